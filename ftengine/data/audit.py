@@ -28,13 +28,7 @@ LEVELS = ("alarm", "note", "good")
 
 
 class AuditRows:
-    """The rows of one split as views and texts; see `ftengine.api.AuditedRows`.
-
-    Args:
-        rows: rows of the split.
-        task: says what they hold.
-        room: bytes of text that are kept in memory.
-    """
+    """The rows of one split as views and texts (`ftengine.api.AuditedRows`); `room` bytes of texts are kept."""
 
     def __init__(self, rows: Rows, task: Task, room: int) -> None:
         self.source = rows.source
@@ -47,8 +41,7 @@ class AuditRows:
     def __iter__(self) -> Iterator[View]:
         for i, row in enumerate(self._rows):
             view = self._task.view(row)
-            if i == len(self._kept) and self._room > 0:
-                self._keep(text_of(view))
+            self._keep(i, view)
             yield view
 
     def texts(self) -> Iterator[str]:
@@ -58,14 +51,14 @@ class AuditRows:
         if kept == len(self):
             return
         for i, row in enumerate(self._rows.select(range(kept, len(self))), kept):
-            text = text_of(self._task.view(row))
-            if i == len(self._kept) and self._room > 0:
-                self._keep(text)
-            yield text
+            view = self._task.view(row)
+            self._keep(i, view)
+            yield text_of(view)
 
-    def _keep(self, text: str) -> None:
-        self._kept.append(text)
-        self._room -= sys.getsizeof(text) + 8
+    def _keep(self, row: int, view: View) -> None:
+        if row == len(self._kept) and self._room > 0:
+            self._kept.append(text_of(view))
+            self._room -= sys.getsizeof(self._kept[-1]) + 8
 
     def where(self, row: int) -> str:
         """Return a row's place."""
@@ -80,19 +73,15 @@ def to_audit(
     section: DataSection,
     task: Task,
     *,
-    kept: np.ndarray | None = None,
-    left_out: Mapping[str, Sequence[int]] | None = None,
-    asked: Mapping[str, float] | None = None,
+    kept: np.ndarray | None,
+    left_out: Mapping[str, Sequence[int]],
+    asked: Mapping[str, float],
 ) -> AuditedData:
     """Return what audits look at.
 
     Args:
-        hashes: rows and hashes by split, training first.
-        distinct: their distinct rows.
-        near: near duplicates among these; None where they were not looked for.
+        near: near duplicates among distinct rows; None where they were not looked for.
         leaks: from `find_leaks`.
-        section: how the recipe divides and compares.
-        task: says what rows hold.
         kept: rows of training that stay, where leaks are dropped.
         left_out: by split, rows (of those that stay) that no model can read and that data.on_error leaves out.
         asked: for a split that is a part of the training source, the share it should have.
@@ -108,10 +97,10 @@ def to_audit(
     if kept is not None:
         dropped = len(splits["train"]) - len(kept)
         keep("train", kept)
-    for name, rows in (left_out or {}).items():
+    for name, rows in left_out.items():
         if len(rows):
             keep(name, np.delete(np.arange(len(splits[name])), rows))
-    files = [name for name in splits if name != "train" and name not in (asked or {})]
+    files = [name for name in splits if name != "train" and name not in asked]
     total = sum(map(len, splits.values()))
     return AuditedData(
         {name: AuditRows(rows, task, KEPT_BYTES * len(rows) // total) for name, rows in splits.items()},
@@ -122,7 +111,7 @@ def to_audit(
         {
             "splits": {name: _counts(rows, of[name], near) for name, rows in splits.items()},
             "sources": _sources(splits, of, near, distinct),
-            "sizes": _sizes(hashes.splits, asked or {}),
+            "sizes": _sizes(hashes.splits, asked),
             "leaks": [leak | {"dropped": dropped if leak["between"][0] == "train" else 0} for leak in leaks],
             "dropped": dropped,
             "overlap": find_overlap(splits, times, section.split.column or "", files) if times else [],
@@ -134,16 +123,8 @@ def to_audit(
 
 
 def run_audits(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], registry: Registry) -> AuditResult:
-    """Let every installed audit look at the data.
-
-    Args:
-        data: from `to_audit`.
-        encoded: for each split what the model gets.
-        registry: the audits.
-    """
-    data = replace(data, encoded=encoded)
-    findings: list[Finding] = []
-    displays: list[Display] = []
+    """Let every installed audit look at the data; `encoded` is for each split what the model gets."""
+    data, findings, displays = replace(data, encoded=encoded), list[Finding](), list[Display]()
     for entry in registry.entries("audit"):
         audit = entry.cls()
         for found in each(audit, "look", audit.look(data), (Finding, *get_args(Display))):  # type: ignore[attr-defined]
@@ -152,9 +133,9 @@ def run_audits(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], regi
             else:
                 displays.append(found)
     findings.sort(key=lambda finding: LEVELS.index(finding.level))
-    facts = {name: value for name, value in data.facts.items() if name != "splits"}
+    facts = dict(data.facts)
     return AuditResult(
-        splits=data.facts["splits"],
+        splits=facts.pop("splits"),
         split=data.settings["split"],
         encoded={name: dict(counts) for name, counts in encoded.items()},
         findings=tuple(findings),
@@ -171,7 +152,7 @@ def _counts(rows: Rows, numbers: np.ndarray, near: Near | None) -> dict[str, Any
         "distinct": len(found),
         "duplicates": len(rows) - len(found),
         "near_duplicates": 0 if near is None else len(found) - len(np.unique(near.groups[found])),
-        "skipped": {"count": rows.skipped.count, "first": list(rows.skipped.first)},
+        "skipped": rows.skipped.model_dump(mode="json"),
     }
 
 
@@ -184,7 +165,7 @@ def _sources(
         names = [name for name, rows in splits.items() if rows.source == source]
         found = np.unique(np.concatenate([of[name] for name in names]))
         inside = [] if near is None else near.pairs[np.isin(near.pairs, found).all(axis=1)][:SHOWN_PLACES].tolist()
-        skipped = splits[names[0]].skipped
+        first = splits[names[0]]
         result.append(
             {
                 "source": source,
@@ -193,8 +174,8 @@ def _sources(
                 "distinct": len(found),
                 "near_duplicates": 0 if near is None else len(found) - len(np.unique(near.groups[found])),
                 "places": [f"{distinct.where(a)} ≈ {distinct.where(b)}" for a, b in inside],
-                "note": splits[names[0]].note,
-                "skipped": {"count": skipped.count, "first": list(skipped.first)},
+                "note": first.note,
+                "skipped": first.skipped.model_dump(mode="json"),
             }
         )
     return result

@@ -13,12 +13,7 @@ from ftengine.plugins.returned import each
 
 
 def require_suitable(augmenter: Augmenter, task: Task) -> None:
-    """Refuse an augmenter that cannot work with a task, whose labels are bound, or with its own options.
-
-    Raises:
-        RecipeError: examples of this task are not of this augmenter's kind, or their batches cannot be mixed.
-        InputError: what its options name is missing.
-    """
+    """Refuse an augmenter that does not suit a task and its labels (RecipeError), or its options (InputError)."""
     if augmenter.modality is not None and augmenter.modality != task.modality:
         raise RecipeError(
             f"augmenter {augmenter.name!r} changes {augmenter.modality}s, and examples of task {task.name!r} are "
@@ -33,13 +28,10 @@ def require_suitable(augmenter: Augmenter, task: Task) -> None:
 def augment(
     row: Example, task: Task, augmenters: Sequence[Augmenter], seed: int, epoch: int, number: int
 ) -> list[Example]:
-    """Return what takes the place of a row in an epoch.
+    """Return what takes the place of a row in an epoch (DataError: the row cannot be read).
 
     Each augmenter draws from random numbers of its own, a function of (seed, epoch, number of the row), its name and
     how often that name came before: leaving one out, or putting another in front, changes no draw of the others.
-
-    Raises:
-        DataError: the row cannot be read.
     """
     rows = [row]
     for augmenter, name in _numbered(augmenters):

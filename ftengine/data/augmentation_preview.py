@@ -46,46 +46,43 @@ def before_and_after(split: EncodedSplit, count: int = 3, batch_size: int | None
 def without_effect(split: EncodedSplit) -> list[str]:
     """Return the names of augmenters that leave all of `SAMPLED` examples as they are for the model, each by itself.
 
-    Those that mix batches are not among them. Upper case, say, is no change under a tokenizer that lowers all letters.
-
-    Raises:
-        PluginError: the task can read nothing that an augmenter makes of them.
+    Those that mix batches are not among them. Upper case, say, is no change under a tokenizer that lowers all letters
+    (PluginError: the task can read nothing that one makes of them).
     """
     idle = []
     for augmenter in filterfalse(_mixes, split.augmenters):
         alone = replace(split, augmenters=(augmenter,))
-        if not any(_changes(alone, row) for row in sample_rows(split)):
+        if not any(_reads_otherwise(alone, row) for row in sample_rows(split)):
             _require_read(alone, augmenter)
             idle.append(augmenter.name)
     return idle
 
 
-def _changes(alone: EncodedSplit, row: int) -> bool:
-    after = [changed for changed, _ in alone.changed(row, 0)]
-    return len(after) > 1 or (bool(after) and _reads_otherwise(alone, alone.rows[row], after[0]))
+def _reads_otherwise(alone: EncodedSplit, row: int) -> bool:
+    """Say whether the model reads what is made of a row differently."""
+    made = list(alone.changed(row, 0))
+    if len(made) != 1:
+        return bool(made)
+    [(after, features)] = made
+    if _compared(alone.task, alone.rows[row], after) is None:
+        return False
+    # Features of images are tensors; other pixels are read as such.
+    return alone.task.modality == "image" or features != alone.features(row)
 
 
 def _require_read(alone: EncodedSplit, augmenter: Augmenter) -> None:
     """Refuse an augmenter of whose rows the task cannot read a single one (PluginError)."""
-    rows = sample_rows(alone)
-    reasons = [_unread(alone, row) for row in rows]
-    if all(reasons):
-        raise PluginError(
-            f"{named(augmenter)}: of {counted(len(rows), 'training example')} augment() made nothing that task "
-            f"{alone.task.name!r} can read: {reasons[0]}. It must return or yield rows like the one that it is given."
-        )
-
-
-def _unread(alone: EncodedSplit, row: int) -> str:
-    """Say why the task cannot read what is made of a row; "" where it can read some of it."""
-    reason = "no row came back"
-    for made in alone.augmented(row, 0):
+    rows, reason = sample_rows(alone), ""
+    for made in (made for row in rows for made in alone.augmented(row, 0)):
         try:
             alone.task.encode(made, alone.processor, max_length=alone.max_length)
-            return ""
+            return
         except DataError as error:
-            reason = str(error).rstrip(".")
-    return reason
+            reason = reason or str(error).rstrip(".")
+    raise PluginError(
+        f"{named(augmenter)}: of {counted(len(rows), 'training example')} augment() made nothing that task "
+        f"{alone.task.name!r} can read: {reason or 'no row came back'}. It must make rows like the one given."
+    )
 
 
 def idle_augmenters(split: EncodedSplit) -> list[str]:
@@ -105,19 +102,6 @@ def sample_rows(split: EncodedSplit) -> list[int]:
 
 def _mixes(augmenter: Augmenter) -> bool:
     return isinstance(augmenter, MixesBatches)
-
-
-def _reads_otherwise(split: EncodedSplit, before: Example, after: Example) -> bool:
-    """Say whether the model reads a changed example differently."""
-    if _compared(split.task, before, after) is None:
-        return False
-    if split.task.modality == "image":  # whose features are tensors; other pixels are read as such
-        return True
-    try:
-        old, new = (split.task.encode(x, split.processor, max_length=split.max_length) for x in (before, after))
-    except DataError:  # the example is trained on as it stands, as it is where nothing of the other is
-        return False
-    return bool(new["weight"]) and old != new
 
 
 def _compared(task: Task, before: Example, after: Example) -> dict[str, Any] | None:
@@ -144,10 +128,6 @@ def _mixed(split: EncodedSplit, count: int) -> list[dict[str, Any]]:
     if not mixers:
         return []
     members = np.asarray([int(np.flatnonzero(split.index == row)[0]) for row in sample_rows(split)[:count]])
-    plain = split.batch(members)["labels"]
-    mixed = replace(split, augmenters=mixers).batch(members, 0)["labels"]
-    labels = [
-        [[round(x, 3) for x in row] if isinstance(row, list) else row for row in y.tolist()] for y in (plain, mixed)
-    ]
-    place = f"labels of a batch of {len(members)}"
-    return [{"place": place, "before": {"labels": labels[0]}, "after": {"labels": labels[1]}}]
+    batches = {"before": split.batch(members), "after": replace(split, augmenters=mixers).batch(members, 0)}
+    labels = {side: {"labels": np.round(batch["labels"].tolist(), 3).tolist()} for side, batch in batches.items()}
+    return [{"place": f"labels of a batch of {len(members)}", **labels}]

@@ -13,14 +13,12 @@ BUCKET_BATCHES = 256
 def epoch_batches(lengths: np.ndarray, size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """Shuffle examples into effective batches whose members have similar lengths.
 
-    Examples are shuffled, cut into buckets of `BUCKET_BATCHES` batches, sorted by length inside each
-    bucket, and the batches are shuffled again. A function of (lengths, size, seed, epoch) alone, so that
-    a resumed run sees the same batches.
+    Examples are shuffled, cut into buckets of `BUCKET_BATCHES` batches, sorted by length inside each bucket, and the
+    batches are shuffled again. A function of its arguments alone, so that a resumed run sees the same batches.
 
     Args:
         lengths: (examples,) tokens of each example.
         size: examples an optimiser step, over all micro-batches and processes.
-        seed: the run's seed.
         epoch: 0, 1, ….
 
     Returns:
@@ -80,11 +78,6 @@ def batches_in_step(
 def by_length(lengths: np.ndarray) -> np.ndarray:
     """Return indices, longest example first."""
     return np.argsort(-lengths, kind="stable")
-
-
-def ordered_batches(lengths: np.ndarray, size: int, rank: int = 0, ranks: int = 1) -> list[np.ndarray]:
-    """Split a whole split into batches by length, longest first, for evaluation."""
-    return micro_batches(by_length(lengths), size, rank, ranks)
 
 
 def padding_share(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:

@@ -40,14 +40,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Reading:
-    """One source and what reads it.
-
-    Args:
-        source: what the recipe calls it.
-        path: what the reader is given.
-        make: builds the reader.
-        on_error: "fail" or "skip".
-    """
+    """One source and what reads it; `source` is what the recipe calls it, `path` what the reader is given."""
 
     source: str
     path: str

@@ -40,13 +40,9 @@ def cache_folder() -> Path:
 
 
 def make_private(folder: Path) -> None:
-    """Make the folder, for its user's eyes only.
+    """Make the folder, for its user's eyes only (DataError: it is another's; OSError: it cannot be made).
 
     Rows are copies of files that may be private, and what lies here is trained on without a further look.
-
-    Raises:
-        DataError: it is another user's.
-        OSError: it cannot be made.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.stat()
@@ -60,7 +56,7 @@ def make_private(folder: Path) -> None:
 
 
 def entry_of(key: str, what: str, write: Callable[[Path], dict[str, Any]]) -> Path:
-    """Return the entry under a key, made now if there is none.
+    """Return the entry under a key, made now if there is none (DataError: nothing can be kept there).
 
     An entry is a folder that is written under another name and renamed, so that it is complete wherever it exists, and
     processes that make the same one at once do not disturb each other. One that is not what was written is made anew.
@@ -68,9 +64,6 @@ def entry_of(key: str, what: str, write: Callable[[Path], dict[str, Any]]) -> Pa
     Args:
         what: what is kept, for messages.
         write: writes the file `ROWS` into a folder and returns facts about it.
-
-    Raises:
-        DataError: nothing can be kept there.
     """
     folder, limit = cache_folder(), wanted_size()
     entry = folder / key
@@ -129,12 +122,7 @@ def hash_of(entry: Path) -> str:
 
 
 def make_room(folder: Path, keep: Path, limit: float) -> None:
-    """Remove what killed processes left, then the entries used longest ago until the folder is as small as wanted.
-
-    Args:
-        keep: the entry that stays in any case.
-        limit: bytes that the folder may hold.
-    """
+    """Remove what killed processes left, then the entries used longest ago, but for `keep`, to `limit` bytes in all."""
     now = time.time()
     for left in folder.glob(f"*{PARTIAL}"):
         with suppress(OSError):

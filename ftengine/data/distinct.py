@@ -20,9 +20,7 @@ class Distinct:
     """The distinct rows of some splits, numbered in the order of their hashes, which is not that of the files.
 
     Args:
-        splits: rows by name.
-        digests: for each name the hash of each row, from `identities` with one seed.
-        task: says what a row's text is.
+        digests: for each split the hash of each row, from `identities` with one seed.
     """
 
     def __init__(self, splits: Mapping[str, Rows], digests: Mapping[str, np.ndarray], task: Task) -> None:

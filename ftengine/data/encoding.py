@@ -57,7 +57,7 @@ class EncodedSplit:
         unknown: tokens that stand for text which the tokenizer does not know; None where the task does not tell.
         unknown_rows: the first rows that have some.
         largest: the largest id of a token, and its row; the id is `UNTOLD` where examples are not made of tokens.
-        uncut: of the same, as `length_percentiles`, "100" included, before cutting; None where the task does not tell.
+        uncut: percentiles of `sequences` before cutting, "100" included; None where the task does not tell.
         standing: the epoch under which every batch is augmented (`under`); None: only where an epoch is asked for.
         kept: features of all rows; None where each is encoded again.
     """
@@ -95,19 +95,17 @@ class EncodedSplit:
         """
         numbers = [int(self.index[i]) for i in members]
         if self.standing is not None:
-            changed = [next(self._usable(number, self.standing))[1] for number in numbers]
-            return self._collated(changed)
-        if epoch is None or not self.augmenters:
-            batch = self._collated([self.features(number) for number in numbers])
+            features = [self._usable(number, self.standing)[0][1] for number in numbers]
+        elif epoch is None or not self.augmenters:
+            features = [self.features(number) for number in numbers]
         else:
-            batch = self._collated([f for number in numbers for _, f in self._usable(number, epoch)])
-        return batch if epoch is None else mix(batch, self.task, self.augmenters, self.seed, epoch, numbers)
-
-    def _collated(self, features: Sequence[Features]) -> Batch:
+            features = [one for number in numbers for _, one in self._usable(number, epoch)]
         batch = self.task.collate(features, self.processor)
         if not isinstance(batch, dict):
             raise wrong(self.task, "collate", batch, "a dict of tensors by name")
-        return batch
+        if epoch is None or self.standing is not None:
+            return batch
+        return mix(batch, self.task, self.augmenters, self.seed, epoch, numbers)
 
     def features(self, number: int) -> Features:
         """Return what the task makes of a row as it stands."""
@@ -118,20 +116,15 @@ class EncodedSplit:
     def example(self, member: int | np.integer[Any]) -> Example:
         """Return the row behind an example, changed as its batch is where the split is seen under augmenters."""
         number = int(self.index[member])
-        return self.rows[number] if self.standing is None else next(self._usable(number, self.standing))[0]
+        return self.rows[number] if self.standing is None else self._usable(number, self.standing)[0][0]
 
     def augmented(self, number: int, epoch: int) -> list[Example]:
         """Return what takes the place of a row in an epoch (`augment`)."""
         return augment(self.rows[number], self.task, self.augmenters, self.seed, epoch, number)
 
-    def _usable(self, number: int, epoch: int) -> Iterator[tuple[Example, Features]]:
-        """Yield what takes a row's place with its features, at least one; where nothing usable is made, the row."""
-        usable = False
-        for changed in self.changed(number, epoch):
-            usable = True
-            yield changed
-        if not usable:
-            yield self.rows[number], self.features(number)
+    def _usable(self, number: int, epoch: int) -> list[tuple[Example, Features]]:
+        """Return what takes a row's place with its features; where nothing usable is made, the row."""
+        return list(self.changed(number, epoch)) or [(self.rows[number], self.features(number))]
 
     def changed(self, number: int, epoch: int) -> Iterator[tuple[Example, Features]]:
         """Yield those rows that augmenters make of a row in an epoch and that are trained on, with their features."""
@@ -165,10 +158,8 @@ class EncodedSplit:
 
         `groups` are filled in. `content`, `truncated`, `untrained_rows` and `skipped` stay those of the whole split.
         """
-        if count >= len(self):
-            chosen = np.arange(len(self))
-        else:
-            chosen = np.sort(np.random.default_rng([seed, len(self)]).choice(len(self), count, replace=False))
+        rng = np.random.default_rng([seed, len(self)])
+        chosen = np.sort(rng.choice(len(self), min(count, len(self)), replace=False))
         index = self.index[chosen]
         return replace(
             self,
@@ -186,10 +177,6 @@ class EncodedSplit:
         """The longest sequence that the model reads."""
         return int(self.sequences.max())
 
-    def length_percentiles(self) -> dict[str, int]:
-        """Return the sequences' lengths that 5, 25, 50, 75, 95 and 99 % do not exceed, after cutting."""
-        return _percentiles(self.sequences)
-
     def summary(self) -> dict[str, Any]:
         """Return the counts that `plan` and the audit show."""
         return {
@@ -197,7 +184,7 @@ class EncodedSplit:
             "tokens": int(self.lengths.sum()),
             "trained_tokens": int(self.weights.sum()),
             "longest": self.longest,
-            "percentiles": self.length_percentiles(),
+            "percentiles": _percentiles(self.sequences),
             "truncated": self.truncated,
             "untrained_rows": self.untrained_rows,
             "skipped": len(self.skipped),
@@ -211,6 +198,7 @@ class EncodedSplit:
 
 
 def _percentiles(lengths: np.ndarray, at: Sequence[int] = PERCENTILES) -> dict[str, int]:
+    """Return the lengths that so many percent do not exceed."""
     values = np.percentile(lengths, at, method="inverted_cdf")
     return {str(p): int(value) for p, value in zip(at, values, strict=True)}
 
@@ -230,13 +218,9 @@ def content_of(rows: Iterable[Example], task: Task) -> str:
     """Return what `EncodedSplit.content` of these rows would be, without encoding them."""
     content = blake2b(digest_size=16)
     for row in rows:
-        content.update(_content(row, task))
+        identity = to_json(task.view(row).identity) if file_columns(task) else ""  # a file may change, not its path
+        content.update((to_json(row) + identity).encode())
     return content.hexdigest()
-
-
-def _content(row: Example, task: Task) -> bytes:
-    identity = to_json(task.view(row).identity) if file_columns(task) else ""  # a file may change, not its path
-    return (to_json(row) + identity).encode()
 
 
 def unusable(rows: Rows, task: Task, processor: Any, max_length: int | None) -> Iterator[tuple[str, str]]:

@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, is_dataclass
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from ftengine.api import Features, SeesModel, Task
+from ftengine.data.cache import BATCH_ROWS
 from ftengine.data.cache_folder import ROWS, entry_of
 from ftengine.data.read import file_columns
 from ftengine.errors import DataError
@@ -19,7 +21,6 @@ from ftengine.run.environment import versions
 
 FEATURES_FORMAT = 1
 """Part of every key; raised when features would be stored in another way."""
-BATCH_ROWS = 1000
 OURS = ("ftengine", "ftengine_builtins")
 """Packages whose objects, as attributes of a task, are what their class says."""
 
@@ -51,11 +52,7 @@ class KeptFeatures:
 
 
 def features_key(content: str, task: Task, processor: Any, max_length: int | None) -> str | None:
-    """Return a hash of all that features depend on, or None where something of that cannot be told.
-
-    Args:
-        content: a hash of all rows in their order.
-    """
+    """Return a hash of all that features depend on, `content` of rows among it; None where that cannot be told."""
     tokenizer, state = processor_state(processor), task_state(task)
     code = code_of([type(task), type(processor)]) if tokenizer and state else None
     if code is None or file_columns(task) or isinstance(task, SeesModel):
@@ -76,7 +73,8 @@ def keep_features(key: str, source: str, found: Iterable[Features | DataError]) 
     def write(folder: Path) -> dict[str, Any]:
         schema = pa.schema([("features", pa.large_string())])
         with pa.ipc.new_stream(str(folder / ROWS), schema) as writer:
-            for texts in _batches(map(_text, found)):
+            rows = map(_text, found)
+            while texts := list(islice(rows, BATCH_ROWS)):
                 writer.write_batch(pa.record_batch([pa.array(texts, pa.large_string())], schema))
         return {}
 
@@ -135,14 +133,3 @@ def _text(found: Features | DataError) -> str:
     if json.loads(text) != found:
         raise Unkeepable
     return text
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for text in texts:
-        batch.append(text)
-        if len(batch) == BATCH_ROWS:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -23,9 +23,7 @@ def find_leaks(
     """Count, for each pair of splits, the rows of the second that are also in the first.
 
     Args:
-        splits: rows by name.
-        distinct: their distinct rows.
-        near: near duplicates among these; None where they were not looked for.
+        near: near duplicates among distinct rows; None where they were not looked for.
         groups: for each split the hash of each row's group; empty where the data has none.
 
     Returns:
@@ -94,7 +92,7 @@ def _partners(distinct: Distinct, near: Near | None, name: str) -> np.ndarray:
 
 def describe(leak: Mapping[str, Any], splits: Mapping[str, Rows], section: DataSection) -> str:
     """Put a leak into a sentence without its end."""
-    known, held = (_NAMES.get(name, name) for name in leak["between"])
+    known, held = ("training" if name == "train" else name for name in leak["between"])
     equal, near, groups, total = leak["count"], leak["near"], leak.get("groups", 0), len(splits[leak["between"][1]])
     places, parts = leak["places"], []
     if equal:
@@ -104,14 +102,10 @@ def describe(leak: Mapping[str, Any], splits: Mapping[str, Rows], section: DataS
         # Of several kinds each has a place; that of groups is the last, and the only one of them beside others.
         place = places[-2] if groups else places[-1]
         repeat = f"nearly {'repeats' if near == 1 else 'repeat'}"
-        how = f"(Jaccard similarity ≥ {section.near_duplicates:g}, e.g. {place})"
         one = f"{near:,} more {repeat} one" if equal else f"{near:,} of {total:,} {held} rows {repeat} a {known} row"
-        parts.append(f"{one} {how}")
+        parts.append(f"{one} (Jaccard similarity ≥ {section.near_duplicates:g}, e.g. {place})")
     if groups:
         values, are = counted(groups, "value"), "is" if groups == 1 else "are"
         both = f"{values} of column {section.split.column!r} {are} in the {known} and in the {held} split"
         parts.append(f"{both} (e.g. {places[-1]})")
     return ", and ".join(parts)
-
-
-_NAMES = {"train": "training"}

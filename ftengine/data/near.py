@@ -17,10 +17,12 @@ from collections.abc import Collection, Iterator, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from ftengine.data.cache import BATCH_ROWS
 from ftengine.data.distinct import Distinct
 
 FEWEST_WORDS = 16
@@ -45,7 +47,6 @@ CLOSE_RUN, CLOSE = 32, 4
 """In a band with more members than `CLOSE_RUN`, each is compared with the first and with its `CLOSE` neighbours."""
 SLACK = 4
 """Standard deviations by which a sketch may fall short of the threshold before its pair is dropped unread."""
-READ_ROWS = 1000
 CACHED_TEXTS = 1024
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -108,11 +109,8 @@ def find_near(distinct: Distinct, threshold: float) -> Near:
     """Find near duplicates among distinct rows.
 
     Kept in memory are a sketch and a few hashes a row: about 250 bytes at a threshold of 0.8. Where many texts are
-    alike, each is compared with few of them, which joins them all the same.
-
-    Args:
-        distinct: the rows.
-        threshold: least Jaccard similarity of near duplicates, from 0.5 to 1.
+    alike, each is compared with few of them, which joins them all the same. `threshold` is the least Jaccard similarity
+    of near duplicates, from 0.5 to 1.
     """
     form = _form(distinct)
     sketches = _Sketches(distinct, threshold, form)
@@ -168,23 +166,15 @@ class _Sketches:
         self._length = band_length(threshold)
         self.keys = np.zeros(len(distinct), dtype=np.uint64)
         self.formal = 0
-        parts: list[tuple[list[int], np.ndarray, np.ndarray]] = []
-        numbers: list[int] = []
-        bags: list[list[str]] = []
-        for number, words in self._words(distinct, form):
-            numbers.append(number)
-            bags.append(words)
-            if len(bags) == READ_ROWS:
-                parts.append((numbers, *self._sketch(bags)))
-                numbers, bags = [], []
-        if bags:
-            parts.append((numbers, *self._sketch(bags)))
-        self.members = np.array([number for part in parts for number in part[0]], dtype=np.int64)
+        members, parts, rows = list[int](), list[tuple[np.ndarray, np.ndarray]](), self._words(distinct, form)
+        while some := list(islice(rows, BATCH_ROWS)):
+            members += [number for number, _ in some]
+            parts.append(self._sketch([words for _, words in some]))
+        self.members = np.array(members, dtype=np.int64)
         if parts:
             order = np.argsort(self.members)  # the order of hashes again, so that files in another order change nothing
             self.members = self.members[order]
-            self.bands = np.concatenate([part[1] for part in parts])[order]
-            self.sketches = np.concatenate([part[2] for part in parts])[order]
+            self.bands, self.sketches = (np.concatenate(found)[order] for found in zip(*parts, strict=True))
 
     def _words(self, distinct: Distinct, form: Collection[str]) -> Iterator[tuple[int, list[str]]]:
         for number, text in distinct.texts():
@@ -220,18 +210,14 @@ class _Search:
         self._found: list[tuple[int, int]] = []
         self._refused: set[int] = set()
         self._bag = lru_cache(CACHED_TEXTS)(lambda number: frozenset(said(normalised(distinct.text(number)), form)))
-        if len(sketches.members):
-            sketch = sketches.sketches.shape[1]
-            deviation = math.sqrt(threshold * (1 - threshold) / sketch)
-            self._agreeing = (threshold - SLACK * deviation) * sketch
+        sketch = BANDS * band_length(threshold)
+        self._agreeing = (threshold - SLACK * math.sqrt(threshold * (1 - threshold) / sketch)) * sketch
 
     def groups(self) -> np.ndarray:
         """Return (distinct,) numbers, equal within a group."""
-        while True:
-            above = self._parent[self._parent]
-            if np.array_equal(above, self._parent):
-                return above
+        while not np.array_equal(above := self._parent[self._parent], self._parent):
             self._parent = above
+        return self._parent
 
     def pairs(self) -> np.ndarray:
         """Return the pairs found, each with the lower one first."""
@@ -285,12 +271,7 @@ class _Search:
 
 
 def _runs(keys: np.ndarray, of: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield pairs of members with equal keys: all pairs of a short run, neighbours and the first of a long one.
-
-    Args:
-        keys: a hash of each member.
-        of: the members to look at, by number.
-    """
+    """Yield pairs of members `of` with equal keys: all pairs of a short run, neighbours and the first of a long one."""
     order = of[np.argsort(keys[of], kind="stable")]
     sorted_ = keys[order]
     _, start, size = np.unique(sorted_, return_index=True, return_counts=True)

@@ -27,7 +27,7 @@ def partition(
     Args:
         groups: (rows,) the group of each row; its order is that of the groups.
         fractions: shares of all rows, by split name; at most two.
-        source: where the rows are from, for the message.
+        source: where the rows are from.
         targets: (rows,) what each row is to answer, as a number; None for a random division.
 
     Returns:
@@ -51,9 +51,10 @@ def partition(
             free = free[::-1]
         # One group is kept for training and one for each split that is still to be made.
         most = len(free) - waiting
-        taken = (
-            _take(sizes, free, fraction * len(groups), most) if strata is None else strata.take(free, fraction, most)
-        )
+        if strata is None:
+            taken = _take(sizes, free, fraction * len(groups), most)
+        else:
+            taken = strata.take(free, fraction, most)
         owner[taken or [int(free[np.argmin(sizes[free])])]] = name
         waiting -= 1
     return {name: np.flatnonzero(owner[group_of] == name) for name in ("train", *fractions)}
@@ -124,19 +125,10 @@ def _apportioned(shares: np.ndarray) -> np.ndarray:
 
 
 def folds(groups: np.ndarray, k: int, source: str = "the data", targets: np.ndarray | None = None) -> np.ndarray:
-    """Divide rows into k folds of about equal size, each group in one.
+    """Return (rows,) the fold of each row, from 0, of k folds of about equal size; arguments are as in `partition`.
 
     The largest groups are placed first, those of one size in their order; each goes to the smallest fold, or with
     targets to the one that has the fewest rows of what most of the group's rows are to answer.
-
-    Args:
-        groups: (rows,) the group of each row; its order is that of the groups.
-        k: number of folds.
-        source: where the rows are from, for the message.
-        targets: (rows,) what each row is to answer, as a number.
-
-    Returns:
-        (rows,) the fold of each row, from 0; none is empty.
 
     Raises:
         DataError: there are fewer groups than folds.
@@ -174,7 +166,6 @@ def latest(times: np.ndarray, fractions: Mapping[str, float], source: str = "the
     Args:
         times: (rows,) numbers.
         fractions: shares of all rows, by split name, the latest first.
-        source: where the rows are from, for the message.
 
     Raises:
         DataError: there are fewer different times than splits.

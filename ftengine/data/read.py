@@ -24,6 +24,7 @@ from ftengine.data.cache_folder import FACTS, ROWS
 from ftengine.data.readers import accepting, choose_reader, data_is, suffixes
 from ftengine.errors import DataError, did_you_mean, near_file
 from ftengine.plugins.registry import AUTO, Registry
+from ftengine.run.records import Skipped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,17 +37,7 @@ HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(/(?P<config>[\w.-]+))?(:(?P<split>
 """owner/name, owner/name:split, owner/name/config or owner/name/config:split; the split is "train" by default."""
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """Malformed rows that were left out.
-
-    Args:
-        count: how many.
-        first: place and reason of the first `SHOWN_SKIPS`.
-    """
-
-    count: int = 0
-    first: tuple[str, ...] = ()
+NO_SKIPS = Skipped(count=0, first=())
 
 
 @dataclass(frozen=True)
@@ -57,7 +48,7 @@ class Rows:
         dataset: the memory-mapped rows, with the hidden column that `where` reads.
         source: what the recipe calls them.
         names: for each column of a row, its name in the file.
-        skipped: malformed rows that were left out when the source was read.
+        skipped: malformed rows that were left out when the source was read, the first `SHOWN_SKIPS` with reasons.
         folder: what paths in rows are relative to; None for a data set of the hub.
         paths: columns that hold paths, which are handed out relative to the working directory.
         note, hint: what the reader says of the file; see `ExplainsFiles`.
@@ -66,7 +57,7 @@ class Rows:
     dataset: Dataset
     source: str
     names: Mapping[str, str]
-    skipped: Skipped = Skipped()
+    skipped: Skipped = NO_SKIPS
     folder: Path | None = None
     paths: frozenset[str] = frozenset()
     note: str = ""
@@ -127,7 +118,8 @@ class Rows:
         places = [self.where(i) for i in range(len(self))]
         kept = self.select([i for i, place in enumerate(places) if place not in reasons])
         first = (*self.skipped.first, *(reasons[place] for place in places if place in reasons))
-        return replace(kept, skipped=Skipped(self.skipped.count + len(self) - len(kept), first[:SHOWN_SKIPS]))
+        count = self.skipped.count + len(self) - len(kept)
+        return replace(kept, skipped=Skipped(count=count, first=first[:SHOWN_SKIPS]))
 
     def where(self, index: int) -> str:
         """Return the place of a row: "support.jsonl:12", or "data.parquet row 12" where there are no lines.
@@ -155,14 +147,13 @@ def read_rows(
 ) -> Rows:
     """Read a file, a folder, another source that a reader accepts, or a data set of the hub.
 
-    A file is read once and kept in `$FTENGINE_CACHE/data` (by default `~/.cache/ftengine/data`) under a
-    hash of its content and of its reader, so that a changed file is never taken for the old one.
+    A file is read once and kept in `$FTENGINE_CACHE/data` (by default `~/.cache/ftengine/data`) under a hash of its
+    content and of its reader.
 
     Args:
         source: a path or an address, or a data set of the hub (see `HUB_ID`). Categories with names, as of the hub's
             data sets, are handed out by name.
-        registry: has the readers; by default those that are installed.
-        reader: which one, as the recipe writes it.
+        reader: which one of the registry's (by default those that are installed), as the recipe writes it.
         on_error: "fail" raises at the first malformed row, "skip" leaves such rows out and counts them.
         columns: renames columns, {new name: name in the file}.
         partial: leave out what the file does not suit: renames of columns that it does not have, as of labels in data
@@ -170,48 +161,26 @@ def read_rows(
         paths: columns that hold paths, relative to the source's folder.
 
     Raises:
-        DataError: the source is missing, of another format, malformed or without rows; or a renamed
-            column does not exist.
-        UnknownName, RecipeError, PluginError: as of any component.
+        DataError: the source or a renamed column is missing, or it is of another format, malformed or without rows.
     """
     registry = Registry() if registry is None else registry
     path = Path(source).expanduser()
     folder: Path | None = path if path.is_dir() else path.parent
-    found: _Found
+    misspelt = path.parent.is_dir() or path.suffix.lower() in suffixes(registry)  # if it is not there
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise DataError(
-            f"{source} is a pipe or a device, which may never end. Write its data to a file, and name that."
-        )
+        raise DataError(f"{source} is a pipe or a device, which may never end. Write its data to a file and name that.")
     if path.exists():
         make = choose_reader(str(path), registry, reader, shown=source, lenient=partial)
-        found = _read(Reading(source, str(path), make, on_error))
+        rows = _read(Reading(source, str(path), make, on_error))
     elif (accepted := accepting(source, registry, reader)) is not None:
-        found, folder = _read(Reading(source, source, accepted, on_error)), None
-    elif not _is_path(path, registry) and (hub := HUB_ID.fullmatch(source)):
-        dataset, folder = _read_hub(source, hub, registry), None
-        found = _Found(dataset, [name for name in dataset.column_names if name != LINE])
+        rows, folder = _read(Reading(source, source, accepted, on_error)), None
+    elif not misspelt and (hub := HUB_ID.fullmatch(source)):
+        rows, folder = _read_hub(source, hub, registry), None
     else:
         raise DataError(_missing(source, path, registry))
-    wanted = {new: old for new, old in (columns or {}).items() if old in found.columns or not partial}
-    renamed = _renamed(source, found, wanted)
-    dataset = _undecoded(found.dataset)
-    return Rows(dataset, source, renamed, found.skipped, folder, frozenset(paths), found.note, found.hint)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What a reader read, or the hub has; `note` and `hint` as in `ExplainsFiles`."""
-
-    dataset: Dataset
-    columns: list[str]
-    skipped: Skipped = Skipped()
-    note: str = ""
-    hint: str = ""
-
-
-def _is_path(path: Path, registry: Registry) -> bool:
-    """Say whether what is not there was to be a file: by its suffix, or by its folder, which is there."""
-    return path.suffix.lower() in suffixes(registry) or path.parent.is_dir()
+    wanted = {new: old for new, old in (columns or {}).items() if old in rows.columns or not partial}
+    names, dataset = _renamed(rows, wanted), _undecoded(rows.dataset)
+    return replace(rows, dataset=dataset, names=names, folder=folder, paths=frozenset(paths))
 
 
 def _missing(source: str, path: Path, registry: Registry) -> str:
@@ -224,13 +193,13 @@ def _missing(source: str, path: Path, registry: Registry) -> str:
     return f"no data file {source!r} in {path.parent.resolve()}.{near} {allowed}"
 
 
-def _renamed(source: str, found: _Found, wanted: Mapping[str, str]) -> dict[str, str]:
-    columns = found.columns
+def _renamed(rows: Rows, wanted: Mapping[str, str]) -> dict[str, str]:
+    source, columns = rows.source, rows.columns
     for name, column in wanted.items():
         if column not in columns:
             raise DataError(
                 f"{source} has no column {column!r} (recipe key data.columns.{name}). "
-                f"Its columns: {', '.join(columns)}." + did_you_mean(column, columns) + found.hint
+                f"Its columns: {', '.join(columns)}." + did_you_mean(column, columns) + rows.hint
             )
     kept = {column: column for column in columns if column not in wanted.values()}
     for name in kept.keys() & wanted.keys():
@@ -272,7 +241,7 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def _read(reading: Reading) -> _Found:
+def _read(reading: Reading) -> Rows:
     import pyarrow as pa
     from datasets import Dataset
 
@@ -289,12 +258,12 @@ def _read(reading: Reading) -> _Found:
             dataset = Dataset(pa.ipc.open_stream(buffer.getvalue()).read_all())
     except (ValueError, NotImplementedError) as error:
         raise DataError(f"{reading.source} has a column of a type that is not read: {error}.") from None
-    skipped = facts["skipped"]
-    first = tuple(f"{place_of(reading.source, place)}: {reason}" for place, reason in skipped["first"])
-    return _Found(dataset, facts["columns"], Skipped(skipped["count"], first), facts["note"], facts["hint"])
+    first = tuple(f"{place_of(reading.source, place)}: {reason}" for place, reason in facts["skipped"]["first"])
+    skipped, names = Skipped(count=facts["skipped"]["count"], first=first), {name: name for name in facts["columns"]}
+    return Rows(dataset, reading.source, names, skipped, note=facts["note"], hint=facts["hint"])
 
 
-def _read_hub(source: str, hub: re.Match[str], registry: Registry) -> Dataset:
+def _read_hub(source: str, hub: re.Match[str], registry: Registry) -> Rows:
     import datasets
     import numpy as np
 
@@ -304,10 +273,9 @@ def _read_hub(source: str, hub: re.Match[str], registry: Registry) -> Dataset:
         dataset = datasets.load_dataset(hub["id"], hub["config"], split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")
-        raise DataError(
-            f"no file {source!r}, and as a data set of the hub it cannot be loaded: {reason}. {data_is(registry)}."
-        ) from error
+        raise DataError(f"no file {source!r}, and no data set of the hub: {reason}. {data_is(registry)}.") from error
     if not len(dataset):
         raise DataError(f"{source} holds no rows in its split {split!r}.")
     check_free(source, dataset.column_names)
-    return dataset.add_column(LINE, np.arange(1, len(dataset) + 1))
+    names = {name: name for name in dataset.column_names}
+    return Rows(dataset.add_column(LINE, np.arange(1, len(dataset) + 1)), source, names)

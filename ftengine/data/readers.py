@@ -40,11 +40,7 @@ def choose_reader(
 
 
 def accepting(source: str, registry: Registry, spec: Mapping[str, Any]) -> Factory | None:
-    """Return the named reader if it accepts a source, else the first by name that does, None where none does.
-
-    Raises:
-        UnknownName, RecipeError: the named reader does not exist, or its options are wrong.
-    """
+    """Return the named reader if it accepts a source, else the first by name that does; raises as `choose_reader`."""
     if spec["name"] != AUTO:
         named = registry.factory("reader", spec, "data.reader")
         if named().accepts(source):

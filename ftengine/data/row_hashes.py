@@ -10,7 +10,7 @@ from hashlib import blake2b
 import numpy as np
 
 from ftengine.api import Task
-from ftengine.data.read import Rows, Skipped, plain
+from ftengine.data.read import NO_SKIPS, Rows, plain
 
 to_json = json.JSONEncoder(sort_keys=True, default=plain).encode
 
@@ -33,41 +33,29 @@ class RowHashes:
 
     def divided(self, sides: Mapping[str, np.ndarray]) -> RowHashes:
         """Return the same with training divided; `sides` has for each part the indices of its rows."""
-        whole = self.splits["train"]
-        splits = dict(self.splits)
+        whole, splits = self.splits["train"], dict(self.splits)
         for name, rows in sides.items():
             # What could not be read is counted once, with the training split.
-            splits[name] = replace(whole.select(rows), skipped=whole.skipped if name == "train" else Skipped())
-        names = [name for name in ("train", "validation", "test") if name in splits]
+            splits[name] = replace(whole.select(rows), skipped=whole.skipped if name == "train" else NO_SKIPS)
+        splits = {name: splits[name] for name in ("train", "validation", "test") if name in splits}
 
         def divided(facts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            return {name: facts["train"][sides[name]] if name in sides else facts[name] for name in names}
+            return {name: facts["train"][sides[name]] if name in sides else facts[name] for name in splits}
 
-        return RowHashes(
-            {name: splits[name] for name in names},
-            divided(self.digests),
-            divided(self.targets),
-            divided(self.keys) if self.keys else {},
-        )
+        keys = divided(self.keys) if self.keys else {}
+        return RowHashes(splits, divided(self.digests), divided(self.targets), keys)
 
 
 def identities(rows: Rows, task: Task, seed: int) -> np.ndarray:
-    """Hash what makes each row the same as another (`View.identity`).
+    """Hash what makes each row the same as another (`View.identity`): (rows,) 16 bytes each, of dtype S16.
 
     Equal examples have equal hashes under one seed, and the order of hashes is a shuffle by that seed.
-
-    Returns:
-        (rows,) 16 bytes each, of dtype S16.
     """
     return fingerprints(rows, task, seed)[0]
 
 
 def fingerprints(rows: Rows, task: Task, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hash what makes each row the same as another, and what is to be answered (`View.label`).
-
-    Returns:
-        (rows,) identities as from `identities`, and (rows,) int64 hashes of targets, 0 where there is none.
-    """
+    """Return (rows,) what `identities` does, and (rows,) int64 hashes of `View.label`, 0 where there is none."""
     digests, targets = bytearray(), bytearray()
     nothing = bytes(8)
     for row in rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -48,13 +48,10 @@ class Splits:
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: rows for name, rows in splits.items() if rows is not None}
 
-    def audited(self, left_out: Mapping[str, Sequence[int]] | None = None) -> AuditedData:
+    def audited(self, left_out: Mapping[str, Sequence[int]] = MappingProxyType({})) -> AuditedData:
         """Return what audits look at, but for the rows of each split that are left out because no model reads them."""
         assert self.to_audit is not None, "the splits were made without audits"
         return self.to_audit(left_out=left_out)
-
-    def items(self) -> ItemsView[str, Rows]:
-        return self.mapping().items()
 
 
 def make_splits(
@@ -71,8 +68,6 @@ def make_splits(
     Validation and test are files of their own, or parts of the training file: fractions, or a fold.
 
     Args:
-        section: what to read, and how to divide it.
-        task: says what equal rows are.
         seed: of the division.
         registry: has the readers; by default those that are installed.
         audited: whether audits are to look at it; else only what decides where a row goes is found.
@@ -101,8 +96,7 @@ def make_splits(
     leaks = find_leaks(hashes.splits, distinct, near, groups)
     if audited and section.leaks in ("auto", "fail"):
         _refuse(leaks, hashes.splits, section, cutting)
-    kept = None
-    held = [name for name in hashes.splits if name != "train"]
+    kept, held = None, [name for name in hashes.splits if name != "train"]
     if dropping and any(leak["between"][0] == "train" for leak in leaks):
         kept = np.flatnonzero(~leaked(distinct, near, held, groups))
         if not len(kept):
@@ -124,21 +118,15 @@ def _read(section: DataSection, task: Task, seed: int, registry: Registry, left_
     sources |= {name: part for name in ("validation", "test") if isinstance(part := getattr(section, name), str)}
     splits = {name: read_for(source, section, task, registry) for name, source in sources.items()}
     splits["train"] = splits["train"].without(left_out) if left_out else splits["train"]
-    facts = {name: fingerprints(rows, task, seed) for name, rows in splits.items()}
-    return RowHashes(
-        splits,
-        {name: digests for name, (digests, _) in facts.items()},
-        {name: targets for name, (_, targets) in facts.items()},
-        _keys(splits, section),
-    )
-
-
-def _keys(splits: Mapping[str, Rows], section: DataSection) -> dict[str, np.ndarray]:
-    """Return for each split the hash of each row's group, or its time; nothing where the division asks for neither."""
-    by, column = section.split.by, section.split.column or ""
+    digests, targets = {}, {}
+    for name, rows in splits.items():
+        digests[name], targets[name] = fingerprints(rows, task, seed)
+    by, column, keys = section.split.by, section.split.column or "", dict[str, np.ndarray]()
     if by == "time":
-        return times(splits, column)
-    return {name: values(rows, column) for name, rows in splits.items()} if by == "group" else {}
+        keys = times(splits, column)
+    elif by == "group":
+        keys = {name: values(rows, column) for name, rows in splits.items()}
+    return RowHashes(splits, digests, targets, keys)
 
 
 def _asked(section: DataSection, shares: Mapping[str, float]) -> dict[str, float]:
@@ -193,23 +181,21 @@ def _sides(
 
 def _groups(section: DataSection, hashes: RowHashes, distinct: Distinct, near: Near | None) -> np.ndarray:
     """Return the group of each row of the training source, in an order that is a shuffle by the seed."""
-    of, rows = distinct.of["train"], hashes.splits["train"]
+    of, digests = distinct.of["train"], hashes.digests["train"]
+    equal = of if near is None else near.groups[of]  # numbers, and so the first of a group, are in the order of hashes
     together = section.split.duplicates == "together"
-    if section.split.by == "group":
-        grouped = np.unique(hashes.keys["train"], return_inverse=True)[1]
-        if not together:
-            return _shuffled(grouped, hashes.digests["train"])
+    if section.split.by != "group":
+        return equal if together else _each(digests)
+    grouped = np.unique(hashes.keys["train"], return_inverse=True)[1]
+    if together:
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
         # Rows of one value and duplicates of each other: whatever is connected by either stays together.
-        equal = of if near is None else near.groups[of]
         size = max(grouped.max(), equal.max()) + 1
-        links = coo_array((np.ones(len(rows), dtype=bool), (grouped, equal + size)), shape=(2 * size, 2 * size))
-        return _shuffled(connected_components(links, directed=False)[1][grouped], hashes.digests["train"])
-    if not together:
-        return _each(hashes.digests["train"])
-    return of if near is None else near.groups[of]  # numbers, and so the first of a group, are in the order of hashes
+        links = coo_array((np.ones(len(of), dtype=bool), (grouped, equal + size)), shape=(2 * size, 2 * size))
+        grouped = connected_components(links, directed=False)[1][grouped]
+    return _shuffled(grouped, digests)
 
 
 def _require_groups(
@@ -234,30 +220,23 @@ def _require_groups(
         if not split.folds:  # equal rows in several folds would be tested and trained on at once
             cures.append("set data.split.duplicates: apart, with data.leaks: drop for what is held out then")
     cures.append("take a column of more values in data.split.column")
-    cure = ", or ".join(cures)
-    raise DataError(
-        f"{rows.source}: its {len(rows):,} rows fall into {said}; that is too few {task}. {cure[0].upper()}{cure[1:]}."
-    )
+    told, cure = f"its {len(rows):,} rows fall into {said}; that is too few {task}", ", or ".join(cures)
+    raise DataError(f"{rows.source}: {told}. {cure[0].upper()}{cure[1:]}.")
 
 
 def _shuffled(labels: np.ndarray, digests: np.ndarray) -> np.ndarray:
     """Number groups by the least hash of their rows, so that their order depends on the seed and not on the file."""
     order = np.argsort(digests, kind="stable")
     _, first, inverse = np.unique(labels[order], return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
     result = np.empty(len(labels), dtype=np.int64)
-    result[order] = rank[inverse]
+    result[order] = np.argsort(np.argsort(first))[inverse]
     return result
 
 
 def _each(digests: np.ndarray) -> np.ndarray:
     """Number rows in a shuffle in which equal ones do not stand together."""
     hashes = [blake2b(digest + i.to_bytes(8, "big"), digest_size=8).digest() for i, digest in enumerate(digests)]
-    order = np.argsort(np.array(hashes, dtype="S8"), kind="stable")
-    result = np.empty(len(digests), dtype=np.int64)
-    result[order] = np.arange(len(digests))
-    return result
+    return _shuffled(np.arange(len(digests)), np.array(hashes, dtype="S8"))
 
 
 def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, Rows], section: DataSection, cutting: bool) -> None:
@@ -281,19 +260,9 @@ def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, Rows], section: Da
 
 
 def read_for(source: str, section: DataSection, task: Task, registry: Registry | None = None) -> Rows:
-    """Read a source as the recipe says and let the task check its columns.
-
-    Raises:
-        DataError: it cannot be read, or its columns do not suit the task; the message names it.
-    """
-    rows = read_rows(
-        source,
-        registry=registry,
-        reader=section.reader,
-        on_error=section.on_error,
-        columns=section.columns,
-        paths=file_columns(task),
-    )
+    """Read a source as the recipe says (DataError, which names it: it cannot be, or the task lacks a column)."""
+    told: dict[str, Any] = {"reader": section.reader, "on_error": section.on_error, "columns": section.columns}
+    rows = read_rows(source, registry=registry, paths=file_columns(task), **told)
     try:
         if isinstance(task, ChecksColumns):
             task.check_columns(rows.columns)

@@ -25,21 +25,16 @@ def _require(rows: Rows, column: str) -> None:
 
 
 def values(rows: Rows, column: str) -> np.ndarray:
-    """Return a hash of 16 bytes for each row, of dtype S16, that rows of the same value share.
+    """Return a hash for each row, of dtype S16, that rows of one value share (DataError: there is none).
 
     Values are read as names of labels are: without white space around them, and 7, "7" and 7.0 are one.
-
-    Raises:
-        DataError: there is no such column, or a row has no value in it.
     """
     _require(rows, column)
     hashes = bytearray()
     for i, row in enumerate(rows):
         name = _name(row[column])
         if not name:
-            raise DataError(
-                f"{rows.where(i)}: no value in column {column!r}, by which data.split groups rows. Fill it."
-            )
+            raise DataError(f"{rows.where(i)}: no value in column {column!r}, by which data.split groups. Fill it.")
         hashes += blake2b(name.encode(), digest_size=16).digest()
     return np.frombuffer(bytes(hashes), dtype="S16")
 
@@ -67,12 +62,7 @@ _SCALES = {
 
 
 def times(splits: Mapping[str, Rows], column: str) -> dict[str, np.ndarray]:
-    """Return the time of each row of each split, as a number.
-
-    Raises:
-        DataError: there is no such column, a value is neither a number nor a date, there are both, or numbers count in
-            several units.
-    """
+    """Return the time of each row as a number (DataError: one has none, or they have no order)."""
     result: dict[str, np.ndarray] = {}
     kinds: dict[str, str] = {}
     for name, rows in splits.items():

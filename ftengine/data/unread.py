@@ -18,12 +18,7 @@ TRIED = 5
 def find_unread(train: EncodedSplit, used: Collection[str] = ()) -> dict[str, str]:
     """Return columns and keys of objects in lists ("messages.weight") whose values change nothing that is encoded.
 
-    Args:
-        train: the training split.
-        used: columns that something else than the task reads.
-
-    Returns:
-        The place of the first row that has each.
+    Each comes with the place of the first row that has it; those in `used` are read by something else than the task.
     """
     having: dict[tuple[str, ...], list[int]] = {(column,): [] for column in train.rows.columns if column not in used}
     for number in map(int, train.index[:LOOKED_AT]):

@@ -54,8 +54,6 @@ class WarmupStableDecay(Schedule):
     citation = "Hägele et al. 2024, Scaling Laws and Compute-Optimal Training Beyond Fixed Durations, arXiv:2405.18392"
 
     class Config(FloorConfig):
-        """Where the decay begins, and how it goes."""
-
         decay: float = Field(0.2, gt=0, description="share of all steps if below 1, else a number of steps")
         shape: Literal["linear", "cosine", "sqrt"] = Field(
             "sqrt", description="of the decay; sqrt is 1 minus the square root of its progress (Hägele et al. 2024)"

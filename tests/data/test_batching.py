@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftengine.data.batching import batches_in_step, epoch_batches, micro_batches, ordered_batches, padding_share
+from ftengine.data.batching import batches_in_step, by_length, epoch_batches, micro_batches, padding_share
 
 
 @given(
@@ -48,7 +48,7 @@ def test_padding_stays_small_where_random_batches_waste_more_than_half(size):
     random = [shuffled[i : i + size] for i in range(0, 2000, size)]
     assert padding_share(lengths, random) > 0.5
     assert padding_share(lengths, epoch_batches(lengths, size, 0, 0)) < 0.1
-    assert padding_share(lengths, ordered_batches(lengths, size)) < 0.1
+    assert padding_share(lengths, micro_batches(by_length(lengths), size)) < 0.1
 
 
 def test_every_process_has_as_many_batches_where_that_is_wanted():

@@ -179,10 +179,9 @@ def test_a_sample_is_fixed_in_order_and_not_augmented(split):
 
 def test_percentiles_are_lengths_that_occur(split):
     lengths = sorted(split.lengths.tolist())
-    found = split.length_percentiles()
+    found = split.summary()["percentiles"]
     assert found["50"] == lengths[10]
     assert found["99"] == lengths[-1]
-    assert split.summary()["percentiles"] == found
     assert json.loads(json.dumps(found)) == found
 
 
@@ -210,5 +209,5 @@ def test_lengths_before_cutting_are_known_where_the_task_tells_them(write, told)
 
     rows = read_rows(write("a.jsonl", "".join(f'{{"text": "{"w " * n}"}}\n' for n in range(1, 11))))
     split = encode_split("train", rows, Cutting(), None, None, on_error="fail", listener=SilentListener())
-    assert split.length_percentiles()["99"] == 3
+    assert split.summary()["percentiles"]["99"] == 3
     assert split.uncut == ({"5": 1, "25": 3, "50": 5, "75": 8, "95": 10, "99": 10, "100": 10} if told else None)

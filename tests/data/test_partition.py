@@ -21,7 +21,7 @@ def lines(rows) -> str:
 
 
 def held(splits, column="text"):
-    return {name: [row[column] for row in rows] for name, rows in splits.items()}
+    return {name: [row[column] for row in rows] for name, rows in splits.mapping().items()}
 
 
 # Stratified
@@ -93,7 +93,7 @@ def test_groups_that_share_a_duplicate_stay_together_too(write, text_task):
     for seed in range(10):
         section = DataSection(train=source, validation=0.3, split={"by": "group", "column": "g"})
         splits = make_splits(section, text_task, seed)
-        sides = [{row["g"] for row in rows} for _, rows in splits.items()]
+        sides = [{row["g"] for row in rows} for rows in splits.mapping().values()]
         assert any({0, 19} <= side for side in sides)
         assert splits.audited().facts["leaks"] == []
 

@@ -56,7 +56,7 @@ def test_real_conversations_with_ten_distinct_ones_stay_apart(support, row_task)
         assert sum(split["rows"] for split in found.values()) == 1050
         assert [split["distinct"] for split in found.values()] == [7, 1, 2]
         assert splits.audited().facts["leaks"] == []
-        seen = [{json.dumps(row) for row in rows} for _, rows in splits.items()]
+        seen = [{json.dumps(row) for row in rows} for rows in splits.mapping().values()]
         assert len(set.union(*seen)) == sum(map(len, seen)) == 10
 
 
@@ -82,7 +82,7 @@ def test_real_news_hold_the_duplicates_that_are_known(write, news, text_task):
     [source] = splits.audited().facts["sources"]
     assert (source["rows"], source["distinct"]) == (2225, 2127)
     # Whole groups are taken while they bring a split closer to its share; singles lie between, so it is met.
-    assert [len(rows) for _, rows in splits.items()] == pytest.approx([1557.5, 222.5, 445], abs=1)
+    assert [len(rows) for rows in splits.mapping().values()] == pytest.approx([1557.5, 222.5, 445], abs=1)
     assert splits.audited().facts["leaks"] == []
     assert splits.audited().facts["near_duplicates"]["examples"] >= 50  # editions of one report
 

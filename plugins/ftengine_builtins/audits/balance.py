@@ -25,16 +25,11 @@ class Balance(Audit):
         train = counts["train"]
         if rare := sorted((count, label) for label, count in train.items() if count < RARE):
             count, label = rare[0]
-            one = len(rare) == 1
-            occur = f"{len(rare):,} of {len(train):,} labels {'occurs' if one else 'occur'} fewer than {RARE} times"
-            times = f"{label!r}, {'once' if count == 1 else f'{count} times'}"
-            yield Finding(
-                kind="labels",
-                level="note",
-                text=f"In training, {occur}{':' if one else ', the rarest,'} {times}; little can be learnt of "
-                f"{'it' if one else 'them'}.",
-                figures={"rare": {label: count for count, label in rare[:SHOWN_LABELS]}, "labels": len(train)},
-            )
+            occur, which, them = ("occurs", ":", "it") if len(rare) == 1 else ("occur", ", the rarest,", "them")
+            text = f"In training, {len(rare):,} of {len(train):,} labels {occur} fewer than {RARE} times{which} "
+            text += f"{label!r}, {'once' if count == 1 else f'{count} times'}; little can be learnt of {them}."
+            figures = {"rare": {label: count for count, label in rare[:SHOWN_LABELS]}, "labels": len(train)}
+            yield Finding(kind="labels", level="note", text=text, figures=figures)
         lacking: dict[tuple[str, ...], list[str]] = {}
         for split, count_of in counts.items():
             if missing := tuple(sorted(train.keys() - count_of.keys())):
@@ -69,19 +64,13 @@ def _alike(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
         alike.setdefault(" ".join(label.casefold().split()), []).append(label)
     several = [labels for labels in alike.values() if len(labels) > 1]
     for labels in several[:SHOWN]:
-        text = (
-            f"Labels {listed([f'{label!r} ({total[label]:,})' for label in labels])} differ in case or white space "
-            f"only, and count as {len(labels)}; are they one?"
-        )
+        shown = listed([f"{label!r} ({total[label]:,})" for label in labels])
+        text = f"Labels {shown} differ in case or white space only, and count as {len(labels)}; are they one?"
         yield Finding(kind="labels", level="note", text=text, figures={label: total[label] for label in labels})
 
 
 def _table(counts: Mapping[str, Counter[str]]) -> Table:
     labels = sorted(set().union(*counts.values()), key=lambda x: (-counts["train"][x], x))
-    rest = len(labels) - SHOWN_LABELS
-    return Table(
-        title="Labels",
-        columns=("label", *counts),
-        rows=tuple((label, *(count[label] for count in counts.values())) for label in labels[:SHOWN_LABELS]),
-        caption=f"{rest:,} further labels are rarer." if rest > 0 else "",
-    )
+    rows = tuple((label, *(count[label] for count in counts.values())) for label in labels[:SHOWN_LABELS])
+    caption = f"{len(labels) - SHOWN_LABELS:,} further labels are rarer." if len(labels) > SHOWN_LABELS else ""
+    return Table(title="Labels", columns=("label", *counts), rows=rows, caption=caption)

@@ -33,14 +33,11 @@ class Contradictions(Audit):
         equal = data.distinct if data.same_words is None or _tags_words(data) else data.same_words
         if found := contradicting(data, equal, data.targets):
             share = found.rows / sum(map(len, data.splits.values()))
-            yield Finding(
-                kind="labels",
-                level="alarm" if share >= ALARM else "note",
-                text=f"{counted(found.texts, 'text has', 'texts have')} more than one label in the data "
-                f"({found.rows:,} rows, e.g. {found.places[0]}).",
-                figures={"texts": found.texts, "rows": found.rows, "share": share},
-                places=found.places,
-            )
+            text = f"{counted(found.texts, 'text has', 'texts have')} more than one label in the data "
+            text += f"({found.rows:,} rows, e.g. {found.places[0]})."
+            level = "alarm" if share >= ALARM else "note"
+            figures = {"texts": found.texts, "rows": found.rows, "share": share}
+            yield Finding(kind="labels", level=level, text=text, figures=figures, places=found.places)
 
 
 def _answered_otherwise(data: AuditedData) -> Iterator[Finding]:
@@ -52,15 +49,11 @@ def _answered_otherwise(data: AuditedData) -> Iterator[Finding]:
     found, total = contradicting(data, asked, said), sum(int((answers != 0).sum()) for answers in said.values())
     if not found or (found.rows < ALARM * total and found.targets < MANY_ANSWERS):
         return
-    yield Finding(
-        kind="data",
-        level="note",
-        text=f"{counted(found.texts, 'prompt has', 'prompts have')} different answers in the data "
-        f"({found.rows:,} of {total:,} rows, one with {found.targets:,} answers, e.g. {found.places[0]}): the prompt "
-        "alone does not say which is wanted. A column that belongs to the prompt may be missing from it.",
-        figures={"texts": found.texts, "rows": found.rows, "share": found.rows / total, "answers": found.targets},
-        places=found.places,
-    )
+    text = f"{counted(found.texts, 'prompt has', 'prompts have')} different answers in the data "
+    text += f"({found.rows:,} of {total:,} rows, one with {found.targets:,} answers, e.g. {found.places[0]}): the "
+    text += "prompt alone does not say which is wanted. A column that belongs to the prompt may be missing from it."
+    figures = {"texts": found.texts, "rows": found.rows, "share": found.rows / total, "answers": found.targets}
+    yield Finding(kind="data", level="note", text=text, figures=figures, places=found.places)
 
 
 def _asked_and_said(rows: AuditedRows) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +97,6 @@ def contradicting(data: AuditedData, equal: Mapping[str, np.ndarray], targets: M
     """Find equal rows with unequal targets, None where there are none.
 
     Args:
-        data: what the audit looks at.
         equal: for each split, (rows,) a number that rows of the same text share.
         targets: for each split, (rows,) a number that equal targets share, 0 where there is none.
     """

@@ -17,7 +17,6 @@ def finding(data: AuditedData, found: Mapping[str, Sequence[int]], what: str, fi
     """Say in how many rows of which splits something was found, with the first place.
 
     Args:
-        data: what the audit looks at.
         found: for each split the numbers of the rows.
         what: verb and object for several rows, as `counted` takes it.
         figure: name of the counts among the finding's figures.

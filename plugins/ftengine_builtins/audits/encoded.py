@@ -34,9 +34,8 @@ class Lengths(Audit):
 def _table(data: AuditedData) -> Table:
     cells = []
     for split, counts in data.encoded.items():
-        limit = counts.get("limit")
         whole = counts.get("uncut") or {**counts["percentiles"], "100": counts["longest"]}
-        cells.append((split, *(whole[share] for share in SHOWN), counts["truncated"], limit))
+        cells.append((split, *(whole[share] for share in SHOWN), counts["truncated"], counts.get("limit")))
     columns = ("split", "half up to", "95 % up to", "99 % up to", "longest", "cut", "limit of the model")
     cut = [counts for counts in data.encoded.values() if counts["truncated"]]
     caption = f"Lengths are those {'before' if all(counts.get('uncut') for counts in cut) else 'after'} cutting."
@@ -63,14 +62,10 @@ class UnknownTokens(Audit):
             return
         parts = [f"{percent(share)} of the {split_name(split)} tokens" for split, share in shares.items()]
         places = [place for split in shares for place in data.encoded[split]["unknown_first"]]
-        yield Finding(
-            kind="data",
-            level="alarm" if max(shares.values()) >= ALARM else "note",
-            text=f"{listed(parts)} are [UNK] (e.g. in {places[0]}): the tokenizer does not know what stands there, so "
-            "the model cannot tell one such text from another.",
-            figures={"shares": shares},
-            places=tuple(places[:5]),
-        )
+        text = f"{listed(parts)} are [UNK] (e.g. in {places[0]}): the tokenizer does not know what stands there, so "
+        text += "the model cannot tell one such text from another."
+        level = "alarm" if max(shares.values()) >= ALARM else "note"
+        yield Finding(kind="data", level=level, text=text, figures={"shares": shares}, places=tuple(places[:5]))
 
 
 INSTRUCTIONS = frozenset(
@@ -95,11 +90,6 @@ class UnreadKeys(Audit):
         ]
         looks = "looks like an instruction" if len(found) == 1 else "look like instructions"
         text = f"{', '.join(named)} {looks} for training, but nothing reads {'it' if len(found) == 1 else 'them'}"
-        places = tuple(found.values())
-        yield Finding(
-            kind="data",
-            level="note",
-            text=f"{text[0].upper()}{text[1:]} (e.g. {places[0]}): rows are trained on as if it were not there.",
-            figures={"keys": sorted(found)},
-            places=places,
-        )
+        places, figures = tuple(found.values()), {"keys": sorted(found)}
+        text = f"{text[0].upper()}{text[1:]} (e.g. {places[0]}): rows are trained on as if it were not there."
+        yield Finding(kind="data", level="note", text=text, figures=figures, places=places)

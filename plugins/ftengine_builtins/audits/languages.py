@@ -86,12 +86,9 @@ def _scripts(rows: AuditedRows) -> tuple[dict[str, list[int]], list[tuple[int, s
 def _minorities(split: str, rows: AuditedRows, counts: Counter[str], places: Mapping[str, int]) -> Iterator[Finding]:
     looked_at = f"{counts.total():,} longer {split_name(split)} rows{' of a sample' * (len(rows) > SAMPLE)}"
     for language in minorities(counts):
-        [(main, _)] = counts.most_common(1)
-        place = rows.where(places[language])
-        text = (
-            f"{counts[language]:,} of {looked_at} seem to be in another language ({language}) than most ({main}), e.g. "
-            f"{place}."
-        )
+        [(main, _)], place = counts.most_common(1), rows.where(places[language])
+        text = f"{counts[language]:,} of {looked_at} seem to be in another language ({language}) than most ({main}), "
+        text += f"e.g. {place}."
         yield Finding(kind="data", level="note", text=text, figures={"languages": dict(counts)}, places=(place,))
 
 

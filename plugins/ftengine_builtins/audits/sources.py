@@ -23,10 +23,8 @@ class Reading(Audit):
         for name, size in data.facts["sizes"].items():
             rows, of, asked = size["rows"], size["of"], size["asked"]
             if abs(rows - asked * of) > max(1, asked * of / 2):
-                text = (
-                    f"{size['source']}: {name} has {rows:,} of {of:,} rows ({rows / of:.0%}) where {asked:.0%} was "
-                    "asked for, as copies and groups stay in one split."
-                )
+                text = f"{size['source']}: {name} has {rows:,} of {of:,} rows ({rows / of:.0%}) where {asked:.0%} was "
+                text += "asked for, as copies and groups stay in one split."
                 yield Finding(kind="data", level="note", text=text, figures={"split": name, **size})
 
 
@@ -45,9 +43,8 @@ class Duplicates(Audit):
         together = split["duplicates"] == "together" and split["by"] != "time"
         for source in data.facts["sources"]:
             stay = "; copies stay in one split" if together and len(source["splits"]) > 1 else ""
-            equal, near = source["rows"] - source["distinct"], source["near_duplicates"]
-            rows, distinct = source["rows"], source["distinct"]
-            if equal:
+            rows, distinct, near = source["rows"], source["distinct"], source["near_duplicates"]
+            if equal := rows - distinct:
                 text = f"{equal:,} of {rows:,} rows of {source['source']} {_repeat(equal)} another; {distinct:,} "
                 text += f"{'is' if distinct == 1 else 'are'} distinct{stay}."
                 level = "alarm" if equal >= REPEATED * rows else "note"
@@ -95,13 +92,10 @@ class Leaks(Audit):
             accepted = data.settings["leaks"] == "warn"  # the user knows of them
             serious = open_ and (exact + groups or near > (LEAKED * len(data.splits[held]) if accepted else 0))
             says = "nothing about new data" if exact + near else "little about new ones"
-            yield Finding(
-                kind="data",
-                level="alarm" if serious else "note",
-                text=f"{leak['text']}{f'; figures on them say {says}' if open_ else ''}.",
-                figures={key: leak[key] for key in ("between", "count", "near", "dropped")} | {"groups": groups},
-                places=tuple(leak["places"]),
-            )
+            text = f"{leak['text']}{f'; figures on them say {says}' if open_ else ''}."
+            figures = {key: leak[key] for key in ("between", "count", "near", "dropped")} | {"groups": groups}
+            level, places = "alarm" if serious else "note", tuple(leak["places"])
+            yield Finding(kind="data", level=level, text=text, figures=figures, places=places)
         if len(data.splits) > 1 and not any(leak["between"][0] == "train" for leak in data.facts["leaks"]):
             yield Finding(kind="data", level="good", text="No held-out row is in training.")
         if dropped := data.facts["dropped"]:
@@ -110,9 +104,8 @@ class Leaks(Audit):
             text = f"{dropped:,} of {of:,} training rows {are} left out, as {also} also held out (data.leaks: drop)."
             yield Finding(kind="data", level="note", text=text, figures={"dropped": dropped, "rows": of})
         for late in data.facts["overlap"]:
-            text = (
-                f"{late['rows']:,} of {len(data.splits[late['split']]):,} {late['split']} rows are no later than the "
-                f"last of training: {late['split']} begins at {late['begins']} ({late['places'][0]}), training ends at "
-                f"{late['ends']} ({late['places'][1]}); figures on it say less about the future."
-            )
+            split, (begun, ended) = late["split"], late["places"]
+            text = f"{late['rows']:,} of {len(data.splits[split]):,} {split} rows are no later than the last of "
+            text += f"training: {split} begins at {late['begins']} ({begun}), training ends at {late['ends']} "
+            text += f"({ended}); figures on it say less about the future."
             yield Finding(kind="data", level="note", text=text, figures=dict(late), places=tuple(late["places"]))

@@ -79,17 +79,10 @@ def _mixes_scripts(text: str) -> bool:
 
 
 def outlying(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find rows whose length is far from the others'.
-
-    Args:
-        lengths: (rows,) characters; rows of length 0 are left alone.
-
-    Returns:
-        Indices of the far shorter and of the far longer rows.
-    """
+    """Return indices of rows far shorter and far longer than most, by (rows,) characters; those of 0 are left alone."""
     some = lengths[lengths > 0]
     if len(some) < OUTLYING_FEWEST:
-        return np.array([], dtype=np.int64), np.array([], dtype=np.int64)
+        return np.flatnonzero([]), np.flatnonzero([])
     logs = np.log(np.maximum(lengths, 1))
     low, middle, high = np.quantile(np.log(some), [0.25, 0.5, 0.75])
     fence, ratio = OUTLYING_FENCES * (high - low), np.log(OUTLYING_RATIO)

@@ -26,28 +26,18 @@ class BackTranslation(TextAugmenter):
     citation = "Sennrich et al. 2016, arXiv:1511.06709; Edunov et al. 2018, arXiv:1808.09381 (drawing instead of beams)"
 
     class Config(SeldomConfig):
-        forward: str = Field(
-            min_length=1, description="model into the other language: a folder or hub id of an encoder-decoder"
-        )
+        forward: str = Field(min_length=1, description="model there: a folder or hub id of an encoder-decoder")
         backward: str = Field(min_length=1, description="model back; may be the same one with another prefix")
         forward_prefix: str = Field("", description="text in front of every sentence: 'translate English to German: '")
         backward_prefix: str = Field("", description="the same for the way back")
-        temperature: float = Field(
-            1.0,
-            ge=0,
-            description="words are drawn from the model's distribution, divided by this; 0: the likeliest ones",
-        )
-        top_p: float = Field(
-            0.9, gt=0, le=1, description="share of the distribution, likeliest first, that is drawn from"
-        )
+        temperature: float = Field(1.0, ge=0, description="of the distribution words come from; 0: the likeliest ones")
+        top_p: float = Field(0.9, gt=0, le=1, description="share of the distribution, likeliest first, to draw from")
         beams: int = Field(1, ge=1, description="width of the beam search; above 1 needs temperature: 0")
         variants: int = Field(4, ge=1, description="different back-translations of a text, after which they repeat")
         max_length: int | None = Field(
             None, ge=8, description="longest sentence in tokens; null: 256, or the models' limit if less"
         )
-        device: str = Field(
-            "auto", description="where both models run: cpu, cuda, cuda:1; auto: the GPU where there is one"
-        )
+        device: str = Field("auto", description="of both models: cpu, cuda, cuda:1; auto: the GPU where there is one")
 
         @model_validator(mode="after")
         def _one_way_to_choose(self) -> Any:
@@ -60,11 +50,7 @@ class BackTranslation(TextAugmenter):
         self._known: dict[int, str] = {}  # the oldest first
 
     def check_options(self) -> None:
-        """Find out whether both models can be loaded, without reading their weights.
-
-        Raises:
-            SourceError: a model is missing, incomplete, or no encoder-decoder.
-        """
+        """Raise SourceError where a model is missing, incomplete or no encoder-decoder; no weights are read."""
         from ftengine_builtins.augmenters.translator import check_translator
 
         for option in ("forward", "backward"):
@@ -76,7 +62,8 @@ class BackTranslation(TextAugmenter):
     def change(self, text: str, rng: RandomSource) -> str:
         variant = rng.randrange(self.config.variants)
         # What is beam-searched has one back-translation only.
-        seed = _number(text, variant if self.config.temperature else 0)
+        key = f"{variant if self.config.temperature else 0} {text}".encode("utf-8", "surrogatepass")
+        seed = int.from_bytes(blake2b(key, digest_size=8).digest(), "big") >> 1  # 63 bits, the same in every process
         if seed not in self._known:
             there, back = self._translators
             self._known[seed] = back(there(text, seed), seed)
@@ -92,9 +79,3 @@ class BackTranslation(TextAugmenter):
         there = load_translator(config.forward, config.device)
         back = there if config.backward == config.forward else load_translator(config.backward, config.device)
         return Translator(there, config.forward_prefix, config), Translator(back, config.backward_prefix, config)
-
-
-def _number(text: str, variant: int) -> int:
-    """Return 63 bits that a text and a variant give in every process."""
-    digest = blake2b(f"{variant} {text}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1

@@ -22,8 +22,6 @@ OFFSETS = (0.0, 0.25, 0.75)
 REACH = 1.26
 """Keys whose centres are this near are neighbours: left and right, and two above and below."""
 
-Kind = Literal["replace", "insert", "drop", "swap"]
-
 
 class Keyboard(TextAugmenter):
     """Put typing errors into texts: neighbouring keys, letters left out or swapped.
@@ -39,7 +37,7 @@ class Keyboard(TextAugmenter):
     class Config(AugmenterConfig):
         rate: float = Field(0.05, ge=0, le=1, description="share of letters at which a finger slips")
         layout: Literal["qwerty", "qwertz", "azerty"] = Field("qwerty", description="which keys are neighbours")
-        kinds: list[Kind] = Field(
+        kinds: list[Literal["replace", "insert", "drop", "swap"]] = Field(
             ["replace", "insert", "drop", "swap"],
             min_length=1,
             description="a neighbouring key instead of a letter or before it, a letter left out, two letters swapped",

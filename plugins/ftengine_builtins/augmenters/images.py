@@ -1,6 +1,7 @@
 """Changes of images, by torchvision's transforms on images of PIL."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, field_validator
@@ -8,8 +9,6 @@ from pydantic import Field, PositiveFloat, field_validator
 from ftengine.api import AugmenterConfig, InputAugmenter, RandomSource
 from ftengine.errors import RecipeError
 from ftengine_builtins.augmenters.seldom import SeldomConfig
-
-SEEDS = 2**63
 
 
 class ImageAugmenter(InputAugmenter):
@@ -19,12 +18,8 @@ class ImageAugmenter(InputAugmenter):
 
     def check_options(self) -> None:
         """Raise RecipeError where torchvision is not installed."""
-        try:
-            import torchvision  # noqa: F401
-        except ImportError:
-            raise RecipeError(
-                f"augmenter {self.name!r} needs torchvision, which is not installed: pip install 'ftengine[vision]'."
-            ) from None
+        if find_spec("torchvision") is None:
+            raise RecipeError(f"augmenter {self.name!r} needs torchvision. Install it: pip install 'ftengine[vision]'.")
 
     def transform(self, v2: Any, image: Any) -> Callable[[Any], Any]:
         """Return what changes the image, of `v2` (torchvision.transforms.v2); it draws from torch's generator."""
@@ -35,7 +30,7 @@ class ImageAugmenter(InputAugmenter):
 
         from ftengine.model import seeded
 
-        with seeded(rng.randrange(SEEDS)):
+        with seeded(rng.randrange(2**63)):
             return self.transform(v2, value)(value)
 
 

@@ -14,8 +14,6 @@ from ftengine.errors import InputError, RecipeError
 if TYPE_CHECKING:
     from torch import Tensor
 
-SEEDS = 2**63
-
 
 class Mixing(Augmenter):
     """Mixes the images of a batch with those of the same batch in another order."""
@@ -29,42 +27,38 @@ class Mixing(Augmenter):
     def check_mix(self, task: Task) -> None:
         """Raise RecipeError where the task has no labels to mix beside the images."""
         if task.labels is None:
-            raise RecipeError(
-                f"augmenter {self.name!r} mixes labels, and task {task.name!r} has none. Take it out of the recipe."
-            )
+            raise RecipeError(f"augmenter {self.name!r} mixes labels, and task {task.name!r} has none. Take it out.")
 
     def mix(self, batch: Batch, task: Task, rng: RandomSource) -> Batch:
         """Return the batch with every image and its label mixed with another's.
 
         Labels of one class an example become (examples, classes) fp32 that sum to 1, also where nothing is mixed.
         """
-        assert task.labels is not None
-        labels = _soft(batch["labels"], len(task.labels.names))
+        import torch
+
+        labels = batch["labels"]
+        if not labels.is_floating_point():
+            labels = torch.nn.functional.one_hot(labels, len(task.labels.names)).float()
         name, pixels = self._images(batch)
         if rng.random() >= self.config.probability:
             return {**batch, "labels": labels}
-        drawn = random.Random(rng.randrange(SEEDS))  # has the distributions that `rng` need not have
+        drawn = random.Random(rng.randrange(2**63))  # has the distributions that `rng` need not have
         partners = drawn.sample(range(len(pixels)), len(pixels))
         share = drawn.betavariate(self.config.alpha, self.config.alpha)
         mixed, share = self.mixed(pixels, partners, share, drawn)
         return {**batch, name: mixed, "labels": share * labels + (1 - share) * labels[partners]}
 
     def mixed(self, pixels: Tensor, partners: list[int], share: float, rng: random.Random) -> tuple[Tensor, float]:
-        """Return the mixed images and the share of each that is its own.
+        """Return the mixed images and the share of each that is its own, at first `share` (0 to 1).
 
         Args:
             pixels: (examples, channels, height, width).
             partners: for each example the one that it is mixed with.
-            share: from 0 to 1, of the example itself.
         """
         raise NotImplementedError
 
     def _images(self, batch: Batch) -> tuple[str, Tensor]:
-        """Return the key and the tensor of a batch's images.
-
-        Raises:
-            InputError: no tensor of the batch holds images.
-        """
+        """Return the key and the tensor of a batch's images (InputError: there are none)."""
         for key, value in batch.items():
             if key != "labels" and getattr(value, "ndim", 0) == 4 and value.is_floating_point():
                 return key, value
@@ -104,7 +98,7 @@ class CutMix(Mixing):
     def check_mix(self, task: Task) -> None:
         """Raise RecipeError where there are no labels, or numbers, of which no area has a share."""
         super().check_mix(task)
-        if task.labels is not None and task.labels.kind == "regression":
+        if task.labels.kind == "regression":
             raise RecipeError(
                 f"augmenter {self.name!r} mixes labels by area, which means nothing for numbers (regression). Take it "
                 "out of the recipe, or use mixup."
@@ -124,10 +118,3 @@ def box_side(size: int, share: float, middle: float) -> tuple[int, int]:
     length = int(size * (1 - share) ** 0.5)
     at = int(middle * size)
     return max(0, at - length // 2), min(size, at + length // 2)
-
-
-def _soft(labels: Tensor, classes: int) -> Tensor:
-    """Return class numbers (examples,) as (examples, classes) fp32; several labels or numbers stay as they are."""
-    import torch
-
-    return labels if labels.is_floating_point() else torch.nn.functional.one_hot(labels, classes).float()

@@ -18,9 +18,6 @@ from ftengine_builtins.augmenters.words import LEXICAL
 
 FORMATS = (".csv", ".json", ".tsv", ".txt")
 
-Entry = tuple[str, list[str]]
-"""A word (or a phrase) and what may replace it."""
-
 
 class Synonyms(TextAugmenter):
     """Replace words from a word list of yours.
@@ -92,17 +89,14 @@ def read_word_list(path: str, *, both_ways: bool = False) -> dict[str, list[str]
         both_ways: take every entry as a group of words, each of which may replace the others.
 
     Returns:
-        For each word in the form of `key_of` its replacements, in the file's order.
-
-    Raises:
-        DataError: the file is missing, of another format, malformed or empty; the message has the line.
+        For each word in the form of `key_of` its replacements, in the file's order (DataError, with the line: the
+        file is missing, of another format, malformed or empty).
     """
     found: dict[str, list[str]] = {}
-    for where, (word, others) in _entries(Path(path).expanduser(), path):
-        group = [word, *others]
+    for where, group in _entries(Path(path).expanduser(), path):
         if len(group) < 2 or not all(text.strip() for text in group):
-            raise DataError(f"{where}: {word!r} needs a word and at least one replacement, none of them empty.")
-        for one in group if both_ways else [word]:
+            raise DataError(f"{where}: {group[0]!r} needs a word and at least one replacement, none of them empty.")
+        for one in group if both_ways else group[:1]:
             replacements = found.setdefault(key_of(one, where), [])
             replacements += [x.strip() for x in group if key_of(x) != key_of(one) and x.strip() not in replacements]
     if not any(found.values()):
@@ -111,20 +105,15 @@ def read_word_list(path: str, *, both_ways: bool = False) -> dict[str, list[str]
 
 
 def key_of(text: str, where: str = "") -> str:
-    """Return a word as it is looked up, whatever its case and the blanks in it.
-
-    Raises:
-        DataError: with `where`, the text is no word or words that could be found in a text.
-    """
+    """Return a word as it is looked up, whatever its case and blanks (DataError: with `where`, it is no word)."""
     text = unicodedata.normalize("NFC", " ".join(text.split()))
     if where and " ".join(LEXICAL.findall(text)) != text:
-        raise DataError(
-            f"{where}: {text!r} is no word or words; looked up are letters, digits, _ and, inside of a word, ' and -."
-        )
+        raise DataError(f"{where}: {text!r} is no word or words (letters, digits, _ and, inside of a word, ' and -).")
     return text.casefold()
 
 
-def _entries(path: Path, shown: str) -> Iterator[tuple[str, Entry]]:
+def _entries(path: Path, shown: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each place with a word (or a phrase) and what may replace it."""
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise DataError(f"word list {shown!r} has the suffix {suffix!r}. Allowed: {', '.join(FORMATS)}.")
@@ -140,7 +129,7 @@ def _entries(path: Path, shown: str) -> Iterator[tuple[str, Entry]]:
     yield from _from_json(text, shown) if suffix == ".json" else _from_lines(text, shown, suffix)
 
 
-def _from_json(text: str, shown: str) -> Iterator[tuple[str, Entry]]:
+def _from_json(text: str, shown: str) -> Iterator[tuple[str, list[str]]]:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
@@ -150,22 +139,19 @@ def _from_json(text: str, shown: str) -> Iterator[tuple[str, Entry]]:
     for word, others in content.items():
         others = [others] if isinstance(others, str) else others
         if not isinstance(others, list) or not all(isinstance(other, str) for other in others):
-            raise DataError(
-                f"{shown}: the replacements of {word!r} are {shown_value(others)}; they must be a list of texts."
-            )
-        yield shown, (word, others)
+            raise DataError(f"{shown}: {word!r} has {shown_value(others)}, which must be a list of texts.")
+        yield shown, [word, *others]
 
 
-def _from_lines(text: str, shown: str, suffix: str) -> Iterator[tuple[str, Entry]]:
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter="\t" if suffix == ".tsv" else ",", skipinitialspace=True
-    )
+def _from_lines(text: str, shown: str, suffix: str) -> Iterator[tuple[str, list[str]]]:
+    separator, file = "\t" if suffix == ".tsv" else ",", io.StringIO(text, newline="")
+    reader = csv.reader(file, delimiter=separator, skipinitialspace=True)
     try:
         for cells in reader:
             if not any(cell.strip() for cell in cells) or cells[0].startswith("#"):
                 continue
             while not cells[-1].strip():  # tables fill their last columns
                 cells.pop()
-            yield f"{shown}:{reader.line_num}", (cells[0], cells[1:])
+            yield f"{shown}:{reader.line_num}", cells
     except csv.Error as error:
         raise DataError(f"{shown}:{reader.line_num}: {error}.") from None

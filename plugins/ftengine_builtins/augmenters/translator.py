@@ -15,9 +15,6 @@ from ftengine_builtins.loaders.transformers import TransformersLoader
 
 HEAD = "seq2seq-lm"
 
-Span = tuple[int, int]
-"""First character and the one after the last."""
-
 SENTENCES = 16
 """Sentences translated at one time."""
 
@@ -29,8 +26,8 @@ _END = regex.compile(r"[.!?…]++[\"'”’)\]]*+\s++|[。！？]++[”’」』
 """Where a sentence ends inside of a line: Chinese and Japanese need no blank after it."""
 
 
-def find_sentences(text: str) -> list[Span]:
-    """Return where the sentences of a text are, without the blanks around them."""
+def find_sentences(text: str) -> list[tuple[int, int]]:
+    """Return where the sentences of a text begin and end, without the blanks around them."""
     spans = []
     for line in _LINE.finditer(text):
         start = line.start()
@@ -44,16 +41,10 @@ def find_sentences(text: str) -> list[Span]:
 
 
 def check_translator(source: str) -> None:
-    """Find out whether a model can be loaded that translates; its weights are not read.
-
-    Raises:
-        SourceError: it is missing, incomplete, has no tokenizer, or is no encoder-decoder.
-    """
+    """Raise SourceError where a model is missing, incomplete or no encoder-decoder; its weights are not read."""
     loader = TransformersLoader()
     if not loader.accepts(source):
-        raise SourceError(
-            f"{source!r} is neither a folder that holds a model nor the name of a hub model (owner/name)."
-        )
+        raise SourceError(f"{source!r} is neither a folder with a model nor the name of a hub model (owner/name).")
     loader.check_source(source)
     loader.load_processor(source)
     skeleton = loader.load_skeleton(LoadRequest(source, HEAD, processor=False))
@@ -62,11 +53,8 @@ def check_translator(source: str) -> None:
 
 
 def load_translator(source: str, device: str) -> LoadedModel:
-    """Load a model (safetensors, no code of its own) and its tokenizer, for use without gradients.
-
-    The random numbers of the run stay as they are.
-    """
-    with seeded(0):
+    """Load a model (safetensors, no code of its own) and its tokenizer, for use without gradients."""
+    with seeded(0):  # the random numbers of the run stay as they are
         loaded = TransformersLoader().load(LoadRequest(source, HEAD, dtype="float32"))
     wanted = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     loaded.module.requires_grad_(False).eval().to(torch.device(wanted))
@@ -106,7 +94,7 @@ class Translator:
                     at = stop
         return "".join([*pieces, text[at:]])
 
-    def _parts(self, text: str, start: int, stop: int) -> list[Span]:
+    def _parts(self, text: str, start: int, stop: int) -> list[tuple[int, int]]:
         """Cut a sentence in halves at blanks until each fits; leave out what has no blank to cut at."""
         if len(self._ids(text[start:stop])) <= self._limit:
             return [(start, stop)]

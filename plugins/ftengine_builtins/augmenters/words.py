@@ -75,15 +75,12 @@ class SwapWords(TextAugmenter):
             return text
         for _ in range(max(1, round(self.config.rate * len(words)))):
             a = rng.randrange(len(words))
-            b = self._other(a, len(words), rng)
+            reach = self.config.distance or len(words)
+            # One fewer than there are, as `a` itself is left out.
+            b = rng.randrange(max(0, a - reach), min(len(words) - 1, a + reach))
+            b += b >= a
             words[a], words[b] = words[b], words[a]
         return join(words, gaps)
-
-    def _other(self, a: int, count: int, rng: RandomSource) -> int:
-        reach = self.config.distance or count
-        first, last = max(0, a - reach), min(count - 1, a + reach)
-        b = rng.randrange(first, last)  # one fewer than there are, as `a` itself is left out
-        return b + (b >= a)
 
 
 class Punctuation(TextAugmenter):
@@ -97,19 +94,14 @@ class Punctuation(TextAugmenter):
     citation = "Karimi et al. 2021 (AEDA), arXiv:2108.13230"
 
     class Config(AugmenterConfig):
-        insert: float = Field(
-            0.3, ge=0, le=1, description="most marks put in, for each word; from one to so many, at random; 0: none"
-        )
+        insert: float = Field(0.3, ge=0, le=1, description="most marks put in for each word, at random; 0: none")
         drop: float = Field(0.0, ge=0, le=1, description="probability with which each mark of the text is left out")
 
     def change(self, text: str, rng: RandomSource) -> str:
         if self.config.drop:
             text = "".join(c for i, c in enumerate(text) if not (_is_mark(text, i) and rng.random() < self.config.drop))
-        return self._with_marks(text, rng) if self.config.insert else text
-
-    def _with_marks(self, text: str, rng: RandomSource) -> str:
         words, gaps = split_words(text)
-        if not words:
+        if not words or not self.config.insert:
             return text
         most = max(1, int(self.config.insert * len(words)))
         for _ in range(rng.randrange(1, most + 1)):

@@ -44,8 +44,8 @@ class Tracker(Callback):
             self._log(event.step, event.figures)
         elif isinstance(event, Finished | Failed):
             if isinstance(event, Finished):
-                sides = {side: event.evaluation[side] for side in ("base", "tuned", "difference")}
-                figures = {f"{side}/{metric}": x["value"] for side in sides for metric, x in sides[side].items()}
+                sides = ("base", "tuned", "difference")
+                figures = {f"{side}/{name}": x["value"] for side in sides for name, x in event.evaluation[side].items()}
                 self._log(event.step, figures)
             self._started.finish()
 

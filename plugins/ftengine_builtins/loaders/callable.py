@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import inspect
 import os
@@ -58,7 +57,7 @@ class CallableLoader(ModelLoader):
         self.check_source(source)
         function = _find(source)
         result = _call(function, LoadRequest(source, head=""))
-        processor = _parts(result, source)[1]
+        _, processor = _parts(result, source)
         if not _wants_request(function, source):  # nothing else to be had from a second call
             self._waiting[source] = result
         return processor
@@ -73,9 +72,7 @@ class CallableLoader(ModelLoader):
             limit = longest_input(module, processor)
             result = LoadedModel(module, processor, request.source, request.head, max_length=limit)
         if result.head != request.head:
-            raise SourceError(
-                f"{request.source!r} returned a model with the head {result.head!r}; the task needs {request.head!r}."
-            )
+            raise SourceError(f"{request.source!r} has the head {result.head!r}; the task needs {request.head!r}.")
         if result.labels not in (None, request.labels):
             raise SourceError(
                 f"{request.source!r} returned a model for {result.labels}; the data has {request.labels}. "
@@ -93,9 +90,7 @@ def _find(source: str) -> Callable[..., Any]:
             raise SourceError(f"{source!r}: {module_name} has no {path!r}." + did_you_mean(step, dir(found)))
         found = getattr(found, step)
     if not callable(found):
-        raise SourceError(
-            f"{source!r} is of type {type(found).__name__}; it has to be a function that returns a model."
-        )
+        raise SourceError(f"{source!r} is of type {type(found).__name__}; it must be a function that returns a model.")
     return found
 
 
@@ -126,9 +121,8 @@ def _parts(result: Any, source: str) -> tuple[nn.Module, Any]:
         return result, None
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], nn.Module):
         return result
-    shown = type(result).__name__
-    if isinstance(result, tuple):
-        shown = f"({', '.join(type(item).__name__ for item in result)})"
+    names = [type(item).__name__ for item in (result if isinstance(result, tuple) else [result])]
+    shown = f"({', '.join(names)})" if isinstance(result, tuple) else names[0]
     raise SourceError(f"{source!r} returned {shown}; return a torch module, (module, processor) or a LoadedModel.")
 
 

@@ -36,11 +36,7 @@ PROBLEM_TYPES = {
 
 
 def auto_class(head: str, config: Any, source: str, *, trust_remote_code: bool = False) -> Any:
-    """Return the transformers auto class for a head.
-
-    Raises:
-        SourceError: no such head, or the architecture has none of that kind.
-    """
+    """Return the auto class for a head (SourceError: no such head, or the architecture has none of that kind)."""
     if head not in HEADS:
         raise SourceError(f"no loader knows the head {head!r}. Known: {', '.join(HEADS)}." + did_you_mean(head, HEADS))
     auto = getattr(transformers, HEADS[head])
@@ -66,10 +62,9 @@ def rows_of(names: Sequence[str], labels: Labels) -> list[int] | None:
 
 
 def checkpoint_rows(config: Any, labels: Labels) -> list[int] | None:
-    """Find the output row of each label in a checkpoint's own numbering; `config` is as it was read.
+    """Find the output row of each label, in their order, in a checkpoint's own numbering; `config` is as it was read.
 
-    Returns:
-        The rows in the order of `labels.names`, or None where the checkpoint's head answers another question.
+    None where the checkpoint's head answers another question.
     """
     problem = PROBLEM_TYPES[labels.kind]
     if (config.problem_type or problem) != problem:
@@ -92,20 +87,15 @@ def fresh_modules(module: Any, keys: Iterable[str], source: str, *, head_may_be_
     """Name the modules that begin afresh, the fewest that cover `keys`, which the checkpoint does not hold so.
 
     A head may begin afresh where the task teaches it (`head_may_be_new`), and so may a pooler, which belongs to the
-    head though it lives in the base. Any other missing weight would be noise in the middle of the model.
-
-    Raises:
-        SourceError: names the weights that the checkpoint lacks.
+    head though it lives in the base. Any other missing weight would be noise in the model (SourceError).
     """
     keys = set(keys)
     allowed = {key for key in keys if head_may_be_new and "." in key and not _in_base(module, key)}
-    lacking = sorted(keys - allowed)
-    if lacking:
+    if lacking := sorted(keys - allowed):
         some = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
         raise SourceError(
             f"{source!r} does not hold {len(lacking)} of the weights that {type(module).__name__} needs ({some}), or "
-            "holds them in another shape. Its config.json and its weights do not belong together, or it was saved "
-            "for another task."
+            "in another shape. Its config.json and weights do not belong together, or it was saved for another task."
         )
     return tuple(sorted({_outermost(module, key, keys) for key in keys}))
 

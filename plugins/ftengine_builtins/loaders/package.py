@@ -52,18 +52,12 @@ class PackageLoader(ModelLoader):
     def _resolved(self, source: str) -> tuple[Path, TransformersLoader | GgufLoader]:
         path = resolve(source)
         if not path.is_dir() and path.suffix.lower() != ".gguf":
-            raise SourceError(
-                f"{source!r} is a file of a kind that is not read. Name a folder with config.json or a .gguf file."
-            )
+            raise SourceError(f"{source!r} is neither a folder with config.json nor a .gguf file. Name one of these.")
         return path, self._folders if path.is_dir() else self._files
 
 
 def resolve(source: str) -> Path:
-    """Find what package://NAME/PATH means on this machine, without importing the package.
-
-    Raises:
-        SourceError: the package is not installed, or PATH is not in it.
-    """
+    """Find what package://NAME/PATH means here, without importing the package (SourceError: it is not there)."""
     name, _, inside = source.removeprefix(SCHEME).partition("/")
     parts = PurePosixPath(inside).parts
     if not source.startswith(SCHEME) or not name or not parts or "\\" in inside:
@@ -71,18 +65,13 @@ def resolve(source: str) -> Path:
     if ".." in parts or PurePosixPath(inside).is_absolute():
         raise SourceError(f"{source!r} leads out of the package; PATH stays inside it.")
     roots = package_folders(name)
-    for root in roots:
-        if root.joinpath(*parts).exists():
-            return root.joinpath(*parts)
+    if found := next((place for root in roots if (place := root.joinpath(*parts)).exists()), None):
+        return found
     raise SourceError(f"package {name!r} has no {inside!r}. {_present(roots, parts)}")
 
 
 def package_folders(name: str) -> list[Path]:
-    """Return the folders of a package, given by its import name or by its distribution's name.
-
-    Raises:
-        SourceError: nothing of that name is installed, or it has no folder.
-    """
+    """Return the folders of a package, by its import or distribution name (SourceError: there are none)."""
     modules = [name] if name.isidentifier() and _spec(name) else _modules_of(name)
     if not modules:
         # A misspelt name may be somebody else's package, so it is not said to be installed where another is near.

@@ -38,23 +38,11 @@ UNLIMITED = 10**9
 
 
 def load_pretrained(
-    request: LoadRequest,
-    folder: Path,
-    config: Any,
-    processor: Any,
-    *,
-    trust_remote_code: bool = False,
-    **options: Any,
+    request: LoadRequest, folder: Path, config: Any, processor: Any, *, trust_remote_code: bool = False, **options: Any
 ) -> LoadedModel:
     """Load the model that `request` asks for, with the checkpoint's `config`, which is not modified.
 
-    Args:
-        folder: where `from_pretrained` finds the weights.
-        trust_remote_code: run model code that comes with the checkpoint.
-        options: further arguments of `from_pretrained`.
-
-    Raises:
-        SourceError: the head is unknown, or weights of the base are missing.
+    `from_pretrained` finds its weights in `folder` (SourceError: the head is unknown, or weights are missing).
     """
     auto = auto_class(request.head, config, request.source, trust_remote_code=trust_remote_code)
     with reading(request.source):
@@ -83,11 +71,8 @@ def build_skeleton(
 ) -> LoadedModel:
     """Build the model that `load_pretrained` would load, on the meta device.
 
-    `stored` is what the weights hold, where that is known (`predicted_fresh`), `held` how many numbers that is; the
-    rest is as there.
-
-    Raises:
-        SourceError: as there, or the config describes a model that is far larger than what the weights hold.
+    `stored` is what the weights hold, where that is known (`predicted_fresh`), `held` how many numbers that is
+    (SourceError: the config describes a model that is far larger).
     """
     auto = auto_class(request.head, config, request.source, trust_remote_code=trust_remote_code)
     dtype = config.dtype or torch.float32 if request.dtype == "auto" else request.dtype
@@ -165,16 +150,16 @@ def _agree_on_special_tokens(module: Any, processor: Any) -> None:
     not where positions are counted from the padding token: there the config's own is part of the model.
     """
     pad, eos = getattr(processor, "pad_token_id", None), getattr(processor, "eos_token_id", None)
-    generation = getattr(module, "generation_config", None)
     if pad is not None and not _tables_counted_from_padding(module):
         module.config.get_text_config().pad_token_id = pad
-    if pad is not None and generation is not None:
+    if (generation := getattr(module, "generation_config", None)) is None:
+        return
+    if pad is not None:
         generation.pad_token_id = pad
-    if eos is not None and generation is not None:
-        stops = generation.eos_token_id
-        stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
-        if eos not in stops:
-            generation.eos_token_id = [*stops, eos] if stops else eos
+    stops = generation.eos_token_id
+    stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
+    if eos is not None and eos not in stops:
+        generation.eos_token_id = [*stops, eos] if stops else eos
 
 
 def longest_input(module: Any, processor: Any) -> int | None:
@@ -207,17 +192,11 @@ def require_possible(config: Mapping[str, Any], source: str) -> None:
         elif value is None and DROPS.search(key) and key.startswith("att"):  # a classifier's may be null
             raise SourceError(f"{source!r} has {key} null; a probability is from 0 to 1. Correct the file.")
         elif isinstance(value, int) and value > MOST_LAYERS and COUNTS_LAYERS.search(key):
-            raise SourceError(
-                f"{source!r} has {key} {value:,}; at most {MOST_LAYERS:,} are built. The file is damaged."
-            )
+            raise SourceError(f"{source!r} has {key} {value:,}; at most {MOST_LAYERS:,} are built. Fetch it again.")
 
 
 def refuse_adapter(folder: Path, source: str) -> None:
-    """Refuse a folder with an adapter in it: transformers would apply it unasked.
-
-    Raises:
-        SourceError: names the adapter's base.
-    """
+    """Refuse a folder with an adapter in it, which transformers would apply unasked (SourceError: names its base)."""
     file = folder / "adapter_config.json"
     if file.exists():
         base = read_json(file, source).get("base_model_name_or_path") or "unknown"
@@ -228,11 +207,7 @@ def refuse_adapter(folder: Path, source: str) -> None:
 
 
 def stored_tensors(file: Path, source: str) -> dict[str, Shape]:
-    """Return the shape of each tensor that a safetensors file's header names.
-
-    Raises:
-        SourceError: it is missing, damaged, or of another format.
-    """
+    """Return the shape of each tensor that a safetensors file's header names (SourceError: it cannot be read)."""
     try:
         if file.exists() and not file.is_file():
             raise OSError("it is no file")

@@ -138,9 +138,7 @@ class TransformersLoader(ModelLoader):
         place = Path(source)
         local = place.is_dir()
         if local and self.config.revision is not None:
-            raise SourceError(
-                f"{source!r} is a folder; a revision ({self.config.revision!r}) exists only of hub models."
-            )
+            raise SourceError(f"{source!r} is a folder; only hub models have a revision ({self.config.revision!r}).")
         if not local and (place.exists() or not HUB_ID.fullmatch(source)):
             raise SourceError(f"{source!r} is neither a folder nor the name of a hub model (owner/name).")
         folder = self._inside(place if local else Path(self._fetch(source, weights=weights)))
@@ -189,28 +187,18 @@ class TransformersLoader(ModelLoader):
             )
         remote = "auto_map" in config
         if kind is not None and kind not in CONFIG_MAPPING and not (remote and self.config.trust_remote_code):
-            raise SourceError(
-                f"{source!r} has model_type {kind!r}, which this version of transformers does not know."
-                + (
-                    " Its code comes with it; read that, then write `loader: {name: transformers, "
-                    "trust_remote_code: true}` to run it."
-                    if remote
-                    else did_you_mean(str(kind), CONFIG_MAPPING)
-                )
-            )
+            cure = did_you_mean(kind, CONFIG_MAPPING)
+            if remote:
+                cure = " Its code comes with it; read that, then write `loader: {name: transformers, "
+                cure += "trust_remote_code: true}` to run it."
+            raise SourceError(f"{source!r} has model_type {kind!r}, unknown to this version of transformers.{cure}")
         named = config.get("transformers_weights")
         if named is not None and named not in (WEIGHTS, INDEX):
-            raise SourceError(
-                f"config.json of {source!r} names {named!r} as its weights; only {WEIGHTS} and {INDEX} are read."
-            )
+            raise SourceError(f"{source!r}: config.json names weights {named!r}; only {WEIGHTS} and {INDEX} are read.")
 
 
 def check_weights(folder: Path, source: str) -> None:
-    """Make sure that a folder holds whole safetensors weights, by reading their headers.
-
-    Raises:
-        SourceError: they are missing, damaged, or pickled.
-    """
+    """Read the headers of a folder's safetensors weights (SourceError: they are missing, damaged, or pickled)."""
     shards = sorted(_shards(folder, source))
     if not shards:
         pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
@@ -225,8 +213,7 @@ def check_weights(folder: Path, source: str) -> None:
             f"If you trust it, convert it: transformers.{cls}.from_pretrained({source!r}).save_pretrained('NEW'), and "
             "copy the tokenizer files."
         )
-    missing = [shard for shard in shards if not (folder / shard).is_file()]
-    if missing:
+    if missing := [shard for shard in shards if not (folder / shard).is_file()]:
         raise SourceError(
             f"{source!r} lacks {len(missing)} of {len(shards)} weight files, {missing[0]!r} first. Fetch them again."
         )
@@ -237,10 +224,7 @@ def check_weights(folder: Path, source: str) -> None:
 def stored_shapes(folder: Path, source: str) -> dict[str, Shape | None] | None:
     """Return the shape of each tensor that a folder's weights hold, by reading their headers; None without weights.
 
-    Of a shard that is not there the index tells the names, and their shapes are None.
-
-    Raises:
-        SourceError: what is there is damaged.
+    Of a shard that is not there the index tells the names, and their shapes are None (SourceError: one is damaged).
     """
     shards = _shards(folder, source)
     found: dict[str, Shape | None] = {name: None for names in shards.values() for name in names}

@@ -76,9 +76,7 @@ class VisionLoader(ModelLoader):
             description="of a model given by name: a .safetensors file, a folder with model.safetensors, `library` for "
             "the library's own download, or `random`",
         )
-        image_size: int | None = Field(
-            None, ge=8, description="side of the square that images are brought to, in pixels"
-        )
+        image_size: int | None = Field(None, ge=8, description="side of the square that images become, in pixels")
 
     # What a library has to say.
 
@@ -195,8 +193,7 @@ class VisionLoader(ModelLoader):
     def _named(self, source: str) -> tuple[str, dict[str, Any], Path | None]:
         """Return a source's architecture, the config.json beside its weights, and those, None without a file of them.
 
-        Raises:
-            SourceError: library, architecture or weights are missing, or a file beside them cannot be used.
+        SourceError: library, architecture or weights are missing, or a file beside them cannot be used.
         """
         if find_spec(self.library) is None:
             raise SourceError(f"{source!r} needs {self.library}, which is not installed: pip install {self.library}.")
@@ -208,10 +205,8 @@ class VisionLoader(ModelLoader):
         architecture = source.removeprefix(self._scheme) if by_name else str(saved.get("architecture"))
         self._check_arguments(source, saved.get("model_args") or {})
         if architecture not in self.architectures():
-            raise SourceError(
-                f"{source!r}: {self.library} has no model {architecture!r}."
-                + did_you_mean(architecture, self.architectures())
-            )
+            near = did_you_mean(architecture, self.architectures())
+            raise SourceError(f"{source!r}: {self.library} has no model {architecture!r}.{near}")
         if by_name and chosen is None:
             raise SourceError(
                 f"{source!r} names an architecture, not its weights. Write model.loader: {{name: {self.name}, "
@@ -219,8 +214,7 @@ class VisionLoader(ModelLoader):
             )
         if not by_name and chosen is not None:
             raise SourceError(
-                f"{source!r} is a folder, whose weights are its own; model.loader.weights ({chosen!r}) is for "
-                f"{self._scheme}NAME."
+                f"{source!r} is a folder with its own weights. Leave out model.loader.weights ({chosen!r})."
             )
         if file is not None:
             stored_tensors(file, source)
@@ -243,10 +237,7 @@ def fill(
     Args:
         heads: layers that give the logits.
         rows: the checkpoint's output for each label, or None where its head answers another question and the model's
-            random one stays.
-
-    Raises:
-        SourceError: keys are missing or unexpected, or a shape differs, anywhere but in a head that stays random.
+            random one stays. Anything else that does not fit is an error (SourceError).
     """
     inside = tuple(f"{name}." for name in heads)
     tensors = {key: value for key, value in tensors.items() if rows is not None or not key.startswith(inside)}

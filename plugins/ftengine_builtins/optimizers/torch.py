@@ -48,8 +48,6 @@ class SGD(Optimizer):
     works_on_parts = True
 
     class Config(Config):
-        """Options of momentum."""
-
         momentum: float = Field(0.9, ge=0, lt=1, description="share of the last update that is taken again")
         nesterov: bool = Field(False, description="look ahead along the momentum")
 
@@ -74,14 +72,11 @@ class Adafactor(Optimizer):
     citation = "Shazeer and Stern 2018, Adafactor: Adaptive Learning Rates with Sublinear Memory Cost, arXiv:1804.04235"
 
     class Config(Config):
-        """Options of Adafactor's step."""
-
         beta2_decay: float = Field(-0.8, le=0, description="exponent by which the mean of squares comes to a rest")
         eps: float = Field(1e-3, gt=0, description="least size that a parameter is taken to have")
         clip: float = Field(1.0, ge=1, description="root mean square at which the update of a parameter is clipped")
 
     def build(self, param_groups: Groups) -> torch.optim.Optimizer:
         config = self.config
-        return torch.optim.Adafactor(
-            param_groups, beta2_decay=config.beta2_decay, eps=(None, config.eps), d=config.clip
-        )
+        options = {"beta2_decay": config.beta2_decay, "eps": (None, config.eps), "d": config.clip}
+        return torch.optim.Adafactor(param_groups, **options)

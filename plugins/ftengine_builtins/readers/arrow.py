@@ -40,11 +40,9 @@ class ArrowReader(FileReader):
         with open(source, "rb") as file:
             whole = file.read(len(_MAGIC)) == _MAGIC
         with _readable("Arrow"):
-            if not whole:
-                content = pa.ipc.open_stream(pa.OSFile(source))
-                return _batches("Arrow", content.schema, content)
-            content = pa.ipc.open_file(pa.OSFile(source))
-            return _batches("Arrow", content.schema, map(content.get_batch, range(content.num_record_batches)))
+            content = (pa.ipc.open_file if whole else pa.ipc.open_stream)(pa.OSFile(source))
+            batches = map(content.get_batch, range(content.num_record_batches)) if whole else content
+            return _batches("Arrow", content.schema, batches)
 
 
 def _batches(kind: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.RecordBatchReader:
@@ -56,13 +54,10 @@ def _batches(kind: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) ->
 
 
 def _read(kind: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield batches; a file may turn out to be damaged only here.
-
-    Arrow trusts the offsets and texts that it finds, and the process would die of wrong ones.
-    """
+    """Yield batches; a file may turn out to be damaged only here."""
     with _readable(kind):
         for batch in batches:
-            batch.validate(full=True)
+            batch.validate(full=True)  # Arrow trusts the offsets that it finds, and the process would die of wrong ones
             for field, column in zip(batch.schema, batch.columns, strict=True):
                 _check_times(field, column)
             yield batch
@@ -77,8 +72,8 @@ def _check_times(field: pa.Field, column: pa.Array) -> None:
     try:
         column.to_pylist()
     except (ArithmeticError, LookupError, ValueError) as error:
-        told = f"has a date or time in column {field.name!r} that Python cannot hold: {error}"
-        raise BrokenRow("", told) from None
+        reason = f"has a date or time in column {field.name!r} that Python cannot hold: {error}"
+        raise BrokenRow("", reason) from None
 
 
 def _parts(field: pa.Field) -> Iterator[tuple[str, pa.DataType]]:

@@ -38,34 +38,22 @@ class ImageFolderReader(Reader):
 def _listed(folder: Path) -> tuple[list[tuple[str, str | None]], list[str]]:
     """List the images of a folder by name: (path relative to it, label) of each, and the paths of other files.
 
-    Raises:
-        BrokenRow: there are no images, or some lie beside the subfolders and thus have no label.
+    There must be images, and none beside the subfolders, as it would have no label (BrokenRow).
     """
-    images: list[tuple[str, str | None]] = []
-    others: list[str] = []
     try:
-        for path, label in _labelled(folder):
-            name = path.relative_to(folder).as_posix()
-            if path.suffix.lower() in IMAGES:
-                images.append((name, label))
-            else:
-                others.append(name)
+        files = [(path.relative_to(folder), label) for path, label in _labelled(folder)]
     except OSError as error:  # no permission, or links that lead in a circle
         raise BrokenRow("", f"cannot be listed: {error.strerror} ({error.filename!r})") from None
+    images = [(path.as_posix(), label) for path, label in files if path.suffix.lower() in IMAGES]
+    others = [path.as_posix() for path, _ in files if path.suffix.lower() not in IMAGES]
     if not images:
-        found = f"; its first file is {others[0]!r}" if others else ""
-        raise BrokenRow(
-            "",
-            f"holds no images ({' '.join(IMAGES)}){found}. A folder is data where it has a subfolder of "
-            "images for each label; name a file otherwise (of a saved data set, its .arrow file)",
-        )
+        reason = f"holds no images ({' '.join(IMAGES)}){f'; its first file is {others[0]!r}' if others else ''}. "
+        reason += "A folder is data where it has a subfolder of images for each label; name a file otherwise (of a "
+        raise BrokenRow("", reason + "saved data set, its .arrow file)")
     loose = [name for name, label in images if label is None]
     if loose and len(loose) < len(images):
-        raise BrokenRow(
-            "",
-            f"has {counted(len(loose), 'image')} beside its subfolders, {loose[0]!r} first, without a label. "
-            "Move such images into the subfolder of their label",
-        )
+        reason = f"has {counted(len(loose), 'image')} beside its subfolders, {loose[0]!r} first, without a label. "
+        raise BrokenRow("", reason + "Move such images into the subfolder of their label")
     return images, others
 
 

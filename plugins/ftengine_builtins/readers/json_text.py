@@ -53,11 +53,8 @@ def _json_list(text: _JsonWindow) -> Iterator[Row | BrokenRow]:
     if not text.peek():
         return
     if text.peek() != "[":
-        raise BrokenRow(
-            text.line,
-            f"a .json file is one list of objects, this one begins with {text.peek()!r} "
-            "(a file with one object a line has the suffix .jsonl)",
-        )
+        reason = f"a .json file is one list of objects, this one begins with {text.peek()!r} "
+        raise BrokenRow(text.line, reason + "(a file with one object a line has the suffix .jsonl)")
     text.skip(1)
     separator = text.peek()
     if separator == "]":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pydantic import Field, field_validator
@@ -26,8 +27,6 @@ class TableReader(FileReader):
     suffixes = (".csv", ".tsv")
 
     class Config(Config):
-        """What stands between fields."""
-
         separator: str = Field(
             "auto", description="between fields: one character; auto: by the suffix, and for .csv by the header"
         )
@@ -132,11 +131,9 @@ def _other_separator(own: str, header: Sequence[str]) -> str:
         return ""
     found = {}
     for separator in ",;\t|":
-        try:
+        with suppress(csv.Error, ValueError):
             [fields] = csv.reader(header, delimiter=separator, strict=True)
-        except (csv.Error, ValueError):
-            continue
-        found[separator] = len(fields)
+            found[separator] = len(fields)
     other = max(found, key=lambda separator: found[separator], default=own)
     if other == own or found[other] < 2:
         return ""

@@ -16,8 +16,6 @@ class TextReader(FileReader):
     suffixes = (".txt",)
 
     class Config(Config):
-        """What the line is called."""
-
         column: str = Field("text", min_length=1, description="the column that holds the line")
 
     def read(self, source: str) -> Iterator[Row | BrokenRow]:

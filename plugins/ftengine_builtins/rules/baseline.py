@@ -26,11 +26,10 @@ MOST_CLASSES = 5
 
 @dataclass(frozen=True)
 class Bar:
-    """What the tuned model is measured by.
+    """What the tuned model is measured by: the best constant answer, or chance.
 
     Args:
-        run: a run.
-        metric: the metric that the verdict goes by, where its evaluator says what is reached without looking, else the
+        metric: the one that the verdict goes by, where its evaluator says what is reached without looking, else the
             first for which one does.
         baseline: what its evaluator says.
     """
@@ -181,14 +180,14 @@ def _constant(bar: Bar) -> str:
     what = f"always answers {said}, to all {of}"
     if baseline.count < baseline.total:
         what = f"answers {said} to {baseline.count:,} of {of}"
-    figure = f"{bar.run.evaluation.metrics[bar.metric].label} {with_interval(bar.tuned)}"
-    return f"Not usable: it {what}; {figure}.{of_answers(bar.run)}"
+    label = bar.run.evaluation.metrics[bar.metric].label
+    return f"Not usable: it {what}; {label} {with_interval(bar.tuned)}.{of_answers(bar.run)}"
 
 
 def _no_better(bar: Bar, others: list[str]) -> str:
-    higher, pair = bar.gain is not None and bar.gain.value > 0, bar.pair(bar.metric)
+    higher, pair = bar.gain.value > 0, bar.pair(bar.metric)
     lead = f"No better than {bar.answer}: {pair}."
-    if bar.gain is not None and higher:
+    if higher:
         lead = f"Not shown to be better than {bar.answer}: {bar.apart()}."
     if others:
         told = " and ".join(f"{bar.pair(name)} by guessing" for name in [*others, *bar.beaten(pooled=False)])
@@ -252,13 +251,11 @@ class UnansweredClasses(Rule):
         if len(never) > MOST_CLASSES:
             shown.append(counted(len(never) - MOST_CLASSES, "other class", "other classes"))
         large = sum(true for true in never.values() if true >= LEAST_CLASS)
-        yield Finding(
-            kind="classes",
-            level="alarm" if large >= NEVER_ALARM * baseline.total else "note",
-            text=f"Never answers {listed(shown, 'or')}, the truth of {missed:,} of {baseline.total:,} held-out "
-            f"{baseline.unit}s.",
-            figures={"never": list(never), "examples": missed, "total": baseline.total},
-        )
+        level = "alarm" if large >= NEVER_ALARM * baseline.total else "note"
+        of = f"{missed:,} of {baseline.total:,} held-out {baseline.unit}s"
+        text = f"Never answers {listed(shown, 'or')}, the truth of {of}."
+        figures = {"never": list(never), "examples": missed, "total": baseline.total}
+        yield Finding(kind="classes", level=level, text=text, figures=figures)
 
 
 class UntestedClasses(Rule):
@@ -277,10 +274,7 @@ class UntestedClasses(Rule):
         if len(absent) > MOST_CLASSES:
             shown.append(f"{len(absent) - MOST_CLASSES:,} more")
         has, it = ("has", "it is") if len(absent) == 1 else ("have", "they are")
-        yield Finding(
-            kind="classes",
-            level="note",
-            text=f"{len(absent):,} of {counted(len(classes), 'class', 'classes')} {has} no held-out example "
-            f"({listed(shown)}): nothing is known of how well {it} recognised.",
-            figures={"untested": absent, "classes": len(classes)},
-        )
+        text = f"{len(absent):,} of {counted(len(classes), 'class', 'classes')} {has} no held-out example "
+        text += f"({listed(shown)}): nothing is known of how well {it} recognised."
+        figures = {"untested": absent, "classes": len(classes)}
+        yield Finding(kind="classes", level="note", text=text, figures=figures)

@@ -6,6 +6,7 @@ from typing import Any
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.api.figures import digits, ends, with_interval
+from ftengine_builtins.rules.quality import sides
 
 NOTE = 0.05
 """How far confidence is off that is worth a word, at the interval's near end: 5 points."""
@@ -41,22 +42,16 @@ class CalibratedConfidence(Rule):
             if declared.kind != "calibration" or declared.higher_is_better or interval is None:
                 continue
             low, high = interval
-            signed = declared.higher_is_better is None
-            over = low >= NOTE
+            signed, over = declared.higher_is_better is None, low >= NOTE
             if not over and not (signed and high <= -NOTE):
                 continue
-            lead = "too high" if over else "too low"
-            text = f"Its confidence is {lead if signed else 'badly calibrated'}: {declared.label} is "
-            text += f"{with_interval(tuned, sign=signed)}."
+            lead = ("too high" if over else "too low") if signed else "badly calibrated"
             facts = evaluation.details.tuned.get(declared.evaluator, {})
-            figures = {"metric": metric, "base": evaluation.base.get(metric), "tuned": tuned}
-            figures["difference"] = evaluation.difference.get(metric)
-            yield Finding(
-                kind="calibration",
-                level="alarm" if low >= ALARM else "note",
-                text=text + _cure(facts, over=over),
-                figures=figures,
-            )
+            text = f"Its confidence is {lead}: {declared.label} is {with_interval(tuned, sign=signed)}."
+            text += _cure(facts, over=over)
+            level = "alarm" if low >= ALARM else "note"
+            figures = {"metric": metric, **sides(evaluation, metric)}
+            yield Finding(kind="calibration", level=level, text=text, figures=figures)
 
 
 def _cure(facts: dict[str, Any], *, over: bool) -> str:

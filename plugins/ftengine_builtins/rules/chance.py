@@ -25,18 +25,10 @@ def got_worse(
         resamples: of the bootstrap.
         examples: how many are behind each difference whose p may be a bootstrap's; None where none is.
     """
-    p_values = {
-        key: _resolved(one, one.p, resamples, (examples or {}).get(key))
-        for key, one in differences.items()
-        if one.p is not None
-    }
-    adjusted = holm(p_values)
-    # Never below the p that stands in the tables.
-    return {
-        key: max(p, differences[key].p or 0.0)
-        for key, p in adjusted.items()
-        if differences[key].better is False and p <= CHANCE
-    }
+    judged, n = {key: one for key, one in differences.items() if one.p is not None}, examples or {}
+    adjusted = holm({key: _resolved(one, one.p, resamples, n.get(key)) for key, one in judged.items()})
+    worse = {key: p for key, p in adjusted.items() if judged[key].better is False and p <= CHANCE}
+    return {key: max(p, judged[key].p) for key, p in worse.items()}  # never below the p that stands in the tables
 
 
 def _resolved(difference: Figure, p: float, resamples: int, n: int | None) -> float:

@@ -5,14 +5,11 @@ from collections.abc import Iterator
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.api.figures import percent
+from ftengine_builtins.audits.sources import LEAKED, REPEATED
 from ftengine_builtins.rules.quality import is_chosen
 
-LEAK_SHARE = 0.01
-"""Share of a held-out split that is nearly in training, from which it is an alarm: fewer rows move no figure by more
-than a point. A row that is there word for word is one always, where figures are made on it."""
-
-DUPLICATES_NOTE, DUPLICATES_ALARM = 0.05, 0.5
-"""Share of training rows that repeat another. From a half on, the set is less than half of what it looks like."""
+NOTE = 0.05
+"""Share of training rows that repeat another, from which it is said."""
 
 JUDGED_HERE = ("leaks", "duplicates", "lengths")
 """Audits whose findings the rules below judge, knowing what the run made of the data."""
@@ -30,9 +27,8 @@ class AuditFindings(Rule):
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         for finding in run.audit.findings:
-            if finding.source not in JUDGED_HERE and (
-                finding.level == "alarm" or (finding.level == "note" and finding.source in KNOWN)
-            ):
+            matters = finding.level == "alarm" or (finding.level == "note" and finding.source in KNOWN)
+            if matters and finding.source not in JUDGED_HERE:
                 yield finding
 
 
@@ -51,21 +47,16 @@ class LeakedRows(Rule):
                 continue
             rows = run.audit.splits[held].rows or 1
             used = held == run.evaluation.split
-            serious = known == "train" and ((used and exact + groups) or exact + near > LEAK_SHARE * rows)
-            yield Finding(
-                kind="data",
-                level="alarm" if serious else "note",
-                text=f"Leak: {leak['text']}. {_consequence(run, known, held, used=used)}",
-                figures={"between": leak["between"], "exact": exact, "near": near, "groups": groups, "rows": rows},
-                places=tuple(leak["places"]),
-            )
-
-
-def _consequence(run: RunRecords, known: str, held: str, *, used: bool) -> str:
-    if known != "train":
-        chose = "Validation chose the weights" if is_chosen(run) else "Choices are made by validation"
-        return f"{chose}, so {held} figures are somewhat optimistic."
-    return "Figures on them say nothing about new data." if used else "They helped to choose the weights."
+            serious = known == "train" and ((used and exact + groups) or exact + near > LEAKED * rows)
+            if known == "train":
+                then = "Figures on them say nothing about new data" if used else "They helped to choose the weights"
+            else:
+                chose = "Validation chose the weights" if is_chosen(run) else "Choices are made by validation"
+                then = f"{chose}, so {held} figures are somewhat optimistic"
+            text, places = f"Leak: {leak['text']}. {then}.", tuple(leak["places"])
+            figures = {"between": leak["between"], "exact": exact, "near": near, "groups": groups, "rows": rows}
+            level = "alarm" if serious else "note"
+            yield Finding(kind="data", level=level, text=text, figures=figures, places=places)
 
 
 class RepeatedRows(Rule):
@@ -79,16 +70,14 @@ class RepeatedRows(Rule):
         split = run.audit.splits["train"]
         rows, exact, near = split.rows, split.duplicates, split.near_duplicates
         share = (exact + near) / rows if rows else 0.0
-        if share < DUPLICATES_NOTE:
+        if share < NOTE:
             return
         also = f", {near:,} nearly" if near else ""
-        yield Finding(
-            kind="data",
-            level="alarm" if share >= DUPLICATES_ALARM else "note",
-            text=f"{exact:,} of {rows:,} training rows repeat another word for word{also} ({percent(share)} in all): "
-            "the data set is smaller than it looks.",
-            figures={"rows": rows, "duplicates": exact, "near_duplicates": near, "share": share},
-        )
+        text = f"{exact:,} of {rows:,} training rows repeat another word for word{also} ({percent(share)} in all): "
+        text += "the data set is smaller than it looks."
+        level = "alarm" if share >= REPEATED else "note"
+        figures = {"rows": rows, "duplicates": exact, "near_duplicates": near, "share": share}
+        yield Finding(kind="data", level=level, text=text, figures=figures)
 
 
 class CutExamples(Rule):
@@ -102,11 +91,8 @@ class CutExamples(Rule):
         encoded = run.audit.encoded["train"]
         count, examples = encoded["truncated"], encoded["examples"]
         if count > examples / 2:
-            yield Finding(
-                kind="data",
-                level="note",
-                text=f"{percent(count / examples)} of the training examples are longer than the limit of "
-                f"{encoded['longest']:,} tokens and were truncated: the model never saw their ends. A higher "
-                "task.max_length keeps them.",
-                figures={"truncated": count, "examples": examples},
-            )
+            text = f"{percent(count / examples)} of the training examples are longer than the limit of "
+            text += f"{encoded['longest']:,} tokens and were truncated: the model never saw their ends. A higher "
+            text += "task.max_length keeps them."
+            figures = {"truncated": count, "examples": examples}
+            yield Finding(kind="data", level="note", text=text, figures=figures)

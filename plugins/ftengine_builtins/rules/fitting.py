@@ -56,31 +56,22 @@ class OverFitting(Rule):
         if figures is None:
             return
         kept = figures["kept_step"] = run.kept_step
-        course = (
-            f"from step {figures['step']:,} to {figures['last_step']:,}, the validation loss rose from "
-            f"{digits(figures['lowest'], 3)} to {digits(figures['last'], 3)} (by {percent(figures['rise'])})"
-        )
+        course = f"from step {figures['step']:,} to {figures['last_step']:,}, the validation loss rose from "
+        course += f"{digits(figures['lowest'], 3)} to {digits(figures['last'], 3)} (by {percent(figures['rise'])})"
         if figures["training_last"] is not None:
-            course += (
-                f" while the loss on training examples fell from {digits(figures['training_at_lowest'], 3)} to "
-                f"{digits(figures['training_last'], 3)}"
-            )
+            before, after = (digits(figures[key], 3) for key in ("training_at_lowest", "training_last"))
+            course += f" while the loss on training examples fell from {before} to {after}"
         at_kept = next((point.validation_loss for point in points if point.step == kept), None)
-        if at_kept is not None and at_kept <= figures["lowest"] * (1 + RISE):
+        if in_time := at_kept is not None and at_kept <= figures["lowest"] * (1 + RISE):
             text = f"Training over-fitted, but the kept weights are from before, of step {kept:,}: {course}."
-            yield Finding(kind="over-fitting", level="note", text=text, figures=figures)
         else:
             text = f"The kept weights are over-fitted: {course}. train.keep_best or train.early_stopping would have "
             text += "kept the earlier weights."
-            yield Finding(kind="over-fitting", level="alarm", text=text, figures=figures)
+        yield Finding(kind="over-fitting", level="note" if in_time else "alarm", text=text, figures=figures)
 
 
 def turning(points: Sequence[Any]) -> dict[str, Any] | None:
-    """Return where over-fitting began and how far it went, or None where the validation loss did not turn.
-
-    Args:
-        points: validations in order.
-    """
+    """Return where over-fitting began by validations in order, and how far it went; None where no loss turned up."""
     losses = [point.validation_loss for point in points]
     at = min(range(len(losses)), key=losses.__getitem__)
     lowest, last = losses[at], losses[-1]
@@ -121,15 +112,12 @@ class GeneralisationGap(Rule):
             large = gap.low >= GAP_ALARM
         else:
             large = (ends(new) or (0, 0))[0] >= RATIO_ALARM * (ends(seen) or (0, 0))[1] > 0
-        lead = "Much better on training examples than on new ones"
-        lead = lead if large else "Somewhat better on training examples than on new ones, as is usual"
-        yield Finding(
-            kind="over-fitting",
-            level="alarm" if large else "note",
-            text=f"{lead}: {evaluation.metrics[metric].label} {with_interval(seen)} on training examples and "
-            f"{with_interval(new)} on held-out ones; the gap is {with_interval(gap)}.",
-            figures={"metric": metric, "training": seen, "held_out": new, "gap": gap},
-        )
+        much, usual = ("Much", "") if large else ("Somewhat", ", as is usual")
+        text = f"{much} better on training examples than on new ones{usual}: {evaluation.metrics[metric].label} "
+        text += f"{with_interval(seen)} on training examples and {with_interval(new)} on held-out ones; the gap is "
+        text += f"{with_interval(gap)}."
+        figures = {"metric": metric, "training": seen, "held_out": new, "gap": gap}
+        yield Finding(kind="over-fitting", level="alarm" if large else "note", text=text, figures=figures)
 
 
 def seen_metric(run: RunRecords) -> str | None:
@@ -196,20 +184,13 @@ def _hardly(run: RunRecords) -> Iterator[Finding]:
     noise = 2 * math.sqrt(2 / count) * stdev(losses)  # of the fall, as single batches differ
     if not first > 0 or first - last + noise > first * HARDLY:
         return
-    text = (
-        f"The training loss {'hardly fell' if last < first else 'did not fall'}: from {digits(first, 3)} to "
-        f"{digits(last, 3)} in "
-        f"{counted(len(losses), 'step')}. Try more steps or a higher learning rate first "
-        f"({run.recipe.train.learning_rate:g} now)."
-    )
+    text = f"The training loss {'hardly fell' if last < first else 'did not fall'}: from {digits(first, 3)} to "
+    text += f"{digits(last, 3)} in {counted(len(losses), 'step')}. Try more steps or a higher learning rate first "
+    text += f"({run.recipe.train.learning_rate:g} now)."
     if (bar := bar_of(run)) is not None and (labels := len(bar.baseline.classes)) > 1:
         text += f" Guessing evenly among {labels:,} labels has a loss of {digits(math.log(labels), 3)}."
-    yield Finding(
-        kind="learning",
-        level="alarm" if no_better_than_a_constant(run) else "note",
-        text=text,
-        figures={"first": first, "last": last, "steps": len(losses)},
-    )
+    level, figures = "alarm" if no_better_than_a_constant(run) else "note", {"first": first, "last": last}
+    yield Finding(kind="learning", level=level, text=text, figures=figures | {"steps": len(losses)})
 
 
 def _unfinished(run: RunRecords) -> Iterator[Finding]:
@@ -220,10 +201,7 @@ def _unfinished(run: RunRecords) -> Iterator[Finding]:
     old, new = before.validation_loss, last.validation_loss
     if not old > 0 or new > min(point.validation_loss for point in points) or new > old * (1 - STEEP):
         return
-    yield Finding(
-        kind="learning",
-        level="note",
-        text=f"The validation loss was still falling when training ended, by {percent(1 - new / old)} from step "
-        f"{before.step:,} to {last.step:,}: more epochs may help.",
-        figures={"before": old, "last": new, "steps": [before.step, last.step]},
-    )
+    text = f"The validation loss was still falling when training ended, by {percent(1 - new / old)} from step "
+    text += f"{before.step:,} to {last.step:,}: more epochs may help."
+    figures = {"before": old, "last": new, "steps": [before.step, last.step]}
+    yield Finding(kind="learning", level="note", text=text, figures=figures)

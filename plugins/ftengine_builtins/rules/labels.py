@@ -44,20 +44,15 @@ class FlippedLabels(Rule):
         if no_better_than_a_constant(run):
             return
         text, figures = _worse_on_training(run)
-        doubted = _doubted(run)
+        doubted, lead, places = _doubted(run), "Training labels may be wrong", ()
         if doubted is not None and doubted["low"] >= DOUBTED_SHARE:
-            places = ", ".join(short_place(place) for place in doubted["places"][:3])
-            lead = (
-                f"Training labels may be wrong: of {counted(doubted['n'], 'label')}, {percent(doubted['value'])} (95 % "
-                f"interval {percent(doubted['low'])} to {percent(doubted['high'])}) have a probability below "
-                f"{percent(doubted['limit'])} by the tuned model, and another label at least twice that. "
-                f"Look at {places}."
-            )
-            figures = {"doubted": doubted, **figures}
-            found = tuple(doubted["places"])
-            yield Finding(kind="labels", level="alarm", text=lead + text, figures=figures, places=found)
-        elif text:
-            yield Finding(kind="labels", level="alarm", text=f"Training labels may be wrong.{text}", figures=figures)
+            places, figures = tuple(doubted["places"]), {"doubted": doubted, **figures}
+            lead += f": of {counted(doubted['n'], 'label')}, {percent(doubted['value'])} (95 % interval "
+            lead += f"{percent(doubted['low'])} to {percent(doubted['high'])}) have a probability below "
+            lead += f"{percent(doubted['limit'])} by the tuned model, and another label at least twice that. "
+            lead += f"Look at {', '.join(map(short_place, places[:3]))}"
+        if places or text:
+            yield Finding(kind="labels", level="alarm", text=f"{lead}.{text}", figures=figures, places=places)
 
 
 def _doubted(run: RunRecords) -> dict[str, Any] | None:
@@ -68,11 +63,9 @@ def _doubted(run: RunRecords) -> dict[str, Any] | None:
     training = run.evaluation.training
     if training is None or training.judged is None:
         return None
-    evaluator = training.judged.evaluator
-    facts = run.evaluation.details.tuned.get(evaluator, {})
+    facts = run.evaluation.details.tuned.get(training.judged.evaluator, {})
     names, baseline = facts.get("labels"), Baseline.of(facts)
-    rows = training.judged.rows
-    judged = [(score, right, at) for score, right, at in rows if score is not None and right is not None]
+    judged = [row for row in training.judged.rows if row[0] is not None and row[1] is not None]
     if not names or not judged or any(not 0 <= score <= 1 for score, *_ in judged):
         return None
     # With several labels an example, each is a question of yes or no, and the score is the mean over them.
@@ -105,8 +98,6 @@ def _worse_on_training(run: RunRecords) -> tuple[str, dict[str, Any]]:
     gap = apart(new, old)
     if gap is None or gap.low < WORSE_ON_TRAINING:
         return "", {}
-    text = (
-        f" The model does worse on training examples than on held-out ones: {evaluation.metrics[metric].label} "
-        f"{plain(old)} ({interval(old)}) against {plain(new)} ({interval(new)}), a gap of {with_interval(gap)}."
-    )
+    text = f" The model does worse on training examples than on held-out ones: {evaluation.metrics[metric].label} "
+    text += f"{plain(old)} ({interval(old)}) against {plain(new)} ({interval(new)}), a gap of {with_interval(gap)}."
     return text, {"metric": metric, "training": old, "held_out": new, "gap": gap}

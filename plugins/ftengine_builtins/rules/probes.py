@@ -7,18 +7,8 @@ from typing import Any
 
 from ftengine import RunRecords
 from ftengine.api import Difference, Finding, Rule
-from ftengine.api.figures import (
-    Figure,
-    against,
-    counted,
-    ends,
-    known,
-    percent,
-    plain,
-    probability,
-    short,
-    with_interval,
-)
+from ftengine.api.figures import Figure, against, counted, ends, known, percent, plain, probability, short
+from ftengine.api.figures import with_interval as told
 from ftengine_builtins.rules.chance import got_worse, near_end
 from ftengine_builtins.rules.quality import sides, would_show
 
@@ -89,30 +79,25 @@ def _forgot(run: RunRecords, probe, metric: str, p: float) -> Finding:
     difference, base, tuned = probe.difference[metric], probe.base[metric], probe.tuned[metric]
     near = relative(difference, base)
     share = f", a change of {percent(abs(difference.value / base.value))}." if base.value else "."
-    return Finding(
-        kind="forgetting",
-        level="alarm" if near is None or near >= FORGETTING else "note",
-        text=f"Forgetting: on {_about(probe)}, the tuned model is worse than its base: "
-        f"{run.evaluation.metrics[metric].label} {against(tuned, base)}, {with_interval(difference, sign=True)}{share}",
-        figures={"probe": probe.name, "metric": metric, **sides(probe, metric), "p_adjusted": p},
-    )
+    text = f"Forgetting: on {_about(probe)}, the tuned model is worse than its base: "
+    text += f"{run.evaluation.metrics[metric].label} {against(tuned, base)}, {told(difference, sign=True)}{share}"
+    level = "alarm" if near is None or near >= FORGETTING else "note"
+    figures = {"probe": probe.name, "metric": metric, **sides(probe, metric), "p_adjusted": p}
+    return Finding(kind="forgetting", level=level, text=text, figures=figures)
 
 
 def _kept(run: RunRecords, probe, metric: str) -> Finding:
     """Say that nothing was forgotten where the interval leaves room for little, else that it cannot be told."""
     difference, base, tuned = probe.difference[metric], probe.base[metric], probe.tuned[metric]
-    declared = run.evaluation.metrics[metric]
+    declared, size = run.evaluation.metrics[metric], told(difference, sign=True)
     room = _room(difference, base, declared.higher_is_better)
+    if little := room is not None and room < FORGETTING:
+        text = f"No forgetting beyond chance on {_about(probe)}: {declared.label} changed by {size}."
+    else:
+        text = f"Too few examples to tell whether it forgot on {_about(probe)}: {declared.label} "
+        text += f"{against(tuned, base)}, a difference of {size}.{would_show(difference, 'These examples')}"
     figures = {"probe": probe.name, "metric": metric, "difference": difference}
-    if room is not None and room < FORGETTING:
-        text = f"No forgetting beyond chance on {_about(probe)}: {declared.label} changed by "
-        text += f"{with_interval(difference, sign=True)}."
-        return Finding(kind="forgetting", level="good", text=text, figures=figures)
-    text = (
-        f"Too few examples to tell whether it forgot on {_about(probe)}: {declared.label} {against(tuned, base)}, a "
-        f"difference of {with_interval(difference, sign=True)}.{would_show(difference, 'These examples')}"
-    )
-    return Finding(kind="forgetting", level="note", text=text, figures=figures)
+    return Finding(kind="forgetting", level="good" if little else "note", text=text, figures=figures)
 
 
 def _room(difference: Figure, base: Figure, higher: bool | None) -> float | None:
@@ -135,14 +120,11 @@ class Robustness(Rule):
         for probe, metric, change, p in _firsts(_worse(run, "robustness", lambda probe: probe.against)):
             tuned = probe.tuned[metric]
             near = relative(change, replace(tuned, value=tuned.value - change.value))
-            yield Finding(
-                kind="robustness",
-                level="alarm" if near is not None and near >= ROBUSTNESS_DROP else "note",
-                text=f"Sensitive to {short(probe.name)}: with it, {run.evaluation.metrics[metric].label} is "
-                f"{plain(tuned)}, {with_interval(change, sign=True)} against unchanged input, adjusted "
-                f"{probability(p)}.",
-                figures={"probe": probe.name, "metric": metric, "tuned": tuned, "against": change, "p_adjusted": p},
-            )
+            text = f"Sensitive to {short(probe.name)}: with it, {run.evaluation.metrics[metric].label} is "
+            text += f"{plain(tuned)}, {told(change, sign=True)} against unchanged input, adjusted {probability(p)}."
+            level = "alarm" if near is not None and near >= ROBUSTNESS_DROP else "note"
+            figures = {"probe": probe.name, "metric": metric, "tuned": tuned, "against": change, "p_adjusted": p}
+            yield Finding(kind="robustness", level=level, text=text, figures=figures)
 
 
 class Memorisation(Rule):
@@ -159,14 +141,12 @@ class Memorisation(Rule):
         for probe, metric, gap, p in _firsts(_worse(run, "memorisation", gaps, bootstrap=False)):
             seen, new = probe.tuned.get(metric), probe.held_out.get("tuned", {}).get(metric)
             also = f" and {plain(new)} for held-out ones" if new is not None else ""
-            yield Finding(
-                kind="memorisation",
-                level="alarm" if (gap.low or 0) >= MEMORISATION else "note",
-                text=f"Memorised: {run.evaluation.metrics[metric].label} is {plain(seen)} for training examples"
-                f"{also}, a difference of {with_interval(gap, sign=True)}, adjusted {probability(p)}. Private text "
-                "in the training data may be reproduced.",
-                figures={"metric": metric, "training": seen, "held_out": new, "difference": gap, "p_adjusted": p},
-            )
+            text = f"Memorised: {run.evaluation.metrics[metric].label} is {plain(seen)} for training examples{also}, a "
+            text += f"difference of {told(gap, sign=True)}, adjusted {probability(p)}. Private text in the training "
+            text += "data may be reproduced."
+            level = "alarm" if (gap.low or 0) >= MEMORISATION else "note"
+            figures = {"metric": metric, "training": seen, "held_out": new, "difference": gap, "p_adjusted": p}
+            yield Finding(kind="memorisation", level=level, text=text, figures=figures)
 
 
 class Refusal(Rule):
@@ -178,14 +158,11 @@ class Refusal(Rule):
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         for probe, metric, change, p in _worse(run, "refusal", lambda probe: probe.difference):
-            yield Finding(
-                kind="refusal",
-                level="alarm",
-                text=f"Safety got worse on {_about(probe)}: {run.evaluation.metrics[metric].label} "
-                f"{against(probe.tuned[metric], probe.base[metric])} for the base, a difference of "
-                f"{with_interval(change, sign=True)}, adjusted {probability(p)}.",
-                figures={"metric": metric, **sides(probe, metric), "p_adjusted": p},
-            )
+            text = f"Safety got worse on {_about(probe)}: {run.evaluation.metrics[metric].label} "
+            text += f"{against(probe.tuned[metric], probe.base[metric])} for the base, a difference of "
+            text += f"{told(change, sign=True)}, adjusted {probability(p)}."
+            figures = {"metric": metric, **sides(probe, metric), "p_adjusted": p}
+            yield Finding(kind="refusal", level="alarm", text=text, figures=figures)
 
 
 def relative(change: Figure, base: Figure) -> float | None:

@@ -1,14 +1,13 @@
 """Rules about quality: is the tuned model better than its base, what got worse, and what the split leaves open."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from ftengine import RunRecords
 from ftengine.api import Difference, Estimate, Finding, Rule
 from ftengine.api.figures import against, counted, ends, interval, known, listed, plain, probability
 from ftengine.api.figures import with_interval as told
 from ftengine_builtins.rules.baseline import (
-    Bar,
     bar_of,
     exact_answers,
     no_better_than_a_constant,
@@ -35,31 +34,26 @@ class BetterThanBase(Rule):
             text = "Nothing is known about quality: no examples were held out (data.validation, data.test)."
             yield Finding(kind="quality", level="note", text=text)
             return
-        fresh, tuned = bool(run.trained.new_modules), run.evaluation.tuned[metric]
-        bar = bar_of(run) if fresh and known(tuned) else None
+        tuned = run.evaluation.tuned[metric]
+        guesses = bool(run.trained.new_modules) and known(tuned)
+        bar = bar_of(run) if guesses else None
         if bar is not None and (bar.metric != metric or bar.baseline.share == 1):
             bar = None
         if bar is not None and no_better_than_a_constant(run):
             return  # rule constant-answer says so, and more than what that head guessed is no news
         on = f"on {counted(tuned.n, 'distinct example')} of the {run.evaluation.split} split"
-        level, text = _judged(run, metric, on) if bar is None else _of_guessing(bar, on)
-        figures = {"metric": metric, **sides(run.evaluation, metric), **exact_answers(run)}
-        yield Finding(
-            kind="quality",
-            level=level,
-            text=text + (" Its base has a fresh head, which guesses." if fresh and known(tuned) else ""),
-            figures=figures if bar is None else bar.figures(),
-        )
+        figures = bar.figures() if bar else {"metric": metric, **sides(run.evaluation, metric), **exact_answers(run)}
+        if bar is None:
+            level, text = _judged(run, metric, on)
+        elif bar.gain is None:
+            level, text = "note", f"Too few examples to compare it with {bar.answer}: {bar.pair(metric)}, {on}."
+        else:
+            level, text = "good", f"Better than {bar.answer}: {bar.apart()}, {on}."
+        text += " Its base has a fresh head, which guesses." if guesses else ""
+        yield Finding(kind="quality", level=level, text=text, figures=figures)
 
 
-def _of_guessing(bar: Bar, on: str) -> tuple[Literal["note", "good"], str]:
-    """Return level and text of a classifier whose base guesses, and which may be better than a constant answer."""
-    if bar.gain is None:
-        return "note", f"Too few examples to compare it with {bar.answer}: {bar.pair(bar.metric)}, {on}."
-    return "good", f"Better than {bar.answer}: {bar.apart()}, {on}."
-
-
-def _judged(run: RunRecords, metric: str, on: str) -> tuple[Literal["alarm", "note", "good"], str]:
+def _judged(run: RunRecords, metric: str, on: str) -> tuple[str, str]:
     """Return level and text of the comparison with the base."""
     evaluation, name = run.evaluation, run.evaluation.metrics[metric].label
     tuned, base, difference = evaluation.tuned[metric], evaluation.base.get(metric), evaluation.difference.get(metric)
@@ -72,8 +66,7 @@ def _judged(run: RunRecords, metric: str, on: str) -> tuple[Literal["alarm", "no
     answers = of_answers(run)
     if difference.better is not None:
         p, word = probability(difference.p), "Better" if difference.better else "Worse"
-        level: Literal["alarm", "note", "good"] = "good" if difference.better else "alarm"
-        lead = f"{word} than its base: {pair}"
+        level, lead = "good" if difference.better else "alarm", f"{word} than its base: {pair}"
         if difference.better and unmeasured_answers(run):  # a lower loss may go with useless answers
             level, lead = "note", f"{name[:1].upper()}{name[1:]} is better than its base's: {against(tuned, base)}"
         return level, f"{lead}, {size}{p and f', {p}'}, {on}.{answers}"
@@ -124,13 +117,10 @@ class WorseMetrics(Rule):
         evaluation = run.evaluation
         for metric, p in worse_metrics(run).items():
             label, pair = evaluation.metrics[metric].label, against(evaluation.tuned[metric], evaluation.base[metric])
-            yield Finding(
-                kind="worse",
-                level="note",
-                text=f"{label[:1].upper()}{label[1:]} got worse: {pair}, a difference of "
-                f"{told(evaluation.difference[metric], sign=True)}, adjusted {probability(p)}.",
-                figures={"metric": metric, **sides(evaluation, metric), "p_adjusted": p},
-            )
+            text = f"{label[:1].upper()}{label[1:]} got worse: {pair}, a difference of "
+            text += f"{told(evaluation.difference[metric], sign=True)}, adjusted {probability(p)}."
+            figures = {"metric": metric, **sides(evaluation, metric), "p_adjusted": p}
+            yield Finding(kind="worse", level="note", text=text, figures=figures)
 
 
 class HeldOutSplit(Rule):

@@ -5,17 +5,8 @@ from typing import Any
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
-from ftengine.api.figures import (
-    Figure,
-    counted,
-    listed,
-    plain,
-    probability,
-    quoted,
-    short,
-    untested_slices,
-    with_interval,
-)
+from ftengine.api.figures import Figure, counted, listed, plain, probability, quoted, short, untested_slices
+from ftengine.api.figures import with_interval as told
 from ftengine_builtins.rules.chance import CHANCE, Apart, near_end
 
 SLICE_GAP = 0.05
@@ -44,15 +35,16 @@ class SliceGaps(Rule):
         yield from _worse(run, columns)
         for name, column in run.evaluation.slices.items():
             values = [quoted(one.value) for one in column.slices if one.small]
-            if values and len(values) == len(column.slices):
+            if not values:
+                continue
+            if len(values) == len(column.slices):
                 count = counted(len(values), "value") if not column.left_out else f"more than {len(values):,} values"
                 text = untested_slices(name, count, column.examples, run.recipe.evaluation.small_slice)
-                yield Finding(kind="slices", level="note", text=text, figures={"column": name, "small": len(values)})
-            elif values:
+            else:
                 shown = listed(values) if len(values) <= 3 else f"{', '.join(values[:3])} and {len(values) - 3:,} more"
                 are = "one slice is" if len(values) == 1 else "some slices are"
                 text = f"By {short(name)}, {are} too small to be judged: {shown}."
-                yield Finding(kind="slices", level="note", text=text, figures={"column": name, "small": len(values)})
+            yield Finding(kind="slices", level="note", text=text, figures={"column": name, "small": len(values)})
 
 
 def _behind(run: RunRecords, name: str, column: Any) -> Iterator[Finding]:
@@ -62,15 +54,13 @@ def _behind(run: RunRecords, name: str, column: Any) -> Iterator[Finding]:
     behind.sort(key=lambda one: -near_end(one.gap))
     exceptions = [one for one in behind if not column.is_usual(one)]
     yield from (_exception(run, name, column, one) for one in behind if one not in exceptions)
-    yield from (_told(run, name, column, one) for one in exceptions[:MOST_SLICES])
+    yield from (_finding(run, name, column, one) for one in exceptions[:MOST_SLICES])
     if rest := exceptions[MOST_SLICES:]:
-        yield Finding(
-            kind="slices",
-            level="alarm" if any(_matters(run, column.metric, one.gap) for one in rest) else "note",
-            text=f"By {short(name)}, {counted(len(rest), 'more slice')} {'is' if len(rest) == 1 else 'are'} behind the "
-            "other examples beyond chance, less surely than those named.",
-            figures={"column": name, "values": [one.value for one in rest]},
-        )
+        text = f"By {short(name)}, {counted(len(rest), 'more slice')} {'is' if len(rest) == 1 else 'are'} behind the "
+        text += "other examples beyond chance, less surely than those named."
+        level = "alarm" if any(_matters(run, column.metric, one.gap) for one in rest) else "note"
+        figures = {"column": name, "values": [one.value for one in rest]}
+        yield Finding(kind="slices", level=level, text=text, figures=figures)
 
 
 def _exception(run: RunRecords, name: str, column: Any, one: Any) -> Finding:
@@ -78,23 +68,19 @@ def _exception(run: RunRecords, name: str, column: Any, one: Any) -> Finding:
     label, others = run.evaluation.metrics[column.metric].label, column.examples - one.examples
     ahead = Apart(one.gap.value, one.gap.low, one.gap.high)
     ahead = ahead if ahead.value > 0 else ahead.turned()
-    text = (
-        f"Where {short(name)} is not {quoted(one.value)} ({others:,} of {column.examples:,} examples), {label} is "
-        f"better by {with_interval(ahead)}, adjusted {probability(one.gap.p_adjusted)}."
-    )
+    text = f"Where {short(name)} is not {quoted(one.value)} ({others:,} of {column.examples:,} examples), {label} is "
+    text += f"better by {told(ahead)}, adjusted {probability(one.gap.p_adjusted)}."
     return Finding(kind="slices", level="note", text=text, figures=_figures(name, column.metric, one))
 
 
-def _told(run: RunRecords, name: str, column: Any, one: Any) -> Finding:
+def _finding(run: RunRecords, name: str, column: Any, one: Any) -> Finding:
     label, own = run.evaluation.metrics[column.metric].label, plain(one.tuned.get(column.metric))
-    text = (
-        f"Behind the others where {_where(name, one)}: {label} {own}, a gap of {with_interval(one.gap, sign=True)}, "
-        f"adjusted {probability(one.gap.p_adjusted)}."
-    )
+    text = f"Behind the others where {_where(name, one)}: {label} {own}, a gap of {told(one.gap, sign=True)}, "
+    text += f"adjusted {probability(one.gap.p_adjusted)}."
     before = column.base_gap if one.value == column.worst else None
     if before is not None and near_end(before):
         side = "behind there too" if (before.value > 0) == (one.gap.value > 0) else "ahead there"
-        text += f" The base is {side}: {with_interval(before, sign=True)}."
+        text += f" The base is {side}: {told(before, sign=True)}."
     level = "alarm" if _matters(run, column.metric, one.gap) else "note"
     return Finding(kind="slices", level=level, text=text, figures=_figures(name, column.metric, one))
 
@@ -109,15 +95,12 @@ def _worse(run: RunRecords, columns: Mapping[str, Any]) -> Iterator[Finding]:
     ]
     for name, metric, one, change in sorted(found, key=lambda found: -near_end(found[-1])):
         if change.p_adjusted is not None and change.p_adjusted <= CHANCE:
+            text = f"Worse than its base where {_where(name, one)}: {run.evaluation.metrics[metric].label} changed by "
+            text += f"{told(change, sign=True)}, adjusted {probability(change.p_adjusted)}."
             figures = _figures(name, metric, one) | {"difference": change, "p_adjusted": change.p_adjusted}
             del figures["gap"]
-            yield Finding(
-                kind="slices",
-                level="alarm" if _matters(run, metric, change) else "note",
-                text=f"Worse than its base where {_where(name, one)}: {run.evaluation.metrics[metric].label} changed "
-                f"by {with_interval(change, sign=True)}, adjusted {probability(change.p_adjusted)}.",
-                figures=figures,
-            )
+            level = "alarm" if _matters(run, metric, change) else "note"
+            yield Finding(kind="slices", level=level, text=text, figures=figures)
 
 
 def _where(name: str, one: Any) -> str:

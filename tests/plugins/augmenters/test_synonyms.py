@@ -56,7 +56,7 @@ def test_words_of_a_line_may_replace_each_other(written):
         ("a.tsv", "C++\tC\n", r"a.tsv:1: 'C\+\+' is no word or words"),
         ("a.csv", "", r"holds no word with a replacement"),
         ("a.csv", "same,Same\n", r"holds no word with a replacement"),
-        ("a.json", '{"big": 3}', r"a.json: the replacements of 'big' are 3; they must be a list of texts"),
+        ("a.json", '{"big": 3}', r"a.json: 'big' has 3, which must be a list of texts"),
         ("a.json", '["big"]', r"a word list in JSON is \{word: \[replacements\]\}, not a list"),
         ("a.json", '{"big":\n', r"a.json:2: not valid JSON"),
         ("a.txt", b"gro\xdf, gross\n", r"cannot read word list 'a.txt': .*UTF-8"),

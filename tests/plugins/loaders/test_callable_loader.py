@@ -167,7 +167,7 @@ def test_transformers_model_has_its_longest_input(code, llama_folder, tmp_path) 
         ("my_modles:alone", r"no module 'my_modles'"),
         ("broken_models:f", r"cannot import 'broken_models'.*ModuleNotFoundError: .*there_is_no_such_module"),
         ("my_models:aloen", r"no 'aloen'\. Did you mean 'alone'\?"),
-        ("my_models:number", r"is of type int; it has to be a function"),
+        ("my_models:number", r"is of type int; it must be a function"),
         ("my_models:nothing", r"returned NoneType; return a torch module"),
         ("my_models:wrong_pair", r"returned \(str, Linear\)"),
         ("my_models:greedy", r"needs the arguments a, b"),

@@ -78,7 +78,7 @@ def test_real_packages_are_found(smollm2_gguf, minilm_folder) -> None:
         ("package://lonely/model", r"single module"),
         ("package://carrier/models/lama", r"no 'models/lama'. In models: llama/\. Did you mean 'llama'\?"),
         ("package://carrier/nothing/at/all", r"no 'nothing/at/all'. In its top: models/, notes\.txt\."),
-        ("package://carrier/notes.txt", r"kind that is not read"),
+        ("package://carrier/notes.txt", r"neither a folder with config\.json nor a \.gguf file"),
         ("package://carrier/models", r"no config\.json"),
         ("package://carrier/../../secret", r"leads out of the package"),
         ("package://carrier/models/../../../secret", r"leads out of the package"),

@@ -234,7 +234,7 @@ def test_a_size_that_contradicts_the_folder_s_is_refused(library, altered):
 
 def test_a_folder_takes_no_other_weights(library, base):
     _, folder = base
-    with pytest.raises(SourceError, match="whose weights are its own"):
+    with pytest.raises(SourceError, match="with its own weights"):
         loader(library, weights="random").check_source(str(folder))
 
 
