@@ -152,12 +152,10 @@ def constant_text(completions, references):
 
 
 def always(references):
-    """Return the reference that is best answered always, and what it comes to by example; None with fewer than two.
+    """Return the reference that is best answered always, and (2, n) of `CONSTANT`; None with fewer than two.
 
-    The most frequent ones are tried, each on all examples but one of its own: that a text equals itself tells nothing.
-
-    Returns:
-        The text, and (2, n) of `CONSTANT`, nan for the example that it is from, and those without a reference.
+    The most frequent ones are tried, each on all examples but one of its own: that a text equals itself tells nothing,
+    so that example has nan, as have those without a reference.
     """
     there = [text for text in references if text is not None]
     if len(there) < 2:

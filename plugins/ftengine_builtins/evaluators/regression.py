@@ -47,7 +47,6 @@ class Regression(WeightedEvaluator):
         if len(self.outputs) > 1:
             headings = {name: metric.label for name, metric in self.metrics.items()}
             yield from by_part("output", "outputs", self.outputs, headings, lambda w: _by_output(rows, w), estimate)
-
         if len(rows["target"]):
             yield _of_the_mean(rows, self.baseline_resamples(rows, np.ones((1, len(rows["target"]))))).fact()
 

@@ -73,17 +73,10 @@ class HubConfig(AdapterFile):
 
 
 def read_config(directory: Path) -> HubConfig:
-    """Read adapter_config.json.
-
-    Raises:
-        RunError: it is missing, describes something else, or uses an option that ftengine does not have.
-    """
+    """Read adapter_config.json (RunError: it is missing, of something else, or uses what ftengine does not have)."""
     content, file = read_content(directory, "an AdapterHub")
-    if isinstance(content, dict) and "peft_type" in content:
-        kind = content["peft_type"]
-        raise RunError(
-            f"{str(file)!r} is PEFT's ({kind}), not AdapterHub's. Use strategy lora, prompt or prefix for it."
-        )
+    if isinstance(content, dict) and (kind := content.get("peft_type")):
+        raise RunError(f"{str(file)!r} is PEFT's ({kind}), not AdapterHub's. Use strategy lora, prompt or prefix.")
     config = content.get("config") if isinstance(content, dict) else None
     if not isinstance(config, dict) or not isinstance(content.get("name"), str) or "version" not in content:
         raise RunError(
@@ -108,11 +101,7 @@ def read_config(directory: Path) -> HubConfig:
 
 
 def write_config(directory: Path, config: HubConfig, module: nn.Module, source: str) -> None:
-    """Write adapter_config.json.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
+    """Write adapter_config.json (RunError: it cannot be written)."""
     entries = {
         **_FIXED,
         **{switch: name in config.sublayers for name, switch in SUBLAYERS.items()},
@@ -144,11 +133,7 @@ def key(location: str, inner: str, name: str = NAME) -> str:
 
 
 def read_weights(directory: Path, name: str) -> dict[str, Tensor]:
-    """Read the adapter's tensors, with the adapter's name replaced by `NAME`.
-
-    Raises:
-        RunError: the file is missing or damaged, or a pickle that holds more than tensors.
-    """
+    """Read the adapter's tensors, its name replaced by `NAME` (RunError: damaged, or a pickle of more than tensors)."""
     tensors = _read(Path(directory), WEIGHTS_FILE, PICKLE_FILE)
     return {key.replace(f".adapters.{name}.", f".adapters.{NAME}."): tensor for key, tensor in tensors.items()}
 

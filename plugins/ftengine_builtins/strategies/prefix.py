@@ -15,13 +15,13 @@ from transformers import DynamicCache
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RecipeError
 from ftengine.model import evaluating
+from ftengine.model.token_loss import is_encoder_decoder
 from ftengine_builtins.strategies.prompt_stack import (
     CACHE_NAMES,
     VirtualTokens,
     become,
     cache_name,
     growing_cache,
-    is_encoder_decoder,
     shift_positions,
     widened,
 )
@@ -87,16 +87,15 @@ class Prefix(VirtualTokenStrategy):
         return super().reopened() | {"projection": None}  # what it came to is in the adapter
 
     def described(self, loaded: LoadedModel) -> tuple[VirtualTokensFile, Tensor, dict[str, Any]]:
-        stack = self.prepared(loaded)
-        shape = stack.key_shape
+        prefix, shape = self.prepared(loaded).prefix, self.prepared(loaded).key_shape
         file = self.config.File(
-            virtual_tokens=len(stack.prefix.embeddings),
+            virtual_tokens=len(prefix.embeddings),
             token_dim=shape.heads * shape.width,
             num_layers=shape.layers,
             num_attention_heads=shape.heads,
         )
         # A projection is multiplied out, so that whoever reads the file needs none.
-        return file, stack.prefix.values(), {"prefix_projection": False, "encoder_hidden_size": file.token_dim}
+        return file, prefix.values(), {"prefix_projection": False, "encoder_hidden_size": file.token_dim}
 
     def load(self, loaded: LoadedModel, directory: Path) -> None:
         """Read a prefix, as every strategy of virtual tokens does; a projection makes way for its result."""
@@ -139,7 +138,6 @@ class KeyShape:
     """Keys and values that each layer of a stack keeps of a token.
 
     Args:
-        layers: number of layers.
         heads: of keys, which queries may share (grouped-query attention).
         width: of one head's key, and of its value.
     """
@@ -239,11 +237,7 @@ def keys_and_values(stack: Any, ids: Tensor) -> list[tuple[Any, Any]]:
 
 
 def key_shape(stack: Any, kept: list[tuple[Any, Any]], count: int) -> KeyShape:
-    """Return the shape that the keys and values of `count` tokens have in every layer.
-
-    Raises:
-        RecipeError: a layer keeps something else, or fewer tokens.
-    """
+    """Return the shape of the keys and values of `count` tokens (RecipeError: a layer keeps others, or fewer)."""
     what = type(stack).__name__
     shapes = {tuple(tensor.shape) if isinstance(tensor, Tensor) else None for pair in kept for tensor in pair}
     heads_and_widths = {(shape[1], shape[3]) if shape and len(shape) == 4 else None for shape in shapes}

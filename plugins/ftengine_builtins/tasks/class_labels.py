@@ -49,11 +49,7 @@ def with_point(value: Any) -> str:
 
 
 def read_name(value: Any) -> str:
-    """Return the name of a single label: text, a whole number, or true and false.
-
-    Raises:
-        DataError: it is missing, empty, or of another type.
-    """
+    """Return the name of a single label: text, a whole number, or true and false (DataError: it is none of these)."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
@@ -65,11 +61,7 @@ def read_name(value: Any) -> str:
 
 
 def read_names(value: Any, separator: str) -> list[str]:
-    """Return the names of a row's labels: a list, or text with a separator; there may be none.
-
-    Raises:
-        DataError: it is missing, or one of the names is none.
-    """
+    """Return the names of a row's labels: a list, or text with a separator; maybe none (DataError: it is neither)."""
     if isinstance(value, str):
         value = [name for name in value.split(separator) if name.strip()]
     if not isinstance(value, (list, tuple, set)):

@@ -60,9 +60,7 @@ class TokenClassification(Task):
     def bind(self, splits: Mapping[str, Iterable[Example]]) -> Labels:
         """Return the tags of training. Rows that cannot be read are left to `encode` to refuse.
 
-        Raises:
-            DataError: training has fewer than two tags or tags of another scheme, or another split has one that
-                training lacks.
+        Fewer than two tags, tags of another scheme, and one that training lacks, are refused (DataError).
         """
         found = {tag for example in splits["train"] for tag in self._tags_of(example)}
         if self.config.scheme == "auto":
