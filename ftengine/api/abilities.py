@@ -260,8 +260,7 @@ class FreezesByStep(Protocol):
 class Regularizes(Protocol):
     """A strategy whose method has a term in the loss, or acts after each step, as one that moves ranks does.
 
-    It brings a regularizer for that, with the abilities that this needs; no recipe names it, it is called as its
-    strategy is.
+    It brings a regularizer for that, with the abilities that this needs; it is called as its strategy is.
     """
 
     def regularizer(self, steps: int) -> Regularizer:

@@ -71,8 +71,7 @@ class Reader(Component):
         """Return the rows, one after another, or record batches of Arrow, whose types are kept.
 
         A file is read once: its rows are kept under a hash of its content and of this reader's module, version and
-        options. Rows of folders and addresses are read in each run, and kept in memory. Nothing in the data is
-        executed.
+        options. Folders and addresses are read in each run, into memory. Nothing in the data is executed.
 
         Raises:
             BrokenRow: nothing more can be read.

@@ -156,8 +156,7 @@ def check_metrics(evaluators: Iterable[Evaluator], known: Mapping[str, str] | No
 def by_pass(evaluators: Sequence[Evaluator], task: Task) -> tuple[list[Evaluator], list[Evaluator]]:
     """Divide evaluators into those that read the task's predictions and those that read its free answers.
 
-    Raises:
-        RecipeError: one reads what neither has, or two report one metric.
+    One that reads what neither has, and two that report one metric, are refused (RecipeError).
     """
     answers = answer_keys(task)
     answering = [e for e in evaluators if not e.reads <= task.predicts and e.reads <= answers]

@@ -189,8 +189,7 @@ def bleu_score(sums):
 def chrf_counts(ours, theirs):
     """Return, for character n-grams of order 1 to 6, those of the answer, of the reference, and of both.
 
-    As sacrebleu does, white space does not count, and an answer's n-grams of an order that the reference has none
-    of do not count either.
+    As for sacrebleu, white space does not count, nor do an answer's n-grams of an order that the reference has not.
     """
     from sacrebleu.metrics.helpers import extract_all_char_ngrams
 

@@ -185,8 +185,7 @@ def find_named(module: nn.Module, patterns: Mapping[str, str]) -> list[Place]:
         if not paths:
             raise NoMatch(
                 f"strategy.places.{name}: '{pattern}' matches no module of {type(module).__name__}."
-                f"{near_modules(pattern, modules)}{_repeated(module)[0]} A pattern is a regular expression for the "
-                "whole path."
+                f"{near_modules(pattern, modules)}{_repeated(module)[0]} Patterns are for whole paths."
             )
         for layer, path in enumerate(paths):
             outer = next((other for other in paths if path.startswith(f"{other}.")), None)

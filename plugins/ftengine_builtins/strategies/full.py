@@ -62,8 +62,7 @@ class Full(Strategy):
             if quantised or not parameter.is_floating_point() or parameter.itemsize < 2:
                 raise RecipeError(
                     f"strategy full needs float weights, but {name!r} holds {str(parameter.dtype)[6:]} in a quantised "
-                    "model. Set model.source to an unquantised copy, or use a strategy that leaves the base as it is, "
-                    "such as lora."
+                    "model. Set model.source to an unquantised copy, or use a strategy such as lora."
                 )
         if self.config.layer_decay < 1 or self.config.unfreeze_every is not None:
             self._levels = find_levels(loaded)

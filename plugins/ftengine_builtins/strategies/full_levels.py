@@ -45,8 +45,7 @@ def find_levels(loaded: LoadedModel) -> Levels:
     if not stacks:
         raise RecipeError(
             f"strategy.layer_decay and strategy.unfreeze_every need layers, but {type(module).__name__} has no "
-            "numbered blocks (such as encoder.layer.0, encoder.layer.1, …). Leave both out; strategy.freeze takes any "
-            "name."
+            "numbered blocks (encoder.layer.0, encoder.layer.1, …). Leave both out; strategy.freeze takes any name."
         )
     head = max(map(len, stacks)) + 1
     level_of_block = {path: head - len(stack) + i for stack in stacks for i, path in enumerate(stack)}

@@ -268,8 +268,7 @@ def lora_layers(module: nn.Module) -> dict[str, LoRALayer]:
 def add_lora(layer: nn.Module, rank: int, scale: float, dropout: float, init: str, dora: bool) -> None:
     """Turn a layer that `lora_class` knows into a LoRA layer whose output is, up to rounding, still the frozen layer's.
 
-    `dropout` is the probability that an input of the update is dropped in training mode, `init` one of
-    `INITIALISATIONS`.
+    `dropout` is the probability that an input of the update is dropped while training, `init` of `INITIALISATIONS`.
     """
     cls = lora_class(layer)
     device = next((t.device for t in (*layer.parameters(), *layer.buffers())), torch.device("cpu"))

@@ -40,8 +40,7 @@ if TYPE_CHECKING:
 class Prefix(VirtualTokenStrategy):
     """Keys and values before those of the text in every layer of a frozen model (Li & Liang 2021, arXiv:2101.00190).
 
-    For decoders, and for encoders that take a cache (BERT, RoBERTa). Unlike a LoRA, a prefix changes the outputs
-    before the first step.
+    For decoders, and for encoders that take a cache (BERT, RoBERTa). Unlike a LoRA, it changes outputs from the start.
     """
 
     name = "prefix"
@@ -103,9 +102,8 @@ class Prefix(VirtualTokenStrategy):
         theirs, ours = ((file.num_layers, file.num_attention_heads, file.token_dim) for file in files)
         if theirs != ours:
             raise BaseMismatch(
-                f"the adapter in {str(directory)!r} has keys of {theirs[0]} layers and {theirs[1]} heads, {theirs[2]} "
-                f"numbers in all of a layer; this model has {ours[0]}, {ours[1]} and {ours[2]}. It was trained on "
-                "another base."
+                f"the adapter in {str(directory)!r} is of another base: keys of {theirs[0]} layers and {theirs[1]} "
+                f"heads, {theirs[2]} numbers in all of a layer; this model has {ours[0]}, {ours[1]} and {ours[2]}."
             )
         if stack.prefix.projection is not None:
             stack.prefix = KeysAndValues(torch.empty_like(stack.prefix.values()), stack.key_shape.numbers, None)

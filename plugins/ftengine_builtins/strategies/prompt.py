@@ -82,8 +82,7 @@ class Prompt(VirtualTokenStrategy):
 def _pools_all_positions(loaded: LoadedModel) -> bool:
     """Say whether a classifier's pooling is to see the prompt as well, as in PEFT: those on encoders.
 
-    They read the first position, or a mean by the attention mask. Those on decoders look for the last token by its
-    place among the input_ids.
+    They read the first position, or a mean by the mask; those on decoders the last token's place in the input_ids.
     """
     classifies = loaded.head == "sequence-classification" and not is_encoder_decoder(loaded.module)
     return classifies and type(loaded.module.config) in MODEL_FOR_MASKED_LM_MAPPING

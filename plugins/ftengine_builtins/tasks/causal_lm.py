@@ -223,8 +223,7 @@ class CausalLM(GenerativeTask):
         """
         if shape == "messages" and self.config.chat_template == "never":
             raise RecipeError(
-                "task.chat_template is never, but the data has `messages`. Set it to auto, or give `prompt` and "
-                "`completion`."
+                "task.chat_template is never, and the data has `messages`. Set auto, or give `prompt` and `completion`."
             )
         if shape == "messages" and not has_template(processor):
             raise RecipeError(

@@ -119,8 +119,7 @@ class Seq2SeqLM(GenerativeTask):
     ) -> list[Prediction]:
         """Return {"prompt", "completion", "reference"} for each row; the reference is None where it has no completion.
 
-        Options are those of `GenerationOptions`; no more is generated than the model writes. All examples form one
-        batch.
+        Options are those of `GenerationOptions`, up to what the model writes; all examples form one batch.
         """
         chosen = GenerationOptions.read(options)
         if loaded.max_length is not None and loaded.max_length < chosen.max_new_tokens:

@@ -56,6 +56,7 @@ class TokenClassification(Task):
     recognise = staticmethod(tagged_rows.recognise)
     check_columns = staticmethod(tagged_rows.check_columns)
     with_inputs = staticmethod(tagged_rows.with_words)
+    collate = staticmethod(stack_tokens)
 
     def bind(self, splits: Mapping[str, Iterable[Example]]) -> Labels:
         """Return the tags of training. Rows that cannot be read are left to `encode` to refuse.
@@ -105,10 +106,6 @@ class TokenClassification(Task):
                 labels[position] = self.labels.ids[tag]
         return {**features, "labels": labels, "weight": sum(label != IGNORED for label in labels)}
 
-    def collate(self, features: Sequence[Features], processor: Any) -> Batch:
-        """Pad on the right; every tensor is (examples, longest) int64."""
-        return stack_tokens(features, processor)
-
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
         """Return (summed losses of the tagged words, their number)."""
         wanted = batch["labels"] != IGNORED
@@ -142,8 +139,7 @@ class TokenClassification(Task):
     ) -> list[dict[str, Any]]:
         """Return {"tags": [name]} for rows of `tokens`, {"spans": [{start, end, label, text}]} for those of `text`.
 
-        A word beyond the longest text, or of which the tokenizer leaves nothing, has the tag None. There are no
-        options.
+        A word beyond the longest text, or of which the tokenizer leaves nothing, has the tag None. No options.
         """
         refuse_options(self, options)
         if not rows:
