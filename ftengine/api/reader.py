@@ -22,12 +22,7 @@ Place = int | str
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as its source has it.
-
-    Args:
-        place: where it is.
-        values: by column, of types that JSON has.
-    """
+    """A row as its source has it: where it is, and its values by column, of types that JSON has."""
 
     place: Place
     values: Example

@@ -62,8 +62,7 @@ def beyond_baseline(
 ) -> dict[str, Difference]:
     """Return figures of one model minus what always giving one answer comes to, by metric, paired by example.
 
-    Args:
-        evaluator, rows, weights, figures: as of `measure`; {} where the evaluator does not measure the answer.
+    Arguments are as of `measure`; {} where the evaluator does not measure the answer.
     """
     if not isinstance(evaluator, MeasuresBaseline) or not len(weights):
         return {}

@@ -105,8 +105,7 @@ def evaluate(
 ) -> tuple[record.EvaluationResult, record.Examples | None]:
     """Make all figures of two models from what each came to (`measure_all`).
 
-    Returns:
-        Them, and the examples that tuning changed most; None without held-out ones.
+    The examples that tuning changed most are beside them; None without held-out ones.
     """
     report, held = _report(plan, before, after), plan.held_out
     if held is None:
