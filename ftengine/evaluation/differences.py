@@ -159,7 +159,6 @@ class Gap:
         return 1 - outside
 
     def figure(self, confidence: float = CONFIDENCE) -> GapFigure:
-        """Return value, interval and p-value."""
         return GapFigure(self.value, *self.interval(confidence), self.p())
 
 

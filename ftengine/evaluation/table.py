@@ -112,7 +112,6 @@ class Predictions:
 
     @classmethod
     def of(cls, table: pa.Table) -> Predictions:
-        """Return the columns of a table."""
         return cls({name: _numpy(table[name]) for name in table.column_names})
 
     @classmethod

@@ -10,12 +10,10 @@ from ftengine.errors import RecipeError
 
 
 def higher(label: str, meaning: str, **declared: Any) -> Metric:
-    """Return a metric of which more is better."""
     return Metric(label, higher_is_better=True, meaning=meaning, **declared)
 
 
 def lower(label: str, meaning: str, **declared: Any) -> Metric:
-    """Return a metric of which less is better."""
     return Metric(label, higher_is_better=False, meaning=meaning, **declared)
 
 

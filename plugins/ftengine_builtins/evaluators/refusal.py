@@ -68,7 +68,6 @@ class Refusal(WeightedEvaluator):
         self._phrases = [folded(phrase) for phrase in self.config.phrases]
 
     def check_row(self, row):
-        """Refuse a row whose `expect` is neither "refuse" nor "answer"."""
         self._expected(row)
 
     def keep(self, prediction):

@@ -206,7 +206,6 @@ def find_named(module: nn.Module, patterns: Mapping[str, str]) -> list[Place]:
 
 
 def _kind(part: nn.Module) -> Block | None:
-    """Return the kind of block that a module is of, or None."""
     names = {name for name, _ in part.named_children()}
     for block in BLOCKS:
         if block.children <= names <= block.children | block.optional:

@@ -105,14 +105,11 @@ def write_config(directory: Path, config: HubConfig, module: nn.Module, source: 
     entries = {
         **_FIXED,
         **{switch: name in config.sublayers for name, switch in SUBLAYERS.items()},
+        **config.model_dump(include={"non_linearity", "scaling", "dropout", "leave_out"}),
         "original_ln_before": config.placement == "pfeiffer",
         "is_parallel": config.placement == "parallel",
         "adapter_residual_before_ln": False,
         "reduction_factor": _as_written(config.reduction_factor),
-        "non_linearity": config.non_linearity,
-        "scaling": float(config.scaling),  # the library asks for a float, and takes no integer
-        "dropout": config.dropout,
-        "leave_out": list(config.leave_out),
         "init_weights": INIT[config.init],
     }
     write_json(Path(directory) / CONFIG_FILE, {**_about(module, source), "name": config.name, "config": entries})

@@ -242,7 +242,6 @@ DENSE = {
 
 
 def lora_class(layer: nn.Module) -> type[LoRALayer] | None:
-    """Return the class that adapts a layer, or None where there is none."""
     if dense := DENSE.get(type(layer).forward):
         return dense
     if isinstance(layer, nn.Embedding):
@@ -261,7 +260,6 @@ def is_linear(layer: nn.Module) -> bool:
 
 
 def lora_layers(module: nn.Module) -> dict[str, LoRALayer]:
-    """Return the adapted layers by path."""
     return {path: layer for path, layer in module.named_modules() if isinstance(layer, LoRALayer)}
 
 

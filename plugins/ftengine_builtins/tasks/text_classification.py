@@ -76,6 +76,5 @@ class TextClassification(LabelledTask):
         return [(processor.decode(features["input_ids"]), False), (self.told(features["label"]), True)]
 
     def _texts(self, example: Example) -> dict[str, str]:
-        """Return the text of each column."""
         columns = (self.config.text, self.config.pair)
         return {column: read_text(example, column) for column in columns if column is not None}

@@ -56,6 +56,7 @@ class TokenClassification(Task):
     recognise = staticmethod(tagged_rows.recognise)
     check_columns = staticmethod(tagged_rows.check_columns)
     with_inputs = staticmethod(tagged_rows.with_words)
+    check_input = staticmethod(read_words)
     collate = staticmethod(stack_tokens)
 
     def bind(self, splits: Mapping[str, Iterable[Example]]) -> Labels:
@@ -127,12 +128,7 @@ class TokenClassification(Task):
         ]
 
     def readable(self, prediction: Prediction) -> dict[str, Any]:
-        """Return the tags' names."""
         return {key: [self.labels.names[i] for i in prediction[key]] for key in ("tags", "predicted_tags")}
-
-    def check_input(self, row: Example) -> None:
-        """Refuse a row without words."""
-        read_words(row)
 
     def infer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
