@@ -70,8 +70,7 @@ def beyond_baseline(
     for name, (value, drawn) in by_resample(partial(evaluator.baseline_resamples, rows), weights).items():
         one = figures[name]
         interval = (None, None) if one.trials is None else score_interval(value, drawn, one.trials, one.n)
-        scored = one.trials is not None
-        answers[name] = replace(one, value=value, resampled=drawn, interval=interval, scored=scored)
+        answers[name] = replace(one, value=value, resampled=drawn, interval=interval, scored=one.trials is not None)
     return {name: one for name, one in compare(answers, figures).items() if math.isfinite(one.value)}
 
 

@@ -116,8 +116,7 @@ class EvalPlan:
         """Return all sets in the order in which they are measured, that to fit on first."""
         probes = [one for probe in self.probes for one in (probe.contrast, probe.examples)]
         shared = self.to_read is not None and self.held_out is not None and self.to_read.name == self.held_out.name
-        answers = None if shared else self.to_read
-        every = [self.validation, self.held_out, answers, self.training, *probes]
+        every = [self.validation, self.held_out, None if shared else self.to_read, self.training, *probes]
         return [one for one in every if one is not None]
 
     def encoded(self) -> list[EncodedSplit]:

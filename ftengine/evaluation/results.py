@@ -65,8 +65,7 @@ class Measured:
         self.figures |= figures
         facts, displays = details(evaluator, rows, own)
         if (baseline := Baseline.of(facts)) is not None:
-            gains = beyond_baseline(evaluator, rows, own, figures)
-            facts |= [baseline.model_copy(update={"gains": gains}).fact()]
+            facts |= [baseline.model_copy(update={"gains": beyond_baseline(evaluator, rows, own, figures)}).fact()]
         if facts:
             self.details[evaluator.name] = facts
         self.displays += displays
@@ -142,8 +141,7 @@ def _report(plan: EvalPlan, before: Mapping[str, Measured], after: Mapping[str, 
         found = {"base": {}, "tuned": {}, "difference": {}, "details": record.Details(), "displays": record.Displays()}
     else:
         base, clean = before[held.name], after[held.name]
-        slices = _slices(plan, held, base, clean)
-        found = {**compared(base, clean), "paired": paired(base, clean), "slices": slices}
+        found = {**compared(base, clean), "paired": paired(base, clean), "slices": _slices(plan, held, base, clean)}
     if plan.training is not None:
         found["training"] = _training(before[plan.training.name], after[plan.training.name])
     return record.EvaluationResult(

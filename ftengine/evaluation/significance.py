@@ -65,8 +65,7 @@ def mcnemar(base: ExampleScores, tuned: ExampleScores, groups: np.ndarray) -> di
         return None
     members = members[np.unique(groups[members], return_index=True)[1]]
     before, after = (side.right[members].astype(int) for side in (base, tuned))
-    cells = np.bincount(2 * before + after, minlength=4).reshape(2, 2)
-    (neither, only_tuned), (only_base, both) = cells.tolist()
+    neither, only_tuned, only_base, both = np.bincount(2 * before + after, minlength=4).tolist()
     # Both tails of a binomial distribution of probability 1/2.
     p = min(1.0, 2 * float(bdtr(min(only_base, only_tuned), only_base + only_tuned, 0.5)))
     return {"both": both, "only_base": only_base, "only_tuned": only_tuned, "neither": neither, "p": p}

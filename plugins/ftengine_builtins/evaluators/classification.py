@@ -62,8 +62,7 @@ class Classification(WeightedEvaluator):
 
     def score_resamples(self, rows, weights):
         right, predicted, true = self._by_label(rows, weights)
-        f1 = precision_recall_f1(right, predicted, true)["f1"]
-        scores = {"macro_f1": mean_of_known(f1)}
+        scores = {"macro_f1": mean_of_known(precision_recall_f1(right, predicted, true)["f1"])}
         if "roc_auc" in self.metrics:
             scores["roc_auc"] = mean_of_known(self._areas(rows, weights))
         if not self.multi:

@@ -15,12 +15,12 @@ from ftengine.model import raw_outputs, widen
 from ftengine_builtins.tasks.class_labels import (
     as_number,
     in_order,
-    joined_names,
     kind_of,
     read_name,
     read_names,
     read_number,
     refuse_decimal_commas,
+    refuse_joined,
     refuse_new_labels,
     unknown_label,
 )
@@ -104,7 +104,7 @@ class LabelledTask(Task):
             found = f"only the label {names[0]!r}" if names else "no label"
             raise DataError(f"the training data has {found} in column {self.config.label!r}; at least two are needed.")
         if self.config.kind == "auto" and kind == "single":
-            self._refuse_joined(names)
+            refuse_joined(names, self.config.separator, self.config.label)
             refuse_decimal_commas(names)
         refuse_new_labels(splits, lambda row: self._names(row, kind), names)
         return Labels(kind, names)
@@ -197,14 +197,6 @@ class LabelledTask(Task):
         if self.kind == "single":
             return self.labels.names[label]
         return (", ".join(self._switched_on(label)) or "(none)") if self.kind == "multi" else str(label)
-
-    def _refuse_joined(self, names: Sequence[str]) -> None:
-        """Refuse to guess where a label is one name, or several in one text."""
-        if (name := joined_names(names, separator := self.config.separator)) is not None:
-            raise DataError(
-                f"label {name!r} of column {self.config.label!r} is one name, or several with {separator!r} between "
-                "them, which other labels have too. Say which: task.kind=single or task.kind=multi."
-            )
 
     def _names(self, example: Example, kind: str) -> Iterator[str]:
         """Yield a row's label names; none where the label cannot be read."""

@@ -142,8 +142,7 @@ class TokenClassification(Task):
             return []
         read = [read_words(row) for row in rows]
         encoded = [self._encode(row, loaded.processor, loaded.max_length) for row in read]
-        batch = stack_tokens([features for features, _ in encoded], loaded.processor)
-        logits = evaluated(self, loaded, batch)
+        logits = evaluated(self, loaded, stack_tokens([features for features, _ in encoded], loaded.processor))
         answers = []
         for row, (_, first), ids in zip(read, encoded, logits.argmax(dim=2).tolist(), strict=True):
             tags = [None if position is None else self.labels.names[ids[position]] for position in first]
@@ -172,9 +171,8 @@ class TokenClassification(Task):
 
     def _spans(self, row: Tagged, tags: Sequence[str | None]) -> list[dict[str, Any]]:
         """Return tags as spans of the text: entities where the scheme has them, else every word with its tag."""
-        known = [OUTSIDE if tag is None else tag for tag in tags]
         if has_entities(self.labels):
-            found = entities(known)
+            found = entities([OUTSIDE if tag is None else tag for tag in tags])
         else:
             found = [(tag, i, i + 1) for i, tag in enumerate(tags) if tag is not None]
         spans = [(row.words[start][0], row.words[stop - 1][1], kind) for kind, start, stop in found]
