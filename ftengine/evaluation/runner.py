@@ -47,6 +47,10 @@ class EvalResult:
         self.files[of.name] = TemporaryFile(prefix="ftengine-")  # noqa: SIM115
         return self.files[of.name]
 
+    def missing(self, plan: EvalPlan) -> list[EvalSet]:
+        """Return the sets of a plan that have no table yet."""
+        return [one for one in plan.sets() if one.name not in self.files]
+
     def predictions(self, of: EvalSet | Benchmark) -> Predictions:
         return Predictions.of(pq.read_table(self.files[of.name]))
 
@@ -95,10 +99,9 @@ class EvalRunner:
     def run(self, plan: EvalPlan, kept: EvalResult | None = None) -> EvalResult:
         """Return the tables of all sets and benchmarks; every process has all of them. `kept` has some of the sets'."""
         result = EvalResult() if kept is None else kept
-        for one in plan.sets():
-            if one.name not in result.files:
-                set_seed(plan.seed)  # what is drawn for one set does not depend on which others there are
-                result.put(one, self._table(one))
+        for one in result.missing(plan):
+            set_seed(plan.seed)  # what is drawn for one set does not depend on which others there are
+            result.put(one, self._table(one))
         for asker in dict.fromkeys(one.asker for one in plan.benchmarks):
             self._ask(asker, [one for one in plan.benchmarks if one.asker is asker], result)
         return result
