@@ -73,12 +73,8 @@ def wilson(value: float, trials: float, confidence: float = CONFIDENCE) -> tuple
 def excess_interval(value: float, resampled: np.ndarray, share: float, shares: np.ndarray, n: float) -> Interval:
     """Return the interval of a mean minus a proportion from the intervals of the two and their correlation.
 
-    The bootstrap alone has next to no width where nearly all trials succeed. See `subtracted_interval`.
-
-    Args:
-        value, resampled: the mean minus the proportion, plain and (B,).
-        share, shares: the proportion, plain and (B,).
-        n: examples.
+    The bootstrap alone has next to no width where nearly all trials succeed. See `subtracted_interval`. The difference
+    is given plain and in each resample, (B,), and so is the proportion (`share`, `shares`).
     """
     mean, means = value + share, resampled + shares
     of_share, of_mean = score_interval(share, shares, n, n), percentile_interval(means, n)

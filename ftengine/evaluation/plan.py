@@ -46,13 +46,10 @@ class EvalSet:
 
 @dataclass(frozen=True)
 class Probe:
-    """A further look at both models.
+    """A further look at both models: "robustness", "forgetting", "memorisation" or "refusal".
 
-    Args:
-        kind: "robustness", "forgetting", "memorisation" or "refusal".
-        name: of the augmenter or the evaluator.
-        data: where the examples are from.
-        contrast: other examples that these are set against, measured in the same way.
+    It has the name of the augmenter or the evaluator; `data` is where the examples are from, and `contrast` has others
+    that these are set against, measured in the same way.
     """
 
     kind: str
@@ -64,13 +61,9 @@ class Probe:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Questions of an evaluator's own.
+    """Questions of an evaluator's own: `asker` (`AsksModels`) calls them `data`, and `evaluator` measures the answers.
 
-    Args:
-        name: of the table of answers.
-        data: what the asker calls them.
-        asker: who asks (`AsksModels`).
-        evaluator: who measures the answers.
+    `name` is that of their table.
     """
 
     name: str

@@ -36,11 +36,8 @@ from ftengine.run import evaluation_result as record
 class Measured:
     """What one model came to on one set of examples.
 
-    Args:
-        figures: by metric.
-        details: facts by evaluator and name.
-        scores: of single examples, by evaluator.
-        seen: (n,) the examples that each evaluator sees, by its name.
+    `figures` are by metric, `details` by evaluator and name, `scores` of single examples by evaluator, and so is `seen`,
+    the examples (n,) that it sees.
     """
 
     predictions: Predictions

@@ -32,11 +32,8 @@ def validation_of(run: RunDirectory, held_out: str, side: str) -> Predictions | 
 def add_evaluators(run: RunDirectory, evaluators: Sequence[Evaluator], task: Task, recipe: Recipe) -> EvaluationResult:
     """Return what evaluation.json would hold with the figures of further evaluators, just built; nothing is written.
 
-    One that measured before measures anew; the task knows its labels.
-
-    Raises:
-        InputError: the run kept no predictions, or not the keys that an evaluator reads, or two report one metric.
-        RecipeError: an evaluator does not suit the task.
+    One that measured before measures anew; the task knows its labels. Refused are a run without predictions or the keys
+    that an evaluator reads, and two that report one metric (InputError).
     """
     known = EvaluationResult.read(run)
     if (split := known.split) is None:

@@ -151,11 +151,9 @@ class ObservedLayer(nn.Module):
 def insert(
     layer: nn.Module, bottleneck: Bottleneck, reads: Reads, observed: nn.Module | None, norm: nn.Module | None
 ) -> None:
-    """Add a bottleneck f to a layer's (first) output h.
+    """Add a bottleneck f to a layer's (first) output h, to which the model adds a residual and then may apply a `norm`.
 
-    Args:
-        observed: the layer whose first input is the residual; None where that is `layer` itself.
-        norm: what the model applies to h + residual, or None.
+    `observed` is the layer whose first input is the residual; None where that is `layer` itself.
     """
     layer.__class__ = _subclass(AdaptedLayer, type(layer))
     layer.bottleneck, layer.bottleneck_reads = bottleneck, reads

@@ -54,11 +54,9 @@ _FIXED = {
 
 
 class HubConfig(AdapterFile):
-    """What adapter_config.json says of a bottleneck adapter.
+    """What adapter_config.json says of a bottleneck adapter, called `name` inside the weights' keys.
 
-    Args:
-        sublayers: None where they are named by a recipe alone.
-        name: the adapter's name inside the weights' keys.
+    There are no sublayers where they are named by a recipe alone.
     """
 
     placement: str

@@ -154,13 +154,8 @@ def _widest(module: nn.Module) -> torch.dtype:
 def freeze(loaded: LoadedModel, patterns: str | Sequence[str]) -> dict[str, list[str]]:
     """Freeze what patterns name and return what each matched; new modules train whatever is frozen around them.
 
-    Args:
-        patterns: a string is a regular expression for whole paths of modules or parameters; an item of a list is such a
-            path or its ending after a dot.
-
-    Raises:
-        NoMatch: a pattern matches nothing, or new modules alone.
-        RecipeError: nothing is left to train.
+    A string is a regular expression for whole paths of modules or parameters; an item of a list is such a path or its
+    ending after a dot. One that matches nothing is refused (NoMatch), as is what leaves nothing to train (RecipeError).
     """
     module = loaded.module
     parameters = dict(module.named_parameters())

@@ -223,9 +223,8 @@ class LoRA(Strategy):
     def merge(self, loaded: LoadedModel) -> None:
         """Add each update to its base weight and put the original layers back, all or none.
 
-        Raises:
-            RunError: the model has no LoRA.
-            NotMergeable: a base weight is quantised or computed, or another module holds it too.
+        A model without LoRA is refused (RunError), and a base weight that is quantised, computed, or in another module
+        too (NotMergeable).
         """
         layers, holders = lora_layers(loaded.module), dict[int, list[str]]()
         if not layers:

@@ -177,8 +177,7 @@ def whole_tensors(loaded: LoadedModel, prefix: str = "") -> dict[str, Tensor]:
 def fill_lora(loaded: LoadedModel, tensors: Mapping[str, Tensor], origin: str) -> None:
     """Copy an adapter's tensors, by PEFT's keys, into a prepared model, all or none; `origin` is for the message.
 
-    Raises:
-        BaseMismatch: keys are missing or unexpected, a shape differs, or the file holds another base embedding.
+    Other keys or shapes, and another base embedding, are refused (BaseMismatch).
     """
     layers = lora_layers(loaded.module)
     targets = lora_tensors(loaded)

@@ -135,9 +135,7 @@ class Prefix(VirtualTokenStrategy):
 class KeyShape:
     """Keys and values that each layer of a stack keeps of a token.
 
-    Args:
-        heads: of keys, which queries may share (grouped-query attention).
-        width: of one head's key, and of its value.
+    Heads are those of keys, which queries may share (grouped-query attention); width is of one head's key, and value.
     """
 
     layers: int
@@ -151,14 +149,10 @@ class KeyShape:
 
 
 class KeysAndValues(nn.Module):
-    """Keys and values of virtual tokens, straight or through a projection.
+    """Keys and values of virtual tokens, straight or through a projection with a hidden width (Li & Liang 2021, §4.3).
 
-    (virtual tokens, 2 · layers · heads · width), in PEFT's order: each layer's keys, then its values.
-
-    Args:
-        values: (virtual tokens, numbers) to start from; with a projection, (virtual tokens, its input's width).
-        numbers: numbers a virtual token has.
-        hidden: width of the projection's hidden layer (Li & Liang 2021, §4.3), or None.
+    (virtual tokens, numbers) with numbers = 2 · layers · heads · width, in PEFT's order: each layer's keys, then its
+    values. A projection starts from (virtual tokens, its input's width).
     """
 
     def __init__(self, values: Tensor, numbers: int, hidden: int | None) -> None:

@@ -70,16 +70,13 @@ def param_groups(
 
 
 def select(loaded: LoadedModel, targets: str | Sequence[str], heads_are_welcome: bool = False) -> dict[str, list[str]]:
-    """Return the layers that each pattern takes, by path in the model's order.
+    """Return the layers that each pattern takes, by path in the model's order (NoMatch: one takes none).
 
     Args:
         targets: "all-linear" for every linear layer but the output head; another string is a regular expression for the
             whole path, and takes the layers that LoRA can adapt among what it matches; each item of a list is a path or
             its ending after a dot, and must match such layers only.
         heads_are_welcome: pass over names of modules that train whole; PEFT's own files hold such names.
-
-    Raises:
-        NoMatch: a pattern matches no module, or none that LoRA can adapt.
     """
     module = loaded.module
     obstacles = _obstacles(module, whole_modules(loaded))

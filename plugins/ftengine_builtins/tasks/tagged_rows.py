@@ -21,11 +21,9 @@ _OTHER_NAMES = {"tokens": ("words",), "tags": ("ner_tags", "labels", "pos_tags")
 
 @dataclass(frozen=True)
 class Tagged:
-    """A text as the model reads it, and where its words are.
+    """A text as the model reads it, and where its words are; tags only where they were read.
 
-    Args:
-        is_text: whether the row gave a text, rather than its words.
-        tags: the tag of each word; empty where only words were read.
+    `is_text` says whether the row gave a text, rather than its words.
     """
 
     text: str
