@@ -36,8 +36,8 @@ from ftengine.run import evaluation_result as record
 class Measured:
     """What one model came to on one set of examples.
 
-    `figures` are by metric, `details` by evaluator and name, `scores` of single examples by evaluator, and so is `seen`,
-    the examples (n,) that it sees.
+    `figures` are by metric, `details` by evaluator and name, `scores` of single examples by evaluator, and so is
+    `seen`, the examples (n,) that it sees.
     """
 
     predictions: Predictions
