@@ -19,11 +19,9 @@ class Criterion:
     """Forward passes that it needs of a batch; a task runs the model so often."""
 
     def single(self, targets: Tensor, *logits: Tensor) -> Tensor:
-        """Return (n,) losses of one label each.
+        """Return (n,) losses of one label each, of (n, K) logits of each pass, in at least fp32.
 
-        Args:
-            targets: (n,) int64 ids, or (n, K) probabilities of mixed examples.
-            logits: (n, K) of each pass, in at least fp32.
+        Targets are (n,) int64 ids, or (n, K) probabilities of mixed examples.
         """
         from torch.nn.functional import cross_entropy
 

@@ -71,11 +71,9 @@ class Evaluator(Component):
         return {}
 
     def score(self, rows: Rows, weights: np.ndarray) -> Mapping[str, float]:
-        """Return every metric, nan where undefined.
+        """Return every metric of n rows, nan where undefined.
 
-        Args:
-            rows: n rows.
-            weights: (n,) how often each row counts; 0 is as if it were not there.
+        `weights` are (n,): how often each row counts; 0 is as if it were not there.
         """
         raise NotImplementedError
 
@@ -209,10 +207,8 @@ class AsksModels(Protocol):
     def benchmarks(self, task: Task) -> Mapping[str, Evaluator]:
         """Return what it asks, by name, and the evaluator of the answers to each; called before a model loads.
 
-        These are called as it is itself. Their metrics are known by now; metrics of one name mean the same.
-
-        Raises:
-            InputError: models of this task cannot be asked, or what is asked is not there.
+        These are called as it is itself. Their metrics are known by now; metrics of one name mean the same. Raise
+        InputError where models of this task cannot be asked, or what is asked is not there.
         """
 
     def ask(self, loaded: LoadedModel) -> Mapping[str, Sequence[Prediction]]:
@@ -326,7 +322,5 @@ class ShowsDetails(Protocol):
     def details(self, rows: Rows, estimate: Estimator) -> Iterable[Display | tuple[str, Any]]:
         """Yield displays, and (name, JSON value) facts that rules and readers look up, `Baseline.fact` among them.
 
-        Args:
-            rows: of one model.
-            estimate: gives figures intervals.
+        Rows are those of one model; `estimate` gives figures intervals.
         """

@@ -66,10 +66,8 @@ class Reader(Component):
         """Return the rows, one after another, or record batches of Arrow, whose types are kept.
 
         A file is read once: its rows are kept under a hash of its content and of this reader's module, version and
-        options. Folders and addresses are read in each run, into memory. Nothing in the data is executed.
-
-        Raises:
-            BrokenRow: nothing more can be read.
+        options. Folders and addresses are read in each run, into memory. Nothing in the data is executed. Raise
+        BrokenRow where nothing more can be read.
         """
         raise NotImplementedError
 
