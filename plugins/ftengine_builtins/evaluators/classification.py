@@ -133,10 +133,8 @@ class Classification(WeightedEvaluator):
             np.add.at(cells, (self._answers(rows, "label"), self._answers(rows, "predicted")), 1)
             yield "confusion", cells.tolist()
             if len(self.names) <= MOST_SHOWN:
-                yield Matrix(
-                    title="Confusion matrix", names=self.names, cells=cells.tolist(), row_label="truth",
-                    column_label="answer",
-                )  # fmt: skip
+                labels = {"row_label": "truth", "column_label": "answer"}
+                yield Matrix(title="Confusion matrix", names=self.names, cells=cells.tolist(), **labels)
 
     def baseline_resamples(self, rows, weights):
         label = self._answers(rows, "label")

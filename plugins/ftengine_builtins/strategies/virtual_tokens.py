@@ -86,16 +86,12 @@ class VirtualTokenOptions(Config):
     )
 
     @model_validator(mode="after")
-    def _text_goes_with_its_init(self) -> VirtualTokenOptions:
+    def _follow_start_from(self) -> VirtualTokenOptions:
         if (self.text is not None) != (self.init == "text"):
             raise RecipeError(
                 f"strategy.init is {self.init!r} and strategy.text is {self.text!r}. A text goes with init: text, "
                 "and that needs one; give both or neither."
             )
-        return self
-
-    @model_validator(mode="after")
-    def _follow_start_from(self) -> VirtualTokenOptions:
         follow(self, self.File.read, ["virtual_tokens"])
         return self
 
