@@ -319,21 +319,13 @@ def pissa(weight: Tensor, rank: int, scale: float, iterations: int | None = None
     return root[:, None] * vt, u * root
 
 
-def olora(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Return A and B from W = QR: the first r rows of R and columns of Q (Büyükakyüz 2024, arXiv:2406.01775).
-
-    B's columns are orthonormal; the scale changes nothing, as in PEFT.
-    """
-    q, r = torch.linalg.qr(weight)
-    return r[:rank], q[:, :rank]
-
-
 @torch.no_grad()
 def _start_from_weight(layer: LoRALinear, init: str) -> None:
     if not layer.lora_a.is_meta:
         weight, rank = widen(layer.lora_matrix), len(layer.lora_a)
-        if init == "olora":
-            a, b = olora(weight, rank)
+        if init == "olora":  # W = QR (Büyükakyüz 2024, arXiv:2406.01775); the scale changes nothing, as in PEFT
+            q, r = torch.linalg.qr(weight)
+            a, b = r[:rank], q[:, :rank]
         else:
             iterations = INIT_PATTERN.fullmatch(init)["iterations"]
             a, b = pissa(weight, rank, layer.lora_scale, iterations and int(iterations))
