@@ -218,8 +218,8 @@ def _probe(
         held = {"base": before[probe.contrast.name].figures, "tuned": after[probe.contrast.name].figures}
         beside["held_out"] = {side: estimates(figures) for side, figures in held.items()}
         beside["against"] = _against(held["tuned"], tuned.figures)
-    named = {"kind": probe.kind, "name": probe.name, "data": probe.data, "examples": len(tuned.predictions)}
-    return record.Probe(**named, **beside, **compared(base, tuned))
+    beside |= compared(base, tuned)
+    return record.Probe(kind=probe.kind, name=probe.name, data=probe.data, examples=len(tuned.predictions), **beside)
 
 
 def _benchmark(asked: Benchmark, base: Measured, tuned: Measured) -> record.Probe:
