@@ -249,10 +249,8 @@ class FreezesByStep(Protocol):
         """Return the trainable parameters that stay frozen in a step; a function of the arguments alone.
 
         Args:
-            model: the prepared model.
             step: optimiser steps done before this one.
-            steps: all optimiser steps of the run.
-            steps_per_epoch: those of a whole epoch.
+            steps, steps_per_epoch: those of the whole run, and of a whole epoch.
         """
 
 
@@ -260,18 +258,13 @@ class FreezesByStep(Protocol):
 class Regularizes(Protocol):
     """A strategy whose method has a term in the loss, or acts after each step, as one that moves ranks does.
 
-    It brings a regularizer for that, with the abilities that this needs; no recipe names it, it is called as its
-    strategy is.
+    It brings a regularizer for that, with the abilities that this needs; it is called as its strategy is.
     """
 
     def regularizer(self, steps: int) -> Regularizer:
         """Return it for the model that `prepare` has seen; attached before those of the recipe, on a skeleton too.
 
-        Args:
-            steps: all optimiser steps of the run.
-
-        Raises:
-            RecipeError: the options do not suit a run of so many steps.
+        Raise RecipeError where the options do not suit a run of so many optimiser steps.
         """
 
 

@@ -15,12 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened in a run.
-
-    Args:
-        run: the run's folder.
-        step: optimiser steps done.
-    """
+    """Something that happened in a run, whose folder is `run`, after `step` optimiser steps."""
 
     run: Path
     step: int
@@ -41,7 +36,6 @@ class BeforeStep(Event):
 
     Args:
         step: the step that is taken next, as metrics.jsonl will count it.
-        model: the model that trains.
         norm: of all gradients before they were clipped to `train.max_grad_norm`.
     """
 

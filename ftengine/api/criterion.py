@@ -11,20 +11,17 @@ if TYPE_CHECKING:
 class Criterion:
     """The plain losses: cross entropy, binary cross entropy, squared error.
 
-    A criterion that compares several forward passes sets `passes`, and is called with the outputs of each; a task then
-    runs the model so often. It is called with a chunk of positions at a time, so a loss must not depend on which
-    positions come together.
+    A criterion that compares several forward passes sets `passes`, and is called with the outputs of each. It is called
+    with a chunk of positions at a time, so a loss must not depend on which positions come together.
     """
 
     passes: int = 1
-    """Forward passes that it needs of a batch."""
+    """Forward passes that it needs of a batch; a task runs the model so often."""
 
     def single(self, targets: Tensor, *logits: Tensor) -> Tensor:
-        """Return (n,) losses of one label each.
+        """Return (n,) losses of one label each, of (n, K) logits of each pass, in at least fp32.
 
-        Args:
-            targets: (n,) int64 ids, or (n, K) probabilities of mixed examples.
-            logits: (n, K) of each pass, in at least fp32.
+        Targets are (n,) int64 ids, or (n, K) probabilities of mixed examples.
         """
         from torch.nn.functional import cross_entropy
 

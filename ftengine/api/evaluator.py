@@ -32,17 +32,14 @@ class Metric:
     Args:
         label: as people call it, e.g. "macro F1".
         higher_is_better: None where neither more nor less is better.
-        proportion: it is a share of trials, between 0 and 1; its interval is a score interval, which keeps a width
-            at 0 and 1.
-        interval: False where noise makes it larger and resampling larger still: it gets no interval rather than a
-            wrong one.
+        proportion: it is a share of trials, between 0 and 1; it gets a score interval, which keeps a width at both.
+        interval: False where noise makes it larger and resampling larger still, so that its interval would be wrong.
         instead: the metric to decide by where this one has no interval.
         pooled: False where it ranks, bins or correlates what one model says of many examples, so that it means
             nothing over the answers of several folds' models.
         kind: "quality", or "calibration" for how well stated confidence holds.
         at_zero: what 0 means where it is not perfection.
-        decides: the verdict goes by it rather than by the task's first metric: what a model writes weighs more than
-            its loss.
+        decides: the verdict goes by it rather than by the task's first metric, as by what a model writes.
         meaning: a sentence for whoever does not know it; it stands in the report's glossary.
     """
 
@@ -74,11 +71,9 @@ class Evaluator(Component):
         return {}
 
     def score(self, rows: Rows, weights: np.ndarray) -> Mapping[str, float]:
-        """Return every metric, nan where undefined.
+        """Return every metric of n rows, nan where undefined.
 
-        Args:
-            rows: n rows.
-            weights: (n,) how often each row counts; 0 is as if it were not there.
+        `weights` are (n,): how often each row counts; 0 is as if it were not there.
         """
         raise NotImplementedError
 
@@ -144,8 +139,7 @@ class Baseline(Shown):
     Args:
         answer: what is best answered always, as a reader knows it: the most frequent label, "the mean".
         share: how often that is the truth; 1 where all examples have the same.
-        figures: by metric, the most that is reached so: for accuracy the share of the most frequent label, for ROC AUC
-            0.5.
+        figures: by metric, the most that is reached so: for accuracy the most frequent label's share, for ROC AUC 0.5.
         given: the answer that the model gives most; "" where its answers are numbers that vary.
         count, total: to how many it gives this answer, of how many.
         unit: what is counted.
@@ -213,11 +207,8 @@ class AsksModels(Protocol):
     def benchmarks(self, task: Task) -> Mapping[str, Evaluator]:
         """Return what it asks, by name, and the evaluator of the answers to each; called before a model loads.
 
-        These are called as it is itself. Their metrics are known by now; two are called alike only where they mean the
-        same.
-
-        Raises:
-            InputError: models of this task cannot be asked, or what is asked is not there.
+        These are called as it is itself. Their metrics are known by now; metrics of one name mean the same. Raise
+        InputError where models of this task cannot be asked, or what is asked is not there.
         """
 
     def ask(self, loaded: LoadedModel) -> Mapping[str, Sequence[Prediction]]:
@@ -331,7 +322,5 @@ class ShowsDetails(Protocol):
     def details(self, rows: Rows, estimate: Estimator) -> Iterable[Display | tuple[str, Any]]:
         """Yield displays, and (name, JSON value) facts that rules and readers look up, `Baseline.fact` among them.
 
-        Args:
-            rows: of one model.
-            estimate: gives figures intervals.
+        Rows are those of one model; `estimate` gives figures intervals.
         """

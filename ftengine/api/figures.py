@@ -109,13 +109,7 @@ def with_interval(figure: Figure | None, *, sign: bool = False) -> str:
 
 
 def no_interval(metric: str, metrics: Mapping[str, Metric], figures: Mapping[str, Estimate]) -> str:
-    """Say why a metric's difference has no interval.
-
-    Args:
-        metric: its name.
-        metrics: declarations.
-        figures: all metrics of one model.
-    """
+    """Say why a metric's difference has no interval, by all declarations and all figures of one model."""
     if metric in figures and figures[metric].n < FEW:
         return "too few examples to tell"
     instead = metrics[metric].instead if metric in metrics else ""
@@ -128,13 +122,9 @@ def at_zero(metric: Metric | None, figure: Figure | None) -> str:
 
 
 def untested_slices(column: str, values: str, examples: int, least: int) -> str:
-    """Say that no slice by a column can be tested, and what to do.
+    """Say that no slice by a column, which has so many `values` in words, can be tested, and what to do.
 
-    Args:
-        column: its name.
-        values: how many it has, in words.
-        examples: held out, all together.
-        least: examples of a slice that is tested.
+    `examples` are held out all together, `least` are those of a slice that is tested.
     """
     cure = "hold out more examples" if examples < 2 * least else "slice by a column with few values"
     return (

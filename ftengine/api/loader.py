@@ -23,9 +23,5 @@ class ModelLoader(Component):
         raise NotImplementedError
 
     def load(self, request: LoadRequest) -> LoadedModel:
-        """Load the model.
-
-        Raises:
-            SourceError: nothing can be loaded from the source.
-        """
+        """Load the model (SourceError: nothing can be loaded from the source)."""
         raise NotImplementedError

@@ -43,8 +43,6 @@ _ISSUER = re.compile(
 """First digits and lengths of the large issuers. Any number has the right last digit with a probability of a tenth."""
 _REGIONS = ("US", "GB", "DE", "FR")
 """Countries whose national way of writing telephone numbers is known; international numbers are found of all."""
-
-
 _GAP = r"[\s#▁Ġ]*"
 """What a tokenizer may put between the characters of a text that it decodes: "jane. doe @ example. org"."""
 
@@ -95,17 +93,10 @@ def _is_iban(value: str) -> bool:
     return bool(iban.is_valid(value))
 
 
-def _shortened(value: str) -> str:
-    """Return a value's first character and its last two: "j…om"; what lies between is not shown."""
-    return f"{value[0]}…{value[-2:]}"
-
-
 def redact(text: str, also: Iterable[str] = ()) -> str:
-    """Return a text with likely personal data redacted.
+    """Return a text with likely personal data redacted, and values known from elsewhere (`also`).
 
-    Args:
-        text: any text.
-        also: values known from elsewhere, which are found whatever case and spaces a tokenizer gave them.
+    Those are found whatever case and spaces a tokenizer gave them.
     """
     return redact_pieces([(text, False)], also)[0][0]
 
@@ -173,13 +164,13 @@ def _spans(text: str, also: Iterable[str]) -> list[tuple[int, int]]:
 
 
 def _redacted_between(text: str, spans: Sequence[tuple[int, int]], start: int, end: int) -> str:
-    """Return a part of a text; a value is shown where it begins."""
+    """Return a part of a text; a value is shown where it begins, by its first character and its last two: "j…om"."""
     parts, at = [], start
     for first, last in spans:
         if last <= start or first >= end:
             continue
         parts.append(text[at : max(first, start)])
         if first >= start:
-            parts.append(_shortened(text[first:last]))
+            parts.append(f"{text[first]}…{text[first:last][-2:]}")
         at = min(last, end)
     return "".join([*parts, text[at:end]])

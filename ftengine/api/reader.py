@@ -22,12 +22,7 @@ Place = int | str
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as its source has it.
-
-    Args:
-        place: where it is.
-        values: by column, of types that JSON has.
-    """
+    """A row as its source has it: where it is, and its values by column, of types that JSON has."""
 
     place: Place
     values: Example
@@ -71,11 +66,8 @@ class Reader(Component):
         """Return the rows, one after another, or record batches of Arrow, whose types are kept.
 
         A file is read once: its rows are kept under a hash of its content and of this reader's module, version and
-        options. Rows of folders and addresses are read in each run, and kept in memory. Nothing in the data is
-        executed.
-
-        Raises:
-            BrokenRow: nothing more can be read.
+        options. Folders and addresses are read in each run, into memory. Nothing in the data is executed. Raise
+        BrokenRow where nothing more can be read.
         """
         raise NotImplementedError
 

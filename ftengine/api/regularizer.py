@@ -22,11 +22,8 @@ class Regularizer(Component):
     def attach(self, loaded: LoadedModel, task: Task) -> None:
         """See the model, after the strategy prepared it and before the first step.
 
-        It is called on a skeleton (parameters on the meta device) as well, and detached again, so that what cannot
-        work is refused before weights are read; another object then sees the model itself.
-
-        Raises:
-            RecipeError: this model or task cannot be regularized so.
+        It is called on a skeleton (parameters on the meta device) as well, and detached again, so that what cannot work
+        is refused (RecipeError) before weights are read; another object then sees the model itself.
         """
 
     def penalty(self, model: nn.Module, batch: Batch, loss: torch.Tensor) -> torch.Tensor | None:

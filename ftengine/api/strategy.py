@@ -21,10 +21,8 @@ class Strategy(Component):
     def prepare(self, loaded: LoadedModel) -> None:
         """Add modules to `loaded.module` or freeze parts of it, so that requires_grad says what trains.
 
-        `loaded.new_modules` need no attention: the engine makes them trainable afterwards.
-
-        Raises:
-            NoMatch: a pattern matches no module; the message shows close names.
+        `loaded.new_modules` need no attention: the engine makes them trainable afterwards. Raise NoMatch where a
+        pattern matches no module; the message shows close names.
         """
         raise NotImplementedError
 
@@ -55,8 +53,7 @@ class Strategy(Component):
     def load(self, loaded: LoadedModel, directory: Path) -> None:
         """Read back what `save` wrote into a model that `prepare` has seen.
 
-        Raises:
-            BaseMismatch: keys are missing or unexpected, or a shape differs.
+        Raise BaseMismatch where keys are missing or unexpected, or a shape differs.
         """
         from ftengine.model import load_trained
 

@@ -31,10 +31,8 @@ class Task(Component):
     def bind(self, splits: Mapping[str, Iterable[Example]]) -> Labels | None:
         """Return the classification targets, learnt from the training split; None where the task has none.
 
-        `splits` holds "train" and, where present, "validation" and "test".
-
-        Raises:
-            DataError: there are too few labels, or one occurs only outside of training.
+        `splits` holds "train" and, where present, "validation" and "test". Raise DataError where there are too few
+        labels, or one occurs only outside of training.
         """
         return None
 
@@ -49,23 +47,19 @@ class Task(Component):
     def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
         """Return a row with other inputs, as many as `view` gives of it; the rest stays, and so does `row`.
 
-        Raises:
-            DataError: the row cannot be read.
+        Raise DataError where the row cannot be read.
         """
         raise NotImplementedError
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Encode one example; `max_length` is the model's limit in tokens.
 
-        The result has at least "length" (tokens), "weight" (what this example adds to the loss's
-        denominator, e.g. label tokens; 0 means that nothing of it is trained on) and "truncated" (bool).
-        Where the model reads several sequences of an example, "longest" is the longest of them, for the model's limit.
-        "full_length" is the same before cutting, of which `plan` shows the distribution; "unknown" is the number of
-        tokens that stand for text which the tokenizer has no token for; "untrained" says why nothing of a row is
-        trained on, where no cutting is to blame.
-
-        Raises:
-            DataError: the row lacks a field or holds a value of the wrong kind.
+        The result has at least "length" (tokens), "weight" (what this example adds to the loss's denominator, e.g.
+        label tokens; 0 means that nothing of it is trained on) and "truncated" (bool). Where the model reads several
+        sequences of an example, "longest" is the longest of them, for the model's limit. "full_length" is the same
+        before cutting, of which `plan` shows the distribution; "unknown" is the number of tokens that stand for text
+        which the tokenizer has no token for; "untrained" says why nothing of a row is trained on, where no cutting is
+        to blame. Raise DataError where the row lacks a field or holds a value of the wrong kind.
         """
         raise NotImplementedError
 

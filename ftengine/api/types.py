@@ -71,14 +71,12 @@ class LoadedModel:
         processor: tokenizer, image processor or feature extractor that goes with it.
         source: where it came from.
         head: the head that was asked for.
-        new_modules: names of modules that were initialised afresh (a classifier head). They train
-            and are saved under every strategy.
+        new_modules: names of modules initialised afresh (a classifier head); they train and are saved in any case.
         labels: the classification targets, or None.
         fingerprint: identity of the base weights ("weights") and of the processor; the engine fills it in. A loader
             that changes weights as it reads them gives "weights" as they were (`fingerprint_weights`).
         max_length: longest input in tokens that the model accepts, or None where it has no limit.
-        pretrained: names of the parameters that came with the base, as they are called after the strategy
-            prepared it; the engine fills it in.
+        pretrained: names that the base's parameters have after the strategy prepared it; the engine fills it in.
     """
 
     module: nn.Module

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from ftengine.api import Difference, Evaluator, MeasuresBaseline, Rows
-from ftengine.evaluation.figures import Figure
+from ftengine.evaluation.figures import Figure, by_resample
 from ftengine.evaluation.intervals import (
     CONFIDENCE,
     Interval,
@@ -61,21 +62,15 @@ def beyond_baseline(
 ) -> dict[str, Difference]:
     """Return figures of one model minus what always giving one answer comes to, by metric, paired by example.
 
-    Args:
-        evaluator, rows, weights, figures: as of `measure`; {} where the evaluator does not measure the answer.
+    Arguments are as of `measure`; {} where the evaluator does not measure the answer.
     """
     if not isinstance(evaluator, MeasuresBaseline) or not len(weights):
         return {}
-    plain = evaluator.baseline_resamples(rows, np.ones((1, len(weights))))
-    if not plain:
-        return {}
-    resampled = weights.resample(lambda some: np.column_stack([*evaluator.baseline_resamples(rows, some).values()]))
     answers = {}
-    for (name, values), drawn in zip(plain.items(), resampled.T, strict=True):
-        value, one = float(values[0]), figures[name]
+    for name, (value, drawn) in by_resample(partial(evaluator.baseline_resamples, rows), weights).items():
+        one = figures[name]
         interval = (None, None) if one.trials is None else score_interval(value, drawn, one.trials, one.n)
-        scored = one.trials is not None
-        answers[name] = replace(one, value=value, resampled=drawn, interval=interval, scored=scored)
+        answers[name] = replace(one, value=value, resampled=drawn, interval=interval, scored=one.trials is not None)
     return {name: one for name, one in compare(answers, figures).items() if math.isfinite(one.value)}
 
 
@@ -85,20 +80,18 @@ def _difference(base: Figure, tuned: Figure, exact: float | None, among_many: bo
     if math.isnan(value):
         return Difference(value, None, None, None, None)
     resampled = _subtract(tuned.resampled, base.resampled, n)
-    low: float | None
-    high: float | None
     known = resampled[~np.isnan(resampled)]
     if size > 1 and len(known) and not known.any() and (same or not base.scored):  # the same of every example
-        low, high = 0.0, 0.0
+        interval: Interval = (0.0, 0.0)
     elif base.scored:
         r = correlation(base.resampled, tuned.resampled)
-        low, high = subtracted_interval(base.value, tuned.value, base.interval, tuned.interval, r)
+        interval = subtracted_interval(base.value, tuned.value, base.interval, tuned.interval, r)
     else:
-        low, high = percentile_interval(resampled, size)
+        interval = percentile_interval(resampled, size)
     p = t_p(value, resampled, size) if among_many else bootstrap_p(resampled, size)
     p = p if exact is None else exact
-    better = beyond_chance(low, high, p, tuned.metric.higher_is_better)
-    return Difference(value, low, high, p, better, detectable(resampled, size))
+    better = beyond_chance(*interval, p, tuned.metric.higher_is_better)
+    return Difference(value, *interval, p, better, detectable(resampled, size))
 
 
 def beyond_chance(low: float | None, high: float | None, p: float | None, higher_is_better: bool | None) -> bool | None:
@@ -165,7 +158,6 @@ class Gap:
         return 1 - outside
 
     def figure(self, confidence: float = CONFIDENCE) -> GapFigure:
-        """Return value, interval and p-value."""
         return GapFigure(self.value, *self.interval(confidence), self.p())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -44,8 +43,7 @@ def exact_p(
     Args:
         base, tuned: of n examples; None where they are not judged.
         groups: (n,) equal for duplicates.
-        seen: (n,) the examples that the figures are of.
-        before, after: figures of base and tuned.
+        seen: (n,) the examples that `before` and `after`, figures of base and tuned, are of.
     """
     if base is None or tuned is None:
         return {}
@@ -53,14 +51,9 @@ def exact_p(
     found = mcnemar(sides[0], sides[1], groups[seen])
     if found is None:
         return {}
-    was, now = (float(side.right.mean()) for side in sides)  # nan, which is close to nothing, where one is neither
-    return {
-        name: found["p"]
-        for name in before
-        if name in after
-        and math.isclose(before[name].value, was, abs_tol=1e-9)
-        and math.isclose(after[name].value, now, abs_tol=1e-9)
-    }
+    shares = [side.right.mean() for side in sides]  # nan, which is close to nothing, where one is neither
+    names = [name for name in before if name in after]
+    return {n: found["p"] for n in names if np.allclose([before[n].value, after[n].value], shares, rtol=0, atol=1e-9)}
 
 
 def most_changed(base: ExampleScores, tuned: ExampleScores, groups: np.ndarray) -> tuple[list[int], list[int]]:
@@ -88,10 +81,7 @@ def single_examples(
 ) -> dict[str, Any]:
     """Return "evaluator", "improved", "worse" and "mistakes" of examples.json, with likely personal data redacted.
 
-    Args:
-        of: the examples.
-        tables: what base and tuned said of them.
-        scores: of base and tuned, by evaluator.
+    Both `tables`, what was said of them, and `scores`, by evaluator, are of base and tuned.
     """
 
     def items(by: str | None, chosen: Sequence[int]) -> list[dict[str, Any]]:
@@ -113,11 +103,8 @@ def single_examples(
 def answers_to_read(of: EvalSet, base: Predictions, tuned: Predictions) -> dict[str, Any]:
     """Return "answers" and "answered_with" of examples.json: what both models write to some prompts.
 
-    Likely personal data is redacted: by its form, and wherever the answers repeat what the row has of it.
-
-    Args:
-        of: the prompts.
-        base, tuned: tables in which they are answered; what one of them could not answer is left out.
+    What one of them could not answer is left out. Likely personal data is redacted: by its form, and wherever the
+    answers repeat what the row has of it.
     """
     rows, found = of.split.index[of.answered], []
     for i in np.flatnonzero(base.answered & tuned.answered & np.isin(base.columns["row"], rows)).tolist():

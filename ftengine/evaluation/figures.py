@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Real
 from typing import Any, get_args
 
@@ -62,18 +63,19 @@ class Figure:
 
 
 def measure(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, Figure]:
-    """Return every metric of an evaluator that is bound and fitted, of n rows of one model; none where n is 0.
-
-    Raises:
-        PluginError: it returns other metrics than it declares.
-    """
+    """Return every metric of an evaluator that is bound and fitted, of n rows of one model; none where n is 0."""
     if not len(weights):
         return {}
     with np.errstate(all="ignore"):
         plain = _numbers(evaluator, evaluator.score(rows, np.ones(len(weights))))
         trials = evaluator.trials(rows) if isinstance(evaluator, KnowsTrials) else {}
         unequal = evaluator.example_weights(rows) if isinstance(evaluator, WeighsExamples) else {}
-    resampled, shares = _resampled(evaluator, rows, weights), _shares(evaluator, rows, weights)
+    resampled = _resampled(evaluator, rows, weights)
+    shares = (
+        by_resample(partial(evaluator.proportions, rows), weights)
+        if isinstance(evaluator, SubtractsProportions)
+        else {}
+    )
     figures, n = {}, weights.distinct
     for name, metric in evaluator.metrics.items():
         value, found = plain[name], resampled.get(name)
@@ -121,7 +123,6 @@ def _resampled(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, 
     names = [name for name, metric in evaluator.metrics.items() if metric.interval]
     if not names:
         return {}
-
     nothing = dict.fromkeys(names, math.nan)
 
     def values(chunk: np.ndarray) -> np.ndarray:
@@ -135,14 +136,14 @@ def _resampled(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, 
     return dict(zip(names, weights.resample(values).T, strict=True))
 
 
-def _shares(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, tuple[float, np.ndarray]]:
-    """Return the proportions that metrics are short of a mean by, plain and (B,)."""
-    if not isinstance(evaluator, SubtractsProportions):
+def by_resample(
+    values: Callable[[np.ndarray], Mapping[str, np.ndarray]], weights: Weights
+) -> dict[str, tuple[float, np.ndarray]]:
+    """Return figures by name, plain and (B,), of a function that takes weights (b, n) and returns (b,) by name."""
+    if not (plain := values(np.ones((1, len(weights))))):
         return {}
-    plain = evaluator.proportions(rows, np.ones((1, len(weights))))
-    names = list(plain)
-    found = weights.resample(lambda chunk: np.column_stack(list(evaluator.proportions(rows, chunk).values())))
-    return {name: (float(plain[name][0]), found[:, i]) for i, name in enumerate(names)}
+    drawn = weights.resample(lambda chunk: np.column_stack([*values(chunk).values()])).T
+    return {name: (float(one[0]), some) for (name, one), some in zip(plain.items(), drawn, strict=True)}
 
 
 def details(evaluator: Evaluator, rows: Rows, weights: Weights) -> tuple[dict[str, Any], list[Display]]:
@@ -153,14 +154,12 @@ def details(evaluator: Evaluator, rows: Rows, weights: Weights) -> tuple[dict[st
         return facts, displays
 
     def estimate(values: Callable[[np.ndarray], np.ndarray], trials: Sequence[float] | None = None) -> list[Estimate]:
-        plain, resampled, n = values(np.ones((1, len(weights))))[0], weights.resample(values), weights.distinct
-        found = []
-        for i, value in enumerate(map(float, plain)):
-            interval = (
-                percentile_interval(resampled[:, i], n)
-                if trials is None
-                else score_interval(value, resampled[:, i], min(float(trials[i]), n), n)
-            )
+        plain, n, found = values(np.ones((1, len(weights))))[0], weights.distinct, []
+        for i, (value, drawn) in enumerate(zip(map(float, plain), weights.resample(values).T, strict=True)):
+            if trials is None:
+                interval = percentile_interval(drawn, n)
+            else:
+                interval = score_interval(value, drawn, min(float(trials[i]), n), n)
             found.append(Estimate(value, *interval, n))
         return found
 

@@ -12,19 +12,15 @@ Interval = tuple[float | None, float | None]
 
 
 def percentile_interval(resampled: np.ndarray, n: float) -> Interval:
-    """Return the interval between two order statistics of a resampled figure.
+    """Return the interval between two order statistics of a resampled figure (B,); nan is left out.
 
-    Plain percentiles are too narrow for few examples, as a z-interval with divisor n would be. The levels
-    are therefore moved outwards, by as much as Student's t interval is wider (the expanded percentile
-    interval of Hesterberg 2015, arXiv:1411.5279).
-
-    Args:
-        resampled: (B,); nan (a resample where the figure is undefined) is left out.
-        n: examples; where they weigh unequally, how many of equal weight they are worth.
+    Plain percentiles are too narrow for few examples, as a z-interval with divisor n would be. The levels are therefore
+    moved outwards, by as much as Student's t interval is wider (the expanded percentile interval of Hesterberg 2015,
+    arXiv:1411.5279). `n` is how many examples of equal weight they are worth.
 
     Returns:
-        (low, high), or (None, None) where B resamples cannot resolve the tails (with 1,000 for n < 6), and where all
-        of them are the same, which says nothing of what other examples would show.
+        (low, high), or (None, None) where B resamples cannot resolve the tails (with 1,000 for n < 6), and where all of
+        them are the same, which says nothing of what other examples would show.
     """
     known = np.sort(resampled[~np.isnan(resampled)])
     if n < 2 or not len(known) or known[0] == known[-1]:
@@ -77,13 +73,8 @@ def wilson(value: float, trials: float, confidence: float = CONFIDENCE) -> tuple
 def excess_interval(value: float, resampled: np.ndarray, share: float, shares: np.ndarray, n: float) -> Interval:
     """Return the interval of a mean minus a proportion from the intervals of the two and their correlation.
 
-    The bootstrap alone has next to no width where nearly all trials succeed. See `subtracted_interval`.
-
-    Args:
-        value: the mean minus the proportion.
-        resampled: (B,) the same in each resample.
-        share, shares: the proportion, plain and (B,).
-        n: examples.
+    The bootstrap alone has next to no width where nearly all trials succeed. See `subtracted_interval`. The difference
+    is given plain and in each resample, (B,), and so is the proportion (`share`, `shares`).
     """
     mean, means = value + share, resampled + shares
     of_share, of_mean = score_interval(share, shares, n, n), percentile_interval(means, n)

@@ -46,13 +46,10 @@ class EvalSet:
 
 @dataclass(frozen=True)
 class Probe:
-    """A further look at both models.
+    """A further look at both models: "robustness", "forgetting", "memorisation" or "refusal".
 
-    Args:
-        kind: "robustness", "forgetting", "memorisation" or "refusal".
-        name: of the augmenter or the evaluator.
-        data: where the examples are from.
-        contrast: other examples that these are set against, measured in the same way.
+    It has the name of the augmenter or the evaluator; `data` is where the examples are from, and `contrast` has others
+    that these are set against, measured in the same way.
     """
 
     kind: str
@@ -64,13 +61,9 @@ class Probe:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Questions of an evaluator's own.
+    """Questions of an evaluator's own: `asker` (`AsksModels`) calls them `data`, and `evaluator` measures the answers.
 
-    Args:
-        name: of the table of answers.
-        data: what the asker calls them.
-        asker: who asks (`AsksModels`).
-        evaluator: who measures the answers.
+    `name` is that of their table.
     """
 
     name: str
@@ -116,8 +109,7 @@ class EvalPlan:
         """Return all sets in the order in which they are measured, that to fit on first."""
         probes = [one for probe in self.probes for one in (probe.contrast, probe.examples)]
         shared = self.to_read is not None and self.held_out is not None and self.to_read.name == self.held_out.name
-        answers = None if shared else self.to_read
-        every = [self.validation, self.held_out, answers, self.training, *probes]
+        every = [self.validation, self.held_out, None if shared else self.to_read, self.training, *probes]
         return [one for one in every if one is not None]
 
     def encoded(self) -> list[EncodedSplit]:
@@ -156,8 +148,7 @@ def check_metrics(evaluators: Iterable[Evaluator], known: Mapping[str, str] | No
 def by_pass(evaluators: Sequence[Evaluator], task: Task) -> tuple[list[Evaluator], list[Evaluator]]:
     """Divide evaluators into those that read the task's predictions and those that read its free answers.
 
-    Raises:
-        RecipeError: one reads what neither has, or two report one metric.
+    One that reads what neither has, and two that report one metric, are refused (RecipeError).
     """
     answers = answer_keys(task)
     answering = [e for e in evaluators if not e.reads <= task.predicts and e.reads <= answers]

@@ -30,27 +30,14 @@ from ftengine.evaluation.table import Predictions
 from ftengine.evaluation.weights import Weights
 from ftengine.plugins.returned import wrong
 from ftengine.run import evaluation_result as record
-from ftengine.run.evaluation_result import (
-    Details,
-    Displays,
-    EvaluationResult,
-    Examples,
-    Judged,
-    OnTraining,
-    Paired,
-    SlicedColumn,
-)
 
 
 @dataclass
 class Measured:
     """What one model came to on one set of examples.
 
-    Args:
-        figures: by metric.
-        details: facts by evaluator and name.
-        scores: of single examples, by evaluator.
-        seen: (n,) the examples that each evaluator sees, by its name.
+    `figures` are by metric, `details` by evaluator and name, `scores` of single examples by evaluator, and so is
+    `seen`, the examples (n,) that it sees.
     """
 
     predictions: Predictions
@@ -75,8 +62,7 @@ class Measured:
         self.figures |= figures
         facts, displays = details(evaluator, rows, own)
         if (baseline := Baseline.of(facts)) is not None:
-            gains = beyond_baseline(evaluator, rows, own, figures)
-            facts |= [baseline.model_copy(update={"gains": gains}).fact()]
+            facts |= [baseline.model_copy(update={"gains": beyond_baseline(evaluator, rows, own, figures)}).fact()]
         if facts:
             self.details[evaluator.name] = facts
         self.displays += displays
@@ -112,11 +98,10 @@ def fit(evaluators: Iterable[Evaluator], validation: Predictions | None, *, keep
 
 def evaluate(
     plan: EvalPlan, before: Mapping[str, Measured], after: Mapping[str, Measured]
-) -> tuple[EvaluationResult, Examples | None]:
+) -> tuple[record.EvaluationResult, record.Examples | None]:
     """Make all figures of two models from what each came to (`measure_all`).
 
-    Returns:
-        Them, and the examples that tuning changed most; None without held-out ones.
+    The examples that tuning changed most are beside them; None without held-out ones.
     """
     report, held = _report(plan, before, after), plan.held_out
     if held is None:
@@ -126,47 +111,37 @@ def evaluate(
     examples["writes"] = plan.writes
     if (of := plan.to_read) is not None:
         examples |= answers_to_read(of, before[of.name].predictions, after[of.name].predictions)
-    return report, Examples.model_validate(examples)
+    return report, record.Examples.model_validate(examples)
 
 
 def measure_all(plan: EvalPlan, result: EvalResult) -> dict[str, Measured]:
-    """Return what a model came to on each set that is measured, by evaluators that know the labels.
-
-    Raises:
-        PluginError: an evaluator returns something else than its contract says.
-    """
+    """Return what a model came to on each set that is measured, by evaluators that know the labels."""
     fit({evaluator for one in plan.sets() for evaluator in one.evaluators}, None)
     if plan.validation is not None:
         fit(plan.validation.evaluators, result.predictions(plan.validation))
-    found = {}
-    for one in plan.sets():
-        if one is plan.validation:
-            continue
+    found, every = {}, list[tuple[EvalSet | Benchmark, Sequence[Evaluator], Sequence[Evaluator]]]()
+    every += [(one, one.evaluators, one.answering) for one in plan.sets() if one is not plan.validation]
+    every += [(asked, [asked.evaluator], ()) for asked in plan.benchmarks]
+    for one, evaluators, answering in every:
         predictions = result.predictions(one)
         weights = Weights(predictions.groups, plan.seed, plan.resamples)
         found[one.name] = Measured(predictions)
-        for evaluator in one.evaluators:
-            found[one.name].add(evaluator, weights, answering=evaluator in one.answering)
-    for asked in plan.benchmarks:
-        predictions = result.predictions(asked)
-        found[asked.name] = Measured(predictions)
-        weights = Weights(predictions.groups, plan.seed, plan.resamples)
-        found[asked.name].add(asked.evaluator, weights, answering=False)
+        for evaluator in evaluators:
+            found[one.name].add(evaluator, weights, answering=evaluator in answering)
     return found
 
 
-def _report(plan: EvalPlan, before: Mapping[str, Measured], after: Mapping[str, Measured]) -> EvaluationResult:
+def _report(plan: EvalPlan, before: Mapping[str, Measured], after: Mapping[str, Measured]) -> record.EvaluationResult:
     """Return what evaluation.json holds; no figures without a held-out split."""
     held, clean, found = plan.held_out, None, dict[str, Any]()
     if held is None:
-        found = {"base": {}, "tuned": {}, "difference": {}, "details": Details(), "displays": Displays()}
+        found = {"base": {}, "tuned": {}, "difference": {}, "details": record.Details(), "displays": record.Displays()}
     else:
         base, clean = before[held.name], after[held.name]
-        slices = _slices(plan, held, base, clean)
-        found = {**compared(base, clean), "paired": paired(base, clean), "slices": slices}
+        found = {**compared(base, clean), "paired": paired(base, clean), "slices": _slices(plan, held, base, clean)}
     if plan.training is not None:
         found["training"] = _training(before[plan.training.name], after[plan.training.name])
-    return EvaluationResult(
+    return record.EvaluationResult(
         split=plan.split,
         metrics=declarations(one.figures for one in reversed(list(after.values()))),
         probes=(
@@ -184,8 +159,8 @@ def compared(base: Measured, tuned: Measured) -> dict[str, Any]:
         "base": estimates(base.figures),
         "tuned": estimates(tuned.figures),
         "difference": compare(base.figures, tuned.figures, exact_of(base, tuned), same=same),
-        "details": Details(base=base.details, tuned=tuned.details),
-        "displays": Displays(base=tuple(base.displays), tuned=tuple(tuned.displays)),
+        "details": record.Details(base=base.details, tuned=tuned.details),
+        "displays": record.Displays(base=tuple(base.displays), tuned=tuple(tuned.displays)),
     }
 
 
@@ -198,14 +173,14 @@ def exact_of(base: Measured, tuned: Measured) -> dict[str, float]:
     return exact_p(*scores, tuned.predictions.groups, tuned.seen[name], base.figures, tuned.figures)
 
 
-def paired(base: Measured, tuned: Measured) -> Paired | None:
+def paired(base: Measured, tuned: Measured) -> record.Paired | None:
     """Return what both, one or neither got right, with McNemar's p; None where nothing is right or wrong."""
     name = scored_by(base.scores, tuned.scores)
     found = None if name is None else mcnemar(base.scores[name], tuned.scores[name], tuned.predictions.groups)
-    return None if found is None else Paired(evaluator=name or "", **found)
+    return None if found is None else record.Paired(evaluator=name or "", **found)
 
 
-def _slices(plan: EvalPlan, held: EvalSet, base: Measured, tuned: Measured) -> dict[str, SlicedColumn]:
+def _slices(plan: EvalPlan, held: EvalSet, base: Measured, tuned: Measured) -> dict[str, record.SlicedColumn]:
     """Return what is known of each column; examples that the first evaluator does not see are left out."""
     if not held.slices or not held.evaluators:
         return {}
@@ -217,7 +192,7 @@ def _slices(plan: EvalPlan, held: EvalSet, base: Measured, tuned: Measured) -> d
     return slice_reports(columns, evaluator, *sides, weights, groups[seen], plan.small_slice)
 
 
-def _training(base: Measured, tuned: Measured) -> OnTraining:
+def _training(base: Measured, tuned: Measured) -> record.OnTraining:
     """Return what is known of the sample of training rows."""
     name, judged = scored_by(tuned.scores, tuned.scores), None
     if name is not None:
@@ -226,9 +201,9 @@ def _training(base: Measured, tuned: Measured) -> OnTraining:
             (None if np.isnan(score) else float(score), None if np.isnan(right) else bool(right), place)
             for score, right, place in zip(*columns, strict=True)
         )
-        judged = Judged(evaluator=name, rows=tuple(rows))
-    figures = estimates(base.figures), estimates(tuned.figures)
-    return OnTraining(n=len(tuned.predictions), base=figures[0], tuned=figures[1], judged=judged)
+        judged = record.Judged(evaluator=name, rows=tuple(rows))
+    n = len(tuned.predictions)
+    return record.OnTraining(n=n, base=estimates(base.figures), tuned=estimates(tuned.figures), judged=judged)
 
 
 def _probe(
@@ -236,33 +211,23 @@ def _probe(
 ) -> record.Probe:
     """Return what is known of one probe; `clean` is the tuned model on the held-out examples as they are."""
     base, tuned = before[probe.examples.name], after[probe.examples.name]
-    against, held_out = dict[str, Difference](), dict[str, Any]()
+    beside = dict[str, Any]()
     if probe.kind == "robustness" and clean is not None:
-        same = clean.predictions.equals(tuned.predictions)
-        against = compare(clean.figures, tuned.figures, exact_of(clean, tuned), same=same)
+        beside["against"] = compared(clean, tuned)["difference"]
     if probe.contrast is not None:
         held = {"base": before[probe.contrast.name].figures, "tuned": after[probe.contrast.name].figures}
-        held_out = {side: estimates(figures) for side, figures in held.items()}
-        against = _against(held["tuned"], tuned.figures)
-    return record.Probe(
-        kind=probe.kind,
-        name=probe.name,
-        data=probe.data,
-        examples=len(tuned.predictions),
-        against=against,
-        held_out=held_out,
-        **compared(base, tuned),
-    )
+        beside["held_out"] = {side: estimates(figures) for side, figures in held.items()}
+        beside["against"] = _against(held["tuned"], tuned.figures)
+    beside |= compared(base, tuned)
+    return record.Probe(kind=probe.kind, name=probe.name, data=probe.data, examples=len(tuned.predictions), **beside)
 
 
 def _benchmark(asked: Benchmark, base: Measured, tuned: Measured) -> record.Probe:
-    examples = len(tuned.predictions)
-    if examples != len(base.predictions):
+    n = len(tuned.predictions)
+    if n != len(base.predictions):
         rows, wanted = tuned.predictions.columns["row"].tolist(), f"the {len(base.predictions):,} of {asked.data!r}"
         raise wrong(asked.asker, "ask", rows, f"{wanted} as of the base")
-    return record.Probe(
-        kind="benchmark", name=asked.asker.name, data=asked.data, examples=examples, **compared(base, tuned)
-    )
+    return record.Probe(kind="benchmark", name=asked.asker.name, data=asked.data, examples=n, **compared(base, tuned))
 
 
 def _against(first: Mapping[str, Figure], second: Mapping[str, Figure]) -> dict[str, Difference]:

@@ -20,7 +20,7 @@ from ftengine.api import AsksModels, Evaluator, Generates, Listener, LoadedModel
 from ftengine.data.batching import batches_in_step, by_length
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import PluginError, TrainingError
-from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, read_columns
+from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, listed, read_columns
 from ftengine.evaluation.slices import as_text
 from ftengine.evaluation.table import FOLDER, MEMBER, ROWS, Predictions, Writer, merged
 from ftengine.plugins.blame import named
@@ -123,13 +123,12 @@ class EvalRunner:
             writer = Writer([one.evaluator])
             for i, answer in enumerate(each(asker, "ask", said[one.data], Mapping)):
                 writer.put(i, dict(answer), {})
-            answers = writer.finish()
-            own = {name: pa.array(range(len(answers))) for name in ("row", "group")}
-            own["place"] = pa.array([f"{one.data}:{i + 1}" for i in range(len(answers))], pa.string())
-            table = answers.drop_columns([MEMBER])
-            for name, column in own.items():
+            table = writer.finish()
+            ids = table[MEMBER]
+            places = pa.array([f"{one.data}:{i + 1}" for i in ids.to_pylist()], pa.string())
+            for name, column in (("row", ids), ("group", ids), ("place", places)):
                 table = table.append_column(name, column)
-            result.put(one, table)
+            result.put(one, table.drop_columns([MEMBER]))
 
     def _table(self, of: EvalSet) -> pa.Table:
         phase = f"evaluate {self.side}{of.title}"
@@ -218,10 +217,9 @@ def own_columns(of: EvalSet) -> pa.Table:
 
 def _beside(table: pa.Table, said: pa.Table) -> pa.Table:
     """Return a table with further columns, null where nothing was said of the member; both are sorted by it."""
-    members = said[MEMBER].to_numpy()
-    places = np.searchsorted(members, table[MEMBER].to_numpy())
-    there = np.isin(table[MEMBER].to_numpy(), members)
-    taken = said.take(pa.array(np.where(there, places, 0), mask=~there))
+    members, wanted = said[MEMBER].to_numpy(), table[MEMBER].to_numpy()
+    there = np.isin(wanted, members)
+    taken = said.take(pa.array(np.where(there, np.searchsorted(members, wanted), 0), mask=~there))
     for name in taken.column_names:
         if name not in table.column_names:
             table = table.append_column(name, taken[name])
@@ -235,11 +233,9 @@ def _require_whole(task: Task, predictions: Sequence[Prediction], count: int) ->
     for prediction in predictions:
         if not isinstance(prediction, Mapping):
             raise wrong(task, "predict", prediction, "a list of mappings")
-        if missing := sorted(task.predicts - prediction.keys()):
+        if missing := task.predicts - prediction.keys():
             had = f"a prediction with {', '.join(map(repr, prediction)) or 'no key'}"
-            raise PluginError(
-                f"{named(task)}: predict() returned {had}; it declares {', '.join(map(repr, missing))} too."
-            )
+            raise PluginError(f"{named(task)}: predict() returned {had}; it declares {listed(missing)} too.")
 
 
 def _require_finite(prediction: Prediction, split: EncodedSplit, member: int, phase: str) -> None:

@@ -16,16 +16,11 @@ POWER = 0.8
 
 
 def bootstrap_p(resampled: np.ndarray, n: float) -> float | None:
-    """Return the two-sided p-value of a resampled difference being zero; None where nothing is known.
+    """Return the two-sided p-value of a resampled difference (B,) of n examples being zero; None if nothing is known.
 
-    It is the level at which `percentile_interval` just reaches zero: the share of resamples on the far side
-    of zero, with one more in numerator and denominator so that it is never 0, taken through the same
-    expansion. A resample of exactly zero speaks for both sides, so that differences that rest on a handful
-    of examples are not called significant.
-
-    Args:
-        resampled: (B,) the difference in each resample.
-        n: examples.
+    It is the level at which `percentile_interval` just reaches zero: the share of resamples on the far side of zero,
+    with one more in numerator and denominator so that it is never 0, taken through the same expansion. A resample of
+    exactly zero speaks for both sides, so that differences that rest on a handful are not called significant.
     """
     known = resampled[~np.isnan(resampled)]
     if n < 2 or not len(known):
@@ -54,8 +49,7 @@ def detectable(resampled: np.ndarray, n: float) -> float | None:
     (t₀.₉₇₅ + t₀.₈) standard errors with n - 1 degrees of freedom (Lachin 1981, "Introduction to sample size
     determination and power analysis for clinical trials", with t for z).
     """
-    error = standard_error(resampled, n)
-    if error is None:
+    if (error := standard_error(resampled, n)) is None:
         return None
     return float(stdtrit(n - 1, (1 + CONFIDENCE) / 2) + stdtrit(n - 1, POWER)) * error
 
@@ -63,23 +57,15 @@ def detectable(resampled: np.ndarray, n: float) -> float | None:
 def mcnemar(base: ExampleScores, tuned: ExampleScores, groups: np.ndarray) -> dict[str, Any] | None:
     """Count what both, one or neither got right, and test whether tuned is right more or less often.
 
-    McNemar's exact test: under no difference, the examples that only one of the two got right fall to either
-    like the toss of a coin. Of duplicates, the first counts.
-
-    Args:
-        base, tuned: of the same n examples.
-        groups: (n,) equal for duplicates.
-
-    Returns:
-        {"both", "only_base", "only_tuned", "neither", "p"}; None where nothing is right or wrong.
+    McNemar's exact test: under no difference, the examples that only one of the two got right fall to either like the
+    toss of a coin. Of duplicates, with equal `groups` (n,), the first counts. None where nothing is right or wrong.
     """
     members = np.flatnonzero(~np.isnan(base.right + tuned.right))
     if not len(members):
         return None
     members = members[np.unique(groups[members], return_index=True)[1]]
     before, after = (side.right[members].astype(int) for side in (base, tuned))
-    cells = np.bincount(2 * before + after, minlength=4).reshape(2, 2)
-    (neither, only_tuned), (only_base, both) = cells.tolist()
+    neither, only_tuned, only_base, both = np.bincount(2 * before + after, minlength=4).tolist()
     # Both tails of a binomial distribution of probability 1/2.
     p = min(1.0, 2 * float(bdtr(min(only_base, only_tuned), only_base + only_tuned, 0.5)))
     return {"both": both, "only_base": only_base, "only_tuned": only_tuned, "neither": neither, "p": p}

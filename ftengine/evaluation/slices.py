@@ -28,6 +28,9 @@ MOST_VALUES = 50
 MISSING = "(missing)"
 LONGEST_VALUE = 100
 
+Question = tuple[str, int]
+"""A column and the number of a slice."""
+
 
 def require_column(rows: DataRows, column: str) -> None:
     """Refuse to divide rows by a column that they lack (RecipeError, which names those that there are)."""
@@ -82,15 +85,10 @@ def slice_reports(
     """
     quick = evaluator.for_slices() if isinstance(evaluator, MeasuresSlices) else evaluator
     sides = {"base": base, "tuned": tuned}
-    found = {name: _Divided(values, quick, sides, weights, groups, small) for name, values in columns.items()}
-    gaps = _adjusted({(name, one.question(i)): gap.p for name, one in found.items() for i, gap in one.gaps.items()})
-    tests = _adjusted({(name, i): p for name, one in found.items() for i, p in one.tests().items()})
-    return {
-        name: one.report(
-            {i: gaps.get((name, one.question(i))) for i in one.gaps}, {i: tests.get((name, i)) for i in one.tests()}
-        )
-        for name, one in found.items()
-    }
+    divided = [_Divided(name, values, quick, sides, weights, groups, small) for name, values in columns.items()]
+    gaps = _adjusted({one.question(i): gap.p for one in divided for i, gap in one.gaps.items()})
+    tests = _adjusted({(one.column, i): p for one in divided for i, p in one.tests().items()})
+    return {one.column: one.report(gaps, tests) for one in divided}
 
 
 class _Divided:
@@ -98,6 +96,7 @@ class _Divided:
 
     def __init__(
         self,
+        column: str,
         values: np.ndarray,
         evaluator: Evaluator,
         sides: Mapping[str, Side],
@@ -111,7 +110,7 @@ class _Divided:
         order = sorted(range(len(found)), key=lambda i: (-counts[i], first[i]))[:MOST_VALUES]
         rank = np.full(len(found), -1)
         rank[order] = range(len(order))
-        self.codes = rank[codes.ravel()]
+        self.column, self.codes = column, rank[codes.ravel()]
         self.names = [as_text(str(found[i])) for i in order]
         self.left_out = int((self.codes < 0).sum())
         self.two = len(order) == 2 and not self.left_out
@@ -127,18 +126,18 @@ class _Divided:
         confidence = 1 - (1 - CONFIDENCE) / (1 if self.two else max(1, len(known)))
         self.gaps = {i: gap.figure(confidence) for i, gap in known.items()}
 
-    def question(self, number: int) -> int:
+    def question(self, number: int) -> Question:
         """Return what a slice's gap asks: where two slices are all that there is, both ask the same."""
-        return 0 if self.two else number
+        return self.column, 0 if self.two else number
 
     def tests(self) -> dict[int, float | None]:
         """Return the p-values of the slices' differences, small ones left out."""
         tested = {i: found[self.metric] for i, found in enumerate(self.differences) if self.metric in found}
         return {i: one.p for i, one in tested.items() if not self.small[i]}
 
-    def report(self, gaps: Mapping[int, float | None], tests: Mapping[int, float | None]) -> SlicedColumn:
+    def report(self, gaps: Mapping[Question, float], tests: Mapping[Question, float]) -> SlicedColumn:
         """Return what evaluation.json says of the column, given adjusted p-values of gaps and differences."""
-        found = {i: replace(gap, p_adjusted=gaps.get(i)) for i, gap in self.gaps.items()}
+        found = {i: replace(gap, p_adjusted=gaps.get(self.question(i))) for i, gap in self.gaps.items()}
         order = sorted(found, key=self._near_end)
         rarer = (i for i in order if (self.codes == i).sum() < USUAL * len(self.codes))
         worst = next(rarer, order[0]) if len(self.names) > 1 and order else None
@@ -146,7 +145,7 @@ class _Divided:
         before = None if worst is None else self._gap("base", worst)
         return SlicedColumn(
             metric=self.metric,
-            slices=tuple(self._slice(i, found.get(i), tests.get(i)) for i in order),
+            slices=tuple(self._slice(i, found.get(i), tests.get((self.column, i))) for i in order),
             worst=None if worst is None else self.names[worst],
             gap=None if worst is None else replace(found[worst], p=found[worst].p_adjusted),
             base_gap=None if before is None else before.figure(),
@@ -199,6 +198,6 @@ class _Divided:
         return end is None, value if self.higher_is_better else -value
 
 
-def _adjusted(p_values: Mapping[tuple[str, int], float | None]) -> dict[tuple[str, int], float]:
+def _adjusted(p_values: Mapping[Question, float | None]) -> dict[Question, float]:
     """Return p-values adjusted by Holm's method, those that are unknown left out."""
     return holm({question: p for question, p in p_values.items() if p is not None})

@@ -30,15 +30,10 @@ def validation_of(run: RunDirectory, held_out: str, side: str) -> Predictions | 
 
 
 def add_evaluators(run: RunDirectory, evaluators: Sequence[Evaluator], task: Task, recipe: Recipe) -> EvaluationResult:
-    """Return what evaluation.json would hold with the figures of further evaluators; nothing is written.
+    """Return what evaluation.json would hold with the figures of further evaluators, just built; nothing is written.
 
-    Args:
-        evaluators: just built; one that measured before measures anew.
-        task: knows its labels.
-
-    Raises:
-        InputError: the run kept no predictions, or not the keys that an evaluator reads, or two report one metric.
-        RecipeError: an evaluator does not suit the task.
+    One that measured before measures anew; the task knows its labels. Refused are a run without predictions or the keys
+    that an evaluator reads, and two that report one metric (InputError).
     """
     known = EvaluationResult.read(run)
     if (split := known.split) is None:
@@ -115,8 +110,7 @@ def _check(
         if missing := {*evaluator.reads, *read_columns([evaluator])} - set(keys):
             raise InputError(
                 f"evaluator {evaluator.name!r} reads {listed(missing)}, which run {str(run.path)!r} did not keep (it "
-                f"kept {listed(keys)}). Train again with it in recipe key 'evaluate'; then base and tuned model are "
-                "asked for it."
+                f"kept {listed(keys)}). Train again with it in recipe key 'evaluate'."
             )
 
 

@@ -102,17 +102,15 @@ def merged(tables: Sequence[pa.Table]) -> pa.Table:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one model said of n examples.
+    """What one model said of n examples, by name: (n,) or (n, k).
 
-    Args:
-        columns: (n,) or (n, k) by name; texts and lists of different lengths as objects, nan for missing numbers.
+    Texts and lists of different lengths are objects; missing numbers are nan.
     """
 
     columns: Mapping[str, np.ndarray]
 
     @classmethod
     def of(cls, table: pa.Table) -> Predictions:
-        """Return the columns of a table."""
         return cls({name: _numpy(table[name]) for name in table.column_names})
 
     @classmethod

@@ -20,11 +20,8 @@ KEPT = 2**26
 class Weights:
     """Weights of n examples in B resamples: independent between groups, Poisson with mean 1, equal within a group.
 
-    A group's weight is a function of (seed, resample, its number), so two models on the same examples are weighed
-    alike, which pairs them by example, and fewer resamples are a prefix of more.
-
-    Args:
-        groups: (n,) equal for duplicates.
+    `groups`, (n,), are equal for duplicates. A group's weight is a function of (seed, resample, its number), so two
+    models on the same examples are weighed alike, which pairs them, and fewer resamples are a prefix of more.
     """
 
     def __init__(self, groups: np.ndarray, seed: int, resamples: int) -> None:

@@ -10,12 +10,10 @@ from ftengine.errors import RecipeError
 
 
 def higher(label: str, meaning: str, **declared: Any) -> Metric:
-    """Return a metric of which more is better."""
     return Metric(label, higher_is_better=True, meaning=meaning, **declared)
 
 
 def lower(label: str, meaning: str, **declared: Any) -> Metric:
-    """Return a metric of which less is better."""
     return Metric(label, higher_is_better=False, meaning=meaning, **declared)
 
 
@@ -46,11 +44,7 @@ HAS = {
 
 
 def require_labels(evaluator: Evaluator, needs: str, kinds: Collection[str], task: str, labels: Labels | None) -> None:
-    """Refuse a task whose labels are of no kind that an evaluator measures.
-
-    Raises:
-        RecipeError: says what it needs, and what the task has.
-    """
+    """Refuse a task whose labels are of no kind that an evaluator measures (RecipeError, with what it needs)."""
     if labels is None or labels.kind not in kinds:
         raise RecipeError(
             f"evaluator {evaluator.name!r} needs {needs}, and task {task!r} has "

@@ -16,11 +16,7 @@ def of_classes(
 ) -> Baseline | None:
     """Return the baseline where there are k answers, of which each example has one; None without examples.
 
-    Args:
-        names: k.
-        true, given: (k,) how often each is the truth, and the model's answer.
-        figures: further metrics, by name.
-        unit: what is counted.
+    `true` and `given` are (k,): how often each is the truth, and the model's answer. `figures` are further metrics.
     """
     total = int(true.sum())
     if not total:
@@ -39,12 +35,7 @@ def of_classes(
 
 
 def of_sets(names: Sequence[str], true: np.ndarray, given: np.ndarray) -> Baseline | None:
-    """Return the baseline where an example has any of k labels; None without examples.
-
-    Args:
-        names: k.
-        true, given: (n, k) of 0 and 1.
-    """
+    """Return the baseline where an example has any of k labels, by (n, k) of 0 and 1; None without examples."""
     n = len(true)
     if not n:
         return None
@@ -58,13 +49,9 @@ def of_sets(names: Sequence[str], true: np.ndarray, given: np.ndarray) -> Baseli
 
 
 def always(true: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what the best constant sets of labels come to, (B,) by metric.
+    """Return what the best constant sets of labels come to, (B,) by metric, for (n, k) of 0 and 1 and weights (B, n).
 
     Best for micro F1 is always answering the most frequent labels, as many of them as it gains by; for macro F1 all.
-
-    Args:
-        true: (n, k) of 0 and 1.
-        weights: (B, n).
     """
     rates, order = true.mean(axis=0), np.argsort(-true.mean(axis=0), kind="stable")
     most = int((np.cumsum(rates[order]) / (np.arange(1, len(rates) + 1) + max(rates.sum(), 1e-12))).argmax()) + 1

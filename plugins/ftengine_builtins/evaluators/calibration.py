@@ -20,7 +20,6 @@ NEAR = 1.01
 """Factor by which a fitted temperature differs from the ends at least, where it is not one of them: at an end the
 likelihood has no maximum, as where all answers are right."""
 
-
 _biased = partial(lower, interval=False, instead="overconfidence", pooled=False, kind="calibration")
 """A metric that noise makes larger, and resampling larger still, made of bins of one model's confidence."""
 
@@ -75,9 +74,8 @@ class Calibration(WeightedEvaluator):
 
     def fit(self, rows):
         """Fit the temperature on the validation split; without one there are no figures after temperature."""
-        there = 0 if rows is None else len(rows["label"])
-        self.temperature = fit_temperature(*self._logits(rows)) if there else None
-        self.fitted_on = there
+        self.fitted_on = 0 if rows is None else len(rows["label"])
+        self.temperature = fit_temperature(*self._logits(rows)) if self.fitted_on else None
         self._declare()
 
     def score(self, rows, weights):
@@ -123,8 +121,7 @@ class Calibration(WeightedEvaluator):
             lines=tuple(lines),
             ends=(0.0, 1.0),
             diagonal=True,
-            caption="On the dotted diagonal, stated confidence is what it claims. Below it, the model is too sure of "
-            "itself.",
+            caption="On the dotted diagonal, stated confidence is what it claims; below it, the model is too sure.",
         )
 
     def _declare(self):
@@ -152,16 +149,10 @@ class Calibration(WeightedEvaluator):
 
 
 def fit_temperature(logits: np.ndarray, label: np.ndarray) -> float:
-    """Return the temperature T that makes the mean negative log-likelihood of softmax(logits / T) least.
+    """Return the temperature T, 0.05 to 20, that makes the mean negative log-likelihood of softmax(logits / T) least.
 
-    Guo, Pleiss, Sun and Weinberger 2017, "On calibration of modern neural networks", arXiv:1706.04599, §4.2.
-
-    Args:
-        logits: (n, classes).
-        label: (n,) ids of the true classes.
-
-    Returns:
-        T, at least 0.05 and at most 20; 1 where any temperature is as good.
+    Guo, Pleiss, Sun and Weinberger 2017, "On calibration of modern neural networks", arXiv:1706.04599, §4.2. It is 1
+    where any temperature is as good. Logits are (n, classes), and label has the (n,) ids of the true classes.
     """
     logits = logits - logits.max(axis=1, keepdims=True)
     if not logits.any():
@@ -198,22 +189,17 @@ def _debiased(bins):
 def _reliability(bins):
     """Return one model's reliability diagram from (3, bins), with its ECE and what chance would make of it."""
     n, confidence, right = bins
-    mean = ratio(confidence, n)
+    mean, accuracy = ratio(confidence, n), ratio(right, n)
     # A gap of variance c(1 - c)/n has the mean size √(2/π · c(1 - c)/n).
     chance = np.where(n > 0, np.sqrt(2 / np.pi * n * np.clip(mean * (1 - mean), 0, None)), 0)
-    edges = np.linspace(0, 1, len(n) + 1)
+    edges = np.linspace(0, 1, len(n) + 1).tolist()
+    rows = zip(edges, edges[1:], n, mean, accuracy, strict=False)
     return {
         "ece": known(_ece(bins)),
         "ece_by_chance": known(ratio(chance.sum(), n.sum())),
         "bins": [
-            {
-                "low": float(edges[i]),
-                "high": float(edges[i + 1]),
-                "n": round(n[i]),
-                "confidence": known(mean[i]),
-                "accuracy": known(ratio(right[i], n[i])),
-            }
-            for i in range(len(n))
+            {"low": low, "high": high, "n": round(count), "confidence": known(stated), "accuracy": known(held)}
+            for low, high, count, stated, held in rows
         ],
     }
 

@@ -28,9 +28,8 @@ BLOCK = 2**20
 class Classification(WeightedEvaluator):
     """Accuracy, macro F1, ROC AUC and confusion matrix; with several labels an example subset accuracy, micro F1 too.
 
-    Ratios that are 0/0 are undefined and left out of macro F1, as with zero_division=nan in scikit-learn: it
-    is the mean over labels that occur in truth or prediction. With one label an example this equals
-    scikit-learn's default.
+    Ratios that are 0/0 are undefined and left out of macro F1, as with zero_division=nan in scikit-learn: it is the
+    mean over labels that occur in truth or prediction. With one label an example this equals scikit-learn's default.
 
     ROC AUC is each label's against all others, ties by half, and the mean over labels that occur and are missing
     somewhere; of two exclusive labels it is the second one's. It is undefined where the task gives no `scores`.
@@ -63,8 +62,7 @@ class Classification(WeightedEvaluator):
 
     def score_resamples(self, rows, weights):
         right, predicted, true = self._by_label(rows, weights)
-        f1 = precision_recall_f1(right, predicted, true)["f1"]
-        scores = {"macro_f1": mean_of_known(f1)}
+        scores = {"macro_f1": mean_of_known(precision_recall_f1(right, predicted, true)["f1"])}
         if "roc_auc" in self.metrics:
             scores["roc_auc"] = mean_of_known(self._areas(rows, weights))
         if not self.multi:
@@ -135,10 +133,8 @@ class Classification(WeightedEvaluator):
             np.add.at(cells, (self._answers(rows, "label"), self._answers(rows, "predicted")), 1)
             yield "confusion", cells.tolist()
             if len(self.names) <= MOST_SHOWN:
-                yield Matrix(
-                    title="Confusion matrix", names=self.names, cells=cells.tolist(), row_label="truth",
-                    column_label="answer",
-                )  # fmt: skip
+                labels = {"row_label": "truth", "column_label": "answer"}
+                yield Matrix(title="Confusion matrix", names=self.names, cells=cells.tolist(), **labels)
 
     def baseline_resamples(self, rows, weights):
         label = self._answers(rows, "label")
@@ -168,12 +164,11 @@ class Classification(WeightedEvaluator):
     def _areas(self, rows, weights):
         """Return the area under each label's ROC curve, (B, curves); nan where the task gives no scores."""
         scores, true = self._scores(rows), self._answers(rows, "label")
-        if scores is None:
-            return np.full((len(weights), len(self.names[self.curves])), np.nan)
         columns = range(len(self.names))[self.curves]
-        return np.column_stack(
-            [roc_auc(true[:, c] > 0 if self.multi else true == c, scores[:, c], weights) for c in columns]
-        )
+        if scores is None:
+            return np.full((len(weights), len(columns)), np.nan)
+        positive = [true[:, c] > 0 if self.multi else true == c for c in columns]
+        return np.column_stack([roc_auc(of, scores[:, c], weights) for of, c in zip(positive, columns, strict=True)])
 
     def _answers(self, rows, key):
         """Return label ids (n,), or with several labels an example 0 and 1, (n, labels)."""
@@ -201,17 +196,10 @@ class Classification(WeightedEvaluator):
 
 
 def roc_auc(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the area under the ROC curve: the share of pairs that the scores rank rightly, ties by half.
+    """Return the area under the ROC curve, (B,): the share of pairs that the scores (n,) rank rightly, ties by half.
 
-    Mann and Whitney 1947; Hanley and McNeil 1982, doi:10.1148/radiology.143.1.7063747.
-
-    Args:
-        positive: (n,) whether each example is of the class.
-        scores: (n,).
-        weights: (B, n) how often each example counts.
-
-    Returns:
-        (B,) float64; nan where there is no pair, or a score is none.
+    It is nan where there is no pair, or a score is none; `positive`, (n,), says which examples are of the class, and
+    weights are (B, n). Mann and Whitney 1947; Hanley and McNeil 1982, doi:10.1148/radiology.143.1.7063747.
     """
     if np.isnan(scores).any() or not len(scores):
         return np.full(len(weights), np.nan)

@@ -67,8 +67,11 @@ class Entities(WeightedEvaluator):
 
     def details(self, rows, estimate):
         """Yield what tagging all words alike comes to, and each kind of entity: figures, how often there and found."""
-        if (baseline := self._baseline(rows)) is not None:
-            yield baseline.fact()
+        size, ones = len(self.names), np.ones((1, len(rows["words"])))
+        true, given = (_tag_counts(rows[key], size) for key in ("tags", "predicted_tags"))
+        if true.any():
+            found = {name: float(values[0]) for name, values in self.baseline_resamples(rows, ones).items()}
+            yield of_classes(self.names, true, given, found, unit="word").fact()
         if not self.kinds:
             return
         _, predicted, true = self._plain(rows)
@@ -101,16 +104,6 @@ class Entities(WeightedEvaluator):
         """Return how many entities of each kind are one word, (kinds,)."""
         found = Counter(kind for kind, start, stop in entities([self.names[i] for i in tags]) if stop - start == 1)
         return [found[kind] for kind in self.kinds]
-
-    def _baseline(self, rows):
-        """Return what one tag for every word comes to."""
-        size = len(self.names)
-        true, given = (_tag_counts(rows[key], size) for key in ("tags", "predicted_tags"))
-        if not true.any():
-            return None
-        found = self.baseline_resamples(rows, np.ones((1, len(rows["words"]))))
-        figures = {name: float(values[0]) for name, values in found.items()}
-        return of_classes(self.names, true, given, figures, unit="word")
 
     def _plain(self, rows):
         return (sums[0] for sums in self._by_kind(rows, np.ones((1, len(rows["words"])))))

@@ -152,12 +152,10 @@ def constant_text(completions, references):
 
 
 def always(references):
-    """Return the reference that is best answered always, and what it comes to by example; None with fewer than two.
+    """Return the reference that is best answered always, and (2, n) of `CONSTANT`; None with fewer than two.
 
-    The most frequent ones are tried, each on all examples but one of its own: that a text equals itself tells nothing.
-
-    Returns:
-        The text, and (2, n) of `CONSTANT`, nan for the example that it is from, and those without a reference.
+    The most frequent ones are tried, each on all examples but one of its own: that a text equals itself tells nothing,
+    so that example has nan, as have those without a reference.
     """
     there = [text for text in references if text is not None]
     if len(there) < 2:
@@ -191,8 +189,7 @@ def bleu_score(sums):
 def chrf_counts(ours, theirs):
     """Return, for character n-grams of order 1 to 6, those of the answer, of the reference, and of both.
 
-    As sacrebleu does, white space does not count, and an answer's n-grams of an order that the reference has none
-    of do not count either.
+    As for sacrebleu, white space does not count, nor do an answer's n-grams of an order that the reference has not.
     """
     from sacrebleu.metrics.helpers import extract_all_char_ngrams
 

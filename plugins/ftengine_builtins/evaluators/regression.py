@@ -47,9 +47,18 @@ class Regression(WeightedEvaluator):
         if len(self.outputs) > 1:
             headings = {name: metric.label for name, metric in self.metrics.items()}
             yield from by_part("output", "outputs", self.outputs, headings, lambda w: _by_output(rows, w), estimate)
-
-        if len(rows["target"]):
-            yield _of_the_mean(rows, self.baseline_resamples(rows, np.ones((1, len(rows["target"]))))).fact()
+        if n := len(rows["target"]):
+            found = self.baseline_resamples(rows, np.ones((1, n)))
+            target, value = numbers(rows["target"]), numbers(rows["value"])
+            constant = bool((np.ptp(value, axis=0) <= CONSTANT * np.ptp(target, axis=0)).all())
+            yield Baseline(
+                answer=f"the mean ({_listed(target.mean(axis=0))})",
+                share=np.unique(target, axis=0, return_counts=True)[1].max() / n,
+                figures={name: float(values[0]) for name, values in found.items()},
+                given=_listed(value.mean(axis=0)) if constant else "",
+                count=n if constant else 0,
+                total=n,
+            ).fact()
 
     def baseline_resamples(self, rows, weights):
         target = numbers(rows["target"])
@@ -57,21 +66,6 @@ class Regression(WeightedEvaluator):
         plain = _by_output(same, np.ones((1, len(target))))
         found = _by_output(same, weights)
         return {name: found[name].mean(axis=1) for name in ("mse", "mae", "r2") if np.isfinite(plain[name]).all()}
-
-
-def _of_the_mean(rows, found):
-    """Return the baseline of always answering the mean of the targets; `found` is what it comes to, (1,) by metric."""
-    target, value = numbers(rows["target"]), numbers(rows["value"])
-    mean, n = target.mean(axis=0), len(target)
-    constant = bool((np.ptp(value, axis=0) <= CONSTANT * np.ptp(target, axis=0)).all())
-    return Baseline(
-        answer=f"the mean ({_listed(mean)})",
-        share=np.unique(target, axis=0, return_counts=True)[1].max() / n,
-        figures={name: float(values[0]) for name, values in found.items()},
-        given=_listed(value.mean(axis=0)) if constant else "",
-        count=n if constant else 0,
-        total=n,
-    )
 
 
 def _listed(values):
@@ -84,8 +78,7 @@ def _by_output(rows, weights):
     error = value - target
     # Sums of squares around the plain mean lose no digits to its size.
     t, v = target - target.mean(axis=0), value - value.mean(axis=0)
-    columns = (np.ones(len(t)), t, v, t * t, v * v, t * v, error**2, np.abs(error))
-    sums = totals(weights, *columns)
+    sums = totals(weights, np.ones(len(t)), t, v, t * t, v * v, t * v, error**2, np.abs(error))
     n = sums[:, :1]
     t, v, tt, vv, tv, squared, absolute = np.split(sums[:, 1:], 7, axis=1)
     with np.errstate(all="ignore"):

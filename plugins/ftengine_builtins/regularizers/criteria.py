@@ -78,9 +78,8 @@ class RDrop(Regularizer):
         if not is_random(self._loaded):
             model = type(self._loaded.module).__name__
             raise RecipeError(
-                f"regularizer r-drop compares two passes with different dropout, and {model} has none, "
-                "so that both would be equal. Set regularizer dropout above 0, add neftune or mixout, or set "
-                "strategy.dropout."
+                f"regularizer r-drop compares two passes with different dropout, and {model} has none, so that both "
+                "would be equal. Set regularizer dropout or strategy.dropout above 0, or add neftune or mixout."
             )
         return _TwoPasses(plain, self.config.alpha)
 

@@ -69,8 +69,7 @@ class _HalfSquares(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = ctx.needs_input_grad[2:]
-        pairs = zip(wanted, ctx.saved_tensors, ctx.origins, strict=True)
+        pairs = zip(ctx.needs_input_grad[2:], ctx.saved_tensors, ctx.origins, strict=True)
         slope = upstream * ctx.factor
         return None, None, *(_moved(w, w0) * slope.to(w.device, w.dtype) if want else None for want, w, w0 in pairs)
 

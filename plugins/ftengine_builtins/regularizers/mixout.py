@@ -16,10 +16,9 @@ from ftengine.api import LoadedModel, Regularizer, Task
 from ftengine.errors import RecipeError
 from ftengine_builtins.regularizers.pretrained import pretrained_trained
 from ftengine_builtins.regularizers.randomness import NOISY
+from ftengine_builtins.strategies.targets import BYPASSING, output_head
 
 KINDS = (nn.Linear, Conv1D, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-BYPASSING = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
-"""Their forward reads weights of the layers in them without calling those."""
 ADVICE = "Take it out (lora and adapter have dropout of their own), or use strategy full."
 
 
@@ -70,7 +69,7 @@ class Mixout(Regularizer):
     def _layers(self, loaded: LoadedModel) -> list[Any]:
         module: Any = loaded.module
         trained = {id(p) for p in pretrained_trained(loaded, self.name, ADVICE).values()}
-        head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+        head = output_head(module)
         closed = {id(part) for whole in module.modules() if isinstance(whole, BYPASSING) for part in whole.modules()}
         return [
             layer

@@ -11,6 +11,7 @@ from weakref import WeakSet
 from torch import nn
 
 from ftengine.api import LoadedModel
+from ftengine_builtins.strategies.targets import inside
 
 NOISY: WeakSet[nn.Module] = WeakSet()
 """Modules to which a regularizer adds randomness at present."""
@@ -79,12 +80,11 @@ def _is_probability(value: Any) -> bool:
 
 def _is_added(loaded: LoadedModel, path: str) -> bool:
     """Say whether the nearest module around a path that has parameters has none of the model's own."""
-    new = tuple(f"{name}." for name in loaded.new_modules)
     while True:
         below = f"{path}." if path else ""
         names = [name for name, _ in loaded.module.named_parameters() if name.startswith(below)]
         if names:
-            return not any(name in loaded.pretrained or name.startswith(new) for name in names)
+            return not any(name in loaded.pretrained or inside(name, loaded.new_modules) for name in names)
         if not path:
             return False
         path = path.rpartition(".")[0]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ftengine import api
 from ftengine.api import LoadedModel, Regularizer, Task
 from ftengine.model import state_tensors
+from ftengine_builtins.strategies.targets import inside
 
 
 class WiseFT(Regularizer):
@@ -44,11 +45,10 @@ class WiseFT(Regularizer):
         return self.config.alpha == "auto"
 
     def attach(self, loaded: LoadedModel, task: Task) -> None:
-        new = tuple(f"{name}." for name in loaded.new_modules)
         self._start = {
             name: tensor.detach().clone()
             for name, tensor in state_tensors(loaded.module).items()
-            if tensor.is_floating_point() and not name.startswith(new)
+            if tensor.is_floating_point() and not inside(name, loaded.new_modules)
         }
 
     def finish(self, model: nn.Module, measure: Callable[[], Mapping[str, float]]) -> dict[str, Any]:

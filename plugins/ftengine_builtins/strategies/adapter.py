@@ -129,16 +129,18 @@ class Adapter(Strategy):
     _places: Sequence[Place] = ()
 
     def prepare(self, loaded: LoadedModel) -> None:
-        module, config = loaded.module, self.config
+        module = loaded.module
         self._places = self._choose(module)
         modules = dict[str | None, nn.Module](module.named_modules())
         freeze_base(loaded)
         for place in self._places:
-            layer = modules[place.path]
+            layer, reads = modules[place.path], READS[self.config.placement]
+            if reads == "sum" and place.residual is None:
+                reads = "output"  # only for blocks that are known is it known what h is added to
             observed = None if place.residual == place.path else modules.get(place.residual)
-            insert(layer, self._bottleneck(place, layer, module), self._reads(place), observed, modules.get(place.norm))
-        if config.start_from is not None:
-            self.load(loaded, Path(config.start_from), starting=True)
+            insert(layer, self._bottleneck(place, layer, module), reads, observed, modules.get(place.norm))
+        if self.config.start_from is not None:
+            self.load(loaded, Path(self.config.start_from), starting=True)
 
     def matches(self) -> dict[str, list[str]]:
         names = dict.fromkeys(place.sublayer for place in self._places)
@@ -169,16 +171,13 @@ class Adapter(Strategy):
         unknown = [name for name in wanted if name not in present]
         # The placement's own list is a wish: a block of convolutions has no attention.
         if unknown and (config.sublayers is not None or len(unknown) == len(wanted)):
-            raise NoMatch(
-                f"strategy.sublayers: {unknown[0]!r} is no sublayer of {type(module).__name__}; "
-                f"it has {', '.join(present)}."
-            )
+            what = f"{unknown[0]!r} is no sublayer of {type(module).__name__}"
+            raise NoMatch(f"strategy.sublayers: {what}; it has {', '.join(present)}.")
         last = max(place.layer for place in places)
         factors = config.reduction_factor if isinstance(config.reduction_factor, dict) else {}
         numbers = [int(layer) for layer in factors if layer != "default"]
         for option, layers in (("leave_out", config.leave_out), ("reduction_factor", numbers)):
-            beyond = [layer for layer in layers if not 0 <= layer <= last]
-            if beyond:
+            if beyond := [layer for layer in layers if not 0 <= layer <= last]:
                 raise NoMatch(f"strategy.{option}: no block {beyond[0]}; the model's blocks are 0 to {last}.")
         chosen = [place for place in places if place.sublayer in wanted and place.layer not in config.leave_out]
         if not chosen:
@@ -188,14 +187,8 @@ class Adapter(Strategy):
                 _refuse_unlike_input(place, module.get_submodule(place.path))
         return chosen
 
-    def _reads(self, place: Place) -> Reads:
-        reads = READS[self.config.placement]
-        # Only for blocks that are known is it known what h is added to.
-        return "output" if reads == "sum" and place.residual is None else reads
-
     def _bottleneck(self, place: Place, layer: nn.Module, module: nn.Module) -> Bottleneck:
-        config = self.config
-        size = config.size(place.width, place.layer)
+        config, size = self.config, self.config.size(place.width, place.layer)
         own_input = config.placement == "parallel" and place.channels_first and place.residual is None
         device = next((p.device for p in (*layer.parameters(), *module.parameters())), torch.device("cpu"))
         # Drawn on the CPU, so that one seed gives one adapter on every kind of device; in float32 whatever the base
@@ -210,8 +203,8 @@ class Adapter(Strategy):
 
     def _hub_config(self) -> adapterhub_format.HubConfig:
         sublayers, factor = sorted({place.sublayer for place in self._places}), self.config.reduction_factor
-        if self.config.bottleneck is not None:
-            factor = {str(p.layer): reduction_factor(p.width, self.config.bottleneck) for p in self._places}
+        if (size := self.config.bottleneck) is not None:
+            factor = {str(p.layer): reduction_factor(p.width, size) for p in self._places}
             factor = next(iter(factor.values())) if len(set(factor.values())) == 1 else factor
         options = {key: getattr(self.config, key) for key in (*SHARED, "dropout", "leave_out", "init")}
         return adapterhub_format.HubConfig(sublayers=sublayers, reduction_factor=factor, **options)
@@ -226,21 +219,17 @@ class Adapter(Strategy):
 
     def _whole(self, loaded: LoadedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return what trains whole, by name: (the head, modules within the base model)."""
-        module = loaded.module
-        prefix = getattr(module, "base_model_prefix", "") or ""
-        base = f"{prefix}." if prefix and hasattr(module, prefix) else None
+        prefix = getattr(loaded.module, "base_model_prefix", "") or ""
+        base = hasattr(loaded.module, prefix)
         whole = whole_tensors(loaded)
-        inside = {name: tensor for name, tensor in whole.items() if base and name.startswith(base)}
+        inside = {name: tensor for name, tensor in whole.items() if base and name.startswith(f"{prefix}.")}
         return {name: tensor for name, tensor in whole.items() if name not in inside}, inside
 
     def load(self, loaded: LoadedModel, directory: Path, *, starting: bool = False) -> None:
         """Read an AdapterHub adapter, trained here or by the adapters library, into a prepared model.
 
-        One to start from (`starting`) may lack a head and other new modules, which then start afresh.
-
-        Raises:
-            RunError: the folder is no adapter that can be read.
-            BaseMismatch: options differ, keys are missing or unexpected, or a shape differs.
+        One to start from (`starting`) may lack a head and other new modules, which then start afresh. Refused are a
+        folder without such an adapter (RunError), and other options, keys or shapes (BaseMismatch).
         """
         adapter = adapterhub_format.read_config(directory)
         require_same(self.config, adapter, SHARED, directory)
@@ -248,10 +237,8 @@ class Adapter(Strategy):
         head, inside = self._whole(loaded)
         stored_head = adapterhub_format.read_head(directory)
         stored_inside = adapterhub_format.read_new_modules(directory)
-        if starting and not stored_head:
-            head = {}
-        if starting and not stored_inside:
-            inside = {}
+        if starting:
+            head, inside = head if stored_head else {}, inside if stored_inside else {}
         targets = adapterhub_format.without_prefix(self._tensors(module), module) | head | inside
         tensors = adapterhub_format.read_weights(directory, adapter.name)
         sources = adapterhub_format.without_prefix(tensors, module) | stored_inside
@@ -275,15 +262,16 @@ def _without_the_bases_own(
 
 def _refuse_unlike_input(place: Place, layer: nn.Module) -> None:
     """Make sure that a parallel adapter, which reads the input of a place, can give it the shape of the output."""
-    reads, why = input_width(layer), ""
+    reads = input_width(layer)
+    if place.residual is not None:  # a sublayer of a known block
+        return
     if not keeps_grid(layer):
         why = "has convolutions whose padding makes another shape of its input"
     elif not place.channels_first and reads not in (0, place.width):
         why = f"reads {reads} channels and gives {place.width}"
-    if why and place.residual is None:  # no sublayer of a known block
-        raise NoMatch(
-            f"strategy.placement parallel: {place.path!r} {why}. Use pfeiffer or houlsby, which read the output."
-        )
+    else:
+        return
+    raise NoMatch(f"strategy.placement parallel: {place.path!r} {why}. Use pfeiffer or houlsby, which read the output.")
 
 
 def reduction_factor(width: int, size: int) -> float:

@@ -18,16 +18,12 @@ CONFIG_FILE = "adapter_config.json"
 
 
 def read_content(directory: Path, kind: str) -> tuple[Any, Path]:
-    """Return what adapter_config.json holds, and the file.
-
-    Raises:
-        RunError: it is missing or cannot be read; the message says what `kind` of adapter's folder has one.
-    """
-    file = Path(directory) / CONFIG_FILE
+    """Return what adapter_config.json holds, and the file (RunError: it cannot be read as that of a `kind`)."""
+    file = directory / CONFIG_FILE
     try:
         return json_of_file(file), file
     except FileNotFoundError:
-        inner = sorted(str(path.parent) for path in Path(directory).glob(f"*/{CONFIG_FILE}"))
+        inner = sorted(str(path.parent) for path in directory.glob(f"*/{CONFIG_FILE}"))
         hint = f" Did you mean {' or '.join(map(repr, inner[:3]))}?" if inner else ""
         raise RunError(f"no {CONFIG_FILE} in {str(directory)!r}; a folder of {kind} adapter has one.{hint}") from None
     except (OSError, ValueError) as error:
@@ -41,27 +37,17 @@ class AdapterFile(BaseModel):
 
     @classmethod
     def parse(cls, content: Mapping[str, Any], file: Path, library: str) -> Self:
-        """Return what a file's content says.
-
-        Raises:
-            RunError: a value is missing or of another form than the library writes.
-        """
+        """Return what a file's content says (RunError: a value is missing or of another form than `library` writes)."""
         try:
             return cls.model_validate({key: value for key, value in content.items() if value is not None})
         except ValidationError as error:
             keys = dict.fromkeys(str(item["loc"][0]) for item in error.errors())
             wrong = ", ".join(f"{key}={content.get(key)!r}" for key in keys)
-            raise RunError(
-                f"{str(file)!r} has no usable value for {wrong}; it must be as {library} wrote it."
-            ) from None
+            raise RunError(f"{str(file)!r}: no usable value for {wrong}; it must be as {library} wrote it.") from None
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping, its keys sorted but not those inside: of several patterns that match, the first counts.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
+    """Write a mapping (RunError), its keys sorted but not those inside: of several patterns the first counts."""
     try:
         file.write_text(json.dumps(dict(sorted(content.items())), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
@@ -78,9 +64,7 @@ def refuse_unsupported(used: Mapping[str, Any], file: Path, advice: str) -> None
 def follow(config: Any, read: Callable[[Path], Any], keys: Iterable[str]) -> None:
     """Take options from the adapter in `strategy.start_from`, if any, and its dropout unless the recipe sets that.
 
-    Raises:
-        RunError: `read` cannot read the adapter.
-        RecipeError: the recipe sets one of `keys` to something else.
+    A recipe that sets one of `keys` to something else is refused (RecipeError).
     """
     given, folder = config.model_fields_set.copy(), config.start_from
     if folder is None:
@@ -104,11 +88,7 @@ def _comparable(value: object) -> object:
 
 
 def require_same(expected: Any, adapter: Any, keys: Iterable[str], directory: Path) -> None:
-    """Make sure that a model is prepared for the adapter that is to be loaded.
-
-    Raises:
-        BaseMismatch: one of `keys` differs.
-    """
+    """Refuse an adapter that differs in one of `keys` from what a model is prepared for (BaseMismatch)."""
     for key in keys:
         ours, theirs = getattr(expected, key), getattr(adapter, key)
         if ours != theirs:

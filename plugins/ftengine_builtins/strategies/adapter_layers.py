@@ -29,25 +29,16 @@ class Bottleneck(nn.Module):
     """f(x) = scaling · dropout(up(act(down(x)))), in the dtype of its own weights.
 
     Args:
-        width: channels of f(x), and of x.
+        width: channels of f(x), and of x unless `reads` says another number.
         size: channels between the two maps.
         non_linearity: transformers' name of the activation, or "leakyrelu".
-        scaling: what f is multiplied by.
         dropout: probability that an element of f is dropped while training.
         channels_first: x is (batch, width, ...), with any number of dimensions after it, and the maps act as 1×1
             convolutions; else (..., width).
-        reads: channels of x; 0 for `width`.
     """
 
     def __init__(
-        self,
-        width: int,
-        size: int,
-        non_linearity: str,
-        scaling: float,
-        dropout: float,
-        channels_first: bool = False,
-        reads: int = 0,
+        self, width: int, size: int, non_linearity: str, scaling: float, dropout: float, channels_first=False, reads=0
     ) -> None:
         super().__init__()
         self.down = nn.Linear(reads or width, size)
@@ -133,10 +124,9 @@ class AdaptedLayer(nn.Module):
 
 
 def on_grid(x: Tensor, h: Tensor) -> Tensor:
-    """Return every s-th point of x (batch, channels, ...), which a 1×1 convolution of stride s reads to fit h.
+    """Return every s-th point of x (batch, channels, ...), as a 1×1 convolution of stride s reads it to fit h.
 
-    Raises:
-        NoMatch: no stride gives h's grid.
+    Where no stride gives h's grid, NoMatch says so.
     """
     strides = [-(-n // m) for n, m in zip(x.shape[2:], h.shape[2:], strict=False)]
     read = x[(..., *(slice(None, None, stride) for stride in strides))]
@@ -159,20 +149,11 @@ class ObservedLayer(nn.Module):
 
 
 def insert(
-    layer: nn.Module,
-    bottleneck: Bottleneck,
-    reads: Reads,
-    observed: nn.Module | None,
-    norm: nn.Module | None,
+    layer: nn.Module, bottleneck: Bottleneck, reads: Reads, observed: nn.Module | None, norm: nn.Module | None
 ) -> None:
-    """Add a bottleneck to a layer's output.
+    """Add a bottleneck f to a layer's (first) output h, to which the model adds a residual and then may apply a `norm`.
 
-    Args:
-        layer: the layer whose (first) output is h.
-        bottleneck: f.
-        reads: what f reads.
-        observed: the layer whose first input is the residual; None where that is `layer` itself.
-        norm: what the model applies to h + residual, or None.
+    `observed` is the layer whose first input is the residual; None where that is `layer` itself.
     """
     layer.__class__ = _subclass(AdaptedLayer, type(layer))
     layer.bottleneck, layer.bottleneck_reads = bottleneck, reads
@@ -191,17 +172,15 @@ def initialise(bottleneck: Bottleneck, init: Init) -> None:
     "bert": both normal with standard deviation 0.02, which changes the base a little from the start;
     "houlsby": both normal with 0.01, truncated at two deviations (arXiv:1902.00751, §3.1).
     """
-    nn.init.zeros_(bottleneck.down.bias)
-    nn.init.zeros_(bottleneck.up.bias)
+    for layer in (bottleneck.down, bottleneck.up):
+        nn.init.zeros_(layer.bias)
+        if init == "bert":
+            nn.init.normal_(layer.weight, std=0.02)
+        elif init == "houlsby":
+            nn.init.trunc_normal_(layer.weight, std=0.01, a=-0.02, b=0.02)
     if init == "identity":
         nn.init.kaiming_uniform_(bottleneck.down.weight, a=math.sqrt(5))
         nn.init.zeros_(bottleneck.up.weight)
-        return
-    for weight in (bottleneck.down.weight, bottleneck.up.weight):
-        if init == "bert":
-            nn.init.normal_(weight, std=0.02)
-        else:
-            nn.init.trunc_normal_(weight, std=0.01, a=-0.02, b=0.02)
 
 
 def _first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:

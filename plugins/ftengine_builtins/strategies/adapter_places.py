@@ -134,50 +134,37 @@ BLOCKS = (
 
 @dataclass(frozen=True)
 class Place:
-    """One place for an adapter in a model.
+    """One place for an adapter in a model; paths are whole.
 
     Args:
         sublayer: its kind: "attention", "output", "cross", or the recipe's name.
-        path: the module whose (first) output is h.
+        path, key, residual, norm: as of `Sublayer`; it is not known what h is added to at a place that a recipe names.
         layer: number of the block, from 0; as AdapterHub counts, through encoder and decoder.
         width: channels of h.
-        key: where AdapterHub keeps the adapter.
         channels_first: h is (batch, width, ...).
-        residual: the module whose first input is the residual; None where h stands alone, or the recipe names the
-            place, so that it is not known what h is added to.
-        norm: what is applied to h + residual, or None.
     """
 
     sublayer: str
     path: str
     layer: int
     width: int
+    channels_first: bool
     key: str
-    channels_first: bool = False
     residual: str | None = None
     norm: str | None = None
 
 
 def find(module: nn.Module) -> list[Place]:
-    """Find the places of a model whose kind of block is known.
-
-    Raises:
-        NoMatch: no block of it is; the message shows what could be named instead.
-    """
-    modules = dict(module.named_modules())
+    """Find the places of a model whose kind of block is known (NoMatch: none is, with what could be named instead)."""
     found: list[Place] = []
-    layer = 0
-    for path, part in modules.items():
-        block = next((block for block in BLOCKS if _is_block(block, part)), None)
-        if block is None:
-            continue
+    blocks = [(path, part, kind) for path, part in module.named_modules() if (kind := _kind(part)) is not None]
+    for layer, (path, part, block) in enumerate(blocks):
         for name, sublayer in block.sublayers.items():
-            full = {key: None if at is None else _join(path, at) for key, at in vars(sublayer).items()}
+            output, residual, norm = (
+                None if at is None else _join(path, at) for at in (sublayer.output, sublayer.residual, sublayer.norm)
+            )
             key = _join(re.sub(*block.key, path) if block.key else path, sublayer.key)
-            width, channels_first = _width(part.get_submodule(sublayer.width))
-            residual, norm = full["residual"], full["norm"]
-            found.append(Place(name, full["output"], layer, width, key, channels_first, residual, norm))
-        layer += 1
+            found.append(Place(name, output, layer, *_width(part.get_submodule(sublayer.width)), key, residual, norm))
     if not found:
         repeated, example = _repeated(module)
         raise NoMatch(
@@ -190,11 +177,7 @@ def find(module: nn.Module) -> list[Place]:
 
 
 def find_named(module: nn.Module, patterns: Mapping[str, str]) -> list[Place]:
-    """Find the places that a recipe names: each module whose whole path a pattern matches.
-
-    Raises:
-        NoMatch: a pattern matches no module, a module within another match, or one without a known width.
-    """
+    """Find the places that a recipe names: each module whose whole path a pattern matches (NoMatch: there is none)."""
     modules = dict(module.named_modules())
     found: list[Place] = []
     for name, pattern in patterns.items():
@@ -202,8 +185,7 @@ def find_named(module: nn.Module, patterns: Mapping[str, str]) -> list[Place]:
         if not paths:
             raise NoMatch(
                 f"strategy.places.{name}: '{pattern}' matches no module of {type(module).__name__}."
-                f"{near_modules(pattern, modules)}{_repeated(module)[0]} A pattern is a regular expression for the "
-                "whole path."
+                f"{near_modules(pattern, modules)}{_repeated(module)[0]} Patterns are for whole paths."
             )
         for layer, path in enumerate(paths):
             outer = next((other for other in paths if path.startswith(f"{other}.")), None)
@@ -218,22 +200,19 @@ def find_named(module: nn.Module, patterns: Mapping[str, str]) -> list[Place]:
                     f"strategy.places.{name}: '{pattern}' matches {path!r}, a {type(modules[path]).__name__} without a "
                     "linear layer or convolution, so its width is unknown. Name the module around it."
                 )
-            found.append(Place(name, path, layer, width, path, channels_first))
+            found.append(Place(name, path, layer, width, channels_first, path))
     _refuse_obstacles(module, found)
     return found
 
 
-def _is_block(block: Block, part: nn.Module) -> bool:
+def _kind(part: nn.Module) -> Block | None:
     names = {name for name, _ in part.named_children()}
-    if not block.children <= names <= block.children | block.optional:
-        return False
-    paths = dict(part.named_modules())
-    return all(
-        at in paths
-        for sublayer in block.sublayers.values()
-        for at in (sublayer.output, sublayer.width, sublayer.residual, sublayer.norm)
-        if at is not None
-    )
+    for block in BLOCKS:
+        if block.children <= names <= block.children | block.optional:
+            paths = {None, *dict(part.named_modules())}
+            if all({one.output, one.width, one.residual, one.norm} <= paths for one in block.sublayers.values()):
+                return block
+    return None
 
 
 def _refuse_obstacles(module: nn.Module, places: Sequence[Place]) -> None:
@@ -251,8 +230,7 @@ def _refuse_obstacles(module: nn.Module, places: Sequence[Place]) -> None:
         else:
             continue
         raise NoMatch(f"strategy adapter: {path!r}, a {type(part).__name__}, {why}.")
-    repeated = [path for path, count in Counter(place.path for place in places).items() if count > 1]
-    if repeated:
+    if repeated := [path for path, count in Counter(place.path for place in places).items() if count > 1]:
         raise NoMatch(f"strategy.places: {repeated[0]!r} is matched by more than one pattern; one adapter fits there.")
 
 
@@ -287,8 +265,7 @@ def _is_centred(layer: _ConvNd) -> bool:
     if layer.transposed or layer.padding == "same":
         return not layer.transposed
     padding = (0,) * len(layer.kernel_size) if layer.padding == "valid" else layer.padding
-    spans = zip(padding, layer.dilation, layer.kernel_size, strict=True)
-    return all(2 * p == d * (k - 1) for p, d, k in spans)
+    return all(2 * p == d * (k - 1) for p, d, k in zip(padding, layer.dilation, layer.kernel_size, strict=True))
 
 
 def _join(path: str, inner: str) -> str:

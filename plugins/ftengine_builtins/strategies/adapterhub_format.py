@@ -54,11 +54,9 @@ _FIXED = {
 
 
 class HubConfig(AdapterFile):
-    """What adapter_config.json says of a bottleneck adapter.
+    """What adapter_config.json says of a bottleneck adapter, called `name` inside the weights' keys.
 
-    Args:
-        sublayers: None where they are named by a recipe alone.
-        name: the adapter's name inside the weights' keys.
+    There are no sublayers where they are named by a recipe alone.
     """
 
     placement: str
@@ -73,17 +71,10 @@ class HubConfig(AdapterFile):
 
 
 def read_config(directory: Path) -> HubConfig:
-    """Read adapter_config.json.
-
-    Raises:
-        RunError: it is missing, describes something else, or uses an option that ftengine does not have.
-    """
+    """Read adapter_config.json (RunError: it is missing, of something else, or uses what ftengine does not have)."""
     content, file = read_content(directory, "an AdapterHub")
-    if isinstance(content, dict) and "peft_type" in content:
-        kind = content["peft_type"]
-        raise RunError(
-            f"{str(file)!r} is PEFT's ({kind}), not AdapterHub's. Use strategy lora, prompt or prefix for it."
-        )
+    if isinstance(content, dict) and (kind := content.get("peft_type")):
+        raise RunError(f"{str(file)!r} is PEFT's ({kind}), not AdapterHub's. Use strategy lora, prompt or prefix.")
     config = content.get("config") if isinstance(content, dict) else None
     if not isinstance(config, dict) or not isinstance(content.get("name"), str) or "version" not in content:
         raise RunError(
@@ -108,22 +99,15 @@ def read_config(directory: Path) -> HubConfig:
 
 
 def write_config(directory: Path, config: HubConfig, module: nn.Module, source: str) -> None:
-    """Write adapter_config.json.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
+    """Write adapter_config.json (RunError: it cannot be written)."""
     entries = {
         **_FIXED,
         **{switch: name in config.sublayers for name, switch in SUBLAYERS.items()},
+        **config.model_dump(include={"non_linearity", "scaling", "dropout", "leave_out"}),
         "original_ln_before": config.placement == "pfeiffer",
         "is_parallel": config.placement == "parallel",
         "adapter_residual_before_ln": False,
         "reduction_factor": _as_written(config.reduction_factor),
-        "non_linearity": config.non_linearity,
-        "scaling": float(config.scaling),  # the library asks for a float, and takes no integer
-        "dropout": config.dropout,
-        "leave_out": list(config.leave_out),
         "init_weights": INIT[config.init],
     }
     write_json(Path(directory) / CONFIG_FILE, {**_about(module, source), "name": config.name, "config": entries})
@@ -144,11 +128,7 @@ def key(location: str, inner: str, name: str = NAME) -> str:
 
 
 def read_weights(directory: Path, name: str) -> dict[str, Tensor]:
-    """Read the adapter's tensors, with the adapter's name replaced by `NAME`.
-
-    Raises:
-        RunError: the file is missing or damaged, or a pickle that holds more than tensors.
-    """
+    """Read the adapter's tensors, its name replaced by `NAME` (RunError: damaged, or a pickle of more than tensors)."""
     tensors = _read(Path(directory), WEIGHTS_FILE, PICKLE_FILE)
     return {key.replace(f".adapters.{name}.", f".adapters.{NAME}."): tensor for key, tensor in tensors.items()}
 

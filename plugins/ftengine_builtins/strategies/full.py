@@ -18,7 +18,7 @@ from ftengine.errors import BaseMismatch, NoMatch, RecipeError, RunError
 from ftengine.model import ModuleNames, copy_into, matching, near_modules, save_model, trainable
 from ftengine_builtins.loaders.quiet import reading
 from ftengine_builtins.strategies.full_levels import Levels, find_levels
-from ftengine_builtins.strategies.targets import param_groups
+from ftengine_builtins.strategies.targets import inside, param_groups
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
@@ -62,8 +62,7 @@ class Full(Strategy):
             if quantised or not parameter.is_floating_point() or parameter.itemsize < 2:
                 raise RecipeError(
                     f"strategy full needs float weights, but {name!r} holds {str(parameter.dtype)[6:]} in a quantised "
-                    "model. Set model.source to an unquantised copy, or use a strategy that leaves the base as it is, "
-                    "such as lora."
+                    "model. Set model.source to an unquantised copy, or use a strategy such as lora."
                 )
         if self.config.layer_decay < 1 or self.config.unfreeze_every is not None:
             self._levels = find_levels(loaded)
@@ -79,10 +78,8 @@ class Full(Strategy):
         """Return the default's two groups for each layer: lr = learning_rate · layer_decay^(layers below the head)."""
         if self._levels is None or self.config.layer_decay == 1:
             return super().param_groups(model, learning_rate, weight_decay)
-        levels, share = self._levels, self.config.layer_decay
-        return param_groups(
-            model, weight_decay, lambda name, _: learning_rate * share ** (levels.head - levels.of[name])
-        )
+        of, head, share = self._levels.of, self._levels.head, self.config.layer_decay
+        return param_groups(model, weight_decay, lambda name, _: learning_rate * share ** (head - of[name]))
 
     def frozen(self, model: nn.Module, step: int, steps: int, steps_per_epoch: int) -> Iterable[nn.Parameter]:
         """Return the layers that have not joined yet."""
@@ -155,46 +152,34 @@ def _widest(module: nn.Module) -> torch.dtype:
 
 
 def freeze(loaded: LoadedModel, patterns: str | Sequence[str]) -> dict[str, list[str]]:
-    """Freeze what patterns name and return what each matched.
+    """Freeze what patterns name and return what each matched; new modules train whatever is frozen around them.
 
-    Args:
-        loaded: the model; its new modules train whatever is frozen around them.
-        patterns: a string is a regular expression for whole paths of modules or parameters; an item of a
-            list is such a path or its ending after a dot.
-
-    Raises:
-        NoMatch: a pattern matches nothing, or new modules alone.
-        RecipeError: nothing is left to train.
+    A string is a regular expression for whole paths of modules or parameters; an item of a list is such a path or its
+    ending after a dot. One that matches nothing is refused (NoMatch), as is what leaves nothing to train (RecipeError).
     """
     module = loaded.module
-    new = tuple(f"{name}." for name in loaded.new_modules)
     parameters = dict(module.named_parameters())
     paths = [*(path for path, _ in module.named_modules() if path), *parameters]
     matches: dict[str, list[str]] = {}
-    whole = isinstance(patterns, str)
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        whole = isinstance(patterns, str)
+    whole, new = isinstance(patterns, str), loaded.new_modules
+    for pattern in [patterns] if whole else patterns:
         found = matching(paths, pattern, whole=whole)
-        frozen = [p for name, p in parameters.items() if _inside(name, found) and not f"{name}.".startswith(new)]
+        frozen = [p for name, p in parameters.items() if inside(name, found) and not inside(name, new)]
         if not frozen:
             raise _nothing(pattern, found, paths, module, whole)
         for parameter in frozen:
             parameter.requires_grad_(False)
-        matches[f"freeze {pattern}"] = [path for path in found if not _inside(path.rpartition(".")[0], found)]
+        matches[f"freeze {pattern}"] = [path for path in found if not inside(path.rpartition(".")[0], found)]
     if not new and not any(p.requires_grad for p in parameters.values()):
         raise RecipeError(f"strategy.freeze {patterns!r} leaves nothing to train. Freeze less.")
     return matches
-
-
-def _inside(path: str, modules: Sequence[str]) -> bool:
-    return any(path == module or path.startswith(f"{module}.") for module in modules)
 
 
 def _nothing(pattern: str, found: Sequence[str], paths: Sequence[str], module: nn.Module, whole: bool) -> NoMatch:
     first = {id(parameter): name for name, parameter in module.named_parameters()}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         tied = first[id(parameter)]
-        if _inside(name, found) and tied != name:
+        if inside(name, found) and tied != name:
             return NoMatch(
                 f"strategy.freeze pattern {pattern!r} matches {name!r}, whose parameter is tied to {tied!r}. "
                 f"Freeze {tied.rpartition('.')[0] or tied!r}, which freezes both."
@@ -208,8 +193,7 @@ def _nothing(pattern: str, found: Sequence[str], paths: Sequence[str], module: n
     shown = list(dict.fromkeys(path for path in paths if path.count(".") <= 1 and not path[-1].isdigit()))[:12]
     return NoMatch(
         f"strategy.freeze pattern {pattern!r} matches no module or parameter of {type(module).__name__}."
-        f"{near_modules(pattern, paths)}{how} "
-        f"It has {', '.join(shown)}, …"
+        f"{near_modules(pattern, paths)}{how} It has {', '.join(shown)}, …"
     )
 
 
@@ -225,13 +209,11 @@ def keep_statistics(loaded: LoadedModel) -> None:
 
     Weight and bias still train. A layer that was initialised afresh is left alone: its statistics say nothing yet.
     """
-    new = tuple(f"{name}." for name in loaded.new_modules)
     for path, layer in loaded.module.named_modules():
-        if getattr(layer, "running_mean", None) is None or f"{path}.".startswith(new):
-            continue
-        if not isinstance(layer, StillStatistics):
-            layer.__class__ = _still(type(layer))
-        layer.eval()
+        if getattr(layer, "running_mean", None) is not None and not inside(path, loaded.new_modules):
+            if not isinstance(layer, StillStatistics):
+                layer.__class__ = _still(type(layer))
+            layer.eval()
 
 
 @cache

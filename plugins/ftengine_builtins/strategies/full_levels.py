@@ -14,6 +14,7 @@ from torch import nn
 
 from ftengine.api import LoadedModel
 from ftengine.errors import RecipeError
+from ftengine_builtins.strategies.targets import inside, output_head
 
 
 @dataclass(frozen=True)
@@ -34,33 +35,31 @@ class Levels:
 
 
 def find_levels(loaded: LoadedModel) -> Levels:
-    """Find the level of every parameter.
+    """Find the level of every parameter (RecipeError: the model has no numbered blocks).
 
-    Stacks beside one another (encoder and decoder) end at the same level: the distance from the top is
-    what counts (Raffel et al. 2020, §3.5.1). A ResNet's blocks are its stages.
-
-    Raises:
-        RecipeError: the model has no numbered blocks.
+    Stacks beside one another (encoder and decoder) end at the same level: the distance from the top is what counts
+    (Raffel et al. 2020, §3.5.1). A ResNet's blocks are its stages.
     """
     module = loaded.module
     stacks = block_stacks(module)
     if not stacks:
         raise RecipeError(
             f"strategy.layer_decay and strategy.unfreeze_every need layers, but {type(module).__name__} has no "
-            "numbered blocks (such as encoder.layer.0, encoder.layer.1, …). Leave both out; strategy.freeze takes any "
-            "name."
+            "numbered blocks (encoder.layer.0, encoder.layer.1, …). Leave both out; strategy.freeze takes any name."
         )
     head = max(map(len, stacks)) + 1
     level_of_block = {path: head - len(stack) + i for stack in stacks for i, path in enumerate(stack)}
     levels: dict[str, int] = {}
-    met, output = False, _output_names(module)
+    weight, met = getattr(output_head(module), "weight", None), False
+    output = frozenset(name for name, parameter in module.named_parameters() if parameter is weight)
     for name, _ in module.named_parameters():
-        inside = next((level_of_block[path] for path in _parents(name) if path in level_of_block), None)
-        if any(path in loaded.new_modules for path in _parents(name)):
+        parts = name.split(".")
+        around = (".".join(parts[:end]) for end in range(1, len(parts)))
+        level = next((level_of_block[path] for path in around if path in level_of_block), None)
+        if inside(name, loaded.new_modules):
             levels[name] = head
-        elif inside is not None:
-            levels[name] = inside
-            met = True
+        elif level is not None:
+            levels[name], met = level, True
         else:
             # Modules are defined in the order in which they compute, but for embeddings of a decoder.
             above = met and (name in output or "embed" not in name.lower())
@@ -71,8 +70,8 @@ def find_levels(loaded: LoadedModel) -> Levels:
 def block_stacks(module: nn.Module, prefix: str = "") -> list[list[str]]:
     """Return the outermost numbered sequences of blocks, each as module paths from the bottom up.
 
-    Numbers are a list's indices (`layers.0`) or endings of names (`layer1`). The members are of one
-    class, or each made of modules itself; where only single layers are numbered, those are taken.
+    Numbers are a list's indices (`layers.0`) or endings of names (`layer1`). The members are of one class, or each made
+    of modules itself; where only single layers are numbered, those are taken.
     """
     stacks = _stacks(module, prefix)
     composite = [stack for stack in stacks if any(_is_composite(module.get_submodule(path)) for path in stack)]
@@ -83,8 +82,7 @@ def _stacks(module: nn.Module, prefix: str) -> list[list[str]]:
     children = {name: child for name, child in module.named_children() if _has_parameters(child)}
     sequences: dict[str, list[str]] = {}
     for name in children:
-        stem = re.fullmatch(r"(.*?)\d+", name)
-        if stem:
+        if stem := re.fullmatch(r"(.*?)\d+", name):
             sequences.setdefault(stem[1], []).append(name)
     found, taken = [], set()
     for names in sequences.values():
@@ -106,15 +104,3 @@ def _is_composite(module: nn.Module) -> bool:
 
 def _has_parameters(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
-
-
-def _parents(name: str) -> list[str]:
-    """Return the paths of the modules around a parameter, the outermost first."""
-    parts = name.split(".")
-    return [".".join(parts[:end]) for end in range(1, len(parts))]
-
-
-def _output_names(module: nn.Module) -> frozenset[str]:
-    head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
-    weight = getattr(head, "weight", None)
-    return frozenset(name for name, parameter in module.named_parameters() if parameter is weight)

@@ -172,11 +172,9 @@ class LoRA(Strategy):
 
     def environment(self) -> dict[str, Any]:
         """Return which implementation computes the low-rank updates on each device, and why."""
-        found = {}
-        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-            backend, reason = active_backend(device)
-            found[device] = {"backend": backend, "reason": reason}
-        return {"LoRA layers": found}
+        devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+        chosen = {device: active_backend(device) for device in devices}
+        return {"LoRA layers": {device: {"backend": name, "reason": why} for device, (name, why) in chosen.items()}}
 
     def reopened(self) -> dict[str, Any]:
         # The run's own adapter has all that came from start_from or from the base's weights.
@@ -187,13 +185,10 @@ class LoRA(Strategy):
 
         An embedding's B keeps the rate: there A is what starts at zero, and LoRA+ does not speak of it.
         """
-        layers = lora_layers(model).values()
+        layers, ratio = lora_layers(model).values(), self.config.lr_ratio
         fast = {id(layer.lora_b) for layer in layers if not isinstance(layer, LoRAEmbedding)}
         vectors = {id(layer.lora_magnitude) for layer in layers}  # of a convolution, shaped as its output
-        ratio = self.config.lr_ratio
-        return param_groups(
-            model, weight_decay, lambda _, p: learning_rate * (ratio if id(p) in fast else 1.0), vectors
-        )
+        return param_groups(model, weight_decay, lambda _, p: learning_rate * (ratio if id(p) in fast else 1), vectors)
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write a PEFT adapter for the original base: adapter_config.json and adapter_model.safetensors.
@@ -211,9 +206,7 @@ class LoRA(Strategy):
     def load(self, loaded: LoadedModel, directory: Path) -> None:
         """Read a PEFT adapter, trained here or by PEFT, into a prepared model.
 
-        Raises:
-            RunError: the folder is no adapter that can be read.
-            BaseMismatch: rank or scaling differ, keys are missing or unexpected, or a shape differs.
+        Refused are a folder without such an adapter (RunError), and another rank, scale, keys or shapes (BaseMismatch).
         """
         adapter = LoRAFile.read(directory)
         require_same(self.config.as_stored(), adapter, [k for k in peft_format.SHARED if k != "targets"], directory)
@@ -230,9 +223,8 @@ class LoRA(Strategy):
     def merge(self, loaded: LoadedModel) -> None:
         """Add each update to its base weight and put the original layers back, all or none.
 
-        Raises:
-            RunError: the model has no LoRA.
-            NotMergeable: a base weight is quantised or computed, or another module holds it too.
+        A model without LoRA is refused (RunError), and a base weight that is quantised, computed, or in another module
+        too (NotMergeable).
         """
         layers, holders = lora_layers(loaded.module), dict[int, list[str]]()
         if not layers:
@@ -264,8 +256,7 @@ def _require_effect(option: str, patterns: Collection[str], paths: list[str]) ->
         if pattern not in first.values():
             raise NoMatch(
                 f"{option} {pattern!r} has no effect: each layer that it matches, e.g. {matched[0]!r}, matches an "
-                f"earlier pattern, {first[matched[0]]!r}, and the first counts. Put it before that one, or leave it "
-                "out."
+                f"earlier pattern, {first[matched[0]]!r}, which counts. Put it before that one, or leave it out."
             )
 
 

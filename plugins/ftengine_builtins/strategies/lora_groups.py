@@ -79,8 +79,7 @@ def group_layers(module: nn.Module) -> list[list[str]]:
             continue
         for names in shared_inputs(type(parent)):
             members = [name for name in names if _groupable(children.get(name))]
-            widths = {children[name].lora_a.shape[1] for name in members}
-            if len(members) > 1 and len(widths) == 1:
+            if len(members) > 1 and len({children[name].lora_a.shape[1] for name in members}) == 1:
                 group = Group([children[name] for name in members])
                 for layer in group.layers:
                     layer.lora_group = group

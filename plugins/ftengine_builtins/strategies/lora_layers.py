@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from ftengine.model import widen
 from ftengine.ops import lowrank_add, lowrank_linear, lowrank_merge_, without_autocast
 
 if TYPE_CHECKING:
@@ -130,10 +131,8 @@ class LoRALinear(DenseLoRA):
     def forward(self, x: Tensor) -> Tensor:
         if self.lora_on_residual:
             return super().forward(x)
-        if self.lora_group is not None:
-            y = self.lora_group.output(self, x)
-            if y is not None:
-                return y
+        if self.lora_group is not None and (y := self.lora_group.output(self, x)) is not None:
+            return y
         return lowrank_linear(x, self.lora_matrix, self.bias, *self.lora_factors(), self.lora_scale, self.lora_p)
 
     @property
@@ -243,9 +242,7 @@ DENSE = {
 
 
 def lora_class(layer: nn.Module) -> type[LoRALayer] | None:
-    """Return the class that adapts a layer, or None where there is none."""
-    dense = DENSE.get(type(layer).forward)
-    if dense is not None:
+    if dense := DENSE.get(type(layer).forward):
         return dense
     if isinstance(layer, nn.Embedding):
         return LoRAEmbedding if hasattr(layer, "embed_scale") else None  # Bart's, Gemma's; others look up unknown rows
@@ -263,20 +260,13 @@ def is_linear(layer: nn.Module) -> bool:
 
 
 def lora_layers(module: nn.Module) -> dict[str, LoRALayer]:
-    """Return the adapted layers by path."""
     return {path: layer for path, layer in module.named_modules() if isinstance(layer, LoRALayer)}
 
 
 def add_lora(layer: nn.Module, rank: int, scale: float, dropout: float, init: str, dora: bool) -> None:
-    """Turn a layer into a LoRA layer whose output is, up to rounding, still the frozen layer's.
+    """Turn a layer that `lora_class` knows into a LoRA layer whose output is, up to rounding, still the frozen layer's.
 
-    Args:
-        layer: one that `lora_class` knows.
-        rank: r.
-        scale: what the update is multiplied by.
-        dropout: probability that an input of the update is dropped in training mode.
-        init: one of `INITIALISATIONS`.
-        dora: whether the magnitude is tuned apart.
+    `dropout` is the probability that an input of the update is dropped while training, `init` of `INITIALISATIONS`.
     """
     cls = lora_class(layer)
     device = next((t.device for t in (*layer.parameters(), *layer.buffers())), torch.device("cpu"))
@@ -317,11 +307,7 @@ def starts_from_weight(init: str) -> bool:
 def pissa(weight: Tensor, rank: int, scale: float, iterations: int | None = None) -> tuple[Tensor, Tensor]:
     """Return A and B whose update, scale · BA, is the best rank-r part of W (Meng et al. 2024, arXiv:2404.02948).
 
-    Args:
-        weight: (N, K).
-        rank: r.
-        scale: what the update is multiplied by.
-        iterations: of a randomised SVD (Halko et al. 2011, arXiv:0909.4061); None for the exact one.
+    W is (N, K); `iterations` are those of a randomised SVD (Halko et al. 2011, arXiv:0909.4061), None: the exact one.
     """
     if iterations is None:
         u, s, vt = torch.linalg.svd(weight, full_matrices=False)
@@ -333,25 +319,16 @@ def pissa(weight: Tensor, rank: int, scale: float, iterations: int | None = None
     return root[:, None] * vt, u * root
 
 
-def olora(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Return A and B from W = QR: the first r rows of R and columns of Q (Büyükakyüz 2024, arXiv:2406.01775).
-
-    B's columns are orthonormal; the scale changes nothing, as in PEFT.
-    """
-    q, r = torch.linalg.qr(weight)
-    return r[:rank], q[:, :rank]
-
-
 @torch.no_grad()
 def _start_from_weight(layer: LoRALinear, init: str) -> None:
     if not layer.lora_a.is_meta:
-        weight, rank = layer.lora_matrix, len(layer.lora_a)
-        weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
-        if init == "olora":
-            a, b = olora(weight, rank)
+        weight, rank = widen(layer.lora_matrix), len(layer.lora_a)
+        if init == "olora":  # W = QR (Büyükakyüz 2024, arXiv:2406.01775); the scale changes nothing, as in PEFT
+            q, r = torch.linalg.qr(weight)
+            a, b = r[:rank], q[:, :rank]
         else:
             iterations = INIT_PATTERN.fullmatch(init)["iterations"]
-            a, b = pissa(weight, rank, layer.lora_scale, None if iterations is None else int(iterations))
+            a, b = pissa(weight, rank, layer.lora_scale, iterations and int(iterations))
         layer.lora_a.copy_(a)
         layer.lora_b.copy_(b)
     layer.lora_a0, layer.lora_b0 = layer.lora_a.detach().clone(), -layer.lora_b.detach()

@@ -22,7 +22,7 @@ from ftengine_builtins.strategies.adapter_config import (
     write_json,
 )
 from ftengine_builtins.strategies.lora_layers import LoRAEmbedding, LoRALayer, lora_layers
-from ftengine_builtins.strategies.targets import whole_modules
+from ftengine_builtins.strategies.targets import inside, whole_modules
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -56,11 +56,7 @@ class AdapterConfig(AdapterFile):
 
     @classmethod
     def read(cls, directory: Path) -> Self:
-        """Read adapter_config.json.
-
-        Raises:
-            RunError: it is missing, of another type, or uses an option of PEFT that ftengine does not have.
-        """
+        """Read adapter_config.json (RunError: it is missing, of another type, or uses what ftengine does not have)."""
         content, file = read_content(directory, "a PEFT")
         kind = content.get("peft_type") if isinstance(content, dict) else type(content).__name__
         if kind != cls.peft_type:
@@ -75,11 +71,7 @@ class AdapterConfig(AdapterFile):
         return {key: value for key, value in content.items() if value and key not in known}
 
     def write(self, directory: Path, loaded: LoadedModel, **others: Any) -> None:
-        """Write adapter_config.json: what the adapter is, with `others` that ftengine does not read, and of which base.
-
-        Raises:
-            RunError: the file cannot be written.
-        """
+        """Write adapter_config.json (RunError): the adapter, its base, and `others` that ftengine does not read."""
         task_type, module = TASK_TYPES.get(loaded.head), loaded.module
         mapping = {"base_model_class": type(module).__name__, "parent_library": type(module).__module__}
         content = {
@@ -139,24 +131,17 @@ SHARED = ("rank", "alpha", "targets", "rslora", "dora", "rank_pattern", "alpha_p
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
-    """Read adapter_model.safetensors; an adapter name inside a key is left out.
-
-    Raises:
-        RunError: the file is missing, damaged, or a pickle.
-    """
-    directory = Path(directory)
+    """Read adapter_model.safetensors without adapter names in keys (RunError: it is missing, damaged, or a pickle)."""
     if not (directory / WEIGHTS_FILE).exists() and (directory / PICKLE_FILE).exists():
         raise RunError(
             f"{str(directory / PICKLE_FILE)!r} is a pickle, which can run code when it is read; only {WEIGHTS_FILE} is "
             "read. Convert it where you trust it: load it with PEFT and call save_pretrained(folder)."
         )
-    tensors = read_tensors(directory / WEIGHTS_FILE)
-    named = {_without_adapter_name(key): tensor for key, tensor in tensors.items()}
-    if len(named) < len(tensors):
-        twice = next(
-            key for key in tensors if key != _without_adapter_name(key) and _without_adapter_name(key) in tensors
-        )
-        raise RunError(f"{str(directory / WEIGHTS_FILE)!r} holds two adapters, such as in {twice!r}. Save one alone.")
+    named: dict[str, Tensor] = {}
+    for key, tensor in read_tensors(directory / WEIGHTS_FILE).items():
+        if (name := _without_adapter_name(key)) in named:
+            raise RunError(f"{str(directory / WEIGHTS_FILE)!r} holds two adapters, such as in {key!r}. Save one alone.")
+        named[name] = tensor
     return named
 
 
@@ -190,15 +175,9 @@ def whole_tensors(loaded: LoadedModel, prefix: str = "") -> dict[str, Tensor]:
 
 @torch.no_grad()
 def fill_lora(loaded: LoadedModel, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Copy an adapter's tensors into a prepared model, all or none.
+    """Copy an adapter's tensors, by PEFT's keys, into a prepared model, all or none; `origin` is for the message.
 
-    Args:
-        loaded: the model.
-        tensors: by PEFT's keys.
-        origin: where they come from, for the message.
-
-    Raises:
-        BaseMismatch: keys are missing or unexpected, a shape differs, or the file holds another base embedding.
+    Other keys or shapes, and another base embedding, are refused (BaseMismatch).
     """
     layers = lora_layers(loaded.module)
     targets = lora_tensors(loaded)
@@ -214,9 +193,8 @@ def fill_lora(loaded: LoadedModel, tensors: Mapping[str, Tensor], origin: str) -
 
 
 def _keys(path: str, layer: LoRALayer) -> tuple[str, str]:
-    names = ("embedding_A", "embedding_B") if isinstance(layer, LoRAEmbedding) else ("A.weight", "B.weight")
-    a, b = (f"{PREFIX}{path}.lora_{name}" for name in names)
-    return a, b
+    a, b = ("embedding_A", "embedding_B") if isinstance(layer, LoRAEmbedding) else ("A.weight", "B.weight")
+    return f"{PREFIX}{path}.lora_{a}", f"{PREFIX}{path}.lora_{b}"
 
 
 def _without_base(tensors: Mapping[str, Tensor], layers: Mapping[str, nn.Module], origin: str) -> dict[str, Tensor]:
@@ -227,9 +205,7 @@ def _without_base(tensors: Mapping[str, Tensor], layers: Mapping[str, nn.Module]
         if not key.endswith(_BASE_WEIGHT) or path not in layers:
             continue
         stored, weight = kept.pop(key), layers[path].weight
-        same = stored.shape == weight.shape
-        if same and not weight.is_meta:
-            same = torch.equal(stored.to(weight.dtype), weight.cpu())
+        same = stored.shape == weight.shape if weight.is_meta else torch.equal(stored.to(weight.dtype), weight.cpu())
         if not same:
             raise BaseMismatch(
                 f"{origin} holds weights of {path!r} that differ from this base's: its vocabulary was extended, or it "
@@ -244,11 +220,11 @@ def target_modules(module: nn.Module, paths: Collection[str]) -> list[str] | str
     Last components where they are enough, whole paths where some other module ends the same way, and a
     regular expression where even a whole path is the ending of another.
     """
-    every = [path for path, _ in module.named_modules()]
+    endings = {path: _endings(path) for path, _ in module.named_modules()}
     wanted = set(paths)
     for names in ({path.rpartition(".")[2] for path in wanted}, wanted):
         # A name matches by exact path or by its ending, so whole endings are looked up in one set.
-        if {path for path in every if any(ending in names for ending in _endings(path))} == wanted:
+        if {path for path, ends in endings.items() if not names.isdisjoint(ends)} == wanted:
             return sorted(names)
     return "|".join(re.escape(path) for path in sorted(wanted))
 
@@ -262,19 +238,13 @@ def modules_to_save(loaded: LoadedModel) -> list[str] | None:
 
 
 def refuse_other_whole_modules(config: LoRAFile, loaded: LoadedModel, origin: str) -> None:
-    """Make sure that an adapter holds no whole modules beyond those that train whole here.
-
-    Raises:
-        RunError: names the first one.
-    """
+    """Refuse an adapter that holds whole modules beyond those that train whole here (RunError, which names one)."""
     whole = whole_modules(loaded)
     for path, _ in loaded.module.named_modules():
-        inside = any(path == name or path.startswith(f"{name}.") for name in whole)
-        if matches_name(path, config.modules_to_save or ()) and not inside:
+        if matches_name(path, config.modules_to_save or ()) and not inside(path, whole):
+            ours = f"only {', '.join(map(repr, sorted(whole)))}" if whole else "no module"
             raise RunError(
-                f"{origin} trains {path!r} whole (modules_to_save); here "
-                + (f"only {', '.join(map(repr, sorted(whole)))} trains whole" if whole else "no module trains whole")
-                + f". {config.advice}"
+                f"{origin} trains {path!r} whole (modules_to_save); here {ours} trains whole. {config.advice}"
             )
 
 

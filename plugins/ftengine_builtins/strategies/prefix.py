@@ -15,13 +15,13 @@ from transformers import DynamicCache
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RecipeError
 from ftengine.model import evaluating
+from ftengine.model.token_loss import is_encoder_decoder
 from ftengine_builtins.strategies.prompt_stack import (
     CACHE_NAMES,
     VirtualTokens,
     become,
     cache_name,
     growing_cache,
-    is_encoder_decoder,
     shift_positions,
     widened,
 )
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
 class Prefix(VirtualTokenStrategy):
     """Keys and values before those of the text in every layer of a frozen model (Li & Liang 2021, arXiv:2101.00190).
 
-    For decoders, and for encoders that take a cache (BERT, RoBERTa). Unlike a LoRA, a prefix changes the outputs
-    before the first step.
+    For decoders, and for encoders that take a cache (BERT, RoBERTa). Unlike a LoRA, it changes outputs from the start.
     """
 
     name = "prefix"
@@ -87,16 +86,15 @@ class Prefix(VirtualTokenStrategy):
         return super().reopened() | {"projection": None}  # what it came to is in the adapter
 
     def described(self, loaded: LoadedModel) -> tuple[VirtualTokensFile, Tensor, dict[str, Any]]:
-        stack = self.prepared(loaded)
-        shape = stack.key_shape
+        prefix, shape = self.prepared(loaded).prefix, self.prepared(loaded).key_shape
         file = self.config.File(
-            virtual_tokens=len(stack.prefix.embeddings),
+            virtual_tokens=len(prefix.embeddings),
             token_dim=shape.heads * shape.width,
             num_layers=shape.layers,
             num_attention_heads=shape.heads,
         )
         # A projection is multiplied out, so that whoever reads the file needs none.
-        return file, stack.prefix.values(), {"prefix_projection": False, "encoder_hidden_size": file.token_dim}
+        return file, prefix.values(), {"prefix_projection": False, "encoder_hidden_size": file.token_dim}
 
     def load(self, loaded: LoadedModel, directory: Path) -> None:
         """Read a prefix, as every strategy of virtual tokens does; a projection makes way for its result."""
@@ -104,9 +102,8 @@ class Prefix(VirtualTokenStrategy):
         theirs, ours = ((file.num_layers, file.num_attention_heads, file.token_dim) for file in files)
         if theirs != ours:
             raise BaseMismatch(
-                f"the adapter in {str(directory)!r} has keys of {theirs[0]} layers and {theirs[1]} heads, {theirs[2]} "
-                f"numbers in all of a layer; this model has {ours[0]}, {ours[1]} and {ours[2]}. It was trained on "
-                "another base."
+                f"the adapter in {str(directory)!r} is of another base: keys of {theirs[0]} layers and {theirs[1]} "
+                f"heads, {theirs[2]} numbers in all of a layer; this model has {ours[0]}, {ours[1]} and {ours[2]}."
             )
         if stack.prefix.projection is not None:
             stack.prefix = KeysAndValues(torch.empty_like(stack.prefix.values()), stack.key_shape.numbers, None)
@@ -138,10 +135,7 @@ class Prefix(VirtualTokenStrategy):
 class KeyShape:
     """Keys and values that each layer of a stack keeps of a token.
 
-    Args:
-        layers: number of layers.
-        heads: of keys, which queries may share (grouped-query attention).
-        width: of one head's key, and of its value.
+    Heads are those of keys, which queries may share (grouped-query attention); width is of one head's key, and value.
     """
 
     layers: int
@@ -155,14 +149,10 @@ class KeyShape:
 
 
 class KeysAndValues(nn.Module):
-    """Keys and values of virtual tokens, straight or through a projection.
+    """Keys and values of virtual tokens, straight or through a projection with a hidden width (Li & Liang 2021, §4.3).
 
-    (virtual tokens, 2 · layers · heads · width), in PEFT's order: each layer's keys, then its values.
-
-    Args:
-        values: (virtual tokens, numbers) to start from; with a projection, (virtual tokens, its input's width).
-        numbers: numbers a virtual token has.
-        hidden: width of the projection's hidden layer (Li & Liang 2021, §4.3), or None.
+    (virtual tokens, numbers) with numbers = 2 · layers · heads · width, in PEFT's order: each layer's keys, then its
+    values. A projection starts from (virtual tokens, its input's width).
     """
 
     def __init__(self, values: Tensor, numbers: int, hidden: int | None) -> None:
@@ -239,11 +229,7 @@ def keys_and_values(stack: Any, ids: Tensor) -> list[tuple[Any, Any]]:
 
 
 def key_shape(stack: Any, kept: list[tuple[Any, Any]], count: int) -> KeyShape:
-    """Return the shape that the keys and values of `count` tokens have in every layer.
-
-    Raises:
-        RecipeError: a layer keeps something else, or fewer tokens.
-    """
+    """Return the shape of the keys and values of `count` tokens (RecipeError: a layer keeps others, or fewer)."""
     what = type(stack).__name__
     shapes = {tuple(tensor.shape) if isinstance(tensor, Tensor) else None for pair in kept for tensor in pair}
     heads_and_widths = {(shape[1], shape[3]) if shape and len(shape) == 4 else None for shape in shapes}

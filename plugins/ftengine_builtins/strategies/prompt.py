@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
 from ftengine.api import LoadedModel
-from ftengine_builtins.strategies.prompt_stack import Prompted, PromptedMemory, become, is_encoder_decoder
+from ftengine.model.token_loss import is_encoder_decoder
+from ftengine_builtins.strategies.prompt_stack import Prompted, PromptedMemory, become
 from ftengine_builtins.strategies.virtual_tokens import (
     Ratio,
     VirtualTokenOptions,
@@ -56,8 +57,8 @@ class Prompt(VirtualTokenStrategy):
     def _start(self, loaded: LoadedModel, embedding: nn.Embedding) -> Tensor:
         """Return (virtual tokens, width) vectors in float32 to start from, on the embedding's device."""
         rows, random = embedding.num_embeddings, self.config.init == "random"
-        sample = torch.linspace(0, rows - 1, min(SAMPLED_ROWS, rows)).long() if random else None
-        ids = starting_tokens(loaded, embedding, self.config) if sample is None else sample
+        sample = torch.linspace(0, rows - 1, min(SAMPLED_ROWS, rows)).long()
+        ids = sample if random else starting_tokens(loaded, embedding, self.config)
         vectors = embedding(ids.to(embedding.weight.device)).float()
         if not random:
             return vectors
@@ -68,8 +69,7 @@ class Prompt(VirtualTokenStrategy):
         vectors = self.prepared(loaded).prompt_embeddings
         # Not how training began: PEFT would look for that tokenizer, to make vectors that these then replace.
         start = {"prompt_tuning_init": "RANDOM", "prompt_tuning_init_text": None, "tokenizer_name_or_path": None}
-        model: Any = loaded.module.config
-        model = model.get_text_config()
+        model = loaded.module.config.get_text_config()
         file = self.config.File(
             virtual_tokens=len(vectors),
             token_dim=vectors.shape[1],
@@ -82,8 +82,7 @@ class Prompt(VirtualTokenStrategy):
 def _pools_all_positions(loaded: LoadedModel) -> bool:
     """Say whether a classifier's pooling is to see the prompt as well, as in PEFT: those on encoders.
 
-    They read the first position, or a mean by the attention mask. Those on decoders look for the last token by its
-    place among the input_ids.
+    They read the first position, or a mean by the mask; those on decoders the last token's place in the input_ids.
     """
     classifies = loaded.head == "sequence-classification" and not is_encoder_decoder(loaded.module)
     return classifies and type(loaded.module.config) in MODEL_FOR_MASKED_LM_MAPPING

@@ -84,11 +84,7 @@ class PromptedMemory(VirtualTokens):
 
 
 def require_fit(stack: Any, strategy: str) -> None:
-    """Make sure that virtual tokens can enter a module.
-
-    Raises:
-        RecipeError: they cannot.
-    """
+    """Refuse a module that virtual tokens cannot enter (RecipeError)."""
     what = type(stack).__name__
     if any(isinstance(module, VirtualTokens) for module in stack.modules()):
         raise RecipeError(f"{what} has virtual tokens already; load the base anew.")
@@ -119,11 +115,6 @@ def keeps_no_tokens(stack: Any) -> bool:
     return bool(kinds) and all(kinds)
 
 
-def is_encoder_decoder(module: Any) -> bool:
-    """Say whether a model has an encoder and a decoder."""
-    return bool(getattr(module.config, "is_encoder_decoder", False))
-
-
 def become(stack: nn.Module, kind: type[VirtualTokens]) -> None:
     """Make a stack an instance of a subclass of its class, whose forward goes through `kind.run`."""
     stack.__class__ = _subclass(type(stack), kind)
@@ -151,8 +142,7 @@ def parameters_of(stack: type) -> list[str]:
 def growing_cache(inputs: dict[str, Any]) -> Any:
     """Return the cache among forward's arguments, or None.
 
-    Raises:
-        InputError: it is of a fixed size, which `generate` chooses without counting virtual tokens.
+    One of a fixed size, which `generate` chooses without counting virtual tokens, is refused (InputError).
     """
     cache = next((inputs[name] for name in CACHE_NAMES if inputs.get(name) is not None), None)
     if getattr(cache, "is_compileable", False):
@@ -164,11 +154,7 @@ def growing_cache(inputs: dict[str, Any]) -> Any:
 
 
 def widened(mask: Any, count: int) -> Tensor | None:
-    """Let an attention mask of shape (B, T) show `count` virtual tokens in front; None stays None.
-
-    Raises:
-        InputError: the mask is of another form.
-    """
+    """Let an attention mask (B, T) show `count` virtual tokens in front; None stays None (InputError: other shapes)."""
     if mask is None:
         return None
     if not isinstance(mask, Tensor) or mask.ndim != 2:

@@ -12,6 +12,7 @@ from torch import nn
 from ftengine.api import LoadedModel
 from ftengine.errors import NoMatch
 from ftengine.model import decayed, matching, near_modules, trainable
+from ftengine.model.token_loss import is_encoder_decoder
 from ftengine_builtins.strategies.lora_layers import LoRALayer, is_linear, lora_class
 
 ALL_LINEAR = "all-linear"
@@ -45,13 +46,17 @@ def freeze_base(loaded: LoadedModel) -> None:
         loaded.module.get_submodule(path).requires_grad_(True)
 
 
+def inside(path: str, modules: Iterable[str]) -> bool:
+    """Say whether a path is one of some modules' or lies within one."""
+    return any(path == module or path.startswith(f"{module}.") for module in modules)
+
+
 def param_groups(
     model: nn.Module, weight_decay: float, rate: Callable[[str, nn.Parameter], float], vectors: Collection[int] = ()
 ) -> list[dict[str, Any]]:
     """Group trainable parameters for the optimiser, by learning rate and weight decay.
 
     Args:
-        model: the prepared model.
         weight_decay: of what `ftengine.model.decayed` names.
         rate: gives the learning rate of a parameter, from its name and itself.
         vectors: ids of parameters that do not decay, whatever their shape.
@@ -65,25 +70,20 @@ def param_groups(
 
 
 def select(loaded: LoadedModel, targets: str | Sequence[str], heads_are_welcome: bool = False) -> dict[str, list[str]]:
-    """Return the layers that each pattern takes, by path in the model's order.
+    """Return the layers that each pattern takes, by path in the model's order (NoMatch: one takes none).
 
     Args:
-        loaded: the model, with no LoRA yet.
-        targets: "all-linear" for every linear layer but the output head; another string is a regular
-            expression for the whole path, and takes the layers that LoRA can adapt among what it matches;
-            each item of a list is a path or its ending after a dot, and must match such layers only.
+        targets: "all-linear" for every linear layer but the output head; another string is a regular expression for the
+            whole path, and takes the layers that LoRA can adapt among what it matches; each item of a list is a path or
+            its ending after a dot, and must match such layers only.
         heads_are_welcome: pass over names of modules that train whole; PEFT's own files hold such names.
-
-    Raises:
-        NoMatch: a pattern matches no module, or none that LoRA can adapt.
     """
     module = loaded.module
     obstacles = _obstacles(module, whole_modules(loaded))
     if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
         return {ALL_LINEAR: _all_linear(module, obstacles)}
     if isinstance(targets, str):
-        matched = matching(obstacles, targets, whole=True)
-        return {targets: _usable(module, targets, matched, obstacles)}
+        return {targets: _usable(module, targets, matching(obstacles, targets, whole=True), obstacles)}
     named = {name: _named(obstacles, name) for name in targets}
     if heads_are_welcome:
         named = {n: paths for n, paths in named.items() if not paths or any(obstacles[p] != _WHOLE for p in paths)}
@@ -91,10 +91,9 @@ def select(loaded: LoadedModel, targets: str | Sequence[str], heads_are_welcome:
 
 
 def _all_linear(module: nn.Module, obstacles: Mapping[str, str]) -> list[str]:
-    hooked = [path for path, why in obstacles.items() if why == _HOOKED]
-    if hooked:
+    if hooked := [path for path, why in obstacles.items() if why == _HOOKED]:
         raise NoMatch(f"targets 'all-linear': {hooked[0]!r} {_HOOKED}. Load the model on one device.")
-    head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+    head = output_head(module)
     free = {path: module.get_submodule(path) for path, why in obstacles.items() if not why}
     taken = [path for path, layer in free.items() if layer is not head and is_linear(layer)]
     if not taken:
@@ -130,32 +129,27 @@ def _obstacles(module: nn.Module, whole: Sequence[str]) -> dict[str, str]:
     """Return for each module path why LoRA cannot adapt it, or ""."""
     named = dict(module.named_modules())
     places = Counter(id(part) for _, part in module.named_modules(remove_duplicate=False))
-    inside = tuple(f"{path}." for path in whole)
     used = _used_instead(module)
-    result = {}
-    for path, layer in named.items():
-        if not path:
-            continue
+
+    def obstacle(path: str, layer: nn.Module) -> str:
         parent = named[path.rpartition(".")[0]]
-        if path in whole or path.startswith(inside):
-            result[path] = _WHOLE
-        elif isinstance(layer, LoRALayer):
-            result[path] = "has a LoRA already"
-        elif lora_class(layer) is None:
-            result[path] = f"is a {type(layer).__name__}"
-        elif _inexpressible(layer):
-            result[path] = _inexpressible(layer)
-        elif isinstance(parent, BYPASSING):
-            result[path] = f"is never called: its parent, a {type(parent).__name__}, reads its weight directly"
-        elif used and layer is input_embeddings(module):
-            result[path] = f"is never called: {' and '.join(used)} hold its weight and are called instead"
-        elif places[id(layer)] > 1:
-            result[path] = "is one module under several names"
-        elif "forward" in vars(layer):
-            result[path] = _HOOKED
-        else:
-            result[path] = ""
-    return result
+        if inside(path, whole):
+            return _WHOLE
+        if isinstance(layer, LoRALayer):
+            return "has a LoRA already"
+        if lora_class(layer) is None:
+            return f"is a {type(layer).__name__}"
+        if why := _inexpressible(layer):
+            return why
+        if isinstance(parent, BYPASSING):
+            return f"is never called: its parent, a {type(parent).__name__}, reads its weight directly"
+        if used and layer is input_embeddings(module):
+            return f"is never called: {' and '.join(used)} hold its weight and are called instead"
+        if places[id(layer)] > 1:
+            return "is one module under several names"
+        return _HOOKED if "forward" in vars(layer) else ""
+
+    return {path: obstacle(path, layer) for path, layer in named.items() if path}
 
 
 def _inexpressible(layer: nn.Module) -> str:
@@ -173,13 +167,18 @@ def _inexpressible(layer: nn.Module) -> str:
 
 def _used_instead(module: Any) -> list[str]:
     """Return the embeddings of encoder and decoder where they stand in for the model's own (T5, BART), or none."""
-    if not getattr(getattr(module, "config", None), "is_encoder_decoder", False):
+    if not is_encoder_decoder(module):
         return []
     own = input_embeddings(module)
     theirs = [input_embeddings(stack) for stack in (module.get_encoder(), module.get_decoder())]
     if any(table is None or table is own for table in theirs):
         return []
     return [path for path, part in module.named_modules() if any(part is table for table in theirs)]
+
+
+def output_head(module: Any) -> nn.Module | None:
+    """Return what makes a model's logits of hidden states, None where the model does not say."""
+    return module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
 
 
 def input_embeddings(module: Any) -> nn.Module | None:

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import RecipeError
 from ftengine.model import copy_into
+from ftengine.model.token_loss import is_encoder_decoder
 from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import follow, require_same
 from ftengine_builtins.strategies.classes import of_classes
 from ftengine_builtins.strategies.peft_format import AdapterConfig
-from ftengine_builtins.strategies.prompt_stack import VirtualTokens, is_encoder_decoder, require_fit
+from ftengine_builtins.strategies.prompt_stack import VirtualTokens, require_fit
 from ftengine_builtins.strategies.targets import freeze_base, input_embeddings, param_groups
 
 EMBEDDINGS = "prompt_embeddings"
@@ -36,7 +37,6 @@ class VirtualTokensFile(AdapterConfig):
     """What an adapter_config.json says of virtual tokens; subclasses say of which method.
 
     Args:
-        virtual_tokens: how many there are.
         token_dim: width of a virtual token; of a prefix, of one layer's keys.
         num_layers, num_attention_heads: of the model; of a prefix, the heads of its keys.
         num_transformer_submodules: 1; PEFT's prompts for encoder-decoders may have 2, of which it uses the first.
@@ -86,16 +86,12 @@ class VirtualTokenOptions(Config):
     )
 
     @model_validator(mode="after")
-    def _text_goes_with_its_init(self) -> VirtualTokenOptions:
+    def _follow_start_from(self) -> VirtualTokenOptions:
         if (self.text is not None) != (self.init == "text"):
             raise RecipeError(
                 f"strategy.init is {self.init!r} and strategy.text is {self.text!r}. A text goes with init: text, "
                 "and that needs one; give both or neither."
             )
-        return self
-
-    @model_validator(mode="after")
-    def _follow_start_from(self) -> VirtualTokenOptions:
         follow(self, self.File.read, ["virtual_tokens"])
         return self
 
@@ -108,8 +104,7 @@ class VirtualTokenStrategy(Strategy):
     def stack(self, loaded: LoadedModel) -> Any:
         """Return the module that virtual tokens enter: a decoder, or the encoder where there are both.
 
-        Raises:
-            RecipeError: the model reads no tokens.
+        A model that reads no tokens is refused (RecipeError).
         """
         module: Any = loaded.module
         found = input_embeddings(module)
@@ -131,8 +126,7 @@ class VirtualTokenStrategy(Strategy):
 
     def prepared(self, loaded: LoadedModel) -> Any:
         """Return the module that virtual tokens have entered."""
-        modules: Any = (module for module in loaded.module.modules() if isinstance(module, VirtualTokens))
-        return next(module for module in modules if module.virtual_parameters())
+        return next(stack for stack in _stacks(loaded.module) if stack.virtual_parameters())
 
     def prepare(self, loaded: LoadedModel) -> None:
         count, limit = self.config.virtual_tokens, loaded.max_length
@@ -152,8 +146,7 @@ class VirtualTokenStrategy(Strategy):
 
     def as_base(self, loaded: LoadedModel) -> AbstractContextManager[None]:
         """Let every stack compute as its own class does, which knows no virtual tokens."""
-        stacks = (module for module in loaded.module.modules() if isinstance(module, VirtualTokens))
-        return of_classes((stack, stack.plain) for stack in stacks)
+        return of_classes((stack, stack.plain) for stack in _stacks(loaded.module))
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write PEFT's files: adapter_config.json and adapter_model.safetensors; a projection is multiplied out."""
@@ -165,9 +158,7 @@ class VirtualTokenStrategy(Strategy):
     def load(self, loaded: LoadedModel, directory: Path) -> None:
         """Read virtual tokens of the same kind, trained here or by PEFT, into a prepared model.
 
-        Raises:
-            RunError: the folder is no adapter of this kind that can be read.
-            BaseMismatch: number or shape of the virtual tokens differ, or keys are missing or unexpected.
+        They are refused where the folder is no such adapter (RunError), or number, shape or keys differ (BaseMismatch).
         """
         file, tensors = self.config.File.read(directory), peft_format.read_weights(directory)
         expected, embeddings, _ = self.described(loaded)
@@ -183,10 +174,13 @@ class VirtualTokenStrategy(Strategy):
 
     def param_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Group trainable parameters: virtual tokens at `lr_ratio` times the rate, a fresh head at the rate itself."""
-        stacks = [module for module in model.modules() if isinstance(module, VirtualTokens)]
-        fast = {id(parameter) for stack in stacks for parameter in stack.virtual_parameters()}
+        fast = {id(parameter) for stack in _stacks(model) for parameter in stack.virtual_parameters()}
         ratio = self.config.lr_ratio
         return param_groups(model, weight_decay, lambda _, p: learning_rate * (ratio if id(p) in fast else 1.0))
+
+
+def _stacks(model: nn.Module) -> list[VirtualTokens]:
+    return [module for module in model.modules() if isinstance(module, VirtualTokens)]
 
 
 def _tensors(loaded: LoadedModel, embeddings: Tensor) -> dict[str, Tensor]:
@@ -197,8 +191,7 @@ def _tensors(loaded: LoadedModel, embeddings: Tensor) -> dict[str, Tensor]:
 def starting_tokens(loaded: LoadedModel, embedding: nn.Embedding, config: VirtualTokenOptions) -> Tensor:
     """Return (virtual tokens,) token ids: a text's, repeated or cut to length, or ordinary tokens drawn uniformly.
 
-    Raises:
-        RecipeError: the model has no tokenizer for the text, or the text has no tokens.
+    A text that has no tokens here is refused (RecipeError).
     """
     processor: Any = loaded.processor
     text, count = config.text, config.virtual_tokens
@@ -215,7 +208,6 @@ def starting_tokens(loaded: LoadedModel, embedding: nn.Embedding, config: Virtua
         raise RecipeError(
             f"strategy.init is text, but {loaded.source!r} has no tokenizer. Set strategy.init=vocabulary."
         )
-    ids = processor(text, add_special_tokens=False)["input_ids"]
-    if not ids:
+    if not (ids := processor(text, add_special_tokens=False)["input_ids"]):
         raise RecipeError(f"strategy.text {text!r} has no tokens in this model's vocabulary. Give it some words.")
     return torch.tensor((ids * math.ceil(count / len(ids)))[:count])

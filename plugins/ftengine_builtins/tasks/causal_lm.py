@@ -11,14 +11,7 @@ from torch import Tensor, nn
 
 from ftengine.api import Batch, Config, Criterion, Example, Features, LoadedModel, Prediction, View
 from ftengine.errors import DataError, RecipeError
-from ftengine.model.chat import (
-    Message,
-    conversation_spans,
-    has_template,
-    is_trained,
-    render,
-    with_system,
-)
+from ftengine.model.chat import Message, conversation_spans, has_template, is_trained, render, with_system
 from ftengine.model.generation import GenerationOptions, complete, made_to_fit, stop_tokens
 from ftengine.model.packing import Packer
 from ftengine.model.token_loss import IGNORED
@@ -105,8 +98,7 @@ class CausalLM(GenerativeTask):
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return input_ids and labels (both (length,), labels unshifted, -100 where nothing is trained).
 
-        `weight` counts the labels that are predicted: all but the first token's. An example that is cut
-        before its first label has weight 0.
+        `weight` counts the labels that are predicted: all but the first token's, 0 where the first label was cut off.
         """
         limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
         left = self.config.truncate == "left"
@@ -155,11 +147,9 @@ class CausalLM(GenerativeTask):
         `continues` is set. Options are those of `CausalLMOptions`; all examples form one batch.
         """
         chosen = CausalLMOptions.read(options)
-        asks = self.config.chat_template == "auto" and has_template(loaded.processor) and not chosen.continues
-        if asks:
-            rows = [
-                {"prompt": read_text(row, "text")} if shape_of(row, answered=False) == "text" else row for row in rows
-            ]
+        if self.config.chat_template == "auto" and has_template(loaded.processor) and not chosen.continues:
+            shapes = [shape_of(row, answered=False) for row in rows]
+            rows = [{"prompt": read_text(x, "text")} if s == "text" else x for x, s in zip(rows, shapes, strict=True)]
         prompts = [self._prompt(row, loaded) for row in rows]
         return [{"completion": text} for text in complete(loaded, prompts, chosen, stop_tokens(loaded))]
 
@@ -246,13 +236,11 @@ class CausalLM(GenerativeTask):
     def _is_chat(self, shape: str, processor: Any) -> bool:
         """Say whether a row of this shape is written in the chat template.
 
-        Raises:
-            RecipeError: it would have to be but cannot, or the recipe's system message has no place in it.
+        It is refused (RecipeError) where it would have to be but cannot, or the system message has no place in it.
         """
         if shape == "messages" and self.config.chat_template == "never":
             raise RecipeError(
-                "task.chat_template is never, but the data has `messages`. Set it to auto, or give `prompt` and "
-                "`completion`."
+                "task.chat_template is never, and the data has `messages`. Set auto, or give `prompt` and `completion`."
             )
         if shape == "messages" and not has_template(processor):
             raise RecipeError(

@@ -49,11 +49,7 @@ def with_point(value: Any) -> str:
 
 
 def read_name(value: Any) -> str:
-    """Return the name of a single label: text, a whole number, or true and false.
-
-    Raises:
-        DataError: it is missing, empty, or of another type.
-    """
+    """Return the name of a single label: text, a whole number, or true and false (DataError: it is none of these)."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
@@ -65,11 +61,7 @@ def read_name(value: Any) -> str:
 
 
 def read_names(value: Any, separator: str) -> list[str]:
-    """Return the names of a row's labels: a list, or text with a separator; there may be none.
-
-    Raises:
-        DataError: it is missing, or one of the names is none.
-    """
+    """Return the names of a row's labels: a list, or text with a separator; maybe none (DataError: it is neither)."""
     if isinstance(value, str):
         value = [name for name in value.split(separator) if name.strip()]
     if not isinstance(value, (list, tuple, set)):
@@ -80,11 +72,16 @@ def read_names(value: Any, separator: str) -> list[str]:
     return [read_name(name) for name in value]
 
 
-def joined_names(names: Iterable[str], separator: str) -> str | None:
-    """Return a name that seems to be several: all that its separators part occurs in other names too."""
+def refuse_joined(names: Iterable[str], separator: str, column: str) -> None:
+    """Refuse to guess where a name may be several (DataError): all that its separators part is in other names too."""
     parts = {name: {part.strip() for part in name.split(separator)} for name in names}
     seen = Counter(part for found in parts.values() for part in found)
-    return next((name for name, found in parts.items() if len(found) > 1 and all(seen[x] > 1 for x in found)), None)
+    for name, found in parts.items():
+        if len(found) > 1 and all(seen[part] > 1 for part in found):
+            raise DataError(
+                f"label {name!r} of column {column!r} is one name, or several with {separator!r} between them, which "
+                "other labels have too. Say which: task.kind=single or task.kind=multi."
+            )
 
 
 def read_number(value: Any) -> float:

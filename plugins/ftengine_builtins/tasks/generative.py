@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Criterion, Features, Prediction, Task
+from ftengine.api import Batch, Config, Criterion, Prediction, Task
 from ftengine.model.token_loss import TokenLoss
 from ftengine.model.tokens import stack_tokens
 
@@ -25,6 +25,8 @@ class GenerativeTask(Task):
     ahead: ClassVar[int]
     """How far ahead of its own position a state predicts (`TokenLoss`)."""
 
+    collate = staticmethod(stack_tokens)
+
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self._loss = TokenLoss(self.ahead)
@@ -32,10 +34,6 @@ class GenerativeTask(Task):
     def model_inputs(self, model: nn.Module, batch: Batch) -> Batch:
         """Return what the model is called with."""
         return batch
-
-    def collate(self, features: Sequence[Features], processor: Any) -> Batch:
-        """Pad on the right; input_ids, attention_mask and labels are int64 (examples, longest of their own)."""
-        return stack_tokens(features, processor)
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
         """Return (summed losses of the labelled tokens, their number)."""

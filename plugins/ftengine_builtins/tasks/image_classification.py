@@ -79,11 +79,7 @@ class ImageClassification(LabelledTask):
         }
 
     def stack(self, features: Sequence[Features], processor: Any) -> Batch:
-        """Stack pixel_values to (examples, channels, height, width).
-
-        Raises:
-            DataError: the processor leaves images at different sizes.
-        """
+        """Stack pixel_values to (examples, channels, height, width) (DataError: images are of different sizes)."""
         shapes = sorted({tuple(f["pixel_values"].shape) for f in features})
         if len(shapes) > 1:
             raise DataError(

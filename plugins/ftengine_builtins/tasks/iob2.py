@@ -51,8 +51,7 @@ def entities(tags: Sequence[str]) -> list[Entity]:
     found: list[Entity] = []
     kind, start = None, 0
     for i, tag in enumerate([*tags, OUTSIDE]):
-        goes_on = tag.startswith("I-") and tag[2:] == kind
-        if goes_on:
+        if tag.startswith("I-") and tag[2:] == kind:
             continue
         if kind is not None:
             found.append((kind, start, i))

@@ -15,12 +15,12 @@ from ftengine.model import raw_outputs, widen
 from ftengine_builtins.tasks.class_labels import (
     as_number,
     in_order,
-    joined_names,
     kind_of,
     read_name,
     read_names,
     read_number,
     refuse_decimal_commas,
+    refuse_joined,
     refuse_new_labels,
     unknown_label,
 )
@@ -28,11 +28,7 @@ from ftengine_builtins.tasks.modes import evaluated, refuse_options
 
 _CLASSES = ("label", "predicted", "scores", "logits", "loss")
 PREDICTS = {"single": _CLASSES, "multi": _CLASSES, "regression": ("target", "value", "loss")}
-EVALUATORS = {
-    "single": ("classification", "calibration"),
-    "multi": ("classification",),
-    "regression": ("regression",),
-}
+EVALUATORS = {"single": ("classification", "calibration"), "multi": ("classification",), "regression": ("regression",)}
 LIKELIEST = 5
 """Scores that a reader is shown."""
 
@@ -72,11 +68,7 @@ class LabelledTask(Task):
         return self.kind != "regression"
 
     def read(self, example: Example, processor: Any, max_length: int | None) -> Features:
-        """Return what the model reads of an example, with `length` and `truncated`.
-
-        Raises:
-            DataError: the row lacks it.
-        """
+        """Return what the model reads of an example, with `length` and `truncated` (DataError: the row lacks it)."""
         raise NotImplementedError
 
     def stack(self, features: Sequence[Features], processor: Any) -> Batch:
@@ -102,12 +94,9 @@ class LabelledTask(Task):
     def bind(self, splits: Mapping[str, Iterable[Example]]) -> Labels:
         """Return kind and names as training has them. Rows without a usable label are left to `encode` to refuse.
 
-        Raises:
-            DataError: training has fewer than two labels, or another split has one that training lacks.
+        Fewer than two labels, and one that training lacks, are refused (DataError).
         """
-        kind = self.config.kind
-        if kind == "auto":
-            kind = self.kind_of(splits["train"])
+        kind = self.kind_of(splits["train"]) if self.config.kind == "auto" else self.config.kind
         if kind == "regression":
             return Labels(kind, (self.config.label,))
         names = in_order(name for row in splits["train"] for name in self._names(row, kind))
@@ -115,7 +104,7 @@ class LabelledTask(Task):
             found = f"only the label {names[0]!r}" if names else "no label"
             raise DataError(f"the training data has {found} in column {self.config.label!r}; at least two are needed.")
         if self.config.kind == "auto" and kind == "single":
-            self._refuse_joined(names)
+            refuse_joined(names, self.config.separator, self.config.label)
             refuse_decimal_commas(names)
         refuse_new_labels(splits, lambda row: self._names(row, kind), names)
         return Labels(kind, names)
@@ -142,11 +131,10 @@ class LabelledTask(Task):
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:
         """Stack inputs; labels are int64 (examples,), or fp32 (examples, labels) for several or a number."""
-        batch = self.stack(features, processor)
-        if self.kind == "single":
-            return {**batch, "labels": torch.tensor([f["label"] for f in features])}
-        labels = torch.tensor([f["label"] for f in features], dtype=torch.float32)
-        return {**batch, "labels": labels.reshape(len(features), -1)}
+        labels = torch.tensor([f["label"] for f in features])
+        if self.kind != "single":
+            labels = labels.float().reshape(len(features), -1)
+        return {**self.stack(features, processor), "labels": labels}
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return (examples, labels) logits in at least fp32."""
@@ -209,15 +197,6 @@ class LabelledTask(Task):
         if self.kind == "single":
             return self.labels.names[label]
         return (", ".join(self._switched_on(label)) or "(none)") if self.kind == "multi" else str(label)
-
-    def _refuse_joined(self, names: Sequence[str]) -> None:
-        """Refuse to guess where a label is one name, or several in one text."""
-        separator, label = self.config.separator, self.config.label
-        if (name := joined_names(names, separator)) is not None:
-            raise DataError(
-                f"label {name!r} of column {label!r} is one name, or several with {separator!r} between them, which "
-                "other labels have too. Say which: task.kind=single or task.kind=multi."
-            )
 
     def _names(self, example: Example, kind: str) -> Iterator[str]:
         """Yield a row's label names; none where the label cannot be read."""

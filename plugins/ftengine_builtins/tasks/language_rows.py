@@ -13,11 +13,8 @@ from ftengine.model.chat import Message, is_trained, read_messages
 from ftengine_builtins.tasks.recognising import first_of, renamed
 
 SHAPES = "`messages` (a list of {role, content}), or `prompt` and `completion` (texts or such lists), or `text`"
-
 ASKED = "a `prompt`, or `messages` (a list of {role, content}), or `text`, to be answered"
-
 Shape = Literal["messages", "prompt", "text"]
-
 _SHAPES = (("messages",), ("prompt", "completion"), ("text",))
 
 _OTHER_NAMES = {
@@ -45,11 +42,7 @@ _LANGUAGES = re.compile(
 
 
 def check_columns(columns: Sequence[str], *, pairs: bool = False) -> None:
-    """Refuse data that has none of the shapes or, with `pairs`, no prompts and completions.
-
-    Raises:
-        DataError: lists the columns and shapes, and a renaming that looks right.
-    """
+    """Refuse data that has none of the shapes or, with `pairs`, no prompts and completions (DataError)."""
     if {"prompt", "completion"} <= set(columns) or (not pairs and {"messages", "text"} & set(columns)):
         return
     wanted = f"a language model needs {SHAPES}"
@@ -72,12 +65,7 @@ def _renaming(columns: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> str:
 
 
 def _unread(columns: Sequence[str], read: Mapping[str, str]) -> tuple[str, list[str]]:
-    """Return sentences on columns that seem to matter and are not read, and those columns.
-
-    Args:
-        columns: of the data.
-        read: the column of each field, by the field.
-    """
+    """Return sentences on columns that seem to matter and are not read, and those columns; `read` is by field."""
     rest = [column for column in columns if column not in read.values()]
     parts = [column for column in rest if column.lower() in _PROMPT_PARTS]
     told, known = [], list[str]()
@@ -173,18 +161,14 @@ def recognise_pairs(columns: Sequence[str], rows: Sequence[Example]) -> Recognis
 
 
 def _is_conversation(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(
-        isinstance(m, Mapping) and ("content" in m or _is_sharegpt(m)) for m in value
-    )
+    several = isinstance(value, (list, tuple))
+    return several and all(isinstance(m, Mapping) and ("content" in m or _is_sharegpt(m)) for m in value)
 
 
 def shape_of(example: Example, *, answered: bool = True) -> Shape:
-    """Say which shape a row has; a field that is None is not there, and a prompt needs its completion if `answered`.
+    """Say which shape a row has, or raise DataError; a prompt needs its completion if `answered`.
 
-    Of several shapes, messages come before prompt and completion, and text comes last.
-
-    Raises:
-        DataError: the row has none.
+    A field that is None is not there. Messages come before prompt and completion, and text comes last.
     """
     example = joined(example)
     has = {name for name in _OTHER_NAMES if example.get(name) is not None}
@@ -205,10 +189,8 @@ def read_text(example: Example, name: str) -> str:
     value = example.get(name)
     other = {"prompt": "completion", "completion": "prompt"}.get(name, "")
     if isinstance(value, (list, tuple)) and isinstance(example.get(other), str):
-        raise DataError(
-            f"`{name}` is {shown(value)} but `{other}` is text; give both as text, or both as lists of "
-            "{role, content}."
-        )
+        both = "give both as text, or both as lists of {role, content}"
+        raise DataError(f"`{name}` is {shown(value)} but `{other}` is text; {both}.")
     if not isinstance(value, str):
         raise DataError(f"`{name}` is {shown(value)}; it must be text.")
     if not value.strip():
@@ -239,8 +221,7 @@ def view(row: Example, *, all_trained: bool) -> View:
     if names == ("messages",) and isinstance(texts[0], (list, tuple)):
         content = [[m.get("role"), m["content"]] if isinstance(m, dict) and "content" in m else m for m in texts[0]]
         texts = [m.get("content") for m in texts[0] if isinstance(m, dict)]
-    inputs: list[str] = []
-    target: Any = None
+    inputs, target = list[str](), None
     try:
         shape = shape_of(row)
         if shape == "messages":
@@ -258,11 +239,7 @@ def view(row: Example, *, all_trained: bool) -> View:
 
 
 def with_inputs(example: Example, inputs: Sequence[str]) -> Example:
-    """Return the row with others in the place of the inputs that `view` gives.
-
-    Raises:
-        DataError: the row cannot be read.
-    """
+    """Return the row with others in the place of the inputs that `view` gives (DataError: the row cannot be read)."""
     example = joined(example)
     shape = shape_of(example)
     if shape != "messages":

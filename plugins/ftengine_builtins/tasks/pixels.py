@@ -25,13 +25,8 @@ ALLOWED = "it must be the path of an image, an image's bytes, or {bytes, path} a
 def read_image(value: Any, column: str, mode: str = "RGB") -> Any:
     """Return a row's image (a path, bytes, {bytes, path}, or an image of PIL) as PIL has it, upright.
 
-    Args:
-        column: where it stands, for the message.
-        mode: "RGB", or "L" for models of one channel.
-
-    Raises:
-        DataError: it is missing or no image, or is cut off; the message names the file.
-        InputError: Pillow is not installed.
+    One that is missing, cut off or no image is refused (DataError, naming the file in `column`), and all without Pillow
+    (InputError). `mode` is "RGB", or "L" for models of one channel.
     """
     from PIL import ImageOps
 
@@ -55,11 +50,7 @@ class LazyImage(Sequence[Any]):
 
 
 def check_image(value: Any, column: str) -> None:
-    """Look at an image's header alone: it is there, and of a format that is read.
-
-    Raises:
-        DataError, InputError: as `read_image`.
-    """
+    """Look at an image's header alone: it is there, and of a format that is read (errors as of `read_image`)."""
     with _opened(value, column):
         pass
 
@@ -125,11 +116,7 @@ def _source(value: Any, column: str) -> tuple[Any, str]:
 
 
 def _require_regular(file: Path) -> None:
-    """Refuse what is no regular file: a device has no end, and a pipe waits for somebody to write.
-
-    Raises:
-        OSError: it is another kind of file.
-    """
+    """Refuse (OSError) what is no regular file: a device has no end, and a pipe waits for somebody to write."""
     if file.is_dir():
         raise IsADirectoryError("it is a folder")
     if file.exists() and not file.is_file():
@@ -137,11 +124,7 @@ def _require_regular(file: Path) -> None:
 
 
 def _eight_bit(image: Any) -> Any:
-    """Scale 16-bit grey down: `convert` would cut everything above 255 to white.
-
-    Raises:
-        ValueError: values have no known range.
-    """
+    """Scale 16-bit grey down, as `convert` would cut what is above 255 to white (ValueError: the range is unknown)."""
     from PIL import Image
 
     if image.mode.startswith("I;16"):

@@ -119,8 +119,7 @@ class Seq2SeqLM(GenerativeTask):
     ) -> list[Prediction]:
         """Return {"prompt", "completion", "reference"} for each row; the reference is None where it has no completion.
 
-        Options are those of `GenerationOptions`; no more is generated than the model writes. All examples form one
-        batch.
+        Options are those of `GenerationOptions`, up to what the model writes; all examples form one batch.
         """
         chosen = GenerationOptions.read(options)
         if loaded.max_length is not None and loaded.max_length < chosen.max_new_tokens:
@@ -143,11 +142,7 @@ class Seq2SeqLM(GenerativeTask):
 
 
 def _read(example: Example, name: str) -> str:
-    """Return a field that must hold some text.
-
-    Raises:
-        DataError: it is missing, no text (a conversation, say), or empty.
-    """
+    """Return a field that must hold some text (DataError: it is missing, no text (a conversation, say), or empty)."""
     if isinstance(example.get(name), (list, tuple)):
         raise DataError(
             f"`{name}` is a list, as of messages; task seq2seq-lm turns one text into another. Give `{name}` as text, "
@@ -163,8 +158,7 @@ def shifted(model: Any, labels: Tensor) -> Tensor:
     """
     if hasattr(model, "prepare_decoder_input_ids_from_labels"):
         return model.prepare_decoder_input_ids_from_labels(labels=labels)
-    config = model.config.get_text_config()
+    config, moved = model.config.get_text_config(), labels.roll(1, dims=1)
     start = config.decoder_start_token_id
-    moved = labels.roll(1, dims=1)
     moved[:, 0] = config.pad_token_id if start is None else start
     return moved.masked_fill(moved == IGNORED, config.pad_token_id)

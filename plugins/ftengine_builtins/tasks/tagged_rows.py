@@ -21,11 +21,9 @@ _OTHER_NAMES = {"tokens": ("words",), "tags": ("ner_tags", "labels", "pos_tags")
 
 @dataclass(frozen=True)
 class Tagged:
-    """A text as the model reads it, and where its words are.
+    """A text as the model reads it, and where its words are; tags only where they were read.
 
-    Args:
-        is_text: whether the row gave a text, rather than its words.
-        tags: the tag of each word; empty where only words were read.
+    `is_text` says whether the row gave a text, rather than its words.
     """
 
     text: str
@@ -35,11 +33,7 @@ class Tagged:
 
 
 def check_columns(columns: Sequence[str]) -> None:
-    """Refuse data that has neither shape.
-
-    Raises:
-        DataError: lists the columns and shapes, and a renaming that looks right.
-    """
+    """Refuse data that has neither shape (DataError, with the columns, the shapes, and a renaming that looks right)."""
     if {"tokens", "tags"} <= set(columns) or {"text", "spans"} <= set(columns):
         return
     found = {ours: name for ours, theirs in _OTHER_NAMES.items() for name in theirs if name in columns}
@@ -79,11 +73,7 @@ def read_words(example: Example) -> Tagged:
 
 
 def read_tagged(example: Example, names: Sequence[str] | None) -> Tagged:
-    """Read a row's words and their tags; `names` is what tags given as numbers are called.
-
-    Raises:
-        DataError: words or tags are missing or do not fit each other.
-    """
+    """Read a row's words and tags (DataError: they do not fit); `names` is what tags given as numbers are called."""
     row = read_words(example)
     if row.is_text:
         return replace(row, tags=tagged(len(row.words), _entities(example.get("spans"), row)))
@@ -96,12 +86,9 @@ def read_tagged(example: Example, names: Sequence[str] | None) -> Tagged:
 
 
 def with_words(example: Example, words: Sequence[str]) -> Example:
-    """Return the row with other words, as many as it has, so that tags stay with theirs.
+    """Return the row with other words, as many as it has, so that tags stay with theirs (DataError: it cannot be read).
 
     Those stay whose change would empty, split or join one. Spans of a text are widened to whole words.
-
-    Raises:
-        DataError: words or spans cannot be read.
     """
     row = read_words(example)
     if not row.is_text:
@@ -145,11 +132,7 @@ def _tag(value: Any, names: Sequence[str] | None) -> str:
 
 
 def _entities(spans: Any, row: Tagged) -> list[Entity]:
-    """Return spans in words instead of characters.
-
-    Raises:
-        DataError: one is malformed, lies outside of the text, holds no word, or meets another in a word.
-    """
+    """Return spans in words instead of characters (DataError: one is malformed, holds no word, or meets another)."""
     if not isinstance(spans, (list, tuple)):
         raise DataError(f"`spans` is {shown(spans)}; it must be a list of {{start, end, label}}, empty for none.")
     found = sorted((_entity(span, row) for span in spans), key=lambda entity: entity[1:])

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ftengine.api import Batch, Example, Features, View
+from ftengine.api import Example, Features, View
 from ftengine.errors import DataError
 from ftengine.model.tokens import length_limit, stack_tokens, tokenize
 from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
@@ -42,6 +42,7 @@ class TextClassification(LabelledTask):
     Config = TextClassificationConfig
 
     recognise = staticmethod(recognise_text)
+    stack = staticmethod(stack_tokens)
 
     def columns(self) -> dict[str, str | None]:
         return {"text": self.config.text, "pair": self.config.pair, "label": self.config.label}
@@ -66,9 +67,6 @@ class TextClassification(LabelledTask):
         texts = self._texts(example).values()
         return tokenize(processor, *texts, limit=length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH))
 
-    def stack(self, features: Sequence[Features], processor: Any) -> Batch:
-        return stack_tokens(features, processor)
-
     def check_input(self, row: Example) -> None:
         """Refuse a row whose texts are missing or empty."""
         self._texts(row)
@@ -78,6 +76,5 @@ class TextClassification(LabelledTask):
         return [(processor.decode(features["input_ids"]), False), (self.told(features["label"]), True)]
 
     def _texts(self, example: Example) -> dict[str, str]:
-        """Return the text of each column."""
         columns = (self.config.text, self.config.pair)
         return {column: read_text(example, column) for column in columns if column is not None}

@@ -56,13 +56,13 @@ class TokenClassification(Task):
     recognise = staticmethod(tagged_rows.recognise)
     check_columns = staticmethod(tagged_rows.check_columns)
     with_inputs = staticmethod(tagged_rows.with_words)
+    check_input = staticmethod(read_words)
+    collate = staticmethod(stack_tokens)
 
     def bind(self, splits: Mapping[str, Iterable[Example]]) -> Labels:
         """Return the tags of training. Rows that cannot be read are left to `encode` to refuse.
 
-        Raises:
-            DataError: training has fewer than two tags or tags of another scheme, or another split has one that
-                training lacks.
+        Fewer than two tags, tags of another scheme, and one that training lacks, are refused (DataError).
         """
         found = {tag for example in splits["train"] for tag in self._tags_of(example)}
         if self.config.scheme == "auto":
@@ -107,10 +107,6 @@ class TokenClassification(Task):
                 labels[position] = self.labels.ids[tag]
         return {**features, "labels": labels, "weight": sum(label != IGNORED for label in labels)}
 
-    def collate(self, features: Sequence[Features], processor: Any) -> Batch:
-        """Pad on the right; every tensor is (examples, longest) int64."""
-        return stack_tokens(features, processor)
-
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
         """Return (summed losses of the tagged words, their number)."""
         wanted = batch["labels"] != IGNORED
@@ -132,28 +128,21 @@ class TokenClassification(Task):
         ]
 
     def readable(self, prediction: Prediction) -> dict[str, Any]:
-        """Return the tags' names."""
         return {key: [self.labels.names[i] for i in prediction[key]] for key in ("tags", "predicted_tags")}
-
-    def check_input(self, row: Example) -> None:
-        """Refuse a row without words."""
-        read_words(row)
 
     def infer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
         """Return {"tags": [name]} for rows of `tokens`, {"spans": [{start, end, label, text}]} for those of `text`.
 
-        A word beyond the longest text, or of which the tokenizer leaves nothing, has the tag None. There are no
-        options.
+        A word beyond the longest text, or of which the tokenizer leaves nothing, has the tag None. No options.
         """
         refuse_options(self, options)
         if not rows:
             return []
         read = [read_words(row) for row in rows]
         encoded = [self._encode(row, loaded.processor, loaded.max_length) for row in read]
-        batch = stack_tokens([features for features, _ in encoded], loaded.processor)
-        logits = evaluated(self, loaded, batch)
+        logits = evaluated(self, loaded, stack_tokens([features for features, _ in encoded], loaded.processor))
         answers = []
         for row, (_, first), ids in zip(read, encoded, logits.argmax(dim=2).tolist(), strict=True):
             tags = [None if position is None else self.labels.names[ids[position]] for position in first]
@@ -182,9 +171,8 @@ class TokenClassification(Task):
 
     def _spans(self, row: Tagged, tags: Sequence[str | None]) -> list[dict[str, Any]]:
         """Return tags as spans of the text: entities where the scheme has them, else every word with its tag."""
-        known = [OUTSIDE if tag is None else tag for tag in tags]
         if has_entities(self.labels):
-            found = entities(known)
+            found = entities([OUTSIDE if tag is None else tag for tag in tags])
         else:
             found = [(tag, i, i + 1) for i, tag in enumerate(tags) if tag is not None]
         spans = [(row.words[start][0], row.words[stop - 1][1], kind) for kind, start, stop in found]

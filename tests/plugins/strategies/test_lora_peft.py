@@ -291,6 +291,16 @@ def test_a_pickle_is_not_read(llama_folder, load, adapter) -> None:
         strategy.load(loaded, adapter)
 
 
+def test_two_adapters_in_one_file_are_refused(llama_folder, load, adapter) -> None:
+    loaded = load(llama_folder)
+    strategy = prepared(loaded)
+    file = adapter / "adapter_model.safetensors"
+    both = {k.replace(".weight", f".{name}.weight"): x for name in ("en", "de") for k, x in load_file(file).items()}
+    save_file(both, file)
+    with pytest.raises(RunError, match="holds two adapters"):
+        strategy.load(loaded, adapter)
+
+
 def test_a_missing_or_truncated_file_is_an_error(llama_folder, load, adapter) -> None:
     loaded = load(llama_folder)
     strategy = prepared(loaded)
