@@ -224,12 +224,16 @@ def content_of(rows: Iterable[Example], task: Task) -> str:
 
 
 def unusable(rows: Rows, task: Task, processor: Any, max_length: int | None) -> Iterator[tuple[str, str]]:
-    """Yield place and reason of each row that cannot be encoded."""
-    for i, row in enumerate(rows):
-        try:
-            task.encode(row, processor, max_length=max_length)
-        except DataError as error:
-            yield rows.where(i), f"{rows.where(i)}: {error}"
+    """Yield place and reason of each row that cannot be encoded; features are kept for later runs."""
+
+    def encoded() -> Iterator[Features | DataError]:
+        return (_encode(row, task, processor, max_length) for row in rows)
+
+    key = features_key(content_of(rows, task), task, processor, max_length)
+    kept = None if key is None else keep_features(key, rows.source, encoded())
+    for i, found in enumerate(encoded() if kept is None else kept):
+        if isinstance(found, DataError):
+            yield rows.where(i), f"{rows.where(i)}: {found}"
 
 
 def encode_split(

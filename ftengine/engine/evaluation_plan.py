@@ -93,7 +93,10 @@ def plan_evaluation(
         )
         probes += [_robustness(ready, held, spec, i) for i, spec in enumerate(section.robustness)]
     if train is not None and section.training_sample is not None and reading:
-        known = _encode_sample(ready, TRAINING_SAMPLE, train, section.training_sample)
+        count = section.training_sample
+        if count == "auto":
+            count = min(max(50, len(held_out)), 200) if held_out is not None else 200
+        known = _encode_sample(ready, TRAINING_SAMPLE, train, count)
         training = None if known is None else EvalSet("training", known, reading, title=f" on {TRAINING_SAMPLE}")
     fitting = [evaluator for evaluator in reading if isinstance(evaluator, FitsOnValidation)]
     to_fit = EvalSet("validation", validation, fitting, title=" on validation") if validation and fitting else None

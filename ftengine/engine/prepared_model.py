@@ -45,6 +45,9 @@ from ftengine.training.sharding import gathered
 from ftengine.training.steps import batch_tokens, plan_steps
 
 BASE_FILE = "base.json"
+ANSWERED = 16
+"""Examples at least that a model answers together, unless the recipe says how many: a step of so many tokens takes
+hardly longer than one of few."""
 """What the base's tables of predictions depend on, in the folder of a run that is not finished."""
 
 
@@ -324,10 +327,14 @@ def run_model(
 
     `kept` has what it said of the plan's sets already.
     """
-    recipe = ready.experiment.recipe
-    size = recipe.evaluation.batch_size or recipe.train.batch_size
-    tokens = batch_tokens(recipe.train, device.accelerator.device)
-    return EvalRunner(device.accelerator, loaded, ready.task, size, tokens, ready.listener, side).run(plan, kept)
+    section, accelerator = ready.recipe.train, device.accelerator
+    asked = ready.recipe.evaluation.batch_size
+    sizes = (
+        asked or section.batch_size,
+        batch_tokens(section, accelerator.device),
+        asked or max(ANSWERED, section.batch_size),
+    )
+    return EvalRunner(accelerator, loaded, ready.task, *sizes, ready.listener, side).run(plan, kept)
 
 
 def run_base(

@@ -7,12 +7,24 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
-from ftengine.run.environment import PACKAGES
-
 OWN = "ftengine"
 
+PACKAGES = (
+    OWN,
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "datasets",
+    "safetensors",
+    "peft",
+    "pluggy",
+    "numpy",
+)
+"""Packages whose versions a run records (`ftengine.run.environment.versions`)."""
+
 KNOWN = {*PACKAGES, *sys.stdlib_module_names, "pydantic"} - {OWN}
-"""Packages whose files are not looked at: `ftengine.run.environment.versions` says what they are."""
+"""Packages whose files are not looked at."""
 
 
 def code_of(classes: Iterable[type]) -> list[list[object]] | None:

@@ -12,21 +12,10 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftengine.plugins.code import PACKAGES
+
 if TYPE_CHECKING:
     from ftengine.plugins.discovery import Plugins
-
-PACKAGES = (
-    "ftengine",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "accelerate",
-    "datasets",
-    "safetensors",
-    "peft",
-    "pluggy",
-    "numpy",
-)
 
 
 def versions() -> dict[str, str | None]:

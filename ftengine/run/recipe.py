@@ -207,7 +207,9 @@ class EvaluationSection(_Section):
 
     batch_size: int | None = Field(None, ge=1, description="null: train.batch_size")
     resamples: int = Field(1000, ge=100, description="bootstrap resamples behind each interval")
-    training_sample: int | None = Field(200, ge=1, description="training rows that are measured too; null for none")
+    training_sample: Literal["auto"] | Annotated[int, Field(ge=1)] | None = Field(
+        "auto", description="training rows that are measured too; auto: as many as are held out, 50 to 200; null: none"
+    )
     slices: list[str] = Field([], description="columns whose values divide the held-out split")
     small_slice: int = Field(30, ge=1, description="examples below which a slice is called small")
     robustness: NamedList = Field([], description="augmenters that change the held-out split for another look")

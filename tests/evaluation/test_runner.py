@@ -33,7 +33,7 @@ def said(**prediction):
     said = lambda module, batch: [dict(prediction) for _ in batch["members"]]  # noqa: E731
     task = SimpleNamespace(predicts=frozenset(), predict=said)
     loaded = SimpleNamespace(module=torch.nn.Identity())
-    runner = EvalRunner(Accelerator(cpu=True), loaded, task, 2, 0, SilentListener(), "base")
+    runner = EvalRunner(Accelerator(cpu=True), loaded, task, 2, 0, 2, SilentListener(), "base")
     return list(runner.predictions(Split(), "evaluate base"))
 
 
