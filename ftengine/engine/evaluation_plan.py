@@ -93,11 +93,7 @@ def plan_evaluation(
         )
         probes += [_robustness(ready, held, spec, i) for i, spec in enumerate(section.robustness)]
     if train is not None and section.training_sample is not None and reading:
-        count = section.training_sample
-        if count == "auto":
-            count = min(max(50, len(held_out)), 200) if held_out is not None else 200
-        known = _encode_sample(ready, TRAINING_SAMPLE, train, count)
-        training = None if known is None else EvalSet("training", known, reading, title=f" on {TRAINING_SAMPLE}")
+        training = _training_sample(ready, train, held_out, reading)
     fitting = [evaluator for evaluator in reading if isinstance(evaluator, FitsOnValidation)]
     to_fit = EvalSet("validation", validation, fitting, title=" on validation") if validation and fitting else None
     if section.forgetting is not None:
@@ -114,6 +110,16 @@ def plan_evaluation(
         _check_rows_of(one)
         bind(one.evaluators, ready.task.name, ready.task.labels)  # what they keep may depend on the labels
     return plan
+
+
+def _training_sample(
+    ready: ReadyTask, train: Rows, held_out: EncodedSplit | None, reading: Sequence[Evaluator]
+) -> EvalSet | None:
+    """Return some training rows as a set; None where nothing of them can be learnt from."""
+    asked = ready.recipe.evaluation.training_sample
+    usual = min(200, max(50, 200 if held_out is None else len(held_out)))
+    known = _encode_sample(ready, TRAINING_SAMPLE, train, asked if isinstance(asked, int) else usual)
+    return None if known is None else EvalSet("training", known, reading, title=f" on {TRAINING_SAMPLE}")
 
 
 def _benchmarks(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> list[Benchmark]:
