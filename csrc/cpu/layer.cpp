@@ -19,8 +19,8 @@ Tensor empty(const std::vector<int64_t>& sizes, ScalarType type) {
   for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * std::max<int64_t>(sizes[d], 1);
   const auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   AtenTensorHandle made;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype, aoti_torch_device_type_cpu(), 0, &made));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+                                                  dtype, aoti_torch_device_type_cpu(), 0, &made));
   return Tensor(made);
 }
 
@@ -28,7 +28,7 @@ Tensor empty(const std::vector<int64_t>& sizes, ScalarType type) {
 Tensor strided(const Tensor& x, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride) {
   const int64_t sizes[] = {rows, columns}, strides[] = {row_stride, column_stride};
   AtenTensorHandle made;  // 0 is added to x's offset
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(x.get(), 2, sizes, strides, 0, &made));
+  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(x.get(), 2, sizes, strides, 0, &made));
   return Tensor(made);
 }
 
@@ -55,9 +55,9 @@ Tensor in_type_of(const Tensor& x, const Tensor& w) {
 
 // out = left right + c, where c (columns,) is added to each row, or may be out itself; without c, left right.
 void product(const Tensor& out, const Tensor& left, const Tensor& right, const Tensor* c) {
-  STABLE_TORCH_ERROR_CODE_CHECK(c == nullptr
-                                    ? aoti_torch_cpu_mm_out(out.get(), left.get(), right.get())
-                                    : aoti_torch_cpu_addmm_out(out.get(), c->get(), left.get(), right.get(), 1.0, 1.0));
+  TORCH_ERROR_CODE_CHECK(c == nullptr
+                             ? aoti_torch_cpu_mm_out(out.get(), left.get(), right.get())
+                             : aoti_torch_cpu_addmm_out(out.get(), c->get(), left.get(), right.get(), 1.0, 1.0));
 }
 
 // The seed to use: as in ftengine.ops.draw_seed where there is dropout and none is given. Never the given tensor.
@@ -68,7 +68,7 @@ Tensor own_seed(int level, const std::optional<Tensor>& given) {
     *data<int64_t>(seed) = static_cast<int64_t>(read_dropout(level / 65536.0, given).seed);
   } else {
     const int64_t no_sizes = 0;
-    STABLE_TORCH_ERROR_CODE_CHECK(
+    TORCH_ERROR_CODE_CHECK(
         aoti_torch_cpu_randint_low_out(seed.get(), 0, std::numeric_limits<int64_t>::max(), &no_sizes, 0));
   }
   return seed;

@@ -41,8 +41,8 @@ void check_storage(const Tensor& x, const char* name) {
     if (x.size(d) == 0) return;
     last += (x.size(d) - 1) * x.stride(d);
   }
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(x.get(), &offset));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(x.get(), &bytes));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(x.get(), &offset));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(x.get(), &bytes));
   const int64_t needed = (offset + last + 1) * static_cast<int64_t>(x.element_size());
   STD_TORCH_CHECK(bytes >= needed, name, " needs ", needed, " bytes of storage; its storage has ", bytes);
 }
@@ -76,7 +76,7 @@ int64_t rank_of(const Tensor& factor, const char* name, int64_t dimension) {
 }
 
 void check_same(const Tensor& x, const char* name, const Tensor& other, const char* other_name) {
-  STD_TORCH_CHECK(x.sizes() == other.sizes() && x.scalar_type() == other.scalar_type(), name, " and ", other_name,
+  STD_TORCH_CHECK(x.sizes().equals(other.sizes()) && x.scalar_type() == other.scalar_type(), name, " and ", other_name,
                   " must agree in shape and dtype");
 }
 

@@ -85,13 +85,13 @@ using Tensors = std::vector<Tensor>;
 template <typename... Arguments>
 Tensor call_aten(const char* name, const char* overload, const Arguments&... arguments) {
   StableIValue stack[] = {torch::stable::detail::from(arguments)...};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, overload, stack, TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, overload, stack, TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
 // to += left right: a product that reads `to` as its C operand. Not by name: the stable dispatcher takes no scalars.
 void add_product(const Tensor& to, const Tensor& left, const Tensor& right) {
-  STABLE_TORCH_ERROR_CODE_CHECK(runtime::addmm_out(to.get(), to.get(), left.get(), right.get(), 1.0, 1.0));
+  TORCH_ERROR_CODE_CHECK(runtime::addmm_out(to.get(), to.get(), left.get(), right.get(), 1.0, 1.0));
 }
 
 Tensor in_type_of(const Tensor& x, const Tensor& tensor) {
