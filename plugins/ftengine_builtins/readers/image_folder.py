@@ -41,11 +41,11 @@ def _listed(folder: Path) -> tuple[list[tuple[str, str | None]], list[str]]:
     There must be images, and none beside the subfolders, as it would have no label (BrokenRow).
     """
     try:
-        files = [(path.relative_to(folder), label) for path, label in _labelled(folder)]
+        files = [(path.relative_to(folder).as_posix(), label) for path, label in _labelled(folder)]
     except OSError as error:  # no permission, or links that lead in a circle
         raise BrokenRow("", f"cannot be listed: {error.strerror} ({error.filename!r})") from None
-    images = [(path.as_posix(), label) for path, label in files if path.suffix.lower() in IMAGES]
-    others = [path.as_posix() for path, _ in files if path.suffix.lower() not in IMAGES]
+    images = [(name, label) for name, label in files if name.lower().endswith(IMAGES)]
+    others = [name for name, _ in files if not name.lower().endswith(IMAGES)]
     if not images:
         reason = f"holds no images ({' '.join(IMAGES)}){f'; its first file is {others[0]!r}' if others else ''}. "
         reason += "A folder is data where it has a subfolder of images for each label; name a file otherwise (of a "
