@@ -104,7 +104,7 @@ class FrozenPrefix:
         if not self._works:
             return nullcontext()
         keys = _contents(len(members), batch)
-        kept = [self._kept.get(int(member), (b"", batch)) for member in members]
+        kept = [self._kept.get(int(member), (b"", torch.empty(0))) for member in members]
         if [key for key, _ in kept] == keys:
             return self._given(_padded([row for _, row in kept], batch))
         return self._seen(lambda hidden: self._keep(members, keys, batch, hidden))
@@ -214,7 +214,7 @@ class FrozenPrefix:
 
 def _generators(device: torch.device) -> list[Any]:
     """Return the states of all generators that a model may draw from."""
-    numbers = np.random.get_state()
+    numbers: Any = np.random.get_state()
     states = [torch.get_rng_state().numpy().tobytes(), random.getstate(), numbers[1].tobytes(), numbers[2]]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device).numpy().tobytes())
