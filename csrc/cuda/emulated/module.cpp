@@ -1,7 +1,11 @@
 // _emulated_cuda: the CUDA operators on the host, for tests, as torch.ops.ftengine_emulated; whoever imports this
 // module defines their schemas. The functions below steer the emulator.
 
+// torch 2.10 refuses its copy of pybind11 where only the stable ABI is asked for, as the operators do.
+#pragma push_macro("TORCH_TARGET_VERSION")
+#undef TORCH_TARGET_VERSION
 #include <pybind11/pybind11.h>
+#pragma pop_macro("TORCH_TARGET_VERSION")
 
 #include "../launch.cu"
 #include "../ops.cu"
