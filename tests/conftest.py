@@ -12,6 +12,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
+
+# A busy machine is slow to think of examples.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 sys.path.insert(0, str(Path(__file__).parent))  # `from tiny import …` whatever pytest's import mode
 

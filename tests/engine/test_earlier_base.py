@@ -121,11 +121,11 @@ class Own(nn.Linear):
 
 def test_a_model_of_code_that_may_change_unseen_is_measured_in_every_run(reusing, llama_folder, tmp_path, monkeypatch):
     assert keys(reusing(), lambda module: module.add_module("own", Own(1, 1))) == {}
-    (tmp_path / "my_models.py").write_text(
+    (tmp_path / "models_of_ones_own.py").write_text(
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
         f"WHERE = {str(llama_folder)!r}\n"
         "def build(): return AutoModelForCausalLM.from_pretrained(WHERE), AutoTokenizer.from_pretrained(WHERE)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert keys(reusing(model={"source": "my_models:build", "loader": "callable"})) == {}
+    assert keys(reusing(model={"source": "models_of_ones_own:build", "loader": "callable"})) == {}
     assert keys(reusing(evaluation__reuse_base=False)) == {}
