@@ -152,8 +152,10 @@ def verdict(difference: Difference | None, no_interval: str = "no interval") -> 
         word = "better" if difference.better else "worse"
     elif low is None or high is None or p is None:
         return no_interval
-    elif low <= 0 <= high or p > 0.05:
+    elif low <= 0 <= high:
         return "no difference beyond chance"
+    elif p > 0.05:  # of proportions that few examples changed
+        return f"no difference beyond chance ({probability(p)})"
     else:  # the evaluator does not say which direction is good
         word = "higher" if low > 0 else "lower"
     return f"{word} ({probability(p) or 'p –'})"

@@ -17,7 +17,7 @@ from ftengine.run.recipe import TrainSection
 from ftengine.run.records import Environment, Memory
 from ftengine.training.descent import groups_of
 from ftengine.training.estimate import Trial
-from ftengine.training.memory import available_bytes
+from ftengine.training.memory import available_bytes, held_bytes
 from ftengine.training.modes import can_checkpoint_gradients, checkpoint_gradients
 from ftengine.training.regularizing import Attached, own_regularizers
 from ftengine.training.steps import Steps
@@ -106,10 +106,12 @@ def fit_memory(trial: Trial, section: TrainSection) -> Memory:
             return Memory(gradient_checkpointing=twice, reason=reason, peak_bytes=int(peak), limit_bytes=most)
     tried = f", {_told(peaks[1])} with gradient checkpointing" if len(peaks) > 1 else ""
     other = ", set train.gradient_checkpointing to auto" if able and section.gradient_checkpointing is False else ""
+    would = f"training would take {_told(peaks[0])} of memory{tried}, more than the {what}"
+    if limited and (held := held_bytes(trial.accelerator.device)) > most:
+        raise RecipeError(f"{would}. The model and its libraries alone hold {size(held)}: raise train.memory_limit.")
     more = ", or raise train.memory_limit" if limited else ""
     raise RecipeError(
-        f"training would take {_told(peaks[0])} of memory{tried}, more than the {what}. Lower train.batch_size (and "
-        f"raise train.accumulate), shorten the task's max_length{other}{more}."
+        f"{would}. Lower train.batch_size (and raise train.accumulate), shorten the task's max_length{other}{more}."
     )
 
 

@@ -97,8 +97,8 @@ def advice(scales: Sequence[Scale], accumulate: int, examples: int, bandwidth: f
             f"and there are {examples:,} to train on; at most {most:,} processes, or a smaller train.batch_size"
         )
     if last.efficiency >= 1 - WAITING:
-        said.append(f"computation limits: it is {share(last.efficiency)} of a step of {last.processes:,} processes")
-        return said
+        computing = f"computation limits: it is {share(last.efficiency)} of a step of {last.processes:,} processes"
+        return said or [computing]
     times = math.ceil(last.exposed_seconds * (1 / WAITING - 1) / last.compute_seconds)
     # At this speed a step waits for at most a tenth of its time, even if the backward pass hides nothing.
     enough = last.communication_seconds * bandwidth * 8 / last.compute_seconds * (1 / WAITING - 1) / 1e9

@@ -31,11 +31,12 @@ _ASKED = {
     "{max_length} items or fewer": "too_long",
     "a mapping": "dict_type model_type model_attributes_type",
     "null": "none_required",
+    "a number of bytes, such as 6 GB": "byte_size byte_size_unit",
 }
 EXPECTED = {error: asked for asked, errors in _ASKED.items() for error in errors.split()}
 """What pydantic's commonest errors ask for, by its name of the error; others keep pydantic's words."""
 
-_ALTERNATIVE = re.compile(r"float|str|int|bool|none|(?:list|dict|tuple|set|literal|constrained-\w+|function-\w+)\[.*")
+_ALTERNATIVE = re.compile(r"float|str|int|bool|none|constrained-\w+|(?:list|dict|tuple|set|literal|function-\w+)\[.*")
 """The last step of an error's place where a key may hold values of several types: one of these types."""
 
 

@@ -39,7 +39,8 @@ def test_what_limits_is_said_with_what_would_change_it():
     (said,) = advice([network], 2, 1000, GB)
     assert "the network limits: 50.0 % of a step of 8 processes waits for gradients" in said
     assert "train.accumulate=18 (a step then holds 576 examples) or 144 Gb/s would bring that to a tenth" in said
-    data, computation = advice([Scale(8, 64, 10, 1.0, 2.0, 0.1)], 1, 30, GB)
+    (computation,) = advice([Scale(8, 64, 10, 1.0, 2.0, 0.1)], 1, 64, GB)
+    (data,) = advice([Scale(8, 64, 10, 1.0, 2.0, 0.1)], 1, 30, GB)
     assert data.startswith("the data limits: a step of 8 processes would hold 64 examples, and there are 30")
     assert "at most 3 processes" in data
     assert computation == "computation limits: it is 90.9 % of a step of 8 processes"

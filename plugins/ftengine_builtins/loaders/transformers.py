@@ -11,6 +11,7 @@ import huggingface_hub
 from huggingface_hub import errors
 from pydantic import Field
 from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers.utils import is_flash_attn_2_available
 
 from ftengine import api
 from ftengine.api import LoadedModel, LoadRequest, ModelLoader
@@ -124,7 +125,13 @@ class TransformersLoader(ModelLoader):
 
     def _beside_weights(self, folder: Path, request: LoadRequest) -> tuple[Any, Any]:
         """Return config and, where it is wanted, processor."""
-        chosen = {} if self.config.attention == "auto" else {"attn_implementation": self.config.attention}
+        attention = self.config.attention
+        chosen = {} if attention == "auto" else {"attn_implementation": attention}
+        if attention == "flash_attention_2" and not is_flash_attn_2_available():
+            raise SourceError(
+                "model.loader.attention flash_attention_2 needs an NVIDIA GPU and the package flash-attn; not both are "
+                "here. Set it to auto, sdpa or eager."
+            )
         with reading(request.source):
             config = AutoConfig.from_pretrained(folder, **self._code, **chosen)
         return config, self.load_processor(request.source) if request.processor else None
