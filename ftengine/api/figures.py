@@ -86,10 +86,15 @@ def plain(figure: Figure | None, *, sign: bool = False) -> str:
 
 
 def against(tuned: Figure, base: Figure) -> str:
-    """Return "1.67 against 2.24": two values of one metric, with the decimals that the more precise one deserves."""
+    """Return "1.67 against 2.24": two values of one metric, with the decimals that the more precise one deserves.
+
+    With more, where they would look the same: what was measured on the same examples may differ by less.
+    """
     if not known(tuned) or not known(base):
         return f"{plain(tuned)} against {plain(base)}"
     places = max(decimals(tuned), decimals(base))
+    while digits(tuned.value, places) == digits(base.value, places) and tuned.value != base.value and places < 6:
+        places += 1
     return f"{digits(tuned.value, places)} against {digits(base.value, places)}"
 
 

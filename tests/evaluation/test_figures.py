@@ -9,7 +9,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from ftengine.api import Difference, Estimate, Evaluator, ExampleScores, Metric
-from ftengine.api.figures import holm
+from ftengine.api.figures import against, holm
 from ftengine.errors import PluginError, RecipeError
 from ftengine.evaluation.differences import Gap, compare, gap_between
 from ftengine.evaluation.figures import measure
@@ -311,3 +311,10 @@ def test_evaluators_that_do_not_suit_are_named():
         match=r"'mean' of module test_figures: score\(\) returned metrics \['median'\] and declares \['mean'\]",
     ):
         figure([1.0], Undeclared)
+
+
+@pytest.mark.parametrize(
+    ("tuned", "base", "expected"), [(3.684, 3.749, "3.68 against 3.75"), (1.0, 2.0, "1.0 against 2.0")]
+)
+def test_two_values_that_differ_look_different(tuned, base, expected):
+    assert against(Estimate(tuned, tuned - 1, tuned + 1, 20), Estimate(base, base - 1, base + 1, 20)) == expected
