@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 from virtual_token_models import MODELS, TEXT, answered, build, inputs, logits, ones, tokens, with_
 
 from ftengine.api import LoadedModel
@@ -30,6 +33,10 @@ def test_beams_search_with_a_prompt(name):
     )
 
 
+CACHE = "cache" if "cache" in inspect.signature(LlamaForCausalLM.forward).parameters else "past_key_values"
+"""What transformers calls it."""
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_logits_of_one_pass_are_those_of_token_after_token(name):
     loaded, ids = with_("prompt", name), tokens()
@@ -39,8 +46,8 @@ def test_logits_of_one_pass_are_those_of_token_after_token(name):
         seen = sum(piece.shape[1] for piece in pieces) + part.shape[1]
         mask = torch.ones(len(ids), seen, dtype=torch.long)
         with torch.no_grad():
-            output = loaded.module(input_ids=part, attention_mask=mask, cache=cache, use_cache=True)
-        cache = getattr(output, "cache", None) or output.past_key_values  # transformers before 5.24
+            output = loaded.module(input_ids=part, attention_mask=mask, **{CACHE: cache}, use_cache=True)
+        cache = getattr(output, CACHE)
         pieces.append(output.logits)
     torch.testing.assert_close(torch.cat(pieces, dim=1), whole)
 
