@@ -144,4 +144,4 @@ def test_memory_that_a_step_frees_serves_the_next_one():
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     step()
-    assert step() < 8192  # half of them: the heap may be cut up by what ran before
+    assert min(step() for _ in range(3)) < 1000  # what ran before may have cut up the heap
