@@ -238,7 +238,7 @@ def test_merge_reports_its_check(ftengine, run, tmp_path):
         (Difference(1, 0.5, 2, 0.01, True), "better (p = 0.01)"),
         (Difference(1, 0.5, 2, 0.01, False), "worse (p = 0.01)"),
         (Difference(1, -1, 2, 0.4, None), "no difference beyond chance"),
-        (Difference(1, 0.1, 2, 0.06, None), "no difference beyond chance"),
+        (Difference(1, 0.1, 2, 0.06, None), "no difference beyond chance (p = 0.06)"),  # 0 outside
         (Difference(-1, -2, -0.5, 0.01, None), "lower (p = 0.01)"),
         (Difference(1, None, None, None, None), "no interval"),
         (Difference(-1, -2, -0.5, 0.0026116, False), "worse (p = 0.0026)"),
