@@ -8,9 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import is_dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, field_validator
+
+
+Level = Literal["alarm", "note", "good"]
+LEVELS: tuple[str, ...] = get_args(Level)
+"""The worst first."""
 
 
 class Shown(BaseModel):
@@ -33,7 +38,7 @@ class Finding(Shown):
     """
 
     kind: str
-    level: Literal["alarm", "note", "good"]
+    level: Level
     text: str
     figures: dict[str, Any] = {}
     places: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 
 from ftengine.api import AuditedData, Display, Finding, Task, View
+from ftengine.api.display import LEVELS
 from ftengine.data.distinct import Distinct, text_of
 from ftengine.data.near import Near
 from ftengine.data.read import Rows
@@ -23,8 +24,6 @@ from ftengine.run.records import AuditResult
 SHOWN_PLACES = 5
 KEPT_BYTES = 64 << 20
 """Memory for texts, so that several audits read the data once; what does not fit is read again by each."""
-
-LEVELS = ("alarm", "note", "good")
 
 
 class AuditRows:

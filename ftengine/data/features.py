@@ -9,20 +9,18 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from ftengine.api import Features, SeesModel, Task
 from ftengine.data.cache import BATCH_ROWS
 from ftengine.data.cache_folder import ROWS, entry_of
 from ftengine.data.read import file_columns
 from ftengine.errors import DataError
-from ftengine.plugins.code import code_of, package_of
+from ftengine.plugins.code import OWN, code_of, package_of
 from ftengine.run.environment import versions
 
 FEATURES_FORMAT = 1
 """Part of every key; raised when features would be stored in another way."""
-OURS = ("ftengine", "ftengine_builtins")
-"""Packages whose objects, as attributes of a task, are what their class says."""
 
 _processors: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
 
@@ -103,23 +101,30 @@ def task_state(task: Task) -> list[Any] | None:
     """Return what a task was built with and learnt, as JSON has it; None where an attribute is of a kind unknown."""
     own = {name: value for name, value in vars(task).items() if name != "config"}
     told = [type(task).__module__, type(task).__qualname__, task.config.model_dump(mode="json"), own]
+    covered = {OWN, *map(package_of, type(task).__mro__)}
     try:
-        return json.loads(json.dumps(told, default=_told))
+        return json.loads(json.dumps(told, default=lambda value: _told(value, covered)))
     except (TypeError, ValueError):
         return None
 
 
-def _told(value: Any) -> Any:
-    """Return what a task's attribute is known by: what it holds, or what it is (TypeError: neither is known)."""
+def _told(value: Any, covered: set[str]) -> Any:
+    """Return what a task's attribute is known by: what it holds, and its class (TypeError: not known).
+
+    Args:
+        covered: packages whose code is known otherwise (`code_of`).
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if isinstance(value, (set, frozenset)):
         return sorted(map(repr, value))
-    if package_of(type(value)) not in OURS:
+    if isinstance(value, (WeakKeyDictionary, WeakSet)):
+        return None  # remembers something of objects as long as these live
+    if package_of(type(value)) not in covered:
         raise TypeError
-    return type(value).__qualname__
+    return [type(value).__module__, type(value).__qualname__, vars(value)]
 
 
 def _text(found: Features | DataError) -> str:

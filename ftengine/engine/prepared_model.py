@@ -45,10 +45,11 @@ from ftengine.training.sharding import gathered
 from ftengine.training.steps import batch_tokens, plan_steps
 
 BASE_FILE = "base.json"
+"""What the base's tables of predictions depend on, in the folder of a run that is not finished."""
+
 ANSWERED = 16
 """Examples at least that a model answers together, unless the recipe says how many: each step reads all weights, for
 one token as for many."""
-"""What the base's tables of predictions depend on, in the folder of a run that is not finished."""
 
 
 @dataclass(frozen=True)

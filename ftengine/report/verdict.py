@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ftengine.api import Finding
+from ftengine.api.display import LEVELS
 from ftengine.api.figures import listed
 from ftengine.plugins.registry import Registry
 from ftengine.plugins.returned import each
 from ftengine.run.records import RunRecords, Verdict
-
-LEVELS = ("alarm", "note", "good")
 
 UNJUDGED = Finding(kind="quality", level="note", text="No rule judged the quality of this run.")
 

@@ -496,14 +496,26 @@ def test_no_temperature_is_advised_that_rests_on_nothing(verdict, why):
     [(0.0005, "its training loss hardly fell ("), (-0.0005, "its training loss did not fall (")],
 )
 def test_a_loss_that_fell_within_the_noise_is_not_said_to_have_stood_still(verdict, step, told):
-    def flat(files):
+    (one,) = did_not_learn(verdict(flat(step), losses(*((0.69 - x / 500, None) for x in range(5)))))
+    assert told in one.text
+    assert ("a fall of less than 0.0" in one.text) == (step > 0)
+
+
+def test_a_validation_loss_that_fell_is_learning_whatever_noisy_batches_say(verdict):
+    assert not did_not_learn(verdict(flat(0), losses(*((0.69 - x / 50, None) for x in range(5)))))
+
+
+def flat(step):
+    def spoil(files):
         for i, line in enumerate(one for one in files["metrics"] if "loss" in one):
             line["loss"] = 0.69 - step * i / 10 + 0.02 * (i % 2)
         files["evaluation"]["difference"] = {"accuracy": change(0.0, better=None)}
 
-    (one,) = [f for f in found(verdict(flat), "learning") if f.text.startswith("The model did not learn")]
-    assert told in one.text
-    assert ("a fall of less than 0.0" in one.text) == (step > 0)
+    return spoil
+
+
+def did_not_learn(told):
+    return [f for f in found(told, "learning") if f.text.startswith("The model did not learn")]
 
 
 def test_classes_without_a_held_out_example_are_named(verdict):

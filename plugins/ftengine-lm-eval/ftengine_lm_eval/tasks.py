@@ -31,6 +31,10 @@ LEFT_OUT = ("class", "custom_dataset", "use_prompt", "unsafe_code", "doc_to_imag
 """Keys of the harness's task files that name code, other packages' prompts, or what a language model does not read."""
 
 
+NO_VALUE = (ValueError, OverflowError, RecursionError, AttributeError)
+"""What yaml raises for a date of month 13, and the like."""
+
+
 def is_file(name: str) -> bool:
     """Say whether a task is named by a file or folder."""
     return name.endswith(SUFFIXES) or os.sep in name or Path(name).is_dir()
@@ -139,7 +143,7 @@ def read_yaml(file: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
             f"{file}{line}: !function names Python code, and nothing of a task file is executed. Write it as a "
             "template, or prepare the data so that none is needed."
         ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, yaml.YAMLError, *NO_VALUE) as error:
         raise InputError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise InputError(f"{file}: a task is a mapping of keys, not {type(content).__name__}.")

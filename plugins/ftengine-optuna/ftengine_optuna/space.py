@@ -31,6 +31,9 @@ RANKS = ("rank", "r")
 """What strategies call the rank of an update."""
 DROPOUTS = ("dropout", "lora_dropout")
 
+NO_VALUE = (ValueError, OverflowError, RecursionError, AttributeError)
+"""What yaml raises for a date of month 13, and the like."""
+
 
 @dataclass(frozen=True)
 class Dimension:
@@ -106,7 +109,7 @@ def parse(key: str, text: Any, where: str) -> Dimension:
     if found is None:
         try:
             choices = text if isinstance(text, list) else yaml.safe_load(f"[{text}]")
-        except yaml.YAMLError:
+        except (yaml.YAMLError, *NO_VALUE):
             choices = []
         if len(choices) < 2 or ".." in str(text):
             raise InputError(
@@ -127,7 +130,7 @@ def read_space(path: Path) -> list[Dimension]:
     """Read a YAML file of keys and ranges or choices (InputError: it is no such file)."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, yaml.YAMLError, *NO_VALUE) as error:
         raise InputError(f"--search {str(path)!r} cannot be read: {' '.join(str(error).split())}.") from None
     if not isinstance(content, dict) or not content:
         raise InputError(f"--search {str(path)!r}: write a mapping of keys to ranges, as train.learning_rate: 1..2.")

@@ -45,6 +45,7 @@ def test_choices(text, wanted):
         ("train.learning_rate", "1e-5", "no range and no choice"),
         ("train.learning_rate", "1..x", "no range and no choice"),
         ("train.learning_rate", "[1", "no range and no choice"),
+        ("train.learning_rate", "1,2020-13-45", "no range and no choice"),
         ("data.train", "a,b", "'data.train' cannot be searched"),
         ("seed", "1..5", "'seed' cannot be searched"),
     ],

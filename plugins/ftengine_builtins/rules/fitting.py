@@ -154,7 +154,7 @@ class LearningCurve(Rule):
         if change > beyond:
             text = f"The training loss rose: {measured}. The learning rate ({rate}) is probably too high."
             yield Finding(kind="learning", level="alarm", text=text, figures=figures)
-        elif change > -beyond and not _got_better(run):
+        elif change > -beyond and not _got_better(run) and not _fell(run.validations):
             fell = "did not fall" if change >= 0 else "hardly fell"
             limit = f"; a fall of less than {digits(beyond, 3)} may be chance" if change < 0 else ""
             text = f"The model did not learn: its training loss {fell} ({measured}{limit}). The learning rate ({rate}) "
@@ -172,6 +172,12 @@ def _got_better(run: RunRecords) -> bool:
         beaten = [*bar.beaten(pooled=True), *bar.beaten(pooled=False)]
         return not no_better_than_a_constant(run) or bool(beaten)
     return any(d.better for name, d in evaluation.difference.items() if evaluation.metrics[name].kind == "quality")
+
+
+def _fell(points: Sequence[Any]) -> bool:
+    """Say whether the validation loss fell: of the same examples each time, so less noisy than a few batches."""
+    losses = [point.validation_loss for point in points]
+    return bool(losses) and losses[0] - min(losses) > max(losses[0] * RISE, LEAST_RISE)
 
 
 def _hardly(run: RunRecords) -> Iterator[Finding]:
