@@ -12,7 +12,6 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-
 Level = Literal["alarm", "note", "good"]
 LEVELS: tuple[str, ...] = get_args(Level)
 """The worst first."""

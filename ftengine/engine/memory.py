@@ -37,6 +37,16 @@ def require_measurable(device: Device, section: TrainSection) -> None:
         )
 
 
+def require_base_fits(device: Device, section: TrainSection) -> None:
+    """Refuse a `train.memory_limit` below what the process holds with the base loaded (RecipeError)."""
+    held, limit = held_bytes(device.accelerator.device), section.memory_limit
+    if limit is not None and held > limit:
+        raise RecipeError(
+            f"The model and its libraries alone hold {size(held)} of memory, more than the train.memory_limit of "
+            f"{limit / 1e9:.3g} GB ({size(limit)}): raise it."
+        )
+
+
 def choose_memory(
     data: PreparedData,
     device: Device,
@@ -57,6 +67,7 @@ def choose_memory(
             gradient_checkpointing=section.gradient_checkpointing is True, reason="the recipe says it"
         )
     listener.phase("measure memory")
+    require_base_fits(device, section)
     found = fit_memory(trial_of(data, device, loaded, strategy, steps), section) if device.is_main else None
     (found,) = broadcast_object_list([found])
     assert found is not None
@@ -107,8 +118,6 @@ def fit_memory(trial: Trial, section: TrainSection) -> Memory:
     tried = f", {_told(peaks[1])} with gradient checkpointing" if len(peaks) > 1 else ""
     other = ", set train.gradient_checkpointing to auto" if able and section.gradient_checkpointing is False else ""
     would = f"training would take {_told(peaks[0])} of memory{tried}, more than the {what}"
-    if limited and (held := held_bytes(trial.accelerator.device)) > most:
-        raise RecipeError(f"{would}. The model and its libraries alone hold {size(held)}: raise train.memory_limit.")
     more = ", or raise train.memory_limit" if limited else ""
     raise RecipeError(
         f"{would}. Lower train.batch_size (and raise train.accumulate), shorten the task's max_length{other}{more}."

@@ -20,7 +20,7 @@ from ftengine.engine import earlier_base
 from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
-from ftengine.engine.memory import choose_memory, require_measurable
+from ftengine.engine.memory import choose_memory, require_base_fits, require_measurable
 from ftengine.engine.prepared_data import (
     PreparedData,
     ReadyTask,
@@ -171,6 +171,8 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
     batched = [*data.encoded.values(), *plan.encoded()]
     require_room(loaded, batched)
     place_base(device, data.ready, loaded)
+    if resumed is None:
+        require_base_fits(device, experiment.recipe.train)
     key = base_key(data, plan, device, loaded)
     base = None if resumed is None else kept_base(resumed, plan, key)
     if base is not None:

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ftengine import Recipe, fine_tune, hookimpl, load_run, plan, registry_of
 from ftengine.engine.memory import choose_memory, require_measurable
 from ftengine.errors import BaseMismatch, MergeChangedOutputs, RecipeError, RunError, TrainingError
+from ftengine.evaluation.runner import EvalRunner
 from ftengine.model import fingerprint_weights, probe_tokens, read_tensors
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import TrainSection
@@ -276,6 +277,7 @@ def test_activations_are_computed_twice_where_only_that_keeps_to_the_memory_limi
         "ftengine.training.estimate.Trial.memory",
         lambda trial, *_: (GB, taken[trial.loaded.module.is_gradient_checkpointing]),
     )
+    monkeypatch.setattr("ftengine.engine.memory.held_bytes", lambda device: GB // 2)
 
     def auto(limit, wanted="auto", **more):
         return chat_recipe(train__max_steps=2, train__gradient_checkpointing=wanted, train__memory_limit=limit, **more)
@@ -300,7 +302,12 @@ def test_activations_are_computed_twice_where_only_that_keeps_to_the_memory_limi
         for start in (fine_tune, plan):
             with pytest.raises(RecipeError, match=f"training would take {tried}.*more than the train.memory_limit"):
                 start(refused)
-        assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(EvalRunner, "run", None)  # what cannot be kept is refused before the base is measured
+    for start in (fine_tune, plan):
+        with pytest.raises(RecipeError, match=r"model and its libraries alone hold 477 MiB.*limit of 0\.4 GB"):
+            start(auto("400 MB", output=str(tmp_path / "none")))
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "none").exists()
 
 
 def test_activations_are_computed_twice_where_memory_ends_without(chat_recipe, monkeypatch):
