@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
-from itertools import chain
-from pathlib import Path
 
 OWN = "ftengine"
 
@@ -42,14 +41,15 @@ def code_of(classes: Iterable[type]) -> list[list[object]] | None:
         return None
     found: list[list[object]] = []
     for name in sorted({OWN} | {package_of(cls) for cls in every} - KNOWN):
-        folders = [Path(folder) for folder in getattr(sys.modules.get(name), "__path__", ())]
+        folders = list(getattr(sys.modules.get(name), "__path__", ()))
         if not folders:
             return None
         for folder in folders:
-            for file in sorted(chain(folder.rglob("*.py"), folder.rglob("*.so"))):
-                facts = file.stat()
-                found.append([f"{name}/{file.relative_to(folder)}", facts.st_size, facts.st_mtime_ns])
-    return found
+            for path, _, files in os.walk(folder):
+                for file in (os.path.join(path, one) for one in files if one.endswith((".py", ".so"))):
+                    facts = os.stat(file)
+                    found.append([f"{name}/{file[len(folder) + 1 :]}", facts.st_size, facts.st_mtime_ns])
+    return sorted(found)
 
 
 def package_of(cls: type) -> str:
