@@ -84,7 +84,9 @@ LOWEST := .venv-lowest
 LOWEST_PYTHON ?= python3.10
 CORE := $(addprefix tests/,data engine evaluation ops plugins report training test_recipe.py test_records.py)
 test-lowest: $(LOWEST)/.installed ## run the tests' core with the lowest versions that pyproject.toml states
-	FTENGINE_NO_REAL_MODELS=1 FTENGINE_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest -q -m 'not slow' $(CORE)
+	@# From there, so that no process finds the source tree before what is installed.
+	cd $(LOWEST) && FTENGINE_NO_REAL_MODELS=1 FTENGINE_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 \
+	    bin/pytest -c ../pyproject.toml -q -m 'not slow' $(addprefix ../,$(CORE))
 
 $(LOWEST)/.installed: pyproject.toml setup.py Makefile $(C_SOURCES) $(shell find ftengine plugins/ftengine_* -name '*.py')
 	$(LOWEST_PYTHON) -m venv --clear $(LOWEST)

@@ -39,14 +39,15 @@ def recipe(model, folder, file, **more):
     return Recipe.make(content)
 
 
+def over_fitted(model, folder, **train):
+    """Train on labels that hang on nothing: whatever falls is learnt by heart."""
+    file = write_rows(folder / "noise.jsonl", noise(90, (1, 1, 1)))
+    settings = {"epochs": 40, "batch_size": 27, "validate_every": 8}
+    return fine_tune(recipe(model, folder, file, train=settings | train))
+
+
 def test_a_run_made_to_over_fit_is_named_and_the_kept_weights_with_it(bert_folder, tmp_path):
-    rng = random.Random(0)
-    rows = list(sentences(90, rng))
-    for row in rows:  # labels that hang on nothing: whatever falls is learnt by heart
-        row["label"] = rng.choice(sorted(WORDS))
-    train = write_rows(tmp_path / "noise.jsonl", rows)
-    settings = {"epochs": 40, "batch_size": 27, "validate_every": 8, "keep_best": False}
-    run = fine_tune(recipe(bert_folder, tmp_path, train, train=settings))
+    run = over_fitted(bert_folder, tmp_path, keep_best=False)
     found = alarms(run)
     assert "over-fitting" in found
     kept = [f for f in run.verdict.findings if f.text.startswith("The kept weights are over-fitted")]
@@ -55,12 +56,7 @@ def test_a_run_made_to_over_fit_is_named_and_the_kept_weights_with_it(bert_folde
 
 
 def test_the_same_run_with_the_best_weights_kept_is_told_so(bert_folder, tmp_path):
-    rng = random.Random(0)
-    rows = list(sentences(90, rng))
-    for row in rows:
-        row["label"] = rng.choice(sorted(WORDS))
-    train = write_rows(tmp_path / "noise.jsonl", rows)
-    run = fine_tune(recipe(bert_folder, tmp_path, train, train={"epochs": 40, "batch_size": 27, "validate_every": 8}))
+    run = over_fitted(bert_folder, tmp_path)
     texts = [f.text for f in run.verdict.findings if f.level == "note" and f.kind == "over-fitting"]
     assert any("the kept weights are from before" in text for text in texts)
 
@@ -158,7 +154,7 @@ def reversing(model, folder, **more):
     rows = [{"prompt": " ".join(line), "completion": " ".join(word[::-1] for word in line)} for line in said]
     file = write_rows(folder / "reversed.jsonl", rows)
     task = {"name": "seq2seq-lm", "max_length": 64}
-    return fine_tune(recipe(model, folder, file, task=task, train={"epochs": 6}, **more))
+    return fine_tune(recipe(model, folder, file, task=task, train={"epochs": 4}, **more))
 
 
 def test_what_a_model_writes_weighs_more_than_its_loss(t5_folder, tmp_path):

@@ -156,5 +156,5 @@ print(min(step() for _ in range(3)))
 """
     out = subprocess.run([sys.executable, "-c", steps], capture_output=True, text=True, check=True).stdout
     without, kept = map(int, out.split())
-    assert without > 16_000
+    assert without > 10_000
     assert kept < 1000
