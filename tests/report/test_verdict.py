@@ -265,12 +265,13 @@ WILD = [0.6, 4.6, 4.2, 1.1, 3.9, 0.8, 4.4, 2.1, 0.7, 4.5] * 2
     [
         (CALM[:9], NO_BETTER, "The training loss hardly fell: from 0.999 to 0.993 in 9 steps."),
         (CALM, NO_BETTER, "The training loss hardly fell: "),
-        (CALM, [reached(figures={"drift": 0.6})], None),  # the metric that decides is a constant's, another got better
+        # The metric that decides is a constant's, and another got better.
+        (CALM, [reached(figures={"drift": 0.6})], "The training loss hardly fell: "),
         (CALM, [], None),
         (WILD[:9], NO_BETTER, None),  # nothing can be told from batches that differ so much
     ],
 )
-def test_too_little_training_is_told_where_nothing_got_better_and_the_losses_show_it(verdict, curve, spoil, told):
+def test_too_little_training_is_told_where_the_model_is_of_no_use_and_the_losses_show_it(verdict, curve, spoil, told):
     texts = [finding.text for finding in found(verdict(steps(*curve), *spoil), "learning")]
     assert [text.startswith(told or "") for text in texts] == ([True] if told else [])
 

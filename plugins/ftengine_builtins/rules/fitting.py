@@ -181,9 +181,14 @@ def _fell(points: Sequence[Any]) -> bool:
 
 
 def _hardly(run: RunRecords) -> Iterator[Finding]:
-    """Name too little training as the likely cause, where no figure got better and the loss surely hardly fell."""
+    """Name too little training as the likely cause, where the loss surely hardly fell and the model is of no use.
+
+    That is so where no figure got better, or where it is no better than a constant answer.
+    """
     losses = [step.loss for step in run.steps]
-    if len(losses) < 2 or not known(run.evaluation.difference.get(run.headline_metric or "")) or _got_better(run):
+    if len(losses) < 2 or not known(run.evaluation.difference.get(run.headline_metric or "")):
+        return
+    if _got_better(run) and not no_better_than_a_constant(run):
         return
     count = min(20, len(losses) // 3 or 1)
     first, last = fmean(losses[:count]), fmean(losses[-count:])
