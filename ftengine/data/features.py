@@ -16,7 +16,7 @@ from ftengine.data.cache import BATCH_ROWS
 from ftengine.data.cache_folder import ROWS, entry_of
 from ftengine.data.read import file_columns
 from ftengine.errors import DataError
-from ftengine.plugins.code import OWN, code_of, package_of
+from ftengine.plugins.code import KNOWN, OWN, code_of, package_of
 from ftengine.run.environment import versions
 
 FEATURES_FORMAT = 1
@@ -101,7 +101,7 @@ def task_state(task: Task) -> list[Any] | None:
     """Return what a task was built with and learnt, as JSON has it; None where an attribute is of a kind unknown."""
     own = {name: value for name, value in vars(task).items() if name != "config"}
     told = [type(task).__module__, type(task).__qualname__, task.config.model_dump(mode="json"), own]
-    covered = {OWN, *map(package_of, type(task).__mro__)}
+    covered = {OWN, *map(package_of, type(task).__mro__)} - KNOWN
     try:
         return json.loads(json.dumps(told, default=lambda value: _told(value, covered)))
     except (TypeError, ValueError):

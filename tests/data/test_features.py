@@ -13,6 +13,7 @@ from ftengine.data.encoding import encode_split
 from ftengine.data.features import features_key
 from ftengine.data.read import read_rows
 from ftengine.errors import DataError
+from ftengine.model.token_loss import TokenLoss
 from ftengine.testing.models import byte_level_tokenizer
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
 from ftengine_builtins.tasks.text_classification import TextClassification
@@ -111,10 +112,16 @@ def test_features_of_code_that_may_change_unseen_are_not_kept(processor):
 
     assert features_key("a", Own(), processor, 64) is None
     assert features_key("a", CausalLM(), object(), 64) is None
-    for value in (np.ones(2), SimpleNamespace(a=1), {("a", "b"): 1}):
+
+    def key(value):
         task = CausalLM()
         task.own = value
-        assert features_key("a", task, processor, 64) is None
+        return features_key("a", task, processor, 64)
+
+    for value in (np.ones(2), SimpleNamespace(a=1), {("a", "b"): 1}, lambda text: text):
+        assert key(value) is None
+    assert None not in (one := [key(TokenLoss(ahead)) for ahead in (0, 1, 1)])
+    assert one[0] != one[1] == one[2]
 
 
 def test_features_depend_on_the_code_of_every_base_class(processor, tmp_path, monkeypatch):
