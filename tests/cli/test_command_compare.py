@@ -47,7 +47,7 @@ def test_one_table_has_a_line_for_each_and_for_the_base(compared):
     for column in ("strategy", "loss", "learning rate", "trainable", "peak memory", "a step", "on disk"):
         assert column in lines[1]
     assert [line.split("  ")[0] for line in lines[2:5]] == ["(base)", "full", LORA]
-    assert "MiB" in lines[3]
+    assert re.search(r"\d [MG]iB +[\d.]+ m?s ", lines[3])
     assert "[" in lines[3]
     assert "On loss, 8 distinct validation examples:" in result.stdout
     assert "full: train: 2" in result.stderr
