@@ -103,12 +103,13 @@ class Lookout:
     def missing(self, seconds: float) -> str:
         """Name the processes that ended, or have been silent for so long; "" where all live."""
         now, found = time.monotonic(), []
+        reached = now - self._reached <= min(seconds, 3 * self._interval)  # else nothing is known of any process
         for rank, (value, since) in enumerate(self._heard):
             host, _, ended = json.loads(value)
             who = f"process {rank} of {len(self._keys)} (host {host})"
             if ended and now - since > min(seconds, GRACE):
                 found.append(f"{who} ended: {ended.rstrip('.')}")
-            elif ended is None and now - since > seconds and now - self._reached <= seconds:
+            elif ended is None and now - since > seconds and reached:
                 found.append(f"{who} has not answered for {now - since:.0f} s: it was killed or stopped, or cut off")
         if now - self._reached > seconds and not found:
             host = os.environ.get("MASTER_ADDR", "of process 0")
