@@ -90,6 +90,16 @@ def json_of_file(file: Path) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def load_yaml(text: str) -> Any:
+    """Return what YAML says (YAMLError: it is none, or holds what is no value: a date of month 13, endless nesting)."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except (ValueError, OverflowError, RecursionError, AttributeError) as error:  # the last: `!!timestamp later`
+        raise yaml.YAMLError("nested too deeply" if isinstance(error, RecursionError) else str(error)) from None
+
+
 def is_panic(error: BaseException) -> bool:
     """Say whether an error is that of a library in Rust which gave up; it is no Exception."""
     return type(error).__module__ == "pyo3_runtime"

@@ -11,7 +11,7 @@ from ftengine.cli.figures import with_interval
 from ftengine.cli.options import json_option, output_option, recipe_argument, require_one_process, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening
-from ftengine.errors import InputError
+from ftengine.errors import InputError, load_yaml
 from ftengine.report.text import duration, number, share, size
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     "--strategies",
     required=True,
     metavar="LIST",
-    help="Names, separated by commas; or {name: NAME, OPTION: VALUE, train.KEY: VALUE} for one with options.",
+    help="Names, separated by commas; or {name: NAME, OPTION: VALUE, train.KEY: VALUE} for one with options. "
+    "`ftengine plugins list --kind strategy` lists them.",
 )
 @set_option
 @click.option("--metric", metavar="NAME", help="What to compare; by default what the verdict goes by.")
@@ -47,8 +48,8 @@ def compare(
 
     \b
     Examples:
-      ftengine compare recipe.yaml --strategies full,lora --output runs/compared
-      ftengine compare recipe.yaml --strategies "full,{name: lora, rank: 4, train.learning_rate: 1.0e-3}"
+      ftengine compare recipe.yaml --strategies ONE,OTHER --output runs/compared
+      ftengine compare recipe.yaml --strategies "ONE,{name: OTHER, train.learning_rate: 1.0e-3}"
     """
     from ftengine.engine.compare import compare_strategies
     from ftengine.run.recipe import Recipe
@@ -69,8 +70,6 @@ def compare(
 def parse_strategies(text: str) -> list[Any]:
     """Read a YAML list without its brackets (InputError: it is none)."""
     import yaml
-
-    from ftengine.run.yaml_text import load_yaml
 
     try:
         return load_yaml(f"[{text}]")

@@ -42,7 +42,7 @@ def require_base_fits(device: Device, section: TrainSection) -> None:
     held, limit = held_bytes(device.accelerator.device), section.memory_limit
     if limit is not None and held > limit:
         raise RecipeError(
-            f"The model and its libraries alone hold {size(held)} of memory, more than the train.memory_limit of "
+            f"the model and its libraries alone hold {size(held)} of memory, more than the train.memory_limit of "
             f"{limit / 1e9:.3g} GB ({size(limit)}): raise it."
         )
 

@@ -12,10 +12,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 
-from ftengine.errors import RecipeError, near_file, text_of_file
+from ftengine.errors import RecipeError, load_yaml, near_file, text_of_file
 from ftengine.plugins.option_errors import explain
 from ftengine.run.recipe_values import Bytes, Named, NamedList, Place, possible
-from ftengine.run.yaml_text import key_and_value, load_yaml, require_bounded
+from ftengine.run.yaml_text import key_and_value, require_bounded
 
 
 class _Section(BaseModel, extra="forbid", validate_default=True, allow_inf_nan=False):

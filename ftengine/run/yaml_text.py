@@ -7,18 +7,10 @@ from typing import Any
 
 import yaml
 
-from ftengine.errors import RecipeError
+from ftengine.errors import RecipeError, load_yaml
 
 MOST_VALUES = 100_000
 """Values of a recipe; aliases that repeat aliases make billions of a few lines."""
-
-
-def load_yaml(text: str) -> Any:
-    """Return what YAML says (YAMLError: it is none, or holds what is no value: a date of month 13, endless nesting)."""
-    try:
-        return yaml.safe_load(text)
-    except (ValueError, OverflowError, RecursionError, AttributeError) as error:  # the last: `!!timestamp later`
-        raise yaml.YAMLError("nested too deeply" if isinstance(error, RecursionError) else str(error)) from None
 
 
 def key_and_value(pair: str, option: str, example: str) -> tuple[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from ftengine.errors import DataError, InputError, did_you_mean, naming
+from ftengine.errors import DataError, InputError, did_you_mean, load_yaml, naming
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -29,10 +29,6 @@ GENERATION = (
 
 LEFT_OUT = ("class", "custom_dataset", "use_prompt", "unsafe_code", "doc_to_image", "doc_to_audio")
 """Keys of the harness's task files that name code, other packages' prompts, or what a language model does not read."""
-
-
-NO_VALUE = (ValueError, OverflowError, RecursionError, AttributeError)
-"""What yaml raises for a date of month 13, and the like."""
 
 
 def is_file(name: str) -> bool:
@@ -134,7 +130,7 @@ def read_yaml(file: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
         InputError: it is no YAML mapping, or names Python code (`!function`).
     """
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = load_yaml(file.read_text(encoding="utf-8"))
     except yaml.constructor.ConstructorError as error:
         if "!function" not in str(error):
             raise InputError(f"{file}: {' '.join(str(error).split())}") from None
@@ -143,7 +139,7 @@ def read_yaml(file: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
             f"{file}{line}: !function names Python code, and nothing of a task file is executed. Write it as a "
             "template, or prepare the data so that none is needed."
         ) from None
-    except (OSError, yaml.YAMLError, *NO_VALUE) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise InputError(f"{file}: a task is a mapping of keys, not {type(content).__name__}.")

@@ -14,7 +14,7 @@ import annotated_types
 import yaml
 
 from ftengine import Recipe
-from ftengine.errors import InputError, naming
+from ftengine.errors import InputError, load_yaml, naming
 
 if TYPE_CHECKING:
     import optuna
@@ -30,9 +30,6 @@ RANGE = re.compile(rf"({NUMBER})\s*\.\.\s*({NUMBER})\s*(:\s*log)?")
 RANKS = ("rank", "r")
 """What strategies call the rank of an update."""
 DROPOUTS = ("dropout", "lora_dropout")
-
-NO_VALUE = (ValueError, OverflowError, RecursionError, AttributeError)
-"""What yaml raises for a date of month 13, and the like."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +105,8 @@ def parse(key: str, text: Any, where: str) -> Dimension:
     found = RANGE.fullmatch(str(text).strip()) if not isinstance(text, list) else None
     if found is None:
         try:
-            choices = text if isinstance(text, list) else yaml.safe_load(f"[{text}]")
-        except (yaml.YAMLError, *NO_VALUE):
+            choices = text if isinstance(text, list) else load_yaml(f"[{text}]")
+        except yaml.YAMLError:
             choices = []
         if len(choices) < 2 or ".." in str(text):
             raise InputError(
@@ -129,8 +126,8 @@ def parse(key: str, text: Any, where: str) -> Dimension:
 def read_space(path: Path) -> list[Dimension]:
     """Read a YAML file of keys and ranges or choices (InputError: it is no such file)."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, *NO_VALUE) as error:
+        content = load_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--search {str(path)!r} cannot be read: {' '.join(str(error).split())}.") from None
     if not isinstance(content, dict) or not content:
         raise InputError(f"--search {str(path)!r}: write a mapping of keys to ranges, as train.learning_rate: 1..2.")
