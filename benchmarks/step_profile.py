@@ -53,7 +53,7 @@ KINDS = (
 BATCH = 8
 
 
-def trainer(model: str, words: int, precision: str, folder: Path) -> Trainer:
+def trainer(model: str, words: int, rank: int, precision: str, folder: Path) -> Trainer:
     """Make ready to train on 40 rows of so many words, of which a chat model learns the last quarter."""
     source, task = MODELS[model]
     draw = random.Random(0)
@@ -71,7 +71,7 @@ def trainer(model: str, words: int, precision: str, folder: Path) -> Trainer:
         "model": {"source": source},
         "task": task,
         "data": {"train": str(file), "validation": 0.1, "test": 0.1},
-        "strategy": {"name": "lora", "rank": 8, "dropout": 0.05, "targets": "all-linear"},
+        "strategy": {"name": "lora", "rank": rank, "dropout": 0.05, "targets": "all-linear"},
         "train": {"epochs": 1000, "batch_size": BATCH, "learning_rate": 1e-4, "precision": precision},
         "output": str(folder / "run"),
     }
@@ -164,7 +164,7 @@ def shares(made: Trainer, members: np.ndarray, steps: int) -> dict[str, float]:
 
 
 def measure(arguments: argparse.Namespace, words: int, folder: Path) -> dict[str, Any]:
-    made = trainer(arguments.model, words, arguments.precision, folder)
+    made = trainer(arguments.model, words, arguments.rank, arguments.precision, folder)
     members = np.arange(BATCH)
     alone, what = products_and_attention(made, members)
     times: dict[str, list[float]] = {"step": [], "alone": []}
@@ -188,6 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, default="smollm2", help="which one trains (default: smollm2)")
     parser.add_argument("--words", type=int, nargs="+", default=[15, 96], help="of a text (default: 15 96)")
+    parser.add_argument("--rank", type=int, default=8, help="of the low-rank updates (default: 8)")
     parser.add_argument("--precision", default="float32", help="compute dtype (default: float32)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of step and products (default: 7)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")

@@ -59,8 +59,7 @@ struct Kernels {
 
 constexpr int64_t kColumnUnit = 64;
 constexpr int64_t kMaxRank = 256;
-// Parts of the columns that have partial sums of their own are multiples of kPartColumns and about kMostParts at most.
-constexpr int64_t kPartColumns = 256, kMostParts = 16;
+constexpr int64_t kMostParts = 16;  // of the columns that have partial sums of their own
 
 constexpr int64_t partial_stride(int64_t rank) { return (rank + 3) / 4 * 4; }
 constexpr int64_t partial_rows(int64_t rows) { return (rows + 11) / 12 * 12; }

@@ -322,14 +322,16 @@ void backward_output(const Kernels<T>& kernels, Slots& slots, const T* dy, const
   const void* packed_s = Packed<T>(kernels, slots, s).as(Operand::kContractS);
   const void* packed_b = Packed<T>(kernels, slots, b).as(Operand::kProjectA);
   float* g = slots.next<float>(rank * length);
-  // Sums over some columns each, which are added up in order afterwards: how many does not depend on the threads.
-  const int64_t part = std::max<int64_t>(1, (length / kMostParts + kPartColumns - 1) / kPartColumns) * kPartColumns;
-  const int64_t parts = (length + part - 1) / part, stride = partial_stride(rank), each = partial_rows(rows) * stride;
+  // Sums over some columns each, which are added up in order afterwards: how many does not depend on the threads. Parts
+  // differ by one unit at most, so that threads have as much to do as each other.
+  const int64_t units = (length + kColumnUnit - 1) / kColumnUnit, parts = std::clamp<int64_t>((units + 1) / 2, 1, kMostParts);
+  const int64_t stride = partial_stride(rank), each = partial_rows(rows) * stride;
   float* sums = slots.next<float>(parts * each);
-  parallel(parts, rows * part * rank, [&](int64_t begin, int64_t end) {
+  const auto begin_of = [&](int64_t part) { return std::min(part * units / parts * kColumnUnit, length); };
+  parallel(parts, rows * length / parts * rank, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       std::fill_n(sums + i * each, each, 0.0f);
-      kernels.contract(i * part, std::min((i + 1) * part, length), nullptr, dy, packed_s, nullptr, nullptr, packed_b, g,
+      kernels.contract(begin_of(i), begin_of(i + 1), nullptr, dy, packed_s, nullptr, nullptr, packed_b, g,
                        sums + i * each, rows, length, rank, factor, {});
     }
   });
