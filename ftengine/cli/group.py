@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,10 @@ from ftengine.plugins.distributions import Offer
 
 COMPLETING = "_FTENGINE_COMPLETE"
 """The variable by which a shell's script asks for completions."""
+
+FULL_COLLECTIONS = (700, 10, 1000)
+"""Thresholds of the garbage collector: a full collection visits all that torch and transformers made when they were
+imported, which takes a second in sum while they are, and finds nothing."""
 
 
 class Suggesting(click.Group):
@@ -107,6 +113,8 @@ class Commands(Suggesting):
         debug = "--debug" in (sys.argv[1:] if args is None else args)
         if hasattr(sys.stdout, "reconfigure"):  # what the terminal's encoding lacks is printed as an escape
             sys.stdout.reconfigure(errors="backslashreplace")
+        gc.set_threshold(*FULL_COLLECTIONS)
+        atexit.register(gc.freeze)  # else Python takes more than a second to take them apart when it ends
         with nullcontext() if debug else quiet():
             try:
                 sys.exit(super().main(args, prog_name, complete_var, False, **extra) or 0)
