@@ -33,7 +33,7 @@ from ftengine.engine.prepared_data import prepare_data
 from ftengine.engine.prepared_model import load_base, place_base, prepare_strategy
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import hardware, versions
-from ftengine.training.cpu import grouped_keys
+from ftengine.training.cpu import quick_on_cpu
 from ftengine.training.loop import Trainer
 from ftengine.training.setup import Setup
 
@@ -166,9 +166,15 @@ def shares(made: Trainer, members: np.ndarray, steps: int) -> dict[str, float]:
 def measure(arguments: argparse.Namespace, words: int, folder: Path) -> dict[str, Any]:
     made = trainer(arguments.model, words, arguments.rank, arguments.precision, folder)
     members = np.arange(BATCH)
+    with quick_on_cpu(made.module, torch.device("cpu")):
+        return compared(made, members, arguments.rounds)
+
+
+def compared(made: Trainer, members: np.ndarray, rounds: int) -> dict[str, Any]:
+    """Return the figures of one batch."""
     alone, what = products_and_attention(made, members)
     times: dict[str, list[float]] = {"step": [], "alone": []}
-    for round_ in range(arguments.rounds + 1):
+    for round_ in range(rounds + 1):
         for name, call in (("step", lambda: made.step(members)), ("alone", alone)):
             start = time.process_time()
             call()
@@ -195,7 +201,7 @@ def main() -> None:
     arguments = parser.parse_args()
     figures = []
     for words in arguments.words:
-        with tempfile.TemporaryDirectory() as folder, grouped_keys():
+        with tempfile.TemporaryDirectory() as folder:
             figures.append(measure(arguments, words, Path(folder)))
         found = figures[-1]
         print(

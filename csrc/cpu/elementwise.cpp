@@ -1,4 +1,5 @@
-// torch.ops.ftengine for CPU: RMS norms, which ATen computes in a pass over memory for every step of theirs.
+// torch.ops.ftengine for CPU: RMS norms, which ATen computes in a pass over memory for every step of theirs, and
+// dropout, whose random numbers ATen draws one by one.
 //
 // ftengine/ops/elementwise.py holds schemas and meaning.
 
@@ -73,11 +74,30 @@ std::tuple<Tensor, Tensor> rms_norm_backward_cpu(const Tensor& dy, const Tensor&
   return {dx, dw};
 }
 
+// dropout(x), its elements in order as the first row of the mask.
+Tensor dropout_cpu(const Tensor& x, double p, const Tensor& seed) {
+  const int64_t elements = check_rows(x, "x");
+  STD_TORCH_CHECK(elements / kColumnUnit < int64_t{1} << 29, "x has ", elements, " elements; a row of the mask has 2^35");
+  const Dropout dropout = read_dropout(p, seed);
+  STD_TORCH_CHECK(dropout.level > 0, "p is 0, so there is nothing to drop");
+  Tensor y = torch::stable::empty_like(x);
+  by_large_type(x, [&](auto zero) {
+    using T = decltype(zero);
+    const Kernels<T>& kernels = chosen_kernels<T>();
+    parallel((elements + kColumnUnit - 1) / kColumnUnit, kColumnUnit, [&](int64_t begin, int64_t end) {
+      kernels.drop(begin * kColumnUnit, std::min(end * kColumnUnit, elements), const_data<T>(x), data<T>(y),
+                   inverse(dropout), dropout);
+    });
+  });
+  return y;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(ftengine, CPU, library) {
   library.impl("rms_norm", TORCH_BOX(&rms_norm_cpu));
   library.impl("rms_norm_backward", TORCH_BOX(&rms_norm_backward_cpu));
+  library.impl("dropout", TORCH_BOX(&dropout_cpu));
 }
 
 }  // namespace ftengine::cpu

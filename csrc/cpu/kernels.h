@@ -55,6 +55,9 @@ struct Kernels {
   // As expand, where y is a weight and s and b are in full fp32, packed but not arranged.
   void (*merge)(int64_t begin, int64_t end, T* y, const void* s, const void* b, int64_t length, int64_t rank,
                 float factor);
+
+  // y = factor · dropout(x) for elements begin <= i < end of the mask's first row, begin a multiple of kColumnUnit.
+  void (*drop)(int64_t begin, int64_t end, const T* x, T* y, float factor, Dropout dropout);
 };
 
 constexpr int64_t kColumnUnit = 64;

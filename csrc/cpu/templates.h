@@ -356,11 +356,29 @@ void contract(int64_t begin, int64_t end, T* dx, const T* x, const void* packed_
   }
 }
 
+// --- drop: y = factor · dropout(x) -----------------------------------------------------------------------------------
+
+template <class T>
+void drop(int64_t begin, int64_t end, const T* x, T* y, float factor, Dropout dropout) {
+  const Masks masks(dropout);
+  const Vector scale(factor);
+  for (int64_t at = begin; at < end; at += 64) {
+    const uint64_t kept = masks(0, at);
+    const auto some = [&](int64_t i, auto lanes) FTENGINE_LAMBDA {
+      store(fma(scale, load(x + at + i, lanes), Vector()).keep(kept >> i), y + at + i, lanes);
+    };
+    int64_t i = 0;
+    const int64_t elements = least(64, end - at);
+    for (; i + W <= elements; i += W) some(i, Full{});
+    if (i < elements) some(i, static_cast<int>(elements - i));
+  }
+}
+
 // --- the table -------------------------------------------------------------------------------------------------------
 
 template <class T>
 constexpr Kernels<T> in_fp32() {
-  return {nullptr, nullptr, nullptr, project<T>, expand<T>, contract<T>, expand<T>};
+  return {nullptr, nullptr, nullptr, project<T>, expand<T>, contract<T>, expand<T>, drop<T>};
 }
 
 }  // namespace

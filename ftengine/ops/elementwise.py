@@ -1,9 +1,10 @@
-"""RMS norms in one pass forward and one backward, which ATen computes in some ten passes over memory.
+"""RMS norms and dropout, for which ATen passes over memory again and again, or draws one number after the other.
 
     y = (w + offset) ∘ x / sqrt(mean(x²) + eps)           (Zhang and Sennrich 2019, arXiv:1910.07467)
+    y = mask ∘ x / (1 - p)                                (Srivastava et al. 2014, JMLR 15)
 
-Everything is computed in fp32 (fp64 for fp64) and rounded once. For the backward pass x is kept, and a number a row. As
-in schemas.py, the reference is what a compiled kernel's registration takes the place of.
+Everything is computed in fp32 (fp64 for fp64) and rounded once. For the backward pass a norm keeps x and a number a
+row, dropout its seed. As in schemas.py, the reference is what a compiled kernel's registration takes the place of.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ftengine.ops.dropout import LEVELS, dropout_level
 from ftengine.ops.eligibility import why_ineligible
+from ftengine.ops.philox import keep_mask
 from ftengine.ops.schemas import define
 
 SCHEMAS = {
     "rms_norm": "(Tensor x, Tensor weight, float offset, float eps) -> (Tensor y, Tensor rstd)",
     "rms_norm_backward": "(Tensor dy, Tensor x, Tensor weight, Tensor rstd, float offset, bool weight_gradient) -> "
     "(Tensor dx, Tensor dw)",
+    "dropout": "(Tensor x, float p, Tensor seed) -> Tensor",
 }
 
 
@@ -57,6 +61,41 @@ class _RMSNorm(torch.autograd.Function):
         return dx, dw if wanted else None, None, None
 
 
+def dropout(x: Tensor, p: float, seed: Tensor) -> Tensor:
+    """Return mask ∘ x / (1 - p): x's elements in order are the first row of philox.py's mask.
+
+    Args:
+        x: of any shape and floating dtype.
+        p: a multiple of 1/65536 in (0, 1).
+        seed: () int64.
+
+    Returns:
+        As x.
+    """
+    return _Dropout.apply(x, p, seed)
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float, seed: Tensor) -> Tensor:
+        refused = why_ineligible(x.device.type, x.dtype, 1, x.layout) is not None or not x.numel()
+        ctx.call, ctx.p = _dropout if refused else DROPOUT, p
+        ctx.save_for_backward(seed)
+        return ctx.call(x.contiguous().view(-1), p, seed).view(x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.call(dy.contiguous().view(-1), ctx.p, *ctx.saved_tensors).view(dy.shape), None, None
+
+
+def _dropout(x: Tensor, p: float, seed: Tensor) -> Tensor:
+    n = dropout_level(p)
+    kept = keep_mask(seed, n, 0, 1, x.numel()).view(x.shape).bool()
+    (wide,) = _wide(x)
+    return (torch.where(kept, wide, 0) * (LEVELS / (LEVELS - n))).to(x.dtype)
+
+
 def _wide(*tensors: Tensor) -> list[Tensor]:
     return [x.to(torch.promote_types(x.dtype, torch.float32)) for x in tensors]
 
@@ -89,3 +128,4 @@ def _shapes_backward(dy, x, weight, rstd, offset, weight_gradient):  # type: ign
 
 NORM = define("rms_norm", SCHEMAS["rms_norm"], _rms_norm, _shapes)
 NORM_BACKWARD = define("rms_norm_backward", SCHEMAS["rms_norm_backward"], _rms_norm_backward, _shapes_backward)
+DROPOUT = define("dropout", SCHEMAS["dropout"], _dropout, lambda x, p, seed: torch.empty_like(x))

@@ -8,8 +8,30 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+from torch import Tensor, nn
+
+from ftengine.ops import active_backend, draw_seed, quantise_dropout
+from ftengine.ops.elementwise import dropout
+from ftengine.training.norms import fuse_norms, restore_norms
+from ftengine.training.sharding import is_sharded
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt, as malloc.h has them."""
+
+
+@contextmanager
+def quick_on_cpu(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Have a model compute on a CPU what training computes by what is quickest there; elsewhere nothing changes."""
+    if device.type != "cpu":
+        yield
+        return
+    fused = [] if is_sharded(model) else fuse_norms(model)
+    try:
+        with grouped_keys(), fast_dropout():
+            yield
+    finally:
+        restore_norms(fused)
 
 
 GROUPED = "TRANSFORMERS_SDPA_FORCE_GQA"
@@ -29,6 +51,31 @@ def grouped_keys() -> Iterator[None]:
     finally:
         if not said:
             del os.environ[GROUPED]
+
+
+@contextmanager
+def fast_dropout() -> Iterator[None]:
+    """Have every dropout of any model, that inside of attention too, draw its mask by a compiled kernel.
+
+    torch draws the numbers of a CPU one by one and keeps the mask for the backward pass; this keeps a seed, drawn from
+    torch's generator. The probability is rounded to a multiple of 1/65536.
+    """
+    if active_backend("cpu")[0] != "compiled":
+        yield
+        return
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        library.impl("dropout", _dropout, "AutogradCPU")
+        yield
+
+
+def _dropout(x: Tensor, p: float, train: bool) -> Tensor:
+    """Do as aten::dropout."""
+    if not train or p == 0 or not x.numel():
+        return x
+    if p == 1:
+        return x * 0
+    applied = quantise_dropout(p)
+    return dropout(x, applied, draw_seed()) if applied else x
 
 
 def prepare_cpu() -> None:

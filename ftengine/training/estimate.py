@@ -17,6 +17,7 @@ from ftengine.data.encoding import EncodedSplit
 from ftengine.model import trainable
 from ftengine.run.environment import peak_memory_bytes
 from ftengine.run.recipe import TrainSection
+from ftengine.training.cpu import quick_on_cpu
 from ftengine.training.losses import loss_of, to_device
 from ftengine.training.memory import PeakMemory, available_bytes, release_memory
 from ftengine.training.modes import statistics_kept, train_mode
@@ -99,7 +100,8 @@ class Trial:
             attached = Attached(self._regularizers, self.loaded, self.task)
             try:
                 train_mode(module)
-                yield attached
+                with quick_on_cpu(module, self.accelerator.device):
+                    yield attached
             finally:
                 attached.detach()
                 module.zero_grad(set_to_none=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -22,10 +21,9 @@ from ftengine.training.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
-from ftengine.training.cpu import grouped_keys, prepare_cpu
+from ftengine.training.cpu import prepare_cpu, quick_on_cpu
 from ftengine.training.descent import Descent
 from ftengine.training.modes import checkpoint_gradients, never_trained, share_statistics
-from ftengine.training.norms import fuse_norms, restore_norms
 from ftengine.training.regularizing import Attached, own_regularizers
 from ftengine.training.setup import Setup
 from ftengine.training.sharding import is_sharded, not_finite
@@ -51,10 +49,8 @@ class Trainer:
         self.descent = Descent(setup)
         if setup.section.gradient_checkpointing:
             checkpoint_gradients(self.module)
-        self._on_cpu = self.accelerator.device.type == "cpu"
-        if self._on_cpu:
+        if self.accelerator.device.type == "cpu":
             prepare_cpu()
-        self._fused = fuse_norms(self.module) if self._on_cpu and not is_sharded(self.module) else []
         own = own_regularizers(setup.strategy, self.descent.steps.total)
         self.regularizers = Attached([*own, *setup.regularizers], setup.loaded, setup.task)
         self.validation = Validation(setup, self.regularizers)
@@ -83,7 +79,7 @@ class Trainer:
         try:
             self._announce()
             stopped = self.validation.is_enough(progress)
-            with self.descent.stop.listening(), grouped_keys() if self._on_cpu else nullcontext():
+            with self.descent.stop.listening(), quick_on_cpu(self.module, self.accelerator.device):
                 while progress.step < total and not stopped:
                     stopped = self._epoch()
             self.validation.keep_weights(progress)
@@ -91,7 +87,6 @@ class Trainer:
             facts = self.regularizers.finish(self.module, self.validation.losses)
         finally:
             self.regularizers.detach()
-            restore_norms(self._fused)
             self.descent.prefix = None  # its memory goes before the tuned model is measured
         trained, parameters = count(self.module)
         return TrainingResult(

@@ -1,4 +1,4 @@
-"""Probability and seed of dropout."""
+"""Probability and seed of dropout, and dropout itself."""
 
 import pytest
 import torch
@@ -6,6 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftengine.ops import draw_seed, quantise_dropout
+from ftengine.ops.elementwise import dropout
+from ftengine.ops.philox import keep_mask
+
+SEED = torch.tensor(2**62 + 12345)
 
 
 @given(st.floats(0, 1, exclude_max=True))
@@ -31,3 +35,47 @@ def test_seed_follows_torchs_generator():
     assert not torch.equal(first, second)
     assert first.shape == ()
     assert first.dtype == torch.int64
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(), (0, 3), (1,), (3, 7), (64,), (2, 5, 13, 11), (70, 1001)])
+@pytest.mark.parametrize("n", [1, 6554, 65535])
+def test_dropout_is_the_first_row_of_the_mask_forward_and_backward(backend, shape, dtype, n):
+    x, dy = (torch.randn(shape).to(dtype) for _ in range(2))
+    kept = keep_mask(SEED, n, 0, 1, x.numel()).view(shape).bool()
+    factor = 65536 / (65536 - n)
+    expected, gradient = ((torch.where(kept, t.float(), 0) * factor).to(dtype) for t in (x, dy))
+    leaf = x.clone().requires_grad_()
+    y = dropout(leaf, n / 65536, SEED)
+    assert (y.shape, y.dtype) == (x.shape, dtype)
+    assert torch.equal(y, expected)
+    assert torch.equal(torch.autograd.grad(y, leaf, dy)[0], gradient)
+
+
+def test_dropped_elements_are_zeros_whatever_they_were(backend):
+    x = torch.full((999,), float("inf"))
+    y = dropout(x, 0.5, SEED)
+    assert set(y.tolist()) == {0.0, float("inf")}
+
+
+def test_dropout_keeps_the_seed_alone_and_any_layout_will_do():
+    kept, x = [], torch.randn(6, 10).T.requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        y = dropout(x, 0.25, SEED)
+    assert [t.numel() for t in kept] == [1]
+    assert torch.equal(y, dropout(x.detach().contiguous(), 0.25, SEED))
+    wide = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(lambda x: dropout(x, 0.25, SEED), wide)
+
+
+def test_threads_change_no_bit(backend):
+    x, before = torch.randn(300, 1000), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(dropout(x, 0.25, SEED))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])

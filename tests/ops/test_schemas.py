@@ -29,6 +29,7 @@ def samples():
             yield "lowrank_backward_input_", (dx, x, ds, a, p, seed)
             yield "lowrank_backward_input_", (None, x, ds, a, p, seed)
             yield "lowrank_backward_input", (x, ds, a, p, seed)
+        yield "dropout", (x, 0.25, SEED)
         yield "rms_norm", (x, a[0], 1.0, 1e-5)
         yield "rms_norm_backward", (dx, x, a[0], torch.ones(m), 1.0, r > 1)
         yield "lowrank_expand_", (y, s, b, 0.5)

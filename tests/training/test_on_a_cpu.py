@@ -1,4 +1,4 @@
-"""What training on a CPU makes cheaper: norms in one operation, attention without repeated keys, memory kept."""
+"""What training on a CPU makes cheaper: norms, dropout, attention without repeated keys, memory kept."""
 
 import copy
 import os
@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from ftengine.ops import active_backend
-from ftengine.training.cpu import grouped_keys
+from ftengine.training.cpu import fast_dropout, grouped_keys, quick_on_cpu
 from ftengine.training.norms import fuse_norms, restore_norms
 
 compiled = pytest.mark.skipif(active_backend()[0] != "compiled", reason=active_backend()[1])
@@ -133,6 +133,73 @@ def test_grouped_keys_are_not_repeated_and_padding_stays_unseen(model, monkeypat
     assert "TRANSFORMERS_SDPA_FORCE_GQA" not in os.environ
     for own, plain in zip(grouped, repeated, strict=True):
         torch.testing.assert_close(own, plain)
+
+
+def drop(x, p=0.25, train=True):
+    torch.manual_seed(7)
+    return nn.functional.dropout(x, p, train)
+
+
+@compiled
+def test_every_dropout_of_a_model_is_drawn_by_the_kernel_and_only_meanwhile():
+    x = torch.randn(400, 500, requires_grad=True)
+    before = drop(x)
+    with fast_dropout():
+        y = drop(x)
+        assert type(y.grad_fn).__name__ == "_DropoutBackward"
+        assert torch.equal(y, drop(x))
+        kept = y != 0
+        assert abs(float(kept.float().mean()) - 0.75) < 0.005
+        torch.testing.assert_close(y[kept], x[kept] / 0.75)
+        assert drop(x, train=False) is x
+        assert torch.equal(drop(x, 0.0), x)
+        assert not drop(x, 1.0).any()
+        assert drop(x, 1e-9) is x  # no multiple of 1/65536
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+        assert torch.equal(gradient != 0, kept)
+    assert torch.equal(drop(x), before)
+
+
+@compiled
+def test_dropout_inside_of_attention_and_under_checkpointing():
+    q, k, v = (torch.randn(2, 3, 20, 8, requires_grad=True) for _ in range(3))
+    mask = torch.ones(2, 1, 20, 20, dtype=torch.bool)
+    mask[0, :, :, 15:] = False
+
+    def attend(*operands):
+        return nn.functional.scaled_dot_product_attention(*operands, attn_mask=mask, dropout_p=0.25)
+
+    def gradients(function):
+        torch.manual_seed(3)
+        return torch.autograd.grad(function(q, k, v).square().sum(), (q, k, v))
+
+    with fast_dropout():
+        plain = gradients(attend)
+        replayed = gradients(
+            lambda *operands: torch.utils.checkpoint.checkpoint(attend, *operands, use_reentrant=False)
+        )
+        names = set()
+        nodes = [attend(q, k, v).grad_fn]
+        while nodes:
+            node = nodes.pop()
+            names.add(type(node).__name__)
+            nodes += [other for other, _ in node.next_functions if other is not None]
+    assert "_DropoutBackward" in names
+    assert all(torch.equal(one, other) for one, other in zip(plain, replayed, strict=True))
+
+
+@compiled
+def test_other_devices_and_a_failed_run_leave_all_as_it_was(model):
+    x = torch.randn(50, 50)
+    before, norm = drop(x), model.model.norm
+    with quick_on_cpu(model, torch.device("cuda")):
+        assert torch.equal(drop(x), before)
+    with pytest.raises(KeyError), quick_on_cpu(model, torch.device("cpu")):
+        assert not torch.equal(drop(x), before)
+        assert "forward" in vars(norm)
+        raise KeyError
+    assert torch.equal(drop(x), before)
+    assert "forward" not in vars(norm)
 
 
 def test_memory_that_a_step_frees_serves_the_next_one():
