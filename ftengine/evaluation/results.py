@@ -202,8 +202,8 @@ def _training(base: Measured, tuned: Measured) -> record.OnTraining:
             for score, right, place in zip(*columns, strict=True)
         )
         judged = record.Judged(evaluator=name, rows=tuple(rows))
-    n = len(tuned.predictions)
-    return record.OnTraining(n=n, base=estimates(base.figures), tuned=estimates(tuned.figures), judged=judged)
+    figures = {what: found for what, found in compared(base, tuned).items() if what in record.OnTraining.model_fields}
+    return record.OnTraining(n=len(tuned.predictions), **figures, judged=judged)
 
 
 def _probe(

@@ -88,11 +88,12 @@ class Judged(Part):
 
 
 class OnTraining(Part):
-    """Figures on a sample of n training rows."""
+    """Figures on a sample of n training rows; older runs have no differences of them."""
 
     n: int
     base: Estimates
     tuned: Estimates
+    difference: Differences = Field(default_factory=dict)
     judged: Judged | None = None
 
 

@@ -58,13 +58,15 @@ def fast_dropout() -> Iterator[None]:
     """Have every dropout of any model, that inside of attention too, draw its mask by a compiled kernel.
 
     torch draws the numbers of a CPU one by one and keeps the mask for the backward pass; this keeps a seed, drawn from
-    torch's generator. The probability is rounded to a multiple of 1/65536.
+    torch's generator. The probability is rounded to a multiple of 1/65536. Attention with dropout looks through all
+    scores for rows that are masked throughout; here their softmax tells.
     """
     if active_backend("cpu")[0] != "compiled":
         yield
         return
     with torch.library._scoped_library("aten", "IMPL") as library:
         library.impl("dropout", _dropout, "AutogradCPU")
+        library.impl("_safe_softmax", _safe_softmax, "CPU")
         yield
 
 
@@ -76,6 +78,14 @@ def _dropout(x: Tensor, p: float, train: bool) -> Tensor:
         return x * 0
     applied = quantise_dropout(p)
     return dropout(x, applied, draw_seed()) if applied else x
+
+
+def _safe_softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Do as aten::_safe_softmax: zeros where a row holds nothing but -inf, which softmax makes NaN."""
+    y = torch.softmax(x, dim, dtype)
+    if y.select(dim, 0).isnan().any():
+        y = torch.where(x.isneginf().all(dim, keepdim=True), 0, y)
+    return y
 
 
 def prepare_cpu() -> None:

@@ -136,6 +136,50 @@ def test_the_gap_to_training_examples_is_newcombes(verdict):
     assert gap.figures["gap"] == pytest.approx({"value": 0.3, "low": 0.27, "high": 0.33})
 
 
+def on_training(metric, base, tuned, learned):
+    """Return a change: one metric's figures on training examples, and how it changed on them."""
+
+    def spoil(files):
+        training = files["evaluation"]["training"]
+        training["base"][metric], training["tuned"][metric] = base, tuned
+        training["difference"] = {metric: learned}
+
+    return spoil
+
+
+def test_a_gap_that_the_base_has_as_well_is_no_over_fitting(verdict):
+    held = put("evaluation.base.accuracy", figure(0.4)), put("evaluation.tuned.accuracy", figure(0.7))
+    change_of = put("evaluation.difference.accuracy", change(0.3))
+    easy = on_training("accuracy", figure(0.7), figure(0.97), change(0.27))
+    (told,) = found(verdict(*held, change_of, easy), "over-fitting")
+    assert told.level == "note"
+    assert told.text.startswith("Training examples are easier than held-out ones: accuracy 0.970 (")
+    base = "For the base it is 0.300 (95 % interval 0.258 to 0.342), and training did not widen it beyond chance."
+    assert told.text.endswith(base)
+    learnt = on_training("accuracy", figure(0.4), figure(0.97), change(0.57))
+    (told,) = found(verdict(*held, change_of, learnt), "over-fitting", "alarm")
+    assert told.text.endswith(", and was 0.000 (95 % interval −0.042 to 0.042) for the base.")
+    assert told.figures["grown"]["low"] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("base", "learned", "level"), [(4.0, -2.6, "alarm"), (2.0, -1.5, "alarm"), (2.0, -0.6, "note"), (2.2, -0.8, "note")]
+)
+def test_losses_are_compared_with_the_base_by_their_ratio(verdict, base, learned, level):
+    def spoil(files):
+        files["evaluation"]["metrics"] = {"loss": {"label": "loss", "higher_is_better": False, "evaluator": "language"}}
+        for part in ("base", "tuned", "difference"):
+            files["evaluation"][part] = {}
+        files["evaluation"] |= {"paired": None, "slices": {}, "probes": []}
+        files["evaluation"]["base"]["loss"], files["evaluation"]["tuned"]["loss"] = figure(4.0), figure(3.4)
+        files["evaluation"]["difference"]["loss"] = change(-0.6)
+        figures = {"base": {"loss": figure(base)}, "tuned": {"loss": figure(base + learned)}}
+        files["evaluation"]["training"] = {"n": 200, **figures, "difference": {"loss": change(learned)}}
+
+    told = [f for f in found(verdict(spoil), "over-fitting") if f.source == "generalisation-gap"]
+    assert [f.level for f in told] == [level]
+
+
 def confused(*rows):
     return put("evaluation.details.tuned.classification.baseline", baseline(rows))
 

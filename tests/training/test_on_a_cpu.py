@@ -189,6 +189,18 @@ def test_dropout_inside_of_attention_and_under_checkpointing():
 
 
 @compiled
+def test_rows_that_attend_to_nothing_are_zeros_and_broken_ones_stay_broken():
+    scores = torch.randn(3, 4, 5)
+    scores[0, 1], scores[1, 2, :4], scores[2, 0, 3] = -torch.inf, -torch.inf, torch.nan
+    expected, x = torch._safe_softmax(scores, -1), scores.clone().requires_grad_()
+    with fast_dropout():
+        assert torch.equal(torch._safe_softmax(scores[:2], -1), expected[:2])
+        torch.testing.assert_close(torch._safe_softmax(scores, -1), expected, equal_nan=True, rtol=0, atol=0)
+        (gradient,) = torch.autograd.grad(torch._safe_softmax(x, -1)[:2].square().sum(), x)
+    assert not gradient[0, 1].any()
+
+
+@compiled
 def test_other_devices_and_a_failed_run_leave_all_as_it_was(model):
     x = torch.randn(50, 50)
     before, norm = drop(x), model.model.norm
