@@ -88,6 +88,7 @@ FTENGINE_INLINE void copy_halves(const bfloat16* x, int64_t columns, const Masks
 // --- project ---------------------------------------------------------------------------------------------------------
 
 constexpr int64_t kPairColumns = kDotTileBytes / sizeof(bfloat16);
+static_assert(kPairColumns >= kChunkColumns && kPairColumns % kPartUnit == 0 && kPartUnit % kStrip == 0);
 
 // sums[i][j] += x[i] · a[j] for kDotRows rows and kRanks ranks, both padded with zeros; a's rows are kPairColumns
 // apart.

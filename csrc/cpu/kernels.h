@@ -45,7 +45,8 @@ struct Kernels {
                  float factor);
 
   // g = factor · sᵀ dropout(x); unless dx is null, dx += factor · mask ∘ (s a); unless partial is null, partial +=
-  // dropout(x) bᵀ. For columns begin <= l < end, begin a multiple of kColumnUnit; dx and partial exclude each other.
+  // dropout(x) bᵀ. For columns begin <= l < end, begin a multiple of kColumnUnit (with partial, see kMostParts); dx and
+  // partial exclude each other.
   // x, dx (M, L), s (M, r) twice: as kContractS and as kExpandS; a (r, L); b (r, L) as kProjectA; g (r, L) in fp32;
   // partial (partial_rows(M), partial_stride(r)) in fp32
   void (*contract)(int64_t begin, int64_t end, T* dx, const T* x, const void* s, const void* expand_s, const void* a,
@@ -62,7 +63,9 @@ struct Kernels {
 
 constexpr int64_t kColumnUnit = 64;
 constexpr int64_t kMaxRank = 256;
-constexpr int64_t kMostParts = 16;  // of the columns that have partial sums of their own
+// Of the columns that have partial sums of their own. They begin at multiples of kPartUnit where L > kChunkColumns: an
+// instruction set may arrange b in chunks of so many columns, which no strip of kPartUnit columns crosses then.
+constexpr int64_t kMostParts = 16, kChunkColumns = 1024, kPartUnit = 128;
 
 constexpr int64_t partial_stride(int64_t rank) { return (rank + 3) / 4 * 4; }
 constexpr int64_t partial_rows(int64_t rows) { return (rows + 11) / 12 * 12; }

@@ -324,10 +324,11 @@ void backward_output(const Kernels<T>& kernels, Slots& slots, const T* dy, const
   float* g = slots.next<float>(rank * length);
   // Sums over some columns each, which are added up in order afterwards: how many does not depend on the threads. Parts
   // differ by one unit at most, so that threads have as much to do as each other.
-  const int64_t units = (length + kColumnUnit - 1) / kColumnUnit, parts = std::clamp<int64_t>((units + 1) / 2, 1, kMostParts);
+  const int64_t unit = length > kChunkColumns ? kPartUnit : kColumnUnit, units = (length + unit - 1) / unit;
+  const int64_t parts = std::clamp<int64_t>((length + kPartUnit - 1) / kPartUnit, 1, kMostParts);
   const int64_t stride = partial_stride(rank), each = partial_rows(rows) * stride;
   float* sums = slots.next<float>(parts * each);
-  const auto begin_of = [&](int64_t part) { return std::min(part * units / parts * kColumnUnit, length); };
+  const auto begin_of = [&](int64_t part) { return std::min(part * units / parts * unit, length); };
   parallel(parts, rows * length / parts * rank, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       std::fill_n(sums + i * each, each, 0.0f);

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from pkgutil import resolve_name
 from typing import Any
@@ -24,9 +25,21 @@ from ftengine.plugins.distributions import Offer
 COMPLETING = "_FTENGINE_COMPLETE"
 """The variable by which a shell's script asks for completions."""
 
-FULL_COLLECTIONS = (700, 10, 1000)
-"""Thresholds of the garbage collector: a full collection visits all that torch and transformers made when they were
-imported, which takes a second in sum while they are, and finds nothing."""
+FULL_COLLECTIONS = 1000
+"""The garbage collector's last threshold: full collections visit all that torch and transformers made when they were
+imported, which takes a second in sum while they are, and find nothing."""
+
+
+def end_quickly() -> None:
+    """Leave out the collections at the end of Python, which take more than a second; what files hold back is written.
+
+    To be called last.
+    """
+    for one in gc.get_objects():
+        if issubclass(type(one), io.IOBase) and not one.closed:
+            with suppress(OSError, ValueError):
+                one.flush()
+    gc.freeze()
 
 
 class Suggesting(click.Group):
@@ -113,8 +126,9 @@ class Commands(Suggesting):
         debug = "--debug" in (sys.argv[1:] if args is None else args)
         if hasattr(sys.stdout, "reconfigure"):  # what the terminal's encoding lacks is printed as an escape
             sys.stdout.reconfigure(errors="backslashreplace")
-        gc.set_threshold(*FULL_COLLECTIONS)
-        atexit.register(gc.freeze)  # else Python takes more than a second to take them apart when it ends
+        gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTIONS)
+        atexit.unregister(end_quickly)
+        atexit.register(end_quickly)
         with nullcontext() if debug else quiet():
             try:
                 sys.exit(super().main(args, prog_name, complete_var, False, **extra) or 0)

@@ -15,7 +15,7 @@ from ftengine.data.read import Rows
 from ftengine.data.row_hashes import identities
 from ftengine.data.split import make_splits, read_for
 from ftengine.engine.device import Device, processes
-from ftengine.engine.evaluation_plan import plan_evaluation
+from ftengine.engine.evaluation_plan import plan_evaluation, trained_rows
 from ftengine.engine.prepared_data import ReadyTask, held_out
 from ftengine.engine.prepared_model import load_base, place_base, prepare_strategy, run_base, run_model
 from ftengine.engine.saved_part import load_trained_part
@@ -25,7 +25,8 @@ from ftengine.evaluation.results import evaluate, measure_all
 from ftengine.evaluation.stored import add_evaluators
 from ftengine.report.write import conclude
 from ftengine.run.directory import RunDirectory
-from ftengine.run.records import AuditResult, EvaluationResult, TrainedPart
+from ftengine.run.records import AuditResult, Environment, EvaluationResult, TrainedPart
+from ftengine.training.steps import plan_steps
 
 
 def evaluate_run(
@@ -83,6 +84,8 @@ def _plan(ready: ReadyTask, run: RunDirectory, data: str | Path | None) -> EvalP
     rows = splits[name] if data is None else read_for(str(data), ready.recipe.data, ready.task, ready.registry)
     if data is not None and "train" in splits:
         _tell_of_trained_rows(ready, rows, splits["train"])
+    if "train" in splits:
+        splits["train"] = _trained(ready, run, splits["train"])
     split, validation = ready.encode(name, rows), None
     if name != "validation" and "validation" in splits:
         validation = ready.encode("validation", splits["validation"])
@@ -90,6 +93,14 @@ def _plan(ready: ReadyTask, run: RunDirectory, data: str | Path | None) -> EvalP
     return plan_evaluation(
         ready, called, split, train=splits.get("train"), validation=validation, lenient=data is not None
     )
+
+
+def _trained(ready: ReadyTask, run: RunDirectory, train: Rows) -> Rows:
+    """Return those of a run's training rows that it trained on."""
+    examples, began = AuditResult.read(run).encoded["train"]["examples"], Environment.read(run).processes
+    steps = plan_steps(examples, ready.recipe.train, began)
+    within = steps.total < steps.per_epoch
+    return trained_rows(ready.encode("train", train, quiet=True), steps, ready.recipe.seed) if within else train
 
 
 def _tell_of_trained_rows(ready: ReadyTask, rows: Rows, train: Rows) -> None:

@@ -24,32 +24,49 @@ from ftengine.api import (
 )
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.augmentation_preview import sample_rows
+from ftengine.data.batching import epoch_batches
 from ftengine.data.encoding import EncodedSplit
 from ftengine.data.read import Rows, file_columns, read_rows
 from ftengine.data.row_hashes import group_numbers, to_json
 from ftengine.data.split import read_for
+from ftengine.engine.device import processes
 from ftengine.engine.prepared_data import PreparedData, ReadyTask, check_inputs, held_out, inferring
 from ftengine.errors import DataError, RecipeError, naming
 from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, Probe, answer_keys, by_pass, check_metrics
 from ftengine.evaluation.results import bind
 from ftengine.evaluation.slices import require_column
 from ftengine.run.recipe import EvaluationSection, FurtherExamples
+from ftengine.training.steps import Steps, plan_steps
 
 TRAINING_SAMPLE = "training sample"
 CHANGES_SAMPLED = 10
 """Examples, from all of the split, that an augmenter is looked at with before a model loads."""
 
 
-def evaluation_plan(data: PreparedData) -> EvalPlan:
-    """Return what is measured of a run's models; see `plan_evaluation`."""
+def evaluation_plan(data: PreparedData, began: int | None = None) -> EvalPlan:
+    """Return what is measured of a run's models; see `plan_evaluation`.
+
+    Args:
+        began: processes that the run began with; None: as many as there are.
+    """
     encoded, name = data.encoded, held_out(data.encoded)
-    validation = encoded.get("validation") if name == "test" else None
+    validation, train = encoded.get("validation") if name == "test" else None, encoded["train"]
+    steps = plan_steps(len(train), data.ready.recipe.train, began or processes().num_processes)
+    seen = trained_rows(train, steps, data.ready.recipe.seed)
     plan = plan_evaluation(
-        data.ready, name, None if name is None else encoded[name], train=data.splits.train, validation=validation
+        data.ready, name, None if name is None else encoded[name], train=seen, validation=validation
     )
     task = data.ready.task
     writes = isinstance(task, Generates) and {"prompt", "completion"} <= task.answers
     return replace(plan, to_read=_to_read(data.ready, plan.held_out) if writes else None, writes=writes)
+
+
+def trained_rows(train: EncodedSplit, steps: Steps, seed: int) -> Rows:
+    """Return the rows that a run trains on: fewer than there are where it ends within its first epoch."""
+    if steps.total >= steps.per_epoch:
+        return train.rows
+    batches = epoch_batches(train.lengths, steps.batch, seed, 0)[: steps.total]
+    return train.rows.select(np.sort(train.index[np.concatenate(batches)]))
 
 
 def plan_evaluation(
@@ -65,7 +82,7 @@ def plan_evaluation(
 
     Args:
         split: what the held-out examples are called in the figures.
-        train: the training rows, of which a sample is measured.
+        train: rows that are trained on, of which a sample is measured.
         validation: the validation split, where it is not what is held out.
         lenient: leave out slices whose column these examples lack, instead of refusing, and what has other examples.
 

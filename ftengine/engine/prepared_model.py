@@ -17,7 +17,7 @@ from ftengine.api import BuildsSkeletons, Event, LoadedModel, ReportsEnvironment
 from ftengine.api.figures import counted
 from ftengine.data.encoding import EncodedSplit, content_of
 from ftengine.engine import earlier_base
-from ftengine.engine.device import Device
+from ftengine.engine.device import Device, processes
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.memory import choose_memory, require_base_fits, require_measurable
@@ -155,10 +155,10 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
         InputError: the model cannot be loaded, or data and model do not fit each other.
         PluginError: an evaluator cannot measure the base.
     """
-    plan = evaluation_plan(data)
-    experiment, device = data.experiment, Device.open(data.experiment.recipe, training=True)
-    now = device.accelerator.num_processes
+    now = processes().num_processes
     began = now if resumed is None else Environment.read(resumed).processes
+    plan = evaluation_plan(data, began)
+    experiment, device = data.experiment, Device.open(data.experiment.recipe, training=True)
     steps = plan_steps(len(data.encoded["train"]), experiment.recipe.train, began)
     if began != now:
         experiment.listener.message(

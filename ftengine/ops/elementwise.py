@@ -70,7 +70,7 @@ def dropout(x: Tensor, p: float, seed: Tensor) -> Tensor:
         seed: () int64.
 
     Returns:
-        As x.
+        Of x's shape, dtype and strides.
     """
     return _Dropout.apply(x, p, seed)
 
@@ -78,15 +78,15 @@ def dropout(x: Tensor, p: float, seed: Tensor) -> Tensor:
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, seed: Tensor) -> Tensor:
-        refused = why_ineligible(x.device.type, x.dtype, 1, x.layout) is not None or not x.numel()
-        ctx.call, ctx.p = _dropout if refused else DROPOUT, p
+        call = _dropout if why_ineligible(x.device.type, x.dtype, 1, x.layout) is not None else DROPOUT
+        ctx.p = p
         ctx.save_for_backward(seed)
-        return ctx.call(x.contiguous().view(-1), p, seed).view(x.shape)
+        y = call(x.contiguous(), p, seed)
+        return y if x.is_contiguous() else torch.empty_like(x).copy_(y)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.call(dy.contiguous().view(-1), ctx.p, *ctx.saved_tensors).view(dy.shape), None, None
+        return dropout(dy, ctx.p, *ctx.saved_tensors), None, None  # linear, so it may be differentiated again
 
 
 def _dropout(x: Tensor, p: float, seed: Tensor) -> Tensor:

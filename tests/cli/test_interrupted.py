@@ -105,3 +105,19 @@ def test_ctrl_c_after_the_last_step_is_followed(recipe, tmp_path, monkeypatch):
     result = CliRunner().invoke(main, arguments, prog_name="ftengine")
     assert result.exit_code == 130
     assert "saved: the checkpoint of step 1 in" in result.stderr
+
+
+def test_what_a_file_holds_back_is_written_when_the_program_ends(tmp_path):
+    """Also where nobody closes it and only the garbage collector would come to it."""
+    program = f"""
+from ftengine.cli import main
+
+class Log:
+    def __init__(self):
+        self.file, self.me = open({str(tmp_path / "log")!r}, "w"), self
+
+Log().file.write("last line")
+main(["--version"])
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert (tmp_path / "log").read_text() == "last line"

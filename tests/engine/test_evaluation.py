@@ -100,6 +100,8 @@ def test_a_sample_of_training_is_measured_too(sliced_run):
     assert judged["evaluator"] == "classification"
     right = [right for _, right, _ in judged["rows"]]
     assert np.mean(right) == pytest.approx(training["tuned"]["accuracy"]["value"])
+    change = training["tuned"]["accuracy"]["value"] - training["base"]["accuracy"]["value"]
+    assert training["difference"]["accuracy"]["value"] == pytest.approx(change)
 
 
 def test_the_paired_table_adds_up_to_both_accuracies(sliced_run):

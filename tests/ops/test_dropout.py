@@ -58,14 +58,20 @@ def test_dropped_elements_are_zeros_whatever_they_were(backend):
     assert set(y.tolist()) == {0.0, float("inf")}
 
 
-def test_dropout_keeps_the_seed_alone_and_any_layout_will_do():
+def test_dropout_keeps_the_seed_alone_and_any_layout(backend):
     kept, x = [], torch.randn(6, 10).T.requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         y = dropout(x, 0.25, SEED)
     assert [t.numel() for t in kept] == [1]
+    assert y.stride() == x.stride()
     assert torch.equal(y, dropout(x.detach().contiguous(), 0.25, SEED))
+    torch.relu_(y).sum().backward()  # what follows may work in place
+
+
+def test_dropout_can_be_differentiated_twice():
     wide = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
-    torch.autograd.gradcheck(lambda x: dropout(x, 0.25, SEED), wide)
+    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+        check(lambda x: dropout(x, 0.25, SEED).square(), wide)
 
 
 def test_threads_change_no_bit(backend):

@@ -153,17 +153,27 @@ def test_a_gap_that_the_base_has_as_well_is_no_over_fitting(verdict):
     easy = on_training("accuracy", figure(0.7), figure(0.97), change(0.27))
     (told,) = found(verdict(*held, change_of, easy), "over-fitting")
     assert told.level == "note"
-    assert told.text.startswith("Training examples are easier than held-out ones: accuracy 0.970 (")
-    base = "For the base it is 0.300 (95 % interval 0.258 to 0.342), and training did not widen it beyond chance."
+    assert told.text.startswith("Better on training examples than on new ones, as the base is already: accuracy 0.970 ")
+    base = "and was 0.300 (95 % interval 0.258 to 0.342) for the base, so training did not widen it beyond chance."
     assert told.text.endswith(base)
-    learnt = on_training("accuracy", figure(0.4), figure(0.97), change(0.57))
+    learnt = on_training("accuracy", figure(0.5), figure(0.97), change(0.47))
     (told,) = found(verdict(*held, change_of, learnt), "over-fitting", "alarm")
-    assert told.text.endswith(", and was 0.000 (95 % interval −0.042 to 0.042) for the base.")
+    assert told.text.endswith(", and was 0.100 (95 % interval 0.058 to 0.142) for the base.")
     assert told.figures["grown"]["low"] > 0.1
 
 
+def test_what_a_base_without_a_gap_scatters_by_explains_none(verdict):
+    """A fresh head guesses, on few examples: the difference of both gaps would be chance where the gap is not."""
+    held = put("evaluation.base.accuracy", figure(0.5, 0.1)), put("evaluation.tuned.accuracy", figure(0.78, 0.08))
+    learnt = on_training("accuracy", figure(0.5, 0.14), figure(1.0, 0.02), change(0.5, 0.14))
+    (told,) = found(verdict(*held, learnt), "over-fitting", "alarm")
+    assert told.text.startswith("Much better on training examples than on new ones: ")
+    assert told.text.endswith("the gap is 0.22 (95 % interval 0.14 to 0.30).")
+    assert "grown" in told.figures
+
+
 @pytest.mark.parametrize(
-    ("base", "learned", "level"), [(4.0, -2.6, "alarm"), (2.0, -1.5, "alarm"), (2.0, -0.6, "note"), (2.2, -0.8, "note")]
+    ("base", "learned", "level"), [(4.0, -2.6, "alarm"), (2.0, -1.5, "alarm"), (2.0, -0.6, "note"), (2.2, -0.8, "note"), (0.7, -0.6, "alarm")]
 )
 def test_losses_are_compared_with_the_base_by_their_ratio(verdict, base, learned, level):
     def spoil(files):

@@ -155,6 +155,13 @@ def test_every_dropout_of_a_model_is_drawn_by_the_kernel_and_only_meanwhile():
         assert torch.equal(drop(x, 0.0), x)
         assert not drop(x, 1.0).any()
         assert drop(x, 1e-9) is x  # no multiple of 1/65536
+        assert drop(x.double()).dtype == torch.float64
+        assert not drop(torch.empty(0)).numel()
+        with pytest.raises(RuntimeError, match="between 0 and 1"):
+            torch.dropout(x, 1.5, True)
+        with fast_dropout():
+            assert torch.equal(y, drop(x))
+        assert torch.equal(y, drop(x))
         (gradient,) = torch.autograd.grad(y.sum(), x)
         assert torch.equal(gradient != 0, kept)
     assert torch.equal(drop(x), before)
@@ -197,6 +204,7 @@ def test_rows_that_attend_to_nothing_are_zeros_and_broken_ones_stay_broken():
         assert torch.equal(torch._safe_softmax(scores[:2], -1), expected[:2])
         torch.testing.assert_close(torch._safe_softmax(scores, -1), expected, equal_nan=True, rtol=0, atol=0)
         (gradient,) = torch.autograd.grad(torch._safe_softmax(x, -1)[:2].square().sum(), x)
+        assert torch._safe_softmax(torch.empty(2, 0), -1).shape == (2, 0)
     assert not gradient[0, 1].any()
 
 

@@ -9,7 +9,7 @@ from scipy.special import stdtrit
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
-from ftengine.api.figures import counted, digits, ends, known, percent, with_interval
+from ftengine.api.figures import Figure, counted, digits, ends, known, percent, with_interval
 from ftengine_builtins.rules.baseline import bar_of, no_better_than_a_constant
 from ftengine_builtins.rules.chance import CHANCE, Apart, apart
 
@@ -93,7 +93,10 @@ def turning(points: Sequence[Any]) -> dict[str, Any] | None:
 
 
 class GeneralisationGap(Rule):
-    """Compares the tuned model on training examples with itself on held-out ones, and that gap with its base's."""
+    """Compares the tuned model on training examples with itself on held-out ones.
+
+    Where its base is better on the training examples too, only what training added to that gap counts.
+    """
 
     name = "generalisation-gap"
     order = 4
@@ -105,52 +108,57 @@ class GeneralisationGap(Rule):
             return
         seen, new = evaluation.training.tuned[metric], evaluation.tuned[metric]
         higher = evaluation.metrics[metric].higher_is_better
-        gap = apart(seen, new) if higher else apart(new, seen)
+        gap = _gap(seen, new, higher)
         if higher is None or gap is None or not gap.low > 0:
             return
-        before, grown = _before(run, metric)
-        figures = {"metric": metric, "training": seen, "held_out": new, "gap": gap, "base_gap": before, "grown": grown}
-        label = evaluation.metrics[metric].label
-        measured = f"{label} {with_interval(seen)} on training examples and {with_interval(new)} on held-out ones; the "
-        measured += f"gap is {with_interval(gap)}"
-        if before is not None and grown is not None and not grown.low > 0:
-            text = f"Training examples are easier than held-out ones: {measured}. For the base it is "
-            text += f"{with_interval(before)}, and training did not widen it beyond chance."
-            yield Finding(kind="over-fitting", level="note", text=text, figures=figures)
-            return
+        before = _gap(evaluation.training.base.get(metric), evaluation.base.get(metric), higher)
+        grown, much_wider = None, True
+        if before is not None and before.low > 0:
+            learned, transferred = evaluation.training.difference.get(metric), evaluation.difference.get(metric)
+            grown = _gap(learned, transferred, higher)
+            much_wider = _much_wider(run, metric, grown)
         if higher:
-            large = min(gap.low, GAP_ALARM if grown is None else grown.low) >= GAP_ALARM
+            large = gap.low >= GAP_ALARM
         else:
             large = (ends(new) or (0, 0))[0] >= RATIO_ALARM * (ends(seen) or (0, 0))[1] > 0
-            large = large and new.value / seen.value >= RATIO_ALARM * _ratio(run, metric)
-        much, usual = ("Much", "") if large else ("Somewhat", ", as is usual")
-        text = f"{much} better on training examples than on new ones{usual}: {measured}"
-        text += f", and was {with_interval(before)} for the base." if before is not None else "."
-        yield Finding(kind="over-fitting", level="alarm" if large else "note", text=text, figures=figures)
+        alarm = large and much_wider
+        text = f"{evaluation.metrics[metric].label} {with_interval(seen)} on training examples and "
+        text += f"{with_interval(new)} on held-out ones; the gap is {with_interval(gap)}"
+        if before is None or not before.low > 0:
+            text = f"{_amount(alarm)}: {text}."
+        elif much_wider or grown is None or grown.low > 0:
+            text = f"{_amount(alarm)}: {text}, and was {with_interval(before)} for the base."
+        else:
+            text = f"Better on training examples than on new ones, as the base is already: {text}, and was "
+            text += f"{with_interval(before)} for the base, so training did not widen it beyond chance."
+        figures = {"metric": metric, "training": seen, "held_out": new, "gap": gap, "base_gap": before, "grown": grown}
+        yield Finding(kind="over-fitting", level="alarm" if alarm else "note", text=text, figures=figures)
 
 
-def _before(run: RunRecords, metric: str) -> tuple[Apart | None, Apart | None]:
-    """Return the base's gap between training and held-out examples, and by how much the tuned model's is wider.
+def _amount(large: bool) -> str:
+    better = "better on training examples than on new ones"
+    return f"Much {better}" if large else f"Somewhat {better}, as is usual"
 
-    That is how much more it improved on training examples than on held-out ones; None where a run has no such figures.
+
+def _gap(seen: Figure | None, new: Figure | None, higher: bool | None) -> Apart | None:
+    """Return by how much a figure is better on training examples than on held-out ones; None where that is unknown."""
+    if seen is None or new is None:
+        return None
+    return apart(seen, new) if higher else apart(new, seen)
+
+
+def _much_wider(run: RunRecords, metric: str, grown: Apart | None) -> bool:
+    """Say whether training widened the gap that the base has by as much as is alarming without such a base.
+
+    Args:
+        grown: by how much more the metric improved on training examples than on held-out ones; older runs lack it.
     """
     evaluation, training = run.evaluation, run.evaluation.training
-    higher = evaluation.metrics[metric].higher_is_better
-    if training is None or metric not in training.base or metric not in evaluation.base:
-        return None, None
-    before = apart(training.base[metric], evaluation.base[metric])
-    learned, transferred = training.difference.get(metric), evaluation.difference.get(metric)
-    grown = None if learned is None or transferred is None else apart(learned, transferred)
-    if not higher:
-        before, grown = (None if one is None else one.turned() for one in (before, grown))
-    return before, grown
-
-
-def _ratio(run: RunRecords, metric: str) -> float:
-    """Return the base's loss on held-out examples over that on training ones; 1 where that is less, or not known."""
-    training, held = run.evaluation.training, run.evaluation.base.get(metric)
-    seen = None if training is None else training.base.get(metric)
-    return max(1.0, held.value / seen.value) if held is not None and seen is not None and seen.value > 0 else 1.0
+    assert training is not None
+    if evaluation.metrics[metric].higher_is_better:
+        return grown is None or grown.low >= GAP_ALARM
+    base = evaluation.base[metric].value / training.base[metric].value if training.base[metric].value > 0 else 1.0
+    return evaluation.tuned[metric].value >= RATIO_ALARM * base * training.tuned[metric].value
 
 
 def seen_metric(run: RunRecords) -> str | None:
