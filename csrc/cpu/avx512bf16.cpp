@@ -453,13 +453,12 @@ void arrange(Operand operand, const float* packed, int64_t rows, int64_t columns
 
 }  // namespace
 
-const InstructionSet kAvx512Bf16 = {
-    "avx512bf16",
-    [] { return kAvx512.usable() && __builtin_cpu_supports("avx512bf16"); },
-    in_fp32<float>(),
-    {arranged_bytes, arranged_units, arrange, project_pairs, expand_pairs, contract_pairs, expand<bfloat16>,
-     drop<bfloat16>},
-    elementwise<float>(),
-    elementwise<bfloat16>()};
+const InstructionSet kAvx512Bf16 = {"avx512bf16",
+                                    [] { return kAvx512.usable() && __builtin_cpu_supports("avx512bf16"); },
+                                    in_fp32<float>(),
+                                    {arranged_bytes, arranged_units, arrange, project_pairs, expand_pairs,
+                                     contract_pairs, expand<bfloat16>, drop<bfloat16>},
+                                    elementwise<float>(),
+                                    elementwise<bfloat16>()};
 
 }  // namespace ftengine::cpu

@@ -79,7 +79,8 @@ Tensor dropout_cpu(const Tensor& x, double p, const Tensor& seed) {
   STD_TORCH_CHECK(x.is_contiguous(), "x must be contiguous");
   check_large_type(x, "x");
   const int64_t elements = x.numel();
-  STD_TORCH_CHECK(elements / kColumnUnit < int64_t{1} << 29, "x has ", elements, " elements; a row of the mask has 2^35");
+  STD_TORCH_CHECK(elements / kColumnUnit < int64_t{1} << 29, "x has ", elements,
+                  " elements; a row of the mask has 2^35");
   const Dropout dropout = read_dropout(p, seed);
   STD_TORCH_CHECK(dropout.level > 0, "p is 0, so there is nothing to drop");
   Tensor y = torch::stable::empty_like(x);

@@ -53,9 +53,7 @@ def evaluation_plan(data: PreparedData, began: int | None = None) -> EvalPlan:
     validation, train = encoded.get("validation") if name == "test" else None, encoded["train"]
     steps = plan_steps(len(train), data.ready.recipe.train, began or processes().num_processes)
     seen = trained_rows(train, steps, data.ready.recipe.seed)
-    plan = plan_evaluation(
-        data.ready, name, None if name is None else encoded[name], train=seen, validation=validation
-    )
+    plan = plan_evaluation(data.ready, name, None if name is None else encoded[name], train=seen, validation=validation)
     task = data.ready.task
     writes = isinstance(task, Generates) and {"prompt", "completion"} <= task.answers
     return replace(plan, to_read=_to_read(data.ready, plan.held_out) if writes else None, writes=writes)

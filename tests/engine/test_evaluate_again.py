@@ -79,7 +79,9 @@ def test_new_data_is_measured_without_reading_the_runs_own_where_nothing_asks_fo
 def test_the_training_sample_is_of_rows_that_were_trained_on(filed_run, tmp_path, monkeypatch):
     """One step of eight, out of 24 rows: the others have no part in what looks like over-fitting."""
     step, seen = Descent.step, []
-    monkeypatch.setattr(Descent, "step", lambda self, members, *rest: seen.extend(members) or step(self, members, *rest))
+    monkeypatch.setattr(
+        Descent, "step", lambda self, members, *rest: seen.extend(members) or step(self, members, *rest)
+    )
     run = fine_tune(Recipe.make({**filed_run.recipe.resolved(), "output": str(tmp_path / "run")}))
     training = run.evaluation["training"]
     assert (len(seen), training["n"]) == (8, 8)

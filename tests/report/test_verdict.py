@@ -173,7 +173,8 @@ def test_what_a_base_without_a_gap_scatters_by_explains_none(verdict):
 
 
 @pytest.mark.parametrize(
-    ("base", "learned", "level"), [(4.0, -2.6, "alarm"), (2.0, -1.5, "alarm"), (2.0, -0.6, "note"), (2.2, -0.8, "note"), (0.7, -0.6, "alarm")]
+    ("base", "learned", "level"),
+    [(4.0, -2.6, "alarm"), (2.0, -1.5, "alarm"), (2.0, -0.6, "note"), (2.2, -0.8, "note"), (0.7, -0.6, "alarm")],
 )
 def test_losses_are_compared_with_the_base_by_their_ratio(verdict, base, learned, level):
     def spoil(files):
