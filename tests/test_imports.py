@@ -46,8 +46,9 @@ BENCH_COMMAND = "ftengine_bench.command"
 MAY_ASK_OPS = {
     # `doctor` reports which implementation of the low-rank operations is active.
     ("ftengine.cli.doctor", "ftengine.ops.active_backend"),
-    # Norms of any model, whatever the strategy, train with one operation.
+    # Norms and dropout of any model, whatever the strategy, train with one operation each.
     ("ftengine.training.norms", "ftengine.ops.active_backend"),
+    ("ftengine.training.cpu", "ftengine.ops.replacing.fast_dropout"),
     ("ftengine.training.norms", "ftengine.ops.elementwise.rms_norm"),
 }
 """Exceptions to that: (who, for what), each with its reason."""

@@ -14,7 +14,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from ftengine.ops import active_backend
-from ftengine.training.cpu import fast_dropout, grouped_keys, quick_on_cpu
+from ftengine.ops.replacing import fast_dropout
+from ftengine.training.cpu import grouped_keys, quick_on_cpu
 from ftengine.training.norms import fuse_norms, restore_norms
 
 compiled = pytest.mark.skipif(active_backend()[0] != "compiled", reason=active_backend()[1])
