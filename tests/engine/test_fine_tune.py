@@ -168,7 +168,7 @@ def test_weights_that_a_loader_changes_are_known_by_what_they_were(finished, tmp
 
 
 def test_a_fresh_head_trains_and_is_saved_beside_an_adapter(label_recipe):
-    run = fine_tune(label_recipe(strategy="lora", train__epochs=8, train__learning_rate=0.02, seed=2))
+    run = fine_tune(label_recipe(strategy="lora", train__epochs=30, train__learning_rate=0.005))
     figures = run.evaluation
     assert figures["tuned"]["accuracy"]["value"] > figures["base"]["accuracy"]["value"] + 0.2
     again = load_run(run.path).evaluate()

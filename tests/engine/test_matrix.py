@@ -78,7 +78,7 @@ def test_the_loss_falls(cell, strategy, architecture, precision):
     steps = [line["loss"] for line in run.metrics if "loss" in line]
     per_epoch = len(steps) // 4
     assert all(map(math.isfinite, steps))
-    assert mean(steps[-per_epoch:]) < 0.99 * mean(steps[:per_epoch])  # the same examples in every epoch
+    assert mean(steps[-per_epoch:]) < 0.97 * mean(steps[:per_epoch])  # the same examples in every epoch
 
 
 @each_run
