@@ -105,7 +105,7 @@ lint: $(INSTALLED) ## check style and types
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
+	$(BIN)/clang-format --dry-run --Werror --style=file:csrc/.clang-format $(C_SOURCES) tests/ops/avx512/*.h
 
 docs: $(INSTALLED) ## write the reference of what plugins may import to build/docs
 	@# pdoc sees what a module holds, and ftengine holds its names once they are used.

@@ -1,0 +1,38 @@
+"""Kernels compiled otherwise than a build does it, in a copy of the package below build/, and tests run with them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+OPS = ROOT / "tests" / "ops"
+
+EMULATED_AVX512 = ("-mavx2", "-mfma", "-Itests/ops/avx512", "-Wno-psabi", "-Wno-ignored-attributes")
+"""What compiles the kernels for AVX-512 with avx512/immintrin.h, for any processor that has AVX2."""
+
+
+def rebuild(name: str, environ: Mapping[str, str], optimize: str = "-O3") -> Path:
+    """Compile with AVX-512 emulated and the compiler and choice of kernels in `environ`; return where the copy lies."""
+    sys.path.insert(0, str(ROOT / "csrc"))
+    from builder import parts
+
+    folder = ROOT / "build" / name
+    parts.BUILD = Path("build") / f"{name}-kernels"
+    parts.HOST_OPTIONS = tuple(option.replace("-O3", optimize) for option in parts.HOST_OPTIONS)
+    for instructions in ("avx512", "avx512bf16"):
+        parts.INSTRUCTION_SETS[instructions] = EMULATED_AVX512
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ROOT / "ftengine", folder / "ftengine", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    parts.Plan({**os.environ, "FTENGINE_CPU": "1", "FTENGINE_CUDA": "0", **environ}).build(folder)
+    return folder
+
+
+def run_tests(folder: Path, *options: str, environ: Mapping[str, str] | None = None) -> int:
+    """Run pytest with the package in `folder`; return its exit status."""
+    paths = {"PYTHONPATH": f"{folder}:{ROOT / 'plugins'}", "FTENGINE_REQUIRE_EXTENSION": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    command += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), *options]
+    return subprocess.run(command, cwd=folder, env={**os.environ, **paths, **(environ or {})}, check=False).returncode
