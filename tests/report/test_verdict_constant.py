@@ -1,0 +1,97 @@
+"""A model is measured by its metric, and by what is reached without looking: constant answers, a fresh head."""
+
+import pytest
+from report_samples import baseline, change, figure, interval
+from verdicts import alarms, put, reached
+
+
+def confused(*rows):
+    return put("evaluation.details.tuned.classification.baseline", baseline(rows))
+
+
+@pytest.mark.parametrize(
+    ("rows", "accuracy", "kinds"),
+    [
+        (((300, 0, 0), (50, 0, 0), (50, 0, 0)), 0.75, {"quality", "classes"}),
+        (((300, 0, 0), (0, 50, 0), (2, 0, 0)), 0.99, set()),  # a class of two may be missed
+        (((400, 0, 0), (0, 0, 0), (0, 0, 0)), 1.0, set()),  # one class: nobody can be better
+    ],
+)
+def test_constant_answers_and_classes_never_answered_are_alarms(verdict, rows, accuracy, kinds):
+    assert (
+        alarms(verdict(confused(*rows), put("evaluation.tuned.accuracy", figure(accuracy)))) - {"over-fitting"} == kinds
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "level", "headline"),
+    [
+        ({}, "good", "Better than its base: drift 0.500 against 0.200"),
+        ({"given": "x", "count": 400}, "alarm", "Not usable: it always answers “x”, to all 400 examples of the test "),
+        ({"given": "", "count": 400}, "alarm", "Not usable: it always answers nothing, to all 400 examples"),
+        ({"given": "x", "count": 390}, "alarm", "Not usable: it answers “x” to 390 of 400 examples"),
+        ({"given": "x", "count": 300}, "good", "Better than its base"),
+        ({"given": "x", "count": 400, "share": 0.995}, "good", "Better than its base"),  # so is the truth, all but
+        ({"figures": {"drift": 0.49}}, "alarm", "Not shown to be better than always answering “b”: drift 0.500 "),
+        ({"figures": {"drift": 0.6}}, "alarm", "No better than always answering “b”: drift 0.500 "),
+        ({"figures": {"drift": 0.6, "accuracy": 0.8}}, "note", "No better than always answering “b”: drift 0.500 "),
+        ({"figures": {"accuracy": 0.95}}, "good", "Better than its base"),  # the built-in one's is taken
+    ],
+)
+def test_anybodys_metric_decides_and_is_measured_by_what_is_reached_without_looking(verdict, told, level, headline):
+    found = verdict(reached(**told))
+    assert found.level == level
+    assert found.headline.startswith(headline)
+
+
+def test_figures_of_the_headline_are_those_that_its_text_has(verdict):
+    figures = put("evaluation.details.tuned.classification.baseline.figures", {"accuracy": 0.4})
+    (first, *_) = verdict(put("facts.new_modules", ["classifier"]), figures).findings
+    assert "accuracy 0.930 against 0.400, a difference of +0.530 (95 % interval +0.500 to +0.560)" in first.text
+    assert first.figures == {
+        "metric": "accuracy",
+        "tuned": figure(0.93),
+        "baseline": 0.4,
+        "difference": pytest.approx(interval(0.53, 0.03)),
+    }
+    (first, *_) = verdict(reached(given="x", count=400)).findings
+    assert (first.figures["baseline"], first.figures["count"], first.figures["given"]) == (0.3, 400, "x")
+    (first, *_) = verdict(reached("classification", "exact", figures={})).findings
+    assert "372 of 400 answers are exact (260 of its base's)" in first.text
+    assert [first.figures[key] for key in ("exact", "base_exact", "answers")] == [372, 260, 400]
+
+
+def test_a_fresh_head_is_told_where_nothing_is_known_of_constant_answers(verdict):
+    """Whatever metric decides: that of an evaluator without a baseline, too."""
+    fresh, guesses = put("facts.new_modules", ["classifier"]), "Its base has a fresh head, which guesses."
+    told = verdict(fresh, reached(figures={"accuracy": 0.4})).findings[0].text
+    assert told.startswith("Better than its base: drift ")
+    assert told.endswith(guesses)
+    assert guesses not in verdict(reached(figures={"accuracy": 0.4})).headline
+
+
+def test_a_model_is_measured_by_its_pairs_with_the_constant_answer(verdict):
+    assert verdict(reached(gains={"drift": change(0.3)})).level == "good"
+    told = verdict(reached(gains={"drift": change(0.2, half=0.21)}))
+    assert told.headline == (
+        "Not shown to be better than always answering “b”: drift 0.500 against 0.300, a difference of +0.20 (95 % "
+        "interval −0.01 to +0.41)."
+    )
+    gains = {"drift": change(0.2, half=0.21)}
+    told = verdict(reached(gains=gains, figures={"drift": 0.3, "accuracy": 0.8, "macro_f1": 0.3}))
+    assert "But it does more than guess: accuracy 0.930" in told.headline
+    assert "against 0.800 by guessing" in told.headline
+
+
+@pytest.mark.parametrize(
+    ("share", "level", "headline"),
+    [(0.4, "good", "Better than always answering “business”: accuracy 0.930 against 0.400, a difference of +0.530 "),
+     (0.92, "alarm", "Not shown to be better than always answering “business”: accuracy 0.930 "),
+     (0.95, "alarm", "Not usable: no better than always answering “business”, accuracy 0.930 ")],
+)  # fmt: skip
+def test_a_fresh_head_is_no_bar(verdict, share, level, headline):
+    figures = put("evaluation.details.tuned.classification.baseline.figures", {"accuracy": share})
+    found = verdict(put("facts.new_modules", ["classifier"]), figures)
+    assert found.level == level
+    assert found.headline.startswith(headline)
+    assert not any(f.text.startswith("Better than its base") for f in found.findings)

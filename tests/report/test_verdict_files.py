@@ -1,0 +1,106 @@
+"""A verdict is made from the files of a run and anybody's rules; its figures have the digits that they support."""
+
+import json
+
+import pytest
+from report_samples import LABELS, everything, sound, write_run
+
+from ftengine.api import Estimate, Finding, Metric, Rule, figures
+from ftengine.errors import RunError
+from ftengine.plugins.registry import Registry
+from ftengine.report.verdict import judge
+from ftengine.report.write import conclude, runs_in, verdict_of
+from ftengine.run.directory import RunDirectory
+from ftengine.run.records import RunRecords, Verdict
+
+
+class Always(Rule):
+    """Finds something in every run."""
+
+    name = "always"
+
+    def judge(self, run):
+        yield Finding(kind="own", level="alarm", text=f"{len(run.steps)} steps.")
+
+
+def test_a_third_partys_rule_is_part_of_the_verdict(tmp_path):
+    registry = Registry()
+    entry = registry.get("rule", "better-than-base")
+    registry._entries["rule"]["always"] = type(entry)("rule", Always, entry.origin)
+    told = judge(RunRecords.read(write_run(tmp_path / "run", sound())), registry)
+    assert [(f.kind, f.source, f.text) for f in told.findings[1:]] == [("own", "always", "100 steps.")]
+    assert told.headline.startswith("One alarm, about own. Better than its base: ")
+
+
+def test_the_verdict_is_a_function_of_the_files_and_is_written_beside_them(tmp_path):
+    run = RunDirectory(write_run(tmp_path / "run", everything()))
+    written = conclude(run)
+    assert Verdict.read(run) == written == verdict_of(run.path)
+    assert (run.path / "report.html").is_file()
+
+
+def test_an_unfinished_run_and_a_folder_without_one_are_refused(tmp_path):
+    unfinished = write_run(tmp_path / "run", sound() | {"evaluation": None})
+    with pytest.raises(RunError, match=r"not finished: it has no evaluation\.json"):
+        verdict_of(unfinished)
+    with pytest.raises(RunError, match="no run directory"):
+        verdict_of(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "said"),
+    [
+        ("training", "steps", "many", "training.json': steps"),
+        ("evaluation", "metrics", {"accuracy": {}}, "evaluation.json': metrics.accuracy"),
+        ("audit", "warnings", [], "audit.json': warnings"),
+    ],
+)
+def test_a_damaged_or_older_file_is_one_error_that_names_file_and_field(tmp_path, name, key, value, said):
+    files = sound()
+    files[name][key] = value
+    with pytest.raises(RunError, match=said):
+        verdict_of(write_run(tmp_path / "run", files))
+
+
+def test_records_are_read_as_they_were_written(tmp_path):
+    run = write_run(tmp_path / "run", everything())
+    records = RunRecords.read(run)
+    for record in (records.environment, records.audit, records.training, records.evaluation, records.examples):
+        record.write(RunDirectory(run))
+    assert json.dumps(RunRecords.read(run).evaluation.to_json()) == json.dumps(records.evaluation.to_json())
+    assert records.trained.labels.names == LABELS
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "text"),
+    [
+        (0.9384, 0.0245, "0.938 (95 % interval 0.914 to 0.963)"),
+        (1234.5, 100.0, "1,234 (95 % interval 1,134 to 1,334)"),
+        (-0.05, 0.2, "−0.05 (95 % interval −0.25 to 0.15)"),
+        (0.0012, 0.00115, "0.00120 (95 % interval 0.00005 to 0.00235)"),
+    ],
+)
+def test_figures_have_the_digits_that_their_interval_supports(value, half, text):
+    assert figures.with_interval(Estimate(value, value - half, value + half, 100)) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.5, "0.500"), (1234.5, "1,234"), (float("nan"), "–"), (-0.0001, "0.000")]
+)
+def test_figures_without_an_interval_have_three_digits(value, text):
+    assert figures.with_interval(Estimate(value, None, None, 100)) == text
+
+
+def test_what_has_no_interval_says_why():
+    metrics = {"a": Metric("A", interval=False, instead="b"), "b": Metric("B")}
+    both = {name: Estimate(0.1, None, None, n) for name, n in (("a", 100), ("b", 3))}
+    assert figures.no_interval("a", metrics, both) == "no interval (see B)"
+    assert figures.no_interval("b", metrics, both) == "too few examples to tell"
+
+
+def test_finished_runs_of_a_folder_come_in_the_order_of_their_numbers(tmp_path):
+    for name in ("run10", "run9", "²", "unfinished"):
+        (tmp_path / name / "adapter").mkdir(parents=True)
+        if name != "unfinished":
+            (tmp_path / name / "evaluation.json").touch()
+    assert [path.name for path in runs_in(tmp_path)] == ["run9", "run10", "²"]
