@@ -1,14 +1,12 @@
-// The intrinsics of AVX-512 that csrc/cpu uses, lane by lane in plain C++, as
-// Intel's guide to intrinsics defines them.
+// The intrinsics of AVX-512 that csrc/cpu uses, lane by lane in plain C++, as Intel's guide to intrinsics defines them.
 //
-// Found before GCC's header of this name, it lets kernels for AVX-512 run on
-// any processor with AVX2, slowly. A masked load or store touches the lanes of
-// its mask and no others, so that sanitizers see what it reads and writes.
+// Found before GCC's header of this name, it lets kernels for AVX-512 run on any processor with AVX2, slowly. A masked
+// load or store touches the lanes of its mask and no others, so that sanitizers see what it reads and writes.
 
 #pragma once
 
-#define _IMMINTRIN_H_INCLUDED  // GCC's headers ask for it; the one of AVX-512
-                               // stays out, whose names these are
+// GCC's headers ask for this name; its header of AVX-512, whose names these are, stays out.
+#define _IMMINTRIN_H_INCLUDED
 // clang-format off: each of these needs the one before
 #include <smmintrin.h>
 #include <avxintrin.h>
@@ -113,8 +111,7 @@ inline Vector unpack(const Vector& a, const Vector& b, bool upper) {
   });
 }
 
-// --- bf16, as the processor computes it: subnormal numbers are zeros
-// -------------------------------------------------
+// --- bf16, as the processor computes it: subnormal numbers are zeros -------------------------------------------------
 
 inline float flushed(float value) {
   const float tiny = 1.17549435e-38F;  // the smallest normal one
@@ -148,8 +145,7 @@ inline float dot(float sum, uint16_t even_a, uint16_t even_b, uint16_t odd_a, ui
 #define FTENGINE_EACH(lane, vector, ...) \
   emulated::each<lane, vector>([&](int i) __attribute__((always_inline)) { return __VA_ARGS__; })
 
-// --- fp32
-// ------------------------------------------------------------------------------------------------------------
+// --- fp32 ------------------------------------------------------------------------------------------------------------
 
 FTENGINE_INTRINSIC __m512 _mm512_setzero_ps() { return __m512{}; }
 FTENGINE_INTRINSIC __m512 _mm512_set1_ps(float value) { return FTENGINE_EACH(float, __m512, (void(i), value)); }
@@ -184,8 +180,7 @@ FTENGINE_INTRINSIC __m512 _mm512_permutex2var_ps(__m512 a, __m512i from, __m512 
   return FTENGINE_EACH(float, __m512, index.lane[i] & 16 ? b[index.lane[i] & 15] : a[index.lane[i] & 15]);
 }
 
-// --- as other types, and parts of a vector
-// ---------------------------------------------------------------------------
+// --- as other types, and parts of a vector ---------------------------------------------------------------------------
 
 FTENGINE_INTRINSIC __m512 _mm512_castsi512_ps(__m512i a) { return (__m512)a; }
 FTENGINE_INTRINSIC __m512i _mm512_castps_si512(__m512 a) { return (__m512i)a; }
@@ -200,8 +195,7 @@ FTENGINE_INTRINSIC __m256i _mm512_extracti64x4_epi64(__m512i a, int half) {
   return FTENGINE_EACH(long long, __m256i, a[4 * half + i]);
 }
 
-// --- integers
-// --------------------------------------------------------------------------------------------------------
+// --- integers --------------------------------------------------------------------------------------------------------
 
 FTENGINE_INTRINSIC __m512i _mm512_setzero_si512() { return __m512i{}; }
 FTENGINE_INTRINSIC __m512i _mm512_set1_epi16(short value) { return FTENGINE_EACH(short, __m512i, (void(i), value)); }
@@ -302,8 +296,7 @@ FTENGINE_INTRINSIC __m256i _mm512_cvtepi32_epi16(__m512i a) {
   return FTENGINE_EACH(uint16_t, __m256i, static_cast<uint16_t>(lanes.lane[i]));
 }
 
-// --- bf16
-// ------------------------------------------------------------------------------------------------------------
+// --- bf16 ------------------------------------------------------------------------------------------------------------
 
 FTENGINE_INTRINSIC __m256bh _mm512_cvtneps_pbh(__m512 a) {
   return FTENGINE_EACH(uint16_t, __m256bh, emulated::to_bf16(a[i]));
