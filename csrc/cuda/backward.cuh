@@ -14,8 +14,7 @@ struct BackwardOutput {
   Factor b;
   Narrow<T> ds;
   float scale;
-  float* partial;      // of ds: (column blocks, rows, ranks), where there are several
-  uint32_t* counters;  // (splits, groups)
+  float* partial;  // of ds: (column blocks, rows, ranks), where there are several
   RowSums db;
 };
 
@@ -115,14 +114,32 @@ lowrank_backward_output_kernel(BackwardOutput<T> args, Grid grid) {
   }
   device::wait_for_copies<0>();
   args.db.write(sums, grid, coord);
-  if (grid.column_blocks == 1) return;
-  device::barrier();
-  if (!arrives_last(args.counters + coord.split * grid.groups + coord.group, grid.column_blocks, shared, 0)) return;
-  for (int64_t i = device::thread_index(); i < (coord.end_row - coord.first_row) * ranks; i += device::thread_count()) {
-    const int64_t row = coord.first_row + i / ranks;
-    const int rank = first_rank + static_cast<int>(i % ranks);
-    const float* partial = args.partial + row * args.b.ranks + rank;
-    args.ds.store(row, rank, args.scale * sum_splits(partial, grid.column_blocks, dy.rows * args.b.ranks));
+}
+
+// What blocks of the kernel above left in parts, a number a thread. Its last blocks alone would take longer: for large
+// N they are few, and what they read is as large as a tenth of dy. Clears the counters of later launches meanwhile.
+template <typename T>
+struct SumOfParts {
+  Narrow<T> ds;
+  Factor db;
+  const float *ds_parts, *db_parts;  // (column blocks, rows, ranks) and (splits, as db)
+  int column_blocks, splits;
+  int64_t ds_size, db_size;  // numbers of each; none where there is one part
+  float scale;
+  uint32_t* counters;
+  int64_t counter_count;
+};
+
+template <typename T>
+FTENGINE_KERNEL(kThreads, 1)
+lowrank_sum_of_parts_kernel(SumOfParts<T> args) {
+  int64_t i = int64_t{device::block_index()} * device::thread_count() + device::thread_index();
+  if (i < args.counter_count) args.counters[i] = 0;
+  if (i < args.ds_size) {
+    const float sum = sum_splits(args.ds_parts + i, args.column_blocks, args.ds_size);
+    args.ds.store(i / args.ds.ranks, static_cast<int>(i % args.ds.ranks), args.scale * sum);
+  } else if ((i -= args.ds_size) < args.db_size) {
+    args.db.template store<T>(i, args.scale * sum_splits(args.db_parts + i, args.splits, args.db_size));
   }
 }
 

@@ -51,9 +51,12 @@ class Call {
   Matrix input(const Tensor& tensor, const char* name) {
     return large(is_aligned(tensor) ? tensor : keep(torch::stable::clone(tensor)), name);
   }
-  // S or dS, of any layout.
+  // S or dS, of any floating dtype and layout.
   Matrix narrow(const Tensor& tensor, const char* name, int64_t rows, int64_t rank) {
-    return check(tensor.is_contiguous() ? tensor : keep(torch::stable::contiguous(tensor)), name, rows, rank);
+    check_device(tensor, name);
+    const bool own = tensor.scalar_type() == large_.scalar_type();
+    const Tensor rounded = own ? tensor : keep(torch::stable::to(tensor, large_.scalar_type()));
+    return check(rounded.is_contiguous() ? rounded : keep(torch::stable::contiguous(rounded)), name, rows, rank);
   }
   // A result of this call.
   static Matrix matrix(const Tensor& tensor) {
@@ -130,11 +133,13 @@ class Call {
       workspace = empty(1, 4 * (counters + floats), ScalarType::Byte);
       counter = static_cast<uint32_t*>(workspace->mutable_data_ptr());
     }
-    auto* sums = reinterpret_cast<float*>(counter + counters);
-    if (counters > 0) device::zero(counter, 4 * counters, stream);
+    Workspace own{counter, reinterpret_cast<float*>(counter + counters), counter, counters};
+    bool cleared = false;
     for (const Plan& plan : plans) {
-      if (plan.run) plan.run(stream, counter, sums);
-      counter += plan.counters, sums += plan.floats;
+      if (plan.counters > 0 && !cleared) device::zero(counter, 4 * counters, stream), cleared = true;
+      if (plan.run) plan.run(stream, own);
+      cleared = cleared || plan.clears;
+      own.counters += plan.counters, own.floats += plan.floats;
     }
     runtime::check_launches();
   }

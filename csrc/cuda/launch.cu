@@ -68,13 +68,6 @@ auto for_dropout(int level, Run run) {
   return level == 0 ? run(std::false_type()) : run(std::true_type());
 }
 
-// Gives the sums over rows what they need: their floats after `floats` others, their counters after `counters`.
-void add_sums(Plan& plan, const Grid& grid, const Factor& to) {
-  if (grid.splits == 1) return;
-  plan.floats += grid.splits * to.length * to.ranks;
-  plan.counters += int64_t{grid.column_blocks} * grid.groups;
-}
-
 }  // namespace
 
 Plan plan_shrink(Type type, Matrix s, Matrix x, Factor a, int level, const int64_t* seed) {
@@ -94,10 +87,10 @@ Plan plan_shrink(Type type, Matrix s, Matrix x, Factor a, int level, const int64
         const int64_t split_chunks = std::max<int64_t>(1, ceil_divide(chunks, wanted));
         const int64_t splits = std::max<int64_t>(1, ceil_divide(chunks, split_chunks));
         Plan plan;
-        if (splits > 1) plan = {tiles * groups, splits * x.rows * a.ranks, {}};
+        if (splits > 1) plan.counters = tiles * groups, plan.floats = splits * x.rows * a.ranks;
         Shrink args{a, {seed, level}, inverse(level), groups, static_cast<int>(splits), static_cast<int>(split_chunks)};
-        plan.run = [=](device::Stream stream, uint32_t* counters, float* floats) mutable {
-          args.partial = floats, args.counters = counters;
+        plan.run = [=](device::Stream stream, const Workspace& own) mutable {
+          args.partial = own.floats, args.counters = own.counters;
           device::launch(kernel, groups * splits * tiles, kThreads, kBytes, stream, dense<const T>(x), narrow<T>(s),
                          args);
         };
@@ -119,9 +112,11 @@ Plan plan_expand(Type type, Matrix out, Base base, Matrix s, Factor b, float sca
     const int threads = threads_of(grid);
     const int64_t blocks = divide_rows(grid, out.rows, device::resident_blocks(kernel, threads, words * 4));
     const Update<T> update{dense<T>(out), static_cast<const T*>(base.data), base.stride, narrow<T>(s), b, scale};
-    return Plan{0, 0, [=](device::Stream stream, uint32_t*, float*) {
-                  device::launch(kernel, blocks, threads, words * 4, stream, update, grid, tiles);
-                }};
+    Plan plan;
+    plan.run = [=](device::Stream stream, const Workspace&) {
+      device::launch(kernel, blocks, threads, words * 4, stream, update, grid, tiles);
+    };
+    return plan;
   });
 }
 
@@ -138,19 +133,23 @@ Plan plan_backward_output(Type type, Matrix ds, Factor db, Matrix dy, Matrix s, 
                                  row_sums_words(kRanks, grid.column_warps));
       const auto kernel = lowrank_backward_output_kernel<T, kRanks>;
       const int64_t blocks = divide_rows(grid, dy.rows, device::resident_blocks(kernel, threads, words * 4));
-      Plan plan;
-      add_sums(plan, grid, db);
-      const int64_t db_counters = plan.counters, db_floats = plan.floats;
-      if (grid.column_blocks > 1) {
-        plan.counters += int64_t{grid.splits} * grid.groups;
-        plan.floats += grid.column_blocks * dy.rows * b.ranks;
-      }
-      BackwardOutput<T> args{dense<const T>(dy),           narrow<T>(s), b, narrow<T>(ds), scale, nullptr, nullptr,
+      BackwardOutput<T> args{dense<const T>(dy),           narrow<T>(s), b, narrow<T>(ds), scale, nullptr,
                              {db, scale, nullptr, nullptr}};
-      plan.run = [=](device::Stream stream, uint32_t* counters, float* floats) mutable {
-        args.db.counters = counters, args.db.partial = floats;
-        args.counters = counters + db_counters, args.partial = floats + db_floats;
+      SumOfParts<T> parts{args.ds, db, nullptr, nullptr, grid.column_blocks, grid.splits, 0, 0, scale, nullptr, 0};
+      if (grid.column_blocks > 1) parts.ds_size = ds.rows * ds.columns;
+      if (grid.splits > 1) parts.db_size = db.length * db.ranks;
+      Plan plan;
+      const bool in_parts = grid.column_blocks > 1 || grid.splits > 1;
+      plan.clears = in_parts;
+      plan.floats = grid.column_blocks * parts.ds_size + grid.splits * parts.db_size;
+      plan.run = [=](device::Stream stream, const Workspace& own) mutable {
+        args.partial = own.floats, args.db.partial = own.floats + grid.column_blocks * parts.ds_size;
         device::launch(kernel, blocks, threads, words * 4, stream, args, grid);
+        if (!in_parts) return;
+        parts.ds_parts = args.partial, parts.db_parts = args.db.partial;
+        parts.counters = own.all_counters, parts.counter_count = own.all_count;
+        const int64_t most = std::max(parts.ds_size + parts.db_size, own.all_count);
+        device::launch(lowrank_sum_of_parts_kernel<T>, ceil_divide(most, kThreads), kThreads, 0, stream, parts);
       };
       return plan;
     });
@@ -176,13 +175,15 @@ Plan plan_backward_input(Type type, Factor da, Matrix out, Base base, Matrix x, 
         const int64_t blocks = divide_rows(grid, x.rows, device::resident_blocks(kernel, threads, words * 4));
         const float scale = inverse(level);
         Plan plan;
-        add_sums(plan, grid, da);
+        if (grid.splits > 1) {
+          plan.counters = int64_t{grid.column_blocks} * grid.groups, plan.floats = grid.splits * da.length * da.ranks;
+        }
         BackwardInput<T> args{dense<const T>(x),
                               {seed, level},
                               {dense<T>(out), static_cast<const T*>(base.data), base.stride, narrow<T>(ds), a, scale},
                               {da, scale, nullptr, nullptr}};
-        plan.run = [=](device::Stream stream, uint32_t* counters, float* floats) mutable {
-          args.da.counters = counters, args.da.partial = floats;
+        plan.run = [=](device::Stream stream, const Workspace& own) mutable {
+          args.da.counters = own.counters, args.da.partial = own.floats;
           device::launch(kernel, blocks, threads, words * 4, stream, args, grid, tiles);
         };
         return plan;

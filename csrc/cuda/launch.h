@@ -19,10 +19,20 @@ struct Matrix {
   int64_t rows, columns, stride;  // stride: from row to row
 };
 
-// A launch, and what it needs of the workspace: counters, which begin as zeros, and floats.
+// What a launch gets of the workspace: its counters, which begin as zeros, its floats, and the counters of all
+// launches.
+struct Workspace {
+  uint32_t* counters;
+  float* floats;
+  uint32_t* all_counters;
+  int64_t all_count;
+};
+
+// A launch or two, and what they need of the workspace. Those that clear leave all counters as zeros.
 struct Plan {
   int64_t counters = 0, floats = 0;
-  std::function<void(device::Stream, uint32_t*, float*)> run;  // empty where there is nothing to compute
+  bool clears = false;
+  std::function<void(device::Stream, const Workspace&)> run;  // empty where there is nothing to compute
 };
 
 // What an update is added to: base is out itself, another matrix of its size, a row (base_stride 0), or null for zeros.

@@ -130,11 +130,17 @@ Tensor in_shape_of(const Tensor& x, const Tensor& matrix) {
 }
 
 // Some columns of S or dS.
-Matrix columns_of(const Tensor& narrow, int64_t first, int64_t count) {
-  Matrix matrix = Call::matrix(narrow);
+Matrix columns_of(Matrix matrix, int64_t first, int64_t count) {
   matrix.data = static_cast<uint16_t*>(matrix.data) + first;
   matrix.columns = count;
   return matrix;
+}
+
+void check_layers(const Tensors& weights, const Tensors& a, const Tensors& b, const std::vector<double>& scales,
+                  size_t others) {
+  const size_t layers = weights.size();
+  STD_TORCH_CHECK(layers > 0 && a.size() == layers && b.size() == layers && scales.size() == layers && others == layers,
+                  "each layer needs a weight, a, b, a scale, and a bias or dy");
 }
 
 // y = x Wᵀ + (bias + scale · S Bᵀ) of each layer: the update is written first, and the product adds to it.
@@ -142,6 +148,7 @@ std::tuple<Tensors, Tensor, Tensor> lowrank_group_forward(Tensor x, Tensors weig
                                                           std::vector<std::optional<Tensor>> biases, Tensors a,
                                                           Tensors b, std::vector<double> scales, double p,
                                                           std::optional<Tensor> given) {
+  check_layers(weights, a, b, scales, biases.size());
   Call call(x, "x");
   const Tensor rows = as_matrix(x), seed = own_seed(x, p, given), factors = stacked(a);
   const auto [level, seed_data] = call.dropout(p, seed);
@@ -157,8 +164,9 @@ std::tuple<Tensors, Tensor, Tensor> lowrank_group_forward(Tensor x, Tensors weig
     products.push_back(call.empty(large.rows, n));
     Base base{nullptr, 0};
     if (biases[i]) base.data = call.bias(*biases[i], n);
-    plans.push_back(plan_expand(call.type(), call.large(products[i], "y"), base, columns_of(s, first, rank),
-                                call.factor(b[i], "b", true, rank, n), static_cast<float>(scales[i])));
+    plans.push_back(plan_expand(call.type(), call.large(products[i], "y"), base,
+                                columns_of(Call::matrix(s), first, rank), call.factor(b[i], "b", true, rank, n),
+                                static_cast<float>(scales[i])));
     first += rank;
   }
   call.run(plans);
@@ -173,6 +181,7 @@ std::tuple<Tensors, Tensor, Tensor> lowrank_group_forward(Tensor x, Tensors weig
 // first, and each layer's product adds to it.
 Tensors lowrank_group_backward(Tensors dys, Tensor x, Tensor s, Tensor seed, Tensors weights, Tensors a, Tensors b,
                                std::vector<double> scales, double p, bool input_gradient) {
+  check_layers(weights, a, b, scales, dys.size());
   Call call(x, "x");
   const Tensor rows = as_matrix(x), factors = stacked(a);
   const auto [level, seed_data] = call.dropout(p, seed);
@@ -180,7 +189,7 @@ Tensors lowrank_group_backward(Tensors dys, Tensor x, Tensor s, Tensor seed, Ten
   const int64_t ranks = factors.size(0);
   Tensor ds = call.empty(large.rows, ranks), da = call.gradient(factors);
   if (large.rows == 0 || large.columns == 0) torch::stable::zero_(da);
-  call.narrow(s, "s", large.rows, ranks);
+  const Matrix narrow_s = call.narrow(s, "s", large.rows, ranks);
   std::list<Plan> plans;
   Tensors matrices, db;
   int64_t first = 0;
@@ -189,9 +198,9 @@ Tensors lowrank_group_backward(Tensors dys, Tensor x, Tensor s, Tensor seed, Ten
     matrices.push_back(as_matrix(dys[i]));
     db.push_back(call.gradient(b[i]));
     if (large.rows == 0 || n == 0) torch::stable::zero_(db[i]), torch::stable::zero_(ds);
-    plans.push_back(plan_backward_output(call.type(), columns_of(ds, first, rank),
+    plans.push_back(plan_backward_output(call.type(), columns_of(Call::matrix(ds), first, rank),
                                          call.factor(db[i], "db", true, rank, n), call.input(matrices[i], "dy"),
-                                         columns_of(s, first, rank), call.factor(b[i], "b", true, rank, n),
+                                         columns_of(narrow_s, first, rank), call.factor(b[i], "b", true, rank, n),
                                          static_cast<float>(scales[i])));
     first += rank;
   }

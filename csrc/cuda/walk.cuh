@@ -2,8 +2,9 @@
 //
 // Each reads its large operands once. Sums over rows stay in a warp's registers while it walks down its columns; what
 // is summed across warps goes through shared memory, and what is summed across blocks through a workspace, by the block
-// that arrives last, always in the same order and never by atomics. The grid follows from shapes and from how many
-// blocks the device holds at once, so that a result is the same, bit for bit, in every run on a device.
+// that arrives last or by a launch of its own, always in the same order and never by atomics. The grid follows from
+// shapes and from how many blocks the device holds at once, so that a result is the same, bit for bit, in every run on
+// a device.
 //
 // A block sums 16, 32 or 64 ranks; more become groups of blocks that read the same rows at the same time, hence mostly
 // from L2. cp.async keeps the next kStages - 1 tiles of a large operand on their way.
@@ -96,7 +97,7 @@ struct RowSums {
   Factor to;
   float scale;
   float* partial;      // (splits, as `to`), where there are several
-  uint32_t* counters;  // (column blocks, groups)
+  uint32_t* counters;  // (column blocks, groups); null where another launch adds the parts up
 
   // Adds up the block's warps and writes: the gradient, or a part of it that the last block adds to the others.
   // Overwrites shared memory from word 0 on.
@@ -129,7 +130,7 @@ struct RowSums {
         partial[coord.split * size + offset] = sum;
       }
     });
-    if (grid.splits == 1) return;
+    if (grid.splits == 1 || counters == nullptr) return;
     uint32_t* counter = counters + coord.column_block * grid.groups + coord.group;
     if (!arrives_last(counter, grid.splits, shared, grid.column_warps * kWarpWords)) return;
     each([&](int, int, int64_t offset) {

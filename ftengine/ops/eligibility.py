@@ -68,9 +68,18 @@ def why_ineligible(
     return why_no_gpu_serves()
 
 
-@cache
 def why_no_gpu_serves() -> str | None:
     """Say which GPU or driver is too old for the CUDA kernels, or None. GPUs and drivers do not change in a process."""
+    return _why_no_gpu_serves()
+
+
+# torch.compile, which does not see caches and cannot trace what is asked of a driver, takes the answer as it is: what
+# torch.compiler.assume_constant_result sets, without importing the compiler for seconds.
+why_no_gpu_serves._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@cache
+def _why_no_gpu_serves() -> str | None:
     if not torch.cuda.is_available():
         return None  # nothing is on such a device
     for index in range(torch.cuda.device_count()):

@@ -49,6 +49,11 @@ def kernels(json: str | None, plot: str | None, **options: Any) -> None:
         if table[1]:
             print()
             print(aligned(table, tables.LEFT))
+    print()
+    for name, text in tables.LEGEND:
+        print(f"{name:14} {text}")
+    if disturbed := noise(report):
+        print(f"warning: {disturbed}", file=sys.stderr)
 
 
 def comparison(files: Sequence[str], by: str, fail_over: str | None) -> None:

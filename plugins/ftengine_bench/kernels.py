@@ -12,7 +12,7 @@ import torch
 
 from ftengine.ops import active_backend, draw_seed, use_instruction_set
 from ftengine_bench.figures import PHASES, least_bytes, least_overhead, operations, recovered, roofline
-from ftengine_bench.layers import MAY_FAIL, PROVIDERS, SCALE, WITHOUT_DROPOUT, Layer, Step
+from ftengine_bench.layers import MAY_FAIL, PROVIDERS, SCALE, WITHOUT_DROPOUT, Layer, Step, captured
 from ftengine_bench.machine import Peak, machine, measure_peak
 from ftengine_bench.memory import peak_bytes, saved_bytes
 from ftengine_bench.report import OperatorRow, Report, Row
@@ -50,7 +50,8 @@ def measure_kernels(
             for p in settings.dropouts:
                 layer = Layer.make(shape, rank, dtype, p, device)
                 steps = prepare(settings.providers, layer, asked["left_out"])
-                report.rows.extend(measure_layer(layer, steps, peaks[dtype], clock, seconds))
+                graphs = settings.launch == "graph"
+                report.rows.extend(measure_layer(layer, steps, peaks[dtype], clock, seconds, graphs))
                 keep(report)
             report.operators.extend(measure_operators(layer, settings.dropouts, peaks[dtype], clock, seconds))
             keep(report)
@@ -84,12 +85,14 @@ def prepare(names: tuple[str, ...], layer: Layer, left_out: dict[str, str]) -> d
     return steps
 
 
-def measure_layer(layer: Layer, steps: dict[str, Step], peak: Peak, clock: Clock, seconds: float) -> list[Row]:
-    """Time the providers of one layer in turn, then look at the memory of each."""
+def measure_layer(
+    layer: Layer, steps: dict[str, Step], peak: Peak, clock: Clock, seconds: float, graphs: bool = False
+) -> list[Row]:
+    """Look at the memory of each provider of one layer, then time them in turn, as CUDA graphs where that is asked."""
     shape = layer.shape
-    actions = {name: (step.forward, step.backward) for name, step in steps.items()}
-    times = measure(actions, clock, seconds, clear=lambda name: steps[name].clear())
     held = {name: (peak_bytes(step, layer.x.device.type), saved_bytes(step)) for name, step in steps.items()}
+    actions = {name: captured(step) if graphs else (step.forward, step.backward) for name, step in steps.items()}
+    times = measure(actions, clock, seconds, clear=lambda name: None if graphs else steps[name].clear())
     rows = []
     for phase, parts_of in PHASES.items():
         taken = {name: [sum(parts[parts_of]) for parts in repetitions] for name, repetitions in times.items()}

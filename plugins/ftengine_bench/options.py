@@ -24,6 +24,10 @@ KERNELS: Options = {
         *("NAME", "auto"),
         "Of the compiled CPU kernels, e.g. avx2; auto is the best that the processor has.",
     ),
+    "--launch": (
+        *("NAME", "call"),
+        "On a GPU, graph replays forward and backward from CUDA graphs, as short layers need it; call launches each.",
+    ),
     "--seconds": ("FLOAT", "0.5", "Time for each provider of a layer, and for each operator."),
     "--json": ("FILE", None, "Write everything that was measured."),
     "--plot": ("FILE", None, "Draw the overheads (.png, .svg or .pdf)."),

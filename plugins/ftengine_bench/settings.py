@@ -27,6 +27,7 @@ class Settings:
     Args:
         dropouts: p of each layer, multiples of 1/65536, as they are applied.
         dtypes: of x and the frozen weight; the factors A and B are float32, as in training.
+        launch: "call", or "graph" for CUDA graphs.
         seconds: that measuring takes for each provider of a layer, and for each operator.
         left_out: providers that were not asked for by name and are not there, with the reason.
     """
@@ -38,6 +39,7 @@ class Settings:
     device: str
     providers: tuple[str, ...]
     instruction_set: str
+    launch: str
     seconds: float
     left_out: dict[str, str]
 
@@ -56,6 +58,7 @@ class Settings:
         providers, left_out = _providers(asked["providers"], device)
         sets, chosen = ["auto", *(instruction_sets() if device == "cpu" else ())], [asked["instruction_set"]]
         known = {dtype_name(dtype): dtype for dtype in DTYPES[device]}
+        launches = ["call", *(["graph"] if device == "cuda" else [])]
         named = list(known) if asked["dtypes"] == "auto" else _items("--dtypes", asked["dtypes"])
         dtypes = _known("--dtypes", named, known, f"on {device}, kernels exist for")
         dropouts = [
@@ -70,6 +73,7 @@ class Settings:
             device=device,
             providers=providers,
             instruction_set=_known("--instruction-set", chosen, sets, f"on {device} here there are")[0],
+            launch=_known("--launch", [asked["launch"]], launches, f"on {device} there is")[0],
             seconds=_number("--seconds", asked["seconds"], _above_0, "a number above 0, for example 0.5"),
             left_out=left_out,
         )

@@ -20,6 +20,18 @@ LEFT_OF_COMPARISON = 6
 """Columns of text in the table of a comparison."""
 
 
+LEGEND = (
+    ("ms", "forward and backward together; percentiles over the rounds"),
+    ("over frozen", "the median over rounds of the time over the frozen layer's in that round, not p50 over p50"),
+    ("recovered", "of what eager costs above the update's own arithmetic; 0 % is eager, below it slower"),
+    ("roofline", "of the speed that the measured peaks allow"),
+    ("saved KiB", "from forward to backward, beside x and the parameters"),
+    ("of copy", "bandwidth over that of a large copy; above 100 % the operands stayed in a cache"),
+    ("random ns", "of a core, for the random bits of an element"),
+)
+"""What the columns of a measurement are."""
+
+
 def threads(count: int) -> str:
     """Return "1 thread" or "2 threads"."""
     return f"{count} thread{'' if count == 1 else 's'}"

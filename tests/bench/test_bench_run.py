@@ -206,6 +206,7 @@ def test_nobody_else_is_excused(monkeypatch):
         ({"seconds": "nan"}, "--seconds 'nan'"),
         ({"seconds": "long"}, "a number above 0"),
         ({"instruction_set": "avx9", "device": "cpu"}, "--instruction-set 'avx9'"),
+        ({"launch": "graph", "device": "cpu"}, "--launch .graph.: on cpu there is call"),
     ],
 )
 def test_wrong_settings_are_refused(wrong, expected):

@@ -1,6 +1,7 @@
 """benchmarks/gpu_check.sh, whose steps are played by a python that only says what it was asked."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -50,8 +51,9 @@ def test_every_step_runs_for_this_gpu_alone(check):
     assert "-m gpu" in out["tests.log"]
     assert "--shape 8192x4096x4096" in out["kernels-target.txt"]
     assert "--tokens 8192" in out["kernels-large.txt"]
+    assert "--launch graph" in out["kernels-graphs.txt"]
     assert "torch-compile" in out["kernels-compile.txt"]
-    assert out["summary.txt"].count("ok: ") == 6
+    assert out["summary.txt"].count("ok: ") == 7
     assert "everything succeeded" in out["summary.txt"]
 
 
@@ -66,9 +68,10 @@ def test_a_step_that_fails_is_named_and_fails_the_whole(check, failing, name, af
     assert ("kernels-large.txt" in out) == after  # without a build there is nothing to measure
 
 
-def test_torch_compile_may_fail_without_failing_the_whole(check):
-    out = check(0, FAILING="torch-compile")
-    assert "failed: compile: exit status 1" in out["summary.txt"]
+@pytest.mark.parametrize(("failing", "name"), [("torch-compile", "compile"), ("--launch graph", "graphs")])
+def test_what_others_cannot_do_here_may_fail_without_failing_the_whole(check, failing, name):
+    out = check(0, FAILING=failing)
+    assert f"failed: {name}: exit status 1" in out["summary.txt"]
     assert "everything succeeded" in out["summary.txt"]
 
 
@@ -95,3 +98,16 @@ def test_without_a_folder_it_says_how_to_call_it():
     done = subprocess.run(["bash", SCRIPT], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "usage: benchmarks/gpu_check.sh [--dry-run] OUT" in done.stderr
+
+
+def test_its_tests_begin_without_what_a_bare_machine_lacks(check):
+    """With torch and pytest alone: no plugins, and none of what tests/conftest.py imports."""
+    arguments = shlex.split(check(0)["tests.log"])
+    assert arguments[:2] == ["-m", "pytest"]
+    absent = ("yaml", "hypothesis", "numpy", "click", "transformers", "accelerate", "pydantic")
+    program = f"import sys; sys.modules.update(dict.fromkeys({absent})); import pytest; sys.exit(pytest.main())"
+    command = [sys.executable, "-c", program, "--collect-only", "-q", *arguments[2:]]
+    given = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'plugins'}"}
+    done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_gpu.py" in done.stdout

@@ -52,6 +52,16 @@ def test_sizes_that_wide_accesses_allow(columns):
     assert why_reference("cpu", torch.bfloat16, 8, columns=(*columns, 777)) is None
 
 
+def test_what_is_asked_of_a_driver_breaks_no_graph(monkeypatch):
+    monkeypatch.setattr(eligibility, "_why_no_gpu_serves", lambda: eligibility.driver_version() and None)
+
+    def layer(x):
+        return x + 1 if why_reference("cuda", torch.bfloat16, 8, columns=(64, 64)) is None else x - 1
+
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(torch.zeros(2)), layer(torch.zeros(2)))
+
+
 @pytest.mark.parametrize(
     ("capabilities", "driver", "reason"),
     [
@@ -69,11 +79,11 @@ def test_gpu_and_driver_are_asked_before_anything_is_launched(monkeypatch, capab
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "some GPU")
     monkeypatch.setattr(eligibility, "driver_version", lambda: driver)
     monkeypatch.setattr(library, "cuda_version", lambda: 13)
-    eligibility.why_no_gpu_serves.cache_clear()
+    eligibility._why_no_gpu_serves.cache_clear()
     try:
         answer = why_reference("cuda", torch.bfloat16, 8)
         backend = active_backend("cuda")
     finally:
-        eligibility.why_no_gpu_serves.cache_clear()
+        eligibility._why_no_gpu_serves.cache_clear()
     assert answer is None if reason is None else answer.startswith(reason)
     assert reason is None or backend in (("reference", answer), ("reference", library.why_absent("cuda")))

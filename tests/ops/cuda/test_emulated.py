@@ -1,6 +1,6 @@
 """The CUDA operators, run by the host: right, exact about masks, the same in any order; planted faults are found."""
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import pytest
 import torch
@@ -142,6 +142,17 @@ def test_strides_and_addresses_do_not_matter(operands, emulated):
     assert moved.x.data_ptr() % 16
     plain, odd = run(emulated(), o, 0.25, SEED), run(emulated(), moved, 0.25, SEED)
     assert all(torch.equal(odd[name], plain[name]) for name in plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_small_operands_of_another_dtype_are_rounded_to_that_of_the_large_ones(operands, emulated, dtype):
+    """So is S where y has another dtype than x: a model in float16 that bfloat16 autocast trains."""
+    o = operands(20, 72, 40, 5, torch.bfloat16)
+    small = {name: getattr(o, name).to(dtype) for name in ("s", "ds", "a", "b")}
+    rounded = replace(o, **{name: tensor.bfloat16() for name, tensor in small.items() if name in ("s", "ds")})
+    plain = run(emulated(), replace(rounded, a=small["a"], b=small["b"]), 0.25, SEED)
+    ours = run(emulated(), replace(o, **small), 0.25, SEED)
+    assert all(torch.equal(ours[name], plain[name]) for name in plain)
 
 
 @pytest.mark.parametrize("p", [1 / 65536, 0.05, 0.5, 65535 / 65536])

@@ -112,10 +112,11 @@ def test_as_accurate_as_the_composition(on_gpu, composition, assert_as_accurate,
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("p", [1 / 65536, 0.05, 0.5, 65535 / 65536])
+@pytest.mark.parametrize("p", [1 / 65536, 0.05, 0.5, 4095 / 4096])  # beyond, 1 / (1 - p) is infinite in float16
 def test_masks_equal_the_reference_on_the_cpu(dtype, p):
     rows, k, p = 1000, 200, quantise_dropout(p)
     mask = mask_of(p, rows, k)
+    assert mask.any()
     x, dx = torch.ones(rows, k, device=DEVICE, dtype=dtype), torch.zeros(rows, k, device=DEVICE, dtype=dtype)
     identity = torch.eye(k, device=DEVICE, dtype=dtype)
     assert torch.equal(torch.ops.ftengine.lowrank_shrink(x, identity, p, make_seed()).cpu() != 0, mask)
@@ -147,7 +148,7 @@ def test_dropped_elements_contribute_nothing():
     p, rows, k = 0.5, 64, 136
     mask = mask_of(p, rows, k).to(DEVICE)
     x = torch.randn(rows, k, device=DEVICE, dtype=torch.bfloat16)
-    a, ds = torch.randn(8, k, device=DEVICE), torch.randn(rows, 8, device=DEVICE)
+    a, ds = torch.randn(8, k, device=DEVICE), torch.randn(rows, 8, device=DEVICE, dtype=torch.bfloat16)
     poisoned = torch.where(mask, x, float("nan"))
     shrink, backward = torch.ops.ftengine.lowrank_shrink, torch.ops.ftengine.lowrank_backward_input_
     assert torch.equal(shrink(poisoned, a, p, make_seed()), shrink(x, a, p, make_seed()))
@@ -193,6 +194,8 @@ def test_kernels_run_on_the_current_stream():
     x = torch.zeros(2048, 4096, device=DEVICE, dtype=torch.bfloat16)
     filled = torch.randn_like(x)
     expected = torch.ops.ftengine.lowrank_shrink(filled, a, 0.0, None)
+    with torch.cuda.stream(stream):  # what the stream allocates first may wait for the device
+        torch.ops.ftengine.lowrank_shrink(filled, a, 0.0, None)
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
         torch.cuda._sleep(200_000_000)  # about a tenth of a second: on another stream the zeros would be read
@@ -238,6 +241,21 @@ def test_layers_under_autocast(on_gpu, composition, assert_as_accurate, autocast
             ours = sample.run(function, p, seed)
             assert [t.dtype for t in ours] == [autocast_dtype, *[torch.float32] * 3]
             assert_as_accurate(ours, plain, truth)
+
+
+def test_traced_layers_equal_eager_ones(on_gpu):
+    sample, seed = on_gpu((2, 33), 136, 72, 8, torch.bfloat16, torch.float32), make_seed()
+    compiled = torch.compile(lowrank_linear, fullgraph=True, backend="aot_eager")
+    traced, eager = sample.run(compiled, 0.25, seed), sample.run(lowrank_linear, 0.25, seed)
+    assert all(torch.equal(a, b) for a, b in zip(traced, eager, strict=True))
+
+
+def test_an_output_of_another_dtype_keeps_it(on_gpu):
+    sample = on_gpu(66, 136, 72, 8, torch.bfloat16, torch.float32)
+    y = torch.randn(66, 72, device=DEVICE, dtype=torch.float16, requires_grad=True)
+    out = lowrank_add(y, sample.x, sample.a, sample.b, 1.5, 0.25, make_seed())
+    out.sum().backward()
+    assert [t.dtype for t in (out, y.grad, sample.x.grad)] == [torch.float16, torch.float16, torch.bfloat16]
 
 
 def test_operators_name_what_is_wrong():

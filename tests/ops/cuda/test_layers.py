@@ -70,12 +70,35 @@ def test_a_group_is_the_same_in_any_order_of_blocks_and_threads(emulated):
     assert all(torch.equal(a, b) for other in others for a, b in zip(other, first, strict=True))
 
 
-@pytest.mark.parametrize("multiprocessors", [1, 132])
-def test_beside_the_products_there_are_at_most_five_launches(emulated, emulator, multiprocessors):
-    group = Group((300,), 136, (264,), (16,))
+@pytest.mark.parametrize(("k", "multiprocessors", "most"), [(136, 1, 5), (136, 132, 5), (2056, 132, 6)])
+def test_beside_the_products_there_are_few_launches(emulated, emulator, k, multiprocessors, most):
+    """Six where S is summed over splits of K, whose counters begin as zeros."""
+    group = Group((300,), k, (264,), (16,))
     before = emulator.launches()
     group.run(emulated(1, multiprocessors), 0.25)
-    assert emulator.launches() - before <= 5
+    assert emulator.launches() - before <= most
+
+
+def test_a_saved_s_of_any_strides_gives_the_same_gradients(emulated):
+    group, ops = Group((20,), 72, (40, 24), (5, 3)), emulated()
+    _, s, seed = ops.lowrank_group_forward(
+        group.x, group.weights, group.biases, group.a, group.b, group.scales, 0.25, SEED
+    )
+    given = (seed, group.weights, group.a, group.b, group.scales, 0.25, True)
+    plain = ops.lowrank_group_backward(group.dys, group.x, s, *given)
+    strided = ops.lowrank_group_backward(group.dys, group.x, s.T.contiguous().T, *given)
+    assert all(torch.equal(a, b) for a, b in zip(strided, plain, strict=True))
+
+
+def test_a_list_that_lacks_a_layer_is_an_error(emulated):
+    group, ops = Group((20,), 72, (40, 24), (5, 3)), emulated()
+    given = (group.weights, group.biases, group.a, group.b[:1], group.scales, 0.0)
+    with pytest.raises(RuntimeError, match="each layer needs a weight, a, b, a scale, and a bias or dy"):
+        ops.lowrank_group_forward(group.x, *given, None)
+    s = torch.zeros(20, 8, dtype=torch.bfloat16)
+    given = (s, torch.empty(0), group.weights, group.a, group.b, group.scales, 0.0)
+    with pytest.raises(RuntimeError, match="each layer needs a weight, a, b, a scale, and a bias or dy"):
+        ops.lowrank_group_backward(group.dys[:1], group.x, *given, True)
 
 
 def test_a_single_layer_is_a_group_of_one(emulated):
