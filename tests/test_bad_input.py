@@ -262,7 +262,7 @@ def failure(result, code):
         (missing_file_that_no_other_is_like, r"no data file 'nope\.jsonl' in \S+\. Data is"),
         (empty_file, r"chat\.jsonl is empty"),
         (wrong_column, r"chat\.jsonl.*question.*messages"),
-        (broken_json_line, r"chat\.jsonl:6: .*data\.on_error: skip"),
+        (broken_json_line, r"chat\.jsonl:6: .*data\.on_error=skip"),
         (wrong_encoding, r"chat\.jsonl:3: .*UTF-8"),
         (wrong_role, r"chat\.jsonl:21: .*'bot'"),
         (label_unseen_in_training, r"test\.jsonl:1: .*prime.* Correct it, or put a row with it into training too\.$"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -124,7 +125,7 @@ def options(config: type[BaseModel]) -> list[Option]:
             Option(
                 name,
                 _type(part, definitions),
-                " | ".join(map(str, part.get("enum", ()))),
+                " | ".join(value if isinstance(value, str) else json.dumps(value) for value in part.get("enum", ())),
                 model_field.is_required(),
                 part.get("default"),
                 model_field.description or "",

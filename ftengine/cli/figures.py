@@ -43,7 +43,9 @@ def show_figures(out: Console, result: EvaluationResult) -> None:
         out.print("no held-out data, so there are no figures (data.validation, data.test)")
         return
     examples = next(iter(result.tuned.values())).n
-    out.print(f"figures on {result.split} ({examples:,} distinct examples), with 95 % intervals:")
+    known = any(figure.low is not None for figure in result.tuned.values())
+    lead = f"figures on {result.split} ({examples:,} distinct examples)"
+    out.print(f"{lead}, with 95 % intervals:" if known else f"{lead}, too few for intervals:")
     out.print(figure_table(result.base, result.tuned, result.difference, result.metrics))
 
 

@@ -60,7 +60,7 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
     tasks = [registry.get("task", task, "--task")] if task else starting_first(registry.entries("task"))
     seen = look(data, tasks, registry) if data is not None else Seen()
     chosen = task or (seen.task.name if seen.task else None)
-    text = starter(registry, chosen, model, data, strategy, seen.found)
+    text = starter(registry, chosen, model, data, strategy, seen)
     if (file.parent / FILE).is_file():
         text = first_line(FILE) + text
     try:
@@ -81,6 +81,8 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
 
 def _told(seen: Seen, task: str | None, data: str | None) -> Iterator[str]:
     """Yield what a reader should know of a look into the data."""
+    from ftengine.cli.starter import proposed_epochs
+
     if not seen.columns:
         return
     columns = ", ".join(seen.columns)
@@ -92,5 +94,7 @@ def _told(seen: Seen, task: str | None, data: str | None) -> Iterator[str]:
         return
     renamed = ", ".join(f"{theirs} as {ours}" for ours, theirs in seen.found.columns.items())
     yield f"columns {columns}: {seen.task.name}{f', which reads {renamed}' if renamed else ''}"
+    if seen.rows and (epochs := proposed_epochs(seen.rows)) > proposed_epochs(None):
+        yield f"{seen.rows} rows are few: train.epochs is {epochs:g}, and the weights of the best validation are kept"
     if seen.found.unread:
         yield f"note: {seen.found.unread}"

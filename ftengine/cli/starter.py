@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from math import ceil
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,13 +16,15 @@ from ftengine import api
 from ftengine.cli.components import Option, options
 from ftengine.data.read import read_rows
 from ftengine.plugins.registry import RECIPE_KEYS, Entry, Registry
-from ftengine.run.recipe import Recipe
+from ftengine.run.recipe import DataSection, Recipe, TrainSection
 
 MODEL = "FOLDER-OR-HUB-ID"
 DATA = "train.jsonl"
 COMMENT_COLUMN = 32
 LOOKED_AT = 200
 """Rows of the data that are read."""
+ENOUGH_STEPS, MOST_EPOCHS = 100, 20
+"""Fewer steps than this teach a fresh head little, so few rows are passed over more often, up to this."""
 KINDS_OF_LISTS = {key: kind for kind, key in RECIPE_KEYS.items() if kind not in ("loader", "task", "strategy")}
 """Recipe keys that hold a list of components, and the kind of those."""
 
@@ -35,12 +38,14 @@ class Seen:
         task: the one that it is for; None where none is.
         found: how that one reads it.
         hint: what may be wrong with the data where no task is for it.
+        rows: how many there are; None where they are not counted, being many.
     """
 
     columns: Sequence[str] = ()
     task: Entry | None = None
     found: api.Recognised = field(default_factory=lambda: api.Recognised(0))
     hint: str = ""
+    rows: int | None = None
 
 
 def look(source: str, tasks: Iterable[Entry], registry: Registry) -> Seen:
@@ -54,19 +59,29 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry) -> Seen:
         return Seen()
     rows = read_rows(source, registry=registry, on_error="skip")
     first = list(islice(rows, LOOKED_AT))
+    count = len(first) if len(first) < LOOKED_AT else None
     known = []
     for entry in tasks:
         cls: Any = entry.cls  # the class itself has the ability
         if isinstance(cls, api.RecognisesData) and (found := cls.recognise(rows.columns, first)) is not None:
             known.append((entry, found))
     if not known:
-        return Seen(rows.columns, hint=rows.hint)
+        return Seen(rows.columns, hint=rows.hint, rows=count)
     task, found = max(known, key=lambda pair: pair[1].certainty)
-    return Seen(rows.columns, task, found)
+    return Seen(rows.columns, task, found, rows=count)
+
+
+def proposed_epochs(rows: int | None) -> float:
+    """Return passes over so many rows that come to enough steps; None are too many to ask."""
+    section = TrainSection()  # type: ignore[call-arg]
+    if not rows:
+        return section.epochs
+    trained = rows * (1 - DataSection.model_fields["validation"].default)
+    return min(max(section.epochs, ceil(ENOUGH_STEPS * section.batch_size / trained)), MOST_EPOCHS)
 
 
 def starter(
-    registry: Registry, task: str | None, model: str | None, data: str | None, strategy: str | None, how: api.Recognised
+    registry: Registry, task: str | None, model: str | None, data: str | None, strategy: str | None, seen: Seen
 ) -> str:
     """Return a commented recipe with every key and its default.
 
@@ -74,8 +89,9 @@ def starter(
         task, strategy: names of components; by default the ones that their plugins propose to beginners.
         model: the recipe's `model.source`; by default one that suits the task (its `starter_model`).
         data: the recipe's `data.train`; by default a name that suits the task (its `starter_data`).
-        how: the task reads that data.
+        seen: in that data.
     """
+    how = seen.found
     chosen = {
         kind: registry.get(kind, name, f"--{kind}") if name else starting_first(registry.entries(kind))[0]
         for kind, name in {"task": task, "strategy": strategy}.items()
@@ -87,6 +103,8 @@ def starter(
     }
     if isinstance(tuning, api.ProposesLearningRate):
         given["train", "learning_rate"] = tuning.starter_learning_rate
+    if (epochs := proposed_epochs(seen.rows)) != TrainSection.model_fields["epochs"].default:
+        given["train", "epochs"] = epochs
     given |= {("task", option): value for option, value in how.options.items()}
     if how.columns:
         given["data", "columns"] = dict(how.columns)

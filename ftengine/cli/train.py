@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ def train(recipe_file: str, overrides: tuple[str, ...], resume: bool, as_json: b
     from ftengine.run.recipe import Recipe
     from ftengine.run.records import RunRecords
 
+    began = time.monotonic()
     end_with_parent()
     recipe = Recipe.read(recipe_file, overrides)
     sets = [part for override in overrides for part in ("--set", override)]
@@ -66,7 +68,7 @@ def train(recipe_file: str, overrides: tuple[str, ...], resume: bool, as_json: b
     if as_json:
         print_json(_result(run, records))
     else:
-        _show(run, records)
+        _show(run, records, time.monotonic() - began)
 
 
 def _result(run: Run, records: RunRecords) -> dict[str, Any]:
@@ -81,14 +83,14 @@ def _result(run: Run, records: RunRecords) -> dict[str, Any]:
     }
 
 
-def _show(run: Run, records: RunRecords) -> None:
+def _show(run: Run, records: RunRecords, seconds: float) -> None:
     out = page()
     for show in (show_figures, show_slices, show_probes):
         show(out, records.evaluation)
     show_answers(out, _answers(records))
     out.print()
     show_verdict(out, run.verdict)
-    out.print("", facts(_lines(run, records.training)))
+    out.print("", facts(_lines(run, records.training, seconds)))
     path = shlex.quote(str(run.path))
     out.print("\nnext:")
     for command in (
@@ -114,14 +116,15 @@ def show_answers(out: Console, answers: Sequence[Answered]) -> None:
         out.print("" if i else lead, facts((f"  {name}", text or NOTHING) for name, text in known))
 
 
-def _lines(run: Run, training: TrainingResult) -> list[tuple[str, str | None]]:
+def _lines(run: Run, training: TrainingResult, seconds: float) -> list[tuple[str, str | None]]:
     trained, total = training.trainable_parameters, training.total_parameters
     steps = f"{training.steps:,} of {training.planned_steps:,} steps"
     if training.stopped_early:
         steps += ", stopped early because the validation loss no longer fell"
     best = training.best_step
     return [
-        ("time", f"{duration(training.seconds)}, {steps}"),
+        ("training", f"{duration(training.seconds)}, {steps}"),
+        ("in all", f"{duration(seconds)}, with both models' evaluation and the check of what was saved"),
         ("speed", speed(training) or None),
         ("kernels", training.kernels or None),
         ("kept", None if best is None else f"the weights of step {best:,}, which have the lowest validation loss"),

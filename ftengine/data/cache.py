@@ -126,7 +126,7 @@ class Reading:
                     yield place_of("", row.place), content
                 elif self.on_error == "fail":
                     raise DataError(
-                        f"{item.told(self.source)}. Repair the row, or leave such rows out with data.on_error: skip."
+                        f"{item.told(self.source)}. Repair the row, or leave such rows out with data.on_error=skip."
                     )
                 else:
                     skipped += 1

@@ -305,7 +305,9 @@ def _accepted(encoded: Iterable[Features | DataError], rows: Rows, on_error: str
     """Yield what is made of rows (DataError: nothing is of one, and such rows are not to be skipped)."""
     for i, found in enumerate(encoded):
         if isinstance(found, DataError) and on_error == "fail":
-            raise DataError(f"{rows.where(i)}: {found} (data.on_error: skip leaves such rows out)") from None
+            renamed = ", ".join(f"{theirs} as {ours}" for ours, theirs in rows.names.items() if ours != theirs)
+            read = f" The recipe reads {renamed}." if renamed else ""
+            raise DataError(f"{rows.where(i)}: {found}{read} (data.on_error=skip leaves such rows out)") from None
         yield found
 
 

@@ -109,7 +109,7 @@ def _examples(one: EvalSet) -> list[Any]:
     known = blake2b(json.dumps(own_columns(one).to_pydict()).encode(), digest_size=16).hexdigest()
     return [
         split.content or content_of(split.rows, split.task),
-        [numbers, known, split.max_length, split.room],
+        [numbers, known, split.max_length, split.room if split.augmenters else None],
         [[described(each) for each in components] for components in (one.reading, one.answering, split.augmenters)],
         [split.standing, split.seed, dict(one.options) if len(one.answered) else {}, list(one.slices)],
     ]

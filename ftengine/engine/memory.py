@@ -20,7 +20,7 @@ from ftengine.training.estimate import Trial
 from ftengine.training.memory import available_bytes, held_bytes
 from ftengine.training.modes import can_checkpoint_gradients, checkpoint_gradients
 from ftengine.training.regularizing import Attached, own_regularizers
-from ftengine.training.steps import Steps
+from ftengine.training.steps import Steps, batch_tokens
 
 
 def measures(section: TrainSection) -> bool:
@@ -43,7 +43,8 @@ def require_base_fits(device: Device, section: TrainSection) -> None:
     if limit is not None and held > limit:
         raise RecipeError(
             f"the model and its libraries alone hold {size(held)} of memory, more than the train.memory_limit of "
-            f"{limit / 1e9:.3g} GB ({size(limit)}): raise it."
+            f"{limit / 1e9:.3g} GB ({size(limit)}). Training takes more still: without a limit, `ftengine plan` says "
+            "how much."
         )
 
 
@@ -119,8 +120,11 @@ def fit_memory(trial: Trial, section: TrainSection) -> Memory:
     other = ", set train.gradient_checkpointing to auto" if able and section.gradient_checkpointing is False else ""
     would = f"training would take {_told(peaks[0])} of memory{tried}, more than the {what}"
     more = ", or raise train.memory_limit" if limited else ""
+    tokens = batch_tokens(section, trial.accelerator.device)
+    first = f"train.batch_tokens ({tokens:,} here), or " if tokens else ""
     raise RecipeError(
-        f"{would}. Lower train.batch_size (and raise train.accumulate), shorten the task's max_length{other}{more}."
+        f"{would}. Lower {first}train.batch_size (and raise train.accumulate), shorten the task's max_length{other}"
+        f"{more}."
     )
 
 

@@ -72,8 +72,8 @@ def check_merge(strategy: Strategy) -> Merges:
     """Return a strategy that can merge with its options, before any model is loaded; else NotMergeable says why."""
     if not isinstance(strategy, Merges):
         raise NotMergeable(
-            f"strategy {strategy.name!r} cannot be merged into its base: it changes more than weights. "
-            "Serve the base with the trained part instead."
+            f"strategy {strategy.name!r} cannot be merged into its base: it does not say how (it has no merge and "
+            "check_merge). Serve the base with the trained part instead."
         )
     strategy.check_merge()
     return strategy

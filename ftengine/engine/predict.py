@@ -10,12 +10,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ftengine.api import Example
 from ftengine.data.read import Rows, file_columns, plain, read_rows
 from ftengine.engine.answer_tables import ANSWER, TABLES, require_format, write_table
 from ftengine.engine.finished import Run
 from ftengine.engine.prepared_data import check_inputs, inferring
-from ftengine.errors import DataError, RunError
+from ftengine.errors import DataError, RunError, did_you_mean
 from ftengine.run.directory import LOCK, locked, writing
 
 
@@ -58,7 +57,7 @@ def _answered(run: Run, rows: Rows, start: int, **settings: Any) -> Iterator[dic
         if i == start:  # the model is loaded
             run.listener.phase("predict", len(rows))
             run.listener.advance(start)
-        yield {**_json_values(rows[i]), ANSWER: answer}
+        yield {**_as_in_file(rows, i), ANSWER: answer}
         run.listener.advance()
 
 
@@ -150,13 +149,19 @@ def _checked(run: Run, source: str | Path, *, table: bool = False) -> Rows:
         if rows.hint:
             raise DataError(f"{rows.source} has one column, {rows.columns[0]!r}.{rows.hint}") from None
         columns = ", ".join(rows.columns)
+        for name, column in section.columns.items():
+            if f"`{name}`" in str(error) and name not in rows.columns:
+                raise DataError(
+                    f"{rows.source} has no column {column!r}, which the run reads as `{name}` (data.columns in its "
+                    f"recipe). Its columns: {columns}.{did_you_mean(column, rows.columns)}"
+                ) from None
         raise DataError(f"{error} Fill in this row of the file, or remove it. Its columns: {columns}.") from None
     return rows
 
 
 def _require_free(rows: Rows, table: bool) -> None:
     """Refuse columns that answers would overwrite; in a table they are in columns of their own."""
-    for name in rows.columns:
+    for name in rows.names.values():
         if name == ANSWER or (table and name.startswith(f"{ANSWER}.")):
             instead = ", or write the answers as .jsonl" if name != ANSWER else ""
             raise DataError(
@@ -165,9 +170,12 @@ def _require_free(rows: Rows, table: bool) -> None:
             )
 
 
-def _json_values(row: Example) -> dict[str, Any]:
-    """Return a row as JSON gives it back; what JSON has no type for (a date of a Parquet file) becomes text."""
-    text = json.dumps(row, default=plain)
+def _as_in_file(rows: Rows, index: int) -> dict[str, Any]:
+    """Return a row with its file's names of columns, as JSON gives it back.
+
+    What JSON has no type for (a date of a Parquet file) becomes text.
+    """
+    text = json.dumps({rows.names[name]: value for name, value in rows[index].items()}, default=plain)
     return json.loads(text, parse_constant=lambda name: None)  # nor for nan and infinity
 
 
@@ -189,7 +197,7 @@ def _kept(output: Path, rows: Rows, resume: bool) -> int:
             except ValueError:
                 content = None
             answered = isinstance(content, dict) and ANSWER in content and kept < len(rows)
-            if not answered or {k: v for k, v in content.items() if k != ANSWER} != _json_values(rows[kept]):
+            if not answered or {k: v for k, v in content.items() if k != ANSWER} != _as_in_file(rows, kept):
                 raise RunError(
                     f"output {str(output)!r}: line {kept + 1} is no answer to row {kept + 1} of the input. "
                     "Name another file; this one is left as it is."

@@ -24,6 +24,7 @@ from ftengine.api import (
     Strategy,
     Task,
 )
+from ftengine.api.figures import counted
 from ftengine.data.audit import run_audits
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.encoding import EncodedSplit, encode_split, unusable
@@ -157,7 +158,8 @@ def prepare_data(
     """
     task = experiment.make_task()
     if like is None:
-        experiment.listener.phase("read data")
+        again = f", without {counted(len(left_out), 'row')} that cannot be used" if left_out else ""
+        experiment.listener.phase(f"read data{again}")
         splits = make_splits(
             experiment.recipe.data, task, experiment.recipe.seed, experiment.registry, left_out=left_out
         )

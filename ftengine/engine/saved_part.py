@@ -119,6 +119,7 @@ def _verify(model: PreparedModel, run: RunDirectory, folder: Path, facts: Traine
     loaded, strategy, task = model.loaded, model.strategy, model.data.ready.task
     who, kept = _who(model), _kept(run)
     batch, count = _examples(model)
+    model.experiment.listener.phase("check what was saved")
     before = _outputs(model.device, task, loaded, batch)
     tensors, new = dict(state_tensors(loaded.module)), _new_tensors(loaded)
     loaded.module = nn.Module()

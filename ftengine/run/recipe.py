@@ -244,7 +244,7 @@ class Recipe(_Section):
 
     @property
     def origin(self) -> str:
-        """The file that it was read from; "" where it was made otherwise."""
+        """The file that it was read from, and what was set beside it; "" where it was made otherwise."""
         return self._origin
 
     @property
@@ -274,8 +274,9 @@ class Recipe(_Section):
         path = Path(path)
         content = _content(path)
         content, beside = _beside(path, apply_overrides(content, overrides))
-        recipe = cls.make(content, origin=str(path))
-        recipe._beside, recipe._origin = beside, str(path)
+        origin = " ".join([str(path), *(["with"] if overrides else []), *(f"--set {one}" for one in overrides)])
+        recipe = cls.make(content, origin=origin)
+        recipe._beside, recipe._origin = beside, origin
         return recipe
 
     @classmethod
@@ -305,7 +306,7 @@ def _content(path: Path) -> dict[str, Any]:
         text = text_of_file(path)
     except FileNotFoundError:
         there = [file.name for ending in ("*.yaml", "*.yml") for file in path.parent.glob(ending)]
-        near = near_file(path.name, sorted(there))
+        near = near_file(str(path), sorted(str(path.parent / name) for name in there))
         raise RecipeError(f"no recipe file {str(path)!r}.{near} `ftengine init` writes one to start from.") from None
     except (OSError, ValueError) as error:
         raise RecipeError(f"cannot read recipe {str(path)!r}: {error}.") from None

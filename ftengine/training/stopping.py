@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -54,6 +55,9 @@ class Stop:
         again, self._asked = number == self._asked, self._asked or number
         if again and self._alone:
             self.follow()
+        elif self._alone:
+            # Not by a listener, which may be in the middle of a line.
+            os.write(2, b"\nending this step, then saving a checkpoint; the same signal again stops at once\n")
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

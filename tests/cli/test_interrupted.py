@@ -12,6 +12,7 @@ from runs import Forked
 from ftengine.cli import main
 from ftengine.run.directory import RunDirectory
 from ftengine.training.loop import Trainer
+from ftengine.training.stopping import Stop
 from ftengine.training.validation import Validation
 
 
@@ -53,6 +54,18 @@ def test_an_ended_run_says_what_is_saved_and_how_to_go_on(recipe, tmp_path, end,
         said[-2]
         == f"saved: the checkpoint of step {step} in {run.checkpoints}/step-{step:06d}; go on from there with: {resume}"
     )
+
+
+def test_what_a_signal_waits_for_is_said_at_once(capfd):
+    def training():
+        with Stop(alone=True).listening():
+            signal.raise_signal(signal.SIGINT)
+            said.append(capfd.readouterr().err)
+
+    said = []
+    with pytest.raises(KeyboardInterrupt):
+        training()
+    assert said[0].strip() == "ending this step, then saving a checkpoint; the same signal again stops at once"
 
 
 def test_an_end_before_anything_is_saved_is_said(ftengine, recipe, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import torch
 from runs import without_drawings  # noqa: F401
 from torch import nn
 
-from ftengine import fine_tune
+from ftengine import fine_tune, load_run
 from ftengine.api import SilentListener
 from ftengine.data.cache_folder import cache_folder
 from ftengine.engine import earlier_base
@@ -49,7 +49,7 @@ def trained(reusing, tmp_path):
     return train
 
 
-def test_another_strategy_takes_what_the_base_said_and_it_is_the_same_to_the_bit(trained):
+def test_another_strategy_takes_what_the_base_said_and_it_is_the_same_to_the_bit(trained, tmp_path):
     first, tables = trained("first")
     assert len(first.base) == 3
     assert not first.said
@@ -60,6 +60,9 @@ def test_another_strategy_takes_what_the_base_said_and_it_is_the_same_to_the_bit
     assert len(anew.base) == 3
     assert same == measured == tables
     assert set(tables) == {"answers-base.parquet", "training-base.parquet", "validation-base.parquet"}
+    heard = Heard()  # and so does `evaluate`, whose examples are the same
+    load_run(tmp_path / "again", listener=heard).evaluate()
+    assert heard.base == []
     # One set changes: the others are as they were, whatever was drawn for that.
     further, part = trained("further", evaluation__training_sample=7)
     assert further.base == ["evaluate base on training sample"]

@@ -40,13 +40,15 @@ def test_a_run_of_rounded_figures_can_answer_in_float32(label_recipe, tmp_path):
 def predict(tmp_path):
     """Answer a file's text by a classifier whose scores are given; return the output."""
 
-    def call(name, content, output="out.csv", labels=("a", "b"), on_error="fail", meanwhile=lambda: None):
+    def call(name, content, output="out.csv", labels=("a", "b"), on_error="fail", meanwhile=lambda: None, columns=None):
         source = tmp_path / name
         source.write_text(content)
         answer = {"label": labels[0], "scores": {label: 1 / len(labels) for label in labels}}
         registry = Registry()
         run = SimpleNamespace(
-            recipe=SimpleNamespace(data=DataSection(train="unused.jsonl", on_error=on_error)),
+            recipe=SimpleNamespace(
+                data=DataSection(train="unused.jsonl", on_error=on_error, columns=columns or {}),
+            ),
             registry=registry,
             task=registry.build("task", "text-classification", "task"),
             listener=SilentListener(),
@@ -129,6 +131,20 @@ def test_a_row_without_answer_is_named_with_what_to_do_about_the_file(predict, c
     with pytest.raises(DataError, match=message) as error:
         predict("rows.csv", content)
     assert "data." not in str(error.value).replace("rows.csv", "")
+
+
+@pytest.mark.parametrize("output", ["out.csv", "out.jsonl"])
+def test_answers_stand_beside_the_columns_as_the_file_names_them(predict, output):
+    written = predict("rows.csv", "Id,Body\n7,goal\n", output, columns={"text": "Body", "label": "Category"})
+    first, *_ = csv.DictReader(written.open()) if output == "out.csv" else map(json.loads, written.open())
+    assert (first["Id"], first["Body"]) == ("7", "goal")
+    assert "text" not in first
+
+
+def test_a_column_that_the_run_renames_is_asked_for_by_the_name_in_the_file(predict):
+    with pytest.raises(DataError, match=r"rows\.csv has no column 'Body', which the run reads as `text` ") as error:
+        predict("rows.csv", "body,Id\ngoal,7\n", columns={"text": "Body", "label": "Category"})
+    assert "Its columns: body, Id. Did you mean 'body'?" in str(error.value)
 
 
 def test_malformed_rows_are_left_out_where_the_recipe_says_so(predict):
