@@ -87,6 +87,12 @@ def select(loaded: LoadedModel, targets: str | Sequence[str], heads_are_welcome:
     named = {name: _named(obstacles, name) for name in targets}
     if heads_are_welcome:
         named = {n: paths for n, paths in named.items() if not paths or any(obstacles[p] != _WHOLE for p in paths)}
+    absent = [name for name, paths in named.items() if not paths]
+    if len(absent) > 1:
+        raise NoMatch(
+            f"targets patterns {', '.join(map(repr, absent))} match no module of {type(module).__name__}. "
+            f"{_layers(module, obstacles)}"
+        )
     return {name: _usable(module, name, paths, obstacles, strict=True) for name, paths in named.items()}
 
 

@@ -117,6 +117,10 @@ def test_a_layer_that_two_patterns_match_is_adapted_once(llama_folder, load) -> 
         ),
         (["proj"], ["'proj' matches no module"]),
         (["q_proj", "qkv"], ["'qkv' matches no module"]),
+        (
+            ["query", "q_proj", "value"],
+            ["patterns 'query', 'value' match no module of LlamaForCausalLM", "named q_proj"],
+        ),
         ("q_proj", ["'q_proj' matches no module", "whole path; put plain names in a list", "mean [q_proj]?"]),
         ("q_proj,v_proj", ["Did you mean [q_proj, v_proj]?"]),
         ("q_porj", ["Did you mean [q_proj]"]),
