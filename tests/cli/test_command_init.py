@@ -8,6 +8,7 @@ from cli_samples import ENTRY, strategy
 
 from ftengine import Recipe
 from ftengine.plugins.registry import Registry
+from ftengine.run.recipe import TrainSection
 
 
 def keys(content, prefix=""):
@@ -25,6 +26,7 @@ def test_the_recipe_is_valid_and_holds_every_key_with_its_default(ftengine, tmp_
     assert (recipe.model.source, recipe.data.train) == (model, data)
     smallest = {"model": {"source": model}, "data": {"train": data}}
     defaults = Recipe.make({**smallest, "task": recipe.task, "strategy": recipe.strategy})
+    defaults.train.learning_rate = Registry().get("strategy", recipe.strategy["name"]).cls.starter_learning_rate
     assert recipe.resolved() == defaults.resolved()
     written = yaml.safe_load(file.read_text())
     assert list(written) == list(Recipe.model_fields)
@@ -212,10 +214,10 @@ def test_a_folder_of_images_gives_a_recipe_with_their_augmenters_alone(ftengine,
 
 def test_the_learning_rate_fits_the_strategy(ftengine, tmp_path):
     rates = {}
-    for name in ("lora", "full"):
+    for name in ("lora", "full", "adapter", "prompt"):
         ftengine("init", tmp_path / f"{name}.yaml", "--strategy", name)
         rates[name] = Recipe.read(tmp_path / f"{name}.yaml").train.learning_rate
-    assert rates["full"] == pytest.approx(rates["lora"] / 10)
+    assert rates == {"lora": 5e-4, "full": 2e-5, "adapter": 1e-3, "prompt": TrainSection().learning_rate}
 
 
 def test_data_that_no_task_knows_is_said(ftengine, tmp_path, monkeypatch):

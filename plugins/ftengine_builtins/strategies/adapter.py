@@ -119,6 +119,7 @@ class Adapter(Strategy):
 
     name = "adapter"
     works_on_parts = True
+    starter_learning_rate = 1e-3
     Config = AdapterConfig
     citation = (
         "Houlsby et al. 2019, Parameter-Efficient Transfer Learning for NLP, arXiv:1902.00751; "

@@ -146,6 +146,7 @@ class LoRA(Strategy):
     name = "lora"
     works_on_parts = True
     starter = True
+    starter_learning_rate = 5e-4
     Config = LoRAConfig
     citation = "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685"
 
