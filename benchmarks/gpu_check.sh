@@ -14,8 +14,8 @@
 #   kernels-target.json, .txt   8192x4096x4096, rank 16: the shape that the figures to reach are about
 #   kernels-small.json, .txt    512 tokens through a block of Llama-3-8B
 #   kernels-large.json, .txt    8192 tokens through it
-#   kernels-graphs.json, .txt   the small ones replayed from CUDA graphs; may fail without failing the whole
-#   kernels-compile.json, .txt  the target against torch.compile; so may this
+#   kernels-graphs.json, .txt   the small ones replayed from CUDA graphs
+#   kernels-compile.json, .txt  the target against torch.compile; may fail without failing the whole
 #   summary.txt                 a line a step
 #
 # Exits with 0 when every step succeeded, 1 when one failed, 2 when something is missing.
@@ -175,11 +175,8 @@ if step build 240 build.log env PYTHONPATH="$PWD/csrc:$PYTHONPATH" "$python" -c 
     measure target 100 "${target[@]}" --ranks 16 --providers "$peers"
     measure small 60 "${small[@]}" --ranks 16 --providers "$peers"
     measure large 120 "${large[@]}" --ranks 8,16,64 --providers "$peers"
-    # A peer's layer may refuse to be captured, and torch.compile may lack its own compiler, or take all the time that
-    # there is: last, and nothing depends on them.
-    if [ -z "$dry" ] && ! measure graphs 60 "${small[@]}" --ranks 16 --providers eager,compiled --launch graph; then
-        unset 'failed[-1]'
-    fi
+    if [ -z "$dry" ]; then measure graphs 60 "${small[@]}" --ranks 16 --providers eager,compiled --launch graph; fi
+    # torch.compile may lack its own compiler, or take all the time that there is: last, and nothing depends on it.
     if ! measure compile 120 "${target[@]}" --ranks 16 --providers eager,torch-compile; then
         unset 'failed[-1]'
     fi

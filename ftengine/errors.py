@@ -111,13 +111,17 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def near_file(name: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the nearest file name, or "" when none is near without its suffix."""
+def near_file(path: Path, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the nearest of the names in a path's folder, or "" for none.
+
+    Names are compared with and without their suffixes: a suffix makes no file near.
+    """
 
     def stem(file: str) -> str:
         return os.path.splitext(file)[0]
 
-    return did_you_mean(name, [file for file in known if did_you_mean(stem(name), [stem(file)])])
+    near = difflib.get_close_matches(path.name, [x for x in known if did_you_mean(stem(path.name), [stem(x)])], n=1)
+    return f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
 
 
 def shown(value: Any) -> str:

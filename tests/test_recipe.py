@@ -202,7 +202,7 @@ def test_data_in_the_place_of_a_recipe_is_told(tmp_path, name):
 def test_a_misspelt_recipe_is_answered_with_the_nearest(tmp_path):
     for name in ("support.yaml", "other.yaml", "suport.jsonl"):
         (tmp_path / name).touch()
-    with pytest.raises(RecipeError, match=r"Did you mean 'support\.yaml'\? `ftengine init`"):
+    with pytest.raises(RecipeError, match=r"Did you mean '\S+/support\.yaml'\? `ftengine init`"):
         Recipe.read(tmp_path / "suport.yaml")
     with pytest.raises(RecipeError, match=r"no recipe file '\S+'\. `ftengine init`"):
         Recipe.read(tmp_path / "absent.yaml")
@@ -261,3 +261,10 @@ def test_wrong_values_are_told_in_one_form(override, expected):
     with pytest.raises(RecipeError) as error:
         Recipe.make(content, [override])
     assert str(error.value) == f"recipe: {expected}"
+
+
+def test_an_error_names_what_was_set_beside_the_file(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text("model: {source: m}\ntask: causal-lm\ndata: {train: t.jsonl}\nstrategy: lora\n")
+    with pytest.raises(RecipeError, match=r"recipe\.yaml with --set train\.epochs=none: key 'train\.epochs'"):
+        Recipe.read(file, ["train.epochs=none"])

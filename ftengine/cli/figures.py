@@ -42,10 +42,12 @@ def show_figures(out: Console, result: EvaluationResult) -> None:
     if not result.tuned:
         out.print("no held-out data, so there are no figures (data.validation, data.test)")
         return
+    from ftengine.api.figures import FEW
+
     examples = next(iter(result.tuned.values())).n
-    known = any(figure.low is not None for figure in result.tuned.values())
-    lead = f"figures on {result.split} ({examples:,} distinct examples)"
-    out.print(f"{lead}, with 95 % intervals:" if known else f"{lead}, too few for intervals:")
+    few = all(figure.n < FEW for figure in result.tuned.values())
+    intervals = "too few for intervals" if few else "with 95 % intervals"
+    out.print(f"figures on {result.split} ({examples:,} distinct examples), {intervals}:")
     out.print(figure_table(result.base, result.tuned, result.difference, result.metrics))
 
 

@@ -103,7 +103,7 @@ def starter(
     }
     if isinstance(tuning, api.ProposesLearningRate):
         given["train", "learning_rate"] = tuning.starter_learning_rate
-    if (epochs := proposed_epochs(seen.rows)) != TrainSection.model_fields["epochs"].default:
+    if seen.task and (epochs := proposed_epochs(seen.rows)) != TrainSection.model_fields["epochs"].default:
         given["train", "epochs"] = epochs
     given |= {("task", option): value for option, value in how.options.items()}
     if how.columns:

@@ -124,7 +124,7 @@ def _lines(run: Run, training: TrainingResult, seconds: float) -> list[tuple[str
     best = training.best_step
     return [
         ("training", f"{duration(training.seconds)}, {steps}"),
-        ("in all", f"{duration(seconds)}, with both models' evaluation and the check of what was saved"),
+        ("this command", duration(seconds)),
         ("speed", speed(training) or None),
         ("kernels", training.kernels or None),
         ("kept", None if best is None else f"the weights of step {best:,}, which have the lowest validation loss"),

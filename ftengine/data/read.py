@@ -189,7 +189,7 @@ def _missing(source: str, path: Path, registry: Registry) -> str:
         return f"no data file {source!r}: there is no folder {str(path.parent)!r} in {os.getcwd()}. {allowed}"
     ends = suffixes(registry)
     there = sorted(file.name for file in path.parent.iterdir() if file.suffix.lower() in ends or file.is_dir())
-    near = near_file(str(path), [str(path.parent / name) for name in there])  # a recipe, say, is no data
+    near = near_file(path, there)  # a recipe, say, is no data
     return f"no data file {source!r} in {path.parent.resolve()}.{near} {allowed}"
 
 

@@ -120,8 +120,10 @@ def fit_memory(trial: Trial, section: TrainSection) -> Memory:
     other = ", set train.gradient_checkpointing to auto" if able and section.gradient_checkpointing is False else ""
     would = f"training would take {_told(peaks[0])} of memory{tried}, more than the {what}"
     more = ", or raise train.memory_limit" if limited else ""
+    # Where tokens cut the largest micro-batch, fewer examples may change nothing.
+    cut = len(trial.batches[-1]) < min(section.batch_size, len(trial.train))
     tokens = batch_tokens(section, trial.accelerator.device)
-    first = f"train.batch_tokens ({tokens:,} here), or " if tokens else ""
+    first = f"train.batch_tokens ({tokens:,} here), or " if cut and tokens else ""
     raise RecipeError(
         f"{would}. Lower {first}train.batch_size (and raise train.accumulate), shorten the task's max_length{other}"
         f"{more}."

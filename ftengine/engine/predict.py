@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -148,20 +149,21 @@ def _checked(run: Run, source: str | Path, *, table: bool = False) -> Rows:
     except DataError as error:
         if rows.hint:
             raise DataError(f"{rows.source} has one column, {rows.columns[0]!r}.{rows.hint}") from None
-        columns = ", ".join(rows.columns)
-        for name, column in section.columns.items():
-            if f"`{name}`" in str(error) and name not in rows.columns:
-                raise DataError(
-                    f"{rows.source} has no column {column!r}, which the run reads as `{name}` (data.columns in its "
-                    f"recipe). Its columns: {columns}.{did_you_mean(column, rows.columns)}"
-                ) from None
+        columns, wanted = ", ".join(rows.names.values()), re.findall("`([^`]+)`", str(error))
+        renamed = [name for name in wanted if name in section.columns]
+        if renamed and not set(wanted) & set(rows.columns):  # a column that is not there, not a row without a value
+            column = section.columns[renamed[0]]
+            raise DataError(
+                f"{rows.source} has no column {column!r}, which the run reads as `{renamed[0]}` (data.columns in its "
+                f"recipe). Its columns: {columns}.{did_you_mean(column, rows.names.values())}"
+            ) from None
         raise DataError(f"{error} Fill in this row of the file, or remove it. Its columns: {columns}.") from None
     return rows
 
 
 def _require_free(rows: Rows, table: bool) -> None:
     """Refuse columns that answers would overwrite; in a table they are in columns of their own."""
-    for name in rows.names.values():
+    for name in _columns(rows).values():
         if name == ANSWER or (table and name.startswith(f"{ANSWER}.")):
             instead = ", or write the answers as .jsonl" if name != ANSWER else ""
             raise DataError(
@@ -170,12 +172,18 @@ def _require_free(rows: Rows, table: bool) -> None:
             )
 
 
+def _columns(rows: Rows) -> dict[str, str]:
+    """Return for each column what it is called in the output: as in the file, where an answer does not stand there."""
+    return {name: name if theirs.split(".")[0] == ANSWER else theirs for name, theirs in rows.names.items()}
+
+
 def _as_in_file(rows: Rows, index: int) -> dict[str, Any]:
     """Return a row with its file's names of columns, as JSON gives it back.
 
     What JSON has no type for (a date of a Parquet file) becomes text.
     """
-    text = json.dumps({rows.names[name]: value for name, value in rows[index].items()}, default=plain)
+    called = _columns(rows)
+    text = json.dumps({called[name]: value for name, value in rows[index].items()}, default=plain)
     return json.loads(text, parse_constant=lambda name: None)  # nor for nan and infinity
 
 

@@ -38,7 +38,6 @@ from ftengine.plugins.returned import json_mapping
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import build, hardware, peak_memory_bytes, plugin_origins, versions
 from ftengine.run.records import Computation, Environment, Memory, TrainedPart, TrainingResult
-from ftengine.training.cpu import quick_on_cpu
 from ftengine.training.loop import Trainer
 from ftengine.training.memory import release_memory
 from ftengine.training.setup import Setup
@@ -338,8 +337,7 @@ def run_model(
         batch_tokens(section, accelerator.device),
         asked or max(ANSWERED, section.batch_size),
     )
-    with quick_on_cpu(loaded.module, accelerator.device):
-        return EvalRunner(accelerator, loaded, ready.task, *sizes, ready.listener, side).run(plan, kept)
+    return EvalRunner(accelerator, loaded, ready.task, *sizes, ready.listener, side).run(plan, kept)
 
 
 def run_base(

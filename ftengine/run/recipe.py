@@ -306,7 +306,7 @@ def _content(path: Path) -> dict[str, Any]:
         text = text_of_file(path)
     except FileNotFoundError:
         there = [file.name for ending in ("*.yaml", "*.yml") for file in path.parent.glob(ending)]
-        near = near_file(str(path), sorted(str(path.parent / name) for name in there))
+        near = near_file(path, there)
         raise RecipeError(f"no recipe file {str(path)!r}.{near} `ftengine init` writes one to start from.") from None
     except (OSError, ValueError) as error:
         raise RecipeError(f"cannot read recipe {str(path)!r}: {error}.") from None

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -52,12 +52,14 @@ class Stop:
         signal.raise_signal(number)
 
     def _ask(self, number: int, frame: Any) -> None:
-        again, self._asked = number == self._asked, self._asked or number
+        first, again = not self._asked, number == self._asked
+        self._asked = self._asked or number
         if again and self._alone:
             self.follow()
-        elif self._alone:
-            # Not by a listener, which may be in the middle of a line.
-            os.write(2, b"\nending this step, then saving a checkpoint; the same signal again stops at once\n")
+        elif first and self._alone:
+            # Not by a listener, which may be in the middle of a line; nobody may read it any more.
+            with suppress(OSError):
+                os.write(2, b"\nending this step, then saving a checkpoint; the same signal again stops at once\n")
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -49,10 +49,13 @@ def compare(reports: Sequence[Report]) -> list[Comparison]:
     """Put rows of the same layer, phase and provider of ours side by side.
 
     Raises:
-        InputError: there is one file alone, or nothing in the first has a counterpart in another.
+        InputError: there is one file alone, files were launched in different ways, or nothing in the first has a
+            counterpart in another.
     """
     if len(reports) < 2:
         raise InputError("one file has nothing to be compared with; give two or more, the one to compare with first.")
+    if len({report.settings.get("launch", "call") for report in reports}) > 1:
+        raise InputError("some files were measured with --launch graph and others without; they do not compare.")
     files = [{(*row.layer, row.phase, row.provider): row for row in report.rows} for report in reports]
     found = [
         Comparison(row, [file[key].overhead if key in file else None for file in files])

@@ -12,7 +12,7 @@ import torch
 
 from ftengine.ops import active_backend, draw_seed, use_instruction_set
 from ftengine_bench.figures import PHASES, least_bytes, least_overhead, operations, recovered, roofline
-from ftengine_bench.layers import MAY_FAIL, PROVIDERS, SCALE, WITHOUT_DROPOUT, Layer, Step, captured
+from ftengine_bench.layers import MAY_FAIL, PROVIDERS, SCALE, WITHOUT_DROPOUT, Layer, Step, capture
 from ftengine_bench.machine import Peak, machine, measure_peak
 from ftengine_bench.memory import peak_bytes, saved_bytes
 from ftengine_bench.report import OperatorRow, Report, Row
@@ -49,9 +49,8 @@ def measure_kernels(
         for done, (shape, dtype, rank) in enumerate(cases, 1):
             for p in settings.dropouts:
                 layer = Layer.make(shape, rank, dtype, p, device)
-                steps = prepare(settings.providers, layer, asked["left_out"])
-                graphs = settings.launch == "graph"
-                report.rows.extend(measure_layer(layer, steps, peaks[dtype], clock, seconds, graphs))
+                steps = prepare(settings.providers, layer, asked["left_out"], settings.launch == "graph")
+                report.rows.extend(measure_layer(layer, steps, peaks[dtype], clock, seconds))
                 keep(report)
             report.operators.extend(measure_operators(layer, settings.dropouts, peaks[dtype], clock, seconds))
             keep(report)
@@ -61,8 +60,8 @@ def measure_kernels(
         return report
 
 
-def prepare(names: tuple[str, ...], layer: Layer, left_out: dict[str, str]) -> dict[str, Step]:
-    """Build the providers' steps and run each once.
+def prepare(names: tuple[str, ...], layer: Layer, left_out: dict[str, str], graphs: bool = False) -> dict[str, Step]:
+    """Build the providers' steps and run each once, or capture it in CUDA graphs.
 
     One of MAY_FAIL that does not work here goes into left_out, with the reason, and is not tried again.
     """
@@ -74,6 +73,8 @@ def prepare(names: tuple[str, ...], layer: Layer, left_out: dict[str, str]) -> d
             step = PROVIDERS[name](layer)
             step.forward()
             step.backward()
+            if graphs:
+                capture(step)
         # A compiler that lacks its own compiler raises anything. Nobody else is excused.
         except Exception as error:
             if name not in MAY_FAIL:
@@ -85,14 +86,12 @@ def prepare(names: tuple[str, ...], layer: Layer, left_out: dict[str, str]) -> d
     return steps
 
 
-def measure_layer(
-    layer: Layer, steps: dict[str, Step], peak: Peak, clock: Clock, seconds: float, graphs: bool = False
-) -> list[Row]:
-    """Look at the memory of each provider of one layer, then time them in turn, as CUDA graphs where that is asked."""
+def measure_layer(layer: Layer, steps: dict[str, Step], peak: Peak, clock: Clock, seconds: float) -> list[Row]:
+    """Look at the memory of each provider of one layer, then time them in turn."""
     shape = layer.shape
     held = {name: (peak_bytes(step, layer.x.device.type), saved_bytes(step)) for name, step in steps.items()}
-    actions = {name: captured(step) if graphs else (step.forward, step.backward) for name, step in steps.items()}
-    times = measure(actions, clock, seconds, clear=lambda name: None if graphs else steps[name].clear())
+    actions = {name: step.parts for name, step in steps.items()}
+    times = measure(actions, clock, seconds, clear=lambda name: steps[name].clear())
     rows = []
     for phase, parts_of in PHASES.items():
         taken = {name: [sum(parts[parts_of]) for parts in repetitions] for name, repetitions in times.items()}

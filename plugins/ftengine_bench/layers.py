@@ -148,6 +148,10 @@ class Layer:
         return Step(call, inputs, self.dy, (*inputs, self.weight, self.dy))
 
 
+Parts = tuple[Callable[[], None], Callable[[], None]]
+"""What computes forward and backward of a step."""
+
+
 @dataclass
 class Step:
     """Forward and backward of one provider on one layer.
@@ -165,6 +169,12 @@ class Step:
     given: tuple[Tensor, ...]
     y: Tensor | None = None
     gradients: tuple[Tensor, ...] | None = None
+    graphs: Parts | None = None
+
+    @property
+    def parts(self) -> Parts:
+        """What is timed: replays of CUDA graphs where there are some."""
+        return self.graphs or (self.forward, self.backward)
 
     def forward(self) -> None:
         self.y = self.call()
@@ -178,12 +188,8 @@ class Step:
         self.y = self.gradients = None
 
 
-Parts = tuple[Callable[[], None], Callable[[], None]]
-"""What computes forward and backward of a step."""
-
-
-def captured(step: Step) -> Parts:
-    """Return a step as two CUDA graphs to be replayed; it keeps its results, whose memory they write to."""
+def capture(step: Step) -> None:
+    """Have a step replayed from two CUDA graphs, which write to the memory of the results that it has now."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # what libraries allocate at first use cannot be captured
@@ -196,7 +202,7 @@ def captured(step: Step) -> Parts:
         step.forward()
     with torch.cuda.graph(backward, pool=forward.pool()):
         step.backward()
-    return forward.replay, backward.replay
+    step.graphs = forward.replay, backward.replay
 
 
 def composition(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, p: float) -> Tensor:

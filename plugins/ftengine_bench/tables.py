@@ -43,6 +43,8 @@ def facts(report: Report) -> Iterator[tuple[str, str]]:
     if not report.complete:
         yield "incomplete", "the measurement was interrupted"
     yield "device", f"{machine['name']} ({machine['capability']}), {threads(machine['threads'])}"
+    if report.settings.get("launch") == "graph":
+        yield "launch", "replayed from CUDA graphs, forward and backward one each"
     yield "software", f"torch {machine['torch']}, ftengine {machine['ftengine']}, PEFT {machine['peft'] or 'absent'}"
     yield "kernels", f"{machine['kernels']['backend']}: {machine['kernels']['reason']}"
     if machine["driver"]:

@@ -119,7 +119,8 @@ def test_abilities_are_those_that_the_contract_knows(ftengine):
 
     registry = Registry()
     assert set(abilities(registry.get("strategy", "lora"))) == {
-        *("Cites", "Merges", "References", "Reopens", "ReportsEnvironment", "Starts", "WorksOnParts")
+        *("Cites", "Merges", "ProposesLearningRate", "References", "Reopens", "ReportsEnvironment", "Starts"),
+        "WorksOnParts",
     }
     of_task = set(abilities(registry.get("task", "image-classification")))
     assert {"Probes", "Infers", "ReadsFiles"} <= of_task

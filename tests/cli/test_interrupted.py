@@ -68,6 +68,16 @@ def test_what_a_signal_waits_for_is_said_at_once(capfd):
     assert said[0].strip() == "ending this step, then saving a checkpoint; the same signal again stops at once"
 
 
+def test_a_signal_stops_training_in_order_where_nobody_reads_what_is_said(monkeypatch):
+    def broken(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("ftengine.training.stopping.os.write", broken)
+    stop = Stop(alone=True)
+    stop._ask(signal.SIGINT, None)
+    assert stop.asked
+
+
 def test_an_end_before_anything_is_saved_is_said(ftengine, recipe, tmp_path, monkeypatch):
     def ended(*args, **options):
         raise KeyboardInterrupt

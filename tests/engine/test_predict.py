@@ -145,6 +145,14 @@ def test_a_column_that_the_run_renames_is_asked_for_by_the_name_in_the_file(pred
     with pytest.raises(DataError, match=r"rows\.csv has no column 'Body', which the run reads as `text` ") as error:
         predict("rows.csv", "body,Id\ngoal,7\n", columns={"text": "Body", "label": "Category"})
     assert "Its columns: body, Id. Did you mean 'body'?" in str(error.value)
+    with pytest.raises(DataError, match=r"rows\.csv:3: .*`text` is missing"):  # the column is there, a value is not
+        predict("rows.csv", 'Body,Id\ngoal,7\n"",8\n', columns={"text": "Body"})
+
+
+def test_a_column_named_like_the_answer_keeps_the_name_that_the_run_gives_it(predict):
+    written = predict("rows.csv", "prediction,Id\ngoal,7\n", "out.jsonl", columns={"text": "prediction"})
+    (line,) = map(json.loads, written.open())
+    assert (line["text"], line["prediction"]["label"]) == ("goal", "a")
 
 
 def test_malformed_rows_are_left_out_where_the_recipe_says_so(predict):

@@ -1,6 +1,7 @@
 """Kernels compiled otherwise than a build does it, in a copy of the package below build/, and tests run with them."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,16 +15,23 @@ EMULATED_AVX512 = ("-mavx2", "-mfma", "-Itests/ops/avx512", "-Wno-psabi", "-Wno-
 """What compiles the kernels for AVX-512 with avx512/immintrin.h, for any processor that has AVX2."""
 
 
+def is_gcc(compiler: str) -> bool:
+    """Say whether a compiler has GCC's headers, which avx512/immintrin.h stands on."""
+    told = subprocess.run([*shlex.split(compiler), "--version"], capture_output=True, text=True, check=False).stdout
+    return "clang" not in told
+
+
 def rebuild(name: str, environ: Mapping[str, str], optimize: str = "-O3") -> Path:
-    """Compile with AVX-512 emulated and the compiler and choice of kernels in `environ`; return where the copy lies."""
+    """Compile with AVX-512 emulated (by GCC) and what `environ` chooses; return where the copy of the package lies."""
     sys.path.insert(0, str(ROOT / "csrc"))
     from builder import parts
 
     folder = ROOT / "build" / name
     parts.BUILD = Path("build") / f"{name}-kernels"
     parts.HOST_OPTIONS = tuple(option.replace("-O3", optimize) for option in parts.HOST_OPTIONS)
-    for instructions in ("avx512", "avx512bf16"):
-        parts.INSTRUCTION_SETS[instructions] = EMULATED_AVX512
+    if is_gcc(environ.get("CXX", os.environ.get("CXX", "c++"))):
+        for instructions in ("avx512", "avx512bf16"):
+            parts.INSTRUCTION_SETS[instructions] = EMULATED_AVX512
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "ftengine", folder / "ftengine", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     parts.Plan({**os.environ, "FTENGINE_CPU": "1", "FTENGINE_CUDA": "0", **environ}).build(folder)

@@ -243,6 +243,25 @@ def test_layers_under_autocast(on_gpu, composition, assert_as_accurate, autocast
             assert_as_accurate(ours, plain, truth)
 
 
+@pytest.mark.parametrize("p", [0.0, 0.25])
+def test_the_benchmark_replays_what_a_layer_computes(p):
+    from ftengine_bench.layers import PROVIDERS, Layer, Shape, capture
+
+    step = PROVIDERS["compiled"](Layer.make(Shape(64, 136, 72), 8, torch.bfloat16, p, DEVICE))
+    step.forward()
+    step.backward()
+    expected = [t.clone() for t in (step.y, *step.gradients)]
+    capture(step)
+    results = (step.y, *step.gradients)
+    for tensor in results:
+        tensor.zero_()
+    for part in step.parts:
+        part()
+    assert all(torch.isfinite(t).all() and t.any() for t in results)
+    if not p:  # each replay draws its own mask
+        assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+
+
 def test_traced_layers_equal_eager_ones(on_gpu):
     sample, seed = on_gpu((2, 33), 136, 72, 8, torch.bfloat16, torch.float32), make_seed()
     compiled = torch.compile(lowrank_linear, fullgraph=True, backend="aot_eager")
