@@ -119,6 +119,13 @@ def test_rows_of_different_things_are_not_compared(change):
         compare([report(row()), report(row(**change))])
 
 
+def test_replays_of_graphs_are_not_compared_with_calls():
+    graph = replace(report(row()), settings={"launch": "graph"})
+    assert compare([graph, graph])
+    with pytest.raises(InputError, match="some files were measured with --launch graph and others without"):
+        compare([report(row()), graph])  # a file of before there was a choice
+
+
 def test_the_reference_is_compared_and_not_guarded():
     reference = row(provider="reference")
     found = compare([report(row(), reference), report(row(), replace(reference, overhead=9.0))])

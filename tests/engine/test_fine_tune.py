@@ -302,6 +302,13 @@ def test_activations_are_computed_twice_where_only_that_keeps_to_the_memory_limi
         for start in (fine_tune, plan):
             with pytest.raises(RecipeError, match=f"training would take {tried}.*more than the train.memory_limit"):
                 start(refused)
+    # What cuts micro-batches is what to lower; elsewhere it would change nothing.
+    for batch_tokens, advice in (
+        (8, r"Lower train\.batch_tokens \(8 here\), or train\.batch_size"),
+        (None, r"Lower train\.batch_size"),
+    ):
+        with pytest.raises(RecipeError, match=advice):
+            plan(auto("1 GB", train__batch_tokens=batch_tokens))
     monkeypatch.setattr(EvalRunner, "run", None)  # what cannot be kept is refused before the base is measured
     for start in (fine_tune, plan):
         with pytest.raises(RecipeError, match=r"model and its libraries alone hold 477 MiB.*limit of 0\.4 GB"):

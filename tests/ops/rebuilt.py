@@ -16,9 +16,12 @@ EMULATED_AVX512 = ("-mavx2", "-mfma", "-Itests/ops/avx512", "-Wno-psabi", "-Wno-
 
 
 def is_gcc(compiler: str) -> bool:
-    """Say whether a compiler has GCC's headers, which avx512/immintrin.h stands on."""
-    told = subprocess.run([*shlex.split(compiler), "--version"], capture_output=True, text=True, check=False).stdout
-    return "clang" not in told
+    """Say whether a compiler is there and has GCC's headers, which avx512/immintrin.h stands on."""
+    try:
+        command = [*shlex.split(compiler), "--version"]
+        return "clang" not in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return False
 
 
 def rebuild(name: str, environ: Mapping[str, str], optimize: str = "-O3") -> Path:

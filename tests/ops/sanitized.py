@@ -1,6 +1,6 @@
 """Run the kernels' tests with kernels that AddressSanitizer and UndefinedBehaviorSanitizer watch.
 
-A program: `python sanitized.py [pytest's options]`. The kernels for AVX-512 are emulated, whatever the processor: no
+A program: `python sanitized.py [pytest's options]`. GCC's kernels for AVX-512 are emulated, whatever the processor: no
 sanitizer sees which lanes a masked instruction touches.
 """
 

@@ -31,8 +31,9 @@ def _has_avx2() -> bool:
 
 
 @pytest.mark.skipif(not _has_avx2(), reason="emulated with AVX2, on Linux")
-@pytest.mark.skipif(not is_gcc(os.environ.get("CXX", "c++")), reason="emulated by GCC")
 def test_kernels_for_avx512_pass_their_tests():
+    if not is_gcc(os.environ.get("CXX", "c++")):  # asked here, so that looking for tests starts no compiler
+        pytest.skip("emulated by GCC")
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=Path(__file__).parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     last = done.stdout.strip().splitlines()[-1]

@@ -283,6 +283,15 @@ def test_figures_without_an_interval_or_at_zero_say_what_that_means(tmp_path, ca
         assert "too few" not in text
 
 
+def test_few_examples_are_not_headed_as_if_they_had_intervals(tmp_path, capsys):
+    files = sound()
+    for side in ("base", "tuned"):
+        files["evaluation"][side] = {"accuracy": {"value": 0.5, "low": None, "high": None, "n": 4}}
+    files["evaluation"]["difference"] = {}
+    show_figures(Console(width=160), RunRecords.read(write_run(tmp_path / "run", files)).evaluation)
+    assert "(4 distinct examples), too few for intervals:" in capsys.readouterr().out
+
+
 def test_metrics_of_other_numbers_of_examples_say_so(tmp_path, pages):
     files = sound()
     for side in ("base", "tuned"):
