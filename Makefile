@@ -47,7 +47,7 @@ test-slow: $(COMPILED) ## run the tests that take long
 	$(TEST) -m slow
 
 test-plugins: $(COMPILED) $(PLUGINS)/.installed ## run the tests of the distributions in plugins/
-	FTENGINE_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR):$(CURDIR)/plugins \
+	FTENGINE_REQUIRE_EXTENSION=1 TRITON_INTERPRET=1 OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR):$(CURDIR)/plugins \
 	    $(PLUGINS)/bin/python -m pytest $(PYTEST_OPTIONS) plugins tests/distributions
 
 # Not made anew where `make clean` took $(INSTALLED) away: the packages that it lies over are still there.

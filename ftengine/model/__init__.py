@@ -7,6 +7,7 @@ from ftengine.model.chat import encode_conversation, end_of_turn, has_template, 
 from ftengine.model.fingerprints import fingerprint_processor, fingerprint_weights
 from ftengine.model.generation import GenerationOptions, complete, generate, made_to_fit, stop_tokens
 from ftengine.model.modes import evaluating, seeded, widen
+from ftengine.model.norms import RMSNorm, rms_norm_of
 from ftengine.model.parameters import (
     count,
     decayed,
@@ -39,6 +40,7 @@ __all__ = [
     "TRAINED_FILE",
     "GenerationOptions",
     "ModuleNames",
+    "RMSNorm",
     "TokenLoss",
     "complete",
     "copy_into",
@@ -71,6 +73,7 @@ __all__ = [
     "read_tensors",
     "regex",
     "render",
+    "rms_norm_of",
     "save_model",
     "save_tensors",
     "save_trained",

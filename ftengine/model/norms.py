@@ -1,0 +1,95 @@
+"""RMS norms of any model, known by what a module computes and not by its name.
+
+    y = (w + offset) ∘ x / sqrt(mean(x²) + eps)           (Zhang and Sennrich 2019, arXiv:1910.07467)
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+OFFSETS = (0.0, 1.0)
+"""What is added to the weight; Gemma's is stored as a difference from 1."""
+
+
+@dataclass(frozen=True)
+class RMSNorm:
+    """What an RMS norm adds to its weight (L,) and to the mean of squares, and the dtypes for which it was found."""
+
+    offset: float
+    eps: float
+    dtypes: frozenset[torch.dtype]
+
+
+def rms_norm_of(module: nn.Module, dtypes: Iterable[torch.dtype]) -> RMSNorm | None:
+    """Say which RMS norm a module is, None where it computes something else.
+
+    It is one where its output and its gradients, for rows of several scales, are those of the formula up to rounding,
+    in some of `dtypes`. Its class's `forward` is asked, whatever the module has in its place; and the class must be
+    one that a Python module defines, not one that a strategy made of another while it prepared the model, which may do
+    more than it is asked here. On a device without float64 or without numbers (meta) none is found.
+    """
+    eps = _eps(module)
+    if eps is None:
+        return None
+    asked = tuple(dtypes)
+    for offset in OFFSETS:
+        found = frozenset(dtype for dtype in asked if _is_norm(module, offset, eps, dtype))
+        if found:
+            return RMSNorm(offset, eps, found)
+    return None
+
+
+def _eps(module: nn.Module) -> float | None:
+    """Return the only number of a module that has a vector beside it and nothing else; None for every other one."""
+    kind = type(module)
+    if getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is not kind:
+        return None
+    parameters, numbers = list(module._parameters.values()), [x for x in vars(module).values() if isinstance(x, float)]
+    if len(parameters) != 1 or len(numbers) != 1 or module._modules or module._buffers:
+        return None
+    vector = type(weight := parameters[0]) is nn.Parameter and weight.dim() == 1
+    return numbers[0] if vector and weight.device.type not in ("meta", "mps") else None
+
+
+def _is_norm(module: nn.Module, offset: float, eps: float, dtype: torch.dtype) -> bool:
+    (weight,) = module._parameters.values()
+    assert weight is not None
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.tensor([1.0, 30.0, 0.01, eps**0.5, 0.1 * eps**0.5])[:, None]  # the last ones show eps
+    x = (torch.randn(len(scales), len(weight), generator=generator) * scales).to(weight.device, dtype).requires_grad_()
+    dy = torch.randn(x.shape, generator=generator).to(x)
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch tells that its own norm is slow where dtypes differ
+        try:
+            y = type(module).forward(module, x)
+        except Exception:  # it takes something else, and may say so in any way
+            return False
+        if not isinstance(y, Tensor) or y.dtype != x.dtype or y.shape != x.shape:
+            return False
+        wide, w = x.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
+        meant = (w + offset) * wide / (wide.square().mean(-1, keepdim=True) + eps).sqrt()
+        inputs = [(x, wide), *([(weight, w)] if weight.requires_grad else [])]
+        if not y.requires_grad:
+            return False
+        found = [y, *torch.autograd.grad(y, [own for own, _ in inputs], dy, allow_unused=True)]
+        expected = [meant, *torch.autograd.grad(meant, [own for _, own in inputs], dy.double())]
+    return all(own is not None and _close(own, truth) for own, truth in zip(found, expected, strict=True))
+
+
+def _close(own: Tensor, truth: Tensor) -> bool:
+    """Say whether two results differ by rounding alone, row by row.
+
+    The original may add up a row in any order, and round to its dtype a few times on the way. That averages out over a
+    row, so a common factor, such as that of another mean, shows in bfloat16 as well.
+    """
+    wide, exact, single = own.double(), 16 * torch.finfo(torch.float32).eps, 4 * torch.finfo(own.dtype).eps
+    factors = (wide * truth).sum(-1) / truth.square().sum(-1)
+    alike = (factors - 1).abs() <= exact + single / own.shape[-1] ** 0.5
+    near = (wide - truth).abs() <= (exact + single) * truth.abs().amax(-1, keepdim=True)
+    return bool(alike.all() and near.all())

@@ -1,0 +1,358 @@
+"""Liger's kernels in models of several families: what they compute, and what is left alone."""
+
+import copy
+import json
+
+import pytest
+import torch
+from interpreted import _interpreter, compiled, interpreted, replaced  # noqa: F401
+from torch import nn
+from torch.nn import functional as F
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForSequenceClassification,
+    Gemma2Config,
+    LlamaConfig,
+    Phi3Config,
+    Qwen3Config,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+
+import ftengine_liger
+from ftengine import Recipe, fine_tune, registry_of
+from ftengine.api import LoadedModel
+from ftengine.errors import RecipeError
+from ftengine.plugins.registry import Registry
+from ftengine.testing import check_component, models
+from ftengine_liger.regularizer import Liger
+
+DECODER = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+T5 = {"vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
+FAMILIES = {
+    "llama": (LlamaConfig(**DECODER), {"RMS norms": 5, "SwiGLU blocks": 2}),
+    "qwen3": (Qwen3Config(**DECODER, head_dim=8), {"RMS norms": 9, "SwiGLU blocks": 2}),
+    "gemma2": (Gemma2Config(**DECODER, head_dim=8), {"RMS norms": 9, "GeGLU blocks": 2}),
+    "phi3": (Phi3Config(**DECODER), {"RMS norms": 5}),  # gate and up are one layer there
+    "t5": (T5Config(**T5, feed_forward_proj="gated-gelu", decoder_start_token_id=0, pad_token_id=0), {"RMS norms": 12}),
+}
+
+
+def made(config, dtype=torch.float32):
+    torch.manual_seed(0)
+    cls = T5ForConditionalGeneration if isinstance(config, T5Config) else AutoModelForCausalLM.from_config
+    module = cls(copy.deepcopy(config)).to(dtype).train()
+    for name, parameter in module.named_parameters():
+        if "norm" in name:  # a fresh one is all ones, or zeros
+            nn.init.normal_(parameter)
+    return module
+
+
+def loaded(module):
+    return LoadedModel(module, None, "test", None)
+
+
+def passed(module, **more):
+    torch.manual_seed(1)
+    ids = torch.randint(1, 64, (2, 7))
+    module.zero_grad()
+    loss = module(input_ids=ids, labels=ids, **more).loss
+    loss.backward()
+    return [loss.detach(), *(p.grad for p in module.parameters() if p.grad is not None)]
+
+
+def close(found, expected, dtype):
+    for own, plain in zip(found, expected, strict=True):
+        assert float((own - plain).double().norm()) <= 40 * torch.finfo(dtype).eps * float(plain.double().norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_modules_are_known_by_what_they_compute(interpreted, family, dtype):  # noqa: F811
+    config, expected = FAMILIES[family]
+    module, liger = made(config, dtype), Liger()
+    before = passed(module)
+    liger.attach(loaded(module), None)
+    first, second = passed(module), passed(module)
+    assert liger.finish(module, dict) == expected
+    close(first, before, dtype)
+    assert all(map(torch.equal, first, second))
+    liger.detach(loaded(module))
+    assert all(map(torch.equal, passed(module), before))
+
+
+def test_what_it_computes_can_be_computed_twice(interpreted):  # noqa: F811
+    module, liger = made(FAMILIES["llama"][0]), Liger()
+    before = passed(module)
+    module.gradient_checkpointing_enable({"use_reentrant": False})
+    liger.attach(loaded(module), None)  # the first pass, in which it looks, is one of those that are computed twice
+    close(passed(module, use_cache=False), before, torch.float32)
+    assert liger.finish(module, dict) == FAMILIES["llama"][1]
+
+
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.2}, {"dora": True}])
+def test_gradients_of_lora_beside_the_kernels(interpreted, options):  # noqa: F811
+    module = made(FAMILIES["llama"][0])
+    model = loaded(module)
+    entry = Registry().get("strategy", "lora")
+    entry.cls(entry.cls.Config(rank=4, **options)).prepare(model)
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and "lora" in name:
+            nn.init.normal_(parameter, std=0.1)
+    module.train()
+    before, liger = passed(module), Liger()
+    liger.attach(model, None)
+    for _ in range(2):  # with the first pass's look, and without
+        close(passed(module), before, torch.float32)
+    assert liger.finish(module, dict) == FAMILIES["llama"][1]
+
+
+def test_a_copy_computes_with_weights_of_its_own(interpreted):  # noqa: F811
+    module, liger = made(FAMILIES["llama"][0]), Liger()
+    liger.attach(loaded(module), None)
+    before = passed(module)
+    twin = copy.deepcopy(module)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+    assert all(map(torch.equal, passed(twin), before))
+
+
+def test_a_model_is_looked_at_while_it_trains(interpreted):  # noqa: F811
+    """In evaluation, what it computes besides (dropout, say) does not show; rows that are not there show nothing."""
+    module, liger = nn.Sequential(LlamaMLP(FAMILIES["llama"][0])), Liger()
+    liger.attach(loaded(module), None)
+    module.eval()(torch.randn(3, 32))
+    module.train()(torch.randn(0, 32))
+    assert not liger.finish(module, dict)
+    module(torch.randn(3, 32))
+    assert liger.finish(module, dict) == {"SwiGLU blocks": 1}
+    assert torch.isfinite(module.eval()(torch.randn(3, 32))).all()
+
+
+def test_a_second_backward_pass_is_refused_and_not_wrong(interpreted):  # noqa: F811
+    module, liger = nn.Sequential(LlamaRMSNorm(32), LlamaMLP(FAMILIES["llama"][0])).train(), Liger()
+    liger.attach(loaded(module), None)
+    x = torch.randn(3, 32, requires_grad=True)
+    y = module(x).sum()
+    y.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="a gradient is computed twice, or differentiated"):
+        y.backward()
+    with pytest.raises(RuntimeError, match="a gradient is computed twice, or differentiated"):
+        torch.autograd.grad(module(x).sum(), x, create_graph=True)
+
+
+def test_a_kernel_that_fails_leaves_modules_alone_and_is_told(interpreted, monkeypatch):  # noqa: F811
+    from ftengine_liger import kernels
+
+    def fails(a, b):
+        raise RuntimeError("no C compiler")
+
+    monkeypatch.setitem(kernels.ACTIVATIONS, "SwiGLU", (F.silu, fails))
+    module, liger = nn.Sequential(LlamaMLP(FAMILIES["llama"][0])).train(), Liger()
+    liger.attach(loaded(module), None)
+    module(torch.randn(3, 32))
+    with pytest.raises(RecipeError, match=r"of 1 that it tried\. A kernel failed: no C compiler\. Take"):
+        liger.penalty(module, {}, torch.zeros(()))
+
+
+class Dropping(LlamaMLP):
+    def forward(self, x):
+        return self.down_proj(F.dropout(self.act_fn(self.gate_proj(x)) * self.up_proj(x), 0.1, self.training))
+
+
+class Shifted(LlamaMLP):
+    def forward(self, x):
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * (self.up_proj(x) + 1))
+
+
+class Twice(LlamaMLP):
+    def forward(self, x):
+        return super().forward(super().forward(x))
+
+
+class Residual(LlamaMLP):
+    def forward(self, x):
+        return super().forward(x) + x
+
+
+class Clamped(LlamaMLP):
+    """As the plain one for most numbers."""
+
+    def forward(self, x):
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x).clamp(-1e4, 1e4))
+
+
+class Sum(LlamaMLP):
+    def forward(self, x):
+        return self.down_proj(self.act_fn(self.gate_proj(x)) + self.up_proj(x))
+
+
+class Centred(LlamaRMSNorm):
+    def forward(self, x):
+        return super().forward(x - x.mean(-1, keepdim=True))
+
+
+class Outside(LlamaRMSNorm):
+    def forward(self, x):
+        return self.weight * x / (x.pow(2).mean(-1, keepdim=True).sqrt() + 0.1)
+
+
+def scaled(config):
+    """A strategy's class, made while it prepared the model."""
+    norm = LlamaRMSNorm(config.hidden_size)
+    norm.__class__ = type("Scaled", (LlamaRMSNorm,), {"forward": lambda self, x: 2 * LlamaRMSNorm.forward(self, x)})
+    return norm
+
+
+@pytest.mark.parametrize("make", [Dropping, Shifted, Twice, Residual, Clamped, Sum, Centred, Outside, scaled])
+def test_what_computes_something_else_is_left_alone(interpreted, make):  # noqa: F811
+    config = FAMILIES["llama"][0]
+    module = make(config.hidden_size if make in (Centred, Outside) else config).train()
+    x, liger, whole = torch.randn(3, 5, 32, requires_grad=True), Liger(), nn.Sequential(module)
+
+    def outputs():
+        torch.manual_seed(5)
+        y = whole(x)
+        return [y, *torch.autograd.grad(y.square().sum(), [x, *module.parameters()])]
+
+    before = outputs()
+    liger.attach(loaded(whole), None)
+    assert all(map(torch.equal, outputs(), before))
+    assert not liger.finish(whole, dict)
+    with pytest.raises(RecipeError, match=r"found no module in Sequential that computes .* of 1 that it tried"):
+        liger.penalty(whole, {}, torch.zeros(()))
+    liger.detach(loaded(whole))
+
+
+def block(activation):
+    return LlamaMLP(LlamaConfig(**DECODER, hidden_act=activation))
+
+
+@pytest.mark.parametrize("make", [lambda: block("relu"), lambda: block("gelu"), lambda: nn.LayerNorm(32, bias=False)])
+def test_what_is_seen_to_be_something_else_is_not_tried(interpreted, make):  # noqa: F811
+    with pytest.raises(RecipeError, match="finds nothing in Sequential that it could compute: no RMS norms, and no"):
+        Liger().attach(loaded(nn.Sequential(make())), None)
+
+
+def test_options_leave_norms_or_gates_out(interpreted):  # noqa: F811
+    for option, left in (("norms", {"SwiGLU blocks": 2}), ("gates", {"RMS norms": 5})):
+        module, liger = made(FAMILIES["llama"][0]), Liger(Liger.Config(**{option: False}))
+        liger.attach(loaded(module), None)
+        passed(module)
+        assert liger.finish(module, dict) == left
+
+
+def test_a_kernel_that_computes_something_else_is_not_used(interpreted, monkeypatch):  # noqa: F811
+    from ftengine_liger import kernels
+
+    silu, kernel = kernels.ACTIVATIONS["SwiGLU"]
+    monkeypatch.setitem(kernels.ACTIVATIONS, "SwiGLU", (silu, lambda a, b: kernel(a, b) * 1.001))
+    module, liger = made(FAMILIES["llama"][0]), Liger()
+    liger.attach(loaded(module), None)
+    passed(module)
+    assert liger.finish(module, dict) == {"RMS norms": 5}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rounding_once_or_twice_is_as_good(interpreted, dtype):  # noqa: F811
+    from ftengine_liger.kernels import agree
+
+    def in_float32(a, b):
+        return (F.silu(a.float()) * b.float()).to(a.dtype)
+
+    a, b = torch.randn(2, 30, 48, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert agree(in_float32, lambda a, b: F.silu(a) * b, a, b)
+    assert not agree(lambda a, b: in_float32(a, b) * 1.05, lambda a, b: F.silu(a) * b, a, b)
+    assert not agree(lambda a, b: in_float32(a, b.detach()), lambda a, b: F.silu(a) * b, a, b)
+
+
+# Whole runs.
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return registry_of({"liger": ftengine_liger})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("liger")
+    for name, make in (("llama", models.tiny_llama), ("gpt2", models.tiny_gpt2)):
+        for part in make():
+            part.save_pretrained(folder / name)
+    rows = [{"prompt": f"What is {a} + {b}?", "completion": f"It is {a + b}."} for a in range(4) for b in range(6)]
+    (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return folder
+
+
+def recipe(folder, output, regularize, model="llama", **train):
+    content = {
+        "model": {"source": str(folder / model)},
+        "task": "causal-lm",
+        "data": {"train": str(folder / "rows.jsonl"), "validation": 0.25},
+        "strategy": {"name": "lora", "rank": 4, "dropout": 0.1},
+        "regularize": regularize,
+        "train": {"max_steps": 4, "batch_size": 4, "precision": "float32", **train},
+        "evaluation": {"resamples": 100},
+        "output": str(folder / output),
+    }
+    return Recipe.make(content)
+
+
+def curve(run):
+    lines = map(json.loads, (run.path / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_run_learns_the_same_by_it(replaced, folder, registry, checkpointing):  # noqa: F811
+    train = {"gradient_checkpointing": checkpointing}
+    with_it = fine_tune(recipe(folder, f"with-{checkpointing}", ["liger"], **train), registry=registry)
+    without = fine_tune(recipe(folder, f"without-{checkpointing}", [], **train), registry=registry)
+    assert curve(with_it) == pytest.approx(curve(without), rel=1e-5)
+    (facts,) = with_it.directory.read_json("training.json")["regularizers"]
+    assert facts["name"] == "liger"
+    assert facts["RMS norms"] == 2 * facts["SwiGLU blocks"] + 1
+
+
+def test_without_a_gpu_it_says_so_before_weights_are_read(compiled, folder, registry, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RecipeError, match=r"liger needs a GPU, and this machine has none .* Take regularizer liger out of the recipe"):
+        fine_tune(recipe(folder, "no-gpu", ["liger"]), registry=registry)
+    assert not (folder / "no-gpu").exists()
+
+
+def test_a_model_on_the_cpu_beside_a_gpu_is_refused(compiled, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    module = made(FAMILIES["llama"][0])
+    with pytest.raises(RecipeError, match="needs a GPU, and the model is on cpu"):
+        Liger().attach(loaded(module), None)
+
+
+def test_a_model_without_such_modules_is_refused_early(interpreted, folder, registry):  # noqa: F811
+    with pytest.raises(RecipeError, match=r"liger finds nothing in GPT2LMHeadModel that it could compute"):
+        fine_tune(recipe(folder, "gpt2-run", ["liger"], model="gpt2"), registry=registry)
+    assert not (folder / "gpt2-run").exists()
+
+
+def test_a_bert_is_refused(interpreted):  # noqa: F811
+    config = BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48)
+    with pytest.raises(RecipeError, match="finds nothing in BertForSequenceClassification"):
+        Liger().attach(loaded(BertForSequenceClassification(config)), None)
+
+
+def test_it_keeps_the_contract(replaced):  # noqa: F811
+    check_component(Liger)
