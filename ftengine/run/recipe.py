@@ -178,7 +178,7 @@ class FurtherExamples(_Section):
     """Further examples that base and tuned model are measured on."""
 
     data: str = Field(min_length=1, description="a data file of the same task")
-    limit: int | None = Field(500, ge=1, description="most examples, chosen by the seed; null for all")
+    limit: int | None = Field(500, ge=1, description="at most this many examples, sampled with seed; null for all")
 
 
 FurtherData = Annotated[
@@ -193,13 +193,13 @@ FurtherData = Annotated[
 class Memorisation(_Section, extra="allow"):
     """How memorisation is probed; further keys are options of the evaluator that serves it."""
 
-    examples: int = Field(100, ge=2, description="most examples of training, and as many that are held out")
+    examples: int = Field(100, ge=2, description="at most this many training examples, and as many held-out ones")
 
 
 class Generation(_Section, extra="allow"):
     """How answers are made for evaluators that read them; further keys are options of the task's predictions."""
 
-    limit: int | None = Field(200, ge=1, description="most examples that are answered, chosen by the seed; null: all")
+    limit: int | None = Field(200, ge=1, description="answer at most this many examples, sampled with seed; null: all")
 
 
 class EvaluationSection(_Section):
@@ -220,7 +220,7 @@ class EvaluationSection(_Section):
     refusal: FurtherData = Field(None, description="requests that should or should not be refused: as forgetting")
     generate: Generation = Generation()  # type: ignore[call-arg]
     answers: int | None = Field(12, ge=1, description="held-out prompts that both models answer to be read; null: none")
-    reuse_base: bool = Field(True, description="take what the base said in an earlier run where all of it is equal")
+    reuse_base: bool = Field(True, description="reuse the base model's predictions from an earlier run when model, data and settings are identical")
 
 
 class Recipe(_Section):
