@@ -195,7 +195,7 @@ def test_wrong_files_are_explained(tmp_path, text, message):
 @pytest.mark.parametrize("name", ["a.jsonl", "a.CSV", "a.parquet"])
 def test_data_in_the_place_of_a_recipe_is_told(tmp_path, name):
     (tmp_path / name).write_bytes(b'{"text": "a"}\n{"text": "b\xff"}\n')
-    with pytest.raises(RecipeError, match=r"is no recipe but data, .*`ftengine init --data \S+` makes a recipe"):
+    with pytest.raises(RecipeError, match=r"is a data file .*, not a recipe; `ftengine init --data \S+` makes a recipe"):
         Recipe.read(tmp_path / name)
 
 

@@ -18,11 +18,11 @@ COMMANDS = {
     "evaluate": ("ftengine.cli.evaluate:evaluate", "Compare a tuned model with its base."),
     "predict": ("ftengine.cli.predict:predict", "Answer the rows of a file with a tuned model."),
     "merge": ("ftengine.cli.merge:merge", "Fold what was trained into the base and save a plain model."),
-    "report": ("ftengine.cli.report:report", "Write a page about finished runs, and say what they came to."),
+    "report": ("ftengine.cli.report:report", "Write an HTML report on finished runs, and print their verdicts."),
     "compare": ("ftengine.cli.compare:compare", "Train several strategies on the same data and compare them."),
     "cross-validate": (
         "ftengine.cli.crossvalidate:cross_validate",
-        "Train once for each part of the data, on the other parts, and add up the figures.",
+        "Cross-validate: train one model per fold, and pool their held-out metrics.",
     ),
     "plugins": ("ftengine.cli.plugins:plugins", "List, describe, check and begin plugins."),
     "schema": ("ftengine.cli.schema:schema", "Print the JSON schema of recipes, with the installed components."),

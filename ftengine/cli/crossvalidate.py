@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @recipe_argument
-@click.option("--folds", type=int, default=5, show_default=True, help="Parts of the data, and runs.")
+@click.option("--folds", type=int, default=5, show_default=True, help="Number of folds; one run is trained for each.")
 @set_option
 @output_option
 @json_option
 def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], output: str | None, as_json: bool) -> None:
-    """Train once for each part of the data, on the other parts, and add up the figures.
+    """Cross-validate: train one model per fold, and pool their held-out metrics.
 
     Suits small data, of which a single test split would be too small to tell anything. Each fold is a run of its own,
     in its own process and folder. The same command resumes what is unfinished and takes finished runs as they are.
@@ -64,7 +64,7 @@ def show(result: CrossValidation) -> None:
     out.print(figure_table(result.base, result.tuned, result.difference, {}))
     for baseline in result.baselines.values():
         reached = [f"{name} {number(value)}" for name, value in baseline.figures.items() if name in result.tuned]
-        lead = f"without looking at the inputs, as by always answering {baseline.answer!r}"
+        lead = f"baseline that ignores the inputs (e.g. always {baseline.answer!r})"
         out.print(one_line(f"{lead}: {', '.join(reached)}"))
     out.print("\ntuned models, fold by fold:")
     columns = ("metric", *(f"fold {run.fold}" for run in result.runs), "mean", "std")

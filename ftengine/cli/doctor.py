@@ -21,7 +21,7 @@ Check = Callable[[list[str]], Any]
 
 
 @click.command()
-@click.option("--clear-cache", is_flag=True, help="Remove what is kept between runs; it is made anew.")
+@click.option("--clear-cache", is_flag=True, help="Empty the cache (parsed data, encoded rows, base predictions); it is rebuilt when needed.")
 @json_option
 def doctor(clear_cache: bool, as_json: bool) -> None:
     """Check this installation and say what to repair.
@@ -153,7 +153,7 @@ CHECKS: dict[str, Check] = {
     "commands": _commands,
 }
 
-SERVES = {"compiled": "compiled kernels serve low-rank layers", "reference": "PyTorch serves low-rank layers"}
+SERVES = {"compiled": "low-rank layers run on compiled kernels", "reference": "low-rank layers run on plain PyTorch"}
 
 
 def _show(found: dict[str, Any], problems: list[str]) -> None:

@@ -23,7 +23,7 @@ from ftengine.report.text import one_line
 if TYPE_CHECKING:
     from ftengine.api import Listener
 
-SAVED = "finished runs and the last checkpoint of the other are saved; the same command goes on from there"
+SAVED = "finished runs and the last checkpoint of the interrupted one are saved; run the same command again to continue"
 """How commands stand that train several runs."""
 
 
@@ -64,7 +64,7 @@ def state_of(output: str, again: str) -> str:
         return f"{output} holds the finished model and its figures; make the report with: {resume}"
     folders = checkpoint_folders(run)
     if not folders:
-        return f"no checkpoint is saved yet, only what the base was measured at; begin training again with: {resume}"
+        return f"no checkpoint is saved yet, only the base model's predictions; start training again with: {resume}"
     step = int(Path(folders[-1]).name.removeprefix("step-"))
     return f"saved: the checkpoint of step {step:,} in {folders[-1]}; go on from there with: {resume}"
 

@@ -83,7 +83,7 @@ def show_slices(out: Console, result: EvaluationResult) -> None:
         if metric is None or not column.slices:
             continue
         told = [(one, one.tuned[metric]) for one in column.slices if known(one.tuned.get(metric))]
-        lead = f"{metric} by {name}, most surely behind first; gap to all others, p adjusted for all slices (Holm):"
+        lead = f"{metric} by {name}, strongest evidence of lagging first; gap to all others, p adjusted (Holm):"
         out.print(f"\n{one_line(lead)}")
         rows = [
             (
@@ -98,7 +98,7 @@ def show_slices(out: Console, result: EvaluationResult) -> None:
         ]
         out.print(table((name, "examples", "base", "tuned", "gap", "p"), rows, left=6))
         if (left := len(told) - MOST_SLICES) > 0:
-            out.print(f"{left:,} more slices are less surely behind; --json has them")
+            out.print(f"{left:,} more slices have weaker evidence; --json has them")
 
 
 def show_probes(out: Console, result: EvaluationResult) -> None:

@@ -17,7 +17,7 @@ from ftengine.cli.progress import listening
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     default="auto",
     show_default=True,
-    help="Of the merged weights; auto keeps the base's.",
+    help="Dtype of the merged weights; auto keeps the base model's.",
 )
 @trust_code_option
 @json_option

@@ -55,9 +55,9 @@ SHOWN_TEXT = 240
 @click.option(
     "--processes",
     type=click.IntRange(min=1),
-    help="Work out how long a step would take on up to so many processes; with --bandwidth.",
+    help="Estimate the time of a step on up to this many processes; needs --bandwidth.",
 )
-@click.option("--bandwidth", help="Of the slowest link between two processes, such as 400Gb/s; with --processes.")
+@click.option("--bandwidth", help="Bandwidth of the slowest link between two processes, such as 400Gb/s; needs --processes.")
 @json_option
 def plan(
     recipe_file: str,
@@ -154,7 +154,7 @@ def show_count(counted: ParameterCount) -> None:
 def _lines(plan: Plan) -> list[tuple[str, str | list[str] | None]]:
     model, steps, regularizers = plan.model, plan.steps, plan.recipe["regularize"]
     trained, total = model["trainable_parameters"], model["total_parameters"]
-    each = f"of {steps['examples_a_step']:,} examples each; {steps['per_epoch']:,} an epoch"
+    each = f"of {steps['examples_a_step']:,} examples each; {steps['per_epoch']:,} per epoch"
     return [
         ("model", f"{model['source']} ({model['class']}, loader {model['loader']})"),
         ("trains", f"{trained:,} of {total:,} parameters ({share(trained / total)})"),
@@ -202,11 +202,11 @@ def _evaluation(found: dict[str, Any]) -> list[str]:
 
 def _tokens(plan: Plan) -> str:
     steps = plan.steps
-    parts = [f"{steps['tokens']:,} in all, {number(steps['tokens_a_step'])} a step"]
+    parts = [f"{steps['tokens']:,} in all, {number(steps['tokens_a_step'])} per step"]
     if steps["unit"] == TEXT:
         parts.append(f"padding {share(steps['padding_share'])}")
     if not plan.model["labels"]:  # with labels, what is trained on are examples rather than tokens
-        parts.append(f"{share(steps['label_share'])} are trained on")
+        parts.append(f"{share(steps['label_share'])} count in the loss")
     return "; ".join(parts)
 
 
@@ -236,7 +236,7 @@ def _estimate(estimate: dict[str, Any] | None) -> str:
 
 def _data(audit: dict[str, Any], unit: str) -> Any:
     of_text = ("longest", "truncated") if unit == TEXT else ()  # images all have the size that the model takes
-    columns = ("split", "source", "rows", "distinct", unit, *of_text, "untrained", "skipped")
+    columns = ("split", "source", "rows", "distinct", unit, *of_text, "no target", "skipped")
     rows = []
     for name, split in audit["splits"].items():
         encoded = audit["encoded"][name]
@@ -260,7 +260,7 @@ def _example(out: Console, example: list[tuple[str, bool]]) -> None:
 
     brackets = out.color_system is None or out.no_color
     how, style = ("in ⟦ ⟧", None) if brackets else ("underlined", "green underline")
-    out.print(f"\nOne example as the model sees it; what is trained on is {how}:")
+    out.print(f"\nOne example as the model sees it; the training target is {how}:")
     text = Text()
     for piece, trained in redact_pieces(example):
         shown = cut(printable(piece), SHOWN_PIECE)

@@ -55,7 +55,7 @@ def complete_kinds(ctx: click.Context, param: click.Parameter, incomplete: str) 
     shell_complete=complete_kinds,
     multiple=True,
     required=True,
-    help=f"What it offers: {', '.join(kinds())}; called NAME as well, or as is said. May be given several times.",
+    help=f"Kind of component: {', '.join(kinds())}; named NAME, or as given after =. May be given several times.",
 )
 @click.option("--output", metavar="DIR", type=PATH, help="The folder to write; by default ftengine-NAME.")
 def new(name: str, chosen: Sequence[str], output: str | None) -> None:

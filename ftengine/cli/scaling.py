@@ -29,7 +29,7 @@ def show_scaling(out: Console, scaling: dict[str, Any]) -> None:
     """Print a step on 1, 2, 4, … processes, and what limits."""
     speed = number(8 * scaling["bandwidth"] / 1e9)
     out.print(f"\nA step on several processes like this one, at {speed} Gb/s (computed):")
-    columns = ("processes", "examples", "steps", "compute", "gradients", "not hidden", "efficiency", "training")
+    columns = ("processes", "examples", "steps", "compute", "communication", "exposed", "efficiency", "training")
     rows = [
         (
             f"{one['processes']:,}",

@@ -111,7 +111,7 @@ def show_answers(out: Console, answers: Sequence[Answered]) -> None:
     """Print what both models answer to the first few prompts, a line each."""
     lead = f"\nanswers to held-out prompts (the report has all {len(answers)}):"
     for i, one in enumerate(answers[:MOST_ANSWERS]):
-        told = [("prompt", one.prompt), ("wanted", one.wanted), ("base", one.base), ("tuned", one.tuned)]
+        told = [("prompt", one.prompt), ("reference", one.wanted), ("base", one.base), ("tuned", one.tuned)]
         known = [(name, cut_middle(one_line(text), LONGEST_ANSWER)) for name, text in told if text is not None]
         out.print("" if i else lead, facts((f"  {name}", text or NOTHING) for name, text in known))
 

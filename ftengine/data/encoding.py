@@ -354,6 +354,6 @@ def _nothing_left(name: str, rows: Rows, counts: np.ndarray, reasons: Counter[st
         found += f", {skipped:,} were skipped"
     return (
         f"nothing is left to learn from in the {name} split ({rows.source}): of {len(rows):,} rows {found}. Check the "
-        "columns, the task's max_length (and what of the model's length a strategy takes, such as virtual tokens) and "
-        "what the loss is on."
+        "columns, the task's max_length (virtual tokens count towards the model's limit) and which tokens the loss is "
+        "on."
     )

@@ -64,8 +64,8 @@ def _grouped(groups: np.ndarray, sizes: np.ndarray) -> str:
     if len(groups) == len(sizes):
         return f"it has {counted(len(groups), 'row')}"
     return (
-        f"its {len(groups):,} rows come to {counted(len(sizes), 'group')} of what stays on one "
-        "side: equal and near equal rows (data.near_duplicates)"
+        f"its {len(groups):,} rows form {counted(len(sizes), 'group')} of equal or near-duplicate rows, which stay in "
+        "one split (data.near_duplicates)"
     )
 
 

@@ -150,7 +150,7 @@ def _sides(
     for name, share in shares.items():
         if share * len(rows) < LEAST_ROWS:
             raise DataError(
-                f"{rows.source}: data.{name} is {share:g}, which of its {counted(len(rows), 'row')} is none. Set it to "
+                f"{rows.source}: data.{name} is {share:g}, too small to select any of its {counted(len(rows), 'row')}. Set it to "
                 f"{1 / len(rows):.2g} or more, or to null."
             )
     if split.by == "time":
@@ -218,7 +218,7 @@ def _require_groups(
         places = f"{rows.where(int(here[first]))} ≈ {rows.where(int(then[first]))}"
         said += f" ({kinds:,} values, joined by duplicates, e.g. {places})"
         if not split.folds:  # equal rows in several folds would be tested and trained on at once
-            cures.append("set data.split.duplicates: apart, with data.leaks: drop for what is held out then")
+            cures.append("set data.split.duplicates: apart, with data.leaks: drop to remove the leaks that this makes")
     cures.append("take a column of more values in data.split.column")
     told, cure = f"its {len(rows):,} rows fall into {said}; that is too few {task}", ", or ".join(cures)
     raise DataError(f"{rows.source}: {told}. {cure[0].upper()}{cure[1:]}.")

@@ -46,7 +46,7 @@ class Device:
         check_launch(recipe)
         if parse_flag_from_env(FSDP) and not training:
             raise RecipeError(
-                "the launcher asks for divided parameters (FSDP), and only `ftengine train` divides them. Launch this "
+                "the launcher asks for sharded parameters (FSDP), and only `ftengine train` shards them. Launch this "
                 "command with torchrun, or alone."
             )
         device = processes().device

@@ -99,7 +99,7 @@ def keep(result: EvalResult, sets: Sequence[EvalSet], keys: Keys) -> None:
                     copyfileobj(table, target)
                 return {}
 
-            entry_of(keys[one.name], "what the base model said", write)
+            entry_of(keys[one.name], "the base model's predictions", write)
 
 
 def _examples(one: EvalSet) -> list[Any]:

@@ -20,25 +20,25 @@ NOT_OFFERED = {
 
 OF_FSDP = {
     "VERSION": ("2", "1", "version 1 of FSDP: set fsdp_version to 2"),
-    "RESHARD_AFTER_FORWARD": ("true", "true", "blocks that stay whole: set fsdp_reshard_after_forward to true"),
-    "OFFLOAD_PARAMS": ("false", "false", "parameters on the CPU: set fsdp_offload_params to false"),
+    "RESHARD_AFTER_FORWARD": ("true", "true", "blocks left unsharded after the forward pass: set fsdp_reshard_after_forward to true"),
+    "OFFLOAD_PARAMS": ("false", "false", "CPU offload of parameters: set fsdp_offload_params to false"),
     "AUTO_WRAP_POLICY": (
         "transformer_based_wrap",
         "transformer_based_wrap",
-        "other blocks than the model's: set fsdp_auto_wrap_policy to TRANSFORMER_BASED_WRAP",
+        "another wrap policy: set fsdp_auto_wrap_policy to TRANSFORMER_BASED_WRAP",
     ),
     "STATE_DICT_TYPE": (
         "sharded_state_dict",
         "sharded_state_dict",
-        "whole checkpoints: set fsdp_state_dict_type to SHARDED_STATE_DICT",
+        "unsharded checkpoints: set fsdp_state_dict_type to SHARDED_STATE_DICT",
     ),
     "ACTIVATION_CHECKPOINTING": (
         "false",
         "false",
         "fsdp_activation_checkpointing: set the recipe's train.gradient_checkpointing to true instead",
     ),
-    "ACTIVATION_CHECKPOINTING_OFFLOAD": ("false", "false", "activations on the CPU: leave it at false"),
-    "IGNORED_MODULES": ("", "", "modules that are not divided: take fsdp_ignored_modules out"),
+    "ACTIVATION_CHECKPOINTING_OFFLOAD": ("false", "false", "CPU offload of activations: set it to false"),
+    "IGNORED_MODULES": ("", "", "modules left unsharded: remove fsdp_ignored_modules"),
 }
 """Settings of FSDP, after FSDP_: the one that is honoured, what leaving it out means, and what another one asks for."""
 
@@ -50,7 +50,7 @@ def launched(recipe: Recipe) -> Recipe:
         return recipe
     if recipe.train.parallel == "ddp" and "parallel" in recipe.train.model_fields_set:
         raise RecipeError(
-            "the launcher asks for divided parameters (FSDP), and train.parallel is ddp. Set that to fsdp, or take "
+            "the launcher asks for sharded parameters (FSDP), and train.parallel is ddp. Set that to fsdp, or take "
             "FSDP out of `accelerate config`."
         )
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"parallel": "fsdp"})})
@@ -64,7 +64,7 @@ def check_launch(recipe: Recipe) -> None:
     if asked:
         raise RecipeError(
             f"the launcher asks for {' and '.join(asked)}, which ftengine does not train with. Take it out of "
-            "`accelerate config`, or launch with torchrun; train.parallel: fsdp divides the model over processes."
+            "`accelerate config`, or launch with torchrun; train.parallel: fsdp shards the model over processes."
         )
     if parse_flag_from_env(FSDP):
         for name, (honoured, usual, what) in OF_FSDP.items():

@@ -112,9 +112,9 @@ def fit_memory(trial: Trial, section: TrainSection) -> Memory:
         with trial.attached() as attached:
             peaks.append(_peak(trial, attached, most))
         if (peak := peaks[-1]) <= most:
-            kept = "computed twice" if twice else "kept"
-            but = f" (kept, they would take {_told(peaks[0])})" if len(peaks) > 1 else ""
-            reason = f"activations are {kept}: {size(peak)} are expected at the peak{but}, of {what}"
+            how = "with" if twice else "without"
+            but = f" (without it, {_told(peaks[0])})" if len(peaks) > 1 else ""
+            reason = f"{how} gradient checkpointing: expected peak {size(peak)}{but}, of {what}"
             return Memory(gradient_checkpointing=twice, reason=reason, peak_bytes=int(peak), limit_bytes=most)
     tried = f", {_told(peaks[1])} with gradient checkpointing" if len(peaks) > 1 else ""
     other = ", set train.gradient_checkpointing to auto" if able and section.gradient_checkpointing is False else ""

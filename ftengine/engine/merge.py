@@ -109,7 +109,7 @@ def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trai
     instead = f"Nothing was written. Serve the base with {str(trained)!r} instead, and please report this."
     if not differences[0] <= TOLERANCE:
         raise MergeChangedOutputs(
-            f"merging changed the outputs on a probe batch by {differences[0]:.3g} of their size; rounding explains at "
+            f"merging changed the outputs on a probe batch by {differences[0]:.3g} (relative); rounding accounts for at "
             f"most {TOLERANCE:.3g}. {instead}"
         )
 

@@ -111,7 +111,7 @@ def predict_file(
         except OSError as error:
             raise RunError(
                 f"cannot write {str(output)!r}: {error.strerror or error}. {written} lines are complete; "
-                "--resume continues behind them."
+                "--resume continues after them."
             ) from None
     return PredictionReport(str(output), written, kept)
 

@@ -282,7 +282,9 @@ def apply_strategy(strategy: Strategy, loaded: LoadedModel) -> None:
 def inferring(task: Task) -> Infers:
     """Return a task that answers rows without labels, as itself; refuse one that does not (InputError)."""
     if not isinstance(task, Infers):
-        raise InputError(f"task {task.name!r} answers no rows without labels, so there is nothing to predict.")
+        raise InputError(
+            f"task {task.name!r} cannot predict rows without labels. Measure labelled rows with `ftengine evaluate`."
+        )
     return task
 
 

@@ -176,7 +176,7 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
     key = base_key(data, plan, device, loaded)
     base = None if resumed is None else kept_base(resumed, plan, key)
     if base is not None:
-        experiment.listener.message("the base was measured before the run was interrupted; that is taken as it is")
+        experiment.listener.message("the base model was measured before the interruption; those predictions are reused")
     if base is None or plan.benchmarks:  # these may have other questions now
         with device.measuring(loaded):
             base = run_base(device, data.ready, loaded, plan, base)
@@ -186,7 +186,7 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
     require_room(loaded, batched)  # a strategy may take some of it
     trained, total = count(loaded.module)
     empty = device.divide(loaded) if device.divides else None
-    divided = f", divided over {device.accelerator.num_processes} processes" if device.divides else ""
+    divided = f", sharded over {device.accelerator.num_processes} processes" if device.divides else ""
     by = kernels_of(strategy, device)
     experiment.listener.message(
         f"{trained:,} of {total:,} parameters train, in {device.precision.name}{divided}{f'; {by}' if by else ''}"
@@ -352,8 +352,8 @@ def run_base(
     keys = earlier_base.keys_of(device, ready, loaded, plan, result.missing(plan))
     if examples := earlier_base.fill_in(result, plan, keys):
         ready.listener.message(
-            f"the base model's predictions of {counted(examples, 'example')} are those of an earlier run with equal "
-            "model, data, evaluators and machine (evaluation.reuse_base: false makes them anew)"
+            f"reused the base model's predictions of {counted(examples, 'example')} from an earlier run with the same "
+            "model, data, evaluators and machine (evaluation.reuse_base: false recomputes them)"
         )
     made = result.missing(plan)
     if made or plan.benchmarks:
@@ -361,7 +361,7 @@ def run_base(
     try:
         earlier_base.keep(result, made, keys)
     except DataError as error:
-        ready.listener.message(f"what the base model said is not kept for later runs: {error}")
+        ready.listener.message(f"the base model's predictions are not cached for later runs: {error}")
     return result
 
 

@@ -93,17 +93,17 @@ def advice(scales: Sequence[Scale], accumulate: int, examples: int, bandwidth: f
     if last.examples_a_step > examples:
         most = max(1, examples * last.processes // last.examples_a_step)
         said.append(
-            f"the data limits: a step of {last.processes:,} processes would hold {last.examples_a_step:,} examples, "
+            f"limited by data: a step of {last.processes:,} processes would hold {last.examples_a_step:,} examples, "
             f"and there are {examples:,} to train on; at most {most:,} processes, or a smaller train.batch_size"
         )
     if last.efficiency >= 1 - WAITING:
-        computing = f"computation limits: it is {share(last.efficiency)} of a step of {last.processes:,} processes"
+        computing = f"limited by computation: it is {share(last.efficiency)} of a step of {last.processes:,} processes"
         return said or [computing]
     times = math.ceil(last.exposed_seconds * (1 / WAITING - 1) / last.compute_seconds)
     # At this speed a step waits for at most a tenth of its time, even if the backward pass hides nothing.
     enough = last.communication_seconds * bandwidth * 8 / last.compute_seconds * (1 / WAITING - 1) / 1e9
     said.append(
-        f"the network limits: {share(1 - last.efficiency)} of a step of {last.processes:,} processes waits for "
+        f"limited by the network: {share(1 - last.efficiency)} of a step of {last.processes:,} processes waits for "
         f"gradients. train.accumulate={accumulate * times} (a step then holds {last.examples_a_step * times:,} "
         f"examples) or {enough:,.0f} Gb/s would bring that to a tenth; so may a larger train.batch_size, or a strategy "
         "that trains fewer parameters"

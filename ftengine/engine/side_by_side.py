@@ -122,7 +122,7 @@ def _of_folds(made: CrossValidation, metrics: Mapping[str, Metric]) -> Overview:
     for one in made.baselines.values():
         values = [f"{metrics[name].label} {number(level)}" for name, level in one.figures.items() if name in made.tuned]
         reached.append(
-            f" Without looking at the inputs, as by always answering {quoted(one.answer)}: {listed(values)}."
+            f" Baseline that ignores the inputs (e.g. always {quoted(one.answer)}): {listed(values)}."
         )
     table = Table(
         title="Pooled figures",

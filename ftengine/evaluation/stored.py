@@ -99,8 +99,8 @@ def _check(
     for evaluator in evaluators:
         if isinstance(evaluator, AsksModels) and not evaluator.metrics:
             raise InputError(
-                f"evaluator {evaluator.name!r} asks the models themselves, and what a run kept holds no answers to its "
-                "questions. Train with it in recipe key 'evaluate'."
+                f"evaluator {evaluator.name!r} queries the models itself, so it cannot be computed from saved "
+                "predictions. Add it to recipe key 'evaluate' and train again."
             )
         if not evaluator.reads <= given:
             raise InputError(

@@ -10,6 +10,8 @@ _OURS = {
     "data.train": "dataset dataset_name train_file train_data",
     "data.validation": "eval_file eval_data validation_file",
     "data.test": "test_file",
+    "model.loader.trust_remote_code": "trust_remote_code",
+    "task.packing": "packing",
     "task.max_length": "max_seq_length max_seq_len max_length",
     "strategy.rank": "r lora_r lora_rank",
     "strategy.alpha": "lora_alpha",
@@ -40,7 +42,7 @@ ELSEWHERE: Mapping[str, str] = {key: place for place, keys in _OURS.items() for 
 """By another tool's key, the place in a recipe. A key that ftengine has too is here for where it is put elsewhere."""
 
 _NONE = "ftengine has no such key"
-_QUANTISED = f"{_NONE}: weights are loaded as model.source holds them, so name a source that is quantised."
+_QUANTISED = f"{_NONE}: name a quantised model.source, or a loader that quantises in model.loader (plugin ftengine-quant)."
 _VALIDATE = f"{_NONE}; set train.validate_every to a number of steps, or null for once an epoch."
 
 SAID: Mapping[str, str] = {
@@ -55,10 +57,8 @@ SAID: Mapping[str, str] = {
     "evaluation_strategy": _VALIDATE,
     "num_labels": f"{_NONE}: labels are learnt from the data.",
     "num_classes": f"{_NONE}: labels are learnt from the data.",
-    "packing": f"{_NONE}: an example is a row, and batches are made of rows of like length.",
     "group_by_length": f"{_NONE}: batches are made of rows of like length always.",
     "device_map": f"{_NONE}: a model lies on one device, or one for each process of `accelerate launch`.",
-    "trust_remote_code": f"{_NONE}: code that comes with a model is not run.",
     "push_to_hub": f"{_NONE}: runs stay on this machine.",
 }
 """By another tool's key, what to do instead."""

@@ -136,19 +136,19 @@ class EarlyStopping(_Section):
     """Stop when the validation loss no longer falls."""
 
     patience: int = Field(2, ge=1, description="validations without improvement before training stops")
-    min_delta: float = Field(0.0, ge=0, description="what counts as an improvement")
+    min_delta: float = Field(0.0, ge=0, description="how much the validation loss must fall to count as an improvement")
 
 
 class TrainSection(_Section):
     """How training runs."""
 
     epochs: float = Field(3, gt=0, description="passes over the training data")
-    max_steps: int | None = Field(None, ge=1, description="most optimiser steps, if epochs do not end before")
-    batch_size: int = Field(8, ge=1, description="examples a device and micro-batch")
+    max_steps: int | None = Field(None, ge=1, description="stop after this many optimiser steps, if epochs do not end first")
+    batch_size: int = Field(8, ge=1, description="examples per micro-batch, on each device")
     batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] | None = Field(
-        "auto", description="tokens at most of a micro-batch of several examples, padding included; null for no limit"
+        "auto", description="most tokens in a micro-batch, padding included (a longer example goes alone); null: no limit"
     )
-    accumulate: int = Field(1, ge=1, description="micro-batches an optimiser step")
+    accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step (gradient accumulation)")
     learning_rate: float = Field(2e-4, gt=0, le=1e30, description="learning rate at its peak")
     optimizer: Named = Field({"name": "auto"}, description="auto takes the usual one: `ftengine plugins list`")
     weight_decay: float = Field(0.0, ge=0, le=1e6, description="of matrices; vectors (biases, norms) are left alone")
@@ -162,11 +162,11 @@ class TrainSection(_Section):
     keep_checkpoints: int = Field(2, ge=1, description="complete checkpoints that stay on disk")
     precision: DType = Field("auto", description="compute dtype; auto: bfloat16 if the device multiplies it natively")
     gradient_checkpointing: bool | Literal["auto"] = Field(
-        False, description="compute activations twice to save memory; auto: where memory_limit asks for it"
+        False, description="recompute activations in the backward pass to save memory; auto: only where memory_limit requires it"
     )
-    memory_limit: Bytes | None = Field(None, description="of a process, such as 6 GB; null: what is free, for auto")
+    memory_limit: Bytes | None = Field(None, description="memory limit per process, such as 6 GB; null: what is free, for auto")
     reuse_frozen: Literal["auto", False] = Field(
-        "auto", description="keep what frozen blocks below the lowest trained one make of each example for later epochs"
+        "auto", description="cache the outputs of frozen blocks below the lowest trained one for later epochs; false: recompute"
     )
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="what several processes hold: ddp the whole model each, fsdp a part of each parameter"
@@ -301,7 +301,7 @@ DATA_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow")
 def _content(path: Path) -> dict[str, Any]:
     """Return what a recipe file holds (RecipeError: it is missing, or no YAML mapping)."""
     if path.suffix.lower() in DATA_SUFFIXES and path.is_file():
-        raise RecipeError(f"{path} is no recipe but data, by its suffix; `ftengine init --data {path}` makes a recipe.")
+        raise RecipeError(f"{path} is a data file (by its suffix), not a recipe; `ftengine init --data {path}` makes a recipe.")
     try:
         text = text_of_file(path)
     except FileNotFoundError:

@@ -132,12 +132,12 @@ def _verify(folder: Path) -> None:
     if not (isinstance(state, dict) and isinstance(hashes := state.pop("sha256", None), dict)):
         raise RunError(f"{str(folder / STATE)!r} is incomplete.")
     if hashes.pop(STATE, None) != _hash_of(state):
-        raise RunError(f"{str(folder / STATE)!r} is not what was written.")
+        raise RunError(f"{str(folder / STATE)!r} does not match the hash that it was saved with.")
     for name, hashed in hashes.items():
         if not (folder / name).is_file():
             raise RunError(f"{str(folder / name)!r} is missing.")
         if _hash(folder / name) != hashed:
-            raise RunError(f"{str(folder / name)!r} is not what was written.")
+            raise RunError(f"{str(folder / name)!r} does not match the hash that it was saved with.")
 
 
 def _hash_of(state: Mapping[str, Any]) -> str:

@@ -113,7 +113,10 @@ def restore_optimizer(
     by_name = {name: parameter for name, parameter in module.named_parameters() if parameter in groups}
     for name, kept in content["state"].items():
         if name not in by_name:
-            raise RunError(f"the checkpoint's optimiser knows {name!r}, which does not train in this model.")
+            raise RunError(
+                f"the checkpoint holds optimiser state for {name!r}, which is not trainable in this model. Resume with "
+                "the recipe that it was made with, or start a new run with --set output=DIR."
+            )
         parameter = by_name[name]
         # As torch's own `load_state_dict` does: the step count is on the device only where a kernel reads it there.
         counted = any(groups[parameter].get(key) for key in ("fused", "capturable"))

@@ -34,7 +34,7 @@ def require_shardable(module: nn.Module) -> None:
         if not parameter.is_floating_point() or not parameter.ndim:
             what = "a single number" if not parameter.ndim else f"packed as {str(parameter.dtype)[6:]}"
             raise RecipeError(
-                f"train.parallel fsdp divides parameters along their rows, and {name!r} of {type(module).__name__} is "
+                f"train.parallel fsdp shards parameters by rows, and {name!r} of {type(module).__name__} is "
                 f"{what}. Set train.parallel to ddp."
             )
 
@@ -43,7 +43,7 @@ def require_on_parts(component: Strategy | Regularizer | Optimizer, kind: str) -
     """Refuse what would be wrong, or fail, where parameters are divided (RecipeError)."""
     if not (isinstance(component, WorksOnParts) and component.works_on_parts):
         raise RecipeError(
-            f"{kind} {component.name!r} does not work on parts of parameters, and train.parallel is fsdp. Set that to "
+            f"{kind} {component.name!r} does not work on sharded parameters, and train.parallel is fsdp. Set that to "
             f"ddp, or choose another {kind}."
         )
 

@@ -38,7 +38,7 @@ def test_what_is_in_order_and_tables_are_shown(tmp_path):
         "a…rg 600 1",
         "b…rg 600 0",
         "Lengths:",
-        "split half up to 95 % up to 99 % up to longest cut limit of the model",
+        "split median 95 % 99 % longest truncated model limit",
         "train 3 5 6 1,500 3 2,048",
         "Lengths are those after cutting.",
     ]

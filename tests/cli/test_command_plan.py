@@ -190,7 +190,7 @@ def test_the_longest_example_is_one_number(ftengine, tmp_path, monkeypatch):
         data = json.loads(ftengine("plan", "recipe.yaml", *options, "--json").stdout)["data"]
         [lengths] = [display for display in data["displays"] if display["title"] == "Lengths"]
         row = dict(zip(lengths["columns"], lengths["rows"][0], strict=True))
-        assert row["half up to"] <= row["95 % up to"] <= row["99 % up to"] <= row["longest"]
+        assert row["median"] <= row["95 %"] <= row["99 %"] <= row["longest"]
         words = {}
         lines = ftengine("plan", "recipe.yaml", *options).stdout.splitlines()
         for header, line in pairwise(lines):

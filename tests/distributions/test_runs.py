@@ -46,7 +46,7 @@ def test_methods_of_peft_are_refused_where_parameters_are_divided(llama_folder, 
     """PEFT's functions save the module that was prepared, of which each process holds a part."""
     asked = recipe(llama_folder, "causal-lm", answers, "peft-ia3", tmp_path / "run")
     asked.train.parallel = "fsdp"
-    with pytest.raises(RecipeError, match="strategy 'peft-ia3' does not work on parts of parameters"):
+    with pytest.raises(RecipeError, match="strategy 'peft-ia3' does not work on sharded parameters"):
         fine_tune(asked)
     asked = recipe(llama_folder, "causal-lm", tmp_path / "absent.jsonl", "bitfit", tmp_path / "run")
     asked.train.parallel = "fsdp"

@@ -58,7 +58,7 @@ def test_the_loss_of_a_changed_example_is_that_of_a_token_as_in_the_figures(chat
     found = Examples.read(chat_run.directory).improved
     assert found
     for one in found:
-        assert one.tuned["loss a token"] == pytest.approx(-one.tuned_score, rel=1e-3)
+        assert one.tuned["loss per token"] == pytest.approx(-one.tuned_score, rel=1e-3)
 
 
 def test_they_stand_in_the_report_and_a_few_in_what_train_prints(chat_run):
@@ -69,7 +69,7 @@ def test_they_stand_in_the_report_and_a_few_in_what_train_prints(chat_run):
     recipe.write_text((chat_run.path / "recipe.yaml").read_text())
     printed = CliRunner().invoke(main, ["train", str(recipe), "--resume"]).stdout  # finished: printed again
     lines = [line.split() for line in printed.split("answers to held-out prompts")[1].splitlines()]
-    assert [line[0] for line in lines if line][1:13] == ["prompt", "wanted", "base", "tuned"] * 3
+    assert [line[0] for line in lines if line][1:13] == ["prompt", "reference", "base", "tuned"] * 3
     told = json.loads(CliRunner().invoke(main, ["train", str(recipe), "--resume", "--json"]).stdout)
     assert told["answers"] == [one.model_dump() for one in answers_of(chat_run)]
 
@@ -79,7 +79,7 @@ def test_they_can_be_switched_off_or_be_fewer(chat_recipe, tmp_path):
     assert answers_of(none) == ()
     assert not list((none.path / "predictions").glob("answers-*"))
     assert "What the models write" not in (none.path / "report.html").read_text(encoding="utf-8")
-    assert "What it writes was not measured." in none.verdict.headline
+    assert "No metric scored its generated text." in none.verdict.headline
     few = fine_tune(chat_recipe(evaluation__answers=2, train__max_steps=2, output=str(tmp_path / "few")))
     assert len(answers_of(few)) == 2
 

@@ -55,7 +55,7 @@ def test_another_strategy_takes_what_the_base_said_and_it_is_the_same_to_the_bit
     assert not first.said
     again, same = trained("again", strategy__rank=2, train__learning_rate=0.1, evaluation__resamples=200)
     assert (again.base, len(again.said)) == ([], 1)
-    assert "predictions of 18 examples are those of an earlier run" in again.said[0]
+    assert "predictions of 18 examples from an earlier run" in again.said[0]
     anew, measured = trained("anew", evaluation__reuse_base=False)
     assert len(anew.base) == 3
     assert same == measured == tables

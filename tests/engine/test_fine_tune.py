@@ -286,7 +286,7 @@ def test_activations_are_computed_twice_where_only_that_keeps_to_the_memory_limi
     chosen = Environment.read(RunDirectory(fine_tune(recipe).path)).memory
     assert chosen.gradient_checkpointing
     assert (chosen.peak_bytes, chosen.limit_bytes) == (2 * GB, 2.5 * GB)
-    told = "activations are computed twice: 1.9 GiB are expected at the peak (kept, they would take 2.8 GiB)"
+    told = "with gradient checkpointing: expected peak 1.9 GiB (without it, 2.8 GiB)"
     assert chosen.reason.startswith(told)
     ready = types.SimpleNamespace(
         ready=types.SimpleNamespace(recipe=recipe), experiment=types.SimpleNamespace(listener=None)

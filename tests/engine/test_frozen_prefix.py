@@ -1,4 +1,4 @@
-"""Blocks below the lowest trained one: computed once an example where that changes nothing, else in every epoch."""
+"""Blocks below the lowest trained one: computed once per example where that changes nothing, else in every epoch."""
 
 from types import SimpleNamespace
 
@@ -24,7 +24,7 @@ from ftengine.training.frozen_prefix import FrozenPrefix, frozen_blocks, frozen_
 from ftengine.training.steps import plan_steps
 
 TOP = {"name": "lora", "rank": 4, "dropout": 0.1, "targets": r".*layers?\.1\..*(q_proj|down_proj|query)"}
-ONCE = "below the lowest trained one is computed once an example"
+ONCE = "below the lowest trained one is computed once per example"
 
 
 def said_once(recipe):
@@ -135,7 +135,7 @@ def test_losses_are_those_of_blocks_that_are_computed(make, once):
         with prefix.batch(np.arange(2), batch, loss):
             torch.manual_seed(epoch)
             assert loss().item() == pytest.approx(expected.item(), rel=1e-5)
-    assert any("computed once an example" in text for text in said) == once
+    assert any("computed once per example" in text for text in said) == once
 
 
 def test_outputs_are_forgotten_where_memory_becomes_scarce():
@@ -149,7 +149,7 @@ def test_outputs_are_forgotten_where_memory_becomes_scarce():
         with prefix.batch(np.array(members), batch, lambda: model(**batch).loss):
             model(**batch)
     assert [text.partition(":")[0].partition(";")[0] for text in said] == [
-        "2 blocks below the lowest trained one are computed once an example",
+        "2 blocks below the lowest trained one are computed once per example",
         "2 blocks below the lowest trained one are computed in every epoch",
     ]
 

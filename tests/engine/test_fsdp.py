@@ -273,5 +273,5 @@ def test_what_has_no_rows_of_numbers_is_refused(weight, told):
 def test_only_training_divides(chat_recipe, monkeypatch):
     for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(RecipeError, match="only `ftengine train` divides them"):
+    with pytest.raises(RecipeError, match="only `ftengine train` shards them"):
         Device.open(chat_recipe(train__parallel="fsdp"))

@@ -172,7 +172,7 @@ def test_answers_that_are_only_shown_are_looked_at_too(t5_folder, tmp_path):
     answers = {one["tuned"] for one in run.directory.read_json("examples.json")["answers"]}
     second = next(finding.text for finding in run.verdict.findings if finding.source == "better-than-base")
     assert second.startswith("Loss is better than its base's: ")
-    assert second.endswith("What it writes was not measured: read its answers.")
+    assert second.endswith("No metric scored its generated text: read its answers.")
     assert len(answers) == 1
     assert run.verdict.headline.startswith("Not usable: it always answers “")
     assert "to all 12 held-out prompts asked" in run.verdict.headline

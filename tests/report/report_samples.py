@@ -69,7 +69,7 @@ def baseline(confusion, figures=("accuracy", "macro_f1")):
 def reliability(ece):
     points = [[i / 10 + 0.05, i / 10 + 0.05 - ece] for i in range(1, 10)]
     lines = [{"name": "as it answers", "points": points}]
-    labels = {"x_label": "stated confidence", "y_label": "accuracy"}
+    labels = {"x_label": "confidence", "y_label": "accuracy"}
     return {"title": "Reliability diagram", **labels, "lines": lines, "ends": [0, 1], "diagonal": True}
 
 

@@ -93,7 +93,7 @@ def test_a_better_loss_is_no_good_news_where_nobody_measured_what_the_model_writ
     told = verdict(written(*texts), put("evaluation.slices", {}))
     assert (told.level, told.headline.startswith(headline)) == (level, True), told.headline
     second = next(finding.text for finding in told.findings if finding.source == "better-than-base")
-    assert second.endswith(f" What it writes was not measured{': read its answers.' if texts else '.'}")
+    assert second.endswith(f" No metric scored its generated text{': read its answers.' if texts else '.'}")
     assert "good" not in {finding.level for finding in told.findings}
 
 

@@ -36,7 +36,7 @@ def _table(data: AuditedData) -> Table:
     for split, counts in data.encoded.items():
         whole = counts.get("uncut") or {**counts["percentiles"], "100": counts["longest"]}
         cells.append((split, *(whole[share] for share in SHOWN), counts["truncated"], counts.get("limit")))
-    columns = ("split", "half up to", "95 % up to", "99 % up to", "longest", "cut", "limit of the model")
+    columns = ("split", "median", "95 %", "99 %", "longest", "truncated", "model limit")
     cut = [counts for counts in data.encoded.values() if counts["truncated"]]
     caption = f"Lengths are those {'before' if all(counts.get('uncut') for counts in cut) else 'after'} cutting."
     return Table(title="Lengths", columns=columns, rows=tuple(cells), caption=caption if cut else "")

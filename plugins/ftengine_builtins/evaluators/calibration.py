@@ -51,18 +51,18 @@ class Calibration(WeightedEvaluator):
         "overconfidence": Metric(
             "overconfidence",
             kind="calibration",
-            meaning="Mean stated probability minus accuracy: above 0 the model claims more than it holds.",
+            meaning="Mean confidence minus accuracy; above 0, the model is overconfident.",
         ),
-        "ece": _biased("expected calibration error (ECE)", "Mean distance between stated probability and accuracy."),
+        "ece": _biased("expected calibration error (ECE)", "Mean distance between confidence and accuracy."),
         "calibration_error": _biased(
             "calibration error, without chance",
-            "Root mean square distance of stated probability and accuracy, less what chance alone makes.",
+            "Root mean square distance of confidence and accuracy, less what sampling noise alone makes.",
             at_zero="none beyond chance",
         ),
         "brier": lower("Brier score", "Squared distance of the probabilities to the truth, 0 to 2."),
         "nll": lower("negative log-likelihood", "Negative log-probability of the right label."),
         AFTER: _biased(
-            "ECE after temperature", "What is left of the ECE when a temperature softens or sharpens the answers."
+            "ECE after temperature", "ECE that remains when logits are divided by a temperature fitted on held-out examples."
         ),
     }
     temperature = None
@@ -116,12 +116,12 @@ class Calibration(WeightedEvaluator):
             lines.append(_line("with temperature", after))
         yield LineChart(
             title="Reliability diagram",
-            x_label="stated confidence",
+            x_label="confidence",
             y_label="accuracy",
             lines=tuple(lines),
             ends=(0.0, 1.0),
             diagonal=True,
-            caption="On the dotted diagonal, stated confidence is what it claims; below it, the model is too sure.",
+            caption="On the dotted diagonal, confidence equals accuracy; below it, the model is overconfident.",
         )
 
     def _declare(self):

@@ -46,7 +46,7 @@ class Classification(WeightedEvaluator):
         "micro_f1": share("micro F1", "F1 of all decisions about labels together."),
         "roc_auc": share(
             "ROC AUC",
-            "How often an example of a label gets a higher probability for it than another one; 0.5: guessing.",
+            "How often an example with the label scores higher for it than one without it; 0.5 is chance.",
             pooled=False,
         ),
     }

@@ -16,7 +16,7 @@ class Perplexity(WeightedEvaluator):
     name = "perplexity"
     reads = frozenset({"loss", "tokens"})
     metrics = {  # noqa: RUF012
-        "loss": lower("loss", "Negative log-probability of the wanted answer, a token."),
+        "loss": lower("loss", "Negative log-likelihood per target token, in nats."),
         "perplexity": lower(
             "perplexity", "e to the power of the loss: among how many equally likely tokens the model is undecided."
         ),

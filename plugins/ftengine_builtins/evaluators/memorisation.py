@@ -46,7 +46,7 @@ class Memorisation(WeightedEvaluator):
         ),
         "longest_run": lower(
             "longest repeated run",
-            "Share of the wanted text that its longest run of words in the answer makes up, in the mean.",
+            "Longest run of the reference's words that the answer repeats, as a mean share of the reference.",
         ),
     }
 

@@ -27,7 +27,7 @@ class Muon(Optimizer):
 
         momentum: float = Field(0.95, ge=0, lt=1, description="share of the mean of gradients that stays")
         nesterov: bool = Field(True, description="look ahead along the momentum")
-        iterations: int = Field(5, ge=1, lt=100, description="of Newton and Schulz, which make the update orthogonal")
+        iterations: int = Field(5, ge=1, lt=100, description="Newton–Schulz iterations that orthogonalise the update")
 
     def build(self, param_groups: Groups) -> torch.optim.Optimizer:
         config = self.config

@@ -48,7 +48,7 @@ class SGD(Optimizer):
     works_on_parts = True
 
     class Config(Config):
-        momentum: float = Field(0.9, ge=0, lt=1, description="share of the last update that is taken again")
+        momentum: float = Field(0.9, ge=0, lt=1, description="momentum factor")
         nesterov: bool = Field(False, description="look ahead along the momentum")
 
         @field_validator("nesterov")
@@ -72,8 +72,8 @@ class Adafactor(Optimizer):
     citation = "Shazeer and Stern 2018, Adafactor: Adaptive Learning Rates with Sublinear Memory Cost, arXiv:1804.04235"
 
     class Config(Config):
-        beta2_decay: float = Field(-0.8, le=0, description="exponent by which the mean of squares comes to a rest")
-        eps: float = Field(1e-3, gt=0, description="least size that a parameter is taken to have")
+        beta2_decay: float = Field(-0.8, le=0, description="exponent of the decay of beta2: 1 - step^beta2_decay")
+        eps: float = Field(1e-3, gt=0, description="lower bound on a parameter's scale")
         clip: float = Field(1.0, ge=1, description="root mean square at which the update of a parameter is clipped")
 
     def build(self, param_groups: Groups) -> torch.optim.Optimizer:

@@ -28,7 +28,7 @@ class Ema(Regularizer):
 
     class Config(api.Config):
         decay: float = Field(
-            0.99, gt=0, lt=1, description="share of the average that stays at each step, once warmed up"
+            0.99, gt=0, lt=1, description="decay of the moving average, once warmed up"
         )
 
     _average: Mapping[str, Tensor] = MappingProxyType({})

@@ -208,7 +208,7 @@ def of_answers(run: RunRecords) -> str:
     """Say how many answers are exact where their figure decides, and where there is none that they are to be read."""
     if not run.evaluation.metrics[run.headline_metric or ""].decides:
         shown = run.examples is not None and run.examples.answers
-        told = "What it writes was not measured"
+        told = "No metric scored its generated text"
         return f" {told}: read its answers." if shown else f" {told}." if unmeasured_answers(run) else ""
     found = exact_answers(run)
     text = " {exact:,} of {answers:,} answers are exact ({base_exact:,} of its base's)."

@@ -57,7 +57,7 @@ def _behind(run: RunRecords, name: str, column: Any) -> Iterator[Finding]:
     yield from (_finding(run, name, column, one) for one in exceptions[:MOST_SLICES])
     if rest := exceptions[MOST_SLICES:]:
         text = f"By {short(name)}, {counted(len(rest), 'more slice')} {'is' if len(rest) == 1 else 'are'} behind the "
-        text += "other examples beyond chance, less surely than those named."
+        text += "other examples beyond chance, with weaker evidence than those named."
         level = "alarm" if any(_matters(run, column.metric, one.gap) for one in rest) else "note"
         figures = {"column": name, "values": [one.value for one in rest]}
         yield Finding(kind="slices", level=level, text=text, figures=figures)
@@ -75,7 +75,7 @@ def _exception(run: RunRecords, name: str, column: Any, one: Any) -> Finding:
 
 def _finding(run: RunRecords, name: str, column: Any, one: Any) -> Finding:
     label, own = run.evaluation.metrics[column.metric].label, plain(one.tuned.get(column.metric))
-    text = f"Behind the others where {_where(name, one)}: {label} {own}, a gap of {told(one.gap, sign=True)}, "
+    text = f"Worse than the others where {_where(name, one)}: {label} {own}, a gap of {told(one.gap, sign=True)}, "
     text += f"adjusted {probability(one.gap.p_adjusted)}."
     before = column.base_gap if one.value == column.worst else None
     if before is not None and near_end(before):

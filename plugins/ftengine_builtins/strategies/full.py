@@ -41,16 +41,16 @@ class Full(Strategy):
 
     class Config(api.Config):
         freeze: ModuleNames = Field(
-            [], description="what stays as it is: a list of names or paths, or a regular expression for whole paths"
+            [], description="modules to freeze: a list of names or paths, or a regular expression for whole paths"
         )
         layer_decay: float = Field(
             1.0, gt=0, le=1, description="learning rate of each layer as a share of that of the layer above"
         )
         unfreeze_every: Annotated[int, Field(ge=1, strict=True)] | Literal["epoch", "even"] | None = Field(
-            None, description="steps after which the next layer below joins; epoch; or even, over the whole run"
+            None, description="gradual unfreezing from the top: steps per layer; epoch: one layer per epoch; even: over the run"
         )
         batch_norm: Literal["frozen", "train"] = Field(
-            "frozen", description="running statistics of BatchNorm: kept as they are, or moved by training"
+            "frozen", description="running statistics of BatchNorm: kept as they are, or updated in training"
         )
 
     _matches: Mapping[str, list[str]] = MappingProxyType({})

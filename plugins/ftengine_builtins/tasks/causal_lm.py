@@ -49,8 +49,8 @@ class CausalLMConfig(Config):
     system: str | None = Field(None, min_length=1, description="system message of conversations that have none")
     packing: bool = Field(
         False,
-        description="train on a micro-batch's examples in one row without padding, none of which sees another; refused "
-        "where the model does not keep them apart",
+        description="pack a micro-batch's examples into one sequence without padding, attention kept within each; "
+        "refused where the model cannot",
     )
 
 

@@ -48,4 +48,4 @@ class GenerativeTask(Task):
         """Return the mean loss of a token, as the figures have it, in place of the sum."""
         if not prediction.get("tokens"):
             return dict(prediction)
-        return {"loss a token": prediction["loss"] / prediction["tokens"], "tokens": prediction["tokens"]}
+        return {"loss per token": prediction["loss"] / prediction["tokens"], "tokens": prediction["tokens"]}
