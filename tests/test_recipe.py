@@ -158,7 +158,7 @@ def test_every_key_of_another_tool_leads_to_a_key_that_there_is():
         (SMALL, ["train.early_stopping={}", "data.validation=null"], r"early_stopping needs a validation split"),
         (SMALL, ["train.epochs=.inf"], r"train\.epochs.*finite"),
         (SMALL, ["seed=4294967296"], r"seed.*a number below"),
-        (SMALL | {"seed": 1}, ["seed.x=1"], r"'seed' is no mapping"),
+        (SMALL | {"seed": 1}, ["seed.x=1"], r"'seed' is not a mapping"),
         (SMALL, ["train.max_steps=[1"], r"not a YAML value"),
         (SMALL, ["data.split.kind=group"], r"unknown key 'data\.split\.kind'.*Did you mean 'by'\?"),
         (
@@ -195,7 +195,7 @@ def test_wrong_files_are_explained(tmp_path, text, message):
 @pytest.mark.parametrize("name", ["a.jsonl", "a.CSV", "a.parquet"])
 def test_data_in_the_place_of_a_recipe_is_told(tmp_path, name):
     (tmp_path / name).write_bytes(b'{"text": "a"}\n{"text": "b\xff"}\n')
-    with pytest.raises(RecipeError, match=r"is a data file .*, not a recipe; `ftengine init --data \S+` makes a recipe"):
+    with pytest.raises(RecipeError, match=r"is a data file .*, not a recipe; `ftengine init --data \S+` makes"):
         Recipe.read(tmp_path / name)
 
 

@@ -84,7 +84,8 @@ def show(comparison: Comparison) -> None:
     out = page()
     lead = f"{comparison.metric} on {comparison.split} ({comparison.examples:,} distinct examples{direction})"
     out.print(f"{lead}, with 95 % intervals:")
-    columns = ("strategy", comparison.metric, "learning rate", "trainable", "", "peak memory", "time per step", "on disk")
+    measured = ("peak memory", "time per step", "on disk")
+    columns = ("strategy", comparison.metric, "learning rate", "trainable", "", *measured)
     rows = [("(base)", with_interval(comparison.base), "", "", "", "", "", "")]
     rows += [
         (

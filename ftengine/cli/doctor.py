@@ -21,7 +21,11 @@ Check = Callable[[list[str]], Any]
 
 
 @click.command()
-@click.option("--clear-cache", is_flag=True, help="Empty the cache (parsed data, encoded rows, base predictions); it is rebuilt when needed.")
+@click.option(
+    "--clear-cache",
+    is_flag=True,
+    help="Empty the cache (parsed data, encoded rows, base predictions); it is rebuilt when needed.",
+)
 @json_option
 def doctor(clear_cache: bool, as_json: bool) -> None:
     """Check this installation and say what to repair.

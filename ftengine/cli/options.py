@@ -23,7 +23,9 @@ set_option = click.option(
     help="Override a key of the recipe, e.g. train.max_steps=40; may be given several times.",
 )
 
-output_option = click.option("--output", metavar="DIR", type=PATH, help="Folder for the runs, in place of the recipe's output.")
+output_option = click.option(
+    "--output", metavar="DIR", type=PATH, help="Folder for the runs, in place of the recipe's output."
+)
 
 trust_code_option = click.option(
     "--trust-code",

@@ -57,7 +57,9 @@ SHOWN_TEXT = 240
     type=click.IntRange(min=1),
     help="Estimate the time of a step on up to this many processes; needs --bandwidth.",
 )
-@click.option("--bandwidth", help="Bandwidth of the slowest link between two processes, such as 400Gb/s; needs --processes.")
+@click.option(
+    "--bandwidth", help="Bandwidth of the slowest link between two processes, such as 400Gb/s; needs --processes."
+)
 @json_option
 def plan(
     recipe_file: str,

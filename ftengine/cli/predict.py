@@ -21,7 +21,9 @@ from ftengine.report.text import printable
 @click.option(
     "--output", metavar="FILE", type=PATH, help="Where answers go: .jsonl, .csv, .tsv, .parquet; else JSONL to stdout."
 )
-@click.option("--resume", is_flag=True, help="Keep the complete lines of an interrupted output and continue after them.")
+@click.option(
+    "--resume", is_flag=True, help="Keep the complete lines of an interrupted output and continue after them."
+)
 @click.option("--base", is_flag=True, help="Answer with the base model instead, for comparison.")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Rows at a time (default: the recipe's).")
 @click.option(

@@ -43,7 +43,7 @@ def schema(output: Path | None) -> None:
         click.echo(text)
         return
     if output.exists() and not _is_schema(output):
-        raise InputError(f"{str(output)!r} exists and is no schema of recipes. Name another file.")
+        raise InputError(f"{str(output)!r} exists and is not a schema of recipes. Name another file.")
     with writing(output):
         output.write_text(f"{text}\n", encoding="utf-8")
     click.echo(printable(f"wrote {output}. Begin recipes beside it with: {first_line(output.name).strip()}"))

@@ -201,7 +201,7 @@ def _encoded(item: Row | BrokenRow) -> tuple[Row, bytes] | BrokenRow:
         return item, _to_json(dict(item.values)).encode()
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])
-        return BrokenRow(item.place, f"holds {half}, half of a surrogate pair, which is no character")
+        return BrokenRow(item.place, f"holds {half}, half of a surrogate pair, which is not a character")
     except RecursionError:
         return BrokenRow(item.place, "not valid JSON: nested too deeply")
     except TypeError as error:

@@ -277,7 +277,7 @@ def statement(folds: int, examples: int, apart: Sequence[str] = ()) -> str:
     return (
         f"Each of {examples:,} distinct examples was answered by a model that did not train on it. The intervals cover "
         f"the choice of these examples, for the {folds} models as they were trained. They do not cover what other "
-        f"training data or another seed would change: {shared}, so the folds are no independent repetitions, and one "
+        f"training data or another seed would change: {shared}, so the folds are not independent repetitions, and one "
         "cross-validation gives no unbiased estimate of that variance (Bengio & Grandvalet 2004). The spread over "
         "folds is a description and no interval. The figures are of models trained on a part of the data; the model "
         f"to use is trained on all of it.{unpooled if apart else ''}"

@@ -20,7 +20,11 @@ NOT_OFFERED = {
 
 OF_FSDP = {
     "VERSION": ("2", "1", "version 1 of FSDP: set fsdp_version to 2"),
-    "RESHARD_AFTER_FORWARD": ("true", "true", "blocks left unsharded after the forward pass: set fsdp_reshard_after_forward to true"),
+    "RESHARD_AFTER_FORWARD": (
+        "true",
+        "true",
+        "blocks left unsharded after the forward pass: set fsdp_reshard_after_forward to true",
+    ),
     "OFFLOAD_PARAMS": ("false", "false", "CPU offload of parameters: set fsdp_offload_params to false"),
     "AUTO_WRAP_POLICY": (
         "transformer_based_wrap",

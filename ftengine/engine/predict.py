@@ -207,7 +207,7 @@ def _kept(output: Path, rows: Rows, resume: bool) -> int:
             answered = isinstance(content, dict) and ANSWER in content and kept < len(rows)
             if not answered or {k: v for k, v in content.items() if k != ANSWER} != _as_in_file(rows, kept):
                 raise RunError(
-                    f"output {str(output)!r}: line {kept + 1} is no answer to row {kept + 1} of the input. "
+                    f"output {str(output)!r}: line {kept + 1} is not an answer to row {kept + 1} of the input. "
                     "Name another file; this one is left as it is."
                 )
             kept, good = kept + 1, good + len(line)

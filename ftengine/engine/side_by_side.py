@@ -121,9 +121,7 @@ def _of_folds(made: CrossValidation, metrics: Mapping[str, Metric]) -> Overview:
     reached = []
     for one in made.baselines.values():
         values = [f"{metrics[name].label} {number(level)}" for name, level in one.figures.items() if name in made.tuned]
-        reached.append(
-            f" Baseline that ignores the inputs (e.g. always {quoted(one.answer)}): {listed(values)}."
-        )
+        reached.append(f" Baseline that ignores the inputs (e.g. always {quoted(one.answer)}): {listed(values)}.")
     table = Table(
         title="Pooled figures",
         columns=("metric", "base", "tuned", "difference", "p", "tuned, by fold", "standard deviation of folds"),

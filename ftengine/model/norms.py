@@ -1,6 +1,6 @@
 """RMS norms of any model, known by what a module computes and not by its name.
 
-    y = (w + offset) ∘ x / sqrt(mean(x²) + eps)           (Zhang and Sennrich 2019, arXiv:1910.07467)
+y = (w + offset) ∘ x / sqrt(mean(x²) + eps)           (Zhang and Sennrich 2019, arXiv:1910.07467)
 """
 
 from __future__ import annotations

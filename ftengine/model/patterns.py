@@ -34,7 +34,7 @@ def whole_match(pattern: str, path: str) -> bool:
             f"pattern {pattern!r} takes too long to match {path!r}: it has repeats inside of repeats. Write it simpler."
         ) from None
     except (engine.error, OverflowError, RecursionError) as error:
-        raise InputError(f"pattern {pattern!r} is no regular expression: {error}.") from None
+        raise InputError(f"pattern {pattern!r} is not a regular expression: {error}.") from None
 
 
 def _names(value: Any) -> Any:

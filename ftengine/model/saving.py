@@ -48,7 +48,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise RunError(f"{str(file)!r} is missing.") from None
     except (OSError, SafetensorError) as error:
         raise RunError(
-            f"{str(file)!r} is no readable safetensors file: {error}. Pickled weights are not read; "
+            f"{str(file)!r} is not a readable safetensors file: {error}. Pickled weights are not read; "
             "convert them to safetensors first."
         ) from None
 

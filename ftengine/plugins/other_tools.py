@@ -42,7 +42,9 @@ ELSEWHERE: Mapping[str, str] = {key: place for place, keys in _OURS.items() for 
 """By another tool's key, the place in a recipe. A key that ftengine has too is here for where it is put elsewhere."""
 
 _NONE = "ftengine has no such key"
-_QUANTISED = f"{_NONE}: name a quantised model.source, or a loader that quantises in model.loader (plugin ftengine-quant)."
+_QUANTISED = (
+    f"{_NONE}: name a quantised model.source, or a loader that quantises in model.loader (plugin ftengine-quant)."
+)
 _VALIDATE = f"{_NONE}; set train.validate_every to a number of steps, or null for once an epoch."
 
 SAID: Mapping[str, str] = {

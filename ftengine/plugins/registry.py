@@ -203,7 +203,7 @@ class Registry:
                 tasks = [task.name for task in self.entries("task") if entry.name in _own_evaluators(task)]
                 runs = f", which runs of {' and '.join(tasks)} have without being asked" if tasks else ""
                 said.append(f"{' and '.join(map(repr, found))} of evaluator {entry.name!r}{runs}")
-        return f" It is no evaluator but a metric: {'; '.join(said)}." if said else ""
+        return f" It is a metric, not an evaluator: {'; '.join(said)}." if said else ""
 
     def factory(self, kind: str, spec: str | Mapping[str, Any], key: str) -> Factory:
         """Check a component's name and options, given as a name or as a mapping with `name` and its options.

@@ -73,7 +73,7 @@ class RunDirectory:
         """Refuse what is no run, one whose training has not ended, or that lacks a file that is `needed` (RunError)."""
         if not self.is_run():
             what = "does not exist" if not self.path.exists() else "holds no recipe.yaml"
-            raise RunError(f"{str(self.path)!r} is no run directory: it {what}. `ftengine train` makes one.")
+            raise RunError(f"{str(self.path)!r} is not a run directory: it {what}. `ftengine train` makes one.")
         missing = [name for name in needed if not (self.path / name).is_file()]
         if not (self.trained / SIDECAR).is_file():
             missing.append(f"{TRAINED}/")

@@ -143,10 +143,13 @@ class TrainSection(_Section):
     """How training runs."""
 
     epochs: float = Field(3, gt=0, description="passes over the training data")
-    max_steps: int | None = Field(None, ge=1, description="stop after this many optimiser steps, if epochs do not end first")
+    max_steps: int | None = Field(
+        None, ge=1, description="stop after this many optimiser steps, if epochs do not end first"
+    )
     batch_size: int = Field(8, ge=1, description="examples per micro-batch, on each device")
     batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] | None = Field(
-        "auto", description="most tokens in a micro-batch, padding included (a longer example goes alone); null: no limit"
+        "auto",
+        description="most tokens in a micro-batch, padding included (a longer example goes alone); null: no limit",
     )
     accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step (gradient accumulation)")
     learning_rate: float = Field(2e-4, gt=0, le=1e30, description="learning rate at its peak")
@@ -162,11 +165,15 @@ class TrainSection(_Section):
     keep_checkpoints: int = Field(2, ge=1, description="complete checkpoints that stay on disk")
     precision: DType = Field("auto", description="compute dtype; auto: bfloat16 if the device multiplies it natively")
     gradient_checkpointing: bool | Literal["auto"] = Field(
-        False, description="recompute activations in the backward pass to save memory; auto: only where memory_limit requires it"
+        False,
+        description="recompute activations in the backward pass to save memory; auto: only where memory_limit requires it",
     )
-    memory_limit: Bytes | None = Field(None, description="memory limit per process, such as 6 GB; null: what is free, for auto")
+    memory_limit: Bytes | None = Field(
+        None, description="memory limit per process, such as 6 GB; null: what is free, for auto"
+    )
     reuse_frozen: Literal["auto", False] = Field(
-        "auto", description="cache the outputs of frozen blocks below the lowest trained one for later epochs; false: recompute"
+        "auto",
+        description="cache the outputs of frozen blocks below the lowest trained one for later epochs; false: recompute",
     )
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="what several processes hold: ddp the whole model each, fsdp a part of each parameter"
@@ -220,7 +227,10 @@ class EvaluationSection(_Section):
     refusal: FurtherData = Field(None, description="requests that should or should not be refused: as forgetting")
     generate: Generation = Generation()  # type: ignore[call-arg]
     answers: int | None = Field(12, ge=1, description="held-out prompts that both models answer to be read; null: none")
-    reuse_base: bool = Field(True, description="reuse the base model's predictions from an earlier run when model, data and settings are identical")
+    reuse_base: bool = Field(
+        True,
+        description="reuse the base model's predictions from an earlier run when model, data and settings are identical",
+    )
 
 
 class Recipe(_Section):
@@ -301,7 +311,9 @@ DATA_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow")
 def _content(path: Path) -> dict[str, Any]:
     """Return what a recipe file holds (RecipeError: it is missing, or no YAML mapping)."""
     if path.suffix.lower() in DATA_SUFFIXES and path.is_file():
-        raise RecipeError(f"{path} is a data file (by its suffix), not a recipe; `ftengine init --data {path}` makes a recipe.")
+        raise RecipeError(
+            f"{path} is a data file (by its suffix), not a recipe; `ftengine init --data {path}` makes a recipe."
+        )
     try:
         text = text_of_file(path)
     except FileNotFoundError:
@@ -362,7 +374,7 @@ def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dic
             if isinstance(inner, str):  # a bare component name grows options: {name: NAME, …}
                 inner = {"by" if parents[: i + 1] == ["data", "split"] else "name": inner}
             if not isinstance(inner, dict):
-                raise RecipeError(f"--set {override!r}: {step!r} is no mapping in this recipe.")
+                raise RecipeError(f"--set {override!r}: {step!r} is not a mapping in this recipe.")
             place[step] = place = inner
         place[last] = value
     return result

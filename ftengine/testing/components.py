@@ -99,7 +99,7 @@ def kind_of(cls: Any) -> tuple[str, type[api.Component]]:
         if isinstance(cls, type) and issubclass(cls, base):
             return kind, base
     bases = ", ".join(base.__name__ for base, _ in KINDS.values())
-    raise PluginError(f"{described(cls)} is no component: it derives from none of {bases} (ftengine.api).")
+    raise PluginError(f"{described(cls)} is not a component: it derives from none of {bases} (ftengine.api).")
 
 
 def _require_documented(cls: type[api.Component]) -> None:

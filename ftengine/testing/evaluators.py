@@ -192,7 +192,7 @@ class EvaluatorChecks(Checks):
                 json.dumps(fact, allow_nan=False)
                 baseline = api.Baseline.of({name: fact})
                 unknown = set() if baseline is None else baseline.figures.keys() - self._evaluator.metrics.keys()
-                assert not unknown, f"the baseline has figures of {sorted(unknown)}, which are no metrics"
+                assert not unknown, f"the baseline has figures of {sorted(unknown)}, which are not metrics"
 
     def a_baseline_is_measured_as_it_is_told(self) -> None:
         evaluator, rows = self._evaluator, self._rows()

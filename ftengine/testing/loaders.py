@@ -70,7 +70,7 @@ class LoaderChecks(AcceptingChecks):
         assert not on_meta, f"{on_meta[0]!r} has no values"
         paths = dict(loaded.module.named_modules())
         unknown = [name for name in loaded.new_modules if name not in paths]
-        assert not unknown, f"new_modules names {unknown[0]!r}, which is no module"
+        assert not unknown, f"new_modules names {unknown[0]!r}, which is not a module"
 
     def a_seed_decides_what_it_loads(self) -> None:
         found = []

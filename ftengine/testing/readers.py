@@ -139,7 +139,7 @@ class ReaderChecks(AcceptingChecks):
 
     def damaged_files_are_broken_rows(self) -> None:
         if not Path(self.source).is_file():
-            skip("it is no file that could be damaged")
+            skip("it is not a file that could be damaged")
         whole = Path(self.source).read_bytes()
         damaged = {
             "cut in the middle": whole[: len(whole) // 2],

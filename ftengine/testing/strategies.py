@@ -124,7 +124,7 @@ class StrategyChecks(MergeChecks):
             assert paths, f"matches() has the pattern {pattern!r} without a module; raise NoMatch in prepare instead"
             # One that goes by parameters may name those.
             unknown = sorted(set(paths) - modules.keys() - dict(loaded.module.named_parameters()).keys())
-            assert not unknown, f"matches() names {unknown[0]!r} for {pattern!r}, which is no module of the model"
+            assert not unknown, f"matches() names {unknown[0]!r} for {pattern!r}, which is not a module of the model"
             trains = any(p.requires_grad for path in paths if path in modules for p in modules[path].parameters())
             # A pattern may freeze what it names, where other parts of the base train.
             freezes = bool(loaded.pretrained & trainable(loaded.module).keys())

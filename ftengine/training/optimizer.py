@@ -84,7 +84,7 @@ def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> tupl
         if (name := names.get(id(parameter))) is None:
             what = "a tensor" if isinstance(parameter, Tensor) else repr(parameter)
             raise PluginError(
-                f"the optimiser keeps state of {what}, which is no parameter of the model; a checkpoint holds the "
+                f"the optimiser keeps state of {what}, which is not a parameter of the model; a checkpoint holds the "
                 "state of parameters and of groups. Set train.optimizer to another."
             )
         state[name] = {key: _pack(value, f"{name}|{key}", tensors) for key, value in kept.items()}

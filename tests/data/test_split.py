@@ -201,5 +201,7 @@ def test_columns_that_do_not_suit_the_task_are_told_with_the_file(write, name, t
 def test_a_fraction_that_is_no_row_is_refused(write, text_task, split):
     source = write("a.jsonl", lines({"text": f"text {i}", "at": i} for i in range(40)))
     section = DataSection(train=source, validation=0.0001, split=split)
-    with pytest.raises(DataError, match=r"data\.validation is 0\.0001, too small to select any of its 40 rows\. .* 0\.025 or"):
+    with pytest.raises(
+        DataError, match=r"data\.validation is 0\.0001, too small to select any of its 40 rows\. .* 0\.025 or"
+    ):
         make_splits(section, text_task, 0)

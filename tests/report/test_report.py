@@ -218,7 +218,7 @@ def test_hostile_text_does_not_steer_the_terminal(tmp_path):
 
 def test_what_cannot_be_reported_is_one_line(tmp_path):
     result = call("report", tmp_path / "nothing", code=2)
-    assert "is no run directory: it does not exist" in result.stderr
+    assert "is not a run directory: it does not exist" in result.stderr
     unfinished = write_run(tmp_path / "run", sound() | {"evaluation": None})
     assert "not finished: it has no evaluation.json" in call("report", unfinished, code=2).stderr
     both = call("report", unfinished, unfinished, code=2)
@@ -331,7 +331,7 @@ def test_what_is_wanted_is_told_once(tmp_path):
     item |= {"base": {"label": "sport", "predicted": "film"}, "tuned": {"label": "sport", "predicted": "sport"}}
     files["examples"] = {"evaluator": "classification", "improved": [item], "worse": []}
     page = write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
-    assert '<span class="tag">wanted</span> <bdi>sport</bdi>' in page
+    assert '<span class="tag">reference</span> <bdi>sport</bdi>' in page
     assert '<span class="tag">label</span>' not in page
 
 

@@ -330,7 +330,9 @@ def test_a_run_learns_the_same_by_it(replaced, folder, registry, checkpointing):
 
 def test_without_a_gpu_it_says_so_before_weights_are_read(compiled, folder, registry, monkeypatch):  # noqa: F811
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(RecipeError, match=r"liger needs a GPU, and this machine has none .* Take regularizer liger out of the recipe"):
+    with pytest.raises(
+        RecipeError, match=r"liger needs a GPU, and this machine has none .* Take regularizer liger out of the recipe"
+    ):
         fine_tune(recipe(folder, "no-gpu", ["liger"]), registry=registry)
     assert not (folder / "no-gpu").exists()
 

@@ -112,7 +112,7 @@ def own_tasks(place: str) -> list[dict[str, Any]]:
     path = Path(place)
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
     if not files:
-        raise InputError(f"lm-eval: {place!r} is no task file (.yaml), and no folder with such files.")
+        raise InputError(f"lm-eval: {place!r} is neither a task file (.yaml) nor a folder with such files.")
     contents = [(file, read_yaml(file)) for file in files]
     tasks = [(file, content) for file, content in contents if "task" in content]
     if not tasks:
@@ -167,13 +167,13 @@ def check_task(content: dict[str, Any], folder: Path) -> None:
         raise InputError("groups are not read from files; name the folder of their tasks instead.")
     known = {field.name for field in fields(TaskConfig)} - set(LEFT_OUT)
     for key in content.keys() - known - {"tag"}:
-        said = "cannot be used here" if key in LEFT_OUT else "is no key of the harness's tasks"
+        said = "cannot be used here" if key in LEFT_OUT else "is not a key of the harness's tasks"
         raise InputError(f"{key!r} {said}.{did_you_mean(key, known)} There are {', '.join(sorted(known))}.")
     for metric in content.get("metric_list") or []:
         name = metric.get("metric") if isinstance(metric, dict) else None
         if not isinstance(name, str) or name not in metric_registry or metric.get("hf_evaluate"):
             raise InputError(
-                f"metric_list: {name!r} is no metric of the harness itself; other ones are code from the hub. There "
+                f"metric_list: {name!r} is not a metric of the harness itself; other ones are code from the hub. There "
                 f"are {', '.join(sorted(metric_registry))}."
             )
     for key in (content.get("generation_kwargs") or {}).keys() - set(GENERATION):

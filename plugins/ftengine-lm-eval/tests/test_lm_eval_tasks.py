@@ -73,10 +73,10 @@ def test_a_template_cannot_reach_python(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"doc_to_txt": "{{q}}"}, "'doc_to_txt' is no key of the harness's tasks. Did you mean 'doc_to_text'"),
+        ({"doc_to_txt": "{{q}}"}, "'doc_to_txt' is not a key of the harness's tasks. Did you mean 'doc_to_text'"),
         ({"unsafe_code": True}, "'unsafe_code' cannot be used here"),
-        ({"metric_list": [{"metric": "someone/metric"}]}, "'someone/metric' is no metric of the harness itself"),
-        ({"metric_list": [{"metric": "exact_match", "hf_evaluate": True}]}, "'exact_match' is no metric"),
+        ({"metric_list": [{"metric": "someone/metric"}]}, "'someone/metric' is not a metric of the harness itself"),
+        ({"metric_list": [{"metric": "exact_match", "hf_evaluate": True}]}, "'exact_match' is not a metric"),
         ({"generation_kwargs": {"custom_generate": "someone/code"}}, "'custom_generate' cannot be used here"),
         ({"dataset_path": "pandas"}, "dataset_path 'pandas' cannot be used here"),
         ({"dataset_path": "./rows"}, "dataset_path './rows' cannot be used here"),

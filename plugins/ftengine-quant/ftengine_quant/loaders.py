@@ -116,7 +116,7 @@ class BitsAndBytesLoader(QuantisingLoader):
             return eight_bit(layer)
         if layer.in_features % BLOCK:
             raise SourceError(
-                f"{path!r} has {layer.in_features:,} inputs, which is no multiple of {BLOCK}; on CPUs bitsandbytes "
+                f"{path!r} has {layer.in_features:,} inputs, which is not a multiple of {BLOCK}; on CPUs bitsandbytes "
                 "unpacks 4-bit weights of such layers wrongly. Add it to model.loader.skip, or set model.loader.bits=8."
             )
         return four_bit(layer, config.quant_type, config.double_quant, config.compute_dtype)

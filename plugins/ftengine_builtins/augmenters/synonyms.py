@@ -108,7 +108,9 @@ def key_of(text: str, where: str = "") -> str:
     """Return a word as it is looked up, whatever its case and blanks (DataError: with `where`, it is no word)."""
     text = unicodedata.normalize("NFC", " ".join(text.split()))
     if where and " ".join(LEXICAL.findall(text)) != text:
-        raise DataError(f"{where}: {text!r} is no word or words (letters, digits, _ and, inside of a word, ' and -).")
+        raise DataError(
+            f"{where}: {text!r} is not a word or words (letters, digits, _ and, inside of a word, ' and -)."
+        )
     return text.casefold()
 
 

@@ -62,7 +62,8 @@ class Calibration(WeightedEvaluator):
         "brier": lower("Brier score", "Squared distance of the probabilities to the truth, 0 to 2."),
         "nll": lower("negative log-likelihood", "Negative log-probability of the right label."),
         AFTER: _biased(
-            "ECE after temperature", "ECE that remains when logits are divided by a temperature fitted on held-out examples."
+            "ECE after temperature",
+            "ECE that remains when logits are divided by a temperature fitted on held-out examples.",
         ),
     }
     temperature = None

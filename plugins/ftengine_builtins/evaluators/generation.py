@@ -48,16 +48,16 @@ class Generation(WeightedEvaluator):
     reads = frozenset({"completion", "reference"})
     metrics = {  # noqa: RUF012
         "exact_match": share(
-            "exact match", "Share of the answers that equal the wanted one, but for case, punctuation and articles."
+            "exact match", "Share of the answers that equal the reference, but for case, punctuation and articles."
         ),
-        "token_f1": higher("token F1", "Overlap of the answer's words with the wanted ones, 0 to 1.", decides=True),
-        "rouge1": higher("ROUGE-1", "Overlap of single words with the wanted answer, 0 to 1."),
+        "token_f1": higher("token F1", "Overlap of the answer's words with the reference's, 0 to 1.", decides=True),
+        "rouge1": higher("ROUGE-1", "Overlap of single words with the reference, 0 to 1."),
         "rouge2": higher("ROUGE-2", "Overlap of pairs of neighbouring words, 0 to 1."),
         "rougeL": higher("ROUGE-L", "Overlap of the longest sequence of words that both have, 0 to 1."),
         "bleu": higher(
-            "BLEU", "Share of the word sequences that the wanted answers have too, over the whole set, 0 to 100."
+            "BLEU", "Share of the word sequences that the references have too, over the whole set, 0 to 100."
         ),
-        "chrf": higher("chrF", "Overlap of character sequences with the wanted answers, over the whole set, 0 to 100."),
+        "chrf": higher("chrF", "Overlap of character sequences with the references, over the whole set, 0 to 100."),
     }
 
     def __init__(self, config=None):

@@ -210,7 +210,7 @@ def stored_tensors(file: Path, source: str) -> dict[str, Shape]:
     """Return the shape of each tensor that a safetensors file's header names (SourceError: it cannot be read)."""
     try:
         if file.exists() and not file.is_file():
-            raise OSError("it is no file")
+            raise OSError("it is not a file")
         with safe_open(file, framework="np") as handle:
             return {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
     except FileNotFoundError:

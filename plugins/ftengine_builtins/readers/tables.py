@@ -35,7 +35,7 @@ class TableReader(FileReader):
         @classmethod
         def _one_character(cls, separator: str) -> str:
             if separator != "auto" and (len(separator) != 1 or separator in '"\r\n'):
-                raise ValueError("one character that is no quote and ends no line, or auto")
+                raise ValueError("one character that is not a quote and ends no line, or auto")
             return separator
 
     def read(self, source: str) -> Iterator[Row | BrokenRow]:

@@ -27,9 +27,7 @@ class Ema(Regularizer):
     citation = "Morales-Brotons et al. 2024, Exponential Moving Average of Weights in Deep Learning, arXiv:2411.18704"
 
     class Config(api.Config):
-        decay: float = Field(
-            0.99, gt=0, lt=1, description="decay of the moving average, once warmed up"
-        )
+        decay: float = Field(0.99, gt=0, lt=1, description="decay of the moving average, once warmed up")
 
     _average: Mapping[str, Tensor] = MappingProxyType({})
 

@@ -172,7 +172,7 @@ class Adapter(Strategy):
         unknown = [name for name in wanted if name not in present]
         # The placement's own list is a wish: a block of convolutions has no attention.
         if unknown and (config.sublayers is not None or len(unknown) == len(wanted)):
-            what = f"{unknown[0]!r} is no sublayer of {type(module).__name__}"
+            what = f"{unknown[0]!r} is not a sublayer of {type(module).__name__}"
             raise NoMatch(f"strategy.sublayers: {what}; it has {', '.join(present)}.")
         last = max(place.layer for place in places)
         factors = config.reduction_factor if isinstance(config.reduction_factor, dict) else {}

@@ -166,7 +166,7 @@ def _read(directory: Path, safe: str, pickled: str) -> dict[str, Tensor]:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(
-            f"{str(file)!r} is no plain pickle of tensors: {first} Save it as safetensors where you trust it: "
+            f"{str(file)!r} is not a plain pickle of tensors: {first} Save it as safetensors where you trust it: "
             "model.save_adapter(folder, name, use_safetensors=True)."
         ) from None
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):

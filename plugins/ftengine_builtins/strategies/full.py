@@ -47,7 +47,8 @@ class Full(Strategy):
             1.0, gt=0, le=1, description="learning rate of each layer as a share of that of the layer above"
         )
         unfreeze_every: Annotated[int, Field(ge=1, strict=True)] | Literal["epoch", "even"] | None = Field(
-            None, description="gradual unfreezing from the top: steps per layer; epoch: one layer per epoch; even: over the run"
+            None,
+            description="gradual unfreezing from the top: steps per layer; epoch: one layer per epoch; even: over the run",
         )
         batch_norm: Literal["frozen", "train"] = Field(
             "frozen", description="running statistics of BatchNorm: kept as they are, or updated in training"

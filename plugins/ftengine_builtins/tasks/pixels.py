@@ -77,7 +77,7 @@ def _opened(value: Any, column: str) -> Iterator[Any]:
         raise DataError(f"`{column}`: there is no file {name}.") from None
     # Decoders answer damaged files with errors of every class; each means that this image cannot be read.
     except Exception as error:
-        raise DataError(f"`{column}`: {name} is no image that can be read: {cause(error)}") from None
+        raise DataError(f"`{column}`: {name} is not an image that can be read: {cause(error)}") from None
 
 
 def image_identity(value: Any) -> Any:

@@ -53,7 +53,7 @@ def test_words_of_a_line_may_replace_each_other(written):
         ("a.xls", "x", r"word list 'a.xls' has the suffix '.xls'. Allowed: .csv, .json, .tsv, .txt"),
         ("a.csv", "big,large\nsmall\n", r"a.csv:2: 'small' needs a word and at least one replacement"),
         ("a.csv", "big,large\n,tiny\n", r"a.csv:2: '' needs a word"),
-        ("a.tsv", "C++\tC\n", r"a.tsv:1: 'C\+\+' is no word or words"),
+        ("a.tsv", "C++\tC\n", r"a.tsv:1: 'C\+\+' is not a word or words"),
         ("a.csv", "", r"holds no word with a replacement"),
         ("a.csv", "same,Same\n", r"holds no word with a replacement"),
         ("a.json", '{"big": 3}', r"a.json: 'big' has 3, which must be a list of texts"),

@@ -283,7 +283,7 @@ def test_a_third_partys_eight_bits_resume(content, tmp_path, monkeypatch):
     ("cls", "message"),
     [
         (KeepsObjects, r"keeps an object of type object as '.*\|x'; a checkpoint can hold tensors, numbers and text"),
-        (KeepsMore, r"keeps state of 'all', which is no parameter of the model; a checkpoint holds the state of"),
+        (KeepsMore, r"keeps state of 'all', which is not a parameter of the model; a checkpoint holds the state of"),
         (HalfBuilt, r"optimizer 'half-built' of module \w+ leaves [\d,]+ of [\d,]+ parameters out"),
         (NoOptimizer, r"optimizer 'no-optimizer' of module \w+: build\(\) returned"),
     ],

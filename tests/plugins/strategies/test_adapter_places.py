@@ -314,8 +314,8 @@ def test_what_cannot_be_adapted_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sublayers": ["atention"]}, r"'atention' is no sublayer of GPT2LMHeadModel; it has attention, output"),
-        ({"sublayers": ["cross"]}, r"'cross' is no sublayer"),
+        ({"sublayers": ["atention"]}, r"'atention' is not a sublayer of GPT2LMHeadModel; it has attention, output"),
+        ({"sublayers": ["cross"]}, r"'cross' is not a sublayer"),
         ({"leave_out": [2]}, r"no block 2; the model's blocks are 0 to 1"),
         ({"reduction_factor": {7: 2, "default": 4}}, r"reduction_factor: no block 7; the model's blocks are 0 to 1"),
         ({"leave_out": [0, 1]}, "leaves out every block"),

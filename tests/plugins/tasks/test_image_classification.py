@@ -94,10 +94,10 @@ def test_pixels_of_unknown_range_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (encoded(picture())[:400], "is no image that can be read: OSError: image file is truncated"),
-        (b"<svg></svg>", "is no image that can be read: UnidentifiedImageError"),
-        (b"", "is no image that can be read"),
-        (encoded(picture())[:60] + b"\0" * 900, "is no image that can be read"),
+        (encoded(picture())[:400], "is not an image that can be read: OSError: image file is truncated"),
+        (b"<svg></svg>", "is not an image that can be read: UnidentifiedImageError"),
+        (b"", "is not an image that can be read"),
+        (encoded(picture())[:60] + b"\0" * 900, "is not an image that can be read"),
     ],
 )
 def test_a_damaged_file_is_named(content, message, tmp_path):
@@ -127,7 +127,7 @@ def test_only_formats_of_images_are_read_whatever_the_suffix(tmp_path):
     for kind in ("EPS", "PCX"):
         picture().save(path, kind)
         for read in (check_image, read_image):
-            with pytest.raises(DataError, match="is no image that can be read: UnidentifiedImageError"):
+            with pytest.raises(DataError, match="is not an image that can be read: UnidentifiedImageError"):
                 read(str(path), "image")
 
 

@@ -136,7 +136,7 @@ def test_a_damaged_image_ends_the_run_before_the_model_is_read(tmp_path, monkeyp
         "train": {"max_steps": 1},
     }
     with pytest.raises(
-        DataError, match=r"^photos/dark/3\.png: `image`: .* is no image that can be read.*on_error=skip"
+        DataError, match=r"^photos/dark/3\.png: `image`: .* is not an image that can be read.*on_error=skip"
     ):
         fine_tune(Recipe.make(content))
     assert not (tmp_path / "runs").exists()
