@@ -150,8 +150,8 @@ def _sides(
     for name, share in shares.items():
         if share * len(rows) < LEAST_ROWS:
             raise DataError(
-                f"{rows.source}: data.{name} is {share:g}, too small to select any of its {counted(len(rows), 'row')}. Set it to "
-                f"{1 / len(rows):.2g} or more, or to null."
+                f"{rows.source}: data.{name} is {share:g}, too small to select any of its "
+                f"{counted(len(rows), 'row')}. Set it to {1 / len(rows):.2g} or more, or to null."
             )
     if split.by == "time":
         return latest(hashes.keys["train"], shares, rows.source)

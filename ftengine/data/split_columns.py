@@ -72,8 +72,8 @@ def times(splits: Mapping[str, Rows], column: str) -> dict[str, np.ndarray]:
             found = _time(row[column])
             if found is None:
                 raise DataError(
-                    f"{rows.where(i)}: {str(row[column])[:60]!r} in column {column!r} is not a time; data.split.by: time "
-                    "takes numbers, or dates as in 2024-05-31 or 2024-05-31T18:00:00+02:00."
+                    f"{rows.where(i)}: {str(row[column])[:60]!r} in column {column!r} is not a time; data.split.by: "
+                    "time takes numbers, or dates as in 2024-05-31 or 2024-05-31T18:00:00+02:00."
                 )
             result[name][i], kind = found
             if kind not in kinds:

@@ -109,8 +109,8 @@ def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trai
     instead = f"Nothing was written. Serve the base with {str(trained)!r} instead, and please report this."
     if not differences[0] <= TOLERANCE:
         raise MergeChangedOutputs(
-            f"merging changed the outputs on a probe batch by {differences[0]:.3g} (relative); rounding accounts for at "
-            f"most {TOLERANCE:.3g}. {instead}"
+            f"merging changed the outputs on a probe batch by {differences[0]:.3g} (relative); rounding accounts for "
+            f"at most {TOLERANCE:.3g}. {instead}"
         )
 
     def fill(folder: Path) -> None:

@@ -166,14 +166,14 @@ class TrainSection(_Section):
     precision: DType = Field("auto", description="compute dtype; auto: bfloat16 if the device multiplies it natively")
     gradient_checkpointing: bool | Literal["auto"] = Field(
         False,
-        description="recompute activations in the backward pass to save memory; auto: only where memory_limit requires it",
+        description="recompute activations in the backward pass to save memory; auto: only where memory_limit asks for it",
     )
     memory_limit: Bytes | None = Field(
         None, description="memory limit per process, such as 6 GB; null: what is free, for auto"
     )
     reuse_frozen: Literal["auto", False] = Field(
         "auto",
-        description="cache the outputs of frozen blocks below the lowest trained one for later epochs; false: recompute",
+        description="cache outputs of the frozen blocks below the lowest trained one for later epochs; false: recompute",
     )
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="what several processes hold: ddp the whole model each, fsdp a part of each parameter"
@@ -229,7 +229,7 @@ class EvaluationSection(_Section):
     answers: int | None = Field(12, ge=1, description="held-out prompts that both models answer to be read; null: none")
     reuse_base: bool = Field(
         True,
-        description="reuse the base model's predictions from an earlier run when model, data and settings are identical",
+        description="reuse the base model's predictions from an earlier run with identical model, data and settings",
     )
 
 

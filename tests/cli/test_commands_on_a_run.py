@@ -31,7 +31,8 @@ def test_plan_shows_what_matters(ftengine, recipe, tmp_path):
     text = ftengine("plan", *without_output(recipe, tmp_path)).stdout
     expected = (
         "LlamaForCausalLM", "parameters (", "all-linear matches 14 modules", "model.layers.0.self_attn.q_proj",
-        "train", "validation", "4, of 8 examples each", "padding", "count in the loss", "float32: the recipe asks for it",
+        "train", "validation", "4, of 8 examples each", "padding", "count in the loss",
+        "float32: the recipe asks for it",
         "of training", "memory at the peak", "warning",
     )  # fmt: skip
     assert [word for word in expected if word not in text] == []

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from ftengine.model import rms_norm_of
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ftengine.model import rms_norm_of
 from ftengine_liger.kernels import DTYPES, Binary, agree, gate_kernel, norm_kernel, once, serves, undisturbed
 
 

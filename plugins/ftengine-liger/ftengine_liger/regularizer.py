@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from ftengine import api
-from ftengine.errors import RecipeError
 from pydantic import Field
 from torch import Tensor, nn
+
+from ftengine import api
+from ftengine.errors import RecipeError
 
 HELP = "Take regularizer liger out of the recipe."
 

@@ -110,8 +110,8 @@ def parse(key: str, text: Any, where: str) -> Dimension:
             choices = []
         if len(choices) < 2 or ".." in str(text):
             raise InputError(
-                f"{where}: {text!r} is neither a range nor a choice. Write LOW..HIGH (1..8), LOW..HIGH:log (1e-5..1e-3:log), "
-                "or values with commas between (4,8,16)."
+                f"{where}: {text!r} is neither a range nor a choice. Write LOW..HIGH (1..8), LOW..HIGH:log "
+                "(1e-5..1e-3:log), or values with commas between (4,8,16)."
             )
         return Dimension(key, choices=tuple(choices))
     low, high = (int(end) if re.fullmatch(r"[+-]?\d+", end) else float(end) for end in found.groups()[:2])
