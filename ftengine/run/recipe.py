@@ -166,14 +166,14 @@ class TrainSection(_Section):
     precision: DType = Field("auto", description="compute dtype; auto: bfloat16 if the device multiplies it natively")
     gradient_checkpointing: bool | Literal["auto"] = Field(
         False,
-        description="recompute activations in the backward pass to save memory; auto: only where memory_limit asks for it",
+        description="recompute activations in the backward pass to save memory; auto: if memory_limit asks for it",
     )
     memory_limit: Bytes | None = Field(
         None, description="memory limit per process, such as 6 GB; null: what is free, for auto"
     )
     reuse_frozen: Literal["auto", False] = Field(
         "auto",
-        description="cache outputs of the frozen blocks below the lowest trained one for later epochs; false: recompute",
+        description="cache outputs of frozen blocks below the lowest trained one for later epochs; false: recompute",
     )
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="what several processes hold: ddp the whole model each, fsdp a part of each parameter"
