@@ -307,9 +307,6 @@ def recorded(folder: Path) -> dict[str, list[Call]]:
             fine_tune(recipe(folder, "resumed"), registry=Recorder().registry(), listener=Interrupting(4))
         fine_tune(recipe(folder, "resumed"), resume=True, registry=registry)
 
-    def train_unrecorded(child: subprocess_runs.Child, *_: Any) -> None:
-        fine_tune(child.recipe, registry=Recorder().registry())
-
     def compare(registry: Registry) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("ftengine.engine.experiment.Registry", lambda: registry)

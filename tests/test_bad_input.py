@@ -204,6 +204,7 @@ def code_without_opting_in(w):
 def output_in_use(w):
     (w.folder / "run").mkdir()
     (w.folder / "run" / "thesis.txt").write_text("do not lose me")
+    w.recipe(model={"source": "nowhere"})  # it is said first
 
 
 def output_is_a_file(w):
@@ -338,43 +339,11 @@ def another_chat_template(w):
     recipe.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | {"model": {"source": str(other)}}))
 
 
-def adapter_of_another_shape(w):
-    from safetensors.torch import load_file, save_file
-
-    file = w.folder / "run" / "adapter" / "adapter_model.safetensors"
-    tensors = load_file(file)
-    name = next(iter(tensors))
-    tensors[name] = torch.zeros(3, 3)
-    save_file(tensors, file)
-
-
-def adapter_with_a_missing_key(w):
-    from safetensors.torch import load_file, save_file
-
-    file = w.folder / "run" / "adapter" / "adapter_model.safetensors"
-    tensors = load_file(file)
-    tensors.pop(next(iter(tensors)))
-    save_file(tensors, file)
-
-
 def adapter_of_integers(w):
     from safetensors.torch import load_file, save_file
 
     file = w.folder / "run" / "adapter" / "adapter_model.safetensors"
     save_file({name: tensor.to(torch.int32) for name, tensor in load_file(file).items()}, file)
-
-
-def adapter_twice_in_one_file(w):
-    from safetensors.torch import load_file, save_file
-
-    file = w.folder / "run" / "adapter" / "adapter_model.safetensors"
-    tensors = load_file(file)
-    again = {name.replace(".weight", ".default.weight"): tensor.clone() for name, tensor in tensors.items()}
-    save_file({**tensors, **again}, file)
-
-
-def adapter_missing(w):
-    (w.folder / "run" / "adapter" / "adapter_model.safetensors").unlink()
 
 
 def not_a_run(w):
@@ -390,12 +359,8 @@ def unfinished(w):
     [
         (another_base, r"another base: the weights"),
         (another_chat_template, r"another base: the tokenizer"),
-        (adapter_of_another_shape, r"has shape \(3, 3\)"),
-        (adapter_with_a_missing_key, r"1 keys missing"),
         (adapter_of_integers, r"is torch\.int32, the model's is torch\.float32"),
-        (adapter_twice_in_one_file, r"holds two adapters"),
-        (adapter_missing, r"adapter_model\.safetensors"),
-        (not_a_run, r"no run directory"),
+        (not_a_run, r"not a run directory"),
         (unfinished, r"not finished"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",

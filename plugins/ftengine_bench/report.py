@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,17 @@ class OperatorRow(Case):
     random_ns: float | None
 
 
+def a_row_a_line(content: Mapping[str, Any]) -> str:
+    """Return JSON in which each key, and each entry of a list, has a line, as people compare such files by lines."""
+
+    def text(value: Any) -> str:
+        if not isinstance(value, list) or not value:
+            return json.dumps(value, allow_nan=False)
+        return "[\n" + ",\n".join(json.dumps(one, allow_nan=False) for one in value) + "\n]"
+
+    return "{\n" + ",\n".join(f"{json.dumps(key)}: {text(value)}" for key, value in content.items()) + "\n}\n"
+
+
 @dataclass(frozen=True)
 class Report:
     """What `ftengine bench kernels` measured; docs/benchmarks.md says what each part holds."""
@@ -87,7 +99,7 @@ class Report:
         """Write beside the place and rename, so that no half-written file takes its name."""
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            beside.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            beside.write_text(a_row_a_line(self.to_json()), encoding="utf-8")
             beside.replace(path)
         except OSError as error:
             beside.unlink(missing_ok=True)

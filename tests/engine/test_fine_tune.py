@@ -126,19 +126,6 @@ def test_a_merge_that_changes_the_outputs_is_refused_and_writes_nothing(finished
     assert not list(tmp_path.iterdir())
 
 
-def test_another_base_is_refused(finished, tmp_path):
-    from tiny import tiny_llama
-
-    run = tmp_path / "run"
-    shutil.copytree(finished.path, run)
-    other = tiny_llama(tmp_path / "other", seed=1)
-    content = yaml.safe_load((run / "recipe.yaml").read_text())
-    content["model"]["source"] = str(other)
-    (run / "recipe.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(BaseMismatch, match="trained on another base: the weights"):
-        load_run(run).evaluate()
-
-
 @pytest.mark.parametrize("told", [True, False])
 def test_weights_that_a_loader_changes_are_known_by_what_they_were(finished, tmp_path, told):
     class Rounded(TransformersLoader):
@@ -233,14 +220,6 @@ def test_weights_that_the_last_step_broke_are_not_saved(chat_recipe, tmp_path, m
         fine_tune(chat_recipe(data__validation=None, train__max_steps=1))
     assert not (tmp_path / "run" / "adapter").exists()
     assert not list((tmp_path / "run" / "checkpoints").glob("*"))
-
-
-def test_an_output_folder_in_use_is_refused_before_anything_loads(chat_recipe, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "thesis.txt").write_text("do not lose me")
-    with pytest.raises(RunError, match="not empty"):
-        fine_tune(chat_recipe(model__source="nowhere"))
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
 
 
 def test_a_plan_says_what_training_then_does(chat_recipe, tmp_path):

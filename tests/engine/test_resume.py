@@ -206,7 +206,7 @@ def test_a_resumed_run_does_not_measure_the_base_again(unfinished, tmp_path):
     listener = Phases()
     resumed = fine_tune(unfinished, resume=True, listener=listener)
     assert not [phase for phase in listener.seen if phase.startswith("evaluate base")]
-    assert any("the base was measured before" in text for text in listener.said)
+    assert any("the base model was measured before" in text for text in listener.said)
     whole = fine_tune(unfinished.model_copy(update={"output": str(tmp_path / "whole")}))
     assert resumed.evaluation == whole.evaluation
     assert {file.name for file in resumed.path.iterdir()} == {file.name for file in whole.path.iterdir()}

@@ -43,7 +43,7 @@ def test_an_unfinished_run_and_a_folder_without_one_are_refused(tmp_path):
     unfinished = write_run(tmp_path / "run", sound() | {"evaluation": None})
     with pytest.raises(RunError, match=r"not finished: it has no evaluation\.json"):
         verdict_of(unfinished)
-    with pytest.raises(RunError, match="no run directory"):
+    with pytest.raises(RunError, match="not a run directory"):
         verdict_of(tmp_path / "nothing")
 
 

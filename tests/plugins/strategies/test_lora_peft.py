@@ -306,7 +306,7 @@ def test_a_missing_or_truncated_file_is_an_error(llama_folder, load, adapter) ->
     strategy = prepared(loaded)
     file = adapter / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(RunError, match="no readable safetensors file"):
+    with pytest.raises(RunError, match="not a readable safetensors file"):
         strategy.load(loaded, adapter)
     file.unlink()
     with pytest.raises(RunError, match="is missing"):

@@ -5,7 +5,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from task_models import tiny_bart
-from tiny import tiny_t5
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from ftengine.api import Criterion, LoadedModel, LoadRequest
@@ -19,11 +18,6 @@ ROWS = [
     {"prompt": "Shares rose", "completion": "Shares rose after the company said that its profits had grown."},
     {"prompt": "What is the capital of France?", "completion": "Paris"},
 ]
-
-
-@pytest.fixture(scope="session")
-def t5_folder(tmp_path_factory):
-    return tiny_t5(tmp_path_factory.mktemp("models") / "t5")
 
 
 @pytest.fixture(scope="session")
