@@ -1,14 +1,9 @@
 #define FTENGINE_VECTOR "cpu/vector_avx2.h"
-#include "cpu/elementwise.h"
 #include "cpu/templates.h"
 
 namespace ftengine::cpu {
 
-const InstructionSet kAvx2 = {"avx2",
-                              [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
-                              in_fp32<float>(),
-                              in_fp32<bfloat16>(),
-                              elementwise<float>(),
-                              elementwise<bfloat16>()};
+const InstructionSet kAvx2 = {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
+                              in_fp32<float>(), in_fp32<bfloat16>()};
 
 }  // namespace ftengine::cpu

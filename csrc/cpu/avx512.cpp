@@ -1,5 +1,4 @@
 #define FTENGINE_VECTOR "cpu/vector_avx512.h"
-#include "cpu/elementwise.h"
 #include "cpu/templates.h"
 
 namespace ftengine::cpu {
@@ -9,9 +8,6 @@ const InstructionSet kAvx512 = {"avx512",
                                   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
                                 },
-                                in_fp32<float>(),
-                                in_fp32<bfloat16>(),
-                                elementwise<float>(),
-                                elementwise<bfloat16>()};
+                                in_fp32<float>(), in_fp32<bfloat16>()};
 
 }  // namespace ftengine::cpu

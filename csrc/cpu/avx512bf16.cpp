@@ -4,7 +4,6 @@
 // subnormal numbers (below 1.2e-38) for zeros and make none, where the other instruction sets keep them.
 
 #define FTENGINE_VECTOR "cpu/vector_avx512.h"
-#include "cpu/elementwise.h"
 #include "cpu/templates.h"
 
 namespace ftengine::cpu {
@@ -453,12 +452,11 @@ void arrange(Operand operand, const float* packed, int64_t rows, int64_t columns
 
 }  // namespace
 
-const InstructionSet kAvx512Bf16 = {"avx512bf16",
-                                    [] { return kAvx512.usable() && __builtin_cpu_supports("avx512bf16"); },
-                                    in_fp32<float>(),
-                                    {arranged_bytes, arranged_units, arrange, project_pairs, expand_pairs,
-                                     contract_pairs, expand<bfloat16>, drop<bfloat16>},
-                                    elementwise<float>(),
-                                    elementwise<bfloat16>()};
+const InstructionSet kAvx512Bf16 = {
+    "avx512bf16",
+    [] { return kAvx512.usable() && __builtin_cpu_supports("avx512bf16"); },
+    in_fp32<float>(),
+    {arranged_bytes, arranged_units, arrange, project_pairs, expand_pairs, contract_pairs, expand<bfloat16>,
+     drop<bfloat16>, rms_norm<bfloat16>, rms_norm_backward<bfloat16>, rms_norm_weight<bfloat16>}};
 
 }  // namespace ftengine::cpu

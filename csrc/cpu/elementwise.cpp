@@ -35,7 +35,7 @@ std::tuple<Tensor, Tensor> rms_norm_cpu(const Tensor& x, const Tensor& weight, d
     using T = decltype(zero);
     Slots slots;
     const float* w = weights(slots, weight, offset, length);
-    const Elementwise<T>& kernels = chosen_elementwise<T>();
+    const Kernels<T>& kernels = chosen_kernels<T>();
     parallel(rows, length, [&](int64_t begin, int64_t end) {
       kernels.rms_norm(begin, end, const_data<T>(x), w, data<T>(y), data<float>(rstd), length, static_cast<float>(eps));
     });
@@ -58,7 +58,7 @@ std::tuple<Tensor, Tensor> rms_norm_backward_cpu(const Tensor& dy, const Tensor&
     using T = decltype(zero);
     Slots slots;
     const float* w = weights(slots, weight, offset, length);
-    const Elementwise<T>& kernels = chosen_elementwise<T>();
+    const Kernels<T>& kernels = chosen_kernels<T>();
     const float* inverse = const_data<float>(rstd);
     parallel(rows, length, [&](int64_t begin, int64_t end) {
       kernels.rms_norm_backward(begin, end, const_data<T>(dy), const_data<T>(x), w, inverse, data<T>(dx), length);

@@ -114,12 +114,5 @@ void rms_norm_weight(int64_t begin, int64_t end, const T* dy, const T* x, const 
   });
 }
 
-// --- the table -------------------------------------------------------------------------------------------------------
-
-template <class T>
-constexpr Elementwise<T> elementwise() {
-  return {rms_norm<T>, rms_norm_backward<T>, rms_norm_weight<T>};
-}
-
 }  // namespace
 }  // namespace ftengine::cpu

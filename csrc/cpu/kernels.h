@@ -59,6 +59,14 @@ struct Kernels {
 
   // y = factor · dropout(x) for elements begin <= i < end of the mask's first row, begin a multiple of kColumnUnit.
   void (*drop)(int64_t begin, int64_t end, const T* x, T* y, float factor, Dropout dropout);
+
+  // What elementwise.h has, for rows or columns begin <= … < end. x, y, dy, dx (M, L); w, dw (L,) and rstd (M,) in fp32
+  void (*rms_norm)(int64_t begin, int64_t end, const T* x, const float* w, T* y, float* rstd, int64_t length,
+                   float eps);
+  void (*rms_norm_backward)(int64_t begin, int64_t end, const T* dy, const T* x, const float* w, const float* rstd,
+                            T* dx, int64_t length);
+  void (*rms_norm_weight)(int64_t begin, int64_t end, const T* dy, const T* x, const float* rstd, float* dw,
+                          int64_t rows, int64_t length);
 };
 
 constexpr int64_t kColumnUnit = 64;
@@ -70,25 +78,11 @@ constexpr int64_t kMostParts = 16, kChunkColumns = 1024, kPartUnit = 128;
 constexpr int64_t partial_stride(int64_t rank) { return (rank + 3) / 4 * 4; }
 constexpr int64_t partial_rows(int64_t rows) { return (rows + 11) / 12 * 12; }
 
-// What elementwise.h has, for rows or columns begin <= … < end. x, y, dy and dx (M, L); w (L,) and rstd (M,)
-// in fp32.
-template <class T>
-struct Elementwise {
-  void (*rms_norm)(int64_t begin, int64_t end, const T* x, const float* w, T* y, float* rstd, int64_t length,
-                   float eps);
-  void (*rms_norm_backward)(int64_t begin, int64_t end, const T* dy, const T* x, const float* w, const float* rstd,
-                            T* dx, int64_t length);
-  void (*rms_norm_weight)(int64_t begin, int64_t end, const T* dy, const T* x, const float* rstd, float* dw,
-                          int64_t rows, int64_t length);
-};
-
 struct InstructionSet {
   const char* name;
   bool (*usable)();
   Kernels<float> float32;
   Kernels<bfloat16> bfloat16_;
-  Elementwise<float> elementwise_float32;
-  Elementwise<bfloat16> elementwise_bfloat16;
 };
 
 extern const InstructionSet kBaseline;

@@ -139,15 +139,6 @@ const Kernels<T>& chosen_kernels() {
 }
 
 template <class T>
-const Elementwise<T>& chosen_elementwise() {
-  if constexpr (std::is_same_v<T, float>) {
-    return instruction_set().elementwise_float32;
-  } else {
-    return instruction_set().elementwise_bfloat16;
-  }
-}
-
-template <class T>
 T* data(const Tensor& x) {
   return static_cast<T*>(x.mutable_data_ptr());
 }

@@ -20,6 +20,7 @@
 
 #include "cpu/bfloat16.h"
 #include "cpu/compiler.h"
+#include "cpu/elementwise.h"
 #include "cpu/kernels.h"
 #include "cpu/philox_keys.h"
 #include "cpu/scratch.h"
@@ -378,7 +379,8 @@ void drop(int64_t begin, int64_t end, const T* x, T* y, float factor, Dropout dr
 
 template <class T>
 constexpr Kernels<T> in_fp32() {
-  return {nullptr, nullptr, nullptr, project<T>, expand<T>, contract<T>, expand<T>, drop<T>};
+  return {nullptr,   nullptr, nullptr,     project<T>,           expand<T>,         contract<T>,
+          expand<T>, drop<T>, rms_norm<T>, rms_norm_backward<T>, rms_norm_weight<T>};
 }
 
 }  // namespace

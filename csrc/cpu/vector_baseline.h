@@ -68,10 +68,20 @@ constexpr int kExpandRows = 4, kExpandVectors = 2;
 constexpr int kOuterRanks = 4, kOuterVectors = 2;
 
 FTENGINE_INLINE uint64_t keep_bits(const PhiloxKeys& keys, uint32_t row, uint32_t block, int threshold) {
-  const uint64_t seed = static_cast<uint64_t>(keys.k1[0]) << 32 | keys.k0[0];
   uint64_t bits = 0;
-  for (uint32_t i = 0; i < 8; ++i) {
-    bits |= static_cast<uint64_t>(kept(philox(seed, row, block + i), threshold)) << (8 * i);
+  for (uint32_t b = 0; b < 8; ++b) {
+    uint32_t c[4] = {row, block + b, 0, 0};
+    for (int i = 0; i < kPhiloxRounds; ++i) {
+      const uint64_t p0 = static_cast<uint64_t>(kPhiloxM0) * c[0], p1 = static_cast<uint64_t>(kPhiloxM1) * c[2];
+      c[0] = static_cast<uint32_t>(p1 >> 32) ^ c[1] ^ keys.k0[i];
+      c[2] = static_cast<uint32_t>(p0 >> 32) ^ c[3] ^ keys.k1[i];
+      c[1] = static_cast<uint32_t>(p1);
+      c[3] = static_cast<uint32_t>(p0);
+    }
+    for (uint32_t j = 0; j < kColumnsPerBlock; ++j) {
+      const int16_t half = static_cast<int16_t>(c[j / 2] >> (16 * (j % 2)));
+      bits |= static_cast<uint64_t>(half >= threshold) << (kColumnsPerBlock * b + j);
+    }
   }
   return bits;
 }

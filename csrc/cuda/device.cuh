@@ -47,6 +47,7 @@ constexpr int kMaxParameterBytes = 4 << 10;
 #include <tuple>
 
 #define FTENGINE_DEVICE __device__ __forceinline__
+#define FTENGINE_HOST_DEVICE __host__ __device__ __forceinline__
 #define FTENGINE_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define FTENGINE_UNROLL _Pragma("unroll")
 #define FTENGINE_KEEP_LOOP _Pragma("unroll 1")  // where copies of the body would not fit into registers

@@ -15,6 +15,7 @@
 #include <functional>
 
 #define FTENGINE_DEVICE inline
+#define FTENGINE_HOST_DEVICE inline
 #define FTENGINE_KERNEL(threads, blocks) inline void
 #define FTENGINE_UNROLL
 #define FTENGINE_KEEP_LOOP
