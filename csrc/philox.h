@@ -1,4 +1,4 @@
-// Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405) and the dropout mask made of it.
+// The constants of Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405), of which dropout masks are made.
 //
 // ftengine/ops/philox.py specifies the mask bit for bit: key = seed, counter = (row, column / 8, 0, 0); the j-th of the
 // block's eight half-words decides about column 8 * (column / 8) + j: kept when, as a signed number, it is at least

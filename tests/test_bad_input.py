@@ -390,7 +390,7 @@ def test_a_spoilt_run_is_refused_before_anything_is_written(run, spoil, message)
             ["evaluate", "run", "--evaluators", "calibration"],
             r"'label', 'logits', which task 'causal-lm' does not give",
         ),
-        (["evaluate", "run", "--evaluators", "accuracy"], r"no evaluator but a metric: 'accuracy' and"),
+        (["evaluate", "run", "--evaluators", "accuracy"], r"a metric, not an evaluator: 'accuracy' and"),
         (["merge", "run", "run"], r"not empty"),
         (["merge", "run", "out", "--dtype", "int3"], r"int3"),
     ],

@@ -77,7 +77,7 @@ def test_data_and_model_beside_the_recipe_are_found_from_elsewhere(tmp_path, mon
         ("train.eval_steps", "Did you mean 'validate_every'?"),
         ("train.logging_steps", "ftengine has no such key: every step is logged, in metrics.jsonl."),
         ("train.report_to", "Did you mean 'callbacks'?"),
-        ("model.load_in_4bit", "ftengine has no such key: weights are loaded as model.source holds them"),
+        ("model.load_in_4bit", "ftengine has no such key: name a quantised model.source"),
         ("train.bf16", "Set train.precision to bfloat16."),
         ("data.max_seq_length", "Did you mean 'task.max_length'?"),
         ("task.num_labels", "ftengine has no such key: labels are learnt from the data."),
@@ -104,7 +104,7 @@ def test_keys_of_other_tools_are_answered_with_ours(key, said):
         (
             "evaluator",
             "accuracy",
-            r"no evaluator but a metric: 'accuracy' and 'subset_accuracy' of evaluator 'classification', which runs of "
+            r"a metric, not an evaluator: 'accuracy' and 'subset_accuracy' of evaluator 'classification', which runs of "
             r"image-classification and text-classification have without being asked; ",
         ),
         (

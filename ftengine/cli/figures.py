@@ -76,14 +76,14 @@ def figure_table(
 
 def show_slices(out: Console, result: EvaluationResult) -> None:
     """Print how each slice of the held-out examples is served, the one most surely behind first."""
-    from ftengine.api.figures import known, probability
+    from ftengine.api.figures import counted, known, probability
 
     for name, column in result.slices.items():
         metric = column.metric
         if metric is None or not column.slices:
             continue
         told = [(one, one.tuned[metric]) for one in column.slices if known(one.tuned.get(metric))]
-        lead = f"{metric} by {name}, strongest evidence of lagging first; gap to all others, p adjusted (Holm):"
+        lead = f"{metric} by {name}, strongest evidence of being worse first; gap to all others, p adjusted (Holm):"
         out.print(f"\n{one_line(lead)}")
         rows = [
             (
@@ -98,7 +98,7 @@ def show_slices(out: Console, result: EvaluationResult) -> None:
         ]
         out.print(table((name, "examples", "base", "tuned", "gap", "p"), rows, left=6))
         if (left := len(told) - MOST_SLICES) > 0:
-            out.print(f"{left:,} more slices have weaker evidence; --json has them")
+            out.print(f"{counted(left, 'more slice')} with weaker evidence: see --json")
 
 
 def show_probes(out: Console, result: EvaluationResult) -> None:
@@ -147,7 +147,7 @@ def show_matrices(out: Console, result: EvaluationResult) -> None:
 
 def verdict(difference: Difference | None, no_interval: str = "no interval") -> str:
     """Say in words what a difference of tuned and base means; `no_interval`, where it has none."""
-    from ftengine.api.figures import known, probability
+    from ftengine.api.figures import counted, known, probability
 
     if not known(difference):
         return ""

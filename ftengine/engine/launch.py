@@ -41,7 +41,11 @@ OF_FSDP = {
         "false",
         "fsdp_activation_checkpointing: set the recipe's train.gradient_checkpointing to true instead",
     ),
-    "ACTIVATION_CHECKPOINTING_OFFLOAD": ("false", "false", "CPU offload of activations: set it to false"),
+    "ACTIVATION_CHECKPOINTING_OFFLOAD": (
+        "false",
+        "false",
+        "CPU offload of activations: set fsdp_activation_checkpointing_offload to false",
+    ),
     "IGNORED_MODULES": ("", "", "modules left unsharded: remove fsdp_ignored_modules"),
 }
 """Settings of FSDP, after FSDP_: the one that is honoured, what leaving it out means, and what another one asks for."""

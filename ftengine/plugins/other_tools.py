@@ -11,7 +11,6 @@ _OURS = {
     "data.validation": "eval_file eval_data validation_file",
     "data.test": "test_file",
     "model.loader.trust_remote_code": "trust_remote_code",
-    "task.packing": "packing",
     "task.max_length": "max_seq_length max_seq_len max_length",
     "strategy.rank": "r lora_r lora_rank",
     "strategy.alpha": "lora_alpha",
@@ -43,7 +42,7 @@ ELSEWHERE: Mapping[str, str] = {key: place for place, keys in _OURS.items() for 
 
 _NONE = "ftengine has no such key"
 _QUANTISED = (
-    f"{_NONE}: name a quantised model.source, or a loader that quantises in model.loader (plugin ftengine-quant)."
+    f"{_NONE}: name a quantised model.source, or a loader that quantises (plugin ftengine-quant) with its option bits."
 )
 _VALIDATE = f"{_NONE}; set train.validate_every to a number of steps, or null for once an epoch."
 
@@ -59,8 +58,9 @@ SAID: Mapping[str, str] = {
     "evaluation_strategy": _VALIDATE,
     "num_labels": f"{_NONE}: labels are learnt from the data.",
     "num_classes": f"{_NONE}: labels are learnt from the data.",
+    "packing": "Set task.packing (of causal-lm); other tasks make batches of rows of like length.",
     "group_by_length": f"{_NONE}: batches are made of rows of like length always.",
-    "device_map": f"{_NONE}: a model lies on one device, or one for each process of `accelerate launch`.",
+    "device_map": f"{_NONE}: a model lies on one device for each process; train.parallel: fsdp shards it over several.",
     "push_to_hub": f"{_NONE}: runs stay on this machine.",
 }
 """By another tool's key, what to do instead."""

@@ -229,7 +229,7 @@ class EvaluationSection(_Section):
     answers: int | None = Field(12, ge=1, description="held-out prompts that both models answer to be read; null: none")
     reuse_base: bool = Field(
         True,
-        description="reuse the base model's predictions from an earlier run with identical model, data and settings",
+        description="reuse the base model's predictions of an earlier run with the same model, data and evaluators",
     )
 
 

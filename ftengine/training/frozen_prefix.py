@@ -132,7 +132,7 @@ class FrozenPrefix:
         if self._is_full():
             return False
         self._tell(
-            f"{self._said} computed once per example; their output ({self._needed >> 20:,} MiB) is cached for later "
+            f"{self._said} computed once per example; the output ({self._needed >> 20:,} MiB) is cached for later "
             "epochs"
         )
         return True

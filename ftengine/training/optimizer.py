@@ -114,8 +114,8 @@ def restore_optimizer(
     for name, kept in content["state"].items():
         if name not in by_name:
             raise RunError(
-                f"the checkpoint holds optimiser state for {name!r}, which is not trainable in this model. Resume with "
-                "the recipe that it was made with, or start a new run with --set output=DIR."
+                f"the checkpoint holds optimiser state for {name!r}, which is not trainable in this model. Restore the "
+                "versions and plugins that it was made with, or start a new run with --set output=DIR."
             )
         parameter = by_name[name]
         # As torch's own `load_state_dict` does: the step count is on the device only where a kernel reads it there.

@@ -44,7 +44,7 @@ def test_one_table_has_a_line_for_each_and_for_the_base(compared):
     result = compared[0]
     lines = result.stdout.splitlines()
     assert lines[0].startswith("loss on validation (8 distinct examples, lower is better)")
-    for column in ("strategy", "loss", "learning rate", "trainable", "peak memory", "a step", "on disk"):
+    for column in ("strategy", "loss", "learning rate", "trainable", "peak memory", "time per step", "on disk"):
         assert column in lines[1]
     assert [line.split("  ")[0] for line in lines[2:5]] == ["(base)", "full", LORA]
     assert re.search(r"\d [MG]iB +[\d.]+ m?s ", lines[3])

@@ -238,7 +238,7 @@ def test_it_is_written_to_a_file_again_and_again_but_over_nothing_else(ftengine,
         assert json.loads(file.read_text()) == SCHEMA
     other = tmp_path / "recipe.yaml"
     other.write_text("mine")
-    assert "is no schema of recipes" in ftengine("schema", "--output", other, code=2).stderr
+    assert "is not a schema of recipes" in ftengine("schema", "--output", other, code=2).stderr
     assert other.read_text() == "mine"
 
 

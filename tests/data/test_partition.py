@@ -217,8 +217,8 @@ def test_rows_of_one_time_share_a_side_and_none_is_lost(times, test, validation)
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (["2024-01-01", "soon"], r"a\.jsonl:2: 'soon' in column 'at' is no time"),
-        ([3, None], r"a\.jsonl:2: 'None' in column 'at' is no time"),
+        (["2024-01-01", "soon"], r"a\.jsonl:2: 'soon' in column 'at' is not a time"),
+        ([3, None], r"a\.jsonl:2: 'None' in column 'at' is not a time"),
         ([3, "2024-01-01"], r"column 'at' mixes numbers \(a\.jsonl:1\) with dates \(a\.jsonl:2\)"),
         ([1, 1], r"its 2 rows have 1 different times"),
     ],

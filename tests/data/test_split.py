@@ -156,9 +156,9 @@ def test_a_column_of_too_few_groups_is_told_with_what_joins_its_values(write, te
 def test_too_few_distinct_examples_are_told(write, text_task):
     source = write("a.jsonl", texts("aaaabb"))
     make_splits(DataSection(train=source, validation=0.1), text_task, 0)
-    with pytest.raises(DataError, match=r"a\.jsonl: its 6 rows come to 2 groups .* hold out test and validation"):
+    with pytest.raises(DataError, match=r"a\.jsonl: its 6 rows form 2 groups .* hold out test and validation"):
         make_splits(DataSection(train=source, validation=0.1, test=0.1), text_task, 0)
-    with pytest.raises(DataError, match=r"its 3 rows come to 1 group of .*; .* set data\.validation: null"):
+    with pytest.raises(DataError, match=r"its 3 rows form 1 group of .*; .* set data\.validation: null"):
         make_splits(DataSection(train=write("b.jsonl", texts("aaa"))), text_task, 0)
 
 

@@ -121,7 +121,7 @@ def test_the_verdict_tells_of_benchmarks(run):
     assert "Benchmark" in (run.path / "report.html").read_text(encoding="utf-8")
     again = load_run(run.path)
     assert again.evaluate()["probes"] == run.evaluation["probes"]
-    with pytest.raises(InputError, match="asks the models themselves"):
+    with pytest.raises(InputError, match="queries the models itself"):
         again.evaluate(evaluators=[{"name": "lm-eval", "tasks": ["arc_easy"]}])
 
 

@@ -49,7 +49,7 @@ def test_both_models_are_asked_and_their_answers_measured(recipe, registry):
     assert run.evaluation["metrics"]["quiz"]["evaluator"] == "quiz"
     assert "right answers" in (run.path / "report.html").read_text(encoding="utf-8")
     assert again.evaluate()["probes"] == run.evaluation["probes"]
-    with pytest.raises(InputError, match="evaluator 'quiz' asks the models themselves"):
+    with pytest.raises(InputError, match="evaluator 'quiz' queries the models itself"):
         again.evaluate(evaluators=["quiz"])
 
 

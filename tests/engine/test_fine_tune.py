@@ -308,7 +308,7 @@ def test_activations_are_computed_twice_where_memory_ends_without(chat_recipe, m
     recipe = chat_recipe(train__max_steps=1, train__gradient_checkpointing="auto")
     memory = Environment.read(RunDirectory(fine_tune(recipe).path)).memory
     assert memory.gradient_checkpointing
-    assert "(kept, they would take more than there is)" in memory.reason
+    assert "(without it, more than there is)" in memory.reason
 
 
 @pytest.mark.parametrize("asked", [{"gradient_checkpointing": "auto"}, {"memory_limit": "6 GB"}])

@@ -246,8 +246,8 @@ def test_blocks_that_share_a_parameter_with_others_are_no_blocks():
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        ({"regularize": ["ema"]}, "regularizer 'ema' does not work on parts"),
-        ({"train__optimizer": "muon"}, "optimizer 'muon' does not work on parts"),
+        ({"regularize": ["ema"]}, "regularizer 'ema' does not work on sharded parameters"),
+        ({"train__optimizer": "muon"}, "optimizer 'muon' does not work on sharded parameters"),
     ],
 )
 def test_what_does_not_work_on_parts_is_refused_before_data_is_read(chat_recipe, tmp_path, overrides, named):

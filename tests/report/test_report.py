@@ -138,7 +138,7 @@ def test_each_slice_has_its_gap_to_the_others_or_says_why_it_has_none(pages):
         "– too few examples",
         "not comparable",
     ]
-    assert table.count("▼ behind the others") == 1
+    assert table.count("▼ worse than the others") == 1
 
 
 def test_a_slice_is_called_behind_only_beyond_chance(tmp_path):
@@ -146,7 +146,7 @@ def test_a_slice_is_called_behind_only_beyond_chance(tmp_path):
     (column,) = files["evaluation"]["slices"].values()
     for one in column["slices"]:
         one["gap"] = one["gap"] and one["gap"] | {"p_adjusted": 0.06}
-    assert "▼ behind" not in write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
+    assert "▼ worse than" not in write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
 
 
 def test_no_dash_stands_without_its_reason(tmp_path):

@@ -63,7 +63,7 @@ class Calibration(WeightedEvaluator):
         "nll": lower("negative log-likelihood", "Negative log-probability of the right label."),
         AFTER: _biased(
             "ECE after temperature",
-            "ECE that remains when logits are divided by a temperature fitted on held-out examples.",
+            "ECE that remains when logits are divided by a temperature fitted on the validation split.",
         ),
     }
     temperature = None

@@ -56,7 +56,9 @@ def _behind(run: RunRecords, name: str, column: Any) -> Iterator[Finding]:
     yield from (_exception(run, name, column, one) for one in behind if one not in exceptions)
     yield from (_finding(run, name, column, one) for one in exceptions[:MOST_SLICES])
     if rest := exceptions[MOST_SLICES:]:
-        text = f"By {short(name)}, {counted(len(rest), 'more slice')} {'is' if len(rest) == 1 else 'are'} behind the "
+        text = (
+            f"By {short(name)}, {counted(len(rest), 'more slice')} {'is' if len(rest) == 1 else 'are'} worse than the "
+        )
         text += "other examples beyond chance, with weaker evidence than those named."
         level = "alarm" if any(_matters(run, column.metric, one.gap) for one in rest) else "note"
         figures = {"column": name, "values": [one.value for one in rest]}
@@ -79,7 +81,7 @@ def _finding(run: RunRecords, name: str, column: Any, one: Any) -> Finding:
     text += f"adjusted {probability(one.gap.p_adjusted)}."
     before = column.base_gap if one.value == column.worst else None
     if before is not None and near_end(before):
-        side = "behind there too" if (before.value > 0) == (one.gap.value > 0) else "ahead there"
+        side = "worse there too" if (before.value > 0) == (one.gap.value > 0) else "better there"
         text += f" The base is {side}: {told(before, sign=True)}."
     level = "alarm" if _matters(run, column.metric, one.gap) else "note"
     return Finding(kind="slices", level=level, text=text, figures=_figures(name, column.metric, one))
