@@ -147,7 +147,7 @@ def show_matrices(out: Console, result: EvaluationResult) -> None:
 
 def verdict(difference: Difference | None, no_interval: str = "no interval") -> str:
     """Say in words what a difference of tuned and base means; `no_interval`, where it has none."""
-    from ftengine.api.figures import counted, known, probability
+    from ftengine.api.figures import known, probability
 
     if not known(difference):
         return ""
