@@ -104,8 +104,8 @@ def test_keys_of_other_tools_are_answered_with_ours(key, said):
         (
             "evaluator",
             "accuracy",
-            r"a metric, not an evaluator: 'accuracy' and 'subset_accuracy' of evaluator 'classification', which runs of "
-            r"image-classification and text-classification have without being asked; ",
+            r"a metric, not an evaluator: 'accuracy' and 'subset_accuracy' of evaluator 'classification', which runs "
+            r"of image-classification and text-classification have without being asked; ",
         ),
         (
             "evaluator",
