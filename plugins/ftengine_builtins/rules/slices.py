@@ -56,10 +56,9 @@ def _behind(run: RunRecords, name: str, column: Any) -> Iterator[Finding]:
     yield from (_exception(run, name, column, one) for one in behind if one not in exceptions)
     yield from (_finding(run, name, column, one) for one in exceptions[:MOST_SLICES])
     if rest := exceptions[MOST_SLICES:]:
-        text = (
-            f"By {short(name)}, {counted(len(rest), 'more slice')} {'is' if len(rest) == 1 else 'are'} worse than the "
-        )
-        text += "other examples beyond chance, with weaker evidence than those named."
+        are = "is" if len(rest) == 1 else "are"
+        text = f"By {short(name)}, {counted(len(rest), 'more slice')} {are} worse than the other examples beyond chance, "
+        text += "with weaker evidence than those named."
         level = "alarm" if any(_matters(run, column.metric, one.gap) for one in rest) else "note"
         figures = {"column": name, "values": [one.value for one in rest]}
         yield Finding(kind="slices", level=level, text=text, figures=figures)
