@@ -18,7 +18,7 @@ from ftengine.errors import InputError
 @click.option("--output", metavar="FILE", type=PATH, help="The page; by default report.html in the folder of one run.")
 @json_option
 def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
-    """Write a page about finished runs, and say what they came to.
+    """Write an HTML report on finished runs, and print their verdicts.
 
     One RUN, or several side by side (they need --output), or a folder of several, as compare and cross-validate make
     it. The page is one file that loads nothing. With --json, the verdicts are printed.

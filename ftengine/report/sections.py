@@ -253,7 +253,7 @@ def _without_looking(run: RunRecords, baseline: Baseline | None) -> list[tuple[s
         return []
     metrics = run.evaluation.metrics
     reached = [f"{metrics[name].label} {number(value)}" for name, value in baseline.figures.items() if name in metrics]
-    facts = [("best constant answer", baseline.answer or NOTHING), ("baseline ignoring the inputs", ", ".join(reached))]
+    facts = [("best constant answer", baseline.answer or NOTHING), ("reached by that answer", ", ".join(reached))]
     if baseline.count:
         to = f"{baseline.count:,} of {counted(baseline.total, baseline.unit)}"
         facts.append(("answer given most", f"{baseline.given or NOTHING}, to {to}"))

@@ -57,8 +57,8 @@ def _behind(run: RunRecords, name: str, column: Any) -> Iterator[Finding]:
     yield from (_finding(run, name, column, one) for one in exceptions[:MOST_SLICES])
     if rest := exceptions[MOST_SLICES:]:
         are = "is" if len(rest) == 1 else "are"
-        text = f"By {short(name)}, {counted(len(rest), 'more slice')} {are} worse than the other examples beyond chance, "
-        text += "with weaker evidence than those named."
+        text = f"By {short(name)}, {counted(len(rest), 'more slice')} {are} worse than the other examples beyond "
+        text += "chance, with weaker evidence than those named."
         level = "alarm" if any(_matters(run, column.metric, one.gap) for one in rest) else "note"
         figures = {"column": name, "values": [one.value for one in rest]}
         yield Finding(kind="slices", level=level, text=text, figures=figures)
