@@ -101,7 +101,7 @@ def test_files_that_hold_no_task_are_refused(content, tmp_path):
 
 
 def test_a_place_without_files_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no task file"):
+    with pytest.raises(InputError, match="neither a task file"):
         check_names([f"{tmp_path}/"])
 
 
