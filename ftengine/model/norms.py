@@ -53,8 +53,10 @@ def _eps(module: nn.Module) -> float | None:
     parameters, numbers = list(module._parameters.values()), [x for x in vars(module).values() if isinstance(x, float)]
     if len(parameters) != 1 or len(numbers) != 1 or module._modules or module._buffers:
         return None
-    vector = type(weight := parameters[0]) is nn.Parameter and weight.dim() == 1
-    return numbers[0] if vector and weight.device.type not in ("meta", "mps") else None
+    weight = parameters[0]
+    if type(weight) is not nn.Parameter or weight.dim() != 1 or weight.device.type in ("meta", "mps"):
+        return None
+    return numbers[0]
 
 
 def _is_norm(module: nn.Module, offset: float, eps: float, dtype: torch.dtype) -> bool:

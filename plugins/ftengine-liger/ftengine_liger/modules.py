@@ -124,7 +124,7 @@ class GatedBlock(Replaced):
         """Say whether a module has three linear layers, an activation of a gate, and nothing else."""
         children = list(module._modules.values())
         linear = [child for child in children if hasattr(child, "in_features") and hasattr(child, "out_features")]
-        bare = list(filter(_bare, children))
+        bare = [child for child in children if child is not None and _bare(child)]
         shaped = len(children) == 4 and len(linear) == 3 and len(bare) == 1 and not module._parameters
         return shaped and gate_kernel(bare[0]) is not None
 
@@ -197,6 +197,6 @@ class Watch(TorchFunctionMode):
         self.made[name] = made
 
 
-def _bare(module: Any) -> bool:
+def _bare(module: nn.Module) -> bool:
     """Say whether a module has nothing but code, as activations do."""
-    return isinstance(module, nn.Module) and not (module._parameters or module._modules or module._buffers)
+    return not (module._parameters or module._modules or module._buffers)
