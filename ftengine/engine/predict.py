@@ -78,7 +78,7 @@ def predict_file(
 
     Args:
         output: the file, whose ending says its format.
-        resume: keep the complete lines of an interrupted output and go on behind them.
+        resume: keep the complete lines of an interrupted output and continue after them.
         The other arguments are those of `predict_rows`.
 
     Raises:

@@ -86,10 +86,10 @@ class Norm(Replaced):
             return "", None
         kernel = norm_kernel(norm.offset, norm.eps, "gemma" if norm.offset else "llama")
         fits = agree(kernel, partial(rms_norm, norm.offset, norm.eps), x, self.weight)
-        return "RMS norms", kernel if fits else None
+        return "RMS norms", once(kernel) if fits else None
 
     def compute(self, x: Tensor, how: Binary) -> Tensor:
-        return once(how)(x, self.weight)
+        return how(x, self.weight)
 
     @property
     def weight(self) -> Tensor:
@@ -146,12 +146,12 @@ class GatedBlock(Replaced):
         name, kernel = known
         if not agree(kernel, lambda a, b: act(a) * b, a, b):
             return "", None
-        return f"{name} blocks", Gate(gate, up, down, order.index(gate) < order.index(up), kernel)
+        return f"{name} blocks", Gate(gate, up, down, order.index(gate) < order.index(up), once(kernel))
 
     def compute(self, x: Tensor, how: Gate) -> Tensor:
         names = (how.gate, how.up) if how.gate_first else (how.up, how.gate)  # random numbers are drawn within
-        made = {name: self.module.get_submodule(name)(x) for name in names}
-        return self.module.get_submodule(how.down)(once(how.kernel)(made[how.gate], made[how.up]))
+        made = {name: getattr(self.module, name)(x) for name in names}
+        return getattr(self.module, how.down)(how.kernel(made[how.gate], made[how.up]))
 
     def _watched(self, x: Tensor) -> tuple[Watch, Any]:
         """Run the module's own code, and say what it did and returned; random numbers are drawn again afterwards."""
