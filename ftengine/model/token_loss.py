@@ -38,8 +38,11 @@ CHUNK = 128
 PROBE_TOKENS = 4
 """Length of the input with which a model's tail is found out."""
 
-Tail = Callable[[Tensor], Tensor]
-"""What a model does with the output of its head, position by position: nothing, a cap, a scale."""
+TAIL_ROUNDINGS = 4
+"""Units of float32's rounding by which a cap (a quotient, a tanh and a product) may differ from the model's own."""
+
+Tail = Callable[[nn.Module, Tensor], Tensor]
+"""What a model does with the output of its head, position by position: nothing, a cap, a scale, a sum."""
 
 
 class TokenLoss:
@@ -116,7 +119,7 @@ class TokenLoss:
             return _Labelled(logits, targets, examples, widen, ())
         states = _head_inputs(model, head, inputs)[:, : wanted.shape[1]][wanted]
         parameters = tuple(p for p in head.parameters() if p.requires_grad)
-        return _Labelled(states, targets, examples, lambda states: tail(widen(head(states))), parameters)
+        return _Labelled(states, targets, examples, lambda states: tail(model, widen(head(states))), parameters)
 
     def _tail(self, model: nn.Module, head: nn.Module) -> Tail | None:
         if head not in self._tails:
@@ -193,22 +196,24 @@ class _ChunkedSum(torch.autograd.Function):
 
 @torch.no_grad()
 def find_tail(model: nn.Module, head: nn.Module) -> Tail | None:
-    """Find out what a model does after its output head, by handing it a ramp in place of the head's output.
+    """Find out what a model does after its output head, by handing it known numbers in place of the head's output.
 
-    Gemma caps its logits, Cohere and Granite scale them; what is known from the config is checked against what the
-    model really returns. The probe runs without dropout and draws no random numbers. None where nothing known explains
-    the output: then logits can only be had from the model's own forward pass.
+    Gemma caps its logits, Cohere and Granite scale them, BART and Marian add a vector; what is known from the model is
+    checked against what it really returns. The numbers are float32 whatever the model computes in, so that they come
+    back as the tail makes them: nothing but the rounding of float32 is allowed for. The probe runs without dropout and
+    draws no random numbers. None where nothing known explains the output: then logits can only be had from the model's
+    own forward pass.
     """
-    ramps: list[Tensor] = []
+    given: list[Tensor] = []
 
-    def ramp(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
+    def replace(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
         if not (isinstance(output, Tensor) and args and output.shape[:2] == args[0].shape[:2] == ids.shape):
             return None
-        ramps.append(torch.linspace(-100, 100, output.numel()).to(output).reshape(output.shape))
-        return ramps[-1]
+        given.append(_probe_logits(output))
+        return given[-1].clone()  # the model may work in place
 
     ids = torch.arange(PROBE_TOKENS, device=next(model.parameters()).device)[None]
-    handle = head.register_forward_hook(ramp)
+    handle = head.register_forward_hook(replace)
     try:
         with evaluating(model):
             decoder = {"decoder_input_ids": ids} if is_encoder_decoder(model) else {}
@@ -218,35 +223,49 @@ def find_tail(model: nn.Module, head: nn.Module) -> Tail | None:
         # Autocast keeps its casts of trainable weights; those made here have no graph, and torch before 2.13 may
         # use them again where a gradient is wanted.
         torch.clear_autocast_cache()
-    if len(ramps) != 1 or ramps[0].shape != returned.shape:
+    if len(given) != 1 or given[0].shape != returned.shape or given[0].dtype != returned.dtype:
         return None
-    # A cap takes up to three roundings in the logits' dtype; a missing cap or scale shows in the first digit.
-    tolerance = 4 * torch.finfo(ramps[0].dtype).eps
-    for tail in _known_tails(getattr(model, "config", None)):
-        expected = tail(widen(ramps[0]))
-        if (expected - widen(returned)).abs().max() <= tolerance * expected.abs().max():
+    rounding = TAIL_ROUNDINGS * torch.finfo(returned.dtype).eps
+    for tail in _known_tails(model):
+        expected = tail(model, given[0])
+        if bool(((expected - returned).abs() <= rounding * expected.abs()).all()):
             return tail
     return None
 
 
-def _known_tails(config: Any) -> Iterator[Tail]:
+def _probe_logits(output: Tensor) -> Tensor:
+    """Return logits (1, PROBE_TOKENS, V) in at least fp32: zeros, which show what is added, and ± 10⁻³ to 10⁴."""
+    dtype = torch.promote_types(output.dtype, torch.float32)
+    sizes = torch.logspace(-3, 4, output[0, 1:].numel(), dtype=dtype, device=output.device)
+    sizes[::2] *= -1
+    return torch.cat([sizes.new_zeros(output.shape[-1]), sizes]).view(output.shape)
+
+
+def _known_tails(model: nn.Module) -> Iterator[Tail]:
     """Yield what architectures of transformers do with their logits, the most special first."""
+    config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     if cap := getattr(config, "final_logit_softcapping", None):
         yield partial(_capped, cap)  # Gemma 2, 3n, 4
     if cap := getattr(config, "logits_soft_cap", None):
         yield partial(_capped, cap)  # RecurrentGemma
     if scale := getattr(config, "logit_scale", None):
-        yield lambda logits: scale * logits  # Cohere
+        yield lambda _, logits: scale * logits  # Cohere
     if divisor := getattr(config, "logits_scaling", None):
-        yield lambda logits: logits / divisor  # Granite
+        yield lambda _, logits: logits / divisor  # Granite
     if multiplier := getattr(config, "lm_head_multiplier", None):
-        yield lambda logits: multiplier * logits  # Falcon-H1
-    yield lambda logits: logits
+        yield lambda _, logits: multiplier * logits  # Falcon-H1
+    if isinstance(bias := getattr(model, "final_logits_bias", None), Tensor) and not bias.requires_grad:
+        yield _with_bias  # BART, Marian, Pegasus, Blenderbot, LED
+    yield lambda _, logits: logits
 
 
-def _capped(cap: float, logits: Tensor) -> Tensor:
+def _capped(cap: float, _: nn.Module, logits: Tensor) -> Tensor:
     return cap * torch.tanh(logits / cap)
+
+
+def _with_bias(model: Any, logits: Tensor) -> Tensor:
+    return logits + model.final_logits_bias  # (1, V)
 
 
 def _head_inputs(model: nn.Module, head: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
