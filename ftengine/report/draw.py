@@ -114,7 +114,7 @@ def _table(table: Table) -> Markup:
     undefined = any(cell is None for row in table.rows for cell in row)
     caption = " ".join(filter(None, (table.caption, UNDEFINED if undefined else "")))
     content = _grid(table.columns, _cells(table.rows), table.title, caption)
-    return _scrolling(table.title, content, "wide" if len(table.columns) >= WIDE else "")
+    return _scrolling(table.title, content, _width(len(table.columns)))
 
 
 def _cells(rows: Iterable[Sequence[Cell]]) -> list[list[tuple[Cell, str]]]:
@@ -138,7 +138,12 @@ def _matrix(matrix: Matrix) -> Markup:
     corner = " \\ ".join(filter(None, (matrix.row_label, matrix.column_label))) or "row"
     by = f"{matrix.row_label or 'row'} by row, {matrix.column_label or 'column'} by column"
     caption = f"{by}. {matrix.caption}".strip()
-    return _scrolling(matrix.title, _grid((corner, *matrix.names), rows, matrix.title, caption, look="confusion"))
+    content = _grid((corner, *matrix.names), rows, matrix.title, caption, look="confusion")
+    return _scrolling(matrix.title, content, _width(len(matrix.names) + 1))
+
+
+def _width(columns: int) -> str:
+    return "wide" if columns >= WIDE else ""
 
 
 def _chart(chart: LineChart) -> Markup:

@@ -229,3 +229,10 @@ def test_eight_runs_side_by_side_fit_on_paper(look):
     page = look("eight", width=688)
     page.emulate_media(media="print")
     assert page.evaluate("document.querySelector('#beside table').getBoundingClientRect().right") <= 688
+
+
+@pytest.mark.parametrize("name", ["everything", "wide"])
+def test_no_table_is_cut_on_paper(look, name):
+    page = look(name, width=688)
+    page.emulate_media(media="print")
+    assert page.evaluate("Math.max(...[...document.querySelectorAll('table')].map(e => e.scrollWidth))") <= 688
