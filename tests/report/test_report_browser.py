@@ -11,6 +11,7 @@ from ftengine.report.write import write_report
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 if CHROMIUM is None:
     pytest.skip("no Chromium is installed (e.g. apt-get install chromium)", allow_module_level=True)
+pytestmark = pytest.mark.slow  # a browser is several processes
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
 SWITCHES = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
