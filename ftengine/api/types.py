@@ -73,8 +73,8 @@ class LoadedModel:
         head: the head that was asked for.
         new_modules: names of modules initialised afresh (a classifier head); they train and are saved in any case.
         labels: the classification targets, or None.
-        fingerprint: identity of the base weights ("weights") and of the processor; the engine fills it in. A loader
-            that changes weights as it reads them gives "weights" as they were (`fingerprint_weights`).
+        fingerprint: identity of base and processor, as hashes and settings by section; the engine fills it in. A loader
+            that changes weights as it reads them gives that of the base as it was (`fingerprint_base`).
         max_length: longest input in tokens that the model accepts, or None where it has no limit.
         pretrained: names that the base's parameters have after the strategy prepared it; the engine fills it in.
     """
@@ -85,7 +85,7 @@ class LoadedModel:
     head: str
     new_modules: tuple[str, ...] = ()
     labels: Labels | None = None
-    fingerprint: dict[str, str] = field(default_factory=dict)
+    fingerprint: dict[str, Any] = field(default_factory=dict)
     max_length: int | None = None
     pretrained: frozenset[str] = frozenset()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import sysconfig
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -25,6 +24,7 @@ from ftengine.engine.experiment import described
 from ftengine.engine.prepared_data import ReadyTask
 from ftengine.evaluation.plan import EvalPlan, EvalSet
 from ftengine.evaluation.runner import EvalResult, own_columns
+from ftengine.model.fingerprints import is_installed
 from ftengine.plugins.code import code_of, package_of
 from ftengine.run.environment import hardware, versions
 
@@ -144,17 +144,11 @@ def _files(classes: set[type]) -> list[list[Any]] | None:
     found = set[tuple[str, int, int]]()
     for cls in classes:
         name = getattr(sys.modules.get(cls.__module__), "__file__", None)
-        if name is None or not _is_installed(Path(name)):
+        if name is None or not is_installed(Path(name)):
             return None
         facts = Path(name).stat()
         found.add((name, facts.st_size, facts.st_mtime_ns))
     return [list(facts) for facts in sorted(found)]
-
-
-def _is_installed(file: Path) -> bool:
-    """Say whether a file is of Python or of an installed distribution."""
-    standard = Path(sysconfig.get_paths()["stdlib"]) in file.parents
-    return standard or bool({"site-packages", "dist-packages"} & set(file.parts))
 
 
 def _processor(processor: Any) -> Any:

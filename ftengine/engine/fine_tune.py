@@ -34,6 +34,7 @@ from ftengine.engine.saved_part import save_trained_part
 from ftengine.errors import RunError
 from ftengine.evaluation.results import evaluate, measure_all
 from ftengine.evaluation.runner import save_predictions
+from ftengine.model.fingerprints import changes
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import conclude, concluded
 from ftengine.run.directory import RunDirectory
@@ -186,13 +187,15 @@ def continue_run(run: RunDirectory, model: PreparedModel) -> None:
     """
     require_seen(run)
     before, now = Environment.read(run), model.environment()
-    for key, what in (("base", "base model"), ("precision", "precision")):
-        was, is_now = before.to_json()[key], now.to_json()[key]
-        if was != is_now:
-            raise RunError(
-                f"run {str(run.path)!r} cannot be resumed: its {what} was {was!r} and is now {is_now!r}. "
-                "Restore that, or start a new run with --set output=DIR."
-            )
+    changed = [f"of its base model, {what} differ" for what in changes(before.base, now.base)]
+    if before.precision != now.precision:
+        was, is_now = (one.precision.model_dump() for one in (before, now))
+        changed.append(f"its precision was {was!r} and is now {is_now!r}")
+    if changed:
+        raise RunError(
+            f"run {str(run.path)!r} cannot be resumed: {'; '.join(changed)}. Restore that, or start a new run with "
+            "--set output=DIR."
+        )
     if model.device.is_main:
         run.clear_partial()
         keep_base(run, model.base, model.base_key)

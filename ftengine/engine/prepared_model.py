@@ -29,11 +29,12 @@ from ftengine.engine.prepared_data import (
     require_vocabulary,
     show_model,
 )
-from ftengine.errors import BaseMismatch, DataError, RecipeError, RunError
+from ftengine.errors import DataError, RecipeError, RunError
 from ftengine.evaluation.plan import EvalPlan, EvalSet
 from ftengine.evaluation.results import Measured, measure_all
 from ftengine.evaluation.runner import EvalResult, EvalRunner, kept_predictions, save_predictions
-from ftengine.model import count, fingerprint_processor, fingerprint_weights
+from ftengine.model import count, fingerprint_base, fingerprint_processor, require_same_base
+from ftengine.model.fingerprints import fingerprint_tokens
 from ftengine.plugins.returned import json_mapping
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import build, hardware, peak_memory_bytes, plugin_origins, versions
@@ -282,7 +283,7 @@ def load_base(
 
     Raises:
         SourceError: it cannot be loaded.
-        BaseMismatch: weights, vocabulary or chat template differ from what the part was trained on.
+        BaseMismatch: it is not what the part was trained on.
     """
     experiment = ready.experiment
     experiment.listener.phase("load model")
@@ -293,10 +294,12 @@ def load_base(
     else:
         loaded = loader.load(request)
     if "weights" not in loaded.fingerprint and weights:
-        loaded.fingerprint["weights"] = fingerprint_weights(loaded.module, loaded.new_modules)
+        loaded.fingerprint = fingerprint_base(loaded.module, loaded.new_modules) | loaded.fingerprint
+    loaded.fingerprint["head"] = loaded.head
     loaded.fingerprint["processor"] = fingerprint_processor(loaded.processor)
+    loaded.fingerprint["tokens"] = fingerprint_tokens(loaded.processor)
     if trained_on is not None:
-        _require_same(loaded, trained_on.base, str(where))
+        require_same_base(loaded.fingerprint, trained_on.base, loaded.source, str(where))
     if ready.skeleton is not None:
         for name, parameter in loaded.module.named_parameters():
             parameter.requires_grad_(name in ready.skeleton.trained_base and parameter.is_floating_point())
@@ -380,13 +383,3 @@ def require_room(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:
         )
     for split in splits:
         split.room = loaded.max_length  # examples may grow when they are augmented
-
-
-def _require_same(loaded: LoadedModel, stored: Mapping[str, str], where: str) -> None:
-    names = {"weights": "weights", "processor": "tokenizer (vocabulary or chat template)"}
-    changed = [text for key, text in names.items() if loaded.fingerprint.get(key) != stored.get(key)]
-    if changed:
-        raise BaseMismatch(
-            f"{where} was trained on another base: the {' and the '.join(changed)} of {loaded.source!r} differ from "
-            "what the run recorded. Restore the base that it was trained on, or train again."
-        )

@@ -4,7 +4,12 @@ Everything here is open to plugins.
 """
 
 from ftengine.model.chat import encode_conversation, end_of_turn, has_template, read_messages, render
-from ftengine.model.fingerprints import fingerprint_processor, fingerprint_weights
+from ftengine.model.fingerprints import (
+    fingerprint_base,
+    fingerprint_processor,
+    fingerprint_weights,
+    require_same_base,
+)
 from ftengine.model.generation import GenerationOptions, complete, generate, made_to_fit, stop_tokens
 from ftengine.model.modes import evaluating, seeded, widen
 from ftengine.model.norms import RMSNorm, rms_norm_of
@@ -52,6 +57,7 @@ __all__ = [
     "end_of_turn",
     "evaluating",
     "find_modules",
+    "fingerprint_base",
     "fingerprint_processor",
     "fingerprint_weights",
     "generate",
@@ -73,6 +79,7 @@ __all__ = [
     "read_tensors",
     "regex",
     "render",
+    "require_same_base",
     "rms_norm_of",
     "save_model",
     "save_tensors",

@@ -1,14 +1,85 @@
-"""Fingerprints: whether a base model and its processor are those that something was trained on."""
+"""Identity: whether a base model and its processor are those that something was trained on, and what has changed."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import json
+import math
+import sys
+import sysconfig
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 import xxhash
-from torch import nn
+from torch import Tensor, nn
+
+from ftengine.errors import BaseMismatch, shown
+
+SECTIONS = {
+    "weights": "the weights",
+    "buffers": "the statistics and biases that are no parameters",
+    "processor": "the tokenizer (vocabulary or chat template)",
+    "tokens": "the way in which the tokenizer divides a text",
+    "config": "the configuration",
+    "generation": "the generation settings",
+    "code": "the code",
+}
+"""What a fingerprint has: hashes, then settings by name, which can be named one by one."""
+
+VERSION = "version"
+"""In a section of settings, of the library whose settings they are."""
+
+DESCRIBES = frozenset(
+    (
+        *("_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "architectures", "auto_map"),
+        *("id2label", "label2id", "problem_type", "finetuning_task", "task_specific_params"),  # a head's, see below
+        *("dtype", "torch_dtype", "quantization_config", "transformers_weights", "transformers.js_config"),
+        *("tokenizer_class", "return_dict", "output_attentions", "output_hidden_states", "use_cache", "torchscript"),
+        *("gradient_checkpointing", "initializer_range", "initializer_factor", "init_std"),  # of fresh weights alone
+    )
+)
+"""Keys of a configuration that change nothing of what loaded weights compute, at any depth.
+
+Names of labels are among them: where they say which rows of a head answer what, the loader has put those in the labels'
+order, and the weights tell.
+"""
+
+ASKED = frozenset(
+    (
+        *("_from_model_config", "max_length", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k"),
+        *("pad_token_id", "output_scores", "output_logits", "return_dict_in_generate"),
+    )
+)
+"""Generation settings that each call of `generate` gives itself, or that change nothing of the answers."""
+
+PROBE = (
+    "The quick Brown FOX jumps over 12,345.67 lazy dogs; isn't that  two  spaces\tand a tab?\n\nNaïve Ångström e\u0301 "
+    "Straße \ufb01ne \uff21\uff22\uff23 北京大学 東京タワー Привет, мир! नमस्ते 🙂 a\u200bb http://example.org/a_b?c=d#e "
+    "def f(x):\n    return x**2  # CamelCase <b>bold</b> [MASK] <mask> </s> <|endoftext|> ¿Qué? «oui» … “quoted”"
+)
+"""A text that shows case folding, Unicode forms, spaces, digits, scripts, and words that may be special tokens."""
+
+PROBE_WORDS = 64
+"""Words of the vocabulary, at most, that stand behind it."""
+
+
+def fingerprint_base(module: nn.Module, exclude: Iterable[str] = ()) -> dict[str, Any]:
+    """Return what a base computes: hashes of weights and buffers, settings of configuration and generation, code.
+
+    Args:
+        module: the model before a strategy touched it.
+        exclude: names of modules initialised afresh, which differ from run to run.
+    """
+    exclude = tuple(exclude)
+    return {
+        "weights": fingerprint_weights(module, exclude),
+        "buffers": _fingerprint_buffers(module, exclude),
+        "config": _configuration(module, exclude),
+        "generation": _generation(module),
+        "code": _code(module),
+    }
 
 
 @torch.no_grad()
@@ -22,9 +93,23 @@ def fingerprint_weights(module: nn.Module, exclude: Iterable[str] = ()) -> str:
         module: the model before a strategy touched it.
         exclude: names of modules initialised afresh, which differ from run to run.
     """
+    return _hash(dict(module.named_parameters()), exclude)
+
+
+def _fingerprint_buffers(module: nn.Module, exclude: Iterable[str]) -> str:
+    """Return a hash of the stored buffers of floating point: averages of batch norms, biases of logits.
+
+    What is not stored follows from configuration and code; whole numbers are positions and counts of batches.
+    """
+    stored = module.state_dict(keep_vars=True)
+    buffers = {name: buffer for name, buffer in module.named_buffers() if name in stored}
+    return _hash({name: buffer for name, buffer in buffers.items() if buffer.is_floating_point()}, exclude)
+
+
+def _hash(tensors: Mapping[str, Tensor], exclude: Iterable[str]) -> str:
     digest = xxhash.xxh3_128()
     skipped = tuple(f"{name}." for name in exclude)
-    for name, tensor in sorted(module.named_parameters()):
+    for name, tensor in sorted(tensors.items()):
         if name.startswith(skipped):
             continue
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -45,3 +130,125 @@ def fingerprint_processor(processor: Any) -> str:
     elif hasattr(processor, "to_dict"):
         digest.update(repr(sorted(processor.to_dict().items(), key=lambda item: item[0])).encode())
     return digest.hexdigest()[:32]
+
+
+def fingerprint_tokens(processor: Any) -> str:
+    """Return a hash of the tokens that a tokenizer makes of a text (case, Unicode form, special tokens); else "".
+
+    The text has words of its vocabulary, in both cases: to a small one, all others may be unknown.
+    """
+    if not hasattr(processor, "get_vocab"):
+        return ""
+    words = sorted(token for token in processor.get_vocab() if token.isalpha() and token.isascii())
+    some = words[:: len(words) // PROBE_WORDS + 1]
+    tokens = list(processor(" ".join([PROBE, *some, *map(str.upper, some)]))["input_ids"])
+    return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:32]
+
+
+def _configuration(module: nn.Module, exclude: tuple[str, ...]) -> dict[str, Any]:
+    """Return what a configuration says of the computation; without one, what each layer says of itself.
+
+    The padding token is the tokenizer's, and masked, but where positions are counted from it (RoBERTa).
+    """
+    config: Any = getattr(module, "config", None)
+    if hasattr(config, "to_dict"):
+        content = config.to_dict()
+        counted = any("position" in name and hasattr(x, "padding_idx") for name, x in module.named_modules())
+        padding = frozenset[str]() if counted else frozenset({"pad_token_id"})
+        return {VERSION: content.get("transformers_version"), **_settings(content, DESCRIBES | padding)}
+    fresh = tuple(f"{name}." for name in exclude)
+    layers = {name: layer for name, layer in module.named_modules() if name not in exclude}
+    told = {name: f"{type(x).__name__}({x.extra_repr()})" for name, x in layers.items() if not name.startswith(fresh)}
+    return {VERSION: torch.__version__, **told}
+
+
+def _generation(module: nn.Module) -> dict[str, Any]:
+    """Return the settings that a model's answers follow; {} of one that gives none."""
+    config: Any = getattr(module, "generation_config", None)
+    if not hasattr(config, "to_dict"):
+        return {}
+    content = config.to_dict()
+    return {VERSION: content.get("transformers_version"), **_settings(content, DESCRIBES | ASKED)}
+
+
+def _settings(content: Mapping[str, Any], leave_out: frozenset[str], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested settings by dotted key, as JSON has them; null is left out, as if not there."""
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        if key in leave_out or value is None:
+            continue
+        if isinstance(value, Mapping):
+            found |= _settings(value, leave_out, f"{prefix}{key}.")
+        else:
+            finite = not isinstance(value, float) or math.isfinite(value)
+            found[f"{prefix}{key}"] = json.loads(json.dumps(value, default=str)) if finite else str(value)
+    return found
+
+
+def _code(module: nn.Module) -> dict[str, str]:
+    """Return a hash of each Python file that came with the model: code of no installed package, or of its hub."""
+    files = {getattr(sys.modules.get(type(part).__module__), "__file__", None) for part in module.modules()}
+    own = {Path(file) for file in files if file is not None and not is_installed(Path(file))}
+    # A class of the hub uses functions of the files beside it.
+    own |= {other for file in own if "transformers_modules" in file.parts for other in file.parent.glob("*.py")}
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:32] for file in sorted(own) if file.is_file()}
+
+
+def is_installed(file: Path) -> bool:
+    """Say whether a file is of Python or of an installed distribution."""
+    standard = Path(sysconfig.get_paths()["stdlib"]) in file.parents
+    return standard or bool({"site-packages", "dist-packages"} & set(file.parts))
+
+
+def changes(then: Mapping[str, Any], now: Mapping[str, Any], leave_out: Iterable[str] = ()) -> list[str]:
+    """Return in words what differs between two fingerprints; [] where they are of the same base.
+
+    A section that one of them lacks says nothing: an older version wrote it, or no weights were read. Of settings that
+    two versions of a library tell, those that both know are compared, since a version adds keys, with its defaults.
+    """
+    found = []
+    for section, name in SECTIONS.items():
+        was, is_now = then.get(section), now.get(section)
+        if was is None or is_now is None or section in leave_out:
+            continue
+        if not isinstance(was, Mapping):
+            found += [name] if was != is_now else []
+        elif told := _differing(was, is_now):
+            more = f"; and {len(told) - 5} more" if len(told) > 5 else ""
+            found.append(f"{name} ({'; '.join(told[:5])}{more})")
+    return found
+
+
+def _differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    every = was.get(VERSION) == now.get(VERSION)
+    keys = [key for key in {**was, **now} if key != VERSION and (every or (key in was and key in now))]
+    pairs = {key: (was.get(key), now.get(key)) for key in keys}
+    return [f"{key} was {_told(a)} and is {_told(b)}" for key, (a, b) in pairs.items() if not _equal(a, b)]
+
+
+def _told(value: Any) -> str:
+    return "not there" if value is None else shown(value)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Say whether two values are one, which a format may have stored as float32."""
+    numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in (a, b))
+    return math.isclose(a, b, rel_tol=1e-6) if numbers else a == b
+
+
+def require_same_base(
+    now: Mapping[str, Any], then: Mapping[str, Any], source: str, where: str, leave_out: Iterable[str] = ()
+) -> None:
+    """Refuse a base other than that on which something was trained (BaseMismatch: says what differs).
+
+    Args:
+        now, then: fingerprints, of the base at hand and of the one trained on.
+        source: of the base at hand.
+        where: what was trained.
+        leave_out: sections that may differ.
+    """
+    if changed := changes(then, now, leave_out):
+        raise BaseMismatch(
+            f"{where} was trained on another base: {' and '.join(changed)} of {source!r} differ from what was recorded "
+            "then. Restore the base that it was trained on, or train again."
+        )

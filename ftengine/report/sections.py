@@ -267,6 +267,7 @@ def _facts(title: str, facts: Sequence[tuple[str, str]]) -> Table:
 def _environment(run: RunRecords) -> list[tuple[str, str]]:
     content = run.environment.to_json()
     build, plugins = content.pop("build"), [_plugin(one) for one in content.pop("plugins")]
+    content["base"] = {key: value for key, value in content["base"].items() if isinstance(value, str)}  # no settings
     facts = [(key, told(value)) for key, value in flat(content).items()]
     facts += [("plugins", "\n".join(plugins))] if plugins else []
     return [*facts, ("build", str(build["line"]))] if "line" in build else facts

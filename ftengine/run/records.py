@@ -113,7 +113,7 @@ class Environment(Record):
     processes: int
     precision: Computation
     strategy: dict[str, Any]
-    base: dict[str, str]
+    base: dict[str, Any]
     launch: str | None = None
     memory: Memory | None = None
 
@@ -161,7 +161,7 @@ class TrainedPart(Record):
 
     file: ClassVar[str] = SIDECAR
     ftengine: str | None
-    base: dict[str, str]
+    base: dict[str, Any]
     strategy: dict[str, Any]
     task: dict[str, Any]
     labels: Labels | None

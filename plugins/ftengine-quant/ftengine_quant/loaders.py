@@ -11,7 +11,7 @@ from torch import nn
 
 from ftengine import api, registry_of
 from ftengine.errors import SourceError
-from ftengine.model import ModuleNames, fingerprint_weights
+from ftengine.model import ModuleNames, fingerprint_base
 from ftengine_quant.choice import layers_to_quantise
 
 AUTO = "auto"
@@ -62,8 +62,8 @@ class QuantisingLoader(api.ModelLoader):
 
     def load(self, request: api.LoadRequest) -> api.LoadedModel:
         loaded = self._reader(request.source).load(request)
-        # Of the weights as they were: what is trained here belongs to the source, quantised or not.
-        loaded.fingerprint = {"weights": fingerprint_weights(loaded.module, loaded.new_modules)}
+        # Of the base as it was: what is trained here belongs to the source, quantised or not.
+        loaded.fingerprint = fingerprint_base(loaded.module, loaded.new_modules)
         return self._quantise(loaded)
 
     def load_skeleton(self, request: api.LoadRequest) -> api.LoadedModel:

@@ -16,7 +16,7 @@ from ftengine.api import Config, LoadedModel, Strategy
 from ftengine.errors import BaseMismatch, NoMatch, RecipeError
 from ftengine.model import copy_into, regex
 from ftengine_builtins.strategies import adapterhub_format
-from ftengine_builtins.strategies.adapter_config import follow, require_same
+from ftengine_builtins.strategies.adapter_config import follow, require_base_of, require_same
 from ftengine_builtins.strategies.adapter_layers import Bottleneck, Init, Reads, initialise, insert, switched_off
 from ftengine_builtins.strategies.adapter_places import Place, find, find_named, input_width, keeps_grid
 from ftengine_builtins.strategies.peft_format import whole_tensors
@@ -141,6 +141,7 @@ class Adapter(Strategy):
             observed = None if place.residual == place.path else modules.get(place.residual)
             insert(layer, self._bottleneck(place, layer, module), reads, observed, modules.get(place.norm))
         if self.config.start_from is not None:
+            require_base_of(Path(self.config.start_from), loaded)
             self.load(loaded, Path(self.config.start_from), starting=True)
 
     def matches(self) -> dict[str, list[str]]:

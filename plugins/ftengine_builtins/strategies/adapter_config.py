@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ftengine.errors import BaseMismatch, RecipeError, RunError, json_of_file, naming
+from ftengine.model import require_same_base
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ftengine.api import LoadedModel
+
 CONFIG_FILE = "adapter_config.json"
+FACTS_FILE = "ftengine.json"
+"""What a run writes beside an adapter of its own."""
 
 
 def read_content(directory: Path, kind: str) -> tuple[Any, Path]:
@@ -81,6 +87,36 @@ def follow(config: Any, read: Callable[[Path], Any], keys: Iterable[str]) -> Non
         setattr(config, key, theirs)
     if hasattr(config, "dropout") and "dropout" not in given:
         config.dropout = adapter.dropout
+
+
+def require_base_of(directory: Path, loaded: LoadedModel) -> None:
+    """Refuse to start from an adapter that a run trained on another base (BaseMismatch: says what differs).
+
+    Chat template and generation settings may be others. Weights are compared where the head is the same, since a loader
+    puts the outputs of one in the order of its labels. Folders of other programs do not say what their base was.
+    """
+    file = directory / FACTS_FILE
+    if not file.exists():
+        return
+    facts = json_of_record(file)
+    base, labels = facts.get("base"), facts.get("labels")
+    if not isinstance(base, Mapping):
+        raise RunError(f"{str(file)!r} does not say which base the adapter was trained on; it is damaged.")
+    own = None if loaded.labels is None else json.loads(json.dumps(asdict(loaded.labels)))
+    same_head = base.get("head") == loaded.head and labels == own
+    leave_out = ("processor", "generation", *(() if same_head else ("weights", "buffers")))
+    require_same_base(loaded.fingerprint, base, loaded.source, f"the adapter in {str(directory)!r}", leave_out)
+
+
+def json_of_record(file: Path) -> Mapping[str, Any]:
+    """Read a JSON object (RunError: it is none)."""
+    try:
+        content = json_of_file(file)
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {str(file)!r}: {error}.") from None
+    if not isinstance(content, Mapping):
+        raise RunError(f"{str(file)!r} holds a {type(content).__name__}; it must be a JSON object.")
+    return content
 
 
 def _comparable(value: object) -> object:

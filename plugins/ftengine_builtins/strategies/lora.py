@@ -18,7 +18,7 @@ from ftengine.errors import NoMatch, NotMergeable, RecipeError, RunError
 from ftengine.model import ModuleNames, matching, regex
 from ftengine.ops import active_backend
 from ftengine_builtins.strategies import peft_format
-from ftengine_builtins.strategies.adapter_config import follow, require_same
+from ftengine_builtins.strategies.adapter_config import follow, require_base_of, require_same
 from ftengine_builtins.strategies.classes import of_classes
 from ftengine_builtins.strategies.lora_groups import group_layers
 from ftengine_builtins.strategies.lora_layers import (
@@ -166,6 +166,7 @@ class LoRA(Strategy):
         if config.group == "auto":
             group_layers(module)
         if config.start_from is not None:
+            require_base_of(Path(config.start_from), loaded)
             self.load(loaded, Path(config.start_from))
 
     def matches(self) -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ from ftengine.errors import RecipeError
 from ftengine.model import copy_into
 from ftengine.model.token_loss import is_encoder_decoder
 from ftengine_builtins.strategies import peft_format
-from ftengine_builtins.strategies.adapter_config import follow, require_same
+from ftengine_builtins.strategies.adapter_config import follow, require_base_of, require_same
 from ftengine_builtins.strategies.classes import of_classes
 from ftengine_builtins.strategies.peft_format import AdapterConfig
 from ftengine_builtins.strategies.prompt_stack import VirtualTokens, require_fit
@@ -140,6 +140,7 @@ class VirtualTokenStrategy(Strategy):
         freeze_base(loaded)
         self.enter(loaded, stack)
         if self.config.start_from is not None:
+            require_base_of(Path(self.config.start_from), loaded)
             self.load(loaded, Path(self.config.start_from))
         if limit is not None:
             loaded.max_length = limit - count

@@ -1,0 +1,260 @@
+"""A base that computes something else is another base, by whatever it differs, and the error says by what."""
+
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+from click.testing import CliRunner
+from gguf_file import write_llama_gguf
+from runs import Interrupting, Interruption
+from tiny import tiny_bert, tiny_gpt2, tiny_llama, tiny_resnet, tiny_t5
+from torch import nn
+from transformers import AutoTokenizer, RobertaConfig, RobertaForMaskedLM
+
+from ftengine import Recipe, fine_tune
+from ftengine.api import LoadRequest
+from ftengine.cli import main
+from ftengine.errors import BaseMismatch, RunError
+from ftengine.model import fingerprint_base, fingerprint_processor
+from ftengine.model.fingerprints import changes, fingerprint_tokens
+from ftengine.plugins.registry import Registry
+
+
+def identity(folder, head="causal-lm", **options):
+    """Return the fingerprint of a source as the engine takes it."""
+    loader = Registry().loader_of(str(folder), {"name": "auto", **options})
+    loaded = loader.load(LoadRequest(str(folder), head))
+    return {
+        **fingerprint_base(loaded.module, loaded.new_modules),
+        "processor": fingerprint_processor(loaded.processor),
+        "tokens": fingerprint_tokens(loaded.processor),
+    }
+
+
+def edit(file, **values):
+    """Change a JSON file; keys of inner objects are written with __."""
+    content = json.loads(file.read_text()) if file.exists() else {}
+    for key, value in values.items():
+        *path, last = key.split("__")
+        inner = content
+        for step in path:
+            inner = inner[step]
+        inner[last] = value
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("make", "head", "key", "value", "told"),
+    [
+        (tiny_gpt2, "causal-lm", "n_head", 2, "n_head was 4 and is 2"),
+        (tiny_gpt2, "causal-lm", "activation_function", "relu", "activation_function was 'gelu_new' and is 'relu'"),
+        (tiny_gpt2, "causal-lm", "layer_norm_epsilon", 0.1, "layer_norm_epsilon was 1e-05 and is 0.1"),
+        (tiny_llama, "causal-lm", "rope_parameters__rope_theta", 500.0, "rope_theta was 10000.0 and is 500.0"),
+        (tiny_llama, "causal-lm", "is_causal", False, "is_causal was not there and is False"),  # of no class's fields
+        (tiny_t5, "seq2seq-lm", "decoder_start_token_id", 5, "decoder_start_token_id was 0 and is 5"),
+    ],
+)
+def test_a_changed_configuration_is_another_base(tmp_path, make, head, key, value, told):
+    make(tmp_path / "base")
+    before = identity(tmp_path / "base", head)
+    edit(tmp_path / "base" / "config.json", **{key: value})
+    after = identity(tmp_path / "base", head)
+    assert before["weights"] == after["weights"]
+    (change,) = changes(before, after)
+    assert told in change
+
+
+@pytest.mark.parametrize(
+    ("setting", "differs"),
+    [({"repetition_penalty": 1.5}, True), ({"no_repeat_ngram_size": 2}, True), ({"temperature": 0.6}, False)],
+)
+def test_generation_settings_count_unless_each_call_gives_its_own(tmp_path, setting, differs):
+    before = identity(tiny_llama(tmp_path / "base"))
+    edit(tmp_path / "base" / "generation_config.json", **setting)
+    found = changes(before, identity(tmp_path / "base"))
+    assert [next(iter(setting)) in text for text in found] == [True] * differs
+
+
+def test_what_only_describes_is_no_change(tmp_path):
+    before = identity(tiny_gpt2(tmp_path / "base"))
+    moved = shutil.move(tmp_path / "base", tmp_path / "moved")
+    edit(
+        moved / "config.json",
+        transformers_version="5.0.0",
+        architectures=["GPT2Model"],
+        id2label={"0": "no", "1": "yes"},
+        label2id={"no": 0, "yes": 1},
+        use_cache=False,
+        initializer_range=0.5,
+        dtype="bfloat16",
+    )
+    assert changes(before, identity(moved)) == []
+
+
+def test_a_key_that_a_newer_version_adds_is_no_change_and_one_of_the_same_version_is(tmp_path):
+    now = identity(tiny_llama(tmp_path / "base"))
+    older = {key: value for key, value in now["config"].items() if key not in ("head_dim", "mlp_bias")}
+    assert changes({**now, "config": {**older, "version": "5.1.0"}}, now) == []
+    assert len(changes({**now, "config": {**older, "version": "5.1.0", "hidden_act": "relu"}}, now)) == 1
+    assert len(changes({**now, "config": older}, now)) == 1
+
+
+def test_records_of_older_versions_know_weights_and_vocabulary_alone(tmp_path):
+    now = identity(tiny_llama(tmp_path / "base"))
+    assert changes({key: now[key] for key in ("weights", "processor")}, now) == []
+    assert len(changes({"weights": "other", "processor": now["processor"]}, now)) == 1
+
+
+def test_a_gguf_file_of_a_model_has_the_configuration_and_tokens_of_its_folder(tmp_path):
+    folder = tiny_llama(tmp_path / "base", rms_norm_eps=1e-5)
+    file = write_llama_gguf(folder, tmp_path / "base.gguf")
+    weights = {"weights": ""}  # the file keeps transformers' order of rows, so that loading gives another
+    assert changes(identity(folder) | weights, identity(file) | weights) == []
+
+
+def test_positions_that_are_counted_from_the_padding_token_make_it_count(tmp_path):
+    sizes = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 8, "max_position_embeddings": 16}
+    one, other = (
+        fingerprint_base(RobertaForMaskedLM(RobertaConfig(**sizes, pad_token_id=pad, bos_token_id=3))) for pad in (1, 2)
+    )
+    assert any("pad_token_id was 1 and is 2" in text for text in changes(one, other))
+
+
+def test_buffers_that_are_stored_count(tmp_path):
+    folder = tiny_resnet(tmp_path / "base")
+    loader = Registry().loader_of(str(folder), {"name": "auto"})
+    module = loader.load(LoadRequest(str(folder), "image-classification")).module
+    before = fingerprint_base(module)
+    next(buffer for name, buffer in module.named_buffers() if name.endswith("running_mean")).add_(1)
+    (change,) = changes(before, fingerprint_base(module))
+    assert "statistics" in change
+
+
+def test_layers_of_a_model_without_configuration_tell_their_settings():
+    def model(eps):
+        return nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2, eps=eps))
+
+    torch.manual_seed(0)
+    before = model(1e-5)
+    after = model(0.1)
+    after.load_state_dict(before.state_dict())
+    (change,) = changes(fingerprint_base(before), fingerprint_base(after))
+    assert "eps=0.1" in change
+
+
+def test_code_that_comes_with_a_model_counts(tmp_path, monkeypatch):
+    file = tmp_path / "own_model.py"
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def found(body):
+        file.write_text(f"from torch import nn\n\nclass Own(nn.Linear):\n    {body}\n")
+        sys.modules.pop("own_model", None)
+        import own_model
+
+        torch.manual_seed(0)
+        return fingerprint_base(own_model.Own(2, 2))
+
+    before = found("heads = 4")
+    (change,) = changes(before, found("heads = 2"))
+    assert "own_model.py" in change
+
+
+def test_a_tokenizer_that_divides_texts_in_another_way_is_another(tmp_path):
+    tiny_bert(tmp_path / "base")
+    before, same, other = (AutoTokenizer.from_pretrained(tmp_path / "base") for _ in range(3))
+    other.backend_tokenizer.normalizer.lowercase = not before.backend_tokenizer.normalizer.lowercase
+    assert fingerprint_processor(before) == fingerprint_processor(other)
+    assert fingerprint_tokens(before) == fingerprint_tokens(same) != fingerprint_tokens(other)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, chat_file):
+    """A folder with a tiny GPT-2, `base`, and a run on it."""
+    folder = tmp_path_factory.mktemp("identity")
+    tiny_gpt2(folder / "base")
+    fine_tune(recipe_of(folder, chat_file))
+    return folder
+
+
+LORA = {"name": "lora", "rank": 2, "targets": ["c_attn"]}
+
+
+def recipe_of(folder, chat_file, strategy=LORA, output="run"):
+    return Recipe.make(
+        {
+            "model": {"source": str(folder / "base")},
+            "task": "causal-lm",
+            "data": {"train": str(chat_file), "validation": 0.2},
+            "strategy": strategy,
+            "train": {"max_steps": 2, "checkpoint_every": 1, "batch_size": 4, "precision": "float32"},
+            "evaluation": {"resamples": 100, "answers": None, "training_sample": None, "reuse_base": False},
+            "output": str(folder / output),
+        }
+    )
+
+
+@pytest.fixture
+def moved(trained, tmp_path):
+    """A copy of run and base."""
+    for name in ("base", "run"):
+        shutil.copytree(trained / name, tmp_path / name)
+    recipe = tmp_path / "run" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(str(trained), str(tmp_path)))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "told"),
+    [
+        ("config.json", {"n_head": 2}, "n_head was 4 and is 2"),
+        ("generation_config.json", {"repetition_penalty": 3.0}, "repetition_penalty was not there and is 3.0"),
+    ],
+)
+def test_no_command_takes_a_base_with_other_settings(moved, file, values, told):
+    rows = moved / "rows.jsonl"
+    rows.write_text('{"messages": [{"role": "user", "content": "the printer is slow"}]}\n')
+    run = str(moved / "run")
+    commands = (
+        ["predict", run, "--input", str(rows), "--option", "max_new_tokens=2"],
+        ["predict", run, "--input", str(rows), "--option", "max_new_tokens=2", "--base"],
+        ["evaluate", run],
+        ["merge", run, str(moved / "merged")],
+    )
+    assert CliRunner().invoke(main, commands[0]).exit_code == 0
+    edit(moved / "base" / file, **values)
+    for command in commands:
+        result = CliRunner().invoke(main, command)
+        assert (result.exit_code, told in result.stderr) == (2, True), (command, result.output)
+    assert not (moved / "merged").exists()
+
+
+def test_a_run_does_not_go_on_with_other_settings_of_its_base(trained, tmp_path, chat_file):
+    shutil.copytree(trained / "base", tmp_path / "base")
+    recipe = recipe_of(tmp_path, chat_file)
+    with pytest.raises(Interruption):
+        fine_tune(recipe, listener=Interrupting(1))
+    edit(tmp_path / "base" / "config.json", layer_norm_epsilon=0.5)
+    with pytest.raises(RunError, match=r"cannot be resumed: .* \(layer_norm_epsilon was 1e-05 and is 0\.5\)"):
+        fine_tune(recipe, resume=True)
+    edit(tmp_path / "base" / "config.json", layer_norm_epsilon=1e-5)
+    assert fine_tune(recipe, resume=True).facts.base["config"]["layer_norm_epsilon"] == 1e-5
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [LORA, {"name": "prompt", "virtual_tokens": 2}, {"name": "adapter"}],
+    ids=lambda strategy: strategy["name"],
+)
+def test_an_adapter_does_not_start_on_a_base_with_other_settings(moved, chat_file, strategy):
+    fine_tune(recipe_of(moved, chat_file, strategy, "first"))
+    recipe = recipe_of(
+        moved, chat_file, {"name": strategy["name"], "start_from": str(moved / "first" / "adapter")}, "next"
+    )
+    edit(moved / "base" / "config.json", activation_function="relu")
+    with pytest.raises(BaseMismatch, match=r"activation_function was 'gelu_new' and is 'relu'"):
+        fine_tune(recipe)
+    edit(moved / "base" / "config.json", activation_function="gelu_new")
+    fine_tune(recipe)
