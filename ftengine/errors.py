@@ -72,7 +72,7 @@ class ProcessLost(FtengineError):
 
 
 class TrainingError(FtengineError):
-    """Training cannot go on: the loss is not finite, nothing is trainable, no label token is left."""
+    """Training cannot go on, or a model cannot be used: loss or outputs are not finite, nothing trains, no label is."""
 
 
 def text_of_file(file: Path) -> str:

@@ -23,10 +23,14 @@ FILE_WIDTH = 200
 
 
 def print_json(value: Any) -> None:
-    """Print JSON in ASCII, so that no text in it can steer a terminal, with likely personal data redacted."""
-    from ftengine.api import redact_json
+    """Print JSON in ASCII, so that no text in it can steer a terminal, with likely personal data redacted.
 
-    click.echo(json.dumps(redact_json(value), indent=2, allow_nan=False))
+    What is undefined is null, as in a run's files.
+    """
+    from ftengine.api import redact_json
+    from ftengine.run.record import each, without_nan
+
+    click.echo(json.dumps(each(redact_json(value), without_nan), indent=2, allow_nan=False))
 
 
 def page() -> Console:

@@ -72,7 +72,7 @@ def predict(
         run = load_run(run_folder, listener=listener, trust_code=trust_code, precision=precision)
         if output is None:
             for row in predict_rows(run, source, **settings):
-                line = json.dumps(row, ensure_ascii=False)
+                line = json.dumps(row, ensure_ascii=False, allow_nan=False)
                 click.echo(printable(line) if sys.stdout.isatty() else line)
             return
         report = predict_file(run, source, output, resume=resume, **settings)

@@ -10,10 +10,12 @@ from typing import Any
 
 from ftengine.api import Example, Listener, LoadedModel, ModelLoader, RunsCode, SilentListener, Task
 from ftengine.api.figures import listed
+from ftengine.engine.answer_origin import content_of_files
 from ftengine.engine.callbacks import Callbacks
 from ftengine.engine.device import Device
 from ftengine.engine.evaluate import add_figures, evaluate_run
 from ftengine.engine.experiment import Experiment
+from ftengine.engine.finite import require_finite_answers, require_finite_weights
 from ftengine.engine.lookout import watched
 from ftengine.engine.merge import MERGED_DTYPES, MergeReport, check_merge, merge_into
 from ftengine.engine.prepared_data import ReadyTask, check_inputs, inferring, ready_task
@@ -24,6 +26,7 @@ from ftengine.plugins.distributions import BLOCK_VARIABLE
 from ftengine.plugins.registry import AUTO, Registry
 from ftengine.report.write import conclude, verdict_of
 from ftengine.run.directory import RunDirectory
+from ftengine.run.environment import versions
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import Environment, EvaluationResult, TrainedPart, Verdict
 
@@ -169,6 +172,8 @@ class Run:
         Raises:
             DataError: an example cannot be answered; the message has its number.
             InputError: an option is unknown to the task.
+            RunError: weights are not finite.
+            TrainingError: an answer is not.
         """
         device, ready, loaded = self._model(base)
         task, size = inferring(ready.task), batch_size or self.recipe.train.batch_size
@@ -176,9 +181,23 @@ class Run:
         while chunk := list(islice(stream, size)):
             check_inputs(ready.task, chunk, lambda i, first=done + 1: f"example {first + i}")  # type: ignore[misc]
             with device.inference(loaded):
-                answers = task.infer(loaded, chunk, options)
+                answers = list(task.infer(loaded, chunk, options))
+            require_finite_answers(answers, done + 1)
             yield from answers
             done += len(chunk)
+
+    def answering(self, *, base: bool, options: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return what this run's answers depend on, the rows aside: the fields of `AnswerOrigin`."""
+        model = self.recipe.model
+        settings = {"loader": model.loader, "dtype": model.dtype, "options": dict(options or {})}
+        return {
+            "ftengine": versions()["ftengine"],
+            "run": str(self.path),
+            "model": "base" if base else "tuned",
+            "trained": content_of_files(self.trained),
+            "base": self.facts.base,
+            "settings": {**settings, "precision": Device.open(self.recipe).precision.name},
+        }
 
     @contextmanager
     def model(self, *, base: bool = False) -> Iterator[LoadedModel]:
@@ -257,11 +276,13 @@ class Run:
         device, ready = Device.open(self.recipe), self.without_model(check_source=True)
         loaded = load_base(ready, self.facts, self.trained)
         if base:
+            require_finite_weights(loaded, f"the base of run {str(self.path)!r}")
             loaded.module.requires_grad_(False)  # so that all of it is kept in the compute dtype
             device.place(loaded)
             return device, ready, loaded
         # What trains is float32 from here on, so that nothing of it is rounded.
         load_trained_part(prepare_strategy(device, ready.experiment, loaded, ready.task), loaded, self.trained)
+        require_finite_weights(loaded, f"run {str(self.path)!r}")
         self._ready = device, ready, loaded
         return self._ready
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.data.read import Rows, file_columns, plain, read_rows
+from ftengine.engine.answer_origin import AnswerOrigin
 from ftengine.engine.answer_tables import ANSWER, TABLES, require_format, write_table
 from ftengine.engine.finished import Run
 from ftengine.engine.prepared_data import check_inputs, inferring
@@ -74,7 +75,8 @@ def predict_file(
 ) -> PredictionReport:
     """Answer every row of a file into another, as JSONL whose lines are written as they are made, or as a table.
 
-    A table (CSV, TSV, Parquet) is made of `OUTPUT.part`, JSONL that is then removed, once all rows are answered.
+    A table (CSV, TSV, Parquet) is made of `OUTPUT.part`, JSONL that is then removed, once all rows are answered. What
+    made the answers is written beside them (`AnswerOrigin`).
 
     Args:
         output: the file, whose ending says its format.
@@ -82,7 +84,7 @@ def predict_file(
         The other arguments are those of `predict_rows`.
 
     Raises:
-        RunError: `output` exists (without resume, or as a table), or holds lines of another input.
+        RunError: `output` exists (without resume, or as a table), something else made it, or it holds other lines.
         InputError: the ending of `output` is no format.
         DataError, InputError: as `predict_rows`; the output is not made then.
     """
@@ -94,15 +96,19 @@ def predict_file(
     if as_table and output.exists():
         raise RunError(f"output {str(output)!r} exists and is finished. Name another file.")
     with _alone(output):
+        origin = AnswerOrigin.of(run.answering(base=base, options=options), source, rows, run.task)
+        if resume and lined.is_file() and lined.stat().st_size:
+            origin.require_same(output)
         kept = _kept(lined, rows, resume)
         lines = _answered(run, rows, kept, base=base, batch_size=batch_size, options=options)
         written = 0
         try:
             first = next(lines, None)  # whatever is wrong with model or options shows before the file is made
             if first is not None:
+                origin.write_beside(output)
                 with open(lined, "a", encoding="utf-8") as file:
                     for line in chain([first], lines):
-                        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                        file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
                         file.flush()
                         written += 1
             if as_table:

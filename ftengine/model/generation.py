@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
 
-from ftengine.errors import DataError, InputError, did_you_mean
+from ftengine.errors import DataError, InputError, TrainingError, did_you_mean
 from ftengine.model.chat import end_of_turn, has_template
 from ftengine.model.modes import evaluating, seeded
 from ftengine.model.token_loss import is_encoder_decoder
@@ -55,8 +56,9 @@ def generate(
     Raises:
         DataError: a prompt leaves no room for its answer.
         InputError: the model cannot generate.
+        TrainingError: its logits are not finite.
     """
-    from transformers import GenerationConfig
+    from transformers import GenerationConfig, LogitsProcessorList
 
     module: Any = loaded.module
     if not hasattr(module, "generate"):
@@ -87,10 +89,24 @@ def generate(
             input_ids=pad(prompts, filler, left=not apart).to(device),
             attention_mask=attention_mask(prompts, left=not apart).to(device),
             generation_config=config,
+            logits_processor=LogitsProcessorList([_require_finite]),
         )
     # An encoder-decoder's output begins with the token that its decoder starts from.
     answers = output[:, 1 if apart else longest :].tolist()
     return [answer[: next((i for i, token in enumerate(answer) if token in stop), None)] for answer in answers]
+
+
+def _require_finite(tokens: Tensor, logits: Tensor) -> Tensor:
+    """Refuse logits among which there is no likeliest token: NaN, or infinite; some may be ruled out by -infinity.
+
+    As `generate` calls it, with (batch, length) tokens so far and (batch, vocabulary) logits of the next, returned.
+    """
+    if not bool(logits.amax(-1).isfinite().all()):
+        raise TrainingError(
+            "the model's logits are not finite, so that it has no likeliest token. Compute in float32 "
+            "(train.precision; predict --precision float32), or look at the base model and at what training did to it."
+        )
+    return logits
 
 
 def complete(

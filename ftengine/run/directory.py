@@ -144,9 +144,9 @@ class RunDirectory:
             remove(path)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl, of finite numbers and nulls."""
         with writing(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(line, allow_nan=False) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """Read metrics.jsonl; a last line cut off by a kill is left out (RunError: another line is damaged)."""
@@ -168,7 +168,7 @@ class RunDirectory:
     def keep_metrics(self, up_to_step: int) -> None:
         """Drop the lines after a step, which a resumed run writes again."""
         kept = [line for line in self.metrics() if line["step"] <= up_to_step]
-        self.write_text("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        self.write_text("metrics.jsonl", "".join(json.dumps(line, allow_nan=False) + "\n" for line in kept))
 
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> Path:

@@ -23,6 +23,7 @@ from ftengine.api import (
 from ftengine.data.encoding import EncodedSplit
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import TrainSection
+from ftengine.run.record import each, without_nan
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Setup:
     events: Callable[[Event], None]
 
     def record(self, event: type[Stepped] | type[Validated], line: dict[str, Any]) -> None:
-        """Write a line of metrics.jsonl and tell of it, in the main process."""
+        """Write a line of metrics.jsonl and tell of it, in the main process; what is undefined is null."""
+        line = each(line, without_nan)
         if self.accelerator.is_main_process:
             self.run.append_metrics(line)
             self.events(event(self.run.path, line["step"], line))

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from contextlib import nullcontext
 
 import pandas
@@ -160,6 +161,7 @@ def test_predict_writes_a_table_and_continues(ftengine, run, chat_rows, tmp_path
     ftengine("predict", run, "--input", chat_rows, "--output", lines, *options)
     rows = [json.loads(line) for line in lines.read_text().splitlines()]
     (tmp_path / f"{table.name}.part").write_text("".join(lines.read_text().splitlines(keepends=True)[:16]))
+    shutil.copy(f"{lines}.origin.json", f"{table}.origin.json")
     ftengine("predict", run, "--input", chat_rows, "--output", table, *options, "--resume")
     if suffix == ".parquet":
         found = pandas.read_parquet(table)
@@ -168,7 +170,9 @@ def test_predict_writes_a_table_and_continues(ftengine, run, chat_rows, tmp_path
     assert list(found.columns) == ["messages", "prediction.completion"]
     assert found["prediction.completion"].tolist() == [row["prediction"]["completion"] for row in rows]
     assert [json.loads(text) for text in found["messages"]] == [row["messages"] for row in rows]
-    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([lines.name, table.name])
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
+        f"{name}{ending}" for name in (lines.name, table.name) for ending in ("", ".origin.json")
+    )
     again = ftengine("predict", run, "--input", chat_rows, "--output", table, *options, "--resume", code=2)
     assert "exists and is finished" in again.stderr
 

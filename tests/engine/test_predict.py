@@ -11,6 +11,7 @@ from pyarrow import parquet
 from ftengine import fine_tune, load_run
 from ftengine.api import SilentListener
 from ftengine.cli import main
+from ftengine.engine.answer_origin import content_of_input
 from ftengine.engine.predict import predict_file
 from ftengine.errors import DataError, RunError
 from ftengine.plugins.registry import Registry
@@ -40,11 +41,22 @@ def test_a_run_of_rounded_figures_can_answer_in_float32(label_recipe, tmp_path):
 def predict(tmp_path):
     """Answer a file's text by a classifier whose scores are given; return the output."""
 
-    def call(name, content, output="out.csv", labels=("a", "b"), on_error="fail", meanwhile=lambda: None, columns=None):
+    def call(
+        name,
+        content,
+        output="out.csv",
+        labels=("a", "b"),
+        on_error="fail",
+        meanwhile=lambda: None,
+        columns=None,
+        **asked,
+    ):
         source = tmp_path / name
         source.write_text(content)
         answer = {"label": labels[0], "scores": {label: 1 / len(labels) for label in labels}}
         registry = Registry()
+        made = {"ftengine": "0", "run": "run", "trained": "t", "base": {"weights": "w"}, "settings": {"precision": "p"}}
+        made |= asked.pop("made", {})
         run = SimpleNamespace(
             recipe=SimpleNamespace(
                 data=DataSection(train="unused.jsonl", on_error=on_error, columns=columns or {}),
@@ -52,9 +64,10 @@ def predict(tmp_path):
             registry=registry,
             task=registry.build("task", "text-classification", "task"),
             listener=SilentListener(),
+            answering=lambda base, options: made | {"model": "base" if base else "tuned"},
             predict=lambda rows, **_: (meanwhile() or answer for _ in rows),
         )
-        predict_file(run, source, tmp_path / output)
+        predict_file(run, source, tmp_path / output, **asked)
         return tmp_path / output
 
     return call
@@ -68,7 +81,11 @@ def test_two_processes_do_not_write_one_output(predict, suffix):
 
     written = predict("rows.csv", "text\ngoal\n", f"out.{suffix}", meanwhile=rival)
     assert len(written.read_text().splitlines()) == (1 if suffix == "jsonl" else 2)
-    assert sorted(file.name for file in written.parent.iterdir()) == [f"out.{suffix}", "rows.csv"]
+    assert sorted(file.name for file in written.parent.iterdir()) == [
+        f"out.{suffix}",
+        f"out.{suffix}.origin.json",
+        "rows.csv",
+    ]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
@@ -158,3 +175,57 @@ def test_a_column_named_like_the_answer_keeps_the_name_that_the_run_gives_it(pre
 def test_malformed_rows_are_left_out_where_the_recipe_says_so(predict):
     output = predict("rows.csv", "text,id\ngoal,1\na,b,c\n", on_error="skip")
     assert [row["text"] for row in csv.DictReader(output.open())] == ["goal"]
+
+
+def spoilt(text):
+    """Return the first line of a file of answers, and the half of another."""
+    first, second, *_ = text.splitlines(keepends=True)
+    return first + second[: len(second) // 2]
+
+
+@pytest.mark.parametrize("output", ["out.jsonl", "out.csv"])
+def test_what_made_answers_stands_beside_them_and_nothing_else_continues_them(predict, tmp_path, output):
+    rows = "text\ngoal\nshare\nfilm\n"
+    whole = predict("rows.csv", rows, "whole.jsonl").read_text()
+    origin = (tmp_path / "whole.jsonl.origin.json").read_text()
+    lined = tmp_path / (output if output == "out.jsonl" else f"{output}.part")
+    lined.write_text(spoilt(whole))
+    with pytest.raises(RunError, match=rf"'{output}\.origin\.json', which says what made it, does not stand"):
+        predict("rows.csv", rows, output, resume=True)
+    (tmp_path / f"{output}.origin.json").write_text(origin)
+    others = (
+        ({"base": True}, "the tuned model answered, and now the base model would"),
+        ({"made": {"trained": "other"}}, "its trained part differs"),
+        ({"made": {"base": {"weights": "other"}}}, "of the base model, the weights differ"),
+        ({"made": {"settings": {"precision": "other"}}}, "precision was 'p' and is 'other'"),
+        ({"made": {"settings": {"precision": "p", "options": {"seed": 1}}}}, "options.seed was not given and is 1"),
+    )
+    for asked, message in others:
+        with pytest.raises(RunError, match=message):
+            predict("rows.csv", rows, output, resume=True, **asked)
+    with pytest.raises(RunError, match=r"the input was another .*its rows differ"):
+        predict("rows.csv", rows.replace("film", "ball"), output, resume=True)
+    with pytest.raises(RunError, match=r"the input was another .*3 rows, now 4"):
+        predict("rows.csv", f"{rows}ball\n", output, resume=True)
+    assert lined.read_text() == spoilt(whole)
+    written = predict("rows.csv", rows, output, resume=True, made={"run": "moved", "ftengine": "1"})
+    assert len(written.read_text().splitlines()) == 3 + (output == "out.csv")
+
+
+def test_what_made_an_output_that_is_gone_says_nothing_of_the_next(predict, tmp_path):
+    predict("rows.csv", "text\ngoal\nshare\n", "out.jsonl").unlink()
+    written = predict("rows.csv", "text\nball\n", "out.jsonl", resume=True, made={"trained": "other"})
+    assert json.loads((tmp_path / "out.jsonl.origin.json").read_text())["trained"] == "other"
+    assert len(written.read_text().splitlines()) == 1
+
+
+def test_a_file_that_rows_name_belongs_to_them(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"first")
+    rows = [{"image": str(tmp_path / "a.png")}, {"image": {"path": str(tmp_path / "a.png"), "bytes": None}}]
+    task = Registry().build("task", "image-classification", "task")
+    for row in rows:
+        before = content_of_input([row], task)
+        (tmp_path / "a.png").write_bytes(b"other")
+        assert content_of_input([row], task) != before
+        (tmp_path / "a.png").write_bytes(b"first")
+        assert content_of_input([row], task) == before

@@ -1,0 +1,125 @@
+"""What made a file of answers, in a file beside it: what `--resume` continues, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import xxhash
+
+from ftengine.api import Example, Task
+from ftengine.data.read import Rows, file_columns
+from ftengine.data.row_hashes import to_json
+from ftengine.errors import RunError, shown
+from ftengine.model.fingerprints import changes
+from ftengine.run.directory import RunDirectory
+from ftengine.run.record import Record, flat, validated
+
+SUFFIX = ".origin.json"
+"""What the file's name adds to that of the answers."""
+
+
+class AnswerOrigin(Record):
+    """What answers depend on.
+
+    Args:
+        ftengine, run, source: version, folder and input file, to be read by people: they may change.
+        model: "tuned" or "base".
+        trained: hash of the trained part's files, labels and task among them.
+        base: fingerprint of the base model.
+        settings: how it is loaded and what it computes in, and the options of the task that were given.
+        rows: how many the input has; `content` is a hash of them, and of the files that they name.
+    """
+
+    file: ClassVar[str] = SUFFIX
+    ftengine: str | None
+    run: str
+    source: str
+    model: str
+    trained: str
+    base: dict[str, Any]
+    settings: dict[str, Any]
+    rows: int
+    content: str
+
+    @classmethod
+    def of(cls, made: Mapping[str, Any], source: str | Path, rows: Rows, task: Task) -> AnswerOrigin:
+        """Return what answers to rows depend on; `made` is what `Run.answering` says."""
+        return cls(**made, source=str(source), rows=len(rows), content=content_of_input(rows, task))
+
+    @staticmethod
+    def beside(output: Path) -> Path:
+        """Return the file's place beside answers."""
+        return output.with_name(output.name + SUFFIX)
+
+    def write_beside(self, output: Path) -> None:
+        """Write it atomically (RunError: it cannot be written)."""
+        RunDirectory(output.parent).write_json(self.beside(output).name, self.to_json())
+
+    def require_same(self, output: Path) -> None:
+        """Refuse to continue answers that something else made (RunError: says what)."""
+        file = self.beside(output)
+        if not file.is_file():
+            raise RunError(
+                f"output {str(output)!r} cannot be continued: {file.name!r}, which says what made it, does not stand "
+                "beside it. Restore that, or name another file."
+            )
+        if differing := self._differences(AnswerOrigin.read_file(file)):
+            raise RunError(
+                f"output {str(output)!r} cannot be continued, since something else began it: {'; '.join(differing)}. "
+                "Repeat what began it, or name another file; this one is left as it is."
+            )
+
+    @classmethod
+    def read_file(cls, file: Path) -> AnswerOrigin:
+        """Read the file (RunError: it is damaged)."""
+        return validated(cls, RunDirectory(file.parent).read_json(file.name), file)
+
+    def _differences(self, begun: AnswerOrigin) -> list[str]:
+        found = []
+        if begun.model != self.model:
+            found.append(f"the {begun.model} model answered, and now the {self.model} model would")
+        found += [f"of the base model, {what} differ" for what in changes(begun.base, self.base)]
+        if begun.trained != self.trained:
+            runs = f"run {begun.run!r} was another" if begun.run == self.run else f"run {begun.run!r}, not {self.run!r}"
+            found.append(f"{runs} (its trained part differs)")
+        was, now = flat(begun.settings), flat(self.settings)
+        keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+        found += [f"{key} was {_told(was, key)} and is {_told(now, key)}" for key in keys]
+        if (begun.rows, begun.content) != (self.rows, self.content):
+            count = f"{begun.rows:,} rows, now {self.rows:,}" if begun.rows != self.rows else "its rows differ"
+            named = "" if begun.source == self.source else f"{begun.source!r} and not {self.source!r}, "
+            found.append(f"the input was another ({named}{count})")
+        return found
+
+
+def _told(settings: Mapping[str, Any], key: str) -> str:
+    return shown(settings[key]) if key in settings else "not given"
+
+
+def content_of_input(rows: Iterable[Example], task: Task) -> str:
+    """Return a hash of rows, and of the files that they name."""
+    digest, columns = xxhash.xxh3_128(), file_columns(task)
+    for row in rows:
+        digest.update(to_json(row).encode())
+        for value in (row.get(column) for column in columns):
+            path = value.get("path") if isinstance(value, Mapping) else value
+            if isinstance(path, str) and Path(path).is_file():
+                _add(digest, Path(path))
+    return digest.hexdigest()
+
+
+def content_of_files(folder: Path) -> str:
+    """Return a hash of a folder's files."""
+    digest = xxhash.xxh3_128()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{file.relative_to(folder)}\0{file.stat().st_size}\0".encode())
+        _add(digest, file)
+    return digest.hexdigest()
+
+
+def _add(digest: Any, file: Path) -> None:
+    with file.open("rb") as opened:
+        while piece := opened.read(1 << 20):
+            digest.update(piece)
