@@ -6,22 +6,28 @@ positions begin again; flash attention computes each sequence by itself then, ot
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ftengine.errors import RecipeError
-from ftengine.model.modes import evaluating, widen
-from ftengine.model.token_loss import IGNORED, logits_of
+from ftengine.model.in_float32 import in_float32
+from ftengine.model.modes import evaluating
+from ftengine.model.token_loss import IGNORED, states_of
 
-CHECKED_TOKENS = 32
-"""Of each of two examples, by which a model is checked; their logits are small beside a batch's."""
+CHECKED = (64, 1, 31)
+"""Tokens of the examples by which a model is checked: one longer than convolutions and short windows reach, one that
+they reach across, and one behind both."""
 
-ROUNDINGS, FLOOR = 4, 1e-4
-"""A packed example may differ from the same in a batch by so many times what it does when it is computed alone, and by
-at least so much in any case (8 epsilons of a dtype that has fewer digits)."""
+LIMIT = 1e-5
+"""Largest difference of a packed token's state from that of the same example alone, relative to its size.
+
+Both are computed in float32, where the models of transformers that keep examples apart differ by at most 2e-6.
+"""
 
 
 class Packer:
@@ -43,7 +49,7 @@ class Packer:
         Raises:
             RecipeError: the model's output for packed examples is another than for each alone.
         """
-        if len(batch["input_ids"]) > 1 and model not in self._checked:
+        if model not in self._checked:
             _require_apart(model, batch)
             self._checked.add(model)
         labels = batch["labels"].clone()
@@ -59,26 +65,45 @@ def _in_one_row(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _require_apart(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
-    two = {key: batch[key][:2, :CHECKED_TOKENS] for key in ("input_ids", "attention_mask")}
-    kept = two["attention_mask"].bool()
-    second, count = kept[1], int(kept[1].sum())
-    with evaluating(model):
-        outputs = logits_of(model, two)
-        expected = widen(outputs)[1, -len(second) :][second]  # behind what a strategy puts in front
-        alone = widen(logits_of(model, {key: values[1:, second] for key, values in two.items()}))[0, -count:]
-        try:
-            packed = widen(logits_of(model, _in_one_row(two)))
-        except TypeError:  # no position_ids
-            packed = expected.new_zeros(1, 0)
-    torch.clear_autocast_cache()  # casts made here have no graph
-    limit = max(FLOOR, 8 * torch.finfo(outputs.dtype).eps, ROUNDINGS * _apart(alone, expected))
-    if packed.shape[1] != kept.sum() or _apart(packed[0, -count:], expected) > limit:
+    tokens = batch["input_ids"][batch["attention_mask"].bool()]
+    tokens = tokens.repeat(-(-sum(CHECKED) // len(tokens)))[: sum(CHECKED)]
+    examples = [{"input_ids": part[None]} for part in tokens.split(CHECKED)]
+    positions = torch.cat([torch.arange(count, device=tokens.device) for count in CHECKED])
+    try:
+        with evaluating(model), in_float32(model), _visible(model):
+            alone = [states_of(model, {**x, "attention_mask": torch.ones_like(x["input_ids"])}) for x in examples]
+            packed = states_of(model, {"input_ids": tokens[None], "position_ids": positions[None]})
+    except Exception as error:  # a forward without position_ids, or one that has no float32, fails in any way
+        raise RecipeError(
+            f"task.packing is true, and {type(model).__name__} (as the strategy prepared it) cannot be asked in "
+            f"float32 whether it keeps packed examples apart ({type(error).__name__}: {error}). Set task.packing to "
+            "false."
+        ) from error
+    finally:
+        torch.clear_autocast_cache()  # casts made here have no graph
+    whole = packed.shape[1] == sum(CHECKED) == sum(part.shape[1] for part in alone)
+    if not whole or not _apart(packed[0], torch.cat(alone, 1)[0]) <= LIMIT:
         raise RecipeError(
             f"task.packing is true, and {type(model).__name__} (as the strategy prepared it) computes other outputs "
             "for examples that are packed into one row than for each alone. Set task.packing to false."
         )
 
 
+@contextmanager
+def _visible(model: nn.Module) -> Iterator[None]:
+    """Put small numbers in place of trainable tensors of zeros: what a strategy adds, and has no effect at first."""
+    generator, zeros = torch.Generator().manual_seed(0), list[tuple[nn.Parameter, Tensor]]()
+    for parameter in model.parameters():
+        if parameter.requires_grad and not isinstance(parameter, DTensor) and not parameter.any():
+            zeros.append((parameter, parameter.data))
+            parameter.data = (torch.randn(parameter.shape, generator=generator) / 50).to(parameter)
+    try:
+        yield
+    finally:
+        for parameter, own in zeros:
+            parameter.data = own
+
+
 def _apart(own: Tensor, expected: Tensor) -> float:
-    """Return the root mean square by which a token's logits differ, relative to their own, of the worst token."""
+    """Return the root mean square by which a token's state differs, relative to its own, of the worst token."""
     return float(((own - expected).square().mean(-1) / expected.square().mean(-1)).max().sqrt())

@@ -284,6 +284,15 @@ def _head_inputs(model: nn.Module, head: nn.Module, inputs: Mapping[str, Tensor]
     return seen[0]
 
 
+def states_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return what a model's output head reads, (B, T, H), or its logits where the head is not known to be a module."""
+    head = _output_head(model)
+    try:
+        return logits_of(model, inputs) if head is None else _head_inputs(model, head, inputs)
+    except IndexError:  # the head was not called
+        return logits_of(model, inputs)
+
+
 def is_encoder_decoder(model: nn.Module) -> bool:
     """Say whether a model reads one sequence and writes another."""
     return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))

@@ -4,10 +4,25 @@ import pytest
 import torch
 from test_token_loss import build, gradients, make_batch, plain
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM, OPTConfig, OPTForCausalLM
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    FalconH1Config,
+    FalconH1ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from ftengine.api import Criterion
 from ftengine.errors import RecipeError
+from ftengine.model.in_float32 import in_float32
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
 
 SMALL = {"vocab_size": 101, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -43,9 +58,101 @@ def test_loss_and_gradients_are_those_of_padded_examples():
             torch.testing.assert_close(gradient, wanted[name], rtol=1e-9, atol=1e-12)
 
 
-def test_models_that_do_not_keep_examples_apart_are_refused():
+HYBRID = {**SMALL, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+STATES = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "num_key_value_heads": 2}
+LEAKING = {
+    "OPT": lambda: OPTForCausalLM(OPTConfig(**OPT, num_attention_heads=4)),
+    "BLOOM": lambda: BloomForCausalLM(BloomConfig(**SMALL, hidden_size=32, n_layer=2, n_head=4)),
+    "Mamba": lambda: MambaForCausalLM(MambaConfig(**SMALL, hidden_size=32, num_hidden_layers=2, state_size=4)),
+    "LFM2": lambda: Lfm2ForCausalLM(
+        Lfm2Config(**HYBRID, num_key_value_heads=2, layer_types=["conv", "full_attention"])
+    ),
+    "Falcon-H1": lambda: FalconH1ForCausalLM(FalconH1Config(**HYBRID, **STATES)),
+    "a module": Own,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", LEAKING)
+def test_models_that_do_not_keep_examples_apart_are_refused_in_every_dtype(name, dtype):
     torch.manual_seed(0)
-    sequential = MambaForCausalLM(MambaConfig(**SMALL, hidden_size=32, num_hidden_layers=2, state_size=4))
-    for model in (OPTForCausalLM(OPTConfig(**OPT, num_attention_heads=4)), sequential, Own()):
-        with pytest.raises(RecipeError, match=r"packing is true, and .* computes other outputs for examples"):
+    model = LEAKING[name]().to(dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16), pytest.raises(RecipeError):
+        loss(model, make_batch())
+
+
+class Leaking(LlamaForCausalLM):
+    """A row's first token has a share of every state behind it."""
+
+    share = 0.0
+
+    def get_output_embeddings(self):
+        return self.lm_head
+
+    def forward(self, *args, **kwargs):
+        def leak(module, args):
+            states = args[0].clone()
+            states[:, 64:] += self.share * states[:, :1]
+            return (states,)
+
+        with self.model.norm.register_forward_pre_hook(leak):
+            return super().forward(*args, **kwargs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_smallest_leak_that_is_let_through_is_that_of_the_documentation(dtype):
+    model = build(Leaking, dtype=dtype)
+    for share, packs in ((5e-6, True), (5e-5, False)):
+        model.share, found = share, []
+        try:
             loss(model, make_batch())
+            found.append(True)
+        except RecipeError:
+            found.append(False)
+        assert found == [packs]
+
+
+def test_what_a_strategy_adds_is_asked_although_it_starts_at_zero():
+    class Reader(nn.Module):
+        """A share of the row's first state, times a matrix of zeros."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(32, 32))
+
+        def forward(self, states):
+            return states + states[:, :1] @ self.weight.to(states.dtype)
+
+    model = build(dtype=torch.float32).requires_grad_(False)
+    model.model.norm = nn.Sequential(model.model.norm, Reader())
+    with pytest.raises(RecipeError):
+        loss(model, make_batch())
+    assert not model.model.norm[1].weight.any()
+
+
+def test_a_model_is_asked_in_float32_and_is_afterwards_what_it_was():
+    model = build(dtype=torch.bfloat16, tie_word_embeddings=True)
+    before = dict(model.named_parameters())
+    seen = []
+    model.model.layers[0].mlp.register_forward_hook(lambda part, args, y: seen.append((y.dtype, part.up_proj.weight)))
+    with torch.autocast("cpu", torch.bfloat16), in_float32(model), torch.no_grad():
+        wide = model(**{key: make_batch()[key] for key in ("input_ids", "attention_mask")}).logits
+        assert model.model.layers[1].mlp.up_proj.weight.dtype is torch.bfloat16  # one block at a time
+    assert wide.dtype is torch.float32
+    assert [(dtype, weight.dtype) for dtype, weight in seen] == [(torch.float32, torch.float32)]
+    assert all(parameter is before[name] for name, parameter in model.named_parameters())
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    with torch.no_grad():
+        exact = build(dtype=torch.bfloat16, tie_word_embeddings=True).float()
+        expected = exact(**{key: make_batch()[key] for key in ("input_ids", "attention_mask")}).logits
+    assert torch.equal(wide, expected)
+
+
+def test_attention_that_knows_halves_alone_is_replaced_while_a_model_is_asked():
+    model = build(dtype=torch.bfloat16)
+    asked = []
+    model.config._attn_implementation = "flash_attention_2"
+    model.set_attn_implementation = lambda kind: asked.append(kind)
+    with in_float32(model):
+        pass
+    assert asked == ["sdpa", "flash_attention_2"]

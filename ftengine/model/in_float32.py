@@ -1,0 +1,94 @@
+"""A model that computes in float32 for a while, for checks that must tell a fault from rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+HALVES = (torch.bfloat16, torch.float16)
+
+Held = list[tuple[dict[str, Any], str, Tensor]]
+"""Weights of half precision that float32 stands in for: whose they are, under which name."""
+
+
+@contextmanager
+def in_float32(model: nn.Module) -> Iterator[None]:
+    """Have a model compute in float32 whatever its weights are held in: without autocast, and without flash attention.
+
+    Weights of half precision are widened where they stand, without a change to the model's own. So that memory holds
+    no second model, those of a block (a member of a module list) are widened while it computes; the rest, embeddings
+    and output head, all the while (of a sharded model, while it computes). Packed integers stay what they are: their
+    layers unpack to the dtype of their input.
+
+    A model that reaches into a block from outside, without calling it, raises what torch does where dtypes differ.
+    """
+    blocks = _blocks(model)
+    inside = {part for block in blocks for part in block.modules()}
+    rest = [part for part in model.modules() if part not in inside]
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(_without_flash(model))
+        stack.callback(_restore, _widen(rest))
+        for unit, parts in ((model, rest), *((block, list(block.modules())) for block in blocks)):
+            held = Held()
+            stack.callback(_restore, held)  # an error inside leaves it widened
+            for handle in (
+                unit.register_forward_pre_hook(lambda *_, held=held, parts=parts: held.extend(_widen(parts))),
+                # Before FSDP takes its weights away, as after it gave them.
+                unit.register_forward_hook(lambda *_, held=held: _restore(held), prepend=True),
+            ):
+                stack.callback(handle.remove)
+        yield
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the members of module lists, outermost ones, each once."""
+    found, inside = list[nn.Module](), set[nn.Module]()
+    for part in model.modules():
+        if part not in inside and isinstance(part, nn.ModuleList):
+            found += [block for block in dict.fromkeys(part) if block not in inside]
+            inside.update(part.modules())
+    return found
+
+
+def _widen(parts: Iterable[nn.Module]) -> Held:
+    held, made = Held(), dict[int, Tensor]()
+    for part in parts:
+        kinds: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+        for tensors in kinds:
+            for name, tensor in tensors.items():
+                if tensor is None or tensor.dtype not in HALVES or isinstance(tensor, DTensor):
+                    continue
+                held.append((tensors, name, tensor))
+                if id(tensor) not in made:  # a tied one is widened once
+                    wide = tensor.detach().float()
+                    made[id(tensor)] = nn.Parameter(wide, False) if tensors is part._parameters else wide
+    for tensors, name, tensor in held:
+        tensors[name] = made[id(tensor)]
+    return held
+
+
+def _restore(held: Held) -> None:
+    while held:
+        tensors, name, tensor = held.pop()
+        tensors[name] = tensor
+
+
+@contextmanager
+def _without_flash(model: Any) -> Iterator[None]:
+    """Have a model of transformers compute attention by torch's own function where it would by a kernel of halves."""
+    asked = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    if not (isinstance(asked, str) and "flash" in asked):
+        yield
+        return
+    model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(asked)
