@@ -82,7 +82,10 @@ class Rows:
     def _row(self, stored: dict[str, Any]) -> dict[str, Any]:
         if ROW in stored:
             stored = json.loads(stored[ROW])
-            row = {name: stored.get(column) for name, column in self.names.items()}
+            moved = {name: stored.get(column) for name, column in self._moved.items()}
+            for column in self._moved.values():
+                stored.pop(column, None)
+            row = {**self._blank, **stored, **moved}
         else:
             values = {name: _without_nulls(stored[column]) for name, column in self.names.items()}
             row = {name: _named(self._categories.get(self.names[name]), value) for name, value in values.items()}
@@ -92,6 +95,15 @@ class Rows:
     def _lines(self) -> np.ndarray:
         """The column of places; `dataset[LINE]` would copy what the data set says of its columns at each access."""
         return self.dataset.select_columns(LINE).with_format("numpy")[:][LINE]
+
+    @cached_property
+    def _blank(self) -> dict[str, None]:
+        return dict.fromkeys(self.names)
+
+    @cached_property
+    def _moved(self) -> dict[str, str]:
+        """Columns that have another name in the file, by their names."""
+        return {name: column for name, column in self.names.items() if name != column}
 
     @cached_property
     def _categories(self) -> dict[str, Any]:
