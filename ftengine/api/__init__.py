@@ -42,6 +42,7 @@ from ftengine.api.abilities import (
 from ftengine.api.audit import Audit, AuditedData, AuditedRows
 from ftengine.api.augmenter import Augmenter, AugmenterConfig, InputAugmenter, RandomSource, TextAugmenter
 from ftengine.api.callback import BeforeStep, Callback, Event, Failed, Finished, Saved, Started, Stepped, Validated
+from ftengine.api.comparing import comparable
 from ftengine.api.component import Component, Config
 from ftengine.api.criterion import Criterion
 from ftengine.api.display import Display, Finding, Line, LineChart, Matrix, Table
@@ -194,6 +195,7 @@ __all__ = [
     "View",
     "WeighsExamples",
     "WorksOnParts",
+    "comparable",
     "find_personal",
     "iterate",
     "place_of",

@@ -15,14 +15,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ftengine.api import BrokenRow, ExplainsFiles, Reader, Row, place_of
+from ftengine.api import BrokenRow, ExplainsFiles, Reader, Row, comparable, place_of
 from ftengine.data.cache_folder import ROWS, entry_of
 from ftengine.errors import DataError, PluginError
 from ftengine.plugins.blame import named
 from ftengine.plugins.registry import Factory
 from ftengine.plugins.returned import described, each, wrong
 
-CACHE_FORMAT = 5
+CACHE_FORMAT = 6
 """Part of every cache key; raised when the same file would be stored in another way."""
 
 SHOWN_SKIPS = 20
@@ -146,6 +146,7 @@ class Reading:
         for column in columns:
             if not isinstance(column, str):
                 raise wrong(self.make(), "read", column, "rows whose columns are texts")
+        check_free(self.source, list(columns))
         return {"columns": list(columns), "skipped": {"count": skipped, "first": first}}
 
     def _write_columns(self, found: Any, target: Any) -> dict[str, Any]:
@@ -228,6 +229,12 @@ def _in_batches(rows: Iterable[tuple[str, bytes]]) -> Iterator[tuple[list[str], 
 
 
 def check_free(source: str, columns: Sequence[str]) -> None:
-    for name in (LINE, ROW):
-        if name in columns:
+    """Refuse columns that cannot be told apart, or have a name that ftengine keeps for itself (DataError)."""
+    seen: dict[str, str] = {}
+    for name in columns:
+        if name in (LINE, ROW):
             raise DataError(f"{source} has a column {name!r}; ftengine keeps this name for itself. Rename the column.")
+        key = comparable(name).strip()
+        if key in seen:
+            raise DataError(f"{source} has columns {seen[key]!a} and {name!a}, which look alike. Rename or remove one.")
+        seen[key] = name

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from ftengine.api import comparable
 from ftengine.data.cache import BATCH_ROWS
 from ftengine.data.distinct import Distinct
 
@@ -78,9 +79,9 @@ class Near:
 
 
 def normalised(text: str) -> list[str]:
-    """Return a text's words and signs without case, punctuation and compatibility forms."""
+    """Return a text's words and signs without case, punctuation, compatibility forms and what is not drawn."""
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
+        text = unicodedata.normalize("NFKC", comparable(text))
     return _WORD.findall(text.casefold())
 
 

@@ -6,13 +6,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
-from ftengine.api import Task
+from ftengine.api import Task, comparable
 from ftengine.data.read import NO_SKIPS, Rows, plain
 
 to_json = json.JSONEncoder(sort_keys=True, default=plain).encode
+
+
+def key_of(value: Any) -> str:
+    """Return a value as JSON by which it is compared: texts as `comparable` makes them."""
+    text = to_json(value)
+    return to_json(comparable(value)) if "\\u" in text else text
 
 
 @dataclass(frozen=True)
@@ -60,9 +67,9 @@ def fingerprints(rows: Rows, task: Task, seed: int) -> tuple[np.ndarray, np.ndar
     nothing = bytes(8)
     for row in rows:
         view = task.view(row)
-        digests += blake2b(f"{seed} {to_json(view.identity)}".encode(), digest_size=16).digest()
+        digests += blake2b(f"{seed} {key_of(view.identity)}".encode(), digest_size=16).digest()
         label = view.label
-        targets += nothing if label is None else blake2b(to_json(label).encode(), digest_size=8).digest()
+        targets += nothing if label is None else blake2b(key_of(label).encode(), digest_size=8).digest()
     return np.frombuffer(bytes(digests), dtype="S16"), np.frombuffer(bytes(targets), dtype=np.int64)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ftengine.api import comparable
 from ftengine.data.read import Rows
-from ftengine.data.row_hashes import to_json
+from ftengine.data.row_hashes import key_of
 from ftengine.errors import DataError, did_you_mean
 
 
@@ -27,7 +28,8 @@ def _require(rows: Rows, column: str) -> None:
 def values(rows: Rows, column: str) -> np.ndarray:
     """Return a hash for each row, of dtype S16, that rows of one value share (DataError: there is none).
 
-    Values are read as names of labels are: without white space around them, and 7, "7" and 7.0 are one.
+    Values are read as names of labels are: without white space around them, and 7, "7" and 7.0 are one, as are values
+    that look alike (`comparable`, and any white space for another).
     """
     _require(rows, column)
     hashes = bytearray()
@@ -45,7 +47,9 @@ def _name(value: Any) -> str:
     if value is None or value != value:  # a NaN
         return ""
     # pandas writes the whole numbers of a column with gaps as 7.0.
-    return _WHOLE.sub(r"\1", value.strip()) if isinstance(value, str) else to_json(value)
+    if isinstance(value, str):
+        return _WHOLE.sub(r"\1", " ".join(comparable(value).split()))
+    return key_of(value)
 
 
 _WHOLE = re.compile(r"^([+-]?\d+)\.0+$")

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from runs import Forked
 
+from ftengine.api import comparable
 from ftengine.data import cache as row_cache
 from ftengine.data.read import read_rows
 from ftengine.data.split import read_for
@@ -110,7 +111,9 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-objects = st.lists(st.dictionaries(st.text(), json_values, max_size=4), min_size=1, max_size=8)
+objects = st.lists(st.dictionaries(st.text(), json_values, max_size=4), min_size=1, max_size=8).filter(
+    lambda rows: len(names := {name for row in rows for name in row}) == len({comparable(x).strip() for x in names})
+)
 
 
 @given(objects, st.sampled_from([None, 1]), st.booleans())

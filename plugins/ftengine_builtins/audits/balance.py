@@ -14,7 +14,7 @@ SHOWN = 5
 
 
 class Balance(Audit):
-    """How labels are spread over the splits: rare ones, missing ones, and ones that differ in case only."""
+    """How labels are spread over the splits: rare ones, missing ones, alike ones, missing values as labels."""
 
     name = "balance"
 
@@ -40,6 +40,7 @@ class Balance(Audit):
             figures = {"splits": splits, "missing": missing[:SHOWN_LABELS]}
             yield Finding(kind="labels", level="note", text=text, figures=figures)
         yield from _alike(counts)
+        yield from _missing(counts)
         yield _table(counts)
 
 
@@ -67,6 +68,19 @@ def _alike(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
         shown = listed([f"{label!r} ({total[label]:,})" for label in labels])
         text = f"Labels {shown} differ in case or white space only, and count as {len(labels)}; are they one?"
         yield Finding(kind="labels", level="note", text=text, figures={label: total[label] for label in labels})
+
+
+MISSING = frozenset({"nan", "none", "null", "na", "n/a", "nil", "#n/a", "-", "?", "<na>", "nat", "missing"})
+"""What programs write where there is no value."""
+
+
+def _missing(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
+    total = sum(counts.values(), Counter[str]())
+    if found := {label: total[label] for label in sorted(total) if label.casefold() in MISSING}:
+        shown = listed([f"{label!r} ({count:,})" for label, count in found.items()])
+        text = f"Label{'' if len(found) == 1 else 's'} {shown} may stand for a missing value, and would be learnt as a "
+        text += "class."
+        yield Finding(kind="labels", level="note", text=text, figures=found)
 
 
 def _table(counts: Mapping[str, Counter[str]]) -> Table:

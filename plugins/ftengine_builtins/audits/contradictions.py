@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Audit, AuditedData, AuditedRows, Finding, View
+from ftengine.api import Audit, AuditedData, AuditedRows, Finding, View, comparable
 from ftengine.api.figures import counted
 
 ALARM = 0.02
@@ -73,7 +73,7 @@ def _answer(view: View) -> Any:
 
 
 def _hash(value: Any) -> int:
-    digest = blake2b(repr(value).encode(errors="surrogatepass"), digest_size=8).digest()
+    digest = blake2b(repr(comparable(value)).encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True) or 1
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -48,9 +48,17 @@ class ArrowReader(FileReader):
 def _batches(kind: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.RecordBatchReader:
     import pyarrow as pa
 
+    _require_one_of_each([field.name for field in schema], "columns")
     for field in schema:
-        list(_parts(field))  # decodes all names, of which Arrow does not ask before they are read
+        for _, type_ in _parts(field):  # decodes all names, of which Arrow does not ask before they are read
+            if pa.types.is_struct(type_):
+                _require_one_of_each([type_.field(i).name for i in range(type_.num_fields)], f"parts of {field.name!r}")
     return pa.RecordBatchReader.from_batches(schema, _read(kind, batches))
+
+
+def _require_one_of_each(names: Sequence[str], what: str) -> None:
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise BrokenRow("", f"has two {what} that are named {twice!r}; rename one")
 
 
 def _read(kind: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from ftengine.api import BrokenRow, FileReader, Row, redact_short, text_lines
+from ftengine.errors import shown
 
 
 class JsonLinesReader(FileReader):
@@ -23,7 +25,9 @@ class JsonLinesReader(FileReader):
                 yield BrokenRow(line, problem)
             elif text.strip():
                 try:
-                    yield _row(line, json.loads(text.rstrip("\r\n")))
+                    yield _row(line, _STRICT.decode(text.rstrip("\r\n")))
+                except _Doubled as error:
+                    yield BrokenRow(line, str(error))
                 except RecursionError:
                     yield BrokenRow(line, _TOO_DEEP)
                 except ValueError as error:  # JSONDecodeError, or a number with thousands of digits
@@ -62,7 +66,8 @@ def _json_list(text: _JsonWindow) -> Iterator[Row | BrokenRow]:
     number = 0
     while separator != "]":
         text.peek()  # go to where the object begins, for its line
-        yield _row(f"[{number}]", text.value())
+        value, problem = text.value()
+        yield BrokenRow(f"[{number}]", problem) if problem else _row(f"[{number}]", value)
         number += 1
         separator = text.peek()
         if separator not in (",", "]"):
@@ -94,15 +99,19 @@ class _JsonWindow:
                 return self.text[self.at : self.at + 1]
             self._grow()
 
-    def value(self) -> Any:
-        """Pass over one JSON value and return it."""
+    def value(self) -> tuple[Any, str]:
+        """Pass over one JSON value and return it, and what is wrong with it though it is JSON, or ""."""
+        decoder, problem = _STRICT, ""
         while True:
             try:
-                value, end = _DECODER.raw_decode(self.text, self.at)
+                value, end = decoder.raw_decode(self.text, self.at)
                 # A number at the window's edge may go on behind it.
                 if end < len(self.text) or self.ended:
                     self.skip(end - self.at)
-                    return value
+                    return value, problem
+            except _Doubled as error:
+                decoder, problem = _DECODER, str(error)  # where the value ends is still to be found
+                continue
             except RecursionError:
                 raise BrokenRow(self.line, _TOO_DEEP) from None
             except ValueError as error:
@@ -122,6 +131,19 @@ class _JsonWindow:
         self.at = 0
 
 
+class _Doubled(Exception):
+    """An object has a key twice, of which JSON's readers silently keep one value."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        count = Counter(key for key, _ in pairs)
+        raise _Doubled(f"the key {shown(next(key for key in count if count[key] > 1))} stands twice in one object")
+    return found
+
+
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
+_STRICT = json.JSONDecoder(object_pairs_hook=_object)
 _TOO_DEEP = "not valid JSON: nested too deeply"

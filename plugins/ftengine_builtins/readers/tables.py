@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from ftengine.api import BrokenRow, Config, FileReader, Row, redact_short, text_lines
+from ftengine.api import BrokenRow, Config, FileReader, Row, comparable, redact_short, text_lines
 
 _NAMED = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _QUOTED = re.compile(r'"(?:[^"]|"")*"?')
@@ -83,7 +83,7 @@ def _rows(source: str, delimiter: str) -> Iterator[Row | BrokenRow]:
                 first.append(text)
             yield text
 
-    header: list[str] = []
+    header, again = list[str](), list[str]()
     for start, fields in _records(csv.reader(lines(), delimiter=delimiter, strict=True)):
         problem = undecodable[0] if undecodable else fields if isinstance(fields, BrokenRow) else None
         if problem is fields and (hint := _other_separator(delimiter, first)):
@@ -94,6 +94,7 @@ def _rows(source: str, delimiter: str) -> Iterator[Row | BrokenRow]:
             if len(set(header)) < len(header):
                 twice = next(name for name in header if header.count(name) > 1)
                 raise BrokenRow(start, f"two columns are named {twice!r}")
+            again = comparable(header)
         elif problem is not None and not header:
             raise problem  # without a header no row has names
         elif problem is not None:
@@ -102,6 +103,8 @@ def _rows(source: str, delimiter: str) -> Iterator[Row | BrokenRow]:
             wrong = f"{len(fields)} fields, but the header has {len(header)}: {redact_short(header)}"
             hint = _other_separator(delimiter, header).rstrip(".")
             yield BrokenRow(start, f"{wrong}.{hint}" if hint else wrong + _why_fields(delimiter, header))
+        elif fields and comparable(fields) == again:
+            yield BrokenRow(start, "the header stands here again, as where files were joined")
         elif fields:  # a blank line has none
             yield Row(start, {name: field or None for name, field in zip(header, fields, strict=True)})
 

@@ -4,36 +4,52 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from typing import Any
 
-from ftengine.api import Example
+from ftengine.api import Example, comparable
 from ftengine.errors import DataError, did_you_mean, shown
 
 SHOWN_NAMES = 10
+_TRUTHS = frozenset({"false", "true"})
+_SPACE = re.compile(r"\s")
 _DECIMAL_COMMA = re.compile(r"\s*([-+]?\d[\d.]*),(\d+)\s*")
 
 
 def kind_of(values: Iterable[Any]) -> str:
     """Say what kind of label these values are: "multi", "regression" or "single".
 
-    A list among them means several labels a row. Numbers of which one has a fractional part, also as text,
-    mean regression. Everything else, whole numbers included, means one label of several.
+    A list among them means several labels a row. Where most are numbers, also as text, and one has a fractional part,
+    they mean regression, and what is no number is for `read_number` to refuse. Everything else, whole numbers
+    included, means one label of several.
     """
-    numeric, fractional = True, False
+    numbers, others, fractional = 0, 0, False
     for value in values:
         if isinstance(value, (list, tuple, set)):
             return "multi"
         number = as_number(value)
-        numeric = numeric and number is not None
+        numbers += number is not None
+        others += number is None and not _is_not_finite(value)
         fractional = fractional or (number is not None and not number.is_integer())
-    return "regression" if numeric and fractional else "single"
+    return "regression" if fractional and numbers > others else "single"
+
+
+def _is_not_finite(value: Any) -> bool:
+    """Say whether a value is a NaN or an infinite number, also as text."""
+    try:
+        return isinstance(value, (float, str)) and not math.isfinite(float(value))
+    except ValueError:
+        return False
 
 
 def as_number(value: Any) -> float | None:
     """Return a finite number, also from text, or None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+    if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)):
+        return None
+    if isinstance(value, str) and "_" in value:  # Python reads 1_5 as 15
         return None
     try:
         number = float(value)
@@ -49,13 +65,16 @@ def with_point(value: Any) -> str:
 
 
 def read_name(value: Any) -> str:
-    """Return the name of a single label: text, a whole number, or true and false (DataError: it is none of these)."""
+    """Return the name of a single label: text, a whole number, or true and false (DataError: it is none of these).
+
+    White space around it is left out.
+    """
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, (float, Decimal)) and math.isfinite(value) and value == int(value):
         value = int(value)
     name = str(value).strip() if isinstance(value, (int, str)) else ""
-    if not name:
+    if not comparable(name).strip():
         raise DataError(f"the label is {shown(value)}; it must be text or a whole number.")
     return name
 
@@ -89,6 +108,8 @@ def read_number(value: Any) -> float:
     number = as_number(value)
     if number is None:
         hint = f": write {point}, as a decimal comma is not read" if (point := with_point(value)) else ""
+        if isinstance(value, str) and not hint:
+            hint = ". Where labels are names of classes, say so: task.kind=single"
         raise DataError(f"the label is {shown(value)}; regression needs a finite number{hint}.")
     return number
 
@@ -111,21 +132,70 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: (int(name), name)) if whole else sorted(names))
 
 
+def looks(name: str) -> str:
+    """Return what a reader takes a name for: `comparable`, without compatibility forms, any white space a blank.
+
+    Whole numbers are in one form ("7.0" and "07" as "7"; pandas writes those of a column with gaps with a fraction),
+    and true and false in small letters.
+    """
+    shape = _SPACE.sub(" ", unicodedata.normalize("NFKC", comparable(name))).strip()
+    number = as_number(shape)
+    if number is not None and number.is_integer() and abs(number) < 2**53:
+        return str(int(number))
+    return shape.lower() if shape.lower() in ("true", "false") else shape
+
+
+def one_spelling(names: Mapping[str, int]) -> set[str]:
+    """Return names but for those that look like a more frequent one; rows with these are for `encode` to refuse.
+
+    Where all the others are numbers, a text that is not a finite number ("nan") is no name either, and true and false
+    are none beside 0 and 1, or these beside them, whichever are fewer.
+    """
+    best: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: (-names[name], name)):
+        best.setdefault(looks(name), name)
+    found = {name for name in best.values() if not _is_not_finite(name)}
+    truths = {name for name in found if looks(name) in _TRUTHS}
+    if truths and {*map(looks, found - truths)} in ({"0"}, {"1"}, {"0", "1"}):
+        found = max(truths, found - truths, key=lambda part: sum(names[name] for name in part))
+    numbers = all(as_number(name) is not None or name in truths for name in found)
+    return found if len(found) > 1 and numbers else set(best.values())
+
+
 def unknown_label(name: str, names: tuple[str, ...]) -> DataError:
-    """Make the error for a label that training does not have."""
+    """Make the error for a label that training does not have, or has in another spelling."""
+    if twin := next((known for known in names if looks(known) == looks(name)), None):
+        return DataError(
+            f"label {_exactly(name)} looks like {_exactly(twin)}, which more rows of training have, but is another "
+            "text, and so would be another class. Write both alike."
+        )
+    numbers = all(as_number(known) is not None for known in names)
+    if (numbers and _is_not_finite(name)) or {*map(looks, (name, *names))} <= {"0", "1", *_TRUTHS}:
+        kind = "a finite number" if numbers else "true or false"
+        return DataError(
+            f"label {name!r} is not {kind}, as most labels of training are. Correct it, or leave the row out."
+        )
     known = ", ".join(map(repr, names[:SHOWN_NAMES])) + (", …" if len(names) > SHOWN_NAMES else "")
     point = with_point(name)
     hint = f" If its comma is a decimal one, write {point}." if point else did_you_mean(name, names)
     return DataError(f"label {name!r} does not occur in training; there are {len(names)} labels: {known}.{hint}")
 
 
+def _exactly(name: str) -> str:
+    """Return a name with its code points where these are not seen."""
+    return repr(name) if repr(name) == ascii(name) else f"{name!r} ({name!a})"
+
+
 def refuse_new_labels(
     splits: Mapping[str, Iterable[Example]], names_of: Callable[[Example], Iterable[str]], names: tuple[str, ...]
 ) -> None:
-    """Refuse a label that occurs outside of training alone. Raises DataError, which names label and split."""
-    known = set(names)
+    """Refuse a label that occurs outside of training alone. Raises DataError, which names label and split.
+
+    One that only looks like a label of training is left to `encode`, so that such rows can be skipped.
+    """
+    known, alike = set(names), {looks(name) for name in names}
     for split, rows in splits.items():
         for row in rows if split != "train" else ():
             for name in names_of(row):
-                if name not in known:
+                if name not in known and looks(name) not in alike:
                     raise DataError(f"{unknown_label(name, names)} It stands in the {split} split alone.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from ftengine_builtins.tasks.class_labels import (
     as_number,
     in_order,
     kind_of,
+    one_spelling,
     read_name,
     read_names,
     read_number,
@@ -99,8 +101,11 @@ class LabelledTask(Task):
         kind = self.kind_of(splits["train"]) if self.config.kind == "auto" else self.config.kind
         if kind == "regression":
             return Labels(kind, (self.config.label,))
-        names = in_order(name for row in splits["train"] for name in self._names(row, kind))
+        names = in_order(one_spelling(Counter(name for row in splits["train"] for name in self._names(row, kind))))
         if not names or (kind == "single" and len(names) == 1):
+            for row in splits["train"] if not names else ():
+                if (value := row.get(self.config.label)) is not None:
+                    self._read_names(value, kind)  # says what is wrong with the first one, and where that is
             found = f"only the label {names[0]!r}" if names else "no label"
             raise DataError(f"the training data has {found} in column {self.config.label!r}; at least two are needed.")
         if self.config.kind == "auto" and kind == "single":
@@ -202,15 +207,18 @@ class LabelledTask(Task):
         """Yield a row's label names; none where the label cannot be read."""
         value = example.get(self.config.label)
         try:
-            yield from read_names(value, self.config.separator) if kind == "multi" else [read_name(value)]
+            yield from self._read_names(value, kind)
         except DataError:
             return
+
+    def _read_names(self, value: Any, kind: str) -> list[str]:
+        return read_names(value, self.config.separator) if kind == "multi" else [read_name(value)]
 
     def _target(self, example: Example) -> int | float | list[int]:
         value = example.get(self.config.label)
         if self.kind == "regression":
             return read_number(value)
-        names = read_names(value, self.config.separator) if self.kind == "multi" else [read_name(value)]
+        names = self._read_names(value, self.kind)
         for name in names:
             if name not in self.labels.ids:
                 raise unknown_label(name, self.labels.names)

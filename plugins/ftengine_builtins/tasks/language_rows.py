@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from ftengine.api import Example, Recognised, View
+from ftengine.api import Example, Recognised, View, comparable
 from ftengine.errors import DataError, shown
 from ftengine.model.chat import Message, is_trained, read_messages
 from ftengine_builtins.tasks.recognising import first_of, renamed
@@ -193,8 +193,9 @@ def read_text(example: Example, name: str) -> str:
         raise DataError(f"`{name}` is {shown(value)} but `{other}` is text; {both}.")
     if not isinstance(value, str):
         raise DataError(f"`{name}` is {shown(value)}; it must be text.")
-    if not value.strip():
-        raise DataError(f"`{name}` is empty; it must hold some text.")
+    if not comparable(value).strip():
+        what = "holds nothing that is drawn" if value.strip() else "is empty"
+        raise DataError(f"`{name}` {what}; it must hold some text.")
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from ftengine.model import raw_outputs, widen
 from ftengine.model.token_loss import IGNORED
 from ftengine.model.tokens import encode_words, length_limit, stack_tokens
 from ftengine_builtins.tasks import tagged_rows
-from ftengine_builtins.tasks.class_labels import in_order, refuse_new_labels, unknown_label
+from ftengine_builtins.tasks.class_labels import in_order, one_spelling, refuse_new_labels, unknown_label
 from ftengine_builtins.tasks.iob2 import OUTSIDE, completed, entities, foreign_tag, has_entities, is_iob2
 from ftengine_builtins.tasks.modes import evaluated, refuse_options
 from ftengine_builtins.tasks.tagged_rows import Tagged, read_tagged, read_words
@@ -64,14 +65,15 @@ class TokenClassification(Task):
 
         Fewer than two tags, tags of another scheme, and one that training lacks, are refused (DataError).
         """
-        found = {tag for example in splits["train"] for tag in self._tags_of(example)}
+        counts = Counter(tag for example in splits["train"] for tag in self._tags_of(example))
+        found = one_spelling(counts)
         if self.config.scheme == "auto":
             if (other := foreign_tag(found)) is not None:
                 raise DataError(
                     f"tag {other!r} is not of the IOB2 scheme (O, B-NAME, I-NAME), though others look like it. Convert "
                     "the tags, or take them as they are with task.scheme: plain."
                 )
-            found = completed(found) if is_iob2(found) else found
+            found = completed(_entity_tags(counts)) if is_iob2(found) else found
         if len(found) < 2:
             only = f"only the tag {found.pop()!r}" if found else "no tags"
             raise DataError(f"the training data has {only}; at least two are needed.")
@@ -177,3 +179,11 @@ class TokenClassification(Task):
             found = [(tag, i, i + 1) for i, tag in enumerate(tags) if tag is not None]
         spans = [(row.words[start][0], row.words[stop - 1][1], kind) for kind, start, stop in found]
         return [{"start": a, "end": b, "label": kind, "text": row.text[a:b]} for a, b, kind in spans]
+
+
+def _entity_tags(counts: Mapping[str, int]) -> Iterator[str]:
+    """Yield a tag for each entity's name, of names that look alike for the most frequent."""
+    names = Counter[str]()
+    for tag, count in counts.items():
+        names.update({tag[2:]: count} if tag != OUTSIDE else {})
+    yield from (f"B-{name}" for name in one_spelling(names))

@@ -119,7 +119,7 @@ def test_numbers_with_decimal_commas_are_not_taken_for_names():
     assert labels(["1,762", "3", "many"]).names == ("1,762", "3", "many")
 
 
-@pytest.mark.parametrize("values", [["a", "a"], [3], [], [None, None], [{}]])
+@pytest.mark.parametrize("values", [["a", "a"], [3], [], [None, None]])
 def test_fewer_than_two_labels_are_refused(values):
     with pytest.raises(DataError, match=r"only the label '\w'|no label.* in column 'label'; at least two"):
         labels(values)

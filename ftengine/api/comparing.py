@@ -1,0 +1,26 @@
+"""Text as it is compared, so that what looks the same is the same."""
+
+import re
+import unicodedata
+from typing import Any
+
+# Code points with Unicode's property Default_Ignorable_Code_Point (DerivedCoreProperties.txt, 16.0): zero-width and
+# bidirectional marks, soft hyphens, variation selectors. The tags behind a black flag say whose it is, and stay.
+_INVISIBLE = re.compile(
+    r"(\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]+\U000e007f)|"
+    r"[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    r"\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+
+
+def comparable(value: Any) -> Any:
+    """Return text composed (Unicode's form NFC) and without characters that are not drawn, such as U+200B.
+
+    Of lists and mappings, keys included, every text; anything else comes back as it is. For keys only: what is not
+    drawn may matter to a reader (Persian, emoji) and to a tokenizer.
+    """
+    if isinstance(value, str):
+        return value if value.isascii() else unicodedata.normalize("NFC", _INVISIBLE.sub(r"\1", value))
+    if isinstance(value, dict):
+        return {comparable(key): comparable(item) for key, item in value.items()}
+    return [comparable(item) for item in value] if isinstance(value, (list, tuple)) else value
