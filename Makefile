@@ -19,7 +19,7 @@ PYTEST_OPTIONS = -q -n logical --maxprocesses=$(WORKERS) --dist loadfile --no-lo
 PLUGINS := .venv-plugins
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow test-plugins test-adapterhub test-lowest faults fuzz sanitize lint docs bench clean
+.PHONY: help env demo test test-slow test-plugins test-peers test-lowest faults fuzz sanitize lint docs bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -60,8 +60,9 @@ $(PLUGINS)/.installed: plugins/requirements.txt | $(INSTALLED)
 
 # AdapterHub's library pins an older transformers, so it lives in an environment of its own.
 HUB := .venv-adapterhub
-test-adapterhub: $(COMPILED) $(HUB)/.installed ## compare bottleneck adapters with AdapterHub's library
-	OMP_NUM_THREADS=1 FTENGINE_ADAPTERHUB_PYTHON=$(CURDIR)/$(HUB)/bin/python $(BIN)/python -m pytest -q tests/adapterhub
+test-peers: $(COMPILED) $(HUB)/.installed ## open what ftengine saves in PEFT, transformers, AdapterHub, timm, …, and the reverse
+	OMP_NUM_THREADS=1 FTENGINE_ADAPTERHUB_PYTHON=$(CURDIR)/$(HUB)/bin/python \
+	    $(BIN)/python -m pytest $(PYTEST_OPTIONS) tests/peers plugins/ftengine-peft
 
 $(HUB)/.installed: Makefile
 	$(PYTHON) -m venv --clear $(HUB)

@@ -15,12 +15,17 @@ from torch import Tensor
 from ftengine import api
 from ftengine.errors import BaseMismatch, RunError, json_of_file
 from ftengine.model import save_tensors
+from ftengine_peft.methods import IGNORED
+from ftengine_peft.options import OWNED
 from ftengine_peft.targets import TASK_TYPES, modules_to_save
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 EMBEDDINGS = ("embed_tokens", "lm_head")
 """Names of embeddings whose own weights PEFT saves beside an adapter of theirs."""
+
+PLAIN_INITS = frozenset({"gaussian", "kaiming_uniform", "lycoris", "orthogonal", "xavier_uniform"})
+"""Initialisations that leave the base as it is."""
 
 CHOOSING = frozenset({"exclude_modules", "layers_pattern", "layers_to_transform", "target_modules"})
 """Options that choose modules, in which files and recipes may differ in words; the tensors' names tell."""
@@ -76,21 +81,31 @@ def require_same(config: PeftConfig, options: Iterable[str], directory: Path) ->
     if not isinstance(stored, dict) or stored.get("peft_type") != own["peft_type"]:
         kind = stored.get("peft_type") if isinstance(stored, dict) else type(stored).__name__
         raise RunError(f"{str(file)!r} describes {kind!r}, not {own['peft_type']!r}.")
-    for name in options:
-        if name in CHOOSING or re.search("dropout|init", name):
+    skipped = OWNED | CHOOSING | IGNORED.get(own["peft_type"], frozenset())
+    for name in sorted((own.keys() | stored.keys()) - skipped):
+        found, expected = _sorted(stored.get(name, own.get(name))), _sorted(own.get(name))
+        if found == expected or (_unset(found) and _unset(expected)) or _only_begins(name, found, expected):
             continue
-        found, expected = _sorted(stored.get(name, own[name])), _sorted(own[name])
-        if found != expected:
-            raise BaseMismatch(
-                f"{str(file)!r} has {name} {found!r}, the model is prepared with {expected!r}. "
-                f"Set strategy.{name} to what the file says."
-            )
+        known = f"Set strategy.{name} to what the file says." if name in options else "Use that adapter with PEFT."
+        raise BaseMismatch(f"{str(file)!r} has {name} {found!r}, the model is prepared with {expected!r}. {known}")
 
 
 def as_stored(config: PeftConfig) -> dict[str, Any]:
     """Return a configuration as its file holds it."""
     content: dict[str, Any] = json.loads(json.dumps(config.to_dict(), default=sorted))
     return content
+
+
+def _unset(value: Any) -> bool:
+    return value is None or value is False or value in ("", [], {})
+
+
+def _only_begins(name: str, *values: Any) -> bool:
+    """Say whether an option acts in training alone, or decides what the stored tensors began as, and nothing more."""
+    if "dropout" in name:
+        return True
+    # By a word, PEFT may change the base's weights (pissa), or compute in another way (bat).
+    return "init" in name and all(not isinstance(value, str) or value in PLAIN_INITS for value in values)
 
 
 def _sorted(value: Any) -> Any:

@@ -26,6 +26,7 @@ from ftengine_builtins.loaders.heads import (
     predicted_fresh,
 )
 from ftengine_builtins.loaders.quiet import reading
+from ftengine_builtins.strategies.adapter_config import CONFIG_FILE, OWN_CONFIG_FILE
 
 MOST_LAYERS, COUNTS_LAYERS = 10_000, re.compile("layer|block|depth|expert")
 """Layers and experts at most, and what the keys of their numbers have in them."""
@@ -197,13 +198,14 @@ def require_possible(config: Mapping[str, Any], source: str) -> None:
 
 def refuse_adapter(folder: Path, source: str) -> None:
     """Refuse a folder with an adapter in it, which transformers would apply unasked (SourceError: names its base)."""
-    file = folder / "adapter_config.json"
-    if file.exists():
-        base = read_json(file, source).get("base_model_name_or_path") or "unknown"
-        raise SourceError(
-            f"{source!r} holds an adapter (adapter_config.json), trained on {base!r}. "
-            "Give the base as model.source, or merge the adapter into it first."
-        )
+    for file in (folder / CONFIG_FILE, folder / OWN_CONFIG_FILE):
+        if file.exists():
+            about = read_json(file, source)
+            base = about.get("base_model_name_or_path") or about.get("model_name") or "unknown"
+            raise SourceError(
+                f"{source!r} holds an adapter ({file.name}), trained on {base!r}. "
+                "Give the base as model.source, or merge the adapter into it first."
+            )
 
 
 def stored_tensors(file: Path, source: str) -> dict[str, Shape]:

@@ -13,8 +13,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from torch import Tensor, nn
 
 from ftengine.api import Config, LoadedModel, Strategy
-from ftengine.errors import BaseMismatch, NoMatch, RecipeError
-from ftengine.model import copy_into, regex
+from ftengine.errors import BaseMismatch, NoMatch, RecipeError, RunError
+from ftengine.model import TRAINED_FILE, copy_into, regex
 from ftengine_builtins.strategies import adapterhub_format
 from ftengine_builtins.strategies.adapter_config import follow, require_base_of, require_same
 from ftengine_builtins.strategies.adapter_layers import Bottleneck, Init, Reads, initialise, insert, switched_off
@@ -156,14 +156,24 @@ class Adapter(Strategy):
         return switched_off(loaded.module)
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
-        """Write an AdapterHub adapter: configuration and weights, and the head's where a head trains."""
-        head, inside = self._whole(loaded)
-        adapterhub_format.write_tensors(directory, adapterhub_format.WEIGHTS_FILE, self._tensors(loaded.module))
+        """Write an AdapterHub adapter: configuration and weights, and the head's where a head trains.
+
+        Of a model that AdapterHub does not know, the same under names of ftengine's own.
+        """
+        (head, inside), own = self._whole(loaded), self._own(loaded.module)
+        weights = TRAINED_FILE if own else adapterhub_format.WEIGHTS_FILE
+        adapterhub_format.write_tensors(directory, weights, self._tensors(loaded.module))
         adapterhub_format.write_tensors(directory, adapterhub_format.NEW_MODULES_FILE, inside)
         if head:
             adapterhub_format.write_tensors(directory, adapterhub_format.HEAD_FILE, head)
-            adapterhub_format.write_head_config(directory, loaded.module, loaded.source)
-        adapterhub_format.write_config(directory, self._hub_config(), loaded.module, loaded.source)
+            if not own:
+                adapterhub_format.write_head_config(directory, loaded.module, loaded.source)
+        adapterhub_format.write_config(directory, self._hub_config(), loaded.module, loaded.source, own)
+
+    def _own(self, module: Any) -> bool:
+        """Say whether nothing but ftengine can run the result."""
+        kind = getattr(getattr(module, "config", None), "model_type", None)
+        return self.config.places is not None or kind not in adapterhub_format.MODEL_TYPES
 
     def _choose(self, module: nn.Module) -> list[Place]:
         config = self.config
@@ -234,8 +244,14 @@ class Adapter(Strategy):
         folder without such an adapter (RunError), and other options, keys or shapes (BaseMismatch).
         """
         adapter = adapterhub_format.read_config(directory)
-        require_same(self.config, adapter, SHARED, directory)
         module, origin = loaded.module, str(directory)
+        if adapter.name != adapterhub_format.NAME and self._own(module):
+            raise RunError(
+                f"the adapter in {origin!r} is AdapterHub's, of a {type(module).__name__}; its library is known to "
+                f"compute what ftengine does for {', '.join(sorted(adapterhub_format.MODEL_TYPES))} alone. Use that "
+                "adapter with the adapters library."
+            )
+        require_same(self.config, adapter, SHARED, directory)
         head, inside = self._whole(loaded)
         stored_head = adapterhub_format.read_head(directory)
         stored_inside = adapterhub_format.read_new_modules(directory)

@@ -1,4 +1,8 @@
-"""adapter_config.json, which PEFT and AdapterHub both write, and options that have to agree with one."""
+"""adapter_config.json, which PEFT and AdapterHub both write, and options that have to agree with one.
+
+What the library that reads such a file cannot run is written under names of ftengine's own, so that no folder
+claims to be what it is not.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +25,18 @@ if TYPE_CHECKING:
 CONFIG_FILE = "adapter_config.json"
 FACTS_FILE = "ftengine.json"
 """What a run writes beside an adapter of its own."""
+OWN_CONFIG_FILE = "trained_config.json"
+"""The same, beside weights in `trained.safetensors`, of what only ftengine runs."""
+
+
+def is_own(directory: Path) -> bool:
+    """Say whether a folder holds what only ftengine runs."""
+    return (directory / OWN_CONFIG_FILE).exists() and not (directory / CONFIG_FILE).exists()
 
 
 def read_content(directory: Path, kind: str) -> tuple[Any, Path]:
     """Return what adapter_config.json holds, and the file (RunError: it cannot be read as that of a `kind`)."""
-    file = directory / CONFIG_FILE
+    file = directory / (OWN_CONFIG_FILE if is_own(directory) else CONFIG_FILE)
     try:
         return json_of_file(file), file
     except FileNotFoundError:

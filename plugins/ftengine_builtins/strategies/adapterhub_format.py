@@ -2,6 +2,8 @@
 
 adapter_config.json and adapter.safetensors; head_config.json and model_head.safetensors for a head that
 trains. What else trains, within the base model, is in new_modules.safetensors, a file of ftengine's own.
+
+Of models that the library does not know, trained_config.json and trained.safetensors take the place of the first two.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from ftengine.errors import RunError
-from ftengine.model import read_tensors, save_tensors
+from ftengine.model import TRAINED_FILE, read_tensors, save_tensors
 from ftengine_builtins.strategies.adapter_config import (
     CONFIG_FILE,
+    OWN_CONFIG_FILE,
     AdapterFile,
+    is_own,
     read_content,
     refuse_unsupported,
     write_json,
@@ -34,6 +38,17 @@ NAME = "ftengine"
 VERSION = "adapters.1.3.0"
 """The version of the library whose files these are."""
 
+MODEL_TYPES = frozenset(
+    {
+        *("bert", "deberta-v2", "distilbert", "electra", "gpt2", "llama", "mistral"),
+        *("qwen2", "qwen3", "roberta", "t5", "vit", "xlm-roberta"),
+    }
+)
+"""Models that the library opens as they are and computes as transformers does (its DeBERTa v1 it does not).
+
+Among those whose sublayers ftengine knows.
+"""
+
 SUBLAYERS = {"attention": "mh_adapter", "output": "output_adapter", "cross": "cross_adapter"}
 """AdapterHub's switches, by kind of sublayer."""
 
@@ -44,12 +59,24 @@ INIT = {"identity": "mam_adapter", "bert": "bert", "houlsby": "houlsby"}
 _FIXED = {
     "original_ln_after": True,
     "residual_before_ln": True,
+    "adapter_residual_before_ln": False,
     "ln_before": False,
     "ln_after": False,
     "use_gating": False,
     "phm_layer": False,
     "inv_adapter": None,
     "stochastic_depth": 0.0,
+}
+_READ = frozenset(
+    {
+        *("architecture", "cross_adapter", "dropout", "is_parallel", "leave_out", "mh_adapter", "non_linearity"),
+        *("original_ln_before", "output_adapter", "reduction_factor", "scaling"),
+        *("init_weights", "init_weights_seed", "inv_adapter_reduction_factor"),  # how it started; of no inv_adapter
+    }
+)
+"""What else the library writes; keys that begin with `phm_` and the like belong to phm_layer."""
+_OF_PHM = frozenset({"factorized_phm_W", "factorized_phm_rule", "learn_phm", "shared_W_phm", "shared_phm_rule"}) | {
+    *("hypercomplex_nonlinearity", "phm_bias", "phm_c_init", "phm_dim", "phm_init_range", "phm_rank")
 }
 
 
@@ -84,6 +111,7 @@ def read_config(directory: Path) -> HubConfig:
     if config.get("architecture") is not None:
         raise RunError(f"{str(file)!r} describes {config['architecture']!r}; strategy adapter is for bottlenecks.")
     used = {key: config[key] for key, value in _FIXED.items() if key in config and config[key] != value}
+    used |= {key: value for key, value in config.items() if value and key not in _FIXED.keys() | _READ | _OF_PHM}
     if isinstance(config.get("scaling"), str):
         used["scaling"] = config["scaling"]  # "learned", "channel"
     before, parallel = config.get("original_ln_before"), config.get("is_parallel")
@@ -98,19 +126,19 @@ def read_config(directory: Path) -> HubConfig:
     return HubConfig.parse({**config, **own}, file, "AdapterHub")
 
 
-def write_config(directory: Path, config: HubConfig, module: nn.Module, source: str) -> None:
-    """Write adapter_config.json (RunError: it cannot be written)."""
+def write_config(directory: Path, config: HubConfig, module: nn.Module, source: str, own: bool) -> None:
+    """Write adapter_config.json, under another name where the library does not know the model (`own`; RunError)."""
     entries = {
         **_FIXED,
         **{switch: name in config.sublayers for name, switch in SUBLAYERS.items()},
         **config.model_dump(include={"non_linearity", "scaling", "dropout", "leave_out"}),
         "original_ln_before": config.placement == "pfeiffer",
         "is_parallel": config.placement == "parallel",
-        "adapter_residual_before_ln": False,
         "reduction_factor": _as_written(config.reduction_factor),
         "init_weights": INIT[config.init],
     }
-    write_json(Path(directory) / CONFIG_FILE, {**_about(module, source), "name": config.name, "config": entries})
+    file = Path(directory) / (OWN_CONFIG_FILE if own else CONFIG_FILE)
+    write_json(file, {**_about(module, source), "name": config.name, "config": entries})
 
 
 def write_head_config(directory: Path, module: nn.Module, source: str) -> None:
@@ -129,7 +157,8 @@ def key(location: str, inner: str, name: str = NAME) -> str:
 
 def read_weights(directory: Path, name: str) -> dict[str, Tensor]:
     """Read the adapter's tensors, its name replaced by `NAME` (RunError: damaged, or a pickle of more than tensors)."""
-    tensors = _read(Path(directory), WEIGHTS_FILE, PICKLE_FILE)
+    own = is_own(directory)
+    tensors = read_tensors(directory / TRAINED_FILE) if own else _read(directory, WEIGHTS_FILE, PICKLE_FILE)
     return {key.replace(f".adapters.{name}.", f".adapters.{NAME}."): tensor for key, tensor in tensors.items()}
 
 

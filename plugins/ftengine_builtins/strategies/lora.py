@@ -38,6 +38,8 @@ from ftengine_builtins.strategies.lora_layers import (
 from ftengine_builtins.strategies.peft_format import LoRAFile
 from ftengine_builtins.strategies.targets import ALL_LINEAR, freeze_base, param_groups, select
 
+PATTERNS = ("rank_pattern", "alpha_pattern")
+
 PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 """Dtypes of weights that an update can be added to."""
 
@@ -156,7 +158,7 @@ class LoRA(Strategy):
         module, config = loaded.module, self.config
         self._matches = select(loaded, config.targets, heads_are_welcome=config.start_from is not None)
         paths = list(dict.fromkeys(path for paths in self._matches.values() for path in paths))
-        for option in ("rank_pattern", "alpha_pattern"):
+        for option in PATTERNS if config.start_from is None else ():
             _require_effect(option, getattr(config, option), paths)
         for path in paths:
             _require_fit(path, module.get_submodule(path), config)
@@ -168,6 +170,9 @@ class LoRA(Strategy):
         if config.start_from is not None:
             require_base_of(Path(config.start_from), loaded)
             self.load(loaded, Path(config.start_from))
+            for option in PATTERNS:  # PEFT's files may hold some that match nothing
+                patterns = getattr(config, option)
+                setattr(config, option, {p: patterns[p] for p in patterns if p in _first(patterns, paths).values()})
 
     def matches(self) -> dict[str, list[str]]:
         return dict(self._matches)
@@ -245,9 +250,14 @@ def _matches(pattern: str, path: str) -> bool:
     return bool(matching([path], rf"(.*\.)?({pattern})", whole=True))
 
 
+def _first(patterns: Collection[str], paths: list[str]) -> dict[str, str | None]:
+    """Return for each path the first pattern that matches it, which counts."""
+    return {path: next((p for p in patterns if _matches(p, path)), None) for path in paths}
+
+
 def _require_effect(option: str, patterns: Collection[str], paths: list[str]) -> None:
     """Make sure that each pattern is the first to match some layer."""
-    first = {path: next((p for p in patterns if _matches(p, path)), None) for path in paths}
+    first = _first(patterns, paths)
     for pattern in patterns:
         matched = [path for path in paths if _matches(pattern, path)]
         if not matched:

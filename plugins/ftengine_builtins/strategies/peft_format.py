@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RunError
-from ftengine.model import copy_into, matches_name, read_tensors, save_tensors
+from ftengine.model import TRAINED_FILE, copy_into, matches_name, read_tensors, save_tensors
 from ftengine_builtins.strategies.adapter_config import (
     CONFIG_FILE,
+    OWN_CONFIG_FILE,
     AdapterFile,
+    is_own,
     read_content,
     refuse_unsupported,
     write_json,
@@ -51,6 +53,8 @@ class AdapterConfig(AdapterFile):
         ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision")
     ) | {"task_type"}
     """Keys that say nothing about what the adapter computes."""
+    harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """Keys that do, with the values under which it is what ftengine computes."""
 
     modules_to_save: list[str] | None = None
 
@@ -66,12 +70,20 @@ class AdapterConfig(AdapterFile):
 
     @classmethod
     def unsupported(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a file sets that this class does not know."""
+        """Return what a file sets that this class does not know, or knows to be another computation."""
         known = {field.alias or name for name, field in cls.model_fields.items()} | cls.without_effect
-        return {key: value for key, value in content.items() if value and key not in known}
+        return {
+            key: value
+            for key, value in content.items()
+            if key not in known and not any(_same(value, fine) for fine in cls.harmless.get(key, UNSET))
+        }
 
-    def write(self, directory: Path, loaded: LoadedModel, **others: Any) -> None:
-        """Write adapter_config.json (RunError): the adapter, its base, and `others` that ftengine does not read."""
+    def write(self, directory: Path, loaded: LoadedModel, own: bool = False, **others: Any) -> None:
+        """Write adapter_config.json (RunError): the adapter, its base, and `others` that ftengine does not read.
+
+        Args:
+            own: PEFT cannot run it, so the file has another name.
+        """
         task_type, module = TASK_TYPES.get(loaded.head), loaded.module
         mapping = {"base_model_class": type(module).__name__, "parent_library": type(module).__module__}
         content = {
@@ -84,7 +96,16 @@ class AdapterConfig(AdapterFile):
             "revision": None,
             "inference_mode": True,
         }
-        write_json(Path(directory) / CONFIG_FILE, content)
+        write_json(Path(directory) / (OWN_CONFIG_FILE if own else CONFIG_FILE), content)
+
+
+UNSET: tuple[Any, ...] = (None, False, 0.0, "", [], {})
+"""Values of options that are not used, of keys that are not known. A number of a layer or a token may be 0."""
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Say whether two values of a JSON file are the same: 0 is not false there."""
+    return type(value) is type(other) and value == other
 
 
 def _whole(number: float) -> float:
@@ -106,6 +127,14 @@ class LoRAFile(AdapterConfig):
         *("fan_in_fan_out", "megatron_core", "qalora_group_size", "runtime_config"),
         *("corda_config", "eva_config", "loftq_config", "lora_ga_config"),  # read only by their initialisations
     }
+    harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "bias": (None, "none"),
+        # Other initialisations change the base weights, so the adapter alone does not say what was trained.
+        "init_lora_weights": (None, True, False, "gaussian", "orthogonal", "eva", "mica"),
+        # Of PEFT's settings of a variant, an empty mapping means its defaults, not that it is off.
+        **dict.fromkeys(("arrow_config", "kasa_config", "monteclora_config", "use_bdlora", "velora_config"), (None,)),
+        "alora_invocation_tokens": (None,),
+    }
 
     rank: Rank = Field(alias="r")
     alpha: Alpha = Field(alias="lora_alpha")
@@ -116,15 +145,6 @@ class LoRAFile(AdapterConfig):
     rank_pattern: dict[str, Rank] = Field({})
     alpha_pattern: dict[str, Alpha] = Field({})
 
-    @classmethod
-    def unsupported(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        # Other initialisations change the base weights, so the adapter alone does not say what was trained.
-        harmless = {"bias": (None, "none"), "init_lora_weights": (None, True, False, "gaussian", "orthogonal", "eva")}
-        found = super().unsupported({key: value for key, value in content.items() if key not in harmless})
-        found |= {key: content[key] for key, values in harmless.items() if content.get(key) not in values}
-        one_layer = content.get("layers_to_transform") == 0  # a number of a layer, although it counts as false
-        return found | ({"layers_to_transform": 0} if one_layer else {})
-
 
 SHARED = ("rank", "alpha", "targets", "rslora", "dora", "rank_pattern", "alpha_pattern")
 """What an adapter's own config decides about a model that is prepared for it."""
@@ -132,6 +152,8 @@ SHARED = ("rank", "alpha", "targets", "rslora", "dora", "rank_pattern", "alpha_p
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
     """Read adapter_model.safetensors without adapter names in keys (RunError: it is missing, damaged, or a pickle)."""
+    if is_own(directory):
+        return read_tensors(directory / TRAINED_FILE)
     if not (directory / WEIGHTS_FILE).exists() and (directory / PICKLE_FILE).exists():
         raise RunError(
             f"{str(directory / PICKLE_FILE)!r} is a pickle, which can run code when it is read; only {WEIGHTS_FILE} is "
@@ -145,9 +167,10 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     return named
 
 
-def write_weights(directory: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write adapter_model.safetensors, in float32."""
-    save_tensors({key: tensor.float() for key, tensor in tensors.items()}, Path(directory) / WEIGHTS_FILE)
+def write_weights(directory: Path, tensors: Mapping[str, Tensor], own: bool = False) -> None:
+    """Write adapter_model.safetensors, in float32; under another name where PEFT cannot run it (`own`)."""
+    file = Path(directory) / (TRAINED_FILE if own else WEIGHTS_FILE)
+    save_tensors({key: tensor.float() for key, tensor in tensors.items()}, file)
 
 
 def lora_tensors(loaded: LoadedModel) -> dict[str, Tensor]:

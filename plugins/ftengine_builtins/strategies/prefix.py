@@ -41,6 +41,7 @@ class Prefix(VirtualTokenStrategy):
     """Keys and values before those of the text in every layer of a frozen model (Li & Liang 2021, arXiv:2101.00190).
 
     For decoders, and for encoders that take a cache (BERT, RoBERTa). Unlike a LoRA, it changes outputs from the start.
+    Of a language model it is saved as PEFT's; with a head of labels PEFT cannot run it.
     """
 
     name = "prefix"
@@ -81,6 +82,10 @@ class Prefix(VirtualTokenStrategy):
         become(stack, Prefixed)
         # Checkpointed layers get no cache: they compute again what they would have put into it.
         loaded.module.supports_gradient_checkpointing = False  # type: ignore[assignment]
+
+    def own(self, loaded: LoadedModel) -> bool:
+        # PEFT 0.21 gives classifiers their cache by a name that transformers has changed, and refuses them.
+        return loaded.head != "causal-lm"
 
     def reopened(self) -> dict[str, Any]:
         return super().reopened() | {"projection": None}  # what it came to is in the adapter

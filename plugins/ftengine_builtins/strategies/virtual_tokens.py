@@ -124,6 +124,10 @@ class VirtualTokenStrategy(Strategy):
         """Return what PEFT's config says, the virtual tokens as PEFT has them, and what else it asks of the config."""
         raise NotImplementedError
 
+    def own(self, loaded: LoadedModel) -> bool:
+        """Say whether nothing but ftengine runs the result; PEFT does, in most cases."""
+        return False
+
     def prepared(self, loaded: LoadedModel) -> Any:
         """Return the module that virtual tokens have entered."""
         return next(stack for stack in _stacks(loaded.module) if stack.virtual_parameters())
@@ -150,11 +154,14 @@ class VirtualTokenStrategy(Strategy):
         return of_classes((stack, stack.plain) for stack in _stacks(loaded.module))
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
-        """Write PEFT's files: adapter_config.json and adapter_model.safetensors; a projection is multiplied out."""
+        """Write PEFT's files: adapter_config.json and adapter_model.safetensors; a projection is multiplied out.
+
+        Where PEFT cannot run the result, the same under names of ftengine's own.
+        """
         file, embeddings, others = self.described(loaded)
-        file = file.model_copy(update={"modules_to_save": peft_format.modules_to_save(loaded)})
-        file.write(directory, loaded, **others)
-        peft_format.write_weights(directory, _tensors(loaded, embeddings))
+        file, own = file.model_copy(update={"modules_to_save": peft_format.modules_to_save(loaded)}), self.own(loaded)
+        file.write(directory, loaded, own, **others)
+        peft_format.write_weights(directory, _tensors(loaded, embeddings), own)
 
     def load(self, loaded: LoadedModel, directory: Path) -> None:
         """Read virtual tokens of the same kind, trained here or by PEFT, into a prepared model.

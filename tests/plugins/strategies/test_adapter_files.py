@@ -1,4 +1,4 @@
-"""AdapterHub's files: what is written, read and refused. `tests/adapterhub` asks the library itself."""
+"""AdapterHub's files: what is written, read and refused. `tests/peers` asks the library itself."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_bottlenecks_size_survives_as_a_reduction_factor(width: int) -> None:
 
 def test_sizes_that_differ_by_block_are_written_by_block(tmp_path) -> None:
     folder = saved("resnet", tmp_path, bottleneck=8)
-    factors = json.loads((folder / "adapter_config.json").read_text())["config"]["reduction_factor"]
+    factors = json.loads((folder / "trained_config.json").read_text())["config"]["reduction_factor"]
     assert factors == {"0": 2.0, "1": 4.0, "2": 4.0}
     _, loaded = prepared("resnet", start_from=str(folder))
     assert [adapter.down.out_features for adapter in bottlenecks(loaded.module).values()] == [8, 8, 8]
@@ -233,6 +233,7 @@ class Mischief:
     [
         {"ln_before": True}, {"ln_after": True}, {"use_gating": True}, {"phm_layer": True}, {"inv_adapter": "nice"},
         {"original_ln_after": False}, {"residual_before_ln": False}, {"scaling": "learned"}, {"stochastic_depth": 0.1},
+        {"adapter_residual_before_ln": True}, {"of_a_later_version": 1},
     ],
     ids=lambda entry: next(iter(entry)),
 )  # fmt: skip
@@ -240,6 +241,23 @@ def test_what_ftengine_does_not_compute_is_refused(entry, tmp_path) -> None:
     folder = edited(saved("bert", tmp_path), **entry)
     with pytest.raises(RunError, match=f"uses what ftengine does not have: {next(iter(entry))}="):
         read_config(folder)
+
+
+def test_an_adapter_of_a_model_that_the_library_computes_otherwise_is_refused(tmp_path) -> None:
+    folder = saved("resnet", tmp_path)
+    strategy, loaded = prepared("resnet")
+    strategy.load(loaded, folder)
+    file = folder / "trained_config.json"
+    content = json.loads(file.read_text())
+    assert not (folder / "adapter_config.json").exists()
+    # As AdapterHub would name it, and as ftengine did before it knew which models AdapterHub has.
+    (folder / "adapter_config.json").write_text(json.dumps(content))
+    (folder / "trained.safetensors").rename(folder / "adapter.safetensors")
+    file.unlink()
+    strategy.load(loaded, folder)
+    (folder / "adapter_config.json").write_text(json.dumps(content | {"name": "theirs"}))
+    with pytest.raises(RunError, match="is AdapterHub's, of a ResNetForImageClassification"):
+        strategy.load(loaded, folder)
 
 
 @pytest.mark.parametrize(

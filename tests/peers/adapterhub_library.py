@@ -1,6 +1,6 @@
 """Runs the adapters library, in its own environment: makes adapters, opens ftengine's, and notes the outputs.
 
-    python library.py JOBS.json
+    python adapterhub_library.py JOBS.json
 
 Each job is {"model", "class", "batch", "out"} and either "config" (make an adapter, save it in out/adapter)
 or "adapter" (open that folder); it leaves out/outputs.safetensors and out/found.json.
@@ -24,19 +24,26 @@ def main(jobs: list[dict]) -> None:
     for job in jobs:
         out = Path(job["out"])
         out.mkdir(parents=True, exist_ok=True)
-        model = getattr(transformers, job["class"]).from_pretrained(job["model"])
-        adapters.init(model)
-        found = make(model, job, out / "adapter") if "config" in job else read(model, job["adapter"])
+        try:
+            found = exchanged(job, out)
+        except Exception as error:  # whatever the library raises: the job's own test tells
+            found = {"error": f"{type(error).__name__}: {error}"}
         (out / "found.json").write_text(json.dumps(found))
-        model.eval().double()
-        batch = {
-            key: tensor.double() if tensor.is_floating_point() else tensor for key, tensor in batch_of(job).items()
-        }
-        with torch.no_grad():
-            outputs = {"adapted": logits(model, batch)}
-            model.set_active_adapters(None)
-            outputs["base"] = logits(model, batch)
-        save_file(outputs, out / "outputs.safetensors")
+
+
+def exchanged(job: dict, out: Path) -> dict:
+    """Make or open one adapter, and write the outputs."""
+    model = getattr(transformers, job["class"]).from_pretrained(job["model"])
+    adapters.init(model)
+    found = make(model, job, out / "adapter") if "config" in job else read(model, job["adapter"])
+    model.eval().double()
+    batch = {key: tensor.double() if tensor.is_floating_point() else tensor for key, tensor in batch_of(job).items()}
+    with torch.no_grad():
+        outputs = {"adapted": logits(model, batch)}
+        model.set_active_adapters(None)
+        outputs["base"] = logits(model, batch)
+    save_file(outputs, out / "outputs.safetensors")
+    return found
 
 
 def make(model: torch.nn.Module, job: dict, folder: Path) -> dict:
@@ -44,7 +51,9 @@ def make(model: torch.nn.Module, job: dict, folder: Path) -> dict:
     model.add_adapter(NAME, config=adapters.BnConfig.from_dict(job["config"]))
     model.train_adapter(NAME)
     torch.manual_seed(3)
-    trained = [(key, p) for key, p in model.named_parameters() if f".{NAME}." in key or key.startswith("classifier")]
+    trained = [
+        (key, p) for key, p in model.named_parameters() if f".{NAME}." in key or key.startswith(("classifier", "score"))
+    ]
     for _, parameter in trained:
         torch.nn.init.normal_(parameter, std=0.1)
     model.save_adapter(str(folder), NAME, use_safetensors=not job.get("pickle"))

@@ -1,6 +1,6 @@
 """AdapterHub's library and ftengine give the same outputs, whoever made the adapter.
 
-The library pins an older transformers, so it runs in an environment of its own: `make test-adapterhub` makes
+The library pins an older transformers, so it runs in an environment of its own: `make test-peers` makes
 one and names its Python in FTENGINE_ADAPTERHUB_PYTHON. Everything is exchanged as files and computed in float64.
 """
 
@@ -9,58 +9,22 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from peer_models import ARCHITECTURES, fresh, inputs
+from peer_programs import claimed
 from safetensors.torch import load_file, save_file
 
 from ftengine.api import LoadedModel
 from ftengine_builtins.strategies.adapter import Adapter, AdapterConfig
+from ftengine_builtins.strategies.adapterhub_format import MODEL_TYPES
 
 PYTHON = os.environ.get("FTENGINE_ADAPTERHUB_PYTHON")
 
-pytestmark = pytest.mark.skipif(not PYTHON, reason="needs the adapters library; run make test-adapterhub")
-
-TEXT = {"vocab_size": 60, "pad_token_id": 0}
-LAYERS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-T5_SIZES = {"d_model": 32, "num_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 48, "decoder_start_token_id": 0}
-IMAGE = {"image_size": 16, "patch_size": 8}
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A model class, its settings, and what the loader asks of it."""
-
-    model: str
-    config: str
-    settings: dict
-    head: str
-
-
-KINDS = {
-    "bert": Kind("BertForSequenceClassification", "BertConfig", TEXT | LAYERS, "sequence-classification"),
-    "roberta": Kind(
-        "RobertaForSequenceClassification",
-        "RobertaConfig",
-        {**TEXT, **LAYERS, "pad_token_id": 1},
-        "sequence-classification",
-    ),
-    "distilbert": Kind(
-        "DistilBertForSequenceClassification",
-        "DistilBertConfig",
-        {**TEXT, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
-        "sequence-classification",
-    ),
-    "gpt2": Kind(
-        "GPT2LMHeadModel", "GPT2Config", {"vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 4}, "causal-lm"
-    ),
-    "llama": Kind("LlamaForCausalLM", "LlamaConfig", {**TEXT, **LAYERS, "num_key_value_heads": 2}, "causal-lm"),
-    "t5": Kind("T5ForConditionalGeneration", "T5Config", TEXT | T5_SIZES, "seq2seq-lm"),
-    "vit": Kind("ViTForImageClassification", "ViTConfig", LAYERS | IMAGE, "image-classification"),
-}
+pytestmark = pytest.mark.skipif(not PYTHON, reason="needs the adapters library; run make test-peers")
 
 OPTIONS = {
     "houlsby": {"placement": "houlsby"},
@@ -83,7 +47,13 @@ CONFIGS = {
 }  # fmt: skip
 """What the library is asked for: its presets, and what strays from them."""
 
-CASES = [(kind, name) for kind in KINDS for name in OPTIONS]
+KINDS = ("bert", "roberta", "distilbert", "gpt2", "llama", "t5", "vit")
+OTHERS = (
+    *("llama-classifier", "gpt2-classifier", "bert-tokens", "mistral", "qwen2", "qwen3", "electra"),
+    *("deberta-v2", "xlm-roberta"),
+)
+"""With them, all of the models for which ftengine's files say that they are AdapterHub's."""
+CASES = [(kind, name) for kind in KINDS for name in OPTIONS] + [(kind, "houlsby") for kind in OTHERS]
 BOUND = 1e-6
 """Largest relative difference. What is left is Llama's and T5's normalisation, which is float32 in any model."""
 
@@ -93,17 +63,21 @@ def workplace(tmp_path_factory) -> Path:
     """A folder with the models, ftengine's adapters, and what the library made of everything."""
     place = tmp_path_factory.mktemp("adapterhub")
     jobs = []
-    for kind in KINDS:
+    for kind in (*KINDS, *OTHERS):
         write_model(place, kind)
     for kind, name in CASES:
         ours = place / f"ours-{kind}-{name}"
         write_adapter(place, kind, OPTIONS[name], ours)
-        job = {"model": str(place / kind), "class": KINDS[kind].model, "batch": str(place / f"{kind}.safetensors")}
+        job = {
+            "model": str(place / kind),
+            "class": ARCHITECTURES[kind].model,
+            "batch": str(place / f"{kind}.safetensors"),
+        }
         jobs.append({**job, "adapter": str(ours / "adapter"), "out": str(ours)})
         theirs = CONFIGS[name] | ({"cross_adapter": True} if kind == "t5" and name == "houlsby" else {})
         jobs.append({**job, "config": theirs, "pickle": name == "pickle", "out": str(place / f"theirs-{kind}-{name}")})
     (place / "jobs.json").write_text(json.dumps(jobs))
-    script = Path(__file__).with_name("library.py")
+    script = Path(__file__).with_name("adapterhub_library.py")
     done = subprocess.run(
         [PYTHON, script, place / "jobs.json"], capture_output=True, text=True, timeout=600, check=False
     )
@@ -113,31 +87,14 @@ def workplace(tmp_path_factory) -> Path:
 
 def write_model(place: Path, kind: str) -> None:
     """Write a model that both versions of transformers read, and a batch for it."""
-    settings = KINDS[kind]
-    torch.manual_seed(0)
-    config = getattr(transformers, settings.config)(**settings.settings, num_labels=3)
-    module = getattr(transformers, settings.model)(config)
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, std=0.3) if parameter.ndim > 1 else None
-    module.save_pretrained(place / kind)
-    generator = torch.Generator().manual_seed(1)
-    if settings.head == "image-classification":
-        batch = {"pixel_values": torch.randn(2, 3, 16, 16, generator=generator)}
-    else:
-        ids = torch.randint(4, 60, (2, 9), generator=generator)
-        mask = torch.ones_like(ids)
-        mask[1, 6:] = 0
-        batch = {"input_ids": ids, "attention_mask": mask}
-        if settings.head == "seq2seq-lm":
-            batch["decoder_input_ids"] = torch.randint(4, 60, (2, 5), generator=generator)
-    save_file(batch, place / f"{kind}.safetensors")
+    fresh(kind).save_pretrained(place / kind)
+    save_file(inputs(kind), place / f"{kind}.safetensors")
 
 
 def opened(place: Path, kind: str) -> LoadedModel:
-    settings = KINDS[kind]
-    module = getattr(transformers, settings.model).from_pretrained(place / kind)
-    fresh = ("classifier",) if hasattr(module, "classifier") else ()
-    return LoadedModel(module, None, str(place / kind), settings.head, new_modules=fresh)
+    about = ARCHITECTURES[kind]
+    module = getattr(transformers, about.model).from_pretrained(place / kind)
+    return LoadedModel(module, None, str(place / kind), about.head, new_modules=about.new)
 
 
 def prepared(place: Path, kind: str, options: dict) -> tuple[Adapter, LoadedModel]:
@@ -175,15 +132,23 @@ def assert_same(ours: torch.Tensor, theirs: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_the_library_opens_our_adapter_with_equal_outputs(workplace, kind: str, name: str) -> None:
     folder = workplace / f"ours-{kind}-{name}"
+    assert claimed(folder / "adapter") == "AdapterHub"
     found = json.loads((folder / "found.json").read_text())
+    assert "error" not in found, found
     assert found["missing"] == found["unexpected"] == []
     assert found["of_file"]
-    assert found["head"] is (None if KINDS[kind].head.endswith("-lm") else True)
+    assert found["head"] is (True if ARCHITECTURES[kind].new else None)
     assert_same(load_file(folder / "ours.safetensors")["ours"], load_file(folder / "outputs.safetensors"))
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_we_open_the_librarys_adapter_with_equal_outputs(workplace, kind: str, name: str) -> None:
     folder = workplace / f"theirs-{kind}-{name}"
+    assert "error" not in (found := json.loads((folder / "found.json").read_text())), found
     _, loaded = prepared(workplace, kind, {"start_from": str(folder / "adapter")})
     assert_same(outputs(workplace, kind, loaded), load_file(folder / "outputs.safetensors"))
+
+
+def test_every_model_that_is_said_to_open_there_was_opened():
+    types = {fresh(kind).config.model_type for kind in (*KINDS, *OTHERS)}
+    assert types == MODEL_TYPES
