@@ -233,7 +233,7 @@ def test_every_field_of_virtual_tokens_is_known(strategy, made, tmp_path):
     file = Registry().build("strategy", strategy, "strategy").config.File
     known = {field.alias or name for name, field in file.model_fields.items()} | file.without_effect
     assert {field.name for field in dataclasses.fields(made)} <= known
-    for changes in ({"of_a_later_version": True}, {"num_virtual_tokens": 4}, {"modules_to_save": ["lm_head"]}):
+    for changes in ({"of_a_later_version": True}, {"num_virtual_tokens": 4}, {"token_dim": "32"}):
         with pytest.raises((RunError, BaseMismatch)):
             read(strategy, "llama", edited(content | changes, tmp_path))
     for key in file.without_effect - {"peft_type"}:
