@@ -26,7 +26,7 @@ CONFIG_FILE = "adapter_config.json"
 FACTS_FILE = "ftengine.json"
 """What a run writes beside an adapter of its own."""
 OWN_CONFIG_FILE = "trained_config.json"
-"""The same, beside weights in `trained.safetensors`, of what only ftengine runs."""
+"""Takes the place of adapter_config.json where only ftengine runs the weights, which are `trained.safetensors`."""
 
 
 def is_own(directory: Path) -> bool:

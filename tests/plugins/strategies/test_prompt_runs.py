@@ -105,7 +105,7 @@ def test_a_run_on_an_encoder_learns_with_its_fresh_head(bert_folder, opinions, t
     losses = [json.loads(line).get("loss") for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     losses = [loss for loss in losses if loss is not None]
     assert sum(losses[-3:]) < sum(losses[:3])
-    name = "trained" if strategy == "prefix" else "adapter_model"  # PEFT runs no prefix on it
+    name = "adapter_model" if strategy == "prompt" else "trained"  # PEFT runs no prefix on it
     keys = set(read_tensors(run.trained / f"{name}.safetensors"))
     assert keys == {"prompt_embeddings", "base_model.classifier.weight", "base_model.classifier.bias"}
     assert load_run(run.path).evaluate()["tuned"] == run.evaluation["tuned"]
