@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from ftengine.engine.prepared_data import ReadyTask, held_out
 from ftengine.engine.prepared_model import PreparedModel, load_base, prepare_strategy
 from ftengine.errors import RunError, SavedPartDiffers
 from ftengine.model import copy_into, read_tensors, save_tensors, seeded, state_tensors
+from ftengine.model.fingerprints import tensor_hashes
+from ftengine.model.in_float32 import in_float32
+from ftengine.model.parameters import frozen_tensors
 from ftengine.model.saving import save_processor
 from ftengine.plugins.blame import cause_in
 from ftengine.run.directory import TRAINED, RunDirectory, write_folder
@@ -36,25 +40,24 @@ KEPT_OUTPUTS = 1 << 22
 """Numbers at most that are compared: 32 MiB. A language model's logits for long texts are many more."""
 
 EXACT = 64 * torch.finfo(torch.float32).eps
-"""Largest difference of outputs, relative to their size, that needs no explanation.
+"""Largest difference of outputs, relative to their size.
 
-Saved and reopened models usually agree to the last bit: what trains is float32 and is saved so, and both compute the
-same on the same device. A strategy whose file says the same in another way (a product multiplied out, an update as a
-difference) rounds at other places, which in float32 makes a few units of rounding error a layer.
+Saved and reopened models agree to the last bit in any dtype: their tensors are equal, and both compute the same on the
+same device. A strategy whose files open under other options (a product multiplied out) rounds at other places, which in
+float32, where those are compared, makes a few units of rounding error a layer.
 """
 
 ALLOWED_ROUNDINGS = 4
-"""Largest difference in units of a coarser rounding error: of the dtype that the run computes in, or is saved in.
-
-Outputs of equal models that round at different places differ by about one such unit; what a run has learnt and a file
-lost is usually far more. Where it is less, the trained tensors still tell.
-"""
+"""Largest difference of outputs in units of a coarser rounding error, where files open under other options and float32
+cannot be had: on GPUs, whose convolutions are TF32, and of models that compute in halves alone."""
 
 HALVES = (torch.bfloat16, torch.float16)
 """Dtypes to which a strategy may round what it saves."""
 
 TF32_EPS = 2.0**-10
 """Rounding error of float32 convolutions on NVIDIA GPUs, which torch computes in TF32."""
+
+Tensors = Mapping[str, Tensor]
 
 
 def save_trained_part(model: PreparedModel, run: RunDirectory) -> None:
@@ -115,36 +118,54 @@ def _reopened(strategy: Strategy) -> dict[str, Any]:
 
 
 def _verify(model: PreparedModel, run: RunDirectory, folder: Path, facts: TrainedPart) -> None:
-    """Open a trained part on a fresh base, save new modules that it lacks, and compare (SavedPartDiffers)."""
+    """Open a trained part on a fresh base, save new modules that it lacks, and compare (SavedPartDiffers).
+
+    Where it opens under the options that it trained with, tensors are compared one by one, those that are frozen too,
+    and outputs with the tuned tensors in place; under others, other tensors say the same, and outputs alone tell.
+    """
     loaded, strategy, task = model.loaded, model.strategy, model.data.ready.task
     who, kept = _who(model), _kept(run)
     batch, count = _examples(model)
     model.experiment.listener.phase("check what was saved")
-    before = _outputs(model.device, task, loaded, batch)
+    same_options = _reopened(strategy) == strategy.config.model_dump(mode="json")
+    before, allowed = _outputs(model.device, task, loaded, batch, exact=not same_options)
     tensors, new = dict(state_tensors(loaded.module)), _new_tensors(loaded)
+    frozen = tensor_hashes(frozen_tensors(loaded.module)) if same_options else {}
     loaded.module = nn.Module()
     model.device.accelerator.free_memory()  # with the optimiser's; modules and their hooks refer to each other
+    lost, moved, rounded = list[str](), list[str](), 0.0
     try:
         fresh = _open(model, facts, folder, new)
-        after = _outputs(model.device, task, fresh, batch)
+        if same_options:
+            lost, halved = _compare(tensors, reopened := state_tensors(fresh.module))
+            now = tensor_hashes(frozen_tensors(fresh.module))
+            moved = [name for name, one in frozen.items() if now.get(name) != one]
+            if not lost + moved:
+                if halved:
+                    rounded = distance(_outputs(model.device, task, fresh, batch)[0], before)
+                copy_into({name: reopened[name] for name in tensors}, tensors, str(folder))
+        after, _ = _outputs(model.device, task, fresh, batch, exact=not same_options)
     # Strategies are third-party code and raise anything; each means that a finished run could not be opened.
     except Exception as error:
         cause = cause_in(strategy, error)
         raise SavedPartDiffers(f"{who} saved files that cannot be opened again: {cause}. {kept}") from error
-    # Under other options than it trained with, other tensors say the same.
-    same_options = _reopened(strategy) == strategy.config.model_dump(mode="json")
-    lost, rounded = _compare(tensors, state_tensors(fresh.module)) if same_options else ([], False)
-    allowed = EXACT if lost else _tolerance(model.device, rounded)
     difference = distance(after, before)
     told = f"{len(lost):,} of {len(tensors):,} trained tensors differ, such as {lost[0]!r}" if lost else ""
-    if not difference <= allowed:
+    if moved:
+        told += f"{told and ', and '}{len(moved):,} of {len(frozen):,} frozen ones, such as {moved[0]!r}"
+    if moved or not difference <= allowed:
         raise SavedPartDiffers(
             f"{who} saved files that do not give the tuned model back: opened on a fresh base, its outputs on {count} "
             f"examples differ from the tuned model's by {difference:.3g} of their size, and rounding explains at most "
-            f"{allowed:.3g}{told and f'; {told}'}. Or a callback or regularizer changed weights that are frozen. {kept}"
+            f"{allowed:.3g}{told and f'; {told}'}. {kept}"
         )
     if told:
         model.experiment.listener.message(f"{who}: once read back, {told}, although the outputs agree")
+    if rounded:
+        model.experiment.listener.message(
+            f"{who} saves in half precision: opened again, outputs differ by {rounded:.2g} of their size from the "
+            "tuned model's, which the figures are of"
+        )
 
 
 def _who(model: PreparedModel) -> str:
@@ -217,28 +238,46 @@ class _Recorder(Criterion):
         return outputs
 
 
-def _outputs(device: Device, task: Task, loaded: LoadedModel, batch: Batch) -> Tensor:
-    """Return what a task's loss of a batch is made of, as one vector: outputs at labelled positions, and the loss.
+def _outputs(
+    device: Device, task: Task, loaded: LoadedModel, batch: Batch, *, exact: bool = False
+) -> tuple[Tensor, float]:
+    """Return what a task's loss of a batch is made of, as one vector, and by how much an equal model's may differ.
 
-    Every task has a loss, of whatever its batches hold; it alone is compared where a task leaves the criterion aside.
+    The vector has outputs at labelled positions, and the loss. Every task has a loss, of whatever its batches hold; it
+    alone is compared where a task leaves the criterion aside.
+
+    Args:
+        exact: whether to compute in float32, where the other model is to round at other places.
     """
-    recorder = _Recorder()
-    with device.inference(loaded), seeded(0, device.whole):  # a loss may draw random numbers
-        total, _ = loss_of(task, loaded.module, batch, recorder)
-    return torch.cat([*recorder.kept, total.detach().reshape(-1).cpu().double()])
+
+    def compute(context: AbstractContextManager[None]) -> Tensor:
+        recorder = _Recorder()
+        with device.inference(loaded), context, seeded(0, device.whole):  # a loss may draw random numbers
+            total, _ = loss_of(task, loaded.module, batch, recorder)
+        return torch.cat([*recorder.kept, total.detach().reshape(-1).cpu().double()])
+
+    if not exact:
+        return compute(nullcontext()), EXACT
+    try:
+        on_gpu = device.accelerator.device.type == "cuda"
+        return compute(in_float32(loaded.module)), ALLOWED_ROUNDINGS * TF32_EPS if on_gpu else EXACT
+    except RuntimeError:
+        compute_dtype = device.precision.compute
+        return compute(nullcontext()), ALLOWED_ROUNDINGS * torch.finfo(compute_dtype).eps
 
 
-def _compare(tuned: Mapping[str, Tensor], reopened: Mapping[str, Tensor]) -> tuple[list[str], bool]:
-    """Return the tensors that are not what they were, even rounded to half precision, and whether some are rounded."""
-    lost, rounded = [], False
+def _compare(tuned: Tensors, reopened: Tensors) -> tuple[list[str], bool]:
+    """Return the tensors that are neither what they were nor that in half precision, and whether some are halved."""
+    lost, halved = list[str](), False
     for name, tensor in tuned.items():
         other = reopened.get(name)
         if other is not None and (torch.equal(tensor, other) or _rounds_elsewhere(tensor, other)):
             continue
-        rounded = True
-        if other is None or not any(torch.equal(tensor.to(dtype).float(), other.to(dtype).float()) for dtype in HALVES):
+        if other is not None and any(torch.equal(tensor.to(dtype).to(other.dtype), other) for dtype in HALVES):
+            halved = True
+        else:
             lost.append(name)
-    return lost, rounded
+    return lost, halved
 
 
 def _rounds_elsewhere(a: Tensor, b: Tensor) -> bool:
@@ -246,17 +285,6 @@ def _rounds_elsewhere(a: Tensor, b: Tensor) -> bool:
     if a.dtype is not torch.float32 or a.shape != b.shape or not a.numel():
         return False
     return bool((a - b).abs().max() <= 4 * torch.finfo(a.dtype).eps * a.abs().max())
-
-
-def _tolerance(device: Device, rounded: bool) -> float:
-    """Return the largest difference of outputs that the precisions of computing and of saving explain."""
-    compute = device.precision.compute
-    errors = [torch.finfo(compute).eps if compute is not torch.float32 else 0.0]
-    if device.accelerator.device.type == "cuda":
-        errors.append(TF32_EPS)
-    if rounded:
-        errors.append(max(torch.finfo(dtype).eps for dtype in HALVES))
-    return max(EXACT, ALLOWED_ROUNDINGS * max(errors))
 
 
 def distance(a: Tensor, b: Tensor) -> float:

@@ -30,6 +30,17 @@ def state_tensors(module: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
+def frozen_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return what training leaves as it is, by name: all parameters and persistent buffers but `state_tensors`."""
+    found: dict[str, Tensor] = dict(module.named_parameters())
+    for prefix, child in module.named_modules():
+        for name, buffer in child.named_buffers(recurse=False):
+            if name not in child._non_persistent_buffers_set:
+                found[f"{prefix}.{name}" if prefix else name] = buffer
+    moving = state_tensors(module).keys()
+    return {name: tensor for name, tensor in found.items() if name not in moving}
+
+
 def parameter_sizes(module: nn.Module) -> dict[str, int]:
     """Return how many numbers each parameter stands for, by name, shared ones once.
 

@@ -23,6 +23,7 @@ from ftengine.training.checkpoint import (
 )
 from ftengine.training.cpu import prepare_cpu, quick_on_cpu
 from ftengine.training.descent import Descent
+from ftengine.training.frozen_weights import FrozenWeights
 from ftengine.training.modes import checkpoint_gradients, never_trained, share_statistics
 from ftengine.training.regularizing import Attached, own_regularizers
 from ftengine.training.setup import Setup
@@ -52,6 +53,7 @@ class Trainer:
         if self.accelerator.device.type == "cpu":
             prepare_cpu()
         own = own_regularizers(setup.strategy, self.descent.steps.total)
+        self.frozen = FrozenWeights(setup, brought=bool(own))
         self.regularizers = Attached([*own, *setup.regularizers], setup.loaded, setup.task)
         self.validation = Validation(setup, self.regularizers)
 
@@ -72,7 +74,7 @@ class Trainer:
         """Train to the end of the schedule or until early stopping; regularizers are detached then, or on failure.
 
         Raises:
-            TrainingError: a loss, gradient or trained tensor is not finite.
+            TrainingError: a loss, gradient or trained tensor is not finite, or what is frozen has changed.
         """
         progress, total = self.progress, self.descent.steps.total
         self._began = time.monotonic() - progress.seconds
@@ -88,6 +90,7 @@ class Trainer:
         finally:
             self.regularizers.detach()
             self.descent.prefix = None  # its memory goes before the tuned model is measured
+        self.frozen.require_unchanged()
         trained, parameters = count(self.module)
         return TrainingResult(
             steps=progress.step,
@@ -205,6 +208,7 @@ class Trainer:
     def _save(self) -> None:
         progress, setup = self.progress, self.setup
         self._require_finite()
+        self.frozen.require_unchanged()  # hours before the end
         progress.seconds = self._seconds()
         if self.accelerator.scaler is not None:
             progress.scaler = self.accelerator.scaler.state_dict()

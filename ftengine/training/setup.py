@@ -33,6 +33,7 @@ class Setup:
     Args:
         loaded: the model after `strategy.prepare`.
         regularizers: those of the recipe.
+        callbacks: names of those of the recipe.
         general: data on which regularizers may measure forgetting, or None.
         processes: with how many the run began, which decides the effective batch; now there may be fewer or more.
         run: where metrics and checkpoints go.
@@ -45,6 +46,7 @@ class Setup:
     task: Task
     strategy: Strategy
     regularizers: Sequence[Regularizer]
+    callbacks: Sequence[str]
     optimizer: Optimizer
     schedule: Schedule
     train: EncodedSplit

@@ -1,6 +1,7 @@
 """A run ends only where its saved files give the tuned model back; new modules are saved whatever a strategy does."""
 
 import gc
+import time
 import types
 import weakref
 from pathlib import Path
@@ -13,9 +14,10 @@ from transformers import AutoTokenizer
 from ftengine import api, fine_tune, hookimpl, load_run, registry_of
 from ftengine.engine import saved_part
 from ftengine.engine.saved_part import NEW_MODULES
-from ftengine.errors import BaseMismatch, RunError, SavedPartDiffers
+from ftengine.errors import BaseMismatch, RunError, SavedPartDiffers, TrainingError
 from ftengine.model import copy_into, read_tensors, save_tensors, trainable
 from ftengine.model.saving import save_processor
+from ftengine.run.directory import RunDirectory
 from ftengine_builtins.tasks.text_classification import TextClassification
 
 
@@ -108,9 +110,11 @@ class Elsewhere(Biases):
         return {"grown": 1.0}
 
 
-def registry(strategy):
-    plugin = types.SimpleNamespace(ftengine_strategies=hookimpl(lambda: [strategy], specname="ftengine_strategies"))
-    return registry_of({"ftengine-biases": plugin})
+def registry(strategy, **others):
+    kinds = {"strategies": [strategy], **others}
+    hooks = {f"ftengine_{kind}": found for kind, found in kinds.items()}
+    found = {name: hookimpl(lambda them=them: them, specname=name) for name, them in hooks.items()}
+    return registry_of({"ftengine-biases": types.SimpleNamespace(**found)})
 
 
 @pytest.fixture
@@ -138,6 +142,74 @@ def test_files_that_do_not_give_the_tuned_model_back_end_the_run(recipe, strateg
     assert not list(Path(run).glob("adapter*"))
     repaired = fine_tune(recipe(), resume=True, registry=registry(Biases if strategy is not Elsewhere else _Kept))
     assert repaired.evaluation["tuned"] == repaired.evaluate()["tuned"]
+
+
+class Shrinks(api.Regularizer):
+    """Multiply frozen weights, however little."""
+
+    name = "shrinks"
+    needs_validation = False
+
+    def attach(self, loaded, task):
+        pass
+
+    def detach(self, loaded):
+        pass
+
+    def stepped(self, model, step):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if not parameter.requires_grad:
+                    parameter.mul_(0.99)
+
+
+class Touches(api.Callback):
+    """Change the last bit of one number of a frozen weight."""
+
+    name = "touches"
+
+    def on(self, event):
+        if isinstance(event, api.BeforeStep) and event.step == 2:
+            weight = event.model.get_parameter("bert.encoder.layer.0.output.dense.weight").data
+            weight.view(torch.int16 if weight.dtype is torch.bfloat16 else torch.int32)[0, 0] ^= 1
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("changes", [{"regularize": ["shrinks"]}, {"callbacks": ["touches"]}])
+def test_who_changes_frozen_weights_is_named_and_not_the_strategy(recipe, precision, changes):
+    known = registry(Biases, regularizers=[Shrinks], callbacks=[Touches])
+    with pytest.raises(TrainingError) as error:
+        fine_tune(recipe(train__precision=precision, **changes), registry=known)
+    [name] = [spec if isinstance(spec, str) else spec["name"] for spec in next(iter(changes.values()))]
+    assert repr(name) in str(error.value)
+    assert ("output.dense.weight" in str(error.value)) == (name == "touches")
+    run = RunDirectory(recipe().output)
+    assert not run.trained.exists()
+    assert not run.finished
+
+
+class Drawn(Biases):
+    """Change a frozen weight a little, by numbers that another preparation does not draw."""
+
+    def prepare(self, loaded):
+        super().prepare(loaded)
+        weight = loaded.module.get_parameter("bert.encoder.layer.0.output.dense.weight")
+        noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(time.time_ns()))
+        weight.data.mul_(1 + 0.01 * noise)
+
+
+class Almost(Biases):
+    """Save a thousandth more than was trained."""
+
+    def kept(self, name, tensor):
+        return tensor * 1.001
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("strategy", [Drawn, Almost])
+def test_small_differences_of_what_is_opened_again_end_the_run_in_every_dtype(recipe, strategy, precision):
+    with pytest.raises(SavedPartDiffers, match="such as 'bert"):
+        fine_tune(recipe(train__precision=precision), registry=registry(strategy))
 
 
 class _Kept(Elsewhere):
@@ -241,8 +313,8 @@ def test_a_tensor_is_lost_where_more_than_rounding_is():
     for name, lost, rounded in (
         ("again", [], False),
         ("halved", [], True),
-        ("forgotten", ["w"], True),
-        ("none", ["w"], True),
+        ("forgotten", ["w"], False),
+        ("none", ["w"], False),
     ):
         reopened = {} if found[name] is None else {"w": found[name]}
         assert saved_part._compare({"w": tuned}, reopened) == (lost, rounded), name

@@ -1,0 +1,55 @@
+"""What does not train is, to the bit, what it was when training began."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch.distributed as dist
+from torch import nn
+
+from ftengine.errors import TrainingError
+from ftengine.model.fingerprints import tensor_hashes
+from ftengine.model.parameters import frozen_tensors
+from ftengine.training.setup import Setup
+from ftengine.training.sharding import is_sharded
+
+
+class FrozenWeights:
+    """Hashes of frozen parameters and buffers, of a sharded model of each process's part.
+
+    Where a strategy brings a regularizer, what it added to the base is its own affair.
+    """
+
+    def __init__(self, setup: Setup, brought: bool) -> None:
+        self._setup, self._module = setup, setup.loaded.module
+        self._only = setup.loaded.pretrained if brought else None
+        self._hashes = self._now()
+
+    def require_unchanged(self) -> None:
+        """Refuse what changed them (TrainingError): it would be in the figures, and in no file that is saved."""
+        now = self._now()
+        if not (changed := _of_any_process([n for n, one in self._hashes.items() if now.get(n) != one], self._module)):
+            return
+        setup = self._setup
+        suspects = [f"regularizer {regularizer.name!r}" for regularizer in setup.regularizers]
+        suspects += [f"callback {name!r}" for name in setup.callbacks]
+        who = f"It was {' or '.join(suspects)}, or the model's own code" if suspects else "The model's own code does it"
+        raise TrainingError(
+            f"{len(changed):,} of {len(self._hashes):,} frozen tensors changed while the model trained, such as "
+            f"{changed[0]!r}. Strategy {setup.strategy.name!r} trains none of them, and none would be saved. {who}: "
+            "only what requires a gradient may change. The checkpoints are kept; once that is repaired, the same "
+            "command with --resume goes on from the last one."
+        )
+
+    def _now(self) -> dict[str, str]:
+        tensors = frozen_tensors(self._module)
+        return tensor_hashes({n: x for n, x in tensors.items() if self._only is None or n in self._only})
+
+
+def _of_any_process(names: Collection[str], module: nn.Module) -> list[str]:
+    """Return the names that some process of a sharded model has; elsewhere they are as they are."""
+    if not is_sharded(module):
+        return sorted(names)
+    found: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(found, list(names))
+    return sorted({name for part in found for name in part})
