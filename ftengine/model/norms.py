@@ -5,6 +5,7 @@ y = (w + offset) ∘ x / sqrt(mean(x²) + eps)           (Zhang and Sennrich 201
 
 from __future__ import annotations
 
+import copy
 import sys
 import warnings
 from collections.abc import Iterable
@@ -30,15 +31,18 @@ def rms_norm_of(module: nn.Module, dtypes: Iterable[torch.dtype]) -> RMSNorm | N
     """Say which RMS norm a module is, None where it computes something else.
 
     It is one where its output and its gradients, for rows of several scales, are those of the formula up to rounding,
-    in some of `dtypes`. Its class's `forward` is asked, whatever the module has in its place; and the class must be
-    one that a Python module defines, not one that a strategy made of another while it prepared the model, which may do
-    more than it is asked here. On a device without float64 or without numbers (meta) none is found.
+    in float32 and in some of `dtypes`: rounded to bfloat16, something else may look like the formula. Its class's
+    `forward` is asked, whatever the module has in its place; and the class must be one that a Python module defines,
+    not one that a strategy made of another while it prepared the model, which may do more than it is asked here. On a
+    device without float64 or without numbers (meta) none is found.
     """
     eps = _eps(module)
     if eps is None:
         return None
-    asked = tuple(dtypes)
+    asked, wide = tuple(dtypes), _widened(module)
     for offset in OFFSETS:
+        if not _is_norm(wide, offset, eps, torch.float32):
+            continue
         found = frozenset(dtype for dtype in asked if _is_norm(module, offset, eps, dtype))
         if found:
             return RMSNorm(offset, eps, found)
@@ -57,6 +61,14 @@ def _eps(module: nn.Module) -> float | None:
     if type(weight) is not nn.Parameter or weight.dim() != 1 or weight.device.type in ("meta", "mps"):
         return None
     return numbers[0]
+
+
+def _widened(module: nn.Module) -> nn.Module:
+    """Return a copy whose vector is float32."""
+    wide, ((name, weight),) = copy.copy(module), module._parameters.items()
+    assert weight is not None
+    vars(wide)["_parameters"] = {name: nn.Parameter(weight.detach().float(), weight.requires_grad)}
+    return wide
 
 
 def _is_norm(module: nn.Module, offset: float, eps: float, dtype: torch.dtype) -> bool:

@@ -24,9 +24,6 @@ from ftengine.training.steps import Steps
 FREE_SHARE = 4
 """One part in so many of the memory that is left beside the peak may hold outputs of frozen blocks."""
 
-CLOSE = 1e-3
-"""Relative difference of two losses that rounding explains, in bfloat16 too; a block left out makes far more."""
-
 
 def frozen_blocks(module: nn.Module) -> list[nn.Module]:
     """Return the blocks below the lowest one that trains, [] where a model has no stack of blocks, or several.
@@ -72,8 +69,9 @@ class FrozenPrefix:
     """The output of the uppermost frozen block, kept for each example with a hash of what the model was given.
 
     With the first batch it is tried whether that is possible: the output takes no gradient, nothing is drawn for it (no
-    dropout, no noise, no layer left out), it is the same when it is computed again, and the loss stays what it was when
-    the model is given it. Otherwise every batch is computed as ever.
+    dropout, no noise, no layer left out), it is the same when it is computed again, and the loss, in at least float32,
+    stays what it was to the bit when the model is given it, since all above computes with the same numbers. Otherwise
+    every batch is computed as ever.
 
     Args:
         blocks: from `frozen_blocks`, at least one.
@@ -126,7 +124,7 @@ class FrozenPrefix:
                 again = self._pass(loss, 0).loss
         except Exception:  # blocks may ask one another for more than their output: then they are computed as ever
             return False
-        if not torch.isclose(again, first.loss, rtol=CLOSE, atol=0):
+        if first.loss.itemsize < 4 or not torch.equal(again, first.loss):
             return False
         self._needed = int(first.hidden[0].nbytes / (1 if mask is None else shape[1]) * self._tokens)
         if self._is_full():

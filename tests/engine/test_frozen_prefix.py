@@ -86,6 +86,18 @@ class Pooling(nn.Module):
         return SimpleNamespace(loss=cross_entropy(self.head(hidden.mean(1)), labels))
 
 
+class Skipping(Pooling):
+    """A classifier to which a little of the first block's output comes past the others."""
+
+    def forward(self, input_ids, attention_mask, labels):
+        hidden = first = self.layers[0](self.table(input_ids))
+        for layer in self.layers[1:]:
+            hidden = layer(hidden)
+        kept = attention_mask[..., None]
+        pooled = ((hidden + 1e-4 * first) * kept).sum(1) / kept.sum(1)
+        return SimpleNamespace(loss=cross_entropy(self.head(pooled), labels))
+
+
 def of_pairs():
     config = DebertaV2Config(**SMALL, **DRY, intermediate_size=32, relative_attention=True, pos_att_type=["p2c", "c2p"])
     model = DebertaV2ForSequenceClassification(config)
@@ -103,13 +115,18 @@ def of_padding():
     return model, model.layers, torch.tensor([0, 1])
 
 
+def of_skips():
+    model = Skipping()
+    return model, model.layers, torch.tensor([0, 1])
+
+
 def of_masks():
     model = RobertaForMaskedLM(RobertaConfig(**SMALL, **DRY, intermediate_size=32, max_position_embeddings=32))
     return model, model.roberta.encoder.layer, None
 
 
 @pytest.mark.parametrize(
-    ("make", "once"), [(of_pairs, True), (of_chance, False), (of_padding, False), (of_masks, True)]
+    ("make", "once"), [(of_pairs, True), (of_chance, False), (of_padding, False), (of_skips, False), (of_masks, True)]
 )
 def test_losses_are_those_of_blocks_that_are_computed(make, once):
     torch.manual_seed(0)
