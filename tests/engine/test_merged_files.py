@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 from transformers import BertForSequenceClassification
 
 from ftengine import api, fine_tune, hookimpl, load_run, registry_of
+from ftengine.engine import merge
 from ftengine.errors import InputError, MergeChangedOutputs
 from ftengine_builtins.loaders.transformers import TransformersLoader
 
@@ -117,6 +118,21 @@ def test_what_a_merge_leaves_in_the_model_alone_is_found(run, tmp_path, strategy
     with pytest.raises(MergeChangedOutputs, match=told) as error:
         load_run(run, registry=registry(strategy)).merge(tmp_path / "merged", dtype)
     assert "strategy 'scaled' of ftengine-scaled unversioned" in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tensor_that_no_probe_shows_is_compared_in_the_written_files(run, tmp_path, monkeypatch):
+    def with_a_fault(module, processor, folder):
+        table = module.get_input_embeddings().weight.data
+        whole = table.clone()
+        table[-1, 0] += 1e-6  # of a token that is not in the probe
+        save_model(module, processor, folder)
+        table.copy_(whole)
+
+    save_model = merge.save_model
+    monkeypatch.setattr(merge, "save_model", with_a_fault)
+    with pytest.raises(MergeChangedOutputs, match=r"such as 'bert\.embeddings\.word_embeddings\.weight'"):
+        load_run(run, registry=registry(Scaled)).merge(tmp_path / "merged", "float32")
     assert not list(tmp_path.iterdir())
 
 
