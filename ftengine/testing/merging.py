@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ftengine.api import Batch, LoadedModel, Merges, Strategy
+from ftengine.engine.merge import TOLERANCE
 from ftengine.engine.prepared_data import apply_strategy
 from ftengine.errors import NotMergeable
 from ftengine.model import save_model
@@ -19,9 +20,6 @@ from ftengine.model.saving import is_pretrained, open_model
 from ftengine.testing.checks import Checks, skip
 from ftengine.testing.values import hooks, relative
 from ftengine.training.modes import train_mode
-
-TOLERANCE = 1e-4
-"""Largest difference that merging may make to the outputs, relative to their size: float32's rounding and room."""
 
 
 @dataclass

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ftengine import api
+from ftengine.engine.merge import TOLERANCE
 from ftengine.errors import RecipeError
 from ftengine.model import trainable
 from ftengine.plugins.returned import json_mapping
@@ -185,7 +186,7 @@ class StrategyChecks(MergeChecks):
         classes = [type(part) for part in loaded.module.modules()]
         with strategy.as_base(loaded):
             difference = relative(self._outputs(loaded), base)
-        assert difference < LEAST_EFFECT / 10, (
+        assert difference < TOLERANCE, (
             f"as_base: the outputs differ from the base's by {difference:.3g} of their size: leave out all that was "
             "added, and give back all that was changed"
         )

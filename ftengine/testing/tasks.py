@@ -14,7 +14,7 @@ from torch import Tensor
 from ftengine import api
 from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.samples import on_meta
-from ftengine.testing.values import close, equal, without_values
+from ftengine.testing.values import ROUNDING, close, equal, without_values
 from ftengine.training.losses import loss_of
 
 
@@ -97,7 +97,7 @@ class TaskChecks(Checks):
         assert float(weight) == wanted, f"the weight is {float(weight):g}, that of the features {wanted:g}"
         if isinstance(task, api.PredictsDistributions):
             twice, _ = loss_of(task, loaded.module, batch, _Scaled(2, 1.0))
-            assert torch.allclose(twice, 2 * loss, rtol=1e-4), f"two passes give {twice}, one gives {loss}"
+            assert torch.allclose(twice, 2 * loss, rtol=ROUNDING), f"two passes give {twice}, one gives {loss}"
 
     def a_model_without_values_can_be_seen(self) -> None:
         task = self._bound()
@@ -113,7 +113,7 @@ class TaskChecks(Checks):
         sums = [sum(column) for column in zip(*parts, strict=True)]
         advice = "return the sum of losses and its weight, and leave padding out of both"
         assert sums[1] == weight, f"the weight of a batch is {weight:g}, that of its examples {sums[1]:g}: {advice}"
-        assert abs(sums[0] - whole) <= 1e-3 * max(abs(whole), 1e-3), (
+        assert abs(sums[0] - whole) <= ROUNDING * max(abs(whole), 1e-3), (
             f"the loss of a batch is {whole:.6g}, the sum of its examples' one by one {sums[0]:.6g}: {advice}"
         )
 

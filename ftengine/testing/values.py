@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-ROUNDING = 1e-4
+ROUNDING = 1e-5
 """How far figures may differ, relative to their size, that float32 computes in batches of other shapes."""
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
@@ -85,4 +85,4 @@ def _compare(one: Any, other: Any, plain: Callable[[Any, Any], bool]) -> bool:
 def _near(one: float, other: Any) -> bool:
     if not isinstance(other, (int, float)) or not (math.isfinite(one) and math.isfinite(other)):
         return str(one) == str(other)
-    return math.isclose(one, other, rel_tol=ROUNDING, abs_tol=1e-5)
+    return math.isclose(one, other, rel_tol=ROUNDING, abs_tol=1e-6)
