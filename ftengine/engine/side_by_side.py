@@ -69,7 +69,7 @@ def differences(paths: Sequence[str | Path]) -> Overview:
         return Overview(tables=tables, notes=(f"{listed(alone)} {each}, or by a metric, of no other run here.",))
     metrics = {key[0] for key in alike}
     why = (
-        "were measured on different examples"
+        "were measured on different examples, or by other options"
         if len(metrics) == 1 and "" not in metrics
         else ("have no first metric in common")
     )
@@ -77,10 +77,13 @@ def differences(paths: Sequence[str | Path]) -> Overview:
 
 
 def _measured_by(run: Run) -> tuple[str, ...]:
-    """Return the first metric ("" without one), the examples and the labels, which runs that are paired share."""
+    """Return the first metric ("" without one), its options, the examples and the labels, which paired runs share."""
     result = EvaluationResult.read(run.directory)
     content = AuditResult.read(run.directory).contents.get(result.split or "", "")
-    return result.headline_metric or "", content, str(run.facts.labels)
+    metric = result.headline_metric or ""
+    evaluator = result.metrics[metric].evaluator if metric else ""
+    options = {key: x for spec in run.recipe.evaluate if spec["name"] == evaluator for key, x in spec.items()}
+    return metric, content, str(run.facts.labels), str(options | {"name": evaluator})
 
 
 def _table(named: Sequence[tuple[str, Run]], *, whole: bool) -> Table:

@@ -18,6 +18,7 @@ from ftengine.engine.fine_tune import require_same_data, require_same_recipe
 from ftengine.engine.prepared_data import PreparedData, ReadyTask
 from ftengine.errors import InputError, RunError, TrainingError, did_you_mean, naming
 from ftengine.evaluation.results import bind
+from ftengine.model.fingerprints import changes
 from ftengine.run.directory import RunDirectory
 from ftengine.run.parent import PARENT
 from ftengine.run.recipe import Recipe
@@ -135,9 +136,11 @@ def require_alike(children: Sequence[Child]) -> None:
     """Refuse runs of different bases, precisions or devices (RunError): their figures differ for that reason too."""
     found = [Environment.read(child.run) for child in children]
     for child, environment in zip(children, found, strict=True):
-        for key in ("base", "precision", "device"):
-            if getattr(environment, key) != getattr(found[0], key):
-                raise RunError(
-                    f"{children[0].label} and {child.label} were trained with another {key} each (see "
-                    "environment.json of their runs). Remove the older run, or choose another folder with --output DIR."
-                )
+        differing = [f"of their base, {what} differ" for what in changes(found[0].base, environment.base)]
+        for key in ("precision", "device"):
+            differing += [f"their {key} differs"] if getattr(environment, key) != getattr(found[0], key) else []
+        if differing:
+            raise RunError(
+                f"{children[0].label} and {child.label} were not trained alike: {'; '.join(differing)} (see "
+                "environment.json of their runs). Remove the older run, or choose another folder with --output DIR."
+            )

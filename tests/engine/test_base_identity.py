@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from transformers import AutoTokenizer, RobertaConfig, RobertaForMaskedLM
 from ftengine import Recipe, fine_tune
 from ftengine.api import LoadRequest
 from ftengine.cli import main
+from ftengine.engine.subprocess_runs import require_alike
 from ftengine.errors import BaseMismatch, RunError
 from ftengine.model import fingerprint_base, fingerprint_processor
 from ftengine.model.fingerprints import changes, fingerprint_tokens
@@ -211,6 +213,7 @@ def moved(trained, tmp_path):
     [
         ("config.json", {"n_head": 2}, "n_head was 4 and is 2"),
         ("generation_config.json", {"repetition_penalty": 3.0}, "repetition_penalty was not there and is 3.0"),
+        ("tokenizer.json", {"pre_tokenizer__add_prefix_space": True}, "divides a text"),
     ],
 )
 def test_no_command_takes_a_base_with_other_settings(moved, file, values, told):
@@ -258,3 +261,19 @@ def test_an_adapter_does_not_start_on_a_base_with_other_settings(moved, chat_fil
         fine_tune(recipe)
     edit(moved / "base" / "config.json", activation_function="gelu_new")
     fine_tune(recipe)
+
+
+def test_runs_of_two_versions_of_a_library_are_compared_and_those_of_two_bases_are_not(tmp_path, monkeypatch):
+    now = identity(tiny_llama(tmp_path / "base"))
+    older = now | {"config": now["config"] | {"version": "5.1.0", "added": 1}}
+    other = now | {"config": now["config"] | {"hidden_act": "relu"}}
+    bases = {"now": now, "older": older, "other": other, "unknown": {"weights": now["weights"]}}
+    environments = {name: SimpleNamespace(base=base, precision="p", device="cpu") for name, base in bases.items()}
+    monkeypatch.setattr("ftengine.engine.subprocess_runs.Environment.read", environments.__getitem__)
+    runs = {name: SimpleNamespace(label=name, run=name) for name in bases}
+    require_alike([runs["now"], runs["older"], runs["unknown"]])
+    with pytest.raises(RunError, match="hidden_act was 'silu' and is 'relu'"):
+        require_alike([runs["now"], runs["older"], runs["other"]])
+    environments["older"].device = "cuda"
+    with pytest.raises(RunError, match="their device differs"):
+        require_alike([runs["now"], runs["older"]])

@@ -7,6 +7,7 @@ from shutil import copytree
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from click.testing import CliRunner
 from runs import start_commands_here
 from scipy.stats import binomtest
@@ -117,6 +118,17 @@ def test_runs_on_other_examples_or_of_other_metrics_are_not_set_against_one_anot
     page = tmp_path / "two.html"
     report(runs["steps1"].path, talk.path, "--output", page)
     assert "Not the same examples." in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("options", "compared"), [({}, True), ({"bins": 5}, False)])
+def test_runs_whose_metric_has_other_options_are_not_set_against_one_another(runs, tmp_path, options, compared):
+    paths = [runs["steps1"].path, copytree(runs["steps12"].path, tmp_path / "other")]
+    name = json.loads((paths[1] / "evaluation.json").read_text())["metrics"]["accuracy"]["evaluator"]
+    recipe = yaml.safe_load((paths[1] / "recipe.yaml").read_text())
+    (paths[1] / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"evaluate": [{"name": name, **options}]}))
+    found = differences(paths)
+    assert bool(found.tables) == compared
+    assert compared or "other options" in found.notes[0]
 
 
 def test_a_run_on_other_examples_leaves_the_difference_of_those_that_share_theirs(runs, label_run):
