@@ -74,7 +74,8 @@ class LoadedModel:
         new_modules: names of modules initialised afresh (a classifier head); they train and are saved in any case.
         labels: the classification targets, or None.
         fingerprint: identity of base and processor, as hashes and settings by section; the engine fills it in. A loader
-            that changes weights as it reads them gives that of the base as it was (`fingerprint_base`).
+            that changes weights as it reads them gives that of the base as it was (`fingerprint_base`); any may give
+            settings in "config" that the module does not tell.
         max_length: longest input in tokens that the model accepts, or None where it has no limit.
         pretrained: names that the base's parameters have after the strategy prepared it; the engine fills it in.
     """

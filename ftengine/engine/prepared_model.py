@@ -295,7 +295,7 @@ def load_base(
     else:
         loaded = loader.load(request)
     if "weights" not in loaded.fingerprint and weights:
-        loaded.fingerprint = fingerprint_base(loaded.module, loaded.new_modules) | loaded.fingerprint
+        loaded.fingerprint = fingerprint_base(loaded)
     loaded.fingerprint["head"] = loaded.head
     loaded.fingerprint["processor"] = fingerprint_processor(loaded.processor)
     loaded.fingerprint["tokens"] = fingerprint_tokens(loaded.processor)

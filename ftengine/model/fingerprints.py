@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import xxhash
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ftengine.errors import BaseMismatch, shown
+
+if TYPE_CHECKING:
+    from ftengine.api import LoadedModel
 
 SECTIONS = {
     "weights": "the weights",
@@ -55,6 +59,9 @@ ASKED = frozenset(
 )
 """Generation settings that each call of `generate` gives itself, or that change nothing of the answers."""
 
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""Where an object lies in memory, which another process has elsewhere."""
+
 PROBE = (
     "The quick Brown FOX jumps over 12,345.67 lazy dogs; isn't that  two  spaces\tand a tab?\n\nNaïve Ångström e\u0301 "
     "Straße \ufb01ne \uff21\uff22\uff23 北京大学 東京タワー Привет, мир! नमस्ते 🙂 a\u200bb http://example.org/a_b?c=d#e "
@@ -66,18 +73,19 @@ PROBE_WORDS = 64
 """Words of the vocabulary, at most, that stand behind it."""
 
 
-def fingerprint_base(module: nn.Module, exclude: Iterable[str] = ()) -> dict[str, Any]:
+def fingerprint_base(loaded: LoadedModel) -> dict[str, Any]:
     """Return what a base computes: hashes of weights and buffers, settings of configuration and generation, code.
 
     Args:
-        module: the model before a strategy touched it.
-        exclude: names of modules initialised afresh, which differ from run to run.
+        loaded: the model before a strategy touched it. Modules initialised afresh differ from run to run and are left
+            out; settings that its loader put into `fingerprint["config"]` stand beside those that are found.
     """
-    exclude = tuple(exclude)
+    module, exclude = loaded.module, tuple(loaded.new_modules)
     return {
+        **loaded.fingerprint,
         "weights": fingerprint_weights(module, exclude),
         "buffers": _fingerprint_buffers(module, exclude),
-        "config": _configuration(module, exclude),
+        "config": _configuration(module, exclude) | loaded.fingerprint.get("config", {}),
         "generation": _generation(module),
         "code": _code(module),
     }
@@ -174,7 +182,7 @@ def _configuration(module: nn.Module, exclude: tuple[str, ...]) -> dict[str, Any
     fresh = tuple(f"{name}." for name in exclude)
     layers = {name: layer for name, layer in module.named_modules() if name not in exclude}
     told = {name: f"{type(x).__name__}({x.extra_repr()})" for name, x in layers.items() if not name.startswith(fresh)}
-    return {VERSION: torch.__version__, **told}
+    return {VERSION: torch.__version__, **{name: ADDRESS.sub("", text) for name, text in told.items()}}
 
 
 def _generation(module: nn.Module) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,12 +11,13 @@ import torch
 from click.testing import CliRunner
 from gguf_file import write_llama_gguf
 from runs import Interrupting, Interruption
+from safetensors.torch import save_file
 from tiny import tiny_bert, tiny_gpt2, tiny_llama, tiny_resnet, tiny_t5
 from torch import nn
 from transformers import AutoTokenizer, RobertaConfig, RobertaForMaskedLM
 
 from ftengine import Recipe, fine_tune
-from ftengine.api import LoadRequest
+from ftengine.api import Labels, LoadedModel, LoadRequest
 from ftengine.cli import main
 from ftengine.engine.subprocess_runs import require_alike
 from ftengine.errors import BaseMismatch, RunError
@@ -29,10 +31,14 @@ def identity(folder, head="causal-lm", **options):
     loader = Registry().loader_of(str(folder), {"name": "auto", **options})
     loaded = loader.load(LoadRequest(str(folder), head))
     return {
-        **fingerprint_base(loaded.module, loaded.new_modules),
+        **fingerprint_base(loaded),
         "processor": fingerprint_processor(loaded.processor),
         "tokens": fingerprint_tokens(loaded.processor),
     }
+
+
+def of(module):
+    return fingerprint_base(LoadedModel(module, None, "source", "head"))
 
 
 def edit(file, **values):
@@ -119,9 +125,7 @@ def test_a_gguf_file_of_a_model_has_the_configuration_and_tokens_of_its_folder(t
 def test_positions_that_are_counted_from_the_padding_token_make_it_count(tmp_path):
     sizes = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     sizes |= {"intermediate_size": 8, "max_position_embeddings": 16}
-    one, other = (
-        fingerprint_base(RobertaForMaskedLM(RobertaConfig(**sizes, pad_token_id=pad, bos_token_id=3))) for pad in (1, 2)
-    )
+    one, other = (of(RobertaForMaskedLM(RobertaConfig(**sizes, pad_token_id=pad, bos_token_id=3))) for pad in (1, 2))
     assert any("pad_token_id was 1 and is 2" in text for text in changes(one, other))
 
 
@@ -129,9 +133,9 @@ def test_buffers_that_are_stored_count(tmp_path):
     folder = tiny_resnet(tmp_path / "base")
     loader = Registry().loader_of(str(folder), {"name": "auto"})
     module = loader.load(LoadRequest(str(folder), "image-classification")).module
-    before = fingerprint_base(module)
+    before = of(module)
     next(buffer for name, buffer in module.named_buffers() if name.endswith("running_mean")).add_(1)
-    (change,) = changes(before, fingerprint_base(module))
+    (change,) = changes(before, of(module))
     assert "statistics" in change
 
 
@@ -143,8 +147,27 @@ def test_layers_of_a_model_without_configuration_tell_their_settings():
     before = model(1e-5)
     after = model(0.1)
     after.load_state_dict(before.state_dict())
-    (change,) = changes(fingerprint_base(before), fingerprint_base(after))
+    (change,) = changes(of(before), of(after))
     assert "eps=0.1" in change
+
+
+def test_arguments_that_an_image_model_was_built_with_count(tmp_path):
+    request = LoadRequest("", "image-classification", Labels("single", ("a", "b")))
+    arguments = {"depth": 1, "embed_dim": 48, "num_heads": 3, "img_size": 32}
+    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 2, "model_args": arguments}
+    make = Registry().factory("loader", {"name": "timm"}, "model.loader")
+    module = make().build("vit_tiny_patch16_224", 2, arguments)
+    save_file(module.state_dict(), tmp_path / "model.safetensors")
+    edit(tmp_path / "config.json", **config)
+
+    def found():
+        return fingerprint_base(make().load(replace(request, source=str(tmp_path))))
+
+    before = found()
+    assert changes(before, found()) == []
+    edit(tmp_path / "config.json", model_args__num_heads=2)
+    (change,) = changes(before, found())
+    assert "model_args.num_heads was 3 and is 2" in change
 
 
 def test_code_that_comes_with_a_model_counts(tmp_path, monkeypatch):
@@ -157,7 +180,7 @@ def test_code_that_comes_with_a_model_counts(tmp_path, monkeypatch):
         import own_model
 
         torch.manual_seed(0)
-        return fingerprint_base(own_model.Own(2, 2))
+        return of(own_model.Own(2, 2))
 
     before = found("heads = 4")
     (change,) = changes(before, found("heads = 2"))

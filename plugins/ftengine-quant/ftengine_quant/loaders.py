@@ -63,7 +63,7 @@ class QuantisingLoader(api.ModelLoader):
     def load(self, request: api.LoadRequest) -> api.LoadedModel:
         loaded = self._reader(request.source).load(request)
         # Of the base as it was: what is trained here belongs to the source, quantised or not.
-        loaded.fingerprint = fingerprint_base(loaded.module, loaded.new_modules)
+        loaded.fingerprint = fingerprint_base(loaded)
         return self._quantise(loaded)
 
     def load_skeleton(self, request: api.LoadRequest) -> api.LoadedModel:

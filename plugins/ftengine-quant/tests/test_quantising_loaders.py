@@ -192,7 +192,7 @@ def test_weights_take_the_bytes_that_their_bits_make(folders):
 
 def test_the_fingerprint_is_that_of_the_weights_before(make, folders):
     request = asked(folders["llama"])
-    assert make().load(request).fingerprint == fingerprint_base(plain(request).module)
+    assert make().load(request).fingerprint == fingerprint_base(plain(request))
 
 
 def test_a_reader_that_quantises_is_refused(make, folders, monkeypatch):

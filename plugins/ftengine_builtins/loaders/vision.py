@@ -152,7 +152,9 @@ class VisionLoader(ModelLoader):
                 parameter.data = parameter.data.to(getattr(torch, request.dtype))
         processor.labels, processor.arguments = labels, arguments
         new = tuple(sorted(heads)) if rows is None else ()
-        return LoadedModel(module, processor, source, request.head, new, labels)
+        # What layers do not say of themselves, such as into how many heads attention is divided.
+        config = {"architecture": architecture} | {f"model_args.{key}": x for key, x in sorted(arguments.items())}
+        return LoadedModel(module, processor, source, request.head, new, labels, {"config": config})
 
     def heads(self, module: nn.Module, classes: int) -> list[str]:
         """Name the layers that give the logits: the last linear map or convolution, if its outputs are the classes."""
