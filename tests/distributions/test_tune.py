@@ -1,6 +1,7 @@
 """`ftengine tune`: trials on validation, the test split once, going on after an interruption, wrong input."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -8,7 +9,7 @@ from click.testing import CliRunner
 from runs import Heard
 
 from ftengine import Recipe, Run, fine_tune, load_run
-from ftengine.errors import InputError, TrainingError
+from ftengine.errors import BaseMismatch, InputError, TrainingError
 
 pytestmark = pytest.mark.usefixtures("installed")
 
@@ -246,3 +247,13 @@ def test_the_command(content, tmp_path, monkeypatch):
     assert found["trials"][0]["values"] == {"train.learning_rate": 0.005}
     with pytest.raises(InputError, match="write KEY=RANGE"):
         CliRunner().invoke(tune, ["recipe.yaml", "--trials", "2", "--set-range", "rank"], catch_exceptions=False)
+
+
+def test_trials_on_another_base_are_not_set_beside_the_others(content, llama_folder, tmp_path):
+    folder = shutil.copytree(llama_folder, tmp_path / "base")
+    content |= {"model": {"source": str(folder)}}
+    tuned(content, tmp_path / "tuned", trials=1)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}), encoding="utf-8")
+    with pytest.raises(BaseMismatch, match="hidden_act was 'silu' and is 'relu'"):
+        tuned(content, tmp_path / "tuned", trials=2)

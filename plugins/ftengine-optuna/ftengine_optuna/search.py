@@ -18,10 +18,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from ftengine import Recipe, fine_tune, load_run, plan, registry_of
+from ftengine import Recipe, Run, fine_tune, load_run, plan, registry_of
 from ftengine.api import Estimate, Listener, SilentListener
 from ftengine.api.figures import counted, listed, plain
 from ftengine.errors import FtengineError, InputError, RunError, TrainingError
+from ftengine.model import require_same_base
 from ftengine_optuna.division import FOLDER, choose_metric, divide, trial_recipe
 from ftengine_optuna.result import Tested, Tried, Tuning, ranked, statement
 from ftengine_optuna.space import Dimension, check_space, default_space, own_values, shown, with_values
@@ -175,17 +176,20 @@ class Search:
     def _try(self, number: int, values: dict[str, Any], trials: int) -> None:
         """Train one trial; one that fails counts among the worst."""
         began, said = time.monotonic(), ", ".join(f"{key.split('.', 1)[1]} {shown(v)}" for key, v in values.items())
-        figure, reason = None, ""
+        run, figure, reason = None, None, ""
         self.listener.phase(f"trial {number + 1} of {trials}")
         try:
             recipe = trial_recipe(with_values(self.recipe, values), self.files, self.place(number))
-            measured = fine_tune(recipe, resume=True).evaluation["tuned"][self.metric]
+            run = fine_tune(recipe, resume=True)
+            measured = run.evaluation["tuned"][self.metric]
             if measured["value"] is None:
                 reason = f"{self.metric} is undefined"
             else:
                 figure = Estimate(**measured)
         except (FtengineError, torch.OutOfMemoryError) as error:
             reason = " ".join(str(error).split())
+        if run is not None:
+            self._require_same_base(run)
         told = {"figure": figure and vars(figure), "reason": reason, "seconds": round(time.monotonic() - began, 3)}
         self.study.set_user_attr(_key(number), told)
         if figure is None:
@@ -198,6 +202,14 @@ class Search:
         gc.collect()  # what a trial leaves on the device is not the next one's
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _require_same_base(self, run: Run) -> None:
+        """Refuse figures of another base than the other trials' (BaseMismatch: says what differs)."""
+        other = next((trial.run for trial in self.tried() if trial.state == "finished"), None)
+        if other is not None:
+            base = load_run(other, trust_code=True).facts.base
+            where = f"{str(run.path)!r} cannot be set beside {other!r}, which"
+            require_same_base(run.facts.base, base, self.recipe.model.source, where)
 
     def place(self, number: int) -> Path:
         """Return the folder of a trial's run."""
