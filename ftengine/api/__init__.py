@@ -78,6 +78,7 @@ from ftengine.api.reader import BrokenRow, ExplainsFiles, FileReader, Reader, Ro
 from ftengine.api.regularizer import Regularizer
 from ftengine.api.rule import Rule
 from ftengine.api.schedule import Schedule
+from ftengine.api.sizes import check_unfolded
 from ftengine.api.strategy import Strategy
 from ftengine.api.task import Task
 from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, LoadRequest, Prediction, View
@@ -195,6 +196,7 @@ __all__ = [
     "View",
     "WeighsExamples",
     "WorksOnParts",
+    "check_unfolded",
     "comparable",
     "find_personal",
     "iterate",

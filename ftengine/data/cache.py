@@ -12,10 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ftengine.api import BrokenRow, ExplainsFiles, Reader, Row, comparable, place_of
+from ftengine.api.sizes import check_unfolded
 from ftengine.data.cache_folder import ROWS, entry_of
 from ftengine.errors import DataError, PluginError
 from ftengine.plugins.blame import named
@@ -133,12 +135,13 @@ class Reading:
                     if len(first) < SHOWN_SKIPS:
                         first.append((place_of("", item.place), item.reason))
 
-        rows = 0
+        rows = size = 0
         schema = pa.schema([(ROW, pa.string()), (LINE, pa.string())])
         with pa.ipc.new_stream(target, schema) as writer:
             for places, texts in _in_batches(kept()):
                 writer.write_batch(pa.record_batch([pa.array(texts, pa.string()), pa.array(places)], schema))
-                rows += len(places)
+                rows, size = rows + len(places), size + sum(map(len, texts))
+                self._check_unfolded(size)
         if not rows:
             shown = f"{place_of(self.source, first[0][0])}) as {first[0][1]}" if skipped else ""
             reason = f": all {skipped:,} were skipped, the first ({shown}" if skipped else ""
@@ -160,16 +163,23 @@ class Reading:
             for field in found.schema
         ]
         schema = pa.schema(plain, found.schema.metadata)
-        done = 0
+        done = size = 0
         with pa.ipc.new_stream(target, schema.append(pa.field(LINE, pa.int64()))) as writer:
-            for batch in self._guarded(found):
+            for batch in chain.from_iterable(map(_pieces, self._guarded(found))):
                 table = pa.Table.from_batches([batch]).cast(schema)
+                size += table.nbytes
+                self._check_unfolded(size)
                 numbers = pa.array(range(done + 1, done + 1 + len(batch)), pa.int64())
                 writer.write_table(table.append_column(LINE, numbers))
                 done += len(batch)
         if not done:
             raise DataError(f"{self.source} holds no rows; it must hold at least one example.")
         return {"columns": found.schema.names, "skipped": {"count": 0, "first": []}}
+
+    def _check_unfolded(self, size: int) -> None:
+        """Refuse rows of so many bytes where they come from a far smaller file."""
+        if os.path.isfile(self.path):
+            check_unfolded(self.path, size)
 
     def _guarded(self, found: Iterable[Found]) -> Iterator[Found]:
         with self._readable():
@@ -226,6 +236,27 @@ def _in_batches(rows: Iterable[tuple[str, bytes]]) -> Iterator[tuple[list[str], 
             places, texts, size = [], [], 0
     if texts:
         yield places, texts
+
+
+def _pieces(batch: Any) -> Iterator[Any]:
+    """Yield a batch in pieces that stay small when their categories become values."""
+    import pyarrow as pa
+
+    width = sum(_widest(column.dictionary) for column in batch.columns if pa.types.is_dictionary(column.type))
+    step = max(1, _BATCH_BYTES // width) if width else max(1, len(batch))
+    for start in range(0, len(batch), step):
+        yield batch.slice(start, step)
+
+
+def _widest(values: Any) -> int:
+    """Return the bytes that the largest of some values takes, at most."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    if any(is_text(values.type) for is_text in texts):
+        return compute.max(compute.binary_length(values)).as_py() or 1
+    return values.nbytes if pa.types.is_nested(values.type) else 16
 
 
 def check_free(source: str, columns: Sequence[str]) -> None:

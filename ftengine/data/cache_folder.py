@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -17,7 +16,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from ftengine.errors import DataError, InputError
+from ftengine.api.sizes import size_in
+from ftengine.errors import DataError
 
 CACHE_VARIABLE = "FTENGINE_CACHE"
 SIZE_VARIABLE = "FTENGINE_CACHE_SIZE"
@@ -30,8 +30,6 @@ _IN_USE = 3600
 """Seconds since its last use before an entry may be removed to make room: another process may be about to open it."""
 _ABANDONED = 86400
 """Seconds after which what is half-written has no writer any more."""
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)?\s*")
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def cache_folder() -> Path:
@@ -138,11 +136,7 @@ def make_room(folder: Path, keep: Path, limit: float) -> None:
 
 def wanted_size() -> float:
     """Return the bytes that the folder may hold (InputError: FTENGINE_CACHE_SIZE is no size)."""
-    text = os.environ.get(SIZE_VARIABLE) or DEFAULT_SIZE
-    found = _SIZE.fullmatch(text.upper())
-    if found is None:
-        raise InputError(f"{SIZE_VARIABLE}={text}: write bytes, or a number with KB, MB, GB or TB, as in 5GB.")
-    return float(found[1]) * _UNITS[found[2] or ""]
+    return size_in(SIZE_VARIABLE, DEFAULT_SIZE)
 
 
 def entries(folder: Path) -> Iterator[tuple[Path, float, int]]:

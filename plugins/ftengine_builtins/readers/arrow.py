@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ftengine.api import BrokenRow, FileReader
+from ftengine.api import BrokenRow, FileReader, check_unfolded
+from ftengine_builtins.readers.arrow_messages import unfolded_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyarrow import parquet
 
 _MAGIC = b"ARROW1"
+_HEAD = 8
+"""Bytes of a file before its first message: the magic number, padded."""
+
+MOST_ROWS, LEAST_ROWS = 16_384, 64
+BATCH_BYTES = 128 << 20
+"""Rows of Parquet that are unfolded at one time, and the bytes that these are to take at most."""
 
 
 class ParquetReader(FileReader):
@@ -25,7 +33,10 @@ class ParquetReader(FileReader):
 
         with _readable("Parquet"):
             content = parquet.ParquetFile(source)
-            return _batches("Parquet", content.schema_arrow, content.iter_batches())
+            groups = [content.metadata.row_group(i) for i in range(content.num_row_groups)]
+            check_unfolded(source, sum(group.total_byte_size for group in groups))
+            batches = content.iter_batches(min(map(_rows_at_once, groups), default=MOST_ROWS))
+            return _batches("Parquet", content.schema_arrow, batches)
 
 
 class ArrowReader(FileReader):
@@ -40,9 +51,36 @@ class ArrowReader(FileReader):
         with open(source, "rb") as file:
             whole = file.read(len(_MAGIC)) == _MAGIC
         with _readable("Arrow"):
+            check_unfolded(source, sum(map(unfolded_bytes, _messages(source, whole))))
             content = (pa.ipc.open_file if whole else pa.ipc.open_stream)(pa.OSFile(source))
             batches = map(content.get_batch, range(content.num_record_batches)) if whole else content
             return _batches("Arrow", content.schema, batches)
+
+
+def _rows_at_once(group: parquet.RowGroupMetaData) -> int:
+    """Return how many rows of a row group to unfold at one time.
+
+    A value that is repeated is stored once, in a dictionary page, so that a group may take far more bytes than it says:
+    each row is taken to have the largest value that its dictionaries could hold.
+    """
+    width = group.total_byte_size / max(group.num_rows, 1)
+    for column in map(group.column, range(group.num_columns)):
+        if column.has_dictionary_page and column.dictionary_page_offset is not None:
+            page = column.data_page_offset - column.dictionary_page_offset
+            width += page * column.total_uncompressed_size / max(column.total_compressed_size, 1)
+    return int(min(max(BATCH_BYTES / max(width, 1), LEAST_ROWS), MOST_ROWS))
+
+
+def _messages(source: str, whole: bool) -> Iterator[pa.Message]:
+    """Yield the messages of an Arrow file without unfolding any."""
+    import pyarrow as pa
+
+    with pa.memory_map(source) as file:
+        file.seek(_HEAD if whole else 0)
+        reader = pa.ipc.MessageReader.open_stream(file)
+        with suppress(StopIteration):
+            while True:
+                yield reader.read_next_message()
 
 
 def _batches(kind: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.RecordBatchReader:
