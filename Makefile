@@ -19,7 +19,7 @@ PYTEST_OPTIONS = -q -n logical --maxprocesses=$(WORKERS) --dist loadfile --no-lo
 PLUGINS := .venv-plugins
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow test-plugins test-peers test-lowest faults fuzz sanitize lint docs bench clean
+.PHONY: help env demo test test-slow test-equal test-plugins test-peers test-lowest faults fuzz sanitize lint docs bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,10 @@ test: $(COMPILED) ## run the tests
 # What compiles, starts several processes or loads a real model.
 test-slow: $(COMPILED) ## run the tests that take long
 	$(TEST) -m slow
+
+# Each in two ways: whole and accumulated, packed, in two processes, resumed, by each instruction set, ….
+test-equal: $(COMPILED) ## compare what is promised to be equal, and show by planted faults what that sees
+	FTENGINE_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/equal
 
 test-plugins: $(COMPILED) $(PLUGINS)/.installed ## run the tests of the distributions in plugins/
 	FTENGINE_REQUIRE_EXTENSION=1 TRITON_INTERPRET=1 OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR):$(CURDIR)/plugins \

@@ -17,8 +17,7 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
 def state_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Return what training changes: trainable parameters, and buffers that move with them.
 
-    Buffers (BatchNorm statistics) are taken from modules that hold a trainable parameter, by the same
-    rule that decides whether they move at all.
+    Buffers (BatchNorm statistics) are taken from modules that hold a trainable parameter: in no others do they move.
     """
     tensors: dict[str, Tensor] = dict(trainable(module))
     for prefix, child in module.named_modules():

@@ -17,11 +17,16 @@ from ftengine.training.steps import Steps
 
 
 def train_mode(module: nn.Module) -> None:
-    """Set training mode, but keep running statistics (BatchNorm) of frozen modules still."""
+    """Set training mode, but keep running statistics (BatchNorm) still unless their module trains whole.
+
+    Where biases alone train, statistics that move would make the result depend on the size of a micro-batch.
+    """
     module.train()
     for part in module.modules():
-        if getattr(part, "running_mean", None) is not None and not any(p.requires_grad for p in part.parameters()):
-            part.eval()
+        if getattr(part, "running_mean", None) is not None:
+            trains = [p.requires_grad for p in part.parameters()]
+            if not trains or not all(trains):
+                part.eval()
 
 
 def frozen_parameters(strategy: Strategy, module: nn.Module, step: int, steps: Steps) -> list[nn.Parameter]:

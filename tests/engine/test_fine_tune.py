@@ -164,16 +164,6 @@ def test_a_fresh_head_trains_and_is_saved_beside_an_adapter(label_recipe):
     assert all(answer["scores"][answer["label"]] == max(answer["scores"].values()) for answer in answers)
 
 
-def test_one_batch_of_eight_equals_eight_accumulated_batches_of_one(chat_recipe, tmp_path):
-    common = {"strategy__dropout": 0.0, "train__max_steps": 6, "train__max_grad_norm": 0.5}
-    whole = fine_tune(chat_recipe(**common, output=str(tmp_path / "whole")))
-    parts = fine_tune(chat_recipe(**common, train__batch_size=1, train__accumulate=8, output=str(tmp_path / "parts")))
-    # float32 sums in another order: a few roundings, grown over six steps
-    assert losses(parts) == pytest.approx(losses(whole), rel=1e-4)
-    for name, tensor in trained_tensors(whole).items():
-        torch.testing.assert_close(trained_tensors(parts)[name], tensor, rtol=1e-3, atol=1e-4)
-
-
 def test_the_same_recipe_gives_the_same_run(chat_recipe, tmp_path):
     first = fine_tune(chat_recipe(train__max_steps=5, output=str(tmp_path / "a")))
     second = fine_tune(chat_recipe(train__max_steps=5, output=str(tmp_path / "b")))
@@ -239,12 +229,6 @@ def test_a_plan_says_what_training_then_does(chat_recipe, tmp_path):
     unmeasured = plan(recipe, measure=False)
     assert unmeasured.estimate is None
     assert unmeasured.targets == planned.targets
-
-
-def test_gradient_checkpointing_changes_memory_and_not_the_result(chat_recipe, tmp_path):
-    plain = fine_tune(chat_recipe(train__max_steps=4, output=str(tmp_path / "a")))
-    saving = fine_tune(chat_recipe(train__max_steps=4, train__gradient_checkpointing=True, output=str(tmp_path / "b")))
-    assert losses(saving) == pytest.approx(losses(plain), rel=1e-5)
 
 
 GB = 10**9

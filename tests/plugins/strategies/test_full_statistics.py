@@ -90,6 +90,14 @@ def test_statistics_of_frozen_layers_stand_still_where_others_move(resnet) -> No
     assert moved(resnet, before) == {name for name in before if ".stages.0." not in name}
 
 
+def test_statistics_stand_still_where_biases_alone_train(resnet) -> None:
+    for name, parameter in resnet.module.named_parameters():
+        parameter.requires_grad_(name.endswith("bias"))
+    before = statistics(resnet.module)
+    learn(resnet)
+    assert moved(resnet, before) == set()
+
+
 def test_a_plain_module_saves_what_moved(tmp_path) -> None:
     def build() -> LoadedModel:
         torch.manual_seed(0)

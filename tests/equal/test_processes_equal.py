@@ -1,0 +1,61 @@
+"""Two processes with half the batch each do what one does with the whole, with the whole model each or a part of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from cells import Cell
+from comparisons import ROUNDINGS, roundings
+from planted import OF_PROCESSES
+from processes import together
+from traces import Trace, train
+
+pytestmark = pytest.mark.slow
+
+WHOLE = [
+    Cell("full", "gpt2"), Cell("lora", "llama"), Cell("dora", "bert"), Cell("prompt", "t5"), Cell("prefix", "qwen3"),
+    Cell("bitfit", "bart"), Cell("full", "resnet"),
+]  # fmt: skip
+DIVIDED = [Cell("full", "llama"), Cell("lora", "bert")]
+PLANTED = Cell("lora", "llama")
+
+
+def child(folder: str) -> None:
+    """Train each cell with half the batch, whole and divided, and one cell with each fault; keep what came of it."""
+    jobs = [(cell, "ddp", None) for cell in WHOLE] + [(cell, "fsdp", None) for cell in DIVIDED]
+    for cell, parallel, fault in [*jobs, *((PLANTED, "ddp", fault) for fault in OF_PROCESSES)]:
+        name = f"{cell}-{fault or parallel}"
+        recipe = cell.recipe(Path(folder), name, {"train.batch_size": 2, "train.parallel": parallel})
+        if fault is None:
+            trace = train(recipe)
+        else:
+            with OF_PROCESSES[fault]():
+                trace = train(recipe)
+        if trace.losses:  # the first process's
+            torch.save(vars(trace), Path(folder, f"{name}.pt"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("processes")
+    for cell in dict.fromkeys([*WHOLE, *DIVIDED]):
+        torch.save(vars(train(cell.recipe(folder, f"{cell}-one", {}))), folder / f"{cell}-one.pt")
+    together(folder / "said", child, str(folder))
+    return folder
+
+
+def read(folder: Path, name: str) -> Trace:
+    return Trace(**torch.load(folder / f"{name}.pt"))
+
+
+@pytest.mark.parametrize(("cell", "parallel"), [*((c, "ddp") for c in WHOLE), *((c, "fsdp") for c in DIVIDED)], ids=str)
+def test_two_processes_equal_one(folder, cell, parallel):
+    apart, where = roundings(read(folder, f"{cell}-one"), read(folder, f"{cell}-{parallel}"))
+    assert apart <= ROUNDINGS, where
+
+
+@pytest.mark.parametrize("fault", OF_PROCESSES)
+def test_a_planted_fault_is_seen(folder, fault):
+    assert roundings(read(folder, f"{PLANTED}-one"), read(folder, f"{PLANTED}-{fault}"))[0] > 2 * ROUNDINGS

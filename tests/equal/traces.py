@@ -1,0 +1,158 @@
+"""A run of a few steps, looked into: its losses, gradients, weights and answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from runs import Interrupting, Interruption
+from torch import Tensor
+
+import ftengine_bitfit
+from ftengine import Recipe
+from ftengine.api import BeforeStep, Event, Listener, SilentListener, Stepped
+from ftengine.data.batching import by_length
+from ftengine.engine.device import Device
+from ftengine.engine.evaluation_plan import evaluation_plan
+from ftengine.engine.experiment import Experiment
+from ftengine.engine.merge import check_merge
+from ftengine.engine.prepared_data import prepare_data
+from ftengine.engine.prepared_model import (
+    PreparedModel,
+    load_base,
+    load_base_once,
+    place_base,
+    prepare_strategy,
+)
+from ftengine.evaluation.runner import EvalResult
+from ftengine.model import state_tensors
+from ftengine.plugins.registry import registry_of
+from ftengine.run.directory import RunDirectory
+from ftengine.run.records import Memory
+from ftengine.training.sharding import gathered, is_sharded
+
+REGISTRY = registry_of({"bitfit": ftengine_bitfit})
+
+
+@dataclass
+class Trace:
+    """What a run computed: losses of its steps, their gradients, the trained weights at the end, answers.
+
+    Gradients are as the optimiser gets them; where the model is divided over processes there are none.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    gradients: list[dict[str, Tensor]] = field(default_factory=list)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    outputs: Tensor = field(default_factory=lambda: torch.empty(0))
+    said: list[str] = field(default_factory=list)
+    """Messages of the run."""
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return all numbers, by kind and name; the tensors of a kind have one scale."""
+        steps = enumerate(self.gradients, 1)
+        return {
+            "loss": {f"step {i}": torch.tensor(loss, dtype=torch.float64) for i, loss in enumerate(self.losses, 1)},
+            **{f"gradient of step {i}": gradients for i, gradients in steps},
+            "weight": self.weights,
+            "output": {"held out": self.outputs},
+        }
+
+
+@dataclass(frozen=True)
+class Recording(PreparedModel):
+    """A prepared model whose training is written down."""
+
+    trace: Trace = field(default_factory=Trace)
+
+    def tell(self, event: Event) -> None:
+        if isinstance(event, BeforeStep) and not is_sharded(event.model):
+            named = event.model.named_parameters()
+            self.trace.gradients.append({name: p.grad.clone() for name, p in named if p.grad is not None})
+        if isinstance(event, Stepped):
+            self.trace.losses.append(event.figures["loss"])
+
+
+class Listening(SilentListener):
+    """Keeps messages; hands the rest on."""
+
+    def __init__(self, trace: Trace, other: Listener) -> None:
+        self._trace, self._other = trace, other
+
+    def message(self, text: str) -> None:
+        self._trace.said.append(text)
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        self._other.phase(name, total)
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        self._other.advance(steps, **figures)
+
+
+def train(recipe: Recipe, *, interrupted_after: int = 0, merged: bool = False, apart: bool = False) -> Trace:
+    """Train as `fine_tune` does, without measuring the base or writing a report.
+
+    Args:
+        interrupted_after: steps after which the process is lost; another goes on from the last checkpoint.
+        merged: what was trained is merged into the base before it answers.
+        apart: held-out rows are answered one by one, not as one batch.
+    """
+    run = RunDirectory(recipe.output)
+    run.create()
+    before = Trace()
+    if interrupted_after:
+        lost = _prepare(recipe, Interrupting(interrupted_after))
+        with suppress(Interruption):
+            lost.trainer(run).train()
+        before = lost.trace
+    model = _prepare(recipe)
+    trainer = model.trainer(run)
+    if interrupted_after:
+        trainer.resume()
+        assert trainer.progress.step == interrupted_after
+    trainer.train()
+    loaded, trace = model.loaded, model.trace
+    trace.losses = before.losses[:interrupted_after] + trace.losses
+    trace.gradients = before.gradients[:interrupted_after] + trace.gradients
+    if model.empty is not None:
+        loaded.module = gathered(loaded.module, model.empty)
+    if not model.device.is_main:  # which alone has the whole of a divided model, and is told of steps
+        return trace
+    trace.weights = {name: tensor.detach().clone() for name, tensor in state_tensors(loaded.module).items()}
+    if merged:
+        check_merge(model.strategy).merge(loaded)
+    trace.outputs = outputs(model, apart)
+    assert all(map(math.isfinite, trace.losses))
+    return trace
+
+
+def _prepare(recipe: Recipe, listener: Listener | None = None) -> Recording:
+    trace = Trace()
+    experiment = Experiment.open(recipe, REGISTRY, Listening(trace, listener or SilentListener()))
+    data, device = prepare_data(experiment), Device.open(recipe, training=True)
+    loaded = load_base_once(device, data.ready) if device.divides else load_base(data.ready)
+    place_base(device, data.ready, loaded)
+    strategy = prepare_strategy(device, experiment, loaded, data.ready.task)
+    ranks = device.accelerator.num_processes
+    empty = device.divide(loaded) if device.divides else None
+    memory = Memory(gradient_checkpointing=bool(recipe.train.gradient_checkpointing), reason="")
+    plan = evaluation_plan(data, ranks)
+    return Recording(data, plan, device, loaded, strategy, ranks, EvalResult(), "", {}, memory, empty, trace)
+
+
+@torch.no_grad()
+def outputs(model: PreparedModel, apart: bool = False) -> Tensor:
+    """Return the numbers that a model predicts of the held-out rows: logits of classes, losses of texts."""
+    split = model.data.encoded["validation"]
+    rows: Sequence[Any] = by_length(split.lengths)
+    found: list[Mapping[str, Any]] = []
+    with model.device.inference(model.loaded):
+        for members in [rows[i : i + 1] for i in range(len(rows))] if apart else [rows]:
+            found += split.task.predict(model.loaded.module, split.batch(members))
+    numbers = [value for prediction in found for _, value in sorted(prediction.items())]
+    flat = [x for value in numbers for x in (value if isinstance(value, list) else [value])]
+    return torch.tensor([x for x in flat if isinstance(x, float)], dtype=torch.float64)
