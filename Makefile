@@ -42,7 +42,7 @@ TEST = PYTHONDONTWRITEBYTECODE= FTENGINE_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 \
 test: $(COMPILED) ## run the tests
 	$(TEST) -m 'not slow'
 
-# What compiles, starts several processes or loads a real model.
+# What compiles, starts several processes, loads a real model or trains for seconds.
 test-slow: $(COMPILED) ## run the tests that take long
 	$(TEST) -m slow
 

@@ -13,7 +13,13 @@ from ftengine.testing import check_augmenter, check_results, check_strategy, fix
 from ftengine.testing.components import SUITES
 
 REGISTRY = Registry()
-BOX = [(kind, entry.name) for kind in KINDS for entry in REGISTRY.entries(kind)]
+TRAINED = {"regularizer", "strategy"}
+"""Kinds that train on every model, for seconds: with `make test-slow`."""
+BOX = [
+    pytest.param(kind, entry.name, marks=[pytest.mark.slow] if kind in TRAINED else [])
+    for kind in KINDS
+    for entry in REGISTRY.entries(kind)
+]
 TEXTS, ANSWERS = "sequence-classification", "causal-lm"
 VARIANTS = [
     (TEXTS, {"name": "adapter", "placement": "houlsby", "init": "bert", "dropout": 0.1}),
@@ -46,6 +52,7 @@ def test_components_in_the_box_pass(kind, name):
     assert (passed > 0) is ((kind, name) not in MISSING)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("head", "spec"), VARIANTS, ids=str)
 def test_strategies_in_the_box_pass_with_other_options(head, spec):
     one = fixture(head)

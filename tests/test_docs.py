@@ -88,6 +88,7 @@ def named(document):
     return str(document.relative_to(ROOT / "docs")) if document != README else document.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", [one for one in DOCS if one != TUTORIAL], ids=named)
 def test_what_a_document_types_works(desk, document, monkeypatch, tmp_path):
     """The tutorial's have a desk of their own: tests/test_docs_plugins.py."""

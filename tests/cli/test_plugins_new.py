@@ -59,12 +59,14 @@ def test_what_is_written_passes_its_tests(shout):
     assert "skipped" not in tested
 
 
+@pytest.mark.slow
 def test_what_is_written_is_listed(ftengine, installed):
     listed = ftengine("plugins", "list").stdout
     of_ours = [line.split()[:2] for line in listed.splitlines() if " ftengine-shout 0.1.0 " in line]
     assert sorted(of_ours) == sorted([kind, "shout"] for kind in KINDS)
 
 
+@pytest.mark.slow
 def test_what_is_written_passes_plugins_check(ftengine, installed):
     told = json.loads(ftengine("plugins", "check", "ftengine-shout", "--json").stdout)
     assert {result["component"] for result in told["results"]} == {f"{kind} shout" for kind in KINDS}
@@ -92,6 +94,7 @@ def recipe_of_all(folder):
     return content
 
 
+@pytest.mark.slow
 def test_a_recipe_of_what_was_written_trains_evaluates_and_merges(ftengine, installed, tmp_path):
     tiny_gpt2(tmp_path / "gpt2")
     recipe = recipe_of_all(tmp_path)

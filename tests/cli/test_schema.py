@@ -172,7 +172,7 @@ def test_schema_and_options_agree(entry):
     config, place = entry.cls.Config, f"{entry.kind}.{entry.name}"
     validator = Draft202012Validator({"$ref": f"#/$defs/{place}", "$defs": SCHEMA["$defs"]})
 
-    @settings(max_examples=60, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=20, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(draw_of(config))
     def agree(options):
         by_schema = validator.is_valid({"name": entry.name, **options})
@@ -201,7 +201,7 @@ TOGETHER = ("no meaning", "needs", "leave some", "nothing to divide", "set data.
 def test_schema_and_recipe_agree_on_sections(section):
     names = Recipe.model_fields[section].annotation.model_fields
 
-    @settings(max_examples=150, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(st.dictionaries(st.sampled_from([*names, "unknown"]), VALUES, max_size=2))
     def agree(keys):
         recipe = {**SMALLEST, section: {**SMALLEST.get(section, {}), **keys}}

@@ -46,6 +46,7 @@ def over_fitted(model, folder, **train):
     return fine_tune(recipe(model, folder, file, train=settings | train))
 
 
+@pytest.mark.slow
 def test_a_run_made_to_over_fit_is_named_and_the_kept_weights_with_it(bert_folder, tmp_path):
     run = over_fitted(bert_folder, tmp_path, keep_best=False)
     found = alarms(run)
@@ -55,12 +56,14 @@ def test_a_run_made_to_over_fit_is_named_and_the_kept_weights_with_it(bert_folde
     assert "over-fitting" in alarms_named(run)
 
 
+@pytest.mark.slow
 def test_the_same_run_with_the_best_weights_kept_is_told_so(bert_folder, tmp_path):
     run = over_fitted(bert_folder, tmp_path)
     texts = [f.text for f in run.verdict.findings if f.level == "note" and f.kind == "over-fitting"]
     assert any("the kept weights are from before" in text for text in texts)
 
 
+@pytest.mark.slow
 def test_a_biased_slice_is_named(bert_folder, tmp_path):
     rng = random.Random(0)
     train = write_rows(tmp_path / "train.jsonl", [row | {"channel": "mail"} for row in sentences(150, rng)])
@@ -77,6 +80,7 @@ def test_a_biased_slice_is_named(bert_folder, tmp_path):
     assert "slices" in alarms_named(run)
 
 
+@pytest.mark.slow
 def test_a_run_made_to_forget_is_named(llama_folder, tmp_path):
     general = [{"text": f"{line} {other}"} for line in CORPUS for other in CORPUS if line != other]
     narrow = [{"text": f"{i} 0 1 0 1 0 1 0 1 0 1 {i}"} for i in range(60)]
@@ -123,6 +127,7 @@ def test_a_classifier_that_always_answers_the_same_is_not_usable(bert_folder, tm
     assert not [finding for finding in run.verdict.findings if finding.level == "good"]
 
 
+@pytest.mark.slow
 def test_a_fresh_head_is_measured_by_the_majority_class(bert_folder, tmp_path):
     train = write_rows(tmp_path / "noise.jsonl", noise(300, (5, 6, 5)))
     settings = {"epochs": 12, "batch_size": 16, "learning_rate": 0.004, "keep_best": False}
@@ -157,6 +162,7 @@ def reversing(model, folder, **more):
     return fine_tune(recipe(model, folder, file, task=task, train={"epochs": 4}, **more))
 
 
+@pytest.mark.slow
 def test_what_a_model_writes_weighs_more_than_its_loss(t5_folder, tmp_path):
     run = reversing(t5_folder, tmp_path, evaluate=[{"name": "generation", "max_new_tokens": 16}])
     assert better(run, "loss")
@@ -166,6 +172,7 @@ def test_what_a_model_writes_weighs_more_than_its_loss(t5_folder, tmp_path):
     assert "0 of 30 answers are exact" in run.verdict.headline
 
 
+@pytest.mark.slow
 def test_answers_that_are_only_shown_are_looked_at_too(t5_folder, tmp_path):
     run = reversing(t5_folder, tmp_path)
     assert better(run, "loss")

@@ -74,7 +74,7 @@ class Problem:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_as_accurate_as_the_reference(instruction_set, shape, dtype, p):
-    for factor_dtype, strided in itertools.product(FACTOR_DTYPES, (False, True)):
+    for factor_dtype, strided in zip(FACTOR_DTYPES, itertools.cycle((p > 0, p == 0)), strict=False):
         Problem(*shape, dtype, factor_dtype, p, strided).check()
 
 

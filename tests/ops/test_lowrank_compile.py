@@ -7,6 +7,8 @@ from torch.nn.functional import linear
 
 from ftengine.ops import lowrank_add, lowrank_linear
 
+pytestmark = pytest.mark.slow
+
 
 def both(x, weight, bias, a, b, scale, p=0.0, seed=None):
     y = lowrank_linear(x, weight, bias, a, b, scale, p, seed)
@@ -24,8 +26,7 @@ def _fresh_dynamo():
         (torch.float32, 0.0, False),
         (torch.float32, 0.3, False),
         (torch.float32, 0.3, True),
-        # not eligible: the reference itself is traced
-        pytest.param(torch.float64, 0.3, False, marks=pytest.mark.slow),
+        (torch.float64, 0.3, False),  # not eligible: the reference itself is traced
     ],
 )
 def test_traced_layers_equal_eager_ones(layer, p, autocast, dtype):
@@ -37,7 +38,6 @@ def test_traced_layers_equal_eager_ones(layer, p, autocast, dtype):
     torch.testing.assert_close(traced, eager)
 
 
-@pytest.mark.slow
 def test_inductor_compiles_the_layers(layer):
     sample, seed = layer((2, 9), 40, 24, 4), torch.tensor(3)
     compiled = torch.compile(both, fullgraph=True)

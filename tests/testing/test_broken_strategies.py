@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 from ftengine.api import Strategy
 from ftengine.errors import NoMatch
 from ftengine.testing import check_results
+from ftengine.testing.checks import results_of, skip
 
 
 class Shifted(nn.Module):
@@ -65,7 +66,7 @@ def put(module, path, part):
 
 def test_a_sound_strategy_passes():
     results = check_results(Shift)
-    assert failed(Shift) == {}
+    assert [one for one in results if one.outcome == "failed"] == []
     skipped = {one.check: one.reason for one in results if one.outcome == "skipped"}
     assert skipped["LlamaForCausalLM"] == "this is about classifiers of texts."
 
@@ -333,16 +334,19 @@ def test_the_new_head_is_left_to_the_engine():
 
 
 def test_an_expected_failure_is_told_with_its_reason_and_has_to_fail():
-    expected = {"environment_is_json": "dtypes are shown as they are"}
-    results = {one.check: one for one in check_results(Unspeakable, expected_failed_checks=expected)}
-    assert results["environment_is_json"].outcome == "expected"
-    assert results["environment_is_json"].reason == "dtypes are shown as they are"
-    assert (
-        "though it was expected to fail (?)"
-        in failed(Shift, expected_failed_checks={"something_trains": "?"})["something_trains"]
-    )
-    assert "is skipped" in failed(Shift, expected_failed_checks={"environment_is_json": "?"})["environment_is_json"]
-    assert (
-        "there are it_is_complete, something_trains, "
-        in failed(Shift, expected_failed_checks={"nothing": "?"})["nothing"]
-    )
+    def wrong():
+        raise AssertionError("it is wrong")
+
+    checks = [("right", lambda: None), ("wrong", wrong), ("open", lambda: skip("later"))]
+
+    def told(check, **expected):
+        return {one.check: (one.outcome, one.reason) for one in results_of(checks, expected)}[check]
+
+    assert told("wrong", wrong="known") == ("expected", "known")
+    for name, reason in (
+        ("right", "though it was expected to fail (?)"),
+        ("open", "is skipped"),
+        ("no", "right, wrong"),
+    ):
+        outcome, said = told(name, **{name: "?"})
+        assert (outcome, reason in said) == ("failed", True), said

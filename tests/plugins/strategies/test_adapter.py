@@ -139,7 +139,8 @@ def test_a_bfloat16_base_trains_with_float32_adapters(name: str, placement: str,
 
 
 # Behind a layer's linear maps, behind its convolutions.
-@pytest.mark.parametrize("name", [pytest.param("llama", marks=pytest.mark.slow), "resnet"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama", "resnet"])
 def test_torch_compile_takes_the_model_as_one_graph(name: str) -> None:
     _, loaded = prepared(name, placement="pfeiffer")
     shake(loaded.module)

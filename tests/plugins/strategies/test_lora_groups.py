@@ -166,6 +166,7 @@ def test_merging_and_the_base_alone_know_no_group(x):
     torch.testing.assert_close(loaded.module(x).detach(), tuned, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_traced_model_computes_the_same(x):
     torch.compiler.reset()
     module = model(dropout=0.0, layers=1).module
