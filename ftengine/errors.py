@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -98,6 +99,21 @@ def load_yaml(text: str) -> Any:
         return yaml.safe_load(text)
     except (ValueError, OverflowError, RecursionError, AttributeError) as error:  # the last: `!!timestamp later`
         raise yaml.YAMLError("nested too deeply" if isinstance(error, RecursionError) else str(error)) from None
+
+
+_LIMITS = {
+    errno.ENOSPC: ("the disk is full", "Make room"),
+    errno.EDQUOT: ("the disk quota is used up", "Make room"),
+    errno.EFBIG: ("a file would be larger than the limit on file sizes allows", "Raise it (ulimit -f)"),
+    errno.EROFS: ("the file system is read-only", "Make it writable"),
+    errno.EMFILE: ("too many files are open in this process", "Raise the limit (ulimit -n)"),
+    errno.ENFILE: ("too many files are open on this machine", "Close some"),
+}
+
+
+def system_limit(error: BaseException) -> tuple[str, str] | None:
+    """Return which limit of the system an error is about, and what to do; None for any other error."""
+    return _LIMITS.get(error.errno or 0) if isinstance(error, OSError) else None
 
 
 def is_panic(error: BaseException) -> bool:

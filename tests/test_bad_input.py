@@ -3,6 +3,7 @@
 import errno
 import json
 import re
+import resource
 import shutil
 from pathlib import Path
 
@@ -433,3 +434,20 @@ def test_a_full_disk_while_saving_keeps_what_was_complete(workplace, monkeypatch
     assert "run/adapter" not in left
     resumed = CliRunner().invoke(main, ["train", "recipe.yaml", "--resume"])
     assert resumed.exit_code == 0, resumed.stderr
+
+
+@pytest.mark.parametrize("most", [1 << 10, 8 << 10, 40 << 10])
+def test_a_limit_on_file_sizes_is_one_error_and_leaves_nothing_half_written(workplace, monkeypatch, most):
+    """First the rows do not fit, then what is encoded and evaluated, then what is saved."""
+    monkeypatch.setenv("FTENGINE_CACHE", str(workplace.folder / "cache"))
+    workplace.recipe(strategy={"rank": 32})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        result = CliRunner().invoke(main, ["train", "recipe.yaml"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "unexpected" not in failure(result, 2)
+    assert not [name for name in workplace.files() if name.endswith((".partial", ".tmp"))]
+    again = ["--resume"] if (workplace.folder / "run").exists() else []
+    assert CliRunner().invoke(main, ["train", "recipe.yaml", *again]).exit_code == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import socket
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from ftengine.cli.progress import is_main_process
-from ftengine.errors import FtengineError, ProcessLost
+from ftengine.errors import FtengineError, InputError, ProcessLost, system_limit
 from ftengine.report.text import one_line
 
 if TYPE_CHECKING:
@@ -116,9 +115,9 @@ def describe(error: BaseException) -> str:
         return ENDS.get(type(error.__cause__), ("aborted.", 1))[0]
     if isinstance(error, FtengineError):
         return str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of temporary files: a run's own are told elsewhere
-        place = f" ({error.filename})" if error.filename else ""
-        return f"the disk is full{place}. Make room, or set TMPDIR elsewhere. What was complete is kept."
+    if limit := system_limit(error):  # of temporary files: a run's own are told elsewhere
+        place = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+        return f"{limit[0]}{place}. {limit[1]}, or set TMPDIR elsewhere. What was complete is kept."
     if _out_of_memory(error):
         reason = str(error).strip().split("\n")[0].rstrip(".")
         return (
@@ -143,7 +142,9 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def exit_code(error: BaseException) -> int:
-    """Return the exit status: 2 for wrong input, 130 for Ctrl-C, 143 for SIGTERM, 1 for anything else."""
+    """Return the exit status: 2 for wrong input and limits of the system, 130 for Ctrl-C, 143 for SIGTERM, else 1."""
     if isinstance(error, (FtengineError, click.ClickException)):
         return error.exit_code
+    if system_limit(error):
+        return InputError.exit_code
     return ENDS.get(type(error.__cause__), ("", 1))[1] if isinstance(error, click.Abort) else 1

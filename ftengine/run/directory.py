@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from ftengine.errors import RunError, json_of_file
+from ftengine.errors import RunError, json_of_file, system_limit
 
 TRAINED = "adapter"
 """Folder of the trained part, in its ecosystem's format."""
@@ -248,7 +247,8 @@ def writing(target: Path, partial: Path | None = None) -> Iterator[None]:
                 remove(partial)
         if not isinstance(error, OSError):
             raise
-        reason = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
+        limit = system_limit(error)
+        reason = f"{limit[0]}. {limit[1]}" if limit else (error.strerror or str(error))
         raise RunError(f"cannot write {str(target)!r}: {reason}. What was complete before is kept.") from None
 
 

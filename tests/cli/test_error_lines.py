@@ -51,8 +51,13 @@ def error_line(result):
         ),
         (
             OSError(errno.ENOSPC, "full", "/tmp/x"),
-            1,
+            2,
             "error: the disk is full (/tmp/x). Make room, or set TMPDIR elsewhere. What was complete is kept.",
+        ),
+        (
+            OSError(errno.ELOOP, "odd"),
+            1,
+            f"error: unexpected OSError: [Errno {errno.ELOOP}] odd (run with --debug for the traceback)",
         ),
         (InputError("two\nlines\x1b[31m"), 2, "error: two lines\\x1b[31m"),
     ],
@@ -60,6 +65,14 @@ def error_line(result):
 def test_an_exception_becomes_one_line_and_a_status(ftengine, failing, error, code, text):
     failing(error)
     assert error_line(ftengine("fail", code=code)) == text
+
+
+@pytest.mark.parametrize("limit", ["ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EMFILE", "ENFILE"])
+def test_a_limit_of_the_system_is_told_as_one(ftengine, failing, limit):
+    failing(OSError(getattr(errno, limit), "odd", "/tmp/x"))
+    line = error_line(ftengine("fail", code=2))
+    assert "unexpected" not in line
+    assert "(/tmp/x)" in line
 
 
 @pytest.mark.parametrize(
