@@ -63,6 +63,7 @@ def newcomer(bert_folder, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_tutorial_works_as_it_is_typed(newcomer, bert_folder, monkeypatch):
     package = newcomer / "ftengine-bitfit"
     for block in blocks(TUTORIAL, "console", "python"):

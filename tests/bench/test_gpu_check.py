@@ -104,6 +104,7 @@ def test_without_a_folder_it_says_how_to_call_it():
     assert "usage: benchmarks/gpu_check.sh [--dry-run] OUT" in done.stderr
 
 
+@pytest.mark.slow
 def test_its_tests_begin_without_what_a_bare_machine_lacks(check):
     """With torch and pytest alone: no plugins, and none of what tests/conftest.py imports."""
     arguments = shlex.split(check(0)["tests.log"])

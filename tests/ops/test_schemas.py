@@ -51,6 +51,7 @@ def registered():
     return {name.removeprefix("ftengine::") for name in torch._C._dispatch_get_all_op_names() if "ftengine::" in name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(registered()))
 def test_operator_passes_opcheck(name):
     arguments = [args for sample, args in samples() if sample == name]

@@ -141,6 +141,7 @@ def test_what_ema_validates_is_what_it_keeps(recipe):
     ]  # training itself goes on with the weights
 
 
+@pytest.mark.slow
 def test_all_of_them_together_train_a_model_that_is_saved_as_any(recipe):
     options = {"epochs": 6, "learning_rate": 0.003, "precision": "bfloat16", "gradient_checkpointing": True}
     run = fine_tune(recipe("run", EVERY, **options))

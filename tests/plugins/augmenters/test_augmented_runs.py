@@ -77,6 +77,7 @@ def run_changes_what_is_read(base, *augments, idle=()):
         assert changed != plain
 
 
+@pytest.mark.slow
 def test_a_run_with_every_augmenter_of_texts_has_finite_losses_of_its_own(texts, tmp_path):
     back = {"name": "back-translation", "forward": str(tiny_t5(tmp_path / "t5")), "backward": "t5", "max_length": 16}
     more = [{"name": "synonyms", "file": "words.tsv", "rate": 1}, {**back, "probability": 1, "device": "cpu"}]
@@ -85,6 +86,7 @@ def test_a_run_with_every_augmenter_of_texts_has_finite_losses_of_its_own(texts,
     run_changes_what_is_read(texts, [*more, *whole, *words], idle=["case"])  # the tiny BERT reads no case
 
 
+@pytest.mark.slow
 def test_a_run_with_every_augmenter_of_images_has_finite_losses_of_its_own(images):
     chosen = [{"name": name, "probability": 1} for name in IMAGES]
     run_changes_what_is_read(images, chosen[:-1], chosen[-1:])

@@ -146,6 +146,7 @@ def test_a_bfloat16_model_computes_without_autocast(base) -> None:
     assert all(p.grad.isfinite().all() for p in trainable(loaded.module).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
 def test_a_compiled_layer_computes_the_same(base, dora: bool) -> None:
     torch.compiler.reset()  # dynamo stops after so many kinds of layer at one place

@@ -187,6 +187,7 @@ def test_any_layer_with_its_own_forward_keeps_it(kind: str) -> None:
     assert layer.lora_b.grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_a_compiled_model_computes_the_same() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(6, 5), Conv1D(4, 5), PackedLinear(4, 3))
