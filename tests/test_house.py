@@ -40,3 +40,9 @@ def test_files_and_functions_are_short() -> None:
             f"{name}: {function} has {lines} lines" for function, lines in sizes.items() if lines > LONGEST_FUNCTION
         ]
     assert faults == []
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """pytest imports them by name alone: of two alike, the second is an error where both folders are run."""
+    names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

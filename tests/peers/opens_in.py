@@ -1,6 +1,6 @@
 """The table of docs/strategies.md that says which program opens what: made from the folders themselves.
 
-    FTENGINE_WRITE_TABLE=1 pytest tests/peers/test_table.py       writes it first
+    FTENGINE_WRITE_TABLE=1 pytest tests/peers/test_opens_in.py       writes it first
 
 Each cell is what the saved folder says of itself; the tests of this folder open it there.
 """
