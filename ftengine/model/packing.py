@@ -23,10 +23,11 @@ CHECKED = (64, 1, 31)
 """Tokens of the examples by which a model is checked: one longer than convolutions and short windows reach, one that
 they reach across, and one behind both."""
 
-LIMIT = 1e-5
+LIMIT = 3e-5
 """Largest difference of a packed token's state from that of the same example alone, relative to its size.
 
-Both are computed in float32, where the models of transformers that keep examples apart differ by at most 2e-6.
+Both are computed in float32, where 20 models of transformers that keep examples apart, and SmolLM2 with its own
+weights, differ by at most 2e-6, and those that do not by 7e-4 at least.
 """
 
 
