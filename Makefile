@@ -10,9 +10,7 @@ WORKERS ?= 4
 
 # Written when the kernels are compiled into the source tree.
 COMPILED := $(VENV)/.compiled
-C_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
-# The CUDA kernels for the host as well, for the tests.
-export FTENGINE_EMULATED ?= 1
+C_SOURCES := $(shell find csrc tests/ops -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 PYTEST_OPTIONS = -q -n logical --maxprocesses=$(WORKERS) --dist loadfile --no-loadscope-reorder
 # An environment over that one, for what the distributions in plugins/ rest on: some of it speaks up wherever it is.
@@ -93,13 +91,13 @@ test-lowest: $(LOWEST)/.installed ## run the tests' core with the lowest version
 	cd $(LOWEST) && FTENGINE_NO_REAL_MODELS=1 FTENGINE_REQUIRE_EXTENSION=1 OMP_NUM_THREADS=1 \
 	    bin/pytest -c ../pyproject.toml -q -m 'not slow' $(addprefix ../,$(CORE))
 
-$(LOWEST)/.installed: pyproject.toml setup.py Makefile $(C_SOURCES) $(shell find ftengine plugins/ftengine_* -name '*.py')
+$(LOWEST)/.installed: pyproject.toml setup.py CMakeLists.txt Makefile $(C_SOURCES) $(shell find ftengine plugins/ftengine_* -name '*.py')
 	$(LOWEST_PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra test pyproject.toml \
 	    --python $(LOWEST)/bin/python -o $(LOWEST)/requirements.txt
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python -r $(LOWEST)/requirements.txt
-	FTENGINE_EMULATED=1 $(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --no-build-isolation .
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --no-build-isolation .
 	@touch $@
 
 # What plugins may import.
@@ -110,7 +108,7 @@ lint: $(INSTALLED) ## check style and types
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-	$(BIN)/clang-format --dry-run --Werror --style=file:csrc/.clang-format $(C_SOURCES) tests/ops/avx512/*.h
+	$(BIN)/clang-format --dry-run --Werror --style=file:csrc/.clang-format $(C_SOURCES)
 
 docs: $(INSTALLED) ## write the reference of what plugins may import to build/docs
 	@# pdoc sees what a module holds, and ftengine holds its names once they are used.
@@ -146,7 +144,7 @@ $(INSTALLED): pyproject.toml setup.py Makefile examples/requirements.txt
 	    [ -f "$$info/INSTALLER" ] || rm -rf "$$info"; done
 	@echo "Installing torch into $(VENV), some hundred megabytes, or some gigabytes with CUDA."
 	@# First what the kernels are compiled with: the build uses an installed torch and would fetch a second one else.
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch ninja
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch cmake ninja
 	@echo "Installing ftengine with what it rests on, and compiling its kernels; the first time takes a few minutes."
 	@if command -v nvcc >/dev/null && [ "$$FTENGINE_CUDA" != 0 ]; then \
 	    echo "nvcc is here, so CUDA kernels are compiled too; FTENGINE_CUDA=0 make … leaves them out."; fi
@@ -155,6 +153,7 @@ $(INSTALLED): pyproject.toml setup.py Makefile examples/requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r examples/requirements.txt
 	@touch $@
 
-$(COMPILED): $(INSTALLED) $(C_SOURCES) $(wildcard csrc/builder/*.py)
+$(COMPILED): $(INSTALLED) $(C_SOURCES) CMakeLists.txt $(wildcard csrc/*.py)
 	@$(BIN)/python setup.py --quiet build_ext --inplace
+	@$(BIN)/python tests/ops/cuda/emulator_build.py
 	@touch $@

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from setuptools import Distribution, setup
-from setuptools.command import build, build_ext, sdist
+from setuptools.command import build, build_ext
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "csrc"))
 
-from builder.parts import ROOT, plan, sources
+from builder import ROOT, plan
 
 
 class KernelDistribution(Distribution):
@@ -40,13 +40,4 @@ class BuildKernels(build_ext.build_ext):
         return dict(zip(self.get_outputs(), self.made, strict=True)) if self.inplace else {}
 
 
-class SourceArchive(sdist.sdist):
-    def make_distribution(self) -> None:
-        self.filelist.extend(sources())
-        super().make_distribution()
-
-
-setup(
-    distclass=KernelDistribution,
-    cmdclass={"build": Build, "build_ext": BuildKernels, "sdist": SourceArchive},
-)
+setup(distclass=KernelDistribution, cmdclass={"build": Build, "build_ext": BuildKernels})

@@ -1,5 +1,5 @@
-// ftengine._native: how this installation was compiled, what the processor offers, and which instruction set the CPU
-// kernels use. Linked to no torch, so that `ftengine doctor` has its answers where torch is broken.
+// ftengine._native: what the processor offers, and which instruction set the CPU kernels use. Linked to no torch, so
+// that `ftengine doctor` has its answers where torch is broken.
 
 #include <dlfcn.h>
 #include <pybind11/pybind11.h>
@@ -9,8 +9,6 @@
 #include <stdexcept>
 #include <string>
 #include <vector>
-
-#include "record.h"  // kRecord; the build writes it
 
 namespace py = pybind11;
 
@@ -66,8 +64,7 @@ void use_instruction_set(const std::string& library, const std::string& name) {
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
-  m.doc() = "How ftengine was compiled, what the processor offers, and which instruction set is used.";
-  m.attr("build") = py::module_::import("json").attr("loads")(kRecord);
+  m.doc() = "What the processor offers, and which instruction set is used.";
   m.def("cpu_features", &cpu_features);
   m.def("instruction_set", &instruction_set, py::arg("library"));
   m.def("instruction_sets", &instruction_sets, py::arg("library"));

@@ -1,10 +1,5 @@
 """What csrc/native.cpp offers; absent where nothing was compiled."""
 
-from typing import Any
-
-build: dict[str, Any]
-"""How the build was made: line, compiler, torch, cpu, cuda, left_out, …"""
-
 def cpu_features() -> dict[str, bool]:
     """Return what the instruction sets ask for, and whether processor and operating system offer it."""
 

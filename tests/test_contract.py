@@ -234,7 +234,7 @@ def private_imports(file: str, source: str) -> Iterator[str]:
 
 
 BUILD_INFORMATION = "ftengine/run/environment.py"
-"""Reads ftengine._native, the compiled module that says how the kernels were built."""
+"""Reads ftengine._native, the compiled module that says what the processor offers."""
 
 
 def test_rooms_take_no_private_names_of_others() -> None:

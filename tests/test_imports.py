@@ -35,7 +35,7 @@ OPS = "ops"
 """The room beside the others: it imports only torch and the standard library, and no other room imports it."""
 
 NATIVE = "_native"
-"""The compiled module that says how the kernels were built; it imports nothing."""
+"""The compiled module that chooses instruction sets; it imports nothing."""
 
 BENCH = "ftengine_bench"
 """The plugin that measures ops. It needs no more than they do, so that it runs on a machine with torch alone."""

@@ -24,8 +24,7 @@ constexpr int kDyWords = kTileRows * kTileColumns / 2;  // of a warp's tile
 // columns; chunks of 16 bytes are permuted so that neither order, nor the copy, meets a bank twice.
 // Shared memory: (stage, warp) of tiles; two of S transposed; two of ds (row warp, column warp, 16 rows, Ranks).
 template <typename T, int Ranks>
-FTENGINE_KERNEL(kThreads, 1)
-lowrank_backward_output_kernel(BackwardOutput<T> args, Grid grid) {
+__global__ void __launch_bounds__(kThreads, 1) lowrank_backward_output_kernel(BackwardOutput<T> args, Grid grid) {
   const Dense<const T>& dy = args.dy;
   const BlockCoord coord(grid, dy.rows);
   const int lane = device::lane_index(), g = lane / 4, t = lane % 4, warp = device::warp_index();
@@ -42,7 +41,7 @@ lowrank_backward_output_kernel(BackwardOutput<T> args, Grid grid) {
   };
   const auto request = [&](int64_t block_row, int stage) {
     const int64_t row = block_row + coord.row_warp * kTileRows + lane / 8, column = coord.column + 8 * (lane % 8);
-    FTENGINE_UNROLL
+#pragma unroll
     for (int i = 0; i < 4; ++i) {
       const bool inside = row + 4 * i < coord.end_row && column < dy.columns;
       const int word = word_of(stage, lane / 8 + 4 * i, lane % 8);
@@ -54,12 +53,12 @@ lowrank_backward_output_kernel(BackwardOutput<T> args, Grid grid) {
     if (row < coord.end_row) args.s.stage(shared, row, block_rows, first_rank, Ranks, -1, s_tile + buffer * s_words);
   };
 
-  FTENGINE_UNROLL
+#pragma unroll
   for (int i = 0; i < kStages - 1; ++i) request(coord.first_row + i * block_rows, i);
   Vec8 factor[2][Ranks / 8];  // of rank g + 8n, columns 8t … 8t + 7 of each half
-  FTENGINE_UNROLL
+#pragma unroll
   for (int i = 0; i < Ranks / 4; ++i) {
-    FTENGINE_UNROLL
+#pragma unroll
     for (int j = 0; j < 4; ++j) {
       const int64_t column = coord.column + 32 * (i % 2) + 8 * t + 2 * j;
       const int rank = first_rank + 8 * (i / 2) + g;
@@ -71,12 +70,12 @@ lowrank_backward_output_kernel(BackwardOutput<T> args, Grid grid) {
   device::barrier();
   ColumnSums<T, Ranks> sums;
   int buffer = 0, stage = 0;
-  FTENGINE_KEEP_LOOP
+#pragma unroll 1
   for (int64_t block_row = coord.first_row; block_row < coord.end_row; block_row += block_rows) {
     device::wait_for_copies<kStages - 2>();
     device::warp_barrier();
     Vec8 by_columns[4], by_rows[2][2];
-    FTENGINE_UNROLL
+#pragma unroll
     for (int i = 0; i < 4; ++i) {
       by_columns[i] = shared.load<Vec8>(word_of(stage, 4 * t + i, g));
       by_rows[i / 2][i % 2] = shared.load<Vec8>(word_of(stage, g + 8 * (i % 2), t + 4 * (i / 2)));
@@ -85,12 +84,12 @@ lowrank_backward_output_kernel(BackwardOutput<T> args, Grid grid) {
     stage_s(block_row + block_rows, 1 - buffer);
     sums.add(by_columns, shared, s_tile + buffer * s_words + coord.row_warp * kTileRows / 2, s_stride, ranks);
     const int ds = ds_tile + buffer * ds_words;
-    FTENGINE_UNROLL
+#pragma unroll
     for (int n = 0; n < Ranks / 8; ++n) {
       float c[4] = {};
       add_over_columns<T>(c, by_rows[0][0], by_rows[0][1], factor[0][n]);
       add_over_columns<T>(c, by_rows[1][0], by_rows[1][1], factor[1][n]);
-      FTENGINE_UNROLL
+#pragma unroll
       for (int i = 0; i < 4; ++i)
         shared.store(ds + (warp * kTileRows + g + 8 * (i / 2)) * Ranks + 8 * n + 2 * t + i % 2, c[i]);
     }
@@ -131,8 +130,7 @@ struct SumOfParts {
 };
 
 template <typename T>
-FTENGINE_KERNEL(kThreads, 1)
-lowrank_sum_of_parts_kernel(SumOfParts<T> args) {
+__global__ void __launch_bounds__(kThreads, 1) lowrank_sum_of_parts_kernel(SumOfParts<T> args) {
   int64_t i = int64_t{device::block_index()} * device::thread_count() + device::thread_index();
   if (i < args.counter_count) args.counters[i] = 0;
   if (i < args.ds_size) {
@@ -155,8 +153,8 @@ struct BackwardInput {
 // Shared memory: (stage, 4 rows of a lane, threads) of vec8; the wide factor; two tiles of ds, each straight, then
 // transposed.
 template <typename T, int Ranks, bool Drop>
-FTENGINE_KERNEL(kThreads, Ranks == 16 ? 2 : 1)
-lowrank_backward_input_kernel(BackwardInput<T> args, Grid grid, int tiles) {
+__global__ void __launch_bounds__(kThreads, Ranks == 16 ? 2 : 1)
+    lowrank_backward_input_kernel(BackwardInput<T> args, Grid grid, int tiles) {
   const Dense<const T>& x = args.x;
   const BlockCoord coord(grid, x.rows);
   const int g = device::lane_index() / 4, t = device::lane_index() % 4, thread = device::thread_index();
@@ -171,7 +169,7 @@ lowrank_backward_input_kernel(BackwardInput<T> args, Grid grid, int tiles) {
 
   const auto request = [&](int64_t block_row, int stage) {
     const int64_t row = block_row + coord.row_warp * kTileRows + 4 * t;
-    FTENGINE_UNROLL
+#pragma unroll
     for (int i = 0; i < 4; ++i) {
       const bool inside = row + i < coord.end_row && column < x.columns;
       shared.copy_async(((stage * 4 + i) * threads + thread) * 4, inside ? x.at(row + i, column) : x.data, inside);
@@ -185,7 +183,7 @@ lowrank_backward_input_kernel(BackwardInput<T> args, Grid grid, int tiles) {
     args.update.narrow.stage(shared, row, block_rows, first_rank, Ranks, -1, tile + straight_words);
   };
 
-  FTENGINE_UNROLL
+#pragma unroll
   for (int i = 0; i < kStages - 1; ++i) request(coord.first_row + i * block_rows, i);
   if (updates) {
     stage_wide<T>(shared, wide, args.update.wide, coord.first_column, grid.column_warps, tiles);
@@ -196,17 +194,17 @@ lowrank_backward_input_kernel(BackwardInput<T> args, Grid grid, int tiles) {
   const PhiloxColumn philox_column = mask.column(column);
   ColumnSums<T, Ranks> sums;
   int buffer = 0, stage = 0;
-  FTENGINE_KEEP_LOOP
+#pragma unroll 1
   for (int64_t block_row = coord.first_row; block_row < coord.end_row; block_row += block_rows) {
     const int64_t row = block_row + coord.row_warp * kTileRows + 4 * t;
     const int tile = straight + buffer * tile_words;
     device::wait_for_copies<kStages - 2>();
     Vec8 x4[4], kept[4];
-    FTENGINE_UNROLL
+#pragma unroll
     for (int i = 0; i < 4; ++i) x4[i] = shared.load<Vec8>(((stage * 4 + i) * threads + thread) * 4);
     request(block_row + (kStages - 1) * block_rows, (stage + kStages - 1) % kStages);
     stage_ds(block_row + block_rows, 1 - buffer);
-    FTENGINE_UNROLL
+#pragma unroll
     for (int i = 0; i < 4; ++i) {
       kept[i] = mask.kept(mask.row(row + i), philox_column);
       drop<Drop>(x4[i], kept[i]);
@@ -215,7 +213,7 @@ lowrank_backward_input_kernel(BackwardInput<T> args, Grid grid, int tiles) {
     if (updates) {
       Vec8 updated[4];
       args.update.load(updated, row, column);
-      FTENGINE_UNROLL
+#pragma unroll
       for (int half = 0; half < 2; ++half) {
         Products products;
         const int narrow = tile + coord.row_warp * kTileRows * straight_stride;

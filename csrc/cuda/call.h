@@ -12,12 +12,8 @@
 #include <optional>
 #include <utility>
 
+#include "cuda/runtime.h"
 #include "launch.h"
-#ifdef __CUDACC__
-#include "runtime.h"
-#else
-#include "emulated/runtime.h"
-#endif
 
 namespace ftengine {
 

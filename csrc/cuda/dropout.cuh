@@ -27,10 +27,10 @@ struct PhiloxColumn {
 template <bool Drop>
 class Mask {
  public:
-  explicit FTENGINE_DEVICE Mask(Dropout dropout) {
+  explicit __device__ __forceinline__ Mask(Dropout dropout) {
     if constexpr (Drop) {
       const auto seed = static_cast<uint64_t>(*dropout.seed);
-      FTENGINE_UNROLL
+#pragma unroll
       for (int i = 0; i < kPhiloxRounds; ++i) {
         keys_[i][0] = static_cast<uint32_t>(seed) + i * kPhiloxW0;
         keys_[i][1] = static_cast<uint32_t>(seed >> 32) + i * kPhiloxW1;
@@ -39,7 +39,7 @@ class Mask {
     }
   }
 
-  FTENGINE_DEVICE PhiloxRow row(int64_t row) const {
+  __device__ __forceinline__ PhiloxRow row(int64_t row) const {
     if constexpr (!Drop) return {};
     const uint64_t first = product(kPhiloxM0, static_cast<uint32_t>(row));
     const uint64_t second = product(kPhiloxM1, high(first) ^ keys_[0][1]);
@@ -47,19 +47,19 @@ class Mask {
     return {static_cast<uint32_t>(first) ^ keys_[1][1], static_cast<uint32_t>(second) ^ keys_[2][0],
             high(third) ^ keys_[2][1], static_cast<uint32_t>(third)};
   }
-  FTENGINE_DEVICE PhiloxColumn column(int64_t column) const {
+  __device__ __forceinline__ PhiloxColumn column(int64_t column) const {
     if constexpr (!Drop) return {};
     const uint64_t second = product(kPhiloxM0, static_cast<uint32_t>(column / kColumnsPerBlock) ^ keys_[0][0]);
     return {high(second), static_cast<uint32_t>(second)};
   }
 
   // For eight elements, all bits of those that are kept.
-  FTENGINE_DEVICE device::Vec8 kept(const PhiloxRow& row, const PhiloxColumn& column) const {
+  __device__ __forceinline__ device::Vec8 kept(const PhiloxRow& row, const PhiloxColumn& column) const {
     if constexpr (!Drop) return {{~0u, ~0u, ~0u, ~0u}};
     const uint64_t third = product(kPhiloxM1, column.high ^ row.key_low);
     uint32_t c0 = high(third) ^ row.word0, c1 = static_cast<uint32_t>(third), c2 = column.low ^ row.word2,
              c3 = row.word3;
-    FTENGINE_UNROLL
+#pragma unroll
     for (int i = 3; i < kPhiloxRounds; ++i) {
       const uint64_t p0 = product(kPhiloxM0, c0), p1 = product(kPhiloxM1, c2);
       c0 = high(p1) ^ c1 ^ keys_[i][0];
@@ -71,13 +71,13 @@ class Mask {
   }
 
  private:
-  static FTENGINE_DEVICE uint64_t product(uint32_t a, uint32_t b) { return static_cast<uint64_t>(a) * b; }
-  static FTENGINE_DEVICE uint32_t high(uint64_t value) { return static_cast<uint32_t>(value >> 32); }
+  static __device__ __forceinline__ uint64_t product(uint32_t a, uint32_t b) { return static_cast<uint64_t>(a) * b; }
+  static __device__ __forceinline__ uint32_t high(uint64_t value) { return static_cast<uint32_t>(value >> 32); }
 
   // A half, read as a signed number, is at least level - 32768 exactly when its bits with the sign turned, plus
   // 65536 - level, carry out of sixteen. Both halves at once: add the lower fifteen bits, then take the carry of
   // bit 15.
-  FTENGINE_DEVICE uint32_t keep(uint32_t random) const {
+  __device__ __forceinline__ uint32_t keep(uint32_t random) const {
     const uint32_t turned = random ^ 0x80008000, sum = (random & 0x7FFF7FFF) + (complement_ & 0x7FFF7FFF);
     return device::spread_signs((turned & complement_) | (sum & (turned | complement_)));
   }
@@ -88,9 +88,9 @@ class Mask {
 
 // Dropped elements become exact zeros, even where they are infinite.
 template <bool Drop>
-FTENGINE_DEVICE void drop(device::Vec8& x, const device::Vec8& kept) {
+__device__ __forceinline__ void drop(device::Vec8& x, const device::Vec8& kept) {
   if constexpr (Drop) {
-    FTENGINE_UNROLL
+#pragma unroll
     for (int i = 0; i < 4; ++i) x.word[i] &= kept.word[i];
   }
 }

@@ -23,8 +23,8 @@ constexpr int kShrinkWords = kStages * kShrinkStageWords;
 
 // s = scale · x̂ Aᵀ. A block takes 32 rows and a range of columns; its warps take turns at 32 of them.
 template <typename T, int Ranks, bool Drop>
-FTENGINE_KERNEL(kThreads, Ranks == 16 ? 2 : 1)
-lowrank_shrink_kernel(Dense<const T> x, Narrow<T> s, Shrink args) {
+__global__ void __launch_bounds__(kThreads, Ranks == 16 ? 2 : 1)
+    lowrank_shrink_kernel(Dense<const T> x, Narrow<T> s, Shrink args) {
   const int group = device::block_index() % args.groups, split = device::block_index() / args.groups % args.splits;
   const int64_t row_tile = device::block_index() / args.groups / args.splits, first_row = row_tile * kShrinkRows;
   const int lane = device::lane_index(), g = lane / 4, t = lane % 4, warp = device::warp_index();
@@ -37,7 +37,7 @@ lowrank_shrink_kernel(Dense<const T> x, Narrow<T> s, Shrink args) {
   const auto request = [&](int step) {
     const int64_t column = column_of(step);
     const bool wanted = warp + kWarps * step < args.chunks;
-    FTENGINE_UNROLL
+#pragma unroll
     for (int i = 0; i < 4; ++i) {
       const bool inside = wanted && x.inside(row + 8 * i, column);
       const int word = step % kStages * kShrinkStageWords + (i * kThreads + thread) * 4;
@@ -48,31 +48,31 @@ lowrank_shrink_kernel(Dense<const T> x, Narrow<T> s, Shrink args) {
 
   const Mask<Drop> mask(args.dropout);
   PhiloxRow philox_rows[4];
-  FTENGINE_UNROLL
+#pragma unroll
   for (int i = 0; i < 4; ++i) philox_rows[i] = mask.row(row + 8 * i);
   float c[2][Ranks / 8][4] = {};
 
-  FTENGINE_UNROLL
+#pragma unroll
   for (int i = 0; i < kStages - 1; ++i) request(i);
-  FTENGINE_KEEP_LOOP
+#pragma unroll 1
   for (int step = 0; warp + kWarps * step < args.chunks; ++step) {
     const int64_t column = column_of(step);
     Vec8 factor[Ranks == 16 ? 2 : 1];  // before the random numbers, where registers suffice
     if constexpr (Ranks == 16) {
-      FTENGINE_UNROLL
+#pragma unroll
       for (int n = 0; n < 2; ++n) factor[n] = args.a.vector<T>(first_rank + 8 * n + g, column);
     }
     device::wait_for_copies<kStages - 2>();
     Vec8 x32[4];  // rows g, g + 8, g + 16, g + 24 of 32 columns
-    FTENGINE_UNROLL
+#pragma unroll
     for (int i = 0; i < 4; ++i) {
       x32[i] = shared.load<Vec8>(step % kStages * kShrinkStageWords + (i * kThreads + thread) * 4);
     }
     request(step + kStages - 1);
     const PhiloxColumn philox_column = mask.column(column);
-    FTENGINE_UNROLL
+#pragma unroll
     for (int i = 0; i < 4; ++i) drop<Drop>(x32[i], mask.kept(philox_rows[i], philox_column));
-    FTENGINE_UNROLL
+#pragma unroll
     for (int n = 0; n < Ranks / 8; ++n) {
       if (8 * n >= ranks) break;
       if constexpr (Ranks != 16) factor[0] = args.a.vector<T>(first_rank + 8 * n + g, column);
@@ -85,17 +85,17 @@ lowrank_shrink_kernel(Dense<const T> x, Narrow<T> s, Shrink args) {
   device::barrier();
 
   const int64_t out_row = first_row + thread / 8;
-  FTENGINE_UNROLL
+#pragma unroll
   for (int n = 0; n < Ranks / 8; ++n) {  // through (warp, 32 rows, 8 ranks)
     if (8 * n >= ranks) break;
-    FTENGINE_UNROLL
+#pragma unroll
     for (int i = 0; i < 8; ++i) {
       const int of_tile = 16 * (i / 4) + g + 8 * (i / 2 % 2);
       shared.store((warp * kShrinkRows + of_tile) * 8 + 2 * t + i % 2, c[i / 4][n][i % 4]);
     }
     device::barrier();
     float sum = 0.0f;
-    FTENGINE_UNROLL
+#pragma unroll
     for (int w = 0; w < kWarps; ++w) sum += shared.load<float>(w * kShrinkRows * 8 + thread);
     const int rank = 8 * n + thread % 8;
     if (out_row < x.rows && rank < ranks) {
@@ -116,8 +116,7 @@ lowrank_shrink_kernel(Dense<const T> x, Narrow<T> s, Shrink args) {
 
 // y = base + scale · S Bᵀ.  Shared memory: the wide factor, then two tiles of S, one read while the other is filled.
 template <typename T>
-FTENGINE_KERNEL(kThreads, 2)
-lowrank_expand_kernel(Update<T> update, Grid grid, int tiles) {
+__global__ void __launch_bounds__(kThreads, 2) lowrank_expand_kernel(Update<T> update, Grid grid, int tiles) {
   const BlockCoord coord(grid, update.out.rows);
   const int g = device::lane_index() / 4, t = device::lane_index() % 4;
   const int stride = padded_words(tiles * kRankTile), wide = coord.column_warp * tiles * kWideWords;
@@ -134,13 +133,13 @@ lowrank_expand_kernel(Update<T> update, Grid grid, int tiles) {
   stage(coord.first_row, 0);
   device::barrier();
   int buffer = 0;
-  FTENGINE_KEEP_LOOP
+#pragma unroll 1
   for (int64_t block_row = coord.first_row; block_row < coord.end_row; block_row += grid.block_rows()) {
     const int64_t row = block_row + coord.row_warp * kTileRows + 4 * t;
     Vec8 updated[4];
     update.load(updated, row, coord.column + 8 * g);
     stage(block_row + grid.block_rows(), 1 - buffer);
-    FTENGINE_UNROLL
+#pragma unroll
     for (int half = 0; half < 2; ++half) {
       Products products;
       const int tile = narrow + buffer * narrow_words + coord.row_warp * kTileRows * stride;

@@ -247,7 +247,7 @@ std::tuple<Tensor, Tensor, Tensor> lowrank_backward(Tensor dy, Tensor x, Tensor 
 }  // namespace ftengine
 
 // lowrank_merge_ is not here: it is called once a layer, and ATen's product serves it.
-STABLE_TORCH_LIBRARY_IMPL(FTENGINE_LIBRARY, FTENGINE_DISPATCH_KEY, m) {
+STABLE_TORCH_LIBRARY_IMPL(ftengine, CUDA, m) {
   m.impl("lowrank_forward", TORCH_BOX(&ftengine::lowrank_forward));
   m.impl("lowrank_backward", TORCH_BOX(&ftengine::lowrank_backward));
   m.impl("lowrank_group_forward", TORCH_BOX(&ftengine::lowrank_group_forward));

@@ -9,9 +9,6 @@
 
 #include "device.cuh"
 
-#define FTENGINE_LIBRARY ftengine
-#define FTENGINE_DISPATCH_KEY CUDA
-
 // Weak: a torch without CUDA has no such symbols, and must be able to load this library all the same.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_cuda_addmm_out(AtenTensorHandle out, AtenTensorHandle self,

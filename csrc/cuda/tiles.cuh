@@ -29,8 +29,8 @@ struct Dense {
   T* data;
   int64_t rows, columns;
 
-  FTENGINE_DEVICE bool inside(int64_t row, int64_t column) const { return row < rows && column < columns; }
-  FTENGINE_DEVICE T* at(int64_t row, int64_t column) const { return data + row * columns + column; }
+  __device__ __forceinline__ bool inside(int64_t row, int64_t column) const { return row < rows && column < columns; }
+  __device__ __forceinline__ T* at(int64_t row, int64_t column) const { return data + row * columns + column; }
 };
 
 // A factor, A or B, or its gradient: element (rank, i) of T or, where it is wide, of float.
@@ -41,23 +41,23 @@ struct Factor {
   int64_t length, rank_stride, stride;
 
   template <typename T>
-  FTENGINE_DEVICE uint32_t word(int rank, int64_t i) const {  // ranks rank and rank + 1, zeros outside
+  __device__ __forceinline__ uint32_t word(int rank, int64_t i) const {  // ranks rank and rank + 1, zeros outside
     return device::make_word<T>(element<T>(rank, i), element<T>(rank + 1, i));
   }
   template <typename T>
-  FTENGINE_DEVICE float element(int rank, int64_t i) const {
+  __device__ __forceinline__ float element(int rank, int64_t i) const {
     if (rank >= ranks || i >= length) return 0.0f;
     const int64_t offset = rank * rank_stride + i * stride;
     return is_wide ? static_cast<const float*>(data)[offset] : device::to_float(static_cast<const T*>(data)[offset]);
   }
   // i … i + 7 of a rank, where they are neighbours.
   template <typename T>
-  FTENGINE_DEVICE Vec8 vector(int rank, int64_t i) const {
+  __device__ __forceinline__ Vec8 vector(int rank, int64_t i) const {
     if (rank >= ranks || i >= length) return {};
     const int64_t offset = rank * rank_stride + i;
     if (!is_wide) return device::load_vector<Vec8>(static_cast<const T*>(data) + offset);
     Vec8 vec8;
-    FTENGINE_UNROLL
+#pragma unroll
     for (int j = 0; j < 2; ++j) {
       const auto four = device::load_vector<device::Float4>(static_cast<const float*>(data) + offset + 4 * j);
       vec8.word[2 * j] = device::make_word<T>(four.f[0], four.f[1]);
@@ -66,7 +66,7 @@ struct Factor {
     return vec8;
   }
   template <typename T>
-  FTENGINE_DEVICE void store(int64_t offset, float value) const {
+  __device__ __forceinline__ void store(int64_t offset, float value) const {
     if (is_wide) {
       static_cast<float*>(data)[offset] = value;
     } else {
@@ -78,8 +78,8 @@ struct Factor {
 // sums (16 rows, 8 ranks) += x (16 rows, 32 columns) aᵀ, where top and bottom are x by rows, and a a lane's vec8 of
 // rank g.
 template <typename T>
-FTENGINE_DEVICE void add_over_columns(float (&sums)[4], const Vec8& top, const Vec8& bottom, const Vec8& a) {
-  FTENGINE_UNROLL
+__device__ __forceinline__ void add_over_columns(float (&sums)[4], const Vec8& top, const Vec8& bottom, const Vec8& a) {
+#pragma unroll
   for (int i = 0; i < 4; i += 2) {
     const uint32_t left[4] = {top.word[i], bottom.word[i], top.word[i + 1], bottom.word[i + 1]};
     const uint32_t right[2] = {a.word[i], a.word[i + 1]};
@@ -89,7 +89,9 @@ FTENGINE_DEVICE void add_over_columns(float (&sums)[4], const Vec8& top, const V
 
 // Words from one row of a shared tile to the next, such that lanes 4g + t that read vec4 t of rows g meet no bank
 // twice.
-FTENGINE_HOST_DEVICE constexpr int padded_words(int elements) { return elements / 2 + (elements % 32 == 0 ? 8 : 0); }
+__host__ __device__ __forceinline__ constexpr int padded_words(int elements) {
+  return elements / 2 + (elements % 32 == 0 ? 8 : 0);
+}
 
 // A narrow matrix (M, r), S or dS, or some columns of one; and some rows of it in shared memory, as they are, or
 // transposed.
@@ -99,19 +101,19 @@ struct Narrow {
   int64_t rows, stride;
   int ranks;
 
-  FTENGINE_DEVICE void store(int64_t row, int rank, float value) const {
+  __device__ __forceinline__ void store(int64_t row, int rank, float value) const {
     data[row * stride + rank] = {static_cast<uint16_t>(device::make_word<T>(value, 0.0f))};
   }
 
   // Copies rows row … row + count - 1 and ranks rank … rank + width - 1, zeros outside, two by two: to word `straight`
   // by rows, to word `transposed` by ranks; neither where it is negative.
-  FTENGINE_DEVICE void stage(Shared& shared, int64_t row, int count, int rank, int width, int straight,
-                             int transposed) const {
+  __device__ __forceinline__ void stage(Shared& shared, int64_t row, int count, int rank, int width, int straight,
+                                        int transposed) const {
     const int pairs = width / 2, straight_stride = padded_words(width), transposed_stride = padded_words(count);
     for (int i = device::thread_index(); i < count / 2 * pairs; i += device::thread_count()) {
       const int down = i / pairs, across = i % pairs;
       uint32_t top = 0, bottom = 0;
-      FTENGINE_UNROLL
+#pragma unroll
       for (int j = 0; j < 2; ++j) {
         const int at = rank + 2 * across + j;
         const int64_t from = row + 2 * down;
@@ -138,15 +140,15 @@ struct ColumnSums {
   float c[Ranks / kRankTile][8][4] = {};
 
   // x: by columns. s: a transposed tile, at rank 0 and the first of the 16 rows. Ranks from `ranks` on are left out.
-  FTENGINE_DEVICE void add(const Vec8 (&x)[4], const Shared& s, int word, int stride, int ranks) {
+  __device__ __forceinline__ void add(const Vec8 (&x)[4], const Shared& s, int word, int stride, int ranks) {
     const int g = device::lane_index() / 4, t = device::lane_index() % 4;
-    FTENGINE_UNROLL
+#pragma unroll
     for (int tile = 0; tile < Ranks / kRankTile; ++tile) {
       if (tile * kRankTile >= ranks) break;
       const auto top = s.load<Vec4>(word + (tile * kRankTile + g) * stride + 2 * t);
       const auto bottom = s.load<Vec4>(word + (tile * kRankTile + g + 8) * stride + 2 * t);
       const uint32_t left[4] = {top.word[0], bottom.word[0], top.word[1], bottom.word[1]};
-      FTENGINE_UNROLL
+#pragma unroll
       for (int j = 0; j < 8; ++j) {
         const int i = j / 2;
         const uint32_t right[2] = {
@@ -161,15 +163,15 @@ struct ColumnSums {
   static constexpr int kStride = kTileColumns + 8;
 
   // Writes to shared memory (Ranks, kStride), or adds to what is there.
-  FTENGINE_DEVICE void put(Shared& shared, int word, bool adds) const {
+  __device__ __forceinline__ void put(Shared& shared, int word, bool adds) const {
     const int g = device::lane_index() / 4, t = device::lane_index() % 4;
-    FTENGINE_UNROLL
+#pragma unroll
     for (int i = 0; i < Ranks / kRankTile * 8; ++i) {
       const int tile = i / 8, element = i / 2 % 4, half = i % 2;  // c's element: rank g + 8 (e / 2), vec8 2t + e % 2
       const int at = word + (tile * kRankTile + g + 8 * (element / 2)) * kStride + 8 * (2 * t + element % 2) + 4 * half;
       device::Float4 four = {};
       if (adds) four = shared.load<device::Float4>(at);
-      FTENGINE_UNROLL
+#pragma unroll
       for (int j = 0; j < 4; ++j) four.f[j] += c[tile][4 * half + j][element];
       shared.store(at, four);
     }
@@ -179,7 +181,8 @@ struct ColumnSums {
 // The wide factor of a product of rank r, for some warps' columns, as fragments in shared memory: for each 16 ranks and
 // quarter of the lanes' vec8, a lane's four words, which are ranks 4t … 4t + 3 of two neighbouring columns.
 template <typename T>
-FTENGINE_DEVICE void stage_wide(Shared& shared, int word, const Factor& factor, int64_t column, int warps, int tiles) {
+__device__ __forceinline__ void stage_wide(Shared& shared, int word, const Factor& factor, int64_t column, int warps,
+                                           int tiles) {
   const int words = warps * tiles * 4 * 32 * 4;
   for (int i = device::thread_index(); i < words; i += device::thread_count()) {
     const int part = i % 4, lane = i / 4 % 32, quarter = i / 128 % 4, tile = i / 512 % tiles, warp = i / 512 / tiles;
@@ -194,33 +197,33 @@ struct Products {
 
   // wide: fragments of the warp's columns. narrow: a tile of (16 rows, 16 tiles ranks).
   template <typename T>
-  FTENGINE_DEVICE void add(const Shared& shared, int wide, int narrow, int stride, int tiles, int half) {
+  __device__ __forceinline__ void add(const Shared& shared, int wide, int narrow, int stride, int tiles, int half) {
     const int lane = device::lane_index(), g = lane / 4, t = lane % 4;
-    FTENGINE_KEEP_LOOP
+#pragma unroll 1
     for (int tile = 0; tile < tiles; ++tile) {
       Vec8 left[2];
       Vec4 right[2];
-      FTENGINE_UNROLL
+#pragma unroll
       for (int q = 0; q < 2; ++q) left[q] = shared.load<Vec8>(wide + ((tile * 4 + 2 * half + q) * 32 + lane) * 4);
-      FTENGINE_UNROLL
+#pragma unroll
       for (int i = 0; i < 2; ++i) {
         // mma's column g is a row of ours, and a lane receives columns 2t and 2t + 1: rows 4t + 2i and 4t + 2i + 1.
         const int row = 4 * (g / 2) + 2 * i + g % 2;
         right[i] = shared.load<Vec4>(narrow + row * stride + tile * kRankTile / 2 + 2 * t);
       }
-      FTENGINE_UNROLL
+#pragma unroll
       for (int i = 0; i < 4; ++i) device::mma<T>(c[i / 2][i % 2], left[i % 2].word, right[i / 2].word);
     }
   }
 
   // Of the lane's row and the half's pair of columns.
-  FTENGINE_DEVICE float low(int row, int pair) const { return c[row / 2][pair][row % 2]; }
-  FTENGINE_DEVICE float high(int row, int pair) const { return c[row / 2][pair][2 + row % 2]; }
+  __device__ __forceinline__ float low(int row, int pair) const { return c[row / 2][pair][row % 2]; }
+  __device__ __forceinline__ float high(int row, int pair) const { return c[row / 2][pair][2 + row % 2]; }
 };
 
 // Says in every thread of the block whether it is the last of `count` blocks to come here; what the others wrote before
 // is then there to be read. word: one of shared memory that is free.
-FTENGINE_DEVICE bool arrives_last(uint32_t* counter, int count, Shared& shared, int word) {
+__device__ __forceinline__ bool arrives_last(uint32_t* counter, int count, Shared& shared, int word) {
   device::fence();
   device::barrier();
   if (device::thread_index() == 0) shared.store(word, device::atomic_add(counter, 1));
@@ -230,7 +233,7 @@ FTENGINE_DEVICE bool arrives_last(uint32_t* counter, int count, Shared& shared, 
 }
 
 // The sum of `count` floats that blocks wrote `stride` apart, always in the same order.
-FTENGINE_DEVICE float sum_splits(const float* from, int count, int64_t stride) {
+__device__ __forceinline__ float sum_splits(const float* from, int count, int64_t stride) {
   float sum = 0.0f;
   for (int i = 0; i < count; ++i) sum += device::load_coherent(from + i * stride);
   return sum;

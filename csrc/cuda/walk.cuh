@@ -23,8 +23,8 @@ struct Grid {
   int groups, column_blocks, splits;  // splits: of the rows
   int64_t rows;                       // of a block
 
-  FTENGINE_DEVICE int block_rows() const { return row_warps * kTileRows; }
-  FTENGINE_DEVICE int block_columns() const { return column_warps * kTileColumns; }
+  __device__ __forceinline__ int block_rows() const { return row_warps * kTileRows; }
+  __device__ __forceinline__ int block_columns() const { return column_warps * kTileColumns; }
 };
 
 // A block's coordinates in the grid: groups vary fastest, so that those which read the same rows run together.
@@ -33,7 +33,7 @@ struct BlockCoord {
   int column_warp, row_warp;
   int64_t first_column, column, first_row, end_row;  // column: of the warp
 
-  FTENGINE_DEVICE BlockCoord(const Grid& grid, int64_t rows)
+  __device__ __forceinline__ BlockCoord(const Grid& grid, int64_t rows)
       : group(device::block_index() % grid.groups),
         column_block(device::block_index() / grid.groups % grid.column_blocks),
         split(device::block_index() / grid.groups / grid.column_blocks),
@@ -45,7 +45,7 @@ struct BlockCoord {
         end_row(first_row + grid.rows < rows ? first_row + grid.rows : rows) {}
 };
 
-FTENGINE_DEVICE int ranks_of_group(int ranks, int group, int most) {
+__device__ __forceinline__ int ranks_of_group(int ranks, int group, int most) {
   const int left = ranks - group * most;
   return left < most ? left : most;
 }
@@ -61,8 +61,8 @@ struct Update {
   float scale;
 
   // Reads a lane's four vec8 by columns of the base.
-  FTENGINE_DEVICE void load(Vec8 (&updated)[4], int64_t row, int64_t column) const {
-    FTENGINE_UNROLL
+  __device__ __forceinline__ void load(Vec8 (&updated)[4], int64_t row, int64_t column) const {
+#pragma unroll
     for (int i = 0; i < 4; ++i) {
       updated[i] = {};
       if (base != nullptr && out.inside(row + i, column)) {
@@ -71,8 +71,9 @@ struct Update {
     }
   }
   // Adds a half of each; elements that are dropped stay as they are.
-  FTENGINE_DEVICE void add(Vec8 (&updated)[4], const Products& products, int half, const Vec8 (&kept)[4]) const {
-    FTENGINE_UNROLL
+  __device__ __forceinline__ void add(Vec8 (&updated)[4], const Products& products, int half,
+                                      const Vec8 (&kept)[4]) const {
+#pragma unroll
     for (int i = 0; i < 8; ++i) {
       const int row = i / 2, pair = i % 2;
       uint32_t& word = updated[row].word[2 * half + pair];
@@ -82,8 +83,8 @@ struct Update {
                                device::high<T>(word) + (mask & 0xFFFF0000 ? scale * products.high(row, pair) : 0.0f));
     }
   }
-  FTENGINE_DEVICE void store(const Vec8 (&updated)[4], int64_t row, int64_t column) const {
-    FTENGINE_UNROLL
+  __device__ __forceinline__ void store(const Vec8 (&updated)[4], int64_t row, int64_t column) const {
+#pragma unroll
     for (int i = 0; i < 4; ++i) {
       if (out.inside(row + i, column)) device::store_vector(out.at(row + i, column), updated[i]);
     }
@@ -102,7 +103,8 @@ struct RowSums {
   // Adds up the block's warps and writes: the gradient, or a part of it that the last block adds to the others.
   // Overwrites shared memory from word 0 on.
   template <typename T, int Ranks>
-  FTENGINE_DEVICE void write(const ColumnSums<T, Ranks>& sums, const Grid& grid, const BlockCoord& coord) const {
+  __device__ __forceinline__ void write(const ColumnSums<T, Ranks>& sums, const Grid& grid,
+                                        const BlockCoord& coord) const {
     constexpr int kStride = ColumnSums<T, Ranks>::kStride, kWarpWords = Ranks * kStride;
     Shared shared;
     for (int i = 0; i < grid.row_warps; ++i) {
@@ -140,7 +142,7 @@ struct RowSums {
 };
 
 // Words of shared memory that RowSums::write needs.
-FTENGINE_HOST_DEVICE constexpr int row_sums_words(int ranks, int column_warps) {
+__host__ __device__ __forceinline__ constexpr int row_sums_words(int ranks, int column_warps) {
   return column_warps * ranks * (kTileColumns + 8) + 1;
 }
 

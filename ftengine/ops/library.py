@@ -4,16 +4,21 @@ A library that is there and does not load is an error: kernels that vanish quiet
 Nothing is ever compiled here.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
 FILES = {device: Path(__file__).with_name(f"_ops_{device}.so") for device in ("cpu", "cuda")}
+RECORD = Path(__file__).parents[1] / "build.json"
+"""How the build was made; it writes that beside the libraries."""
+
 DISABLE = "FTENGINE_DISABLE_EXTENSION"
 REQUIRE = "FTENGINE_REQUIRE_EXTENSION"
 
@@ -49,21 +54,21 @@ def why_absent(device_type: str) -> str:
 
 def describe(device_type: str) -> str:
     """Say what the kernels of a device were compiled for, and which of it is used."""
-    native = _native()
-    build = native.build.get(device_type) if native else None
-    if native is None or build is None:
+    native, build = _native(), _build()
+    built = build.get(device_type)
+    if built is None:
         return f"kernels are registered for {device_type}"
-    against = f"compiled against torch {native.build['torch']}"
-    if device_type == "cpu":
-        return f"kernels for {native.instruction_set(str(FILES['cpu']))}, {against}"
-    return f"kernels for {', '.join(build['architectures'])} and PTX {build['ptx']}, {against}"
+    if device_type == "cuda":
+        which = f"{', '.join(built['architectures'])} and PTX {built['ptx']}"
+    else:
+        which = native.instruction_set(str(FILES["cpu"])) if native else "the best of " + ", ".join(built["instruction_sets"])
+    return f"kernels for {which}, compiled against torch {build['torch']}"
 
 
 def cuda_version() -> int | None:
     """Return the major version of the CUDA that GPU kernels were compiled with; None where nothing says."""
-    native = _native()
-    build = native.build.get("cuda") if native else None
-    major = build["nvcc"].partition(".")[0] if build else ""
+    built = _build().get("cuda")
+    major = built["nvcc"].partition(".")[0] if built else ""
     return int(major) if major.isdecimal() else None
 
 
@@ -107,11 +112,12 @@ def use_instruction_set(name: str) -> Iterator[None]:
 
 
 def _load(file: Path) -> None:
-    native = _native()
-    made = f"built against torch {native.build['torch']}" if native else "built against an unknown torch"
+    build = _build()
+    made = f"built against torch {build.get('torch', 'of unknown version')}"
     try:
-        if native and torch.torch_version.TorchVersion(torch.__version__) < native.build["at_least_torch"]:
-            raise OSError(f"it needs torch {native.build['at_least_torch']} or newer")
+        least = build.get("at_least_torch")
+        if least and torch.torch_version.TorchVersion(torch.__version__) < least:
+            raise OSError(f"it needs torch {least} or newer")
         if _cut_short(file):  # the loader would map it all the same, and the process die of it
             raise OSError("the file is cut short")
         torch.ops.load_library(file)
@@ -131,8 +137,16 @@ def _cut_short(file: Path) -> bool:
     return header[:5] == b"\x7fELF\x02" and file.stat().st_size < start + size * count
 
 
+def _build() -> dict[str, Any]:
+    """Return how the build was made; {} where nothing says."""
+    try:
+        return json.loads(RECORD.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
 def _native() -> ModuleType | None:
-    """Return the module that says how the build was made; None where there is none."""
+    """Return the module that chooses instruction sets; None where there is none."""
     try:
         return import_module("ftengine._native")
     except ModuleNotFoundError:

@@ -57,14 +57,13 @@ def build() -> dict[str, Any]:
 
     `line` says it in one line. `features` is what the kernels' instruction sets ask for, and whether it is there.
     """
-    try:
-        native = import_module("ftengine._native")
-    except ModuleNotFoundError:
-        record = Path(__file__).parents[1] / "build.json"  # written where there is no such module
-        if record.is_file():
-            return json.loads(record.read_text(encoding="utf-8"))
+    record = Path(__file__).parents[1] / "build.json"  # the build writes it
+    if not record.is_file():
         return {"line": "nothing is known of how this copy of ftengine was built: it was not installed"}
-    return {**native.build, "features": native.cpu_features()}
+    build = json.loads(record.read_text(encoding="utf-8"))
+    with suppress(ModuleNotFoundError):  # nothing was compiled, or without Python's headers
+        build["features"] = import_module("ftengine._native").cpu_features()
+    return build
 
 
 def plugin_origins(plugins: Plugins) -> list[dict[str, str]]:

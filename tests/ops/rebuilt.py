@@ -10,8 +10,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 OPS = ROOT / "tests" / "ops"
+sys.path.insert(0, str(ROOT / "csrc"))
 
-EMULATED_AVX512 = ("-mavx2", "-mfma", "-Itests/ops/avx512", "-Wno-psabi", "-Wno-ignored-attributes")
+from builder import Plan
+
+EMULATED_AVX512 = ("-mavx2", "-mfma", f"-I{OPS / 'avx512'}", "-Wno-psabi", "-Wno-ignored-attributes")
 """What compiles the kernels for AVX-512 with avx512/immintrin.h, for any processor that has AVX2."""
 
 
@@ -24,20 +27,15 @@ def is_gcc(compiler: str) -> bool:
         return False
 
 
-def rebuild(name: str, environ: Mapping[str, str], optimize: str = "-O3") -> Path:
+def rebuild(name: str, environ: Mapping[str, str], **definitions: str) -> Path:
     """Compile with AVX-512 emulated (by GCC) and what `environ` chooses; return where the copy of the package lies."""
-    sys.path.insert(0, str(ROOT / "csrc"))
-    from builder import parts
-
     folder = ROOT / "build" / name
-    parts.BUILD = Path("build") / f"{name}-kernels"
-    parts.HOST_OPTIONS = tuple(option.replace("-O3", optimize) for option in parts.HOST_OPTIONS)
     if is_gcc(environ.get("CXX", os.environ.get("CXX", "c++"))):
-        for instructions in ("avx512", "avx512bf16"):
-            parts.INSTRUCTION_SETS[instructions] = EMULATED_AVX512
+        definitions |= dict.fromkeys(("AVX512", "AVX512BF16"), ";".join(EMULATED_AVX512))
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "ftengine", folder / "ftengine", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    parts.Plan({**os.environ, "FTENGINE_CPU": "1", "FTENGINE_CUDA": "0", **environ}).build(folder)
+    plan = Plan({**os.environ, "FTENGINE_CPU": "1", "FTENGINE_CUDA": "0", **environ})
+    plan.build(folder, ROOT / "build" / f"{name}-kernels", **definitions)
     return folder
 
 

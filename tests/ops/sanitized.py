@@ -9,7 +9,11 @@ import shlex
 import subprocess
 import sys
 
-from rebuilt import OPS, rebuild, run_tests
+from rebuilt import OPS, ROOT, rebuild, run_tests
+
+sys.path.insert(0, str(OPS / "cuda"))
+
+from emulator_build import build_emulator
 
 FLAGS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer")
 
@@ -31,10 +35,11 @@ def sanitizers(compiler: list[str]) -> dict[str, str]:
 def main() -> None:
     compiler = shlex.split(os.environ.get("CXX", "g++"))
     # The sanitizers' checks between the instructions of -O3 take compilers several times as long.
-    chosen = {"FTENGINE_EMULATED": "1", "CXX": shlex.join([*compiler, *FLAGS])}
-    folder = rebuild("sanitized", chosen, optimize="-O1")
+    folder = rebuild("sanitized", {"CXX": shlex.join([*compiler, *FLAGS])}, OPTIMIZE="-O1")
+    environ = {**os.environ, "CXX": shlex.join(compiler)}
+    emulator = build_emulator(ROOT / "build" / "sanitized-emulator", environ, FLAGS=";".join(("-O1", *FLAGS)))
     tests = [str(OPS), "--ignore", str(OPS / "cuda" / "test_sanitized.py"), "--ignore", str(OPS / "test_avx512.py")]
-    sys.exit(run_tests(folder, *sys.argv[1:], *tests, environ=sanitizers(compiler)))
+    sys.exit(run_tests(folder, *sys.argv[1:], *tests, environ={**sanitizers(compiler), "EMULATED_CUDA": str(emulator)}))
 
 
 if __name__ == "__main__":

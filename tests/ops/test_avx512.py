@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 PROGRAM = """
 import sys
 from rebuilt import OPS, rebuild, run_tests
-folder = rebuild("emulated-avx512", {"FTENGINE_EMULATED": "0"})
+folder = rebuild("emulated-avx512", {})
 tests = [str(path) for path in sorted(OPS.glob("test_*.py")) if path.name != "test_avx512.py"]
 sys.exit(run_tests(folder, "-k", "avx512", *tests))
 """

@@ -18,9 +18,8 @@ compiled = pytest.mark.skipif(active_backend()[0] != "compiled", reason=active_b
 def place(tmp_path, monkeypatch):
     """Where libraries are looked for: an empty folder, built against torch 2.99 as far as anyone knows."""
     monkeypatch.setattr(library, "FILES", {name: tmp_path / f"_ops_{name}.so" for name in library.FILES})
-    monkeypatch.setattr(
-        library, "_native", lambda: SimpleNamespace(build={"torch": "2.99.0", "at_least_torch": "2.10"})
-    )
+    monkeypatch.setattr(library, "RECORD", tmp_path / "build.json")
+    library.RECORD.write_text('{"torch": "2.99.0", "at_least_torch": "2.10"}')
     for name in (library.DISABLE, library.REQUIRE):
         monkeypatch.delenv(name, raising=False)
     return tmp_path

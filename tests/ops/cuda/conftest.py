@@ -6,22 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from emulator_build import build_emulator
+from toolchain import Unavailable
 
 from ftengine.ops.schemas import LAYER_SCHEMAS, PART_SCHEMAS
 
 
 @pytest.fixture(scope="session")
 def emulator():
-    """Return ftengine.ops._emulated_cuda, or the one whose path FTENGINE_EMULATED_MODULE gives, operators defined."""
-    path = os.environ.get("FTENGINE_EMULATED_MODULE")
-    if path is None:
-        spec = importlib.util.find_spec("ftengine.ops._emulated_cuda")
-    else:
-        spec = importlib.util.spec_from_file_location("_emulated_cuda", Path(path))
-    if spec is None:
+    """Return the module _emulated_cuda, or the one whose path EMULATED_CUDA gives, operators defined."""
+    try:
+        file = Path(os.environ.get("EMULATED_CUDA") or build_emulator())
+    except Unavailable as error:
         if os.environ.get("FTENGINE_REQUIRE_EXTENSION") == "1":
-            pytest.fail("ftengine.ops._emulated_cuda is not built, and FTENGINE_REQUIRE_EXTENSION=1")
-        pytest.skip("ftengine.ops._emulated_cuda is not built: install with FTENGINE_EMULATED=1")
+            pytest.fail(f"the emulator cannot be compiled, and FTENGINE_REQUIRE_EXTENSION=1: {error}")
+        pytest.skip(f"the emulator cannot be compiled: {error}")
+    spec = importlib.util.spec_from_file_location("_emulated_cuda", file)
     with torch.library._scoped_library("ftengine_emulated", "DEF") as library:
         for name, schema in (PART_SCHEMAS | LAYER_SCHEMAS).items():
             library.define(name + schema)

@@ -3,21 +3,18 @@
 import os
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
-import torch
+from emulator_build import build_emulator
+from toolchain import Unavailable
 
 pytestmark = pytest.mark.slow
-
-TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # as csrc/builder/parts.py has it
-SOURCES = Path(__file__).parents[3] / "csrc" / "cuda" / "emulated"
 
 OVERRUN = """
 import importlib.util, os
 import torch
-spec = importlib.util.spec_from_file_location("_emulated_cuda", os.environ["FTENGINE_EMULATED_MODULE"])
+spec = importlib.util.spec_from_file_location("_emulated_cuda", os.environ["EMULATED_CUDA"])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 assert module.sanitized
@@ -38,28 +35,20 @@ def environment(tmp_path_factory):
         pytest.skip(f"{compiler} does not run: {error}")
     if not Path(runtime).is_absolute():
         pytest.skip(f"{compiler} has no libasan.so")
-    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
-        pytest.skip("Python's headers are not installed")
-    module = tmp_path_factory.mktemp("sanitized") / "_emulated_cuda.so"
-    folder = Path(torch.__file__).parent
-    headers = (
-        "-isystem",
-        sysconfig.get_path("include"),
-        "-isystem",
-        str(folder / "include"),
-        f"-I{SOURCES.parents[1]}",
-    )
-    flags = ("-std=c++17", "-O0", "-fsanitize=address", "-fno-omit-frame-pointer", "-fPIC", "-shared", TORCH_TARGET)
-    sources = sorted(map(str, SOURCES.glob("*.cpp")))
-    libraries = (f"-L{folder / 'lib'}", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu")
-    command = [compiler, *flags, "-fvisibility=hidden", *headers, *sources, "-o", str(module), *libraries]
-    subprocess.run(command, check=True)
+    try:
+        module = build_emulator(
+            tmp_path_factory.mktemp("sanitized") / "emulator",
+            {**os.environ, "CXX": compiler},
+            FLAGS="-O0;-fsanitize=address;-fno-omit-frame-pointer",
+        )
+    except Unavailable as error:
+        pytest.skip(str(error))
     return {
         **os.environ,
         "LD_PRELOAD": runtime,
         # Python frees little at exit, and a fake stack for each of hundreds of fibers takes gigabytes.
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
-        "FTENGINE_EMULATED_MODULE": str(module),
+        "EMULATED_CUDA": str(module),
         "OMP_NUM_THREADS": "1",
     }
 

@@ -9,27 +9,27 @@ from typing import Any
 
 from setuptools.build_meta import *  # noqa: F403 (the hooks that stay as they are)
 
-from builder.parts import AT_LEAST_TORCH, setting, wants_compiler
-from builder.steps import find_ninja
-from builder.toolchain import Unavailable, find_compiler, find_nvcc, find_torch
+from builder import setting
+from toolchain import AT_LEAST, AT_LEAST_TORCH, Unavailable, find_compiler, find_nvcc, find_program, find_torch
 
 
 # Without setuptools' own answer: it would run setup.py, which refuses to go on while torch is missing.
 def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
     """Return what compiling needs beyond what is there."""
     try:
-        if not wants_compiler(os.environ):
-            return []
-        compiler = find_compiler(os.environ)
-        if setting("cpu", os.environ) == setting("emulated", os.environ) == "0":
-            find_nvcc(os.environ, compiler)
+        find_compiler(os.environ)
+        if setting("cpu", os.environ) == "0":
+            if setting("cuda", os.environ) == "0":
+                return []
+            find_nvcc(os.environ)
     except Unavailable:
         return []
-    missing = [] if find_ninja() else ["ninja"]
-    try:
-        find_torch(AT_LEAST_TORCH)
-    except Unavailable:
-        missing.append("torch>=" + ".".join(map(str, AT_LEAST_TORCH)))
+    missing = []
+    for name, least in {**AT_LEAST, "torch": AT_LEAST_TORCH}.items():
+        try:
+            find_torch() if name == "torch" else find_program(name)
+        except Unavailable:
+            missing.append(f"{name}>={'.'.join(map(str, least))}")
     return missing
 
 

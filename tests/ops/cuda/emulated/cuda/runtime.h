@@ -1,15 +1,17 @@
-// The same on the host: tensors of the CPU, under torch.ops.ftengine_emulated.
+// csrc/cuda/runtime.h on the host: tensors of the CPU, under torch.ops.ftengine_emulated.
 
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include "device.h"
+#include "cuda/device.cuh"
 
-#define FTENGINE_LIBRARY ftengine_emulated
-#define FTENGINE_DISPATCH_KEY CPU
+// What is registered for ftengine and CUDA.
+#undef STABLE_TORCH_LIBRARY_IMPL
+#define STABLE_TORCH_LIBRARY_IMPL(library, key, m) _STABLE_TORCH_LIBRARY_IMPL(ftengine_emulated, CPU, m, C10_UID)
 
 namespace ftengine::runtime {
 

@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "../device.cuh"
+#include "cuda/device.cuh"
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>

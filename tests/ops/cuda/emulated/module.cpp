@@ -7,8 +7,8 @@
 #include <pybind11/pybind11.h>
 #pragma pop_macro("TORCH_TARGET_VERSION")
 
-#include "../launch.cu"
-#include "../ops.cu"
+#include "cuda/launch.cu"
+#include "cuda/ops.cu"
 #include "faults.h"
 
 PYBIND11_MODULE(_emulated_cuda, module) {

@@ -1,4 +1,4 @@
-// The device layer on the host: the threads of some blocks as fibers that take turns in random order.
+// csrc/cuda/platform.cuh on the host: the threads of some blocks as fibers that take turns in random order.
 //
 // A fiber runs until it meets others: at a barrier (the block), at a warp's barrier or an mma (the warp). Whoever
 // arrives last does the work of the meeting. So a result depends on the order of fibers only where a kernel is wrong.
@@ -14,11 +14,11 @@
 #include <cstring>
 #include <functional>
 
-#define FTENGINE_DEVICE inline
-#define FTENGINE_HOST_DEVICE inline
-#define FTENGINE_KERNEL(threads, blocks) inline void
-#define FTENGINE_UNROLL
-#define FTENGINE_KEEP_LOOP
+#define __host__
+#define __device__
+#define __forceinline__ inline
+#define __global__ inline
+#define __launch_bounds__(threads, blocks)
 
 namespace ftengine::device {
 
@@ -188,7 +188,7 @@ uint32_t make_word(float low, float high) {
 
 inline uint32_t spread_signs(uint32_t word) { return (word >> 15 & 0x00010001) * 0xFFFF; }
 
-// mma.m16n8k16 with the fragments of the PTX manual, see ../device.cuh.
+// mma.m16n8k16 with the fragments of the PTX manual, see csrc/cuda/platform.cuh.
 template <typename T>
 void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], FTENGINE_SITE) {
   emulated::Thread& self = emulated::current();

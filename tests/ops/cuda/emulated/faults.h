@@ -5,7 +5,7 @@
 #include <memory>
 #include <string>
 
-#include "../device.cuh"
+#include "cuda/device.cuh"
 
 namespace ftengine {
 
