@@ -4,8 +4,8 @@
 #   benchmarks/gpu_check.sh OUT
 #   benchmarks/gpu_check.sh --dry-run OUT     without a GPU: the emulated kernels' tests, tiny measurements on the CPU
 #
-# Needs an NVIDIA GPU of compute capability 8.0 or newer with its driver, nvcc, a C++ compiler, and a python3 (or
-# $PYTHON) with torch >= 2.10 and pytest; nothing is downloaded. PEFT, LoRAFusion and Unsloth are measured where they
+# Needs an NVIDIA GPU of compute capability 8.0 or newer with its driver, nvcc, a C++ compiler, CMake, ninja, and a
+# python3 (or $PYTHON) with torch >= 2.10 and pytest; nothing is downloaded. PEFT, LoRAFusion and Unsloth are measured where they
 # are installed. Writes into the folder OUT, benchmarks/results/DEVICE for a row of docs/benchmarks.md:
 #
 #   environment.txt             the machine, its driver and its software
@@ -109,6 +109,10 @@ PYTHON
 lacks() { missing+="${missing:+$'\n'}$1"; }
 compiler=${CXX:-$(command -v c++ || command -v g++ || command -v clang++)} ||
     lacks "a C++ compiler is neither named by CXX nor on PATH (c++, g++ or clang++)"
+for tool in cmake ninja; do
+    PYTHONPATH="$PWD/csrc" "$python" -c "from toolchain import find_program; find_program('$tool')" 2>/dev/null ||
+        lacks "$tool is neither on PATH nor beside $python; pip install $tool"
+done
 if [ -z "$dry" ]; then
     nvcc=${CUDACXX:-$(command -v nvcc || true)}
     if [ -z "$nvcc" ] && [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
@@ -138,9 +142,9 @@ PYTHON
 }
 describe >>"$out/environment.txt" 2>&1
 
-build="from builder.parts import ROOT, plan; plan().build(ROOT)" # no setuptools, which may be too old for pyproject.toml
+build="from builder import ROOT, plan; plan().build(ROOT)" # no setuptools, which may be too old for pyproject.toml
 if [ -n "$dry" ]; then
-    export FTENGINE_CPU=1 FTENGINE_CUDA=0 FTENGINE_EMULATED=1
+    export FTENGINE_CPU=1 FTENGINE_CUDA=0
     tests=(tests/ops/cuda/test_layers.py)
     target=(--device cpu --shape 64x128x256 --seconds 0.01)
     small=("${target[@]}") large=("${target[@]}")

@@ -1,5 +1,8 @@
-"""What csrc/builder decides before it compiles anything; tests/test_install.py installs what it makes."""
+"""What csrc/builder.py decides before CMake compiles anything; tests/test_install.py installs what comes of it."""
 
+import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,12 +10,23 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "csrc"))
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "csrc"))
 
-from builder import backend, parts, steps, toolchain
-from builder.spills import spills
+import backend
+import builder
+import toolchain
+from builder import BuildError, Plan
+from toolchain import Unavailable
 
-VARIABLES = ("FTENGINE_CPU", "FTENGINE_CUDA", "FTENGINE_CUDA_ARCHS", "FTENGINE_EMULATED", "CXX", "CUDACXX")
+VARIABLES = ("FTENGINE_CPU", "FTENGINE_CUDA", "FTENGINE_CUDA_ARCHS", "CXX", "CUDACXX")
+FACTS = {
+    "compiler": "GNU 14.2.0",
+    "files": ["cpu", "cuda", "_native"],
+    "cpu": {"instruction_sets": ["baseline", "avx2"], "unknown": [], "flags": ["-O3"]},
+    "cuda": {"nvcc": "13.0.88", "flags": ["-O3"]},
+}
+"""What CMake says of a build."""
 
 
 @pytest.fixture(autouse=True)
@@ -21,120 +35,103 @@ def _clean(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+def missing(*_):
+    raise Unavailable("it went missing")
+
+
 @pytest.fixture
 def tools(monkeypatch):
-    """Stand in for the tools of a machine that has everything; tests take some away."""
-
-    compiler = toolchain.Compiler(("c++",), "c++ 14.2")
-    monkeypatch.setattr(toolchain.Compiler, "accepts", lambda self, *flags: True)
+    """Stand in for the tools of a machine that has everything; returns a function that takes one away."""
     found = {
-        "find_compiler": lambda environ: compiler,
-        "find_nvcc": lambda environ, compiler: toolchain.Nvcc(("nvcc",), "13.0", ("80", "90", "100", "120")),
-        "find_torch": lambda at_least: toolchain.Torch(Path("/torch"), "2.12.0"),
-        "find_python_headers": lambda: Path("/python"),
+        "find_compiler": lambda environ: ("c++",),
+        "find_nvcc": lambda environ: (["nvcc"], "c++"),
+        "find_torch": lambda: (Path("/torch"), "2.12.0"),
+        "find_program": lambda name: name,
+        "known_architectures": lambda nvcc: ["80", "90", "100", "120"],
     }
     for name, find in found.items():
-        monkeypatch.setattr(parts, name, find)
-
-    def take_away(name, why):
-        def missing(*_):
-            raise toolchain.Unavailable(why)
-
-        monkeypatch.setattr(parts, name, missing)
-
-    monkeypatch.setattr(parts.platform, "machine", lambda: "x86_64")
-    return take_away
+        monkeypatch.setattr(builder, name, find)
+    return lambda tool: monkeypatch.setattr(builder, tool, missing)
 
 
-def test_everything_there_is_built(tools):
-    plan = parts.Plan({})
-    assert set(plan.parts) == {"cpu", "cuda", "native"}
-    assert plan.line == (
-        "ftengine: built CPU kernels (baseline, avx2, avx512, avx512bf16; c++ 14.2), "
-        "CUDA kernels (sm_80, sm_90, sm_100, sm_120 + PTX; nvcc 13.0)"
-    )
-    assert plan.record["torch"] == "2.12.0"
+def facts(**changes):
+    return {name: dict(fact) if isinstance(fact, dict) else fact for name, fact in {**FACTS, **changes}.items()}
+
+
+def test_everything_there_is_built_and_recorded(tools):
+    plan = Plan({})
+    assert set(plan.parts) == {"cpu", "cuda"}
+    assert plan.parts["cuda"]["CMAKE_CUDA_ARCHITECTURES"] == "80-real;90-real;100-real;120-real;80-virtual"
+    record = plan.record(facts())
+    assert (record["torch"], record["compiler"], record["left_out"]) == ("2.12.0", "GNU 14.2.0", {})
+    assert record["cpu"] == {"instruction_sets": ["baseline", "avx2"], "flags": ["-O3"]}
+    assert record["cuda"]["architectures"] == ["sm_80", "sm_90", "sm_100", "sm_120"]
+    assert (record["cuda"]["nvcc"], record["cuda"]["ptx"]) == ("13.0.88", "compute_80")
 
 
 @pytest.mark.parametrize(
-    ("tool", "built", "left_out"),
+    ("tool", "left_out"),
     [
-        ("find_nvcc", {"cpu", "native"}, {"cuda"}),
-        ("find_python_headers", {"cpu", "cuda"}, {"native"}),
-        ("find_torch", set(), {"cpu", "cuda"}),
-        ("find_compiler", set(), {"cpu", "cuda"}),
+        ("find_nvcc", {"cuda"}),
+        ("find_torch", {"cpu", "cuda"}),
+        ("find_compiler", {"cpu", "cuda"}),
+        ("find_program", {"cpu", "cuda"}),
     ],
 )
-def test_what_a_missing_tool_leaves_out_is_said_with_the_reason(tools, tool, built, left_out):
-    tools(tool, "it went missing")
-    plan = parts.Plan({})
-    assert set(plan.parts) == built
-    assert plan.left_out == dict.fromkeys(left_out, "it went missing")
-    assert plan.line.endswith("(it went missing)")
-    assert "\n" not in plan.line
+def test_what_a_missing_tool_leaves_out_is_reported_with_the_reason_in_one_line(tools, tool, left_out):
+    tools(tool)
+    plan = Plan({})
+    assert set(plan.parts) == {"cpu", "cuda"} - left_out
+    record = plan.record(facts(cuda=None) if plan.parts else {})
+    assert record["left_out"] == dict.fromkeys(left_out, "it went missing")
+    assert record["line"].endswith("(it went missing)")
+    assert "\n" not in record["line"]
 
 
 @pytest.mark.parametrize(("variable", "tool"), [("FTENGINE_CPU", "find_compiler"), ("FTENGINE_CUDA", "find_nvcc")])
 def test_what_is_asked_for_and_cannot_be_built_fails(tools, variable, tool):
-    tools(tool, "it went missing")
-    with pytest.raises(steps.BuildError, match=f"{variable}=1, but it went missing"):
-        parts.Plan({variable: "1"})
+    tools(tool)
+    with pytest.raises(BuildError, match=f"{variable}=1, but it went missing"):
+        Plan({variable: "1"})
 
 
-@pytest.mark.parametrize("variable", ["FTENGINE_CPU", "FTENGINE_CUDA", "FTENGINE_EMULATED"])
-def test_other_values_are_refused_with_those_allowed(tools, variable):
-    with pytest.raises(steps.BuildError, match=rf"{variable}=yes: it may be auto .* 1 .* 0"):
-        parts.Plan({variable: "yes"})
+@pytest.mark.parametrize("variable", ["FTENGINE_CPU", "FTENGINE_CUDA"])
+def test_other_values_are_refused(tools, variable):
+    with pytest.raises(BuildError, match=f"{variable}=yes"):
+        Plan({variable: "yes"})
 
 
-def test_what_is_switched_off_is_left_out_and_said(tools):
-    plan = parts.Plan({"FTENGINE_CPU": "0", "FTENGINE_CUDA": "0"})
+def test_what_is_switched_off_is_left_out_and_recorded(tools, tmp_path):
+    plan = Plan({"FTENGINE_CPU": "0", "FTENGINE_CUDA": "0"})
     assert plan.parts == {}
-    assert (
-        plan.line == "ftengine: built no kernels; left out CPU kernels (FTENGINE_CPU=0); CUDA kernels (FTENGINE_CUDA=0)"
-    )
+    stale = tmp_path / builder.FILES["cpu"]
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    assert plan.build(tmp_path, tmp_path / "build") == [builder.RECORD]
+    assert not stale.exists()
+    record = json.loads((tmp_path / builder.RECORD).read_text("utf-8"))
+    assert record["left_out"] == {"cpu": "FTENGINE_CPU=0", "cuda": "FTENGINE_CUDA=0"}
 
 
-def test_an_instruction_set_that_the_compiler_does_not_know_is_left_out_and_said(tools, monkeypatch):
-    monkeypatch.setattr(toolchain.Compiler, "accepts", lambda self, *flags: "-mavx512bf16" not in flags)
-    plan = parts.Plan({"FTENGINE_CUDA": "0"})
-    assert plan.record["cpu"]["instruction_sets"] == ["baseline", "avx2", "avx512"]
-    assert "avx512bf16 kernels (c++ 14.2 does not know" in plan.line
-    calls = [" ".join(step.command) for step in plan.parts["cpu"].steps]
-    assert not any("csrc/cpu/avx512bf16.cpp" in call for call in calls)
-    assert not any("FTENGINE_HAVE_AVX512BF16" in call for call in calls)
-    assert any("FTENGINE_HAVE_AVX512" in call for call in calls)
+def test_what_cmake_could_not_build_is_left_out_and_recorded(tools):
+    cpu = {**FACTS["cpu"], "unknown": ["avx512bf16"]}
+    record = Plan({}).record(facts(cpu=cpu, files=["cpu", "cuda"]))
+    assert set(record["left_out"]) == {"avx512bf16 kernels", "_native"}
 
 
-def test_instructions_of_one_source_are_allowed_to_no_other(tools):
-    """A baseline kernel with one AVX instruction would crash the processors it is there for."""
-    for step in parts.Plan({}).parts["cpu"].steps:
-        allowed = parts.INSTRUCTION_SETS.get(step.inputs[0].stem, ())
-        assert {flag for flag in step.command if flag.startswith("-m")} == {f for f in allowed if f.startswith("-m")}
-        assert not {"-fopenmp", "-ffast-math", "-march=native"} & set(step.command)
-
-
-def test_other_processors_get_the_baseline_alone(tools, monkeypatch):
-    monkeypatch.setattr(parts.platform, "machine", lambda: "aarch64")
-    plan = parts.Plan({"FTENGINE_CUDA": "0"})
-    assert plan.record["cpu"]["instruction_sets"] == ["baseline"]
-    assert "avx" not in plan.line
-
-
-def test_architectures_that_nvcc_does_not_know_are_left_out_and_said(tools, monkeypatch):
-    monkeypatch.setattr(parts, "find_nvcc", lambda *_: toolchain.Nvcc(("nvcc",), "12.4", ("80", "90")))
-    plan = parts.Plan({})
-    assert plan.record["cuda"]["architectures"] == ["sm_80", "sm_90"]
-    assert plan.record["cuda"]["ptx"] == "compute_80"
-    assert "left out sm_100, sm_120 (nvcc 12.4 does not know them)" in plan.line
+def test_architectures_that_nvcc_does_not_know_are_left_out_and_recorded(tools, monkeypatch):
+    monkeypatch.setattr(builder, "known_architectures", lambda nvcc: ["80", "90"])
+    plan = Plan({})
+    assert plan.parts["cuda"]["CMAKE_CUDA_ARCHITECTURES"] == "80-real;90-real;80-virtual"
+    assert set(plan.left_out) == {"sm_100", "sm_120"}
 
 
 def test_architectures_can_be_chosen(tools):
-    plan = parts.Plan({"FTENGINE_CUDA_ARCHS": "90a,80"})
-    assert plan.record["cuda"]["architectures"] == ["sm_90a", "sm_80"]
-    assert plan.record["cuda"]["ptx"] == "compute_80"
-    with pytest.raises(steps.BuildError, match=r"FTENGINE_CUDA_ARCHS=70,80: nvcc 13.0 does not know 70. It knows 80, "):
-        parts.Plan({"FTENGINE_CUDA_ARCHS": "70,80"})
+    plan = Plan({"FTENGINE_CUDA_ARCHS": "90a,80"})
+    assert plan.parts["cuda"]["CMAKE_CUDA_ARCHITECTURES"] == "90a-real;80-real;80-virtual"
+    assert plan.record(facts())["cuda"]["architectures"] == ["sm_90a", "sm_80"]
+    with pytest.raises(BuildError, match=r"FTENGINE_CUDA_ARCHS=70,80: nvcc does not know 70"):
+        Plan({"FTENGINE_CUDA_ARCHS": "70,80"})
 
 
 # What pip is asked to fetch for a build
@@ -142,67 +139,47 @@ def test_architectures_can_be_chosen(tools):
 
 @pytest.fixture
 def wanted(monkeypatch):
-    """Return wanted(compiler, torch, ninja) -> what the backend asks for where these are there or not."""
+    """Return wanted(compiler, torch, programs) -> what the backend asks for where these are there or not."""
 
-    def ask(compiler=True, torch=True, ninja=True):
-        def find(there):
-            def found(*_):
-                if not there:
-                    raise toolchain.Unavailable("it went missing")
-
-            return found
-
-        monkeypatch.setattr(backend, "find_compiler", find(compiler))
-        monkeypatch.setattr(backend, "find_torch", find(torch))
-        monkeypatch.setattr(backend, "find_ninja", lambda: "ninja" if ninja else None)
-        return backend.get_requires_for_build_wheel()
+    def ask(compiler=True, torch=True, programs=True):
+        for name, there in (("find_compiler", compiler), ("find_torch", torch), ("find_program", programs)):
+            monkeypatch.setattr(backend, name, (lambda *_: None) if there else missing)
+        return {requirement.partition(">")[0] for requirement in backend.get_requires_for_build_wheel()}
 
     return ask
 
 
-def test_an_installed_torch_is_used_and_none_is_fetched(wanted):
-    assert wanted() == []
-    assert wanted(ninja=False) == ["ninja"]
+def test_what_is_installed_is_used_and_not_fetched(wanted):
+    assert wanted() == set()
+    assert wanted(programs=False) == {"cmake", "ninja"}
 
 
 def test_torch_is_fetched_to_compile_where_none_is_installed(wanted):
-    assert wanted(torch=False) == ["torch>=2.10"]
+    assert wanted(torch=False) == {"torch"}
+    assert backend.get_requires_for_build_editable() == ["torch>=2.10"]
 
 
 def test_nothing_is_fetched_where_nothing_will_be_compiled(wanted, monkeypatch):
-    assert wanted(compiler=False, torch=False, ninja=False) == []
+    assert wanted(compiler=False, torch=False, programs=False) == set()
     monkeypatch.setenv("FTENGINE_CPU", "0")
-    monkeypatch.setenv("FTENGINE_CUDA", "0")
-    assert wanted(torch=False, ninja=False) == []
-
-
-def test_nothing_is_fetched_for_gpu_kernels_alone_where_no_nvcc_is(wanted, monkeypatch):
-    def missing(*_):
-        raise toolchain.Unavailable("no nvcc")
-
     monkeypatch.setattr(backend, "find_nvcc", missing)
-    monkeypatch.setenv("FTENGINE_CPU", "0")
-    monkeypatch.setenv("FTENGINE_EMULATED", "0")
-    assert wanted(torch=False, ninja=False) == []
+    assert wanted(torch=False, programs=False) == set()
+    monkeypatch.setenv("FTENGINE_CUDA", "0")
+    assert wanted(torch=False, programs=False) == set()
 
 
 def test_torch_is_asked_for_before_anything_refuses_to_go_on_without_it(wanted, monkeypatch):
     monkeypatch.setenv("FTENGINE_CPU", "1")
-    assert wanted(torch=False) == ["torch>=2.10"]
-    assert backend.get_requires_for_build_wheel() == ["torch>=2.10"]
-    assert backend.get_requires_for_build_editable() == ["torch>=2.10"]
+    assert wanted(torch=False) == {"torch"}
 
 
-def test_a_number_of_compilers_that_is_none_is_named(monkeypatch):
-    monkeypatch.setenv("MAX_JOBS", "many")
-    with pytest.raises(steps.BuildError, match="MAX_JOBS=many: it must be a number"):
-        steps.run_steps([], Path(), Path())
+# Tools
 
 
 def test_torch_is_found_beside_python_where_the_path_holds_build_requirements_alone(monkeypatch):
     """As pip isolates builds."""
     monkeypatch.setattr(sys, "path", [])
-    assert toolchain.find_torch((2, 10)).version == str(torch.__version__)
+    assert toolchain.find_torch()[1] == str(torch.__version__)
 
 
 def test_an_older_torch_is_not_compiled_against(monkeypatch, tmp_path):
@@ -210,15 +187,12 @@ def test_an_older_torch_is_not_compiled_against(monkeypatch, tmp_path):
     (tmp_path / "torch" / "version.py").write_text("__version__ = '2.9.1'\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.setattr(toolchain.site, "getsitepackages", list)
-    with pytest.raises(toolchain.Unavailable, match=r"only torch 2\.9\.1 .* 2\.10 or newer"):
-        toolchain.find_torch((2, 10))
-
-
-# Tools
+    with pytest.raises(Unavailable, match=r"only torch 2\.9\.1 .* 2\.10 or newer"):
+        toolchain.find_torch()
 
 
 def test_a_compiler_that_is_named_and_absent_is_not_replaced_by_another():
-    with pytest.raises(toolchain.Unavailable, match="CXX=/nonexistent"):
+    with pytest.raises(Unavailable, match="CXX=/nonexistent"):
         toolchain.find_compiler({"CXX": "/nonexistent"})
 
 
@@ -226,64 +200,105 @@ def test_a_compiler_that_fails_is_reported_with_what_it_says(tmp_path):
     compiler = tmp_path / "c++"
     compiler.write_text("#!/bin/sh\necho 'error: licence expired' >&2\nexit 1\n")
     compiler.chmod(0o755)
-    with pytest.raises(toolchain.Unavailable, match="licence expired"):
+    with pytest.raises(Unavailable, match="licence expired"):
         toolchain.find_compiler({"CXX": str(compiler)})
 
 
-LOG = """ptxas info    : 0 bytes gmem
-ptxas info    : Compiling entry function '_Z6shrinkv' for 'sm_90'
-ptxas info    : Function properties for _Z6shrinkv
-    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
-ptxas info    : Used 32 registers
-ptxas info    : Compiling entry function '_Z5mergev' for 'sm_80'
-ptxas info    : Function properties for _Z5mergev
-    16 bytes stack frame, 0 bytes spill stores, 20 bytes spill loads
+def test_an_old_cmake_is_not_used(tmp_path, monkeypatch):
+    for name, version in (("cmake", "3.10.2"), ("ninja", "1.11.1")):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\necho {name} version {version}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(toolchain.sysconfig, "get_path", lambda name: str(tmp_path))
+    assert toolchain.find_program("ninja") == str(tmp_path / "ninja")
+    with pytest.raises(Unavailable, match="no cmake"):
+        toolchain.find_program("cmake")
+
+
+# CMake
+
+
+needs_tools = pytest.mark.skipif(
+    any(shutil.which(name) is None for name in ("c++", "cmake", "ninja")), reason="there is no compiler, CMake or ninja"
+)
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A library of one source and one header, and a function that builds it and returns its time of building."""
+    for name, text in {
+        "CMakeLists.txt": "cmake_minimum_required(VERSION 3.22)\nproject(x LANGUAGES CXX)\nadd_library(x MODULE x.cpp)\n",
+        "x.cpp": '#include "x.h"\n',
+        "x.h": "int x();\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+
+    def build(**definitions):
+        builder.run_cmake(tmp_path, tmp_path / "b", dict(builder.os.environ), definitions)
+        return (tmp_path / "b" / "libx.so").stat().st_mtime_ns
+
+    return build
+
+
+@needs_tools
+def test_what_changed_is_compiled_and_all_where_definitions_change(project, tmp_path):
+    first = project(A="1")
+    assert project(A="1") == first
+    (tmp_path / "x.h").write_text("int y();\n")
+    second = project(A="1")
+    assert second > first
+    assert project(A="2") > second
+
+
+@needs_tools
+def test_a_failing_compiler_stops_the_build_with_what_to_do(project, tmp_path):
+    (tmp_path / "x.cpp").write_text("no C++\n")
+    with pytest.raises(BuildError, match="FTENGINE_CPU=0"):
+        project()
+
+
+def test_a_number_of_compilers_that_is_none_is_named(tools):
+    with pytest.raises(BuildError, match="MAX_JOBS=many"):
+        builder.run_cmake(Path(), Path(), {"MAX_JOBS": "many"}, {})
+
+
+def commands(name):
+    """Return the compilers' calls of this environment's build whose source is in csrc/`name`."""
+    file = builder.BUILD / "compile_commands.json"
+    if not file.is_file():
+        pytest.skip("nothing was compiled here")
+    calls = json.loads(file.read_text("utf-8"))
+    return {Path(call["file"]): call["command"].split() for call in calls if Path(call["file"]).parent.name == name}
+
+
+def test_instructions_of_one_source_are_allowed_to_no_other():
+    """A baseline kernel with one AVX instruction would crash the processors it is there for."""
+    calls = commands("cpu")
+    assert {"baseline", "ops"} <= {source.stem for source in calls}
+    for source, call in calls.items():
+        assert source.stem.startswith("avx") == any(flag.startswith("-m") for flag in call), source
+        assert not {"-fopenmp", "-ffast-math", "-march=native"} & set(call)
+
+
+SPILLS = """
+__global__ void __launch_bounds__(1024, 2) kernel(const float* x, float* y) {
+  float a[128];
+#pragma unroll
+  for (int i = 0; i < 128; ++i) a[i] = x[i * 1024 + threadIdx.x];
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < 128; ++i) y[i * 1024 + threadIdx.x] = a[i] * a[127 - i];
+}
 """
 
 
-def test_a_kernel_that_spills_registers_is_found():
-    (found,) = spills(LOG)
-    assert "_Z5mergev for sm_80" in found
-    assert "20 bytes spill loads" in found
-
-
-def test_a_spill_fails_the_build(tmp_path):
-    script = Path(parts.__file__).with_name("spills.py")
-    (tmp_path / "log").write_text(LOG)
-    done = subprocess.run(
-        [sys.executable, script, "cat", tmp_path / "log"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert done.stderr == "error: registers spill in _Z5mergev for sm_80: " + LOG.splitlines()[-1].strip() + "\n"
-    done = subprocess.run([sys.executable, script, "sh", "-c", "exit 3"], check=False)
-    assert done.returncode == 3
-
-
-# Running the steps
-
-
-@pytest.mark.parametrize("ninja", [True, False])
-def test_a_failing_compiler_stops_the_build_with_what_to_do(monkeypatch, tmp_path, ninja):
-    if not ninja:
-        monkeypatch.setattr(steps, "find_ninja", lambda: None)
-    step = steps.Step(Path("build/out.o"), (), ("false",), Path("build/out.d"))
-    with pytest.raises(steps.BuildError, match="FTENGINE_CPU=0"):
-        steps.run_steps([step], tmp_path, Path("build"))
-
-
-def test_ninja_runs_only_what_changed_headers_concern(tmp_path):
-    if steps.find_ninja() is None:
-        pytest.skip("ninja is not installed")
-    log, build = tmp_path / "log", Path("build dir")
-    (tmp_path / "x.h").touch()
-    (tmp_path / "x.cpp").touch()
-
-    def compile_x():
-        script = f"echo compiled >> {log}; echo 'out.o: x.h' > '{build}/out.d'; touch '{build}/out.o'"
-        step = steps.Step(build / "out.o", (Path("x.cpp"),), ("sh", "-c", script), build / "out.d")
-        steps.run_steps([step], tmp_path, build)
-        return len(log.read_text().splitlines())
-
-    assert [compile_x(), compile_x()] == [1, 1]
-    (tmp_path / "x.h").touch()
-    assert compile_x() == 2
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
+def test_a_kernel_that_spills_registers_fails_the_build(tmp_path):
+    flags = re.findall(r"-Xptxas=\S+", (ROOT / "CMakeLists.txt").read_text("utf-8"))
+    for name, source in {"spills": SPILLS, "sound": SPILLS.replace("128", "8").replace("127", "7")}.items():
+        (tmp_path / f"{name}.cu").write_text(source)
+        command = ["nvcc", "-arch=sm_80", "-O3", *flags, "-cubin", f"{name}.cu"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode != 0) == (name == "spills"), done.stdout + done.stderr

@@ -492,7 +492,7 @@ def test_every_environment_variable_is_told_and_exists():
     def told(document, heading):
         return {name for name in table(document, heading).names() if name.startswith("FTENGINE")}
 
-    run, build = read("ftengine", "plugins"), read("csrc/builder")
+    run, build = read("ftengine", "plugins"), read("csrc")
     assert {name for text in TEXTS.values() for name in re.findall(variable, text)} == run | build
     assert told(RUNS, "Environment variables") == run
     assert told(INSTALLATION, "Choosing what is compiled") == build

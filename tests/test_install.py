@@ -18,11 +18,16 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-BUILT_OF = ("csrc", "ftengine", "plugins", "pyproject.toml", "setup.py", "README.md", "LICENSE")
+BUILT_OF = (
+    *("csrc", "ftengine", "plugins", "tests"),
+    *("CMakeLists.txt", "MANIFEST.in", "pyproject.toml", "setup.py", "README.md", "LICENSE"),
+)
 CHOICES = ("FTENGINE_", "CXX", "CUDACXX", "CUDA_HOME", "CUDA_PATH", "PYTHONPATH")
 READ = (".css", ".jinja", ".py", ".pyi", ".txt", ".typed")
 """What of the engine's folder a wheel has to hold: modules and templates."""
 COMPILED = {"_native", "_ops_cpu", "_ops_cuda"}
+OF_TESTS = re.compile(r"(^|/)(tests?|conftest\.py|test_\w+\.py|emulat\w*|avx512/)(/|$)")
+"""Names of test code, the emulators of CUDA and AVX-512 among it."""
 
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
@@ -111,7 +116,7 @@ def compiled(folder):
     return {file.name.partition(".")[0] for file in folder.rglob("ftengine/**/*.so")}
 
 
-def test_archives_hold_what_is_compiled_and_what_is_read(tree, tmp_path):
+def test_archives_hold_what_is_compiled_and_what_is_read_and_no_tests(tree, tmp_path):
     command = [sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", tmp_path]
     command += ["bdist_wheel", "--dist-dir", tmp_path]
     subprocess.run(command, cwd=tree, env=environment(FTENGINE_CPU="0", FTENGINE_CUDA="0"), check=True)
@@ -119,12 +124,15 @@ def test_archives_hold_what_is_compiled_and_what_is_read(tree, tmp_path):
     with tarfile.open(archive) as held:
         names = {name.partition("/")[2] for name in held.getnames()}
     sources = {str(file.relative_to(tree)) for file in (tree / "csrc").rglob("*.*") if file.is_file()}
-    assert {name for name in sources if "__pycache__" not in name} | {"setup.py"} <= names
+    needed = {name for name in sources if "__pycache__" not in name}
+    assert needed | {"CMakeLists.txt", "setup.py", "pyproject.toml"} <= names
+    assert {name for name in names if OF_TESTS.search(name)} == set()
     (wheel,) = tmp_path.glob("*-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as held:
         names = set(held.namelist())
     engine = {str(file.relative_to(tree)) for file in (tree / "ftengine").rglob("*") if file.suffix in READ}
     assert engine <= names
+    assert {name for name in names if OF_TESTS.search(name) or name.endswith((".cpp", ".cu", ".so"))} == set()
     assert "ftengine_builtins/__init__.py" in names
 
 
