@@ -4,6 +4,6 @@
 namespace ftengine::cpu {
 
 const InstructionSet kAvx2 = {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
-                              in_fp32<float>(), in_fp32<bfloat16>()};
+                              kernels_of<InFp32<float>>(), kernels_of<InFp32<bfloat16>>()};
 
 }  // namespace ftengine::cpu

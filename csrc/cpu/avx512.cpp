@@ -8,6 +8,6 @@ const InstructionSet kAvx512 = {"avx512",
                                   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
                                 },
-                                in_fp32<float>(), in_fp32<bfloat16>()};
+                                kernels_of<InFp32<float>>(), kernels_of<InFp32<bfloat16>>()};
 
 }  // namespace ftengine::cpu

@@ -3,6 +3,7 @@
 
 namespace ftengine::cpu {
 
-const InstructionSet kBaseline = {"baseline", [] { return true; }, in_fp32<float>(), in_fp32<bfloat16>()};
+const InstructionSet kBaseline = {"baseline", [] { return true; }, kernels_of<InFp32<float>>(),
+                                  kernels_of<InFp32<bfloat16>>()};
 
 }  // namespace ftengine::cpu
