@@ -7,9 +7,8 @@ into has no torch to compile against; without a compiler nothing is asked for at
 import os
 from typing import Any
 
-from setuptools.build_meta import *  # noqa: F403 (the hooks that stay as they are)
-
 from builder import setting
+from setuptools.build_meta import *  # noqa: F403 (the hooks that stay as they are)
 from toolchain import AT_LEAST, AT_LEAST_TORCH, Unavailable, find_compiler, find_nvcc, find_program, find_torch
 
 

@@ -53,7 +53,7 @@ class BuildError(SystemExit):
 
 
 class Plan:
-    """What this machine's tools allow: the parts to build, each with what CMake is told, and why others are left out."""
+    """What this machine's tools allow: parts to build, each with what CMake is told, and why others are left out."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = environ

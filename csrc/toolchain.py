@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 AT_LEAST_TORCH = (2, 10)
-"""The stable ABI that is compiled against, TORCH_TARGET in CMakeLists.txt: one build serves every torch from this on."""
+"""The stable ABI that is compiled against, TORCH_TARGET in CMakeLists.txt: one build serves every torch from here."""
 
 AT_LEAST = {"cmake": (3, 22), "ninja": (1, 8)}
 

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "csrc"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "csrc"))
 
 import backend
 import builder
 import toolchain
-from builder import BuildError, Plan
+from builder import ROOT, BuildError, Plan
 from toolchain import Unavailable
 
 VARIABLES = ("FTENGINE_CPU", "FTENGINE_CUDA", "FTENGINE_CUDA_ARCHS", "CXX", "CUDACXX")
@@ -228,7 +227,7 @@ needs_tools = pytest.mark.skipif(
 def project(tmp_path):
     """A library of one source and one header, and a function that builds it and returns its time of building."""
     for name, text in {
-        "CMakeLists.txt": "cmake_minimum_required(VERSION 3.22)\nproject(x LANGUAGES CXX)\nadd_library(x MODULE x.cpp)\n",
+        "CMakeLists.txt": "cmake_minimum_required(VERSION 3.22)\nproject(x CXX)\nadd_library(x MODULE x.cpp)\n",
         "x.cpp": '#include "x.h"\n',
         "x.h": "int x();\n",
     }.items():

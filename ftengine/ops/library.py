@@ -61,7 +61,8 @@ def describe(device_type: str) -> str:
     if device_type == "cuda":
         which = f"{', '.join(built['architectures'])} and PTX {built['ptx']}"
     else:
-        which = native.instruction_set(str(FILES["cpu"])) if native else "the best of " + ", ".join(built["instruction_sets"])
+        any_of = "the best of " + ", ".join(built["instruction_sets"])
+        which = native.instruction_set(str(FILES["cpu"])) if native else any_of
     return f"kernels for {which}, compiled against torch {build['torch']}"
 
 

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-OPS = ROOT / "tests" / "ops"
-sys.path.insert(0, str(ROOT / "csrc"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "csrc"))
 
-from builder import Plan
+from builder import ROOT, Plan
+
+OPS = ROOT / "tests" / "ops"
 
 EMULATED_AVX512 = ("-mavx2", "-mfma", f"-I{OPS / 'avx512'}", "-Wno-psabi", "-Wno-ignored-attributes")
 """What compiles the kernels for AVX-512 with avx512/immintrin.h, for any processor that has AVX2."""

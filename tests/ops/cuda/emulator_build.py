@@ -8,8 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-ROOT = Path(__file__).parents[3]
-sys.path.insert(0, str(ROOT / "csrc"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "csrc"))
 
 from builder import BUILD, run_cmake
 from toolchain import find_torch
