@@ -240,6 +240,7 @@ def project(tmp_path):
     return build
 
 
+@pytest.mark.slow
 @needs_tools
 def test_what_changed_is_compiled_and_all_where_definitions_change(project, tmp_path):
     first = project(A="1")
@@ -250,6 +251,7 @@ def test_what_changed_is_compiled_and_all_where_definitions_change(project, tmp_
     assert project(A="2") > second
 
 
+@pytest.mark.slow
 @needs_tools
 def test_a_failing_compiler_stops_the_build_with_what_to_do(project, tmp_path):
     (tmp_path / "x.cpp").write_text("no C++\n")
