@@ -13,7 +13,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list, set_seed
 from torch import nn
 
-from ftengine.api import BuildsSkeletons, Event, LoadedModel, ReportsEnvironment, Started, Strategy, Task
+from ftengine.api import BuildsSkeletons, Event, LoadedModel, ReportsEnvironment, RunsCode, Started, Strategy, Task
 from ftengine.api.figures import counted
 from ftengine.data.encoding import EncodedSplit, content_of
 from ftengine.engine import earlier_base
@@ -296,6 +296,8 @@ def load_base(
         loaded = loader.load(request)
     if "weights" not in loaded.fingerprint and weights:
         loaded.fingerprint = fingerprint_base(loaded)
+    if not (isinstance(loader, RunsCode) and loader.runs_code(loaded.source)):
+        loaded.fingerprint["code"] = {}  # a class of an installed plugin is the loader's, and no part of the model
     loaded.fingerprint["head"] = loaded.head
     loaded.fingerprint["processor"] = fingerprint_processor(loaded.processor)
     loaded.fingerprint["tokens"] = fingerprint_tokens(loaded.processor)

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from ftengine import fine_tune, load_run
 from ftengine.cli import main
-from ftengine.errors import InputError
+from ftengine.errors import BaseMismatch, InputError
 
 MODULE = """
 from pathlib import Path
@@ -22,7 +22,9 @@ def small(request):
     if not request.head:
         return AutoModelForSequenceClassification.from_pretrained({folder!r}), tokenizer
     names = dict(enumerate(request.labels.names))
-    return AutoModelForSequenceClassification.from_pretrained({folder!r}, id2label=names), tokenizer
+    model = AutoModelForSequenceClassification.from_pretrained({folder!r}, id2label=names)
+    model.__class__ = type("Own", (type(model),), {{"__module__": __name__}})
+    return model, tokenizer
 """
 
 
@@ -31,6 +33,7 @@ def run_with_code(label_recipe, bert_folder, tmp_path, monkeypatch):
     """A finished run whose recipe names a function; the file `ran` appears when the function is called."""
     (tmp_path / "its_model.py").write_text(MODULE.format(marker=str(tmp_path / "ran"), folder=str(bert_folder)))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "its_model", raising=False)  # of another test
     recipe = label_recipe(model={"source": "its_model:small", "loader": "callable"}, train__max_steps=1)
     run = fine_tune(recipe)
     sys.modules.pop("its_model")
@@ -62,3 +65,11 @@ def test_code_that_comes_with_a_model_is_asked_about(label_recipe, tmp_path):
     with pytest.raises(InputError, match="Python code that comes with the model"):
         load_run(run.path).evaluate()
     assert load_run(run.path, trust_code=True).evaluate()["tuned"]
+
+
+def test_changed_code_of_a_model_is_another_base(run_with_code, tmp_path):
+    assert load_run(run_with_code, trust_code=True).evaluate()["tuned"]
+    file = tmp_path / "its_model.py"
+    file.write_text(file.read_text() + "\nHEADS = 2\n")
+    with pytest.raises(BaseMismatch, match=r"the code \(its_model\.py was "):
+        load_run(run_with_code, trust_code=True).evaluate()

@@ -57,6 +57,11 @@ class QuantisingLoader(api.ModelLoader):
         if isinstance(reader, api.ChecksSource):
             reader.check_source(source)
 
+    def runs_code(self, source: str) -> str | None:
+        """Say what code the loader that reads it runs, if any."""
+        reader = self._reader(source)
+        return reader.runs_code(source) if isinstance(reader, api.RunsCode) else None
+
     def load_processor(self, source: str) -> Any:
         return self._reader(source).load_processor(source)
 

@@ -195,6 +195,12 @@ def test_the_fingerprint_is_that_of_the_weights_before(make, folders):
     assert make().load(request).fingerprint == fingerprint_base(plain(request))
 
 
+@pytest.mark.parametrize(("options", "runs"), [({}, False), ({"trust_remote_code": True}, True)])
+def test_code_that_the_reader_runs_is_told(make, folders, options, runs):
+    loader = make(loader={"name": "transformers", **options})
+    assert (loader.runs_code(folders["llama"]) is not None) == runs
+
+
 def test_a_reader_that_quantises_is_refused(make, folders, monkeypatch):
     monkeypatch.setattr(loaders, "registry_of", lambda: registry_of({"quant": ftengine_quant}))
     with pytest.raises(SourceError, match=r"is 'torchao', which quantises as well\. Name one of callable, gguf"):
