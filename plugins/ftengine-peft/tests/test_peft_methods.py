@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PEFT_TYPE_TO_CONFIG_MAPPING, AdaLoraConfig, PeftModel, get_peft_model
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, AdaLoraConfig, LoraConfig, PeftModel, get_peft_model
 from peft_models import BATCH, LABEL_BATCH, LM_BATCH, bert, llama, load_bert, load_llama, load_packed
 from safetensors.torch import load_file
 
-from ftengine.errors import RecipeError
+from ftengine.errors import BaseMismatch, RecipeError
 from ftengine.testing import check_strategy
 from ftengine_peft import LEFT_OUT
+from ftengine_peft.files import CHOOSING
+from ftengine_peft.methods import IGNORED
 from ftengine_peft.options import OWNED, UNUSABLE
 from ftengine_peft.strategy import strategies
 
@@ -68,12 +70,15 @@ def trained(name, load, batch):
     return strategy, loaded
 
 
+def peft_config(name, load, batch):
+    config = copy.deepcopy(make(name).config).peft_config()
+    config.task_type = "CAUSAL_LM" if batch is LM_BATCH else "SEQ_CLS"
+    return config
+
+
 def peft_folder(name, load, batch, folder):
     """What PEFT itself saves of this method."""
-    strategy, loaded = make(name), load()
-    config = copy.deepcopy(strategy.config).peft_config()
-    config.task_type = "CAUSAL_LM" if batch is LM_BATCH else "SEQ_CLS"
-    get_peft_model(loaded.module, config).save_pretrained(folder)
+    get_peft_model(load().module, peft_config(name, load, batch)).save_pretrained(folder)
     return folder
 
 
@@ -126,6 +131,50 @@ def test_a_loaded_adapter_answers_alike_under_another_seed(name, load, base, bat
     again.prepare(other)
     again.load(other, tmp_path)
     torch.testing.assert_close(outputs(other.module), outputs(loaded.module), **SAME)
+
+
+@EACH
+def test_what_peft_trained_gives_the_same_outputs(name, load, base, batch, tmp_path):
+    torch.manual_seed(3)
+    theirs = get_peft_model(base(), peft_config(name, load, batch))
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.02)
+    theirs.save_pretrained(tmp_path)
+    if (name, load) == ("peft-trainable-tokens", load_bert):
+        return  # PEFT leaves a new head out of its file
+    torch.manual_seed(4)
+    strategy, loaded = make(name), load()
+    strategy.prepare(loaded)
+    strategy.load(loaded, tmp_path)
+    torch.testing.assert_close(outputs(loaded.module), outputs(theirs), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_key_of_pefts_file_says_what_the_model_is_prepared_with(name, tmp_path):
+    """Another value of any key that may change what is computed is refused by name, one of a later version too."""
+    strategy, loaded = make(name), load_llama()
+    strategy.prepare(loaded)
+    strategy.save(loaded, tmp_path)
+    file = tmp_path / "adapter_config.json"
+    content = json.loads(file.read_text())
+    without_effect = OWNED | CHOOSING | IGNORED.get(strategy.peft_type, frozenset())
+    tried = {key for key in content if key not in without_effect and not re.search("dropout|init", key)}
+    words = {key for key in content if "init" in key and isinstance(content[key], (bool, str))}
+    for key in (tried | words | {"of_a_later_version"}) - without_effect:
+        file.write_text(json.dumps(content | {key: "another"}))
+        with pytest.raises(BaseMismatch, match=f"has {key} 'another'"):
+            strategy.load(loaded, tmp_path)
+
+
+def test_an_initialisation_that_changes_the_base_is_not_read_as_another(tmp_path):
+    get_peft_model(llama(), LoraConfig(init_lora_weights="pissa", target_modules=["q_proj"])).save_pretrained(tmp_path)
+    method, loaded = METHODS["peft-lora"], load_llama()
+    strategy = method(method.Config(target_modules=["q_proj"]))
+    strategy.prepare(loaded)
+    with pytest.raises(BaseMismatch, match="init_lora_weights 'pissa'"):
+        strategy.load(loaded, tmp_path)
 
 
 NEEDS_WEIGHTS = (
