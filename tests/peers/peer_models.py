@@ -31,6 +31,7 @@ BART = {"d_model": 32, "max_position_embeddings": 64, "eos_token_id": 2, "decode
 }
 DISTILBERT = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 64}
 GEMMA3 = DECODER | {"head_dim": 8, "sliding_window": 32, "layer_types": ["sliding_attention", "full_attention"]}
+MODERN = {"classifier_pooling": "mean", "global_attn_every_n_layers": 2}
 RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 SIDE = 32
 """Pixels on a side of an image."""
@@ -84,6 +85,9 @@ ARCHITECTURES = {
     ),
     "distilbert": _classifier(
         "DistilBERT", "DistilBertForSequenceClassification", "DistilBertConfig", TEXT | DISTILBERT
+    ),
+    "modernbert": _classifier(
+        "ModernBERT", "ModernBertForSequenceClassification", "ModernBertConfig", TEXT | LAYERS | MODERN
     ),
     "t5": Architecture("T5", "T5ForConditionalGeneration", "T5Config", TEXT | T5, "seq2seq-lm"),
     "bart": Architecture("BART", "BartForConditionalGeneration", "BartConfig", TEXT | BART, "seq2seq-lm"),

@@ -203,7 +203,7 @@ def test_options_that_meet_are_read_with_equal_outputs_or_refused(seed, tmp_path
 # Virtual tokens
 
 TEXTS = ("llama", "gpt2", "qwen3", "gemma3", "llama-classifier", "bert", "bert-tokens", "roberta", "distilbert")
-TEXTS += ("t5", "bart")
+TEXTS += ("gpt2-classifier", "modernbert", "t5", "bart")
 TOKENS = [
     *(("prompt", name, PromptTuningConfig(num_virtual_tokens=3)) for name in TEXTS),
     ("prompt", "t5", PromptTuningConfig(num_virtual_tokens=3, num_transformer_submodules=1)),

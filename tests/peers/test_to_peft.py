@@ -35,7 +35,7 @@ LORA = [
     ("distilbert", {"targets": ["q_lin"], "rslora": True}),
 ]
 TOKENS = [
-    *(("prompt", name, {"init": "random"}) for name in ("gpt2", "bert-tokens", "t5")),
+    *(("prompt", name, {"init": "random"}) for name in ("gpt2", "bert-tokens", "t5", "modernbert")),
     *(("prefix", name, {"projection": 8}) for name in ("llama", "gemma3")),
     ("prefix", "gpt2", {"init": "random"}),
 ]

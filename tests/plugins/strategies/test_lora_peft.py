@@ -50,21 +50,6 @@ def trained_by_peft(loaded: LoadedModel, folder: Path, numbers, **options) -> Pe
     return model
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"rank": 3, "alpha": 5.5}, {"rslora": True}, {"targets": r".*\.(0|h\.0|layer\.0)\..*(q_proj|c_attn|query)"}],
-    ids=["defaults", "odd-rank", "rslora", "regex"],
-)
-def test_peft_loads_our_adapter_and_gives_the_same_logits(loaded, numbers, tmp_path, doubled, options) -> None:
-    base = copy.deepcopy(loaded.module)
-    strategy = prepared(loaded, **options)
-    numbers.shake(loaded.module)
-    peft = opened_by_peft(base, saved(strategy, loaded, tmp_path / "adapter"))
-    exact = numbers.logits(doubled(peft), base)
-    assert not torch.equal(exact.float(), numbers.logits(base))
-    numbers.assert_as_exact(numbers.logits(loaded.module), numbers.logits(peft, base), exact, torch.float32)
-
-
 def test_config_says_what_peft_needs(loaded, tmp_path) -> None:
     strategy = prepared(loaded, rank=4, alpha=6, dropout=0.1, rslora=True)
     folder = saved(strategy, loaded, tmp_path / "adapter")
@@ -129,15 +114,6 @@ def test_a_bfloat16_base_gives_a_float32_adapter_that_peft_reads(bert_folder, lo
     folder = saved(strategy, loaded, tmp_path / "adapter")
     assert {tensor.dtype for tensor in load_file(folder / "adapter_model.safetensors").values()} == {torch.float32}
     PeftModel.from_pretrained(base, folder)
-
-
-def test_pefts_adapter_loads_here(loaded, numbers, tmp_path, doubled) -> None:
-    base = copy.deepcopy(loaded.module)
-    peft = trained_by_peft(loaded, tmp_path / "adapter", numbers)
-    strategy = prepared(loaded, rank=4, alpha=6)
-    strategy.load(loaded, tmp_path / "adapter")
-    exact = numbers.logits(doubled(peft), base)
-    numbers.assert_as_exact(numbers.logits(loaded.module), numbers.logits(peft, base), exact, torch.float32)
 
 
 def test_training_continues_from_pefts_adapter(loaded, numbers, tmp_path) -> None:
@@ -227,34 +203,6 @@ def adapter(llama_folder, load, tmp_path) -> Path:
     """An adapter of rank 8 for the tiny Llama."""
     loaded = load(llama_folder)
     return saved(prepared(loaded), loaded, tmp_path / "adapter")
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("bias", "all"),
-        ("lora_bias", True),
-        ("target_parameters", ["experts.weight"]),
-        ("layers_to_transform", [0]),
-        ("layers_to_transform", 0),
-        ("exclude_modules", ["q_proj"]),
-        ("trainable_token_indices", [1]),
-        ("init_lora_weights", "pissa"),
-        ("something_new", {"a": 1}),
-    ],
-)
-def test_what_peft_can_and_we_cannot_is_named(adapter, key: str, value) -> None:
-    write_json(adapter, {**json_of(adapter), key: value})
-    with pytest.raises(RunError, match=f"what ftengine does not have: {key}="):
-        LoRAConfig(start_from=str(adapter))
-
-
-@pytest.mark.parametrize(
-    "version_keys", [{"init_lora_weights": "gaussian", "megatron_core": "megatron.core"}, {"eva_config": {"rho": 2}}]
-)
-def test_keys_without_effect_are_passed_over(adapter, version_keys) -> None:
-    write_json(adapter, {**json_of(adapter), **version_keys})
-    assert LoRAConfig(start_from=str(adapter)).rank == 8
 
 
 @pytest.mark.parametrize(
@@ -354,13 +302,6 @@ def test_another_number_of_labels_is_refused(bert_folder, load, tmp_path) -> Non
         prepared(other).load(other, folder)
 
 
-def test_modules_that_peft_trained_whole_are_refused(llama_folder, load, numbers, tmp_path) -> None:
-    loaded = load(llama_folder)
-    trained_by_peft(loaded, tmp_path / "adapter", numbers, modules_to_save=["embed_tokens"])
-    with pytest.raises(RunError, match=r"trains 'model.embed_tokens' whole \(modules_to_save\); here no module"):
-        prepared(loaded, start_from=str(tmp_path / "adapter"))
-
-
 def test_adapter_names_inside_keys_are_left_out(llama_folder, load, adapter) -> None:
     loaded = load(llama_folder)
     strategy = prepared(loaded)
@@ -382,16 +323,6 @@ def test_target_names_are_short_where_they_can_be_and_exact_always() -> None:
     for module, paths in ((model, {"block.query", "block.dense"}), (nested, {"block.query"})):
         config = PeftConfig(target_modules=target_modules(module, paths))
         assert set(get_peft_model(copy.deepcopy(module), config).targeted_module_names) == paths
-
-
-def test_minilm_crosses_to_peft(minilm_folder, load, numbers, tmp_path, doubled) -> None:
-    loaded = load(minilm_folder, "sequence-classification")
-    base = copy.deepcopy(loaded.module)
-    strategy = prepared(loaded)
-    numbers.shake(loaded.module)
-    peft = opened_by_peft(base, saved(strategy, loaded, tmp_path / "adapter"))
-    exact = numbers.logits(doubled(peft), base)
-    numbers.assert_as_exact(numbers.logits(loaded.module), numbers.logits(peft, base), exact, torch.float32)
 
 
 @pytest.mark.slow
