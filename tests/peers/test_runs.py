@@ -62,12 +62,16 @@ def test_a_pipeline_and_a_cross_encoder_give_the_runs_scores(strategy, bert_fold
 
 def test_a_cross_encoder_gives_the_runs_scores(bert_folder, tmp_path):
     sentence_transformers = pytest.importorskip("sentence_transformers")
-    finished = run(bert_folder, "text-classification", labelled(), "full", tmp_path)
+    pairs = list(zip(TEXTS, reversed(TEXTS), strict=True))
+    rows = [row | {"reply": reply} for row, (_, reply) in zip(labelled(), pairs, strict=True)]
+    task = {"name": "text-classification", "pair": "reply"}
+    finished = run(bert_folder, task, rows, "full", tmp_path)
+    answers = load_run(finished.path).predict([{"text": text, "reply": reply} for text, reply in pairs])
     encoder = sentence_transformers.CrossEncoder(str(finished.trained), device="cpu")
-    rows = encoder.predict(TEXTS, apply_softmax=True)
+    theirs = encoder.predict(pairs, apply_softmax=True)
     names = [encoder.model.config.id2label[i] for i in range(3)]
-    for row, expected in zip(rows.tolist(), scores(load_run(finished.path)), strict=True):
-        assert dict(zip(names, row, strict=True)) == pytest.approx(expected, abs=1e-5)
+    for row, answer in zip(theirs.tolist(), answers, strict=True):
+        assert dict(zip(names, row, strict=True)) == pytest.approx(dict(answer["scores"]), abs=1e-5)
 
 
 @pytest.mark.parametrize("strategy", ["lora", {"name": "prompt", "virtual_tokens": 3}], ids=["lora", "prompt"])
