@@ -95,6 +95,11 @@ WITHOUT_EFFECT = [
 ]
 
 
+def some(cases: list[tuple]) -> list[Any]:
+    """Leave every fourth to `make test`, and the others to `make test-slow` and `make test-peers`."""
+    return [pytest.param(*case, marks=() if i % 4 == 0 else pytest.mark.slow) for i, case in enumerate(cases)]
+
+
 def by_peft(name: str, config: Any, folder: Path) -> torch.Tensor:
     """Train with PEFT and save; return its outputs."""
     config.task_type = TASK_TYPES.get(ARCHITECTURES[name].head)
@@ -129,13 +134,13 @@ def edited(content: dict[str, Any], folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "options"), READ, ids=str)
+@pytest.mark.parametrize(("name", "options"), some(READ), ids=str)
 def test_a_lora_of_pefts_is_read_with_equal_outputs(name, options, tmp_path):
     theirs = lora_by_peft(name, options, tmp_path)
     assert_same(read("lora", name, tmp_path), theirs, outputs(name, fresh(name)))
 
 
-@pytest.mark.parametrize(("name", "options", "key"), REFUSED, ids=str)
+@pytest.mark.parametrize(("name", "options", "key"), some(REFUSED), ids=str)
 def test_a_lora_that_computes_something_else_is_refused_by_name(name, options, key, tmp_path):
     theirs = lora_by_peft(name, options, tmp_path)
     assert theirs.isfinite().all()
