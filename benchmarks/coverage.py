@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from ftengine.api import Evaluator, Labels, LearnsLabels, Rows
+from ftengine.api import Evaluator, Labels, Rows
 from ftengine.evaluation.differences import compare, gap_between
 from ftengine.evaluation.figures import Figure, measure
 from ftengine.evaluation.slices import Side, slice_reports
@@ -53,8 +53,7 @@ class Held:
 
 def figures(evaluator: Evaluator, rows: Rows, weights: Weights, names: str = "abcde") -> dict[str, Figure]:
     """Measure rows; where labels are learnt, they have the names given."""
-    if isinstance(evaluator, LearnsLabels):
-        evaluator.bind("a-task", Labels("single", tuple(names)))
+    evaluator.set_labels("a-task", Labels("single", tuple(names)))
     return measure(evaluator, rows, weights)
 
 

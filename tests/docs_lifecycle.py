@@ -7,6 +7,7 @@ import json
 import types
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cache, wraps
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ EXAMPLES = 16
 Call = tuple[str, str]
 """What was called, such as "strategy.prepare" (a second object of the kind is "strategy 2"), and what held then."""
 
-COMPUTING = {"loss", "predict", "infer", "answer", "ask"}
+COMPUTING = {"loss", "predict", "infer", "generate", "ask_models"}
 """Methods that compute with the model, of which gradients and autocast are told."""
 SEEDS = {int(np.random.SeedSequence([SEED, step, 0]).generate_state(1)[0]): "step" for step in range(100)}
 SEEDS[SEED] = "recipe"
@@ -39,7 +40,7 @@ class Augmenter(api.TextAugmenter):
     def check_options(self):
         """Nothing to refuse."""
 
-    def bind_processor(self, processor):
+    def set_processor(self, processor):
         """Nothing to see."""
 
     def change(self, text, rng):
@@ -53,9 +54,9 @@ class Augmenter(api.TextAugmenter):
 
 
 class Regularizer(api.Regularizer):
-    """Change nothing, with every ability."""
+    """Change nothing, with every optional method."""
 
-    needs_validation = False
+    traits = api.RegularizerTraits(needs_validation=False)
 
     def attach(self, loaded, task):
         """Nothing to see."""
@@ -69,19 +70,19 @@ class Regularizer(api.Regularizer):
     def penalty(self, model, batch, loss):
         return None
 
-    def stepped(self, model, step):
+    def on_step_end(self, model, step):
         """Nothing to see."""
 
-    def evaluating(self, model):
+    def averaged_weights(self, model):
         return nullcontext()
 
-    def tensors(self):
+    def state_dict(self):
         return {"state": torch.zeros(1)}
 
-    def restore(self, tensors):
+    def load_state_dict(self, tensors):
         """Nothing to take back."""
 
-    def finish(self, model, measure):
+    def on_train_end(self, model, measure):
         return {}
 
 
@@ -92,7 +93,7 @@ class Evaluator(api.Evaluator):
     metrics = {"right": api.Metric("right answers", higher_is_better=True, proportion=True)}  # noqa: RUF012
     columns = frozenset({"text"})
 
-    def bind(self, task, labels):
+    def set_labels(self, task, labels):
         """Nothing to refuse."""
 
     def check_row(self, row):
@@ -101,7 +102,7 @@ class Evaluator(api.Evaluator):
     def benchmarks(self, task):
         return {"nothing": Evaluator()}
 
-    def ask(self, loaded):
+    def ask_models(self, loaded):
         return {"nothing": []}
 
     def keep(self, prediction):
@@ -121,7 +122,7 @@ class Evaluator(api.Evaluator):
 class Audit(api.Audit):
     """Find nothing."""
 
-    def look(self, data):
+    def examine(self, data):
         return []
 
 
@@ -138,7 +139,7 @@ class Callback(api.Callback):
     def check_options(self):
         """Nothing to refuse."""
 
-    def on(self, event):
+    def on_event(self, event):
         """Nothing to do."""
 
     def view_command(self, run):
@@ -153,15 +154,15 @@ BUILT_IN = {
     "optimizer": "adamw",
     "schedule": "cosine",
 }
-"""Components of the box that stand for their kind, with all abilities that they have."""
+"""Components of the box that stand for their kind, with all optional methods that they write."""
 MORE = {
-    "task": {"see_model": lambda task, loaded, strategy: None},
+    "task": {"set_model": lambda task, loaded, strategy: None},
     "strategy": {
-        "frozen": lambda strategy, model, step, steps, steps_per_epoch: (),
+        "frozen_parameters": lambda strategy, model, step, steps, steps_per_epoch: (),
         "regularizer": lambda strategy, steps: Regularizer(),
     },
 }
-"""Abilities that those lack."""
+"""Optional methods that those lack."""
 OWN = {
     "augmenter": Augmenter,
     "regularizer": Regularizer,
@@ -173,7 +174,7 @@ OWN = {
 
 
 class Recorder:
-    """Components of every kind that write down the outermost calls of their contract's and abilities' methods."""
+    """Components of every kind that write down the outermost calls of their contract's methods."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -198,11 +199,12 @@ class Recorder:
 
     def _recorded(self, kind: str, cls: type) -> type:
         cls = type(cls.__name__, (cls,), MORE.get(kind, {}))
-        names = {name for name in contract(kind) if inspect.isroutine(getattr(cls, name, None))}
+        names = {
+            name for name in contract(kind) if inspect.isroutine(getattr(cls, name, None)) and api.overrides(cls, name)
+        }
         namespace = {name: self._wrapped(kind, name, cls) for name in names}
         namespace |= {"name": "recorded", "__doc__": "Write down what is called."}
-        if hasattr(cls, "starter"):
-            namespace["starter"] = False
+        namespace["traits"] = replace(cls.traits, is_default=False)
         return type("Recorded", (cls,), namespace)
 
     def _wrapped(self, kind: str, name: str, cls: type) -> Any:
@@ -249,10 +251,10 @@ def held(name: str, args: tuple[Any, ...]) -> str:
 
 @cache
 def contract(kind: str) -> frozenset[str]:
-    """Return the methods of a kind: its base class's, and those of all abilities."""
-    from test_contract import abilities, members
+    """Return the methods of a kind, written or optional."""
+    from test_contract import members
 
-    return frozenset(members(KINDS[kind][0])) | {name for names in abilities().values() for name in names}
+    return frozenset(members(KINDS[kind][0]) | members(api.Component))
 
 
 def recipe(folder: Path, output: str, **train: Any) -> Recipe:

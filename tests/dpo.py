@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from ftengine.api import Config, Evaluator, Metric, References, Task, View
+from ftengine.api import Config, Evaluator, Metric, Task, View, overrides
 from ftengine.errors import DataError, RecipeError
 from ftengine.model import TokenLoss, encode_conversation, evaluating, length_limit, stack_tokens
 
@@ -27,12 +27,12 @@ class DPO(Task):
 
     def __init__(self, config=None):
         super().__init__(config)
-        self.tokens, self.as_base = TokenLoss(), nullcontext
+        self.tokens, self.reference = TokenLoss(), nullcontext
 
-    def see_model(self, loaded, strategy):
-        if strategy is not None and not isinstance(strategy, References):
+    def set_model(self, loaded, strategy):
+        if strategy is not None and not overrides(strategy, "disabled"):
             raise RecipeError(f"task dpo compares with the base, as which strategy {strategy.name} cannot answer.")
-        self.as_base = nullcontext if strategy is None else lambda: strategy.as_base(loaded)
+        self.reference = nullcontext if strategy is None else lambda: strategy.disabled(loaded)
 
     def view(self, row):
         return View([row.get("prompt")], [row.get("chosen"), row.get("rejected")])
@@ -57,7 +57,7 @@ class DPO(Task):
     def margins(self, model, batch):
         """Return (B,) differences between the implicit rewards of chosen and rejected answers."""
         chosen, rejected = self.tokens.log_probs(model, batch, batch["labels"])[0].chunk(2)
-        with torch.no_grad(), evaluating(model), self.as_base():
+        with torch.no_grad(), evaluating(model), self.reference():
             base_chosen, base_rejected = self.tokens.log_probs(model, batch, batch["labels"])[0].chunk(2)
         return self.config.beta * ((chosen - base_chosen) - (rejected - base_rejected))
 

@@ -22,7 +22,7 @@ class Quiz(Evaluator):
         self.task = task
         return {"texts": Right()}
 
-    def ask(self, loaded):
+    def ask_models(self, loaded):
         answers = self.task.infer(loaded, [{"text": text} for text in QUESTIONS])
         return {"texts": [{"right": float(a["label"] == loaded.labels.names[i % 2])} for i, a in enumerate(answers)]}
 

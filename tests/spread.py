@@ -44,15 +44,15 @@ class TowardsGradients(Regularizer):
         far = [(p - self.sizes[name]).square().mean() for name, p in trainable(model).items() if name in self.sizes]
         return self.config.weight * torch.stack(far).mean()
 
-    def stepped(self, model, step):
+    def on_step_end(self, model, step):
         self.steps += 1
         for name, parameter in trainable(model).items():
             if parameter.grad is not None:
                 self.sizes[name] = 0.9 * self.sizes.get(name, 0.0) + 0.1 * parameter.grad.abs().mean()
 
-    def tensors(self):
+    def state_dict(self):
         return {**self.sizes, "steps": self.steps}
 
-    def restore(self, tensors):
+    def load_state_dict(self, tensors):
         self.sizes = dict(tensors)
         self.steps = self.sizes.pop("steps")

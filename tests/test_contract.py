@@ -1,14 +1,12 @@
-"""The contract stays small: base classes hold what every component needs, abilities what some do."""
+"""The contract stays small: a class a kind, what must be written first, all that may be written below it."""
 
 from __future__ import annotations
 
 import ast
-import dis
 import inspect
 from collections.abc import Iterator
-from functools import cache
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import FunctionType
 from typing import Protocol
 
 import pytest
@@ -17,30 +15,15 @@ from quiz import Quiz
 from spread import Spread
 
 from ftengine import api
-from ftengine.plugins.registry import KINDS, Registry
+from ftengine.api.component import contract_of
+from ftengine.errors import PluginError
+from ftengine.plugins.registry import KINDS, Registry, registry_of
 
 ROOT = Path(__file__).parents[1]
-MOST_MEMBERS = 40
-"""Public members of all base classes together, inherited ones counted once."""
-FEWEST_OVERRIDES = 2
-"""Components in the box that must give another value or body to a member with a default, or it belongs elsewhere."""
+MOST_KINDS, MOST_ABSTRACT, MOST_PROTOCOLS = 13, 6, 8
 
 BASES = [api.Component, *(base for base, _ in KINDS.values())]
-COMPONENTS = (
-    "task",
-    "strategy",
-    "evaluator",
-    "augmenter",
-    "regularizer",
-    "loader",
-    "optimizer",
-    "reader",
-    "schedule",
-    "callback",
-    "rule",
-    "audit",
-    "component",
-)
+COMPONENTS = (*KINDS, "component")
 """What variables that hold components are called."""
 
 
@@ -50,100 +33,128 @@ def members(cls: type) -> set[str]:
     return {name for name in own if not name.startswith("_")}
 
 
-def has_default(cls: type, name: str) -> bool:
-    """Say whether a member is there without being overridden: a value, or a method that does something."""
-    if name not in vars(cls):
-        return False
-    member = inspect.unwrap(vars(cls)[name])
-    return "raise NotImplementedError" not in (inspect.getsource(member) if inspect.isfunction(member) else "")
-
-
-NO_ABILITIES = {
-    "Listener": "whoever follows a run",
-    "Estimator": "what evaluators are given",
-    "RandomSource": "what augmenters are given",
-    "AuditedRows": "what audits are given",
-}
-"""Protocols that are no abilities of components."""
-
-
-def abilities() -> dict[str, set[str]]:
-    """Return the members of each ability."""
-    found = {name: getattr(api, name) for name in api.__all__}
-    protocols = {name: cls for name, cls in found.items() if isinstance(cls, type) and Protocol in cls.__bases__}
-    return {name: members(cls) for name, cls in protocols.items() if name not in NO_ABILITIES}
-
-
-def box() -> list[type]:
-    """Return the classes of all components in the box."""
-    registry = Registry()
-    return [entry.cls for kind in KINDS for entry in registry.entries(kind) if entry.origin.distribution == "ftengine"]
-
-
-BOX = box()
-SET_BY_ENGINE = {(api.Task, "labels")}
-"""Members that the engine sets: what the training rows told."""
-OPTIONAL = [
-    (base, name)
-    for base in BASES
-    for name in sorted(members(base))
-    if has_default(base, name) and (base, name) not in SET_BY_ENGINE
-]
-
-
-def test_base_classes_stay_small() -> None:
-    counted = {base.__name__: sorted(members(base)) for base in BASES}
-    assert sum(map(len, counted.values())) <= MOST_MEMBERS, counted
-
-
-def test_members_are_counted_where_they_are_declared() -> None:
-    assert members(api.Component) == {"name", "Config"}
-    assert "name" not in members(api.Strategy)
-
-
-@pytest.mark.parametrize(("base", "name"), OPTIONAL, ids=lambda value: getattr(value, "__name__", value))
-def test_what_is_optional_is_used(base: type, name: str) -> None:
-    users = [cls.__name__ for cls in BOX if issubclass(cls, base) and overrides(cls, base, name)]
-    assert len(users) >= FEWEST_OVERRIDES, (
-        f"{base.__name__}.{name} is overridden by {users or 'none'}: make it an ability"
+def optional(base: type[api.Component]) -> list[str]:
+    """Return the methods of a kind that its components may write."""
+    return sorted(
+        name
+        for cls in (base, api.Component)
+        for name, member in vars(cls).items()
+        if name[0] != "_" and name not in base.__abstractmethods__ and inspect.isroutine(inspect.unwrap(member))
     )
 
 
-def overrides(cls: type, base: type, name: str) -> bool:
-    """Say whether a component has its own member: as an attribute of its class, or set in a method of it."""
-    return getattr(cls, name) is not getattr(base, name) or assigns(cls, name)
+def box() -> list[type]:
+    """Return the classes of all components in the box, and of the plugins that the tests train with."""
+    registry = Registry()
+    own = [entry.cls for kind in KINDS for entry in registry.entries(kind) if entry.origin.distribution == "ftengine"]
+    return [*own, Quiz, Spread, DPO]
 
 
-def assigns(cls: type, name: str) -> bool:
-    """Say whether a method of a component, not of its kind's base class, sets a member."""
-    parts = (part for part in cls.__mro__ if part not in BASES and issubclass(part, api.Component))
-    methods = [method for part in parts for method in vars(part).values() if inspect.isfunction(method)]
-    return any(name in stored(method) for method in methods)
+BOX = box()
 
 
-@cache
-def stored(method: FunctionType) -> set[str]:
-    """Return the names of attributes that a function sets, whatever the object."""
-    return {step.argval for step in dis.get_instructions(method) if step.opname == "STORE_ATTR"}
+def test_the_contract_is_a_class_a_kind_of_few_abstract_members() -> None:
+    assert len(KINDS) <= MOST_KINDS
+    assert {
+        base.__name__: len(base.__abstractmethods__) for base in BASES if len(base.__abstractmethods__) > MOST_ABSTRACT
+    } == {}
+    protocols = [name for name in api.__all__ if Protocol in getattr(getattr(api, name), "__bases__", ())]
+    assert len(protocols) <= MOST_PROTOCOLS, protocols
+    assert [base.__name__ for base in BASES if not is_dataclass(base.traits) or contract_of(base) is not base][1:] == []
 
 
-THIRD_PARTY = {"AsksModels": Quiz, "Regularizes": Spread, "SeesModel": DPO}
-"""Abilities that no component of the box needs, and who has them: a plugin that the tests train with."""
+@pytest.mark.parametrize(
+    ("base", "name"),
+    [(base, name) for base in BASES[1:] for name in optional(base)],
+    ids=lambda v: getattr(v, "__name__", v),
+)
+def test_what_is_optional_is_used(base: type[api.Component], name: str) -> None:
+    if name == "check_options":
+        users = [cls for cls in BOX if api.overrides(cls, name)]
+    else:
+        users = [cls for cls in BOX if issubclass(cls, base) and api.overrides(cls, name)]
+    assert users, f"no component has {base.__name__}.{name}: take it out"
 
 
-def test_abilities_are_there_and_used() -> None:
-    """Every ability is exported, has members, and some component of the box has it, or one of the tests' plugins."""
-    users = {
-        name: [
-            cls
-            for cls in [*BOX, THIRD_PARTY.get(name, object)]
-            if all(hasattr(cls, m) or assigns(cls, m) for m in wanted)
-        ]
-        for name, wanted in abilities().items()
-    }
-    assert users
-    assert [name for name, found in users.items() if not found] == []
-    assert [name for name in THIRD_PARTY if len(users[name]) > 1] == []  # then it needs no exception
+def test_traits_are_used() -> None:
+    for base in BASES[1:]:
+        for field in fields(base.traits):
+            values = {
+                getattr(cls.traits, field.name) for cls in BOX if field.name in {f.name for f in fields(cls.traits)}
+            }
+            computed = field.name == "needs_validation"  # which options of an object decide
+            assert len(values) > 1 or computed, f"{base.__name__}'s trait {field.name} is {values} everywhere"
+
+
+def offered(base: type[api.Component], **members: object) -> None:
+    """Offer a component with these members as a plugin would (PluginError: it is refused)."""
+    hook = next(hook for kind, hook in KINDS.values() if kind is base)
+    whole = {"name": "thing", **{name: lambda self, *_, **__: None for name in base.__abstractmethods__}, **members}
+    declared = {"head": "causal-lm", "modality": "text"} if base is api.Task else {}
+    cls = type("Thing", (base,), {**declared, **whole})
+    registry_of({"p": type("P", (), {hook: staticmethod(api_hook(hook, cls))})()})
+
+
+def api_hook(name: str, cls: type) -> object:
+    """Return a hook's implementation that offers one class."""
+    from ftengine import hookimpl
+
+    def hook() -> list[type]:
+        return [cls]
+
+    hook.__name__ = name
+    return hookimpl(hook)
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "meant"),
+    [
+        (api.Regularizer, "penality", "penalty"),
+        (api.Regularizer, "on_steps_end", "on_step_end"),
+        (api.Task, "learn_label", "learn_labels"),
+        (api.Strategy, "regulariser", "regularizer"),
+        (api.Evaluator, "detail", "details"),
+        (api.Augmenter, "set_processors", "set_processor"),
+        (api.ModelLoader, "check_sources", "check_source"),
+    ],
+)
+def test_a_method_that_is_nearly_one_of_the_contract_is_refused(
+    base: type[api.Component], name: str, meant: str
+) -> None:
+    with pytest.raises(PluginError) as refused:
+        offered(base, **{name: lambda self: None})
+    assert repr(name) in str(refused.value)
+    assert repr(meant) in str(refused.value)
+
+
+def test_methods_of_its_own_are_an_authors_business() -> None:
+    offered(api.Regularizer, pull=lambda self: None, _penality=lambda self: None)
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "missing"),
+    [
+        (api.Strategy, "save", "load"),
+        (api.Regularizer, "load_state_dict", "state_dict"),
+        (api.Evaluator, "ask_models", "benchmarks"),
+    ],
+)
+def test_half_of_a_pair_is_refused(base: type[api.Component], name: str, missing: str) -> None:
+    with pytest.raises(PluginError) as refused:
+        offered(base, **{name: getattr(base, name)})
+    assert repr(missing) in str(refused.value)
+
+
+def test_traits_of_another_kind_are_refused() -> None:
+    with pytest.raises(PluginError) as refused:
+        offered(api.Strategy, traits=api.TaskTraits())
+    assert "StrategyTraits" in str(refused.value)
+
+
+def test_a_method_that_cannot_be_called_as_the_contract_calls_it_is_refused() -> None:
+    with pytest.raises(PluginError) as refused:
+        offered(api.Evaluator, set_labels=lambda self, labels: None)
+    assert "set_labels" in str(refused.value)
 
 
 # What the engine reads of components.
@@ -164,7 +175,7 @@ ENGINE = {
     file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8")
     for file in sorted((ROOT / "ftengine").rglob("*.py"))
 }
-DECLARED = set().union(*(members(base) for base in BASES), *abilities().values())
+DECLARED = set().union(*(members(base) for base in BASES))
 
 
 def test_engine_reads_only_declared_members() -> None:
@@ -206,7 +217,7 @@ def rebuilt(source: str) -> Iterator[str]:
             yield f"{node.lineno}: {text}"
 
 
-def test_engine_asks_for_abilities_and_builds_by_factories() -> None:
+def test_engine_asks_overrides_and_builds_by_factories() -> None:
     assert {file: list(rebuilt(text)) for file, text in ENGINE.items() if any(rebuilt(text))} == {}
 
 

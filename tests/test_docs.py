@@ -343,7 +343,7 @@ def test_rows_in_the_documents_can_be_learnt_from(llama_folder, bert_folder):
             task = Registry().build("task", name, "task")
             tokenizer = AutoTokenizer.from_pretrained(bert_folder if "classification" in name else llama_folder)
             rows = [json.loads(line) for line in block.text.splitlines()]
-            task.labels = task.bind({"train": rows})
+            task.labels = task.learn_labels({"train": rows})
             for row in rows:
                 task.check_columns(list(row))
                 assert task.encode(row, tokenizer)["weight"] > 0, block.place

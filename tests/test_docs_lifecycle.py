@@ -31,7 +31,7 @@ BEFORE = "Before the weights are read"
 @pytest.mark.parametrize("command", ["plan", "train"])
 def test_the_order_of_calls_is_told_from_the_recipe_to_the_end(calls, command):
     first = told_calls(BEFORE)
-    made = [(name, holds.partition(" / ")[0] if name == "task.see_model" else holds) for name, holds in calls[command]]
+    made = [(name, holds.partition(" / ")[0] if name == "task.set_model" else holds) for name, holds in calls[command]]
     assert made == first + told_calls(f"`ftengine {command}`")
 
 
@@ -50,10 +50,10 @@ def test_the_order_of_calls_on_a_finished_run_is_told(calls, command, heading, i
 
 def test_a_resumed_run_calls_what_a_new_one_does_but_measures_no_base(calls):
     resumed, whole = dict(calls["train --resume"]), dict(calls["train"])
-    assert resumed.keys() == (whole.keys() | {"regularizer 2.restore"}) - {"reader.read"}
+    assert resumed.keys() == (whole.keys() | {"regularizer 2.load_state_dict"}) - {"reader.read"}
     order = list(resumed)
-    assert order.index("regularizer 2.restore") + 1 == order.index("callback.on(Started)")
-    assert order.index("task.predict") > order.index("regularizer 2.finish")
+    assert order.index("regularizer 2.load_state_dict") + 1 == order.index("callback.on_event(Started)")
+    assert order.index("task.predict") > order.index("regularizer 2.on_train_end")
     assert list(whole).index("task.predict") < list(whole).index("strategy 2.prepare")
 
 

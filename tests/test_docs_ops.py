@@ -1,4 +1,4 @@
-"""docs/plugins/abilities.md tells the operations as they are called, and its strategy that uses them works."""
+"""docs/plugins/helpers.md tells the operations as they are called, and its strategy that uses them works."""
 
 import inspect
 import re
@@ -12,11 +12,11 @@ from ftengine.model import state_tensors
 from ftengine.ops.eligibility import why_ineligible
 
 INSTALLATION = ROOT / "docs" / "installation.md"
-ABILITIES = ROOT / "docs" / "plugins" / "abilities.md"
+HELPERS = ROOT / "docs" / "plugins" / "helpers.md"
 
 
 def test_every_operation_is_told_as_it_is_called():
-    told = table(ABILITIES, "`ftengine.ops`").names()
+    told = table(HELPERS, "`ftengine.ops`").names()
     assert sorted(name.partition("(")[0] for name in told) == sorted(ops.__all__)
     for name, given in re.findall(r"^(\w+)\((.+)\)$", "\n".join(told), re.MULTILINE):
         own = inspect.signature(getattr(ops, name)).parameters.values()
@@ -42,7 +42,7 @@ def test_the_layers_that_take_a_kernel_are_those_that_the_predicate_lets():
 @pytest.fixture(scope="module")
 def strategy():
     """The class of the example that adds modules."""
-    (block,) = [block for block in blocks(ABILITIES, "python") if "lowrank_linear" in block.text]
+    (block,) = [block for block in blocks(HELPERS, "python") if "lowrank_linear" in block.text]
     names = {"__name__": "example"}
     exec(compile(block.text, block.place, "exec"), names)
     return names["Scaled"]

@@ -14,6 +14,7 @@ import warnings
 from dataclasses import fields
 from pathlib import Path
 
+import docs_contract
 import pytest
 import torch
 import yaml
@@ -30,9 +31,9 @@ from ftengine.plugins.registry import KINDS, RECIPE_KEYS, Registry
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings the latter
 
-INDEX, TUTORIAL, KIND_PAGE, ABILITIES, PREDICTIONS, TESTING = (
+INDEX, TUTORIAL, KIND_PAGE, HELPERS, PREDICTIONS, TESTING = (
     ROOT / "docs" / "plugins" / f"{name}.md"
-    for name in ("README", "tutorial", "kinds", "abilities", "predictions", "testing")
+    for name in ("README", "tutorial", "kinds", "helpers", "predictions", "testing")
 )
 TEXTS = {document: document.read_text(encoding="utf-8") for document in (README, *DOCS)}
 SOURCES = "".join(file.read_text("utf-8") for file in (ROOT / "ftengine" / "testing").glob("*.py"))
@@ -150,21 +151,6 @@ def test_every_contract_has_its_section():
     assert CONTRACTS.keys() <= set(headings(KIND_PAGE))
 
 
-@pytest.mark.parametrize("heading", CONTRACTS)
-def test_every_name_of_a_contract_is_told_and_whether_it_is_required(heading):
-    base, found = CONTRACTS[heading], table(KIND_PAGE, heading)
-    members = {name: value for name, value in vars(base).items() if not name.startswith("_")}
-    bare = {name for name in inspect.get_annotations(base) if name not in members}
-    own = {name for name in bare if f"self.{name} = " in inspect.getsource(base)}  # set by the class itself
-    unwritten = {
-        name for name, x in members.items() if inspect.isfunction(x) and "NotImplementedError" in inspect.getsource(x)
-    }
-    assert set(found.names()) == members.keys() | bare
-    assert {
-        name for row in found.rows if row[1].startswith("required") for name in code(row[0])
-    } == bare - own | unwritten
-
-
 def examples():
     """Yield every component class of kinds.md, with its kind's heading."""
     for block in blocks(KIND_PAGE, "python"):
@@ -249,9 +235,9 @@ def test_the_example_of_a_task_is_the_one_that_tests_train_with():
 @pytest.mark.parametrize("name", ["Matthews", "Apart"])
 def test_the_example_of_an_evaluator_refuses_several_labels(name):
     evaluator = EXAMPLES[name][1]()
-    evaluator.bind("a-task", api.Labels("single", ("a", "b")))
+    evaluator.set_labels("a-task", api.Labels("single", ("a", "b")))
     with pytest.raises(RecipeError, match="needs one label an example; task a-task has several"):
-        evaluator.bind("a-task", api.Labels("multi", ("a", "b")))
+        evaluator.set_labels("a-task", api.Labels("multi", ("a", "b")))
 
 
 def test_the_documented_details_are_a_table_a_chart_and_a_baseline():
@@ -274,15 +260,13 @@ def test_all_that_a_rule_sees_of_a_run_is_told():
     assert set(table(KIND_PAGE, "`RunRecords`").names()) == members - {"read"}
 
 
-def test_every_ability_is_told_with_its_members():
-    from test_contract import abilities
-
-    told = {code(row[0])[0]: set(code(row[2])) for row in table(ABILITIES, "Abilities").rows}
-    assert told == abilities()
+def test_the_tables_of_the_contract_are_what_the_docstrings_say():
+    text = KIND_PAGE.read_text(encoding="utf-8")
+    assert docs_contract.page(text) == text
 
 
 def test_every_helper_is_told():
-    assert sorted(table(ABILITIES, "Helpers").names()) == sorted(model.__all__)
+    assert sorted(table(HELPERS, "Helpers").names()) == sorted(model.__all__)
 
 
 def test_every_field_of_a_loaded_model_is_told():
@@ -346,7 +330,7 @@ def tasks():
     for labels in ([["a", "b"], ["a"], ["c"]], [0.5, 1.5, 2.5]):
         task, one = Registry().build("task", "text-classification", "task"), testing.fixture("sequence-classification")
         rows = [{"text": f"text {i}", "label": label} for i, label in enumerate(labels)]
-        task.labels = task.bind({"train": rows})
+        task.labels = task.learn_labels({"train": rows})
         yield task, one.load(task.labels), rows
 
 
@@ -373,9 +357,9 @@ def require_told(task, loaded, rows):
     (told,) = [set(code(row[1])) for row in keys.rows if task.name in code(row[0]) and kind_of(row[0]) in (None, kind)]
     assert told == task.predicts
     assert {frozenset(prediction) for prediction in predictions} == {frozenset(told)}
-    if isinstance(task, api.Generates):
+    if api.overrides(task, "generate"):
         (told,) = [set(code(row[1])) for row in answers.rows if task.name in code(row[0])]
-        assert told == task.answers
+        assert told == task.generates
     (arguments,) = [set(code(row[1])) for row in heads.rows if task.head in code(row[0])]
     for positional, keywords, output in calls:
         assert not positional

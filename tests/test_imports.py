@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("__init__",),  # the front door: it names what is public and imports it on use
     ("errors", "_native"),
-    ("model",),
     ("api",),
+    ("model",),
     ("plugins",),
     ("run",),
     ("data", "training", "evaluation", "report"),

@@ -189,7 +189,7 @@ def test_what_no_recipe_names_has_no_option_that_must_be_given():
     class Told(Config):
         depth: int
 
-    auditor = type("Auditor", (Audit,), {"name": "auditor", "Config": Told, "look": lambda self, data: []})
+    auditor = type("Auditor", (Audit,), {"name": "auditor", "Config": Told, "examine": lambda self, data: []})
     with pytest.raises(PluginError, match="'auditor' as an audit, but it has an option without a default, and recipes"):
         registry(p=plugin(ftengine_audits=[auditor]))
     registry(p=plugin(ftengine_strategies=[made(Config=Told)]))

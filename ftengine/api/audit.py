@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -67,6 +68,6 @@ class Audit(Component):
     What an audit finds is shown by `plan` and `train`, kept in audit.json, and read by rules and report.
     """
 
-    def look(self, data: AuditedData) -> Iterable[Finding | Display]:
+    @abstractmethod
+    def examine(self, data: AuditedData) -> Iterable[Finding | Display]:
         """Yield findings in the order of their weight, and tables or charts for whoever wants the details."""
-        raise NotImplementedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -9,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from ftengine.api.component import Component, Config
 from ftengine.api.task import Task
-from ftengine.api.types import Example
+from ftengine.api.types import Batch, Example
 
 
 class RandomSource(Protocol):
@@ -24,7 +25,7 @@ class Augmenter(Component):
     """Makes training examples from a training example; never sees validation or test rows.
 
     It keeps nothing from one row to the next. Most change the inputs of a row and derive from `TextAugmenter` or
-    `InputAugmenter`; those that mix whole batches (`MixesBatches`) leave single rows as they are.
+    `InputAugmenter`; those that mix whole batches (`mix`) leave single rows as they are.
     """
 
     modality: ClassVar[str | None] = None
@@ -41,6 +42,19 @@ class Augmenter(Component):
             rng: a function of (seed, epoch, row) alone.
         """
         yield row
+
+    def set_processor(self, processor: Any) -> None:
+        """See the tokenizer or image processor before the first example; raise RecipeError where it lacks something."""
+
+    def mix(self, batch: Batch, task: Task, rng: RandomSource) -> Batch:
+        """Return a collated training batch with its examples mixed, every micro-batch by itself.
+
+        `rng` is a function of (seed, epoch, rows).
+        """
+        return batch
+
+    def check_mix(self, task: Task) -> None:
+        """Raise RecipeError where batches of this task cannot be mixed; its labels are known."""
 
 
 class AugmenterConfig(Config):
@@ -60,12 +74,12 @@ class InputAugmenter(Augmenter):
             row = task.with_inputs(row, [self._changed(value, rng) for value in task.view(row).inputs])
         yield row
 
+    @abstractmethod
     def change(self, value: Any, rng: RandomSource) -> Any:
         """Return what takes an input's place: a text for a text, an image of PIL for one.
 
         Texts are never blank; one that comes back blank is not changed.
         """
-        raise NotImplementedError
 
     def _changed(self, value: Any, rng: RandomSource) -> Any:
         changed = self.change(value, rng)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,10 @@ class Callback(Component):
     `ftengine.errors.TrainingError`: what training came to is kept, and `--resume` goes on from the last checkpoint.
     """
 
-    def on(self, event: Event) -> None:
+    @abstractmethod
+    def on_event(self, event: Event) -> None:
         """See an event; look at its class (`isinstance(event, Stepped)`) for the kind."""
-        raise NotImplementedError
+
+    def view_command(self, run: Path) -> str:
+        """Return the command of a program that shows the files it left in a run's folder, for the end of `train`."""
+        return ""

@@ -1,7 +1,10 @@
-"""What every component has."""
+"""What every component has, and the one question that the engine asks about optional methods."""
 
 from __future__ import annotations
 
+import inspect
+from abc import ABC
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -13,15 +16,50 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
-class Component:
+@dataclass(frozen=True)
+class Traits:
+    """Plain facts about a component. Each kind has its own; where options decide, `__init__` sets `self.traits` anew.
+
+    Args:
+        is_default: `ftengine init` proposes it; of optimizers and schedules `auto` stands for it.
+    """
+
+    is_default: bool = False
+
+
+class Component(ABC):
     """Anything with a name that a user can choose in a recipe.
 
     Subclasses set `name`, may replace `Config`, and start their docstring with the line that
-    `ftengine plugins list` shows. A component is built with its validated config.
+    `ftengine plugins list` shows. A component is built with its validated config. A kind's abstract methods are to be
+    written; the others may be, and do nothing (or say no) where they are not.
     """
 
     name: ClassVar[str]
+    """What recipes write."""
     Config: ClassVar[type[BaseModel]] = Config
+    """The options: pydantic fields with descriptions, none of them called "name"."""
+    traits: Traits = Traits()
+    """Plain facts about the component."""
+    paper: ClassVar[str] = ""
+    """The paper that the method is from; shown by `ftengine plugins show`."""
 
     def __init__(self, config: Any = None) -> None:
         self.config: Any = config if config is not None else self.Config()
+
+    def check_options(self) -> None:  # noqa: B027  # empty on purpose, as all optional methods are
+        """Raise InputError where what the options name (a file, a model, a package) is missing or cannot be used.
+
+        Called before anything is loaded.
+        """
+
+
+def overrides(component: Component | type[Component], name: str) -> bool:
+    """Say whether a component, or its class, writes an optional method of its kind: "merge", say."""
+    cls = component if isinstance(component, type) else type(component)
+    return inspect.getattr_static(cls, name) is not inspect.getattr_static(contract_of(cls), name)
+
+
+def contract_of(cls: type[Component]) -> type[Component]:
+    """Return the class of the contract that a component's class derives from: Strategy, Task, …"""
+    return cls.__mro__[cls.__mro__.index(Component) - 1]

@@ -1,14 +1,15 @@
-"""Evaluators, and the abilities that some of them have."""
+"""Evaluators."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import Field
 
-from ftengine.api.component import Component
+from ftengine.api.component import Component, Traits
 from ftengine.api.display import Display, Shown
 from ftengine.api.types import Example, Labels, LoadedModel, Prediction
 
@@ -34,12 +35,12 @@ class Metric:
         higher_is_better: None where neither more nor less is better.
         proportion: it is a share of trials, between 0 and 1; it gets a score interval, which keeps a width at both.
         interval: False where noise makes it larger and resampling larger still, so that its interval would be wrong.
-        instead: the metric to decide by where this one has no interval.
+        fallback: the metric to decide by where this one has no interval.
         pooled: False where it ranks, bins or correlates what one model says of many examples, so that it means
             nothing over the answers of several folds' models.
         kind: "quality", or "calibration" for how well stated confidence holds.
         at_zero: what 0 means where it is not perfection.
-        decides: the verdict goes by it rather than by the task's first metric, as by what a model writes.
+        primary: the verdict goes by it rather than by the task's first metric, as by what a model writes.
         meaning: a sentence for whoever does not know it; it stands in the report's glossary.
     """
 
@@ -47,35 +48,12 @@ class Metric:
     higher_is_better: bool | None = None
     proportion: bool = False
     interval: bool = True
-    instead: str = ""
+    fallback: str = ""
     pooled: bool = True
     kind: str = "quality"
     at_zero: str = ""
-    decides: bool = False
+    primary: bool = False
     meaning: str = ""
-
-
-class Evaluator(Component):
-    """Measures predictions; every figure is a function of the table of predictions and of weights."""
-
-    reads: frozenset[str] = frozenset()
-    """Keys of the task's predictions without which nothing can be measured."""
-    metrics: Mapping[str, Metric] = {}
-    """What `score` returns, by name; where labels or validation decide, an instance sets it anew (`bind`, `fit`)."""
-
-    def keep(self, prediction: Prediction) -> Mapping[str, Any]:
-        """Return columns of its own of one example: numbers, or lists equally long for every example.
-
-        For what costs much to compute, such as n-gram counts: it is done once, and not for each resample.
-        """
-        return {}
-
-    def score(self, rows: Rows, weights: np.ndarray) -> Mapping[str, float]:
-        """Return every metric of n rows, nan where undefined.
-
-        `weights` are (n,): how often each row counts; 0 is as if it were not there.
-        """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -85,13 +63,13 @@ class ExampleScores:
     Args:
         score: (n,) higher is better; nan where unknown.
         right: (n,) 1 where the answer is right, 0 where it is wrong, nan where it is neither.
-        mistake: (n,) the probability that the model gave to what is wrong in its answer, so that confident errors can
-            be shown; nan where it is right or unknown, None where all are.
+        wrong_confidence: (n,) the probability that the model gave to what is wrong in its answer, so that confident
+            errors can be shown; nan where it is right or unknown, None where all are.
     """
 
     score: np.ndarray
     right: np.ndarray
-    mistake: np.ndarray | None = None
+    wrong_confidence: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +121,7 @@ class Baseline(Shown):
         given: the answer that the model gives most; "" where its answers are numbers that vary.
         count, total: to how many it gives this answer, of how many.
         unit: what is counted.
-        gains: by metric, the model's figure minus that answer's; the engine fills it in (`MeasuresBaseline`).
+        gains: by metric, the model's figure minus that answer's; the engine fills it in.
         classes: (name, how often it is the truth, how often the model's answer) where each has one of a few; else ().
     """
 
@@ -168,139 +146,6 @@ class Baseline(Shown):
         return cls.model_validate(details[cls.FACT]) if cls.FACT in details else None
 
 
-# Abilities.
-
-
-@runtime_checkable
-class LearnsLabels(Protocol):
-    """Needs to know the labels before the first prediction."""
-
-    def bind(self, task: str, labels: Labels | None) -> None:
-        """See the task's name and labels; raise RecipeError where they cannot be measured so."""
-
-
-@runtime_checkable
-class ReadsColumns(Protocol):
-    """Reads columns of the user's row as well; they are put into the prediction, None where the row has none."""
-
-    columns: frozenset[str]
-
-    def check_row(self, row: Example) -> None:
-        """Raise DataError where a row's columns hold what cannot be read; called before a model loads."""
-
-
-@runtime_checkable
-class AsksForAnswers(Protocol):
-    """Wants free answers made with some options of `Generates.answer`."""
-
-    generation: Mapping[str, Any]
-    """E.g. {"max_new_tokens": 64}."""
-
-
-@runtime_checkable
-class AsksModels(Protocol):
-    """Asks the models questions of its own, beside the recipe's data, as benchmarks do.
-
-    An evaluator that does no more than that has no metrics, and its `score` returns none.
-    """
-
-    def benchmarks(self, task: Task) -> Mapping[str, Evaluator]:
-        """Return what it asks, by name, and the evaluator of the answers to each; called before a model loads.
-
-        These are called as it is itself. Their metrics are known by now; metrics of one name mean the same. Raise
-        InputError where models of this task cannot be asked, or what is asked is not there.
-        """
-
-    def ask(self, loaded: LoadedModel) -> Mapping[str, Sequence[Prediction]]:
-        """Return a mapping an example with what the evaluators of `benchmarks` read, by the same names.
-
-        Base and tuned model are asked the same examples in the same order. The model is in evaluation mode, without
-        gradients and under the run's autocast, as in `Task.predict`.
-        """
-
-
-@runtime_checkable
-class ServesProbe(Protocol):
-    """Measures a probe of the engine: recipe key `evaluation.PROBE` takes the one evaluator that serves it."""
-
-    probe: str
-    """"memorisation" or "refusal"."""
-
-
-@runtime_checkable
-class FitsOnValidation(Protocol):
-    """Learns from the model's predictions on validation before anything is scored."""
-
-    def fit(self, rows: Rows | None) -> None:
-        """Learn from the rows of the validation split; None where none is left to learn from."""
-
-
-@runtime_checkable
-class ScoresExamples(Protocol):
-    """Says of each single example how well it was answered."""
-
-    def example_scores(self, rows: Rows) -> ExampleScores:
-        """Return scores that are comparable between models on the same example, and what is right."""
-
-
-@runtime_checkable
-class ScoresResamples(Protocol):
-    """Scores many resamples at once, faster than one `score` after another."""
-
-    def score_resamples(self, rows: Rows, weights: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Return (B,) of each metric for weights of shape (B, n), of any type of number; equal to B calls of `score`.
-
-        Metrics declared without an interval may be left out: nothing reads their resamples.
-        """
-
-
-@runtime_checkable
-class MeasuresSlices(Protocol):
-    """Has figures that take too long to be resampled for every slice of the data."""
-
-    def for_slices(self) -> Evaluator:
-        """Return an evaluator without those; it reads the same rows, and its first metric is this one's."""
-
-
-@runtime_checkable
-class KnowsTrials(Protocol):
-    """Knows how many independent trials are at most behind a metric that is a proportion; by default the examples."""
-
-    def trials(self, rows: Rows) -> Mapping[str, float]:
-        """Return them by metric; one that is not declared a proportion is taken for one where it is among them."""
-
-
-@runtime_checkable
-class SubtractsProportions(Protocol):
-    """Has metrics that are a mean minus a proportion, such as confidence minus accuracy.
-
-    Their intervals are made of the mean's and the proportion's (Zou and Donner 2008, doi:10.1002/sim.3095), so that
-    they keep a width where resamples hardly ever hold a failure.
-    """
-
-    def proportions(self, rows: Rows, weights: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Return what is subtracted, (B,) by metric, for weights of shape (B, n)."""
-
-
-@runtime_checkable
-class MeasuresBaseline(Protocol):
-    """Measures the answer that its `Baseline` names, so that models are compared with it as with another model.
-
-    A metric that is left out has a level that does not depend on which examples were drawn, as ROC AUC has 0.5.
-    """
-
-    def baseline_resamples(self, rows: Rows, weights: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Return what always giving it comes to, (B,) by metric, for weights of shape (B, n)."""
-
-
-@runtime_checkable
-class WeighsExamples(Protocol):
-    """Has metrics in which examples weigh unequally, such as a loss per token."""
-
-    def example_weights(self, rows: Rows) -> Mapping[str, np.ndarray]:
-        """Return (n,) weights by metric; intervals are as wide as for (Σw)² / Σw² examples (Kish 1965, §8.2)."""
-
-
 class Estimator(Protocol):
     """Gives figures the engine's intervals."""
 
@@ -315,12 +160,127 @@ class Estimator(Protocol):
         """
 
 
-@runtime_checkable
-class ShowsDetails(Protocol):
-    """Tells more than its metrics: tables with intervals, a confusion matrix, a reliability diagram."""
+@dataclass(frozen=True)
+class EvaluatorTraits(Traits):
+    """Facts about an evaluator.
+
+    Args:
+        probe: which probe of the engine it measures, "memorisation" or "refusal": recipe key `evaluation.PROBE` takes
+            the one evaluator that serves it.
+    """
+
+    probe: str = ""
+
+
+class Evaluator(Component):
+    """Measures predictions; every figure is a function of the table of predictions and of weights."""
+
+    traits: EvaluatorTraits = EvaluatorTraits()
+    reads: frozenset[str] = frozenset()
+    """Keys of the task's predictions without which nothing can be measured."""
+    metrics: Mapping[str, Metric] = {}
+    """What `score` returns, by name; where labels or validation decide, `set_labels` or `fit` sets it anew."""
+    columns: frozenset[str] = frozenset()
+    """Columns of the user's row that it reads too; they are put into the prediction, None where the row has none."""
+    generation: Mapping[str, Any] = {}
+    """Options of `Task.generate` that it wants its texts made with, e.g. {"max_new_tokens": 64}."""
+
+    @abstractmethod
+    def score(self, rows: Rows, weights: np.ndarray) -> Mapping[str, float]:
+        """Return every metric of n rows, nan where undefined.
+
+        `weights` are (n,): how often each row counts; 0 is as if it were not there.
+        """
+
+    # What some write, in the order in which it is called.
+
+    def set_labels(self, task: str, labels: Labels | None) -> None:
+        """See the task's name and labels, before the first prediction; raise RecipeError where they do not suit it."""
+
+    def check_row(self, row: Example) -> None:
+        """Raise DataError where a row's `columns` hold what cannot be read; called before a model loads."""
+
+    def benchmarks(self, task: Task) -> Mapping[str, Evaluator]:
+        """Return what it asks the models itself (`ask_models`), by name, and the evaluator of the answers to each.
+
+        Called before a model loads. An evaluator that does no more than ask has no metrics, and its `score` returns
+        none. Those returned are called as it is itself. Their metrics are known by now; metrics of one name mean the
+        same. Raise InputError where models of this task cannot be asked, or what is asked is not there.
+        """
+        return {}
+
+    def ask_models(self, loaded: LoadedModel) -> Mapping[str, Sequence[Prediction]]:
+        """Ask a model questions beside the recipe's data, as benchmarks do.
+
+        Return a mapping an example with what the evaluators of `benchmarks` read, by the same names. Base and tuned
+        model are asked the same examples in the same order. The model is in evaluation mode, without gradients and
+        under the run's autocast, as in `Task.predict`.
+        """
+        raise NotImplementedError
+
+    def keep(self, prediction: Prediction) -> Mapping[str, Any]:
+        """Return columns of its own of one example: numbers, or lists equally long for every example.
+
+        For what costs much to compute, such as n-gram counts: it is done once, and not for each resample.
+        """
+        return {}
+
+    def fit(self, rows: Rows | None) -> None:
+        """Learn from the predictions on validation before anything is scored; None where there are none left."""
+
+    def score_resamples(self, rows: Rows, weights: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Score many resamples at once, faster than one `score` after another.
+
+        Return (B,) of each metric for weights of shape (B, n), of any type of number; equal to B calls of `score`.
+        Metrics declared without an interval may be left out: nothing reads their resamples.
+        """
+        raise NotImplementedError
+
+    def trials(self, rows: Rows) -> Mapping[str, float]:
+        """Return how many independent trials are at most behind a metric that is a proportion, by metric.
+
+        By default they are the examples; a metric that is not declared a proportion is taken for one where it is here.
+        """
+        return {}
+
+    def example_weights(self, rows: Rows) -> Mapping[str, np.ndarray]:
+        """Return (n,) weights by metric, where examples weigh unequally, as in a loss per token.
+
+        Intervals are as wide as for (Σw)² / Σw² examples (Kish 1965, §8.2).
+        """
+        return {}
+
+    def proportions(self, rows: Rows, weights: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Return the proportion that a metric subtracts from a mean, as confidence minus accuracy does.
+
+        (B,) by metric, for weights of shape (B, n). Their intervals are made of the mean's and the proportion's (Zou
+        and Donner 2008, doi:10.1002/sim.3095), so that they keep a width where resamples hardly ever hold a failure.
+        """
+        return {}
+
+    def baseline_resamples(self, rows: Rows, weights: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Return what always giving the answer of its `Baseline` comes to, (B,) by metric, for weights (B, n).
+
+        So models are compared with it as with another model. A metric that is left out has a level that does not depend
+        on which examples were drawn, as ROC AUC has 0.5.
+        """
+        raise NotImplementedError
+
+    def score_examples(self, rows: Rows) -> ExampleScores:
+        """Say how well each example was answered: scores comparable between models on it, and what is right."""
+        raise NotImplementedError
+
+    def for_slices(self) -> Evaluator:
+        """Return an evaluator without the figures that take too long to be resampled for every slice of the data.
+
+        It reads the same rows, and its first metric is this one's.
+        """
+        return self
 
     def details(self, rows: Rows, estimate: Estimator) -> Iterable[Display | tuple[str, Any]]:
-        """Yield displays, and (name, JSON value) facts that rules and readers look up, `Baseline.fact` among them.
+        """Yield more than the metrics: tables with intervals, a confusion matrix, a reliability diagram.
 
-        Rows are those of one model; `estimate` gives figures intervals.
+        That is displays, and (name, JSON value) facts that rules and readers look up, `Baseline.fact` among them. Rows
+        are those of one model; `estimate` gives figures intervals.
         """
+        return ()

@@ -117,7 +117,7 @@ def no_interval(metric: str, metrics: Mapping[str, Metric], figures: Mapping[str
     """Say why a metric's difference has no interval, by all declarations and all figures of one model."""
     if metric in figures and figures[metric].n < FEW:
         return "too few examples to tell"
-    instead = metrics[metric].instead if metric in metrics else ""
+    instead = metrics[metric].fallback if metric in metrics else ""
     return f"no interval (see {metrics[instead].label})" if instead in metrics and instead in figures else "no interval"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 from ftengine.api.component import Component
@@ -9,19 +10,35 @@ from ftengine.api.types import LoadedModel, LoadRequest
 
 
 class ModelLoader(Component):
-    """Turns a model source into a module and its processor.
+    """Turns a model source into a module and its processor."""
 
-    Abilities: BuildsSkeletons (without it, patterns are checked only after loading), ChecksSource, RunsCode.
-    """
-
+    @abstractmethod
     def accepts(self, source: str) -> bool:
         """Say whether this loader can read `source`; must be quick and must not raise."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load_processor(self, source: str) -> Any:
         """Load the tokenizer (or image processor) alone, so that data is checked before the model loads."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self, request: LoadRequest) -> LoadedModel:
         """Load the model (SourceError: nothing can be loaded from the source)."""
+
+    # What some write.
+
+    def load_skeleton(self, request: LoadRequest) -> LoadedModel:
+        """Load as `load` does, without reading weights: every parameter is on the meta device.
+
+        Then patterns are checked before weights are read; without it, afterwards.
+        """
         raise NotImplementedError
+
+    def check_source(self, source: str) -> None:
+        """Raise SourceError, without reading weights, where something is missing or of a kind that is not read."""
+
+    def runs_code(self, source: str) -> str | None:
+        """Return what runs beside installed plugins, as in "Python code that comes with the model"; None: nothing.
+
+        A run that was made elsewhere may do that only if the user agrees.
+        """
+        return None

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from ftengine.api.component import Component
+from ftengine.api.component import Component, Traits
 
 if TYPE_CHECKING:
     import torch
 
 
+@dataclass(frozen=True)
+class ShardingTraits(Traits):
+    """Facts about a component that works on parameters.
+
+    Args:
+        supports_sharding: it is right where parameters are sharded (`train.parallel: fsdp`): between passes a parameter
+            is a DTensor there, of which a process holds some rows. What changes each number by itself is right; a
+            penalty made of weights would count once in every process. A strategy is asked to save another module than
+            the one that it prepared: a whole copy, in the first process. What does not support it is refused there.
+    """
+
+    supports_sharding: bool = False
+
+
 class Optimizer(Component):
     """Says how gradients change what trains; named under `train.optimizer` in a recipe."""
 
+    traits: ShardingTraits = ShardingTraits()
+
+    @abstractmethod
     def build(self, param_groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Return one torch optimiser over all groups.
 
@@ -23,17 +42,3 @@ class Optimizer(Component):
 
         The parameters may be on the meta device, when `ftengine plan` estimates memory.
         """
-        raise NotImplementedError
-
-
-@runtime_checkable
-class WorksOnParts(Protocol):
-    """A strategy, regularizer or optimizer that is right where parameters are divided (`train.parallel: fsdp`).
-
-    Between passes a parameter is a DTensor there, of which a process holds some rows. What changes each number by
-    itself is right; a penalty made of weights would count once in every process. A strategy is asked to save another
-    module than the one that it prepared: a whole copy, in the first process. What has not this ability is refused.
-    """
-
-    works_on_parts: bool
-    """Whether it is; may depend on the options."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import codecs
 import os
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar
 
 from ftengine.api.component import Component
 from ftengine.api.types import Example
@@ -55,13 +56,14 @@ def place_of(source: str, place: Place) -> str:
 class Reader(Component):
     """Reads one format of data; `data.reader` names it, or takes the first that accepts a source.
 
-    Ability: ExplainsFiles. One that reads files of some suffixes derives from `FileReader`.
+    One that reads files of some suffixes derives from `FileReader`.
     """
 
+    @abstractmethod
     def accepts(self, source: str) -> bool:
         """Say whether it can read a source: a file or folder that is there, or an address; quick, and never raises."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, source: str) -> Iterable[Row | BrokenRow] | pa.RecordBatchReader:
         """Return the rows, one after another, or record batches of Arrow, whose types are kept.
 
@@ -69,7 +71,16 @@ class Reader(Component):
         options. Folders and addresses are read in each run, into memory. Nothing in the data is executed. Raise
         BrokenRow where nothing more can be read.
         """
-        raise NotImplementedError
+
+    # What some write.
+
+    def describe(self, source: str) -> str:
+        """Return how a file is read where that is worth a word, going on from its name ("is read with …"); else ""."""
+        return ""
+
+    def hint(self, source: str, columns: list[str]) -> str:
+        """Return what is wrong with a file if these columns suit no task, as sentences after a blank; "" if nothing."""
+        return ""
 
 
 class FileReader(Reader):
@@ -80,17 +91,6 @@ class FileReader(Reader):
 
     def accepts(self, source: str) -> bool:
         return source.lower().endswith(self.suffixes) and os.path.isfile(source)
-
-
-@runtime_checkable
-class ExplainsFiles(Protocol):
-    """A reader that knows what people may wonder about in a file."""
-
-    def note(self, source: str) -> str:
-        """Return how a file is read where that is worth a word, going on from its name ("is read with …"); else ""."""
-
-    def hint(self, source: str, columns: list[str]) -> str:
-        """Return what is wrong with a file if these columns suit no task, as sentences after a blank; "" if nothing."""
 
 
 def text_lines(path: str | Path) -> Iterator[tuple[int, str, str]]:

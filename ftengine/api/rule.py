@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
@@ -24,6 +25,6 @@ class Rule(Component):
     about: ClassVar[str] = ""
     """What its alarms are about, as the headline has it behind "One alarm, about"; "": the finding's kind."""
 
+    @abstractmethod
     def judge(self, run: RunRecords) -> Iterable[Finding]:
         """Yield findings; a function of the run's records alone."""
-        raise NotImplementedError

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from ftengine.api.component import Component
 
 
 class Schedule(Component):
     """Says how the learning rate moves after the warm-up; named under `train.schedule` in a recipe."""
 
+    @abstractmethod
     def factor(self, step: int, steps: int, warmup: int) -> float:
         """Return what the peak learning rate is multiplied by at a step: 0 or more.
 
@@ -19,4 +22,3 @@ class Schedule(Component):
             steps: optimiser steps of the whole run.
             warmup: those that belong to the warm-up.
         """
-        raise NotImplementedError

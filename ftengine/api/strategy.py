@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftengine.api.component import Component
+from ftengine.api.optimizer import ShardingTraits
 from ftengine.api.types import LoadedModel
+from ftengine.errors import NotMergeable
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from ftengine.api.regularizer import Regularizer
 
-class Strategy(Component):
-    """Decides which parameters train. After `prepare`, requires_grad is the only truth.
 
-    Abilities: Merges, References, FreezesByStep, Regularizes, ReportsEnvironment, Reopens.
+@dataclass(frozen=True)
+class StrategyTraits(ShardingTraits):
+    """Facts about a strategy.
+
+    Args:
+        learning_rate: its usual one, which `ftengine init` proposes; None: the recipe's default.
     """
 
+    learning_rate: float | None = None
+
+
+class Strategy(Component):
+    """Decides which parameters train. After `prepare`, requires_grad is the only truth."""
+
+    traits: StrategyTraits = StrategyTraits()
+
+    @abstractmethod
     def prepare(self, loaded: LoadedModel) -> None:
         """Add modules to `loaded.module` or freeze parts of it, so that requires_grad says what trains.
 
         `loaded.new_modules` need no attention: the engine makes them trainable afterwards. Raise NoMatch where a
         pattern matches no module; the message shows close names.
         """
-        raise NotImplementedError
+
+    # What some write.
 
     def matches(self) -> dict[str, list[str]]:
         """Return the modules that each pattern matched in `prepare`, for `ftengine plan`."""
@@ -33,28 +53,76 @@ class Strategy(Component):
     def param_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Return the optimiser's parameter groups over trainable parameters.
 
-        The default decays matrices and leaves vectors (biases, norms) alone.
+        Where it is not written, matrices decay and vectors (biases, norms) do not:
+        `ftengine.model.default_param_groups`.
         """
-        from ftengine.model import default_param_groups
-
-        return default_param_groups(model, learning_rate, weight_decay)
+        raise NotImplementedError("call ftengine.model.default_param_groups(model, learning_rate, weight_decay)")
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write the trained part to an existing empty directory, in its ecosystem's format.
 
-        The default writes every trainable tensor, and the statistics that move with them, by name, to
-        `trained.safetensors`. What the files lack of `loaded.new_modules` the engine writes beside them, and reads
-        back. A run ends with an error where its files, opened on a fresh base, give other outputs than `loaded`.
+        Where it is not written, every trainable tensor, and the statistics that move with them, go by name into
+        `trained.safetensors` (`ftengine.model.save_trained`). What the files lack of `loaded.new_modules` the engine
+        writes beside them, and reads back. A run ends with an error where its files, opened on a fresh base, give other
+        outputs than `loaded`. Written together with `load`.
         """
-        from ftengine.model import save_trained
-
-        save_trained(loaded.module, directory)
+        raise NotImplementedError("call ftengine.model.save_trained(loaded.module, directory)")
 
     def load(self, loaded: LoadedModel, directory: Path) -> None:
         """Read back what `save` wrote into a model that `prepare` has seen.
 
         Raise BaseMismatch where keys are missing or unexpected, or a shape differs.
         """
-        from ftengine.model import load_trained
+        raise NotImplementedError("call ftengine.model.load_trained(loaded.module, directory)")
 
-        load_trained(loaded.module, directory)
+    def loading_options(self) -> dict[str, Any]:
+        """Return the options, as JSON values, under which a finished run is prepared again.
+
+        They are those of the run, but for where it started from.
+        """
+        return self.config.model_dump(mode="json")
+
+    def check_merge(self) -> None:
+        """Raise NotMergeable, before any model is loaded, where these options have no merged form."""
+
+    def merge(self, loaded: LoadedModel) -> None:
+        """Fold the trained part into the base weights, leaving the original architecture.
+
+        Raise NotMergeable where this base has no such form.
+        """
+        raise NotMergeable(f"strategy {self.name!r} has no merged form")
+
+    def disabled(self, loaded: LoadedModel) -> AbstractContextManager[None]:
+        """Let a model that `prepare` has seen compute as before `prepare`, but for modules that train whole (a head).
+
+        For preference tuning, distillation and the like. Nothing of the model changes that outlasts it; dropout and
+        gradients are the caller's to switch off. A strategy that changes the base's own weights does not write it,
+        unless it keeps a copy.
+        """
+        raise NotImplementedError
+
+    def frozen_parameters(
+        self, model: nn.Module, step: int, steps: int, steps_per_epoch: int
+    ) -> Iterable[nn.Parameter]:
+        """Return the trainable parameters that stay frozen in a step, as gradual unfreezing has them.
+
+        Args:
+            step: optimiser steps done before this one; the result is a function of the arguments alone.
+            steps, steps_per_epoch: those of the whole run, and of a whole epoch.
+        """
+        return ()
+
+    def regularizer(self, steps: int) -> Regularizer | None:
+        """Return the term in the loss, or what acts after each step, that the method has; None where there is none.
+
+        It is for the model that `prepare` has seen, attached before those of the recipe, on a skeleton too, and called
+        as its strategy is. Raise RecipeError where the options do not suit a run of so many optimiser steps.
+        """
+        return None
+
+    def environment(self) -> dict[str, Any]:
+        """Return how it computes, as JSON, for environment.json.
+
+        {what: {device type: {"backend": which, "reason": why}}} is shown and in training.json too.
+        """
+        return {}

@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ftengine.api.component import Component
+from ftengine.api.component import Component, Traits
 from ftengine.api.criterion import Criterion
-from ftengine.api.types import Batch, Example, Features, Labels, Prediction, View
+from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, Prediction, View
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from ftengine.api.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class TaskTraits(Traits):
+    """Facts about a task.
+
+    Args:
+        example_model: what `ftengine init` writes as `model.source` where none is given; "": its own example.
+        example_data: what it writes as `data.train`.
+    """
+
+    example_model: str = ""
+    example_data: str = ""
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """Data in which a task sees its own kind.
+
+    Args:
+        certainty: 3 where the data is made for this task and hardly for another, 2 where it suits it well, 1 where it
+            can be used; `ftengine init` proposes the task with the highest.
+        columns: how columns are to be renamed, as the recipe's `data.columns` says it.
+        options: of the task.
+        unread: a sentence on columns that seem to matter and are not read; "" where there are none.
+    """
+
+    certainty: int
+    columns: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    unread: str = ""
+
 
 class Task(Component):
     """Says what an example looks like, how it is encoded, and what the loss is."""
 
+    traits: TaskTraits = TaskTraits()
     head: ClassVar[str]
     """What the loader puts on top of the model."""
     modality: ClassVar[str]
@@ -26,31 +62,33 @@ class Task(Component):
     predicts: frozenset[str] = frozenset()
     """Keys that every `Prediction` of this task has, which evaluators read; may depend on `labels`."""
     labels: Labels | None = None
-    """What `bind` returned, in this run or in the one that is reopened; set by the engine, read by the task."""
+    """What `learn_labels` returned, in this run or in the one that is reopened; set by the engine, read by the task."""
+    predicts_probabilities: bool = False
+    """Whether what the model says are probabilities, so that labels can be smoothed and two passes compared; may depend
+    on `labels`."""
+    file_columns: tuple[str, ...] = ()
+    """Columns whose values name files; in a data file they are relative to that file."""
+    generates: frozenset[str] = frozenset()
+    """Keys of what `generate` returns; none where the task writes no text."""
+    short_generation: Mapping[str, Any] = {}
+    """Options by which a generation that is only to be read is short, e.g. {"max_new_tokens": 48}."""
 
-    def bind(self, splits: Mapping[str, Iterable[Example]]) -> Labels | None:
-        """Return the classification targets, learnt from the training split; None where the task has none.
-
-        `splits` holds "train" and, where present, "validation" and "test". Raise DataError where there are too few
-        labels, or one occurs only outside of training.
-        """
-        return None
-
+    @abstractmethod
     def view(self, row: Example) -> View:
         """Return what the engine needs to know of a row, before and after the data is bound.
 
         Never raises: where a row cannot be read, what can be told of it is told. Only taking an input out (decoding an
         image) may raise DataError.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
         """Return a row with other inputs, as many as `view` gives of it; the rest stays, and so does `row`.
 
         Raise DataError where the row cannot be read.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Encode one example; `max_length` is the model's limit in tokens.
 
@@ -61,19 +99,96 @@ class Task(Component):
         which the tokenizer has no token for; "untrained" says why nothing of a row is trained on, where no cutting is
         to blame. Raise DataError where the row lacks a field or holds a value of the wrong kind.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:
         """Pad and stack features into tensors."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[torch.Tensor, torch.Tensor | float]:
         """Return (sum of losses, its weight); the engine divides once, by the whole effective batch's weight.
 
         The criterion is given the logits and targets of whatever is predicted, of `criterion.passes` forward passes.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """Return one prediction an example, in the batch's order; called without gradients."""
+
+    # What some write.
+
+    def learn_labels(self, splits: Mapping[str, Iterable[Example]]) -> Labels | None:
+        """Return the classification targets, learnt from the training split; None where the task has none.
+
+        `splits` holds "train" and, where present, "validation" and "test". Raise DataError where there are too few
+        labels, or one occurs only outside of training.
+        """
+        return None
+
+    @classmethod
+    def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
+        """Return how data of these columns is to be read, for `ftengine init`; None where it is of another kind.
+
+        `rows` are the first few.
+        """
+        return None
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """Raise DataError, before any row is read, where the task cannot use these columns.
+
+        It names the columns found and the shapes of row that are allowed.
+        """
+
+    def set_model(self, loaded: LoadedModel, strategy: Strategy | None) -> None:
+        """See a model before the task works on it; raise RecipeError where the two do not go together.
+
+        For a task that has to know the model, or the strategy: one that needs the base's answers, say. Called with the
+        base (`strategy` is None), and with each model that a strategy has prepared; first, where the loader builds
+        skeletons, with one whose parameters are on the meta device. The last one that was seen is the one that `loss`,
+        `predict` and generations are then asked of.
+        """
+
+    def check_input(self, row: Example) -> None:
+        """Raise DataError where `infer` cannot answer a row."""
+
+    def infer(
+        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Answer raw rows without labels, one mapping a row: what `ftengine predict` writes.
+
+        `options` are the task's own (`max_new_tokens`, …), unknown ones an InputError.
+        """
+        raise NotImplementedError
+
+    def generate(
+        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
+    ) -> list[Prediction]:
+        """Write text beside what was to be predicted, one mapping with `generates` keys a row; options as of `infer`.
+
+        For evaluators that read it, and a few for people to read: these see "prompt", what was asked, "completion",
+        what the model wrote, and "reference", what was to be written (texts, the last None where there is none), if the
+        first two are among `generates`.
+        """
+        raise NotImplementedError
+
+    def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
+        """Decode an encoded example into (text, is trained on) pieces, for `ftengine plan`."""
+        return []
+
+    def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
+        """Return a prediction as a reader should see it (JSON values): names instead of ids, nothing that is long."""
+        raise NotImplementedError
+
+    def probe_batch(self, loaded: LoadedModel) -> Batch:
+        """Return a small batch, made without data, that exercises the model's layers, for `merge` to compare outputs.
+
+        Where it is not written, it is random tokens: `ftengine.model.probe_tokens`.
+        """
+        raise NotImplementedError
+
+    def raw_outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return the model's raw outputs (logits) for a batch.
+
+        Where it is not written: `ftengine.model.raw_outputs`.
+        """
         raise NotImplementedError

@@ -6,7 +6,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -135,19 +135,17 @@ def options(config: type[BaseModel]) -> list[Option]:
     return found
 
 
-def abilities(entry: Entry) -> dict[str, str]:
-    """Return what a component can do beyond its kind: abilities of `ftengine.api` by name, with their first lines."""
-    base, _ = KINDS[entry.kind]
-    component = _built(entry)
-    found = {}
-    for name in api.__all__:
-        ability = getattr(api, name)
-        if isinstance(ability, type) and Protocol in ability.__bases__:
-            wanted = [member for member in {**vars(ability), **ability.__annotations__} if not member.startswith("_")]
-            beyond = not all(hasattr(base, member) for member in wanted)
-            if beyond and all(_has(component, ability, member) for member in wanted):
-                found[name] = (inspect.getdoc(ability) or "").partition("\n")[0]
-    return found
+def written(entry: Entry) -> dict[str, str]:
+    """Return the optional methods of its kind that a component writes, with the first lines of the contract's text."""
+    base: Any = KINDS[entry.kind][0]
+    methods = {
+        name: member
+        for kind in reversed(base.__mro__)
+        for name, member in vars(kind).items()
+        if issubclass(kind, api.Component) and name[0] != "_" and inspect.isroutine(inspect.unwrap(member))
+    }
+    optional = [name for name in methods if name not in base.__abstractmethods__ and api.overrides(entry.cls, name)]
+    return {name: (inspect.getdoc(getattr(base, name)) or "").partition("\n")[0] for name in optional}
 
 
 def metrics(entry: Entry) -> Mapping[str, api.Metric]:
@@ -158,14 +156,6 @@ def metrics(entry: Entry) -> Mapping[str, api.Metric]:
 def _built(entry: Entry) -> Any:
     """Return a component with its default options, as some of its members may be set then; else its class."""
     return entry.cls if entry.needs_options else entry.cls()
-
-
-def _has(component: Any, ability: type, member: str) -> bool:
-    """Say whether a component has an ability's member, and a method where that is one; computes no property."""
-    absent = object()
-    found = inspect.getattr_static(component, member, absent)
-    method = inspect.isroutine(getattr(ability, member, None))
-    return found is not absent and method == inspect.isroutine(found)
 
 
 def _entries(registry: Registry) -> list[Entry]:

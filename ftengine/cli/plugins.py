@@ -72,7 +72,7 @@ def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from ftengine.cli.components import abilities, find, installed, metrics, options, require_kind
+    from ftengine.cli.components import find, installed, metrics, options, require_kind, written
 
     require_kind(kind)
     entry = find(installed(), name, kind)
@@ -82,10 +82,11 @@ def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
             {
                 **_component(entry),
                 "docstring": entry.docstring,
-                "citation": entry.citation,
+                "paper": entry.cls.paper or None,
                 "target": f"{entry.cls.__module__}:{entry.cls.__qualname__}",
                 "options": [asdict(option) for option in described],
-                "abilities": abilities(entry),
+                "traits": asdict(entry.cls.traits),
+                "writes": written(entry),
                 "metrics": {metric: asdict(declared) for metric, declared in metrics(entry).items()},
             }
         )
@@ -118,15 +119,15 @@ def _show(found: Installed) -> None:
 
 
 def _show_component(entry: Entry, options: list[Option]) -> None:
-    from ftengine.cli.components import abilities, metrics
+    from ftengine.cli.components import metrics, written
     from ftengine.cli.starter import yaml_value
 
     out = page()
     origin = f"{entry.origin} ({entry.cls.__module__})"
     out.print(facts([(entry.kind, entry.name), ("from", origin), ("source", entry.origin.source or None)]))
     out.print(f"\n{entry.docstring or 'no description'}")
-    if entry.citation:
-        out.print(f"\ncite: {entry.citation}")
+    if entry.cls.paper:
+        out.print(f"\npaper: {entry.cls.paper}")
     rows = [(o.name, "required" if o.required else yaml_value(o.default), o.allowed, o.description) for o in options]
     if rows:
         out.print("", table(("option", "default", "allowed", "what it does"), rows, left=4))
@@ -136,5 +137,5 @@ def _show_component(entry: Entry, options: list[Option]) -> None:
     measured = [(name, m.label, better[m.higher_is_better], m.meaning) for name, m in metrics(entry).items()]
     if measured:
         out.print("", table(("metric", "label", "better", "meaning"), measured, left=4))
-    if can := abilities(entry):
-        out.print("", table(("ability", "what it is"), can.items(), left=2))
+    if found := written(entry):
+        out.print("", table(("optional method", "what it does"), found.items(), left=2))

@@ -62,8 +62,8 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry) -> Seen:
     count = len(first) if len(first) < LOOKED_AT else None
     known = []
     for entry in tasks:
-        cls: Any = entry.cls  # the class itself has the ability
-        if isinstance(cls, api.RecognisesData) and (found := cls.recognise(rows.columns, first)) is not None:
+        cls = entry.cls
+        if (found := cls.recognise(rows.columns, first)) is not None:
             known.append((entry, found))
     if not known:
         return Seen(rows.columns, hint=rows.hint, rows=count)
@@ -87,8 +87,8 @@ def starter(
 
     Args:
         task, strategy: names of components; by default the ones that their plugins propose to beginners.
-        model: the recipe's `model.source`; by default one that suits the task (its `starter_model`).
-        data: the recipe's `data.train`; by default a name that suits the task (its `starter_data`).
+        model: the recipe's `model.source`; by default one that suits the task (its trait `example_model`).
+        data: the recipe's `data.train`; by default a name that suits the task (its trait `example_data`).
         seen: in that data.
     """
     how = seen.found
@@ -98,11 +98,11 @@ def starter(
     }
     cls, tuning = chosen["task"].cls, chosen["strategy"].cls
     given: dict[tuple[str, str], Any] = {
-        ("model", "source"): model or (cls.starter_model if isinstance(cls, api.ProposesModel) else MODEL),
-        ("data", "train"): data or (cls.starter_data if isinstance(cls, api.ProposesData) else DATA),
+        ("model", "source"): model or cls.traits.example_model or MODEL,
+        ("data", "train"): data or cls.traits.example_data or DATA,
     }
-    if isinstance(tuning, api.ProposesLearningRate):
-        given["train", "learning_rate"] = tuning.starter_learning_rate
+    if tuning.traits.learning_rate is not None:
+        given["train", "learning_rate"] = tuning.traits.learning_rate
     if seen.task and (epochs := proposed_epochs(seen.rows)) != TrainSection.model_fields["epochs"].default:
         given["train", "epochs"] = epochs
     given |= {("task", option): value for option, value in how.options.items()}
@@ -147,7 +147,7 @@ def yaml_value(value: Any) -> str:
 
 def starting_first(entries: Sequence[Entry]) -> list[Entry]:
     """Return components with those in front that their plugins call a good start."""
-    return sorted(entries, key=lambda entry: not (isinstance(entry.cls, api.Starts) and entry.cls.starter))
+    return sorted(entries, key=lambda entry: not entry.cls.traits.is_default)
 
 
 def _component(registry: Registry, key: Option, chosen: Entry, given: Mapping[tuple[str, str], Any]) -> Iterator[str]:

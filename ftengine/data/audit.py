@@ -126,7 +126,7 @@ def run_audits(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], regi
     data, findings, displays = replace(data, encoded=encoded), list[Finding](), list[Display]()
     for entry in registry.entries("audit"):
         audit = entry.cls()
-        for found in each(audit, "look", audit.look(data), (Finding, *get_args(Display))):  # type: ignore[attr-defined]
+        for found in each(audit, "examine", audit.examine(data), (Finding, *get_args(Display))):  # type: ignore[attr-defined]
             if isinstance(found, Finding):
                 findings.append(found.model_copy(update={"source": entry.name}))
             else:

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from ftengine.api import Augmenter, Batch, ChecksOptions, Example, MixesBatches, Task
+from ftengine.api import Augmenter, Batch, Example, Task, overrides
 from ftengine.errors import PluginError, RecipeError
 from ftengine.plugins.blame import named
 from ftengine.plugins.returned import each
@@ -19,10 +19,9 @@ def require_suitable(augmenter: Augmenter, task: Task) -> None:
             f"augmenter {augmenter.name!r} changes {augmenter.modality}s, and examples of task {task.name!r} are "
             f"{task.modality}s. Take it out of the recipe."
         )
-    if isinstance(augmenter, MixesBatches):
+    if overrides(augmenter, "mix"):
         augmenter.check_mix(task)
-    if isinstance(augmenter, ChecksOptions):
-        augmenter.check_options()
+    augmenter.check_options()
 
 
 def augment(
@@ -60,7 +59,7 @@ def mix(
 ) -> Batch:
     """Return a batch mixed by those augmenters that mix; `numbers` are its rows', with which their draws change."""
     for augmenter, name in _numbered(augmenters):
-        if isinstance(augmenter, MixesBatches):
+        if overrides(augmenter, "mix"):
             members = ",".join(map(str, numbers))
             batch = augmenter.mix(batch, task, random.Random(f"{seed}/{epoch}/{members}/{name}"))
     return batch

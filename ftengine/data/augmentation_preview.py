@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Augmenter, Example, MixesBatches, Task
+from ftengine.api import Augmenter, Example, Task, overrides
 from ftengine.api.figures import counted
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import DataError, PluginError
@@ -101,7 +101,7 @@ def sample_rows(split: EncodedSplit) -> list[int]:
 
 
 def _mixes(augmenter: Augmenter) -> bool:
-    return isinstance(augmenter, MixesBatches)
+    return overrides(augmenter, "mix")
 
 
 def _compared(task: Task, before: Example, after: Example) -> dict[str, Any] | None:

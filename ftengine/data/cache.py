@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ftengine.api import BrokenRow, ExplainsFiles, Reader, Row, comparable, place_of
+from ftengine.api import BrokenRow, Reader, Row, comparable, place_of
 from ftengine.api.sizes import check_unfolded
 from ftengine.data.cache_folder import ROWS, entry_of
 from ftengine.errors import DataError, PluginError
@@ -102,9 +102,7 @@ class Reading:
             raise DataError(f"{error.told(self.source)}.{after}") from None
         except pa.ArrowException as error:
             raise DataError(f"{self.source} cannot be read by reader {reader.name!r}: {error}.") from None
-        facts |= {"note": "", "hint": ""}
-        if isinstance(reader, ExplainsFiles):
-            facts |= {"note": reader.note(self.path), "hint": reader.hint(self.path, facts["columns"])}
+        facts |= {"note": reader.describe(self.path), "hint": reader.hint(self.path, facts["columns"])}
         return facts
 
     def _write_rows(self, found: Iterable[Row | BrokenRow], target: Any) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Augmenter, Batch, Example, Features, Listener, ReadsProcessor, Task, iterate
+from ftengine.api import Augmenter, Batch, Example, Features, Listener, Task, iterate
 from ftengine.data.augmentation import augment, mix
 from ftengine.data.features import KeptFeatures, features_key, keep_features
-from ftengine.data.read import Rows, file_columns
+from ftengine.data.read import Rows
 from ftengine.data.row_hashes import group_numbers, identities, to_json
 from ftengine.errors import DataError
 from ftengine.plugins.returned import wrong
@@ -210,15 +210,14 @@ def _longest(features: Features) -> int:
 
 def _show_processor(augmenters: Sequence[Augmenter], processor: Any) -> None:
     for augmenter in augmenters:
-        if isinstance(augmenter, ReadsProcessor):
-            augmenter.bind_processor(processor)
+        augmenter.set_processor(processor)
 
 
 def content_of(rows: Iterable[Example], task: Task) -> str:
     """Return what `EncodedSplit.content` of these rows would be, without encoding them."""
     content = blake2b(digest_size=16)
     for row in rows:
-        identity = to_json(task.view(row).identity) if file_columns(task) else ""  # a file may change, not its path
+        identity = to_json(task.view(row).identity) if task.file_columns else ""  # a file may change, not its path
         content.update((to_json(row) + identity).encode())
     return content.hexdigest()
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from ftengine.api import Features, SeesModel, Task
+from ftengine.api import Features, Task, overrides
 from ftengine.data.cache import BATCH_ROWS
 from ftengine.data.cache_folder import ROWS, entry_of
-from ftengine.data.read import file_columns
 from ftengine.errors import DataError
 from ftengine.plugins.code import KNOWN, OWN, code_of, package_of
 from ftengine.run.environment import versions
@@ -53,7 +52,7 @@ def features_key(content: str, task: Task, processor: Any, max_length: int | Non
     """Return a hash of all that features depend on, `content` of rows among it; None where that cannot be told."""
     tokenizer, state = processor_state(processor), task_state(task)
     code = code_of([type(task), type(processor)]) if tokenizer and state else None
-    if code is None or file_columns(task) or isinstance(task, SeesModel):
+    if code is None or task.file_columns or overrides(task, "set_model"):
         return None
     depends = [FEATURES_FORMAT, content, state, code, tokenizer, max_length, versions()]
     return blake2b(json.dumps(depends).encode(), digest_size=20).hexdigest()

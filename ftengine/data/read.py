@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ftengine.api import ReadsFiles, place_of
+from ftengine.api import place_of
 from ftengine.data.cache import BATCH_ROWS, LINE, ROW, SHOWN_SKIPS, Reading, check_free
 from ftengine.data.cache_folder import FACTS, ROWS
 from ftengine.data.readers import accepting, choose_reader, data_is, suffixes
@@ -51,7 +51,7 @@ class Rows:
         skipped: malformed rows that were left out when the source was read, the first `SHOWN_SKIPS` with reasons.
         folder: what paths in rows are relative to; None for a data set of the hub.
         paths: columns that hold paths, which are handed out relative to the working directory.
-        note, hint: what the reader says of the file; see `ExplainsFiles`.
+        note, hint: what the reader says of the file; see `Reader.describe`.
     """
 
     dataset: Dataset
@@ -140,11 +140,6 @@ class Rows:
         """
         place = self._lines[int(index)]
         return place_of(self.source, place) if isinstance(place, str) else f"{self.source} row {place}"
-
-
-def file_columns(task: object) -> tuple[str, ...]:
-    """Return the columns that hold paths of files, as a task reads its rows."""
-    return task.paths if isinstance(task, ReadsFiles) else ()
 
 
 def read_rows(

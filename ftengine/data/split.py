@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import AuditedData, ChecksColumns, Task
+from ftengine.api import AuditedData, Task
 from ftengine.api.figures import counted
 from ftengine.data.audit import to_audit
 from ftengine.data.distinct import Distinct
 from ftengine.data.leaks import describe, find_leaks, leaked
 from ftengine.data.near import Near, find_near
 from ftengine.data.partition import folds, latest, partition
-from ftengine.data.read import Rows, file_columns, read_rows
+from ftengine.data.read import Rows, read_rows
 from ftengine.data.row_hashes import RowHashes, fingerprints
 from ftengine.data.split_columns import times, values
 from ftengine.errors import DataError
@@ -262,10 +262,9 @@ def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, Rows], section: Da
 def read_for(source: str, section: DataSection, task: Task, registry: Registry | None = None) -> Rows:
     """Read a source as the recipe says (DataError, which names it: it cannot be, or the task lacks a column)."""
     told: dict[str, Any] = {"reader": section.reader, "on_error": section.on_error, "columns": section.columns}
-    rows = read_rows(source, registry=registry, paths=file_columns(task), **told)
+    rows = read_rows(source, registry=registry, paths=task.file_columns, **told)
     try:
-        if isinstance(task, ChecksColumns):
-            task.check_columns(rows.columns)
+        task.check_columns(rows.columns)
     except DataError as error:
         raise DataError(f"{source}: {error}{rows.hint}") from None
     return rows

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import xxhash
 
 from ftengine.api import Example, Task
-from ftengine.data.read import Rows, file_columns
+from ftengine.data.read import Rows
 from ftengine.data.row_hashes import to_json
 from ftengine.errors import RunError, shown
 from ftengine.model.fingerprints import changes
@@ -100,7 +100,7 @@ def _told(settings: Mapping[str, Any], key: str) -> str:
 
 def content_of_input(rows: Iterable[Example], task: Task) -> str:
     """Return a hash of rows, and of the files that they name."""
-    digest, columns = xxhash.xxh3_128(), file_columns(task)
+    digest, columns = xxhash.xxh3_128(), task.file_columns
     for row in rows:
         digest.update(to_json(row).encode())
         for value in (row.get(column) for column in columns):

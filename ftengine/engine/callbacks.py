@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ftengine.api import Callback, ChecksOptions, Event, Failed, HasViewer, Listener
+from ftengine.api import Callback, Event, Failed, Listener
 from ftengine.errors import TrainingError, naming
 from ftengine.plugins.blame import cause_in
 from ftengine.plugins.registry import Registry
@@ -30,16 +30,15 @@ class Callbacks:
                 continue
             seen.append(factory.described)
             callback = factory()
-            if isinstance(callback, ChecksOptions):
-                with naming(key):
-                    callback.check_options()
+            with naming(key):
+                callback.check_options()
             self.callbacks.append((callback, str(factory.entry.origin)))
 
     def tell(self, event: Event) -> None:
         """Tell all of an event (TrainingError: one ends the run by it); call it in the main process alone."""
         for callback, origin in tuple(self.callbacks):
             try:
-                callback.on(event)
+                callback.on_event(event)
             except Exception as error:  # whatever a callback may raise, the run is worth more
                 who, cause = f"callback {callback.name!r} of {origin}", cause_in(callback, error)
                 self.callbacks.remove((callback, origin))
@@ -49,10 +48,10 @@ class Callbacks:
 
     def view_commands(self, run: Path) -> list[str]:
         """Return the commands that show what callbacks wrote; a callback that fails is named."""
-        commands = []
+        commands: list[str] = []
         for callback, origin in self.callbacks:
             try:
-                commands += [callback.view_command(run)] if isinstance(callback, HasViewer) else []
+                commands += filter(None, [callback.view_command(run)])
             # The run is complete, whatever a third-party callback raises.
             except Exception as error:
                 self.listener.message(f"callback {callback.name!r} of {origin} failed: {cause_in(callback, error)}")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
 
-from ftengine.api import BuildsSkeletons, Labels, Listener, LoadedModel, LoadRequest
+from ftengine.api import Labels, Listener, LoadedModel, LoadRequest, overrides
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import apply_strategy
 from ftengine.errors import DataError, SourceError
@@ -58,12 +58,12 @@ def count_parameters(
     task, loader, strategy = experiment.make_task(), experiment.loader, experiment.make_strategy()
     source = recipe.model.source
     try:
-        known = task.bind({"train": ()})  # of numbers, the options say how many there are
+        known = task.learn_labels({"train": ()})  # of numbers, the options say how many there are
     except DataError:  # it has labels, which only data tells
         known = Labels("single", tuple(f"LABEL_{i}" for i in range(labels)))
     request = LoadRequest(source, task.head, known, processor=False)
     experiment.listener.phase("count parameters")
-    build = loader.load_skeleton if isinstance(loader, BuildsSkeletons) else loader.load
+    build = loader.load_skeleton if overrides(loader, "load_skeleton") else loader.load
     loaded = build(request)
     if loaded.processor is None:
         with suppress(SourceError):  # a strategy may want it, and where there is none, does without

@@ -15,7 +15,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from ftengine.api import LoadedModel, RunsCode, SeesModel
+from ftengine.api import LoadedModel, overrides
 from ftengine.data.cache_folder import ROWS, entry_of, known_entry
 from ftengine.data.encoding import content_of
 from ftengine.data.features import processor_state, task_state
@@ -42,9 +42,9 @@ def keys_of(device: Device, ready: ReadyTask, loaded: LoadedModel, plan: EvalPla
     """
     recipe, state, task = ready.recipe, _processor(loaded.processor), task_state(ready.task)
     alone, loader = device.accelerator.num_processes == 1, ready.experiment.loader
-    if not (recipe.evaluation.reuse_base and alone and state and task) or isinstance(ready.task, SeesModel):
+    if not (recipe.evaluation.reuse_base and alone and state and task) or overrides(ready.task, "set_model"):
         return {}
-    if isinstance(loader, RunsCode) and loader.runs_code(recipe.model.source):
+    if loader.runs_code(recipe.model.source):
         return {}
     evaluators = [evaluator for one in missing for evaluator in one.evaluators]
     changing = [augmenter for one in missing for augmenter in one.split.augmenters]

@@ -9,24 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import (
-    AsksForAnswers,
-    AsksModels,
-    Augmenter,
-    AugmenterConfig,
-    Evaluator,
-    FitsOnValidation,
-    Generates,
-    MixesBatches,
-    ReadsColumns,
-    ServesProbe,
-    Task,
-)
+from ftengine.api import Augmenter, AugmenterConfig, Evaluator, Task, overrides
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.augmentation_preview import sample_rows
 from ftengine.data.batching import epoch_batches
 from ftengine.data.encoding import EncodedSplit
-from ftengine.data.read import Rows, file_columns, read_rows
+from ftengine.data.read import Rows, read_rows
 from ftengine.data.row_hashes import group_numbers, to_json
 from ftengine.data.split import read_for
 from ftengine.engine.device import processes
@@ -55,7 +43,7 @@ def evaluation_plan(data: PreparedData, began: int | None = None) -> EvalPlan:
     seen = trained_rows(train, steps, data.ready.recipe.seed)
     plan = plan_evaluation(data.ready, name, None if name is None else encoded[name], train=seen, validation=validation)
     task = data.ready.task
-    writes = isinstance(task, Generates) and {"prompt", "completion"} <= task.answers
+    writes = {"prompt", "completion"} <= task.generates
     return replace(plan, to_read=_to_read(data.ready, plan.held_out) if writes else None, writes=writes)
 
 
@@ -109,7 +97,7 @@ def plan_evaluation(
         probes += [_robustness(ready, held, spec, i) for i, spec in enumerate(section.robustness)]
     if train is not None and section.training_sample is not None and reading:
         training = _training_sample(ready, train, held_out, reading)
-    fitting = [evaluator for evaluator in reading if isinstance(evaluator, FitsOnValidation)]
+    fitting = [evaluator for evaluator in reading if overrides(evaluator, "fit")]
     to_fit = EvalSet("validation", validation, fitting, title=" on validation") if validation and fitting else None
     if section.forgetting is not None:
         probes.append(_forgetting(ready, section.forgetting, reading))
@@ -140,7 +128,7 @@ def _training_sample(
 def _benchmarks(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> list[Benchmark]:
     found: list[Benchmark] = []
     for asker in evaluators:
-        if isinstance(asker, AsksModels):
+        if overrides(asker, "ask_models"):
             with naming(f"evaluate.{asker.name}"):
                 parts = asker.benchmarks(ready.task)
             for data, evaluator in parts.items():
@@ -159,7 +147,7 @@ def _to_read(ready: ReadyTask, held: EvalSet | None) -> EvalSet | None:
     chosen = np.sort(first)[sample(len(first), count, ready.recipe.seed)]
     if held.answering:
         return replace(held, answered=chosen)
-    brief = task.brief if isinstance(task, Generates) else {}
+    brief = task.short_generation
     options = {**brief, **(ready.recipe.evaluation.generate.model_extra or {})}
     return EvalSet("answers", held.split, (), answered=chosen, options=options)
 
@@ -186,7 +174,7 @@ def _robustness(ready: ReadyTask, held: EvalSet, spec: Mapping[str, Any], number
     augmenter: Augmenter = ready.registry.build("augmenter", dict(spec), key)
     if isinstance(augmenter.config, AugmenterConfig) and "probability" not in spec:
         augmenter = ready.registry.build("augmenter", {**spec, "probability": 1.0}, key)  # every example is changed
-    if isinstance(augmenter, MixesBatches):
+    if overrides(augmenter, "mix"):
         raise RecipeError(
             f"{key}: augmenter {augmenter.name!r} mixes examples while training and changes no single one, so there is "
             "nothing to measure. Take it out."
@@ -254,7 +242,7 @@ def _refusal(ready: ReadyTask, asked: FurtherExamples) -> Probe:
             on_error=section.on_error,
             columns=section.columns,
             partial=True,
-            paths=file_columns(ready.task),
+            paths=ready.task.file_columns,
         )
         rows = rows.select(sample(len(rows), asked.limit, ready.recipe.seed))
         check_inputs(ready.task, rows, rows.where)
@@ -268,7 +256,7 @@ def _refusal(ready: ReadyTask, asked: FurtherExamples) -> Probe:
 def _serving(ready: ReadyTask, probe: str, options: Mapping[str, Any]) -> Evaluator:
     """Build the evaluator of a probe's free answers: the only one that serves it, of a task that gives such answers."""
     key, classes = f"evaluation.{probe}", {entry.name: entry.cls for entry in ready.registry.entries("evaluator")}
-    serving = [name for name, cls in classes.items() if isinstance(cls, ServesProbe) and cls.probe == probe]
+    serving = [name for name, cls in classes.items() if cls.traits.probe == probe]
     if len(serving) != 1:
         found = f"evaluators {', '.join(map(repr, serving))} do" if serving else "none that is installed does"
         raise RecipeError(f"{key}: exactly one evaluator must serve this probe, and {found}. Set {key} to null.")
@@ -291,7 +279,7 @@ def _check_rows_of(one: EvalSet) -> None:
     kind = one.name.partition("-")[0]
     key = f"evaluation.{kind}" if kind in EvaluationSection.model_fields else "evaluate"
     for evaluators, members in ((one.reading, one.members), (one.answering, one.answered)):
-        for evaluator in (reader for reader in evaluators if isinstance(reader, ReadsColumns)):
+        for evaluator in (reader for reader in evaluators if overrides(reader, "check_row")):
             for row in map(int, one.split.index[members]):
                 try:
                     evaluator.check_row(one.split.rows[row])
@@ -303,7 +291,7 @@ def _options(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> dict[str, Any
     """Return how answers are made: the most that any evaluator asks for, unless the recipe says."""
     options: dict[str, Any] = {}
     for evaluator in evaluators:
-        for name, value in (evaluator.generation if isinstance(evaluator, AsksForAnswers) else {}).items():
+        for name, value in evaluator.generation.items():
             options[name] = max(options.get(name, value), value)
     return {**options, **(ready.recipe.evaluation.generate.model_extra or {})}
 

@@ -5,18 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ftengine.api import (
-    Augmenter,
-    ChecksSource,
-    Listener,
-    LoadRequest,
-    MixesBatches,
-    ModelLoader,
-    ReplacesWeightDecay,
-    Schedule,
-    SilentListener,
-    Task,
-)
+from ftengine.api import Augmenter, Listener, LoadRequest, ModelLoader, Schedule, SilentListener, Task, overrides
 from ftengine.engine.callbacks import Callbacks
 from ftengine.errors import RecipeError, naming
 from ftengine.plugins.registry import AUTO, Factory, Registry
@@ -98,8 +87,7 @@ class Experiment:
 
     def check_source(self) -> None:
         """Refuse a model source that cannot be loaded (SourceError), where the loader can tell without weights."""
-        if isinstance(self.loader, ChecksSource):
-            self.loader.check_source(self.recipe.model.source)
+        self.loader.check_source(self.recipe.model.source)
 
     def resolved(self) -> dict[str, Any]:
         """Return the recipe as plain values, the options of every component written out."""
@@ -126,7 +114,7 @@ class Experiment:
             for make in self.make_regularizers:
                 require_on_parts(make(), "regularizer")
         for i, augmenter in enumerate(self.augmenters):
-            if section.batch_size == 1 and isinstance(augmenter, MixesBatches):
+            if section.batch_size == 1 and overrides(augmenter, "mix"):
                 raise RecipeError(
                     f"augmenter {augmenter.name!r} (recipe key augment.{i}) mixes the examples of a micro-batch, and "
                     "train.batch_size is 1. Set that to 2 or more, or take the augmenter out of the recipe."
@@ -139,7 +127,7 @@ class Experiment:
                     f"regularizer {regularizer.name!r} stands in the recipe twice (recipe keys regularize.{before} and "
                     f"regularize.{i}). Leave one of them."
                 )
-            replaces = isinstance(regularizer, ReplacesWeightDecay) and regularizer.replaces_weight_decay
+            replaces = regularizer.traits.replaces_weight_decay
             if section.weight_decay and replaces:
                 raise RecipeError(
                     f"regularizer {regularizer.name!r} (recipe key regularize.{i}) takes the place of "

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ftengine.api import Example, Listener, LoadedModel, ModelLoader, RunsCode, SilentListener, Task
+from ftengine.api import Example, Listener, LoadedModel, ModelLoader, SilentListener, Task
 from ftengine.api.figures import listed
 from ftengine.engine.answer_origin import content_of_files
 from ftengine.engine.callbacks import Callbacks
@@ -263,7 +263,7 @@ class Run:
 
     def _require_trust(self, loader: ModelLoader) -> None:
         """Refuse to run code that the run's recipe names and the user has not agreed to (InputError)."""
-        code = loader.runs_code(self.recipe.model.source) if isinstance(loader, RunsCode) else None
+        code = loader.runs_code(self.recipe.model.source)
         if code and not self.trust_code:
             raise InputError(
                 f"run {str(self.path)!r} loads its model with {code}, which could do anything on this machine. If you "

@@ -10,7 +10,7 @@ import torch
 from accelerate.utils import set_seed
 from torch import nn
 
-from ftengine.api import Batch, LoadedModel, Merges, Probes, Strategy, Task
+from ftengine.api import Batch, LoadedModel, Strategy, Task, overrides
 from ftengine.engine.prepared_data import ReadyTask, apply_strategy
 from ftengine.engine.prepared_model import load_base
 from ftengine.engine.saved_part import distance, load_trained_part
@@ -70,12 +70,12 @@ class MergeReport:
         return each(asdict(self), without_nan)
 
 
-def check_merge(strategy: Strategy) -> Merges:
+def check_merge(strategy: Strategy) -> Strategy:
     """Return a strategy that can merge with its options, before any model is loaded; else NotMergeable says why."""
-    if not isinstance(strategy, Merges):
+    if not overrides(strategy, "merge"):
         raise NotMergeable(
-            f"strategy {strategy.name!r} cannot be merged into its base: it does not say how (it has no merge and "
-            "check_merge). Serve the base with the trained part instead."
+            f"strategy {strategy.name!r} cannot be merged into its base: it does not say how (it has no "
+            "method `merge`). Serve the base with the trained part instead."
         )
     strategy.check_merge()
     return strategy
@@ -166,12 +166,12 @@ def _state(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def probe_of(task: Task, loaded: LoadedModel) -> Batch:
     """Return a batch made without data: the task's own, else random tokens."""
-    return task.probe(loaded) if isinstance(task, Probes) else probe_tokens(loaded.module)
+    return task.probe_batch(loaded) if overrides(task, "probe_batch") else probe_tokens(loaded.module)
 
 
 def outputs_of(task: Task, module: nn.Module, batch: Batch) -> torch.Tensor:
     """Return a model's logits, as the task reads them where it says how."""
-    return task.outputs(module, batch) if isinstance(task, Probes) else raw_outputs(module, batch)
+    return task.raw_outputs(module, batch) if overrides(task, "raw_outputs") else raw_outputs(module, batch)
 
 
 def _require_plain(module: nn.Module) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Listener, LoadedModel, Shows, Strategy
+from ftengine.api import Listener, LoadedModel, Strategy
 from ftengine.api.figures import counted, untested_slices
 from ftengine.data.augmentation_preview import before_and_after, idle_augmenters
 from ftengine.data.batching import micro_batches, padding_share
@@ -285,7 +285,7 @@ def _example(train: EncodedSplit) -> list[tuple[str, bool]]:
     """Show the example of median length."""
     middle = int(np.argsort(train.lengths, kind="stable")[len(train) // 2])
     features = train.task.encode(train.rows[int(train.index[middle])], train.processor, max_length=train.max_length)
-    return train.task.show(features, train.processor) if isinstance(train.task, Shows) else []
+    return train.task.decode_example(features, train.processor)
 
 
 def _warnings(data: PreparedData, targets: Mapping[str, list[str]]) -> list[str]:

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ftengine.data.read import Rows, file_columns, plain, read_rows
+from ftengine.data.read import Rows, plain, read_rows
 from ftengine.engine.answer_origin import AnswerOrigin
 from ftengine.engine.answer_tables import ANSWER, TABLES, require_format, write_table
 from ftengine.engine.finished import Run
@@ -143,7 +143,7 @@ def _checked(run: Run, source: str | Path, *, table: bool = False) -> Rows:
         on_error="skip",
         columns=section.columns,
         partial=True,
-        paths=file_columns(task),
+        paths=task.file_columns,
     )
     _require_free(rows, table)
     if rows.skipped.count and section.on_error == "fail":

@@ -10,20 +10,7 @@ from typing import Any
 
 from accelerate.utils import set_seed
 
-from ftengine.api import (
-    BuildsSkeletons,
-    ChangesAtTheEnd,
-    Evaluator,
-    Example,
-    Infers,
-    Labels,
-    Listener,
-    LoadedModel,
-    SeesModel,
-    SilentListener,
-    Strategy,
-    Task,
-)
+from ftengine.api import Evaluator, Example, Labels, Listener, LoadedModel, SilentListener, Strategy, Task, overrides
 from ftengine.api.figures import counted
 from ftengine.data.audit import run_audits
 from ftengine.data.augmentation import require_suitable
@@ -214,7 +201,7 @@ def check_components(experiment: Experiment, task: Task, splits: Splits) -> None
             require_column(held, column)
     for make in experiment.make_regularizers:
         regularizer = make()
-        wants = isinstance(regularizer, ChangesAtTheEnd) and regularizer.needs_validation
+        wants = regularizer.traits.needs_validation
         if wants and splits.validation is None:
             raise RecipeError(
                 f"regularizer {regularizer.name!r}, as the recipe sets it, chooses by the validation loss, and "
@@ -237,14 +224,14 @@ def prepare_skeleton(experiment: Experiment, task: Task) -> Skeleton | None:
         RecipeError: the model, as the strategy prepares it, cannot do what the recipe asks.
     """
     loader = experiment.loader
-    if not isinstance(loader, BuildsSkeletons):
+    if not overrides(loader, "load_skeleton"):
         return None
     experiment.listener.phase("check strategy")
     loaded = loader.load_skeleton(experiment.request(task))
     original = dict(loaded.module.named_parameters())
     strategy = experiment.make_strategy()
     apply_strategy(strategy, loaded)
-    show_model(task, loaded, strategy)
+    task.set_model(loaded, strategy)
     if experiment.recipe.train.gradient_checkpointing is True:
         require_gradient_checkpointing(loaded.module)
     if experiment.recipe.train.parallel == "fsdp":
@@ -260,12 +247,6 @@ def check_own_regularizers(ready: ReadyTask, steps: int) -> None:
         Attached(own, ready.skeleton.loaded, ready.task).detach()
 
 
-def show_model(task: Task, loaded: LoadedModel, strategy: Strategy | None) -> None:
-    """Let a task see the model that it will work on, if it wants to."""
-    if isinstance(task, SeesModel):
-        task.see_model(loaded, strategy)
-
-
 def apply_strategy(strategy: Strategy, loaded: LoadedModel) -> None:
     """Apply a strategy; freshly initialised modules train under every one (SourceError: one does not exist)."""
     new = tuple(f"{name}." for name in loaded.new_modules)
@@ -279,9 +260,9 @@ def apply_strategy(strategy: Strategy, loaded: LoadedModel) -> None:
             raise SourceError(f"{loaded.source!r} has no module {name!r}, which its loader calls new.") from None
 
 
-def inferring(task: Task) -> Infers:
+def inferring(task: Task) -> Task:
     """Return a task that answers rows without labels, as itself; refuse one that does not (InputError)."""
-    if not isinstance(task, Infers):
+    if not overrides(task, "infer"):
         raise InputError(
             f"task {task.name!r} cannot predict rows without labels. Measure labelled rows with `ftengine evaluate`."
         )
@@ -306,7 +287,7 @@ def learn_labels(task: Task, splits: Mapping[str, Rows], *, stratified: bool) ->
     """
     located = {name: _Located(rows) for name, rows in splits.items()}
     try:
-        return task.bind(located)
+        return task.learn_labels(located)
     except DataError as error:
         name = next((name for name, rows in located.items() if rows.place()), None)
         if name is None:

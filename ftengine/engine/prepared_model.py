@@ -13,7 +13,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list, set_seed
 from torch import nn
 
-from ftengine.api import BuildsSkeletons, Event, LoadedModel, ReportsEnvironment, RunsCode, Started, Strategy, Task
+from ftengine.api import Event, LoadedModel, Started, Strategy, Task, overrides
 from ftengine.api.figures import counted
 from ftengine.data.encoding import EncodedSplit, content_of
 from ftengine.engine import earlier_base
@@ -27,7 +27,6 @@ from ftengine.engine.prepared_data import (
     apply_strategy,
     check_own_regularizers,
     require_vocabulary,
-    show_model,
 )
 from ftengine.errors import DataError, RecipeError, RunError
 from ftengine.evaluation.plan import EvalPlan, EvalSet
@@ -213,7 +212,7 @@ def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) ->
 
 def reports_of(strategy: Strategy) -> dict[str, Any]:
     """Return what a strategy says of how it computes; {} where it does not."""
-    reports = strategy.environment() if isinstance(strategy, ReportsEnvironment) else {}
+    reports = strategy.environment()
     return json_mapping(strategy, "environment", reports)
 
 
@@ -290,13 +289,13 @@ def load_base(
     experiment.listener.phase("load model")
     set_seed(experiment.recipe.seed)  # a fresh head is a function of the recipe
     loader, request = experiment.loader, experiment.request(ready.task)
-    if not weights and isinstance(loader, BuildsSkeletons):
+    if not weights and overrides(loader, "load_skeleton"):
         loaded = loader.load_skeleton(request)
     else:
         loaded = loader.load(request)
     if "weights" not in loaded.fingerprint and weights:
         loaded.fingerprint = fingerprint_base(loaded)
-    if not (isinstance(loader, RunsCode) and loader.runs_code(loaded.source)):
+    if not (overrides(loader, "runs_code") and loader.runs_code(loaded.source)):
         loaded.fingerprint["code"] = {}  # a class of an installed plugin is the loader's, and no part of the model
     loaded.fingerprint["head"] = loaded.head
     loaded.fingerprint["processor"] = fingerprint_processor(loaded.processor)
@@ -306,7 +305,7 @@ def load_base(
     if ready.skeleton is not None:
         for name, parameter in loaded.module.named_parameters():
             parameter.requires_grad_(name in ready.skeleton.trained_base and parameter.is_floating_point())
-    show_model(ready.task, loaded, None)
+    ready.task.set_model(loaded, None)
     return loaded
 
 
@@ -325,7 +324,7 @@ def prepare_strategy(device: Device, experiment: Experiment, loaded: LoadedModel
     apply_strategy(strategy, loaded)
     device.place(loaded)
     if task is not None:
-        show_model(task, loaded, strategy)
+        task.set_model(loaded, strategy)
     return strategy
 
 

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Criterion, LoadedModel, Reopens, Strategy, Task
+from ftengine.api import Batch, Criterion, LoadedModel, Strategy, Task
 from ftengine.engine.device import Device
 from ftengine.engine.experiment import described
 from ftengine.engine.prepared_data import ReadyTask, held_out
@@ -23,7 +22,7 @@ from ftengine.model import copy_into, read_tensors, save_tensors, seeded, state_
 from ftengine.model.fingerprints import tensor_hashes
 from ftengine.model.in_float32 import in_float32
 from ftengine.model.parameters import frozen_tensors
-from ftengine.model.saving import save_processor
+from ftengine.model.saving import load_part, save_part, save_processor
 from ftengine.plugins.blame import cause_in
 from ftengine.run.directory import TRAINED, RunDirectory, write_folder
 from ftengine.run.environment import versions
@@ -75,7 +74,7 @@ def save_trained_part(model: PreparedModel, run: RunDirectory) -> None:
     facts = TrainedPart(
         ftengine=versions()["ftengine"],
         base={"source": loaded.source, **loaded.fingerprint},
-        strategy={"name": strategy.name, **_reopened(strategy)},
+        strategy={"name": strategy.name, **strategy.loading_options()},
         task=described(task),
         labels=task.labels,
         new_modules=tuple(loaded.new_modules),
@@ -83,7 +82,7 @@ def save_trained_part(model: PreparedModel, run: RunDirectory) -> None:
 
     def fill(folder: Path) -> None:
         try:
-            strategy.save(loaded, folder)
+            save_part(strategy, loaded, folder)
         except (OSError, RunError):  # of the file system, told as such
             raise
         # Strategies are third-party code and raise anything.
@@ -103,7 +102,7 @@ def load_trained_part(strategy: Strategy, loaded: LoadedModel, folder: Path) -> 
     Raises:
         BaseMismatch, RunError: the files do not fit the model, or cannot be read.
     """
-    strategy.load(loaded, folder)
+    load_part(strategy, loaded, folder)
     if (Path(folder) / NEW_MODULES).is_file():
         _load_new_modules(loaded, Path(folder) / NEW_MODULES)
 
@@ -111,10 +110,6 @@ def load_trained_part(strategy: Strategy, loaded: LoadedModel, folder: Path) -> 
 def _load_new_modules(loaded: LoadedModel, file: Path) -> None:
     stored, own = read_tensors(file), _new_tensors(loaded)
     copy_into({name: own[name] for name in own.keys() & stored.keys()}, stored, str(file))
-
-
-def _reopened(strategy: Strategy) -> dict[str, Any]:
-    return strategy.reopened() if isinstance(strategy, Reopens) else strategy.config.model_dump(mode="json")
 
 
 def _verify(model: PreparedModel, run: RunDirectory, folder: Path, facts: TrainedPart) -> None:
@@ -127,7 +122,7 @@ def _verify(model: PreparedModel, run: RunDirectory, folder: Path, facts: Traine
     who, kept = _who(model), _kept(run)
     batch, count = _examples(model)
     model.experiment.listener.phase("check what was saved")
-    same_options = _reopened(strategy) == strategy.config.model_dump(mode="json")
+    same_options = strategy.loading_options() == strategy.config.model_dump(mode="json")
     before, allowed = _outputs(model.device, task, loaded, batch, exact=not same_options)
     tensors, new = dict(state_tensors(loaded.module)), _new_tensors(loaded)
     frozen = tensor_hashes(frozen_tensors(loaded.module)) if same_options else {}

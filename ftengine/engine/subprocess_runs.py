@@ -11,7 +11,7 @@ from typing import Any
 
 from accelerate.state import PartialState
 
-from ftengine.api import FitsOnValidation, Listener
+from ftengine.api import Listener, overrides
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.fine_tune import require_same_data, require_same_recipe
@@ -85,7 +85,7 @@ def require_metric(ready: ReadyTask, metric: str | None) -> None:
     for evaluator in ready.evaluators():
         every = list(evaluator.metrics)
         bind([evaluator], ready.task.name, ready.task.labels)  # on which it may depend what is reported
-        more = every if isinstance(evaluator, FitsOnValidation) else ()  # what fits reports more once it has seen data
+        more = every if overrides(evaluator, "fit") else ()  # what fits reports more once it has seen data
         known += [name for name in dict.fromkeys([*evaluator.metrics, *more]) if name not in known]
     if metric is not None and metric not in known:
         raise InputError(f"no metric {metric!r} here. There are {', '.join(known)}.{did_you_mean(metric, known)}")

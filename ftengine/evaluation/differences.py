@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from ftengine.api import Difference, Evaluator, MeasuresBaseline, Rows
+from ftengine.api import Difference, Evaluator, Rows, overrides
 from ftengine.evaluation.figures import Figure, by_resample
 from ftengine.evaluation.intervals import (
     CONFIDENCE,
@@ -64,7 +64,7 @@ def beyond_baseline(
 
     Arguments are as of `measure`; {} where the evaluator does not measure the answer.
     """
-    if not isinstance(evaluator, MeasuresBaseline) or not len(weights):
+    if not overrides(evaluator, "baseline_resamples") or not len(weights):
         return {}
     answers = {}
     for name, (value, drawn) in by_resample(partial(evaluator.baseline_resamples, rows), weights).items():

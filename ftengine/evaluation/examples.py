@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Example, ExampleScores, Shows, find_personal, redact_json, redact_pieces
+from ftengine.api import Example, ExampleScores, find_personal, overrides, redact_json, redact_pieces
 from ftengine.data.encoding import EncodedSplit
 from ftengine.evaluation.figures import Figure
 from ftengine.evaluation.plan import EvalSet, answer_keys
@@ -92,7 +92,7 @@ def single_examples(
     improved, worse = ([], []) if name is None else most_changed(scores[0][name], scores[1][name], groups)
     found = {"evaluator": name, "improved": items(name, improved), "worse": items(name, worse)}
     for by, judged in scores[1].items():
-        sure = np.full(len(groups), np.nan) if judged.mistake is None else judged.mistake
+        sure = np.full(len(groups), np.nan) if judged.wrong_confidence is None else judged.wrong_confidence
         wrong = np.flatnonzero(~np.isnan(sure))
         surest = _first(wrong[np.argsort(-sure[wrong], kind="stable")], groups)
         if told := [item | {"confidence": float(sure[i])} for item, i in zip(items(by, surest), surest, strict=True)]:
@@ -145,7 +145,7 @@ def _item(
     answers = answer_keys(task)
     for side, table, one in zip(("base", "tuned"), tables, judged, strict=True):
         said = {key: value for key, value in table.prediction(i).items() if (key in answers) == answered}
-        told = _brief(task.readable(said) if isinstance(task, Shows) else said)
+        told = _brief(task.decode_prediction(said) if overrides(task, "decode_prediction") else said)
         item |= {
             side: redact_json(told, personal),
             f"{side}_score": float(one.score[i]),
@@ -160,7 +160,7 @@ def _pieces(split: EncodedSplit, example: Example) -> list[tuple[str, bool]]:
     texts, target = view.texts, view.label
     if not texts:
         features = split.task.encode(example, split.processor, max_length=split.max_length)
-        return split.task.show(features, split.processor) if isinstance(split.task, Shows) else []
+        return split.task.decode_example(features, split.processor)
     if target is None:  # what a language model is to say comes last
         return [(text, 0 < i == len(texts) - 1) for i, text in enumerate(texts)]
     wanted = ", ".join(map(str, target)) if isinstance(target, list) else str(target)

@@ -11,18 +11,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from ftengine.api import (
-    Display,
-    Estimate,
-    Evaluator,
-    KnowsTrials,
-    Metric,
-    Rows,
-    ScoresResamples,
-    ShowsDetails,
-    SubtractsProportions,
-    WeighsExamples,
-)
+from ftengine.api import Display, Estimate, Evaluator, Metric, Rows, overrides
 from ftengine.errors import PluginError
 from ftengine.evaluation.intervals import Interval, excess_interval, percentile_interval, score_interval
 from ftengine.evaluation.weights import Weights
@@ -68,14 +57,10 @@ def measure(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, Fig
         return {}
     with np.errstate(all="ignore"):
         plain = _numbers(evaluator, evaluator.score(rows, np.ones(len(weights))))
-        trials = evaluator.trials(rows) if isinstance(evaluator, KnowsTrials) else {}
-        unequal = evaluator.example_weights(rows) if isinstance(evaluator, WeighsExamples) else {}
+        trials = evaluator.trials(rows)
+        unequal = evaluator.example_weights(rows)
     resampled = _resampled(evaluator, rows, weights)
-    shares = (
-        by_resample(partial(evaluator.proportions, rows), weights)
-        if isinstance(evaluator, SubtractsProportions)
-        else {}
-    )
+    shares = by_resample(partial(evaluator.proportions, rows), weights) if overrides(evaluator, "proportions") else {}
     figures, n = {}, weights.distinct
     for name, metric in evaluator.metrics.items():
         value, found = plain[name], resampled.get(name)
@@ -126,7 +111,7 @@ def _resampled(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, 
     nothing = dict.fromkeys(names, math.nan)
 
     def values(chunk: np.ndarray) -> np.ndarray:
-        if isinstance(evaluator, ScoresResamples):
+        if overrides(evaluator, "score_resamples"):
             together = evaluator.score_resamples(rows, chunk)
             return np.column_stack([together[name] for name in names])
         # Of a few rows, a resample may hold none.
@@ -150,7 +135,7 @@ def details(evaluator: Evaluator, rows: Rows, weights: Weights) -> tuple[dict[st
     """Return what an evaluator tells beside its metrics: facts by name, and displays."""
     facts: dict[str, Any] = {}
     displays: list[Display] = []
-    if not isinstance(evaluator, ShowsDetails) or not len(weights):
+    if not overrides(evaluator, "details") or not len(weights):
         return facts, displays
 
     def estimate(values: Callable[[np.ndarray], np.ndarray], trials: Sequence[float] | None = None) -> list[Estimate]:

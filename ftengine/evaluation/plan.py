@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Evaluator, Generates, ReadsColumns, Task
+from ftengine.api import Evaluator, Task
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import RecipeError
 
@@ -61,7 +61,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Questions of an evaluator's own: `asker` (`AsksModels`) calls them `data`, and `evaluator` measures the answers.
+    """Questions of an evaluator's own: `asker` calls them `data`, and `evaluator` measures the answers.
 
     `name` is that of their table.
     """
@@ -119,7 +119,7 @@ class EvalPlan:
 
 def read_columns(evaluators: Sequence[Evaluator]) -> list[str]:
     """Return the columns of the user's rows that evaluators read."""
-    return sorted(frozenset().union(*(e.columns for e in evaluators if isinstance(e, ReadsColumns))))
+    return sorted(frozenset().union(*(e.columns for e in evaluators)))
 
 
 def check_evaluators(evaluators: Iterable[Evaluator], task: str, predicts: Collection[str]) -> None:
@@ -160,7 +160,7 @@ def by_pass(evaluators: Sequence[Evaluator], task: Task) -> tuple[list[Evaluator
 
 def answer_keys(task: Task) -> frozenset[str]:
     """Return the keys of a task's free answers; none where it writes none."""
-    return task.answers if isinstance(task, Generates) else frozenset()
+    return task.generates
 
 
 def listed(keys: Iterable[str]) -> str:

@@ -8,17 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import (
-    Baseline,
-    Difference,
-    Display,
-    Evaluator,
-    ExampleScores,
-    FitsOnValidation,
-    Labels,
-    LearnsLabels,
-    ScoresExamples,
-)
+from ftengine.api import Baseline, Difference, Display, Evaluator, ExampleScores, Labels, overrides
 from ftengine.evaluation.differences import beyond_baseline, beyond_chance, compare, gap_between
 from ftengine.evaluation.examples import answers_to_read, exact_p, scored_by, single_examples
 from ftengine.evaluation.figures import Figure, declarations, details, estimates, measure
@@ -67,11 +57,11 @@ class Measured:
             self.details[evaluator.name] = facts
         self.displays += displays
         self.seen[evaluator.name] = seen
-        judged = evaluator.example_scores(rows) if isinstance(evaluator, ScoresExamples) and seen.any() else None
+        judged = evaluator.score_examples(rows) if overrides(evaluator, "score_examples") and seen.any() else None
         if judged is not None:
             every = np.full((3, len(seen)), np.nan)
             every[:2, seen] = judged.score, judged.right
-            every[2, seen] = np.nan if judged.mistake is None else judged.mistake
+            every[2, seen] = np.nan if judged.wrong_confidence is None else judged.wrong_confidence
             self.scores[evaluator.name] = ExampleScores(*every)
 
     def seen_by(self, evaluator: Evaluator) -> Side:
@@ -84,14 +74,13 @@ class Measured:
 def bind(evaluators: Sequence[Evaluator], task: str, labels: Labels | None) -> None:
     """Tell evaluators the labels, where they want to know."""
     for evaluator in evaluators:
-        if isinstance(evaluator, LearnsLabels):
-            evaluator.bind(task, labels)
+        evaluator.set_labels(task, labels)
 
 
 def fit(evaluators: Iterable[Evaluator], validation: Predictions | None, *, keep: bool = False) -> None:
     """Let evaluators that fit learn from a model's predictions on validation; `keep` as in `Measured.add`."""
     for evaluator in evaluators:
-        if isinstance(evaluator, FitsOnValidation):
+        if overrides(evaluator, "fit"):
             seen = validation.keeping(evaluator) if keep and validation is not None else validation
             evaluator.fit(None if seen is None else seen.rows(evaluator))
 

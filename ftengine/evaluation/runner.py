@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 
-from ftengine.api import AsksModels, Evaluator, Generates, Listener, LoadedModel, Prediction, Task
+from ftengine.api import Evaluator, Listener, LoadedModel, Prediction, Task
 from ftengine.data.batching import batches_in_step, by_length
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import PluginError, TrainingError
@@ -114,13 +114,12 @@ class EvalRunner:
 
     def _ask(self, asker: Evaluator, benchmarks: Sequence[Benchmark], result: EvalResult) -> None:
         """Write the answers to an evaluator's own questions; each process asks all of them."""
-        assert isinstance(asker, AsksModels)
         self.loaded.module.eval()
         self.listener.phase(f"evaluate {self.side}: {asker.name}")
         with torch.no_grad(), self.accelerator.autocast():
-            said = asker.ask(self.loaded)
+            said = asker.ask_models(self.loaded)
         if not isinstance(said, Mapping) or {one.data for one in benchmarks} - said.keys():
-            raise wrong(asker, "ask", said, f"a mapping with {', '.join(repr(one.data) for one in benchmarks)}")
+            raise wrong(asker, "ask_models", said, f"a mapping with {', '.join(repr(one.data) for one in benchmarks)}")
         for one in benchmarks:
             writer = Writer([one.evaluator])
             for i, answer in enumerate(each(asker, "ask", said[one.data], Mapping)):
@@ -168,11 +167,10 @@ class EvalRunner:
 
     def answers(self, of: EvalSet, phase: str, columns: Sequence[str]) -> Said:
         """Yield the answer to each of the chosen examples in this process's share, longest first."""
-        assert isinstance(self.task, Generates)
         for chosen, counts in self._batches(of.answered, of.split, phase, self.answered):
             rows = [of.split.example(member) for member in chosen]
             with torch.no_grad(), self.accelerator.autocast():
-                answers = self.task.answer(self.loaded, rows, of.options)
+                answers = self.task.generate(self.loaded, rows, of.options)
             if not counts:
                 continue
             for member, answer, row in zip(chosen, answers, rows, strict=True):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Difference, Evaluator, ExampleScores, MeasuresSlices, Rows
+from ftengine.api import Difference, Evaluator, ExampleScores, Rows
 from ftengine.api.figures import holm
 from ftengine.data.read import Rows as DataRows
 from ftengine.errors import RecipeError, did_you_mean
@@ -83,7 +83,7 @@ def slice_reports(
         groups: (n,) equal for duplicates.
         small: distinct examples below which a slice is called small, and not compared with the others.
     """
-    quick = evaluator.for_slices() if isinstance(evaluator, MeasuresSlices) else evaluator
+    quick = evaluator.for_slices()
     sides = {"base": base, "tuned": tuned}
     divided = [_Divided(name, values, quick, sides, weights, groups, small) for name, values in columns.items()]
     gaps = _adjusted({one.question(i): gap.p for one in divided for i, gap in one.gaps.items()})

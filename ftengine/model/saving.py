@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ftengine.api import LoadedModel, Strategy, overrides
 from ftengine.errors import BaseMismatch, RunError, json_of_file
 from ftengine.model.parameters import state_tensors
 
@@ -127,6 +128,22 @@ def save_model(module: nn.Module, processor: Any, directory: Path) -> None:
             f"cannot write the model to {str(directory)!r}: {error}. Free some space or choose another output."
         ) from None
     save_processor(processor, directory)
+
+
+def save_part(strategy: Strategy, loaded: LoadedModel, directory: Path) -> None:
+    """Write what a strategy trained, as it says, else every trainable tensor by name."""
+    if overrides(strategy, "save"):
+        strategy.save(loaded, directory)
+    else:
+        save_trained(loaded.module, directory)
+
+
+def load_part(strategy: Strategy, loaded: LoadedModel, directory: Path) -> None:
+    """Read what `save_part` wrote into a model that the strategy has prepared."""
+    if overrides(strategy, "load"):
+        strategy.load(loaded, directory)
+    else:
+        load_trained(loaded.module, directory)
 
 
 def save_processor(processor: Any, directory: Path) -> None:

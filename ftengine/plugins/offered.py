@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Iterable
 from functools import cache
@@ -12,9 +13,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from ftengine.api import Component, Config
+from ftengine.api.component import contract_of
 
 ALLOWED_TO_FAIL = ("missing", "value_error", "assertion_error")
 """Errors of a default that an author may intend: the option is required, or a validator of his own says what to do."""
+
+NEAR = 0.8
+"""How like a method of the contract another must be named to be taken for it, as difflib's ratio."""
+
+PAIRS = (("save", "load"), ("state_dict", "load_state_dict"), ("benchmarks", "ask_models"))
+"""Methods of which one is of no use without the other."""
 
 
 def classes(function: Any) -> tuple[list[Any], str]:
@@ -44,10 +52,9 @@ def _fault_of_class(cls: type[Component], base: type[Component]) -> str:
     unset = [name for name in _declared(cls) if not hasattr(cls, name)]
     if unset:
         return f"it does not set {' and '.join(map(repr, unset))}, which {base.__name__} requires"
-    unwritten = [name for name, member in inspect.getmembers(cls, inspect.isfunction) if _is_required(member)]
-    if unwritten:
+    if unwritten := sorted(cls.__abstractmethods__):
         return f"it does not implement {' and '.join(map(repr, unwritten))}, which {base.__name__} requires"
-    return _fault_of_methods(cls) or _fault_of_config(cls.Config)
+    return _fault_of_traits(cls, base) or _fault_of_methods(cls) or _fault_of_names(cls) or _fault_of_config(cls.Config)
 
 
 def described(cls: Any) -> str:
@@ -81,10 +88,31 @@ def _declared(cls: type[Component]) -> list[str]:
     return [name for found in declared for name, type_ in found.items() if str(type_).startswith("ClassVar")]
 
 
-def _is_required(member: Any) -> bool:
-    """Say whether a method is one that a contract leaves to its subclasses."""
-    package = Component.__module__.rpartition(".")[0]
-    return member.__module__.startswith(f"{package}.") and "NotImplementedError" in member.__code__.co_names
+def _fault_of_traits(cls: type[Component], base: type[Component]) -> str:
+    """Say what is wrong with a component's traits, which every object of it begins with."""
+    wanted = type(base.traits)
+    if isinstance(cls.traits, wanted):
+        return ""
+    return f"its traits are {_told(cls.traits)}; write `traits = api.{wanted.__name__}(…)`"
+
+
+def _fault_of_names(cls: type[Component]) -> str:
+    """Say which public method is nearly one of the contract, which would never be called, or lacks its other half."""
+    contract = {name for kind in _contracts(cls) for name in vars(kind) if name[0] != "_"}
+    own = {name: member for kind in cls.__mro__ if kind not in _contracts(cls) for name, member in vars(kind).items()}
+    for name, member in own.items():
+        if name[0] == "_" or name in contract or not inspect.isfunction(member):
+            continue
+        for meant in difflib.get_close_matches(name, contract - own.keys(), n=1, cutoff=NEAR):
+            return (
+                f"its method {name!r} is none of {contract_of(cls).__name__}, and is never called by the engine: if "
+                f"{meant!r} is meant, call it so, else begin it with an underscore ({written(member)})"
+            )
+    for one, other in (pair for pair in PAIRS if contract.issuperset(pair)):
+        if (one in own) != (other in own):
+            there, missing = (one, other) if one in own else (other, one)
+            return f"it writes {there!r} without {missing!r}; neither is of use without the other"
+    return ""
 
 
 def _fault_of_methods(cls: type[Component]) -> str:

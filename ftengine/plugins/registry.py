@@ -56,7 +56,7 @@ class Entry:
     """A registered component class and where it comes from."""
 
     kind: str
-    cls: type[api.Component]
+    cls: type[Any]
     origin: PluginOrigin
 
     @property
@@ -81,11 +81,6 @@ class Entry:
         except ValidationError:
             return True
         return False
-
-    @property
-    def citation(self) -> str | None:
-        """The paper that the component's method is from, or None."""
-        return self.cls.citation if isinstance(self.cls, api.Cites) else None
 
 
 @dataclass(frozen=True)
@@ -226,13 +221,13 @@ class Registry:
         return self.factory(kind, spec, key)()
 
     def usual(self, kind: str, spec: Mapping[str, Any], key: str) -> Factory:
-        """Do as `factory` does, where "auto" is the component that starts its kind (`Starts`), ftengine's own first.
+        """Do as `factory` does, where "auto" is the kind's default (`Traits.is_default`), ftengine's own first.
 
         Raises:
             UnknownName, RecipeError: as `factory`.
         """
         if spec["name"] == AUTO:
-            starting = [e for e in self.entries(kind) if isinstance(e.cls, api.Starts) and e.cls.starter]
+            starting = [e for e in self.entries(kind) if e.cls.traits.is_default]
             starting.sort(key=lambda entry: entry.origin.distribution != BUILT_IN)
             spec = {**spec, "name": starting[0].name} if starting else spec
         return self.factory(kind, spec, key)

@@ -197,7 +197,7 @@ class EvaluationResult(RedactedRecord):
     @property
     def headline_metric(self) -> str | None:
         """The first metric that is declared to decide, else the task's first; None without held-out figures."""
-        deciding = (name for name in self.tuned if name in self.metrics and self.metrics[name].decides)
+        deciding = (name for name in self.tuned if name in self.metrics and self.metrics[name].primary)
         return next(deciding, next(iter(self.tuned), None))
 
 

@@ -129,7 +129,7 @@ class TrainingResult(Record):
         regularizers: what each regularizer did to the weights that are kept, under its name.
         peak_memory_bytes: the most that the process held.
         examples_per_second, tokens_per_second: over all steps, without validations; None in runs of older versions.
-        kernels: what computes, where the strategy says so (`ReportsEnvironment`).
+        kernels: what computes, where the strategy says so (`Strategy.environment`).
     """
 
     file: ClassVar[str] = "training.json"

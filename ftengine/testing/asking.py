@@ -1,4 +1,4 @@
-"""Checks of evaluators that ask the models questions of their own (`AsksModels`)."""
+"""Checks of evaluators that ask the models questions of their own (`ask_models`)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import torch
 
-from ftengine.api import AsksModels, Evaluator, LearnsLabels, LoadedModel, Prediction, Task
+from ftengine.api import Evaluator, LoadedModel, Prediction, Task
 from ftengine.testing.checks import Checks, require_passed, results_of
 from ftengine.testing.evaluators import EvaluatorChecks
 from ftengine.testing.values import copies, differing, equal, hooks
@@ -58,9 +57,9 @@ class AskingChecks(Checks):
         modes, hooked = [part.training for part in parts], sum(map(hooks, parts))
         self._asked(loaded)
         changed = differing(before, loaded.module.state_dict())
-        assert not changed, f"ask changes the values of {changed[0]}"
-        assert [part.training for part in parts] == modes, "ask leaves the model in another mode than evaluation"
-        assert sum(map(hooks, parts)) == hooked, "ask leaves hooks on the model: remove them"
+        assert not changed, f"ask_models changes the values of {changed[0]}"
+        assert [part.training for part in parts] == modes, "ask_models leaves the model in another mode than evaluation"
+        assert sum(map(hooks, parts)) == hooked, "ask_models leaves hooks on the model: remove them"
 
     def its_benchmarks_are_sound_evaluators(self) -> None:
         benchmarks, said = self._asked(self.load())
@@ -74,10 +73,9 @@ class AskingChecks(Checks):
     def _asked(self, loaded: LoadedModel) -> tuple[Mapping[str, Evaluator], Mapping[str, Sequence[Prediction]]]:
         """Ask a model as the engine does: what is asked is known first."""
         evaluator = self.make()
-        if isinstance(evaluator, LearnsLabels):
-            evaluator.bind(self.task.name, self.task.labels)
-        asker = cast(AsksModels, evaluator)
-        benchmarks = asker.benchmarks(self.task)
+        evaluator.set_labels(self.task.name, self.task.labels)
+
+        benchmarks = evaluator.benchmarks(self.task)
         torch.manual_seed(0)
         with torch.no_grad():
-            return benchmarks, asker.ask(loaded)
+            return benchmarks, evaluator.ask_models(loaded)

@@ -36,7 +36,7 @@ def audited_rows(
             file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
             files[name] = str(file)
         divided = make_splits(DataSection.model_validate({"validation": None, "leaks": "warn", **files}), task, 0)
-        task.labels = task.bind(divided.mapping())
+        task.labels = task.learn_labels(divided.mapping())
         yield divided.audited()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ftengine.api import Augmenter, Batch, ChecksOptions, Example, MixesBatches, ReadsProcessor, Task
+from ftengine.api import Augmenter, Batch, Example, Task, overrides
 from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.values import equal, explained
 
@@ -102,7 +102,7 @@ class AugmenterChecks(Checks):
                 assert weight, f"{row} became {one}, of which nothing is trained on"
 
     def something_changes(self) -> None:
-        if isinstance(self.make(), MixesBatches):
+        if overrides(self.make(), "mix"):
             skip("it changes batches")
         unchanged = [[row] for row in self.examples]
         changes = any(self._augmented(seed) != unchanged for seed in range(20))
@@ -125,10 +125,10 @@ class AugmenterChecks(Checks):
 
     def _made(self) -> Augmenter:
         augmenter = self.make()
-        if isinstance(augmenter, ChecksOptions):
+        if overrides(augmenter, "check_options"):
             augmenter.check_options()
-        if isinstance(augmenter, ReadsProcessor) and self.processor is not None:
-            augmenter.bind_processor(self.processor)
+        if overrides(augmenter, "set_processor") and self.processor is not None:
+            augmenter.set_processor(self.processor)
         return augmenter
 
     @cached_property
@@ -149,7 +149,7 @@ class AugmenterChecks(Checks):
 
     def _mixing(self) -> Any:
         augmenter = self._made()
-        if not isinstance(augmenter, MixesBatches):
+        if not overrides(augmenter, "mix"):
             skip("it mixes no batches")
         if self.processor is None:
             skip("there is no processor to make a batch with")

@@ -81,7 +81,7 @@ class CallbackChecks(Checks):
 
     def its_viewer_is_a_command(self) -> None:
         callback = self._made()
-        if not isinstance(callback, api.HasViewer):
+        if not api.overrides(callback, "view_command"):
             skip("it names no viewer")
         command = callback.view_command(Path("a-run"))
         told = isinstance(command, str) and bool(command.strip())
@@ -95,7 +95,7 @@ class CallbackChecks(Checks):
 
     def _made(self) -> api.Callback:
         callback = self.make()
-        if isinstance(callback, api.ChecksOptions):
+        if api.overrides(callback, "check_options"):
             try:
                 callback.check_options()
             except InputError as error:
@@ -106,7 +106,7 @@ class CallbackChecks(Checks):
 def _tell(callback: api.Callback, event: api.Event) -> None:
     """Tell a callback of an event; one that is to end the run says so by a TrainingError."""
     with suppress(TrainingError):
-        callback.on(event)
+        callback.on_event(event)
 
 
 def _plain(event: api.Event) -> dict[str, Any]:

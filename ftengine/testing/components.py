@@ -129,8 +129,8 @@ def _of_augmenter(make: Callable[[], api.Augmenter]) -> Iterator[Check]:
     def suits(one: Fixture) -> None:
         augmenter = make()
         require_suitable(augmenter, one.task)
-        if isinstance(augmenter, api.ReadsProcessor):
-            augmenter.bind_processor(one.processor)
+        if api.overrides(augmenter, "set_processor"):
+            augmenter.set_processor(one.processor)
 
     changes = []
     for name, check in _on_models(
@@ -157,7 +157,7 @@ def _of_task(make: Callable[[], api.Task]) -> Iterator[Check]:
         shape = ", ".join(rows[0])
         try:
             task = make()
-            task.labels = task.bind({"train": rows})
+            task.labels = task.learn_labels({"train": rows})
             for row in rows:
                 task.encode(row, reader.processor)
         # What a task makes of rows of another shape is checked below.
@@ -175,19 +175,19 @@ def _of_task(make: Callable[[], api.Task]) -> Iterator[Check]:
 
 def _of_evaluator(make: Callable[[], Any]) -> Iterator[Check]:
     """Yield an evaluator's checks on the predictions that have what it reads, and on models where it asks them."""
-    if isinstance(make(), api.AsksModels):
+    if api.overrides(make(), "ask_models"):
         yield from _on_models(
             lambda one: make().benchmarks(one.task), lambda one: AskingChecks(make, one.task, one.load, on=one.name)
         )
     suited, refused = 0, []
     for one in predictions():
         evaluator = make()
-        columns = evaluator.columns if isinstance(evaluator, api.ReadsColumns) else frozenset()
+        columns = evaluator.columns
         if not evaluator.reads <= one.keys | columns:
             continue
         try:
-            if isinstance(evaluator, api.LearnsLabels):
-                evaluator.bind("a-task", one.labels)
+            if api.overrides(evaluator, "set_labels"):
+                evaluator.set_labels("a-task", one.labels)
         except InputError as error:
             refused.append((one.name, partial(skip, str(error))))
             continue
@@ -208,7 +208,7 @@ def _failure(evaluator: api.Evaluator, predictions: Sequence[api.Prediction]) ->
     """Return what an evaluator raises where it measures predictions; None where it measures them."""
     try:
         rows = rows_of_predictions(evaluator, predictions)
-        if isinstance(evaluator, api.FitsOnValidation):
+        if api.overrides(evaluator, "fit"):
             evaluator.fit(rows)
         evaluator.score(rows, np.ones(len(predictions)))
     # Whatever it raises, a run would end there.
@@ -220,7 +220,7 @@ def _failure(evaluator: api.Evaluator, predictions: Sequence[api.Prediction]) ->
 def _require_measured(error: Exception | None, on: str) -> None:
     assert error is None, (
         f"on {on}: {type(error).__name__}: {error}. Where it cannot measure a kind of labels, let it refuse them "
-        "before anything trains: bind(task, labels) raises RecipeError (ability LearnsLabels)"
+        "before anything trains: set_labels(task, labels) raises RecipeError"
     )
 
 

@@ -51,12 +51,12 @@ class EvaluatorChecks(Checks):
     def __post_init__(self) -> None:
         self._evaluator = self.make()
         self._fitted = False
-        if isinstance(self._evaluator, api.LearnsLabels):
-            self._evaluator.bind("a-task", self.labels)
+        if api.overrides(self._evaluator, "set_labels"):
+            self._evaluator.set_labels("a-task", self.labels)
 
     def _rows(self) -> api.Rows:
         rows = rows_of(self._evaluator, self.predictions)
-        if isinstance(self._evaluator, api.FitsOnValidation) and not self._fitted:
+        if api.overrides(self._evaluator, "fit") and not self._fitted:
             self._evaluator.fit(rows)
             self._fitted = True
         return rows
@@ -135,7 +135,7 @@ class EvaluatorChecks(Checks):
 
     def resamples_equal_scores(self) -> None:
         evaluator = self._evaluator
-        if not isinstance(evaluator, api.ScoresResamples):
+        if not api.overrides(evaluator, "score_resamples"):
             skip("its resamples are scored one after another")
         rows, weights = self._rows(), self._weights(8)
         together = evaluator.score_resamples(rows, weights)
@@ -147,7 +147,7 @@ class EvaluatorChecks(Checks):
             _same(found, {name: alone[name] for name in found}, f"resample {i} among others is not as it is alone")
 
     def slices_have_the_same_scores(self) -> None:
-        if not isinstance(self._evaluator, api.MeasuresSlices):
+        if not api.overrides(self._evaluator, "for_slices"):
             skip("slices are measured as the whole")
         rows, weights = self._rows(), self._weights(1)[0]
         quick, whole = self._evaluator.for_slices(), self._scores(rows, weights)
@@ -157,23 +157,23 @@ class EvaluatorChecks(Checks):
         _same(found, {name: whole[name] for name in found}, "scores of slices are others")
 
     def example_scores_are_one_a_row(self) -> None:
-        if not isinstance(self._evaluator, api.ScoresExamples):
+        if not api.overrides(self._evaluator, "score_examples"):
             skip("it scores no single examples")
-        found, shape = self._evaluator.example_scores(self._rows()), (len(self.predictions),)
+        found, shape = self._evaluator.score_examples(self._rows()), (len(self.predictions),)
         assert np.shape(found.score) == np.shape(found.right) == shape, "not one score for each row"
         assert all(value in (0, 1) for value in found.right[~np.isnan(found.right)]), "right is 0, 1 or nan"
-        if (sure := found.mistake) is not None:
+        if (sure := found.wrong_confidence) is not None:
             assert np.shape(sure) == shape, "not one mistake for each row"
             assert all(0 <= one <= 1 for one in sure[~np.isnan(sure)]), "a mistake's probability is 0 to 1, or nan"
 
     def what_intervals_rest_on_names_metrics(self) -> None:
         evaluator, rows, weights = self._evaluator, self._rows(), self._weights(3)
         found: list[tuple[Mapping[str, Any], tuple[int, ...]]] = []
-        if isinstance(evaluator, api.KnowsTrials):
+        if api.overrides(evaluator, "trials"):
             found.append((evaluator.trials(rows), ()))
-        if isinstance(evaluator, api.SubtractsProportions):
+        if api.overrides(evaluator, "proportions"):
             found.append((evaluator.proportions(rows, weights), (3,)))
-        if isinstance(evaluator, api.WeighsExamples):
+        if api.overrides(evaluator, "example_weights"):
             found.append((evaluator.example_weights(rows), (len(self.predictions),)))
         if not found:
             skip("it says of no metric what its interval rests on")
@@ -182,7 +182,7 @@ class EvaluatorChecks(Checks):
             assert all(np.shape(value) == shape for value in values.values()), f"values are not of shape {shape}"
 
     def details_are_displays_and_json(self) -> None:
-        if not isinstance(self._evaluator, api.ShowsDetails):
+        if not api.overrides(self._evaluator, "details"):
             skip("it shows no details")
         details = self._evaluator.details(self._rows(), self._estimate)
         for detail in each(self._evaluator, "details", details, (tuple, *get_args(api.Display))):
@@ -196,7 +196,7 @@ class EvaluatorChecks(Checks):
 
     def a_baseline_is_measured_as_it_is_told(self) -> None:
         evaluator, rows = self._evaluator, self._rows()
-        if not isinstance(evaluator, api.MeasuresBaseline) or not isinstance(evaluator, api.ShowsDetails):
+        if not api.overrides(evaluator, "baseline_resamples") or not api.overrides(evaluator, "details"):
             skip("it measures no baseline")
         told = api.Baseline.of(dict(one for one in evaluator.details(rows, self._estimate) if isinstance(one, tuple)))
         found = evaluator.baseline_resamples(rows, np.ones((1, len(self.predictions))))

@@ -49,11 +49,11 @@ class AuditChecks(Checks):
 
     def what_it_yields_can_be_shown(self) -> None:
         audit = self.make()
-        _require_shown(audit, "look", audit.look(self.data), (Finding, *get_args(Display)))
+        _require_shown(audit, "examine", audit.examine(self.data), (Finding, *get_args(Display)))
 
     def the_same_data_has_the_same_findings(self) -> None:
         audit = self.make()
-        found = [list(one.look(self.data)) for one in (audit, audit, self.make())]
+        found = [list(one.examine(self.data)) for one in (audit, audit, self.make())]
         assert found[0] == found[1] == found[2], (
             "a second look finds something else: findings depend on the data alone, and nothing is kept between calls"
         )
@@ -61,7 +61,7 @@ class AuditChecks(Checks):
     def places_are_of_the_data(self) -> None:
         known = {rows.where(i) for rows in self.data.splits.values() for i in range(len(rows))}
         known |= {rows.source for rows in self.data.splits.values()}
-        for finding in self.make().look(self.data):
+        for finding in self.make().examine(self.data):
             for place in finding.places if isinstance(finding, Finding) else ():
                 assert any(one in place for one in known), (
                     f"the place {place!r} is none of the data: take places from `rows.where(number)`"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ftengine.api import BuildsSkeletons, ChecksSource, LoadedModel, LoadRequest, ModelLoader, Reader
+from ftengine.api import LoadedModel, LoadRequest, ModelLoader, Reader, overrides
 from ftengine.errors import SourceError
 from ftengine.model import fingerprint_processor
 from ftengine.testing.checks import Checks, run_checks, skip
@@ -85,7 +85,7 @@ class LoaderChecks(AcceptingChecks):
 
     def the_skeleton_is_the_model_without_values(self) -> None:
         loader = self.make()
-        if not isinstance(loader, BuildsSkeletons):
+        if not overrides(loader, "load_skeleton"):
             skip("it builds no skeleton")
         skeleton, loaded = loader.load_skeleton(self.request), self.make().load(self.request)
         require_meta(skeleton.module)
@@ -103,7 +103,7 @@ class LoaderChecks(AcceptingChecks):
 
     def missing_sources_are_source_errors(self) -> None:
         loader = self.make()
-        if not isinstance(loader, ChecksSource):
+        if not overrides(loader, "check_source"):
             skip("it checks no source before it loads")
         loader.check_source(self.request.source)
         with suppress(SourceError):

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ftengine.api import Batch, LoadedModel, Merges, Strategy
+from ftengine.api import Batch, LoadedModel, Strategy, overrides
 from ftengine.engine.merge import TOLERANCE
 from ftengine.engine.prepared_data import apply_strategy
 from ftengine.errors import NotMergeable
@@ -19,6 +19,7 @@ from ftengine.model import save_model
 from ftengine.model.saving import is_pretrained, open_model
 from ftengine.testing.checks import Checks, skip
 from ftengine.testing.values import hooks, relative
+from ftengine.training.descent import given_groups
 from ftengine.training.modes import train_mode
 
 
@@ -80,7 +81,7 @@ class MergeChecks(Checks):
 
     def _train(self, strategy: Strategy, loaded: LoadedModel, steps: int) -> None:
         """Train with a learning rate of 0.01."""
-        optimizer = torch.optim.AdamW(strategy.param_groups(loaded.module, 0.01, 0.1))
+        optimizer = torch.optim.AdamW(given_groups(strategy, loaded.module, 0.01, 0.1))
         train_mode(loaded.module)
         for _ in range(steps):
             optimizer.zero_grad()
@@ -91,7 +92,7 @@ class MergeChecks(Checks):
     def _merged(self) -> tuple[Tensor, LoadedModel]:
         """Return the unmerged outputs of a model that trained some steps, and the model merged."""
         strategy, loaded = self._new()
-        if not isinstance(strategy, Merges):
+        if not overrides(strategy, "merge"):
             skip("it does not merge")
         try:
             strategy.check_merge()

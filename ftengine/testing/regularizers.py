@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ftengine.api import Batch, ChangesAtTheEnd, Criterion, HoldsState, LoadedModel, Regularizer, Task
+from ftengine.api import Batch, Criterion, LoadedModel, Regularizer, Task, overrides
 from ftengine.model import state_tensors, trainable
 from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.samples import on_meta
@@ -95,54 +95,54 @@ class RegularizerChecks(Checks):
         )
 
     def state_survives_a_checkpoint(self) -> None:
-        if not isinstance(self.make(), HoldsState):
+        if not overrides(self.make(), "state_dict"):
             skip("it says that it holds no state")
         attached, loaded, _ = self._attached()
         with torch.no_grad():
             for parameter in loaded.module.parameters():
                 parameter.add_(0.01)
-        attached.stepped(1)
-        kept = copies(attached.tensors())
+        attached.on_step_end(1)
+        kept = copies(attached.state_dict())
         other, _, _ = self._attached()
-        other.restore(kept)
-        found = other.tensors()
+        other.load_state_dict(kept)
+        found = other.state_dict()
         assert found.keys() == kept.keys(), f"{sorted(found)} instead of {sorted(kept)}"
-        assert not differing(kept, found), "tensors differ after restore"
+        assert not differing(kept, found), "tensors differ after load_state_dict"
 
     def a_resumed_run_is_the_uninterrupted_one(self) -> None:
         attached, loaded, own = self._attached()
         self._train(attached, loaded, own, 0, HALF)
-        weights, held = copies(state_tensors(loaded.module)), copies(attached.tensors())
+        weights, held = copies(state_tensors(loaded.module)), copies(attached.state_dict())
         self._train(attached, loaded, own, HALF, STEPS)
         other, again, task = self._attached()
         with torch.no_grad():
             for name, tensor in state_tensors(again.module).items():
                 tensor.copy_(weights[name])
-        other.restore(held)
+        other.load_state_dict(held)
         self._train(other, again, task, HALF, STEPS)
         for what, one, two in (
             ("weights", state_tensors(loaded.module), state_tensors(again.module)),
             ("kept weights", _kept(attached, loaded), _kept(other, again)),
-            ("state", attached.tensors(), other.tensors()),
+            ("state", attached.state_dict(), other.state_dict()),
         ):
             other_ones = differing(one, two)
             assert not other_ones, (
                 f"a run that is interrupted after {HALF} of {STEPS} steps and resumed ends with another "
-                f"{other_ones[0]} ({what}): what it remembers from step to step must be in tensors() and be set by "
-                "restore()"
+                f"{other_ones[0]} ({what}): what it remembers from step to step must be in state_dict() and be "
+                "set by load_state_dict()"
             )
 
     def what_is_changed_at_the_end_is_told_as_json(self) -> None:
         regularizer = self.make()
-        if not isinstance(regularizer, ChangesAtTheEnd):
+        if not overrides(regularizer, "on_train_end"):
             skip("it changes nothing at the end")
         losses = {"validation_loss": 1.0, "general_loss": 2.0}
-        for measured in (losses,) if regularizer.needs_validation else (losses, {}):
+        for measured in (losses,) if regularizer.traits.needs_validation else (losses, {}):
             attached, loaded, own = self._attached()
             self._train(attached, loaded, own, 0, 1)
-            attached.finish(loaded.module, partial(dict[str, float], measured))
+            attached.on_train_end(loaded.module, partial(dict[str, float], measured))
             odd = [n for n, tensor in state_tensors(loaded.module).items() if not bool(torch.isfinite(tensor).all())]
-            assert not odd, f"finish leaves values in {odd[0]} that are not finite"
+            assert not odd, f"on_train_end leaves values in {odd[0]} that are not finite"
 
     def _attached(self) -> tuple[Attached, LoadedModel, Task]:
         loaded, own = self.load(), copy.deepcopy(self.task)
@@ -168,10 +168,10 @@ class RegularizerChecks(Checks):
             (loss if penalty is None else loss + penalty).backward()
             torch.nn.utils.clip_grad_norm_(trainable(loaded.module).values(), 1.0)
             optimizer.step()
-            attached.stepped(step + 1)
+            attached.on_step_end(step + 1)
 
 
 def _kept(attached: Attached, loaded: LoadedModel) -> dict[str, Tensor]:
     """Return copies of the weights that would be kept."""
-    with attached.evaluating():
+    with attached.averaged_weights():
         return copies(state_tensors(loaded.module))

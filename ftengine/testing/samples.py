@@ -85,7 +85,7 @@ class Fixture:
     def task(self) -> Task:
         """The task of the box that has this head, its labels bound to `rows`."""
         task = task_of(self.head)
-        task.labels = task.bind({"train": self.rows})
+        task.labels = task.learn_labels({"train": self.rows})
         return task
 
     @property

@@ -17,6 +17,7 @@ from ftengine import api
 from ftengine.engine.merge import TOLERANCE
 from ftengine.errors import RecipeError
 from ftengine.model import trainable
+from ftengine.model.saving import load_part, save_part
 from ftengine.plugins.returned import json_mapping
 from ftengine.run.recipe import TrainSection
 from ftengine.testing.checks import require_passed, results_of, run_checks, skip
@@ -164,9 +165,9 @@ class StrategyChecks(MergeChecks):
         self._train(strategy, loaded, 1)
         after = self._outputs(loaded)
         with tempfile.TemporaryDirectory() as folder:
-            strategy.save(loaded, Path(folder))
+            save_part(strategy, loaded, Path(folder))
             other, again = self._new()
-            other.load(again, Path(folder))
+            load_part(other, again, Path(folder))
             _copy_new_modules(loaded, again)
             difference = (self._outputs(again) - after).abs().max()
         assert difference == 0, (
@@ -176,7 +177,7 @@ class StrategyChecks(MergeChecks):
 
     def it_answers_as_its_base(self) -> None:
         strategy, loaded = self._new()
-        if not isinstance(strategy, api.References):
+        if not api.overrides(strategy, "disabled"):
             skip("it has no reference")
         with torch.no_grad():
             for parameter in _own(loaded).values():
@@ -184,27 +185,27 @@ class StrategyChecks(MergeChecks):
                 parameter.add_(0.1 * noise)
         own, base = self._outputs(loaded), self._outputs(self.load())
         classes = [type(part) for part in loaded.module.modules()]
-        with strategy.as_base(loaded):
+        with strategy.disabled(loaded):
             difference = relative(self._outputs(loaded), base)
         assert difference < TOLERANCE, (
-            f"as_base: the outputs differ from the base's by {difference:.3g} of their size: leave out all that was "
+            f"disabled: the outputs differ from the base's by {difference:.3g} of their size: leave out all that was "
             "added, and give back all that was changed"
         )
         same = self._outputs(loaded).equal(own) and [type(part) for part in loaded.module.modules()] == classes
-        assert same, "after as_base the model is another one: put everything back, also where an error is raised"
+        assert same, "after disabled the model is another one: put everything back, also where an error is raised"
 
     def what_freezes_by_step_trains(self) -> None:
         strategy, loaded = self._new()
-        if not isinstance(strategy, api.FreezesByStep):
+        if not api.overrides(strategy, "frozen_parameters"):
             skip("it freezes nothing by step")
         for step in range(4):
-            asked = [set(map(id, strategy.frozen(loaded.module, step, 4, 2))) for _ in "ab"]
+            asked = [set(map(id, strategy.frozen_parameters(loaded.module, step, 4, 2))) for _ in "ab"]
             assert asked[0] == asked[1], f"what is frozen in step {step} changes when it is asked again"
             other = asked[0] - {id(p) for p in loaded.module.parameters() if p.requires_grad}
             assert not other, f"{len(other)} parameters frozen in step {step} never train"
 
     def what_it_brings_regularizes(self) -> None:
-        if not isinstance(self.make(), api.Regularizes):
+        if not api.overrides(self.make(), "regularizer"):
             skip("it brings no regularizer")
         prepared: list[api.Strategy] = []
 
@@ -224,15 +225,15 @@ class StrategyChecks(MergeChecks):
             skip(str(error))
         require_passed(results_of(RegularizerChecks(brought, task, load, self.batch), None))
 
-    def reopened_options_are_its_own(self) -> None:
+    def loading_options_are_its_own(self) -> None:
         strategy, _ = self._new()
-        if not isinstance(strategy, api.Reopens):
+        if not api.overrides(strategy, "loading_options"):
             skip("it is reopened with its own options")
-        type(strategy.config).model_validate(json.loads(json.dumps(strategy.reopened())))
+        type(strategy.config).model_validate(json.loads(json.dumps(strategy.loading_options())))
 
     def environment_is_json(self) -> None:
         strategy, _ = self._new()
-        if not isinstance(strategy, api.ReportsEnvironment):
+        if not api.overrides(strategy, "environment"):
             skip("it reports no environment")
         json_mapping(strategy, "environment", strategy.environment())
 

@@ -95,16 +95,16 @@ class TaskChecks(Checks):
         assert loss.requires_grad, "no gradient reaches the model"
         wanted = sum(task.encode(row, loaded.processor)["weight"] for row in self.examples)
         assert float(weight) == wanted, f"the weight is {float(weight):g}, that of the features {wanted:g}"
-        if isinstance(task, api.PredictsDistributions):
+        if task.predicts_probabilities:
             twice, _ = loss_of(task, loaded.module, batch, _Scaled(2, 1.0))
             assert torch.allclose(twice, 2 * loss, rtol=ROUNDING), f"two passes give {twice}, one gives {loss}"
 
     def a_model_without_values_can_be_seen(self) -> None:
         task = self._bound()
-        if not isinstance(task, api.SeesModel):
+        if not api.overrides(task, "set_model"):
             skip("it does not look at the model")
-        with without_values("see_model"):
-            task.see_model(on_meta(self._loaded(task)), None)
+        with without_values("set_model"):
+            task.set_model(on_meta(self._loaded(task)), None)
 
     def losses_add_up_over_batches(self) -> None:
         task, loaded, _ = self._ready()
@@ -119,8 +119,8 @@ class TaskChecks(Checks):
 
     def another_criterion_changes_the_loss(self) -> None:
         task, loaded, batch = self._ready()
-        if not isinstance(task, api.PredictsDistributions):
-            skip("it does not say that other criteria suit it (`distributions`)")
+        if not task.predicts_probabilities:
+            skip("it does not say that other criteria suit it (`predicts_probabilities`)")
         plain, _ = loss_of(task, loaded.module, batch, api.Criterion())
         half, _ = loss_of(task, loaded.module, batch, _Scaled(1, 0.5))
         assert not torch.allclose(plain, half, rtol=1e-3), (
@@ -152,31 +152,31 @@ class TaskChecks(Checks):
 
     def answers_have_their_keys(self) -> None:
         task, loaded, _ = self._ready()
-        if not isinstance(task, api.Generates):
+        if not api.overrides(task, "generate"):
             skip("it writes no free answers")
         rows = self.examples[:2]
-        answers = task.answer(loaded, rows, {**task.brief})
+        answers = task.generate(loaded, rows, {**task.short_generation})
         assert len(answers) == len(rows), f"{len(answers)} answers to {len(rows)} rows"
-        missing = [sorted(task.answers - found.keys()) for found in answers if task.answers - found.keys()]
+        missing = [sorted(task.generates - found.keys()) for found in answers if task.generates - found.keys()]
         assert not missing, f"answers lack {missing[0]}, which `answers` declares"
-        again = task.answer(loaded, rows, {**task.brief})
+        again = task.generate(loaded, rows, {**task.short_generation})
         assert again == answers, "the same rows are answered otherwise the second time"
 
     def rows_without_an_answer_are_answered(self) -> None:
         task, loaded, _ = self._ready()
-        if not isinstance(task, api.Infers):
+        if not api.overrides(task, "infer"):
             skip("it answers no rows without labels")
         rows = self.examples[:2]
         for row in rows:
             task.check_input(row)
-        found = task.infer(loaded, rows, {**task.brief} if isinstance(task, api.Generates) else {})
+        found = task.infer(loaded, rows, {**task.short_generation} if api.overrides(task, "generate") else {})
         assert len(found) == len(rows), f"{len(found)} answers to {len(rows)} rows"
         assert task.infer(loaded, [], {}) == [], "infer answers something to no rows"
         json.dumps(found)
 
     def _bound(self) -> api.Task:
         task = self.make()
-        task.labels = task.bind({"train": self.examples})
+        task.labels = task.learn_labels({"train": self.examples})
         return task
 
     def _loss(self, task: api.Task, loaded: api.LoadedModel, rows: Sequence[api.Example]) -> tuple[float, float]:
@@ -200,8 +200,8 @@ class TaskChecks(Checks):
         task = self._bound()
         loaded = self._loaded(task)
         loaded.module.eval()
-        if isinstance(task, api.SeesModel):
-            task.see_model(loaded, None)
+        if api.overrides(task, "set_model"):
+            task.set_model(loaded, None)
         return task, loaded, self._batch(task, loaded, self.examples)
 
 

@@ -13,17 +13,17 @@ import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from ftengine.api import Batch, BeforeStep, Criterion, Strategy
+from ftengine.api import Batch, BeforeStep, Criterion, Strategy, overrides
 from ftengine.data.batching import batches_in_step
 from ftengine.errors import PluginError, TrainingError
-from ftengine.model import trainable
+from ftengine.model import default_param_groups, trainable
 from ftengine.plugins.blame import named
 from ftengine.plugins.returned import described, wrong
 from ftengine.run.recipe import TrainSection
 from ftengine.training.checkpoint import Progress
 from ftengine.training.frozen_prefix import frozen_prefix
 from ftengine.training.losses import loss_of, stacked, to_device, zeros
-from ftengine.training.modes import frozen, frozen_parameters, statistics_kept, train_mode
+from ftengine.training.modes import frozen, frozen_at, statistics_kept, train_mode
 from ftengine.training.optimizer import build_optimizer
 from ftengine.training.reduction import Reduction
 from ftengine.training.regularizing import Attached
@@ -78,10 +78,10 @@ class Descent:
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * rate
         self._draw_randomness(progress.step)
-        with frozen(frozen_parameters(self.setup.strategy, self.module, progress.step, self.steps)):
+        with frozen(frozen_at(self.setup.strategy, self.module, progress.step, self.steps)):
             train_mode(self.module)
             losses, norm = self._descend(members, progress, regularizers)
-        regularizers.stepped(progress.step + 1)
+        regularizers.on_step_end(progress.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
         return {
             **losses,
@@ -209,9 +209,15 @@ class Descent:
         return norm
 
 
+def given_groups(strategy: Strategy, module: nn.Module, learning_rate: float, weight_decay: float) -> Any:
+    """Return the parameter groups that a strategy gives, by default those of matrices and of vectors."""
+    build = strategy.param_groups if overrides(strategy, "param_groups") else default_param_groups
+    return build(module, learning_rate, weight_decay)
+
+
 def groups_of(strategy: Strategy, module: nn.Module, section: TrainSection) -> list[dict[str, Any]]:
     """Return a strategy's parameter groups (PluginError: they hold not each trainable parameter once, and no other)."""
-    groups = strategy.param_groups(module, section.learning_rate, section.weight_decay)
+    groups = given_groups(strategy, module, section.learning_rate, section.weight_decay)
     if not isinstance(groups, list):
         raise wrong(strategy, "param_groups", groups, GROUPS)
     for number, group in enumerate(groups, 1):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ftengine.api import Batch, FreezesByStep
+from ftengine.api import Batch, overrides
 from ftengine.api.figures import counted
 from ftengine.model import seeded
 from ftengine.run.environment import peak_memory_bytes
@@ -47,7 +47,7 @@ def frozen_prefix(setup: Setup, steps: Steps) -> FrozenPrefix | None:
     section, device, train = setup.section, setup.accelerator.device, setup.train
     blocks = frozen_blocks(setup.loaded.module)
     once = steps.total <= steps.per_epoch or train.augmenters or setup.accelerator.num_processes > 1
-    if section.reuse_frozen is False or not blocks or once or isinstance(setup.strategy, FreezesByStep):
+    if section.reuse_frozen is False or not blocks or once or overrides(setup.strategy, "frozen_parameters"):
         return None
 
     def room() -> int:

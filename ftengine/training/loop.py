@@ -62,7 +62,7 @@ class Trainer:
         newest = newest_checkpoint(self.setup.run, self.setup.listener)
         if newest is not None:
             self.progress, tensors = load_checkpoint(newest, self.module, self.descent.optimizer)
-            self.regularizers.restore(tensors)
+            self.regularizers.load_state_dict(tensors)
         if self.accelerator.scaler is not None and self.progress.scaler:
             self.accelerator.scaler.load_state_dict(self.progress.scaler)
         if self.accelerator.is_main_process:
@@ -86,7 +86,7 @@ class Trainer:
                     stopped = self._epoch()
             self.validation.keep_weights(progress)
             self._require_finite()
-            facts = self.regularizers.finish(self.module, self.validation.losses)
+            facts = self.regularizers.on_train_end(self.module, self.validation.losses)
         finally:
             self.regularizers.detach()
             self.descent.prefix = None  # its memory goes before the tuned model is measured
@@ -213,6 +213,6 @@ class Trainer:
         if self.accelerator.scaler is not None:
             progress.scaler = self.accelerator.scaler.state_dict()
         if self.accelerator.is_main_process or is_sharded(self.module):
-            keep, tensors = setup.section.keep_checkpoints, self.regularizers.tensors()
+            keep, tensors = setup.section.keep_checkpoints, self.regularizers.state_dict()
             folder = save_checkpoint(setup.run, progress, self.module, self.descent.optimizer, keep, tensors)
             setup.events(Saved(setup.run.path, progress.step, folder))

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ftengine.api import FreezesByStep, Strategy
+from ftengine.api import Strategy
 from ftengine.errors import RecipeError
 from ftengine.model import trainable
 from ftengine.training.steps import Steps
@@ -29,16 +29,14 @@ def train_mode(module: nn.Module) -> None:
                 part.eval()
 
 
-def frozen_parameters(strategy: Strategy, module: nn.Module, step: int, steps: Steps) -> list[nn.Parameter]:
+def frozen_at(strategy: Strategy, module: nn.Module, step: int, steps: Steps) -> list[nn.Parameter]:
     """Return the trainable parameters that a strategy leaves out of a step; none where it has no such schedule."""
-    if not isinstance(strategy, FreezesByStep):
-        return []
-    return list(strategy.frozen(module, step, steps.total, steps.per_epoch))
+    return list(strategy.frozen_parameters(module, step, steps.total, steps.per_epoch))
 
 
 def never_trained(strategy: Strategy, module: nn.Module, steps: Steps) -> str:
     """Say how many trainable tensors a strategy leaves out of every step; "" where none is."""
-    never = len(frozen_parameters(strategy, module, steps.total - 1, steps))
+    never = len(frozen_at(strategy, module, steps.total - 1, steps))
     of = f"{never} of {len(trainable(module))} trainable tensors"
     return f"{of} stay frozen for all {steps.total:,} steps" if never else ""
 

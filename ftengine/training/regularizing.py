@@ -9,20 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftengine.api import (
-    AveragesWeights,
-    Batch,
-    ChangesAtTheEnd,
-    ChoosesCriterion,
-    Criterion,
-    HoldsState,
-    LoadedModel,
-    Regularizer,
-    Regularizes,
-    SeesSteps,
-    Strategy,
-    Task,
-)
+from ftengine.api import Batch, Criterion, LoadedModel, Regularizer, Strategy, Task, overrides
 from ftengine.plugins.returned import is_scalar, json_mapping, wrong
 from ftengine.training.sharding import is_sharded, require_on_parts
 
@@ -34,9 +21,9 @@ def own_regularizers(strategy: Strategy, steps: int) -> list[Regularizer]:
         RecipeError: its options do not suit so many steps.
         PluginError: it is no regularizer.
     """
-    if not isinstance(strategy, Regularizes):
-        return []
     found = strategy.regularizer(steps)
+    if found is None:
+        return []
     if not isinstance(found, Regularizer):
         raise wrong(strategy, "regularizer", found, "a Regularizer")
     found.name = strategy.name  # type: ignore[misc]  # no recipe names it
@@ -63,8 +50,7 @@ class Attached:
                 self._attached.append(regularizer)  # first, so that half an attachment is undone too
                 regularizer.attach(loaded, task)
             for regularizer in regularizers:
-                if isinstance(regularizer, ChoosesCriterion):
-                    self.criterion = regularizer.criterion(self.criterion)
+                self.criterion = regularizer.criterion(self.criterion)
         except BaseException:
             self.detach()
             raise
@@ -81,55 +67,51 @@ class Attached:
             penalties.append(found)
         return torch.stack(penalties).sum() if penalties else None
 
-    def stepped(self, step: int) -> None:
+    def on_step_end(self, step: int) -> None:
         """Tell those who look of an optimiser step."""
         for regularizer in self._attached:
-            if isinstance(regularizer, SeesSteps):
-                regularizer.stepped(self._loaded.module, step)
+            regularizer.on_step_end(self._loaded.module, step)
 
     @property
     def average(self) -> bool:
         """Whether one of them keeps other weights than those that train."""
-        return any(isinstance(regularizer, AveragesWeights) for regularizer in self._attached)
+        return any(overrides(regularizer, "averaged_weights") for regularizer in self._attached)
 
     @contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def averaged_weights(self) -> Iterator[None]:
         """Give the model the weights that it would keep."""
         with ExitStack() as stack:
             for regularizer in self._attached:
-                if isinstance(regularizer, AveragesWeights):
-                    stack.enter_context(regularizer.evaluating(self._loaded.module))
+                if overrides(regularizer, "averaged_weights"):
+                    stack.enter_context(regularizer.averaged_weights(self._loaded.module))
             yield
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Return what a checkpoint has to hold, by place and name."""
         return {
             f"{place}|{name}": tensor
             for place, regularizer in enumerate(self._attached)
-            if isinstance(regularizer, HoldsState)
-            for name, tensor in regularizer.tensors().items()
+            for name, tensor in regularizer.state_dict().items()
         }
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Set what `tensors` returned."""
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set what `state_dict` returned."""
         for place, regularizer in enumerate(self._attached):
-            if not isinstance(regularizer, HoldsState):
-                continue
             mark = f"{place}|"
             own = {key.removeprefix(mark): tensor for key, tensor in tensors.items() if key.startswith(mark)}
-            if own or regularizer.tensors():  # some have nothing to keep before their first step
-                regularizer.restore(own)
+            if own or regularizer.state_dict():  # some have nothing to keep before their first step
+                regularizer.load_state_dict(own)
 
-    def finish(self, module: nn.Module, measure: Callable[[], Mapping[str, float]]) -> list[dict[str, Any]]:
+    def on_train_end(self, module: nn.Module, measure: Callable[[], Mapping[str, float]]) -> list[dict[str, Any]]:
         """Let those who do change the weights that are kept; return what they report, for training.json.
 
         "needs_validation" says whether one chose by the validation loss.
         """
         facts: list[dict[str, Any]] = [{"name": regularizer.name} for regularizer in self._attached]
         for regularizer, told in zip(self._attached, facts, strict=True):
-            if isinstance(regularizer, ChangesAtTheEnd):
-                told |= {"needs_validation": regularizer.needs_validation}
-                told |= json_mapping(regularizer, "finish", regularizer.finish(module, measure))
+            if overrides(regularizer, "on_train_end"):
+                told |= {"needs_validation": regularizer.traits.needs_validation}
+                told |= json_mapping(regularizer, "on_train_end", regularizer.on_train_end(module, measure))
         return facts
 
     def detach(self) -> None:

@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ftengine.api import Optimizer, Regularizer, Strategy, WorksOnParts
+from ftengine.api import Optimizer, Regularizer, Strategy
 from ftengine.errors import RecipeError
 
 
@@ -41,7 +41,7 @@ def require_shardable(module: nn.Module) -> None:
 
 def require_on_parts(component: Strategy | Regularizer | Optimizer, kind: str) -> None:
     """Refuse what would be wrong, or fail, where parameters are divided (RecipeError)."""
-    if not (isinstance(component, WorksOnParts) and component.works_on_parts):
+    if not component.traits.supports_sharding:
         raise RecipeError(
             f"{kind} {component.name!r} does not work on sharded parameters, and train.parallel is fsdp. Set that to "
             f"ddp, or choose another {kind}."

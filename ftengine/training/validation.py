@@ -28,7 +28,7 @@ class Validation:
     def validate(self, progress: Progress) -> None:
         """Measure validation (TrainingError: not finite) and training loss, save the best weights, and note both."""
         setup, section = self.setup, self.setup.section
-        with self.regularizers.evaluating():
+        with self.regularizers.averaged_weights():
             if self.regularizers.average:
                 share_statistics(setup.accelerator, setup.loaded.module)
             loss = self._loss(setup.validation)
@@ -73,7 +73,7 @@ class Validation:
             setup.listener.message(f"keeping the weights of step {progress.best_step} (lowest validation loss)")
         elif self.regularizers.average:
             train_mode(module)
-            with self.regularizers.evaluating():
+            with self.regularizers.averaged_weights():
                 share_statistics(setup.accelerator, module)
                 kept = {name: tensor.detach().clone() for name, tensor in state_tensors(module).items()}
             copy_into(state_tensors(module), kept, "the weights to keep")

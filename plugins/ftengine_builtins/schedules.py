@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ftengine.api import Config, Schedule
+from ftengine.api import Config, Schedule, Traits
 
 
 class FloorConfig(Config):
@@ -40,8 +40,8 @@ class Cosine(Schedule):
 
     name = "cosine"
     Config = FloorConfig
-    starter = True
-    citation = "Loshchilov and Hutter 2017, SGDR: Stochastic Gradient Descent with Warm Restarts, arXiv:1608.03983"
+    traits = Traits(is_default=True)
+    paper = "Loshchilov and Hutter 2017, SGDR: Stochastic Gradient Descent with Warm Restarts, arXiv:1608.03983"
 
     def factor(self, step: int, steps: int, warmup: int) -> float:
         return _above(self.config.floor, 0.5 * (1.0 + math.cos(math.pi * _progress(step, steps, warmup))))
@@ -51,7 +51,7 @@ class WarmupStableDecay(Schedule):
     """Keep the learning rate at its peak, and let it fall over the last part of the run (warm-up, stable, decay)."""
 
     name = "wsd"
-    citation = "Hägele et al. 2024, Scaling Laws and Compute-Optimal Training Beyond Fixed Durations, arXiv:2405.18392"
+    paper = "Hägele et al. 2024, Scaling Laws and Compute-Optimal Training Beyond Fixed Durations, arXiv:2405.18392"
 
     class Config(FloorConfig):
         decay: float = Field(0.2, gt=0, description="share of all steps if below 1, else a number of steps")

@@ -7,7 +7,7 @@ STRATEGY = '''
 from typing import Literal
 from pydantic import Field
 from ftengine import hookimpl
-from ftengine.api import Config, Strategy
+from ftengine.api import (Config, Strategy, StrategyTraits)
 
 class Thing(Strategy):
     """Do a thing.
@@ -16,7 +16,7 @@ class Thing(Strategy):
     """
 
     name = "{name}"
-    citation = "Somebody 2020"
+    paper = "Somebody 2020"
 
     class Config(Config):
         depth: int = Field(3, ge=1, le=9, description="how deep")

@@ -26,7 +26,7 @@ def test_the_recipe_is_valid_and_holds_every_key_with_its_default(ftengine, tmp_
     assert (recipe.model.source, recipe.data.train) == (model, data)
     smallest = {"model": {"source": model}, "data": {"train": data}}
     defaults = Recipe.make({**smallest, "task": recipe.task, "strategy": recipe.strategy})
-    defaults.train.learning_rate = Registry().get("strategy", recipe.strategy["name"]).cls.starter_learning_rate
+    defaults.train.learning_rate = Registry().get("strategy", recipe.strategy["name"]).cls.traits.learning_rate
     assert recipe.resolved() == defaults.resolved()
     written = yaml.safe_load(file.read_text())
     assert list(written) == list(Recipe.model_fields)
@@ -93,7 +93,9 @@ def test_a_required_option_is_left_for_the_user_to_fill_in(ftengine, distributio
 
 
 def test_a_plugin_may_propose_its_component_to_beginners(ftengine, distribution, tmp_path):
-    distribution(strategy().replace('name = "thing"', 'name = "a-thing"\n    starter = True'), ENTRY)
+    distribution(
+        strategy().replace('name = "thing"', 'name = "a-thing"\n    traits = StrategyTraits(is_default=True)'), ENTRY
+    )
     ftengine("init", tmp_path / "recipe.yaml")
     assert Recipe.read(tmp_path / "recipe.yaml").strategy["name"] == "a-thing"  # the first of those proposed
 

@@ -104,28 +104,37 @@ def test_a_docstring_cannot_steer_the_terminal(ftengine, distribution):
     assert "[red]\\x1b[31mway" in text
 
 
-def test_show_names_abilities_and_metrics(ftengine):
+def test_show_names_optional_methods_and_metrics(ftengine):
     shown = json.loads(ftengine("plugins", "show", "perplexity", "--json").stdout)
     assert shown["metrics"]["perplexity"]["higher_is_better"] is False
-    assert shown["abilities"]["ScoresResamples"].startswith("Scores many resamples at once")
+    assert shown["writes"]["score_resamples"].startswith("Score many resamples at once")
+    assert shown["traits"] == {"is_default": False, "probe": ""}
     text = ftengine("plugins", "show", "perplexity").stdout
     assert "among how many equally likely tokens" in text
-    assert "ScoresResamples" in text
+    assert "score_resamples" in text
 
 
-def test_abilities_are_those_that_the_contract_knows(ftengine):
-    """By hand for one component a kind, as names alone would give a task those of evaluators (`bind`, `probe`)."""
-    from ftengine.cli.components import abilities
+def test_optional_methods_are_those_that_a_component_writes():
+    """By hand for one component a kind."""
+    from ftengine.cli.components import written
 
     registry = Registry()
-    assert set(abilities(registry.get("strategy", "lora"))) == {
-        *("Cites", "Merges", "ProposesLearningRate", "References", "Reopens", "ReportsEnvironment", "Starts"),
-        "WorksOnParts",
+    lora = {
+        "matches",
+        "param_groups",
+        "save",
+        "load",
+        "merge",
+        "check_merge",
+        "disabled",
+        "environment",
+        "loading_options",
     }
-    of_task = set(abilities(registry.get("task", "image-classification")))
-    assert {"Probes", "Infers", "ReadsFiles"} <= of_task
-    assert of_task & {"ServesProbe", "LearnsLabels"} == set()
-    assert "AsksForAnswers" in abilities(registry.get("evaluator", "refusal"))
+    assert set(written(registry.get("strategy", "lora"))) == lora
+    of_task = set(written(registry.get("task", "image-classification")))
+    assert {"probe_batch", "infer", "learn_labels"} <= of_task
+    assert not of_task & {"generate", "set_model"}
+    assert "check_row" in written(registry.get("evaluator", "refusal"))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from cli_samples import ENTRY, strategy
 RESULTS = [
     SimpleNamespace(check="something_trains", outcome="passed", reason=""),
     SimpleNamespace(check="merging_keeps_the_outputs", outcome="skipped", reason="it does not merge"),
-    SimpleNamespace(check="reopened_options_are_its_own", outcome="failed", reason="they lack [bold]'depth'"),
+    SimpleNamespace(check="loading_options_are_its_own", outcome="failed", reason="they lack [bold]'depth'"),
 ]
 
 
@@ -49,7 +49,7 @@ def test_a_failed_check_is_told_with_its_reason_and_exits_with_1(ftengine, distr
     results(RESULTS)
     told = ftengine("plugins", "check", "ftengine-thing", code=1).stdout
     row = next(line for line in told.splitlines() if "reopened_options" in line)
-    assert row.split()[:4] == ["strategy", "thing", "reopened_options_are_its_own", "failed"]
+    assert row.split()[:4] == ["strategy", "thing", "loading_options_are_its_own", "failed"]
     assert "they lack [bold]'depth'" in row
     assert "1 passed, 1 failed, 1 skipped" in told
     found = json.loads(ftengine("plugins", "check", "ftengine-thing", "--json", code=1).stdout)
@@ -57,7 +57,7 @@ def test_a_failed_check_is_told_with_its_reason_and_exits_with_1(ftengine, distr
     assert found["counts"] == {"passed": 1, "failed": 1, "skipped": 1}
     assert found["results"][2] == {
         "component": "strategy thing",
-        "check": "reopened_options_are_its_own",
+        "check": "loading_options_are_its_own",
         "outcome": "failed",
         "reason": "they lack [bold]'depth'",
     }

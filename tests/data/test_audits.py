@@ -219,7 +219,7 @@ class GermanTaxNumbers(Audit):
 
     name = "german-tax-numbers"
 
-    def look(self, data):
+    def examine(self, data):
         from stdnum.de import idnr
 
         for split, rows in data.splits.items():

@@ -157,7 +157,7 @@ def test_under_keeps_one_example_for_one_whatever_the_epoch(split):
 
 def test_under_shows_augmenters_the_processor(split):
     class Choosy(Stamp):
-        def bind_processor(self, processor):
+        def set_processor(self, processor):
             raise RecipeError(f"not with {processor}")
 
     with pytest.raises(RecipeError, match="not with None"):

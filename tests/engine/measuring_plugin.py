@@ -22,7 +22,7 @@ class Even(Evaluator):
     def fit(self, rows):
         self.seen = 0 if rows is None else len(rows["tokens"])
 
-    def example_scores(self, rows):
+    def score_examples(self, rows):
         even = (rows["tokens"] % 2 == 0).astype(float)
         return ExampleScores(even, even)
 

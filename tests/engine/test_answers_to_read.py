@@ -46,12 +46,12 @@ def test_a_dozen_held_out_prompts_are_answered_by_both_models_as_predict_answers
     assert [one.prompt for one in found] == [row["messages"][0]["content"] for row in rows]
     assert [one.wanted for one in found] == [row["messages"][1]["content"] for row in rows]
     for side, base in (("base", True), ("tuned", False)):
-        said = chat_run.predict(rows, base=base, options=CausalLM.brief)
+        said = chat_run.predict(rows, base=base, options=CausalLM.short_generation)
         assert [getattr(one, side) for one in found] == [answer["completion"] for answer in said]
     assert any(one.base != one.tuned for one in found)
     held_out = pq.read_table(chat_run.path / "predictions" / "test-tuned.parquet")["place"].to_pylist()
     assert {one.place for one in found} <= set(held_out)
-    assert Examples.read(chat_run.directory).answered_with == CausalLM.brief
+    assert Examples.read(chat_run.directory).answered_with == CausalLM.short_generation
 
 
 def test_the_loss_of_a_changed_example_is_that_of_a_token_as_in_the_figures(chat_run):
@@ -117,17 +117,17 @@ def test_answers_that_an_evaluator_asks_for_are_not_made_twice(tmp_path):
     assert not (measured.path / "predictions" / "answers-tuned.parquet").exists()
     assert answers_of(plain) == answers_of(measured)
     assert len(answers_of(plain)) == DOZEN
-    assert Examples.read(plain.directory).answered_with == {"max_new_tokens": 5} != Seq2SeqLM.brief
+    assert Examples.read(plain.directory).answered_with == {"max_new_tokens": 5} != Seq2SeqLM.short_generation
     assert {one.wanted for one in answers_of(plain)} == {"the dog", "the film"}
 
 
 def test_likely_personal_data_is_masked_in_them(llama_folder, chat_recipe, tmp_path, monkeypatch):
     rows = [{"prompt": f"{i}: who is {EMAIL}?", "completion": f"{EMAIL} is number {i}."} for i in range(20)]
     # A tiny model writes no address by itself.
-    write = CausalLM.answer
+    write = CausalLM.generate
     monkeypatch.setattr(
         CausalLM,
-        "answer",
+        "generate",
         lambda *args: [{**one, "completion": "Ask Jane.Doe@example.org, 212-555-0123."} for one in write(*args)],
     )
     data = write_rows(tmp_path / "mail.jsonl", rows)
@@ -141,7 +141,7 @@ def test_a_model_that_cannot_write_still_ends_its_run(chat_recipe, monkeypatch):
     def fail(*_):
         raise DataError("it is mute.")
 
-    monkeypatch.setattr(CausalLM, "answer", fail)
+    monkeypatch.setattr(CausalLM, "generate", fail)
     heard = Heard()
     run = fine_tune(chat_recipe(train__max_steps=1, evaluation__answers=12), listener=heard)
     assert [text for text in heard.said if "not shown" in text] == [

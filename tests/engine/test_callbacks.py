@@ -19,7 +19,7 @@ class LogLines(Callback):
 
     name = "log-lines"
 
-    def on(self, event):
+    def on_event(self, event):
         if isinstance(event, Stepped):
             with open(event.run / "steps.txt", "a") as file:
                 file.write(f"{event.step}: {event.figures['loss']:.4f}\n")
@@ -31,7 +31,7 @@ class Ear(Callback):
     name = "ear"
     heard: list = []  # noqa: RUF012
 
-    def on(self, event):
+    def on_event(self, event):
         self.heard.append(event)
 
 
@@ -40,7 +40,7 @@ class Torn(Callback):
 
     name = "torn"
 
-    def on(self, event):
+    def on_event(self, event):
         if isinstance(event, Stepped) and event.step >= 2:
             raise ConnectionError("no route")
 
@@ -50,7 +50,7 @@ class Budget(Callback):
 
     name = "budget"
 
-    def on(self, event):
+    def on_event(self, event):
         if isinstance(event, Stepped) and event.step >= 2:
             raise TrainingError("the budget is spent.")
 
@@ -106,7 +106,7 @@ class Gradients(Callback):
     name = "gradients"
     seen: list = []  # noqa: RUF012
 
-    def on(self, event):
+    def on_event(self, event):
         if isinstance(event, BeforeStep):
             grads = {name: p.grad.clone() for name, p in event.model.named_parameters() if p.grad is not None}
             self.seen.append((event.step, event.norm, grads))

@@ -40,11 +40,11 @@ def test_a_run_in_which_nothing_gets_a_gradient_ends_with_the_reason(chat_recipe
         loaded.module.beside = nn.Parameter(torch.zeros(2, device=loaded.module.device))
         loaded.module.model.norm.weight.requires_grad_(True)
 
-    def frozen(self, model, *step):
+    def frozen_parameters(self, model, *step):
         return [model.model.norm.weight]
 
     monkeypatch.setattr(Full, "prepare", prepare)
-    monkeypatch.setattr(Full, "frozen", frozen)
+    monkeypatch.setattr(Full, "frozen_parameters", frozen_parameters)
     with pytest.raises(TrainingError, match=r"'full' trains 1 tensors, e\.g\. beside, and none got a gradient"):
         fine_tune(chat_recipe(strategy="full", train__max_steps=2))
 

@@ -35,7 +35,7 @@ KEYS = {
 
 
 def component(base, **members):
-    return type("Odd", (base,), {"__doc__": "Odd.", "name": "odd", **members})
+    return type("Odd", (base,), {"__doc__": "Odd.", "__module__": __name__, "name": "odd", **members})
 
 
 def leaving_out(self, model, learning_rate, weight_decay):
@@ -130,9 +130,9 @@ class Finishing(api.Regularizer):
     """Return what JSON lacks at the end."""
 
     name = "finishing"
-    needs_validation = False
+    traits = api.RegularizerTraits(needs_validation=False)
 
-    def finish(self, model, measure):
+    def on_train_end(self, model, measure):
         return {"layer": nn.Linear(1, 1)}
 
 
@@ -196,7 +196,7 @@ def test_a_proportion_lies_between_0_and_1():
 def test_what_finish_returns_has_to_be_json(label_recipe):
     plugin = types.SimpleNamespace(hook=hookimpl(lambda: [Finishing], specname="ftengine_regularizers"))
     recipe = label_recipe(strategy="lora", train__max_steps=1, regularize=[{"name": "finishing"}])
-    with pytest.raises(PluginError, match=r"finish\(\) returned an object of type Linear; .*'layer' is not one"):
+    with pytest.raises(PluginError, match=r"on_train_end\(\) returned an object of type Linear; .*'layer' is not one"):
         fine_tune(recipe, registry=registry_of({"odd": plugin}))
 
 
@@ -209,6 +209,6 @@ def test_numbers_of_numpy_and_torch_are_numbers(number):
 def test_groups_that_name_no_decay_have_none_whatever_torch_usually_takes():
     module = nn.Linear(2, 3)
     groups = [{"params": [module.weight], "lr": 1.0}, {"params": [module.bias], "lr": 1.0, "weight_decay": 0.3}]
-    strategy = component(api.Strategy, param_groups=lambda *_: groups)()
+    strategy = component(api.Strategy, prepare=lambda *_: None, param_groups=lambda *_: groups)()
     optimizer = torch.optim.AdamW(groups_of(strategy, module, TrainSection()))
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.3]

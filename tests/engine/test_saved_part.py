@@ -15,7 +15,7 @@ from ftengine import api, fine_tune, hookimpl, load_run, registry_of
 from ftengine.engine import saved_part
 from ftengine.engine.saved_part import NEW_MODULES
 from ftengine.errors import BaseMismatch, RunError, SavedPartDiffers, TrainingError
-from ftengine.model import copy_into, read_tensors, save_tensors, trainable
+from ftengine.model import copy_into, default_param_groups, read_tensors, save_tensors, trainable
 from ftengine.model.saving import save_processor
 from ftengine.run.directory import RunDirectory
 from ftengine_builtins.tasks.text_classification import TextClassification
@@ -106,7 +106,7 @@ class Elsewhere(Biases):
         with torch.no_grad():
             loaded.module.get_parameter("bert.encoder.layer.0.output.dense.weight").mul_(self.config.grown)
 
-    def reopened(self):
+    def loading_options(self):
         return {"grown": 1.0}
 
 
@@ -148,7 +148,7 @@ class Shrinks(api.Regularizer):
     """Multiply frozen weights, however little."""
 
     name = "shrinks"
-    needs_validation = False
+    traits = api.RegularizerTraits(needs_validation=False)
 
     def attach(self, loaded, task):
         pass
@@ -156,7 +156,7 @@ class Shrinks(api.Regularizer):
     def detach(self, loaded):
         pass
 
-    def stepped(self, model, step):
+    def on_step_end(self, model, step):
         with torch.no_grad():
             for parameter in model.parameters():
                 if not parameter.requires_grad:
@@ -168,7 +168,7 @@ class Touches(api.Callback):
 
     name = "touches"
 
-    def on(self, event):
+    def on_event(self, event):
         if isinstance(event, api.BeforeStep) and event.step == 2:
             weight = event.model.get_parameter("bert.encoder.layer.0.output.dense.weight").data
             weight.view(torch.int16 if weight.dtype is torch.bfloat16 else torch.int32)[0, 0] ^= 1
@@ -215,7 +215,7 @@ def test_small_differences_of_what_is_opened_again_end_the_run_in_every_dtype(re
 class _Kept(Elsewhere):
     """Change the base alike when it is opened again."""
 
-    def reopened(self):
+    def loading_options(self):
         return {"grown": self.config.grown}
 
 
@@ -270,7 +270,7 @@ def test_memory_holds_one_base_at_a_time(recipe, monkeypatch):
     class Watched(Biases):
         def param_groups(self, model, learning_rate, weight_decay):
             frozen.append(weakref.ref(model.get_parameter("bert.embeddings.word_embeddings.weight")))
-            return super().param_groups(model, learning_rate, weight_decay)
+            return default_param_groups(model, learning_rate, weight_decay)
 
     # tests/conftest.py leaves that out elsewhere.
     monkeypatch.setattr("accelerate.utils.memory.clear_device_cache", lambda garbage_collection: gc.collect())

@@ -29,7 +29,7 @@ class Matthews(Evaluator):
 
     name = "matthews"
     reads = frozenset({"label", "predicted"})
-    metrics = {"matthews": Metric("Matthews correlation", higher_is_better=True, decides=True)}  # noqa: RUF012
+    metrics = {"matthews": Metric("Matthews correlation", higher_is_better=True, primary=True)}  # noqa: RUF012
 
     def score(self, rows, weights):
         pairs = 3 * np.asarray(rows["label"]) + np.asarray(rows["predicted"])

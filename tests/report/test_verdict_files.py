@@ -92,7 +92,7 @@ def test_figures_without_an_interval_have_three_digits(value, text):
 
 
 def test_what_has_no_interval_says_why():
-    metrics = {"a": Metric("A", interval=False, instead="b"), "b": Metric("B")}
+    metrics = {"a": Metric("A", interval=False, fallback="b"), "b": Metric("B")}
     both = {name: Estimate(0.1, None, None, n) for name, n in (("a", 100), ("b", 3))}
     assert figures.no_interval("a", metrics, both) == "no interval (see B)"
     assert figures.no_interval("b", metrics, both) == "too few examples to tell"

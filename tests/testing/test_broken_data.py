@@ -239,7 +239,7 @@ class Forgetful(Task):
     head = "sequence-classification"
     modality = "text"
 
-    def bind(self, splits):
+    def learn_labels(self, splits):
         self.predicts = frozenset({"label"})
 
     def view(self, row):
@@ -277,8 +277,8 @@ def test_two_sequences_of_a_row_are_no_fault():
 class LooksAtWeights(DPO):
     """Prefer one answer to another, and look at the model's weights."""
 
-    def see_model(self, loaded, strategy):
-        super().see_model(loaded, strategy)
+    def set_model(self, loaded, strategy):
+        super().set_model(loaded, strategy)
         self.norm = next(loaded.module.parameters()).norm().item()
 
 
@@ -379,7 +379,7 @@ class Counting(Audit):
 
     name = "counting"
 
-    def look(self, data):
+    def examine(self, data):
         for rows in data.splits.values():
             yield Finding(kind="data", level="note", text=f"{len(rows)} rows.", places=(rows.where(0),))
 
@@ -387,7 +387,7 @@ class Counting(Audit):
 class Elsewhere(Counting):
     """Names a place that is none."""
 
-    def look(self, data):
+    def examine(self, data):
         yield Finding(kind="data", level="note", text="Something is odd.", places=("line 3",))
 
 
@@ -396,21 +396,21 @@ class Restless(Counting):
 
     calls = itertools.count()
 
-    def look(self, data):
+    def examine(self, data):
         yield Finding(kind="data", level="note", text=f"Looked {next(self.calls)} times.")
 
 
 class Texts(Counting):
     """Yields texts."""
 
-    def look(self, data):
+    def examine(self, data):
         yield "Something is odd."
 
 
 class Nones(Counting):
     """Returns nothing."""
 
-    def look(self, data):
+    def examine(self, data):
         return None
 
 
@@ -419,8 +419,8 @@ class Nones(Counting):
     [
         (Elsewhere, "places_are_of_the_data", "take places from `rows.where(number)`"),
         (Restless, "the_same_data_has_the_same_findings", "depend on the data alone"),
-        (Texts, "what_it_yields_can_be_shown", "look() returned 'Something is odd.'"),
-        (Nones, "what_it_yields_can_be_shown", "look() returned None"),
+        (Texts, "what_it_yields_can_be_shown", "examine() returned 'Something is odd.'"),
+        (Nones, "what_it_yields_can_be_shown", "examine() returned None"),
     ],
 )
 def test_a_broken_audit_fails_the_check_that_is_meant(cls, check, text):

@@ -28,7 +28,7 @@ class Matthews(Evaluator):
 class OfOneLabel(Matthews):
     """Matthews' correlation, of one label an example."""
 
-    def bind(self, task, labels):
+    def set_labels(self, task, labels):
         if labels is None or labels.kind != "single":
             raise RecipeError("Matthews' correlation is of one label an example.")
 
@@ -46,7 +46,8 @@ def test_an_evaluator_is_a_few_lines_around_scikit_learn():
 
 def test_what_cannot_be_measured_has_to_be_refused():
     require(
-        Matthews, {"what_it_cannot_measure_is_refused": "let it refuse them before anything trains: bind(task, labels)"}
+        Matthews,
+        {"what_it_cannot_measure_is_refused": "let it refuse them before anything trains: set_labels(task, labels)"},
     )
 
 
@@ -137,7 +138,7 @@ class OtherResamples(Right):
 
 
 class Mean(Right):
-    def example_scores(self, rows):
+    def score_examples(self, rows):
         return ExampleScores(rows["right"].mean(), rows["right"])
 
     def trials(self, rows):

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from ftengine.api import Strategy
 from ftengine.errors import NoMatch
+from ftengine.model import default_param_groups, load_trained, save_trained
 from ftengine.testing import check_results
 from ftengine.testing.checks import results_of, skip
 
@@ -104,7 +105,7 @@ class LeavesOut(Shift):
     """Leaves the new head out of its groups."""
 
     def param_groups(self, model, learning_rate, weight_decay):
-        groups = super().param_groups(model, learning_rate, weight_decay)
+        groups = default_param_groups(model, learning_rate, weight_decay)
         return [{**group, "params": [p for p in group["params"] if len(p) != 3]} for group in groups]
 
 
@@ -121,10 +122,13 @@ class SavesNothing(Shift):
 class LosesOne(Shift):
     """Forgets one tensor of many."""
 
+    def save(self, loaded, directory):
+        save_trained(loaded.module, directory)
+
     def load(self, loaded, directory):
         kept = loaded.module.get_submodule(self.paths[0]).shift
         before = kept.detach().clone()
-        super().load(loaded, directory)
+        load_trained(loaded.module, directory)
         with torch.no_grad():
             kept.copy_(before)
 
@@ -229,7 +233,7 @@ class OwnBase(Shift):
     """Answers as its base only nearly: the first vector stays."""
 
     @contextmanager
-    def as_base(self, loaded):
+    def disabled(self, loaded):
         parts = {path: loaded.module.get_submodule(path) for path in self.paths[1:]}
         for path, part in parts.items():
             put(loaded.module, path, part.base)

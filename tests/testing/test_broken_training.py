@@ -8,7 +8,7 @@ import pytest
 import torch
 from broken import failed, require
 
-from ftengine.api import BeforeStep, Callback, Optimizer, Regularizer, Schedule, Stepped
+from ftengine.api import BeforeStep, Callback, Optimizer, Regularizer, RegularizerTraits, Schedule, Stepped
 from ftengine.errors import RecipeError, TrainingError
 from ftengine.model import trainable
 
@@ -26,21 +26,21 @@ class Pull(Regularizer):
     def penalty(self, model, batch, loss):
         return sum((p - self.means[name]).square().sum() for name, p in trainable(model).items())
 
-    def stepped(self, model, step):
+    def on_step_end(self, model, step):
         for name, p in trainable(model).items():
             self.means[name] = self.means[name].lerp(p.detach(), 0.5)
 
-    def tensors(self):
+    def state_dict(self):
         return dict(self.means)
 
-    def restore(self, tensors):
+    def load_state_dict(self, tensors):
         self.means = dict(tensors)
 
 
 class LosesState(Pull):
     """Leaves its means out of the checkpoint."""
 
-    def tensors(self):
+    def state_dict(self):
         return {}
 
 
@@ -49,8 +49,8 @@ class LosesSomeState(Pull):
 
     seen = 0
 
-    def stepped(self, model, step):
-        super().stepped(model, step)
+    def on_step_end(self, model, step):
+        super().on_step_end(model, step)
         self.seen += 1
 
     def penalty(self, model, batch, loss):
@@ -60,7 +60,7 @@ class LosesSomeState(Pull):
 class ForgetsState(Pull):
     """Does not take its state back."""
 
-    def restore(self, tensors):
+    def load_state_dict(self, tensors):
         pass
 
 
@@ -117,9 +117,9 @@ class Vector(Pull):
 class Silent(Pull):
     """Changes weights at the end, and tells nothing."""
 
-    needs_validation = False
+    traits = RegularizerTraits(needs_validation=False)
 
-    def finish(self, model, measure):
+    def on_train_end(self, model, measure):
         measure()
 
 
@@ -127,18 +127,21 @@ class Silent(Pull):
     ("cls", "expected"),
     [
         (Pull, {}),
-        (LosesState, {"a_resumed_run_is_the_uninterrupted_one": "must be in tensors()"}),
-        (LosesSomeState, {"a_resumed_run_is_the_uninterrupted_one": "must be in tensors()"}),
+        (LosesState, {"a_resumed_run_is_the_uninterrupted_one": "must be in state_dict()"}),
+        (LosesSomeState, {"a_resumed_run_is_the_uninterrupted_one": "must be in state_dict()"}),
         (
             ForgetsState,
-            {"state_survives_a_checkpoint": "tensors differ", "a_resumed_run_is_the_uninterrupted_one": "restore()"},
+            {
+                "state_survives_a_checkpoint": "tensors differ",
+                "a_resumed_run_is_the_uninterrupted_one": "load_state_dict()",
+            },
         ),
         (Sticky, {"detaching_restores_the_model": "mark was left behind"}),
         (Hooked, {"detaching_restores_the_model": "1 hooks on the model"}),
         (ReadsValues, {"a_model_without_values_is_attached_alike": "read no values there"}),
         (
             Silent,
-            {"what_is_changed_at_the_end_is_told_as_json": "finish() returned None; it must return a mapping"},
+            {"what_is_changed_at_the_end_is_told_as_json": "on_train_end() returned None; it must return a mapping"},
         ),
     ],
 )
@@ -292,7 +295,7 @@ class Notes(Callback):
 
     name = "notes"
 
-    def on(self, event):
+    def on_event(self, event):
         if isinstance(event, Stepped):
             self.last = event.figures["loss"]
 
@@ -300,7 +303,7 @@ class Notes(Callback):
 class Stops(Notes):
     """Ends a run whose loss is not finite."""
 
-    def on(self, event):
+    def on_event(self, event):
         if isinstance(event, Stepped) and not math.isfinite(event.figures["loss"]):
             raise TrainingError("the loss is not finite.")
 
@@ -308,14 +311,14 @@ class Stops(Notes):
 class Narrow(Notes):
     """Takes every event for a step."""
 
-    def on(self, event):
+    def on_event(self, event):
         self.last = event.figures["loss"]
 
 
 class Rewrites(Notes):
     """Changes the figures."""
 
-    def on(self, event):
+    def on_event(self, event):
         if isinstance(event, Stepped):
             event.figures["loss"] = 0.0
 
@@ -323,7 +326,7 @@ class Rewrites(Notes):
 class Clips(Notes):
     """Clips gradients."""
 
-    def on(self, event):
+    def on_event(self, event):
         if isinstance(event, BeforeStep):
             torch.nn.utils.clip_grad_value_(event.model.parameters(), 1e-3)
 

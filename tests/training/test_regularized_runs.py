@@ -219,16 +219,16 @@ def test_what_a_regularizer_keeps_only_after_a_step_is_given_back():
         name = "moments"
         mean = None
 
-        def tensors(self):
+        def state_dict(self):
             return {} if self.mean is None else {"mean": self.mean}
 
-        def restore(self, tensors):
+        def load_state_dict(self, tensors):
             self.mean = tensors["mean"]
 
     loaded = SimpleNamespace(module=torch.nn.Linear(1, 1))
     before, after, other = Moments(), Moments(), Moments()
     before.mean = torch.ones(2)
-    saved = Attached([Moments(), before], loaded, None).tensors()
-    Attached([other, after], loaded, None).restore(saved)
+    saved = Attached([Moments(), before], loaded, None).state_dict()
+    Attached([other, after], loaded, None).load_state_dict(saved)
     assert after.mean.tolist() == [1, 1]
     assert other.mean is None

@@ -9,9 +9,8 @@ class BitfitStrategy(api.Strategy):
     """Train the biases alone (BitFit, Ben Zaken et al. 2021)."""
 
     name = "bitfit"
-    works_on_parts = True
-    citation = "Ben Zaken et al. 2021, BitFit: Simple Parameter-efficient Fine-tuning, arXiv:2106.10199"
-    starter_learning_rate = 1.0e-3
+    traits = api.StrategyTraits(supports_sharding=True, learning_rate=1.0e-3)
+    paper = "Ben Zaken et al. 2021, BitFit: Simple Parameter-efficient Fine-tuning, arXiv:2106.10199"
 
     class Config(api.Config):
         """What a recipe may set."""
@@ -35,9 +34,6 @@ class BitfitStrategy(api.Strategy):
     def matches(self) -> dict[str, list[str]]:
         """Return the modules of the chosen parameters, for `ftengine plan`."""
         return {end: [name.rpartition(".")[0] for name in found] for end, found in self._chosen.items()}
-
-    def check_merge(self) -> None:
-        """Refuse nothing: whatever the options, the result is a plain model."""
 
     def merge(self, loaded: api.LoadedModel) -> None:
         """Do nothing: the trained biases are the base's own."""

@@ -23,8 +23,8 @@ class Liger(api.Regularizer):
     """
 
     name = "liger"
-    citation = "Hsu et al. 2024, Liger Kernel: Efficient Triton Kernels for LLM Training, arXiv:2410.10989"
-    needs_validation = False
+    paper = "Hsu et al. 2024, Liger Kernel: Efficient Triton Kernels for LLM Training, arXiv:2410.10989"
+    traits = api.RegularizerTraits(needs_validation=False)
 
     class Config(api.Config):
         """What a recipe may set."""
@@ -73,6 +73,6 @@ class Liger(api.Regularizer):
             vars(module).pop("forward", None)
         self._changed = ()
 
-    def finish(self, model: nn.Module, measure: Callable[[], Mapping[str, float]]) -> dict[str, Any]:
+    def on_train_end(self, model: nn.Module, measure: Callable[[], Mapping[str, float]]) -> dict[str, Any]:
         """Change nothing; tell how many modules the kernels computed."""
         return dict(self._found.modules)

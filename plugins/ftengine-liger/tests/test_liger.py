@@ -87,7 +87,7 @@ def test_modules_are_known_by_what_they_compute(interpreted, family, dtype):  # 
     before = passed(module)
     liger.attach(loaded(module), None)
     first, second = passed(module), passed(module)
-    assert liger.finish(module, dict) == expected
+    assert liger.on_train_end(module, dict) == expected
     close(first, before, dtype)
     assert all(map(torch.equal, first, second))
     liger.detach(loaded(module))
@@ -100,7 +100,7 @@ def test_what_it_computes_can_be_computed_twice(interpreted):  # noqa: F811
     module.gradient_checkpointing_enable({"use_reentrant": False})
     liger.attach(loaded(module), None)  # the first pass, in which it looks, is one of those that are computed twice
     close(passed(module, use_cache=False), before, torch.float32)
-    assert liger.finish(module, dict) == FAMILIES["llama"][1]
+    assert liger.on_train_end(module, dict) == FAMILIES["llama"][1]
 
 
 @pytest.mark.parametrize("options", [{}, {"dropout": 0.2}, {"dora": True}])
@@ -117,7 +117,7 @@ def test_gradients_of_lora_beside_the_kernels(interpreted, options):  # noqa: F8
     liger.attach(model, None)
     for _ in range(2):  # with the first pass's look, and without
         close(passed(module), before, torch.float32)
-    assert liger.finish(module, dict) == FAMILIES["llama"][1]
+    assert liger.on_train_end(module, dict) == FAMILIES["llama"][1]
 
 
 def test_a_copy_computes_with_weights_of_its_own(interpreted):  # noqa: F811
@@ -137,9 +137,9 @@ def test_a_model_is_looked_at_while_it_trains(interpreted):  # noqa: F811
     liger.attach(loaded(module), None)
     module.eval()(torch.randn(3, 32))
     module.train()(torch.randn(0, 32))
-    assert not liger.finish(module, dict)
+    assert not liger.on_train_end(module, dict)
     module(torch.randn(3, 32))
-    assert liger.finish(module, dict) == {"SwiGLU blocks": 1}
+    assert liger.on_train_end(module, dict) == {"SwiGLU blocks": 1}
     assert torch.isfinite(module.eval()(torch.randn(3, 32))).all()
 
 
@@ -232,7 +232,7 @@ def test_what_computes_something_else_is_left_alone(interpreted, make):  # noqa:
     before = outputs()
     liger.attach(loaded(whole), None)
     assert all(map(torch.equal, outputs(), before))
-    assert not liger.finish(whole, dict)
+    assert not liger.on_train_end(whole, dict)
     with pytest.raises(RecipeError, match=r"found no module in Sequential that computes .* of 1 that it tried"):
         liger.penalty(whole, {}, torch.zeros(()))
     liger.detach(loaded(whole))
@@ -253,7 +253,7 @@ def test_options_leave_norms_or_gates_out(interpreted):  # noqa: F811
         module, liger = made(FAMILIES["llama"][0]), Liger(Liger.Config(**{option: False}))
         liger.attach(loaded(module), None)
         passed(module)
-        assert liger.finish(module, dict) == left
+        assert liger.on_train_end(module, dict) == left
 
 
 def test_a_kernel_that_computes_something_else_is_not_used(interpreted, monkeypatch):  # noqa: F811
@@ -264,7 +264,7 @@ def test_a_kernel_that_computes_something_else_is_not_used(interpreted, monkeypa
     module, liger = made(FAMILIES["llama"][0]), Liger()
     liger.attach(loaded(module), None)
     passed(module)
-    assert liger.finish(module, dict) == {"RMS norms": 5}
+    assert liger.on_train_end(module, dict) == {"RMS norms": 5}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -18,7 +18,7 @@ class LmEval(Evaluator):
     """Ask base and tuned model tasks of lm-evaluation-harness, in a run; `ftengine lm-eval RUN` asks finished ones."""
 
     name = "lm-eval"
-    citation = "Biderman et al. 2024, arXiv:2405.14782"
+    paper = "Biderman et al. 2024, arXiv:2405.14782"
 
     Config = Options
 
@@ -39,7 +39,7 @@ class LmEval(Evaluator):
         require_head(task)
         return {name: Answers(one) for name, one in load_tasks(self.config.tasks)["tasks"].items()}
 
-    def ask(self, loaded: LoadedModel) -> dict[str, list[Prediction]]:
+    def ask_models(self, loaded: LoadedModel) -> dict[str, list[Prediction]]:
         """Return each metric of each example, as the harness gives it to what makes a figure of all."""
         from ftengine_lm_eval.harness import answers
 
@@ -91,7 +91,7 @@ class Answers(Evaluator):
         columns = {name: _numbers(rows.get(name), 0) for name in self._means}
         return {name: float(len(x)) for name, x in columns.items() if len(x) and np.isin(x, (0, 1)).all()}
 
-    def example_scores(self, rows: Rows) -> ExampleScores:
+    def score_examples(self, rows: Rows) -> ExampleScores:
         """Return the first metric that says right or wrong of each example."""
         judging = [name for name in self.metrics if name in self.trials(rows) and self.metrics[name].higher_is_better]
         count = len(next(iter(rows.values()), ()))

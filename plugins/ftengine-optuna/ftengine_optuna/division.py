@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ftengine import Recipe, hookimpl, plan, registry_of
-from ftengine.api import Labels, LearnsLabels, Metric, ReadsFiles
+from ftengine.api import Labels, Metric
 from ftengine.errors import InputError, did_you_mean
 
 FOLDER = "division"
@@ -39,13 +39,13 @@ def divide(recipe: Recipe, folder: Path) -> tuple[dict[str, Path], Labels | None
 
         name = NAME
 
-        def bind(self, splits: Mapping[str, Any]) -> Labels | None:
+        def learn_labels(self, splits: Mapping[str, Any]) -> Labels | None:
             folder.mkdir(parents=True, exist_ok=True)
-            paths = self.paths if isinstance(self, ReadsFiles) else ()
+            paths = self.file_columns
             for name, rows in splits.items():
                 files[name] = folder / f"{name}.jsonl"
                 _write(files[name], rows, paths)
-            learnt.append(super().bind(splits))
+            learnt.append(super().learn_labels(splits))
             raise _Divided
 
     hooks = SimpleNamespace(ftengine_tasks=hookimpl(lambda: [Dividing]))
@@ -107,10 +107,9 @@ def choose_metric(recipe: Recipe, labels: Labels | None, asked: str | None) -> t
     metrics: dict[str, Metric] = {}
     for name, spec in specs.items():
         evaluator = registry.build("evaluator", spec, f"evaluate.{name}")
-        if isinstance(evaluator, LearnsLabels):
-            evaluator.bind(task.name, labels)
+        evaluator.set_labels(task.name, labels)
         metrics |= evaluator.metrics
-    name = asked or next((name for name, one in metrics.items() if one.decides), next(iter(metrics), ""))
+    name = asked or next((name for name, one in metrics.items() if one.primary), next(iter(metrics), ""))
     directed = [name for name, one in metrics.items() if one.higher_is_better is not None]
     if name not in metrics:
         raise InputError(f"no metric {name!r} here. There are {', '.join(metrics)}.{did_you_mean(name, metrics)}")

@@ -113,7 +113,7 @@ class Allocation(api.Regularizer):
             apart = [torch.linalg.matrix_norm(m @ m.T - torch.eye(len(m), device=m.device)) for m in matrices]
             return self._config.orth_reg_weight * torch.stack(apart).mean()
 
-    def stepped(self, model: nn.Module, step: int) -> None:
+    def on_step_end(self, model: nn.Module, step: int) -> None:
         adapter = [p for name, p in model.named_parameters() if "lora_" in name]
         finite = all(bool(p.grad.isfinite().all()) for p in adapter if p.grad is not None)
         for parameter in adapter:
@@ -121,12 +121,12 @@ class Allocation(api.Regularizer):
                 parameter.grad = torch.zeros_like(parameter)
         self._tuner.update_and_allocate(step)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         allocator, pattern = self._tuner.rankallocator, self._config.rank_pattern or {}
         averages = {f"{kind}|{name}": x for kind in AVERAGES for name, x in getattr(allocator, kind).items()}
         return averages | {f"rank_pattern|{name}": torch.tensor(kept) for name, kept in pattern.items()}
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         allocator, pattern = self._tuner.rankallocator, {}
         for key, tensor in tensors.items():
             kind, _, name = key.partition("|")

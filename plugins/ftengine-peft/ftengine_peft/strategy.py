@@ -170,7 +170,7 @@ def strategies() -> list[type[api.Strategy]]:
                 "name": name_of(peft_type),
                 "peft_type": peft_type,
                 "Config": options_of(peft_type, made_from, AdaLoraOptions if acts else PeftOptions),
-                **({"citation": citation_of(paper)} if paper else {}),
+                **({"paper": citation_of(paper)} if paper else {}),
             }
             base = AdaLoraStrategy if acts else PeftStrategy
             found.append(type(made_from.__name__.removesuffix("Config"), (base,), members))

@@ -247,7 +247,7 @@ def test_adalora_trains_as_in_peft(tmp_path):
         assert loss.item() == pytest.approx(losses[step - 1], abs=1e-5)
         loss.backward()
         optimizer.step()
-        regularizer.stepped(model, step)
+        regularizer.on_step_end(model, step)
         optimizer.zero_grad()
     (tmp_path / "ours").mkdir()
     strategy.save(loaded, tmp_path / "ours")

@@ -167,8 +167,8 @@ def test_a_step_that_was_left_out_says_nothing_of_ranks():
     regularizer, model = strategy.regularizer(9), loaded.module.train()
     model(**LM_BATCH).loss.backward()
     next(p for name, p in model.named_parameters() if "lora_A" in name).grad[0] = float("inf")
-    regularizer.stepped(model, 1)
-    averages = [x for name, x in regularizer.tensors().items() if name.startswith("exp_avg")]
+    regularizer.on_step_end(model, 1)
+    averages = [x for name, x in regularizer.state_dict().items() if name.startswith("exp_avg")]
     assert averages
     assert not any(x.any() for x in averages)
 

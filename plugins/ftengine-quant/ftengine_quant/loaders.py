@@ -54,13 +54,12 @@ class QuantisingLoader(api.ModelLoader):
     def check_source(self, source: str) -> None:
         """Have it checked by the loader that reads it."""
         reader = self._reader(source)
-        if isinstance(reader, api.ChecksSource):
-            reader.check_source(source)
+        reader.check_source(source)
 
     def runs_code(self, source: str) -> str | None:
         """Say what code the loader that reads it runs, if any."""
         reader = self._reader(source)
-        return reader.runs_code(source) if isinstance(reader, api.RunsCode) else None
+        return reader.runs_code(source) if api.overrides(reader, "runs_code") else None
 
     def load_processor(self, source: str) -> Any:
         return self._reader(source).load_processor(source)
@@ -73,7 +72,7 @@ class QuantisingLoader(api.ModelLoader):
 
     def load_skeleton(self, request: api.LoadRequest) -> api.LoadedModel:
         reader = self._reader(request.source)
-        if isinstance(reader, api.BuildsSkeletons):
+        if api.overrides(reader, "load_skeleton"):
             return self._quantise(reader.load_skeleton(request))
         loaded = reader.load(request)
         loaded.module.to("meta")
@@ -101,7 +100,7 @@ class BitsAndBytesLoader(QuantisingLoader):
     """Quantise a model's linear layers to 4 or 8 bits with bitsandbytes, so that adapters train on it (QLoRA)."""
 
     name = "bitsandbytes"
-    citation = "Dettmers et al. 2023, QLoRA: Efficient Finetuning of Quantized LLMs, arXiv:2305.14314"
+    paper = "Dettmers et al. 2023, QLoRA: Efficient Finetuning of Quantized LLMs, arXiv:2305.14314"
 
     class Config(QuantisingConfig):
         """Options of bitsandbytes."""

@@ -20,7 +20,7 @@ class AdamW8bit(api.Optimizer):
     """AdamW with both moments in 8 bits, by bitsandbytes: a quarter of the memory for matrices of 4,096 elements on."""
 
     name = "adamw-8bit"
-    citation = "Dettmers et al. 2022, 8-bit Optimizers via Block-wise Quantization, arXiv:2110.02861"
+    paper = "Dettmers et al. 2022, 8-bit Optimizers via Block-wise Quantization, arXiv:2110.02861"
 
     class Config(api.Config):
         """Options of Adam's step."""

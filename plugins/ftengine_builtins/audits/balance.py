@@ -18,7 +18,7 @@ class Balance(Audit):
 
     name = "balance"
 
-    def look(self, data: AuditedData) -> Iterator[Finding | Display]:
+    def examine(self, data: AuditedData) -> Iterator[Finding | Display]:
         counts = count_labels(data)
         if not any(counts.values()):
             return

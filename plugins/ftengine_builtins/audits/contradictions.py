@@ -25,7 +25,7 @@ class Contradictions(Audit):
 
     name = "contradictions"
 
-    def look(self, data: AuditedData) -> Iterator[Finding]:
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
         if not any(targets.any() for targets in data.targets.values()):
             yield from _answered_otherwise(data)
             return

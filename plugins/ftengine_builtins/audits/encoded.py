@@ -14,7 +14,7 @@ class Lengths(Audit):
 
     name = "lengths"
 
-    def look(self, data: AuditedData) -> Iterator[Finding | Display]:
+    def examine(self, data: AuditedData) -> Iterator[Finding | Display]:
         rows = {split: len(rows) for split, rows in data.splits.items()}
         for key, what in (
             ("truncated", "are cut to the length limit"),
@@ -52,7 +52,7 @@ class UnknownTokens(Audit):
 
     name = "unknown-tokens"
 
-    def look(self, data: AuditedData) -> Iterator[Finding]:
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
         shares = {
             split: counts["unknown"] / counts["tokens"]
             for split, counts in data.encoded.items()
@@ -79,7 +79,7 @@ class UnreadKeys(Audit):
 
     name = "unread-keys"
 
-    def look(self, data: AuditedData) -> Iterator[Finding]:
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
         unread = data.encoded.get("train", {}).get("unread", {})
         found = {key: place for key, place in unread.items() if key.rpartition(".")[2].lower() in INSTRUCTIONS}
         if not found:

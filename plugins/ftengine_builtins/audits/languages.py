@@ -41,7 +41,7 @@ class Languages(Audit):
 
     name = "languages"
 
-    def look(self, data: AuditedData) -> Iterator[Finding | Display]:
+    def examine(self, data: AuditedData) -> Iterator[Finding | Display]:
         scripts: dict[str, Counter[str]] = {}
         languages: dict[str, Counter[str]] = {}
         rare: dict[str, dict[str, list[int]]] = {}

@@ -11,7 +11,7 @@ class Reading(Audit):
 
     name = "reading"
 
-    def look(self, data: AuditedData) -> Iterator[Finding]:
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
         for source in data.facts["sources"]:
             if source["note"]:
                 yield Finding(kind="data", level="good", text=f"{source['source']} {source['note']}.")
@@ -37,7 +37,7 @@ class Duplicates(Audit):
 
     name = "duplicates"
 
-    def look(self, data: AuditedData) -> Iterator[Finding]:
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
         compared = data.facts["near_duplicates"]
         split = data.settings["split"]
         together = split["duplicates"] == "together" and split["by"] != "time"
@@ -84,7 +84,7 @@ class Leaks(Audit):
 
     name = "leaks"
 
-    def look(self, data: AuditedData) -> Iterator[Finding]:
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
         for leak in data.facts["leaks"]:
             known, held = leak["between"]
             exact, near, groups = leak["count"], leak["near"], leak.get("groups", 0)

@@ -36,7 +36,7 @@ class Oddities(Audit):
 
     name = "oddities"
 
-    def look(self, data: AuditedData) -> Iterator[Finding]:
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
         found: dict[str, dict[str, list[int]]] = {}
         for split, rows in data.splits.items():
             lengths = np.zeros(len(rows), dtype=np.int64)
@@ -98,7 +98,7 @@ class Mojibake(Audit):
 
     name = "mojibake"
 
-    def look(self, data: AuditedData) -> Iterator[Finding]:
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
         found = matching(data, kinds_of)
         if "garbled" in found:
             yield finding(data, found["garbled"], "hold text in a wrong encoding, such as 'Ã©' for 'é'")
@@ -130,7 +130,7 @@ class PersonalData(Audit):
 
     name = "personal-data"
 
-    def look(self, data: AuditedData) -> Iterator[Finding]:
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
         found = matching(data, lambda text: {kind for kind, _ in find_personal(text)})
         for kind, values in PERSONAL.items():
             if kind in found:

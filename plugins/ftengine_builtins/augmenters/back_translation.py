@@ -23,7 +23,7 @@ class BackTranslation(TextAugmenter):
     """
 
     name = "back-translation"
-    citation = "Sennrich et al. 2016, arXiv:1511.06709; Edunov et al. 2018, arXiv:1808.09381 (drawing instead of beams)"
+    paper = "Sennrich et al. 2016, arXiv:1511.06709; Edunov et al. 2018, arXiv:1808.09381 (drawing instead of beams)"
 
     class Config(SeldomConfig):
         forward: str = Field(min_length=1, description="model there: a folder or hub id of an encoder-decoder")

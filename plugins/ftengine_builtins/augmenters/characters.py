@@ -32,7 +32,7 @@ class Keyboard(TextAugmenter):
     """
 
     name = "keyboard"
-    citation = "Belinkov and Bisk 2018, arXiv:1711.02173"
+    paper = "Belinkov and Bisk 2018, arXiv:1711.02173"
 
     class Config(AugmenterConfig):
         rate: float = Field(0.05, ge=0, le=1, description="share of letters at which a finger slips")

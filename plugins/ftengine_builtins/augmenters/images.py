@@ -61,7 +61,7 @@ class Crop(ImageAugmenter):
     """
 
     name = "crop"
-    citation = "Szegedy et al. 2015, arXiv:1409.4842"
+    paper = "Szegedy et al. 2015, arXiv:1409.4842"
 
     class Config(AugmenterConfig):
         scale: list[Annotated[float, Field(gt=0, le=1)]] = Field(
@@ -107,7 +107,7 @@ class RandAugment(ImageAugmenter):
     """
 
     name = "rand-augment"
-    citation = "Cubuk et al. 2020, arXiv:1909.13719"
+    paper = "Cubuk et al. 2020, arXiv:1909.13719"
 
     class Config(AugmenterConfig):
         operations: int = Field(2, ge=1, description="changes of each image, one after the other")
@@ -124,7 +124,7 @@ class TrivialAugment(ImageAugmenter):
     """
 
     name = "trivial-augment"
-    citation = "Müller and Hutter 2021, arXiv:2103.10158"
+    paper = "Müller and Hutter 2021, arXiv:2103.10158"
 
     def transform(self, v2: Any, image: Any) -> Callable[[Any], Any]:
         return v2.TrivialAugmentWide()

@@ -19,7 +19,7 @@ class MaskSpans(TextAugmenter):
     """
 
     name = "mask-spans"
-    citation = "Lewis et al. 2020 (BART), arXiv:1910.13461; Joshi et al. 2020 (SpanBERT), arXiv:1907.10529"
+    paper = "Lewis et al. 2020 (BART), arXiv:1910.13461; Joshi et al. 2020 (SpanBERT), arXiv:1907.10529"
 
     class Config(AugmenterConfig):
         rate: float = Field(0.15, ge=0, le=1, description="share of words that are masked; one word always stays")
@@ -31,7 +31,7 @@ class MaskSpans(TextAugmenter):
         super().__init__(config)
         self._mask = self.config.mask
 
-    def bind_processor(self, processor: Any) -> None:
+    def set_processor(self, processor: Any) -> None:
         self._mask = self.config.mask or getattr(processor, "mask_token", None)
         if self._mask is None:
             raise RecipeError(

@@ -76,7 +76,7 @@ class Mixup(Mixing):
     """
 
     name = "mixup"
-    citation = "Zhang et al. 2018, arXiv:1710.09412"
+    paper = "Zhang et al. 2018, arXiv:1710.09412"
 
     def mixed(self, pixels: Tensor, partners: list[int], share: float, rng: random.Random) -> tuple[Tensor, float]:
         return share * pixels + (1 - share) * pixels[partners], share
@@ -90,7 +90,7 @@ class CutMix(Mixing):
     """
 
     name = "cutmix"
-    citation = "Yun et al. 2019, arXiv:1905.04899"
+    paper = "Yun et al. 2019, arXiv:1905.04899"
 
     class Config(Mixing.Config):
         alpha: float = Field(1.0, gt=0, description="both parameters of the Beta distribution of an image's share")

@@ -27,7 +27,7 @@ class Synonyms(TextAugmenter):
     """
 
     name = "synonyms"
-    citation = "Zhang et al. 2015, arXiv:1509.01626; Wei and Zou 2019, arXiv:1901.11196"
+    paper = "Zhang et al. 2015, arXiv:1509.01626; Wei and Zou 2019, arXiv:1901.11196"
 
     class Config(AugmenterConfig):
         file: str = Field(

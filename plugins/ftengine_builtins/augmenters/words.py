@@ -39,7 +39,7 @@ class DeleteWords(TextAugmenter):
     """
 
     name = "delete-words"
-    citation = EDA
+    paper = EDA
 
     class Config(AugmenterConfig):
         rate: float = Field(0.1, ge=0, le=1, description="probability with which each word is left out")
@@ -63,7 +63,7 @@ class SwapWords(TextAugmenter):
     """
 
     name = "swap-words"
-    citation = EDA
+    paper = EDA
 
     class Config(AugmenterConfig):
         rate: float = Field(0.1, ge=0, le=1, description="swaps for each word of a text; rounded, but at least one")
@@ -91,7 +91,7 @@ class Punctuation(TextAugmenter):
     """
 
     name = "punctuation"
-    citation = "Karimi et al. 2021 (AEDA), arXiv:2108.13230"
+    paper = "Karimi et al. 2021 (AEDA), arXiv:2108.13230"
 
     class Config(AugmenterConfig):
         insert: float = Field(0.3, ge=0, le=1, description="most marks put in for each word, at random; 0: none")

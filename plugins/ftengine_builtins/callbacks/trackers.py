@@ -35,7 +35,7 @@ class Tracker(Callback):
                 f"or take it out; installed: {', '.join(installed) or 'none'}."
             )
 
-    def on(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         if isinstance(event, Started):
             self._start(event)
         elif self._started is None:  # of a run that is only completed here

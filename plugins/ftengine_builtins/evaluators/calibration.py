@@ -20,7 +20,7 @@ NEAR = 1.01
 """Factor by which a fitted temperature differs from the ends at least, where it is not one of them: at an end the
 likelihood has no maximum, as where all answers are right."""
 
-_biased = partial(lower, interval=False, instead="overconfidence", pooled=False, kind="calibration")
+_biased = partial(lower, interval=False, fallback="overconfidence", pooled=False, kind="calibration")
 """A metric that noise makes larger, and resampling larger still, made of bins of one model's confidence."""
 
 
@@ -68,7 +68,7 @@ class Calibration(WeightedEvaluator):
     }
     temperature = None
 
-    def bind(self, task, labels):
+    def set_labels(self, task, labels):
         require_labels(self, "one label an example", ("single",), task, labels)
         self.classes = len(labels.names)
         self._declare()

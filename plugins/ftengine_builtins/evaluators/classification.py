@@ -51,7 +51,7 @@ class Classification(WeightedEvaluator):
         ),
     }
 
-    def bind(self, task, labels):
+    def set_labels(self, task, labels):
         require_labels(self, "classes to predict", ("single", "multi"), task, labels)
         self.names = labels.names
         self.multi = labels.kind == "multi"
@@ -92,7 +92,7 @@ class Classification(WeightedEvaluator):
             found["roc_auc"] = 4 * float(np.minimum(true, n - true)[0, self.curves].sum())
         return found
 
-    def example_scores(self, rows):
+    def score_examples(self, rows):
         """Score the probability of the truth, with several labels its mean over them; right where all labels are.
 
         A mistake's probability is that of the wrong answer, with several labels of the most probable wrong decision.

@@ -28,7 +28,7 @@ class Entities(WeightedEvaluator):
         "f1": share("F1", "Harmonic mean of precision and recall, of whole entities."),
     }
 
-    def bind(self, task, labels):
+    def set_labels(self, task, labels):
         require_labels(self, "tags to predict", ("single", "tags"), task, labels)
         self.names = labels.names
         self.kinds = sorted({n[2:] for n in self.names if n != OUTSIDE}) if has_entities(labels) else []
@@ -60,7 +60,7 @@ class Entities(WeightedEvaluator):
         _, predicted, true = (float(sums.sum()) for sums in self._plain(rows))
         return {**words, "precision": predicted, "recall": true, "f1": (predicted + true) / 2}
 
-    def example_scores(self, rows):
+    def score_examples(self, rows):
         """Score the share of words whose tag is right; right where all are. Unknown without words."""
         share = ratio(np.asarray(rows["right"]), np.asarray(rows["words"]))
         return ExampleScores(share, np.where(np.isnan(share), np.nan, share == 1))

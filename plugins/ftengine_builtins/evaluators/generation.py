@@ -50,7 +50,7 @@ class Generation(WeightedEvaluator):
         "exact_match": share(
             "exact match", "Share of the answers that equal the reference, but for case, punctuation and articles."
         ),
-        "token_f1": higher("token F1", "Overlap of the answer's words with the reference's, 0 to 1.", decides=True),
+        "token_f1": higher("token F1", "Overlap of the answer's words with the reference's, 0 to 1.", primary=True),
         "rouge1": higher("ROUGE-1", "Overlap of single words with the reference, 0 to 1."),
         "rouge2": higher("ROUGE-2", "Overlap of pairs of neighbouring words, 0 to 1."),
         "rougeL": higher("ROUGE-L", "Overlap of the longest sequence of words that both have, 0 to 1."),
@@ -107,7 +107,7 @@ class Generation(WeightedEvaluator):
     def trials(self, rows):
         return trials_of_means(rows, {name: self.metrics[name] for name in MEANS})
 
-    def example_scores(self, rows):
+    def score_examples(self, rows):
         """Score token F1; right where the answer matches exactly after normalisation."""
         return ExampleScores(np.asarray(rows["token_f1"]), np.asarray(rows["exact_match"]))
 

@@ -31,7 +31,7 @@ class Perplexity(WeightedEvaluator):
         tokens = np.asarray(rows["tokens"], dtype=np.float64)
         return {"loss": tokens, "perplexity": tokens}
 
-    def example_scores(self, rows):
+    def score_examples(self, rows):
         """Score less the loss per token; unknown where nothing is predicted."""
         score = -ratio(np.asarray(rows["loss"]), np.asarray(rows["tokens"]))
         return ExampleScores(score, np.full(len(score), np.nan))

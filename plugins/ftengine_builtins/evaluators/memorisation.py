@@ -28,7 +28,7 @@ class Memorisation(WeightedEvaluator):
     """
 
     name = "memorisation"
-    probe = "memorisation"
+    traits = api.EvaluatorTraits(probe="memorisation")
 
     class Config(api.Config):
         prefix: int = Field(20, ge=1, description="words of a reference that `prefix_verbatim` looks at")

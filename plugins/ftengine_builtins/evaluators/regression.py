@@ -30,14 +30,14 @@ class Regression(WeightedEvaluator):
         ),
     }
 
-    def bind(self, task, labels):
+    def set_labels(self, task, labels):
         require_labels(self, "numbers to predict", ("regression",), task, labels)
         self.outputs = labels.names
 
     def score_resamples(self, rows, weights):
         return {name: values.mean(axis=1) for name, values in _by_output(rows, weights).items()}
 
-    def example_scores(self, rows):
+    def score_examples(self, rows):
         """Score less the squared error, the mean over outputs."""
         score = -((numbers(rows["value"]) - numbers(rows["target"])) ** 2).mean(axis=1)
         return ExampleScores(score, np.full(len(score), np.nan))

@@ -20,7 +20,7 @@ class Muon(Optimizer):
     """
 
     name = "muon"
-    citation = "Jordan et al. 2024, Muon: An Optimizer for Hidden Layers in Neural Networks, kellerjordan.github.io"
+    paper = "Jordan et al. 2024, Muon: An Optimizer for Hidden Layers in Neural Networks, kellerjordan.github.io"
 
     class Config(AdamConfig):
         """Options of Muon's step; `betas` and `eps` are AdamW's."""

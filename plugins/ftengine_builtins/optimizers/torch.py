@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 
-from ftengine.api import Config, Optimizer
+from ftengine.api import Config, Optimizer, ShardingTraits
 
 Groups = list[dict[str, Any]]
 
@@ -30,10 +30,9 @@ class AdamW(Optimizer):
     """Adam with weight decay apart from the gradient: the usual choice."""
 
     name = "adamw"
-    works_on_parts = True
+    traits = ShardingTraits(is_default=True, supports_sharding=True)
     Config = AdamConfig
-    starter = True
-    citation = "Loshchilov and Hutter 2019, Decoupled Weight Decay Regularization, arXiv:1711.05101"
+    paper = "Loshchilov and Hutter 2019, Decoupled Weight Decay Regularization, arXiv:1711.05101"
 
     def build(self, param_groups: Groups) -> torch.optim.Optimizer:
         parameters = [parameter for group in param_groups for parameter in group["params"]]
@@ -45,7 +44,7 @@ class SGD(Optimizer):
     """Stochastic gradient descent, with momentum; weight decay is added to the gradient."""
 
     name = "sgd"
-    works_on_parts = True
+    traits = ShardingTraits(supports_sharding=True)
 
     class Config(Config):
         momentum: float = Field(0.9, ge=0, lt=1, description="momentum factor")
@@ -69,7 +68,7 @@ class Adafactor(Optimizer):
     """
 
     name = "adafactor"
-    citation = "Shazeer and Stern 2018, Adafactor: Adaptive Learning Rates with Sublinear Memory Cost, arXiv:1804.04235"
+    paper = "Shazeer and Stern 2018, Adafactor: Adaptive Learning Rates with Sublinear Memory Cost, arXiv:1804.04235"
 
     class Config(Config):
         beta2_decay: float = Field(-0.8, le=0, description="exponent of the decay of beta2: 1 - step^beta2_decay")

@@ -41,7 +41,7 @@ class TableReader(FileReader):
     def read(self, source: str) -> Iterator[Row | BrokenRow]:
         return _rows(source, self._separator(source))
 
-    def note(self, source: str) -> str:
+    def describe(self, source: str) -> str:
         found = self._separator(source)
         if found == self._usual(source):
             return ""

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ftengine import api
-from ftengine.api import Criterion, LoadedModel, PredictsDistributions, Regularizer, Task
+from ftengine.api import Criterion, LoadedModel, Regularizer, RegularizerTraits, Task
 from ftengine.errors import RecipeError
 from ftengine_builtins.regularizers.randomness import is_random
 
@@ -20,9 +20,8 @@ class LabelSmoothing(Regularizer):
     """
 
     name = "label-smoothing"
-    works_on_parts = True
-    starter = True
-    citation = "Szegedy et al. 2016, Rethinking the Inception Architecture for Computer Vision, arXiv:1512.00567"
+    traits = RegularizerTraits(is_default=True, supports_sharding=True)
+    paper = "Szegedy et al. 2016, Rethinking the Inception Architecture for Computer Vision, arXiv:1512.00567"
 
     class Config(api.Config):
         epsilon: float = Field(0.1, gt=0, lt=1, description="share of the target's probability spread over all classes")
@@ -64,8 +63,8 @@ class RDrop(Regularizer):
     """
 
     name = "r-drop"
-    works_on_parts = True
-    citation = "Liang et al. 2021, R-Drop: Regularized Dropout for Neural Networks, arXiv:2106.14448"
+    traits = RegularizerTraits(supports_sharding=True)
+    paper = "Liang et al. 2021, R-Drop: Regularized Dropout for Neural Networks, arXiv:2106.14448"
 
     class Config(api.Config):
         alpha: float = Field(1.0, gt=0, description="weight of the divergence; the paper takes 0.1 to 5, by task")
@@ -106,7 +105,7 @@ class _TwoPasses(Criterion):
 
 def require_distributions(task: Task, regularizer: str) -> None:
     """Refuse a task that predicts no probabilities (RecipeError)."""
-    if not (isinstance(task, PredictsDistributions) and task.distributions):
+    if not task.predicts_probabilities:
         kind = f" with kind: {task.labels.kind}" if task.labels else ""
         raise RecipeError(
             f"regularizer {regularizer} works on the probabilities of classes, and task {task.name!r}{kind} predicts "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from ftengine import api
-from ftengine.api import LoadedModel, Regularizer, Task
+from ftengine.api import LoadedModel, Regularizer, RegularizerTraits, Task
 from ftengine.errors import RecipeError
 from ftengine_builtins.regularizers.randomness import Place, config_dropouts, dropouts
 
@@ -20,8 +20,8 @@ class Dropout(Regularizer):
     """
 
     name = "dropout"
-    works_on_parts = True
-    citation = "Srivastava et al. 2014, Dropout: A Simple Way to Prevent Neural Networks from Overfitting, JMLR 15"
+    traits = RegularizerTraits(supports_sharding=True)
+    paper = "Srivastava et al. 2014, Dropout: A Simple Way to Prevent Neural Networks from Overfitting, JMLR 15"
 
     class Config(api.Config):
         p: float = Field(0.1, ge=0, lt=1, description="probability that an activation is dropped while training")

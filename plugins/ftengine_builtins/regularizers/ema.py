@@ -24,7 +24,7 @@ class Ema(Regularizer):
     """
 
     name = "ema"
-    citation = "Morales-Brotons et al. 2024, Exponential Moving Average of Weights in Deep Learning, arXiv:2411.18704"
+    paper = "Morales-Brotons et al. 2024, Exponential Moving Average of Weights in Deep Learning, arXiv:2411.18704"
 
     class Config(api.Config):
         decay: float = Field(0.99, gt=0, lt=1, description="decay of the moving average, once warmed up")
@@ -36,7 +36,7 @@ class Ema(Regularizer):
         self._average = {name: widen(x) if x.is_floating_point() else x for name, x in copies.items()}
 
     @torch.no_grad()
-    def stepped(self, model: nn.Module, step: int) -> None:
+    def on_step_end(self, model: nn.Module, step: int) -> None:
         decay = min(self.config.decay, (1 + step) / (10 + step))
         for name, tensor in state_tensors(model).items():
             average = self._average[name]
@@ -46,7 +46,7 @@ class Ema(Regularizer):
                 average.copy_(tensor)
 
     @contextmanager
-    def evaluating(self, model: nn.Module) -> Iterator[None]:
+    def averaged_weights(self, model: nn.Module) -> Iterator[None]:
         tensors = state_tensors(model)
         trained = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         copy_into(tensors, self._average, "the average of the weights")
@@ -55,10 +55,10 @@ class Ema(Regularizer):
         finally:
             copy_into(tensors, trained, "the weights")
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         return dict(self._average)
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         copy_into(self._average, tensors, "the average of the weights in the checkpoint")
 
     def detach(self, loaded: LoadedModel) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ftengine import api
-from ftengine.api import Batch, LoadedModel, Regularizer, Task
+from ftengine.api import Batch, LoadedModel, Regularizer, RegularizerTraits, Task
 from ftengine.model import trainable
 from ftengine_builtins.regularizers.pretrained import pretrained_trained
 
@@ -27,8 +27,8 @@ class L2SP(Regularizer):
     """
 
     name = "l2-sp"
-    replaces_weight_decay = True
-    citation = (
+    traits = RegularizerTraits(replaces_weight_decay=True)
+    paper = (
         "Li et al. 2018, Explicit Inductive Bias for Transfer Learning with Convolutional Networks, arXiv:1802.01483"
     )
 

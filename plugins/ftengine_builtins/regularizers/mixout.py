@@ -33,7 +33,7 @@ class Mixout(Regularizer):
     """
 
     name = "mixout"
-    citation = (
+    paper = (
         "Lee et al. 2020, Mixout: Effective Regularization to Finetune Large-scale Pretrained Language Models, "
         "arXiv:1909.11299"
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ftengine import api
-from ftengine.api import Batch, LoadedModel, Regularizer, Task
+from ftengine.api import Batch, LoadedModel, Regularizer, RegularizerTraits, Task
 from ftengine.errors import RecipeError
 from ftengine_builtins.regularizers.randomness import NOISY
 from ftengine_builtins.strategies.targets import input_embeddings
@@ -26,8 +26,8 @@ class Neftune(Regularizer):
     """
 
     name = "neftune"
-    works_on_parts = True
-    citation = "Jain et al. 2023, NEFTune: Noisy Embeddings Improve Instruction Finetuning, arXiv:2310.05914"
+    traits = RegularizerTraits(supports_sharding=True)
+    paper = "Jain et al. 2023, NEFTune: Noisy Embeddings Improve Instruction Finetuning, arXiv:2310.05914"
 
     class Config(api.Config):
         alpha: float = Field(5.0, gt=0, description="size of the noise; the paper tries 5, 10 and 15")

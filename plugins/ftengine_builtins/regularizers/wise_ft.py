@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ftengine import api
-from ftengine.api import LoadedModel, Regularizer, Task
+from ftengine.api import LoadedModel, Regularizer, RegularizerTraits, Task
 from ftengine.model import state_tensors
 from ftengine_builtins.strategies.targets import inside
 
@@ -29,7 +29,7 @@ class WiseFT(Regularizer):
     """
 
     name = "wise-ft"
-    citation = "Wortsman et al. 2022, Robust Fine-tuning of Zero-shot Models, arXiv:2109.01903"
+    paper = "Wortsman et al. 2022, Robust Fine-tuning of Zero-shot Models, arXiv:2109.01903"
 
     class Config(api.Config):
         alpha: Annotated[float, Field(ge=0, le=1, strict=True)] | Literal["auto"] = Field(
@@ -40,9 +40,9 @@ class WiseFT(Regularizer):
 
     _start: Mapping[str, Tensor] = MappingProxyType({})
 
-    @property
-    def needs_validation(self) -> bool:
-        return self.config.alpha == "auto"
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self.traits = RegularizerTraits(needs_validation=self.config.alpha == "auto")
 
     def attach(self, loaded: LoadedModel, task: Task) -> None:
         self._start = {
@@ -51,7 +51,7 @@ class WiseFT(Regularizer):
             if tensor.is_floating_point() and not inside(name, loaded.new_modules)
         }
 
-    def finish(self, model: nn.Module, measure: Callable[[], Mapping[str, float]]) -> dict[str, Any]:
+    def on_train_end(self, model: nn.Module, measure: Callable[[], Mapping[str, float]]) -> dict[str, Any]:
         tensors = state_tensors(model)
         tuned = {name: tensors[name].detach().clone() for name in self._start}
         chosen = self.config.alpha

@@ -193,7 +193,7 @@ def _no_better(bar: Bar, others: list[str]) -> str:
         told = " and ".join(f"{bar.pair(name)} by guessing" for name in [*others, *bar.beaten(pooled=False)])
         return f"{lead} But it does more than guess: {told}."
     exact, metric = of_answers(bar.run), bar.run.evaluation.metrics[bar.metric]
-    if higher or (metric.decides and bar.tuned.value):  # a text may be good and unlike its reference
+    if higher or (metric.primary and bar.tuned.value):  # a text may be good and unlike its reference
         return f"{lead}{exact}"
     return f"Not usable: no better than {bar.answer}, {pair}.{exact}"
 
@@ -201,12 +201,12 @@ def _no_better(bar: Bar, others: list[str]) -> str:
 def unmeasured_answers(run: RunRecords) -> bool:
     """Say whether the tuned model writes texts that the metric which decides does not measure."""
     writes = run.examples is not None and run.examples.writes
-    return writes and not run.evaluation.metrics[run.headline_metric or ""].decides
+    return writes and not run.evaluation.metrics[run.headline_metric or ""].primary
 
 
 def of_answers(run: RunRecords) -> str:
     """Say how many answers are exact where their figure decides, and where there is none that they are to be read."""
-    if not run.evaluation.metrics[run.headline_metric or ""].decides:
+    if not run.evaluation.metrics[run.headline_metric or ""].primary:
         shown = run.examples is not None and run.examples.answers
         told = "No metric scored its generated text"
         return f" {told}: read its answers." if shown else f" {told}." if unmeasured_answers(run) else ""
@@ -218,7 +218,7 @@ def of_answers(run: RunRecords) -> str:
 def exact_answers(run: RunRecords) -> dict[str, int]:
     """Return how many answers are exact, of the tuned model and of its base; {} where no figure of them decides."""
     paired, metric = run.evaluation.paired, run.evaluation.metrics[run.headline_metric or ""]
-    if paired is None or not metric.decides or paired.evaluator != metric.evaluator:
+    if paired is None or not metric.primary or paired.evaluator != metric.evaluator:
         return {}
     exact, before = paired.both + paired.only_tuned, paired.both + paired.only_base
     return {"exact": exact, "base_exact": before, "answers": exact + paired.only_base + paired.neither}

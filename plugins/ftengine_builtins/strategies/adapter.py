@@ -12,7 +12,7 @@ import torch
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from ftengine.api import Config, LoadedModel, Strategy
+from ftengine.api import Config, LoadedModel, Strategy, StrategyTraits
 from ftengine.errors import BaseMismatch, NoMatch, RecipeError, RunError
 from ftengine.model import TRAINED_FILE, copy_into, regex
 from ftengine_builtins.strategies import adapterhub_format
@@ -118,10 +118,9 @@ class Adapter(Strategy):
     """Small bottlenecks after frozen sublayers (Houlsby et al. 2019; Pfeiffer et al. 2020; He et al. 2021)."""
 
     name = "adapter"
-    works_on_parts = True
-    starter_learning_rate = 1e-3
+    traits = StrategyTraits(supports_sharding=True, learning_rate=1e-3)
     Config = AdapterConfig
-    citation = (
+    paper = (
         "Houlsby et al. 2019, Parameter-Efficient Transfer Learning for NLP, arXiv:1902.00751; "
         "Pfeiffer et al. 2020, AdapterFusion, arXiv:2005.00247; "
         "He et al. 2021, Towards a Unified View of Parameter-Efficient Transfer Learning, arXiv:2110.04366"
@@ -148,11 +147,11 @@ class Adapter(Strategy):
         names = dict.fromkeys(place.sublayer for place in self._places)
         return {name: [place.path for place in self._places if place.sublayer == name] for name in names}
 
-    def reopened(self) -> dict[str, Any]:
+    def loading_options(self) -> dict[str, Any]:
         # The run's own adapter has all that came from start_from.
         return self.config.model_dump(mode="json") | {"start_from": None}
 
-    def as_base(self, loaded: LoadedModel) -> AbstractContextManager[None]:
+    def disabled(self, loaded: LoadedModel) -> AbstractContextManager[None]:
         return switched_off(loaded.module)
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:

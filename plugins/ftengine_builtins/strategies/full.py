@@ -13,9 +13,19 @@ from pydantic import Field
 from torch import nn
 
 from ftengine import api
-from ftengine.api import LoadedModel, Strategy
+from ftengine.api import LoadedModel, Strategy, StrategyTraits
 from ftengine.errors import BaseMismatch, NoMatch, RecipeError, RunError
-from ftengine.model import ModuleNames, copy_into, matching, near_modules, save_model, trainable
+from ftengine.model import (
+    ModuleNames,
+    copy_into,
+    default_param_groups,
+    load_trained,
+    matching,
+    near_modules,
+    save_model,
+    save_trained,
+    trainable,
+)
 from ftengine_builtins.loaders.quiet import reading
 from ftengine_builtins.strategies.full_levels import Levels, find_levels
 from ftengine_builtins.strategies.targets import inside, param_groups
@@ -35,9 +45,8 @@ class Full(Strategy):
     """
 
     name = "full"
-    works_on_parts = True
-    starter_learning_rate = 2e-5
-    citation = "Howard & Ruder 2018, Universal Language Model Fine-tuning for Text Classification, arXiv:1801.06146"
+    traits = StrategyTraits(supports_sharding=True, learning_rate=2e-5)
+    paper = "Howard & Ruder 2018, Universal Language Model Fine-tuning for Text Classification, arXiv:1801.06146"
 
     class Config(api.Config):
         freeze: ModuleNames = Field(
@@ -78,11 +87,13 @@ class Full(Strategy):
     def param_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Return the default's two groups for each layer: lr = learning_rate · layer_decay^(layers below the head)."""
         if self._levels is None or self.config.layer_decay == 1:
-            return super().param_groups(model, learning_rate, weight_decay)
+            return default_param_groups(model, learning_rate, weight_decay)
         of, head, share = self._levels.of, self._levels.head, self.config.layer_decay
         return param_groups(model, weight_decay, lambda name, _: learning_rate * share ** (head - of[name]))
 
-    def frozen(self, model: nn.Module, step: int, steps: int, steps_per_epoch: int) -> Iterable[nn.Parameter]:
+    def frozen_parameters(
+        self, model: nn.Module, step: int, steps: int, steps_per_epoch: int
+    ) -> Iterable[nn.Parameter]:
         """Return the layers that have not joined yet."""
         every, levels = self.config.unfreeze_every, self._levels
         if every is None or levels is None:
@@ -101,7 +112,7 @@ class Full(Strategy):
         """Write a transformers folder with the processor, or `trained.safetensors` for a plain torch module."""
         module = loaded.module
         if not hasattr(module, "save_pretrained"):
-            super().save(loaded, directory)
+            save_trained(loaded.module, directory)
             return
         # A model's config names one dtype, and readers cast everything to that: what is frozen is widened for a while.
         narrow = {p: p.data for p in module.parameters() if p.dtype != _widest(module)}
@@ -116,7 +127,7 @@ class Full(Strategy):
     def load(self, loaded: LoadedModel, directory: Path) -> None:
         """Read what `save` wrote; for a transformers folder, as transformers itself reads it."""
         if not hasattr(loaded.module, "save_pretrained"):
-            super().load(loaded, directory)
+            load_trained(loaded.module, directory)
             return
         if not any((Path(directory) / name).exists() for name in WEIGHT_FILES):
             raise RunError(

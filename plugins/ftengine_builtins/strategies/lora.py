@@ -13,7 +13,7 @@ import torch
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from torch import nn
 
-from ftengine.api import Config, LoadedModel, Strategy
+from ftengine.api import Config, LoadedModel, Strategy, StrategyTraits
 from ftengine.errors import NoMatch, NotMergeable, RecipeError, RunError
 from ftengine.model import ModuleNames, matching, regex
 from ftengine.ops import active_backend
@@ -146,11 +146,9 @@ class LoRA(Strategy):
     """Low-rank updates beside frozen layers (LoRA, Hu et al. 2021, arXiv:2106.09685)."""
 
     name = "lora"
-    works_on_parts = True
-    starter = True
-    starter_learning_rate = 5e-4
+    traits = StrategyTraits(is_default=True, supports_sharding=True, learning_rate=5e-4)
     Config = LoRAConfig
-    citation = "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685"
+    paper = "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685"
 
     _matches: Mapping[str, list[str]] = MappingProxyType({})
 
@@ -183,7 +181,7 @@ class LoRA(Strategy):
         chosen = {device: active_backend(device) for device in devices}
         return {"LoRA layers": {device: {"backend": name, "reason": why} for device, (name, why) in chosen.items()}}
 
-    def reopened(self) -> dict[str, Any]:
+    def loading_options(self) -> dict[str, Any]:
         # The run's own adapter has all that came from start_from or from the base's weights.
         return self.config.as_stored().model_dump(mode="json") | {"start_from": None}
 
@@ -220,7 +218,7 @@ class LoRA(Strategy):
         peft_format.refuse_other_whole_modules(adapter, loaded, f"the adapter in {str(directory)!r}")
         peft_format.fill_lora(loaded, peft_format.read_weights(directory), str(directory))
 
-    def as_base(self, loaded: LoadedModel) -> AbstractContextManager[None]:
+    def disabled(self, loaded: LoadedModel) -> AbstractContextManager[None]:
         """Let every layer compute as its own class does, which knows no update."""
         return of_classes((layer, layer.lora_base) for layer in lora_layers(loaded.module).values())
 

@@ -45,7 +45,7 @@ class Prefix(VirtualTokenStrategy):
     """
 
     name = "prefix"
-    citation = "Li & Liang 2021, Prefix-Tuning: Optimizing Continuous Prompts for Generation, arXiv:2101.00190"
+    paper = "Li & Liang 2021, Prefix-Tuning: Optimizing Continuous Prompts for Generation, arXiv:2101.00190"
 
     class Config(VirtualTokenOptions):
         class File(VirtualTokensFile):
@@ -87,8 +87,8 @@ class Prefix(VirtualTokenStrategy):
         # PEFT 0.21 gives classifiers their cache by a name that transformers has changed, and refuses them.
         return loaded.head != "causal-lm"
 
-    def reopened(self) -> dict[str, Any]:
-        return super().reopened() | {"projection": None}  # what it came to is in the adapter
+    def loading_options(self) -> dict[str, Any]:
+        return super().loading_options() | {"projection": None}  # what it came to is in the adapter
 
     def described(self, loaded: LoadedModel) -> tuple[VirtualTokensFile, Tensor, dict[str, Any]]:
         prefix, shape = self.prepared(loaded).prefix, self.prepared(loaded).key_shape

@@ -31,7 +31,7 @@ class Prompt(VirtualTokenStrategy):
     """
 
     name = "prompt"
-    citation = "Lester et al. 2021, The Power of Scale for Parameter-Efficient Prompt Tuning, arXiv:2104.08691"
+    paper = "Lester et al. 2021, The Power of Scale for Parameter-Efficient Prompt Tuning, arXiv:2104.08691"
 
     class Config(VirtualTokenOptions):
         class File(VirtualTokensFile):

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ftengine.api import Config, LoadedModel, Strategy
+from ftengine.api import Config, LoadedModel, Strategy, StrategyTraits
 from ftengine.errors import RecipeError
 from ftengine.model import copy_into
 from ftengine.model.token_loss import is_encoder_decoder
@@ -99,7 +99,7 @@ class VirtualTokenOptions(Config):
 class VirtualTokenStrategy(Strategy):
     """Lets virtual tokens into a model's text stack, freezes the rest, and makes room for them."""
 
-    works_on_parts = True
+    traits = StrategyTraits(supports_sharding=True)
 
     def stack(self, loaded: LoadedModel) -> Any:
         """Return the module that virtual tokens enter: a decoder, or the encoder where there are both.
@@ -149,7 +149,7 @@ class VirtualTokenStrategy(Strategy):
         if limit is not None:
             loaded.max_length = limit - count
 
-    def as_base(self, loaded: LoadedModel) -> AbstractContextManager[None]:
+    def disabled(self, loaded: LoadedModel) -> AbstractContextManager[None]:
         """Let every stack compute as its own class does, which knows no virtual tokens."""
         return of_classes((stack, stack.plain) for stack in _stacks(loaded.module))
 
@@ -176,7 +176,7 @@ class VirtualTokenStrategy(Strategy):
             tensors[EMBEDDINGS] = tensors[EMBEDDINGS][: len(embeddings)]
         copy_into(_tensors(loaded, embeddings), tensors, str(directory))
 
-    def reopened(self) -> dict[str, Any]:
+    def loading_options(self) -> dict[str, Any]:
         # The run's own adapter has the number of virtual tokens and all that came from start_from.
         return self.config.model_dump(mode="json") | {"start_from": None}
 

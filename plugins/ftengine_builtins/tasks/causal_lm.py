@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Criterion, Example, Features, LoadedModel, Prediction, View
+from ftengine.api import Batch, Config, Criterion, Example, Features, LoadedModel, Prediction, TaskTraits, View
 from ftengine.errors import DataError, RecipeError
 from ftengine.model.chat import Message, conversation_spans, has_template, is_trained, render, with_system
 from ftengine.model.generation import GenerationOptions, complete, made_to_fit, stop_tokens
@@ -73,8 +73,7 @@ class CausalLM(GenerativeTask):
     """
 
     name = "causal-lm"
-    starter = True
-    starter_model = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    traits = TaskTraits(is_default=True, example_model="HuggingFaceTB/SmolLM2-135M-Instruct")
     head = "causal-lm"
     Config = CausalLMConfig
     ahead = 1
@@ -153,7 +152,7 @@ class CausalLM(GenerativeTask):
         prompts = [self._prompt(row, loaded) for row in rows]
         return [{"completion": text} for text in complete(loaded, prompts, chosen, stop_tokens(loaded))]
 
-    def answer(
+    def generate(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[Prediction]:
         """Return {"prompt", "completion", "reference"} for each row: what was asked, answered and to be answered.
@@ -168,7 +167,7 @@ class CausalLM(GenerativeTask):
         answers = zip(complete(loaded, prompts, chosen, stop_tokens(loaded)), asked, strict=True)
         return [{"prompt": q, "completion": text, "reference": reference} for text, (_, q, reference) in answers]
 
-    def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
+    def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode with special tokens visible; the first token is never predicted, so never trained on."""
         tokens = zip(features["input_ids"], [IGNORED, *features["labels"][1:]], strict=True)
         runs = groupby(tokens, key=lambda pair: pair[1] != IGNORED)

@@ -18,10 +18,10 @@ class GenerativeTask(Task):
     modality = "text"
     evaluators = ("perplexity",)
     predicts = frozenset({"loss", "tokens"})
-    answers = frozenset({"completion", "reference", "prompt"})
-    brief: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 48}
+    generates = frozenset({"completion", "reference", "prompt"})
+    short_generation: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 48}
     """Some 35 English words say what kind of answer it is."""
-    distributions = True
+    predicts_probabilities = True
     ahead: ClassVar[int]
     """How far ahead of its own position a state predicts (`TokenLoss`)."""
 
@@ -44,7 +44,7 @@ class GenerativeTask(Task):
         losses, tokens = self._loss.by_example(model, self.model_inputs(model, batch), batch["labels"])
         return [{"loss": x, "tokens": n} for x, n in zip(losses.tolist(), tokens.tolist(), strict=True)]
 
-    def readable(self, prediction: Prediction) -> dict[str, Any]:
+    def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
         """Return the mean loss of a token, as the figures have it, in place of the sum."""
         if not prediction.get("tokens"):
             return dict(prediction)

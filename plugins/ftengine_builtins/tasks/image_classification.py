@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Example, Features, LoadedModel, View
+from ftengine.api import Batch, Example, Features, LoadedModel, TaskTraits, View
 from ftengine.errors import DataError, SourceError
 from ftengine.model import widen
 from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
@@ -36,8 +36,7 @@ class ImageClassification(LabelledTask):
     """
 
     name = "image-classification"
-    starter_model = "google/vit-base-patch16-224-in21k"
-    starter_data = "images"
+    traits = TaskTraits(example_model="google/vit-base-patch16-224-in21k", example_data="images")
     head = "image-classification"
     modality = "image"
     Config = ImageClassificationConfig
@@ -45,7 +44,7 @@ class ImageClassification(LabelledTask):
     recognise = staticmethod(recognise_images)
 
     @property
-    def paths(self) -> tuple[str, ...]:
+    def file_columns(self) -> tuple[str, ...]:
         return (self.config.image,)
 
     def columns(self) -> dict[str, str | None]:
@@ -88,13 +87,13 @@ class ImageClassification(LabelledTask):
             )
         return {"pixel_values": torch.stack([f["pixel_values"] for f in features])}
 
-    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+    def raw_outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Hand over pixels by the name that transformers gives them; other libraries take them by position."""
         name = getattr(model, "main_input_name", None)
         output = model(**{name: batch["pixel_values"]}) if name else model(batch["pixel_values"])
         return widen(output.logits if hasattr(output, "logits") else output)
 
-    def probe(self, loaded: LoadedModel) -> Batch:
+    def probe_batch(self, loaded: LoadedModel) -> Batch:
         """Return images of random noise, resized and normalised like any other."""
         from PIL import Image
 
@@ -111,7 +110,7 @@ class ImageClassification(LabelledTask):
         label = example.get(self.config.label)
         return isinstance(label, str) and label in Path(place_of(example.get(self.config.image))).parts[:-1]
 
-    def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
+    def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Return the image's path and sizes, and what the model is to answer."""
         shape = " × ".join(map(str, features["pixel_values"].shape))
         return [(f"{features['shown']} as {shape} ", False), (self.told(features["label"]), True)]

@@ -66,7 +66,7 @@ class LabelledTask(Task):
         return EVALUATORS[self.kind]
 
     @property
-    def distributions(self) -> bool:
+    def predicts_probabilities(self) -> bool:
         return self.kind != "regression"
 
     def read(self, example: Example, processor: Any, max_length: int | None) -> Features:
@@ -93,7 +93,7 @@ class LabelledTask(Task):
         """Decide the kind of label of training data: "single", "multi" or "regression"."""
         return kind_of(value for example in examples if (value := example.get(self.config.label)) is not None)
 
-    def bind(self, splits: Mapping[str, Iterable[Example]]) -> Labels:
+    def learn_labels(self, splits: Mapping[str, Iterable[Example]]) -> Labels:
         """Return kind and names as training has them. Rows without a usable label are left to `encode` to refuse.
 
         Fewer than two labels, and one that training lacks, are refused (DataError).
@@ -141,7 +141,7 @@ class LabelledTask(Task):
             labels = labels.float().reshape(len(features), -1)
         return {**self.stack(features, processor), "labels": labels}
 
-    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+    def raw_outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return (examples, labels) logits in at least fp32."""
         return widen(raw_outputs(model, batch))
 
@@ -150,7 +150,7 @@ class LabelledTask(Task):
 
         Where kind is single, labels may be the (examples, labels) probabilities of mixed examples.
         """
-        logits = [self.outputs(model, batch) for _ in range(criterion.passes)]
+        logits = [self.raw_outputs(model, batch) for _ in range(criterion.passes)]
         losses = self._losses(criterion, batch["labels"], *logits)
         return losses.sum(), len(losses)
 
@@ -161,7 +161,7 @@ class LabelledTask(Task):
         With several labels, label and predicted are lists of 0 and 1, one number a name; so are scores
         (probabilities) and logits with any kind.
         """
-        logits, labels = self.outputs(model, batch), batch["labels"]
+        logits, labels = self.raw_outputs(model, batch), batch["labels"]
         losses = self._losses(Criterion(), labels, logits).tolist()
         if self.kind == "regression":
             columns = (labels[:, 0].tolist(), logits[:, 0].tolist(), losses)
@@ -189,7 +189,7 @@ class LabelledTask(Task):
             return [{"label": self.labels.names[i], "scores": row} for i, row in decided]
         return [{"labels": self._switched_on(indicators), "scores": row} for indicators, row in decided]
 
-    def readable(self, prediction: Prediction) -> dict[str, Any]:
+    def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
         """Return names instead of ids, and of the scores the five highest."""
         if self.kind == "regression":
             return dict(prediction)

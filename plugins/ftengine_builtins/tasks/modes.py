@@ -18,7 +18,7 @@ def evaluated(task: Any, loaded: LoadedModel, batch: Batch) -> Tensor:
     """Return a task's `outputs` for a batch in evaluation mode, on the model's device."""
     device = next(loaded.module.parameters()).device
     with evaluating(loaded.module):
-        return task.outputs(loaded.module, {key: value.to(device) for key, value in batch.items()})
+        return task.raw_outputs(loaded.module, {key: value.to(device) for key, value in batch.items()})
 
 
 def refuse_options(task: Task, options: Mapping[str, Any] | None) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, View
+from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, TaskTraits, View
 from ftengine.errors import DataError
-from ftengine.model import probe_tokens, raw_outputs
+from ftengine.model import probe_tokens
 from ftengine.model.generation import GenerationOptions, complete, stop_tokens
 from ftengine.model.token_loss import IGNORED
 from ftengine.model.tokens import full_length, length_limit, missing_end, part_within, tokenize, unknown_in
@@ -43,7 +43,7 @@ class Seq2SeqLM(GenerativeTask):
     """
 
     name = "seq2seq-lm"
-    starter_model = "google-t5/t5-small"
+    traits = TaskTraits(example_model="google-t5/t5-small")
     head = "seq2seq-lm"
     Config = Seq2SeqLMConfig
     ahead = 0
@@ -94,12 +94,10 @@ class Seq2SeqLM(GenerativeTask):
     def model_inputs(self, model: nn.Module, batch: Batch) -> Batch:
         return {**batch, "decoder_input_ids": shifted(model, batch["labels"])}
 
-    def probe(self, loaded: LoadedModel) -> Batch:
+    def probe_batch(self, loaded: LoadedModel) -> Batch:
         """Return random tokens for encoder and decoder."""
         batch = probe_tokens(loaded.module)
         return {**batch, "decoder_input_ids": batch["input_ids"].flip(1)}
-
-    outputs = staticmethod(raw_outputs)
 
     def check_input(self, row: Example) -> None:
         """Refuse a row without a prompt."""
@@ -114,7 +112,7 @@ class Seq2SeqLM(GenerativeTask):
         """
         return [{"completion": text} for text in self._complete(loaded, rows, GenerationOptions.read(options))]
 
-    def answer(
+    def generate(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[Prediction]:
         """Return {"prompt", "completion", "reference"} for each row; the reference is None where it has no completion.
@@ -127,7 +125,7 @@ class Seq2SeqLM(GenerativeTask):
         answers = zip(rows, self._complete(loaded, rows, chosen), strict=True)
         return [{"prompt": row["prompt"], "completion": x, "reference": row.get("completion")} for row, x in answers]
 
-    def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
+    def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode prompt and completion with special tokens visible."""
         return [(processor.decode(features["input_ids"]) + " ", False), (processor.decode(features["labels"]), True)]
 

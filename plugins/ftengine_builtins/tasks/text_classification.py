@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ftengine.api import Example, Features, View
+from ftengine.api import Example, Features, TaskTraits, View
 from ftengine.errors import DataError
 from ftengine.model.tokens import length_limit, stack_tokens, tokenize
 from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
@@ -36,7 +36,7 @@ class TextClassification(LabelledTask):
     """
 
     name = "text-classification"
-    starter_model = "distilbert/distilbert-base-uncased"
+    traits = TaskTraits(example_model="distilbert/distilbert-base-uncased")
     head = "sequence-classification"
     modality = "text"
     Config = TextClassificationConfig
@@ -71,7 +71,7 @@ class TextClassification(LabelledTask):
         """Refuse a row whose texts are missing or empty."""
         self._texts(row)
 
-    def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
+    def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Return the text as the model reads it, and what it is to answer."""
         return [(processor.decode(features["input_ids"]), False), (self.told(features["label"]), True)]
 

@@ -10,7 +10,19 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Criterion, Example, Features, Labels, LoadedModel, Prediction, Task, View
+from ftengine.api import (
+    Batch,
+    Config,
+    Criterion,
+    Example,
+    Features,
+    Labels,
+    LoadedModel,
+    Prediction,
+    Task,
+    TaskTraits,
+    View,
+)
 from ftengine.errors import DataError
 from ftengine.model import raw_outputs, widen
 from ftengine.model.token_loss import IGNORED
@@ -46,13 +58,13 @@ class TokenClassification(Task):
     """
 
     name = "token-classification"
-    starter_model = "distilbert/distilbert-base-cased"
+    traits = TaskTraits(example_model="distilbert/distilbert-base-cased")
     head = "token-classification"
     modality = "text"
     Config = TokenClassificationConfig
     evaluators = ("entities",)
     predicts = frozenset({"tags", "predicted_tags"})
-    distributions = True
+    predicts_probabilities = True
 
     recognise = staticmethod(tagged_rows.recognise)
     check_columns = staticmethod(tagged_rows.check_columns)
@@ -60,7 +72,7 @@ class TokenClassification(Task):
     check_input = staticmethod(read_words)
     collate = staticmethod(stack_tokens)
 
-    def bind(self, splits: Mapping[str, Iterable[Example]]) -> Labels:
+    def learn_labels(self, splits: Mapping[str, Iterable[Example]]) -> Labels:
         """Return the tags of training. Rows that cannot be read are left to `encode` to refuse.
 
         Fewer than two tags, tags of another scheme, and one that training lacks, are refused (DataError).
@@ -112,24 +124,24 @@ class TokenClassification(Task):
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
         """Return (summed losses of the tagged words, their number)."""
         wanted = batch["labels"] != IGNORED
-        logits = [self.outputs(model, batch)[wanted] for _ in range(criterion.passes)]
+        logits = [self.raw_outputs(model, batch)[wanted] for _ in range(criterion.passes)]
         return criterion.single(batch["labels"][wanted], *logits).sum(), len(logits[0])
 
-    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+    def raw_outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return (examples, longest, tags) logits in at least fp32."""
         return widen(raw_outputs(model, batch))
 
     @torch.no_grad()
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """Return the tags of each example's words and those that the model gives, as ids in the words' order."""
-        predicted = self.outputs(model, batch).argmax(dim=2)
+        predicted = self.raw_outputs(model, batch).argmax(dim=2)
         wanted = batch["labels"] != IGNORED
         return [
             {"tags": truth[mask].tolist(), "predicted_tags": answer[mask].tolist()}
             for truth, answer, mask in zip(batch["labels"], predicted, wanted, strict=True)
         ]
 
-    def readable(self, prediction: Prediction) -> dict[str, Any]:
+    def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
         return {key: [self.labels.names[i] for i in prediction[key]] for key in ("tags", "predicted_tags")}
 
     def infer(
@@ -151,7 +163,7 @@ class TokenClassification(Task):
             answers.append({"spans": self._spans(row, tags)} if row.is_text else {"tags": tags})
         return answers
 
-    def show(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
+    def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Return the tokens as the model reads them, each tagged one followed by its tag."""
         pieces = []
         for token, label in zip(features["input_ids"], features["labels"], strict=True):

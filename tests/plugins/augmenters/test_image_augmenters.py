@@ -90,7 +90,7 @@ def test_brightness_stays_in_its_range():
 
 def test_an_image_in_a_row_is_replaced_and_its_label_is_not(image):
     task = ImageClassification()
-    task.labels = task.bind({"train": [{"image": "x", "label": "a"}, {"image": "y", "label": "b"}]})
+    task.labels = task.learn_labels({"train": [{"image": "x", "label": "a"}, {"image": "y", "label": "b"}]})
     flip = Flip(Flip.Config(probability=1))
     row = {"image": image, "label": "a"}
     (changed,) = flip.augment(row, task, random.Random(0))

@@ -113,7 +113,7 @@ def test_an_image_is_an_input_and_another_takes_its_place(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.jpg", exif=exif)
     task = ImageClassification()
-    task.labels = task.bind({"train": [{"image": "x", "label": "a"}, {"image": "y", "label": "b"}]})
+    task.labels = task.learn_labels({"train": [{"image": "x", "label": "a"}, {"image": "y", "label": "b"}]})
     row = {"image": str(tmp_path / "a.jpg"), "label": "a"}
     seen = []
     same = rewritten(task, row, lambda image: seen.append(image) or image)

@@ -240,12 +240,12 @@ def test_the_mask_is_the_tokenizers_unless_one_is_named(bert_folder, llama_folde
     from transformers import AutoTokenizer
 
     augmenter = MaskSpans(MaskSpans.Config(rate=1))
-    augmenter.bind_processor(AutoTokenizer.from_pretrained(bert_folder))
+    augmenter.set_processor(AutoTokenizer.from_pretrained(bert_folder))
     assert "[MASK]" in augmenter.change("one two three", random.Random(0))
     with pytest.raises(RecipeError, match=r"'mask-spans' has no mask: .* Name one with option mask"):
-        augmenter.bind_processor(AutoTokenizer.from_pretrained(llama_folder))
+        augmenter.set_processor(AutoTokenizer.from_pretrained(llama_folder))
     named = MaskSpans(MaskSpans.Config(rate=1, mask="<gap>"))
-    named.bind_processor(AutoTokenizer.from_pretrained(llama_folder))
+    named.set_processor(AutoTokenizer.from_pretrained(llama_folder))
     assert "<gap>" in named.change("one two three", random.Random(0))
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ftengine.api import Failed, Finished, HasViewer, Started, Stepped, Validated
+from ftengine.api import Failed, Finished, Started, Stepped, Validated, overrides
 from ftengine.errors import RecipeError
 from ftengine_builtins.callbacks.trackers import TRACKERS, TensorBoard
 
@@ -20,7 +20,7 @@ def told(run, *events, begun=0):
     """Tell a new TensorBoard callback of a run that begins after `begun` steps."""
     callback = TensorBoard()
     for event in (Started(run, begun, RECIPE), *events):
-        callback.on(event)
+        callback.on_event(event)
 
 
 def scalars(run):
@@ -64,7 +64,7 @@ def test_the_recipe_is_told_flat_and_once(tmp_path):
 
 
 def test_a_run_that_is_only_completed_writes_nothing(tmp_path):
-    TensorBoard().on(Finished(tmp_path, 3, EVALUATION))
+    TensorBoard().on_event(Finished(tmp_path, 3, EVALUATION))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -79,5 +79,5 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_package():
     (comet,) = [tracker for tracker in TRACKERS if tracker.name == "comet_ml"]
     with pytest.raises(RecipeError, match=r"'comet_ml' is not installed.*pip install comet-ml.*installed: tensorboard"):
         comet().check_options()
-    assert not isinstance(comet(), HasViewer)
+    assert not overrides(comet(), "view_command")
     assert TensorBoard().view_command(Path("runs/a")) == "tensorboard --logdir runs/a/trackers"

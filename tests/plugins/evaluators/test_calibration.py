@@ -27,7 +27,7 @@ def predictions(logits, labels):
 
 def bound(classes=4, bins=15, validation=None):
     evaluator = Calibration(Calibration.Config(bins=bins))
-    evaluator.bind("a-task", Labels("single", tuple(map(str, range(classes)))))
+    evaluator.set_labels("a-task", Labels("single", tuple(map(str, range(classes)))))
     evaluator.fit(None if validation is None else rows_of(evaluator, predictions(*validation)))
     return evaluator
 
@@ -147,7 +147,7 @@ def test_impossible_truth_stays_finite(scored):
 )
 def test_other_tasks_are_refused(labels, what):
     with pytest.raises(RecipeError, match=f"'calibration' needs one label .* has {what}"):
-        Calibration().bind("a-task", labels)
+        Calibration().set_labels("a-task", labels)
 
 
 @pytest.mark.parametrize(("row", "what"), [((0, [0.1, 0.2, 0.3]), "3 logits"), ((-100, [0.1, 0.2]), "label -100")])

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMet
 
 def bound(kind="single", names=NAMES):
     evaluator = Classification()
-    evaluator.bind("a-task", Labels(kind, tuple(names)))
+    evaluator.set_labels("a-task", Labels(kind, tuple(names)))
     return evaluator
 
 
@@ -163,19 +163,19 @@ def test_slices_go_without_roc_auc(scored):
 def test_an_example_is_scored_by_the_probability_of_the_truth(scored):
     scores = [[0.5, 0.1, 0.3, 0.1]] * 2
     found = scored(bound(), predictions([2, 0], [0, 0], scores))
-    examples = found.evaluator.example_scores(found.rows)
+    examples = found.evaluator.score_examples(found.rows)
     assert (examples.score.tolist(), examples.right.tolist()) == ([0.3, 0.5], [0, 1])
     found = scored(bound(), predictions([2, 0], [0, 0]))
-    assert found.evaluator.example_scores(found.rows).score.tolist() == [0, 1]
+    assert found.evaluator.score_examples(found.rows).score.tolist() == [0, 1]
     found = scored(bound("multi", "ab"), predictions([[1, 0]], [[1, 1]], [[0.9, 0.6]]))
-    examples = found.evaluator.example_scores(found.rows)
+    examples = found.evaluator.score_examples(found.rows)
     assert (examples.score[0], examples.right[0]) == (pytest.approx((0.9 + 0.4) / 2), 0)
 
 
 @pytest.mark.parametrize("labels", [None, Labels("regression", ("score",))])
 def test_without_classes_it_is_refused(labels):
     with pytest.raises(RecipeError, match=r"'classification' needs classes .*'a-task' has (no labels|numbers)"):
-        Classification().bind("a-task", labels)
+        Classification().set_labels("a-task", labels)
 
 
 @pytest.mark.parametrize(

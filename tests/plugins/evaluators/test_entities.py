@@ -15,7 +15,7 @@ NAMES = ("O", "B-LOC", "B-PER", "I-LOC", "I-PER")
 
 def bound(names=NAMES, kind="single"):
     evaluator = Entities()
-    evaluator.bind("token-classification", Labels(kind, names))
+    evaluator.set_labels("token-classification", Labels(kind, names))
     return evaluator
 
 
@@ -95,11 +95,11 @@ def test_an_example_is_scored_by_its_words(scored):
     rows = [{"tags": [0, 1, 1, 0], "predicted_tags": [0, 1, 0, 0]}, {"tags": [0], "predicted_tags": [0]},
             {"tags": [], "predicted_tags": []}]  # fmt: skip
     found = scored(bound(), rows)
-    examples = found.evaluator.example_scores(found.rows)
+    examples = found.evaluator.score_examples(found.rows)
     assert examples.score == pytest.approx([0.75, 1, math.nan], nan_ok=True)
     assert examples.right == pytest.approx([0, 1, math.nan], nan_ok=True)
 
 
 def test_a_task_without_tags_is_refused():
     with pytest.raises(RecipeError, match="needs tags to predict"):
-        Entities().bind("causal-lm", None)
+        Entities().set_labels("causal-lm", None)

@@ -85,7 +85,7 @@ def test_exact_match_and_f1_forgive_case_articles_and_punctuation(scored):
     found = scored(Generation(), predictions(["The Fox!", "a red fox", "no"], ["fox", "red dog", "yes"]))
     assert found.scores["exact_match"] == pytest.approx(1 / 3)
     assert found.scores["token_f1"] == pytest.approx((1 + 0.5 + 0) / 3)
-    examples = found.evaluator.example_scores(found.rows)
+    examples = found.evaluator.score_examples(found.rows)
     assert (examples.score.tolist(), examples.right.tolist()) == ([1, 0.5, 0], [1, 0, 0])
 
 
@@ -110,7 +110,7 @@ def test_an_example_without_reference_is_left_out(scored):
     found = scored(Generation(), predictions([*answers, "anything"], [*references, None]))
     assert found.scores == pytest.approx(scored(Generation(), predictions(answers, references)).scores)
     assert found.details()[0]["references"] == len(answers)
-    assert math.isnan(found.evaluator.example_scores(found.rows).score[-1])
+    assert math.isnan(found.evaluator.score_examples(found.rows).score[-1])
     nothing = scored(Generation(), predictions(["a", "b"], [None, None]))
     assert all(math.isnan(score) for score in nothing.scores.values())
     assert nothing.details()[0] == {"references": 0, "length_ratio": None, "words": None, "reference_words": None}

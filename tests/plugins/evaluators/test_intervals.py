@@ -32,7 +32,7 @@ def figures(logits, label, seed=0):
     rows = {"label": label, "predicted": logits.argmax(axis=1), "scores": scores, "logits": logits}
     weights, found = Weights(np.arange(len(label)), seed, 400), {}
     for evaluator in (Classification(), Calibration()):
-        evaluator.bind("a-task", Labels("single", tuple(map(str, range(logits.shape[1])))))
+        evaluator.set_labels("a-task", Labels("single", tuple(map(str, range(logits.shape[1])))))
         found |= measure(evaluator, rows, weights)
     return found
 
@@ -72,7 +72,7 @@ def test_the_difference_of_a_model_from_itself_has_no_width_and_equal_figures_al
 
 def beyond(evaluator, labels, rows):
     """Return how much better a model is than the constant answer, by metric."""
-    evaluator.bind("a-task", labels)
+    evaluator.set_labels("a-task", labels)
     weights = Weights(np.arange(len(next(iter(rows.values())))), 0, 1000)
     return beyond_baseline(evaluator, rows, weights, measure(evaluator, rows, weights))
 

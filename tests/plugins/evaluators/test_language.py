@@ -29,5 +29,5 @@ def test_texts_weigh_as_many_tokens_as_they_have(scored):
 
 def test_without_tokens_there_is_no_loss(scored):
     found = scored_texts(scored, [0.0, 6.0], [0, 3])
-    assert found.evaluator.example_scores(found.rows).score == pytest.approx([math.nan, -2], nan_ok=True)
+    assert found.evaluator.score_examples(found.rows).score == pytest.approx([math.nan, -2], nan_ok=True)
     assert math.isnan(scored_texts(scored, [0.0] * 10, [0] * 10).scores["perplexity"])

@@ -72,4 +72,4 @@ def test_another_expectation_is_refused_before_anything_loads(value):
 
 def test_an_answer_is_right_where_it_does_what_is_expected(scored):
     found = of(scored, [(NO, "refuse"), (NO, "answer"), (YES, "answer")])
-    assert found.evaluator.example_scores(found.rows).right.tolist() == [1, 0, 1]
+    assert found.evaluator.score_examples(found.rows).right.tolist() == [1, 0, 1]

@@ -16,7 +16,7 @@ N = 30
 
 def of(scored, target, value, outputs=("score",)):
     evaluator = Regression()
-    evaluator.bind("a-task", Labels("regression", outputs))
+    evaluator.set_labels("a-task", Labels("regression", outputs))
     return scored(evaluator, [{"target": t, "value": v} for t, v in zip(target, value, strict=True)])
 
 
@@ -77,10 +77,10 @@ def test_without_variation_r2_and_correlation_are_undefined(scored):
 
 def test_an_example_is_scored_by_its_squared_error(scored):
     found = of(scored, [[1.0, 2.0]], [[1.0, 4.0]], ("a", "b"))
-    assert found.evaluator.example_scores(found.rows).score.tolist() == [-2]
+    assert found.evaluator.score_examples(found.rows).score.tolist() == [-2]
 
 
 @pytest.mark.parametrize("labels", [None, Labels("single", ("a", "b"))])
 def test_without_numbers_it_is_refused(labels):
     with pytest.raises(RecipeError, match=r"'regression' needs numbers .*'a-task' has (no labels|one label)"):
-        Regression().bind("a-task", labels)
+        Regression().set_labels("a-task", labels)

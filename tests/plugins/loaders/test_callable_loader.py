@@ -17,7 +17,7 @@ LABELS = Labels("single", ("no", "yes"))
 
 CODE = """
 from torch import nn
-from ftengine.api import Labels, LoadedModel
+from ftengine.api import (Labels, LoadedModel)
 from ftengine.errors import DataError
 
 calls = []

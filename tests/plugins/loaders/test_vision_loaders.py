@@ -60,7 +60,7 @@ def save(loaded, folder):
 def logits(loaded):
     task = ImageClassification()
     with torch.no_grad():
-        return task.outputs(loaded.module.eval(), task.probe(loaded))
+        return task.raw_outputs(loaded.module.eval(), task.probe_batch(loaded))
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +313,7 @@ def test_timm_reads_what_was_written(base, library):
         pytest.skip("a folder of torchvision")
     first, folder = base
     again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    probe = ImageClassification().probe(first)["pixel_values"]
+    probe = ImageClassification().probe_batch(first)["pixel_values"]
     with torch.no_grad():
         assert torch.equal(again(probe), first.module.eval()(probe))
     assert json.loads((folder / "config.json").read_text())["label_names"] == ["a", "b", "c"]

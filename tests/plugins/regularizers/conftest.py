@@ -50,7 +50,7 @@ def make(request):
             rows = [{"prompt": text, "completion": f" {text} again"} for text in TEXTS]
             cls = AutoModelForCausalLM if kind == "text" else AutoModelForSeq2SeqLM
             loaded = LoadedModel(cls.from_pretrained(folder, dtype=dtype), processor, str(folder), task.head)
-        task.labels = task.bind({"train": rows})
+        task.labels = task.learn_labels({"train": rows})
         apply_strategy(strategy or Full(), loaded)
         loaded.module.train()
         batch = task.collate([task.encode(row, processor) for row in rows], processor)

@@ -283,11 +283,11 @@ def test_ema_by_hand():
     for step, value in ((1, 2.0), (2, 4.0), (3, 8.0)):
         with torch.no_grad():
             loaded.module.w.fill_(value)
-        regularizer.stepped(loaded.module, step)
+        regularizer.on_step_end(loaded.module, step)
     first = 2 / 11 * 1 + 9 / 11 * 2
     second = 3 / 12 * first + 9 / 12 * 4
     third = 0.3 * second + 0.7 * 8  # 4/13 is above the decay
-    with regularizer.evaluating(loaded.module):
+    with regularizer.averaged_weights(loaded.module):
         assert loaded.module.w.item() == pytest.approx(third, rel=1e-12)
     assert loaded.module.w.item() == 8.0
 
@@ -300,8 +300,8 @@ def test_ema_averages_in_fp32_and_forgets_its_start():
     with torch.no_grad():
         loaded.module.w.fill_(0.0)
     for step in range(1, 11):
-        regularizer.stepped(loaded.module, step)
-    average = regularizer.tensors()["w"]
+        regularizer.on_step_end(loaded.module, step)
+    average = regularizer.state_dict()["w"]
     assert average.dtype == torch.float32
     assert 0 < average.item() < 1e-4
 
@@ -316,7 +316,7 @@ def test_wise_ft_by_hand():
     regularizer.attach(loaded, None)
     with torch.no_grad():
         loaded.module.w.fill_(5.0)
-    facts = regularizer.finish(loaded.module, lambda: {"validation_loss": loaded.module.w.item()})
+    facts = regularizer.on_train_end(loaded.module, lambda: {"validation_loss": loaded.module.w.item()})
     assert loaded.module.w.item() == 2.0
     assert facts["alpha"] == 0.25
     assert [(p["alpha"], p["validation_loss"]) for p in facts["curve"]] == [(0, 1), (0.25, 2), (0.5, 3), (1, 5)]
@@ -329,7 +329,7 @@ def test_wise_ft_takes_the_best_point_and_of_equals_the_most_tuned():
         regularizer.attach(loaded, None)
         with torch.no_grad():
             loaded.module.w.fill_(2.0)
-        facts = regularizer.finish(
+        facts = regularizer.on_train_end(
             loaded.module, lambda left=left: {"validation_loss": next(left), "general_loss": 1.0}
         )
         assert facts["alpha"] == pytest.approx(best, abs=1e-6)
@@ -347,7 +347,7 @@ def test_wise_ft_keeps_a_fresh_head_and_brings_lora_back_to_the_base(make, lora)
         for tensor in state_tensors(case.module).values():
             tensor.add_(0.1 * torch.randn_like(tensor))
     head = case.module.classifier.weight.detach().clone()
-    regularizer.finish(case.module, dict)
+    regularizer.on_train_end(case.module, dict)
     after = case.module(**{k: v for k, v in case.batch.items() if k != "labels"}, output_hidden_states=True)
     assert torch.equal(before.hidden_states[-1], after.hidden_states[-1])
     assert torch.equal(case.module.classifier.weight, head)

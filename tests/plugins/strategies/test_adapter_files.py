@@ -154,8 +154,8 @@ def test_training_continues_from_an_adapter(tmp_path) -> None:
     strategy, loaded = prepared("gpt2", start_from=str(folder))
     first = trainable(loaded.module)
     assert {key: getattr(strategy.config, key) for key in options} == options
-    assert strategy.reopened()["start_from"] is None
-    again, fresh = prepared("gpt2", **strategy.reopened())
+    assert strategy.loading_options()["start_from"] is None
+    again, fresh = prepared("gpt2", **strategy.loading_options())
     again.load(fresh, folder)
     assert all(torch.equal(first[key], tensor) for key, tensor in trainable(fresh.module).items())
 

@@ -200,7 +200,8 @@ def schedule(loaded, strategy, steps: int, per_epoch: int = 4) -> list[frozenset
     """Return for each step the names that rest."""
     names = {p: name for name, p in loaded.module.named_parameters()}
     return [
-        frozenset(names[p] for p in strategy.frozen(loaded.module, step, steps, per_epoch)) for step in range(steps)
+        frozenset(names[p] for p in strategy.frozen_parameters(loaded.module, step, steps, per_epoch))
+        for step in range(steps)
     ]
 
 

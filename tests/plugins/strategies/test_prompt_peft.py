@@ -104,7 +104,7 @@ def test_a_projection_is_saved_as_the_prefix_it_makes(tmp_path):
     for again, strategy in (with_projection, plain):
         strategy.load(again, folder)
         assert torch.equal(logits(again.module, again), expected)
-    reopened = Prefix(Prefix.Config(**strategy.reopened()))
+    reopened = Prefix(Prefix.Config(**strategy.loading_options()))
     assert reopened.config.projection is None
 
 
@@ -113,7 +113,7 @@ def test_a_finished_run_is_reopened_without_its_projection():
     assert strategy.config.init == "random"
     again = Prefix.Config(**strategy.config.model_dump())
     assert again.projection == 16
-    assert strategy.reopened()["projection"] is None
+    assert strategy.loading_options()["projection"] is None
 
 
 @pytest.mark.parametrize("kind", ["prompt", "prefix"])
@@ -128,7 +128,7 @@ def test_a_run_can_start_from_an_adapter(kind, tmp_path):
     strategy = KINDS[kind][0](options)
     strategy.prepare(again)
     assert torch.equal(logits(again.module, again), logits(loaded.module, loaded))
-    assert strategy.reopened()["start_from"] is None
+    assert strategy.loading_options()["start_from"] is None
     with pytest.raises(RecipeError, match=r"virtual_tokens is 6, but the adapter .* has 5"):
         options_class(start_from=str(folder), virtual_tokens=6)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftengine.api import References
+from ftengine.api import overrides
 from ftengine.plugins.registry import Registry
 from ftengine.testing import fixture
 
@@ -18,10 +18,10 @@ def test_an_error_inside_leaves_the_model_as_it_was(name):
     strategy = REGISTRY.build("strategy", name, "strategy")
     strategy.prepare(loaded)
     classes = [type(module) for module in loaded.module.modules()]
-    with pytest.raises(ZeroDivisionError), strategy.as_base(loaded):
+    with pytest.raises(ZeroDivisionError), strategy.disabled(loaded):
         1 / 0  # noqa: B018
     assert [type(module) for module in loaded.module.modules()] == classes
 
 
 def test_full_tuning_has_no_base_left():
-    assert not isinstance(REGISTRY.build("strategy", "full", "strategy"), References)
+    assert not overrides(REGISTRY.build("strategy", "full", "strategy"), "disabled")

@@ -33,31 +33,31 @@ def loaded(llama, llama_tokenizer):
 
 
 def test_the_assistants_last_turn_is_the_reference_and_what_is_before_it_the_prompt(loaded):
-    (answer,) = CausalLM().answer(loaded, [{"messages": TALK}], OPTIONS)
+    (answer,) = CausalLM().generate(loaded, [{"messages": TALK}], OPTIONS)
     assert answer["reference"] == "I am fine."
     assert answer["prompt"] == "user: Hello\nassistant: Hi.\nuser: How are you?"
     assert answer["completion"] == CausalLM().infer(loaded, [{"messages": TALK}], OPTIONS)[0]["completion"]
-    assert answer.keys() == CausalLM.answers
-    assert CausalLM().answer(loaded, [{"messages": [*TALK, TALK[2]]}], OPTIONS) == [answer]
+    assert answer.keys() == CausalLM.generates
+    assert CausalLM().generate(loaded, [{"messages": [*TALK, TALK[2]]}], OPTIONS) == [answer]
 
 
 @pytest.mark.parametrize("template", ["auto", "never"])
 def test_a_completion_is_the_reference_of_its_prompt(loaded, template):
     task = CausalLM(CausalLMConfig(chat_template=template))
     row = {"prompt": "The quick", "completion": " brown fox"}
-    (answer,) = task.answer(loaded, [row], OPTIONS)
+    (answer,) = task.generate(loaded, [row], OPTIONS)
     assert (answer["prompt"], answer["reference"]) == ("The quick", " brown fox")
     assert answer["completion"] == task.infer(loaded, [row], OPTIONS)[0]["completion"]
 
 
 def test_rows_without_an_answer_have_no_reference(loaded):
     rows = [{"prompt": "Hello"}, {"messages": TALK[:1]}]
-    assert [answer["reference"] for answer in CausalLM().answer(loaded, rows, OPTIONS)] == [None, None]
+    assert [answer["reference"] for answer in CausalLM().generate(loaded, rows, OPTIONS)] == [None, None]
 
 
 def test_of_a_text_the_second_half_is_to_be_written(loaded):
     text = "How do I reset my password? Open the settings, choose the account, and follow the link."
-    answer, single = CausalLM().answer(loaded, [{"text": text}, {"text": "a"}], OPTIONS)
+    answer, single = CausalLM().generate(loaded, [{"text": text}, {"text": "a"}], OPTIONS)
     assert answer["prompt"] + answer["reference"] == text
     tokens = [
         len(loaded.processor(answer[key], add_special_tokens=False)["input_ids"]) for key in ("prompt", "reference")
@@ -71,7 +71,7 @@ def test_of_a_text_the_second_half_is_to_be_written(loaded):
 def test_a_long_prompt_loses_its_beginning_instead_of_ending_the_evaluation(loaded):
     loaded.max_length = 40  # of which at most half are generated
     rows = [{"prompt": beginning + "word " * 50 + "end"} for beginning in ("", "other " * 100)]
-    first, second = CausalLM().answer(loaded, rows, {"max_new_tokens": 1000})
+    first, second = CausalLM().generate(loaded, rows, {"max_new_tokens": 1000})
     assert first["completion"] == second["completion"]
     assert first["completion"]
     assert second["prompt"] == rows[1]["prompt"]
@@ -83,45 +83,47 @@ def test_a_long_prompt_loses_its_beginning_instead_of_ending_the_evaluation(load
 
 @pytest.mark.parametrize("text", ["🙂👩‍👩‍👧", "שלום עולם", "\u202eevil", "<script>alert(1)</script>"])
 def test_hostile_text_comes_back_as_it_is(loaded, text):
-    (answer,) = CausalLM().answer(loaded, [{"prompt": text, "completion": text}], OPTIONS)
+    (answer,) = CausalLM().generate(loaded, [{"prompt": text, "completion": text}], OPTIONS)
     assert answer["prompt"] == answer["reference"] == text
 
 
 def test_an_encoder_decoder_answers_beside_its_completion(tmp_path):
     loaded = TransformersLoader().load(LoadRequest(str(tiny_t5(tmp_path / "t5")), "seq2seq-lm"))
     rows = [{"prompt": "Shares rose", "completion": "a film"}, {"prompt": "What is the capital?"}]
-    answers = Seq2SeqLM().answer(loaded, rows, OPTIONS)
+    answers = Seq2SeqLM().generate(loaded, rows, OPTIONS)
     assert [answer["reference"] for answer in answers] == ["a film", None]
     assert [answer["prompt"] for answer in answers] == [row["prompt"] for row in rows]
     completions = [answer["completion"] for answer in Seq2SeqLM().infer(loaded, rows, OPTIONS)]
     assert [answer["completion"] for answer in answers] == completions
     loaded.max_length = 4
-    Seq2SeqLM().answer(loaded, rows, {"max_new_tokens": 9})
-    assert Seq2SeqLM().answer(loaded, [], OPTIONS) == []
+    Seq2SeqLM().generate(loaded, rows, {"max_new_tokens": 9})
+    assert Seq2SeqLM().generate(loaded, [], OPTIONS) == []
 
 
 def test_unknown_options_are_refused(loaded):
     with pytest.raises(InputError, match="unknown option 'beams'"):
-        CausalLM().answer(loaded, [{"prompt": "a"}], {"beams": 4})
+        CausalLM().generate(loaded, [{"prompt": "a"}], {"beams": 4})
 
 
 def test_predictions_of_labels_are_read_by_their_names():
     task = TextClassification()
-    task.labels = task.bind({"train": [{"text": "x", "label": name} for name in "abcdefg"]})
+    task.labels = task.learn_labels({"train": [{"text": "x", "label": name} for name in "abcdefg"]})
     scores = [0.05, 0.3, 0.1, 0.2, 0.15, 0.12, 0.08]
-    shown = task.readable({"label": 0, "predicted": 1, "scores": scores, "logits": [0.0] * 7, "loss": 3.0})
+    shown = task.decode_prediction({"label": 0, "predicted": 1, "scores": scores, "logits": [0.0] * 7, "loss": 3.0})
     assert shown == {"label": "a", "predicted": "b", "scores": {"b": 0.3, "d": 0.2, "e": 0.15, "f": 0.12, "c": 0.1}}
-    task.labels = task.bind({"train": [{"text": "x", "label": ["a", "b"]}]})
-    shown = task.readable({"label": [1, 1], "predicted": [0, 0], "scores": [0.2, 0.1], "logits": [0, 0], "loss": 1.0})
+    task.labels = task.learn_labels({"train": [{"text": "x", "label": ["a", "b"]}]})
+    shown = task.decode_prediction(
+        {"label": [1, 1], "predicted": [0, 0], "scores": [0.2, 0.1], "logits": [0, 0], "loss": 1.0}
+    )
     assert (shown["label"], shown["predicted"]) == ("a, b", "(none)")
     json.dumps(shown)
 
 
 def test_predictions_of_tags_are_read_by_their_names():
     task = TokenClassification()
-    task.labels = task.bind({"train": [{"tokens": ["a", "b"], "tags": ["B-X", "O"]}]})
+    task.labels = task.learn_labels({"train": [{"tokens": ["a", "b"], "tags": ["B-X", "O"]}]})
     names = list(task.labels.names)
-    shown = task.readable({"tags": [names.index("B-X"), 0], "predicted_tags": [0, 0]})
+    shown = task.decode_prediction({"tags": [names.index("B-X"), 0], "predicted_tags": [0, 0]})
     assert shown == {"tags": ["B-X", "O"], "predicted_tags": ["O", "O"]}
 
 

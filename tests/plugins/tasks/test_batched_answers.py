@@ -147,12 +147,12 @@ def test_of_a_prompt_that_is_far_too_long_no_more_than_its_end_is_tokenised(load
     loaded.max_length, words = 60, " ".join(f"word{i}" for i in range(5000))
     options, task = {"max_new_tokens": 4}, CausalLM()
     for row in ({"prompt": words}, {"messages": [{"role": "user", "content": words}]}):
-        [whole] = task.answer(loaded, [row], options)
+        [whole] = task.generate(loaded, [row], options)
         assert max(read) > len(words)
         read.clear()
         with monkeypatch.context() as patch:
             patch.setattr(tokens, "LONG_TEXT", 1000)
-            assert task.answer(loaded, [row], options) == [whole]
+            assert task.generate(loaded, [row], options) == [whole]
             with pytest.raises(DataError, match=r"a prompt of \d+ or more tokens and max_new_tokens 4 exceed"):
                 answers(loaded, [row], options)
         assert max(read) <= 1000

@@ -148,7 +148,7 @@ def test_batches_are_padded_on_the_right(llama_tokenizer):
 
 
 def test_show_marks_what_is_trained(llama_tokenizer):
-    pieces = task().show(task().encode(CHAT, llama_tokenizer), llama_tokenizer)
+    pieces = task().decode_example(task().encode(CHAT, llama_tokenizer), llama_tokenizer)
     assert pieces == [
         ("<|im_start|>user\nHow do I reset my password?<|im_end|>\n<|im_start|>assistant\n", False),
         ("Open the settings.<|im_end|>", True),
@@ -157,7 +157,7 @@ def test_show_marks_what_is_trained(llama_tokenizer):
 
 
 def test_show_does_not_count_the_first_token_as_trained(llama_tokenizer):
-    pieces = task().show(task().encode({"text": "Shares rose"}, llama_tokenizer), llama_tokenizer)
+    pieces = task().decode_example(task().encode({"text": "Shares rose"}, llama_tokenizer), llama_tokenizer)
     assert [is_trained for _, is_trained in pieces] == [False, True]
     assert "".join(text for text, _ in pieces) == "Shares rose<|im_end|>"
 

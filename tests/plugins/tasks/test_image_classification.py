@@ -22,7 +22,7 @@ BINDING = [{"image": "x", "label": "cat"}, {"image": "y", "label": "dog"}]
 
 def task(rows=BINDING, **options):
     made = ImageClassification(ImageClassificationConfig(**options))
-    made.labels = made.bind({"train": list(rows)})
+    made.labels = made.learn_labels({"train": list(rows)})
     return made
 
 
@@ -192,7 +192,7 @@ def test_an_example_counts_as_one_image():
 
 def test_columns_may_have_other_names():
     bound = task([{"photo": "x", "class": "a"}, {"photo": "x", "class": "b"}], image="photo", label="class")
-    assert bound.paths == ("photo",)
+    assert bound.file_columns == ("photo",)
     assert bound.encode({"photo": picture(), "class": "b"}, image_processor())["label"] == 1
     with pytest.raises(DataError, match=r"no column 'photo' .*task\.image"):
         bound.check_columns(["image", "class"])
@@ -216,7 +216,7 @@ def test_plan_shows_path_sizes_and_label(tmp_path):
     picture().save(tmp_path / "a.png")
     bound = task()
     features = bound.encode({"image": str(tmp_path / "a.png"), "label": "cat"}, image_processor())
-    (text, _), label = bound.show(features, None)
+    (text, _), label = bound.decode_example(features, None)
     assert text.strip() == f"{tmp_path / 'a.png'} (40 × 30) as 3 × {SIDE} × {SIDE}"
     assert label == ("cat", True)
 
@@ -258,8 +258,8 @@ def test_a_head_that_was_trained_on_these_labels_stays(folders, tmp_path):
     first.processor.save_pretrained(tmp_path)
     again = TransformersLoader().load(LoadRequest(str(tmp_path), "image-classification", labels))
     assert again.new_modules == ()
-    probe = task().probe(again)
-    assert torch.equal(task().outputs(first.module.eval(), probe), task().outputs(again.module.eval(), probe))
+    probe = task().probe_batch(again)
+    assert torch.equal(task().raw_outputs(first.module.eval(), probe), task().raw_outputs(again.module.eval(), probe))
 
 
 def test_loss_and_predictions_are_those_of_a_plain_computation(loaded):
@@ -276,14 +276,14 @@ def test_loss_and_predictions_are_those_of_a_plain_computation(loaded):
 
 def test_the_probe_needs_no_data_and_reaches_the_first_layer(loaded):
     bound = task()
-    probe = bound.probe(loaded)
+    probe = bound.probe_batch(loaded)
     assert probe["pixel_values"].shape == (4, 3, SIDE, SIDE)
-    assert torch.equal(probe["pixel_values"], bound.probe(loaded)["pixel_values"])
-    before = bound.outputs(loaded.module, probe)
+    assert torch.equal(probe["pixel_values"], bound.probe_batch(loaded)["pixel_values"])
+    before = bound.raw_outputs(loaded.module, probe)
     first = next(p for p in loaded.module.parameters() if p.ndim == 4)
     with torch.no_grad():
         first.neg_()
-    assert not torch.allclose(bound.outputs(loaded.module, probe), before)
+    assert not torch.allclose(bound.raw_outputs(loaded.module, probe), before)
 
 
 def test_images_left_at_different_sizes_are_refused_together():

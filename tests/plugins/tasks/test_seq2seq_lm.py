@@ -9,6 +9,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from ftengine.api import Criterion, LoadedModel, LoadRequest
 from ftengine.errors import DataError, InputError, RecipeError
+from ftengine.model import raw_outputs
 from ftengine.model.token_loss import IGNORED
 from ftengine_builtins.loaders.transformers import TransformersLoader
 from ftengine_builtins.tasks.seq2seq_lm import Seq2SeqLM, Seq2SeqLMConfig, shifted
@@ -219,17 +220,17 @@ def test_rows_without_a_prompt_cannot_be_answered():
 
 
 def test_the_probe_reaches_the_decoder(loaded):
-    batch = task().probe(loaded)
-    before = task().outputs(loaded.module, batch)
+    batch = task().probe_batch(loaded)
+    before = raw_outputs(loaded.module, batch)
     with torch.no_grad():
         for parameter in loaded.module.get_decoder().parameters():
             parameter.mul_(1.5)
-    assert not torch.allclose(task().outputs(loaded.module, batch), before)
+    assert not torch.allclose(raw_outputs(loaded.module, batch), before)
 
 
 def test_plan_shows_what_is_trained_on(tokenizer):
     features = task().encode(ROWS[2], tokenizer)
-    shown = task().show(features, tokenizer)
+    shown = task().decode_example(features, tokenizer)
     assert [text.strip() for text, trained in shown if trained] == ["Paris</s>"]
 
 

@@ -24,7 +24,7 @@ def rows(kind):
 def task(train=(), validation=(), **options):
     made = TextClassification(TextClassificationConfig(**options))
     splits = {"train": list(train)} | ({"validation": list(validation)} if validation else {})
-    made.labels = made.bind(splits)
+    made.labels = made.learn_labels(splits)
     return made
 
 
@@ -135,7 +135,9 @@ def test_a_label_outside_of_training_is_refused_while_its_row_is_read():
 
     made = TextClassification()
     with pytest.raises(DataError, match=r"label 'goood' does not occur in training.*Did you mean 'good'.*validation"):
-        made.labels = made.bind({"train": [{"label": x} for x in ("a", "b", "good")], "validation": validation()})
+        made.labels = made.learn_labels(
+            {"train": [{"label": x} for x in ("a", "b", "good")], "validation": validation()}
+        )
     assert reached == ["a", "goood"]
 
 
@@ -222,7 +224,7 @@ def test_a_tokenizer_without_token_types_needs_none(llama_tokenizer):
 )
 def test_show_gives_the_text_and_then_the_label(tokenizer, kind, pieces):
     bound = task(rows(kind))
-    shown = [bound.show(bound.encode(row, tokenizer), tokenizer) for row in rows(kind)]
+    shown = [bound.decode_example(bound.encode(row, tokenizer), tokenizer) for row in rows(kind)]
     assert shown[0][0] == ("[CLS] the film was wonderful. [SEP]", False)
     assert [one[1] for one in shown] == pieces
 

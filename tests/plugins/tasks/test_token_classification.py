@@ -25,7 +25,7 @@ TEXT = {"text": "Anna Smith lives in Paris.", "spans": [{"start": 0, "end": 10, 
 
 def task(train=ROWS, validation=(), **options):
     made = TokenClassification(TokenClassificationConfig(**options))
-    made.labels = made.bind({"train": list(train)} | ({"validation": list(validation)} if validation else {}))
+    made.labels = made.learn_labels({"train": list(train)} | ({"validation": list(validation)} if validation else {}))
     return made
 
 
@@ -325,6 +325,6 @@ def test_there_are_no_options(loaded):
 
 def test_plan_shows_each_tag_after_its_token(bert_tokenizer):
     bound = task()
-    shown = bound.show(bound.encode(ROWS[2], bert_tokenizer), bert_tokenizer)
+    shown = bound.decode_example(bound.encode(ROWS[2], bert_tokenizer), bert_tokenizer)
     assert "".join(text for text, _ in shown) == "[CLS] france B-LOC ! O [SEP] "
     assert [text for text, trained in shown if trained] == ["B-LOC", "O"]

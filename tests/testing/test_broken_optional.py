@@ -1,4 +1,4 @@
-"""What has an ability is checked for it: strategies that bring a regularizer, evaluators that ask models questions."""
+"""Optional methods are checked where they are written: `Strategy.regularizer`, `Evaluator.ask_models`."""
 
 import random
 
@@ -21,7 +21,7 @@ class Amnesiac(Spread):
 
     def regularizer(self, steps):
         own = TowardsGradients(self.config)
-        own.tensors, own.restore = dict, lambda tensors: None
+        own.state_dict, own.load_state_dict = dict, lambda tensors: None
         return own
 
 
@@ -71,22 +71,22 @@ def test_a_sound_strategy_that_brings_one_passes():
 class Silent(Quiz):
     """Forgets to answer."""
 
-    def ask(self, loaded):
+    def ask_models(self, loaded):
         return {}
 
 
 class Shuffled(Quiz):
     """Asks other questions each time."""
 
-    def ask(self, loaded):
+    def ask_models(self, loaded):
         return {"texts": [{"right": random.random()} for _ in range(8)]}
 
 
 class Trains(Quiz):
     """Leaves the model in training mode, with another head."""
 
-    def ask(self, loaded):
-        said = super().ask(loaded)
+    def ask_models(self, loaded):
+        said = super().ask_models(loaded)
         loaded.module.train()
         loaded.module.classifier.bias.add_(1)
         return said
