@@ -111,6 +111,7 @@ def compared_here(monkeypatch):
     return compare_strategies
 
 
+@pytest.mark.slow
 def test_a_clear_winner_among_three_is_supported(compared_here, label_recipe, tmp_path):
     """The bootstrap's least p, 2/101 here, times 3 pairs is above 0.05, so that nothing could ever be."""
     file = tmp_path / "many.jsonl"

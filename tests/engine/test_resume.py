@@ -14,6 +14,7 @@ from ftengine.errors import RunError
 from ftengine.run.directory import RunDirectory
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_curve_of_an_uninterrupted_one(chat_recipe, tmp_path):
     settings = {"train__epochs": 5, "train__checkpoint_every": 5, "train__validate_every": 4}
     whole = fine_tune(chat_recipe(**settings, output=str(tmp_path / "whole")))

@@ -322,6 +322,7 @@ def test_timm_reads_what_was_written(base, library):
 # A whole run
 
 
+@pytest.mark.slow
 def test_a_model_with_batch_norm_is_tuned_reopened_and_merged(library, source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)

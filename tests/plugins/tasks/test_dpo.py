@@ -58,6 +58,7 @@ def test_preferences_are_learnt_and_survive_a_reload(content, registry):
     assert again["tuned"] == figures["tuned"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", KINDS)
 def test_every_strategy_that_answers_as_its_base_can_be_the_reference(content, registry, strategy):
     content["strategy"], content["train"]["max_steps"] = strategy, 3
@@ -66,6 +67,7 @@ def test_every_strategy_that_answers_as_its_base_can_be_the_reference(content, r
     assert len(set(losses(run))) == 3
 
 
+@pytest.mark.slow
 def test_a_run_resumes_to_the_same_curve(content, registry, tmp_path, monkeypatch):
     monkeypatch.setattr("ftengine.engine.experiment.Registry", lambda: registry)
     monkeypatch.setattr("ftengine.engine.finished.Registry", lambda: registry)

@@ -54,7 +54,13 @@ def read(processor, monkeypatch, encode):
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize(
-    "kind", ["byte-level", "unigram", "word pieces", pytest.param("smollm2", marks=pytest.mark.slow), "minilm"]
+    "kind",
+    [
+        "byte-level",
+        "unigram",
+        "word pieces",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("smollm2", "minilm")),
+    ],
 )
 def test_a_text_is_cut_as_all_of_its_tokens_are(request, monkeypatch, kind, side):
     if kind == "smollm2":

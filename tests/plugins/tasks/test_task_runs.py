@@ -56,6 +56,7 @@ def without_answers(path):
     return [{k: v for k, v in line.items() if k != "prediction" and v is not None} for line in lines], lines
 
 
+@pytest.mark.slow
 def test_a_run_learns_comes_back_and_merges(case, tmp_path):
     """Each precision has its runs in tests/engine/test_matrix.py."""
     content, asked = case
