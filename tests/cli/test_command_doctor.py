@@ -41,6 +41,7 @@ def test_a_broken_command_is_a_problem(ftengine, distribution):
     assert "'say' of ftengine-thing 1.2" in problem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["torch", "pluggy"])
 def test_a_broken_library_is_reported_and_the_rest_is_still_examined(missing):
     script = f"""

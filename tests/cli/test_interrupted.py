@@ -16,6 +16,14 @@ from ftengine.training.stopping import Stop
 from ftengine.training.validation import Validation
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heard():
+    """What a shell starts in the background ignores SIGINT, and the tests with it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def terminated(arguments, run):
     """Train in a process of its own and terminate it on its way; return its exit status and what it said."""
     child = Forked(lambda: main(list(map(str, arguments)), prog_name="ftengine"), run.path.parent)

@@ -235,6 +235,7 @@ def test_other_devices_and_a_failed_run_leave_all_as_it_was(model):
     assert "forward" not in vars(norm)
 
 
+@pytest.mark.slow
 def test_memory_that_a_step_frees_serves_the_next_one():
     """In a process of its own: how malloc is set stays, and a heap that others have cut up serves less."""
     steps = """
