@@ -17,7 +17,7 @@ PYTEST_OPTIONS = -q -n logical --maxprocesses=$(WORKERS) --dist loadfile --no-lo
 PLUGINS := .venv-plugins
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow test-equal test-plugins test-peers test-lowest faults fuzz sanitize lint docs bench clean
+.PHONY: help env demo test test-slow test-equal test-plugins test-peers test-lowest faults fuzz sanitize coverage lint docs bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -118,6 +118,10 @@ docs: $(INSTALLED) ## write the reference of what plugins may import to build/do
 bench: $(COMPILED) ## compare a training step with PEFT's (a few minutes)
 	$(BIN)/python examples/chat/prepare.py
 	$(BIN)/python benchmarks/lora_step.py
+
+# A thousand sets of each world; the small version is tests/evaluation/test_coverage.py.
+coverage: $(COMPILED) ## simulate how often intervals hold and tests raise a false alarm (half an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coverage.py
 
 clean: ## remove what was built and cached; runs/ and the installed packages stay
 	rm -rf build dist *.egg-info ftengine/build.json .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache $(INSTALLED) $(COMPILED)

@@ -1,256 +1,383 @@
-"""How often the 95 % intervals hold the truth, and how often a detectable difference is found, by simulation.
+"""How often intervals hold the truth and tests raise a false alarm, by simulation, for all that the engine prints.
 
-    python benchmarks/coverage.py [--runs 1000] [--examples 50 200 1000]
+    python benchmarks/coverage.py [--runs 1000] [--worlds NAME …] [--out FILE]
 
-Each world draws data sets whose true figures are known. Language: lengths are lognormal (σ = 1: the longest of
-20 examples is some 6 times the median), the loss of an example depends on its length and on how hard it is for
-both models; tuned is 8 % better. Classes: five of unequal frequency; base and tuned are right on 90 % each,
-together more often than chance. Slices: four, of which one is served worse. Scores: a class whose log-odds are
-normal, and probabilities that are 0.1 too high. Sure: a model that is hardly ever wrong. The table
-is printed as Markdown.
+Each world draws tables of predictions of models that are equally good: several models of one population, whose answers
+are binary and whose losses are of texts of unequal length. Of each table the engine's own code makes figures,
+differences, slices, a comparison of three strategies, a cross-validation and the rules' findings, from the columns
+`group` and `duplicate` as a run's tables have them. Counted are false alarms, a difference or gap that is called beyond
+chance, and intervals that hold the truth. The truth is that of a million independent examples of the population.
+
+Worlds differ in how rows hang together: each normal variable behind a row (is its label rare, does a model err, is its
+text long and hard) has a part in common with the rows of its group, the intraclass correlation (ICC). The tables are
+printed as Markdown, and written with all counts to FILE.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import repeat, starmap
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr, ndtri, stdtrit
 
-from ftengine.api import Evaluator, Labels, Rows
-from ftengine.evaluation.differences import compare, gap_between
-from ftengine.evaluation.figures import Figure, measure
-from ftengine.evaluation.slices import Side, slice_reports
+from ftengine.api import Evaluator, Labels, overrides
+from ftengine.engine.compare import pair_differences
+from ftengine.evaluation.figures import declarations, measure
+from ftengine.evaluation.results import Measured, bind, compared
+from ftengine.evaluation.slices import slice_reports
+from ftengine.evaluation.table import Predictions
 from ftengine.evaluation.weights import Weights
+from ftengine.run.evaluation_result import Details, EvaluationResult, OnTraining
 from ftengine_builtins.evaluators.calibration import Calibration
 from ftengine_builtins.evaluators.classification import Classification
 from ftengine_builtins.evaluators.language import Perplexity
+from ftengine_builtins.rules.baseline import no_better_than_a_constant
+from ftengine_builtins.rules.fitting import GeneralisationGap
+from ftengine_builtins.rules.quality import BetterThanBase, WorseMetrics
+from ftengine_builtins.rules.slices import SliceGaps
 
-FREQUENCIES = np.array([0.3, 0.25, 0.2, 0.15, 0.1])
-SHARES = np.array([0.4, 0.3, 0.2, 0.1])
-"""Of the four slices."""
-RIGHT = np.array([0.9, 0.9, 0.9, 0.75])
-"""Accuracy in each slice."""
-RESAMPLES = 1000
+LEVEL = 0.05
+RESULTS = Path(__file__).parent / "results" / "coverage.json"
+FOLDS, SMALL = 5, 20
+"""Folds, and examples below which a slice is not judged."""
 
 
 @dataclass(frozen=True)
-class Held:
-    """An interval of one simulated set: what it is of, its ends, and the truth."""
+class World:
+    """How rows hang together, and what models are like.
 
-    figure: str
-    low: float | None
-    high: float | None
-    truth: float
+    Args:
+        groups: drawn independently.
+        rows: of each group, on average.
+        unequal: whether groups have lognormal sizes (σ = 0.9) rather than equal ones.
+        icc: what the rows of a group have in common of each normal variable behind them.
+        copies: whether rows stand there once or up to five times.
+        named: whether the table says which rows are of one group.
+        accuracy: of each model; `rare` is the share of label 0.
+        tails: degrees of freedom of what makes a loss, Student's t; infinite for normal.
+    """
+
+    groups: int
+    rows: int = 1
+    unequal: bool = False
+    icc: float = 0.0
+    copies: bool = False
+    named: bool = True
+    accuracy: float = 0.8
+    rare: float = 0.4
+    tails: float = math.inf
 
     @property
-    def holds(self) -> bool:
-        return self.low is not None and self.high is not None and self.low <= self.truth <= self.high
+    def population(self) -> World:
+        """The same models on independent examples."""
+        return World(1, accuracy=self.accuracy, rare=self.rare, tails=self.tails)
 
 
-def figures(evaluator: Evaluator, rows: Rows, weights: Weights, names: str = "abcde") -> dict[str, Figure]:
-    """Measure rows; where labels are learnt, they have the names given."""
-    evaluator.set_labels("a-task", Labels("single", tuple(names)))
-    return measure(evaluator, rows, weights)
-
-
-def language(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Held]:
-    """Mean loss per token and perplexity of base, and tuned minus base."""
-    rng = np.random.default_rng([n, seed])
-    size, hardness = rng.normal(size=(2, n))
-    tokens = np.exp(3 + size)
-    base = np.exp(0.9 - 0.1 * size + 0.4 * hardness)
-    tuned = base * np.exp(rng.normal(-0.1, 0.2, n))
-    weights = Weights(np.arange(n), seed, resamples)
-    both = [figures(Perplexity(), {"loss": loss * tokens, "tokens": tokens}, weights) for loss in (base, tuned)]
-    # E[loss · tokens] / E[tokens] of the lognormals above.
-    loss = math.exp(0.9 + 0.4**2 / 2 + (0.9**2 - 1) / 2)
-    factor = math.exp(-0.1 + 0.2**2 / 2)
-    truth = {"loss": loss, "perplexity": math.exp(loss)}
-    gap = {"loss": loss * (factor - 1), "perplexity": math.exp(loss * factor) - math.exp(loss)}
-    yield from _held(both[0], both[1], truth, gap)
-
-
-def classes(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Held]:
-    """Accuracy and macro F1 of base, and tuned minus base, which are equally good."""
-    rng = np.random.default_rng([n, seed])
-    label = rng.choice(5, n, p=FREQUENCIES)
-    shared, alone = rng.random((2, n))
-    together = rng.random(n) < 0.5
-    weights, both = Weights(np.arange(n), seed, resamples), []
-    luck_of_both = shared, np.where(together, shared, alone)
-    for luck, other in zip(luck_of_both, rng.integers(1, 5, (2, n)), strict=True):
-        guess = np.where(luck < 0.9, label, (label + other) % 5)
-        both.append(figures(Classification(), {"label": label, "predicted": guess}, weights))
-    predicted = 0.9 * FREQUENCIES + 0.1 * (1 - FREQUENCIES) / 4
-    f1 = (2 * 0.9 * FREQUENCIES / (FREQUENCIES + predicted)).mean()
-    yield from _held(both[0], both[1], {"accuracy": 0.9, "macro_f1": f1}, {"accuracy": 0.0, "macro_f1": 0.0})
-
-
-def _held(
-    base: dict[str, Figure], tuned: dict[str, Figure], truth: dict[str, float], gap: dict[str, float]
-) -> Iterator[Held]:
-    differences = compare(base, tuned)
-    for name, value in truth.items():
-        yield Held(name, *base[name].interval, value)
-        yield Held(f"{name} difference", differences[name].low, differences[name].high, gap[name])
-
-
-def slices(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Held]:
-    """The gap of a slice that was named beforehand, and of the one that looks worst, in accuracy and in loss."""
-    rng = np.random.default_rng([n, seed])
-    member = rng.choice(4, n, p=SHARES)
-    right = rng.random(n) < RIGHT[member]
-    label = rng.choice(5, n, p=FREQUENCIES)
-    said = {"label": label, "predicted": np.where(right, label, (label + 1) % 5)}
-    truth = [RIGHT[k] - np.delete(SHARES * RIGHT, k).sum() / (1 - SHARES[k]) for k in range(4)]
-    weights = Weights(np.arange(n), seed, resamples)
-    yield from _gaps("accuracy", Classification(), said, member, weights, truth)
-    tokens = np.exp(3 + rng.normal(size=n) / 2)
-    level = np.array([2.0, 2.0, 2.0, 2.4])
-    loss = level[member] * np.exp(rng.normal(-(0.4**2) / 2, 0.4, n))
-    truth = [level[k] - np.delete(SHARES * level, k).sum() / (1 - SHARES[k]) for k in range(4)]
-    yield from _gaps("loss", Perplexity(), {"loss": loss * tokens, "tokens": tokens}, member, weights, truth)
-
-
-def _gaps(
-    metric: str, evaluator: Evaluator, rows: Rows, member: np.ndarray, weights: Weights, truth: list[float]
-) -> Iterator[Held]:
-    parts = []
-    for mask in (member != 3, member == 3):
-        part = {name: column[mask] for name, column in rows.items()}
-        parts.append(figures(evaluator, part, weights.under(mask)))
-    gap = gap_between(parts[0].get(metric), parts[1].get(metric))
-    low, high = (None, None) if gap is None else gap.interval()
-    yield Held(f"{metric} gap of a slice", low, high, truth[3])
-    side = Side(rows)
-    columns = {"member": member.astype(str)}
-    report = slice_reports(columns, evaluator, side, side, weights, np.arange(len(member)), small=2)["member"]
-    if report.worst is not None and report.gap is not None:
-        yield Held(f"{metric} gap of the worst slice", report.gap.low, report.gap.high, truth[int(report.worst)])
-
-
-def scores(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Held]:
-    """The area under the ROC curve, and calibration figures of a model that is 0.1 too sure."""
-    rng = np.random.default_rng([n, seed])
-    weights = Weights(np.arange(n), seed, resamples)
-    label = rng.integers(0, 2, n)
-    odds = rng.normal(np.where(label == 1, 0.75, -0.75), 1.0)
-    p = 1 / (1 + np.exp(-1.5 * odds))
-    yield Held("roc_auc", *_ranked(label, p, weights).interval, float(ndtr(1.5 / math.sqrt(2))))
-    sure = rng.uniform(0.6, 1.0, n)
-    right = rng.random(n) < sure - 0.1
-    guess = rng.integers(0, 2, n)
-    logits = np.log(sure / (1 - sure))[:, None] * (guess[:, None] == [0, 1])
-    said = {"label": np.where(right, guess, 1 - guess), "logits": logits}
-    error = figures(Calibration(), said, weights, "ny")["overconfidence"]
-    yield Held("overconfidence", *error.interval, 0.1)
-
-
-def _ranked(label: np.ndarray, p: np.ndarray, weights: Weights) -> Figure:
-    said = {"label": label, "predicted": (p > 0.5).astype(int), "scores": np.column_stack([1 - p, p])}
-    return figures(Classification(), said, weights, "ny")["roc_auc"]
-
-
-def sure(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Held]:
-    """The same figures of a model that is hardly ever wrong: area 0.99; 98 % right, and sure of 99.5 %."""
-    rng = np.random.default_rng([n, seed])
-    weights = Weights(np.arange(n), seed, resamples)
-    label = rng.integers(0, 2, n)
-    apart = math.sqrt(2) * float(ndtri(0.99))
-    p = 1 / (1 + np.exp(-apart * (rng.normal(size=n) + apart * (label - 0.5))))
-    yield Held("roc_auc of 0.99", *_ranked(label, p, weights).interval, 0.99)
-    confidence = 0.99 + 0.01 * rng.random(n)
-    right = rng.random(n) < 0.98
-    logits = np.log(confidence / (1 - confidence))[:, None] * [1, 0]
-    error = figures(Calibration(), {"label": (~right).astype(int), "logits": logits}, weights, "ny")["overconfidence"]
-    yield Held("overconfidence at 98 %", *error.interval, 0.015)
-
-
-WORLDS: dict[str, Callable[..., Iterator[Held]]] = {
-    "language": language,
-    "classes": classes,
-    "slices": slices,
-    "scores": scores,
-    "sure": sure,
+WORLDS = {
+    "independent, 50": World(50),
+    "independent, 200": World(200),
+    "tiny: 12 rows": World(12),
+    "unbalanced, 200": World(200, accuracy=0.95, rare=0.05),
+    "nearly perfect, 200": World(200, accuracy=0.98),
+    "heavy-tailed, 200": World(200, tails=3),
+    "duplicated, 100": World(100, copies=True),
+    "20 groups, ICC 0.1": World(20, 8, icc=0.1),
+    "20 groups, ICC 0.3": World(20, 8, icc=0.3),
+    "20 unequal groups, ICC 0.1": World(20, 8, unequal=True, icc=0.1),
+    "20 unequal groups, ICC 0.3": World(20, 8, unequal=True, icc=0.3),
+    "50 unequal groups, ICC 0.3": World(50, 8, unequal=True, icc=0.3),
+    "clustered: 30 groups, ICC 0.8, copies": World(30, 4, unequal=True, icc=0.8, copies=True),
+    "guessing: 50 groups, ICC 0.3": World(50, 8, icc=0.3, accuracy=0.6),
+    "10 groups, ICC 0.3": World(10, 8, icc=0.3),
 }
 
 
-def coverage(
-    world: Callable[..., Iterator[Held]], n: int, runs: int, resamples: int = RESAMPLES
-) -> dict[str, tuple[int, int]]:
-    """Return {figure: (sets whose interval holds the truth, sets)} over data sets drawn with seeds 0, 1, ….
+class Draw:
+    """Rows of a world, and normal variables of them."""
 
-    A set that is too small for an interval does not count.
+    def __init__(self, world: World, seed: int) -> None:
+        self.world, self.rng = world, np.random.default_rng([seed, world.groups, world.rows])
+        size = np.full(world.groups, world.rows)
+        if world.unequal:
+            spread = self.rng.normal(-(0.9**2) / 2, 0.9, world.groups)
+            size = np.maximum(1, np.round(world.rows * np.exp(spread))).astype(int)
+        self.group = np.repeat(np.arange(world.groups), size)
+        self.distinct = len(self.group)
+        times = self.rng.integers(1, 6, self.distinct) if world.copies else 1
+        self.of = np.repeat(np.arange(self.distinct), times)
+
+    def normal(self) -> np.ndarray:
+        """Return a standard normal number of each distinct row."""
+        common = math.sqrt(self.world.icc) * self.rng.normal(size=self.world.groups)[self.group]
+        return common + math.sqrt(1 - self.world.icc) * self.rng.normal(size=self.distinct)
+
+    def by_group(self, values: int) -> np.ndarray:
+        """Return one of so many values for each distinct row, the same within a group."""
+        return self.rng.integers(0, values, self.world.groups)[self.group]
+
+    def tables(self, models: int, better: Mapping[str, float] | None = None) -> list[Predictions]:
+        """Return what equally good models said of the rows; with `better`, the last is better by so much."""
+        world = self.world
+        label, size = (self.normal() > ndtri(world.rare)).astype(int), self.normal()
+        hard, heavy = self.normal(), self.normal()
+        kind, region = self.rng.integers(0, 3, self.distinct), self.by_group(2)
+        tokens, found = np.exp(3 + 0.7 * size), []
+        for number in range(models):
+            gain = better if better and number == models - 1 else {}
+            z = math.sqrt(0.5) * hard + math.sqrt(0.5) * self.normal()
+            odds = (2 * label - 1) * ndtri(world.accuracy + gain.get("accuracy", 0)) + z
+            own = math.sqrt(0.7) * heavy + math.sqrt(0.3) * self.normal()
+            if math.isfinite(world.tails):  # of a normal variable to Student's t of the same rank
+                own = stdtrit(world.tails, ndtr(own)) / math.sqrt(world.tails / (world.tails - 2))
+            sure = 1 / (1 + np.exp(-1.5 * odds))
+            found.append(
+                {
+                    "label": label,
+                    "predicted": (odds > 0).astype(int),
+                    "logits": np.column_stack([0 * odds, 1.5 * odds]),
+                    "scores": np.column_stack([1 - sure, sure]),
+                    "tokens": tokens,
+                    "loss": tokens * (2 - 0.1 * size + 0.4 * own - gain.get("loss", 0)),
+                    "slice.kind": kind.astype(str).astype(object),
+                    "slice.region": region.astype(str).astype(object),
+                }
+            )
+        beside = {"row": np.arange(len(self.of)), "group": self.group[self.of], "duplicate": self.of}
+        if not world.named:
+            beside["group"] = self.of
+        return [Predictions(beside | {name: column[self.of] for name, column in one.items()}) for one in found]
+
+
+def evaluators() -> list[Evaluator]:
+    """Return what measures the tables, knowing their labels."""
+    built = [Classification(), Calibration(), Perplexity()]
+    bind(built[:2], "a-task", Labels("single", ("no", "yes")))
+    return built
+
+
+def measured(table: Predictions, weights: Weights, chosen: list[Evaluator]) -> Measured:
+    """Return what a model came to, as a run measures it, without details and displays."""
+    found = Measured(table)
+    for evaluator in chosen:
+        rows = table.rows(evaluator)
+        figures = measure(evaluator, rows, weights)
+        found.figures |= {name: one for name, one in figures.items() if one.metric.interval and name != "brier"}
+        found.seen[evaluator.name] = np.ones(len(table), dtype=bool)
+        if overrides(evaluator, "score_examples"):
+            found.scores[evaluator.name] = evaluator.score_examples(rows)
+    return found
+
+
+@cache
+def truth(population: World) -> dict[str, float]:
+    """Return every figure of a million independent examples, and what a fixed answer's accuracy is short of."""
+    (table,) = Draw(replace(population, groups=10**6), 2**31).tables(1)
+    ones = np.ones(len(table))
+    found = {name: value for one in evaluators() for name, value in one.score(table.rows(one), ones).items()}
+    label, said = table.columns["label"], table.columns["predicted"]
+    return found | {"recall": float((said[label == 1] == 1).mean()), "gain": found["accuracy"] - max(label.mean(), 0.5)}
+
+
+Outcome = tuple[str, bool | None]
+"""What was looked at, and whether it held or alarmed; None where nothing is said, as of too few."""
+
+
+def outcomes(
+    world: World,
+    seed: int,
+    resamples: int,
+    *,
+    quick: bool = False,
+    detectable: Mapping[str, list[float]] | None = None,
+) -> Iterator[Outcome]:
+    """Yield of one set which intervals hold ("holds …") and which tests alarm ("alarm …").
+
+    Args:
+        quick: only figures and differences.
+        detectable: gets what is called the smallest detectable difference, by metric.
     """
-    found: dict[str, tuple[int, int]] = {}
+    true, chosen = truth(world.population), evaluators()
+    tables = Draw(world, seed).tables(2 if quick else 4)
+    weights = tables[0].weights(seed, resamples)
+    models = [measured(table, weights, chosen if i < 2 else [chosen[0], chosen[2]]) for i, table in enumerate(tables)]
+    base, tuned = models[:2]
+    both = compared(base, tuned)
+    found = both["difference"]
+    for name, values in (detectable or {}).items():
+        values += [found[name].detectable] if found[name].detectable is not None else []
+    for name, figure in tuned.figures.items():
+        change = found[name]
+        yield f"holds {name}", held(*figure.interval, true[name])
+        yield f"holds {name}, difference", held(change.low, change.high, 0.0)
+        yield f"alarm difference: {name}", beyond(change.low, change.high, change.p)
+    if quick:
+        return
+    tuned.add(chosen[0], weights, answering=False)
+    both["details"], facts = Details(tuned=tuned.details), tuned.details["classification"]
+    yield "holds recall of a label", held(*(facts["labels"][1]["recall_interval"] or (None, None)), true["recall"])
+    gain = facts["baseline"]["gains"]["accuracy"]
+    yield "holds accuracy, gain over a fixed answer", held(gain["low"], gain["high"], true["gain"])
+    yield from sliced(base, tuned, chosen, weights, both)
+    strategies = [SimpleNamespace(label=str(i)) for i in range(3)]
+    for metric in ("accuracy", "loss"):
+        pairs = pair_differences(strategies, models[1:], metric)
+        yield f"alarm compare, 3 strategies: {metric}", any(pair.supported for pair in pairs)
+    yield from folded(tables[:2], chosen, resamples, seed)
+    (table,) = Draw(world, seed + 10**6).tables(1)
+    seen = measured(table, table.weights(seed, resamples), chosen[:1])
+    yield from judged(tuned, both, seen, guesses=math.isclose(world.accuracy, max(world.rare, 1 - world.rare)))
+
+
+def held(low: float | None, high: float | None, true: float) -> bool | None:
+    return None if low is None or high is None else low <= true <= high
+
+
+def beyond(low: float | None, high: float | None, p: float | None) -> bool | None:
+    return None if low is None or high is None or p is None else not low <= 0 <= high and p <= LEVEL
+
+
+def any_beyond(judged: Iterable[tuple[float | None, float | None, float | None]]) -> bool | None:
+    """Say whether one of several, with p adjusted, is beyond chance; None where none is judged."""
+    found = [one for one in starmap(beyond, judged) if one is not None]
+    return any(found) if found else None
+
+
+def sliced(
+    base: Measured, tuned: Measured, chosen: list[Evaluator], weights: Weights, both: Mapping[str, Any]
+) -> Iterator[Outcome]:
+    """Yield what is said of slices within groups (kind) and of whole groups (region), and the rule's findings."""
+    for evaluator in (chosen[0], chosen[2]):
+        sides, columns = (base.seen_by(evaluator), tuned.seen_by(evaluator)), dict(tuned.predictions.slices())
+        found = slice_reports(columns, evaluator, *sides, weights, SMALL)
+        parts = [one for column in found.values() for one in column.slices if not one.small]
+        metric = found["kind"].metric or ""
+        for name, column in found.items():
+            gap = next((one.gap for one in column.slices if one.value == "0"), None)
+            yield f"holds {metric}, gap of a slice by {name}", held(gap.low, gap.high, 0.0) if gap else None
+        gaps = [one.gap for one in parts if one.gap is not None]
+        yield f"alarm slices, gap to others: {metric}", any_beyond((g.low, g.high, g.p_adjusted) for g in gaps)
+        changes = [one.difference[metric] for one in parts]
+        alarmed = any_beyond((one.low, one.high, one.p_adjusted) for one in changes)
+        yield f"alarm slices, difference to base: {metric}", alarmed
+        told = [one for one in SliceGaps().judge(record(tuned, both, slices=found)) if "value" in one.figures]
+        yield f"alarm rule slice-gaps: {metric}", bool(told) if parts else None
+
+
+def folded(tables: list[Predictions], chosen: list[Evaluator], resamples: int, seed: int) -> Iterator[Outcome]:
+    """Yield what the pooled answers of folds say, groups in one fold each."""
+    fold = tables[0].groups % FOLDS
+    joined = [Predictions.join([table.take(fold == k) for k in range(FOLDS) if (fold == k).any()]) for table in tables]
+    weights = joined[0].weights(seed, resamples)
+    found = compared(*(measured(table, weights, [chosen[0], chosen[2]]) for table in joined))
+    for metric in ("accuracy", "loss"):
+        change = found["difference"][metric]
+        yield f"alarm cross-validation: {metric}", beyond(change.low, change.high, change.p)
+
+
+def record(tuned: Measured, both: Mapping[str, Any], **beside: Any) -> Any:
+    """Return what rules look at, of a run with these figures of both models."""
+    evaluation = EvaluationResult(split="test", metrics=declarations([tuned.figures]), **both, **beside)
+    return SimpleNamespace(
+        evaluation=evaluation,
+        headline_metric=evaluation.headline_metric,
+        trained=SimpleNamespace(new_modules=()),
+        recipe=SimpleNamespace(evaluation=SimpleNamespace(small_slice=SMALL)),
+        examples=None,
+    )
+
+
+def judged(tuned: Measured, both: Mapping[str, Any], seen: Measured, *, guesses: bool) -> Iterator[Outcome]:
+    """Yield whether rules find a difference where there is none; `guesses`: the models are as good as one answer."""
+    figures = {name: figure.estimate for name, figure in seen.figures.items()}
+    run = record(tuned, both, training=OnTraining(n=len(seen.predictions), base=figures, tuned=figures))
+    told = [one.level for one in BetterThanBase().judge(run)]
+    yield "alarm rule better-than-base", told != ["note"]
+    yield "alarm rule worse-metrics", any(True for _ in WorseMetrics().judge(run))
+    yield "alarm rule generalisation-gap", any(True for _ in GeneralisationGap().judge(run))
+    yield "alarm rule constant-answer", not no_better_than_a_constant(run) if guesses else None
+
+
+def power(world: World, seed: int, shift: Mapping[str, float], resamples: int) -> Iterator[Outcome]:
+    """Yield whether a true difference of the size that is called detectable is found."""
+    chosen = [evaluators()[0], evaluators()[2]]
+    tables = Draw(world, seed).tables(2, better=shift)
+    weights = tables[0].weights(seed, resamples)
+    found = compared(*(measured(table, weights, chosen) for table in tables))
+    for metric in shift:
+        yield f"found {metric}", found["difference"][metric].better is True
+
+
+Counts = dict[str, tuple[int, int]]
+"""By outcome, how often it was so, of how many sets that said anything."""
+
+
+def simulate(world: World, runs: int, resamples: int = 1000, quick: bool = False) -> Counts:
+    """Count the outcomes of sets drawn with seeds 0, 1, …."""
+    found: Counts = {}
+    detectable: dict[str, list[float]] = {"accuracy": [], "loss": []}
     for seed in range(runs):
-        for held in world(n, seed, resamples):
-            if held.low is None:
-                continue
-            right, all_sets = found.get(held.figure, (0, 0))
-            found[held.figure] = right + bool(held.holds), all_sets + 1
+        _count(found, outcomes(world, seed, resamples, quick=quick, detectable=detectable))
+    least = {name: float(np.median(values)) for name, values in detectable.items() if values}
+    if not quick and least.get("accuracy", 1.0) < 1 - world.accuracy:
+        for seed in range(runs // 4):
+            _count(found, power(world, seed, least, resamples))
     return found
 
 
-def power(n: int, runs: int, resamples: int = RESAMPLES) -> dict[str, tuple[int, int]]:
-    """Return {figure: (sets that found the difference, sets)} where the true difference is the detectable one.
-
-    What is detectable is the median of `Difference.detectable` over 100 sets without a difference.
-    """
-    found = {}
-    for name, draw in (("loss", _shifted_losses), ("accuracy", _shifted_classes)):
-        blank = [compare(*draw(n, 10**6 + seed, 0.0, resamples))[name].detectable for seed in range(100)]
-        shift = float(np.median([value for value in blank if value is not None]))
-        verdicts = [compare(*draw(n, seed, shift, resamples))[name].better for seed in range(runs)]
-        found[f"{name} ({shift:.3g})"] = sum(better is True for better in verdicts), runs
-    return found
+def _count(found: Counts, outcomes: Iterable[Outcome]) -> None:
+    for name, held in outcomes:
+        if held is not None:
+            so, sets = found.get(name, (0, 0))
+            found[name] = so + bool(held), sets + 1
 
 
-def _shifted_losses(n: int, seed: int, shift: float, resamples: int) -> tuple[dict[str, Figure], dict[str, Figure]]:
-    """Two models whose losses of an example differ by a normal number around -shift."""
-    rng = np.random.default_rng([n, seed])
-    base = np.exp(rng.normal(0.9, 0.4, n))
-    tuned = base + rng.normal(-shift, 0.3, n)
-    weights = Weights(np.arange(n), seed, resamples)
-    before, after = (figures(Perplexity(), {"loss": x, "tokens": np.ones(n)}, weights) for x in (base, tuned))
-    return before, after
-
-
-def _shifted_classes(n: int, seed: int, shift: float, resamples: int) -> tuple[dict[str, Figure], dict[str, Figure]]:
-    """Two models that disagree on a fifth of the examples; tuned is right more often by `shift`."""
-    rng = np.random.default_rng([n, seed])
-    luck = rng.random(n)
-    base = (luck < 0.7) | ((luck >= 0.8 + shift / 2) & (luck < 0.9))
-    tuned = luck < 0.8 + shift / 2
-    weights, label = Weights(np.arange(n), seed, resamples), np.zeros(n, dtype=int)
-    said = ({"label": label, "predicted": np.where(right, 0, 1)} for right in (base, tuned))
-    before, after = (figures(Classification(), rows, weights) for rows in said)
-    return before, after
+def table(found: Mapping[str, Counts], kind: str, runs: int) -> str:
+    """Return the shares of one kind of outcome as a Markdown table; a column a world."""
+    names = dict.fromkeys(name for counts in found.values() for name in counts if name.startswith(f"{kind} "))
+    lines = [f"| {kind} | {' | '.join(found)} |", f"|---|{'---|' * len(found)}"]
+    for name in names:
+        cells = []
+        for counts in found.values():
+            so, sets = counts.get(name, (0, 0))
+            cells.append(f"{100 * so / sets:.1f}" if sets >= runs / 4 else "–")
+        if any(cell != "–" for cell in cells):
+            lines.append(f"| {name.removeprefix(f'{kind} ')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--runs", type=int, default=1000, help="simulated sets of each size")
-    parser.add_argument("--examples", type=int, nargs="+", default=[50, 200, 1000], help="examples in a set")
-    parser.add_argument("--worlds", nargs="+", default=[*WORLDS, "power"], choices=[*WORLDS, "power"])
+    parser.add_argument("--runs", type=int, default=1000, help="simulated sets of each world")
+    parser.add_argument("--resamples", type=int, default=400, help="of the bootstrap; a run has 1,000")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, each of which simulates a world at a time")
+    parser.add_argument("--worlds", nargs="+", default=[*WORLDS], choices=[*WORLDS])
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where all counts are written, as JSON")
     arguments = parser.parse_args()
-    table: dict[str, list[str]] = {}
-    for column, n in enumerate(arguments.examples):
-        for name in arguments.worlds:
-            counts = power(n, arguments.runs) if name == "power" else coverage(WORLDS[name], n, arguments.runs)
-            for figure, (right, all_sets) in counts.items():
-                label = f"power: {figure.split(' ')[0]}" if name == "power" else figure
-                cells = table.setdefault(label, ["–"] * len(arguments.examples))
-                cells[column] = f"{right / all_sets:.3f}"
-            print(f"{name}, {n} examples: {counts}", flush=True)
-    print(f"\n| figure | {' | '.join(f'n = {n:,}' for n in arguments.examples)} |")
-    print(f"|---|{'---|' * len(arguments.examples)}")
-    for figure, cells in table.items():
-        print(f"| {figure} | {' | '.join(cells)} |")
+    found, began = {}, time.monotonic()
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        worlds = [WORLDS[name] for name in arguments.worlds]
+        counted = pool.map(simulate, worlds, repeat(arguments.runs), repeat(arguments.resamples))
+        for name, counts in zip(arguments.worlds, counted, strict=True):
+            found[name] = counts
+            seconds = round(time.monotonic() - began)
+            facts = {"date": time.strftime("%Y-%m-%d"), "runs": arguments.runs, "resamples": arguments.resamples}
+            arguments.out.write_text(json.dumps(facts | {"seconds": seconds, "worlds": found}, indent=1) + "\n")
+            print(f"{name}: {seconds} s", flush=True)
+    error = 100 * math.sqrt(LEVEL * (1 - LEVEL) / arguments.runs)
+    print(f"\nIn %, of {arguments.runs:,} sets each; one standard error of 5 or 95 % is {error:.1f} points.")
+    for kind in ("alarm", "holds", "found"):
+        print(f"\n{table(found, kind, arguments.runs)}")
 
 
 if __name__ == "__main__":

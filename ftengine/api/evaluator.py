@@ -79,13 +79,15 @@ class Estimate:
     Args:
         value: the point estimate.
         low, high: ends of the 95 % interval; None where it cannot be computed.
-        n: distinct examples it rests on.
+        n: distinct examples it rests on; where rows come in groups, the groups, which are what was drawn.
+        rows: of these groups; None where each distinct example stands for itself.
     """
 
     value: float
     low: float | None
     high: float | None
     n: int
+    rows: int | None = None
 
 
 @dataclass(frozen=True)

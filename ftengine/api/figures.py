@@ -15,6 +15,10 @@ MOST = 60
 FEW = 6
 """Distinct examples below which a bootstrap of 1,000 resamples resolves no interval."""
 
+FEW_GROUPS = 20
+"""Groups of rows below which intervals and tests rest on too few. From 20 on no difference was called one in more than
+6 % of simulated sets without one (docs/evaluation.md)."""
+
 
 class Figure(Protocol):
     """A value with its interval: an Estimate, a Difference, or a gap."""
@@ -121,20 +125,37 @@ def no_interval(metric: str, metrics: Mapping[str, Metric], figures: Mapping[str
     return f"no interval (see {metrics[instead].label})" if instead in metrics and instead in figures else "no interval"
 
 
+def sample_size(n: int, rows: int | None, kind: str = "distinct example") -> str:
+    """Return "92 distinct examples", or where rows come in groups "20 groups (160 rows)"."""
+    return counted(n, kind) if rows is None else f"{counted(n, 'group')} ({counted(rows, 'row')})"
+
+
+def few_groups(n: int, rows: int | None) -> str:
+    """Say that a figure rests on too few groups of rows; "" where it does not."""
+    if rows is None or n >= FEW_GROUPS:
+        return ""
+    return (
+        f"Intervals and p-values of so few groups are approximate: {counted(n, 'group')}, and they were checked by "
+        f"simulation from {FEW_GROUPS} on."
+    )
+
+
 def at_zero(metric: Metric | None, figure: Figure | None) -> str:
     """Return what it means that a metric is 0; "" where it is not, or means what it says."""
     return metric.at_zero if metric is not None and known(figure) and figure.value == 0 else ""
 
 
-def untested_slices(column: str, values: str, examples: int, least: int) -> str:
+def untested_slices(column: str, values: str, examples: int, least: int, *, grouped: bool = False) -> str:
     """Say that no slice by a column, which has so many `values` in words, can be tested, and what to do.
 
-    `examples` are held out all together, `least` are those of a slice that is tested.
+    `examples` are held out all together, `least` are those of a slice that is tested; `grouped` where they come in
+    groups, of which it has `FEW_GROUPS` then.
     """
+    groups = f" of {min(least, FEW_GROUPS)} groups" if grouped else ""
     cure = "hold out more examples" if examples < 2 * least else "slice by a column with few values"
     return (
         f"Column {quoted(column)} has {values} in {counted(examples, 'held-out example')}, so no slice has {least:,} "
-        f"examples and none is tested: {cure}."
+        f"examples{groups} and none is tested: {cure}."
     )
 
 

@@ -82,7 +82,10 @@ def show(comparison: Comparison) -> None:
     """Print the table, and what it supports."""
     direction = {True: ", higher is better", False: ", lower is better", None: ""}[comparison.higher_is_better]
     out = page()
-    lead = f"{comparison.metric} on {comparison.split} ({comparison.examples:,} distinct examples{direction})"
+    from ftengine.api.figures import sample_size
+
+    on = sample_size(comparison.examples, comparison.rows)
+    lead = f"{comparison.metric} on {comparison.split} ({on}{direction})"
     out.print(f"{lead}, with 95 % intervals:")
     measured = ("peak memory", "time per step", "on disk")
     columns = ("strategy", comparison.metric, "learning rate", "trainable", "", *measured)

@@ -56,11 +56,13 @@ def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], out
 
 def show(result: CrossValidation) -> None:
     """Print what the pooled figures come to, them, the folds, and what the intervals cover."""
+    from ftengine.api.figures import sample_size
     from ftengine.run.records import Verdict
 
     out = page()
     show_verdict(out, Verdict(headline=result.verdict.text, level=result.verdict.level, findings=(result.verdict,)))
-    out.print(f"\n{result.folds} folds, {result.examples:,} distinct examples each held out once, with 95 % intervals:")
+    held_out = sample_size(result.examples, result.rows)
+    out.print(f"\n{result.folds} folds, {held_out} each held out once, with 95 % intervals:")
     out.print(figure_table(result.base, result.tuned, result.difference, {}))
     for baseline in result.baselines.values():
         reached = [f"{name} {number(value)}" for name, value in baseline.figures.items() if name in result.tuned]
@@ -69,6 +71,7 @@ def show(result: CrossValidation) -> None:
     out.print("\ntuned models, fold by fold:")
     columns = ("metric", *(f"fold {run.fold}" for run in result.runs), "mean", "std")
     rows = [(name, *map(number, (*spread.values, spread.mean, spread.std))) for name, spread in result.spread.items()]
-    rows.append(("(examples)", *(f"{run.examples:,}" for run in result.runs), "", ""))
+    counted = "(examples)" if result.rows is None else "(groups)"
+    rows.append((counted, *(f"{run.examples:,}" for run in result.runs), "", ""))
     out.print(table(columns, rows))
     out.print(f"\n{result.statement}")

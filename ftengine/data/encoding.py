@@ -19,7 +19,8 @@ from ftengine.api import Augmenter, Batch, Example, Features, Listener, Task, it
 from ftengine.data.augmentation import augment, mix
 from ftengine.data.features import KeptFeatures, features_key, keep_features
 from ftengine.data.read import Rows
-from ftengine.data.row_hashes import group_numbers, identities, to_json
+from ftengine.data.row_hashes import identities, to_json
+from ftengine.data.split_columns import numbers_of
 from ftengine.errors import DataError
 from ftengine.plugins.returned import wrong
 
@@ -46,8 +47,10 @@ class EncodedSplit:
         weights: (examples,) what each adds to the loss's denominator; never 0.
         index: (examples,) row of `rows` behind each example.
         content: a hash of all rows in their order, labels included.
-        groups: (examples,) equal for duplicates, which say no more than one of them, whatever split or file they are
-            in (`group_numbers`); None where not needed.
+        duplicates: (examples,) equal for duplicates, which say no more than one of them (`duplicate_numbers`); None
+            where not needed.
+        groups: (examples,) equal for rows that were not drawn independently: duplicates, and those of one value of the
+            data's group column; None where not needed.
         truncated: number of examples that were cut to the length limit.
         untrained_rows: number of rows left out because nothing of them is trained on.
         skipped: the reason of each row that could not be encoded (only with on_error: skip).
@@ -76,6 +79,7 @@ class EncodedSplit:
     skipped: Mapping[int, str] = field(default_factory=dict)
     augmenters: Sequence[Augmenter] = ()
     seed: int = 0
+    duplicates: np.ndarray | None = None
     groups: np.ndarray | None = None
     room: int | None = None
     standing: int | None = None
@@ -156,7 +160,7 @@ class EncodedSplit:
     def sample(self, count: int, seed: int = 0) -> EncodedSplit:
         """Return at most `count` of the examples, drawn without replacement and not augmented, in their order.
 
-        `groups` are filled in. `content`, `truncated`, `untrained_rows` and `skipped` stay those of the whole split.
+        `content`, `truncated`, `untrained_rows` and `skipped` stay those of the whole split.
         """
         rng = np.random.default_rng([seed, len(self)])
         chosen = np.sort(rng.choice(len(self), min(count, len(self)), replace=False))
@@ -169,7 +173,8 @@ class EncodedSplit:
             index=index,
             augmenters=(),
             standing=None,
-            groups=group_numbers(identities(self.rows.select(index), self.task, 0)),
+            duplicates=None if self.duplicates is None else self.duplicates[chosen],
+            groups=None if self.groups is None else self.groups[chosen],
         )
 
     @property
@@ -246,6 +251,7 @@ def encode_split(
     listener: Listener,
     augmenters: Sequence[Augmenter] = (),
     seed: int = 0,
+    group: str | None = None,  # the column of groups, if these rows have it
 ) -> EncodedSplit:
     """Encode every row once, to count tokens and to find bad rows before the model loads.
 
@@ -269,6 +275,7 @@ def encode_split(
     if not len(kept):
         raise DataError(_nothing_left(name, rows, counts, reasons, len(skipped)))
     uncut, unknown = kept["uncut"], kept["unknown"]
+    numbers = (None, None) if name == "train" else numbers_of(rows, identities(rows, task, 0), group, kept["row"])
     return EncodedSplit(
         rows,
         task,
@@ -284,7 +291,8 @@ def encode_split(
         skipped,
         augmenters,
         seed,
-        None if name == "train" else group_numbers(identities(rows, task, 0)[kept["row"]]),
+        numbers[0],
+        numbers[1],
         uncut=None if (uncut == UNTOLD).any() else _percentiles(uncut, (*PERCENTILES, 100)),
         unknown=None if (unknown == UNTOLD).all() else int(unknown[unknown != UNTOLD].sum()),
         unknown_rows=kept["row"][unknown > 0][:SHOWN_ROWS].tolist(),

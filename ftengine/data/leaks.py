@@ -106,6 +106,6 @@ def describe(leak: Mapping[str, Any], splits: Mapping[str, Rows], section: DataS
         parts.append(f"{one} (Jaccard similarity ≥ {section.near_duplicates:g}, e.g. {place})")
     if groups:
         values, are = counted(groups, "value"), "is" if groups == 1 else "are"
-        both = f"{values} of column {section.split.column!r} {are} in the {known} and in the {held} split"
+        both = f"{values} of column {section.group_column!r} {are} in the {known} and in the {held} split"
         parts.append(f"{both} (e.g. {places[-1]})")
     return ", and ".join(parts)

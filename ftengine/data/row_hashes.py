@@ -73,7 +73,19 @@ def fingerprints(rows: Rows, task: Task, seed: int) -> tuple[np.ndarray, np.ndar
     return np.frombuffer(bytes(digests), dtype="S16"), np.frombuffer(bytes(targets), dtype=np.int64)
 
 
-def group_numbers(digests: np.ndarray) -> np.ndarray:
+def connected(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return (n,) numbers that are equal for things connected by equal values of either array, directly or through
+    others; they are numbers from 0 on."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    one, other = (np.unique(values, return_inverse=True)[1].ravel() for values in (first, second))
+    size = max(one.max(initial=-1), other.max(initial=-1)) + 1
+    links = coo_array((np.ones(len(one), dtype=bool), (one, other + size)), shape=(2 * size, 2 * size))
+    return np.asarray(connected_components(links, directed=False)[1][one])
+
+
+def duplicate_numbers(digests: np.ndarray) -> np.ndarray:
     """Return a number for each hash, equal where the hashes are: the first 8 of its 16 bytes, as uint64.
 
     Among a million examples two different ones share a number with a probability of 3e-8.

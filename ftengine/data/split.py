@@ -19,7 +19,7 @@ from ftengine.data.leaks import describe, find_leaks, leaked
 from ftengine.data.near import Near, find_near
 from ftengine.data.partition import folds, latest, partition
 from ftengine.data.read import Rows, read_rows
-from ftengine.data.row_hashes import RowHashes, fingerprints
+from ftengine.data.row_hashes import RowHashes, connected, fingerprints
 from ftengine.data.split_columns import times, values
 from ftengine.errors import DataError
 from ftengine.plugins.registry import Registry
@@ -27,6 +27,11 @@ from ftengine.run.recipe import DataSection
 
 LEAST_ROWS = 0.1
 """Rows that a fraction comes to, at least; of few rows one is held out although it comes to less than one."""
+
+
+def _grouped(section: DataSection) -> bool:
+    """Say whether groups decide on which side a row lies, as they do unless its time does."""
+    return section.group_column is not None and section.split.by != "time"
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def make_splits(
         distinct = Distinct(hashes.splits, hashes.digests, task)  # the same examples, so the same numbers
         if threshold is not None and near is None:
             near = find_near(distinct, threshold)
-    groups = hashes.keys if section.split.by == "group" else {}
+    groups = hashes.keys if _grouped(section) else {}
     leaks = find_leaks(hashes.splits, distinct, near, groups)
     if audited and section.leaks in ("auto", "fail"):
         _refuse(leaks, hashes.splits, section, cutting)
@@ -121,11 +126,11 @@ def _read(section: DataSection, task: Task, seed: int, registry: Registry, left_
     digests, targets = {}, {}
     for name, rows in splits.items():
         digests[name], targets[name] = fingerprints(rows, task, seed)
-    by, column, keys = section.split.by, section.split.column or "", dict[str, np.ndarray]()
-    if by == "time":
-        keys = times(splits, column)
-    elif by == "group":
-        keys = {name: values(rows, column) for name, rows in splits.items()}
+    keys = dict[str, np.ndarray]()
+    if section.group_column is not None:
+        keys = {name: values(rows, section.group_column) for name, rows in splits.items()}
+    if section.split.by == "time":
+        keys = times(splits, section.split.column or "")
     return RowHashes(splits, digests, targets, keys)
 
 
@@ -156,7 +161,7 @@ def _sides(
     if split.by == "time":
         return latest(hashes.keys["train"], shares, rows.source)
     groups = _groups(section, hashes, distinct, near)
-    if split.by == "group":
+    if _grouped(section):
         _require_groups(section, hashes, distinct, near, len(np.unique(groups)), list(shares))
     targets = hashes.targets["train"] if split.by == "stratified" else None
     if targets is not None and not targets.any():
@@ -184,18 +189,11 @@ def _groups(section: DataSection, hashes: RowHashes, distinct: Distinct, near: N
     of, digests = distinct.of["train"], hashes.digests["train"]
     equal = of if near is None else near.groups[of]  # numbers, and so the first of a group, are in the order of hashes
     together = section.split.duplicates == "together"
-    if section.split.by != "group":
+    if not _grouped(section):
         return equal if together else _each(digests)
     grouped = np.unique(hashes.keys["train"], return_inverse=True)[1]
-    if together:
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
-        # Rows of one value and duplicates of each other: whatever is connected by either stays together.
-        size = max(grouped.max(), equal.max()) + 1
-        links = coo_array((np.ones(len(of), dtype=bool), (grouped, equal + size)), shape=(2 * size, 2 * size))
-        grouped = connected_components(links, directed=False)[1][grouped]
-    return _shuffled(grouped, digests)
+    # Rows of one value and duplicates of each other: whatever is connected by either stays together.
+    return _shuffled(connected(grouped, equal) if together else grouped, digests)
 
 
 def _require_groups(
@@ -208,7 +206,7 @@ def _require_groups(
     task = f"for {split.folds} folds" if split.folds else f"to hold out {' and '.join(parts)} and keep one for training"
     grouped, of = hashes.keys["train"], distinct.of["train"]
     kinds = len(np.unique(grouped))
-    said = f"{counted(found, 'group')} of column {split.column!r}"
+    said = f"{counted(found, 'group')} of column {section.group_column!r}"
     cures = [f"take {found} folds at most (--folds or data.split.folds)"] if split.folds and found > 1 else []
     if found < kinds:
         equal = of if near is None else near.groups[of]
@@ -219,7 +217,8 @@ def _require_groups(
         said += f" ({kinds:,} values, joined by duplicates, e.g. {places})"
         if not split.folds:  # equal rows in several folds would be tested and trained on at once
             cures.append("set data.split.duplicates: apart, with data.leaks: drop to remove the leaks that this makes")
-    cures.append("take a column of more values in data.split.column")
+    key = "data.split.column" if split.by == "group" else "data.group"
+    cures.append(f"take a column of more values in {key}")
     told, cure = f"its {len(rows):,} rows fall into {said}; that is too few {task}", ", or ".join(cures)
     raise DataError(f"{rows.source}: {told}. {cure[0].upper()}{cure[1:]}.")
 

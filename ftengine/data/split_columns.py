@@ -13,14 +13,14 @@ import numpy as np
 
 from ftengine.api import comparable
 from ftengine.data.read import Rows
-from ftengine.data.row_hashes import key_of
+from ftengine.data.row_hashes import connected, duplicate_numbers, key_of
 from ftengine.errors import DataError, did_you_mean
 
 
 def _require(rows: Rows, column: str) -> None:
     if column not in rows.columns:
         raise DataError(
-            f"{rows.source} has no column {column!r} (recipe key data.split.column). Its columns: "
+            f"{rows.source} has no column {column!r} (recipe key data.split.column or data.group). Its columns: "
             f"{', '.join(rows.columns)}." + did_you_mean(column, rows.columns)
         )
 
@@ -36,9 +36,21 @@ def values(rows: Rows, column: str) -> np.ndarray:
     for i, row in enumerate(rows):
         name = _name(row[column])
         if not name:
-            raise DataError(f"{rows.where(i)}: no value in column {column!r}, by which data.split groups. Fill it.")
+            raise DataError(f"{rows.where(i)}: no value in column {column!r}, by which rows are grouped. Fill it.")
         hashes += blake2b(name.encode(), digest_size=16).digest()
     return np.frombuffer(bytes(hashes), dtype="S16")
+
+
+def numbers_of(
+    rows: Rows, digests: np.ndarray, column: str | None, chosen: np.ndarray | slice = slice(None)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return two numbers for each of the chosen rows: one that duplicates share, and one that all of a group share.
+
+    Duplicates are of one group, and so are rows of one value in the column, where there is one. `digests` are of all
+    rows (`identities`).
+    """
+    duplicates = duplicate_numbers(digests[chosen])
+    return duplicates, duplicates if column is None else connected(duplicates, values(rows, column)[chosen])
 
 
 def _name(value: Any) -> str:

@@ -13,10 +13,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
 from ftengine.api import Estimate, Listener, SilentListener
-from ftengine.api.figures import ends, holm
+from ftengine.api.figures import ends, few_groups, holm, sample_size
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import PreparedData, ReadyTask, held_out, prepare_data
@@ -31,9 +29,7 @@ from ftengine.engine.subprocess_runs import (
 from ftengine.errors import InputError, RunError
 from ftengine.evaluation.differences import compare
 from ftengine.evaluation.results import Measured, exact_of
-from ftengine.evaluation.significance import bootstrap_p
 from ftengine.evaluation.stored import measure_again, same_examples, stored, validation_of
-from ftengine.evaluation.weights import Weights
 from ftengine.run.directory import RunDirectory
 from ftengine.run.evaluation_result import Estimates, SliceDifference, UndefinedAsNan
 from ftengine.run.recipe import Recipe
@@ -77,14 +73,10 @@ class Contender(Part):
 
 @dataclass(frozen=True)
 class PairDifference(SliceDifference):
-    """The first strategy minus the second; `p_adjusted` is for all pairs (Holm).
-
-    `p_at_most` says whether p is the least that the bootstrap can give, `supported` whether the data supports it.
-    """
+    """The first strategy minus the second; `p_adjusted` is for all pairs (Holm), `supported` by the data or not."""
 
     first: str = ""
     second: str = ""
-    p_at_most: bool = False
     supported: bool = False
 
     def turned(self) -> PairDifference:
@@ -100,7 +92,7 @@ class Comparison(Record):
 
     Args:
         metric: what quality means here; `higher_is_better` is None where the evaluator does not say.
-        examples: distinct ones.
+        examples: distinct ones; where rows come in groups, the groups, which have so many `rows`.
         base: the untuned model's quality.
         against: "best": the best against each other strategy; "all": every pair.
         statement: which differences the data supports, in words.
@@ -111,6 +103,7 @@ class Comparison(Record):
     higher_is_better: bool | None
     split: str
     examples: int
+    rows: int | None = None
     base: UndefinedAsNan[Estimate]
     strategies: tuple[Contender, ...]
     against: Literal["best", "all"]
@@ -256,7 +249,7 @@ def conclude(
     if metric not in first.tuned:
         raise InputError(f"metric {metric!r} was not measured. There are {', '.join(first.tuned)}.")
     direction = first.metrics[metric].higher_is_better
-    differences = _differences(contenders, _measured(contenders, tasks, first, metric), metric)
+    differences = pair_differences(contenders, _measured(contenders, tasks, first, metric), metric)
     best = None
     if not all_pairs and len(contenders) > 2:
         values = {one.label: e.tuned[metric].value for one, e in zip(contenders, evaluations, strict=True)}
@@ -264,12 +257,13 @@ def conclude(
         best = next(iter(ranked if direction is False else reversed(ranked)), None)
     if best is not None:
         differences = [difference for difference in differences if best in (difference.first, difference.second)]
-    split, examples = first.split or "", first.tuned[metric].n
+    split, examples, rows = first.split or "", first.tuned[metric].n, first.tuned[metric].rows
     return Comparison(
         metric=metric,
         higher_is_better=direction,
         split=split,
         examples=examples,
+        rows=rows,
         base=first.base[metric],
         strategies=tuple(
             _row(contender, ready, evaluation, metric, done)
@@ -277,7 +271,7 @@ def conclude(
         ),
         against="all" if best is None else "best",
         differences=tuple(differences),
-        statement=statement(metric, split, examples, differences, best=best, strategies=len(contenders)),
+        statement=statement(metric, split, examples, differences, rows=rows, best=best, strategies=len(contenders)),
     )
 
 
@@ -293,7 +287,7 @@ def _measured(
             "paired. Remove the older runs, or choose another folder with --output DIR."
         )
     recipe = contenders[0].recipe
-    weights = Weights(tables[0].groups, recipe.seed, recipe.evaluation.resamples)
+    weights = tables[0].weights(recipe.seed, recipe.evaluation.resamples)
     found = []
     for contender, ready, table in zip(contenders, tasks, tables, strict=True):
         evaluators = [evaluator for evaluator in ready.evaluators() if evaluator.name == name]
@@ -302,25 +296,17 @@ def _measured(
     return found
 
 
-def _differences(contenders: Sequence[Child], measured: Sequence[Measured], metric: str) -> list[PairDifference]:
+def pair_differences(contenders: Sequence[Child], measured: Sequence[Measured], metric: str) -> list[PairDifference]:
     """Return the differences of all pairs.
 
-    Proportions are tested by McNemar's exact test; among several, others by Student's t, as the bootstrap's p-values
-    end where a correction for many leaves nothing. The correction is for all pairs even where only those with the best
-    are shown: which is the best was seen on the same examples.
+    The correction is for all pairs even where only those with the best are shown: which is the best was seen on the
+    same examples.
     """
     found = []
-    many = len(contenders) > 2
     for (a, first), (b, second) in combinations(zip(contenders, measured, strict=True), 2):
-        exact = exact_of(second, first)
         same = first.predictions.equals(second.predictions)
-        difference = compare(second.figures, first.figures, exact, among_many=many, same=same)[metric]
-        at_most = False
-        if difference.p is not None and not many and metric not in exact:
-            one, other = first.figures[metric], second.figures[metric]  # where no resample contradicts the difference:
-            least = bootstrap_p(np.ones_like(one.resampled), min(one.size, other.size))
-            at_most = least is not None and difference.p <= least * (1 + 1e-9)
-        found.append(PairDifference(**vars(difference), first=a.label, second=b.label, p_at_most=at_most))
+        difference = compare(second.figures, first.figures, exact_of(second, first), same=same)[metric]
+        found.append(PairDifference(**vars(difference), first=a.label, second=b.label))
     for i, p in holm({i: one.p for i, one in enumerate(found) if one.p is not None}).items():
         low, high = ends(found[i]) or (0.0, 0.0)
         found[i] = replace(found[i], p_adjusted=p, supported=not low <= 0 <= high and p <= LEVEL)
@@ -351,12 +337,14 @@ def statement(
     examples: int,
     differences: Sequence[PairDifference],
     *,
+    rows: int | None = None,
     best: str | None = None,
     strategies: int = 2,
 ) -> str:
     """Say in words which differences the data supports, one a line, and how that was decided.
 
     `best` is the strategy that the others were compared with, None where every pair was; `strategies` is how many.
+    `examples` and `rows` are as `Comparison` has them.
     """
     pairs = strategies * (strategies - 1) // 2
     which = f". The best, {best}, against each other strategy" if best else ". Each pair of strategies" * (pairs > 1)
@@ -368,8 +356,9 @@ def statement(
         how += ", as these examples also chose the best"
         shown = "Compared: the best with each other strategy (all pairs: --all-pairs). "
     seed = "each strategy was trained with one seed, and what another seed would change is not in these figures."
-    head = f"On {metric}, {examples:,} distinct {split} examples{which}:"
-    return "\n".join([head, *lines, f"{shown}Paired by example{how}; {seed}"])
+    head = f"On {metric}, {sample_size(examples, rows, f'distinct {split} example')}{which}:"
+    paired = f"{shown}Paired by example{'' if rows is None else ', resampled by group'}{how}; {seed}"
+    return "\n".join(filter(None, [head, *lines, paired, few_groups(examples, rows)]))
 
 
 def _told(one: PairDifference, p: str, best: str | None) -> str:
@@ -379,7 +368,7 @@ def _told(one: PairDifference, p: str, best: str | None) -> str:
     if found is None or one.p_adjusted is None:
         return f"{one.first} and {one.second}: too few examples to tell"
     low, high = (end + 0.0 for end in found)  # without a minus before nothing
-    chance = f"{p} {'≤' if one.p_at_most else '='} {one.p_adjusted:.2g}"
+    chance = f"{p} = {one.p_adjusted:.2g}"
     if one.supported:
         wins = one.better if one.better is not None else one.value > 0
         winner, other = [one.first, one.second][:: 1 if wins else -1]

@@ -14,10 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
 from ftengine.api import Baseline, Estimate, Finding, Listener, SilentListener
-from ftengine.api.figures import known
+from ftengine.api.figures import few_groups, known, sample_size
 from ftengine.data.split import make_splits
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import PreparedData, ReadyTask, prepare_data
@@ -26,7 +24,6 @@ from ftengine.errors import DataError, InputError, RecipeError
 from ftengine.evaluation.results import Measured, compared, paired
 from ftengine.evaluation.stored import measure_again, stored
 from ftengine.evaluation.table import Predictions
-from ftengine.evaluation.weights import Weights
 from ftengine.plugins.registry import Registry
 from ftengine.report.verdict import judge
 from ftengine.run.directory import RunDirectory
@@ -47,11 +44,15 @@ class Spread(Part):
 
 
 class Fold(Part):
-    """One fold: its folder, how many distinct examples it held out, its figures, and whether it was there before."""
+    """One fold: its folder, how many examples it held out, its figures, and whether it was there before.
+
+    Examples are distinct ones; where rows come in groups, the groups, which have so many `rows`.
+    """
 
     fold: int
     run: str
     examples: int
+    rows: int | None = None
     base: Estimates
     tuned: Estimates
     reused: bool
@@ -61,7 +62,7 @@ class CrossValidation(RedactedRecord, Figures):
     """crossvalidation.json: what the folds came to.
 
     Args:
-        examples: distinct ones, each held out once.
+        examples: distinct ones, each held out once; where rows come in groups, the groups, which have so many `rows`.
         base, tuned, difference: over all examples; without metrics that hold for one model alone (`Metric.pooled`).
         baselines: by evaluator, what one reaches over all examples who does not look at the inputs, and what the tuned
             models answer most.
@@ -73,6 +74,7 @@ class CrossValidation(RedactedRecord, Figures):
     file: ClassVar[str] = "crossvalidation.json"
     folds: int
     examples: int
+    rows: int | None = None
     higher_is_better: dict[str, bool | None]
     baselines: dict[str, Baseline]
     verdict: Finding
@@ -192,7 +194,8 @@ def pool(children: Sequence[Child], ready: ReadyTask, reused: Sequence[bool]) ->
     metrics, names = evaluations[0].metrics, list(evaluations[0].tuned)
     apart = [name for name in names if not metrics[name].pooled]
     base, tuned = _pooled(children, ready)
-    examples = len(np.unique(tuned.predictions.groups))
+    weights = tuned.predictions.weights(0, 0)
+    examples, rows = weights.groups, len(weights) if weights.grouped else None
     found = compared(base, tuned)
     for side in ("base", "tuned", "difference"):
         found[side] = {name: figure for name, figure in found[side].items() if name not in apart}
@@ -206,6 +209,7 @@ def pool(children: Sequence[Child], ready: ReadyTask, reused: Sequence[bool]) ->
     return CrossValidation(
         folds=len(children),
         examples=examples,
+        rows=rows,
         base=whole.base,
         tuned=whole.tuned,
         difference=whole.difference,
@@ -218,13 +222,14 @@ def pool(children: Sequence[Child], ready: ReadyTask, reused: Sequence[bool]) ->
                 fold=number,
                 run=str(child.run.path),
                 examples=next(iter(evaluation.tuned.values())).n,
+                rows=next(iter(evaluation.tuned.values())).rows,
                 base=evaluation.base,
                 tuned=evaluation.tuned,
                 reused=done,
             )
             for number, (child, evaluation, done) in enumerate(zip(children, evaluations, reused, strict=True))
         ),
-        statement=statement(len(children), examples, apart),
+        statement=statement(len(children), examples, rows, apart),
     )
 
 
@@ -245,7 +250,7 @@ def _pooled(children: Sequence[Child], ready: ReadyTask) -> list[Measured]:
     # Equal examples are in one fold, so that the groups of different folds are different ones.
     tables = [Predictions.join([stored(child.run, "test", side) for child in children]) for side in ("base", "tuned")]
     recipe, evaluators = ready.recipe, ready.evaluators()
-    weights = Weights(tables[1].groups, recipe.seed, recipe.evaluation.resamples)
+    weights = tables[1].weights(recipe.seed, recipe.evaluation.resamples)
     return [measure_again(table, evaluators, ready.task, weights) for table in tables]
 
 
@@ -263,8 +268,10 @@ def _spread(figures: Sequence[Estimate | None]) -> Spread:
     )
 
 
-def statement(folds: int, examples: int, apart: Sequence[str] = ()) -> str:
+def statement(folds: int, examples: int, rows: int | None = None, apart: Sequence[str] = ()) -> str:
     """Say in words what the intervals cover and what not; `apart` are metrics without a figure over all folds."""
+    drawn = "examples" if rows is None else "groups"
+    few = f" {said}" if (said := few_groups(examples, rows)) else ""
     unpooled = (
         f" {', '.join(apart)} {'has' if len(apart) == 1 else 'have'} no figure over all examples: it would set scores "
         "of different models against each other. See the folds' values and their mean."
@@ -275,10 +282,10 @@ def statement(folds: int, examples: int, apart: Sequence[str] = ()) -> str:
         else "each of the two training sets is what the other one is tested on"
     )
     return (
-        f"Each of {examples:,} distinct examples was answered by a model that did not train on it. The intervals cover "
-        f"the choice of these examples, for the {folds} models as they were trained. They do not cover what other "
+        f"Each of {sample_size(examples, rows)} was answered by a model that did not train on it. The intervals cover "
+        f"the choice of these {drawn}, for the {folds} models as they were trained. They do not cover what other "
         f"training data or another seed would change: {shared}, so the folds are not independent repetitions, and one "
         "cross-validation gives no unbiased estimate of that variance (Bengio & Grandvalet 2004). The spread over "
         "folds is a description and no interval. The figures are of models trained on a part of the data; the model "
-        f"to use is trained on all of it.{unpooled if apart else ''}"
+        f"to use is trained on all of it.{unpooled if apart else ''}{few}"
     )

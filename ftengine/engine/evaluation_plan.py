@@ -15,8 +15,9 @@ from ftengine.data.augmentation_preview import sample_rows
 from ftengine.data.batching import epoch_batches
 from ftengine.data.encoding import EncodedSplit
 from ftengine.data.read import Rows, read_rows
-from ftengine.data.row_hashes import group_numbers, to_json
+from ftengine.data.row_hashes import to_json
 from ftengine.data.split import read_for
+from ftengine.data.split_columns import numbers_of
 from ftengine.engine.device import processes
 from ftengine.engine.prepared_data import PreparedData, ReadyTask, check_inputs, held_out, inferring
 from ftengine.errors import DataError, RecipeError, naming
@@ -143,7 +144,8 @@ def _to_read(ready: ReadyTask, held: EvalSet | None) -> EvalSet | None:
     if held is None or count is None:
         return None
     known = held.answered if held.answering else held.members
-    first = known if held.split.groups is None else known[np.unique(held.split.groups[known], return_index=True)[1]]
+    equal = held.split.duplicates
+    first = known if equal is None else known[np.unique(equal[known], return_index=True)[1]]
     chosen = np.sort(first)[sample(len(first), count, ready.recipe.seed)]
     if held.answering:
         return replace(held, answered=chosen)
@@ -319,6 +321,7 @@ def _unencoded(ready: ReadyTask, rows: Rows) -> EncodedSplit:
         raise DataError(f"{rows.source} holds no request.")
     lengths, count = np.array([len(text) for text in texts], dtype=np.int64), len(texts)
     digests = np.array([blake2b(text, digest_size=16).digest() for text in texts], dtype="S16")
+    duplicates, groups = numbers_of(rows, digests, ready.group_column(rows))
     return EncodedSplit(
         rows,
         ready.task,
@@ -331,5 +334,6 @@ def _unencoded(ready: ReadyTask, rows: Rows) -> EncodedSplit:
         truncated=0,
         untrained_rows=0,
         content="",
-        groups=group_numbers(digests),
+        duplicates=duplicates,
+        groups=groups,
     )

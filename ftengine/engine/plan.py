@@ -23,7 +23,7 @@ from ftengine.engine.prepared_data import PreparedData, check_own_regularizers, 
 from ftengine.engine.prepared_model import load_base, prepare_strategy
 from ftengine.engine.scaling import Scale, advice, communication, sizes_up_to
 from ftengine.evaluation.plan import EvalPlan
-from ftengine.evaluation.slices import as_text
+from ftengine.evaluation.slices import as_text, is_small
 from ftengine.model import count
 from ftengine.plugins.registry import Registry
 from ftengine.plugins.returned import matched
@@ -269,16 +269,16 @@ def _untested(evaluating: EvalPlan) -> Iterator[str]:
     held = evaluating.held_out
     if held is None:
         return
+    index = held.split.index[held.members]
+    duplicates, groups = held.split.duplicates, held.split.groups
+    numbers = [index if equal is None else equal[held.members] for equal in (duplicates, groups)]
     for column in held.slices:
-        index = held.split.index[held.members]
-        groups = index if held.split.groups is None else held.split.groups[held.members]
-        distinct = {
-            (as_text(held.split.rows[int(i)].get(column)), group) for i, group in zip(index, groups, strict=True)
-        }
-        sizes = Counter(value for value, _ in distinct)
-        if max(sizes.values(), default=0) < evaluating.small_slice:
-            values = counted(len(sizes), "value")
-            yield untested_slices(column, values, len(index), evaluating.small_slice)
+        values = [as_text(held.split.rows[int(i)].get(column)) for i in index]
+        examples, drawn = (Counter(v for v, _ in set(zip(values, of.tolist(), strict=True))) for of in numbers)
+        if all(is_small(examples[value], drawn[value], evaluating.small_slice) for value in examples):
+            grouped = len(np.unique(numbers[1])) < len(np.unique(numbers[0]))
+            of = counted(len(examples), "value")
+            yield untested_slices(column, of, len(index), evaluating.small_slice, grouped=grouped)
 
 
 def _example(train: EncodedSplit) -> list[tuple[str, bool]]:

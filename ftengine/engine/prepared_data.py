@@ -68,8 +68,17 @@ class ReadyTask:
     @property
     def used_columns(self) -> set[str]:
         """Columns of the user's rows that others than the task read."""
-        column = self.recipe.data.split.column
-        return {*self.recipe.evaluation.slices, *read_columns(self.evaluators()), *([column] if column else [])}
+        data = self.recipe.data
+        own = {column for column in (data.split.column, data.group) if column is not None}
+        return {*self.recipe.evaluation.slices, *read_columns(self.evaluators()), *own}
+
+    def group_column(self, rows: Rows) -> str | None:
+        """Return the column that groups rows; None where they have none, which the listener is told of."""
+        column = self.recipe.data.group_column
+        if column is None or column in rows.columns:
+            return column
+        self.listener.message(f"{rows.source} has no column {column!r}, so each of its rows is taken for a group")
+        return None
 
     def encode(self, name: str, rows: Rows, *, quiet: bool = False) -> EncodedSplit:
         """Encode one split, `quiet` where the listener is not told; only the training split is augmented.
@@ -87,6 +96,7 @@ class ReadyTask:
             listener=SilentListener() if quiet else self.listener,
             augmenters=self.experiment.augmenters if name == "train" else (),
             seed=self.recipe.seed,
+            group=None if name == "train" else self.group_column(rows),
         )
 
     def unusable(self, splits: Mapping[str, Rows]) -> dict[str, str]:

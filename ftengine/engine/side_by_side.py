@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ftengine.api import Metric, Table
-from ftengine.api.figures import Figure, interval, known, listed, plain, probability, quoted
+from ftengine.api.figures import Figure, few_groups, interval, known, listed, plain, probability, quoted, sample_size
 from ftengine.engine.compare import Comparison, PairDifference, conclude
 from ftengine.engine.cross_validate import CrossValidation
 from ftengine.engine.finished import Run
@@ -77,13 +77,14 @@ def differences(paths: Sequence[str | Path]) -> Overview:
 
 
 def _measured_by(run: Run) -> tuple[str, ...]:
-    """Return the first metric ("" without one), its options, the examples and the labels, which paired runs share."""
+    """Return what paired runs share: first metric ("" without one), examples, labels, groups, and its options."""
     result = EvaluationResult.read(run.directory)
     content = AuditResult.read(run.directory).contents.get(result.split or "", "")
     metric = result.headline_metric or ""
     evaluator = result.metrics[metric].evaluator if metric else ""
     options = {key: x for spec in run.recipe.evaluate if spec["name"] == evaluator for key, x in spec.items()}
-    return metric, content, str(run.facts.labels), str(options | {"name": evaluator})
+    groups = str(run.recipe.data.group_column)
+    return metric, content, str(run.facts.labels), groups, str(options | {"name": evaluator})
 
 
 def _table(named: Sequence[tuple[str, Run]], *, whole: bool) -> Table:
@@ -95,10 +96,11 @@ def _table(named: Sequence[tuple[str, Run]], *, whole: bool) -> Table:
     label, many = EvaluationResult.read(named[0][1].directory).metrics[found.metric].label, len(named) > 2
     chosen = f", the run with the best {label}" if many else ""
     adjusted = f"; p is adjusted for all {len(named) * (len(named) - 1) // 2} pairs of runs (Holm)" if many else ""
+    drawn = sample_size(found.examples, found.rows, f"distinct {found.split} example")
     caption = (
         f"{label[:1].upper()}{label[1:]} of each run minus that of {reference}{chosen}. All answered the same "
-        f"{found.examples:,} distinct {found.split} examples, by which they are paired{adjusted}. What another seed "
-        "would change is not in it."
+        f"{drawn}, by which they are paired{adjusted}. What another seed "
+        f"would change is not in it. {few_groups(found.examples, found.rows)}".rstrip()
     )
     return Table(
         title=f"Differences between {'the runs' if whole else listed([name for name, _ in named])}",
@@ -129,7 +131,7 @@ def _of_folds(made: CrossValidation, metrics: Mapping[str, Metric]) -> Overview:
         title="Pooled figures",
         columns=("metric", "base", "tuned", "difference", "p", "tuned, by fold", "standard deviation of folds"),
         rows=tuple(rows),
-        caption=f"{made.examples:,} distinct examples, with 95 % intervals.{''.join(reached)}",
+        caption=f"{sample_size(made.examples, made.rows)}, with 95 % intervals.{''.join(reached)}",
     )
     lead, title = (made.verdict.text,), f"Cross-validation, {made.folds} folds"
     return Overview(title=title, lead=lead, tables=(table,), notes=(made.statement,), folds=True)

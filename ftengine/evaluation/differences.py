@@ -23,7 +23,7 @@ from ftengine.evaluation.intervals import (
     subtracted_interval,
     wilson,
 )
-from ftengine.evaluation.significance import bootstrap_p, detectable, t_p
+from ftengine.evaluation.significance import detectable, t_p
 from ftengine.evaluation.weights import Weights
 from ftengine.run.evaluation_result import Gap as GapFigure
 
@@ -35,26 +35,21 @@ def compare(
     tuned: Mapping[str, Figure],
     exact: Mapping[str, float] | None = None,
     *,
-    among_many: bool = False,
     same: bool = False,
 ) -> dict[str, Difference]:
     """Return tuned minus base for every metric that both have, paired by example.
 
-    Each resample weighs an example alike in both, so that what makes it hard for both cancels.
+    Each resample weighs an example alike in both, so that what makes it hard for both cancels. The p-value is Student's
+    t on the bootstrap's standard error, which has no least value and so can be adjusted for many tests; that of an
+    exact test takes its place.
 
     Args:
         base, tuned: of the same examples, with the same weights.
         exact: by metric the p-value of an exact test, where there is one.
-        among_many: whether the p-values will be adjusted for many comparisons. The bootstrap's ends at about
-            2/(B + 1), so that with twenty nothing could ever be beyond chance; then it is Student's t, without end.
         same: whether the two predict the same of every example. Equal figures do not say so: two models that are right
             on the same 27 of 30 may differ on others, which the intervals of proportions allow for.
     """
-    return {
-        name: _difference(base[name], tuned[name], (exact or {}).get(name), among_many, same)
-        for name in base
-        if name in tuned
-    }
+    return {name: _difference(base[name], tuned[name], (exact or {}).get(name), same) for name in base if name in tuned}
 
 
 def beyond_baseline(
@@ -69,13 +64,15 @@ def beyond_baseline(
     answers = {}
     for name, (value, drawn) in by_resample(partial(evaluator.baseline_resamples, rows), weights).items():
         one = figures[name]
-        interval = (None, None) if one.trials is None else score_interval(value, drawn, one.trials, one.n)
+        interval: Interval = (None, None)
+        if one.trials is not None:
+            interval = score_interval(value, drawn, one.trials, one.size, one.freedom)
         answers[name] = replace(one, value=value, resampled=drawn, interval=interval, scored=one.trials is not None)
     return {name: one for name, one in compare(answers, figures).items() if math.isfinite(one.value)}
 
 
-def _difference(base: Figure, tuned: Figure, exact: float | None, among_many: bool, same: bool) -> Difference:
-    n, size = tuned.n, min(base.size, tuned.size)
+def _difference(base: Figure, tuned: Figure, exact: float | None, same: bool) -> Difference:
+    n, size = tuned.rows or tuned.n, min(base.size, tuned.size)
     value = float(_subtract(np.asarray(tuned.value), np.asarray(base.value), n))
     if math.isnan(value):
         return Difference(value, None, None, None, None)
@@ -88,8 +85,7 @@ def _difference(base: Figure, tuned: Figure, exact: float | None, among_many: bo
         interval = subtracted_interval(base.value, tuned.value, base.interval, tuned.interval, r)
     else:
         interval = percentile_interval(resampled, size)
-    p = t_p(value, resampled, size) if among_many else bootstrap_p(resampled, size)
-    p = p if exact is None else exact
+    p = t_p(value, resampled, size) if exact is None else exact
     better = beyond_chance(*interval, p, tuned.metric.higher_is_better)
     return Difference(value, *interval, p, better, detectable(resampled, size))
 
@@ -116,7 +112,8 @@ class Gap:
     """One figure (the second) minus another, on different examples.
 
     Args:
-        trials: for proportions, the effective trials behind each; None where they are none.
+        trials: for proportions, the effective trials behind each and the degrees of freedom of their variance; None
+            where they are none.
         error: the standard error of the gap, and its degrees of freedom; None where nothing varies.
         correlation: of the two proportions; not 0 where the same examples are on both sides.
     """
@@ -124,16 +121,16 @@ class Gap:
     value: float
     first: float
     second: float
-    trials: tuple[float, float] | None
+    trials: tuple[tuple[float, float], tuple[float, float]] | None
     error: tuple[float, float] | None
     correlation: float = 0.0
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
         """Return Newcombe's interval where the figures are proportions, else Welch's t interval."""
         if self.trials is not None:
-            of_first = wilson(self.first, self.trials[0], confidence)
-            of_second = wilson(self.second, self.trials[1], confidence)
-            return subtracted_interval(self.first, self.second, of_first, of_second, self.correlation)
+            (of_first, freedom), (of_second, other) = self.trials
+            sides = wilson(self.first, of_first, confidence, freedom), wilson(self.second, of_second, confidence, other)
+            return subtracted_interval(self.first, self.second, *sides, self.correlation)
         if self.error is None:
             return None, None
         error, freedom = self.error
@@ -164,19 +161,21 @@ class Gap:
 def gap_between(first: Figure | None, second: Figure | None, *, overlap: bool = False) -> Gap | None:
     """Return second minus first of two figures that rest on different examples; None where a value is undefined.
 
-    With `overlap`, some examples are on both sides (the same text under two values of a column), and the figures vary
-    together as their resamples do, which weigh an example alike wherever it stands. The degrees of freedom are Welch's
-    (1947, "The generalization of 'Student's' problem when several different population variances are involved").
+    With `overlap`, some groups are on both sides (a patient, or the same text under two values of a column), and the
+    figures vary together as their resamples do, which weigh a group alike wherever it stands. The degrees of freedom
+    are Welch's (1947, "The generalization of 'Student's' problem when several different population variances are
+    involved").
     """
     if first is None or second is None or not math.isfinite(second.value - first.value):
         return None
     value, sides = second.value - first.value, (first, second)
     r = correlation(first.resampled, second.resampled) if overlap else 0.0
     if first.trials is not None and second.trials is not None:
-        trials = [effective_trials(f.value, f.resampled, f.trials or 0, f.size) for f in sides]
+        trials = [effective_trials(f.value, f.resampled, f.trials or 0, f.size, f.freedom) for f in sides]
         if trials[0] is None or trials[1] is None:
             return None
-        return Gap(value, first.value, second.value, (trials[0], trials[1]), None, r)
+        behind = (trials[0], first.freedom), (trials[1], second.freedom)
+        return Gap(value, first.value, second.value, behind, None, r)
     parts = [((standard_error(figure.resampled, figure.size) or 0.0) ** 2, figure.size) for figure in sides]
     errors = [math.sqrt(part) for part, _ in parts]
     varied = max(0.0, sum(part for part, _ in parts) - 2 * r * errors[0] * errors[1])

@@ -13,6 +13,7 @@ from ftengine.evaluation.figures import Figure
 from ftengine.evaluation.plan import EvalSet, answer_keys
 from ftengine.evaluation.significance import mcnemar
 from ftengine.evaluation.table import Predictions
+from ftengine.evaluation.weights import Weights
 
 SHOWN = 10
 """Examples that are shown on each side."""
@@ -33,7 +34,7 @@ def scored_by(base: Mapping[str, ExampleScores], tuned: Mapping[str, ExampleScor
 def exact_p(
     base: ExampleScores | None,
     tuned: ExampleScores | None,
-    groups: np.ndarray,
+    weights: Weights,
     seen: np.ndarray,
     before: Mapping[str, Figure],
     after: Mapping[str, Figure],
@@ -42,22 +43,23 @@ def exact_p(
 
     Args:
         base, tuned: of n examples; None where they are not judged.
-        groups: (n,) equal for duplicates.
+        weights: of these.
         seen: (n,) the examples that `before` and `after`, figures of base and tuned, are of.
     """
     if base is None or tuned is None:
         return {}
     sides = [ExampleScores(side.score[seen], side.right[seen]) for side in (base, tuned)]
-    found = mcnemar(sides[0], sides[1], groups[seen])
-    if found is None:
+    found = mcnemar(sides[0], sides[1], weights.under(seen))
+    if found is None or found["p"] is None:
         return {}
     shares = [side.right.mean() for side in sides]  # nan, which is close to nothing, where one is neither
     names = [name for name in before if name in after]
     return {n: found["p"] for n in names if np.allclose([before[n].value, after[n].value], shares, rtol=0, atol=1e-9)}
 
 
-def most_changed(base: ExampleScores, tuned: ExampleScores, groups: np.ndarray) -> tuple[list[int], list[int]]:
-    """Return the examples whose score rose most and those whose score fell most, most first, each group once.
+def most_changed(base: ExampleScores, tuned: ExampleScores, duplicates: np.ndarray) -> tuple[list[int], list[int]]:
+    """Return the examples whose score rose most and those whose score fell most, most first, each of
+    several duplicates once.
 
     Examples whose score did not change are in neither, nor are those whose score changed by less than `NOISE` while
     the answer stayed right or stayed wrong; where nothing is right or wrong, scores have no scale that is known.
@@ -66,13 +68,13 @@ def most_changed(base: ExampleScores, tuned: ExampleScores, groups: np.ndarray) 
     change[(np.abs(change) < NOISE) & (tuned.right == base.right)] = 0
     known = np.flatnonzero(~np.isnan(change))
     order = known[np.argsort(change[known], kind="stable")]
-    improved = _first(order[::-1][change[order[::-1]] > 0], groups)
-    return improved, _first(order[change[order] < 0], groups)
+    improved = _first(order[::-1][change[order[::-1]] > 0], duplicates)
+    return improved, _first(order[change[order] < 0], duplicates)
 
 
-def _first(members: np.ndarray, groups: np.ndarray) -> list[int]:
-    """Return the first `SHOWN` members, each group once."""
-    firsts = np.unique(groups[members], return_index=True)[1]
+def _first(members: np.ndarray, duplicates: np.ndarray) -> list[int]:
+    """Return the first `SHOWN` members, each of several duplicates once."""
+    firsts = np.unique(duplicates[members], return_index=True)[1]
     return members[np.sort(firsts)[:SHOWN]].tolist()
 
 
@@ -88,13 +90,13 @@ def single_examples(
         answered = any(evaluator.name == by for evaluator in of.answering)
         return [_item(of, i, tables, [side[by or ""] for side in scores], answered=answered) for i in chosen]
 
-    groups, name = tables[0].groups, scored_by(*scores)
-    improved, worse = ([], []) if name is None else most_changed(scores[0][name], scores[1][name], groups)
+    duplicates, name = tables[0].duplicates, scored_by(*scores)
+    improved, worse = ([], []) if name is None else most_changed(scores[0][name], scores[1][name], duplicates)
     found = {"evaluator": name, "improved": items(name, improved), "worse": items(name, worse)}
     for by, judged in scores[1].items():
-        sure = np.full(len(groups), np.nan) if judged.wrong_confidence is None else judged.wrong_confidence
+        sure = np.full(len(duplicates), np.nan) if judged.wrong_confidence is None else judged.wrong_confidence
         wrong = np.flatnonzero(~np.isnan(sure))
-        surest = _first(wrong[np.argsort(-sure[wrong], kind="stable")], groups)
+        surest = _first(wrong[np.argsort(-sure[wrong], kind="stable")], duplicates)
         if told := [item | {"confidence": float(sure[i])} for item, i in zip(items(by, surest), surest, strict=True)]:
             found.setdefault("mistakes", told)
     return found

@@ -30,9 +30,11 @@ class Figure:
         value: with every example once; nan where undefined.
         resampled: (B,); nan where undefined, and all through where the metric has no interval.
         interval: 95 %.
-        n: distinct examples.
+        n: groups, which are distinct examples where the data names none.
         size: as many of equal weight as they are worth.
         trials: for a proportion, the most independent trials behind it; its interval is a score interval.
+        freedom: for a proportion, the degrees of freedom of its variance (`Weights.freedom`).
+        rows: rows of the groups; None where each distinct example is one.
         scored: whether the interval rests on a score interval, and so that of a difference must.
     """
 
@@ -45,10 +47,12 @@ class Figure:
     size: float
     trials: float | None = None
     scored: bool = False
+    freedom: float = math.inf
+    rows: int | None = None
 
     @property
     def estimate(self) -> Estimate:
-        return Estimate(self.value, *self.interval, self.n)
+        return Estimate(self.value, *self.interval, self.n, self.rows)
 
 
 def measure(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, Figure]:
@@ -61,21 +65,33 @@ def measure(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, Fig
         unequal = evaluator.example_weights(rows)
     resampled = _resampled(evaluator, rows, weights)
     shares = by_resample(partial(evaluator.proportions, rows), weights) if overrides(evaluator, "proportions") else {}
-    figures, n = {}, weights.distinct
+    figures, freedom, rows_of_groups = {}, weights.freedom, len(weights) if weights.grouped else None
     for name, metric in evaluator.metrics.items():
         value, found = plain[name], resampled.get(name)
         if found is None or not metric.interval:  # what resamples of it say is not true of it
             found = np.full(weights.resamples, np.nan)
-        most = min(float(trials.get(name, n)), n) if metric.proportion or name in trials else None
-        size = n * min(1.0, kish(unequal[name]) / len(weights)) if name in unequal else float(n)
-        if most is not None:
-            interval = score_interval(value, found, most, n)
+        size, most = weights.worth(unequal.get(name)), None
+        if metric.proportion or name in trials:
+            most = min(float(trials.get(name, weights.examples)), weights.examples)
+            interval = score_interval(value, found, most, size, freedom)
         elif name in shares:
-            interval = excess_interval(value, found, *shares[name], n)
+            interval = excess_interval(value, found, *shares[name], weights.examples, size, freedom)
         else:
             interval = percentile_interval(found, size)
         scored = most is not None or name in shares
-        figures[name] = Figure(metric, evaluator.name, value, found, interval, n, size, most, scored)
+        figures[name] = Figure(
+            metric,
+            evaluator.name,
+            value,
+            found,
+            interval,
+            weights.groups,
+            size,
+            most,
+            scored,
+            freedom,
+            rows_of_groups,
+        )
     return figures
 
 
@@ -95,12 +111,6 @@ def _numbers(evaluator: Evaluator, found: Any) -> dict[str, float]:
         if evaluator.metrics[name].proportion and not (math.isnan(value) or -1e-6 <= float(value) <= 1 + 1e-6):
             raise wrong(evaluator, "score", value, f"a number from 0 to 1 for {name!r}, which it declares a proportion")
     return {name: float(value) for name, value in found.items()}
-
-
-def kish(weights: np.ndarray) -> float:
-    """Return how many examples of equal weight unequal ones are worth: (Σw)² / Σw² (Kish 1965, §8.2)."""
-    weights = np.asarray(weights, dtype=np.float64)
-    return float(weights.sum() ** 2 / np.square(weights).sum()) if weights.any() else 0.0
 
 
 def _resampled(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, np.ndarray]:
@@ -139,13 +149,14 @@ def details(evaluator: Evaluator, rows: Rows, weights: Weights) -> tuple[dict[st
         return facts, displays
 
     def estimate(values: Callable[[np.ndarray], np.ndarray], trials: Sequence[float] | None = None) -> list[Estimate]:
-        plain, n, found = values(np.ones((1, len(weights))))[0], weights.distinct, []
+        plain, size, found = values(np.ones((1, len(weights))))[0], weights.worth(), []
         for i, (value, drawn) in enumerate(zip(map(float, plain), weights.resample(values).T, strict=True)):
             if trials is None:
-                interval = percentile_interval(drawn, n)
+                interval = percentile_interval(drawn, size)
             else:
-                interval = score_interval(value, drawn, min(float(trials[i]), n), n)
-            found.append(Estimate(value, *interval, n))
+                most = min(float(trials[i]), weights.examples)
+                interval = score_interval(value, drawn, most, size, weights.freedom)
+            found.append(Estimate(value, *interval, weights.groups, len(weights) if weights.grouped else None))
         return found
 
     with np.errstate(all="ignore"):

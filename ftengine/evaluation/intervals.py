@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import ndtr, stdtrit
 
 CONFIDENCE = 0.95
 Interval = tuple[float | None, float | None]
@@ -16,7 +16,7 @@ def percentile_interval(resampled: np.ndarray, n: float) -> Interval:
 
     Plain percentiles are too narrow for few examples, as a z-interval with divisor n would be. The levels are therefore
     moved outwards, by as much as Student's t interval is wider (the expanded percentile interval of Hesterberg 2015,
-    arXiv:1411.5279). `n` is how many examples of equal weight they are worth.
+    arXiv:1411.5279). `n` is how many groups of equal weight they are worth.
 
     Returns:
         (low, high), or (None, None) where B resamples cannot resolve the tails (with 1,000 for n < 6), and where all of
@@ -32,7 +32,7 @@ def percentile_interval(resampled: np.ndarray, n: float) -> Interval:
     return float(known[rank - 1]), float(known[-rank])
 
 
-def score_interval(value: float, resampled: np.ndarray, trials: float, n: float) -> Interval:
+def score_interval(value: float, resampled: np.ndarray, trials: float, n: float, freedom: float = math.inf) -> Interval:
     """Return the Wilson score interval of a proportion at its effective trials; (None, None) where it is undefined.
 
     Resampling twenty right answers gives twenty right answers, so a percentile interval at 0 or 1 has no width and
@@ -42,27 +42,36 @@ def score_interval(value: float, resampled: np.ndarray, trials: float, n: float)
         value: in [0, 1].
         resampled: (B,) the figure in each resample; nan where undefined.
         trials: the most independent trials that can be behind the figure.
-        n: examples; a bound on the trials where nothing varies, since examples are what was sampled.
+        n: groups that were drawn; a bound on the trials where nothing varies, since groups are what was sampled.
+        freedom: degrees of freedom of the variance. Of single examples it follows from the proportion itself; of
+            groups it is estimated from as many as there are, less one (Korn & Graubard 1998).
     """
-    effective = effective_trials(value, resampled, trials, n)
-    return (None, None) if effective is None else wilson(value, effective)
+    effective = effective_trials(value, resampled, trials, n, freedom)
+    return (None, None) if effective is None else wilson(value, effective, freedom=freedom)
 
 
-def effective_trials(value: float, resampled: np.ndarray, trials: float, n: float) -> float | None:
+def effective_trials(
+    value: float, resampled: np.ndarray, trials: float, n: float, freedom: float = math.inf
+) -> float | None:
     """Return the coin tosses whose mean varies as much as the bootstrap says that a proportion does.
 
     For a plain proportion that is the number of examples (Korn & Graubard 1998). Arguments as of `score_interval`.
     """
     if n < 2 or math.isnan(value):
         return None
-    varied = variance(resampled)
+    varied = variance(resampled) * (1 + 1 / freedom)  # of few groups it falls short by (n - 1)/n
     effective = min(trials, value * (1 - value) / varied if varied > 0 else n)
     return effective if effective > 0 else None
 
 
-def wilson(value: float, trials: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return Wilson's score interval of a proportion seen in so many trials (1927, doi:10.2307/2276774)."""
-    z = float(ndtri((1 - confidence) / 2))  # below 0
+def wilson(
+    value: float, trials: float, confidence: float = CONFIDENCE, freedom: float = math.inf
+) -> tuple[float, float]:
+    """Return Wilson's score interval of a proportion seen in so many trials (1927, doi:10.2307/2276774).
+
+    Where the trials were estimated with so many degrees of freedom, Student's t stands for the normal distribution.
+    """
+    z = float(stdtrit(freedom, (1 - confidence) / 2))  # below 0
     middle = value + z**2 / (2 * trials)
     half = -z * math.sqrt(value * (1 - value) / trials + (z / (2 * trials)) ** 2)
     low, high = ((middle + side) / (1 + z**2 / trials) for side in (-half, half))
@@ -70,14 +79,17 @@ def wilson(value: float, trials: float, confidence: float = CONFIDENCE) -> tuple
     return max(0.0, min(value, low)), min(1.0, max(value, high))
 
 
-def excess_interval(value: float, resampled: np.ndarray, share: float, shares: np.ndarray, n: float) -> Interval:
+def excess_interval(
+    value: float, resampled: np.ndarray, share: float, shares: np.ndarray, trials: float, n: float, freedom: float
+) -> Interval:
     """Return the interval of a mean minus a proportion from the intervals of the two and their correlation.
 
     The bootstrap alone has next to no width where nearly all trials succeed. See `subtracted_interval`. The difference
-    is given plain and in each resample, (B,), and so is the proportion (`share`, `shares`).
+    is given plain and in each resample, (B,), and so is the proportion (`share`, `shares`); the others are as of
+    `score_interval`.
     """
     mean, means = value + share, resampled + shares
-    of_share, of_mean = score_interval(share, shares, n, n), percentile_interval(means, n)
+    of_share, of_mean = score_interval(share, shares, trials, n, freedom), percentile_interval(means, n)
     if of_mean == (None, None) and variance(means) == 0 and of_share != (None, None):
         of_mean = mean, mean  # all means are the same, so what varies is the proportion
     return subtracted_interval(share, mean, of_share, of_mean, correlation(shares, means))

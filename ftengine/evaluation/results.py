@@ -113,7 +113,7 @@ def measure_all(plan: EvalPlan, result: EvalResult) -> dict[str, Measured]:
     every += [(asked, [asked.evaluator], ()) for asked in plan.benchmarks]
     for one, evaluators, answering in every:
         predictions = result.predictions(one)
-        weights = Weights(predictions.groups, plan.seed, plan.resamples)
+        weights = predictions.weights(plan.seed, plan.resamples)
         found[one.name] = Measured(predictions)
         for evaluator in evaluators:
             found[one.name].add(evaluator, weights, answering=evaluator in answering)
@@ -158,14 +158,14 @@ def exact_of(base: Measured, tuned: Measured) -> dict[str, float]:
     name = scored_by(base.scores, tuned.scores)
     if name is None:
         return {}
-    scores = base.scores[name], tuned.scores[name]
-    return exact_p(*scores, tuned.predictions.groups, tuned.seen[name], base.figures, tuned.figures)
+    scores, weights = (base.scores[name], tuned.scores[name]), tuned.predictions.weights(0, 0)
+    return exact_p(*scores, weights, tuned.seen[name], base.figures, tuned.figures)
 
 
 def paired(base: Measured, tuned: Measured) -> record.Paired | None:
     """Return what both, one or neither got right, with McNemar's p; None where nothing is right or wrong."""
     name = scored_by(base.scores, tuned.scores)
-    found = None if name is None else mcnemar(base.scores[name], tuned.scores[name], tuned.predictions.groups)
+    found = None if name is None else mcnemar(base.scores[name], tuned.scores[name], tuned.predictions.weights(0, 0))
     return None if found is None else record.Paired(evaluator=name or "", **found)
 
 
@@ -176,9 +176,10 @@ def _slices(plan: EvalPlan, held: EvalSet, base: Measured, tuned: Measured) -> d
     evaluator = held.evaluators[0]
     seen = tuned.seen[evaluator.name]
     columns = {name: values[seen] for name, values in tuned.predictions.slices()}
-    sides, groups = (base.seen_by(evaluator), tuned.seen_by(evaluator)), tuned.predictions.groups
-    weights = Weights(groups, plan.seed, plan.resamples).under(seen)
-    return slice_reports(columns, evaluator, *sides, weights, groups[seen], plan.small_slice)
+    weights = tuned.predictions.weights(plan.seed, plan.resamples).under(seen)
+    return slice_reports(
+        columns, evaluator, base.seen_by(evaluator), tuned.seen_by(evaluator), weights, plan.small_slice
+    )
 
 
 def _training(base: Measured, tuned: Measured) -> record.OnTraining:

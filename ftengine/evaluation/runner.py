@@ -127,7 +127,7 @@ class EvalRunner:
             table = writer.finish()
             ids = table[MEMBER]
             places = pa.array([f"{one.data}:{i + 1}" for i in ids.to_pylist()], pa.string())
-            for name, column in (("row", ids), ("group", ids), ("place", places)):
+            for name, column in (("row", ids), ("group", ids), ("duplicate", ids), ("place", places)):
                 table = table.append_column(name, column)
             result.put(one, table.drop_columns([MEMBER]))
 
@@ -203,12 +203,17 @@ def own_columns(of: EvalSet) -> pa.Table:
     """Return what is known of the examples without a model."""
     split, members = of.split, of.members
     index = split.index[members]
-    groups = members if split.groups is None else split.groups[members]
+
+    def numbers(equal: np.ndarray | None) -> np.ndarray:
+        """Return which of the members are together, numbered from 0 on."""
+        return np.unique(members if equal is None else equal[members], return_inverse=True)[1].ravel().astype(np.int64)
+
     columns = {
         MEMBER: members,
         "row": index,
         "place": [split.rows.where(int(row)) for row in index],
-        "group": np.unique(groups, return_inverse=True)[1].ravel().astype(np.int64),
+        "group": numbers(split.groups),
+        "duplicate": numbers(split.duplicates),
     }
     for column in of.slices:
         columns[f"slice.{column}"] = [as_text(split.rows[int(row)].get(column), None) for row in index]

@@ -6,34 +6,22 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy.special import bdtr, ndtri, stdtr, stdtrit
+from scipy.special import bdtr, stdtr, stdtrit
 
 from ftengine.api import ExampleScores
-from ftengine.evaluation.intervals import CONFIDENCE, expansion, standard_error
+from ftengine.evaluation.intervals import CONFIDENCE, standard_error
+from ftengine.evaluation.weights import Weights
 
 POWER = 0.8
 """How often a test should find a difference that is called detectable."""
 
 
-def bootstrap_p(resampled: np.ndarray, n: float) -> float | None:
-    """Return the two-sided p-value of a resampled difference (B,) of n examples being zero; None if nothing is known.
-
-    It is the level at which `percentile_interval` just reaches zero: the share of resamples on the far side of zero,
-    with one more in numerator and denominator so that it is never 0, taken through the same expansion. A resample of
-    exactly zero speaks for both sides, so that differences that rest on a handful are not called significant.
-    """
-    known = resampled[~np.isnan(resampled)]
-    if n < 2 or not len(known):
-        return None
-    tail = (1 + min((known <= 0).sum(), (known >= 0).sum())) / (len(known) + 1)
-    return min(1.0, 2 * float(stdtr(n - 1, ndtri(min(tail, 0.5)) / expansion(n))))
-
-
 def t_p(value: float, resampled: np.ndarray, n: float) -> float | None:
     """Return the two-sided p-value of a difference being zero by Student's t on its bootstrap standard error.
 
-    Unlike `bootstrap_p`, which ends at about 2/(B + 1), it has no least value, so that it can be adjusted for many
-    tests. Where resamples do not vary, every example differs by the same: then it is the sign test's, 2^(1 - n).
+    Of rows in groups, n is what the groups are worth, and the test is a cluster-robust one. It has no least value, as a
+    share of resamples has, so that it can be adjusted for many tests. Where resamples do not vary, every example
+    differs by the same: then it is the sign test's, 2^(1 - n).
     """
     if n < 2 or math.isnan(value) or np.isnan(resampled).all():
         return None
@@ -54,18 +42,21 @@ def detectable(resampled: np.ndarray, n: float) -> float | None:
     return float(stdtrit(n - 1, (1 + CONFIDENCE) / 2) + stdtrit(n - 1, POWER)) * error
 
 
-def mcnemar(base: ExampleScores, tuned: ExampleScores, groups: np.ndarray) -> dict[str, Any] | None:
+def mcnemar(base: ExampleScores, tuned: ExampleScores, weights: Weights) -> dict[str, Any] | None:
     """Count what both, one or neither got right, and test whether tuned is right more or less often.
 
     McNemar's exact test: under no difference, the examples that only one of the two got right fall to either like the
-    toss of a coin. Of duplicates, with equal `groups` (n,), the first counts. None where nothing is right or wrong.
+    toss of a coin. Of duplicates the first counts. There is no such p-value where examples come in groups, whose tosses
+    are not independent. None where nothing is right or wrong.
     """
-    members = np.flatnonzero(~np.isnan(base.right + tuned.right))
-    if not len(members):
+    known = ~np.isnan(base.right + tuned.right)
+    if not known.any():
         return None
-    members = members[np.unique(groups[members], return_index=True)[1]]
+    weights = weights.under(known)
+    members = np.flatnonzero(known)[np.unique(weights.duplicates, return_index=True)[1]]
     before, after = (side.right[members].astype(int) for side in (base, tuned))
     neither, only_tuned, only_base, both = np.bincount(2 * before + after, minlength=4).tolist()
-    # Both tails of a binomial distribution of probability 1/2.
-    p = min(1.0, 2 * float(bdtr(min(only_base, only_tuned), only_base + only_tuned, 0.5)))
+    p = None
+    if not weights.grouped:  # both tails of a binomial distribution of probability 1/2
+        p = min(1.0, 2 * float(bdtr(min(only_base, only_tuned), only_base + only_tuned, 0.5)))
     return {"both": both, "only_base": only_base, "only_tuned": only_tuned, "neither": neither, "p": p}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Difference, Evaluator, ExampleScores, Rows
-from ftengine.api.figures import holm
+from ftengine.api.figures import FEW_GROUPS, holm
 from ftengine.data.read import Rows as DataRows
 from ftengine.errors import RecipeError, did_you_mean
 from ftengine.evaluation.differences import Gap, compare, gap_between
@@ -49,6 +49,14 @@ def as_text(value: Any, longest: int | None = LONGEST_VALUE) -> str:
     return text if longest is None or len(text) <= longest else text[: longest - 1] + "…"
 
 
+def is_small(examples: int, groups: int, small: int) -> bool:
+    """Say whether a slice of so many distinct examples in so many groups is not to be judged.
+
+    Where each example is its own group, `small` alone decides.
+    """
+    return examples < small or groups < min(small, FEW_GROUPS)
+
+
 @dataclass(frozen=True)
 class Side:
     """One model on the examples that are divided: n rows, as the evaluator sees them, and how it judged them."""
@@ -63,7 +71,6 @@ def slice_reports(
     base: Side,
     tuned: Side,
     weights: Weights,
-    groups: np.ndarray,
     small: int,
 ) -> dict[str, SlicedColumn]:
     """Return what evaluation.json says of each column.
@@ -80,12 +87,12 @@ def slice_reports(
         evaluator: what measures; its first metric that has a direction is the one that gaps are of.
         base, tuned: of the same examples.
         weights: of these examples.
-        groups: (n,) equal for duplicates.
-        small: distinct examples below which a slice is called small, and not compared with the others.
+        small: distinct examples below which a slice is called small, and not compared with the others; where examples
+            come in groups it is small below `FEW_GROUPS` of them too (`is_small`).
     """
     quick = evaluator.for_slices()
     sides = {"base": base, "tuned": tuned}
-    divided = [_Divided(name, values, quick, sides, weights, groups, small) for name, values in columns.items()]
+    divided = [_Divided(name, values, quick, sides, weights, small) for name, values in columns.items()]
     gaps = _adjusted({one.question(i): gap.p for one in divided for i, gap in one.gaps.items()})
     tests = _adjusted({(one.column, i): p for one in divided for i, p in one.tests().items()})
     return {one.column: one.report(gaps, tests) for one in divided}
@@ -101,7 +108,6 @@ class _Divided:
         evaluator: Evaluator,
         sides: Mapping[str, Side],
         weights: Weights,
-        groups: np.ndarray,
         small: int,
     ) -> None:
         found, first, codes, counts = np.unique(
@@ -117,9 +123,10 @@ class _Divided:
         directed = (name for name, one in evaluator.metrics.items() if one.higher_is_better is not None)
         self.metric = next(directed, None)
         self.higher_is_better = self.metric is not None and bool(evaluator.metrics[self.metric].higher_is_better)
-        self._evaluator, self._sides, self._weights, self._groups = evaluator, sides, weights, groups
+        self._evaluator, self._sides, self._weights = evaluator, sides, weights
         every = range(len(order))
-        self.small = [len(np.unique(groups[self.codes == i])) < small for i in every]
+        parts = [weights.under(self.codes == i) for i in every]
+        self.small = [is_small(part.examples, part.groups, small) for part in parts]
         self._figures = {side: [self._measured(side, self.codes == i) for i in every] for side in sides}
         self.differences = [self._compared(i) for i in every]
         known = {i: gap for i in every if not self.small[i] and (gap := self._gap("tuned", i)) is not None}
@@ -172,9 +179,9 @@ class _Divided:
         exact = {}
         if metric is not None:
             base, tuned = self._sides["base"].scores, self._sides["tuned"].scores
-            exact = exact_p(base, tuned, self._groups, inside, {metric: before[metric]}, {metric: after[metric]})
+            exact = exact_p(base, tuned, self._weights, inside, {metric: before[metric]}, {metric: after[metric]})
         rows = ({name: column[inside] for name, column in self._sides[side].rows.items()} for side in ("base", "tuned"))
-        return compare(before, after, exact, among_many=True, same=equal(*rows))
+        return compare(before, after, exact, same=equal(*rows))
 
     def _gap(self, side: str, number: int) -> Gap | None:
         """Return how far a slice lies from all other examples; None where one side has no figure."""
@@ -182,9 +189,8 @@ class _Divided:
             return None
         inside = self.codes == number
         others = self._figures[side][1 - number] if self.two else self._measured(side, ~inside)
-        shared = np.intersect1d(self._groups[inside], self._groups[~inside])
         own = self._figures[side][number]
-        return gap_between(others.get(self.metric), own.get(self.metric), overlap=len(shared) > 0)
+        return gap_between(others.get(self.metric), own.get(self.metric), overlap=self._weights.share(inside))
 
     def _measured(self, side: str, mask: np.ndarray) -> dict[str, Figure]:
         rows = {name: column[mask] for name, column in self._sides[side].rows.items()}

@@ -40,7 +40,7 @@ def add_evaluators(run: RunDirectory, evaluators: Sequence[Evaluator], task: Tas
         raise InputError(f"run {str(run.path)!r} has no held-out split, so it kept no predictions to measure.")
     tables = {side: stored(run, split, side) for side in ("base", "tuned")}
     _check(evaluators, known.metrics, tables["tuned"].keys, run, task)
-    weights = Weights(tables["tuned"].groups, recipe.seed, recipe.evaluation.resamples)
+    weights = tables["tuned"].weights(recipe.seed, recipe.evaluation.resamples)
     sides = {
         side: measure_again(table, evaluators, task, weights, validation_of(run, split, side), keep=True)
         for side, table in tables.items()

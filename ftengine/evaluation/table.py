@@ -1,6 +1,7 @@
 """The table of predictions: what one model said of each example, a Parquet file.
 
-Columns: `row` (position in the split's source), `place` (file and line), `group` (equal for duplicates),
+Columns: `row` (position in the split's source), `place` (file and line), `group` (equal for
+rows that were not drawn independently, duplicates among them), `duplicate` (equal for duplicates),
 `slice.COLUMN` (the value, as text, by which figures are divided), `column.COLUMN` (what evaluators read of the user's
 row), the task's keys, `EVALUATOR.KEY` (what an evaluator keeps), and `answered` with the keys of free answers, which
 are null in rows that were not answered. Rows stand in the order of the split.
@@ -21,13 +22,14 @@ import pyarrow.parquet as pq
 
 from ftengine.api import Evaluator, Prediction
 from ftengine.errors import PluginError, RunError
+from ftengine.evaluation.weights import Weights
 from ftengine.plugins.returned import wrong
 
 FOLDER = "predictions"
 ROWS = 4096
 """Rows of a group that is written at once."""
 MEMBER = "member"
-OWN = frozenset({"row", "place", "group", "answered", MEMBER})
+OWN = frozenset({"row", "place", "group", "duplicate", "answered", MEMBER})
 """Columns that no prediction may be called."""
 
 
@@ -127,8 +129,10 @@ class Predictions:
     def join(cls, parts: Sequence[Predictions]) -> Predictions:
         """Return the examples of several sets that share none, such as folds; their groups stay apart."""
         columns = {name: [part.columns[name] for part in parts] for name in parts[0].columns}
-        starts = np.cumsum([0, *(int(part.groups.max(initial=-1)) + 1 for part in parts)])
-        columns["group"] = [part.groups + start for part, start in zip(parts, starts, strict=False)]
+        for name in ("group", "duplicate"):
+            numbers = [part.groups if name == "group" else part.duplicates for part in parts]
+            starts = np.cumsum([0, *(int(one.max(initial=-1)) + 1 for one in numbers)])
+            columns[name] = [one + start for one, start in zip(numbers, starts, strict=False)]
         return cls({name: _stacked(values) for name, values in columns.items()})
 
     def __len__(self) -> int:
@@ -136,8 +140,17 @@ class Predictions:
 
     @property
     def groups(self) -> np.ndarray:
-        """(n,) int64, equal for duplicates."""
+        """(n,) int64, equal for rows that were not drawn independently: duplicates, and what the data groups."""
         return self.columns["group"]
+
+    @property
+    def duplicates(self) -> np.ndarray:
+        """(n,) int64, equal for duplicates; in tables of older runs they are the groups."""
+        return self.columns.get("duplicate", self.groups)
+
+    def weights(self, seed: int, resamples: int) -> Weights:
+        """Return the weights of the rows in each resample."""
+        return Weights(self.groups, seed, resamples, duplicates=self.duplicates)
 
     @cached_property
     def answered(self) -> np.ndarray:

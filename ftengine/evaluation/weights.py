@@ -1,4 +1,4 @@
-"""The Poisson bootstrap's weights: how often each example counts in each resample.
+"""The Poisson bootstrap's weights: how often each group of rows counts in each resample.
 
 Chamandy, Muralidharan, Najmi & Naidu 2012, "Estimating uncertainty for massive data streams".
 """
@@ -18,30 +18,56 @@ KEPT = 2**26
 
 
 class Weights:
-    """Weights of n examples in B resamples: independent between groups, Poisson with mean 1, equal within a group.
+    """Weights of n rows in B resamples: independent between groups, Poisson with mean 1, equal within a group.
 
-    `groups`, (n,), are equal for duplicates. A group's weight is a function of (seed, resample, its number), so two
-    models on the same examples are weighed alike, which pairs them, and fewer resamples are a prefix of more.
+    A group is what was drawn independently of the others: a patient with all of its rows, or an example with its
+    duplicates where the data names no groups. Its weight is a function of (seed, resample, its number), so two models
+    on the same examples are weighed alike, which pairs them, and fewer resamples are a prefix of more.
+
+    Args:
+        groups: (n,) equal for rows of one group.
+        duplicates: (n,) equal for duplicates, which never are in two groups; None where groups are no more than that.
     """
 
-    def __init__(self, groups: np.ndarray, seed: int, resamples: int) -> None:
+    def __init__(self, groups: np.ndarray, seed: int, resamples: int, *, duplicates: np.ndarray | None = None) -> None:
         self.seed, self.resamples = seed, resamples
         self._codes = np.unique(groups, return_inverse=True)[1].ravel().astype(np.int64)
+        self.duplicates = self._codes if duplicates is None else duplicates
         self._whole: Weights | None = None
         self._members: np.ndarray | None = None
         self._kept: list[np.ndarray] = []
-        self.distinct = int(self._codes.max()) + 1 if len(self._codes) else 0
+        self.groups = int(self._codes.max()) + 1 if len(self._codes) else 0
+        self.examples = self.groups if duplicates is None else len(np.unique(duplicates))
+        """Distinct ones."""
+
+    @property
+    def grouped(self) -> bool:
+        """Whether some group has more than one distinct example."""
+        return self.groups < self.examples
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of a proportion's variance: infinite where each example is its own group."""
+        return max(self.worth() - 1, 0.0) if self.grouped else math.inf
+
+    def worth(self, unequal: np.ndarray | None = None) -> float:
+        """Return how many groups of equal weight these are worth (`kish`), by (n,) weights of their rows."""
+        return kish(np.bincount(self._codes, unequal)) if len(self) else 0.0
 
     def __len__(self) -> int:
         return len(self._codes)
 
     def under(self, mask: np.ndarray) -> Weights:
-        """Return the weights of some of the examples, as they are among all of them; `mask` is (n,) bool."""
+        """Return the weights of some of the rows, as they are among all of them; `mask` is (n,) bool."""
         if mask.all():
             return self
-        part = Weights(self._codes[mask], self.seed, self.resamples)
+        part = Weights(self._codes[mask], self.seed, self.resamples, duplicates=self.duplicates[mask])
         part._whole, part._members = self, np.flatnonzero(mask)
         return part
+
+    def share(self, mask: np.ndarray) -> bool:
+        """Say whether some group has rows both in a mask, (n,) bool, and outside of it."""
+        return len(np.intersect1d(self._codes[mask], self._codes[~mask])) > 0
 
     def chunks(self) -> Iterator[np.ndarray]:
         """Yield the weights of some resamples after the other, (b, n) uint8; they are not to be changed."""
@@ -68,7 +94,7 @@ class Weights:
 
     def _drawn(self, numbers: range) -> np.ndarray:
         """Return the weights (b, n) of some resamples; each has a stream of its own, whatever is drawn beside it."""
-        raw = np.empty((len(numbers), -(-self.distinct // 4)), dtype=np.uint64)  # a 64-bit word makes four weights
+        raw = np.empty((len(numbers), -(-self.groups // 4)), dtype=np.uint64)  # a 64-bit word makes four weights
         generator = np.random.Philox(key=self.seed % 2**64)
         state = generator.state  # set back for each resample: a new generator asks the system for entropy first
         for row, number in zip(raw, numbers, strict=True):
@@ -76,6 +102,12 @@ class Weights:
             generator.state = state
             row[:] = generator.random_raw(row.size)
         return _poisson_quantiles()[raw.astype("<u8").view("<u2")][:, self._codes]
+
+
+def kish(weights: np.ndarray) -> float:
+    """Return how many things of equal weight unequal ones are worth: (Σw)² / Σw² (Kish 1965, §8.2)."""
+    weights = np.asarray(weights, dtype=np.float64)
+    return float(weights.sum() ** 2 / np.square(weights).sum()) if weights.any() else 0.0
 
 
 @cache

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ftengine.api import Baseline, Display, LineChart, Table
-from ftengine.api.figures import counted
+from ftengine.api.figures import counted, sample_size
 from ftengine.report.charts import learning_rate, losses, trade_off
 from ftengine.report.draw import merge_charts
 from ftengine.report.text import NOTHING, duration, number, size, speed
@@ -76,7 +76,9 @@ def _figures(run: RunRecords) -> dict[str, Any]:
     evaluation = run.evaluation
     seen = evaluation.training.tuned if evaluation.training is not None else {}
     one_n = len({tuned.n for tuned in evaluation.tuned.values()}) == 1
-    return {"evaluation": evaluation, "seen": seen, "one_n": one_n} if evaluation.tuned else {}
+    first = next(iter(evaluation.tuned.values()), None)
+    on = "" if first is None else sample_size(first.n, first.rows)
+    return {"evaluation": evaluation, "seen": seen, "one_n": one_n, "on": on} if evaluation.tuned else {}
 
 
 def _training(run: RunRecords) -> dict[str, Any]:

@@ -102,6 +102,11 @@ class DataSection(_Section):
     validation: HeldOut = Field(0.1, description="a fraction of train, a file, or null for none")
     test: HeldOut = Field(None, description="a fraction of train, a file, or null for none")
     split: Annotated[SplitSection, BeforeValidator(_by, json_schema_input_type=By | SplitSection)] = SplitSection()  # type: ignore[call-arg]
+    group: str | None = Field(
+        None,
+        min_length=1,
+        description="column of what rows belong to (a patient, a document): one side, and counted once in intervals",
+    )
     leaks: Literal["auto", "fail", "drop", "warn"] = Field(
         "auto",
         description="rows of training that are also held out: fail, drop them from training, or warn; auto fails for "
@@ -112,6 +117,18 @@ class DataSection(_Section):
     )
     on_error: Literal["fail", "skip"] = Field("fail", description="what to do with a malformed row")
     columns: dict[str, str] = Field({}, description="rename columns: {what the task expects: what the file has}")
+
+    @property
+    def group_column(self) -> str | None:
+        """None where each row stands for itself."""
+        return self.split.column if self.split.by == "group" else self.group
+
+    @model_validator(mode="after")
+    def _one_group(self) -> DataSection:
+        if self.split.by == "group" and self.group not in (None, self.split.column):
+            told = f"group is {self.group!r} and split.column {self.split.column!r}; rows are grouped by one column"
+            raise ValueError(f"{told}. Take group out, or set split.by to random")
+        return self
 
     @model_validator(mode="after")
     def _something_left(self) -> DataSection:

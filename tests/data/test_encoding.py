@@ -171,10 +171,17 @@ def test_a_sample_is_fixed_in_order_and_not_augmented(split):
     assert np.array_equal(sample.index, split.sample(8, seed=1).index)
     assert not np.array_equal(sample.index, split.sample(8, seed=2).index)
     assert sample.batch(np.arange(8), 0) == split.batch(sample.index)
-    whole = split.sample(100)
-    assert len(whole) == 21
-    assert whole.groups[20] == whole.groups[3]  # the last row is the fourth once more
-    assert len(set(whole.groups.tolist())) == 20
+    assert len(split.sample(100)) == 21
+
+
+def test_duplicates_and_groups_are_numbered_in_what_is_measured(split):
+    options = {"on_error": "fail", "listener": SilentListener()}
+    held = encode_split("test", split.rows, Words(), None, None, **options)
+    assert held.duplicates[20] == held.duplicates[3]  # the last row is the fourth once more
+    assert len(set(held.duplicates.tolist())) == len(set(held.groups.tolist())) == 20
+    half = held.sample(10)
+    assert (half.groups == held.groups[half.index]).all()
+    assert split.duplicates is split.groups is None  # nobody asks for those of training
 
 
 def test_percentiles_are_lengths_that_occur(split):

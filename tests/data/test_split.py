@@ -13,7 +13,7 @@ from ftengine.data.partition import partition
 from ftengine.data.row_hashes import identities
 from ftengine.data.split import make_splits
 from ftengine.errors import DataError
-from ftengine.run.recipe import DataSection
+from ftengine.run.recipe import DataSection, SplitSection
 
 
 def lines(rows) -> str:
@@ -151,6 +151,39 @@ def test_a_column_of_too_few_groups_is_told_with_what_joins_its_values(write, te
         assert len(make_splits(apart, text_task, 0).validation)
     with pytest.raises(DataError, match=r"too few for 3 folds\. Take a column of more values"):
         make_splits(DataSection(train=source, validation=None, split={**split, "folds": 3}), text_task, 0)
+
+
+def by_patient(write):
+    rows = [{"text": f"note {i}", "patient": i // 4 % 20, "label": "ab"[i % 2]} for i in range(80)]
+    rows += [{**row, "patient": 99} for row in rows[:1]]  # a duplicate joins patient 99 to the first
+    return write("notes.jsonl", lines(rows))
+
+
+@pytest.mark.parametrize("by", ["random", "stratified", {"by": "group", "column": "patient"}])
+def test_rows_of_one_group_share_a_side_however_rows_are_divided(write, label_task, by):
+    section = DataSection(train=by_patient(write), validation=0.2, test=0.2, group="patient", split=by)
+    splits = make_splits(section, label_task, 0).mapping()
+    sides = {name: {row["patient"] for row in rows} for name, rows in splits.items()}
+    assert sum(map(len, sides.values())) == 21
+    assert all(({0, 99} & side) in (set(), {0, 99}) for side in sides.values())
+    kept = make_splits(section.model_copy(update={"group": None, "split": SplitSection(by="random")}), label_task, 0)
+    assert sum(len({row["patient"] for row in rows}) for rows in kept.mapping().values()) > 21
+
+
+def test_a_group_in_two_files_is_a_leak(write, text_task):
+    train, test = (write(f"{name}.jsonl", lines([{"text": name, "patient": 3}])) for name in ("train", "test"))
+    section = DataSection(train=train, validation=None, test=test, group="patient")
+    with pytest.raises(DataError, match="1 value of column 'patient' is in the training and in the test split"):
+        make_splits(section, text_task, 0)
+    with pytest.raises(DataError, match=r"no column 'doctor' .*data\.group"):
+        make_splits(section.model_copy(update={"group": "doctor"}), text_task, 0)
+
+
+def test_rows_are_grouped_by_one_column():
+    for split, column in (({"by": "group", "column": "patient"}, "patient"), ({"by": "time", "column": "day"}, "ward")):
+        assert DataSection(train="a.jsonl", split=split, group=column).group_column == column
+    with pytest.raises(ValueError, match=r"group is 'ward' and split\.column 'patient'"):
+        DataSection(train="a.jsonl", split={"by": "group", "column": "patient"}, group="ward")
 
 
 def test_too_few_distinct_examples_are_told(write, text_task):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rows import write_rows
 from runs import Heard
 
 from ftengine import fine_tune
@@ -113,7 +114,7 @@ def compared_here(monkeypatch):
 
 @pytest.mark.slow
 def test_a_clear_winner_among_three_is_supported(compared_here, label_recipe, tmp_path):
-    """The bootstrap's least p, 2/101 here, times 3 pairs is above 0.05, so that nothing could ever be."""
+    """The least share of 100 resamples, times 3 pairs, is above 0.05: p is not a share, or nothing could ever be."""
     file = tmp_path / "many.jsonl"
     words = {"yes": "good fine great nice", "no": "bad poor awful sad"}
     rows = [{"text": f"{words[label].split()[i % 4]} {i}", "label": label} for i in range(60) for label in words]
@@ -147,15 +148,15 @@ def test_a_strategy_whose_figure_is_undefined_is_not_the_best(compared_here, lab
     assert f"The best, {best}, against each other" in result.statement
 
 
-def test_the_least_p_of_a_bootstrap_is_written_as_a_bound(compared_here, label_recipe):
-    result = compared_here(
-        label_recipe(train__epochs=4, train__learning_rate=0.01),
-        ["full", {"name": "full", "train.learning_rate": 1e-9}],
-        metric="nll",
-    )
-    (difference,) = result.differences
-    assert difference.p_at_most
-    assert f"p ≤ {difference.p:.2g}" in result.statement
+def test_strategies_on_rows_in_groups_are_compared_by_group(compared_here, label_recipe, label_file, tmp_path):
+    rows = [json.loads(line) | {"patient": i // 3} for i, line in enumerate(label_file.read_text().splitlines())]
+    data = {"train": write_rows(tmp_path / "patients.jsonl", rows), "test": 0.5, "group": "patient"}
+    specs = ["full", {"name": "full", "train.learning_rate": 1e-9}]
+    result = compared_here(label_recipe(data=data, train__max_steps=1), specs)
+    assert (result.examples, result.rows) == (10, 30)
+    assert (result.strategies[0].quality.n, result.strategies[0].quality.rows) == (10, 30)
+    assert "10 groups (30 rows)" in result.statement
+    assert "approximate" in result.statement
 
 
 def test_an_output_that_is_a_run_or_somebody_elses_is_left_alone(chat_recipe, tmp_path):

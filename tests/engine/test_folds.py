@@ -18,7 +18,6 @@ from ftengine.errors import InputError, RecipeError, RunError
 from ftengine.evaluation.figures import declarations
 from ftengine.evaluation.results import Measured, bind, compared, fit
 from ftengine.evaluation.table import Predictions
-from ftengine.evaluation.weights import Weights
 from ftengine.plugins.registry import Registry
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import EvaluationResult
@@ -58,13 +57,14 @@ def built():
     ]
 
 
-def finished_fold(path, shift, evaluators):
+def finished_fold(path, shift, evaluators, rows_of_a_group=1):
     """Write what a fold's run holds: 40 examples whose scores rank them without a fault, four answered freely."""
     z = shift + np.tile([-1.0, 1.0], 20)
     p, answered = 1 / (1 + np.exp(-z)), np.arange(40) < 4
     columns = {
         "row": np.arange(40),
-        "group": np.arange(40),
+        "group": np.arange(40) // rows_of_a_group,
+        "duplicate": np.arange(40),
         "label": np.tile([0, 1], 20),
         "predicted": (z > 0).astype(int),
         "scores": np.column_stack([1 - p, p]),
@@ -83,7 +83,7 @@ def finished_fold(path, shift, evaluators):
         pq.write_table(pa.table(values), path / "predictions" / f"test-{side}.parquet")
     measured = Measured(Predictions(columns))
     for evaluator in evaluators:
-        measured.add(evaluator, Weights(np.arange(40), 0, 100), answering=evaluator is evaluators[2])
+        measured.add(evaluator, measured.predictions.weights(0, 100), answering=evaluator is evaluators[2])
     run = RunDirectory(path)
     found = compared(measured, measured)
     EvaluationResult(split="test", metrics=declarations([measured.figures]), **found).write(run)
@@ -95,18 +95,38 @@ def finished_fold(path, shift, evaluators):
     return SimpleNamespace(run=run, label=path.name)
 
 
-def test_metrics_that_rank_or_bin_scores_have_folds_and_no_pooled_figure(tmp_path, monkeypatch):
+@pytest.fixture
+def pooled(tmp_path, monkeypatch):
+    """Pool two finished folds, the examples of the one answered less well."""
     told = Finding(kind="quality", level="note", text="Judged elsewhere.")
     monkeypatch.setattr("ftengine.engine.cross_validate.judged", lambda *_: told)
-    labels, evaluators = Labels("single", ("a", "b")), built()
-    bind(evaluators, "text-classification", labels)
-    fit(evaluators, None)
-    folds = [finished_fold(tmp_path / str(shift), shift, evaluators) for shift in (0, 3)]
-    task = SimpleNamespace(
-        name="text-classification", labels=labels, predicts={"label", "predicted", "scores", "logits"}
-    )
-    recipe = SimpleNamespace(seed=0, evaluation=SimpleNamespace(resamples=100))
-    result = pool(folds, SimpleNamespace(task=task, recipe=recipe, evaluators=built, registry=None), [False, False])
+
+    def pooled(rows_of_a_group=1):
+        labels, evaluators = Labels("single", ("a", "b")), built()
+        bind(evaluators, "text-classification", labels)
+        fit(evaluators, None)
+        folds = [finished_fold(tmp_path / str(shift), shift, evaluators, rows_of_a_group) for shift in (0, 3)]
+        task = SimpleNamespace(
+            name="text-classification", labels=labels, predicts={"label", "predicted", "scores", "logits"}
+        )
+        recipe = SimpleNamespace(seed=0, evaluation=SimpleNamespace(resamples=100))
+        ready = SimpleNamespace(task=task, recipe=recipe, evaluators=built, registry=None)
+        return pool(folds, ready, [False, False])
+
+    return pooled
+
+
+def test_groups_of_different_folds_are_different_ones_and_count_once(pooled):
+    result = pooled(rows_of_a_group=4)
+    assert (result.examples, result.rows) == (20, 80)
+    assert {(run.examples, run.rows) for run in result.runs} == {(10, 40)}
+    assert (result.tuned["accuracy"].n, result.tuned["accuracy"].rows) == (20, 80)
+    assert result.difference["accuracy"].p != pytest.approx(binomtest(2, 6).pvalue, rel=0.05)
+    assert "20 groups (80 rows)" in result.statement
+
+
+def test_metrics_that_rank_or_bin_scores_have_folds_and_no_pooled_figure(pooled):
+    result = pooled()
     apart = {"roc_auc", "ece", "calibration_error"}
     for figures in (result.base, result.tuned, result.difference):
         assert not figures.keys() & apart

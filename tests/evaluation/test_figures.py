@@ -15,7 +15,7 @@ from ftengine.evaluation.differences import Gap, compare, gap_between
 from ftengine.evaluation.figures import measure
 from ftengine.evaluation.intervals import percentile_interval, score_interval, subtracted_interval, wilson
 from ftengine.evaluation.plan import check_evaluators, check_metrics
-from ftengine.evaluation.significance import bootstrap_p, mcnemar, t_p
+from ftengine.evaluation.significance import mcnemar, t_p
 from ftengine.evaluation.weights import Weights
 
 
@@ -73,12 +73,12 @@ def test_duplicates_share_weights_and_slices_have_those_of_the_whole(monkeypatch
     groups = np.array([7, 3, 7, -2, 3])
     weights = Weights(groups, 5, 50)
     (whole,) = weights.chunks()
-    assert weights.distinct == 3
+    assert weights.groups == 3
     assert (whole[:, 0] == whole[:, 2]).all()
     assert (whole[:, 1] == whole[:, 4]).all()
     mask = np.array([False, True, True, False, True])
     part = weights.under(mask)
-    assert (part.distinct, len(part)) == (2, 3)
+    assert (part.groups, len(part)) == (2, 3)
     assert (next(part.chunks()) == whole[:, mask]).all()
     monkeypatch.setattr("ftengine.evaluation.weights.CHUNK", 15)
     monkeypatch.setattr("ftengine.evaluation.weights.KEPT", 0)
@@ -145,7 +145,7 @@ def test_undefined_resamples_are_left_out_and_undefined_figures_have_no_interval
 @pytest.mark.parametrize(("a", "n", "b", "m"), [(56, 70, 48, 80), (9, 10, 3, 10), (10, 10, 0, 20)])
 def test_a_gap_of_proportions_has_newcombes_interval(a, n, b, m):
     """Newcombe 1998, method 10; statsmodels has it."""
-    gap = Gap(a / n - b / m, b / m, a / n, (m, n), None)
+    gap = Gap(a / n - b / m, b / m, a / n, ((m, math.inf), (n, math.inf)), None)
     assert gap.interval() == pytest.approx(confint_proportions_2indep(a, n, b, m, method="newcomb"), abs=1e-12)
     low, high = gap.interval(1 - gap.p())
     assert min(abs(low), abs(high)) < 1e-5
@@ -249,24 +249,15 @@ def test_a_detectable_difference_is_the_one_of_the_t_tests_power():
 # Tests.
 
 
-def test_the_bootstraps_p_has_an_end_and_students_has_none():
+def test_p_is_students_and_has_no_least_value():
     x = normal(200) + 0.15
     weights = Weights(np.arange(200), 0, 4000)
     resampled = weights.resample(lambda w: w @ x / w.sum(axis=1))
     assert t_p(x.mean(), resampled, 200) == pytest.approx(stats.ttest_1samp(x, 0).pvalue, rel=0.3)
     assert t_p(5 + x.mean(), resampled + 5, 200) < 1e-100
     assert t_p(-1.0, np.full(100, -1.0), 50) == 2.0**-49
-    assert bootstrap_p(np.ones(1000), 10**9) == pytest.approx(2 / 1001)
-    assert bootstrap_p(np.zeros(1000), 50) == t_p(0.0, np.zeros(100), 50) == 1
-    assert bootstrap_p(np.ones(1000), 1) is t_p(1.0, np.ones(100), 1) is None
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_the_interval_excludes_zero_exactly_where_p_is_at_most_five_percent(seed):
-    rng = np.random.default_rng(seed)
-    resampled, n = rng.normal(rng.uniform(1.5, 2.5), 1, 399).round(1), int(rng.integers(6, 200))
-    low, high = percentile_interval(resampled, n)
-    assert (low > 0 or high < 0) == (bootstrap_p(resampled, n) <= 0.05)
+    assert t_p(0.0, np.zeros(100), 50) == 1
+    assert t_p(1.0, np.ones(100), 1) is None
 
 
 def test_holm_equals_statsmodels():
@@ -281,11 +272,79 @@ def test_holm_equals_statsmodels():
 def test_mcnemar_counts_duplicates_once_and_tests_what_differs():
     right = np.array([[1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1, np.nan]])
     sides = [ExampleScores(side, side) for side in right]
-    found = mcnemar(*sides, np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 8, 10]))
+    found = mcnemar(*sides, Weights(np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 8, 10]), 0, 0))
     assert found.pop("p") == pytest.approx(stats.binomtest(1, 6).pvalue)
     assert found == {"both": 3, "only_base": 1, "only_tuned": 5, "neither": 1}
     unknown = ExampleScores(right[0], np.full(12, np.nan))
-    assert mcnemar(unknown, unknown, np.arange(12)) is None
+    assert mcnemar(unknown, unknown, Weights(np.arange(12), 0, 0)) is None
+
+
+# Rows in groups.
+
+
+def patients(groups=20, rows=8, seed=0, spread=1.0):
+    """Return the group of each row, and differences of two models that are the same within a group but for noise."""
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(groups), rows)
+    return group, spread * rng.normal(size=groups)[group] + 0.3 * rng.normal(size=len(group))
+
+
+def grouped(x, group, evaluator=Mean, resamples=1000):
+    weights = Weights(group, 0, resamples, duplicates=np.arange(len(x)))
+    return next(iter(measure(evaluator(), {"x": np.asarray(x, dtype=float)}, weights).values()))
+
+
+def test_a_difference_of_rows_in_groups_is_tested_as_that_of_their_means():
+    """Groups of one size: the mean of all rows is that of the groups, tested by Student's t with groups less one."""
+    group, shift = patients(seed=3)
+    shift = shift - shift.mean() + 0.4
+    test = stats.ttest_1samp(shift.reshape(20, -1).mean(axis=1), 0)
+    base, tuned = (grouped(x, group, resamples=4000) for x in (np.zeros(160), shift))
+    found = compare({"f": base}, {"f": tuned})["f"]
+    assert (tuned.n, tuned.rows, tuned.estimate.rows) == (20, 160, 160)
+    assert found.p == pytest.approx(test.pvalue, rel=0.15)
+    assert (found.low, found.high) == pytest.approx(tuple(test.confidence_interval()), abs=0.06)
+    assert found.better is None
+    error = test.confidence_interval().high - shift.mean()
+    assert found.detectable == pytest.approx(error * (1 + stats.t.ppf(0.8, 19) / stats.t.ppf(0.975, 19)), rel=0.1)
+    alone = difference(np.zeros(160), shift)  # each row for itself is sure of it
+    assert alone.better is True
+    assert alone.detectable < 0.6 * found.detectable
+
+
+def test_unequal_groups_are_worth_fewer_equal_ones():
+    """One group of 100 rows and 20 of five: (Σw)² / Σw² = 200² / (100² + 20 · 5²) = 3.8."""
+    group = np.append(np.zeros(100, dtype=int), 1 + np.repeat(np.arange(20), 5))
+    found = grouped(np.random.default_rng(0).normal(size=200), group)
+    assert (found.n, found.rows, found.size) == (21, 200, pytest.approx(200**2 / (100**2 + 20 * 5**2)))
+    assert found.interval == (None, None)
+
+
+def test_a_proportion_of_rows_in_groups_has_wilsons_interval_at_its_effective_trials():
+    """Rows that are all alike within a group are worth one trial; Student's t with groups less one for the normal."""
+    right = np.repeat(np.arange(20) < 15, 8)
+    found = grouped(right, np.repeat(np.arange(20), 8), Share, resamples=4000)
+    # 15 of 20 groups, by the variance with divisor 19; and solved for p: |p - 0.75| = t · sqrt(p (1 - p) / 19).
+    t, n = stats.t.ppf(0.975, 19), 19
+    middle, half = 0.75 + t**2 / (2 * n), t * math.sqrt(0.75 * 0.25 / n + t**2 / (4 * n**2))
+    expected = (middle - half) / (1 + t**2 / n), (middle + half) / (1 + t**2 / n)
+    assert found.interval == pytest.approx(expected, abs=0.02)
+    perfect = grouped(np.ones(160), np.repeat(np.arange(20), 8), Share)  # nothing varies: 20 trials
+    assert perfect.interval[0] == pytest.approx(1 / (1 + t**2 / 20))
+
+
+def test_exact_tests_of_independent_rows_give_way_to_groups():
+    right = np.array([[1] * 12 + [0] * 28, [1] * 20 + [0] * 20])
+    sides = [ExampleScores(side.astype(float), side.astype(float)) for side in right]
+    apart, by_group = (
+        mcnemar(*sides, Weights(groups, 0, 0, duplicates=np.arange(40)))
+        for groups in (np.arange(40), np.arange(40) // 4)
+    )
+    assert apart["p"] == pytest.approx(2 * 0.5**8)
+    assert by_group == {**apart, "p": None}
+    # Of 40 rows in 10 groups, none of which was seen with more than one row, each is its own group.
+    some = [ExampleScores(side.score, np.where(np.arange(40) % 4, np.nan, side.right)) for side in sides]
+    assert mcnemar(*some, Weights(np.arange(40) // 4, 0, 0, duplicates=np.arange(40)))["p"] == 0.5
 
 
 # What is refused.

@@ -31,14 +31,20 @@ class Mean(Share):
     metrics = {"mean": Metric("mean", higher_is_better=False)}  # noqa: RUF012
 
 
-def reports(columns, after, before=None, evaluator=Share, groups=None, resamples=1000, small=30, judged=True):
-    """Return the reports of columns whose values are codes, from what base and tuned got (base by default the same)."""
+def reports(
+    columns, after, before=None, evaluator=Share, groups=None, resamples=1000, small=30, judged=True, apart=False
+):
+    """Return the reports of columns whose values are codes, from what base and tuned got (base by default the same).
+
+    With `apart`, the rows of a group are different examples.
+    """
     columns, groups = [np.asarray(codes) for codes in columns], np.arange(len(after)) if groups is None else groups
     sides = [np.asarray(after if side is None else side, dtype=float) for side in (before, after)]
     scores = [ExampleScores(side, side) if judged else None for side in sides]
     base, tuned = (Side({"x": side}, score) for side, score in zip(sides, scores, strict=True))
-    texts, weights = {str(i): codes.astype(str) for i, codes in enumerate(columns)}, Weights(groups, 0, resamples)
-    found = slice_reports(texts, evaluator(), base, tuned, weights, groups, small)
+    texts = {str(i): codes.astype(str) for i, codes in enumerate(columns)}
+    weights = Weights(groups, 0, resamples, duplicates=np.arange(len(after)) if apart else None)
+    found = slice_reports(texts, evaluator(), base, tuned, weights, small)
     return [column.model_dump() for column in found.values()]
 
 
@@ -75,6 +81,29 @@ def test_a_slice_that_is_served_worse_is_named_with_a_corrected_p():
     assert found["gap"]["low"] < single["low"] < single["high"] < found["gap"]["high"] < 0
     assert worst["gap"]["p_adjusted"] == found["gap"]["p"] == pytest.approx(3 * worst["gap"]["p"])
     assert found["gap"]["p"] < 1e-6
+
+
+def test_slices_of_rows_in_groups_are_judged_by_group():
+    """Three of thirty groups of 20 rows are answered wrongly throughout by one model: 60 rows, but three groups."""
+    group = np.repeat(np.arange(30), 20)
+    kind, before = np.arange(600) % 2, np.ones(600)
+    after = np.where(group < 3, 0.0, before)
+    alone, together = (
+        report(kind, after, before=before, groups=groups, apart=True) for groups in (np.arange(600), group)
+    )
+    for value in "01":
+        one, other = (named(found, value)["difference"]["share"] for found in (alone, together))
+        assert one["p"] == pytest.approx(2 * 0.5**30)
+        assert other["p"] > 0.05
+        assert other["better"] is None
+        figure = named(together, value)["tuned"]["share"]
+        assert (figure["n"], figure["rows"]) == (30, 300)
+    # Half of each group is in either slice: the two figures vary together, which their gap allows for.
+    apart = named(together, "0")["tuned"]["share"]
+    assert together["gap"]["high"] - together["gap"]["low"] < apart["high"] - apart["low"]
+    # With fewer than 20 groups a slice is small, however many rows it has.
+    few = report(kind[:380], after[:380], groups=group[:380], apart=True)
+    assert [one["small"] for one in few["slices"]] == [True, True]
 
 
 def test_the_surest_is_the_worst():

@@ -87,6 +87,7 @@ def trial_recipe(recipe: Recipe, files: Mapping[str, Path], output: Path) -> Rec
     content = recipe.resolved()
     content["data"] |= {"train": str(files["train"]), "validation": str(files["validation"]), "test": None}
     content["data"] |= {"reader": {"name": "auto"}, "columns": {}, "split": {"by": "random"}}
+    content["data"]["group"] = recipe.data.group_column
     content["data"]["leaks"] = "warn"  # what the recipe refuses, `plan` has refused
     nothing = dict.fromkeys(("training_sample", "forgetting", "memorisation", "refusal", "answers"))
     content["evaluation"] |= {**nothing, "slices": [], "robustness": []}

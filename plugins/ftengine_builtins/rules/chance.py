@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scipy.special import ndtri, stdtr, stdtrit
-
 from ftengine.api import Difference
 from ftengine.api.figures import Figure, Key, ends, holm
 
@@ -15,37 +13,14 @@ CHANCE = 0.05
 """Adjusted p-values above it are taken for chance."""
 
 
-def got_worse(
-    differences: Mapping[Key, Difference], resamples: int, examples: Mapping[Key, int] | None = None
-) -> dict[Key, float]:
+def got_worse(differences: Mapping[Key, Difference]) -> dict[Key, float]:
     """Return which of several differences are to the worse beyond chance, with p adjusted over all (Holm 1979).
 
-    Args:
-        differences: those without a p are not judged.
-        resamples: of the bootstrap.
-        examples: how many are behind each difference whose p may be a bootstrap's; None where none is.
+    Those without a p are not judged.
     """
-    judged, n = {key: one for key, one in differences.items() if one.p is not None}, examples or {}
-    adjusted = holm({key: _resolved(one, one.p, resamples, n.get(key)) for key, one in judged.items()})
-    worse = {key: p for key, p in adjusted.items() if judged[key].better is False and p <= CHANCE}
-    return {key: max(p, judged[key].p) for key, p in worse.items()}  # never below the p that stands in the tables
-
-
-def _resolved(difference: Figure, p: float, resamples: int, n: int | None) -> float:
-    """Return a p-value that may be multiplied.
-
-    A bootstrap's ends at about 2/(B + 1), so that among 25 measures nothing could ever be beyond chance. Where it is
-    there, Student's t says how much less it is: with the standard error that the interval stands for. One below that
-    end is an exact test's, and stays.
-    """
-    found = ends(difference)
-    if n is None or n < 2 or found is None or not found[1] > found[0]:
-        return p
-    least = 2 * stdtr(n - 1, ndtri(1 / (resamples + 1)) * math.sqrt((n - 1) / n))
-    if not math.isclose(p, least, rel_tol=1e-9):
-        return p
-    error = (found[1] - found[0]) / 2 / stdtrit(n - 1, 1 - CHANCE / 2)
-    return min(p, 2 * float(stdtr(n - 1, -abs(difference.value) / error)))
+    judged = {key: one for key, one in differences.items() if one.p is not None}
+    adjusted = holm({key: one.p for key, one in judged.items()})
+    return {key: p for key, p in adjusted.items() if judged[key].better is False and p <= CHANCE}
 
 
 @dataclass(frozen=True)

@@ -31,20 +31,14 @@ Worse = tuple[Any, str, Difference, float]
 """A probe, a metric that got worse, its change, and the adjusted p."""
 
 
-def _worse(
-    run: RunRecords, kind: str, changes: Callable[[Any], Mapping[str, Difference]], *, bootstrap: bool = True
-) -> list[Worse]:
+def _worse(run: RunRecords, kind: str, changes: Callable[[Any], Mapping[str, Difference]]) -> list[Worse]:
     """Return what got worse beyond chance under probes of a kind, p adjusted over all of them (Holm 1979).
 
-    Args:
-        changes: takes a probe, returns its changes by metric.
-        bootstrap: whether their p-values are a bootstrap's.
+    `changes` takes a probe and returns its changes by metric.
     """
     found = _probes(run, kind)
     flat = {(i, metric): change for i, one in enumerate(found) for metric, change in changes(one).items()}
-    examples = {(i, m): found[i].tuned[m].n if m in found[i].tuned else 0 for i, m in flat} if bootstrap else None
-    worse = got_worse(flat, run.recipe.evaluation.resamples, examples)
-    return [(found[i], metric, flat[i, metric], p) for (i, metric), p in worse.items()]
+    return [(found[i], metric, flat[i, metric], p) for (i, metric), p in got_worse(flat).items()]
 
 
 def _firsts(worse: list[Worse]) -> list[Worse]:
@@ -138,7 +132,7 @@ class Memorisation(Rule):
         def gaps(probe):  # more given back is worse, whatever the metric
             return {m: replace(gap, better=False if (gap.low or 0) > 0 else None) for m, gap in probe.against.items()}
 
-        for probe, metric, gap, p in _firsts(_worse(run, "memorisation", gaps, bootstrap=False)):
+        for probe, metric, gap, p in _firsts(_worse(run, "memorisation", gaps)):
             seen, new = probe.tuned.get(metric), probe.held_out.get("tuned", {}).get(metric)
             also = f" and {plain(new)} for held-out ones" if new is not None else ""
             text = f"Memorised: {run.evaluation.metrics[metric].label} is {plain(seen)} for training examples{also}, a "

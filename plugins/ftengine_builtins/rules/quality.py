@@ -5,7 +5,7 @@ from typing import Any
 
 from ftengine import RunRecords
 from ftengine.api import Difference, Estimate, Finding, Rule
-from ftengine.api.figures import against, counted, ends, interval, known, listed, plain, probability
+from ftengine.api.figures import against, ends, few_groups, interval, known, listed, plain, probability, sample_size
 from ftengine.api.figures import with_interval as told
 from ftengine_builtins.rules.baseline import (
     bar_of,
@@ -17,8 +17,8 @@ from ftengine_builtins.rules.baseline import (
 from ftengine_builtins.rules.chance import got_worse
 
 SMALL_TEST = 100
-"""Distinct examples below which a test set is called small: a 95 % interval of a proportion is then up to
-20 points wide (1.96 · √(0.25 / 100) on each side)."""
+"""Distinct examples, or groups of them, below which a test set is called small: a 95 % interval of a proportion is then
+up to 20 points wide (1.96 · √(0.25 / 100) on each side)."""
 
 
 class BetterThanBase(Rule):
@@ -41,7 +41,7 @@ class BetterThanBase(Rule):
             bar = None
         if bar is not None and no_better_than_a_constant(run):
             return  # rule constant-answer says so, and more than what that head guessed is no news
-        on = f"on {counted(tuned.n, 'distinct example')} of the {run.evaluation.split} split"
+        on = f"on {sample_size(tuned.n, tuned.rows)} of the {run.evaluation.split} split"
         figures = bar.figures() if bar else {"metric": metric, **sides(run.evaluation, metric), **exact_answers(run)}
         if bar is None:
             level, text = _judged(run, metric, on)
@@ -102,8 +102,7 @@ def worse_metrics(run: RunRecords) -> dict[str, float]:
         for metric, difference in evaluation.difference.items()
         if metric != run.headline_metric and evaluation.metrics[metric].kind != "calibration"
     }
-    examples = {metric: evaluation.tuned[metric].n for metric in differences}
-    return got_worse(differences, run.recipe.evaluation.resamples, examples)
+    return got_worse(differences)
 
 
 class WorseMetrics(Rule):
@@ -136,11 +135,12 @@ class HeldOutSplit(Rule):
             return
         figure, label = run.evaluation.tuned[metric], run.evaluation.metrics[metric].label
         if figure.n < SMALL_TEST:
-            between, number = interval(figure), counted(figure.n, "distinct example")
+            between, number = interval(figure), sample_size(figure.n, figure.rows)
             leaves = "leaves" if figure.n == 1 else "leave"
             rest = f" {leaves} {label} anywhere from {between}" if between else ", too few for intervals"
-            text = f"The {split} split is small: {number}{rest}."
-            yield Finding(kind="data", level="note", text=text, figures={"examples": figure.n})
+            text = f"The {split} split is small: {number}{rest}. {few_groups(figure.n, figure.rows)}".rstrip()
+            figures = {"examples": figure.n, "rows": figure.rows}
+            yield Finding(kind="data", level="note", text=text, figures=figures)
         if split == "validation":
             chosen = "which also chose the weights" if is_chosen(run) else "by which choices are made"
             text = f"There is no test split: figures are of the validation split, {chosen}, so they are optimistic."

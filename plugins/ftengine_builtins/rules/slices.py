@@ -39,7 +39,9 @@ class SliceGaps(Rule):
                 continue
             if len(values) == len(column.slices):
                 count = counted(len(values), "value") if not column.left_out else f"more than {len(values):,} values"
-                text = untested_slices(name, count, column.examples, run.recipe.evaluation.small_slice)
+                grouped = any(figure.rows is not None for figure in run.evaluation.tuned.values())
+                least = run.recipe.evaluation.small_slice
+                text = untested_slices(name, count, column.examples, least, grouped=grouped)
             else:
                 shown = listed(values) if len(values) <= 3 else f"{', '.join(values[:3])} and {len(values) - 3:,} more"
                 are = "one slice is" if len(values) == 1 else "some slices are"
