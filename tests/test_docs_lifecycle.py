@@ -28,7 +28,6 @@ def told_calls(heading, index=0):
 BEFORE = "Before the weights are read"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", ["plan", "train"])
 def test_the_order_of_calls_is_told_from_the_recipe_to_the_end(calls, command):
     first = told_calls(BEFORE)
@@ -36,7 +35,6 @@ def test_the_order_of_calls_is_told_from_the_recipe_to_the_end(calls, command):
     assert made == first + told_calls(f"`ftengine {command}`")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "heading", "index"),
     [
@@ -50,7 +48,6 @@ def test_the_order_of_calls_on_a_finished_run_is_told(calls, command, heading, i
     assert calls[command] == told_calls(heading, index)
 
 
-@pytest.mark.slow
 def test_a_resumed_run_calls_what_a_new_one_does_but_measures_no_base(calls):
     resumed, whole = dict(calls["train --resume"]), dict(calls["train"])
     assert resumed.keys() == (whole.keys() | {"regularizer 2.load_state_dict"}) - {"reader.read"}
@@ -60,7 +57,6 @@ def test_a_resumed_run_calls_what_a_new_one_does_but_measures_no_base(calls):
     assert list(whole).index("task.predict") < list(whole).index("strategy 2.prepare")
 
 
-@pytest.mark.slow
 def test_compare_checks_each_strategy_and_loads_no_weights_itself(calls):
     made = {re.sub(r" \d+", "", name) for name, _ in calls["compare"]}
     assert made == {name for name, _ in told_calls(BEFORE)}
