@@ -108,7 +108,15 @@ class Commands(Suggesting):
 
     def invoke(self, ctx: click.Context) -> None:
         """Run a command; what it returns means nothing, so that `main` sees exit codes alone."""
-        super().invoke(ctx)
+        try:
+            super().invoke(ctx)
+        except SystemExit as error:
+            if error.code or ctx.invoked_subcommand not in self.builtin:
+                raise
+            from ftengine.plugins.blame import blame
+
+            # No command of ftengine's own ends so, and what called it success has not done what was asked.
+            raise PluginError(blame(error) or "something that the command called ended it (SystemExit)") from error
 
     def main(
         self,

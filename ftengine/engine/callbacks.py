@@ -39,7 +39,8 @@ class Callbacks:
         for callback, origin in tuple(self.callbacks):
             try:
                 callback.on_event(event)
-            except Exception as error:  # whatever a callback may raise, the run is worth more
+            # Whatever a callback may raise, sys.exit among it, the run is worth more.
+            except (Exception, SystemExit) as error:
                 who, cause = f"callback {callback.name!r} of {origin}", cause_in(callback, error)
                 self.callbacks.remove((callback, origin))
                 if isinstance(error, TrainingError) and not isinstance(event, Failed):

@@ -15,7 +15,7 @@ CALLED = {
     "regularizer": ("Regularizer", "ftengine_regularizers", "penalty(self, model, batch, loss)", (None, {}, None)),
     "strategy": ("Strategy", "ftengine_strategies", "prepare(self, loaded)", (None,)),
     "evaluator": ("Evaluator", "ftengine_evaluators", "score(self, rows, weights)", ({}, None)),
-    "audit": ("Audit", "ftengine_audits", "look(self, data)", (None,)),
+    "audit": ("Audit", "ftengine_audits", "examine(self, data)", (None,)),
     "rule": ("Rule", "ftengine_rules", "judge(self, run)", (None,)),
 }
 """For each kind its base class, its hook, the method that is called, and with what."""
@@ -77,11 +77,13 @@ def test_a_report_that_a_rule_prevents_says_how_to_do_without_it(
     assert target.exists()
 
 
-@pytest.mark.parametrize("body", ["return looked_up({})", "return None"])
+@pytest.mark.parametrize("body", ["return looked_up({})", "return None", "raise SystemExit(0)"])
 def test_a_plan_that_an_audit_prevents_names_it(ftengine, distribution, recipe, body):
     distribution(plugin("audit", body), ENTRY)
     line = ftengine("plan", recipe, "--no-measure", code=1).stderr
-    assert re.search(r"\nerror: audit 'thing' of ftengine-thing 1\.2(: look\(\) returned None| failed: )", line), line
+    assert re.search(r"\nerror: audit 'thing' of ftengine-thing 1\.2(: examine\(\) returned None| failed: )", line), (
+        line
+    )
     assert "FTENGINE_BLOCK_PLUGINS=ftengine-thing" in line
 
 
@@ -115,37 +117,17 @@ def test_a_method_of_another_signature_is_refused_where_it_is_written(distributi
     assert re.match(rf"{told}score\(self, rows, weights\) \(ftengine_thing\.py:7\)\.", str(error.value)), error.value
 
 
-@pytest.mark.parametrize(
-    ("kind", "base", "method", "call", "told"),
-    [
-        (
-            "evaluator",
-            "Evaluator",
-            "def details(self)",
-            lambda one: one.details({}, None),
-            r"Thing\.details\(\) takes 1",
-        ),
-        (
-            "augmenter",
-            "TextAugmenter",
-            "def change(self, text, rng)",
-            lambda one: one._changed("a text", None),
-            r"change\(\) of augmenter 'thing' returned None for a text; it must return a text",
-        ),
-    ],
-)
-def test_what_goes_wrong_between_engine_and_component_is_told_where_that_is_written(
-    distribution, kind, base, method, call, told
-):
-    body = plugin(kind, "return None").replace(f"api.{CALLED[kind][0]}", f"api.{base}")
+def test_what_goes_wrong_between_engine_and_component_is_told_where_that_is_written(distribution):
+    body = plugin("augmenter", "return None").replace(f"api.{CALLED['augmenter'][0]}", "api.TextAugmenter")
+    head = f"    def {CALLED['augmenter'][2]}:"
     distribution(
-        body.replace(f"    def {CALLED[kind][2]}:", f"    {method}: return None\n    def score(self, rows, weights):"),
-        ENTRY,
+        body.replace(head, "    def change(self, text, rng): return None\n    def score(self, rows, weights):"), ENTRY
     )
     with pytest.raises(TypeError) as error:
-        call(registry_of().build(kind, "thing", kind))
+        registry_of().build("augmenter", "thing", "augmenter")._changed("a text", None)
     assert re.match(
-        rf"{kind} 'thing' of ftengine-thing 1\.2 failed: TypeError: {told}.* \(ftengine_thing\.py:\d; ",
+        r"augmenter 'thing' of ftengine-thing 1\.2 failed: TypeError: change\(\) of augmenter 'thing' returned None "
+        r"for a text; it must return a text.* \(ftengine_thing\.py:\d; ",
         describe(error.value),
     )
 

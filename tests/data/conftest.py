@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from partly import partly
 
 from ftengine.api import Task, View
 from ftengine.data.audit import run_audits
@@ -13,6 +14,7 @@ from ftengine.run.recipe import DataSection
 from ftengine.run.records import AuditResult
 
 
+@partly
 class TextTask(Task):
     """Two rows are the same when their texts are."""
 
@@ -22,6 +24,7 @@ class TextTask(Task):
         return View([row["text"]])
 
 
+@partly
 class LabelTask(Task):
     """A text is to be given its label."""
 
@@ -31,6 +34,7 @@ class LabelTask(Task):
         return View([row["text"]], row["label"], classes=True)
 
 
+@partly
 class RowTask(Task):
     """Two rows are the same when all of their columns are."""
 

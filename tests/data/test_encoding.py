@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from partly import partly
 
 from ftengine.api import Augmenter, InputAugmenter, SilentListener, Task, View
 from ftengine.data.augmentation_preview import before_and_after, without_effect
@@ -13,6 +14,7 @@ from ftengine.data.read import read_rows
 from ftengine.errors import DataError, RecipeError
 
 
+@partly
 class Words(Task):
     """Counts words; refuses texts without any, and learns nothing of texts that say so."""
 

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import Dataset
+from partly import partly
 from pyarrow import parquet
 
 from ftengine.api import Task, View
@@ -191,6 +192,7 @@ def test_an_arrow_file_without_rows_is_refused(tmp_path):
 # What depends on the rows
 
 
+@partly
 class ImageTask(Task):
     name = "images"
     paths = ("image",)

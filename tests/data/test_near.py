@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from partly import partly
 
 from ftengine.api import Task, View
 from ftengine.data.distinct import Distinct
@@ -18,6 +19,7 @@ from ftengine.data.read import read_rows
 from ftengine.data.row_hashes import identities
 
 
+@partly
 class Text(Task):
     name = "text"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from partly import partly
+
 from ftengine.api import SilentListener, Task
 from ftengine.data.encoding import encode_split
 from ftengine.data.read import read_rows
@@ -11,6 +13,7 @@ from ftengine.data.unread import find_unread
 from ftengine.errors import DataError
 
 
+@partly
 class CountingTask(Task):
     """Reads a text, and the weight of each of its parts; counts what it is asked."""
 

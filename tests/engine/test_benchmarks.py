@@ -63,12 +63,12 @@ def test_both_models_are_asked_and_their_answers_measured(recipe, registry):
 )
 def test_what_is_no_answer_is_refused(answers, said, recipe, registry, monkeypatch):
     monkeypatch.setattr(Quiz, "ask_models", lambda self, loaded: answers)
-    with pytest.raises(PluginError, match=rf"evaluator 'quiz'.*ask\(\) returned .*{said}"):
+    with pytest.raises(PluginError, match=rf"evaluator 'quiz'.*ask_models\(\) returned .*{said}"):
         fine_tune(recipe, registry=registry)
 
 
 def test_other_examples_than_the_base_was_asked_are_refused(recipe, registry, monkeypatch):
     counts = iter((12, 11))
     monkeypatch.setattr(Quiz, "ask_models", lambda self, loaded: {"texts": [{"right": 1.0}] * next(counts)})
-    with pytest.raises(PluginError, match=r"ask\(\) returned a list of 11; it must return the 12 of 'texts'"):
+    with pytest.raises(PluginError, match=r"ask_models\(\) returned a list of 11; it must return the 12 of 'texts'"):
         fine_tune(recipe, registry=registry)

@@ -1,6 +1,7 @@
 """Callbacks are told what happens in a run; one that fails is left out, and the run goes on."""
 
 import re
+import sys
 import types
 
 import pytest
@@ -45,6 +46,16 @@ class Torn(Callback):
             raise ConnectionError("no route")
 
 
+class Leaving(Callback):
+    """End the process at the second step."""
+
+    name = "leaving"
+
+    def on_event(self, event):
+        if isinstance(event, Stepped) and event.step >= 2:
+            sys.exit(0)
+
+
 class Budget(Callback):
     """End the run at the second step."""
 
@@ -58,7 +69,7 @@ class Budget(Callback):
 @pytest.fixture
 def registry():
     plugin = types.ModuleType("callbacks")
-    plugin.ftengine_callbacks = hookimpl(lambda: [LogLines, Ear, Torn, Budget])
+    plugin.ftengine_callbacks = hookimpl(lambda: [LogLines, Ear, Torn, Leaving, Budget])
     plugin.ftengine_callbacks.__name__ = "ftengine_callbacks"
     Ear.heard.clear()
     return Registry(make_plugin_manager({"callbacks": plugin}))
@@ -81,9 +92,13 @@ def content(bert_folder, tmp_path):
 def test_events_come_in_order_and_a_failing_callback_is_named_once(registry, content):
     said = Heard()
     train = {**content["train"], "trackers": ["log-lines"]}
-    recipe = Recipe.make({**content, "train": train, "callbacks": ["torn", "ear", "ear", {"name": "log-lines"}]})
+    recipe = Recipe.make(
+        {**content, "train": train, "callbacks": ["torn", "leaving", "ear", "ear", {"name": "log-lines"}]}
+    )
     run = fine_tune(recipe, registry=registry, listener=said)
-    (line,) = [line for line in said.said if line.startswith("callback")]
+    line, other = [line for line in said.said if line.startswith("callback")]
+    assert other.startswith("callback 'leaving'")
+    assert "SystemExit: 0" in other
     assert line.startswith("callback 'torn' of callbacks")
     assert re.search(
         r" failed and is left out from here on: ConnectionError: no route \(test_callbacks\.py:\d+\)$", line

@@ -22,6 +22,7 @@ from ftengine.errors import RecipeError
 from ftengine.run.recipe import TrainSection
 from ftengine.training.frozen_prefix import FrozenPrefix, frozen_blocks, frozen_prefix
 from ftengine.training.steps import plan_steps
+from ftengine_builtins.strategies.prompt import Prompt
 
 TOP = {"name": "lora", "rank": 4, "dropout": 0.1, "targets": r".*layers?\.1\..*(q_proj|down_proj|query)"}
 ONCE = "below the lowest trained one is computed once per example"
@@ -206,7 +207,7 @@ def test_nothing_is_kept_where_it_would_not_be_used_again(section, augmenters, p
         accelerator=SimpleNamespace(num_processes=processes, device=torch.device("cpu")),
         train=SimpleNamespace(augmenters=augmenters, lengths=np.ones(16)),
         loaded=SimpleNamespace(module=stack([2])),
-        strategy=None,
+        strategy=Prompt(),
         task=SimpleNamespace(modality="text"),
         listener=Heard(),
     )

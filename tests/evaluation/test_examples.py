@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from partly import partly
 
 from ftengine.api import Evaluator, ExampleScores, View, redact_pieces
 from ftengine.evaluation.examples import most_changed, scored_by, shortened, single_examples
@@ -77,6 +78,7 @@ class Rows(list):
         return f"mail.jsonl:{row + 1}"
 
 
+@partly
 class Exact(Evaluator):
     """Says what it is told."""
 

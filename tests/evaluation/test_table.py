@@ -4,12 +4,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from partly import partly
 
 from ftengine.api import Evaluator
 from ftengine.errors import PluginError, RunError
 from ftengine.evaluation.table import MEMBER, Predictions, Writer, merged
 
 
+@partly
 class Words(Evaluator):
     """Keeps the number of words."""
 

@@ -19,6 +19,7 @@ import ftengine_peft
 from ftengine import api, registry_of
 from ftengine.errors import NoMatch, RecipeError
 from ftengine.model import save_model
+from ftengine.model.saving import save_part
 
 PAGE = Path(__file__).parents[2] / "docs" / "strategies.md"
 BEGIN, END = "<!-- made by tests/peers -->\n", "<!-- end of what tests/peers made -->\n"
@@ -68,7 +69,7 @@ def save(column: str, name: str, folder: Path, found=None) -> torch.Tensor:
         strategy.merge(model)
         save_model(model.module, model.processor, folder)
     else:
-        strategy.save(model, folder)
+        save_part(strategy, model, folder)
     return ours
 
 

@@ -266,7 +266,7 @@ def test_figures_without_an_interval_or_at_zero_say_what_that_means(tmp_path, ca
     files = sound()
     none = {"low": None, "high": None}
     files["evaluation"]["metrics"] = METRICS | {
-        "calibration_error": {"label": "CE", "instead": "overconfidence", "at_zero": "none beyond chance"}
+        "calibration_error": {"label": "CE", "fallback": "overconfidence", "at_zero": "none beyond chance"}
         | {"kind": "calibration", "evaluator": "calibration"},
         "overconfidence": {"label": "overconfidence", "kind": "calibration", "evaluator": "calibration"},
     }

@@ -38,7 +38,7 @@ def reached(evaluator="own", metric="drift", **told):
 
     def spoil(files):
         evaluation = files["evaluation"]
-        metrics = {metric: {"label": "drift", "higher_is_better": True, "evaluator": evaluator, "decides": True}}
+        metrics = {metric: {"label": "drift", "higher_is_better": True, "evaluator": evaluator, "primary": True}}
         evaluation["metrics"] = METRICS | metrics
         for side, value in (("base", 0.2), ("tuned", 0.5)):
             evaluation[side][metric] = figure(value)
