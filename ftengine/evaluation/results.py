@@ -216,7 +216,7 @@ def _benchmark(asked: Benchmark, base: Measured, tuned: Measured) -> record.Prob
     n = len(tuned.predictions)
     if n != len(base.predictions):
         rows, wanted = tuned.predictions.columns["row"].tolist(), f"the {len(base.predictions):,} of {asked.data!r}"
-        raise wrong(asked.asker, "ask", rows, f"{wanted} as of the base")
+        raise wrong(asked.asker, "ask_models", rows, f"{wanted} as of the base")
     return record.Probe(kind="benchmark", name=asked.asker.name, data=asked.data, examples=n, **compared(base, tuned))
 
 

@@ -122,7 +122,7 @@ class EvalRunner:
             raise wrong(asker, "ask_models", said, f"a mapping with {', '.join(repr(one.data) for one in benchmarks)}")
         for one in benchmarks:
             writer = Writer([one.evaluator])
-            for i, answer in enumerate(each(asker, "ask", said[one.data], Mapping)):
+            for i, answer in enumerate(each(asker, "ask_models", said[one.data], Mapping)):
                 writer.put(i, dict(answer), {})
             table = writer.finish()
             ids = table[MEMBER]

@@ -48,7 +48,7 @@ def test_a_failed_check_is_told_with_its_reason_and_exits_with_1(ftengine, distr
     distribution(strategy(), ENTRY)
     results(RESULTS)
     told = ftengine("plugins", "check", "ftengine-thing", code=1).stdout
-    row = next(line for line in told.splitlines() if "reopened_options" in line)
+    row = next(line for line in told.splitlines() if "loading_options" in line)
     assert row.split()[:4] == ["strategy", "thing", "loading_options_are_its_own", "failed"]
     assert "they lack [bold]'depth'" in row
     assert "1 passed, 1 failed, 1 skipped" in told
