@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from partly import partly
 
-from ftengine.api import Evaluator, ExampleScores, View, redact_pieces
+from ftengine.api import Evaluator, ExampleScores, Task, View, redact_pieces
 from ftengine.evaluation.examples import most_changed, scored_by, shortened, single_examples
 from ftengine.evaluation.plan import EvalSet
 from ftengine.evaluation.table import Predictions
@@ -87,12 +87,22 @@ class Exact(Evaluator):
 
 def changed_item(row, target, decoded):
     """Return the one example that changed, of a task that says of its row what is given."""
-    task = SimpleNamespace(
-        view=lambda row: View(list(row.values()), target, classes=target is not None),
-        encode=lambda row, processor, max_length: row,
-        show=lambda row, processor: decoded,
-        readable=lambda said: said,
-    )
+
+    @partly
+    class Told(Task):
+        def view(self, row):
+            return View(list(row.values()), target, classes=target is not None)
+
+        def encode(self, example, processor, *, max_length=None):
+            return example
+
+        def decode_example(self, features, processor):
+            return decoded
+
+        def decode_prediction(self, prediction):
+            return prediction
+
+    task = Told()
     split = SimpleNamespace(rows=Rows([row]), task=task, processor=None, max_length=9)
     said = {"completion": [f"Ask {EMAIL} or 212-555-0123"], "p": [0.123456]}
     table = Predictions({"row": np.array([0]), "group": np.array([0]), **{k: np.array(v) for k, v in said.items()}})
@@ -103,5 +113,9 @@ def changed_item(row, target, decoded):
 
 def test_where_no_evaluator_scores_examples_none_changed():
     table = Predictions({"row": np.array([0]), "group": np.array([0])})
-    found = single_examples(EvalSet("test", SimpleNamespace(task=None), [Exact()]), [table, table], [{}, {}])
+    found = single_examples(
+        EvalSet("test", SimpleNamespace(task=partly(type("Silent", (Task,), {}))()), [Exact()]),
+        [table, table],
+        [{}, {}],
+    )
     assert found == {"evaluator": None, "improved": [], "worse": []}
