@@ -158,14 +158,23 @@ def fingerprint_processor(processor: Any) -> str:
 def fingerprint_tokens(processor: Any) -> str:
     """Return a hash of the tokens that a tokenizer makes of a text (case, Unicode form, special tokens); else "".
 
-    The text has words of its vocabulary, in both cases: to a small one, all others may be unknown.
+    The text has words of its vocabulary, in both cases: to a small one, all others may be unknown. A tokenizer that
+    has no token for unknown words refuses a text of others, and is asked for those of its vocabulary.
     """
+    from transformers import PreTrainedTokenizerBase
+
     if not hasattr(processor, "get_vocab"):
         return ""
     words = sorted(token for token in processor.get_vocab() if token.isalpha() and token.isascii())
     some = words[:: len(words) // PROBE_WORDS + 1]
-    tokens = list(processor(" ".join([PROBE, *some, *map(str.upper, some)]))["input_ids"])
-    return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:32]
+    quiet = {"verbose": False} if isinstance(processor, PreTrainedTokenizerBase) else {}  # the text may be too long
+    for text in (" ".join([PROBE, *some, *map(str.upper, some)]), " ".join(some)):
+        try:
+            tokens = list(processor(text, **quiet)["input_ids"])
+        except Exception:  # tokenizers raises no narrower class
+            continue
+        return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:32]
+    return ""
 
 
 def _configuration(module: nn.Module, exclude: tuple[str, ...]) -> dict[str, Any]:

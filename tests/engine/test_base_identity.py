@@ -1,6 +1,7 @@
 """A base that computes something else is another base, by whatever it differs, and the error says by what."""
 
 import json
+import logging
 import shutil
 import sys
 from dataclasses import replace
@@ -13,8 +14,9 @@ from gguf_file import write_llama_gguf
 from runs import Interrupting, Interruption
 from safetensors.torch import save_file
 from tiny import tiny_bert, tiny_gpt2, tiny_llama, tiny_resnet, tiny_t5
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
-from transformers import AutoTokenizer, RobertaConfig, RobertaForMaskedLM
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
 
 from ftengine import Recipe, fine_tune
 from ftengine.api import Labels, LoadedModel, LoadRequest
@@ -193,6 +195,25 @@ def test_a_tokenizer_that_divides_texts_in_another_way_is_another(tmp_path):
     other.backend_tokenizer.normalizer.lowercase = not before.backend_tokenizer.normalizer.lowercase
     assert fingerprint_processor(before) == fingerprint_processor(other)
     assert fingerprint_tokens(before) == fingerprint_tokens(same) != fingerprint_tokens(other)
+
+
+def test_a_tokenizer_without_a_token_for_unknown_words_has_tokens_too():
+    def made(words):
+        own = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}))
+        own.pre_tokenizer = pre_tokenizers.Whitespace()
+        return fingerprint_tokens(PreTrainedTokenizerFast(tokenizer_object=own))
+
+    assert "" != made(["rain", "sun"]) == made(["rain", "sun"]) != made(["rain", "snow", "sun"])
+
+
+def test_nobody_is_told_that_the_probe_is_too_long(tmp_path, caplog, monkeypatch):
+    tiny_bert(tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base", model_max_length=8)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    fingerprint_tokens(tokenizer)
+    assert not caplog.records
+    tokenizer("a " * 9)
+    assert caplog.records
 
 
 @pytest.fixture(scope="module")
