@@ -15,7 +15,6 @@ from quiz import Quiz
 from spread import Spread
 
 from ftengine import api
-from ftengine.api.component import contract_of
 from ftengine.errors import PluginError
 from ftengine.plugins.registry import KINDS, Registry, registry_of
 
@@ -60,7 +59,7 @@ def test_the_contract_is_a_class_a_kind_of_few_abstract_members() -> None:
     } == {}
     protocols = [name for name in api.__all__ if Protocol in getattr(getattr(api, name), "__bases__", ())]
     assert len(protocols) <= MOST_PROTOCOLS, protocols
-    assert [base.__name__ for base in BASES if not is_dataclass(base.traits) or contract_of(base) is not base][1:] == []
+    assert [base.__name__ for base in BASES if not is_dataclass(base.traits)] == []
 
 
 @pytest.mark.parametrize(
@@ -86,12 +85,12 @@ def test_traits_are_used() -> None:
             assert len(values) > 1 or computed, f"{base.__name__}'s trait {field.name} is {values} everywhere"
 
 
-def offered(base: type[api.Component], **members: object) -> None:
+def offered(base: type[api.Component], *beside: type, **members: object) -> None:
     """Offer a component with these members as a plugin would (PluginError: it is refused)."""
     hook = next(hook for kind, hook in KINDS.values() if kind is base)
     whole = {"name": "thing", **{name: lambda self, *_, **__: None for name in base.__abstractmethods__}, **members}
     declared = {"head": "causal-lm", "modality": "text"} if base is api.Task else {}
-    cls = type("Thing", (base,), {**declared, **whole})
+    cls = type("Thing", (base, *beside), {"__module__": __name__, **declared, **whole})
     registry_of({"p": type("P", (), {hook: staticmethod(api_hook(hook, cls))})()})
 
 
@@ -127,8 +126,49 @@ def test_a_method_that_is_nearly_one_of_the_contract_is_refused(
     assert repr(meant) in str(refused.value)
 
 
+class Others:
+    """What somebody else wrote, who knows nothing of components."""
+
+    def detail(self) -> None: ...
+
+    def criterions(self) -> None: ...
+
+
 def test_methods_of_its_own_are_an_authors_business() -> None:
-    offered(api.Regularizer, pull=lambda self: None, _penality=lambda self: None)
+    offered(api.Regularizer, pull=lambda self: None, _penality=lambda self: None, saved=lambda self: None)
+    offered(api.Evaluator, Others, keeps=lambda self: None, loader=lambda self: None)
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "member"),
+    [
+        (api.Evaluator, "score_resample", staticmethod(lambda rows, weights: None)),
+        (api.Evaluator, "colums", frozenset({"x"})),
+        (api.Evaluator, "proportions", {"a": 1}),
+        (api.Evaluator, "columns", lambda self: frozenset()),
+        (api.Evaluator, "trials", classmethod(lambda cls: {})),
+        (api.Task, "generates", frozenset({"completion"})),
+    ],
+)
+def test_what_is_no_method_is_looked_at_too(base: type[api.Component], name: str, member: object) -> None:
+    with pytest.raises(PluginError) as refused:
+        offered(base, **{name: member})
+    assert name in str(refused.value)
+
+
+def test_what_a_mixin_writes_overrides() -> None:
+    class Fits(api.Component):
+        def fit(self, rows: object) -> None: ...
+
+    class Mixed(api.Evaluator, Fits):
+        name = "mixed"
+
+    class Both(api.Callback, api.Regularizer):
+        name = "both"
+
+    assert not api.overrides(Mixed, "fit")  # the contract's comes first
+    assert api.overrides(type("Turned", (Fits, api.Evaluator), {}), "fit")
+    assert not api.overrides(Both, "view_command")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -57,9 +56,10 @@ class Component(ABC):
 def overrides(component: Component | type[Component], name: str) -> bool:
     """Say whether a component, or its class, writes an optional method of its kind: "merge", say."""
     cls = component if isinstance(component, type) else type(component)
-    return inspect.getattr_static(cls, name) is not inspect.getattr_static(contract_of(cls), name)
+    owner = next(kind for kind in cls.__mro__ if name in vars(kind))
+    return not (is_contract(owner) and (owner is Component or Component in owner.__bases__))
 
 
-def contract_of(cls: type[Component]) -> type[Component]:
-    """Return the class of the contract that a component's class derives from: Strategy, Task, …"""
-    return cls.__mro__[cls.__mro__.index(Component) - 1]
+def is_contract(cls: type) -> bool:
+    """Say whether a class is one of the contract's own."""
+    return cls.__module__.startswith(f"{__package__}.")

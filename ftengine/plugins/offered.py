@@ -13,16 +13,21 @@ from typing import Any
 from pydantic import ValidationError
 
 from ftengine.api import Component, Config
-from ftengine.api.component import contract_of
+from ftengine.api.component import is_contract
 
 ALLOWED_TO_FAIL = ("missing", "value_error", "assertion_error")
 """Errors of a default that an author may intend: the option is required, or a validator of his own says what to do."""
 
-NEAR = 0.8
-"""How like a method of the contract another must be named to be taken for it, as difflib's ratio."""
+NEAR = 0.9
+"""How like a member of the contract another must be named to be taken for it, as difflib's ratio."""
 
-PAIRS = (("save", "load"), ("state_dict", "load_state_dict"), ("benchmarks", "ask_models"))
-"""Methods of which one is of no use without the other."""
+PAIRS = (
+    ("save", "load"),
+    ("state_dict", "load_state_dict"),
+    ("benchmarks", "ask_models"),
+    ("generate", "generates"),
+)
+"""Members of which one is of no use without the other."""
 
 
 def classes(function: Any) -> tuple[list[Any], str]:
@@ -54,7 +59,8 @@ def _fault_of_class(cls: type[Component], base: type[Component]) -> str:
         return f"it does not set {' and '.join(map(repr, unset))}, which {base.__name__} requires"
     if unwritten := sorted(cls.__abstractmethods__):
         return f"it does not implement {' and '.join(map(repr, unwritten))}, which {base.__name__} requires"
-    return _fault_of_traits(cls, base) or _fault_of_methods(cls) or _fault_of_names(cls) or _fault_of_config(cls.Config)
+    of_members = _fault_of_methods(cls) or _fault_of_names(cls, base)
+    return _fault_of_traits(cls, base) or of_members or _fault_of_config(cls.Config)
 
 
 def described(cls: Any) -> str:
@@ -79,7 +85,7 @@ def _told(found: Any) -> str:
 
 def _contracts(cls: type[Component]) -> list[type]:
     """Return the classes of contracts that a class derives from, the nearest first."""
-    return [kind for kind in cls.__mro__ if kind.__module__.startswith(f"{Component.__module__.rpartition('.')[0]}.")]
+    return [kind for kind in cls.__mro__ if is_contract(kind)]
 
 
 def _declared(cls: type[Component]) -> list[str]:
@@ -96,19 +102,20 @@ def _fault_of_traits(cls: type[Component], base: type[Component]) -> str:
     return f"its traits are {_told(cls.traits)}; write `traits = api.{wanted.__name__}(…)`"
 
 
-def _fault_of_names(cls: type[Component]) -> str:
-    """Say which public method is nearly one of the contract, which would never be called, or lacks its other half."""
-    contract = {name for kind in _contracts(cls) for name in vars(kind) if name[0] != "_"}
-    own = {name: member for kind in cls.__mro__ if kind not in _contracts(cls) for name, member in vars(kind).items()}
-    for name, member in own.items():
-        if name[0] == "_" or name in contract or not inspect.isfunction(member):
-            continue
-        for meant in difflib.get_close_matches(name, contract - own.keys(), n=1, cutoff=NEAR):
+def _fault_of_names(cls: type[Component], base: type[Component]) -> str:
+    """Say which public member is nearly one of the contract, which nobody would ask for, or lacks its other half."""
+    contract = _members(_contracts(cls))
+    own = _members(kind for kind in cls.__mro__ if not is_contract(kind))
+    # What a class of somebody else, that is no component, is called is not its author's to change.
+    named = _members(kind for kind in cls.__mro__ if not is_contract(kind) and issubclass(kind, Component))
+    for name, member in named.items():
+        alike = [meant for meant in contract.keys() - own.keys() if _is_method(contract[meant]) == _is_method(member)]
+        for meant in difflib.get_close_matches(name, () if name in contract else alike, n=1, cutoff=NEAR):
             return (
-                f"its method {name!r} is none of {contract_of(cls).__name__}, and is never called by the engine: if "
-                f"{meant!r} is meant, call it so, else begin it with an underscore ({written(member)})"
+                f"its member {name!r} is none of {base.__name__}, and the engine never asks for it: if {meant!r} is "
+                f"meant, call it so, else begin it with an underscore ({written(cls)})"
             )
-    for one, other in (pair for pair in PAIRS if contract.issuperset(pair)):
+    for one, other in (pair for pair in PAIRS if contract.keys() >= set(pair)):
         if (one in own) != (other in own):
             there, missing = (one, other) if one in own else (other, one)
             return f"it writes {there!r} without {missing!r}; neither is of use without the other"
@@ -116,22 +123,36 @@ def _fault_of_names(cls: type[Component]) -> str:
 
 
 def _fault_of_methods(cls: type[Component]) -> str:
-    """Say which method cannot be called as its contract's is."""
-    contracts = _contracts(cls)
-    told = {name: member for kind in contracts[::-1] for name, member in vars(kind).items() if name[0] != "_"}
-    own = {name for kind in cls.__mro__ if kind not in contracts for name in vars(kind)}
-    for name in sorted(own & told.keys()):
-        method = inspect.getattr_static(cls, name)
-        if not (inspect.isfunction(method) and inspect.isfunction(told[name])):
+    """Say which member is a method where its contract's is none, or the reverse, or cannot be called as that is."""
+    told = _members(_contracts(cls))
+    own = _members(kind for kind in cls.__mro__ if not is_contract(kind))
+    for name in sorted(own.keys() & told.keys()):
+        method = own[name]
+        if _is_method(method) != _is_method(told[name]):
+            wanted_kind = "a method" if _is_method(told[name]) else "a value, or a property"
+            return f"its {name!r} must be {wanted_kind}, as the contract's is ({written(cls)})"
+        if not _is_method(method):
             continue
-        wanted = inspect.signature(told[name]).parameters.values()
+        bound = isinstance(method, (staticmethod, classmethod))
+        wanted = list(inspect.signature(getattr(told[name], "__func__", told[name])).parameters.values())
+        given = method if not bound else getattr(cls, name)
         options = {p.name: None for p in wanted if p.kind is p.KEYWORD_ONLY}
+        places = [p for p in wanted if p.name not in options][1 if bound else 0 :]
         try:
-            inspect.signature(method).bind(*(p for p in wanted if p.name not in options), **options)
+            inspect.signature(given).bind(*places, **options)
         except TypeError:
-            called = f"{method.__qualname__}{_bare(method)} cannot be called as {name}{_bare(told[name])}"
-            return f"its method {called} ({written(method)})"
+            called = f"{given.__qualname__}{_bare(given)} cannot be called as {name}{_bare(told[name])}"
+            return f"its method {called} ({written(getattr(given, '__func__', given))})"
     return ""
+
+
+def _members(kinds: Iterable[type]) -> dict[str, Any]:
+    """Return the public members of classes, as the nearest has them."""
+    return {name: x for kind in list(kinds)[::-1] for name, x in vars(kind).items() if name[0] != "_"}
+
+
+def _is_method(member: Any) -> bool:
+    return inspect.isfunction(member) or isinstance(member, (staticmethod, classmethod))
 
 
 def _bare(function: Any) -> str:

@@ -156,9 +156,10 @@ class TaskChecks(Checks):
             skip("it writes no free answers")
         rows = self.examples[:2]
         answers = task.generate(loaded, rows, {**task.short_generation})
+        assert task.generates, "it writes `generate`, and `generates` names no key of what that returns"
         assert len(answers) == len(rows), f"{len(answers)} answers to {len(rows)} rows"
         missing = [sorted(task.generates - found.keys()) for found in answers if task.generates - found.keys()]
-        assert not missing, f"answers lack {missing[0]}, which `answers` declares"
+        assert not missing, f"answers lack {missing[0]}, which `generates` declares"
         again = task.generate(loaded, rows, {**task.short_generation})
         assert again == answers, "the same rows are answered otherwise the second time"
 
