@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,7 +123,7 @@ def _verify(model: PreparedModel, run: RunDirectory, folder: Path, facts: Traine
     batch, count = _examples(model)
     model.experiment.listener.phase("check what was saved")
     same_options = strategy.loading_options() == strategy.config.model_dump(mode="json")
-    before, allowed = _outputs(model.device, task, loaded, batch, exact=not same_options)
+    before, wide, allowed = _first_outputs(model.device, task, loaded, batch, exact=not same_options)
     tensors, new = dict(state_tensors(loaded.module)), _new_tensors(loaded)
     frozen = tensor_hashes(frozen_tensors(loaded.module)) if same_options else {}
     loaded.module = nn.Module()
@@ -137,9 +137,11 @@ def _verify(model: PreparedModel, run: RunDirectory, folder: Path, facts: Traine
             moved = [name for name, one in frozen.items() if now.get(name) != one]
             if not lost + moved:
                 if halved:
-                    rounded = distance(_outputs(model.device, task, fresh, batch)[0], before)
+                    rounded = distance(_outputs(model.device, task, fresh, batch), before)
                 copy_into({name: reopened[name] for name in tensors}, tensors, str(folder))
-        after, _ = _outputs(model.device, task, fresh, batch, exact=not same_options)
+        after = _outputs(model.device, task, fresh, batch, wide=wide)
+    except torch.OutOfMemoryError:
+        raise
     # Strategies are third-party code and raise anything; each means that a finished run could not be opened.
     except Exception as error:
         cause = cause_in(strategy, error)
@@ -148,14 +150,12 @@ def _verify(model: PreparedModel, run: RunDirectory, folder: Path, facts: Traine
     told = f"{len(lost):,} of {len(tensors):,} trained tensors differ, such as {lost[0]!r}" if lost else ""
     if moved:
         told += f"{told and ', and '}{len(moved):,} of {len(frozen):,} frozen ones, such as {moved[0]!r}"
-    if moved or not difference <= allowed:
+    if lost or moved or not difference <= allowed:
         raise SavedPartDiffers(
             f"{who} saved files that do not give the tuned model back: opened on a fresh base, its outputs on {count} "
             f"examples differ from the tuned model's by {difference:.3g} of their size, and rounding explains at most "
             f"{allowed:.3g}{told and f'; {told}'}. {kept}"
         )
-    if told:
-        model.experiment.listener.message(f"{who}: once read back, {told}, although the outputs agree")
     if rounded:
         model.experiment.listener.message(
             f"{who} saves in half precision: opened again, outputs differ by {rounded:.2g} of their size from the "
@@ -233,32 +233,41 @@ class _Recorder(Criterion):
         return outputs
 
 
-def _outputs(
-    device: Device, task: Task, loaded: LoadedModel, batch: Batch, *, exact: bool = False
-) -> tuple[Tensor, float]:
-    """Return what a task's loss of a batch is made of, as one vector, and by how much an equal model's may differ.
+def _first_outputs(
+    device: Device, task: Task, loaded: LoadedModel, batch: Batch, *, exact: bool
+) -> tuple[Tensor, bool, float]:
+    """Return the tuned model's outputs, whether in float32, and by how much those of an equal model may differ.
+
+    Args:
+        exact: whether to compute in float32 where the model can, since the other one is to round at other places.
+    """
+    if not exact:
+        return _outputs(device, task, loaded, batch), False, EXACT
+    on_gpu = device.accelerator.device.type == "cuda"
+    try:
+        found = _outputs(device, task, loaded, batch, wide=True)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        allowed = ALLOWED_ROUNDINGS * torch.finfo(device.precision.compute).eps
+        return _outputs(device, task, loaded, batch), False, allowed
+    return found, True, ALLOWED_ROUNDINGS * TF32_EPS if on_gpu else EXACT
+
+
+def _outputs(device: Device, task: Task, loaded: LoadedModel, batch: Batch, *, wide: bool = False) -> Tensor:
+    """Return what a task's loss of a batch is made of, as one vector.
 
     The vector has outputs at labelled positions, and the loss. Every task has a loss, of whatever its batches hold; it
     alone is compared where a task leaves the criterion aside.
 
     Args:
-        exact: whether to compute in float32, where the other model is to round at other places.
+        wide: whether to compute in float32 whatever the run does.
     """
-
-    def compute(context: AbstractContextManager[None]) -> Tensor:
-        recorder = _Recorder()
-        with device.inference(loaded), context, seeded(0, device.whole):  # a loss may draw random numbers
-            total, _ = loss_of(task, loaded.module, batch, recorder)
-        return torch.cat([*recorder.kept, total.detach().reshape(-1).cpu().double()])
-
-    if not exact:
-        return compute(nullcontext()), EXACT
-    try:
-        on_gpu = device.accelerator.device.type == "cuda"
-        return compute(in_float32(loaded.module)), ALLOWED_ROUNDINGS * TF32_EPS if on_gpu else EXACT
-    except RuntimeError:
-        compute_dtype = device.precision.compute
-        return compute(nullcontext()), ALLOWED_ROUNDINGS * torch.finfo(compute_dtype).eps
+    recorder = _Recorder()
+    context = in_float32(loaded.module) if wide else nullcontext()
+    with device.inference(loaded), context, seeded(0, device.whole):  # a loss may draw random numbers
+        total, _ = loss_of(task, loaded.module, batch, recorder)
+    return torch.cat([*recorder.kept, total.detach().reshape(-1).cpu().double()])
 
 
 def _compare(tuned: Tensors, reopened: Tensors) -> tuple[list[str], bool]:

@@ -199,10 +199,10 @@ class Drawn(Biases):
 
 
 class Almost(Biases):
-    """Save a thousandth more than was trained."""
+    """Save a little more than was trained, which outputs do not show."""
 
     def kept(self, name, tensor):
-        return tensor * 1.001
+        return tensor * 1.000003
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -318,6 +318,40 @@ def test_a_tensor_is_lost_where_more_than_rounding_is():
     ):
         reopened = {} if found[name] is None else {"w": found[name]}
         assert saved_part._compare({"w": tuned}, reopened) == (lost, rounded), name
+
+
+class Reopened(Biases):
+    """Open again under other options, which change nothing."""
+
+    class Config(api.Config):
+        fresh: bool = True
+
+    def loading_options(self):
+        return {"fresh": False}
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "raised"),
+    [
+        (2, RuntimeError("no kernel"), SavedPartDiffers),  # the tuned model's outputs are of float32
+        (1, torch.OutOfMemoryError("full"), torch.OutOfMemoryError),
+        (2, torch.OutOfMemoryError("full"), torch.OutOfMemoryError),
+    ],
+)
+def test_both_models_are_asked_in_one_precision_and_full_memory_is_told_as_such(
+    recipe, monkeypatch, call, error, raised
+):
+    calls, real = [], saved_part.in_float32
+
+    def failing(module):
+        calls.append(module)
+        if len(calls) == call:
+            raise error
+        return real(module)
+
+    monkeypatch.setattr(saved_part, "in_float32", failing)
+    with pytest.raises(raised, match=str(error)):
+        fine_tune(recipe(train__max_steps=1, train__precision="bfloat16"), registry=registry(Reopened))
 
 
 class Noisy(TextClassification):
