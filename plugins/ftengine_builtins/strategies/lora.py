@@ -170,7 +170,8 @@ class LoRA(Strategy):
             self.load(loaded, Path(config.start_from))
             for option in PATTERNS:  # PEFT's files may hold some that match nothing
                 patterns = getattr(config, option)
-                setattr(config, option, {p: patterns[p] for p in patterns if p in _first(patterns, paths).values()})
+                counting = set(_first(patterns, paths).values())
+                setattr(config, option, {p: patterns[p] for p in patterns if p in counting})
 
     def matches(self) -> dict[str, list[str]]:
         return dict(self._matches)

@@ -15,6 +15,7 @@ from torch import nn
 from ftengine.api import LoadedModel
 from ftengine.errors import NoMatch
 from ftengine.model import trainable
+from ftengine_builtins.strategies import lora
 from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
 from ftengine_builtins.strategies.lora_layers import lora_layers
 
@@ -55,6 +56,19 @@ def test_peft_loads_an_adapter_with_patterns(llama_folder, load, numbers, tmp_pa
     again = load(llama_folder)
     assert prepared(again, start_from=str(tmp_path)).config.rank_pattern == ranks
     assert torch.equal(numbers.logits(again.module), numbers.logits(loaded.module))
+
+
+def test_patterns_of_an_adapter_meet_each_layer_a_few_times(llama_folder, load, tmp_path, monkeypatch) -> None:
+    """Matching takes a few times patterns x layers, and not patterns x patterns x layers."""
+    loaded, again, asked, matches = load(llama_folder), load(llama_folder), [], lora._matches
+    prepared(loaded)
+    paths = list(lora_layers(loaded.module))
+    ranks = {path: 1 + i % 3 for i, path in enumerate(paths)}
+    prepared(again, rank_pattern=ranks).save(again, tmp_path)
+    monkeypatch.setattr(lora, "_matches", lambda *pair: asked.append(pair) or matches(*pair))
+    assert prepared(load(llama_folder), start_from=str(tmp_path)).config.rank_pattern == ranks
+    assert len(paths) >= 14
+    assert len(asked) <= 3 * len(paths) ** 2
 
 
 @pytest.mark.parametrize("option", ["rank_pattern", "alpha_pattern"])
