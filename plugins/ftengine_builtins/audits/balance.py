@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from ftengine.api import Audit, AuditedData, Display, Finding, Table
 from ftengine.api.figures import listed
+from ftengine_builtins.tasks.class_labels import MISSING
 
 RARE = 10
 """Training rows below which a label is called rare."""
@@ -68,10 +69,6 @@ def _alike(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
         shown = listed([f"{label!r} ({total[label]:,})" for label in labels])
         text = f"Labels {shown} differ in case or white space only, and count as {len(labels)}; are they one?"
         yield Finding(kind="labels", level="note", text=text, figures={label: total[label] for label in labels})
-
-
-MISSING = frozenset({"nan", "none", "null", "na", "n/a", "nil", "#n/a", "-", "?", "<na>", "nat", "missing"})
-"""What programs write where there is no value."""
 
 
 def _missing(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
@@ -15,26 +14,35 @@ from ftengine.errors import DataError, did_you_mean, shown
 
 SHOWN_NAMES = 10
 _TRUTHS = frozenset({"false", "true"})
+MISSING = frozenset({"nan", "none", "null", "na", "n/a", "nil", "#n/a", "-", "?", "<na>", "nat", "missing"})
+"""What programs write where there is no value."""
 _SPACE = re.compile(r"\s")
+_WHOLE = re.compile(r"^([+-]?\d+)\.0+$")
 _DECIMAL_COMMA = re.compile(r"\s*([-+]?\d[\d.]*),(\d+)\s*")
 
 
 def kind_of(values: Iterable[Any]) -> str:
     """Say what kind of label these values are: "multi", "regression" or "single".
 
-    A list among them means several labels a row. Where most are numbers, also as text, and one has a fractional part,
-    they mean regression, and what is no number is for `read_number` to refuse. Everything else, whole numbers
-    included, means one label of several.
+    A list among them means several labels a row. Numbers, also as text, of which one has a fractional part, mean
+    regression, and then what is a number written wrongly ("1,5") or stands for a missing value ("n/a") is for
+    `read_number` to refuse. Everything else, any other text beside numbers included, means one label of several.
     """
-    numbers, others, fractional = 0, 0, False
+    fractional = named = False
     for value in values:
         if isinstance(value, (list, tuple, set)):
             return "multi"
         number = as_number(value)
-        numbers += number is not None
-        others += number is None and not _is_not_finite(value)
+        named = named or (number is None and isinstance(value, str) and not _may_be_number(value.strip()))
         fractional = fractional or (number is not None and not number.is_integer())
-    return "regression" if fractional and numbers > others else "single"
+    return "regression" if fractional and not named else "single"
+
+
+def _may_be_number(text: str) -> bool:
+    """Say whether text stands for a missing number, or is one that is written in a way that is not read."""
+    if not text or text.casefold() in MISSING or with_point(text):
+        return True
+    return _is_not_finite(text) or as_number(text.replace("_", "")) is not None
 
 
 def _is_not_finite(value: Any) -> bool:
@@ -133,16 +141,13 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def looks(name: str) -> str:
-    """Return what a reader takes a name for: `comparable`, without compatibility forms, any white space a blank.
+    """Return what a reader takes a name for: `comparable`, and any white space a blank.
 
-    Whole numbers are in one form ("7.0" and "07" as "7"; pandas writes those of a column with gaps with a fraction),
-    and true and false in small letters.
+    Whole numbers have no fraction ("7.0" is "7", as pandas writes those of a column with gaps), and true and false are
+    in small letters. Codes such as "007" stay as they are, and so do forms that are read apart ("m²", "m2").
     """
-    shape = _SPACE.sub(" ", unicodedata.normalize("NFKC", comparable(name))).strip()
-    number = as_number(shape)
-    if number is not None and number.is_integer() and abs(number) < 2**53:
-        return str(int(number))
-    return shape.lower() if shape.lower() in ("true", "false") else shape
+    shape = _WHOLE.sub(r"\1", _SPACE.sub(" ", comparable(name)).strip())
+    return shape.lower() if shape.lower() in _TRUTHS else shape
 
 
 def one_spelling(names: Mapping[str, int]) -> set[str]:
