@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -17,16 +18,24 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
 def state_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Return what training changes: trainable parameters, and buffers that move with them.
 
-    Buffers (BatchNorm statistics) are taken from modules that hold a trainable parameter: in no others do they move.
+    Buffers (BatchNorm statistics) are taken from modules that hold a trainable parameter, or compute a weight from one
+    (spectral norm): in no others do they move.
     """
     tensors: dict[str, Tensor] = dict(trainable(module))
+    owners = computed_from(module)
     for prefix, child in module.named_modules():
-        if any(p.requires_grad for p in child.parameters(recurse=False)):
+        if any(p.requires_grad for p in owners.get(child, child).parameters(recurse=False)):
             persistent = child.state_dict(prefix=f"{prefix}." if prefix else "").keys()
             for name, buffer in child.named_buffers(prefix=prefix, recurse=False):
                 if name in persistent:
                     tensors[name] = buffer
     return tensors
+
+
+def computed_from(module: nn.Module) -> dict[nn.Module, nn.Module]:
+    """Return the parts of torch's parametrizations, each with the module that holds the parameters it reads."""
+    lists = [part for part in module.modules() if isinstance(part, ParametrizationList)]
+    return {inner: holder for holder in lists for one in holder for inner in one.modules()}
 
 
 def frozen_tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -13,20 +13,34 @@ from torch import nn
 from ftengine.api import Strategy
 from ftengine.errors import RecipeError
 from ftengine.model import trainable
+from ftengine.model.parameters import computed_from
 from ftengine.training.steps import Steps
 
 
 def train_mode(module: nn.Module) -> None:
-    """Set training mode, but keep running statistics (BatchNorm) still unless their module trains whole.
+    """Set training mode, but keep statistics (BatchNorm, spectral norm) still unless their module trains whole.
 
     Where biases alone train, statistics that move would make the result depend on the size of a micro-batch.
     """
     module.train()
+    owners = computed_from(module)
     for part in module.modules():
-        if getattr(part, "running_mean", None) is not None:
-            trains = [p.requires_grad for p in part.parameters()]
+        if _may_move(part):
+            trains = [p.requires_grad for p in owners.get(part, part).parameters(recurse=part not in owners)]
             if not trains or not all(trains):
                 part.eval()
+
+
+def _may_move(part: nn.Module) -> bool:
+    """Say whether a layer has stored buffers that its forward may move in training: of floating point.
+
+    A quantised layer's scales, which stand beside packed integers, do not move.
+    """
+    if any(True for _ in part.children()):
+        return getattr(part, "running_mean", None) is not None
+    stored = [x for name, x in part.named_buffers(recurse=False) if name not in part._non_persistent_buffers_set]
+    packed = any(not buffer.is_floating_point() and buffer.numel() > 1 for buffer in stored)
+    return not packed and any(buffer.is_floating_point() for buffer in stored)
 
 
 def frozen_at(strategy: Strategy, module: nn.Module, step: int, steps: Steps) -> list[nn.Parameter]:
@@ -75,9 +89,8 @@ def share_statistics(accelerator: Accelerator, module: nn.Module) -> None:
     if accelerator.num_processes == 1:
         return
     for part in module.modules():
-        if part.training and getattr(part, "running_mean", None) is not None:
-            for name in ("running_mean", "running_var"):
-                buffer = part.get_buffer(name)
+        for name, buffer in part.named_buffers(recurse=False):
+            if part.training and name in ("running_mean", "running_var"):
                 buffer.copy_(accelerator.reduce(buffer.clone(), "mean"))
 
 

@@ -6,12 +6,15 @@ import copy
 
 import pytest
 import torch
+from timm.layers import EvoNorm2dB0
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from ftengine.api import LoadedModel
 from ftengine.engine.prepared_data import apply_strategy
-from ftengine.model import trainable
+from ftengine.model import state_tensors, trainable
+from ftengine.model.parameters import frozen_tensors
 from ftengine.training.modes import train_mode
 from ftengine_builtins.strategies.full import Full
 
@@ -126,6 +129,24 @@ def test_a_fresh_normalisation_learns_its_statistics() -> None:
     train_mode(loaded.module)
     assert loaded.module["head"][0].training
     assert not loaded.module["base"].training
+
+
+@pytest.mark.parametrize("trains", [True, False])
+@pytest.mark.parametrize("kind", ["evonorm", "spectral norm"])
+def test_no_buffer_of_what_is_frozen_moves_and_those_that_move_are_part_of_what_trains(kind, trains) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 4, 3)
+    first = spectral_norm(layer) if kind == "spectral norm" else nn.Sequential(layer, EvoNorm2dB0(4))
+    module = nn.Sequential(first, nn.Flatten(), nn.Linear(4 * 36, 2))
+    first.requires_grad_(trains)
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    train_mode(module)
+    for _ in range(2):
+        module(torch.randn(4, 3, 8, 8)).sum().backward()
+    moved = {name for name, buffer in module.named_buffers() if not torch.equal(buffer, before[name])}
+    assert moved == (set(before) if trains else set())
+    assert moved <= state_tensors(module).keys()
+    assert not moved & frozen_tensors(module).keys()
 
 
 def test_a_prepared_model_can_be_copied_and_is_still_what_it_was(resnet) -> None:
