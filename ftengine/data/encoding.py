@@ -275,7 +275,10 @@ def encode_split(
     if not len(kept):
         raise DataError(_nothing_left(name, rows, counts, reasons, len(skipped)))
     uncut, unknown = kept["uncut"], kept["unknown"]
-    numbers = (None, None) if name == "train" else numbers_of(rows, identities(rows, task, 0), group, kept["row"])
+    duplicates = groups = None
+    if name != "train":
+        measured = rows if len(kept) == len(rows) else rows.select(kept["row"])
+        duplicates, groups = numbers_of(measured, identities(measured, task, 0), group, listener)
     return EncodedSplit(
         rows,
         task,
@@ -291,8 +294,8 @@ def encode_split(
         skipped,
         augmenters,
         seed,
-        numbers[0],
-        numbers[1],
+        duplicates,
+        groups,
         uncut=None if (uncut == UNTOLD).any() else _percentiles(uncut, (*PERCENTILES, 100)),
         unknown=None if (unknown == UNTOLD).all() else int(unknown[unknown != UNTOLD].sum()),
         unknown_rows=kept["row"][unknown > 0][:SHOWN_ROWS].tolist(),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
-from ftengine.api import comparable
+from ftengine.api import Listener, comparable
 from ftengine.data.read import Rows
 from ftengine.data.row_hashes import connected, duplicate_numbers, key_of
 from ftengine.errors import DataError, did_you_mean
@@ -31,26 +31,45 @@ def values(rows: Rows, column: str) -> np.ndarray:
     Values are read as names of labels are: without white space around them, and 7, "7" and 7.0 are one, as are values
     that look alike (`comparable`, and any white space for another).
     """
-    _require(rows, column)
     hashes = bytearray()
-    for i, row in enumerate(rows):
-        name = _name(row[column])
+    for i, name in enumerate(_names(rows, column)):
         if not name:
             raise DataError(f"{rows.where(i)}: no value in column {column!r}, by which rows are grouped. Fill it.")
-        hashes += blake2b(name.encode(), digest_size=16).digest()
+        hashes += _hash(name)
     return np.frombuffer(bytes(hashes), dtype="S16")
 
 
 def numbers_of(
-    rows: Rows, digests: np.ndarray, column: str | None, chosen: np.ndarray | slice = slice(None)
+    rows: Rows, digests: np.ndarray, column: str | None, listener: Listener
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return two numbers for each of the chosen rows: one that duplicates share, and one that all of a group share.
+    """Return two numbers for each row that is measured: one that duplicates share, and one that all of a group share.
 
-    Duplicates are of one group, and so are rows of one value in the column, where there is one. `digests` are of all
-    rows (`identities`).
+    Duplicates are of one group, and so are rows of one value in the column, where there is one. A row without a value
+    is a group of its own, which the listener is told of. `digests` are those of `identities`.
     """
-    duplicates = duplicate_numbers(digests[chosen])
-    return duplicates, duplicates if column is None else connected(duplicates, values(rows, column)[chosen])
+    duplicates = duplicate_numbers(digests)
+    if column is None:
+        return duplicates, duplicates
+    hashes, alone = bytearray(), list[int]()
+    for i, name in enumerate(_names(rows, column)):
+        if not name:
+            alone.append(i)
+        hashes += _hash(name) if name else i.to_bytes(16, "big")
+    if alone:
+        listener.message(
+            f"{len(alone):,} of {len(rows):,} rows have no value in column {column!r} (e.g. {rows.where(alone[0])}), "
+            "so each of them is taken for a group"
+        )
+    return duplicates, connected(duplicates, np.frombuffer(bytes(hashes), dtype="S16"))
+
+
+def _names(rows: Rows, column: str) -> Iterator[str]:
+    _require(rows, column)
+    return (_name(row[column]) for row in rows)
+
+
+def _hash(name: str) -> bytes:
+    return blake2b(name.encode(), digest_size=16).digest()
 
 
 def _name(value: Any) -> str:

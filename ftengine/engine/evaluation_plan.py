@@ -321,7 +321,7 @@ def _unencoded(ready: ReadyTask, rows: Rows) -> EncodedSplit:
         raise DataError(f"{rows.source} holds no request.")
     lengths, count = np.array([len(text) for text in texts], dtype=np.int64), len(texts)
     digests = np.array([blake2b(text, digest_size=16).digest() for text in texts], dtype="S16")
-    duplicates, groups = numbers_of(rows, digests, ready.group_column(rows))
+    duplicates, groups = numbers_of(rows, digests, ready.group_column(rows), ready.listener)
     return EncodedSplit(
         rows,
         ready.task,

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from partly import partly
+from runs import Heard
 
 from ftengine.api import Augmenter, InputAugmenter, SilentListener, Task, View
 from ftengine.data.augmentation_preview import before_and_after, without_effect
@@ -220,3 +221,18 @@ def test_lengths_before_cutting_are_known_where_the_task_tells_them(write, told)
     split = encode_split("train", rows, Cutting(), None, None, on_error="fail", listener=SilentListener())
     assert split.summary()["percentiles"]["99"] == 3
     assert split.uncut == ({"5": 1, "25": 3, "50": 5, "75": 8, "95": 10, "99": 10, "100": 10} if told else None)
+
+
+def test_what_is_measured_needs_no_group_in_each_row(tmp_path):
+    cells = [("a", "p1"), ("b", "p1"), ("", ""), ("c", ""), ("d", None), ("a", ""), ("e", "p2")]
+    source = tmp_path / "new.jsonl"
+    source.write_text("".join(json.dumps({"text": text, "who": who}) + "\n" for text, who in cells))
+    heard = Heard()
+    split = encode_split(
+        "data", read_rows(str(source)), Words(), None, None, on_error="skip", listener=heard, group="who"
+    )
+    # The row of no words has no part in it; one that equals a row of p1 is of that group.
+    first, second, third, fourth, fifth, sixth = split.groups.tolist()
+    assert first == second == fifth
+    assert len({first, third, fourth, sixth}) == 4
+    assert [text[:6] for text in heard.said] == ["3 of 6"]
