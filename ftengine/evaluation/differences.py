@@ -162,24 +162,29 @@ def gap_between(first: Figure | None, second: Figure | None, *, overlap: bool = 
     """Return second minus first of two figures that rest on different examples; None where a value is undefined.
 
     With `overlap`, some groups are on both sides (a patient, or the same text under two values of a column), and the
-    figures vary together as their resamples do, which weigh a group alike wherever it stands. The degrees of freedom
-    are Welch's (1947, "The generalization of 'Student's' problem when several different population variances are
+    figures vary together as their resamples do, which weigh a group alike wherever it stands. The gap is then tested as
+    a paired difference is, with the degrees of freedom of the side that is worth fewer groups; otherwise they are
+    Welch's (1947, "The generalization of 'Student's' problem when several different population variances are
     involved").
     """
     if first is None or second is None or not math.isfinite(second.value - first.value):
         return None
     value, sides = second.value - first.value, (first, second)
-    r = correlation(first.resampled, second.resampled) if overlap else 0.0
     if first.trials is not None and second.trials is not None:
         trials = [effective_trials(f.value, f.resampled, f.trials or 0, f.size, f.freedom) for f in sides]
         if trials[0] is None or trials[1] is None:
             return None
         behind = (trials[0], first.freedom), (trials[1], second.freedom)
+        r = correlation(first.resampled, second.resampled) if overlap else 0.0
         return Gap(value, first.value, second.value, behind, None, r)
+    least = min(first.size, second.size)
+    if overlap:
+        rows = max(side.rows or side.n for side in sides)
+        error = standard_error(_subtract(second.resampled, first.resampled, rows), least)
+        return Gap(value, first.value, second.value, None, None if error is None else (error, least - 1))
     parts = [((standard_error(figure.resampled, figure.size) or 0.0) ** 2, figure.size) for figure in sides]
-    errors = [math.sqrt(part) for part, _ in parts]
-    varied = max(0.0, sum(part for part, _ in parts) - 2 * r * errors[0] * errors[1])
-    if varied == 0 or min(first.size, second.size) < 2:
+    varied = sum(part for part, _ in parts)
+    if varied == 0 or least < 2:
         return Gap(value, first.value, second.value, None, None)
     freedom = varied**2 / sum(part**2 / (n - 1) for part, n in parts)
-    return Gap(value, first.value, second.value, None, (math.sqrt(varied), float(np.maximum(freedom, 1.0))))
+    return Gap(value, first.value, second.value, None, (math.sqrt(varied), freedom))

@@ -312,6 +312,23 @@ def test_a_difference_of_rows_in_groups_is_tested_as_that_of_their_means():
     assert alone.detectable < 0.6 * found.detectable
 
 
+def test_a_gap_within_groups_is_tested_as_paired():
+    """Half of each patient's rows on either side: the paired t-test of 50 patients, not Welch's of 50 against 50."""
+    group, rng = np.repeat(np.arange(50), 8), np.random.default_rng(4)
+    kind = np.tile(np.arange(8) % 2, 50)
+    x = math.sqrt(0.8) * rng.normal(size=50)[group] + math.sqrt(0.2) * rng.normal(size=400) + 0.15 * kind
+    weights = Weights(group, 0, 4000, duplicates=np.arange(400))
+    sides = [measure(Mean(), {"x": x[kind == k]}, weights.under(kind == k))["mean"] for k in (0, 1)]
+    gap, test = (
+        gap_between(*sides, overlap=True),
+        stats.ttest_rel(*(x[kind == k].reshape(50, 4).mean(axis=1) for k in (1, 0))),
+    )
+    assert 0.0005 < test.pvalue < 0.05
+    assert gap.p() == pytest.approx(test.pvalue, rel=0.25)
+    assert gap.interval() == pytest.approx(tuple(test.confidence_interval()), abs=0.01)
+    assert gap_between(*sides).p() > 0.2
+
+
 def test_unequal_groups_are_worth_fewer_equal_ones():
     """One group of 100 rows and 20 of five: (Σw)² / Σw² = 200² / (100² + 20 · 5²) = 3.8."""
     group = np.append(np.zeros(100, dtype=int), 1 + np.repeat(np.arange(20), 5))
