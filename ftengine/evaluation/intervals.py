@@ -7,6 +7,8 @@ import math
 import numpy as np
 from scipy.special import ndtr, stdtrit
 
+from ftengine.api.figures import FEW_GROUPS
+
 CONFIDENCE = 0.95
 Interval = tuple[float | None, float | None]
 
@@ -55,13 +57,32 @@ def effective_trials(
 ) -> float | None:
     """Return the coin tosses whose mean varies as much as the bootstrap says that a proportion does.
 
-    For a plain proportion that is the number of examples (Korn & Graubard 1998). Arguments as of `score_interval`.
+    For a plain proportion that is the number of examples (Korn & Graubard 1998). Where rows come in groups, the variance
+    says little until several groups hold an error: by a single error all rows look independent. The trials are therefore
+    near n, the groups, at first, and reach what the variance says with `FEW_GROUPS` groups that vary. Arguments as of
+    `score_interval`.
     """
     if n < 2 or math.isnan(value):
         return None
     varied = variance(resampled) * (1 + 1 / freedom)  # of few groups it falls short by (n - 1)/n
     effective = min(trials, value * (1 - value) / varied if varied > 0 else n)
+    if math.isfinite(freedom) and effective > n:
+        known = min(1.0, varying_groups(resampled) / FEW_GROUPS)
+        effective = 1 / ((1 - known) / n + known / effective)
     return effective if effective > 0 else None
+
+
+def varying_groups(resampled: np.ndarray) -> float:
+    """Return how many groups of equal weight make a proportion vary, by how skewed its resamples are.
+
+    A sum of k independent Poisson weights has skewness 1/√k. Groups on both sides of the mean make it less, as they make
+    the variance known better.
+    """
+    known = resampled[~np.isnan(resampled)]
+    if variance(known) == 0:
+        return 0.0
+    skewness = float(((known - known.mean()) ** 3).mean()) / float(known.std()) ** 3
+    return 1 / skewness**2 if skewness else math.inf
 
 
 def wilson(

@@ -350,6 +350,18 @@ def test_a_proportion_of_rows_in_groups_has_wilsons_interval_at_its_effective_tr
     assert perfect.interval[0] == pytest.approx(1 / (1 + t**2 / 20))
 
 
+def test_an_error_in_one_of_a_few_groups_does_not_narrow_the_interval():
+    """With one error the bootstrap takes 160 rows of 20 groups for independent, and with none for 20 trials."""
+    group, lows = np.repeat(np.arange(20), 8), []
+    for wrong in range(6):  # each in a group of its own
+        right = ~np.isin(np.arange(160), 8 * np.arange(wrong))
+        lows.append(grouped(right, group, Share).interval[0])
+    assert max(lows[1:]) < lows[0]
+    # Where groups lie on both sides of the mean, the variance is known: 152 of 160 rows.
+    half = grouped(~np.isin(np.arange(160), 8 * np.arange(8)), group, Share)
+    assert half.interval[0] > 0.88
+
+
 def test_exact_tests_of_independent_rows_give_way_to_groups():
     right = np.array([[1] * 12 + [0] * 28, [1] * 20 + [0] * 20])
     sides = [ExampleScores(side.astype(float), side.astype(float)) for side in right]
