@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -82,9 +83,10 @@ def _measured_by(run: Run) -> tuple[str, ...]:
     content = AuditResult.read(run.directory).contents.get(result.split or "", "")
     metric = result.headline_metric or ""
     evaluator = result.metrics[metric].evaluator if metric else ""
-    options = {key: x for spec in run.recipe.evaluate if spec["name"] == evaluator for key, x in spec.items()}
+    spec = next((one for one in run.recipe.evaluate if one["name"] == evaluator), {"name": evaluator})
+    options = run.registry.factory("evaluator", spec, f"evaluate.{evaluator}").described if evaluator else {}
     groups = str(run.recipe.data.group_column)
-    return metric, content, str(run.facts.labels), groups, str(options | {"name": evaluator})
+    return metric, content, str(run.facts.labels), groups, json.dumps(options, sort_keys=True)
 
 
 def _table(named: Sequence[tuple[str, Run]], *, whole: bool) -> Table:

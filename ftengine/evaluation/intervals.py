@@ -57,10 +57,10 @@ def effective_trials(
 ) -> float | None:
     """Return the coin tosses whose mean varies as much as the bootstrap says that a proportion does.
 
-    For a plain proportion that is the number of examples (Korn & Graubard 1998). Where rows come in groups, the variance
-    says little until several groups hold an error: by a single error all rows look independent. The trials are therefore
-    near n, the groups, at first, and reach what the variance says with `FEW_GROUPS` groups that vary. Arguments as of
-    `score_interval`.
+    For a plain proportion that is the number of examples (Korn & Graubard 1998). Where rows come in groups, the
+    variance says little until several groups hold an error: by a single error all rows look independent. The trials are
+    therefore near n, the groups, at first, and reach what the variance says with `FEW_GROUPS` groups that vary.
+    Arguments as of `score_interval`.
     """
     if n < 2 or math.isnan(value):
         return None
@@ -75,8 +75,8 @@ def effective_trials(
 def varying_groups(resampled: np.ndarray) -> float:
     """Return how many groups of equal weight make a proportion vary, by how skewed its resamples are.
 
-    A sum of k independent Poisson weights has skewness 1/√k. Groups on both sides of the mean make it less, as they make
-    the variance known better.
+    A sum of k independent Poisson weights has skewness 1/√k. Groups on both sides of the mean make it less, as they
+    make the variance known better.
     """
     known = resampled[~np.isnan(resampled)]
     if variance(known) == 0:

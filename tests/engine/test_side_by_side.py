@@ -16,6 +16,7 @@ from ftengine import Recipe, fine_tune
 from ftengine.cli import main
 from ftengine.engine.compare import compare_strategies
 from ftengine.engine.side_by_side import differences
+from ftengine_builtins.evaluators.classification import Classification
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,11 @@ def label_run(bert_folder, label_file, tmp_path_factory):
 def runs(label_run):
     """Three classifiers on the same data, trained for ever longer."""
     return {f"steps{steps}": label_run(steps) for steps in (1, 12, 60)}
+
+
+class WithOptions(Classification.Config):
+    averaged: bool = True
+    beta: float = 1.0
 
 
 def right(run):
@@ -120,8 +126,15 @@ def test_runs_on_other_examples_or_of_other_metrics_are_not_set_against_one_anot
     assert "Not the same examples." in page.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("options", "compared"), [({}, True), ({"bins": 5}, False)])
-def test_runs_whose_metric_has_other_options_are_not_set_against_one_another(runs, tmp_path, options, compared):
+@pytest.mark.parametrize(
+    ("options", "compared"),
+    [({}, True), ({"beta": 1.0, "averaged": True}, True), ({"averaged": True, "beta": 0.5}, False)],
+)
+def test_runs_whose_metric_has_other_options_are_not_set_against_one_another(
+    runs, tmp_path, monkeypatch, options, compared
+):
+    """Options that are written out as they are by default are the same options, in any order."""
+    monkeypatch.setattr(Classification, "Config", WithOptions)
     paths = [runs["steps1"].path, copytree(runs["steps12"].path, tmp_path / "other")]
     name = json.loads((paths[1] / "evaluation.json").read_text())["metrics"]["accuracy"]["evaluator"]
     recipe = yaml.safe_load((paths[1] / "recipe.yaml").read_text())
