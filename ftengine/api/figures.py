@@ -149,9 +149,9 @@ def untested_slices(column: str, values: str, examples: int, least: int, *, grou
     """Say that no slice by a column, which has so many `values` in words, can be tested, and what to do.
 
     `examples` are held out all together, `least` are those of a slice that is tested; `grouped` where they come in
-    groups, of which it has `FEW_GROUPS` then.
+    groups, which are worth `FEW_GROUPS` then.
     """
-    groups = f" of {min(least, FEW_GROUPS)} groups" if grouped else ""
+    groups = f" of {FEW_GROUPS} groups" if grouped else ""
     cure = "hold out more examples" if examples < 2 * least else "slice by a column with few values"
     return (
         f"Column {quoted(column)} has {values} in {counted(examples, 'held-out example')}, so no slice has {least:,} "

@@ -24,6 +24,7 @@ from ftengine.engine.prepared_model import load_base, prepare_strategy
 from ftengine.engine.scaling import Scale, advice, communication, sizes_up_to
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.slices import as_text, is_small
+from ftengine.evaluation.weights import Weights
 from ftengine.model import count
 from ftengine.plugins.registry import Registry
 from ftengine.plugins.returned import matched
@@ -271,13 +272,15 @@ def _untested(evaluating: EvalPlan) -> Iterator[str]:
         return
     index = held.split.index[held.members]
     duplicates, groups = held.split.duplicates, held.split.groups
-    numbers = [index if equal is None else equal[held.members] for equal in (duplicates, groups)]
+    duplicate, group = (index if equal is None else equal[held.members] for equal in (duplicates, groups))
     for column in held.slices:
         values = [as_text(held.split.rows[int(i)].get(column)) for i in index]
-        examples, drawn = (Counter(v for v, _ in set(zip(values, of.tolist(), strict=True))) for of in numbers)
-        if all(is_small(examples[value], drawn[value], evaluating.small_slice) for value in examples):
-            grouped = len(np.unique(numbers[1])) < len(np.unique(numbers[0]))
-            of = counted(len(examples), "value")
+        codes = np.unique(values, return_inverse=True)[1]
+        members = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+        parts = [Weights(group[some], 0, 0, duplicates=duplicate[some]) for some in members]
+        if all(is_small(part, evaluating.small_slice) for part in parts):
+            grouped = len(np.unique(group)) < len(np.unique(duplicate))
+            of = counted(len(parts), "value")
             yield untested_slices(column, of, len(index), evaluating.small_slice, grouped=grouped)
 
 

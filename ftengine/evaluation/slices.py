@@ -49,12 +49,12 @@ def as_text(value: Any, longest: int | None = LONGEST_VALUE) -> str:
     return text if longest is None or len(text) <= longest else text[: longest - 1] + "…"
 
 
-def is_small(examples: int, groups: int, small: int) -> bool:
-    """Say whether a slice of so many distinct examples in so many groups is not to be judged.
+def is_small(part: Weights, small: int) -> bool:
+    """Say whether a slice of these rows is not to be judged: of fewer than `small` distinct examples, or of few groups.
 
-    Where each example is its own group, `small` alone decides.
+    Groups count as many of equal size as they are worth. Where each example is its own group, `small` alone decides.
     """
-    return examples < small or groups < min(small, FEW_GROUPS)
+    return part.examples < small or (part.grouped and part.worth() < FEW_GROUPS)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def slice_reports(
         base, tuned: of the same examples.
         weights: of these examples.
         small: distinct examples below which a slice is called small, and not compared with the others; where examples
-            come in groups it is small below `FEW_GROUPS` of them too (`is_small`).
+            come in groups it is small where they are worth fewer than `FEW_GROUPS` too (`is_small`).
     """
     quick = evaluator.for_slices()
     sides = {"base": base, "tuned": tuned}
@@ -126,7 +126,7 @@ class _Divided:
         self._evaluator, self._sides, self._weights = evaluator, sides, weights
         every = range(len(order))
         parts = [weights.under(self.codes == i) for i in every]
-        self.small = [is_small(part.examples, part.groups, small) for part in parts]
+        self.small = [is_small(part, small) for part in parts]
         self._figures = {side: [self._measured(side, self.codes == i) for i in every] for side in sides}
         self.differences = [self._compared(i) for i in every]
         known = {i: gap for i in every if not self.small[i] and (gap := self._gap("tuned", i)) is not None}

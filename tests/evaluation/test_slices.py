@@ -104,6 +104,13 @@ def test_slices_of_rows_in_groups_are_judged_by_group():
     # With fewer than 20 groups a slice is small, however many rows it has.
     few = report(kind[:380], after[:380], groups=group[:380], apart=True)
     assert [one["small"] for one in few["slices"]] == [True, True]
+    # So it is whatever recipes call small of examples, and where groups are worth fewer: one of 100 rows, 20 of five.
+    few = report(kind[:380], after[:380], groups=group[:380], apart=True, small=10)
+    assert [one["small"] for one in few["slices"]] == [True, True]
+    unequal = np.append(np.zeros(100, dtype=int), 1 + np.repeat(np.arange(20), 5))
+    few = report(np.zeros(200), np.ones(200), groups=unequal, apart=True)
+    assert few["slices"][0]["small"]
+    assert few["slices"][0]["tuned"]["share"]["n"] == 21
 
 
 def test_the_surest_is_the_worst():
