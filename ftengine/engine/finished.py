@@ -66,6 +66,8 @@ class Run:
         self.trust_code = trust_code
         self._registry = registry or Registry()
         self._ready: tuple[Device, ReadyTask, LoadedModel] | None = None
+        self.base_now: Mapping[str, Any] = {}
+        """Fingerprint of the base as it was loaded last; {} before."""
 
     @property
     def trained(self) -> Path:
@@ -187,7 +189,10 @@ class Run:
             done += len(chunk)
 
     def answering(self, *, base: bool, options: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Return what this run's answers depend on, the rows aside: the fields of `AnswerOrigin`."""
+        """Return what this run's answers depend on, the rows aside: the fields of `AnswerOrigin`.
+
+        The base is that of training, as long as none is loaded.
+        """
         model = self.recipe.model
         settings = {"loader": model.loader, "dtype": model.dtype, "options": dict(options or {})}
         return {
@@ -195,7 +200,7 @@ class Run:
             "run": str(self.path),
             "model": "base" if base else "tuned",
             "trained": content_of_files(self.trained),
-            "base": self.facts.base,
+            "base": dict(self.base_now or self.facts.base),
             "settings": {**settings, "precision": Device.open(self.recipe).precision.name},
         }
 
@@ -275,6 +280,7 @@ class Run:
             return self._ready
         device, ready = Device.open(self.recipe), self.without_model(check_source=True)
         loaded = load_base(ready, self.facts, self.trained)
+        self.base_now = {"source": loaded.source, **loaded.fingerprint}
         if base:
             require_finite_weights(loaded, f"the base of run {str(self.path)!r}")
             loaded.module.requires_grad_(False)  # so that all of it is kept in the compute dtype

@@ -105,6 +105,10 @@ def predict_file(
         try:
             first = next(lines, None)  # whatever is wrong with model or options shows before the file is made
             if first is not None:
+                # The base that answers may be told apart from the one that began, where that of training may not.
+                origin = origin.model_copy(update={"base": dict(run.base_now)})
+                if kept:
+                    origin.require_same(output)
                 origin.write_beside(output)
                 with open(lined, "a", encoding="utf-8") as file:
                     for line in chain([first], lines):

@@ -5,6 +5,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import transformers
 from click.testing import CliRunner
 from pyarrow import parquet
 
@@ -57,6 +58,7 @@ def predict(tmp_path):
         registry = Registry()
         made = {"ftengine": "0", "run": "run", "trained": "t", "base": {"weights": "w"}, "settings": {"precision": "p"}}
         made |= asked.pop("made", {})
+        base_now = asked.pop("base_now", made["base"])
         run = SimpleNamespace(
             recipe=SimpleNamespace(
                 data=DataSection(train="unused.jsonl", on_error=on_error, columns=columns or {}),
@@ -64,6 +66,7 @@ def predict(tmp_path):
             registry=registry,
             task=registry.build("task", "text-classification", "task"),
             listener=SilentListener(),
+            base_now=base_now,
             answering=lambda base, options: made | {"model": "base" if base else "tuned"},
             predict=lambda rows, **_: (meanwhile() or answer for _ in rows),
         )
@@ -197,6 +200,7 @@ def test_what_made_answers_stands_beside_them_and_nothing_else_continues_them(pr
         ({"base": True}, "the tuned model answered, and now the base model would"),
         ({"made": {"trained": "other"}}, "its trained part differs"),
         ({"made": {"base": {"weights": "other"}}}, "of the base model, the weights differ"),
+        ({"base_now": {"weights": "other"}}, "of the base model, the weights differ"),  # than in training, as allowed
         ({"made": {"settings": {"precision": "other"}}}, "precision was 'p' and is 'other'"),
         ({"made": {"settings": {"precision": "p", "options": {"seed": 1}}}}, "options.seed was not given and is 1"),
     )
@@ -210,6 +214,16 @@ def test_what_made_answers_stands_beside_them_and_nothing_else_continues_them(pr
     assert lined.read_text() == spoilt(whole)
     written = predict("rows.csv", rows, output, resume=True, made={"run": "moved", "ftengine": "1"})
     assert len(written.read_text().splitlines()) == 3 + (output == "out.csv")
+
+
+def test_the_base_that_answers_is_recorded_and_not_the_one_of_training(label_recipe, tmp_path):
+    run = fine_tune(label_recipe(train__max_steps=1))
+    run.facts.base["config"]["version"] = "5.0.0"
+    (tmp_path / "rows.csv").write_text("text\ngoal\n")
+    for base in (False, True):
+        predict_file(run, tmp_path / "rows.csv", tmp_path / f"{base}.jsonl", base=base)
+        recorded = json.loads((tmp_path / f"{base}.jsonl.origin.json").read_text())["base"]
+        assert recorded["config"]["version"] == transformers.__version__
 
 
 def test_what_made_an_output_that_is_gone_says_nothing_of_the_next(predict, tmp_path):
