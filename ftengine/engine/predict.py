@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -99,7 +100,7 @@ def predict_file(
         origin = AnswerOrigin.of(run.answering(base=base, options=options), source, rows, run.task)
         if resume and lined.is_file() and lined.stat().st_size:
             origin.require_same(output)
-        kept = _kept(lined, rows, resume)
+        kept, good = _kept(lined, rows, resume)
         lines = _answered(run, rows, kept, base=base, batch_size=batch_size, options=options)
         written = 0
         try:
@@ -110,6 +111,9 @@ def predict_file(
                 if kept:
                     origin.require_same(output)
                 origin.write_beside(output)
+            if lined.exists():
+                os.truncate(lined, good)
+            if first is not None:
                 with open(lined, "a", encoding="utf-8") as file:
                     for line in chain([first], lines):
                         file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
@@ -197,12 +201,15 @@ def _as_in_file(rows: Rows, index: int) -> dict[str, Any]:
     return json.loads(text, parse_constant=lambda name: None)  # nor for nan and infinity
 
 
-def _kept(output: Path, rows: Rows, resume: bool) -> int:
-    """Count the complete lines of an interrupted output and cut off a last line that a kill left half-written."""
+def _kept(output: Path, rows: Rows, resume: bool) -> tuple[int, int]:
+    """Return the number of complete lines of an interrupted output, and of their bytes.
+
+    A kill may have left half a line behind them.
+    """
     if output.is_dir():
         raise RunError(f"output {str(output)!r} is a folder; name a file.")
     if not output.exists():
-        return 0
+        return 0, 0
     if not resume:
         raise RunError(f"output {str(output)!r} exists. Name another file, or continue it with --resume.")
     kept = good = 0
@@ -223,6 +230,4 @@ def _kept(output: Path, rows: Rows, resume: bool) -> int:
             kept, good = kept + 1, good + len(line)
     if not kept and good != output.stat().st_size:
         raise RunError(f"output {str(output)!r} holds no complete answer. Delete it, or name another file.")
-    with open(output, "r+b") as file:
-        file.truncate(good)
-    return kept
+    return kept, good
