@@ -26,9 +26,10 @@ class AnswerOrigin(Record):
     Args:
         ftengine, run, source: version, folder and input file, to be read by people: they may change.
         model: "tuned" or "base".
-        trained: hash of the trained part's files, labels and task among them.
+        trained: hash of the trained part's files, labels and task among them; "" where the base answers.
         base: fingerprint of the base model.
-        settings: how it is loaded and what it computes in, and the options of the task that were given.
+        settings: how it is loaded and what it computes in, and the options of the task that were given; where the base
+            answers, also the seed, the task and its labels.
         rows: how many the input has; `content` is a hash of them, and of the files that they name.
     """
 
@@ -81,7 +82,7 @@ class AnswerOrigin(Record):
         if begun.model != self.model:
             found.append(f"the {begun.model} model answered, and now the {self.model} model would")
         found += [f"of the base model, {what} differ" for what in changes(begun.base, self.base)]
-        if begun.trained != self.trained:
+        if begun.trained != self.trained and begun.model == self.model:
             runs = f"run {begun.run!r} was another" if begun.run == self.run else f"run {begun.run!r}, not {self.run!r}"
             found.append(f"{runs} (its trained part differs)")
         was, now = flat(begun.settings), flat(self.settings)

@@ -194,12 +194,15 @@ class Run:
         The base is that of training, as long as none is loaded.
         """
         model = self.recipe.model
-        settings = {"loader": model.loader, "dtype": model.dtype, "options": dict(options or {})}
+        settings: dict[str, Any] = {"loader": model.loader, "dtype": model.dtype, "options": dict(options or {})}
+        if base:  # what was trained has no part in it; the seed has, where the base's head is a fresh one
+            facts = self.facts.to_json()
+            settings |= {"seed": self.recipe.seed, "task": facts["task"], "labels": facts["labels"]}
         return {
             "ftengine": versions()["ftengine"],
             "run": str(self.path),
             "model": "base" if base else "tuned",
-            "trained": content_of_files(self.trained),
+            "trained": "" if base else content_of_files(self.trained),
             "base": dict(self.base_now or self.facts.base),
             "settings": {**settings, "precision": Device.open(self.recipe).precision.name},
         }

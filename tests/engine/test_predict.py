@@ -38,6 +38,19 @@ def test_a_run_of_rounded_figures_can_answer_in_float32(label_recipe, tmp_path):
     assert scores(None, 3) == scores("bfloat16", 3) != pytest.approx(exact, abs=1e-6)
 
 
+def test_answers_of_the_base_do_not_depend_on_what_was_trained(label_recipe):
+    run = fine_tune(label_recipe(train__max_steps=1))
+    of_tuned, of_base = (run.answering(base=base, options=None) for base in (False, True))
+    (run.trained / "adapter_model.safetensors").write_bytes(b"others")
+    again = load_run(run.path)
+    assert again.answering(base=True, options=None) == of_base
+    assert again.answering(base=False, options=None)["trained"] != of_tuned["trained"]
+    settings = json.loads(json.dumps(of_base["settings"]))
+    assert settings == of_base["settings"]  # so that what was written equals what is asked for
+    assert settings["seed"] == run.recipe.seed
+    assert settings["labels"]["names"] == list(run.facts.labels.names)
+
+
 @pytest.fixture
 def predict(tmp_path):
     """Answer a file's text by a classifier whose scores are given; return the output."""
