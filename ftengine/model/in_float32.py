@@ -80,11 +80,17 @@ def _restore(held: Held) -> None:
         tensors[name] = tensor
 
 
+def flash_of(model: Any) -> str | None:
+    """Return the name of the flash attention that a model of transformers computes by; None: by another."""
+    asked = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    return asked if isinstance(asked, str) and "flash" in asked else None
+
+
 @contextmanager
 def _without_flash(model: Any) -> Iterator[None]:
     """Have a model of transformers compute attention by torch's own function where it would by a kernel of halves."""
-    asked = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    if not (isinstance(asked, str) and "flash" in asked):
+    asked = flash_of(model)
+    if asked is None:
         yield
         return
     model.set_attn_implementation("sdpa")

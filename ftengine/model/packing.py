@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -15,13 +16,16 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ftengine.errors import RecipeError
-from ftengine.model.in_float32 import in_float32
+from ftengine.model.in_float32 import flash_of, in_float32
 from ftengine.model.modes import evaluating
 from ftengine.model.token_loss import IGNORED, states_of
 
 CHECKED = (64, 1, 31)
 """Tokens of the examples by which a model is checked: one longer than convolutions and short windows reach, one that
 they reach across, and one behind both."""
+
+LOOKED_AT = "ftengine_packing"
+"""Under this name, transformers has an attention that looks at what it is told."""
 
 LIMIT = 3e-5
 """Largest difference of a packed token's state from that of the same example alone, relative to its size.
@@ -70,10 +74,14 @@ def _require_apart(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
     tokens = tokens.repeat(-(-sum(CHECKED) // len(tokens)))[: sum(CHECKED)]
     examples = [{"input_ids": part[None]} for part in tokens.split(CHECKED)]
     positions = torch.cat([torch.arange(count, device=tokens.device) for count in CHECKED])
+    flash, reached = flash_of(model) is not None, True
     try:
         with evaluating(model), in_float32(model), _visible(model):
             alone = [states_of(model, {**x, "attention_mask": torch.ones_like(x["input_ids"])}) for x in examples]
-            packed = states_of(model, {"input_ids": tokens[None], "position_ids": positions[None]})
+            row = {"input_ids": tokens[None], "position_ids": positions[None]}
+            packed = states_of(model, row)
+            if flash:
+                reached = _positions_reach_attention(model, row)
     except Exception as error:  # a forward without position_ids, or one that has no float32, fails in any way
         raise RecipeError(
             f"task.packing is true, and {type(model).__name__} (as the strategy prepared it) cannot be asked in "
@@ -82,12 +90,46 @@ def _require_apart(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
         ) from error
     finally:
         torch.clear_autocast_cache()  # casts made here have no graph
+    if not reached:
+        raise RecipeError(
+            f"task.packing is true, and {type(model).__name__} (as the strategy prepared it) does not tell flash "
+            "attention where packed examples begin, so that each would see those before it. Set task.packing to false, "
+            'or model.options.attn_implementation to "sdpa".'
+        )
     whole = packed.shape[1] == sum(CHECKED) == sum(part.shape[1] for part in alone)
     if not whole or not _apart(packed[0], torch.cat(alone, 1)[0]) <= LIMIT:
         raise RecipeError(
             f"task.packing is true, and {type(model).__name__} (as the strategy prepared it) computes other outputs "
             "for examples that are packed into one row than for each alone. Set task.packing to false."
         )
+
+
+def _positions_reach_attention(model: Any, row: Mapping[str, Tensor]) -> bool:
+    """Say whether every call of a flash attention would be told where the examples of a row begin.
+
+    It has no mask: transformers reads that from `position_ids` or `cu_seq_lens_q`, which a model must hand down.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import flash_attention_mask
+
+    told: list[bool] = []
+
+    def attend(*args: Any, **kwargs: Any) -> Any:
+        positions, starts = kwargs.get("position_ids"), kwargs.get("cu_seq_lens_q")
+        packed = positions is not None and positions.numel() == sum(CHECKED) and int((positions == 0).sum())
+        told.append(packed == len(CHECKED) or starts is not None)
+        return sdpa_attention_forward(*args, **kwargs)
+
+    before = model.config._attn_implementation
+    AttentionInterface.register(LOOKED_AT, attend)
+    AttentionMaskInterface.register(LOOKED_AT, flash_attention_mask)
+    try:
+        model.set_attn_implementation(LOOKED_AT)
+        states_of(model, row)
+    finally:
+        model.set_attn_implementation(before)
+    return bool(told) and all(told)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from ftengine.training.sharding import is_sharded
 
 
 class FrozenWeights:
-    """Hashes of frozen parameters and buffers, of a sharded model of each process's part.
+    """Hashes of frozen parameters and buffers: of a sharded model of each process's part, else in the first process.
 
     Where a strategy brings a regularizer, what it added to the base is its own affair.
     """
@@ -42,6 +42,8 @@ class FrozenWeights:
         )
 
     def _now(self) -> dict[str, str]:
+        if not (self._setup.accelerator.is_main_process or is_sharded(self._module)):
+            return {}
         tensors = frozen_tensors(self._module)
         return tensor_hashes({n: x for n, x in tensors.items() if self._only is None or n in self._only})
 

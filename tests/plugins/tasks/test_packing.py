@@ -11,6 +11,8 @@ from transformers import (
     FalconH1ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTBigCodeConfig,
+    GPTBigCodeForCausalLM,
     Lfm2Config,
     Lfm2ForCausalLM,
     LlamaForCausalLM,
@@ -23,6 +25,7 @@ from transformers import (
 from ftengine.api import Criterion
 from ftengine.errors import RecipeError
 from ftengine.model.in_float32 import in_float32
+from ftengine.model.packing import _require_apart
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
 
 SMALL = {"vocab_size": 101, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -156,3 +159,28 @@ def test_attention_that_knows_halves_alone_is_replaced_while_a_model_is_asked():
     with in_float32(model):
         pass
     assert asked == ["sdpa", "flash_attention_2"]
+
+
+@pytest.mark.parametrize(
+    ("make", "packs"),
+    [
+        (lambda: build(dtype=torch.float32), True),
+        (lambda: GPTBigCodeForCausalLM(GPTBigCodeConfig(**GPT2)), False),  # keeps examples apart by its mask alone
+    ],
+)
+def test_flash_attention_packs_only_where_positions_reach_it(make, packs):
+    model = make()
+    loss(model, make_batch())
+    model = make()
+    real, config = model.set_attn_implementation, model.config
+    kept = lambda kind: setattr(config, "_attn_implementation", kind)  # noqa: E731
+    model.set_attn_implementation = lambda kind: kept(kind) if kind == "flash_attention_2" else real(kind)
+    kept("flash_attention_2")
+    found = []
+    try:
+        _require_apart(model, make_batch())
+        found.append(True)
+    except RecipeError as error:
+        found.append("where packed examples begin" not in str(error) and str(error))
+    assert found == [packs]
+    assert config._attn_implementation == "flash_attention_2"
