@@ -195,7 +195,7 @@ def test_an_arrow_file_without_rows_is_refused(tmp_path):
 @partly
 class ImageTask(Task):
     name = "images"
-    paths = ("image",)
+    file_columns = ("image",)
 
     def view(self, row):
         with open(row["image"], "rb") as file:

@@ -100,7 +100,9 @@ def test_groups_that_share_a_duplicate_stay_together_too(write, text_task):
 
 def test_a_column_to_go_by_must_be_there_and_filled(write, text_task):
     source = write("a.jsonl", lines([{"text": "a", "g": 1}, {"text": "b", "g": 2}, {"text": "c", "g": None}]))
-    with pytest.raises(DataError, match=r"has no column 'grp' \(recipe key data\.split\.column\)\. .*text, g"):
+    with pytest.raises(
+        DataError, match=r"has no column 'grp' \(recipe key data\.split\.column or data\.group\)\. .*text, g"
+    ):
         make_splits(DataSection(train=source, split={"by": "group", "column": "grp"}), text_task, 0)
     with pytest.raises(DataError, match=r"^a\.jsonl:3: no value in column 'g'"):
         make_splits(DataSection(train=source, split={"by": "group", "column": "g"}), text_task, 0)
@@ -181,7 +183,9 @@ def test_places_of_texts_and_of_groups_are_told_apart(write, text_task, audit):
 def test_a_file_held_out_needs_the_column_too(visits, write, text_task, by):
     test = write("bare.jsonl", lines([{"text": "x"}]))
     split = {"by": by, "column": "patient"}
-    with pytest.raises(DataError, match=r"^bare\.jsonl has no column 'patient' \(recipe key data\.split\.column\)"):
+    with pytest.raises(
+        DataError, match=r"^bare\.jsonl has no column 'patient' \(recipe key data\.split\.column or data\.group\)"
+    ):
         make_splits(visits.model_copy(update={"test": test, "split": SplitSection(**split)}), text_task, 0)
 
 
