@@ -81,6 +81,7 @@ class Estimate:
         low, high: ends of the 95 % interval; None where it cannot be computed.
         n: distinct examples it rests on; where rows come in groups, the groups, which are what was drawn.
         rows: of these groups; None where each distinct example stands for itself.
+        worth: how many groups of equal size these are worth, which intervals and tests go by; None as `rows`.
     """
 
     value: float
@@ -88,6 +89,7 @@ class Estimate:
     high: float | None
     n: int
     rows: int | None = None
+    worth: float | None = None
 
 
 @dataclass(frozen=True)

@@ -119,10 +119,15 @@ def with_interval(figure: Figure | None, *, sign: bool = False) -> str:
 
 def no_interval(metric: str, metrics: Mapping[str, Metric], figures: Mapping[str, Estimate]) -> str:
     """Say why a metric's difference has no interval, by all declarations and all figures of one model."""
-    if metric in figures and figures[metric].n < FEW:
+    if metric in figures and too_few(figures[metric]):
         return "too few examples to tell"
     instead = metrics[metric].fallback if metric in metrics else ""
     return f"no interval (see {metrics[instead].label})" if instead in metrics and instead in figures else "no interval"
+
+
+def too_few(figure: Estimate) -> bool:
+    """Say whether a figure rests on too few examples, or groups by what they are worth, for an interval."""
+    return (figure.n if figure.worth is None else figure.worth) < FEW
 
 
 def sample_size(n: int, rows: int | None, kind: str = "distinct example") -> str:
@@ -130,13 +135,14 @@ def sample_size(n: int, rows: int | None, kind: str = "distinct example") -> str
     return counted(n, kind) if rows is None else f"{counted(n, 'group')} ({counted(rows, 'row')})"
 
 
-def few_groups(n: int, rows: int | None) -> str:
-    """Say that a figure rests on too few groups of rows; "" where it does not."""
-    if rows is None or n >= FEW_GROUPS:
+def few_groups(n: int, worth: float | None) -> str:
+    """Say that a figure rests on too few groups of rows, by how many of equal size they are worth; "" where not."""
+    if worth is None or worth >= FEW_GROUPS:
         return ""
+    equal = f" of unequal size, worth {math.floor(worth)} equal ones" if n >= FEW_GROUPS else ""
     return (
-        f"Intervals and p-values of so few groups are approximate: {counted(n, 'group')}, and they were checked by "
-        f"simulation from {FEW_GROUPS} on."
+        f"Intervals and p-values of so few groups are approximate: {counted(n, 'group')}{equal}, and they were checked "
+        f"by simulation from {FEW_GROUPS} on."
     )
 
 

@@ -42,15 +42,15 @@ def show_figures(out: Console, result: EvaluationResult) -> None:
     if not result.tuned:
         out.print("no held-out data, so there are no figures (data.validation, data.test)")
         return
-    from ftengine.api.figures import FEW, few_groups, sample_size
+    from ftengine.api.figures import few_groups, sample_size, too_few
 
     first = next(iter(result.tuned.values()))
-    few = all(figure.n < FEW for figure in result.tuned.values())
-    intervals = "too few for intervals" if few else "with 95 % intervals"
+    none = all(too_few(figure) for figure in result.tuned.values())
+    intervals = "too few for intervals" if none else "with 95 % intervals"
     out.print(f"figures on {result.split} ({sample_size(first.n, first.rows)}), {intervals}:")
     out.print(figure_table(result.base, result.tuned, result.difference, result.metrics))
-    if few_groups(first.n, first.rows):
-        out.print(few_groups(first.n, first.rows))
+    if few := few_groups(first.n, first.worth):
+        out.print(few)
 
 
 def figure_table(

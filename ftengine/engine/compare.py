@@ -92,7 +92,8 @@ class Comparison(Record):
 
     Args:
         metric: what quality means here; `higher_is_better` is None where the evaluator does not say.
-        examples: distinct ones; where rows come in groups, the groups, which have so many `rows`.
+        examples: distinct ones; where rows come in groups, the groups, which have so many `rows` and are
+            `worth` so many groups of equal size.
         base: the untuned model's quality.
         against: "best": the best against each other strategy; "all": every pair.
         statement: which differences the data supports, in words.
@@ -104,6 +105,7 @@ class Comparison(Record):
     split: str
     examples: int
     rows: int | None = None
+    worth: float | None = None
     base: UndefinedAsNan[Estimate]
     strategies: tuple[Contender, ...]
     against: Literal["best", "all"]
@@ -257,13 +259,15 @@ def conclude(
         best = next(iter(ranked if direction is False else reversed(ranked)), None)
     if best is not None:
         differences = [difference for difference in differences if best in (difference.first, difference.second)]
-    split, examples, rows = first.split or "", first.tuned[metric].n, first.tuned[metric].rows
+    split, figure = first.split or "", first.tuned[metric]
+    examples, rows, worth = figure.n, figure.rows, figure.worth
     return Comparison(
         metric=metric,
         higher_is_better=direction,
         split=split,
         examples=examples,
         rows=rows,
+        worth=worth,
         base=first.base[metric],
         strategies=tuple(
             _row(contender, ready, evaluation, metric, done)
@@ -271,7 +275,9 @@ def conclude(
         ),
         against="all" if best is None else "best",
         differences=tuple(differences),
-        statement=statement(metric, split, examples, differences, rows=rows, best=best, strategies=len(contenders)),
+        statement=statement(
+            metric, split, examples, differences, rows=rows, worth=worth, best=best, strategies=len(contenders)
+        ),
     )
 
 
@@ -338,13 +344,14 @@ def statement(
     differences: Sequence[PairDifference],
     *,
     rows: int | None = None,
+    worth: float | None = None,
     best: str | None = None,
     strategies: int = 2,
 ) -> str:
     """Say in words which differences the data supports, one a line, and how that was decided.
 
     `best` is the strategy that the others were compared with, None where every pair was; `strategies` is how many.
-    `examples` and `rows` are as `Comparison` has them.
+    `examples`, `rows` and `worth` are as `Comparison` has them.
     """
     pairs = strategies * (strategies - 1) // 2
     which = f". The best, {best}, against each other strategy" if best else ". Each pair of strategies" * (pairs > 1)
@@ -358,7 +365,7 @@ def statement(
     seed = "each strategy was trained with one seed, and what another seed would change is not in these figures."
     head = f"On {metric}, {sample_size(examples, rows, f'distinct {split} example')}{which}:"
     paired = f"{shown}Paired by example{'' if rows is None else ', resampled by group'}{how}; {seed}"
-    return "\n".join(filter(None, [head, *lines, paired, few_groups(examples, rows)]))
+    return "\n".join(filter(None, [head, *lines, paired, few_groups(examples, worth)]))
 
 
 def _told(one: PairDifference, p: str, best: str | None) -> str:

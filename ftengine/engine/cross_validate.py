@@ -62,7 +62,8 @@ class CrossValidation(RedactedRecord, Figures):
     """crossvalidation.json: what the folds came to.
 
     Args:
-        examples: distinct ones, each held out once; where rows come in groups, the groups, which have so many `rows`.
+        examples: distinct ones, each held out once; where rows come in groups, the groups, which have so many `rows`
+            and are `worth` so many groups of equal size.
         base, tuned, difference: over all examples; without metrics that hold for one model alone (`Metric.pooled`).
         baselines: by evaluator, what one reaches over all examples who does not look at the inputs, and what the tuned
             models answer most.
@@ -75,6 +76,7 @@ class CrossValidation(RedactedRecord, Figures):
     folds: int
     examples: int
     rows: int | None = None
+    worth: float | None = None
     higher_is_better: dict[str, bool | None]
     baselines: dict[str, Baseline]
     verdict: Finding
@@ -195,7 +197,7 @@ def pool(children: Sequence[Child], ready: ReadyTask, reused: Sequence[bool]) ->
     apart = [name for name in names if not metrics[name].pooled]
     base, tuned = _pooled(children, ready)
     weights = tuned.predictions.weights(0, 0)
-    examples, rows = weights.groups, len(weights) if weights.grouped else None
+    examples, (rows, worth) = weights.groups, (len(weights), weights.worth()) if weights.grouped else (None, None)
     found = compared(base, tuned)
     for side in ("base", "tuned", "difference"):
         found[side] = {name: figure for name, figure in found[side].items() if name not in apart}
@@ -210,6 +212,7 @@ def pool(children: Sequence[Child], ready: ReadyTask, reused: Sequence[bool]) ->
         folds=len(children),
         examples=examples,
         rows=rows,
+        worth=worth,
         base=whole.base,
         tuned=whole.tuned,
         difference=whole.difference,
@@ -229,7 +232,7 @@ def pool(children: Sequence[Child], ready: ReadyTask, reused: Sequence[bool]) ->
             )
             for number, (child, evaluation, done) in enumerate(zip(children, evaluations, reused, strict=True))
         ),
-        statement=statement(len(children), examples, rows, apart),
+        statement=statement(len(children), examples, rows, apart, worth),
     )
 
 
@@ -268,10 +271,12 @@ def _spread(figures: Sequence[Estimate | None]) -> Spread:
     )
 
 
-def statement(folds: int, examples: int, rows: int | None = None, apart: Sequence[str] = ()) -> str:
+def statement(
+    folds: int, examples: int, rows: int | None = None, apart: Sequence[str] = (), worth: float | None = None
+) -> str:
     """Say in words what the intervals cover and what not; `apart` are metrics without a figure over all folds."""
     drawn = "examples" if rows is None else "groups"
-    few = f" {said}" if (said := few_groups(examples, rows)) else ""
+    few = f" {said}" if (said := few_groups(examples, worth)) else ""
     unpooled = (
         f" {', '.join(apart)} {'has' if len(apart) == 1 else 'have'} no figure over all examples: it would set scores "
         "of different models against each other. See the folds' values and their mean."

@@ -102,7 +102,7 @@ def _table(named: Sequence[tuple[str, Run]], *, whole: bool) -> Table:
     caption = (
         f"{label[:1].upper()}{label[1:]} of each run minus that of {reference}{chosen}. All answered the same "
         f"{drawn}, by which they are paired{adjusted}. What another seed "
-        f"would change is not in it. {few_groups(found.examples, found.rows)}".rstrip()
+        f"would change is not in it. {few_groups(found.examples, found.worth)}".rstrip()
     )
     return Table(
         title=f"Differences between {'the runs' if whole else listed([name for name, _ in named])}",

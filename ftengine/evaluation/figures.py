@@ -52,7 +52,7 @@ class Figure:
 
     @property
     def estimate(self) -> Estimate:
-        return Estimate(self.value, *self.interval, self.n, self.rows)
+        return Estimate(self.value, *self.interval, self.n, self.rows, None if self.rows is None else self.size)
 
 
 def measure(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, Figure]:
@@ -156,7 +156,8 @@ def details(evaluator: Evaluator, rows: Rows, weights: Weights) -> tuple[dict[st
             else:
                 most = min(float(trials[i]), weights.examples)
                 interval = score_interval(value, drawn, most, size, weights.freedom)
-            found.append(Estimate(value, *interval, weights.groups, len(weights) if weights.grouped else None))
+            of = (len(weights), size) if weights.grouped else (None, None)
+            found.append(Estimate(value, *interval, weights.groups, *of))
         return found
 
     with np.errstate(all="ignore"):

@@ -225,6 +225,9 @@ def test_the_statement_says_when_nothing_is_supported():
         "On loss, 9 distinct test examples:\n  a minus b: +0.1 [-0.1, 0.3], not beyond chance, p = 0.3"
     )
     assert "Holm" not in text
+    one = difference("a", "b", 0.1, -0.1, 0.3, 0.3, None, False)
+    unequal, equal = (statement("loss", "test", 21, [one], rows=200, worth=worth) for worth in (3.8, 21.0))
+    assert ("approximate" in unequal, "approximate" in equal) == (True, False)
     few = statement("loss", "test", 3, [difference("a", "b", 0.1, None, None, None, None, False)])
     assert "  a and b: too few examples to tell" in few
 

@@ -205,3 +205,5 @@ def test_the_words_say_what_the_interval_leaves_out():
     assert "any two of the 5 training sets share about 75 % of their rows" in statement(5, 100)
     assert "each of the two training sets is what the other one is tested on" in statement(2, 100)
     assert "do not cover" in statement(5, 100)
+    few, enough = (statement(5, 21, 200, worth=worth) for worth in (3.8, 20.5))
+    assert ("approximate" in few, "approximate" in enough) == (True, False)

@@ -9,7 +9,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from ftengine.api import Difference, Estimate, Evaluator, ExampleScores, Metric
-from ftengine.api.figures import against, holm
+from ftengine.api.figures import against, few_groups, holm, too_few
 from ftengine.errors import PluginError, RecipeError
 from ftengine.evaluation.differences import Gap, compare, gap_between
 from ftengine.evaluation.figures import measure
@@ -335,6 +335,12 @@ def test_unequal_groups_are_worth_fewer_equal_ones():
     found = grouped(np.random.default_rng(0).normal(size=200), group)
     assert (found.n, found.rows, found.size) == (21, 200, pytest.approx(200**2 / (100**2 + 20 * 5**2)))
     assert found.interval == (None, None)
+    # So they are few, and too few for an interval, although 21 of one size would be neither.
+    one = found.estimate
+    assert (few_groups(one.n, one.worth) != "", too_few(one)) == (True, True)
+    alike = grouped(normal(210), np.repeat(np.arange(21), 10)).estimate
+    assert (few_groups(alike.n, alike.worth), too_few(alike)) == ("", False)
+    assert few_groups(21, None) == ""
 
 
 def test_a_proportion_of_rows_in_groups_has_wilsons_interval_at_its_effective_trials():

@@ -134,11 +134,12 @@ class HeldOutSplit(Rule):
         if metric is None:
             return
         figure, label = run.evaluation.tuned[metric], run.evaluation.metrics[metric].label
-        if figure.n < SMALL_TEST:
+        few = few_groups(figure.n, figure.worth)
+        if few or figure.n < SMALL_TEST:
             between, number = interval(figure), sample_size(figure.n, figure.rows)
             leaves = "leaves" if figure.n == 1 else "leave"
             rest = f" {leaves} {label} anywhere from {between}" if between else ", too few for intervals"
-            text = f"The {split} split is small: {number}{rest}. {few_groups(figure.n, figure.rows)}".rstrip()
+            text = f"The {split} split is small: {number}{rest}. {few}".rstrip()
             figures = {"examples": figure.n, "rows": figure.rows}
             yield Finding(kind="data", level="note", text=text, figures=figures)
         if split == "validation":
