@@ -6,6 +6,7 @@ Everything here is open to plugins.
 from ftengine.model.chat import encode_conversation, end_of_turn, has_template, read_messages, render
 from ftengine.model.fingerprints import (
     fingerprint_base,
+    fingerprint_code,
     fingerprint_processor,
     fingerprint_weights,
     require_same_base,
@@ -58,6 +59,7 @@ __all__ = [
     "evaluating",
     "find_modules",
     "fingerprint_base",
+    "fingerprint_code",
     "fingerprint_processor",
     "fingerprint_weights",
     "generate",

@@ -78,7 +78,7 @@ def fingerprint_base(loaded: LoadedModel) -> dict[str, Any]:
 
     Args:
         loaded: the model before a strategy touched it. Modules initialised afresh differ from run to run and are left
-            out; settings that its loader put into `fingerprint["config"]` stand beside those that are found.
+            out; what its loader put into `fingerprint["config"]` and `["code"]` stands beside what is found.
     """
     module, exclude = loaded.module, tuple(loaded.new_modules)
     return {
@@ -87,7 +87,7 @@ def fingerprint_base(loaded: LoadedModel) -> dict[str, Any]:
         "buffers": _fingerprint_buffers(module, exclude),
         "config": _configuration(module, exclude) | loaded.fingerprint.get("config", {}),
         "generation": _generation(module),
-        "code": _code(module),
+        "code": _code(module) | loaded.fingerprint.get("code", {}),
     }
 
 
@@ -223,7 +223,31 @@ def _code(module: nn.Module) -> dict[str, str]:
     own = {Path(file) for file in files if file is not None and not is_installed(Path(file))}
     # A class of the hub uses functions of the files beside it.
     own |= {other for file in own if "transformers_modules" in file.parts for other in file.parent.glob("*.py")}
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:32] for file in sorted(own) if file.is_file()}
+    found: dict[str, str] = {}
+    for file in sorted(own):
+        if file.is_file():  # several of one name are told together
+            found[file.name] = "+".join([*([found[file.name]] if file.name in found else []), _hash_of_file(file)])
+    return found
+
+
+def fingerprint_code(module: str) -> dict[str, str]:
+    """Return a hash of each Python file of the package that an imported module lies in, else of its own file.
+
+    What is installed has a version, and is left out.
+    """
+    own: Any = sys.modules.get(module)
+    package: Any = sys.modules.get(getattr(own, "__package__", None) or "")
+    files: dict[Path, str] = {}
+    if getattr(package, "__file__", None):
+        folder = Path(package.__file__).parent
+        files = {file: file.relative_to(folder.parent).as_posix() for file in folder.rglob("*.py")}
+    elif getattr(own, "__file__", None):
+        files = {Path(own.__file__): Path(own.__file__).name}
+    return {name: _hash_of_file(file) for file, name in sorted(files.items()) if not is_installed(file)}
+
+
+def _hash_of_file(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:32]
 
 
 def is_installed(file: Path) -> bool:

@@ -1,5 +1,6 @@
 """A base that computes something else is another base, by whatever it differs, and the error says by what."""
 
+import importlib
 import json
 import logging
 import shutil
@@ -187,6 +188,48 @@ def test_code_that_comes_with_a_model_counts(tmp_path, monkeypatch):
     before = found("heads = 4")
     (change,) = changes(before, found("heads = 2"))
     assert "own_model.py" in change
+
+
+@pytest.mark.parametrize("changed", ["one/layer.py", "other/layer.py"])
+def test_two_files_of_one_name_count_both(tmp_path, monkeypatch, changed):
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def found():
+        layers = []
+        for name in ("one", "other"):
+            for loaded in (f"{name}.layer", name):
+                sys.modules.pop(loaded, None)
+            layers.append(importlib.import_module(f"{name}.layer").Own(2, 2))
+        return fingerprint_base(LoadedModel(nn.Sequential(*layers), None, "source", "head"))["code"]
+
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "layer.py").write_text("from torch import nn\n\nclass Own(nn.Linear):\n    pass\n")
+    before = found()
+    (tmp_path / changed).write_text((tmp_path / changed).read_text() + "    heads = 2\n")
+    assert found() != before
+
+
+@pytest.mark.parametrize("changed", ["its_own/build.py", "its_own/sizes.py"])
+def test_the_function_that_builds_a_model_counts_and_what_stands_beside_it(tmp_path, monkeypatch, changed):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "its_own").mkdir()
+    for name, body in (
+        ("__init__", ""),
+        ("sizes", "SIZE = 2\n"),
+        ("build", "from torch import nn\nfrom its_own.sizes import SIZE\n\ndef small():\n    return nn.Linear(2, 2)\n"),
+    ):
+        (tmp_path / "its_own" / f"{name}.py").write_text(body)
+
+    def found():
+        for name in ("its_own.build", "its_own.sizes", "its_own"):
+            sys.modules.pop(name, None)
+        loader = Registry().build("loader", "callable", "model.loader")
+        return fingerprint_base(loader.load(LoadRequest("its_own.build:small", "head")))["code"]
+
+    before = found()
+    (tmp_path / changed).write_text((tmp_path / changed).read_text() + "# other\n")
+    assert changes({"code": before}, {"code": found()})
 
 
 def test_a_tokenizer_that_divides_texts_in_another_way_is_another(tmp_path):

@@ -16,6 +16,7 @@ from torch import nn
 
 from ftengine.api import LoadedModel, LoadRequest, ModelLoader
 from ftengine.errors import FtengineError, SourceError, did_you_mean
+from ftengine.model import fingerprint_code
 from ftengine_builtins.loaders.pretrained import longest_input
 from ftengine_builtins.loaders.quiet import cause
 
@@ -78,7 +79,10 @@ class CallableLoader(ModelLoader):
                 f"{request.source!r} returned a model for {result.labels}; the data has {request.labels}. "
                 "Take the labels, and their order, from the request."
             )
-        return replace(result, source=request.source, labels=request.labels)
+        # Not the classes of the model alone decide what it is.
+        code = {"code": fingerprint_code(request.source.partition(":")[0])}
+        own = {**result.fingerprint, **code}
+        return replace(result, source=request.source, labels=request.labels, fingerprint=own)
 
 
 def _find(source: str) -> Callable[..., Any]:
