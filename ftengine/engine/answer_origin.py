@@ -85,8 +85,9 @@ class AnswerOrigin(Record):
         if begun.trained != self.trained and begun.model == self.model:
             runs = f"run {begun.run!r} was another" if begun.run == self.run else f"run {begun.run!r}, not {self.run!r}"
             found.append(f"{runs} (its trained part differs)")
-        was, now = flat(begun.settings), flat(self.settings)
-        keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+        was, now = ({key: x for key, x in flat(one.settings).items() if x != {}} for one in (begun, self))
+        # Another run's own settings are no news beside that.
+        keys = [key for key in {**was, **now} if was.get(key) != now.get(key) and begun.trained == self.trained]
         found += [f"{key} was {_told(was, key)} and is {_told(now, key)}" for key in keys]
         if (begun.rows, begun.content) != (self.rows, self.content):
             count = f"{begun.rows:,} rows, now {self.rows:,}" if begun.rows != self.rows else "its rows differ"

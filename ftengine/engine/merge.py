@@ -74,8 +74,8 @@ def check_merge(strategy: Strategy) -> Strategy:
     """Return a strategy that can merge with its options, before any model is loaded; else NotMergeable says why."""
     if not overrides(strategy, "merge"):
         raise NotMergeable(
-            f"strategy {strategy.name!r} cannot be merged into its base: it does not say how (it has no "
-            "method `merge`). Serve the base with the trained part instead."
+            f"strategy {strategy.name!r} cannot be merged into its base: it has no merged "
+            "form. Serve the base with the trained part instead."
         )
     strategy.check_merge()
     return strategy

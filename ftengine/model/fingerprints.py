@@ -304,7 +304,8 @@ def require_same_base(
         leave_out: sections that may differ.
     """
     if changed := changes(then, now, leave_out):
+        differ = "differ" if len(changed) > 1 else "differs"
         raise BaseMismatch(
-            f"{where} was trained on another base: {' and '.join(changed)} of {source!r} differ from what was recorded "
+            f"{where} was trained on another base: {' and '.join(changed)} of {source!r} {differ} from what was recorded "
             "then. Restore the base that it was trained on, or train again."
         )
