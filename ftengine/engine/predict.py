@@ -106,11 +106,7 @@ def predict_file(
         try:
             first = next(lines, None)  # whatever is wrong with model or options shows before the file is made
             if first is not None:
-                # The base that answers may be told apart from the one that began, where that of training may not.
-                origin = origin.model_copy(update={"base": dict(run.base_now)})
-                if kept:
-                    origin.require_same(output)
-                origin.write_beside(output)
+                _write_origin(origin, run, output, continues=kept > 0)
             if lined.exists():
                 os.truncate(lined, good)
             if first is not None:
@@ -128,6 +124,14 @@ def predict_file(
                 "--resume continues after them."
             ) from None
     return PredictionReport(str(output), written, kept)
+
+
+def _write_origin(origin: AnswerOrigin, run: Run, output: Path, *, continues: bool) -> None:
+    """Write what answers, with the base as it was loaded: it may differ from the one that began, unlike training's."""
+    origin = origin.model_copy(update={"base": dict(run.base_now)})
+    if continues:
+        origin.require_same(output)
+    origin.write_beside(output)
 
 
 @contextmanager
