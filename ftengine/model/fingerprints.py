@@ -306,6 +306,6 @@ def require_same_base(
     if changed := changes(then, now, leave_out):
         differ = "differ" if len(changed) > 1 else "differs"
         raise BaseMismatch(
-            f"{where} was trained on another base: {' and '.join(changed)} of {source!r} {differ} from what was recorded "
-            "then. Restore the base that it was trained on, or train again."
+            f"{where} was trained on another base: {' and '.join(changed)} of {source!r} {differ} from what was "
+            "recorded then. Restore the base that it was trained on, or train again."
         )
