@@ -268,17 +268,13 @@ def encode_split(
 
     key = features_key(content, task, processor, max_length)
     features = None if key is None else keep_features(key, rows.source, encoded())
-
     told = encoded() if features is None else _accepted(features, rows, on_error)
     counts = np.fromiter(_counted(told, rows, reasons, skipped), COUNTS)
     kept = counts[counts["weight"] != 0]
     if not len(kept):
         raise DataError(_nothing_left(name, rows, counts, reasons, len(skipped)))
     uncut, unknown = kept["uncut"], kept["unknown"]
-    duplicates = groups = None
-    if name != "train":
-        measured = rows if len(kept) == len(rows) else rows.select(kept["row"])
-        duplicates, groups = numbers_of(measured, identities(measured, task, 0), group, listener)
+    duplicates, groups = (None, None) if name == "train" else _numbers(rows, kept["row"], task, group, listener)
     return EncodedSplit(
         rows,
         task,
@@ -302,6 +298,12 @@ def encode_split(
         largest=tuple(max(kept[["token", "row"]].tolist())),
         kept=features,
     )
+
+
+def _numbers(rows: Rows, kept: np.ndarray, task: Task, group: str | None, listener: Listener) -> Any:
+    """Return the numbers that duplicates share, and those that rows of one group share, of the rows that are kept."""
+    measured = rows if len(kept) == len(rows) else rows.select(kept)
+    return numbers_of(measured, identities(measured, task, 0), group, listener)
 
 
 def _encode(row: Example, task: Task, processor: Any, max_length: int | None) -> Features | DataError:
