@@ -348,9 +348,9 @@ def _count(found: Counts, outcomes: Iterable[Outcome]) -> None:
 
 
 def table(found: Mapping[str, Counts], kind: str, runs: int) -> str:
-    """Return the shares of one kind of outcome as a Markdown table; a column a world."""
+    """Return the shares of one kind of outcome as a Markdown table; a column a world, by number."""
     names = dict.fromkeys(name for counts in found.values() for name in counts if name.startswith(f"{kind} "))
-    lines = [f"| {kind} | {' | '.join(found)} |", f"|---|{'---|' * len(found)}"]
+    lines = [f"| {kind} | {' | '.join(map(str, range(1, len(found) + 1)))} |", f"|---|{'---|' * len(found)}"]
     for name in names:
         cells = []
         for counts in found.values():
@@ -381,6 +381,7 @@ def main() -> None:
             print(f"{name}: {seconds} s", flush=True)
     error = 100 * math.sqrt(LEVEL * (1 - LEVEL) / arguments.runs)
     print(f"\nIn %, of {arguments.runs:,} sets each; one standard error of 5 or 95 % is {error:.1f} points.")
+    print("Worlds: " + "; ".join(f"{i} {name}" for i, name in enumerate(found, 1)) + ".")
     for kind in ("alarm", "holds", "found"):
         print(f"\n{table(found, kind, arguments.runs)}")
 
