@@ -200,7 +200,9 @@ class Recorder:
     def _recorded(self, kind: str, cls: type) -> type:
         cls = type(cls.__name__, (cls,), MORE.get(kind, {}))
         names = {
-            name for name in contract(kind) if inspect.isroutine(getattr(cls, name, None)) and api.overrides(cls, name)
+            name
+            for name in contract(kind)
+            if inspect.isfunction(inspect.getattr_static(cls, name, None)) and api.overrides(cls, name)
         }
         namespace = {name: self._wrapped(kind, name, cls) for name in names}
         namespace |= {"name": "recorded", "__doc__": "Write down what is called."}

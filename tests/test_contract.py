@@ -147,6 +147,7 @@ def test_methods_of_its_own_are_an_authors_business() -> None:
         (api.Evaluator, "proportions", {"a": 1}),
         (api.Evaluator, "columns", lambda self: frozenset()),
         (api.Evaluator, "trials", classmethod(lambda cls: {})),
+        (api.Task, "recognise", lambda self, columns, rows: None),
         (api.Task, "generates", frozenset({"completion"})),
     ],
 )

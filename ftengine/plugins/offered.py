@@ -134,6 +134,8 @@ def _fault_of_methods(cls: type[Component]) -> str:
         if not _is_method(method):
             continue
         bound = isinstance(method, (staticmethod, classmethod))
+        if isinstance(told[name], classmethod) and not bound:
+            return f"its {name!r} must be a class method, as the contract's is ({written(cls)})"
         wanted = list(inspect.signature(getattr(told[name], "__func__", told[name])).parameters.values())
         given = method if not bound else getattr(cls, name)
         options = {p.name: None for p in wanted if p.kind is p.KEYWORD_ONLY}
@@ -141,7 +143,8 @@ def _fault_of_methods(cls: type[Component]) -> str:
         try:
             inspect.signature(given).bind(*places, **options)
         except TypeError:
-            called = f"{given.__qualname__}{_bare(given)} cannot be called as {name}{_bare(told[name])}"
+            wanted_so = _bare(getattr(told[name], "__func__", told[name]))
+            called = f"{given.__qualname__}{_bare(given)} cannot be called as {name}{wanted_so}"
             return f"its method {called} ({written(getattr(given, '__func__', given))})"
     return ""
 

@@ -50,7 +50,7 @@ def test_figures_of_the_headline_are_those_that_its_text_has(verdict):
     assert "accuracy 0.930 against 0.400, a difference of +0.530 (95 % interval +0.500 to +0.560)" in first.text
     assert first.figures == {
         "metric": "accuracy",
-        "tuned": {**figure(0.93), "rows": None},
+        "tuned": {**figure(0.93), "rows": None, "worth": None},
         "baseline": 0.4,
         "difference": pytest.approx(interval(0.53, 0.03)),
     }
