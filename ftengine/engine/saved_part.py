@@ -132,10 +132,12 @@ def _verify(model: PreparedModel, run: RunDirectory, folder: Path, facts: Traine
     try:
         fresh = _open(model, facts, folder, new)
         if same_options:
-            lost, halved = _compare(tensors, reopened := state_tensors(fresh.module))
-            now = tensor_hashes(frozen_tensors(fresh.module))
-            moved = [name for name, one in frozen.items() if now.get(name) != one]
-            if not lost + moved:
+            reopened, now = state_tensors(fresh.module), tensor_hashes(frozen_tensors(fresh.module))
+            # Of other shapes (a rank that was cut, say), other tensors say the same, and outputs alone tell.
+            alike = all(name not in reopened or reopened[name].shape == one.shape for name, one in tensors.items())
+            lost, halved = _compare(tensors, reopened) if alike else ([], False)
+            moved = [name for name, one in frozen.items() if alike and now.get(name) != one]
+            if alike and not lost + moved:
                 if halved:
                     rounded = distance(_outputs(model.device, task, fresh, batch), before)
                 copy_into({name: reopened[name] for name in tensors}, tensors, str(folder))
