@@ -116,7 +116,7 @@ def _verify(model: PreparedModel, run: RunDirectory, folder: Path, facts: Traine
     """Open a trained part on a fresh base, save new modules that it lacks, and compare (SavedPartDiffers).
 
     Where it opens under the options that it trained with, tensors are compared one by one, those that are frozen too,
-    and outputs with the tuned tensors in place; under others, other tensors say the same, and outputs alone tell.
+    and outputs with the tuned tensors in place; under others, or where shapes differ, outputs alone tell.
     """
     loaded, strategy, task = model.loaded, model.strategy, model.data.ready.task
     who, kept = _who(model), _kept(run)
