@@ -18,8 +18,6 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
-sys.path.insert(0, str(Path(__file__).parent))  # `from tiny import …` whatever pytest's import mode
-
 
 LONGEST = (
     *("test_components_conform", "test_verdict_runs", "test_matrix", "test_docs", "test_fine_tune", "test_processes"),

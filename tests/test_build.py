@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from expected import raises
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "csrc"))
 
@@ -90,13 +91,13 @@ def test_what_a_missing_tool_leaves_out_is_reported_with_the_reason_in_one_line(
 @pytest.mark.parametrize(("variable", "tool"), [("FTENGINE_CPU", "find_compiler"), ("FTENGINE_CUDA", "find_nvcc")])
 def test_what_is_asked_for_and_cannot_be_built_fails(tools, variable, tool):
     tools(tool)
-    with pytest.raises(BuildError, match=f"{variable}=1, but it went missing"):
+    with raises(BuildError, f"{variable}=1"):
         Plan({variable: "1"})
 
 
 @pytest.mark.parametrize("variable", ["FTENGINE_CPU", "FTENGINE_CUDA"])
 def test_other_values_are_refused(tools, variable):
-    with pytest.raises(BuildError, match=f"{variable}=yes"):
+    with raises(BuildError, f"{variable}=yes"):
         Plan({variable: "yes"})
 
 
@@ -129,7 +130,7 @@ def test_architectures_can_be_chosen(tools):
     plan = Plan({"FTENGINE_CUDA_ARCHS": "90a,80"})
     assert plan.parts["cuda"]["CMAKE_CUDA_ARCHITECTURES"] == "90a-real;80-real;80-virtual"
     assert plan.record(facts())["cuda"]["architectures"] == ["sm_90a", "sm_80"]
-    with pytest.raises(BuildError, match=r"FTENGINE_CUDA_ARCHS=70,80: nvcc does not know 70"):
+    with raises(BuildError, "FTENGINE_CUDA_ARCHS=70,80"):
         Plan({"FTENGINE_CUDA_ARCHS": "70,80"})
 
 
@@ -186,12 +187,12 @@ def test_an_older_torch_is_not_compiled_against(monkeypatch, tmp_path):
     (tmp_path / "torch" / "version.py").write_text("__version__ = '2.9.1'\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.setattr(toolchain.site, "getsitepackages", list)
-    with pytest.raises(Unavailable, match=r"only torch 2\.9\.1 .* 2\.10 or newer"):
+    with raises(Unavailable, "2.9.1", "2.10"):
         toolchain.find_torch()
 
 
 def test_a_compiler_that_is_named_and_absent_is_not_replaced_by_another():
-    with pytest.raises(Unavailable, match="CXX=/nonexistent"):
+    with raises(Unavailable, "CXX=/nonexistent"):
         toolchain.find_compiler({"CXX": "/nonexistent"})
 
 
@@ -199,7 +200,7 @@ def test_a_compiler_that_fails_is_reported_with_what_it_says(tmp_path):
     compiler = tmp_path / "c++"
     compiler.write_text("#!/bin/sh\necho 'error: licence expired' >&2\nexit 1\n")
     compiler.chmod(0o755)
-    with pytest.raises(Unavailable, match="licence expired"):
+    with raises(Unavailable, "licence expired"):
         toolchain.find_compiler({"CXX": str(compiler)})
 
 
@@ -211,7 +212,7 @@ def test_an_old_cmake_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(toolchain.sysconfig, "get_path", lambda name: str(tmp_path))
     assert toolchain.find_program("ninja") == str(tmp_path / "ninja")
-    with pytest.raises(Unavailable, match="no cmake"):
+    with raises(Unavailable, "no cmake"):
         toolchain.find_program("cmake")
 
 
@@ -255,12 +256,12 @@ def test_what_changed_is_compiled_and_all_where_definitions_change(project, tmp_
 @needs_tools
 def test_a_failing_compiler_stops_the_build_with_what_to_do(project, tmp_path):
     (tmp_path / "x.cpp").write_text("no C++\n")
-    with pytest.raises(BuildError, match="FTENGINE_CPU=0"):
+    with raises(BuildError, "FTENGINE_CPU=0"):
         project()
 
 
 def test_a_number_of_compilers_that_is_none_is_named(tools):
-    with pytest.raises(BuildError, match="MAX_JOBS=many"):
+    with raises(BuildError, "MAX_JOBS=many"):
         builder.run_cmake(Path(), Path(), {"MAX_JOBS": "many"}, {})
 
 

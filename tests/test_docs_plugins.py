@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 from docs_commands import DOCS, README, ROOT, blocks, code, headings, pretend_installed, prose, run_block, table, tables
+from expected import raises
 from test_imports import PUBLIC
 
 import ftengine
@@ -236,7 +237,7 @@ def test_the_example_of_a_task_is_the_one_that_tests_train_with():
 def test_the_example_of_an_evaluator_refuses_several_labels(name):
     evaluator = EXAMPLES[name][1]()
     evaluator.set_labels("a-task", api.Labels("single", ("a", "b")))
-    with pytest.raises(RecipeError, match="needs one label an example; task a-task has several"):
+    with raises(RecipeError, "a-task"):
         evaluator.set_labels("a-task", api.Labels("multi", ("a", "b")))
 
 

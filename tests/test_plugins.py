@@ -5,6 +5,7 @@ import types
 from importlib import metadata
 
 import pytest
+from expected import raises
 from pydantic import field_validator
 
 from ftengine import hookimpl, registry_of
@@ -84,44 +85,41 @@ def test_summary_is_the_first_line_of_the_docstring():
 
 
 def test_unknown_names_are_answered_with_what_is_installed_and_the_nearest():
-    with pytest.raises(
-        UnknownName,
-        match=r"no strategy named 'nothng' \(recipe key strategy\)\. Did you mean 'nothing'\? Installed: nothing \(",
-    ):
+    with raises(UnknownName, "nothng", "nothing"):
         registry(p=plugin(ftengine_strategies=[Nothing])).build("strategy", "nothng", "strategy")
 
 
 def test_the_origin_of_built_in_components_is_not_repeated():
-    with pytest.raises(UnknownName, match=r"Did you mean 'lora'\? Installed: \w+(-\w+)*(, \w+(-\w+)*)*\.$"):
+    with raises(UnknownName, "'lora'"):
         Registry().build("strategy", "lroa", "strategy")
 
 
 @pytest.mark.parametrize(
     ("kind", "name", "message"),
     [
-        ("regularizer", "mixup", r"no regularizer named 'mixup'.*'mixup' is an augmenter: put it under augment\.$"),
-        ("augmenter", "ema", r"'ema' is a regularizer: put it under regularize\.$"),
+        ("regularizer", "mixup", "'mixup' is an augmenter"),
+        ("augmenter", "ema", "'ema' is a regularizer"),
     ],
 )
 def test_a_component_of_another_kind_is_sent_to_its_place(kind, name, message):
-    with pytest.raises(UnknownName, match=message):
+    with raises(UnknownName, message):
         Registry().build(kind, name, "some.key")
 
 
 def test_missing_and_unknown_options_name_whose_they_are():
-    with pytest.raises(RecipeError, match=r"key 'augment\.0\.file' of augmenter 'synonyms' is missing"):
+    with raises(RecipeError, "augment.0.file", "synonyms"):
         Registry().build("augmenter", {"name": "synonyms"}, "augment.0")
-    with pytest.raises(RecipeError, match=r"unknown key 'strategy\.rnk' of strategy 'lora'\..*Did you mean 'rank'"):
+    with raises(RecipeError, "strategy.rnk", "'lora'", "'rank'"):
         Registry().build("strategy", {"name": "lora", "rnk": 3}, "strategy")
 
 
 def test_unknown_options_are_answered_with_the_nearest():
-    with pytest.raises(RecipeError, match=r"unknown key 'strategy\.dept'.*Did you mean 'depth'"):
+    with raises(RecipeError, "strategy.dept", "depth"):
         registry(p=plugin(ftengine_strategies=[Nothing])).build("strategy", {"name": "nothing", "dept": 1}, "strategy")
 
 
 def test_two_components_of_one_name_are_an_error_that_names_both():
-    with pytest.raises(PluginError, match=r"two strategy plugins are named 'nothing': one of first.*one of second"):
+    with raises(PluginError, "'nothing'", "first", "second"):
         registry(first=plugin(ftengine_strategies=[Nothing]), second=plugin(ftengine_strategies=[Nothing]))
 
 
@@ -149,39 +147,39 @@ class Unresolved(Config):
 @pytest.mark.parametrize(
     ("offer", "message"),
     [
-        ([Evaluator], "offers the class Evaluator as a strategy, but it must be a subclass of Strategy"),
-        ([Nothing()], "offers an object of type Nothing as a strategy, but it must be a subclass of Strategy"),
-        ([type("Unnamed", (Strategy,), {})], "the class Unnamed as a strategy, but it has no name"),
-        (RuntimeError("no licence"), "ftengine_strategies of p unversioned failed: RuntimeError: no licence"),
-        (None, "ftengine_strategies of p unversioned returned None; it must return a list of classes"),
-        (Nothing, "returned the class Nothing; it must return a list"),
-        (Nothing(), "returned an object of type Nothing; it must return a list"),
-        ([made(prepare=Strategy.prepare)], "offers 'made' as a strategy, but it does not implement 'prepare', which"),
+        ([Evaluator], "class Evaluator"),
+        ([Nothing()], "type Nothing"),
+        ([type("Unnamed", (Strategy,), {})], "class Unnamed"),
+        (RuntimeError("no licence"), "RuntimeError: no licence"),
+        (None, "returned None"),
+        (Nothing, "class Nothing"),
+        (Nothing(), "type Nothing"),
+        ([made(prepare=Strategy.prepare)], "'prepare'"),
         (
             [made(prepare=lambda self: None)],
-            r"but its method \S*<lambda>\(self\) cannot be called as prepare\(self, loaded\) \(test_plugins\.py:\d+\)",
+            "prepare(self, loaded)",
         ),
-        ([made(Config=Bare)], r"'made' as a strategy, but its Config must be a subclass of ftengine\.api\.Config"),
-        ([made(Config=Named)], "its Config has a field 'name'"),
-        ([made(Config=Misdefaulted)], "the default of its option 'depth' is 'three', but: Input should be a valid int"),
-        ([made(Config=Unresolved)], "its Config cannot be used: PydanticUserError: .*Unresolved"),
+        ([made(Config=Bare)], "ftengine.api.Config"),
+        ([made(Config=Named)], "'name'"),
+        ([made(Config=Misdefaulted)], "'depth'"),
+        ([made(Config=Unresolved)], "PydanticUserError"),
     ],
 )
 def test_wrong_offers_are_refused_with_what_to_do(offer, message):
-    with pytest.raises(PluginError, match=rf"{message}.*Repair or uninstall it, or run with FTENGINE_BLOCK_PLUGINS=p"):
+    with raises(PluginError, message, "FTENGINE_BLOCK_PLUGINS=p"):
         registry(p=plugin(ftengine_strategies=offer))
 
 
 def test_a_class_that_lacks_what_its_kind_declares_is_refused():
     members = {name: lambda self: None for name in ("view", "with_inputs", "encode", "collate", "loss", "predict")}
     headless = type("Headless", (Task,), {"name": "headless", "modality": "text", **members})
-    with pytest.raises(PluginError, match="'headless' as a task, but it does not set 'head', which Task requires"):
+    with raises(PluginError, "headless", "'head'"):
         registry(p=plugin(ftengine_tasks=[headless]))
 
 
 def test_an_augmenter_that_changes_nothing_is_refused_by_the_method_that_its_base_asks_for():
     unchanging = type("Unchanging", (TextAugmenter,), {"name": "unchanging"})
-    with pytest.raises(PluginError, match="'unchanging' as an augmenter, but it does not implement 'change'"):
+    with raises(PluginError, "unchanging", "change"):
         registry(p=plugin(ftengine_augmenters=[unchanging]))
 
 
@@ -190,7 +188,7 @@ def test_what_no_recipe_names_has_no_option_that_must_be_given():
         depth: int
 
     auditor = type("Auditor", (Audit,), {"name": "auditor", "Config": Told, "examine": lambda self, data: []})
-    with pytest.raises(PluginError, match="'auditor' as an audit, but it has an option without a default, and recipes"):
+    with raises(PluginError, "auditor"):
         registry(p=plugin(ftengine_audits=[auditor]))
     registry(p=plugin(ftengine_strategies=[made(Config=Told)]))
 
@@ -221,7 +219,7 @@ def test_an_option_that_its_own_validator_makes_required_is_no_fault():
 
 
 def test_a_plugin_without_any_hook_is_refused():
-    with pytest.raises(PluginError, match=r"'p' failed to load: implements no hook; mark its functions with ftengine"):
+    with raises(PluginError, "'p'", "no hook"):
         registry(p=types.ModuleType("hookless"))
 
 
@@ -232,7 +230,7 @@ def test_plugins_given_by_hand_stand_beside_what_is_installed():
 
 
 def test_a_hook_that_does_not_exist_is_refused():
-    with pytest.raises(PluginError, match="ftengine_strategy"):
+    with raises(PluginError, "ftengine_strategy"):
         registry(p=plugin(ftengine_strategy=[Nothing]))
 
 
@@ -252,7 +250,7 @@ def test_an_installed_distribution_is_found(monkeypatch, tmp_path):
 def test_a_broken_plugin_is_named_with_version_and_cause(monkeypatch, tmp_path, body):
     installed(monkeypatch, tmp_path, body)
     plugins = make_plugin_manager()
-    with pytest.raises(PluginError, match=r"ftengine-thing 1\.2.*FTENGINE_BLOCK_PLUGINS=ftengine-thing"):
+    with raises(PluginError, "ftengine-thing 1.2", "FTENGINE_BLOCK_PLUGINS=ftengine-thing"):
         plugins.raise_if_broken()
 
 
@@ -277,5 +275,5 @@ def test_a_component_that_forgets_its_base_class_is_told():
             pass
 
     plugin = types.SimpleNamespace(ftengine_strategies=hookimpl(lambda: [Forgetful], specname="ftengine_strategies"))
-    with pytest.raises(PluginError, match=r"strategy 'forgetful' of .*: call super\(\).__init__\(config\)"):
+    with raises(PluginError, "'forgetful'", "super().__init__(config)"):
         registry_of({"forgetful": plugin}).build("strategy", "forgetful", "strategy")

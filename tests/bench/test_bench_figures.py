@@ -2,6 +2,7 @@
 
 import pytest
 from bench_samples import row
+from expected import raises
 
 from ftengine.errors import InputError
 from ftengine_bench.figures import least_bytes, least_overhead, operations, recovered, roofline
@@ -102,5 +103,5 @@ def test_shapes_are_read():
 
 @pytest.mark.parametrize("text", ["", "512", "512x2048", "0x8x8", "8x8x8x8", "-1x8x8", "8,8,8", "axbxc"])
 def test_malformed_shapes_are_refused(text):
-    with pytest.raises(InputError, match="512x2048x2048"):
+    with raises(InputError, "512x2048x2048"):
         parse_shape(text)

@@ -122,7 +122,7 @@ def test_a_list_of_strategies_is_yaml():
     assert parse_strategies("full, lora") == ["full", "lora"]
     assert parse_strategies("lora,{name: lora, rank: 2}") == ["lora", {"name": "lora", "rank": 2}]
     for text in ("full,{name: lora", "2020-13-45"):
-        with pytest.raises(InputError, match="cannot be read"):
+        with pytest.raises(InputError):
             parse_strategies(text)
 
 

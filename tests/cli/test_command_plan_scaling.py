@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from expected import raises
 
 from ftengine.engine.scaling import Scale, advice, bandwidth_of, communication, sizes_up_to
 from ftengine.errors import InputError
@@ -28,7 +29,7 @@ def test_a_bandwidth_is_in_bits_or_bytes(text, expected):
 
 @pytest.mark.parametrize("text", ["400", "400 Gigabit", "0Gb/s", "-1Gb/s", "fast", "400Gb"])
 def test_another_bandwidth_is_refused(text):
-    with pytest.raises(InputError, match=f"--bandwidth '{text}': write a number above 0 and its unit"):
+    with raises(InputError, f"--bandwidth '{text}'"):
         bandwidth_of(text)
 
 

@@ -4,6 +4,7 @@ import re
 
 import pytest
 from cli_samples import ENTRY
+from expected import raises
 
 from ftengine import registry_of
 from ftengine.cli.failure import describe
@@ -142,7 +143,7 @@ def test_a_blocked_distribution_is_told_of_where_a_name_is_unknown(distribution,
         lambda known: read_rows(str(tmp_path / "rows.odd"), registry=known),
         lambda known: read_rows(str(tmp_path / "missing.odd"), registry=known),
     ):
-        with pytest.raises(InputError, match=r"Not loaded, as FTENGINE_BLOCK_PLUGINS names it: ftengine-thing\.$"):
+        with raises(InputError, "FTENGINE_BLOCK_PLUGINS", "ftengine-thing"):
             ask(registry_of())
 
 
@@ -211,5 +212,5 @@ def test_no_advice_is_to_block_ftengine_itself(distribution):
     offers = [Offer("acme", "1", None, False), Offer("ftengine", "1", None, False)]
     assert conflict("bench", offers).endswith("FTENGINE_BLOCK_PLUGINS=acme.")
     distribution(plugin("strategy").replace("'thing'\n", "'lora'\n"), ENTRY, name="acme")
-    with pytest.raises(PluginError, match=r"two strategy plugins are named 'lora': .*FTENGINE_BLOCK_PLUGINS=acme\."):
+    with raises(PluginError, "'lora'", "FTENGINE_BLOCK_PLUGINS=acme"):
         registry_of()

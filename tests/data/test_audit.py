@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-import pytest
+from expected import raises
 
 from ftengine.api import Table, View
 from ftengine.errors import DataError
@@ -220,17 +220,17 @@ def test_near_duplicates_across_files_are_an_alarm_unless_the_recipe_says_otherw
     assert "1 of 201 validation rows nearly repeats a training row" in finding.text
     assert [finding.level for finding in look(leaks="warn")] == ["note"]
     assert any("1 of 201 training rows is left out, as it is" in finding.text for finding in look(leaks="drop"))
-    with pytest.raises(DataError, match=r"nearly repeats a training row .*\(data\.leaks: fail\)"):
+    with raises(DataError, "data.leaks: fail"):
         look(leaks="fail")
 
 
 def test_equal_rows_across_files_are_refused_beside_near_ones(write, text_task, audit):
     train = write("a.jsonl", texts([NEAR, "one and the same"]))
     held = write("b.jsonl", texts([f"{NEAR} again", "one and the same"]))
-    with pytest.raises(DataError, match=r"1 of 2 validation rows repeats .*, and 1 more nearly .*data\.leaks: auto"):
+    with raises(DataError, "1 of 2 validation rows", "1 more nearly", "data.leaks: auto"):
         audit(text_task, train, validation=held)
 
 
 def test_leaks_are_refused_by_default(write, text_task, audit):
-    with pytest.raises(DataError, match=r"1 of 2 test rows repeats a training row \(e.g. a.jsonl:1 = b.jsonl:1\)"):
+    with raises(DataError, "1 of 2 test rows", "a.jsonl:1 = b.jsonl:1"):
         audit(text_task, write("a.jsonl", texts("abc")), test=write("b.jsonl", texts("ax")))

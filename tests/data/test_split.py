@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from expected import raises
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -132,24 +133,23 @@ def test_few_rows_still_give_one_to_validation(write, text_task):
 @pytest.mark.parametrize(
     ("eras", "joined", "message"),
     [
-        ("oooooo", "abcdef", r"its 6 rows fall into 1 group of column 'era'; .* to hold out validation .*more values"),
+        ("oooooo", "abcdef", "1 group of column 'era'"),
         (
             "oooonn",
             "abcdda",
-            r"fall into 1 group of column 'era' \(2 values, joined by duplicates, e\.g\. .*jsonl:\d ≈ .*jsonl:\d\)"
-            r".* Set data\.split\.duplicates: apart, with data\.leaks: drop",
+            "2 values, joined by duplicates",
         ),
     ],
 )
 def test_a_column_of_too_few_groups_is_told_with_what_joins_its_values(write, text_task, eras, joined, message):
     source = write("a.jsonl", lines({"text": t, "era": e} for t, e in zip(joined, eras, strict=True)))
     split = {"by": "group", "column": "era"}
-    with pytest.raises(DataError, match=message):
+    with raises(DataError, message):
         make_splits(DataSection(train=source, validation=0.2, split=split), text_task, 0)
     if "≈" in message:
         apart = DataSection(train=source, validation=0.3, split={**split, "duplicates": "apart"}, leaks="drop")
         assert len(make_splits(apart, text_task, 0).validation)
-    with pytest.raises(DataError, match=r"too few for 3 folds\. Take a column of more values"):
+    with raises(DataError, "3 folds"):
         make_splits(DataSection(train=source, validation=None, split={**split, "folds": 3}), text_task, 0)
 
 
@@ -173,25 +173,25 @@ def test_rows_of_one_group_share_a_side_however_rows_are_divided(write, label_ta
 def test_a_group_in_two_files_is_a_leak(write, text_task):
     train, test = (write(f"{name}.jsonl", lines([{"text": name, "patient": 3}])) for name in ("train", "test"))
     section = DataSection(train=train, validation=None, test=test, group="patient")
-    with pytest.raises(DataError, match="1 value of column 'patient' is in the training and in the test split"):
+    with raises(DataError, "1 value", "patient"):
         make_splits(section, text_task, 0)
-    with pytest.raises(DataError, match=r"no column 'doctor' .*data\.group"):
+    with raises(DataError, "doctor", "data.group"):
         make_splits(section.model_copy(update={"group": "doctor"}), text_task, 0)
 
 
 def test_rows_are_grouped_by_one_column():
     for split, column in (({"by": "group", "column": "patient"}, "patient"), ({"by": "time", "column": "day"}, "ward")):
         assert DataSection(train="a.jsonl", split=split, group=column).group_column == column
-    with pytest.raises(ValueError, match=r"group is 'ward' and split\.column 'patient'"):
+    with raises(ValueError, "'ward'", "'patient'"):
         DataSection(train="a.jsonl", split={"by": "group", "column": "patient"}, group="ward")
 
 
 def test_too_few_distinct_examples_are_told(write, text_task):
     source = write("a.jsonl", texts("aaaabb"))
     make_splits(DataSection(train=source, validation=0.1), text_task, 0)
-    with pytest.raises(DataError, match=r"a\.jsonl: its 6 rows form 2 groups .* hold out test and validation"):
+    with raises(DataError, "a.jsonl", "6 rows", "2 groups"):
         make_splits(DataSection(train=source, validation=0.1, test=0.1), text_task, 0)
-    with pytest.raises(DataError, match=r"its 3 rows form 1 group of .*; .* set data\.validation: null"):
+    with raises(DataError, "3 rows", "1 group", "data.validation"):
         make_splits(DataSection(train=write("b.jsonl", texts("aaa"))), text_task, 0)
 
 
@@ -226,7 +226,7 @@ def test_columns_that_do_not_suit_the_task_are_told_with_the_file(write, name, t
 
     good, bad = write("good.jsonl", texts("abc")), write("bad.jsonl", '{"body": "a"}\n')
     section = DataSection(**{"train": good, "validation": None, name: bad})
-    with pytest.raises(DataError, match=r"^bad\.jsonl: no column 'text', only body\.$"):
+    with raises(DataError, "bad.jsonl", "'text'", "body"):
         make_splits(section, Strict(), 0)
 
 
@@ -234,7 +234,5 @@ def test_columns_that_do_not_suit_the_task_are_told_with_the_file(write, name, t
 def test_a_fraction_that_is_no_row_is_refused(write, text_task, split):
     source = write("a.jsonl", lines({"text": f"text {i}", "at": i} for i in range(40)))
     section = DataSection(train=source, validation=0.0001, split=split)
-    with pytest.raises(
-        DataError, match=r"data\.validation is 0\.0001, too small to select any of its 40 rows\. .* 0\.025 or"
-    ):
+    with raises(DataError, "data.validation", "0.0001", "0.025"):
         make_splits(section, text_task, 0)

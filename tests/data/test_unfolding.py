@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
+from expected import raises
 from pyarrow import parquet
 
 from ftengine.api import sizes
@@ -66,7 +67,7 @@ def test_a_file_that_unfolds_to_far_more_is_refused_unless_it_is_allowed(tmp_pat
     FILES[name](file)
     if name == "categories.arrow":  # its rows share one value that is no smaller in the file
         monkeypatch.setattr(sizes, "UNFOLDED_TIMES", 1)
-    with pytest.raises(DataError, match=rf"{name} has .* {sizes.UNFOLDED_VARIABLE}=5GB\.$"):
+    with raises(DataError, name, f"{sizes.UNFOLDED_VARIABLE}=5GB"):
         read_rows(str(file))
     assert not list(cache.iterdir())
     monkeypatch.setenv(sizes.UNFOLDED_VARIABLE, "5GB")
@@ -77,7 +78,7 @@ def test_a_file_that_unfolds_to_far_more_is_refused_unless_it_is_allowed(tmp_pat
 def test_what_a_file_says_of_its_size_is_looked_at_first(tmp_path, monkeypatch, least, name):
     FILES[name](tmp_path / name)
     monkeypatch.setattr(arrow, "_batches", lambda *_: pytest.fail("rows were unfolded"))
-    with pytest.raises(DataError, match=sizes.UNFOLDED_VARIABLE):
+    with raises(DataError, sizes.UNFOLDED_VARIABLE):
         read_rows(str(tmp_path / name))
 
 
@@ -116,5 +117,5 @@ def test_an_honest_file_of_any_compression_is_read(tmp_path):
 def test_what_is_no_size_is_refused(tmp_path, monkeypatch):
     write_plain(tmp_path / "a.parquet")
     monkeypatch.setenv(sizes.UNFOLDED_VARIABLE, "much")
-    with pytest.raises(InputError, match=r"FTENGINE_UNFOLDED=much: .*5GB"):
+    with raises(InputError, "FTENGINE_UNFOLDED=much"):
         read_rows(str(tmp_path / "a.parquet"))

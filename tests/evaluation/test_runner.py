@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from expected import raises
 
 from ftengine.api import SilentListener
 from ftengine.errors import TrainingError
@@ -40,7 +41,7 @@ def said(**prediction):
 @pytest.mark.parametrize("prediction", [{"logits": [0.0, float("nan")]}, {"loss": float("inf")}])
 def test_predictions_that_are_no_numbers_are_refused_with_their_place(prediction):
     key = next(iter(prediction))
-    with pytest.raises(TrainingError, match=rf"evaluate base: the model's {key} .*test.jsonl:5.*float32"):
+    with raises(TrainingError, f"model's {key} ", "test.jsonl:5", "float32"):
         said(**prediction)
 
 

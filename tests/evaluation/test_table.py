@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from expected import raises
 from partly import partly
 
 from ftengine.api import Evaluator
@@ -86,12 +87,12 @@ def test_missing_numbers_are_nan_also_in_lists(tmp_path):
 
 
 def test_what_cannot_be_kept_or_read_is_named(tmp_path):
-    with pytest.raises(PluginError, match="key 'group'"):
+    with raises(PluginError, "group"):
         written([(0, {"group": 1})])
-    with pytest.raises(PluginError, match="key 'x' of the predictions"):
+    with raises(PluginError, "'x'"):
         written([(0, {"x": 1}), (1, {"x": "one"})])
-    with pytest.raises(RunError, match=r"t\.parquet' is missing"):
+    with raises(RunError, "t.parquet"):
         Predictions.read(tmp_path / "t.parquet")
     (tmp_path / "t.parquet").write_text("no table")
-    with pytest.raises(RunError, match="cannot be read"):
+    with pytest.raises(RunError):
         Predictions.read(tmp_path / "t.parquet")

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+from expected import raises
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -207,24 +208,24 @@ WRONG = [
     ("x is Double", lambda t: ops.lowrank_shrink(t.x.double(), t.a, 0.0, None)),
     ("x must have two dimensions", lambda t: ops.lowrank_shrink(t.x[0], t.a, 0.0, None)),
     ("x must be contiguous", lambda t: ops.lowrank_shrink(t.x.T, torch.zeros(2, 4), 0.0, None)),
-    (r"a must be \(2, 8\)", lambda t: ops.lowrank_shrink(t.x, t.a[:, :7], 0.0, None)),
+    ("a must be (2, 8)", lambda t: ops.lowrank_shrink(t.x, t.a[:, :7], 0.0, None)),
     ("a multiple of 1/65536", lambda t: ops.lowrank_shrink(t.x, t.a, 0.1, torch.tensor(1))),
     ("a multiple of 1/65536", lambda t: ops.lowrank_shrink(t.x, t.a, 1.0, torch.tensor(1))),
     ("needs a seed", lambda t: ops.lowrank_shrink(t.x, t.a, 0.5, None)),
     ("int64 tensor", lambda t: ops.lowrank_shrink(t.x, t.a, 0.5, torch.tensor(1.0))),
     ("y must be contiguous", lambda t: ops.lowrank_expand_(t.y.T.contiguous().T, t.s, t.b, 1.0)),
-    (r"s must be \(4, 2\)", lambda t: ops.lowrank_expand_(t.y, t.s[:3], t.b, 1.0)),
-    (r"s must be \(4, 2\)", lambda t: ops.lowrank_backward_output(t.dy, t.s.T, t.b, 1.0)),
+    ("s must be (4, 2)", lambda t: ops.lowrank_expand_(t.y, t.s[:3], t.b, 1.0)),
+    ("s must be (4, 2)", lambda t: ops.lowrank_backward_output(t.dy, t.s.T, t.b, 1.0)),
     ("dx and x must agree", lambda t: ops.lowrank_backward_input_(t.dx[:3], t.x, t.ds, t.a, 0.0, None)),
     ("dx and x must agree", lambda t: ops.lowrank_backward_input_(t.dx.bfloat16(), t.x, t.ds, t.a, 0.0, None)),
-    (r"b must be \(6, 2\)", lambda t: ops.lowrank_merge_(t.w, t.a, t.b[:5], 1.0)),
+    ("b must be (6, 2)", lambda t: ops.lowrank_merge_(t.w, t.a, t.b[:5], 1.0)),
     ("x needs 128 bytes of storage; its storage has 0", lambda t: ops.lowrank_shrink(freed(t.x), t.a, 0.0, None)),
     ("b needs 48 bytes of storage; its storage has 8", lambda t: ops.lowrank_expand_(t.y, t.s, freed(t.b, 8), 1.0)),
     ("dx needs", lambda t: ops.lowrank_backward_input_(freed(t.dx), t.x, t.ds, t.a, 0.0, None)),
     ("s needs", lambda t: ops.lowrank_backward_output(t.dy, freed(t.s), t.b, 1.0)),
     ("weight needs", lambda t: ops.lowrank_forward(t.x, freed(t.w), None, t.a, t.b, 1.0, 0.0, None)),
-    (r"bias must be \(6,\)", lambda t: ops.lowrank_forward(t.x, t.w, t.x[0], t.a, t.b, 1.0, 0.0, None)),
-    (r"dy must be \(4, 6\)", lambda t: ops.lowrank_backward(t.x, t.x, t.s, NO_SEED, t.w, t.a, t.b, 1.0, 0.0, True)),
+    ("bias must be (6,)", lambda t: ops.lowrank_forward(t.x, t.w, t.x[0], t.a, t.b, 1.0, 0.0, None)),
+    ("dy must be (4, 6)", lambda t: ops.lowrank_backward(t.x, t.x, t.s, NO_SEED, t.w, t.a, t.b, 1.0, 0.0, True)),
     ("ranks add up to 400", lambda t: ops.lowrank_group_forward(t.x, *wide(t), 0.0, None)),
     ("no dtype of low-rank factors", lambda t: ops.lowrank_merge_(t.w, t.a.int(), t.b, 1.0)),
 ]
@@ -232,5 +233,5 @@ WRONG = [
 
 @pytest.mark.parametrize(("message", "call"), WRONG)
 def test_what_would_read_past_an_end_is_refused(instruction_set, message, call):
-    with pytest.raises(RuntimeError, match=message):
+    with raises(RuntimeError, message):
         call(Problem(4, 8, 6, 2, torch.float32, torch.float32, 0.0))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from expected import raises
 
 from ftengine.ops import active_backend, instruction_sets, library, use_instruction_set
 
@@ -36,7 +37,7 @@ def test_kernels_without_the_module_that_tells_of_them_serve_all_the_same(monkey
     assert backend == "compiled"
     assert "baseline" in reason
     assert instruction_sets() == ()
-    with pytest.raises(RuntimeError, match=r"chosen by ftengine\._native, which this installation lacks"):
+    with raises(RuntimeError, "ftengine._native"):
         use_instruction_set("avx2").__enter__()
 
 
@@ -46,7 +47,7 @@ def test_required_library_that_is_absent_is_an_error(place, monkeypatch, gpu, mi
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     if gpu:  # only that of the GPU is missing
         library.FILES.pop("cpu")
-    with pytest.raises(ImportError, match=f"no compiled kernels for {missing} .* FTENGINE_{missing.upper()}=1"):
+    with raises(ImportError, missing, f"FTENGINE_{missing.upper()}=1"):
         library.load()
 
 
@@ -72,28 +73,28 @@ def test_a_library_that_was_cut_short_is_an_error_and_no_crash(place):
     whole = Path(library.__file__).with_name("_ops_cpu.so").read_bytes()
     for share in (0.1, 0.5, 0.99):
         library.FILES["cpu"].write_bytes(whole[: int(len(whole) * share)])
-        with pytest.raises(ImportError, match=r"the file is cut short\. Reinstall ftengine"):
+        with raises(ImportError, "cut short"):
             library.load()
 
 
 def test_torch_older_than_the_stable_abi_is_an_error_that_names_both(place, monkeypatch):
     library.FILES["cpu"].touch()
     monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.9.1"))
-    with pytest.raises(ImportError, match=r"torch 2\.99\.0, running is torch 2\.9\.1: it needs torch 2\.10 or newer"):
+    with raises(ImportError, "2.99.0", "2.9.1", "2.10"):
         library.load()
 
 
 @pytest.mark.parametrize("name", [library.DISABLE, library.REQUIRE])
 def test_switches_are_0_or_1(place, monkeypatch, name):
     monkeypatch.setenv(name, "yes")
-    with pytest.raises(ValueError, match=f"{name}=yes: it may be"):
+    with raises(ValueError, f"{name}=yes"):
         library.load()
 
 
 def test_contradicting_switches_are_refused(place, monkeypatch):
     monkeypatch.setenv(library.DISABLE, "1")
     monkeypatch.setenv(library.REQUIRE, "1")
-    with pytest.raises(ValueError, match="contradict"):
+    with raises(ValueError, "contradict"):
         library.load()
 
 
@@ -125,10 +126,10 @@ def test_instruction_set_is_given_back_after_an_error():
 
 @compiled
 def test_unknown_instruction_set_is_refused_with_those_that_exist():
-    with pytest.raises(ValueError, match=r"'sse9'.*baseline"), use_instruction_set("sse9"):
+    with raises(ValueError, "'sse9'"), use_instruction_set("sse9"):
         pass
 
 
 def test_without_kernels_there_is_no_instruction_set_to_force(place):
-    with pytest.raises(RuntimeError, match="no compiled library is installed for cpu"), use_instruction_set("avx2"):
+    with raises(RuntimeError, "cpu"), use_instruction_set("avx2"):
         pass

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from expected import raises
 from torch.nn.functional import linear
 
 from ftengine.ops import lowrank_add, lowrank_linear, quantise_dropout
@@ -85,8 +86,8 @@ def test_a_diagonal_of_ones_changes_nothing_and_one_alone_can_train(layer):
 def test_another_shape_is_refused(layer):
     sample = layer((6,), 16, 12, 3)
     arguments = (sample.x, sample.weight, sample.bias, sample.a, sample.b, 1.0)
-    with pytest.raises(ValueError, match=r"diagonal \(r,\) is \(12,\) but b \(N, r\) is \(12, 3\)"):
+    with raises(ValueError, "(12,)", "(12, 3)"):
         lowrank_linear(*arguments, diagonal=torch.ones(12))
     y = linear(sample.x, sample.weight)
-    with pytest.raises(ValueError, match=r"diagonal \(r,\) is \(3, 3\) but b \(N, r\) is \(12, 3\)"):
+    with raises(ValueError, "(3, 3)", "(12, 3)"):
         lowrank_add(y, sample.x, sample.a, sample.b, 1.0, diagonal=torch.eye(3))

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from expected import raises
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -119,5 +120,5 @@ def test_an_output_that_is_not_used_and_an_input_without_gradient():
 
 def test_lists_of_other_lengths_are_refused():
     x, (weights, biases, a, b, scales), _ = group((9,), 40, [(24, 4), (16, 4)], torch.float32)
-    with pytest.raises(ValueError, match="there are 2 weights, 2 biases, 1 a, 2 b and 2 scales"):
+    with raises(ValueError, "2 weights", "1 a"):
         lowrank_linears(x, weights, biases, a[:1], b, scales)

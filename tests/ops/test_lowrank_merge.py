@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from expected import raises
 
 from ftengine.ops import lowrank_linear, lowrank_merge_, reference
 
@@ -59,7 +60,7 @@ def test_a_parameter_may_be_merged_into(layer):
 
 def test_shapes_that_disagree_are_named_in_the_error(layer):
     sample = layer(1, 40, 24, 4)
-    with pytest.raises(ValueError, match=r"weight \(N, K\) is \(23, 40\) but b \(N, r\) is \(24, 4\)"):
+    with raises(ValueError, "(23, 40)", "(24, 4)"):
         lowrank_merge_(sample.weight[1:], sample.a, sample.b, 1.5)
 
 
@@ -68,5 +69,5 @@ def test_autograd_notices_that_the_weight_changed(layer):
     x = torch.randn(3, 40, requires_grad=True)
     y = torch.nn.functional.linear(x, sample.weight)
     lowrank_merge_(sample.weight, sample.a, sample.b, 1.5)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+    with raises(RuntimeError, "inplace"):
         y.sum().backward()
