@@ -36,6 +36,7 @@ from scipy.special import ndtr, ndtri, stdtrit
 
 from ftengine.api import Evaluator, Labels, overrides
 from ftengine.engine.compare import pair_differences
+from ftengine.evaluation.differences import gaps_between
 from ftengine.evaluation.figures import declarations, measure
 from ftengine.evaluation.results import Measured, bind, compared
 from ftengine.evaluation.slices import slice_reports
@@ -305,7 +306,9 @@ def record(tuned: Measured, both: Mapping[str, Any], **beside: Any) -> Any:
 def judged(tuned: Measured, both: Mapping[str, Any], seen: Measured, *, guesses: bool) -> Iterator[Outcome]:
     """Yield whether rules find a difference where there is none; `guesses`: the models are as good as one answer."""
     figures = {name: figure.estimate for name, figure in seen.figures.items()}
-    run = record(tuned, both, training=OnTraining(n=len(seen.predictions), base=figures, tuned=figures))
+    gaps = gaps_between(tuned.figures, seen.figures)
+    training = OnTraining(n=len(seen.predictions), base=figures, tuned=figures, gap=gaps, base_gap=gaps)
+    run = record(tuned, both, training=training)
     told = [one.level for one in BetterThanBase().judge(run)]
     yield "alarm rule better-than-base", told != ["note"]
     yield "alarm rule worse-metrics", any(True for _ in WorseMetrics().judge(run))

@@ -53,7 +53,7 @@ MAY_ASK_OPS = {
 }
 """Exceptions to that: (who, for what), each with its reason."""
 
-PUBLIC = ("ftengine.api", "ftengine.errors", "ftengine.model", "ftengine.ops", "ftengine.testing")
+PUBLIC = tuple(f"ftengine.{room}" for room in ("api", "errors", "evaluation", "model", "ops", "testing"))
 """What plugins may import, beside the names that `ftengine` itself offers."""
 
 QUICK = ("__init__", "api", "errors", "plugins", "cli")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ from ftengine.api.display import Display, Shown
 from ftengine.api.types import Example, Labels, LoadedModel, Prediction
 
 if TYPE_CHECKING:
+    from typing import Self  # of Python 3.11
+
     import numpy as np
 
     from ftengine.api.task import Task
@@ -92,16 +94,24 @@ class Estimate:
     worth: float | None = None
 
 
+Test = Literal["mcnemar", "newcombe", "sign", "t", "welch"]
+"""Where a p-value is from: McNemar's exact test of right answers; Newcombe's interval of two proportions, at the level
+at which it reaches zero; the sign test, where every example differs by the same; Student's t on the bootstrap's
+standard error; Welch's t of two such errors."""
+
+
 @dataclass(frozen=True)
 class Difference:
-    """Tuned minus base on the same examples.
+    """One figure minus another: tuned minus base on the same examples, or of one model on different examples.
 
     Args:
         value: the difference of the two point estimates.
-        low, high: ends of the paired 95 % interval.
+        low, high: ends of its 95 % interval, paired where the examples are the same.
         p: two-sided p-value of no difference.
-        better: True where tuned is better beyond chance, False where it is worse, None where neither.
+        better: True where it is for the better beyond chance, False where it is for the worse, None where neither.
         detectable: the smallest true difference that this many examples would show in four of five tests.
+        test: what made `p`; None without one.
+        p_adjusted: `p` adjusted for all differences that are tested together (Holm); None where it stands alone.
     """
 
     value: float
@@ -110,6 +120,14 @@ class Difference:
     p: float | None
     better: bool | None
     detectable: float | None = None
+    test: Test | None = None
+    p_adjusted: float | None = None
+
+    def negated(self) -> Self:
+        """Return the second figure minus the first."""
+        low, high = (None if end is None else 0.0 - end for end in (self.high, self.low))
+        better = None if self.better is None else not self.better
+        return replace(self, value=0.0 - self.value, low=low, high=high, better=better)
 
 
 class Baseline(Shown):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeGuard, TypeVar
 
-from ftengine.api.evaluator import Estimate, Metric
+from ftengine.api.evaluator import Estimate, Metric, Test
 
 MOST = 60
 """Characters that are shown of a text from the data, or of a path."""
@@ -32,7 +32,6 @@ class Figure(Protocol):
 
 
 Known = TypeVar("Known", bound=Figure)
-Key = TypeVar("Key", bound=Hashable)
 
 
 def known(figure: Known | None) -> TypeGuard[Known]:
@@ -45,18 +44,6 @@ def ends(figure: Figure | None) -> tuple[float, float] | None:
     if figure is None or figure.low is None or figure.high is None:
         return None
     return figure.low, figure.high
-
-
-def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
-    """Adjust p-values by Holm's step-down method (1979): the chance of any false finding stays at the level asked for.
-
-    statsmodels.stats.multitest has it too, but collects all garbage of the process in each call: half a second.
-    """
-    adjusted, least = {}, 0.0
-    for rank, key in enumerate(sorted(p_values, key=p_values.__getitem__)):
-        least = min(max(least, p_values[key] * (len(p_values) - rank)), 1.0)
-        adjusted[key] = least
-    return {key: adjusted[key] for key in p_values}
 
 
 def decimals(figure: Figure) -> int:
@@ -176,6 +163,12 @@ def probability(p: float | None) -> str:
     if p is None:
         return ""
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def test_name(test: Test | None) -> str:
+    """Return what a p-value was made by, in words."""
+    names = {"mcnemar": "McNemar's exact test", "newcombe": "Newcombe's interval", "sign": "sign test"}
+    return {**names, "t": "Student's t-test", "welch": "Welch's t-test"}.get(test or "", "")
 
 
 def listed(words: Sequence[str], conjunction: str = "and") -> str:

@@ -149,22 +149,21 @@ def show_matrices(out: Console, result: EvaluationResult) -> None:
 
 def verdict(difference: Difference | None, no_interval: str = "no interval") -> str:
     """Say in words what a difference of tuned and base means; `no_interval`, where it has none."""
-    from ftengine.api.figures import known, probability
+    from ftengine.api.figures import ends, known, probability
+    from ftengine.evaluation import is_beyond_chance, near_end
 
     if not known(difference):
         return ""
-    low, high, p = difference.low, difference.high, difference.p
+    if ends(difference) is None or difference.p is None:
+        return no_interval
+    if not is_beyond_chance(difference):
+        # Of proportions that few examples changed, p may say so where the interval does not.
+        return "no difference beyond chance" + (f" ({probability(difference.p)})" if near_end(difference) else "")
     if difference.better is not None:
         word = "better" if difference.better else "worse"
-    elif low is None or high is None or p is None:
-        return no_interval
-    elif low <= 0 <= high:
-        return "no difference beyond chance"
-    elif p > 0.05:  # of proportions that few examples changed
-        return f"no difference beyond chance ({probability(p)})"
     else:  # the evaluator does not say which direction is good
-        word = "higher" if low > 0 else "lower"
-    return f"{word} ({probability(p) or 'p –'})"
+        word = "higher" if difference.value > 0 else "lower"
+    return f"{word} ({probability(difference.p)})"
 
 
 def _told(metric: Metric | None, figure: Estimate | None) -> str:

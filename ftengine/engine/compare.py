@@ -13,8 +13,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from ftengine.api import Estimate, Listener, SilentListener
-from ftengine.api.figures import ends, few_groups, holm, sample_size
+from ftengine.api import Difference, Estimate, Listener, SilentListener
+from ftengine.api.figures import ends, few_groups, sample_size
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import PreparedData, ReadyTask, held_out, prepare_data
@@ -27,17 +27,16 @@ from ftengine.engine.subprocess_runs import (
     train_unfinished,
 )
 from ftengine.errors import InputError, RunError
+from ftengine.evaluation import holm, is_beyond_chance
 from ftengine.evaluation.differences import compare
 from ftengine.evaluation.results import Measured, exact_of
 from ftengine.evaluation.stored import measure_again, same_examples, stored, validation_of
 from ftengine.run.directory import RunDirectory
-from ftengine.run.evaluation_result import Estimates, SliceDifference, UndefinedAsNan
+from ftengine.run.evaluation_result import Estimates, UndefinedAsNan
 from ftengine.run.recipe import Recipe
 from ftengine.run.record import Part, Record
 from ftengine.run.records import EvaluationResult, TrainingResult
 
-LEVEL = 0.05
-"""Adjusted p-values up to this support a difference."""
 SECTION = "train."
 """Keys of the recipe that may differ between strategies: a learning rate that suits one does not suit another."""
 
@@ -72,19 +71,16 @@ class Contender(Part):
 
 
 @dataclass(frozen=True)
-class PairDifference(SliceDifference):
+class PairDifference(Difference):
     """The first strategy minus the second; `p_adjusted` is for all pairs (Holm), `supported` by the data or not."""
 
     first: str = ""
     second: str = ""
     supported: bool = False
 
-    def turned(self) -> PairDifference:
+    def negated(self) -> PairDifference:
         """Return the second strategy minus the first."""
-        low, high = (None if end is None else 0.0 - end for end in (self.high, self.low))
-        better = None if self.better is None else not self.better
-        first, second = self.second, self.first
-        return replace(self, value=0.0 - self.value, low=low, high=high, better=better, first=first, second=second)
+        return replace(super().negated(), first=self.second, second=self.first)
 
 
 class Comparison(Record):
@@ -313,9 +309,9 @@ def pair_differences(contenders: Sequence[Child], measured: Sequence[Measured], 
         same = first.predictions.equals(second.predictions)
         difference = compare(second.figures, first.figures, exact_of(second, first), same=same)[metric]
         found.append(PairDifference(**vars(difference), first=a.label, second=b.label))
-    for i, p in holm({i: one.p for i, one in enumerate(found) if one.p is not None}).items():
-        low, high = ends(found[i]) or (0.0, 0.0)
-        found[i] = replace(found[i], p_adjusted=p, supported=not low <= 0 <= high and p <= LEVEL)
+    for i, p in holm({i: one.p for i, one in enumerate(found)}).items():
+        adjusted = replace(found[i], p_adjusted=p)
+        found[i] = replace(adjusted, supported=is_beyond_chance(adjusted))
     return found
 
 
@@ -370,7 +366,7 @@ def statement(
 
 def _told(one: PairDifference, p: str, best: str | None) -> str:
     """Say what lies between two strategies."""
-    one = one.turned() if one.second == best else one
+    one = one.negated() if one.second == best else one
     found = ends(one)
     if found is None or one.p_adjusted is None:
         return f"{one.first} and {one.second}: too few examples to tell"

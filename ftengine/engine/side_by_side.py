@@ -147,7 +147,7 @@ def _with_interval(figure: Figure | None, *, sign: bool = False) -> str:
 
 def _row(pair: PairDifference, reference: str) -> tuple[str, ...]:
     """Return a row of the table: the other run minus the reference."""
-    one = pair.turned() if pair.first == reference else pair
+    one = pair.negated() if pair.first == reference else pair
     said = {True: "▲ better", False: "▼ worse", None: "○ not beyond chance"}[one.better if one.supported else None]
     sure = interval(one, sign=True) or "too few examples to tell", probability(one.p_adjusted) or "too few examples"
     return (one.first, plain(one, sign=True), *sure, said)

@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
+from scipy.special import stdtrit
 
 from ftengine.api import Difference, Evaluator, Rows, overrides
+from ftengine.evaluation.chance import is_beyond_chance
 from ftengine.evaluation.figures import Figure, by_resample
 from ftengine.evaluation.intervals import (
     CONFIDENCE,
@@ -23,9 +25,8 @@ from ftengine.evaluation.intervals import (
     subtracted_interval,
     wilson,
 )
-from ftengine.evaluation.significance import detectable, t_p
+from ftengine.evaluation.significance import PValue, detectable, student, t_test
 from ftengine.evaluation.weights import Weights
-from ftengine.run.evaluation_result import Gap as GapFigure
 
 HALVINGS = 40
 
@@ -33,7 +34,7 @@ HALVINGS = 40
 def compare(
     base: Mapping[str, Figure],
     tuned: Mapping[str, Figure],
-    exact: Mapping[str, float] | None = None,
+    exact: Mapping[str, PValue] | None = None,
     *,
     same: bool = False,
 ) -> dict[str, Difference]:
@@ -45,7 +46,7 @@ def compare(
 
     Args:
         base, tuned: of the same examples, with the same weights.
-        exact: by metric the p-value of an exact test, where there is one.
+        exact: by metric an exact test, where there is one.
         same: whether the two predict the same of every example. Equal figures do not say so: two models that are right
             on the same 27 of 30 may differ on others, which the intervals of proportions allow for.
     """
@@ -53,25 +54,32 @@ def compare(
 
 
 def beyond_baseline(
-    evaluator: Evaluator, rows: Rows, weights: Weights, figures: Mapping[str, Figure]
+    evaluator: Evaluator, rows: Rows, weights: Weights, figures: Mapping[str, Figure], levels: Mapping[str, float]
 ) -> dict[str, Difference]:
     """Return figures of one model minus what always giving one answer comes to, by metric, paired by example.
 
-    Arguments are as of `measure`; {} where the evaluator does not measure the answer.
+    Other arguments are as of `measure`.
+
+    Args:
+        levels: by metric what that answer comes to. Where the evaluator does not measure it on each resample, it does
+            not depend on which examples were drawn.
     """
-    if not overrides(evaluator, "baseline_resamples") or not len(weights):
-        return {}
     answers = {}
-    for name, (value, drawn) in by_resample(partial(evaluator.baseline_resamples, rows), weights).items():
-        one = figures[name]
-        interval: Interval = (None, None)
-        if one.trials is not None:
-            interval = score_interval(value, drawn, one.trials, one.size, one.freedom)
-        answers[name] = replace(one, value=value, resampled=drawn, interval=interval, scored=one.trials is not None)
+    for name, level in levels.items():
+        if (one := figures.get(name)) is not None:
+            fixed = np.full_like(one.resampled, level)
+            answers[name] = replace(one, value=level, resampled=fixed, interval=(level, level))
+    if overrides(evaluator, "baseline_resamples") and len(weights):
+        for name, (value, drawn) in by_resample(partial(evaluator.baseline_resamples, rows), weights).items():
+            one = figures[name]
+            interval: Interval = (None, None)
+            if one.trials is not None:
+                interval = score_interval(value, drawn, one.trials, one.size, one.freedom)
+            answers[name] = replace(one, value=value, resampled=drawn, interval=interval, scored=one.trials is not None)
     return {name: one for name, one in compare(answers, figures).items() if math.isfinite(one.value)}
 
 
-def _difference(base: Figure, tuned: Figure, exact: float | None, same: bool) -> Difference:
+def _difference(base: Figure, tuned: Figure, exact: PValue | None, same: bool) -> Difference:
     n, size = tuned.rows or tuned.n, min(base.size, tuned.size)
     value = float(_subtract(np.asarray(tuned.value), np.asarray(base.value), n))
     if math.isnan(value):
@@ -85,18 +93,18 @@ def _difference(base: Figure, tuned: Figure, exact: float | None, same: bool) ->
         interval = subtracted_interval(base.value, tuned.value, base.interval, tuned.interval, r)
     else:
         interval = percentile_interval(resampled, size)
-    p = t_p(value, resampled, size) if exact is None else exact
-    better = beyond_chance(*interval, p, tuned.metric.higher_is_better)
-    return Difference(value, *interval, p, better, detectable(resampled, size))
+    tested = exact or t_test(value, resampled, size)
+    return _judged(value, interval, tested, tuned.metric.higher_is_better, detectable(resampled, size))
 
 
-def beyond_chance(low: float | None, high: float | None, p: float | None, higher_is_better: bool | None) -> bool | None:
-    """Return the verdict on a difference; both the interval and the p-value must exclude zero."""
-    if low is None or high is None or p is None or higher_is_better is None:
-        return None
-    if low <= 0 <= high or p > 1 - CONFIDENCE:
-        return None
-    return (low > 0) == higher_is_better
+def _judged(
+    value: float, interval: Interval, tested: PValue | None, higher: bool | None, least: float | None = None
+) -> Difference:
+    """Return a difference, and whether it is for the better; `least` is the smallest that would be detected."""
+    p, test = tested or (None, None)
+    found = Difference(value, *interval, p, None, least, test)
+    better = None if higher is None or not is_beyond_chance(found) else (value > 0) == higher
+    return replace(found, better=better)
 
 
 def _subtract(tuned: np.ndarray, base: np.ndarray, n: int) -> np.ndarray:
@@ -116,6 +124,7 @@ class Gap:
             where they are none.
         error: the standard error of the gap, and its degrees of freedom; None where nothing varies.
         correlation: of the two proportions; not 0 where the same examples are on both sides.
+        error_test: what the standard error is tested by.
     """
 
     value: float
@@ -124,6 +133,7 @@ class Gap:
     trials: tuple[tuple[float, float], tuple[float, float]] | None
     error: tuple[float, float] | None
     correlation: float = 0.0
+    error_test: Literal["t", "welch"] = "welch"
 
     def interval(self, confidence: float = CONFIDENCE) -> Interval:
         """Return Newcombe's interval where the figures are proportions, else Welch's t interval."""
@@ -137,25 +147,23 @@ class Gap:
         half = float(stdtrit(freedom, (1 + confidence) / 2)) * error
         return self.value - half, self.value + half
 
-    def p(self) -> float | None:
-        """Return the two-sided p-value of no gap: the level at which the interval just reaches zero."""
+    def test(self) -> PValue | None:
+        """Test that there is no gap: the level at which the interval just reaches zero."""
         if self.trials is None:
-            if self.error is None:
-                return None
-            error, freedom = self.error
-            return 2 * float(stdtr(freedom, -abs(self.value) / error))
+            return None if self.error is None else student(self.value / self.error[0], self.error[1], self.error_test)
         if self.value == 0:
-            return 1.0
+            return PValue(1.0, "newcombe")
         inside, outside = 1.0, 0.0  # confidences whose interval holds zero, and does not
         for _ in range(HALVINGS):
             middle = (inside + outside) / 2
             low, high = self.interval(middle)
             holds = low is None or high is None or low <= 0 <= high
             inside, outside = (middle, outside) if holds else (inside, middle)
-        return 1 - outside
+        return PValue(1 - outside, "newcombe")
 
-    def figure(self, confidence: float = CONFIDENCE) -> GapFigure:
-        return GapFigure(self.value, *self.interval(confidence), self.p())
+    def difference(self, confidence: float = CONFIDENCE, higher_is_better: bool | None = None) -> Difference:
+        """Return it as a record has it; without a direction it is neither better nor worse."""
+        return _judged(self.value, self.interval(confidence), self.test(), higher_is_better)
 
 
 def gap_between(first: Figure | None, second: Figure | None, *, overlap: bool = False) -> Gap | None:
@@ -181,10 +189,32 @@ def gap_between(first: Figure | None, second: Figure | None, *, overlap: bool = 
     if overlap:
         rows = max(side.rows or side.n for side in sides)
         error = standard_error(_subtract(second.resampled, first.resampled, rows), least)
-        return Gap(value, first.value, second.value, None, None if error is None else (error, least - 1))
+        of_error = None if error is None else (error, least - 1)
+        return Gap(value, first.value, second.value, None, of_error, error_test="t")
     parts = [((standard_error(figure.resampled, figure.size) or 0.0) ** 2, figure.size) for figure in sides]
     varied = sum(part for part, _ in parts)
     if varied == 0 or least < 2:
         return Gap(value, first.value, second.value, None, None)
     freedom = varied**2 / sum(part**2 / (n - 1) for part, n in parts)
     return Gap(value, first.value, second.value, None, (math.sqrt(varied), freedom))
+
+
+def gaps_between(first: Mapping[str, Figure], second: Mapping[str, Figure]) -> dict[str, Difference]:
+    """Return second minus first by metric, of different examples; `better` is where that is wanted."""
+    gaps = {name: gap_between(first.get(name), figure) for name, figure in second.items()}
+    better = {name: figure.metric.higher_is_better for name, figure in second.items()}
+    return {name: gap.difference(higher_is_better=better[name]) for name, gap in gaps.items() if gap is not None}
+
+
+def difference_of_differences(
+    first: Mapping[str, Difference], second: Mapping[str, Difference]
+) -> dict[str, Difference]:
+    """Return second minus first of differences on different examples, from their intervals; it has no test."""
+    found = {}
+    for name, one in second.items():
+        other = first.get(name)
+        if other is not None and math.isfinite(one.value - other.value):
+            sides = (other.low, other.high), (one.low, one.high)
+            interval = subtracted_interval(other.value, one.value, *sides, 0.0)
+            found[name] = Difference(one.value - other.value, *interval, None, None)
+    return found

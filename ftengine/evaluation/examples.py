@@ -11,7 +11,7 @@ from ftengine.api import Example, ExampleScores, find_personal, overrides, redac
 from ftengine.data.encoding import EncodedSplit
 from ftengine.evaluation.figures import Figure
 from ftengine.evaluation.plan import EvalSet, answer_keys
-from ftengine.evaluation.significance import mcnemar
+from ftengine.evaluation.significance import PValue, mcnemar
 from ftengine.evaluation.table import Predictions
 from ftengine.evaluation.weights import Weights
 
@@ -31,15 +31,15 @@ def scored_by(base: Mapping[str, ExampleScores], tuned: Mapping[str, ExampleScor
     return next(iter([*decided, *scored]), None)
 
 
-def exact_p(
+def exact_test(
     base: ExampleScores | None,
     tuned: ExampleScores | None,
     weights: Weights,
     seen: np.ndarray,
     before: Mapping[str, Figure],
     after: Mapping[str, Figure],
-) -> dict[str, float]:
-    """Return McNemar's p-value for each metric that is the share of right answers; {} where there is none.
+) -> dict[str, PValue]:
+    """Return McNemar's test for each metric that is the share of right answers; {} where there is none.
 
     Args:
         base, tuned: of n examples; None where they are not judged.
@@ -54,7 +54,8 @@ def exact_p(
         return {}
     shares = [side.right.mean() for side in sides]  # nan, which is close to nothing, where one is neither
     names = [name for name in before if name in after]
-    return {n: found["p"] for n in names if np.allclose([before[n].value, after[n].value], shares, rtol=0, atol=1e-9)}
+    exact = PValue(found["p"], "mcnemar")
+    return {n: exact for n in names if np.allclose([before[n].value, after[n].value], shares, rtol=0, atol=1e-9)}
 
 
 def most_changed(base: ExampleScores, tuned: ExampleScores, duplicates: np.ndarray) -> tuple[list[int], list[int]]:

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Baseline, Difference, Display, Evaluator, ExampleScores, Labels, overrides
-from ftengine.evaluation.differences import beyond_baseline, beyond_chance, compare, gap_between
-from ftengine.evaluation.examples import answers_to_read, exact_p, scored_by, single_examples
+from ftengine.api import Baseline, Display, Evaluator, ExampleScores, Labels, overrides
+from ftengine.evaluation.differences import beyond_baseline, compare, difference_of_differences, gaps_between
+from ftengine.evaluation.examples import answers_to_read, exact_test, scored_by, single_examples
 from ftengine.evaluation.figures import Figure, declarations, details, estimates, measure
 from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, Probe
 from ftengine.evaluation.runner import EvalResult
-from ftengine.evaluation.significance import mcnemar
+from ftengine.evaluation.significance import PValue, mcnemar
 from ftengine.evaluation.slices import Side, slice_reports
 from ftengine.evaluation.table import Predictions
 from ftengine.evaluation.weights import Weights
@@ -52,7 +52,8 @@ class Measured:
         self.figures |= figures
         facts, displays = details(evaluator, rows, own)
         if (baseline := Baseline.of(facts)) is not None:
-            facts |= [baseline.model_copy(update={"gains": beyond_baseline(evaluator, rows, own, figures)}).fact()]
+            gains = beyond_baseline(evaluator, rows, own, figures, baseline.figures)
+            facts |= [baseline.model_copy(update={"gains": gains}).fact()]
         if facts:
             self.details[evaluator.name] = facts
         self.displays += displays
@@ -129,7 +130,8 @@ def _report(plan: EvalPlan, before: Mapping[str, Measured], after: Mapping[str, 
         base, clean = before[held.name], after[held.name]
         found = {**compared(base, clean), "paired": paired(base, clean), "slices": _slices(plan, held, base, clean)}
     if plan.training is not None:
-        found["training"] = _training(before[plan.training.name], after[plan.training.name])
+        sides = before[plan.training.name], after[plan.training.name]
+        found["training"] = _training(*sides, None if held is None else (before[held.name], after[held.name]))
     return record.EvaluationResult(
         split=plan.split,
         metrics=declarations(one.figures for one in reversed(list(after.values()))),
@@ -153,13 +155,13 @@ def compared(base: Measured, tuned: Measured) -> dict[str, Any]:
     }
 
 
-def exact_of(base: Measured, tuned: Measured) -> dict[str, float]:
-    """Return McNemar's p-value for each metric that is the share of right answers; {} where there is none."""
+def exact_of(base: Measured, tuned: Measured) -> dict[str, PValue]:
+    """Return McNemar's test for each metric that is the share of right answers; {} where there is none."""
     name = scored_by(base.scores, tuned.scores)
     if name is None:
         return {}
     scores, weights = (base.scores[name], tuned.scores[name]), tuned.predictions.weights(0, 0)
-    return exact_p(*scores, weights, tuned.seen[name], base.figures, tuned.figures)
+    return exact_test(*scores, weights, tuned.seen[name], base.figures, tuned.figures)
 
 
 def paired(base: Measured, tuned: Measured) -> record.Paired | None:
@@ -182,8 +184,8 @@ def _slices(plan: EvalPlan, held: EvalSet, base: Measured, tuned: Measured) -> d
     )
 
 
-def _training(base: Measured, tuned: Measured) -> record.OnTraining:
-    """Return what is known of the sample of training rows."""
+def _training(base: Measured, tuned: Measured, held: tuple[Measured, Measured] | None) -> record.OnTraining:
+    """Return what is known of the sample of training rows; `held` is base and tuned model on the held-out ones."""
     name, judged = scored_by(tuned.scores, tuned.scores), None
     if name is not None:
         columns = tuned.scores[name].score, tuned.scores[name].right, tuned.predictions.columns["place"]
@@ -193,6 +195,11 @@ def _training(base: Measured, tuned: Measured) -> record.OnTraining:
         )
         judged = record.Judged(evaluator=name, rows=tuple(rows))
     figures = {what: found for what, found in compared(base, tuned).items() if what in record.OnTraining.model_fields}
+    if held is not None:
+        figures["base_gap"], figures["gap"] = (
+            gaps_between(new.figures, seen.figures) for new, seen in zip(held, (base, tuned), strict=True)
+        )
+        figures["grown"] = difference_of_differences(compared(*held)["difference"], figures["difference"])
     return record.OnTraining(n=len(tuned.predictions), **figures, judged=judged)
 
 
@@ -207,7 +214,7 @@ def _probe(
     if probe.contrast is not None:
         held = {"base": before[probe.contrast.name].figures, "tuned": after[probe.contrast.name].figures}
         beside["held_out"] = {side: estimates(figures) for side, figures in held.items()}
-        beside["against"] = _against(held["tuned"], tuned.figures)
+        beside["against"] = gaps_between(held["tuned"], tuned.figures)
     beside |= compared(base, tuned)
     return record.Probe(kind=probe.kind, name=probe.name, data=probe.data, examples=len(tuned.predictions), **beside)
 
@@ -218,13 +225,3 @@ def _benchmark(asked: Benchmark, base: Measured, tuned: Measured) -> record.Prob
         rows, wanted = tuned.predictions.columns["row"].tolist(), f"the {len(base.predictions):,} of {asked.data!r}"
         raise wrong(asked.asker, "ask_models", rows, f"{wanted} as of the base")
     return record.Probe(kind="benchmark", name=asked.asker.name, data=asked.data, examples=n, **compared(base, tuned))
-
-
-def _against(first: Mapping[str, Figure], second: Mapping[str, Figure]) -> dict[str, Difference]:
-    """Return second minus first of different examples; `better` is where the gap is beyond chance and wanted."""
-    found = {}
-    for name, figure in second.items():
-        if (gap := gap_between(first.get(name), figure)) is not None:
-            ends = *gap.interval(), gap.p()
-            found[name] = Difference(gap.value, *ends, beyond_chance(*ends, figure.metric.higher_is_better))
-    return found

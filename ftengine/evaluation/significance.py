@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import bdtr, stdtr, stdtrit
 
 from ftengine.api import ExampleScores
+from ftengine.api.evaluator import Test
 from ftengine.evaluation.intervals import CONFIDENCE, standard_error
 from ftengine.evaluation.weights import Weights
 
@@ -16,19 +17,31 @@ POWER = 0.8
 """How often a test should find a difference that is called detectable."""
 
 
-def t_p(value: float, resampled: np.ndarray, n: float) -> float | None:
-    """Return the two-sided p-value of a difference being zero by Student's t on its bootstrap standard error.
+class PValue(NamedTuple):
+    """A two-sided p-value of no difference, and the test that it is from."""
 
-    Of rows in groups, n is what the groups are worth, and the test is a cluster-robust one. It has no least value, as a
-    share of resamples has, so that it can be adjusted for many tests. Where resamples do not vary, every example
+    p: float
+    test: Test
+
+
+def t_test(value: float, resampled: np.ndarray, n: float) -> PValue | None:
+    """Test whether a difference is zero by Student's t on its bootstrap standard error.
+
+    Of rows in groups, n is what the groups are worth, and the test is a cluster-robust one. Its p has no least value,
+    as a share of resamples has, so that it can be adjusted for many tests. Where resamples do not vary, every example
     differs by the same: then it is the sign test's, 2^(1 - n).
     """
     if n < 2 or math.isnan(value) or np.isnan(resampled).all():
         return None
     if value == 0:
-        return 1.0
+        return PValue(1.0, "t")
     error = standard_error(resampled, n)
-    return 2.0 ** (1 - n) if error is None else 2 * float(stdtr(n - 1, -abs(value) / error))
+    return PValue(2.0 ** (1 - n), "sign") if error is None else student(value / error, n - 1, "t")
+
+
+def student(t: float, freedom: float, test: Test) -> PValue:
+    """Return the two-sided p-value of Student's t."""
+    return PValue(2 * float(stdtr(freedom, -abs(t))), test)
 
 
 def detectable(resampled: np.ndarray, n: float) -> float | None:

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Difference, Evaluator, ExampleScores, Rows
-from ftengine.api.figures import FEW_GROUPS, holm
+from ftengine.api.figures import FEW_GROUPS
 from ftengine.data.read import Rows as DataRows
 from ftengine.errors import RecipeError, did_you_mean
+from ftengine.evaluation.chance import holm
 from ftengine.evaluation.differences import Gap, compare, gap_between
-from ftengine.evaluation.examples import exact_p
+from ftengine.evaluation.examples import exact_test
 from ftengine.evaluation.figures import Figure, estimates, measure
 from ftengine.evaluation.intervals import CONFIDENCE
 from ftengine.evaluation.table import equal
 from ftengine.evaluation.weights import Weights
-from ftengine.run.evaluation_result import USUAL, Slice, SlicedColumn, SliceDifference
-from ftengine.run.evaluation_result import Gap as GapFigure
+from ftengine.run.evaluation_result import USUAL, Slice, SlicedColumn
 
 MOST_VALUES = 50
 """Values of a column that become slices, the most frequent ones; the examples of all others are counted together."""
@@ -93,8 +93,8 @@ def slice_reports(
     quick = evaluator.for_slices()
     sides = {"base": base, "tuned": tuned}
     divided = [_Divided(name, values, quick, sides, weights, small) for name, values in columns.items()]
-    gaps = _adjusted({one.question(i): gap.p for one in divided for i, gap in one.gaps.items()})
-    tests = _adjusted({(one.column, i): p for one in divided for i, p in one.tests().items()})
+    gaps = holm({one.question(i): gap.p for one in divided for i, gap in one.gaps.items()})
+    tests = holm({(one.column, i): p for one in divided for i, p in one.tests().items()})
     return {one.column: one.report(gaps, tests) for one in divided}
 
 
@@ -131,7 +131,7 @@ class _Divided:
         self.differences = [self._compared(i) for i in every]
         known = {i: gap for i in every if not self.small[i] and (gap := self._gap("tuned", i)) is not None}
         confidence = 1 - (1 - CONFIDENCE) / (1 if self.two else max(1, len(known)))
-        self.gaps = {i: gap.figure(confidence) for i, gap in known.items()}
+        self.gaps = {i: gap.difference(confidence) for i, gap in known.items()}
 
     def question(self, number: int) -> Question:
         """Return what a slice's gap asks: where two slices are all that there is, both ask the same."""
@@ -154,13 +154,12 @@ class _Divided:
             metric=self.metric,
             slices=tuple(self._slice(i, found.get(i), tests.get((self.column, i))) for i in order),
             worst=None if worst is None else self.names[worst],
-            gap=None if worst is None else replace(found[worst], p=found[worst].p_adjusted),
-            base_gap=None if before is None else before.figure(),
+            base_gap=None if before is None else before.difference(),
             left_out=self.left_out,
         )
 
-    def _slice(self, number: int, gap: GapFigure | None, p_adjusted: float | None) -> Slice:
-        differences = {name: SliceDifference(**vars(one)) for name, one in self.differences[number].items()}
+    def _slice(self, number: int, gap: Difference | None, p_adjusted: float | None) -> Slice:
+        differences = dict(self.differences[number])
         if self.metric in differences:
             differences[self.metric] = replace(differences[self.metric], p_adjusted=p_adjusted)
         return Slice(
@@ -179,7 +178,7 @@ class _Divided:
         exact = {}
         if metric is not None:
             base, tuned = self._sides["base"].scores, self._sides["tuned"].scores
-            exact = exact_p(base, tuned, self._weights, inside, {metric: before[metric]}, {metric: after[metric]})
+            exact = exact_test(base, tuned, self._weights, inside, {metric: before[metric]}, {metric: after[metric]})
         rows = ({name: column[inside] for name, column in self._sides[side].rows.items()} for side in ("base", "tuned"))
         return compare(before, after, exact, same=equal(*rows))
 
@@ -202,8 +201,3 @@ class _Divided:
         end = gap.high if self.higher_is_better else gap.low
         value = gap.value if end is None else end
         return end is None, value if self.higher_is_better else -value
-
-
-def _adjusted(p_values: Mapping[Question, float | None]) -> dict[Question, float]:
-    """Return p-values adjusted by Holm's method, those that are unknown left out."""
-    return holm({question: p for question, p in p_values.items() if p is not None})

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from ftengine.api import figures, redact
+from ftengine.evaluation import is_beyond_chance
 from ftengine.report.charts import together
 from ftengine.report.draw import draw, interval_plot
 from ftengine.report.sections import Section, beside, heading, sections
@@ -108,6 +109,7 @@ def _environment() -> Environment:
     }
     environment.globals |= {"pair_plot": interval_plot, "draw": draw, "known": figures.known}
     environment.globals |= {"at_zero": figures.at_zero, "no_interval": figures.no_interval}
+    environment.globals |= {"is_beyond_chance": is_beyond_chance, "test_name": figures.test_name}
     return environment
 
 

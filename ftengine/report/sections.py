@@ -10,6 +10,7 @@ import yaml
 
 from ftengine.api import Baseline, Display, LineChart, Table
 from ftengine.api.figures import counted, sample_size
+from ftengine.evaluation import is_beyond_chance
 from ftengine.report.charts import learning_rate, losses, trade_off
 from ftengine.report.draw import merge_charts
 from ftengine.report.text import NOTHING, duration, number, size, speed
@@ -17,8 +18,6 @@ from ftengine.run.evaluation_result import ChangedExample, Slice, SlicedColumn
 from ftengine.run.record import flat
 from ftengine.run.records import RunRecords
 
-BEYOND_CHANCE = 0.05
-"""Adjusted p-values up to this say that a slice is behind, as in the verdict."""
 MOST_FACTS = 40
 """Facts of an evaluator that a page shows."""
 
@@ -131,10 +130,9 @@ def _slices(run: RunRecords) -> list[dict[str, Any]]:
 
 
 def _is_behind(one: Slice, column: SlicedColumn, higher_is_better: bool | None) -> bool:
-    gap = one.gap
-    if gap is None or gap.p_adjusted is None or column.is_usual(one):
+    if one.gap is None or column.is_usual(one):
         return False
-    return gap.p_adjusted <= BEYOND_CHANCE and (gap.value < 0) == higher_is_better
+    return is_beyond_chance(one.gap) and (one.gap.value < 0) == higher_is_better
 
 
 INTROS = {

@@ -23,24 +23,6 @@ class MeasuredMetric(Metric):
     evaluator: str = ""
 
 
-@dataclass(frozen=True)
-class SliceDifference(Difference):
-    """Tuned minus base within a slice; `p_adjusted` for all slices of all columns (Holm), None where not tested."""
-
-    p_adjusted: float | None = None
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A figure minus that of all other examples, with its interval, its p, and that adjusted for all slices."""
-
-    value: float
-    low: float | None
-    high: float | None
-    p: float | None
-    p_adjusted: float | None = None
-
-
 AnyFigure = TypeVar("AnyFigure")
 UndefinedAsNan = Annotated[AnyFigure, BeforeValidator(_undefined)]
 Estimates = dict[str, UndefinedAsNan[Estimate]]
@@ -88,25 +70,37 @@ class Judged(Part):
 
 
 class OnTraining(Part):
-    """Figures on a sample of n training rows; older runs have no differences of them."""
+    """Figures on a sample of n training rows.
+
+    Args:
+        gap, base_gap: of the tuned model and its base, the figure on training rows minus that on held-out ones.
+        grown: by how much more tuning changed a figure on training rows than on held-out ones.
+    """
 
     n: int
     base: Estimates
     tuned: Estimates
     difference: Differences = Field(default_factory=dict)
+    gap: Differences = Field(default_factory=dict)
+    base_gap: Differences = Field(default_factory=dict)
+    grown: Differences = Field(default_factory=dict)
     judged: Judged | None = None
 
 
 class Slice(Part):
-    """The examples of one value of a column; `small` ones are not compared with the others."""
+    """The examples of one value of a column; `small` ones are not compared with the others.
+
+    `difference` is tuned minus base within it, `gap` the tuned model's figure minus that of all other examples; their
+    `p_adjusted` is for all slices of all columns, None where they are not tested.
+    """
 
     value: str
     examples: int
     small: bool
     base: Estimates
     tuned: Estimates
-    difference: dict[str, UndefinedAsNan[SliceDifference]]
-    gap: Gap | None = None
+    difference: Differences
+    gap: Difference | None = None
 
 
 USUAL = 0.9
@@ -119,15 +113,14 @@ class SlicedColumn(Part):
     Args:
         metric: what gaps are of; None where nothing says what is worse.
         slices: the one most surely behind first, those not compared last.
-        worst: the first that does not hold nearly all examples; `gap` is its gap, `base_gap` that of the base there.
+        worst: the first that does not hold nearly all examples; `base_gap` is the gap of the base there.
         left_out: examples with other values.
     """
 
     metric: str | None
     slices: tuple[Slice, ...]
     worst: str | None = None
-    gap: Gap | None = None
-    base_gap: Gap | None = None
+    base_gap: Difference | None = None
     left_out: int = 0
 
     @property

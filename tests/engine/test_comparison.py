@@ -185,7 +185,7 @@ def test_a_run_of_another_recipe_or_of_other_data_is_not_gone_on_with(chat_recip
 
 
 def difference(first, second, value, low, high, p, better, supported):
-    return PairDifference(value, low, high, p, better, None, p, first, second, supported=supported)
+    return PairDifference(value, low, high, p, better, None, "t", p, first, second, supported=supported)
 
 
 def test_the_statement_names_who_wins_by_how_much():

@@ -102,6 +102,12 @@ def test_a_sample_of_training_is_measured_too(sliced_run):
     assert np.mean(right) == pytest.approx(training["tuned"]["accuracy"]["value"])
     change = training["tuned"]["accuracy"]["value"] - training["base"]["accuracy"]["value"]
     assert training["difference"]["accuracy"]["value"] == pytest.approx(change)
+    for gap, side in (("gap", "tuned"), ("base_gap", "base")):
+        lead = training[side]["accuracy"]["value"] - sliced_run.evaluation[side]["accuracy"]["value"]
+        assert training[gap]["accuracy"]["value"] == pytest.approx(lead)
+        assert training[gap]["accuracy"]["test"] == "newcombe"
+    grown = change - sliced_run.evaluation["difference"]["accuracy"]["value"]
+    assert training["grown"]["accuracy"]["value"] == pytest.approx(grown)
 
 
 def test_the_paired_table_adds_up_to_both_accuracies(sliced_run):

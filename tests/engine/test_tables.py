@@ -134,6 +134,7 @@ def test_the_pair_is_tested_by_mcnemar_on_distinct_examples(run, tables):
     assert (paired["only_base"], paired["only_tuned"]) == (only_base, only_tuned)
     p = stats.binomtest(only_base, only_base + only_tuned).pvalue
     assert run.evaluation["difference"]["accuracy"]["p"] == paired["p"] == pytest.approx(p)
+    assert [run.evaluation["difference"][name]["test"] for name in ("accuracy", "macro_f1")] == ["mcnemar", "t"]
 
 
 def test_disturbed_input_is_tested_by_mcnemar_on_distinct_examples(run, tables):
@@ -143,7 +144,8 @@ def test_disturbed_input_is_tested_by_mcnemar_on_distinct_examples(run, tables):
     lost, won = int((clean & ~noisy).sum()), int((~clean & noisy).sum())
     (probe,) = run.evaluation["probes"]
     assert lost != won
-    assert probe["against"]["accuracy"]["p"] == pytest.approx(stats.binomtest(lost, lost + won).pvalue)
+    against = probe["against"]["accuracy"]
+    assert (against["p"], against["test"]) == (pytest.approx(stats.binomtest(lost, lost + won).pvalue), "mcnemar")
 
 
 def test_gaps_of_slices_are_newcombes_and_agree_with_fishers_test(run, tables):

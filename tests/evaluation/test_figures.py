@@ -10,13 +10,14 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from ftengine.api import Difference, Estimate, Evaluator, ExampleScores, Metric
-from ftengine.api.figures import against, few_groups, holm, too_few
+from ftengine.api.figures import against, few_groups, too_few
 from ftengine.errors import PluginError, RecipeError
+from ftengine.evaluation import holm
 from ftengine.evaluation.differences import Gap, compare, gap_between
 from ftengine.evaluation.figures import measure
 from ftengine.evaluation.intervals import percentile_interval, score_interval, subtracted_interval, wilson
 from ftengine.evaluation.plan import check_evaluators, check_metrics
-from ftengine.evaluation.significance import mcnemar, t_p
+from ftengine.evaluation.significance import PValue, mcnemar, t_test
 from ftengine.evaluation.weights import Weights
 
 
@@ -148,7 +149,7 @@ def test_a_gap_of_proportions_has_newcombes_interval(a, n, b, m):
     """Newcombe 1998, method 10; statsmodels has it."""
     gap = Gap(a / n - b / m, b / m, a / n, ((m, math.inf), (n, math.inf)), None)
     assert gap.interval() == pytest.approx(confint_proportions_2indep(a, n, b, m, method="newcomb"), abs=1e-12)
-    low, high = gap.interval(1 - gap.p())
+    low, high = gap.interval(1 - gap.test().p)
     assert min(abs(low), abs(high)) < 1e-5
 
 
@@ -171,7 +172,7 @@ def test_a_gap_of_means_is_welchs_t_test():
     x, y = normal(100) * 0.3 + 0.08, normal(200, 1) * 0.3
     gap = gap_between(figure(y, resamples=4000, seed=1), figure(x, resamples=4000))
     test = stats.ttest_ind(x, y, equal_var=False)
-    assert gap.p() == pytest.approx(test.pvalue, rel=0.25)
+    assert gap.test() == (pytest.approx(test.pvalue, rel=0.25), "welch")
     assert gap.interval() == pytest.approx(tuple(test.confidence_interval()), abs=0.006)
 
 
@@ -217,13 +218,13 @@ def test_an_exact_p_value_decides_in_the_bootstraps_place():
     """Five of a hundred differ, all in one direction: the bootstrap alone calls that beyond chance."""
     base, tuned = np.arange(100) >= 5, np.ones(100)
     assert difference(base, tuned, Share).better is True
-    exact = difference(base, tuned, Share, exact={"f": 0.0625})
-    assert (exact.p, exact.better) == (0.0625, None)
+    exact = difference(base, tuned, Share, exact={"f": PValue(0.0625, "mcnemar")})
+    assert (exact.p, exact.test, exact.better) == (0.0625, "mcnemar", None)
 
 
 def test_equal_models_do_not_differ_and_one_example_says_nothing():
     x = normal(100) * 1e6
-    assert difference(x, x) == Difference(0.0, 0.0, 0.0, 1.0, None)
+    assert difference(x, x) == Difference(0.0, 0.0, 0.0, 1.0, None, test="t")
     assert difference([3.0], [4.0]) == Difference(1.0, None, None, None, None)
     assert figure([3.0]).estimate == Estimate(3.0, None, None, 1)
 
@@ -254,11 +255,11 @@ def test_p_is_students_and_has_no_least_value():
     x = normal(200) + 0.15
     weights = Weights(np.arange(200), 0, 4000)
     resampled = weights.resample(lambda w: w @ x / w.sum(axis=1))
-    assert t_p(x.mean(), resampled, 200) == pytest.approx(stats.ttest_1samp(x, 0).pvalue, rel=0.3)
-    assert t_p(5 + x.mean(), resampled + 5, 200) < 1e-100
-    assert t_p(-1.0, np.full(100, -1.0), 50) == 2.0**-49
-    assert t_p(0.0, np.zeros(100), 50) == 1
-    assert t_p(1.0, np.ones(100), 1) is None
+    assert t_test(x.mean(), resampled, 200) == (pytest.approx(stats.ttest_1samp(x, 0).pvalue, rel=0.3), "t")
+    assert t_test(5 + x.mean(), resampled + 5, 200).p < 1e-100
+    assert t_test(-1.0, np.full(100, -1.0), 50) == (2.0**-49, "sign")
+    assert t_test(0.0, np.zeros(100), 50) == (1, "t")
+    assert t_test(1.0, np.ones(100), 1) is None
 
 
 def test_holm_equals_statsmodels():
@@ -325,9 +326,9 @@ def test_a_gap_within_groups_is_tested_as_paired():
         stats.ttest_rel(*(x[kind == k].reshape(50, 4).mean(axis=1) for k in (1, 0))),
     )
     assert 0.0005 < test.pvalue < 0.05
-    assert gap.p() == pytest.approx(test.pvalue, rel=0.25)
+    assert gap.test() == (pytest.approx(test.pvalue, rel=0.25), "t")
     assert gap.interval() == pytest.approx(tuple(test.confidence_interval()), abs=0.01)
-    assert gap_between(*sides).p() > 0.2
+    assert gap_between(*sides).test().p > 0.2
 
 
 def test_unequal_groups_are_worth_fewer_equal_ones():

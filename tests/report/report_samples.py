@@ -5,6 +5,8 @@ import json
 
 import yaml
 
+from ftengine.evaluation.intervals import subtracted_interval
+
 HOSTILE = (
     '</script><script>alert(1)</script>"><img src=x onerror=alert(2)>\'onclick="alert(3)" {{ 7 * 7 }} '
     "\u202egnp.exe\u202c\x00\x07\x1b[31m ]]>--> </style></title></textarea> &lt;b&gt; " + "W" * 200 + " \ud800"
@@ -26,10 +28,6 @@ METRICS = {
 
 def figure(value, half=0.03, n=400):
     return {"value": value, "low": round(value - half, 6), "high": round(value + half, 6), "n": n}
-
-
-def interval(value, half):
-    return {"value": value, "low": round(value - half, 6), "high": round(value + half, 6)}
 
 
 def change(value, half=0.03, better=True, p=0.002, detectable=0.05):
@@ -216,8 +214,7 @@ def everything():
         HOSTILE: {
             "metric": "accuracy",
             "worst": HOSTILE,
-            "gap": {"value": -0.3, "low": -0.42, "high": -0.17, "p": 0.004, "p_adjusted": 0.008},
-            "base_gap": {"value": -0.01, "low": -0.1, "high": 0.09, "p": 0.8},
+            "base_gap": change(-0.01, 0.09, None, 0.8),
             "left_out": 3,
             "slices": [
                 {
@@ -227,7 +224,7 @@ def everything():
                     "base": {"accuracy": figure(0.65, 0.1, count)},
                     "tuned": {"accuracy": figure(tuned, 0.04, count)},
                     "difference": {"accuracy": change(tuned - 0.65)},
-                    "gap": gap and interval(gap, 0.12) | {"p": 0.002, "p_adjusted": 0.004},
+                    "gap": gap and change(gap, 0.12, None) | {"p_adjusted": 0.004},
                 }
                 for value, count, tuned, gap in (
                     (HOSTILE, 90, 0.66, -0.3),
@@ -318,9 +315,43 @@ def everything():
     return files
 
 
+def minus(one, other, higher):
+    """Return the difference of two figures on different examples, as their intervals have it."""
+    if None in (one["value"], other["value"]):
+        return change(0) | dict.fromkeys(("value", "low", "high", "p", "better"))
+    sides = (other["low"], other["high"]), (one["low"], one["high"])
+    low, high = subtracted_interval(other["value"], one["value"], *sides, 0.0)
+    apart = low is not None and not low <= 0 <= high
+    value = round(one["value"] - other["value"], 6)
+    ends = {"low": low and round(low, 6), "high": high and round(high, 6)}
+    return {"value": value, **ends, "p": 0.001 if apart else 0.5, "better": (value > 0) == higher if apart else None}
+
+
+def complete(evaluation):
+    """Add what the engine makes of the figures: gaps to training rows, and gains over constant answers."""
+    if not isinstance(evaluation["metrics"].get("accuracy", {}), dict):  # damaged on purpose
+        return
+    better = {name: one.get("higher_is_better") for name, one in evaluation["metrics"].items()}
+    for told in evaluation["details"].get("tuned", {}).values():
+        if (best := told.get("baseline")) is not None:
+            for name, level in best["figures"].items():
+                if evaluation["tuned"].get(name, {}).get("value") is not None and name in better:
+                    level = {"value": level, "low": level, "high": level}
+                    gain = minus(evaluation["tuned"][name], level, better[name])
+                    best.setdefault("gains", {}).setdefault(name, gain)
+    if (seen := evaluation.get("training")) is not None:
+        for gaps, side in (("gap", "tuned"), ("base_gap", "base")):
+            held = evaluation[side]
+            seen[gaps] = {x: minus(one, held[x], better[x]) for x, one in seen[side].items() if x in held}
+        changed, held = seen.get("difference", {}), evaluation["difference"]
+        seen["grown"] = {x: minus(one, held[x], None) | {"p": None} for x, one in changed.items() if x in held}
+
+
 def write_run(folder, files):
     """Write a run's folder; a file that is None is left out."""
     files = copy.deepcopy(files)
+    if isinstance(files.get("evaluation"), dict):
+        complete(files["evaluation"])
     (folder / "adapter").mkdir(parents=True)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(files["recipe"], sort_keys=False, allow_unicode=True))
     for name in ("environment", "audit", "training", "evaluation", "examples"):

@@ -1,13 +1,13 @@
 """The verdict on runs written by hand: each thing that can be wrong is named, with its figure, and nothing else is."""
 
 import pytest
-from report_samples import METRICS, baseline, change, everything, figure, interval, write_run
+from report_samples import METRICS, baseline, change, everything, figure, write_run
 from verdicts import alarms, found, losses, put, reached
 
 from ftengine.api import Difference
+from ftengine.evaluation import got_worse
 from ftengine.report.verdict import judge
 from ftengine.run.records import RunRecords
-from ftengine_builtins.rules.chance import got_worse
 
 
 def test_a_sound_run_draws_no_alarm_and_its_headline_has_the_figures(verdict):
@@ -24,7 +24,7 @@ def test_a_sound_run_draws_no_alarm_and_its_headline_has_the_figures(verdict):
     [
         ("evaluation.difference.accuracy", change(-0.1, better=False), "alarm", "Worse than its base: "),
         ("evaluation.difference.accuracy", change(0.01, better=None), "note", "Not shown to be better than its base"),
-        ("evaluation.difference.accuracy", interval(0.1, 0) | {"low": None, "high": None, "p": None, "better": None},
+        ("evaluation.difference.accuracy", change(0.1) | {"low": None, "high": None, "p": None, "better": None},
          "note", "Too few examples"),
         ("evaluation.tuned.accuracy", figure(0.9) | {"value": None}, "alarm", "Not a number: "),
     ],
@@ -134,10 +134,10 @@ def test_alarms_of_audits_are_alarms_of_the_run(verdict):
 
 
 def sliced(*gaps, p=0.001):
-    column = {"metric": "accuracy", "worst": "s0", "gap": None, "base_gap": None, "slices": []}
+    column = {"metric": "accuracy", "worst": "s0", "base_gap": None, "slices": []}
     for i, value in enumerate(gaps):
         one = {"value": f"s{i}", "examples": 90, "small": False, "base": {}, "difference": {}}
-        gap = interval(value, 0.05) | {"p": p, "p_adjusted": p}
+        gap = change(value, 0.05, None, p) | {"p_adjusted": p}
         column["slices"].append(one | {"tuned": {"accuracy": figure(0.9 + value)}, "gap": gap})
     return put("evaluation.slices", {"channel": column})
 
@@ -173,6 +173,7 @@ def test_slices_that_tuning_made_worse_go_by_the_p_of_all_slices(verdict):
     def worse(p_adjusted):
         def spoil(files):
             for one in files["evaluation"]["slices"]["channel"]["slices"][:2]:
+                one["small"] = p_adjusted is None
                 one["difference"] = {"accuracy": change(-0.2, better=False, p=0.001) | {"p_adjusted": p_adjusted}}
 
         return [f.figures for f in found(verdict(sliced(0, 0, 0), spoil), "slices") if "difference" in f.figures]

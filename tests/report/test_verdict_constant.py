@@ -1,7 +1,7 @@
 """A model is measured by its metric, and by what is reached without looking: constant answers, a fresh head."""
 
 import pytest
-from report_samples import baseline, change, figure, interval
+from report_samples import baseline, change, figure
 from verdicts import alarms, put, reached
 
 
@@ -52,7 +52,7 @@ def test_figures_of_the_headline_are_those_that_its_text_has(verdict):
         "metric": "accuracy",
         "tuned": {**figure(0.93), "rows": None, "worth": None},
         "baseline": 0.4,
-        "difference": pytest.approx(interval(0.53, 0.03)),
+        "difference": {**change(0.53, 0.03, p=0.001, detectable=None), "test": None, "p_adjusted": None},
     }
     (first, *_) = verdict(reached(given="x", count=400)).findings
     assert (first.figures["baseline"], first.figures["count"], first.figures["given"]) == (0.3, 400, "x")
@@ -72,12 +72,12 @@ def test_a_fresh_head_is_told_where_nothing_is_known_of_constant_answers(verdict
 
 def test_a_model_is_measured_by_its_pairs_with_the_constant_answer(verdict):
     assert verdict(reached(gains={"drift": change(0.3)})).level == "good"
-    told = verdict(reached(gains={"drift": change(0.2, half=0.21)}))
+    told = verdict(reached(gains={"drift": change(0.2, half=0.21, better=None)}))
     assert told.headline == (
         "Not shown to be better than always answering “b”: drift 0.500 against 0.300, a difference of +0.20 (95 % "
         "interval −0.01 to +0.41)."
     )
-    gains = {"drift": change(0.2, half=0.21)}
+    gains = {"drift": change(0.2, half=0.21, better=None)}
     told = verdict(reached(gains=gains, figures={"drift": 0.3, "accuracy": 0.8, "macro_f1": 0.3}))
     assert "But it does more than guess: accuracy 0.930" in told.headline
     assert "against 0.800 by guessing" in told.headline

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftengine import RunRecords
-from ftengine.api import Baseline, Estimate, Finding, Rule
+from ftengine.api import Baseline, Difference, Estimate, Finding, Rule
 from ftengine.api.figures import FEW, against, counted, ends, known, listed, plain, quoted, short, with_interval
-from ftengine_builtins.rules.chance import CHANCE, Apart
+from ftengine.evaluation import CHANCE
 
 MOSTLY, SELDOM = 0.95, 0.5
 """Share of the examples to which one answer is given that counts as constant, where it is the truth of at most half."""
@@ -25,7 +25,7 @@ MOST_CLASSES = 5
 
 
 @dataclass(frozen=True)
-class Bar:
+class Threshold:
     """What the tuned model is measured by: the best constant answer, or chance.
 
     Args:
@@ -48,8 +48,8 @@ class Bar:
         return f"always answering {_said(self.baseline.answer)}"
 
     @property
-    def gain(self) -> Apart | None:
-        """How much better the tuned model is; None without an interval, or where all examples have one truth."""
+    def gain(self) -> Difference | None:
+        """The tuned model's figure minus that; None without an interval, or where all examples have one truth."""
         return None if self.baseline.share == 1 else self._gain(self.metric)
 
     def beaten(self, *, pooled: bool) -> list[str]:
@@ -57,53 +57,41 @@ class Bar:
         metrics = self.run.evaluation.metrics
         others = [name for name in self.baseline.figures if name != self.metric and name in metrics]
         gains = {name: self._gain(name) for name in others if metrics[name].pooled == pooled}
-        return [name for name, gain in gains.items() if gain is not None and gain.low > 0]
+        return [name for name, gain in gains.items() if gain is not None and gain.better]
 
     def pair(self, metric: str) -> str:
         """Return a metric's name, the tuned model's value with its interval, and what is reached without looking."""
         label = self.run.evaluation.metrics[metric].label
         return f"{label} {with_interval(self.run.evaluation.tuned[metric])} against {plain(self._level(metric))}"
 
-    @property
-    def difference(self) -> Apart | None:
-        """The tuned model's value minus what is reached without looking; None as `gain` is."""
-        gain = self.gain
-        return gain if gain is None or self.run.evaluation.metrics[self.metric].higher_is_better else gain.turned()
-
-    def apart(self) -> str:
+    def comparison(self) -> str:
         """Return the metric's name, both values, and the difference with its interval."""
         pair = against(self.tuned, self._level(self.metric))
-        size = with_interval(self.difference, sign=True)
+        size = with_interval(self.gain, sign=True)
         return f"{self.run.evaluation.metrics[self.metric].label} {pair}, a difference of {size}"
 
     def figures(self) -> dict[str, Any]:
-        """Return the figures of `pair` and `apart` as a finding holds them."""
+        """Return the figures of `pair` and `comparison` as a finding holds them."""
         level = self.baseline.figures[self.metric]
-        return {"metric": self.metric, "tuned": self.tuned, "baseline": level, "difference": self.difference}
+        return {"metric": self.metric, "tuned": self.tuned, "baseline": level, "difference": self.gain}
 
     def _level(self, metric: str) -> Estimate:
         return Estimate(self.baseline.figures[metric], None, None, 0)
 
-    def _gain(self, metric: str) -> Apart | None:
-        """Return the gain by pairs, where it was measured so; else the level is known without examples."""
-        figure, paired = self.run.evaluation.tuned.get(metric), self.baseline.gains.get(metric)
-        level = 0.0 if paired is not None else self.baseline.figures[metric]
-        found = figure if paired is None else paired
-        interval = ends(found)
-        if not known(found) or interval is None:
-            return None
-        above = Apart(found.value - level, interval[0] - level, interval[1] - level)
-        return above if self.run.evaluation.metrics[metric].higher_is_better else above.turned()
+    def _gain(self, metric: str) -> Difference | None:
+        """Return the metric's difference from what is reached without looking; None where it has no interval."""
+        gain = self.baseline.gains.get(metric)
+        return gain if known(gain) and ends(gain) is not None else None
 
 
-def bar_of(run: RunRecords) -> Bar | None:
+def threshold_of(run: RunRecords) -> Threshold | None:
     """Return what the tuned model is measured by; None where no evaluator says what is reached without looking."""
     tuned, found = run.evaluation.tuned, {}
     for details in run.evaluation.details.tuned.values():
         if (baseline := Baseline.of(details)) is not None:
             found |= {metric: baseline for metric in baseline.figures if metric in tuned and metric not in found}
     metric = run.headline_metric if run.headline_metric in found else next(iter(found), None)
-    return None if metric is None else Bar(run, metric, found[metric])
+    return None if metric is None else Threshold(run, metric, found[metric])
 
 
 def no_better_than_a_constant(run: RunRecords) -> bool:
@@ -111,8 +99,8 @@ def no_better_than_a_constant(run: RunRecords) -> bool:
 
     Where all held-out examples have one truth, none can be better, and nothing is said.
     """
-    bar = bar_of(run)
-    return bar is not None and bar.gain is not None and not bar.gain.low > 0
+    threshold = threshold_of(run)
+    return threshold is not None and threshold.gain is not None and not threshold.gain.better
 
 
 class ConstantAnswer(Rule):
@@ -123,22 +111,23 @@ class ConstantAnswer(Rule):
     about = "its answers"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        bar = bar_of(run)
-        if bar is None:
+        threshold = threshold_of(run)
+        if threshold is None:
             yield from _written_alike(run)
             return
-        baseline, split = bar.baseline, run.evaluation.split
-        others = {metric: run.evaluation.tuned.get(metric) for metric in baseline.figures if metric != bar.metric}
+        baseline, split = threshold.baseline, run.evaluation.split
+        others = {metric: run.evaluation.tuned.get(metric) for metric in baseline.figures if metric != threshold.metric}
         reached = baseline.model_dump(mode="json", exclude={"classes", "gains"})
-        figures = {**bar.figures(), **reached, "others": others, **exact_answers(run)}
+        figures = {**threshold.figures(), **reached, "others": others, **exact_answers(run)}
         if baseline.share == 1:
             text = f"The {split} split has one answer only ({_said(baseline.answer)}): figures say nothing of others."
             yield Finding(kind="baseline", level="note", text=text, figures=figures)
-        elif _is_constant(bar):
-            yield Finding(kind="quality", level="alarm", text=_constant(bar) + _ranked(bar), figures=figures)
+        elif _is_constant(threshold):
+            text = _constant(threshold) + _ranked(threshold)
+            yield Finding(kind="quality", level="alarm", text=text, figures=figures)
         elif no_better_than_a_constant(run):
-            beaten = bar.beaten(pooled=True)
-            text = _no_better(bar, beaten) + ("" if beaten else _ranked(bar))
+            beaten = threshold.beaten(pooled=True)
+            text = _no_better(threshold, beaten) + ("" if beaten else _ranked(threshold))
             yield Finding(kind="quality", level="note" if beaten else "alarm", text=text, figures=figures)
 
 
@@ -163,9 +152,9 @@ def _written_alike(run: RunRecords) -> Iterator[Finding]:
     yield Finding(kind="quality", level="alarm", text=told, figures={"given": text, "count": count, "asked": n})
 
 
-def _is_constant(bar: Bar) -> bool:
+def _is_constant(threshold: Threshold) -> bool:
     """Say whether nearly all answers are one, and it is not chance that their truths are."""
-    baseline, n = bar.baseline, bar.tuned.n
+    baseline, n = threshold.baseline, threshold.tuned.n
     if not baseline.total or baseline.share**n > CHANCE:
         return False
     true = {name: wanted / baseline.total for name, wanted, _ in baseline.classes}.get(baseline.given, baseline.share)
@@ -174,28 +163,36 @@ def _is_constant(bar: Bar) -> bool:
     return share == 1 or ((share >= MOSTLY or blanks) and true <= SELDOM)
 
 
-def _constant(bar: Bar) -> str:
-    baseline, split = bar.baseline, bar.run.evaluation.split
+def _constant(threshold: Threshold) -> str:
+    baseline, split = threshold.baseline, threshold.run.evaluation.split
     of, said = f"{counted(baseline.total, baseline.unit)} of the {split} split", _said(baseline.given)
     what = f"always answers {said}, to all {of}"
     if baseline.count < baseline.total:
         what = f"answers {said} to {baseline.count:,} of {of}"
-    label = bar.run.evaluation.metrics[bar.metric].label
-    return f"Not usable: it {what}; {label} {with_interval(bar.tuned)}.{of_answers(bar.run)}"
+    label = threshold.run.evaluation.metrics[threshold.metric].label
+    return f"Not usable: it {what}; {label} {with_interval(threshold.tuned)}.{of_answers(threshold.run)}"
 
 
-def _no_better(bar: Bar, others: list[str]) -> str:
-    higher, pair = bar.gain.value > 0, bar.pair(bar.metric)
-    lead = f"No better than {bar.answer}: {pair}."
+def _no_better(threshold: Threshold, others: list[str]) -> str:
+    higher, pair = _is_ahead(threshold), threshold.pair(threshold.metric)
+    lead = f"No better than {threshold.answer}: {pair}."
     if higher:
-        lead = f"Not shown to be better than {bar.answer}: {bar.apart()}."
+        lead = f"Not shown to be better than {threshold.answer}: {threshold.comparison()}."
     if others:
-        told = " and ".join(f"{bar.pair(name)} by guessing" for name in [*others, *bar.beaten(pooled=False)])
-        return f"{lead} But it does more than guess: {told}."
-    exact, metric = of_answers(bar.run), bar.run.evaluation.metrics[bar.metric]
-    if higher or (metric.primary and bar.tuned.value):  # a text may be good and unlike its reference
+        every = [*others, *threshold.beaten(pooled=False)]
+        pairs = " and ".join(f"{threshold.pair(name)} by guessing" for name in every)
+        return f"{lead} But it does more than guess: {pairs}."
+    exact, metric = of_answers(threshold.run), threshold.run.evaluation.metrics[threshold.metric]
+    if higher or (metric.primary and threshold.tuned.value):  # a text may be good and unlike its reference
         return f"{lead}{exact}"
-    return f"Not usable: no better than {bar.answer}, {pair}.{exact}"
+    return f"Not usable: no better than {threshold.answer}, {pair}.{exact}"
+
+
+def _is_ahead(threshold: Threshold) -> bool:
+    """Say whether the tuned model's figure is the better one, by chance or not."""
+    gain = threshold.gain
+    assert gain is not None
+    return gain.value != 0 and (gain.value > 0) == threshold.run.evaluation.metrics[threshold.metric].higher_is_better
 
 
 def unmeasured_answers(run: RunRecords) -> bool:
@@ -224,9 +221,9 @@ def exact_answers(run: RunRecords) -> dict[str, int]:
     return {"exact": exact, "base_exact": before, "answers": exact + paired.only_base + paired.neither}
 
 
-def _ranked(bar: Bar) -> str:
+def _ranked(threshold: Threshold) -> str:
     """Say where scores tell examples apart although answers do not."""
-    told = [f"{bar.pair(name)} by guessing" for name in bar.beaten(pooled=False)]
+    told = [f"{threshold.pair(name)} by guessing" for name in threshold.beaten(pooled=False)]
     return f" Its scores say more than its answers: {' and '.join(told)}." if told else ""
 
 
@@ -242,11 +239,12 @@ class UnansweredClasses(Rule):
     about = "classes that it never answers"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        bar = bar_of(run)
-        never = {name: true for name, true, given in bar.baseline.classes if true and not given} if bar else {}
-        if bar is None or not never:
+        threshold = threshold_of(run)
+        classes = threshold.baseline.classes if threshold else ()
+        never = {name: true for name, true, given in classes if true and not given}
+        if threshold is None or not never:
             return
-        baseline, missed = bar.baseline, sum(never.values())
+        baseline, missed = threshold.baseline, sum(never.values())
         shown = [quoted(name) for name in never][:MOST_CLASSES]
         if len(never) > MOST_CLASSES:
             shown.append(counted(len(never) - MOST_CLASSES, "other class", "other classes"))
@@ -265,8 +263,8 @@ class UntestedClasses(Rule):
     order = 2
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        bar = bar_of(run)
-        classes = bar.baseline.classes if bar else ()
+        threshold = threshold_of(run)
+        classes = threshold.baseline.classes if threshold else ()
         absent = [name for name, true, _ in classes if not true]
         if not absent:
             return

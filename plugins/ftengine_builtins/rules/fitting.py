@@ -8,10 +8,10 @@ from typing import Any
 from scipy.special import stdtrit
 
 from ftengine import RunRecords
-from ftengine.api import Finding, Rule
-from ftengine.api.figures import Figure, counted, digits, ends, known, percent, with_interval
-from ftengine_builtins.rules.baseline import bar_of, no_better_than_a_constant
-from ftengine_builtins.rules.chance import CHANCE, Apart, apart
+from ftengine.api import Difference, Finding, Rule
+from ftengine.api.figures import counted, digits, ends, known, percent, with_interval
+from ftengine.evaluation import CHANCE, near_end
+from ftengine_builtins.rules.baseline import no_better_than_a_constant, threshold_of
 
 RISE = 0.05
 """Relative rise of the validation loss above its lowest that counts as over-fitting. Between two validations of one
@@ -106,27 +106,27 @@ class GeneralisationGap(Rule):
         evaluation, metric = run.evaluation, seen_metric(run)
         if evaluation.training is None or metric is None:
             return
-        seen, new = evaluation.training.tuned[metric], evaluation.tuned[metric]
+        training = evaluation.training
+        seen, new = training.tuned[metric], evaluation.tuned[metric]
         higher = evaluation.metrics[metric].higher_is_better
-        gap = _gap(seen, new, higher)
-        if higher is None or gap is None or not gap.low > 0:
+        gap, before = (_ahead(gaps.get(metric), higher) for gaps in (training.gap, training.base_gap))
+        if gap is None:
             return
-        before = _gap(evaluation.training.base.get(metric), evaluation.base.get(metric), higher)
         grown, much_wider = None, True
-        if before is not None and before.low > 0:
-            learned, transferred = evaluation.training.difference.get(metric), evaluation.difference.get(metric)
-            grown = _gap(learned, transferred, higher)
+        if before is not None:
+            found = training.grown.get(metric)
+            grown = found if found is None or higher else found.negated()
             much_wider = _much_wider(run, metric, grown)
         if higher:
-            large = gap.low >= GAP_ALARM
+            large = near_end(gap) >= GAP_ALARM
         else:
             large = (ends(new) or (0, 0))[0] >= RATIO_ALARM * (ends(seen) or (0, 0))[1] > 0
         alarm = large and much_wider
         text = f"{evaluation.metrics[metric].label} {with_interval(seen)} on training examples and "
         text += f"{with_interval(new)} on held-out ones; the gap is {with_interval(gap)}"
-        if before is None or not before.low > 0:
+        if before is None:
             text = f"{_amount(alarm)}: {text}."
-        elif much_wider or grown is None or grown.low > 0:
+        elif much_wider or grown is None or _least(grown) > 0:
             text = f"{_amount(alarm)}: {text}, and was {with_interval(before)} for the base."
         else:
             text = f"Better on training examples than on new ones, as the base is already: {text}, and was "
@@ -140,23 +140,28 @@ def _amount(large: bool) -> str:
     return f"Much {better}" if large else f"Somewhat {better}, as is usual"
 
 
-def _gap(seen: Figure | None, new: Figure | None, higher: bool | None) -> Apart | None:
-    """Return by how much a figure is better on training examples than on held-out ones; None where that is unknown."""
-    if seen is None or new is None:
+def _ahead(gap: Difference | None, higher: bool | None) -> Difference | None:
+    """Return by how much a figure is better on training examples than on held-out ones; None where it is not."""
+    if gap is None or not gap.better:
         return None
-    return apart(seen, new) if higher else apart(new, seen)
+    return gap if higher else gap.negated()
 
 
-def _much_wider(run: RunRecords, metric: str, grown: Apart | None) -> bool:
+def _least(change: Difference) -> float:
+    """Return the lower end of a difference; below all where it has none."""
+    return -math.inf if change.low is None else change.low
+
+
+def _much_wider(run: RunRecords, metric: str, grown: Difference | None) -> bool:
     """Say whether training widened the gap that the base has by as much as is alarming without such a base.
 
     Args:
-        grown: by how much more the metric improved on training examples than on held-out ones; older runs lack it.
+        grown: by how much more the metric improved on training examples than on held-out ones.
     """
     evaluation, training = run.evaluation, run.evaluation.training
     assert training is not None
     if evaluation.metrics[metric].higher_is_better:
-        return grown is None or grown.low >= GAP_ALARM
+        return grown is None or _least(grown) >= GAP_ALARM
     base = evaluation.base[metric].value / training.base[metric].value if training.base[metric].value > 0 else 1.0
     return evaluation.tuned[metric].value >= RATIO_ALARM * base * training.tuned[metric].value
 
@@ -208,9 +213,9 @@ class LearningCurve(Rule):
 
 def _got_better(run: RunRecords) -> bool:
     """Say whether any figure of quality shows learning; that a fresh head's guesses are bettered shows none."""
-    bar, evaluation = bar_of(run), run.evaluation
-    if run.trained.new_modules and bar is not None:
-        beaten = [*bar.beaten(pooled=True), *bar.beaten(pooled=False)]
+    threshold, evaluation = threshold_of(run), run.evaluation
+    if run.trained.new_modules and threshold is not None:
+        beaten = [*threshold.beaten(pooled=True), *threshold.beaten(pooled=False)]
         return not no_better_than_a_constant(run) or bool(beaten)
     return any(d.better for name, d in evaluation.difference.items() if evaluation.metrics[name].kind == "quality")
 
@@ -239,7 +244,7 @@ def _hardly(run: RunRecords) -> Iterator[Finding]:
     text = f"The training loss {'hardly fell' if last < first else 'did not fall'}: from {digits(first, 3)} to "
     text += f"{digits(last, 3)} in {counted(len(losses), 'step')}. Try more steps or a higher learning rate first "
     text += f"({run.recipe.train.learning_rate:g} now)."
-    if (bar := bar_of(run)) is not None and (labels := len(bar.baseline.classes)) > 1:
+    if (threshold := threshold_of(run)) is not None and (labels := len(threshold.baseline.classes)) > 1:
         text += f" Guessing evenly among {labels:,} labels has a loss of {digits(math.log(labels), 3)}."
     level, figures = "alarm" if no_better_than_a_constant(run) else "note", {"first": first, "last": last}
     yield Finding(kind="learning", level=level, text=text, figures=figures | {"steps": len(losses)})

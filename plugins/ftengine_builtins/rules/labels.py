@@ -7,8 +7,8 @@ from typing import Any
 from ftengine import RunRecords
 from ftengine.api import Baseline, Finding, Rule
 from ftengine.api.figures import counted, interval, percent, plain, short_place, with_interval
+from ftengine.evaluation import near_end
 from ftengine_builtins.rules.baseline import no_better_than_a_constant
-from ftengine_builtins.rules.chance import apart
 from ftengine_builtins.rules.fitting import seen_metric
 
 DOUBTED_SCORE = 0.2
@@ -91,13 +91,12 @@ def _doubted(run: RunRecords) -> dict[str, Any] | None:
 def _worse_on_training(run: RunRecords) -> tuple[str, dict[str, Any]]:
     """Return what to say where the model does worse on training examples than on new ones; "" where it does not."""
     evaluation, metric = run.evaluation, seen_metric(run)
-    seen = evaluation.training.tuned if evaluation.training is not None else {}
-    if metric is None or not evaluation.metrics[metric].higher_is_better:
+    if evaluation.training is None or metric is None or not evaluation.metrics[metric].higher_is_better:
         return "", {}
-    old, new = seen[metric], evaluation.tuned[metric]
-    gap = apart(new, old)
-    if gap is None or gap.low < WORSE_ON_TRAINING:
+    old, new, gap = evaluation.training.tuned[metric], evaluation.tuned[metric], evaluation.training.gap.get(metric)
+    if gap is None or gap.better is not False or near_end(gap) < WORSE_ON_TRAINING:
         return "", {}
+    gap = gap.negated()
     text = f" The model does worse on training examples than on held-out ones: {evaluation.metrics[metric].label} "
     text += f"{plain(old)} ({interval(old)}) against {plain(new)} ({interval(new)}), a gap of {with_interval(gap)}."
     return text, {"metric": metric, "training": old, "held_out": new, "gap": gap}

@@ -7,14 +7,14 @@ from ftengine import RunRecords
 from ftengine.api import Difference, Estimate, Finding, Rule
 from ftengine.api.figures import against, ends, few_groups, interval, known, listed, plain, probability, sample_size
 from ftengine.api.figures import with_interval as told
+from ftengine.evaluation import got_worse
 from ftengine_builtins.rules.baseline import (
-    bar_of,
     exact_answers,
     no_better_than_a_constant,
     of_answers,
+    threshold_of,
     unmeasured_answers,
 )
-from ftengine_builtins.rules.chance import got_worse
 
 SMALL_TEST = 100
 """Distinct examples, or groups of them, below which a test set is called small: a 95 % interval of a proportion is then
@@ -36,19 +36,22 @@ class BetterThanBase(Rule):
             return
         tuned = run.evaluation.tuned[metric]
         guesses = bool(run.trained.new_modules) and known(tuned)
-        bar = bar_of(run) if guesses else None
-        if bar is not None and (bar.metric != metric or bar.baseline.share == 1):
-            bar = None
-        if bar is not None and no_better_than_a_constant(run):
+        threshold = threshold_of(run) if guesses else None
+        if threshold is not None and (threshold.metric != metric or threshold.baseline.share == 1):
+            threshold = None
+        if threshold is not None and no_better_than_a_constant(run):
             return  # rule constant-answer says so, and more than what that head guessed is no news
         on = f"on {sample_size(tuned.n, tuned.rows)} of the {run.evaluation.split} split"
-        figures = bar.figures() if bar else {"metric": metric, **sides(run.evaluation, metric), **exact_answers(run)}
-        if bar is None:
+        figures = {"metric": metric, **sides(run.evaluation, metric), **exact_answers(run)}
+        if threshold is not None:
+            figures = threshold.figures()
+        if threshold is None:
             level, text = _judged(run, metric, on)
-        elif bar.gain is None:
-            level, text = "note", f"Too few examples to compare it with {bar.answer}: {bar.pair(metric)}, {on}."
+        elif threshold.gain is None:
+            pair = threshold.pair(metric)
+            level, text = "note", f"Too few examples to compare it with {threshold.answer}: {pair}, {on}."
         else:
-            level, text = "good", f"Better than {bar.answer}: {bar.apart()}, {on}."
+            level, text = "good", f"Better than {threshold.answer}: {threshold.comparison()}, {on}."
         text += " Its base has a fresh head, which guesses." if guesses else ""
         yield Finding(kind="quality", level=level, text=text, figures=figures)
 

@@ -7,7 +7,7 @@ from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.api.figures import Figure, counted, listed, plain, probability, quoted, short, untested_slices
 from ftengine.api.figures import with_interval as told
-from ftengine_builtins.rules.chance import CHANCE, Apart, near_end
+from ftengine.evaluation import is_beyond_chance, near_end
 
 SLICE_GAP = 0.05
 """Gap relative to the whole split's figure, at the interval's near end, from which a slice is an alarm: with many
@@ -52,7 +52,7 @@ class SliceGaps(Rule):
 def _behind(run: RunRecords, name: str, column: Any) -> Iterator[Finding]:
     """Name the slices that are behind the other examples beyond chance."""
     higher = bool(run.evaluation.metrics[column.metric].higher_is_better)
-    behind = [one for one in column.slices if not one.small and _beyond_chance(one.gap, below=higher)]
+    behind = [one for one in column.slices if is_beyond_chance(one.gap) and (one.gap.value < 0) == higher]
     behind.sort(key=lambda one: -near_end(one.gap))
     exceptions = [one for one in behind if not column.is_usual(one)]
     yield from (_exception(run, name, column, one) for one in behind if one not in exceptions)
@@ -69,8 +69,7 @@ def _behind(run: RunRecords, name: str, column: Any) -> Iterator[Finding]:
 def _exception(run: RunRecords, name: str, column: Any, one: Any) -> Finding:
     """Say that few examples are served better than the slice that holds nearly all."""
     label, others = run.evaluation.metrics[column.metric].label, column.examples - one.examples
-    ahead = Apart(one.gap.value, one.gap.low, one.gap.high)
-    ahead = ahead if ahead.value > 0 else ahead.turned()
+    ahead = one.gap if one.gap.value > 0 else one.gap.negated()
     text = f"Where {short(name)} is not {quoted(one.value)} ({others:,} of {column.examples:,} examples), {label} is "
     text += f"better by {told(ahead)}, adjusted {probability(one.gap.p_adjusted)}."
     return Finding(kind="slices", level="note", text=text, figures=_figures(name, column.metric, one))
@@ -94,10 +93,10 @@ def _worse(run: RunRecords, columns: Mapping[str, Any]) -> Iterator[Finding]:
         (name, column.metric, one, change)
         for name, column in columns.items()
         for one in column.slices
-        if (change := one.difference.get(column.metric)) is not None and change.better is False
+        if not one.small and (change := one.difference.get(column.metric)) is not None and change.better is False
     ]
     for name, metric, one, change in sorted(found, key=lambda found: -near_end(found[-1])):
-        if change.p_adjusted is not None and change.p_adjusted <= CHANCE:
+        if is_beyond_chance(change):
             text = f"Worse than its base where {_where(name, one)}: {run.evaluation.metrics[metric].label} changed by "
             text += f"{told(change, sign=True)}, adjusted {probability(change.p_adjusted)}."
             figures = _figures(name, metric, one) | {"difference": change, "p_adjusted": change.p_adjusted}
@@ -114,13 +113,6 @@ def _figures(name: str, metric: str, one: Any) -> dict[str, Any]:
     p = None if one.gap is None else one.gap.p_adjusted
     figures = {"column": name, "value": one.value, "metric": metric, "tuned": one.tuned.get(metric)}
     return {**figures, "gap": one.gap, "p_adjusted": p}
-
-
-def _beyond_chance(gap: Any, *, below: bool) -> bool:
-    """Say whether a gap is beyond chance, and on the wrong side: below 0, or above."""
-    if gap is None or gap.p_adjusted is None or not near_end(gap):
-        return False
-    return gap.p_adjusted <= CHANCE and (gap.value < 0) == below
 
 
 def _matters(run: RunRecords, metric: str, change: Figure) -> bool:

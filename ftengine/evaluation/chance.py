@@ -1,0 +1,51 @@
+"""What is beyond chance, alone and where several differences are looked at together."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
+
+from ftengine.api import Difference
+from ftengine.api.figures import Figure, ends
+
+CHANCE = 0.05
+"""p-values above it are taken for chance."""
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def holm(p_values: Mapping[Key, float | None]) -> dict[Key, float]:
+    """Adjust p-values by Holm's step-down method (1979): the chance of any false finding stays at the level asked for.
+
+    What has no p-value is left out. statsmodels.stats.multitest has the method too, but collects all garbage of the
+    process in each call: half a second.
+    """
+    known = {key: p for key, p in p_values.items() if p is not None}
+    adjusted, least = {}, 0.0
+    for rank, key in enumerate(sorted(known, key=known.__getitem__)):
+        least = min(max(least, known[key] * (len(known) - rank)), 1.0)
+        adjusted[key] = least
+    return {key: adjusted[key] for key in known}
+
+
+def is_beyond_chance(difference: Difference | None) -> bool:
+    """Say whether both the interval and the p-value, adjusted where it is, leave out that there is no difference."""
+    if difference is None:
+        return False
+    p = difference.p if difference.p_adjusted is None else difference.p_adjusted
+    return p is not None and p <= CHANCE and near_end(difference) > 0
+
+
+def got_worse(differences: Mapping[Key, Difference]) -> dict[Key, float]:
+    """Return which of several differences are for the worse beyond chance, with p adjusted for all of them (Holm).
+
+    Those without a p-value are not judged.
+    """
+    adjusted = holm({key: one.p for key, one in differences.items()})
+    return {key: p for key, p in adjusted.items() if differences[key].better is False and p <= CHANCE}
+
+
+def near_end(change: Figure) -> float:
+    """Return how large a change is at least, by its interval; 0 where that holds 0, or there is none."""
+    low, high = ends(change) or (0.0, 0.0)
+    return 0.0 if low <= 0 <= high else min(abs(low), abs(high))
