@@ -190,7 +190,9 @@ def _evaluation(found: dict[str, Any]) -> list[str]:
     if found["split"] is None:
         lines = ["no held-out data: base and tuned model are not compared"]
     else:
-        where = f"{found['split']} ({counted(found['examples'], 'example')})"
+        groups = found["groups"]
+        of = f" in {counted(groups['count'], 'group')} of column {groups['column']!r}" if groups else ""
+        where = f"{found['split']} ({counted(found['examples'], 'example')}{of})"
         lines = [f"base and tuned on {where}: {', '.join(found['evaluators'])}"]
     if found["training"]:
         lines[0] += f"; also on {found['training']:,} training rows, to see over-fitting"

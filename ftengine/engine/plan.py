@@ -53,8 +53,8 @@ class Plan:
         unread: columns of the training data that nothing reads.
         augmented: a few training examples before and after the augmenters (`before_and_after`).
         precision: compute dtype and the reason.
-        evaluation: "split", its "examples" and "evaluators", "training" (rows of training that are measured too),
-            "slices" (columns) and "probes".
+        evaluation: "split", its "examples", "groups" of them ("column" and "count"; None where rows have none) and
+            "evaluators", "training" (rows of training that are measured too), "slices" (columns) and "probes".
         estimate: expected seconds and bytes; None when not measured.
         scaling: a step on 1, 2, 4, … processes ("scales"), the "bandwidth" in bytes a second, and what limits
             ("advice"); None where that was not asked for.
@@ -126,7 +126,7 @@ def plan(
         unread=[name for name in train.rows.columns if name in data.audit.encoded["train"]["unread"]],
         augmented=before_and_after(train, batch_size=recipe.train.batch_size),
         precision={"compute": device.precision.name, "reason": device.precision.reason},
-        evaluation=_evaluation(evaluating),
+        evaluation=_evaluation(evaluating, recipe.data.group_column),
         estimate=figures,
         scaling=_scaling(recipe, figures, schedule, len(train), processes, bandwidth),
         warnings=[
@@ -246,11 +246,13 @@ def _answers(evaluating: EvalPlan) -> int:
     return sum(len(one.answered) for one in evaluating.sets())
 
 
-def _evaluation(evaluating: EvalPlan) -> dict[str, Any]:
+def _evaluation(evaluating: EvalPlan, column: str | None) -> dict[str, Any]:
     held, training = evaluating.held_out, evaluating.training
+    grouped = None if held is None or column is None else held.split.groups
     return {
         "split": evaluating.split,
         "examples": 0 if held is None else len(held.split),
+        "groups": None if grouped is None else {"column": column, "count": len(np.unique(grouped[held.members]))},
         "evaluators": [] if held is None else [evaluator.name for evaluator in (*held.reading, *held.answering)],
         "training": 0 if training is None else len(training.split),
         "slices": [] if held is None else list(held.slices),

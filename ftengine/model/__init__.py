@@ -12,7 +12,7 @@ from ftengine.model.fingerprints import (
     require_same_base,
 )
 from ftengine.model.generation import GenerationOptions, complete, generate, made_to_fit, stop_tokens
-from ftengine.model.modes import evaluating, seeded, widen
+from ftengine.model.modes import evaluating, has_running_statistics, seeded, widen
 from ftengine.model.norms import RMSNorm, rms_norm_of
 from ftengine.model.parameters import (
     count,
@@ -63,6 +63,7 @@ __all__ = [
     "fingerprint_processor",
     "fingerprint_weights",
     "generate",
+    "has_running_statistics",
     "has_template",
     "is_pretrained",
     "length_limit",

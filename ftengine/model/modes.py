@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+STATISTICS = "running_mean", "running_var"
+"""What PyTorch's and timm's layers call the buffers of statistics that training moves."""
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
@@ -20,6 +23,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def has_running_statistics(layer: nn.Module) -> bool:
+    """Say whether a layer itself keeps a running mean or variance, as BatchNorm does; EvoNorm keeps the latter."""
+    return any(getattr(layer, name, None) is not None for name in STATISTICS)
 
 
 @contextmanager

@@ -77,6 +77,8 @@ def _figures(run: RunRecords) -> dict[str, Any]:
     one_n = len({tuned.n for tuned in evaluation.tuned.values()}) == 1
     first = next(iter(evaluation.tuned.values()), None)
     on = "" if first is None else sample_size(first.n, first.rows)
+    if first is not None and first.rows is not None:
+        on += f"; a group is the rows with one value of {run.recipe.data.group_column}, and their duplicates"
     return {"evaluation": evaluation, "seen": seen, "one_n": one_n, "on": on} if evaluation.tuned else {}
 
 

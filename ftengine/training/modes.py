@@ -12,7 +12,8 @@ from torch import nn
 
 from ftengine.api import Strategy
 from ftengine.errors import RecipeError
-from ftengine.model import trainable
+from ftengine.model import has_running_statistics, trainable
+from ftengine.model.modes import STATISTICS
 from ftengine.model.parameters import computed_from
 from ftengine.training.steps import Steps
 
@@ -37,7 +38,7 @@ def _may_move(part: nn.Module) -> bool:
     A quantised layer's scales, which stand beside packed integers, do not move.
     """
     if any(True for _ in part.children()):
-        return getattr(part, "running_mean", None) is not None
+        return has_running_statistics(part)
     stored = [x for name, x in part.named_buffers(recurse=False) if name not in part._non_persistent_buffers_set]
     packed = any(not buffer.is_floating_point() and buffer.numel() > 1 for buffer in stored)
     return not packed and any(buffer.is_floating_point() for buffer in stored)
@@ -90,7 +91,7 @@ def share_statistics(accelerator: Accelerator, module: nn.Module) -> None:
         return
     for part in module.modules():
         for name, buffer in part.named_buffers(recurse=False):
-            if part.training and name in ("running_mean", "running_var"):
+            if part.training and name in STATISTICS:
                 buffer.copy_(accelerator.reduce(buffer.clone(), "mean"))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ftengine.errors import RecipeError
+from ftengine.model import has_running_statistics
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def apply_precision(module: nn.Module, precision: Precision) -> None:
     """
     for part in module.modules():
         own = [p for p in part.parameters(recurse=False) if p.is_floating_point()]
-        wide = any(p.requires_grad and p.ndim <= 1 for p in own) or getattr(part, "running_mean", None) is not None
+        wide = any(p.requires_grad and p.ndim <= 1 for p in own) or has_running_statistics(part)
         for parameter in own:
             master = parameter.requires_grad or (wide and parameter.ndim <= 1)
             dtype = torch.float32 if master else precision.frozen

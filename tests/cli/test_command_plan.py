@@ -42,7 +42,9 @@ def test_columns_that_nothing_reads_are_said(ftengine, labelled):
     text = said(ftengine("plan", recipe, "--no-measure"))
     assert "columns that nothing uses: weight, source, era" in text
     sliced = ("--set", "evaluation.slices=[source]", "--set", "data.split={by: group, column: text}")
-    assert "columns that nothing uses: weight, era steps" in said(ftengine("plan", recipe, "--no-measure", *sliced))
+    grouped = said(ftengine("plan", recipe, "--no-measure", *sliced))
+    assert "columns that nothing uses: weight, era steps" in grouped
+    assert re.search(r"\d+ examples in \d+ groups of column 'text'", grouped)
 
 
 def test_nothing_is_said_where_all_columns_are_read(ftengine, labelled):

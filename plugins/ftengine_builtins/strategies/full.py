@@ -19,6 +19,7 @@ from ftengine.model import (
     ModuleNames,
     copy_into,
     default_param_groups,
+    has_running_statistics,
     load_trained,
     matching,
     near_modules,
@@ -222,7 +223,7 @@ def keep_statistics(loaded: LoadedModel) -> None:
     Weight and bias still train. A layer that was initialised afresh is left alone: its statistics say nothing yet.
     """
     for path, layer in loaded.module.named_modules():
-        if getattr(layer, "running_mean", None) is not None and not inside(path, loaded.new_modules):
+        if has_running_statistics(layer) and not inside(path, loaded.new_modules):
             if not isinstance(layer, StillStatistics):
                 layer.__class__ = _still(type(layer))
             layer.eval()

@@ -65,6 +65,16 @@ def test_statistics_stand_still_by_default_while_weights_train(resnet) -> None:
     assert changed >= set(norms)
 
 
+def test_a_layer_with_a_running_variance_alone_stands_still_too() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), EvoNorm2dB0(4), nn.Flatten(), nn.Linear(4 * 36, 2))
+    loaded = LoadedModel(module, None, "memory", "image-classification")
+    apply_strategy(Full(), loaded)
+    before = statistics(module)
+    train_mode(module)
+    module(torch.randn(4, 3, 8, 8)).sum().backward()
+    assert moved(loaded, before) == set()
+
+
 def test_with_still_statistics_a_batch_equals_its_parts(resnet) -> None:
     apply_strategy(Full(), resnet)
     train_mode(resnet.module)
