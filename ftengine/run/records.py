@@ -183,6 +183,7 @@ class Step(BaseModel, frozen=True):
     step: int
     loss: float
     learning_rate: float
+    trained_tokens: int = 1
 
 
 class Validation(BaseModel, frozen=True):

@@ -132,8 +132,9 @@ def ftengine_rules():
     from ftengine_builtins.rules.baseline import ConstantAnswer, UnansweredClasses, UntestedClasses
     from ftengine_builtins.rules.calibration import CalibratedConfidence
     from ftengine_builtins.rules.data import AuditFindings, CutExamples, LeakedRows, RepeatedRows
-    from ftengine_builtins.rules.fitting import GeneralisationGap, LearningCurve, OverFitting
+    from ftengine_builtins.rules.fitting import GeneralisationGap, OverFitting
     from ftengine_builtins.rules.labels import FlippedLabels
+    from ftengine_builtins.rules.learning import LearningCurve
     from ftengine_builtins.rules.probes import Forgetting, Memorisation, Refusal, Robustness
     from ftengine_builtins.rules.quality import BetterThanBase, HeldOutSplit, WorseMetrics
     from ftengine_builtins.rules.slices import SliceGaps

@@ -1,5 +1,6 @@
 """What a verdict says of training: too little, none, or over-fitted."""
 
+import numpy as np
 import pytest
 from report_samples import change, figure
 from verdicts import found, losses, put, reached
@@ -116,31 +117,59 @@ def test_that_a_fresh_head_guesses_worse_is_no_learning(verdict, share, told):
     assert [finding.level for finding in findings] == (["alarm"] if told else [])
 
 
+def not_learned(files):
+    """Change a run: no figure got better, of held-out or of training examples, and there was no validation."""
+    files["metrics"] = [line for line in files["metrics"] if "loss" in line]
+    files["evaluation"]["difference"] = {"accuracy": change(0.0, better=None)}
+    files["evaluation"]["training"]["difference"] = {"accuracy": change(0.0, better=None)}
+
+
+def learning(told):
+    return [(f.level, f.text.split(":")[0]) for f in found(told, "learning")]
+
+
+def course(*levels, noise=0.02, count=100):
+    """Return training losses on a line through some levels, every other one higher."""
+    line = np.interp(np.linspace(0, len(levels) - 1, count), range(len(levels)), levels)
+    return [float(level + noise * (i % 2)) for i, level in enumerate(line)]
+
+
 @pytest.mark.parametrize(
-    ("step", "told"),
-    [(0.0005, "its training loss hardly fell ("), (-0.0005, "its training loss did not fall (")],
+    ("curve", "said"),
+    [
+        (course(0.69, 0.69), [("alarm", "The model did not learn")]),
+        (course(0.69, 0.685, noise=0.1), [("alarm", "The model did not learn")]),  # a fall of 10 % is ruled out
+        (course(0.69, 0.80), [("alarm", "Lower the learning rate (0.0002)")]),
+        (course(3.51, 3.0, noise=0.9, count=40), []),  # cannot be told from noise: no finding
+        (course(3.5, 2.9), []),
+        # It came apart, and came back to where it began.
+        (course(2.4, 41.7, 2.7, 2.6, 2.5), [("alarm", "Lower the learning rate (0.0002)")]),
+        (course(0.01, 0.01, 0.4, 0.01, 0.01), []),  # hard batches are no explosion
+    ],
 )
-def test_a_loss_that_fell_within_the_noise_is_not_said_to_have_stood_still(verdict, step, told):
-    (one,) = did_not_learn(verdict(flat(step), losses(*((0.69 - x / 500, None) for x in range(5)))))
-    assert told in one.text
-    assert ("a fall of less than 0.0" in one.text) == (step > 0)
+def test_what_the_training_loss_says_where_no_figure_shows_learning(verdict, curve, said):
+    assert learning(verdict(steps(*curve), not_learned)) == said
 
 
-def test_a_validation_loss_that_fell_is_learning_whatever_noisy_batches_say(verdict):
-    assert not did_not_learn(verdict(flat(0), losses(*((0.69 - x / 50, None) for x in range(5)))))
+def test_paired_figures_decide_before_the_training_loss(verdict):
+    """Of training examples where nothing is held out, or of the same validation examples each time."""
+    flat = steps(*course(0.69, 0.69))
+    learnt = put("evaluation.training.difference", {"accuracy": change(0.3)})
+    assert learning(verdict(flat, not_learned, learnt)) == []
+    assert learning(verdict(losses(*((0.69 - x / 50, None) for x in range(5))), flat_but_validated)) == []
 
 
-def flat(step):
-    def spoil(files):
-        for i, line in enumerate(one for one in files["metrics"] if "loss" in one):
-            line["loss"] = 0.69 - step * i / 10 + 0.02 * (i % 2)
-        files["evaluation"]["difference"] = {"accuracy": change(0.0, better=None)}
-
-    return spoil
+def flat_but_validated(files):
+    for i, line in enumerate(one for one in files["metrics"] if "loss" in one):
+        line["loss"] = 0.69 + 0.02 * (i % 2)
+    files["evaluation"]["difference"] = {"accuracy": change(0.0, better=None)}
+    files["evaluation"]["training"]["difference"] = {"accuracy": change(0.0, better=None)}
 
 
-def did_not_learn(told):
-    return [f for f in found(told, "learning") if f.text.startswith("The model did not learn")]
+@pytest.mark.parametrize(("last", "said"), [(0.20, True), (0.27, True), (0.295, False), (0.31, False)])
+def test_a_validation_loss_that_still_falls_at_the_end_asks_for_longer_training(verdict, last, said):
+    told = verdict(losses((0.6, 0.6), (0.5, 0.5), (0.4, 0.4), (0.3, 0.3), (last, 0.2)))
+    assert [text.startswith("Train longer") for _, text in learning(told)] == [True] * said
 
 
 def steps(*values):

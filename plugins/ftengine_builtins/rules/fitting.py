@@ -1,17 +1,13 @@
-"""Rules about training: did it learn, learn by heart, or stop too soon?"""
+"""Rules about over-fitting: by the course of the validation loss, and by training against held-out examples."""
 
 import math
 from collections.abc import Iterator, Sequence
-from statistics import fmean, stdev, variance
 from typing import Any
-
-from scipy.special import stdtrit
 
 from ftengine import RunRecords
 from ftengine.api import Difference, Finding, Rule
-from ftengine.api.figures import counted, digits, ends, known, percent, with_interval
-from ftengine.evaluation import CHANCE, near_end
-from ftengine_builtins.rules.baseline import no_better_than_a_constant, threshold_of
+from ftengine.api.figures import digits, ends, percent, with_interval
+from ftengine.evaluation import near_end
 
 RISE = 0.05
 """Relative rise of the validation loss above its lowest that counts as over-fitting. Between two validations of one
@@ -27,15 +23,6 @@ on the one and not on the other."""
 
 RATIO_ALARM = 1.5
 """The same for losses and perplexities: held-out over training."""
-
-STEEP = 0.10
-"""Relative fall of the loss between the last two validations that means: longer training would have paid."""
-
-FEW_STEPS = 10
-"""Below so many steps the curve of the training loss is too short to be told from noise."""
-
-HARDLY = 0.10
-"""Relative fall of the training loss, noise added, below which a model that is not better was trained too little."""
 
 
 class OverFitting(Rule):
@@ -175,90 +162,3 @@ def seen_metric(run: RunRecords) -> str | None:
     if run.headline_metric in seen:
         return run.headline_metric
     return next((metric for metric in run.evaluation.tuned if metric in seen), None)
-
-
-class LearningCurve(Rule):
-    """Says where the training loss did not fall, hardly fell, or was still falling steeply at the end."""
-
-    name = "learning-curve"
-    order = 5
-    about = "training"
-
-    def judge(self, run: RunRecords) -> Iterator[Finding]:
-        losses = [step.loss for step in run.steps]
-        if len(losses) < FEW_STEPS:
-            yield from _hardly(run)
-            return
-        count = max(3, min(20, len(losses) // 10))
-        first, last = losses[:count], losses[-count:]
-        change = fmean(last) - fmean(first)
-        noise = math.sqrt((variance(first) + variance(last)) / count)
-        beyond = float(stdtrit(2 * count - 2, 1 - CHANCE / 2)) * noise
-        figures = {"first": fmean(first), "last": fmean(last), "steps": count, "standard_error": noise}
-        measured = f"{digits(fmean(first), 3)} over the first {count} steps, {digits(fmean(last), 3)} over the last"
-        rate = f"{run.recipe.train.learning_rate:g}"
-        if change > beyond:
-            text = f"The training loss rose: {measured}. The learning rate ({rate}) is probably too high."
-            yield Finding(kind="learning", level="alarm", text=text, figures=figures)
-        elif change > -beyond and not _got_better(run) and not _fell(run.validations):
-            fell = "did not fall" if change >= 0 else "hardly fell"
-            limit = f"; a fall of less than {digits(beyond, 3)} may be chance" if change < 0 else ""
-            text = f"The model did not learn: its training loss {fell} ({measured}{limit}). The learning rate ({rate}) "
-            text += "may be far too low or too high, or the answers cannot be told from the inputs."
-            yield Finding(kind="learning", level="alarm", text=text, figures=figures)
-        else:
-            yield from _hardly(run)
-            yield from _unfinished(run)
-
-
-def _got_better(run: RunRecords) -> bool:
-    """Say whether any figure of quality shows learning; that a fresh head's guesses are bettered shows none."""
-    threshold, evaluation = threshold_of(run), run.evaluation
-    if run.trained.new_modules and threshold is not None:
-        beaten = [*threshold.beaten(pooled=True), *threshold.beaten(pooled=False)]
-        return not no_better_than_a_constant(run) or bool(beaten)
-    return any(d.better for name, d in evaluation.difference.items() if evaluation.metrics[name].kind == "quality")
-
-
-def _fell(points: Sequence[Any]) -> bool:
-    """Say whether the validation loss fell: of the same examples each time, so less noisy than a few batches."""
-    losses = [point.validation_loss for point in points]
-    return bool(losses) and losses[0] - min(losses) > max(losses[0] * RISE, LEAST_RISE)
-
-
-def _hardly(run: RunRecords) -> Iterator[Finding]:
-    """Name too little training as the likely cause, where the loss surely hardly fell and the model is of no use.
-
-    That is so where no figure got better, or where it is no better than a constant answer.
-    """
-    losses = [step.loss for step in run.steps]
-    if len(losses) < 2 or not known(run.evaluation.difference.get(run.headline_metric or "")):
-        return
-    if _got_better(run) and not no_better_than_a_constant(run):
-        return
-    count = min(20, len(losses) // 3 or 1)
-    first, last = fmean(losses[:count]), fmean(losses[-count:])
-    noise = 2 * math.sqrt(2 / count) * stdev(losses)  # of the fall, as single batches differ
-    if not first > 0 or first - last + noise > first * HARDLY:
-        return
-    text = f"The training loss {'hardly fell' if last < first else 'did not fall'}: from {digits(first, 3)} to "
-    text += f"{digits(last, 3)} in {counted(len(losses), 'step')}. Try more steps or a higher learning rate first "
-    text += f"({run.recipe.train.learning_rate:g} now)."
-    if (threshold := threshold_of(run)) is not None and (labels := len(threshold.baseline.classes)) > 1:
-        text += f" Guessing evenly among {labels:,} labels has a loss of {digits(math.log(labels), 3)}."
-    level, figures = "alarm" if no_better_than_a_constant(run) else "note", {"first": first, "last": last}
-    yield Finding(kind="learning", level=level, text=text, figures=figures | {"steps": len(losses)})
-
-
-def _unfinished(run: RunRecords) -> Iterator[Finding]:
-    points = run.validations
-    if len(points) < 2 or run.training.stopped_early:
-        return
-    before, last = points[-2:]
-    old, new = before.validation_loss, last.validation_loss
-    if not old > 0 or new > min(point.validation_loss for point in points) or new > old * (1 - STEEP):
-        return
-    text = f"The validation loss was still falling when training ended, by {percent(1 - new / old)} from step "
-    text += f"{before.step:,} to {last.step:,}: more epochs may help."
-    figures = {"before": old, "last": new, "steps": [before.step, last.step]}
-    yield Finding(kind="learning", level="note", text=text, figures=figures)
