@@ -86,8 +86,8 @@ class Run:
 
     @property
     def verdict(self) -> Verdict:
-        """What the run came to, from its files as they are now."""
-        return verdict_of(self.path, self._registry)
+        """What the run came to, as it was judged when it finished."""
+        return verdict_of(self.path)
 
     def conclude(self) -> Verdict:
         """Judge the run again, after a file of it has changed: write verdict.json and report.html anew.

@@ -14,8 +14,9 @@ from ftengine.engine.cross_validate import CrossValidation
 from ftengine.engine.finished import Run
 from ftengine.engine.subprocess_runs import Child
 from ftengine.errors import InputError
+from ftengine.report.page import Overview
 from ftengine.report.text import number
-from ftengine.report.write import Overview, names_of
+from ftengine.report.write import names_of
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import AuditResult, EvaluationResult
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files as resources
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from ftengine.api import figures, redact
+from ftengine.api import Table, figures, redact
 from ftengine.evaluation import is_beyond_chance
 from ftengine.report.charts import together
 from ftengine.report.draw import draw, interval_plot
 from ftengine.report.sections import Section, beside, heading, sections
 from ftengine.report.text import cut, duration, number, printable, share, size, speed
-from ftengine.report.write import Overview
 from ftengine.run.records import RunRecords, Verdict
 
 if TYPE_CHECKING:
@@ -25,6 +25,25 @@ if TYPE_CHECKING:
 
 LONGEST = 4000
 """Characters of one text from data or models that the page holds; the files have the rest."""
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What stands before the single runs.
+
+    Args:
+        title: of the page; "" for how many runs there are.
+        lead: what the runs came to together, a paragraph each.
+        tables: their figures together, or what lies between them.
+        notes: what is to be known of that, a paragraph each.
+        folds: whether each run is measured on other examples because the data were divided so.
+    """
+
+    title: str = ""
+    lead: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
+    folds: bool = False
 
 
 def render(runs: Sequence[tuple[RunRecords, Verdict]], names: Sequence[str], overview: Overview | None = None) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from ftengine.api import Table
 from ftengine.plugins.registry import Registry
+from ftengine.report.page import Overview, render
 from ftengine.report.verdict import judge
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import EvaluationResult, RunRecords, Verdict
@@ -16,32 +16,11 @@ from ftengine.run.records import EvaluationResult, RunRecords, Verdict
 REPORT = "report.html"
 
 
-@dataclass(frozen=True)
-class Overview:
-    """What stands before the single runs.
-
-    Args:
-        title: of the page; "" for how many runs there are.
-        lead: what the runs came to together, a paragraph each.
-        tables: their figures together, or what lies between them.
-        notes: what is to be known of that, a paragraph each.
-        folds: whether each run is measured on other examples because the data were divided so.
-    """
-
-    title: str = ""
-    lead: tuple[str, ...] = ()
-    tables: tuple[Table, ...] = ()
-    notes: tuple[str, ...] = ()
-    folds: bool = False
-
-
 def conclude(run: RunDirectory, registry: Registry | None = None, figures: EvaluationResult | None = None) -> Verdict:
     """Write verdict.json and report.html of a run whose other files are complete; return the verdict.
 
     New figures are written to evaluation.json once verdict and page on them are made.
     """
-    from ftengine.report.page import render
-
     records = RunRecords.read(run.path)
     if figures is not None:
         records = replace(records, evaluation=EvaluationResult.model_validate(figures.to_json()))
@@ -59,9 +38,11 @@ def concluded(run: RunDirectory) -> bool:
     return all((run.path / name).is_file() for name in (Verdict.file, REPORT))
 
 
-def verdict_of(path: str | Path, registry: Registry | None = None) -> Verdict:
-    """Return the verdict on a finished run, from its files as they are now (RunError: one cannot be read)."""
-    return judge(RunRecords.read(path), registry)
+def verdict_of(path: str | Path) -> Verdict:
+    """Return the verdict on a finished run as it was written when it finished (RunError: there is none to read)."""
+    run = RunDirectory(path)
+    run.require_finished(Verdict.file)
+    return Verdict.read(run)
 
 
 def runs_in(path: str | Path) -> list[Path]:
@@ -92,12 +73,10 @@ def write_report(runs: Sequence[str | Path], file: str | Path | None = None, ove
     Raises:
         RunError: a folder holds no finished run, or the file cannot be written.
     """
-    from ftengine.report.page import render
-
-    registry = Registry()
-    read = [RunRecords.read(path) for path in runs]
-    target = Path(file) if file is not None else read[0].path / REPORT
-    text = render([(run, judge(run, registry)) for run in read], names_of([run.path for run in read]), overview)
+    read = [(RunRecords.read(path), verdict_of(path)) for path in runs]
+    paths = [run.path for run, _ in read]
+    target = Path(file) if file is not None else paths[0] / REPORT
+    text = render(read, names_of(paths), overview)
     folder = RunDirectory(target.parent)
     folder.create()
     return folder.write_text(target.name, text)

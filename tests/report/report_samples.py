@@ -2,10 +2,17 @@
 
 import copy
 import json
+from contextlib import suppress
+from functools import cache
 
 import yaml
 
+from ftengine.errors import RunError
 from ftengine.evaluation.intervals import subtracted_interval
+from ftengine.plugins.registry import Registry
+from ftengine.report.verdict import judge
+from ftengine.run.directory import RunDirectory
+from ftengine.run.records import RunRecords
 
 HOSTILE = (
     '</script><script>alert(1)</script>"><img src=x onerror=alert(2)>\'onclick="alert(3)" {{ 7 * 7 }} '
@@ -348,7 +355,7 @@ def complete(evaluation):
 
 
 def write_run(folder, files):
-    """Write a run's folder; a file that is None is left out."""
+    """Write a run's folder, and its verdict where its files can be read; a file that is None is left out."""
     files = copy.deepcopy(files)
     if isinstance(files.get("evaluation"), dict):
         complete(files["evaluation"])
@@ -359,4 +366,9 @@ def write_run(folder, files):
             (folder / f"{name}.json").write_text(json.dumps(files[name]))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in files["metrics"]))
     (folder / "adapter" / "ftengine.json").write_text(json.dumps(files["facts"]))
+    with suppress(RunError):
+        judge(RunRecords.read(folder), registry()).write(RunDirectory(folder))
     return folder
+
+
+registry = cache(Registry)

@@ -3,14 +3,17 @@
 import json
 
 import pytest
+from click.testing import CliRunner
 from expected import raises
 from report_samples import LABELS, everything, sound, write_run
 
+from ftengine import load_run
 from ftengine.api import Estimate, Finding, Metric, Rule, figures
+from ftengine.cli import main
 from ftengine.errors import RunError
 from ftengine.plugins.registry import Registry
 from ftengine.report.verdict import judge
-from ftengine.report.write import conclude, runs_in, verdict_of
+from ftengine.report.write import conclude, runs_in, verdict_of, write_report
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import RunRecords, Verdict
 
@@ -33,19 +36,29 @@ def test_a_third_partys_rule_is_part_of_the_verdict(tmp_path):
     assert told.headline.startswith("One alarm, about own. Better than its base: ")
 
 
-def test_the_verdict_is_a_function_of_the_files_and_is_written_beside_them(tmp_path):
+def test_the_verdict_is_judged_when_a_run_is_concluded_and_read_by_everything_after(tmp_path):
     run = RunDirectory(write_run(tmp_path / "run", everything()))
     written = conclude(run)
-    assert Verdict.read(run) == written == verdict_of(run.path)
     assert (run.path / "report.html").is_file()
+    marked = written.model_copy(update={"headline": "As it was judged."})
+    marked.write(run)
+    assert verdict_of(run.path) == marked
+    assert "As it was judged." in write_report([run.path]).read_text(encoding="utf-8")
+    for arguments in (["report", str(run.path)], ["report", str(run.path), "--json"]):
+        assert "As it was judged." in CliRunner().invoke(main, arguments).stdout
+    assert load_run(run.path).verdict == marked
+    assert (run.path / Verdict.file).unlink() is None
+    with raises(RunError, Verdict.file):
+        verdict_of(run.path)
 
 
 def test_an_unfinished_run_and_a_folder_without_one_are_refused(tmp_path):
     unfinished = write_run(tmp_path / "run", sound() | {"evaluation": None})
-    with raises(RunError, "evaluation.json"):
-        verdict_of(unfinished)
-    with pytest.raises(RunError):
-        verdict_of(tmp_path / "nothing")
+    for read, named in ((RunRecords.read, "evaluation.json"), (verdict_of, Verdict.file)):
+        with raises(RunError, named):
+            read(unfinished)
+        with pytest.raises(RunError):
+            read(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(
@@ -60,7 +73,7 @@ def test_a_damaged_or_older_file_is_one_error_that_names_file_and_field(tmp_path
     files = sound()
     files[name][key] = value
     with raises(RunError, said):
-        verdict_of(write_run(tmp_path / "run", files))
+        RunRecords.read(write_run(tmp_path / "run", files))
 
 
 def test_records_are_read_as_they_were_written(tmp_path):
