@@ -25,7 +25,7 @@ from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader
 from ftengine.api.optimizer import Optimizer, ShardingTraits
 from ftengine.api.personal import PERSONAL, find_personal, redact, redact_json, redact_pieces, redact_short
-from ftengine.api.reader import BrokenRow, FileReader, Reader, Row, place_of, text_lines
+from ftengine.api.reader import BrokenRow, FileReader, Reader, Row, encoding_of, place_of, text_lines
 from ftengine.api.regularizer import Regularizer, RegularizerTraits
 from ftengine.api.rule import Rule
 from ftengine.api.schedule import Schedule
@@ -106,6 +106,7 @@ __all__ = [
     "View",
     "check_unfolded",
     "comparable",
+    "encoding_of",
     "find_personal",
     "iterate",
     "overrides",

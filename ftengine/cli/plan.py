@@ -81,14 +81,15 @@ def plan(
       ftengine plan recipe.yaml --parameters-only --set strategy.rank=4
       ftengine plan recipe.yaml --processes 64 --bandwidth 400Gb/s
     """
-    from ftengine.engine.count_parameters import count_parameters
-    from ftengine.engine.fine_tune import plan as make_plan
     from ftengine.run.recipe import Recipe
 
     if labels is not None and not parameters_only:
         raise InputError("--labels is for --parameters-only; a whole plan takes the labels from the data.")
     speed = network(processes, bandwidth, measure=measure and not parameters_only)
     recipe = Recipe.read(recipe_file, overrides)
+    from ftengine.engine.count_parameters import count_parameters  # seconds, which a mistyped name need not wait for
+    from ftengine.engine.fine_tune import plan as make_plan
+
     result: Any
     with listening() as listener:
         if parameters_only:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from ftengine.api import BrokenRow, FileReader, Row, redact_short, text_lines
+from ftengine.api import BrokenRow, FileReader, Row, encoding_of, redact_short, text_lines
 from ftengine.errors import shown
 
 
@@ -84,7 +84,7 @@ class _JsonWindow:
 
     def __init__(self, file: BinaryIO, source: str) -> None:
         self.file, self.source = file, source
-        self.decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+        self.decode = codecs.getincrementaldecoder(encoding_of(source))().decode
         self.text, self.at, self.line, self.ended = "", 0, 1, False
 
     def skip(self, count: int) -> None:
