@@ -95,6 +95,6 @@ def _told(seen: Seen, task: str | None, data: str | None) -> Iterator[str]:
     renamed = ", ".join(f"{theirs} as {ours}" for ours, theirs in seen.found.columns.items())
     yield f"columns {columns}: {seen.task.name}{f', which reads {renamed}' if renamed else ''}"
     if seen.rows and (epochs := proposed_epochs(seen.rows)) > proposed_epochs(None):
-        yield f"{seen.rows} rows are few: train.epochs is {epochs:g}, and the weights of the best validation are kept"
+        yield f"for {seen.rows:,} rows train.epochs is {epochs:g}; the weights of the best validation are kept"
     if seen.found.unread:
         yield f"note: {seen.found.unread}"
