@@ -183,7 +183,8 @@ def _estimate(
     memory = choose_memory(data, device, loaded, strategy, planned)
     if memory.gradient_checkpointing:
         checkpoint_gradients(loaded.module)
-    validations = -(-planned.total // (section.validate_every or planned.per_epoch))
+    every = section.validate_every or planned.per_epoch * planned.epochs_between
+    validations = -(-planned.total // every)
     figures = estimate(
         trial_of(data, device, loaded, strategy, planned), _evaluated_tokens(data.encoded, evaluating, validations)
     )

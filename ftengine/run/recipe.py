@@ -175,10 +175,14 @@ class TrainSection(_Section):
     schedule: Named = Field({"name": "auto"}, description="of the learning rate; auto takes the usual one")
     warmup: float = Field(0.03, ge=0, description="share of all steps if below 1, else a number of steps")
     max_grad_norm: float | None = Field(1.0, gt=0, description="clip the gradient's norm; null for no clipping")
-    validate_every: int | None = Field(None, ge=1, description="steps between validations; null: once an epoch")
+    validate_every: int | None = Field(
+        None, ge=1, description="steps between validations; null: once an epoch, 20 times at most"
+    )
     early_stopping: EarlyStopping | None = None
     keep_best: bool = Field(True, description="end with the weights of the best validation loss")
-    checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints; null: once an epoch")
+    checkpoint_every: int | None = Field(
+        None, ge=1, description="steps between checkpoints; null: once an epoch, 20 times at most"
+    )
     keep_checkpoints: int = Field(2, ge=1, description="complete checkpoints that stay on disk")
     precision: DType = Field("auto", description="compute dtype; auto: bfloat16 if the device multiplies it natively")
     gradient_checkpointing: bool | Literal["auto"] = Field(

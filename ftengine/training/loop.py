@@ -181,7 +181,10 @@ class Trainer:
         return bool(self.accelerator.reduce(said, "sum"))
 
     def _due(self, every: int | None, epoch_ended: bool, run_ended: bool) -> bool:
-        return run_ended or (epoch_ended if every is None else self.progress.step % every == 0)
+        """Say whether to validate or save `every` so many steps; None: with the epochs."""
+        if every is not None:
+            return run_ended or self.progress.step % every == 0
+        return run_ended or (epoch_ended and self.progress.epoch % self.descent.steps.epochs_between == 0)
 
     def _speed(self) -> dict[str, Any]:
         """Return examples and tokens a second over all steps, those before a resume too; validations do not count."""

@@ -15,6 +15,9 @@ from ftengine.run.recipe import TrainSection
 CPU_TOKENS = 512
 """Tokens of a micro-batch for two threads of a CPU, which compute more no faster, but keep the activations of all."""
 
+MOST_TIMES = 20
+"""A run validates, and saves, at most so many times by default: with few rows an epoch is over in a step or two."""
+
 
 def batch_tokens(section: TrainSection, device: torch.device) -> int:
     """Return the most tokens of a micro-batch, 0 for no limit."""
@@ -34,6 +37,11 @@ class Steps:
     per_epoch: int
     warmup: int
     batch: int
+
+    @property
+    def epochs_between(self) -> int:
+        """Epochs from one validation, or checkpoint, to the next, where the recipe names no number of steps."""
+        return max(1, math.ceil(self.total / self.per_epoch / MOST_TIMES))
 
     def factor(self, schedule: Schedule, step: int) -> float:
         """Return what the peak learning rate is multiplied by at a step, 0 for the first.

@@ -60,6 +60,20 @@ def test_the_loss_falls_and_the_tuned_model_beats_its_base_on_held_out_data(fini
     assert figures["difference"]["loss"]["better"] is True
 
 
+def test_many_short_epochs_are_validated_twenty_times_at_most(llama_folder, chat_file, tmp_path):
+    recipe = {
+        "model": {"source": str(llama_folder)},
+        "task": "causal-lm",
+        "data": {"train": str(chat_file), "validation": 0.2},
+        "strategy": {"name": "lora", "rank": 2},
+        "train": {"epochs": 45, "batch_size": 64, "precision": "float32"},
+        "evaluation": {"slices": []},
+        "output": str(tmp_path / "run"),
+    }
+    run = fine_tune(Recipe.make(recipe))
+    assert [*validations(run)] == [*range(3, 46, 3)]
+
+
 def test_a_run_holds_what_the_design_says(finished):
     names = {path.name for path in finished.path.iterdir()}
     assert {

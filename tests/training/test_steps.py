@@ -18,3 +18,9 @@ def test_a_decimal_does_not_add_a_step(epochs, steps):
     """1.1 · 10 is 11.000000000000002, 0.07 · 100 is 7.000000000000001."""
     assert plan_steps(80, TrainSection(epochs=epochs)).total == steps
     assert warmup_steps(0.07, 100) == 7
+
+
+@pytest.mark.parametrize(("rows", "epochs", "between"), [(80, 3, 1), (80, 20, 1), (5, 60, 3), (5, 61, 4)])
+def test_a_run_validates_twenty_times_at_most(rows, epochs, between):
+    """Forty rows in 60 epochs were validated and saved 60 times, which took most of the run."""
+    assert plan_steps(rows, TrainSection(epochs=epochs)).epochs_between == between
