@@ -59,7 +59,7 @@ def providers(names: tuple[str, ...], arguments: argparse.Namespace) -> dict[str
         batches = random_batches if name == "peft" else sorted_batches
         loaded = load_base(data.ready)
         if name == "ftengine":
-            prepare_strategy(device, data.experiment, loaded)
+            prepare_strategy(device, data.ready, loaded)
             model, loss = loaded.module, task_loss
         elif name == "peft-layers":
             # The transformers model with PEFT's layers in it: ftengine's loss reads the output head.

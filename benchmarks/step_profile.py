@@ -78,7 +78,7 @@ def trainer(model: str, words: int, rank: int, precision: str, folder: Path) -> 
     data = prepare_data(Experiment.open(Recipe.make(recipe)))
     experiment, device, loaded = data.experiment, Device.open(data.experiment.recipe), load_base(data.ready)
     place_base(device, data.ready, loaded)
-    strategy = prepare_strategy(device, experiment, loaded, data.ready.task)
+    strategy = prepare_strategy(device, data.ready, loaded)
     run = RunDirectory(folder / "run")
     run.create()
     return Trainer(

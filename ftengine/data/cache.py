@@ -5,16 +5,16 @@ A row that a reader yields is kept as its JSON text beside its place; record bat
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from ftengine.api import BrokenRow, Reader, Row, comparable, place_of
 from ftengine.api.sizes import check_unfolded
@@ -63,8 +63,12 @@ class Reading:
 
     def _key(self) -> str:
         """Return a hash of the file's content and of what decides how it is read."""
+        from ftengine.model.code import code_of, fingerprint_code
+
         entry = self.make.entry
-        reader = [self.make.described, entry.origin.distribution, entry.origin.version, *_code(entry.cls)]
+        # Rows that code made which nothing tells of are no later reading's.
+        code = code_of([entry.cls]) or fingerprint_code(entry.cls.__module__) or uuid4().hex
+        reader = [self.make.described, entry.origin.distribution, entry.origin.version, code]
         kept = [CACHE_FORMAT, self.on_error, Path(self.path).suffix.lower(), reader]
         digest = blake2b(json.dumps(kept).encode(), digest_size=20)
         try:
@@ -191,14 +195,6 @@ class Reading:
         except OSError as error:
             other = f" ({error.filename!r})" if error.filename not in (None, self.path) else ""
             raise DataError(f"cannot read {self.source}: {error.strerror or error}{other}.") from None
-
-
-def _code(cls: type) -> list[str]:
-    """Return a class's name and the source of its module, which changes while its author works, its version not."""
-    for place in (inspect.getmodule(cls), cls):
-        with suppress(OSError, TypeError):  # there is no file
-            return [cls.__qualname__, inspect.getsource(place)]  # type: ignore[arg-type]
-    return [cls.__qualname__]
 
 
 def _encoded(item: Row | BrokenRow) -> tuple[Row, bytes] | BrokenRow:

@@ -15,7 +15,7 @@ from ftengine.api import Features, Task, overrides
 from ftengine.data.cache import BATCH_ROWS
 from ftengine.data.cache_folder import ROWS, entry_of
 from ftengine.errors import DataError
-from ftengine.plugins.code import KNOWN, OWN, code_of, package_of
+from ftengine.model.code import OWN, RECORDED, code_of, package_of
 from ftengine.run.environment import versions
 
 FEATURES_FORMAT = 1
@@ -100,7 +100,7 @@ def task_state(task: Task) -> list[Any] | None:
     """Return what a task was built with and learnt, as JSON has it; None where an attribute is of a kind unknown."""
     own = {name: value for name, value in vars(task).items() if name != "config"}
     told = [type(task).__module__, type(task).__qualname__, task.config.model_dump(mode="json"), own]
-    covered = {OWN, *map(package_of, type(task).__mro__)} - KNOWN
+    covered = {OWN, *map(package_of, type(task).__mro__)} - RECORDED
     try:
         return json.loads(json.dumps(told, default=lambda value: _told(value, covered)))
     except (TypeError, ValueError):

@@ -38,6 +38,17 @@ class RowHashes:
     targets: Mapping[str, np.ndarray]
     keys: Mapping[str, np.ndarray]
 
+    def without(self, reasons: Mapping[str, str]) -> RowHashes:
+        """Return the same but for training rows at some places, each with the reason why it is skipped."""
+        train = self.splits["train"]
+        kept = np.array([train.where(i) not in reasons for i in range(len(train))], dtype=bool)
+
+        def chosen(facts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {name: values[kept] if name == "train" else values for name, values in facts.items()}
+
+        splits = {**self.splits, "train": train.without(reasons)}
+        return RowHashes(splits, chosen(self.digests), chosen(self.targets), chosen(self.keys))
+
     def divided(self, sides: Mapping[str, np.ndarray]) -> RowHashes:
         """Return the same with training divided; `sides` has for each part the indices of its rows."""
         whole, splits = self.splits["train"], dict(self.splits)

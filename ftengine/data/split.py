@@ -40,12 +40,14 @@ class Splits:
 
     Args:
         train, validation, test: rows, None where the recipe asks for none.
+        divide: divides what was read, but for the rows of the training source at some places, each with its reason.
         to_audit: makes what audits look at; None where they are not to.
     """
 
     train: Rows
     validation: Rows | None
     test: Rows | None
+    divide: Callable[[Mapping[str, str]], Splits]
     to_audit: Callable[..., AuditedData] | None = None
 
     def mapping(self) -> dict[str, Rows]:
@@ -66,7 +68,6 @@ def make_splits(
     registry: Registry | None = None,
     *,
     audited: bool = True,
-    left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> Splits:
     """Read the recipe's data, hold out what it asks for, and find what is on two sides.
 
@@ -76,13 +77,16 @@ def make_splits(
         seed: of the division.
         registry: has the readers; by default those that are installed.
         audited: whether audits are to look at it; else only what decides where a row goes is found.
-        left_out: rows of the training source that take no part, by place, with the reason of each.
 
     Raises:
         DataError: a source cannot be read, its columns do not suit the task, too few distinct examples are left for
             a fraction, or training has rows that are also held out (data.leaks: auto, fail).
     """
-    hashes = _read(section, task, seed, registry or Registry(), left_out)
+    return _divided(_read(section, task, seed, registry or Registry()), section, task, audited, {})
+
+
+def _divided(read: RowHashes, section: DataSection, task: Task, audited: bool, left_out: Mapping[str, str]) -> Splits:
+    hashes = read.without(left_out) if left_out else read
     shares = {name: part for name in ("test", "validation") if isinstance(part := getattr(section, name), float)}
     cutting = bool(shares) or section.split.folds is not None
     distinct, near = Distinct(hashes.splits, hashes.digests, task), None
@@ -115,14 +119,14 @@ def make_splits(
         asked = _asked(section, shares)
         data = partial(to_audit, hashes, distinct, near, leaks, section, task, kept=kept, asked=asked)
     train = hashes.splits["train"] if kept is None else hashes.splits["train"].select(kept)
-    return Splits(train, hashes.splits.get("validation"), hashes.splits.get("test"), data)
+    again = partial(_divided, read, section, task, audited)
+    return Splits(train, hashes.splits.get("validation"), hashes.splits.get("test"), again, data)
 
 
-def _read(section: DataSection, task: Task, seed: int, registry: Registry, left_out: Mapping[str, str]) -> RowHashes:
+def _read(section: DataSection, task: Task, seed: int, registry: Registry) -> RowHashes:
     sources = {"train": section.train}
     sources |= {name: part for name in ("validation", "test") if isinstance(part := getattr(section, name), str)}
     splits = {name: read_for(source, section, task, registry) for name, source in sources.items()}
-    splits["train"] = splits["train"].without(left_out) if left_out else splits["train"]
     digests, targets = {}, {}
     for name, rows in splits.items():
         digests[name], targets[name] = fingerprints(rows, task, seed)

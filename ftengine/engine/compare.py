@@ -17,7 +17,7 @@ from ftengine.api import Difference, Estimate, Listener, SilentListener
 from ftengine.api.figures import ends, few_groups, sample_size
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.experiment import Experiment
-from ftengine.engine.prepared_data import PreparedData, ReadyTask, held_out, prepare_data
+from ftengine.engine.prepared_data import KnownTask, PreparedData, held_out, prepare_data
 from ftengine.engine.subprocess_runs import (
     Child,
     check_all,
@@ -229,7 +229,7 @@ def _require_same_examples(contenders: Sequence[Child], read: Sequence[Mapping[s
 
 def conclude(
     contenders: Sequence[Child],
-    tasks: Sequence[ReadyTask],
+    tasks: Sequence[KnownTask],
     reused: Sequence[bool],
     metric: str | None = None,
     *,
@@ -278,7 +278,7 @@ def conclude(
 
 
 def _measured(
-    contenders: Sequence[Child], tasks: Sequence[ReadyTask], evaluation: EvaluationResult, metric: str
+    contenders: Sequence[Child], tasks: Sequence[KnownTask], evaluation: EvaluationResult, metric: str
 ) -> list[Measured]:
     """Return what each tuned model came to by the evaluator of a metric, weighed alike."""
     split, name = evaluation.split or "", evaluation.metrics[metric].evaluator
@@ -315,7 +315,7 @@ def pair_differences(contenders: Sequence[Child], measured: Sequence[Measured], 
     return found
 
 
-def _row(contender: Child, ready: ReadyTask, evaluation: EvaluationResult, metric: str, reused: bool) -> Contender:
+def _row(contender: Child, ready: KnownTask, evaluation: EvaluationResult, metric: str, reused: bool) -> Contender:
     run, training = contender.run, TrainingResult.read(contender.run)
     seconds = [line["seconds"] for line in run.metrics() if "seconds" in line]
     measured = ("trainable_parameters", "total_parameters", "peak_memory_bytes", "steps", "seconds")

@@ -18,7 +18,7 @@ from ftengine.api import Baseline, Estimate, Finding, Listener, SilentListener
 from ftengine.api.figures import few_groups, known, sample_size
 from ftengine.data.split import make_splits
 from ftengine.engine.experiment import Experiment
-from ftengine.engine.prepared_data import PreparedData, ReadyTask, prepare_data
+from ftengine.engine.prepared_data import KnownTask, PreparedData, prepare_data
 from ftengine.engine.subprocess_runs import Child, check_all, require_alike, require_folder, train_unfinished
 from ftengine.errors import DataError, InputError, RecipeError
 from ftengine.evaluation.results import Measured, compared, paired
@@ -185,7 +185,7 @@ def _label_held_out_whole(experiment: Experiment) -> str:
     )
 
 
-def pool(children: Sequence[Child], ready: ReadyTask, reused: Sequence[bool]) -> CrossValidation:
+def pool(children: Sequence[Child], ready: KnownTask, reused: Sequence[bool]) -> CrossValidation:
     """Add up the figures of finished folds.
 
     Raises:
@@ -248,7 +248,7 @@ def judged(fold: RunDirectory, whole: EvaluationResult, registry: Registry) -> F
     return judge(replace(records, evaluation=whole, examples=None), registry).findings[0]
 
 
-def _pooled(children: Sequence[Child], ready: ReadyTask) -> list[Measured]:
+def _pooled(children: Sequence[Child], ready: KnownTask) -> list[Measured]:
     """Return what base and tuned models came to over the examples of all folds; nothing is fitted to other folds."""
     # Equal examples are in one fold, so that the groups of different folds are different ones.
     tables = [Predictions.join([stored(child.run, "test", side) for child in children]) for side in ("base", "tuned")]

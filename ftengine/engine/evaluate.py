@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ from ftengine.data.encoding import content_of
 from ftengine.data.read import Rows
 from ftengine.data.row_hashes import identities
 from ftengine.data.split import make_splits, read_for
+from ftengine.engine.base_predictions import run_base, run_model
 from ftengine.engine.device import Device, processes
 from ftengine.engine.evaluation_plan import plan_evaluation, trained_rows
-from ftengine.engine.prepared_data import ReadyTask, held_out
-from ftengine.engine.prepared_model import load_base, place_base, prepare_strategy, run_base, run_model
+from ftengine.engine.prepared_data import KnownTask, ReadyTask, held_out
+from ftengine.engine.prepared_model import load_base_of, place_base, prepare_strategy
 from ftengine.engine.saved_part import load_trained_part
 from ftengine.errors import DataError, InputError
 from ftengine.evaluation.plan import EvalPlan
@@ -39,17 +39,17 @@ def evaluate_run(
     """
     plan = _plan(ready, run, data)
     device = Device.open(ready.recipe)
-    loaded = load_base(ready, trained, run.trained)
+    loaded = load_base_of(ready, trained, run.trained)
     place_base(device, ready, loaded)
     base = run_base(device, ready, loaded, plan)
-    strategy = prepare_strategy(device, ready.experiment, loaded, ready.task)
+    strategy = prepare_strategy(device, ready, loaded)
     load_trained_part(strategy, loaded, run.trained)
     tuned = run_model(device, ready, loaded, plan, "tuned")
     ready.listener.phase("figures")
     return evaluate(plan, measure_all(plan, base), measure_all(plan, tuned))[0]
 
 
-def add_figures(ready: ReadyTask, run: RunDirectory, specs: Sequence[str | Mapping[str, Any]]) -> EvaluationResult:
+def add_figures(ready: KnownTask, run: RunDirectory, specs: Sequence[str | Mapping[str, Any]]) -> EvaluationResult:
     """Add the figures of further evaluators to evaluation.json, made from the tables of predictions.
 
     The run is judged again with them: verdict.json and report.html are written anew.
@@ -126,10 +126,8 @@ def _splits(
     if not used:
         return {}
     try:
-        divide = partial(make_splits, ready.recipe.data, ready.task, ready.recipe.seed, ready.registry, audited=False)
-        found = divide().mapping()
-        if left_out := ready.unusable(found):
-            found = divide(left_out=left_out).mapping()
+        splits = make_splits(ready.recipe.data, ready.task, ready.recipe.seed, ready.registry, audited=False)
+        found = ready.divided(splits).mapping()
     except DataError as error:
         if needed is not None:
             raise

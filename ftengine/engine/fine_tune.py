@@ -21,14 +21,7 @@ from ftengine.engine.launch import launched
 from ftengine.engine.lookout import watched
 from ftengine.engine.plan import Plan, plan
 from ftengine.engine.prepared_data import PreparedData, prepare_data
-from ftengine.engine.prepared_model import (
-    BASE_FILE,
-    PreparedModel,
-    TrainedModel,
-    keep_base,
-    prepare_model,
-    train_model,
-)
+from ftengine.engine.prepared_model import PreparedModel, TrainedModel, prepare_model, train_model
 from ftengine.engine.rendezvous import timeout
 from ftengine.engine.saved_part import save_trained_part
 from ftengine.errors import RunError
@@ -162,7 +155,6 @@ def begin_run(run: RunDirectory, model: PreparedModel) -> None:
         model.data.audit.write(run)
         model.environment().write(run)
         run.write_yaml("recipe.yaml", model.experiment.resolved())  # from here on, the run can be resumed
-        keep_base(run, model.base, model.base_key)
     model.device.wait()
     require_seen(run)
 
@@ -198,7 +190,6 @@ def continue_run(run: RunDirectory, model: PreparedModel) -> None:
         )
     if model.device.is_main:
         run.clear_partial()
-        keep_base(run, model.base, model.base_key)
     model.device.wait()
 
 
@@ -232,7 +223,6 @@ def write_results(trained: TrainedModel, run: RunDirectory) -> None:
     model.experiment.listener.phase("figures")
     figures, changed = evaluate(model.plan, model.measured, measure_all(model.plan, trained.tuned))
     save_predictions(run, base=model.base, tuned=trained.tuned)
-    run.remove(run.path / BASE_FILE)
     if changed is not None:
         changed.write(run)
     figures.write(run)

@@ -18,8 +18,8 @@ from ftengine.engine.experiment import Experiment
 from ftengine.engine.finite import require_finite_answers, require_finite_weights
 from ftengine.engine.lookout import watched
 from ftengine.engine.merge import MERGED_DTYPES, MergeReport, check_merge, merge_into
-from ftengine.engine.prepared_data import ReadyTask, check_inputs, inferring, ready_task
-from ftengine.engine.prepared_model import load_base, prepare_strategy
+from ftengine.engine.prepared_data import KnownTask, ReadyTask, check_inputs, inferring, ready_task
+from ftengine.engine.prepared_model import load_base_of, prepare_strategy
 from ftengine.engine.saved_part import load_trained_part
 from ftengine.errors import InputError, NotMergeable, UnknownName
 from ftengine.plugins.distributions import BLOCK_VARIABLE
@@ -65,7 +65,7 @@ class Run:
         self.listener = listener or SilentListener()
         self.trust_code = trust_code
         self._registry = registry or Registry()
-        self._ready: tuple[Device, ReadyTask, LoadedModel] | None = None
+        self._ready: tuple[Device, KnownTask, LoadedModel] | None = None
         self.base_now: Mapping[str, Any] = {}
         """Fingerprint of the base as it was loaded last; {} before."""
 
@@ -177,11 +177,11 @@ class Run:
             RunError: weights are not finite.
             TrainingError: an answer is not.
         """
-        device, ready, loaded = self._model(base)
-        task, size = inferring(ready.task), batch_size or self.recipe.train.batch_size
+        device, known, loaded = self._model(base)
+        task, size = inferring(known.task), batch_size or self.recipe.train.batch_size
         stream, done = iter(examples), 0
         while chunk := list(islice(stream, size)):
-            check_inputs(ready.task, chunk, lambda i, first=done + 1: f"example {first + i}")  # type: ignore[misc]
+            check_inputs(known.task, chunk, lambda i, first=done + 1: f"example {first + i}")  # type: ignore[misc]
             with device.inference(loaded):
                 answers = list(task.infer(loaded, chunk, options))
             require_finite_answers(answers, done + 1)
@@ -237,9 +237,9 @@ class Run:
             raise InputError(f"dtype {dtype!r}: merged weights are stored as {listed(MERGED_DTYPES)}.")
         target = RunDirectory(out)
         target.require_free("another folder")
-        ready = self.without_model(check_source=True)
-        check_merge(ready.experiment.make_strategy())
-        return merge_into(target, ready, load_base(ready, self.facts, self.trained), self.trained, dtype)
+        known = self.without_model(check_source=True)
+        strategy = check_merge(known.experiment.make_strategy())
+        return merge_into(target, known, strategy, load_base_of(known, self.facts, self.trained), self.trained, dtype)
 
     @property
     def task(self) -> Task:
@@ -251,7 +251,7 @@ class Run:
         known = self.without_model(check_source=True)
         return ready_task(known.experiment, known.task)
 
-    def without_model(self, *, check_source: bool = False) -> ReadyTask:
+    def without_model(self, *, check_source: bool = False) -> KnownTask:
         """Return the run's task, with its labels, for figures from kept predictions; what acts in training is left out.
 
         `check_source` says whether the model's source is looked at.
@@ -267,7 +267,7 @@ class Run:
             experiment.check_source()
         task = experiment.make_task()
         task.labels = self.facts.labels
-        return ReadyTask(experiment, task, None, None)
+        return KnownTask(experiment, task)
 
     def _require_trust(self, loader: ModelLoader) -> None:
         """Refuse to run code that the run's recipe names and the user has not agreed to (InputError)."""
@@ -278,21 +278,21 @@ class Run:
                 f"trust it ({self.path / 'recipe.yaml'} says what it is), add --trust-code."
             )
 
-    def _model(self, base: bool) -> tuple[Device, ReadyTask, LoadedModel]:
+    def _model(self, base: bool) -> tuple[Device, KnownTask, LoadedModel]:
         if not base and self._ready is not None:
             return self._ready
-        device, ready = Device.open(self.recipe), self.without_model(check_source=True)
-        loaded = load_base(ready, self.facts, self.trained)
+        device, known = Device.open(self.recipe), self.without_model(check_source=True)
+        loaded = load_base_of(known, self.facts, self.trained)
         self.base_now = {"source": loaded.source, **loaded.fingerprint}
         if base:
             require_finite_weights(loaded, f"the base of run {str(self.path)!r}")
             loaded.module.requires_grad_(False)  # so that all of it is kept in the compute dtype
             device.place(loaded)
-            return device, ready, loaded
+            return device, known, loaded
         # What trains is float32 from here on, so that nothing of it is rounded.
-        load_trained_part(prepare_strategy(device, ready.experiment, loaded, ready.task), loaded, self.trained)
+        load_trained_part(prepare_strategy(device, known, loaded), loaded, self.trained)
         require_finite_weights(loaded, f"run {str(self.path)!r}")
-        self._ready = device, ready, loaded
+        self._ready = device, known, loaded
         return self._ready
 
 

@@ -11,7 +11,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from ftengine.api import Batch, LoadedModel, Strategy, Task, overrides
-from ftengine.engine.prepared_data import ReadyTask, apply_strategy
+from ftengine.engine.prepared_data import KnownTask, apply_strategy
 from ftengine.engine.prepared_model import load_base
 from ftengine.engine.saved_part import distance, load_trained_part
 from ftengine.errors import MergeChangedOutputs, NotMergeable
@@ -82,31 +82,32 @@ def check_merge(strategy: Strategy) -> Strategy:
 
 
 @torch.no_grad()
-def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trained: Path, dtype: str) -> MergeReport:
+def merge_into(
+    target: RunDirectory, known: KnownTask, strategy: Strategy, loaded: LoadedModel, trained: Path, dtype: str
+) -> MergeReport:
     """Merge a trained part into its base (`loaded`), check it, and write it as a plain model, which is checked too.
 
     Args:
+        strategy: a fresh one that can merge (`check_merge`).
         loaded: the base; its module is released once it is written.
-        trained: folder of the trained part.
-        dtype: of the merged weights; "auto" keeps the base's.
 
     Raises:
         NotMergeable: the strategy has no merged form, or the base is quantised.
         MergeChangedOutputs: outputs differ by more than rounding explains; nothing is written.
     """
     _require_plain(loaded.module)
-    task, strategy = ready.task, ready.experiment.make_strategy()
+    task = known.task
     kept = next(p.dtype for p in loaded.module.parameters() if p.is_floating_point())
     stored = kept if dtype == "auto" else getattr(torch, dtype)
     _cast(loaded.module, torch.float32)
     probe = probe_of(task, loaded)
-    ready.listener.phase("merge")
+    known.listener.phase("merge")
     base = outputs_of(task, loaded.module.eval(), probe)
-    set_seed(ready.recipe.seed)
+    set_seed(known.recipe.seed)
     apply_strategy(strategy, loaded)
     load_trained_part(strategy, loaded, trained)
     before = outputs_of(task, loaded.module.eval(), probe)
-    check_merge(strategy).merge(loaded)
+    strategy.merge(loaded)
     differences = [distance(outputs_of(task, loaded.module.eval(), probe), before)]
     instead = f"Nothing was written. Serve the base with {str(trained)!r} instead, and please report this."
     if not differences[0] <= TOLERANCE:
@@ -122,7 +123,7 @@ def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trai
         expected, held = outputs_of(task, loaded.module, probe), tensor_hashes(_state(loaded.module))
         kind = type(loaded.module)
         loaded.module = nn.Module()  # so that memory holds one model at a time
-        opened, wrong = _open_written(folder, ready, kind)
+        opened, wrong = _open_written(folder, known, kind)
         differences.append(distance(outputs_of(task, opened.eval(), probe), expected))
         changed = [name for name, one in tensor_hashes(_state(opened)).items() if held.get(name, one) != one]
         if changed and not wrong:
@@ -133,25 +134,25 @@ def merge_into(target: RunDirectory, ready: ReadyTask, loaded: LoadedModel, trai
         if wrong or not differences[1] <= TOLERANCE:
             keys = f"; keys that do not fit: {len(wrong):,}, such as {wrong[0]!r}" if wrong else ""
             raise MergeChangedOutputs(
-                f"the merge of strategy {strategy.name!r} of {ready.experiment.make_strategy.entry.origin} leaves "
+                f"the merge of strategy {strategy.name!r} of {known.experiment.make_strategy.entry.origin} leaves "
                 "something in the model that its files do not hold (a hook, a parametrization, a parameter or buffer "
                 f"of its own): opened from them alone, its outputs on a probe batch differ by {differences[1]:.3g} of "
                 f"their size{keys}. {instead}"
             )
 
     write_folder(target.path, fill)
-    name, effect = str(stored).removeprefix("torch."), distance(before, base)
-    return MergeReport(str(target.path), name, max(differences), TOLERANCE, effect)
+    name = str(stored).removeprefix("torch.")
+    return MergeReport(str(target.path), name, max(differences), TOLERANCE, effect=distance(before, base))
 
 
-def _open_written(folder: Path, ready: ReadyTask, kind: type[nn.Module]) -> tuple[nn.Module, list[str]]:
+def _open_written(folder: Path, known: KnownTask, kind: type[nn.Module]) -> tuple[nn.Module, list[str]]:
     """Open a written model in float32 as whoever uses it does; return it, and the keys that do not fit it.
 
     A transformers folder is opened by transformers alone, the state of another module by the base's own module.
     """
     if is_pretrained(folder):
         return open_model(folder, torch.float32, kind)
-    module, stored = load_base(ready).module, read_tensors(folder / MODEL_FILE)
+    module, stored = load_base(known).module, read_tensors(folder / MODEL_FILE)
     _cast(module, torch.float32)
     own = module.state_dict()
     both = own.keys() & stored.keys()

@@ -110,7 +110,7 @@ def plan(
     busy = _busy() if measure else None
     if data.ready.skeleton is None or measure:
         loaded = load_base(data.ready)
-        strategy = prepare_strategy(device, experiment, loaded, data.ready.task)
+        strategy = prepare_strategy(device, data.ready, loaded)
     else:
         loaded, strategy = data.ready.skeleton.loaded, data.ready.skeleton.strategy
     frozen = never_trained(strategy, loaded.module, schedule)

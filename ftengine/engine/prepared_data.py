@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from types import MappingProxyType
 from typing import Any
 
 from accelerate.utils import set_seed
 
 from ftengine.api import Evaluator, Example, Labels, Listener, LoadedModel, SilentListener, Strategy, Task, overrides
-from ftengine.api.figures import counted
 from ftengine.data.audit import run_audits
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.encoding import EncodedSplit, encode_split, unusable
@@ -40,13 +38,11 @@ class Skeleton:
 
 
 @dataclass(frozen=True)
-class ReadyTask:
-    """A task that knows its labels, and what rows are encoded for; `skeleton` is None where the loader builds none."""
+class KnownTask:
+    """A task that knows its labels, among the components of its run."""
 
     experiment: Experiment
     task: Task
-    skeleton: Skeleton | None
-    processor: Any
 
     @property
     def recipe(self) -> Recipe:
@@ -59,11 +55,6 @@ class ReadyTask:
     @property
     def listener(self) -> Listener:
         return self.experiment.listener
-
-    @property
-    def max_length(self) -> int | None:
-        """The prepared model's longest input; None where it has no limit, or that is not known yet."""
-        return self.skeleton.loaded.max_length if self.skeleton else None
 
     @property
     def used_columns(self) -> set[str]:
@@ -80,36 +71,6 @@ class ReadyTask:
         self.listener.message(f"{rows.source} has no column {column!r}, so each of its rows is taken for a group")
         return None
 
-    def encode(self, name: str, rows: Rows, *, quiet: bool = False) -> EncodedSplit:
-        """Encode one split, `quiet` where the listener is not told; only the training split is augmented.
-
-        Raises:
-            DataError: a row cannot be encoded, or nothing is left to train on.
-        """
-        return encode_split(
-            name,
-            rows,
-            self.task,
-            self.processor,
-            self.max_length,
-            on_error=self.recipe.data.on_error,
-            listener=SilentListener() if quiet else self.listener,
-            augmenters=self.experiment.augmenters if name == "train" else (),
-            seed=self.recipe.seed,
-            group=None if name == "train" else self.group_column(rows),
-        )
-
-    def unusable(self, splits: Mapping[str, Rows]) -> dict[str, str]:
-        """Return place and reason of rows that cannot be encoded, where they would have a share in the division.
-
-        That is with `data.on_error: skip`, and only in what is divided: a file of its own keeps its good rows anyway.
-        """
-        data = self.recipe.data
-        parts = [rows for rows in splits.values() if rows.source == data.train]
-        if data.on_error == "fail" or len(parts) == 1:
-            return {}
-        return dict(chain(*(unusable(rows, self.task, self.processor, self.max_length) for rows in parts)))
-
     def evaluators(self) -> list[Evaluator]:
         """Build the task's evaluators and those that the recipe adds, each once.
 
@@ -121,6 +82,54 @@ class ReadyTask:
         built = [self.registry.build("evaluator", spec, f"evaluate.{name}") for name, spec in specs.items()]
         by_pass(built, self.task)
         return built
+
+
+@dataclass(frozen=True)
+class ReadyTask(KnownTask):
+    """A task, and what rows are encoded for; `skeleton` is None where the loader builds none."""
+
+    skeleton: Skeleton | None
+    processor: Any
+
+    @property
+    def max_length(self) -> int | None:
+        """The prepared model's longest input; None where it has no limit, or that is not known yet."""
+        return self.skeleton.loaded.max_length if self.skeleton else None
+
+    def encode(self, name: str, rows: Rows, *, quiet: bool = False) -> EncodedSplit:
+        """Encode one split, `quiet` where the listener is not told; only the training split is augmented.
+
+        Raises:
+            DataError: a row cannot be encoded, or nothing is left to train on.
+            SourceError: the tokenizer is not the model's.
+        """
+        split = encode_split(
+            name,
+            rows,
+            self.task,
+            self.processor,
+            self.max_length,
+            on_error=self.recipe.data.on_error,
+            listener=SilentListener() if quiet else self.listener,
+            augmenters=self.experiment.augmenters if name == "train" else (),
+            seed=self.recipe.seed,
+            group=None if name == "train" else self.group_column(rows),
+        )
+        if self.skeleton is not None:
+            require_fit(self.skeleton.loaded, [split])
+        return split
+
+    def divided(self, splits: Splits) -> Splits:
+        """Return splits whose division leaves out rows that cannot be encoded, as they are where there are none.
+
+        That is with `data.on_error: skip`, and only in what is divided: a file of its own keeps its good rows anyway.
+        """
+        data, named = self.recipe.data, splits.mapping()
+        parts = [rows for rows in named.values() if rows.source == data.train]
+        if data.on_error == "fail" or len(parts) == 1:
+            return splits
+        found = dict(chain(*(unusable(rows, self.task, self.processor, self.max_length) for rows in parts)))
+        return splits.divide(found) if found else splits
 
 
 @dataclass(frozen=True)
@@ -137,50 +146,61 @@ class PreparedData:
         return self.ready.experiment
 
 
-def prepare_data(
-    experiment: Experiment,
-    *,
-    like: PreparedData | None = None,
-    left_out: Mapping[str, str] = MappingProxyType({}),
-) -> PreparedData:
+def prepare_data(experiment: Experiment, *, like: PreparedData | None = None) -> PreparedData:
     """Read, divide, audit and encode the data; let the strategy prepare a model without weights on the way.
 
     Args:
         experiment: the recipe and its components.
         like: of another strategy on the same data, whose rows, labels and audit are taken as they are.
-        left_out: what is found here itself; see `ReadyTask.unusable`.
 
     Raises:
         InputError: whatever is wrong with the data, or with model, strategy and data together.
     """
-    task = experiment.make_task()
     if like is None:
-        again = f", without {counted(len(left_out), 'row')} that cannot be used" if left_out else ""
-        experiment.listener.phase(f"read data{again}")
-        splits = make_splits(
-            experiment.recipe.data, task, experiment.recipe.seed, experiment.registry, left_out=left_out
-        )
-        task.labels = learn_labels(task, splits.mapping(), stratified=experiment.recipe.data.split.by == "stratified")
+        ready, splits = _read(experiment)
     else:
-        splits, task.labels = like.splits, like.ready.task.labels
+        task, splits = experiment.make_task(), like.splits
+        task.labels = like.ready.task.labels
+        check_components(experiment, task, splits)
+        ready = ready_task(experiment, task)
+    encoded = {name: ready.encode(name, rows) for name, rows in splits.mapping().items()}
+    audit = _audit(ready, splits, encoded) if like is None else like.audit
+    return PreparedData(ready, splits, encoded, audit)
+
+
+def _read(experiment: Experiment) -> tuple[ReadyTask, Splits]:
+    """Read and divide the data, and let the task learn its labels from what it is to train on."""
+    task, data = experiment.make_task(), experiment.recipe.data
+    experiment.listener.phase("read data")
+    splits = make_splits(data, task, experiment.recipe.seed, experiment.registry)
+    stratified = data.split.by == "stratified"
+    task.labels = learn_labels(task, splits.mapping(), stratified=stratified)
     check_components(experiment, task, splits)
     ready = ready_task(experiment, task)
-    if like is None and not left_out and (found := ready.unusable(splits.mapping())):
-        return prepare_data(experiment, left_out=found)
-    encoded = {name: ready.encode(name, rows) for name, rows in splits.mapping().items()}
-    if ready.skeleton is not None:
-        require_vocabulary(ready.skeleton.loaded, encoded.values())
-    if like is not None:
-        return PreparedData(ready, splits, encoded, like.audit)
-    experiment.listener.phase("audit data")
+    if (divided := ready.divided(splits)) is not splits:  # other rows may train now, and have other labels
+        known, splits = task.labels, divided
+        task.labels = learn_labels(task, splits.mapping(), stratified=stratified)
+        ready = ready if task.labels == known else ready_task(experiment, task)
+    return ready, splits
+
+
+def _audit(ready: ReadyTask, splits: Splits, encoded: Mapping[str, EncodedSplit]) -> AuditResult:
+    ready.listener.phase("audit data")
     summaries = {name: split.summary() for name, split in encoded.items()}
     summaries["train"]["unread"] = find_unread(encoded["train"], ready.used_columns)
     audited = splits.audited({name: list(split.skipped) for name, split in encoded.items()})
-    return PreparedData(ready, splits, encoded, run_audits(audited, summaries, experiment.registry))
+    return run_audits(audited, summaries, ready.registry)
 
 
-def require_vocabulary(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:
-    """Refuse a tokenizer whose tokens are more than the model has embeddings (SourceError, which names a row)."""
+def require_fit(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:
+    """Refuse examples that the model cannot read: tokens that it does not have, or more of them than it takes.
+
+    That is told of a model without weights as soon as rows are encoded, else of the loaded one.
+
+    Raises:
+        SourceError: the tokenizer has more tokens than the model has embeddings; names a row.
+        RecipeError: an example is longer than the model.
+    """
     for split in splits:
         token, row = split.largest
         if token >= 0 and (size := vocabulary_size(loaded.module)) is not None and token >= size:
@@ -189,6 +209,12 @@ def require_vocabulary(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> N
                 f"({split.processor.convert_ids_to_tokens(token)!r}), the model has {size:,} embeddings. They do not "
                 "belong together: take the model's own tokenizer, or one whose tokens were added to the model too."
             )
+        if loaded.max_length is not None and split.longest > loaded.max_length:
+            raise RecipeError(
+                f"the longest example of {split.rows.source} has {split.longest} tokens, the model takes "
+                f"{loaded.max_length}. Set task.max_length={loaded.max_length}, or less."
+            )
+        split.room = loaded.max_length  # examples may grow when they are augmented
 
 
 def vocabulary_size(module: Any) -> int | None:
@@ -222,6 +248,8 @@ def check_components(experiment: Experiment, task: Task, splits: Splits) -> None
 def ready_task(experiment: Experiment, task: Task) -> ReadyTask:
     """Return a task that knows its labels, with the skeleton and the processor that rows are encoded for."""
     skeleton = prepare_skeleton(experiment, task)
+    if skeleton is not None and skeleton.loaded.processor is not None:
+        return ReadyTask(experiment, task, skeleton, skeleton.loaded.processor)
     set_seed(experiment.recipe.seed)  # a callable may build its model here already
     return ReadyTask(experiment, task, skeleton, experiment.loader.load_processor(experiment.recipe.model.source))
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ftengine.api import Batch, Criterion, LoadedModel, Strategy, Task
 from ftengine.engine.device import Device
 from ftengine.engine.experiment import described
-from ftengine.engine.prepared_data import ReadyTask, held_out
-from ftengine.engine.prepared_model import PreparedModel, load_base, prepare_strategy
+from ftengine.engine.prepared_data import KnownTask, held_out
+from ftengine.engine.prepared_model import PreparedModel, load_base_of, prepare_strategy
 from ftengine.errors import RunError, SavedPartDiffers
 from ftengine.model import copy_into, read_tensors, save_tensors, seeded, state_tensors
 from ftengine.model.fingerprints import tensor_hashes
@@ -181,9 +181,9 @@ def _open(model: PreparedModel, facts: TrainedPart, folder: Path, new: Mapping[s
     """Open a trained part as a finished run does; write those new modules (`new`, tensors by name) that it lacks."""
     experiment = model.experiment
     make_strategy = experiment.registry.factory("strategy", facts.strategy, "strategy")
-    ready = ReadyTask(replace(experiment, make_strategy=make_strategy), model.data.ready.task, None, None)
-    fresh = load_base(ready, facts, folder)
-    strategy = prepare_strategy(model.device, ready.experiment, fresh, ready.task)
+    known = KnownTask(replace(experiment, make_strategy=make_strategy), model.data.ready.task)
+    fresh = load_base_of(known, facts, folder)
+    strategy = prepare_strategy(model.device, known, fresh)
     own = _new_tensors(fresh)
     for tensor in own.values():
         tensor.zero_()  # the seed may have made them what they were, and will not in another version of torch

@@ -15,7 +15,7 @@ from ftengine.api import Listener, overrides
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.fine_tune import require_same_data, require_same_recipe
-from ftengine.engine.prepared_data import PreparedData, ReadyTask
+from ftengine.engine.prepared_data import KnownTask, PreparedData
 from ftengine.errors import InputError, RunError, TrainingError, did_you_mean, naming
 from ftengine.evaluation.results import bind
 from ftengine.model.fingerprints import changes
@@ -79,7 +79,7 @@ def check_all(
     return prepared
 
 
-def require_metric(ready: ReadyTask, metric: str | None) -> None:
+def require_metric(ready: KnownTask, metric: str | None) -> None:
     """Refuse a metric that will not be measured (InputError, which lists those that will be)."""
     known: list[str] = []
     for evaluator in ready.evaluators():

@@ -68,20 +68,6 @@ def save_predictions(run: RunDirectory, **sides: EvalResult) -> None:
     write_folder(run.path / FOLDER, fill)
 
 
-def kept_predictions(run: RunDirectory, plan: EvalPlan, side: str) -> EvalResult | None:
-    """Return the tables of one side that are in a run; None where one of a set of the plan is missing or damaged."""
-    result = EvalResult()
-    try:
-        for one in plan.sets():
-            with open(run.path / FOLDER / f"{one.name}-{side}.parquet", "rb") as source:
-                copyfileobj(source, result.file(one))
-            if len(result.predictions(one)) != len(one.members):
-                return None
-    except (OSError, pa.ArrowException):
-        return None
-    return result
-
-
 @dataclass(frozen=True)
 class EvalRunner:
     """Runs one model, each process over its share of the examples.

@@ -4,9 +4,9 @@ Everything here is open to plugins.
 """
 
 from ftengine.model.chat import encode_conversation, end_of_turn, has_template, read_messages, render
+from ftengine.model.code import fingerprint_code
 from ftengine.model.fingerprints import (
     fingerprint_base,
-    fingerprint_code,
     fingerprint_processor,
     fingerprint_weights,
     require_same_base,

@@ -6,10 +6,7 @@ import hashlib
 import json
 import math
 import re
-import sys
-import sysconfig
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ftengine.errors import BaseMismatch, shown
+from ftengine.model.code import fingerprint_code_of
 
 if TYPE_CHECKING:
     from ftengine.api import LoadedModel
@@ -87,7 +85,7 @@ def fingerprint_base(loaded: LoadedModel) -> dict[str, Any]:
         "buffers": _fingerprint_buffers(module, exclude),
         "config": _configuration(module, exclude) | loaded.fingerprint.get("config", {}),
         "generation": _generation(module),
-        "code": _code(module) | loaded.fingerprint.get("code", {}),
+        "code": fingerprint_code_of(module) | loaded.fingerprint.get("code", {}),
     }
 
 
@@ -215,45 +213,6 @@ def _settings(content: Mapping[str, Any], leave_out: frozenset[str], prefix: str
             finite = not isinstance(value, float) or math.isfinite(value)
             found[f"{prefix}{key}"] = json.loads(json.dumps(value, default=str)) if finite else str(value)
     return found
-
-
-def _code(module: nn.Module) -> dict[str, str]:
-    """Return a hash of each Python file that came with the model: code of no installed package, or of its hub."""
-    files = {getattr(sys.modules.get(type(part).__module__), "__file__", None) for part in module.modules()}
-    own = {Path(file) for file in files if file is not None and not is_installed(Path(file))}
-    # A class of the hub uses functions of the files beside it.
-    own |= {other for file in own if "transformers_modules" in file.parts for other in file.parent.glob("*.py")}
-    found: dict[str, str] = {}
-    for file in sorted(own):
-        if file.is_file():  # several of one name are told together
-            found[file.name] = "+".join([*([found[file.name]] if file.name in found else []), _hash_of_file(file)])
-    return found
-
-
-def fingerprint_code(module: str) -> dict[str, str]:
-    """Return a hash of each Python file of the package that an imported module lies in, else of its own file.
-
-    What is installed has a version, and is left out.
-    """
-    own: Any = sys.modules.get(module)
-    package: Any = sys.modules.get(getattr(own, "__package__", None) or "")
-    files: dict[Path, str] = {}
-    if getattr(package, "__file__", None):
-        folder = Path(package.__file__).parent
-        files = {file: file.relative_to(folder.parent).as_posix() for file in folder.rglob("*.py")}
-    elif getattr(own, "__file__", None):
-        files = {Path(own.__file__): Path(own.__file__).name}
-    return {name: _hash_of_file(file) for file, name in sorted(files.items()) if not is_installed(file)}
-
-
-def _hash_of_file(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:32]
-
-
-def is_installed(file: Path) -> bool:
-    """Say whether a file is of Python or of an installed distribution."""
-    standard = Path(sysconfig.get_paths()["stdlib"]) in file.parents
-    return standard or bool({"site-packages", "dist-packages"} & set(file.parts))
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any], leave_out: Iterable[str] = ()) -> list[str]:

@@ -48,7 +48,7 @@ def build_chat_recipe(llama_folder, chat_file):
             "data": {"train": str(chat_file), "validation": 0.2},
             "strategy": {"name": "lora", "rank": 4, "dropout": 0.1},
             "train": {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "precision": "float32"},
-            # test_answers_to_read.py, test_evaluation.py and test_earlier_base.py are about these.
+            # test_answers_to_read.py, test_evaluation.py and test_base_predictions.py are about these.
             "evaluation": {"resamples": 100, "answers": None, "training_sample": None, "reuse_base": False},
             "output": "",
         }

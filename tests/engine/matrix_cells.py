@@ -19,7 +19,7 @@ from ftengine.engine.device import Device
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.fine_tune import train
 from ftengine.engine.merge import outputs_of, probe_of
-from ftengine.engine.prepared_data import prepare_data
+from ftengine.engine.prepared_data import KnownTask, prepare_data
 from ftengine.run.directory import RunDirectory
 
 OPINIONS = {"good": ("wonderful", "fine", "good"), "bad": ("terrible", "late", "bad")}
@@ -200,8 +200,8 @@ def make_cell(strategy: str, architecture: str, precision: str, folder: Path) ->
     whole = made("whole")
     data = prepare_data(Experiment.open(whole))
 
-    def watched(device: Device, experiment: Experiment, loaded: LoadedModel, task: Task) -> Strategy:
-        seen.append(Watched(device, task, loaded, lambda: prepare(device, experiment, loaded, task)))
+    def watched(device: Device, known: KnownTask, loaded: LoadedModel) -> Strategy:
+        seen.append(Watched(device, known.task, loaded, lambda: prepare(device, known, loaded)))
         return seen[0].strategy
 
     with pytest.MonkeyPatch.context() as patch:

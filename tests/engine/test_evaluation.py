@@ -14,8 +14,7 @@ from rows import WORDS, sentences, write_rows
 from ftengine import Recipe, fine_tune, load_run
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
-from ftengine.engine.prepared_data import prepare_data
-from ftengine.engine.prepared_model import require_room
+from ftengine.engine.prepared_data import prepare_data, require_fit
 from ftengine.errors import RecipeError
 from ftengine.evaluation.examples import SHOWN
 
@@ -224,8 +223,9 @@ def test_changed_examples_that_outgrow_the_model_are_measured_as_they_stand(labe
     assert changed.batch(np.array([0]))["input_ids"].shape[1] > longest
     assert changed.example(0)["text"] == " ".join([row["text"]] * 4)
     longest = max(split.longest for split in encoded.values())
-    require_room(SimpleNamespace(module=None, max_length=longest), [*encoded.values(), *evaluating.encoded()])
+    splits = [*encoded.values(), *evaluating.encoded()]
+    require_fit(SimpleNamespace(module=None, source="", max_length=longest), splits)
     assert changed.batch(np.array([0]))["input_ids"].shape[1] <= longest
     assert changed.example(0) == row  # what is answered, and whose columns are read, is what is predicted of
-    with pytest.raises(RecipeError, match=f"the longest example has {longest} tokens"):
-        require_room(SimpleNamespace(module=None, max_length=longest - 1), [*encoded.values(), *evaluating.encoded()])
+    with pytest.raises(RecipeError, match=f"has {longest} tokens"):
+        require_fit(SimpleNamespace(module=None, source="", max_length=longest - 1), splits)

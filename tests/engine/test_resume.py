@@ -201,29 +201,17 @@ class Phases(SilentListener):
         self.said.append(text)
 
 
-def test_a_resumed_run_does_not_measure_the_base_again(unfinished, tmp_path):
-    kept = sorted((Path(unfinished.output) / "predictions").iterdir())
-    assert [file.name for file in kept] == ["answers-base.parquet", "training-base.parquet", "validation-base.parquet"]
+def test_a_resumed_run_does_not_measure_the_base_again(chat_recipe, tmp_path, monkeypatch):
+    """It finds what the base predicted where any other run finds it, in one store."""
+    monkeypatch.setenv("FTENGINE_CACHE", str(tmp_path / "cache"))
+    settings = {"evaluation__answers": 3, "evaluation__training_sample": 8, "evaluation__reuse_base": True}
+    recipe = chat_recipe(train__checkpoint_every=2, **settings)
+    interrupt(recipe, after=3)
+    assert not (Path(recipe.output) / "predictions").exists()
     listener = Phases()
-    resumed = fine_tune(unfinished, resume=True, listener=listener)
+    resumed = fine_tune(recipe, resume=True, listener=listener)
     assert not [phase for phase in listener.seen if phase.startswith("evaluate base")]
-    assert any("the base model was measured before" in text for text in listener.said)
-    whole = fine_tune(unfinished.model_copy(update={"output": str(tmp_path / "whole")}))
+    anew = {"output": str(tmp_path / "whole"), "evaluation": recipe.evaluation.model_copy(update={"reuse_base": False})}
+    whole = fine_tune(recipe.model_copy(update=anew))
     assert resumed.evaluation == whole.evaluation
     assert {file.name for file in resumed.path.iterdir()} == {file.name for file in whole.path.iterdir()}
-
-
-@pytest.mark.parametrize("spoil", ["cut", "missing", "other"])
-def test_what_the_base_said_is_made_anew_where_it_cannot_be_trusted(unfinished, spoil):
-    run = Path(unfinished.output)
-    table = run / "predictions" / "validation-base.parquet"
-    if spoil == "cut":
-        table.write_bytes(table.read_bytes()[:100])
-    elif spoil == "missing":
-        table.unlink()
-    else:
-        (run / "base.json").write_text('{"key": "0"}')
-    listener = Phases("train")
-    with pytest.raises(Interruption):
-        fine_tune(unfinished, resume=True, listener=listener)
-    assert "evaluate base" in listener.seen

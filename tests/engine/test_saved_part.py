@@ -256,7 +256,7 @@ def test_a_strategy_may_save_in_half_precision(recipe):
 def test_a_run_killed_before_its_files_were_verified_verifies_them_when_it_is_resumed(recipe, monkeypatch):
     whole = fine_tune(recipe(output=recipe().output + "-whole"), registry=registry(Biases))
     with monkeypatch.context() as patch:
-        patch.setattr(saved_part, "load_base", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(saved_part, "load_base_of", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             fine_tune(recipe(), registry=registry(Biases))
     run = fine_tune(recipe(), resume=True, registry=registry(Biases))
@@ -265,7 +265,7 @@ def test_a_run_killed_before_its_files_were_verified_verifies_them_when_it_is_re
 
 
 def test_memory_holds_one_base_at_a_time(recipe, monkeypatch):
-    frozen, load, seen = [], saved_part.load_base, []
+    frozen, load, seen = [], saved_part.load_base_of, []
 
     class Watched(Biases):
         def param_groups(self, model, learning_rate, weight_decay):
@@ -274,7 +274,7 @@ def test_memory_holds_one_base_at_a_time(recipe, monkeypatch):
 
     # tests/conftest.py leaves that out elsewhere.
     monkeypatch.setattr("accelerate.utils.memory.clear_device_cache", lambda garbage_collection: gc.collect())
-    monkeypatch.setattr(saved_part, "load_base", lambda *x: (seen.append(frozen[0]() is None), load(*x))[1])
+    monkeypatch.setattr(saved_part, "load_base_of", lambda *x: (seen.append(frozen[0]() is None), load(*x))[1])
     fine_tune(recipe(train__max_steps=1), registry=registry(Watched))
     assert seen == [True]
 

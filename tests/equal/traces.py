@@ -24,7 +24,6 @@ from ftengine.engine.prepared_data import prepare_data
 from ftengine.engine.prepared_model import (
     PreparedModel,
     load_base,
-    load_base_once,
     place_base,
     prepare_strategy,
 )
@@ -134,14 +133,14 @@ def _prepare(recipe: Recipe, listener: Listener | None = None) -> Recording:
     trace = Trace()
     experiment = Experiment.open(recipe, REGISTRY, Listening(trace, listener or SilentListener()))
     data, device = prepare_data(experiment), Device.open(recipe, training=True)
-    loaded = load_base_once(device, data.ready) if device.divides else load_base(data.ready)
+    loaded = load_base(data.ready, weights=device.is_main or not device.divides)
     place_base(device, data.ready, loaded)
-    strategy = prepare_strategy(device, experiment, loaded, data.ready.task)
+    strategy = prepare_strategy(device, data.ready, loaded)
     ranks = device.accelerator.num_processes
     empty = device.divide(loaded) if device.divides else None
     memory = Memory(gradient_checkpointing=bool(recipe.train.gradient_checkpointing), reason="")
     plan = evaluation_plan(data, ranks)
-    return Recording(data, plan, device, loaded, strategy, ranks, EvalResult(), "", {}, memory, empty, trace)
+    return Recording(data, plan, device, loaded, strategy, ranks, EvalResult(), {}, memory, empty, trace)
 
 
 @torch.no_grad()

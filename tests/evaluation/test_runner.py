@@ -10,9 +10,8 @@ from expected import raises
 
 from ftengine.api import SilentListener
 from ftengine.errors import TrainingError
-from ftengine.evaluation.runner import EvalResult, EvalRunner, kept_predictions, save_predictions
+from ftengine.evaluation.runner import EvalResult, EvalRunner
 from ftengine.evaluation.table import Writer
-from ftengine.run.directory import RunDirectory
 
 
 class Places:
@@ -56,12 +55,6 @@ def test_tables_have_no_names_that_a_killed_process_would_leave(monkeypatch, tmp
     assert not list(tmp_path.iterdir())
     for _ in range(2):
         assert result.predictions(one).columns["score"].tolist() == [0, 1, 2, 3, 4]
-    save_predictions(RunDirectory(tmp_path / "run"), base=result)
-    plan = SimpleNamespace(sets=lambda: [SimpleNamespace(name="test", members=range(5))])
-    kept = kept_predictions(RunDirectory(tmp_path / "run"), plan, "base")
-    assert kept.predictions(one).equals(result.predictions(one))
-    (tmp_path / "run" / "predictions" / "test-base.parquet").write_bytes(b"PAR1")
-    assert kept_predictions(RunDirectory(tmp_path / "run"), plan, "base") is None
 
 
 def test_finite_predictions_pass_with_their_members():

@@ -10,7 +10,7 @@ from torch import nn
 from ftengine import fine_tune, load_run
 from ftengine.api import SilentListener
 from ftengine.data.cache_folder import cache_folder
-from ftengine.engine import earlier_base
+from ftengine.engine.base_predictions import keys_of
 from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
@@ -92,7 +92,7 @@ def keys(recipe, change=lambda module: None):
     with torch.no_grad():
         change(loaded.module)
     plan = evaluation_plan(data)
-    return earlier_base.keys_of(device, data.ready, loaded, plan, plan.sets())
+    return keys_of(device, data.ready, loaded, plan)
 
 
 def test_what_the_base_might_say_otherwise_has_another_key(reusing):

@@ -1,0 +1,202 @@
+"""What models predict of all that is measured; what a base predicts is kept, for whatever run asks the same of it.
+
+It is kept under a hash of all that it depends on, and taken from there where that is equal: it is the same to the bit.
+A run that goes on after an interruption finds what it measured as any other run does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from shutil import copyfileobj
+from typing import IO, Any
+
+import pyarrow as pa
+import torch
+import xxhash
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from ftengine.api import LoadedModel, overrides
+from ftengine.api.figures import counted
+from ftengine.data.cache_folder import ROWS, entry_of, known_entry
+from ftengine.data.encoding import content_of
+from ftengine.data.features import processor_state, task_state
+from ftengine.engine.device import Device
+from ftengine.engine.experiment import described
+from ftengine.engine.prepared_data import KnownTask
+from ftengine.errors import DataError
+from ftengine.evaluation.plan import EvalPlan, EvalSet
+from ftengine.evaluation.runner import EvalResult, EvalRunner, own_columns
+from ftengine.model.code import code_of
+from ftengine.run.environment import hardware, versions
+from ftengine.training.steps import batch_tokens
+
+TABLES_FORMAT = 2
+"""Part of every key; raised when tables would be stored in another way."""
+
+ANSWERED = 16
+"""Examples at least that a model answers together, unless the recipe says how many: each step reads all weights, for
+one token as for many."""
+
+Keys = Mapping[str, str]
+"""By name of a set, what its table is kept under."""
+
+
+def run_model(
+    device: Device, known: KnownTask, loaded: LoadedModel, plan: EvalPlan, side: str, kept: EvalResult | None = None
+) -> EvalResult:
+    """Return what a model says of all that is measured; `side` is "base" or "tuned". All processes take part.
+
+    `kept` has what it said of the plan's sets already.
+    """
+    section, accelerator = known.recipe.train, device.accelerator
+    asked = known.recipe.evaluation.batch_size
+    sizes = (
+        asked or section.batch_size,
+        batch_tokens(section, accelerator.device),
+        asked or max(ANSWERED, section.batch_size),
+    )
+    return EvalRunner(accelerator, loaded, known.task, *sizes, known.listener, side).run(plan, kept)
+
+
+def run_base(device: Device, known: KnownTask, loaded: LoadedModel, plan: EvalPlan) -> EvalResult:
+    """Return what a base model says, as `run_model` does; what an earlier run of the same knows is not asked again.
+
+    Raises:
+        DataError: the cache is another user's.
+    """
+    result = EvalResult()
+    keys = keys_of(device, known, loaded, plan) if device.is_main else {}
+    if examples := _fill_in(device, result, plan, keys):
+        known.listener.message(
+            f"reused the base model's predictions of {counted(examples, 'example')} from an earlier run with the same "
+            "model, data, evaluators and machine (evaluation.reuse_base: false recomputes them)"
+        )
+    made = result.missing(plan)
+    if made or plan.benchmarks:
+        with device.measuring(loaded):
+            result = run_model(device, known, loaded, plan, "base", result)
+    try:
+        _keep(result, made, keys)
+    except DataError as error:
+        known.listener.message(f"the base model's predictions are not cached for later runs: {error}")
+    return result
+
+
+def keys_of(device: Device, known: KnownTask, loaded: LoadedModel, plan: EvalPlan) -> Keys:
+    """Return the keys of those sets whose tables may be kept; none where it cannot be told what they depend on.
+
+    That is so of a model of the user's own code, of a task that keeps hold of the model, and of packed weights.
+    """
+    recipe, state, task = known.recipe, _processor(loaded.processor), task_state(known.task)
+    loader, sets = known.experiment.loader, plan.sets()
+    unknown = overrides(known.task, "set_model") or loader.runs_code(recipe.model.source) is not None
+    if unknown or not (recipe.evaluation.reuse_base and state and task):
+        return {}
+    components = [loader, known.task]
+    components += [one for each in sets for one in (*each.evaluators, *each.split.augmenters)]
+    code = code_of(type(one) for one in (*components, *loaded.module.modules()))
+    model = _model(loaded)
+    if code is None or model is None:
+        return {}
+    common = [
+        TABLES_FORMAT,
+        [described(loader), model, state, loaded.max_length, task],
+        [str(device.accelerator.device), device.precision.name, torch.get_float32_matmul_precision()],
+        [device.accelerator.num_processes, device.divides],
+        [recipe.evaluation.batch_size or recipe.train.batch_size, recipe.train.batch_tokens, plan.seed],
+        [versions(), hardware(), code],
+    ]
+    return {one.name: _hash([common, _examples(one)]) for one in sets}
+
+
+def _fill_in(device: Device, result: EvalResult, plan: EvalPlan, keys: Keys) -> int:
+    """Put tables of an earlier run into a result, in all processes; return how many examples they have.
+
+    Raises:
+        DataError: the cache is another user's.
+    """
+    found = {one.name: table for one in plan.sets() if (table := _known(one, keys)) is not None}
+    (found,) = broadcast_object_list([found])  # other hosts have other caches
+    chosen = [one for one in plan.sets() if one.name in found]
+    for one in chosen:
+        result.file(one).write(found[one.name])
+    return sum(len(one.members) for one in chosen)
+
+
+def _known(one: EvalSet, keys: Keys) -> bytes | None:
+    """Return a set's table as it was kept; None where there is none, or less than all of it."""
+    entry = known_entry(keys[one.name]) if one.name in keys else None
+    if entry is None:
+        return None
+    kept = EvalResult()
+    try:
+        table = (entry / ROWS).read_bytes()
+        kept.file(one).write(table)
+        return table if len(kept.predictions(one)) == len(one.members) else None
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _keep(result: EvalResult, sets: Sequence[EvalSet], keys: Keys) -> None:
+    """Keep tables for later runs, but of answers only where the model gave them all (DataError: there is no room)."""
+    for one in (each for each in sets if each.name in keys):
+        answered = result.predictions(one).answered.sum() if len(one.answered) else 0
+        if answered == len(one.answered):
+            table = result.files[one.name]
+
+            def write(folder: Path, table: IO[bytes] = table) -> dict[str, Any]:
+                table.seek(0)
+                with open(folder / ROWS, "wb") as target:
+                    copyfileobj(table, target)
+                return {}
+
+            entry_of(keys[one.name], "the base model's predictions", write)
+
+
+def _examples(one: EvalSet) -> list[Any]:
+    """Return what a table's examples are, and what is asked of them."""
+    split = one.split
+    numbers = blake2b(split.index.tobytes() + one.answered.tobytes(), digest_size=16).hexdigest()
+    known = blake2b(json.dumps(own_columns(one).to_pydict()).encode(), digest_size=16).hexdigest()
+    return [
+        split.content or content_of(split.rows, split.task),
+        [numbers, known, split.max_length, split.room if split.augmenters else None],
+        [[described(each) for each in components] for components in (one.reading, one.answering, split.augmenters)],
+        [split.standing, split.seed, dict(one.options) if len(one.answered) else {}, list(one.slices)],
+    ]
+
+
+@torch.no_grad()
+def _model(loaded: LoadedModel) -> list[Any] | None:
+    """Return what a model computes: its parts, settings and every bit of its weights; None where that is unknown."""
+    module: Any = loaded.module
+    digest = xxhash.xxh3_128()
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if type(tensor) not in (Tensor, nn.Parameter) or tensor.is_meta:
+            return None  # weights that are packed in a way of their own
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu().numpy().data)
+    settings: list[Any] = []
+    for name in ("config", "generation_config"):
+        own: Any = getattr(module, name, None)
+        content = own.to_dict() if hasattr(own, "to_dict") else {}
+        settings.append({key: str(value) for key, value in sorted(content.items()) if key != "_name_or_path"})
+        settings.append(str(getattr(own, "_attn_implementation", None)))
+    return [repr(module), settings, digest.hexdigest()]
+
+
+def _processor(processor: Any) -> Any:
+    """Return what a tokenizer or image processor does; None where it does not say."""
+    state = processor_state(processor)
+    if state is None and hasattr(processor, "to_dict"):
+        settings = {key: str(value) for key, value in sorted(processor.to_dict().items())}
+        return [type(processor).__module__, type(processor).__qualname__, settings]
+    return state
+
+
+def _hash(depends: Any) -> str:
+    return f"base-{blake2b(json.dumps(depends, sort_keys=True).encode(), digest_size=20).hexdigest()}"
