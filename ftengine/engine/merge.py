@@ -120,12 +120,11 @@ def merge_into(
         _cast(loaded.module, stored)
         save_model(loaded.module, loaded.processor, folder)
         _cast(loaded.module, torch.float32)
-        expected, held = outputs_of(task, loaded.module, probe), tensor_hashes(_state(loaded.module))
-        kind = type(loaded.module)
+        expected, held, kind = outputs_of(task, loaded.module, probe), _hashes(loaded.module), type(loaded.module)
         loaded.module = nn.Module()  # so that memory holds one model at a time
         opened, wrong = _open_written(folder, known, kind)
         differences.append(distance(outputs_of(task, opened.eval(), probe), expected))
-        changed = [name for name, one in tensor_hashes(_state(opened)).items() if held.get(name, one) != one]
+        changed = [name for name, one in _hashes(opened).items() if held.get(name, one) != one]
         if changed and not wrong:
             raise MergeChangedOutputs(
                 f"{len(changed):,} of {len(held):,} tensors of the merged model, such as {changed[0]!r}, are others "
@@ -160,9 +159,9 @@ def _open_written(folder: Path, known: KnownTask, kind: type[nn.Module]) -> tupl
     return module, sorted(own.keys() ^ stored.keys())
 
 
-def _state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return what files hold of a model, by name, floats as float32: a reader may hold buffers in another dtype."""
-    return {name: x.float() if x.is_floating_point() else x for name, x in module.state_dict().items()}
+def _hashes(module: nn.Module) -> dict[str, str]:
+    """Return hashes of what files hold of a model, floats as float32: a reader may hold buffers in another dtype."""
+    return tensor_hashes({name: x.float() if x.is_floating_point() else x for name, x in module.state_dict().items()})
 
 
 def probe_of(task: Task, loaded: LoadedModel) -> Batch:
