@@ -249,11 +249,13 @@ def _answers(evaluating: EvalPlan) -> int:
 
 def _evaluation(evaluating: EvalPlan, column: str | None) -> dict[str, Any]:
     held, training = evaluating.held_out, evaluating.training
-    grouped = None if held is None or column is None else held.split.groups
+    groups = None
+    if held is not None and column is not None and held.split.groups is not None:
+        groups = {"column": column, "count": len(np.unique(held.split.groups[held.members]))}
     return {
         "split": evaluating.split,
         "examples": 0 if held is None else len(held.split),
-        "groups": None if grouped is None else {"column": column, "count": len(np.unique(grouped[held.members]))},
+        "groups": groups,
         "evaluators": [] if held is None else [evaluator.name for evaluator in (*held.reading, *held.answering)],
         "training": 0 if training is None else len(training.split),
         "slices": [] if held is None else list(held.slices),
