@@ -17,7 +17,7 @@ PYTEST_OPTIONS = -q -n logical --maxprocesses=$(WORKERS) --dist loadfile --no-lo
 PLUGINS := .venv-plugins
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow test-equal test-plugins test-peers test-lowest faults fuzz sanitize coverage lint docs bench clean
+.PHONY: help env demo golden test test-slow test-equal test-plugins test-peers test-lowest faults fuzz sanitize coverage lint docs bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,9 @@ test: $(COMPILED) ## run the tests
 # What compiles, starts several processes, loads a real model or trains for seconds.
 test-slow: $(COMPILED) ## run the tests that take long
 	$(TEST) -m slow
+
+golden: $(COMPILED) ## write what commands print to tests/golden anew
+	FTENGINE_GOLDEN=write OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/cli -k golden
 
 # Each in two ways: whole and accumulated, packed, in two processes, resumed, by each instruction set, ….
 test-equal: $(COMPILED) ## compare what is promised to be equal, and show by planted faults what that sees

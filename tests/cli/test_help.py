@@ -5,6 +5,7 @@ import sys
 
 import click
 import pytest
+from expected import golden
 
 from ftengine.cli import COMMANDS, main
 from ftengine.plugins.registry import KINDS
@@ -36,6 +37,10 @@ print("LOADED", [name for name in {heavy!r} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1:] == ["LOADED []"], done.stdout + done.stderr
+
+
+def test_golden_help(ftengine):
+    golden("help", "\n".join(f"$ ftengine {' '.join(path)}\n{ftengine(*path, '--help').stdout}" for path, _ in ALL))
 
 
 @pytest.mark.parametrize(
