@@ -28,7 +28,7 @@ EXAMPLES = 16
 Call = tuple[str, str]
 """What was called, such as "strategy.prepare" (a second object of the kind is "strategy 2"), and what held then."""
 
-COMPUTING = {"loss", "predict", "infer", "generate", "ask_models"}
+COMPUTING = {"loss", "predict", "infer"}
 """Methods that compute with the model, of which gradients and autocast are told."""
 SEEDS = {int(np.random.SeedSequence([SEED, step, 0]).generate_state(1)[0]): "step" for step in range(100)}
 SEEDS[SEED] = "recipe"
@@ -37,20 +37,8 @@ SEEDS[SEED] = "recipe"
 class Augmenter(api.TextAugmenter):
     """Leave texts as they are."""
 
-    def check_options(self):
-        """Nothing to refuse."""
-
-    def set_processor(self, processor):
-        """Nothing to see."""
-
     def change(self, text, rng):
         return text
-
-    def check_mix(self, task):
-        """Nothing to refuse."""
-
-    def mix(self, batch, task, rng):
-        return batch
 
 
 class Regularizer(api.Regularizer):
@@ -91,22 +79,9 @@ class Evaluator(api.Evaluator):
 
     reads = frozenset({"label", "predicted"})
     metrics = {"right": api.Metric("right answers", higher_is_better=True, proportion=True)}  # noqa: RUF012
-    columns = frozenset({"text"})
 
     def set_labels(self, task, labels):
         """Nothing to refuse."""
-
-    def check_row(self, row):
-        """Nothing to refuse."""
-
-    def benchmarks(self, task):
-        return {"nothing": Evaluator()}
-
-    def ask_models(self, loaded):
-        return {"nothing": []}
-
-    def keep(self, prediction):
-        return {"length": len(prediction["text"])}
 
     def fit(self, rows):
         """Nothing to learn."""
@@ -114,9 +89,6 @@ class Evaluator(api.Evaluator):
     def score(self, rows, weights):
         right = rows["label"] == rows["predicted"]
         return {"right": float((right * weights).sum() / weights.sum()) if weights.sum() else float("nan")}
-
-    def details(self, rows, estimate):
-        return []
 
 
 class Audit(api.Audit):
@@ -142,9 +114,6 @@ class Callback(api.Callback):
     def on_event(self, event):
         """Nothing to do."""
 
-    def view_command(self, run):
-        return "ls"
-
 
 BUILT_IN = {
     "loader": "transformers",
@@ -154,15 +123,9 @@ BUILT_IN = {
     "optimizer": "adamw",
     "schedule": "cosine",
 }
-"""Components of the box that stand for their kind, with all optional methods that they write."""
-MORE = {
-    "task": {"set_model": lambda task, loaded, strategy: None},
-    "strategy": {
-        "frozen_parameters": lambda strategy, model, step, steps, steps_per_epoch: (),
-        "regularizer": lambda strategy, steps: Regularizer(),
-    },
-}
-"""Optional methods that those lack."""
+"""Components of the box that stand for their kind, with the optional methods that they write."""
+MORE = {"strategy": {"frozen_parameters": lambda strategy, model, step, steps, steps_per_epoch: ()}}
+"""An optional method that it lacks."""
 OWN = {
     "augmenter": Augmenter,
     "regularizer": Regularizer,

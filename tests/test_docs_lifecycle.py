@@ -20,44 +20,37 @@ def calls(tmp_path_factory):
     }
 
 
-def told_calls(heading, index=0):
+def documented(heading, index=0):
     found = [one for one in tables(LIFECYCLE) if one.heading == heading]
     return [(code(row[0])[0], row[1]) for row in found[index].rows]
 
 
-BEFORE = "Before the weights are read"
+BEFORE = documented("Before the weights are read")
+ORDER = {
+    "plan": BEFORE + documented("`ftengine plan`"),
+    "train": BEFORE + documented("`ftengine train`"),
+    "evaluate": documented("`ftengine evaluate`"),
+    "evaluate --evaluators": documented("`ftengine evaluate`", 1),
+    "predict": documented("`ftengine predict`"),
+    "merge": documented("`ftengine merge`"),
+}
 
 
-@pytest.mark.parametrize("command", ["plan", "train"])
-def test_the_order_of_calls_is_told_from_the_recipe_to_the_end(calls, command):
-    first = told_calls(BEFORE)
-    made = [(name, holds.partition(" / ")[0] if name == "task.set_model" else holds) for name, holds in calls[command]]
-    assert made == first + told_calls(f"`ftengine {command}`")
+@pytest.mark.parametrize("command", ORDER)
+def test_what_is_documented_is_called_in_that_order_and_under_those_conditions(calls, command):
+    names = {name for name, _ in ORDER[command]}
+    assert [(name, holds) for name, holds in calls[command] if name in names] == ORDER[command]
 
 
-@pytest.mark.parametrize(
-    ("command", "heading", "index"),
-    [
-        ("evaluate", "`ftengine evaluate`", 0),
-        ("evaluate --evaluators", "`ftengine evaluate`", 1),
-        ("predict", "`ftengine predict`", 0),
-        ("merge", "`ftengine merge`", 0),
-    ],
-)
-def test_the_order_of_calls_on_a_finished_run_is_told(calls, command, heading, index):
-    assert calls[command] == told_calls(heading, index)
-
-
-def test_a_resumed_run_calls_what_a_new_one_does_and_takes_back_what_was_kept(calls):
-    resumed, whole = dict(calls["train --resume"]), dict(calls["train"])
-    assert resumed.keys() == (whole.keys() | {"regularizer 2.load_state_dict"}) - {"reader.read"}
-    order = list(resumed)
+def test_a_resumed_run_takes_back_what_was_kept_before_it_starts(calls):
+    order = [name for name, _ in calls["train --resume"]]
     assert order.index("regularizer 2.load_state_dict") + 1 == order.index("callback.on_event(Started)")
 
 
 def test_compare_checks_each_strategy_and_loads_no_weights_itself(calls):
     made = {re.sub(r" \d+", "", name) for name, _ in calls["compare"]}
-    assert made == {name for name, _ in told_calls(BEFORE)}
+    assert made >= {name for name, _ in BEFORE}
+    assert not made & {"loader.load", "task.predict", "task.loss"}
     assert [name for name, _ in calls["compare"] if "reader" in name] == ["reader.read"]
 
 
