@@ -230,10 +230,6 @@ def test_missing_file_says_how_to_make_one(tmp_path):
         ("train.keep_best=maybe", "key 'train.keep_best': must be true or false, not 'maybe'."),
         ("data.validation=[1]", "key 'data.validation': must be a number or text, not [1]."),
         (
-            "train.trackers=wandb",
-            "key 'train.trackers': must be a list, not 'wandb', for example train.trackers: [wandb].",
-        ),
-        (
             "train.early_stopping=3",
             "key 'train.early_stopping': must be a mapping, not 3, for example train.early_stopping: {patience: 3}.",
         ),

@@ -12,19 +12,17 @@ from ftengine.run.recipe import Recipe
 
 
 class Callbacks:
-    """A recipe's callbacks (`callbacks` and `train.trackers`); one that raises is named and left out from then on.
+    """A recipe's callbacks; one that raises is named and left out from then on.
 
     Raises:
         UnknownName, RecipeError: one does not exist, or lacks what it needs.
     """
 
     def __init__(self, recipe: Recipe, registry: Registry, listener: Listener) -> None:
-        named = {f"callbacks.{i}": spec for i, spec in enumerate(recipe.callbacks)}
-        named |= {f"train.trackers.{i}": {"name": name} for i, name in enumerate(recipe.train.trackers)}
         self.listener = listener
         self.callbacks: list[tuple[Callback, str]] = []
         seen: list[object] = []
-        for key, spec in named.items():
+        for key, spec in ((f"callbacks.{i}", spec) for i, spec in enumerate(recipe.callbacks)):
             factory = registry.factory("callback", spec if len(spec) > 1 else spec["name"], key)
             if factory.described in seen:  # named twice is told once
                 continue

@@ -258,7 +258,7 @@ class Run:
         """
         content = self.recipe.resolved()
         content["strategy"] = self.facts.strategy
-        content["callbacks"] = content["train"]["trackers"] = content["augment"] = content["regularize"] = []
+        content["callbacks"] = content["augment"] = content["regularize"] = []
         content["train"] |= {"optimizer": AUTO, "schedule": AUTO}
         with made_with(self.directory, self._registry):
             experiment = Experiment.open(Recipe.make(content), self._registry, self.listener, check_source=False)

@@ -199,7 +199,6 @@ class TrainSection(_Section):
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="what several processes hold: ddp the whole model each, fsdp a part of each parameter"
     )
-    trackers: list[str] = Field([], description="names of callbacks, such as trackers; the same as `callbacks`")
 
 
 class FurtherExamples(_Section):

@@ -51,8 +51,6 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
         section["properties"][key] = _named(part, kind)
     for kind in dict.fromkeys(PLACES.values()):
         definitions |= _components(kind, registry.entries(kind), left.get(kind))
-    trackers = definitions["TrainSection"]["properties"]["trackers"]
-    trackers["items"] = {"enum": [entry.name for entry in registry.entries("callback")]}
     return {"$schema": DIALECT, "title": TITLE, **schema, "$defs": dict(sorted(definitions.items()))}
 
 

@@ -11,7 +11,7 @@ def test_a_mergeable_run_proposes_merge(trained, run):
 def test_another_neither_proposes_it_nor_loads_a_model_to_refuse_it(ftengine, recipe, tmp_path, request):
     folder = tmp_path / "run"
     settings = ("--set", "strategy={name: adapter}", "--set", "train.max_steps=1", "--set", f"output={folder}")
-    text = ftengine("train", recipe, *settings, "--set", "train.trackers=[tensorboard]").stdout
+    text = ftengine("train", recipe, *settings, "--set", "callbacks=[tensorboard]").stdout
     assert "ftengine predict" in text
     assert "ftengine merge" not in text
     assert not load_run(folder).mergeable
@@ -27,6 +27,6 @@ def test_a_plan_says_what_its_memory_is_of_and_what_a_strategy_without_patterns_
 
 
 def test_a_missing_tracker_is_refused_before_data_is_read(ftengine, recipe, tmp_path):
-    settings = ("--set", "train.trackers=[mlflow]", "--set", "data.train=no.jsonl", "--set", f"output={tmp_path / 'x'}")
+    settings = ("--set", "callbacks=[mlflow]", "--set", "data.train=no.jsonl", "--set", f"output={tmp_path / 'x'}")
     error = ftengine("train", recipe, *settings, code=2).stderr
     assert "pip install mlflow" in error

@@ -91,7 +91,7 @@ def test_every_component_is_a_name_or_a_mapping_with_its_defaults(entry):
         ("strategy", {"name": "lora", "targets": []}),
         ("augment", ["case", "no-such"]),
         ("evaluation.robustness", "no-such"),
-        ("train.trackers", ["no-such"]),
+        ("callbacks", ["no-such"]),
         ("train.lr", 1e-3),
         ("model.loader", "no-such"),
         ("model.loader", {"name": "auto", "no-such": 1}),

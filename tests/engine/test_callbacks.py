@@ -5,6 +5,7 @@ import sys
 import types
 
 import pytest
+from expected import raises
 from runs import Heard, Interrupting, Interruption
 
 from ftengine import Recipe, fine_tune, hookimpl, load_run
@@ -91,10 +92,7 @@ def content(bert_folder, tmp_path):
 
 def test_events_come_in_order_and_a_failing_callback_is_named_once(registry, content):
     said = Heard()
-    train = {**content["train"], "trackers": ["log-lines"]}
-    recipe = Recipe.make(
-        {**content, "train": train, "callbacks": ["torn", "leaving", "ear", "ear", {"name": "log-lines"}]}
-    )
+    recipe = Recipe.make({**content, "callbacks": ["torn", "leaving", "ear", "ear", {"name": "log-lines"}]})
     run = fine_tune(recipe, registry=registry, listener=said)
     line, other = [line for line in said.said if line.startswith("callback")]
     assert other.startswith("callback 'leaving'")
@@ -153,8 +151,7 @@ def test_a_callback_ends_the_run_where_it_says_so(registry, content):
     recipe = Recipe.make(
         {**content, "train": {**content["train"], "checkpoint_every": 1}, "callbacks": ["budget", "ear"]}
     )
-    told = r"callback 'budget' of callbacks unversioned ends the run: the budget is spent \(test_callbacks\.py:\d+\)"
-    with pytest.raises(TrainingError, match=told):
+    with raises(TrainingError, "'budget'", "the budget is spent", "test_callbacks.py:"):
         fine_tune(recipe, registry=registry)
     assert isinstance(Ear.heard[-1], Failed)
     assert [line["step"] for line in RunDirectory(recipe.output).metrics() if "loss" in line] == [1, 2]
@@ -162,5 +159,5 @@ def test_a_callback_ends_the_run_where_it_says_so(registry, content):
 
 
 def test_an_unknown_callback_is_an_error_that_names_the_key(content):
-    with pytest.raises(UnknownName, match=r"no callback named 'tensorbord' \(recipe key callbacks.0\).*'tensorboard'"):
+    with raises(UnknownName, "'tensorbord'", "callbacks.0", "'tensorboard'"):
         fine_tune(Recipe.make({**content, "callbacks": ["tensorbord"]}))
