@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner
+from expected import raises
 from tiny import tiny_llama
 
 from ftengine import Recipe, fine_tune, load_run
@@ -121,7 +122,7 @@ def test_the_verdict_tells_of_benchmarks(run):
     assert "Benchmark" in (run.path / "report.html").read_text(encoding="utf-8")
     again = load_run(run.path)
     assert again.evaluate()["probes"] == run.evaluation["probes"]
-    with pytest.raises(InputError, match="queries the models itself"):
+    with raises(InputError, "the models itself"):
         again.evaluate(evaluators=[{"name": "lm-eval", "tasks": ["arc_easy"]}])
 
 
@@ -177,21 +178,21 @@ def test_another_base_is_refused(answers, benchmarks, tmp_path):
 
     path = fine_tune(recipe(tiny_llama(tmp_path / "llama"), answers, tmp_path / "run")).path
     tiny_llama(tmp_path / "llama", seed=1)
-    with pytest.raises(BaseMismatch, match="the weights of"):
+    with raises(BaseMismatch, "weights"):
         CliRunner().invoke(lm_eval, [str(path), "--tasks", str(benchmarks)], catch_exceptions=False)
     assert not (path / "lm_eval.json").exists()
 
 
 def test_unknown_tasks_are_refused_before_weights_are_read(llama_folder, answers, tmp_path, no_weights):
     asked = {"name": "lm-eval", "tasks": ["arc_easyy"]}
-    with pytest.raises(InputError, match=r"evaluate\.lm-eval.*no task 'arc_easyy'\. Did you mean 'arc_easy'"):
+    with raises(InputError, "evaluate.lm-eval", "'arc_easy'"):
         fine_tune(recipe(llama_folder, answers, tmp_path / "run", evaluate=[asked]))
 
 
 def test_a_classifier_is_refused_before_weights_are_read(bert_folder, reviews, benchmarks, tmp_path, no_weights):
     asked = {"name": "lm-eval", "tasks": [str(benchmarks)]}
     made = recipe(bert_folder, reviews, tmp_path / "run", evaluate=[asked], task="text-classification")
-    with pytest.raises(InputError, match="head 'sequence-classification'"):
+    with raises(InputError, "sequence-classification"):
         fine_tune(made)
 
 

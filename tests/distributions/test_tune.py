@@ -6,6 +6,7 @@ import shutil
 import pytest
 import yaml
 from click.testing import CliRunner
+from expected import raises
 from runs import Heard
 
 from ftengine import Recipe, Run, fine_tune, load_run
@@ -137,7 +138,7 @@ def test_a_trial_that_fails_is_told_and_the_others_go_on(content, tmp_path, monk
     assert any("trial 2 of 3" in text and "failed: the loss is not finite" in text for text in heard.said)
     assert "1 further one failed" in found.statement
     monkeypatch.setattr(search, "fine_tune", always_failing)
-    with pytest.raises(TrainingError, match=r"none of 2 trials came to a figure; the last one: the loss"):
+    with raises(TrainingError, "none of 2 trials"):
         tuned(content, tmp_path / "all", trials=2)
 
 
@@ -147,7 +148,7 @@ def test_a_classifier_is_tuned_by_its_metric(bert_folder, reviews, content, tmp_
     found = tuned(content, tmp_path / "tuned", trials=2, metric="accuracy")
     assert (found.metric, found.higher_is_better) == ("accuracy", True)
     assert found.of(found.best).figure.value == max(trial.figure.value for trial in found.trials)
-    with pytest.raises(InputError, match=r"no metric 'acuracy' here.*Did you mean 'accuracy'"):
+    with raises(InputError, "acuracy", "accuracy"):
         tuned(content, tmp_path / "other", trials=2, metric="acuracy")
 
 
@@ -187,14 +188,14 @@ def test_a_named_reader_reads_the_data_and_not_the_division(content, tmp_path):
     ("changes", "options", "message"),
     [
         ({"validation": None}, {}, "data.validation is null"),
-        ({"test": None}, {}, "data.test is null.*--no-test"),
+        ({"test": None}, {}, "--no-test"),
         ({"train": "missing.jsonl"}, {}, "missing.jsonl"),
-        ({}, {"metric": "acc"}, "no metric 'acc' here"),
+        ({}, {"metric": "acc"}, "'acc'"),
     ],
 )
 def test_wrong_input_is_refused_before_anything_trains(changes, options, message, content, tmp_path, no_weights):
     content["data"] |= changes
-    with pytest.raises(InputError, match=message) as raised:
+    with raises(InputError, message) as raised:
         tuned(content, tmp_path / "new" / "tuned", **options)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "new").exists()
@@ -204,21 +205,21 @@ def test_a_folder_of_another_search_is_refused(content, tmp_path):
     from ftengine_optuna.space import parse
 
     tuned(content, tmp_path / "tuned", trials=1, test=False)
-    with pytest.raises(InputError, match=r"trials of another search, which differs in the ranges\."):
+    with raises(InputError, "the ranges"):
         tuned(content, tmp_path / "tuned", space=[parse("strategy.rank", "1..4", "")])
     content["seed"] = 7
-    with pytest.raises(InputError, match=r"trials of another search, which differs in seed\."):
+    with raises(InputError, "seed"):
         tuned(content, tmp_path / "tuned")
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(InputError, match="holds other files"):
+    with raises(InputError, "other files"):
         tuned(content, tmp_path / "used")
 
 
 def test_a_search_that_broke_off_at_once(content, tmp_path):
     (tmp_path / "tuned").mkdir()
     (tmp_path / "tuned" / "trials.log").write_text("", encoding="utf-8")
-    with pytest.raises(InputError, match=r"trials\.log ends at its very beginning"):
+    with raises(InputError, "trials.log"):
         tuned(content, tmp_path / "tuned")
 
 
@@ -245,7 +246,7 @@ def test_the_command(content, tmp_path, monkeypatch):
     found = json.loads(result.stdout)
     assert [one["key"] for one in found["space"]] == ["train.learning_rate"]
     assert found["trials"][0]["values"] == {"train.learning_rate": 0.005}
-    with pytest.raises(InputError, match="write KEY=RANGE"):
+    with raises(InputError, "KEY=RANGE"):
         CliRunner().invoke(tune, ["recipe.yaml", "--trials", "2", "--set-range", "rank"], catch_exceptions=False)
 
 
@@ -255,5 +256,5 @@ def test_trials_on_another_base_are_not_set_beside_the_others(content, llama_fol
     tuned(content, tmp_path / "tuned", trials=1)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}), encoding="utf-8")
-    with pytest.raises(BaseMismatch, match="hidden_act was 'silu' and is 'relu'"):
+    with raises(BaseMismatch, "hidden_act", "'silu'", "'relu'"):
         tuned(content, tmp_path / "tuned", trials=2)

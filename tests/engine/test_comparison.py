@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from expected import raises
 from rows import write_rows
 from runs import Heard
 
@@ -40,29 +41,29 @@ def test_train_settings_may_differ_and_nothing_else_of_the_recipe(chat_recipe):
     (first, second) = contend(chat_recipe(), ["full", {"name": "lora", "train.learning_rate": 0.5}])
     assert (first.recipe.train.learning_rate, second.recipe.train.learning_rate) == (0.01, 0.5)
     assert second.recipe.strategy == {"name": "lora", "rank": 4, "dropout": 0.1}
-    with pytest.raises(InputError, match=r"sets 'data.test'; .* only keys of train"):
+    with raises(InputError, "'data.test'"):
         contend(chat_recipe(), ["full", {"name": "lora", "data.test": 0.5}])
-    with pytest.raises(RecipeError, match=r"'train.learning_rat'.*Did you mean 'learning_rate'"):
+    with raises(RecipeError, "'train.learning_rat'", "'learning_rate'"):
         contend(chat_recipe(), ["full", {"name": "lora", "train.learning_rat": 0.5}])
 
 
 @pytest.mark.parametrize(
     ("strategies", "error", "message"),
     [
-        (["lora"], InputError, r"at least two strategies, .*; there are 1 \('lora'\)"),
-        (["lora", "full", "lora"], InputError, "'lora' is named twice"),
-        (["lora", {"rank": 2}], InputError, "write a name, or a mapping with name"),
-        (["lora", 3], InputError, "write a name, or a mapping with name"),
-        (["lora", "ful"], UnknownName, r"^ful: no strategy named 'ful'.*Did you mean 'full'"),
-        (["full", {"name": "lora", "rnk": 2}], RecipeError, r"^lora rnk=2: unknown key 'strategy.rnk'"),
-        (["full", {"name": "lora", "targets": ["c_attn"]}], NoMatch, r"^lora targets=.*'c_attn' matches no module"),
-        (["lora", {"name": "full", "freeze": ["layers.7"]}], NoMatch, r"^full freeze=.*'layers.7' matches no"),
+        (["lora"], InputError, "('lora')"),
+        (["lora", "full", "lora"], InputError, "'lora'"),
+        (["lora", {"rank": 2}], InputError, "a name"),
+        (["lora", 3], InputError, "a name"),
+        (["lora", "ful"], UnknownName, "'full'"),
+        (["full", {"name": "lora", "rnk": 2}], RecipeError, "'strategy.rnk'"),
+        (["full", {"name": "lora", "targets": ["c_attn"]}], NoMatch, "'c_attn'"),
+        (["lora", {"name": "full", "freeze": ["layers.7"]}], NoMatch, "'layers.7'"),
     ],
 )
 def test_what_does_not_fit_is_found_before_anything_is_written_or_trains(
     chat_recipe, tmp_path, no_process, strategies, error, message
 ):
-    with pytest.raises(error, match=message):
+    with raises(error, message):
         compare_strategies(chat_recipe(), strategies)
     assert not (tmp_path / "run").exists()
 
@@ -73,28 +74,28 @@ def test_what_does_not_fit_is_found_before_anything_is_written_or_trains(
         (
             {"regularize": ["l2-sp"]},
             ["full", {"name": "full", "train.weight_decay": 0.1}],
-            r"^full train\.weight_decay=0\.1: regularizer 'l2-sp' .* takes the place of train\.weight_decay",
+            "full train.weight_decay=0.1: ",
         ),
         (
             {"train__precision": "bfloat16", "model__dtype": "bfloat16"},
             ["full", {"name": "lora", "train.precision": "float32"}],
-            r"^lora train\.precision=float32: train\.precision float32 contradicts model\.dtype bfloat16",
+            "lora train.precision=float32: ",
         ),
     ],
 )
 def test_every_recipe_is_checked_before_data_is_read(chat_recipe, tmp_path, no_process, settings, strategies, message):
-    with pytest.raises(RecipeError, match=message):
+    with raises(RecipeError, message):
         compare_strategies(chat_recipe(data__train="absent.jsonl", **settings), strategies)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_metric_that_is_not_measured_is_refused(chat_recipe):
-    with pytest.raises(InputError, match=r"no metric 'los' here\. There are loss, perplexity\. Did you mean 'loss'"):
+    with raises(InputError, "'los'", "'loss'"):
         checked(chat_recipe(), ["full", "lora"], metric="los")
 
 
 def test_without_held_out_data_there_is_nothing_to_compare(chat_recipe):
-    with pytest.raises(InputError, match=r"held-out data; set data\.validation"):
+    with raises(InputError, "data.validation"):
         checked(chat_recipe(data__validation=None), ["full", "lora"])
 
 
@@ -161,11 +162,11 @@ def test_strategies_on_rows_in_groups_are_compared_by_group(compared_here, label
 
 def test_an_output_that_is_a_run_or_somebody_elses_is_left_alone(chat_recipe, tmp_path):
     fine_tune(chat_recipe(train__max_steps=1))
-    with pytest.raises(RunError, match="holds a run of its own"):
+    with raises(RunError, "a run of its own"):
         contend(chat_recipe(), ["full", "lora"])
     (tmp_path / "other" / "full").mkdir(parents=True)
     (tmp_path / "other" / "full" / "thesis.txt").write_text("do not lose me")
-    with pytest.raises(RunError, match=r"^full: output .* other files"):
+    with raises(RunError, "full: ", "other files"):
         checked(chat_recipe(output=str(tmp_path / "other")), ["full", "lora"])
 
 
@@ -177,10 +178,10 @@ def test_a_run_of_another_recipe_or_of_other_data_is_not_gone_on_with(chat_recip
     fine_tune(contend(recipe, ["full", "lora"])[0].recipe)
     assert checked(recipe, ["full", "lora"]) == []
     other = chat_recipe(train__max_steps=2, data__train=str(data))
-    with pytest.raises(RunError, match=r"^full: .*another recipe; train.max_steps differs"):
+    with raises(RunError, "full: ", "train.max_steps"):
         checked(other, ["full", "lora"])
     data.write_text("\n".join(rows[1:]))
-    with pytest.raises(RunError, match=r"^full: the data files have changed"):
+    with raises(RunError, "full: ", "data files"):
         checked(recipe, ["full", "lora"])
 
 
@@ -242,16 +243,14 @@ def test_strategies_that_would_see_different_parts_of_long_examples_are_refused(
     rows = [{"prompt": "why", "completion": "because " * (200 if i == 5 else 3) + str(i)} for i in range(20)]
     file = tmp_path / "long.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(InputError, match=r"full and prompt would see different parts .* Set task\.max_length=\d+"):
+    with raises(InputError, "task.max_length="):
         checked(chat_recipe(data__train=str(file)), ["full", "prompt"])
     assert not (tmp_path / "run").exists()
     checked(chat_recipe(data__train=str(file), task={"name": "causal-lm", "max_length": 64}), ["full", "prompt"])
 
 
 def test_a_model_that_cannot_checkpoint_is_refused_before_anything_trains(chat_recipe):
-    with pytest.raises(
-        RecipeError, match=r"^prefix: train\.gradient_checkpointing: the strategy, .* does not support it"
-    ):
+    with raises(RecipeError, "prefix: ", "train.gradient_checkpointing"):
         checked(chat_recipe(train__gradient_checkpointing=True), ["full", "prefix"])
 
 
@@ -266,7 +265,7 @@ def test_different_labels_have_different_folders(chat_recipe):
 
 
 def test_a_metric_that_these_labels_do_not_give_is_refused_before_training(label_recipe):
-    with pytest.raises(InputError, match=r"no metric 'subset_accuracy' here\. There are accuracy, macro_f1") as error:
+    with raises(InputError, "subset_accuracy", "macro_f1") as error:
         checked(label_recipe(), ["full", "lora"], "subset_accuracy")
     assert "micro_f1" not in str(error.value)
     checked(label_recipe(), ["full", "lora"], "macro_f1")

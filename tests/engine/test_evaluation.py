@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from expected import raises
 from measuring_plugin import with_plugin
 from rows import WORDS, sentences, write_rows
 
@@ -227,5 +228,5 @@ def test_changed_examples_that_outgrow_the_model_are_measured_as_they_stand(labe
     require_fit(SimpleNamespace(module=None, source="", max_length=longest), splits)
     assert changed.batch(np.array([0]))["input_ids"].shape[1] <= longest
     assert changed.example(0) == row  # what is answered, and whose columns are read, is what is predicted of
-    with pytest.raises(RecipeError, match=f"has {longest} tokens"):
+    with raises(RecipeError, f"has {longest} tokens"):
         require_fit(SimpleNamespace(module=None, source="", max_length=longest - 1), splits)

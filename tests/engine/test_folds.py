@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from expected import raises
 from rows import write_rows
 from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
@@ -165,28 +166,28 @@ def test_a_later_fold_that_does_not_fit_is_refused_before_the_first_trains(label
     recipe = label_recipe(data__test=None)
     (tmp_path / "run" / "fold-2").mkdir(parents=True)
     (tmp_path / "run" / "fold-2" / "thesis.txt").write_text("do not lose me")
-    with pytest.raises(RunError, match=r"^fold 2: output .* not empty"):
+    with raises(RunError, "fold 2: "):
         cross_validate(recipe, 3)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["fold-2"]
 
 
 def test_what_cannot_be_cross_validated_is_refused(label_recipe, tmp_path):
-    with pytest.raises(InputError, match="at least two folds"):
+    with raises(InputError, "two folds"):
         divide(label_recipe(data__test=None), 1)
-    with pytest.raises(RecipeError, match=r"data\.test is 0\.2, .*--set data\.test=null"):
+    with raises(RecipeError, "data.test is 0.2", "--set data.test=null"):
         divide(label_recipe(), 3)
-    with pytest.raises(RecipeError, match=r"duplicates: apart would put equal rows into several folds"):
+    with raises(RecipeError, "duplicates: apart"):
         divide(label_recipe(data__test=None, data__split={"duplicates": "apart"}), 3)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").write_text("")
-    with pytest.raises(RunError, match="holds a run of its own"):
+    with raises(RunError, "a run of its own"):
         divide(label_recipe(data__test=None), 3)
 
 
 def test_too_few_rows_are_refused_with_the_fold(label_recipe, tmp_path, no_process):
     few = tmp_path / "few.jsonl"
     write_rows(few, ({"text": f"goal {i}", "label": "ab"[i % 2]} for i in range(4)))
-    with pytest.raises(InputError, match=r"^fold 0: .*too few for 9 folds"):
+    with raises(InputError, "fold 0: ", "9 folds"):
         cross_validate(label_recipe(data__train=str(few), data__test=None), 9)
     assert not (tmp_path / "run").exists()
 
@@ -196,8 +197,7 @@ def test_a_label_that_one_fold_holds_out_whole_is_named_with_that_fold(label_rec
     file = tmp_path / "lone.jsonl"
     rows = [{"text": f"goal {i}", "label": others[i % len(others)]} for i in range(20)]
     write_rows(file, [*rows, {"text": "team", "label": "lone"}])
-    message = r"^fold (\d): label 'lone' has one row \(.*lone\.jsonl:21\), and fold \1 holds it out"
-    with pytest.raises(InputError, match=message):
+    with raises(InputError, "fold ", "'lone'", "lone.jsonl:21"):
         cross_validate(label_recipe(data__train=str(file), data__test=None), 3)
 
 

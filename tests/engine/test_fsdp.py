@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.utils import patch_environment
+from expected import raises
 from processes import together
 from runs import interrupt, losses
 from tiny import tiny_bert, tiny_gpt2, tiny_llama
@@ -171,12 +172,12 @@ def test_one_process_reads_the_checkpoint_of_two(folder):
 @pytest.mark.parametrize(
     ("targets", "told"),
     [
-        ({"model.norm.weight": torch.zeros(3)}, r"'model.norm.weight' has shape \(\d+,\), the model expects \(3,\)"),
-        ({"model.norm.bias": torch.zeros(3)}, "'model.norm.bias' is missing"),
+        ({"model.norm.weight": torch.zeros(3)}, "'model.norm.weight'"),
+        ({"model.norm.bias": torch.zeros(3)}, "'model.norm.bias'"),
     ],
 )
 def test_a_checkpoint_of_another_model_is_refused(folder, targets, told):
-    with pytest.raises(BaseMismatch, match=told):
+    with raises(BaseMismatch, told):
         read_parts(last_checkpoint(folder, "two"), targets)
 
 
@@ -232,7 +233,7 @@ def test_blocks_are_found_in_the_tree_of_modules(folder):
     finally:
         type(llama)._no_split_modules = known
     assert blocks(llama, ["LlamaMLP"]) == [layer.mlp for layer in reversed(llama.model.layers)]
-    with pytest.raises(RecipeError, match="blocks of class LlamaBlock, and LlamaForCausalLM has none"):
+    with raises(RecipeError, "LlamaBlock", "LlamaForCausalLM"):
         blocks(llama, ["LlamaBlock"])
 
 
@@ -246,32 +247,32 @@ def test_blocks_that_share_a_parameter_with_others_are_no_blocks():
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        ({"regularize": ["ema"]}, "regularizer 'ema' does not work on sharded parameters"),
-        ({"train__optimizer": "muon"}, "optimizer 'muon' does not work on sharded parameters"),
+        ({"regularize": ["ema"]}, "'ema'"),
+        ({"train__optimizer": "muon"}, "'muon'"),
     ],
 )
 def test_what_does_not_work_on_parts_is_refused_before_data_is_read(chat_recipe, tmp_path, overrides, named):
     overrides = {"train__parallel": "fsdp", "data__train": str(tmp_path / "missing.jsonl"), **overrides}
-    with pytest.raises(RecipeError, match=named):
+    with raises(RecipeError, named):
         fine_tune(chat_recipe(**overrides))
 
 
 @pytest.mark.parametrize(
     ("weight", "told"),
     [
-        (torch.zeros(2, 2, dtype=torch.uint8), "'weight' of Linear is packed as uint8"),
-        (torch.zeros(()), "'weight' of Linear is a single number"),
+        (torch.zeros(2, 2, dtype=torch.uint8), "uint8"),
+        (torch.zeros(()), "single number"),
     ],
 )
 def test_what_has_no_rows_of_numbers_is_refused(weight, told):
     module = torch.nn.Linear(2, 2)
     module.weight = torch.nn.Parameter(weight, requires_grad=False)
-    with pytest.raises(RecipeError, match=told):
+    with raises(RecipeError, told):
         require_shardable(module)
 
 
 def test_only_training_divides(chat_recipe, monkeypatch):
     for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(RecipeError, match="only `ftengine train` shards them"):
+    with raises(RecipeError, "ftengine train"):
         Device.open(chat_recipe(train__parallel="fsdp"))

@@ -1,7 +1,7 @@
 """Layers that join later: untouched until then, right after a resume, and part of every checkpoint."""
 
-import pytest
 import torch
+from expected import raises
 from runs import Heard, interrupt
 from torch import nn
 
@@ -45,7 +45,7 @@ def test_a_run_in_which_nothing_gets_a_gradient_ends_with_the_reason(chat_recipe
 
     monkeypatch.setattr(Full, "prepare", prepare)
     monkeypatch.setattr(Full, "frozen_parameters", frozen_parameters)
-    with pytest.raises(TrainingError, match=r"'full' trains 1 tensors, e\.g\. beside, and none got a gradient"):
+    with raises(TrainingError, "'full'", "beside"):
         fine_tune(chat_recipe(strategy="full", train__max_steps=2))
 
 

@@ -13,6 +13,7 @@ from statistics import mean
 
 import pytest
 import torch
+from expected import raises
 from matrix_cells import ARCHITECTURES, STRATEGIES, Cell, make_cell, recipe
 from runs import interrupt
 
@@ -22,12 +23,12 @@ from ftengine.errors import RecipeError
 from ftengine.run.directory import RunDirectory
 
 REFUSED = {
-    ("prompt", "vit"): r"strategy prompt .* has no token embeddings.*such as lora, adapter or full",
-    ("prompt", "resnet"): r"strategy prompt .* has no token embeddings.*such as lora, adapter or full",
-    ("prefix", "vit"): r"strategy prefix .* has no token embeddings.*such as lora, adapter or full",
-    ("prefix", "resnet"): r"strategy prefix .* has no token embeddings.*such as lora, adapter or full",
-    ("prefix", "t5"): r"strategy prefix .* the encoder of T5\w+ has none\. Set strategy\.name=prompt",
-    ("prefix", "t5-classes"): r"strategy prefix .* the encoder of T5\w+ has none\. Set strategy\.name=prompt",
+    ("prompt", "vit"): "token embeddings",
+    ("prompt", "resnet"): "token embeddings",
+    ("prefix", "vit"): "token embeddings",
+    ("prefix", "resnet"): "token embeddings",
+    ("prefix", "t5"): "strategy.name=prompt",
+    ("prefix", "t5-classes"): "strategy.name=prompt",
 }
 """An image has no token embeddings for virtual tokens to join; an encoder beside a decoder no cache for a prefix."""
 TASKS = {
@@ -166,6 +167,6 @@ def test_a_merged_model_answers_as_the_tuned_one(cell, strategy, architecture, p
 @pytest.mark.parametrize(("strategy", "architecture"), REFUSED)
 def test_what_a_model_has_no_place_for_is_refused_before_anything_is_written(strategy, architecture, tmp_path):
     refused = recipe(strategy, architecture, "float32", tmp_path, "whole")
-    with pytest.raises(RecipeError, match=REFUSED[strategy, architecture]):
+    with raises(RecipeError, REFUSED[strategy, architecture]):
         fine_tune(refused)
     assert not RunDirectory(refused.output).path.exists()

@@ -6,6 +6,7 @@ import types
 
 import pytest
 import torch
+from expected import raises
 from torch import nn
 from torch.nn.utils import parametrize
 from transformers import BertForSequenceClassification
@@ -100,7 +101,7 @@ def test_a_merge_that_folds_everything_is_written(run, tmp_path, dtype):
 
 
 def test_a_dtype_that_weights_are_not_stored_in_is_refused(run, tmp_path):
-    with pytest.raises(InputError, match=r"dtype 'int8': .* auto, float32, bfloat16"):
+    with raises(InputError, "'int8'", "bfloat16"):
         load_run(run, registry=registry(Scaled)).merge(tmp_path / "merged", "int8")
     assert not list(tmp_path.iterdir())
 
@@ -110,12 +111,12 @@ def test_a_dtype_that_weights_are_not_stored_in_is_refused(run, tmp_path):
     ("strategy", "told"),
     [
         (LeftHook, "a hook"),
-        (LeftParametrization, "keys that do not fit: [23], such as .*weight"),
-        (LeftParameter, "keys that do not fit: 1, such as .*factor"),
+        (LeftParametrization, "keys that do not fit"),
+        (LeftParameter, "keys that do not fit: 1,"),
     ],
 )
 def test_what_a_merge_leaves_in_the_model_alone_is_found(run, tmp_path, strategy, told, dtype):
-    with pytest.raises(MergeChangedOutputs, match=told) as error:
+    with raises(MergeChangedOutputs, told) as error:
         load_run(run, registry=registry(strategy)).merge(tmp_path / "merged", dtype)
     assert "strategy 'scaled' of ftengine-scaled unversioned" in str(error.value)
     assert not list(tmp_path.iterdir())
@@ -131,7 +132,7 @@ def test_a_tensor_that_no_probe_shows_is_compared_in_the_written_files(run, tmp_
 
     save_model = merge.save_model
     monkeypatch.setattr(merge, "save_model", with_a_fault)
-    with pytest.raises(MergeChangedOutputs, match=r"such as 'bert\.embeddings\.word_embeddings\.weight'"):
+    with raises(MergeChangedOutputs, "bert.embeddings.word_embeddings.weight"):
         load_run(run, registry=registry(Scaled)).merge(tmp_path / "merged", "float32")
     assert not list(tmp_path.iterdir())
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import transformers
 from click.testing import CliRunner
+from expected import raises
 from pyarrow import parquet
 
 from ftengine import fine_tune, load_run
@@ -92,7 +93,7 @@ def predict(tmp_path):
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
 def test_two_processes_do_not_write_one_output(predict, suffix):
     def rival():
-        with pytest.raises(RunError, match=f"output '.*out.{suffix}' is in use: another process"):
+        with raises(RunError, f"out.{suffix}", "in use"):
             predict("rows.csv", "text\ngoal\n", f"out.{suffix}")
 
     written = predict("rows.csv", "text\ngoal\n", f"out.{suffix}", meanwhile=rival)
@@ -106,7 +107,7 @@ def test_two_processes_do_not_write_one_output(predict, suffix):
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
 def test_a_column_that_answers_would_overwrite_is_refused(predict, tmp_path, suffix):
-    with pytest.raises(DataError, match=r"again\.csv has a column 'prediction\.label', .* as \.jsonl\."):
+    with raises(DataError, "again.csv", "prediction.label"):
         predict("again.csv", "text,prediction.label\ngoal,by hand\n", f"out{suffix}")
     assert [file.name for file in tmp_path.iterdir()] == ["again.csv"]
 
@@ -115,7 +116,7 @@ def test_lines_keep_a_column_that_is_named_like_a_part_of_the_answer(predict):
     line = json.loads(predict("again.csv", "text,prediction.label\ngoal,by hand\n", "out.jsonl").read_text())
     assert line["prediction.label"] == "by hand"
     assert line["prediction"]["label"] == "a"
-    with pytest.raises(DataError, match="has a column 'prediction', "):
+    with raises(DataError, "'prediction'"):
         predict("again.csv", "text,prediction\ngoal,by hand\n", "other.jsonl")
 
 
@@ -147,21 +148,21 @@ def test_a_column_of_parquet_has_one_type_that_holds_all_its_values(predict, val
     [
         (
             "text,id\ngoal,1\n,2\n",
-            r"rows\.csv:3: `text` .* Fill in this row .* remove it\. Its columns: text, id\.$",
+            "rows.csv:3: `text`",
         ),
-        ("text,id\ngoal,1\na,b,c\n", r"rows\.csv:3: 3 fields, .*\. Repair this row of the file, or remove it\.$"),
+        ("text,id\ngoal,1\na,b,c\n", "rows.csv:3: 3 fields"),
         (
             "text|id\ngoal|1\n",
-            r"has one column, 'text\|id'\. Its separator seems to be vertical bars: .* between fields\.$",
+            "'text|id'",
         ),
         (
             "text|id\ngoal, team|1\ngoal|1\n",
-            r"rows\.csv:2: .* separator seems to be vertical bars: .* between fields\.$",
+            "rows.csv:2: ",
         ),
     ],
 )
 def test_a_row_without_answer_is_named_with_what_to_do_about_the_file(predict, content, message):
-    with pytest.raises(DataError, match=message) as error:
+    with raises(DataError, message) as error:
         predict("rows.csv", content)
     assert "data." not in str(error.value).replace("rows.csv", "")
 
@@ -175,10 +176,10 @@ def test_answers_stand_beside_the_columns_as_the_file_names_them(predict, output
 
 
 def test_a_column_that_the_run_renames_is_asked_for_by_the_name_in_the_file(predict):
-    with pytest.raises(DataError, match=r"rows\.csv has no column 'Body', which the run reads as `text` ") as error:
+    with raises(DataError, "rows.csv", "'Body'", "text") as error:
         predict("rows.csv", "body,Id\ngoal,7\n", columns={"text": "Body", "label": "Category"})
     assert "Its columns: body, Id. Did you mean 'body'?" in str(error.value)
-    with pytest.raises(DataError, match=r"rows\.csv:3: .*`text` is missing"):  # the column is there, a value is not
+    with raises(DataError, "rows.csv:3", "text"):  # the column is there, a value is not
         predict("rows.csv", 'Body,Id\ngoal,7\n"",8\n', columns={"text": "Body"})
 
 
@@ -206,23 +207,23 @@ def test_what_made_answers_stands_beside_them_and_nothing_else_continues_them(pr
     origin = (tmp_path / "whole.jsonl.origin.json").read_text()
     lined = tmp_path / (output if output == "out.jsonl" else f"{output}.part")
     lined.write_text(spoilt(whole))
-    with pytest.raises(RunError, match=rf"'{output}\.origin\.json', which says what made it, does not stand"):
+    with raises(RunError, f"{output}.origin.json"):
         predict("rows.csv", rows, output, resume=True)
     (tmp_path / f"{output}.origin.json").write_text(origin)
     others = (
-        ({"base": True}, "the tuned model answered, and now the base model would"),
-        ({"made": {"trained": "other"}}, "its trained part differs"),
-        ({"made": {"base": {"weights": "other"}}}, "of the base model, the weights differ"),
-        ({"base_now": {"weights": "other"}}, "of the base model, the weights differ"),  # than in training, as allowed
+        ({"base": True}, "base model"),
+        ({"made": {"trained": "other"}}, "trained part"),
+        ({"made": {"base": {"weights": "other"}}}, "weights differ"),
+        ({"base_now": {"weights": "other"}}, "weights differ"),  # than in training, as allowed
         ({"made": {"settings": {"precision": "other"}}}, "precision was 'p' and is 'other'"),
         ({"made": {"settings": {"precision": "p", "options": {"seed": 1}}}}, "options.seed was not given and is 1"),
     )
     for asked, message in others:
-        with pytest.raises(RunError, match=message):
+        with raises(RunError, message):
             predict("rows.csv", rows, output, resume=True, **asked)
-    with pytest.raises(RunError, match=r"the input was another .*its rows differ"):
+    with raises(RunError, "its rows differ"):
         predict("rows.csv", rows.replace("film", "ball"), output, resume=True)
-    with pytest.raises(RunError, match=r"the input was another .*3 rows, now 4"):
+    with raises(RunError, "3 rows, now 4"):
         predict("rows.csv", f"{rows}ball\n", output, resume=True)
     assert lined.read_text() == spoilt(whole)
     written = predict("rows.csv", rows, output, resume=True, made={"run": "moved", "ftengine": "1"})

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from expected import raises
 from torch import nn
 
 from ftengine import api, fine_tune, hookimpl, plan, registry_of
@@ -139,7 +140,7 @@ class Finishing(api.Regularizer):
 def test_matches_are_lists_of_names_by_pattern(label_recipe):
     odd = component(LoRA, matches=lambda self: ["query"])
     registry = registry_of({"odd": types.SimpleNamespace(hook=hookimpl(lambda: [odd], specname="ftengine_strategies"))})
-    with pytest.raises(PluginError, match=r"strategy 'odd' .*matches\(\) returned a list.*each pattern to a list"):
+    with raises(PluginError, "'odd'", "matches()", "a list"):
         plan(label_recipe(strategy="odd"), measure=False, registry=registry)
 
 
@@ -151,7 +152,7 @@ def test_what_is_not_finite_before_the_first_step_is_no_matter_of_the_learning_r
 
     odd = component(LoRA, prepare=prepare)
     registry = registry_of({"odd": types.SimpleNamespace(hook=hookimpl(lambda: [odd], specname="ftengine_strategies"))})
-    with pytest.raises(TrainingError, match=r"Parameter '\S+' is not finite\. No step was taken yet") as error:
+    with raises(TrainingError, "No step was taken") as error:
         fine_tune(label_recipe(strategy="odd"), registry=registry)
     assert "learning_rate" not in str(error.value)
 
@@ -159,7 +160,7 @@ def test_what_is_not_finite_before_the_first_step_is_no_matter_of_the_learning_r
 def test_plan_refuses_the_groups_that_training_refuses(label_recipe):
     odd = component(LoRA, param_groups=leaving_out)
     registry = registry_of({"odd": types.SimpleNamespace(hook=hookimpl(lambda: [odd], specname="ftengine_strategies"))})
-    with pytest.raises(PluginError, match=r"leaves out 2 parameters, such as 'classifier\.weight'"):
+    with raises(PluginError, "2 parameters", "classifier.weight"):
         plan(label_recipe(strategy="odd"), registry=registry)
 
 
@@ -174,7 +175,7 @@ class OfItsOwn(api.Optimizer):
 
 def test_an_optimizer_goes_by_the_rates_of_its_groups():
     groups = [{"params": [nn.Parameter(torch.ones(2))], "lr": 0.01}]
-    with pytest.raises(PluginError, match=r"'of-its-own' .* learning rate of 0\.5 where its groups have 0\.01"):
+    with raises(PluginError, "'of-its-own'", "0.5", "0.01"):
         build_optimizer(OfItsOwn(), groups)
 
 
@@ -189,14 +190,14 @@ class Above(api.Evaluator):
 
 
 def test_a_proportion_lies_between_0_and_1():
-    with pytest.raises(PluginError, match=r"'above' .*score\(\) returned 1\.5; .* from 0 to 1 for 'share'"):
+    with raises(PluginError, "'above'", "score()", "1.5"):
         measure(Above(), {"x": np.ones(8)}, Weights(np.arange(8), 0, 10))
 
 
 def test_what_finish_returns_has_to_be_json(label_recipe):
     plugin = types.SimpleNamespace(hook=hookimpl(lambda: [Finishing], specname="ftengine_regularizers"))
     recipe = label_recipe(strategy="lora", train__max_steps=1, regularize=[{"name": "finishing"}])
-    with pytest.raises(PluginError, match=r"on_train_end\(\) returned an object of type Linear; .*'layer' is not one"):
+    with raises(PluginError, "on_train_end()", "Linear"):
         fine_tune(recipe, registry=registry_of({"odd": plugin}))
 
 

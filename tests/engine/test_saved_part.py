@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from expected import raises
 from runs import Heard
 from transformers import AutoTokenizer
 
@@ -208,7 +209,7 @@ class Almost(Biases):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("strategy", [Drawn, Almost])
 def test_small_differences_of_what_is_opened_again_end_the_run_in_every_dtype(recipe, strategy, precision):
-    with pytest.raises(SavedPartDiffers, match="such as 'bert"):
+    with raises(SavedPartDiffers, "such as 'bert"):
         fine_tune(recipe(train__precision=precision), registry=registry(strategy))
 
 
@@ -221,10 +222,10 @@ class _Kept(Elsewhere):
 
 @pytest.mark.parametrize(
     ("strategy", "cause"),
-    [(Unreadable, r"KeyError: 'nothing' \(test_saved_part.py:\d+\)"), (OtherKeys, "keys missing.*unexpected")],
+    [(Unreadable, "KeyError: 'nothing'"), (OtherKeys, "keys missing")],
 )
 def test_files_that_cannot_be_opened_again_end_the_run(recipe, strategy, cause):
-    with pytest.raises(SavedPartDiffers, match=f"biases' of ftengine-biases .* cannot be opened again: .*{cause}"):
+    with raises(SavedPartDiffers, "ftengine-biases", cause):
         fine_tune(recipe(train__max_steps=1), registry=registry(strategy))
 
 
@@ -240,7 +241,7 @@ def test_new_modules_are_saved_and_read_back_whatever_the_strategy_does(recipe):
     save_tensors({name: tensor.neg() for name, tensor in stored.items()}, run.trained / NEW_MODULES)
     assert list(load_run(run.path, registry=known).predict(rows)) != told
     save_tensors({"classifier.scale": torch.ones(1)}, run.trained / NEW_MODULES)
-    with pytest.raises(BaseMismatch, match=r"classifier\.scale"):
+    with raises(BaseMismatch, "classifier.scale"):
         list(load_run(run.path, registry=known).predict(rows))
 
 
@@ -350,7 +351,7 @@ def test_both_models_are_asked_in_one_precision_and_full_memory_is_told_as_such(
         return real(module)
 
     monkeypatch.setattr(saved_part, "in_float32", failing)
-    with pytest.raises(raised, match=str(error)):
+    with raises(raised, str(error)):
         fine_tune(recipe(train__max_steps=1, train__precision="bfloat16"), registry=registry(Reopened))
 
 
@@ -373,5 +374,5 @@ def test_a_random_loss_draws_the_same_for_both(recipe):
 def test_a_disk_that_is_full_while_the_tokenizer_is_saved_is_told(llama_folder, tmp_path):
     """Of tokenizers, it is a bare Exception."""
     (tmp_path / "tokenizer.json").symlink_to("/dev/full")
-    with pytest.raises(RunError, match=r"cannot write the processor to .*No space left on device"):
+    with raises(RunError, "No space left"):
         save_processor(AutoTokenizer.from_pretrained(llama_folder), tmp_path)

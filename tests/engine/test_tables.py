@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from expected import raises
 from rows import WORDS, write_rows
 from scipy import stats
 from sklearn.metrics import matthews_corrcoef
@@ -202,11 +203,9 @@ def test_a_further_evaluator_reads_the_tables_without_a_model(run, tables, regis
 
 def test_what_was_not_kept_cannot_be_measured_later(run, registry):
     opened = load_run(run.path, registry=registry)
-    with pytest.raises(
-        InputError, match=r"'lengths' reads 'completion', which task .* does not give \(it gives 'label'"
-    ):
+    with raises(InputError, "lengths", "completion", "label"):
         opened.evaluate(evaluators=["lengths"])
-    with pytest.raises(InputError, match="--data names other examples"):
+    with raises(InputError, "--data"):
         opened.evaluate("x.jsonl", evaluators=["matthews"])
 
 
@@ -214,7 +213,7 @@ def test_nothing_is_added_to_a_run_that_cannot_be_judged(run, registry, tmp_path
     copy = Path(shutil.copytree(run.path, tmp_path / "run"))
     (copy / "audit.json").unlink()
     before = (copy / "evaluation.json").read_bytes()
-    with pytest.raises(RunError, match=r"audit\.json"):
+    with raises(RunError, "audit.json"):
         load_run(copy, registry=registry).evaluate(evaluators=["matthews"])
     assert (copy / "evaluation.json").read_bytes() == before
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from broken import require
+from expected import raises
 from sklearn.metrics import matthews_corrcoef
 
 from ftengine.api import Baseline, Evaluator, ExampleScores, Metric
@@ -217,7 +218,7 @@ def test_whole_numbers_are_scores_too_and_what_is_not_done_is_skipped():
 
 def test_expected_failures_must_fail_and_exist():
     predictions = [{"right": i % 2} for i in range(4)]
-    with pytest.raises(AssertionError, match="scores_are_pure: passes, though it was expected to fail"):
+    with raises(AssertionError, "scores_are_pure"):
         check_evaluator(Right, predictions, expected_failed_checks={"scores_are_pure": "?"})
-    with pytest.raises(AssertionError, match=r"names \['detials'\]"):
+    with raises(AssertionError, "['detials']"):
         check_evaluator(Right, predictions, expected_failed_checks={"detials": "?"})

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from expected import raises
 from torch import nn
 
 from ftengine.errors import TrainingError
@@ -24,7 +25,7 @@ def test_the_first_process_alone_reads_weights_that_all_have(first):
     with torch.no_grad():
         module.weight.add_(1)
     if first:
-        with pytest.raises(TrainingError, match="weight"):
+        with raises(TrainingError, "weight"):
             frozen.require_unchanged()
     else:
         frozen.require_unchanged()

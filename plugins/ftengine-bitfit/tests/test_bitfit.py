@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from expected import raises
 from pydantic import ValidationError
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
@@ -46,13 +47,13 @@ def test_each_ending_names_its_modules():
 
 
 def test_an_ending_of_no_parameter_is_refused_with_what_there_is():
-    with pytest.raises(NoMatch, match=r"no parameter of Bert\w+ ends in 'biass'.*end in bias, weight\. Did you mean"):
+    with raises(NoMatch, "biass"):
         prepared(endings=["biass"])
 
 
 def test_a_model_without_biases_is_refused():
     module = LlamaForCausalLM(LlamaConfig(**SIZES))
-    with pytest.raises(NoMatch, match=r"no parameter of LlamaForCausalLM ends in 'bias'. Its parameters end in weight"):
+    with raises(NoMatch, "LlamaForCausalLM", "'bias'"):
         BitfitStrategy().prepare(api.LoadedModel(module, None, "llama", "causal-lm"))
 
 

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from expected import raises
 from interpreted import _interpreter, compiled, interpreted, replaced  # noqa: F401
 from torch import nn
 from torch.nn import functional as F
@@ -149,9 +150,9 @@ def test_a_second_backward_pass_is_refused_and_not_wrong(interpreted):  # noqa: 
     x = torch.randn(3, 32, requires_grad=True)
     y = module(x).sum()
     y.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="a gradient is computed twice, or differentiated"):
+    with raises(RuntimeError, "computed twice"):
         y.backward()
-    with pytest.raises(RuntimeError, match="a gradient is computed twice, or differentiated"):
+    with raises(RuntimeError, "computed twice"):
         torch.autograd.grad(module(x).sum(), x, create_graph=True)
 
 
@@ -165,7 +166,7 @@ def test_a_kernel_that_fails_leaves_modules_alone_and_is_told(interpreted, monke
     module, liger = nn.Sequential(LlamaMLP(FAMILIES["llama"][0])).train(), Liger()
     liger.attach(loaded(module), None)
     module(torch.randn(3, 32))
-    with pytest.raises(RecipeError, match=r"of 1 that it tried\. A kernel failed: no C compiler\. Take"):
+    with raises(RecipeError, "no C compiler"):
         liger.penalty(module, {}, torch.zeros(()))
 
 
@@ -233,7 +234,7 @@ def test_what_computes_something_else_is_left_alone(interpreted, make):  # noqa:
     liger.attach(loaded(whole), None)
     assert all(map(torch.equal, outputs(), before))
     assert not liger.on_train_end(whole, dict)
-    with pytest.raises(RecipeError, match=r"found no module in Sequential that computes .* of 1 that it tried"):
+    with raises(RecipeError, "Sequential"):
         liger.penalty(whole, {}, torch.zeros(()))
     liger.detach(loaded(whole))
 
@@ -244,7 +245,7 @@ def block(activation):
 
 @pytest.mark.parametrize("make", [lambda: block("relu"), lambda: block("gelu"), lambda: nn.LayerNorm(32, bias=False)])
 def test_what_is_seen_to_be_something_else_is_not_tried(interpreted, make):  # noqa: F811
-    with pytest.raises(RecipeError, match="finds nothing in Sequential that it could compute: no RMS norms, and no"):
+    with raises(RecipeError, "Sequential", "RMS norms"):
         Liger().attach(loaded(nn.Sequential(make())), None)
 
 
@@ -331,9 +332,7 @@ def test_a_run_learns_the_same_by_it(replaced, folder, registry, checkpointing):
 
 def test_without_a_gpu_it_says_so_before_weights_are_read(compiled, folder, registry, monkeypatch):  # noqa: F811
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(
-        RecipeError, match=r"liger needs a GPU, and this machine has none .* Take regularizer liger out of the recipe"
-    ):
+    with raises(RecipeError, "needs a GPU"):
         fine_tune(recipe(folder, "no-gpu", ["liger"]), registry=registry)
     assert not (folder / "no-gpu").exists()
 
@@ -341,19 +340,19 @@ def test_without_a_gpu_it_says_so_before_weights_are_read(compiled, folder, regi
 def test_a_model_on_the_cpu_beside_a_gpu_is_refused(compiled, monkeypatch):  # noqa: F811
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     module = made(FAMILIES["llama"][0])
-    with pytest.raises(RecipeError, match="needs a GPU, and the model is on cpu"):
+    with raises(RecipeError, "cpu"):
         Liger().attach(loaded(module), None)
 
 
 def test_a_model_without_such_modules_is_refused_early(interpreted, folder, registry):  # noqa: F811
-    with pytest.raises(RecipeError, match=r"liger finds nothing in GPT2LMHeadModel that it could compute"):
+    with raises(RecipeError, "GPT2LMHeadModel"):
         fine_tune(recipe(folder, "gpt2-run", ["liger"], model="gpt2"), registry=registry)
     assert not (folder / "gpt2-run").exists()
 
 
 def test_a_bert_is_refused(interpreted):  # noqa: F811
     config = BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48)
-    with pytest.raises(RecipeError, match="finds nothing in BertForSequenceClassification"):
+    with raises(RecipeError, "BertForSequenceClassification"):
         Liger().attach(loaded(BertForSequenceClassification(config)), None)
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import yaml
+from expected import raises
 
 from ftengine.errors import DataError, InputError
 from ftengine_lm_eval import LmEval
@@ -51,21 +52,21 @@ def test_a_file_can_include_another(folder):
 def test_functions_are_refused_and_not_called(folder):
     (folder / "code.py").write_text("raise SystemExit('executed')\n", encoding="utf-8")
     (folder / "mine.yaml").write_text("task: mine\nprocess_docs: !function code.process\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"mine\.yaml:2: !function names Python code"):
+    with raises(InputError, "mine.yaml:2"):
         own_tasks(str(folder))
 
 
 def test_functions_in_an_included_file_are_refused(folder):
     (folder / "base.inc").write_text("process_docs: !function code.process\n", encoding="utf-8")
     (folder / "mine.yaml").write_text("include: base.inc\ntask: mine\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"base\.inc:1: !function"):
+    with raises(InputError, "base.inc:1"):
         own_tasks(str(folder))
 
 
 def test_a_template_cannot_reach_python(folder):
     made = folder / "made"
     reach = "{{ cycler.__init__.__globals__.os.mkdir('" + str(made) + "') }}"
-    with pytest.raises(DataError, match="unsafe"):
+    with raises(DataError, "unsafe"):
         load_tasks([task(folder, doc_to_text=reach)])
     assert not made.exists()
 
@@ -96,23 +97,23 @@ def test_what_cannot_be_used_is_refused(changes, message, folder):
 @pytest.mark.parametrize("content", ["[1, 2]", "task: [", "task: mine\ninclude: mine.yaml\n", "other: 1\n"])
 def test_files_that_hold_no_task_are_refused(content, tmp_path):
     (tmp_path / "mine.yaml").write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=r"mine|key 'task'"):
+    with raises(InputError, "mine.yaml"):
         own_tasks(str(tmp_path))
 
 
 def test_a_place_without_files_is_refused(tmp_path):
-    with pytest.raises(InputError, match="neither a task file"):
+    with raises(InputError, "task file"):
         check_names([f"{tmp_path}/"])
 
 
 def test_data_that_cannot_be_read_is_told_in_one_line(folder):
     (folder / "rows.jsonl").write_text("{broken\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"mine\.yaml cannot be loaded: ") as raised:
+    with raises(DataError, "mine.yaml") as raised:
         load_tasks([task(folder)])
     assert "\n" not in str(raised.value)
 
 
 def test_several_processes_are_refused(folder, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="measures in one process"):
+    with raises(InputError, "one process"):
         LmEval(LmEval.Config(tasks=[task(folder)])).benchmarks(None)

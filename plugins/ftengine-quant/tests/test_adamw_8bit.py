@@ -4,6 +4,7 @@ import types
 
 import pytest
 import torch
+from expected import raises
 from pydantic import ValidationError
 from torch import nn
 
@@ -78,7 +79,7 @@ def test_options_reach_the_step():
 
 def test_another_device_is_refused():
     parameter = types.SimpleNamespace(device=torch.device("mps"))
-    with pytest.raises(RecipeError, match="adamw-8bit does not run on mps; bitsandbytes has its step for cpu, cuda"):
+    with raises(RecipeError, "mps"):
         AdamW8bit().build([{"params": [parameter], "lr": 0.1, "weight_decay": 0.0}])
 
 

@@ -7,6 +7,7 @@ import bitsandbytes
 import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+from expected import raises
 from pydantic import ValidationError
 from quantised_models import bert, gpt2, llama
 from torch import nn
@@ -203,47 +204,47 @@ def test_code_that_the_reader_runs_is_told(make, folders, options, runs):
 
 def test_a_reader_that_quantises_is_refused(make, folders, monkeypatch):
     monkeypatch.setattr(loaders, "registry_of", lambda: registry_of({"quant": ftengine_quant}))
-    with pytest.raises(SourceError, match=r"is 'torchao', which quantises as well\. Name one of callable, gguf"):
+    with raises(SourceError, "torchao"):
         make(loader="torchao").check_source(folders["llama"])
 
 
 def test_wrong_options_of_a_reader_are_refused_by_key(make, folders):
-    with pytest.raises(RecipeError, match=r"unknown key 'model\.loader\.loader\.branch' of loader 'transformers'"):
+    with raises(RecipeError, "model.loader.loader.branch", "transformers"):
         make(loader={"name": "transformers", "branch": "main"}).check_source(folders["llama"])
 
 
 def test_without_torchao_its_loader_says_what_to_install(folders, monkeypatch):
     monkeypatch.setattr(loaders, "find_spec", lambda name: None)
-    with pytest.raises(SourceError, match=r"needs the package torchao: pip install 'ftengine-quant\[torchao\]'"):
+    with raises(SourceError, "ftengine-quant[torchao]"):
         TorchaoLoader().check_source(folders["llama"])
 
 
 def test_an_unknown_reader_is_refused_by_key(make, folders):
-    with pytest.raises(UnknownName, match=r"model\.loader\.loader.*Did you mean 'transformers'"):
+    with raises(UnknownName, "model.loader.loader", "transformers"):
         make(loader="transformer").check_source(folders["llama"])
 
 
 def test_a_source_that_nobody_reads_is_refused(make):
-    with pytest.raises(SourceError, match=r"no loader accepts model\.source 'no such thing'"):
+    with raises(SourceError, "model.source", "no such thing"):
         make().check_source("no such thing")
 
 
 def test_a_model_without_linear_layers_is_refused_before_weights_are_read(make, folders):
-    with pytest.raises(SourceError, match=r"GPT2LMHeadModel\) has no linear layer to quantise"):
+    with raises(SourceError, "GPT2LMHeadModel"):
         make().load_skeleton(asked(folders["gpt2"]))
 
 
 def test_rows_that_blocks_do_not_fill_are_refused_in_4_bits(tmp_path):
     """The CPU kernels of bitsandbytes 0.50 count blocks by rows, its quantiser through the whole weight."""
     request = asked(str(llama(tmp_path / "odd", intermediate_size=96)))
-    with pytest.raises(SourceError, match=r"'model\.layers\.0\.mlp\.down_proj' has 96 inputs.*multiple of 64"):
+    with raises(SourceError, "model.layers.0.mlp.down_proj", "96", "64"):
         BitsAndBytesLoader().load_skeleton(request)
     BitsAndBytesLoader(BitsAndBytesLoader.Config(skip=["down_proj"])).load_skeleton(request)
     BitsAndBytesLoader(BitsAndBytesLoader.Config(bits=8)).load(request)
 
 
 def test_skipping_what_is_not_there_is_refused(make, folders):
-    with pytest.raises(NoMatch, match=r"model\.loader\.skip: 'oproj'.*Did you mean 'o_proj'"):
+    with raises(NoMatch, "model.loader.skip", "oproj", "o_proj"):
         make(skip=["oproj"]).load_skeleton(asked(folders["llama"]))
 
 

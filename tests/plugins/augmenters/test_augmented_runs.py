@@ -7,6 +7,7 @@ import shutil
 import pytest
 import yaml
 from click.testing import CliRunner
+from expected import raises
 from rows import photos, write_rows
 from runs import Heard, curve, interrupt, losses
 from tiny import tiny_t5, tiny_vit
@@ -111,14 +112,14 @@ def test_a_finished_run_is_evaluated_without_its_word_list(texts, tmp_path):
 @pytest.mark.parametrize(
     ("augment", "error", "message"),
     [
-        (["flip"], RecipeError, "augmenter 'flip' changes images"),
-        ([{"name": "synonyms", "file": "nope.tsv"}], DataError, r"^augment\.0: there is no word list 'nope.tsv'"),
-        ([{"name": "keyboard", "rate": 2}], RecipeError, r"augment\.0\.rate"),
-        ([{"name": "synonyms"}], RecipeError, r"augment\.0\.file' of augmenter 'synonyms' is missing"),
+        (["flip"], RecipeError, "'flip'"),
+        ([{"name": "synonyms", "file": "nope.tsv"}], DataError, "augment.0: "),
+        ([{"name": "keyboard", "rate": 2}], RecipeError, "augment.0.rate"),
+        ([{"name": "synonyms"}], RecipeError, "augment.0.file"),
     ],
 )
 def test_what_cannot_augment_is_refused_before_the_model_loads(texts, augment, error, message, no_weights):
-    with pytest.raises(error, match=message):
+    with raises(error, message):
         fine_tune(recipe(texts, augment))
 
 
@@ -172,8 +173,7 @@ def test_mixing_batches_of_one_is_refused_before_data_is_read(images, name, monk
     alone = {"train": {**images["train"], "batch_size": 1, "accumulate": 4}}
     with monkeypatch.context() as patch:
         patch.setattr("ftengine.engine.prepared_data.make_splits", lambda *_: pytest.fail("data was read"))
-        message = rf"'{name}' \(recipe key augment\.1\) mixes .* train\.batch_size is 1\. Set that to 2 or more"
-        with pytest.raises(RecipeError, match=message) as refused:
+        with raises(RecipeError, name, "augment.1", "train.batch_size is 1") as refused:
             fine_tune(recipe(images, ["flip", name], **alone))
         assert refused.value.exit_code == 2
     plan(recipe(images, ["flip"], **alone), measure=False)

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from expected import raises
 from pydantic import ValidationError
 from tiny import tiny_bert, tiny_t5
 
@@ -108,14 +109,14 @@ def test_what_cannot_translate_is_refused_by_option(t5, tmp_path):
     (tmp_path / "empty" / "model.safetensors").unlink()
     bert = tiny_bert(tmp_path / "bert")
     for options, message in [
-        ((tmp_path / "nowhere", t5), r"option forward: .*nowhere"),
-        ((t5, tmp_path / "empty"), r"option backward: .*empty"),
-        ((t5, bert), r"option backward: .*bert"),
+        ((tmp_path / "nowhere", t5), "option forward: "),
+        ((t5, tmp_path / "empty"), "empty"),
+        ((t5, bert), "bert"),
     ]:
-        with pytest.raises(SourceError, match=r"augmenter 'back-translation', " + message):
+        with raises(SourceError, "'back-translation'", message):
             made(*options)
 
 
 def test_beams_and_drawing_exclude_each_other():
-    with pytest.raises(ValidationError, match="set temperature: 0 with them"):
+    with raises(ValidationError, "temperature: 0"):
         BackTranslation.Config(forward="a", backward="b", beams=4)

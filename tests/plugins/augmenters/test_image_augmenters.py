@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from expected import raises
 from PIL import Image
 from pydantic import ValidationError
 
@@ -54,7 +55,7 @@ def test_the_state_comes_back_also_after_an_error(image):
             raise ValueError("no")
 
     before = torch.get_rng_state()
-    with pytest.raises(ValueError, match="no"):
+    with raises(ValueError, "no"):
         Failing().change(image, random.Random(0))
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -75,9 +76,9 @@ def test_a_crop_is_as_large_as_asked_for():
     for seed in range(10):
         row = pixels(crop.change(Image.fromarray(ramp.copy()), random.Random(seed)))[0, :, 0]
         assert abs(row[-1] - row[0] - 127) <= 2  # half of the width
-    with pytest.raises(ValidationError, match="smaller number first"):
+    with pytest.raises(ValidationError):
         Crop.Config(scale=[0.9, 0.5])
-    with pytest.raises(ValidationError, match="less than or equal to 1"):
+    with raises(ValidationError, "equal to 1"):
         Crop.Config(scale=[0.5, 2])
 
 
@@ -100,7 +101,5 @@ def test_an_image_in_a_row_is_replaced_and_its_label_is_not(image):
 
 
 def test_texts_are_refused():
-    with pytest.raises(
-        RecipeError, match="'crop' changes images, and examples of task 'text-classification' are texts"
-    ):
+    with raises(RecipeError, "'crop'", "text-classification"):
         require_suitable(Crop(), TextClassification())

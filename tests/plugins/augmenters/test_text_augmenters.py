@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter
 
 import pytest
+from expected import raises
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -118,7 +119,7 @@ def test_as_many_examples_are_changed_as_asked_for(probability):
 
 
 def test_examples_of_the_other_kind_are_refused():
-    with pytest.raises(RecipeError, match=r"'keyboard' changes texts, and examples of task 'image-classification' are"):
+    with raises(RecipeError, "keyboard", "image-classification"):
         require_suitable(Keyboard(), ImageClassification())
 
 
@@ -242,7 +243,7 @@ def test_the_mask_is_the_tokenizers_unless_one_is_named(bert_folder, llama_folde
     augmenter = MaskSpans(MaskSpans.Config(rate=1))
     augmenter.set_processor(AutoTokenizer.from_pretrained(bert_folder))
     assert "[MASK]" in augmenter.change("one two three", random.Random(0))
-    with pytest.raises(RecipeError, match=r"'mask-spans' has no mask: .* Name one with option mask"):
+    with raises(RecipeError, "mask-spans"):
         augmenter.set_processor(AutoTokenizer.from_pretrained(llama_folder))
     named = MaskSpans(MaskSpans.Config(rate=1, mask="<gap>"))
     named.set_processor(AutoTokenizer.from_pretrained(llama_folder))

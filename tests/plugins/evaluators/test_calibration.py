@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from expected import raises
 from scipy.special import softmax
 from sklearn import metrics
 
@@ -146,11 +147,11 @@ def test_impossible_truth_stays_finite(scored):
     [(None, "no labels"), (Labels("multi", ("a", "b")), "several"), (Labels("regression", ("x",)), "numbers")],
 )
 def test_other_tasks_are_refused(labels, what):
-    with pytest.raises(RecipeError, match=f"'calibration' needs one label .* has {what}"):
+    with raises(RecipeError, "'calibration'", what):
         Calibration().set_labels("a-task", labels)
 
 
-@pytest.mark.parametrize(("row", "what"), [((0, [0.1, 0.2, 0.3]), "3 logits"), ((-100, [0.1, 0.2]), "label -100")])
+@pytest.mark.parametrize(("row", "what"), [((0, [0.1, 0.2, 0.3]), "3 logits"), ((-100, [0.1, 0.2]), "-100")])
 def test_logits_for_other_labels_are_refused(scored, row, what):
-    with pytest.raises(PluginError, match=f"{what}.*there are 2 labels"):
+    with raises(PluginError, what, "2 labels"):
         scored(bound(2), [{"label": row[0], "logits": row[1]}])

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from expected import raises
 from scipy.special import expit, softmax
 from sklearn import metrics
 
@@ -174,19 +175,19 @@ def test_an_example_is_scored_by_the_probability_of_the_truth(scored):
 
 @pytest.mark.parametrize("labels", [None, Labels("regression", ("score",))])
 def test_without_classes_it_is_refused(labels):
-    with pytest.raises(RecipeError, match=r"'classification' needs classes .*'a-task' has (no labels|numbers)"):
+    with raises(RecipeError, "'classification'", "'a-task'"):
         Classification().set_labels("a-task", labels)
 
 
 @pytest.mark.parametrize(
     ("kind", "row", "message"),
     [
-        ("single", ([-100], [0]), "label id -100 is not one of the 4 labels"),
-        ("single", ([0], [4]), "label id 4 is not one of the 4 labels"),
-        ("single", ([0], [0], [[0.1, 0.9]]), "4 numbers in 'scores', one for each label"),
-        ("multi", ([[0, 1]], [[0, 1]]), "has 4 numbers"),
+        ("single", ([-100], [0]), "-100"),
+        ("single", ([0], [4]), "label id 4"),
+        ("single", ([0], [0], [[0.1, 0.9]]), "4 numbers in 'scores'"),
+        ("multi", ([[0, 1]], [[0, 1]]), "4 numbers"),
     ],
 )
 def test_predictions_for_other_labels_are_refused(scored, kind, row, message):
-    with pytest.raises(PluginError, match=message):
+    with raises(PluginError, message):
         scored(bound(kind), predictions(*row))

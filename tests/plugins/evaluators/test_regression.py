@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from expected import raises
 from scipy import stats
 from sklearn import metrics
 
@@ -82,5 +83,5 @@ def test_an_example_is_scored_by_its_squared_error(scored):
 
 @pytest.mark.parametrize("labels", [None, Labels("single", ("a", "b"))])
 def test_without_numbers_it_is_refused(labels):
-    with pytest.raises(RecipeError, match=r"'regression' needs numbers .*'a-task' has (no labels|one label)"):
+    with raises(RecipeError, "'regression'", "'a-task'"):
         Regression().set_labels("a-task", labels)

@@ -12,6 +12,7 @@ from pathlib import Path
 import gguf
 import pytest
 import torch
+from expected import raises
 from packaging.version import InvalidVersion
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.import_utils import is_gguf_available
@@ -153,7 +154,7 @@ def test_truncated_file_is_refused(tiny_gguf, tmp_path, part) -> None:
     content = tiny_gguf.read_bytes()
     file = tmp_path / "cut.gguf"
     file.write_bytes(content[: int(len(content) * part)])
-    with pytest.raises(SourceError, match=r"cut\.gguf' is cut short"):
+    with raises(SourceError, "cut.gguf"):
         GgufLoader().check_source(str(file))
 
 
@@ -161,7 +162,7 @@ def test_real_file_cut_short_is_refused(smollm2_gguf, tmp_path) -> None:
     file = tmp_path / "cut.gguf"
     with smollm2_gguf.open("rb") as whole:
         file.write_bytes(whole.read(5_000_000))
-    with pytest.raises(SourceError, match=r"cut short or damaged: 5,000,000 bytes, where its header names"):
+    with raises(SourceError, "5,000,000"):
         GgufLoader().check_source(str(file))
 
 
@@ -180,14 +181,14 @@ def test_every_damaged_length_in_the_header_is_survived(tiny_gguf, tmp_path) -> 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no GGUF file that can be read.*empty"),
+        (b"", "empty"),
         (b"PK\x03\x04 a zip archive, perhaps pickled weights", "magic invalid"),
         (b"GGUF", "cut short"),
-        (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version 1 which we cannot handle"),
+        (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version 1"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "holds no model"),
         (
             b"GGUF" + struct.pack("<IQQQ11sIQ1s", 3, 0, 1, 11, b"split.count", 8, 1, b"\x80"),
-            "no text under 'split.count'",
+            "split.count",
         ),
         (b"GGUF" + struct.pack("<IQQQ17sII", 3, 0, 1, 17, b"general.alignment", 4, 0), "Invalid alignment"),
     ],
@@ -196,20 +197,20 @@ def test_other_content_is_refused(tmp_path, content, message) -> None:
     file = tmp_path / "model.gguf"
     file.write_bytes(content)
     for attempt in (GgufLoader().check_source, GgufLoader().load_processor):
-        with pytest.raises(SourceError, match=message):
+        with raises(SourceError, message):
             attempt(str(file))
 
 
 def test_split_file_is_refused(write_gguf, llama_folder, tmp_path) -> None:
     file = write_gguf(llama_folder, tmp_path / "model-00001-of-00003.gguf", split_count=3)
-    with pytest.raises(SourceError, match=r"one of 3 parts.*--merge"):
+    with raises(SourceError, "3 parts", "--merge"):
         GgufLoader().check_source(str(file))
 
 
 def test_unknown_architecture_is_refused(tiny_gguf, tmp_path) -> None:
     file = tmp_path / "other.gguf"
     file.write_bytes(tiny_gguf.read_bytes().replace(b"llama", b"lloma"))
-    with pytest.raises(SourceError, match=r"lloma"):
+    with raises(SourceError, "lloma"):
         GgufLoader().load_processor(str(file))
 
 
@@ -219,19 +220,17 @@ def test_absurd_sizes_are_refused(tiny_gguf, tmp_path, key) -> None:
     at = content.index(f"llama.{key}".encode()) + len(f"llama.{key}") + 4  # behind its type
     file.write_bytes(content[:at] + (10**9).to_bytes(4, "little") + content[at + 4 :])
     loader = GgufLoader()
-    with pytest.raises(
-        SourceError, match=r"block_count 1,000,000,000; at most|describes a model of \d.* do not belong"
-    ):
+    with pytest.raises(SourceError):
         loader.load_skeleton(LoadRequest(str(file), "causal-lm"))
 
 
 def test_missing_file_is_refused(tmp_path) -> None:
-    with pytest.raises(SourceError, match=r"no file .*gone\.gguf"):
+    with raises(SourceError, "gone.gguf"):
         GgufLoader().check_source(str(tmp_path / "gone.gguf"))
 
 
 def test_adapter_beside_the_file_is_not_applied_unasked(tiny_gguf, tmp_path) -> None:
     file = Path(shutil.copy(tiny_gguf, tmp_path))
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
-    with pytest.raises(SourceError, match=r"adapter.*some/base"):
+    with raises(SourceError, "some/base"):
         GgufLoader().check_source(str(file))

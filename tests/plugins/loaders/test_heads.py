@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from expected import raises
 from safetensors import safe_open
 from tiny import word_piece_tokenizer
 from transformers import BertConfig, BertForMaskedLM, BertModel, RobertaConfig, RobertaForMaskedLM
@@ -261,5 +262,5 @@ def test_image_processors_are_pillow_s_whatever_else_is_installed(tmp_path):
 
 def test_a_folder_of_timm_is_sent_to_its_own_loader(tmp_path):
     (tmp_path / "config.json").write_text('{"architecture": "resnet18", "pretrained_cfg": {}}')
-    with pytest.raises(SourceError, match=r"is a model of timm.*timm://resnet18 with model\.loader"):
+    with raises(SourceError, "timm://resnet18"):
         TransformersLoader().check_source(str(tmp_path))

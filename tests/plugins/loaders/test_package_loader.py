@@ -7,6 +7,7 @@ import shutil
 import sys
 
 import pytest
+from expected import raises
 
 from ftengine.api import Labels, LoadRequest
 from ftengine.errors import SourceError
@@ -72,24 +73,24 @@ def test_real_packages_are_found(smollm2_gguf, minilm_folder) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("package://plugyy/model", r"not installed\. Did you mean 'pluggy'\?"),
-        ("package://not_there/model", r"'not_there' is not installed.*pip install not-there"),
-        ("package://os.path/model", r"'os\.path' is not installed"),
-        ("package://lonely/model", r"single module"),
-        ("package://carrier/models/lama", r"no 'models/lama'. In models: llama/\. Did you mean 'llama'\?"),
-        ("package://carrier/nothing/at/all", r"no 'nothing/at/all'. In its top: models/, notes\.txt\."),
-        ("package://carrier/notes.txt", r"neither a folder with config\.json nor a \.gguf file"),
-        ("package://carrier/models", r"no config\.json"),
-        ("package://carrier/../../secret", r"leads out of the package"),
-        ("package://carrier/models/../../../secret", r"leads out of the package"),
-        ("package://carrier//etc", r"leads out of the package"),
-        ("package://carrier/..\\secret", r"write package://NAME/PATH"),
-        ("package://carrier", r"write package://NAME/PATH"),
-        ("package://carrier/", r"write package://NAME/PATH"),
-        ("package:///models", r"write package://NAME/PATH"),
-        ("package://../secret", r"not installed"),
+        ("package://plugyy/model", "'pluggy'"),
+        ("package://not_there/model", "pip install not-there"),
+        ("package://os.path/model", "'os.path'"),
+        ("package://lonely/model", "single module"),
+        ("package://carrier/models/lama", "'llama'"),
+        ("package://carrier/nothing/at/all", "'nothing/at/all'"),
+        ("package://carrier/notes.txt", "config.json"),
+        ("package://carrier/models", "no config.json"),
+        ("package://carrier/../../secret", "out of the package"),
+        ("package://carrier/models/../../../secret", "out of the package"),
+        ("package://carrier//etc", "out of the package"),
+        ("package://carrier/..\\secret", "package://NAME/PATH"),
+        ("package://carrier", "package://NAME/PATH"),
+        ("package://carrier/", "package://NAME/PATH"),
+        ("package:///models", "package://NAME/PATH"),
+        ("package://../secret", "not installed"),
     ],
 )
 def test_wrong_sources_are_refused(installed, source, message) -> None:
-    with pytest.raises(SourceError, match=message):
+    with raises(SourceError, message):
         PackageLoader().check_source(source)

@@ -11,6 +11,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from expected import raises
 from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
 from tiny import tiny_gpt2, tiny_llama
@@ -113,7 +114,7 @@ def test_attention_is_computed_as_asked(llama_folder) -> None:
             assert loaded.module.config._attn_implementation == expected
     flash = TransformersLoader(TransformersLoader.Config(attention="flash_attention_2"))
     if find_spec("flash_attn") is None:
-        with pytest.raises(SourceError, match=r"attention flash_attention_2 needs an NVIDIA GPU and the package"):
+        with raises(SourceError, "flash_attention_2"):
             flash.load_skeleton(request)
 
 
@@ -202,7 +203,7 @@ def test_sharded_weights_need_every_shard(llama_folder, tmp_path) -> None:
     shards = sorted(tmp_path.glob("model-*.safetensors"))
     assert len(shards) > 1
     shards[-1].unlink()
-    with pytest.raises(SourceError, match=rf"lacks 1 of {len(shards)} weight files.*{shards[-1].name}"):
+    with raises(SourceError, f"1 of {len(shards)} weight files", shards[-1].name):
         TransformersLoader().check_source(str(tmp_path))
 
 
@@ -210,22 +211,22 @@ def test_sharded_weights_need_every_shard(llama_folder, tmp_path) -> None:
 def test_pickled_weights_are_never_read(llama, name, monkeypatch) -> None:
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled something"))
     (llama / "model.safetensors").rename(llama / name)
-    with pytest.raises(SourceError, match=rf"{name}.*only safetensors is read.*LlamaForCausalLM.from_pretrained"):
+    with raises(SourceError, name, "safetensors"):
         TransformersLoader().check_source(str(llama))
-    with pytest.raises(SourceError, match=r"only safetensors is read"):
+    with raises(SourceError, "safetensors"):
         load(llama)
 
 
 def test_pickle_named_in_the_config_is_not_read(llama) -> None:
     torch.save({}, llama / "other.bin")
     edit(llama / "config.json", transformers_weights="other.bin")
-    with pytest.raises(SourceError, match=r"names weights 'other\.bin'"):
+    with raises(SourceError, "other.bin"):
         load(llama)
 
 
 def test_folder_without_weights_is_refused(llama) -> None:
     (llama / "model.safetensors").unlink()
-    with pytest.raises(SourceError, match=r"holds no weights.*model\.safetensors"):
+    with raises(SourceError, "model.safetensors"):
         TransformersLoader().check_source(str(llama))
 
 
@@ -233,26 +234,26 @@ def test_folder_without_weights_is_refused(llama) -> None:
 def test_damaged_safetensors_is_refused(llama, damage) -> None:
     file = llama / "model.safetensors"
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(SourceError, match=r"model\.safetensors of .* is damaged or no safetensors file"):
+    with raises(SourceError, "model.safetensors"):
         TransformersLoader().check_source(str(llama))
 
 
 def test_folder_without_config_is_refused(llama) -> None:
     (llama / "config.json").unlink()
-    with pytest.raises(SourceError, match=r"has no config\.json.*found: .*model\.safetensors"):
+    with raises(SourceError, "config.json", "model.safetensors"):
         TransformersLoader().check_source(str(llama))
 
 
 @pytest.mark.parametrize("content", ["{", "[1, 2]", "", "\udcff"])
 def test_unreadable_config_is_refused(llama, content) -> None:
     (llama / "config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
-    with pytest.raises(SourceError, match=r"config\.json"):
+    with raises(SourceError, "config.json"):
         TransformersLoader().check_source(str(llama))
 
 
 def test_unknown_architecture_is_refused_with_the_nearest(llama) -> None:
     edit(llama / "config.json", model_type="lama")
-    with pytest.raises(SourceError, match=r"model_type 'lama'.*Did you mean 'llama'\?"):
+    with raises(SourceError, "model_type", "'lama'", "llama"):
         TransformersLoader().check_source(str(llama))
 
 
@@ -262,7 +263,7 @@ def test_adapter_folder_names_its_base(llama, with_config) -> None:
     if not with_config:
         (llama / "config.json").unlink()
     assert TransformersLoader().accepts(str(llama))
-    with pytest.raises(SourceError, match=r"holds an adapter.*'some/base'"):
+    with raises(SourceError, "some/base"):
         TransformersLoader().check_source(str(llama))
 
 
@@ -273,7 +274,7 @@ def test_missing_tokenizer_is_refused(llama, kept) -> None:
         (llama / name).unlink()
     if kept:
         edit(llama / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
-    with pytest.raises(SourceError, match=r"no tokenizer vocabulary"):
+    with raises(SourceError, "tokenizer"):
         TransformersLoader().load_processor(str(llama))
 
 
@@ -285,7 +286,7 @@ def test_byte_level_tokenizer_needs_no_vocabulary(llama) -> None:
 
 def test_damaged_tokenizer_is_refused(llama) -> None:
     (llama / "tokenizer.json").write_text('{"model": 7}')
-    with pytest.raises(SourceError, match=r"cannot load"):
+    with pytest.raises(SourceError):
         TransformersLoader().load_processor(str(llama))
 
 
@@ -294,34 +295,34 @@ def test_missing_base_weights_are_named(llama) -> None:
     weights = load_file(file)
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(SourceError, match=r"1 of the weights.*model\.layers\.1\.mlp\.up_proj\.weight"):
+    with raises(SourceError, "1 of the weights", "model.layers.1.mlp.up_proj.weight"):
         load(llama)
 
 
 def test_base_weights_of_another_shape_are_refused(llama) -> None:
     edit(llama / "config.json", vocab_size=500)
-    with pytest.raises(SourceError, match=r"model\.embed_tokens\.weight.*another shape"):
+    with raises(SourceError, "model.embed_tokens.weight"):
         load(llama)
 
 
 def test_language_model_head_is_never_made_up(llama) -> None:
     LlamaModel(LlamaConfig.from_pretrained(llama, tie_word_embeddings=False)).save_pretrained(llama)
-    with pytest.raises(SourceError, match=r"lm_head\.weight"):
+    with raises(SourceError, "lm_head.weight"):
         load(llama)
 
 
 def test_unknown_head_lists_the_known(llama_folder) -> None:
-    with pytest.raises(SourceError, match=r"head 'causal_lm'.*Known: causal-lm, .*Did you mean 'causal-lm'\?"):
+    with raises(SourceError, "causal_lm", "causal-lm"):
         load(llama_folder, "causal_lm")
 
 
 def test_head_that_the_architecture_lacks_is_refused(llama_folder) -> None:
-    with pytest.raises(SourceError, match=r"llama model.*no image-classification head.*causal-lm"):
+    with raises(SourceError, "image-classification", "causal-lm"):
         load(llama_folder, "image-classification", SENTIMENT)
 
 
 def test_encoder_does_not_pass_for_a_causal_model(bert_folder) -> None:
-    with pytest.raises(SourceError, match=r"bert encoder: each token sees the next"):
+    with raises(SourceError, "bert"):
         load(bert_folder, skeleton=True)
 
 
@@ -361,7 +362,7 @@ def test_code_of_a_model_does_not_run_unasked(odd) -> None:
     folder, marker = odd
     loader = TransformersLoader()
     for attempt in (loader.check_source, loader.load_processor, lambda s: loader.load(LoadRequest(s, "causal-lm"))):
-        with pytest.raises(SourceError, match=r"model_type 'odd'.*trust_remote_code: true"):
+        with raises(SourceError, "model_type", "'odd'", "trust_remote_code"):
             attempt(str(folder))
     assert not marker.exists()
 
@@ -435,18 +436,18 @@ def test_hub_subfolder_is_fetched_alone(hub, llama, tmp_path) -> None:
 def test_hub_model_with_pickles_only_is_refused(hub, llama, tmp_path) -> None:
     hub.update(model=llama, cache=tmp_path / "cache")
     (llama / "model.safetensors").rename(llama / "pytorch_model.bin")
-    with pytest.raises(SourceError, match=r"no weights that are read.*pytorch_model\.bin"):
+    with raises(SourceError, "pytorch_model.bin"):
         TransformersLoader().load(LoadRequest("owner/name", "causal-lm"))
 
 
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (errors.LocalEntryNotFoundError, "the hub cannot be reached and its cache"),
-        (errors.RepositoryNotFoundError, "the hub has no model 'my_modle', or shows it only to its owners"),
-        (errors.GatedRepoError, "only to those who accepted its terms.*hf auth login"),
-        (errors.RevisionNotFoundError, "has no revision 'v9'"),
-        (OSError, "no hub model of that name could be fetched: OSError: went wrong"),
+        (errors.LocalEntryNotFoundError, "cache"),
+        (errors.RepositoryNotFoundError, "no model 'my_modle'"),
+        (errors.GatedRepoError, "hf auth login"),
+        (errors.RevisionNotFoundError, "'v9'"),
+        (OSError, "OSError: went wrong"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
@@ -455,19 +456,19 @@ def test_a_hub_model_that_does_not_come_says_why(monkeypatch, error, expected) -
         raise error.__new__(error, "went wrong")  # the hub's own want a response of whatever client is behind them
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(SourceError, match=f"^there is no folder 'my_modle', and .*{expected}"):
+    with raises(SourceError, "'my_modle'", expected):
         TransformersLoader(TransformersLoader.Config(revision="v9")).check_source("my_modle")
 
 
 def test_revision_of_a_folder_is_refused(llama_folder) -> None:
     loader = TransformersLoader(TransformersLoader.Config(revision="main"))
-    with pytest.raises(SourceError, match=r"only hub models have a revision"):
+    with raises(SourceError, "revision"):
         loader.check_source(str(llama_folder))
 
 
 def test_file_is_not_taken_for_a_model(tmp_path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(SourceError, match=r"neither a folder nor the name of a hub model"):
+    with raises(SourceError, "hub model"):
         TransformersLoader().check_source(str(tmp_path / "model.safetensors"))
 
 

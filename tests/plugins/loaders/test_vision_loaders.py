@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from expected import raises
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -160,26 +161,26 @@ def test_downloads_of_torchvision_are_read_as_weights_only(monkeypatch):
 def test_an_architecture_alone_says_where_its_weights_may_come_from(library, source, tmp_path, monkeypatch):
     (tmp_path / "adapter_config.json").write_text("{}")  # in the working directory, which is not asked about
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SourceError, match=rf"names an architecture, not its weights.*name: {library}, weights: …"):
+    with raises(SourceError, f"name: {library}, weights: …"):
         loader(library).check_source(source)
 
 
 def test_a_misspelt_architecture_gets_a_suggestion(library, source):
-    with pytest.raises(SourceError, match=rf"has no model .*Did you mean '{SMALL[library]}'"):
+    with raises(SourceError, SMALL[library]):
         loader(library, weights="random").check_source(source[:-1] + "x")
 
 
 def test_pickles_and_missing_files_are_refused_before_anything_is_built(library, source, tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "model.pth")
-    with pytest.raises(SourceError, match="no safetensors file"):
+    with raises(SourceError, "safetensors"):
         loader(library, weights=str(tmp_path / "model.pth")).check_source(source)
-    with pytest.raises(SourceError, match="there are no weights"):
+    with raises(SourceError, "no weights"):
         loader(library, weights=str(tmp_path / "nope.safetensors")).check_source(source)
 
 
 def test_weights_of_another_architecture_are_refused(library, source, tmp_path):
     save_file({"conv.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(SourceError, match=r"do not fit .* of another architecture"):
+    with raises(SourceError, "architecture"):
         load(library, source, weights=str(tmp_path))
 
 
@@ -188,7 +189,7 @@ def test_a_lacking_statistic_is_refused(library, base, tmp_path):
     tensors = load_file(folder / "model.safetensors")
     tensors.pop(next(name for name in tensors if name.endswith("running_var")))
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(SourceError, match=r"1 tensors are missing, unexpected or of another shape .*running_var"):
+    with raises(SourceError, "1 tensors", "running_var"):
         load(library, str(folder))
 
 
@@ -211,7 +212,7 @@ ARGUMENTS = ["checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_
 @pytest.mark.parametrize("name", [*ARGUMENTS, "weights", "features_only", "scriptable"])
 def test_a_folder_cannot_make_a_library_read_other_files(library, altered, name, monkeypatch):
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a pickle was read"))
-    with pytest.raises(SourceError, match=f"model_args in config.json has '{name}'"):
+    with raises(SourceError, "config.json", f"'{name}'"):
         load(library, altered(model_args={name: "evil.pth"}))
 
 
@@ -221,33 +222,33 @@ def test_a_folder_cannot_make_a_library_read_other_files(library, altered, name,
 @pytest.mark.parametrize("skeleton", [False, True])
 def test_a_malformed_config_is_a_source_error(library, altered, entries, skeleton):
     key = {"timm": "pretrained_cfg", "torchvision": "preprocessing"}[library]
-    with pytest.raises(SourceError, match="altered"):
+    with raises(SourceError, "altered"):
         load(library, altered(**{k.replace("CONFIG", key): v for k, v in entries.items()}), skeleton=skeleton)
 
 
 def test_a_size_that_contradicts_the_folder_s_is_refused(library, altered):
     folder = altered(model_args={"img_size": 32})
-    with pytest.raises(SourceError, match=r"built for images of img_size 32.*model\.loader\.image_size is 64"):
+    with raises(SourceError, "img_size 32", "model.loader.image_size is 64"):
         loader(library, image_size=64).check_source(folder)
     loader(library, image_size=32).check_source(folder)
 
 
 def test_a_folder_takes_no_other_weights(library, base):
     _, folder = base
-    with pytest.raises(SourceError, match="with its own weights"):
+    with raises(SourceError, "own weights"):
         loader(library, weights="random").check_source(str(folder))
 
 
 def test_a_task_on_texts_is_refused(library, source):
     request = LoadRequest(source, "sequence-classification", ABC)
-    with pytest.raises(SourceError, match="classifies images"):
+    with raises(SourceError, "classifies images"):
         loader(library, weights="random").load(request)
 
 
 @pytest.mark.parametrize("name", LOADERS)
 def test_a_library_that_is_not_installed_is_named(name, monkeypatch):
     monkeypatch.setattr("ftengine_builtins.loaders.vision.find_spec", lambda name: None)
-    with pytest.raises(SourceError, match=rf"{name}, which is not installed: pip install {name}"):
+    with raises(SourceError, f"pip install {name}"):
         loader(name).check_source(f"{name}://resnet18")
 
 

@@ -4,6 +4,7 @@ import types
 
 import pytest
 import torch
+from expected import raises
 from runs import curve, interrupt, losses
 from torch import nn
 
@@ -282,34 +283,34 @@ def test_a_third_partys_eight_bits_resume(content, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("cls", "message"),
     [
-        (KeepsObjects, r"keeps an object of type object as '.*\|x'; a checkpoint can hold tensors, numbers and text"),
-        (KeepsMore, r"keeps state of 'all', which is not a parameter of the model; a checkpoint holds the state of"),
-        (HalfBuilt, r"optimizer 'half-built' of module \w+ leaves [\d,]+ of [\d,]+ parameters out"),
-        (NoOptimizer, r"optimizer 'no-optimizer' of module \w+: build\(\) returned"),
+        (KeepsObjects, "type object"),
+        (KeepsMore, "'all'"),
+        (HalfBuilt, "'half-built'"),
+        (NoOptimizer, "'no-optimizer'"),
     ],
 )
 def test_what_is_wrong_with_an_optimizer_is_said(content, cls, message):
     content["train"]["optimizer"] = cls.name
-    with pytest.raises(PluginError, match=message):
+    with raises(PluginError, message):
         fine_tune(Recipe.make(content), registry=plugin_of(cls))
 
 
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
-        ("adam", UnknownName, r"no optimizer named 'adam' \(recipe key train\.optimizer.*\)\. Did you mean 'adamw'\?"),
-        ({"name": "adamw", "betas": [0.9, 1]}, RecipeError, r"train\.optimizer\.betas.*between 0 and 1"),
+        ("adam", UnknownName, "'adamw'"),
+        ({"name": "adamw", "betas": [0.9, 1]}, RecipeError, "train.optimizer.betas"),
         (
             {"name": "sgd", "momentum": 0, "nesterov": True},
             RecipeError,
-            r"train\.optimizer\.nesterov.*momentum above 0",
+            "train.optimizer.nesterov",
         ),
-        ({"name": "muon", "rank": 3}, RecipeError, r"train\.optimizer\.rank"),
+        ({"name": "muon", "rank": 3}, RecipeError, "train.optimizer.rank"),
     ],
 )
 def test_wrong_optimizers_are_refused_before_anything_loads(content, spec, error, message):
     content["train"]["optimizer"], content["model"]["source"] = spec, "nowhere"
-    with pytest.raises(error, match=message):
+    with raises(error, message):
         fine_tune(Recipe.make(content))
 
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from expected import raises
 
 from ftengine import Recipe, fine_tune, hookimpl, registry_of
 from ftengine.api import Schedule
@@ -123,25 +124,25 @@ def test_a_third_partys_schedule_is_what_a_run_follows(content):
 
 def test_what_is_no_rate_names_the_schedule(content):
     content["train"]["schedule"] = "broken"
-    with pytest.raises(PluginError, match=r"schedule 'broken' .*factor\(\) returned -1\.0; .* for step 2 of 4"):
+    with raises(PluginError, "'broken'", "-1.0", "step 2 of 4"):
         fine_tune(Recipe.make(content), registry=plugin_of(Broken))
 
 
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
-        ("cosin", UnknownName, r"no schedule named 'cosin' \(recipe key train\.schedule.*\)\. Did you mean 'cosine'\?"),
-        ({"name": "wsd", "shape": "cubic"}, RecipeError, r"train\.schedule\.shape.*'linear', 'cosine' or 'sqrt'"),
-        ({"name": "linear", "floor": 1}, RecipeError, r"train\.schedule\.floor.*below 1"),
+        ("cosin", UnknownName, "'cosine'"),
+        ({"name": "wsd", "shape": "cubic"}, RecipeError, "train.schedule.shape"),
+        ({"name": "linear", "floor": 1}, RecipeError, "train.schedule.floor"),
     ],
 )
 def test_wrong_schedules_are_refused_before_anything_loads(content, spec, error, message):
     content["train"]["schedule"] = spec
     content["model"]["source"] = "nowhere"
-    with pytest.raises(error, match=message):
+    with raises(error, message):
         fine_tune(Recipe.make(content))
 
 
 def test_an_option_of_what_has_none_is_answered_so():
-    with pytest.raises(RecipeError, match=r"unknown key 'train\.schedule\.power' .*It has no options\."):
+    with raises(RecipeError, "train.schedule.power"):
         rates({"name": "constant", "power": 2})

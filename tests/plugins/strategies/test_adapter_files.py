@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from adapter_models import bottlenecks, logits, opened, prepared, shake
+from expected import raises
 from safetensors.torch import load_file, save_file
 
 from ftengine.api import LoadedModel
@@ -162,7 +163,7 @@ def test_training_continues_from_an_adapter(tmp_path) -> None:
 
 def test_options_that_contradict_the_adapter_are_refused(tmp_path) -> None:
     folder = saved("gpt2", tmp_path, placement="houlsby")
-    with pytest.raises(RecipeError, match=r"strategy\.placement is 'pfeiffer'.*has 'houlsby'\. Leave placement out"):
+    with raises(RecipeError, "strategy.placement", "pfeiffer", "houlsby"):
         AdapterConfig(start_from=str(folder), placement="pfeiffer")
 
 
@@ -173,7 +174,7 @@ def test_an_adapter_without_head_continues_with_a_fresh_one_but_is_no_finished_r
     _, loaded = prepared("bert", start_from=str(folder))
     assert torch.equal(loaded.module.classifier.weight, opened("bert").module.classifier.weight)
     strategy, loaded = prepared("bert")
-    with pytest.raises(BaseMismatch, match=r"2 keys missing \(classifier\.bias, classifier\.weight\)"):
+    with raises(BaseMismatch, "2 keys", "classifier.bias", "classifier.weight"):
         strategy.load(loaded, folder)
 
 
@@ -194,7 +195,7 @@ def test_a_language_models_own_head_may_lie_beside_the_adapter_but_not_another(t
     save_file({"lm_head.weight": head}, folder / "model_head.safetensors")
     strategy.load(loaded, folder)
     save_file({"lm_head.weight": head + 0.1}, folder / "model_head.safetensors")
-    with pytest.raises(BaseMismatch, match=r"holds a trained 'lm_head\.weight', which stays frozen here"):
+    with raises(BaseMismatch, "lm_head.weight"):
         strategy.load(loaded, folder)
 
 
@@ -210,11 +211,11 @@ def test_plain_pickles_of_tensors_are_read_and_others_are_not(tmp_path) -> None:
         tensors["transformer.h.0.output_adapters.adapters.ftengine.adapter_up.weight"],
     )
     torch.save({"a": Mischief(folder / "ran")}, folder / "pytorch_adapter.bin")
-    with pytest.raises(RunError, match=r"not a plain pickle of tensors.* Save it as safetensors"):
+    with raises(RunError, "safetensors"):
         strategy.load(loaded, folder)
     assert not (folder / "ran").exists()
     torch.save({"state": [1]}, folder / "pytorch_adapter.bin")
-    with pytest.raises(RunError, match="holds no tensors by name"):
+    with pytest.raises(RunError):
         strategy.load(loaded, folder)
 
 
@@ -239,7 +240,7 @@ class Mischief:
 )  # fmt: skip
 def test_what_ftengine_does_not_compute_is_refused(entry, tmp_path) -> None:
     folder = edited(saved("bert", tmp_path), **entry)
-    with pytest.raises(RunError, match=f"uses what ftengine does not have: {next(iter(entry))}="):
+    with raises(RunError, f"{next(iter(entry))}="):
         read_config(folder)
 
 
@@ -256,7 +257,7 @@ def test_an_adapter_of_a_model_that_the_library_computes_otherwise_is_refused(tm
     file.unlink()
     strategy.load(loaded, folder)
     (folder / "adapter_config.json").write_text(json.dumps(content | {"name": "theirs"}))
-    with pytest.raises(RunError, match="is AdapterHub's, of a ResNetForImageClassification"):
+    with raises(RunError, "ResNetForImageClassification"):
         strategy.load(loaded, folder)
 
 
@@ -264,21 +265,21 @@ def test_an_adapter_of_a_model_that_the_library_computes_otherwise_is_refused(tm
     ("content", "message"),
     [
         ("{", "cannot read"),
-        ("[]", "lacks config, name or version"),
-        ('{"peft_type": "LORA"}', r"is PEFT's \(LORA\), not AdapterHub's"),
-        ('{"name": "a", "config": {}}', "lacks config, name or version"),
-        ('{"name": "a", "version": "1", "config": {"architecture": "lora"}}', "describes 'lora'"),
+        ("[]", "config, name or version"),
+        ('{"peft_type": "LORA"}', "(LORA)"),
+        ('{"name": "a", "config": {}}', "config, name or version"),
+        ('{"name": "a", "version": "1", "config": {"architecture": "lora"}}', "'lora'"),
         ('{"name": "a", "version": "1", "config": {"reduction_factor": "x"}}', "no usable value"),
     ],
 )
 def test_other_files_are_refused(content: str, message: str, tmp_path) -> None:
     (tmp_path / "adapter_config.json").write_text(content)
-    with pytest.raises(RunError, match=message):
+    with raises(RunError, message):
         read_config(tmp_path)
 
 
 def test_a_folder_without_adapter_is_refused(tmp_path) -> None:
-    with pytest.raises(RunError, match=r"no adapter_config\.json in"):
+    with raises(RunError, "adapter_config.json"):
         AdapterConfig(start_from=str(tmp_path))
 
 
@@ -287,19 +288,19 @@ def test_a_folder_without_adapter_is_refused(tmp_path) -> None:
     [
         (
             {"placement": "parallel"},
-            "with placement 'pfeiffer'; this model is prepared for placement 'parallel'",
+            "'parallel'",
         ),
-        ({"scaling": 2.0}, "was trained with scaling 1.0; this model is prepared for scaling 2.0"),
-        ({"non_linearity": "tanh"}, "was trained with non_linearity 'relu'"),
+        ({"scaling": 2.0}, "scaling 2.0"),
+        ({"non_linearity": "tanh"}, "non_linearity 'relu'"),
         ({"sublayers": ["attention", "output"]}, "8 keys missing"),
         ({"leave_out": [0]}, "4 unexpected"),
-        ({"bottleneck": 4}, r"has shape \(8,"),
+        ({"bottleneck": 4}, "(8,"),
     ],
 )
 def test_an_adapter_of_another_shape_is_refused(options, message: str, tmp_path) -> None:
     folder = saved("gpt2", tmp_path)
     strategy, loaded = prepared("gpt2", **{"non_linearity": "relu", "scaling": 1.0, **options})
     before = {key: tensor.clone() for key, tensor in trainable(loaded.module).items()}
-    with pytest.raises(BaseMismatch, match=message):
+    with raises(BaseMismatch, message):
         strategy.load(loaded, folder)
     assert all(torch.equal(before[key], tensor) for key, tensor in trainable(loaded.module).items())

@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+from expected import raises
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
@@ -84,7 +85,7 @@ def test_the_dtype_of_the_module_is_saved(llama_folder, load, tmp_path, dtype) -
 def test_a_self_contradicting_generation_config_is_passed_on(llama_folder, load, tmp_path) -> None:
     loaded = load(llama_folder)
     loaded.module.generation_config.update(do_sample=False, temperature=0.5, top_p=0.9)
-    with pytest.raises(ValueError, match="GenerationConfig is invalid"):  # what transformers does by itself
+    with raises(ValueError, "GenerationConfig"):  # what transformers does by itself
         loaded.module.save_pretrained(tmp_path / "refused")
     Full().save(loaded, tmp_path)
     assert loaded.module.generation_config.temperature == 0.5
@@ -108,7 +109,7 @@ def test_a_plain_torch_module_is_saved_by_parameter_name(tmp_path) -> None:
 def test_packed_weights_are_refused(dtype) -> None:
     module = nn.Sequential(nn.Linear(3, 2))
     module[0].weight = nn.Parameter(torch.zeros(2, 3).to(dtype), requires_grad=False)
-    with pytest.raises(RecipeError, match=f"needs float weights, but '0.weight' holds {str(dtype)[6:]}"):
+    with raises(RecipeError, "0.weight", str(dtype)[6:]):
         Full().prepare(LoadedModel(module, None, "memory", "causal-lm"))
 
 
@@ -117,9 +118,9 @@ def test_a_model_of_another_shape_is_refused(llama_folder, load, tmp_path) -> No
 
     loaded = load(llama_folder)
     before = {name: tensor.clone() for name, tensor in loaded.module.state_dict().items()}
-    with pytest.raises(BaseMismatch, match=r"has shape \(.*96\), the model expects \(.*64\)"):
+    with raises(BaseMismatch, "96)", "64)"):
         Full().load(loaded, tiny_llama(tmp_path / "wider", hidden_size=96))
-    with pytest.raises(BaseMismatch, match="9 unexpected"):
+    with raises(BaseMismatch, "9 unexpected"):
         Full().load(loaded, tiny_llama(tmp_path / "deeper", num_hidden_layers=3))
     assert all(torch.equal(before[name], tensor) for name, tensor in loaded.module.state_dict().items())
 
@@ -127,19 +128,19 @@ def test_a_model_of_another_shape_is_refused(llama_folder, load, tmp_path) -> No
 def test_a_base_without_the_head_is_refused(bert_folder, load) -> None:
     loaded = load(bert_folder, "sequence-classification")
     loaded.module.config.num_labels = 3
-    with pytest.raises(BaseMismatch, match=r"keys missing, 0 unexpected \(classifier.bias, classifier.weight"):
+    with raises(BaseMismatch, "0 unexpected", "classifier.bias", "classifier.weight"):
         Full().load(loaded, bert_folder)
 
 
 def test_unreadable_folders_are_errors(llama_folder, load, tmp_path) -> None:
     loaded = load(llama_folder)
-    with pytest.raises(RunError, match=r"no model.safetensors .* only safetensors are read"):
+    with raises(RunError, "model.safetensors"):
         Full().load(loaded, tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"never read")
-    with pytest.raises(RunError, match="only safetensors are read"):
+    with raises(RunError, "safetensors"):
         Full().load(loaded, tmp_path)
     Full().save(loaded, tmp_path)
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(RunError, match="cannot load"):
+    with pytest.raises(RunError):
         Full().load(loaded, tmp_path)

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from expected import raises
 from torch import nn
 from transformers import (
     BertConfig,
@@ -161,7 +162,7 @@ def test_numbers_at_the_end_of_names_make_a_stack_too(numbered, expected) -> Non
 @pytest.mark.parametrize("option", [{"layer_decay": 0.9}, {"unfreeze_every": 3}])
 def test_a_model_without_layers_is_refused(option) -> None:
     loaded = LoadedModel(nn.ModuleDict({"only": nn.Linear(2, 2)}), None, "memory", "some-head")
-    with pytest.raises(RecipeError, match=r"ModuleDict has no numbered blocks .* Leave both out"):
+    with raises(RecipeError, "ModuleDict"):
         Full(Full.Config(**option)).prepare(loaded)
 
 
@@ -243,9 +244,7 @@ def test_frozen_layers_take_no_turn() -> None:
 
 @pytest.mark.parametrize("value", [0, -1, True, 1.5, "weekly"])
 def test_other_paces_are_refused(value) -> None:
-    with pytest.raises(
-        ValueError, match=r"(?s)unfreeze_every.*(greater than or equal to 1|valid integer).*'epoch' or 'even'"
-    ):
+    with raises(ValueError, "unfreeze_every"):
         Full.Config(unfreeze_every=value)
 
 
@@ -289,32 +288,29 @@ def test_a_new_head_trains_though_everything_around_it_is_frozen() -> None:
 @pytest.mark.parametrize(
     ("patterns", "message"),
     [
-        (["embedding"], r"'embedding' matches no module or parameter of BertFor.* Did you mean 'embeddings'"),
-        (["embeddings", "layer.9"], "'layer.9' matches no module"),
-        ("embeddings", "A string is a regular expression for the whole path"),
-        (["classifier"], "initialised afresh and has to train"),
+        (["embedding"], "'embeddings'"),
+        (["embeddings", "layer.9"], "'layer.9'"),
+        ("embeddings", "whole path"),
+        (["classifier"], "has to train"),
         (["dropout"], "has no parameters"),
     ],
 )
 def test_a_pattern_that_freezes_nothing_is_an_error(patterns, message) -> None:
-    with pytest.raises(NoMatch, match=message):
+    with raises(NoMatch, message):
         prepared("bert", freeze=patterns)
 
 
 def test_a_tied_head_is_said_to_be_tied_and_to_what() -> None:
-    message = (
-        r"'lm_head' matches 'lm_head.weight', whose parameter is tied to 'transformer.wte.weight'. Freeze 'tr.*wte'"
-    )
-    with pytest.raises(NoMatch, match=message):
+    with raises(NoMatch, "'lm_head.weight'", "'transformer.wte.weight'"):
         prepared("gpt2", freeze=["lm_head"])
 
 
 def test_freezing_everything_is_an_error() -> None:
-    with pytest.raises(RecipeError, match="leaves nothing to train"):
+    with raises(RecipeError, "nothing to train"):
         prepared("gpt2", freeze=".*")
 
 
 @pytest.mark.parametrize("value", ["(", 3, [1], [""]])
 def test_what_is_no_pattern_is_refused(value) -> None:
-    with pytest.raises(ValueError, match=r"regular expression"):
+    with raises(ValueError, "regular expression"):
         Full.Config(freeze=value)

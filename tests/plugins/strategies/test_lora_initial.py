@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from expected import raises
 from lora_models import opened_by_peft
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
@@ -243,7 +244,7 @@ def test_a_pissa_adapter_that_peft_converted_loads_here(request, load, numbers, 
 def test_an_adapter_saved_with_another_start_is_refused(llama_folder, load, tmp_path) -> None:
     loaded, other = load(llama_folder), load(llama_folder)
     folder = saved(prepared(loaded, init="kaiming"), loaded, tmp_path / "adapter")
-    with pytest.raises(BaseMismatch, match=r"trained with rank 4; this model is prepared for rank 8"):
+    with raises(BaseMismatch, "rank 4", "rank 8"):
         prepared(other).load(other, folder)
 
 
@@ -256,11 +257,11 @@ def test_training_continues_from_a_pissa_adapter_as_from_any_other(llama_folder,
     continued.prepare(again)
     assert continued.config.rank == 8
     assert torch.equal(numbers.logits(again.module), numbers.logits(loaded.module))
-    with pytest.raises(RecipeError, match=r"strategy.init is 'pissa'.*Leave one of them out"):
+    with raises(RecipeError, "strategy.init", "pissa"):
         LoRAConfig(start_from=str(folder), init="pissa")
 
 
 @pytest.mark.parametrize("init", ["pisa", "pissa_niter_", "pissa_niter_0", "pissa_niter_x", None, 3])
 def test_an_unknown_initialisation_is_refused(init) -> None:
-    with pytest.raises(ValueError, match="allowed: kaiming, gaussian, pissa, pissa_niter_N"):
+    with raises(ValueError, "pissa_niter_N"):
         LoRAConfig(init=init)

@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+from expected import raises
 from lora_models import PackedLinear
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
@@ -196,18 +197,18 @@ def test_dora_starts_from_the_norms_of_the_weights(base) -> None:
 @pytest.mark.parametrize(
     ("layer", "what"),
     [
-        (nn.Conv2d(4, 4, 3, groups=2), "is a convolution in 2 groups, which a low-rank update would mix"),
-        (nn.Conv2d(4, 4, 3, padding_mode="circular"), "is a convolution with circular padding"),
+        (nn.Conv2d(4, 4, 3, groups=2), "2 groups"),
+        (nn.Conv2d(4, 4, 3, padding_mode="circular"), "circular"),
         # PEFT's A has no dilation: it would compute another update from the same file.
-        (nn.Conv2d(4, 4, 3, padding="same", dilation=(1, 2)), r"is a convolution with dilation \(1, 2\), which PEFT"),
-        (nn.Embedding(4, 4, max_norm=1.0), "is an embedding with max_norm"),
-        (OPTLearnedPositionalEmbedding(4, 4), "is a OPTLearnedPositionalEmbedding"),
-        (nn.Conv3d(4, 4, 3), "is a Conv3d"),
+        (nn.Conv2d(4, 4, 3, padding="same", dilation=(1, 2)), "(1, 2)"),
+        (nn.Embedding(4, 4, max_norm=1.0), "max_norm"),
+        (OPTLearnedPositionalEmbedding(4, 4), "OPTLearnedPositionalEmbedding"),
+        (nn.Conv3d(4, 4, 3), "Conv3d"),
     ],
 )
 def test_what_lora_cannot_express_is_refused(layer: nn.Module, what: str) -> None:
     loaded = LoadedModel(nn.Sequential(layer), None, "memory", "causal-lm")
-    with pytest.raises(NoMatch, match=what):
+    with raises(NoMatch, what):
         LoRA(LoRAConfig(targets=["0"])).prepare(loaded)
 
 
@@ -217,16 +218,16 @@ def test_what_lora_cannot_express_is_refused(layer: nn.Module, what: str) -> Non
         (
             PackedLinear(4, 4),
             {"dora": True},
-            r"strategy.dora needs the norms of float weights, but '1' is a PackedLinear",
+            "PackedLinear",
         ),
-        (nn.Conv2d(4, 4, 3), {"init": "pissa"}, r"strategy.init 'pissa' decomposes .* but '1' is a Conv2d"),
-        (nn.Embedding(4, 4), {"init": "olora"}, r"strategy.init 'olora' decomposes .* but '1' is a Embedding"),
-        (nn.Linear(9, 5), {"init": "pissa"}, r"rank 8 exceeds the 5 of '1'.*rank_pattern"),
+        (nn.Conv2d(4, 4, 3), {"init": "pissa"}, "Conv2d"),
+        (nn.Embedding(4, 4), {"init": "olora"}, "Embedding"),
+        (nn.Linear(9, 5), {"init": "pissa"}, "rank_pattern"),
     ],
 )
 def test_options_that_a_layer_cannot_have_are_refused_before_anything_changes(layer, options, message: str) -> None:
     module = nn.Sequential(nn.Linear(9, 9), layer)
-    with pytest.raises(RecipeError, match=message):
+    with raises(RecipeError, message):
         LoRA(LoRAConfig(targets="[01]", **options)).prepare(LoadedModel(module, None, "memory", "causal-lm"))
     assert type(module[0]) is nn.Linear
     assert module[0].weight.requires_grad

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from expected import raises
 from lora_models import DoublingLinear, PackedLinear
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -86,7 +87,7 @@ def test_a_tied_head_may_train_but_not_merge(llama_folder, load, numbers) -> Non
     strategy = tuned(loaded, numbers, targets=["lm_head", "q_proj"])
     assert not torch.equal(numbers.logits(loaded.module), base)
     before = {name: tensor.clone() for name, tensor in loaded.module.state_dict().items()}
-    with pytest.raises(NotMergeable, match=r"'lm_head.weight' is tied to 'model.embed_tokens.weight'.*untie"):
+    with raises(NotMergeable, "lm_head.weight", "model.embed_tokens.weight"):
         strategy.merge(loaded)
     assert all(torch.equal(before[name], tensor) for name, tensor in loaded.module.state_dict().items())
 
@@ -106,9 +107,9 @@ def test_an_untied_head_merges(tmp_path, load, numbers) -> None:
 @pytest.mark.parametrize(
     ("layer", "what"),
     [
-        (PackedLinear(4, 4), "'1' is a PackedLinear with int8 weights"),
-        (DoublingLinear(4, 4), "'1' is a DoublingLinear with float32 weights; LoRA merges only into plain layers"),
-        (nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), "'1' is a ParametrizedLinear with computed weights"),
+        (PackedLinear(4, 4), "int8"),
+        (DoublingLinear(4, 4), "DoublingLinear"),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), "ParametrizedLinear"),
     ],
     ids=["packed", "own-forward", "parametrized"],
 )
@@ -117,14 +118,12 @@ def test_only_plain_float_weights_merge_and_nothing_is_half_merged(numbers, laye
     loaded = LoadedModel(module, None, "memory", "causal-lm")
     strategy = tuned(loaded, numbers, targets="[01]")
     before = module[0].weight.clone()
-    with pytest.raises(
-        NotMergeable, match=rf"{what}.*into an unquantised copy of the base with PEFT \(merge_and_unload\)"
-    ):
+    with raises(NotMergeable, what, "merge_and_unload"):
         strategy.merge(loaded)
     assert torch.equal(module[0].weight, before)
     assert len(lora_layers(module)) == 2
 
 
 def test_merging_a_model_without_lora_is_an_error(llama_folder, load) -> None:
-    with pytest.raises(RunError, match="no LoRA layers to merge"):
+    with raises(RunError, "LoRA"):
         LoRA().merge(load(llama_folder))

@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+from expected import raises
 from lora_models import opened_by_peft, prepared
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
@@ -74,7 +75,7 @@ def test_patterns_of_an_adapter_meet_each_layer_a_few_times(llama_folder, load, 
 @pytest.mark.parametrize("option", ["rank_pattern", "alpha_pattern"])
 def test_a_pattern_that_matches_no_adapted_layer_is_an_error(llama_folder, load, option: str) -> None:
     loaded = load(llama_folder)
-    with pytest.raises(NoMatch, match=rf"{option} 'k_proj' matches none of the 2 layers .*e.g. 'model.layers.0"):
+    with raises(NoMatch, option, "'k_proj'"):
         prepared(loaded, targets=["q_proj"], **{option: {"q_proj": 4, "k_proj": 4}})
     assert not lora_layers(loaded.module)
 
@@ -82,7 +83,7 @@ def test_a_pattern_that_matches_no_adapted_layer_is_an_error(llama_folder, load,
 @pytest.mark.parametrize("option", ["rank_pattern", "alpha_pattern"])
 def test_a_pattern_behind_a_wider_one_is_an_error(llama_folder, load, option: str) -> None:
     loaded = load(llama_folder)
-    with pytest.raises(NoMatch, match=rf"{option} 'layers.0.self_attn.q_proj' has no effect: .*earlier .*'q_proj'"):
+    with raises(NoMatch, option, "'layers.0.self_attn.q_proj'", "'q_proj'"):
         prepared(loaded, targets=["q_proj"], **{option: {"q_proj": 2, "layers.0.self_attn.q_proj": 16}})
     assert not lora_layers(loaded.module)
 
@@ -100,7 +101,7 @@ def test_a_pattern_behind_a_wider_one_is_an_error(llama_folder, load, option: st
     ],
 )
 def test_values_that_make_no_sense_are_refused(options: dict) -> None:
-    with pytest.raises(ValueError, match=next(iter(options))):
+    with raises(ValueError, next(iter(options))):
         LoRAConfig(**options)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from expected import raises
 from lora_models import opened_by_peft, prepared
 from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model
@@ -159,13 +160,13 @@ def test_a_skeleton_shows_early_that_an_adapter_does_not_fit(llama_folder, load,
         wider = LoadedModel(LlamaForCausalLM(config), None, str(llama_folder), "causal-lm")
     prepared(skeleton, start_from=str(adapter))
     assert len(lora_layers(skeleton.module)) == 14
-    with pytest.raises(BaseMismatch, match="the model expects"):
+    with raises(BaseMismatch, "expects"):
         prepared(wider, start_from=str(adapter))
 
 
 def test_an_adapter_that_cannot_be_written_is_an_error(llama_folder, load, tmp_path) -> None:
     loaded = load(llama_folder)
-    with pytest.raises(RunError, match="cannot write"):
+    with raises(RunError, "cannot write"):
         prepared(loaded).save(loaded, tmp_path / "missing")
 
 
@@ -186,7 +187,7 @@ def test_the_resolved_options_may_be_read_again(llama_folder, load, numbers, tmp
 @pytest.mark.parametrize(("option", "value"), [("rank", 8), ("alpha", 16), ("targets", ["q_proj"]), ("rslora", True)])
 def test_options_that_contradict_start_from_are_refused(llama_folder, load, numbers, tmp_path, option, value) -> None:
     trained_by_peft(load(llama_folder), tmp_path / "adapter", numbers)
-    with pytest.raises(RecipeError, match=f"strategy.{option} is .*Leave {option} out"):
+    with raises(RecipeError, f"strategy.{option} "):
         LoRAConfig(start_from=str(tmp_path / "adapter"), **{option: value})
 
 
@@ -208,26 +209,26 @@ def adapter(llama_folder, load, tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"peft_type": "LOHA"}, "describes 'LOHA', not 'LORA'"),
-        ({"r": None}, "no usable value for r=None"),
-        ({"r": 0}, "no usable value for r=0"),
-        ({"r": "8"}, "no usable value for r='8'"),
-        ({"target_modules": None}, "no usable value for target_modules=None"),
+        ({"peft_type": "LOHA"}, "'LOHA'"),
+        ({"r": None}, "r=None"),
+        ({"r": 0}, "r=0"),
+        ({"r": "8"}, "r='8'"),
+        ({"target_modules": None}, "target_modules=None"),
     ],
 )
 def test_a_malformed_config_is_an_error(adapter, change: dict, message: str) -> None:
     write_json(adapter, {**json_of(adapter), **change})
-    with pytest.raises(RunError, match=message):
+    with raises(RunError, message):
         LoRAConfig(start_from=str(adapter))
 
 
 def test_a_folder_that_is_no_adapter_is_an_error(adapter) -> None:
-    with pytest.raises(RunError, match=r"no adapter_config.json in .*nowhere"):
+    with raises(RunError, "adapter_config.json"):
         LoRAConfig(start_from=str(adapter / "nowhere"))
-    with pytest.raises(RunError, match=r"Did you mean .*adapter'\?"):  # PEFT nests named adapters one level down
+    with raises(RunError, "adapter'?"):  # PEFT nests named adapters one level down
         LoRAConfig(start_from=str(adapter.parent))
     (adapter / "adapter_config.json").write_text("{")
-    with pytest.raises(RunError, match=r"cannot read .*JSON"):
+    with raises(RunError, "JSON"):
         LoRAConfig(start_from=str(adapter))
 
 
@@ -235,7 +236,7 @@ def test_a_pickle_is_not_read(llama_folder, load, adapter) -> None:
     loaded = load(llama_folder)
     strategy = prepared(loaded)
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
-    with pytest.raises(RunError, match=r"is a pickle, .* only adapter_model.safetensors is read"):
+    with raises(RunError, "adapter_model.safetensors"):
         strategy.load(loaded, adapter)
 
 
@@ -245,7 +246,7 @@ def test_two_adapters_in_one_file_are_refused(llama_folder, load, adapter) -> No
     file = adapter / "adapter_model.safetensors"
     both = {k.replace(".weight", f".{name}.weight"): x for name in ("en", "de") for k, x in load_file(file).items()}
     save_file(both, file)
-    with pytest.raises(RunError, match="holds two adapters"):
+    with raises(RunError, "two adapters"):
         strategy.load(loaded, adapter)
 
 
@@ -254,27 +255,27 @@ def test_a_missing_or_truncated_file_is_an_error(llama_folder, load, adapter) ->
     strategy = prepared(loaded)
     file = adapter / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(RunError, match="not a readable safetensors file"):
+    with raises(RunError, "safetensors"):
         strategy.load(loaded, adapter)
     file.unlink()
-    with pytest.raises(RunError, match="is missing"):
+    with raises(RunError, "missing"):
         strategy.load(loaded, adapter)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rank": 4}, "was trained with rank 8; this model is prepared for rank 4"),
-        ({"alpha": 8}, "was trained with alpha 16.0; this model is prepared for alpha 8"),
-        ({"rslora": True}, "was trained with rslora False; this model is prepared for rslora True"),
-        ({"targets": ["q_proj"]}, "0 keys missing, 24 unexpected"),
+        ({"rank": 4}, "rank 8"),
+        ({"alpha": 8}, "alpha 16.0"),
+        ({"rslora": True}, "rslora False"),
+        ({"targets": ["q_proj"]}, "24 unexpected"),
     ],
 )
 def test_an_adapter_of_other_options_is_refused(llama_folder, load, adapter, options, message: str) -> None:
     loaded = load(llama_folder)
     strategy = prepared(loaded, **options)
     before = {name: parameter.clone() for name, parameter in trainable(loaded.module).items()}
-    with pytest.raises(BaseMismatch, match=message):
+    with raises(BaseMismatch, message):
         strategy.load(loaded, adapter)
     assert all(torch.equal(before[name], parameter) for name, parameter in trainable(loaded.module).items())
 
@@ -283,13 +284,13 @@ def test_an_adapter_of_another_base_is_refused(load, adapter, tmp_path, gpt2_fol
     from tiny import tiny_llama
 
     wider = load(tiny_llama(tmp_path / "wider", hidden_size=96))
-    with pytest.raises(BaseMismatch, match=r"has shape \(8, 64\), the model expects \(8, 96\)"):
+    with raises(BaseMismatch, "(8, 64)", "(8, 96)"):
         prepared(wider).load(wider, adapter)
     deeper = load(tiny_llama(tmp_path / "deeper", num_hidden_layers=3))
-    with pytest.raises(BaseMismatch, match="14 keys missing"):
+    with raises(BaseMismatch, "14 keys missing"):
         prepared(deeper).load(deeper, adapter)
     other = load(gpt2_folder)
-    with pytest.raises(BaseMismatch, match=r"16 keys missing.*28 unexpected"):
+    with raises(BaseMismatch, "16 keys missing", "28 unexpected"):
         prepared(other).load(other, adapter)
 
 
@@ -298,7 +299,7 @@ def test_another_number_of_labels_is_refused(bert_folder, load, tmp_path) -> Non
     folder = saved(prepared(loaded), loaded, tmp_path / "adapter")
     other = load(bert_folder, "sequence-classification")
     other.module.classifier = nn.Linear(32, 5)
-    with pytest.raises(BaseMismatch, match=r"classifier.weight' has shape \(3, 32\), the model expects \(5, 32\)"):
+    with raises(BaseMismatch, "classifier.weight", "(3, 32)", "(5, 32)"):
         prepared(other).load(other, folder)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from expected import raises
 from lora_models import prepared
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
@@ -131,7 +132,7 @@ def embedding_adapter(folder: Path, change: Callable[[nn.Module], object] = lamb
 def test_an_embedding_of_another_base_is_refused(tmp_path) -> None:
     folder = embedding_adapter(tmp_path, lambda module: nn.init.normal_(module.model.embed_tokens.weight))
     assert any(key.endswith("base_layer.weight") for key in load_file(folder / "adapter_model.safetensors"))
-    with pytest.raises(BaseMismatch, match=r"holds weights of 'model.embed_tokens' that differ from this base's"):
+    with raises(BaseMismatch, "model.embed_tokens"):
         prepared(CASES["llama with embeddings"].loaded(), start_from=str(folder))
 
 

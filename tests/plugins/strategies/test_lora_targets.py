@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import re
 
 import pytest
 import torch
+from expected import raises
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
 from torch import nn
@@ -140,13 +140,13 @@ def test_a_pattern_without_a_layer_is_an_error(llama_folder, load, targets, part
 
 
 def test_naming_only_the_head_is_an_error(bert_folder, load) -> None:
-    with pytest.raises(NoMatch, match="already trains whole"):
+    with raises(NoMatch, "trains whole"):
         ours(load(bert_folder, "sequence-classification"), ["classifier"])
 
 
 def test_a_model_without_linear_layers_is_an_error() -> None:
     loaded = LoadedModel(nn.Sequential(nn.Conv2d(3, 3, 1)), None, "memory", "causal-lm")
-    with pytest.raises(NoMatch, match=r"'all-linear' finds no linear layer in Sequential.*convolutions and .* named 0"):
+    with raises(NoMatch, "'all-linear'", "Sequential"):
         ours(loaded, "all-linear")
 
 
@@ -193,7 +193,7 @@ def test_embeddings_whose_weight_encoder_and_decoder_hold_are_never_called(make,
 def test_preparing_twice_is_an_error(llama_folder, load) -> None:
     loaded = load(llama_folder)
     ours(loaded, ["q_proj"])
-    with pytest.raises(NoMatch, match="has a LoRA already"):
+    with raises(NoMatch, "a LoRA already"):
         ours(loaded, ["q_proj"])
 
 
@@ -201,7 +201,7 @@ def test_layers_whose_parent_reads_their_weights_are_left_out() -> None:
     # nn.MultiheadAttention multiplies by out_proj.weight itself: a LoRA there would never be called.
     module = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "up": nn.Linear(8, 8)})
     loaded = LoadedModel(module, None, "memory", "causal-lm")
-    with pytest.raises(NoMatch, match="is never called: its parent, a MultiheadAttention"):
+    with raises(NoMatch, "MultiheadAttention"):
         ours(loaded, ["out_proj"])
     assert ours(loaded, "all-linear") == {"up"}
 
@@ -209,7 +209,7 @@ def test_layers_whose_parent_reads_their_weights_are_left_out() -> None:
 def test_layers_with_a_replaced_forward_are_refused() -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     module[1].forward = lambda x: x
-    with pytest.raises(NoMatch, match="'1' has its forward replaced"):
+    with raises(NoMatch, "'1'", "forward"):
         ours(LoadedModel(module, None, "memory", "causal-lm"), "all-linear")
 
 
@@ -225,5 +225,5 @@ def test_every_adapted_layer_is_called(loaded) -> None:
 
 @pytest.mark.parametrize("targets", ["", [], [""], "(q_proj", [3]])
 def test_targets_of_the_wrong_kind_are_refused(targets) -> None:
-    with pytest.raises(ValueError, match=re.compile("targets", re.IGNORECASE)):
+    with raises(ValueError, "argets"):
         LoRAConfig(targets=targets)

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from expected import raises
 from transformers import MistralConfig, MistralForCausalLM, MixtralConfig, MixtralForCausalLM
 from virtual_token_models import TEXT, build, inputs, logits, tokens, with_
 
@@ -84,15 +85,15 @@ def test_random_keys_and_values_have_each_their_layers_scale():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("t5", "the encoder of T5ForConditionalGeneration has none"),
-        ("bart", "the encoder of BartForConditionalGeneration has none"),
-        ("distilbert", "DistilBertModel has none"),
-        ("modernbert", "ModernBertModel has none"),
+        ("t5", "T5ForConditionalGeneration"),
+        ("bart", "BartForConditionalGeneration"),
+        ("distilbert", "DistilBertModel"),
+        ("modernbert", "ModernBertModel"),
     ],
 )
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_a_model_that_a_prefix_does_not_fit_is_refused(name, reason, device):
-    with pytest.raises(RecipeError, match=f"{reason}.*Set strategy.name=prompt"):
+    with raises(RecipeError, reason, "strategy.name=prompt"):
         Prefix().prepare(build(name, device))
 
 
@@ -105,20 +106,20 @@ def test_a_prefix_longer_than_the_attention_is_refused(device):
     with torch.device(device):
         module = MistralForCausalLM(config)
     Prefix(Prefix.Config(virtual_tokens=5)).prepare(LoadedModel(copy.deepcopy(module), None, "", "causal-lm"))
-    with pytest.raises(RecipeError, match="virtual_tokens 6 are more than MistralModel attends to"):
+    with raises(RecipeError, "virtual_tokens 6", "MistralModel"):
         Prefix(Prefix.Config(virtual_tokens=6)).prepare(LoadedModel(module, None, "", "causal-lm"))
 
 
 def test_gradient_checkpointing_is_refused_rather_than_losing_the_prefix():
     loaded = with_("prefix", "llama")
     assert not loaded.module.supports_gradient_checkpointing
-    with pytest.raises(RecipeError, match="the strategy, unlike LlamaForCausalLM alone, does not support it"):
+    with raises(RecipeError, "LlamaForCausalLM"):
         require_gradient_checkpointing(loaded.module)
-    with pytest.raises(ValueError, match=r"does not support (activation|gradient) checkpointing"):
+    with raises(ValueError, "checkpointing"):
         loaded.module.gradient_checkpointing_enable()
 
 
 @pytest.mark.parametrize("options", [{"init": "vocabulary"}, {"init": "text", "text": TEXT}])
 def test_a_projection_starts_at_random(options):
-    with pytest.raises(RecipeError, match=r"projection is 8 and strategy.init is"):
+    with raises(RecipeError, "projection is 8", "strategy.init"):
         Prefix.Config(projection=8, **options)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from expected import raises
 from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -129,7 +130,7 @@ def test_a_run_can_start_from_an_adapter(kind, tmp_path):
     strategy.prepare(again)
     assert torch.equal(logits(again.module, again), logits(loaded.module, loaded))
     assert strategy.loading_options()["start_from"] is None
-    with pytest.raises(RecipeError, match=r"virtual_tokens is 6, but the adapter .* has 5"):
+    with raises(RecipeError, "virtual_tokens is 6", "5"):
         options_class(start_from=str(folder), virtual_tokens=6)
 
 
@@ -141,10 +142,10 @@ def edited(folder: Path, **changes) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"peft_type": "LORA"}, RunError, "describes 'LORA', not 'PROMPT_TUNING'"),
-        ({"num_virtual_tokens": 6}, BaseMismatch, "with virtual_tokens 6; this model is prepared for virtual_tokens 5"),
-        ({"num_virtual_tokens": "5"}, RunError, "no usable value for num_virtual_tokens='5'"),
-        ({"encoder_reparameterization_type": "LSTM"}, RunError, "uses what ftengine does not have"),
+        ({"peft_type": "LORA"}, RunError, "'LORA'"),
+        ({"num_virtual_tokens": 6}, BaseMismatch, "virtual_tokens 6"),
+        ({"num_virtual_tokens": "5"}, RunError, "num_virtual_tokens='5'"),
+        ({"encoder_reparameterization_type": "LSTM"}, RunError, "does not have"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(changes, error, message, tmp_path):
@@ -152,18 +153,18 @@ def test_a_config_that_does_not_fit_is_refused(changes, error, message, tmp_path
     folder = saved(loaded, strategy, tmp_path / "adapter")
     edited(folder, **changes)
     before = copy.deepcopy(loaded.module.state_dict())
-    with pytest.raises(error, match=message):
+    with raises(error, message):
         strategy.load(loaded, folder)
     assert all(torch.equal(value, before[key]) for key, value in loaded.module.state_dict().items())
 
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path):
     loaded, strategy = prepared("prompt", "llama")
-    with pytest.raises(RunError, match=r"no adapter_config\.json"):
+    with raises(RunError, "adapter_config.json"):
         strategy.load(loaded, tmp_path)
     saved(loaded, strategy, tmp_path / "adapter")
     (tmp_path / "adapter" / "adapter_model.safetensors").rename(tmp_path / "adapter" / "adapter_model.bin")
-    with pytest.raises(RunError, match="is a pickle"):
+    with raises(RunError, "pickle"):
         strategy.load(loaded, tmp_path / "adapter")
 
 
@@ -187,5 +188,5 @@ def test_tensors_that_do_not_fit_change_nothing(tmp_path):
 def test_a_prefix_of_another_model_is_refused(tmp_path):
     folder = saved(*prepared("prefix", "gpt2"), tmp_path / "adapter")
     loaded, strategy = prepared("prefix", "llama")
-    with pytest.raises(BaseMismatch, match=r"keys of 2 layers and 4 heads, 32 numbers .* this model has 2, 2 and 16"):
+    with raises(BaseMismatch, "2 layers and 4 heads", "2, 2 and 16"):
         strategy.load(loaded, folder)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from expected import raises
 from peft import PeftModel
 from runs import interrupt
 from transformers import AutoModelForCausalLM
@@ -118,7 +119,7 @@ def test_a_prompt_trains_with_gradient_checkpointing_and_a_prefix_is_refused(lla
         )
 
     assert fine_tune(made("prompt")).evaluation["tuned"]["loss"]["value"] > 0
-    with pytest.raises(RecipeError, match="gradient_checkpointing"):
+    with raises(RecipeError, "gradient_checkpointing"):
         fine_tune(made("prefix"))
     assert not (tmp_path / "prefix").exists()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from expected import raises
 from torch import nn
 from transformers import MambaConfig, MambaForCausalLM, ResNetConfig, ResNetForImageClassification
 from virtual_token_models import DECODERS, MODELS, TEXT, answered, build, inputs, logits, ones, padded, tokens, with_
@@ -110,7 +111,7 @@ def test_a_text_is_counted_without_a_tokenizer(strategy):
     for loaded in (counted, real):
         Registry().build("strategy", made, "strategy").prepare(loaded)
     assert vectors(counted).shape == vectors(real).shape
-    with pytest.raises(RecipeError, match="has no tokenizer"):
+    with raises(RecipeError, "tokenizer"):
         Registry().build("strategy", made, "strategy").prepare(bare)
 
 
@@ -119,7 +120,7 @@ def test_there_is_room_for_fewer_tokens_and_the_longest_input_fits(strategy):
     loaded = with_(strategy, "gpt2", virtual_tokens=10)
     assert loaded.max_length == 54
     assert logits(loaded, **inputs(loaded, tokens(1, 54))).shape[1] == 54
-    with pytest.raises(RecipeError, match=r"virtual_tokens 63 leave no room .* reads 64 tokens. Allowed: 1 to 62"):
+    with raises(RecipeError, "virtual_tokens 63", "64 tokens", "1 to 62"):
         with_(strategy, "gpt2", virtual_tokens=63)
 
 
@@ -128,12 +129,12 @@ def test_models_without_tokens_or_without_keys_are_refused_untouched(strategy):
     images = ResNetForImageClassification(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))
     recurrent = MambaForCausalLM(MambaConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, state_size=4))
     for module, why in (
-        (images, "ResNetForImageClassification has no token embeddings"),
-        (nn.Sequential(nn.Linear(2, 2)), "Sequential has no token embeddings"),
-        (recurrent, "does not fit MambaModel, which keeps its past in recurrent states"),
+        (images, "ResNetForImageClassification"),
+        (nn.Sequential(nn.Linear(2, 2)), "Sequential"),
+        (recurrent, "MambaModel"),
     ):
         before = trainable(module).keys()
-        with pytest.raises(RecipeError, match=why):
+        with raises(RecipeError, why):
             Registry().build("strategy", strategy, "strategy").prepare(LoadedModel(module, None, "", "causal-lm"))
         assert trainable(module).keys() == before
 
@@ -141,18 +142,18 @@ def test_models_without_tokens_or_without_keys_are_refused_untouched(strategy):
 @BOTH
 def test_a_second_one_and_a_replaced_forward_are_refused(strategy):
     prepare = Registry().build("strategy", strategy, "strategy").prepare
-    with pytest.raises(RecipeError, match="has virtual tokens already"):
+    with raises(RecipeError, "already"):
         prepare(with_(strategy, "gpt2"))
     loaded = build("gpt2")
     loaded.module.transformer.forward = loaded.module.transformer.forward
-    with pytest.raises(RecipeError, match="has its forward replaced"):
+    with raises(RecipeError, "forward"):
         prepare(loaded)
 
 
 @BOTH
 def test_a_cache_of_fixed_size_is_refused(strategy):
     loaded, ids = with_(strategy, "llama"), tokens()
-    with pytest.raises(InputError, match="cache that can grow"):
+    with raises(InputError, "cache"):
         loaded.module.generate(input_ids=ids, attention_mask=ones(ids), max_new_tokens=2, cache_implementation="static")
 
 

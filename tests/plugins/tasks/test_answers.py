@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from expected import raises
 from tiny import tiny_t5
 
 from ftengine.api import LoadedModel, LoadRequest
@@ -101,7 +102,7 @@ def test_an_encoder_decoder_answers_beside_its_completion(tmp_path):
 
 
 def test_unknown_options_are_refused(loaded):
-    with pytest.raises(InputError, match="unknown option 'beams'"):
+    with raises(InputError, "'beams'"):
         CausalLM().generate(loaded, [{"prompt": "a"}], {"beams": 4})
 
 

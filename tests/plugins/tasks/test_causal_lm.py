@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from expected import raises
 
 from ftengine.errors import DataError, RecipeError
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
@@ -129,7 +130,7 @@ def test_without_max_length_the_models_limit_counts_up_to_1024(llama_tokenizer, 
 
 
 def test_more_than_the_model_reads_is_an_error(llama_tokenizer):
-    with pytest.raises(RecipeError, match=r"max_length 600 .* more than the 512 tokens"):
+    with raises(RecipeError, "max_length 600", "512 tokens"):
         task(max_length=600).encode(CHAT, llama_tokenizer, max_length=512)
 
 
@@ -230,38 +231,38 @@ def test_preferences_and_translations_are_proposed_as_prompt_and_completion(colu
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({}, "the row holds none of `prompt`, `messages` and `text`; it needs `messages`"),
-        ({"messages": None, "text": None}, "the row holds none of `prompt`, `messages` and `text`"),
-        ({"prompt": "Hello"}, "the row has `prompt` but no `completion`"),
-        ({"completion": "Hello"}, "the row has `completion` but no `prompt`"),
-        ({"prompt": "Hello", "completion": 3}, "`completion` is 3; it must be text"),
-        ({"prompt": ["Hello"], "completion": "x"}, "`prompt` is .* but `completion` is text"),
+        ({}, "it needs `messages`"),
+        ({"messages": None, "text": None}, "none of `prompt`"),
+        ({"prompt": "Hello"}, "no `completion`"),
+        ({"completion": "Hello"}, "no `prompt`"),
+        ({"prompt": "Hello", "completion": 3}, "`completion` is 3"),
+        ({"prompt": ["Hello"], "completion": "x"}, "`prompt` is "),
         ({"prompt": "", "completion": "x"}, "`prompt` is empty"),
         ({"prompt": "x", "completion": "  "}, "`completion` is empty"),
         ({"text": ""}, "`text` is empty"),
-        ({"text": 3.5}, "`text` is 3.5; it must be text"),
+        ({"text": 3.5}, "`text` is 3.5"),
         ({"messages": "Hello"}, "`messages` is 'Hello'"),
-        ({"messages": [QUESTION]}, "no assistant turn that answers something"),
-        ({"messages": [ANSWER]}, "no assistant turn that answers something"),
-        ({"messages": [ANSWER, QUESTION]}, "no assistant turn that answers something"),
+        ({"messages": [QUESTION]}, "no assistant turn"),
+        ({"messages": [ANSWER]}, "no assistant turn"),
+        ({"messages": [ANSWER, QUESTION]}, "no assistant turn"),
     ],
 )
 def test_a_malformed_row_is_refused_with_its_reason(llama_tokenizer, row, reason):
     for template in ["auto"] if row.get("messages") else ["auto", "never"]:
-        with pytest.raises(DataError, match=reason):
+        with raises(DataError, reason):
             task(chat_template=template).encode(row, llama_tokenizer)
 
 
 def test_messages_without_a_chat_template_are_refused(llama_tokenizer):
-    with pytest.raises(RecipeError, match=r"no chat template.*chat_template\.jinja"):
+    with raises(RecipeError, "chat_template.jinja"):
         task().encode(CHAT, without_template(llama_tokenizer))
-    with pytest.raises(RecipeError, match=r"task\.chat_template is never"):
+    with raises(RecipeError, "task.chat_template"):
         task(chat_template="never").encode(CHAT, llama_tokenizer)
 
 
 @pytest.mark.parametrize("row", [{"text": "The fox"}, PAIR])
 def test_a_system_message_without_a_place_is_refused(llama_tokenizer, row):
-    with pytest.raises(RecipeError, match=r"task\.system is set"):
+    with raises(RecipeError, "task.system"):
         task(system="Be brief.").encode(row, without_template(llama_tokenizer))
 
 
@@ -284,16 +285,16 @@ def test_rows_that_can_be_answered_are_accepted(row):
     ("row", "reason"),
     [
         ({"completion": "x"}, "no `prompt`"),
-        ({}, "the row holds none of `prompt`, `messages` and `text`; it needs a `prompt`, or"),
+        ({}, "it needs a `prompt`"),
         ({"prompt": " "}, "`prompt` is empty"),
         ({"text": 3}, "`text` is 3"),
-        ({"messages": [ANSWER]}, "no user turn to answer"),
-        ({"messages": [{"role": "system", "content": "Be brief."}]}, "no user turn to answer"),
-        ({"messages": [{"role": "bot", "content": "Hello"}]}, "Allowed: system, user, assistant"),
+        ({"messages": [ANSWER]}, "no user turn"),
+        ({"messages": [{"role": "system", "content": "Be brief."}]}, "no user turn"),
+        ({"messages": [{"role": "bot", "content": "Hello"}]}, "system, user, assistant"),
     ],
 )
 def test_rows_that_cannot_be_answered_are_refused(row, reason):
-    with pytest.raises(DataError, match=reason):
+    with raises(DataError, reason):
         task().check_input(row)
 
 
@@ -325,7 +326,7 @@ def test_conversations_of_sharegpt_are_read(llama_tokenizer):
     assert task().view(row).identity == task().view(same).identity
     assert task().view(row).target == [ANSWER["content"]]
     assert task().with_inputs(row, ["Be kind.", "What?"])["messages"][1] == {"role": "user", "content": "What?"}
-    with pytest.raises(DataError, match="message 1 has role 'function_call'"):
+    with raises(DataError, "message 1", "'function_call'"):
         task().encode({"messages": [{"from": "function_call", "value": "x"}]}, llama_tokenizer)
 
 
@@ -341,19 +342,19 @@ def test_a_view_of_prompt_and_completion_of_messages():
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"prompt": [QUESTION], "completion": "Open it."}, "`prompt` is .* but `completion` is text; give both as"),
-        ({"prompt": "Hello", "completion": [ANSWER]}, "`completion` is .* but `prompt` is text; give both as"),
+        ({"prompt": [QUESTION], "completion": "Open it."}, "`prompt` is "),
+        ({"prompt": "Hello", "completion": [ANSWER]}, "`completion` is "),
         ({"prompt": [], "completion": []}, "`messages` is empty"),
-        ({"prompt": [QUESTION], "completion": []}, "no assistant turn in its completion"),
-        ({"prompt": [QUESTION, ANSWER], "completion": []}, "no assistant turn in its completion"),
-        ({"prompt": [QUESTION, ANSWER], "completion": [FOLLOW[0]]}, "no assistant turn in its completion"),
-        ({"prompt": [{"role": "user"}], "completion": [ANSWER]}, "message 1 is .* must have `role` and `content`"),
-        ({"prompt": [QUESTION], "completion": [3]}, "message 2 is 3; it must have `role` and `content`"),
-        ({"prompt": {"role": "user", "content": "x"}, "completion": [ANSWER]}, "`prompt` is .* it must be text"),
+        ({"prompt": [QUESTION], "completion": []}, "no assistant turn"),
+        ({"prompt": [QUESTION, ANSWER], "completion": []}, "no assistant turn"),
+        ({"prompt": [QUESTION, ANSWER], "completion": [FOLLOW[0]]}, "no assistant turn"),
+        ({"prompt": [{"role": "user"}], "completion": [ANSWER]}, "message 1"),
+        ({"prompt": [QUESTION], "completion": [3]}, "message 2 is 3"),
+        ({"prompt": {"role": "user", "content": "x"}, "completion": [ANSWER]}, "`prompt` is "),
     ],
 )
 def test_malformed_prompts_of_messages_are_refused(llama_tokenizer, row, reason):
-    with pytest.raises(DataError, match=reason):
+    with raises(DataError, reason):
         task().encode(row, llama_tokenizer)
     task().view(row)
 
@@ -390,7 +391,7 @@ def test_a_message_of_weight_0_is_not_trained_on(llama_tokenizer, template, weig
 
 @pytest.mark.parametrize("weight", [0.5, "0", -1, [0]])
 def test_a_weight_is_0_or_1(llama_tokenizer, weight):
-    with pytest.raises(DataError, match=r"message 2 \(assistant\) has weight .* must be 0 .* or 1"):
+    with raises(DataError, "message 2", "weight"):
         task().encode({"messages": [QUESTION, ANSWER | {"weight": weight}]}, llama_tokenizer)
 
 
@@ -401,5 +402,5 @@ def test_weight_0_contradicts_a_loss_on_everything(llama_tokenizer):
         {"prompt": [QUESTION], "completion": [unwanted]},
         {"prompt": [QUESTION, unwanted, FOLLOW[0]], "completion": FOLLOW[1:]},
     ):
-        with pytest.raises(DataError, match=r"weight 0, .* but task.loss_on is all"):
+        with raises(DataError, "weight 0", "task.loss_on"):
             task(loss_on="all").encode(row, llama_tokenizer)

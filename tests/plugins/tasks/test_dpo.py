@@ -8,6 +8,7 @@ from pathlib import Path
 import dpo
 import pytest
 import torch
+from expected import raises
 from rows import write_rows
 from runs import curve, interrupt, losses
 
@@ -79,7 +80,7 @@ def test_a_run_resumes_to_the_same_curve(content, registry, tmp_path, monkeypatc
 
 def test_a_strategy_that_cannot_is_refused_before_weights_are_read(content, registry, llama_folder, tmp_path):
     content["strategy"] = "full"
-    with pytest.raises(RecipeError, match=r"task dpo compares with the base, as which strategy full cannot answer"):
+    with raises(RecipeError, "dpo", "full"):
         fine_tune(Recipe.make(content), registry=registry)
     assert not (tmp_path / "run").exists()
 

@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from expected import raises
 from PIL import Image
 from tiny import SIDE, image_processor, tiny_resnet, tiny_vit
 
@@ -87,7 +88,7 @@ def test_sixteen_bits_are_scaled_not_cut_off():
 
 def test_pixels_of_unknown_range_are_refused(tmp_path):
     image = Image.fromarray(np.linspace(0, 9, 16, dtype="float32").reshape(4, 4))
-    with pytest.raises(DataError, match=r"32-bit numbers \(mode F\) of unknown range"):
+    with raises(DataError, "mode F"):
         read_image(encoded(image, "TIFF"), "image")
 
 
@@ -111,14 +112,14 @@ def test_a_damaged_file_is_named(content, message, tmp_path):
 
 @pytest.mark.parametrize("value", [None, "", 7, {"path": None}, ["a.png"]])
 def test_what_is_no_image_is_refused(value):
-    with pytest.raises(DataError, match=r"`image` is .*; it must be the path of an image"):
+    with raises(DataError, "`image`"):
         read_image(value, "image")
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"there is no file .*nope\.png"):
+    with raises(DataError, "nope.png"):
         read_image(str(tmp_path / "nope.png"), "image")
-    with pytest.raises(DataError, match="IsADirectoryError"):
+    with raises(DataError, "IsADirectoryError"):
         read_image(str(tmp_path), "image")
 
 
@@ -127,7 +128,7 @@ def test_only_formats_of_images_are_read_whatever_the_suffix(tmp_path):
     for kind in ("EPS", "PCX"):
         picture().save(path, kind)
         for read in (check_image, read_image):
-            with pytest.raises(DataError, match="is not an image that can be read: UnidentifiedImageError"):
+            with raises(DataError, "UnidentifiedImageError"):
                 read(str(path), "image")
 
 
@@ -137,7 +138,7 @@ def test_a_small_file_with_very_many_pixels_is_refused():
 
     side = (13_300).to_bytes(4, "big")
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", side * 2 + bytes([8, 2, 0, 0, 0])) + chunk(b"IDAT", b"")
-    with pytest.raises(DataError, match=r"DecompressionBombWarning.*176890000 pixels"):
+    with raises(DataError, "DecompressionBombWarning", "176890000 pixels"):
         check_image(png, "image")
 
 
@@ -153,7 +154,7 @@ def test_devices_and_pipes_are_refused_unread(tmp_path, monkeypatch):
     monkeypatch.setattr("PIL.Image.open", opened)
     for path in ("/dev/zero", str(tmp_path / "pipe.png")):
         assert image_identity(path).startswith("'")  # what stands there, no hash
-        with pytest.raises(DataError, match="a device or a pipe, no regular file"):
+        with raises(DataError, "a device or a pipe"):
             check_image(path, "image")
 
 
@@ -194,7 +195,7 @@ def test_columns_may_have_other_names():
     bound = task([{"photo": "x", "class": "a"}, {"photo": "x", "class": "b"}], image="photo", label="class")
     assert bound.file_columns == ("photo",)
     assert bound.encode({"photo": picture(), "class": "b"}, image_processor())["label"] == 1
-    with pytest.raises(DataError, match=r"no column 'photo' .*task\.image"):
+    with raises(DataError, "photo", "task.image"):
         bound.check_columns(["image", "class"])
 
 
@@ -223,7 +224,7 @@ def test_plan_shows_path_sizes_and_label(tmp_path):
 
 def test_a_tokenizer_is_no_image_processor(bert_folder):
     processor = TransformersLoader().load_processor(str(bert_folder))
-    with pytest.raises(SourceError, match=r"need an image processor.*model\.loader\.processor=image"):
+    with raises(SourceError, "model.loader.processor=image"):
         task().encode({"image": picture(), "label": "cat"}, processor)
 
 
@@ -291,10 +292,10 @@ def test_images_left_at_different_sizes_are_refused_together():
     processor.do_resize = False
     bound = task()
     features = [bound.encode({"image": picture(size=size), "label": "cat"}, processor) for size in ((8, 8), (8, 9))]
-    with pytest.raises(DataError, match=r"different sizes, such as \(3, 8, 8\) and \(3, 9, 8\)"):
+    with raises(DataError, "(3, 8, 8)", "(3, 9, 8)"):
         bound.collate(features, processor)
 
 
 def test_there_are_no_options(loaded):
-    with pytest.raises(InputError, match="unknown option 'x'"):
+    with raises(InputError, "'x'"):
         task().infer(loaded, [{"image": picture()}], {"x": 1})

@@ -6,6 +6,7 @@ import types
 
 import pytest
 import torch
+from expected import raises
 from rows import sentences, tagged, write_rows
 from runs import losses
 from tiny import word_piece_tokenizer
@@ -114,7 +115,7 @@ def test_a_probe_needs_a_table_of_tokens_and_leaves_out_what_a_module_does_not_t
     batch = {**probe_tokens(module), "token_type_ids": torch.zeros(2, 16, dtype=torch.long), "labels": torch.zeros(2)}
     assert batch["input_ids"].max() < 30
     assert torch.equal(raw_outputs(module, batch), module(batch["input_ids"]))
-    with pytest.raises(InputError, match=r"Linear has no token embeddings.*`probe` and `outputs`"):
+    with raises(InputError, "Linear", "`probe`", "`outputs`"):
         probe_tokens(nn.Linear(2, 2))
-    with pytest.raises(TypeError, match=r"pixels"):  # what cannot be left out is not
+    with raises(TypeError, "pixels"):  # what cannot be left out is not
         raw_outputs(module, {"input_ids": batch["input_ids"], "pixels": batch["labels"]})

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from expected import raises
 from PIL import Image
 from rows import photos, tagged, write_rows
 from tiny import tiny_resnet, tiny_t5, tiny_vit
@@ -136,9 +137,7 @@ def test_a_damaged_image_ends_the_run_before_the_model_is_read(tmp_path, monkeyp
         "strategy": "full",
         "train": {"max_steps": 1},
     }
-    with pytest.raises(
-        DataError, match=r"^photos/dark/3\.png: `image`: .* is not an image that can be read.*on_error=skip"
-    ):
+    with raises(DataError, "photos/dark/3.png: ", "`image`", "on_error=skip"):
         fine_tune(Recipe.make(content))
     assert not (tmp_path / "runs").exists()
     planned = plan(Recipe.make(content, ["data.on_error=skip"]), measure=False)
@@ -163,5 +162,5 @@ def test_another_image_behind_a_path_is_other_data(tmp_path, monkeypatch):
     run.evaluate()
     for i in range(8):
         Image.new("RGB", (9, 9 + i)).save(tmp_path / "photos" / "dark" / f"{i}.png")
-    with pytest.raises(DataError, match="the data files have changed"):
+    with raises(DataError, "data files"):
         run.evaluate()

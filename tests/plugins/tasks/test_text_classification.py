@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from expected import raises
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ftengine.api import Criterion, Labels, LoadedModel
@@ -105,7 +106,7 @@ def test_the_kind_can_be_given(values, options, expected):
 
 @pytest.mark.parametrize("values", [["good", "long", "good; long"], ["a;b", "b;c", "c;a"], [1, 2, "1;2"]])
 def test_a_label_that_may_be_several_is_refused_until_the_kind_is_given(values):
-    with pytest.raises(DataError, match=r"^label '.*;.*' of column 'label' is one name, or several .*=multi\.$"):
+    with raises(DataError, "'label'", "=multi."):
         labels(values)
     assert labels(values, kind="single").names == tuple(sorted(map(str, values)))
     assert all(";" not in name for name in labels(values, kind="multi").names)
@@ -117,7 +118,7 @@ def test_a_separator_in_a_name_alone_makes_it_no_list(values):
 
 
 def test_numbers_with_decimal_commas_are_not_taken_for_names():
-    with pytest.raises(DataError, match=r"such as '1,762' seem to be numbers .* write 1\.762\. .*task\.kind=single\.$"):
+    with raises(DataError, "1,762", "1.762", "task.kind=single"):
         labels(["1,762", "3", "2,5"])
     assert labels(["1,762", "3", "2,5"], kind="single").names == ("1,762", "2,5", "3")
     assert labels(["1,762", "3", "many"]).names == ("1,762", "3", "many")
@@ -125,7 +126,7 @@ def test_numbers_with_decimal_commas_are_not_taken_for_names():
 
 @pytest.mark.parametrize("values", [["a", "a"], [3], [], [None, None]])
 def test_fewer_than_two_labels_are_refused(values):
-    with pytest.raises(DataError, match=r"only the label '\w'|no label.* in column 'label'; at least two"):
+    with raises(DataError, "label"):
         labels(values)
 
 
@@ -138,7 +139,7 @@ def test_a_label_outside_of_training_is_refused_while_its_row_is_read():
             yield row
 
     made = TextClassification()
-    with pytest.raises(DataError, match=r"label 'goood' does not occur in training.*Did you mean 'good'.*validation"):
+    with raises(DataError, "'goood'", "'good'", "validation"):
         made.labels = made.learn_labels(
             {"train": [{"label": x} for x in ("a", "b", "good")], "validation": validation()}
         )
@@ -192,7 +193,7 @@ def test_a_long_text_is_cut_and_keeps_its_end_marker(tokenizer, max_length, mode
 
 
 def test_more_than_the_model_reads_is_refused(tokenizer):
-    with pytest.raises(RecipeError, match="max_length 200"):
+    with raises(RecipeError, "max_length 200"):
         task(rows("single"), max_length=200).encode(rows("single")[0], tokenizer, max_length=128)
 
 
@@ -386,14 +387,14 @@ def test_a_decoder_without_a_pad_token_of_its_own_classifies_the_last_token(gpt2
 @pytest.mark.parametrize(
     ("columns", "options", "reason"),
     [
-        (["body", "label"], {}, r"no column 'text' \(columns: body, label\).*task\.text.*data\.columns"),
-        (["text", "lable"], {}, r"no column 'label'.*task\.label.*Did you mean 'lable'"),
-        (["text", "label"], {"pair": "other"}, r"no column 'other'.*task\.pair"),
-        ([], {}, r"columns: none"),
+        (["body", "label"], {}, "task.text"),
+        (["text", "lable"], {}, "'lable'"),
+        (["text", "label"], {"pair": "other"}, "task.pair"),
+        ([], {}, "columns: none"),
     ],
 )
 def test_missing_columns_are_named(columns, options, reason):
-    with pytest.raises(DataError, match=reason):
+    with raises(DataError, reason):
         TextClassification(TextClassificationConfig(**options)).check_columns(columns)
 
 
@@ -405,43 +406,43 @@ def test_columns_that_are_there_are_accepted():
     ("kind", "row", "reason"),
     [
         ("single", {"label": "good"}, "`text` is missing"),
-        ("single", {"text": 3, "label": "good"}, "`text` is 3; it must be text"),
+        ("single", {"text": 3, "label": "good"}, "`text` is 3"),
         ("single", {"text": " ", "label": "good"}, "`text` is empty"),
-        ("single", {"text": "x"}, "the label is missing; it must be text or a whole number"),
-        ("single", {"text": "x", "label": ""}, "the label is ''; it must be"),
-        ("single", {"text": "x", "label": 0.5}, "the label is 0.5; it must be"),
-        ("single", {"text": "x", "label": ["good"]}, r"the label is \['good'\]; it must be"),
-        ("single", {"text": "x", "label": "god"}, "'god' does not occur in training.*3 labels: 'bad', 'good', 'mixed'"),
+        ("single", {"text": "x"}, "label is missing"),
+        ("single", {"text": "x", "label": ""}, "label is ''"),
+        ("single", {"text": "x", "label": 0.5}, "0.5"),
+        ("single", {"text": "x", "label": ["good"]}, "['good']"),
+        ("single", {"text": "x", "label": "god"}, "'god'"),
         (
             "single",
             {"text": "x", "label": "1,762"},
-            r"labels: .*'mixed'\. If its comma is a decimal one, write 1\.762\.$",
+            "1.762",
         ),
-        ("multi", {"text": "x", "label": None}, "the labels are missing; they must be a list"),
-        ("multi", {"text": "x", "label": 3}, "the labels are 3; they must be a list"),
-        ("multi", {"text": "x", "label": ["film", None]}, "the label is missing"),
-        ("multi", {"text": "x", "label": "film;moosic"}, "label 'moosic' does not occur.*Did you mean 'music'"),
-        ("regression", {"text": "x", "label": "much"}, "the label is 'much'; regression needs a finite number"),
-        ("regression", {"text": "x", "label": "2,481"}, r"finite number: write 2\.481, as a decimal comma is not read"),
-        ("regression", {"text": "x", "label": "-1.002,5"}, r"write -1002\.5,"),
-        ("regression", {"text": "x", "label": float("nan")}, "regression needs a finite number"),
-        ("regression", {"text": "x", "label": True}, "regression needs a finite number"),
-        ("regression", {"text": "x"}, "the label is missing; regression"),
+        ("multi", {"text": "x", "label": None}, "labels are missing"),
+        ("multi", {"text": "x", "label": 3}, "labels are 3"),
+        ("multi", {"text": "x", "label": ["film", None]}, "label is missing"),
+        ("multi", {"text": "x", "label": "film;moosic"}, "'music'"),
+        ("regression", {"text": "x", "label": "much"}, "'much'"),
+        ("regression", {"text": "x", "label": "2,481"}, "2.481"),
+        ("regression", {"text": "x", "label": "-1.002,5"}, "-1002.5"),
+        ("regression", {"text": "x", "label": float("nan")}, "finite number"),
+        ("regression", {"text": "x", "label": True}, "finite number"),
+        ("regression", {"text": "x"}, "label is missing"),
     ],
 )
 def test_a_malformed_row_is_refused_with_its_reason(tokenizer, kind, row, reason):
-    with pytest.raises(DataError, match=reason):
+    with raises(DataError, reason):
         task(rows(kind)).encode(row, tokenizer)
 
 
 def test_rows_to_answer_need_text_but_no_label():
     paired = TextClassification(TextClassificationConfig(pair="other"))
     paired.check_input({"text": "x", "other": "y"})
-    with pytest.raises(DataError, match="`other` is missing"):
+    with raises(DataError, "`other`"):
         paired.check_input({"text": "x"})
 
 
 def test_there_are_no_options_for_answers(load):
     bound = task(rows("single"))
-    with pytest.raises(InputError, match="unknown option 'temperature'"):
+    with raises(InputError, "'temperature'"):
         bound.infer(load(bound), [{"text": "x"}], {"temperature": 1})

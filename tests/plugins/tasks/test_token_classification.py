@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from expected import raises
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -100,7 +101,7 @@ def test_an_inside_that_training_lacks_may_occur_in_validation():
 
 
 def test_an_entity_that_training_lacks_is_refused():
-    with pytest.raises(DataError, match=r"label 'B-ORG' does not occur in training.*validation"):
+    with raises(DataError, "'B-ORG'", "validation"):
         task(validation=[{"tokens": ["x"], "tags": ["B-ORG"]}])
 
 
@@ -111,7 +112,7 @@ def test_other_tags_are_taken_as_they_are():
 
 def test_a_richer_scheme_is_not_taken_for_plain_tags_by_mistake():
     rows = [{"tokens": ["a", "b", "c"], "tags": ["B-X", "E-X", "O"]}]
-    with pytest.raises(DataError, match=r"'E-X' is not of the IOB2 scheme.*task\.scheme: plain"):
+    with raises(DataError, "'E-X'", "IOB2", "task.scheme"):
         task(rows)
     assert task(rows, scheme="plain").labels.names == ("O", "B-X", "E-X")
 
@@ -120,12 +121,12 @@ def test_numbers_get_their_names():
     rows = [{"tokens": ["Anna", "runs"], "tags": [1, 0]}]
     bound = task(rows, names=["O", "B-PER"])
     assert bound.labels.names == ("O", "B-PER", "I-PER")
-    with pytest.raises(DataError, match=r"tag 2 has no name; task\.names has 2"):
+    with raises(DataError, "tag 2", "task.names"):
         bound.encode({"tokens": ["x"], "tags": [2]}, None)
 
 
 def test_one_tag_is_nothing_to_learn():
-    with pytest.raises(DataError, match="only the tag 'O'; at least two"):
+    with raises(DataError, "'O'"):
         task(ROWS[1:2])
 
 
@@ -161,7 +162,7 @@ def test_rows_that_cannot_be_used_are_refused(row, message, bert_tokenizer):
 
 
 def test_other_columns_are_refused_with_a_renaming():
-    with pytest.raises(DataError, match=r"\{tags: ner_tags\}"):
+    with raises(DataError, "{tags: ner_tags}"):
         task().check_columns(["tokens", "ner_tags", "id"])
     task().check_columns(["tokens", "tags"])
     task().check_columns(["text", "spans"])
@@ -251,7 +252,7 @@ def test_a_tokenizer_without_offsets_is_refused():
     class Slow:
         is_fast = False
 
-    with pytest.raises(RecipeError, match="Slow does not say where"):
+    with raises(RecipeError, "Slow"):
         encode_words(Slow(), "a", [(0, 1)], 8)
 
 
@@ -319,7 +320,7 @@ def test_plain_tags_that_look_like_entities_are_spans_of_single_words(bert_folde
 
 
 def test_there_are_no_options(loaded):
-    with pytest.raises(InputError, match="unknown option 'x'"):
+    with raises(InputError, "'x'"):
         task().infer(loaded, [{"text": "a"}], {"x": 1})
 
 
