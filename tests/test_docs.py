@@ -36,20 +36,13 @@ from ftengine_bench import machine
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings the latter
 
-RECIPE, DATA, AUGMENTERS, REGULARIZERS, EVALUATION, REPORT, RUNS, INSTALLATION = (
+RECIPE, DATA, AUGMENTERS, REGULARIZERS, EVALUATION, REPORT, RUNS, COMMANDS_PAGE, COMPARING, INSTALLATION, LAUNCHERS = (
     ROOT / "docs" / f"{name}.md"
     for name in (
-        "recipe",
-        "data",
-        "augmenters",
-        "regularizers",
-        "evaluation",
-        "report",
-        "runs",
-        "installation",
+        *("recipe", "data", "augmenters", "regularizers", "evaluation", "report", "runs", "commands", "comparing"),
+        *("installation", "launchers"),
     )
 )
-LAUNCHERS = ROOT / "docs" / "launchers.md"
 KIND_PAGE, TUTORIAL = (ROOT / "docs" / "plugins" / f"{name}.md" for name in ("kinds", "tutorial"))
 TEXTS = {document: document.read_text(encoding="utf-8") for document in (README, *DOCS)}
 BASE = "FOLDER-OF-THE-BASE"
@@ -125,13 +118,15 @@ def test_what_the_readme_types_works(smollm2_gguf, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_plan_in_the_readme_is_what_plan_prints(smollm2_gguf, tmp_path, monkeypatch):
+def test_the_demos_plan_is_what_plan_prints(smollm2_gguf, tmp_path, monkeypatch):
     """Estimate and precision aside, which are of the machine that it was made on."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     run_command("python examples/chat/prepare.py", tmp_path)
     printed = CliRunner().invoke(main, ["plan", "examples/chat/demo.yaml", "--no-measure"]).stdout
-    shown = TEXTS[README].partition("$ ftengine plan examples/chat/demo.yaml\n")[2].partition("\n$ ")[0]
+    shown = (
+        CHAT.read_text(encoding="utf-8").partition("$ ftengine plan examples/chat/demo.yaml\n")[2].partition("\n$ ")[0]
+    )
 
     def words(text):
         text = re.sub(r"\nprecision .*", "", text)
@@ -320,7 +315,7 @@ def test_every_choice_about_splits_is_told(heading, section, key):
 def test_every_option_of_a_prediction_is_told_with_its_default():
     from ftengine.model.generation import GenerationOptions
 
-    assert told(table(RUNS, "Predicting")) == defaults(GenerationOptions)
+    assert told(table(COMMANDS_PAGE, "Predicting")) == defaults(GenerationOptions)
 
 
 def test_recipes_in_the_documents_are_recipes():
@@ -411,7 +406,7 @@ def test_every_fact_of_the_audit_is_told(desk):
 
 
 def test_every_file_of_a_checkpoint_is_told(desk):
-    text = TEXTS[RUNS].partition("### `checkpoints/`")[2].partition("\n#")[0]
+    text = TEXTS[RUNS].partition("## `checkpoints/`")[2].partition("\n#")[0]
     places = [path for path in (desk / "runs" / "support" / "checkpoints").rglob("*") if path.is_file()]
     assert {path.name for path in places} == {name for name in code(text) if "." in name and "/" not in name} - {
         "train.keep_checkpoints",
@@ -422,7 +417,7 @@ def test_every_file_of_a_checkpoint_is_told(desk):
 def test_every_field_of_a_cross_validation_is_told():
     from ftengine.engine.cross_validate import CrossValidation
 
-    assert set(table(RUNS, "Cross-validation").names()) == set(CrossValidation.model_fields)
+    assert set(table(COMPARING, "Cross-validation").names()) == set(CrossValidation.model_fields)
 
 
 # The command line
@@ -449,7 +444,7 @@ def long_options(command):
 
 
 def test_every_command_and_option_is_told():
-    told_options = {code(row[0])[0]: set(code(row[1])) for row in table(RUNS, "Commands").rows}
+    told_options = {code(row[0])[0]: set(code(row[1])) for row in table(COMMANDS_PAGE, "Commands").rows}
     assert told_options == {name: long_options(command) - EVERYWHERE for name, command in COMMANDS.items()}
 
 
@@ -494,11 +489,12 @@ def test_every_environment_variable_is_told_and_exists():
 
     run, build = read("ftengine", "plugins"), read("csrc")
     assert {name for text in TEXTS.values() for name in re.findall(variable, text)} == run | build
-    assert told(RUNS, "Environment variables") == run
+    assert told(COMMANDS_PAGE, "Environment variables") == run
     assert told(INSTALLATION, "Choosing what is compiled") == build
 
 
-LINKING = [*TEXTS, ROOT / "CONTRIBUTING.md", *ROOT.glob("*/README.md"), *ROOT.glob("plugins/*/README.md")]
+BESIDE = ("*", "plugins/*", "examples/*")
+LINKING = [*TEXTS, ROOT / "CONTRIBUTING.md", *(one for at in BESIDE for one in ROOT.glob(f"{at}/README.md"))]
 
 
 @pytest.mark.parametrize("document", LINKING, ids=lambda document: str(document.relative_to(ROOT)))
