@@ -124,9 +124,8 @@ def test_the_demos_plan_is_what_plan_prints(smollm2_gguf, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     run_command("python examples/chat/prepare.py", tmp_path)
     printed = CliRunner().invoke(main, ["plan", "examples/chat/demo.yaml", "--no-measure"]).stdout
-    shown = (
-        CHAT.read_text(encoding="utf-8").partition("$ ftengine plan examples/chat/demo.yaml\n")[2].partition("\n$ ")[0]
-    )
+    text = (ROOT / "examples" / "chat" / "README.md").read_text(encoding="utf-8")
+    shown = text.partition("$ ftengine plan examples/chat/demo.yaml\n")[2].partition("\n$ ")[0]
 
     def words(text):
         text = re.sub(r"\nprecision .*", "", text)
