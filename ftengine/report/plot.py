@@ -1,20 +1,17 @@
 """Line charts by matplotlib, as SVG that takes its colours and its type from the page's style sheet.
 
-matplotlib lays out and draws; of what it writes, paths and texts are kept, with presentation attributes in place of
-styles (which the page's Content-Security-Policy forbids) and without ids, references and metadata.
+matplotlib lays out and draws on a renderer of paths and texts with presentation attributes: its own SVG has styles,
+which the page's Content-Security-Policy forbids, and ids, which several charts of a page would share.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import re
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
 
 from markupsafe import Markup, escape
 
@@ -23,7 +20,7 @@ from ftengine.report.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.backends.backend_svg import RendererSVG
+    from matplotlib.backend_bases import RendererBase
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 440, 290
@@ -53,24 +50,21 @@ COLOURS = {f"#0000{i:02x}": f"var(--{name})" for i, name in enumerate(("quiet", 
 QUIET, GRID, PAPER, *_ = COLOURS
 
 STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: the browser has the fonts for every script
-    "svg.hashsalt": "ftengine",
     "text.parse_math": False,  # a dollar in a name is a dollar
     "font.size": TYPE,
     "lines.scale_dashes": False,
     "lines.solid_capstyle": "round",
     "path.simplify": False,
 }
-KEPT = ("fill", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linejoin", "stroke-linecap")
 
 
 def line_svg(chart: LineChart, told: str) -> Markup:
     """Draw the first six lines over common axes; `told` says what is seen, for those who do not see it."""
     import matplotlib  # when something is drawn, so that --help stays quick
-    from matplotlib.backends.backend_svg import RendererSVG
     from matplotlib.figure import Figure
 
-    content = io.StringIO()
+    from ftengine.report.svg import Renderer
+
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # in matplotlib's font, which only measures here
         matplotlib.rcdefaults()  # whatever a matplotlibrc says
@@ -78,14 +72,12 @@ def line_svg(chart: LineChart, told: str) -> Markup:
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), dpi=72)
         figure.patch.set_visible(False)
         _fill(figure, chart)
-        renderer = RendererSVG(WIDTH, HEIGHT, content)
+        renderer = Renderer(WIDTH, HEIGHT, COLOURS)
         _set_margins(figure, renderer)
         figure.draw(renderer)
-        renderer.finalize()
-    parts = "".join(_elements(ElementTree.fromstring(content.getvalue())))
     return Markup(
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
-        f'xmlns="http://www.w3.org/2000/svg"><title>{escape(told)}</title>{parts}</svg>'
+        f'xmlns="http://www.w3.org/2000/svg"><title>{escape(told)}</title>{renderer.svg}</svg>'
     )
 
 
@@ -131,7 +123,7 @@ def _fill(figure: Figure, chart: LineChart) -> None:
             text.set_text(name)
 
 
-def _set_margins(figure: Figure, renderer: RendererSVG) -> None:
+def _set_margins(figure: Figure, renderer: RendererBase) -> None:
     """Give the axes the room that their texts and the legend leave; a constrained layout would draw all twice."""
     (axes,) = figure.axes
     inner = axes.get_window_extent(renderer)
@@ -233,38 +225,3 @@ def ticks_of(low: float, high: float, *, whole: bool = False) -> tuple[list[floa
 def _letters(text: str) -> float:
     """Return the width of a text in small Latin letters, roughly."""
     return sum(1.8 if unicodedata.east_asian_width(c) in "WF" else 1.5 if c.isupper() else 1.0 for c in text)
-
-
-def _elements(root: ElementTree.Element) -> Iterator[str]:
-    """Yield the paths and texts of a drawing of matplotlib's; markers, which it refers to by id, as paths."""
-    defined = {e.get("id"): e for e in root.iterfind(".//{*}defs/{*}path")}
-    for element in root.iter():
-        tag = element.tag.rpartition("}")[2]
-        if tag == "path" and element.get("id") is None:
-            yield _element("path", {"d": element.get("d", "")} | _attributes(element))
-        elif tag == "use":
-            shape = defined[element.get("{http://www.w3.org/1999/xlink}href", "")[1:]]
-            place = {"transform": f"translate({element.get('x')} {element.get('y')})"}
-            yield _element("path", {"d": shape.get("d", "")} | place | _attributes(shape) | _attributes(element))
-        elif tag == "text":
-            turned = element.get("transform", "")
-            place = {"x": element.get("x", ""), "y": element.get("y", "")}
-            if not re.match(r"rotate\(-?0 ", turned):
-                place["transform"] = turned
-            yield _element("text", place | _attributes(element, ("text-anchor",)), "".join(element.itertext()))
-
-
-def _attributes(element: ElementTree.Element, kept: Sequence[str] = KEPT) -> dict[str, str]:
-    """Return the declarations of an element's style as attributes, with the style sheet's colours."""
-    pairs = (one.partition(":") for one in element.get("style", "").split(";"))
-    found = {name.strip(): value.strip() for name, _, value in pairs}
-    return {name: COLOURS.get(found[name], found[name]) for name in kept if name in found}
-
-
-def _element(tag: str, attributes: dict[str, str], text: str = "") -> str:
-    short = {
-        name: re.sub(r"-?\d+\.\d+", lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), " ".join(value.split()))
-        for name, value in attributes.items()
-    }
-    written = "".join(f' {name}="{escape(value)}"' for name, value in short.items())
-    return f"<{tag}{written}>{escape(text)}</{tag}>" if text else f"<{tag}{written}/>"
