@@ -148,7 +148,7 @@ def test_without_a_compiler_the_wheel_is_pure_python_and_works(tree, tmp_path):
     # Templates are no modules; they have to be named to be shipped.
     run_python(tmp_path / "site", "-m", "ftengine", "plugins", "new", "shout", "--kind", "strategy")
     assert (tmp_path / "ftengine-shout" / "ftengine_shout" / "strategy.py").is_file()
-    assert found["build"]["line"].startswith("ftengine: built no kernels; left out CPU kernels and CUDA kernels")
+    assert "built no kernels" in found["build"]["line"]
     assert "CXX=/nonexistent" in found["build"]["line"]
 
 

@@ -224,7 +224,7 @@ def test_a_chat_template_that_computes_powers_is_refused(here):
 def test_a_chat_template_that_takes_memory_is_ended(here, template):
     limit = resource.getrlimit(resource.RLIMIT_AS)
     spoil("llama", "chat_template.jinja", template.encode())
-    assert "the model's chat template takes more than 512 MiB of memory for 2 messages" in refusal(*COMMANDS["plan"])
+    assert "512 MiB" in refusal(*COMMANDS["plan"])
     assert resource.getrlimit(resource.RLIMIT_AS) == limit
 
 

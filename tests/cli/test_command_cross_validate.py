@@ -31,7 +31,7 @@ def test_figures_of_all_rows_and_of_each_fold_are_printed(validated):
     text = validated[0].stdout
     headline, lines = text.split("\n\n")[0], text.split("\n\n", 1)[1].splitlines()
     assert "distinct examples of the pooled test split" in " ".join(headline.split())
-    assert lines[0] == "2 folds, 40 distinct examples each held out once, with 95 % intervals:"
+    assert lines[0].startswith("2 folds, 40 distinct examples")
     assert lines[1].split() == ["metric", "base", "tuned", "difference"]
     assert "fold 0" in text
     assert "fold 1" in text

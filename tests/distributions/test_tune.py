@@ -114,7 +114,7 @@ def test_further_trials_are_told_to_follow_a_look_at_the_test_split(content, loo
     found = tuned(content, tmp_path / "tuned", trials=3, space=space)
     assert len(found.tested) == len(looks) == 2
     assert "was measured 2 times, each after further trials" in found.statement
-    assert found.statement.endswith("A choice that follows a look at the test split makes it optimistic too.")
+    assert "optimistic" in found.statement
 
 
 def test_a_trial_that_fails_is_told_and_the_others_go_on(content, tmp_path, monkeypatch):

@@ -194,7 +194,7 @@ def test_every_word_with_one_tag_is_not_usable(bert_folder, tmp_path):
     task = {"name": "token-classification", "max_length": 64}
     train = write_rows(tmp_path / "tags.jsonl", rows)
     run = fine_tune(recipe(bert_folder, tmp_path, train, task=task, train={"epochs": 4}))
-    assert run.verdict.headline.startswith("Not usable: it always answers “O”, to all 126 words of the test split")
+    assert "“O”, to all 126 words" in run.verdict.headline
 
 
 # Real news, a real model

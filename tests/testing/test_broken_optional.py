@@ -131,6 +131,4 @@ def test_an_evaluator_that_asks_is_checked_on_a_model(cls, check, text):
 def test_a_sound_one_passes_and_says_what_it_does_not_ask():
     results = {one.check: one for one in check_results(Quiz)}
     assert [one for one in results.values() if one.outcome == "failed"] == []
-    assert (
-        results["LlamaForCausalLM"].reason == "evaluator quiz asks classifiers of texts, not models of task causal-lm."
-    )
+    assert "task causal-lm" in results["LlamaForCausalLM"].reason

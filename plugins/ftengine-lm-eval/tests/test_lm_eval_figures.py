@@ -100,7 +100,8 @@ def test_equal_answers_are_no_difference():
 def test_a_large_loss_is_an_alarm(tmp_path):
     (finding,) = judged([1] * 35 + [0] * 5, [1] * 10 + [0] * 30, tmp_path)
     assert finding.level == "alarm"
-    assert finding.text.startswith("The tuned model is worse than its base at quiz acc of lm-evaluation-harness: 0.2")
+    assert "quiz acc" in finding.text
+    assert ": 0.2" in finding.text
 
 
 def test_a_gain_is_good_and_chance_is_a_note(tmp_path):

@@ -206,12 +206,13 @@ def test_a_renaming_says_which_columns_it_leaves_out():
     with pytest.raises(DataError) as caught:
         task().check_columns(["instruction", "input", "output", "id"])
     message = str(caught.value)
-    assert "{prompt: instruction, completion: output}. 'input' is not read: what belongs to the prompt" in message
+    assert "{prompt: instruction, completion: output}. 'input' is not read" in message
     assert "row['prompt'] = f\"{row['instruction']}\\n\\n{row['input']}\"" in message
     assert message.endswith("Columns that are then not read: id.")
     with pytest.raises(DataError) as caught:
         task().check_columns(["document", "title"])
-    assert str(caught.value).endswith("e.g. {text: document}. Columns that are then not read: title.")
+    assert "{text: document}" in str(caught.value)
+    assert "title" in str(caught.value)
 
 
 @pytest.mark.parametrize(
