@@ -2,7 +2,6 @@
 
 import errno
 import json
-import re
 import resource
 import shutil
 from pathlib import Path
@@ -238,6 +237,10 @@ def workplace(tmp_path, monkeypatch, llama_folder, bert_folder):
     return Workplace(tmp_path, llama_folder, bert_folder)
 
 
+def assert_names(line, facts):
+    assert [fact for fact in ((facts,) if isinstance(facts, str) else facts) if fact not in line] == [], line
+
+
 def failure(result, code):
     assert result.exit_code == code, f"{result.stdout}{result.stderr}"
     found = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
@@ -248,61 +251,52 @@ def failure(result, code):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("spoil", "facts"),
     [
-        (unknown_key, r"unknown key 'train\.epoch'.*Did you mean 'epochs'"),
-        (unknown_section, r"unknown key 'regularise'.*Did you mean 'regularize'"),
-        (value_out_of_range, r"recipe\.yaml: key 'strategy\.rank.*must be 1 or more, not 0"),
-        (
-            unknown_strategy,
-            r"recipe\.yaml: no strategy named 'lroa' \(recipe key strategy\.name\).*Did you mean 'lora'",
-        ),
-        (evaluator_named_twice, r"evaluate has 'calibration' twice"),
-        (unknown_option_of_a_strategy, r"unknown key 'strategy\.rnk'.*Did you mean 'rank'"),
-        (pattern_without_match, r"qury_proj.*q_proj"),
-        (missing_file, r"chta\.jsonl.*Did you mean 'chat\.jsonl'"),
-        (missing_file_that_no_other_is_like, r"no data file 'nope\.jsonl' in \S+\. Data is"),
-        (empty_file, r"chat\.jsonl is empty"),
-        (wrong_column, r"chat\.jsonl.*question.*messages"),
-        (broken_json_line, r"chat\.jsonl:6: .*data\.on_error=skip"),
-        (wrong_encoding, r"chat\.jsonl:3: .*UTF-8"),
-        (wrong_role, r"chat\.jsonl:21: .*'bot'"),
-        (label_unseen_in_training, r"test\.jsonl:1: .*prime.* Correct it, or put a row with it into training too\.$"),
-        (
-            label_unseen_in_the_rest_of_its_file,
-            r"labels\.jsonl:\d+: .* validation split alone\. Correct .*: stratified",
-        ),
-        (one_label_only, r"only the label 'same'"),
-        (label_missing_in_a_row, r"labels\.jsonl:21: .*label"),
-        (everything_masked, r"nothing is left to learn from.* were cut to 4 tokens\."),
-        (every_weight_zero, r"no token to train on \(every assistant turn has weight 0\)\. Check"),
-        (too_few_rows, r"chat\.jsonl.*it has 1 row;"),
-        (model_missing, r"no-such-model"),
-        (package_missing, r"package 'no_such_package' is not installed"),
-        (pickle_instead_of_safetensors, r"pytorch_model\.bin.*only safetensors"),
-        (truncated_weights, r"model\.safetensors.*damaged"),
-        (
-            tokenizer_with_more_tokens_than_the_model,
-            r"chat\.jsonl:\d+: .* the id (\d+) .*'What is'.* has \1 embeddings",
-        ),
-        (tokenizer_that_panics, r"cannot load 'model': PanicException: "),
-        (not_a_gguf, r"model\.gguf"),
-        (code_without_opting_in, r"mine:build"),
-        (output_in_use, r"output 'run' is not empty"),
-        (output_is_a_file, r"is a file"),
-        (float16_without_a_gpu, r"float16 trains only on a GPU"),
-        (contradicting_precision, r"train\.precision float32 contradicts model\.dtype bfloat16"),
-        (wrong_evaluator, r"evaluator 'classification' reads"),
-        (recipe_is_a_list, r"a recipe is a mapping"),
-        (recipe_with_code, r"recipe\.yaml:1: not valid YAML"),
+        (unknown_key, ("'train.epoch'", "'epochs'")),
+        (unknown_section, "'regularize'"),
+        (value_out_of_range, "recipe.yaml: key 'strategy.rank"),
+        (unknown_strategy, ("recipe.yaml: ", "strategy.name", "'lora'")),
+        (evaluator_named_twice, "'calibration'"),
+        (unknown_option_of_a_strategy, "'rank'"),
+        (pattern_without_match, ("qury_proj", "q_proj")),
+        (missing_file, "'chat.jsonl'"),
+        (missing_file_that_no_other_is_like, "'nope.jsonl'"),
+        (empty_file, "chat.jsonl"),
+        (wrong_column, ("chat.jsonl", "question", "messages")),
+        (broken_json_line, ("chat.jsonl:6: ", "data.on_error=skip")),
+        (wrong_encoding, ("chat.jsonl:3: ", "UTF-8")),
+        (wrong_role, ("chat.jsonl:21: ", "'bot'")),
+        (label_unseen_in_training, ("test.jsonl:1: ", "prime")),
+        (label_unseen_in_the_rest_of_its_file, ("labels.jsonl:", "stratified")),
+        (one_label_only, "'same'"),
+        (label_missing_in_a_row, "labels.jsonl:21: "),
+        (everything_masked, "4 tokens"),
+        (every_weight_zero, "weight 0"),
+        (too_few_rows, ("chat.jsonl", "1 row")),
+        (model_missing, "no-such-model"),
+        (package_missing, "'no_such_package'"),
+        (pickle_instead_of_safetensors, ("pytorch_model.bin", "safetensors")),
+        (truncated_weights, "model.safetensors"),
+        (tokenizer_with_more_tokens_than_the_model, ("chat.jsonl:", "'What is'", " embeddings")),
+        (tokenizer_that_panics, "PanicException"),
+        (not_a_gguf, "model.gguf"),
+        (code_without_opting_in, "mine:build"),
+        (output_in_use, "output 'run'"),
+        (output_is_a_file, "is a file"),
+        (float16_without_a_gpu, "float16"),
+        (contradicting_precision, ("train.precision float32", "model.dtype bfloat16")),
+        (wrong_evaluator, "'classification'"),
+        (recipe_is_a_list, "a mapping"),
+        (recipe_with_code, "recipe.yaml:1: "),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-def test_a_mistake_is_one_line_with_status_2_and_leaves_no_trace(workplace, spoil, message):
+def test_a_mistake_is_one_line_with_status_2_and_leaves_no_trace(workplace, spoil, facts):
     spoil(workplace)
     before = workplace.files()
     line = failure(CliRunner().invoke(main, ["train", "recipe.yaml"]), 2)
-    assert re.search(message, line), line
+    assert_names(line, facts)
     assert workplace.files() == before
 
 
@@ -356,52 +350,49 @@ def unfinished(w):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("spoil", "facts"),
     [
-        (another_base, r"another base: the weights"),
-        (another_chat_template, r"another base: the tokenizer"),
-        (adapter_of_integers, r"is torch\.int32, the model's is torch\.float32"),
-        (not_a_run, r"not a run directory"),
-        (unfinished, r"not finished"),
+        (another_base, "weights"),
+        (another_chat_template, "tokenizer"),
+        (adapter_of_integers, ("torch.int32", "torch.float32")),
+        (not_a_run, "run directory"),
+        (unfinished, "not finished"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-def test_a_spoilt_run_is_refused_before_anything_is_written(run, spoil, message):
+def test_a_spoilt_run_is_refused_before_anything_is_written(run, spoil, facts):
     spoil(run)
     before = run.files()
     line = failure(CliRunner().invoke(main, ["merge", "run", "merged"]), 2)
-    assert re.search(message, line), line
+    assert_names(line, facts)
     assert run.files() == before
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "facts"),
     [
-        (["evaluate", "run", "--data", "absent.jsonl"], r"absent\.jsonl"),
-        (["evaluate", "run", "--data", "labels.jsonl"], r"labels\.jsonl"),
-        (["predict", "run", "--input", "absent.jsonl", "--output", "out.jsonl"], r"absent\.jsonl"),
-        (["predict", "run", "--input", "chat.jsonl", "--output", "labels.jsonl"], r"labels\.jsonl.*exists"),
-        (["predict", "run", "--input", "bad.jsonl", "--output", "out.jsonl"], r"bad\.jsonl:2"),
+        (["evaluate", "run", "--data", "absent.jsonl"], "absent.jsonl"),
+        (["evaluate", "run", "--data", "labels.jsonl"], "labels.jsonl"),
+        (["predict", "run", "--input", "absent.jsonl", "--output", "out.jsonl"], "absent.jsonl"),
+        (["predict", "run", "--input", "chat.jsonl", "--output", "labels.jsonl"], ("labels.jsonl", "exists")),
+        (["predict", "run", "--input", "bad.jsonl", "--output", "out.jsonl"], "bad.jsonl:2"),
         (
             ["predict", "run", "--input", "chat.jsonl", "--output", "out.jsonl", "--option", "max_tokens=3"],
-            r"max_tokens",
+            "max_tokens",
         ),
-        (["evaluate", "run", "--evaluators", "generation"], r"which run 'run' did not keep .*Train again with it"),
-        (
-            ["evaluate", "run", "--evaluators", "calibration"],
-            r"'label', 'logits', which task 'causal-lm' does not give",
-        ),
-        (["evaluate", "run", "--evaluators", "accuracy"], r"a metric, not an evaluator: 'accuracy' and"),
-        (["merge", "run", "run"], r"not empty"),
-        (["merge", "run", "out", "--dtype", "int3"], r"int3"),
+        (["evaluate", "run", "--evaluators", "generation"], "'run'"),
+        (["evaluate", "run", "--evaluators", "calibration"], "'label', 'logits'"),
+        (["evaluate", "run", "--evaluators", "accuracy"], "'accuracy'"),
+        (["merge", "run", "run"], "not empty"),
+        (["merge", "run", "out", "--dtype", "int3"], "int3"),
     ],
 )
-def test_wrong_use_of_a_run_is_refused(run, arguments, message):
+def test_wrong_use_of_a_run_is_refused(run, arguments, facts):
     (run.folder / "labels.jsonl").write_text(lines([{"sentence": "x", "label": 1}]))
     (run.folder / "bad.jsonl").write_text(lines([{"prompt": "a"}, {"prompt": 7}]))
     before = run.files()
     line = failure(CliRunner().invoke(main, arguments), 2)
-    assert re.search(message, line), line
+    assert_names(line, facts)
     assert run.files() == before
 
 

@@ -155,10 +155,7 @@ class Unresolved(Config):
         (Nothing, "class Nothing"),
         (Nothing(), "type Nothing"),
         ([made(prepare=Strategy.prepare)], "'prepare'"),
-        (
-            [made(prepare=lambda self: None)],
-            "prepare(self, loaded)",
-        ),
+        ([made(prepare=lambda self: None)], "prepare(self, loaded)"),
         ([made(Config=Bare)], "ftengine.api.Config"),
         ([made(Config=Named)], "'name'"),
         ([made(Config=Misdefaulted)], "'depth'"),

@@ -64,26 +64,26 @@ def test_data_and_model_beside_the_recipe_are_found_from_elsewhere(tmp_path, mon
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("strategy.r", "Did you mean 'rank'?"),
-        ("strategy.lora_r", "Did you mean 'rank'?"),
-        ("strategy.lora_alpha", "Did you mean 'alpha'?"),
-        ("strategy.target_modules", "Did you mean 'targets'?"),
-        ("strategy.lr", "Did you mean 'train.learning_rate'?"),
-        ("lr", "Did you mean 'train.learning_rate'?"),
-        ("train.lr", "Did you mean 'learning_rate'?"),
-        ("train.num_train_epochs", "Did you mean 'epochs'?"),
-        ("train.per_device_train_batch_size", "Did you mean 'batch_size'?"),
-        ("train.gradient_accumulation_steps", "Did you mean 'accumulate'?"),
-        ("train.save_steps", "Did you mean 'checkpoint_every'?"),
-        ("train.eval_steps", "Did you mean 'validate_every'?"),
-        ("train.logging_steps", "ftengine has no such key: every step is logged, in metrics.jsonl."),
-        ("train.report_to", "Did you mean 'callbacks'?"),
-        ("model.load_in_4bit", "ftengine has no such key: name a quantised model.source"),
-        ("train.bf16", "Set train.precision to bfloat16."),
-        ("data.max_seq_length", "Did you mean 'task.max_length'?"),
-        ("task.num_labels", "ftengine has no such key: labels are learnt from the data."),
-        ("output_dir", "Did you mean 'output'?"),
-        ("lora_r", "Did you mean 'strategy.rank'?"),
+        ("strategy.r", "'rank'"),
+        ("strategy.lora_r", "'rank'"),
+        ("strategy.lora_alpha", "'alpha'"),
+        ("strategy.target_modules", "'targets'"),
+        ("strategy.lr", "'train.learning_rate'"),
+        ("lr", "'train.learning_rate'"),
+        ("train.lr", "'learning_rate'"),
+        ("train.num_train_epochs", "'epochs'"),
+        ("train.per_device_train_batch_size", "'batch_size'"),
+        ("train.gradient_accumulation_steps", "'accumulate'"),
+        ("train.save_steps", "'checkpoint_every'"),
+        ("train.eval_steps", "'validate_every'"),
+        ("train.logging_steps", "metrics.jsonl"),
+        ("train.report_to", "'callbacks'"),
+        ("model.load_in_4bit", "model.source"),
+        ("train.bf16", "train.precision"),
+        ("data.max_seq_length", "'task.max_length'"),
+        ("task.num_labels", "learnt from the data"),
+        ("output_dir", "'output'"),
+        ("lora_r", "'strategy.rank'"),
     ],
 )
 def test_keys_of_other_tools_are_answered_with_ours(key, said):
@@ -92,9 +92,8 @@ def test_keys_of_other_tools_are_answered_with_ours(key, said):
         for kind in ("task", "strategy"):
             Registry().build(kind, getattr(recipe, kind), kind)
 
-    with pytest.raises(RecipeError) as error:
+    with raises(RecipeError, said):
         build()
-    assert f". {said}" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -102,16 +101,8 @@ def test_keys_of_other_tools_are_answered_with_ours(key, said):
     [
         ("task", "sequence-classification", "'text-classification'"),
         ("task", "txt-classification", "'text-classification'"),
-        (
-            "evaluator",
-            "accuracy",
-            "'accuracy'",
-        ),
-        (
-            "evaluator",
-            "f1",
-            "'macro_f1'",
-        ),
+        ("evaluator", "accuracy", "'accuracy'"),
+        ("evaluator", "f1", "'macro_f1'"),
         ("evaluator", "BLEU", "'bleu'"),
         ("evaluator", "calibraton", "'calibration'"),
     ],
@@ -161,11 +152,7 @@ def test_every_key_of_another_tool_leads_to_a_key_that_there_is():
         (SMALL | {"seed": 1}, ["seed.x=1"], "'seed'"),
         (SMALL, ["train.max_steps=[1"], "YAML"),
         (SMALL, ["data.split.kind=group"], "'by'"),
-        (
-            SMALL,
-            ["train.early_stopping.patiense=3"],
-            "'patience'",
-        ),
+        (SMALL, ["train.early_stopping.patiense=3"], "'patience'"),
         (SMALL, ["data.split=group"], "by: group needs column"),
     ],
 )
@@ -210,53 +197,32 @@ def test_a_misspelt_recipe_is_answered_with_the_nearest(tmp_path):
         Recipe.read(tmp_path / "no" / "folder.yaml")
 
 
-def test_missing_file_says_how_to_make_one(tmp_path):
-    with raises(RecipeError, "ftengine init"):
-        Recipe.read(tmp_path / "absent.yaml")
-
-
 @pytest.mark.parametrize(
-    ("override", "expected"),
+    ("override", "given"),
     [
-        ("train.epochs=x", "key 'train.epochs': must be a number, not 'x'."),
-        ("train.epochs=0", "key 'train.epochs': must be a number above 0, not 0."),
-        ("train.learning_rate=1e39", "key 'train.learning_rate': must be 1e+30 or less, not '1e39'."),
-        ("train.batch_size=1.5", "key 'train.batch_size': must be a whole number, not 1.5."),
-        ("train.max_steps=0", "key 'train.max_steps': must be 1 or more, not 0."),
-        ("train.batch_tokens=0", "key 'train.batch_tokens': must be 'auto' or 1 or more, not 0."),
-        ("train.batch_tokens=many", "key 'train.batch_tokens': must be 'auto' or a whole number, not 'many'."),
-        ("train.memory_limit=lots", "key 'train.memory_limit': must be a number of bytes, such as 6 GB, not 'lots'."),
-        ("data.on_error=stop", "key 'data.on_error': must be 'fail' or 'skip', not 'stop'."),
-        ("train.keep_best=maybe", "key 'train.keep_best': must be true or false, not 'maybe'."),
-        ("data.validation=[1]", "key 'data.validation': must be a number or text, not [1]."),
-        (
-            "train.early_stopping=3",
-            "key 'train.early_stopping': must be a mapping, not 3, for example train.early_stopping: {patience: 3}.",
-        ),
-        (
-            "train.early_stopping=true",
-            "key 'train.early_stopping': must be a mapping, not true, for example train.early_stopping: {patience: 2}.",
-        ),
-        ("model=bert", "key 'model': must be a mapping, not 'bert', for example model: {source: bert}."),
-        ("model=3", "key 'model': must be a mapping, not 3."),
-        (
-            "data.test=20%",
-            "key 'data.test': write a share as a number between 0 and 1, for example data.test: 0.2 (got '20%').",
-        ),
-        (
-            "data.validation='0,1'",
-            "key 'data.validation': write a share as a number between 0 and 1, for example data.validation: 0.1 (got "
-            "'0,1').",
-        ),
-        ("data.test='300 %'", "key 'data.test': write a share as a number between 0 and 1 (got '300 %')."),
-        ("data.train=null", "key 'data.train': must be text, not null."),
+        ("train.epochs=x", "'x'"),
+        ("train.epochs=0", "0"),
+        ("train.learning_rate=1e39", "'1e39'"),
+        ("train.batch_size=1.5", "1.5"),
+        ("train.batch_tokens=many", "'many'"),
+        ("train.memory_limit=lots", "'lots'"),
+        ("data.on_error=stop", "'stop'"),
+        ("train.keep_best=maybe", "'maybe'"),
+        ("data.validation=[1]", "[1]"),
+        ("train.early_stopping=3", "train.early_stopping: {patience: 3}"),
+        ("train.early_stopping=true", "train.early_stopping: {patience: 2}"),
+        ("model=bert", "model: {source: bert}"),
+        ("model=3", "3"),
+        ("data.test=20%", "data.test: 0.2 (got '20%')"),
+        ("data.validation='0,1'", "data.validation: 0.1 (got '0,1')"),
+        ("data.test='300 %'", "(got '300 %')"),
+        ("data.train=null", "null"),
     ],
 )
-def test_wrong_values_are_told_in_one_form(override, expected):
+def test_wrong_values_are_told_with_their_key(override, given):
     content = {"model": {"source": "m"}, "task": "t", "data": {"train": "d"}, "strategy": "s"}
-    with pytest.raises(RecipeError) as error:
+    with raises(RecipeError, f"recipe: key '{override.partition('=')[0]}': ", given):
         Recipe.make(content, [override])
-    assert str(error.value) == f"recipe: {expected}"
 
 
 def test_an_error_names_what_was_set_beside_the_file(tmp_path):

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from math import cos, radians, sin
 from typing import Any
 
+import numpy as np
 from markupsafe import escape
-from matplotlib.backend_bases import GraphicsContextBase, RendererBase
+from matplotlib.backend_bases import RendererBase
 from matplotlib.colors import to_hex
 from matplotlib.path import Path
 from matplotlib.transforms import Affine2D, Transform
@@ -37,10 +38,10 @@ class Renderer(RendererBase):
     def points_to_pixels(self, points: Any) -> Any:
         return points
 
-    def draw_path(self, gc: GraphicsContextBase, path: Path, transform: Transform, rgbFace: Any = None) -> None:
+    def draw_path(self, gc: Any, path: Path, transform: Transform, rgbFace: Any = None) -> None:
         down = transform + Affine2D().scale(1, -1).translate(0, self._size[1])
         steps = [
-            LETTERS[code] + ("" if code == Path.CLOSEPOLY else " ".join(map(_short, ends)))
+            LETTERS[code] + ("" if code == Path.CLOSEPOLY else " ".join(_short(end) for end in np.ravel(ends)))
             for ends, code in path.iter_segments(down, simplify=False)
         ]
         drawn = {"d": " ".join(steps), "fill": "none" if rgbFace is None else self._colour(rgbFace)}
@@ -51,11 +52,11 @@ class Renderer(RendererBase):
                 {} if cap == "butt" else {"stroke-linecap": CAPS.get(cap, cap)}
             )
             drawn |= {} if opacity == 1 else {"stroke-opacity": _short(opacity)}
-            drawn |= {} if dashes is None else {"stroke-dasharray": " ".join(map(_short, dashes))}
+            drawn |= {} if dashes is None else {"stroke-dasharray": " ".join(f"{dash:g}" for dash in dashes)}
         self._write("path", drawn)
 
     def draw_text(
-        self, gc: GraphicsContextBase, x: float, y: float, s: str, prop: Any, angle: float, ismath: Any = False,
+        self, gc: Any, x: float, y: float, s: str, prop: Any, angle: float, ismath: Any = False,
         mtext: Any = None,
     ) -> None:  # fmt: skip
         """Anchor a text where matplotlib aligned it: the browser's font is wider or narrower than the measured one."""

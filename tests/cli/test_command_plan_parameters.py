@@ -64,12 +64,7 @@ def added(content):
         (GPT3, lora(1, ["c_attn"]), "causal-lm", 4.7),
         (GPT3, lora(8, ["c_attn"]), "causal-lm", 37.7),
         # Row Adpt^P of 0.8M in its table 2.
-        (
-            ROBERTA | LARGE,
-            {"name": "adapter", "placement": "pfeiffer", "bottleneck": 16},
-            "text-classification",
-            0.8,
-        ),
+        (ROBERTA | LARGE, {"name": "adapter", "placement": "pfeiffer", "bottleneck": 16}, "text-classification", 0.8),
     ],
 )
 def test_published_counts_come_out(counted, config, strategy, task, millions):

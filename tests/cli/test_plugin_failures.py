@@ -58,10 +58,7 @@ def test_code_beside_a_component_is_named_as_the_plugins(distribution):
     ("body", "told"),
     [
         ("return looked_up({})", r" failed: KeyError: 'nothing' \(ftengine_thing\.py:\d+; .*FTENGINE_BLOCK_PLUGINS="),
-        (
-            "return None",
-            r": judge\(\) returned None; it must .*Finding objects\. .*FTENGINE_BLOCK_PLUGINS=",
-        ),
+        ("return None", r": judge\(\) returned None; it must .*Finding objects\. .*FTENGINE_BLOCK_PLUGINS="),
         ("return ['all is well']", r": judge\(\) returned 'all is well'; it must .*FTENGINE_BLOCK_PLUGINS="),
         ("yield api.Finding(kind='x', level='bad', text='')", " failed: ValidationError: .*FTENGINE_BLOCK_PLUGINS="),
     ],

@@ -95,10 +95,7 @@ def test_commands_are_checked_too(ftengine, distribution, body, code, outcome):
 @pytest.mark.parametrize(
     ("package", "told"),
     [
-        (
-            "ftengine-thin",
-            "no distribution or module 'ftengine-thin' is installed. There are ftengine, ftengine-thing",
-        ),
+        ("ftengine-thin", "no distribution or module 'ftengine-thin' is installed. There are ftengine, ftengine-thing"),
         ("click", "click offers nothing to ftengine"),
         ("folder", "First pip install -e folder"),
         ("torn", "cannot read 'torn/pyproject.toml'"),

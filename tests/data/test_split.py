@@ -134,11 +134,7 @@ def test_few_rows_still_give_one_to_validation(write, text_task):
     ("eras", "joined", "message"),
     [
         ("oooooo", "abcdef", "1 group of column 'era'"),
-        (
-            "oooonn",
-            "abcdda",
-            "2 values, joined by duplicates",
-        ),
+        ("oooonn", "abcdda", "2 values, joined by duplicates"),
     ],
 )
 def test_a_column_of_too_few_groups_is_told_with_what_joins_its_values(write, text_task, eras, joined, message):

@@ -21,11 +21,7 @@ from ftengine_builtins.tasks.text_classification import TextClassification
         ({"evaluation__robustness": ["flip"]}, RecipeError, "evaluation.robustness.0: "),
         ({"evaluation__forgetting": "nowhere.jsonl"}, DataError, "nowhere.jsonl"),
         ({"evaluation__memorisation": {}}, RecipeError, "evaluation.memorisation: "),
-        (
-            {"evaluation__refusal": "nowhere.jsonl"},
-            RecipeError,
-            "evaluation.refusal: ",
-        ),
+        ({"evaluation__refusal": "nowhere.jsonl"}, RecipeError, "evaluation.refusal: "),
         ({"evaluation__generate": {"max_new_token": 3}}, InputError, "max_new_token"),
         (
             {"evaluation__slices": ["label"], "data__validation": None, "data__test": None},
@@ -46,10 +42,7 @@ def test_what_cannot_be_measured_is_refused_before_the_model_loads(
     ("settings", "message"),
     [
         ({"evaluation__slices": ["regoin"]}, "'regoin'"),
-        (
-            {"evaluation__robustness": ["keybord"]},
-            "'keyboard'",
-        ),
+        ({"evaluation__robustness": ["keybord"]}, "'keyboard'"),
         ({"evaluation__robustness": [{"name": "keyboard", "rat": 1}]}, "'evaluation.robustness.0.rat'"),
     ],
 )

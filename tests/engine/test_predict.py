@@ -146,19 +146,10 @@ def test_a_column_of_parquet_has_one_type_that_holds_all_its_values(predict, val
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (
-            "text,id\ngoal,1\n,2\n",
-            "rows.csv:3: `text`",
-        ),
+        ("text,id\ngoal,1\n,2\n", "rows.csv:3: `text`"),
         ("text,id\ngoal,1\na,b,c\n", "rows.csv:3: 3 fields"),
-        (
-            "text|id\ngoal|1\n",
-            "'text|id'",
-        ),
-        (
-            "text|id\ngoal, team|1\ngoal|1\n",
-            "rows.csv:2: ",
-        ),
+        ("text|id\ngoal|1\n", "'text|id'"),
+        ("text|id\ngoal, team|1\ngoal|1\n", "rows.csv:2: "),
     ],
 )
 def test_a_row_without_answer_is_named_with_what_to_do_about_the_file(predict, content, message):

@@ -72,10 +72,7 @@ def test_the_page_has_the_figures(pages):
 @pytest.mark.parametrize(
     ("page", "titles"),
     [
-        (
-            "sound",
-            ["Base and tuned", "Training", "Confusion matrix, tuned model", "Reliability diagram", "Data"],
-        ),
+        ("sound", ["Base and tuned", "Training", "Confusion matrix, tuned model", "Reliability diagram", "Data"]),
         ("everything", ["Slices", "Robustness", "Forgetting", "Memorisation", "Refusal", "Examples", "wise-ft"]),
         ("both", ["2 runs side by side", "Side by side", "Where the recipes differ"]),
     ],

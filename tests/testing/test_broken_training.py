@@ -154,11 +154,7 @@ def test_a_broken_regularizer_fails_the_check_that_is_meant(cls, expected):
     [
         (Shrinks, "attaching_leaves_the_weights_as_they_are", "only training may"),
         (Noisy, "a_seed_decides_a_training_pass", "torch's global generator"),
-        (
-            Vector,
-            "losses_and_penalties_are_finite_scalars",
-            "a tensor of floats without dimensions, or None",
-        ),
+        (Vector, "losses_and_penalties_are_finite_scalars", "a tensor of floats without dimensions, or None"),
     ],
 )
 def test_what_breaks_several_checks_fails_the_one_that_is_meant(cls, check, text):

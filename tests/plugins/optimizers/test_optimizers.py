@@ -300,11 +300,7 @@ def test_what_is_wrong_with_an_optimizer_is_said(content, cls, message):
     [
         ("adam", UnknownName, "'adamw'"),
         ({"name": "adamw", "betas": [0.9, 1]}, RecipeError, "train.optimizer.betas"),
-        (
-            {"name": "sgd", "momentum": 0, "nesterov": True},
-            RecipeError,
-            "train.optimizer.nesterov",
-        ),
+        ({"name": "sgd", "momentum": 0, "nesterov": True}, RecipeError, "train.optimizer.nesterov"),
         ({"name": "muon", "rank": 3}, RecipeError, "train.optimizer.rank"),
     ],
 )

@@ -231,11 +231,7 @@ def test_an_address_is_read_where_a_reader_accepts_it(here, registry):
         ("value", ValueError, "invalid literal for int"),  # the reader's own, as any component's
         ("beside", DataError, "beside.txt"),
         ("object", DataError, "d.odd:1: "),
-        (
-            "list",
-            PluginError,
-            "d.odd:2",
-        ),
+        ("list", PluginError, "d.odd:2"),
         ("half", DataError, "d.odd:3: "),
         ("arrow", DataError, "d.odd holds no rows"),
     ],

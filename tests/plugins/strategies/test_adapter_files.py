@@ -286,10 +286,7 @@ def test_a_folder_without_adapter_is_refused(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"placement": "parallel"},
-            "'parallel'",
-        ),
+        ({"placement": "parallel"}, "'parallel'"),
         ({"scaling": 2.0}, "scaling 2.0"),
         ({"non_linearity": "tanh"}, "non_linearity 'relu'"),
         ({"sublayers": ["attention", "output"]}, "8 keys missing"),

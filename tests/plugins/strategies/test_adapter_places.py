@@ -278,10 +278,7 @@ def test_an_unknown_model_is_told_what_to_name() -> None:
     ("places", "message"),
     [
         ({"x": r".*\.layers\.\d+\.fc3"}, "fc2"),
-        (
-            {"x": r".*\.layers\.\d+(\.fc2)?"},
-            "'model.decoder.layers.0.fc2'",
-        ),
+        ({"x": r".*\.layers\.\d+(\.fc2)?"}, "'model.decoder.layers.0.fc2'"),
         ({"x": r".*\.final_layer_norm"}, "LayerNorm"),
         ({"x": r".*\.fc2", "y": r".*\.fc2"}, "'model.decoder.layers.0.fc2'"),
     ],

@@ -215,11 +215,7 @@ def test_what_lora_cannot_express_is_refused(layer: nn.Module, what: str) -> Non
 @pytest.mark.parametrize(
     ("layer", "options", "message"),
     [
-        (
-            PackedLinear(4, 4),
-            {"dora": True},
-            "PackedLinear",
-        ),
+        (PackedLinear(4, 4), {"dora": True}, "PackedLinear"),
         (nn.Conv2d(4, 4, 3), {"init": "pissa"}, "Conv2d"),
         (nn.Embedding(4, 4), {"init": "olora"}, "Embedding"),
         (nn.Linear(9, 5), {"init": "pissa"}, "rank_pattern"),

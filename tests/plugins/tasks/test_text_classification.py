@@ -413,11 +413,7 @@ def test_columns_that_are_there_are_accepted():
         ("single", {"text": "x", "label": 0.5}, "0.5"),
         ("single", {"text": "x", "label": ["good"]}, "['good']"),
         ("single", {"text": "x", "label": "god"}, "'god'"),
-        (
-            "single",
-            {"text": "x", "label": "1,762"},
-            "1.762",
-        ),
+        ("single", {"text": "x", "label": "1,762"}, "1.762"),
         ("multi", {"text": "x", "label": None}, "labels are missing"),
         ("multi", {"text": "x", "label": 3}, "labels are 3"),
         ("multi", {"text": "x", "label": ["film", None]}, "label is missing"),
