@@ -27,10 +27,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from ftengine import Recipe
-from ftengine.engine.device import Device
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import prepare_data
 from ftengine.engine.prepared_model import load_base, place_base, prepare_strategy
+from ftengine.parallel.device import Device
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import hardware, versions
 from ftengine.training.cpu import quick_on_cpu

@@ -90,7 +90,7 @@ def _precision(problems: list[str]) -> dict[str, str]:
     """Say what `precision: auto` would choose here, and why."""
     from accelerate.state import PartialState
 
-    from ftengine.training.precision import choose_precision
+    from ftengine.parallel.precision import choose_precision
 
     device = PartialState().device
     precision = choose_precision("auto", "auto", device)

@@ -90,9 +90,9 @@ def _tell(error: BaseException, message: str) -> None:
         click.echo(f"error: {message}", err=True)
     if alone:
         return
-    from ftengine.engine.rendezvous import told_by_first
+    from ftengine.parallel.rendezvous import reported_by_rank0
 
-    if not (told_by_first(message) or is_main_process()):
+    if not (reported_by_rank0(message) or is_main_process()):
         click.echo(f"error: process {os.environ['RANK']} (host {socket.gethostname()}): {message}", err=True)
 
 

@@ -24,13 +24,13 @@ from ftengine.api.figures import counted
 from ftengine.data.cache_folder import ROWS, entry_of, known_entry
 from ftengine.data.encoding import content_of
 from ftengine.data.features import processor_state, task_state
-from ftengine.engine.device import Device
 from ftengine.engine.experiment import described
 from ftengine.engine.prepared_data import KnownTask
 from ftengine.errors import DataError
 from ftengine.evaluation.plan import EvalPlan, EvalSet
 from ftengine.evaluation.runner import EvalResult, EvalRunner, own_columns
 from ftengine.model.code import code_of
+from ftengine.parallel.device import Device
 from ftengine.run.environment import hardware, versions
 from ftengine.training.steps import batch_tokens
 

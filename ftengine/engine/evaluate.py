@@ -14,7 +14,6 @@ from ftengine.data.read import Rows
 from ftengine.data.row_hashes import identities
 from ftengine.data.split import make_splits, read_for
 from ftengine.engine.base_predictions import run_base, run_model
-from ftengine.engine.device import Device, processes
 from ftengine.engine.evaluation_plan import plan_evaluation, trained_rows
 from ftengine.engine.prepared_data import KnownTask, ReadyTask, held_out
 from ftengine.engine.prepared_model import load_base_of, place_base, prepare_strategy
@@ -23,6 +22,7 @@ from ftengine.errors import DataError, InputError
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.results import evaluate, measure_all
 from ftengine.evaluation.stored import add_evaluators
+from ftengine.parallel.device import Device, processes
 from ftengine.report.write import conclude
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import AuditResult, Environment, EvaluationResult, TrainedPart

@@ -18,12 +18,12 @@ from ftengine.data.read import Rows, read_rows
 from ftengine.data.row_hashes import to_json
 from ftengine.data.split import read_for
 from ftengine.data.split_columns import numbers_of
-from ftengine.engine.device import processes
 from ftengine.engine.prepared_data import PreparedData, ReadyTask, check_inputs, held_out, inferring
 from ftengine.errors import DataError, RecipeError, naming
 from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, Probe, answer_keys, by_pass, check_metrics
 from ftengine.evaluation.results import bind
 from ftengine.evaluation.slices import require_column
+from ftengine.parallel.device import processes
 from ftengine.run.recipe import EvaluationSection, FurtherExamples
 from ftengine.training.steps import Steps, plan_steps
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftengine.api import Augmenter, Listener, LoadRequest, ModelLoader, Schedule, SilentListener, Task, overrides
-from ftengine.engine.callbacks import Callbacks
 from ftengine.errors import RecipeError, naming
+from ftengine.parallel.sharding import require_on_parts
 from ftengine.plugins.registry import AUTO, Factory, Registry
 from ftengine.run.recipe import Recipe
-from ftengine.training.sharding import require_on_parts
+from ftengine.training.callbacks import Callbacks
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,20 @@ from accelerate.utils import broadcast
 
 from ftengine.api import Failed, Finished, Listener, Saved, SilentListener
 from ftengine.data.augmentation_preview import idle_augmenters
-from ftengine.engine.device import processes
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.finished import Run, load_run
-from ftengine.engine.launch import launched
-from ftengine.engine.lookout import watched
 from ftengine.engine.plan import Plan, plan
 from ftengine.engine.prepared_data import PreparedData, prepare_data
 from ftengine.engine.prepared_model import PreparedModel, TrainedModel, prepare_model, train_model
-from ftengine.engine.rendezvous import timeout
 from ftengine.engine.saved_part import save_trained_part
 from ftengine.errors import RunError
 from ftengine.evaluation.results import evaluate, measure_all
 from ftengine.evaluation.runner import save_predictions
 from ftengine.model.fingerprints import changes
+from ftengine.parallel.device import processes
+from ftengine.parallel.heartbeat import watched
+from ftengine.parallel.launch import launched
+from ftengine.parallel.rendezvous import timeout
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import conclude, concluded
 from ftengine.run.directory import RunDirectory

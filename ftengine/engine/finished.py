@@ -11,17 +11,16 @@ from typing import Any
 from ftengine.api import Example, Listener, LoadedModel, ModelLoader, SilentListener, Task
 from ftengine.api.figures import listed
 from ftengine.engine.answer_origin import content_of_files
-from ftengine.engine.callbacks import Callbacks
-from ftengine.engine.device import Device
 from ftengine.engine.evaluate import add_figures, evaluate_run
 from ftengine.engine.experiment import Experiment
-from ftengine.engine.finite import require_finite_answers, require_finite_weights
-from ftengine.engine.lookout import watched
 from ftengine.engine.merge import MERGED_DTYPES, MergeReport, check_merge, merge_into
 from ftengine.engine.prepared_data import KnownTask, ReadyTask, check_inputs, inferring, ready_task
 from ftengine.engine.prepared_model import load_base_of, prepare_strategy
 from ftengine.engine.saved_part import load_trained_part
 from ftengine.errors import InputError, NotMergeable, UnknownName
+from ftengine.evaluation.finite import require_finite_answers, require_finite_weights
+from ftengine.parallel.device import Device
+from ftengine.parallel.heartbeat import watched
 from ftengine.plugins.distributions import BLOCK_VARIABLE
 from ftengine.plugins.registry import AUTO, Registry
 from ftengine.report.write import conclude, verdict_of
@@ -29,6 +28,7 @@ from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import versions
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import Environment, EvaluationResult, TrainedPart, Verdict
+from ftengine.training.callbacks import Callbacks
 
 
 class Run:

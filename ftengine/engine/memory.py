@@ -8,9 +8,9 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from ftengine.api import LoadedModel, Strategy
-from ftengine.engine.device import Device
 from ftengine.engine.prepared_data import PreparedData
 from ftengine.errors import RecipeError
+from ftengine.parallel.device import Device
 from ftengine.report.text import size
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import TrainSection

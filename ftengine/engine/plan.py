@@ -15,7 +15,6 @@ from ftengine.api.figures import counted, untested_slices
 from ftengine.data.augmentation_preview import before_and_after, idle_augmenters
 from ftengine.data.batching import micro_batches, padding_share
 from ftengine.data.encoding import EncodedSplit
-from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.memory import choose_memory, measures, trial_of
@@ -26,6 +25,7 @@ from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.slices import as_text, is_small
 from ftengine.evaluation.weights import Weights
 from ftengine.model import count
+from ftengine.parallel.device import Device
 from ftengine.plugins.registry import Registry
 from ftengine.plugins.returned import matched
 from ftengine.run.directory import RunDirectory

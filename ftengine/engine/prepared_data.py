@@ -20,12 +20,12 @@ from ftengine.engine.experiment import Experiment
 from ftengine.errors import DataError, InputError, RecipeError, SourceError, naming
 from ftengine.evaluation.plan import by_pass, read_columns
 from ftengine.evaluation.slices import require_column
+from ftengine.parallel.sharding import require_shardable
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import AuditResult
 from ftengine.training.modes import require_gradient_checkpointing
 from ftengine.training.regularizing import Attached, own_regularizers
-from ftengine.training.sharding import require_shardable
 
 
 @dataclass(frozen=True)

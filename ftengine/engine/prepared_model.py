@@ -14,7 +14,6 @@ from torch import nn
 from ftengine.api import Event, LoadedModel, Started, Strategy, overrides
 from ftengine.api.figures import counted
 from ftengine.engine.base_predictions import run_base, run_model
-from ftengine.engine.device import Device, processes
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.memory import choose_memory, require_base_fits, require_measurable
@@ -31,6 +30,8 @@ from ftengine.evaluation.results import Measured, measure_all
 from ftengine.evaluation.runner import EvalResult
 from ftengine.model import count, fingerprint_base, fingerprint_processor, require_same_base
 from ftengine.model.fingerprints import fingerprint_tokens
+from ftengine.parallel.device import Device, processes
+from ftengine.parallel.sharding import gathered
 from ftengine.plugins.returned import json_mapping
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import build, hardware, peak_memory_bytes, plugin_origins, versions
@@ -38,7 +39,6 @@ from ftengine.run.records import Computation, Environment, Memory, TrainedPart, 
 from ftengine.training.loop import Trainer
 from ftengine.training.memory import release_memory
 from ftengine.training.setup import Setup
-from ftengine.training.sharding import gathered
 from ftengine.training.steps import plan_steps
 
 

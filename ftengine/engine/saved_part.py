@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from ftengine.api import Batch, Criterion, LoadedModel, Strategy, Task
-from ftengine.engine.device import Device
 from ftengine.engine.experiment import described
 from ftengine.engine.prepared_data import KnownTask, held_out
 from ftengine.engine.prepared_model import PreparedModel, load_base_of, prepare_strategy
@@ -23,6 +22,7 @@ from ftengine.model.fingerprints import tensor_hashes
 from ftengine.model.in_float32 import in_float32
 from ftengine.model.parameters import frozen_tensors
 from ftengine.model.saving import load_part, save_part, save_processor
+from ftengine.parallel.device import Device
 from ftengine.plugins.blame import cause_in
 from ftengine.run.directory import TRAINED, RunDirectory, write_folder
 from ftengine.run.environment import versions

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftengine.errors import InputError
+from ftengine.parallel.reduction import BUCKET_BYTES
 from ftengine.report.text import share
-from ftengine.training.reduction import BUCKET_BYTES
 
 WAITING = 0.1
 """Share of a step that may be spent waiting for gradients before something should be changed."""

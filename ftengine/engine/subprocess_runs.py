@@ -19,11 +19,11 @@ from ftengine.engine.prepared_data import KnownTask, PreparedData
 from ftengine.errors import InputError, RunError, TrainingError, did_you_mean, naming
 from ftengine.evaluation.results import bind
 from ftengine.model.fingerprints import changes
+from ftengine.parallel.precision import choose_precision
 from ftengine.run.directory import RunDirectory
 from ftengine.run.parent import PARENT
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import Environment
-from ftengine.training.precision import choose_precision
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from ftengine.errors import PluginError, TrainingError
 from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, listed, read_columns
 from ftengine.evaluation.slices import as_text
 from ftengine.evaluation.table import FOLDER, MEMBER, ROWS, Predictions, Writer, merged
+from ftengine.parallel.sharding import is_sharded, reshard
 from ftengine.plugins.blame import named
 from ftengine.plugins.returned import each, wrong
 from ftengine.run.directory import RunDirectory, write_folder
 from ftengine.training.losses import to_device
-from ftengine.training.sharding import is_sharded, reshard
 
 Said = Iterator[tuple[int, Prediction, Mapping[str, Any]]]
 """For each example its position in the split, what the model said, and the columns of the row that were asked for."""

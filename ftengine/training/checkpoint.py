@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from ftengine.api import Listener
 from ftengine.errors import RunError
 from ftengine.model import copy_into, read_tensors, save_tensors, state_tensors
+from ftengine.parallel.sharded_files import read_like, read_parts, write_parts
+from ftengine.parallel.sharding import is_sharded
 from ftengine.run.directory import PARTIAL, RunDirectory, flush, follow_umask, remove, write_folder, writing
 from ftengine.training.optimizer import optimizer_state, restore_optimizer, tensor_names
-from ftengine.training.sharded_files import read_like, read_parts, write_parts
-from ftengine.training.sharding import is_sharded
 
 TRAINED, OPTIMIZER = "trained.safetensors", "optimizer.safetensors"
 BEST = "best.safetensors"

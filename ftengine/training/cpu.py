@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from ftengine.ops.replacing import fast_dropout
+from ftengine.parallel.sharding import is_sharded
 from ftengine.training.norms import fuse_norms, restore_norms
-from ftengine.training.sharding import is_sharded
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt, as malloc.h has them."""

@@ -17,6 +17,8 @@ from ftengine.api import Batch, BeforeStep, Criterion, Strategy, overrides
 from ftengine.data.batching import batches_in_step
 from ftengine.errors import PluginError, TrainingError
 from ftengine.model import default_param_groups, trainable
+from ftengine.parallel.reduction import Reduction
+from ftengine.parallel.sharding import got_gradients, is_sharded, not_finite, whole_norm
 from ftengine.plugins.blame import named
 from ftengine.plugins.returned import described, wrong
 from ftengine.run.recipe import TrainSection
@@ -25,10 +27,8 @@ from ftengine.training.frozen_prefix import frozen_prefix
 from ftengine.training.losses import loss_of, stacked, to_device, zeros
 from ftengine.training.modes import frozen, frozen_at, statistics_kept, train_mode
 from ftengine.training.optimizer import build_optimizer
-from ftengine.training.reduction import Reduction
 from ftengine.training.regularizing import Attached
 from ftengine.training.setup import Setup
-from ftengine.training.sharding import got_gradients, is_sharded, not_finite, whole_norm
 from ftengine.training.steps import batch_tokens, plan_steps
 from ftengine.training.stopping import Stop
 

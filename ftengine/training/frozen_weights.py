@@ -10,8 +10,8 @@ from torch import nn
 from ftengine.errors import TrainingError
 from ftengine.model.fingerprints import tensor_hashes
 from ftengine.model.parameters import frozen_tensors
+from ftengine.parallel.sharding import is_sharded
 from ftengine.training.setup import Setup
-from ftengine.training.sharding import is_sharded
 
 
 class FrozenWeights:

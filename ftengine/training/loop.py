@@ -12,6 +12,7 @@ from ftengine.api import Saved, Stepped
 from ftengine.data.batching import epoch_batches
 from ftengine.errors import TrainingError
 from ftengine.model import count, state_tensors
+from ftengine.parallel.sharding import is_sharded, not_finite
 from ftengine.run.environment import peak_memory_bytes
 from ftengine.run.records import TrainingResult
 from ftengine.training.checkpoint import (
@@ -27,7 +28,6 @@ from ftengine.training.frozen_weights import FrozenWeights
 from ftengine.training.modes import checkpoint_gradients, never_trained, share_statistics
 from ftengine.training.regularizing import Attached, own_regularizers
 from ftengine.training.setup import Setup
-from ftengine.training.sharding import is_sharded, not_finite
 from ftengine.training.validation import Validation
 
 SAVE_SECONDS = 600

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from ftengine.api import Batch, Criterion, Task
 from ftengine.data.batching import batches_in_step, by_length
 from ftengine.data.encoding import EncodedSplit
+from ftengine.parallel.sharding import is_sharded, reshard
 from ftengine.plugins.returned import is_scalar, wrong
-from ftengine.training.sharding import is_sharded, reshard
 
 SAMPLE = 256
 """Training rows at most on which the training loss is measured as the validation loss is."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ftengine.api import Batch, Criterion, LoadedModel, Regularizer, Strategy, Task, overrides
+from ftengine.parallel.sharding import is_sharded, require_on_parts
 from ftengine.plugins.returned import is_scalar, json_mapping, wrong
-from ftengine.training.sharding import is_sharded, require_on_parts
 
 
 def own_regularizers(strategy: Strategy, steps: int) -> list[Regularizer]:

@@ -8,12 +8,12 @@ from ftengine.api import Validated
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import TrainingError
 from ftengine.model import copy_into, state_tensors
+from ftengine.parallel.sharding import is_sharded
 from ftengine.training.checkpoint import Progress, load_best, save_best
 from ftengine.training.losses import SAMPLE, mean_loss
 from ftengine.training.modes import share_statistics, train_mode
 from ftengine.training.regularizing import Attached
 from ftengine.training.setup import Setup
-from ftengine.training.sharding import is_sharded
 from ftengine.training.steps import batch_tokens
 
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from ftengine import Recipe, Run, load_run
 from ftengine.api import LoadedModel, Strategy, Task
 from ftengine.engine import prepared_model
-from ftengine.engine.device import Device
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.fine_tune import train
 from ftengine.engine.merge import outputs_of, probe_of
 from ftengine.engine.prepared_data import KnownTask, prepare_data
+from ftengine.parallel.device import Device
 from ftengine.run.directory import RunDirectory
 
 OPINIONS = {"good": ("wonderful", "fine", "good"), "bad": ("terrible", "late", "bad")}

@@ -11,11 +11,11 @@ from ftengine import fine_tune, load_run
 from ftengine.api import SilentListener
 from ftengine.data.cache_folder import cache_folder
 from ftengine.engine.base_predictions import keys_of
-from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import prepare_data
 from ftengine.engine.prepared_model import load_base, place_base
+from ftengine.parallel.device import Device
 
 
 class Heard(SilentListener):

@@ -13,13 +13,13 @@ from runs import interrupt, losses
 from tiny import tiny_bert, tiny_gpt2, tiny_llama
 
 from ftengine import Recipe, fine_tune, load_run
-from ftengine.engine.device import Device, processes
 from ftengine.errors import BaseMismatch, RecipeError
 from ftengine.model import default_param_groups, open_model, read_tensors, state_tensors
+from ftengine.parallel.device import Device, processes
+from ftengine.parallel.sharded_files import read_parts
+from ftengine.parallel.sharding import blocks, gathered, require_shardable, shard, without_weights
 from ftengine.training import loop
 from ftengine.training.checkpoint import checkpoint_folders, load_checkpoint
-from ftengine.training.sharded_files import read_parts
-from ftengine.training.sharding import blocks, gathered, require_shardable, shard, without_weights
 
 FULL, LORA = "full", {"name": "lora", "rank": 4, "dropout": 0.0}
 STEPS = 5

@@ -6,9 +6,9 @@ from expected import raises
 
 from ftengine import fine_tune
 from ftengine.cli import main
-from ftengine.engine.device import Device
-from ftengine.engine.launch import launched
 from ftengine.errors import RecipeError
+from ftengine.parallel.device import Device
+from ftengine.parallel.launch import launched
 
 FSDP2 = {
     "ACCELERATE_USE_FSDP": "true",

@@ -15,8 +15,8 @@ from runs import losses
 
 from ftengine import fine_tune, load_run
 from ftengine.engine import fine_tune as fine_tuning
-from ftengine.engine.rendezvous import agreed_name, timeout
 from ftengine.errors import InputError, RunError
+from ftengine.parallel.rendezvous import agreed_name, timeout
 from ftengine.run.directory import RunDirectory
 
 SETTINGS = {"strategy__dropout": 0.0, "train__checkpoint_every": 2, "train__validate_every": 1000}

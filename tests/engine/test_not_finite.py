@@ -15,8 +15,8 @@ from ftengine import fine_tune, load_run
 from ftengine.api import LoadRequest, Stepped
 from ftengine.cli import main
 from ftengine.cli.page import print_json
-from ftengine.engine.finite import require_finite_answers, require_finite_weights
 from ftengine.errors import RunError, TrainingError
+from ftengine.evaluation.finite import require_finite_answers, require_finite_weights
 from ftengine.model import GenerationOptions, generate
 from ftengine.plugins.registry import Registry
 from ftengine.run.directory import RunDirectory

@@ -16,7 +16,6 @@ import ftengine_bitfit
 from ftengine import Recipe
 from ftengine.api import BeforeStep, Event, Listener, SilentListener, Stepped
 from ftengine.data.batching import by_length
-from ftengine.engine.device import Device
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.merge import check_merge
@@ -29,10 +28,11 @@ from ftengine.engine.prepared_model import (
 )
 from ftengine.evaluation.runner import EvalResult
 from ftengine.model import state_tensors
+from ftengine.parallel.device import Device
+from ftengine.parallel.sharding import gathered, is_sharded
 from ftengine.plugins.registry import registry_of
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import Memory
-from ftengine.training.sharding import gathered, is_sharded
 
 REGISTRY = registry_of({"bitfit": ftengine_bitfit})
 

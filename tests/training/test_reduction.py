@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ftengine.errors import TrainingError
-from ftengine.training.reduction import Reduction, buckets_of
+from ftengine.parallel.reduction import Reduction, buckets_of
 
 WIDTH = 4
 BUCKET = 2 * WIDTH * WIDTH * 4

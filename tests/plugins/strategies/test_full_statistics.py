@@ -169,7 +169,7 @@ def test_a_prepared_model_can_be_copied_and_is_still_what_it_was(resnet) -> None
 
 
 def test_what_is_frozen_narrower_is_saved_and_read_back_exactly(tmp_path, bert_folder, load) -> None:
-    from ftengine.training.precision import Precision, apply_precision
+    from ftengine.parallel.precision import Precision, apply_precision
 
     def ready() -> tuple[LoadedModel, Full]:
         loaded, strategy = load(bert_folder, "sequence-classification"), Full(Full.Config(freeze=["embeddings"]))

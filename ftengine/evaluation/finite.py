@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ftengine.api import LoadedModel
 from ftengine.errors import RunError, TrainingError
-from ftengine.training.sharding import not_finite
+from ftengine.parallel.sharding import not_finite
 
 
 def require_finite_weights(loaded: LoadedModel, where: str) -> None:

@@ -14,12 +14,12 @@ from accelerate.utils import parse_flag_from_env, patch_environment
 from torch import nn
 
 from ftengine.api import LoadedModel
-from ftengine.engine.launch import FSDP, block_classes, check_launch
-from ftengine.engine.rendezvous import own_store
 from ftengine.errors import RecipeError
+from ftengine.parallel.launch import FSDP, block_classes, check_launch
+from ftengine.parallel.precision import Precision, apply_precision, choose_precision
+from ftengine.parallel.rendezvous import own_store
+from ftengine.parallel.sharding import beside, shard, without_weights
 from ftengine.run.recipe import Recipe
-from ftengine.training.precision import Precision, apply_precision, choose_precision
-from ftengine.training.sharding import beside, shard, without_weights
 
 
 def processes() -> PartialState:

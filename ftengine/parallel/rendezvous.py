@@ -59,7 +59,7 @@ def own_store() -> dict[str, Any]:
     return {"store": dist.PrefixStore(name, store), "rank": rank, "world_size": ranks}
 
 
-def told_by_first(message: str) -> bool:
+def reported_by_rank0(message: str) -> bool:
     """Say whether process 0 ends with the same error, which it tells; in process 0, let the others ask.
 
     Where process 0 holds the store (no launcher does), it waits for the others for as long as they wait for it.

@@ -17,14 +17,14 @@ from typing import NoReturn
 
 import torch.distributed as dist
 
-from ftengine.engine.device import processes
-from ftengine.engine.rendezvous import timeout
 from ftengine.errors import ProcessLost
+from ftengine.parallel.device import processes
+from ftengine.parallel.rendezvous import timeout
 
 GRACE = 10.0
 """Seconds in which processes that end for one reason all end by themselves, with an error of their own."""
 
-_LOOKOUTS = itertools.count()
+_HEARTBEATS = itertools.count()
 """One after the other in every process, so that their keys in the store are the same."""
 
 
@@ -42,25 +42,25 @@ def watched() -> Iterator[None]:
     seconds = timeout()
     try:
         state = processes()
-        lookout = Lookout(state.process_index, state.num_processes, seconds) if state.num_processes > 1 else None
+        heartbeat = Heartbeat(state.process_index, state.num_processes, seconds) if state.num_processes > 1 else None
     except RuntimeError as error:
         if not _of_a_group(error):
             raise
         raise ProcessLost(_message(f"the processes do not reach each other: {error}")) from None
-    if lookout is None:
+    if heartbeat is None:
         yield
         return
     try:
         yield
     except BaseException as error:
         if _of_a_group(error):
-            lookout.lost(error)
-        lookout.close(str(error) or type(error).__name__)
+            heartbeat.lost(error)
+        heartbeat.close(str(error) or type(error).__name__)
         raise
-    lookout.close("")
+    heartbeat.close("")
 
 
-class Lookout:
+class Heartbeat:
     """Writes a sign of life into the process group's store every second, and reads those of the others.
 
     The store is the launcher's: torchrun's agent, or process 0.
@@ -74,8 +74,8 @@ class Lookout:
         store = dist.distributed_c10d._get_default_store()
         self._store = store.clone()  # type: ignore[attr-defined]  # one connection for each thread; torch's stubs lack it
         self._seconds, self._interval = seconds, min(1.0, seconds / 5)
-        lookout = next(_LOOKOUTS)
-        self._keys = [f"ftengine/{lookout}/{number}" for number in range(ranks)]
+        heartbeat = next(_HEARTBEATS)
+        self._keys = [f"ftengine/{heartbeat}/{number}" for number in range(ranks)]
         self._own, self._over = self._keys[rank], threading.Event()
         self._say(0)
         self._store.wait(self._keys, timedelta(seconds=seconds))
