@@ -104,8 +104,8 @@ $(LOWEST)/.installed: pyproject.toml setup.py CMakeLists.txt Makefile $(C_SOURCE
 	@touch $@
 
 # What plugins may import.
-REFERENCE := ftengine ftengine.api ftengine.api.figures ftengine.plugins.hookspecs ftengine.errors ftengine.model \
-    ftengine.ops ftengine.testing
+REFERENCE := ftengine ftengine.api ftengine.data ftengine.errors ftengine.evaluation ftengine.model ftengine.ops \
+    ftengine.plugins.hookspecs ftengine.testing ftengine.text
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/python -m ruff check .

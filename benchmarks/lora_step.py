@@ -28,11 +28,11 @@ import numpy as np
 import torch
 
 from ftengine import Recipe
-from ftengine.api import Criterion
 from ftengine.data.batching import epoch_batches, padding_share
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import prepare_data
 from ftengine.engine.prepared_model import load_base, prepare_strategy
+from ftengine.model import Criterion
 from ftengine.parallel.device import Device
 from ftengine.run.environment import hardware, peak_memory_bytes, versions
 from ftengine.training.modes import train_mode

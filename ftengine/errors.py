@@ -11,6 +11,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+__all__ = [
+    "BaseMismatch",
+    "DataError",
+    "FtengineError",
+    "InputError",
+    "MergeChangedOutputs",
+    "NoMatch",
+    "NotMergeable",
+    "PluginError",
+    "ProcessLost",
+    "RecipeError",
+    "RunError",
+    "SavedPartDiffers",
+    "SourceError",
+    "TrainingError",
+    "UnknownName",
+    "did_you_mean",
+    "is_panic",
+    "json_of_file",
+    "load_yaml",
+    "naming",
+    "near_file",
+    "shown",
+    "system_limit",
+    "text_of_file",
+]
+
 
 class FtengineError(Exception):
     """Base of every error that ftengine raises on purpose."""

@@ -27,11 +27,12 @@ from docs_commands import (
 )
 from pydantic import BaseModel
 
-from ftengine import Recipe, api
+from ftengine import Recipe
 from ftengine.cli import main
 from ftengine.data.readers import suffixes
 from ftengine.plugins.registry import RECIPE_KEYS, Registry
 from ftengine.run.recipe import DataSection, SplitSection
+from ftengine.text import PERSONAL
 from ftengine_bench import machine
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings the latter
@@ -300,7 +301,7 @@ def test_every_kind_of_oddity_and_of_personal_data_is_told():
     from ftengine_builtins.audits.texts import ODDITIES
 
     assert table(DATA, "Oddities").names() == list(ODDITIES)
-    assert table(DATA, "Likely personal data").names() == list(api.PERSONAL)
+    assert table(DATA, "Likely personal data").names() == list(PERSONAL)
 
 
 @pytest.mark.parametrize(

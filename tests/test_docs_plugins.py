@@ -22,11 +22,14 @@ from docs_commands import DOCS, README, ROOT, blocks, code, headings, pretend_in
 from expected import raises
 from test_imports import PUBLIC
 
-import ftengine
+import ftengine.data
+import ftengine.errors
+import ftengine.evaluation
+import ftengine.text
 from ftengine import Recipe, RunRecords, api, fine_tune, hookimpl, load_run, model, registry_of, testing
-from ftengine.api import Criterion, LoadRequest
+from ftengine.api import LoadRequest
 from ftengine.errors import RecipeError
-from ftengine.model import read_tensors, save_model
+from ftengine.model import Criterion, read_tensors, save_model
 from ftengine.plugins import hookspecs
 from ftengine.plugins.registry import KINDS, RECIPE_KEYS, Registry
 
@@ -268,6 +271,9 @@ def test_the_tables_of_the_contract_are_what_the_docstrings_say():
 
 def test_every_helper_is_told():
     assert sorted(table(HELPERS, "Helpers").names()) == sorted(model.__all__)
+    assert sorted(table(HELPERS, "`ftengine.text`").names()) == sorted(ftengine.text.__all__)
+    others = [*ftengine.data.__all__, *ftengine.evaluation.__all__, *ftengine.errors.__all__]
+    assert sorted(table(HELPERS, "`ftengine.data`, `ftengine.evaluation`, `ftengine.errors`").names()) == sorted(others)
 
 
 def test_every_field_of_a_loaded_model_is_told():

@@ -6,9 +6,7 @@ Nothing here imports torch at run time, so that `--help`, `plugins list` and rec
 from ftengine.api.audit import Audit, AuditedData, AuditedRows
 from ftengine.api.augmenter import Augmenter, AugmenterConfig, InputAugmenter, RandomSource, TextAugmenter
 from ftengine.api.callback import BeforeStep, Callback, Event, Failed, Finished, Saved, Started, Stepped, Validated
-from ftengine.api.comparing import comparable
 from ftengine.api.component import Component, Config, Traits, overrides
-from ftengine.api.criterion import Criterion
 from ftengine.api.display import Display, Finding, Line, LineChart, Matrix, Table
 from ftengine.api.evaluator import (
     Baseline,
@@ -24,12 +22,10 @@ from ftengine.api.evaluator import (
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader
 from ftengine.api.optimizer import Optimizer, ShardingTraits
-from ftengine.api.personal import PERSONAL, find_personal, redact, redact_json, redact_pieces, redact_short
-from ftengine.api.reader import BrokenRow, FileReader, Reader, Row, encoding_of, place_of, text_lines
+from ftengine.api.reader import BrokenRow, FileReader, Reader, Row, place_of
 from ftengine.api.regularizer import Regularizer, RegularizerTraits
 from ftengine.api.rule import Rule
 from ftengine.api.schedule import Schedule
-from ftengine.api.sizes import check_unfolded
 from ftengine.api.strategy import Strategy, StrategyTraits
 from ftengine.api.task import Recognised, Task, TaskTraits
 from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, LoadRequest, Prediction, View
@@ -39,7 +35,6 @@ VERSION = "1"
 """Version of the contract; it rises when a plugin may have to change."""
 
 __all__ = [
-    "PERSONAL",
     "VERSION",
     "Audit",
     "AuditedData",
@@ -53,7 +48,6 @@ __all__ = [
     "Callback",
     "Component",
     "Config",
-    "Criterion",
     "DataError",
     "Difference",
     "Display",
@@ -104,16 +98,7 @@ __all__ = [
     "Traits",
     "Validated",
     "View",
-    "check_unfolded",
-    "comparable",
-    "encoding_of",
-    "find_personal",
     "iterate",
     "overrides",
     "place_of",
-    "redact",
-    "redact_json",
-    "redact_pieces",
-    "redact_short",
-    "text_lines",
 ]

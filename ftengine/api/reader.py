@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ftengine.api.component import Component
@@ -91,54 +89,3 @@ class FileReader(Reader):
 
     def accepts(self, source: str) -> bool:
         return source.lower().endswith(self.suffixes) and os.path.isfile(source)
-
-
-def encoding_of(path: str | Path) -> str:
-    """Return how a text file is encoded by its byte order mark: "utf-16", as spreadsheets write it, or "utf-8-sig"."""
-    with open(path, "rb") as file:
-        beginning = file.read(4)
-    wide = beginning[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and beginning != codecs.BOM_UTF32_LE
-    return "utf-16" if wide else "utf-8-sig"
-
-
-def text_lines(path: str | Path) -> Iterator[tuple[int, str, str]]:
-    r"""Yield the lines of a text file (`encoding_of`): (number, text with its end, "" or why it cannot be decoded).
-
-    Bytes that are no UTF-8 stay in the text as surrogates; a file in UTF-16 ends where it is damaged. Lines end with
-    \n; a byte order mark is passed over.
-    """
-    if encoding_of(path) == "utf-16":
-        yield from _wide_lines(path)
-        return
-    with open(path, "rb") as file:
-        for number, raw in enumerate(file, 1):
-            if number == 1:
-                raw = raw.removeprefix(codecs.BOM_UTF8)
-            try:
-                yield number, raw.decode(), ""
-            except UnicodeDecodeError as error:
-                yield (
-                    number,
-                    raw.decode(errors="surrogateescape"),
-                    f"not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start + 1} of the line "
-                    f"(convert the file first, for example with `iconv -f {_single_byte(raw)} -t UTF-8`)",
-                )
-
-
-def _wide_lines(path: str | Path) -> Iterator[tuple[int, str, str]]:
-    number = 0
-    with open(path, encoding="utf-16", newline="\n") as file:
-        try:
-            for number, text in enumerate(file, 1):
-                yield number, text, ""
-        except UnicodeDecodeError as error:
-            yield number + 1, "", f"not UTF-16, as the file's byte order mark says: {error.reason}"
-
-
-def _single_byte(raw: bytes) -> str:
-    """Return which encoding of a byte a character a line is in: Windows has letters where Latin 1 has none."""
-    try:
-        raw.decode("cp1252")
-    except UnicodeDecodeError:
-        return "LATIN1"
-    return "CP1252"

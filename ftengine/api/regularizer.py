@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ftengine.api.component import Component
-from ftengine.api.criterion import Criterion
 from ftengine.api.optimizer import ShardingTraits
 from ftengine.api.task import Task
 from ftengine.api.types import Batch, LoadedModel
@@ -16,6 +15,8 @@ from ftengine.api.types import Batch, LoadedModel
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from ftengine.model import Criterion
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftengine.api.component import Component, Traits
-from ftengine.api.criterion import Criterion
 from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, Prediction, View
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ftengine.api.strategy import Strategy
+    from ftengine.model import Criterion
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ftengine.cli.failure import SAVED, telling
-from ftengine.cli.figures import with_interval
 from ftengine.cli.options import json_option, output_option, recipe_argument, require_one_process, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening
 from ftengine.errors import InputError, load_yaml
-from ftengine.report.text import duration, number, share, size
+from ftengine.text import bracketed, duration, number, percent, sample_size, size
 
 if TYPE_CHECKING:
     from ftengine.engine.compare import Comparison
@@ -82,21 +81,20 @@ def show(comparison: Comparison) -> None:
     """Print the table, and what it supports."""
     direction = {True: ", higher is better", False: ", lower is better", None: ""}[comparison.higher_is_better]
     out = page()
-    from ftengine.api.figures import sample_size
 
     on = sample_size(comparison.examples, comparison.rows)
     lead = f"{comparison.metric} on {comparison.split} ({on}{direction})"
     out.print(f"{lead}, with 95 % intervals:")
     measured = ("peak memory", "time per step", "on disk")
     columns = ("strategy", comparison.metric, "learning rate", "trainable", "", *measured)
-    rows = [("(base)", with_interval(comparison.base), "", "", "", "", "", "")]
+    rows = [("(base)", bracketed(comparison.base), "", "", "", "", "", "")]
     rows += [
         (
             row.label,
-            with_interval(row.quality),
+            bracketed(row.quality),
             number(row.learning_rate),
             f"{row.trainable_parameters:,}",
-            share(row.trainable_parameters / row.total_parameters),
+            percent(row.trainable_parameters / row.total_parameters),
             size(row.peak_memory_bytes),
             _pace(row.step_seconds),
             size(row.disk_bytes),

@@ -12,7 +12,7 @@ from ftengine.cli.figures import figure_table, show_verdict
 from ftengine.cli.options import json_option, output_option, recipe_argument, require_one_process, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening
-from ftengine.report.text import number, one_line, printable
+from ftengine.text import number, one_line, printable, sample_size
 
 if TYPE_CHECKING:
     from ftengine.engine.cross_validate import CrossValidation
@@ -56,7 +56,6 @@ def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], out
 
 def show(result: CrossValidation) -> None:
     """Print what the pooled figures come to, them, the folds, and what the intervals cover."""
-    from ftengine.api.figures import sample_size
     from ftengine.run.records import Verdict
 
     out = page()

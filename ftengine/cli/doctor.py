@@ -10,11 +10,10 @@ from typing import Any
 
 import click
 
-from ftengine.api.figures import counted
 from ftengine.cli.options import json_option
 from ftengine.cli.page import facts, page, print_json
 from ftengine.errors import PluginError, RunError
-from ftengine.report.text import size
+from ftengine.text import counted, size
 
 Check = Callable[[list[str]], Any]
 """Returns facts as JSON values, and adds what is wrong, with what to do, to the list it is given."""

@@ -17,7 +17,7 @@ import click
 
 from ftengine.cli.progress import is_main_process
 from ftengine.errors import FtengineError, InputError, ProcessLost, system_limit
-from ftengine.report.text import one_line
+from ftengine.text import one_line
 
 if TYPE_CHECKING:
     from ftengine.api import Listener

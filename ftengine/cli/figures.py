@@ -7,13 +7,25 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from ftengine.cli.page import table
-from ftengine.report.text import number, one_line
+from ftengine.text import (
+    at_zero,
+    bracketed,
+    counted,
+    ends,
+    few_groups,
+    known,
+    no_interval,
+    one_line,
+    plain,
+    probability,
+    sample_size,
+    too_few,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ftengine.api import Difference, Estimate, Metric
-    from ftengine.api.figures import Figure
     from ftengine.run.evaluation_result import EvaluationResult
     from ftengine.run.records import Verdict
 
@@ -42,7 +54,6 @@ def show_figures(out: Console, result: EvaluationResult) -> None:
     if not result.tuned:
         out.print("no held-out data, so there are no figures (data.validation, data.test)")
         return
-    from ftengine.api.figures import few_groups, sample_size, too_few
 
     first = next(iter(result.tuned.values()))
     none = all(too_few(figure) for figure in result.tuned.values())
@@ -60,7 +71,6 @@ def figure_table(
     metrics: Mapping[str, Metric],
 ) -> Any:
     """Return a table with a line for each metric: base, tuned, their difference, and what it means."""
-    from ftengine.api.figures import no_interval
 
     counts = {figure.n for figure in tuned.values()}
     rows = [
@@ -68,7 +78,7 @@ def figure_table(
             metric if len(counts) < 2 else f"{metric} (n = {figure.n:,})",
             _told(metrics.get(metric), base.get(metric)),
             _told(metrics.get(metric), figure),
-            with_interval(difference.get(metric), sign="+"),
+            bracketed(difference.get(metric), sign=True),
             verdict(difference.get(metric), no_interval(metric, metrics, tuned)),
         )
         for metric, figure in tuned.items()
@@ -78,7 +88,6 @@ def figure_table(
 
 def show_slices(out: Console, result: EvaluationResult) -> None:
     """Print how each slice of the held-out examples is served, the one most surely behind first."""
-    from ftengine.api.figures import counted, known, probability
 
     for name, column in result.slices.items():
         metric = column.metric
@@ -91,9 +100,9 @@ def show_slices(out: Console, result: EvaluationResult) -> None:
             (
                 one.value,
                 f"{one.examples:,}{' (few)' if one.small else ''}",
-                number(base.value) if known(base := one.base.get(metric)) else "–",
-                with_interval(tuned),
-                with_interval(one.gap, sign="+"),
+                plain(one.base.get(metric)),
+                bracketed(tuned),
+                bracketed(one.gap, sign=True),
                 (one.gap and probability(one.gap.p_adjusted).lstrip("p= ")) or "–",
             )
             for one, tuned in told[:MOST_SLICES]
@@ -105,15 +114,14 @@ def show_slices(out: Console, result: EvaluationResult) -> None:
 
 def show_probes(out: Console, result: EvaluationResult) -> None:
     """Print what was measured beside the held-out examples: changes of the same examples, then other examples."""
-    from ftengine.api.figures import no_interval
 
     changed = [
         (
             probe.name,
             metric,
-            with_interval(result.tuned.get(metric)),
-            with_interval(probe.tuned.get(metric)),
-            with_interval(change, sign="+"),
+            bracketed(result.tuned.get(metric)),
+            bracketed(probe.tuned.get(metric)),
+            bracketed(change, sign=True),
             verdict(change, no_interval(metric, result.metrics, probe.tuned)),
         )
         for probe in result.probes
@@ -131,7 +139,7 @@ def show_probes(out: Console, result: EvaluationResult) -> None:
         for metric, gap in probe.against.items():
             lead = f"{metric} of the tuned model, training minus held-out"
             said = verdict(gap, no_interval(metric, result.metrics, probe.tuned))
-            out.print(f"{lead}: {with_interval(gap, sign='+')} {said}".rstrip())
+            out.print(f"{lead}: {bracketed(gap, sign=True)} {said}".rstrip())
 
 
 def show_matrices(out: Console, result: EvaluationResult) -> None:
@@ -149,7 +157,6 @@ def show_matrices(out: Console, result: EvaluationResult) -> None:
 
 def verdict(difference: Difference | None, no_interval: str = "no interval") -> str:
     """Say in words what a difference of tuned and base means; `no_interval`, where it has none."""
-    from ftengine.api.figures import ends, known, probability
     from ftengine.evaluation import is_beyond_chance, near_end
 
     if not known(difference):
@@ -168,17 +175,6 @@ def verdict(difference: Difference | None, no_interval: str = "no interval") -> 
 
 def _told(metric: Metric | None, figure: Estimate | None) -> str:
     """Return a model's figure, and what it means where that is not what it seems."""
-    from ftengine.api.figures import at_zero
 
     meaning = at_zero(metric, figure)
-    return f"{with_interval(figure)} ({meaning})" if meaning else with_interval(figure)
-
-
-def with_interval(figure: Figure | None, sign: str = "") -> str:
-    """Return a figure as "0.9 [0.8, 1]"; "–" where it is undefined."""
-    from ftengine.api.figures import ends, known
-
-    if not known(figure):
-        return "–"
-    value = f"{sign if figure.value > 0 else ''}{number(figure.value)}"
-    return value if (found := ends(figure)) is None else f"{value} [{number(found[0])}, {number(found[1])}]"
+    return f"{bracketed(figure)} ({meaning})" if meaning else bracketed(figure)

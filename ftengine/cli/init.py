@@ -12,7 +12,7 @@ import click
 from ftengine.cli.names import component_names
 from ftengine.cli.options import PATH
 from ftengine.errors import InputError
-from ftengine.report.text import printable
+from ftengine.text import printable
 
 if TYPE_CHECKING:
     from ftengine.cli.starter import Seen

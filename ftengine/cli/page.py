@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftengine.report.text import one_line, printable
+from ftengine.text import one_line, printable, redact_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +27,6 @@ def print_json(value: Any) -> None:
 
     What is undefined is null, as in a run's files.
     """
-    from ftengine.api import redact_json
     from ftengine.run.record import each, without_nan
 
     click.echo(json.dumps(each(redact_json(value), without_nan), indent=2, allow_nan=False))

@@ -13,7 +13,7 @@ from ftengine.cli.page import facts, page, print_json, table
 from ftengine.cli.progress import listening
 from ftengine.cli.scaling import network, show_scaling
 from ftengine.errors import InputError
-from ftengine.report.text import cut, duration, number, one_line, printable, share, size
+from ftengine.text import counted, cut, duration, number, one_line, percent, printable, redact_pieces, size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -146,7 +146,7 @@ def show_count(counted: ParameterCount) -> None:
     ]
     lines = [
         ("model", f"{model['source']} ({model['class']}, {counted.base_parameters:,} parameters)"),
-        ("trains", f"{trained:,} of {total:,} parameters ({share(trained / total)})"),
+        ("trains", f"{trained:,} of {total:,} parameters ({percent(trained / total)})"),
         ("", [f"of these {count:,} in {module}, which is initialised afresh" for module, count in new]),
         ("strategy", parts or name),
         ("labels", f"{len(model['labels'])}" if model["labels"] else None),
@@ -160,7 +160,7 @@ def _lines(plan: Plan) -> list[tuple[str, str | list[str] | None]]:
     each = f"of {steps['examples_a_step']:,} examples each; {steps['per_epoch']:,} per epoch"
     return [
         ("model", f"{model['source']} ({model['class']}, loader {model['loader']})"),
-        ("trains", f"{trained:,} of {total:,} parameters ({share(trained / total)})"),
+        ("trains", f"{trained:,} of {total:,} parameters ({percent(trained / total)})"),
         ("", f"initialised afresh: {', '.join(model['new_modules'])}" if model["new_modules"] else None),
         ("strategy", _strategy(plan)),
         ("task", plan.recipe["task"]["name"]),
@@ -186,7 +186,6 @@ def _component(spec: dict[str, Any]) -> str:
 
 
 def _evaluation(found: dict[str, Any]) -> list[str]:
-    from ftengine.api.figures import counted
 
     if found["split"] is None:
         lines = ["no held-out data: base and tuned model are not compared"]
@@ -209,9 +208,9 @@ def _tokens(plan: Plan) -> str:
     steps = plan.steps
     parts = [f"{steps['tokens']:,} in all, {number(steps['tokens_a_step'])} per step"]
     if steps["unit"] == TEXT:
-        parts.append(f"padding {share(steps['padding_share'])}")
+        parts.append(f"padding {percent(steps['padding_share'])}")
     if not plan.model["labels"]:  # with labels, what is trained on are examples rather than tokens
-        parts.append(f"{share(steps['label_share'])} count in the loss")
+        parts.append(f"{percent(steps['label_share'])} count in the loss")
     return "; ".join(parts)
 
 
@@ -260,8 +259,6 @@ def _data(audit: dict[str, Any], unit: str) -> Any:
 
 def _example(out: Console, example: list[tuple[str, bool]]) -> None:
     from rich.text import Text
-
-    from ftengine.api import redact_pieces
 
     brackets = out.color_system is None or out.no_color
     how, style = ("in ⟦ ⟧", None) if brackets else ("underlined", "green underline")

@@ -16,7 +16,7 @@ import click
 
 from ftengine.cli.options import PATH
 from ftengine.errors import InputError
-from ftengine.report.text import printable
+from ftengine.text import printable
 
 TEMPLATES = Path(__file__).parent / "templates"
 COMMON = "distribution"

@@ -12,7 +12,7 @@ import click
 from ftengine.cli.options import PATH, json_option, require_one_process, run_argument, trust_code_option
 from ftengine.cli.page import print_json
 from ftengine.cli.progress import listening
-from ftengine.report.text import printable
+from ftengine.text import counted, printable
 
 
 @click.command()
@@ -58,7 +58,6 @@ def predict(
     Example:
       ftengine predict runs/support --input questions.jsonl --output answers.jsonl --option max_new_tokens=40
     """
-    from ftengine.api.figures import counted
     from ftengine.engine.fine_tune import load_run
     from ftengine.engine.predict import predict_file, predict_rows
     from ftengine.run.yaml_text import key_and_value

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftengine.report.text import duration, number, one_line, size
+from ftengine.text import duration, number, one_line, size
 
 if TYPE_CHECKING:
     from rich.console import Console

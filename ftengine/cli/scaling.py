@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftengine.cli.page import table
 from ftengine.errors import InputError
-from ftengine.report.text import duration, number, one_line, share
+from ftengine.text import duration, number, one_line, percent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +36,7 @@ def show_scaling(out: Console, scaling: dict[str, Any]) -> None:
             f"{one['examples_a_step']:,}",
             f"{one['steps']:,}",
             *(seconds(one[f"{part}_seconds"]) for part in ("compute", "communication", "exposed")),
-            share(one["efficiency"]),
+            percent(one["efficiency"]),
             duration(one["seconds"]),
         )
         for one in scaling["scales"]

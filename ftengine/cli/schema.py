@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ftengine.errors import InputError
-from ftengine.report.text import printable
+from ftengine.text import printable
 
 FILE = "recipe.schema.json"
 """The file that `ftengine init` names in a recipe, where it lies beside it."""

@@ -14,7 +14,7 @@ from ftengine.cli.figures import show_figures, show_probes, show_slices, show_ve
 from ftengine.cli.options import json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, page, print_json
 from ftengine.cli.progress import is_main_process, listening
-from ftengine.report.text import NOTHING, cut_middle, duration, one_line, share, size, speed
+from ftengine.text import NOTHING, cut_middle, duration, one_line, percent, size, speed
 
 REPORT = "report.html"
 """The page that every run ends with."""
@@ -125,10 +125,10 @@ def _lines(run: Run, training: TrainingResult, seconds: float) -> list[tuple[str
     return [
         ("training", f"{duration(training.seconds)}, {steps}"),
         ("this command", duration(seconds)),
-        ("speed", speed(training) or None),
+        ("speed", speed(training.examples_per_second, training.tokens_per_second) or None),
         ("kernels", training.kernels or None),
         ("kept", None if best is None else f"the weights of step {best:,}, which have the lowest validation loss"),
-        ("parameters", f"{trained:,} of {total:,} trained ({share(trained / total)})"),
+        ("parameters", f"{trained:,} of {total:,} trained ({percent(trained / total)})"),
         ("peak memory", size(training.peak_memory_bytes)),
         ("trained part", str(run.trained)),
     ]

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Augmenter, Example, Task, overrides
-from ftengine.api.figures import counted
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import DataError, PluginError
 from ftengine.plugins.blame import named
+from ftengine.text import counted
 
 SAMPLED = 30
 """Examples that are changed to find some that look different, as an augmenter may leave most as they are."""

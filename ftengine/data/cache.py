@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from ftengine.api import BrokenRow, Reader, Row, comparable, place_of
-from ftengine.api.sizes import check_unfolded
+from ftengine.api import BrokenRow, Reader, Row, place_of
+from ftengine.data import check_unfolded
 from ftengine.data.cache_folder import ROWS, entry_of
 from ftengine.errors import DataError, PluginError
 from ftengine.plugins.blame import named
 from ftengine.plugins.registry import Factory
 from ftengine.plugins.returned import described, each, wrong
+from ftengine.text import comparable
 
 CACHE_FORMAT = 6
 """Part of every cache key; raised when the same file would be stored in another way."""

@@ -16,7 +16,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from ftengine.api.sizes import size_in
+from ftengine.data.files import size_in
 from ftengine.errors import DataError
 
 CACHE_VARIABLE = "FTENGINE_CACHE"

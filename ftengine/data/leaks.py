@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api.figures import counted
 from ftengine.data.distinct import Distinct
 from ftengine.data.near import Near
 from ftengine.data.read import Rows
 from ftengine.run.recipe import DataSection
+from ftengine.text import counted
 
 SHOWN_LEAKS = 5
 

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import comparable
 from ftengine.data.cache import BATCH_ROWS
 from ftengine.data.distinct import Distinct
+from ftengine.text import comparable
 
 FEWEST_WORDS = 16
 """Texts with fewer words are near duplicates only where all of their words are equal: "Yes, of course." and

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from ftengine.api.figures import counted
 from ftengine.errors import DataError
+from ftengine.text import counted
 
 
 def partition(

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Task, comparable
+from ftengine.api import Task
 from ftengine.data.read import NO_SKIPS, Rows, plain
+from ftengine.text import comparable
 
 to_json = json.JSONEncoder(sort_keys=True, default=plain).encode
 

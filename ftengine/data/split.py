@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import AuditedData, Task
-from ftengine.api.figures import counted
 from ftengine.data.audit import to_audit
 from ftengine.data.distinct import Distinct
 from ftengine.data.leaks import describe, find_leaks, leaked
@@ -24,6 +23,7 @@ from ftengine.data.split_columns import times, values
 from ftengine.errors import DataError
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import DataSection
+from ftengine.text import counted
 
 LEAST_ROWS = 0.1
 """Rows that a fraction comes to, at least; of few rows one is held out although it comes to less than one."""

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Listener, comparable
+from ftengine.api import Listener
 from ftengine.data.read import Rows
 from ftengine.data.row_hashes import connected, duplicate_numbers, key_of
 from ftengine.errors import DataError, did_you_mean
+from ftengine.text import comparable
 
 
 def _require(rows: Rows, column: str) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from ftengine.api import Difference, Estimate, Listener, SilentListener
-from ftengine.api.figures import ends, few_groups, sample_size
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import KnownTask, PreparedData, held_out, prepare_data
@@ -36,6 +35,7 @@ from ftengine.run.evaluation_result import Estimates, UndefinedAsNan
 from ftengine.run.recipe import Recipe
 from ftengine.run.record import Part, Record
 from ftengine.run.records import EvaluationResult, TrainingResult
+from ftengine.text import ends, few_groups, sample_size
 
 SECTION = "train."
 """Keys of the recipe that may differ between strategies: a learning rate that suits one does not suit another."""

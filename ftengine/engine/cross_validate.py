@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from ftengine.api import Baseline, Estimate, Finding, Listener, SilentListener
-from ftengine.api.figures import few_groups, known, sample_size
 from ftengine.data.split import make_splits
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import KnownTask, PreparedData, prepare_data
@@ -31,6 +30,7 @@ from ftengine.run.evaluation_result import Estimates, Figures
 from ftengine.run.recipe import Recipe
 from ftengine.run.record import Part, RedactedRecord
 from ftengine.run.records import EvaluationResult, RunRecords
+from ftengine.text import few_groups, known, sample_size
 
 
 class Spread(Part):

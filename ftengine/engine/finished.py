@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.api import Example, Listener, LoadedModel, ModelLoader, SilentListener, Task
-from ftengine.api.figures import listed
 from ftengine.engine.answer_origin import content_of_files
 from ftengine.engine.evaluate import add_figures, evaluate_run
 from ftengine.engine.experiment import Experiment
@@ -28,6 +27,7 @@ from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import versions
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import Environment, EvaluationResult, TrainedPart, Verdict
+from ftengine.text import listed
 from ftengine.training.callbacks import Callbacks
 
 

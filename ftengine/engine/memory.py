@@ -11,10 +11,10 @@ from ftengine.api import LoadedModel, Strategy
 from ftengine.engine.prepared_data import PreparedData
 from ftengine.errors import RecipeError
 from ftengine.parallel.device import Device
-from ftengine.report.text import size
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import TrainSection
 from ftengine.run.records import Environment, Memory
+from ftengine.text import size
 from ftengine.training.descent import groups_of
 from ftengine.training.estimate import Trial
 from ftengine.training.memory import available_bytes, held_bytes

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Listener, LoadedModel, Strategy
-from ftengine.api.figures import counted, untested_slices
 from ftengine.data.augmentation_preview import before_and_after, idle_augmenters
 from ftengine.data.batching import micro_batches, padding_share
 from ftengine.data.encoding import EncodedSplit
@@ -30,6 +29,7 @@ from ftengine.plugins.registry import Registry
 from ftengine.plugins.returned import matched
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
+from ftengine.text import counted, untested_slices
 from ftengine.training.estimate import GRADIENT_BYTES, estimate, planned_batches
 from ftengine.training.losses import SAMPLE
 from ftengine.training.modes import checkpoint_gradients, never_trained

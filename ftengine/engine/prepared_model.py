@@ -12,7 +12,6 @@ from accelerate.utils import broadcast_object_list, set_seed
 from torch import nn
 
 from ftengine.api import Event, LoadedModel, Started, Strategy, overrides
-from ftengine.api.figures import counted
 from ftengine.engine.base_predictions import run_base, run_model
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
@@ -36,6 +35,7 @@ from ftengine.plugins.returned import json_mapping
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import build, hardware, peak_memory_bytes, plugin_origins, versions
 from ftengine.run.records import Computation, Environment, Memory, TrainedPart, TrainingResult
+from ftengine.text import counted
 from ftengine.training.loop import Trainer
 from ftengine.training.memory import release_memory
 from ftengine.training.setup import Setup

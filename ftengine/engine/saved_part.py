@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Criterion, LoadedModel, Strategy, Task
+from ftengine.api import Batch, LoadedModel, Strategy, Task
 from ftengine.engine.experiment import described
 from ftengine.engine.prepared_data import KnownTask, held_out
 from ftengine.engine.prepared_model import PreparedModel, load_base_of, prepare_strategy
 from ftengine.errors import RunError, SavedPartDiffers
-from ftengine.model import copy_into, read_tensors, save_tensors, seeded, state_tensors
+from ftengine.model import Criterion, copy_into, read_tensors, save_tensors, seeded, state_tensors
 from ftengine.model.fingerprints import tensor_hashes
 from ftengine.model.in_float32 import in_float32
 from ftengine.model.parameters import frozen_tensors

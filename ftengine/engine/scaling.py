@@ -10,7 +10,7 @@ from typing import Any
 
 from ftengine.errors import InputError
 from ftengine.parallel.reduction import BUCKET_BYTES
-from ftengine.report.text import share
+from ftengine.text import percent
 
 WAITING = 0.1
 """Share of a step that may be spent waiting for gradients before something should be changed."""
@@ -97,13 +97,15 @@ def advice(scales: Sequence[Scale], accumulate: int, examples: int, bandwidth: f
             f"and there are {examples:,} to train on; at most {most:,} processes, or a smaller train.batch_size"
         )
     if last.efficiency >= 1 - WAITING:
-        computing = f"limited by computation: it is {share(last.efficiency)} of a step of {last.processes:,} processes"
+        computing = (
+            f"limited by computation: it is {percent(last.efficiency)} of a step of {last.processes:,} processes"
+        )
         return said or [computing]
     times = math.ceil(last.exposed_seconds * (1 / WAITING - 1) / last.compute_seconds)
     # At this speed a step waits for at most a tenth of its time, even if the backward pass hides nothing.
     enough = last.communication_seconds * bandwidth * 8 / last.compute_seconds * (1 / WAITING - 1) / 1e9
     said.append(
-        f"limited by the network: {share(1 - last.efficiency)} of a step of {last.processes:,} processes waits for "
+        f"limited by the network: {percent(1 - last.efficiency)} of a step of {last.processes:,} processes waits for "
         f"gradients. train.accumulate={accumulate * times} (a step then holds {last.examples_a_step * times:,} "
         f"examples) or {enough:,.0f} Gb/s would bring that to a tenth; so may a larger train.batch_size, or a strategy "
         "that trains fewer parameters"

@@ -8,17 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from ftengine.api import Metric, Table
-from ftengine.api.figures import Figure, few_groups, interval, known, listed, plain, probability, quoted, sample_size
 from ftengine.engine.compare import Comparison, PairDifference, conclude
 from ftengine.engine.cross_validate import CrossValidation
 from ftengine.engine.finished import Run
 from ftengine.engine.subprocess_runs import Child
 from ftengine.errors import InputError
 from ftengine.report.page import Overview
-from ftengine.report.text import number
 from ftengine.report.write import names_of
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import AuditResult, EvaluationResult
+from ftengine.text import Figure, few_groups, interval, known, listed, number, plain, probability, quoted, sample_size
 
 
 def together(folder: str | Path) -> Comparison | CrossValidation | None:
@@ -119,7 +118,7 @@ def _of_folds(made: CrossValidation, metrics: Mapping[str, Metric]) -> Overview:
     for name, spread in made.spread.items():
         between = "undefined"
         if spread.least is not None:
-            between = f"{number(spread.least)} to {number(spread.greatest)}".replace("-", "−")
+            between = f"{number(spread.least)} to {number(spread.greatest)}"
         std = number(spread.std) if spread.std is not None else "undefined"
         change, apart = made.difference.get(name), name not in made.tuned
         sides = (_with_interval(made.base.get(name)), _with_interval(made.tuned.get(name)))

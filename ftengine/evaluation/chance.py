@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping
 from typing import TypeVar
 
 from ftengine.api import Difference
-from ftengine.api.figures import Figure, ends
+from ftengine.text import Figure, ends
 
 CHANCE = 0.05
 """p-values above it are taken for chance."""

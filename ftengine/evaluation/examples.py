@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Example, ExampleScores, find_personal, overrides, redact_json, redact_pieces
+from ftengine.api import Example, ExampleScores, overrides
 from ftengine.data.encoding import EncodedSplit
 from ftengine.evaluation.figures import Figure
 from ftengine.evaluation.plan import EvalSet, answer_keys
 from ftengine.evaluation.significance import PValue, mcnemar
 from ftengine.evaluation.table import Predictions
 from ftengine.evaluation.weights import Weights
+from ftengine.text import find_personal, redact_json, redact_pieces
 
 SHOWN = 10
 """Examples that are shown on each side."""

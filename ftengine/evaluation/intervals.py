@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy.special import ndtr, stdtrit
 
-from ftengine.api.figures import FEW_GROUPS
+from ftengine.text import FEW_GROUPS
 
 CONFIDENCE = 0.95
 Interval = tuple[float | None, float | None]

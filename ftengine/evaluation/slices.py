@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Difference, Evaluator, ExampleScores, Rows
-from ftengine.api.figures import FEW_GROUPS
 from ftengine.data.read import Rows as DataRows
 from ftengine.errors import RecipeError, did_you_mean
 from ftengine.evaluation.chance import holm
@@ -21,6 +20,7 @@ from ftengine.evaluation.intervals import CONFIDENCE
 from ftengine.evaluation.table import equal
 from ftengine.evaluation.weights import Weights
 from ftengine.run.evaluation_result import USUAL, Slice, SlicedColumn
+from ftengine.text import FEW_GROUPS
 
 MOST_VALUES = 50
 """Values of a column that become slices, the most frequent ones; the examples of all others are counted together."""

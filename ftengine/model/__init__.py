@@ -5,6 +5,7 @@ Everything here is open to plugins.
 
 from ftengine.model.chat import encode_conversation, end_of_turn, has_template, read_messages, render
 from ftengine.model.code import fingerprint_code
+from ftengine.model.criterion import Criterion
 from ftengine.model.fingerprints import (
     fingerprint_base,
     fingerprint_processor,
@@ -44,6 +45,7 @@ __all__ = [
     "IGNORED",
     "MODEL_FILE",
     "TRAINED_FILE",
+    "Criterion",
     "GenerationOptions",
     "ModuleNames",
     "RMSNorm",

@@ -27,7 +27,7 @@ from ftengine.model.modes import evaluating, widen
 from ftengine.model.probing import raw_outputs
 
 if TYPE_CHECKING:
-    from ftengine.api import Criterion
+    from ftengine.model.criterion import Criterion
 
 IGNORED = -100
 """Label of a token that is not trained on, as everywhere in torch and transformers."""

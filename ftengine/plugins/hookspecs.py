@@ -13,6 +13,23 @@ import pluggy
 
 from ftengine import api
 
+__all__ = [
+    "ftengine_audits",
+    "ftengine_augmenters",
+    "ftengine_callbacks",
+    "ftengine_evaluators",
+    "ftengine_model_loaders",
+    "ftengine_optimizers",
+    "ftengine_readers",
+    "ftengine_regularizers",
+    "ftengine_rules",
+    "ftengine_schedules",
+    "ftengine_strategies",
+    "ftengine_tasks",
+    "hookimpl",
+    "hookspec",
+]
+
 hookspec = pluggy.HookspecMarker("ftengine")
 hookimpl = pluggy.HookimplMarker("ftengine")
 

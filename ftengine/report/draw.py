@@ -13,9 +13,8 @@ from statistics import fmean
 from markupsafe import Markup
 
 from ftengine.api import Display, Line, LineChart, Matrix, Table
-from ftengine.api.figures import Figure, ends, known, with_interval
 from ftengine.report.plot import MOST_LINES, line_svg, safe
-from ftengine.report.text import number
+from ftengine.text import Figure, ends, known, number, with_interval
 
 MOST_POINTS = 200
 """Points of a line that are drawn; more are averaged in groups of neighbours, which a small chart cannot tell apart."""

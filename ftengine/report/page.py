@@ -12,13 +12,29 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from ftengine.api import Table, figures, redact
+from ftengine.api import Table
 from ftengine.evaluation import is_beyond_chance
 from ftengine.report.charts import together
 from ftengine.report.draw import draw, interval_plot
 from ftengine.report.sections import Section, beside, heading, sections
-from ftengine.report.text import cut, duration, number, printable, share, size, speed
 from ftengine.run.records import RunRecords, Verdict
+from ftengine.text import (
+    at_zero,
+    cut,
+    duration,
+    interval,
+    known,
+    no_interval,
+    number,
+    plain,
+    printable,
+    probability,
+    redact,
+    short,
+    size,
+    speed,
+    test_name,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -113,22 +129,20 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "plain": figures.plain,
-        "interval": figures.interval,
-        "short": figures.short,
+        "plain": plain,
+        "interval": interval,
+        "short": short,
         "rough": lambda value: number(float(f"{value:.2g}")),
-        "probability": figures.probability,
-        "number": lambda value: number(value).replace("-", "−"),
+        "probability": probability,
+        "number": number,
         "duration": duration,
         "size": size,
-        "speed": speed,
-        "share": share,
         "cut": lambda text, most: cut(redact(text), most),  # first, as half of a value is not recognised
         "thousands": lambda value: "–" if value is None else f"{value:,}",
     }
-    environment.globals |= {"pair_plot": interval_plot, "draw": draw, "known": figures.known}
-    environment.globals |= {"at_zero": figures.at_zero, "no_interval": figures.no_interval}
-    environment.globals |= {"is_beyond_chance": is_beyond_chance, "test_name": figures.test_name}
+    environment.globals |= {"pair_plot": interval_plot, "draw": draw, "known": known}
+    environment.globals |= {"at_zero": at_zero, "no_interval": no_interval}
+    environment.globals |= {"is_beyond_chance": is_beyond_chance, "test_name": test_name, "speed": speed}
     return environment
 
 

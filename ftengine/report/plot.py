@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from ftengine.api import Line, LineChart, redact
-from ftengine.report.text import printable
+from ftengine.api import Line, LineChart
+from ftengine.text import printable, redact
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

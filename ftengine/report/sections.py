@@ -9,14 +9,13 @@ from typing import Any
 import yaml
 
 from ftengine.api import Baseline, Display, LineChart, Table
-from ftengine.api.figures import counted, sample_size
 from ftengine.evaluation import is_beyond_chance
 from ftengine.report.charts import learning_rate, losses, trade_off
 from ftengine.report.draw import merge_charts
-from ftengine.report.text import NOTHING, duration, number, size, speed
 from ftengine.run.evaluation_result import ChangedExample, Slice, SlicedColumn
 from ftengine.run.record import flat
 from ftengine.run.records import RunRecords
+from ftengine.text import NOTHING, counted, duration, number, sample_size, size, speed
 
 MOST_FACTS = 40
 """Facts of an evaluator that a page shows."""
@@ -39,13 +38,14 @@ class Section:
 def heading(run: RunRecords) -> list[tuple[str, str]]:
     """Return what the run is, in a few facts."""
     recipe, training = run.recipe, run.training
+    rate = speed(training.examples_per_second, training.tokens_per_second)
     return [
         ("model", recipe.model.source),
         ("task", recipe.task["name"]),
         ("strategy", recipe.strategy["name"]),
         ("data", recipe.data.train),
         ("trained", f"{training.trainable_parameters:,} of {training.total_parameters:,} parameters"),
-        ("training time", f"{duration(training.seconds)}{f', {rate}' if (rate := speed(training)) else ''}"),
+        ("training time", ", ".join(filter(None, (duration(training.seconds), rate)))),
         ("peak memory", size(training.peak_memory_bytes)),
         *([("kernels", training.kernels)] if training.kernels else []),
     ]

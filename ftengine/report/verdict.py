@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from ftengine.api import Finding
 from ftengine.api.display import LEVELS
-from ftengine.api.figures import listed
 from ftengine.plugins.registry import Registry
 from ftengine.plugins.returned import each
 from ftengine.run.records import RunRecords, Verdict
+from ftengine.text import listed
 
 UNJUDGED = Finding(kind="quality", level="note", text="No rule judged the quality of this run.")
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from ftengine.api import redact_json
 from ftengine.errors import RunError
 from ftengine.run.directory import RunDirectory
+from ftengine.text import redact_json
 
 if TYPE_CHECKING:
     from typing import Self  # of Python 3.11

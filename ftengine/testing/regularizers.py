@@ -10,8 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ftengine.api import Batch, Criterion, LoadedModel, Regularizer, Task, overrides
-from ftengine.model import state_tensors, trainable
+from ftengine.api import Batch, LoadedModel, Regularizer, Task, overrides
+from ftengine.model import Criterion, state_tensors, trainable
 from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.samples import on_meta
 from ftengine.testing.values import copies, differing, hooks, require_meta, without_values

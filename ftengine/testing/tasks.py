@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ftengine import api
+from ftengine.model import Criterion
 from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.samples import on_meta
 from ftengine.testing.values import ROUNDING, close, equal, without_values
@@ -90,7 +91,7 @@ class TaskChecks(Checks):
 
     def the_criterion_is_what_is_summed(self) -> None:
         task, loaded, batch = self._ready()
-        loss, weight = loss_of(task, loaded.module, batch, api.Criterion())
+        loss, weight = loss_of(task, loaded.module, batch, Criterion())
         assert bool(torch.isfinite(loss)), f"the loss is {loss}"
         assert loss.requires_grad, "no gradient reaches the model"
         wanted = sum(task.encode(row, loaded.processor)["weight"] for row in self.examples)
@@ -121,7 +122,7 @@ class TaskChecks(Checks):
         task, loaded, batch = self._ready()
         if not task.predicts_probabilities:
             skip("it does not say that other criteria suit it (`predicts_probabilities`)")
-        plain, _ = loss_of(task, loaded.module, batch, api.Criterion())
+        plain, _ = loss_of(task, loaded.module, batch, Criterion())
         half, _ = loss_of(task, loaded.module, batch, _Scaled(1, 0.5))
         assert not torch.allclose(plain, half, rtol=1e-3), (
             "a criterion that halves every loss changes nothing: compute losses with the criterion that is given"
@@ -182,7 +183,7 @@ class TaskChecks(Checks):
 
     def _loss(self, task: api.Task, loaded: api.LoadedModel, rows: Sequence[api.Example]) -> tuple[float, float]:
         with torch.no_grad():
-            loss, weight = loss_of(task, loaded.module, self._batch(task, loaded, rows), api.Criterion())
+            loss, weight = loss_of(task, loaded.module, self._batch(task, loaded, rows), Criterion())
         return float(loss), float(weight)
 
     def _predicted(self, task: api.Task, loaded: api.LoadedModel, batch: api.Batch) -> list[api.Prediction]:
@@ -206,7 +207,7 @@ class TaskChecks(Checks):
         return task, loaded, self._batch(task, loaded, self.examples)
 
 
-class _Scaled(api.Criterion):
+class _Scaled(Criterion):
     """The plain losses of so many passes together, times a factor."""
 
     def __init__(self, passes: int, factor: float) -> None:

@@ -13,10 +13,10 @@ import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from ftengine.api import Batch, BeforeStep, Criterion, Strategy, overrides
+from ftengine.api import Batch, BeforeStep, Strategy, overrides
 from ftengine.data.batching import batches_in_step
 from ftengine.errors import PluginError, TrainingError
-from ftengine.model import default_param_groups, trainable
+from ftengine.model import Criterion, default_param_groups, trainable
 from ftengine.parallel.reduction import Reduction
 from ftengine.parallel.sharding import got_gradients, is_sharded, not_finite, whole_norm
 from ftengine.plugins.blame import named

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ftengine.api import Batch, overrides
-from ftengine.api.figures import counted
 from ftengine.model import seeded
 from ftengine.run.environment import peak_memory_bytes
+from ftengine.text import counted
 from ftengine.training.memory import available_bytes
 from ftengine.training.setup import Setup
 from ftengine.training.steps import Steps

@@ -6,9 +6,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Criterion, Task
+from ftengine.api import Batch, Task
 from ftengine.data.batching import batches_in_step, by_length
 from ftengine.data.encoding import EncodedSplit
+from ftengine.model import Criterion
 from ftengine.parallel.sharding import is_sharded, reshard
 from ftengine.plugins.returned import is_scalar, wrong
 

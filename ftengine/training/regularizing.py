@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Criterion, LoadedModel, Regularizer, Strategy, Task, overrides
+from ftengine.api import Batch, LoadedModel, Regularizer, Strategy, Task, overrides
+from ftengine.model import Criterion
 from ftengine.parallel.sharding import is_sharded, require_on_parts
 from ftengine.plugins.returned import is_scalar, json_mapping, wrong
 

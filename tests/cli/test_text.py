@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftengine.cli.page import page
-from ftengine.report.text import cut, duration, number, one_line, printable, share, size
+from ftengine.text import cut, duration, number, one_line, percent, printable, size
 
 STEERING = {
     chr(i) for i in (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -39,13 +39,13 @@ def test_escapes_say_what_was_there():
     ("shown", "expected"),
     [
         (number(0.951234), "0.9512"),
-        (number(-1234.5), "-1,234"),
+        (number(-1234.5), "−1,234"),
         (number(999.96), "1,000"),
         (number(0), "0"),
         (number(None), "–"),
-        (share(0.0324), "3.2 %"),
-        (share(0.00031), "0.031 %"),
-        (share(0), "0.0 %"),
+        (percent(0.0324), "3.2 %"),
+        (percent(0.00031), "0.031 %"),
+        (percent(0), "0 %"),
         (duration(0.04), "0.0 s"),
         (duration(9.97), "10 s"),
         (duration(59.7), "1 min 0 s"),

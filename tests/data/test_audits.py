@@ -8,10 +8,11 @@ import re
 
 import pytest
 
-from ftengine.api import Audit, Finding, Matrix, find_personal, redact, redact_json, redact_pieces
+from ftengine.api import Audit, Finding, Matrix
 from ftengine.run.directory import RunDirectory
 from ftengine.run.evaluation_result import Details, Displays, EvaluationResult
 from ftengine.run.records import Verdict
+from ftengine.text import find_personal, redact, redact_json, redact_pieces
 from ftengine_builtins.audits.languages import letter_script, minorities, script_of
 from ftengine_builtins.audits.texts import is_garbled
 

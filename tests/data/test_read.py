@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from runs import Forked
 
-from ftengine.api import comparable
 from ftengine.data import cache as row_cache
 from ftengine.data.read import read_rows
 from ftengine.data.split import read_for
 from ftengine.errors import DataError
 from ftengine.run.recipe import DataSection
+from ftengine.text import comparable
 from ftengine_builtins.readers import json_text
 
 TWO = '{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n'

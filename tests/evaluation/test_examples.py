@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from partly import partly
 
-from ftengine.api import Evaluator, ExampleScores, Task, View, redact_pieces
+from ftengine.api import Evaluator, ExampleScores, Task, View
 from ftengine.evaluation.examples import most_changed, scored_by, shortened, single_examples
 from ftengine.evaluation.plan import EvalSet
 from ftengine.evaluation.table import Predictions
+from ftengine.text import redact_pieces
 
 EMAIL = "Jane.Doe@example.org"
 

@@ -10,7 +10,6 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from ftengine.api import Difference, Estimate, Evaluator, ExampleScores, Metric
-from ftengine.api.figures import against, few_groups, too_few
 from ftengine.errors import PluginError, RecipeError
 from ftengine.evaluation import holm
 from ftengine.evaluation.differences import Gap, compare, gap_between
@@ -19,6 +18,7 @@ from ftengine.evaluation.intervals import percentile_interval, score_interval, s
 from ftengine.evaluation.plan import check_evaluators, check_metrics
 from ftengine.evaluation.significance import PValue, mcnemar, t_test
 from ftengine.evaluation.weights import Weights
+from ftengine.text import against, few_groups, too_few
 
 
 class Mean(Evaluator):

@@ -8,7 +8,7 @@ from expected import raises
 from report_samples import LABELS, everything, sound, write_run
 
 from ftengine import load_run
-from ftengine.api import Estimate, Finding, Metric, Rule, figures
+from ftengine.api import Estimate, Finding, Metric, Rule
 from ftengine.cli import main
 from ftengine.errors import RunError
 from ftengine.plugins.registry import Registry
@@ -16,6 +16,7 @@ from ftengine.report.verdict import judge
 from ftengine.report.write import conclude, runs_in, verdict_of, write_report
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import RunRecords, Verdict
+from ftengine.text import figures
 
 
 class Always(Rule):

@@ -10,19 +10,9 @@ import torch
 from broken import failed, require
 from dpo import DPO
 
-from ftengine.api import (
-    Audit,
-    Augmenter,
-    Criterion,
-    FileReader,
-    Finding,
-    Row,
-    Rule,
-    Task,
-    TextAugmenter,
-    View,
-    text_lines,
-)
+from ftengine.api import Audit, Augmenter, FileReader, Finding, Row, Rule, Task, TextAugmenter, View
+from ftengine.data import text_lines
+from ftengine.model import Criterion
 from ftengine.testing import check_results, check_task, fixture
 from ftengine_builtins.tasks.text_classification import TextClassification
 

@@ -72,7 +72,7 @@ def show(found: Benchmarks) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ftengine.api.figures import interval, plain
+    from ftengine.text import interval, plain
 
     table = Table(box=None, pad_edge=False, header_style="")
     for column in ("task", "metric", "examples", "base", "tuned", "difference", "95 % interval"):

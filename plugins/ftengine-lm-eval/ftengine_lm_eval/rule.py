@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from ftengine.api import Difference, Finding, Rule
-from ftengine.api.figures import against, counted, ends, interval, listed, plain, probability
 from ftengine.evaluation import holm
+from ftengine.text import against, counted, ends, interval, listed, plain, probability
 from ftengine_lm_eval.evaluator import LmEval
 from ftengine_lm_eval.figures import LEVEL, Benchmark, BenchmarkMetric
 from ftengine_lm_eval.figures import Benchmarks as Found

@@ -101,7 +101,7 @@ def show(found: Tuning) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ftengine.api.figures import interval, plain
+    from ftengine.text import interval, plain
     from ftengine_optuna.result import ranked
     from ftengine_optuna.space import shown
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from ftengine.api import Estimate
-from ftengine.api.figures import counted, decimals, digits, known, plain, with_interval
 from ftengine.errors import RunError
+from ftengine.text import counted, decimals, known, number, plain, with_interval
 
 FILE = "tune.json"
 
@@ -134,7 +134,7 @@ def _on_test(found: Tuning, best: Tried) -> str:
         return f"On the test split, which no trial saw, {found.label} is undefined."
     worse = best.figure.value - tested.tuned.value if found.higher_is_better else tested.tuned.value - best.figure.value
     places = decimals(best.figure)
-    apart = f"{digits(abs(worse), places)} {'worse' if worse > 0 else 'better'} than on validation"
+    apart = f"{number(abs(worse), places)} {'worse' if worse > 0 else 'better'} than on validation"
     looks = "once" if len(found.tested) == 1 else f"{len(found.tested)} times, each after further trials"
     again = "" if len(found.tested) == 1 else " A choice that follows a look at the test split makes it optimistic too."
     return (

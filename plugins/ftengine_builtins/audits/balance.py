@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from ftengine.api import Audit, AuditedData, Display, Finding, Table
-from ftengine.api.figures import listed
+from ftengine.text import listed
 from ftengine_builtins.tasks.class_labels import MISSING
 
 RARE = 10

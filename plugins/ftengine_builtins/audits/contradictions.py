@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Audit, AuditedData, AuditedRows, Finding, View, comparable
-from ftengine.api.figures import counted
+from ftengine.api import Audit, AuditedData, AuditedRows, Finding, View
+from ftengine.text import comparable, counted
 
 ALARM = 0.02
 """Share of rows whose text also stands there with another label, from which it is an alarm."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from ftengine.api import AuditedData, Finding
-from ftengine.api.figures import listed
+from ftengine.text import listed
 
 SHOWN_PLACES = 5
 

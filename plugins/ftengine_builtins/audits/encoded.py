@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ftengine.api import Audit, AuditedData, Display, Finding, Table
-from ftengine.api.figures import listed, percent
+from ftengine.text import listed, percent
 from ftengine_builtins.audits.counting import counted, split_name
 
 SHOWN = ("50", "95", "99", "100")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ftengine.api import Audit, AuditedData, Finding
-from ftengine.api.figures import counted
+from ftengine.text import counted
 
 
 class Reading(Audit):

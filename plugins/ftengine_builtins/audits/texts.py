@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ftengine.api import PERSONAL, Audit, AuditedData, Finding, find_personal
+from ftengine.api import Audit, AuditedData, Finding
+from ftengine.text import PERSONAL, find_personal
 from ftengine_builtins.audits.counting import finding
 from ftengine_builtins.audits.languages import letter_script
 

@@ -10,8 +10,9 @@ import numpy as np
 from pydantic import Field
 
 from ftengine import api
-from ftengine.api import Baseline, ExampleScores, redact
+from ftengine.api import Baseline, ExampleScores
 from ftengine.errors import RecipeError
+from ftengine.text import redact
 from ftengine_builtins.evaluators.base import WeightedEvaluator, higher, share
 from ftengine_builtins.evaluators.overlap import normalized, rouge_l, rouge_n, rouge_words, token_f1
 from ftengine_builtins.evaluators.weighted import known, mean_of_known, means, numbers, ratio, totals, trials_of_means

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ftengine.api import BrokenRow, FileReader, check_unfolded
+from ftengine.api import BrokenRow, FileReader
+from ftengine.data import check_unfolded
 from ftengine_builtins.readers.arrow_messages import unfolded_bytes
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ftengine.api import BrokenRow, Reader, Row
-from ftengine.api.figures import counted
+from ftengine.text import counted
 
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Suffixes of files that are taken for images."""

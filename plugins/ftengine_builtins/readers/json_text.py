@@ -9,8 +9,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from ftengine.api import BrokenRow, FileReader, Row, encoding_of, redact_short, text_lines
+from ftengine.api import BrokenRow, FileReader, Row
+from ftengine.data import encoding_of, text_lines
 from ftengine.errors import shown
+from ftengine.text import redact_short
 
 
 class JsonLinesReader(FileReader):

@@ -10,7 +10,9 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from ftengine.api import BrokenRow, Config, FileReader, Row, comparable, redact_short, text_lines
+from ftengine.api import BrokenRow, Config, FileReader, Row
+from ftengine.data import text_lines
+from ftengine.text import comparable, redact_short
 
 _NAMED = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _QUOTED = re.compile(r'"(?:[^"]|"")*"?')

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from ftengine.api import BrokenRow, Config, FileReader, Row, text_lines
+from ftengine.api import BrokenRow, Config, FileReader, Row
+from ftengine.data import text_lines
 
 
 class TextReader(FileReader):

@@ -7,8 +7,9 @@ from pydantic import Field
 from torch import Tensor
 
 from ftengine import api
-from ftengine.api import Criterion, LoadedModel, Regularizer, RegularizerTraits, Task
+from ftengine.api import LoadedModel, Regularizer, RegularizerTraits, Task
 from ftengine.errors import RecipeError
+from ftengine.model import Criterion
 from ftengine_builtins.regularizers.randomness import is_random
 
 

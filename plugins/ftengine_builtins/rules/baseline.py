@@ -7,8 +7,8 @@ from typing import Any
 
 from ftengine import RunRecords
 from ftengine.api import Baseline, Difference, Estimate, Finding, Rule
-from ftengine.api.figures import FEW, against, counted, ends, known, listed, plain, quoted, short, with_interval
 from ftengine.evaluation import CHANCE
+from ftengine.text import FEW, against, counted, ends, known, listed, plain, quoted, short, with_interval
 
 MOSTLY, SELDOM = 0.95, 0.5
 """Share of the examples to which one answer is given that counts as constant, where it is the truth of at most half."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
-from ftengine.api.figures import digits, ends, with_interval
+from ftengine.text import ends, number, with_interval
 from ftengine_builtins.rules.quality import sides
 
 NOTE = 0.05
@@ -68,5 +68,5 @@ def _cure(facts: dict[str, Any], *, over: bool) -> str:
         return ""
     return (
         f" A temperature of {temperature:.2f}, fitted on validation, would lower the calibration error from "
-        f"{digits(before, 3)} to {digits(after, 3)}."
+        f"{number(before, 3)} to {number(after, 3)}."
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
-from ftengine.api.figures import percent
+from ftengine.text import percent
 from ftengine_builtins.audits.sources import LEAKED, REPEATED
 from ftengine_builtins.rules.quality import is_chosen
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from ftengine import RunRecords
 from ftengine.api import Difference, Finding, Rule
-from ftengine.api.figures import digits, ends, percent, with_interval
 from ftengine.evaluation import near_end
+from ftengine.text import ends, number, percent, with_interval
 
 RISE = 0.05
 """Relative rise of the validation loss above its lowest that counts as over-fitting. Between two validations of one
@@ -44,9 +44,9 @@ class OverFitting(Rule):
             return
         kept = figures["kept_step"] = run.kept_step
         course = f"from step {figures['step']:,} to {figures['last_step']:,}, the validation loss rose from "
-        course += f"{digits(figures['lowest'], 3)} to {digits(figures['last'], 3)} (by {percent(figures['rise'])})"
+        course += f"{number(figures['lowest'], 3)} to {number(figures['last'], 3)} (by {percent(figures['rise'])})"
         if figures["training_last"] is not None:
-            before, after = (digits(figures[key], 3) for key in ("training_at_lowest", "training_last"))
+            before, after = (number(figures[key], 3) for key in ("training_at_lowest", "training_last"))
             course += f" while the loss on training examples fell from {before} to {after}"
         at_kept = next((point.validation_loss for point in points if point.step == kept), None)
         if in_time := at_kept is not None and at_kept <= figures["lowest"] * (1 + RISE):

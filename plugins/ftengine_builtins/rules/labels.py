@@ -6,8 +6,8 @@ from typing import Any
 
 from ftengine import RunRecords
 from ftengine.api import Baseline, Finding, Rule
-from ftengine.api.figures import counted, interval, percent, plain, short_place, with_interval
 from ftengine.evaluation import near_end
+from ftengine.text import counted, interval, percent, plain, short_place, with_interval
 from ftengine_builtins.rules.baseline import no_better_than_a_constant
 from ftengine_builtins.rules.fitting import seen_metric
 

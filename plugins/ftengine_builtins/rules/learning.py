@@ -11,8 +11,8 @@ from scipy.special import stdtrit
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
-from ftengine.api.figures import counted, digits, known, percent
 from ftengine.evaluation import CHANCE
+from ftengine.text import counted, known, number, percent
 from ftengine_builtins.rules.baseline import no_better_than_a_constant, threshold_of
 
 LEAST_FALL = 0.05
@@ -82,7 +82,7 @@ class LearningCurve(Rule):
             return
         line, rate = trend(run.steps), f"{run.recipe.train.learning_rate:g}"
         figures = {"first": line.first, "last": line.last, "change": {"low": line.low, "high": line.high}}
-        course = f"{digits(line.first, 3)} at the beginning, {digits(line.last, 3)} at the end"
+        course = f"{number(line.first, 3)} at the beginning, {number(line.last, 3)} at the end"
         if line.low > 0:
             text = f"Lower the learning rate ({rate}): the training loss rose ({course})."
             yield Finding(kind="learning", level="alarm", text=text, figures=figures)
@@ -107,9 +107,9 @@ def _came_apart(run: RunRecords) -> Finding | None:
     if peak < PEAK * start or peak < start + 1 or peak < _even_guess(run):
         return None
     at, last = run.steps[means.index(peak)].step, fmean(losses[-PEAK_STEPS:])
-    came = f", and came down to {digits(last, 3)}" if last < peak / 2 else ""
+    came = f", and came down to {number(last, 3)}" if last < peak / 2 else ""
     text = f"Lower the learning rate ({run.recipe.train.learning_rate:g}): training was unstable; its loss rose from "
-    text += f"{digits(start, 3)} to {digits(peak, 3)} at step {at:,}{came}."
+    text += f"{number(start, 3)} to {number(peak, 3)} at step {at:,}{came}."
     level = "note" if _learned(run) and not no_better_than_a_constant(run) else "alarm"
     return Finding(kind="learning", level=level, text=text, figures={"first": start, "peak": peak, "last": last})
 
@@ -157,11 +157,11 @@ def _hardly(run: RunRecords) -> Iterator[Finding]:
     noise = 2 * math.sqrt(2 / count) * stdev(losses)  # of the fall, as single batches differ
     if not first > 0 or first - last + noise > first * HARDLY:
         return
-    text = f"The training loss {'hardly fell' if last < first else 'did not fall'}: from {digits(first, 3)} to "
-    text += f"{digits(last, 3)} in {counted(len(losses), 'step')}. Try more steps or a higher learning rate first "
+    text = f"The training loss {'hardly fell' if last < first else 'did not fall'}: from {number(first, 3)} to "
+    text += f"{number(last, 3)} in {counted(len(losses), 'step')}. Try more steps or a higher learning rate first "
     text += f"({run.recipe.train.learning_rate:g} now)."
     if (threshold := threshold_of(run)) is not None and (labels := len(threshold.baseline.classes)) > 1:
-        text += f" Guessing evenly among {labels:,} labels has a loss of {digits(math.log(labels), 3)}."
+        text += f" Guessing evenly among {labels:,} labels has a loss of {number(math.log(labels), 3)}."
     level, figures = "alarm" if no_better_than_a_constant(run) else "note", {"first": first, "last": last}
     yield Finding(kind="learning", level=level, text=text, figures=figures | {"steps": len(losses)})
 

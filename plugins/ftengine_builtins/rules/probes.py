@@ -7,9 +7,9 @@ from typing import Any
 
 from ftengine import RunRecords
 from ftengine.api import Difference, Finding, Rule
-from ftengine.api.figures import Figure, against, counted, ends, known, percent, plain, probability, short
-from ftengine.api.figures import with_interval as told
 from ftengine.evaluation import got_worse, near_end
+from ftengine.text import Figure, against, counted, ends, known, percent, plain, probability, short
+from ftengine.text import with_interval as told
 from ftengine_builtins.rules.quality import sides, would_show
 
 FORGETTING = 0.05

@@ -5,9 +5,9 @@ from typing import Any
 
 from ftengine import RunRecords
 from ftengine.api import Difference, Estimate, Finding, Rule
-from ftengine.api.figures import against, ends, few_groups, interval, known, listed, plain, probability, sample_size
-from ftengine.api.figures import with_interval as told
 from ftengine.evaluation import got_worse
+from ftengine.text import against, ends, few_groups, interval, known, listed, plain, probability, sample_size
+from ftengine.text import with_interval as told
 from ftengine_builtins.rules.baseline import (
     exact_answers,
     no_better_than_a_constant,

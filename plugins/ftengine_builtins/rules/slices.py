@@ -5,9 +5,9 @@ from typing import Any
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
-from ftengine.api.figures import Figure, counted, listed, plain, probability, quoted, short, untested_slices
-from ftengine.api.figures import with_interval as told
 from ftengine.evaluation import is_beyond_chance, near_end
+from ftengine.text import Figure, counted, listed, plain, probability, quoted, short, untested_slices
+from ftengine.text import with_interval as told
 
 SLICE_GAP = 0.05
 """Gap relative to the whole split's figure, at the interval's near end, from which a slice is an alarm: with many

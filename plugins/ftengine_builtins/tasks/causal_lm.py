@@ -9,8 +9,9 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Criterion, Example, Features, LoadedModel, Prediction, TaskTraits, View
+from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, TaskTraits, View
 from ftengine.errors import DataError, RecipeError
+from ftengine.model import Criterion
 from ftengine.model.chat import Message, conversation_spans, has_template, is_trained, render, with_system
 from ftengine.model.generation import GenerationOptions, complete, made_to_fit, stop_tokens
 from ftengine.model.packing import Packer

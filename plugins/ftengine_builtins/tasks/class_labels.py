@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from ftengine.api import Example, comparable
+from ftengine.api import Example
 from ftengine.errors import DataError, did_you_mean, shown
+from ftengine.text import comparable
 
 SHOWN_NAMES = 10
 _TRUTHS = frozenset({"false", "true"})

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Criterion, Prediction, Task
+from ftengine.api import Batch, Config, Prediction, Task
+from ftengine.model import Criterion
 from ftengine.model.token_loss import TokenLoss
 from ftengine.model.tokens import stack_tokens
 

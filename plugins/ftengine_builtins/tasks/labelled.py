@@ -10,9 +10,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Config, Criterion, Example, Features, Labels, LoadedModel, Prediction, Task
+from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, Prediction, Task
 from ftengine.errors import DataError, did_you_mean
-from ftengine.model import raw_outputs, widen
+from ftengine.model import Criterion, raw_outputs, widen
 from ftengine_builtins.tasks.class_labels import (
     as_number,
     in_order,

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from ftengine.api import Example, Recognised, View, comparable
+from ftengine.api import Example, Recognised, View
 from ftengine.errors import DataError, shown
 from ftengine.model.chat import Message, is_trained, read_messages
+from ftengine.text import comparable
 from ftengine_builtins.tasks.recognising import first_of, renamed
 
 SHAPES = "`messages` (a list of {role, content}), or `prompt` and `completion` (texts or such lists), or `text`"

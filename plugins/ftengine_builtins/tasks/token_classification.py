@@ -10,21 +10,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ftengine.api import (
-    Batch,
-    Config,
-    Criterion,
-    Example,
-    Features,
-    Labels,
-    LoadedModel,
-    Prediction,
-    Task,
-    TaskTraits,
-    View,
-)
+from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, Prediction, Task, TaskTraits, View
 from ftengine.errors import DataError
-from ftengine.model import raw_outputs, widen
+from ftengine.model import Criterion, raw_outputs, widen
 from ftengine.model.token_loss import IGNORED
 from ftengine.model.tokens import encode_words, length_limit, stack_tokens
 from ftengine_builtins.tasks import tagged_rows

@@ -5,8 +5,9 @@ import torch
 from expected import raises
 from torch import nn
 
-from ftengine.api import Criterion, LoadedModel, Regularizer
+from ftengine.api import LoadedModel, Regularizer
 from ftengine.errors import RecipeError
+from ftengine.model import Criterion
 from ftengine.training.regularizing import Attached
 from ftengine_builtins.regularizers.criteria import LabelSmoothing, RDrop
 from ftengine_builtins.regularizers.dropout import Dropout

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ftengine.api import Criterion, LoadedModel
-from ftengine.model import state_tensors, trainable
+from ftengine.api import LoadedModel
+from ftengine.model import Criterion, state_tensors, trainable
 from ftengine_builtins.regularizers.criteria import LabelSmoothing, RDrop, binary_divergence, divergence
 from ftengine_builtins.regularizers.dropout import Dropout
 from ftengine_builtins.regularizers.ema import Ema

@@ -10,9 +10,9 @@ from torch import nn
 from transformers import MambaConfig, MambaForCausalLM, ResNetConfig, ResNetForImageClassification
 from virtual_token_models import DECODERS, MODELS, TEXT, answered, build, inputs, logits, ones, padded, tokens, with_
 
-from ftengine.api import Criterion, LoadedModel
+from ftengine.api import LoadedModel
 from ftengine.errors import InputError, RecipeError
-from ftengine.model import trainable
+from ftengine.model import Criterion, trainable
 from ftengine.plugins.registry import Registry
 from ftengine_builtins.tasks.causal_lm import CausalLM
 

@@ -12,8 +12,9 @@ from expected import raises
 from PIL import Image
 from tiny import SIDE, image_processor, tiny_resnet, tiny_vit
 
-from ftengine.api import Criterion, LoadRequest
+from ftengine.api import LoadRequest
 from ftengine.errors import DataError, InputError, SourceError
+from ftengine.model import Criterion
 from ftengine_builtins.loaders.transformers import TransformersLoader
 from ftengine_builtins.tasks.image_classification import ImageClassification, ImageClassificationConfig
 from ftengine_builtins.tasks.pixels import check_image, image_identity, read_image

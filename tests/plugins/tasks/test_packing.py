@@ -22,8 +22,8 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from ftengine.api import Criterion
 from ftengine.errors import RecipeError
+from ftengine.model import Criterion
 from ftengine.model.in_float32 import in_float32
 from ftengine.model.packing import _require_apart
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig

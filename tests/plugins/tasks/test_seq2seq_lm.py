@@ -8,9 +8,9 @@ from expected import raises
 from task_models import tiny_bart
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from ftengine.api import Criterion, LoadedModel, LoadRequest
+from ftengine.api import LoadedModel, LoadRequest
 from ftengine.errors import DataError, InputError, RecipeError
-from ftengine.model import raw_outputs
+from ftengine.model import Criterion, raw_outputs
 from ftengine.model.token_loss import IGNORED
 from ftengine_builtins.loaders.transformers import TransformersLoader
 from ftengine_builtins.tasks.seq2seq_lm import Seq2SeqLM, Seq2SeqLMConfig, shifted

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from expected import raises
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from ftengine.api import Criterion, Labels, LoadedModel
+from ftengine.api import Labels, LoadedModel
 from ftengine.errors import DataError, InputError, RecipeError
+from ftengine.model import Criterion
 from ftengine_builtins.tasks.text_classification import TextClassification, TextClassificationConfig
 
 TEXTS = ["The film was wonderful.", "The acting was terrible, and so was the music.", "Neither good nor bad", "Yes."]

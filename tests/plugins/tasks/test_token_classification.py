@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from ftengine.api import Criterion, LoadRequest
+from ftengine.api import LoadRequest
 from ftengine.errors import DataError, InputError, RecipeError
+from ftengine.model import Criterion
 from ftengine.model.token_loss import IGNORED
 from ftengine.model.tokens import encode_words, find_words, join_words
 from ftengine_builtins.loaders.transformers import TransformersLoader

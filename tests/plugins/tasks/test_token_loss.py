@@ -24,8 +24,7 @@ from transformers import (
     MarianMTModel,
 )
 
-from ftengine.api import Criterion
-from ftengine.model import token_loss
+from ftengine.model import Criterion, token_loss
 from ftengine.model.token_loss import TokenLoss, find_tail
 
 SMALL = {

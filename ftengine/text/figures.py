@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeGuard, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol, TypeGuard, TypeVar
 
-from ftengine.api.evaluator import Estimate, Metric, Test
+from ftengine.text.words import counted, number, quoted
 
-MOST = 60
-"""Characters that are shown of a text from the data, or of a path."""
+if TYPE_CHECKING:
+    from ftengine.api import Estimate, Metric
+    from ftengine.api.evaluator import Test
 
 FEW = 6
 """Distinct examples below which a bootstrap of 1,000 resamples resolves no interval."""
@@ -62,17 +62,11 @@ def decimals(figure: Figure) -> int:
     return min(6, places)
 
 
-def digits(value: float, places: int) -> str:
-    """Return a number with so many decimals, thousands grouped, without a minus before nothing."""
-    text = f"{value:,.{places}f}"
-    return text.lstrip("-") if not float(text.replace(",", "")) else text.replace("-", "−")
-
-
 def plain(figure: Figure | None, *, sign: bool = False) -> str:
     """Return a figure's value alone: "0.938"."""
     if not known(figure):
         return "–"
-    text = digits(figure.value, decimals(figure))
+    text = number(figure.value, decimals(figure))
     return f"+{text}" if sign and figure.value > 0 else text
 
 
@@ -84,24 +78,30 @@ def against(tuned: Figure, base: Figure) -> str:
     if not known(tuned) or not known(base):
         return f"{plain(tuned)} against {plain(base)}"
     places = max(decimals(tuned), decimals(base))
-    while digits(tuned.value, places) == digits(base.value, places) and tuned.value != base.value and places < 6:
+    while number(tuned.value, places) == number(base.value, places) and tuned.value != base.value and places < 6:
         places += 1
-    return f"{digits(tuned.value, places)} against {digits(base.value, places)}"
+    return f"{number(tuned.value, places)} against {number(base.value, places)}"
 
 
 def interval(figure: Figure | None, *, sign: bool = False) -> str:
     """Return a figure's interval: "0.910 to 0.959", or "" where there is none."""
     found = ends(figure)
-    if figure is None or found is None:
+    if not known(figure) or found is None:
         return ""
     places = decimals(figure)
-    return " to ".join(f"{'+' if sign and end > 0 else ''}{digits(end, places)}" for end in found)
+    return " to ".join(f"{'+' if sign and end > 0 else ''}{number(end, places)}" for end in found)
 
 
 def with_interval(figure: Figure | None, *, sign: bool = False) -> str:
     """Return "0.938 (95 % interval 0.910 to 0.959)"."""
-    told = interval(figure, sign=sign)
-    return f"{plain(figure, sign=sign)} (95 % interval {told})" if told else plain(figure, sign=sign)
+    between = interval(figure, sign=sign)
+    return f"{plain(figure, sign=sign)} (95 % interval {between})" if between else plain(figure, sign=sign)
+
+
+def bracketed(figure: Figure | None, *, sign: bool = False) -> str:
+    """Return "0.938 [0.910, 0.959]", for where there is little room."""
+    between = interval(figure, sign=sign).replace(" to ", ", ")
+    return f"{plain(figure, sign=sign)} [{between}]" if between else plain(figure, sign=sign)
 
 
 def no_interval(metric: str, metrics: Mapping[str, Metric], figures: Mapping[str, Estimate]) -> str:
@@ -152,12 +152,6 @@ def untested_slices(column: str, values: str, examples: int, least: int, *, grou
     )
 
 
-def percent(value: float) -> str:
-    """Return a share as people read it: "78 %", below ten "3.2 %"."""
-    share = 100 * value
-    return f"{share:.0f} %" if share >= 10 or share == 0 else f"{share:.2g} %"
-
-
 def probability(p: float | None) -> str:
     """Return a p-value: "p = 0.03", "p < 0.001"."""
     if p is None:
@@ -169,45 +163,3 @@ def test_name(test: Test | None) -> str:
     """Return what a p-value was made by, in words."""
     names = {"mcnemar": "McNemar's exact test", "newcombe": "Newcombe's interval", "sign": "sign test"}
     return {**names, "t": "Student's t-test", "welch": "Welch's t-test"}.get(test or "", "")
-
-
-def listed(words: Sequence[str], conjunction: str = "and") -> str:
-    """Return "a", "a and b", "a, b and c"."""
-    if len(words) < 2:
-        return "".join(words)
-    return f"{', '.join(words[:-1])} {conjunction} {words[-1]}"
-
-
-def quoted(value: Any) -> str:
-    """Return a text from the data in quotes, on one line and short."""
-    return f"“{short(value)}”"
-
-
-def short(value: Any) -> str:
-    """Return a text from the data on one line of at most 60 characters."""
-    text = " ".join(str(value).split())
-    return text if len(text) <= MOST else f"{text[: MOST - 1]}…"
-
-
-def short_place(value: Any) -> str:
-    """Return places of rows ("train.jsonl:12 ≈ test.jsonl:3") of at most 60 characters each.
-
-    A path is shortened in its folders, or in the middle of its name, and keeps its end and its line.
-    """
-    parts = re.split(r"( [=≈&≠] )", " ".join(str(value).split()))
-    return "".join(part if i % 2 else _short_path(part) for i, part in enumerate(parts))
-
-
-def _short_path(text: str) -> str:
-    if len(text) <= MOST:
-        return text
-    folders, slash, name = text.rpartition("/")
-    if not slash or len(name) > MOST - 2:
-        return f"{text[: MOST // 4]}…{text[-(MOST - 1 - MOST // 4) :]}"
-    room = MOST - len(name) - 2
-    return f"{folders[:room]}…/{name}"
-
-
-def counted(count: int, one: str, many: str | None = None) -> str:
-    """Return "1 example", "2 examples", "1,200 examples"."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"

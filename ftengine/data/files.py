@@ -1,0 +1,101 @@
+"""Files that readers read: lines of text, sizes in bytes as people write them, and how much room rows may take."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ftengine.api import BrokenRow
+from ftengine.errors import InputError
+
+UNFOLDED_VARIABLE = "FTENGINE_UNFOLDED"
+UNFOLDED_TIMES, UNFOLDED_LEAST = 100, 256 << 20
+"""Rows may take so many times the bytes of their file, and so many bytes in any case. Text is rarely compressed to less
+than a twentieth."""
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)?\s*")
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def size_in(variable: str, default: str) -> float:
+    """Return the bytes that an environment variable gives, as in 5GB (InputError: it is no size)."""
+    text = os.environ.get(variable) or default
+    found = _SIZE.fullmatch(text.upper())
+    if found is None:
+        raise InputError(f"{variable}={text}: write bytes, or a number with KB, MB, GB or TB, as in 5GB.")
+    return float(found[1]) * _UNITS[found[2] or ""]
+
+
+def check_unfolded(source: str, rows: int) -> None:
+    """Refuse a file whose rows take far more bytes than it has (BrokenRow).
+
+    A few kilobytes of a compressed format may stand for more than memory and disk hold. To be called before rows are
+    unfolded where the file says how many bytes they take, and it is while they are kept.
+    """
+    size = os.path.getsize(source)
+    allowed = size_in(UNFOLDED_VARIABLE, str(max(UNFOLDED_TIMES * size, UNFOLDED_LEAST)))
+    if rows > allowed:
+        raise BrokenRow(
+            "",
+            f"has {_written(size)}, and its rows take {_written(rows)} or more; {_written(allowed)} are allowed. Where "
+            f"that is no mistake, allow as much with {UNFOLDED_VARIABLE}, as in {UNFOLDED_VARIABLE}=5GB",
+        )
+
+
+def _written(size: float) -> str:
+    unit, of = next((unit for unit in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)) if size >= unit[1]), ("bytes", 1))
+    return f"{size / of:,.0f} {unit}" if size / of >= 10 or of == 1 else f"{size / of:.1f} {unit}"
+
+
+def encoding_of(path: str | Path) -> str:
+    """Return how a text file is encoded by its byte order mark: "utf-16", as spreadsheets write it, or "utf-8-sig"."""
+    with open(path, "rb") as file:
+        beginning = file.read(4)
+    wide = beginning[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and beginning != codecs.BOM_UTF32_LE
+    return "utf-16" if wide else "utf-8-sig"
+
+
+def text_lines(path: str | Path) -> Iterator[tuple[int, str, str]]:
+    r"""Yield the lines of a text file (`encoding_of`): (number, text with its end, "" or why it cannot be decoded).
+
+    Bytes that are no UTF-8 stay in the text as surrogates; a file in UTF-16 ends where it is damaged. Lines end with
+    \n; a byte order mark is passed over.
+    """
+    if encoding_of(path) == "utf-16":
+        yield from _wide_lines(path)
+        return
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, 1):
+            if number == 1:
+                raw = raw.removeprefix(codecs.BOM_UTF8)
+            try:
+                yield number, raw.decode(), ""
+            except UnicodeDecodeError as error:
+                yield (
+                    number,
+                    raw.decode(errors="surrogateescape"),
+                    f"not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start + 1} of the line "
+                    f"(convert the file first, for example with `iconv -f {_single_byte(raw)} -t UTF-8`)",
+                )
+
+
+def _wide_lines(path: str | Path) -> Iterator[tuple[int, str, str]]:
+    number = 0
+    with open(path, encoding="utf-16", newline="\n") as file:
+        try:
+            for number, text in enumerate(file, 1):
+                yield number, text, ""
+        except UnicodeDecodeError as error:
+            yield number + 1, "", f"not UTF-16, as the file's byte order mark says: {error.reason}"
+
+
+def _single_byte(raw: bytes) -> str:
+    """Return which encoding of a byte a character a line is in: Windows has letters where Latin 1 has none."""
+    try:
+        raw.decode("cp1252")
+    except UnicodeDecodeError:
+        return "LATIN1"
+    return "CP1252"

@@ -1,0 +1,133 @@
+"""Text for people: counts, lists and quotations, safe to print, and sizes and times as they are said."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from ftengine.text.personal import redact
+
+UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode categories that move the cursor, change colours, or turn the direction of writing."""
+JOINERS = "\u200c\u200d"
+"""Format characters that writing systems and emoji need, and that do no harm."""
+MOST = 60
+"""Characters that are shown of a text from the data, or of a path."""
+NOTHING = "(nothing but blanks)"
+"""An answer in which there is nothing to see."""
+
+
+def printable(text: str, keep: str = "\n\t") -> str:
+    """Return text with whatever could steer a terminal written as an escape, but for control characters to keep."""
+    if text.isascii() and text.isprintable():
+        return text
+    keep += JOINERS
+    return "".join(
+        c if c in keep or unicodedata.category(c) not in UNSAFE else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def one_line(text: str) -> str:
+    """Return text on one line, safe to print, with likely personal data redacted."""
+    return printable(redact(" ".join(text.split())), keep="")
+
+
+def listed(words: Sequence[str], conjunction: str = "and") -> str:
+    """Return "a", "a and b", "a, b and c"."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} {conjunction} {words[-1]}"
+
+
+def quoted(value: Any) -> str:
+    """Return a text from the data in quotes, on one line and short."""
+    return f"“{short(value)}”"
+
+
+def short(value: Any) -> str:
+    """Return a text from the data on one line of at most 60 characters."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= MOST else f"{text[: MOST - 1]}…"
+
+
+def short_place(value: Any) -> str:
+    """Return places of rows ("train.jsonl:12 ≈ test.jsonl:3") of at most 60 characters each.
+
+    A path is shortened in its folders, or in the middle of its name, and keeps its end and its line.
+    """
+    parts = re.split(r"( [=≈&≠] )", " ".join(str(value).split()))
+    return "".join(part if i % 2 else _short_path(part) for i, part in enumerate(parts))
+
+
+def _short_path(text: str) -> str:
+    if len(text) <= MOST:
+        return text
+    folders, slash, name = text.rpartition("/")
+    if not slash or len(name) > MOST - 2:
+        return f"{text[: MOST // 4]}…{text[-(MOST - 1 - MOST // 4) :]}"
+    room = MOST - len(name) - 2
+    return f"{folders[:room]}…/{name}"
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Return "1 example", "2 examples", "1,200 examples"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def number(value: float | None, places: int | None = None) -> str:
+    """Return a number with so many decimals, or with four digits: 0.9512, 12.3, 1,234; "–" where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if places is None:
+        places = 0 if abs(value) >= 999.95 else None
+    text = f"{value:.4g}" if places is None else f"{value:,.{places}f}"
+    text = text if float(text.replace(",", "")) else text.lstrip("-")  # no minus before nothing
+    return "−" + text[1:] if text.startswith("-") else text
+
+
+def percent(value: float) -> str:
+    """Return a share as people read it: "78 %", below ten "3.2 %"."""
+    share = 100 * value
+    return f"{share:.0f} %" if share >= 10 or share == 0 else f"{share:.2g} %"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: "0.4 s", "12 s", "1 min 20 s", "2 h 5 min"."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def speed(examples: float | None, tokens: float | None) -> str:
+    """Return how much is done in a second: "26 examples/s, 1,664 tokens/s"; what is not known is left out."""
+    rates = {"examples": examples, "tokens": tokens}
+    return ", ".join(f"{number(rate)} {what}/s" for what, rate in rates.items() if rate)
+
+
+def size(count: float) -> str:
+    """Return bytes in binary units: "512 B", "310 MiB", "1.2 GiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1023.5:
+            return f"{count:.0f} {unit}" if count >= 10 or unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def cut(text: str, most: int) -> str:
+    """Return text of at most so many characters, and say how many more there were."""
+    return text if len(text) <= most else f"{text[:most]}… ({len(text) - most:,} characters more)"
+
+
+def cut_middle(text: str, most: int) -> str:
+    """Return text of at most so many characters, its beginning and its end."""
+    half = (most - 3) // 2
+    return text if len(text) <= most else f"{text[:half]} … {text[-half:]}"
