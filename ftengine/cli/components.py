@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ftengine import api
-from ftengine.cli.names import remember
+from ftengine.cli.remembered import remember
 from ftengine.errors import InputError, PluginError, UnknownName, did_you_mean
 from ftengine.plugins.discovery import Plugins, make_plugin_manager
 from ftengine.plugins.registry import KINDS, Entry, Registry, article

@@ -130,7 +130,7 @@ class Commands(Suggesting):
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, False, **extra)
         if COMPLETING in os.environ:
-            import_module("ftengine.cli.completion")  # tells click how bash completes KEY=VALUE
+            import_module("ftengine.cli.shells")  # tells click how bash completes KEY=VALUE
         debug = "--debug" in (sys.argv[1:] if args is None else args)
         if hasattr(sys.stdout, "reconfigure"):  # what the terminal's encoding lacks is printed as an escape
             sys.stdout.reconfigure(errors="backslashreplace")

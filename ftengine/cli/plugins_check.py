@@ -13,9 +13,10 @@ import click
 
 from ftengine.cli.external import GROUP as COMMANDS
 from ftengine.cli.external import load_command
-from ftengine.cli.names import GROUP, distribution_names
+from ftengine.cli.names import distribution_names
 from ftengine.cli.options import json_option
 from ftengine.cli.page import page, print_json, table
+from ftengine.cli.remembered import GROUP
 from ftengine.errors import InputError, PluginError, UnknownName, did_you_mean
 from ftengine.plugins.distributions import BLOCK_VARIABLE, Offer, normalised, offers
 

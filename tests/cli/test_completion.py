@@ -11,7 +11,7 @@ from cli_samples import ENTRY, strategy
 from click.shell_completion import ShellComplete
 
 from ftengine.cli import COMMANDS, main
-from ftengine.cli.names import remember
+from ftengine.cli.remembered import remember
 from ftengine.plugins.registry import KINDS, Registry
 
 BASH = shutil.which("bash")

@@ -13,6 +13,6 @@ __all__ = ["LEFT_OUT", "ftengine_strategies"]
 
 @hookimpl
 def ftengine_strategies() -> list[type[api.Strategy]]:
-    from ftengine_peft.strategy import strategies
+    from ftengine_peft.offered import strategies
 
     return strategies()

@@ -11,15 +11,15 @@ from typing import Any, ClassVar
 
 import peft
 import torch
-from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from torch import nn
 
 from ftengine import api
 from ftengine.errors import BaseMismatch, NotMergeable, RecipeError
 from ftengine.model import copy_into, decayed, default_param_groups, matching, read_tensors, trainable
 from ftengine_peft.files import WEIGHTS_FILE, adapter_tensors, as_stored, require_same, whole_tensors, write
-from ftengine_peft.methods import ABOUT, LEFT_OUT, NEEDS_FLOAT32, SCALES, UNMERGEABLE, citation_of, name_of
-from ftengine_peft.options import PeftOptions, options_of, strictly
+from ftengine_peft.methods import NEEDS_FLOAT32, SCALES, UNMERGEABLE
+from ftengine_peft.options import strictly
 from ftengine_peft.packed import packed_layers, require_no_values
 from ftengine_peft.targets import chosen, require_outside, whole_modules
 
@@ -152,29 +152,6 @@ class PeftStrategy(api.Strategy):
                     f"the weight of {path!r} is shared with another module; merging would change both. "
                     "Serve the base with the adapter, or untie the weights of the base first."
                 )
-
-
-def strategies() -> list[type[api.Strategy]]:
-    """Return a strategy for every method that the installed PEFT has, but those that are left out."""
-    from ftengine_peft.adalora import AdaLoraOptions, AdaLoraStrategy
-
-    found: list[type[api.Strategy]] = []
-    for kind, made_from in PEFT_TYPE_TO_CONFIG_MAPPING.items():
-        peft_type = str(kind.value)
-        if peft_type in ABOUT and peft_type not in LEFT_OUT:
-            text, paper = ABOUT[peft_type]
-            acts = peft_type == "ADALORA"
-            members: dict[str, Any] = {
-                "__doc__": f"Train {text} (PEFT's {peft_type}).",
-                "__module__": __name__,
-                "name": name_of(peft_type),
-                "peft_type": peft_type,
-                "Config": options_of(peft_type, made_from, AdaLoraOptions if acts else PeftOptions),
-                **({"paper": citation_of(paper)} if paper else {}),
-            }
-            base = AdaLoraStrategy if acts else PeftStrategy
-            found.append(type(made_from.__name__.removesuffix("Config"), (base,), members))
-    return found
 
 
 @contextmanager

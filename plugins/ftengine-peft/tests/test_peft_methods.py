@@ -18,8 +18,8 @@ from ftengine.testing import check_strategy
 from ftengine_peft import LEFT_OUT
 from ftengine_peft.files import CHOOSING
 from ftengine_peft.methods import IGNORED
+from ftengine_peft.offered import strategies
 from ftengine_peft.options import OWNED, UNUSABLE
-from ftengine_peft.strategy import strategies
 
 METHODS = {method.name: method for method in strategies()}
 OPTIONS = {

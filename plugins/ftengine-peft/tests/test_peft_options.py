@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from ftengine.errors import BaseMismatch, NoMatch, NotMergeable, RecipeError, RunError
 from ftengine.testing import check_strategy
-from ftengine_peft.strategy import strategies
+from ftengine_peft.offered import strategies
 
 METHODS = {method.name: method for method in strategies()}
 
