@@ -11,7 +11,7 @@ from ftengine.cli.options import json_option, output_option, recipe_argument, re
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.progress import listening
 from ftengine.errors import InputError, load_yaml
-from ftengine.text import bracketed, duration, number, percent, sample_size, size
+from ftengine.text import duration, number, percent, sample_size, size, with_ends
 
 if TYPE_CHECKING:
     from ftengine.engine.compare import Comparison
@@ -87,11 +87,11 @@ def show(comparison: Comparison) -> None:
     out.print(f"{lead}, with 95 % intervals:")
     measured = ("peak memory", "time per step", "on disk")
     columns = ("strategy", comparison.metric, "learning rate", "trainable", "", *measured)
-    rows = [("(base)", bracketed(comparison.base), "", "", "", "", "", "")]
+    rows = [("(base)", with_ends(comparison.base), "", "", "", "", "", "")]
     rows += [
         (
             row.label,
-            bracketed(row.quality),
+            with_ends(row.quality),
             number(row.learning_rate),
             f"{row.trainable_parameters:,}",
             percent(row.trainable_parameters / row.total_parameters),

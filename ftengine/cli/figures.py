@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from ftengine.cli.page import table
 from ftengine.text import (
     at_zero,
-    bracketed,
     counted,
     ends,
     few_groups,
@@ -20,6 +19,7 @@ from ftengine.text import (
     probability,
     sample_size,
     too_few,
+    with_ends,
 )
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def figure_table(
             metric if len(counts) < 2 else f"{metric} (n = {figure.n:,})",
             _told(metrics.get(metric), base.get(metric)),
             _told(metrics.get(metric), figure),
-            bracketed(difference.get(metric), sign=True),
+            with_ends(difference.get(metric), sign=True),
             verdict(difference.get(metric), no_interval(metric, metrics, tuned)),
         )
         for metric, figure in tuned.items()
@@ -101,8 +101,8 @@ def show_slices(out: Console, result: EvaluationResult) -> None:
                 one.value,
                 f"{one.examples:,}{' (few)' if one.small else ''}",
                 plain(one.base.get(metric)),
-                bracketed(tuned),
-                bracketed(one.gap, sign=True),
+                with_ends(tuned),
+                with_ends(one.gap, sign=True),
                 (one.gap and probability(one.gap.p_adjusted).lstrip("p= ")) or "–",
             )
             for one, tuned in told[:MOST_SLICES]
@@ -119,9 +119,9 @@ def show_probes(out: Console, result: EvaluationResult) -> None:
         (
             probe.name,
             metric,
-            bracketed(result.tuned.get(metric)),
-            bracketed(probe.tuned.get(metric)),
-            bracketed(change, sign=True),
+            with_ends(result.tuned.get(metric)),
+            with_ends(probe.tuned.get(metric)),
+            with_ends(change, sign=True),
             verdict(change, no_interval(metric, result.metrics, probe.tuned)),
         )
         for probe in result.probes
@@ -139,7 +139,7 @@ def show_probes(out: Console, result: EvaluationResult) -> None:
         for metric, gap in probe.against.items():
             lead = f"{metric} of the tuned model, training minus held-out"
             said = verdict(gap, no_interval(metric, result.metrics, probe.tuned))
-            out.print(f"{lead}: {bracketed(gap, sign=True)} {said}".rstrip())
+            out.print(f"{lead}: {with_ends(gap, sign=True)} {said}".rstrip())
 
 
 def show_matrices(out: Console, result: EvaluationResult) -> None:
@@ -177,4 +177,4 @@ def _told(metric: Metric | None, figure: Estimate | None) -> str:
     """Return a model's figure, and what it means where that is not what it seems."""
 
     meaning = at_zero(metric, figure)
-    return f"{bracketed(figure)} ({meaning})" if meaning else bracketed(figure)
+    return f"{with_ends(figure)} ({meaning})" if meaning else with_ends(figure)

@@ -70,7 +70,7 @@ class Pace:
         moving = seconds > 0 and steps > 0
         if moving and self.total is not None and self.done < self.total:
             parts.append(f"{duration(seconds / steps * (self.total - self.done))} left")
-        parts += [f"{name.replace('_', ' ')} {value:.3g}" for name, value in self.figures.items()]
+        parts += [f"{name.replace('_', ' ')} {number(value)}" for name, value in self.figures.items()]
         if moving:
             rates = {" examples/s": self._examples, " tokens/s": self._tokens}
             known = {unit: rate for unit, rate in rates.items() if rate} or {"/s": steps}

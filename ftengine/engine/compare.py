@@ -35,7 +35,7 @@ from ftengine.run.evaluation_result import Estimates, UndefinedAsNan
 from ftengine.run.recipe import Recipe
 from ftengine.run.record import Part, Record
 from ftengine.run.records import EvaluationResult, TrainingResult
-from ftengine.text import ends, few_groups, sample_size
+from ftengine.text import ends, few_groups, probability, sample_size, with_ends
 
 SECTION = "train."
 """Keys of the recipe that may differ between strategies: a learning rate that suits one does not suit another."""
@@ -351,8 +351,8 @@ def statement(
     """
     pairs = strategies * (strategies - 1) // 2
     which = f". The best, {best}, against each other strategy" if best else ". Each pair of strategies" * (pairs > 1)
-    p = "adjusted p" if pairs > 1 else "p"
-    lines = [f"  {_told(one, p, best)}" for one in differences]
+    p = "adjusted " if pairs > 1 else ""
+    lines = [f"  {_comparison(one, p, best)}" for one in differences]
     how = f", p-values adjusted for all {pairs} pairs (Holm)" if pairs > 1 else ""
     shown = ""
     if best:
@@ -364,19 +364,15 @@ def statement(
     return "\n".join(filter(None, [head, *lines, paired, few_groups(examples, worth)]))
 
 
-def _told(one: PairDifference, p: str, best: str | None) -> str:
+def _comparison(one: PairDifference, p: str, best: str | None) -> str:
     """Say what lies between two strategies."""
     one = one.negated() if one.second == best else one
-    found = ends(one)
-    if found is None or one.p_adjusted is None:
+    if ends(one) is None or one.p_adjusted is None:
         return f"{one.first} and {one.second}: too few examples to tell"
-    low, high = (end + 0.0 for end in found)  # without a minus before nothing
-    chance = f"{p} = {one.p_adjusted:.2g}"
+    chance = f"{p}{probability(one.p_adjusted)}"
     if one.supported:
         wins = one.better if one.better is not None else one.value > 0
         winner, other = [one.first, one.second][:: 1 if wins else -1]
-        low, high = sorted((abs(low), abs(high)))
-        word = "higher" if one.better is None else "better"
-        return f"{winner} is {word} than {other} by {abs(one.value):.3g} [{low:.3g}, {high:.3g}], {chance}"
-    value = one.value + 0.0
-    return f"{one.first} minus {one.second}: {value:+.3g} [{low:.3g}, {high:.3g}], not beyond chance, {chance}"
+        word, size = "higher" if one.better is None else "better", one if one.value > 0 else one.negated()
+        return f"{winner} is {word} than {other} by {with_ends(size)}, {chance}"
+    return f"{one.first} minus {one.second}: {with_ends(one, sign=True)}, not beyond chance, {chance}"

@@ -17,7 +17,19 @@ from ftengine.report.page import Overview
 from ftengine.report.write import names_of
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import AuditResult, EvaluationResult
-from ftengine.text import Figure, few_groups, interval, known, listed, number, plain, probability, quoted, sample_size
+from ftengine.text import (
+    Figure,
+    few_groups,
+    interval,
+    known,
+    listed,
+    number,
+    plain,
+    probability,
+    quoted,
+    sample_size,
+    with_ends,
+)
 
 
 def together(folder: str | Path) -> Comparison | CrossValidation | None:
@@ -121,8 +133,8 @@ def _of_folds(made: CrossValidation, metrics: Mapping[str, Metric]) -> Overview:
             between = f"{number(spread.least)} to {number(spread.greatest)}"
         std = number(spread.std) if spread.std is not None else "undefined"
         change, apart = made.difference.get(name), name not in made.tuned
-        sides = (_with_interval(made.base.get(name)), _with_interval(made.tuned.get(name)))
-        moved = (_with_interval(change, sign=True), probability(change.p if change else None) or "not tested")
+        sides = (_known_with_ends(made.base.get(name)), _known_with_ends(made.tuned.get(name)))
+        moved = (_known_with_ends(change, sign=True), probability(change.p if change else None) or "not tested")
         label = metrics[name].label if name in metrics else name
         rows.append((label, *(("fold by fold only",) * 4 if apart else (*sides, *moved)), between, std))
     reached = []
@@ -139,10 +151,8 @@ def _of_folds(made: CrossValidation, metrics: Mapping[str, Metric]) -> Overview:
     return Overview(title=title, lead=lead, tables=(table,), notes=(made.statement,), folds=True)
 
 
-def _with_interval(figure: Figure | None, *, sign: bool = False) -> str:
-    """Return "0.94 (0.91 to 0.96)"."""
-    between = interval(figure, sign=sign)
-    return f"{plain(figure, sign=sign)}{f' ({between})' if between else ''}" if known(figure) else "undefined"
+def _known_with_ends(figure: Figure | None, *, sign: bool = False) -> str:
+    return with_ends(figure, sign=sign) if known(figure) else "undefined"
 
 
 def _row(pair: PairDifference, reference: str) -> tuple[str, ...]:

@@ -216,7 +216,7 @@ def told(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {told(inner)}" for key, inner in value.items()) or "none"
     if isinstance(value, float):
-        return f"{value:.3g}"
+        return number(value)
     if isinstance(value, (list, tuple)):
         return ", ".join(told(inner) for inner in value) or "none"
     return "none" if value is None else str(value)

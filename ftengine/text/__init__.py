@@ -10,7 +10,6 @@ from ftengine.text.figures import (
     Figure,
     against,
     at_zero,
-    bracketed,
     decimals,
     ends,
     few_groups,
@@ -23,6 +22,7 @@ from ftengine.text.figures import (
     test_name,
     too_few,
     untested_slices,
+    with_ends,
     with_interval,
 )
 from ftengine.text.personal import PERSONAL, find_personal, redact, redact_json, redact_pieces, redact_short
@@ -52,7 +52,6 @@ __all__ = [
     "Figure",
     "against",
     "at_zero",
-    "bracketed",
     "comparable",
     "counted",
     "cut",
@@ -85,5 +84,6 @@ __all__ = [
     "test_name",
     "too_few",
     "untested_slices",
+    "with_ends",
     "with_interval",
 ]

@@ -98,10 +98,10 @@ def with_interval(figure: Figure | None, *, sign: bool = False) -> str:
     return f"{plain(figure, sign=sign)} (95 % interval {between})" if between else plain(figure, sign=sign)
 
 
-def bracketed(figure: Figure | None, *, sign: bool = False) -> str:
-    """Return "0.938 [0.910, 0.959]", for where there is little room."""
-    between = interval(figure, sign=sign).replace(" to ", ", ")
-    return f"{plain(figure, sign=sign)} [{between}]" if between else plain(figure, sign=sign)
+def with_ends(figure: Figure | None, *, sign: bool = False) -> str:
+    """Return "0.938 (0.910 to 0.959)", for where there is little room."""
+    between = interval(figure, sign=sign)
+    return f"{plain(figure, sign=sign)} ({between})" if between else plain(figure, sign=sign)
 
 
 def no_interval(metric: str, metrics: Mapping[str, Metric], figures: Mapping[str, Estimate]) -> str:

@@ -198,9 +198,9 @@ def test_the_statement_names_who_wins_by_how_much():
     head, *lines, how = statement("accuracy", "test", 1200, found, strategies=3).splitlines()
     assert "accuracy, 1,200 distinct test examples" in head
     assert lines == [
-        "  lora is better than full by 0.05 [0.02, 0.08], adjusted p = 0.003",
-        "  full minus tiny: +0.01 [-0.02, 0.03], not beyond chance, adjusted p = 0.8",
-        "  lora is better than tiny by 0.06 [0.03, 0.09], adjusted p = 0.001",
+        "  lora is better than full by 0.050 (0.020 to 0.080), adjusted p = 0.003",
+        "  full minus tiny: +0.010 (−0.020 to +0.030), not beyond chance, adjusted p = 0.8",
+        "  lora is better than tiny by 0.060 (0.030 to 0.090), adjusted p = 0.001",
     ]
     assert "adjusted for all 3 pairs (Holm)" in how
 
@@ -215,7 +215,7 @@ def test_of_pairs_that_were_not_asked_for_nothing_is_said():
     assert "other difference" not in text
     assert text.splitlines()[:2] == [
         "On accuracy, 1,200 distinct test examples. The best, lora, against each other strategy:",
-        "  lora minus full: +0.01 [-0.03, 0.02], not beyond chance, adjusted p = 0.8",
+        "  lora minus full: +0.010 (−0.030 to +0.020), not beyond chance, adjusted p = 0.8",
     ]
     assert "--all-pairs" in text
 
@@ -223,7 +223,7 @@ def test_of_pairs_that_were_not_asked_for_nothing_is_said():
 def test_the_statement_says_when_nothing_is_supported():
     text = statement("loss", "test", 9, [difference("a", "b", 0.1, -0.1, 0.3, 0.3, None, False)])
     assert text.startswith(
-        "On loss, 9 distinct test examples:\n  a minus b: +0.1 [-0.1, 0.3], not beyond chance, p = 0.3"
+        "On loss, 9 distinct test examples:\n  a minus b: +0.10 (−0.10 to +0.30), not beyond chance, p = 0.3"
     )
     assert "Holm" not in text
     one = difference("a", "b", 0.1, -0.1, 0.3, 0.3, None, False)
@@ -235,7 +235,7 @@ def test_the_statement_says_when_nothing_is_supported():
 
 def test_a_metric_without_direction_has_no_better():
     text = statement("spread", "test", 9, [difference("a", "b", -0.2, -0.3, -0.1, 0.01, None, True)])
-    assert "b is higher than a by 0.2 [0.1, 0.3]" in text
+    assert "b is higher than a by 0.20 (0.10 to 0.30)" in text
 
 
 def test_strategies_that_would_see_different_parts_of_long_examples_are_refused(chat_recipe, tmp_path):

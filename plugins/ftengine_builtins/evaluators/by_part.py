@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Estimate, Estimator, Table
+from ftengine.api import Estimator, Table
+from ftengine.text import with_ends
 from ftengine_builtins.evaluators.weighted import known
 
 F1 = {"precision": "precision", "recall": "recall", "f1": "F1"}
@@ -46,15 +47,9 @@ def by_part(
             row[figure] = known(estimates[i].value)
             row[f"{figure}_interval"] = None if estimates[i].low is None else [estimates[i].low, estimates[i].high]
         rows.append(row)
-        told = (_told(estimates[i], ".3f" if trials else ".4g") for estimates in found.values())
-        cells.append((name, *told, *(values[i] for values in counted.values())))
+        of = [estimates[i] for estimates in found.values()]
+        shown = (with_ends(one) if np.isfinite(one.value) else None for one in of)
+        cells.append((name, *shown, *(values[i] for values in counted.values())))
     yield parts, rows
     columns = (part, *headings.values(), *counted)
     yield Table(title=parts.capitalize(), columns=columns, rows=tuple(cells), caption="In brackets: 95 % intervals.")
-
-
-def _told(one: Estimate, digits: str) -> str | None:
-    if not np.isfinite(one.value):
-        return None
-    ends = "" if one.low is None else f" ({one.low:{digits}} to {one.high:{digits}})"
-    return f"{one.value:{digits}}{ends}"
