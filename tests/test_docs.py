@@ -415,7 +415,7 @@ def test_every_file_of_a_checkpoint_is_told(desk):
 
 
 def test_every_field_of_a_cross_validation_is_told():
-    from ftengine.engine.cross_validate import CrossValidation
+    from ftengine.run.cross_validation import CrossValidation
 
     assert set(table(COMPARING, "Cross-validation").names()) == set(CrossValidation.model_fields)
 

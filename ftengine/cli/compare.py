@@ -14,7 +14,7 @@ from ftengine.errors import InputError, load_yaml
 from ftengine.text import duration, number, percent, sample_size, size, with_ends
 
 if TYPE_CHECKING:
-    from ftengine.engine.compare import Comparison
+    from ftengine.run.comparison import Comparison
 
 
 @click.command()

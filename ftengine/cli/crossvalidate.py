@@ -15,7 +15,7 @@ from ftengine.cli.progress import listening
 from ftengine.text import number, one_line, printable, sample_size
 
 if TYPE_CHECKING:
-    from ftengine.engine.cross_validate import CrossValidation
+    from ftengine.run.cross_validation import CrossValidation
 
 
 @click.command()

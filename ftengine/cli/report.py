@@ -34,6 +34,7 @@ def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
     made = overview = None
     if len(runs) == 1 and (inside := runs_in(runs[0])) != [Path(runs[0])]:
         from ftengine.engine import side_by_side
+        from ftengine.run.comparison import Comparison
 
         made = side_by_side.together(runs[0])
         output = output or str(Path(runs[0]) / REPORT)
@@ -52,7 +53,7 @@ def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
         return
     out = page()
     if made is not None:
-        if isinstance(made, side_by_side.Comparison):
+        if isinstance(made, Comparison):
             compare.show(made)
         else:
             crossvalidate.show(made)

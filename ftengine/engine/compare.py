@@ -7,13 +7,13 @@ import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 from itertools import combinations
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
-from ftengine.api import Difference, Estimate, Listener, SilentListener
+from ftengine.api import Listener, SilentListener
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import KnownTask, PreparedData, held_out, prepare_data
@@ -30,10 +30,9 @@ from ftengine.evaluation import holm, is_beyond_chance
 from ftengine.evaluation.differences import compare
 from ftengine.evaluation.results import Measured, exact_of
 from ftengine.evaluation.stored import measure_again, same_examples, stored, validation_of
+from ftengine.run.comparison import Comparison, Contender, PairDifference
 from ftengine.run.directory import RunDirectory
-from ftengine.run.evaluation_result import Estimates, UndefinedAsNan
 from ftengine.run.recipe import Recipe
-from ftengine.run.record import Part, Record
 from ftengine.run.records import EvaluationResult, TrainingResult
 from ftengine.text import ends, few_groups, probability, sample_size, with_ends
 
@@ -42,71 +41,6 @@ SECTION = "train."
 
 LONGEST_NAME = 100
 """Characters of a folder's name; file systems allow 255 bytes."""
-
-
-class Contender(Part):
-    """What one strategy came to.
-
-    Args:
-        quality: the figure of the metric that is compared; `figures` are all.
-        step_seconds: median of its steps.
-        disk_bytes: of its weights.
-        reused: whether its run was there already.
-    """
-
-    label: str
-    strategy: dict[str, Any]
-    learning_rate: float
-    quality: UndefinedAsNan[Estimate]
-    figures: Estimates
-    trainable_parameters: int
-    total_parameters: int
-    peak_memory_bytes: int
-    step_seconds: float | None
-    steps: int
-    seconds: float
-    disk_bytes: int
-    run: str
-    reused: bool
-
-
-@dataclass(frozen=True)
-class PairDifference(Difference):
-    """The first strategy minus the second; `p_adjusted` is for all pairs (Holm), `supported` by the data or not."""
-
-    first: str = ""
-    second: str = ""
-    supported: bool = False
-
-    def negated(self) -> PairDifference:
-        """Return the second strategy minus the first."""
-        return replace(super().negated(), first=self.second, second=self.first)
-
-
-class Comparison(Record):
-    """comparison.json: what strategies came to on the same held-out examples.
-
-    Args:
-        metric: what quality means here; `higher_is_better` is None where the evaluator does not say.
-        examples: distinct ones; where rows come in groups, the groups, which have so many `rows` and are
-            `worth` so many groups of equal size.
-        base: the untuned model's quality.
-        against: "best": the best against each other strategy; "all": every pair.
-        statement: which differences the data supports, in words.
-    """
-
-    file: ClassVar[str] = "comparison.json"
-    metric: str
-    higher_is_better: bool | None
-    split: str
-    examples: int
-    rows: int | None = None
-    worth: float | None = None
-    base: UndefinedAsNan[Estimate]
-    strategies: tuple[Contender, ...]
-    against: Literal["best", "all"]
-    differences: tuple[UndefinedAsNan[PairDifference], ...]
-    statement: str
 
 
 def compare_strategies(

@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from ftengine.api import Metric, Table
-from ftengine.engine.compare import Comparison, PairDifference, conclude
-from ftengine.engine.cross_validate import CrossValidation
+from ftengine.engine.compare import conclude
 from ftengine.engine.finished import Run
 from ftengine.engine.subprocess_runs import Child
 from ftengine.errors import InputError
 from ftengine.report.page import Overview
 from ftengine.report.write import names_of
+from ftengine.run.comparison import Comparison, PairDifference
+from ftengine.run.cross_validation import CrossValidation
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import AuditResult, EvaluationResult
 from ftengine.text import (

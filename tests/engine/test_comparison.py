@@ -9,8 +9,9 @@ from rows import write_rows
 from runs import Heard
 
 from ftengine import fine_tune
-from ftengine.engine.compare import PairDifference, check, compare_strategies, contend, statement
+from ftengine.engine.compare import check, compare_strategies, contend, statement
 from ftengine.errors import InputError, NoMatch, RecipeError, RunError, UnknownName
+from ftengine.run.comparison import PairDifference
 
 
 def checked(recipe, strategies, metric=None):

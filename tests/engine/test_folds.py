@@ -14,12 +14,13 @@ from statsmodels.stats.proportion import proportion_confint
 
 from ftengine import fine_tune
 from ftengine.api import Finding, Labels, SilentListener
-from ftengine.engine.cross_validate import CrossValidation, check, cross_validate, divide, pool, statement
+from ftengine.engine.cross_validate import check, cross_validate, divide, pool, statement
 from ftengine.errors import InputError, RecipeError, RunError
 from ftengine.evaluation.figures import declarations
 from ftengine.evaluation.results import Measured, bind, compared, fit
 from ftengine.evaluation.table import Predictions
 from ftengine.plugins.registry import Registry
+from ftengine.run.cross_validation import CrossValidation
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import EvaluationResult
 
