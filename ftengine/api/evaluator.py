@@ -234,9 +234,10 @@ class Evaluator(Component):
     def ask_models(self, loaded: LoadedModel) -> Mapping[str, Sequence[Prediction]]:
         """Ask a model questions beside the recipe's data, as benchmarks do.
 
-        Return a mapping an example with what the evaluators of `benchmarks` read, by the same names. Base and tuned
-        model are asked the same examples in the same order. The model is in evaluation mode, without gradients and
-        under the run's autocast, as in `Task.predict`.
+        Return a mapping an example with what the evaluators of `benchmarks` read, by the same names. Examples with an
+        equal "group", a text or number, belong together, as questions about one text do. Base and tuned model are asked
+        the same examples in the same order. The model is in evaluation mode, without gradients and under the run's
+        autocast, as in `Task.predict`.
         """
         raise NotImplementedError
 

@@ -108,12 +108,15 @@ class EvalRunner:
             raise wrong(asker, "ask_models", said, f"a mapping with {', '.join(repr(one.data) for one in benchmarks)}")
         for one in benchmarks:
             writer = Writer([one.evaluator])
+            groups: list[Any] = []
             for i, answer in enumerate(each(asker, "ask_models", said[one.data], Mapping)):
-                writer.put(i, dict(answer), {})
+                groups.append((answer["group"],) if "group" in answer else i)
+                writer.put(i, {key: value for key, value in answer.items() if key != "group"}, {})
             table = writer.finish()
-            ids = table[MEMBER]
+            ids, numbers = table[MEMBER], {group: number for number, group in enumerate(dict.fromkeys(groups))}
             places = pa.array([f"{one.data}:{i + 1}" for i in ids.to_pylist()], pa.string())
-            for name, column in (("row", ids), ("group", ids), ("duplicate", ids), ("place", places)):
+            group = pa.array([numbers[groups[i]] for i in ids.to_pylist()], pa.int64())
+            for name, column in (("row", ids), ("group", group), ("duplicate", ids), ("place", places)):
                 table = table.append_column(name, column)
             result.put(one, table.drop_columns([MEMBER]))
 

@@ -5,13 +5,11 @@ import json
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from click.testing import CliRunner
 from expected import raises
 from tiny import tiny_llama
 
 from ftengine import Recipe, fine_tune, load_run
-from ftengine.cli import main
-from ftengine.errors import BaseMismatch, InputError
+from ftengine.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("installed")
 
@@ -126,6 +124,19 @@ def test_the_verdict_tells_of_benchmarks(run):
         again.evaluate(evaluators=[{"name": "lm-eval", "tasks": ["arc_easy"]}])
 
 
+def test_questions_about_one_text_are_one_group(sensitive, answers, benchmarks, tmp_path):
+    rows = [
+        json.loads(line) | {"idx": {"paragraph": i // 5}} for i, line in enumerate((benchmarks / "sums.jsonl").open())
+    ]
+    (tmp_path / "sums.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    (tmp_path / "choose.yaml").write_text((benchmarks / "choose.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    asked = {"name": "lm-eval", "tasks": [str(tmp_path / "choose.yaml")]}
+    found = asked_of(fine_tune(recipe(sensitive, answers, tmp_path / "run", evaluate=[asked])))["choose"]
+    figure = found["tuned"]["acc,none"]
+    assert (found["examples"], figure["n"], figure["rows"]) == (25, 5, 25)
+    assert found["difference"]["acc,none"]["test"] != "mcnemar"  # whose tosses are independent
+
+
 def test_the_run_itself_stays_as_it_is(run, sensitive, answers, tmp_path):
     """Measuring in the midst of a run changes neither weights nor figures."""
     without = fine_tune(recipe(sensitive, answers, tmp_path / "without"))
@@ -133,25 +144,6 @@ def test_the_run_itself_stays_as_it_is(run, sensitive, answers, tmp_path):
     assert run.evaluation["difference"] == without.evaluation["difference"]
     name = "adapter_model.safetensors"
     assert (run.trained / name).read_bytes() == (without.trained / name).read_bytes()
-
-
-def test_the_command_measures_a_finished_run(sensitive, answers, benchmarks, tmp_path):
-    from ftengine_lm_eval.command import lm_eval
-
-    path = fine_tune(recipe(sensitive, answers, tmp_path / "run")).path
-    asked = [str(path), "--tasks", str(benchmarks / "choose.yaml"), "--limit", "8"]
-    result = CliRunner().invoke(lm_eval, asked, catch_exceptions=False)
-    assert result.exit_code == 0
-    assert "choose" in result.output
-    assert "acc" in result.output
-    found = json.loads((path / "lm_eval.json").read_text(encoding="utf-8"))
-    assert found["tasks"]["choose"]["examples"] == 8
-    stored = json.loads((path / "verdict.json").read_text(encoding="utf-8"))
-    assert stored == load_run(path).verdict.to_json()
-    assert any(one["source"] == "benchmarks" for one in stored["findings"])
-    assert "lm-evaluation-harness" in (path / "report.html").read_text(encoding="utf-8")
-    result = CliRunner().invoke(lm_eval, [*asked, "--json"], catch_exceptions=False)
-    assert json.loads(result.stdout) == found
 
 
 @pytest.mark.parametrize(
@@ -173,16 +165,6 @@ def test_other_strategies_are_measured_too(strategy, sensitive, answers, benchma
             assert said["tuned", task][f"{metric},none"] == [sample[metric] for sample in wanted["samples"][task]]
 
 
-def test_another_base_is_refused(answers, benchmarks, tmp_path):
-    from ftengine_lm_eval.command import lm_eval
-
-    path = fine_tune(recipe(tiny_llama(tmp_path / "llama"), answers, tmp_path / "run")).path
-    tiny_llama(tmp_path / "llama", seed=1)
-    with raises(BaseMismatch, "weights"):
-        CliRunner().invoke(lm_eval, [str(path), "--tasks", str(benchmarks)], catch_exceptions=False)
-    assert not (path / "lm_eval.json").exists()
-
-
 def test_unknown_tasks_are_refused_before_weights_are_read(llama_folder, answers, tmp_path, no_weights):
     asked = {"name": "lm-eval", "tasks": ["arc_easyy"]}
     with raises(InputError, "evaluate.lm-eval", "'arc_easy'"):
@@ -197,7 +179,7 @@ def test_a_classifier_is_refused_before_weights_are_read(bert_folder, reviews, b
 
 
 def test_three_distributions_work_together_in_one_recipe(answers, benchmarks, tmp_path):
-    """A base in 4 bits, a method of PEFT, an 8-bit optimizer, and the harness, which knows the base again."""
+    """A base in 4 bits, a method of PEFT, an 8-bit optimizer, and the harness."""
     model = tiny_llama(tmp_path / "llama", initializer_range=0.2, hidden_size=64)
     content = recipe(model, answers, tmp_path / "run").resolved()
     content["model"]["loader"] = {"name": "bitsandbytes", "bits": 4}
@@ -208,8 +190,3 @@ def test_three_distributions_work_together_in_one_recipe(answers, benchmarks, tm
     measured = asked_of(run)
     assert measured.keys() == {"choose"}
     assert {finding.source for finding in run.verdict.findings} >= {"benchmarks"}
-    done = CliRunner().invoke(main, ["lm-eval", str(run.path), "--tasks", str(benchmarks / "choose.yaml")])
-    assert done.exit_code == 0, done.output
-    found = json.loads((run.path / "lm_eval.json").read_text())["tasks"]["choose"]["metrics"]["acc,none"]
-    for side in ("base", "tuned"):
-        assert found[side]["value"] == measured["choose"][side]["acc,none"]["value"]

@@ -54,6 +54,14 @@ def test_both_models_are_asked_and_their_answers_measured(recipe, registry):
         again.evaluate(evaluators=["quiz"])
 
 
+def test_questions_of_one_group_are_drawn_together(recipe, registry, monkeypatch):
+    told = [{"right": float(i % 5 > 1), "group": i // 3} for i in range(12)]
+    monkeypatch.setattr(Quiz, "ask_models", lambda self, loaded: {"texts": told})
+    run = fine_tune(recipe, registry=registry)
+    figure = run.evaluation["probes"][0]["tuned"]["quiz"]
+    assert (figure["n"], figure["rows"], figure["worth"]) == (4, 12, 4)
+
+
 @pytest.mark.parametrize(
     ("answers", "said"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from ftengine_lm_eval.options import Options
 
 
 class LmEval(Evaluator):
-    """Ask base and tuned model tasks of lm-evaluation-harness, in a run; `ftengine lm-eval RUN` asks finished ones."""
+    """Ask base and tuned model tasks of lm-evaluation-harness."""
 
     name = "lm-eval"
     paper = "Biderman et al. 2024, arXiv:2405.14782"
@@ -33,14 +34,16 @@ class LmEval(Evaluator):
 
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise RecipeError(
-                "lm-eval measures in one process. Take it out of the recipe, and measure the finished run with "
-                "`ftengine lm-eval RUN --tasks NAME`."
+                "lm-eval measures in one process. Take it out of the recipe here, or train in one process."
             )
         require_head(task)
         return {name: Answers(one) for name, one in load_tasks(self.config.tasks)["tasks"].items()}
 
     def ask_models(self, loaded: LoadedModel) -> dict[str, list[Prediction]]:
-        """Return each metric of each example, as the harness gives it to what makes a figure of all."""
+        """Return each metric of each example, as the harness gives it to what makes a figure of all.
+
+        Questions about one text, which the harness's documents number, are one group.
+        """
         from ftengine_lm_eval.harness import answers
 
         found: dict[str, list[Prediction]] = {}
@@ -48,7 +51,10 @@ class LmEval(Evaluator):
             rows: dict[int, Prediction] = {}
             for sample in samples:
                 values = {f"{metric},{sample['filter']}": sample[metric] for metric in sample["metrics"]}
-                rows.setdefault(int(sample["doc_id"]), {}).update({key: _kept(value) for key, value in values.items()})
+                row = rows.setdefault(int(sample["doc_id"]), {})
+                row.update({key: _kept(value) for key, value in values.items()})
+                if (text := _text_of(sample["doc"])) is not None:
+                    row["group"] = text
             found[name] = [rows[i] for i in sorted(rows)]
         return found
 
@@ -104,6 +110,17 @@ class Answers(Evaluator):
         kept = [] if name not in rows else zip(rows[name], weights, strict=True)
         items = [_read(x) for x, weight in kept if not _missing(x) for _ in range(int(weight))]
         return float(self._make[name.partition(",")[0]](items)) if items else math.nan
+
+
+def _text_of(doc: Any) -> str | None:
+    """Return the number of the text that a document's question is about; None where it has none.
+
+    Data sets with several questions a text have it in `idx`, from which the harness's own metrics take it (MultiRC's
+    paragraph, ReCoRD's passage).
+    """
+    idx = doc.get("idx") if isinstance(doc, Mapping) else None
+    found = [idx[key] for key in ("paragraph", "passage") if key in idx] if isinstance(idx, Mapping) else []
+    return str(found[0]) if found else None
 
 
 def _kept(value: Any) -> float | str:

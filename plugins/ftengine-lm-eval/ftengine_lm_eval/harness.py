@@ -12,35 +12,13 @@ import torch
 from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
-from ftengine import Run
 from ftengine.api import LoadedModel, Task
 from ftengine.errors import InputError
-from ftengine_lm_eval.figures import Benchmarks, benchmarked, write
 from ftengine_lm_eval.options import Options
 from ftengine_lm_eval.tasks import contained, load_tasks
 
 HEADS = ("causal-lm", "seq2seq-lm")
 """Heads that read and write text as the harness asks for it."""
-
-
-def measure(run: Run, options: Options) -> Benchmarks:
-    """Run the harness on the base and the tuned model of a run, and write lm_eval.json and lm_eval.parquet into it.
-
-    Raises:
-        InputError: a task or the run cannot be used, or the base is not the one that was trained on.
-    """
-    require_head(run.task)
-    with contained():
-        load_tasks(options.tasks)
-    base = _said(run, options, base=True)
-    result, examples = benchmarked(base, _said(run, options, base=False), options)
-    write(run.path, result, examples)
-    return result
-
-
-def _said(run: Run, options: Options, *, base: bool) -> dict[str, Any]:
-    with run.model(base=base) as loaded:
-        return answers(loaded, options)
 
 
 def answers(loaded: LoadedModel, options: Options) -> dict[str, Any]:

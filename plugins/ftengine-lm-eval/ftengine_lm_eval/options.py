@@ -1,4 +1,4 @@
-"""What is asked of the harness; the same for the evaluator and the command."""
+"""What is asked of the harness."""
 
 from __future__ import annotations
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from ftengine.api import Difference, Finding, Rule
-from ftengine.evaluation import holm
-from ftengine.text import against, counted, ends, interval, listed, plain, probability
+from ftengine.evaluation import holm, is_beyond_chance, near_end
+from ftengine.text import against, counted, listed, probability, sample_size, with_interval
 from ftengine_lm_eval.evaluator import LmEval
-from ftengine_lm_eval.figures import LEVEL, Benchmark, BenchmarkMetric
-from ftengine_lm_eval.figures import Benchmarks as Found
 
 if TYPE_CHECKING:
     from ftengine import RunRecords
@@ -18,6 +17,9 @@ if TYPE_CHECKING:
 DROP = 0.05
 """Change for the worse relative to the base, at the interval's near end, from which it is an alarm: with thousands of
 examples a change of a thousandth is beyond chance, and harmless."""
+
+Key = tuple[str, str]
+"""A task of the harness and a metric, called as the harness does: "acc,none" (metric, filter)."""
 
 
 class Benchmarks(Rule):
@@ -28,71 +30,44 @@ class Benchmarks(Rule):
     order = 110
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        tasks = _asked(run)
-        if (found := Found.read(run.path)) is not None:  # by the command
-            tasks |= found.tasks
-        # p-values are adjusted for all tasks and metrics together (Holm 1979).
-        metrics = {(task, name): m for task, one in tasks.items() for name, m in one.metrics.items()}
-        tested = {key: m.difference.p for key, m in metrics.items() if m.difference.p is not None}
-        p_values = holm(tested)
-        differing = {key for key, p in p_values.items() if p <= LEVEL and _excludes_0(metrics[key].difference)}
+        tasks = {one.data: one for one in run.evaluation.probes if (one.kind, one.name) == ("benchmark", LmEval.name)}
+        changes = {(task, name): change for task, one in tasks.items() for name, change in one.difference.items()}
+        # p-values are adjusted for all tasks and metrics together.
+        tested = {k: replace(changes[k], p_adjusted=p) for k, p in holm({k: c.p for k, c in changes.items()}).items()}
+        differing = {key for key, change in tested.items() if is_beyond_chance(change)}
         for key in sorted(differing):
-            yield self._finding(key, metrics[key], tasks[key[0]].examples, p_values[key])
+            yield self._finding(key, tasks[key[0]], tested[key])
         for keys, shows in (
             (tested.keys() - differing, "lm-evaluation-harness shows no difference beyond chance"),
-            (
-                metrics.keys() - tested.keys(),
-                "Figures of lm-evaluation-harness without a test of their difference",
-            ),
+            (changes.keys() - tested.keys(), "Figures of lm-evaluation-harness without a test of their difference"),
         ):
-            if rest := [key for key in metrics if key in keys]:
-                shown = [f"{_called(key)} {against(metrics[key].tuned, metrics[key].base)}" for key in rest[:6]]
+            if rest := [key for key in changes if key in keys]:
+                shown = [f"{_called(key)} {_sides(key, tasks)}" for key in rest[:6]]
                 shown += [f"{counted(len(rest) - 6, 'further figure')} beside them"] if len(rest) > 6 else []
                 text = f"{shows}; tuned against base: {listed(shown)}."
-                figures = {_called(key): metrics[key].difference for key in rest}
+                figures = {_called(key): tested.get(key, changes[key]) for key in rest}
                 yield Finding(kind="benchmarks", level="note", text=text, figures=figures)
 
-    def _finding(self, key: tuple[str, str], metric: BenchmarkMetric, n: int, p: float) -> Finding:
-        change = metric.difference
-        low, high = ends(change) or (change.value, change.value)
-        least = min(abs(low), abs(high))
-        serious = least >= DROP * abs(metric.base.value)
-        better = change.better
+    def _finding(self, key: Key, task: Any, change: Difference) -> Finding:
+        base, tuned = task.base[key[1]], task.tuned[key[1]]
+        serious, better = near_end(change) >= DROP * abs(base.value), change.better
         level: Literal["alarm", "note", "good"] = "good" if better else "note"
         if better is False and serious:
             level = "alarm"
         word = "better than" if better else "worse than" if better is False else "different from"
         text = (
-            f"The tuned model is {word} its base at {_called(key)} of lm-evaluation-harness: "
-            f"{against(metric.tuned, metric.base)}, a difference of {plain(change, sign=True)} "
-            f"(95 % interval {interval(change, sign=True)}, {probability(p)}, {counted(n, 'example')})."
+            f"The tuned model is {word} its base at {_called(key)} of lm-evaluation-harness: {against(tuned, base)}, a "
+            f"difference of {with_interval(change, sign=True)}, adjusted {probability(change.p_adjusted)}, on "
+            f"{sample_size(tuned.n, tuned.rows)}."
         )
         return Finding(kind="benchmarks", level=level, text=text, figures={_called(key): change})
 
 
-def _asked(run: RunRecords) -> dict[str, Benchmark]:
-    """Return what the evaluator measured in the run."""
-    higher = {name: metric.higher_is_better for name, metric in run.evaluation.metrics.items()}
-    found = {}
-    for probe in run.evaluation.probes:
-        if (probe.kind, probe.name) == ("benchmark", LmEval.name):
-            metrics = {
-                name: BenchmarkMetric(
-                    higher_is_better=higher[name], base=probe.base[name], tuned=tuned, difference=probe.difference[name]
-                )
-                for name, tuned in probe.tuned.items()
-                if name in probe.difference
-            }
-            found[probe.data] = Benchmark(examples=probe.examples, num_fewshot=None, metrics=metrics)
-    return found
+def _sides(key: Key, tasks: dict[str, Any]) -> str:
+    return against(tasks[key[0]].tuned[key[1]], tasks[key[0]].base[key[1]])
 
 
-def _excludes_0(change: Difference) -> bool:
-    low, high = ends(change) or (0.0, 0.0)
-    return not low <= 0 <= high
-
-
-def _called(key: tuple[str, str]) -> str:
+def _called(key: Key) -> str:
     """Return "TASK METRIC"; a filter is named where it is not the usual one."""
     metric, _, chosen = key[1].partition(",")
     return f"{key[0]} {metric}" + ("" if chosen == "none" else f" ({chosen})")
