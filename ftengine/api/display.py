@@ -46,13 +46,13 @@ class Finding(Shown):
     @field_validator("figures", mode="before")
     @classmethod
     def _as_json(cls, figures: Any) -> Any:
-        return {k: _plain(value) for k, value in figures.items()} if isinstance(figures, Mapping) else figures
+        return {k: _json_value(value) for k, value in figures.items()} if isinstance(figures, Mapping) else figures
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     """Return a figure's fields, None for what JSON does not know; other values as they are."""
     if is_dataclass(value):
-        return {name: _plain(inner) for name, inner in vars(value).items()}
+        return {name: _json_value(inner) for name, inner in vars(value).items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

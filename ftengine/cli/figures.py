@@ -76,8 +76,8 @@ def figure_table(
     rows = [
         (
             metric if len(counts) < 2 else f"{metric} (n = {figure.n:,})",
-            _told(metrics.get(metric), base.get(metric)),
-            _told(metrics.get(metric), figure),
+            _with_meaning(metrics.get(metric), base.get(metric)),
+            _with_meaning(metrics.get(metric), figure),
             with_ends(difference.get(metric), sign=True),
             verdict(difference.get(metric), no_interval(metric, metrics, tuned)),
         )
@@ -173,7 +173,7 @@ def verdict(difference: Difference | None, no_interval: str = "no interval") -> 
     return f"{word} ({probability(difference.p)})"
 
 
-def _told(metric: Metric | None, figure: Estimate | None) -> str:
+def _with_meaning(metric: Metric | None, figure: Estimate | None) -> str:
     """Return a model's figure, and what it means where that is not what it seems."""
 
     meaning = at_zero(metric, figure)

@@ -198,5 +198,5 @@ def _near_report(near: Near | None, distinct: Distinct) -> dict[str, Any] | None
         "examples": len(near.groups) - len(np.unique(near.groups)),
         "places": [f"{distinct.where(a)} ≈ {distinct.where(b)}" for a, b in near.pairs[:SHOWN_PLACES].tolist()],
         "shared_words": near.shared,
-        "mostly_shared": near.formal,
+        "mostly_shared": near.boilerplate,
     }

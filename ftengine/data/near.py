@@ -67,7 +67,7 @@ class Near:
             one at least with every split that holds a near duplicate of it.
         same: (distinct,) the first row that has the same words in the same order.
         shared: number of words that were left out, as more than half of the examples share them.
-        formal: number of rows that have few words beside these, a fifth at most.
+        boilerplate: number of rows that have few words beside these, a fifth at most.
     """
 
     threshold: float
@@ -75,7 +75,7 @@ class Near:
     pairs: np.ndarray
     same: np.ndarray
     shared: int = 0
-    formal: int = 0
+    boilerplate: int = 0
 
 
 def normalised(text: str) -> list[str]:
@@ -96,7 +96,7 @@ def bag(words: Collection[str], shared: Collection[str] = ()) -> list[str]:
     return found
 
 
-def said(words: Collection[str], form: Collection[str]) -> list[str]:
+def compared_words(words: Collection[str], form: Collection[str]) -> list[str]:
     """Return the bag of what is compared of a text: all of its words, or those beside the form where it has that."""
     return bag(words, form if form and _has_form(set(words), form) else ())
 
@@ -122,7 +122,7 @@ def find_near(distinct: Distinct, threshold: float) -> Near:
         for band in range(BANDS):
             for first, second in _runs(sketches.bands[:, band], np.arange(len(sketches.members))):
                 search.take(sketches.members[first], sketches.members[second], verify=True)
-    return Near(threshold, search.groups(), search.pairs(), _same(sketches.keys), len(form), sketches.formal)
+    return Near(threshold, search.groups(), search.pairs(), _same(sketches.keys), len(form), sketches.boilerplate)
 
 
 def _form(distinct: Distinct) -> frozenset[str]:
@@ -166,7 +166,7 @@ class _Sketches:
     def __init__(self, distinct: Distinct, threshold: float, form: Collection[str]) -> None:
         self._length = band_length(threshold)
         self.keys = np.zeros(len(distinct), dtype=np.uint64)
-        self.formal = 0
+        self.boilerplate = 0
         members, parts, rows = list[int](), list[tuple[np.ndarray, np.ndarray]](), self._words(distinct, form)
         while some := list(islice(rows, BATCH_ROWS)):
             members += [number for number, _ in some]
@@ -183,8 +183,8 @@ class _Sketches:
             if not words:
                 continue
             self.keys[number] = int.from_bytes(blake2b(" ".join(words).encode(), digest_size=8).digest(), "big") or 1
-            found = said(words, form)
-            self.formal += len(words) >= FEWEST_WORDS and len(found) <= len(words) / 5
+            found = compared_words(words, form)
+            self.boilerplate += len(words) >= FEWEST_WORDS and len(found) <= len(words) / 5
             if len(found) >= FEWEST_WORDS:
                 yield number, found
 
@@ -210,7 +210,9 @@ class _Search:
         self._seen = self._sides.copy()  # sides on which the row, or a near duplicate of it, is known to be
         self._found: list[tuple[int, int]] = []
         self._refused: set[int] = set()
-        self._bag = lru_cache(CACHED_TEXTS)(lambda number: frozenset(said(normalised(distinct.text(number)), form)))
+        self._bag = lru_cache(CACHED_TEXTS)(
+            lambda number: frozenset(compared_words(normalised(distinct.text(number)), form))
+        )
         sketch = BANDS * band_length(threshold)
         self._agreeing = (threshold - SLACK * math.sqrt(threshold * (1 - threshold) / sketch)) * sketch
 

@@ -20,7 +20,7 @@ from ftengine.data.split import read_for
 from ftengine.data.split_columns import numbers_of
 from ftengine.engine.prepared_data import PreparedData, ReadyTask, check_inputs, held_out, inferring
 from ftengine.errors import DataError, RecipeError, naming
-from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, Probe, answer_keys, by_pass, check_metrics
+from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, PlannedProbe, answer_keys, by_pass, check_metrics
 from ftengine.evaluation.results import bind
 from ftengine.evaluation.slices import require_column
 from ftengine.parallel.device import processes
@@ -171,7 +171,7 @@ def _columns(ready: ReadyTask, split: EncodedSplit, lenient: bool) -> Iterator[s
             yield column
 
 
-def _robustness(ready: ReadyTask, held: EvalSet, spec: Mapping[str, Any], number: int) -> Probe:
+def _robustness(ready: ReadyTask, held: EvalSet, spec: Mapping[str, Any], number: int) -> PlannedProbe:
     key = f"evaluation.robustness.{number}"
     augmenter: Augmenter = ready.registry.build("augmenter", dict(spec), key)
     if isinstance(augmenter.config, AugmenterConfig) and "probability" not in spec:
@@ -187,7 +187,7 @@ def _robustness(ready: ReadyTask, held: EvalSet, spec: Mapping[str, Any], number
         _refuse_other_questions(ready, changed, augmenter)
     title = f" under {augmenter.name}"
     changed_set = replace(held, name=f"robustness-{number}", title=title, split=changed, slices=())
-    return Probe("robustness", augmenter.name, held.split.rows.source, changed_set)
+    return PlannedProbe("robustness", augmenter.name, held.split.rows.source, changed_set)
 
 
 def _refuse_other_questions(ready: ReadyTask, changed: EncodedSplit, augmenter: Augmenter) -> None:
@@ -203,17 +203,17 @@ def _refuse_other_questions(ready: ReadyTask, changed: EncodedSplit, augmenter: 
             )
 
 
-def _forgetting(ready: ReadyTask, asked: FurtherExamples, reading: Sequence[Evaluator]) -> Probe:
+def _forgetting(ready: ReadyTask, asked: FurtherExamples, reading: Sequence[Evaluator]) -> PlannedProbe:
     with naming("evaluation.forgetting"):
         rows = read_for(asked.data, ready.recipe.data, ready.task, ready.registry)
         chosen = rows.select(sample(len(rows), asked.limit, ready.recipe.seed))
         split = ready.encode("general", chosen, quiet=True)
     names = ", ".join(evaluator.name for evaluator in reading)
     general = EvalSet("forgetting", split, reading, title=" on general data")
-    return Probe("forgetting", names, asked.data, general)
+    return PlannedProbe("forgetting", names, asked.data, general)
 
 
-def _memorisation(ready: ReadyTask, train: Rows, held_out: EncodedSplit | None) -> Probe:
+def _memorisation(ready: ReadyTask, train: Rows, held_out: EncodedSplit | None) -> PlannedProbe:
     section = ready.recipe.evaluation
     assert section.memorisation is not None
     key, count = "evaluation.memorisation", section.memorisation.examples
@@ -230,10 +230,10 @@ def _memorisation(ready: ReadyTask, train: Rows, held_out: EncodedSplit | None) 
         members, title = sample(len(split), count, ready.recipe.seed), f" for memorisation ({name})"
         sets.append(EvalSet(f"memorisation-{name}", split, (), [evaluator], members, options, title=title))
     contrast = sets[1] if len(sets) > 1 else None
-    return Probe("memorisation", evaluator.name, train.source, sets[0], contrast)
+    return PlannedProbe("memorisation", evaluator.name, train.source, sets[0], contrast)
 
 
-def _refusal(ready: ReadyTask, asked: FurtherExamples) -> Probe:
+def _refusal(ready: ReadyTask, asked: FurtherExamples) -> PlannedProbe:
     key, section = "evaluation.refusal", ready.recipe.data
     evaluator = _serving(ready, "refusal", {})
     with naming(key):
@@ -252,7 +252,7 @@ def _refusal(ready: ReadyTask, asked: FurtherExamples) -> Probe:
         members = np.arange(len(split))
     options = _options(ready, [evaluator])
     requests = EvalSet("refusal", split, (), [evaluator], members, options, title=" on requests")
-    return Probe("refusal", evaluator.name, asked.data, requests)
+    return PlannedProbe("refusal", evaluator.name, asked.data, requests)
 
 
 def _serving(ready: ReadyTask, probe: str, options: Mapping[str, Any]) -> Evaluator:

@@ -13,7 +13,7 @@ from scipy.special import stdtrit
 
 from ftengine.api import Difference, Evaluator, Rows, overrides
 from ftengine.evaluation.chance import is_beyond_chance
-from ftengine.evaluation.figures import Figure, by_resample
+from ftengine.evaluation.figures import ResampledFigure, by_resample
 from ftengine.evaluation.intervals import (
     CONFIDENCE,
     Interval,
@@ -32,8 +32,8 @@ HALVINGS = 40
 
 
 def compare(
-    base: Mapping[str, Figure],
-    tuned: Mapping[str, Figure],
+    base: Mapping[str, ResampledFigure],
+    tuned: Mapping[str, ResampledFigure],
     exact: Mapping[str, PValue] | None = None,
     *,
     same: bool = False,
@@ -54,7 +54,11 @@ def compare(
 
 
 def beyond_baseline(
-    evaluator: Evaluator, rows: Rows, weights: Weights, figures: Mapping[str, Figure], levels: Mapping[str, float]
+    evaluator: Evaluator,
+    rows: Rows,
+    weights: Weights,
+    figures: Mapping[str, ResampledFigure],
+    levels: Mapping[str, float],
 ) -> dict[str, Difference]:
     """Return figures of one model minus what always giving one answer comes to, by metric, paired by example.
 
@@ -79,7 +83,7 @@ def beyond_baseline(
     return {name: one for name, one in compare(answers, figures).items() if math.isfinite(one.value)}
 
 
-def _difference(base: Figure, tuned: Figure, exact: PValue | None, same: bool) -> Difference:
+def _difference(base: ResampledFigure, tuned: ResampledFigure, exact: PValue | None, same: bool) -> Difference:
     n, size = tuned.rows or tuned.n, min(base.size, tuned.size)
     value = float(_subtract(np.asarray(tuned.value), np.asarray(base.value), n))
     if math.isnan(value):
@@ -166,7 +170,7 @@ class Gap:
         return _judged(self.value, self.interval(confidence), self.test(), higher_is_better)
 
 
-def gap_between(first: Figure | None, second: Figure | None, *, overlap: bool = False) -> Gap | None:
+def gap_between(first: ResampledFigure | None, second: ResampledFigure | None, *, overlap: bool = False) -> Gap | None:
     """Return second minus first of two figures that rest on different examples; None where a value is undefined.
 
     With `overlap`, some groups are on both sides (a patient, or the same text under two values of a column), and the
@@ -199,7 +203,7 @@ def gap_between(first: Figure | None, second: Figure | None, *, overlap: bool = 
     return Gap(value, first.value, second.value, None, (math.sqrt(varied), freedom))
 
 
-def gaps_between(first: Mapping[str, Figure], second: Mapping[str, Figure]) -> dict[str, Difference]:
+def gaps_between(first: Mapping[str, ResampledFigure], second: Mapping[str, ResampledFigure]) -> dict[str, Difference]:
     """Return second minus first by metric, of different examples; `better` is where that is wanted."""
     gaps = {name: gap_between(first.get(name), figure) for name, figure in second.items()}
     better = {name: figure.metric.higher_is_better for name, figure in second.items()}

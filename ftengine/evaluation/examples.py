@@ -9,7 +9,7 @@ import numpy as np
 
 from ftengine.api import Example, ExampleScores, overrides
 from ftengine.data.encoding import EncodedSplit
-from ftengine.evaluation.figures import Figure
+from ftengine.evaluation.figures import ResampledFigure
 from ftengine.evaluation.plan import EvalSet, answer_keys
 from ftengine.evaluation.significance import PValue, mcnemar
 from ftengine.evaluation.table import Predictions
@@ -37,8 +37,8 @@ def exact_test(
     tuned: ExampleScores | None,
     weights: Weights,
     seen: np.ndarray,
-    before: Mapping[str, Figure],
-    after: Mapping[str, Figure],
+    before: Mapping[str, ResampledFigure],
+    after: Mapping[str, ResampledFigure],
 ) -> dict[str, PValue]:
     """Return McNemar's test for each metric that is the share of right answers; {} where there is none.
 
@@ -118,16 +118,16 @@ def answers_to_read(of: EvalSet, base: Predictions, tuned: Predictions) -> dict[
         found.append(
             {
                 "place": of.split.rows.where(row),
-                "prompt": _told(asked["prompt"], personal),
-                "wanted": None if asked.get("reference") is None else _told(asked["reference"], personal),
-                "base": _told(asked["completion"], personal),
-                "tuned": _told(answer["completion"], personal),
+                "prompt": _shortened_text(asked["prompt"], personal),
+                "wanted": None if asked.get("reference") is None else _shortened_text(asked["reference"], personal),
+                "base": _shortened_text(asked["completion"], personal),
+                "tuned": _shortened_text(answer["completion"], personal),
             }
         )
     return {"answers": found, "answered_with": dict(of.options)}
 
 
-def _told(text: str, personal: Iterable[str]) -> str:
+def _shortened_text(text: str, personal: Iterable[str]) -> str:
     return str(shortened(redact_pieces([(text, False)], personal))[0][0])
 
 

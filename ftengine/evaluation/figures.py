@@ -21,7 +21,7 @@ from ftengine.run.evaluation_result import MeasuredMetric
 
 
 @dataclass(frozen=True)
-class Figure:
+class ResampledFigure:
     """One metric with its resamples.
 
     Args:
@@ -55,7 +55,7 @@ class Figure:
         return Estimate(self.value, *self.interval, self.n, self.rows, None if self.rows is None else self.size)
 
 
-def measure(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, Figure]:
+def measure(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, ResampledFigure]:
     """Return every metric of an evaluator that is bound and fitted, of n rows of one model; none where n is 0."""
     if not len(weights):
         return {}
@@ -79,7 +79,7 @@ def measure(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, Fig
         else:
             interval = percentile_interval(found, size)
         scored = most is not None or name in shares
-        figures[name] = Figure(
+        figures[name] = ResampledFigure(
             metric,
             evaluator.name,
             value,
@@ -172,12 +172,12 @@ def details(evaluator: Evaluator, rows: Rows, weights: Weights) -> tuple[dict[st
     return facts, displays
 
 
-def estimates(figures: Mapping[str, Figure]) -> dict[str, Estimate]:
+def estimates(figures: Mapping[str, ResampledFigure]) -> dict[str, Estimate]:
     """Return figures without their resamples."""
     return {name: figure.estimate for name, figure in figures.items()}
 
 
-def declarations(figures: Iterable[Mapping[str, Figure]]) -> dict[str, MeasuredMetric]:
+def declarations(figures: Iterable[Mapping[str, ResampledFigure]]) -> dict[str, MeasuredMetric]:
     """Return what is declared of the metrics of several sets, with their evaluators."""
     every = {name: figure for some in figures for name, figure in some.items()}
     return {name: MeasuredMetric(**vars(figure.metric), evaluator=figure.evaluator) for name, figure in every.items()}

@@ -45,7 +45,7 @@ class EvalSet:
 
 
 @dataclass(frozen=True)
-class Probe:
+class PlannedProbe:
     """A further look at both models: "robustness", "forgetting", "memorisation" or "refusal".
 
     It has the name of the augmenter or the evaluator; `data` is where the examples are from, and `contrast` has others
@@ -91,7 +91,7 @@ class EvalPlan:
     split: str | None
     held_out: EvalSet | None = None
     training: EvalSet | None = None
-    probes: Sequence[Probe] = ()
+    probes: Sequence[PlannedProbe] = ()
     validation: EvalSet | None = None
     small_slice: int = 30
     resamples: int = 1000

@@ -11,8 +11,8 @@ import numpy as np
 from ftengine.api import Baseline, Display, Evaluator, ExampleScores, Labels, overrides
 from ftengine.evaluation.differences import beyond_baseline, compare, difference_of_differences, gaps_between
 from ftengine.evaluation.examples import answers_to_read, exact_test, scored_by, single_examples
-from ftengine.evaluation.figures import Figure, declarations, details, estimates, measure
-from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, Probe
+from ftengine.evaluation.figures import ResampledFigure, declarations, details, estimates, measure
+from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, PlannedProbe
 from ftengine.evaluation.runner import EvalResult
 from ftengine.evaluation.significance import PValue, mcnemar
 from ftengine.evaluation.slices import Side, slice_reports
@@ -31,7 +31,7 @@ class Measured:
     """
 
     predictions: Predictions
-    figures: dict[str, Figure] = field(default_factory=dict)
+    figures: dict[str, ResampledFigure] = field(default_factory=dict)
     details: dict[str, dict[str, Any]] = field(default_factory=dict)
     displays: list[Display] = field(default_factory=list)
     scores: dict[str, ExampleScores] = field(default_factory=dict)
@@ -204,7 +204,7 @@ def _training(base: Measured, tuned: Measured, held: tuple[Measured, Measured] |
 
 
 def _probe(
-    probe: Probe, before: Mapping[str, Measured], after: Mapping[str, Measured], clean: Measured | None
+    probe: PlannedProbe, before: Mapping[str, Measured], after: Mapping[str, Measured], clean: Measured | None
 ) -> record.Probe:
     """Return what is known of one probe; `clean` is the tuned model on the held-out examples as they are."""
     base, tuned = before[probe.examples.name], after[probe.examples.name]

@@ -15,7 +15,7 @@ from ftengine.errors import RecipeError, did_you_mean
 from ftengine.evaluation.chance import holm
 from ftengine.evaluation.differences import Gap, compare, gap_between
 from ftengine.evaluation.examples import exact_test
-from ftengine.evaluation.figures import Figure, estimates, measure
+from ftengine.evaluation.figures import ResampledFigure, estimates, measure
 from ftengine.evaluation.intervals import CONFIDENCE
 from ftengine.evaluation.table import equal
 from ftengine.evaluation.weights import Weights
@@ -191,7 +191,7 @@ class _Divided:
         own = self._figures[side][number]
         return gap_between(others.get(self.metric), own.get(self.metric), overlap=self._weights.share(inside))
 
-    def _measured(self, side: str, mask: np.ndarray) -> dict[str, Figure]:
+    def _measured(self, side: str, mask: np.ndarray) -> dict[str, ResampledFigure]:
         rows = {name: column[mask] for name, column in self._sides[side].rows.items()}
         return measure(self._evaluator, rows, self._weights.under(mask))
 

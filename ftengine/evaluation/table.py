@@ -160,7 +160,7 @@ class Predictions:
     @property
     def keys(self) -> frozenset[str]:
         """What the task said of an example, and the columns of the user's row that evaluators read."""
-        return frozenset(self._said())
+        return frozenset(self._columns_by_key())
 
     def equals(self, other: Predictions) -> bool:
         """Say whether another table has the same columns with the same values."""
@@ -173,11 +173,11 @@ class Predictions:
     def rows(self, evaluator: Evaluator) -> dict[str, np.ndarray]:
         """Return the columns as an evaluator sees them: all keys, columns that it reads, and what it kept."""
         kept = _beginning(f"{evaluator.name}.", self.columns)
-        return {**{key: self.columns[name] for key, name in self._said().items()}, **kept}
+        return {**{key: self.columns[name] for key, name in self._columns_by_key().items()}, **kept}
 
     def prediction(self, i: int) -> dict[str, Any]:
         """Return what the task said of one example, in plain values."""
-        return {key: _plain(self.columns[name][i]) for key, name in self._said().items()}
+        return {key: _python_value(self.columns[name][i]) for key, name in self._columns_by_key().items()}
 
     def keeping(self, evaluator: Evaluator) -> Predictions:
         """Return the table with what a further evaluator keeps of each prediction."""
@@ -195,7 +195,7 @@ class Predictions:
         """Yield each column that figures are divided by, with its values as texts, (n,)."""
         yield from _beginning("slice.", self.columns).items()
 
-    def _said(self) -> dict[str, str]:
+    def _columns_by_key(self) -> dict[str, str]:
         """Return column names by key."""
         plain = {name: name for name in self.columns if "." not in name and name not in OWN}
         return {name.removeprefix("column."): name for name in self.columns if name.startswith("column.")} | plain
@@ -238,5 +238,5 @@ def _numpy(column: pa.ChunkedArray) -> np.ndarray:
     return _objects(column.to_pylist())
 
 
-def _plain(value: Any) -> Any:
+def _python_value(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value

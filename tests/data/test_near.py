@@ -129,7 +129,7 @@ def test_examples_that_say_little_of_their_own_are_counted(write):
     rng = random.Random(1)
     instruction = " ".join(sentence(rng, 60))
     _, near, _ = near_texts(write, [f"{instruction} {i}a" for i in range(40)])
-    assert near.formal == 40
+    assert near.boilerplate == 40
 
 
 FREQUENT = WORDS[:30]
@@ -162,7 +162,7 @@ def test_rows_of_a_few_sentences_are_found_or_told_whatever_their_share(write, s
     _, near, distinct = near_texts(write, letters(rng, one, "x") + letters(rng, 200 - one, "y"))
     groups = near.groups[distinct.of["train"]]
     found = sum(len(part) - len(set(part)) for part in (groups[:one], groups[one:]))
-    assert found + near.formal >= 198
+    assert found + near.boilerplate >= 198
 
 
 def test_a_thousand_variants_of_one_text_are_one_group_found_in_few_comparisons(write):

@@ -45,7 +45,7 @@ class Threshold:
     @property
     def answer(self) -> str:
         """The best constant answer, in words."""
-        return f"always answering {_said(self.baseline.answer)}"
+        return f"always answering {_quoted_answer(self.baseline.answer)}"
 
     @property
     def gain(self) -> Difference | None:
@@ -120,7 +120,8 @@ class ConstantAnswer(Rule):
         reached = baseline.model_dump(mode="json", exclude={"classes", "gains"})
         figures = {**threshold.figures(), **reached, "others": others, **exact_answers(run)}
         if baseline.share == 1:
-            text = f"The {split} split has one answer only ({_said(baseline.answer)}): figures say nothing of others."
+            only = _quoted_answer(baseline.answer)
+            text = f"The {split} split has one answer only ({only}): figures say nothing of others."
             yield Finding(kind="baseline", level="note", text=text, figures=figures)
         elif _is_constant(threshold):
             text = _constant(threshold) + _ranked(threshold)
@@ -144,9 +145,9 @@ def _written_alike(run: RunRecords) -> Iterator[Finding]:
     if blank > SELDOM * n:
         text, count, told = "", blank, f"Not usable: {blank:,} of {n:,} answers are blank."
     elif count == n:
-        told = f"Not usable: it always answers {_said(text)}, to all {counted(n, 'held-out prompt')} asked."
+        told = f"Not usable: it always answers {_quoted_answer(text)}, to all {counted(n, 'held-out prompt')} asked."
     elif count >= NEARLY * n and share <= SELDOM:
-        told = f"Not usable: it answers {_said(text)} to {count:,} of {counted(n, 'held-out prompt')} asked."
+        told = f"Not usable: it answers {_quoted_answer(text)} to {count:,} of {counted(n, 'held-out prompt')} asked."
     else:
         return
     yield Finding(kind="quality", level="alarm", text=told, figures={"given": text, "count": count, "asked": n})
@@ -165,7 +166,7 @@ def _is_constant(threshold: Threshold) -> bool:
 
 def _constant(threshold: Threshold) -> str:
     baseline, split = threshold.baseline, threshold.run.evaluation.split
-    of, said = f"{counted(baseline.total, baseline.unit)} of the {split} split", _said(baseline.given)
+    of, said = f"{counted(baseline.total, baseline.unit)} of the {split} split", _quoted_answer(baseline.given)
     what = f"always answers {said}, to all {of}"
     if baseline.count < baseline.total:
         what = f"answers {said} to {baseline.count:,} of {of}"
@@ -227,7 +228,7 @@ def _ranked(threshold: Threshold) -> str:
     return f" Its scores say more than its answers: {' and '.join(told)}." if told else ""
 
 
-def _said(answer: str) -> str:
+def _quoted_answer(answer: str) -> str:
     return quoted(answer) if answer.strip() else "nothing"
 
 
