@@ -20,7 +20,6 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from ftengine.api import LoadedModel, overrides
-from ftengine.api.figures import counted
 from ftengine.data.cache_folder import ROWS, entry_of, known_entry
 from ftengine.data.encoding import content_of
 from ftengine.data.features import processor_state, task_state
@@ -32,6 +31,7 @@ from ftengine.evaluation.runner import EvalResult, EvalRunner, own_columns
 from ftengine.model.code import code_of
 from ftengine.parallel.device import Device
 from ftengine.run.environment import hardware, versions
+from ftengine.text import counted
 from ftengine.training.steps import batch_tokens
 
 TABLES_FORMAT = 2
