@@ -15,7 +15,7 @@ SOURCES = sorted(
 
 ROOMS = {
     *("api", "cli", "data", "engine", "evaluation", "model", "ops", "parallel", "plugins", "report", "run"),
-    *("testing", "training"),
+    *("testing", "text", "training"),
 }
 FILES = {"__init__.py", "__main__.py", "_native.pyi", "build.json", "errors.py", "py.typed"}
 """What lies at ftengine's root beside the rooms; the build writes `_native` and build.json."""
