@@ -37,10 +37,10 @@ WORDS = {
     "prefix": "a word of the language: how keys and names begin",
     "precision": "of numbers: float32, bfloat16",
     "regression": "a kind of labels, and the criterion for it",
-    "generation": "the options of free answers, as `Evaluator.generation` names them",
+    "generation": "the options of generations, as `Evaluator.generation` names them",
     "memorisation": "a probe, which any one evaluator may serve; recipe key evaluation.memorisation",
     "refusal": "a probe, which any one evaluator may serve; recipe key evaluation.refusal",
-    "prompt": "what a model is asked; a key of free answers, as `Task.generate` returns them",
+    "prompt": "what a model is asked; a key of generations, as `Task.generate` returns them",
     "adapter": "the folder of a run's trained part, which is part of the run directory's layout",
 }
 """Names that are words as well, and what else they mean; none may be a reference to the component."""

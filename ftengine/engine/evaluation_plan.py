@@ -256,7 +256,7 @@ def _refusal(ready: ReadyTask, asked: FurtherExamples) -> PlannedProbe:
 
 
 def _serving(ready: ReadyTask, probe: str, options: Mapping[str, Any]) -> Evaluator:
-    """Build the evaluator of a probe's free answers: the only one that serves it, of a task that gives such answers."""
+    """Build the evaluator of a probe's generations: the only one that serves it, of a task that gives such answers."""
     key, classes = f"evaluation.{probe}", {entry.name: entry.cls for entry in ready.registry.entries("evaluator")}
     serving = [name for name, cls in classes.items() if cls.traits.probe == probe]
     if len(serving) != 1:

@@ -20,7 +20,7 @@ class EvalSet:
     Args:
         name: of its table of predictions; `title` is what a listener is told.
         reading: evaluators of the task's predictions.
-        answering: evaluators of its free answers.
+        answering: evaluators of its generations.
         answered: the members that are answered freely with `options`, for evaluators or to be read; (a,).
         slices: columns that divide the examples; measured by the first evaluator alone.
     """
@@ -146,7 +146,7 @@ def check_metrics(evaluators: Iterable[Evaluator], known: Mapping[str, str] | No
 
 
 def by_pass(evaluators: Sequence[Evaluator], task: Task) -> tuple[list[Evaluator], list[Evaluator]]:
-    """Divide evaluators into those that read the task's predictions and those that read its free answers.
+    """Divide evaluators into those that read the task's predictions and those that read its generations.
 
     One that reads what neither has, and two that report one metric, are refused (RecipeError).
     """
@@ -159,7 +159,7 @@ def by_pass(evaluators: Sequence[Evaluator], task: Task) -> tuple[list[Evaluator
 
 
 def answer_keys(task: Task) -> frozenset[str]:
-    """Return the keys of a task's free answers; none where it writes none."""
+    """Return the keys of a task's generations; none where it writes none."""
     return task.generates
 
 

@@ -42,7 +42,7 @@ class Measured:
 
         Args:
             weights: of all examples.
-            answering: whether it sees free answers only.
+            answering: whether it sees generations only.
             keep: whether the table is without what it keeps, since it came later.
         """
         seen = self.predictions.answered if answering else np.ones(len(self.predictions), dtype=bool)

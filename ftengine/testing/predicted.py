@@ -33,11 +33,11 @@ class Predicted:
 
 
 def predictions() -> list[Predicted]:
-    """Return predictions of one label, several labels, a number, tags, losses of texts, and free answers.
+    """Return predictions of one label, several labels, a number, tags, losses of texts, and generations.
 
     Keys are those of the tasks in the box: `label`, `predicted`, `scores`, `logits` and `loss` of one label or several
     (ids, or lists of 0 and 1); `target`, `value` and `loss` of a number; `tags` and `predicted_tags`; `loss` and
-    `tokens` of texts; `prompt`, `completion` and `reference` (None where a row has none) of free answers.
+    `tokens` of texts; `prompt`, `completion` and `reference` (None where a row has none) of generations.
     """
     draw = np.random.default_rng(0)
     names = ("a", "b", "c")
@@ -56,7 +56,7 @@ def predictions() -> list[Predicted]:
         Predicted("IOB2 tags of words", Labels("single", ("O", "B-X", "I-X")), tuple(tags)),
         Predicted("plain tags of words", Labels("tags", ("DET", "NOUN", "VERB")), tuple(tags)),
         Predicted("losses of texts", None, tuple(losses)),
-        Predicted("free answers", None, tuple(_answers(losses))),
+        Predicted("generations", None, tuple(_answers(losses))),
     ]
 
 

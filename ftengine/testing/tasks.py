@@ -154,7 +154,7 @@ class TaskChecks(Checks):
     def answers_have_their_keys(self) -> None:
         task, loaded, _ = self._ready()
         if not api.overrides(task, "generate"):
-            skip("it writes no free answers")
+            skip("it writes no generations")
         rows = self.examples[:2]
         answers = task.generate(loaded, rows, {**task.short_generation})
         assert task.generates, "it writes `generate`, and `generates` names no key of what that returns"

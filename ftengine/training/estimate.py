@@ -155,12 +155,12 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RunEstimate:
     """What a run is expected to take.
 
     Args:
         train_seconds: all optimiser steps, without evaluation.
-        evaluate_seconds: validations during training, and base and tuned afterwards, without free answers.
+        evaluate_seconds: validations during training, and base and tuned afterwards, without generations.
         backward_seconds: of a step's last micro-batch, in which gradients can be sent already.
         weight_bytes: all parameters as they are stored.
         optimizer_bytes: gradients and optimiser state.
@@ -179,7 +179,7 @@ class Estimate:
     peak_bytes: int
 
 
-def estimate(trial: Trial, evaluate_tokens: float) -> Estimate:
+def estimate(trial: Trial, evaluate_tokens: float) -> RunEstimate:
     """Time micro-batches of median, largest and smallest size, and the optimiser; the trained weights move.
 
     The time of the others lies between them, by their tokens with padding.
@@ -201,7 +201,7 @@ def estimate(trial: Trial, evaluate_tokens: float) -> Estimate:
     weights = sum(p.numel() * p.element_size() for p in module.parameters())
     held_in_training = GRADIENT_BYTES * sum(p.numel() for p in trainable(module).values()) + trial.state_bytes
     tokens = float(trial.train.lengths[median].sum()) * accelerator.num_processes
-    return Estimate(
+    return RunEstimate(
         train_seconds=(float(seconds.sum()) / trial.steps_looked_at + update) * trial.steps.total,
         evaluate_seconds=typical.forward / tokens * evaluate_tokens,
         backward_seconds=float(seconds.mean()) * typical.backward / typical.seconds,

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("installed")
 
 @pytest.fixture(scope="module")
 def benchmarks(tmp_path_factory):
-    """A folder with tasks of choices and of free answers, and their data."""
+    """A folder with tasks of choices and of generations, and their data."""
     folder = tmp_path_factory.mktemp("benchmarks")
     rows = [{"q": f"What is {a} + {b}?", "good": f"It is {a + b}.", "bad": "Dogs."} for a in range(5) for b in range(5)]
     (folder / "sums.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
