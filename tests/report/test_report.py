@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ftengine.cli import main
 from ftengine.cli.figures import show_figures, show_slices
-from ftengine.report.write import write_report
+from ftengine.report.write import verdict_of, write_report
 from ftengine.run.records import RunRecords
 
 ALLOWED = {
@@ -239,6 +239,16 @@ def test_personal_data_is_masked_in_the_page(tmp_path):
     assert phone not in page
     assert "j…rg" in page
     assert "2…23" in page
+
+
+def test_a_figure_has_the_same_digits_on_the_page_in_the_verdict_and_in_the_terminal(tmp_path, capsys):
+    run = write_run(tmp_path / "run", sound())
+    show_figures(Console(width=160), RunRecords.read(run).evaluation)
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("accuracy"))
+    cells = re.findall(r'<span class="value">([^<]*)</span>', write_report([run]).read_text(encoding="utf-8"))
+    for text in (row, verdict_of(run).headline, " ".join(cells)):
+        assert set(re.findall(r"0\.93\d*", text)) == {"0.930"}
+        assert set(re.findall(r"0\.28\d*", text)) == {"0.280"}
 
 
 def test_a_p_value_is_one_number_on_the_page_in_the_verdict_and_in_the_terminal(tmp_path, capsys):
