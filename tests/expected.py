@@ -23,7 +23,6 @@ VARYING = [
     (r"\d[\d,]*\.\d+(?:e-?\d+)?", "0.0"),
     (r"(\nperplexity +)\S+( +)\S+( +)\S+", r"\g<1>0.0\g<2>0.0\g<3>−0.0"),  # so large that they may have no decimals
     (r"p < 0\.0\b", "p = 0.0"),
-    (r"\d+ %(?! interval)", "0.0 %"),
     (r"(ftengine[\w-]*) [\d.]+", r"\1 VERSION"),
     (r" {2,}|-{3,}", "  "),
     (r" +\n", "\n"),
