@@ -5,10 +5,11 @@
 Each world draws tables of predictions of models that are equally good: several models of one population, whose answers
 are binary and whose losses are of texts of unequal length. Of each table the engine's own code makes figures,
 differences, slices, a comparison of three strategies, a cross-validation and the rules' findings, from the columns
-`group` and `duplicate` as a run's tables have them. Counted are false alarms, a difference or gap that is called beyond
-chance, and intervals that hold the truth. The truth is that of 300,000 independent examples of the population.
-Not simulated are what is measured beside the held-out split (robustness, forgetting and the like) and evaluators
-other than `classification`, `calibration` and `perplexity`; the same two models answer all folds.
+`group` and `duplicate` as a run's tables have them. The evaluators are those of one label, calibration and
+perplexity, and in the worlds of `OTHERS` also of several labels, numbers, tagged words, generated answers, refusals and
+memorised text, with the rules about disturbed input, forgetting, refusals and memorisation. Counted are false alarms, a
+difference or gap that is called beyond chance, and intervals that hold the truth. The truth is that of 300,000
+independent examples of the population.
 
 Worlds differ in how rows hang together: each normal variable behind a row (is its label rare, does a model err, is its
 text long and hard) has a part in common with the rows of its group, the intraclass correlation (ICC). The tables are
@@ -21,7 +22,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -42,16 +43,24 @@ from ftengine.evaluation.results import Measured, bind, compared
 from ftengine.evaluation.slices import slice_reports
 from ftengine.evaluation.table import Predictions
 from ftengine.evaluation.weights import Weights
-from ftengine.run.evaluation_result import Details, EvaluationResult, OnTraining
+from ftengine.run.evaluation_result import Details, EvaluationResult, OnTraining, Probe
 from ftengine_builtins.evaluators.calibration import Calibration
 from ftengine_builtins.evaluators.classification import Classification
+from ftengine_builtins.evaluators.entities import Entities
+from ftengine_builtins.evaluators.generation import Generation
 from ftengine_builtins.evaluators.language import Perplexity
+from ftengine_builtins.evaluators.memorisation import Memorisation
+from ftengine_builtins.evaluators.refusal import Refusal
+from ftengine_builtins.evaluators.regression import Regression
+from ftengine_builtins.rules import probes
 from ftengine_builtins.rules.baseline import no_better_than_a_constant
 from ftengine_builtins.rules.fitting import GeneralisationGap
 from ftengine_builtins.rules.quality import BetterThanBase, WorseMetrics
 from ftengine_builtins.rules.slices import SliceGaps
 
 LEVEL = 0.05
+MOST = 0.06
+"""Share of sets with a false alarm that may be, of 20 groups or more."""
 RESULTS = Path(__file__).parent / "results" / "coverage.json"
 FOLDS, SMALL = 5, 20
 """Folds, and examples below which a slice is not judged."""
@@ -105,6 +114,15 @@ WORLDS = {
     "guessing: 50 groups, ICC 0.3": World(50, 8, icc=0.3, accuracy=0.6),
     "10 groups, ICC 0.3": World(10, 8, icc=0.3),
 }
+OTHERS = (
+    "independent, 50",
+    "independent, 200",
+    "duplicated, 100",
+    "20 groups, ICC 0.3",
+    "20 unequal groups, ICC 0.3",
+    "50 unequal groups, ICC 0.3",
+)
+"""Worlds in which the other evaluators are looked at too."""
 
 
 class Draw:
@@ -157,10 +175,52 @@ class Draw:
                     "slice.region": region.astype(str).astype(object),
                 }
             )
+        return [self._table(one) for one in found]
+
+    def other_tables(self, models: int) -> list[Predictions]:
+        """Return what equally good models said where there are several labels, numbers, tagged words or answers."""
+        target, hard, size = self.normal(), self.normal(), np.exp(2.5 + 0.5 * self.normal()).astype(int) + 4
+        label = np.column_stack([self.normal() < ndtri(share) for share in (0.5, 0.3, 0.15)]).astype(int)
+        entities, to_refuse = self.rng.poisson(1, (self.distinct, 2)), self.rng.integers(0, 2, self.distinct)
+        grams, found = np.arange(4), []
+        for _ in range(models):
+            z = math.sqrt(0.5) * hard + math.sqrt(0.5) * self.normal()
+            odds = (2 * label - 1) * ndtri(0.85) + z[:, None] * 0.8 + 0.6 * self.rng.normal(size=label.shape)
+            good = ndtr(z)  # in (0, 1), of each answer
+            whole = np.where(good > 0.8, 1.0, good)
+            matches = self.rng.binomial(size[:, None] - grams, whole[:, None] ** (1 + grams))
+            letters = np.repeat(5 * size[:, None], 6, axis=1)
+            both = self.rng.binomial(letters, whole[:, None] ** np.linspace(0.3, 1, 6))
+            tagged = self.rng.binomial(entities, good[:, None])
+            found.append(
+                {
+                    "target": target,
+                    "value": 0.8 * target + 0.6 * z,
+                    "label": label,
+                    "predicted": (odds > 0).astype(int),
+                    "scores": 1 / (1 + np.exp(-1.5 * odds)),
+                    "entities.right": self.rng.binomial(size, 0.7 + 0.3 * good),
+                    "entities.words": size,
+                    "entities.entities": np.hstack([tagged, tagged + self.rng.poisson(0.3, entities.shape), entities]),
+                    # ROUGE is a mean over answers as token F1 is.
+                    **{f"generation.{name}": whole for name in ("token_f1", "rouge1", "rouge2", "rougeL")},
+                    "generation.exact_match": (whole == 1).astype(float),
+                    "generation.bleu": np.hstack([np.column_stack([size, size]), matches, size[:, None] - grams]),
+                    "generation.chrf": np.stack([letters, letters, both], axis=2).reshape(len(size), 18),
+                    "refusal.to_refuse": to_refuse,
+                    "refusal.refused": (np.where(to_refuse, 1.0, -1.0) + z > 0).astype(int),
+                    "memorisation.verbatim": (good > 0.95).astype(float),
+                    "memorisation.prefix_verbatim": (good > 0.9).astype(float),
+                    "memorisation.longest_run": good,
+                }
+            )
+        return [self._table(one) for one in found]
+
+    def _table(self, columns: Mapping[str, np.ndarray]) -> Predictions:
         beside = {"row": np.arange(len(self.of)), "group": self.group[self.of], "duplicate": self.of}
-        if not world.named:
+        if not self.world.named:
             beside["group"] = self.of
-        return [Predictions(beside | {name: column[self.of] for name, column in one.items()}) for one in found]
+        return Predictions(beside | {name: column[self.of] for name, column in columns.items()})
 
 
 def evaluators() -> list[Evaluator]:
@@ -168,6 +228,16 @@ def evaluators() -> list[Evaluator]:
     built = [Classification(), Calibration(), Perplexity()]
     bind(built[:2], "a-task", Labels("single", ("no", "yes")))
     return built
+
+
+def other_evaluators() -> list[Evaluator]:
+    """Return what measures `Draw.other_tables`, knowing their labels; the last is of memorised text."""
+    labelled = Classification(), Regression(), Entities()
+    tags = Labels("single", ("O", "B-A", "I-A", "B-B", "I-B"))
+    labels = Labels("multi", tuple("abc")), Labels("regression", ("y",)), tags
+    for evaluator, known in zip(labelled, labels, strict=True):
+        bind([evaluator], "a-task", known)
+    return [*labelled, Generation(), Refusal(), Memorisation()]
 
 
 def measured(table: Predictions, weights: Weights, chosen: list[Evaluator]) -> Measured:
@@ -191,6 +261,19 @@ def truth(population: World) -> dict[str, float]:
     found = {name: value for one in evaluators() for name, value in one.score(table.rows(one), ones).items()}
     label, said = table.columns["label"], table.columns["predicted"]
     return found | {"recall": float((said[label == 1] == 1).mean()), "gain": found["accuracy"] - max(label.mean(), 0.5)}
+
+
+@cache
+def other_truth(population: World) -> dict[str, float]:
+    """Return every figure of the other evaluators, by `titled` name, of 300,000 independent examples."""
+    (table,) = Draw(replace(population, groups=300_000), 2**31).other_tables(1)
+    ones = np.ones(len(table))
+    return {titled(one, n): v for one in other_evaluators() for n, v in one.score(table.rows(one), ones).items()}
+
+
+def titled(evaluator: Evaluator, metric: str) -> str:
+    """Return what a metric of the other evaluators is called here; several labels have names that one label has too."""
+    return f"{metric}, several labels" if evaluator.name == "classification" else metric
 
 
 Outcome = tuple[str, bool | None]
@@ -237,10 +320,58 @@ def outcomes(
     for metric in ("accuracy", "loss"):
         pairs = pair_differences(strategies, models[1:], metric)
         yield f"alarm compare, 3 strategies: {metric}", any(pair.supported for pair in pairs)
-    yield from folded(tables[:2], chosen, resamples, seed)
+    yield from folded(Draw(world, seed).tables(1 + FOLDS), chosen, resamples, seed)
     (table,) = Draw(world, seed + 10**6).tables(1)
     seen = measured(table, table.weights(seed, resamples), chosen[:1])
     yield from judged(tuned, both, seen, guesses=math.isclose(world.accuracy, max(world.rare, 1 - world.rare)))
+    if world in [WORLDS[name] for name in OTHERS]:
+        yield from others(world, seed, resamples, tuned, both)
+
+
+def others(world: World, seed: int, resamples: int, text: Measured, both: Mapping[str, Any]) -> Iterator[Outcome]:
+    """Yield the same of the other evaluators, and what rules say of what is measured beside the held-out split.
+
+    `text` and `both` are what the tuned model came to with one label and as a language model, for forgetting.
+    """
+    true, every = other_truth(world.population), other_evaluators()
+    base, tuned = (
+        measured(table, table.weights(seed, resamples), every) for table in Draw(world, seed).other_tables(2)
+    )
+    found = compared(base, tuned)
+    for evaluator in every:
+        for metric in (name for name in evaluator.metrics if name in tuned.figures and not name.startswith("rouge")):
+            figure, change, name = tuned.figures[metric], found["difference"][metric], titled(evaluator, metric)
+            yield f"holds {name}", held(*figure.interval, true[name])
+            yield f"holds {name}, difference", held(change.low, change.high, 0.0)
+            yield f"alarm difference: {name}", beyond(change.low, change.high, change.p)
+    (table,) = Draw(world, seed + 10**6).other_tables(1)
+    trained = measured(table, table.weights(seed, resamples), every[-1:])
+    gaps = gaps_between({name: tuned.figures[name] for name in trained.figures}, trained.figures)
+    for name, gap in gaps.items():
+        yield f"holds {name}, training against held-out", held(gap.low, gap.high, 0.0)
+        yield f"alarm training against held-out: {name}", beyond(gap.low, gap.high, gap.p)
+    seen = {"name": "a-name", "data": "a-file", "examples": len(table)}
+    changes = {kind: {n: found["difference"][n] for n in names} for kind, names in PROBED.items()}
+    sides = {side: found[side] for side in ("base", "tuned")}
+    same = compared(trained, trained)
+    of_text = {name: both[name] for name in ("base", "tuned", "difference")}
+    run = record(
+        text,
+        both,
+        probes=(
+            Probe(kind="forgetting", **seen, **of_text),
+            Probe(kind="robustness", **seen, **sides, difference={}, against=changes["robustness"]),
+            Probe(kind="refusal", **seen, **sides, difference=changes["refusal"]),
+            Probe(kind="memorisation", **seen, **{name: same[name] for name in of_text}, against=gaps),
+        ),
+        beside=[tuned.figures],
+    )
+    for rule in (probes.Forgetting(), probes.Robustness(), probes.Refusal(), probes.Memorisation()):
+        yield f"alarm rule {rule.name}", any("p_adjusted" in one.figures for one in rule.judge(run))
+
+
+PROBED = {"robustness": ("subset_accuracy", "micro_f1", "macro_f1"), "refusal": ("refusal_rate", "over_refusal_rate")}
+"""Metrics whose changes are taken for those under disturbed input, and of refusals."""
 
 
 def held(low: float | None, high: float | None, true: float) -> bool | None:
@@ -281,9 +412,10 @@ def sliced(
 
 
 def folded(tables: list[Predictions], chosen: list[Evaluator], resamples: int, seed: int) -> Iterator[Outcome]:
-    """Yield what the pooled answers of folds say, groups in one fold each."""
-    fold = tables[0].groups % FOLDS
-    joined = [Predictions.join([table.take(fold == k) for k in range(FOLDS) if (fold == k).any()]) for table in tables]
+    """Yield what the pooled answers of folds say, groups in one fold each; of a base and of a tuned model a fold."""
+    fold, (base, *tuned) = tables[0].groups % FOLDS, tables
+    there = [k for k in range(FOLDS) if (fold == k).any()]
+    joined = [Predictions.join([by_fold[k].take(fold == k) for k in there]) for by_fold in ([base] * FOLDS, tuned)]
     weights = joined[0].weights(seed, resamples)
     found = compared(*(measured(table, weights, [chosen[0], chosen[2]]) for table in joined))
     for metric in ("accuracy", "loss"):
@@ -291,9 +423,9 @@ def folded(tables: list[Predictions], chosen: list[Evaluator], resamples: int, s
         yield f"alarm cross-validation: {metric}", beyond(change.low, change.high, change.p)
 
 
-def record(tuned: Measured, both: Mapping[str, Any], **beside: Any) -> Any:
-    """Return what rules look at, of a run with these figures of both models."""
-    evaluation = EvaluationResult(split="test", metrics=declarations([tuned.figures]), **both, **beside)
+def record(tuned: Measured, both: Mapping[str, Any], *, beside: Sequence[Mapping[str, Any]] = (), **parts: Any) -> Any:
+    """Return what rules look at, of a run with these figures of both models; `beside` are figures of probes."""
+    evaluation = EvaluationResult(split="test", metrics=declarations([*beside, tuned.figures]), **both, **parts)
     return SimpleNamespace(
         evaluation=evaluation,
         headline_metric=evaluation.headline_metric,
@@ -331,11 +463,17 @@ Counts = dict[str, tuple[int, int]]
 
 
 def simulate(world: World, runs: int, resamples: int = 1000, quick: bool = False) -> Counts:
-    """Count the outcomes of sets drawn with seeds 0, 1, …."""
+    """Count the outcomes of sets drawn with seeds 0, 1, ….
+
+    Of a world with a false alarm above `MOST`, twice as many sets are drawn in all, to tell it from chance.
+    """
     found: Counts = {}
     detectable: dict[str, list[float]] = {"accuracy": [], "loss": []}
     for seed in range(runs):
         _count(found, outcomes(world, seed, resamples, quick=quick, detectable=detectable))
+    if not quick and any(so > MOST * sets for name, (so, sets) in found.items() if name.startswith("alarm ")):
+        for seed in range(runs, 2 * runs):
+            _count(found, outcomes(world, seed, resamples))
     least = {name: float(np.median(values)) for name, values in detectable.items() if values}
     if not quick and least.get("accuracy", 1.0) < 1 - world.accuracy:
         for seed in range(runs // 4):
@@ -383,7 +521,8 @@ def main() -> None:
             arguments.out.write_text(json.dumps(facts | {"seconds": seconds, "worlds": found}, indent=1) + "\n")
             print(f"{name}: {seconds} s", flush=True)
     error = 100 * math.sqrt(LEVEL * (1 - LEVEL) / arguments.runs)
-    print(f"\nIn %, of {arguments.runs:,} sets each; one standard error of 5 or 95 % is {error:.1f} points.")
+    print(f"\nIn %, of {arguments.runs:,} sets each; twice as many where one was above {MOST:.0%}.")
+    print(f"One standard error of 5 or 95 % of {arguments.runs:,} is {error:.1f} points.")
     print("Worlds: " + "; ".join(f"{i} {name}" for i, name in enumerate(found, 1)) + ".")
     for kind in ("alarm", "holds", "found"):
         print(f"\n{table(found, kind, arguments.runs)}")

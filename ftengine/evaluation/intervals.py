@@ -7,9 +7,11 @@ import math
 import numpy as np
 from scipy.special import ndtr, stdtrit
 
-from ftengine.text import FEW_GROUPS
-
 CONFIDENCE = 0.95
+VARYING = 6
+"""Groups that have to vary until the bootstrap's variance is taken at its word. With 2, intervals of 20 groups held the
+truth in 92 % of simulated sets, and with 6 in 94 to 99 %; with 20, half of the power was lost."""
+
 Interval = tuple[float | None, float | None]
 
 
@@ -59,7 +61,7 @@ def effective_trials(
 
     For a plain proportion that is the number of examples (Korn & Graubard 1998). Where rows come in groups, the
     variance says little until several groups hold an error: by a single error all rows look independent. The trials are
-    therefore near n, the groups, at first, and reach what the variance says with `FEW_GROUPS` groups that vary.
+    therefore near n, the groups, at first, and reach what the variance says with `VARYING` groups that vary.
     Arguments as of `score_interval`.
     """
     if n < 2 or math.isnan(value):
@@ -67,7 +69,7 @@ def effective_trials(
     varied = variance(resampled) * (1 + 1 / freedom)  # of few groups it falls short by (n - 1)/n
     effective = min(trials, value * (1 - value) / varied if varied > 0 else n)
     if math.isfinite(freedom) and effective > n:
-        known = min(1.0, varying_groups(resampled) / FEW_GROUPS)
+        known = min(1.0, varying_groups(resampled) / VARYING)
         effective = 1 / ((1 - known) / n + known / effective)
     return effective if effective > 0 else None
 
