@@ -55,23 +55,7 @@ class Experiment:
         registry, listener = registry or Registry(), listener or SilentListener()
         registry.plugins.raise_if_broken()
         with naming(recipe.origin):
-            callbacks = Callbacks(recipe, registry, listener)
-            loader = registry.loader_of(recipe.model.source, recipe.model.loader)
-            experiment = cls(
-                recipe,
-                registry,
-                listener,
-                loader,
-                registry.factory("task", recipe.task, "task"),
-                registry.factory("strategy", recipe.strategy, "strategy"),
-                tuple(registry.build("augmenter", spec, f"augment.{i}") for i, spec in enumerate(recipe.augment)),
-                tuple(
-                    registry.factory("regularizer", spec, f"regularize.{i}") for i, spec in enumerate(recipe.regularize)
-                ),
-                registry.usual("optimizer", recipe.train.optimizer, "train.optimizer"),
-                registry.usual("schedule", recipe.train.schedule, "train.schedule")(),
-                callbacks,
-            )
+            experiment = cls._of(recipe, registry, listener)
             if recipe.data.reader["name"] != AUTO:
                 registry.factory("reader", recipe.data.reader, "data.reader")
             for i, spec in enumerate(recipe.evaluate):
@@ -84,6 +68,23 @@ class Experiment:
         if check_source:
             experiment.check_source()
         return experiment
+
+    @classmethod
+    def _of(cls, recipe: Recipe, registry: Registry, listener: Listener) -> Experiment:
+        callbacks = Callbacks(recipe, registry, listener)
+        return cls(
+            recipe,
+            registry,
+            listener,
+            registry.loader_of(recipe.model.source, recipe.model.loader),
+            registry.factory("task", recipe.task, "task"),
+            registry.factory("strategy", recipe.strategy, "strategy"),
+            tuple(registry.build("augmenter", spec, f"augment.{i}") for i, spec in enumerate(recipe.augment)),
+            tuple(registry.factory("regularizer", spec, f"regularize.{i}") for i, spec in enumerate(recipe.regularize)),
+            registry.usual("optimizer", recipe.train.optimizer, "train.optimizer"),
+            registry.usual("schedule", recipe.train.schedule, "train.schedule")(),
+            callbacks,
+        )
 
     def check_source(self) -> None:
         """Refuse a model source that cannot be loaded (SourceError), where the loader can tell without weights."""

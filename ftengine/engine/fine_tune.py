@@ -64,36 +64,43 @@ def fine_tune(
     recipe = launched(recipe)
     with watched():
         run = RunDirectory(recipe.output)
-        resuming = torch.tensor(run.is_run() and (resume or restarted(run)), device=processes().device)
-        resuming = broadcast(resuming)  # the main process says it, where another host does not see the folder
-        return _fine_tune(recipe, run, bool(resuming), listener, registry)
-
-
-def _fine_tune(
-    recipe: Recipe, run: RunDirectory, resuming: bool, listener: Listener | None, registry: Registry | None
-) -> Run:
-    if not resuming:
-        run.require_free()
-    if processes().is_main_process:
-        run.require_unlocked()
-    experiment = Experiment.open(recipe, registry, listener or SilentListener())
-    if resuming:
-        require_same_recipe(run, experiment.resolved())
-    if resuming and run.finished:
-        experiment.listener.message(f"{run.path} is finished; nothing to resume")
-        if not concluded(run) and processes().is_main_process:
-            finish(experiment, run)
-    else:
-        data = prepare_data(experiment)
+        resuming = _resumes(run, resume)
+        experiment = Experiment.open(recipe, registry, listener or SilentListener())
         if resuming:
-            require_same_data(run, data)
-        for finding in data.audit.findings:
-            if finding.level != "good":
-                experiment.listener.message(f"{finding.kind}: {finding.text}")
-        for told in idle_augmenters(data.encoded["train"]):
-            experiment.listener.message(told)
-        train(prepare_model(data, run if resuming else None), run, resuming)
-    return load_run(run.path, registry=experiment.registry, listener=experiment.listener, trust_code=True)
+            require_same_recipe(run, experiment.resolved())
+        if resuming and run.finished:
+            experiment.listener.message(f"{run.path} is finished; nothing to resume")
+            if not concluded(run) and processes().is_main_process:
+                finish(experiment, run)
+        else:
+            data = prepare_data(experiment)
+            if resuming:
+                require_same_data(run, data)
+            _report(data)
+            train(prepare_model(data, run if resuming else None), run, resuming)
+        return load_run(run.path, registry=experiment.registry, listener=experiment.listener, trust_code=True)
+
+
+def _resumes(run: RunDirectory, resume: bool) -> bool:
+    """Say whether a run goes on, as the main process sees it; refuse a folder that is in use (RunError)."""
+    state = processes()
+    resuming = torch.tensor(run.is_run() and (resume or restarted(run)), device=state.device)
+    resumes = bool(broadcast(resuming))  # the main process says it, where another host does not see the folder
+    if not resumes:
+        run.require_free()
+    if state.is_main_process:
+        run.require_unlocked()
+    return resumes
+
+
+def _report(data: PreparedData) -> None:
+    """Tell the listener what deserves attention before training."""
+    listener = data.experiment.listener
+    for finding in data.audit.findings:
+        if finding.level != "good":
+            listener.message(f"{finding.kind}: {finding.text}")
+    for idle in idle_augmenters(data.encoded["train"]):
+        listener.message(idle)
 
 
 def train(model: PreparedModel, run: RunDirectory, resuming: bool) -> None:

@@ -12,6 +12,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 from torch import nn
 
 from ftengine.api import Event, LoadedModel, Started, Strategy, overrides
+from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.base_predictions import run_base, run_model
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
@@ -29,7 +30,7 @@ from ftengine.evaluation.results import Measured, measure_all
 from ftengine.evaluation.runner import EvalResult
 from ftengine.model import count, fingerprint_base, fingerprint_processor, require_same_base
 from ftengine.model.fingerprints import fingerprint_tokens
-from ftengine.parallel.device import Device, processes
+from ftengine.parallel.device import Device
 from ftengine.parallel.sharding import gathered
 from ftengine.plugins.returned import json_mapping
 from ftengine.run.directory import RunDirectory
@@ -39,7 +40,7 @@ from ftengine.text import counted
 from ftengine.training.loop import Trainer
 from ftengine.training.memory import release_memory
 from ftengine.training.setup import Setup
-from ftengine.training.steps import plan_steps
+from ftengine.training.steps import Steps, plan_steps
 
 
 @dataclass(frozen=True)
@@ -145,40 +146,61 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
         InputError: the model cannot be loaded, or data and model do not fit each other.
         PluginError: an evaluator cannot measure the base.
     """
-    now = processes().num_processes
+    experiment, device = data.experiment, Device.open(data.experiment.recipe, training=True)
+    now = device.accelerator.num_processes
     began = now if resumed is None else Environment.read(resumed).processes
     plan = evaluation_plan(data, began)
-    experiment, device = data.experiment, Device.open(data.experiment.recipe, training=True)
     steps = plan_steps(len(data.encoded["train"]), experiment.recipe.train, began)
     if began != now:
         experiment.listener.message(
             f"the run began with {counted(began, 'process', 'processes')} and goes on with {now}: a step keeps its "
             f"{steps.batch:,} examples, in micro-batches of at most {experiment.recipe.train.batch_size}"
         )
-    check_own_regularizers(data.ready, steps.total)
-    require_measurable(device, experiment.recipe.train)
-    loaded = load_base(data.ready, weights=device.is_main or not device.divides)
-    if device.divides:  # the first process alone has read it
-        (loaded.fingerprint,) = broadcast_object_list([loaded.fingerprint])
-    encoded = [] if data.ready.skeleton else [*data.encoded.values(), *plan.encoded()]  # else they are known to fit
-    require_fit(loaded, encoded)
-    place_base(device, data.ready, loaded)
-    if resumed is None:
-        require_base_fits(device, experiment.recipe.train)
+    loaded = _loaded(data, plan, device, steps, resumed)
     base = run_base(device, data.ready, loaded, plan)
     experiment.listener.phase("figures")
     measured = measure_all(plan, base) if device.is_main else {}
+    strategy, empty = _prepared(data, plan, device, loaded)
+    memory = choose_memory(data, device, loaded, strategy, steps, resumed)
+    return PreparedModel(data, plan, device, loaded, strategy, began, base, measured, memory, empty)
+
+
+def _loaded(
+    data: PreparedData, plan: EvalPlan, device: Device, steps: Steps, resumed: RunDirectory | None
+) -> LoadedModel:
+    """Load the base and place it, once it is known that it can train as the recipe says."""
+    ready, section = data.ready, data.ready.recipe.train
+    check_own_regularizers(ready, steps.total)
+    require_measurable(device, section)
+    loaded = load_base(ready, weights=device.is_main or not device.divides)
+    if device.divides:  # the first process alone has read it
+        (loaded.fingerprint,) = broadcast_object_list([loaded.fingerprint])
+    require_fit(loaded, _unfitted(data, plan))
+    place_base(device, ready, loaded)
+    if resumed is None:
+        require_base_fits(device, section)
+    return loaded
+
+
+def _prepared(
+    data: PreparedData, plan: EvalPlan, device: Device, loaded: LoadedModel
+) -> tuple[Strategy, nn.Module | None]:
+    """Let the strategy prepare the loaded base; where that is to be divided, also return it without weights."""
     strategy = prepare_strategy(device, data.ready, loaded)
-    require_fit(loaded, encoded)  # a strategy may take some of its room
+    require_fit(loaded, _unfitted(data, plan))  # a strategy may take some of its room
     trained, total = count(loaded.module)
     empty = device.divide(loaded) if device.divides else None
     divided = f", sharded over {device.accelerator.num_processes} processes" if device.divides else ""
     by = kernels_of(strategy, device)
-    experiment.listener.message(
+    data.experiment.listener.message(
         f"{trained:,} of {total:,} parameters train, in {device.precision.name}{divided}{f'; {by}' if by else ''}"
     )
-    memory = choose_memory(data, device, loaded, strategy, steps, resumed)
-    return PreparedModel(data, plan, device, loaded, strategy, began, base, measured, memory, empty)
+    return strategy, empty
+
+
+def _unfitted(data: PreparedData, plan: EvalPlan) -> list[EncodedSplit]:
+    """Return the examples of which no model without weights has told whether they fit."""
+    return [] if data.ready.skeleton else [*data.encoded.values(), *plan.encoded()]
 
 
 def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) -> TrainedModel:
