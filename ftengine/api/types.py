@@ -71,7 +71,7 @@ class LoadedModel:
         processor: tokenizer, image processor or feature extractor that goes with it.
         source: where it came from.
         head: the head that was asked for.
-        new_modules: names of modules initialised afresh (a classifier head); they train and are saved in any case.
+        new_modules: names of newly initialised modules (a classifier head); they train and are saved in any case.
         labels: the classification targets, or None.
         fingerprint: identity of base and processor, as hashes and settings by section; the engine fills it in. A loader
             that changes weights as it reads them gives that of the base as it was (`fingerprint_base`); any may give

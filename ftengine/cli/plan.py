@@ -147,7 +147,7 @@ def show_count(counted: ParameterCount) -> None:
     lines = [
         ("model", f"{model['source']} ({model['class']}, {counted.base_parameters:,} parameters)"),
         ("trains", f"{trained:,} of {total:,} parameters ({percent(trained / total)})"),
-        ("", [f"of these {count:,} in {module}, which is initialised afresh" for module, count in new]),
+        ("", [f"of these {count:,} in {module}, which is newly initialised" for module, count in new]),
         ("strategy", parts or name),
         ("labels", f"{len(model['labels'])}" if model["labels"] else None),
     ]
@@ -161,7 +161,7 @@ def _lines(plan: Plan) -> list[tuple[str, str | list[str] | None]]:
     return [
         ("model", f"{model['source']} ({model['class']}, loader {model['loader']})"),
         ("trains", f"{trained:,} of {total:,} parameters ({percent(trained / total)})"),
-        ("", f"initialised afresh: {', '.join(model['new_modules'])}" if model["new_modules"] else None),
+        ("", f"newly initialised: {', '.join(model['new_modules'])}" if model["new_modules"] else None),
         ("strategy", _strategy(plan)),
         ("task", plan.recipe["task"]["name"]),
         ("labels", cut(", ".join(map(str, model["labels"])), SHOWN_PIECE) if model["labels"] else None),
@@ -244,7 +244,7 @@ def _data(audit: dict[str, Any], unit: str) -> Any:
     rows = []
     for name, split in audit["splits"].items():
         encoded = audit["encoded"][name]
-        longest = (encoded.get("uncut") or {}).get("100", encoded["longest"])  # before cutting
+        longest = (encoded.get("untruncated") or {}).get("100", encoded["longest"])  # before cutting
         counts = (
             split["rows"],
             split["distinct"],

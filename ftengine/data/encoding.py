@@ -28,12 +28,12 @@ SHOWN_ROWS = 5
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 COUNTS = [
     ("weight", float),
-    *((name, int) for name in ("row", "length", "sequence", "truncated", "uncut", "unknown", "token")),
+    *((name, int) for name in ("row", "length", "sequence", "truncated", "untruncated", "unknown", "token")),
 ]
 """What is kept of an example's features."""
 TOKENS = ("input_ids", "labels")
 """Where features have ids of tokens, as a rule."""
-UNTOLD = -1
+UNKNOWN = -1
 """What stands for a count that the task does not tell."""
 
 
@@ -59,8 +59,8 @@ class EncodedSplit:
         room: most tokens that the prepared model takes; a changed example that is longer is not used. None: no limit.
         unknown: tokens that stand for text which the tokenizer does not know; None where the task does not tell.
         unknown_rows: the first rows that have some.
-        largest: the largest id of a token, and its row; the id is `UNTOLD` where examples are not made of tokens.
-        uncut: percentiles of `sequences` before cutting, "100" included; None where the task does not tell.
+        largest: the largest id of a token, and its row; the id is `UNKNOWN` where examples are not made of tokens.
+        untruncated: percentiles of `sequences` before cutting, "100" included; None where the task does not tell.
         standing: the epoch under which every batch is augmented (`under`); None: only where an epoch is asked for.
         kept: features of all rows; None where each is encoded again.
     """
@@ -83,10 +83,10 @@ class EncodedSplit:
     groups: np.ndarray | None = None
     room: int | None = None
     standing: int | None = None
-    uncut: dict[str, int] | None = None
+    untruncated: dict[str, int] | None = None
     unknown: int | None = None
     unknown_rows: Sequence[int] = ()
-    largest: tuple[int, int] = (UNTOLD, 0)
+    largest: tuple[int, int] = (UNKNOWN, 0)
     kept: KeptFeatures | None = None
 
     def __len__(self) -> int:
@@ -194,7 +194,7 @@ class EncodedSplit:
             "untrained_rows": self.untrained_rows,
             "skipped": len(self.skipped),
             "skipped_first": list(self.skipped.values())[:SHOWN_ROWS],
-            "uncut": self.uncut,
+            "untruncated": self.untruncated,
             "unknown": self.unknown,
             "unknown_first": [self.rows.where(row) for row in self.unknown_rows],
             "limit": self.max_length,
@@ -273,7 +273,7 @@ def encode_split(
     kept = counts[counts["weight"] != 0]
     if not len(kept):
         raise DataError(_nothing_left(name, rows, counts, reasons, len(skipped)))
-    uncut, unknown = kept["uncut"], kept["unknown"]
+    untruncated, unknown = kept["untruncated"], kept["unknown"]
     duplicates, groups = (None, None) if name == "train" else _numbers(rows, kept["row"], task, group, listener)
     return EncodedSplit(
         rows,
@@ -292,8 +292,8 @@ def encode_split(
         seed,
         duplicates,
         groups,
-        uncut=None if (uncut == UNTOLD).any() else _percentiles(uncut, (*PERCENTILES, 100)),
-        unknown=None if (unknown == UNTOLD).all() else int(unknown[unknown != UNTOLD].sum()),
+        untruncated=None if (untruncated == UNKNOWN).any() else _percentiles(untruncated, (*PERCENTILES, 100)),
+        unknown=None if (unknown == UNKNOWN).all() else int(unknown[unknown != UNKNOWN].sum()),
         unknown_rows=kept["row"][unknown > 0][:SHOWN_ROWS].tolist(),
         largest=tuple(max(kept[["token", "row"]].tolist())),
         kept=features,
@@ -348,9 +348,9 @@ def _whole(task: Task, features: Any) -> Features:
 
 def _counts(row: int, features: Features) -> tuple[Any, ...]:
     """Return what `COUNTS` names."""
-    told = (UNTOLD if (count := features.get(key)) is None else count for key in ("full_length", "unknown"))
+    told = (UNKNOWN if (count := features.get(key)) is None else count for key in ("full_length", "unknown"))
     ids = (features[key] for key in TOKENS if isinstance(features.get(key), list))
-    token = max((max(one, default=UNTOLD) for one in ids), default=UNTOLD)
+    token = max((max(one, default=UNKNOWN) for one in ids), default=UNKNOWN)
     return features["weight"], row, features["length"], _longest(features), bool(features["truncated"]), *told, token
 
 

@@ -102,12 +102,12 @@ def task_state(task: Task) -> list[Any] | None:
     told = [type(task).__module__, type(task).__qualname__, task.config.model_dump(mode="json"), own]
     covered = {OWN, *map(package_of, type(task).__mro__)} - RECORDED
     try:
-        return json.loads(json.dumps(told, default=lambda value: _told(value, covered)))
+        return json.loads(json.dumps(told, default=lambda value: _identity(value, covered)))
     except (TypeError, ValueError):
         return None
 
 
-def _told(value: Any, covered: set[str]) -> Any:
+def _identity(value: Any, covered: set[str]) -> Any:
     """Return what a task's attribute is known by: what it holds, and its class (TypeError: not known).
 
     Args:

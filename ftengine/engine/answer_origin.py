@@ -88,7 +88,7 @@ class AnswerOrigin(Record):
         was, now = ({key: x for key, x in flat(one.settings).items() if x != {}} for one in (begun, self))
         # Another run's own settings are no news beside that.
         keys = [key for key in {**was, **now} if was.get(key) != now.get(key) and begun.trained == self.trained]
-        found += [f"{key} was {_told(was, key)} and is {_told(now, key)}" for key in keys]
+        found += [f"{key} was {_setting(was, key)} and is {_setting(now, key)}" for key in keys]
         if (begun.rows, begun.content) != (self.rows, self.content):
             count = f"{begun.rows:,} rows, now {self.rows:,}" if begun.rows != self.rows else "its rows differ"
             named = "" if begun.source == self.source else f"{begun.source!r} and not {self.source!r}, "
@@ -96,7 +96,7 @@ class AnswerOrigin(Record):
         return found
 
 
-def _told(settings: Mapping[str, Any], key: str) -> str:
+def _setting(settings: Mapping[str, Any], key: str) -> str:
     return shown(settings[key]) if key in settings else "not given"
 
 

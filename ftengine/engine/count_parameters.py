@@ -23,7 +23,7 @@ class ParameterCount:
 
     Args:
         trainable_parameters, total_parameters: of the prepared model; `base_parameters` before the strategy touched it.
-        new_modules: trainable parameters of each module that would be initialised afresh; they are among the
+        new_modules: trainable parameters of each module that would be newly initialised; they are among the
             trainable ones, and tables in papers mostly leave them out.
         patterns: for each of the strategy's patterns the number of modules it matched, their parameters, and
             how many of those train.

@@ -7,7 +7,7 @@ from typing import Any
 
 from ftengine.api import Augmenter, Listener, LoadRequest, ModelLoader, Schedule, SilentListener, Task, overrides
 from ftengine.errors import RecipeError, naming
-from ftengine.parallel.sharding import require_on_parts
+from ftengine.parallel.sharding import require_sharding_support
 from ftengine.plugins.registry import AUTO, Factory, Registry
 from ftengine.run.recipe import Recipe
 from ftengine.training.callbacks import Callbacks
@@ -110,10 +110,10 @@ class Experiment:
         """Refuse components that cannot train with one another, or under the recipe's `train`."""
         section, first = self.recipe.train, dict[str, int]()
         if section.parallel == "fsdp":
-            require_on_parts(self.make_strategy(), "strategy")
-            require_on_parts(self.make_optimizer(), "optimizer")
+            require_sharding_support(self.make_strategy(), "strategy")
+            require_sharding_support(self.make_optimizer(), "optimizer")
             for make in self.make_regularizers:
-                require_on_parts(make(), "regularizer")
+                require_sharding_support(make(), "regularizer")
         for i, augmenter in enumerate(self.augmenters):
             if section.batch_size == 1 and overrides(augmenter, "mix"):
                 raise RecipeError(

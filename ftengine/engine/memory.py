@@ -113,12 +113,12 @@ def fit_memory(trial: Trial, section: TrainSection) -> Memory:
             peaks.append(_peak(trial, attached, most))
         if (peak := peaks[-1]) <= most:
             how = "with" if twice else "without"
-            but = f" (without it, {_told(peaks[0])})" if len(peaks) > 1 else ""
+            but = f" (without it, {_size_of(peaks[0])})" if len(peaks) > 1 else ""
             reason = f"{how} gradient checkpointing: expected peak {size(peak)}{but}, of {what}"
             return Memory(gradient_checkpointing=twice, reason=reason, peak_bytes=int(peak), limit_bytes=most)
-    tried = f", {_told(peaks[1])} with gradient checkpointing" if len(peaks) > 1 else ""
+    tried = f", {_size_of(peaks[1])} with gradient checkpointing" if len(peaks) > 1 else ""
     other = ", set train.gradient_checkpointing to auto" if able and section.gradient_checkpointing is False else ""
-    would = f"training would take {_told(peaks[0])} of memory{tried}, more than the {what}"
+    would = f"training would take {_size_of(peaks[0])} of memory{tried}, more than the {what}"
     more = ", or raise train.memory_limit" if limited else ""
     # Where tokens cut the largest micro-batch, fewer examples may change nothing.
     cut = len(trial.batches[-1]) < min(section.batch_size, len(trial.train))
@@ -140,5 +140,5 @@ def _peak(trial: Trial, attached: Attached, most: int) -> float:
         return math.inf
 
 
-def _told(peak: float) -> str:
+def _size_of(peak: float) -> str:
     return "more than there is" if math.isinf(peak) else size(int(peak))

@@ -286,7 +286,7 @@ def check_own_regularizers(ready: ReadyTask, steps: int) -> None:
 
 
 def apply_strategy(strategy: Strategy, loaded: LoadedModel) -> None:
-    """Apply a strategy; freshly initialised modules train under every one (SourceError: one does not exist)."""
+    """Apply a strategy; newly initialised modules train under every one (SourceError: one does not exist)."""
     new = tuple(f"{name}." for name in loaded.new_modules)
     base = {id(p): p for name, p in loaded.module.named_parameters() if not name.startswith(new)}
     strategy.prepare(loaded)

@@ -30,7 +30,7 @@ from ftengine.run.records import TrainedPart
 from ftengine.training.losses import loss_of, to_device
 
 NEW_MODULES = "new_modules.safetensors"
-"""Modules that were initialised afresh, where the strategy's own files do not hold them."""
+"""Modules that were newly initialised, where the strategy's own files do not hold them."""
 
 EXAMPLES = 4
 """Examples, as far apart as the split allows, on which the tuned model and the reopened one are compared."""
@@ -195,7 +195,7 @@ def _open(model: PreparedModel, facts: TrainedPart, folder: Path, new: Mapping[s
 
 
 def _new_tensors(loaded: LoadedModel) -> dict[str, Tensor]:
-    """Return the tensors of the modules that were initialised afresh, by name."""
+    """Return the tensors of the modules that were newly initialised, by name."""
     return {
         f"{path}.{name}": tensor.detach()
         for path in loaded.new_modules

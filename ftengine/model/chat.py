@@ -80,7 +80,7 @@ def has_template(processor: Any) -> bool:
     return bool(getattr(processor, "chat_template", None))
 
 
-def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
+def _as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
     """Return messages as templates know them."""
     return [{"role": message["role"], "content": message["content"]} for message in messages]
 
@@ -98,7 +98,7 @@ def render(processor: Any, messages: list[Message], *, prompt: bool = False) -> 
                 "template from the model's author."
             )
         with limited():
-            return processor.apply_chat_template(_plain(messages), tokenize=False, add_generation_prompt=prompt)
+            return processor.apply_chat_template(_as_dicts(messages), tokenize=False, add_generation_prompt=prompt)
     except TimeoutError:
         raise DataError(
             f"the model's chat template takes more than {PATIENCE} s for {len(messages)} messages: it "
@@ -199,7 +199,7 @@ def _marked_spans(processor: Any, messages: list[Message]) -> list[Span]:
     template, special = processor.get_chat_template(), processor.special_tokens_map
     with limited():  # as long as it took to write it just now
         written: Any = render_jinja_template(
-            [_plain(messages)], chat_template=template, return_assistant_tokens_mask=True, **special
+            [_as_dicts(messages)], chat_template=template, return_assistant_tokens_mask=True, **special
         )
     _, [marked] = written
     spans = [(start, end) for start, end in marked if end > start]

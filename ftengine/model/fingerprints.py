@@ -75,7 +75,7 @@ def fingerprint_base(loaded: LoadedModel) -> dict[str, Any]:
     """Return what a base computes: hashes of weights and buffers, settings of configuration and generation, code.
 
     Args:
-        loaded: the model before a strategy touched it. Modules initialised afresh differ from run to run and are left
+        loaded: the model before a strategy touched it. Newly initialised modules differ from run to run and are left
             out; what its loader put into `fingerprint["config"]` and `["code"]` stands beside what is found.
     """
     module, exclude = loaded.module, tuple(loaded.new_modules)
@@ -98,7 +98,7 @@ def fingerprint_weights(module: nn.Module, exclude: Iterable[str] = ()) -> str:
 
     Args:
         module: the model before a strategy touched it.
-        exclude: names of modules initialised afresh, which differ from run to run.
+        exclude: names of newly initialised modules, which differ from run to run.
     """
     return _hash(dict(module.named_parameters()), exclude)
 
@@ -238,10 +238,10 @@ def _differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     every = was.get(VERSION) == now.get(VERSION)
     keys = [key for key in {**was, **now} if key != VERSION and (every or (key in was and key in now))]
     pairs = {key: (was.get(key), now.get(key)) for key in keys}
-    return [f"{key} was {_told(a)} and is {_told(b)}" for key, (a, b) in pairs.items() if not _equal(a, b)]
+    return [f"{key} was {_setting(a)} and is {_setting(b)}" for key, (a, b) in pairs.items() if not _equal(a, b)]
 
 
-def _told(value: Any) -> str:
+def _setting(value: Any) -> str:
     return "not there" if value is None else shown(value)
 
 

@@ -39,7 +39,7 @@ def require_shardable(module: nn.Module) -> None:
             )
 
 
-def require_on_parts(component: Strategy | Regularizer | Optimizer, kind: str) -> None:
+def require_sharding_support(component: Strategy | Regularizer | Optimizer, kind: str) -> None:
     """Refuse what would be wrong, or fail, where parameters are divided (RecipeError)."""
     if not component.traits.supports_sharding:
         raise RecipeError(

@@ -156,7 +156,7 @@ class TrainedPart(Record):
         base: source and fingerprint of the base model.
         strategy, task: names and options.
         labels: what the task learnt; None where it has no labels.
-        new_modules: modules that were initialised afresh.
+        new_modules: modules that were newly initialised.
     """
 
     file: ClassVar[str] = SIDECAR

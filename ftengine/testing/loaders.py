@@ -80,7 +80,7 @@ class LoaderChecks(AcceptingChecks):
         differing = [name for name, tensor in found[0].items() if not equal(tensor, found[1].get(name))]
         assert not differing, (
             f"{differing[0]!r} is another one when the same source is loaded again with the same seed: draw what is "
-            "initialised afresh from torch's global generator"
+            "newly initialised from torch's global generator"
         )
 
     def the_skeleton_is_the_model_without_values(self) -> None:

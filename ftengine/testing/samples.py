@@ -47,7 +47,7 @@ class Fixture:
         name: the model's class.
         head: of the model, as `Task.head`.
         make: returns module and processor; takes `num_labels`, the outputs of a new head.
-        new_modules: as in `LoadedModel`: the head that was initialised afresh.
+        new_modules: as in `LoadedModel`: the head that was newly initialised.
         max_length: longest input in tokens.
         rows: of JSON values, and images where the head reads such.
     """

@@ -239,13 +239,13 @@ class StrategyChecks(MergeChecks):
 
 
 def _own(loaded: api.LoadedModel) -> dict[str, nn.Parameter]:
-    """Return what trains beside the modules that were initialised afresh."""
+    """Return what trains beside the modules that were newly initialised."""
     new = tuple(f"{path}." for path in loaded.new_modules)
     return {name: p for name, p in trainable(loaded.module).items() if not name.startswith(new)}
 
 
 def _copy_new_modules(loaded: api.LoadedModel, again: api.LoadedModel) -> None:
-    """Give a reopened model the modules that were initialised afresh, which the engine saves and loads by itself."""
+    """Give a reopened model the modules that were newly initialised, which the engine saves and loads by itself."""
     for path in loaded.new_modules:
         again.module.get_submodule(path).load_state_dict(loaded.module.get_submodule(path).state_dict())
 

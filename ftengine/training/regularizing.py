@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ftengine.api import Batch, LoadedModel, Regularizer, Strategy, Task, overrides
 from ftengine.model import Criterion
-from ftengine.parallel.sharding import is_sharded, require_on_parts
+from ftengine.parallel.sharding import is_sharded, require_sharding_support
 from ftengine.plugins.returned import is_scalar, json_mapping, wrong
 
 
@@ -47,7 +47,7 @@ class Attached:
         try:
             for regularizer in regularizers:
                 if is_sharded(loaded.module):
-                    require_on_parts(regularizer, "regularizer")
+                    require_sharding_support(regularizer, "regularizer")
                 self._attached.append(regularizer)  # first, so that half an attachment is undone too
                 regularizer.attach(loaded, task)
             for regularizer in regularizers:

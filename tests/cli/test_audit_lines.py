@@ -29,7 +29,7 @@ def test_what_is_in_order_and_tables_are_shown(tmp_path):
     splits = make_splits(DataSection(train=str(train), validation=None, test=str(test)), task, 0)
     at = {"5": 1, "25": 2, "50": 3, "75": 4, "95": 5, "99": 6}
     counts = {"percentiles": at, "longest": 1500, "truncated": 3, "limit": 2048}
-    audit = run_audits(splits.audited(), {"train": counts | {"uncut": None}}, registry).model_dump(mode="json")
+    audit = run_audits(splits.audited(), {"train": counts | {"untruncated": None}}, registry).model_dump(mode="json")
     assert printed(audit) == [
         "data No row repeats another of its split, or nearly does.",
         "data No held-out row is in training.",
@@ -42,8 +42,8 @@ def test_what_is_in_order_and_tables_are_shown(tmp_path):
         "train 3 5 6 1,500 3 2,048",
         "Lengths are those after cutting.",
     ]
-    uncut = counts | {"uncut": {"50": 80, "95": 300, "99": 700, "100": 1900}}
-    audit = run_audits(splits.audited(), {"train": uncut}, registry).model_dump(mode="json")
+    untruncated = counts | {"untruncated": {"50": 80, "95": 300, "99": 700, "100": 1900}}
+    audit = run_audits(splits.audited(), {"train": untruncated}, registry).model_dump(mode="json")
     assert printed(audit)[-2:] == [
         "train 80 300 700 1,900 3 2,048",
         "Lengths are those before cutting.",

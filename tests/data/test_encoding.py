@@ -221,7 +221,7 @@ def test_lengths_before_cutting_are_known_where_the_task_tells_them(write, told)
     rows = read_rows(write("a.jsonl", "".join(f'{{"text": "{"w " * n}"}}\n' for n in range(1, 11))))
     split = encode_split("train", rows, Cutting(), None, None, on_error="fail", listener=SilentListener())
     assert split.summary()["percentiles"]["99"] == 3
-    assert split.uncut == ({"5": 1, "25": 3, "50": 5, "75": 8, "95": 10, "99": 10, "100": 10} if told else None)
+    assert split.untruncated == ({"5": 1, "25": 3, "50": 5, "75": 8, "95": 10, "99": 10, "100": 10} if told else None)
 
 
 def test_what_is_measured_needs_no_group_in_each_row(tmp_path):

@@ -34,11 +34,11 @@ class Lengths(Audit):
 def _table(data: AuditedData) -> Table:
     cells = []
     for split, counts in data.encoded.items():
-        whole = counts.get("uncut") or {**counts["percentiles"], "100": counts["longest"]}
+        whole = counts.get("untruncated") or {**counts["percentiles"], "100": counts["longest"]}
         cells.append((split, *(whole[share] for share in SHOWN), counts["truncated"], counts.get("limit")))
     columns = ("split", "median", "95 %", "99 %", "longest", "truncated", "model limit")
     cut = [counts for counts in data.encoded.values() if counts["truncated"]]
-    caption = f"Lengths are those {'before' if all(counts.get('uncut') for counts in cut) else 'after'} cutting."
+    caption = f"Lengths are those {'before' if all(counts.get('untruncated') for counts in cut) else 'after'} cutting."
     return Table(title="Lengths", columns=columns, rows=tuple(cells), caption=caption if cut else "")
 
 

@@ -19,7 +19,7 @@ from ftengine_builtins.strategies.targets import inside
 class WiseFT(Regularizer):
     """Interpolate between the weights before and after tuning, once it is done (WiSE-FT, Wortsman et al. 2022).
 
-    Every trained tensor becomes (1 - α) θ₀ + α θ₁ (arXiv:2109.01903, §3). Modules that were initialised afresh stay as
+    Every trained tensor becomes (1 - α) θ₀ + α θ₁ (arXiv:2109.01903, §3). Modules that were newly initialised stay as
     trained, because there is no pre-trained state of theirs to go back to. Under full tuning that is the line between
     the two models. What a strategy added is interpolated along its own parameters: of lora, B starts at zero, so that
     the update at α is α B₁ ((1 - α) A₀ + α A₁), which is none at 0 and the tuned one at 1, but no straight line

@@ -200,7 +200,7 @@ def _nothing(pattern: str, found: Sequence[str], paths: Sequence[str], module: n
     if found:
         return NoMatch(
             f"strategy.freeze pattern {pattern!r} matches {found[0]!r}, where nothing can be frozen: it has no "
-            "parameters, or was initialised afresh and has to train. Take the pattern out."
+            "parameters, or was newly initialised and has to train. Take the pattern out."
         )
     how = " A string is a regular expression for the whole path; put plain names in a list." if whole else ""
     shown = list(dict.fromkeys(path for path in paths if path.count(".") <= 1 and not path[-1].isdigit()))[:12]
@@ -220,7 +220,7 @@ class StillStatistics:
 def keep_statistics(loaded: LoadedModel) -> None:
     """Keep running statistics as they are, also in training mode.
 
-    Weight and bias still train. A layer that was initialised afresh is left alone: its statistics say nothing yet.
+    Weight and bias still train. A layer that was newly initialised is left alone: its statistics say nothing yet.
     """
     for path, layer in loaded.module.named_modules():
         if has_running_statistics(layer) and not inside(path, loaded.new_modules):

@@ -25,7 +25,7 @@ class Levels:
         of: level by parameter name; what comes before the blocks is 0, blocks are 1, 2, … from the bottom.
         head: level of the head, one above the blocks of the deepest stack.
         output: name of the output matrix, which may be the embeddings' as well (tied).
-        new_head: whether the head was initialised afresh.
+        new_head: whether the head was newly initialised.
     """
 
     of: Mapping[str, int]
