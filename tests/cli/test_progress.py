@@ -40,7 +40,7 @@ def test_a_log_gets_a_line_about_every_tenth_of_what_takes_long(clock, capsys):
     lines = err.splitlines()
     assert lines[0] == "train: 200"
     assert len(lines) == 11
-    figures = "loss 2.4, learning rate 0.0002, 8 examples/s, 100 tokens/s, 1.5 GiB at the peak"
+    figures = "loss 2.405, learning rate 0.0002, 8 examples/s, 100 tokens/s, 1.5 GiB at the peak"
     assert lines[1] == f"train 20/200, 3 min 0 s left, {figures}"
     assert lines[-1].startswith("train 200/200, loss")
 

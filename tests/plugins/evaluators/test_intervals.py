@@ -74,7 +74,7 @@ def beyond(evaluator, labels, rows):
     """Return how much better a model is than the constant answer, by metric."""
     evaluator.set_labels("a-task", labels)
     weights = Weights(np.arange(len(next(iter(rows.values())))), 0, 1000)
-    return beyond_baseline(evaluator, rows, weights, measure(evaluator, rows, weights))
+    return beyond_baseline(evaluator, rows, weights, measure(evaluator, rows, weights), {})
 
 
 def bootstrap(gain, n, rng):
