@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import builtins
+import importlib
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +17,18 @@ from ftengine import api
 from ftengine.plugins.registry import KINDS
 
 PAGE = Path(__file__).parents[1] / "docs" / "plugins" / "kinds.md"
+NAMES = PAGE.with_name("names.md")
+PUBLIC = (
+    "ftengine",
+    "ftengine.api",
+    "ftengine.data",
+    "ftengine.errors",
+    "ftengine.evaluation",
+    "ftengine.model",
+    "ftengine.ops",
+    "ftengine.testing",
+    "ftengine.text",
+)
 BASES = (api.Component, *(base for base, _ in KINDS.values()))
 
 
@@ -84,5 +99,82 @@ def arguments(traits: type) -> Iterator[tuple[str, str]]:
                 said.append(line)
 
 
+def names_page() -> str:
+    """Return docs/plugins/names.md: every name that plugins may import, with the first paragraph of its text."""
+    lines = [
+        "# Names",
+        "",
+        "What a plugin may import, made of the docstrings by `python tests/docs_contract.py`. "
+        "How kinds of components are written stands in [kinds.md](kinds.md), "
+        "how helpers are used in [helpers.md](helpers.md).",
+    ]
+    for name in PUBLIC:
+        module = importlib.import_module(name)
+        texts = assigned(module)
+        lines += ["", f"## `{name}`", "", "| name | what it is |", "|---|---|"]
+        lines += [f"| `{one}` | {text_of(getattr(module, one), texts.get(one, ''))} |" for one in module.__all__]
+    return "\n".join(lines) + "\n"
+
+
+def hidden_types(known: set[str]) -> dict[str, str]:
+    """Return types of ours that signatures of api, model and testing name and that nobody can import, with where."""
+    found: dict[str, str] = {}
+    for module in map(importlib.import_module, ("ftengine.api", "ftengine.model", "ftengine.testing")):
+        for name in module.__all__:
+            thing = getattr(module, name)
+            home = importlib.import_module(getattr(thing, "__module__", "builtins"))
+            if not home.__name__.startswith("ftengine.") or home.__name__ in HIDDEN:
+                continue
+            source = ast.parse(inspect.getsource(home))
+            foreign = {a.asname or a.name for n in ast.walk(source) if is_foreign(n) for a in n.names}
+            for annotation in annotations(ast.parse(textwrap.dedent(inspect.getsource(thing)))):
+                for one in (x.id for x in ast.walk(annotation) if isinstance(x, ast.Name)):
+                    if one[0].isupper() and one not in known | foreign and not hasattr(builtins, one):
+                        found[one] = f"{module.__name__}.{name}"
+    return found
+
+
+HIDDEN = ("ftengine.api.figures", "ftengine.api.personal")
+"""Modules of which only some names are for plugins."""
+
+
+def is_foreign(node: ast.AST) -> bool:
+    """Say whether a node imports something that is not ours."""
+    return (isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("ftengine")) or isinstance(
+        node, ast.Import
+    )
+
+
+def annotations(tree: ast.AST) -> Iterator[ast.expr]:
+    """Yield the types in public signatures and fields."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and (node.name[0] != "_" or node.name == "__init__"):
+            every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            yield from filter(None, [*(a.annotation for a in every), node.returns])
+        elif isinstance(node, ast.ClassDef):
+            yield from (x.annotation for x in node.body if isinstance(x, ast.AnnAssign) and x.target.id[0] != "_")
+
+
+def assigned(module: Any) -> dict[str, str]:
+    """Return the texts below what is assigned in the modules that a package's names come from."""
+    tree = ast.parse(inspect.getsource(module))
+    homes = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    found: dict[str, str] = {}
+    for home in [module.__name__, *(one for one in homes if one.startswith("ftengine."))]:
+        body = ast.parse(inspect.getsource(importlib.import_module(home))).body
+        for statement, below in pairwise(body):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                found |= {one.id: str(below.value.value) for one in targets if isinstance(one, ast.Name)}
+    return found
+
+
+def text_of(thing: Any, text: str) -> str:
+    """Return the first paragraph on a name, fit for a table."""
+    told = text or (first(thing) if isinstance(thing, type) or inspect.isroutine(thing) else "")
+    return " ".join(told.partition("\n\n")[0].split()).replace("|", "\\|")
+
+
 if __name__ == "__main__":
+    NAMES.write_text(names_page(), encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -3,8 +3,10 @@
 The order of calls has tests of its own: test_docs_lifecycle.py.
 """
 
+import importlib
 import inspect
 import json
+import pydoc
 import re
 import shlex
 import subprocess
@@ -96,7 +98,7 @@ def test_the_tutorials_broken_strategy_fails_as_it_says():
     exec(compile(block.text.replace(last, "parameter.requires_grad_(False)"), block.place, "exec"), names)
     failed = [found.check for found in testing.check_results(names["BitfitStrategy"]) if found.outcome == "failed"]
     assert failed[0] == "something_trains"
-    assert len(failed) == 7
+    assert len(failed) == 9
 
 
 def test_the_distribution_is_the_tutorials_package(newcomer):
@@ -106,17 +108,17 @@ def test_the_distribution_is_the_tutorials_package(newcomer):
     (block,) = [block for block in blocks(TUTORIAL, "python") if block.file]
     assert (ROOT / "plugins" / block.file).read_text("utf-8") == block.text
     init = "ftengine_bitfit/__init__.py"
-    assert (package / init).read_text("utf-8") == distribution("bitfit", {"strategy": "bitfit"})[init]
+    assert (package / init).read_text("utf-8") == distribution("bitfit", [("strategy", "bitfit")])[init]
     assert blocks(TUTORIAL, "toml")[0].text in (package / "pyproject.toml").read_text("utf-8")
 
 
 def test_the_tutorial_tells_the_files_that_are_written(newcomer):
     from ftengine.cli.plugins_new import distribution
 
-    written = {str(path) for path in distribution("bitfit", {"strategy": "bitfit"})}
+    written = {str(path) for path in distribution("bitfit", [("strategy", "bitfit")])}
     assert set(table(TUTORIAL, "Begin").names()) == written
     entry_point, hook = blocks(TUTORIAL, "toml")[0].text, blocks(TUTORIAL, "python")[0].text
-    files = distribution("bitfit", {"strategy": "bitfit"})
+    files = distribution("bitfit", [("strategy", "bitfit")])
     assert entry_point in files["pyproject.toml"]
     assert hook.strip() in files["ftengine_bitfit/__init__.py"]
 
@@ -267,6 +269,22 @@ def test_all_that_a_rule_sees_of_a_run_is_told():
 def test_the_tables_of_the_contract_are_what_the_docstrings_say():
     text = KIND_PAGE.read_text(encoding="utf-8")
     assert docs_contract.page(text) == text
+
+
+def test_every_public_name_is_told_with_what_it_is():
+    text = docs_contract.NAMES.read_text(encoding="utf-8")
+    assert docs_contract.names_page() == text, "python tests/docs_contract.py makes it anew"
+    silent = [line for line in text.splitlines() if line.endswith("|  |")]
+    assert set(silent) <= {"| `__version__` |  |", "| `PERSONAL` |  |"}
+
+
+def test_types_in_public_signatures_are_public():
+    known = {name for module in docs_contract.PUBLIC for name in importlib.import_module(module).__all__}
+    assert docs_contract.hidden_types(known) == {}
+
+
+def test_help_on_a_batch_is_its_own():
+    assert "leading dimension" in pydoc.plain(pydoc.render_doc(api.Batch))
 
 
 def test_every_helper_is_told():

@@ -62,6 +62,9 @@ PUBLIC = ("ftengine.api", "ftengine.errors", "ftengine.model", "ftengine.ops", "
 FRONTS = ("ftengine.data", "ftengine.evaluation")
 """Rooms of which plugins may import what the room itself offers, and no module in it."""
 
+BOX = "ftengine_builtins"
+"""What ships in the box: other plugins may derive from the classes that its packages publish (`__all__`)."""
+
 QUICK = ("__init__", "api", "errors", "text", "plugins", "cli")
 """The rooms that `--help` and recipe errors load; a plugin's `__init__` is loaded with them."""
 
@@ -169,6 +172,12 @@ def offered_names(front: str) -> dict[str, str]:
     return {"__version__": "ftengine", **ast.literal_eval(tables["_HOME"])}
 
 
+def published(source: str) -> list[str]:
+    """Return a module's `__all__`."""
+    tables = {ast.unparse(n.targets[0]): n.value for n in ast.parse(source).body if isinstance(n, ast.Assign)}
+    return ast.literal_eval(tables["__all__"])
+
+
 def room_of(module: str) -> str:
     return [*module.split("."), "__init__"][1]
 
@@ -242,6 +251,9 @@ def plugin_faults(found: Iterable[Import], offered: Mapping[str, str], own: Iter
         elif top in own:
             if private:
                 yield f"{item}: another module's private name"
+        elif top == BOX and len(inner) == 1 and item.name:
+            if item.name not in published(PLUGINS[BOX][f"{item.target}.__init__"]):
+                yield f"{item}: not published"
         elif top.startswith("ftengine_"):
             yield f"{item}: plugins do not import one another"
 
@@ -440,6 +452,7 @@ def test_a_planted_import_behind_the_public_names_is_caught(source: str) -> None
     "source",
     [
         "from ftengine import Recipe, __version__, api, hookimpl",
+        "from ftengine_builtins.strategies import LoRA",
         "import ftengine.ops\nfrom ftengine.ops.reference import lowrank_linear",
         "from __future__ import annotations\nimport torch\nfrom . import layers\nfrom .layers import Layer",
     ],

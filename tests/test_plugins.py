@@ -1,5 +1,6 @@
 """Discovery is guarded and closed: a broken plugin is named and stops the run, nothing is skipped in silence."""
 
+import importlib
 import sys
 import types
 from importlib import metadata
@@ -123,6 +124,44 @@ def test_two_components_of_one_name_are_an_error_that_names_both():
         registry(first=plugin(ftengine_strategies=[Nothing]), second=plugin(ftengine_strategies=[Nothing]))
 
 
+def test_two_components_of_one_name_in_one_package_are_told_apart_by_class_and_line(monkeypatch, tmp_path):
+    body = "from ftengine import api, hookimpl\n"
+    for cls in ("One", "Other"):
+        body += f"class {cls}(api.Audit):\n    'Look.'\n    name = 'look'\n    def examine(self, data): return ()\n"
+    installed(monkeypatch, tmp_path, body + "@hookimpl\ndef ftengine_audits(): return [One, Other]\n")
+    with raises(PluginError, "One (ftengine_thing.py:2)", "Other (ftengine_thing.py:6)", "another `name`"):
+        registry_of()
+
+
+@pytest.mark.parametrize("raising", ["{}['x']", "raise SystemExit(0)"])
+def test_a_hook_that_raises_is_told_with_file_and_line(monkeypatch, tmp_path, raising):
+    body = f"from ftengine import hookimpl\n@hookimpl\ndef ftengine_audits():\n    {raising}\n"
+    installed(monkeypatch, tmp_path, body)
+    with raises(PluginError, "ftengine_audits of ftengine-thing 1.2", "ftengine_thing.py:4)"):
+        registry_of()
+
+
+def test_a_class_of_the_box_is_derived_from_where_a_plugin_is_imported(monkeypatch, tmp_path):
+    body = (
+        "from ftengine import hookimpl\nfrom ftengine_builtins.strategies import LoRA\n"
+        "from ftengine_builtins.tasks import TextClassification\n"
+        "class Mine(LoRA):\n    'LoRA, as I like it.'\n    name = 'mine'\n"
+        "@hookimpl\ndef ftengine_strategies(): return [Mine]\n"
+    )
+    installed(monkeypatch, tmp_path, body)
+    known = registry_of()
+    assert known.get("strategy", "mine").cls.__mro__[1] is known.get("strategy", "lora").cls
+
+
+def test_the_packages_of_the_box_publish_what_they_offer():
+    import ftengine_builtins
+
+    for kind, (_, hook) in KINDS.items():
+        for cls in getattr(ftengine_builtins, hook)():
+            package = importlib.import_module(".".join(cls.__module__.split(".")[:2]))
+            assert cls.__name__ in package.__all__ or kind == "callback", cls
+
+
 def made(**members):
     return type("Made", (Strategy,), {"name": "made", "prepare": lambda self, loaded: None, **members})
 
@@ -154,6 +193,7 @@ class Unresolved(Config):
         (None, "returned None"),
         (Nothing, "class Nothing"),
         (Nothing(), "type Nothing"),
+        ([made(name="auto")], "'auto'"),
         ([made(prepare=Strategy.prepare)], "'prepare'"),
         ([made(prepare=lambda self: None)], "prepare(self, loaded)"),
         ([made(Config=Bare)], "ftengine.api.Config"),

@@ -7,7 +7,7 @@ from ftengine.api.audit import Audit, AuditedData, AuditedRows
 from ftengine.api.augmenter import Augmenter, AugmenterConfig, InputAugmenter, RandomSource, TextAugmenter
 from ftengine.api.callback import BeforeStep, Callback, Event, Failed, Finished, Saved, Started, Stepped, Validated
 from ftengine.api.component import Component, Config, Traits, overrides
-from ftengine.api.display import Display, Finding, Line, LineChart, Matrix, Table
+from ftengine.api.display import Display, Finding, Level, Line, LineChart, Matrix, Table
 from ftengine.api.evaluator import (
     Baseline,
     Difference,
@@ -18,11 +18,12 @@ from ftengine.api.evaluator import (
     ExampleScores,
     Metric,
     Rows,
+    Test,
 )
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader
 from ftengine.api.optimizer import Optimizer, ShardingTraits
-from ftengine.api.reader import BrokenRow, FileReader, Reader, Row, place_of
+from ftengine.api.reader import BrokenRow, FileReader, Place, Reader, Row, place_of
 from ftengine.api.regularizer import Regularizer, RegularizerTraits
 from ftengine.api.rule import Rule
 from ftengine.api.schedule import Schedule
@@ -65,6 +66,7 @@ __all__ = [
     "Finished",
     "InputAugmenter",
     "Labels",
+    "Level",
     "Line",
     "LineChart",
     "Listener",
@@ -74,6 +76,7 @@ __all__ = [
     "Metric",
     "ModelLoader",
     "Optimizer",
+    "Place",
     "Prediction",
     "RandomSource",
     "Reader",
@@ -94,6 +97,7 @@ __all__ = [
     "Table",
     "Task",
     "TaskTraits",
+    "Test",
     "TextAugmenter",
     "Traits",
     "Validated",

@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, field_validator
 
 Level = Literal["alarm", "note", "good"]
+"""How much a finding matters."""
+
 LEVELS: tuple[str, ...] = get_args(Level)
 """The worst first."""
 
@@ -111,3 +113,4 @@ class LineChart(Shown):
 
 
 Display = Table | Matrix | LineChart
+"""What a report can show."""

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
     Rows = Mapping[str, np.ndarray]
 else:
-    Rows = Mapping[str, Any]  # numpy is not imported for a `--help`
-"""Columns of a table of predictions, n rows each: the task's keys, (n,) or (n, k), and what `Evaluator.keep` returned.
 
-Texts and lists of different lengths are arrays of objects; a number that a row does not have is nan."""
+    class Rows(Mapping[str, Any]):  # numpy is not imported for a `--help`
+        """Columns of a table of predictions, n rows each: the task's keys, (n,) or (n, k), and what `keep` returned.
+
+        Texts and lists of different lengths are arrays of objects; a number that a row does not have is nan.
+        """
 
 
 @dataclass(frozen=True)

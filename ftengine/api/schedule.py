@@ -12,7 +12,7 @@ class Schedule(Component):
 
     @abstractmethod
     def factor(self, step: int, steps: int, warmup: int) -> float:
-        """Return what the peak learning rate is multiplied by at a step: 0 or more.
+        """Return what the peak learning rate is multiplied by at a step: a number from 0 to 1.
 
         It depends on nothing but its arguments and the options, so that a resumed run needs no state. The warm-up
         itself, linear growth over `train.warmup`, is the engine's.

@@ -51,7 +51,7 @@ class Strategy(Component):
         return {}
 
     def param_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Return the optimiser's parameter groups over trainable parameters.
+        """Return the optimiser's parameter groups over trainable parameters; `lr` is the given one or a multiple of it.
 
         Where it is not written, matrices decay and vectors (biases, norms) do not:
         `ftengine.model.default_param_groups`.

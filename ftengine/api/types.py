@@ -11,17 +11,24 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-Example = Mapping[str, Any]
-"""One row of the user's data, by column name."""
+if TYPE_CHECKING:
+    Example = Mapping[str, Any]
+    Features = dict[str, Any]
+    Batch = dict[str, Any]
+    Prediction = dict[str, Any]
+else:  # classes, so that `help` tells what they are; any mapping, or dict, is one
 
-Features = dict[str, Any]
-"""One encoded example, ready for `Task.collate`: numbers, texts, and lists or tensors of numbers (pixels, say)."""
+    class Example(Mapping[str, Any]):
+        """One row of the user's data, by column name: a mapping."""
 
-Batch = dict[str, Any]
-"""A collated batch: tensors by name, leading dimension = number of examples."""
+    class Features(dict[str, Any]):
+        """One encoded example, ready for `Task.collate`: a dict of numbers, texts, and lists or tensors of numbers."""
 
-Prediction = dict[str, Any]
-"""What a task says of one example, in plain Python values; evaluators read it by key."""
+    class Batch(dict[str, Any]):
+        """A collated batch: a dict of tensors by name, leading dimension = number of examples."""
+
+    class Prediction(dict[str, Any]):
+        """What a task says of one example: a dict of plain Python values, which evaluators read by key."""
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,7 @@ def _plugins(problems: list[str]) -> list[dict[str, str]]:
 
     found = installed()
     problems += found.problems
+    problems += [remark for origin in found.plugins.origins.values() for remark in origin.remarks]
     return plugin_origins(found.plugins)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from ftengine.errors import PluginError
-from ftengine.plugins.distributions import BLOCK_VARIABLE, BUILT_IN, Offer, offers
+from ftengine.plugins.distributions import BLOCK_VARIABLE, BUILT_IN, Offer, offers, printing_aside
 
 GROUP = "ftengine.commands"
 OWN = "ftengine"
@@ -56,7 +56,8 @@ def load_command(name: str, offers: Sequence[Offer]) -> click.Command:
         raise PluginError(conflict(name, offers))
     (offer,) = offers
     try:
-        command = offer.entry_point.load()
+        with printing_aside():
+            command = offer.entry_point.load()
     # Third-party code may raise anything; whatever it is becomes this command's cause.
     except (Exception, SystemExit) as error:
         raise PluginError(_broken(name, offer, f"{type(error).__name__}: {error}")) from error

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -17,13 +17,13 @@ from ftengine.cli.names import distribution_names
 from ftengine.cli.options import json_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.cli.remembered import GROUP
-from ftengine.errors import InputError, PluginError, UnknownName, did_you_mean
+from ftengine.errors import InputError, PluginError, UnknownName, did_you_mean, load_yaml
 from ftengine.plugins.distributions import BLOCK_VARIABLE, Offer, normalised, offers
 
 if TYPE_CHECKING:
     from ftengine.plugins.registry import Entry
 
-OUTCOMES = ("passed", "failed", "expected", "skipped")
+OUTCOMES = ("passed", "failed", "expected", "skipped", "does not apply")
 
 
 class Result(NamedTuple):
@@ -37,8 +37,20 @@ class Result(NamedTuple):
 
 @click.command("check")
 @click.argument("package", shell_complete=distribution_names)
+@click.option(
+    "--set",
+    "settings",
+    metavar="NAME.OPTION=VALUE",
+    multiple=True,
+    help="An option of a component, e.g. synonyms.file=words.tsv; may be given several times.",
+)
+@click.option("--strategy", metavar="NAME", help="The strategy that prepares the models which regularizers see.")
+@click.option("--model", metavar="SOURCE", help="A small model to check on, in place of those that are shipped.")
+@click.option("--task", metavar="NAME", help="The task of --model, which says the head.")
 @json_option
-def check(package: str, as_json: bool) -> None:
+def check(
+    package: str, settings: Sequence[str], strategy: str | None, model: str | None, task: str | None, as_json: bool
+) -> None:
     """Check that the components of a distribution keep ftengine's contract.
 
     PACKAGE is an installed distribution, its module, or its folder with a pyproject.toml. The checks are those of
@@ -49,9 +61,17 @@ def check(package: str, as_json: bool) -> None:
     Examples:
       ftengine plugins check ftengine-bitfit
       ftengine plugins check . --json
+      ftengine plugins check ftengine-moe --model tiny-mixtral --task causal-lm --set experts.rank=4
     """
     offered = _offered(package)
-    results = list(_results(offered))
+    if (model is None) is not (task is None):
+        raise InputError("--model and --task go together: the task says which head the model has, e.g. causal-lm.")
+    given: dict[str, Any] = {} if strategy is None else {"strategy": strategy}
+    if model is not None and task is not None:
+        from ftengine.testing import fixture_of
+
+        given["models"] = [fixture_of(model, task)]
+    results = list(_results(offered, _options(settings), given))
     if not results:
         raise InputError(f"{offered[0]} offers nothing to check: its hooks return no class.")
     counts = Counter(result.outcome for result in results)
@@ -65,6 +85,23 @@ def check(package: str, as_json: bool) -> None:
         out.print(f"\n{offered[0]}: {shown}")
     if counts["failed"]:
         sys.exit(1)
+
+
+def _options(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the options that --set gives, by the component's name."""
+    import yaml
+
+    found: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        key, given, value = setting.partition("=")
+        name, _, option = key.partition(".")
+        if not (given and name and option):
+            raise InputError(f"--set {setting!r} is not NAME.OPTION=VALUE, such as synonyms.file=words.tsv.")
+        try:
+            found.setdefault(name, {})[option] = load_yaml(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {setting!r}: {error}") from None
+    return found
 
 
 def _offered(package: str) -> list[Offer]:
@@ -115,7 +152,7 @@ def _project(folder: Path) -> str:
     return name
 
 
-def _results(offered: list[Offer]) -> Iterator[Result]:
+def _results(offered: list[Offer], options: dict[str, dict[str, Any]], given: dict[str, Any]) -> Iterator[Result]:
     """Yield what came of each check: of plugins as a whole, of components, of commands."""
     from ftengine.api import iterate
     from ftengine.cli.components import installed
@@ -127,9 +164,19 @@ def _results(offered: list[Offer]) -> Iterator[Result]:
         if distribution in problem.replace(",", " ").split():
             yield Result("plugin", "what_it_offers_is_sound", "failed", problem)
     entries = [entry for entry in everything.entries if entry.origin.distribution == distribution]
+    for origin in everything.plugins.origins.values():
+        said = " ".join(origin.remarks)
+        if origin.distribution == distribution and origin.status == "loaded" and (entries or said):
+            yield Result(f"plugin {origin.name}", "its_import_is_quick_and_quiet", "failed" if said else "passed", said)
+    if unknown := options.keys() - (names := {entry.name for entry in entries}):
+        name = min(unknown)
+        raise UnknownName(
+            f"--set: {distribution} has no component {name!r}. It has {', '.join(sorted(names))}."
+            f"{did_you_mean(name, names)}"
+        )
     with listening() as listener:
         for entry in iterate(listener, entries, "checks", len(entries)):
-            yield from _checked(entry)
+            yield from _checked(entry, {**given, "options": options.get(entry.name)})
     for offer in offered:
         if offer.entry_point.group == COMMANDS:
             outcome, reason = "passed", ""
@@ -140,13 +187,13 @@ def _results(offered: list[Offer]) -> Iterator[Result]:
             yield Result(f"command {offer.entry_point.name}", "it_is_a_click_command", outcome, reason)
 
 
-def _checked(entry: Entry) -> Iterator[Result]:
+def _checked(entry: Entry, given: dict[str, Any]) -> Iterator[Result]:
     """Yield the results of a component's checks."""
     from ftengine.testing import check_results
 
     what = f"{entry.kind} {entry.name}"
     try:
-        for result in check_results(entry.cls):
+        for result in check_results(entry.cls, **given):
             yield Result(what, result.check, result.outcome, result.reason)
     # A component may raise anything where nobody expects it; the others are checked all the same.
     except Exception as error:

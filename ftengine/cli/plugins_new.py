@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
@@ -29,10 +30,10 @@ HOOK = """
 
 @hookimpl
 def {hook}() -> list[type]:
-    \"\"\"Return the class; it is imported when it is asked for.\"\"\"
-    from {package}.{kind} import {cls}
+    \"\"\"Return {what}; {pronoun} imported when {pronoun} asked for.\"\"\"
+{imports}
 
-    return [{cls}]
+    return [{classes}]
 """
 
 
@@ -55,7 +56,7 @@ def complete_kinds(ctx: click.Context, param: click.Parameter, incomplete: str) 
     shell_complete=complete_kinds,
     multiple=True,
     required=True,
-    help=f"Kind of component: {', '.join(kinds())}; named NAME, or as given after =. May be given several times.",
+    help=f"Kind of component: {', '.join(kinds())}; named NAME, or as given after =; may come again.",
 )
 @click.option("--output", metavar="DIR", type=PATH, help="The folder to write; by default ftengine-NAME.")
 def new(name: str, chosen: Sequence[str], output: str | None) -> None:
@@ -69,9 +70,9 @@ def new(name: str, chosen: Sequence[str], output: str | None) -> None:
     from ftengine.run.directory import writing
 
     name = name.removeprefix("ftengine-")
-    names = {kind: own or name for kind, _, own in (one.partition("=") for one in chosen)}
-    if len(names) < len(set(chosen)):
-        raise InputError("--kind names one kind twice: a new distribution has one component of each.")
+    names = [(kind, own or name) for kind, _, own in (one.partition("=") for one in dict.fromkeys(chosen))]
+    if twice := next((one for one, times in Counter(names).items() if times > 1), None):
+        raise InputError(f"--kind names the {twice[0]} {twice[1]!r} twice; name another: --kind {twice[0]}=NAME.")
     _check(name, names)
     folder = Path(output or f"ftengine-{name}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -91,21 +92,24 @@ def new(name: str, chosen: Sequence[str], output: str | None) -> None:
         click.echo(printable(f"  {line}"))
 
 
-def distribution(name: str, chosen: Mapping[str, str]) -> dict[str, str]:
-    """Return the files of a distribution by path: its name without "ftengine-", names of components by kind."""
+def distribution(name: str, chosen: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return the files of a distribution by path: its name without "ftengine-", each component's kind and name."""
     from ftengine import __version__
-    from ftengine.plugins.registry import KINDS, RECIPE_KEYS, article
+    from ftengine.plugins.registry import RECIPE_KEYS, article
 
     package = f"ftengine_{name.replace('-', '_')}"
     files: dict[str, str] = {}
-    hooks, offers, uses, summaries = "", [], [], []
-    for kind, own in chosen.items():
+    classes: dict[str, list[tuple[str, str]]] = {}
+    offers, uses, summaries = [], [], []
+    for kind, own in chosen:
+        alone = [one for one, _ in chosen].count(kind) == 1
+        module = kind if alone else f"{own.replace('-', '_')}_{kind}"
         cls = "".join(part.capitalize() for part in own.split("-")) + kind.capitalize()
-        words = {"name": own, "package": package, "class": cls, "variable": own.replace("-", "_")}
+        classes.setdefault(kind, []).append((module, cls))
+        words = {"name": own, "package": package, "module": module, "class": cls, "variable": own.replace("-", "_")}
         files |= _filled(kind, words)
-        summaries.append(_summary(files[f"{package}/{kind}.py"], cls))
+        summaries.append(_summary(files[f"{package}/{module}.py"], cls))
         offers.append(f"- {article(kind)} {kind}, `{own}`: {summaries[-1]}")
-        hooks += HOOK.format(hook=KINDS[kind][1], package=package, kind=kind, cls=cls)
         # What a recipe does not name is used in every run.
         key = RECIPE_KEYS.get(kind)
         uses.append(f"ftengine train recipe.yaml --set {key}={own}" if key else "ftengine train recipe.yaml")
@@ -114,23 +118,37 @@ def distribution(name: str, chosen: Mapping[str, str]) -> dict[str, str]:
         "name": name,
         "package": package,
         "version": __version__,
-        "summary": summaries[0] if len(chosen) == 1 else f"Components of ftengine: {', '.join(chosen)}.",
+        "summary": summaries[0] if len(chosen) == 1 else f"Components of ftengine: {', '.join(classes)}.",
         "offers": "\n".join(offers),
-        "shown": next(iter(chosen.values())) if len(chosen) == 1 else "NAME --kind KIND",
+        "shown": chosen[0][1] if len(chosen) == 1 else "NAME --kind KIND",
         "uses": "\n".join(dict.fromkeys(uses)),
-        "hooks": hooks.rstrip("\n"),
+        "hooks": "".join(_hook(package, kind, found) for kind, found in classes.items()).rstrip("\n"),
     }
     return {**_filled(COMMON, common), **files}
 
 
-def _check(name: str, chosen: Mapping[str, str]) -> None:
+def _hook(package: str, kind: str, classes: Sequence[tuple[str, str]]) -> str:
+    """Return the function that offers the components of a kind, given modules and classes."""
+    from ftengine.plugins.registry import KINDS
+
+    one = len(classes) == 1
+    return HOOK.format(
+        hook=KINDS[kind][1],
+        what="the class" if one else "the classes",
+        pronoun="it is" if one else "they are",
+        imports="\n".join(f"    from {package}.{module} import {cls}" for module, cls in classes),
+        classes=", ".join(cls for _, cls in classes),
+    )
+
+
+def _check(name: str, chosen: Sequence[tuple[str, str]]) -> None:
     """Refuse a name that cannot be one, or is taken, and a kind that does not exist."""
     from ftengine.cli.components import require_kind
     from ftengine.plugins.registry import Registry, article
 
-    for kind in chosen:
+    for kind, _ in chosen:
         require_kind(kind)
-    for one in (name, *chosen.values()):
+    for one in (name, *(own for _, own in chosen)):
         if len(one) > LONGEST_NAME or not NAME.fullmatch(one):
             raise InputError(
                 f"{one!r} cannot name a plugin: write small letters of a to z, digits and single hyphens, a letter "
@@ -140,7 +158,7 @@ def _check(name: str, chosen: Mapping[str, str]) -> None:
     if find_spec(module) is not None:
         raise InputError(f"a module {module} is installed already. Choose another name, or uninstall {distribution}.")
     registry = Registry()
-    for kind, own in chosen.items():
+    for kind, own in chosen:
         for entry in registry.entries(kind):
             if entry.name == own:
                 what = f"{article(kind)} {kind} named {own!r}"

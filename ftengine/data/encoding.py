@@ -21,8 +21,9 @@ from ftengine.data.features import KeptFeatures, features_key, keep_features
 from ftengine.data.read import Rows
 from ftengine.data.row_hashes import identities, to_json
 from ftengine.data.split_columns import numbers_of
-from ftengine.errors import DataError
-from ftengine.plugins.returned import wrong
+from ftengine.errors import DataError, PluginError
+from ftengine.plugins.blame import named
+from ftengine.plugins.returned import described, wrong
 
 SHOWN_ROWS = 5
 PERCENTILES = (5, 25, 50, 75, 95, 99)
@@ -337,12 +338,13 @@ def _counted(
 
 def _whole(task: Task, features: Any) -> Features:
     """Return features as they are (PluginError: without what every task has to tell of an example)."""
-    wanted = "a dict with 'length', 'weight' and 'truncated'"
+    wanted = "a dict with 'length', 'weight' and 'truncated', each a number"
     if not isinstance(features, dict):
         raise wrong(task, "encode", features, wanted)
     for key in ("length", "weight", "truncated"):
         if not isinstance(features.get(key), (int, float, np.number, np.bool_)):
-            raise wrong(task, "encode", features.get(key), f"{wanted}, each a number; {key!r} is none")
+            had = f"whose {key!r} is {described(features[key])}" if key in features else f"without {key!r}"
+            raise PluginError(f"{named(task)}: encode() returned a dict {had}; it must return {wanted}.")
     return features
 
 

@@ -109,11 +109,12 @@ def merge_into(
     before = outputs_of(task, loaded.module.eval(), probe)
     strategy.merge(loaded)
     differences = [distance(outputs_of(task, loaded.module.eval(), probe), before)]
-    instead = f"Nothing was written. Serve the base with {str(trained)!r} instead, and please report this."
+    who = f"the merge of strategy {strategy.name!r} of {known.experiment.make_strategy.entry.origin}"
+    instead = f"Nothing was written. Serve the base with {str(trained)!r} instead, and report this to its authors."
     if not differences[0] <= TOLERANCE:
         raise MergeChangedOutputs(
-            f"merging changed the outputs on a probe batch by {differences[0]:.3g} (relative); rounding accounts for "
-            f"at most {TOLERANCE:.3g}. {instead}"
+            f"{who} changes the outputs on a probe batch by {differences[0]:.3g} of their size; rounding explains at "
+            f"most {TOLERANCE:.3g}. {instead}"
         )
 
     def fill(folder: Path) -> None:
@@ -133,10 +134,9 @@ def merge_into(
         if wrong or not differences[1] <= TOLERANCE:
             keys = f"; keys that do not fit: {len(wrong):,}, such as {wrong[0]!r}" if wrong else ""
             raise MergeChangedOutputs(
-                f"the merge of strategy {strategy.name!r} of {known.experiment.make_strategy.entry.origin} leaves "
-                "something in the model that its files do not hold (a hook, a parametrization, a parameter or buffer "
-                f"of its own): opened from them alone, its outputs on a probe batch differ by {differences[1]:.3g} of "
-                f"their size{keys}. {instead}"
+                f"{who} leaves something in the model that its files do not hold (a hook, a parametrization, a "
+                "parameter or buffer of its own): opened from them alone, its outputs on a probe batch differ by "
+                f"{differences[1]:.3g} of their size{keys}. {instead}"
             )
 
     write_folder(target.path, fill)

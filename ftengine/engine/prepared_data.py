@@ -17,11 +17,13 @@ from ftengine.data.read import Rows
 from ftengine.data.split import Splits, make_splits
 from ftengine.data.unread import find_unread
 from ftengine.engine.experiment import Experiment
-from ftengine.errors import DataError, InputError, RecipeError, SourceError, naming
+from ftengine.errors import DataError, InputError, PluginError, RecipeError, SourceError, naming
 from ftengine.evaluation.plan import by_pass, read_columns
 from ftengine.evaluation.slices import require_column
 from ftengine.parallel.sharding import require_shardable
+from ftengine.plugins.blame import named
 from ftengine.plugins.registry import Registry
+from ftengine.plugins.returned import described
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import AuditResult
 from ftengine.training.modes import require_gradient_checkpointing
@@ -286,10 +288,22 @@ def check_own_regularizers(ready: ReadyTask, steps: int) -> None:
 
 
 def apply_strategy(strategy: Strategy, loaded: LoadedModel) -> None:
-    """Apply a strategy; newly initialised modules train under every one (SourceError: one does not exist)."""
+    """Apply a strategy; newly initialised modules train under every one.
+
+    Raises:
+        SourceError: one of these does not exist.
+        PluginError: the strategy put another object in the model's place.
+    """
+    module = loaded.module
     new = tuple(f"{name}." for name in loaded.new_modules)
     base = {id(p): p for name, p in loaded.module.named_parameters() if not name.startswith(new)}
     strategy.prepare(loaded)
+    if loaded.module is not module:
+        raise PluginError(
+            f"{named(strategy)}: prepare() put {described(loaded.module)} in the place of loaded.module, which is "
+            f"{described(module)}: whatever holds the model, and calls its class's methods, would miss what trains. "
+            "Exchange modules inside of it (loaded.module.set_submodule)."
+        )
     loaded.pretrained = frozenset(name for name, p in loaded.module.named_parameters() if id(p) in base)
     for name in loaded.new_modules:
         try:

@@ -159,7 +159,7 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
     loaded = _loaded(data, plan, device, steps, resumed)
     base = run_base(device, data.ready, loaded, plan)
     experiment.listener.phase("figures")
-    measured = measure_all(plan, base) if device.is_main else {}
+    measured = measure_all(plan, base, experiment.listener) if device.is_main else {}
     strategy, empty = _prepared(data, plan, device, loaded)
     memory = choose_memory(data, device, loaded, strategy, steps, resumed)
     return PreparedModel(data, plan, device, loaded, strategy, began, base, measured, memory, empty)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ftengine.api import Baseline, Display, Evaluator, ExampleScores, Labels, overrides
+from ftengine.api import Baseline, Display, Evaluator, ExampleScores, Labels, Listener, overrides
 from ftengine.evaluation.differences import beyond_baseline, compare, difference_of_differences, gaps_between
 from ftengine.evaluation.examples import answers_to_read, exact_test, scored_by, single_examples
 from ftengine.evaluation.figures import ResampledFigure, declarations, details, estimates, measure
@@ -18,8 +20,12 @@ from ftengine.evaluation.significance import PValue, mcnemar
 from ftengine.evaluation.slices import Side, slice_reports
 from ftengine.evaluation.table import Predictions
 from ftengine.evaluation.weights import Weights
+from ftengine.plugins.blame import named
 from ftengine.plugins.returned import wrong
 from ftengine.run import evaluation_result as record
+
+LONG = 10.0
+"""Seconds that an evaluator may take for the figures of a model without a word."""
 
 
 @dataclass
@@ -104,11 +110,15 @@ def evaluate(
     return report, record.Examples.model_validate(examples)
 
 
-def measure_all(plan: EvalPlan, result: EvalResult) -> dict[str, Measured]:
-    """Return what a model came to on each set that is measured, by evaluators that know the labels."""
+def measure_all(plan: EvalPlan, result: EvalResult, listener: Listener | None = None) -> dict[str, Measured]:
+    """Return what a model came to on each set that is measured, by evaluators that know the labels.
+
+    The listener is told which of them take long.
+    """
     fit({evaluator for one in plan.sets() for evaluator in one.evaluators}, None)
     if plan.validation is not None:
         fit(plan.validation.evaluators, result.predictions(plan.validation))
+    seconds = defaultdict[Evaluator, float](float)
     found, every = {}, list[tuple[EvalSet | Benchmark, Sequence[Evaluator], Sequence[Evaluator]]]()
     every += [(one, one.evaluators, one.answering) for one in plan.sets() if one is not plan.validation]
     every += [(asked, [asked.evaluator], ()) for asked in plan.benchmarks]
@@ -117,7 +127,16 @@ def measure_all(plan: EvalPlan, result: EvalResult) -> dict[str, Measured]:
         weights = predictions.weights(plan.seed, plan.resamples)
         found[one.name] = Measured(predictions)
         for evaluator in evaluators:
+            began = time.monotonic()
             found[one.name].add(evaluator, weights, answering=evaluator in answering)
+            seconds[evaluator] += time.monotonic() - began
+    for evaluator, took in seconds.items():
+        if listener is not None and took > LONG:
+            repair = "" if overrides(evaluator, "score_resamples") else "; its `score_resamples` could make that short"
+            listener.message(
+                f"{named(evaluator)} took {took:,.0f} s to measure the base in {plan.resamples:,} resamples, and will "
+                f"again for the tuned model and each slice (evaluation.resamples: less takes less){repair}"
+            )
     return found
 
 

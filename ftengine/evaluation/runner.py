@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfileobj
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
+from torch import Tensor
 
 from ftengine.api import Evaluator, Listener, LoadedModel, Prediction, Task
 from ftengine.data.batching import batches_in_step, by_length
@@ -25,7 +26,7 @@ from ftengine.evaluation.slices import as_text
 from ftengine.evaluation.table import FOLDER, MEMBER, ROWS, Predictions, Writer, merged
 from ftengine.parallel.sharding import is_sharded, reshard
 from ftengine.plugins.blame import named
-from ftengine.plugins.returned import each, wrong
+from ftengine.plugins.returned import described, each, wrong
 from ftengine.run.directory import RunDirectory, write_folder
 from ftengine.training.losses import to_device
 
@@ -148,7 +149,7 @@ class EvalRunner:
                 predictions = self.task.predict(self.loaded.module, batch)
             if not counts:
                 continue
-            _require_whole(self.task, predictions, len(members))
+            _require_whole(self.task, "predict", predictions, len(members), self.task.predicts)
             for member, prediction in zip(members, predictions, strict=True):
                 _require_finite(prediction, split, member, phase)
                 row = split.example(member) if columns else {}
@@ -162,6 +163,7 @@ class EvalRunner:
                 answers = self.task.generate(self.loaded, rows, of.options)
             if not counts:
                 continue
+            _require_whole(self.task, "generate", answers, len(rows), self.task.generates)
             for member, answer, row in zip(chosen, answers, rows, strict=True):
                 yield int(member), answer, {column: row.get(column) for column in columns}
 
@@ -220,16 +222,22 @@ def _beside(table: pa.Table, said: pa.Table) -> pa.Table:
     return table
 
 
-def _require_whole(task: Task, predictions: Sequence[Prediction], count: int) -> None:
-    """Refuse what are no predictions of a batch of so many examples, each with the declared keys (PluginError)."""
-    if not isinstance(predictions, list) or len(predictions) != count:
-        raise wrong(task, "predict", predictions, f"a list of one mapping an example, {count} here")
-    for prediction in predictions:
-        if not isinstance(prediction, Mapping):
-            raise wrong(task, "predict", prediction, "a list of mappings")
-        if missing := task.predicts - prediction.keys():
-            had = f"a prediction with {', '.join(map(repr, prediction)) or 'no key'}"
-            raise PluginError(f"{named(task)}: predict() returned {had}; it declares {listed(missing)} too.")
+def _require_whole(task: Task, method: str, found: Any, count: int, keys: Set[str]) -> None:
+    """Refuse what are no predictions, or answers, of so many examples, each with the declared keys (PluginError)."""
+    if not isinstance(found, list) or len(found) != count:
+        raise wrong(task, method, found, f"a list of one mapping an example, {count} here")
+    for one in found:
+        if not isinstance(one, Mapping):
+            raise wrong(task, method, one, "a list of mappings")
+        if missing := keys - one.keys():
+            had = f"a mapping with {', '.join(map(repr, one)) or 'no key'}"
+            raise PluginError(f"{named(task)}: {method}() returned {had}; it declares {listed(missing)} too.")
+        for key, value in one.items():
+            if isinstance(value[0] if isinstance(value, list) and value else value, Tensor):
+                raise PluginError(
+                    f"{named(task)}: {method}() returned {described(value)} as {key!r}; it must return plain numbers, "
+                    "texts and lists: x.float().tolist()."
+                )
 
 
 def _require_finite(prediction: Prediction, split: EncodedSplit, member: int, phase: str) -> None:

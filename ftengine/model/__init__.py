@@ -3,7 +3,7 @@
 Everything here is open to plugins.
 """
 
-from ftengine.model.chat import encode_conversation, end_of_turn, has_template, read_messages, render
+from ftengine.model.chat import Message, encode_conversation, end_of_turn, has_template, read_messages, render
 from ftengine.model.code import fingerprint_code
 from ftengine.model.criterion import Criterion
 from ftengine.model.fingerprints import (
@@ -39,7 +39,7 @@ from ftengine.model.saving import (
     save_trained,
 )
 from ftengine.model.token_loss import IGNORED, TokenLoss
-from ftengine.model.tokens import encode_spans, length_limit, pad, stack_tokens
+from ftengine.model.tokens import Span, encode_spans, length_limit, pad, stack_tokens
 
 __all__ = [
     "IGNORED",
@@ -47,8 +47,10 @@ __all__ = [
     "TRAINED_FILE",
     "Criterion",
     "GenerationOptions",
+    "Message",
     "ModuleNames",
     "RMSNorm",
+    "Span",
     "TokenLoss",
     "complete",
     "copy_into",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,11 +15,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ftengine.api import LoadedModel, Strategy, overrides
-from ftengine.errors import BaseMismatch, RunError, json_of_file
+from ftengine.errors import BaseMismatch, PluginError, RunError, json_of_file
 from ftengine.model.parameters import state_tensors
 
 TRAINED_FILE = "trained.safetensors"
+"""The trained part, where its strategy has no format of its own."""
+
 MODEL_FILE = "model.safetensors"
+"""The state of a model that is none of transformers."""
+
 LOADING_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 """What transformers tells of keys that do not fit."""
 
@@ -131,11 +136,38 @@ def save_model(module: nn.Module, processor: Any, directory: Path) -> None:
 
 
 def save_part(strategy: Strategy, loaded: LoadedModel, directory: Path) -> None:
-    """Write what a strategy trained, as it says, else every trainable tensor by name."""
-    if overrides(strategy, "save"):
-        strategy.save(loaded, directory)
-    else:
+    """Write what a strategy trained, as it says, else every trainable tensor by name.
+
+    Raises:
+        RunError: a file cannot be written.
+        PluginError: the strategy writes pickles, whose reader runs what they say, or files beside the folder.
+    """
+    if not overrides(strategy, "save"):
         save_trained(loaded.module, directory)
+        return
+    before = set(directory.parent.iterdir())
+    strategy.save(loaded, directory)
+    if beside := sorted(path.name for path in set(directory.parent.iterdir()) - before):
+        raise PluginError(
+            f"save() of strategy {strategy.name!r} wrote {beside[0]!r} beside the folder that it is given, where "
+            "nothing belongs to the trained part: write into `directory` alone."
+        )
+    if pickled := [path for path in sorted(directory.rglob("*")) if path.is_file() and is_pickle(path)]:
+        raise PluginError(
+            f"save() of strategy {strategy.name!r} wrote {pickled[0].name!r}, a pickle: whoever opens it runs what it "
+            "says. Write tensors with ftengine.model.save_tensors (safetensors), and all else as JSON."
+        )
+
+
+def is_pickle(file: Path) -> bool:
+    """Say whether a file is a pickle, or one of torch.save, by how it begins (pickle protocols 2 to 5)."""
+    with file.open("rb") as opened:
+        start = opened.read(8)
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            return any(name.endswith(".pkl") for name in archive.namelist())
+    # A safetensors file may begin so by the length of its header, which is followed by zeros.
+    return start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5") and start[3:] != bytes(5)
 
 
 def load_part(strategy: Strategy, loaded: LoadedModel, directory: Path) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
+import time
 from dataclasses import dataclass
 
 import pluggy
 
-from ftengine.errors import PluginError
+from ftengine.errors import PluginError, shown
 from ftengine.plugins import hookspecs
-from ftengine.plugins.distributions import instead, offers
+from ftengine.plugins.distributions import instead, offers, printing_aside
+from ftengine.plugins.offered import raised
 
 GROUP = "ftengine"
 TRACE_VARIABLE = "FTENGINE_TRACE_PLUGINS"
+
+MOST_SECONDS = 2.0
+"""How long the import of a plugin may take; what it needs is imported by its hooks."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class PluginOrigin:
         status: "loaded", "blocked" or "broken".
         cause: why it is broken; "" otherwise.
         source: the folder or address that it was installed from; "" where that is unknown.
+        seconds: that its import took.
+        printed: what it printed meanwhile, which went to stderr.
     """
 
     name: str
@@ -38,6 +44,21 @@ class PluginOrigin:
     status: str
     cause: str = ""
     source: str = ""
+    seconds: float = 0.0
+    printed: str = ""
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is wrong with how it is imported, though it is: a sentence each."""
+        found, who = [], f"plugin {self.name!r} of {self} ({self.target})"
+        if self.seconds > MOST_SECONDS:
+            found.append(
+                f"{who} takes {self.seconds:.1f} s to import, for which every command waits. Import what is slow "
+                "inside of its hooks."
+            )
+        if self.printed:
+            found.append(f"{who} prints {shown(self.printed)} when it is imported. It has to print nothing.")
+        return found
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}"
@@ -94,10 +115,20 @@ def make_plugin_manager(extra: dict[str, object] | None = None, *, discover: boo
     for offer in offers(GROUP) if discover else ():
         entry_point = offer.entry_point
         key = f"{offer.distribution}:{entry_point.name}"
-        cause = "" if offer.blocked else _register(manager, key, entry_point.load)
+        began = time.perf_counter()
+        with printing_aside() as printed:
+            cause = "" if offer.blocked else _register(manager, key, entry_point.load)
         status = "blocked" if offer.blocked else "broken" if cause else "loaded"
         origins[key] = PluginOrigin(
-            entry_point.name, offer.distribution, offer.version, entry_point.value, status, cause, offer.source
+            entry_point.name,
+            offer.distribution,
+            offer.version,
+            entry_point.value,
+            status,
+            cause,
+            offer.source,
+            time.perf_counter() - began,
+            printed.getvalue(),
         )
     for name, plugin in (extra or {}).items():
         cause = _register(manager, name, lambda plugin=plugin: plugin)
@@ -121,7 +152,5 @@ def _register(manager: pluggy.PluginManager, name: str, load) -> str:
     except (Exception, SystemExit) as error:
         if manager.has_plugin(name):
             manager.unregister(name=name)
-        frames = traceback.extract_tb(error.__traceback__)
-        where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-        return f"{type(error).__name__}: {error}{where}".replace("\n", " ")
+        return raised(error)
     return ""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib import metadata
 from urllib.parse import unquote, urlsplit
@@ -58,6 +62,17 @@ def instead(*distributions: str) -> str:
     own = any(normalised(name) == BUILT_IN for name in distributions)
     again = f"Install {BUILT_IN} again: its own files are damaged." if own else ""
     return " ".join(filter(None, (again, blocked)))
+
+
+@contextmanager
+def printing_aside() -> Iterator[io.StringIO]:
+    """Have what a plugin prints go to stderr: stdout is for what a command says, such as JSON."""
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            yield printed
+    finally:
+        sys.stderr.write(printed.getvalue())
 
 
 def _source(direct_url: str) -> str:

@@ -32,6 +32,7 @@ __all__ = [
 
 hookspec = pluggy.HookspecMarker("ftengine")
 hookimpl = pluggy.HookimplMarker("ftengine")
+"""Marks the functions by which a plugin offers its classes."""
 
 
 @hookspec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import traceback
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,10 @@ from pydantic import ValidationError
 
 from ftengine.api import Component, Config
 from ftengine.api.component import is_contract
+from ftengine.plugins.distributions import printing_aside
+
+AUTO = "auto"
+"""What a recipe writes where it leaves the choice of a component to the engine."""
 
 ALLOWED_TO_FAIL = ("missing", "value_error", "assertion_error")
 """Errors of a default that an author may intend: the option is required, or a validator of his own says what to do."""
@@ -33,13 +38,21 @@ PAIRS = (
 def classes(function: Any) -> tuple[list[Any], str]:
     """Call a hook; return what it offers, and what is wrong with that, "" where nothing is."""
     try:
-        found = function()
+        with printing_aside():
+            found = function()
         if isinstance(found, Iterable) and not isinstance(found, (str, bytes, type)):
             return list(found), ""
-    # A hook of third-party code may raise anything; it becomes the cause.
-    except Exception as error:
-        return [], f"failed: {type(error).__name__}: {error}".rstrip(": .")
+    # A hook of third-party code may raise anything, SystemExit included; it becomes the cause.
+    except (Exception, SystemExit) as error:
+        return [], f"failed: {raised(error)}"
     return [], f"returned {_told(found)}; it must return a list of classes"
+
+
+def raised(error: BaseException) -> str:
+    """Say what was raised, and where, in one line: "KeyError: 'x' (/site-packages/ftengine_x.py:31)"."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}".replace("\n", " ").rstrip(": .") + where
 
 
 def fault(cls: Any, base: type[Component]) -> str:
@@ -54,6 +67,8 @@ def _fault_of_class(cls: type[Component], base: type[Component]) -> str:
     name = getattr(cls, "name", None)
     if not isinstance(name, str) or not name:
         return "it has no name; set `name`"
+    if name == AUTO:
+        return f"its name is {AUTO!r}, by which recipes leave the choice to the engine; set `name` to another"
     unset = [name for name in _declared(cls) if not hasattr(cls, name)]
     if unset:
         return f"it does not set {' and '.join(map(repr, unset))}, which {base.__name__} requires"

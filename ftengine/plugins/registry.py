@@ -14,7 +14,7 @@ from ftengine import api
 from ftengine.errors import PluginError, RecipeError, SourceError, UnknownName, did_you_mean
 from ftengine.plugins.discovery import PluginOrigin, Plugins, make_plugin_manager
 from ftengine.plugins.distributions import BLOCK_VARIABLE, BUILT_IN, instead
-from ftengine.plugins.offered import classes, described, fault
+from ftengine.plugins.offered import AUTO, classes, described, fault, written
 from ftengine.plugins.option_errors import explain
 
 KINDS: dict[str, tuple[type[api.Component], str]] = {
@@ -46,9 +46,6 @@ RECIPE_KEYS = {
     "callback": "callbacks",
 }
 """Where a recipe names components of a kind; audits and rules are not named, all that are installed are used."""
-
-AUTO = "auto"
-"""What a recipe writes where it leaves the choice of a component to the engine."""
 
 
 @dataclass(frozen=True)
@@ -136,11 +133,12 @@ class Registry:
         name = cls.name
         known = self._entries[kind].get(name)
         if known is not None:
+            both = f"{_class(known.cls)} of {known.origin}, and {_class(cls)} of {origin}"
             other = known.origin if origin.distribution == BUILT_IN else origin
-            raise PluginError(
-                f"two {kind} plugins are named {name!r}: one of {known.origin}, one of {origin}. "
-                f"Uninstall one, or block one with {BLOCK_VARIABLE}={other.distribution}."
-            )
+            repair = f"Uninstall one, or block one with {BLOCK_VARIABLE}={other.distribution}."
+            if known.origin.distribution == origin.distribution:
+                repair = f"Give one of them another `name`. {instead(origin.distribution)}"
+            raise PluginError(f"two {kind} plugins are named {name!r}: {both}. {repair}")
         self._entries[kind][name] = Entry(kind, cls, origin)
 
     def entries(self, kind: str) -> list[Entry]:
@@ -276,6 +274,12 @@ def article(word: str) -> str:
 def registry_of(plugins: Mapping[str, object] | None = None) -> Registry:
     """Return what is installed, and plugins given by hand (modules or objects, by name), for notebooks and tests."""
     return Registry(make_plugin_manager(dict(plugins or {})))
+
+
+def _class(cls: type) -> str:
+    """Name a class, and where it is written."""
+    place = written(cls)
+    return f"{cls.__qualname__}{place and f' ({place})'}"
 
 
 def _own_evaluators(task: Entry) -> tuple[str, ...]:

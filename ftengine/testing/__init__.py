@@ -15,7 +15,7 @@ fail then, so that the list does not outlive its reasons. Whatever else fails is
 from ftengine.testing.audited import audited_rows
 from ftengine.testing.augmenters import check_augmenter
 from ftengine.testing.callbacks import check_callback
-from ftengine.testing.checks import CheckResult
+from ftengine.testing.checks import CheckResult, Outcome
 from ftengine.testing.components import check_component, check_results
 from ftengine.testing.evaluators import check_evaluator, rows_of
 from ftengine.testing.findings import check_audit, check_rule
@@ -25,13 +25,14 @@ from ftengine.testing.predicted import Predicted, predictions
 from ftengine.testing.readers import check_reader
 from ftengine.testing.regularizers import check_regularizer
 from ftengine.testing.runs import stored_runs
-from ftengine.testing.samples import Fixture, fixture, fixtures
+from ftengine.testing.samples import Fixture, fixture, fixture_of, fixtures
 from ftengine.testing.strategies import check_strategy
 from ftengine.testing.tasks import check_task
 
 __all__ = [
     "CheckResult",
     "Fixture",
+    "Outcome",
     "Predicted",
     "audited_rows",
     "check_audit",
@@ -49,6 +50,7 @@ __all__ = [
     "check_strategy",
     "check_task",
     "fixture",
+    "fixture_of",
     "fixtures",
     "predictions",
     "rows_of",

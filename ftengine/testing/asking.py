@@ -12,7 +12,7 @@ import torch
 from ftengine.api import Evaluator, LoadedModel, Prediction, Task
 from ftengine.testing.checks import Checks, require_passed, results_of
 from ftengine.testing.evaluators import EvaluatorChecks
-from ftengine.testing.values import copies, differing, equal, hooks
+from ftengine.testing.values import copies, differing, equal, explained, hooks, in_bfloat16
 
 LEAST = 4
 """Answers without which an evaluator's own checks say little."""
@@ -50,6 +50,12 @@ class AskingChecks(Checks):
             "the same model asked twice gives other answers: base and tuned model are asked the same examples in the "
             "same order, so draw with a seed of your own, or with torch's global generator"
         )
+
+    def it_asks_in_bfloat16(self) -> None:
+        loaded = self.load()
+        advice = "numpy has no bfloat16: take outputs to float32 first"
+        with in_bfloat16(loaded.module), explained("ask_models fails in bfloat16, under autocast", advice):
+            self._asked(loaded)
 
     def asking_leaves_the_model_as_it_is(self) -> None:
         loaded = self.load()

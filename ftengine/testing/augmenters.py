@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ftengine.api import Augmenter, Batch, Example, Task, overrides
-from ftengine.testing.checks import Checks, run_checks, skip
+from ftengine.testing.checks import Checks, not_suited, run_checks, skip
 from ftengine.testing.values import equal, explained
 
 
@@ -94,7 +94,7 @@ class AugmenterChecks(Checks):
 
     def new_examples_can_be_encoded(self) -> None:
         if self.processor is None:
-            skip("there is no processor to encode them with")
+            not_suited("there is no processor to encode them with")
         for row, new in zip(self.examples, self._usual, strict=True):
             for one in new:
                 with explained(f"{row} became {one}, which cannot be encoded", "change inputs alone"):
@@ -152,7 +152,7 @@ class AugmenterChecks(Checks):
         if not overrides(augmenter, "mix"):
             skip("it mixes no batches")
         if self.processor is None:
-            skip("there is no processor to make a batch with")
+            not_suited("there is no processor to make a batch with")
         return augmenter
 
     def _batch(self) -> Batch:

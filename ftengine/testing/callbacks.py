@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
+import random
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from ftengine import api
 from ftengine.errors import InputError, TrainingError
-from ftengine.testing.checks import Checks, run_checks, skip
+from ftengine.model.modes import generators_kept
+from ftengine.testing.checks import Checks, not_suited, run_checks, skip
 from ftengine.testing.runs import stored_runs
 from ftengine.testing.values import equal, explained, hooks
 
@@ -51,6 +54,13 @@ def events(run: Path) -> list[api.Event]:
     ]
 
 
+def steps_of(run: Path, began: int, ended: int) -> list[api.Event]:
+    """Return the events of a run of two steps that goes on after one step, and is killed after another."""
+    told = events(run)
+    kept = [one for one in told if not isinstance(one, api.Started | api.Failed) and began < one.step <= ended]
+    return [replace(told[0], step=began), *kept]
+
+
 @dataclass
 class CallbackChecks(Checks):
     """Checks of a callback on the events of a small run."""
@@ -79,6 +89,24 @@ class CallbackChecks(Checks):
             left = sum(map(hooks, model.modules()))
             assert not left, f"it leaves {left} hooks on the model: take them away before `on` returns"
 
+    def random_numbers_stay_as_they_are(self) -> None:
+        for callback, event in self._told():
+            before = _drawn_next()
+            _tell(callback, event)
+            assert _drawn_next() == before, (
+                f"it draws from, or seeds, a global generator at {type(event).__name__}, by which the run would be "
+                "another one: draw from a generator of your own (random.Random(), numpy's default_rng)"
+            )
+
+    def a_resumed_run_leaves_the_files_of_an_uninterrupted_one(self) -> None:
+        whole, again, resumed = (self._left(steps) for steps in ([0, 2], [0, 2], [0, 2, 1, 2]))
+        same = {name for name, content in whole.items() if again.get(name) == content}
+        other = sorted(name for name in same if resumed.get(name) != whole[name])
+        assert not other, (
+            f"it leaves another {other[0]!r} where a run was interrupted after step 2 and went on from the checkpoint "
+            "of step 1: at Started, cut what you wrote to Started.step; the steps after it are told again"
+        )
+
     def its_viewer_is_a_command(self) -> None:
         callback = self._made()
         if not api.overrides(callback, "view_command"):
@@ -93,13 +121,24 @@ class CallbackChecks(Checks):
             for event in events(Path(folder)):
                 yield callback, event
 
+    def _left(self, steps: Sequence[int]) -> dict[str, bytes]:
+        """Return the files after a run that began, and went on, after each first of two steps, up to the second."""
+        with tempfile.TemporaryDirectory() as folder:
+            run = Path(folder) / "run"
+            run.mkdir()
+            for began, ended in zip(steps[::2], steps[1::2], strict=True):
+                callback = self._made()
+                for event in steps_of(run, began, ended):
+                    _tell(callback, event)
+            return {str(x.relative_to(run)): x.read_bytes() for x in sorted(run.rglob("*")) if x.is_file()}
+
     def _made(self) -> api.Callback:
         callback = self.make()
         if api.overrides(callback, "check_options"):
             try:
                 callback.check_options()
             except InputError as error:
-                skip(str(error))
+                not_suited(str(error))
         return callback
 
 
@@ -107,6 +146,12 @@ def _tell(callback: api.Callback, event: api.Event) -> None:
     """Tell a callback of an event; one that is to end the run says so by a TrainingError."""
     with suppress(TrainingError):
         callback.on_event(event)
+
+
+def _drawn_next() -> tuple[float, float, float]:
+    """Return what the global generators would draw next."""
+    with generators_kept():
+        return random.random(), float(np.random.random()), float(torch.rand(()))
 
 
 def _plain(event: api.Event) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from typing import Any, Literal, NoReturn
 
 from ftengine.errors import FtengineError
 
+Outcome = Literal["passed", "failed", "expected", "skipped", "does not apply"]
+"""What comes of a check."""
+
 Check = tuple[str, Callable[[], None]]
 """The name of a check, and what raises where it fails; a name may come several times, once for each model or data."""
 
@@ -21,22 +24,32 @@ class CheckResult:
     Args:
         check: its name.
         outcome: "passed"; "failed"; "expected", which is a failure that was announced with a reason; "skipped" where
-            the component does not do what is checked, or nothing suits it.
-        reason: why it failed or was skipped, or the announced reason; "" where it passed.
+            the component does not do what is checked; "does not apply" where it refuses the model or data, or nothing
+            that is at hand suits it.
+        reason: why it is no "passed", or the announced reason; "" where it passed.
     """
 
     check: str
-    outcome: Literal["passed", "failed", "expected", "skipped"]
+    outcome: Outcome
     reason: str = ""
 
 
-class NotApplicable(Exception):
-    """Raised by a check that says nothing about this component."""
+class Skipped(Exception):
+    """Raised by a check of what the component does not do."""
+
+
+class NotSuited(Exception):
+    """Raised where a model or data does not suit the component, or what it needs was not given."""
+
+
+def not_suited(reason: str) -> NoReturn:
+    """Say that a check cannot be made with what is at hand."""
+    raise NotSuited(reason)
 
 
 def skip(reason: str) -> NoReturn:
     """Leave a check out, with the reason."""
-    raise NotApplicable(reason)
+    raise Skipped(reason)
 
 
 def results_of(checks: Iterable[Check], expected: Mapping[str, str] | None) -> list[CheckResult]:
@@ -48,7 +61,7 @@ def results_of(checks: Iterable[Check], expected: Mapping[str, str] | None) -> l
         checks: what to run.
         expected: names of checks that fail, with reasons; one that does not fail, or does not exist, fails.
     """
-    expected, outcomes = expected or {}, dict[str, list[tuple[str, str]]]()
+    expected, outcomes = expected or {}, dict[str, list[tuple[Outcome, str]]]()
     for name, check in checks:
         outcomes.setdefault(name, []).append(_outcome(check))
     found = [_joined(name, told, expected) for name, told in outcomes.items()]
@@ -94,7 +107,7 @@ def require_any(checks: Sequence[Callable[[], None]]) -> None:
     outcomes = dict(map(_outcome, checks))
     if "passed" not in outcomes:
         assert "failed" not in outcomes, outcomes["failed"]
-        skip(outcomes["skipped"])
+        skip(next(iter(outcomes.values())))
 
 
 def _located(check: Callable[[], None], on: str) -> None:
@@ -102,8 +115,10 @@ def _located(check: Callable[[], None], on: str) -> None:
     place = f"on {on}: " if on else ""
     try:
         check()
-    except NotApplicable as reason:
-        raise NotApplicable(f"{place}{reason}") from None
+    except Skipped as reason:
+        raise Skipped(f"{place}{reason}") from None
+    except NotSuited as reason:
+        raise NotSuited(f"{place}{reason}") from None
     # A broken component may raise anything; each is that check's failure.
     except Exception as error:
         raise AssertionError(place + _told(error)) from error
@@ -114,19 +129,22 @@ def _told(error: Exception) -> str:
     return f"{kind}{error}"
 
 
-def _outcome(check: Callable[[], None]) -> tuple[str, str]:
+def _outcome(check: Callable[[], None]) -> tuple[Outcome, str]:
     try:
         check()
-    except NotApplicable as reason:
+    except Skipped as reason:
         return "skipped", str(reason)
+    except NotSuited as reason:
+        return "does not apply", str(reason)
     except Exception as error:  # as in `_located`
         return "failed", _told(error)
     return "passed", ""
 
 
-def _joined(name: str, told: list[tuple[str, str]], expected: Mapping[str, str]) -> CheckResult:
+def _joined(name: str, told: list[tuple[Outcome, str]], expected: Mapping[str, str]) -> CheckResult:
     failed = list(dict.fromkeys(reason for outcome, reason in told if outcome == "failed"))
-    skipped = all(outcome == "skipped" for outcome, _ in told)
+    left_out = next(((outcome, reason) for outcome, reason in told if outcome == "skipped"), told[0])
+    skipped = all(outcome in ("skipped", "does not apply") for outcome, _ in told)
     if failed and name in expected:
         return CheckResult(name, "expected", expected[name])
     if failed:
@@ -136,4 +154,4 @@ def _joined(name: str, told: list[tuple[str, str]], expected: Mapping[str, str])
         said = f"is skipped, though it was expected to fail: {told[0][1]}"
         passes = f"passes, though it was expected to fail ({expected[name]})"
         return CheckResult(name, "failed", said if skipped else passes)
-    return CheckResult(name, "skipped", told[0][1]) if skipped else CheckResult(name, "passed")
+    return CheckResult(name, *left_out) if skipped else CheckResult(name, "passed")

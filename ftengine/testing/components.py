@@ -6,6 +6,7 @@ import inspect
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -25,7 +26,7 @@ from ftengine.testing.asking import AskingChecks
 from ftengine.testing.audited import audited_rows, clean, messy
 from ftengine.testing.augmenters import AugmenterChecks
 from ftengine.testing.callbacks import CallbackChecks
-from ftengine.testing.checks import Check, CheckResult, require_any, require_passed, results_of, skip
+from ftengine.testing.checks import Check, CheckResult, not_suited, require_any, require_passed, results_of
 from ftengine.testing.evaluators import EvaluatorChecks
 from ftengine.testing.evaluators import rows_of as rows_of_predictions
 from ftengine.testing.findings import AuditChecks, RuleChecks
@@ -35,34 +36,41 @@ from ftengine.testing.predicted import predictions
 from ftengine.testing.readers import ReaderChecks, sample_sources, under_suffix
 from ftengine.testing.regularizers import RegularizerChecks
 from ftengine.testing.runs import stored_runs
-from ftengine.testing.samples import Fixture, fixture, fixtures, rows_of
+from ftengine.testing.samples import Fixture, fixture, fixtures, registry, rows_of
 from ftengine.testing.strategies import StrategyChecks
 from ftengine.testing.tasks import TaskChecks
 from ftengine.testing.values import explained
 from ftengine.training.regularizing import Attached
 
-COMPLETE, OPTIONS = "it_is_complete", "its_options_are_given"
+Models = Sequence[Fixture]
+
+COMPLETE, OPTIONS, SUITED = "it_is_complete", "its_options_are_given", "it_suits_a_model"
 
 
 def check_results(
     cls: type[api.Component],
     *,
     options: Mapping[str, Any] | None = None,
+    models: Sequence[Fixture] | None = None,
+    strategy: str | Mapping[str, Any] | None = None,
     expected_failed_checks: Mapping[str, str] | None = None,
 ) -> list[CheckResult]:
     """Check a component class on the models, data and records that are shipped; nothing is downloaded.
 
     Args:
         cls: a subclass of a kind's base class.
-        options: of the component; by default its own. Where some have to be given and are not, all is skipped.
+        options: of the component; by default its own. Where some have to be given and are not, nothing applies.
+        models: to check it on, in place of those that are shipped; `fixture_of` makes one of a folder.
+        strategy: as a recipe writes it, which prepares the models that a regularizer sees.
         expected_failed_checks: names of checks that fail, with reasons; one that does not fail is a failure.
 
     Returns:
-        A result for each check of the kind, and a skipped one, by its name, for each model or data that the component
-        refuses with a reason of its own.
+        A result for each check of the kind, and one that "does not apply", by its name, for each model or data that
+        the component refuses with a reason of its own.
 
     Raises:
         PluginError: the class is of no kind.
+        InputError: there is no such strategy, or it does not take these options.
     """
     kind, base = kind_of(cls)
     wrong = fault(cls, base)
@@ -73,24 +81,36 @@ def check_results(
     except ValidationError as error:
         said = explain(error, cls.Config, "options.", f" of {kind} {cls.name!r}")
         intended = options is None and all(item["type"] in ALLOWED_TO_FAIL for item in error.errors())
-        return [CheckResult(OPTIONS, "skipped" if intended else "failed", said)]
+        return [CheckResult(OPTIONS, "does not apply" if intended else "failed", said)]
     complete = (COMPLETE, partial(_require_documented, cls))
-    return results_of(chain([complete], SUITES[kind](partial(cls, config))), expected_failed_checks)
+    given = fixtures() if models is None else models
+    if strategy is not None:
+        prepares = registry().factory("strategy", strategy, "strategy")
+        given = [replace(one, strategy=prepares) for one in given]
+    return results_of(chain([complete], SUITES[kind](partial(cls, config), given)), expected_failed_checks)
 
 
 def check_component(
     cls: type[api.Component],
     *,
     options: Mapping[str, Any] | None = None,
+    models: Sequence[Fixture] | None = None,
+    strategy: str | Mapping[str, Any] | None = None,
     expected_failed_checks: Mapping[str, str] | None = None,
 ) -> None:
     """Check a component class as `check_results` does.
 
     Raises:
-        AssertionError: names every check that failed, or passed though it was expected to fail.
-        PluginError: the class is of no kind.
+        AssertionError: names every check that failed, or passed though it was expected to fail; or it refuses every
+            model, so that nothing was checked.
+        PluginError, InputError: as `check_results`.
     """
-    require_passed(check_results(cls, options=options, expected_failed_checks=expected_failed_checks))
+    results = check_results(
+        cls, options=options, models=models, strategy=strategy, expected_failed_checks=expected_failed_checks
+    )
+    require_passed(results)
+    for result in results:
+        assert result.check != SUITED, f"nothing was checked: {result.reason}"
 
 
 def kind_of(cls: Any) -> tuple[str, type[api.Component]]:
@@ -109,21 +129,24 @@ def _require_documented(cls: type[api.Component]) -> None:
     assert not silent, f"its option {silent[0]!r} has no description: Field(…, description=…)"
 
 
-def _of_strategy(make: Callable[[], api.Strategy]) -> Iterator[Check]:
+def _of_strategy(make: Callable[[], api.Strategy], models: Models) -> Iterator[Check]:
     return _on_models(
-        lambda one: make().prepare(one.load()), lambda one: StrategyChecks(make, one.load, one.batch, on=one.name)
+        models,
+        lambda one: make().prepare(one.load()),
+        lambda one: StrategyChecks(make, one.load, one.batch, on=one.name),
     )
 
 
-def _of_regularizer(make: Callable[[], api.Regularizer]) -> Iterator[Check]:
+def _of_regularizer(make: Callable[[], api.Regularizer], models: Models) -> Iterator[Check]:
     """Yield a regularizer's checks on each model that it attaches to; all parameters train."""
     return _on_models(
+        models,
         lambda one: Attached([make()], one.load_trainable(), one.task),
         lambda one: RegularizerChecks(make, one.task, one.load_trainable, one.batch, on=one.name),
     )
 
 
-def _of_augmenter(make: Callable[[], api.Augmenter]) -> Iterator[Check]:
+def _of_augmenter(make: Callable[[], api.Augmenter], models: Models) -> Iterator[Check]:
     """Yield an augmenter's checks on the rows of each task that it suits; it has to change something of one of them."""
 
     def suits(one: Fixture) -> None:
@@ -134,7 +157,7 @@ def _of_augmenter(make: Callable[[], api.Augmenter]) -> Iterator[Check]:
 
     changes = []
     for name, check in _on_models(
-        suits, lambda one: AugmenterChecks(make, one.task, one.rows, one.processor, on=one.name)
+        models, suits, lambda one: AugmenterChecks(make, one.task, one.rows, one.processor, on=one.name)
     ):
         if name == "something_changes":
             changes.append(check)
@@ -144,13 +167,16 @@ def _of_augmenter(make: Callable[[], api.Augmenter]) -> Iterator[Check]:
         yield "something_changes", partial(require_any, changes)
 
 
-def _of_task(make: Callable[[], api.Task]) -> Iterator[Check]:
+def _of_task(make: Callable[[], api.Task], models: Models) -> Iterator[Check]:
     """Yield a task's checks on rows of each shape that it takes, with a model where its head is shipped."""
     head, modality = make().head, make().modality
-    known = next((one for one in fixtures() if one.head == head), None)
-    reader = known or next((one for one in fixtures() if one.task.modality == modality), None)
+    known = next((one for one in models if one.head == head), None)
+    reader = known or next((one for one in models if one.task.modality == modality), None)
     if reader is None:
-        yield "rows_suit_it", partial(skip, f"no rows of modality {modality!r} are shipped; use check_task with yours")
+        yield (
+            "rows_suit_it",
+            partial(not_suited, f"no rows of modality {modality!r} are shipped; use check_task with yours"),
+        )
         return
     refused, suited = [], 0
     for rows in rows_of(modality):
@@ -170,14 +196,19 @@ def _of_task(make: Callable[[], api.Task]) -> Iterator[Check]:
         yield "other_rows_are_data_errors", partial(_require_data_error, make, *refusal)
     if not suited:
         told = "; ".join(f"rows of {shape}: {said}" for shape, _, said in refused)
-        yield "rows_suit_it", partial(skip, f"none of the shipped rows suit it; use check_task with yours ({told})")
+        yield (
+            "rows_suit_it",
+            partial(not_suited, f"none of the shipped rows suit it; use check_task with yours ({told})"),
+        )
 
 
-def _of_evaluator(make: Callable[[], Any]) -> Iterator[Check]:
+def _of_evaluator(make: Callable[[], Any], models: Models) -> Iterator[Check]:
     """Yield an evaluator's checks on the predictions that have what it reads, and on models where it asks them."""
     if api.overrides(make(), "ask_models"):
         yield from _on_models(
-            lambda one: make().benchmarks(one.task), lambda one: AskingChecks(make, one.task, one.load, on=one.name)
+            models,
+            lambda one: make().benchmarks(one.task),
+            lambda one: AskingChecks(make, one.task, one.load, on=one.name),
         )
     suited, refused = 0, []
     for one in predictions():
@@ -189,7 +220,7 @@ def _of_evaluator(make: Callable[[], Any]) -> Iterator[Check]:
             if api.overrides(evaluator, "set_labels"):
                 evaluator.set_labels("a-task", one.labels)
         except InputError as error:
-            refused.append((one.name, partial(skip, str(error))))
+            refused.append((one.name, partial(not_suited, str(error))))
             continue
         suited += 1
         rows = [{**dict.fromkeys(columns), **prediction} for prediction in one.predictions]
@@ -201,7 +232,7 @@ def _of_evaluator(make: Callable[[], Any]) -> Iterator[Check]:
     if not suited:
         keys = sorted(make().reads)
         why = f"no shipped predictions have {keys}; use check_evaluator with predictions that do"
-        yield "predictions_suit_it", partial(skip, why)
+        yield "predictions_suit_it", partial(not_suited, why)
 
 
 def _failure(evaluator: api.Evaluator, predictions: Sequence[api.Prediction]) -> Exception | None:
@@ -234,7 +265,7 @@ def _of_loader(make: Callable[[], api.ModelLoader]) -> Iterator[Check]:
             return
         yield from AcceptingChecks(make, folder)
     why = "it does not accept the shipped source, a transformers folder; use check_loader with a source of yours"
-    yield "it_loads_what_was_asked", partial(skip, why)
+    yield "it_loads_what_was_asked", partial(not_suited, why)
 
 
 def _of_reader(make: Callable[[], api.Reader]) -> Iterator[Check]:
@@ -254,7 +285,7 @@ def _of_reader(make: Callable[[], api.Reader]) -> Iterator[Check]:
             yield from AcceptingChecks(make, folder)
     names = ", ".join(Path(source).name for source in sources)
     why = f"it accepts none of the shipped sources ({names}); use check_reader with a file of yours"
-    yield "rows_are_those_that_were_written", partial(skip, why)
+    yield "rows_are_those_that_were_written", partial(not_suited, why)
 
 
 def _of_audit(make: Callable[[], Any]) -> Iterator[Check]:
@@ -268,15 +299,17 @@ def _of_rule(make: Callable[[], Any]) -> Iterator[Check]:
     return chain.from_iterable(RuleChecks(make, run, on=name) for name, run in stored_runs().items())
 
 
-def _on_models(suits: Callable[[Fixture], object], checks: Callable[[Fixture], Iterable[Check]]) -> Iterator[Check]:
-    """Yield checks on each model that suits; those that are refused are skipped, and one has to suit.
+def _on_models(
+    models: Models, suits: Callable[[Fixture], object], checks: Callable[[Fixture], Iterable[Check]]
+) -> Iterator[Check]:
+    """Yield checks on each model that suits; those that are refused do not apply.
 
     Args:
         suits: raises an InputError where a component refuses a model.
         checks: yields the checks on one model.
     """
     refused, suited = [], 0
-    for one in fixtures():
+    for one in models:
         try:
             suits(one)
         except InputError as error:
@@ -287,14 +320,11 @@ def _on_models(suits: Callable[[Fixture], object], checks: Callable[[Fixture], I
             pass
         suited += 1
         yield from checks(one)
-    yield from ((name, partial(skip, reason)) for name, reason in refused)
+    yield from ((name, partial(not_suited, reason)) for name, reason in refused)
     if not suited:
         told = "; ".join(f"{name}: {reason}" for name, reason in refused)
-        yield "it_suits_a_model", partial(_fail, f"it refuses each model that is shipped ({told})")
-
-
-def _fail(reason: str) -> None:
-    raise AssertionError(reason)
+        advice = "give one that it suits (`models`, --model), or the strategy that it needs (`strategy`, --strategy)"
+        yield SUITED, partial(not_suited, f"it refuses each model ({told}); {advice}")
 
 
 def _require_data_error(make: Callable[[], api.Task], shape: str, rows: Iterable[Any], error: Exception) -> None:
@@ -314,18 +344,18 @@ def _accepts(loader: api.ModelLoader | api.Reader, source: str) -> bool:
         return False
 
 
-SUITES: Mapping[str, Callable[[Callable[[], Any]], Iterable[Check]]] = {
-    "loader": _of_loader,
+SUITES: Mapping[str, Callable[[Callable[[], Any], Models], Iterable[Check]]] = {
     "task": _of_task,
     "strategy": _of_strategy,
     "augmenter": _of_augmenter,
     "regularizer": _of_regularizer,
-    "reader": _of_reader,
-    "optimizer": OptimizerChecks,
-    "schedule": ScheduleChecks,
     "evaluator": _of_evaluator,
-    "audit": _of_audit,
-    "rule": _of_rule,
-    "callback": CallbackChecks,
+    "loader": lambda make, _: _of_loader(make),
+    "reader": lambda make, _: _of_reader(make),
+    "optimizer": lambda make, _: OptimizerChecks(make),
+    "schedule": lambda make, _: ScheduleChecks(make),
+    "audit": lambda make, _: _of_audit(make),
+    "rule": lambda make, _: _of_rule(make),
+    "callback": lambda make, _: CallbackChecks(make),
 }
-"""For each kind what yields its checks, given what builds a component."""
+"""For each kind what yields its checks, given what builds a component, and models."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -15,6 +17,9 @@ from ftengine import api
 from ftengine.evaluation.table import Predictions
 from ftengine.plugins.returned import each
 from ftengine.testing.checks import Checks, run_checks, skip
+
+ROWS, RESAMPLES, MOST_SECONDS = 240, 10, 60
+"""So many rows, resampled so often, and the most seconds that a thousand such resamples may take."""
 
 
 def check_evaluator(
@@ -146,6 +151,19 @@ class EvaluatorChecks(Checks):
             found = {name: float(values[i]) for name, values in together.items()}
             _same(found, {name: alone[name] for name in found}, f"resample {i} among others is not as it is alone")
 
+    def resamples_are_quick(self) -> None:
+        many = -(-ROWS // len(self.predictions))
+        rows = {name: np.concatenate([column] * many) for name, column in self._rows().items()}
+        weights = np.random.default_rng(0).poisson(1, (RESAMPLES, many * len(self.predictions))).astype(np.float64)
+        alone = partial(map, partial(self._scores, rows), weights)
+        together = partial(self._evaluator.score_resamples, rows, weights)
+        seconds = min(_seconds(together if api.overrides(self._evaluator, "score_resamples") else alone) for _ in "abc")
+        thousand = 1_000 / RESAMPLES * seconds
+        assert thousand < MOST_SECONDS, (
+            f"a thousand resamples of {len(weights[0])} rows take {thousand:.0f} s, and a run has them of each model "
+            "and slice: compute what does not depend on the weights in `keep`, or write `score_resamples`"
+        )
+
     def slices_have_the_same_scores(self) -> None:
         if not api.overrides(self._evaluator, "for_slices"):
             skip("slices are measured as the whole")
@@ -214,6 +232,14 @@ class EvaluatorChecks(Checks):
         assert plain.shape[1:] == resampled.shape[1:] == (len(plain[0]),), "values have the shape (B, k)"
         assert trials is None or len(trials) == len(plain[0]), "trials are as many as the values"
         return [api.Estimate(float(value), None, None, len(self.predictions)) for value in plain[0]]
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    found = run()
+    if isinstance(found, Iterator):
+        list(found)
+    return time.perf_counter() - began
 
 
 def _same(one: Mapping[str, float], other: Mapping[str, float], what: str) -> None:

@@ -13,7 +13,7 @@ from ftengine.api import LoadedModel, LoadRequest, ModelLoader, Reader, override
 from ftengine.errors import SourceError
 from ftengine.model import fingerprint_processor
 from ftengine.testing.checks import Checks, run_checks, skip
-from ftengine.testing.values import equal, require_meta
+from ftengine.testing.values import equal, require_meta, without_pickles
 
 MOST_SECONDS = 0.1
 """What `accepts` may take for a source: it is asked of every loader before anything is said to be going on."""
@@ -71,6 +71,10 @@ class LoaderChecks(AcceptingChecks):
         paths = dict(loaded.module.named_modules())
         unknown = [name for name in loaded.new_modules if name not in paths]
         assert not unknown, f"new_modules names {unknown[0]!r}, which is not a module"
+
+    def nothing_is_unpickled(self) -> None:
+        with without_pickles():
+            self.make().load(self.request)
 
     def a_seed_decides_what_it_loads(self) -> None:
         found = []

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import torch
@@ -15,12 +13,16 @@ from ftengine.api import Optimizer, Schedule
 from ftengine.testing.checks import Checks, run_checks
 from ftengine.testing.values import copies, differing, explained
 from ftengine.training.optimizer import build_optimizer, optimizer_state, restore_optimizer
+from ftengine.training.steps import is_factor
 
 STEPS, HALF = 6, 3
 """Steps of a run, and after how many of them it is interrupted."""
 
 LONG = 100
 """Steps after which the loss of a small regression must be lower."""
+
+DECAY = 0.1
+"""Weight decay of matrices; vectors have none."""
 
 LENGTHS = ((1, 0), (7, 6), (10, 0), (10, 3), (1_000, 30))
 """Runs that schedules are asked for: steps, and how many of them are the warm-up."""
@@ -90,6 +92,23 @@ class OptimizerChecks(Checks):
             "step, and the step must go by that"
         )
 
+    def it_goes_by_the_weight_decay_of_its_groups(self) -> None:
+        module, optimizer = self._built()
+        before = copies(dict(module.named_parameters()))
+        for _ in range(2):
+            for parameter in module.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            optimizer.step()
+        for name, parameter in module.named_parameters():
+            assert parameter.ndim > 1 or parameter.equal(before[name]), (
+                f"two steps with gradients of 0 change {name!r}, whose group has a weight_decay of 0: go by each "
+                "group's own"
+            )
+            assert parameter.ndim < 2 or parameter.norm() < before[name].norm(), (
+                f"two steps with gradients of 0 leave {name!r} as it was, whose group has a weight_decay of "
+                f"{DECAY:g}: train.weight_decay would do nothing"
+            )
+
     def the_loss_falls(self) -> None:
         module, optimizer = self._built()
         before = float(_loss(module, 0).detach())
@@ -126,11 +145,11 @@ class ScheduleChecks(Checks):
 
     make: Callable[[], Schedule]
 
-    def factors_are_numbers_of_0_or_more(self) -> None:
+    def factors_are_numbers_from_0_to_1(self) -> None:
         for steps, warmup in LENGTHS:
             for step, factor in self._factors(steps, warmup).items():
-                sound = isinstance(factor, Real) and 0 <= factor < math.inf
-                assert sound, f"factor({step}, {steps}, {warmup}) returns {factor!r}; it must be a number, 0 or more"
+                wanted = "it must be a number from 0 to 1, as train.learning_rate is the peak"
+                assert is_factor(factor), f"factor({step}, {steps}, {warmup}) returns {factor!r}; {wanted}"
 
     def factors_depend_on_the_arguments_alone(self) -> None:
         schedule = self.make()
@@ -163,7 +182,7 @@ def _network() -> nn.Sequential:
 def _groups(module: nn.Module) -> list[dict[str, Any]]:
     """Return two groups, matrices with weight decay and all else without, as strategies do."""
     kinds = [[p for p in module.parameters() if (p.ndim > 1) is wanted] for wanted in (True, False)]
-    return [{"params": p, "lr": 0.01, "weight_decay": decay} for p, decay in zip(kinds, (0.1, 0.0), strict=True)]
+    return [{"params": p, "lr": 0.01, "weight_decay": decay} for p, decay in zip(kinds, (DECAY, 0.0), strict=True)]
 
 
 def _loss(module: nn.Module, seed: int) -> Tensor:

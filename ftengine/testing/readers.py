@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.api import BrokenRow, Example, Reader, Row
-from ftengine.testing.checks import Check, run_checks, skip
+from ftengine.testing.checks import Check, not_suited, run_checks, skip
 from ftengine.testing.loaders import AcceptingChecks
 from ftengine.testing.samples import rows_of_images, rows_of_texts
-from ftengine.testing.values import explained
+from ftengine.testing.values import explained, without_pickles
 
 
 def check_reader(
@@ -126,11 +126,15 @@ class ReaderChecks(AcceptingChecks):
 
     def rows_are_those_that_were_written(self) -> None:
         if self.rows is None:
-            skip("the rows of this source are not known")
+            not_suited("the rows of this source are not known")
         broken = [str(one) for one in self._read(self.source) if isinstance(one, BrokenRow)]
         assert not broken, f"a sound row is told to be broken: {broken[0]}"
         found = [dict(one.values) for one in self._read(self.source)]
         assert found == list(self.rows), f"reads {found[:2]} … of {list(self.rows)[:2]} …"
+
+    def nothing_is_unpickled(self) -> None:
+        with without_pickles():
+            list(self._read(self.source))
 
     def a_second_reading_is_the_same(self) -> None:
         reader = self.make()

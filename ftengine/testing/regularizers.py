@@ -14,7 +14,7 @@ from ftengine.api import Batch, LoadedModel, Regularizer, Task, overrides
 from ftengine.model import Criterion, state_tensors, trainable
 from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.samples import on_meta
-from ftengine.testing.values import copies, differing, hooks, require_meta, without_values
+from ftengine.testing.values import copies, differing, explained, hooks, in_bfloat16, require_meta, without_values
 from ftengine.training.losses import loss_of
 from ftengine.training.modes import train_mode
 from ftengine.training.regularizing import Attached
@@ -81,6 +81,13 @@ class RegularizerChecks(Checks):
         loss, penalty = self._pass(*self._attached())
         assert bool(torch.isfinite(loss)), f"the loss is {loss}"
         assert penalty is None or bool(torch.isfinite(penalty)), f"the penalty is {penalty}"
+
+    def it_works_in_bfloat16(self) -> None:
+        loaded, own = self.load(), copy.deepcopy(self.task)
+        advice = "compute in the dtype of what is given, and convert where two meet"
+        with in_bfloat16(loaded.module), explained("a pass in bfloat16, under autocast, fails", advice):
+            loss, penalty = self._pass(Attached([self.make()], loaded, own), loaded, own)
+            (loss if penalty is None else loss + penalty).backward()
 
     def a_seed_decides_a_training_pass(self) -> None:
         attached = self._attached()

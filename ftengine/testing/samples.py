@@ -17,7 +17,9 @@ import torch
 from torch import nn
 from transformers import BertForSequenceClassification, BertForTokenClassification
 
-from ftengine.api import Batch, Example, Labels, LoadedModel, Task
+from ftengine.api import Batch, Example, Labels, LoadedModel, LoadRequest, Strategy, Task
+from ftengine.engine.prepared_data import apply_strategy
+from ftengine.errors import InputError
 from ftengine.plugins.registry import BUILT_IN, Registry
 from ftengine.testing import models
 from ftengine.testing.models import Made
@@ -50,14 +52,18 @@ class Fixture:
         new_modules: as in `LoadedModel`: the head that was newly initialised.
         max_length: longest input in tokens.
         rows: of JSON values, and images where the head reads such.
+        of: a task of that head; by default that of the box.
+        strategy: builds what prepares the model that a regularizer sees; by default all of it trains.
     """
 
     name: str
     head: str
-    make: Callable[..., Made]
+    make: Callable[..., tuple[Any, Any]]
     rows: tuple[Example, ...]
     new_modules: tuple[str, ...] = ()
     max_length: int | None = None
+    of: Task | None = None
+    strategy: Callable[[], Strategy] | None = None
 
     def load(self, labels: Labels | None = None) -> LoadedModel:
         """Return the model in evaluation mode, newly made, as a loader returns it; always the same.
@@ -70,8 +76,12 @@ class Fixture:
         return LoadedModel(module, self.processor, source, self.head, self.new_modules, labels, {}, self.max_length)
 
     def load_trainable(self) -> LoadedModel:
-        """Return the model as full tuning leaves it: everything trains, and `pretrained` names all but a fresh head."""
+        """Return the model as `strategy` (else full tuning) leaves it; `pretrained` names what came with the base."""
         loaded = self.load()
+        if self.strategy is not None:
+            torch.manual_seed(0)
+            apply_strategy(self.strategy(), loaded)
+            return loaded
         loaded.module.requires_grad_(True)
         new = tuple(f"{name}." for name in self.new_modules)
         loaded.pretrained = frozenset(n for n, _ in loaded.module.named_parameters() if not n.startswith(new))
@@ -83,8 +93,8 @@ class Fixture:
 
     @cached_property
     def task(self) -> Task:
-        """The task of the box that has this head, its labels bound to `rows`."""
-        task = task_of(self.head)
+        """`of`, else the task of the box that has this head, its labels bound to `rows`."""
+        task = self.of or task_of(self.head)
         task.labels = task.learn_labels({"train": self.rows})
         return task
 
@@ -162,6 +172,47 @@ def fixture(head: str) -> Fixture:
             return one
     known = ", ".join(dict.fromkeys(one.head for one in fixtures()))
     raise LookupError(f"no model with the head {head!r} is shipped; there are {known}.")
+
+
+def fixture_of(source: str, task: str) -> Fixture:
+    """Return a model of one's own, a small one, with the shipped rows that a task of its head takes.
+
+    Args:
+        source: as a recipe's `model.source`.
+        task: name of the task, which says the head.
+
+    Raises:
+        InputError: the source cannot be loaded, or the task takes none of the rows.
+    """
+    of: Task = registry().build("task", task, "task")
+    loader = registry().loader_of(source, {"name": "auto"})
+    rows = _rows_for(of, loader.load_processor(source))
+
+    def load(labels: Labels | None) -> LoadedModel:
+        return loader.load(LoadRequest(source, of.head, labels, "float32"))
+
+    def make(num_labels: int | None = None) -> Any:
+        labels = of.labels
+        if labels is not None and num_labels not in (None, len(labels.names)):
+            labels = Labels(labels.kind, tuple(map(str, range(num_labels))))
+        loaded = load(labels)
+        return loaded.module, loaded.processor
+
+    first = load(of.labels)
+    return Fixture(type(first.module).__name__, of.head, make, rows, first.new_modules, first.max_length, of)
+
+
+def _rows_for(task: Task, processor: Any) -> tuple[Example, ...]:
+    """Return the first rows that a task takes, its labels bound to them (InputError: there are none)."""
+    for rows in rows_of(task.modality):
+        try:
+            task.labels = task.learn_labels({"train": rows})
+            for row in rows:
+                task.encode(row, processor)
+        except InputError:
+            continue
+        return tuple(rows)
+    raise InputError(f"task {task.name!r} takes none of the rows that are shipped; use ftengine.testing with yours.")
 
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")

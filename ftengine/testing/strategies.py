@@ -16,20 +16,35 @@ from torch import Tensor, nn
 from ftengine import api
 from ftengine.engine.merge import TOLERANCE
 from ftengine.errors import RecipeError
-from ftengine.model import trainable
+from ftengine.model import state_tensors, trainable
 from ftengine.model.saving import load_part, save_part
+from ftengine.parallel.precision import widened_by
 from ftengine.plugins.returned import json_mapping
 from ftengine.run.recipe import TrainSection
 from ftengine.testing.checks import require_passed, results_of, run_checks, skip
 from ftengine.testing.merging import MergeChecks
 from ftengine.testing.regularizers import RegularizerChecks
 from ftengine.testing.samples import fixture, on_meta
-from ftengine.testing.values import copies, differing, relative, require_meta, without_values
-from ftengine.training.descent import groups_of
-from ftengine.training.modes import train_mode
+from ftengine.testing.values import (
+    copies,
+    differing,
+    explained,
+    hooks,
+    in_bfloat16,
+    relative,
+    require_meta,
+    without_pickles,
+    without_values,
+)
+from ftengine.training.descent import given_groups, groups_of
+from ftengine.training.modes import frozen, train_mode
+from ftengine.training.optimizer import optimizer_state, restore_optimizer
 from ftengine.training.regularizing import own_regularizers
 
 STEPS = 5
+HALF = 1
+"""Steps after which a run is interrupted that has twice as many."""
+
 LEAST_EFFECT = 1e-3
 """How far the outputs must move, relative to their size, in so many steps with a learning rate of 0.01."""
 
@@ -109,6 +124,18 @@ class StrategyChecks(MergeChecks):
             "generator alone, and keep nothing between passes"
         )
 
+    def it_trains_in_bfloat16(self) -> None:
+        base = {path: (type(part), hooks(part)) for path, part in self.load().module.named_modules()}
+        strategy, loaded = self._new()
+        own = [(path, x) for path, x in loaded.module.named_modules() if base.get(path) != (type(x), hooks(x))]
+        advice = "return x's dtype from a layer that gets x"
+        with in_bfloat16(loaded.module):
+            wide = widened_by(own, lambda: loaded.module.eval()(**self.batch))
+            assert not wide, f"{wide[0]!r} makes float32 of a bfloat16 input, which the next layer may refuse: {advice}"
+            with explained("a step in bfloat16, what is frozen in it and under autocast, fails", advice):
+                self._train(strategy, loaded, 1)
+                assert bool(torch.isfinite(self._outputs(loaded)).all()), "outputs are not finite"
+
     def a_model_without_values_is_prepared_alike(self) -> None:
         _, loaded = self._new()
         with without_values("prepare"):
@@ -165,14 +192,41 @@ class StrategyChecks(MergeChecks):
         self._train(strategy, loaded, 1)
         after = self._outputs(loaded)
         with tempfile.TemporaryDirectory() as folder:
-            save_part(strategy, loaded, Path(folder))
+            place = Path(folder) / "adapter"
+            place.mkdir()
+            save_part(strategy, loaded, place)
             other, again = self._new()
-            load_part(other, again, Path(folder))
+            with without_pickles():
+                load_part(other, again, place)
             _copy_new_modules(loaded, again)
             difference = (self._outputs(again) - after).abs().max()
         assert difference == 0, (
             f"outputs differ by {difference:.3g} after save and load into a fresh model: save whatever requires a "
             "gradient, and load all of it"
+        )
+
+    def a_resumed_run_is_the_uninterrupted_one(self) -> None:
+        strategy, loaded = self._new()
+        optimizer = self._optimizer(strategy, loaded)
+        self._steps(strategy, loaded, optimizer, 0, HALF)
+        weights = copies(state_tensors(loaded.module))
+        slots, content = optimizer_state(loaded.module, optimizer)
+        slots = copies(slots)
+        self._steps(strategy, loaded, optimizer, HALF, 2 * HALF)
+        other, again = self._new()
+        _copy_new_modules(self.load(), again)
+        with torch.no_grad():
+            for name, tensor in state_tensors(again.module).items():
+                tensor.copy_(weights[name])
+        optimizer = self._optimizer(other, again)
+        restore_optimizer(again.module, optimizer, slots, content)
+        self._steps(other, again, optimizer, HALF, 2 * HALF)
+        lost = differing(state_tensors(loaded.module), state_tensors(again.module))
+        same = not lost and self._outputs(loaded).equal(self._outputs(again))
+        assert same, (
+            f"a run that is interrupted after step {HALF} and resumed ends with another "
+            f"{lost[0] if lost else 'output'}: a checkpoint holds what trains and nothing else of a strategy, so keep "
+            "nothing between steps, or in the regularizer that it brings"
         )
 
     def it_answers_as_its_base(self) -> None:
@@ -236,6 +290,21 @@ class StrategyChecks(MergeChecks):
         if not api.overrides(strategy, "environment"):
             skip("it reports no environment")
         json_mapping(strategy, "environment", strategy.environment())
+
+    def _optimizer(self, strategy: api.Strategy, loaded: api.LoadedModel) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(given_groups(strategy, loaded.module, 0.01, 0.1))
+
+    def _steps(
+        self, strategy: api.Strategy, loaded: api.LoadedModel, optimizer: torch.optim.Optimizer, start: int, stop: int
+    ) -> None:
+        """Train as the loop does: seeded by the step, without what is frozen in it."""
+        for step in range(start, stop):
+            torch.manual_seed(step)
+            with frozen(strategy.frozen_parameters(loaded.module, step, 2 * HALF, HALF)):
+                train_mode(loaded.module)
+                optimizer.zero_grad()
+                loaded.module(**self.batch).loss.backward()
+            optimizer.step()
 
 
 def _own(loaded: api.LoadedModel) -> dict[str, nn.Parameter]:

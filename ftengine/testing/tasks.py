@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ftengine import api
 from ftengine.model import Criterion
-from ftengine.testing.checks import Checks, run_checks, skip
+from ftengine.testing.checks import Checks, not_suited, run_checks, skip
 from ftengine.testing.samples import on_meta
-from ftengine.testing.values import ROUNDING, close, equal, without_values
+from ftengine.testing.values import ROUNDING, close, equal, explained, in_bfloat16, without_values
 from ftengine.training.losses import loss_of
 
 
@@ -99,6 +99,15 @@ class TaskChecks(Checks):
         if task.predicts_probabilities:
             twice, _ = loss_of(task, loaded.module, batch, _Scaled(2, 1.0))
             assert torch.allclose(twice, 2 * loss, rtol=ROUNDING), f"two passes give {twice}, one gives {loss}"
+
+    def it_computes_in_bfloat16(self) -> None:
+        task, loaded, batch = self._ready()
+        advice = "take outputs to float32 first; numpy has no bfloat16"
+        with in_bfloat16(loaded.module), explained("loss or predict fails in bfloat16, under autocast", advice):
+            loss, _ = loss_of(task, loaded.module, batch, Criterion())
+            loss.backward()
+            self._predicted(task, loaded, batch)
+        assert bool(torch.isfinite(loss)), f"the loss is {loss} in bfloat16: {advice}"
 
     def a_model_without_values_can_be_seen(self) -> None:
         task = self._bound()
@@ -195,7 +204,7 @@ class TaskChecks(Checks):
 
     def _loaded(self, task: api.Task) -> api.LoadedModel:
         if self.load is None:
-            skip(f"there is no model with the head {task.head!r} to compute with")
+            not_suited(f"there is no model with the head {task.head!r} to compute with")
         return self.load(task.labels)
 
     def _ready(self) -> tuple[api.Task, api.LoadedModel, api.Batch]:

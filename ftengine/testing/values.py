@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from ftengine.parallel.precision import Precision, apply_precision
 
 ROUNDING = 1e-5
 """How far figures may differ, relative to their size, that float32 computes in batches of other shapes."""
@@ -41,6 +46,18 @@ def explained(
         raise AssertionError(f"{what} ({type(error).__name__}: {error}): {advice}") from error
 
 
+BFLOAT16 = Precision(torch.bfloat16, torch.bfloat16, "it is checked")
+"""How a run in bfloat16 computes."""
+
+
+@contextmanager
+def in_bfloat16(module: nn.Module) -> Iterator[None]:
+    """Have a model compute as in a run in bfloat16: what is frozen has that dtype, and autocast is on."""
+    apply_precision(module, BFLOAT16)
+    with torch.autocast("cpu", torch.bfloat16):
+        yield
+
+
 def without_values(method: str) -> AbstractContextManager[None]:
     """Tell what a method raises on a model on the meta device."""
     what = f"{method} fails on a model on the meta device, whose weights have shapes but no values"
@@ -49,6 +66,32 @@ def without_values(method: str) -> AbstractContextManager[None]:
         "weights that they go with"
     )
     return explained(what, advice, (NotImplementedError, RuntimeError))
+
+
+_unpickled: list[str] | None = None
+
+
+def _notice(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "pickle.find_class" and _unpickled is not None:
+        _unpickled.append(".".join(map(str, arguments)))
+
+
+@cache
+def _watch() -> None:
+    sys.addaudithook(_notice)  # it cannot be taken away again, so there is one
+
+
+@contextmanager
+def without_pickles() -> Iterator[None]:
+    """Tell whether something is unpickled (AssertionError): a pickle runs what its writer wants."""
+    global _unpickled
+    _watch()
+    _unpickled = []
+    try:
+        yield
+        assert not _unpickled, f"it reads a pickle ({_unpickled[0]}), which may run anything: safetensors do not"
+    finally:
+        _unpickled = None
 
 
 def require_meta(module: nn.Module) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ftengine.api import Callback, Event, Failed, Listener
 from ftengine.errors import TrainingError, naming
+from ftengine.model.modes import generators_kept
 from ftengine.plugins.blame import cause_in
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import Recipe
@@ -36,7 +37,8 @@ class Callbacks:
         """Tell all of an event (TrainingError: one ends the run by it); call it in the main process alone."""
         for callback, origin in tuple(self.callbacks):
             try:
-                callback.on_event(event)
+                with generators_kept():
+                    callback.on_event(event)
             # Whatever a callback may raise, sys.exit among it, the run is worth more.
             except (Exception, SystemExit) as error:
                 who, cause = f"callback {callback.name!r} of {origin}", cause_in(callback, error)

@@ -17,9 +17,12 @@ from ftengine.api import Batch, BeforeStep, Strategy, overrides
 from ftengine.data.batching import batches_in_step
 from ftengine.errors import PluginError, TrainingError
 from ftengine.model import Criterion, default_param_groups, trainable
+from ftengine.model.code import package_of
+from ftengine.parallel.precision import widened_by
 from ftengine.parallel.reduction import Reduction
 from ftengine.parallel.sharding import got_gradients, is_sharded, not_finite, whole_norm
 from ftengine.plugins.blame import named
+from ftengine.plugins.offered import written
 from ftengine.plugins.returned import described, wrong
 from ftengine.run.recipe import TrainSection
 from ftengine.training.checkpoint import Progress
@@ -118,7 +121,7 @@ class Descent:
                     f"the {what} is {value} at step {progress.step + 1}. {self.not_finite(progress.step)}"
                 )
         if progress.step == 0 and weight:
-            self._tell_untouched()
+            self._tell_untouched(members, progress.epoch)
         norm = self._update(weight, progress.step)
         losses: dict[str, Any] = {"loss": loss_sum / weight if weight else 0.0}
         if penalties:
@@ -138,7 +141,7 @@ class Descent:
             batch = to_device(self.setup.train.batch(chosen, epoch), accelerator.device)
             with accelerator.autocast():
                 with self._reusing(chosen, batch, regularizers.criterion):
-                    loss_sum, weight = loss_of(self.setup.task, self.module, batch, regularizers.criterion)
+                    loss_sum, weight = self._loss(batch, regularizers.criterion)
                 penalty = regularizers.penalty(batch, loss_sum / weight) if weight else None
             # The gradient is divided by the weight of the whole effective batch, so this counts a penalty by its share.
             added = 0.0 if penalty is None else penalty * weight
@@ -150,6 +153,26 @@ class Descent:
                     (accelerator.scaler.scale(whole) if accelerator.scaler else whole).backward()
             totals += stacked(accelerator.device, loss_sum, added, weight, float(penalty is not None))
         return totals
+
+    def _loss(self, batch: Batch, criterion: Criterion) -> tuple[Tensor, Tensor | float]:
+        """Return the loss of a batch (PluginError: a layer of the strategy gives another what it cannot take)."""
+        try:
+            return loss_of(self.setup.task, self.module, batch, criterion)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            strategy = self.setup.strategy
+            package = package_of(type(strategy))
+            own = [(path, x) for path, x in self.module.named_modules() if package_of(type(x)) == package]
+            wide = widened_by(own, lambda: loss_of(self.setup.task, self.module, batch, criterion))
+            if not wide:
+                raise
+            layer = type(self.module.get_submodule(wide[-1]))
+            raise PluginError(
+                f"{named(strategy)}: its {layer.__name__} {wide[-1]!r} makes float32 of an input of another dtype, and "
+                f"the model cannot go on with that: a layer returns its input's dtype ({written(layer)}). "
+                "train.precision float32 does without."
+            ) from error
 
     def _reusing(self, members: np.ndarray, batch: Batch, criterion: Criterion) -> AbstractContextManager[None]:
         """Take what frozen blocks made of these examples in an earlier epoch, where that is to be had."""
@@ -175,11 +198,18 @@ class Descent:
             "from the last checkpoint, with the same recipe."
         )
 
-    def _tell_untouched(self) -> None:
-        """Say which parameters would train but are no part of the computation (TrainingError: none is, anywhere)."""
+    def _tell_untouched(self, members: np.ndarray, epoch: int) -> None:
+        """Say which parameters would train but are no part of the computation.
+
+        Raises:
+            PluginError: the task's loss has no gradient, whatever would train.
+            TrainingError: none of them is a part.
+        """
         training = trainable(self.module)
         untouched = [name for name, p in training.items() if p.grad is None]
         if len(untouched) == len(training):
+            if not self._sharded:
+                self._require_gradient(members, epoch)
             raise TrainingError(
                 f"strategy {self.setup.strategy.name!r} trains {len(training)} tensors, e.g. {untouched[0]}, and none "
                 "got a gradient in the first step: the model does not compute with them. Choose other layers."
@@ -189,6 +219,27 @@ class Descent:
                 f"{len(untouched)} of {len(self.parameters)} trainable tensors got no gradient in the first step and "
                 f"stay as they are, e.g. {untouched[0]}"
             )
+
+    def _require_gradient(self, members: np.ndarray, epoch: int) -> None:
+        """Refuse a loss that loses the gradient which what trains has (PluginError)."""
+        had: list[bool] = []
+
+        def look(part: nn.Module, inputs: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, (tuple, list)) else output
+            had.append(not torch.is_grad_enabled() or getattr(first, "requires_grad", False))
+
+        parts = [x for x in self.module.modules() if any(p.requires_grad for p in x.parameters(recurse=False))]
+        handles = [part.register_forward_hook(look) for part in parts]
+        try:
+            batch = to_device(self.setup.train.batch(members[:1], epoch), self.accelerator.device)
+            with self.accelerator.autocast():
+                loss, _ = loss_of(self.setup.task, self.module, batch, Criterion())
+        finally:
+            for handle in handles:
+                handle.remove()
+        if any(had) and not loss.requires_grad:
+            wanted = "a sum of losses that has a gradient: leave out detach(), item() and no_grad()"
+            raise wrong(self.setup.task, "loss", loss, wanted)
 
     def _update(self, weight: float, step: int) -> float:
         """Divide the gradients by the effective batch's weight, clip, step; return their norm before clipping."""
@@ -217,7 +268,8 @@ def given_groups(strategy: Strategy, module: nn.Module, learning_rate: float, we
 
 def groups_of(strategy: Strategy, module: nn.Module, section: TrainSection) -> list[dict[str, Any]]:
     """Return a strategy's parameter groups (PluginError: they hold not each trainable parameter once, and no other)."""
-    groups = given_groups(strategy, module, section.learning_rate, section.weight_decay)
+    asked = section.learning_rate, 2 * section.learning_rate
+    groups, doubled = (given_groups(strategy, module, rate, section.weight_decay) for rate in asked)
     if not isinstance(groups, list):
         raise wrong(strategy, "param_groups", groups, GROUPS)
     for number, group in enumerate(groups, 1):
@@ -228,6 +280,12 @@ def groups_of(strategy: Strategy, module: nn.Module, section: TrainSection) -> l
                 f"{named(strategy)}: param_groups() returned a list whose group {number} is {had}; it must return "
                 f"{GROUPS}."
             )
+    if groups and [float(one["lr"]) for one in groups] == [float(one["lr"]) for one in doubled]:
+        raise PluginError(
+            f"{named(strategy)}: param_groups() returned the learning rates of "
+            f"{', '.join(sorted({format(float(one['lr']), 'g') for one in groups}))} whatever it is given, so that "
+            "train.learning_rate would do nothing; return what it is given, or a multiple of that."
+        )
     # Optimisers of torch take a decay of their own where a group names none.
     groups = [{"weight_decay": 0.0, **group, "params": list(group["params"])} for group in groups]
     given = Counter(id(parameter) for group in groups for parameter in group["params"])

@@ -18,6 +18,9 @@ from ftengine.plugins.returned import wrong
 ADAM_BYTES = 8
 """A parameter's state where it cannot be told before training: two float32 moments, as Adam keeps them."""
 
+SETTINGS = ("lr", "weight_decay")
+"""Keys of a group that an optimiser has to go by as they are given."""
+
 Groups = list[dict[str, Any]]
 
 
@@ -25,26 +28,26 @@ def build_optimizer(component: Optimizer, groups: Groups) -> torch.optim.Optimiz
     """Build the optimiser of parameter groups.
 
     Raises:
-        PluginError: it is no torch optimiser, or leaves out a parameter of the groups.
+        PluginError: it is no torch optimiser, leaves out a parameter of the groups, or has one under other settings.
     """
-    wanted = {parameter for group in groups for parameter in group["params"]}
+    wanted = {parameter: group for group in groups for parameter in group["params"]}
     optimizer = component.build(groups)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise wrong(component, "build", optimizer, "a torch.optim.Optimizer")
-    rates = {parameter: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
-    left = len(wanted - rates.keys())
-    if left:
+    built = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
+    if left := len(wanted.keys() - built.keys()):
         raise PluginError(
             f"{named(component)} leaves {left:,} of {len(wanted):,} parameters out: the groups that it is given must "
             "all be in the optimiser that it returns."
         )
-    for group in groups:
-        other = next((rates[p] for p in group["params"] if float(rates[p]) != float(group["lr"])), None)
-        if other is not None:
-            raise PluginError(
-                f"{named(component)} sets a learning rate of {float(other):g} where its groups have {group['lr']:g}: "
-                "the optimiser must be built of the groups as they are given."
-            )
+    for parameter, group in wanted.items():
+        for key in (one for one in SETTINGS if one in group):
+            if float(found := built[parameter].get(key, math.nan)) != float(group[key]):
+                raise PluginError(
+                    f"{named(component)} has a parameter of shape {tuple(parameter.shape)} under {key} {found:g}, and "
+                    f"the group that it was given with has {group[key]:g}: the optimiser must be built of the groups "
+                    "as they are given, each with its own learning rate and weight decay."
+                )
     return optimizer
 
 

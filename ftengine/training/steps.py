@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import torch
 
@@ -49,15 +50,20 @@ class Steps:
         It grows linearly over the warm-up, the first step not being 0; after that the schedule says it.
 
         Raises:
-            PluginError: the schedule returns no number, or one below 0.
+            PluginError: the schedule returns no number, or one that is not from 0 to 1.
         """
         if step < self.warmup:
             return (step + 1) / self.warmup
         factor = schedule.factor(step, self.total, self.warmup)
-        if not isinstance(factor, Real) or not 0 <= factor < math.inf:
+        if not is_factor(factor):
             at = f"step {step:,} of {self.total:,}"
-            raise wrong(schedule, "factor", factor, f"a number that is 0 or more (it was asked for {at})")
+            raise wrong(schedule, "factor", factor, f"a number from 0 to 1 (it was asked for {at})")
         return factor
+
+
+def is_factor(value: Any) -> bool:
+    """Say whether something is what the peak of a learning rate may be multiplied by, but for rounding."""
+    return isinstance(value, Real) and 0 <= float(value) <= 1 + 1e-9
 
 
 def plan_steps(examples: int, section: TrainSection, processes: int = 1) -> Steps:

@@ -9,6 +9,8 @@ from pydantic import Field
 
 from ftengine.api import Config, Schedule, Traits
 
+__all__ = ["Constant", "Cosine", "Linear", "WarmupStableDecay"]
+
 
 class FloorConfig(Config):
     """Options of a schedule that falls."""

@@ -33,6 +33,18 @@ def test_a_broken_plugin_is_a_problem(ftengine, distribution):
     assert "ValueError: torn" in problem
 
 
+def test_a_plugin_that_is_slow_to_import_or_prints_is_a_problem(ftengine, distribution, monkeypatch):
+    monkeypatch.setattr("ftengine.plugins.discovery.MOST_SECONDS", 0.02)
+    body = "import time\nfrom ftengine import hookimpl\nprint('hello')\ntime.sleep(0.03)\n"
+    distribution(f"{body}@hookimpl\ndef ftengine_audits():\n    print('there')\n    return []\n", ENTRY)
+    done = ftengine("doctor", "--json", code=1)  # stdout is JSON alone
+    slow, prints = json.loads(done.stdout)["problems"]
+    assert "'thing' of ftengine-thing 1.2" in slow
+    assert " s to import" in slow
+    assert "prints 'hello" in prints
+    assert "there" in done.stderr
+
+
 def test_a_broken_command_is_a_problem(ftengine, distribution):
     distribution("raise ValueError('torn')", "[ftengine.commands]\nsay = ftengine_thing:command\n")
     (problem,) = json.loads(ftengine("doctor", "--json", code=1).stdout)["problems"]

@@ -40,8 +40,34 @@ def test_a_distribution_is_found_by_name_module_or_folder(
     monkeypatch.chdir(tmp_path)
     told = ftengine("plugins", "check", package).stdout
     assert asked == ["Thing"]
-    assert "ftengine-thing 1.2: 1 passed, 1 skipped" in told
+    assert "ftengine-thing 1.2: 2 passed, 1 skipped" in told
     assert "it does not merge" in told
+
+
+def test_options_strategy_and_model_are_those_that_are_given(ftengine, distribution, monkeypatch, llama_folder):
+    given = {}
+    monkeypatch.setattr("ftengine.testing.check_results", lambda cls, **options: given.update(options) or RESULTS[:1])
+    distribution(strategy(), ENTRY)
+    words = ["--set", "thing.source=a.tsv", "--set", "thing.depth=4", "--strategy", "lora"]
+    ftengine("plugins", "check", "ftengine-thing", *words, "--model", llama_folder, "--task", "causal-lm")
+    assert (given["options"], given["strategy"]) == ({"source": "a.tsv", "depth": 4}, "lora")
+    assert [(one.name, one.head) for one in given["models"]] == [("LlamaForCausalLM", "causal-lm")]
+    assert given["models"][0].batch["input_ids"].ndim == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--set", "think.depth=4"], "Did you mean 'thing'?"),
+        (["--set", "depth=4"], "NAME.OPTION=VALUE"),
+        (["--set", "thing.depth=[4"], "thing.depth=[4"),
+        (["--model", "x"], "--task"),
+        (["--model", "x", "--task", "causal-lm"], "'x'"),
+    ],
+)
+def test_what_is_given_wrongly_is_refused(ftengine, distribution, words, told):
+    distribution(strategy(), ENTRY)
+    assert told in ftengine("plugins", "check", "ftengine-thing", *words, code=2).stderr
 
 
 def test_a_failed_check_is_told_with_its_reason_and_exits_with_1(ftengine, distribution, results):
@@ -51,11 +77,11 @@ def test_a_failed_check_is_told_with_its_reason_and_exits_with_1(ftengine, distr
     row = next(line for line in told.splitlines() if "loading_options" in line)
     assert row.split()[:4] == ["strategy", "thing", "loading_options_are_its_own", "failed"]
     assert "they lack [bold]'depth'" in row
-    assert "1 passed, 1 failed, 1 skipped" in told
+    assert "2 passed, 1 failed, 1 skipped" in told
     found = json.loads(ftengine("plugins", "check", "ftengine-thing", "--json", code=1).stdout)
     assert (found["distribution"], found["version"]) == ("ftengine-thing", "1.2")
-    assert found["counts"] == {"passed": 1, "failed": 1, "skipped": 1}
-    assert found["results"][2] == {
+    assert found["counts"] == {"passed": 2, "failed": 1, "skipped": 1}
+    assert found["results"][3] == {
         "component": "strategy thing",
         "check": "loading_options_are_its_own",
         "outcome": "failed",
@@ -64,12 +90,12 @@ def test_a_failed_check_is_told_with_its_reason_and_exits_with_1(ftengine, distr
 
 
 def test_a_component_that_cannot_be_checked_is_a_failed_check(ftengine, distribution, monkeypatch):
-    def check_results(cls):
+    def check_results(cls, **given):
         raise KeyError("torn")
 
     distribution(strategy(), ENTRY)
     monkeypatch.setattr("ftengine.testing.check_results", check_results, raising=False)
-    (result,) = json.loads(ftengine("plugins", "check", "ftengine-thing", "--json", code=1).stdout)["results"]
+    _, result = json.loads(ftengine("plugins", "check", "ftengine-thing", "--json", code=1).stdout)["results"]
     assert (result["outcome"], result["reason"]) == ("failed", "KeyError: 'torn'")
 
 

@@ -115,7 +115,7 @@ def test_a_recipe_of_what_was_written_trains_evaluates_and_merges(ftengine, inst
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_distribution_of_one_kind_is_python_and_names_itself(kind):
-    files = distribution("half-life", {kind: "half-life"})
+    files = distribution("half-life", [(kind, "half-life")])
     assert f"ftengine_half_life/{kind}.py" in files
     assert f"tests/test_{kind}.py" in files
     for path, text in files.items():
@@ -128,7 +128,7 @@ def test_a_distribution_of_one_kind_is_python_and_names_itself(kind):
 
 
 def test_components_of_one_distribution_have_names_of_their_own():
-    files = distribution("clinic", {"evaluator": "sensitivity", "augmenter": "short-forms"})
+    files = distribution("clinic", [("evaluator", "sensitivity"), ("augmenter", "short-forms")])
     offered = files["ftengine_clinic/__init__.py"]
     assert "import SensitivityEvaluator" in offered
     assert "import ShortFormsAugmenter" in offered
@@ -182,9 +182,25 @@ def test_what_is_taken_and_what_is_no_kind_is_refused(ftengine, tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_kind_twice_is_refused(ftengine, tmp_path):
-    kinds = ["--kind", "audit=one", "--kind", "audit=two"]
-    assert "one kind twice" in ftengine("plugins", "new", "shout", *kinds, "--output", tmp_path / "x", code=2).stderr
+def test_several_components_of_a_kind_are_modules_and_classes_of_their_own(ftengine, tmp_path):
+    kinds = ["--kind", "audit=one", "--kind", "audit=the-other", "--kind", "rule"]
+    ftengine("plugins", "new", "shout", *kinds, "--output", tmp_path / "x")
+    offered = ast.parse((tmp_path / "x" / "ftengine_shout" / "__init__.py").read_text())
+    functions = [node for node in offered.body if isinstance(node, ast.FunctionDef)]
+    assert [ast.unparse(node.body[-1]) for node in functions] == [
+        "return [OneAudit, TheOtherAudit]",
+        "return [ShoutRule]",
+    ]
+    for module, cls in (("one_audit", "OneAudit"), ("the_other_audit", "TheOtherAudit"), ("rule", "ShoutRule")):
+        assert f"class {cls}(" in (tmp_path / "x" / "ftengine_shout" / f"{module}.py").read_text()
+        assert (
+            f"from ftengine_shout.{module} import {cls}" in (tmp_path / "x" / "tests" / f"test_{module}.py").read_text()
+        )
+
+
+def test_one_component_twice_is_refused(ftengine, tmp_path):
+    kinds = ["--kind", "audit=shout", "--kind", "audit"]
+    assert "'shout' twice" in ftengine("plugins", "new", "shout", *kinds, "--output", tmp_path / "x", code=2).stderr
     assert list(tmp_path.iterdir()) == []
 
 

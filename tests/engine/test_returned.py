@@ -1,5 +1,6 @@
 """What a component returns is looked at where the engine takes it; the error names whose it is, the method and both."""
 
+import random
 import re
 import types
 from pathlib import Path
@@ -7,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import set_seed
 from expected import raises
 from torch import nn
 
 from ftengine import api, fine_tune, hookimpl, plan, registry_of
-from ftengine.errors import PluginError, TrainingError
+from ftengine.errors import PluginError, SavedPartDiffers, TrainingError
 from ftengine.evaluation.figures import measure
 from ftengine.evaluation.weights import Weights
 from ftengine.plugins.returned import is_scalar
 from ftengine.run.recipe import TrainSection
+from ftengine.training.callbacks import Callbacks
 from ftengine.training.descent import groups_of
 from ftengine.training.optimizer import build_optimizer
 
@@ -54,6 +57,24 @@ def frozen_too(self, model, learning_rate, weight_decay):
     return [{"params": model.parameters(), "lr": learning_rate}]
 
 
+def own_rate(self, model, learning_rate, weight_decay):
+    return [{"params": [p for p in model.parameters() if p.requires_grad], "lr": 0.01}]
+
+
+def detached(self, model, batch, criterion):
+    with torch.no_grad():
+        return Classes.loss(self, model, batch, criterion)
+
+
+def tensors(self, model, batch):
+    return [{**one, "scores": torch.tensor(one["scores"])} for one in Classes.predict(self, model, batch)]
+
+
+def replacing(self, loaded):
+    LoRA.prepare(self, loaded)
+    loaded.module = nn.Sequential(loaded.module)
+
+
 CASES = [
     (
         "task",
@@ -79,12 +100,17 @@ CASES = [
         "with no key;",
     ),
     ("task", Classes, "collate", lambda self, *_: None, r"None; it must return a dict of tensors"),
-    ("task", Classes, "encode", lambda self, *_, **__: {"length": 3}, "None; .*'weight' is none"),
+    ("task", Classes, "loss", detached, r"a float32 tensor of shape \(\); it must return .*a gradient"),
+    ("task", Classes, "predict", tensors, r"a float32 tensor of shape \(\d+,\) as 'scores'; .*plain"),
+    ("task", Classes, "encode", lambda self, *_, **__: {"weight": 3}, "a dict without 'length'; it must"),
+    ("task", Classes, "encode", lambda self, *_, **__: {"length": "3"}, "a dict whose 'length' is '3'; it must"),
+    ("strategy", LoRA, "prepare", replacing, "an object of type Sequential in the place of loaded.module"),
     ("task", Classes, "encode", lambda self, *_, **__: [3], "a list of 3; .* a dict with 'length'"),
     ("strategy", LoRA, "environment", lambda self: {"of": {1, 2}}, "type set; .*JSON values.*'of' is not one"),
     ("strategy", LoRA, "param_groups", leaving_out, r"leaves out 2 parameters, such as 'classifier\.weight'"),
     ("strategy", LoRA, "param_groups", twice, r"holds twice 1 parameters, such as '\S+lora_a'"),
     ("strategy", LoRA, "param_groups", frozen_too, r"although they do not train, \d+ parameters, such as 'bert\."),
+    ("strategy", LoRA, "param_groups", own_rate, r"learning rates of 0\.01 whatever it is given"),
     ("strategy", LoRA, "param_groups", lambda *_: {}, "an object of type dict; it must return a list of groups"),
     ("strategy", LoRA, "param_groups", lambda *_: [{"params": []}], "whose group 1 is a mapping without 'lr'; .*rate"),
     ("strategy", LoRA, "param_groups", lambda *_: [3], "whose group 1 is 3; it must return a list of groups"),
@@ -164,19 +190,121 @@ def test_plan_refuses_the_groups_that_training_refuses(label_recipe):
         plan(label_recipe(strategy="odd"), registry=registry)
 
 
-class OfItsOwn(api.Optimizer):
-    """Forgets the rates of its groups."""
+class Widened(nn.Module):
+    """A linear layer and a vector behind it, in float32 whatever it is given."""
 
-    name = "of-its-own"
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.shift = base, nn.Parameter(torch.zeros(base.out_features, device=base.weight.device))
 
-    def build(self, param_groups):
-        return torch.optim.SGD([p for group in param_groups for p in group["params"]], lr=0.5)
+    def forward(self, x):
+        return self.base(x) + self.shift
 
 
-def test_an_optimizer_goes_by_the_rates_of_its_groups():
-    groups = [{"params": [nn.Parameter(torch.ones(2))], "lr": 0.01}]
-    with raises(PluginError, "'of-its-own'", "0.5", "0.01"):
-        build_optimizer(OfItsOwn(), groups)
+class Widening(api.Strategy):
+    """Train a vector behind dense layers."""
+
+    name = "widening"
+
+    def prepare(self, loaded):
+        loaded.module.requires_grad_(False)
+        for path in [name for name, _ in loaded.module.named_modules() if name.endswith("output.dense")]:
+            loaded.module.set_submodule(path, Widened(loaded.module.get_submodule(path)))
+
+
+def test_a_layer_that_returns_another_dtype_is_named_with_its_strategy(label_recipe):
+    plugin = types.SimpleNamespace(hook=hookimpl(lambda: [Widening], specname="ftengine_strategies"))
+    recipe = label_recipe(strategy="widening", train__precision="bfloat16", train__max_steps=1)
+    with pytest.raises(PluginError) as error:
+        fine_tune(recipe, registry=registry_of({"odd": plugin}))
+    assert "strategy 'widening' of module" in str(error.value)
+    assert re.search(r"Widened 'bert\.encoder\S+' .*test_returned\.py:\d+", str(error.value)), error.value
+
+
+def pickled(self, loaded, directory):
+    torch.save({}, directory / "part.bin")
+
+
+def noted(self, loaded, directory):
+    LoRA.save(self, loaded, directory)
+    (directory.parent / "notes.txt").write_text("saved")
+
+
+@pytest.mark.parametrize(("save", "told"), [(pickled, "'part.bin', a pickle"), (noted, "'notes.txt' beside")])
+def test_what_a_strategy_saves_is_no_pickle_and_in_its_folder(label_recipe, save, told):
+    odd = component(LoRA, save=save, load=LoRA.load)
+    plugin = types.SimpleNamespace(hook=hookimpl(lambda: [odd], specname="ftengine_strategies"))
+    with pytest.raises(SavedPartDiffers, match=told):
+        fine_tune(label_recipe(strategy="odd", train__max_steps=1), registry=registry_of({"odd": plugin}))
+    assert not (Path(label_recipe().output) / "adapter").exists()
+
+
+class Seeds(api.Callback):
+    """Seed and draw."""
+
+    name = "seeds"
+
+    def on_event(self, event):
+        set_seed(0)
+
+
+def test_a_callback_moves_no_global_generator(label_recipe):
+    plugin = types.SimpleNamespace(hook=hookimpl(lambda: [Seeds], specname="ftengine_callbacks"))
+    callbacks = Callbacks(label_recipe(callbacks=["seeds"]), registry_of({"odd": plugin}), api.SilentListener())
+    drawn = []
+    for event in ([], [api.Started(Path("run"), 0, {})]):
+        set_seed(7)
+        for one in event:
+            callbacks.tell(one)
+        drawn.append((random.random(), float(np.random.random()), float(torch.rand(()))))
+    assert drawn[0] == drawn[1]
+
+
+class Heard(api.SilentListener):
+    def __init__(self):
+        self.messages = []
+
+    def message(self, text):
+        self.messages.append(text)
+
+
+def test_an_evaluator_that_takes_long_is_told_of(label_recipe, monkeypatch):
+    monkeypatch.setattr("ftengine.evaluation.results.LONG", 0.0)
+    heard = Heard()
+    fine_tune(label_recipe(strategy="lora", train__max_steps=1, evaluate=["calibration"]), listener=heard)
+    told = [message for message in heard.messages if "evaluator 'calibration' of ftengine" in message]
+    assert len(told) == 1
+    assert re.search(r"took \d+ s .*100 resamples", told[0])
+
+
+def flat(groups):
+    return [parameter for group in groups for parameter in group["params"]]
+
+
+@pytest.mark.parametrize(
+    ("build", "told"),
+    [
+        (
+            lambda groups: torch.optim.SGD(flat(groups), lr=0.5),
+            r"under lr 0\.5, .* has 0\.01",
+        ),
+        (
+            lambda groups: torch.optim.AdamW([{"params": g["params"], "lr": g["lr"]} for g in groups]),
+            "decay 0.01, .* 0",
+        ),
+        (
+            lambda groups: torch.optim.SGD(flat(groups), lr=0.01, weight_decay=0.1),
+            r"shape \(2,\) under weight_decay 0.1, .* has 0:",
+        ),
+    ],
+    ids=["rate", "decay left out", "flattened"],
+)
+def test_an_optimizer_is_built_of_the_groups_as_they_are_given(build, told):
+    matrix, vector = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))
+    groups = [{"params": [p], "lr": 0.01, "weight_decay": d} for p, d in ((matrix, 0.1), (vector, 0.0))]
+    odd = component(api.Optimizer, build=lambda self, groups: build(groups))
+    with pytest.raises(PluginError, match=f"'odd' .*{told}"):
+        build_optimizer(odd(), groups)
 
 
 class Above(api.Evaluator):
@@ -209,7 +337,13 @@ def test_numbers_of_numpy_and_torch_are_numbers(number):
 
 def test_groups_that_name_no_decay_have_none_whatever_torch_usually_takes():
     module = nn.Linear(2, 3)
-    groups = [{"params": [module.weight], "lr": 1.0}, {"params": [module.bias], "lr": 1.0, "weight_decay": 0.3}]
-    strategy = component(api.Strategy, prepare=lambda *_: None, param_groups=lambda *_: groups)()
+    strategy = component(
+        api.Strategy,
+        prepare=lambda *_: None,
+        param_groups=lambda self, module, rate, decay: [
+            {"params": [module.weight], "lr": rate},
+            {"params": [module.bias], "lr": rate, "weight_decay": 0.3},
+        ],
+    )()
     optimizer = torch.optim.AdamW(groups_of(strategy, module, TrainSection()))
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.3]

@@ -186,6 +186,15 @@ class Padded(Labelled):
         return {**batch, "attention_mask": torch.ones_like(batch["attention_mask"])}
 
 
+class Narrow(Labelled):
+    """Takes outputs to numpy in the dtype that they have."""
+
+    def predict(self, model, batch):
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        scores = model(**inputs).logits.numpy()
+        return [{**one, "scores": row.tolist()} for one, row in zip(super().predict(model, batch), scores, strict=True)]
+
+
 class Replaced(Labelled):
     """Does not put inputs in the place of those before."""
 
@@ -214,6 +223,7 @@ class Strict(Labelled):
         (Sorted, "predictions_do_not_depend_on_the_batch", "example"),
         (Padded, "predictions_do_not_depend_on_the_batch", "padding, or another example, has an influence"),
         (Padded, "losses_add_up_over_batches", "leave padding out of both"),
+        (Narrow, "it_computes_in_bfloat16", "take outputs to float32 first"),
         (Replaced, "inputs_can_be_put_back", "and view then tells ['?']"),
         (Strict, "other_rows_are_data_errors", "a row that cannot be used is a DataError"),
     ],

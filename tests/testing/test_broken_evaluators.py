@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from broken import require
+from broken import failed, require
 from expected import raises
 from sklearn.metrics import matthews_corrcoef
 
@@ -54,7 +54,7 @@ def test_what_cannot_be_measured_has_to_be_refused():
 
 def test_predictions_that_nobody_makes_are_said_to_be_missing():
     results = check_results(Right)
-    assert [one.outcome for one in results] == ["passed", "skipped"]
+    assert [one.outcome for one in results] == ["passed", "does not apply"]
     assert "no shipped predictions have ['right']; use check_evaluator" in results[1].reason
 
 
@@ -222,3 +222,8 @@ def test_expected_failures_must_fail_and_exist():
         check_evaluator(Right, predictions, expected_failed_checks={"scores_are_pure": "?"})
     with raises(AssertionError, "['detials']"):
         check_evaluator(Right, predictions, expected_failed_checks={"detials": "?"})
+
+
+def test_an_evaluator_whose_resamples_take_long_fails(monkeypatch):
+    monkeypatch.setattr("ftengine.testing.evaluators.MOST_SECONDS", 0)
+    assert "a thousand resamples of 240 rows" in failed(OfOneLabel)["resamples_are_quick"]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from contextlib import contextmanager
 
 import pytest
 import torch
 from broken import failed, require
+from tiny import write
 from torch import nn
 from torch.nn.utils import parametrize
+from transformers import MistralConfig, MistralForCausalLM
 
 from ftengine.api import Strategy
 from ftengine.errors import NoMatch
 from ftengine.model import default_param_groups, load_trained, save_trained
-from ftengine.testing import check_results
+from ftengine.testing import check_component, check_results, fixture_of, models
 from ftengine.testing.checks import results_of, skip
 
 
@@ -26,7 +29,7 @@ class Shifted(nn.Module):
         self.base, self.shift = base, nn.Parameter(torch.zeros_like(base.bias))
 
     def forward(self, x):
-        return self.base(x) + self.shift
+        return (self.base(x) + self.shift).to(x.dtype)
 
 
 class Shift(Strategy):
@@ -68,15 +71,39 @@ def put(module, path, part):
 def test_a_sound_strategy_passes():
     results = check_results(Shift)
     assert [one for one in results if one.outcome == "failed"] == []
-    skipped = {one.check: one.reason for one in results if one.outcome == "skipped"}
+    skipped = {one.check: one.reason for one in results if one.outcome == "does not apply"}
     assert skipped["LlamaForCausalLM"] == "this is about classifiers of texts."
 
 
-class Nowhere(Shift):
-    """Refuses every model."""
+class OfMistral(Shift):
+    """Refuses every model that is shipped."""
 
     def prepare(self, loaded):
-        raise NoMatch("there is no such layer.")
+        if type(loaded.module).__name__ != "MistralForCausalLM":
+            raise NoMatch("this is about Mistral.")
+        for name, parameter in loaded.module.named_parameters():
+            parameter.requires_grad_(name.endswith("norm.weight"))
+
+    def matches(self):
+        return {}
+
+    def merge(self, loaded):
+        pass
+
+
+def test_a_strategy_of_other_models_passes_on_a_model_that_is_given(tmp_path):
+    model, tokenizer = models.tiny_llama()
+    settings = {k: v for k, v in model.config.to_dict().items() if k in MistralConfig().to_dict() and k != "model_type"}
+    write(tmp_path, MistralForCausalLM(MistralConfig(**{**settings, "architectures": None})), tokenizer)
+    results = {one.check: one for one in check_results(OfMistral)}
+    assert results["it_suits_a_model"].outcome == "does not apply"
+    assert [one.check for one in results.values() if one.outcome == "failed"] == []
+    with pytest.raises(AssertionError, match="nothing was checked"):
+        check_component(OfMistral)
+    on = [fixture_of(str(tmp_path), "causal-lm")]
+    results = {one.check: one for one in check_results(OfMistral, models=on)}
+    assert [(one.check, one.reason) for one in results.values() if one.outcome == "failed"] == []
+    assert results["training_moves_the_outputs"].outcome == "passed"
 
 
 class Frozen(Shift):
@@ -91,7 +118,7 @@ class Faint(Shift):
 
     class Part(Shifted):
         def forward(self, x):
-            return self.base(x) + 1e-5 * self.shift
+            return (self.base(x) + 1e-5 * self.shift).to(x.dtype)
 
     def wrapped(self, base):
         return self.Part(base)
@@ -131,6 +158,63 @@ class LosesOne(Shift):
         load_trained(loaded.module, directory)
         with torch.no_grad():
             kept.copy_(before)
+
+
+class Headless(Shift):
+    """Saves what it added alone; the new head is the engine's to save."""
+
+    def save(self, loaded, directory):
+        from ftengine.model import save_tensors
+
+        tensors = {path: loaded.module.get_submodule(path).shift for path in self.paths}
+        save_tensors(tensors, directory / "shifts.safetensors")
+
+    @torch.no_grad()
+    def load(self, loaded, directory):
+        from ftengine.model import read_tensors
+
+        for path, tensor in read_tensors(directory / "shifts.safetensors").items():
+            loaded.module.get_submodule(path).shift.copy_(tensor)
+
+
+class Pickles(Shift):
+    """Writes and reads a pickle."""
+
+    def save(self, loaded, directory):
+        torch.save({path: loaded.module.get_submodule(path).shift for path in self.paths}, directory / "shifts")
+
+    @torch.no_grad()
+    def load(self, loaded, directory):
+        for path, tensor in torch.load(directory / "shifts", weights_only=False).items():
+            loaded.module.get_submodule(path).shift.copy_(tensor)
+
+
+class Unpickles(Headless):
+    """Reads a pickle beside what it wrote."""
+
+    def load(self, loaded, directory):
+        super().load(loaded, directory)
+        pickle.loads(pickle.dumps(Shift))
+
+
+class Beside(Headless):
+    """Writes notes beside what it saves."""
+
+    def save(self, loaded, directory):
+        super().save(loaded, directory)
+        (directory.parent / "notes.txt").write_text("saved")
+
+
+class Counts(Shift):
+    """Freezes the first vector once it has seen a step, which it counts itself."""
+
+    def prepare(self, loaded):
+        super().prepare(loaded)
+        self.steps = set()
+
+    def frozen_parameters(self, model, step, steps, steps_per_epoch):
+        self.steps.add(step)
+        return [model.get_submodule(self.paths[0]).shift] if len(self.steps) > 1 else []
 
 
 class LeavesHooks(Shift):
@@ -188,12 +272,23 @@ class OnTheCpu(Shift):
         return part
 
 
+class Widens(Shift):
+    """Makes float32 of whatever it is given."""
+
+    class Part(Shifted):
+        def forward(self, x):
+            return self.base(x) + self.shift
+
+    def wrapped(self, base):
+        return self.Part(base)
+
+
 class Unseeded(Shift):
     """Draws dropout from Python's own generator."""
 
     class Part(Shifted):
         def forward(self, x):
-            return self.base(x) + self.shift + (random.random() if self.training else 0.0)
+            return super().forward(x) + (random.random() if self.training else 0.0)
 
     def wrapped(self, base):
         return self.Part(base)
@@ -270,7 +365,6 @@ OPENED = "opened by transformers alone"
 @pytest.mark.parametrize(
     ("cls", "expected"),
     [
-        (Nowhere, {"it_suits_a_model": "LlamaForCausalLM: there is no such layer."}),
         (Frozen, {"matched_modules_exist_and_train": "name the modules that train"}),
         (Faint, {"training_moves_the_outputs": "hardly any effect"}),
         (
@@ -279,6 +373,10 @@ OPENED = "opened by transformers alone"
         ),
         (SavesNothing, {"saved_and_loaded_outputs_are_equal": "save whatever requires a gradient"}),
         (LosesOne, {"saved_and_loaded_outputs_are_equal": "load all of it"}),
+        (Pickles, {"saved_and_loaded_outputs_are_equal": "wrote 'shifts', a pickle"}),
+        (Unpickles, {"saved_and_loaded_outputs_are_equal": "it reads a pickle"}),
+        (Beside, {"saved_and_loaded_outputs_are_equal": "'notes.txt' beside the folder"}),
+        (Counts, {"a_resumed_run_is_the_uninterrupted_one": "keep nothing between steps"}),
         (
             LeavesHooks,
             {
@@ -296,7 +394,14 @@ OPENED = "opened by transformers alone"
         ),
         (ReadsValues, {"a_model_without_values_is_prepared_alike": "read no values there"}),
         (OnTheCpu, {"a_model_without_values_is_prepared_alike": "make it on its layer's device"}),
-        (Unseeded, {"a_seed_decides_a_training_pass": "torch's global generator alone"}),
+        (
+            Unseeded,
+            {
+                "a_seed_decides_a_training_pass": "torch's global generator alone",
+                "a_resumed_run_is_the_uninterrupted_one": "ends with another",
+            },
+        ),
+        (Widens, {"it_trains_in_bfloat16": "'bert.encoder.layer.0.attention.output.dense' makes float32"}),
         (Rebased, {"prepare_leaves_the_base_as_it_is": "leave the base's weights as they are"}),
         (OwnBase, {"it_answers_as_its_base": "leave out all that was added"}),
         (Unspeakable, {"environment_is_json": "'dtype' is not one"}),
@@ -314,23 +419,6 @@ def test_what_starts_at_random_fails():
 
 def test_a_copy_that_shares_parameters_fails():
     assert "does not go by its own parameters" in failed(Shared)["a_copy_is_independent"]
-
-
-class Headless(Shift):
-    """Saves what it added alone; the new head is the engine's to save."""
-
-    def save(self, loaded, directory):
-        from ftengine.model import save_tensors
-
-        tensors = {path: loaded.module.get_submodule(path).shift for path in self.paths}
-        save_tensors(tensors, directory / "shifts.safetensors")
-
-    @torch.no_grad()
-    def load(self, loaded, directory):
-        from ftengine.model import read_tensors
-
-        for path, tensor in read_tensors(directory / "shifts.safetensors").items():
-            loaded.module.get_submodule(path).shift.copy_(tensor)
 
 
 def test_the_new_head_is_left_to_the_engine():

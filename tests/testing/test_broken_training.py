@@ -8,9 +8,10 @@ import pytest
 import torch
 from broken import failed, require
 
-from ftengine.api import BeforeStep, Callback, Optimizer, Regularizer, RegularizerTraits, Schedule, Stepped
+from ftengine.api import BeforeStep, Callback, Optimizer, Regularizer, RegularizerTraits, Schedule, Started, Stepped
 from ftengine.errors import RecipeError, TrainingError
 from ftengine.model import trainable
+from ftengine.testing import check_results
 
 
 class Pull(Regularizer):
@@ -35,6 +36,28 @@ class Pull(Regularizer):
 
     def load_state_dict(self, tensors):
         self.means = dict(tensors)
+
+
+class OfLoRA(Regularizer):
+    """Keeps the down-projections of LoRA small."""
+
+    name = "of-lora"
+
+    def attach(self, loaded, task):
+        self.names = [name for name in trainable(loaded.module) if "lora_a" in name]
+        if not self.names:
+            raise RecipeError("this is about strategy lora.")
+
+    def penalty(self, model, batch, loss):
+        return sum(p.square().sum() for name, p in trainable(model).items() if name in self.names)
+
+
+def test_a_regularizer_of_one_strategy_is_checked_beside_it():
+    alone = {one.check: one.outcome for one in check_results(OfLoRA)}
+    assert (alone["it_suits_a_model"], alone["it_is_complete"]) == ("does not apply", "passed")
+    beside = {one.check: one.outcome for one in check_results(OfLoRA, strategy={"name": "lora", "rank": 2})}
+    assert "failed" not in beside.values()
+    assert beside["losses_and_penalties_are_finite_scalars"] == "passed"
 
 
 class LosesState(Pull):
@@ -107,6 +130,15 @@ class Noisy(Pull):
         return super().penalty(model, batch, loss) + torch.rand((), generator=self.generator)
 
 
+class OneDtype(Pull):
+    """Looks at outputs, in numpy, which has no bfloat16."""
+
+    def penalty(self, model, batch, loss):
+        with torch.no_grad():
+            logits = model(batch["input_ids"], batch["attention_mask"]).logits
+        return super().penalty(model, batch, loss) * float(logits.numpy().mean())
+
+
 class Vector(Pull):
     """Gives a penalty that still has a dimension."""
 
@@ -154,6 +186,7 @@ def test_a_broken_regularizer_fails_the_check_that_is_meant(cls, expected):
     [
         (Shrinks, "attaching_leaves_the_weights_as_they_are", "only training may"),
         (Noisy, "a_seed_decides_a_training_pass", "torch's global generator"),
+        (OneDtype, "it_works_in_bfloat16", "under autocast"),
         (Vector, "losses_and_penalties_are_finite_scalars", "a tensor of floats without dimensions, or None"),
     ],
 )
@@ -199,6 +232,29 @@ class OwnRate(Plain):
         return self.Adam(param_groups)
 
 
+class Undecayed(Plain):
+    """Leaves weight decay aside."""
+
+    class Adam(torch.optim.Adam):
+        def step(self, closure=None):
+            decays = [group.pop("weight_decay") for group in self.param_groups]
+            for group in self.param_groups:
+                group["weight_decay"] = 0.0
+            super().step()
+            for group, decay in zip(self.param_groups, decays, strict=True):
+                group["weight_decay"] = decay
+
+    def build(self, param_groups):
+        return self.Adam(param_groups)
+
+
+class Flattened(Plain):
+    """Takes all parameters for one group."""
+
+    def build(self, param_groups):
+        return torch.optim.AdamW([p for group in param_groups for p in group["params"]], lr=0.01, weight_decay=0.1)
+
+
 class Backwards(Plain):
     def build(self, param_groups):
         return torch.optim.AdamW(param_groups, maximize=True)
@@ -230,6 +286,9 @@ class Counting(Plain):
         (FirstGroup, "every_parameter_with_a_gradient_moves", "leave '0.bias' as it was"),
         (Looks, "it_builds_on_the_meta_device", "read no values in it"),
         (OwnRate, "it_goes_by_the_learning_rate_of_its_groups", "learning rate of 0 moves"),
+        (Undecayed, "it_goes_by_the_weight_decay_of_its_groups", "train.weight_decay would do nothing"),
+        (Flattened, "it_goes_by_the_weight_decay_of_its_groups", "whose group has a weight_decay of 0"),
+        (Flattened, "it_builds_a_torch_optimiser_of_all_groups", "under weight_decay 0.1"),
         (Backwards, "the_loss_falls", "the loss of a small regression goes from"),
         (Counting, "a_resumed_run_is_the_uninterrupted_one", "in `state` or in `param_groups`"),
     ],
@@ -256,6 +315,13 @@ class Negative(Falling):
         return 0.5 - step / steps
 
 
+class Grows(Falling):
+    """Train a thousand times as fast as the recipe says."""
+
+    def factor(self, step, steps, warmup):
+        return 1000.0
+
+
 class Remembers(Falling):
     """Fall with every call."""
 
@@ -277,7 +343,8 @@ class Nothing(Falling):
     ("cls", "expected"),
     [
         (Falling, {}),
-        (Negative, {"factors_are_numbers_of_0_or_more": "it must be a number, 0 or more"}),
+        (Negative, {"factors_are_numbers_from_0_to_1": "it must be a number from 0 to 1"}),
+        (Grows, {"factors_are_numbers_from_0_to_1": "returns 1000.0"}),
         (Remembers, {"factors_depend_on_the_arguments_alone": "from the arguments and the options alone"}),
         (Nothing, {"some_step_trains": "nothing trains"}),
     ],
@@ -327,12 +394,44 @@ class Clips(Notes):
             torch.nn.utils.clip_grad_value_(event.model.parameters(), 1e-3)
 
 
+class Samples(Notes):
+    """Seeds and draws as if it were alone."""
+
+    def on_event(self, event):
+        if isinstance(event, Stepped):
+            torch.manual_seed(event.step)
+
+
+class Lines(Notes):
+    """Writes a line a step, begun with the run."""
+
+    def on_event(self, event):
+        if isinstance(event, Started) and event.step == 0:
+            (event.run / "losses.txt").write_text("")
+        elif isinstance(event, Stepped):
+            with (event.run / "losses.txt").open("a") as file:
+                file.write(f"{event.step}\n")
+
+
 @pytest.mark.parametrize(
     ("cls", "expected"),
     [
         (Notes, {}),
+        (Samples, {"random_numbers_stay_as_they_are": "at Stepped"}),
+        (Lines, {"a_resumed_run_leaves_the_files_of_an_uninterrupted_one": "cut what you wrote to Started.step"}),
         (Stops, {}),
-        (Narrow, dict.fromkeys(["it_takes_every_event", "events_stay_as_they_are", "the_model_stays_as_it_is"], "")),
+        (
+            Narrow,
+            dict.fromkeys(
+                [
+                    "it_takes_every_event",
+                    "events_stay_as_they_are",
+                    "the_model_stays_as_it_is",
+                    "a_resumed_run_leaves_the_files_of_an_uninterrupted_one",
+                ],
+                "",
+            ),
+        ),
         (Rewrites, {"events_stay_as_they_are": "it changes what Stepped holds"}),
         (Clips, {"the_model_stays_as_it_is": "weights, gradients or mode before a step"}),
     ],

@@ -1,1 +1,23 @@
 """Audits that ship in the box."""
+
+from ftengine_builtins.audits.balance import Balance
+from ftengine_builtins.audits.contradictions import Contradictions
+from ftengine_builtins.audits.encoded import Lengths, UnknownTokens, UnreadKeys
+from ftengine_builtins.audits.languages import Languages
+from ftengine_builtins.audits.sources import Duplicates, Leaks, Reading
+from ftengine_builtins.audits.texts import Mojibake, Oddities, PersonalData
+
+__all__ = [
+    "Balance",
+    "Contradictions",
+    "Duplicates",
+    "Languages",
+    "Leaks",
+    "Lengths",
+    "Mojibake",
+    "Oddities",
+    "PersonalData",
+    "Reading",
+    "UnknownTokens",
+    "UnreadKeys",
+]

@@ -1,1 +1,28 @@
 """Augmenters: what makes another training example of one, without changing what is to be answered."""
+
+from ftengine_builtins.augmenters.back_translation import BackTranslation
+from ftengine_builtins.augmenters.characters import Keyboard, Ocr
+from ftengine_builtins.augmenters.images import Color, Crop, Flip, RandAugment, TrivialAugment
+from ftengine_builtins.augmenters.mask_spans import MaskSpans
+from ftengine_builtins.augmenters.mixing import CutMix, Mixup
+from ftengine_builtins.augmenters.synonyms import Synonyms
+from ftengine_builtins.augmenters.words import Case, DeleteWords, Punctuation, SwapWords
+
+__all__ = [
+    "BackTranslation",
+    "Case",
+    "Color",
+    "Crop",
+    "CutMix",
+    "DeleteWords",
+    "Flip",
+    "Keyboard",
+    "MaskSpans",
+    "Mixup",
+    "Ocr",
+    "Punctuation",
+    "RandAugment",
+    "SwapWords",
+    "Synonyms",
+    "TrivialAugment",
+]

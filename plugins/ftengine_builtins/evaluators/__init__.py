@@ -1,1 +1,21 @@
+"""Evaluators that ship in the box."""
 
+from ftengine_builtins.evaluators.calibration import Calibration
+from ftengine_builtins.evaluators.classification import Classification
+from ftengine_builtins.evaluators.entities import Entities
+from ftengine_builtins.evaluators.generation import Generation
+from ftengine_builtins.evaluators.language import Perplexity
+from ftengine_builtins.evaluators.memorisation import Memorisation
+from ftengine_builtins.evaluators.refusal import Refusal
+from ftengine_builtins.evaluators.regression import Regression
+
+__all__ = [
+    "Calibration",
+    "Classification",
+    "Entities",
+    "Generation",
+    "Memorisation",
+    "Perplexity",
+    "Refusal",
+    "Regression",
+]

@@ -1,1 +1,17 @@
 """Readers of data."""
+
+from ftengine_builtins.readers.arrow import ArrowReader, ParquetReader
+from ftengine_builtins.readers.image_folder import ImageFolderReader
+from ftengine_builtins.readers.json_text import JsonLinesReader, JsonReader
+from ftengine_builtins.readers.tables import TableReader
+from ftengine_builtins.readers.text import TextReader
+
+__all__ = [
+    "ArrowReader",
+    "ImageFolderReader",
+    "JsonLinesReader",
+    "JsonReader",
+    "ParquetReader",
+    "TableReader",
+    "TextReader",
+]

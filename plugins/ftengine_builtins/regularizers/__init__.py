@@ -1,1 +1,20 @@
 """Regularizers: what keeps a model that is tuned on little data from learning it by heart."""
+
+from ftengine_builtins.regularizers.criteria import LabelSmoothing, RDrop
+from ftengine_builtins.regularizers.dropout import Dropout
+from ftengine_builtins.regularizers.ema import Ema
+from ftengine_builtins.regularizers.l2_sp import L2SP
+from ftengine_builtins.regularizers.mixout import Mixout
+from ftengine_builtins.regularizers.neftune import Neftune
+from ftengine_builtins.regularizers.wise_ft import WiseFT
+
+__all__ = [
+    "L2SP",
+    "Dropout",
+    "Ema",
+    "LabelSmoothing",
+    "Mixout",
+    "Neftune",
+    "RDrop",
+    "WiseFT",
+]

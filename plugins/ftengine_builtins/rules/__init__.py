@@ -1,1 +1,34 @@
 """What a run is judged by, one class a question."""
+
+from ftengine_builtins.rules.baseline import ConstantAnswer, UnansweredClasses, UntestedClasses
+from ftengine_builtins.rules.calibration import CalibratedConfidence
+from ftengine_builtins.rules.data import AuditFindings, CutExamples, LeakedRows, RepeatedRows
+from ftengine_builtins.rules.fitting import GeneralisationGap, OverFitting
+from ftengine_builtins.rules.labels import FlippedLabels
+from ftengine_builtins.rules.learning import LearningCurve
+from ftengine_builtins.rules.probes import Forgetting, Memorisation, Refusal, Robustness
+from ftengine_builtins.rules.quality import BetterThanBase, HeldOutSplit, WorseMetrics
+from ftengine_builtins.rules.slices import SliceGaps
+
+__all__ = [
+    "AuditFindings",
+    "BetterThanBase",
+    "CalibratedConfidence",
+    "ConstantAnswer",
+    "CutExamples",
+    "FlippedLabels",
+    "Forgetting",
+    "GeneralisationGap",
+    "HeldOutSplit",
+    "LeakedRows",
+    "LearningCurve",
+    "Memorisation",
+    "OverFitting",
+    "Refusal",
+    "RepeatedRows",
+    "Robustness",
+    "SliceGaps",
+    "UnansweredClasses",
+    "UntestedClasses",
+    "WorseMetrics",
+]

@@ -1,1 +1,15 @@
+"""Tasks that ship in the box."""
 
+from ftengine_builtins.tasks.causal_lm import CausalLM
+from ftengine_builtins.tasks.image_classification import ImageClassification
+from ftengine_builtins.tasks.seq2seq_lm import Seq2SeqLM
+from ftengine_builtins.tasks.text_classification import TextClassification
+from ftengine_builtins.tasks.token_classification import TokenClassification
+
+__all__ = [
+    "CausalLM",
+    "ImageClassification",
+    "Seq2SeqLM",
+    "TextClassification",
+    "TokenClassification",
+]

@@ -12,7 +12,7 @@ from ftengine import Recipe, fine_tune, hookimpl, registry_of
 from ftengine.api import Schedule
 from ftengine.errors import PluginError, RecipeError, UnknownName
 from ftengine.run.recipe import TrainSection
-from ftengine.training.steps import plan_steps
+from ftengine.training.steps import Steps, plan_steps
 
 INSTALLED = [entry.name for entry in registry_of().entries("schedule")]
 FALLING = ["cosine", "linear", "wsd"]
@@ -120,6 +120,18 @@ def test_a_third_partys_schedule_is_what_a_run_follows(content):
     content["train"]["schedule"] = "inverse-root"
     run = fine_tune(Recipe.make(content), registry=plugin_of(InverseRoot))
     assert [line["learning_rate"] for line in run.metrics] == pytest.approx([0.25, 0.5, 0.5, 0.5 * math.sqrt(2 / 3)])
+
+
+class Thousand(Broken):
+    """Return a thousand times the peak."""
+
+    def factor(self, step, steps, warmup):
+        return 1000.0
+
+
+def test_a_factor_above_the_peak_is_refused():
+    with pytest.raises(PluginError, match=r"factor\(\) returned 1000\.0; "):
+        Steps(4, 4, 0, 1).factor(Thousand(), 1)
 
 
 def test_what_is_no_rate_names_the_schedule(content):
