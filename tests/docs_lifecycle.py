@@ -6,7 +6,7 @@ import inspect
 import json
 import types
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache, wraps
 from pathlib import Path
@@ -74,6 +74,20 @@ class Regularizer(api.Regularizer):
         return {}
 
 
+class FastPath(api.FastPath):
+    """Compute as the model does, with every optional method."""
+
+    def check_device(self, device):
+        """Nothing to refuse."""
+
+    @contextmanager
+    def activate(self, loaded, context):
+        yield {"modules": 1}
+
+    def around_batch(self, members, batch, loss):
+        return nullcontext()
+
+
 class Evaluator(api.Evaluator):
     """The share of right answers."""
 
@@ -129,6 +143,7 @@ MORE = {"strategy": {"frozen_parameters": lambda strategy, model, step, steps, s
 OWN = {
     "augmenter": Augmenter,
     "regularizer": Regularizer,
+    "fast-path": FastPath,
     "evaluator": Evaluator,
     "audit": Audit,
     "rule": Rule,
@@ -240,6 +255,7 @@ def recipe(folder: Path, output: str, **train: Any) -> Recipe:
                 "optimizer": "recorded",
                 "schedule": "recorded",
                 "precision": "bfloat16",
+                "fast_paths": "recorded",
                 "checkpoint_every": 3,
                 **train,
             },

@@ -200,6 +200,7 @@ LISTED = {
     "audit": (DATA, "What the audits find"),
     "rule": (REPORT, "Rules"),
     "callback": (RECIPE, "Built-in callbacks"),
+    "fast-path": (RECIPE, "Fast paths"),
 }
 """Kinds whose components stand in a table of a document's section."""
 

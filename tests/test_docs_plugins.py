@@ -221,6 +221,11 @@ def test_the_examples_train_together(bert_folder, tmp_path, capsys):
     assert "has" in printed
 
 
+def test_the_example_of_a_fast_path_is_short():
+    (block,) = [block for block in blocks(KIND_PAGE, "python") if "(FastPath)" in block.text]
+    assert sum(bool(line.strip()) for line in block.text.splitlines()) <= 20
+
+
 def test_the_example_of_a_loader_loads(tmp_path):
     one, cls = testing.fixture("causal-lm").load(), EXAMPLES["Shared"][1]
     save_model(one.module, one.processor, tmp_path / "small")

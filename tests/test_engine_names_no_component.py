@@ -27,6 +27,7 @@ WORDS = {
     "transformers": "the library, in versions and imports",
     "duplicates": "rows that are equal, which data/split.py keeps on one side",
     "leaks": "rows on both sides of a split, which data/split.py finds; recipe key data.leaks",
+    "dropout": "an operation of torch, which training/probe.py looks at wherever a model computes it",
     "lengths": "of examples, by which batches are made",
     "reading": "a word of the language",
     "json": "the module of Python's standard library",

@@ -46,16 +46,6 @@ BENCH = "ftengine_bench"
 BENCH_COMMAND = "ftengine_bench.command"
 """Its module for the command line, which needs click."""
 
-MAY_ASK_OPS = {
-    # `doctor` reports which implementation of the low-rank operations is active.
-    ("ftengine.cli.doctor", "ftengine.ops.active_backend"),
-    # Norms and dropout of any model, whatever the strategy, train with one operation each.
-    ("ftengine.training.norms", "ftengine.ops.active_backend"),
-    ("ftengine.training.cpu", "ftengine.ops.replacing.fast_dropout"),
-    ("ftengine.training.norms", "ftengine.ops.elementwise.rms_norm"),
-}
-"""Exceptions to that: (who, for what), each with its reason."""
-
 PUBLIC = ("ftengine.api", "ftengine.errors", "ftengine.model", "ftengine.ops", "ftengine.testing", "ftengine.text")
 """What plugins may import, beside the names that `ftengine` itself offers."""
 
@@ -205,8 +195,7 @@ def engine_faults(found: Iterable[Import], offered: Mapping[str, str]) -> Iterat
         elif top != "ftengine" or item.when == "typing":
             continue
         elif there == OPS:
-            if (item.source, item.what) not in MAY_ASK_OPS:
-                yield f"{item}: strategies import ops, the engine does not"
+            yield f"{item}: strategies and fast paths import ops, the engine does not"
         elif layer_of(there) < 0:
             yield f"{item}: the room {there!r} has no place in LAYERS"
         elif layer_of(there) > layer_of(here):
@@ -319,10 +308,6 @@ def test_benchmarks_need_only_torch() -> None:
 )
 def test_what_a_benchmark_loads_beyond_torch_is_caught(module: str, source: str, faults: int) -> None:
     assert len(list(bench_faults(imports_of({f"{BENCH}.{module}": source}, beside=ENGINE)))) == faults
-
-
-def test_every_exception_is_needed() -> None:
-    assert {(item.source, item.what) for item in everything()} >= MAY_ASK_OPS
 
 
 NEWER = {

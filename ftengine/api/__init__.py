@@ -20,6 +20,7 @@ from ftengine.api.evaluator import (
     Rows,
     Test,
 )
+from ftengine.api.fast_path import FastPath, FastPathTraits, TrainingContext
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader
 from ftengine.api.optimizer import Optimizer, ShardingTraits
@@ -60,6 +61,8 @@ __all__ = [
     "Example",
     "ExampleScores",
     "Failed",
+    "FastPath",
+    "FastPathTraits",
     "Features",
     "FileReader",
     "Finding",
@@ -99,6 +102,7 @@ __all__ = [
     "TaskTraits",
     "Test",
     "TextAugmenter",
+    "TrainingContext",
     "Traits",
     "Validated",
     "View",

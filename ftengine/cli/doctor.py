@@ -97,16 +97,11 @@ def _precision(problems: list[str]) -> dict[str, str]:
 
 
 def _kernels(problems: list[str]) -> dict[str, dict[str, str]]:
-    """Say what serves low-rank layers on each device here."""
-    import torch
+    """Say what serves low-rank layers on each device here, as the strategy that is the default tells runs."""
+    from ftengine.cli.components import installed
 
-    from ftengine.ops import active_backend
-
-    found = {}
-    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        backend, reason = active_backend(device)
-        found[device] = {"backend": backend, "reason": reason}
-    return found
+    usual = next(e.cls for e in installed().entries if e.kind == "strategy" and e.cls.traits.is_default)
+    return {device: by for devices in usual().environment().values() for device, by in devices.items()}
 
 
 def _plugins(problems: list[str]) -> list[dict[str, str]]:

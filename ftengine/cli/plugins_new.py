@@ -103,8 +103,8 @@ def distribution(name: str, chosen: Sequence[tuple[str, str]]) -> dict[str, str]
     offers, uses, summaries = [], [], []
     for kind, own in chosen:
         alone = [one for one, _ in chosen].count(kind) == 1
-        module = kind if alone else f"{own.replace('-', '_')}_{kind}"
-        cls = "".join(part.capitalize() for part in own.split("-")) + kind.capitalize()
+        module = (kind if alone else f"{own}-{kind}").replace("-", "_")
+        cls = "".join(part.capitalize() for part in f"{own}-{kind}".split("-"))
         classes.setdefault(kind, []).append((module, cls))
         words = {"name": own, "package": package, "module": module, "class": cls, "variable": own.replace("-", "_")}
         files |= _filled(kind, words)

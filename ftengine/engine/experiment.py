@@ -19,8 +19,8 @@ class Experiment:
 
     Args:
         registry: all components that are installed.
-        make_task, make_strategy, make_regularizers, make_optimizer: build components that see one model only, afresh
-            at each call.
+        make_task, make_strategy, make_regularizers, make_optimizer, make_fast_paths: build components that see one
+            model only, afresh at each call.
         augmenters: of the training split, in order.
     """
 
@@ -34,6 +34,7 @@ class Experiment:
     make_regularizers: tuple[Factory, ...]
     make_optimizer: Factory
     schedule: Schedule
+    make_fast_paths: tuple[Factory, ...]
     callbacks: Callbacks
 
     @classmethod
@@ -83,6 +84,7 @@ class Experiment:
             tuple(registry.factory("regularizer", spec, f"regularize.{i}") for i, spec in enumerate(recipe.regularize)),
             registry.usual("optimizer", recipe.train.optimizer, "train.optimizer"),
             registry.usual("schedule", recipe.train.schedule, "train.schedule")(),
+            _fast_paths(recipe.train.fast_paths, registry),
             callbacks,
         )
 
@@ -98,9 +100,16 @@ class Experiment:
         if (reader := self.recipe.data.reader)["name"] != AUTO:
             content["data"]["reader"] = self.registry.factory("reader", reader, "data.reader").described
         content["train"] |= {"optimizer": self.make_optimizer.described, "schedule": described(self.schedule)}
+        if self.names_fast_paths:
+            content["train"]["fast_paths"] = [make.described for make in self.make_fast_paths]
         content["augment"] = [described(augmenter) for augmenter in self.augmenters]
         content["regularize"] = [make.described for make in self.make_regularizers]
         return content
+
+    @property
+    def names_fast_paths(self) -> bool:
+        """Whether the recipe says which fast paths it wants, so that one that is of no use is an error."""
+        return isinstance(self.recipe.train.fast_paths, list)
 
     def request(self, task: Task) -> LoadRequest:
         """Return what the loader is asked for."""
@@ -109,6 +118,9 @@ class Experiment:
     def _require_agreement(self) -> None:
         """Refuse components that cannot train with one another, or under the recipe's `train`."""
         section, first = self.recipe.train, dict[str, int]()
+        names = [make.entry.name for make in self.make_fast_paths]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise RecipeError(f"train.fast_paths names {twice!r} twice. Leave one of them.")
         if section.parallel == "fsdp":
             require_sharding_support(self.make_strategy(), "strategy")
             require_sharding_support(self.make_optimizer(), "optimizer")
@@ -135,6 +147,14 @@ class Experiment:
                     f"train.weight_decay, which is {section.weight_decay:g} and would pull weights towards zero as "
                     "well. Set train.weight_decay to 0, or take the regularizer out of the recipe."
                 )
+
+
+def _fast_paths(asked: str | list[dict[str, Any]], registry: Registry) -> tuple[Factory, ...]:
+    """Return what builds the fast paths that a recipe asks for: all that need no options, none, or those it names."""
+    if asked == "off":
+        return ()
+    specs: list[Any] = [entry.name for entry in registry.buildable("fast-path")] if asked == AUTO else list(asked)
+    return tuple(registry.factory("fast-path", spec, f"train.fast_paths.{i}") for i, spec in enumerate(specs))
 
 
 def described(component: Any) -> dict[str, Any]:

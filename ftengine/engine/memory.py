@@ -17,6 +17,7 @@ from ftengine.run.records import Environment, Memory
 from ftengine.text import size
 from ftengine.training.descent import groups_of
 from ftengine.training.estimate import Trial
+from ftengine.training.fast_paths import FastPaths
 from ftengine.training.memory import available_bytes, held_bytes
 from ftengine.training.modes import can_checkpoint_gradients, checkpoint_gradients
 from ftengine.training.regularizing import Attached, own_regularizers
@@ -54,6 +55,7 @@ def choose_memory(
     loaded: LoadedModel,
     strategy: Strategy,
     steps: Steps,
+    fast_paths: FastPaths,
     resumed: RunDirectory | None = None,
 ) -> Memory:
     """Choose whether activations are computed twice, as the main process finds it; a resumed run does as before.
@@ -69,14 +71,16 @@ def choose_memory(
         )
     listener.phase("measure memory")
     require_base_fits(device, section)
-    found = fit_memory(trial_of(data, device, loaded, strategy, steps), section) if device.is_main else None
+    found = fit_memory(trial_of(data, device, loaded, strategy, steps, fast_paths), section) if device.is_main else None
     (found,) = broadcast_object_list([found])
     assert found is not None
     listener.message(found.reason)
     return found
 
 
-def trial_of(data: PreparedData, device: Device, loaded: LoadedModel, strategy: Strategy, steps: Steps) -> Trial:
+def trial_of(
+    data: PreparedData, device: Device, loaded: LoadedModel, strategy: Strategy, steps: Steps, fast_paths: FastPaths
+) -> Trial:
     """Return what tries a prepared model on micro-batches of its training."""
     experiment, section = data.experiment, data.ready.recipe.train
     return Trial(
@@ -90,6 +94,7 @@ def trial_of(data: PreparedData, device: Device, loaded: LoadedModel, strategy: 
         steps,
         experiment.make_optimizer(),
         groups_of(strategy, loaded.module, section),
+        fast_paths,
     )
 
 

@@ -16,6 +16,7 @@ from ftengine.data.batching import micro_batches, padding_share
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
+from ftengine.engine.fast_paths import fast_paths_of, require_fast_paths
 from ftengine.engine.memory import choose_memory, measures, trial_of
 from ftengine.engine.prepared_data import PreparedData, check_own_regularizers, held_out, prepare_data
 from ftengine.engine.prepared_model import load_base, prepare_strategy
@@ -109,6 +110,7 @@ def plan(
     steps = _steps(data, device, schedule)
     busy = _busy() if measure else None
     if data.ready.skeleton is None or measure:
+        require_fast_paths(device, data.experiment)
         loaded = load_base(data.ready)
         strategy = prepare_strategy(device, data.ready, loaded)
     else:
@@ -180,14 +182,14 @@ def _estimate(
     planned: Steps,
 ) -> dict[str, Any]:
     section = data.ready.recipe.train
-    memory = choose_memory(data, device, loaded, strategy, planned)
+    fast_paths = fast_paths_of(data, device, loaded, strategy, planned)
+    memory = choose_memory(data, device, loaded, strategy, planned, fast_paths)
     if memory.gradient_checkpointing:
         checkpoint_gradients(loaded.module)
     every = section.validate_every or planned.per_epoch * planned.epochs_between
     validations = -(-planned.total // every)
-    figures = estimate(
-        trial_of(data, device, loaded, strategy, planned), _evaluated_tokens(data.encoded, evaluating, validations)
-    )
+    trial = trial_of(data, device, loaded, strategy, planned, fast_paths)
+    figures = estimate(trial, _evaluated_tokens(data.encoded, evaluating, validations))
     return {
         **asdict(figures),
         "gradient_bytes": GRADIENT_BYTES * count(loaded.module)[0],

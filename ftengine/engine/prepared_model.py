@@ -16,6 +16,7 @@ from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.base_predictions import run_base, run_model
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
+from ftengine.engine.fast_paths import fast_paths_of, require_fast_paths
 from ftengine.engine.memory import choose_memory, require_base_fits, require_measurable
 from ftengine.engine.prepared_data import (
     KnownTask,
@@ -37,6 +38,7 @@ from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import build, hardware, peak_memory_bytes, plugin_origins, versions
 from ftengine.run.records import Computation, Environment, Memory, TrainedPart, TrainingResult
 from ftengine.text import counted
+from ftengine.training.fast_paths import FastPaths
 from ftengine.training.loop import Trainer
 from ftengine.training.memory import release_memory
 from ftengine.training.setup import Setup
@@ -54,6 +56,7 @@ class PreparedModel:
         measured: its figures, made before training so that an evaluator that fails ends the run there; in the main
             process alone.
         memory: whether activations are computed twice, and why.
+        fast_paths: by which it computes while it trains.
         empty: the model without weights, where `loaded` is divided over processes.
     """
 
@@ -66,6 +69,7 @@ class PreparedModel:
     base: EvalResult
     measured: Mapping[str, Measured]
     memory: Memory
+    fast_paths: FastPaths
     empty: nn.Module | None = None
 
     @property
@@ -91,6 +95,7 @@ class PreparedModel:
             base={"source": self.loaded.source, **self.loaded.fingerprint},
             launch=os.environ.get("TORCHELASTIC_RUN_ID"),
             memory=self.memory,
+            fast_paths=dict(self.fast_paths.used),
         )
 
     def trainer(self, run: RunDirectory) -> Trainer:
@@ -117,6 +122,7 @@ class PreparedModel:
                 run=run,
                 listener=experiment.listener,
                 events=self.tell,
+                fast_paths=self.fast_paths,
             )
         )
 
@@ -160,9 +166,9 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
     base = run_base(device, data.ready, loaded, plan)
     experiment.listener.phase("figures")
     measured = measure_all(plan, base, experiment.listener) if device.is_main else {}
-    strategy, empty = _prepared(data, plan, device, loaded)
-    memory = choose_memory(data, device, loaded, strategy, steps, resumed)
-    return PreparedModel(data, plan, device, loaded, strategy, began, base, measured, memory, empty)
+    strategy, empty, fast_paths = _prepared(data, plan, device, loaded, steps)
+    memory = choose_memory(data, device, loaded, strategy, steps, fast_paths, resumed)
+    return PreparedModel(data, plan, device, loaded, strategy, began, base, measured, memory, fast_paths, empty)
 
 
 def _loaded(
@@ -172,6 +178,7 @@ def _loaded(
     ready, section = data.ready, data.ready.recipe.train
     check_own_regularizers(ready, steps.total)
     require_measurable(device, section)
+    require_fast_paths(device, data.experiment)
     loaded = load_base(ready, weights=device.is_main or not device.divides)
     if device.divides:  # the first process alone has read it
         (loaded.fingerprint,) = broadcast_object_list([loaded.fingerprint])
@@ -183,9 +190,9 @@ def _loaded(
 
 
 def _prepared(
-    data: PreparedData, plan: EvalPlan, device: Device, loaded: LoadedModel
-) -> tuple[Strategy, nn.Module | None]:
-    """Let the strategy prepare the loaded base; where that is to be divided, also return it without weights."""
+    data: PreparedData, plan: EvalPlan, device: Device, loaded: LoadedModel, steps: Steps
+) -> tuple[Strategy, nn.Module | None, FastPaths]:
+    """Let the strategy prepare the loaded base; return that too without weights where it is to be divided."""
     strategy = prepare_strategy(device, data.ready, loaded)
     require_fit(loaded, _unfitted(data, plan))  # a strategy may take some of its room
     trained, total = count(loaded.module)
@@ -195,7 +202,7 @@ def _prepared(
     data.experiment.listener.message(
         f"{trained:,} of {total:,} parameters train, in {device.precision.name}{divided}{f'; {by}' if by else ''}"
     )
-    return strategy, empty
+    return strategy, empty, fast_paths_of(data, device, loaded, strategy, steps)
 
 
 def _unfitted(data: PreparedData, plan: EvalPlan) -> list[EncodedSplit]:

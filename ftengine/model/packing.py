@@ -6,18 +6,17 @@ positions begin again; flash attention computes each sequence by itself then, ot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from ftengine.errors import RecipeError
 from ftengine.model.in_float32 import flash_of, in_float32
 from ftengine.model.modes import evaluating
+from ftengine.model.probing import visible
 from ftengine.model.token_loss import IGNORED, states_of
 
 CHECKED = (64, 1, 31)
@@ -76,7 +75,7 @@ def _require_apart(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
     positions = torch.cat([torch.arange(count, device=tokens.device) for count in CHECKED])
     flash, reached = flash_of(model) is not None, True
     try:
-        with evaluating(model), in_float32(model), _visible(model):
+        with evaluating(model), in_float32(model), visible(model):
             alone = [states_of(model, {**x, "attention_mask": torch.ones_like(x["input_ids"])}) for x in examples]
             row = {"input_ids": tokens[None], "position_ids": positions[None]}
             packed = states_of(model, row)
@@ -130,21 +129,6 @@ def _positions_reach_attention(model: Any, row: Mapping[str, Tensor]) -> bool:
     finally:
         model.set_attn_implementation(before)
     return bool(told) and all(told)
-
-
-@contextmanager
-def _visible(model: nn.Module) -> Iterator[None]:
-    """Put small numbers in place of trainable tensors of zeros: what a strategy adds, and has no effect at first."""
-    generator, zeros = torch.Generator().manual_seed(0), list[tuple[nn.Parameter, Tensor]]()
-    for parameter in model.parameters():
-        if parameter.requires_grad and not isinstance(parameter, DTensor) and not parameter.any():
-            zeros.append((parameter, parameter.data))
-            parameter.data = (torch.randn(parameter.shape, generator=generator) / 50).to(parameter)
-    try:
-        yield
-    finally:
-        for parameter, own in zeros:
-            parameter.data = own
 
 
 def _apart(own: Tensor, expected: Tensor) -> float:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ftengine.errors import InputError
 
@@ -40,6 +42,21 @@ def raw_outputs(module: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     left_out = {"labels"} if everything else {"labels", *(OPTIONAL - takes.keys())}
     output = module(**{key: value for key, value in batch.items() if key not in left_out})
     return output.logits if hasattr(output, "logits") else output
+
+
+@contextmanager
+def visible(model: nn.Module) -> Iterator[None]:
+    """Put small numbers in place of trainable tensors of zeros: what a strategy adds, and has no effect at first."""
+    generator, zeros = torch.Generator().manual_seed(0), list[tuple[nn.Parameter, Tensor]]()
+    for parameter in model.parameters():
+        if parameter.requires_grad and not isinstance(parameter, DTensor) and not parameter.any():
+            zeros.append((parameter, parameter.data))
+            parameter.data = (torch.randn(parameter.shape, generator=generator) / 50).to(parameter)
+    try:
+        yield
+    finally:
+        for parameter, own in zeros:
+            parameter.data = own
 
 
 def _token_embeddings(module: nn.Module) -> nn.Embedding:

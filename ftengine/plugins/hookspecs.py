@@ -66,6 +66,11 @@ def ftengine_regularizers() -> Iterable[type[api.Regularizer]]:
 
 
 @hookspec
+def ftengine_fast_paths() -> Iterable[type[api.FastPath]]:
+    """Return classes that change how a model computes while it trains, and not what."""
+
+
+@hookspec
 def ftengine_optimizers() -> Iterable[type[api.Optimizer]]:
     """Return classes that say how gradients change what trains."""
 

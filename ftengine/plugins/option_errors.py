@@ -53,7 +53,8 @@ def explain(error: ValidationError, model: type[Any], prefix: str = "", owner: s
     parts = []
     wrong: dict[str, tuple[list[str], Any]] = {}  # by key: what would be allowed, and what is there
     for item in error.errors():
-        path = [str(step) for step in item["loc"]]
+        steps = [str(step) for step in item["loc"]]
+        path = [step for step in steps[:-1] if not step.startswith("function-")] + steps[-1:]  # lists with validators
         key = prefix + ".".join(path)
         if item["type"] == "extra_forbidden":
             section = _section(model, path[:-1])

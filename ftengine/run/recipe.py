@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, ValidationE
 
 from ftengine.errors import RecipeError, load_yaml, near_file, text_of_file
 from ftengine.plugins.option_errors import explain
-from ftengine.run.recipe_values import Bytes, Named, NamedList, Place, possible
+from ftengine.run.recipe_values import Bytes, Choice, Named, NamedList, Place, possible
 from ftengine.run.yaml_text import key_and_value, require_bounded
 
 
@@ -192,10 +192,7 @@ class TrainSection(_Section):
     memory_limit: Bytes | None = Field(
         None, description="memory limit per process, such as 6 GB; null: what is free, for auto"
     )
-    reuse_frozen: Literal["auto", False] = Field(
-        "auto",
-        description="cache outputs of frozen blocks below the lowest trained one for later epochs; false: recompute",
-    )
+    fast_paths: Choice = Field("auto", description="what computes faster: auto, all that suit; off, none; or names")
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="what several processes hold: ddp the whole model each, fsdp a part of each parameter"
     )

@@ -75,6 +75,9 @@ def _reference(part: dict[str, Any]) -> str:
 def _named(key: dict[str, Any], kind: str) -> dict[str, Any]:
     """Return a key of the recipe that holds a component, or several, in place of the one that knows no names."""
     component: dict[str, Any] = {"$ref": f"#/$defs/{kind}"}
+    if isinstance(key.get("default"), str):
+        words = {"enum": [key["default"], "off", False]}  # YAML reads `off` as false
+        component = {"anyOf": [words, component, {"type": "array", "items": component}]}
     if isinstance(key.get("default"), list):
         component = {"anyOf": [component, {"type": "array", "items": component}]}
     return {**{word: key[word] for word in ("default", "description") if word in key}, **component}

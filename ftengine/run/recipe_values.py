@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, WithJsonSchema
 
@@ -21,6 +21,14 @@ Named = Annotated[dict[str, Any], BeforeValidator(_named)]
 
 NamedList = Annotated[list[Named], BeforeValidator(lambda one: [one] if isinstance(one, (str, Mapping)) else one)]
 """Components; one may stand without a list around it."""
+
+
+Choice = Annotated[
+    Literal["auto", "off"] | NamedList,
+    Field(union_mode="left_to_right"),
+    BeforeValidator(lambda value: "off" if value is False else value),
+]
+"""Components, those that suit (auto), or none; YAML reads `off` as false."""
 
 
 def possible(value: str) -> str:

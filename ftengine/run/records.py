@@ -90,6 +90,14 @@ class Memory(Part):
     limit_bytes: int | None = None
 
 
+class FastPathUse(Part):
+    """Whether a fast path was active, what it replaced and how many of that, and why it was not."""
+
+    active: bool
+    replaced: dict[str, int] = Field(default_factory=dict)
+    reason: str = ""
+
+
 class Environment(Record):
     """environment.json: what a run ran on.
 
@@ -102,6 +110,7 @@ class Environment(Record):
         base: source and fingerprint of the base model.
         launch: torchrun's name of the launch that began the run, None for no torchrun.
         memory: whether activations are computed twice, and why; None in runs of before there was a choice.
+        fast_paths: what each fast path did, by name; none with `train.fast_paths: off`.
     """
 
     file: ClassVar[str] = "environment.json"
@@ -116,6 +125,7 @@ class Environment(Record):
     base: dict[str, Any]
     launch: str | None = None
     memory: Memory | None = None
+    fast_paths: dict[str, FastPathUse] = Field(default_factory=dict)
 
 
 class TrainingResult(Record):

@@ -21,7 +21,7 @@ from ftengine.errors import InputError, PluginError
 from ftengine.model import save_model
 from ftengine.plugins.offered import ALLOWED_TO_FAIL, described, fault
 from ftengine.plugins.option_errors import explain
-from ftengine.plugins.registry import KINDS
+from ftengine.plugins.registry import AUTO, KINDS, Registry
 from ftengine.testing.asking import AskingChecks
 from ftengine.testing.audited import audited_rows, clean, messy
 from ftengine.testing.augmenters import AugmenterChecks
@@ -29,6 +29,7 @@ from ftengine.testing.callbacks import CallbackChecks
 from ftengine.testing.checks import Check, CheckResult, not_suited, require_any, require_passed, results_of
 from ftengine.testing.evaluators import EvaluatorChecks
 from ftengine.testing.evaluators import rows_of as rows_of_predictions
+from ftengine.testing.fast_paths import FastPathChecks, variants
 from ftengine.testing.findings import AuditChecks, RuleChecks
 from ftengine.testing.loaders import AcceptingChecks, LoaderChecks
 from ftengine.testing.optimizers import OptimizerChecks, ScheduleChecks
@@ -144,6 +145,14 @@ def _of_regularizer(make: Callable[[], api.Regularizer], models: Models) -> Iter
         lambda one: Attached([make()], one.load_trainable(), one.task),
         lambda one: RegularizerChecks(make, one.task, one.load_trainable, one.batch, on=one.name),
     )
+
+
+def _of_fast_path(make: Callable[[], api.FastPath], models: Models) -> Iterator[Check]:
+    """Yield a fast path's checks on each model, however it trains."""
+    usual = Registry().usual("strategy", {"name": AUTO}, "strategy")
+    for one in models:
+        for how, load in variants(one.load_trainable, lambda loaded: usual().prepare(loaded)):
+            yield from FastPathChecks(make, one.task, load, one.batch, on=f"{one.name}{how}")
 
 
 def _of_augmenter(make: Callable[[], api.Augmenter], models: Models) -> Iterator[Check]:
@@ -349,6 +358,7 @@ SUITES: Mapping[str, Callable[[Callable[[], Any], Models], Iterable[Check]]] = {
     "strategy": _of_strategy,
     "augmenter": _of_augmenter,
     "regularizer": _of_regularizer,
+    "fast-path": _of_fast_path,
     "evaluator": _of_evaluator,
     "loader": lambda make, _: _of_loader(make),
     "reader": lambda make, _: _of_reader(make),

@@ -26,7 +26,6 @@ from ftengine.plugins.offered import written
 from ftengine.plugins.returned import described, wrong
 from ftengine.run.recipe import TrainSection
 from ftengine.training.checkpoint import Progress
-from ftengine.training.frozen_prefix import frozen_prefix
 from ftengine.training.losses import loss_of, stacked, to_device, zeros
 from ftengine.training.modes import frozen, frozen_at, statistics_kept, train_mode
 from ftengine.training.optimizer import build_optimizer
@@ -64,7 +63,6 @@ class Descent:
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self._scaled = self.accelerator.prepare_optimizer(self.optimizer)
         self.steps = plan_steps(len(setup.train), self.section, setup.processes)
-        self.prefix = frozen_prefix(setup, self.steps)
 
     def step(self, members: np.ndarray, progress: Progress, regularizers: Attached) -> dict[str, Any]:
         """Take one step over the examples of an effective batch, on the criterion and penalties of regularizers.
@@ -140,7 +138,7 @@ class Descent:
         for number, (chosen, counts) in enumerate(mine, 1):
             batch = to_device(self.setup.train.batch(chosen, epoch), accelerator.device)
             with accelerator.autocast():
-                with self._reusing(chosen, batch, regularizers.criterion):
+                with self._around(chosen, batch, regularizers.criterion):
                     loss_sum, weight = self._loss(batch, regularizers.criterion)
                 penalty = regularizers.penalty(batch, loss_sum / weight) if weight else None
             # The gradient is divided by the weight of the whole effective batch, so this counts a penalty by its share.
@@ -174,16 +172,14 @@ class Descent:
                 "train.precision float32 does without."
             ) from error
 
-    def _reusing(self, members: np.ndarray, batch: Batch, criterion: Criterion) -> AbstractContextManager[None]:
-        """Take what frozen blocks made of these examples in an earlier epoch, where that is to be had."""
-        if self.prefix is None:
-            return nullcontext()
+    def _around(self, members: np.ndarray, batch: Batch, criterion: Criterion) -> AbstractContextManager[None]:
+        """Return what fast paths hold while the loss of these examples is computed."""
 
         def loss() -> Tensor:
             with statistics_kept(self.module):
                 return loss_of(self.setup.task, self.module, batch, criterion)[0]
 
-        return self.prefix.batch(members, batch, loss)
+        return self.setup.fast_paths.around_batch(members.tolist(), batch, loss)
 
     def not_finite(self, step: int) -> str:
         """Say what may be the cause where a number is not finite, before a step (from 0), and what to do."""

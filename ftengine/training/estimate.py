@@ -17,7 +17,7 @@ from ftengine.data.encoding import EncodedSplit
 from ftengine.model import trainable
 from ftengine.run.environment import peak_memory_bytes
 from ftengine.run.recipe import TrainSection
-from ftengine.training.cpu import quick_on_cpu
+from ftengine.training.fast_paths import FastPaths
 from ftengine.training.losses import loss_of, to_device
 from ftengine.training.memory import PeakMemory, available_bytes, release_memory
 from ftengine.training.modes import statistics_kept, train_mode
@@ -59,6 +59,7 @@ class Trial:
     Args:
         regularizers: attached meanwhile.
         optimizer, groups: whose state will be held in training, and is not there yet.
+        fast_paths: by which the model computes meanwhile.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Trial:
         steps: Steps,
         optimizer: Optimizer,
         groups: Groups,
+        fast_paths: FastPaths,
     ) -> None:
         self.accelerator, self.loaded, self.task, self.train = accelerator, loaded, task, train
         self.steps, self.optimizer, self.groups = steps, optimizer, groups
@@ -85,6 +87,7 @@ class Trial:
             for part in micro_batches(batch, size, 0, ranks, lengths=train.lengths, tokens=tokens)
         ]
         self.batches, self.steps_looked_at = sorted(micro, key=self.size), len(planned)
+        self._fast_paths = fast_paths
         self._regularizers, self._keeps_gradients = regularizers, len(micro) > len(planned)
         self.passes: dict[int, Passed] = {}
 
@@ -99,8 +102,8 @@ class Trial:
         with statistics_kept(module):
             attached = Attached(self._regularizers, self.loaded, self.task)
             try:
-                train_mode(module)
-                with quick_on_cpu(module, self.accelerator.device):
+                with self._fast_paths.active():
+                    train_mode(module)
                     yield attached
             finally:
                 attached.detach()

@@ -22,7 +22,7 @@ from ftengine.training.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
-from ftengine.training.cpu import prepare_cpu, quick_on_cpu
+from ftengine.training.cpu import prepare_cpu
 from ftengine.training.descent import Descent
 from ftengine.training.frozen_weights import FrozenWeights
 from ftengine.training.modes import checkpoint_gradients, never_trained, share_statistics
@@ -81,7 +81,7 @@ class Trainer:
         try:
             self._announce()
             stopped = self.validation.is_enough(progress)
-            with self.descent.stop.listening(), quick_on_cpu(self.module, self.accelerator.device):
+            with self.descent.stop.listening(), self.setup.fast_paths.active():
                 while progress.step < total and not stopped:
                     stopped = self._epoch()
             self.validation.keep_weights(progress)
@@ -89,7 +89,6 @@ class Trainer:
             facts = self.regularizers.on_train_end(self.module, self.validation.losses)
         finally:
             self.regularizers.detach()
-            self.descent.prefix = None  # its memory goes before the tuned model is measured
         self.frozen.require_unchanged()
         trained, parameters = count(self.module)
         return TrainingResult(

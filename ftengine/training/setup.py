@@ -24,6 +24,7 @@ from ftengine.data.encoding import EncodedSplit
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import TrainSection
 from ftengine.run.record import each, without_nan
+from ftengine.training.fast_paths import FastPaths
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Setup:
         run: where metrics and checkpoints go.
         listener: told of every step.
         events: told of every step, validation and checkpoint, in the main process.
+        fast_paths: by which the model computes.
     """
 
     accelerator: Accelerator
@@ -58,6 +60,7 @@ class Setup:
     run: RunDirectory
     listener: Listener
     events: Callable[[Event], None]
+    fast_paths: FastPaths
 
     def record(self, event: type[Stepped] | type[Validated], line: dict[str, Any]) -> None:
         """Write a line of metrics.jsonl and tell of it, in the main process; what is undefined is null."""

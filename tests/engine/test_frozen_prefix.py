@@ -1,8 +1,8 @@
 """Blocks below the lowest trained one: computed once per example where that changes nothing, else in every epoch."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from expected import raises
@@ -20,10 +20,10 @@ from transformers import (
 
 from ftengine import fine_tune
 from ftengine.errors import RecipeError
-from ftengine.run.recipe import TrainSection
-from ftengine.training.frozen_prefix import FrozenPrefix, frozen_blocks, frozen_prefix
-from ftengine.training.steps import plan_steps
-from ftengine_builtins.strategies.prompt import Prompt
+from ftengine.run.directory import RunDirectory
+from ftengine.run.records import Environment
+from ftengine.testing import training_context
+from ftengine_builtins.fast_paths.frozen_prefix import KeptOutputs, frozen_blocks
 
 TOP = {"name": "lora", "rank": 4, "dropout": 0.1, "targets": r".*layers?\.1\..*(q_proj|down_proj|query)"}
 ONCE = "below the lowest trained one is computed once per example"
@@ -38,7 +38,7 @@ def said_once(recipe):
 
 def test_a_run_that_takes_them_again_has_the_curve_of_one_that_computes_them(chat_recipe, tmp_path):
     top = {"strategy": TOP, "train__batch_tokens": 400}
-    off, never = said_once(chat_recipe(**top, train__reuse_frozen=False, output=str(tmp_path / "off")))
+    off, never = said_once(chat_recipe(**top, train__fast_paths="off", output=str(tmp_path / "off")))
     on, once = said_once(chat_recipe(**top, train__memory_limit="64 GB", output=str(tmp_path / "on")))
     assert once
     assert not never
@@ -139,7 +139,7 @@ def test_losses_are_those_of_blocks_that_are_computed(make, once):
     ids, mask = torch.randint(5, 64, (2, 7)), torch.ones(2, 7, dtype=torch.long)
     mask[0, 5:] = 0
     said = []
-    prefix = FrozenPrefix(frozen_blocks(model), 12, True, lambda: 10**9, said.append)
+    prefix = KeptOutputs(frozen_blocks(model), replace(training_context(), tokens=12, message=said.append))
     for epoch in range(3):
         hidden = torch.rand(ids.shape, generator=torch.Generator().manual_seed(epoch)) < 0.4  # other masks each time
         shown = ids.masked_fill(hidden, 4) if make is of_masks else ids
@@ -151,10 +151,10 @@ def test_losses_are_those_of_blocks_that_are_computed(make, once):
 
         torch.manual_seed(epoch)
         expected = loss()
-        with prefix.batch(np.arange(2), batch, loss):
+        with prefix.around(range(2), batch, loss):
             torch.manual_seed(epoch)
             assert loss().item() == pytest.approx(expected.item(), rel=1e-5)
-    assert any("computed once per example" in text for text in said) == once
+    assert any("computed once per example" in text for text in said) == once == (prefix.replaced != {})
 
 
 def test_outputs_are_forgotten_where_memory_becomes_scarce():
@@ -162,10 +162,12 @@ def test_outputs_are_forgotten_where_memory_becomes_scarce():
     model.requires_grad_(False)
     layers[2:].requires_grad_(True)
     rooms, said = iter([10**9, 10**9, 0]), []
-    prefix = FrozenPrefix(frozen_blocks(model), 28, True, lambda: next(rooms), said.append)
+    prefix = KeptOutputs(
+        frozen_blocks(model), replace(training_context(), tokens=28, room=lambda: next(rooms), message=said.append)
+    )
     batch = {"input_ids": torch.ones(2, 7).long(), "attention_mask": torch.ones(2, 7).long(), "labels": labels}
     for members in ([0, 1], [2, 3], [0, 1]):
-        with prefix.batch(np.array(members), batch, lambda: model(**batch).loss):
+        with prefix.around(members, batch, lambda: model(**batch).loss):
             model(**batch)
     assert [text.partition(":")[0].partition(";")[0] for text in said] == [
         "2 blocks below the lowest trained one are computed once per example",
@@ -192,24 +194,16 @@ def test_blocks_up_to_the_lowest_that_trains_are_found():
 
 
 @pytest.mark.parametrize(
-    ("section", "augmenters", "processes", "kept"),
+    ("overrides", "kept"),
     [
-        ({}, [], 1, True),
-        ({"reuse_frozen": False}, [], 1, False),
-        ({"epochs": 1}, [], 1, False),
-        ({}, ["case"], 1, False),
-        ({}, [], 2, False),
+        ({}, True),
+        ({"train__epochs": 1}, False),
+        ({"augment": ["case"]}, False),
+        ({"strategy": {"name": "lora", "rank": 4}}, False),
     ],
 )
-def test_nothing_is_kept_where_it_would_not_be_used_again(section, augmenters, processes, kept):
-    section = TrainSection(**section)
-    setup = SimpleNamespace(
-        section=section,
-        accelerator=SimpleNamespace(num_processes=processes, device=torch.device("cpu")),
-        train=SimpleNamespace(augmenters=augmenters, lengths=np.ones(16)),
-        loaded=SimpleNamespace(module=stack([2])),
-        strategy=Prompt(),
-        task=SimpleNamespace(modality="text"),
-        listener=Heard(),
-    )
-    assert (frozen_prefix(setup, plan_steps(16, section, processes)) is not None) == kept
+def test_nothing_is_kept_where_it_would_not_be_used_again(chat_recipe, overrides, kept):
+    run = fine_tune(chat_recipe(**{"strategy": TOP, "train__max_steps": 8, **overrides}))
+    used = Environment.read(RunDirectory(run.path)).fast_paths["frozen-prefix"]
+    assert used.active == kept
+    assert used.replaced == ({"frozen blocks": 1} if kept else {})

@@ -11,10 +11,10 @@ from typing import Any
 from unittest import mock
 
 from cells import ARCHITECTURES, STRATEGIES, Cell
+from counted import counting
 from traces import Trace, train
 
 from ftengine.ops import instruction_sets, use_instruction_set, use_reference
-from ftengine.training import cpu
 
 Context = Callable[[], AbstractContextManager[Any]]
 
@@ -30,8 +30,11 @@ class Way:
     def run(self, cell: Cell, folder: Path, output: str, fault: Context = nullcontext) -> Trace:
         with ExitStack() as stack:
             stack.enter_context(self.context())
+            taken = stack.enter_context(counting())
             stack.enter_context(fault())
-            return train(cell.recipe(folder, output, self.recipe), **self.options)
+            trace = train(cell.recipe(folder, output, self.recipe), **self.options)
+        trace.taken.update(taken)
+        return trace
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Dimension:
         dropout: whether both draw the same masks, so that dropout is on.
         exact: whether the bits are promised, not only numbers that rounding explains.
         strategies, architectures: where it applies.
-        said: part of a message of the other run, where only that shows that it took the other way.
+        more: whether the plain way does what is counted too, only less often.
     """
 
     other: Way
@@ -52,7 +55,7 @@ class Dimension:
     exact: bool = False
     strategies: tuple[str, ...] = tuple(STRATEGIES)
     architectures: tuple[str, ...] = tuple(ARCHITECTURES)
-    said: str = ""
+    more: bool = False
 
     def fits(self, strategy: str, architecture: str) -> bool:
         return (
@@ -76,6 +79,8 @@ GROUPED_KEYS = ("llama", "qwen3", "gemma3", "phi3", "mistral", "mixtral")
 ONE_STACK = tuple(name for name in ARCHITECTURES if name not in ("t5", "bart", "resnet"))
 LORA, ADDED = ("lora", "dora"), ("lora", "dora", "adapter", "bitfit")
 
+OFF = Way({"train.fast_paths": "off"})
+
 TWICE = {"train.max_steps": 6, "train.epochs": 2}
 TOP = {
     "lora": {"strategy.targets": r".*(layers?|h|blocks?)\.1\..*", "strategy.dropout": 0.1},
@@ -90,23 +95,22 @@ def _environ(**variables: str) -> Context:
 
 
 DIMENSIONS: dict[str, Dimension] = {
-    "accumulation": Dimension(Way({"train.batch_size": 1, "train.accumulate": 4})),
-    "token-limit": Dimension(Way({"train.batch_tokens": 50})),
+    "accumulation": Dimension(Way({"train.batch_size": 1, "train.accumulate": 4}), more=True),
+    "token-limit": Dimension(Way({"train.batch_tokens": 50}), more=True),
     "packing": Dimension(
         Way({"task.packing": True}), architectures=DECODERS, strategies=("full", "lora", "dora", "adapter", "bitfit")
     ),
     "grouped-layers": Dimension(
-        Way(),
-        Way({"strategy.group": "off"}),
+        Way({"train.fast_paths": "grouped-layers"}),
+        OFF,
         strategies=("lora",),
         architectures=("llama", "qwen3", "gemma3", "mistral", "mixtral", "bert", "t5", "bart", "vit"),
     ),
     "frozen-prefix": Dimension(
-        Way(TWICE),
-        Way({**TWICE, "train.reuse_frozen": False}),
+        Way({**TWICE, "train.fast_paths": "frozen-prefix"}),
+        Way({**TWICE, "train.fast_paths": "off"}),
         strategies=tuple(TOP),
         architectures=ONE_STACK,
-        said="computed once per example",
     ),
     "checkpointing": Dimension(
         Way({"train.gradient_checkpointing": True}),
@@ -116,13 +120,15 @@ DIMENSIONS: dict[str, Dimension] = {
         architectures=tuple(name for name in ARCHITECTURES if name != "resnet"),
     ),
     "norms": Dimension(
-        Way(),
-        Way(context=lambda: mock.patch.object(cpu, "fuse_norms", return_value=[])),
+        Way({"train.fast_paths": "cpu-norms"}),
+        OFF,
         dropout=True,
         architectures=ROOT_MEAN_SQUARE,
     ),
     "grouped-keys": Dimension(
-        Way(), Way(context=_environ(TRANSFORMERS_SDPA_FORCE_GQA="0")), architectures=GROUPED_KEYS
+        Way({"train.fast_paths": "grouped-keys"}),
+        Way({"train.fast_paths": "off"}, _environ(TRANSFORMERS_SDPA_FORCE_GQA="0")),
+        architectures=GROUPED_KEYS,
     ),
     "kernels": Dimension(Way(), Way(context=use_reference), dropout=True),
     **{
@@ -138,7 +144,7 @@ DIMENSIONS: dict[str, Dimension] = {
         exact=True,
     ),
     "merge": Dimension(Way(options={"merged": True}), strategies=("lora", "dora", "bitfit")),
-    "answers-together": Dimension(Way(), Way(options={"apart": True})),
+    "answers-together": Dimension(Way(), Way(options={"apart": True}), more=True),  # validation is in batches anyway
 }
 
 

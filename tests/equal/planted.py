@@ -20,10 +20,11 @@ from dimensions import DIMENSIONS
 from torch.nn import functional as F
 
 from ftengine.model import packing
-from ftengine.ops import autograd, replacing
-from ftengine.training import descent, loop, norms
-from ftengine.training.frozen_prefix import FrozenPrefix
-from ftengine_builtins.strategies import lora_groups, lora_layers
+from ftengine.ops import autograd
+from ftengine.training import descent, loop
+from ftengine_builtins.fast_paths import dropout, grouped_layers, norms
+from ftengine_builtins.fast_paths.frozen_prefix import KeptOutputs
+from ftengine_builtins.strategies import lora_layers
 from ftengine_builtins.tasks.labelled import LabelledTask
 
 SLIGHTLY = 1.001
@@ -89,20 +90,20 @@ def first_token_leaks() -> AbstractContextManager[Any]:
 
 
 def two_slices_swapped() -> AbstractContextManager[Any]:
-    return _changed(lora_groups, "lowrank_linears", lambda ys, _: (*ys[:-2], ys[-1], ys[-2]))
+    return _changed(grouped_layers, "lowrank_linears", lambda ys, _: (*ys[:-2], ys[-1], ys[-2]))
 
 
 def one_slice_slightly_more() -> AbstractContextManager[Any]:
-    return _changed(lora_groups, "lowrank_linears", lambda ys, _: (*ys[:-1], ys[-1] * SLIGHTLY))
+    return _changed(grouped_layers, "lowrank_linears", lambda ys, _: (*ys[:-1], ys[-1] * SLIGHTLY))
 
 
 def _kept(change: Callable[[torch.Tensor], torch.Tensor]) -> AbstractContextManager[Any]:
-    keep = FrozenPrefix._keep
+    keep = KeptOutputs._keep
 
     def other(self: Any, members: Any, keys: Any, batch: Any, hidden: torch.Tensor) -> None:
         keep(self, members, keys, batch, change(hidden))
 
-    return mock.patch.object(FrozenPrefix, "_keep", other)
+    return mock.patch.object(KeptOutputs, "_keep", other)
 
 
 def neighbours_output() -> AbstractContextManager[Any]:
@@ -147,8 +148,8 @@ def gradient_slightly_more() -> AbstractContextManager[Any]:
 
 
 def other_mask() -> AbstractContextManager[Any]:
-    draw = replacing.draw_seed
-    return mock.patch.object(replacing, "draw_seed", side_effect=lambda: draw() + 1)
+    draw = dropout.draw_seed
+    return mock.patch.object(dropout, "draw_seed", side_effect=lambda: draw() + 1)
 
 
 def _restored(change: Callable[[Any], None]) -> AbstractContextManager[Any]:

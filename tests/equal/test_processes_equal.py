@@ -8,6 +8,7 @@ import pytest
 import torch
 from cells import Cell
 from comparisons import ROUNDINGS, roundings
+from counted import counting
 from planted import OF_PROCESSES
 from processes import together
 from traces import Trace, train
@@ -29,12 +30,14 @@ def child(folder: str) -> None:
         name = f"{cell}-{fault or parallel}"
         recipe = cell.recipe(Path(folder), name, {"train.batch_size": 2, "train.parallel": parallel})
         if fault is None:
-            trace = train(recipe)
+            with counting() as taken:
+                trace = train(recipe)
+            trace.taken.update(taken)
         else:
             with OF_PROCESSES[fault]():
                 trace = train(recipe)
         if trace.losses:  # the first process's
-            torch.save(vars(trace), Path(folder, f"{name}.pt"))
+            torch.save({**vars(trace), "taken": dict(trace.taken)}, Path(folder, f"{name}.pt"))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +55,9 @@ def read(folder: Path, name: str) -> Trace:
 
 @pytest.mark.parametrize(("cell", "parallel"), [*((c, "ddp") for c in WHOLE), *((c, "fsdp") for c in DIVIDED)], ids=str)
 def test_two_processes_equal_one(folder, cell, parallel):
-    apart, where = roundings(read(folder, f"{cell}-one"), read(folder, f"{cell}-{parallel}"))
+    one, two = read(folder, f"{cell}-one"), read(folder, f"{cell}-{parallel}")
+    assert two.taken[parallel] == len(two.losses) > 0 == one.taken.get(parallel, 0)
+    apart, where = roundings(one, two)
     assert apart <= ROUNDINGS, where
 
 

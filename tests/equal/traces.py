@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,12 +15,13 @@ from torch import Tensor
 
 import ftengine_bitfit
 from ftengine import Recipe
-from ftengine.api import BeforeStep, Event, Listener, SilentListener, Stepped
+from ftengine.api import BeforeStep, Event, Listener, LoadedModel, SilentListener, Stepped, Strategy
 from ftengine.data.batching import by_length
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
+from ftengine.engine.fast_paths import training_context
 from ftengine.engine.merge import check_merge
-from ftengine.engine.prepared_data import prepare_data
+from ftengine.engine.prepared_data import PreparedData, prepare_data
 from ftengine.engine.prepared_model import (
     PreparedModel,
     load_base,
@@ -33,6 +35,8 @@ from ftengine.parallel.sharding import gathered, is_sharded
 from ftengine.plugins.registry import registry_of
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import Memory
+from ftengine.training.fast_paths import FastPaths, unfit
+from ftengine.training.steps import plan_steps
 
 REGISTRY = registry_of({"bitfit": ftengine_bitfit})
 
@@ -48,8 +52,8 @@ class Trace:
     gradients: list[dict[str, Tensor]] = field(default_factory=list)
     weights: dict[str, Tensor] = field(default_factory=dict)
     outputs: Tensor = field(default_factory=lambda: torch.empty(0))
-    said: list[str] = field(default_factory=list)
-    """Messages of the run."""
+    taken: Counter[str] = field(default_factory=Counter)
+    """How often each way was taken, by dimension: counted.py says what is counted."""
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return all numbers, by kind and name; the tensors of a kind have one scale."""
@@ -74,22 +78,6 @@ class Recording(PreparedModel):
             self.trace.gradients.append({name: p.grad.clone() for name, p in named if p.grad is not None})
         if isinstance(event, Stepped):
             self.trace.losses.append(event.figures["loss"])
-
-
-class Listening(SilentListener):
-    """Keeps messages; hands the rest on."""
-
-    def __init__(self, trace: Trace, other: Listener) -> None:
-        self._trace, self._other = trace, other
-
-    def message(self, text: str) -> None:
-        self._trace.said.append(text)
-
-    def phase(self, name: str, total: int | None = None) -> None:
-        self._other.phase(name, total)
-
-    def advance(self, steps: int = 1, **figures: float) -> None:
-        self._other.advance(steps, **figures)
 
 
 def train(recipe: Recipe, *, interrupted_after: int = 0, merged: bool = False, apart: bool = False) -> Trace:
@@ -130,8 +118,7 @@ def train(recipe: Recipe, *, interrupted_after: int = 0, merged: bool = False, a
 
 
 def _prepare(recipe: Recipe, listener: Listener | None = None) -> Recording:
-    trace = Trace()
-    experiment = Experiment.open(recipe, REGISTRY, Listening(trace, listener or SilentListener()))
+    trace, experiment = Trace(), Experiment.open(recipe, REGISTRY, listener or SilentListener())
     data, device = prepare_data(experiment), Device.open(recipe, training=True)
     loaded = load_base(data.ready, weights=device.is_main or not device.divides)
     place_base(device, data.ready, loaded)
@@ -140,7 +127,16 @@ def _prepare(recipe: Recipe, listener: Listener | None = None) -> Recording:
     empty = device.divide(loaded) if device.divides else None
     memory = Memory(gradient_checkpointing=bool(recipe.train.gradient_checkpointing), reason="")
     plan = evaluation_plan(data, ranks)
-    return Recording(data, plan, device, loaded, strategy, ranks, EvalResult(), {}, memory, empty, trace)
+    fast = _untried(data, device, loaded, strategy)
+    return Recording(data, plan, device, loaded, strategy, ranks, EvalResult(), {}, memory, fast, empty, trace)
+
+
+def _untried(data: PreparedData, device: Device, loaded: LoadedModel, strategy: Strategy) -> FastPaths:
+    """Return the fast paths that the recipe asks for, without the engine's own comparison."""
+    steps = plan_steps(len(data.encoded["train"]), data.experiment.recipe.train, device.accelerator.num_processes)
+    paths = [make() for make in data.experiment.make_fast_paths]
+    fit = [path for path in paths if not unfit(path, loaded, device.accelerator.device)]
+    return FastPaths(fit, loaded, training_context(data, device, strategy, steps), {})
 
 
 @torch.no_grad()

@@ -11,7 +11,9 @@ from torch import nn
 from ftengine import registry_of
 from ftengine.run.environment import peak_memory_bytes
 from ftengine.run.recipe import TrainSection
+from ftengine.testing import training_context
 from ftengine.training.estimate import Trial, estimate
+from ftengine.training.fast_paths import FastPaths
 from ftengine.training.memory import available_bytes
 from ftengine.training.steps import plan_steps
 
@@ -53,9 +55,9 @@ def trial(monkeypatch):
         optimizer = registry_of().build("optimizer", {"name": "adamw"}, "train.optimizer")
         groups = [{"params": list(module.parameters()), "lr": 0.1, "weight_decay": 0.0}]
         steps = plan_steps(24, section, processes)
-        return Trial(
-            accelerator, SimpleNamespace(module=module), task, [], Split(), section, 0, steps, optimizer, groups
-        )
+        loaded = SimpleNamespace(module=module)
+        none = FastPaths([], loaded, training_context(), {})
+        return Trial(accelerator, loaded, task, [], Split(), section, 0, steps, optimizer, groups, none)
 
     return make
 

@@ -6,7 +6,7 @@ from ftengine import api, hookimpl
 
 
 @hookimpl
-def ftengine_regularizers() -> list[type[api.Regularizer]]:
-    from ftengine_liger.regularizer import Liger
+def ftengine_fast_paths() -> list[type[api.FastPath]]:
+    from ftengine_liger.fast_path import Liger
 
     return [Liger]

@@ -67,8 +67,8 @@ class _Once:
     def __call__(self, gradients: Any) -> None:
         if self.spent or torch.is_grad_enabled():
             raise RuntimeError(
-                "a gradient is computed twice, or differentiated, and Liger's kernels can do neither: take regularizer "
-                "liger out of the recipe"
+                "a gradient is computed twice, or differentiated, and Liger's kernels can do neither: set "
+                "train.fast_paths to off, or to names without liger"
             )
         self.spent = True
 

@@ -5,14 +5,11 @@ import json
 
 import pytest
 import torch
-from expected import raises
 from interpreted import _interpreter, compiled, interpreted, replaced  # noqa: F401
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
     AutoModelForCausalLM,
-    BertConfig,
-    BertForSequenceClassification,
     Gemma2Config,
     LlamaConfig,
     Phi3Config,
@@ -25,10 +22,10 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 import ftengine_liger
 from ftengine import Recipe, fine_tune, registry_of
 from ftengine.api import LoadedModel
-from ftengine.errors import RecipeError
+from ftengine.errors import PluginError, RecipeError
 from ftengine.plugins.registry import Registry
-from ftengine.testing import check_component, models
-from ftengine_liger.regularizer import Liger
+from ftengine.testing import check_component, models, training_context
+from ftengine_liger.fast_path import Liger
 
 DECODER = {
     "vocab_size": 64,
@@ -65,6 +62,11 @@ def loaded(module):
     return LoadedModel(module, None, "test", None)
 
 
+def active(module, **options):
+    """Let a model compute by Liger's kernels; yields what they replace."""
+    return Liger(Liger.Config(**options)).activate(loaded(module), training_context())
+
+
 def passed(module, **more):
     torch.manual_seed(1)
     ids = torch.randint(1, 64, (2, 7))
@@ -84,24 +86,23 @@ def close(found, expected, dtype):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_modules_are_known_by_what_they_compute(interpreted, family, dtype):  # noqa: F811
     config, expected = FAMILIES[family]
-    module, liger = made(config, dtype), Liger()
+    module = made(config, dtype)
     before = passed(module)
-    liger.attach(loaded(module), None)
-    first, second = passed(module), passed(module)
-    assert liger.on_train_end(module, dict) == expected
+    with active(module) as found:
+        first, second = passed(module), passed(module)
+    assert found == expected
     close(first, before, dtype)
     assert all(map(torch.equal, first, second))
-    liger.detach(loaded(module))
     assert all(map(torch.equal, passed(module), before))
 
 
 def test_what_it_computes_can_be_computed_twice(interpreted):  # noqa: F811
-    module, liger = made(FAMILIES["llama"][0]), Liger()
+    module = made(FAMILIES["llama"][0])
     before = passed(module)
     module.gradient_checkpointing_enable({"use_reentrant": False})
-    liger.attach(loaded(module), None)  # the first pass, in which it looks, is one of those that are computed twice
-    close(passed(module, use_cache=False), before, torch.float32)
-    assert liger.on_train_end(module, dict) == FAMILIES["llama"][1]
+    with active(module) as found:  # the first pass, in which it looks, is one of those that are computed twice
+        close(passed(module, use_cache=False), before, torch.float32)
+    assert found == FAMILIES["llama"][1]
 
 
 @pytest.mark.parametrize("options", [{}, {"dropout": 0.2}, {"dora": True}])
@@ -114,46 +115,46 @@ def test_gradients_of_lora_beside_the_kernels(interpreted, options):  # noqa: F8
         if parameter.requires_grad and "lora" in name:
             nn.init.normal_(parameter, std=0.1)
     module.train()
-    before, liger = passed(module), Liger()
-    liger.attach(model, None)
-    for _ in range(2):  # with the first pass's look, and without
-        close(passed(module), before, torch.float32)
-    assert liger.on_train_end(module, dict) == FAMILIES["llama"][1]
+    before = passed(module)
+    with active(module) as found:
+        for _ in range(2):  # with the first pass's look, and without
+            close(passed(module), before, torch.float32)
+    assert found == FAMILIES["llama"][1]
 
 
 def test_a_copy_computes_with_weights_of_its_own(interpreted):  # noqa: F811
-    module, liger = made(FAMILIES["llama"][0]), Liger()
-    liger.attach(loaded(module), None)
-    before = passed(module)
-    twin = copy.deepcopy(module)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.zero_()
-    assert all(map(torch.equal, passed(twin), before))
+    module = made(FAMILIES["llama"][0])
+    with active(module):
+        before = passed(module)
+        twin = copy.deepcopy(module)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.zero_()
+        assert all(map(torch.equal, passed(twin), before))
 
 
 def test_a_model_is_looked_at_while_it_trains(interpreted):  # noqa: F811
     """In evaluation, what it computes besides (dropout, say) does not show; rows that are not there show nothing."""
-    module, liger = nn.Sequential(LlamaMLP(FAMILIES["llama"][0])), Liger()
-    liger.attach(loaded(module), None)
-    module.eval()(torch.randn(3, 32))
-    module.train()(torch.randn(0, 32))
-    assert not liger.on_train_end(module, dict)
-    module(torch.randn(3, 32))
-    assert liger.on_train_end(module, dict) == {"SwiGLU blocks": 1}
-    assert torch.isfinite(module.eval()(torch.randn(3, 32))).all()
+    module = nn.Sequential(LlamaMLP(FAMILIES["llama"][0]))
+    with active(module) as found:
+        module.eval()(torch.randn(3, 32))
+        module.train()(torch.randn(0, 32))
+        assert found == {}
+        module(torch.randn(3, 32))
+        assert found == {"SwiGLU blocks": 1}
+        assert torch.isfinite(module.eval()(torch.randn(3, 32))).all()
 
 
 def test_a_second_backward_pass_is_refused_and_not_wrong(interpreted):  # noqa: F811
-    module, liger = nn.Sequential(LlamaRMSNorm(32), LlamaMLP(FAMILIES["llama"][0])).train(), Liger()
-    liger.attach(loaded(module), None)
+    module = nn.Sequential(LlamaRMSNorm(32), LlamaMLP(FAMILIES["llama"][0])).train()
     x = torch.randn(3, 32, requires_grad=True)
-    y = module(x).sum()
-    y.backward(retain_graph=True)
-    with raises(RuntimeError, "computed twice"):
-        y.backward()
-    with raises(RuntimeError, "computed twice"):
-        torch.autograd.grad(module(x).sum(), x, create_graph=True)
+    with active(module):
+        y = module(x).sum()
+        y.backward(retain_graph=True)
+        with pytest.raises(RuntimeError, match="a gradient is computed twice, or differentiated"):
+            y.backward()
+        with pytest.raises(RuntimeError, match="a gradient is computed twice, or differentiated"):
+            torch.autograd.grad(module(x).sum(), x, create_graph=True)
 
 
 def test_a_kernel_that_fails_leaves_modules_alone_and_is_told(interpreted, monkeypatch):  # noqa: F811
@@ -163,11 +164,11 @@ def test_a_kernel_that_fails_leaves_modules_alone_and_is_told(interpreted, monke
         raise RuntimeError("no C compiler")
 
     monkeypatch.setitem(kernels.ACTIVATIONS, "SwiGLU", (F.silu, fails))
-    module, liger = nn.Sequential(LlamaMLP(FAMILIES["llama"][0])).train(), Liger()
-    liger.attach(loaded(module), None)
-    module(torch.randn(3, 32))
-    with raises(RecipeError, "no C compiler"):
-        liger.penalty(module, {}, torch.zeros(()))
+    module, x = nn.Sequential(LlamaMLP(FAMILIES["llama"][0])).train(), torch.randn(3, 32)
+    before = module(x)
+    with pytest.raises(RuntimeError, match="no C compiler"), active(module):
+        assert torch.equal(module(x), before)
+    assert "forward" not in vars(module[0])
 
 
 class Dropping(LlamaMLP):
@@ -223,7 +224,7 @@ def scaled(config):
 def test_what_computes_something_else_is_left_alone(interpreted, make):  # noqa: F811
     config = FAMILIES["llama"][0]
     module = make(config.hidden_size if make in (Centred, Outside) else config).train()
-    x, liger, whole = torch.randn(3, 5, 32, requires_grad=True), Liger(), nn.Sequential(module)
+    x, whole = torch.randn(3, 5, 32, requires_grad=True), nn.Sequential(module)
 
     def outputs():
         torch.manual_seed(5)
@@ -231,12 +232,9 @@ def test_what_computes_something_else_is_left_alone(interpreted, make):  # noqa:
         return [y, *torch.autograd.grad(y.square().sum(), [x, *module.parameters()])]
 
     before = outputs()
-    liger.attach(loaded(whole), None)
-    assert all(map(torch.equal, outputs(), before))
-    assert not liger.on_train_end(whole, dict)
-    with raises(RecipeError, "Sequential"):
-        liger.penalty(whole, {}, torch.zeros(()))
-    liger.detach(loaded(whole))
+    with active(whole) as found:
+        assert all(map(torch.equal, outputs(), before))
+    assert found == {}
 
 
 def block(activation):
@@ -245,16 +243,16 @@ def block(activation):
 
 @pytest.mark.parametrize("make", [lambda: block("relu"), lambda: block("gelu"), lambda: nn.LayerNorm(32, bias=False)])
 def test_what_is_seen_to_be_something_else_is_not_tried(interpreted, make):  # noqa: F811
-    with raises(RecipeError, "Sequential", "RMS norms"):
-        Liger().attach(loaded(nn.Sequential(make())), None)
+    with active(nn.Sequential(make())) as found:
+        assert found is None
 
 
 def test_options_leave_norms_or_gates_out(interpreted):  # noqa: F811
     for option, left in (("norms", {"SwiGLU blocks": 2}), ("gates", {"RMS norms": 5})):
-        module, liger = made(FAMILIES["llama"][0]), Liger(Liger.Config(**{option: False}))
-        liger.attach(loaded(module), None)
-        passed(module)
-        assert liger.on_train_end(module, dict) == left
+        module = made(FAMILIES["llama"][0])
+        with active(module, **{option: False}) as found:
+            passed(module)
+        assert found == left
 
 
 def test_a_kernel_that_computes_something_else_is_not_used(interpreted, monkeypatch):  # noqa: F811
@@ -262,10 +260,10 @@ def test_a_kernel_that_computes_something_else_is_not_used(interpreted, monkeypa
 
     silu, kernel = kernels.ACTIVATIONS["SwiGLU"]
     monkeypatch.setitem(kernels.ACTIVATIONS, "SwiGLU", (silu, lambda a, b: kernel(a, b) * 1.001))
-    module, liger = made(FAMILIES["llama"][0]), Liger()
-    liger.attach(loaded(module), None)
-    passed(module)
-    assert liger.on_train_end(module, dict) == {"RMS norms": 5}
+    module = made(FAMILIES["llama"][0])
+    with active(module) as found:
+        passed(module)
+    assert found == {"RMS norms": 5}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -300,14 +298,13 @@ def folder(tmp_path_factory):
     return folder
 
 
-def recipe(folder, output, regularize, model="llama", **train):
+def recipe(folder, output, fast_paths, model="llama", **train):
     content = {
         "model": {"source": str(folder / model)},
         "task": "causal-lm",
         "data": {"train": str(folder / "rows.jsonl"), "validation": 0.25},
         "strategy": {"name": "lora", "rank": 4, "dropout": 0.1},
-        "regularize": regularize,
-        "train": {"max_steps": 4, "batch_size": 4, "precision": "float32", **train},
+        "train": {"max_steps": 4, "batch_size": 4, "precision": "float32", "fast_paths": fast_paths, **train},
         "evaluation": {"resamples": 100},
         "output": str(folder / output),
     }
@@ -323,37 +320,42 @@ def curve(run):
 def test_a_run_learns_the_same_by_it(replaced, folder, registry, checkpointing):  # noqa: F811
     train = {"gradient_checkpointing": checkpointing}
     with_it = fine_tune(recipe(folder, f"with-{checkpointing}", ["liger"], **train), registry=registry)
-    without = fine_tune(recipe(folder, f"without-{checkpointing}", [], **train), registry=registry)
+    without = fine_tune(recipe(folder, f"without-{checkpointing}", "off", **train), registry=registry)
     assert curve(with_it) == pytest.approx(curve(without), rel=1e-5)
-    (facts,) = with_it.directory.read_json("training.json")["regularizers"]
-    assert facts["name"] == "liger"
-    assert facts["RMS norms"] == 2 * facts["SwiGLU blocks"] + 1
+    used = with_it.directory.read_json("environment.json")["fast_paths"]["liger"]
+    assert used["active"]
+    assert used["replaced"]["RMS norms"] == 2 * used["replaced"]["SwiGLU blocks"] + 1
 
 
-def test_without_a_gpu_it_says_so_before_weights_are_read(compiled, folder, registry, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with raises(RecipeError, "needs a GPU"):
+def test_without_a_gpu_it_is_refused_by_name_before_weights_are_read(compiled, folder, registry, monkeypatch):  # noqa: F811
+    loader = Registry().get("loader", "transformers").cls
+    monkeypatch.setattr(loader, "load", lambda *_: pytest.fail("weights were read"))
+    with pytest.raises(RecipeError, match="liger' needs a GPU"):
         fine_tune(recipe(folder, "no-gpu", ["liger"]), registry=registry)
     assert not (folder / "no-gpu").exists()
 
 
-def test_a_model_on_the_cpu_beside_a_gpu_is_refused(compiled, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    module = made(FAMILIES["llama"][0])
-    with raises(RecipeError, "cpu"):
-        Liger().attach(loaded(module), None)
+def test_where_no_recipe_names_it_a_cpu_computes_as_it_does(compiled, folder, registry):  # noqa: F811
+    run = fine_tune(recipe(folder, "auto", "auto"), registry=registry)
+    used = run.directory.read_json("environment.json")["fast_paths"]["liger"]
+    assert (used["active"], used["replaced"]) == (False, {})
+    assert "GPU" in used["reason"]
 
 
-def test_a_model_without_such_modules_is_refused_early(interpreted, folder, registry):  # noqa: F811
-    with raises(RecipeError, "GPT2LMHeadModel"):
+def test_a_model_without_such_modules_is_refused_by_name(interpreted, folder, registry):  # noqa: F811
+    with pytest.raises(RecipeError, match="'liger': it finds nothing"):
         fine_tune(recipe(folder, "gpt2-run", ["liger"], model="gpt2"), registry=registry)
     assert not (folder / "gpt2-run").exists()
 
 
-def test_a_bert_is_refused(interpreted):  # noqa: F811
-    config = BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48)
-    with raises(RecipeError, "BertForSequenceClassification"):
-        Liger().attach(loaded(BertForSequenceClassification(config)), None)
+def test_the_engine_refuses_kernels_that_compute_something_else(replaced, folder, registry, monkeypatch):  # noqa: F811
+    from ftengine_liger import modules
+
+    monkeypatch.setattr(modules, "agree", lambda *_: True)
+    plain = modules.norm_kernel
+    monkeypatch.setattr(modules, "norm_kernel", lambda *known: lambda x, w: 1.01 * plain(*known)(x, w))
+    with pytest.raises(PluginError, match=r"'liger' .*differs by"):
+        fine_tune(recipe(folder, "wrong", ["liger"]), registry=registry)
 
 
 def test_it_keeps_the_contract(replaced):  # noqa: F811

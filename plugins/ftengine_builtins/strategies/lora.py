@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -20,7 +20,6 @@ from ftengine.ops import active_backend
 from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import follow, require_base_of, require_same
 from ftengine_builtins.strategies.classes import of_classes
-from ftengine_builtins.strategies.lora_groups import group_layers
 from ftengine_builtins.strategies.lora_layers import (
     INIT_PATTERN,
     INITIALISATIONS,
@@ -95,11 +94,6 @@ class LoRAConfig(Config):
         description="how A starts: kaiming or gaussian; or how A and B start from the weight itself: pissa, "
         "pissa_niter_N (fast, with N iterations) or olora",
     )
-    group: Literal["auto", "off"] = Field(
-        "auto",
-        description="layers that read one input (q, k and v; gate and up) are computed together and share its dropout "
-        "mask: auto, or off for a mask of each layer's own, as PEFT has it",
-    )
     lr_ratio: float = Field(
         1.0, gt=0, le=1e6, description="learning rate of B over that of A (LoRA+, Hayou et al. 2024)"
     )
@@ -163,8 +157,6 @@ class LoRA(Strategy):
         freeze_base(loaded)
         for path in paths:
             add_lora(module.get_submodule(path), *config.layer(path), config.dropout, config.init, config.dora)
-        if config.group == "auto":
-            group_layers(module)
         if config.start_from is not None:
             require_base_of(Path(config.start_from), loaded)
             self.load(loaded, Path(config.start_from))

@@ -21,7 +21,7 @@ from ftengine.model import widen
 from ftengine.ops import lowrank_add, lowrank_linear, lowrank_merge_, without_autocast
 
 if TYPE_CHECKING:
-    from ftengine_builtins.strategies.lora_groups import Group
+    from ftengine_builtins.fast_paths.grouped_layers import Group
 
 INITIALISATIONS = "kaiming, gaussian, pissa, pissa_niter_N (a fast SVD with N iterations, e.g. pissa_niter_4) or olora"
 INIT_PATTERN = re.compile(r"kaiming|gaussian|olora|pissa(_niter_(?P<iterations>[1-9]\d*))?")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from lora_models import prepared
 from torch import nn
 
 from ftengine.api import LoadedModel
+from ftengine.testing import training_context
+from ftengine_builtins.fast_paths.grouped_layers import GroupedLayers, shared_inputs
 from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
-from ftengine_builtins.strategies.lora_groups import shared_inputs
 from ftengine_builtins.strategies.lora_layers import lora_layers
 
 
@@ -52,13 +54,26 @@ def test_inputs_are_shared_by_name_block_and_assignment():
     assert shared_inputs(nn.Sequential) == []
 
 
-def model(group: str = "auto", layers: int = 2, **options) -> LoadedModel:
+def alone(layers: int = 2, **options) -> LoadedModel:
     torch.manual_seed(1)
     loaded = LoadedModel(nn.Sequential(*(Attention() for _ in range(layers))), None, "", None)
-    prepared(loaded, targets=["q", "k", "v", "out"], group=group, **options)
+    prepared(loaded, targets=["q", "k", "v", "out"], **options)
     for layer in lora_layers(loaded.module).values():
         nn.init.normal_(layer.lora_b, std=0.1)
     return loaded
+
+
+@pytest.fixture
+def grouped():
+    with ExitStack() as stack:
+
+        def make(layers: int = 2, **options) -> LoadedModel:
+            loaded = alone(layers, **options)
+            found = stack.enter_context(GroupedLayers().activate(loaded, training_context()))
+            assert found == {"groups of layers": layers}
+            return loaded
+
+        yield make
 
 
 def gradients(module: nn.Module, x: torch.Tensor, **settings) -> dict[str, torch.Tensor]:
@@ -87,26 +102,34 @@ def x() -> torch.Tensor:
     return torch.randn(2, 5, 16, requires_grad=True)
 
 
-def test_a_group_computes_what_its_layers_do(x):
-    grouped, alone = (gradients(model(group, dropout=0.0).module, x) for group in ("auto", "off"))
-    assert grouped.keys() == alone.keys()
-    assert len(grouped) > 10
-    torch.testing.assert_close(grouped, alone)
-    assert {type(layer.lora_group).__name__ for layer in lora_layers(model().module).values()} == {"Group", "NoneType"}
+def test_a_group_computes_what_its_layers_do(x, grouped):
+    together, apart = (gradients(make(dropout=0.0).module, x) for make in (grouped, alone))
+    assert together.keys() == apart.keys()
+    assert len(together) > 10
+    torch.testing.assert_close(together, apart)
+
+
+def test_groups_are_gone_afterwards_and_none_are_made_of_layers_without_updates():
+    loaded = alone()
+    with GroupedLayers().activate(loaded, training_context()):
+        assert {type(one.lora_group).__name__ for one in lora_layers(loaded.module).values()} == {"Group", "NoneType"}
+    assert {type(one.lora_group).__name__ for one in lora_layers(loaded.module).values()} == {"NoneType"}
+    with GroupedLayers().activate(LoadedModel(Attention(), None, "", None), training_context()) as found:
+        assert found is None
 
 
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_checkpointing_repeats_the_masks_of_a_group(x, use_reentrant, autocast):
-    module = model(dropout=0.4).module
+def test_checkpointing_repeats_the_masks_of_a_group(x, grouped, use_reentrant, autocast):
+    module = grouped(dropout=0.4).module
     plain = gradients(module, x, autocast=autocast)
     again = gradients(module, x, autocast=autocast, checkpoint=True, use_reentrant=use_reentrant)
     assert plain.keys() == again.keys()
     assert all(torch.equal(value, again[name]) for name, value in plain.items())
 
 
-def test_nothing_waits_after_the_last_layer_or_when_the_input_is_gone(x):
-    module = model().module
+def test_nothing_waits_after_the_last_layer_or_when_the_input_is_gone(x, grouped):
+    module = grouped().module
     first, second = (block.q.lora_group for block in module)
     module(x)
     assert first._waiting is second._waiting is None
@@ -123,8 +146,8 @@ def test_nothing_waits_after_the_last_layer_or_when_the_input_is_gone(x):
 
 
 @pytest.mark.parametrize("change", ["other tensor", "changed in place", "evaluation", "inference"])
-def test_a_layer_that_meets_something_else_computes_alone(x, change):
-    module, expected = (model(group, layers=1, dropout=0.0).module[0] for group in ("auto", "off"))
+def test_a_layer_that_meets_something_else_computes_alone(x, grouped, change):
+    module, expected = (make(layers=1, dropout=0.0).module[0] for make in (grouped, alone))
     first = x.detach().clone()
     second = first + 1 if change == "other tensor" else first
 
@@ -143,10 +166,10 @@ def test_a_layer_that_meets_something_else_computes_alone(x, change):
     torch.testing.assert_close(ours, both(expected))
 
 
-def test_a_group_shares_its_mask_and_off_gives_each_layer_its_own():
+def test_a_group_shares_its_mask_and_without_it_each_layer_has_its_own(grouped):
     x = torch.ones(1, 64, 16)
-    for group, equal in (("auto", True), ("off", False)):
-        part = model(group, layers=1, dropout=0.5).module[0]
+    for make, equal in ((grouped, True), (alone, False)):
+        part = make(layers=1, dropout=0.5).module[0]
         with torch.no_grad():
             for layer in (part.k, part.v):
                 layer.weight.zero_(), layer.bias.zero_()
@@ -156,19 +179,18 @@ def test_a_group_shares_its_mask_and_off_gives_each_layer_its_own():
         assert torch.equal(k, v) == equal
 
 
-def test_merging_and_the_base_alone_know_no_group(x):
-    loaded = model(dropout=0.0)
+def test_merging_and_the_base_alone_know_no_group(x, grouped):
+    loaded = grouped(dropout=0.0)
     tuned, strategy = loaded.module.eval()(x).detach(), LoRA(LoRAConfig())
     with strategy.disabled(loaded):
         assert not torch.allclose(loaded.module(x), tuned)
     strategy.merge(loaded)
-    assert not any(hasattr(part, "lora_group") for part in loaded.module.modules())
     torch.testing.assert_close(loaded.module(x).detach(), tuned, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_a_traced_model_computes_the_same(x):
+def test_a_traced_model_computes_the_same(x, grouped):
     torch.compiler.reset()
-    module = model(dropout=0.0, layers=1).module
+    module = grouped(dropout=0.0, layers=1).module
     traced = torch.compile(module, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(traced(x), module(x))

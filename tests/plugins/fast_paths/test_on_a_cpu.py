@@ -1,9 +1,8 @@
-"""What training on a CPU makes cheaper: norms, dropout, attention without repeated keys, memory kept."""
+"""Fast paths on a CPU: norms, dropout, attention without repeated keys."""
 
 import copy
 import os
-import subprocess
-import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -14,12 +13,28 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from ftengine.ops import active_backend, draw_seed, replacing
-from ftengine.ops.replacing import fast_dropout
-from ftengine.training.cpu import grouped_keys, quick_on_cpu
-from ftengine.training.norms import fuse_norms, restore_norms
+from ftengine.api import LoadedModel
+from ftengine.errors import RecipeError
+from ftengine.ops import active_backend, draw_seed
+from ftengine.testing import training_context
+from ftengine_builtins.fast_paths import dropout
+from ftengine_builtins.fast_paths.dropout import CpuDropout
+from ftengine_builtins.fast_paths.grouped_keys import GroupedKeys
+from ftengine_builtins.fast_paths.norms import CpuNorms
 
 compiled = pytest.mark.skipif(active_backend()[0] != "compiled", reason=active_backend()[1])
+
+
+def active(path, *modules):
+    """Have modules compute by a fast path; yields what it replaces."""
+    module = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
+    return path().activate(LoadedModel(module, None, "", None), training_context())
+
+
+@contextmanager
+def fast_dropout():
+    with active(CpuDropout, nn.Dropout(0.1)) as calls:
+        yield calls
 
 
 class Cut(LlamaRMSNorm):
@@ -90,17 +105,16 @@ def test_norms_are_known_by_what_they_compute(make, dtype):
     nn.init.normal_(norm.weight)
     x, dy = torch.randn(2, 3, 24, requires_grad=True, dtype=dtype), torch.randn(2, 3, 24, dtype=dtype)
     before = [norm(x), *torch.autograd.grad(norm(x), (x, norm.weight), dy)]
-    fused = fuse_norms(nn.Sequential(norm))
-    assert fused == [norm]
-    assert type(norm(x).grad_fn).__name__ == "_RMSNormBackward"
-    after = [norm(x), *torch.autograd.grad(norm(x), (x, norm.weight), dy)]
+    with active(CpuNorms, nn.Sequential(norm)) as found:
+        assert found == {"RMS norms": 1}
+        assert type(norm(x).grad_fn).__name__ == "_RMSNormBackward"
+        after = [norm(x), *torch.autograd.grad(norm(x), (x, norm.weight), dy)]
+        twin = copy.deepcopy(norm)
+        assert twin.forward.__self__ is twin
     for own, plain in zip(after, before, strict=True):
         torch.testing.assert_close(own, plain, rtol=8 * torch.finfo(dtype).eps, atol=8 * torch.finfo(dtype).eps)
-    twin = copy.deepcopy(norm)
-    assert twin.forward.__self__ is twin
-    restore_norms(fused)
     assert torch.equal(norm(x), before[0])
-    assert (fused, "forward" in vars(norm)) == ([], False)
+    assert "forward" not in vars(norm)
 
 
 @compiled
@@ -108,16 +122,17 @@ def test_norms_are_known_by_what_they_compute(make, dtype):
     "make", [Cut, Outside, Unbiased, Louder, Picky, Dropping, Steps, lambda n: nn.LayerNorm(n, bias=False), nn.PReLU]
 )
 def test_what_computes_something_else_is_left_alone(make):
-    assert fuse_norms(nn.Sequential(make(24))) == []
+    with active(CpuNorms, nn.Sequential(make(24))) as found:
+        assert found is None
 
 
 @compiled
 def test_what_the_kernel_does_not_have_is_computed_as_before():
     norm = LlamaRMSNorm(16)
-    fuse_norms(nn.Sequential(norm))
-    assert norm(torch.randn(2, 16, dtype=torch.float64)).dtype == torch.float64
-    x = torch.randn(2, 16, dtype=torch.bfloat16)  # a float32 weight, as a trained one is, makes it float32
-    assert norm(x).dtype == torch.float32
+    with active(CpuNorms, nn.Sequential(norm)):
+        assert norm(torch.randn(2, 16, dtype=torch.float64)).dtype == torch.float64
+        x = torch.randn(2, 16, dtype=torch.bfloat16)  # a float32 weight, as a trained one is, makes it float32
+        assert norm(x).dtype == torch.float32
 
 
 @pytest.fixture(scope="module")
@@ -141,11 +156,19 @@ def test_grouped_keys_are_not_repeated_and_padding_stays_unseen(model, monkeypat
 
     repeated = outputs()
     monkeypatch.delenv("TRANSFORMERS_SDPA_FORCE_GQA")
-    with grouped_keys():
+    with active(GroupedKeys, model) as found:
         grouped = outputs()
+    assert found == {"attention layers": 2}
     assert "TRANSFORMERS_SDPA_FORCE_GQA" not in os.environ
     for own, plain in zip(grouped, repeated, strict=True):
         torch.testing.assert_close(own, plain)
+
+
+def test_what_the_environment_says_of_grouped_keys_holds(model, monkeypatch):
+    monkeypatch.setenv("TRANSFORMERS_SDPA_FORCE_GQA", "0")
+    with active(GroupedKeys, model) as found:
+        assert found is None
+    assert os.environ["TRANSFORMERS_SDPA_FORCE_GQA"] == "0"
 
 
 def drop(x, p=0.25, train=True):
@@ -183,7 +206,7 @@ def test_every_dropout_of_a_model_is_drawn_by_the_kernel_and_only_meanwhile():
 @compiled
 def test_dropout_inside_of_attention_and_under_checkpointing(monkeypatch):
     seeds = []
-    monkeypatch.setattr(replacing, "draw_seed", lambda: seeds.append(draw_seed()) or seeds[-1])
+    monkeypatch.setattr(dropout, "draw_seed", lambda: seeds.append(draw_seed()) or seeds[-1])
     q, k, v = (torch.randn(2, 3, 20, 8, requires_grad=True) for _ in range(3))
     mask = torch.ones(2, 1, 20, 20, dtype=torch.bool)
     mask[0, :, :, 15:] = False
@@ -217,46 +240,7 @@ def test_rows_that_attend_to_nothing_are_zeros_and_broken_ones_stay_broken():
     assert not gradient[0, 1].any()
 
 
-@compiled
-def test_other_devices_and_a_failed_run_leave_all_as_it_was(model):
-    x = torch.randn(50, 50)
-    before, norm = drop(x), model.model.norm
-    with quick_on_cpu(model, torch.device("cuda")):
-        assert torch.equal(drop(x), before)
-
-    def fail():
-        with quick_on_cpu(model, torch.device("cpu")):
-            assert not torch.equal(drop(x), before)
-            assert "forward" in vars(norm)
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        fail()
-    assert torch.equal(drop(x), before)
-    assert "forward" not in vars(norm)
-
-
-@pytest.mark.slow
-def test_memory_that_a_step_frees_serves_the_next_one():
-    """In a process of its own: how malloc is set stays, and a heap that others have cut up serves less."""
-    steps = """
-import resource
-import torch
-from ftengine.training.cpu import prepare_cpu
-
-def step():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    kept = [torch.ones(1 << 21) for _ in range(8)]  # 8 MiB each: 16,384 pages in all
-    del kept
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-step()
-print(step())
-prepare_cpu()
-step()
-print(min(step() for _ in range(3)))
-"""
-    out = subprocess.run([sys.executable, "-c", steps], capture_output=True, text=True, check=True).stdout
-    without, kept = map(int, out.split())
-    assert without > 10_000
-    assert kept < 1000
+@pytest.mark.parametrize("path", [CpuNorms, CpuDropout, GroupedKeys])
+def test_other_devices_are_refused(path):
+    with pytest.raises(RecipeError, match="computes on cuda"):
+        path().check_device(torch.device("cuda"))

@@ -12,12 +12,14 @@ import ast
 import inspect
 import textwrap
 import weakref
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from ftengine.api import FastPath, FastPathTraits, LoadedModel, TrainingContext
 from ftengine.ops import lowrank_linears
 from ftengine_builtins.strategies.lora_layers import DoRA, LoRALinear
 
@@ -70,24 +72,38 @@ class Group:
             self._waiting = None
 
 
-def group_layers(module: nn.Module) -> list[list[str]]:
-    """Let LoRA layers of one input compute together; return their paths, group by group."""
-    grouped = []
-    for path, parent in module.named_modules():
-        children = dict(parent.named_children())
-        if sum(_groupable(child) for child in children.values()) < 2:
-            continue
-        for names in shared_inputs(type(parent)):
-            members = [name for name in names if _groupable(children.get(name))]
-            if len(members) > 1 and len({children[name].lora_a.shape[1] for name in members}) == 1:
-                group = Group([children[name] for name in members])
+class GroupedLayers(FastPath):
+    """LoRA layers that read one input (q, k and v; gate and up) computed together; they share its dropout mask."""
+
+    name = "grouped-layers"
+    traits = FastPathTraits(supports_sharding=True, draws_randomness=True)
+
+    @contextmanager
+    def activate(self, loaded: LoadedModel, context: TrainingContext) -> Iterator[Mapping[str, int] | None]:
+        groups = [Group(layers) for layers in layers_of_one_input(loaded.module)]
+        try:
+            for group in groups:
                 for layer in group.layers:
                     layer.lora_group = group
-                grouped.append([f"{path}.{name}" if path else name for name in members])
-    return grouped
+            yield {"groups of layers": len(groups)} if groups else None
+        finally:
+            for layer in (layer for group in groups for layer in group.layers):
+                vars(layer).pop("lora_group", None)
 
 
-def _groupable(layer: nn.Module | None) -> bool:
+def layers_of_one_input(module: nn.Module) -> Iterator[list[LoRALinear]]:
+    """Yield LoRA layers of one input, group by group."""
+    for parent in module.modules():
+        children = dict(parent.named_children())
+        if sum(map(_groupable, children.values())) < 2:
+            continue
+        for names in shared_inputs(type(parent)):
+            members = [children[name] for name in names if _groupable(children.get(name))]
+            if len(members) > 1 and len({layer.lora_a.shape[1] for layer in members}) == 1:
+                yield members
+
+
+def _groupable(layer: nn.Module | None) -> TypeGuard[LoRALinear]:
     return isinstance(layer, LoRALinear) and not isinstance(layer, DoRA) and layer.lora_a0 is None
 
 

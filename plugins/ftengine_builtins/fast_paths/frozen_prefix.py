@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from hashlib import blake2b
@@ -13,13 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ftengine.api import Batch, overrides
+from ftengine.api import Batch, FastPath, LoadedModel, TrainingContext
 from ftengine.model import seeded
-from ftengine.run.environment import peak_memory_bytes
 from ftengine.text import counted
-from ftengine.training.memory import available_bytes
-from ftengine.training.setup import Setup
-from ftengine.training.steps import Steps
 
 FREE_SHARE = 4
 """One part in so many of the memory that is left beside the peak may hold outputs of frozen blocks."""
@@ -42,19 +38,29 @@ def frozen_blocks(module: nn.Module) -> list[nn.Module]:
     return stacks[0][: [*train, True].index(True)]
 
 
-def frozen_prefix(setup: Setup, steps: Steps) -> FrozenPrefix | None:
-    """Return what keeps a run's outputs of frozen blocks; None where nothing would be used again."""
-    section, device, train = setup.section, setup.accelerator.device, setup.train
-    blocks = frozen_blocks(setup.loaded.module)
-    once = steps.total <= steps.per_epoch or train.augmenters or setup.accelerator.num_processes > 1
-    if section.reuse_frozen is False or not blocks or once or overrides(setup.strategy, "frozen_parameters"):
-        return None
+class FrozenPrefix(FastPath):
+    """Outputs of frozen blocks below the lowest trained one, kept for later epochs where results stay the same."""
 
-    def room() -> int:
-        free = available_bytes(device)
-        return (min(section.memory_limit or free, free) - peak_memory_bytes()) // FREE_SHARE
+    name = "frozen-prefix"
 
-    return FrozenPrefix(blocks, int(train.lengths.sum()), setup.task.modality == "text", room, setup.listener.message)
+    _kept: KeptOutputs | None = None
+
+    @contextmanager
+    def activate(self, loaded: LoadedModel, context: TrainingContext) -> Iterator[Mapping[str, int] | None]:
+        blocks = frozen_blocks(loaded.module) if context.repeats else []
+        if not blocks:
+            yield None
+            return
+        self._kept = KeptOutputs(blocks, context)
+        try:
+            yield self._kept.replaced
+        finally:
+            self._kept = None
+
+    def around_batch(
+        self, members: Sequence[int], batch: Batch, loss: Callable[[], Tensor]
+    ) -> AbstractContextManager[None]:
+        return nullcontext() if self._kept is None else self._kept.around(members, batch, loss)
 
 
 class _Pass(NamedTuple):
@@ -65,7 +71,7 @@ class _Pass(NamedTuple):
     drew: bool
 
 
-class FrozenPrefix:
+class KeptOutputs:
     """The output of the uppermost frozen block, kept for each example with a hash of what the model was given.
 
     With the first batch it is tried whether that is possible: the output takes no gradient, nothing is drawn for it (no
@@ -75,34 +81,26 @@ class FrozenPrefix:
 
     Args:
         blocks: from `frozen_blocks`, at least one.
-        tokens: of all examples together.
-        masked: whether batches have an attention mask, which says what is padding; images have none.
-        room: returns the bytes that outputs may take from here on.
-        tell: is told what was found.
+        context: of the training.
     """
 
-    def __init__(
-        self,
-        blocks: Sequence[nn.Module],
-        tokens: int,
-        masked: bool,
-        room: Callable[[], int],
-        tell: Callable[[str], None],
-    ) -> None:
-        self._blocks, self._tokens, self._masked, self._room, self._tell = blocks, tokens, masked, room, tell
-        self._kept: dict[int, tuple[bytes, Tensor]] = {}
+    def __init__(self, blocks: Sequence[nn.Module], context: TrainingContext) -> None:
+        self._blocks, self._context = blocks, context
+        self._rows: dict[int, tuple[bytes, Tensor]] = {}
         self._needed = self._bytes_kept = 0
         self._works: bool | None = None
         self._in_tuple = 0
+        self.replaced: dict[str, int] = {}
 
-    def batch(self, members: np.ndarray, batch: Batch, loss: Callable[[], Tensor]) -> AbstractContextManager[None]:
+    def around(self, members: Sequence[int], batch: Batch, loss: Callable[[], Tensor]) -> AbstractContextManager[None]:
         """Have the model take for a while what is kept of these examples, else keep it; `loss` is that of the batch."""
         if self._works is None:
             self._works = self._try(len(members), batch, loss)
+            self.replaced.update({"frozen blocks": len(self._blocks)} if self._works else {})
         if not self._works:
             return nullcontext()
         keys = _contents(len(members), batch)
-        kept = [self._kept.get(int(member), (b"", torch.empty(0))) for member in members]
+        kept = [self._rows.get(int(member), (b"", torch.empty(0))) for member in members]
         if [key for key, _ in kept] == keys:
             return self._given(_padded([row for _, row in kept], batch))
         return self._seen(lambda hidden: self._keep(members, keys, batch, hidden))
@@ -113,7 +111,7 @@ class FrozenPrefix:
             # A task may find something out about the model the first time, by passes of its own.
             _, first, last = (self._pass(loss, seed) for seed in (0, 0, 1))
             shape = first.hidden.shape[:2] if mask is None else mask.shape
-            if (mask is None) == self._masked or first.hidden.shape[:2] != shape or shape[0] != size:
+            if first.hidden.shape[:2] != shape or shape[0] != size:
                 return False
             if first.hidden.requires_grad or first.drew or last.drew:
                 return False
@@ -126,10 +124,10 @@ class FrozenPrefix:
             return False
         if first.loss.itemsize < 4 or not torch.equal(again, first.loss):
             return False
-        self._needed = int(first.hidden[0].nbytes / (1 if mask is None else shape[1]) * self._tokens)
+        self._needed = int(first.hidden[0].nbytes / (1 if mask is None else shape[1]) * self._context.tokens)
         if self._is_full():
             return False
-        self._tell(
+        self._context.message(
             f"{self._said} computed once per example; the output ({self._needed >> 20:,} MiB) is cached for later "
             "epochs"
         )
@@ -142,11 +140,11 @@ class FrozenPrefix:
 
     def _is_full(self) -> bool:
         """Forget all outputs, and say so, where memory has not room for what is still to come."""
-        full = self._needed - self._bytes_kept > self._room()
+        full = self._needed - self._bytes_kept > self._context.room() // FREE_SHARE
         if full:
             self._works = False
-            self._kept.clear()
-            self._tell(
+            self._rows.clear()
+            self._context.message(
                 f"{self._said} computed in every epoch: the output for all examples would take "
                 f"{self._needed >> 20:,} MiB"
             )
@@ -200,14 +198,14 @@ class FrozenPrefix:
                 else:
                     vars(block)["forward"] = forward
 
-    def _keep(self, members: np.ndarray, keys: list[bytes], batch: Batch, hidden: Tensor) -> None:
+    def _keep(self, members: Sequence[int], keys: list[bytes], batch: Batch, hidden: Tensor) -> None:
         mask = batch.get("attention_mask")
         if (mask is not None and hidden.shape[:2] != mask.shape) or self._is_full():
             return
         for member, key, row in zip(members, keys, _rows(hidden, mask), strict=True):
-            if int(member) not in self._kept:
+            if int(member) not in self._rows:
                 self._bytes_kept += row.nbytes
-            self._kept[int(member)] = key, row.clone()
+            self._rows[int(member)] = key, row.clone()
 
 
 def _generators(device: torch.device) -> list[Any]:

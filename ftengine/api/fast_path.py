@@ -1,0 +1,85 @@
+"""Fast paths."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ftengine.api.component import Component
+from ftengine.api.optimizer import ShardingTraits
+from ftengine.api.types import Batch, LoadedModel
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """What a fast path may know of the training that it is for.
+
+    Args:
+        device: where the model computes.
+        repeats: whether this process reads each example again, as it was, in later epochs.
+        tokens: of all training examples together; of images their number.
+        room: returns the bytes of memory that may be taken from here on.
+        message: tells the user something.
+    """
+
+    device: torch.device
+    repeats: bool
+    tokens: int
+    room: Callable[[], int]
+    message: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class FastPathTraits(ShardingTraits):
+    """Facts about a fast path.
+
+    Args:
+        draws_randomness: it draws other random numbers than the model does, for dropout. Losses and gradients are
+            compared without dropout then, and each dropout of torch's is looked at by itself.
+    """
+
+    draws_randomness: bool = False
+
+
+class FastPath(Component):
+    """Changes how a model computes while it trains, and not what; named under `train.fast_paths` in a recipe.
+
+    Before it is used, losses and gradients of a small batch are compared with the model's own, and a path that differs
+    by more than rounding is left out by name (an error where the recipe names it).
+    """
+
+    traits: FastPathTraits = FastPathTraits()
+
+    @abstractmethod
+    def activate(
+        self, loaded: LoadedModel, context: TrainingContext
+    ) -> AbstractContextManager[Mapping[str, int] | None]:
+        """Have the model compute in another way for a while; a `contextlib.contextmanager` that undoes it in the end.
+
+        It yields what is computed otherwise and how many of it there are, such as {"RMS norms": 5}; None where there is
+        nothing of the kind in this model. What shows only while the model computes may be added until the first batch
+        was computed. It is entered several times, one after the other, after the strategy prepared the model.
+        """
+
+    # What some write.
+
+    def check_device(self, device: torch.device) -> None:
+        """Raise RecipeError where nothing can be computed in this way on a device; asked before weights are read."""
+
+    def around_batch(
+        self, members: Sequence[int], batch: Batch, loss: Callable[[], torch.Tensor]
+    ) -> AbstractContextManager[None]:
+        """Hold while the loss of a micro-batch is computed, for what goes by the examples that are in it.
+
+        Args:
+            members: the examples' numbers in the training split.
+            batch: as the task is given it, on the device.
+            loss: computes the batch's loss, as often as it is called.
+        """
+        return nullcontext()

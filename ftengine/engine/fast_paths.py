@@ -1,0 +1,55 @@
+"""Which fast paths a run takes, as its recipe says."""
+
+from __future__ import annotations
+
+from ftengine.api import LoadedModel, Strategy, TrainingContext, overrides
+from ftengine.engine.experiment import Experiment
+from ftengine.engine.prepared_data import PreparedData
+from ftengine.parallel.device import Device
+from ftengine.run.environment import peak_memory_bytes
+from ftengine.training.fast_paths import FastPaths, choose_fast_paths, require_device
+from ftengine.training.memory import available_bytes
+from ftengine.training.probe import Probe
+from ftengine.training.steps import Steps
+
+
+def require_fast_paths(device: Device, experiment: Experiment) -> None:
+    """Refuse fast paths that a recipe names and this device does not have (RecipeError), before weights are read."""
+    if experiment.names_fast_paths:
+        require_device([make() for make in experiment.make_fast_paths], device.accelerator.device)
+
+
+def fast_paths_of(
+    data: PreparedData, device: Device, loaded: LoadedModel, strategy: Strategy, steps: Steps
+) -> FastPaths:
+    """Return the fast paths that the recipe asks for and that compute what the prepared model does.
+
+    Raises:
+        RecipeError, PluginError: one that it names is of no use here, or wrong.
+    """
+    experiment, accelerator = data.experiment, device.accelerator
+    paths = [make() for make in experiment.make_fast_paths]
+    probe = Probe.of(data.encoded["train"], loaded, accelerator.device, device.precision.compute)
+    context, named = training_context(data, device, strategy, steps), experiment.names_fast_paths
+    chosen = choose_fast_paths(paths, probe, context, named=named, accelerator=accelerator)
+    experiment.listener.message(f"fast paths: {chosen}")
+    return chosen
+
+
+def training_context(data: PreparedData, device: Device, strategy: Strategy, steps: Steps) -> TrainingContext:
+    """Return what fast paths may know of a training."""
+    experiment, accelerator, train = data.experiment, device.accelerator, data.encoded["train"]
+    section = experiment.recipe.train
+
+    def room() -> int:
+        free = available_bytes(accelerator.device)
+        return min(section.memory_limit or free, free) - peak_memory_bytes()
+
+    again = steps.total > steps.per_epoch and not train.augmenters and accelerator.num_processes == 1
+    return TrainingContext(
+        device=accelerator.device,
+        repeats=again and not overrides(strategy, "frozen_parameters"),
+        tokens=int(train.lengths.sum()),
+        room=room,
+        message=experiment.listener.message,
+    )

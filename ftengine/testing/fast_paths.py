@@ -1,0 +1,146 @@
+"""Checks of fast paths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+
+from ftengine.api import Batch, FastPath, LoadedModel, Task, TrainingContext
+from ftengine.errors import InputError
+from ftengine.testing.checks import Checks, run_checks, skip
+from ftengine.testing.values import differing, hooks
+from ftengine.training.fast_paths import NOTHING, Replaced, activated, compared, unfit
+from ftengine.training.probe import Probe
+
+CPU = torch.device("cpu")
+
+
+def check_fast_path(
+    make: Callable[[], FastPath],
+    task: Task,
+    load: Callable[[], LoadedModel],
+    batch: Batch,
+    expected_failed_checks: Mapping[str, str] | None = None,
+) -> None:
+    """Check a fast path on a small model, as a strategy prepared it.
+
+    Where it finds nothing in the model, or needs another device than a CPU, its checks are skipped.
+
+    Args:
+        make: returns a fresh fast path.
+        task: whose loss the batch suits.
+        load: returns the same small model each time.
+        batch: a training batch.
+        expected_failed_checks: names of checks that fail, with reasons.
+    """
+    run_checks(FastPathChecks(make, task, load, batch), expected_failed_checks)
+
+
+@dataclass
+class FastPathChecks(Checks):
+    """Checks of a fast path on one model."""
+
+    make: Callable[[], FastPath]
+    task: Task
+    load: Callable[[], LoadedModel]
+    batch: Batch
+
+    def it_computes_what_the_model_does(self) -> None:
+        self._compared(torch.float32)
+
+    def in_bfloat16_too(self) -> None:
+        self._compared(torch.bfloat16)
+
+    def leaving_it_restores_the_model(self) -> None:
+        path, loaded = self._suited()
+        before = _state(loaded), Probe(loaded, self.task, self.batch, CPU).own(training=True)
+        for _ in "ab":
+            with activated([path], loaded, training_context()):
+                pass
+        after = _state(loaded), Probe(loaded, self.task, self.batch, CPU).own(training=True)
+        for what, one in after[0].items():
+            assert one == before[0][what], f"{what} are others after it was left than before it was entered"
+        changed = differing(before[1].tensors, after[1].tensors)
+        assert not changed, f"{changed[0]} is another after it was left than before it was entered"
+
+    def a_failed_run_leaves_it_too(self) -> None:
+        path, loaded = self._suited()
+        before = _state(loaded)
+        try:
+            with activated([path], loaded, training_context()):
+                raise KeyError("a step failed")
+        except KeyError:
+            pass
+        after = _state(loaded)
+        changed = [what for what in before if before[what] != after[what]]
+        assert not changed, f"{changed[0]} are others after a run that failed: undo everything in a `finally`"
+
+    def _compared(self, compute: torch.dtype) -> None:
+        path, loaded = self._suited()
+        replaced = Replaced()
+        members = range(max(len(x) for x in self.batch.values() if isinstance(x, torch.Tensor) and x.ndim))
+        probe = Probe(loaded, self.task, self.batch, CPU, compute, members)
+        fault = compared([path], probe, training_context(), replaced)
+        assert not fault, f"it does not compute what the model does: {fault}"
+        counts = replaced[path.name] or {}
+        if not counts:
+            skip(NOTHING)
+        wrong = {what: count for what, count in counts.items() if not (isinstance(count, int) and count > 0)}
+        assert not wrong, f"it yields {wrong}: say how many of what are computed otherwise, and nothing of others"
+
+    def _suited(self) -> tuple[FastPath, LoadedModel]:
+        path, loaded = self.make(), self.load()
+        if reason := unfit(path, loaded, CPU):
+            skip(reason)
+        with activated([path], loaded, training_context()) as found:
+            if found[path.name] is None:
+                skip(NOTHING)
+        return path, loaded
+
+
+def training_context() -> TrainingContext:
+    """Return that of a training of several epochs on a CPU, with a GiB to spare."""
+    return TrainingContext(CPU, repeats=True, tokens=1000, room=lambda: 1 << 30, message=lambda text: None)
+
+
+def variants(
+    load: Callable[[], LoadedModel], prepare: Callable[[LoadedModel], object]
+) -> Iterator[tuple[str, Callable[[], LoadedModel]]]:
+    """Yield ways in which a model trains: all of it, the upper half of it, and as a strategy that suits it prepares it.
+
+    Args:
+        load: returns a model all of which trains.
+        prepare: of a strategy.
+    """
+
+    def upper_half() -> LoadedModel:
+        loaded = load()
+        parameters = list(loaded.module.parameters())
+        for parameter in parameters[: len(parameters) // 2]:
+            parameter.requires_grad_(False)
+        return loaded
+
+    def prepared() -> LoadedModel:
+        loaded = load()
+        prepare(loaded)
+        return loaded
+
+    yield from (("", load), (" whose upper half trains", upper_half))
+    with suppress(InputError):
+        prepared()
+        yield " as a strategy prepared it", prepared
+
+
+def _state(loaded: LoadedModel) -> dict[str, object]:
+    """Return what a fast path may have changed in a model."""
+    parts = list(loaded.module.named_modules())
+    return {
+        "classes of modules": [type(part) for _, part in parts],
+        "attributes of modules": [sorted(vars(part)) for _, part in parts],
+        "numbers of hooks": [hooks(part) for _, part in parts],
+        "names in the state_dict": list(loaded.module.state_dict()),
+        "parameters that train": [name for name, p in loaded.module.named_parameters() if p.requires_grad],
+    }

@@ -1,0 +1,237 @@
+"""The fast paths of a run: which of them compute what the model does, and those while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ftengine.api import Batch, FastPath, LoadedModel, TrainingContext, overrides
+from ftengine.errors import PluginError, RecipeError
+from ftengine.parallel.sharding import is_sharded
+from ftengine.plugins.blame import cause_in
+from ftengine.plugins.blame import named as owned
+from ftengine.plugins.returned import wrong
+from ftengine.run.records import FastPathUse
+from ftengine.training.probe import Around, Dropouts, Probe
+
+HELP = "Take it out of train.fast_paths."
+NOTHING = "it finds nothing in this model that it could compute"
+
+Replaced = dict[str, Mapping[str, int] | None]
+"""What each path computes otherwise, by its name; None where it finds nothing."""
+
+
+class FastPaths:
+    """The fast paths of a run.
+
+    Args:
+        paths: those that are trusted with `loaded`.
+        used: of these and the others, for environment.json.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[FastPath],
+        loaded: LoadedModel,
+        context: TrainingContext,
+        used: Mapping[str, FastPathUse],
+    ) -> None:
+        self.paths, self.used, self._loaded, self._context = tuple(paths), used, loaded, context
+
+    @contextmanager
+    def active(self) -> Iterator[Replaced]:
+        """Have the model compute by them; yields what each replaces."""
+        with activated(self.paths, self._loaded, self._context) as replaced:
+            yield replaced
+
+    def around_batch(
+        self, members: Sequence[int], batch: Batch, loss: Callable[[], Tensor]
+    ) -> AbstractContextManager[None]:
+        """Hold while the loss of a micro-batch is computed."""
+        around = _around(self.paths)
+        return nullcontext() if around is None else around(members, batch, loss)
+
+    def __str__(self) -> str:
+        return ", ".join(path.name for path in self.paths) or "none"
+
+
+@contextmanager
+def activated(paths: Sequence[FastPath], loaded: LoadedModel, context: TrainingContext) -> Iterator[Replaced]:
+    """Have a model compute by some fast paths (PluginError: one returns no context, or yields no counts)."""
+    replaced = Replaced()
+    with ExitStack() as stack:
+        for path in paths:
+            entered = path.activate(loaded, context)
+            if not isinstance(entered, AbstractContextManager):
+                raise wrong(path, "activate", entered, "a context manager: decorate it with contextlib.contextmanager")
+            found = stack.enter_context(entered)
+            if not (found is None or isinstance(found, Mapping)):
+                raise wrong(path, "activate", found, "a context that yields a mapping of counts, or None")
+            replaced[path.name] = found
+        yield replaced
+
+
+def _around(paths: Sequence[FastPath]) -> Around | None:
+    """Return what holds around each batch by some paths; None where none of them asks for that."""
+    around = [path.around_batch for path in paths if overrides(path, "around_batch")]
+
+    @contextmanager
+    def every(members: Sequence[int], batch: Batch, loss: Callable[[], Tensor]) -> Iterator[None]:
+        with ExitStack() as stack:
+            for one in around:
+                stack.enter_context(one(members, batch, loss))
+            yield
+
+    return every if around else None
+
+
+def choose_fast_paths(
+    paths: Sequence[FastPath],
+    probe: Probe,
+    context: TrainingContext,
+    *,
+    named: bool,
+    accelerator: Accelerator | None = None,
+) -> FastPaths:
+    """Return the paths that replace something in a model and compute what it does, on a probe batch.
+
+    They are compared all together and, where they differ from the model's own way, one by one.
+
+    Args:
+        paths: those that may be used.
+        probe: the model and its batch.
+        context: of the training.
+        named: whether the recipe names them, so that one that is wrong or of no use is an error.
+        accelerator: of several processes, which decide together.
+
+    Raises:
+        RecipeError: a named one does not compute on this device, or finds nothing in the model.
+        PluginError: a named one computes something else, or fails.
+    """
+    left, used, replaced = list(paths), dict[str, FastPathUse](), Replaced()
+
+    def leave_out(path: FastPath, reason: str) -> None:
+        if named:
+            raise _of_no_use(path, reason)
+        left.remove(path)
+        used[path.name] = FastPathUse(active=False, reason=reason)
+
+    def refuse(path: FastPath, fault: str) -> None:
+        told = f"{owned(path)} does not compute what {type(probe.loaded.module).__name__} does: {fault}"
+        if named:
+            raise PluginError(f"{told}. {HELP}")
+        context.message(f"{told}; the run goes on without it")
+        left.remove(path)
+        used[path.name] = FastPathUse(active=False, reason=fault)
+
+    for path in paths:
+        if reason := unfit(path, probe.loaded, context.device):
+            leave_out(path, reason)
+    fault = compared(left, probe, context, replaced, accelerator)
+    if fault:
+        for path in tuple(left):
+            if fault := compared([path], probe, context, replaced, accelerator):
+                refuse(path, fault)
+        fault = compared(left, probe, context, replaced, accelerator)
+        for path in tuple(left) if fault else ():
+            refuse(path, f"with {', '.join(one.name for one in left)} together, {fault}")
+    for path in tuple(left):
+        if counts := replaced.get(path.name):
+            used[path.name] = FastPathUse(active=True, replaced=dict(counts))
+        else:
+            leave_out(path, NOTHING)
+    return FastPaths(left, probe.loaded, context, dict(sorted(used.items())))
+
+
+def require_device(paths: Iterable[FastPath], device: torch.device) -> None:
+    """Refuse paths that cannot compute on a device (RecipeError)."""
+    for path in paths:
+        try:
+            path.check_device(device)
+        except RecipeError as error:
+            raise _of_no_use(path, str(error)) from None
+
+
+def _of_no_use(path: FastPath, reason: str) -> RecipeError:
+    told = reason if repr(path.name) in reason else f"fast path {path.name!r}: {reason}"
+    return RecipeError(f"{told.rstrip('.')}. {HELP}")
+
+
+def unfit(path: FastPath, loaded: LoadedModel, device: torch.device) -> str:
+    """Say why a path cannot compute on a device, or with a model that is divided; "" where it can."""
+    try:
+        path.check_device(device)
+    except RecipeError as error:
+        return str(error)
+    sharded = is_sharded(loaded.module) and not path.traits.supports_sharding
+    return "it does not work on sharded parameters (train.parallel: fsdp)" if sharded else ""
+
+
+def compared(
+    paths: Sequence[FastPath],
+    probe: Probe,
+    context: TrainingContext,
+    replaced: Replaced,
+    accelerator: Accelerator | None = None,
+) -> str:
+    """Say where paths, together, compute something else than a model does, or fail; "" nowhere, in any process.
+
+    Args:
+        replaced: is told what they replace.
+    """
+    try:
+        fault = _fault(paths, probe, replace(context, message=lambda text: None), replaced, accelerator)
+    except _Nothing:
+        fault = ""
+    # Whatever a path raises, the model's own way is there: where that fails too, no path is to blame.
+    except Exception as error:
+        probe.own(training=True)
+        fault = f"it fails: {cause_in(paths[0], error)}" if len(paths) == 1 else f"one fails: {error!r}"
+    return _everywhere(fault, accelerator)
+
+
+class _Nothing(Exception):
+    """Raised where no path finds anything in a model, so that nothing need be computed."""
+
+
+def _fault(
+    paths: Sequence[FastPath],
+    probe: Probe,
+    context: TrainingContext,
+    replaced: Replaced,
+    accelerator: Accelerator | None,
+) -> str:
+    drawing = [path for path in paths if path.traits.draws_randomness]
+    dropouts = Dropouts()
+
+    @contextmanager
+    def way(paths: Sequence[FastPath], watched: bool = False) -> Iterator[Around | None]:
+        with activated(paths, probe.loaded, context) as found, dropouts if watched else nullcontext():
+            if watched or not drawing:
+                replaced.update(found)
+            used = [path for path in paths if found[path.name] is not None]
+            if not used:
+                raise _Nothing
+            yield _around(used)
+
+    fault = probe.fault(partial(way, paths, watched=bool(drawing)), training=True)
+    if dropouts.fault or not _everywhere(fault, accelerator) or not drawing:
+        return dropouts.fault or fault
+    # Other masks are no fault: what draws them is compared without dropout, the rest with it.
+    steady = [path for path in paths if path not in drawing and replaced[path.name] is not None]
+    fault = probe.fault(partial(way, steady), training=True) if steady else ""
+    return _everywhere(fault, accelerator) or probe.fault(partial(way, paths), training=False)
+
+
+def _everywhere(fault: str, accelerator: Accelerator | None) -> str:
+    """Return the fault, or that another process has one, so that all decide alike."""
+    if accelerator is None or accelerator.num_processes == 1:
+        return fault
+    faults = accelerator.reduce(torch.tensor(float(bool(fault)), device=accelerator.device), "sum")
+    return fault or ("it differs in another process" if float(faults) else "")

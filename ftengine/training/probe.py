@@ -1,0 +1,224 @@
+"""Losses and gradients of a small batch, by which another way to compute a model is compared with its own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.overrides import TorchFunctionMode
+
+from ftengine.api import Batch, LoadedModel, Task
+from ftengine.data.encoding import EncodedSplit
+from ftengine.model import Criterion, seeded, trainable
+from ftengine.model.in_float32 import in_float32
+from ftengine.model.probing import visible
+from ftengine.parallel.sharding import reshard
+from ftengine.training.losses import loss_of, to_device
+from ftengine.training.modes import statistics_kept, train_mode
+
+LIMIT = 1e-4
+"""Largest difference in float32 of a loss or of a parameter's gradient, relative to its norm."""
+
+FLOOR = 1e-2
+"""Of the largest gradient's norm: the least that a difference is divided by. Gradients that are zero but for rounding
+(of the keys' bias in attention, which softmax ignores) have no size of their own."""
+
+RATIO, LEAST = 3.0, 4.0
+"""In half precision a way may be so many times as far from float32 as the model's own, and so many of the dtype's
+roundings beside that."""
+
+SAMPLE = 1 << 14
+"""Numbers of a gradient that are compared, at equal distances; its norm counts all."""
+
+Around = Callable[[Sequence[int], Batch, Callable[[], Tensor]], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pass came to: the loss, and of each parameter that trains a sample of its gradient, with its norm."""
+
+    tensors: dict[str, Tensor]
+
+    def fault(self, other: Outcome, allowed: Callable[[str, float], float]) -> str:
+        """Say where another outcome differs by more than is allowed of a tensor with such a scale; "" nowhere."""
+        if missing := self.tensors.keys() ^ other.tensors.keys():
+            return f"{min(missing)} is there in one way alone"
+        sizes = {name: float(tensor.norm()) for name, tensor in self.tensors.items()}
+        least = FLOOR * max((size for name, size in sizes.items() if name != "the loss"), default=0.0)
+        for name, tensor in self.tensors.items():
+            scale = max(sizes[name], least) or 1.0
+            apart = float((tensor - other.tensors[name]).norm()) / scale
+            if not apart <= (most := allowed(name, scale)):
+                return f"{name} differs by {apart:.2g} of its size (at most {most:.2g} is rounding)"
+        return ""
+
+
+class Probe:
+    """A small batch of a run's own examples, and the model that computes it.
+
+    Trainable tensors of zeros, as strategies add them, are small numbers meanwhile, so that all of the model counts.
+    Nothing is left behind: no gradient, no moved statistics, no drawn random number.
+
+    Args:
+        batch: for `task`, on the device where the model is.
+        compute: the run's precision.
+        members: numbers of the batch's examples.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        task: Task,
+        batch: Batch,
+        device: torch.device,
+        compute: torch.dtype = torch.float32,
+        members: Sequence[int] = (),
+    ) -> None:
+        self.loaded, self._task, self._batch, self._device, self._members = loaded, task, batch, device, members
+        self._half = None if compute is torch.float32 else compute
+        self._own: dict[tuple[bool, bool], Outcome] = {}
+
+    @classmethod
+    def of(cls, split: EncodedSplit, loaded: LoadedModel, device: torch.device, compute: torch.dtype) -> Probe:
+        """Return a probe of two of a split's shorter examples, one of them padded."""
+        order = np.argsort(split.lengths, kind="stable")
+        members = [int(i) for i in dict.fromkeys((order[len(order) // 4], order[0]))]
+        batch = to_device(split.batch(np.array(members)), device)
+        return cls(loaded, split.task, batch, device, compute, members)
+
+    def fault(self, way: Way, *, training: bool) -> str:
+        """Say where a way differs from the model's own, in float32 and in the run's precision; "" nowhere.
+
+        Args:
+            way: what is compared.
+            training: whether in training mode, with dropout.
+        """
+        found = self._passed(training, True, way)
+        exact = self.own(training=training)
+        told = exact.fault(found, lambda name, scale: LIMIT)
+        if told or self._half is None:
+            return told
+        own, rounding = self._plain(training, wide=False), LEAST * torch.finfo(self._half).eps
+
+        def allowed(name: str, scale: float) -> float:
+            return RATIO * float((own.tensors[name] - exact.tensors[name]).norm()) / scale + rounding
+
+        told = exact.fault(self._passed(training, False, way), allowed)
+        return f"in {str(self._half)[6:]}, {told}" if told else ""
+
+    def own(self, *, training: bool) -> Outcome:
+        """Return what the model's own way comes to in float32 (whatever that raises: it cannot be computed)."""
+        return self._plain(training, wide=True)
+
+    def _plain(self, training: bool, wide: bool) -> Outcome:
+        if (training, wide) not in self._own:
+            self._own[training, wide] = self._passed(training, wide)
+        return self._own[training, wide]
+
+    def _passed(self, training: bool, wide: bool, way: Way | None = None) -> Outcome:
+        module = self.loaded.module
+        with ExitStack() as stack:
+            for context in (_modes_kept(module), statistics_kept(module), visible(module)):
+                stack.enter_context(context)
+            around = None if way is None else stack.enter_context(way())
+            train_mode(module) if training else module.eval()
+            stack.enter_context(in_float32(module) if wide else torch.autocast(self._device.type, self._half))
+            if around is not None:
+                self._computed(around)  # what goes by examples shows where they come again
+            return self._computed(around or (lambda *_: nullcontext()))
+
+    def _computed(self, around: Around) -> Outcome:
+        module = self.loaded.module
+
+        def loss() -> Tensor:
+            return loss_of(self._task, module, self._batch, Criterion())[0]
+
+        try:
+            with reproducible(self._device):
+                with around(self._members, self._batch, loss):
+                    value = loss()
+                value.backward()
+            found = {"the loss": value.detach().double().reshape(1).cpu()}
+            for name, parameter in trainable(module).items():
+                if parameter.grad is not None:
+                    found[f"the gradient of {name!r}"] = _sample(parameter.grad)
+            return Outcome(found)
+        finally:
+            module.zero_grad(set_to_none=True)
+            reshard(module)
+
+
+Way = Callable[[], AbstractContextManager["Around | None"]]
+"""Another way to compute, entered for each comparison; it yields what holds around each batch, None for nothing."""
+
+
+class Dropouts(TorchFunctionMode):
+    """Looks at each dropout that a model computes: a share of 1 - p is kept, times 1 / (1 - p), gradients alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fault = ""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        y = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") == "dropout" and not self.fault:
+            with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
+                self.fault = _dropout_fault(y, *args, **(kwargs or {}))
+        return y
+
+
+def _dropout_fault(y: Tensor, x: Tensor, p: float, train: bool = True, *_: Any, **__: Any) -> str:
+    """Say why y is no dropout of x; "" where it is."""
+    there = x != 0
+    if not train or not 0 < p < 1 or y is x or not there.any():
+        return ""
+    kept, close = (y != 0)[there], 2**-14 + 4 * torch.finfo(x.dtype).eps  # a probability may be rounded to 16 bits
+    scaled = y.double()[there][kept] * (1 - p) / x.double()[there][kept]
+    if bool(((scaled - 1).abs() > close).any()):
+        return f"dropout of {p:g} does not scale what it keeps by 1 / (1 - {p:g})"
+    share, spread = float(kept.double().mean()), (p * (1 - p) / kept.numel()) ** 0.5
+    if abs(share - (1 - p)) > 6 * spread + 1 / kept.numel():
+        return f"dropout of {p:g} keeps {share:.1%}"
+    if y.requires_grad and x.requires_grad:
+        (slope,) = torch.autograd.grad(y, x, torch.ones_like(y), retain_graph=True)
+        expected = kept.double() / (1 - p)
+        if bool(((slope.double()[there] - expected).abs() > close * expected).any()):
+            return f"the gradient of dropout of {p:g} is another than its mask's"
+    return ""
+
+
+@contextmanager
+def reproducible(device: torch.device) -> Iterator[None]:
+    """Seed every generator that a model may draw from, and put all back."""
+    python, numbers = random.getstate(), np.random.get_state()
+    random.seed(0)
+    np.random.seed(0)
+    try:
+        with seeded(0, device):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numbers)
+
+
+@contextmanager
+def _modes_kept(module: nn.Module) -> Iterator[None]:
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def _sample(gradient: Tensor) -> Tensor:
+    flat = (gradient.to_local() if isinstance(gradient, DTensor) else gradient).detach().flatten()
+    some = flat[:: max(1, -(-len(flat) // SAMPLE))].double()
+    return torch.cat([some, flat.double().norm()[None]]).cpu()

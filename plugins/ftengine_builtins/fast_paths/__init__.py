@@ -1,0 +1,1 @@
+"""Ways to compute what a model computes with less work."""

@@ -1,0 +1,187 @@
+"""Fast paths in a run: those that compute what the model does are used and recorded, others are left out by name."""
+
+import types
+from contextlib import contextmanager
+
+import pytest
+import torch
+from runs import Heard
+from torch import nn
+from torch.nn import functional as F
+
+from ftengine import api, fine_tune, hookimpl, registry_of
+from ftengine.errors import PluginError, RecipeError, UnknownName
+from ftengine.run.directory import RunDirectory
+from ftengine.run.recipe import Recipe
+from ftengine.run.records import Environment
+from ftengine.training.probe import Dropouts
+
+
+class Replacing(api.FastPath):
+    """Replace a Llama's activations."""
+
+    name = "replacing"
+    entered = 0
+
+    @contextmanager
+    def activate(self, loaded, context):
+        type(self).entered += 1
+        found = [part for part in loaded.module.modules() if type(part).__name__ == "SiLUActivation"]
+        for part in found:
+            part.forward = self.compute
+        try:
+            yield {"activations": len(found)} if found else None
+        finally:
+            for part in found:
+                del part.forward
+
+    def compute(self, x):
+        return F.silu(x)
+
+
+class Values(Replacing):
+    """Half a percent too much."""
+
+    def compute(self, x):
+        return 1.005 * F.silu(x)
+
+
+class Slopes(Replacing):
+    """The values alone are right."""
+
+    def compute(self, x):
+        return F.silu(x).detach() + 1.005 * (F.silu(x) - F.silu(x).detach())
+
+
+class Failing(Replacing):
+    def compute(self, x):
+        raise OSError("no such kernel")
+
+
+class Nothing(Replacing):
+    @contextmanager
+    def activate(self, loaded, context):
+        yield None
+
+
+class Elsewhere(Replacing):
+    def check_device(self, device):
+        raise RecipeError("it needs a quantum computer")
+
+
+def plugin_of(cls):
+    plugin = types.ModuleType("mine")
+    plugin.ftengine_fast_paths = hookimpl(lambda: [cls])
+    plugin.ftengine_fast_paths.__name__ = "ftengine_fast_paths"
+    return registry_of({"mine": plugin})
+
+
+@pytest.fixture
+def short(chat_recipe):
+    def make(fast_paths="auto", **overrides):
+        return chat_recipe(train__max_steps=1, train__fast_paths=fast_paths, **overrides)
+
+    return make
+
+
+def run(recipe, path=Replacing):
+    """Run a recipe beside a fast path; return what is recorded of that, and what was said."""
+    heard, path.entered = Heard(), 0
+    directory = RunDirectory(fine_tune(recipe, registry=plugin_of(path), listener=heard).path)
+    return Environment.read(directory).fast_paths, heard.said
+
+
+def test_what_computes_the_same_is_used_while_the_model_trains_and_recorded(short):
+    used, _ = run(short(["replacing"]))
+    assert list(used) == ["replacing"]
+    assert used["replacing"].model_dump() == {"active": True, "replaced": {"activations": 2}, "reason": ""}
+    assert Replacing.entered == 2  # compared, and trained
+
+
+def test_off_enters_none_and_auto_all(short, tmp_path):
+    used, _ = run(short("off"))
+    assert (used, Replacing.entered) == ({}, 0)
+    used, _ = run(short("auto", output=str(tmp_path / "auto")))
+    assert used["replacing"].active
+    assert len(used) > 3
+    assert any(not one.active and one.reason for one in used.values())
+
+
+@pytest.mark.parametrize("path", [Values, Slopes, Failing])
+def test_what_computes_something_else_is_left_out_by_name(short, path):
+    used, said = run(short(), path)
+    assert not used["replacing"].active
+    assert any(one.active for one in used.values())  # the others are not suspected
+    (told,) = (text for text in said if "'replacing'" in text and "goes on without it" in text)
+    assert ("OSError" in told) == (path is Failing)
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "text"),
+    [
+        (Values, PluginError, "does not compute what LlamaForCausalLM does"),
+        (Nothing, RecipeError, "finds nothing"),
+        (Elsewhere, RecipeError, "quantum"),
+    ],
+)
+def test_one_that_the_recipe_names_has_to_be_of_use(short, path, error, text):
+    with pytest.raises(error, match=rf"'replacing'.*{text}.* train\.fast_paths"):
+        run(short(["replacing"]), path)
+
+
+def test_one_that_suits_no_device_or_nothing_is_quietly_left_out(short, tmp_path):
+    for path in (Nothing, Elsewhere):
+        used, said = run(short(output=str(tmp_path / path.__name__)), path)
+        assert not used["replacing"].active
+        assert not any("without it" in text for text in said)
+
+
+def test_names_that_are_wrong_are_found_before_anything_is_read(short):
+    for names in (["replacin"], ["lora"]):
+        with pytest.raises(UnknownName, match=r"train\.fast_paths\.0"):
+            run(short(names))
+    with pytest.raises(RecipeError, match="twice"):
+        run(short(["replacing", "replacing"]))
+
+
+def test_the_key_takes_auto_off_and_names():
+    content = {"model": {"source": "m"}, "task": "t", "data": {"train": "d"}, "strategy": "s", "output": "o"}
+    made = [
+        Recipe.make(content, set_)
+        for set_ in ([], ["train.fast_paths=off"], ["train.fast_paths=[a, {name: b, c: 1}]"], ["train.fast_paths=a"])
+    ]
+    assert [one.train.fast_paths for one in made] == [
+        "auto", "off", [{"name": "a"}, {"name": "b", "c": 1}], [{"name": "a"}]
+    ]  # fmt: skip
+    for wrong in ("3", "true", "[off]"):
+        with pytest.raises(RecipeError, match=r"key 'train\.fast_paths(\.0)?'"):
+            Recipe.make(content, [f"train.fast_paths={wrong}"])
+
+
+def dropped(scale, share, slope):
+    """Return a dropout of a quarter that is wrong by these factors."""
+
+    class Dropout(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, p):
+            ctx.kept = (torch.rand(x.shape) >= p * share) * scale / (1 - p)
+            return x * ctx.kept
+
+        @staticmethod
+        def backward(ctx, dy):
+            return dy * ctx.kept * slope, None
+
+    return lambda x, p, train: Dropout.apply(x, p)
+
+
+@pytest.mark.parametrize(
+    ("factors", "sound"), [((1, 1, 1), True), ((0.99, 1, 1), False), ((1, 1.2, 1), False), ((1, 1, 1.01), False)]
+)
+def test_each_dropout_is_looked_at_by_itself(monkeypatch, factors, sound):
+    monkeypatch.setattr("torch._VF.dropout", named := dropped(*factors))
+    named.__name__ = "dropout"
+    torch.manual_seed(0)
+    with Dropouts() as looking:
+        looking.__torch_function__(named, (), (torch.randn(100, 100, requires_grad=True), 0.25, True))
+        nn.functional.dropout(torch.randn(9), 0.25, False)
+    assert (looking.fault == "") == sound
