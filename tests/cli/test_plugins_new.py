@@ -116,8 +116,8 @@ def test_a_recipe_of_what_was_written_trains_evaluates_and_merges(ftengine, inst
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_distribution_of_one_kind_is_python_and_names_itself(kind):
     files = distribution("half-life", [(kind, "half-life")])
-    assert f"ftengine_half_life/{kind}.py" in files
-    assert f"tests/test_{kind}.py" in files
+    assert f"ftengine_half_life/{kind.replace('-', '_')}.py" in files
+    assert f"tests/test_{kind.replace('-', '_')}.py" in files
     for path, text in files.items():
         assert "$" not in text.replace("${{ matrix.python }}", "").replace("$ ", ""), path
         if path.endswith(".py"):
