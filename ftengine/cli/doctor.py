@@ -146,9 +146,9 @@ CHECKS: dict[str, Check] = {
     "hardware": _fact("ftengine.run.environment:hardware"),
     "precision": _precision,
     "build": _fact("ftengine.run.environment:build"),
-    "kernels": _kernels,
     "cache": _fact("ftengine.data.cache_folder:usage"),
-    "plugins": _plugins,
+    "plugins": _plugins,  # the first that imports them, which is seen once
+    "kernels": _kernels,
     "commands": _commands,
 }
 

@@ -270,7 +270,7 @@ def test_activations_are_computed_twice_where_only_that_keeps_to_the_memory_limi
         ready=types.SimpleNamespace(recipe=recipe), experiment=types.SimpleNamespace(listener=None)
     )
     resumed = RunDirectory(tmp_path / "a")
-    assert choose_memory(ready, None, None, None, None, resumed) == chosen  # whatever is free by then
+    assert choose_memory(ready, None, None, None, None, None, resumed) == chosen  # whatever is free by then
     assert plan(recipe).estimate["memory"].startswith(told)
     assert plan(auto("3.5 GB")).estimate["memory"].startswith("without gradient checkpointing: expected peak 2.8 GiB,")
     for refused, tried in (
