@@ -21,6 +21,7 @@ from ftengine.run.records import FastPathUse
 from ftengine.training.probe import Around, Dropouts, Probe
 
 HELP = "Take it out of train.fast_paths."
+OWN_FAILS = "the model itself fails on the probe batch"
 NOTHING = "it finds nothing in this model that it could compute"
 
 Replaced = dict[str, Mapping[str, int] | None]
@@ -123,6 +124,10 @@ def choose_fast_paths(
         used[path.name] = FastPathUse(active=False, reason=reason)
 
     def refuse(path: FastPath, fault: str) -> None:
+        if fault == OWN_FAILS:  # the first step will say what is wrong
+            left.remove(path)
+            used[path.name] = FastPathUse(active=False, reason=fault)
+            return
         told = f"{owned(path)} does not compute what {type(probe.loaded.module).__name__} does: {fault}"
         if named:
             raise PluginError(f"{told}. {HELP}")
@@ -191,8 +196,12 @@ def compared(
         fault = ""
     # Whatever a path raises, the model's own way is there: where that fails too, no path is to blame.
     except Exception as error:
-        probe.own(training=True)
-        fault = f"it fails: {cause_in(paths[0], error)}" if len(paths) == 1 else f"one fails: {error!r}"
+        try:
+            probe.own(training=True)
+        except Exception:
+            fault = OWN_FAILS
+        else:
+            fault = f"it fails: {cause_in(paths[0], error)}" if len(paths) == 1 else f"one fails: {error!r}"
     return _everywhere(fault, accelerator)
 
 

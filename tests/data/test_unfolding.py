@@ -7,8 +7,8 @@ import pytest
 from expected import raises
 from pyarrow import parquet
 
-from ftengine.data import files as sizes
 from ftengine.data import cache as row_cache
+from ftengine.data import files as sizes
 from ftengine.data.read import read_rows
 from ftengine.errors import DataError, InputError
 from ftengine_builtins.readers import arrow

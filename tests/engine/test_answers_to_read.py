@@ -26,7 +26,12 @@ EMAIL = "jane.doe@example.org"
 @pytest.fixture(scope="module")
 def chat_run(build_chat_recipe, tmp_path_factory):
     return fine_tune(
-        build_chat_recipe(output=str(tmp_path_factory.mktemp("chat") / "run"), data__test=0.3, evaluation__answers=12, evaluation__reuse_base=True)
+        build_chat_recipe(
+            output=str(tmp_path_factory.mktemp("chat") / "run"),
+            data__test=0.3,
+            evaluation__answers=12,
+            evaluation__reuse_base=True,
+        )
     )
 
 
@@ -85,7 +90,9 @@ def test_they_can_be_switched_off_or_be_fewer(chat_recipe, tmp_path):
 
 
 def test_a_resumed_run_does_not_ask_the_base_again(chat_recipe, monkeypatch):
-    recipe = chat_recipe(data__validation=0.4, train__checkpoint_every=1, evaluation__answers=12, evaluation__reuse_base=True)
+    recipe = chat_recipe(
+        data__validation=0.4, train__checkpoint_every=1, evaluation__answers=12, evaluation__reuse_base=True
+    )
     interrupt(recipe, after=2)
     asked = []
 
