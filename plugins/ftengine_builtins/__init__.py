@@ -47,13 +47,7 @@ def ftengine_regularizers():
 
 @hookimpl
 def ftengine_fast_paths():
-    from ftengine_builtins.fast_paths.dropout import CpuDropout
-    from ftengine_builtins.fast_paths.frozen_prefix import FrozenPrefix
-    from ftengine_builtins.fast_paths.grouped_keys import GroupedKeys
-    from ftengine_builtins.fast_paths.grouped_layers import GroupedLayers
-    from ftengine_builtins.fast_paths.norms import CpuNorms
-
-    return [CpuDropout, CpuNorms, FrozenPrefix, GroupedKeys, GroupedLayers]
+    return _offered("fast_paths")
 
 
 @hookimpl

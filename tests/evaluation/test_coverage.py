@@ -14,6 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
 
 @pytest.fixture(scope="module")
 def simulation():
+    sys.path.append(str(SCRIPT.parent))
     spec = importlib.util.spec_from_file_location("coverage_of_intervals", SCRIPT)
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -427,6 +427,7 @@ class Lines(Notes):
                     "it_takes_every_event",
                     "events_stay_as_they_are",
                     "the_model_stays_as_it_is",
+                    "random_numbers_stay_as_they_are",
                     "a_resumed_run_leaves_the_files_of_an_uninterrupted_one",
                 ],
                 "",

@@ -1,1 +1,9 @@
-"""Ways to compute what a model computes with less work."""
+"""Fast paths: ways to compute what a model computes with less work."""
+
+from ftengine_builtins.fast_paths.dropout import CpuDropout
+from ftengine_builtins.fast_paths.frozen_prefix import FrozenPrefix
+from ftengine_builtins.fast_paths.grouped_keys import GroupedKeys
+from ftengine_builtins.fast_paths.grouped_layers import GroupedLayers
+from ftengine_builtins.fast_paths.norms import CpuNorms
+
+__all__ = ["CpuDropout", "CpuNorms", "FrozenPrefix", "GroupedKeys", "GroupedLayers"]
