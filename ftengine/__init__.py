@@ -17,6 +17,20 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+PACKAGES = (
+    "ftengine",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "datasets",
+    "safetensors",
+    "peft",
+    "pluggy",
+    "numpy",
+)
+"""Packages whose versions a run records (`ftengine.run.environment.versions`)."""
+
 _HOME = {
     "Recipe": "ftengine.run.recipe",
     "Run": "ftengine.engine.fine_tune",

@@ -14,24 +14,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftengine import PACKAGES
+
 if TYPE_CHECKING:
     from torch import nn
 
 OWN = "ftengine"
-
-PACKAGES = (
-    OWN,
-    "torch",
-    "transformers",
-    "tokenizers",
-    "accelerate",
-    "datasets",
-    "safetensors",
-    "peft",
-    "pluggy",
-    "numpy",
-)
-"""Packages whose versions a run records (`ftengine.run.environment.versions`)."""
 
 RECORDED = {*PACKAGES, *sys.stdlib_module_names, "pydantic"} - {OWN}
 """Packages whose files are not looked at."""

@@ -12,7 +12,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftengine.model.code import PACKAGES
+from ftengine import PACKAGES
 
 if TYPE_CHECKING:
     from ftengine.plugins.discovery import Plugins
