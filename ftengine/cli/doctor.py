@@ -100,7 +100,10 @@ def _kernels(problems: list[str]) -> dict[str, dict[str, str]]:
     """Say what serves low-rank layers on each device here, as the strategy that is the default tells runs."""
     from ftengine.cli.components import installed
 
-    usual = next(e.cls for e in installed().entries if e.kind == "strategy" and e.cls.traits.is_default)
+    found = installed()
+    usual = next((e.cls for e in found.entries if e.kind == "strategy" and e.cls.traits.is_default), None)
+    if usual is None:
+        raise PluginError(" ".join(found.problems) or "no strategy is installed.")
     return {device: by for devices in usual().environment().values() for device, by in devices.items()}
 
 
