@@ -96,7 +96,11 @@ def _environ(**variables: str) -> Context:
 
 DIMENSIONS: dict[str, Dimension] = {
     "accumulation": Dimension(Way({"train.batch_size": 1, "train.accumulate": 4}), more=True),
-    "token-limit": Dimension(Way({"train.batch_tokens": 50}), more=True),
+    "token-limit": Dimension(
+        Way({"train.batch_tokens": 50}),
+        more=True,
+        architectures=tuple(name for name in ARCHITECTURES if name not in ("vit", "resnet")),  # photos are of one size
+    ),
     "packing": Dimension(
         Way({"task.packing": True}), architectures=DECODERS, strategies=("full", "lora", "dora", "adapter", "bitfit")
     ),
