@@ -77,9 +77,9 @@ def passed(module, **more):
 
 
 def close(found, expected, dtype):
-    """Within 16 units in the last place of each norm: rounding adds up over the layers, a wrong term is far more."""
+    """Within 32 units in the last place of each norm: rounding adds up over the layers, a wrong term is far more."""
     for own, plain in zip(found, expected, strict=True):
-        assert float((own - plain).double().norm()) <= 16 * torch.finfo(dtype).eps * float(plain.double().norm())
+        assert float((own - plain).double().norm()) <= 32 * torch.finfo(dtype).eps * float(plain.double().norm())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
