@@ -20,6 +20,7 @@ from ftengine.model import state_tensors, trainable
 from ftengine.model.saving import load_part, save_part
 from ftengine.parallel.precision import widened_by
 from ftengine.plugins.returned import json_mapping
+from ftengine.run.directory import TRAINED
 from ftengine.run.recipe import TrainSection
 from ftengine.testing.checks import require_passed, results_of, run_checks, skip
 from ftengine.testing.merging import MergeChecks
@@ -192,7 +193,7 @@ class StrategyChecks(MergeChecks):
         self._train(strategy, loaded, 1)
         after = self._outputs(loaded)
         with tempfile.TemporaryDirectory() as folder:
-            place = Path(folder) / "adapter"
+            place = Path(folder) / TRAINED
             place.mkdir()
             save_part(strategy, loaded, place)
             other, again = self._new()
