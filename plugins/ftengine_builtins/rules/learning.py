@@ -30,7 +30,7 @@ HARDLY = 0.10
 
 PEAK, PEAK_STEPS = 3.0, 3
 """How many times its starting level the training loss reaches on average of so many steps in a row where training came
-apart. With labels it also has to be above what guessing evenly gives: one hard batch may be many times nothing."""
+apart. With labels it also has to be above what guessing evenly gives: one hard batch is many times a loss near 0."""
 
 
 @dataclass(frozen=True)
