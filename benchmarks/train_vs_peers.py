@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--warmup", type=int, default=1, help="steps left out of the speed")
+    parser.add_argument("--plain", action="store_true", help="ftengine with train.fast_paths: off, too")
     parser.add_argument("--peer-checkpointing", action="store_true", help="gradient checkpointing, as TRL has it")
     parser.add_argument("--work", type=Path, default=Path("runs/train_vs_peers"), help="scratch folder")
     parser.add_argument("--json", type=Path)
@@ -79,15 +80,16 @@ def compare(options: argparse.Namespace, arguments: list[str]) -> None:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     prepare(options, work)
-    found: dict[str, list[dict[str, float]]] = {"peer": [], "ftengine": []}
+    sides = ["peer", "ftengine", *(["plain"] if options.plain else [])]
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for number in range(options.rounds):
-        for side in ("peer", "ftengine") if number % 2 == 0 else ("ftengine", "peer"):
+        for side in sides if number % 2 == 0 else reversed(sides):
             output = work / f"{side}-{number}"
             command = [sys.executable, __file__, *arguments, "--play", "peer", "--output", str(output)]
-            if side == "ftengine":
+            if side != "peer":
                 command = [sys.executable, "-m", "ftengine", "train", str(recipe(options, work, output))]
             seconds, peak = measured(command, work / f"cache-{number}")
-            adapter = output / "adapter" if side == "ftengine" else output
+            adapter = output if side == "peer" else output / "adapter"
             ask = [sys.executable, __file__, *arguments, "--play", "loss", "--output", str(adapter)]
             loss = float(subprocess.run(ask, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
             steps = step_seconds(output, side)[options.warmup :]
@@ -95,10 +97,10 @@ def compare(options: argparse.Namespace, arguments: list[str]) -> None:
             found[side].append(row)
             print(side, " ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
     medians = {s: {name: statistics.median(row[name] for row in rows) for name in FIGURES} for s, rows in found.items()}
-    print(f"\n{'':20}{'peer':>12}{'ftengine':>12}{'ratio':>9}")
+    print(f"\n{'':20}{'peer':>12}" + "".join(f"{side:>12}{'ratio':>9}" for side in sides[1:]))
     for name in FIGURES:
-        one, other = medians["peer"][name], medians["ftengine"][name]
-        print(f"{name:20}{one:12.4g}{other:12.4g}{other / one:9.3g}")
+        one, *others = (medians[side][name] for side in sides)
+        print(f"{name:20}{one:12.4g}" + "".join(f"{other:12.4g}{other / one:9.3g}" for other in others))
     if options.json:
         settings = {k: v for k, v in vars(options).items() if isinstance(v, (int, str, bool))}
         options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -204,6 +206,7 @@ def recipe(options: argparse.Namespace, work: Path, output: Path) -> Path:
             "schedule": "linear",
             "warmup": 0,
             "weight_decay": 0.0,
+            "fast_paths": "off" if output.name.startswith("plain") else "auto",
             "precision": "float32" if options.precision == "fp32" else "bfloat16",
         },
         "seed": SEED,
