@@ -11,7 +11,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ftengine.api import Listener, SilentListener
 from ftengine.data.encoding import EncodedSplit
@@ -30,10 +30,11 @@ from ftengine.evaluation import holm, is_beyond_chance
 from ftengine.evaluation.differences import compare
 from ftengine.evaluation.results import Measured, exact_of
 from ftengine.evaluation.stored import measure_again, same_examples, stored, validation_of
+from ftengine.plugins.registry import Registry
 from ftengine.run.comparison import Comparison, Contender, PairDifference
 from ftengine.run.directory import RunDirectory
-from ftengine.run.recipe import Recipe
-from ftengine.run.records import EvaluationResult, TrainingResult
+from ftengine.run.recipe import Recipe, TrainSection
+from ftengine.run.records import EvaluationResult, TrainingResult, Verdict
 from ftengine.text import ends, few_groups, probability, sample_size, with_ends
 
 SECTION = "train."
@@ -58,7 +59,8 @@ def compare_strategies(
     are taken as they are.
 
     Args:
-        recipe: everything but the strategy; options of its own strategy hold where the names agree.
+        recipe: everything but the strategy; options and learning rate of its own strategy hold where the names
+            agree, and another strategy trains at its usual learning rate.
         strategies: a name, or a mapping of `name`, options, and keys of the recipe's `train` (`train.learning_rate`).
         metric: what to compare; by default the first of the task's evaluators.
         all_pairs: whether every pair is compared, rather than the best with each other.
@@ -90,15 +92,16 @@ def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]]) -> li
         )
     require_folder(recipe.output, "the compared runs")
     found: dict[str, Child] = {}
+    registry = Registry()
     for spec in strategies:
-        contender = _contender(recipe, spec)
+        contender = _contender(recipe, spec, registry)
         if contender.recipe.output in found:
             raise InputError(f"strategy {contender.label!r} is named twice. Leave one of them.")
         found[contender.recipe.output] = contender
     return list(found.values())
 
 
-def _contender(recipe: Recipe, spec: str | Mapping[str, Any]) -> Child:
+def _contender(recipe: Recipe, spec: str | Mapping[str, Any], registry: Registry) -> Child:
     given = {"name": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
     name = given.pop("name", None)
     if not isinstance(name, str) or not name:
@@ -113,6 +116,9 @@ def _contender(recipe: Recipe, spec: str | Mapping[str, Any]) -> Child:
             )
     content = recipe.resolved()
     own = content["strategy"] if content["strategy"]["name"] == name else {}
+    if not own:  # the recipe's rate was chosen for another
+        usual = registry.get("strategy", name, "--strategies").cls.traits.learning_rate
+        content["train"]["learning_rate"] = usual or TrainSection.model_fields["learning_rate"].default
     content["strategy"] = {**own, "name": name, **options}
     parts = [name, *(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in given.items())]
     label = " ".join(parts)
@@ -168,8 +174,12 @@ def conclude(
     metric: str | None = None,
     *,
     all_pairs: bool = False,
+    ranked: Literal["sound", "all"] = "sound",
 ) -> Comparison:
     """Compare finished runs.
+
+    With `ranked="sound"`, no method is set above those whose verdict is an alarm about their answers: they are named,
+    and the others are compared.
 
     Raises:
         RunError: a run's figures are missing or damaged, or runs measured different examples.
@@ -181,12 +191,15 @@ def conclude(
     if metric not in first.tuned:
         raise InputError(f"metric {metric!r} was not measured. There are {', '.join(first.tuned)}.")
     direction = first.metrics[metric].higher_is_better
-    differences = pair_differences(contenders, _measured(contenders, tasks, first, metric), metric)
+    alarms = [_alarm(contender) if ranked == "sound" else None for contender in contenders]
+    measured = _measured(contenders, tasks, first, metric)
+    sound = [(one, found) for one, found, alarm in zip(contenders, measured, alarms, strict=True) if alarm is None]
+    differences = pair_differences(sound, metric)
     best = None
-    if not all_pairs and len(contenders) > 2:
-        values = {one.label: e.tuned[metric].value for one, e in zip(contenders, evaluations, strict=True)}
-        ranked = sorted((label for label, value in values.items() if not math.isnan(value)), key=values.__getitem__)
-        best = next(iter(ranked if direction is False else reversed(ranked)), None)
+    if not all_pairs and len(sound) > 2:
+        values = {one.label: found.figures[metric].value for one, found in sound}
+        order = sorted((label for label, value in values.items() if not math.isnan(value)), key=values.__getitem__)
+        best = next(iter(order if direction is False else reversed(order)), None)
     if best is not None:
         differences = [difference for difference in differences if best in (difference.first, difference.second)]
     split, figure = first.split or "", first.tuned[metric]
@@ -200,15 +213,28 @@ def conclude(
         worth=worth,
         base=first.base[metric],
         strategies=tuple(
-            _row(contender, ready, evaluation, metric, done)
-            for contender, ready, evaluation, done in zip(contenders, tasks, evaluations, reused, strict=True)
+            _row(contender, ready, evaluation, metric, done, alarm)
+            for contender, ready, evaluation, done, alarm in zip(
+                contenders, tasks, evaluations, reused, alarms, strict=True
+            )
         ),
         against="all" if best is None else "best",
         differences=tuple(differences),
-        statement=statement(
-            metric, split, examples, differences, rows=rows, worth=worth, best=best, strategies=len(contenders)
-        ),
+        statement=_unranked(contenders, alarms)
+        + statement(metric, split, examples, differences, rows=rows, worth=worth, best=best, strategies=len(sound)),
     )
+
+
+def _alarm(contender: Child) -> str | None:
+    """Return what the verdict on a run says of its answers where that is an alarm: they are of no use to rank it by."""
+    first = Verdict.read(contender.run).findings[0]
+    return first.text if (first.kind, first.level) == ("quality", "alarm") else None
+
+
+def _unranked(contenders: Sequence[Child], alarms: Sequence[str | None]) -> str:
+    """Name the strategies that are not ranked, and why, a line each."""
+    lines = [f"  {one.label}: {alarm}\n" for one, alarm in zip(contenders, alarms, strict=True) if alarm]
+    return "".join(["Not ranked, by what their verdicts say:\n", *lines]) if lines else ""
 
 
 def _measured(
@@ -232,14 +258,14 @@ def _measured(
     return found
 
 
-def pair_differences(contenders: Sequence[Child], measured: Sequence[Measured], metric: str) -> list[PairDifference]:
+def pair_differences(measured: Sequence[tuple[Child, Measured]], metric: str) -> list[PairDifference]:
     """Return the differences of all pairs.
 
     The correction is for all pairs even where only those with the best are shown: which is the best was seen on the
     same examples.
     """
     found = []
-    for (a, first), (b, second) in combinations(zip(contenders, measured, strict=True), 2):
+    for (a, first), (b, second) in combinations(measured, 2):
         same = first.predictions.equals(second.predictions)
         difference = compare(second.figures, first.figures, exact_of(second, first), same=same)[metric]
         found.append(PairDifference(**vars(difference), first=a.label, second=b.label))
@@ -249,7 +275,9 @@ def pair_differences(contenders: Sequence[Child], measured: Sequence[Measured], 
     return found
 
 
-def _row(contender: Child, ready: KnownTask, evaluation: EvaluationResult, metric: str, reused: bool) -> Contender:
+def _row(
+    contender: Child, ready: KnownTask, evaluation: EvaluationResult, metric: str, reused: bool, alarm: str | None
+) -> Contender:
     run, training = contender.run, TrainingResult.read(contender.run)
     seconds = [line["seconds"] for line in run.metrics() if "seconds" in line]
     measured = ("trainable_parameters", "total_parameters", "peak_memory_bytes", "steps", "seconds")
@@ -263,6 +291,7 @@ def _row(contender: Child, ready: KnownTask, evaluation: EvaluationResult, metri
         disk_bytes=sum(file.stat().st_size for file in run.trained.rglob("*.safetensors")),
         run=str(run.path),
         reused=reused,
+        alarm=alarm,
         **{name: getattr(training, name) for name in measured},
     )
 
@@ -280,10 +309,13 @@ def statement(
 ) -> str:
     """Say in words which differences the data supports, one a line, and how that was decided.
 
-    `best` is the strategy that the others were compared with, None where every pair was; `strategies` is how many.
+    `best` is the strategy that the others were compared with, None where every pair was; `strategies` is how many
+    are ranked.
     `examples`, `rows` and `worth` are as `Comparison` has them.
     """
     pairs = strategies * (strategies - 1) // 2
+    if not pairs:
+        return "Nothing is left to compare: train longer (train.epochs), or at another learning rate."
     which = f". The best, {best}, against each other strategy" if best else ". Each pair of strategies" * (pairs > 1)
     p = "adjusted " if pairs > 1 else ""
     lines = [f"  {_comparison(one, p, best)}" for one in differences]

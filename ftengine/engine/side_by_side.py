@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from ftengine.api import Metric, Table
@@ -54,10 +53,9 @@ def overview(paths: Sequence[str | Path], made: Comparison | CrossValidation | N
     """
     if isinstance(made, CrossValidation):
         return _of_folds(made, EvaluationResult.read(RunDirectory(paths[0])).metrics)
-    found = differences(paths)
     if made is None:
-        return found
-    return replace(found, title=f"{len(made.strategies)} strategies compared", lead=tuple(made.statement.splitlines()))
+        return differences(paths)
+    return Overview(title=f"{len(made.strategies)} strategies compared", lead=tuple(made.statement.splitlines()))
 
 
 def differences(paths: Sequence[str | Path]) -> Overview:
@@ -105,7 +103,7 @@ def _measured_by(run: Run) -> tuple[str, ...]:
 def _table(named: Sequence[tuple[str, Run]], *, whole: bool) -> Table:
     """Return the differences of named runs on the same examples; `whole` where there are no others on the page."""
     children = [Child(name, run.recipe.model_copy(update={"output": str(run.path)})) for name, run in named]
-    found = conclude(children, [run.without_model() for _, run in named], [True] * len(named))
+    found = conclude(children, [run.without_model() for _, run in named], [True] * len(named), ranked="all")
     pairs = [{one.first, one.second} for one in found.differences]
     reference = next(child.label for child in children if all(child.label in pair for pair in pairs))
     label, many = EvaluationResult.read(named[0][1].directory).metrics[found.metric].label, len(named) > 2

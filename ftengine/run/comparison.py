@@ -18,6 +18,7 @@ class Contender(Part):
         step_seconds: median of its steps.
         disk_bytes: of its weights.
         reused: whether its run was there already.
+        alarm: what its verdict says of its answers where that is an alarm; then it is not ranked.
     """
 
     label: str
@@ -34,6 +35,7 @@ class Contender(Part):
     disk_bytes: int
     run: str
     reused: bool
+    alarm: str | None = None
 
 
 @dataclass(frozen=True)

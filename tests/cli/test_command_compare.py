@@ -20,11 +20,14 @@ LORA = "lora rank=2 train.learning_rate=0.02"
 
 @pytest.fixture(scope="module")
 def compared(ftengine, recipe, tmp_path_factory):
-    """What the command printed; its runs are in `folder`."""
+    """What the command printed, and the folder of its runs, which are ranked whatever their verdicts say."""
     folder = tmp_path_factory.mktemp("compared") / "runs"
     with pytest.MonkeyPatch.context() as patch:
-        start_commands_here(patch)
-        return compare(ftengine, recipe, folder), folder
+        patch.setattr("ftengine.engine.compare._alarm", lambda contender: None)  # after two steps it is one
+        with pytest.MonkeyPatch.context() as here:
+            start_commands_here(here)
+            result = compare(ftengine, recipe, folder)
+        yield result, folder
 
 
 def compare(ftengine, recipe, folder, *options, strategies=STRATEGIES, code=0):

@@ -13,6 +13,9 @@ from ftengine.engine.compare import check, compare_strategies, contend, statemen
 from ftengine.errors import InputError, NoMatch, RecipeError, RunError, UnknownName
 from ftengine.run.comparison import PairDifference
 
+ALARM = "ftengine.engine.compare._alarm"
+"""What a verdict says of a run that is not to be ranked: tests that train a step or two overlook it."""
+
 
 def checked(recipe, strategies, metric=None):
     heard = Heard()
@@ -39,8 +42,11 @@ def test_long_options_make_folders_that_file_systems_allow(chat_recipe):
 
 
 def test_train_settings_may_differ_and_nothing_else_of_the_recipe(chat_recipe):
-    (first, second) = contend(chat_recipe(), ["full", {"name": "lora", "train.learning_rate": 0.5}])
-    assert (first.recipe.train.learning_rate, second.recipe.train.learning_rate) == (0.01, 0.5)
+    given = {"name": "lora", "rank": 2, "train.learning_rate": 0.5}
+    own, second, usual, default = contend(chat_recipe(), ["lora", given, "full", "prompt"])
+    rates = [one.recipe.train.learning_rate for one in (own, second, usual, default)]
+    assert rates == [0.01, 0.5, 2e-5, 2e-4]  # the recipe's is for the recipe's strategy
+    second = contend(chat_recipe(), ["full", {"name": "lora", "train.learning_rate": 0.5}])[1]
     assert second.recipe.strategy == {"name": "lora", "rank": 4, "dropout": 0.1}
     with raises(InputError, "'data.test'"):
         contend(chat_recipe(), ["full", {"name": "lora", "data.test": 0.5}])
@@ -115,14 +121,24 @@ def compared_here(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_clear_winner_among_three_is_supported(compared_here, label_recipe, tmp_path):
-    """The least share of 100 resamples, times 3 pairs, is above 0.05: p is not a share, or nothing could ever be."""
+def test_a_clear_winner_among_three_is_supported(compared_here, label_recipe, tmp_path, monkeypatch):
+    """The least share of 100 resamples, times 3 pairs, is above 0.05: p is not a share, or nothing could ever be.
+
+    As two of the three did not learn, nothing is ranked above them unless their verdicts are overlooked.
+    """
     file = tmp_path / "many.jsonl"
     words = {"yes": "good fine great nice", "no": "bad poor awful sad"}
     rows = [{"text": f"{words[label].split()[i % 4]} {i}", "label": label} for i in range(60) for label in words]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = label_recipe(data={"train": str(file), "test": 0.5, "leaks": "drop"}, train__epochs=12)
     specs = ["full", *({"name": "full", "train.max_steps": 1, "train.learning_rate": n * 1e-9} for n in (1, 2))]
+    result = compared_here(recipe, specs)
+    assert [row.alarm is None for row in result.strategies] == [True, False, False]
+    assert result.differences == ()
+    first, *named, last = result.statement.splitlines()
+    assert all(row.label in line and row.alarm in line for row, line in zip(result.strategies[1:], named, strict=True))
+    assert (first[:10], "train.epochs" in last) == ("Not ranked", True)
+    monkeypatch.setattr(ALARM, lambda contender: None)
     for metric in ("accuracy", "nll"):
         result = compared_here(recipe, specs, metric=metric)
         best = max(result.strategies, key=lambda row: row.figures["accuracy"].value)
@@ -138,7 +154,8 @@ def test_a_clear_winner_among_three_is_supported(compared_here, label_recipe, tm
     assert "--all-pairs" not in every.statement
 
 
-def test_a_strategy_whose_figure_is_undefined_is_not_the_best(compared_here, label_recipe):
+def test_a_strategy_whose_figure_is_undefined_is_not_the_best(compared_here, label_recipe, monkeypatch):
+    monkeypatch.setattr(ALARM, lambda contender: None)
     specs = [{"name": "full", "train.max_steps": n} for n in (1, 2, 3)]
     undefined = next(iter(compared_here(label_recipe(), specs).strategies))
     file = Path(undefined.run) / "evaluation.json"
@@ -150,7 +167,10 @@ def test_a_strategy_whose_figure_is_undefined_is_not_the_best(compared_here, lab
     assert f"The best, {best}, against each other" in result.statement
 
 
-def test_strategies_on_rows_in_groups_are_compared_by_group(compared_here, label_recipe, label_file, tmp_path):
+def test_strategies_on_rows_in_groups_are_compared_by_group(
+    compared_here, label_recipe, label_file, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ALARM, lambda contender: None)
     rows = [json.loads(line) | {"patient": i // 3} for i, line in enumerate(label_file.read_text().splitlines())]
     data = {"train": write_rows(tmp_path / "patients.jsonl", rows), "test": 0.5, "group": "patient"}
     specs = ["full", {"name": "full", "train.learning_rate": 1e-9}]
