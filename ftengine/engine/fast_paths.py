@@ -9,7 +9,7 @@ from ftengine.parallel.device import Device
 from ftengine.run.environment import peak_memory_bytes
 from ftengine.training.fast_paths import FastPaths, choose_fast_paths, require_device
 from ftengine.training.memory import available_bytes
-from ftengine.training.probe import Probe
+from ftengine.training.probe import ProbeBatch
 from ftengine.training.steps import Steps
 
 
@@ -29,7 +29,7 @@ def fast_paths_of(
     """
     experiment, accelerator = data.experiment, device.accelerator
     paths = [make() for make in experiment.make_fast_paths]
-    probe = Probe.of(data.encoded["train"], loaded, accelerator.device, device.precision.compute)
+    probe = ProbeBatch.of(data.encoded["train"], loaded, accelerator.device, device.precision.compute)
     context, named = training_context(data, device, strategy, steps), experiment.names_fast_paths
     chosen = choose_fast_paths(paths, probe, context, named=named, accelerator=accelerator)
     experiment.listener.message(f"fast paths: {chosen}")

@@ -15,11 +15,11 @@ from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import TrainSection
 from ftengine.run.records import Environment, Memory
 from ftengine.text import size
-from ftengine.training.descent import groups_of
 from ftengine.training.estimate import Trial
 from ftengine.training.fast_paths import FastPaths
 from ftengine.training.memory import available_bytes, held_bytes
 from ftengine.training.modes import can_checkpoint_gradients, checkpoint_gradients
+from ftengine.training.optimizer_step import groups_of
 from ftengine.training.regularizing import Attached, own_regularizers
 from ftengine.training.steps import Steps, batch_tokens
 

@@ -13,7 +13,7 @@ from ftengine.errors import InputError
 from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.values import differing, hooks
 from ftengine.training.fast_paths import NOTHING, Replaced, activated, compared, unfit
-from ftengine.training.probe import Probe
+from ftengine.training.probe import ProbeBatch
 
 CPU = torch.device("cpu")
 
@@ -56,11 +56,11 @@ class FastPathChecks(Checks):
 
     def leaving_it_restores_the_model(self) -> None:
         path, loaded = self._suited()
-        before = _state(loaded), Probe(loaded, self.task, self.batch, CPU).own(training=True)
+        before = _state(loaded), ProbeBatch(loaded, self.task, self.batch, CPU).own(training=True)
         for _ in "ab":
             with activated([path], loaded, training_context()):
                 pass
-        after = _state(loaded), Probe(loaded, self.task, self.batch, CPU).own(training=True)
+        after = _state(loaded), ProbeBatch(loaded, self.task, self.batch, CPU).own(training=True)
         for what, one in after[0].items():
             assert one == before[0][what], f"{what} are others after it was left than before it was entered"
         changed = differing(before[1].tensors, after[1].tensors)
@@ -82,7 +82,7 @@ class FastPathChecks(Checks):
         path, loaded = self._suited()
         replaced = Replaced()
         members = range(max(len(x) for x in self.batch.values() if isinstance(x, torch.Tensor) and x.ndim))
-        probe = Probe(loaded, self.task, self.batch, CPU, compute, members)
+        probe = ProbeBatch(loaded, self.task, self.batch, CPU, compute, members)
         fault = compared([path], probe, training_context(), replaced)
         assert not fault, f"it does not compute what the model does: {fault}"
         counts = replaced[path.name] or {}

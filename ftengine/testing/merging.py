@@ -19,8 +19,8 @@ from ftengine.model import save_model
 from ftengine.model.saving import is_pretrained, open_model
 from ftengine.testing.checks import Checks, skip
 from ftengine.testing.values import hooks, relative
-from ftengine.training.descent import given_groups
 from ftengine.training.modes import train_mode
+from ftengine.training.optimizer_step import given_groups
 
 
 @dataclass

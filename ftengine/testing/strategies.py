@@ -37,9 +37,9 @@ from ftengine.testing.values import (
     without_pickles,
     without_values,
 )
-from ftengine.training.descent import given_groups, groups_of
 from ftengine.training.modes import frozen, train_mode
 from ftengine.training.optimizer import optimizer_state, restore_optimizer
+from ftengine.training.optimizer_step import given_groups, groups_of
 from ftengine.training.regularizing import own_regularizers
 
 STEPS = 5

@@ -18,7 +18,7 @@ from ftengine.plugins.blame import cause_in
 from ftengine.plugins.blame import named as owned
 from ftengine.plugins.returned import wrong
 from ftengine.run.records import FastPathUse
-from ftengine.training.probe import Around, Dropouts, Probe
+from ftengine.training.probe import Around, Dropouts, ProbeBatch
 
 HELP = "Take it out of train.fast_paths."
 OWN_FAILS = "the model itself fails on the probe batch"
@@ -94,7 +94,7 @@ def _around(paths: Sequence[FastPath]) -> Around | None:
 
 def choose_fast_paths(
     paths: Sequence[FastPath],
-    probe: Probe,
+    probe: ProbeBatch,
     context: TrainingContext,
     *,
     named: bool,
@@ -180,7 +180,7 @@ def unfit(path: FastPath, loaded: LoadedModel, device: torch.device) -> str:
 
 def compared(
     paths: Sequence[FastPath],
-    probe: Probe,
+    probe: ProbeBatch,
     context: TrainingContext,
     replaced: Replaced,
     accelerator: Accelerator | None = None,
@@ -211,7 +211,7 @@ class _Nothing(Exception):
 
 def _fault(
     paths: Sequence[FastPath],
-    probe: Probe,
+    probe: ProbeBatch,
     context: TrainingContext,
     replaced: Replaced,
     accelerator: Accelerator | None,

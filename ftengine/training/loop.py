@@ -23,12 +23,12 @@ from ftengine.training.checkpoint import (
     save_checkpoint,
 )
 from ftengine.training.cpu import prepare_cpu
-from ftengine.training.descent import Descent
 from ftengine.training.frozen_weights import FrozenWeights
 from ftengine.training.modes import checkpoint_gradients, never_trained, share_statistics
+from ftengine.training.optimizer_step import OptimizerStep
 from ftengine.training.regularizing import Attached, own_regularizers
 from ftengine.training.setup import Setup
-from ftengine.training.validation import Validation
+from ftengine.training.validation import Validator
 
 SAVE_SECONDS = 600
 """Without `checkpoint_every`, long epochs are saved as often as well."""
@@ -47,21 +47,21 @@ class Trainer:
     def __init__(self, setup: Setup) -> None:
         self.setup, self.accelerator, self.module = setup, setup.accelerator, setup.loaded.module
         self.progress, self._began = Progress(), time.monotonic()
-        self.descent = Descent(setup)
+        self.optimizer_step = OptimizerStep(setup)
         if setup.section.gradient_checkpointing:
             checkpoint_gradients(self.module)
         if self.accelerator.device.type == "cpu":
             prepare_cpu()
-        own = own_regularizers(setup.strategy, self.descent.steps.total)
+        own = own_regularizers(setup.strategy, self.optimizer_step.steps.total)
         self.frozen = FrozenWeights(setup, brought=bool(own))
         self.regularizers = Attached([*own, *setup.regularizers], setup.loaded, setup.task)
-        self.validation = Validation(setup, self.regularizers)
+        self.validation = Validator(setup, self.regularizers)
 
     def resume(self) -> None:
         """Continue from the newest whole checkpoint of the run, or from the start when it has none yet."""
         newest = newest_checkpoint(self.setup.run, self.setup.listener)
         if newest is not None:
-            self.progress, tensors = load_checkpoint(newest, self.module, self.descent.optimizer)
+            self.progress, tensors = load_checkpoint(newest, self.module, self.optimizer_step.optimizer)
             self.regularizers.load_state_dict(tensors)
         if self.accelerator.scaler is not None and self.progress.scaler:
             self.accelerator.scaler.load_state_dict(self.progress.scaler)
@@ -76,12 +76,12 @@ class Trainer:
         Raises:
             TrainingError: a loss, gradient or trained tensor is not finite, or what is frozen has changed.
         """
-        progress, total = self.progress, self.descent.steps.total
+        progress, total = self.progress, self.optimizer_step.steps.total
         self._began = time.monotonic() - progress.seconds
         try:
             self._announce()
             stopped = self.validation.is_enough(progress)
-            with self.descent.stop.listening(), self.setup.fast_paths.active():
+            with self.optimizer_step.stop.listening(), self.setup.fast_paths.active():
                 while progress.step < total and not stopped:
                     stopped = self._epoch()
             self.validation.keep_weights(progress)
@@ -108,7 +108,7 @@ class Trainer:
     def step(self, members: np.ndarray) -> None:
         """Take one optimiser step over an effective batch, and tell of it."""
         started, progress, train = time.monotonic(), self.progress, self.setup.train
-        figures = self.descent.step(members, progress, self.regularizers)
+        figures = self.optimizer_step.step(members, progress, self.regularizers)
         progress.step += 1
         progress.step_in_epoch += 1
         seconds, tokens = time.monotonic() - started, int(train.lengths[members].sum())
@@ -131,7 +131,7 @@ class Trainer:
         self.setup.listener.advance(loss=figures["loss"], learning_rate=figures["learning_rate"], **told)
 
     def _announce(self) -> None:
-        steps, listener = self.descent.steps, self.setup.listener
+        steps, listener = self.optimizer_step.steps, self.setup.listener
         if said := never_trained(self.setup.strategy, self.module, steps):
             listener.message(said)
         listener.phase("train", steps.total)
@@ -140,13 +140,13 @@ class Trainer:
     def _epoch(self) -> bool:
         """Train to the end of an epoch, of the run, or of patience; say whether early stopping ended the run."""
         progress, section, train = self.progress, self.setup.section, self.setup.train
-        batches = epoch_batches(train.lengths, self.descent.steps.batch, self.setup.seed, progress.epoch)
+        batches = epoch_batches(train.lengths, self.optimizer_step.steps.batch, self.setup.seed, progress.epoch)
         for members in batches[progress.step_in_epoch :]:
             self.step(members)
             last = progress.step_in_epoch == len(batches)
             if last:
                 progress.epoch, progress.step_in_epoch = progress.epoch + 1, 0
-            ended, stopped = progress.step == self.descent.steps.total, False
+            ended, stopped = progress.step == self.optimizer_step.steps.total, False
             validate = self.setup.validation is not None and self._due(section.validate_every, last, ended)
             save = self._due(section.checkpoint_every, last, ended)
             if validate or save:
@@ -157,7 +157,7 @@ class Trainer:
             overdue = section.checkpoint_every is None and self._overdue()
             if save or stopped or overdue:
                 self._save()
-            if self.descent.stop.agreed:
+            if self.optimizer_step.stop.agreed:
                 self._stop(saved=save or stopped)
             if ended or stopped:
                 return stopped
@@ -169,7 +169,7 @@ class Trainer:
             share_statistics(self.accelerator, self.module)
             self._save()
         self.setup.accelerator.wait_for_everyone()  # a process that ends is missed by the one that still writes
-        self.descent.stop.follow()
+        self.optimizer_step.stop.follow()
 
     def _overdue(self) -> bool:
         """Say whether the last save is long ago; by the first process's clock where all of them save."""
@@ -183,7 +183,7 @@ class Trainer:
         """Say whether to validate or save `every` so many steps; None: with the epochs."""
         if every is not None:
             return run_ended or self.progress.step % every == 0
-        return run_ended or (epoch_ended and self.progress.epoch % self.descent.steps.epochs_between == 0)
+        return run_ended or (epoch_ended and self.progress.epoch % self.optimizer_step.steps.epochs_between == 0)
 
     def _speed(self) -> dict[str, Any]:
         """Return examples and tokens a second over all steps, those before a resume too; validations do not count."""
@@ -204,7 +204,7 @@ class Trainer:
             step = self.progress.step
             raise TrainingError(
                 f"after step {step}, {len(broken)} of {len(tensors)} trained tensors are not finite. "
-                f"{self.descent.not_finite(step)}"
+                f"{self.optimizer_step.not_finite(step)}"
             )
 
     def _save(self) -> None:
@@ -216,5 +216,5 @@ class Trainer:
             progress.scaler = self.accelerator.scaler.state_dict()
         if self.accelerator.is_main_process or is_sharded(self.module):
             keep, tensors = setup.section.keep_checkpoints, self.regularizers.state_dict()
-            folder = save_checkpoint(setup.run, progress, self.module, self.descent.optimizer, keep, tensors)
+            folder = save_checkpoint(setup.run, progress, self.module, self.optimizer_step.optimizer, keep, tensors)
             setup.events(Saved(setup.run.path, progress.step, folder))

@@ -60,7 +60,7 @@ class Outcome:
         return ""
 
 
-class Probe:
+class ProbeBatch:
     """A small batch of a run's own examples, and the model that computes it.
 
     Trainable tensors of zeros, as strategies add them, are small numbers meanwhile, so that all of the model counts.
@@ -86,7 +86,7 @@ class Probe:
         self._own: dict[tuple[bool, bool], Outcome] = {}
 
     @classmethod
-    def of(cls, split: EncodedSplit, loaded: LoadedModel, device: torch.device, compute: torch.dtype) -> Probe:
+    def of(cls, split: EncodedSplit, loaded: LoadedModel, device: torch.device, compute: torch.dtype) -> ProbeBatch:
         """Return a probe of two of a split's shorter examples, one of them padded."""
         order = np.argsort(split.lengths, kind="stable")
         members = [int(i) for i in dict.fromkeys((order[len(order) // 4], order[0]))]

@@ -17,7 +17,7 @@ from ftengine.training.setup import Setup
 from ftengine.training.steps import batch_tokens
 
 
-class Validation:
+class Validator:
     """Measures the weights that would be kept, and remembers the best of them; without a validation split nothing."""
 
     def __init__(self, setup: Setup, regularizers: Attached) -> None:

@@ -13,7 +13,7 @@ from ftengine.cli import main
 from ftengine.run.directory import RunDirectory
 from ftengine.training.loop import Trainer
 from ftengine.training.stopping import Stop
-from ftengine.training.validation import Validation
+from ftengine.training.validation import Validator
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +131,7 @@ def test_a_run_ends_with_the_killed_command_that_started_it():
 
 
 def test_ctrl_c_after_the_last_step_is_followed(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(Validation, "validate", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(Validator, "validate", lambda *_: signal.raise_signal(signal.SIGINT))
     arguments = ["train", str(recipe), "--set", f"output={tmp_path / 'run'}", "--set", "train.max_steps=1"]
     result = CliRunner().invoke(main, arguments, prog_name="ftengine")
     assert result.exit_code == 130

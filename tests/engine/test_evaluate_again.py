@@ -10,7 +10,7 @@ from runs import Heard
 
 from ftengine import Recipe, fine_tune, load_run
 from ftengine.errors import DataError
-from ftengine.training.descent import Descent
+from ftengine.training.optimizer_step import OptimizerStep
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +79,9 @@ def test_new_data_is_measured_without_reading_the_runs_own_where_nothing_asks_fo
 
 def test_the_training_sample_is_of_rows_that_were_trained_on(filed_run, tmp_path, monkeypatch):
     """One step of eight, out of 24 rows: the others have no part in what looks like over-fitting."""
-    step, seen = Descent.step, []
+    step, seen = OptimizerStep.step, []
     monkeypatch.setattr(
-        Descent, "step", lambda self, members, *rest: seen.extend(members) or step(self, members, *rest)
+        OptimizerStep, "step", lambda self, members, *rest: seen.extend(members) or step(self, members, *rest)
     )
     run = fine_tune(Recipe.make({**filed_run.recipe.resolved(), "output": str(tmp_path / "run")}))
     training = run.evaluation["training"]

@@ -22,8 +22,8 @@ from ftengine.model import fingerprint_weights, probe_tokens, read_tensors
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import TrainSection
 from ftengine.run.records import Environment
-from ftengine.training.descent import Descent
 from ftengine.training.estimate import Trial
+from ftengine.training.optimizer_step import OptimizerStep
 from ftengine_builtins.loaders.transformers import TransformersLoader
 
 
@@ -213,14 +213,14 @@ def test_a_loss_that_is_not_finite_ends_training_and_keeps_the_checkpoint(chat_r
 
 
 def test_weights_that_the_last_step_broke_are_not_saved(chat_recipe, tmp_path, monkeypatch):
-    step = Descent.step
+    step = OptimizerStep.step
 
     def overflowing(self, *arguments):
         figures = step(self, *arguments)
         next(iter(self.parameters)).data[0] = math.nan
         return figures
 
-    monkeypatch.setattr(Descent, "step", overflowing)
+    monkeypatch.setattr(OptimizerStep, "step", overflowing)
     with raises(TrainingError, "step 1", "1 of 28"):
         fine_tune(chat_recipe(data__validation=None, train__max_steps=1))
     assert not (tmp_path / "run" / "adapter").exists()

@@ -19,8 +19,8 @@ from ftengine.evaluation.weights import Weights
 from ftengine.plugins.returned import is_scalar
 from ftengine.run.recipe import TrainSection
 from ftengine.training.callbacks import Callbacks
-from ftengine.training.descent import groups_of
 from ftengine.training.optimizer import build_optimizer
+from ftengine.training.optimizer_step import groups_of
 
 INSTALLED = registry_of()
 Classes = INSTALLED.get("task", "text-classification").cls

@@ -19,7 +19,7 @@ from ftengine.model.packing import Packer
 from ftengine.ops import active_backend, instruction_sets
 from ftengine.ops.eligibility import why_ineligible
 from ftengine.parallel.sharding import is_sharded
-from ftengine.training import descent, loop
+from ftengine.training import loop, optimizer_step
 from ftengine_builtins.fast_paths import grouped_layers, norms
 from ftengine_builtins.fast_paths.frozen_prefix import KeptOutputs
 
@@ -57,8 +57,8 @@ def _of_several(*_: Any) -> bool:
 
 
 COUNTED: dict[str, tuple[Any, str, When]] = {
-    "accumulation": (descent, "loss_of", _always),
-    "token-limit": (descent, "loss_of", _always),
+    "accumulation": (optimizer_step, "loss_of", _always),
+    "token-limit": (optimizer_step, "loss_of", _always),
     "packing": (Packer, "pack", _always),
     "grouped-layers": (grouped_layers, "lowrank_linears", _always),
     "frozen-prefix": (KeptOutputs, "_given", lambda self, *_: self._works),  # not where it is tried

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ftengine.model import packing
 from ftengine.ops import autograd
-from ftengine.training import descent, loop
+from ftengine.training import loop, optimizer_step
 from ftengine_builtins.fast_paths import dropout, grouped_layers, norms
 from ftengine_builtins.fast_paths.frozen_prefix import KeptOutputs
 from ftengine_builtins.strategies import lora_layers
@@ -59,15 +59,15 @@ def _operator(name: str, change: Change) -> AbstractContextManager[Any]:
 
 
 def mean_of_means() -> AbstractContextManager[Any]:
-    return _changed(descent, "loss_of", lambda found, _: (found[0] / found[1], 1.0))
+    return _changed(optimizer_step, "loss_of", lambda found, _: (found[0] / found[1], 1.0))
 
 
 def slightly_more() -> AbstractContextManager[Any]:
-    return _changed(descent, "loss_of", lambda found, _: (found[0] * SLIGHTLY, found[1]))
+    return _changed(optimizer_step, "loss_of", lambda found, _: (found[0] * SLIGHTLY, found[1]))
 
 
 def last_part_dropped() -> AbstractContextManager[Any]:
-    return _changed(descent, "batches_in_step", lambda parts, _: parts[:-1] if len(parts) > 1 else parts)
+    return _changed(optimizer_step, "batches_in_step", lambda parts, _: parts[:-1] if len(parts) > 1 else parts)
 
 
 def _packed(positions: Callable[[torch.Tensor], torch.Tensor]) -> AbstractContextManager[Any]:
@@ -183,11 +183,11 @@ def epoch_begun_again() -> AbstractContextManager[Any]:
 
 
 def randomness_begun_again() -> AbstractContextManager[Any]:
-    resume, draw = loop.Trainer.resume, descent.Descent._draw_randomness
+    resume, draw = loop.Trainer.resume, optimizer_step.OptimizerStep._draw_randomness
 
     def resumed(self: Any) -> None:
         resume(self)
-        first, own = self.progress.step, self.descent
+        first, own = self.progress.step, self.optimizer_step
         own._draw_randomness = lambda step: draw(own, step - first)
 
     return mock.patch.object(loop.Trainer, "resume", resumed)

@@ -38,7 +38,7 @@ GROUPS = "a list of groups of parameters: mappings with 'params', the parameters
 """What `Strategy.param_groups` returns, for messages."""
 
 
-class Descent:
+class OptimizerStep:
     """The optimiser of a run, over what the strategy left trainable (TrainingError: nothing is).
 
     The loss is divided once, by the weight of the whole effective batch over all micro-batches and processes, so that
