@@ -39,10 +39,12 @@ class Labels:
         kind: "single" (one of `names`), "multi" (any subset of `names`), "regression" (a number), or "tags" (one of
             `names` a word, each taken as it is; with "single" they may be of the IOB2 scheme).
         names: label names in id order; for regression one name an output.
+        counts: how many training rows have each name, where the task counted them; labels are equal without them.
     """
 
     kind: str
     names: tuple[str, ...]
+    counts: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def ids(self) -> dict[str, int]:

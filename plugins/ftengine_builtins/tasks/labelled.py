@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -14,6 +14,7 @@ from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, 
 from ftengine.errors import DataError, did_you_mean
 from ftengine.model import Criterion, raw_outputs, widen
 from ftengine_builtins.tasks.class_labels import (
+    SHOWN_NAMES,
     as_number,
     in_order,
     kind_of,
@@ -43,6 +44,11 @@ class LabelledConfig(Config):
         "auto", description="one label a row, several, or a number; auto decides from the training data"
     )
     separator: str = Field(";", min_length=1, description="between the names where several labels are one text")
+    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0, le=1e6)]] | None = Field(
+        None,
+        description="factors of the training loss by label, for rare ones: {label: factor}, 1 where none is named; "
+        "balanced: rows over (labels · rows of that label); null: none",
+    )
 
 
 class LabelledTask(Task):
@@ -99,9 +105,12 @@ class LabelledTask(Task):
         Fewer than two labels, and one that training lacks, are refused (DataError).
         """
         kind = self.kind_of(splits["train"]) if self.config.kind == "auto" else self.config.kind
+        if kind != "single" and self.config.class_weights is not None:
+            raise DataError(f"task.class_weights is for one label a row, and this data is of kind {kind}. Set it null.")
         if kind == "regression":
             return Labels(kind, (self.config.label,))
-        names = in_order(one_spelling(Counter(name for row in splits["train"] for name in self._names(row, kind))))
+        counts = Counter(name for row in splits["train"] for name in self._names(row, kind))
+        names = in_order(one_spelling(counts))
         if not names or (kind == "single" and len(names) == 1):
             for row in splits["train"] if not names else ():
                 if (value := row.get(self.config.label)) is not None:
@@ -112,7 +121,12 @@ class LabelledTask(Task):
             refuse_joined(names, self.config.separator, self.config.label)
             refuse_decimal_commas(names)
         refuse_new_labels(splits, lambda row: self._names(row, kind), names)
-        return Labels(kind, names)
+        if isinstance(given := self.config.class_weights, dict) and (other := sorted(given.keys() - set(names))):
+            raise DataError(
+                f"task.class_weights names label {other[0]!r}, which training lacks. There are "
+                f"{', '.join(map(repr, names[:SHOWN_NAMES]))}.{did_you_mean(other[0], names)}"
+            )
+        return Labels(kind, names, tuple(counts[name] for name in names))
 
     def named(self, example: Example) -> str | float | list[str] | None:
         """Return the label's name, the sorted names of several, or a number; None where it cannot be read.
@@ -146,12 +160,16 @@ class LabelledTask(Task):
         return widen(raw_outputs(model, batch))
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
-        """Return (sum over examples, their number) of the criterion's losses.
+        """Return (sum over examples, their number) of the criterion's losses; in training times their class's weight.
 
         Where kind is single, labels may be the (examples, labels) probabilities of mixed examples.
         """
         logits = [self.raw_outputs(model, batch) for _ in range(criterion.passes)]
-        losses = self._losses(criterion, batch["labels"], *logits)
+        labels = batch["labels"]
+        losses = self._losses(criterion, labels, *logits)
+        if self.config.class_weights is not None and model.training:
+            weights = losses.new_tensor(self._class_weights())
+            losses = losses * (labels.to(weights.dtype) @ weights if labels.dim() == 2 else weights[labels])
         return losses.sum(), len(losses)
 
     @torch.no_grad()
@@ -202,6 +220,14 @@ class LabelledTask(Task):
         if self.kind == "single":
             return self.labels.names[label]
         return (", ".join(self._switched_on(label)) or "(none)") if self.kind == "multi" else str(label)
+
+    def _class_weights(self) -> list[float]:
+        """Return the factor of each label; "balanced" ones have a mean of 1 over the training rows."""
+        given, labels = self.config.class_weights, self.labels
+        if isinstance(given, dict):
+            return [given.get(name, 1.0) for name in labels.names]
+        rows = sum(labels.counts)
+        return [rows / (len(labels.counts) * count) for count in labels.counts]
 
     def _names(self, example: Example, kind: str) -> Iterator[str]:
         """Yield a row's label names; none where the label cannot be read."""

@@ -262,6 +262,33 @@ def test_the_loss_is_that_of_transformers(load, tokenizer, kind):
     torch.testing.assert_close(total / weight, loaded.module(**batch).loss)
 
 
+@pytest.mark.parametrize(
+    ("given", "weights"),
+    [("balanced", [4 / 3, 2 / 3, 4 / 3]), ({"mixed": 5}, [1.0, 1.0, 5.0])],  # of bad, good and mixed: 1, 2 and 1 rows
+)
+def test_class_weights_are_factors_of_the_training_loss_alone(load, tokenizer, given, weights):
+    bound, plain = task(rows("single"), class_weights=given), task(rows("single"))
+    model, batch = load(bound).module, make_batch(bound, "single", tokenizer)
+    model.training = True  # itself, and not the dropout in it
+    logits, weights = model(**model_inputs(batch)).logits, torch.tensor(weights, dtype=torch.float64)
+    expected = F.cross_entropy(logits, batch["labels"], weight=weights, reduction="sum")
+    total, count = bound.loss(model, batch, Criterion())
+    assert count == 4
+    torch.testing.assert_close(total, expected)
+    mixed = {**batch, "labels": F.one_hot(batch["labels"], 3).double()}  # as mixup has them
+    torch.testing.assert_close(bound.loss(model, mixed, Criterion())[0], expected)
+    model.training = False  # validation losses are plain
+    torch.testing.assert_close(bound.loss(model, batch, Criterion()), plain.loss(model, batch, Criterion()))
+
+
+def test_class_weights_of_other_labels_and_kinds_are_refused():
+    with raises(DataError, "task.class_weights", "'goood'", "'good'"):
+        task(rows("single"), class_weights={"goood": 2.0})
+    for kind in ("multi", "regression"):
+        with raises(DataError, "task.class_weights", kind):
+            task(rows(kind), class_weights="balanced")
+
+
 @pytest.mark.parametrize("kind", LABELS)
 def test_gradients_are_those_of_a_plain_loss(load, tokenizer, kind):
     bound = task(rows(kind))
