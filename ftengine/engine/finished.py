@@ -13,7 +13,14 @@ from ftengine.engine.answer_origin import content_of_files
 from ftengine.engine.evaluate import add_figures, evaluate_run
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.merge import MERGED_DTYPES, MergeReport, check_merge, merge_into
-from ftengine.engine.prepared_data import KnownTask, ReadyTask, check_inputs, inferring, ready_task
+from ftengine.engine.model_fit import tokens_checked
+from ftengine.engine.prepared_data import (
+    KnownTask,
+    ReadyTask,
+    check_inputs,
+    inferring,
+    ready_task,
+)
 from ftengine.engine.prepared_model import load_base_of, prepare_strategy
 from ftengine.engine.saved_part import load_trained_part
 from ftengine.errors import InputError, NotMergeable, UnknownName
@@ -175,14 +182,16 @@ class Run:
             DataError: an example cannot be answered; the message has its number.
             InputError: an option is unknown to the task.
             RunError: weights are not finite.
-            TrainingError: an answer is not.
+            SourceError: the tokenizer gives tokens that the model has no embeddings for.
+            TrainingError: an answer is not finite.
         """
         device, known, loaded = self._model(base)
         task, size = inferring(known.task), batch_size or self.recipe.train.batch_size
         stream, done = iter(examples), 0
         while chunk := list(islice(stream, size)):
             check_inputs(known.task, chunk, lambda i, first=done + 1: f"example {first + i}")  # type: ignore[misc]
-            with device.inference(loaded):
+            asked = f"examples {done + 1:,} to {done + len(chunk):,}"
+            with device.inference(loaded), tokens_checked(loaded, asked):
                 answers = list(task.infer(loaded, chunk, options))
             require_finite_answers(answers, done + 1)
             yield from answers

@@ -17,6 +17,7 @@ from ftengine.data.read import Rows
 from ftengine.data.split import Splits, make_splits
 from ftengine.data.unread import find_unread
 from ftengine.engine.experiment import Experiment
+from ftengine.engine.model_fit import require_fit
 from ftengine.errors import DataError, InputError, PluginError, RecipeError, SourceError, naming
 from ftengine.evaluation.plan import by_pass, read_columns
 from ftengine.evaluation.slices import require_column
@@ -192,40 +193,6 @@ def _audit(ready: ReadyTask, splits: Splits, encoded: Mapping[str, EncodedSplit]
     summaries["train"]["unread"] = find_unread(encoded["train"], ready.used_columns)
     audited = splits.audited({name: list(split.skipped) for name, split in encoded.items()})
     return run_audits(audited, summaries, ready.registry)
-
-
-def require_fit(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:
-    """Refuse examples that the model cannot read: tokens that it does not have, or more of them than it takes.
-
-    That is told of a model without weights as soon as rows are encoded, else of the loaded one.
-
-    Raises:
-        SourceError: the tokenizer has more tokens than the model has embeddings; names a row.
-        RecipeError: an example is longer than the model.
-    """
-    for split in splits:
-        token, row = split.largest
-        if token >= 0 and (size := vocabulary_size(loaded.module)) is not None and token >= size:
-            raise SourceError(
-                f"{split.rows.where(row)}: the tokenizer of {loaded.source!r} gives a token with the id {token:,} "
-                f"({split.processor.convert_ids_to_tokens(token)!r}), the model has {size:,} embeddings. They do not "
-                "belong together: take the model's own tokenizer, or one whose tokens were added to the model too."
-            )
-        if loaded.max_length is not None and split.longest > loaded.max_length:
-            raise RecipeError(
-                f"the longest example of {split.rows.source} has {split.longest} tokens, the model takes "
-                f"{loaded.max_length}. Set task.max_length={loaded.max_length}, or less."
-            )
-        split.room = loaded.max_length  # examples may grow when they are augmented
-
-
-def vocabulary_size(module: Any) -> int | None:
-    """Return how many tokens a model has embeddings for; None where it does not say."""
-    try:
-        weight: Any = module.get_input_embeddings().weight
-    except (AttributeError, NotImplementedError, TypeError):
-        return None
-    return len(weight)
 
 
 def check_components(experiment: Experiment, task: Task, splits: Splits) -> None:

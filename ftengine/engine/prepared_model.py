@@ -18,13 +18,13 @@ from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.fast_paths import fast_paths_of, require_fast_paths
 from ftengine.engine.memory import choose_memory, require_base_fits, require_measurable
+from ftengine.engine.model_fit import require_fit
 from ftengine.engine.prepared_data import (
     KnownTask,
     PreparedData,
     ReadyTask,
     apply_strategy,
     check_own_regularizers,
-    require_fit,
 )
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.results import Measured, measure_all

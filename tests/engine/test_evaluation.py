@@ -15,7 +15,8 @@ from rows import WORDS, sentences, write_rows
 from ftengine import Recipe, fine_tune, load_run
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
-from ftengine.engine.prepared_data import prepare_data, require_fit
+from ftengine.engine.model_fit import require_fit
+from ftengine.engine.prepared_data import prepare_data
 from ftengine.errors import RecipeError
 from ftengine.evaluation.examples import SHOWN
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -9,13 +10,14 @@ import transformers
 from click.testing import CliRunner
 from expected import raises
 from pyarrow import parquet
+from transformers import AutoTokenizer
 
 from ftengine import fine_tune, load_run
 from ftengine.api import SilentListener
 from ftengine.cli import main
 from ftengine.engine.answer_origin import content_of_input
 from ftengine.engine.predict import predict_file
-from ftengine.errors import DataError, RunError
+from ftengine.errors import DataError, RunError, SourceError
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import DataSection
 
@@ -50,6 +52,19 @@ def test_answers_of_the_base_do_not_depend_on_what_was_trained(label_recipe):
     assert settings == of_base["settings"]  # so that what was written equals what is asked for
     assert settings["seed"] == run.recipe.seed
     assert settings["labels"]["names"] == list(run.facts.labels.names)
+
+
+def test_a_token_that_the_model_lacks_is_named(label_recipe, bert_folder, tmp_path):
+    """As it is before training; only that answered rows are not read before."""
+    folder = shutil.copytree(bert_folder, tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["newword"])
+    tokenizer.save_pretrained(folder)
+    run = fine_tune(label_recipe(model__source=str(folder), train__max_steps=1))
+    rows = [{"text": "good"}, {"text": "good newword"}]
+    with raises(SourceError, "examples 1 to 2", "'newword'", "embeddings"):
+        list(run.predict(rows))
+    assert len(list(run.predict(rows[:1]))) == 1
 
 
 @pytest.fixture

@@ -1,0 +1,72 @@
+"""Whether a model can read the examples at all: it has their tokens, and takes so many of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ftengine.api import LoadedModel
+from ftengine.data.encoding import EncodedSplit
+from ftengine.errors import RecipeError, SourceError
+
+
+def require_fit(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:
+    """Refuse examples that the model cannot read: tokens that it does not have, or more of them than it takes.
+
+    That is told of a model without weights as soon as rows are encoded, else of the loaded one.
+
+    Raises:
+        SourceError: the tokenizer has more tokens than the model has embeddings; names a row.
+        RecipeError: an example is longer than the model.
+    """
+    for split in splits:
+        token, row = split.largest
+        if token >= 0 and (size := vocabulary_size(loaded.module)) is not None and token >= size:
+            raise SourceError(_unknown_token(loaded.source, split.processor, token, size, split.rows.where(row)))
+        if loaded.max_length is not None and split.longest > loaded.max_length:
+            raise RecipeError(
+                f"the longest example of {split.rows.source} has {split.longest} tokens, the model takes "
+                f"{loaded.max_length}. Set task.max_length={loaded.max_length}, or less."
+            )
+        split.room = loaded.max_length  # examples may grow when they are augmented
+
+
+@contextmanager
+def tokens_checked(loaded: LoadedModel, where: str) -> Iterator[None]:
+    """Refuse token ids that the model has no embedding for, as its rows `where` are answered (SourceError)."""
+    module: Any = loaded.module
+    if (size := vocabulary_size(module)) is None:
+        yield
+        return
+
+    def check(embeddings: Any, args: tuple[Any, ...]) -> None:
+        for ids in args[:1]:
+            whole = isinstance(ids, torch.Tensor) and not ids.is_floating_point() and ids.numel()
+            if whole and (token := int(ids.max())) >= size:
+                raise SourceError(_unknown_token(loaded.source, loaded.processor, token, size, where))
+
+    handle = module.get_input_embeddings().register_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _unknown_token(source: str, processor: Any, token: int, size: int, where: str) -> str:
+    return (
+        f"{where}: the tokenizer of {source!r} gives a token with the id {token:,} "
+        f"({processor.convert_ids_to_tokens(token)!r}), the model has {size:,} embeddings. They do not "
+        "belong together: take the model's own tokenizer, or one whose tokens were added to the model too."
+    )
+
+
+def vocabulary_size(module: Any) -> int | None:
+    """Return how many tokens a model has embeddings for; None where it does not say."""
+    try:
+        weight: Any = module.get_input_embeddings().weight
+    except (AttributeError, NotImplementedError, TypeError):
+        return None
+    return len(weight)
