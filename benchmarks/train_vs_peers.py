@@ -88,7 +88,7 @@ def compare(options: argparse.Namespace, arguments: list[str]) -> None:
             command = [sys.executable, __file__, *arguments, "--play", "peer", "--output", str(output)]
             if side != "peer":
                 command = [sys.executable, "-m", "ftengine", "train", str(recipe(options, work, output))]
-            seconds, peak = measured(command, work / f"cache-{number}")
+            seconds, peak = measured(command, work / f"cache-{side}-{number}")
             adapter = output if side == "peer" else output / "adapter"
             ask = [sys.executable, __file__, *arguments, "--play", "loss", "--output", str(adapter)]
             loss = float(subprocess.run(ask, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
