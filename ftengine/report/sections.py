@@ -107,8 +107,9 @@ def _training(run: RunRecords) -> dict[str, Any]:
 
 
 def _displays(run: RunRecords) -> list[Display]:
-    """Return what evaluators draw, of base and tuned model side by side, whoever made it."""
-    sides = {"tuned": run.evaluation.displays.tuned, "base": run.evaluation.displays.base}
+    """Return what evaluators draw, of base and tuned model side by side; not of a base with a fresh head."""
+    base = () if run.trained.new_modules else run.evaluation.displays.base
+    sides = {"tuned": run.evaluation.displays.tuned, "base": base}
     charts = merge_charts(*([one for one in sides[side] if isinstance(one, LineChart)] for side in ("base", "tuned")))
     titles = dict.fromkeys(one.title for side in sides.values() for one in side if not isinstance(one, LineChart))
     others = [

@@ -161,6 +161,13 @@ def test_no_dash_stands_without_its_reason(tmp_path):
     assert '<td class="num"><span class="value">0.9</span><span class="ends">(0.8 to 1.0)</span></td>' in text
 
 
+def test_what_a_fresh_head_guesses_is_not_drawn(tmp_path):
+    files = sound()
+    files["facts"]["new_modules"] = ["classifier"]
+    text = write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
+    assert ("Confusion matrix, tuned model" in text, "Confusion matrix, base model" in text) == (True, False)
+
+
 def test_the_training_loss_has_a_smoothed_line_over_it(pages):
     chart = pages["sound"].split('<p class="title">Losses</p>')[1].split("</figure>")[0]
     assert "the same, smoothed" in chart
