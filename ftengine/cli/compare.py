@@ -9,7 +9,7 @@ import click
 from ftengine.cli.failure import SAVED, telling
 from ftengine.cli.options import json_option, output_option, recipe_argument, require_one_process, set_option
 from ftengine.cli.page import page, print_json, table
-from ftengine.cli.progress import listening
+from ftengine.cli.progress import announce, listening
 from ftengine.errors import InputError, load_yaml
 from ftengine.text import duration, number, percent, sample_size, size, with_ends
 
@@ -50,6 +50,7 @@ def compare(
       ftengine compare recipe.yaml --strategies ONE,OTHER --output runs/compared
       ftengine compare recipe.yaml --strategies "ONE,{name: OTHER, train.learning_rate: 1.0e-3}"
     """
+    announce(f"reading {recipe_file}")
     from ftengine.engine.compare import compare_strategies
     from ftengine.run.recipe import Recipe
 

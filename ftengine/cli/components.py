@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
 
 from ftengine import api
-from ftengine.cli.remembered import remember
+from ftengine.cli.remembered import remember, remembered
 from ftengine.errors import InputError, PluginError, UnknownName, did_you_mean
 from ftengine.plugins.discovery import Plugins, make_plugin_manager
-from ftengine.plugins.registry import KINDS, Entry, Registry, article
+from ftengine.plugins.registry import KINDS, RECIPE_KEYS, Entry, Registry, article
+from ftengine.run.environment import plugin_origins
 
 CONSTRAINTS = {
     "minimum": "≥",
@@ -65,8 +67,26 @@ class Installed:
     problems: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Described:
+    """What a recipe's comments say of a component.
+
+    Args:
+        modality: what it is for, of tasks and augmenters.
+        traits: as JSON has them.
+    """
+
+    kind: str
+    name: str
+    summary: str
+    modality: str | None
+    traits: Mapping[str, Any]
+    options: Sequence[Option]
+
+
 def installed() -> Installed:
     """Find what is installed; where one plugin is broken, the others are still listed."""
+    began = time.time_ns()
     plugins = make_plugin_manager()
     broken = [f"plugin {o.name!r} of {o} ({o.target}) failed to load: {o.cause}" for o in plugins.broken()]
     result = Installed(plugins, problems=broken)
@@ -82,8 +102,39 @@ def installed() -> Installed:
             except PluginError as error:
                 if str(error) not in result.problems:
                     result.problems.append(str(error))
-    remember(result.entries)
+    listed = {"components": [listed_component(entry) for entry in result.entries], "keys": RECIPE_KEYS}
+    sound = not result.problems and not any(origin.remarks for origin in plugins.origins.values())
+    remember({**listed, "plugins": plugin_origins(plugins) if sound else None}, began)
     return result
+
+
+def listed_component(entry: Entry) -> dict[str, str]:
+    """Return what lists say of a component."""
+    return {
+        "kind": entry.kind,
+        "name": entry.name,
+        "summary": entry.summary,
+        "distribution": entry.origin.distribution,
+        "version": entry.origin.version,
+        "source": entry.origin.source,
+    }
+
+
+def described() -> list[Described]:
+    """Describe every component that a recipe may name (PluginError: a plugin is broken)."""
+    known, began = remembered("described"), time.time_ns()
+    if known is None:
+        registry = Registry()
+        registry.plugins.raise_if_broken()
+        known = [_described(entry) for kind in RECIPE_KEYS for entry in registry.entries(kind)]
+        remember({"described": known}, began)
+    return [Described(**{**one, "options": [Option(**option) for option in one["options"]]}) for one in known]
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    traits = json.loads(json.dumps(asdict(entry.cls.traits), default=str))
+    told = Described(entry.kind, entry.name, entry.summary, getattr(entry.cls, "modality", None), traits, ())
+    return {**asdict(told), "options": [asdict(option) for option in options(entry.cls.Config)]}
 
 
 def require_kind(kind: str | None) -> None:

@@ -11,7 +11,7 @@ from ftengine.cli.failure import SAVED, telling
 from ftengine.cli.figures import figure_table, show_verdict
 from ftengine.cli.options import json_option, output_option, recipe_argument, require_one_process, set_option
 from ftengine.cli.page import page, print_json, table
-from ftengine.cli.progress import listening
+from ftengine.cli.progress import announce, listening
 from ftengine.text import number, one_line, printable, sample_size
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], out
     Example:
       ftengine cross-validate recipe.yaml --folds 5 --output runs/folds
     """
+    announce(f"reading {recipe_file}")
     from ftengine.engine.cross_validate import cross_validate as validate
     from ftengine.engine.cross_validate import require_folds
     from ftengine.run.recipe import Recipe

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
@@ -12,6 +15,7 @@ import click
 
 from ftengine.cli.options import json_option
 from ftengine.cli.page import facts, page, print_json
+from ftengine.cli.remembered import remember, remembered
 from ftengine.errors import PluginError, RunError
 from ftengine.text import counted, size
 
@@ -25,11 +29,17 @@ Check = Callable[[list[str]], Any]
     is_flag=True,
     help="Empty the cache (parsed data, encoded rows, base predictions); it is rebuilt when needed.",
 )
+@click.option(
+    "--recheck",
+    is_flag=True,
+    help="Check again what was found sound before, though neither installation, settings nor machine changed.",
+)
 @json_option
-def doctor(clear_cache: bool, as_json: bool) -> None:
+def doctor(clear_cache: bool, recheck: bool, as_json: bool) -> None:
     """Check this installation and say what to repair.
 
-    Exits with 1 when there is something to repair.
+    Exits with 1 when there is something to repair. What was found sound is not checked again before something that it
+    rests on has changed.
 
     \b
     Examples:
@@ -38,7 +48,7 @@ def doctor(clear_cache: bool, as_json: bool) -> None:
     """
     if clear_cache:
         _clear_cache()
-    found, problems = examine()
+    found, problems = examine(recheck=recheck)
     if as_json:
         print_json({**found, "problems": problems})
     else:
@@ -47,18 +57,44 @@ def doctor(clear_cache: bool, as_json: bool) -> None:
         sys.exit(1)
 
 
-def examine() -> tuple[dict[str, Any], list[str]]:
-    """Run every check; one that fails is a problem and does not keep the others from running."""
+def examine(*, recheck: bool = True) -> tuple[dict[str, Any], list[str]]:
+    """Run every check; one that fails is a problem and does not keep the others from running.
+
+    Args:
+        recheck: also what was found sound of this installation on this machine before.
+    """
+    began, here = time.time_ns(), _machine()
+    known = None if recheck else remembered("doctor")
     found: dict[str, Any] = {}
     problems: list[str] = []
+    sound = known["found"] if known and known["machine"] == here else {}
     for name, check in CHECKS.items():
+        if name in sound:
+            found[name] = sound[name]
+            continue
         try:
             found[name] = check(problems)
         # Broken installations raise anything, at import already; to report that is what this command is for.
         except Exception as error:
             found[name] = None
             problems.append(f"{name} could not be checked: {type(error).__name__}: {error}")
+    if not (problems or sound):
+        remember({"doctor": {"machine": here, "found": {name: found[name] for name in LASTING}}}, began)
     return found, problems
+
+
+def _machine() -> list[str]:
+    """Return what hardware, precision and kernels hang on besides the installation: settings, devices, compiled files.
+
+    Since the machine was started, as drivers and devices seldom change without.
+    """
+    asked = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith(SETTINGS))
+    started = Path("/proc/sys/kernel/random/boot_id")
+    compiled = sorted(Path(__file__).parents[1].rglob("*.so"))
+    written = [f"{file} {file.stat().st_mtime_ns}" for file in compiled]
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    devices = sorted(map(str, Path("/dev").glob("nvidia*")))
+    return [started.read_text().strip() if started.exists() else "", str(cores), *asked, *devices, *written]
 
 
 def _fact(place: str) -> Check:
@@ -155,6 +191,11 @@ CHECKS: dict[str, Check] = {
     "commands": _commands,
 }
 
+LASTING = ("hardware", "precision", "build", "plugins", "kernels", "commands")
+"""Checks that import torch or plugins, whose results stay the same while installation and machine do."""
+SETTINGS = ("ATEN_", "CUDA", "FTENGINE_", "KMP_", "LD_", "MKL_", "NVIDIA_", "OMP_", "PYTORCH_", "TORCH")
+"""How the names begin of variables that these checks depend on."""
+
 SERVES = {"compiled": "low-rank layers run on compiled kernels", "reference": "low-rank layers run on plain PyTorch"}
 
 
@@ -175,7 +216,7 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("versions", ", ".join(known)))
     if found["hardware"]:
         machine = found["hardware"]
-        torch = f"torch uses {machine['threads']} threads and {machine['cpu_capability']}"
+        torch = f"torch uses {counted(machine['threads'], 'thread')} and {machine['cpu_capability']}"
         gpus = [f"{g['name']}, {size(g['memory_bytes'])}, capability {g['capability']}" for g in machine["gpus"]]
         lines += [
             ("machine", machine["platform"]),

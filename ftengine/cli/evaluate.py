@@ -7,7 +7,7 @@ import click
 from ftengine.cli.figures import show_figures, show_matrices, show_probes, show_slices, show_verdict
 from ftengine.cli.options import PATH, json_option, run_argument, trust_code_option
 from ftengine.cli.page import page, print_json
-from ftengine.cli.progress import is_main_process, listening
+from ftengine.cli.progress import announce, is_main_process, listening
 
 
 @click.command()
@@ -29,6 +29,7 @@ def evaluate(run_folder: str, data: str | None, evaluators: str | None, trust_co
       ftengine evaluate runs/support --data new.jsonl
       ftengine evaluate runs/reviews --evaluators calibration
     """
+    announce(f"opening {run_folder}")
     from ftengine.engine.fine_tune import load_run
     from ftengine.run.evaluation_result import EvaluationResult
 

@@ -11,7 +11,8 @@ import click
 
 from ftengine.cli.names import component_names
 from ftengine.cli.options import PATH
-from ftengine.errors import InputError
+from ftengine.cli.progress import announce
+from ftengine.errors import InputError, SourceError
 from ftengine.text import printable
 
 if TYPE_CHECKING:
@@ -48,19 +49,25 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
       ftengine init reviews.csv
       ftengine init support.yaml --task causal-lm --model ./SmolLM2-135M-Instruct --data support.jsonl
     """
+    announce("looking at what is installed" if model is None else f"looking at {model}")
+    from ftengine.cli.components import described
     from ftengine.cli.schema import FILE, first_line
-    from ftengine.cli.starter import Seen, look, starter, starting_first
+    from ftengine.cli.starter import Seen, starter, starting_first
     from ftengine.data.readers import suffixes
     from ftengine.plugins.registry import Registry
 
-    registry = Registry()
-    registry.plugins.raise_if_broken()
-    if data is None and (file.is_dir() or file.suffix.lower() in suffixes(registry)):  # no recipe but data
+    components, readers = described(), Registry(only=["reader"])
+    for kind, name in (("task", task), ("strategy", strategy)):
+        if name is not None and (kind, name) not in {(one.kind, one.name) for one in components}:
+            Registry().get(kind, name, f"--{kind}")
+    if data is None and (file.is_dir() or file.suffix.lower() in suffixes(readers)):  # no recipe but data
         file, data = Path(RECIPE), str(file)
-    tasks = [registry.get("task", task, "--task")] if task else starting_first(registry.entries("task"))
-    seen = look(data, tasks, registry) if data is not None else Seen()
+    seen, refused = _look(task, model, data) if data or model else (Seen(), {})
     chosen = task or (seen.task.name if seen.task else None)
-    text = starter(registry, chosen, model, data, strategy, seen)
+    if chosen is None and refused:
+        fitting = [one.name for one in starting_first(components) if one.kind == "task" and one.name not in refused]
+        chosen = fitting[0] if fitting else None
+    text = starter(components, chosen, model, data, strategy, seen)
     if (file.parent / FILE).is_file():
         text = first_line(FILE) + text
     try:
@@ -77,6 +84,30 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
     if data is not None and Path(data).suffix and not Path(data).exists():
         click.echo(printable(f"note: there is no {data!r} yet"), err=True)
     click.echo(printable(f"wrote {file}. {change}: ftengine plan {shlex.quote(str(file))}"))
+
+
+def _look(task: str | None, model: str | None, data: str | None) -> tuple[Seen, dict[str, str]]:
+    """Look into data and model; return what the data is for, and why the model is not for some tasks.
+
+    Raises:
+        InputError: the model is not for the task that is named, or that the data is for.
+    """
+    from ftengine.cli.starter import Seen, look, refusals
+    from ftengine.plugins.registry import Registry
+
+    registry = Registry(only=["reader", "task", *(["loader"] if model else [])])
+    registry.plugins.raise_if_broken()
+    entries = [entry for entry in registry.entries("task") if task in (None, entry.name)]
+    entries.sort(key=lambda entry: not entry.cls.traits.is_default)
+    refused: dict[str, str] = {}
+    if model is not None:
+        try:
+            refused = refusals(model, entries, registry)
+        except SourceError as error:  # a recipe may be begun before its model is there
+            click.echo(printable(f"note: whether the model suits is not known: {error}"), err=True)
+    if task in refused:
+        raise InputError(f"--task {task}: {refused[task]}")
+    return look(data, entries, registry, refused) if data is not None else Seen(), refused
 
 
 def _told(seen: Seen, task: str | None, data: str | None) -> Iterator[str]:

@@ -6,7 +6,7 @@ import click
 
 from ftengine.cli.options import PATH, json_option, require_one_process, run_argument, trust_code_option
 from ftengine.cli.page import facts, page, print_json
-from ftengine.cli.progress import listening
+from ftengine.cli.progress import announce, listening
 
 
 @click.command()
@@ -31,6 +31,7 @@ def merge(run_folder: str, out: str, dtype: str, trust_code: bool, as_json: bool
     Example:
       ftengine merge runs/support merged-model --dtype bfloat16
     """
+    announce(f"opening {run_folder}")
     from ftengine.engine.fine_tune import load_run
 
     require_one_process("merge", "writes one model")

@@ -44,9 +44,8 @@ def distribution_names(ctx: Context, param: Parameter, incomplete: str) -> list[
 
 def _known() -> dict[str, Any]:
     """Return what plugins offer, as it is remembered, or else by asking them."""
-    if (known := remembered()) is not None:
-        return known
-    from ftengine.cli.components import installed
+    if remembered("components") is None:
+        from ftengine.cli.components import installed
 
-    installed()  # remembers what it finds
-    return remembered() or {"components": [], "keys": {}}
+        installed()  # remembers what it finds
+    return {"components": remembered("components") or [], "keys": remembered("keys") or {}}

@@ -10,7 +10,7 @@ import click
 
 from ftengine.cli.options import json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, page, print_json, table
-from ftengine.cli.progress import listening
+from ftengine.cli.progress import announce, listening
 from ftengine.cli.scaling import network, show_scaling
 from ftengine.errors import InputError
 from ftengine.text import counted, cut, duration, number, one_line, percent, printable, redact_pieces, size
@@ -87,6 +87,7 @@ def plan(
         raise InputError("--labels is for --parameters-only; a whole plan takes the labels from the data.")
     speed = network(processes, bandwidth, measure=measure and not parameters_only)
     recipe = Recipe.read(recipe_file, overrides)
+    announce(f"reading {recipe.model.source} and {recipe.data.train}")
     from ftengine.engine.count_parameters import count_parameters  # seconds, which a mistyped name need not wait for
     from ftengine.engine.fine_tune import plan as make_plan
 

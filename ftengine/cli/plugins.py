@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -13,9 +14,10 @@ from ftengine.cli.options import json_option
 from ftengine.cli.page import facts, page, print_json, table
 from ftengine.cli.plugins_check import check
 from ftengine.cli.plugins_new import complete_kinds, kinds, new
+from ftengine.cli.remembered import remembered
 
 if TYPE_CHECKING:
-    from ftengine.cli.components import Installed, Option
+    from ftengine.cli.components import Option
     from ftengine.plugins.registry import Entry
 
 kind_option = click.option(
@@ -44,18 +46,25 @@ def list_plugins(kind: str | None, as_json: bool) -> None:
     Example:
       ftengine plugins list --kind strategy
     """
-    from ftengine.cli.components import installed, require_kind
-    from ftengine.run.environment import plugin_origins
+    if kind not in (None, *kinds()):
+        from ftengine.cli.components import require_kind
 
-    require_kind(kind)
-    found = installed()
-    found.entries = [entry for entry in found.entries if kind in (None, entry.kind)]
+        require_kind(kind)
+    plugins, problems, components = remembered("plugins"), [], remembered("components")
+    if plugins is None:
+        from ftengine.cli.components import installed, listed_component
+        from ftengine.run.environment import plugin_origins
+
+        found = installed()
+        plugins, problems = plugin_origins(found.plugins), found.problems
+        components = [listed_component(entry) for entry in found.entries]
+    chosen = [one for one in components if kind in (None, one["kind"])]
     if as_json:
-        components = [_component(entry) for entry in found.entries]
-        print_json({"components": components, "plugins": plugin_origins(found.plugins), "problems": found.problems})
+        print_json({"components": chosen, "plugins": plugins, "problems": problems})
     else:
-        _show(found)
-    if found.problems:
+        sources = {_origin(one): one["source"] for one in components if one["source"]}
+        _show(chosen, sources, plugins, problems)
+    if problems:
         sys.exit(1)
 
 
@@ -72,7 +81,7 @@ def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from ftengine.cli.components import find, installed, metrics, options, require_kind, written
+    from ftengine.cli.components import find, installed, listed_component, metrics, options, require_kind, written
 
     require_kind(kind)
     entry = find(installed(), name, kind)
@@ -80,7 +89,7 @@ def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
     if as_json:
         print_json(
             {
-                **_component(entry),
+                **listed_component(entry),
                 "docstring": entry.docstring,
                 "paper": entry.cls.paper or None,
                 "target": f"{entry.cls.__module__}:{entry.cls.__qualname__}",
@@ -94,28 +103,24 @@ def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
         _show_component(entry, described)
 
 
-def _component(entry: Entry) -> dict[str, str]:
-    return {
-        "kind": entry.kind,
-        "name": entry.name,
-        "summary": entry.summary,
-        "distribution": entry.origin.distribution,
-        "version": entry.origin.version,
-        "source": entry.origin.source,
-    }
-
-
-def _show(found: Installed) -> None:
+def _show(
+    components: Sequence[Mapping[str, str]],
+    sources: Mapping[str, str],
+    plugins: Sequence[Mapping[str, str]],
+    problems: Sequence[str],
+) -> None:
     out = page()
-    loaded = {str(o): o.source for o in found.plugins.origins.values() if o.source and o.status == "loaded"}
-    rows = [(entry.kind, entry.name, str(entry.origin), entry.summary) for entry in found.entries]
+    rows = [(one["kind"], one["name"], _origin(one), one["summary"]) for one in components]
     out.print(table(("kind", "name", "from", "what it is"), rows, left=4))
-    if loaded:
-        out.print("", table(("distribution", "installed from"), loaded.items(), left=2))
-    blocked = [origin for origin in found.plugins.origins.values() if origin.status == "blocked"]
-    if blocked or found.problems:
-        told = [*(("blocked", str(origin)) for origin in blocked), *(("broken", text) for text in found.problems)]
-        out.print("", facts(told))
+    if sources:
+        out.print("", table(("distribution", "installed from"), sources.items(), left=2))
+    blocked = [_origin(plugin) for plugin in plugins if plugin["status"] == "blocked"]
+    if blocked or problems:
+        out.print("", facts([*(("blocked", origin) for origin in blocked), *(("broken", text) for text in problems)]))
+
+
+def _origin(listed: Mapping[str, str]) -> str:
+    return f"{listed['distribution']} {listed['version']}"
 
 
 def _show_component(entry: Entry, options: list[Option]) -> None:

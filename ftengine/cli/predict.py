@@ -11,7 +11,7 @@ import click
 
 from ftengine.cli.options import PATH, json_option, require_one_process, run_argument, trust_code_option
 from ftengine.cli.page import print_json
-from ftengine.cli.progress import listening
+from ftengine.cli.progress import announce, listening
 from ftengine.text import counted, printable
 
 
@@ -58,6 +58,7 @@ def predict(
     Example:
       ftengine predict runs/support --input questions.jsonl --output answers.jsonl --option max_new_tokens=40
     """
+    announce(f"opening {run_folder}")
     from ftengine.engine.fine_tune import load_run
     from ftengine.engine.predict import predict_file, predict_rows
     from ftengine.run.yaml_text import key_and_value

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftengine.text import duration, number, one_line, size
+from ftengine.text import duration, number, one_line, printable, size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +27,12 @@ LOG_DELAY = 10.0
 def is_main_process() -> bool:
     """Say whether this process does the talking; torchrun and accelerate number their processes."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def announce(doing: str) -> None:
+    """Say on a terminal what a command does before it can tell how far it is, as the first imports take seconds."""
+    if is_main_process() and sys.stderr.isatty():
+        click.echo(printable(f"{doing} …"), err=True)
 
 
 @contextmanager

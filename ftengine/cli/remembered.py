@@ -1,64 +1,95 @@
-"""What plugins answered when they were asked for their components, in the cache's folder, for the shell's completion.
+"""What was found out about this installation, in the cache's folder: what plugins offer, for lists and for completion.
 
-Everything here is hints, and a cache that cannot be read or written is none.
+Only what was found sound is kept, and it counts as long as nothing changed: no distribution, no plugin blocked, no file
+of a plugin and none outside of site-packages that was loaded to find it out, such as those of an editable installation.
+A cache that cannot be read or written is none.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from hashlib import blake2b
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ftengine import __version__
 from ftengine.errors import RunError
 from ftengine.plugins.distributions import offers
 
-if TYPE_CHECKING:
-    from ftengine.plugins.registry import Entry
-
 CACHE_VARIABLE = "FTENGINE_CACHE"
 GROUP = "ftengine"
 """The folder of caches and the group of plugins, named again here: what defines them takes too long to import."""
+INSTALLED = (".dist-info", ".egg-info", ".egg-link", ".pth")
+"""How the names end of what installers leave of a distribution."""
+LATER = 60 * 10**9
+"""Nanoseconds that a file's time may lie ahead of the clock, as with some network drives."""
 
 
-def remember(entries: Iterable[Entry]) -> None:
-    """Keep what plugins offer, for the next completion."""
-    from ftengine.plugins.registry import RECIPE_KEYS
+def remember(found: Mapping[str, Any], began: int) -> None:
+    """Keep what was found out, by what it is and as JSON has it, beside the rest that is known of this installation.
+
+    Args:
+        began: nanoseconds since 1970 when it began to be found out; of files that changed since, nothing is kept.
+    """
     from ftengine.run.directory import RunDirectory
 
-    components = [{"kind": e.kind, "name": e.name, "summary": e.summary} for e in entries]
+    watched = {name: time for name in sorted(_files()) if (time := _changed(name)) is not None}
+    if any(began < time < began + LATER for time in watched.values()):
+        return
+    known = _read() or {}
     cache = RunDirectory(_file().parent)
     with suppress(RunError):  # a full disk, a home that cannot be written
         cache.create()
-        cache.write_json(_file().name, {"of": _installed(), "components": components, "keys": RECIPE_KEYS})
+        files = {**known.get("files", {}), **watched}
+        cache.write_json(_file().name, {**known, **found, "of": _installed(), "files": files})
 
 
-def remembered() -> dict[str, Any] | None:
-    """Return what plugins offer, if the cache is of what is installed now."""
-    with suppress(OSError, ValueError):  # none yet, or damaged
+def remembered(what: str) -> Any:
+    """Return what was found out, if nothing has changed since; else None."""
+    return (_read() or {}).get(what)
+
+
+def _read() -> dict[str, Any] | None:
+    with suppress(OSError, ValueError, AttributeError):  # none yet, or damaged
         known = json.loads(_file().read_text(encoding="utf-8"))
-        if isinstance(known, dict) and known.get("of") == _installed():
+        if known.get("of") == _installed() and all(_changed(name) == time for name, time in known["files"].items()):
             return known
     return None
 
 
 def _installed() -> str:
-    """Return a number that changes with what is installed, blocked, or written anew in an editable installation."""
-    found = [__version__]
-    for offer in offers(GROUP):
-        try:
-            spec = find_spec(offer.entry_point.module.partition(".")[0])
-            changed = os.stat(spec.origin).st_mtime_ns if spec and spec.origin else 0
-        except (ImportError, ValueError, OSError):
-            changed = 0
-        found.append(f"{offer} {offer.entry_point.value} {offer.blocked} {changed}")
+    """Return a number that changes with what is installed or blocked."""
+    found = [__version__, sys.version, sys.prefix]
+    found += [f"{offer} {offer.entry_point.value} {offer.blocked}" for offer in offers(GROUP)]
+    for folder in dict.fromkeys(sys.path):
+        with suppress(OSError):  # an archive, or not there
+            traces = (entry for entry in os.scandir(folder or ".") if entry.name.endswith(INSTALLED))
+            found += sorted(f"{entry.path} {entry.stat().st_mtime_ns}" for entry in traces)
     return blake2b("\n".join(found).encode(), digest_size=16).hexdigest()
 
 
+def _files() -> Iterator[str]:
+    """Yield the loaded files of plugins, and those that no installer wrote."""
+    written = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    plugins = {offer.entry_point.module.partition(".")[0] for offer in offers(GROUP)}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and (name.partition(".")[0] in plugins or not file.startswith(written)):
+            yield file
+
+
+def _changed(file: str) -> int | None:
+    """Return when a file was written, in nanoseconds since 1970; None where there is none."""
+    try:
+        return os.stat(file).st_mtime_ns
+    except (OSError, ValueError):
+        return None
+
+
 def _file() -> Path:
-    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/ftengine").expanduser() / "names.json"
+    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/ftengine").expanduser() / "installed.json"

@@ -10,6 +10,7 @@ from ftengine.cli import compare, crossvalidate
 from ftengine.cli.figures import show_verdict
 from ftengine.cli.options import PATH, json_option
 from ftengine.cli.page import page, print_json
+from ftengine.cli.progress import announce
 from ftengine.errors import InputError
 
 
@@ -29,6 +30,7 @@ def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
       ftengine report runs/first runs/second --output both.html
       ftengine report runs/compared
     """
+    announce(f"reading {' '.join(runs)}")
     from ftengine.report.write import REPORT, runs_in, verdict_of, write_report
 
     made = overview = None

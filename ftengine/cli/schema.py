@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from typing import Any
 
 import click
 
+from ftengine.cli.remembered import remember, remembered
 from ftengine.errors import InputError
 from ftengine.text import printable
 
@@ -32,21 +35,30 @@ def schema(output: Path | None) -> None:
     Example:
       ftengine schema --output recipe.schema.json
     """
-    from ftengine.plugins.registry import Registry
-    from ftengine.run.directory import writing
-    from ftengine.run.recipe_schema import recipe_schema
-
-    registry = Registry()
-    registry.plugins.raise_if_broken()
-    text = json.dumps(recipe_schema(registry), indent=2, allow_nan=False)
+    text = json.dumps(remembered("schema") or _ask(), indent=2, allow_nan=False)
     if output is None:
         click.echo(text)
         return
     if output.exists() and not _is_schema(output):
         raise InputError(f"{str(output)!r} exists and is not a schema of recipes. Name another file.")
+    from ftengine.run.directory import writing
+
     with writing(output):
         output.write_text(f"{text}\n", encoding="utf-8")
     click.echo(printable(f"wrote {output}. Begin recipes beside it with: {first_line(output.name).strip()}"))
+
+
+def _ask() -> dict[str, Any]:
+    """Return the schema of what plugins offer, which is asked of them now."""
+    from ftengine.plugins.registry import Registry
+    from ftengine.run.recipe_schema import recipe_schema
+
+    began = time.time_ns()
+    registry = Registry()
+    registry.plugins.raise_if_broken()
+    found = recipe_schema(registry)
+    remember({"schema": found}, began)
+    return found
 
 
 def _is_schema(file: Path) -> bool:

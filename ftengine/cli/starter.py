@@ -13,9 +13,10 @@ import yaml
 from pydantic import BaseModel
 
 from ftengine import api
-from ftengine.cli.components import Option, options
+from ftengine.cli.components import Described, Option, options
 from ftengine.data.read import read_rows
-from ftengine.plugins.registry import RECIPE_KEYS, Entry, Registry
+from ftengine.errors import DataError, InputError, SourceError
+from ftengine.plugins.registry import AUTO, RECIPE_KEYS, Entry, Registry
 from ftengine.run.recipe import DataSection, Recipe, TrainSection
 
 MODEL = "FOLDER-OR-HUB-ID"
@@ -49,12 +50,16 @@ class Seen:
     rows: int | None = None
 
 
-def look(source: str, tasks: Iterable[Entry], registry: Registry) -> Seen:
+def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mapping[str, str]) -> Seen:
     """Ask tasks whether the data is of their kind.
 
     Args:
         source: a file or a folder; of what is not there, such as a data set of the hub, nothing is found.
         tasks: those to ask; of equally certain ones the first is taken.
+        refused: why the model is not for a task, by the task's name.
+
+    Raises:
+        InputError: the data is of a kind that the model cannot learn.
     """
     if not Path(source).expanduser().exists():
         return Seen()
@@ -67,8 +72,39 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry) -> Seen:
             known.append((entry, found))
     if not known:
         return Seen(rows.columns, hint=rows.hint, rows=len(rows))
-    task, found = max(known, key=lambda pair: pair[1].certainty)
+    suiting = [pair for pair in known if pair[0].name not in refused]
+    if not suiting:
+        kind, _ = max(known, key=lambda pair: pair[1].certainty)
+        raise InputError(f"{source} has columns {', '.join(rows.columns)}: {kind.name}. But {refused[kind.name]}")
+    task, found = max(suiting, key=lambda pair: pair[1].certainty)
     return Seen(rows.columns, task, found, rows=len(rows))
+
+
+def refusals(source: str, tasks: Iterable[Entry], registry: Registry) -> dict[str, str]:
+    """Return why a model is not for a task, by the task's name; no weights are read.
+
+    Of a loader that cannot tell without them nothing is known.
+
+    Raises:
+        SourceError: the model is missing, or nothing can be loaded from it.
+    """
+    loader, refused = registry.loader_of(source, {"name": AUTO}), {}
+    loader.check_source(source)
+    if not api.overrides(loader, "load_skeleton"):
+        return {}
+    for entry in tasks:
+        if entry.needs_options:
+            continue
+        task = entry.cls()
+        try:
+            labels = task.learn_labels({"train": ()})
+        except DataError:  # it has labels, which only data tells
+            labels = api.Labels("single", ("LABEL_0", "LABEL_1"))
+        try:
+            loader.load_skeleton(api.LoadRequest(source, task.head, labels, processor=False))
+        except SourceError as error:
+            refused[entry.name] = str(error)
+    return refused
 
 
 def proposed_epochs(rows: int | None) -> float:
@@ -81,11 +117,17 @@ def proposed_epochs(rows: int | None) -> float:
 
 
 def starter(
-    registry: Registry, task: str | None, model: str | None, data: str | None, strategy: str | None, seen: Seen
+    components: Sequence[Described],
+    task: str | None,
+    model: str | None,
+    data: str | None,
+    strategy: str | None,
+    seen: Seen,
 ) -> str:
     """Return a commented recipe with every key and its default.
 
     Args:
+        components: all that a recipe may name.
         task, strategy: names of components; by default the ones that their plugins propose to beginners.
         model: the recipe's `model.source`; by default one that suits the task (its trait `example_model`).
         data: the recipe's `data.train`; by default a name that suits the task (its trait `example_data`).
@@ -93,16 +135,16 @@ def starter(
     """
     how = seen.found
     chosen = {
-        kind: registry.get(kind, name, f"--{kind}") if name else starting_first(registry.entries(kind))[0]
+        kind: starting_first(one for one in components if one.kind == kind and name in (None, one.name))[0]
         for kind, name in {"task": task, "strategy": strategy}.items()
     }
-    cls, tuning = chosen["task"].cls, chosen["strategy"].cls
+    asked, tuning = chosen["task"], chosen["strategy"]
     given: dict[tuple[str, str], Any] = {
-        ("model", "source"): model or cls.traits.example_model or MODEL,
-        ("data", "train"): data or cls.traits.example_data or DATA,
+        ("model", "source"): model or asked.traits["example_model"] or MODEL,
+        ("data", "train"): data or asked.traits["example_data"] or DATA,
     }
-    if tuning.traits.learning_rate is not None:
-        given["train", "learning_rate"] = tuning.traits.learning_rate
+    if tuning.traits["learning_rate"] is not None:
+        given["train", "learning_rate"] = tuning.traits["learning_rate"]
     if seen.task and (epochs := proposed_epochs(seen.rows)) != TrainSection.model_fields["epochs"].default:
         given["train", "epochs"] = epochs
     given |= {("task", option): value for option, value in how.options.items()}
@@ -120,14 +162,13 @@ def starter(
             lines.append("")
         before = block
         if option.name in chosen:
-            lines += _component(registry, option, chosen[option.name], given)
+            lines += _component(components, option, chosen[option.name], given)
         elif section is not None:
             lines.append(_commented(f"{option.name}:", _summary(section)))
             lines += _keys(option.name, section, given, how.unread)
         else:
             lines.append(_line(option, Recipe))
-            modality = cls.modality if issubclass(cls, api.Task) else None
-            lines += _rest(registry, KINDS_OF_LISTS.get(option.name), "may hold", modality=modality)
+            lines += _rest(components, KINDS_OF_LISTS.get(option.name), "may hold", modality=asked.modality)
     return "\n".join(lines) + "\n"
 
 
@@ -145,32 +186,36 @@ def yaml_value(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("...").rstrip("\n")
 
 
-def starting_first(entries: Sequence[Entry]) -> list[Entry]:
+def starting_first(components: Iterable[Described]) -> list[Described]:
     """Return components with those in front that their plugins call a good start."""
-    return sorted(entries, key=lambda entry: not entry.cls.traits.is_default)
+    return sorted(components, key=lambda one: not one.traits["is_default"])
 
 
-def _component(registry: Registry, key: Option, chosen: Entry, given: Mapping[tuple[str, str], Any]) -> Iterator[str]:
+def _component(
+    components: Sequence[Described], key: Option, chosen: Described, given: Mapping[tuple[str, str], Any]
+) -> Iterator[str]:
     yield _commented(f"{key.name}:", "required")
     yield _commented(f"  name: {yaml_value(chosen.name)}", chosen.summary)
-    yield from (f"  {line}" for line in _rest(registry, chosen.kind, "or", but=chosen.name))
-    for option in options(chosen.cls.Config):
-        line = _line(option, chosen.cls.Config, given.get((key.name, option.name)), indent=2)
+    yield from (f"  {line}" for line in _rest(components, chosen.kind, "or", but=chosen.name))
+    for option in chosen.options:
+        line = _line(option, None, given.get((key.name, option.name)), indent=2)
         yield f"  # {line.strip()}" if option.required else line
 
 
-def _rest(registry: Registry, kind: str | None, word: str, but: str = "", modality: str | None = None) -> Iterator[str]:
+def _rest(
+    components: Sequence[Described], kind: str | None, word: str, but: str = "", modality: str | None = None
+) -> Iterator[str]:
     """Name what else is installed of a kind, without augmenters of another modality than the data's."""
-    for entry in registry.entries(kind) if kind else ():
-        suits = not issubclass(entry.cls, api.Augmenter) or entry.cls.modality in (None, modality)
-        if entry.name != but and suits:
-            yield f"# {word} {entry.name}: {_flat(entry.summary)}"
+    for one in (one for one in components if one.kind == kind):
+        suits = one.kind != "augmenter" or one.modality in (None, modality)
+        if one.name != but and suits:
+            yield f"# {word} {one.name}: {_flat(one.summary)}"
 
 
-def _line(option: Option, section: type[BaseModel], value: Any = None, indent: int = 0) -> str:
+def _line(option: Option, section: type[BaseModel] | None, value: Any = None, indent: int = 0) -> str:
     """Write a key with its default (or another value) and what there is to know about it."""
     shown = yaml_value(_plain(option.default if value is None else value))
-    inner = _optional_section(section, option.name)
+    inner = _optional_section(section, option.name) if section else None
     known = [
         "required" if option.required else "",
         option.description or (_summary(inner) if inner else ""),

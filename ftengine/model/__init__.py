@@ -1,45 +1,67 @@
 """Models: what trains of them, how weights are saved and loaded, how they read, answer and are recognised.
 
-Everything here is open to plugins.
+Everything here is open to plugins. Names are imported when first used: what reads rows and chats needs no torch.
 """
 
-from ftengine.model.chat import Message, encode_conversation, end_of_turn, has_template, read_messages, render
-from ftengine.model.code import fingerprint_code
-from ftengine.model.criterion import Criterion
-from ftengine.model.fingerprints import (
-    fingerprint_base,
-    fingerprint_processor,
-    fingerprint_weights,
-    require_same_base,
-)
-from ftengine.model.generation import GenerationOptions, complete, generate, made_to_fit, stop_tokens
-from ftengine.model.modes import evaluating, has_running_statistics, seeded, widen
-from ftengine.model.norms import RMSNorm, rms_norm_of
-from ftengine.model.parameters import (
-    count,
-    decayed,
-    default_param_groups,
-    parameter_sizes,
-    state_tensors,
-    trainable,
-)
-from ftengine.model.patterns import ModuleNames, find_modules, matches_name, matching, near_modules, regex
-from ftengine.model.probing import probe_tokens, raw_outputs
-from ftengine.model.saving import (
-    MODEL_FILE,
-    TRAINED_FILE,
-    copy_into,
-    is_pretrained,
-    load_trained,
-    open_model,
-    quiet_transformers,
-    read_tensors,
-    save_model,
-    save_tensors,
-    save_trained,
-)
-from ftengine.model.token_loss import IGNORED, TokenLoss
-from ftengine.model.tokens import Span, encode_spans, length_limit, pad, stack_tokens
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ftengine.model.chat import Message, encode_conversation, end_of_turn, has_template, read_messages, render
+    from ftengine.model.code import fingerprint_code
+    from ftengine.model.criterion import Criterion
+    from ftengine.model.fingerprints import (
+        fingerprint_base,
+        fingerprint_processor,
+        fingerprint_weights,
+        require_same_base,
+    )
+    from ftengine.model.generation import GenerationOptions, complete, generate, made_to_fit, stop_tokens
+    from ftengine.model.modes import evaluating, has_running_statistics, seeded, widen
+    from ftengine.model.norms import RMSNorm, rms_norm_of
+    from ftengine.model.parameters import (
+        count,
+        decayed,
+        default_param_groups,
+        parameter_sizes,
+        state_tensors,
+        trainable,
+    )
+    from ftengine.model.patterns import ModuleNames, find_modules, matches_name, matching, near_modules, regex
+    from ftengine.model.probing import probe_tokens, raw_outputs
+    from ftengine.model.saving import (
+        MODEL_FILE,
+        TRAINED_FILE,
+        copy_into,
+        is_pretrained,
+        load_trained,
+        open_model,
+        quiet_transformers,
+        read_tensors,
+        save_model,
+        save_tensors,
+        save_trained,
+    )
+    from ftengine.model.token_loss import TokenLoss
+    from ftengine.model.tokens import IGNORED, Span, encode_spans, length_limit, pad, stack_tokens
+
+_NAMES = {
+    "ftengine.model.chat": "Message encode_conversation end_of_turn has_template read_messages render",
+    "ftengine.model.code": "fingerprint_code",
+    "ftengine.model.criterion": "Criterion",
+    "ftengine.model.fingerprints": "fingerprint_base fingerprint_processor fingerprint_weights require_same_base",
+    "ftengine.model.generation": "GenerationOptions complete generate made_to_fit stop_tokens",
+    "ftengine.model.modes": "evaluating has_running_statistics seeded widen",
+    "ftengine.model.norms": "RMSNorm rms_norm_of",
+    "ftengine.model.parameters": "count decayed default_param_groups parameter_sizes state_tensors trainable",
+    "ftengine.model.patterns": "ModuleNames find_modules matches_name matching near_modules regex",
+    "ftengine.model.probing": "probe_tokens raw_outputs",
+    "ftengine.model.saving": "MODEL_FILE TRAINED_FILE copy_into is_pretrained load_trained open_model "
+    "quiet_transformers read_tensors save_model save_tensors save_trained",
+    "ftengine.model.token_loss": "TokenLoss",
+    "ftengine.model.tokens": "IGNORED Span encode_spans length_limit pad stack_tokens",
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
     "IGNORED",
@@ -98,3 +120,14 @@ __all__ = [
     "trainable",
     "widen",
 ]
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'ftengine.model' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
 
 from ftengine.errors import DataError, InputError, TrainingError, did_you_mean
 from ftengine.model.chat import end_of_turn, has_template
-from ftengine.model.modes import evaluating, seeded
-from ftengine.model.token_loss import is_encoder_decoder
 from ftengine.model.tokens import attention_mask, pad
 
 if TYPE_CHECKING:
     from typing import Self  # of Python 3.11
+
+    from torch import Tensor
 
     from ftengine.api import LoadedModel
 
@@ -58,7 +56,11 @@ def generate(
         InputError: the model cannot generate.
         TrainingError: its logits are not finite.
     """
+    import torch
     from transformers import GenerationConfig, LogitsProcessorList
+
+    from ftengine.model.modes import evaluating, seeded
+    from ftengine.model.token_loss import is_encoder_decoder
 
     module: Any = loaded.module
     if not hasattr(module, "generate"):

@@ -17,7 +17,8 @@ from ftengine.errors import RecipeError
 from ftengine.model.in_float32 import flash_of, in_float32
 from ftengine.model.modes import evaluating
 from ftengine.model.probing import visible
-from ftengine.model.token_loss import IGNORED, states_of
+from ftengine.model.token_loss import states_of
+from ftengine.model.tokens import IGNORED
 
 CHECKED = (64, 1, 31)
 """Tokens of the examples by which a model is checked: one longer than convolutions and short windows reach, one that

@@ -25,12 +25,10 @@ from torch.utils.checkpoint import checkpoint
 
 from ftengine.model.modes import evaluating, widen
 from ftengine.model.probing import raw_outputs
+from ftengine.model.tokens import IGNORED
 
 if TYPE_CHECKING:
     from ftengine.model.criterion import Criterion
-
-IGNORED = -100
-"""Label of a token that is not trained on, as everywhere in torch and transformers."""
 
 CHUNK = 128
 """Positions whose logits exist at one time: enough for a matrix product to be as fast as over all of them."""

@@ -7,14 +7,15 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from ftengine.errors import RecipeError
-from ftengine.model.token_loss import IGNORED
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ftengine.api import Batch, Features
+
+IGNORED = -100
+"""Label of a token that is not trained on, as everywhere in torch and transformers."""
 
 Span = tuple[int, int]
 """First character and the one after the last."""
@@ -119,6 +120,8 @@ def missing_end(ids: Sequence[int], processor: Any) -> list[int]:
 
 def pad(sequences: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
     """Pad to the longest sequence, on the right unless `left`; returns (sequences, longest) int64."""
+    import torch
+
     longest = max(map(len, sequences))
     padded = torch.full((len(sequences), longest), value, dtype=torch.int64)
     for row, sequence in zip(padded, sequences, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,12 +111,13 @@ class Factory:
 
 
 class Registry:
-    """All components of all loaded plugins."""
+    """All components of all loaded plugins, or those of some kinds."""
 
-    def __init__(self, plugins: Plugins | None = None) -> None:
+    def __init__(self, plugins: Plugins | None = None, only: Collection[str] = KINDS) -> None:
         self.plugins = plugins if plugins is not None else make_plugin_manager()
         self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
-        for kind, (base, hook_name) in KINDS.items():
+        for kind in only:
+            base, hook_name = KINDS[kind]
             for impl in getattr(self.plugins.hook, hook_name).get_hookimpls():
                 origin = self.plugins.origin(impl.plugin_name)
                 offered, wrong = classes(impl.function)

@@ -11,7 +11,6 @@ from cli_samples import ENTRY, strategy
 from click.shell_completion import ShellComplete
 
 from ftengine.cli import COMMANDS, main
-from ftengine.cli.remembered import remember
 from ftengine.plugins.registry import KINDS, Registry
 
 BASH = shutil.which("bash")
@@ -69,14 +68,14 @@ def test_a_cache_that_cannot_be_used_does_not_matter(tmp_path, monkeypatch, cach
         assert completed("plugins", "show", "lor") == []
     else:
         monkeypatch.setenv("FTENGINE_CACHE", str(tmp_path))
-        (tmp_path / "names.json").write_text("[")
+        (tmp_path / "installed.json").write_text("[")
         assert completed("plugins", "show", "lor") == ["lora"]
 
 
 def test_names_are_completed_without_loading_what_has_them(tmp_path, monkeypatch):
     """Torch alone would take longer than anyone waits for a completion."""
     monkeypatch.setenv("FTENGINE_CACHE", str(tmp_path))
-    remember(Registry().entries("strategy"))
+    assert completed("plugins", "show", "lor") == ["lora"]
     asked = {"_FTENGINE_COMPLETE": "bash_complete", "COMP_WORDS": "ftengine plugins show lor", "COMP_CWORD": "3"}
     script = """
 import sys
@@ -96,10 +95,10 @@ print("LOADED", [name for name in heavy if name in sys.modules])
 
 def test_the_cache_is_text_that_says_what_is_installed(tmp_path, monkeypatch):
     monkeypatch.setenv("FTENGINE_CACHE", str(tmp_path))
-    remember(Registry().entries("rule"))
-    assert [file.name for file in tmp_path.iterdir()] == ["names.json"]
-    known = json.loads((tmp_path / "names.json").read_text())
-    assert [item["name"] for item in known["components"]] == names("rule")
+    assert completed("plugins", "show", "lor") == ["lora"]
+    assert [file.name for file in tmp_path.iterdir()] == ["installed.json"]
+    known = json.loads((tmp_path / "installed.json").read_text())
+    assert [item["name"] for item in known["components"] if item["kind"] == "rule"] == names("rule")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

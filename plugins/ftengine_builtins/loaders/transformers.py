@@ -10,7 +10,7 @@ from typing import Any, Literal
 import huggingface_hub
 from huggingface_hub import errors
 from pydantic import Field
-from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer
 from transformers.utils import is_flash_attn_2_available
 
 from ftengine import api
@@ -105,6 +105,8 @@ class TransformersLoader(ModelLoader):
                 if _holds(folder, VOCABULARIES) or not tokenizer.vocab_files_names:
                     return pad_with_eos(tokenizer)
         elif wanted != "tokenizer" and _holds(folder, IMAGE_PROCESSORS):
+            from transformers import AutoImageProcessor  # imports torchvision and much of torch
+
             with reading(source):
                 # One backend whatever else is installed: torchvision resizes to other pixels than Pillow.
                 return AutoImageProcessor.from_pretrained(folder, backend="pil", **self._code)

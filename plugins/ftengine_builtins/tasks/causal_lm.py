@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
 
 from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, TaskTraits, View
 from ftengine.errors import DataError, RecipeError
 from ftengine.model import Criterion
 from ftengine.model.chat import Message, conversation_spans, has_template, is_trained, render, with_system
 from ftengine.model.generation import GenerationOptions, complete, made_to_fit, stop_tokens
-from ftengine.model.packing import Packer
-from ftengine.model.token_loss import IGNORED
 from ftengine.model.tokens import (
+    IGNORED,
     LONG_TEXT,
     Span,
     encode_spans,
@@ -30,6 +28,9 @@ from ftengine.model.tokens import (
 from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.generative import GenerativeTask
 from ftengine_builtins.tasks.language_rows import as_messages, read_text, shape_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 DEFAULT_MAX_LENGTH = 1024
 
@@ -80,6 +81,8 @@ class CausalLM(GenerativeTask):
     ahead = 1
 
     def __init__(self, config: CausalLMConfig | None = None) -> None:
+        from ftengine.model.packing import Packer
+
         super().__init__(config)
         self._packer = Packer()
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftengine.api import Batch, Config, Prediction, Task
 from ftengine.model import Criterion
-from ftengine.model.token_loss import TokenLoss
 from ftengine.model.tokens import stack_tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class GenerativeTask(Task):
@@ -29,6 +29,8 @@ class GenerativeTask(Task):
     collate = staticmethod(stack_tokens)
 
     def __init__(self, config: Config | None = None) -> None:
+        from ftengine.model import TokenLoss
+
         super().__init__(config)
         self._loss = TokenLoss(self.ahead)
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from ftengine.api import Batch, Example, Features, LoadedModel, TaskTraits, View
 from ftengine.errors import DataError, SourceError
-from ftengine.model import widen
 from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
 from ftengine_builtins.tasks.pixels import LazyImage, check_image, image_identity, place_of, read_image
 from ftengine_builtins.tasks.recognising import recognise_images
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 PROBES = 4
 """Images of the batch that merging compares outputs on."""
@@ -79,6 +79,8 @@ class ImageClassification(LabelledTask):
 
     def stack(self, features: Sequence[Features], processor: Any) -> Batch:
         """Stack pixel_values to (examples, channels, height, width) (DataError: images are of different sizes)."""
+        import torch
+
         shapes = sorted({tuple(f["pixel_values"].shape) for f in features})
         if len(shapes) > 1:
             raise DataError(
@@ -89,12 +91,15 @@ class ImageClassification(LabelledTask):
 
     def raw_outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Hand over pixels by the name that transformers gives them; other libraries take them by position."""
+        from ftengine.model import widen
+
         name = getattr(model, "main_input_name", None)
         output = model(**{name: batch["pixel_values"]}) if name else model(batch["pixel_values"])
         return widen(output.logits if hasattr(output, "logits") else output)
 
     def probe_batch(self, loaded: LoadedModel) -> Batch:
         """Return images of random noise, resized and normalised like any other."""
+        import torch
         from PIL import Image
 
         generator = torch.Generator().manual_seed(0)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, Prediction, Task
 from ftengine.errors import DataError, did_you_mean
-from ftengine.model import Criterion, raw_outputs, widen
+from ftengine.model import Criterion
 from ftengine_builtins.tasks.class_labels import (
     SHOWN_NAMES,
     as_number,
@@ -28,6 +26,9 @@ from ftengine_builtins.tasks.class_labels import (
     unknown_label,
 )
 from ftengine_builtins.tasks.modes import evaluated, refuse_options
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _CLASSES = ("label", "predicted", "scores", "logits", "loss")
 PREDICTS = {"single": _CLASSES, "multi": _CLASSES, "regression": ("target", "value", "loss")}
@@ -150,6 +151,8 @@ class LabelledTask(Task):
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:
         """Stack inputs; labels are int64 (examples,), or fp32 (examples, labels) for several or a number."""
+        import torch
+
         labels = torch.tensor([f["label"] for f in features])
         if self.kind != "single":
             labels = labels.float().reshape(len(features), -1)
@@ -157,6 +160,8 @@ class LabelledTask(Task):
 
     def raw_outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return (examples, labels) logits in at least fp32."""
+        from ftengine.model import raw_outputs, widen
+
         return widen(raw_outputs(model, batch))
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
@@ -172,14 +177,16 @@ class LabelledTask(Task):
             losses = losses * (labels.to(weights.dtype) @ weights if labels.dim() == 2 else weights[labels])
         return losses.sum(), len(losses)
 
-    @torch.no_grad()
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """Return each example's truth, answer and loss; {label, predicted, scores, logits} or {target, value}.
 
         With several labels, label and predicted are lists of 0 and 1, one number a name; so are scores
         (probabilities) and logits with any kind.
         """
-        logits, labels = self.raw_outputs(model, batch), batch["labels"]
+        import torch
+
+        with torch.no_grad():
+            logits, labels = self.raw_outputs(model, batch), batch["labels"]
         losses = self._losses(Criterion(), labels, logits).tolist()
         if self.kind == "regression":
             columns = (labels[:, 0].tolist(), logits[:, 0].tolist(), losses)

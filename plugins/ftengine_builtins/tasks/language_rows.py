@@ -11,7 +11,7 @@ from ftengine.api import Example, Recognised, View
 from ftengine.errors import DataError, shown
 from ftengine.model.chat import Message, is_trained, read_messages
 from ftengine.text import comparable
-from ftengine_builtins.tasks.recognising import first_of, renamed
+from ftengine_builtins.tasks.recognising import LABELS, first_of, renamed
 
 SHAPES = "`messages` (a list of {role, content}), or `prompt` and `completion` (texts or such lists), or `text`"
 ASKED = "a `prompt`, or `messages` (a list of {role, content}), or `text`, to be answered"
@@ -93,10 +93,13 @@ def _guessed(columns: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> dict[
     if translated := _translated(columns):
         return translated
     found = _called(columns)
+    if (preferred := first_of(["chosen"], columns)) and not found["prompt"]:
+        found["messages"] = found["messages"] or preferred  # preferences without a prompt are whole conversations
     for wanted in shapes:
         if all(found[name] for name in wanted):
             return {name: str(found[name]) for name in wanted}
-    return dict(zip(shapes[-1], [*columns, "COLUMN", "COLUMN"], strict=False))
+    texts = [column for column in columns if column.lower() not in LABELS]
+    return dict(zip(shapes[-1], [*texts, "COLUMN", "COLUMN"], strict=False))
 
 
 def _called(columns: Sequence[str]) -> dict[str, str | None]:
@@ -141,8 +144,13 @@ def given_turns(example: Example) -> list[Any]:
 def recognise(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
     """See conversations, prompts with completions, or texts; columns may be called otherwise."""
     messages, prompt, completion, text = _called(columns).values()
-    if messages and rows and all(_is_conversation(row.get(messages)) for row in rows if row.get(messages)):
-        return Recognised(3, renamed(messages=messages))
+    preferred = first_of(["chosen"], columns)
+    for column in (messages, preferred):
+        if column and rows and all(_is_conversation(row.get(column)) for row in rows if row.get(column)):
+            if column == preferred and all(isinstance(row.get(prompt or ""), list) for row in rows):
+                continue  # prompt and completion are lists of messages
+            told, _ = _unread(columns, {"messages": column})
+            return Recognised(3, renamed(messages=column), unread=told)
     if prompt and completion:
         told, _ = _unread(columns, {"prompt": prompt, "completion": completion})
         return Recognised(2, renamed(prompt=prompt, completion=completion), unread=told)

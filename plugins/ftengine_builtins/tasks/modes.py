@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ftengine.api import Batch, LoadedModel, Task
 from ftengine.errors import InputError
-from ftengine.model import evaluating
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-@torch.no_grad()
 def evaluated(task: Any, loaded: LoadedModel, batch: Batch) -> Tensor:
     """Return a task's `outputs` for a batch in evaluation mode, on the model's device."""
+    import torch
+
+    from ftengine.model import evaluating
+
     device = next(loaded.module.parameters()).device
-    with evaluating(loaded.module):
+    with torch.no_grad(), evaluating(loaded.module):
         return task.raw_outputs(loaded.module, {key: value.to(device) for key, value in batch.items()})
 
 

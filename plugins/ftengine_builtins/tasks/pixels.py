@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.errors import DataError, InputError, shown
-from ftengine_builtins.loaders.quiet import cause
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Decoders of Pillow that are used. Others run programs (EPS starts Ghostscript), or are little tested."""
@@ -77,6 +76,8 @@ def _opened(value: Any, column: str) -> Iterator[Any]:
         raise DataError(f"`{column}`: there is no file {name}.") from None
     # Decoders answer damaged files with errors of every class; each means that this image cannot be read.
     except Exception as error:
+        from ftengine_builtins.loaders.quiet import cause
+
         raise DataError(f"`{column}`: {name} is not an image that can be read: {cause(error)}") from None
 
 

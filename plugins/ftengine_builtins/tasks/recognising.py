@@ -9,12 +9,17 @@ from ftengine.api import Example, Recognised
 from ftengine_builtins.tasks.class_labels import as_number, with_point
 
 TEXTS = ("text", "sentence", "content", "review", "description", "document", "body", "comment", "tweet", "title")
-LABELS = ("label", "labels", "class", "category", "sentiment", "intent", "topic", "tag", "rating", "score", "target")
+_ENGLISH = ("label", "labels", "class", "category", "sentiment", "intent", "topic", "tag", "rating", "score", "target")
+_GERMAN = ("klasse", "kategorie", "stimmung", "thema", "bewertung", "sterne")
+_ROMANCE = ("clase", "classe", "categoría", "categoria", "catégorie", "etiqueta", "étiquette")
+LABELS = (*_ENGLISH, "stars", *_GERMAN, *_ROMANCE)
 PAIRED = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("text1", "text2"))
 IMAGES = ("image", "img", "photo", "picture", "file_name", "filename", "path", "file")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 LONGEST_LABEL = 60
 """Characters of a text that may be the name of a class."""
+MOST_CLASSES, ROWS_AN_ANSWER = 50, 5
+"""A column of another name holds labels where it has at most so many values, each in so many rows on average."""
 
 
 def first_of(names: Iterable[str], columns: Iterable[str]) -> str | None:
@@ -30,18 +35,20 @@ def renamed(**columns: str) -> dict[str, str]:
 
 def recognise_text(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
     """See a text, or two of them, with a label."""
-    label = label_of(columns, rows)
+    label, certainty = label_of(columns, rows), 3
+    if label is None:
+        label, certainty = _guessed_label(columns, rows), 1
     if label is None:
         return None
     pairs = (tuple(first_of([name], columns) for name in pair) for pair in PAIRED)
     text, second = next((pair for pair in pairs if all(pair)), (None, None))
     if text is None:
         others = [column for column in columns if column != label]
-        text = first_of(TEXTS, others) or (others[0] if len(others) == 1 else None)
+        text = first_of(TEXTS, others) or (others[0] if len(others) == 1 else _longest(others, rows))
     if text is None or not all(isinstance(row[text], str) for row in rows if row.get(text) is not None):
         return None
     options = {"pair": second} if second else {}
-    return Recognised(3, renamed(text=text, label=label), options | kind_option(label, rows))
+    return Recognised(certainty, renamed(text=text, label=label), options | kind_option(label, rows))
 
 
 def recognise_images(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
@@ -54,7 +61,8 @@ def recognise_images(columns: Sequence[str], rows: Sequence[Example]) -> Recogni
 
 def label_of(columns: Sequence[str], rows: Sequence[Example]) -> str | None:
     """Return the column of labels: by its name, and short or several times the same."""
-    column = first_of(LABELS, columns)
+    # A target beside a source is a text that it becomes.
+    column = first_of((name for name in LABELS if name != "target" or not first_of(["source"], columns)), columns)
     values = [value for row in rows if (value := row.get(column)) is not None] if column else []
     if any(isinstance(value, Mapping) for value in values):
         return None
@@ -62,6 +70,29 @@ def label_of(columns: Sequence[str], rows: Sequence[Example]) -> str | None:
     numbers = all(_is_number(value) for value in values)
     few = numbers or _repeat(named) or len(named) < 10
     return column if values and few and all(len(value) <= LONGEST_LABEL for value in named) else None
+
+
+def _guessed_label(columns: Sequence[str], rows: Sequence[Example]) -> str | None:
+    """Return the one column, called whatever, with few short values that come again and again, beside longer texts."""
+    found = []
+    for column in columns:
+        values = [value for row in rows if (value := row.get(column)) is not None]
+        plain = all((isinstance(value, str) and len(value) <= LONGEST_LABEL) or _is_number(value) for value in values)
+        if plain and 2 <= len(set(values)) <= min(MOST_CLASSES, len(values) / ROWS_AN_ANSWER):
+            found.append(column)
+    others = [column for column in columns if column not in found]
+    return found[0] if len(found) == 1 and _longest(others, rows) else None
+
+
+def _longest(columns: Sequence[str], rows: Sequence[Example]) -> str | None:
+    """Return the column of texts that are longer than a name and mostly differ, the longest of them, if any."""
+    lengths = {}
+    for column in columns:
+        values = [value for row in rows if (value := row.get(column)) is not None]
+        if values and all(isinstance(value, str) for value in values) and len(set(values)) > len(values) / 2:
+            lengths[column] = sum(map(len, values)) / len(values)
+    best = max(lengths, key=lengths.__getitem__, default=None)
+    return best if best is not None and any(" " in row[best].strip() for row in rows if row.get(best)) else None
 
 
 def kind_option(label: str, rows: Sequence[Example]) -> dict[str, str]:

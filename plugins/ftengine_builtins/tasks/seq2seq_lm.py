@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
-from torch import Tensor, nn
 
 from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, TaskTraits, View
 from ftengine.errors import DataError
-from ftengine.model import probe_tokens
 from ftengine.model.generation import GenerationOptions, complete, stop_tokens
-from ftengine.model.token_loss import IGNORED
-from ftengine.model.tokens import full_length, length_limit, missing_end, part_within, tokenize, unknown_in
+from ftengine.model.tokens import IGNORED, full_length, length_limit, missing_end, part_within, tokenize, unknown_in
 from ftengine_builtins.tasks.generative import GenerativeTask
 from ftengine_builtins.tasks.language_rows import check_columns, read_text, recognise_pairs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 DEFAULT_MAX_LENGTH = 512
 
@@ -96,6 +96,8 @@ class Seq2SeqLM(GenerativeTask):
 
     def probe_batch(self, loaded: LoadedModel) -> Batch:
         """Return random tokens for encoder and decoder."""
+        from ftengine.model import probe_tokens
+
         batch = probe_tokens(loaded.module)
         return {**batch, "decoder_input_ids": batch["input_ids"].flip(1)}
 

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, Prediction, Task, TaskTraits, View
 from ftengine.errors import DataError
-from ftengine.model import Criterion, raw_outputs, widen
-from ftengine.model.token_loss import IGNORED
-from ftengine.model.tokens import encode_words, length_limit, stack_tokens
+from ftengine.model import Criterion
+from ftengine.model.tokens import IGNORED, encode_words, length_limit, stack_tokens
 from ftengine_builtins.tasks import tagged_rows
 from ftengine_builtins.tasks.class_labels import in_order, one_spelling, refuse_new_labels, unknown_label
 from ftengine_builtins.tasks.iob2 import OUTSIDE, completed, entities, foreign_tag, has_entities, is_iob2
 from ftengine_builtins.tasks.modes import evaluated, refuse_options
 from ftengine_builtins.tasks.tagged_rows import Tagged, read_tagged, read_words
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 DEFAULT_MAX_LENGTH = 512
 
@@ -117,12 +117,16 @@ class TokenClassification(Task):
 
     def raw_outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return (examples, longest, tags) logits in at least fp32."""
+        from ftengine.model import raw_outputs, widen
+
         return widen(raw_outputs(model, batch))
 
-    @torch.no_grad()
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """Return the tags of each example's words and those that the model gives, as ids in the words' order."""
-        predicted = self.raw_outputs(model, batch).argmax(dim=2)
+        import torch
+
+        with torch.no_grad():
+            predicted = self.raw_outputs(model, batch).argmax(dim=2)
         wanted = batch["labels"] != IGNORED
         return [
             {"tags": truth[mask].tolist(), "predicted_tags": answer[mask].tolist()}
