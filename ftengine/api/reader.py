@@ -33,10 +33,11 @@ class BrokenRow(DataError):
     Args:
         place: where it is; "" for the source as a whole.
         reason: what is wrong with it, without a full stop; of the source as a whole, going on from its name.
+        repair: what to do, without a full stop, where that is something else than repairing this row.
     """
 
-    def __init__(self, place: Place, reason: str) -> None:
-        self.place, self.reason = place, reason
+    def __init__(self, place: Place, reason: str, repair: str = "") -> None:
+        self.place, self.reason, self.repair = place, reason, repair
         super().__init__(self.told(""))
 
     def told(self, source: str) -> str:

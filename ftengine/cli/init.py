@@ -60,7 +60,7 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
     for kind, name in (("task", task), ("strategy", strategy)):
         if name is not None and (kind, name) not in {(one.kind, one.name) for one in components}:
             Registry().get(kind, name, f"--{kind}")
-    if data is None and (file.is_dir() or file.suffix.lower() in suffixes(readers)):  # no recipe but data
+    if data is None and (file.is_dir() or file.name.lower().endswith(suffixes(readers))):  # no recipe but data
         file, data = Path(RECIPE), str(file)
     seen, refused = _look(task, model, data) if data or model else (Seen(), {})
     chosen = task or (seen.task.name if seen.task else None)
@@ -116,6 +116,8 @@ def _told(seen: Seen, task: str | None, data: str | None) -> Iterator[str]:
 
     if not seen.columns:
         return
+    if seen.note:
+        yield f"{data} {seen.note}"
     columns = ", ".join(seen.columns)
     if seen.task is None:
         who = f"task {task} does not" if task else "no installed task"

@@ -41,6 +41,7 @@ class Seen:
         found: how that one reads it.
         hint: what may be wrong with the data where no task is for it.
         rows: how many there are; None where there is no such file.
+        note: how the file is read, going on from its name.
     """
 
     columns: Sequence[str] = ()
@@ -48,6 +49,7 @@ class Seen:
     found: api.Recognised = field(default_factory=lambda: api.Recognised(0))
     hint: str = ""
     rows: int | None = None
+    note: str = ""
 
 
 def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mapping[str, str]) -> Seen:
@@ -71,13 +73,13 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mappi
         if (found := cls.recognise(rows.columns, first)) is not None:
             known.append((entry, found))
     if not known:
-        return Seen(rows.columns, hint=rows.hint, rows=len(rows))
+        return Seen(rows.columns, hint=rows.hint, rows=len(rows), note=rows.note)
     suiting = [pair for pair in known if pair[0].name not in refused]
     if not suiting:
         kind, _ = max(known, key=lambda pair: pair[1].certainty)
         raise InputError(f"{source} has columns {', '.join(rows.columns)}: {kind.name}. But {refused[kind.name]}")
     task, found = max(suiting, key=lambda pair: pair[1].certainty)
-    return Seen(rows.columns, task, found, rows=len(rows))
+    return Seen(rows.columns, task, found, rows=len(rows), note=rows.note)
 
 
 def refusals(source: str, tasks: Iterable[Entry], registry: Registry) -> dict[str, str]:

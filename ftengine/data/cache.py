@@ -70,7 +70,7 @@ class Reading:
         # Rows that code made which nothing tells of are no later reading's.
         code = code_of([entry.cls]) or fingerprint_code(entry.cls.__module__) or uuid4().hex
         reader = [self.make.described, entry.origin.distribution, entry.origin.version, code]
-        kept = [CACHE_FORMAT, self.on_error, Path(self.path).suffix.lower(), reader]
+        kept = [CACHE_FORMAT, self.on_error, "".join(Path(self.path).suffixes[-2:]).lower(), reader]
         digest = blake2b(json.dumps(kept).encode(), digest_size=20)
         try:
             with open(self.path, "rb") as file:
@@ -104,6 +104,7 @@ class Reading:
                 facts = self._write_rows(each(reader, "read", found, (Row, BrokenRow)), target)
         except BrokenRow as error:
             after = " Nothing after it can be read; repair the file." if error.place else ""
+            after = f" {error.repair}." if error.repair else after
             raise DataError(f"{error.told(self.source)}.{after}") from None
         except pa.ArrowException as error:
             raise DataError(f"{self.source} cannot be read by reader {reader.name!r}: {error}.") from None
@@ -130,9 +131,8 @@ class Reading:
                     columns.update(dict.fromkeys(row.values))
                     yield place_of("", row.place), content
                 elif self.on_error == "fail":
-                    raise DataError(
-                        f"{item.told(self.source)}. Repair the row, or leave such rows out with data.on_error=skip."
-                    )
+                    repair = item.repair or "Repair the row, or leave such rows out with data.on_error=skip"
+                    raise DataError(f"{item.told(self.source)}. {repair}.")
                 else:
                     skipped += 1
                     if len(first) < SHOWN_SKIPS:

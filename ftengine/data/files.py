@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import codecs
+import gzip
+import io
 import os
 import re
+import shlex
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from ftengine.api import BrokenRow
 from ftengine.errors import InputError
@@ -15,6 +20,9 @@ UNFOLDED_VARIABLE = "FTENGINE_UNFOLDED"
 UNFOLDED_TIMES, UNFOLDED_LEAST = 100, 256 << 20
 """Rows may take so many times the bytes of their file, and so many bytes in any case. Text is rarely compressed to less
 than a twentieth."""
+
+GZIP = ".gz"
+"""How the name of a file ends that gzip packed."""
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)?\s*")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -52,14 +60,52 @@ def _written(size: float) -> str:
 
 def encoding_of(path: str | Path) -> str:
     """Return how a text file is encoded by its byte order mark: "utf-16", as spreadsheets write it, or "utf-8-sig"."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         beginning = file.read(4)
     wide = beginning[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and beginning != codecs.BOM_UTF32_LE
     return "utf-16" if wide else "utf-8-sig"
 
 
-def text_lines(path: str | Path) -> Iterator[tuple[int, str, str]]:
-    r"""Yield the lines of a text file (`encoding_of`): (number, text with its end, "" or why it cannot be decoded).
+def open_file(path: str | Path) -> IO[bytes]:
+    """Open a file to read its bytes; one that ends in .gz is unfolded as it is read, as far as is allowed.
+
+    Raises:
+        BrokenRow: when it is read: it is no gzip file, is damaged, or unfolds to far more bytes than it has.
+    """
+    return io.BufferedReader(_Unfolded(path), 1 << 16) if is_gzip(path) else open(path, "rb")  # type: ignore[arg-type]
+
+
+def is_gzip(path: str | Path) -> bool:
+    """Say whether a file is packed by gzip, by its name."""
+    return str(path).lower().endswith(GZIP)
+
+
+class _Unfolded(io.RawIOBase):
+    """What a gzip file holds, counted."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path, self._file, self._bytes = str(path), gzip.GzipFile(path), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            piece = self._file.read(len(buffer))
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise BrokenRow("", f"is no gzip file that can be read: {str(error).rstrip('.')}") from None
+        self._bytes += len(piece)
+        check_unfolded(self._path, self._bytes)
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def text_lines(path: str | Path) -> Iterator[tuple[int, str, BrokenRow | None]]:
+    r"""Yield the lines of a text file (`encoding_of`): (number, text with its end, None or why it cannot be decoded).
 
     Bytes that are no UTF-8 stay in the text as surrogates; a file in UTF-16 ends where it is damaged. Lines end with
     \n; a byte order mark is passed over.
@@ -67,29 +113,39 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str, str]]:
     if encoding_of(path) == "utf-16":
         yield from _wide_lines(path)
         return
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         for number, raw in enumerate(file, 1):
             if number == 1:
                 raw = raw.removeprefix(codecs.BOM_UTF8)
             try:
-                yield number, raw.decode(), ""
+                yield number, raw.decode(), None
             except UnicodeDecodeError as error:
-                yield (
-                    number,
-                    raw.decode(errors="surrogateescape"),
-                    f"not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start + 1} of the line "
-                    f"(convert the file first, for example with `iconv -f {_single_byte(raw)} -t UTF-8`)",
-                )
+                where = f"byte 0x{raw[error.start]:02x} at position {error.start + 1} of the line"
+                guess = _single_byte(raw)
+                reason = f"not UTF-8 but probably {guess} ({where})"
+                yield number, raw.decode(errors="surrogateescape"), BrokenRow(number, reason, _saved_again(path, guess))
 
 
-def _wide_lines(path: str | Path) -> Iterator[tuple[int, str, str]]:
+def _saved_again(path: str | Path, encoding: str) -> str:
+    """Say how a file becomes UTF-8."""
+    whole = Path(path).name.removesuffix(GZIP)
+    new = shlex.quote(f"{Path(whole).stem}.utf8{Path(whole).suffix}")
+    file = shlex.quote(Path(path).name)
+    command = f"iconv -f {encoding} -t UTF-8 {file} > {new}"
+    if is_gzip(path):
+        command = f"gunzip -c {file} | iconv -f {encoding} -t UTF-8 > {new}"
+    return f"Save the whole file as UTF-8 (spreadsheets call it CSV UTF-8), or convert it: {command}"
+
+
+def _wide_lines(path: str | Path) -> Iterator[tuple[int, str, BrokenRow | None]]:
     number = 0
-    with open(path, encoding="utf-16", newline="\n") as file:
+    with io.TextIOWrapper(open_file(path), encoding="utf-16", newline="\n") as file:
         try:
             for number, text in enumerate(file, 1):
-                yield number, text, ""
+                yield number, text, None
         except UnicodeDecodeError as error:
-            yield number + 1, "", f"not UTF-16, as the file's byte order mark says: {error.reason}"
+            reason = f"not UTF-16, as the file's byte order mark says: {error.reason}"
+            yield number + 1, "", BrokenRow(number + 1, reason)
 
 
 def _single_byte(raw: bytes) -> str:

@@ -173,7 +173,7 @@ def read_rows(
     registry = Registry() if registry is None else registry
     path = Path(source).expanduser()
     folder: Path | None = path if path.is_dir() else path.parent
-    misspelt = path.parent.is_dir() or path.suffix.lower() in suffixes(registry)  # if it is not there
+    misspelt = path.parent.is_dir() or path.name.lower().endswith(suffixes(registry))  # if it is not there
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise DataError(f"{source} is a pipe or a device, which may never end. Write its data to a file and name that.")
     if path.exists():
@@ -195,7 +195,7 @@ def _missing(source: str, path: Path, registry: Registry) -> str:
     if not path.parent.is_dir():
         return f"no data file {source!r}: there is no folder {str(path.parent)!r} in {os.getcwd()}. {allowed}"
     ends = suffixes(registry)
-    there = sorted(file.name for file in path.parent.iterdir() if file.suffix.lower() in ends or file.is_dir())
+    there = sorted(file.name for file in path.parent.iterdir() if file.name.lower().endswith(ends) or file.is_dir())
     near = near_file(path, there)  # a recipe, say, is no data
     return f"no data file {source!r} in {path.parent.resolve()}.{near} {allowed}"
 

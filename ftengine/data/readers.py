@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.api import FileReader, Reader
+from ftengine.data.files import GZIP
 from ftengine.errors import DataError
 from ftengine.plugins.registry import AUTO, Factory, Registry
 
@@ -60,5 +61,7 @@ def suffixes(registry: Registry) -> tuple[str, ...]:
 def data_is(registry: Registry) -> str:
     """Say what data may be."""
     others = [entry.name for entry in registry.entries("reader") if not issubclass(entry.cls, FileReader)]
+    plain = [suffix for suffix in suffixes(registry) if not suffix.endswith(GZIP)]
+    packed = f", or packed as {GZIP}" if len(plain) < len(suffixes(registry)) else ""
     more = f", what reader {' or '.join(others)} accepts" if others else ""
-    return f"Data is one file ({' '.join(suffixes(registry))}){more}, or {HUB}"
+    return f"Data is one file ({' '.join(plain)}{packed}){more}, or {HUB}"

@@ -45,9 +45,18 @@ def read_messages(value: Any) -> list[Message]:
 
 
 def _read_message(message: Any, number: int) -> Message:
+    if isinstance(message, Mapping) and message.get("tool_calls") and "content" not in message:
+        message = {**message, "content": None}
     if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
         raise DataError(f"message {number} is {shown(message)}; it must have `role` and `content`.")
     role, content = message["role"], message["content"]
+    called = next((key for key in ("tool_calls", "function_call") if message.get(key)), "")
+    if role in ("tool", "function") or (called and not content):
+        what = f"calls a tool (`{called}`)" if called else "is what a tool returned"
+        raise DataError(
+            f"message {number} ({role}) {what}; tool calls are not read. Leave such conversations out with "
+            "data.on_error=skip, or write calls and results as text into messages of the assistant and the user."
+        )
     if role not in ROLES:
         raise DataError(f"message {number} has role {shown(role)}. Allowed: {', '.join(ROLES)}.")
     if not isinstance(content, str):

@@ -71,9 +71,9 @@ def test_files_that_are_no_images_end_the_command_or_are_counted(folder):
 
 
 def test_a_folder_without_images_says_what_it_found(tmp_path):
-    (tmp_path / "data.txt").write_text("x")
+    (tmp_path / "notes.md").write_text("x")
     assert "holds no images (.bmp .gif" in fails(tmp_path)
-    assert "its first file is 'data.txt'" in fails(tmp_path)
+    assert "its first file is 'notes.md'" in fails(tmp_path)
 
 
 def test_columns_of_a_folder_may_be_renamed(folder):

@@ -1,6 +1,7 @@
 """Readers of data."""
 
 from ftengine_builtins.readers.arrow import ArrowReader, ParquetReader
+from ftengine_builtins.readers.data_folder import DataFolderReader
 from ftengine_builtins.readers.image_folder import ImageFolderReader
 from ftengine_builtins.readers.json_text import JsonLinesReader, JsonReader
 from ftengine_builtins.readers.tables import TableReader
@@ -8,6 +9,7 @@ from ftengine_builtins.readers.text import TextReader
 
 __all__ = [
     "ArrowReader",
+    "DataFolderReader",
     "ImageFolderReader",
     "JsonLinesReader",
     "JsonReader",

@@ -57,11 +57,16 @@ def _listed(folder: Path) -> tuple[list[tuple[str, str | None]], list[str]]:
     return images, others
 
 
+def visible(folder: str | Path) -> list[os.DirEntry[str]]:
+    """List what is in a folder by name, without what is hidden and what file managers leave behind."""
+    with os.scandir(folder) as entries:
+        found = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in LITTER]
+    return sorted(found, key=lambda entry: entry.name)
+
+
 def _labelled(folder: Path, label: str | None = None) -> Iterator[tuple[Path, str | None]]:
     """Yield the files of a folder by name, with the label or that of the subfolder in which they lie."""
-    with os.scandir(folder) as entries:
-        visible = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in LITTER]
-    for entry in sorted(visible, key=lambda entry: entry.name):
+    for entry in visible(folder):
         if entry.is_dir():
             yield from _labelled(Path(entry.path), label or entry.name)
         else:

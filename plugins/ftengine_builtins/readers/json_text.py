@@ -7,10 +7,10 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from ftengine.api import BrokenRow, FileReader, Row
-from ftengine.data import encoding_of, text_lines
+from ftengine.data import encoding_of, open_file, text_lines
 from ftengine.errors import shown
 from ftengine.text import redact_short
 
@@ -19,12 +19,12 @@ class JsonLinesReader(FileReader):
     """JSON Lines: an object on each line."""
 
     name = "jsonl"
-    suffixes = (".jsonl", ".ndjson")
+    suffixes = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 
     def read(self, source: str) -> Iterator[Row | BrokenRow]:
         for line, text, problem in text_lines(source):
             if problem:
-                yield BrokenRow(line, problem)
+                yield problem
             elif text.strip():
                 try:
                     yield _row(line, _STRICT.decode(text.rstrip("\r\n")))
@@ -42,10 +42,10 @@ class JsonReader(FileReader):
     """JSON: one list of objects, of which no more is held than one."""
 
     name = "json"
-    suffixes = (".json",)
+    suffixes = (".json", ".json.gz")
 
     def read(self, source: str) -> Iterator[Row | BrokenRow]:
-        with open(source, "rb") as file:
+        with open_file(source) as file:
             yield from _json_list(_JsonWindow(file, source))
 
 
@@ -84,7 +84,7 @@ class _JsonWindow:
 
     SIZE = 1 << 20
 
-    def __init__(self, file: BinaryIO, source: str) -> None:
+    def __init__(self, file: IO[bytes], source: str) -> None:
         self.file, self.source = file, source
         self.decode = codecs.getincrementaldecoder(encoding_of(source))().decode
         self.text, self.at, self.line, self.ended = "", 0, 1, False
@@ -129,7 +129,7 @@ class _JsonWindow:
         try:
             self.text = self.text[self.at :] + self.decode(chunk, self.ended)
         except UnicodeDecodeError:
-            raise next(BrokenRow(line, problem) for line, _, problem in text_lines(self.source) if problem) from None
+            raise next(problem for _, _, problem in text_lines(self.source) if problem) from None
         self.at = 0
 
 

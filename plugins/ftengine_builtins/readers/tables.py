@@ -26,7 +26,7 @@ class TableReader(FileReader):
     """
 
     name = "csv"
-    suffixes = (".csv", ".tsv")
+    suffixes = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 
     class Config(Config):
         separator: str = Field(
@@ -57,7 +57,7 @@ class TableReader(FileReader):
         """Return what separates fields by the option, or by the suffix."""
         if self.config.separator != "auto":
             return self.config.separator
-        return "\t" if source.lower().endswith(".tsv") else ","
+        return "\t" if source.lower().endswith((".tsv", ".tsv.gz")) else ","
 
     def _separator(self, source: str) -> str:
         """Return what separates fields, also by the header."""
@@ -78,9 +78,9 @@ def _rows(source: str, delimiter: str) -> Iterator[Row | BrokenRow]:
     first: list[str] = []  # the header's first line
 
     def lines() -> Iterator[str]:
-        for line, text, problem in text_lines(source):
+        for _, text, problem in text_lines(source):
             if problem:
-                undecodable.append(BrokenRow(line, problem))
+                undecodable.append(problem)
             if not first and text.strip():
                 first.append(text)
             yield text

@@ -14,7 +14,7 @@ class TextReader(FileReader):
     """Text files: each line that is not blank is a row."""
 
     name = "text"
-    suffixes = (".txt",)
+    suffixes = (".txt", ".txt.gz")
 
     class Config(Config):
         column: str = Field("text", min_length=1, description="the column that holds the line")
@@ -22,6 +22,9 @@ class TextReader(FileReader):
     def read(self, source: str) -> Iterator[Row | BrokenRow]:
         for line, text, problem in text_lines(source):
             if problem:
-                yield BrokenRow(line, problem)
+                yield problem
             elif text.strip():
                 yield Row(line, {self.config.column: text.rstrip("\r\n")})
+
+    def describe(self, source: str) -> str:
+        return "is read line by line: each line that is not blank is an example of its own, paragraphs are not joined"
