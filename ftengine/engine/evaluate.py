@@ -58,7 +58,10 @@ def add_figures(ready: KnownTask, run: RunDirectory, specs: Sequence[str | Mappi
         InputError: an evaluator does not exist, or reads what the run did not keep.
         RunError: a file of the run is missing or damaged, or one cannot be written.
     """
+    own = {spec["name"]: spec for spec in ready.recipe.evaluate}
     named = [{"name": spec} if isinstance(spec, str) else dict(spec) for spec in specs]
+    # One that the recipe names has the recipe's options: its figures stand under the same names.
+    named = [own.get(spec.get("name"), spec) if len(spec) == 1 else spec for spec in named]
     built = [ready.registry.build("evaluator", spec, "--evaluators") for spec in named]
     report = add_evaluators(run, built, ready.task, ready.recipe)
     if processes().is_main_process:

@@ -1,4 +1,4 @@
-"""Evaluation mode or other random numbers for a while."""
+"""Evaluation mode or other random numbers for a while, and what a module shows of changes to it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 STATISTICS = "running_mean", "running_var"
 """What PyTorch's and timm's layers call the buffers of statistics that training moves."""
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
 
 
 @contextmanager
@@ -71,3 +73,8 @@ def generators_kept() -> Iterator[None]:
 def widen(values: Tensor) -> Tensor:
     """Return numbers in at least fp32."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def hooks(part: nn.Module) -> int:
+    """Return how many hooks a module has, those of its submodules not counted."""
+    return sum(len(getattr(part, name)) for name in HOOKS)

@@ -10,9 +10,10 @@ from functools import partial
 import torch
 
 from ftengine.api import Evaluator, LoadedModel, Prediction, Task
+from ftengine.model.modes import hooks
 from ftengine.testing.checks import Checks, require_passed, results_of
 from ftengine.testing.evaluators import EvaluatorChecks
-from ftengine.testing.values import copies, differing, equal, explained, hooks, in_bfloat16
+from ftengine.testing.values import copies, differing, equal, explained, in_bfloat16
 
 LEAST = 4
 """Answers without which an evaluator's own checks say little."""

@@ -17,10 +17,10 @@ from torch import nn
 
 from ftengine import api
 from ftengine.errors import InputError, TrainingError
-from ftengine.model.modes import generators_kept
+from ftengine.model.modes import generators_kept, hooks
 from ftengine.testing.checks import Checks, not_suited, run_checks, skip
 from ftengine.testing.runs import stored_runs
-from ftengine.testing.values import equal, explained, hooks
+from ftengine.testing.values import equal, explained
 
 
 def check_callback(make: Callable[[], api.Callback], expected_failed_checks: Mapping[str, str] | None = None) -> None:

@@ -11,8 +11,8 @@ import torch
 from ftengine.api import Batch, FastPath, LoadedModel, Task, TrainingContext
 from ftengine.errors import InputError
 from ftengine.testing.checks import Checks, run_checks, skip
-from ftengine.testing.values import differing, hooks
-from ftengine.training.fast_paths import NOTHING, Replaced, activated, compared, unfit
+from ftengine.testing.values import differing
+from ftengine.training.fast_paths import NOTHING, Replaced, activated, compared, state_of, unfit
 from ftengine.training.probe import ProbeBatch
 
 CPU = torch.device("cpu")
@@ -56,11 +56,11 @@ class FastPathChecks(Checks):
 
     def leaving_it_restores_the_model(self) -> None:
         path, loaded = self._suited()
-        before = _state(loaded), ProbeBatch(loaded, self.task, self.batch, CPU).own(training=True)
+        before = state_of(loaded), ProbeBatch(loaded, self.task, self.batch, CPU).own(training=True)
         for _ in "ab":
             with activated([path], loaded, training_context()):
                 pass
-        after = _state(loaded), ProbeBatch(loaded, self.task, self.batch, CPU).own(training=True)
+        after = state_of(loaded), ProbeBatch(loaded, self.task, self.batch, CPU).own(training=True)
         for what, one in after[0].items():
             assert one == before[0][what], f"{what} are others after it was left than before it was entered"
         changed = differing(before[1].tensors, after[1].tensors)
@@ -68,13 +68,13 @@ class FastPathChecks(Checks):
 
     def a_failed_run_leaves_it_too(self) -> None:
         path, loaded = self._suited()
-        before = _state(loaded)
+        before = state_of(loaded)
         try:
             with activated([path], loaded, training_context()):
                 raise KeyError("a step failed")
         except KeyError:
             pass
-        after = _state(loaded)
+        after = state_of(loaded)
         changed = [what for what in before if before[what] != after[what]]
         assert not changed, f"{changed[0]} are others after a run that failed: undo everything in a `finally`"
 
@@ -92,13 +92,14 @@ class FastPathChecks(Checks):
         assert not wrong, f"it yields {wrong}: say how many of what are computed otherwise, and nothing of others"
 
     def _suited(self) -> tuple[FastPath, LoadedModel]:
-        path, loaded = self.make(), self.load()
-        if reason := unfit(path, loaded, CPU):
+        """Return a path and a model that it has not seen (SkipTest: it finds nothing in such a model)."""
+        path, tried = self.make(), self.load()
+        if reason := unfit(path, tried, CPU):
             skip(reason)
-        with activated([path], loaded, training_context()) as found:
+        with activated([path], tried, training_context()) as found:
             if found[path.name] is None:
                 skip(NOTHING)
-        return path, loaded
+        return self.make(), self.load()
 
 
 def training_context() -> TrainingContext:
@@ -132,15 +133,3 @@ def variants(
     with suppress(InputError):
         prepared()
         yield " as a strategy prepared it", prepared
-
-
-def _state(loaded: LoadedModel) -> dict[str, object]:
-    """Return what a fast path may have changed in a model."""
-    parts = list(loaded.module.named_modules())
-    return {
-        "classes of modules": [type(part) for _, part in parts],
-        "attributes of modules": [sorted(vars(part)) for _, part in parts],
-        "numbers of hooks": [hooks(part) for _, part in parts],
-        "names in the state_dict": list(loaded.module.state_dict()),
-        "parameters that train": [name for name, p in loaded.module.named_parameters() if p.requires_grad],
-    }

@@ -16,9 +16,10 @@ from ftengine.engine.merge import TOLERANCE
 from ftengine.engine.prepared_data import apply_strategy
 from ftengine.errors import NotMergeable
 from ftengine.model import save_model
+from ftengine.model.modes import hooks
 from ftengine.model.saving import is_pretrained, open_model
 from ftengine.testing.checks import Checks, skip
-from ftengine.testing.values import hooks, relative
+from ftengine.testing.values import relative
 from ftengine.training.modes import train_mode
 from ftengine.training.optimizer_step import given_groups
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ftengine.api import Batch, LoadedModel, Regularizer, Task, overrides
 from ftengine.model import Criterion, state_tensors, trainable
+from ftengine.model.modes import hooks
 from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.samples import on_meta
-from ftengine.testing.values import copies, differing, explained, hooks, in_bfloat16, require_meta, without_values
+from ftengine.testing.values import copies, differing, explained, in_bfloat16, require_meta, without_values
 from ftengine.training.losses import loss_of
 from ftengine.training.modes import train_mode
 from ftengine.training.regularizing import Attached

@@ -17,8 +17,6 @@ from ftengine.parallel.precision import Precision, apply_precision
 ROUNDING = 1e-5
 """How far figures may differ, relative to their size, that float32 computes in batches of other shapes."""
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
-
 
 def equal(one: Any, other: Any) -> bool:
     """Say whether two values are equal: tensors by all elements, mappings and lists by what is in them."""
@@ -108,11 +106,6 @@ def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[st
 def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors with values of their own."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
-
-
-def hooks(part: nn.Module) -> int:
-    """Return how many hooks a module has, those of its submodules not counted."""
-    return sum(len(getattr(part, name)) for name in HOOKS)
 
 
 def _compare(one: Any, other: Any, plain: Callable[[Any, Any], bool]) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ftengine.api import Batch, FastPath, LoadedModel, TrainingContext, overrides
 from ftengine.errors import PluginError, RecipeError
+from ftengine.model.modes import hooks
 from ftengine.parallel.sharding import is_sharded
 from ftengine.plugins.blame import cause_in
 from ftengine.plugins.blame import named as owned
@@ -190,8 +191,11 @@ def compared(
     Args:
         replaced: is told what they replace.
     """
+    before = state_of(probe.loaded)
     try:
         fault = _fault(paths, probe, replace(context, message=lambda text: None), replaced, accelerator)
+        left = next((what for what, one in state_of(probe.loaded).items() if one != before[what]), None)
+        fault = fault or (f"{left} are others after it was left than before: undo everything" if left else "")
     except _Nothing:
         fault = ""
     # Whatever a path raises, the model's own way is there: where that fails too, no path is to blame.
@@ -203,6 +207,18 @@ def compared(
         else:
             fault = f"it fails: {cause_in(paths[0], error)}" if len(paths) == 1 else f"one fails: {error!r}"
     return _everywhere(fault, accelerator)
+
+
+def state_of(loaded: LoadedModel) -> dict[str, object]:
+    """Return what a fast path may have changed in a model once it is left."""
+    parts = list(loaded.module.modules())
+    return {
+        "classes of modules": [type(part) for part in parts],
+        "attributes of modules": [sorted(vars(part)) for part in parts],
+        "numbers of hooks": [hooks(part) for part in parts],
+        "names in the state_dict": list(loaded.module.state_dict()),
+        "parameters that train": [name for name, p in loaded.module.named_parameters() if p.requires_grad],
+    }
 
 
 class _Nothing(Exception):

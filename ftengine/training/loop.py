@@ -63,6 +63,10 @@ class Trainer:
         if newest is not None:
             self.progress, tensors = load_checkpoint(newest, self.module, self.optimizer_step.optimizer)
             self.regularizers.load_state_dict(tensors)
+        begins = (
+            f"goes on from the checkpoint of step {self.progress.step:,}" if newest else "there is no checkpoint yet"
+        )
+        self.setup.listener.message(f"resume: {begins}")
         if self.accelerator.scaler is not None and self.progress.scaler:
             self.accelerator.scaler.load_state_dict(self.progress.scaler)
         if self.accelerator.is_main_process:

@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from expected import raises
+from pydantic import Field
 from rows import WORDS, write_rows
 from scipy import stats
 from sklearn.metrics import matthews_corrcoef
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
-from ftengine import Recipe, fine_tune, load_run
+from ftengine import Recipe, api, fine_tune, load_run
 from ftengine.api import Evaluator, Metric
 from ftengine.cli import main
 from ftengine.errors import InputError, RunError
@@ -41,7 +42,10 @@ class Matthews(Evaluator):
 
 
 class Lengths(Evaluator):
-    """Characters of an answer."""
+    """Characters of an answer, in dozens, or what else is asked for."""
+
+    class Config(api.Config):
+        unit: int = Field(12, ge=1, description="characters that count as one")
 
     name = "lengths"
     reads = frozenset({"completion"})
@@ -51,7 +55,7 @@ class Lengths(Evaluator):
         return {"characters": len(prediction["completion"])}
 
     def score(self, rows, weights):
-        return {"length": float(np.average(rows["characters"], weights=weights))}
+        return {"length": float(np.average(rows["characters"], weights=weights)) / self.config.unit}
 
 
 class Plugin:
@@ -227,7 +231,7 @@ def test_the_command_adds_evaluators(run):
 
 
 def test_answers_are_kept_where_they_were_asked_for(chat_recipe, registry):
-    settings = {"evaluate": ["lengths"], "evaluation__generate": {"limit": 3, "max_new_tokens": 4}}
+    settings = {"evaluate": [{"name": "lengths", "unit": 1}], "evaluation__generate": {"limit": 3, "max_new_tokens": 4}}
     found = fine_tune(chat_recipe(train__max_steps=1, **settings), registry=registry)
     (path,) = [path for path in (found.path / "predictions").glob("*-tuned.parquet") if "training" not in path.stem]
     table = pq.read_table(path).to_pandas()
@@ -235,5 +239,8 @@ def test_answers_are_kept_where_they_were_asked_for(chat_recipe, registry):
     assert len(answered) == answered["completion"].notna().sum() == 3 == table["completion"].notna().sum()
     assert (answered["lengths.characters"] == answered["completion"].str.len()).all()
     assert found.evaluation["tuned"]["length"]["value"] == pytest.approx(answered["completion"].str.len().mean())
+    before = found.evaluation["tuned"]["length"]
     again = load_run(found.path, registry=registry).evaluate(evaluators=["lengths"])
-    assert again["tuned"]["length"] == found.evaluation["tuned"]["length"]
+    assert again["tuned"]["length"] == before  # with the recipe's options
+    again = load_run(found.path, registry=registry).evaluate(evaluators=[{"name": "lengths", "unit": 2}])
+    assert again["tuned"]["length"]["value"] == pytest.approx(before["value"] / 2)

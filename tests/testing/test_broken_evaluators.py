@@ -79,6 +79,11 @@ class Undeclared(Right):
         return {**super().score(rows, weights), "wrong": 0.0}
 
 
+class NeverFinite(Right):
+    def score(self, rows, weights):
+        return {"right": float("nan")}
+
+
 class Impure(Right):
     def keep(self, prediction):
         prediction["right"] += 1
@@ -174,6 +179,7 @@ class Overfull(Right):
     [
         (Uneven, ["kept_columns_have_one_shape"]),
         (Undeclared, ["scores_are_the_declared_metrics"]),
+        (NeverFinite, ["scores_are_the_declared_metrics"]),
         (Overfull, ["proportions_lie_between_0_and_1"]),
         (Impure, ["scores_are_pure"]),
         (Numbering, ["keeping_is_pure"]),

@@ -74,6 +74,15 @@ class Stays(Gelu):
             del loaded.module.seen
 
 
+class NeverUndone(Gelu):
+    @contextmanager
+    def activate(self, loaded, context):
+        found = [part for part in loaded.module.modules() if type(part) is NewGELUActivation]
+        for part in found:
+            part.forward = self.compute
+        yield {"activations": len(found)} if found else None
+
+
 class NoCounts(Gelu):
     @contextmanager
     def activate(self, loaded, context):
@@ -104,6 +113,8 @@ def test_a_sound_one_passes_and_one_of_another_device_is_not_looked_at(cls):
         (WrongInHalf, "in_bfloat16_too"),
         (LosesDropout, "it_computes_what_the_model_does"),
         (Stays, "a_failed_run_leaves_it_too"),
+        (NeverUndone, "leaving_it_restores_the_model"),
+        (NeverUndone, "undo everything"),  # what a run says of it, before it trains
         (NoCounts, "it_computes_what_the_model_does"),
     ],
 )

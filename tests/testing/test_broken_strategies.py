@@ -301,7 +301,16 @@ class Rebased(Shift):
     def prepare(self, loaded):
         super().prepare(loaded)
         for path in self.paths:
-            loaded.module.get_submodule(path).base.weight.mul_(1.1)
+            loaded.module.get_submodule(path).base.weight.mul_(1.001)
+
+
+class RandomConstant(Shift):
+    """Holds a constant, which does not train, of a generator that is not torch's."""
+
+    def wrapped(self, base):
+        part = Shifted(base)
+        part.register_buffer("constant", torch.full((), random.random(), device=base.bias.device))
+        return part
 
 
 class Random(Shift):
@@ -413,8 +422,9 @@ def test_a_broken_strategy_fails_the_check_that_is_meant(cls, expected):
     require(cls, expected)
 
 
-def test_what_starts_at_random_fails():
-    assert "draw with torch alone" in failed(Random)["a_seed_decides_what_it_prepares"]
+@pytest.mark.parametrize("kind", [Random, RandomConstant])
+def test_what_starts_at_random_fails(kind):
+    assert "draw with torch alone" in failed(kind)["a_seed_decides_what_it_prepares"]
 
 
 def test_a_copy_that_shares_parameters_fails():
