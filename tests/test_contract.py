@@ -112,6 +112,8 @@ def api_hook(name: str, cls: type) -> object:
         (api.Regularizer, "on_steps_end", "on_step_end"),
         (api.Task, "learn_label", "learn_labels"),
         (api.Strategy, "regulariser", "regularizer"),
+        (api.Strategy, "parameter_groups", "param_groups"),
+        (api.Strategy, "saves", "save"),
         (api.Evaluator, "detail", "details"),
         (api.Augmenter, "set_processors", "set_processor"),
         (api.ModelLoader, "check_sources", "check_source"),
@@ -136,7 +138,7 @@ class Others:
 
 def test_methods_of_its_own_are_an_authors_business() -> None:
     offered(api.Regularizer, pull=lambda self: None, _penality=lambda self: None, saved=lambda self: None)
-    offered(api.Evaluator, Others, keeps=lambda self: None, loader=lambda self: None)
+    offered(api.Evaluator, Others, counted=lambda self: None, loader=lambda self: None)
 
 
 @pytest.mark.parametrize(

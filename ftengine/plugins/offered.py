@@ -23,7 +23,7 @@ AUTO = "auto"
 ALLOWED_TO_FAIL = ("missing", "value_error", "assertion_error")
 """Errors of a default that an author may intend: the option is required, or a validator of his own says what to do."""
 
-NEAR = 0.9
+NEAR = 0.83
 """How like a member of the contract another must be named to be taken for it, as difflib's ratio."""
 
 PAIRS = (

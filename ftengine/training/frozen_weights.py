@@ -33,7 +33,8 @@ class FrozenWeights:
         setup = self._setup
         suspects = [f"regularizer {regularizer.name!r}" for regularizer in setup.regularizers]
         suspects += [f"callback {name!r}" for name in setup.callbacks]
-        who = f"It was {' or '.join(suspects)}, or the model's own code" if suspects else "The model's own code does it"
+        suspects += [f"what strategy {setup.strategy.name!r} put into the model", "the model's own code"]
+        who = f"It was {', '.join(suspects[:-1])} or {suspects[-1]}"
         raise TrainingError(
             f"{len(changed):,} of {len(self._hashes):,} frozen tensors changed while the model trained, such as "
             f"{changed[0]!r}. Strategy {setup.strategy.name!r} trains none of them, and none would be saved. {who}: "
