@@ -72,7 +72,10 @@ class RunDirectory:
         """Refuse what is no run, one whose training has not ended, or that lacks a file that is `needed` (RunError)."""
         if not self.is_run():
             what = "does not exist" if not self.path.exists() else "holds no recipe.yaml"
-            raise RunError(f"{str(self.path)!r} is not a run directory: it {what}. `ftengine train` makes one.")
+            hint = "`ftengine train` makes one."
+            if (self.path / "config.json").is_file():
+                hint = f"It is a model: transformers opens it, and `model.source: {self.path}` in a recipe."
+            raise RunError(f"{str(self.path)!r} is not a run directory: it {what}. {hint}")
         missing = [name for name in needed if not (self.path / name).is_file()]
         if not (self.trained / SIDECAR).is_file():
             missing.append(f"{TRAINED}/")

@@ -223,6 +223,8 @@ def test_hostile_text_does_not_steer_the_terminal(tmp_path):
 def test_what_cannot_be_reported_is_one_line(tmp_path):
     result = call("report", tmp_path / "nothing", code=2)
     assert "is not a run directory: it does not exist" in result.stderr
+    (tmp_path / "config.json").write_text("{}")  # as what `ftengine merge` writes has one
+    assert "model.source" in call("report", tmp_path, code=2).stderr
     unfinished = write_run(tmp_path / "run", sound() | {"evaluation": None})
     assert "not finished: it has no evaluation.json" in call("report", unfinished, code=2).stderr
     both = call("report", unfinished, unfinished, code=2)
