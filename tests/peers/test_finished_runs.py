@@ -11,7 +11,7 @@ import torch
 from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
 from PIL import Image
 from tiny import SIDE, tiny_llama, tiny_vit
-from transformers import AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoTokenizer, pipeline
 
 from ftengine import Recipe, fine_tune, load_run
 
@@ -77,13 +77,14 @@ def test_a_cross_encoder_gives_the_runs_scores(bert_folder, tmp_path):
 @pytest.mark.parametrize("strategy", ["lora", {"name": "prompt", "virtual_tokens": 3}], ids=["lora", "prompt"])
 def test_auto_classes_of_peft_open_a_classifiers_run(strategy, bert_folder, tmp_path):
     finished = run(bert_folder, "text-classification", labelled(), strategy, tmp_path)
-    model = AutoPeftModelForSequenceClassification.from_pretrained(finished.trained, num_labels=3).eval()
+    config = AutoConfig.from_pretrained(finished.trained, subfolder="config")
+    model = AutoPeftModelForSequenceClassification.from_pretrained(finished.trained, id2label=config.id2label).eval()
     tokenizer = AutoTokenizer.from_pretrained(finished.trained)
-    content = json.loads((finished.trained / "ftengine.json").read_text())
     for text, expected in zip(TEXTS, scores(load_run(finished.path)), strict=True):
         with torch.no_grad():
             answer = model(**tokenizer(text, return_tensors="pt")).logits.softmax(-1)[0]
-        assert dict(zip(content["labels"]["names"], answer.tolist(), strict=True)) == pytest.approx(expected, abs=1e-5)
+        names = [model.config.id2label[i] for i in range(3)]
+        assert dict(zip(names, answer.tolist(), strict=True)) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("vocabulary", [None, 448], ids=["as-the-tokenizer", "padded"])

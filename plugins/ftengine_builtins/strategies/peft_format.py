@@ -81,6 +81,10 @@ class AdapterConfig(AdapterFile):
     def write(self, directory: Path, loaded: LoadedModel, own: bool = False, **others: Any) -> None:
         """Write adapter_config.json (RunError): the adapter, its base, and `others` that ftengine does not read.
 
+        PEFT and transformers make a head by the base's own config, which has no names of labels, and this file has no
+        place for them: the model's config, which has them, goes into a folder of its own (`LABELLED`), as one beside
+        the adapter would make transformers take the folder for a whole model.
+
         Args:
             own: PEFT cannot run it, so the file has another name.
         """
@@ -97,7 +101,13 @@ class AdapterConfig(AdapterFile):
             "inference_mode": True,
         }
         write_json(Path(directory) / (OWN_CONFIG_FILE if own else CONFIG_FILE), content)
+        config = getattr(module, "config", None)
+        if loaded.labels is not None and not own and hasattr(config, "id2label"):
+            config.save_pretrained(Path(directory) / LABELLED)
 
+
+LABELLED = "config"
+"""The folder beside an adapter for labels that has the model's config.json, with their names."""
 
 UNSET: tuple[Any, ...] = (None, False, 0.0, "", [], {})
 """Values of options that are not used, of keys that are not known. A number of a layer or a token may be 0."""
