@@ -104,7 +104,9 @@ def _look(task: str | None, model: str | None, data: str | None) -> tuple[Seen, 
         try:
             refused = refusals(model, entries, registry)
         except SourceError as error:  # a recipe may be begun before its model is there
-            click.echo(printable(f"note: whether the model suits is not known: {error}"), err=True)
+            click.echo(
+                printable(f"note: could not look at the model, so nothing was checked against it: {error}"), err=True
+            )
     if task in refused:
         raise InputError(f"--task {task}: {refused[task]}")
     return look(data, entries, registry, refused) if data is not None else Seen(), refused

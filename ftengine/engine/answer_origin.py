@@ -69,7 +69,7 @@ class AnswerOrigin(Record):
         if differing := self._differences(AnswerOrigin.read_file(file)):
             raise RunError(
                 f"output {str(output)!r} cannot be continued, since something else began it: {'; '.join(differing)}. "
-                "Repeat what began it, or name another file; this one is left as it is."
+                "Repeat what began it, or name another file; this one was not changed."
             )
 
     @classmethod

@@ -229,7 +229,7 @@ def _kept(output: Path, rows: Rows, resume: bool) -> tuple[int, int]:
             if not answered or {k: v for k, v in content.items() if k != ANSWER} != _as_in_file(rows, kept):
                 raise RunError(
                     f"output {str(output)!r}: line {kept + 1} is not an answer to row {kept + 1} of the input. "
-                    "Name another file; this one is left as it is."
+                    "Name another file; this one was not changed."
                 )
             kept, good = kept + 1, good + len(line)
     if not kept and good != output.stat().st_size:

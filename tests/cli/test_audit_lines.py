@@ -31,7 +31,7 @@ def test_what_is_in_order_and_tables_are_shown(tmp_path):
     counts = {"percentiles": at, "longest": 1500, "truncated": 3, "limit": 2048}
     audit = run_audits(splits.audited(), {"train": counts | {"untruncated": None}}, registry).model_dump(mode="json")
     assert printed(audit) == [
-        "data No row repeats another of its split, or nearly does.",
+        "data No split holds duplicate or near-duplicate rows.",
         "data No held-out row is in training.",
         "Labels:",
         "label train test",

@@ -29,7 +29,7 @@ def test_clean_data_is_said_to_be_clean(write, text_task, audit, tmp_path):
     result = audit(text_task, write("a.jsonl", texts(f"text {i}" for i in range(50))), validation=0.2, test=0.1)
     assert told(result) == []
     assert [finding.text for finding in result.findings] == [
-        "No row repeats another of its split, or nearly does.",
+        "No split holds duplicate or near-duplicate rows.",
         "No held-out row is in training.",
     ]
     assert {name: (split.rows, split.distinct) for name, split in result.splits.items()} == {

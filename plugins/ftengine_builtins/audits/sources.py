@@ -61,11 +61,11 @@ class Duplicates(Audit):
         counts = data.facts["splits"].values()
         if not any(split["duplicates"] for split in counts):
             looked = compared is not None and not any(split["near_duplicates"] for split in counts)
-            text = f"No row repeats another of its split{', or nearly does' if looked else ''}."
+            text = f"No split holds duplicate{' or near-duplicate' if looked else ''} rows."
             yield Finding(kind="data", level="good", text=text)
         if compared and compared["mostly_shared"]:
-            text = f"{compared['mostly_shared']:,} of {compared['distinct']:,} distinct rows say little beyond what "
-            text += "most rows say too (a fifth of their words or less); near duplicates among them are not looked for."
+            text = f"{compared['mostly_shared']:,} of {compared['distinct']:,} distinct rows hold hardly any words "
+            text += "that most rows lack (a fifth at most); near duplicates among them are not looked for."
             yield Finding(kind="data", level="note", text=text, figures=dict(compared))
 
 
