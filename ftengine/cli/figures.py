@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ftengine.run.evaluation_result import EvaluationResult
     from ftengine.run.records import Verdict
 
+MOST_FINDINGS, MOST_LINES = 3, 2
+"""Findings behind the headline that are printed, and lines of each; the report has all of them whole."""
 MOST_SLICES = 10
 """Slices of a column that are printed."""
 MOST_METRICS = 3
@@ -40,13 +42,18 @@ WIDEST = 110
 
 
 def show_verdict(out: Console, verdict: Verdict) -> None:
-    """Print the headline and the findings, the alarms first; headline first of all."""
+    """Print the headline and the findings that matter most, alarms first, each on two lines at most."""
     width = min(out.width, WIDEST)
     out.print(fill(one_line(verdict.headline), width), style="bold", soft_wrap=True)
-    for finding in verdict.findings[1:]:
+    for finding in verdict.findings[1 : 1 + MOST_FINDINGS]:
         lead = {"alarm": "ALARM", "note": "note ", "good": "good "}[finding.level]
         text = f"  {lead}  {one_line(finding.text)}"
-        out.print(fill(text, width, subsequent_indent=" " * 9, break_long_words=False), soft_wrap=True)
+        shown = fill(
+            text, width, subsequent_indent=" " * 9, max_lines=MOST_LINES, placeholder=" …", break_long_words=False
+        )
+        out.print(shown, soft_wrap=True)
+    if (more := len(verdict.findings) - 1 - MOST_FINDINGS) > 0:
+        out.print(f"  {more:,} more, and all at full length, in the run's report.html", soft_wrap=True)
 
 
 def show_figures(out: Console, result: EvaluationResult) -> None:
@@ -71,6 +78,7 @@ def figure_table(
     metrics: Mapping[str, Metric],
 ) -> Any:
     """Return a table with a line for each metric: base, tuned, their difference, and what it means."""
+    from ftengine.run.evaluation_result import quality_first
 
     counts = {figure.n for figure in tuned.values()}
     rows = [
@@ -81,7 +89,7 @@ def figure_table(
             with_ends(difference.get(metric), sign=True),
             verdict(difference.get(metric), no_interval(metric, metrics, tuned)),
         )
-        for metric, figure in tuned.items()
+        for metric, figure in quality_first(dict(tuned), metrics).items()
     ]
     return table(("metric", "base", "tuned", "difference", ""), rows, left=5)
 

@@ -159,12 +159,15 @@ class EncodedSplit:
         return replace(self, augmenters=tuple(augmenters), standing=epoch)
 
     def sample(self, count: int, seed: int = 0) -> EncodedSplit:
-        """Return at most `count` of the examples, drawn without replacement and not augmented, in their order.
+        """Return at most `count` of the examples, drawn without replacement, as `take` does."""
+        rng = np.random.default_rng([seed, len(self)])
+        return self.take(np.sort(rng.choice(len(self), min(count, len(self)), replace=False)))
+
+    def take(self, chosen: np.ndarray) -> EncodedSplit:
+        """Return some examples by their positions, not augmented.
 
         `content`, `truncated`, `untrained_rows` and `skipped` stay those of the whole split.
         """
-        rng = np.random.default_rng([seed, len(self)])
-        chosen = np.sort(rng.choice(len(self), min(count, len(self)), replace=False))
         index = self.index[chosen]
         return replace(
             self,

@@ -69,13 +69,15 @@ def _first_of(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return first[np.searchsorted(known, wanted)]
 
 
-def leaked(distinct: Distinct, near: Near | None, held: list[str], groups: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Say which rows of training, or whose groups, are also in one of the held-out splits."""
-    found = np.zeros(len(distinct.of["train"]), dtype=bool)
-    for name in held:
-        found |= _partners(distinct, near, name)[distinct.of["train"]] >= 0
+def leaked(
+    distinct: Distinct, near: Near | None, split: str, others: list[str], groups: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Say which rows of a split, or whose groups, are also in one of the others."""
+    found = np.zeros(len(distinct.of[split]), dtype=bool)
+    for name in others:
+        found |= _partners(distinct, near, name)[distinct.of[split]] >= 0
         if groups:
-            found |= np.isin(groups["train"], groups[name])
+            found |= np.isin(groups[split], groups[name])
     return found
 
 

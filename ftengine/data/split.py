@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
 from types import MappingProxyType
@@ -42,6 +42,7 @@ class Splits:
         train, validation, test: rows, None where the recipe asks for none.
         divide: divides what was read, but for the rows of the training source at some places, each with its reason.
         to_audit: makes what audits look at; None where they are not to.
+        trained_on: by held-out split, with data.leaks: warn, which of its rows are in training too.
     """
 
     train: Rows
@@ -49,6 +50,7 @@ class Splits:
     test: Rows | None
     divide: Callable[[Mapping[str, str]], Splits]
     to_audit: Callable[..., AuditedData] | None = None
+    trained_on: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def mapping(self) -> dict[str, Rows]:
         """Return the splits that there are, by name."""
@@ -107,7 +109,7 @@ def _divided(read: RowHashes, section: DataSection, task: Task, audited: bool, l
         _refuse(leaks, hashes.splits, section, cutting)
     kept, held = None, [name for name in hashes.splits if name != "train"]
     if dropping and any(leak["between"][0] == "train" for leak in leaks):
-        kept = np.flatnonzero(~leaked(distinct, near, held, groups))
+        kept = np.flatnonzero(~leaked(distinct, near, "train", held, groups))
         if not len(kept):
             raise DataError(
                 f"{section.train}: every row of training{', or its group,' if groups else ''} is also in "
@@ -120,7 +122,10 @@ def _divided(read: RowHashes, section: DataSection, task: Task, audited: bool, l
         data = partial(to_audit, hashes, distinct, near, leaks, section, task, kept=kept, asked=asked)
     train = hashes.splits["train"] if kept is None else hashes.splits["train"].select(kept)
     again = partial(_divided, read, section, task, audited)
-    return Splits(train, hashes.splits.get("validation"), hashes.splits.get("test"), again, data)
+    trained_on = {}
+    if section.leaks == "warn":
+        trained_on = {name: leaked(distinct, near, name, ["train"], groups) for name in held}
+    return Splits(train, hashes.splits.get("validation"), hashes.splits.get("test"), again, data, trained_on)
 
 
 def _read(section: DataSection, task: Task, seed: int, registry: Registry) -> RowHashes:

@@ -27,7 +27,7 @@ from ftengine.parallel.device import processes
 from ftengine.run.recipe import EvaluationSection, FurtherExamples
 from ftengine.training.steps import Steps, plan_steps
 
-TRAINING_SAMPLE = "training sample"
+TRAINING_SAMPLE, LEAKED = "training sample", "rows that were trained on as well"
 CHANGES_SAMPLED = 10
 """Examples, from all of the split, that an augmenter is looked at with before a model loads."""
 
@@ -42,10 +42,19 @@ def evaluation_plan(data: PreparedData, began: int | None = None) -> EvalPlan:
     validation, train = encoded.get("validation") if name == "test" else None, encoded["train"]
     steps = plan_steps(len(train), data.ready.recipe.train, began or processes().num_processes)
     seen = trained_rows(train, steps, data.ready.recipe.seed)
-    plan = plan_evaluation(data.ready, name, None if name is None else encoded[name], train=seen, validation=validation)
+    held, leaked = (None, None) if name is None else _apart(encoded[name], data.splits.trained_on.get(name))
+    plan = plan_evaluation(data.ready, name, held, train=seen, validation=validation, leaked=leaked)
     task = data.ready.task
     writes = {"prompt", "completion"} <= task.generates
     return replace(plan, to_read=_to_read(data.ready, plan.held_out) if writes else None, writes=writes)
+
+
+def _apart(split: EncodedSplit, trained_on: np.ndarray | None) -> tuple[EncodedSplit, EncodedSplit | None]:
+    """Return the examples that figures are made on, and those that were trained on as well; None where none, or all."""
+    there = np.zeros(len(split), dtype=bool) if trained_on is None else trained_on[split.index]
+    if not there.any() or there.all():
+        return split, None
+    return split.take(np.flatnonzero(~there)), split.take(np.flatnonzero(there))
 
 
 def trained_rows(train: EncodedSplit, steps: Steps, seed: int) -> Rows:
@@ -63,6 +72,7 @@ def plan_evaluation(
     *,
     train: Rows | None = None,
     validation: EncodedSplit | None = None,
+    leaked: EncodedSplit | None = None,
     lenient: bool = False,
 ) -> EvalPlan:
     """Return what is measured of base and tuned model.
@@ -71,6 +81,7 @@ def plan_evaluation(
         split: what the held-out examples are called in the figures.
         train: rows that are trained on, of which a sample is measured.
         validation: the validation split, where it is not what is held out.
+        leaked: held-out examples that are trained on as well, which are measured apart from the others.
         lenient: leave out slices whose column these examples lack, instead of refusing, and what has other examples.
 
     Raises:
@@ -95,25 +106,38 @@ def plan_evaluation(
             _options(ready, answering),
             list(_columns(ready, held_out, lenient)),
         )
-        probes += [_robustness(ready, held, spec, i) for i, spec in enumerate(section.robustness)]
+        apart = [] if leaked is None else [_leaked(ready, held, leaked)]
+        probes += [*apart, *(_robustness(ready, held, spec, i) for i, spec in enumerate(section.robustness))]
     if train is not None and section.training_sample is not None and reading:
         training = _training_sample(ready, train, held_out, reading)
-    fitting = [evaluator for evaluator in reading if overrides(evaluator, "fit")]
-    to_fit = EvalSet("validation", validation, fitting, title=" on validation") if validation and fitting else None
+    to_fit = _to_fit(validation, reading)
     if section.forgetting is not None:
         probes.append(_forgetting(ready, section.forgetting, reading))
     if section.memorisation is not None and train is not None:
         probes.append(_memorisation(ready, train, held_out))
     if section.refusal is not None:
         probes.append(_refusal(ready, section.refusal))
-    figures = section.small_slice, section.resamples, ready.recipe.seed
     asked = [] if lenient else _benchmarks(ready, reading)
     check_metrics([*reading, *answering, *(one.evaluator for one in asked)])
-    plan = EvalPlan(split, held, training, probes, to_fit, *figures, benchmarks=asked)
+    sizes = section.small_slice, section.resamples
+    plan = EvalPlan(split, held, training, probes, to_fit, *sizes, ready.recipe.seed, benchmarks=asked)
     for one in plan.sets():
         _check_rows_of(one)
         bind(one.evaluators, ready.task.name, ready.task.labels)  # what they keep may depend on the labels
     return plan
+
+
+def _to_fit(validation: EncodedSplit | None, evaluators: Sequence[Evaluator]) -> EvalSet | None:
+    """Return what evaluators that fit learn from; None where there is nothing, or none does."""
+    fitting = [evaluator for evaluator in evaluators if overrides(evaluator, "fit")]
+    return EvalSet("validation", validation, fitting, title=" on validation") if validation and fitting else None
+
+
+def _leaked(ready: ReadyTask, held: EvalSet, leaked: EncodedSplit) -> PlannedProbe:
+    count, limit = len(leaked) if held.answering else 0, ready.recipe.evaluation.generate.limit
+    answered = sample(count, limit, ready.recipe.seed)
+    also = replace(held, name="leaked", title=f" on {LEAKED}", split=leaked, answered=answered, slices=())
+    return PlannedProbe("leaks", LEAKED, leaked.rows.source, also)
 
 
 def _training_sample(

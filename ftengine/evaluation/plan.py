@@ -46,7 +46,7 @@ class EvalSet:
 
 @dataclass(frozen=True)
 class PlannedProbe:
-    """A further look at both models: "robustness", "forgetting", "memorisation" or "refusal".
+    """A further look at both models: "leaks", "robustness", "forgetting", "memorisation" or "refusal".
 
     It has the name of the augmenter or the evaluator; `data` is where the examples are from, and `contrast` has others
     that these are set against, measured in the same way.

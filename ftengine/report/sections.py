@@ -12,7 +12,7 @@ from ftengine.api import Baseline, Display, LineChart, Table
 from ftengine.evaluation import is_beyond_chance
 from ftengine.report.charts import learning_rate, losses, trade_off
 from ftengine.report.draw import merge_charts
-from ftengine.run.evaluation_result import ChangedExample, Slice, SlicedColumn
+from ftengine.run.evaluation_result import ChangedExample, Slice, SlicedColumn, quality_first
 from ftengine.run.record import flat
 from ftengine.run.records import RunRecords
 from ftengine.text import NOTHING, counted, duration, number, sample_size, size, speed
@@ -79,7 +79,8 @@ def _figures(run: RunRecords) -> dict[str, Any]:
     on = "" if first is None else sample_size(first.n, first.rows)
     if first is not None and first.rows is not None:
         on += f"; a group is the rows with one value of {run.recipe.data.group_column}, and their duplicates"
-    return {"evaluation": evaluation, "seen": seen, "one_n": one_n, "on": on} if evaluation.tuned else {}
+    tuned = quality_first(evaluation.tuned, evaluation.metrics)
+    return {"evaluation": evaluation, "tuned": tuned, "seen": seen, "one_n": one_n, "on": on} if tuned else {}
 
 
 def _training(run: RunRecords) -> dict[str, Any]:
@@ -139,6 +140,7 @@ def _is_behind(one: Slice, column: SlicedColumn, higher_is_better: bool | None) 
 
 
 INTROS = {
+    "leaks": "Held-out rows that are in training too; all other figures are without them.",
     "robustness": "The same examples with disturbed input.",
     "benchmark": "Questions beside the recipe's data, which both models were asked.",
     "forgetting": "What the base could do before: measured on other text, before and after tuning.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -27,6 +28,11 @@ AnyFigure = TypeVar("AnyFigure")
 UndefinedAsNan = Annotated[AnyFigure, BeforeValidator(_undefined)]
 Estimates = dict[str, UndefinedAsNan[Estimate]]
 Differences = dict[str, UndefinedAsNan[Difference]]
+
+
+def quality_first(figures: Estimates, metrics: Mapping[str, Metric]) -> Estimates:
+    """Return figures as tables have them: those of other kinds, such as calibration, stand behind those of quality."""
+    return dict(sorted(figures.items(), key=lambda pair: pair[0] in metrics and metrics[pair[0]].kind != "quality"))
 
 
 class Figures(Part):
@@ -137,7 +143,7 @@ class Probe(Figures):
     """What was measured beside the held-out examples.
 
     Args:
-        kind: "robustness", "forgetting", "memorisation", "refusal" or "benchmark".
+        kind: "leaks", "robustness", "forgetting", "memorisation", "refusal" or "benchmark".
         name, data: what was done to the examples, or who asked them, and where they are from.
         examples: how many.
         against: tuned against the reference: undisturbed examples, or held-out ones.

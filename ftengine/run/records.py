@@ -194,6 +194,7 @@ class Step(BaseModel, frozen=True):
     loss: float
     learning_rate: float
     trained_tokens: int = 1
+    examples: int = 0
 
 
 class Validation(BaseModel, frozen=True):

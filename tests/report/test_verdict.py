@@ -102,6 +102,16 @@ def test_blanks_and_one_text_are_no_fault_where_they_are_what_is_wanted(verdict)
     assert verdict(reached(given=" ", count=300)).headline.startswith("Not usable: it answers nothing to 300 of 400 ")
 
 
+def test_prompts_that_are_all_the_same_are_named(verdict):
+    def one_prompt(files):
+        for i, answer in enumerate(files["examples"]["answers"]):
+            answer |= {"prompt": "Answer {question}", "wanted": f"say {i}"}
+
+    first = verdict(written(*"abcdefgh"), one_prompt).findings[0]
+    assert (first.level, first.source, first.figures["prompts"]) == ("alarm", "constant-answer", 1)
+    assert "Answer {question}" in first.text
+
+
 def test_labels_that_the_model_contradicts_are_named_with_their_places(verdict):
     rows = [[0.02, False, f"news.jsonl:{i}"] for i in range(30)] + [[0.97, True, "news.jsonl:99"]] * 170
     (flipped,) = found(verdict(put("evaluation.training.judged.rows", rows)), "labels", "alarm")
@@ -125,6 +135,17 @@ def test_leaks_are_judged_by_the_split_that_figures_are_made_on(verdict, leak, l
         verdict(put("audit.facts.leaks", [{"dropped": 0, "places": ["a:1 = b:2"], "text": "some", **leak}])), "data"
     )
     assert [f.level for f in told] == ([level] if level else [])
+
+
+def test_rows_that_leak_are_told_with_both_figures(verdict):
+    def measured_apart(files):
+        probe = {"kind": "leaks", "name": "rows", "data": "test.jsonl", "examples": 40, "base": {}, "difference": {}}
+        files["evaluation"]["probes"] = [probe | {"tuned": {"accuracy": figure(0.99)}}]
+
+    leak = {"between": ["train", "test"], "count": 40, "near": 0, "dropped": 0, "places": ["a:1 = b:2"], "text": "40"}
+    (told,) = found(verdict(put("audit.facts.leaks", [leak]), measured_apart), "data", "alarm")
+    assert told.figures["leaked"]["value"] == 0.99
+    assert told.text.endswith("accuracy 0.930 on new rows, 0.990 on these.")
 
 
 def test_alarms_of_audits_are_alarms_of_the_run(verdict):

@@ -2,7 +2,7 @@
 
 import pytest
 from report_samples import baseline, change, figure
-from verdicts import alarms, put, reached
+from verdicts import alarms, found, put, reached
 
 
 def confused(*rows):
@@ -14,6 +14,9 @@ def confused(*rows):
     [
         (((300, 0, 0), (50, 0, 0), (50, 0, 0)), 0.75, {"quality", "classes"}),
         (((300, 0, 0), (0, 50, 0), (2, 0, 0)), 0.99, set()),  # a class of two may be missed
+        (((300, 0, 0), (49, 1, 0), (50, 0, 3)), 0.8, {"classes"}),  # answered, but hardly ever
+        (((300, 0, 0), (35, 15, 0), (0, 0, 50)), 0.9, set()),  # perhaps a quarter
+        (((30, 0, 0), (0, 30, 0), (4, 0, 0)), 0.94, set()),  # none of 4 is no proof
         (((400, 0, 0), (0, 0, 0), (0, 0, 0)), 1.0, set()),  # one class: nobody can be better
     ],
 )
@@ -31,6 +34,9 @@ def test_constant_answers_and_classes_never_answered_are_alarms(verdict, rows, a
         ({"given": "", "count": 400}, "alarm", "Not usable: it always answers nothing, to all 400 examples"),
         ({"given": "x", "count": 390}, "alarm", "Not usable: it answers “x” to 390 of 400 examples"),
         ({"given": "x", "count": 300}, "good", "Better than its base"),
+        ({"given": "x", "count": 19, "total": 20}, "good", "Better than its base"),  # 76 % to 99 %
+        ({"given": "", "count": 8, "total": 20}, "good", "Better than its base"),
+        ({"given": "", "count": 12, "total": 20}, "alarm", "Not usable: it answers nothing to 12 of 20 examples"),
         ({"given": "x", "count": 400, "share": 0.995}, "good", "Better than its base"),  # so is the truth, all but
         ({"figures": {"drift": 0.49}}, "alarm", "Not shown to be better than always answering “b”: drift 0.500 "),
         ({"figures": {"drift": 0.6}}, "alarm", "No better than always answering “b”: drift 0.500 "),
@@ -95,3 +101,36 @@ def test_a_fresh_head_is_no_bar(verdict, share, level, headline):
     assert found.level == level
     assert found.headline.startswith(headline)
     assert not any(f.text.startswith("Better than its base") for f in found.findings)
+
+
+def ranked(low, high, passes=2):
+    """Return changes: a model that is no better than a constant answer, with a ranking of some interval."""
+
+    def spoil(files):
+        evaluation = files["evaluation"]
+        auc = {"label": "ROC AUC", "higher_is_better": True, "pooled": False, "evaluator": "own"}
+        evaluation["metrics"]["auc"] = auc
+        evaluation["base"]["auc"] = figure(0.7)
+        evaluation["tuned"]["auc"] = figure((low + high) / 2) | {"low": low, "high": high}
+        evaluation["difference"]["auc"] = change(-0.2, better=False)
+        for line in files["metrics"]:
+            line |= {"examples": 16 * passes} if "loss" in line else {}
+
+    return reached(figures={"drift": 0.6, "auc": 0.5}), spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "asked"),
+    [(ranked(0.413, 0.511), True), (ranked(0.55, 0.65), False), (ranked(0.413, 0.511, passes=0.5), False)],
+)
+def test_scores_without_information_ask_whether_labels_belong_to_their_texts(verdict, spoil, asked):
+    first = verdict(*spoil).findings[0]
+    assert (first.level, first.source) == ("alarm", "constant-answer")
+    assert first.figures.get("uninformative") == (["auc"] if asked else None)
+    assert first.text.startswith("Check that labels and texts are paired rightly") == asked
+
+
+def test_nothing_is_called_worse_than_the_guesses_of_a_fresh_head(verdict):
+    fresh = put("facts.new_modules", ["classifier"])
+    assert [f.figures["metric"] for f in found(verdict(*ranked(0.413, 0.511)), "worse")] == ["auc"]
+    assert not found(verdict(*ranked(0.413, 0.511), fresh), "worse")

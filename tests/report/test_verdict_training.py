@@ -27,6 +27,18 @@ def test_the_gap_to_training_examples_is_newcombes(verdict):
     assert [gap.figures["gap"][key] for key in ("value", "low", "high")] == pytest.approx([0.3, 0.27, 0.33])
 
 
+LATE = put("training.best_step", 20)
+"""A change: the kept weights are not those of the lowest validation loss."""
+
+
+def test_a_gap_is_no_alarm_while_validation_falls_and_new_examples_have_most_of_what_was_gained(verdict):
+    held = put("evaluation.base.accuracy", figure(0.3)), put("evaluation.tuned.accuracy", figure(0.83))
+    learnt = on_training("accuracy", figure(0.3), figure(1.0, 0.01), change(0.7))
+    for spoil, level in ((), "note"), ((LATE,), "alarm"):
+        told = verdict(*held, put("evaluation.difference.accuracy", change(0.53)), learnt, *spoil)
+        assert [f.level for f in found(told, "over-fitting")] == [level]
+
+
 def on_training(metric, base, tuned, learned):
     """Return a change: one metric's figures on training examples, and how it changed on them."""
 
@@ -48,7 +60,7 @@ def test_a_gap_that_the_base_has_as_well_is_no_over_fitting(verdict):
     base = "and was 0.300 (95 % interval 0.258 to 0.342) for the base, so training did not widen it beyond chance."
     assert told.text.endswith(base)
     learnt = on_training("accuracy", figure(0.5), figure(0.97), change(0.47))
-    (told,) = found(verdict(*held, change_of, learnt), "over-fitting", "alarm")
+    (told,) = found(verdict(*held, change_of, learnt, LATE), "over-fitting", "alarm")
     assert told.text.endswith(", and was 0.100 (95 % interval 0.058 to 0.142) for the base.")
     assert told.figures["grown"]["low"] > 0.1
 
@@ -57,8 +69,7 @@ def test_what_a_base_without_a_gap_scatters_by_explains_none(verdict):
     """A fresh head guesses, on few examples: the difference of both gaps would be chance where the gap is not."""
     held = put("evaluation.base.accuracy", figure(0.5, 0.1)), put("evaluation.tuned.accuracy", figure(0.78, 0.08))
     learnt = on_training("accuracy", figure(0.5, 0.14), figure(1.0, 0.02), change(0.5, 0.14))
-    (told,) = found(verdict(*held, learnt), "over-fitting", "alarm")
-    assert told.text.startswith("Much better on training examples than on new ones: ")
+    (told,) = found(verdict(*held, learnt, LATE), "over-fitting", "alarm")
     assert told.text.endswith("the gap is 0.22 (95 % interval 0.14 to 0.30).")
     assert told.figures["grown"] is None
 
@@ -94,12 +105,17 @@ WILD = [0.6, 4.6, 4.2, 1.1, 3.9, 0.8, 4.4, 2.1, 0.7, 4.5] * 2
 @pytest.mark.parametrize(
     ("curve", "spoil", "told"),
     [
-        (CALM[:9], NO_BETTER, "The training loss hardly fell: from 0.999 to 0.993 in 9 steps."),
-        (CALM, NO_BETTER, "The training loss hardly fell: "),
+        (
+            CALM[:9],
+            NO_BETTER,
+            "Train longer or raise the learning rate (0.0002): the training loss hardly fell, 1.000 at ",
+        ),
+        (CALM, NO_BETTER, "Train longer or raise the learning rate"),
         # The metric that decides is a constant's, and another got better.
-        (CALM, [reached(figures={"drift": 0.6})], "The training loss hardly fell: "),
+        (CALM, [reached(figures={"drift": 0.6})], "Train longer: 20 steps went over 20 % of the training examples"),
         (CALM, [], None),
-        (WILD[:9], NO_BETTER, None),  # nothing can be told from batches that differ so much
+        (WILD[:9], NO_BETTER, "Train longer: 9 steps went over"),  # batches differ too much to tell more
+        (WILD[:10], NO_BETTER, None),
     ],
 )
 def test_too_little_training_is_told_where_the_model_is_of_no_use_and_the_losses_show_it(verdict, curve, spoil, told):
@@ -137,11 +153,14 @@ def course(*levels, noise=0.02, count=100):
 @pytest.mark.parametrize(
     ("curve", "said"),
     [
-        (course(0.69, 0.69), [("alarm", "The model did not learn")]),
-        (course(0.69, 0.685, noise=0.1), [("alarm", "The model did not learn")]),  # a fall of 10 % is ruled out
+        (course(0.69, 0.69), [("alarm", "Train longer or raise the learning rate (0.0002)")]),
+        (
+            course(0.69, 0.685, noise=0.1),
+            [("alarm", "Train longer or raise the learning rate (0.0002)")],
+        ),  # a fall of 10 % is ruled out
         (course(0.69, 0.80), [("alarm", "Lower the learning rate (0.0002)")]),
         (course(3.51, 3.0, noise=0.9, count=40), []),  # cannot be told from noise: no finding
-        (course(3.5, 2.9), []),
+        (course(3.5, 2.9), [("note", "Train longer")]),
         # It came apart, and came back to where it began.
         (course(2.4, 41.7, 2.7, 2.6, 2.5), [("alarm", "Lower the learning rate (0.0002)")]),
         (course(0.01, 0.01, 0.4, 0.01, 0.01), []),  # hard batches are no explosion
@@ -170,6 +189,56 @@ def flat_but_validated(files):
 def test_a_validation_loss_that_still_falls_at_the_end_asks_for_longer_training(verdict, last, said):
     told = verdict(losses((0.6, 0.6), (0.5, 0.5), (0.4, 0.4), (0.3, 0.3), (last, 0.2)))
     assert [text.startswith("Train longer") for _, text in learning(told)] == [True] * said
+
+
+@pytest.mark.parametrize(
+    ("figures", "level"),
+    [({"drift": 0.3}, "note"), ({"drift": 0.6}, "alarm")],  # of use already, or no better than a constant answer
+)
+def test_a_training_loss_that_still_falls_asks_for_longer_training_where_validation_has_no_course(
+    verdict, figures, level
+):
+    def once(files):
+        files["metrics"].append({"step": 100, "epoch": 5, "validation_loss": 0.3})
+
+    told = verdict(steps(*course(2.4, 1.2)), once, reached(figures=figures))
+    assert learning(told) == [(level, "Train longer")]
+    assert set(told.findings[1].figures) >= {"steps", "before", "last"}
+
+
+def test_a_validation_loss_near_that_of_guessing_asks_for_longer_training(verdict):
+    near = losses((1.10, 1.1), (1.09, 1.09), (1.085, 1.08), (1.08, 1.07), (1.075, 1.07))
+    assert learning(verdict(near)) == [("note", "Train longer")]  # log 3 is 1.099
+    assert learning(verdict(losses((0.6, 0.6), (0.5, 0.5), (0.45, 0.4), (0.44, 0.3), (0.435, 0.2)))) == []
+
+
+def test_fewer_than_ten_steps_of_one_pass_ask_for_longer_training_whatever_they_reached(verdict):
+    assert learning(verdict(steps(*course(2.4, 1.2, count=6)))) == [("note", "Train longer")]
+
+
+def test_few_steps_are_the_cause_where_the_model_is_no_better_than_a_constant(verdict):
+    (told,) = found(
+        verdict(steps(*course(2.4, 2.2, noise=0.5, count=10)), reached(figures={"drift": 0.6})), "learning", "alarm"
+    )
+    assert told.text.startswith("Train longer: 10 steps went over 10 % of the training examples")
+    assert "Guessing evenly" not in told.text  # that metric has no labels
+    gap = put("evaluation.tuned.accuracy", figure(0.4)), put("evaluation.training.tuned.accuracy", figure(0.48))
+    worse = put("evaluation.details.tuned.classification.baseline.figures", {"accuracy": 0.9})
+    assert not found(verdict(*gap, worse), "over-fitting")  # of a model that is of no use
+
+
+@pytest.mark.parametrize(
+    ("curve", "figures", "key"),
+    [
+        (course(2.5, 3.6, 2.4, 2.1, 2.1), {"drift": 0.6}, "peak"),  # no use, and it began by rising
+        (course(2.5, 3.6, 2.4, 2.1, 2.1), {"drift": 0.3}, None),
+        (course(2.5, 2.1, 2.1, 2.1, 2.1), {"drift": 0.6}, "stuck"),  # it fell to a constant answer's loss and stayed
+        (course(2.5, 2.1, 2.1, 2.1, 2.1), {"drift": 0.3}, None),
+    ],
+)
+def test_a_rate_that_is_too_high_is_known_by_a_rise_or_by_getting_stuck(verdict, curve, figures, key):
+    told = found(verdict(steps(*curve), not_learned, reached(figures=figures)), "learning", "alarm")
+    assert [key in one.figures and one.text.startswith("Lower the learning rate") for one in told] == [True] * bool(key)
 
 
 def steps(*values):

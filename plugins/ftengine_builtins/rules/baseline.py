@@ -1,7 +1,8 @@
 """Rules about the answers: the tuned model against what is reached without looking, and classes it never gives."""
 
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +12,19 @@ from ftengine.evaluation import CHANCE
 from ftengine.text import FEW, against, counted, ends, known, listed, plain, quoted, short, with_interval
 
 MOSTLY, SELDOM = 0.95, 0.5
-"""Share of the examples to which one answer is given that counts as constant, where it is the truth of at most half."""
+"""Share of the examples to which one answer is given, at the interval's near end, that counts as constant, where it is
+the truth of at most half."""
 
-NEARLY = 0.9
-"""The same of the answers that are only shown, a dozen by default: all but one of them."""
+NEARLY, BLANK = 0.6, 0.3
+"""Shares, at the interval's near end, from which few answers that are shown, a dozen by default, are nearly all one
+text (11 of 12), and from which blank ones make a model useless (7 of 12)."""
 
-NEVER_ALARM, LEAST_CLASS = 0.05, 5
-"""Share of the held-out examples whose class is never answered, for an alarm; counted are classes of at least so many
-examples, as a class of one or two is missed by a sound model as well."""
+SELDOM_GIVEN = 0.25
+"""Share of a class's examples that are given it as their answer, at the interval's far end, below which it is hardly
+ever answered: none of 12, 1 of 19, 3 of 32. Whatever is right among them is less."""
+
+MISSED = 0.05
+"""Share of the held-out examples, interval's near end, whose classes are hardly ever answered, for an alarm."""
 
 MOST_CLASSES = 5
 """Classes that a sentence names."""
@@ -124,12 +130,43 @@ class ConstantAnswer(Rule):
             text = f"The {split} split has one answer only ({only}): figures say nothing of others."
             yield Finding(kind="baseline", level="note", text=text, figures=figures)
         elif _is_constant(threshold):
-            text = _constant(threshold) + _ranked(threshold)
-            yield Finding(kind="quality", level="alarm", text=text, figures=figures)
+            lead, asked = _unrelated(run)
+            text = lead + _constant(threshold) + _ranked(threshold)
+            yield Finding(kind="quality", level="alarm", text=text, figures=figures | asked)
         elif no_better_than_a_constant(run):
             beaten = threshold.beaten(pooled=True)
-            text = _no_better(threshold, beaten) + ("" if beaten else _ranked(threshold))
-            yield Finding(kind="quality", level="note" if beaten else "alarm", text=text, figures=figures)
+            lead, asked = ("", {}) if beaten else _unrelated(run)
+            text = lead + _no_better(threshold, beaten) + ("" if beaten else _ranked(threshold))
+            level = "note" if beaten else "alarm"
+            yield Finding(kind="quality", level=level, text=text, figures=figures | asked)
+
+
+def _unrelated(run: RunRecords) -> tuple[str, dict[str, Any]]:
+    """Ask whether labels belong to their texts, where scores know nothing of them after a pass over all examples."""
+    if same := _one_prompt(run):
+        return f"{same} ", {"prompts": 1}
+    found = uninformative(run)
+    if not found or passes(run) < 1:
+        return "", {}
+    told = listed([f"{run.evaluation.metrics[name].label} {with_interval(one)}" for name, one in found.items()])
+    text = (
+        f"Check that labels and texts are paired rightly: its scores carry no information about the labels ({told}). "
+    )
+    return text, {"uninformative": list(found)}
+
+
+def _one_prompt(run: RunRecords) -> str:
+    """Say that all examples which are shown have one prompt, so that nothing tells their answers apart; else ""."""
+    answers = run.examples.answers if run.examples is not None else ()
+    if len(answers) < FEW or len({one.prompt for one in answers}) > 1 or len({one.wanted for one in answers}) < 2:
+        return ""
+    text = f"Check the prompts, of which all {len(answers):,} that are shown are the same while their answers differ: "
+    return f"{text}{quoted(answers[0].prompt)}."
+
+
+def passes(run: RunRecords) -> float:
+    """Return how many times training went over its examples."""
+    return sum(step.examples for step in run.steps) / max(1, run.audit.encoded["train"]["examples"])
 
 
 def _written_alike(run: RunRecords) -> Iterator[Finding]:
@@ -138,15 +175,18 @@ def _written_alike(run: RunRecords) -> Iterator[Finding]:
     n, said = len(answers), Counter(one.tuned.strip() for one in answers)
     wanted = Counter(one.wanted for one in answers if one.wanted is not None)
     share = max(wanted.values(), default=0) / max(1, n)
+    if same := _one_prompt(run):
+        yield Finding(kind="quality", level="alarm", text=same, figures={"prompts": 1, "asked": n})
+        return
     if len({one.prompt for one in answers}) < FEW or share**n > CHANCE:
         return
     blank = sum(not one.tuned.strip() and one.wanted != "" for one in answers)
     text, count = said.most_common(1)[0]
-    if blank > SELDOM * n:
+    if share_within(blank, n)[0] >= BLANK:
         text, count, told = "", blank, f"Not usable: {blank:,} of {n:,} answers are blank."
     elif count == n:
         told = f"Not usable: it always answers {_quoted_answer(text)}, to all {counted(n, 'held-out prompt')} asked."
-    elif count >= NEARLY * n and share <= SELDOM:
+    elif share_within(count, n)[0] >= NEARLY and share <= SELDOM:
         told = f"Not usable: it answers {_quoted_answer(text)} to {count:,} of {counted(n, 'held-out prompt')} asked."
     else:
         return
@@ -159,9 +199,9 @@ def _is_constant(threshold: Threshold) -> bool:
     if not baseline.total or baseline.share**n > CHANCE:
         return False
     true = {name: wanted / baseline.total for name, wanted, _ in baseline.classes}.get(baseline.given, baseline.share)
-    share = baseline.count / baseline.total
-    blanks = not baseline.given.strip() and share > SELDOM
-    return share == 1 or ((share >= MOSTLY or blanks) and true <= SELDOM)
+    least, _ = share_within(baseline.count, baseline.total)
+    few = MOSTLY if baseline.given.strip() else BLANK
+    return baseline.count == baseline.total or (least >= few and true <= SELDOM)
 
 
 def _constant(threshold: Threshold) -> str:
@@ -233,35 +273,82 @@ def _quoted_answer(answer: str) -> str:
 
 
 class UnansweredClasses(Rule):
-    """Names the classes that the tuned model never gives as its answer, though held-out examples have them."""
+    """Names the classes that the tuned model never or hardly ever answers, though held-out examples have them."""
 
     name = "unanswered-classes"
-    order = 2
-    about = "classes that it never answers"
+    order = 5
+    about = "classes that it hardly ever answers"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         threshold = threshold_of(run)
         classes = threshold.baseline.classes if threshold else ()
         never = {name: true for name, true, given in classes if true and not given}
-        if threshold is None or not never:
+        seldom = seldom_answered(run)
+        if threshold is None or not never | seldom:
             return
-        baseline, missed = threshold.baseline, sum(never.values())
-        shown = [quoted(name) for name in never][:MOST_CLASSES]
-        if len(never) > MOST_CLASSES:
-            shown.append(counted(len(never) - MOST_CLASSES, "other class", "other classes"))
-        large = sum(true for true in never.values() if true >= LEAST_CLASS)
-        level = "alarm" if large >= NEVER_ALARM * baseline.total else "note"
-        of = f"{missed:,} of {baseline.total:,} held-out {baseline.unit}s"
-        text = f"Never answers {listed(shown, 'or')}, the truth of {of}."
-        figures = {"never": list(never), "examples": missed, "total": baseline.total}
-        yield Finding(kind="classes", level=level, text=text, figures=figures)
+        total, unit = threshold.baseline.total, threshold.baseline.unit
+        rarely = {name: true for name, true in seldom.items() if name not in never}
+        parts = [
+            f"{adverb} answers {_first_few(found)} (the truth of {sum(found.values()):,})"
+            for adverb, found in (("never", never), ("hardly ever", rarely))
+            if found
+        ]
+        alarm = share_within(sum(seldom.values()), total)[0] >= MISSED
+        text = f"Add examples of these classes or train longer: of {total:,} held-out {unit}s it {' and '.join(parts)}."
+        figures = {
+            "never": list(never),
+            "seldom": list(seldom),
+            "examples": sum((never | seldom).values()),
+            "total": total,
+        }
+        yield Finding(kind="classes", level="alarm" if alarm else "note", text=text, figures=figures)
+
+
+def seldom_answered(run: RunRecords) -> dict[str, int]:
+    """Return the classes that are given surely to less than a quarter of their examples, with how many these are."""
+    threshold = threshold_of(run)
+    classes = threshold.baseline.classes if threshold else ()
+    return {
+        name: true for name, true, given in classes if true and share_within(min(given, true), true)[1] < SELDOM_GIVEN
+    }
+
+
+def _first_few(names: Iterable[str]) -> str:
+    every = [quoted(name) for name in names]
+    more = [counted(len(every) - MOST_CLASSES, "other class", "other classes")] if len(every) > MOST_CLASSES else []
+    return listed([*every[:MOST_CLASSES], *more], "or")
+
+
+def share_within(count: int, total: int) -> tuple[float, float]:
+    """Return the ends of the Wilson interval of a share, of at least one."""
+    z2 = 1.959964**2
+    middle, half = (
+        (count + z2 / 2) / (total + z2),
+        math.sqrt(z2 * (count * (total - count) / total + z2 / 4)) / (total + z2),
+    )
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def uninformative(run: RunRecords) -> dict[str, Estimate]:
+    """Return the rankings by which the tuned model's scores cannot be told from guessing; {} where one of them can.
+
+    A ranking (ROC AUC, a correlation) has the level of guessing inside its interval, whatever is answered most.
+    """
+    threshold = threshold_of(run)
+    if threshold is None or threshold.baseline.share == 1:
+        return {}
+    metrics, reached = run.evaluation.metrics, threshold.baseline.figures
+    ranked = [name for name in reached if name in metrics and not metrics[name].pooled]
+    found = {name: run.evaluation.tuned[name] for name in ranked if known(run.evaluation.tuned.get(name))}
+    within = [ends(figure) is not None and figure.low <= reached[name] for name, figure in found.items()]
+    return found if all(within) else {}
 
 
 class UntestedClasses(Rule):
     """Names the classes of which the held-out split has no example."""
 
     name = "untested-classes"
-    order = 2
+    order = 5
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         threshold = threshold_of(run)

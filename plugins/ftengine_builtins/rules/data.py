@@ -1,10 +1,11 @@
 """Rules about what the data does to the result: what audits found, leaks, repeated rows, cut examples."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
-from ftengine.text import percent
+from ftengine.text import known, percent, plain
 from ftengine_builtins.audits.sources import LEAKED, REPEATED
 from ftengine_builtins.rules.quality import is_chosen
 
@@ -36,27 +37,42 @@ class LeakedRows(Rule):
     """Says which held-out rows, or whose groups, were trained on as well."""
 
     name = "leaked-rows"
-    order = 6
+    order = 2
     about = "the data"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         for leak in run.audit.facts.get("leaks", ()):
-            known, held = leak["between"]
+            first, held = leak["between"]
             exact, near, groups = leak["count"], leak["near"], leak.get("groups", 0)
             if leak["dropped"] or not exact + near + groups:
                 continue
             rows = run.audit.splits[held].rows or 1
             used = held == run.evaluation.split
-            serious = known == "train" and ((used and exact + groups) or exact + near > LEAKED * rows)
-            if known == "train":
+            serious = first == "train" and ((used and exact + groups) or exact + near > LEAKED * rows)
+            apart = next((probe for probe in run.evaluation.probes if probe.kind == "leaks"), None)
+            if first == "train" and used and apart is not None:
+                then = "All other figures are without them" + _of_leaked(run, apart)
+            elif first == "train":
                 then = "Figures on them say nothing about new data" if used else "They helped to choose the weights"
             else:
                 chose = "Validation chose the weights" if is_chosen(run) else "Choices are made by validation"
                 then = f"{chose}, so {held} figures are somewhat optimistic"
-            text, places = f"Leak: {leak['text']}. {then}.", tuple(leak["places"])
+            remedy = "Set data.leaks to drop" if first == "train" else "Divide the data anew"
+            text, places = f"{remedy}: {leak['text']}. {then}.", tuple(leak["places"])
             figures = {"between": leak["between"], "exact": exact, "near": near, "groups": groups, "rows": rows}
+            if used and apart is not None:
+                figures |= {"metric": run.headline_metric, "leaked": apart.tuned.get(run.headline_metric)}
             level = "alarm" if serious else "note"
             yield Finding(kind="data", level=level, text=text, figures=figures, places=places)
+
+
+def _of_leaked(run: RunRecords, apart: Any) -> str:
+    """Set the figure on rows that were trained on as well against the one on the others."""
+    metric = run.headline_metric or ""
+    seen, new = apart.tuned.get(metric), run.evaluation.tuned.get(metric)
+    if not known(seen) or not known(new):
+        return ""
+    return f": {run.evaluation.metrics[metric].label} {plain(new)} on new rows, {plain(seen)} on these"
 
 
 class RepeatedRows(Rule):
@@ -73,8 +89,8 @@ class RepeatedRows(Rule):
         if share < NOTE:
             return
         also = f", {near:,} nearly" if near else ""
-        text = f"{exact:,} of {rows:,} training rows repeat another word for word{also} ({percent(share)} in all): "
-        text += "the data set is smaller than it looks."
+        text = f"Remove copies: {exact:,} of {rows:,} training rows repeat another word for word{also} "
+        text += f"({percent(share)} in all), so the data set is smaller than it looks."
         level = "alarm" if share >= REPEATED else "note"
         figures = {"rows": rows, "duplicates": exact, "near_duplicates": near, "share": share}
         yield Finding(kind="data", level=level, text=text, figures=figures)
@@ -91,8 +107,7 @@ class CutExamples(Rule):
         encoded = run.audit.encoded["train"]
         count, examples = encoded["truncated"], encoded["examples"]
         if count > examples / 2:
-            text = f"{percent(count / examples)} of the training examples are longer than the limit of "
-            text += f"{encoded['longest']:,} tokens and were truncated: the model never saw their ends. A higher "
-            text += "task.max_length keeps them."
+            text = f"Raise task.max_length: {percent(count / examples)} of the training examples are longer than the "
+            text += f"limit of {encoded['longest']:,} tokens and were truncated, so the model never saw their ends."
             figures = {"truncated": count, "examples": examples}
             yield Finding(kind="data", level="note", text=text, figures=figures)

@@ -37,20 +37,24 @@ class FlippedLabels(Rule):
     """
 
     name = "flipped-labels"
-    order = 7
+    order = 4
     about = "training labels"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         if no_better_than_a_constant(run):
             return
         text, figures = _worse_on_training(run)
-        doubted, lead, places = _doubted(run), "Training labels may be wrong", ()
+        doubted, lead, places = _doubted(run), "Look at the training labels, which may be wrong", ()
         if doubted is not None and doubted["low"] >= DOUBTED_SHARE:
             places, figures = tuple(doubted["places"]), {"doubted": doubted, **figures}
-            lead += f": of {counted(doubted['n'], 'label')}, {percent(doubted['value'])} (95 % interval "
-            lead += f"{percent(doubted['low'])} to {percent(doubted['high'])}) have a probability below "
-            lead += f"{percent(doubted['limit'])} by the tuned model, and another label at least twice that. "
-            lead += f"Look at {', '.join(map(short_place, places[:3]))}"
+            lead = (
+                f"Look at the labels of {', '.join(map(short_place, places[:3]))}: the tuned model is sure of another "
+            )
+            lead += f"one in {percent(doubted['value'])} (95 % interval {percent(doubted['low'])} to "
+            lead += (
+                f"{percent(doubted['high'])}) of {counted(doubted['n'], 'training row')}, and gives theirs less than "
+            )
+            lead += f"{percent(doubted['limit'])}"
         if places or text:
             yield Finding(kind="labels", level="alarm", text=f"{lead}.{text}", figures=figures, places=places)
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,16 @@ from scipy.special import stdtrit
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.evaluation import CHANCE
-from ftengine.text import counted, known, number, percent
-from ftengine_builtins.rules.baseline import no_better_than_a_constant, threshold_of
+from ftengine.text import counted, ends, known, number, percent
+from ftengine_builtins.rules.baseline import (
+    MISSED,
+    no_better_than_a_constant,
+    passes,
+    seldom_answered,
+    share_within,
+    threshold_of,
+    uninformative,
+)
 
 LEAST_FALL = 0.05
 """Relative fall of the validation loss that is learning, and in a run's last stretch means: more training would have
@@ -28,9 +36,13 @@ FEW_STEPS = 10
 HARDLY = 0.10
 """Relative fall of the training loss, noise added, below which a model that is not better was trained too little."""
 
-PEAK, PEAK_STEPS = 3.0, 3
+MANY_PASSES = 3
+"""Passes over the examples from which a falling training loss may be learning by heart, and only validation tells."""
+
+RISE, PEAK, PEAK_STEPS = 1.25, 3.0, 3
 """How many times its starting level the training loss reaches on average of so many steps in a row where training came
-apart. With labels it also has to be above what guessing evenly gives: one hard batch is many times a loss near 0."""
+apart: RISE where the model is of no use, PEAK where it is. With labels it also has to be above what guessing evenly
+gives: one hard batch is many times a loss near 0."""
 
 
 @dataclass(frozen=True)
@@ -67,57 +79,102 @@ def trend(steps: Sequence[Any]) -> Trend:
 
 
 class LearningCurve(Rule):
-    """Says where the training loss rose, came apart, did not fall, or was still falling at the end."""
+    """Says where training came apart, was too short, or changed nothing, and whether longer training would pay."""
 
     name = "learning-curve"
-    order = 5
+    order = 3
     about = "training"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        if (apart := _came_apart(run)) is not None:
-            yield apart
-            return
-        if len(run.steps) < FEW_STEPS:
-            yield from _hardly(run)
-            return
-        line, rate = trend(run.steps), f"{run.recipe.train.learning_rate:g}"
-        figures = {"first": line.first, "last": line.last, "change": {"low": line.low, "high": line.high}}
-        course = f"{number(line.first, 3)} at the beginning, {number(line.last, 3)} at the end"
-        if line.low > 0:
-            text = f"Lower the learning rate ({rate}): the training loss rose ({course})."
-            yield Finding(kind="learning", level="alarm", text=text, figures=figures)
-        elif line.high >= 0 and line.most_fall < HARDLY and not _learned(run):
-            room = f"; it fell by {percent(line.most_fall)} at most" if line.low < 0 else ""
-            text = f"The model did not learn: its training loss stayed where it was ({course}{room}). The learning "
-            text += f"rate ({rate}) may be far too low or too high, or the inputs do not tell the answers."
-            yield Finding(kind="learning", level="alarm", text=text, figures=figures)
-        else:
-            yield from _hardly(run)
-            yield from _unfinished(run)
+        found = _came_apart(run) or _stayed(run) or _unfinished(run) or _stuck(run)
+        if found is not None:
+            yield found
 
 
 def _came_apart(run: RunRecords) -> Finding | None:
-    """Say where the training loss went far above where it began, whatever it came down to."""
+    """Say where the training loss rose, or went far above where it began, whatever it came down to."""
     losses = [step.loss for step in run.steps]
     if len(losses) < 2 * PEAK_STEPS:
         return None
-    start = median(losses[: max(PEAK_STEPS, len(losses) // 20)])
-    means = [fmean(losses[i : i + PEAK_STEPS]) for i in range(len(losses) - PEAK_STEPS + 1)]
-    peak = max(means)
-    if peak < PEAK * start or peak < start + 1 or peak < _even_guess(run):
+    useless, rate = no_better_than_a_constant(run), run.recipe.train.learning_rate
+    # The first loss is of the weights as they were; of a model that is of some use a few hard batches may follow it.
+    count, least = (1, RISE) if useless else (max(PEAK_STEPS, len(losses) // 20), PEAK)
+    start, last = median(losses[:count]), fmean(losses[-PEAK_STEPS:])
+    means = [fmean(losses[i : i + PEAK_STEPS]) for i in range(count, len(losses) - PEAK_STEPS + 1)]
+    peak, rose = max(means), len(losses) >= FEW_STEPS and trend(run.steps).low > 0
+    if not rose and (peak < least * start or peak < start + least - 1 or peak < _even_guess(run)):
         return None
-    at, last = run.steps[means.index(peak)].step, fmean(losses[-PEAK_STEPS:])
-    came = f", and came down to {number(last, 3)}" if last < peak / 2 else ""
-    text = f"Lower the learning rate ({run.recipe.train.learning_rate:g}): training was unstable; its loss rose from "
-    text += f"{number(start, 3)} to {number(peak, 3)} at step {at:,}{came}."
-    level = "note" if _learned(run) and not no_better_than_a_constant(run) else "alarm"
+    at = run.steps[count + means.index(peak)].step
+    came = f" and came down to {number(last, 3)}" if last < peak / 2 else ""
+    text = f"Lower the learning rate ({rate:g}): training was unstable; its loss rose from {number(start, 3)} to "
+    text += f"{number(peak, 3)} at step {at:,}{came}."
+    level = "note" if not rose and _learned(run) and not useless else "alarm"
     return Finding(kind="learning", level=level, text=text, figures={"first": start, "peak": peak, "last": last})
+
+
+def _stayed(run: RunRecords) -> Finding | None:
+    """Say where the model is of no use and training was short, or changed its loss by little, as far as can be told."""
+    useless, steps = no_better_than_a_constant(run), run.steps
+    if len(steps) < 2 or (_learned(run) and not useless):
+        return None
+    figures: dict[str, Any] = {"steps": len(steps), "passes": passes(run)}
+    rate, guess = f"{run.recipe.train.learning_rate:g}", ""
+    if labels := _labels(run):
+        guess = f" Guessing evenly among {labels:,} labels has a loss of {number(math.log(labels), 3)}."
+    if useless and passes(run) < 1:
+        figures["last"] = last = fmean(step.loss for step in steps[-max(1, len(steps) // 3) :])
+        text = (
+            f"Train longer: {counted(len(steps), 'step')} went over {percent(passes(run))} of the training examples, "
+        )
+        text += f"and the training loss is {number(last, 3)}.{guess}"
+        return Finding(kind="learning", level="alarm", text=text, figures=figures)
+    if len(steps) < 3 or not known(run.evaluation.difference.get(run.headline_metric or "")):
+        return None
+    line = trend(steps)
+    if line.most_fall >= HARDLY:
+        return None
+    figures |= {"first": line.first, "last": line.last, "change": {"low": line.low, "high": line.high}}
+    text = f"Train longer or raise the learning rate ({rate}): the training loss "
+    text += "hardly fell" if line.high < 0 else "stayed where it was"
+    text += f", {number(line.first, 3)} at the beginning and {number(line.last, 3)} at the end of "
+    text += f"{counted(len(steps), 'step')}. Else the inputs may not tell the answers.{guess}"
+    level = "alarm" if useless or line.high >= 0 else "note"
+    return Finding(kind="learning", level=level, text=text, figures=figures)
+
+
+def _stuck(run: RunRecords) -> Finding | None:
+    """Say where the loss fell and the model is of no use all the same, on training examples neither."""
+    seen, threshold, points = run.evaluation.training, threshold_of(run), run.validations
+    if threshold is None or not no_better_than_a_constant(run) or uninformative(run) or passes(run) < 1:
+        return None
+    figure = seen.tuned.get(threshold.metric) if seen is not None else None
+    last = fmean(step.loss for step in run.steps[-PEAK_STEPS:])
+    if figure is not None and (within := ends(figure)) is not None:
+        higher = run.evaluation.metrics[threshold.metric].higher_is_better
+        level = threshold.baseline.figures[threshold.metric]
+        by_heart = within[0] > level if higher else within[1] < level
+    else:
+        by_heart = bool(points) and last < points[-1].validation_loss / 2
+    if by_heart:
+        return None
+    text = f"Lower the learning rate ({run.recipe.train.learning_rate:g}), or check that inputs and answers belong "
+    text += (
+        f"together: the training loss fell to {number(last, 3)} in {counted(len(run.steps), 'step')}, and the model "
+    )
+    text += "is no better than a constant answer."
+    return Finding(kind="learning", level="alarm", text=text, figures={"stuck": last})
+
+
+def _labels(run: RunRecords) -> int:
+    """Return among how many labels the model chooses one; 0 where it does not."""
+    threshold = threshold_of(run)
+    labels = len(threshold.baseline.classes) if threshold is not None else 0
+    return labels if labels > 1 else 0
 
 
 def _even_guess(run: RunRecords) -> float:
     """Return the loss of guessing evenly among the labels; 0 where there are none."""
-    threshold = threshold_of(run)
-    return math.log(len(threshold.baseline.classes)) if threshold is not None and threshold.baseline.classes else 0.0
+    return math.log(_labels(run) or 1)
 
 
 def _learned(run: RunRecords) -> bool:
@@ -142,41 +199,69 @@ def _fell(points: Sequence[Any]) -> bool:
     return bool(losses) and losses[0] - min(losses) > max(losses[0] * LEAST_FALL, LEAST)
 
 
-def _hardly(run: RunRecords) -> Iterator[Finding]:
-    """Name too little training as the likely cause, where the loss surely hardly fell and the model is of no use.
+def _unfinished(run: RunRecords) -> Finding | None:
+    """Say that more training would have paid: a loss was still falling, or is still near what guessing has.
 
-    That is so where no comparison shows learning, or where it is no better than a constant answer.
+    An alarm where the model is of no use yet, or hardly answers some classes; these may only need more time.
     """
-    losses = [step.loss for step in run.steps]
-    if len(losses) < 2 or not known(run.evaluation.difference.get(run.headline_metric or "")):
-        return
-    if _learned(run) and not no_better_than_a_constant(run):
-        return
-    count = min(20, len(losses) // 3 or 1)
-    first, last = fmean(losses[:count]), fmean(losses[-count:])
-    noise = 2 * math.sqrt(2 / count) * stdev(losses)  # of the fall, as single batches differ
-    if not first > 0 or first - last + noise > first * HARDLY:
-        return
-    text = f"The training loss {'hardly fell' if last < first else 'did not fall'}: from {number(first, 3)} to "
-    text += f"{number(last, 3)} in {counted(len(losses), 'step')}. Try more steps or a higher learning rate first "
-    text += f"({run.recipe.train.learning_rate:g} now)."
-    if (threshold := threshold_of(run)) is not None and (labels := len(threshold.baseline.classes)) > 1:
-        text += f" Guessing evenly among {labels:,} labels has a loss of {number(math.log(labels), 3)}."
-    level, figures = "alarm" if no_better_than_a_constant(run) else "note", {"first": first, "last": last}
-    yield Finding(kind="learning", level=level, text=text, figures=figures | {"steps": len(losses)})
+    if run.training.stopped_early:
+        return None
+    found = _validation_falls(run.validations) if len(run.validations) > 1 else _training_falls(run)
+    found = found or _near_guessing(run)
+    if found is None:
+        return None
+    told, figures = found
+    total = threshold.baseline.total if (threshold := threshold_of(run)) is not None else 0
+    missed = sum(seldom_answered(run).values())
+    early = no_better_than_a_constant(run) or bool(missed and share_within(missed, total)[0] >= MISSED)
+    figures = {"steps": len(run.steps), **figures}
+    return Finding(kind="learning", level="alarm" if early else "note", text=f"Train longer: {told}.", figures=figures)
 
 
-def _unfinished(run: RunRecords) -> Iterator[Finding]:
-    """Say that more training would have paid, where the validation loss was still falling at the end."""
-    points = run.validations
-    if len(points) < 2 or run.training.stopped_early:
-        return
+def _validation_falls(points: Sequence[Any]) -> tuple[str, dict[str, Any]] | None:
     before, last = points[-2:]
     old, new = before.validation_loss, last.validation_loss
     least = max(old * LEAST_FALL, LEAST)
     if not old > 0 or new > min(point.validation_loss for point in points) or new > old - least:
-        return
-    text = f"Train longer: the validation loss was still falling at the end, by {percent(1 - new / old)} from step "
-    text += f"{before.step:,} to {last.step:,}."
-    figures = {"before": old, "last": new, "steps": [before.step, last.step]}
-    yield Finding(kind="learning", level="note", text=text, figures=figures)
+        return None
+    text = (
+        f"the validation loss was still falling at the end, by {percent(1 - new / old)} from step {before.step:,} to "
+    )
+    return f"{text}{last.step:,}", {"before": old, "last": new}
+
+
+def _training_falls(run: RunRecords) -> tuple[str, dict[str, Any]] | None:
+    """Look at the last training losses, where there is no course of validations to go by: half of them, or all that are
+    of examples which no step had seen before."""
+    last = run.steps[0 if passes(run) < 1 else len(run.steps) // 2 :]
+    if passes(run) < 1 and 0 < len(last) < FEW_STEPS:
+        text = f"{counted(len(last), 'step')} went over {percent(passes(run))} of the training examples"
+        return text, {"passes": passes(run), "last": last[-1].loss}
+    if len(last) < FEW_STEPS or passes(run) > MANY_PASSES:
+        return None
+    line = trend(last)
+    if (
+        trend(run.steps).high >= 0
+        or line.first <= 0
+        or -line.high / line.first < LEAST_FALL
+        or line.first - line.last < LEAST
+    ):
+        return None
+    text = f"the training loss was still falling, from {number(line.first, 3)} to {number(line.last, 3)} in the last "
+    return f"{text}{counted(len(last), 'step')}", {"before": line.first, "last": line.last}
+
+
+def _near_guessing(run: RunRecords) -> tuple[str, dict[str, Any]] | None:
+    """Compare the last validation loss with that of guessing evenly, where scores know something all the same."""
+    guess, points = _even_guess(run), run.validations
+    if not guess or not points or uninformative(run) or points[-1].validation_loss < (1 - HARDLY) * guess:
+        return None
+    if passes(run) >= MANY_PASSES:
+        return None  # with many wrong labels it stays there
+    last = points[-1].validation_loss
+    if last > min(point.validation_loss for point in points):
+        return None
+    text = (
+        f"the validation loss is {number(last, 3)} at the end, and guessing evenly among {_labels(run):,} labels has "
+    )
+    return f"{text}{number(guess, 3)}", {"last": last, "guess": guess}

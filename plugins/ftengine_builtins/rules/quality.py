@@ -52,7 +52,7 @@ class BetterThanBase(Rule):
             level, text = "note", f"Too few examples to compare it with {threshold.answer}: {pair}, {on}."
         else:
             level, text = "good", f"Better than {threshold.answer}: {threshold.comparison()}, {on}."
-        text += " Its base has a fresh head, which guesses." if guesses else ""
+        text += " Its base has a fresh head, which guesses." if guesses and threshold is None else ""
         yield Finding(kind="quality", level=level, text=text, figures=figures)
 
 
@@ -97,9 +97,11 @@ def would_show(difference: Difference, which: str) -> str:
 def worse_metrics(run: RunRecords) -> dict[str, float]:
     """Return the metrics that got worse beyond chance, without the headline's own, with p adjusted over all.
 
-    A change of confidence is told by rule calibrated-confidence, where it matters.
+    A change of confidence is told by rule calibrated-confidence, where it matters; worse than a fresh head is nothing.
     """
     evaluation = run.evaluation
+    if run.trained.new_modules:
+        return {}
     differences = {
         metric: difference
         for metric, difference in evaluation.difference.items()
@@ -129,7 +131,7 @@ class HeldOutSplit(Rule):
     """Says what the held-out split itself leaves open: it is small, or it is the one that weights were chosen by."""
 
     name = "held-out-split"
-    order = 17
+    order = 2
     about = "the data"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
@@ -142,12 +144,13 @@ class HeldOutSplit(Rule):
             between, number = interval(figure), sample_size(figure.n, figure.rows)
             leaves = "leaves" if figure.n == 1 else "leave"
             rest = f" {leaves} {label} anywhere from {between}" if between else ", too few for intervals"
-            text = f"The {split} split is small: {number}{rest}. {few}".rstrip()
+            text = f"Hold out more examples: the {split} split is small; {number}{rest}. {few}".rstrip()
             figures = {"examples": figure.n, "rows": figure.rows}
             yield Finding(kind="data", level="note", text=text, figures=figures)
         if split == "validation":
             chosen = "which also chose the weights" if is_chosen(run) else "by which choices are made"
-            text = f"There is no test split: figures are of the validation split, {chosen}, so they are optimistic."
+            text = f"Hold out a test split (data.test): figures are of the validation split, {chosen}, so they are "
+            text += "optimistic."
             yield Finding(kind="data", level="note", text=text, figures={"split": split})
 
 

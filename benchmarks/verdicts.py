@@ -1,0 +1,110 @@
+"""How often the verdict names what is wrong with a run, by runs whose truth is planted.
+
+    python benchmarks/verdicts.py [--runs FOLDER] [--only TEXT …] [--most SEEDS] [--out FILE]
+
+Trains each run of benchmarks/verdicts_truths.py with each of its seeds, keeps its records in FOLDER, and judges them by
+the rules that are installed; runs that are there are judged again without being trained again. A run's cause is *named*
+where one of the first two findings, the headline's and the one behind it, names it; otherwise the verdict says
+something *false* where one of these is an alarm about what is not the case, or good news of a model that is no good,
+and it *misses* the cause. Of sound runs any alarm is a false one. Limits of the rules were set on runs with even seeds;
+those with odd seeds measure them. The table is printed as Markdown, and written with all verdicts to FILE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from verdicts_truths import TRUTHS, Truth
+
+from ftengine import Recipe, RunRecords, fine_tune
+from ftengine.errors import DataError, InputError
+from ftengine.report.verdict import judge
+
+RESULTS = Path(__file__).parent / "results" / "verdicts.json"
+LOOKED_AT = 2
+"""Findings at the top of a verdict that count."""
+OUTCOMES = ("named", "missed", "false")
+
+
+def train(truth: Truth, seed: int, folder: Path) -> float:
+    """Train a run into a folder, which keeps its records alone; return the seconds that took."""
+    folder.mkdir(parents=True)
+    started = time.perf_counter()
+    fine_tune(Recipe.make({**truth.make(folder, seed), "output": str(folder / "run")}))
+    seconds = time.perf_counter() - started
+    for weights in [*folder.rglob("*.safetensors"), *folder.rglob("*.pt"), *folder.rglob("*.bin")]:
+        weights.unlink()
+    shutil.rmtree(folder / "first", ignore_errors=True)
+    return seconds
+
+
+def outcome(truth: Truth, findings: list[Any]) -> str:
+    """Say what the verdict came to."""
+    alarms = [one for one in findings if one.level == "alarm"]
+    if truth.name.startswith("sound"):
+        return "false" if alarms else "named" if truth.named(findings[0]) else "missed"
+    first = findings[:LOOKED_AT]
+    if any(truth.named(one) for one in first):
+        return "named"
+    wrong = any(one.level == "alarm" and one.kind not in truth.fits for one in first)
+    return "false" if wrong or (findings[0].level == "good" and not truth.usable) else "missed"
+
+
+def measure(truth: Truth, seed: int, folder: Path) -> dict[str, Any]:
+    """Return the line of one run, trained unless its records are there."""
+    line, kept = {"truth": truth.name, "seed": seed}, folder / "seconds.json"
+    if not kept.is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            kept.write_text(json.dumps(train(truth, seed, folder)))
+        except InputError as error:
+            named = truth.refusable and isinstance(error, DataError)
+            return {**line, "outcome": "named" if named else "missed", "refused": str(error)}
+    verdict = judge(RunRecords.read(folder / "run"))
+    told = [{"source": one.source, "kind": one.kind, "level": one.level, "text": one.text} for one in verdict.findings]
+    return {**line, "outcome": outcome(truth, list(verdict.findings)), "seconds": json.loads(kept.read_text()),
+            "headline": verdict.headline, "findings": told}  # fmt: skip
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """Return a row a truth: outcomes of the runs that limits were set on, and of those that measure them."""
+    rows = ["| truth | named | missed | false | named, other half | missed | false |", "|---|--:|--:|--:|--:|--:|--:|"]
+    groups = dict.fromkeys(line["truth"].partition(":")[0] for line in lines)
+    faults = [line for line in lines if not line["truth"].startswith("sound")]
+    parts = [(name, [line for line in lines if line["truth"].partition(":")[0] == name]) for name in groups]
+    for name, part in [*parts, ("**all but sound**", faults)]:
+        halves = [Counter(line["outcome"] for line in part if line["seed"] % 2 == odd) for odd in (0, 1)]
+        rows.append(f"| {name} | " + " | ".join(str(half[one]) for half in halves for one in OUTCOMES) + " |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/verdicts"), metavar="FOLDER")
+    parser.add_argument("--only", nargs="*", default=[], metavar="TEXT", help="truths whose names hold one of these")
+    parser.add_argument("--most", type=int, metavar="SEEDS", help="seeds of a truth, at most")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
+    arguments = parser.parse_args()
+
+    lines = []
+    asked = [one for one in TRUTHS if not arguments.only or any(text in one.name for text in arguments.only)]
+    for seed in range(arguments.most or max(truth.seeds for truth in asked)):  # so that every truth has its first early
+        for truth in (one for one in asked if seed < one.seeds):
+            folder = arguments.runs / f"{truth.name}-{seed}".replace(" ", "-").replace(":", "").replace("%", "pct")
+            lines.append(measure(truth, seed, folder))
+            print(f"{truth.name}, seed {seed}: {lines[-1]['outcome']}", flush=True)
+    machine = {"date": time.strftime("%Y-%m-%d"), "machine": platform.processor() or platform.machine()}
+    lines = json.loads(json.dumps(lines).replace(f"{arguments.runs}/", ""))
+    arguments.out.write_text(json.dumps({**machine, "runs": lines}, indent=1, ensure_ascii=False) + "\n")
+    print(table(lines))
+
+
+if __name__ == "__main__":
+    main()
