@@ -27,6 +27,19 @@ def test_constant_answers_and_classes_never_answered_are_alarms(verdict, rows, a
 
 
 @pytest.mark.parametrize(
+    ("weights", "rows", "advised"),
+    [
+        (None, ((300, 0, 0), (49, 1, 0), (50, 0, 3)), True),
+        ("balanced", ((300, 0, 0), (49, 1, 0), (50, 0, 3)), False),
+        (None, ((130, 0, 0), (130, 0, 0), (0, 0, 140)), False),  # it is not for being rare that one is missed
+    ],
+)
+def test_classes_that_are_missed_for_being_rare_are_to_be_weighted(verdict, weights, rows, advised):
+    (one,) = found(verdict(confused(*rows), put("recipe.task.class_weights", weights)), "classes")
+    assert ("task.class_weights" in one.text) == advised
+
+
+@pytest.mark.parametrize(
     ("told", "level", "headline"),
     [
         ({}, "good", "Better than its base: drift 0.500 against 0.200"),

@@ -294,14 +294,23 @@ class UnansweredClasses(Rule):
             if found
         ]
         alarm = share_within(sum(seldom.values()), total)[0] >= MISSED
-        text = f"Add examples of these classes or train longer: of {total:,} held-out {unit}s it {' and '.join(parts)}."
+        missed = {**never, **seldom}
+        rare = max(missed.values()) * len(classes) <= total / 2  # half of an even share, each of them
+        weights = "Set task.class_weights to balanced, add" if rare and _unweighted(run) else "Add"
+        text = f"{weights} examples of these classes or train longer: of {total:,} held-out {unit}s it "
+        text += f"{' and '.join(parts)}."
         figures = {
             "never": list(never),
             "seldom": list(seldom),
-            "examples": sum((never | seldom).values()),
+            "examples": sum(missed.values()),
             "total": total,
         }
         yield Finding(kind="classes", level="alarm" if alarm else "note", text=text, figures=figures)
+
+
+def _unweighted(run: RunRecords) -> bool:
+    """Say whether the task could weigh its classes, and does not."""
+    return run.recipe.task.get("class_weights", "none to set") is None
 
 
 def seldom_answered(run: RunRecords) -> dict[str, int]:
