@@ -14,7 +14,7 @@ from ftengine.data.read import Rows
 from ftengine.data.row_hashes import identities
 from ftengine.data.split import make_splits, read_for
 from ftengine.engine.base_predictions import run_base, run_model
-from ftengine.engine.evaluation_plan import plan_evaluation, trained_rows
+from ftengine.engine.evaluation_plan import plan_evaluation, trained_rows, without_leaks
 from ftengine.engine.prepared_data import KnownTask, ReadyTask, held_out
 from ftengine.engine.prepared_model import load_base_of, place_base, prepare_strategy
 from ftengine.engine.saved_part import load_trained_part
@@ -83,18 +83,25 @@ def _plan(ready: ReadyTask, run: RunDirectory, data: str | Path | None) -> EvalP
         used.add("train")
     if name == "test" and any(overrides(evaluator, "fit") for evaluator in ready.evaluators()):
         used.add("validation")
-    splits = _splits(ready, run, used & set(recorded), recorded, name if data is None else None)
+    splits, trained_on = _splits(ready, run, used & set(recorded), recorded, name if data is None else None)
     rows = splits[name] if data is None else read_for(str(data), ready.recipe.data, ready.task, ready.registry)
     if data is not None and "train" in splits:
         _tell_of_trained_rows(ready, rows, splits["train"])
     if "train" in splits:
         splits["train"] = _trained(ready, run, splits["train"])
     split, validation = ready.encode(name, rows), None
+    split, leaked = without_leaks(split, trained_on.get(name) if data is None else None)
     if name != "validation" and "validation" in splits:
         validation = ready.encode("validation", splits["validation"])
     called = name if data is None else str(data)
     return plan_evaluation(
-        ready, called, split, train=splits.get("train"), validation=validation, lenient=data is not None
+        ready,
+        called,
+        split,
+        train=splits.get("train"),
+        validation=validation,
+        leaked=leaked,
+        lenient=data is not None,
     )
 
 
@@ -119,23 +126,24 @@ def _tell_of_trained_rows(ready: ReadyTask, rows: Rows, train: Rows) -> None:
 
 def _splits(
     ready: ReadyTask, run: RunDirectory, used: set[str], recorded: Mapping[str, str], needed: str | None
-) -> dict[str, Rows]:
-    """Return those of the run's own splits that are used and hold what they held when the run was made.
+) -> tuple[dict[str, Rows], Mapping[str, np.ndarray]]:
+    """Return those of the run's own splits that are used and hold what they held then, and which rows were trained on.
 
     Args:
         recorded: hash of each split's content then.
         needed: the one that must be there; a DataError says why it is not.
     """
     if not used:
-        return {}
+        return {}, {}
     try:
         splits = make_splits(ready.recipe.data, ready.task, ready.recipe.seed, ready.registry, audited=False)
-        found = ready.divided(splits).mapping()
+        divided = ready.divided(splits)
     except DataError as error:
         if needed is not None:
             raise
         ready.listener.message(f"the run's own data cannot be read, so only --data is measured ({error})")
-        return {}
+        return {}, {}
+    found = divided.mapping()
     same = {
         name: found[name] for name in sorted(used & set(found)) if content_of(found[name], ready.task) == recorded[name]
     }
@@ -149,4 +157,4 @@ def _splits(
             f"the data files have changed since the run was made: its {' and '.join(changed)} rows are no longer the "
             "same, so nothing is measured on them or fitted to them"
         )
-    return same
+    return same, divided.trained_on

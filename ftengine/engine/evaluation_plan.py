@@ -42,14 +42,14 @@ def evaluation_plan(data: PreparedData, began: int | None = None) -> EvalPlan:
     validation, train = encoded.get("validation") if name == "test" else None, encoded["train"]
     steps = plan_steps(len(train), data.ready.recipe.train, began or processes().num_processes)
     seen = trained_rows(train, steps, data.ready.recipe.seed)
-    held, leaked = (None, None) if name is None else _apart(encoded[name], data.splits.trained_on.get(name))
+    held, leaked = (None, None) if name is None else without_leaks(encoded[name], data.splits.trained_on.get(name))
     plan = plan_evaluation(data.ready, name, held, train=seen, validation=validation, leaked=leaked)
     task = data.ready.task
     writes = {"prompt", "completion"} <= task.generates
     return replace(plan, to_read=_to_read(data.ready, plan.held_out) if writes else None, writes=writes)
 
 
-def _apart(split: EncodedSplit, trained_on: np.ndarray | None) -> tuple[EncodedSplit, EncodedSplit | None]:
+def without_leaks(split: EncodedSplit, trained_on: np.ndarray | None) -> tuple[EncodedSplit, EncodedSplit | None]:
     """Return the examples that figures are made on, and those that were trained on as well; None where none, or all."""
     there = np.zeros(len(split), dtype=bool) if trained_on is None else trained_on[split.index]
     if not there.any() or there.all():

@@ -10,7 +10,7 @@ import pytest
 from rows import WORDS, sentences, write_rows
 from tiny import CORPUS
 
-from ftengine import Recipe, fine_tune
+from ftengine import Recipe, fine_tune, load_run
 
 
 def alarms(run):
@@ -261,3 +261,5 @@ def test_rows_that_are_trained_on_as_well_are_measured_apart(bert_folder, tmp_pa
     (apart,) = [probe for probe in run.evaluation["probes"] if probe["kind"] == "leaks"]
     assert apart["examples"] == 10
     assert alarms(run)["data"]["figures"]["leaked"] == apart["tuned"]["accuracy"]
+    again = load_run(run.path).evaluate()
+    assert (again["tuned"], again["probes"]) == (run.evaluation["tuned"], run.evaluation["probes"])
