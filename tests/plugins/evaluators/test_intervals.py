@@ -104,7 +104,7 @@ def test_the_gain_over_the_mean_is_taken_in_pairs():
     target = rng.exponential(size=(300, 1))
     value = target + rng.normal(0, 0.8, (300, 1))
     found = beyond(Regression(), Labels("regression", ("score",)), {"target": target, "value": value})
-    assert found.keys() == {"mse", "mae", "r2"}
+    assert found.keys() == {"mse", "mae", "r2", "pearson"}
     gains = ((value - target) ** 2 - (target - target.mean()) ** 2)[:, 0]
     low, high = bootstrap(lambda chosen: gains[chosen].mean(), 300, rng)
     assert (found["mse"].low, found["mse"].high) == pytest.approx((low, high), abs=0.05)
