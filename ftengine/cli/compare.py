@@ -16,6 +16,9 @@ from ftengine.text import duration, number, percent, sample_size, size, with_end
 if TYPE_CHECKING:
     from ftengine.run.comparison import Comparison
 
+RATE = "train.learning_rate"
+"""Where `--set` names it, all strategies train at it."""
+
 
 @click.command()
 @recipe_argument
@@ -60,7 +63,14 @@ def compare(
         recipe = recipe.model_copy(update={"output": output})
     specs = parse_strategies(strategies)
     with listening() as listener, telling(listener, lambda: SAVED):
-        result = compare_strategies(recipe, specs, metric=metric, all_pairs=all_pairs, listener=listener)
+        result = compare_strategies(
+            recipe,
+            specs,
+            metric=metric,
+            all_pairs=all_pairs,
+            same_rate=any(one.startswith(f"{RATE}=") for one in overrides),
+            listener=listener,
+        )
     if as_json:
         print_json(result.to_json())
     else:

@@ -40,9 +40,9 @@ def end_quickly() -> None:
             with suppress(OSError, ValueError):
                 one.flush()
     gc.freeze()
-    # What is frozen, nanobind takes for leaked; in Triton, which comes with torch, it writes a page of that.
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    if "triton" in sys.modules:  # whose nanobind takes what is frozen for leaked, and writes a page of that
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
 
 
 class Suggesting(click.Group):

@@ -55,7 +55,7 @@ def remembered(what: str) -> Any:
 
 
 def _read() -> dict[str, Any] | None:
-    with suppress(OSError, ValueError, AttributeError):  # none yet, or damaged
+    with suppress(OSError, ValueError, AttributeError, KeyError, TypeError):  # none yet, or damaged
         known = json.loads(_file().read_text(encoding="utf-8"))
         if known.get("of") == _installed() and all(_changed(name) == time for name, time in known["files"].items()):
             return known

@@ -121,14 +121,17 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str, BrokenRow | None]]:
                 yield number, raw.decode(), None
             except UnicodeDecodeError as error:
                 where = f"byte 0x{raw[error.start]:02x} at position {error.start + 1} of the line"
-                guess = _single_byte(raw)
-                reason = f"not UTF-8 but probably {guess} ({where})"
-                yield number, raw.decode(errors="surrogateescape"), BrokenRow(number, reason, _saved_again(path, guess))
+                guess, repair = _single_byte(raw), ""
+                reason = f"not UTF-8 ({where})"
+                if not any("\x80" <= letter < "\udc80" for letter in raw.decode(errors="surrogateescape")):
+                    reason, repair = f"not UTF-8 but probably {guess} ({where})", _saved_again(path, guess)
+                yield number, raw.decode(errors="surrogateescape"), BrokenRow(number, reason, repair)
 
 
 def _saved_again(path: str | Path, encoding: str) -> str:
     """Say how a file becomes UTF-8."""
-    whole = Path(path).name.removesuffix(GZIP)
+    name = Path(path).name
+    whole = name[: -len(GZIP)] if is_gzip(path) else name
     new = shlex.quote(f"{Path(whole).stem}.utf8{Path(whole).suffix}")
     file = shlex.quote(Path(path).name)
     command = f"iconv -f {encoding} -t UTF-8 {file} > {new}"

@@ -50,6 +50,7 @@ def compare_strategies(
     *,
     metric: str | None = None,
     all_pairs: bool = False,
+    same_rate: bool = False,
     listener: Listener | None = None,
 ) -> Comparison:
     """Train each strategy as the recipe says and compare what came of them.
@@ -64,6 +65,7 @@ def compare_strategies(
         strategies: a name, or a mapping of `name`, options, and keys of the recipe's `train` (`train.learning_rate`).
         metric: what to compare; by default the first of the task's evaluators.
         all_pairs: whether every pair is compared, rather than the best with each other.
+        same_rate: whether all train at the recipe's learning rate.
         listener: told of phases, and of what the runs say.
 
     Raises:
@@ -71,7 +73,7 @@ def compare_strategies(
         TrainingError: a run failed; the finished ones are kept.
     """
     listener = listener or SilentListener()
-    contenders = contend(recipe, strategies)
+    contenders = contend(recipe, strategies, same_rate=same_rate)
     prepared = check(contenders, metric, listener)
     folder = RunDirectory(recipe.output)
     folder.create()
@@ -83,7 +85,7 @@ def compare_strategies(
     return result
 
 
-def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]]) -> list[Child]:
+def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]], *, same_rate: bool = False) -> list[Child]:
     """Return a recipe for each strategy, each with a folder of its own, or refuse the list (InputError)."""
     if len(strategies) < 2:
         named = f" ({strategies[0]!r})" if strategies else ""
@@ -94,14 +96,14 @@ def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]]) -> li
     found: dict[str, Child] = {}
     registry = Registry()
     for spec in strategies:
-        contender = _contender(recipe, spec, registry)
+        contender = _contender(recipe, spec, None if same_rate else registry)
         if contender.recipe.output in found:
             raise InputError(f"strategy {contender.label!r} is named twice. Leave one of them.")
         found[contender.recipe.output] = contender
     return list(found.values())
 
 
-def _contender(recipe: Recipe, spec: str | Mapping[str, Any], registry: Registry) -> Child:
+def _contender(recipe: Recipe, spec: str | Mapping[str, Any], registry: Registry | None) -> Child:
     given = {"name": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
     name = given.pop("name", None)
     if not isinstance(name, str) or not name:
@@ -116,7 +118,7 @@ def _contender(recipe: Recipe, spec: str | Mapping[str, Any], registry: Registry
             )
     content = recipe.resolved()
     own = content["strategy"] if content["strategy"]["name"] == name else {}
-    if not own:  # the recipe's rate was chosen for another
+    if not own and registry is not None:  # the recipe's rate was chosen for another
         usual = registry.get("strategy", name, "--strategies").cls.traits.learning_rate
         content["train"]["learning_rate"] = usual or TrainSection.model_fields["learning_rate"].default
     content["strategy"] = {**own, "name": name, **options}
@@ -315,7 +317,7 @@ def statement(
     """
     pairs = strategies * (strategies - 1) // 2
     if not pairs:
-        return "Nothing is left to compare: train longer (train.epochs), or at another learning rate."
+        return "Fewer than two are left, so nothing is compared."
     which = f". The best, {best}, against each other strategy" if best else ". Each pair of strategies" * (pairs > 1)
     p = "adjusted " if pairs > 1 else ""
     lines = [f"  {_comparison(one, p, best)}" for one in differences]

@@ -92,7 +92,7 @@ def _plan(ready: ReadyTask, run: RunDirectory, data: str | Path | None) -> EvalP
     split, validation = ready.encode(name, rows), None
     split, leaked = without_leaks(split, trained_on.get(name) if data is None else None)
     if name != "validation" and "validation" in splits:
-        validation = ready.encode("validation", splits["validation"])
+        validation, _ = without_leaks(ready.encode("validation", splits["validation"]), trained_on.get("validation"))
     called = name if data is None else str(data)
     return plan_evaluation(
         ready,

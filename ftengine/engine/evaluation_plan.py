@@ -27,7 +27,7 @@ from ftengine.parallel.device import processes
 from ftengine.run.recipe import EvaluationSection, FurtherExamples
 from ftengine.training.steps import Steps, plan_steps
 
-TRAINING_SAMPLE, LEAKED = "training sample", "rows that were trained on as well"
+TRAINING_SAMPLE, LEAKED = "training sample", "rows that are in training too, or whose group is"
 CHANGES_SAMPLED = 10
 """Examples, from all of the split, that an augmenter is looked at with before a model loads."""
 
@@ -42,7 +42,10 @@ def evaluation_plan(data: PreparedData, began: int | None = None) -> EvalPlan:
     validation, train = encoded.get("validation") if name == "test" else None, encoded["train"]
     steps = plan_steps(len(train), data.ready.recipe.train, began or processes().num_processes)
     seen = trained_rows(train, steps, data.ready.recipe.seed)
-    held, leaked = (None, None) if name is None else without_leaks(encoded[name], data.splits.trained_on.get(name))
+    trained_on = data.splits.trained_on
+    held, leaked = (None, None) if name is None else without_leaks(encoded[name], trained_on.get(name))
+    if validation is not None:
+        validation, _ = without_leaks(validation, trained_on.get("validation"))
     plan = plan_evaluation(data.ready, name, held, train=seen, validation=validation, leaked=leaked)
     task = data.ready.task
     writes = {"prompt", "completion"} <= task.generates

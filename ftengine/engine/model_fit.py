@@ -48,11 +48,15 @@ def tokens_checked(loaded: LoadedModel, where: str) -> Iterator[None]:
             if whole and (token := int(ids.max())) >= size:
                 raise SourceError(_unknown_token(loaded.source, loaded.processor, token, size, where))
 
-    handle = module.get_input_embeddings().register_forward_pre_hook(check)
+    # Encoders and decoders may have modules of their own for the one weight.
+    weight = module.get_input_embeddings().weight
+    sharing = [part for part in module.modules() if getattr(part, "weight", None) is weight]
+    handles = [part.register_forward_pre_hook(check) for part in sharing]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def _unknown_token(source: str, processor: Any, token: int, size: int, where: str) -> str:

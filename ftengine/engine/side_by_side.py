@@ -96,7 +96,7 @@ def _measured_by(run: Run) -> tuple[str, ...]:
     evaluator = result.metrics[metric].evaluator if metric else ""
     spec = next((one for one in run.recipe.evaluate if one["name"] == evaluator), {"name": evaluator})
     options = run.registry.factory("evaluator", spec, f"evaluate.{evaluator}").described if evaluator else {}
-    groups = str(run.recipe.data.group_column)
+    groups = f"{run.recipe.data.group_column} {run.recipe.data.leaks == 'warn'}"  # which measures leaking rows apart
     return metric, content, str(run.facts.labels), groups, json.dumps(options, sort_keys=True)
 
 

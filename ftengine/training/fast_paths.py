@@ -191,8 +191,9 @@ def compared(
     Args:
         replaced: is told what they replace.
     """
-    before = state_of(probe.loaded)
     try:
+        probe.own(training=True)  # the model's first pass may leave something in it, too
+        before = state_of(probe.loaded)
         fault = _fault(paths, probe, replace(context, message=lambda text: None), replaced, accelerator)
         left = next((what for what, one in state_of(probe.loaded).items() if one != before[what]), None)
         fault = fault or (f"{left} are others after it was left than before: undo everything" if left else "")

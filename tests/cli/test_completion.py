@@ -74,7 +74,11 @@ def test_a_cache_that_cannot_be_used_does_not_matter(tmp_path, monkeypatch, cach
 
 def test_names_are_completed_without_loading_what_has_them(tmp_path):
     """Torch alone would take longer than anyone waits for a completion."""
-    asked = {"FTENGINE_CACHE": str(tmp_path)} | {"_FTENGINE_COMPLETE": "bash_complete", "COMP_WORDS": "ftengine plugins show lor", "COMP_CWORD": "3"}
+    asked = {"FTENGINE_CACHE": str(tmp_path)} | {
+        "_FTENGINE_COMPLETE": "bash_complete",
+        "COMP_WORDS": "ftengine plugins show lor",
+        "COMP_CWORD": "3",
+    }
     script = """
 import sys
 from ftengine.cli import main

@@ -195,9 +195,12 @@ def test_python_callers_get_the_exception_itself(failing):
 def test_what_libraries_say_once_a_command_has_ended_is_not_shown():
     """Triton writes a page of leaks where Python ends without a last collection."""
     program = (
-        "import atexit, os; atexit.register(os.write, 2, b'leaked'); from ftengine.cli import main; main(['nosuch'])"
+        "import atexit, os, sys; atexit.register(os.write, 2, b'leaked'); from ftengine.cli import main; "
+        "sys.modules.update({name: os for name in sys.argv[1:]}); main(['nosuch'])"
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert ended.returncode == 2
-    assert "nosuch" in ended.stderr
-    assert "leaked" not in ended.stderr
+    for loaded in ([], ["triton"]):
+        line = [sys.executable, "-c", program, *loaded]
+        ended = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert ended.returncode == 2
+        assert "nosuch" in ended.stderr
+        assert ("leaked" in ended.stderr) == (not loaded)

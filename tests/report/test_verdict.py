@@ -111,6 +111,12 @@ def test_prompts_that_are_all_the_same_are_named(verdict):
     assert (first.level, first.source, first.figures["prompts"]) == ("alarm", "constant-answer", 1)
     assert "Answer {question}" in first.text
 
+    def shortened(files):
+        for answer in files["examples"]["answers"]:
+            answer["prompt"] = "You help. … Answer in one word."
+
+    assert "prompts" not in verdict(written(*"abcdefgh"), one_prompt, shortened).findings[0].figures
+
 
 def test_labels_that_the_model_contradicts_are_named_with_their_places(verdict):
     rows = [[0.02, False, f"news.jsonl:{i}"] for i in range(30)] + [[0.97, True, "news.jsonl:99"]] * 170

@@ -134,7 +134,12 @@ def ranked(low, high, passes=2):
 
 @pytest.mark.parametrize(
     ("spoil", "asked"),
-    [(ranked(0.413, 0.511), True), (ranked(0.55, 0.65), False), (ranked(0.413, 0.511, passes=0.5), False)],
+    [
+        (ranked(0.413, 0.511), True),
+        (ranked(0.55, 0.65), False),
+        (ranked(0.48, 0.93), False),
+        (ranked(0.413, 0.511, passes=0.5), False),
+    ],
 )
 def test_scores_without_information_ask_whether_labels_belong_to_their_texts(verdict, spoil, asked):
     first = verdict(*spoil).findings[0]

@@ -45,7 +45,7 @@ class DataFolderReader(Reader):
 
     def read(self, source: str) -> Iterable[Row | BrokenRow] | pa.RecordBatchReader:
         names = [entry.name for entry in visible(source)]
-        kinds = {name: _kind(name) for name in names}
+        kinds = {name: _kind(name) if os.path.isfile(os.path.join(source, name)) else None for name in names}
         for name, kind in kinds.items():
             if kind is None:
                 raise BrokenRow(f"/{name}", "is no file of rows; a folder of data holds nothing else. Move it away")

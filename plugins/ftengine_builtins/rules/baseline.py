@@ -26,6 +26,12 @@ ever answered: none of 12, 1 of 19, 3 of 32. Whatever is right among them is les
 MISSED = 0.05
 """Share of the held-out examples, interval's near end, whose classes are hardly ever answered, for an alarm."""
 
+FAR = 0.15
+"""Of a ranking, above the level of guessing: an interval that reaches so far leaves room for scores that know much."""
+
+CUT = " … "
+"""Where a prompt that is shown is shortened, or personal data is left out."""
+
 MOST_CLASSES = 5
 """Classes that a sentence names."""
 
@@ -159,6 +165,8 @@ def _one_prompt(run: RunRecords) -> str:
     """Say that all examples which are shown have one prompt, so that nothing tells their answers apart; else ""."""
     answers = run.examples.answers if run.examples is not None else ()
     if len(answers) < FEW or len({one.prompt for one in answers}) > 1 or len({one.wanted for one in answers}) < 2:
+        return ""
+    if CUT in answers[0].prompt:  # they may differ in what is not shown
         return ""
     text = f"Check the prompts, of which all {len(answers):,} that are shown are the same while their answers differ: "
     return f"{text}{quoted(answers[0].prompt)}."
@@ -341,7 +349,8 @@ def share_within(count: int, total: int) -> tuple[float, float]:
 def uninformative(run: RunRecords) -> dict[str, Estimate]:
     """Return the rankings by which the tuned model's scores cannot be told from guessing; {} where one of them can.
 
-    A ranking (ROC AUC, a correlation) has the level of guessing inside its interval, whatever is answered most.
+    A ranking (ROC AUC, a correlation) has the level of guessing inside its interval, whatever is answered most, and
+    nothing in that interval is far above it: of few examples nothing is known.
     """
     threshold = threshold_of(run)
     if threshold is None or threshold.baseline.share == 1:
@@ -349,7 +358,10 @@ def uninformative(run: RunRecords) -> dict[str, Estimate]:
     metrics, reached = run.evaluation.metrics, threshold.baseline.figures
     ranked = [name for name in reached if name in metrics and not metrics[name].pooled]
     found = {name: run.evaluation.tuned[name] for name in ranked if known(run.evaluation.tuned.get(name))}
-    within = [ends(figure) is not None and figure.low <= reached[name] for name, figure in found.items()]
+    within = [
+        ends(figure) is not None and figure.low <= reached[name] and figure.high <= reached[name] + FAR
+        for name, figure in found.items()
+    ]
     return found if all(within) else {}
 
 

@@ -101,14 +101,17 @@ def _came_apart(run: RunRecords) -> Finding | None:
     count, least = (1, RISE) if useless else (max(PEAK_STEPS, len(losses) // 20), PEAK)
     start, last = median(losses[:count]), fmean(losses[-PEAK_STEPS:])
     means = [fmean(losses[i : i + PEAK_STEPS]) for i in range(count, len(losses) - PEAK_STEPS + 1)]
-    peak, rose = max(means), len(losses) >= FEW_STEPS and trend(run.steps).low > 0
+    line, peak = trend(run.steps), max(means)
+    rose = len(losses) >= FEW_STEPS and line.low > max(LEAST, LEAST_FALL * line.first)
     if not rose and (peak < least * start or peak < start + least - 1 or peak < _even_guess(run)):
         return None
     at = run.steps[count + means.index(peak)].step
     came = f" and came down to {number(last, 3)}" if last < peak / 2 else ""
-    text = f"Lower the learning rate ({rate:g}): training was unstable; its loss rose from {number(start, 3)} to "
-    text += f"{number(peak, 3)} at step {at:,}{came}."
-    level = "note" if not rose and _learned(run) and not useless else "alarm"
+    course = f"from {number(start, 3)} to {number(peak, 3)} at step {at:,}{came}"
+    if peak < least * start:  # no peak stands out, but all of the curve goes up
+        course = f"from {number(line.first, 3)} at the beginning to {number(line.last, 3)} at the end"
+    text = f"Lower the learning rate ({rate:g}): training was unstable; its loss rose {course}."
+    level = "note" if _learned(run) and not useless else "alarm"
     return Finding(kind="learning", level=level, text=text, figures={"first": start, "peak": peak, "last": last})
 
 
@@ -119,7 +122,7 @@ def _stayed(run: RunRecords) -> Finding | None:
         return None
     figures: dict[str, Any] = {"steps": len(steps), "passes": passes(run)}
     rate, guess = f"{run.recipe.train.learning_rate:g}", ""
-    if labels := _labels(run):
+    if (labels := _labels(run)) and not _weighted(run):
         guess = f" Guessing evenly among {labels:,} labels has a loss of {number(math.log(labels), 3)}."
     if useless and passes(run) < 1:
         figures["last"] = last = fmean(step.loss for step in steps[-max(1, len(steps) // 3) :])
@@ -147,6 +150,8 @@ def _stuck(run: RunRecords) -> Finding | None:
     seen, threshold, points = run.evaluation.training, threshold_of(run), run.validations
     if threshold is None or not no_better_than_a_constant(run) or uninformative(run) or passes(run) < 1:
         return None
+    if len(run.steps) < PEAK_STEPS or trend(run.steps).high >= 0:
+        return None  # nothing says that it fell
     figure = seen.tuned.get(threshold.metric) if seen is not None else None
     last = fmean(step.loss for step in run.steps[-PEAK_STEPS:])
     if figure is not None and (within := ends(figure)) is not None:
@@ -154,7 +159,7 @@ def _stuck(run: RunRecords) -> Finding | None:
         level = threshold.baseline.figures[threshold.metric]
         by_heart = within[0] > level if higher else within[1] < level
     else:
-        by_heart = bool(points) and last < points[-1].validation_loss / 2
+        by_heart = bool(points) and not _weighted(run) and last < points[-1].validation_loss / 2
     if by_heart:
         return None
     text = f"Lower the learning rate ({run.recipe.train.learning_rate:g}), or check that inputs and answers belong "
@@ -175,6 +180,11 @@ def _labels(run: RunRecords) -> int:
 def _even_guess(run: RunRecords) -> float:
     """Return the loss of guessing evenly among the labels; 0 where there are none."""
     return math.log(_labels(run) or 1)
+
+
+def _weighted(run: RunRecords) -> bool:
+    """Say whether the training loss is weighted by class, and so on another scale than the others."""
+    return run.recipe.task.get("class_weights") is not None
 
 
 def _learned(run: RunRecords) -> bool:

@@ -47,8 +47,8 @@ class LabelledConfig(Config):
     separator: str = Field(";", min_length=1, description="between the names where several labels are one text")
     class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0, le=1e6)]] | None = Field(
         None,
-        description="factors of the training loss by label, for rare ones: {label: factor}, 1 where none is named; "
-        "balanced: rows over (labels · rows of that label); null: none",
+        description="how much labels count in the training loss, for rare ones: {label: weight}, 1 where none is "
+        "named; balanced: one over the rows of that label; the mean over training rows is made 1; null: all alike",
     )
 
 
@@ -171,11 +171,13 @@ class LabelledTask(Task):
         """
         logits = [self.raw_outputs(model, batch) for _ in range(criterion.passes)]
         labels = batch["labels"]
-        losses = self._losses(criterion, labels, *logits)
+        weights = None
         if self.config.class_weights is not None and model.training:
-            weights = losses.new_tensor(self._class_weights())
-            losses = losses * (labels.to(weights.dtype) @ weights if labels.dim() == 2 else weights[labels])
-        return losses.sum(), len(losses)
+            weights = logits[0].new_tensor(self._class_weights())
+        if weights is not None and labels.dim() == 2:  # of mixed examples: each share by the weight of its own label
+            labels, weights = labels.to(weights.dtype) * weights, None
+        losses = self._losses(criterion, labels, *logits)
+        return (losses if weights is None else losses * weights[labels]).sum(), len(losses)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """Return each example's truth, answer and loss; {label, predicted, scores, logits} or {target, value}.
@@ -229,12 +231,15 @@ class LabelledTask(Task):
         return (", ".join(self._switched_on(label)) or "(none)") if self.kind == "multi" else str(label)
 
     def _class_weights(self) -> list[float]:
-        """Return the factor of each label; "balanced" ones have a mean of 1 over the training rows."""
-        given, labels = self.config.class_weights, self.labels
-        if isinstance(given, dict):
-            return [given.get(name, 1.0) for name in labels.names]
-        rows = sum(labels.counts)
-        return [rows / (len(labels.counts) * count) for count in labels.counts]
+        """Return the factor of each label, with a mean of 1 over the training rows, so that steps are no larger."""
+        given, names, counts = self.config.class_weights, self.labels.names, self.labels.counts
+        if counts is None:
+            raise DataError("task.class_weights: how often each label occurs in training is not known. Set it null.")
+        factors = [
+            given.get(name, 1.0) if isinstance(given, dict) else 1 / n for name, n in zip(names, counts, strict=True)
+        ]
+        mean = sum(factor * count for factor, count in zip(factors, counts, strict=True)) / sum(counts)
+        return [factor / mean for factor in factors]
 
     def _names(self, example: Example, kind: str) -> Iterator[str]:
         """Yield a row's label names; none where the label cannot be read."""

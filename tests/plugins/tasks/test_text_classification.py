@@ -264,7 +264,7 @@ def test_the_loss_is_that_of_transformers(load, tokenizer, kind):
 
 @pytest.mark.parametrize(
     ("given", "weights"),
-    [("balanced", [4 / 3, 2 / 3, 4 / 3]), ({"mixed": 5}, [1.0, 1.0, 5.0])],  # of bad, good and mixed: 1, 2 and 1 rows
+    [("balanced", [4 / 3, 2 / 3, 4 / 3]), ({"mixed": 5}, [0.5, 0.5, 2.5])],  # of bad, good and mixed: 1, 2 and 1 rows
 )
 def test_class_weights_are_factors_of_the_training_loss_alone(load, tokenizer, given, weights):
     bound, plain = task(rows("single"), class_weights=given), task(rows("single"))
@@ -275,7 +275,8 @@ def test_class_weights_are_factors_of_the_training_loss_alone(load, tokenizer, g
     total, count = bound.loss(model, batch, Criterion())
     assert count == 4
     torch.testing.assert_close(total, expected)
-    mixed = {**batch, "labels": F.one_hot(batch["labels"], 3).double()}  # as mixup has them
+    mixed = {**batch, "labels": torch.tensor([[0.5, 0.5, 0], [0, 0.3, 0.7], [1, 0, 0], [0, 1, 0]]).double()}
+    expected = F.cross_entropy(logits, mixed["labels"], weight=weights, reduction="sum")  # as mixup has them
     torch.testing.assert_close(bound.loss(model, mixed, Criterion())[0], expected)
     model.training = False  # validation losses are plain
     torch.testing.assert_close(bound.loss(model, batch, Criterion()), plain.loss(model, batch, Criterion()))
