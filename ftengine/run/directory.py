@@ -82,7 +82,7 @@ class RunDirectory:
         if missing:
             raise RunError(
                 f"run {str(self.path)!r} is not finished: it has no {', '.join(missing)}. "
-                "Continue it with `ftengine train RECIPE --resume`."
+                "Continue it with `ftengine train RECIPE --resume` and the options that it was begun with."
             )
 
     def is_run(self) -> bool:

@@ -61,7 +61,10 @@ def resolve(source: str) -> Path:
     name, _, inside = source.removeprefix(SCHEME).partition("/")
     parts = PurePosixPath(inside).parts
     if not source.startswith(SCHEME) or not name or not parts or "\\" in inside:
-        raise SourceError(f"{source!r}: write {SCHEME}NAME/PATH, for example {SCHEME}my_models/small.gguf.")
+        raise SourceError(
+            f"{source!r}: write {SCHEME}NAME/PATH, NAME as Python imports the package (dashes are underscores) and "
+            f"PATH inside of it, for example {SCHEME}my_models/small.gguf."
+        )
     if ".." in parts or PurePosixPath(inside).is_absolute():
         raise SourceError(f"{source!r} leads out of the package; PATH stays inside it.")
     roots = package_folders(name)
