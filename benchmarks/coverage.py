@@ -160,7 +160,7 @@ def outcomes(
     yield from sliced(base, tuned, chosen, weights, both)
     strategies = [SimpleNamespace(label=str(i)) for i in range(3)]
     for metric in ("accuracy", "loss"):
-        pairs = pair_differences(strategies, models[1:], metric)
+        pairs = pair_differences(list(zip(strategies, models[1:], strict=True)), metric)
         yield f"alarm compare, 3 strategies: {metric}", any(pair.supported for pair in pairs)
     yield from folded(Draw(world, seed).tables(1 + FOLDS), chosen, resamples, seed)
     (table,) = Draw(world, seed + 10**6).tables(1)
@@ -272,7 +272,10 @@ def record(tuned: Measured, both: Mapping[str, Any], *, beside: Sequence[Mapping
         evaluation=evaluation,
         headline_metric=evaluation.headline_metric,
         trained=SimpleNamespace(new_modules=()),
-        recipe=SimpleNamespace(evaluation=SimpleNamespace(small_slice=SMALL)),
+        recipe=SimpleNamespace(evaluation=SimpleNamespace(small_slice=SMALL), task={}),
+        audit=SimpleNamespace(encoded={"train": {"examples": 1}}),
+        steps=(),
+        validations=(),
         examples=None,
     )
 

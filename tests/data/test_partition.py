@@ -370,8 +370,8 @@ def test_leaks_end_the_command_with_their_number_and_places(leaking, text_task):
     assert str(caught.value) == (
         "1 of 3 test rows repeats a training row (e.g. train.jsonl:4 = test.jsonl:2), and 1 more nearly repeats one "
         "(Jaccard similarity ≥ 0.8, e.g. train.jsonl:1 ≈ test.jsonl:1). Figures on them say nothing about new data "
-        "(data.leaks: auto). Either take them out of training with data.leaks: drop, or measure them apart with data.leaks: "
-        "warn."
+        "(data.leaks: auto). Either take them out of training with data.leaks: drop, or "
+        "measure them apart with data.leaks: warn."
     )
 
 
