@@ -95,6 +95,7 @@ def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]], *, sa
     require_folder(recipe.output, "the compared runs")
     found: dict[str, Child] = {}
     registry = Registry()
+    registry.plugins.raise_if_broken()
     for spec in strategies:
         contender = _contender(recipe, spec, None if same_rate else registry)
         if contender.recipe.output in found:

@@ -6,6 +6,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 import transformers
 from click.testing import CliRunner
 from expected import raises
@@ -16,6 +17,7 @@ from ftengine import fine_tune, load_run
 from ftengine.api import SilentListener
 from ftengine.cli import main
 from ftengine.engine.answer_origin import content_of_input
+from ftengine.engine.model_fit import tokens_checked
 from ftengine.engine.predict import predict_file
 from ftengine.errors import DataError, RunError, SourceError
 from ftengine.plugins.registry import Registry
@@ -263,3 +265,17 @@ def test_a_file_that_rows_name_belongs_to_them(tmp_path):
         assert content_of_input([row], task) != before
         (tmp_path / "a.png").write_bytes(b"first")
         assert content_of_input([row], task) == before
+
+
+def test_tokens_are_looked_at_wherever_the_embeddings_are_shared():
+    """BART's encoder and decoder look up in modules of their own, which hold the one weight."""
+    sizes = {"d_model": 8, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "encoder_attention_heads": 2}
+    layers = {"decoder_attention_heads": 2, "encoder_layers": 1, "decoder_layers": 1}
+    model = transformers.BartForConditionalGeneration(transformers.BartConfig(vocab_size=20, **sizes, **layers)).eval()
+    processor = SimpleNamespace(convert_ids_to_tokens=lambda token: f"token {token}")
+    loaded = SimpleNamespace(module=model, processor=processor, source="bart")
+    with tokens_checked(loaded, "rows"), raises(SourceError, "token 20"):
+        model(input_ids=torch.tensor([[4, 20]]), decoder_input_ids=torch.tensor([[2]]))
+    with tokens_checked(loaded, "rows"), raises(SourceError, "token 21"):
+        model(input_ids=torch.tensor([[4, 5]]), decoder_input_ids=torch.tensor([[21]]))
+    assert not sum(len(part._forward_pre_hooks) for part in model.modules())

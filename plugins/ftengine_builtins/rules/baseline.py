@@ -1,6 +1,5 @@
 """Rules about the answers: the tuned model against what is reached without looking, and classes it never gives."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -338,12 +337,10 @@ def _first_few(names: Iterable[str]) -> str:
 
 def share_within(count: int, total: int) -> tuple[float, float]:
     """Return the ends of the Wilson interval of a share, of at least one."""
-    z2 = 1.959964**2
-    middle, half = (
-        (count + z2 / 2) / (total + z2),
-        math.sqrt(z2 * (count * (total - count) / total + z2 / 4)) / (total + z2),
-    )
-    return max(0.0, middle - half), min(1.0, middle + half)
+    from scipy.stats import binomtest  # a second of importing, which lists of rules do without
+
+    interval = binomtest(count, total).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def uninformative(run: RunRecords) -> dict[str, Estimate]:

@@ -8,7 +8,7 @@ from ftengine import RunRecords
 from ftengine.api import Baseline, Finding, Rule
 from ftengine.evaluation import near_end
 from ftengine.text import counted, interval, percent, plain, short_place, with_interval
-from ftengine_builtins.rules.baseline import no_better_than_a_constant
+from ftengine_builtins.rules.baseline import no_better_than_a_constant, share_within
 from ftengine_builtins.rules.fitting import seen_metric
 
 DOUBTED_SCORE = 0.2
@@ -79,13 +79,11 @@ def _doubted(run: RunRecords) -> dict[str, Any] | None:
     if not right or median(right) < SURE:
         return None
     found = sorted((row for row in judged if not row[1] and row[0] <= limit), key=lambda row: row[0])
-    from scipy.stats import binomtest  # a second of importing, which most runs do without
-
-    interval = binomtest(len(found), len(judged)).proportion_ci(method="wilson")
+    low, high = share_within(len(found), len(judged))
     return {
         "value": len(found) / len(judged),
-        "low": float(interval.low),
-        "high": float(interval.high),
+        "low": low,
+        "high": high,
         "n": len(judged),
         "limit": limit,
         "places": [place for *_, place in found[:20]],

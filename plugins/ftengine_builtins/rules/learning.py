@@ -122,7 +122,7 @@ def _stayed(run: RunRecords) -> Finding | None:
         return None
     figures: dict[str, Any] = {"steps": len(steps), "passes": passes(run)}
     rate, guess = f"{run.recipe.train.learning_rate:g}", ""
-    if (labels := _labels(run)) and not _weighted(run):
+    if labels := _labels(run):
         guess = f" Guessing evenly among {labels:,} labels has a loss of {number(math.log(labels), 3)}."
     if useless and passes(run) < 1:
         figures["last"] = last = fmean(step.loss for step in steps[-max(1, len(steps) // 3) :])
@@ -183,7 +183,7 @@ def _even_guess(run: RunRecords) -> float:
 
 
 def _weighted(run: RunRecords) -> bool:
-    """Say whether the training loss is weighted by class, and so on another scale than the others."""
+    """Say whether the training loss is weighted by class, and validation losses are not."""
     return run.recipe.task.get("class_weights") is not None
 
 
