@@ -13,7 +13,7 @@ from ftengine.api import AuditedData, Display, Finding, Task, View
 from ftengine.api.display import LEVELS
 from ftengine.data.distinct import Distinct, text_of
 from ftengine.data.near import Near
-from ftengine.data.read import Rows
+from ftengine.data.read import DataRows
 from ftengine.data.row_hashes import RowHashes
 from ftengine.data.split_columns import find_overlap
 from ftengine.plugins.registry import Registry
@@ -29,7 +29,7 @@ KEPT_BYTES = 64 << 20
 class AuditRows:
     """The rows of one split as views and texts (`ftengine.api.AuditedRows`); `room` bytes of texts are kept."""
 
-    def __init__(self, rows: Rows, task: Task, room: int) -> None:
+    def __init__(self, rows: DataRows, task: Task, room: int) -> None:
         self.source = rows.source
         self._rows, self._task, self._room = rows, task, room
         self._kept: list[str] = []
@@ -143,7 +143,7 @@ def run_audits(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], regi
     )
 
 
-def _counts(rows: Rows, numbers: np.ndarray, near: Near | None) -> dict[str, Any]:
+def _counts(rows: DataRows, numbers: np.ndarray, near: Near | None) -> dict[str, Any]:
     found = np.unique(numbers)
     return {
         "source": rows.source,
@@ -156,7 +156,7 @@ def _counts(rows: Rows, numbers: np.ndarray, near: Near | None) -> dict[str, Any
 
 
 def _sources(
-    splits: Mapping[str, Rows], of: Mapping[str, np.ndarray], near: Near | None, distinct: Distinct
+    splits: Mapping[str, DataRows], of: Mapping[str, np.ndarray], near: Near | None, distinct: Distinct
 ) -> list[dict[str, Any]]:
     """Count the copies within each source, over all splits that were made of it."""
     result = []
@@ -180,7 +180,7 @@ def _sources(
     return result
 
 
-def _sizes(splits: Mapping[str, Rows], asked: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+def _sizes(splits: Mapping[str, DataRows], asked: Mapping[str, float]) -> dict[str, dict[str, Any]]:
     """Return for each part of the training source the share of it that it was to have, and has."""
     total = sum(len(rows) for rows in splits.values() if rows.source == splits["train"].source)
     return {

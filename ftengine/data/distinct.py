@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from ftengine.api import Task, View
-from ftengine.data.read import Rows
+from ftengine.data.read import DataRows
 from ftengine.model.tokens import LONG_TEXT
 
 
@@ -23,7 +23,7 @@ class Distinct:
         digests: for each split the hash of each row, from `identities` with one seed.
     """
 
-    def __init__(self, splits: Mapping[str, Rows], digests: Mapping[str, np.ndarray], task: Task) -> None:
+    def __init__(self, splits: Mapping[str, DataRows], digests: Mapping[str, np.ndarray], task: Task) -> None:
         self._splits, self._task = splits, task
         self._starts = np.cumsum([0, *(len(digests[name]) for name in splits)])
         every = np.concatenate([digests[name] for name in splits])

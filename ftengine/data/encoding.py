@@ -18,7 +18,7 @@ import numpy as np
 from ftengine.api import Augmenter, Batch, Example, Features, Listener, Task, iterate
 from ftengine.data.augmentation import augment, mix
 from ftengine.data.features import KeptFeatures, features_key, keep_features
-from ftengine.data.read import Rows
+from ftengine.data.read import DataRows
 from ftengine.data.row_hashes import identities, to_json
 from ftengine.data.split_columns import numbers_of
 from ftengine.errors import DataError, PluginError
@@ -66,7 +66,7 @@ class EncodedSplit:
         kept: features of all rows; None where each is encoded again.
     """
 
-    rows: Rows
+    rows: DataRows
     task: Task
     processor: Any
     max_length: int | None
@@ -231,7 +231,7 @@ def content_of(rows: Iterable[Example], task: Task) -> str:
     return content.hexdigest()
 
 
-def unusable(rows: Rows, task: Task, processor: Any, max_length: int | None) -> Iterator[tuple[str, str]]:
+def unusable(rows: DataRows, task: Task, processor: Any, max_length: int | None) -> Iterator[tuple[str, str]]:
     """Yield place and reason of each row that cannot be encoded; features are kept for later runs."""
 
     def encoded() -> Iterator[Features | DataError]:
@@ -246,7 +246,7 @@ def unusable(rows: Rows, task: Task, processor: Any, max_length: int | None) -> 
 
 def encode_split(
     name: str,
-    rows: Rows,
+    rows: DataRows,
     task: Task,
     processor: Any,
     max_length: int | None,
@@ -304,7 +304,7 @@ def encode_split(
     )
 
 
-def _numbers(rows: Rows, kept: np.ndarray, task: Task, group: str | None, listener: Listener) -> Any:
+def _numbers(rows: DataRows, kept: np.ndarray, task: Task, group: str | None, listener: Listener) -> Any:
     """Return the numbers that duplicates share, and those that rows of one group share, of the rows that are kept."""
     measured = rows if len(kept) == len(rows) else rows.select(kept)
     return numbers_of(measured, identities(measured, task, 0), group, listener)
@@ -317,7 +317,7 @@ def _encode(row: Example, task: Task, processor: Any, max_length: int | None) ->
         return error
 
 
-def _accepted(encoded: Iterable[Features | DataError], rows: Rows, on_error: str) -> Iterator[Features | DataError]:
+def _accepted(encoded: Iterable[Features | DataError], rows: DataRows, on_error: str) -> Iterator[Features | DataError]:
     """Yield what is made of rows (DataError: nothing is of one, and such rows are not to be skipped)."""
     for i, found in enumerate(encoded):
         if isinstance(found, DataError) and on_error == "fail":
@@ -328,7 +328,7 @@ def _accepted(encoded: Iterable[Features | DataError], rows: Rows, on_error: str
 
 
 def _counted(
-    encoded: Iterable[Features | DataError], rows: Rows, reasons: Counter[str], skipped: dict[int, str]
+    encoded: Iterable[Features | DataError], rows: DataRows, reasons: Counter[str], skipped: dict[int, str]
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the counts of what was made of each row, and note why rows are not trained on, or were skipped."""
     for i, found in enumerate(encoded):
@@ -359,7 +359,7 @@ def _counts(row: int, features: Features) -> tuple[Any, ...]:
     return features["weight"], row, features["length"], _longest(features), bool(features["truncated"]), *told, token
 
 
-def _nothing_left(name: str, rows: Rows, counts: np.ndarray, reasons: Counter[str], skipped: int) -> str:
+def _nothing_left(name: str, rows: DataRows, counts: np.ndarray, reasons: Counter[str], skipped: int) -> str:
     """Say why no row of a split is trained on; the length limit is the one that rows were cut to, whoever set it."""
     found, cut = f"{len(counts):,} have no token to train on", counts["sequence"][counts["truncated"] != 0]
     if reasons:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ftengine.data.distinct import Distinct
 from ftengine.data.near import Near
-from ftengine.data.read import Rows
+from ftengine.data.read import DataRows
 from ftengine.run.recipe import DataSection
 from ftengine.text import counted
 
@@ -18,7 +18,7 @@ SHOWN_LEAKS = 5
 
 
 def find_leaks(
-    splits: Mapping[str, Rows], distinct: Distinct, near: Near | None, groups: Mapping[str, np.ndarray]
+    splits: Mapping[str, DataRows], distinct: Distinct, near: Near | None, groups: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
     """Count, for each pair of splits, the rows of the second that are also in the first.
 
@@ -92,7 +92,7 @@ def _partners(distinct: Distinct, near: Near | None, name: str) -> np.ndarray:
     return np.where(members, np.arange(len(distinct)), partner)
 
 
-def describe(leak: Mapping[str, Any], splits: Mapping[str, Rows], section: DataSection) -> str:
+def describe(leak: Mapping[str, Any], splits: Mapping[str, DataRows], section: DataSection) -> str:
     """Put a leak into a sentence without its end."""
     known, held = ("training" if name == "train" else name for name in leak["between"])
     equal, near, groups, total = leak["count"], leak["near"], leak.get("groups", 0), len(splits[leak["between"][1]])

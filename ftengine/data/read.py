@@ -41,7 +41,7 @@ NO_SKIPS = Skipped(count=0, first=())
 
 
 @dataclass(frozen=True)
-class Rows:
+class DataRows:
     """Examples by number, without holding them in memory.
 
     Args:
@@ -121,11 +121,11 @@ class Rows:
             return {**value, "path": str(self.folder / value["path"])}
         return str(self.folder / value) if isinstance(value, str) and value else value
 
-    def select(self, indices: Sequence[int] | np.ndarray) -> Rows:
+    def select(self, indices: Sequence[int] | np.ndarray) -> DataRows:
         """Return some of the rows, in the order asked for; `where` still gives their places."""
         return replace(self, dataset=self.dataset.select(indices))
 
-    def without(self, reasons: Mapping[str, str]) -> Rows:
+    def without(self, reasons: Mapping[str, str]) -> DataRows:
         """Return the rows but for those at some places (from `where`), each with the reason why it is skipped."""
         places = [self.where(i) for i in range(len(self))]
         kept = self.select([i for i, place in enumerate(places) if place not in reasons])
@@ -151,7 +151,7 @@ def read_rows(
     columns: Mapping[str, str] | None = None,
     partial: bool = False,
     paths: Iterable[str] = (),
-) -> Rows:
+) -> DataRows:
     """Read a file, a folder, another source that a reader accepts, or a data set of the hub.
 
     A file is read once and kept in `$FTENGINE_CACHE/data` (by default `~/.cache/ftengine/data`) under a hash of its
@@ -200,7 +200,7 @@ def _missing(source: str, path: Path, registry: Registry) -> str:
     return f"no data file {source!r} in {path.parent.resolve()}.{near} {allowed}"
 
 
-def _renamed(rows: Rows, wanted: Mapping[str, str]) -> dict[str, str]:
+def _renamed(rows: DataRows, wanted: Mapping[str, str]) -> dict[str, str]:
     source, columns = rows.source, rows.columns
     for name, column in wanted.items():
         if column not in columns:
@@ -248,7 +248,7 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def _read(reading: Reading) -> Rows:
+def _read(reading: Reading) -> DataRows:
     import pyarrow as pa
     from datasets import Dataset
 
@@ -267,10 +267,10 @@ def _read(reading: Reading) -> Rows:
         raise DataError(f"{reading.source} has a column of a type that is not read: {error}.") from None
     first = tuple(f"{place_of(reading.source, place)}: {reason}" for place, reason in facts["skipped"]["first"])
     skipped, names = Skipped(count=facts["skipped"]["count"], first=first), {name: name for name in facts["columns"]}
-    return Rows(dataset, reading.source, names, skipped, note=facts["note"], hint=facts["hint"])
+    return DataRows(dataset, reading.source, names, skipped, note=facts["note"], hint=facts["hint"])
 
 
-def _read_hub(source: str, hub: re.Match[str], registry: Registry) -> Rows:
+def _read_hub(source: str, hub: re.Match[str], registry: Registry) -> DataRows:
     import datasets
     import numpy as np
 
@@ -285,4 +285,4 @@ def _read_hub(source: str, hub: re.Match[str], registry: Registry) -> Rows:
         raise DataError(f"{source} holds no rows in its split {split!r}.")
     check_free(source, dataset.column_names)
     names = {name: name for name in dataset.column_names}
-    return Rows(dataset.add_column(LINE, np.arange(1, len(dataset) + 1)), source, names)
+    return DataRows(dataset.add_column(LINE, np.arange(1, len(dataset) + 1)), source, names)

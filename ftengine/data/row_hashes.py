@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Task
-from ftengine.data.read import NO_SKIPS, Rows, plain
+from ftengine.data.read import NO_SKIPS, DataRows, plain
 from ftengine.text import comparable
 
 to_json = json.JSONEncoder(sort_keys=True, default=plain).encode
@@ -34,7 +34,7 @@ class RowHashes:
         keys: for each split what the division goes by: a hash of each row's group, or its time; empty with neither.
     """
 
-    splits: Mapping[str, Rows]
+    splits: Mapping[str, DataRows]
     digests: Mapping[str, np.ndarray]
     targets: Mapping[str, np.ndarray]
     keys: Mapping[str, np.ndarray]
@@ -65,7 +65,7 @@ class RowHashes:
         return RowHashes(splits, divided(self.digests), divided(self.targets), keys)
 
 
-def identities(rows: Rows, task: Task, seed: int) -> np.ndarray:
+def identities(rows: DataRows, task: Task, seed: int) -> np.ndarray:
     """Hash what makes each row the same as another (`View.identity`): (rows,) 16 bytes each, of dtype S16.
 
     Equal examples have equal hashes under one seed, and the order of hashes is a shuffle by that seed.
@@ -73,7 +73,7 @@ def identities(rows: Rows, task: Task, seed: int) -> np.ndarray:
     return fingerprints(rows, task, seed)[0]
 
 
-def fingerprints(rows: Rows, task: Task, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def fingerprints(rows: DataRows, task: Task, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (rows,) what `identities` does, and (rows,) int64 hashes of `View.label`, 0 where there is none."""
     digests, targets = bytearray(), bytearray()
     nothing = bytes(8)

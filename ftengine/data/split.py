@@ -17,7 +17,7 @@ from ftengine.data.distinct import Distinct
 from ftengine.data.leaks import describe, find_leaks, leaked
 from ftengine.data.near import Near, find_near
 from ftengine.data.partition import folds, latest, partition
-from ftengine.data.read import Rows, read_rows
+from ftengine.data.read import DataRows, read_rows
 from ftengine.data.row_hashes import RowHashes, connected, fingerprints
 from ftengine.data.split_columns import times, values
 from ftengine.errors import DataError
@@ -45,14 +45,14 @@ class Splits:
         trained_on: by held-out split, with data.leaks: warn, which of its rows are in training too.
     """
 
-    train: Rows
-    validation: Rows | None
-    test: Rows | None
+    train: DataRows
+    validation: DataRows | None
+    test: DataRows | None
     divide: Callable[[Mapping[str, str]], Splits]
     to_audit: Callable[..., AuditedData] | None = None
     trained_on: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def mapping(self) -> dict[str, Rows]:
+    def mapping(self) -> dict[str, DataRows]:
         """Return the splits that there are, by name."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: rows for name, rows in splits.items() if rows is not None}
@@ -247,7 +247,7 @@ def _each(digests: np.ndarray) -> np.ndarray:
     return _shuffled(np.arange(len(digests)), np.array(hashes, dtype="S8"))
 
 
-def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, Rows], section: DataSection, cutting: bool) -> None:
+def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, DataRows], section: DataSection, cutting: bool) -> None:
     """Raise for rows of training that are also held out; near duplicates alone are refused where the user says so."""
     serious = [leak for leak in leaks if leak["between"][0] == "train"]
     if section.leaks == "auto":
@@ -267,7 +267,7 @@ def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, Rows], section: Da
     )
 
 
-def read_for(source: str, section: DataSection, task: Task, registry: Registry | None = None) -> Rows:
+def read_for(source: str, section: DataSection, task: Task, registry: Registry | None = None) -> DataRows:
     """Read a source as the recipe says (DataError, which names it: it cannot be, or the task lacks a column)."""
     told: dict[str, Any] = {"reader": section.reader, "on_error": section.on_error, "columns": section.columns}
     rows = read_rows(source, registry=registry, paths=task.file_columns, **told)

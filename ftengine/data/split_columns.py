@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Listener
-from ftengine.data.read import Rows
+from ftengine.data.read import DataRows
 from ftengine.data.row_hashes import connected, duplicate_numbers, key_of
 from ftengine.errors import DataError, did_you_mean
 from ftengine.text import comparable
 
 
-def _require(rows: Rows, column: str) -> None:
+def _require(rows: DataRows, column: str) -> None:
     if column not in rows.columns:
         raise DataError(
             f"{rows.source} has no column {column!r} (recipe key data.split.column or data.group). Its columns: "
@@ -26,7 +26,7 @@ def _require(rows: Rows, column: str) -> None:
         )
 
 
-def values(rows: Rows, column: str) -> np.ndarray:
+def values(rows: DataRows, column: str) -> np.ndarray:
     """Return a hash for each row, of dtype S16, that rows of one value share (DataError: there is none).
 
     Values are read as names of labels are: without white space around them, and 7, "7" and 7.0 are one, as are values
@@ -41,7 +41,7 @@ def values(rows: Rows, column: str) -> np.ndarray:
 
 
 def numbers_of(
-    rows: Rows, digests: np.ndarray, column: str | None, listener: Listener
+    rows: DataRows, digests: np.ndarray, column: str | None, listener: Listener
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return two numbers for each row that is measured: one that duplicates share, and one that all of a group share.
 
@@ -64,7 +64,7 @@ def numbers_of(
     return duplicates, connected(duplicates, np.frombuffer(bytes(hashes), dtype="S16"))
 
 
-def _names(rows: Rows, column: str) -> Iterator[str]:
+def _names(rows: DataRows, column: str) -> Iterator[str]:
     _require(rows, column)
     return (_name(row[column]) for row in rows)
 
@@ -97,7 +97,7 @@ _SCALES = {
 """Numbers that are likely to be times, least and greatest, by what they count."""
 
 
-def times(splits: Mapping[str, Rows], column: str) -> dict[str, np.ndarray]:
+def times(splits: Mapping[str, DataRows], column: str) -> dict[str, np.ndarray]:
     """Return the time of each row as a number (DataError: one has none, or they have no order)."""
     result: dict[str, np.ndarray] = {}
     kinds: dict[str, str] = {}
@@ -124,7 +124,7 @@ def times(splits: Mapping[str, Rows], column: str) -> dict[str, np.ndarray]:
     return result
 
 
-def _require_one_scale(splits: Mapping[str, Rows], numbers: Mapping[str, np.ndarray], column: str) -> None:
+def _require_one_scale(splits: Mapping[str, DataRows], numbers: Mapping[str, np.ndarray], column: str) -> None:
     """Refuse numbers that are all likely to be times, but not all in one unit."""
     edges = [edge for low, high in _SCALES.values() for edge in (low, np.nextafter(high, np.inf))]
     places: dict[int, str] = {}
@@ -141,7 +141,7 @@ def _require_one_scale(splits: Mapping[str, Rows], numbers: Mapping[str, np.ndar
 
 
 def find_overlap(
-    splits: Mapping[str, Rows], times: Mapping[str, np.ndarray], column: str, held: Iterable[str]
+    splits: Mapping[str, DataRows], times: Mapping[str, np.ndarray], column: str, held: Iterable[str]
 ) -> list[dict[str, Any]]:
     """Find held-out splits that do not lie wholly later than training.
 

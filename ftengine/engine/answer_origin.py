@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import xxhash
 
 from ftengine.api import Example, Task
-from ftengine.data.read import Rows
+from ftengine.data.read import DataRows
 from ftengine.data.row_hashes import to_json
 from ftengine.errors import RunError, shown
 from ftengine.model.fingerprints import changes
@@ -45,7 +45,7 @@ class AnswerOrigin(Record):
     content: str
 
     @classmethod
-    def of(cls, made: Mapping[str, Any], source: str | Path, rows: Rows, task: Task) -> AnswerOrigin:
+    def of(cls, made: Mapping[str, Any], source: str | Path, rows: DataRows, task: Task) -> AnswerOrigin:
         """Return what answers to rows depend on; `made` is what `Run.answering` says."""
         return cls(**made, source=str(source), rows=len(rows), content=content_of_input(rows, task))
 

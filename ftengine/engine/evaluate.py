@@ -10,7 +10,7 @@ import numpy as np
 
 from ftengine.api import overrides
 from ftengine.data.encoding import content_of
-from ftengine.data.read import Rows
+from ftengine.data.read import DataRows
 from ftengine.data.row_hashes import identities
 from ftengine.data.split import make_splits, read_for
 from ftengine.engine.base_predictions import run_base, run_model
@@ -105,7 +105,7 @@ def _plan(ready: ReadyTask, run: RunDirectory, data: str | Path | None) -> EvalP
     )
 
 
-def _trained(ready: ReadyTask, run: RunDirectory, train: Rows) -> Rows:
+def _trained(ready: ReadyTask, run: RunDirectory, train: DataRows) -> DataRows:
     """Return those of a run's training rows that it trained on."""
     examples, began = AuditResult.read(run).encoded["train"]["examples"], Environment.read(run).processes
     steps = plan_steps(examples, ready.recipe.train, began)
@@ -113,7 +113,7 @@ def _trained(ready: ReadyTask, run: RunDirectory, train: Rows) -> Rows:
     return trained_rows(ready.encode("train", train, quiet=True), steps, ready.recipe.seed) if within else train
 
 
-def _tell_of_trained_rows(ready: ReadyTask, rows: Rows, train: Rows) -> None:
+def _tell_of_trained_rows(ready: ReadyTask, rows: DataRows, train: DataRows) -> None:
     """Say how many of some rows were trained on, word for word."""
     trained = np.isin(identities(rows, ready.task, 0), identities(train, ready.task, 0))
     if trained.any():
@@ -126,7 +126,7 @@ def _tell_of_trained_rows(ready: ReadyTask, rows: Rows, train: Rows) -> None:
 
 def _splits(
     ready: ReadyTask, run: RunDirectory, used: set[str], recorded: Mapping[str, str], needed: str | None
-) -> tuple[dict[str, Rows], Mapping[str, np.ndarray]]:
+) -> tuple[dict[str, DataRows], Mapping[str, np.ndarray]]:
     """Return those of the run's own splits that are used and hold what they held then, and which rows were trained on.
 
     Args:

@@ -14,7 +14,7 @@ from ftengine.data.augmentation import require_suitable
 from ftengine.data.augmentation_preview import sample_rows
 from ftengine.data.batching import epoch_batches
 from ftengine.data.encoding import EncodedSplit
-from ftengine.data.read import Rows, read_rows
+from ftengine.data.read import DataRows, read_rows
 from ftengine.data.row_hashes import to_json
 from ftengine.data.split import read_for
 from ftengine.data.split_columns import numbers_of
@@ -60,7 +60,7 @@ def without_leaks(split: EncodedSplit, trained_on: np.ndarray | None) -> tuple[E
     return split.take(np.flatnonzero(~there)), split.take(np.flatnonzero(there))
 
 
-def trained_rows(train: EncodedSplit, steps: Steps, seed: int) -> Rows:
+def trained_rows(train: EncodedSplit, steps: Steps, seed: int) -> DataRows:
     """Return the rows that a run trains on: fewer than there are where it ends within its first epoch."""
     if steps.total >= steps.per_epoch:
         return train.rows
@@ -73,7 +73,7 @@ def plan_evaluation(
     split: str | None,
     held_out: EncodedSplit | None,
     *,
-    train: Rows | None = None,
+    train: DataRows | None = None,
     validation: EncodedSplit | None = None,
     leaked: EncodedSplit | None = None,
     lenient: bool = False,
@@ -144,7 +144,7 @@ def _leaked(ready: ReadyTask, held: EvalSet, leaked: EncodedSplit) -> PlannedPro
 
 
 def _training_sample(
-    ready: ReadyTask, train: Rows, held_out: EncodedSplit | None, reading: Sequence[Evaluator]
+    ready: ReadyTask, train: DataRows, held_out: EncodedSplit | None, reading: Sequence[Evaluator]
 ) -> EvalSet | None:
     """Return some training rows as a set; None where nothing of them can be learnt from."""
     asked = ready.recipe.evaluation.training_sample
@@ -240,7 +240,7 @@ def _forgetting(ready: ReadyTask, asked: FurtherExamples, reading: Sequence[Eval
     return PlannedProbe("forgetting", names, asked.data, general)
 
 
-def _memorisation(ready: ReadyTask, train: Rows, held_out: EncodedSplit | None) -> PlannedProbe:
+def _memorisation(ready: ReadyTask, train: DataRows, held_out: EncodedSplit | None) -> PlannedProbe:
     section = ready.recipe.evaluation
     assert section.memorisation is not None
     key, count = "evaluation.memorisation", section.memorisation.examples
@@ -332,7 +332,7 @@ def _check_options(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> None:
             inferring(ready.task).infer(ready.skeleton.loaded, [], _options(ready, evaluators))
 
 
-def _encode_sample(ready: ReadyTask, name: str, rows: Rows, count: int) -> EncodedSplit | None:
+def _encode_sample(ready: ReadyTask, name: str, rows: DataRows, count: int) -> EncodedSplit | None:
     """Encode some of the rows, not augmented; None where nothing of them can be learnt from."""
     chosen = rows.select(sample(len(rows), count, ready.recipe.seed))
     try:
@@ -341,7 +341,7 @@ def _encode_sample(ready: ReadyTask, name: str, rows: Rows, count: int) -> Encod
         return None
 
 
-def _unencoded(ready: ReadyTask, rows: Rows) -> EncodedSplit:
+def _unencoded(ready: ReadyTask, rows: DataRows) -> EncodedSplit:
     """Return requests as examples: they hold nothing to train on, so they are answered but never encoded."""
     texts = [to_json(row).encode() for row in rows]
     if not texts:

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ftengine.data.read import Rows, plain, read_rows
+from ftengine.data.read import DataRows, plain, read_rows
 from ftengine.engine.answer_origin import AnswerOrigin
 from ftengine.engine.answer_tables import ANSWER, TABLES, require_format, write_table
 from ftengine.engine.finished import Run
@@ -54,7 +54,7 @@ def predict_rows(
     yield from _answered(run, _checked(run, source), 0, base=base, batch_size=batch_size, options=options)
 
 
-def _answered(run: Run, rows: Rows, start: int, **settings: Any) -> Iterator[dict[str, Any]]:
+def _answered(run: Run, rows: DataRows, start: int, **settings: Any) -> Iterator[dict[str, Any]]:
     answers = run.predict((rows[i] for i in range(start, len(rows))), **settings)
     for i, answer in enumerate(answers, start):
         if i == start:  # the model is loaded
@@ -143,7 +143,7 @@ def _alone(output: Path) -> Iterator[None]:
         yield
 
 
-def _checked(run: Run, source: str | Path, *, table: bool = False) -> Rows:
+def _checked(run: Run, source: str | Path, *, table: bool = False) -> DataRows:
     """Read a file and make sure that every row can be answered, and as a table without losing a column."""
     section, task = run.recipe.data, run.task
     inferring(task)
@@ -179,7 +179,7 @@ def _checked(run: Run, source: str | Path, *, table: bool = False) -> Rows:
     return rows
 
 
-def _require_free(rows: Rows, table: bool) -> None:
+def _require_free(rows: DataRows, table: bool) -> None:
     """Refuse columns that answers would overwrite; in a table they are in columns of their own."""
     for name in _columns(rows).values():
         if name == ANSWER or (table and name.startswith(f"{ANSWER}.")):
@@ -190,12 +190,12 @@ def _require_free(rows: Rows, table: bool) -> None:
             )
 
 
-def _columns(rows: Rows) -> dict[str, str]:
+def _columns(rows: DataRows) -> dict[str, str]:
     """Return for each column what it is called in the output: as in the file, where an answer does not stand there."""
     return {name: name if theirs.split(".")[0] == ANSWER else theirs for name, theirs in rows.names.items()}
 
 
-def _as_in_file(rows: Rows, index: int) -> dict[str, Any]:
+def _as_in_file(rows: DataRows, index: int) -> dict[str, Any]:
     """Return a row with its file's names of columns, as JSON gives it back.
 
     What JSON has no type for (a date of a Parquet file) becomes text.
@@ -205,7 +205,7 @@ def _as_in_file(rows: Rows, index: int) -> dict[str, Any]:
     return json.loads(text, parse_constant=lambda name: None)  # nor for nan and infinity
 
 
-def _kept(output: Path, rows: Rows, resume: bool) -> tuple[int, int]:
+def _kept(output: Path, rows: DataRows, resume: bool) -> tuple[int, int]:
     """Return the number of complete lines of an interrupted output, and of their bytes.
 
     A kill may have left half a line behind them.

@@ -13,7 +13,7 @@ from ftengine.api import Evaluator, Example, Labels, Listener, LoadedModel, Sile
 from ftengine.data.audit import run_audits
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.encoding import EncodedSplit, encode_split, unusable
-from ftengine.data.read import Rows
+from ftengine.data.read import DataRows
 from ftengine.data.split import Splits, make_splits
 from ftengine.data.unread import find_unread
 from ftengine.engine.experiment import Experiment
@@ -66,7 +66,7 @@ class KnownTask:
         own = {column for column in (data.split.column, data.group) if column is not None}
         return {*self.recipe.evaluation.slices, *read_columns(self.evaluators()), *own}
 
-    def group_column(self, rows: Rows) -> str | None:
+    def group_column(self, rows: DataRows) -> str | None:
         """Return the column that groups rows; None where they have none, which the listener is told of."""
         column = self.recipe.data.group_column
         if column is None or column in rows.columns:
@@ -99,7 +99,7 @@ class ReadyTask(KnownTask):
         """The prepared model's longest input; None where it has no limit, or that is not known yet."""
         return self.skeleton.loaded.max_length if self.skeleton else None
 
-    def encode(self, name: str, rows: Rows, *, quiet: bool = False) -> EncodedSplit:
+    def encode(self, name: str, rows: DataRows, *, quiet: bool = False) -> EncodedSplit:
         """Encode one split, `quiet` where the listener is not told; only the training split is augmented.
 
         Raises:
@@ -298,7 +298,7 @@ def check_inputs(task: Task, rows: Iterable[Example], where: Callable[[int], str
             raise DataError(f"{where(i)}: {error}") from None
 
 
-def learn_labels(task: Task, splits: Mapping[str, Rows], *, stratified: bool) -> Labels | None:
+def learn_labels(task: Task, splits: Mapping[str, DataRows], *, stratified: bool) -> Labels | None:
     """Let a task learn its labels; a DataError names the row that it could not read.
 
     Args:
@@ -329,7 +329,7 @@ def held_out(splits: Mapping[str, Any]) -> str | None:
 class _Located:
     """Rows that remember which one is being read, so that an error can say where."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: DataRows) -> None:
         self._rows, self._at = rows, -1
 
     def __len__(self) -> int:

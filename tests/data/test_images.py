@@ -10,7 +10,7 @@ from partly import partly
 from pyarrow import parquet
 
 from ftengine.api import Task, View
-from ftengine.data.read import Rows, read_rows
+from ftengine.data.read import DataRows, read_rows
 from ftengine.data.row_hashes import identities
 from ftengine.data.split import make_splits
 from ftengine.errors import DataError
@@ -246,7 +246,9 @@ def test_an_image_that_changes_is_noticed_like_a_row_that_does(folder):
 def test_a_prediction_names_the_image_and_not_its_bytes():
     from ftengine.engine.predict import _as_in_file
 
-    rows = Rows(Dataset.from_list([{"image": {"bytes": b"a" * 10_000, "path": "1.png"}}]), "photos", {"image": "image"})
+    rows = DataRows(
+        Dataset.from_list([{"image": {"bytes": b"a" * 10_000, "path": "1.png"}}]), "photos", {"image": "image"}
+    )
     row = _as_in_file(rows, 0)
     assert row["image"]["path"] == "1.png"
     assert len(row["image"]["bytes"]) == 32
