@@ -20,7 +20,7 @@ def network(processes: int | None, bandwidth: str | None, *, measure: bool) -> f
         raise InputError("--processes and --bandwidth go together, as in --processes 64 --bandwidth 400Gb/s.")
     if not measure:
         raise InputError("--processes needs a step to be measured; leave --no-measure and --parameters-only out.")
-    from ftengine.engine.scaling import bandwidth_of
+    from ftengine.parallel.scaling import bandwidth_of
 
     return bandwidth_of(bandwidth)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.api import Example, Listener, LoadedModel, ModelLoader, SilentListener, Task
-from ftengine.engine.answer_origin import content_of_files
+from ftengine.data.answer_origin import content_of_files
 from ftengine.engine.evaluate import add_figures, evaluate_run
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.merge import MERGED_DTYPES, MergeReport, check_merge, merge_into

@@ -20,12 +20,12 @@ from ftengine.engine.fast_paths import fast_paths_of, require_fast_paths
 from ftengine.engine.memory import choose_memory, measures, trial_of
 from ftengine.engine.prepared_data import PreparedData, check_own_regularizers, held_out, prepare_data
 from ftengine.engine.prepared_model import load_base, prepare_strategy
-from ftengine.engine.scaling import Scale, advice, communication, sizes_up_to
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.slices import as_text, is_small
 from ftengine.evaluation.weights import Weights
 from ftengine.model import count
 from ftengine.parallel.device import Device
+from ftengine.parallel.scaling import Scale, advice, communication, sizes_up_to
 from ftengine.plugins.registry import Registry
 from ftengine.plugins.returned import matched
 from ftengine.run.directory import RunDirectory

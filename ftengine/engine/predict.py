@@ -12,9 +12,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ftengine.data.answer_origin import AnswerOrigin
+from ftengine.data.answer_tables import ANSWER, TABLES, require_format, write_table
 from ftengine.data.read import DataRows, plain, read_rows
-from ftengine.engine.answer_origin import AnswerOrigin
-from ftengine.engine.answer_tables import ANSWER, TABLES, require_format, write_table
 from ftengine.engine.finished import Run
 from ftengine.engine.prepared_data import check_inputs, inferring
 from ftengine.errors import DataError, RunError, did_you_mean

@@ -5,8 +5,8 @@ import json
 import pytest
 from expected import raises
 
-from ftengine.engine.scaling import Scale, advice, bandwidth_of, communication, sizes_up_to
 from ftengine.errors import InputError
+from ftengine.parallel.scaling import Scale, advice, bandwidth_of, communication, sizes_up_to
 
 GB = 10**9
 

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from ftengine import fine_tune, load_run
 from ftengine.api import SilentListener
 from ftengine.cli import main
-from ftengine.engine.answer_origin import content_of_input
+from ftengine.data.answer_origin import content_of_input
 from ftengine.engine.model_fit import tokens_checked
 from ftengine.engine.predict import predict_file
 from ftengine.errors import DataError, RunError, SourceError
