@@ -83,3 +83,7 @@ class FastPath(Component):
             loss: computes the batch's loss, as often as it is called.
         """
         return nullcontext()
+
+    def computed_tokens(self, batch: Batch) -> int | None:
+        """Return how many tokens of a micro-batch the model computes; None: all, with what pads them."""
+        return None

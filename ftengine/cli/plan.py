@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 SHOWN_MODULES = 3
 TEXT = "tokens"
 """What is counted of texts, which alone differ in length: are padded and cut."""
+FEWER = 0.95
+"""Share of the tokens that are computed, from which on it is not worth a word."""
 SHOWN_PIECE = 600
 """Characters shown of each piece of the example; `--json` has all."""
 SHOWN_ROWS = 8
@@ -210,6 +212,9 @@ def _tokens(plan: Plan) -> str:
     parts = [f"{steps['tokens']:,} in all, {number(steps['tokens_a_step'])} per step"]
     if steps["unit"] == TEXT:
         parts.append(f"padding {percent(steps['padding_share'])}")
+    share = plan.estimate and plan.estimate["computed_share"]
+    if share and share < FEWER:
+        parts.append(f"{percent(share)} are computed, the others once for all rows that share them")
     if not plan.model["labels"]:  # with labels, what is trained on are examples rather than tokens
         parts.append(f"{percent(steps['label_share'])} count in the loss")
     return "; ".join(parts)

@@ -31,10 +31,13 @@ from ftengine.plugins.returned import matched
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
 from ftengine.text import counted, untested_slices
-from ftengine.training.estimate import GRADIENT_BYTES, estimate, planned_batches
+from ftengine.training.estimate import GRADIENT_BYTES, Trial, estimate, planned_batches
 from ftengine.training.losses import SAMPLE
 from ftengine.training.modes import checkpoint_gradients, never_trained
 from ftengine.training.steps import Steps, batch_tokens, plan_steps
+
+BATCHES = 64
+"""Micro-batches at most of which computed tokens are counted."""
 
 UNITS = {"text": "tokens", "image": "images"}
 """What an example's length counts, by a task's modality."""
@@ -173,6 +176,14 @@ def _steps(data: PreparedData, device: Device, planned: Steps) -> dict[str, Any]
     }
 
 
+def _computed_share(trial: Trial) -> float | None:
+    """Return how many tokens the model computes for each that is in the rows; None: all, and what pads them."""
+    if not trial.fast_paths.compute_fewer_tokens:
+        return None
+    some = trial.batches[:: max(1, len(trial.batches) // BATCHES)]
+    return sum(map(trial.computed_tokens, some)) / sum(int(trial.train.lengths[members].sum()) for members in some)
+
+
 def _estimate(
     data: PreparedData,
     device: Device,
@@ -195,6 +206,7 @@ def _estimate(
         "gradient_bytes": GRADIENT_BYTES * count(loaded.module)[0],
         "answers": 2 * _answers(evaluating),
         "memory": memory.reason if measures(section) else None,
+        "computed_share": _computed_share(trial),
     }
 
 

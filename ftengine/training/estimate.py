@@ -87,13 +87,17 @@ class Trial:
             for part in micro_batches(batch, size, 0, ranks, lengths=train.lengths, tokens=tokens)
         ]
         self.batches, self.steps_looked_at = sorted(micro, key=self.size), len(planned)
-        self._fast_paths = fast_paths
+        self.fast_paths = fast_paths
         self._regularizers, self._keeps_gradients = regularizers, len(micro) > len(planned)
         self.passes: dict[int, Passed] = {}
 
     def size(self, batch: np.ndarray) -> int:
         """Return a micro-batch's tokens with its padding."""
         return int(self.train.lengths[batch].max()) * len(batch)
+
+    def computed_tokens(self, members: np.ndarray) -> int:
+        """Return how many tokens of a micro-batch the model computes, with what pads them."""
+        return self.fast_paths.computed_tokens(self.train.batch(members, 0)) or self.size(members)
 
     @contextmanager
     def attached(self) -> Iterator[Attached]:
@@ -102,7 +106,7 @@ class Trial:
         with statistics_kept(module):
             attached = Attached(self._regularizers, self.loaded, self.task)
             try:
-                with self._fast_paths.active():
+                with self.fast_paths.active():
                     train_mode(module)
                     yield attached
             finally:

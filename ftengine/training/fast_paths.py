@@ -59,6 +59,21 @@ class FastPaths:
         around = _around(self.paths)
         return nullcontext() if around is None else around(members, batch, loss)
 
+    @property
+    def compute_fewer_tokens(self) -> bool:
+        """Whether some of the paths may compute fewer tokens than a micro-batch has."""
+        return any(overrides(path, "computed_tokens") for path in self.paths)
+
+    def computed_tokens(self, batch: Batch) -> int | None:
+        """Return how many tokens of a micro-batch the model computes (PluginError: no number); None: all of them."""
+        counts = []
+        for path in self.paths:
+            found = path.computed_tokens(batch) if overrides(path, "computed_tokens") else None
+            if not (found is None or (isinstance(found, int) and found > 0)):
+                raise wrong(path, "computed_tokens", found, "a number of tokens, or None")
+            counts += [] if found is None else [found]
+        return min(counts, default=None)
+
     def __str__(self) -> str:
         return ", ".join(path.name for path in self.paths) or "none"
 

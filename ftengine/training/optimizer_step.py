@@ -105,7 +105,7 @@ class OptimizerStep:
         got = [name in self._got if self._sharded else p.grad is not None for name, p in self._trained.items()]
         flags = totals.new_tensor([self.stop.asked, *got])
         gradients.send()
-        loss_sum, penalty_sum, weight, penalties, asked, *touches = self.accelerator.reduce(
+        loss_sum, penalty_sum, weight, penalties, computed, asked, *touches = self.accelerator.reduce(
             torch.cat([totals, flags]), "sum"
         ).tolist()
         gradients.wait()
@@ -124,12 +124,14 @@ class OptimizerStep:
         losses: dict[str, Any] = {"loss": loss_sum / weight if weight else 0.0}
         if penalties:
             losses["penalty"] = penalty_sum / weight if weight else 0.0
+        if self.setup.fast_paths.compute_fewer_tokens:
+            losses["computed_tokens"] = int(computed)
         return losses, norm
 
     def _accumulate(self, members: np.ndarray, epoch: int, regularizers: Attached, gradients: Reduction) -> Tensor:
-        """Add up gradients of this process's share; return (4,) sums: loss, weighted penalty, weight, penalties."""
+        """Add up gradients of this process's share; return sums: loss, penalty by weight, weight, penalties, tokens."""
         accelerator = self.accelerator
-        totals = zeros(4, accelerator.device)
+        totals = zeros(5, accelerator.device)
         rank, ranks = accelerator.process_index, accelerator.num_processes
         tokens, lengths = batch_tokens(self.section, accelerator.device), self.setup.train.lengths
         mine = batches_in_step(
@@ -149,7 +151,10 @@ class OptimizerStep:
             if whole.requires_grad:
                 with gradients.overlapping() if number == len(mine) else nullcontext():
                     (accelerator.scaler.scale(whole) if accelerator.scaler else whole).backward()
-            totals += stacked(accelerator.device, loss_sum, added, weight, float(penalty is not None))
+            tokens_computed = self._computed(chosen, batch) if counts else 0
+            totals += stacked(
+                accelerator.device, loss_sum, added, weight, float(penalty is not None), float(tokens_computed)
+            )
         return totals
 
     def _loss(self, batch: Batch, criterion: Criterion) -> tuple[Tensor, Tensor | float]:
@@ -171,6 +176,13 @@ class OptimizerStep:
                 f"the model cannot go on with that: a layer returns its input's dtype ({written(layer)}). "
                 "train.precision float32 does without."
             ) from error
+
+    def _computed(self, members: np.ndarray, batch: Batch) -> int:
+        """Return how many tokens of a micro-batch are computed, with what pads them; 0 where that is always all."""
+        paths = self.setup.fast_paths
+        if not paths.compute_fewer_tokens:
+            return 0
+        return paths.computed_tokens(batch) or int(self.setup.train.lengths[members].max()) * len(members)
 
     def _around(self, members: np.ndarray, batch: Batch, criterion: Criterion) -> AbstractContextManager[None]:
         """Return what fast paths hold while the loss of these examples is computed."""

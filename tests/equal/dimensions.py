@@ -110,6 +110,9 @@ DIMENSIONS: dict[str, Dimension] = {
         strategies=("lora",),
         architectures=("llama", "qwen3", "gemma3", "mistral", "mixtral", "bert", "t5", "bart", "vit"),
     ),
+    "shared-beginnings": Dimension(
+        Way({"train.fast_paths": "shared-beginnings"}), OFF, architectures=DECODERS, strategies=tuple(STRATEGIES)
+    ),
     "frozen-prefix": Dimension(
         Way({**TWICE, "train.fast_paths": "frozen-prefix"}),
         Way({**TWICE, "train.fast_paths": "off"}),

@@ -6,8 +6,8 @@ factor of `SLIGHTLY` is 8,389 roundings.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ from cells import Cell
 from dimensions import DIMENSIONS
 from torch.nn import functional as F
 
-from ftengine.model import packing
+from ftengine.model import forest, packing
 from ftengine.ops import autograd
 from ftengine.training import loop, optimizer_step
 from ftengine_builtins.fast_paths import dropout, grouped_layers, norms
@@ -46,6 +46,14 @@ def _changed(owner: Any, name: str, change: Change) -> AbstractContextManager[An
     """Change what a function returns."""
     before = getattr(owner, name)
     return mock.patch.object(owner, name, lambda *args, **kwargs: change(before(*args, **kwargs), args))
+
+
+@contextmanager
+def _both(*contexts: AbstractContextManager[Any]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
+        yield
 
 
 def _operator(name: str, change: Change) -> AbstractContextManager[Any]:
@@ -87,6 +95,26 @@ def all_leak() -> AbstractContextManager[Any]:
 def first_token_leaks() -> AbstractContextManager[Any]:
     """Examples begin a token late, so that the first one of each belongs to the example before."""
     return _packed(lambda p: torch.where(p == 0, p.roll(1) + 1, p - 1).index_fill(1, torch.tensor([0]), 0))
+
+
+def _seen(change: Callable[[torch.Tensor], Any]) -> AbstractContextManager[Any]:
+    """Change which keys each query of a forest sees, in what follows shared tokens."""
+
+    def changed(found: Any, args: Any) -> Any:
+        for piece in found[0]:
+            if piece.mask is not None:
+                change(piece.mask)
+        return found
+
+    return _both(_changed(forest.Forest, "_cut", changed), mock.patch.object(forest, "_check", return_value=1))
+
+
+def first_key_unseen() -> AbstractContextManager[Any]:
+    return _seen(lambda mask: mask[..., 1:, 0].fill_(False))
+
+
+def next_token_seen() -> AbstractContextManager[Any]:
+    return _seen(lambda mask: mask[..., 1:].logical_or_(mask[..., :-1].clone()))
 
 
 def two_slices_swapped() -> AbstractContextManager[Any]:
@@ -233,6 +261,7 @@ FAULTS = [
         ("accumulation", Cell("full", "gpt2"), (slightly_more, mean_of_means, last_part_dropped)),
         ("token-limit", Cell("adapter", "llama"), (slightly_more, mean_of_means)),
         ("packing", Cell("full", "qwen3"), (first_token_leaks, all_leak)),
+        ("shared-beginnings", Cell("lora", "llama"), (first_key_unseen, next_token_seen)),
         ("grouped-layers", Cell("lora", "llama"), (one_slice_slightly_more, two_slices_swapped)),
         ("frozen-prefix", Cell("lora", "llama"), (kept_in_bfloat16, neighbours_output)),
         ("checkpointing", Cell("lora", "gpt2", True), (other_masks_on_recompute,)),

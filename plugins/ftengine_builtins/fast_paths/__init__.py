@@ -5,5 +5,6 @@ from ftengine_builtins.fast_paths.frozen_prefix import FrozenPrefix
 from ftengine_builtins.fast_paths.grouped_keys import GroupedKeys
 from ftengine_builtins.fast_paths.grouped_layers import GroupedLayers
 from ftengine_builtins.fast_paths.norms import CpuNorms
+from ftengine_builtins.fast_paths.shared_beginnings import SharedBeginnings
 
-__all__ = ["CpuDropout", "CpuNorms", "FrozenPrefix", "GroupedKeys", "GroupedLayers"]
+__all__ = ["CpuDropout", "CpuNorms", "FrozenPrefix", "GroupedKeys", "GroupedLayers", "SharedBeginnings"]

@@ -44,7 +44,11 @@ class GenerativeTask(Task):
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """Return each example's summed loss and its number of labelled tokens."""
-        losses, tokens = self._loss.by_example(model, self.model_inputs(model, batch), batch["labels"])
+        from ftengine.model.forest import as_forest
+
+        inputs = self.model_inputs(model, batch)
+        with as_forest(model, inputs):
+            losses, tokens = self._loss.by_example(model, inputs, batch["labels"])
         return [{"loss": x, "tokens": n} for x, n in zip(losses.tolist(), tokens.tolist(), strict=True)]
 
     def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
