@@ -40,6 +40,7 @@ WORDS = {
     "regression": "a kind of labels, and the criterion for it",
     "generation": "the options of generations, as `Evaluator.generation` names them",
     "memorisation": "a probe, which any one evaluator may serve; recipe key evaluation.memorisation",
+    "calibration": "what a task fitted on validation, `Task.calibration`; a key of a classifier's config.json",
     "refusal": "a probe, which any one evaluator may serve; recipe key evaluation.refusal",
     "prompt": "what a model is asked; a key of generations, as `Task.generate` returns them",
     "adapter": "the folder of a run's trained part, which is part of the run directory's layout",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from ftengine.api.evaluator import Rows
     from ftengine.api.strategy import Strategy
     from ftengine.model import Criterion
 
@@ -63,6 +64,8 @@ class Task(Component):
     """Keys that every `Prediction` of this task has, which evaluators read; may depend on `labels`."""
     labels: Labels | None = None
     """What `learn_labels` returned, in this run or in the one that is reopened; set by the engine, read by the task."""
+    calibration: Mapping[str, Any] | None = None
+    """What `calibrate` returned in the run that is reopened, where `infer` is to answer by it; set by the engine."""
     predicts_probabilities: bool = False
     """Whether what the model says are probabilities, so that labels can be smoothed and two passes compared; may depend
     on `labels`."""
@@ -147,6 +150,16 @@ class Task(Component):
         skeletons, with one whose parameters are on the meta device. The last one that was seen is the one that `loss`,
         `predict` and generations are then asked of.
         """
+
+    def calibrate(self, rows: Rows) -> Mapping[str, Any]:
+        """Fit what `infer` may answer by, such as a temperature, to the tuned model's predictions on validation.
+
+        `rows` are columns by key of `predicts`, as evaluators see them; asked where `predicts_probabilities`. What is
+        returned (JSON values, by names that a reader understands) is kept in the run and in the config.json of saved
+        classifiers, and `calibration` is set to it for `ftengine predict --calibrated`. Raise DataError, which says
+        what it takes, where there are too few rows.
+        """
+        raise NotImplementedError
 
     def check_input(self, row: Example) -> None:
         """Raise DataError where `infer` cannot answer a row."""

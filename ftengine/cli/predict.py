@@ -25,6 +25,7 @@ from ftengine.text import counted, printable
     "--resume", is_flag=True, help="Keep the complete lines of an interrupted output and continue after them."
 )
 @click.option("--base", is_flag=True, help="Answer with the base model instead, for comparison.")
+@click.option("--calibrated", is_flag=True, help="Answer by what was fitted on validation: a classifier's temperature.")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Rows at a time (default: the recipe's).")
 @click.option(
     "--precision", type=click.Choice(["float32", "bfloat16", "float16"]), help="Default: the recipe's train.precision."
@@ -44,6 +45,7 @@ def predict(
     output: str | None,
     resume: bool,
     base: bool,
+    calibrated: bool,
     batch_size: int | None,
     precision: str | None,
     options: tuple[str, ...],
@@ -67,7 +69,7 @@ def predict(
     if output is None and (resume or as_json):
         raise click.UsageError(f"{'--resume' if resume else '--json'} needs --output FILE.")
     chosen = dict(key_and_value(option, "--option", "max_new_tokens=40") for option in options)
-    settings: dict[str, Any] = {"base": base, "batch_size": batch_size, "options": chosen}
+    settings: dict[str, Any] = {"base": base, "calibrated": calibrated, "batch_size": batch_size, "options": chosen}
     with listening(bars=output is not None) as listener:
         run = load_run(run_folder, listener=listener, trust_code=trust_code, precision=precision)
         if output is None:

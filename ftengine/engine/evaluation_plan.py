@@ -20,7 +20,16 @@ from ftengine.data.split import read_for
 from ftengine.data.split_columns import numbers_of
 from ftengine.engine.prepared_data import PreparedData, ReadyTask, check_inputs, held_out, inferring
 from ftengine.errors import DataError, RecipeError, naming
-from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, PlannedProbe, answer_keys, by_pass, check_metrics
+from ftengine.evaluation.plan import (
+    Benchmark,
+    EvalPlan,
+    EvalSet,
+    PlannedProbe,
+    answer_keys,
+    by_pass,
+    calibrates,
+    check_metrics,
+)
 from ftengine.evaluation.results import bind
 from ftengine.evaluation.slices import require_column
 from ftengine.parallel.device import processes
@@ -113,7 +122,7 @@ def plan_evaluation(
         probes += [*apart, *(_robustness(ready, held, spec, i) for i, spec in enumerate(section.robustness))]
     if train is not None and section.training_sample is not None and reading:
         training = _training_sample(ready, train, held_out, reading)
-    to_fit = _to_fit(validation, reading)
+    to_fit = _to_fit(ready.task, validation, reading)
     if section.forgetting is not None:
         probes.append(_forgetting(ready, section.forgetting, reading))
     if section.memorisation is not None and train is not None:
@@ -130,9 +139,9 @@ def plan_evaluation(
     return plan
 
 
-def _to_fit(validation: EncodedSplit | None, evaluators: Sequence[Evaluator]) -> EvalSet | None:
-    """Return what evaluators that fit learn from; None where there is nothing, or none does."""
-    fitting = [evaluator for evaluator in evaluators if overrides(evaluator, "fit")]
+def _to_fit(task: Task, validation: EncodedSplit | None, evaluators: Sequence[Evaluator]) -> EvalSet | None:
+    """Return what evaluators that fit, and the task, learn from; None where there is nothing, or none does."""
+    fitting = [one for one in evaluators if calibrates(task) or overrides(one, "fit")]
     return EvalSet("validation", validation, fitting, title=" on validation") if validation and fitting else None
 
 

@@ -21,7 +21,7 @@ from ftengine.engine.prepared_data import PreparedData, prepare_data
 from ftengine.engine.prepared_model import PreparedModel, TrainedModel, prepare_model, train_model
 from ftengine.engine.saved_part import save_trained_part
 from ftengine.errors import RunError
-from ftengine.evaluation.results import evaluate, measure_all
+from ftengine.evaluation.results import calibrate, evaluate, measure_all
 from ftengine.evaluation.runner import save_predictions
 from ftengine.model.fingerprints import changes
 from ftengine.parallel.device import processes
@@ -224,7 +224,7 @@ def require_same_data(run: RunDirectory, data: PreparedData) -> None:
 def write_results(trained: TrainedModel, run: RunDirectory) -> None:
     """Write the trained part, tables of predictions and figures."""
     model = trained.prepared
-    save_trained_part(model, run)
+    save_trained_part(model, run, *calibrate(model.data.ready.task, model.plan, trained.tuned))
     model.tell(Saved(run.path, trained.result.steps, run.trained))
     trained.result.write(run)
     model.experiment.listener.phase("figures")

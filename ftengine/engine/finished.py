@@ -25,6 +25,7 @@ from ftengine.engine.prepared_model import load_base_of, prepare_strategy
 from ftengine.engine.saved_part import load_trained_part
 from ftengine.errors import InputError, NotMergeable, UnknownName
 from ftengine.evaluation.finite import require_finite_answers, require_finite_weights
+from ftengine.model.saving import write_calibration
 from ftengine.parallel.device import Device
 from ftengine.parallel.heartbeat import watched
 from ftengine.plugins.distributions import BLOCK_VARIABLE
@@ -33,8 +34,9 @@ from ftengine.report.write import conclude, verdict_of
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import versions
 from ftengine.run.recipe import Recipe
+from ftengine.run.record import flat
 from ftengine.run.records import Environment, EvaluationResult, TrainedPart, Verdict
-from ftengine.text import listed
+from ftengine.text import listed, number
 from ftengine.training.callbacks import Callbacks
 
 
@@ -167,6 +169,7 @@ class Run:
         examples: Iterable[Example],
         *,
         base: bool = False,
+        calibrated: bool = False,
         batch_size: int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Iterator[dict[str, Any]]:
@@ -175,21 +178,27 @@ class Run:
         Args:
             examples: rows such as the task takes; labels are not needed. They are read as a stream.
             base: answer with the base model instead, for comparison.
+            calibrated: answer by what the task fitted on the validation split, such as a temperature.
             batch_size: examples answered together; by default the recipe's.
             options: the task's own, e.g. {"max_new_tokens": 40}.
 
         Raises:
             DataError: an example cannot be answered; the message has its number.
-            InputError: an option is unknown to the task.
+            InputError: an option is unknown to the task, or there is nothing to calibrate by.
             RunError: weights are not finite.
             SourceError: the tokenizer gives tokens that the model has no embeddings for.
             TrainingError: an answer is not finite.
         """
+        calibration = self._calibration(base) if calibrated else None
         device, known, loaded = self._model(base)
         task, size = inferring(known.task), batch_size or self.recipe.train.batch_size
         stream, done = iter(examples), 0
+        if calibration is not None:
+            fitted = ", ".join(f"{key} {number(value)}" for key, value in flat(calibration).items())
+            self.listener.message(f"answers are calibrated on the run's validation split: {fitted}")
         while chunk := list(islice(stream, size)):
             check_inputs(known.task, chunk, lambda i, first=done + 1: f"example {first + i}")  # type: ignore[misc]
+            task.calibration = calibration
             asked = f"examples {done + 1:,} to {done + len(chunk):,}"
             with device.inference(loaded), tokens_checked(loaded, asked):
                 answers = list(task.infer(loaded, chunk, options))
@@ -197,13 +206,17 @@ class Run:
             yield from answers
             done += len(chunk)
 
-    def answering(self, *, base: bool, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    def answering(
+        self, *, base: bool = False, calibrated: bool = False, options: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Return what this run's answers depend on, the rows aside: the fields of `AnswerOrigin`.
 
         The base is that of training, as long as none is loaded.
         """
         model = self.recipe.model
         settings: dict[str, Any] = {"loader": model.loader, "dtype": model.dtype, "options": dict(options or {})}
+        if calibrated:  # by what stands in the trained part
+            settings["calibrated"] = True
         if base:  # what was trained has no part in it; the seed has, where the base's head is a fresh one
             facts = self.facts.to_json()
             settings |= {"seed": self.recipe.seed, "task": facts["task"], "labels": facts["labels"]}
@@ -215,6 +228,14 @@ class Run:
             "base": dict(self.base_now or self.facts.base),
             "settings": {**settings, "precision": Device.open(self.recipe).precision.name},
         }
+
+    def _calibration(self, base: bool) -> dict[str, Any]:
+        """Return what the task fitted on validation (InputError: nothing, or not for the model that is asked)."""
+        if base:
+            raise InputError("--calibrated is for the tuned model, and --base asks the base model. Drop one of them.")
+        if not self.facts.calibration:
+            raise InputError(f"run {str(self.path)!r} has nothing to calibrate by: {self.facts.uncalibrated}.")
+        return self.facts.calibration
 
     @contextmanager
     def model(self, *, base: bool = False) -> Iterator[LoadedModel]:
@@ -248,7 +269,9 @@ class Run:
         target.require_free("another folder")
         known = self.without_model(check_source=True)
         strategy = check_merge(known.experiment.make_strategy())
-        return merge_into(target, known, strategy, load_base_of(known, self.facts, self.trained), self.trained, dtype)
+        loaded = load_base_of(known, self.facts, self.trained)
+        write_calibration(loaded.module, self.facts.calibration)
+        return merge_into(target, known, strategy, loaded, self.trained, dtype)
 
     @property
     def task(self) -> Task:

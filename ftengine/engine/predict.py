@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -30,28 +30,19 @@ class PredictionReport:
     kept: int
 
 
-def predict_rows(
-    run: Run,
-    source: str | Path,
-    *,
-    base: bool = False,
-    batch_size: int | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> Iterator[dict[str, Any]]:
+def predict_rows(run: Run, source: str | Path, **settings: Any) -> Iterator[dict[str, Any]]:
     """Answer the rows of a file one after the other; each is yielded as the row with its `prediction`.
 
     Args:
         run: a finished run.
         source: any data file that the task can read; labels are not needed.
-        base: answer with the base model.
-        batch_size: rows answered together.
-        options: the task's own, e.g. {"max_new_tokens": 40}.
+        settings: those of `Run.predict`: base, calibrated, batch_size, options.
 
     Raises:
         DataError: a row cannot be answered; found before the model loads.
-        InputError: an option is unknown to the task.
+        InputError: an option is unknown to the task, or there is nothing to calibrate by.
     """
-    yield from _answered(run, _checked(run, source), 0, base=base, batch_size=batch_size, options=options)
+    yield from _answered(run, _checked(run, source), 0, **settings)
 
 
 def _answered(run: Run, rows: DataRows, start: int, **settings: Any) -> Iterator[dict[str, Any]]:
@@ -65,14 +56,7 @@ def _answered(run: Run, rows: DataRows, start: int, **settings: Any) -> Iterator
 
 
 def predict_file(
-    run: Run,
-    source: str | Path,
-    output: str | Path,
-    *,
-    resume: bool = False,
-    base: bool = False,
-    batch_size: int | None = None,
-    options: Mapping[str, Any] | None = None,
+    run: Run, source: str | Path, output: str | Path, *, resume: bool = False, **settings: Any
 ) -> PredictionReport:
     """Answer every row of a file into another, as JSONL whose lines are written as they are made, or as a table.
 
@@ -82,7 +66,7 @@ def predict_file(
     Args:
         output: the file, whose ending says its format.
         resume: keep the complete lines of an interrupted output and continue after them.
-        The other arguments are those of `predict_rows`.
+        settings: as of `predict_rows`.
 
     Raises:
         RunError: `output` exists (without resume, or as a table), something else made it, or it holds other lines.
@@ -97,11 +81,12 @@ def predict_file(
     if as_table and output.exists():
         raise RunError(f"output {str(output)!r} exists and is finished. Name another file.")
     with _alone(output):
-        origin = AnswerOrigin.of(run.answering(base=base, options=options), source, rows, run.task)
+        made = run.answering(**{name: value for name, value in settings.items() if name != "batch_size"})
+        origin = AnswerOrigin.of(made, source, rows, run.task)
         if resume and lined.is_file() and lined.stat().st_size:
             origin.require_same(output)
         kept, good = _kept(lined, rows, resume)
-        lines = _answered(run, rows, kept, base=base, batch_size=batch_size, options=options)
+        lines = _answered(run, rows, kept, **settings)
         written = 0
         try:
             first = next(lines, None)  # whatever is wrong with model or options shows before the file is made

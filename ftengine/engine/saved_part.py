@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from ftengine.model import Criterion, copy_into, read_tensors, save_tensors, see
 from ftengine.model.fingerprints import tensor_hashes
 from ftengine.model.in_float32 import in_float32
 from ftengine.model.parameters import frozen_tensors
-from ftengine.model.saving import load_part, save_part, save_processor
+from ftengine.model.saving import load_part, save_part, save_processor, write_calibration
 from ftengine.parallel.device import Device
 from ftengine.plugins.blame import cause_in
 from ftengine.run.directory import TRAINED, RunDirectory, write_folder
@@ -59,11 +60,14 @@ TF32_EPS = 2.0**-10
 Tensors = Mapping[str, Tensor]
 
 
-def save_trained_part(model: PreparedModel, run: RunDirectory) -> None:
+def save_trained_part(
+    model: PreparedModel, run: RunDirectory, calibration: Mapping[str, Any], uncalibrated: str
+) -> None:
     """Write the trained part, its processor and ftengine's own facts, once they are known to give the model back.
 
     They are opened as a finished run is, on a base that is loaded anew, and must make the same outputs. The tuned model
     is released for that, so that memory holds one base at a time: `model.loaded.module` is empty afterwards.
+    `calibration` is what the task fitted on validation, and `uncalibrated` why that is nothing.
 
     Raises:
         SavedPartDiffers: they cannot be saved or opened, or give other outputs; there is no trained part then.
@@ -78,7 +82,10 @@ def save_trained_part(model: PreparedModel, run: RunDirectory) -> None:
         task=described(task),
         labels=task.labels,
         new_modules=tuple(loaded.new_modules),
+        calibration=dict(calibration),
+        uncalibrated=uncalibrated,
     )
+    write_calibration(loaded.module, facts.calibration)
 
     def fill(folder: Path) -> None:
         try:

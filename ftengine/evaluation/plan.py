@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Evaluator, Task
+from ftengine.api import Evaluator, Task, overrides
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import RecipeError
 
@@ -79,7 +79,7 @@ class EvalPlan:
     Args:
         split: the name of what is held out, or of the file in its place; None where nothing is.
         training: a sample of what the model is trained on.
-        validation: what evaluators that fit learn from; None where there is nothing left.
+        validation: what evaluators that fit, and the task, learn from; None where there is nothing left.
         small_slice: examples below which a slice is called small.
         resamples, seed: of the bootstrap.
         to_read: a few held-out prompts that are answered for people to read; it has the name of `held_out`, and with
@@ -156,6 +156,11 @@ def by_pass(evaluators: Sequence[Evaluator], task: Task) -> tuple[list[Evaluator
     check_evaluators(reading, task.name, task.predicts)
     check_metrics(evaluators)
     return reading, answering
+
+
+def calibrates(task: Task) -> bool:
+    """Say whether a task fits something to predictions on validation, given its labels."""
+    return task.predicts_probabilities and overrides(task, "calibrate")
 
 
 def answer_keys(task: Task) -> frozenset[str]:

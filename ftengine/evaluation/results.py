@@ -10,18 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Baseline, Display, Evaluator, ExampleScores, Labels, Listener, overrides
+from ftengine.api import Baseline, Display, Evaluator, ExampleScores, Labels, Listener, Task, overrides
+from ftengine.errors import DataError
 from ftengine.evaluation.differences import beyond_baseline, compare, difference_of_differences, gaps_between
 from ftengine.evaluation.examples import answers_to_read, exact_test, scored_by, single_examples
 from ftengine.evaluation.figures import ResampledFigure, declarations, details, estimates, measure
-from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, PlannedProbe
+from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, PlannedProbe, calibrates
 from ftengine.evaluation.runner import EvalResult
 from ftengine.evaluation.significance import PValue, mcnemar
 from ftengine.evaluation.slices import Side, slice_reports
 from ftengine.evaluation.table import Predictions
 from ftengine.evaluation.weights import Weights
 from ftengine.plugins.blame import named
-from ftengine.plugins.returned import wrong
+from ftengine.plugins.returned import json_mapping, wrong
 from ftengine.run import evaluation_result as record
 
 LONG = 10.0
@@ -90,6 +91,20 @@ def fit(evaluators: Iterable[Evaluator], validation: Predictions | None, *, keep
         if overrides(evaluator, "fit"):
             seen = validation.keeping(evaluator) if keep and validation is not None else validation
             evaluator.fit(None if seen is None else seen.rows(evaluator))
+
+
+def calibrate(task: Task, plan: EvalPlan, tuned: EvalResult) -> tuple[dict[str, Any], str]:
+    """Return what a task fits to the tuned model's predictions on validation, and why that is nothing, else ""."""
+    of = plan.held_out if plan.split == "validation" else plan.validation
+    if not calibrates(task):
+        return {}, f"task {task.name!r} fits nothing on a validation split"
+    if of is None:
+        return {}, "it had no validation split to fit on (recipe key data.validation)"
+    try:
+        found = task.calibrate(tuned.predictions(of).by_key())
+    except DataError as error:
+        return {}, str(error).removesuffix(".")
+    return json_mapping(task, "calibrate", found), ""
 
 
 def evaluate(

@@ -170,10 +170,13 @@ class Predictions:
         """Return some of the examples; `chosen` is a mask or positions."""
         return Predictions({name: column[chosen] for name, column in self.columns.items()})
 
+    def by_key(self) -> dict[str, np.ndarray]:
+        """Return what the task said, and the columns of the user's rows that evaluators read, by key."""
+        return {key: self.columns[name] for key, name in self._columns_by_key().items()}
+
     def rows(self, evaluator: Evaluator) -> dict[str, np.ndarray]:
         """Return the columns as an evaluator sees them: all keys, columns that it reads, and what it kept."""
-        kept = _beginning(f"{evaluator.name}.", self.columns)
-        return {**{key: self.columns[name] for key, name in self._columns_by_key().items()}, **kept}
+        return {**self.by_key(), **_beginning(f"{evaluator.name}.", self.columns)}
 
     def prediction(self, i: int) -> dict[str, Any]:
         """Return what the task said of one example, in plain values."""

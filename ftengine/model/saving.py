@@ -24,6 +24,9 @@ TRAINED_FILE = "trained.safetensors"
 MODEL_FILE = "model.safetensors"
 """The state of a model that is none of transformers."""
 
+CALIBRATION = "calibration"
+"""Key of a classifier's config.json."""
+
 LOADING_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 """What transformers tells of keys that do not fit."""
 
@@ -190,6 +193,19 @@ def save_processor(processor: Any, directory: Path) -> None:
         raise RunError(
             f"cannot write the processor to {str(directory)!r}: {error}. Free some space or choose another output."
         ) from None
+
+
+def write_calibration(module: nn.Module, calibration: Mapping[str, Any]) -> None:
+    """Put what was fitted on validation into the config.json that will be saved with a classifier, or take it out.
+
+    transformers has no key for it; it keeps those that it does not know, and so whoever opens the model finds it at
+    `model.config.calibration`. A base may have one of its own, which tuning makes void.
+    """
+    config = getattr(module, "config", None)
+    if hasattr(config, "id2label"):
+        vars(config).pop(CALIBRATION, None)
+        if calibration:
+            setattr(config, CALIBRATION, dict(calibration))
 
 
 def is_pretrained(directory: Path) -> bool:

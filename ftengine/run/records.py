@@ -167,6 +167,8 @@ class TrainedPart(Record):
         strategy, task: names and options.
         labels: what the task learnt; None where it has no labels.
         new_modules: modules that were newly initialised.
+        calibration: what the task fitted on the validation split, by which `predict --calibrated` answers.
+        uncalibrated: why there is nothing of that; "" where there is.
     """
 
     file: ClassVar[str] = SIDECAR
@@ -176,6 +178,8 @@ class TrainedPart(Record):
     task: dict[str, Any]
     labels: Labels | None
     new_modules: tuple[str, ...]
+    calibration: dict[str, Any] = Field(default_factory=dict)
+    uncalibrated: str = ""
 
 
 class Verdict(RedactedRecord):

@@ -98,7 +98,7 @@ def predict(tmp_path):
             task=registry.build("task", "text-classification", "task"),
             listener=SilentListener(),
             base_now=base_now,
-            answering=lambda base, options: made | {"model": "base" if base else "tuned"},
+            answering=lambda base=False: made | {"model": "base" if base else "tuned"},
             predict=lambda rows, **_: (meanwhile() or answer for _ in rows),
         )
         predict_file(run, source, tmp_path / output, **asked)

@@ -281,18 +281,22 @@ def test_anybodys_calibration_metric_gets_the_finding_of_the_built_in_one(verdic
     assert not found(told, "worse")  # its change is told by its own rule
 
 
-def test_a_temperature_is_advised_where_it_helps(verdict):
-    facts = {"temperature": 1.4, "ece": 0.2, "after": {"ece": 0.05}}
-    (told,) = found(verdict(calibrated("drift", {"label": "drift"}, 0.2, **facts)), "calibration")
-    assert "temperature of 1.40" in told.text
-    assert "0.200 to 0.050" in told.text
-
-
-@pytest.mark.parametrize("why", [{"temperature_at_edge": True}, {"temperature_from": 28}])
-def test_no_temperature_is_advised_that_rests_on_nothing(verdict, why):
-    facts = {"temperature": 1.4, "ece": 0.2, "after": {"ece": 0.05}, "temperature_from": 400}
-    (told,) = found(verdict(calibrated("drift", {"label": "drift"}, 0.2, **facts | why)), "calibration")
-    assert "temperature" not in told.text
+@pytest.mark.parametrize(
+    ("facts", "temperature", "said"),
+    [
+        ({"ece": 0.2, "after": {"ece": 0.05}}, 1.4, "0.200 to 0.050"),
+        ({"ece": 0.2}, 1.4, "--calibrated"),  # fitted on what is measured
+        ({"ece": 0.2, "after": {"ece": 0.19}}, 1.4, None),
+        ({"ece": 0.2, "after": {"ece": 0.05}}, 0.7, None),
+        ({"ece": 0.2, "after": {"ece": 0.05}}, None, None),
+    ],
+)
+def test_a_temperature_is_advised_that_predict_applies_and_that_helps(verdict, facts, temperature, said):
+    kept = {"temperature": temperature} if temperature else {}
+    changes = put("facts.calibration", kept), calibrated("drift", {"label": "drift"}, 0.2, **facts)
+    (told,) = found(verdict(*changes), "calibration")
+    assert (said or "confidence") in told.text
+    assert ("by 1.40" in told.text) == (said is not None)
 
 
 def test_classes_without_a_held_out_example_are_named(verdict):

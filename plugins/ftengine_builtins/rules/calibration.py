@@ -1,7 +1,6 @@
 """Rule `calibrated-confidence`."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
@@ -16,11 +15,6 @@ ALARM = 0.15
 
 HELPS = 0.9
 """Calibration error after a temperature, as a share of that before, up to which the temperature is worth a word."""
-
-LEAST_FITTED = 100
-"""Validation examples from which a fitted temperature is worth a word. In 200 simulated sets each (2 to 10 classes,
-logits 1 to 3 times too sharp) it was within a factor of 1.5 of the right one in 86 to 100 % of those of 100 examples,
-and in 57 to 92 % of those of 25."""
 
 
 class CalibratedConfidence(Rule):
@@ -46,27 +40,25 @@ class CalibratedConfidence(Rule):
             if not over and not (signed and high <= -NOTE):
                 continue
             lead = ("too high" if over else "too low") if signed else "badly calibrated"
-            facts = evaluation.details.tuned.get(declared.evaluator, {})
             text = f"Its confidence is {lead}: {declared.label} is {with_interval(tuned, sign=signed)}."
-            text += _cure(facts, over=over)
+            text += _cure(run, declared.evaluator, over=over)
             level = "alarm" if low >= ALARM else "note"
             figures = {"metric": metric, **sides(evaluation, metric)}
             yield Finding(kind="calibration", level=level, text=text, figures=figures)
 
 
-def _cure(facts: dict[str, Any], *, over: bool) -> str:
-    """Say what a temperature would do, where the evaluator fitted one and it helps.
+def _cure(run: RunRecords, evaluator: str, *, over: bool) -> str:
+    """Say which temperature the run keeps for its answers, where that changes confidence for the better.
 
-    Nothing where it lies at an end of what was searched (`temperature_at_edge`), which is no optimum, or rests on too
-    few examples (`temperature_from`).
+    By how much it does is measured where it was fitted on other examples.
     """
-    if facts.get("temperature_at_edge") or facts.get("temperature_from", LEAST_FITTED) < LEAST_FITTED:
+    temperature, facts = run.trained.calibration.get("temperature"), run.evaluation.details.tuned.get(evaluator, {})
+    if not temperature or (temperature > 1) != over:
         return ""
-    temperature, before = facts.get("temperature"), facts.get("ece")
-    after = (facts.get("after") or {}).get("ece")
-    if not temperature or before is None or after is None or (temperature > 1) != over or after > HELPS * before:
+    text = f" `ftengine predict --calibrated` divides logits by {temperature:.2f}, a temperature fitted on validation"
+    before, after = facts.get("ece"), (facts.get("after") or {}).get("ece")
+    if before is None or after is None:
+        return f"{text}."
+    if after > HELPS * before:
         return ""
-    return (
-        f" A temperature of {temperature:.2f}, fitted on validation, would lower the calibration error from "
-        f"{number(before, 3)} to {number(after, 3)}."
-    )
+    return f"{text}: the calibration error goes from {number(before, 3)} to {number(after, 3)}."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, Prediction, Task
+from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, Prediction, Rows, Task
 from ftengine.errors import DataError, did_you_mean
 from ftengine.model import Criterion
 from ftengine_builtins.tasks.class_labels import (
@@ -196,18 +196,41 @@ class LabelledTask(Task):
             columns = (labels.long().tolist(), self._decide(logits), self._scores(logits), logits.tolist(), losses)
         return [dict(zip(PREDICTS[self.kind], values, strict=True)) for values in zip(*columns, strict=True)]
 
+    def calibrate(self, rows: Rows) -> dict[str, Any]:
+        """Fit a temperature where each example has one label."""
+        from ftengine_builtins.evaluators.calibration import LEAST_FITTED, best_temperature
+        from ftengine_builtins.evaluators.weighted import numbers
+
+        count = len(rows["label"])
+        if self.kind != "single":
+            raise DataError("a temperature is fitted where each row has one label, and here it has several.")
+        if count < LEAST_FITTED:
+            raise DataError(
+                f"a temperature is fitted on {LEAST_FITTED} validation rows or more, and there were {count}. Train "
+                "with more (recipe key data.validation)."
+            )
+        temperature = best_temperature(numbers(rows["logits"]), rows["label"])
+        if temperature is None:
+            raise DataError(
+                "no temperature is best on the validation split, as where all of it is answered rightly. Train with "
+                "more validation rows (recipe key data.validation)."
+            )
+        return {"temperature": temperature, "rows": count}
+
     def infer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
         """Return {"label": name, "scores": {name: p}}, {"labels": [names], "scores"}, or {"value": number}.
 
-        There are no options.
+        There are no options. Where there is a `calibration`, logits are divided by its temperature.
         """
         refuse_options(self, options)
         if not rows:
             return []
         features = [self.read(row, loaded.processor, loaded.max_length) for row in rows]
         logits = evaluated(self, loaded, self.stack(features, loaded.processor))
+        if self.calibration:
+            logits = logits / self.calibration["temperature"]
         if self.kind == "regression":
             return [{"value": value} for value in logits[:, 0].tolist()]
         scores = [dict(zip(self.labels.names, row, strict=True)) for row in self._scores(logits)]
