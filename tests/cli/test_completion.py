@@ -72,6 +72,7 @@ def test_a_cache_that_cannot_be_used_does_not_matter(tmp_path, monkeypatch, cach
         assert completed("plugins", "show", "lor") == ["lora"]
 
 
+@pytest.mark.slow
 def test_names_are_completed_without_loading_what_has_them(tmp_path):
     """Torch alone would take longer than anyone waits for a completion."""
     asked = {"FTENGINE_CACHE": str(tmp_path)} | {

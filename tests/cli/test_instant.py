@@ -53,6 +53,7 @@ def names(ftengine, code=0):
     return {one["name"] for one in listed["components"]}, listed["problems"]
 
 
+@pytest.mark.slow
 def test_what_needs_no_model_imports_no_torch(tmp_path, monkeypatch):
     """In processes of their own: what tests have imported counts as a part of what is installed."""
     monkeypatch.chdir(tmp_path)

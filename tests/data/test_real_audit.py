@@ -19,6 +19,8 @@ from ftengine.data.split import make_splits
 from ftengine.errors import DataError
 from ftengine.run.recipe import DataSection
 
+pytestmark = pytest.mark.slow
+
 
 def installed(package: str, *parts: str) -> Path:
     spec = find_spec(package)

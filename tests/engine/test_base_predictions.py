@@ -69,6 +69,7 @@ def test_another_strategy_takes_what_the_base_said_and_it_is_the_same_to_the_bit
     assert {**part, "training-base.parquet": b""} == {**tables, "training-base.parquet": b""}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoilt", ["table", "facts"])
 def test_damaged_tables_are_made_anew(trained, spoilt):
     _, tables = trained("first")
@@ -95,6 +96,7 @@ def keys(recipe, change=lambda module: None):
     return keys_of(device, data.ready, loaded, plan)
 
 
+@pytest.mark.slow
 def test_what_the_base_might_say_otherwise_has_another_key(reusing):
     known = keys(reusing())
     assert set(known) == {"validation", "training", "answers"}

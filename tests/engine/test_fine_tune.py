@@ -61,6 +61,7 @@ def test_the_loss_falls_and_the_tuned_model_beats_its_base_on_held_out_data(fini
     assert figures["difference"]["loss"]["better"] is True
 
 
+@pytest.mark.slow
 def test_many_short_epochs_are_validated_twenty_times_at_most(llama_folder, chat_file, tmp_path):
     recipe = {
         "model": {"source": str(llama_folder)},

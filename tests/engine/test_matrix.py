@@ -137,6 +137,7 @@ def test_an_answer_is_generated_alike_alone_and_beside_a_longer_one(cell, strate
     assert together != list(of.run.predict(of.asked, options=of.options, base=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "architecture", "precision"), INTERRUPTED)
 def test_an_interrupted_run_resumes_to_the_same_bytes(cell, strategy, architecture, precision):
     of = cell(strategy, architecture, precision)

@@ -62,6 +62,7 @@ def report(*args):
     return result.stdout
 
 
+@pytest.mark.slow
 def test_each_run_is_set_against_the_best_by_the_same_examples(runs):
     paths = [run.path for run in runs.values()]
     (table,) = differences(paths).tables

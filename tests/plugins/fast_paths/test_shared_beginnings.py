@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import write_rows
 from tiny import tiny_llama
@@ -91,6 +91,7 @@ def test_each_row_is_found_in_the_forest_and_no_long_beginning_twice(rows):
     assert len(prefixes) <= forest.tokens <= len(long) + len(rows) * (SHORTEST - 1)
 
 
+@settings(max_examples=15)
 @given(families(), st.sampled_from([None, 5]))
 def test_loss_and_gradients_are_those_of_the_rows(rows, window):
     model = DECODERS[window]
