@@ -7,6 +7,7 @@ schedule, batch size and number of steps, each run in a process of its own, in t
   metrics.jsonl;
 - the largest resident size of the process;
 - the whole command: from start to exit, base and tuned model measured on the held-out file, and the adapter saved;
+  its seconds, and those of the processor, which other programs on the machine change less;
 - held-out loss: both saved adapters are opened by PEFT on the base and measured by one function here, which neither
   side uses.
 
@@ -17,7 +18,9 @@ schedule, batch size and number of steps, each run in a process of its own, in t
 Cases: `chat` (LoRA on SmolLM2-135M, TRL's SFTTrainer), `chat-full` (all its parameters), `news` (LoRA on MiniLM,
 text classification, transformers' Trainer with PEFT), `seq2seq` (LoRA on a T5 of T5-small's size with random weights,
 transformers' Seq2SeqTrainer with PEFT). `--tokens N` replaces the conversations by news articles of N tokens, joined
-or cut, which shows how figures grow with the length.
+or cut, which shows how figures grow with the length; `--instruction N` puts a system message of
+some N tokens before every conversation. `--plain` adds ftengine without fast paths, `--apart` ftengine without
+shared beginnings.
 """
 
 from __future__ import annotations
@@ -36,13 +39,19 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-FIGURES = ("examples_a_second", "peak_mib", "command_seconds", "held_out_loss")
+FIGURES = ("examples_a_second", "peak_mib", "command_seconds", "cpu_seconds", "held_out_loss")
 SEED = 0
 TARGETS = {
     "chat": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "news": ["query", "key", "value", "dense"],
     "seq2seq": ["q", "k", "v", "o", "wi", "wo"],
 }
+FAST_PATHS: dict[str, str | list[str]] = {
+    "ftengine": "auto",
+    "plain": "off",
+    "apart": ["cpu-norms", "grouped-keys", "grouped-layers"],
+}
+"""What each side of ftengine's says under train.fast_paths."""
 TASKS = {"chat": "causal-lm", "chat-full": "causal-lm", "news": "text-classification", "seq2seq": "seq2seq-lm"}
 
 
@@ -60,6 +69,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--warmup", type=int, default=1, help="steps left out of the speed")
     parser.add_argument("--plain", action="store_true", help="ftengine with train.fast_paths: off, too")
+    parser.add_argument("--apart", action="store_true", help="ftengine without shared beginnings, too (chat alone)")
+    parser.add_argument("--instruction", type=int, default=0, help="words of a system message before every row")
     parser.add_argument("--peer-checkpointing", action="store_true", help="gradient checkpointing, as TRL has it")
     parser.add_argument("--work", type=Path, default=Path("runs/train_vs_peers"), help="scratch folder")
     parser.add_argument("--json", type=Path)
@@ -80,7 +91,7 @@ def compare(options: argparse.Namespace, arguments: list[str]) -> None:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     prepare(options, work)
-    sides = ["peer", "ftengine", *(["plain"] if options.plain else [])]
+    sides = ["peer", "ftengine", *(side for side in FAST_PATHS if getattr(options, side, False))]
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for number in range(options.rounds):
         for side in sides if number % 2 == 0 else reversed(sides):
@@ -88,12 +99,13 @@ def compare(options: argparse.Namespace, arguments: list[str]) -> None:
             command = [sys.executable, __file__, *arguments, "--play", "peer", "--output", str(output)]
             if side != "peer":
                 command = [sys.executable, "-m", "ftengine", "train", str(recipe(options, work, output))]
-            seconds, peak = measured(command, work / f"cache-{side}-{number}")
+            seconds, processor, peak = measured(command, work / f"cache-{side}-{number}")
             adapter = output if side == "peer" else output / "adapter"
             ask = [sys.executable, __file__, *arguments, "--play", "loss", "--output", str(adapter)]
             loss = float(subprocess.run(ask, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
             steps = step_seconds(output, side)[options.warmup :]
-            row = dict(zip(FIGURES, (options.batch * len(steps) / sum(steps), peak, seconds, loss), strict=True))
+            speed = options.batch * len(steps) / sum(steps)
+            row = dict(zip(FIGURES, (speed, peak, seconds, processor, loss), strict=True))
             found[side].append(row)
             print(side, " ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
     medians = {s: {name: statistics.median(row[name] for row in rows) for name in FIGURES} for s, rows in found.items()}
@@ -108,8 +120,8 @@ def compare(options: argparse.Namespace, arguments: list[str]) -> None:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def measured(command: list[str], cache: Path) -> tuple[float, float]:
-    """Run a command to its end; return seconds and its largest resident size in MiB."""
+def measured(command: list[str], cache: Path) -> tuple[float, float, float]:
+    """Run a command to its end; return its seconds, the processor's, and its largest resident size in MiB."""
     environment = {**os.environ, "FTENGINE_CACHE": str(cache)}  # a first run: nothing is known of the base yet
     began = time.monotonic()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
@@ -117,7 +129,7 @@ def measured(command: list[str], cache: Path) -> tuple[float, float]:
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise SystemExit(f"error: exit status {child.returncode} of: {' '.join(command)}")
-    return time.monotonic() - began, usage.ru_maxrss / 1024
+    return time.monotonic() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def step_seconds(output: Path, side: str) -> list[float]:
@@ -140,7 +152,9 @@ def prepare(options: argparse.Namespace, work: Path) -> None:
     tokenizer = tf.AutoTokenizer.from_pretrained(folder, **source)
     conversations = [row["messages"] for row in read(ROOT / "runs/data/chat/conversations.jsonl")]
     if chat:
-        rows = articles(options.tokens, tokenizer) if options.tokens else list(map(prompted, conversations))
+        first = instruction(options.instruction) if options.instruction else []
+        talks = [prompted(first + [x for x in row if not first or x["role"] != "system"]) for row in conversations]
+        rows = articles(options.tokens, tokenizer) if options.tokens else talks
         model: Any = tf.AutoModelForCausalLM.from_pretrained(folder, **source, dtype=torch.float32)
         model.hf_quantizer = None  # the weights are plain ones by now
         del model.config.quantization_config
@@ -176,6 +190,12 @@ def prompted(messages: list[dict[str, str]]) -> dict[str, Any]:
     return {"prompt": messages[:-1], "completion": messages[-1:]}
 
 
+def instruction(words: int) -> list[dict[str, str]]:
+    """Return a system message of so many words, as a long instruction is; they come from the news."""
+    texts = " ".join(row["text"] for row in read(ROOT / "runs/data/bbc_news/train.jsonl")[:20])
+    return [{"role": "system", "content": " ".join(texts.split()[:words])}]
+
+
 def articles(tokens: int, tokenizer: Any) -> list[dict[str, Any]]:
     """Return news articles, joined and cut into pieces that have `tokens` tokens with the chat template."""
     rows = read(ROOT / "runs/data/bbc_news/train.jsonl")
@@ -206,7 +226,7 @@ def recipe(options: argparse.Namespace, work: Path, output: Path) -> Path:
             "schedule": "linear",
             "warmup": 0,
             "weight_decay": 0.0,
-            "fast_paths": "off" if output.name.startswith("plain") else "auto",
+            "fast_paths": FAST_PATHS[output.name.split("-")[0]],
             "precision": "float32" if options.precision == "fp32" else "bfloat16",
         },
         "seed": SEED,

@@ -14,7 +14,7 @@ class SharedBeginnings(FastPath):
     """What rows of a batch begin with alike, such as a system prompt, computed once for all of them, by decoders.
 
     Nothing that pads a batch is computed either. With dropout, rows share the mask of what they share. A batch in which
-    that saves less than a twentieth of its tokens is computed row by row, as are models whose lowest blocks are frozen
+    that saves less than a twelfth of its tokens is computed row by row, as are models whose lowest blocks are frozen
     and whose outputs `frozen-prefix` may keep.
     """
 
