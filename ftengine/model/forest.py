@@ -258,8 +258,8 @@ def forests(model: Any) -> Iterator[list[int]]:
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    stack, before = model.get_decoder(), model.config._attn_implementation
-    key = id(stack.config)
+    stack = model.get_decoder()
+    key, before = id(stack.config), stack.config._attn_implementation
     if key in _calls:
         yield _calls[key]
         return
@@ -290,11 +290,11 @@ def forests(model: Any) -> Iterator[list[int]]:
         stack.register_forward_hook(end, always_call=True),
     ]
     _calls[key] = [0]
-    model.set_attn_implementation(ATTENTION)
+    stack.config._attn_implementation = ATTENTION
     try:
         yield _calls[key]
     finally:
-        model.set_attn_implementation(before)
+        stack.config._attn_implementation = before
         del _calls[key]
         _current.pop(key, None)
         for handle in handles:
@@ -353,12 +353,11 @@ def _check(model: Any) -> int:
 
 def _is_decoder(model: Any) -> bool:
     """Say whether a model is a decoder of transformers whose attention is torch's, by the mask that it is given."""
-    config = getattr(model, "config", None)
+    stack = model.get_decoder() if getattr(model, "_supports_attention_backend", False) else None
+    config = getattr(stack, "config", None)
     return (
         getattr(config, "_attn_implementation", None) == "sdpa"
-        and getattr(model, "_supports_attention_backend", False)
         and not getattr(config, "is_encoder_decoder", False)
         and set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
-        and isinstance(model.get_decoder(), nn.Module)
         and isinstance(model.get_input_embeddings(), nn.Embedding)
     )

@@ -34,10 +34,10 @@ SIZES = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidd
 SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
 
 
-def decoder(config=LlamaConfig, **settings):
+def decoder(config=LlamaConfig, *, attention="sdpa", **settings):
     """Return a decoder whose every weight matters."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config(**{**SIZES, **settings}), attn_implementation="sdpa").float()
+    model = AutoModelForCausalLM.from_config(config(**{**SIZES, **settings}), attn_implementation=attention).float()
     sensitise(model)
     return model.train()
 
@@ -168,7 +168,7 @@ def test_what_is_no_batch_of_rows_is_computed_as_ever(llama):
         lambda: BertLMHeadModel(BertConfig(**SIZES, is_decoder=False)),
         lambda: BertModel(BertConfig(**SIZES)),
         lambda: T5ForConditionalGeneration(T5Config(vocab_size=61, d_model=32, d_ff=48, num_layers=1, num_heads=4)),
-        lambda: decoder().set_attn_implementation("eager"),
+        lambda: decoder(attention="eager"),
         lambda: decoder(Qwen3NextConfig, layer_types=["linear_attention", "full_attention"], head_dim=8, num_experts=2),
         lambda: torch.nn.Linear(2, 2),
     ],
