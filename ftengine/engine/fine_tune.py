@@ -16,6 +16,7 @@ from ftengine.api import Failed, Finished, Listener, Saved, SilentListener
 from ftengine.data.augmentation_preview import idle_augmenters
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.finished import Run, load_run
+from ftengine.engine.phases import TimedPhases
 from ftengine.engine.plan import Plan, plan
 from ftengine.engine.prepared_data import PreparedData, prepare_data
 from ftengine.engine.prepared_model import PreparedModel, TrainedModel, prepare_model, train_model
@@ -65,7 +66,8 @@ def fine_tune(
     with watched():
         run = RunDirectory(recipe.output)
         resuming = _resumes(run, resume)
-        experiment = Experiment.open(recipe, registry, listener or SilentListener())
+        phases = TimedPhases(listener or SilentListener())
+        experiment = Experiment.open(recipe, registry, phases)
         if resuming:
             require_same_recipe(run, experiment.resolved())
         if resuming and run.finished:
@@ -77,7 +79,7 @@ def fine_tune(
             if resuming:
                 require_same_data(run, data)
             _report(data)
-            train(prepare_model(data, run if resuming else None), run, resuming)
+            train(prepare_model(data, run if resuming else None), run, resuming, phases)
         return load_run(run.path, registry=experiment.registry, listener=experiment.listener, trust_code=True)
 
 
@@ -103,7 +105,7 @@ def _report(data: PreparedData) -> None:
         listener.message(idle)
 
 
-def train(model: PreparedModel, run: RunDirectory, resuming: bool) -> None:
+def train(model: PreparedModel, run: RunDirectory, resuming: bool, phases: TimedPhases) -> None:
     """Train a prepared model, and write all that comes of it.
 
     Raises:
@@ -123,7 +125,7 @@ def train(model: PreparedModel, run: RunDirectory, resuming: bool) -> None:
             trained = train_model(model, trainer, run)
             del trainer  # the optimiser's memory goes before a second model comes
             if model.device.is_main:
-                write_results(trained, run)
+                write_results(trained, run, phases)
         except BaseException as error:  # interrupted or failed: callbacks may have something open
             model.tell(Failed(run.path, progress.step, error))
             raise
@@ -221,12 +223,12 @@ def require_same_data(run: RunDirectory, data: PreparedData) -> None:
         )
 
 
-def write_results(trained: TrainedModel, run: RunDirectory) -> None:
+def write_results(trained: TrainedModel, run: RunDirectory, phases: TimedPhases) -> None:
     """Write the trained part, tables of predictions and figures."""
     model = trained.prepared
     save_trained_part(model, run, *calibrate(model.data.ready.task, model.plan, trained.tuned))
     model.tell(Saved(run.path, trained.result.steps, run.trained))
-    trained.result.write(run)
+    trained.result.model_copy(update={"phases": phases.seconds()}).write(run)
     model.experiment.listener.phase("figures")
     figures, changed = evaluate(model.plan, model.measured, measure_all(model.plan, trained.tuned))
     save_predictions(run, base=model.base, tuned=trained.tuned)

@@ -19,6 +19,8 @@ from ftengine.text import NOTHING, counted, duration, number, sample_size, size,
 
 MOST_FACTS = 40
 """Facts of an evaluator that a page shows."""
+SHOWN_PHASES = 6
+"""Phases of a run whose time a page shows."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,16 @@ def heading(run: RunRecords) -> list[tuple[str, str]]:
         ("data", recipe.data.train),
         ("trained", f"{training.trainable_parameters:,} of {training.total_parameters:,} parameters"),
         ("training time", ", ".join(filter(None, (duration(training.seconds), rate)))),
+        *([("phases", _phases(training.phases))] if training.phases else []),
         ("peak memory", size(training.peak_memory_bytes)),
         *([("kernels", training.kernels)] if training.kernels else []),
     ]
+
+
+def _phases(seconds: Mapping[str, float]) -> str:
+    """Return the longest phases, longest first."""
+    longest = sorted(seconds, key=lambda name: -seconds[name])[:SHOWN_PHASES]
+    return ", ".join(f"{name} {duration(seconds[name])}" for name in longest)
 
 
 def sections(run: RunRecords) -> list[Section]:

@@ -140,6 +140,7 @@ class TrainingResult(Record):
         peak_memory_bytes: the most that the process held.
         examples_per_second, tokens_per_second: over all steps, without validations; None in runs of older versions.
         kernels: what computes, where the strategy says so (`Strategy.environment`).
+        phases: seconds of each phase of the command that finished the run, up to the check of what was saved.
     """
 
     file: ClassVar[str] = "training.json"
@@ -156,6 +157,7 @@ class TrainingResult(Record):
     examples_per_second: float | None = None
     tokens_per_second: float | None = None
     kernels: str | None = None
+    phases: dict[str, float] = Field(default_factory=dict)
 
 
 class TrainedPart(Record):

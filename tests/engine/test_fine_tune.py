@@ -86,10 +86,12 @@ def test_a_run_holds_what_the_design_says(finished):
     environment = json.loads((finished.path / "environment.json").read_text())
     assert environment["plugins"][0]["version"]
     assert environment["precision"]["reason"]
+    training = json.loads((finished.path / "training.json").read_text())
+    assert {"read data", "load model", "train", "evaluate tuned", "save"} <= training["phases"].keys()
     line = finished.metrics[0]
     assert {
         "step", "epoch", "loss", "learning_rate", "grad_norm", "examples", "tokens", "trained_tokens", "seconds",
-        "examples_per_second", "tokens_per_second", "peak_memory_bytes",
+        "examples_per_second", "tokens_per_second", "peak_memory_bytes", "computed_tokens",
     } == line.keys()  # fmt: skip
 
 

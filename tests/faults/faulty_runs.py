@@ -216,7 +216,7 @@ def differences(whole: Path, other: Path) -> list[str]:
 
 OTHERWISE = ("report.html", "recipe.yaml", "state.json")
 """Files that hold times, or the run's own place."""
-TIMES = {"seconds", "examples_per_second", "tokens_per_second", "peak_memory_bytes", "sha256", "hardware"}
+TIMES = {"seconds", "phases", "examples_per_second", "tokens_per_second", "peak_memory_bytes", "sha256", "hardware"}
 """Values that hold times or depend on them."""
 
 

@@ -164,6 +164,7 @@ def sound():
             "examples_per_second": 26.0,
             "tokens_per_second": 1664.0,
             "kernels": "LoRA layers: compiled (kernels for avx512)",
+            "phases": {"load model": 1.2, "train": 61.5, "evaluate tuned": 8.0},
         },
         "evaluation": {
             "split": "test",
