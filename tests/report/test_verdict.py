@@ -125,6 +125,9 @@ def test_labels_that_the_model_contradicts_are_named_with_their_places(verdict):
     assert flipped.places[0] == "news.jsonl:0"
     unsure = [[score and 0.4, right, place] for score, right, place in rows]
     assert not found(verdict(put("evaluation.training.judged.rows", unsure)), "labels")
+    noise = {"kind": "labels", "level": "alarm", "text": "Look.", "figures": {"share": 0.2}, "source": "label-noise"}
+    (named,) = found(verdict(put("evaluation.training.judged.rows", rows), put("audit.findings", [noise])), "labels")
+    assert (named.source, named.figures) == ("label-noise", {"share": 0.2})  # by words, which are not learnt by heart
 
 
 @pytest.mark.parametrize(

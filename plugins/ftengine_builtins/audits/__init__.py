@@ -3,6 +3,7 @@
 from ftengine_builtins.audits.balance import Balance
 from ftengine_builtins.audits.contradictions import Contradictions
 from ftengine_builtins.audits.encoded import Lengths, UnknownTokens, UnreadKeys
+from ftengine_builtins.audits.label_noise import LabelNoise
 from ftengine_builtins.audits.languages import Languages
 from ftengine_builtins.audits.sources import Duplicates, Leaks, Reading
 from ftengine_builtins.audits.texts import Mojibake, Oddities, PersonalData
@@ -11,6 +12,7 @@ __all__ = [
     "Balance",
     "Contradictions",
     "Duplicates",
+    "LabelNoise",
     "Languages",
     "Leaks",
     "Lengths",

@@ -12,8 +12,8 @@ from ftengine_builtins.rules.quality import is_chosen
 NOTE = 0.05
 """Share of training rows that repeat another, from which it is said."""
 
-JUDGED_HERE = ("leaks", "duplicates", "lengths")
-"""Audits whose findings the rules below judge, knowing what the run made of the data."""
+JUDGED_ELSEWHERE = ("label-noise", "leaks", "duplicates", "lengths")
+"""Audits whose findings other rules judge, knowing what the run made of the data."""
 
 KNOWN = ("contradictions", "personal-data")
 """Audits whose notes matter to whoever uses the model as well."""
@@ -29,7 +29,7 @@ class AuditFindings(Rule):
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         for finding in run.audit.findings:
             matters = finding.level == "alarm" or (finding.level == "note" and finding.source in KNOWN)
-            if matters and finding.source not in JUDGED_HERE:
+            if matters and finding.source not in JUDGED_ELSEWHERE:
                 yield finding
 
 

@@ -8,6 +8,7 @@ from ftengine import RunRecords
 from ftengine.api import Baseline, Finding, Rule
 from ftengine.evaluation import near_end
 from ftengine.text import counted, interval, percent, plain, short_place, with_interval
+from ftengine_builtins.audits.label_noise import LabelNoise
 from ftengine_builtins.rules.baseline import no_better_than_a_constant, share_within
 from ftengine_builtins.rules.fitting import seen_metric
 
@@ -30,21 +31,26 @@ the training labels are worse than the held-out ones."""
 
 
 class FlippedLabels(Rule):
-    """Finds training rows whose label the tuned model confidently contradicts.
+    """Names rows whose label looks wrong, by the words of their texts or by what the tuned model is sure of.
 
-    Sees them only while the model has not learnt them by heart, and cannot tell them from rows that are truly
-    ambiguous: the places are for a person to look at. Says nothing by a model that has learnt nothing itself.
+    Audit `label-noise` goes first: words are not learnt by heart. The model's own doubts stand in where the audit says
+    nothing: images, say, and texts whose words do not tell the label. It has them only while it has not learnt the
+    wrong labels, and cannot tell them from rows that are truly ambiguous: the places are for a person to look at. Says
+    nothing by a model that has learnt nothing itself.
     """
 
     name = "flipped-labels"
     order = 4
-    about = "training labels"
+    about = "labels"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
+        noise = [finding for finding in run.audit.findings if finding.source == LabelNoise.name]
+        yield from noise
         if no_better_than_a_constant(run):
             return
         text, figures = _worse_on_training(run)
-        doubted, lead, places = _doubted(run), "Look at the training labels, which may be wrong", ()
+        doubted = None if noise else _doubted(run)
+        lead, places = "Look at the training labels, which may be wrong", ()
         if doubted is not None and doubted["low"] >= DOUBTED_SHARE:
             places, figures = tuple(doubted["places"]), {"doubted": doubted, **figures}
             lead = (

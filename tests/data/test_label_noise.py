@@ -1,0 +1,111 @@
+"""Labels that contradict the words of their texts are counted and named; what is only hard to tell is left alone."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+from ftengine.api import Table
+
+TOPICS = ("sea", "wood", "stone", "wind", "fire")
+
+
+def topical(count, seed=0, own=4, others=4):
+    """Return distinct texts of a topic's words among everybody's, and their topics."""
+    rng, rows = random.Random(seed), []
+    for i in range(count):
+        topic = rng.choice(TOPICS)
+        words = [f"{topic}{rng.randrange(9)}" for _ in range(own)] + [f"word{rng.randrange(99)}" for _ in range(others)]
+        rows.append((" ".join([*rng.sample(words, len(words)), f"row{i}"]), topic))
+    return rows
+
+
+def flipped(rows, share, seed=0):
+    """Return rows with another label in a share of them, and the numbers of these."""
+    rng = random.Random(seed)
+    wrong = set(rng.sample(range(len(rows)), round(share * len(rows))))
+    names = sorted({label for _, label in rows})
+    noisy = [
+        (text, rng.choice([x for x in names if x != label]) if i in wrong else label)
+        for i, (text, label) in enumerate(rows)
+    ]
+    return noisy, wrong
+
+
+@pytest.fixture
+def noise(write, label_task, audit):
+    """Audit rows; return the finding on noise, None where there is none, and its table."""
+
+    def noise(rows, **options):
+        lines = "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
+        result = audit(label_task, write("a.jsonl", lines), **options)
+        found = [one for one in result.findings if one.source == "label-noise"]
+        tables = [one for one in result.displays if isinstance(one, Table) and one.title == "Labels that look wrong"]
+        assert len(found) == len(tables) <= 1
+        return (found[0], tables[0]) if found else (None, None)
+
+    return noise
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.4])
+def test_flipped_labels_are_counted_and_named(noise, share):
+    rows = topical(400)
+    noisy, wrong = flipped(rows, share)
+    finding, table = noise(noisy, validation=0.2)
+    assert (finding.kind, finding.level) == ("labels", "alarm")
+    assert finding.figures["low"] <= share <= finding.figures["high"]
+    assert all(place in finding.text for place in finding.places[:3])
+    numbers = [int(place.rsplit(":", 1)[1]) - 1 for place in finding.places]
+    assert sum(i in wrong for i in numbers) >= 0.9 * len(numbers)
+    assert [place for place, *_ in table.rows] == list(finding.places)
+    right = [
+        given == noisy[i][1] and rather == rows[i][1] for i, (_, given, rather) in zip(numbers, table.rows, strict=True)
+    ]
+    assert sum(right) >= 0.9 * len(right)
+
+
+def overlapping(count):
+    """Return texts of two topics that differ in how often words occur, so that many could be of either."""
+    rng = np.random.default_rng(0)
+    chances = [np.exp(0.3 * rng.standard_normal(40)) for _ in range(2)]
+    topics = rng.integers(2, size=count)
+    words = [rng.choice(40, 8, p=chances[topic] / chances[topic].sum()) for topic in topics]
+    return [
+        (" ".join(f"w{x}" for x in row) + f" n{i}", f"t{topic}")
+        for i, (row, topic) in enumerate(zip(words, topics, strict=True))
+    ]
+
+
+def rare(count):
+    """Return texts of which one in 20 is urgent, and seven in ten of these say so."""
+    rng = random.Random(0)
+    return [
+        (text + (" nobody answers" if i % 20 == 0 and rng.random() < 0.7 else ""), "urgent" if i % 20 == 0 else "usual")
+        for i, (text, _) in enumerate(topical(count))
+    ]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        topical(400),
+        topical(400, own=1, others=8),
+        overlapping(600),
+        rare(400),
+        [(text, random.Random(text).choice("abc")) for text, _ in topical(400)],
+        flipped(topical(100), 0.2)[0],
+        [(text, float(i % 7) + 0.5) for i, (text, _) in enumerate(topical(400))],
+        [(text, [label]) for text, label in flipped(topical(400), 0.2)[0]],
+    ],
+    ids=["clean", "hard", "overlapping", "rare", "random", "few", "numbers", "several"],
+)
+def test_nothing_is_said_of_labels_that_are_not_shown_to_be_wrong(noise, rows):
+    assert noise(rows) == (None, None)
+
+
+def test_of_many_rows_some_are_looked_at(noise):
+    finding, _ = noise(flipped(topical(2_500), 0.2)[0])
+    assert finding.figures["looked_at"] == 1_500
+    assert finding.figures["low"] <= 0.2 <= finding.figures["high"]
+    assert max(int(place.rsplit(":", 1)[1]) for place in finding.places) > 1_500
