@@ -1,9 +1,10 @@
 """How often the verdict names what is wrong with a run, by runs whose truth is planted.
 
-    python benchmarks/verdicts.py [--runs FOLDER] [--only TEXT …] [--most SEEDS] [--out FILE]
+    python benchmarks/verdicts.py [--runs FOLDER] [--only TEXT …] [--most SEEDS] [--audit] [--out FILE]
 
 Trains each run of benchmarks/verdicts_truths.py with each of its seeds, keeps its records in FOLDER, and judges them by
-the rules that are installed; runs that are there are judged again without being trained again. A run's cause is *named*
+the rules that are installed; runs that are there are judged again without being trained again, and with --audit their
+data are audited again before. FILE keeps the lines of runs that were not asked for. A run's cause is *named*
 where one of the first two findings, the headline's and the one behind it, names it; otherwise the verdict says
 something *false* where one of these is an alarm about what is not the case, or good news of a model that is no good,
 and it *misses* the cause. Of sound runs any alarm is a false one. Limits of the rules were set on runs with even seeds;
@@ -16,6 +17,7 @@ import argparse
 import json
 import platform
 import shutil
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -24,8 +26,13 @@ from typing import Any
 from verdicts_truths import TRUTHS, Truth
 
 from ftengine import Recipe, RunRecords, fine_tune
+from ftengine.api import SilentListener
+from ftengine.engine.experiment import Experiment
+from ftengine.engine.prepared_data import prepare_data
 from ftengine.errors import DataError, InputError
+from ftengine.plugins.registry import Registry
 from ftengine.report.verdict import judge
+from ftengine.run.directory import RunDirectory
 
 RESULTS = Path(__file__).parent / "results" / "verdicts.json"
 LOOKED_AT = 2
@@ -45,6 +52,14 @@ def train(truth: Truth, seed: int, folder: Path) -> float:
     return seconds
 
 
+def audit_again(truth: Truth, seed: int, run: Path) -> None:
+    """Write a run's audit.json anew."""
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = Recipe.make({**truth.make(Path(folder), seed), "output": f"{folder}/run"})
+        audit = prepare_data(Experiment.open(recipe, Registry(), SilentListener())).audit
+    audit.write(RunDirectory(run))
+
+
 def outcome(truth: Truth, findings: list[Any]) -> str:
     """Say what the verdict came to."""
     alarms = [one for one in findings if one.level == "alarm"]
@@ -57,8 +72,8 @@ def outcome(truth: Truth, findings: list[Any]) -> str:
     return "false" if wrong or (findings[0].level == "good" and not truth.usable) else "missed"
 
 
-def measure(truth: Truth, seed: int, folder: Path) -> dict[str, Any]:
-    """Return the line of one run, trained unless its records are there."""
+def measure(truth: Truth, seed: int, folder: Path, *, audit: bool) -> dict[str, Any]:
+    """Return the line of one run, trained unless its records are there; these are audited again on request."""
     line, kept = {"truth": truth.name, "seed": seed}, folder / "seconds.json"
     if not kept.is_file():
         shutil.rmtree(folder, ignore_errors=True)
@@ -67,6 +82,8 @@ def measure(truth: Truth, seed: int, folder: Path) -> dict[str, Any]:
         except InputError as error:
             named = truth.refusable and isinstance(error, DataError)
             return {**line, "outcome": "named" if named else "missed", "refused": str(error)}
+    elif audit:
+        audit_again(truth, seed, folder / "run")
     verdict = judge(RunRecords.read(folder / "run"))
     told = [{"source": one.source, "kind": one.kind, "level": one.level, "text": one.text} for one in verdict.findings]
     return {**line, "outcome": outcome(truth, list(verdict.findings)), "seconds": json.loads(kept.read_text()),
@@ -85,11 +102,19 @@ def table(lines: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def merged(before: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the lines of all runs that are still among the truths, newer ones in the place of older ones."""
+    every = {(line["seed"], line["truth"]): line for line in (*before, *lines)}
+    order = [(seed, truth.name) for seed in range(max(one.seeds for one in TRUTHS)) for truth in TRUTHS]
+    return [every[key] for key in order if key in every]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/verdicts"), metavar="FOLDER")
     parser.add_argument("--only", nargs="*", default=[], metavar="TEXT", help="truths whose names hold one of these")
     parser.add_argument("--most", type=int, metavar="SEEDS", help="seeds of a truth, at most")
+    parser.add_argument("--audit", action="store_true", help="audit the data of runs that are there again")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     arguments = parser.parse_args()
 
@@ -98,10 +123,12 @@ def main() -> None:
     for seed in range(arguments.most or max(truth.seeds for truth in asked)):  # so that every truth has its first early
         for truth in (one for one in asked if seed < one.seeds):
             folder = arguments.runs / f"{truth.name}-{seed}".replace(" ", "-").replace(":", "").replace("%", "pct")
-            lines.append(measure(truth, seed, folder))
+            lines.append(measure(truth, seed, folder, audit=arguments.audit))
             print(f"{truth.name}, seed {seed}: {lines[-1]['outcome']}", flush=True)
     machine = {"date": time.strftime("%Y-%m-%d"), "machine": platform.processor() or platform.machine()}
     lines = json.loads(json.dumps(lines).replace(f"{arguments.runs}/", ""))
+    before = json.loads(arguments.out.read_text())["runs"] if arguments.out.is_file() else []
+    lines = merged(before, lines)
     arguments.out.write_text(json.dumps({**machine, "runs": lines}, indent=1, ensure_ascii=False) + "\n")
     print(table(lines))
 
