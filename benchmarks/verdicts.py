@@ -17,7 +17,6 @@ import argparse
 import json
 import platform
 import shutil
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -53,11 +52,9 @@ def train(truth: Truth, seed: int, folder: Path) -> float:
 
 
 def audit_again(truth: Truth, seed: int, run: Path) -> None:
-    """Write a run's audit.json anew."""
-    with tempfile.TemporaryDirectory() as folder:
-        recipe = Recipe.make({**truth.make(Path(folder), seed), "output": f"{folder}/run"})
-        audit = prepare_data(Experiment.open(recipe, Registry(), SilentListener())).audit
-    audit.write(RunDirectory(run))
+    """Write a run's audit.json anew, and its data, which are the same."""
+    recipe = Recipe.make({**truth.make(run.parent, seed), "output": str(run)})
+    prepare_data(Experiment.open(recipe, Registry(), SilentListener())).audit.write(RunDirectory(run))
 
 
 def outcome(truth: Truth, findings: list[Any]) -> str:
