@@ -10,7 +10,9 @@ BUCKET_BATCHES = 256
 """Batches among which examples are sorted by length. Larger saves padding, smaller mixes lengths more."""
 
 
-def epoch_batches(lengths: np.ndarray, size: int, seed: int, epoch: int) -> list[np.ndarray]:
+def epoch_batches(
+    lengths: np.ndarray, size: int, seed: int, epoch: int, shares: np.ndarray | None = None
+) -> list[np.ndarray]:
     """Shuffle examples into effective batches whose members have similar lengths.
 
     Examples are shuffled, cut into buckets of `BUCKET_BATCHES` batches, sorted by length inside each bucket, and the
@@ -20,12 +22,13 @@ def epoch_batches(lengths: np.ndarray, size: int, seed: int, epoch: int) -> list
         lengths: (examples,) tokens of each example.
         size: examples an optimiser step, over all micro-batches and processes.
         epoch: 0, 1, ….
+        shares: (examples,) probabilities by which as many as there are are drawn, with replacement; None: each once.
 
     Returns:
         One index array a step, longest example first; the last one made may be smaller.
     """
     rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(lengths))
+    order = rng.permutation(len(lengths)) if shares is None else rng.choice(len(lengths), len(lengths), p=shares)
     batches = []
     for start in range(0, len(order), size * BUCKET_BATCHES):
         bucket = order[start : start + size * BUCKET_BATCHES]

@@ -17,6 +17,7 @@ import numpy as np
 
 from ftengine.api import Augmenter, Batch, Example, Features, Listener, Task, iterate
 from ftengine.data.augmentation import augment, mix
+from ftengine.data.batching import epoch_batches
 from ftengine.data.features import KeptFeatures, features_key, keep_features
 from ftengine.data.read import DataRows
 from ftengine.data.row_hashes import identities, to_json
@@ -64,6 +65,7 @@ class EncodedSplit:
         untruncated: percentiles of `sequences` before cutting, "100" included; None where the task does not tell.
         standing: the epoch under which every batch is augmented (`under`); None: only where an epoch is asked for.
         kept: features of all rows; None where each is encoded again.
+        shares: (examples,) probabilities by which an epoch draws its examples; None: it has each once.
     """
 
     rows: DataRows
@@ -89,9 +91,26 @@ class EncodedSplit:
     unknown_rows: Sequence[int] = ()
     largest: tuple[int, int] = (UNKNOWN, 0)
     kept: KeptFeatures | None = None
+    shares: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def epoch(self, size: int, seed: int, epoch: int) -> list[np.ndarray]:
+        """Return the members of each effective batch of an epoch (`epoch_batches`)."""
+        return epoch_batches(self.lengths, size, seed, epoch, self.shares)
+
+    def sampled_evenly(self) -> EncodedSplit:
+        """Return the same examples; an epoch draws each label as often (DataError: a row has not one label)."""
+        labels = [self.task.view(self.rows[int(row)]).labels for row in self.index]
+        for row, found in zip(self.index, labels, strict=True):
+            if len(found) != 1:
+                raise DataError(
+                    "train.sampling=balanced draws every label as often, so each row needs one label, and "
+                    f"{self.rows.where(int(row))} has {len(found) or 'none'}. Set it to shuffle."
+                )
+        _, numbers, counts = np.unique([one for (one,) in labels], return_inverse=True, return_counts=True)
+        return replace(self, shares=1 / (len(counts) * counts[numbers]))
 
     def batch(self, members: np.ndarray, epoch: int | None = None) -> Batch:
         """Encode and collate some examples; with an epoch, augmented for it and mixed.
@@ -177,6 +196,7 @@ class EncodedSplit:
             index=index,
             augmenters=(),
             standing=None,
+            shares=None,
             duplicates=None if self.duplicates is None else self.duplicates[chosen],
             groups=None if self.groups is None else self.groups[chosen],
         )

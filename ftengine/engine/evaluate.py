@@ -109,8 +109,8 @@ def _trained(ready: ReadyTask, run: RunDirectory, train: DataRows) -> DataRows:
     """Return those of a run's training rows that it trained on."""
     examples, began = AuditResult.read(run).encoded["train"]["examples"], Environment.read(run).processes
     steps = plan_steps(examples, ready.recipe.train, began)
-    within = steps.total < steps.per_epoch
-    return trained_rows(ready.encode("train", train, quiet=True), steps, ready.recipe.seed) if within else train
+    some = steps.total < steps.per_epoch or ready.recipe.train.sampling != "shuffle"
+    return trained_rows(ready.encode("train", train, quiet=True), steps, ready.recipe.seed) if some else train
 
 
 def _tell_of_trained_rows(ready: ReadyTask, rows: DataRows, train: DataRows) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,6 @@ import numpy as np
 from ftengine.api import Augmenter, AugmenterConfig, Evaluator, Task, overrides
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.augmentation_preview import sample_rows
-from ftengine.data.batching import epoch_batches
 from ftengine.data.encoding import EncodedSplit
 from ftengine.data.read import DataRows, read_rows
 from ftengine.data.row_hashes import to_json
@@ -70,11 +71,12 @@ def without_leaks(split: EncodedSplit, trained_on: np.ndarray | None) -> tuple[E
 
 
 def trained_rows(train: EncodedSplit, steps: Steps, seed: int) -> DataRows:
-    """Return the rows that a run trains on: fewer than there are where it ends within its first epoch."""
-    if steps.total >= steps.per_epoch:
+    """Return the rows that a run trains on: fewer where it ends within its first epoch, or draws them."""
+    if train.shares is None and steps.total >= steps.per_epoch:
         return train.rows
-    batches = epoch_batches(train.lengths, steps.batch, seed, 0)[: steps.total]
-    return train.rows.select(np.sort(train.index[np.concatenate(batches)]))
+    epochs = (train.epoch(steps.batch, seed, epoch) for epoch in range(math.ceil(steps.total / steps.per_epoch)))
+    members = np.unique(np.concatenate([*chain(*epochs)][: steps.total]))
+    return train.rows.select(np.sort(train.index[members]))
 
 
 def plan_evaluation(

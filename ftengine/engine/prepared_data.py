@@ -118,6 +118,8 @@ class ReadyTask(KnownTask):
             seed=self.recipe.seed,
             group=None if name == "train" else self.group_column(rows),
         )
+        if name == "train" and self.recipe.train.sampling == "balanced":
+            split = split.sampled_evenly()
         if self.skeleton is not None:
             require_fit(self.skeleton.loaded, [split])
         return split

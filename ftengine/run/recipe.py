@@ -168,6 +168,9 @@ class TrainSection(_Section):
         "auto",
         description="most tokens in a micro-batch, padding included (a longer example goes alone); null: no limit",
     )
+    sampling: Literal["shuffle", "balanced"] = Field(
+        "shuffle", description="an epoch has each example once; balanced: as many, each label drawn as often"
+    )
     accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step (gradient accumulation)")
     learning_rate: float = Field(2e-4, gt=0, le=1e30, description="learning rate at its peak")
     optimizer: Named = Field({"name": "auto"}, description="auto takes the usual one: `ftengine plugins list`")

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from ftengine.api import LoadedModel, Optimizer, Regularizer, Task
-from ftengine.data.batching import epoch_batches, micro_batches
+from ftengine.data.batching import micro_batches
 from ftengine.data.encoding import EncodedSplit
 from ftengine.model import trainable
 from ftengine.run.environment import peak_memory_bytes
@@ -32,11 +32,11 @@ PLANNED_EPOCHS = 3
 """Epochs whose batches are looked at; later ones are alike."""
 
 
-def planned_batches(lengths: np.ndarray, seed: int, steps: Steps) -> list[np.ndarray]:
+def planned_batches(train: EncodedSplit, seed: int, steps: Steps) -> list[np.ndarray]:
     """Return the effective batches of a run's first epochs."""
     batches: list[np.ndarray] = []
     for epoch in range(PLANNED_EPOCHS):
-        batches += epoch_batches(lengths, steps.batch, seed, epoch)
+        batches += train.epoch(steps.batch, seed, epoch)
         if len(batches) >= steps.total:
             break
     return batches[: steps.total]
@@ -79,7 +79,7 @@ class Trial:
         self.accelerator, self.loaded, self.task, self.train = accelerator, loaded, task, train
         self.steps, self.optimizer, self.groups = steps, optimizer, groups
         self.state_bytes = optimizer_bytes(optimizer, groups)
-        planned, ranks = planned_batches(train.lengths, seed, steps), accelerator.num_processes
+        planned, ranks = planned_batches(train, seed, steps), accelerator.num_processes
         tokens, size = batch_tokens(section, accelerator.device), section.batch_size
         micro = [  # of the first process, which has the longest examples of each step
             part

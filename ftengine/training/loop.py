@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from ftengine.api import Saved, Stepped
-from ftengine.data.batching import epoch_batches
 from ftengine.errors import TrainingError
 from ftengine.model import count, state_tensors
 from ftengine.parallel.sharding import is_sharded, not_finite
@@ -144,7 +143,7 @@ class Trainer:
     def _epoch(self) -> bool:
         """Train to the end of an epoch, of the run, or of patience; say whether early stopping ended the run."""
         progress, section, train = self.progress, self.setup.section, self.setup.train
-        batches = epoch_batches(train.lengths, self.optimizer_step.steps.batch, self.setup.seed, progress.epoch)
+        batches = train.epoch(self.optimizer_step.steps.batch, self.setup.seed, progress.epoch)
         for members in batches[progress.step_in_epoch :]:
             self.step(members)
             last = progress.step_in_epoch == len(batches)

@@ -60,3 +60,13 @@ def test_every_process_has_as_many_batches_where_that_is_wanted():
     assert counted == members.tolist()
     assert [counts for _, counts in filled[2]] == [True, False]
     assert [len(batches_in_step(members, 1, rank, 3, fill=False)) for rank in range(3)] == [2, 2, 1]
+
+
+def test_shares_say_how_often_examples_are_drawn():
+    lengths, rare = np.arange(1, 2001), np.arange(2000) < 100
+    shares = 1 / (2 * np.where(rare, 100, 1900))
+    first, again, other = (np.concatenate(epoch_batches(lengths, 8, 1, epoch, shares)) for epoch in (0, 0, 1))
+    assert len(first) == 2000
+    assert abs(rare[first].mean() - 0.5) < 4 * 0.5 / 2000**0.5
+    assert first.tolist() == again.tolist() != other.tolist()
+    assert all(np.all(np.diff(lengths[batch]) <= 0) for batch in epoch_batches(lengths, 8, 1, 0, shares))

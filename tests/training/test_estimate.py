@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ftengine import registry_of
+from ftengine.data.batching import epoch_batches
 from ftengine.run.environment import peak_memory_bytes
 from ftengine.run.recipe import TrainSection
 from ftengine.testing import training_context
@@ -37,6 +38,9 @@ class Split:
     """Examples of 10, 20 and 30 tokens, eight of each."""
 
     lengths = np.repeat([10, 20, 30], 8)
+
+    def epoch(self, *settings):
+        return epoch_batches(self.lengths, *settings)
 
     def batch(self, members, epoch):
         return {"tokens": int(self.lengths[members].max()) * len(members)}

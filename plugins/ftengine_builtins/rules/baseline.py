@@ -303,7 +303,7 @@ class UnansweredClasses(Rule):
         alarm = share_within(sum(seldom.values()), total)[0] >= MISSED
         missed = {**never, **seldom}
         rare = max(missed.values()) * len(classes) <= total / 2  # half of an even share, each of them
-        weights = "Set task.class_weights to balanced, add" if rare and _unweighted(run) else "Add"
+        weights = f"Set {_balancing(run)} to balanced, add" if rare and _balancing(run) else "Add"
         text = f"{weights} examples of these classes or train longer: of {total:,} held-out {unit}s it "
         text += f"{' and '.join(parts)}."
         figures = {
@@ -315,9 +315,10 @@ class UnansweredClasses(Rule):
         yield Finding(kind="classes", level="alarm" if alarm else "note", text=text, figures=figures)
 
 
-def _unweighted(run: RunRecords) -> bool:
-    """Say whether the task could weigh its classes, and does not."""
-    return run.recipe.task.get("class_weights", "none to set") is None
+def _balancing(run: RunRecords) -> str:
+    """Return the recipe's keys that make rare classes count more; "" where one is set, or the task has none."""
+    unset = run.recipe.task.get("class_weights", "none to set") is None and run.recipe.train.sampling == "shuffle"
+    return "train.sampling or task.class_weights" if unset else ""
 
 
 def seldom_answered(run: RunRecords) -> dict[str, int]:

@@ -183,8 +183,8 @@ def _even_guess(run: RunRecords) -> float:
 
 
 def _weighted(run: RunRecords) -> bool:
-    """Say whether the training loss is weighted by class, and validation losses are not."""
-    return run.recipe.task.get("class_weights") is not None
+    """Say whether the training loss has rare classes count more, and validation losses do not."""
+    return run.recipe.task.get("class_weights") is not None or run.recipe.train.sampling != "shuffle"
 
 
 def _learned(run: RunRecords) -> bool:
