@@ -4,11 +4,12 @@
 
 Trains each run of benchmarks/verdicts_truths.py with each of its seeds, keeps its records in FOLDER, and judges them by
 the rules that are installed; runs that are there are judged again without being trained again, and with --audit their
-data are audited again before. FILE keeps the lines of runs that were not asked for. A run's cause is *named*
-where one of the first two findings, the headline's and the one behind it, names it; otherwise the verdict says
-something *false* where one of these is an alarm about what is not the case, or good news of a model that is no good,
-and it *misses* the cause. Of sound runs any alarm is a false one. Limits of the rules were set on runs with even seeds;
-those with odd seeds measure them. The table is printed as Markdown, and written with all verdicts to FILE.
+data are audited again before. FILE keeps the lines of runs that were not asked for. A run's cause is *named* where the
+headline, or the one finding behind it, names it; otherwise the verdict says something *false* where one of these is an
+alarm about what is not the case, or good news of a model that is no good, and it *misses* the cause. Of sound runs any
+alarm is a false one. `first` in FILE says whether the headline begins with the cause. Limits of the rules were set on
+runs with even seeds; those with odd seeds measure them. The table is printed as Markdown, and written with all verdicts
+to FILE.
 """
 
 from __future__ import annotations
@@ -32,10 +33,9 @@ from ftengine.errors import DataError, InputError
 from ftengine.plugins.registry import Registry
 from ftengine.report.verdict import judge
 from ftengine.run.directory import RunDirectory
+from ftengine.run.records import Verdict
 
 RESULTS = Path(__file__).parent / "results" / "verdicts.json"
-LOOKED_AT = 2
-"""Findings at the top of a verdict that count."""
 OUTCOMES = ("named", "missed", "false")
 
 
@@ -57,16 +57,16 @@ def audit_again(truth: Truth, seed: int, run: Path) -> None:
     prepare_data(Experiment.open(recipe, Registry(), SilentListener())).audit.write(RunDirectory(run))
 
 
-def outcome(truth: Truth, findings: list[Any]) -> str:
+def outcome(truth: Truth, verdict: Verdict) -> str:
     """Say what the verdict came to."""
-    alarms = [one for one in findings if one.level == "alarm"]
+    alarms = [one for one in verdict.findings if one.level == "alarm"]
     if truth.name.startswith("sound"):
-        return "false" if alarms else "named" if truth.named(findings[0]) else "missed"
-    first = findings[:LOOKED_AT]
+        return "false" if alarms else "named" if truth.named(verdict.findings[0]) else "missed"
+    first = (*verdict.lead, *verdict.rest[:1])
     if any(truth.named(one) for one in first):
         return "named"
     wrong = any(one.level == "alarm" and one.kind not in truth.fits for one in first)
-    return "false" if wrong or (findings[0].level == "good" and not truth.usable) else "missed"
+    return "false" if wrong or (verdict.findings[0].level == "good" and not truth.usable) else "missed"
 
 
 def measure(truth: Truth, seed: int, folder: Path, *, audit: bool) -> dict[str, Any]:
@@ -81,10 +81,10 @@ def measure(truth: Truth, seed: int, folder: Path, *, audit: bool) -> dict[str, 
             return {**line, "outcome": "named" if named else "missed", "refused": str(error)}
     elif audit:
         audit_again(truth, seed, folder / "run")
-    verdict = judge(RunRecords.read(folder / "run"))
-    told = [{"source": one.source, "kind": one.kind, "level": one.level, "text": one.text} for one in verdict.findings]
-    return {**line, "outcome": outcome(truth, list(verdict.findings)), "seconds": json.loads(kept.read_text()),
-            "headline": verdict.headline, "findings": told}  # fmt: skip
+    verdict, kept_of = judge(RunRecords.read(folder / "run")), {"source", "kind", "level", "text", "explained_by"}
+    told = [one.model_dump(include=kept_of, exclude_defaults=True) for one in verdict.findings]
+    return {**line, "outcome": outcome(truth, verdict), "first": truth.named(verdict.findings[0]),
+            "seconds": json.loads(kept.read_text()), "headline": verdict.headline, "findings": told}  # fmt: skip
 
 
 def table(lines: list[dict[str, Any]]) -> str:

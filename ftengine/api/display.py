@@ -32,18 +32,27 @@ class Finding(Shown):
         kind: what it is about: "quality", "over-fitting", "slices", "data", …; findings of one kind stand together.
             The worst of kind "quality" heads the verdict.
         level: "alarm" (look at this before the model is used), "note" (know it) or "good".
-        text: one or two sentences in plain words, with the figures; ends with a full stop.
+        text: one or two sentences in plain words, what to do first, with the figures; ends with a full stop.
+        brief: what a headline of two findings says of this one, in about 100 characters: it begins as within a sentence
+            and has no full stop ("not usable: it always answers “no”"). "": the whole text.
+        explains: kinds of findings that this one is the cause of: those of its own level, or of any if it is an alarm.
+            They stand behind the others, as following from it; where "quality" is among them, it leads the headline. Of
+            two that explain each other both stay, but "quality" is always the effect.
         figures: the numbers that the text rests on: JSON values, and estimates or differences, which become such.
         places: where it was found, e.g. "train.jsonl:17", the first few.
         source: the rule or audit that found it; the engine fills it in.
+        explained_by: the source of the finding that explains this one; the engine fills it in.
     """
 
     kind: str
     level: Level
     text: str
+    brief: str = ""
+    explains: tuple[str, ...] = ()
     figures: dict[str, Any] = {}
     places: tuple[str, ...] = ()
     source: str = ""
+    explained_by: str = ""
 
     @field_validator("figures", mode="before")
     @classmethod

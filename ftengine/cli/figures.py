@@ -33,6 +33,8 @@ MOST_FINDINGS, MOST_LINES = 3, 2
 """Findings behind the headline that are printed, and lines of each; the report has all of them whole."""
 MOST_SLICES = 10
 """Slices of a column that are printed."""
+DECIDING = 5
+"""Metrics in `train`'s table; the report and `evaluate` have all."""
 MOST_METRICS = 3
 """Figures of each change of the examples that are printed; `--json` has the others."""
 MOST_LABELS = 12
@@ -42,22 +44,26 @@ WIDEST = 110
 
 
 def show_verdict(out: Console, verdict: Verdict) -> None:
-    """Print the headline and the findings that matter most, alarms first, each on two lines at most."""
+    """Print the headline and the findings that matter most, alarms first, each on two lines at most.
+
+    What follows from another finding is left to the report.
+    """
     width = min(out.width, WIDEST)
     out.print(fill(one_line(verdict.headline), width), style="bold", soft_wrap=True)
-    for finding in verdict.findings[1 : 1 + MOST_FINDINGS]:
+    shown = [finding for finding in verdict.rest if not finding.explained_by][:MOST_FINDINGS]
+    for finding in shown:
         lead = {"alarm": "ALARM", "note": "note ", "good": "good "}[finding.level]
         text = f"  {lead}  {one_line(finding.text)}"
-        shown = fill(
+        lines = fill(
             text, width, subsequent_indent=" " * 9, max_lines=MOST_LINES, placeholder=" …", break_long_words=False
         )
-        out.print(shown, soft_wrap=True)
-    if (more := len(verdict.findings) - 1 - MOST_FINDINGS) > 0:
+        out.print(lines, soft_wrap=True)
+    if (more := len(verdict.rest) - len(shown)) > 0:
         out.print(f"  {more:,} more, and all at full length, in the run's report.html", soft_wrap=True)
 
 
-def show_figures(out: Console, result: EvaluationResult) -> None:
-    """Print base, tuned and their difference."""
+def show_figures(out: Console, result: EvaluationResult, *, whole: bool = True) -> None:
+    """Print base, tuned and their difference, by all metrics or by those that decide."""
     if not result.tuned:
         out.print("no held-out data, so there are no figures (data.validation, data.test)")
         return
@@ -66,9 +72,22 @@ def show_figures(out: Console, result: EvaluationResult) -> None:
     none = all(too_few(figure) for figure in result.tuned.values())
     intervals = "too few for intervals" if none else "with 95 % intervals"
     out.print(f"figures on {result.split} ({sample_size(first.n, first.rows)}), {intervals}:")
-    out.print(figure_table(result.base, result.tuned, result.difference, result.metrics))
+    shown = result.tuned if whole else _deciding(result)
+    out.print(figure_table(result.base, shown, result.difference, result.metrics))
+    if left := len(result.tuned) - len(shown):
+        out.print(f"{counted(left, 'more metric')} in report.html")
     if few := few_groups(first.n, first.worth):
         out.print(few)
+
+
+def _deciding(result: EvaluationResult) -> dict[str, Estimate]:
+    """Return the first few figures: the one that decides, then those of quality, then those that have intervals."""
+
+    def order(name: str) -> tuple[bool, bool, bool]:
+        declared = result.metrics[name]
+        return name != result.headline_metric, declared.kind != "quality", not declared.interval
+
+    return {name: result.tuned[name] for name in sorted(result.tuned, key=order)[:DECIDING]}
 
 
 def figure_table(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ftengine.engine.fine_tune import Run
     from ftengine.run.evaluation_result import Answered
-    from ftengine.run.records import RunRecords, TrainingResult
+    from ftengine.run.records import RunRecords
 
 
 @click.command()
@@ -85,12 +85,13 @@ def _result(run: Run, records: RunRecords) -> dict[str, Any]:
 
 def _show(run: Run, records: RunRecords, seconds: float) -> None:
     out = page()
-    for show in (show_figures, show_slices, show_probes):
+    show_figures(out, records.evaluation, whole=False)
+    for show in (show_slices, show_probes):
         show(out, records.evaluation)
     show_answers(out, _answers(records))
     out.print()
     show_verdict(out, run.verdict)
-    out.print("", facts(_lines(run, records.training, seconds)))
+    out.print("", facts(_lines(run, records, seconds)))
     path = shlex.quote(str(run.path))
     out.print("\nnext:")
     for command in (
@@ -116,18 +117,20 @@ def show_answers(out: Console, answers: Sequence[Answered]) -> None:
         out.print("" if i else lead, facts((f"  {name}", text or NOTHING) for name, text in known))
 
 
-def _lines(run: Run, training: TrainingResult, seconds: float) -> list[tuple[str, str | None]]:
+def _lines(run: Run, records: RunRecords, seconds: float) -> list[tuple[str, str | None]]:
+    training = records.training
     trained, total = training.trainable_parameters, training.total_parameters
     steps = f"{training.steps:,} of {training.planned_steps:,} steps"
     if training.stopped_early:
         steps += ", stopped early because the validation loss no longer fell"
-    best = training.best_step
+    best, validations = training.best_step, len(records.validations)
+    kept = f"the weights of step {best:,}, which have the lowest validation loss" if best and validations > 1 else None
     return [
         ("training", f"{duration(training.seconds)}, {steps}"),
         ("this command", duration(seconds)),
         ("speed", speed(training.examples_per_second, training.tokens_per_second) or None),
         ("kernels", training.kernels or None),
-        ("kept", None if best is None else f"the weights of step {best:,}, which have the lowest validation loss"),
+        ("kept", kept),
         ("parameters", f"{trained:,} of {total:,} trained ({percent(trained / total)})"),
         ("peak memory", size(training.peak_memory_bytes)),
         ("trained part", str(run.trained)),

@@ -230,8 +230,8 @@ def conclude(
 
 def _alarm(contender: Child) -> str | None:
     """Return what the verdict on a run says of its answers where that is an alarm: they are of no use to rank it by."""
-    first = Verdict.read(contender.run).findings[0]
-    return first.text if (first.kind, first.level) == ("quality", "alarm") else None
+    verdict = Verdict.read(contender.run)
+    return verdict.headline if verdict.quality.level == "alarm" else None
 
 
 def _unranked(contenders: Sequence[Child], alarms: Sequence[str | None]) -> str:

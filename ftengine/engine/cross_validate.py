@@ -191,7 +191,7 @@ def judged(fold: RunDirectory, whole: EvaluationResult, registry: Registry) -> F
         registry: the rules.
     """
     records = RunRecords.read(fold.path)
-    return judge(replace(records, evaluation=whole, examples=None), registry).findings[0]
+    return judge(replace(records, evaluation=whole, examples=None), registry).quality
 
 
 def _pooled(children: Sequence[Child], ready: KnownTask) -> list[Measured]:

@@ -185,12 +185,31 @@ class TrainedPart(Record):
 
 
 class Verdict(RedactedRecord):
-    """verdict.json: a sentence, its level, and all findings, the headline's first and then alarms first."""
+    """verdict.json: a headline, its level, and all findings.
+
+    First those that the headline is made of, up to the first of kind "quality", then alarms first; last those that
+    follow from another one (`explained_by`).
+    """
 
     file: ClassVar[str] = "verdict.json"
     headline: str
     level: Literal["alarm", "note", "good"]
     findings: tuple[Finding, ...]
+
+    @property
+    def lead(self) -> tuple[Finding, ...]:
+        """The findings that the headline is made of: that of quality, and before it what explains it."""
+        return self.findings[: 1 + next((i for i, one in enumerate(self.findings) if one.kind == "quality"), 0)]
+
+    @property
+    def quality(self) -> Finding:
+        """The worst that is true of the model's quality."""
+        return self.lead[-1]
+
+    @property
+    def rest(self) -> tuple[Finding, ...]:
+        """The findings behind the headline's."""
+        return self.findings[len(self.lead) :]
 
 
 class Step(BaseModel, frozen=True):

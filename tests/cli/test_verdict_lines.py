@@ -5,8 +5,8 @@ import io
 from rich.console import Console
 
 from ftengine.api import Difference, Estimate, Finding
-from ftengine.cli.figures import MOST_FINDINGS, figure_table, show_verdict
-from ftengine.run.evaluation_result import MeasuredMetric
+from ftengine.cli.figures import MOST_FINDINGS, figure_table, show_figures, show_verdict
+from ftengine.run.evaluation_result import EvaluationResult, MeasuredMetric
 from ftengine.run.records import Verdict
 
 
@@ -39,3 +39,23 @@ def test_calibration_stands_behind_quality():
     differences = dict.fromkeys(metrics, Difference(0.0, -0.1, 0.1, 0.9, None))
     lines = printed(lambda out: out.print(figure_table(figures, figures, differences, metrics)))
     assert [line.split()[0] for line in lines[1:]] == ["accuracy", "macro_f1", "ece"]
+
+
+def test_train_prints_the_metrics_that_decide_and_counts_the_others():
+    quality, others = ["accuracy", "macro_f1", "auc"], ["ece", "calibration", "brier", "nll", "after", "over"]
+    metrics = {name: {"label": name, "evaluator": "e", "kind": "calibration"} for name in others}
+    metrics = {**metrics, **{name: {"label": name, "evaluator": "e"} for name in quality}}
+    for name in ("ece", "calibration", "after"):
+        metrics[name]["interval"] = False
+    figure = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 50}
+    figures = dict.fromkeys((*others, *quality), figure)
+    change = {"value": 0.0, "low": -0.1, "high": 0.1, "p": 0.9, "better": None}
+    sides = {"base": figures, "tuned": figures, "difference": dict.fromkeys(figures, change)}
+    metrics["macro_f1"]["primary"] = True
+    result = EvaluationResult.model_validate(
+        {"split": "test", "metrics": metrics, **sides, "details": {}, "displays": {}}
+    )
+    lines = printed(lambda out: show_figures(out, result, whole=False))
+    assert [line.split()[0] for line in lines[2:-1]] == ["macro_f1", "accuracy", "auc", "brier", "nll"]
+    assert lines[-1] == "4 more metrics in report.html"
+    assert len(printed(lambda out: show_figures(out, result))) == 2 + len(figures)

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from report_samples import HOSTILE, METRICS, change, everything, figure, sound, write_run
 from rich.console import Console
 
+from ftengine.api import Finding
 from ftengine.cli import main
 from ftengine.cli.figures import show_figures, show_slices
 from ftengine.report.write import verdict_of, write_report
@@ -210,7 +211,7 @@ def test_json_prints_the_verdict_and_writes_nothing(tmp_path):
     run = write_run(tmp_path / "run", everything())
     verdict = json.loads(call("report", run, "--json").stdout)
     assert verdict["level"] == "alarm"
-    assert {"kind", "level", "text", "figures", "places", "source"} == set(verdict["findings"][0])
+    assert set(Finding.model_fields) == set(verdict["findings"][0])
     assert not (run / "report.html").exists()
 
 

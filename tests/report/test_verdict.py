@@ -46,18 +46,19 @@ def test_the_headline_says_what_other_alarms_are_about_in_words(verdict):
         "audit.facts.leaks",
         [{"between": ["train", "test"], "count": 1, "near": 0, "dropped": 0, "places": ["a:1 = b:2"], "text": "one"}],
     )
+    told = verdict(sliced(-0.3, -0.4, 0.3)).headline
+    assert told.startswith("2 alarms, about slices of the examples. Better than its base: ")
     told = verdict(sliced(-0.3, -0.4, 0.3), leak).headline
-    assert told.startswith("3 alarms, about the data and slices")
-    told = verdict(leak, put("evaluation.difference.accuracy", change(-0.1, better=False))).headline
-    assert told.startswith("Worse than its base: ")
-    assert told.endswith(" One further alarm, about the data.")
+    assert told.startswith("Set data.leaks to drop: one. So far better than its base: accuracy 0.930 against 0.650.")
+    assert told.endswith(" 2 further alarms, about slices of the examples.")
 
 
-def test_alarms_are_named_in_the_headline_and_come_first(verdict):
+def test_what_explains_the_quality_leads_the_headline(verdict):
     told = verdict(losses((0.6, 0.6), (0.3, 0.3), (0.3, 0.2), (0.4, 0.1), (0.5, 0.05)), put("training.best_step", None))
-    assert (told.level, told.findings[1].source) == ("alarm", "over-fitted-weights")
-    assert told.headline.startswith("One alarm, about over-fitting. Better than its base: ")
-    assert told.findings[1].figures["step"] == 40
+    assert (told.level, [one.source for one in told.lead]) == ("alarm", ["over-fitted-weights", "better-than-base"])
+    assert told.headline.startswith("Keep earlier weights (train.keep_best, train.early_stopping): ")
+    assert told.headline.endswith(" So far better than its base: accuracy 0.930 against 0.650.")
+    assert told.findings[0].figures["step"] == 40
 
 
 def written(*texts, wanted=None, **more):
@@ -84,9 +85,9 @@ def written(*texts, wanted=None, **more):
         (["", "", *[""] * 5, *"zqrst"], "alarm", "Not usable: 7 of 12 answers are blank."),
         (["same"] * 12, "alarm", "Not usable: it always answers “same”, to all 12 held-out prompts asked."),
         (["same"] * 11 + ["zq"], "alarm", "Not usable: it answers “same” to 11 of 12 held-out prompts asked."),
-        (["same"] * 10 + ["zq", "q"], "note", "Loss is better than its base's: 2.120 against 2.720, a "),
-        ([f"say {i}" for i in range(12)], "note", "Loss is better than its base's: 2.120 against 2.720, a "),
-        ([], "note", "Loss is better than its base's: 2.120 against 2.720, a "),  # evaluation.answers: null
+        (["same"] * 10 + ["zq", "q"], "note", "Its loss is better than its base's: 2.120 against 2.720, a "),
+        ([f"say {i}" for i in range(12)], "note", "Its loss is better than its base's: 2.120 against 2.720, a "),
+        ([], "note", "Its loss is better than its base's: 2.120 against 2.720, a "),  # evaluation.answers: null
     ],
 )
 def test_a_better_loss_is_no_good_news_where_nobody_measured_what_the_model_writes(verdict, texts, level, headline):
@@ -314,3 +315,48 @@ def test_classes_without_a_held_out_example_are_named(verdict):
     (many,) = found(unseen(*"abcdefg"), "classes", "note")
     assert "7 of 10 classes" in many.text
     assert "(a, b, c, d, e and 2 more)" in many.text
+
+
+def diverged(files):
+    """Change a run: its training loss went far above where it began, and it answers one class to all examples."""
+    for line in (one for one in files["metrics"] if "loss" in one):
+        line["loss"] = 1.0 + (9.0 if 10 < line["step"] < 40 else 0.0)
+    confusion = [[140, 0, 0], [130, 0, 0], [130, 0, 0]]
+    files["evaluation"]["details"]["tuned"]["classification"]["baseline"] = baseline(confusion)
+    files["evaluation"]["tuned"]["accuracy"] = files["evaluation"]["tuned"]["macro_f1"] = figure(0.35)
+    files["evaluation"]["training"]["tuned"]["accuracy"] = figure(0.34)
+
+
+def test_what_follows_from_a_cause_is_no_advice_of_its_own(verdict):
+    told = verdict(diverged)
+    assert [one.source for one in told.lead] == ["learning-curve", "constant-answer"]
+    assert told.headline.startswith("Lower the learning rate (0.0002): ")
+    assert told.headline.endswith(". So far not usable: it always answers “business”, to all 400 examples.")
+    (classes,) = found(told, "classes")
+    assert (classes.explained_by, classes.level) == ("learning-curve", "alarm")
+    assert {one.explained_by != "" for one in told.findings[told.findings.index(classes) :]} == {True}
+    # Of a model that is of use the same classes are an alarm of their own.
+    (classes,) = found(verdict(put("evaluation.details.tuned.classification.baseline", missing())), "classes")
+    assert (classes.explained_by, classes.level) == ("", "alarm")
+
+
+def missing():
+    return baseline([[140, 0, 0], [0, 130, 0], [65, 65, 0]])
+
+
+def test_rare_classes_explain_why_always_the_frequent_one_is_answered(verdict):
+    told = verdict(
+        put("evaluation.details.tuned.classification.baseline", baseline([[380, 0, 0], [10, 0, 0], [10, 0, 0]])),
+        put("evaluation.tuned.accuracy", figure(0.95)),
+        put("recipe.task.class_weights", None),
+    )
+    assert [one.source for one in told.lead] == ["unanswered-classes", "constant-answer"]
+
+
+def test_a_note_leads_no_good_news(verdict):
+    told = verdict(losses((0.6, 0.6), (0.5, 0.5), (0.4, 0.4), (0.3, 0.3), (0.2, 0.2)))
+    assert [(one.source, one.level) for one in told.findings[:2]] == [
+        ("better-than-base", "good"),
+        ("learning-curve", "note"),
+    ]
+    assert (told.level, told.headline) == ("good", told.quality.text)

@@ -82,7 +82,10 @@ def test_figures_of_the_headline_are_those_that_its_text_has(verdict):
 
 def test_a_fresh_head_is_told_where_nothing_is_known_of_constant_answers(verdict):
     """Whatever metric decides: that of an evaluator without a baseline, too."""
-    fresh, guesses = put("facts.new_modules", ["classifier"]), "Its base has a fresh head, which guesses."
+    fresh, guesses = (
+        put("facts.new_modules", ["classifier"]),
+        "Its base has a new, untrained head, whose answers are guesses.",
+    )
     told = verdict(fresh, reached(figures={"accuracy": 0.4})).findings[0].text
     assert told.startswith("Better than its base: drift ")
     assert told.endswith(guesses)
@@ -106,7 +109,7 @@ def test_a_model_is_measured_by_its_pairs_with_the_constant_answer(verdict):
     ("share", "level", "headline"),
     [(0.4, "good", "Better than always answering “business”: accuracy 0.930 against 0.400, a difference of +0.530 "),
      (0.92, "alarm", "Not shown to be better than always answering “business”: accuracy 0.930 "),
-     (0.95, "alarm", "Not usable: no better than always answering “business”, accuracy 0.930 ")],
+     (0.95, "alarm", "Lower the learning rate (0.0002), or check that inputs and answers belong together: ")],
 )  # fmt: skip
 def test_a_fresh_head_is_no_bar(verdict, share, level, headline):
     figures = put("evaluation.details.tuned.classification.baseline.figures", {"accuracy": share})
@@ -142,10 +145,10 @@ def ranked(low, high, passes=2):
     ],
 )
 def test_scores_without_information_ask_whether_labels_belong_to_their_texts(verdict, spoil, asked):
-    first = verdict(*spoil).findings[0]
-    assert (first.level, first.source) == ("alarm", "constant-answer")
-    assert first.figures.get("uninformative") == (["auc"] if asked else None)
-    assert first.text.startswith("Check that labels and texts are paired rightly") == asked
+    told = verdict(*spoil)
+    assert (told.quality.level, told.quality.source) == ("alarm", "constant-answer")
+    assert told.findings[0].figures.get("uninformative") == (["auc"] if asked else None)
+    assert told.headline.startswith("Check that each label belongs to its text") == asked
 
 
 def test_nothing_is_called_worse_than_the_guesses_of_a_fresh_head(verdict):

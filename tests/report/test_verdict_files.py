@@ -119,3 +119,38 @@ def test_finished_runs_of_a_folder_come_in_the_order_of_their_numbers(tmp_path):
         if name != "unfinished":
             (tmp_path / name / "evaluation.json").touch()
     assert [path.name for path in runs_in(tmp_path)] == ["run9", "run10", "²"]
+
+
+class Cause(Rule):
+    """Finds why the run is what it is."""
+
+    name = "cause"
+    level = "alarm"
+
+    def judge(self, run):
+        text = "Do this: it is wrong."
+        yield Finding(kind="own", level=self.level, text=text, explains=("quality", "effect", "strange"))
+        yield Finding(kind="effect", level="note", text="An effect.", explains=("strange",))
+        yield Finding(kind="strange", level="alarm", text="An alarm that explains its cause.", explains=("own",))
+
+
+@pytest.mark.parametrize(
+    ("level", "lead", "following"),
+    [
+        ("alarm", ["cause", "better-than-base"], {"effect": "cause"}),
+        ("note", ["better-than-base"], {"effect": "cause"}),
+    ],
+)
+def test_anybodys_rule_names_what_its_findings_explain(tmp_path, level, lead, following):
+    registry = Registry()
+    entry = registry.get("rule", "better-than-base")
+    rule = type("Rule", (Cause,), {"level": level})
+    registry._entries["rule"]["cause"] = type(entry)("rule", rule, entry.origin)
+    run = RunDirectory(write_run(tmp_path / "run", sound()))
+    told = conclude(run, registry=registry)
+    assert [one.source for one in told.lead] == lead
+    assert {one.kind: one.explained_by for one in told.rest if one.explained_by} == following
+    assert told.headline.startswith("Do this: it is wrong. So far better than its base") == (level == "alarm")
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert page.index("These follow from what is above") < page.index("An effect.")
+    assert "An effect." not in CliRunner().invoke(main, ["report", str(run.path)]).stdout

@@ -4,7 +4,9 @@ from report_samples import METRICS, change, figure
 
 
 def found(verdict, kind, level=None):
-    return [f for f in verdict.findings[1:] if f.kind == kind and level in (None, f.level)]
+    """Return findings of a kind, but for that of quality in the headline."""
+    others = (f for f in verdict.findings if f is not verdict.quality)
+    return [f for f in others if f.kind == kind and level in (None, f.level)]
 
 
 def alarms(verdict):

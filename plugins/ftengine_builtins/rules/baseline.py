@@ -28,6 +28,9 @@ MISSED = 0.05
 FAR = 0.15
 """Of a ranking, above the level of guessing: an interval that reaches so far leaves room for scores that know much."""
 
+OF_NO_USE = ("classes", "calibration", "worse")
+"""Kinds of findings that say little more of a model that is of no use."""
+
 CUT = " … "
 """Where a prompt that is shown is shortened, or personal data is left out."""
 
@@ -73,11 +76,11 @@ class Threshold:
     def pair(self, metric: str) -> str:
         """Return a metric's name, the tuned model's value with its interval, and what is reached without looking."""
         label = self.run.evaluation.metrics[metric].label
-        return f"{label} {with_interval(self.run.evaluation.tuned[metric])} against {plain(self._level(metric))}"
+        return f"{label} {with_interval(self.run.evaluation.tuned[metric])} against {plain(self.reached(metric))}"
 
     def comparison(self) -> str:
         """Return the metric's name, both values, and the difference with its interval."""
-        pair = against(self.tuned, self._level(self.metric))
+        pair = against(self.tuned, self.reached())
         size = with_interval(self.gain, sign=True)
         return f"{self.run.evaluation.metrics[self.metric].label} {pair}, a difference of {size}"
 
@@ -86,8 +89,9 @@ class Threshold:
         level = self.baseline.figures[self.metric]
         return {"metric": self.metric, "tuned": self.tuned, "baseline": level, "difference": self.gain}
 
-    def _level(self, metric: str) -> Estimate:
-        return Estimate(self.baseline.figures[metric], None, None, 0)
+    def reached(self, metric: str = "") -> Estimate:
+        """Return what is reached without looking by a metric, that of the threshold by default."""
+        return Estimate(self.baseline.figures[metric or self.metric], None, None, 0)
 
     def _gain(self, metric: str) -> Difference | None:
         """Return the metric's difference from what is reached without looking; None where it has no interval."""
@@ -135,40 +139,59 @@ class ConstantAnswer(Rule):
             text = f"The {split} split has one answer only ({only}): figures say nothing of others."
             yield Finding(kind="baseline", level="note", text=text, figures=figures)
         elif _is_constant(threshold):
-            lead, asked = _unrelated(run)
-            text = lead + _constant(threshold) + _ranked(threshold)
-            yield Finding(kind="quality", level="alarm", text=text, figures=figures | asked)
+            yield from _inputs_tell_nothing(run)
+            text, brief = _constant(threshold) + _ranked(threshold), _given(threshold)
+            yield Finding(kind="quality", level="alarm", text=text, brief=brief, explains=OF_NO_USE, figures=figures)
         elif no_better_than_a_constant(run):
             beaten = threshold.beaten(pooled=True)
-            lead, asked = ("", {}) if beaten else _unrelated(run)
-            text = lead + _no_better(threshold, beaten) + ("" if beaten else _ranked(threshold))
-            level = "note" if beaten else "alarm"
-            yield Finding(kind="quality", level=level, text=text, figures=figures | asked)
+            if not beaten:
+                yield from _inputs_tell_nothing(run)
+            text = _no_better(threshold, beaten) + ("" if beaten else _ranked(threshold))
+            level, explains = ("note", ()) if beaten else ("alarm", OF_NO_USE)
+            label, level_reached = run.evaluation.metrics[threshold.metric].label, plain(threshold.reached())
+            brief = "not shown to be better" if _is_ahead(threshold) else "no better"
+            brief += f" than {threshold.answer}: {label} {plain(threshold.tuned)} against {level_reached}"
+            yield Finding(kind="quality", level=level, text=text, brief=brief, explains=explains, figures=figures)
 
 
-def _unrelated(run: RunRecords) -> tuple[str, dict[str, Any]]:
-    """Ask whether labels belong to their texts, where scores know nothing of them after a pass over all examples."""
-    if same := _one_prompt(run):
-        return f"{same} ", {"prompts": 1}
-    found = uninformative(run)
-    if not found or passes(run) < 1:
-        return "", {}
-    told = listed([f"{run.evaluation.metrics[name].label} {with_interval(one)}" for name, one in found.items()])
-    text = (
-        f"Check that labels and texts are paired rightly: its scores carry no information about the labels ({told}). "
-    )
-    return text, {"uninformative": list(found)}
+def _inputs_tell_nothing(run: RunRecords) -> Iterator[Finding]:
+    """Find why a model may be of no use: its prompts are all the same, or its scores know nothing of the labels.
+
+    Of the latter nothing is known before a pass over all examples.
+    """
+    if _one_prompt(run):
+        yield from _same_prompts(run)
+    elif passes(run) >= 1 and (found := uninformative(run)):
+        figures = [f"{run.evaluation.metrics[name].label} {with_interval(one)}" for name, one in found.items()]
+        brief = "check that each label belongs to its text: the scores carry no information about the labels "
+        text = f"C{brief[1:]}({listed(figures)})."
+        short_figures = [f"{run.evaluation.metrics[name].label} {plain(one)}" for name, one in found.items()]
+        yield Finding(
+            kind="learning",
+            level="alarm",
+            text=text,
+            brief=f"{brief}({listed(short_figures)})",
+            explains=("quality", "calibration", "over-fitting", "worse"),
+            figures={"uninformative": list(found)},
+        )
 
 
-def _one_prompt(run: RunRecords) -> str:
-    """Say that all examples which are shown have one prompt, so that nothing tells their answers apart; else ""."""
+def _one_prompt(run: RunRecords) -> bool:
+    """Say whether all examples that are shown have one prompt, so that nothing tells their answers apart."""
     answers = run.examples.answers if run.examples is not None else ()
     if len(answers) < FEW or len({one.prompt for one in answers}) > 1 or len({one.wanted for one in answers}) < 2:
-        return ""
-    if CUT in answers[0].prompt:  # they may differ in what is not shown
-        return ""
-    text = f"Check the prompts, of which all {len(answers):,} that are shown are the same while their answers differ: "
-    return f"{text}{quoted(answers[0].prompt)}."
+        return False
+    return CUT not in answers[0].prompt  # they may differ in what is not shown
+
+
+def _same_prompts(run: RunRecords) -> Iterator[Finding]:
+    assert run.examples is not None
+    answers = run.examples.answers
+    text = f"Check the prompts: all {len(answers):,} that are shown are the same, and their reference answers differ: "
+    text += f"{quoted(answers[0].prompt)}."
+    explains = (*OF_NO_USE, "quality", "learning", "data", "over-fitting", "labels")
+    figures = {"prompts": 1, "asked": len(answers)}
+    yield Finding(kind="data", level="alarm", text=text, brief=f"c{text[1:-1]}", explains=explains, figures=figures)
 
 
 def passes(run: RunRecords) -> float:
@@ -182,22 +205,25 @@ def _written_alike(run: RunRecords) -> Iterator[Finding]:
     n, said = len(answers), Counter(one.tuned.strip() for one in answers)
     wanted = Counter(one.wanted for one in answers if one.wanted is not None)
     share = max(wanted.values(), default=0) / max(1, n)
-    if same := _one_prompt(run):
-        yield Finding(kind="quality", level="alarm", text=same, figures={"prompts": 1, "asked": n})
+    if _one_prompt(run):
+        yield from _same_prompts(run)
         return
     if len({one.prompt for one in answers}) < FEW or share**n > CHANCE:
         return
     blank = sum(not one.tuned.strip() and one.wanted != "" for one in answers)
     text, count = said.most_common(1)[0]
     if share_within(blank, n)[0] >= BLANK:
-        text, count, told = "", blank, f"Not usable: {blank:,} of {n:,} answers are blank."
+        text, count, brief = "", blank, f"not usable: {blank:,} of {n:,} answers are blank"
     elif count == n:
-        told = f"Not usable: it always answers {_quoted_answer(text)}, to all {counted(n, 'held-out prompt')} asked."
+        brief = f"not usable: it always answers {_quoted_answer(text)}, to all {counted(n, 'held-out prompt')} asked"
     elif share_within(count, n)[0] >= NEARLY and share <= SELDOM:
-        told = f"Not usable: it answers {_quoted_answer(text)} to {count:,} of {counted(n, 'held-out prompt')} asked."
+        brief = f"not usable: it answers {_quoted_answer(text)} to {count:,} of {counted(n, 'held-out prompt')} asked"
     else:
         return
-    yield Finding(kind="quality", level="alarm", text=told, figures={"given": text, "count": count, "asked": n})
+    figures = {"given": text, "count": count, "asked": n}
+    yield Finding(
+        kind="quality", level="alarm", text=f"N{brief[1:]}.", brief=brief, explains=OF_NO_USE, figures=figures
+    )
 
 
 def _is_constant(threshold: Threshold) -> bool:
@@ -212,13 +238,18 @@ def _is_constant(threshold: Threshold) -> bool:
 
 
 def _constant(threshold: Threshold) -> str:
-    baseline, split = threshold.baseline, threshold.run.evaluation.split
-    of, said = f"{counted(baseline.total, baseline.unit)} of the {split} split", _quoted_answer(baseline.given)
-    what = f"always answers {said}, to all {of}"
+    label, split = threshold.run.evaluation.metrics[threshold.metric].label, threshold.run.evaluation.split
+    lead = f"N{_given(threshold)[1:]} of the {split} split; {label} {with_interval(threshold.tuned)}."
+    return f"{lead}{of_answers(threshold.run)}"
+
+
+def _given(threshold: Threshold) -> str:
+    """Return which answer is given to how many examples, in brief."""
+    baseline = threshold.baseline
+    of, said = counted(baseline.total, baseline.unit), _quoted_answer(baseline.given)
     if baseline.count < baseline.total:
-        what = f"answers {said} to {baseline.count:,} of {of}"
-    label = threshold.run.evaluation.metrics[threshold.metric].label
-    return f"Not usable: it {what}; {label} {with_interval(threshold.tuned)}.{of_answers(threshold.run)}"
+        return f"not usable: it answers {said} to {baseline.count:,} of {of}"
+    return f"not usable: it always answers {said}, to all {of}"
 
 
 def _no_better(threshold: Threshold, others: list[str]) -> str:
@@ -300,7 +331,7 @@ class UnansweredClasses(Rule):
             for adverb, found in (("never", never), ("hardly ever", rarely))
             if found
         ]
-        alarm = share_within(sum(seldom.values()), total)[0] >= MISSED
+        alarm, useless = share_within(sum(seldom.values()), total)[0] >= MISSED, no_better_than_a_constant(run)
         missed = {**never, **seldom}
         rare = max(missed.values()) * len(classes) <= total / 2  # half of an even share, each of them
         weights = f"Set {_balancing(run)} to balanced, add" if rare and _balancing(run) else "Add"
@@ -312,7 +343,14 @@ class UnansweredClasses(Rule):
             "examples": sum(missed.values()),
             "total": total,
         }
-        yield Finding(kind="classes", level="alarm" if alarm else "note", text=text, figures=figures)
+        yield Finding(
+            kind="classes",
+            level="alarm" if alarm or (rare and useless) else "note",
+            text=text,
+            brief=text[:1].lower() + text[1:-1],
+            explains=("quality", "learning") if rare and useless else (),
+            figures=figures,
+        )
 
 
 def _balancing(run: RunRecords) -> str:

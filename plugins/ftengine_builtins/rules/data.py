@@ -62,8 +62,15 @@ class LeakedRows(Rule):
             figures = {"between": leak["between"], "exact": exact, "near": near, "groups": groups, "rows": rows}
             if used and apart is not None:
                 figures |= {"metric": run.headline_metric, "leaked": apart.tuned.get(run.headline_metric)}
-            level = "alarm" if serious else "note"
-            yield Finding(kind="data", level=level, text=text, figures=figures, places=places)
+            yield Finding(
+                kind="data",
+                level="alarm" if serious else "note",
+                text=text,
+                brief=f"{remedy[:1].lower()}{remedy[1:]}: {leak['text'].partition(' (e.g. ')[0]}",
+                explains=("quality",) if serious and used else (),
+                figures=figures,
+                places=places,
+            )
 
 
 def _of_leaked(run: RunRecords, apart: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from ftengine import RunRecords
 from ftengine.api import Difference, Finding, Rule
 from ftengine.evaluation import near_end
-from ftengine.text import ends, number, percent, with_interval
+from ftengine.text import ends, number, percent, plain, with_interval
 from ftengine_builtins.rules.baseline import no_better_than_a_constant
 
 RISE = 0.05
@@ -25,6 +25,10 @@ on the one and not on the other."""
 RATIO_ALARM, RATIO_ANYWAY = 1.5, 5.0
 """The same for losses and perplexities: held-out over training; beyond the second, however much of what was gained on
 training examples new ones have. Numbers that were learnt well came to 2.5, 40 rows learnt by heart to 18."""
+
+
+EXPLAINED = ("quality", "calibration")
+"""Kinds of findings that over-fitting is the cause of."""
 
 
 class OverFitting(Rule):
@@ -55,7 +59,9 @@ class OverFitting(Rule):
             text = f"Training over-fitted, but the kept weights are from before, of step {kept:,}: {course}."
         else:
             text = f"Keep earlier weights (train.keep_best, train.early_stopping): {course}."
-        yield Finding(kind="over-fitting", level="note" if in_time else "alarm", text=text, figures=figures)
+        brief = f"keep earlier weights (train.keep_best, train.early_stopping): {course.partition(' while ')[0]}"
+        level, explains = ("note", ()) if in_time else ("alarm", (*EXPLAINED, "over-fitting"))
+        yield Finding(kind="over-fitting", level=level, text=text, brief=brief, explains=explains, figures=figures)
 
 
 def turning(points: Sequence[Any]) -> dict[str, Any] | None:
@@ -125,7 +131,10 @@ class GeneralisationGap(Rule):
             text = f"Better on training examples than on new ones, as the base is already: {text}, and was "
             text += f"{with_interval(before)} for the base, so training did not widen it beyond chance."
         figures = {"metric": metric, "training": seen, "held_out": new, "gap": gap, "base_gap": before, "grown": grown}
-        yield Finding(kind="over-fitting", level="alarm" if alarm else "note", text=text, figures=figures)
+        level, explains = ("alarm", EXPLAINED) if alarm else ("note", ())
+        brief = f"train for fewer epochs or on more examples: {evaluation.metrics[metric].label} {plain(seen)} on "
+        brief += f"training examples against {plain(new)} on held-out ones"
+        yield Finding(kind="over-fitting", level=level, text=text, brief=brief, explains=explains, figures=figures)
 
 
 def _chosen_in_time(run: RunRecords) -> bool:

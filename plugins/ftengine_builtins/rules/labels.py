@@ -62,7 +62,15 @@ class FlippedLabels(Rule):
             )
             lead += f"{percent(doubted['limit'])}"
         if places or text:
-            yield Finding(kind="labels", level="alarm", text=f"{lead}.{text}", figures=figures, places=places)
+            yield Finding(
+                kind="labels",
+                level="alarm",
+                text=f"{lead}.{text}",
+                brief=f"{lead[:1].lower()}{lead[1:]}",
+                explains=("quality",),
+                figures=figures,
+                places=places,
+            )
 
 
 def _doubted(run: RunRecords) -> dict[str, Any] | None:

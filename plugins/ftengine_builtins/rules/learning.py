@@ -10,11 +10,12 @@ import numpy as np
 from scipy.special import stdtrit
 
 from ftengine import RunRecords
-from ftengine.api import Finding, Rule
+from ftengine.api import Finding, Level, Rule
 from ftengine.evaluation import CHANCE
 from ftengine.text import counted, ends, known, number, percent
 from ftengine_builtins.rules.baseline import (
     MISSED,
+    OF_NO_USE,
     no_better_than_a_constant,
     passes,
     seldom_answered,
@@ -86,9 +87,21 @@ class LearningCurve(Rule):
     about = "training"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        found = _came_apart(run) or _stayed(run) or _unfinished(run) or _stuck(run)
+        found = _came_apart(run) or _first_pass(run) or _stayed(run) or _unfinished(run) or _stuck(run)
         if found is not None:
             yield found
+
+
+def _finding(level: Level, brief: str, figures: dict[str, Any], *, more: str = "", sure: bool = False) -> Finding:
+    """Return a finding about training.
+
+    Args:
+        more: sentences behind the brief one.
+        sure: the model is of no use for this reason, so whatever else is wrong with its answers follows from it.
+    """
+    explains = (*OF_NO_USE, "quality", "learning", "slices") if sure else ("quality",)
+    text = f"{brief[:1].upper()}{brief[1:]}.{more}"
+    return Finding(kind="learning", level=level, text=text, brief=brief, explains=explains, figures=figures)
 
 
 def _came_apart(run: RunRecords) -> Finding | None:
@@ -110,39 +123,44 @@ def _came_apart(run: RunRecords) -> Finding | None:
     course = f"from {number(start, 3)} to {number(peak, 3)} at step {at:,}{came}"
     if peak < least * start:  # no peak stands out, but all of the curve goes up
         course = f"from {number(line.first, 3)} at the beginning to {number(line.last, 3)} at the end"
-    text = f"Lower the learning rate ({rate:g}): training was unstable; its loss rose {course}."
-    level = "note" if _learned(run) and not useless else "alarm"
-    return Finding(kind="learning", level=level, text=text, figures={"first": start, "peak": peak, "last": last})
+    brief = f"lower the learning rate ({rate:g}): training was unstable, its loss rose {course}"
+    sure = useless or not _learned(run)
+    return _finding("alarm" if sure else "note", brief, {"first": start, "peak": peak, "last": last}, sure=sure)
+
+
+def _first_pass(run: RunRecords) -> Finding | None:
+    """Say where training ended within its first pass: the model is of no use, steps were few, or the loss still fell.
+
+    An alarm where the model is of no use yet, or hardly answers some classes.
+    """
+    steps, useless = run.steps, no_better_than_a_constant(run)
+    if passes(run) >= 1 or not steps or (useless and len(steps) < 2):
+        return None
+    if not useless and (run.training.stopped_early or not (len(steps) < FEW_STEPS or _falls(steps, steps))):
+        return None
+    last = fmean(step.loss for step in steps[-max(1, len(steps) // 3) :])
+    brief = f"train longer: {counted(len(steps), 'step')} went over {percent(passes(run))} of the training examples; "
+    brief += f"the training loss is {number(last, 3)}"
+    figures = {"steps": len(steps), "passes": passes(run), "last": last}
+    return _finding("alarm" if _is_early(run) else "note", brief, figures, more=_guess(run), sure=useless)
 
 
 def _stayed(run: RunRecords) -> Finding | None:
-    """Say where the model is of no use and training was short, or changed its loss by little, as far as can be told."""
-    useless, steps = no_better_than_a_constant(run), run.steps
-    if len(steps) < 2 or (_learned(run) and not useless):
-        return None
-    figures: dict[str, Any] = {"steps": len(steps), "passes": passes(run)}
-    rate, guess = f"{run.recipe.train.learning_rate:g}", ""
-    if labels := _labels(run):
-        guess = f" Guessing evenly among {labels:,} labels has a loss of {number(math.log(labels), 3)}."
-    if useless and passes(run) < 1:
-        figures["last"] = last = fmean(step.loss for step in steps[-max(1, len(steps) // 3) :])
-        text = (
-            f"Train longer: {counted(len(steps), 'step')} went over {percent(passes(run))} of the training examples, "
-        )
-        text += f"and the training loss is {number(last, 3)}.{guess}"
-        return Finding(kind="learning", level="alarm", text=text, figures=figures)
-    if len(steps) < 3 or not known(run.evaluation.difference.get(run.headline_metric or "")):
+    """Say where the model is of no use and training changed its loss by little, as far as can be told."""
+    useless, steps, rate = no_better_than_a_constant(run), run.steps, run.recipe.train.learning_rate
+    if len(steps) < 3 or (_learned(run) and not useless):
         return None
     line = trend(steps)
-    if line.most_fall >= HARDLY:
+    if not known(run.evaluation.difference.get(run.headline_metric or "")) or line.most_fall >= HARDLY:
         return None
-    figures |= {"first": line.first, "last": line.last, "change": {"low": line.low, "high": line.high}}
-    text = f"Train longer or raise the learning rate ({rate}): the training loss "
-    text += "hardly fell" if line.high < 0 else "stayed where it was"
-    text += f", {number(line.first, 3)} at the beginning and {number(line.last, 3)} at the end of "
-    text += f"{counted(len(steps), 'step')}. Else the inputs may not tell the answers.{guess}"
-    level = "alarm" if useless or line.high >= 0 else "note"
-    return Finding(kind="learning", level=level, text=text, figures=figures)
+    stayed = "hardly fell" if line.high < 0 else "did not fall"
+    brief = f"train longer or raise the learning rate ({rate:g}): in {counted(len(steps), 'step')}, the training loss "
+    brief += f"{stayed}, from {number(line.first, 3)} to {number(line.last, 3)}"
+    figures = {"steps": len(steps), "passes": passes(run), "first": line.first, "last": line.last}
+    figures["change"] = {"low": line.low, "high": line.high}
+    more = f"{_guess(run)} If that does not help, the inputs may not determine the answers."
+    level: Level = "alarm" if useless or line.high >= 0 else "note"
+    return _finding(level, brief, figures, more=more, sure=useless)
 
 
 def _stuck(run: RunRecords) -> Finding | None:
@@ -162,12 +180,9 @@ def _stuck(run: RunRecords) -> Finding | None:
         by_heart = bool(points) and not _weighted(run) and last < points[-1].validation_loss / 2
     if by_heart:
         return None
-    text = f"Lower the learning rate ({run.recipe.train.learning_rate:g}), or check that inputs and answers belong "
-    text += (
-        f"together: the training loss fell to {number(last, 3)} in {counted(len(run.steps), 'step')}, and the model "
-    )
-    text += "is no better than a constant answer."
-    return Finding(kind="learning", level="alarm", text=text, figures={"stuck": last})
+    brief = f"lower the learning rate ({run.recipe.train.learning_rate:g}), or check that inputs and answers belong "
+    brief += f"together: the training loss fell to {number(last, 3)} in {counted(len(run.steps), 'step')}"
+    return _finding("alarm", brief, {"stuck": last}, more=" Still, the model is no better than a constant answer.")
 
 
 def _labels(run: RunRecords) -> int:
@@ -175,6 +190,12 @@ def _labels(run: RunRecords) -> int:
     threshold = threshold_of(run)
     labels = len(threshold.baseline.classes) if threshold is not None else 0
     return labels if labels > 1 else 0
+
+
+def _guess(run: RunRecords) -> str:
+    """Say what guessing comes to, where the model chooses among labels."""
+    labels = _labels(run)
+    return f" Guessing evenly among {labels:,} labels has a loss of {number(math.log(labels), 3)}." if labels else ""
 
 
 def _even_guess(run: RunRecords) -> float:
@@ -220,12 +241,17 @@ def _unfinished(run: RunRecords) -> Finding | None:
     found = found or _near_guessing(run)
     if found is None:
         return None
-    told, figures = found
+    why, figures = found
+    level: Level = "alarm" if _is_early(run) else "note"
+    figures = {"steps": len(run.steps), **figures}
+    return _finding(level, f"train longer: {why}", figures, sure=no_better_than_a_constant(run))
+
+
+def _is_early(run: RunRecords) -> bool:
+    """Say whether the model is of no use yet, or hardly answers some classes."""
     total = threshold.baseline.total if (threshold := threshold_of(run)) is not None else 0
     missed = sum(seldom_answered(run).values())
-    early = no_better_than_a_constant(run) or bool(missed and share_within(missed, total)[0] >= MISSED)
-    figures = {"steps": len(run.steps), **figures}
-    return Finding(kind="learning", level="alarm" if early else "note", text=f"Train longer: {told}.", figures=figures)
+    return no_better_than_a_constant(run) or bool(missed and share_within(missed, total)[0] >= MISSED)
 
 
 def _validation_falls(points: Sequence[Any]) -> tuple[str, dict[str, Any]] | None:
@@ -241,24 +267,21 @@ def _validation_falls(points: Sequence[Any]) -> tuple[str, dict[str, Any]] | Non
 
 
 def _training_falls(run: RunRecords) -> tuple[str, dict[str, Any]] | None:
-    """Look at the last training losses, where there is no course of validations to go by: half of them, or all that are
-    of examples which no step had seen before."""
-    last = run.steps[0 if passes(run) < 1 else len(run.steps) // 2 :]
-    if passes(run) < 1 and 0 < len(last) < FEW_STEPS:
-        text = f"{counted(len(last), 'step')} went over {percent(passes(run))} of the training examples"
-        return text, {"passes": passes(run), "last": last[-1].loss}
-    if len(last) < FEW_STEPS or passes(run) > MANY_PASSES:
+    """Look at the last half of the training losses, where there is no course of validations to go by."""
+    last = run.steps[len(run.steps) // 2 :]
+    if passes(run) > MANY_PASSES or not _falls(last, run.steps):
         return None
     line = trend(last)
-    if (
-        trend(run.steps).high >= 0
-        or line.first <= 0
-        or -line.high / line.first < LEAST_FALL
-        or line.first - line.last < LEAST
-    ):
-        return None
     text = f"the training loss was still falling, from {number(line.first, 3)} to {number(line.last, 3)} in the last "
     return f"{text}{counted(len(last), 'step')}", {"before": line.first, "last": line.last}
+
+
+def _falls(last: Sequence[Any], steps: Sequence[Any]) -> bool:
+    """Say whether the training loss falls in the last steps, beyond its noise and by enough to matter."""
+    if len(last) < FEW_STEPS or trend(steps).high >= 0:
+        return False
+    line = trend(last)
+    return line.first > 0 and -line.high / line.first >= LEAST_FALL and line.first - line.last >= LEAST
 
 
 def _near_guessing(run: RunRecords) -> tuple[str, dict[str, Any]] | None:

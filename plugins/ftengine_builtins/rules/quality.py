@@ -46,39 +46,53 @@ class BetterThanBase(Rule):
         if threshold is not None:
             figures = threshold.figures()
         if threshold is None:
-            level, text = _judged(run, metric, on)
+            level, text, brief = _judged(run, metric, on)
         elif threshold.gain is None:
             pair = threshold.pair(metric)
-            level, text = "note", f"Too few examples to compare it with {threshold.answer}: {pair}, {on}."
+            brief = f"too few examples to compare it with {threshold.answer}"
+            level, text = "note", f"T{brief[1:]}: {pair}, {on}."
         else:
+            brief = f"better than {threshold.answer}: {_label(run, metric)} {against(tuned, threshold.reached())}"
             level, text = "good", f"Better than {threshold.answer}: {threshold.comparison()}, {on}."
-        text += " Its base has a fresh head, which guesses." if guesses and threshold is None else ""
-        yield Finding(kind="quality", level=level, text=text, figures=figures)
+        text += (
+            " Its base has a new, untrained head, whose answers are guesses." if guesses and threshold is None else ""
+        )
+        explains = ("worse",) if level == "alarm" else ()
+        yield Finding(kind="quality", level=level, text=text, brief=brief, explains=explains, figures=figures)
 
 
-def _judged(run: RunRecords, metric: str, on: str) -> tuple[str, str]:
-    """Return level and text of the comparison with the base."""
-    evaluation, name = run.evaluation, run.evaluation.metrics[metric].label
+def _judged(run: RunRecords, metric: str, on: str) -> tuple[str, str, str]:
+    """Return level, text and brief text of the comparison with the base."""
+    evaluation, name = run.evaluation, _label(run, metric)
     tuned, base, difference = evaluation.tuned[metric], evaluation.base.get(metric), evaluation.difference.get(metric)
     if not known(tuned):
         also = ", as is its base's" if base is not None and not known(base) else ""
-        return "alarm", f"Not a number: the tuned model's {name} is undefined {on}{also}."
+        brief = f"not a number: the tuned model's {name} is undefined"
+        return "alarm", f"N{brief[1:]} {on}{also}.", brief
     if base is None or difference is None or not known(difference):
-        return "note", f"Not compared with its base: {name} {told(tuned)} {on}."
+        brief = "not compared with its base"
+        return "note", f"N{brief[1:]}: {name} {told(tuned)} {on}.", brief
     pair, size = f"{name} {against(tuned, base)}", f"a difference of {told(difference, sign=True)}"
     answers = of_answers(run)
     if difference.better is not None:
-        p, word = probability(difference.p), "Better" if difference.better else "Worse"
-        level, lead = "good" if difference.better else "alarm", f"{word} than its base: {pair}"
+        p, word = probability(difference.p), "better" if difference.better else "worse"
+        level, lead = "good" if difference.better else "alarm", f"{word} than its base: "
         if difference.better and unmeasured_answers(run):  # a lower loss may go with useless answers
-            level, lead = "note", f"{name[:1].upper()}{name[1:]} is better than its base's: {against(tuned, base)}"
-        return level, f"{lead}, {size}{p and f', {p}'}, {on}.{answers}"
+            level, lead, pair = "note", f"its {name} is better than its base's: ", against(tuned, base)
+        lead = f"{lead}{pair}"
+        return level, f"{lead[:1].upper()}{lead[1:]}, {size}{p and f', {p}'}, {on}.{answers}", lead
     if ends(difference) is None:
-        return "note", f"Too few examples to tell it from its base: {pair}, {on}.{answers}"
+        brief = "too few examples to tell it from its base"
+        return "note", f"T{brief[1:]}: {pair}, {on}.{answers}", f"{brief}: {pair}"
     named = [evaluation.metrics[one].label for one in worse_metrics(run)]
+    brief = f"not shown to be better than its base: {pair}"
     lead = "Not shown to be better than its base" + (f", and worse in {listed(named)}" if named else "")
     text = f"{lead}: {pair}, {size}, which is within chance, {on}.{answers}"
-    return "note", text + would_show(difference, "This test set")
+    return "note", text + would_show(difference, "This test set"), brief
+
+
+def _label(run: RunRecords, metric: str) -> str:
+    return run.evaluation.metrics[metric].label
 
 
 def sides(figures: Any, metric: str) -> dict[str, Any]:
