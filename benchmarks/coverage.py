@@ -52,10 +52,10 @@ from ftengine_builtins.evaluators.memorisation import Memorisation
 from ftengine_builtins.evaluators.refusal import Refusal
 from ftengine_builtins.evaluators.regression import Regression
 from ftengine_builtins.rules import probes
-from ftengine_builtins.rules.baseline import no_better_than_a_constant
 from ftengine_builtins.rules.fitting import GeneralisationGap
 from ftengine_builtins.rules.quality import BetterThanBase, WorseMetrics
 from ftengine_builtins.rules.slices import SliceGaps
+from ftengine_builtins.rules.threshold import no_better_than_a_constant
 
 LEVEL = 0.05
 MOST = 0.06

@@ -61,7 +61,7 @@ def outcome(truth: Truth, verdict: Verdict) -> str:
     """Say what the verdict came to."""
     alarms = [one for one in verdict.findings if one.level == "alarm"]
     if truth.name.startswith("sound"):
-        return "false" if alarms else "named" if truth.named(verdict.findings[0]) else "missed"
+        return "false" if alarms else "named" if truth.named(verdict.quality) else "missed"
     first = (*verdict.lead, *verdict.rest[:1])
     if any(truth.named(one) for one in first):
         return "named"

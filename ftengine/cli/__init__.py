@@ -17,14 +17,14 @@ COMMANDS = {
     "train": ("ftengine.cli.train:train", "Fine-tune a model as a recipe says."),
     "evaluate": ("ftengine.cli.evaluate:evaluate", "Compare a tuned model with its base."),
     "predict": ("ftengine.cli.predict:predict", "Answer the rows of a file with a tuned model."),
-    "merge": ("ftengine.cli.merge:merge", "Fold what was trained into the base and save a plain model."),
+    "merge": ("ftengine.cli.merge:merge", "Merge the trained part into the base and save a plain model."),
     "report": ("ftengine.cli.report:report", "Write an HTML report on finished runs, and print their verdicts."),
     "compare": ("ftengine.cli.compare:compare", "Train several strategies on the same data and compare them."),
     "cross-validate": (
         "ftengine.cli.crossvalidate:cross_validate",
         "Cross-validate: train one model per fold, and pool their held-out metrics.",
     ),
-    "plugins": ("ftengine.cli.plugins:plugins", "List, describe, check and begin plugins."),
+    "plugins": ("ftengine.cli.plugins:plugins", "List, describe, check and create plugins."),
     "schema": ("ftengine.cli.schema:schema", "Print the JSON schema of recipes, with the installed components."),
     "completion": (
         "ftengine.cli.completion:completion",

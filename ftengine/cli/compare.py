@@ -30,7 +30,7 @@ RATE = "train.learning_rate"
     "`ftengine plugins list --kind strategy` lists them.",
 )
 @set_option
-@click.option("--metric", metavar="NAME", help="What to compare; by default what the verdict goes by.")
+@click.option("--metric", metavar="NAME", help="Metric to compare by; by default the one that the verdict uses.")
 @click.option("--all-pairs", is_flag=True, help="Compare every pair, not only the best with each other strategy.")
 @output_option
 @json_option

@@ -32,7 +32,7 @@ Check = Callable[[list[str]], Any]
 @click.option(
     "--recheck",
     is_flag=True,
-    help="Check again what was found sound before, though neither installation, settings nor machine changed.",
+    help="Repeat checks that passed before, although installation, settings and machine are unchanged.",
 )
 @json_option
 def doctor(clear_cache: bool, recheck: bool, as_json: bool) -> None:

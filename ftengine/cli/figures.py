@@ -156,7 +156,7 @@ def show_probes(out: Console, result: EvaluationResult) -> None:
         for metric, change in list(probe.against.items())[:MOST_METRICS]
     ]
     if changed:
-        out.print("\nrobustness of the tuned model, on the same examples as they are and changed:")
+        out.print("\nrobustness of the tuned model, on the same examples unchanged and disturbed:")
         out.print(table(("changed by", "metric", "as they are", "changed", "difference", ""), changed, left=6))
     for probe in result.probes:
         if probe.kind == "robustness":

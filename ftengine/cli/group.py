@@ -119,7 +119,7 @@ class Commands(Suggesting):
             from ftengine.plugins.blame import blame
 
             # No command of ftengine's own ends so, and what called it success has not done what was asked.
-            raise PluginError(blame(error) or "something that the command called ended it (SystemExit)") from error
+            raise PluginError(blame(error) or "it was ended by code that it called (SystemExit)") from error
 
     def main(
         self,

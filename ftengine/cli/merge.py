@@ -22,7 +22,7 @@ from ftengine.cli.progress import announce, listening
 @trust_code_option
 @json_option
 def merge(run_folder: str, out: str, dtype: str, trust_code: bool, as_json: bool) -> None:
-    """Fold what was trained into the base and save a plain model in the new folder OUT.
+    """Merge the trained part into the base and save a plain model in the new folder OUT.
 
     Outputs are compared twice: before and after merging, and the merged model's with those of the written folder,
     opened anew from its files. Where they differ by more than rounding, OUT is not left behind.

@@ -12,7 +12,9 @@ from ftengine.errors import InputError
 PATH = click.Path(readable=False)
 """A path, as text, which the shell completes; whether it can be read is found out where it is."""
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone to stdout, all else to stderr.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print only JSON to stdout, everything else to stderr."
+)
 
 set_option = click.option(
     "--set",

@@ -47,12 +47,12 @@ SHOWN_TEXT = 240
 @click.option(
     "--parameters-only",
     is_flag=True,
-    help="Count the parameters that would train and stop; a folder with only a config.json is enough, and no data.",
+    help="Count the parameters that would train and stop; needs no data, and of the model only its config.json.",
 )
 @click.option(
     "--labels",
     type=click.IntRange(min=1),
-    help="With --parameters-only: outputs of a classification head, which the data would tell.  [default: 2]",
+    help="With --parameters-only: outputs of a classification head, which otherwise come from the data.  [default: 2]",
 )
 @click.option(
     "--processes",

@@ -56,7 +56,7 @@ def complete_kinds(ctx: click.Context, param: click.Parameter, incomplete: str) 
     shell_complete=complete_kinds,
     multiple=True,
     required=True,
-    help=f"Kind of component: {', '.join(kinds())}; named NAME, or as given after =; may come again.",
+    help=f"Kind of component: {', '.join(kinds())}; named NAME, or as given after =; may be given several times.",
 )
 @click.option("--output", metavar="DIR", type=PATH, help="The folder to write; by default ftengine-NAME.")
 def new(name: str, chosen: Sequence[str], output: str | None) -> None:

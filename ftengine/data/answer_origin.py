@@ -80,19 +80,19 @@ class AnswerOrigin(Record):
     def _differences(self, begun: AnswerOrigin) -> list[str]:
         found = []
         if begun.model != self.model:
-            found.append(f"the {begun.model} model answered, and now the {self.model} model would")
+            found.append(f"the {begun.model} model answered before, and the {self.model} model would now")
         found += [f"of the base model, {what} differ" for what in changes(begun.base, self.base)]
         if begun.trained != self.trained and begun.model == self.model:
-            runs = f"run {begun.run!r} was another" if begun.run == self.run else f"run {begun.run!r}, not {self.run!r}"
-            found.append(f"{runs} (its trained part differs)")
+            same = f"run {begun.run!r} has changed (its trained part differs)"
+            found.append(same if begun.run == self.run else f"it was run {begun.run!r} and is {self.run!r}")
         was, now = ({key: x for key, x in flat(one.settings).items() if x != {}} for one in (begun, self))
         # Another run's own settings are no news beside that.
         keys = [key for key in {**was, **now} if was.get(key) != now.get(key) and begun.trained == self.trained]
         found += [f"{key} was {_setting(was, key)} and is {_setting(now, key)}" for key in keys]
         if (begun.rows, begun.content) != (self.rows, self.content):
             count = f"{begun.rows:,} rows, now {self.rows:,}" if begun.rows != self.rows else "its rows differ"
-            named = "" if begun.source == self.source else f"{begun.source!r} and not {self.source!r}, "
-            found.append(f"the input was another ({named}{count})")
+            named = "" if begun.source == self.source else f"it was {begun.source!r} and is {self.source!r}; "
+            found.append(f"the input has changed ({named}{count})")
         return found
 
 

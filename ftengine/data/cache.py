@@ -57,7 +57,7 @@ class Reading:
         def write(folder: Path) -> dict[str, Any]:
             facts, after = self.write(str(folder / ROWS)), os.stat(self.path)
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-                raise DataError(f"{self.source} changed while it was read. Try again when its writer is done.")
+                raise DataError(f"{self.source} changed while it was being read. Try again once nothing writes to it.")
             return facts
 
         return entry_of(self._key(), f"the rows of {self.source}", write)
@@ -259,7 +259,7 @@ def check_free(source: str, columns: Sequence[str]) -> None:
     seen: dict[str, str] = {}
     for name in columns:
         if name in (LINE, ROW):
-            raise DataError(f"{source} has a column {name!r}; ftengine keeps this name for itself. Rename the column.")
+            raise DataError(f"{source} has a column {name!r}, a name that ftengine uses itself. Rename the column.")
         key = comparable(name).strip()
         if key in seen:
             raise DataError(f"{source} has columns {seen[key]!a} and {name!a}, which look alike. Rename or remove one.")

@@ -260,7 +260,7 @@ def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, DataRows], section
     cures.append("take them out of training with data.leaks: drop")
     near = section.leaks == "fail" and any(leak["near"] for leak in serious)
     cures += ["compare equal rows only with data.near_duplicates: null"] if near else []
-    cures.append("measure them apart with data.leaks: warn")
+    cures.append("measure them separately with data.leaks: warn")
     raise DataError(
         f"{'; '.join(found)}. Figures on them say nothing about new data (data.leaks: {section.leaks}). "
         f"Either {', or '.join(cures)}."

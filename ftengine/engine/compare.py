@@ -99,7 +99,7 @@ def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]], *, sa
     for spec in strategies:
         contender = _contender(recipe, spec, None if same_rate else registry)
         if contender.recipe.output in found:
-            raise InputError(f"strategy {contender.label!r} is named twice. Leave one of them.")
+            raise InputError(f"strategy {contender.label!r} is named twice. Remove one of them.")
         found[contender.recipe.output] = contender
     return list(found.values())
 
@@ -327,7 +327,7 @@ def statement(
     if best:
         how += ", as these examples also chose the best"
         shown = "Compared: the best with each other strategy (all pairs: --all-pairs). "
-    seed = "each strategy was trained with one seed, and what another seed would change is not in these figures."
+    seed = "each strategy was trained with one seed, so these figures do not show how results vary between seeds."
     head = f"On {metric}, {sample_size(examples, rows, f'distinct {split} example')}{which}:"
     paired = f"{shown}Paired by example{'' if rows is None else ', resampled by group'}{how}; {seed}"
     return "\n".join(filter(None, [head, *lines, paired, few_groups(examples, worth)]))

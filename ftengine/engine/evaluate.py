@@ -67,7 +67,7 @@ def add_figures(ready: KnownTask, run: RunDirectory, specs: Sequence[str | Mappi
     if processes().is_main_process:
         conclude(run, ready.registry, report)
         ready.listener.message(
-            f"added to evaluation.json of {run.path}, which is judged again: verdict.json and report.html are new"
+            f"added to evaluation.json of {run.path}; verdict.json and report.html were written anew"
         )
     return report
 

@@ -216,8 +216,8 @@ def _robustness(ready: ReadyTask, held: EvalSet, spec: Mapping[str, Any], number
         augmenter = ready.registry.build("augmenter", {**spec, "probability": 1.0}, key)  # every example is changed
     if overrides(augmenter, "mix"):
         raise RecipeError(
-            f"{key}: augmenter {augmenter.name!r} mixes examples while training and changes no single one, so there is "
-            "nothing to measure. Take it out."
+            f"{key}: augmenter {augmenter.name!r} mixes examples with one another and changes no single one, so there "
+            "is nothing to measure. Take it out."
         )
     with naming(key):
         require_suitable(augmenter, ready.task)

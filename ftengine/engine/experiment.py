@@ -120,7 +120,7 @@ class Experiment:
         section, first = self.recipe.train, dict[str, int]()
         names = [make.entry.name for make in self.make_fast_paths]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise RecipeError(f"train.fast_paths names {twice!r} twice. Leave one of them.")
+            raise RecipeError(f"train.fast_paths names {twice!r} twice. Remove one of them.")
         if section.parallel == "fsdp":
             require_sharding_support(self.make_strategy(), "strategy")
             require_sharding_support(self.make_optimizer(), "optimizer")
@@ -138,7 +138,7 @@ class Experiment:
             if before != i:
                 raise RecipeError(
                     f"regularizer {regularizer.name!r} stands in the recipe twice (recipe keys regularize.{before} and "
-                    f"regularize.{i}). Leave one of them."
+                    f"regularize.{i}). Remove one of them."
                 )
             replaces = regularizer.traits.replaces_weight_decay
             if section.weight_decay and replaces:

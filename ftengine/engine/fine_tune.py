@@ -174,7 +174,7 @@ def require_seen(run: RunDirectory) -> None:
     while not run.is_run():
         if time.monotonic() > deadline:
             raise RunError(
-                f"output {str(run.path)!r} is not seen by host {socket.gethostname()}: process 0 writes there, and "
+                f"output {str(run.path)!r} does not exist on host {socket.gethostname()}: process 0 writes there, and "
                 "all read checkpoints. Choose a folder on a file system that all hosts share, with --set output=DIR."
             )
         time.sleep(0.1)

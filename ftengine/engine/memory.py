@@ -33,7 +33,7 @@ def require_measurable(device: Device, section: TrainSection) -> None:
     """Refuse a recipe that asks to measure the memory of a model that is divided over processes (RecipeError)."""
     if device.divides and measures(section):
         raise RecipeError(
-            "train.parallel fsdp goes with neither train.gradient_checkpointing auto nor train.memory_limit, which "
+            "train.parallel fsdp excludes train.gradient_checkpointing auto and train.memory_limit, which "
             "measure a whole model. Set gradient_checkpointing to true or false, and no memory_limit."
         )
 

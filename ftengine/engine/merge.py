@@ -128,8 +128,8 @@ def merge_into(
         changed = [name for name, one in _hashes(opened).items() if held.get(name, one) != one]
         if changed and not wrong:
             raise MergeChangedOutputs(
-                f"{len(changed):,} of {len(held):,} tensors of the merged model, such as {changed[0]!r}, are others "
-                f"when they are read from the files again. {instead}"
+                f"{len(changed):,} of {len(held):,} tensors of the merged model, such as {changed[0]!r}, differ "
+                f"when they are read back from its files. {instead}"
             )
         if wrong or not differences[1] <= TOLERANCE:
             keys = f"; keys that do not fit: {len(wrong):,}, such as {wrong[0]!r}" if wrong else ""

@@ -216,8 +216,8 @@ def _busy() -> str | None:
     if load <= cores:
         return None
     return (
-        f"the machine is busy (load average {load:.1f} on {counted(cores, 'core')}): times are those of now, and "
-        "shorter when it is quiet"
+        f"the machine is busy (load average {load:.1f} on {counted(cores, 'core')}): these times were measured "
+        "under load, and are shorter on a quiet machine"
     )
 
 
@@ -316,7 +316,7 @@ def _warnings(data: PreparedData, targets: Mapping[str, list[str]]) -> list[str]
     found = [finding.text for finding in data.audit.findings if finding.level != "good"]
     found += idle_augmenters(encoded["train"])
     if "validation" not in encoded:
-        found.append("no validation split: over-fitting will not be seen (data.validation).")
+        found.append("no validation split: over-fitting cannot be detected (data.validation).")
     if held_out(encoded) == "validation":
         found.append("no test split: base and tuned are compared on validation, which also picks the best weights.")
     output = RunDirectory(recipe.output)

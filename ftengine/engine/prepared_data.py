@@ -278,7 +278,7 @@ def apply_strategy(strategy: Strategy, loaded: LoadedModel) -> None:
         try:
             loaded.module.get_submodule(name).requires_grad_(True)
         except AttributeError:
-            raise SourceError(f"{loaded.source!r} has no module {name!r}, which its loader calls new.") from None
+            raise SourceError(f"{loaded.source!r} has no module {name!r}, which its loader lists as new.") from None
 
 
 def inferring(task: Task) -> Task:

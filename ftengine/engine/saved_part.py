@@ -161,7 +161,7 @@ def _verify(model: PreparedModel, run: RunDirectory, folder: Path, facts: Traine
         told += f"{told and ', and '}{len(moved):,} of {len(frozen):,} frozen ones, such as {moved[0]!r}"
     if lost or moved or not difference <= allowed:
         raise SavedPartDiffers(
-            f"{who} saved files that do not give the tuned model back: opened on a fresh base, its outputs on {count} "
+            f"{who} saved files that do not restore the tuned model: opened on a fresh base, its outputs on {count} "
             f"examples differ from the tuned model's by {difference:.3g} of their size, and rounding explains at most "
             f"{allowed:.3g}{told and f'; {told}'}. {kept}"
         )

@@ -42,8 +42,7 @@ def require_folder(output: str, what: str) -> None:
     """Refuse a folder for runs (`what` they are called) that is a run itself (RunError)."""
     if RunDirectory(output).is_run():
         raise RunError(
-            f"output {output!r} holds a run of its own; {what} are folders inside of output. Choose another with "
-            "--output DIR."
+            f"output {output!r} is a run itself; {what} are folders inside output. Choose another with --output DIR."
         )
 
 

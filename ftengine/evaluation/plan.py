@@ -140,7 +140,7 @@ def check_metrics(evaluators: Iterable[Evaluator], known: Mapping[str, str] | No
             owner = owners.setdefault(metric, evaluator.name)
             if owner != evaluator.name:
                 raise RecipeError(
-                    f"evaluators {owner!r} and {evaluator.name!r} both report {metric!r}. Leave one of them out of "
+                    f"evaluators {owner!r} and {evaluator.name!r} both report {metric!r}. Remove one of them from "
                     "recipe key 'evaluate', or of --evaluators."
                 )
 

@@ -99,8 +99,8 @@ def _require_apart(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
     whole = packed.shape[1] == sum(CHECKED) == sum(part.shape[1] for part in alone)
     if not whole or not _apart(packed[0], torch.cat(alone, 1)[0]) <= LIMIT:
         raise RecipeError(
-            f"task.packing is true, and {type(model).__name__} (as the strategy prepared it) computes other outputs "
-            "for examples that are packed into one row than for each alone. Set task.packing to false."
+            f"task.packing is true, and {type(model).__name__} (as the strategy prepared it) gives different outputs "
+            "for examples packed into one row and for each alone. Set task.packing to false."
         )
 
 

@@ -57,7 +57,7 @@ class PluginOrigin:
                 "inside of its hooks."
             )
         if self.printed:
-            found.append(f"{who} prints {shown(self.printed)} when it is imported. It has to print nothing.")
+            found.append(f"{who} prints {shown(self.printed)} when it is imported. It must print nothing.")
         return found
 
     def __str__(self) -> str:

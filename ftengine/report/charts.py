@@ -56,7 +56,7 @@ def learning_rate(steps: Points) -> LineChart:
         x_label="step",
         y_label="learning rate",
         lines=_known(_line("", steps, "tuned")),
-        caption="Learning rate as the schedule had it.",
+        caption="Learning rate of each step.",
     )
 
 

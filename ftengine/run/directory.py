@@ -229,7 +229,7 @@ def locked(file: Path, what: str) -> Iterator[None]:
             lock.acquire()
         except Timeout:
             raise RunError(
-                f"{what} is in use: another process writes into it. Wait for its end, or choose another place."
+                f"{what} is in use: another process is writing to it. Wait until it ends, or choose another place."
             ) from None
     try:
         yield

@@ -70,7 +70,7 @@ class SplitSection(_Section):
     )
     column: str | None = Field(None, min_length=1, description="the column of groups, or of dates or numbers in time")
     duplicates: Literal["together", "apart"] = Field(
-        "together", description="apart gives equal and near equal rows to any side, as a careless split does"
+        "together", description="together keeps equal and near-equal rows in one split; apart lets them fall into any"
     )
     folds: int | None = Field(None, ge=2, description="divide train into so many folds, of which one is the test split")
     fold: int = Field(0, ge=0, description="which one, from 0")
@@ -105,7 +105,7 @@ class DataSection(_Section):
     group: str | None = Field(
         None,
         min_length=1,
-        description="column of what rows belong to (a patient, a document): one side, and counted once in intervals",
+        description="column of what rows belong to (a patient, a document): in one split, counted once in intervals",
     )
     leaks: Literal["auto", "fail", "drop", "warn"] = Field(
         "auto",
@@ -174,7 +174,7 @@ class TrainSection(_Section):
     accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step (gradient accumulation)")
     learning_rate: float = Field(2e-4, gt=0, le=1e30, description="learning rate at its peak")
     optimizer: Named = Field({"name": "auto"}, description="auto takes the usual one: `ftengine plugins list`")
-    weight_decay: float = Field(0.0, ge=0, le=1e6, description="of matrices; vectors (biases, norms) are left alone")
+    weight_decay: float = Field(0.0, ge=0, le=1e6, description="of matrices; vectors (biases, norms) have none")
     schedule: Named = Field({"name": "auto"}, description="of the learning rate; auto takes the usual one")
     warmup: float = Field(0.03, ge=0, description="share of all steps if below 1, else a number of steps")
     max_grad_norm: float | None = Field(1.0, gt=0, description="clip the gradient's norm; null for no clipping")
@@ -186,7 +186,7 @@ class TrainSection(_Section):
     checkpoint_every: int | None = Field(
         None, ge=1, description="steps between checkpoints; null: once an epoch, 20 times at most"
     )
-    keep_checkpoints: int = Field(2, ge=1, description="complete checkpoints that stay on disk")
+    keep_checkpoints: int = Field(2, ge=1, description="complete checkpoints that are kept")
     precision: DType = Field("auto", description="compute dtype; auto: bfloat16 if the device multiplies it natively")
     gradient_checkpointing: bool | Literal["auto"] = Field(
         False,
@@ -239,10 +239,10 @@ class EvaluationSection(_Section):
     )
     slices: list[str] = Field([], description="columns whose values divide the held-out split")
     small_slice: int = Field(30, ge=1, description="examples below which a slice is called small")
-    robustness: NamedList = Field([], description="augmenters that change the held-out split for another look")
+    robustness: NamedList = Field([], description="augmenters that disturb the held-out split, to measure robustness")
     forgetting: FurtherData = Field(None, description="general examples of the same task: a file, or {data, limit}")
     memorisation: Memorisation | None = Field(
-        None, description="{examples: 100, …} to see whether training rows are reproduced; null for not"
+        None, description="{examples: 100, …} to test whether training rows are reproduced; null: no"
     )
     refusal: FurtherData = Field(None, description="requests that should or should not be refused: as forgetting")
     generate: Generation = Generation()  # type: ignore[call-arg]
@@ -263,7 +263,7 @@ class Recipe(_Section):
     augment: NamedList = Field([], description="augmenters of the training split, in order")
     regularize: NamedList = Field([], description="regularizers of the loss")
     train: TrainSection = TrainSection()  # type: ignore[call-arg]
-    callbacks: NamedList = Field([], description="who is told of steps, validations and the figures: trackers, …")
+    callbacks: NamedList = Field([], description="what follows a run's steps, validations and figures: trackers, …")
     evaluate: NamedList = Field([], description="evaluators beyond the task's defaults")
     evaluation: EvaluationSection = EvaluationSection()  # type: ignore[call-arg]
     seed: int = Field(0, ge=0, lt=2**32, description="of splits, batches, dropout and fresh weights")

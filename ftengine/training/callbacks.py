@@ -45,7 +45,7 @@ class Callbacks:
                 self.callbacks.remove((callback, origin))
                 if isinstance(error, TrainingError) and not isinstance(event, Failed):
                     raise TrainingError(f"{who} ends the run: {cause}") from error
-                self.listener.message(f"{who} failed and is left out from here on: {cause}")
+                self.listener.message(f"{who} failed and is switched off for the rest of the run: {cause}")
 
     def view_commands(self, run: Path) -> list[str]:
         """Return the commands that show what callbacks wrote; a callback that fails is named."""

@@ -115,7 +115,7 @@ def newest_checkpoint(run: RunDirectory, listener: Listener) -> Path | None:
         try:
             _verify(folder)
         except RunError as error:
-            listener.message(f"checkpoint {folder.name} is damaged and left out: {error}")
+            listener.message(f"checkpoint {folder.name} is damaged and ignored: {error}")
         else:
             return folder
     if folders:

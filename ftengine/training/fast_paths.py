@@ -211,7 +211,7 @@ def compared(
         before = state_of(probe.loaded)
         fault = _fault(paths, probe, replace(context, message=lambda text: None), replaced, accelerator)
         left = next((what for what, one in state_of(probe.loaded).items() if one != before[what]), None)
-        fault = fault or (f"{left} are others after it was left than before: undo everything" if left else "")
+        fault = fault or (f"{left} changed: undo everything on exit" if left else "")
     except _Nothing:
         fault = ""
     # Whatever a path raises, the model's own way is there: where that fails too, no path is to blame.

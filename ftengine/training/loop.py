@@ -63,7 +63,7 @@ class Trainer:
             self.progress, tensors = load_checkpoint(newest, self.module, self.optimizer_step.optimizer)
             self.regularizers.load_state_dict(tensors)
         begins = (
-            f"goes on from the checkpoint of step {self.progress.step:,}" if newest else "there is no checkpoint yet"
+            f"continuing from the checkpoint of step {self.progress.step:,}" if newest else "there is no checkpoint yet"
         )
         self.setup.listener.message(f"resume: {begins}")
         if self.accelerator.scaler is not None and self.progress.scaler:

@@ -172,9 +172,9 @@ class OptimizerStep:
                 raise
             layer = type(self.module.get_submodule(wide[-1]))
             raise PluginError(
-                f"{named(strategy)}: its {layer.__name__} {wide[-1]!r} makes float32 of an input of another dtype, and "
-                f"the model cannot go on with that: a layer returns its input's dtype ({written(layer)}). "
-                "train.precision float32 does without."
+                f"{named(strategy)}: its {layer.__name__} {wide[-1]!r} returns float32 for an input of another dtype, "
+                f"which the model cannot use: a layer returns its input's dtype ({written(layer)}). "
+                "train.precision float32 avoids that."
             ) from error
 
     def _computed(self, members: np.ndarray, batch: Batch) -> int:

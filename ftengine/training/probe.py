@@ -49,7 +49,7 @@ class Outcome:
     def fault(self, other: Outcome, allowed: Callable[[str, float], float]) -> str:
         """Say where another outcome differs by more than is allowed of a tensor with such a scale; "" nowhere."""
         if missing := self.tensors.keys() ^ other.tensors.keys():
-            return f"{min(missing)} is there in one way alone"
+            return f"{min(missing)} exists with it or without it, but not both"
         sizes = {name: float(tensor.norm()) for name, tensor in self.tensors.items()}
         least = FLOOR * max((size for name, size in sizes.items() if name != "the loss"), default=0.0)
         for name, tensor in self.tensors.items():
@@ -190,7 +190,7 @@ def _dropout_fault(y: Tensor, x: Tensor, p: float, train: bool = True, *_: Any, 
         (slope,) = torch.autograd.grad(y, x, torch.ones_like(y), retain_graph=True)
         expected = kept.double() / (1 - p)
         if bool(((slope.double()[there] - expected).abs() > close * expected).any()):
-            return f"the gradient of dropout of {p:g} is another than its mask's"
+            return f"the gradient of dropout of {p:g} does not follow its mask"
     return ""
 
 

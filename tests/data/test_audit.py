@@ -145,7 +145,7 @@ def test_tags_of_words_that_are_written_otherwise_are_no_contradiction(write, la
 def test_labels_that_differ_in_case_or_white_space_only_are_found(write, label_task, audit):
     train = labelled(write, "a.jsonl", [(f"t{i}", ["new  car", "bus", "New car"][i % 3]) for i in range(60)])
     assert told(audit(label_task, train)) == [
-        "Labels 'New car' (20) and 'new  car' (20) differ in case or white space only, and count as 2; are they one?"
+        "Labels 'New car' (20) and 'new  car' (20) differ in case or white space only, and are 2 classes; should they be one?"
     ]
 
 
@@ -182,7 +182,7 @@ def test_what_looks_wrong_is_counted_with_its_place(write, text_task, audit):
     result = audit(text_task, write("a.jsonl", texts(rows)))
     assert told(result, "oddities") == [
         "1 of 69 training rows has no text but white space (e.g. a.jsonl:61).",
-        "3 of 69 training rows have nothing but one character or word over and over (e.g. a.jsonl:62).",
+        "3 of 69 training rows have nothing but one character or word, repeated (e.g. a.jsonl:62).",
         "4 of 69 training rows have a length far below that of most (e.g. a.jsonl:64).",
         "1 of 69 training rows has a length far above that of most (e.g. a.jsonl:68).",
         "1 of 69 training rows has control characters (e.g. a.jsonl:66).",

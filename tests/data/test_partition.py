@@ -131,7 +131,7 @@ def test_groups_in_training_and_in_a_file_held_out_are_a_leak(visits, text_task,
     assert str(caught.value) == (
         "2 values of column 'patient' are in the training and in the test split (e.g. train.jsonl:2 & test.jsonl:2). "
         "Figures on them say nothing about new data (data.leaks: auto). Either take them out of training with "
-        "data.leaks: drop, or measure them apart with data.leaks: warn."
+        "data.leaks: drop, or measure them separately with data.leaks: warn."
     )
     warned = audit(text_task, visits.model_copy(update={"leaks": "warn"}))
     [leak] = warned.facts["leaks"]
@@ -371,7 +371,7 @@ def test_leaks_end_the_command_with_their_number_and_places(leaking, text_task):
         "1 of 3 test rows repeats a training row (e.g. train.jsonl:4 = test.jsonl:2), and 1 more nearly repeats one "
         "(Jaccard similarity ≥ 0.8, e.g. train.jsonl:1 ≈ test.jsonl:1). Figures on them say nothing about new data "
         "(data.leaks: auto). Either take them out of training with data.leaks: drop, or "
-        "measure them apart with data.leaks: warn."
+        "measure them separately with data.leaks: warn."
     )
 
 

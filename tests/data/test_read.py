@@ -156,7 +156,14 @@ def test_a_cell_may_hold_line_breaks_and_be_longer_than_the_csv_modules_limit(wr
     rows = read_rows(write("cells.csv", f'text,label\n"one\r\ntwo\n",x\n{long},y\n'))
     assert rows[0]["text"] == "one\r\ntwo\n"
     assert rows[1]["text"] == long
-    assert [rows.where(0), rows.where(1)] == ["cells.csv:2", "cells.csv:5"]
+    assert [rows.where(0), rows.where(1)] == ["cells.csv:2", "cells.csv:5"]  # the lines on which they begin
+
+
+def test_a_carriage_return_alone_is_named_with_what_to_do(write):
+    for text in ("text,label\rone,x\rtwo,y\r", "text,label\na\rb,x\n"):
+        message = fails(write("mac.csv", text))
+        assert "carriage return" in message
+        assert "universal-newline" not in message
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64])

@@ -84,7 +84,7 @@ def test_they_can_be_switched_off_or_be_fewer(chat_recipe, tmp_path):
     assert answers_of(none) == ()
     assert not list((none.path / "predictions").glob("answers-*"))
     assert "What the models write" not in (none.path / "report.html").read_text(encoding="utf-8")
-    assert "No metric scored its generated text." in none.verdict.headline
+    assert "No metric scored its generated text." in none.verdict.quality.text
     few = fine_tune(chat_recipe(evaluation__answers=2, train__max_steps=2, output=str(tmp_path / "few")))
     assert len(answers_of(few)) == 2
 

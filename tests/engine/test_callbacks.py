@@ -99,7 +99,8 @@ def test_events_come_in_order_and_a_failing_callback_is_named_once(registry, con
     assert "SystemExit: 0" in other
     assert line.startswith("callback 'torn' of callbacks")
     assert re.search(
-        r" failed and is left out from here on: ConnectionError: no route \(test_callbacks\.py:\d+\)$", line
+        r" failed and is switched off for the rest of the run: ConnectionError: no route \(test_callbacks\.py:\d+\)$",
+        line,
     )
     assert [row.partition(":")[0] for row in (run.path / "steps.txt").read_text().splitlines()] == ["1", "2", "3"]
     kinds = [type(event) for event in Ear.heard]

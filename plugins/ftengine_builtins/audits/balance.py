@@ -28,7 +28,7 @@ class Balance(Audit):
             count, label = rare[0]
             occur, which, them = ("occurs", ":", "it") if len(rare) == 1 else ("occur", ", the rarest,", "them")
             text = f"In training, {len(rare):,} of {len(train):,} labels {occur} fewer than {RARE} times{which} "
-            text += f"{label!r}, {'once' if count == 1 else f'{count} times'}; little can be learnt of {them}."
+            text += f"{label!r}, {'once' if count == 1 else f'{count} times'}; too few to learn {them} well."
             figures = {"rare": {label: count for count, label in rare[:SHOWN_LABELS]}, "labels": len(train)}
             yield Finding(kind="labels", level="note", text=text, figures=figures)
         lacking: dict[tuple[str, ...], list[str]] = {}
@@ -67,7 +67,7 @@ def _alike(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
     several = [labels for labels in alike.values() if len(labels) > 1]
     for labels in several[:SHOWN]:
         shown = listed([f"{label!r} ({total[label]:,})" for label in labels])
-        text = f"Labels {shown} differ in case or white space only, and count as {len(labels)}; are they one?"
+        text = f"Labels {shown} differ in case or white space only, and are {len(labels)} classes; should they be one?"
         yield Finding(kind="labels", level="note", text=text, figures={label: total[label] for label in labels})
 
 
@@ -75,7 +75,7 @@ def _missing(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
     total = sum(counts.values(), Counter[str]())
     if found := {label: total[label] for label in sorted(total) if label.casefold() in MISSING}:
         shown = listed([f"{label!r} ({count:,})" for label, count in found.items()])
-        text = f"Label{'' if len(found) == 1 else 's'} {shown} may stand for a missing value, and would be learnt as a "
+        text = f"Label{'' if len(found) == 1 else 's'} {shown} may stand for a missing value, but would be learnt as a "
         text += "class."
         yield Finding(kind="labels", level="note", text=text, figures=found)
 

@@ -51,7 +51,7 @@ def _answered_otherwise(data: AuditedData) -> Iterator[Finding]:
         return
     text = f"{counted(found.texts, 'prompt has', 'prompts have')} different answers in the data "
     text += f"({found.rows:,} of {total:,} rows, one with {found.targets:,} answers, e.g. {found.places[0]}): the "
-    text += "prompt alone does not say which is wanted. A column that belongs to the prompt may be missing from it."
+    text += "prompt alone does not determine the answer. A column that belongs in the prompt may be missing from it."
     figures = {"texts": found.texts, "rows": found.rows, "share": found.rows / total, "answers": found.targets}
     yield Finding(kind="data", level="note", text=text, figures=figures, places=found.places)
 

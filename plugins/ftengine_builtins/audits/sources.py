@@ -64,8 +64,8 @@ class Duplicates(Audit):
             text = f"No split holds duplicate{' or near-duplicate' if looked else ''} rows."
             yield Finding(kind="data", level="good", text=text)
         if compared and compared["mostly_shared"]:
-            text = f"{compared['mostly_shared']:,} of {compared['distinct']:,} distinct rows hold hardly any words "
-            text += "that most rows lack (a fifth at most); near duplicates among them are not looked for."
+            text = f"{compared['mostly_shared']:,} of {compared['distinct']:,} distinct rows consist mostly of "
+            text += "words that most rows share (four fifths or more), so they were not searched for near duplicates."
             yield Finding(kind="data", level="note", text=text, figures=dict(compared))
 
 
@@ -91,7 +91,7 @@ class Leaks(Audit):
             open_ = known == "train" and data.settings["leaks"] != "drop"
             accepted = data.settings["leaks"] == "warn"  # the user knows of them
             serious = open_ and (exact + groups or near > (LEAKED * len(data.splits[held]) if accepted else 0))
-            says = "nothing about new data" if exact + near else "little about new ones"
+            says = "nothing about new data" if exact + near else "little about new groups"
             text = f"{leak['text']}{f'; figures on them say {says}' if open_ else ''}."
             figures = {key: leak[key] for key in ("between", "count", "near", "dropped")} | {"groups": groups}
             level, places = "alarm" if serious else "note", tuple(leak["places"])

@@ -12,7 +12,7 @@ from ftengine_builtins.audits.languages import letter_script
 
 ODDITIES = {
     "empty": "no text but white space",
-    "repeated": "nothing but one character or word over and over",
+    "repeated": "nothing but one character or word, repeated",
     "short": "a length far below that of most",
     "long": "a length far above that of most",
     "control": "control characters",

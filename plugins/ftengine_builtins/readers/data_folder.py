@@ -48,7 +48,9 @@ class DataFolderReader(Reader):
         kinds = {name: _kind(name) if os.path.isfile(os.path.join(source, name)) else None for name in names}
         for name, kind in kinds.items():
             if kind is None:
-                raise BrokenRow(f"/{name}", "is no file of rows; a folder of data holds nothing else. Move it away")
+                raise BrokenRow(
+                    f"/{name}", "is not a data file; a folder of data holds nothing else. Move it elsewhere"
+                )
         first, kind = next(iter(kinds.items()))
         for name, other in kinds.items():
             if other is not kind:

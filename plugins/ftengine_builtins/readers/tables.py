@@ -14,6 +14,11 @@ from ftengine.api import BrokenRow, Config, FileReader, Row
 from ftengine.data import text_lines
 from ftengine.text import comparable, redact_short
 
+LONE_RETURN = (
+    r"a carriage return (\r) stands alone outside of quotes; end lines with \n or \r\n, and put fields that hold one "
+    "in quotes"
+)
+
 _NAMED = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _QUOTED = re.compile(r'"(?:[^"]|"")*"?')
 
@@ -106,7 +111,7 @@ def _rows(source: str, delimiter: str) -> Iterator[Row | BrokenRow]:
             hint = _other_separator(delimiter, header).rstrip(".")
             yield BrokenRow(start, f"{wrong}.{hint}" if hint else wrong + _why_fields(delimiter, header))
         elif fields and comparable(fields) == again:
-            yield BrokenRow(start, "the header stands here again, as where files were joined")
+            yield BrokenRow(start, "the header is repeated here, as in joined files")
         elif fields:  # a blank line has none
             yield Row(start, {name: field or None for name, field in zip(header, fields, strict=True)})
 
@@ -124,7 +129,7 @@ def _records(reader: Any) -> Iterator[tuple[int, Any]]:
         except csv.Error as error:
             if "unexpected end of data" in str(error):  # it has swallowed the rest of the file
                 raise BrokenRow(start, "not valid CSV: a quote is opened and never closed") from None
-            fields = BrokenRow(start, f"not valid CSV: {error}")
+            fields = BrokenRow(start, f"not valid CSV: {LONE_RETURN if 'new-line' in str(error) else error}")
         finally:
             csv.field_size_limit(limit)
         yield start, fields

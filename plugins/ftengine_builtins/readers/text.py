@@ -27,4 +27,4 @@ class TextReader(FileReader):
                 yield Row(line, {self.config.column: text.rstrip("\r\n")})
 
     def describe(self, source: str) -> str:
-        return "is read line by line: each line that is not blank is an example of its own, paragraphs are not joined"
+        return "is read line by line: each non-blank line is an example; lines of a paragraph are not joined"

@@ -2,13 +2,18 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
 from ftengine import RunRecords
-from ftengine.api import Baseline, Difference, Estimate, Finding, Rule
+from ftengine.api import Finding, Rule
 from ftengine.evaluation import CHANCE
-from ftengine.text import FEW, against, counted, ends, known, listed, plain, quoted, short, with_interval
+from ftengine.text import FEW, counted, listed, plain, quoted, short, with_interval
+from ftengine_builtins.rules.threshold import (
+    Threshold,
+    no_better_than_a_constant,
+    quoted_answer,
+    threshold_of,
+    uninformative,
+)
 
 MOSTLY, SELDOM = 0.95, 0.5
 """Share of the examples to which one answer is given, at the interval's near end, that counts as constant, where it is
@@ -25,9 +30,6 @@ ever answered: none of 12, 1 of 19, 3 of 32. Whatever is right among them is les
 MISSED = 0.05
 """Share of the held-out examples, interval's near end, whose classes are hardly ever answered, for an alarm."""
 
-FAR = 0.15
-"""Of a ranking, above the level of guessing: an interval that reaches so far leaves room for scores that know much."""
-
 OF_NO_USE = ("classes", "calibration", "worse")
 """Kinds of findings that say little more of a model that is of no use."""
 
@@ -36,86 +38,6 @@ CUT = " … "
 
 MOST_CLASSES = 5
 """Classes that a sentence names."""
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """What the tuned model is measured by: the best constant answer, or chance.
-
-    Args:
-        metric: the one that the verdict goes by, where its evaluator says what is reached without looking, else the
-            first for which one does.
-        baseline: what its evaluator says.
-    """
-
-    run: RunRecords
-    metric: str
-    baseline: Baseline
-
-    @property
-    def tuned(self) -> Estimate:
-        return self.run.evaluation.tuned[self.metric]
-
-    @property
-    def answer(self) -> str:
-        """The best constant answer, in words."""
-        return f"always answering {_quoted_answer(self.baseline.answer)}"
-
-    @property
-    def gain(self) -> Difference | None:
-        """The tuned model's figure minus that; None without an interval, or where all examples have one truth."""
-        return None if self.baseline.share == 1 else self._gain(self.metric)
-
-    def beaten(self, *, pooled: bool) -> list[str]:
-        """Return the other metrics that are better than without looking; `pooled` as `Metric` has it."""
-        metrics = self.run.evaluation.metrics
-        others = [name for name in self.baseline.figures if name != self.metric and name in metrics]
-        gains = {name: self._gain(name) for name in others if metrics[name].pooled == pooled}
-        return [name for name, gain in gains.items() if gain is not None and gain.better]
-
-    def pair(self, metric: str) -> str:
-        """Return a metric's name, the tuned model's value with its interval, and what is reached without looking."""
-        label = self.run.evaluation.metrics[metric].label
-        return f"{label} {with_interval(self.run.evaluation.tuned[metric])} against {plain(self.reached(metric))}"
-
-    def comparison(self) -> str:
-        """Return the metric's name, both values, and the difference with its interval."""
-        pair = against(self.tuned, self.reached())
-        size = with_interval(self.gain, sign=True)
-        return f"{self.run.evaluation.metrics[self.metric].label} {pair}, a difference of {size}"
-
-    def figures(self) -> dict[str, Any]:
-        """Return the figures of `pair` and `comparison` as a finding holds them."""
-        level = self.baseline.figures[self.metric]
-        return {"metric": self.metric, "tuned": self.tuned, "baseline": level, "difference": self.gain}
-
-    def reached(self, metric: str = "") -> Estimate:
-        """Return what is reached without looking by a metric, that of the threshold by default."""
-        return Estimate(self.baseline.figures[metric or self.metric], None, None, 0)
-
-    def _gain(self, metric: str) -> Difference | None:
-        """Return the metric's difference from what is reached without looking; None where it has no interval."""
-        gain = self.baseline.gains.get(metric)
-        return gain if known(gain) and ends(gain) is not None else None
-
-
-def threshold_of(run: RunRecords) -> Threshold | None:
-    """Return what the tuned model is measured by; None where no evaluator says what is reached without looking."""
-    tuned, found = run.evaluation.tuned, {}
-    for details in run.evaluation.details.tuned.values():
-        if (baseline := Baseline.of(details)) is not None:
-            found |= {metric: baseline for metric in baseline.figures if metric in tuned and metric not in found}
-    metric = run.headline_metric if run.headline_metric in found else next(iter(found), None)
-    return None if metric is None else Threshold(run, metric, found[metric])
-
-
-def no_better_than_a_constant(run: RunRecords) -> bool:
-    """Say whether the tuned model is not shown to be better than the best constant answer.
-
-    Where all held-out examples have one truth, none can be better, and nothing is said.
-    """
-    threshold = threshold_of(run)
-    return threshold is not None and threshold.gain is not None and not threshold.gain.better
 
 
 class ConstantAnswer(Rule):
@@ -135,7 +57,7 @@ class ConstantAnswer(Rule):
         reached = baseline.model_dump(mode="json", exclude={"classes", "gains"})
         figures = {**threshold.figures(), **reached, "others": others, **exact_answers(run)}
         if baseline.share == 1:
-            only = _quoted_answer(baseline.answer)
+            only = quoted_answer(baseline.answer)
             text = f"The {split} split has one answer only ({only}): figures say nothing of others."
             yield Finding(kind="baseline", level="note", text=text, figures=figures)
         elif _is_constant(threshold):
@@ -187,7 +109,7 @@ def _one_prompt(run: RunRecords) -> bool:
 def _same_prompts(run: RunRecords) -> Iterator[Finding]:
     assert run.examples is not None
     answers = run.examples.answers
-    text = f"Check the prompts: all {len(answers):,} that are shown are the same, and their reference answers differ: "
+    text = f"Check the prompts: all {len(answers):,} examples shown have the same one, with different references: "
     text += f"{quoted(answers[0].prompt)}."
     explains = (*OF_NO_USE, "quality", "learning", "data", "over-fitting", "labels")
     figures = {"prompts": 1, "asked": len(answers)}
@@ -215,9 +137,9 @@ def _written_alike(run: RunRecords) -> Iterator[Finding]:
     if share_within(blank, n)[0] >= BLANK:
         text, count, brief = "", blank, f"not usable: {blank:,} of {n:,} answers are blank"
     elif count == n:
-        brief = f"not usable: it always answers {_quoted_answer(text)}, to all {counted(n, 'held-out prompt')} asked"
+        brief = f"not usable: it always answers {quoted_answer(text)}, to all {counted(n, 'held-out prompt')} asked"
     elif share_within(count, n)[0] >= NEARLY and share <= SELDOM:
-        brief = f"not usable: it answers {_quoted_answer(text)} to {count:,} of {counted(n, 'held-out prompt')} asked"
+        brief = f"not usable: it answers {quoted_answer(text)} to {count:,} of {counted(n, 'held-out prompt')} asked"
     else:
         return
     figures = {"given": text, "count": count, "asked": n}
@@ -246,7 +168,7 @@ def _constant(threshold: Threshold) -> str:
 def _given(threshold: Threshold) -> str:
     """Return which answer is given to how many examples, in brief."""
     baseline = threshold.baseline
-    of, said = counted(baseline.total, baseline.unit), _quoted_answer(baseline.given)
+    of, said = counted(baseline.total, baseline.unit), quoted_answer(baseline.given)
     if baseline.count < baseline.total:
         return f"not usable: it answers {said} to {baseline.count:,} of {of}"
     return f"not usable: it always answers {said}, to all {of}"
@@ -304,10 +226,6 @@ def _ranked(threshold: Threshold) -> str:
     """Say where scores tell examples apart although answers do not."""
     told = [f"{threshold.pair(name)} by guessing" for name in threshold.beaten(pooled=False)]
     return f" Its scores say more than its answers: {' and '.join(told)}." if told else ""
-
-
-def _quoted_answer(answer: str) -> str:
-    return quoted(answer) if answer.strip() else "nothing"
 
 
 class UnansweredClasses(Rule):
@@ -380,25 +298,6 @@ def share_within(count: int, total: int) -> tuple[float, float]:
 
     interval = binomtest(count, total).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
-
-
-def uninformative(run: RunRecords) -> dict[str, Estimate]:
-    """Return the rankings by which the tuned model's scores cannot be told from guessing; {} where one of them can.
-
-    A ranking (ROC AUC, a correlation) has the level of guessing inside its interval, whatever is answered most, and
-    nothing in that interval is far above it: of few examples nothing is known.
-    """
-    threshold = threshold_of(run)
-    if threshold is None or threshold.baseline.share == 1:
-        return {}
-    metrics, reached = run.evaluation.metrics, threshold.baseline.figures
-    ranked = [name for name in reached if name in metrics and not metrics[name].pooled]
-    found = {name: run.evaluation.tuned[name] for name in ranked if known(run.evaluation.tuned.get(name))}
-    within = [
-        ends(figure) is not None and figure.low <= reached[name] and figure.high <= reached[name] + FAR
-        for name, figure in found.items()
-    ]
-    return found if all(within) else {}
 
 
 class UntestedClasses(Rule):

@@ -57,7 +57,7 @@ class LeakedRows(Rule):
             else:
                 chose = "Validation chose the weights" if is_chosen(run) else "Choices are made by validation"
                 then = f"{chose}, so {held} figures are somewhat optimistic"
-            remedy = "Set data.leaks to drop" if first == "train" else "Divide the data anew"
+            remedy = "Set data.leaks to drop" if first == "train" else "Split the data again"
             text, places = f"{remedy}: {leak['text']}. {then}.", tuple(leak["places"])
             figures = {"between": leak["between"], "exact": exact, "near": near, "groups": groups, "rows": rows}
             if used and apart is not None:

@@ -8,7 +8,7 @@ from ftengine import RunRecords
 from ftengine.api import Difference, Finding, Rule
 from ftengine.evaluation import near_end
 from ftengine.text import ends, number, percent, plain, with_interval
-from ftengine_builtins.rules.baseline import no_better_than_a_constant
+from ftengine_builtins.rules.threshold import no_better_than_a_constant
 
 RISE = 0.05
 """Relative rise of the validation loss above its lowest that counts as over-fitting. Between two validations of one
@@ -56,7 +56,7 @@ class OverFitting(Rule):
             course += f" while the loss on training examples fell from {before} to {after}"
         at_kept = next((point.validation_loss for point in points if point.step == kept), None)
         if in_time := at_kept is not None and at_kept <= figures["lowest"] * (1 + RISE):
-            text = f"Training over-fitted, but the kept weights are from before, of step {kept:,}: {course}."
+            text = f"Training over-fitted, but the weights kept are from step {kept:,}, before that: {course}."
         else:
             text = f"Keep earlier weights (train.keep_best, train.early_stopping): {course}."
         brief = f"keep earlier weights (train.keep_best, train.early_stopping): {course.partition(' while ')[0]}"

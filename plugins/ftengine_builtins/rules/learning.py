@@ -16,13 +16,11 @@ from ftengine.text import counted, ends, known, number, percent
 from ftengine_builtins.rules.baseline import (
     MISSED,
     OF_NO_USE,
-    no_better_than_a_constant,
     passes,
     seldom_answered,
     share_within,
-    threshold_of,
-    uninformative,
 )
+from ftengine_builtins.rules.threshold import no_better_than_a_constant, threshold_of, uninformative
 
 LEAST_FALL = 0.05
 """Relative fall of the validation loss that is learning, and in a run's last stretch means: more training would have

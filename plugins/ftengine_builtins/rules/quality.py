@@ -8,13 +8,8 @@ from ftengine.api import Difference, Estimate, Finding, Rule
 from ftengine.evaluation import got_worse
 from ftengine.text import against, ends, few_groups, interval, known, listed, plain, probability, sample_size
 from ftengine.text import with_interval as told
-from ftengine_builtins.rules.baseline import (
-    exact_answers,
-    no_better_than_a_constant,
-    of_answers,
-    threshold_of,
-    unmeasured_answers,
-)
+from ftengine_builtins.rules.baseline import exact_answers, of_answers, unmeasured_answers
+from ftengine_builtins.rules.threshold import no_better_than_a_constant, threshold_of
 
 SMALL_TEST = 100
 """Distinct examples, or groups of them, below which a test set is called small: a 95 % interval of a proportion is then

@@ -184,7 +184,7 @@ def freeze(loaded: LoadedModel, patterns: str | Sequence[str]) -> dict[str, list
             parameter.requires_grad_(False)
         matches[f"freeze {pattern}"] = [path for path in found if not inside(path.rpartition(".")[0], found)]
     if not new and not any(p.requires_grad for p in parameters.values()):
-        raise RecipeError(f"strategy.freeze {patterns!r} leaves nothing to train. Freeze less.")
+        raise RecipeError(f"strategy.freeze {patterns!r} leaves nothing to train. Freeze fewer modules.")
     return matches
 
 

@@ -106,7 +106,7 @@ class LoRAConfig(Config):
         if self.start_from is not None and starts_from_weight(self.init):
             raise RecipeError(
                 f"strategy.init is {self.init!r}, which starts from the base's weights, and strategy.start_from is "
-                f"{self.start_from!r}. Leave one of them out."
+                f"{self.start_from!r}. Remove one of them."
             )
         follow(self, LoRAFile.read, peft_format.SHARED)
         return self

@@ -203,7 +203,7 @@ def read_text(example: Example, name: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"`{name}` is {shown(value)}; it must be text.")
     if not comparable(value).strip():
-        what = "holds nothing that is drawn" if value.strip() else "is empty"
+        what = "holds only invisible characters" if value.strip() else "is empty"
         raise DataError(f"`{name}` {what}; it must hold some text.")
     return value
 

@@ -1,0 +1,115 @@
+"""What a model is measured by beside its base: the best constant answer, or chance."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ftengine import RunRecords
+from ftengine.api import Baseline, Difference, Estimate
+from ftengine.text import against, ends, known, plain, quoted, with_interval
+
+FAR = 0.15
+"""Of a ranking, above the level of guessing: an interval that reaches so far leaves room for scores that know much."""
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What the tuned model is measured by: the best constant answer, or chance.
+
+    Args:
+        metric: the one that the verdict goes by, where its evaluator says what is reached without looking, else the
+            first for which one does.
+        baseline: what its evaluator says.
+    """
+
+    run: RunRecords
+    metric: str
+    baseline: Baseline
+
+    @property
+    def tuned(self) -> Estimate:
+        return self.run.evaluation.tuned[self.metric]
+
+    @property
+    def answer(self) -> str:
+        """The best constant answer, in words."""
+        return f"always answering {quoted_answer(self.baseline.answer)}"
+
+    @property
+    def gain(self) -> Difference | None:
+        """The tuned model's figure minus that; None without an interval, or where all examples have one truth."""
+        return None if self.baseline.share == 1 else self._gain(self.metric)
+
+    def beaten(self, *, pooled: bool) -> list[str]:
+        """Return the other metrics that are better than without looking; `pooled` as `Metric` has it."""
+        metrics = self.run.evaluation.metrics
+        others = [name for name in self.baseline.figures if name != self.metric and name in metrics]
+        gains = {name: self._gain(name) for name in others if metrics[name].pooled == pooled}
+        return [name for name, gain in gains.items() if gain is not None and gain.better]
+
+    def pair(self, metric: str) -> str:
+        """Return a metric's name, the tuned model's value with its interval, and what is reached without looking."""
+        label = self.run.evaluation.metrics[metric].label
+        return f"{label} {with_interval(self.run.evaluation.tuned[metric])} against {plain(self.reached(metric))}"
+
+    def comparison(self) -> str:
+        """Return the metric's name, both values, and the difference with its interval."""
+        pair = against(self.tuned, self.reached())
+        size = with_interval(self.gain, sign=True)
+        return f"{self.run.evaluation.metrics[self.metric].label} {pair}, a difference of {size}"
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures of `pair` and `comparison` as a finding holds them."""
+        level = self.baseline.figures[self.metric]
+        return {"metric": self.metric, "tuned": self.tuned, "baseline": level, "difference": self.gain}
+
+    def reached(self, metric: str = "") -> Estimate:
+        """Return what is reached without looking by a metric, that of the threshold by default."""
+        return Estimate(self.baseline.figures[metric or self.metric], None, None, 0)
+
+    def _gain(self, metric: str) -> Difference | None:
+        """Return the metric's difference from what is reached without looking; None where it has no interval."""
+        gain = self.baseline.gains.get(metric)
+        return gain if known(gain) and ends(gain) is not None else None
+
+
+def threshold_of(run: RunRecords) -> Threshold | None:
+    """Return what the tuned model is measured by; None where no evaluator says what is reached without looking."""
+    tuned, found = run.evaluation.tuned, {}
+    for details in run.evaluation.details.tuned.values():
+        if (baseline := Baseline.of(details)) is not None:
+            found |= {metric: baseline for metric in baseline.figures if metric in tuned and metric not in found}
+    metric = run.headline_metric if run.headline_metric in found else next(iter(found), None)
+    return None if metric is None else Threshold(run, metric, found[metric])
+
+
+def no_better_than_a_constant(run: RunRecords) -> bool:
+    """Say whether the tuned model is not shown to be better than the best constant answer.
+
+    Where all held-out examples have one truth, none can be better, and nothing is said.
+    """
+    threshold = threshold_of(run)
+    return threshold is not None and threshold.gain is not None and not threshold.gain.better
+
+
+def uninformative(run: RunRecords) -> dict[str, Estimate]:
+    """Return the rankings by which the tuned model's scores cannot be told from guessing; {} where one of them can.
+
+    A ranking (ROC AUC, a correlation) has the level of guessing inside its interval, whatever is answered most, and
+    nothing in that interval is far above it: of few examples nothing is known.
+    """
+    threshold = threshold_of(run)
+    if threshold is None or threshold.baseline.share == 1:
+        return {}
+    metrics, reached = run.evaluation.metrics, threshold.baseline.figures
+    ranked = [name for name in reached if name in metrics and not metrics[name].pooled]
+    found = {name: run.evaluation.tuned[name] for name in ranked if known(run.evaluation.tuned.get(name))}
+    within = [
+        ends(figure) is not None and figure.low <= reached[name] and figure.high <= reached[name] + FAR
+        for name, figure in found.items()
+    ]
+    return found if all(within) else {}
+
+
+def quoted_answer(answer: str) -> str:
+    """Return an answer in quotes, and in words where it is blank."""
+    return quoted(answer) if answer.strip() else "nothing"
