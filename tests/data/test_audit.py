@@ -145,7 +145,7 @@ def test_tags_of_words_that_are_written_otherwise_are_no_contradiction(write, la
 def test_labels_that_differ_in_case_or_white_space_only_are_found(write, label_task, audit):
     train = labelled(write, "a.jsonl", [(f"t{i}", ["new  car", "bus", "New car"][i % 3]) for i in range(60)])
     assert told(audit(label_task, train)) == [
-        "Labels 'New car' (20) and 'new  car' (20) differ in case or white space only, and are 2 classes; should they be one?"
+        "Labels 'New car' (20) and 'new  car' (20) differ in case or white space only, and are 2 classes; are they one?"
     ]
 
 

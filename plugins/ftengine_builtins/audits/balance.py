@@ -67,7 +67,7 @@ def _alike(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
     several = [labels for labels in alike.values() if len(labels) > 1]
     for labels in several[:SHOWN]:
         shown = listed([f"{label!r} ({total[label]:,})" for label in labels])
-        text = f"Labels {shown} differ in case or white space only, and are {len(labels)} classes; should they be one?"
+        text = f"Labels {shown} differ in case or white space only, and are {len(labels)} classes; are they one?"
         yield Finding(kind="labels", level="note", text=text, figures={label: total[label] for label in labels})
 
 
