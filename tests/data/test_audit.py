@@ -152,7 +152,7 @@ def test_labels_that_differ_in_case_or_white_space_only_are_found(write, label_t
 def test_one_rare_label_is_spoken_of_as_one(write, label_task, audit):
     train = [(f"x {i}", "often") for i in range(30)] + [("z", "once")]
     assert told(audit(label_task, labelled(write, "a.jsonl", train))) == [
-        "In training, 1 of 2 labels occurs fewer than 10 times: 'once', once; little can be learnt of it."
+        "In training, 1 of 2 labels occurs fewer than 10 times: 'once', once; too few to learn it well."
     ]
 
 
@@ -161,7 +161,7 @@ def test_rare_and_missing_labels_are_found(write, label_task, audit):
     held = labelled(write, "b.jsonl", [("p", "often"), ("q", "seldom")])
     result = audit(label_task, labelled(write, "a.jsonl", train), validation=held)
     assert told(result) == [
-        "In training, 2 of 3 labels occur fewer than 10 times, the rarest, 'once', once; little can be learnt of them.",
+        "In training, 2 of 3 labels occur fewer than 10 times, the rarest, 'once', once; too few to learn them well.",
         "No validation row has label 'once'; figures say nothing about it.",
     ]
     rows = (("often", 30, 1), ("seldom", 3, 1), ("once", 1, 0))

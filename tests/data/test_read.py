@@ -384,7 +384,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(write, cache, monkeypat
         return facts
 
     monkeypatch.setattr(row_cache.Reading, "_write_rows", write_and_append)
-    assert "changed while it was read" in fails(source)
+    assert "changed while it was being read" in fails(source)
     assert list(cache.iterdir()) == []
 
 

@@ -138,7 +138,7 @@ def test_a_damaged_checkpoint_is_left_out_and_the_one_before_is_taken(chat_recip
     resumed = fine_tune(recipe, resume=True, listener=listener)
     told = [text for text in listener.said if "damaged" in text]
     assert len(told) == 2
-    assert f"{third.name} is damaged and left out" in told[0]
+    assert f"{third.name} is damaged and ignored" in told[0]
     assert "state.json' does not match the hash" in told[0]
     assert "optimizer.safetensors' does not match the hash" in told[1]
     whole = fine_tune(chat_recipe(**settings, output=str(tmp_path / "whole")))

@@ -128,7 +128,7 @@ def recipe(label_recipe):
 @pytest.mark.parametrize(
     ("strategy", "told"),
     [
-        *((one, "saved files that do not give the tuned") for one in (Nothing, OneShort, Elsewhere)),
+        *((one, "saved files that do not restore the tuned") for one in (Nothing, OneShort, Elsewhere)),
         (Unsaved, "cannot save what it trained: KeyError: 'nothing' (test_saved_part.py:"),
     ],
 )

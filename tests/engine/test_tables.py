@@ -226,7 +226,7 @@ def test_the_command_adds_evaluators(run):
     line = ["evaluate", str(run.path), "--evaluators", "classification, calibration", "--json"]
     result = CliRunner().invoke(main, line, catch_exceptions=False)
     assert json.loads(result.stdout)["tuned"]["accuracy"] == run.evaluation["tuned"]["accuracy"]
-    assert "judged again: verdict.json and report.html are new" in result.stderr
+    assert "verdict.json and report.html were written anew" in result.stderr
     assert run.verdict.headline[:40] in CliRunner().invoke(main, line[:-1]).stdout
 
 
