@@ -116,7 +116,7 @@ BAD = [
     ("Python's own number", "t.csv", "text,label\na,1.5\nb,1_5\nc,2\n", 3, "finite"),
     ("decimal comma among numbers", "t.csv", 'text,label\na,1.5\nb,"1,5"\nc,2\n', 3, "write 1.5"),
     ("no value among numbers", "t.csv", "text,label\na,1.5\nb,\nc,2\n", 3, "missing"),
-    ("only invisible characters", "t.jsonl", labelled("pos", "neg", "\u200b"), 3, "the label is"),
+    ("nothing that is drawn", "t.jsonl", labelled("pos", "neg", "\u200b"), 3, "the label is"),
     ("empty", "t.jsonl", labelled("pos", "neg", ""), 3, "the label is"),
     ("blank", "t.jsonl", labelled("pos", "neg", " \xa0"), 3, "the label is"),
     ("null", "t.jsonl", labelled("pos", "neg", None), 3, "missing"),
