@@ -125,7 +125,7 @@ BAD = [
     ("number as text", "t.jsonl", lines(*TEN, {"text": 5, "label": "pos"}), 11, "must be text"),
     ("list as text", "t.jsonl", lines(*TEN, {"text": ["a"], "label": "pos"}), 11, "must be text"),
     ("text is null", "t.jsonl", lines(*TEN, {"text": None, "label": "pos"}), 11, "missing"),
-    ("text is not drawn", "t.jsonl", lines(*TEN, {"text": "\u200b\ufeff ", "label": "pos"}), 11, "drawn"),
+    ("text is not drawn", "t.jsonl", lines(*TEN, {"text": "\u200b\ufeff ", "label": "pos"}), 11, "invisible"),
     ("text under another name", "t.jsonl", lines(*TEN, {"Text": "a", "label": "pos"}), 11, "missing"),
     # Rows that say two things, or stand where no row is.
     ("doubled key", "t.jsonl", lines(*TEN) + '{"text": "a", "text": "b", "label": "pos"}', 11, "'text' stands twice"),
