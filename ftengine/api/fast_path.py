@@ -85,5 +85,5 @@ class FastPath(Component):
         return nullcontext()
 
     def computed_tokens(self, batch: Batch) -> int | None:
-        """Return how many tokens of a micro-batch the model computes; None: all, with what pads them."""
+        """Return how many tokens of a micro-batch the model computes while it is active; None: all, and padding."""
         return None

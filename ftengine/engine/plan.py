@@ -181,7 +181,9 @@ def _computed_share(trial: Trial) -> float | None:
     if not trial.fast_paths.compute_fewer_tokens:
         return None
     some = trial.batches[:: max(1, len(trial.batches) // BATCHES)]
-    return sum(map(trial.computed_tokens, some)) / sum(int(trial.train.lengths[members].sum()) for members in some)
+    with trial.attached():
+        computed = sum(map(trial.computed_tokens, some))
+    return computed / sum(int(trial.train.lengths[members].sum()) for members in some)
 
 
 def _estimate(

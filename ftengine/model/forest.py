@@ -50,6 +50,10 @@ LIMIT = 3e-5
 As of packed rows: 20 models of transformers that keep them apart differ by at most 2e-6, others by 7e-4 at least.
 """
 
+TENSORS = ("input_ids", "attention_mask", "position_ids")
+CONFIGURED = ("use_cache", "output_attentions", "output_hidden_states")
+"""What a decoder's config says where it is not asked otherwise."""
+
 _OTHERS = {"input_ids", "attention_mask", "position_ids", "use_cache", "return_dict"}
 """What a decoder may be given where it computes a forest."""
 
@@ -131,13 +135,16 @@ class Forest:
             for i, (path, new) in enumerate(group):
                 keys[i, : len(path)] = path
                 last[i] = len(path) - new + np.minimum(np.arange(wide), new - 1)
-                queries[i] = path[last[i]] - virtual + asking  # of the virtual ones, as many ask as are asked
+                queries[i] = path[last[i]] - virtual + asking
                 places[queries[i, :new]] = count + i * wide + np.arange(new)
             count += queries.size
-            back = last[:, :, None] - np.arange(long)
-            whole = wide == long and (window is None or window >= long)
-            mask = None if whole else torch.from_numpy((back >= 0) & (back < (window or long)))[:, None].to(device)
-            found.append(Piece(torch.from_numpy(queries).to(device), torch.from_numpy(keys).to(device), mask))
+            whole, seen = wide == long and (window is None or window >= long), None
+            if not whole:
+                asked, place = torch.from_numpy(last)[:, None, :, None].to(device), torch.arange(long, device=device)
+                seen = place <= asked
+                if window is not None:
+                    seen &= place > asked - window
+            found.append(Piece(torch.from_numpy(queries).to(device), torch.from_numpy(keys).to(device), seen))
         return found, torch.from_numpy(places).to(device)
 
 
@@ -174,12 +181,14 @@ def forest_of(inputs: Mapping[str, Any]) -> tuple[Forest, Tensor] | None:
         inputs: input_ids (B, T), with attention_mask of rows that are padded at their end (`position_ids` may be there
             then, and count tokens), or with the `position_ids` of packed rows, which begin anew with each.
     """
-    ids, mask, positions = (inputs.get(name) for name in ("input_ids", "attention_mask", "position_ids"))
+    ids, mask, positions = (inputs.get(name) for name in TENSORS)
     odd = any(value is not None and value is not False for name, value in inputs.items() if name not in _OTHERS)
     if odd or inputs.get("use_cache") or not isinstance(ids, Tensor) or ids.ndim != 2:
         return None
     tokens, kept = ids.cpu().numpy(), None if mask is None else mask.bool().cpu().numpy()
     if kept is not None and kept.shape != tokens.shape:
+        return None
+    if positions is not None and (positions.ndim != 2 or positions.shape[1] != tokens.shape[1]):
         return None
     places = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
     given = places if positions is None else np.broadcast_to(positions.cpu().numpy(), tokens.shape)
@@ -265,16 +274,19 @@ def forests(model: Any) -> Iterator[list[int]]:
         return
     names = list(inspect.signature(type(stack).forward).parameters)[1:]
 
-    def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def begin(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if called is not stack:  # a copy of the model, hooks and all
+            return None
         given = {**dict(zip(names, args, strict=False)), **kwargs}
+        asked = {name: getattr(stack.config, name, None) for name in CONFIGURED if given.get(name) is None}
         _current.pop(key, None)
-        if (found := forest_of(given)) is None:
+        if (found := forest_of({**given, **asked})) is None:
             return None
         _current[key], forest = found, found[0]
         return (), {**given, "input_ids": forest.ids, "position_ids": forest.positions, "attention_mask": None}
 
-    def end(_: nn.Module, args: Any, output: Any) -> Any:
-        found = _current.pop(key, None)
+    def end(called: nn.Module, args: Any, output: Any) -> Any:
+        found = _current.pop(key, None) if called is stack else None
         if found is None or output is None:
             return None
         states = output[0][0].index_select(0, found[1].flatten()).unflatten(0, found[1].shape)
@@ -308,14 +320,17 @@ def _mask(**given: Any) -> Any:
     key = id(given["config"])
     if key not in _current:
         return sdpa_mask(**given)
+    if given.get("use_vmap"):
+        raise ValueError("a mask of the model's own is neither causal nor a sliding window")
     return _Mask(_current[key][0], given.get("local_size"), _calls[key])
 
 
 @contextmanager
 def as_forest(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[None]:
     """Have a model compute inputs as a forest where that saves something and comes to the same."""
+    kept = keeps_to_forests(model)  # of sharded models all processes ask, whatever rows each has
     given = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
-    with forests(model) if forest_of(given) is not None and keeps_to_forests(model) else nullcontext():
+    with forests(model) if kept and forest_of(given) is not None else nullcontext():
         yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from ftengine.api import Batch, FastPath, FastPathTraits, LoadedModel, TrainingContext
 from ftengine.model.forest import forest_of, forests, keeps_to_forests
@@ -21,16 +22,31 @@ class SharedBeginnings(FastPath):
     name = "shared-beginnings"
     traits = FastPathTraits(supports_sharding=True, draws_randomness=True)
 
+    _active = False
+
     @contextmanager
     def activate(self, loaded: LoadedModel, context: TrainingContext) -> Iterator[Mapping[str, int] | None]:
-        kept_already = context.repeats and frozen_blocks(loaded.module)
-        layers = 0 if kept_already else keeps_to_forests(loaded.module)
-        if not layers:
+        model: Any = loaded.module
+        kept_already = context.repeats and frozen_blocks(model)
+        layers = 0 if kept_already else keeps_to_forests(model)
+        if not layers or _changes_embeddings(model):
             yield None
             return
-        with forests(loaded.module):
-            yield {"attention layers": layers}
+        self._active = True
+        try:
+            with forests(model):
+                yield {"attention layers": layers}
+        finally:
+            self._active = False
 
     def computed_tokens(self, batch: Batch) -> int | None:
+        if not self._active:
+            return None
         found = forest_of({name: batch[name] for name in ("input_ids", "attention_mask") if name in batch})
         return None if found is None else found[0].tokens
+
+
+def _changes_embeddings(model: Any) -> bool:
+    """Say whether something changes what tokens are looked up as, by their rows: noise of a regularizer."""
+    table = model.get_input_embeddings()
+    return bool(table._forward_hooks or table._forward_pre_hooks)

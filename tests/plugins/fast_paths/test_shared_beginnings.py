@@ -1,5 +1,6 @@
 """What rows of a batch begin with alike is computed once, and comes to what the rows do."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -153,6 +154,7 @@ def test_what_is_no_batch_of_rows_is_computed_as_ever(llama):
         inputs | {"past_key_values": object()},
         inputs | {"inputs_embeds": torch.zeros(1)},
         inputs | {"position_ids": torch.arange(29)[None] + 1},
+        inputs | {"position_ids": torch.arange(29).expand(3, 2, 29)},
         {k: v[:1] for k, v in inputs.items()},
         {k: v for k, v in batch_of(*tokens(20, 20)).items() if k != "labels"},  # nothing is shared
     ):
@@ -205,6 +207,40 @@ def test_evaluation_computes_beginnings_once(llama, monkeypatch):
     assert calls
     assert [x["tokens"] for x in found] == [x["tokens"] for x in apart]
     assert np.allclose([x["loss"] for x in found], [x["loss"] for x in apart], rtol=1e-5)
+
+
+def test_a_copy_made_meanwhile_computes_rows(llama):
+    prompt, *rests = tokens(30, 9, 3, 12)
+    batch = batch_of(*(prompt + rest for rest in rests))
+    apart = loss_and_gradients(llama, batch)
+    with forests(llama):
+        copied = copy.deepcopy(llama)
+        copies = loss_and_gradients(copied, batch)
+    for found in (copies, loss_and_gradients(copied, batch)):
+        assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in zip(apart, found, strict=True))
+
+
+def test_noise_on_embeddings_is_each_rows_own(tmp_path):
+    rows = [{"prompt": f"Answer in one word, and politely: {i}?", "completion": f" yes {i}"} for i in range(12)]
+    recipe = {
+        "model": {"source": str(tiny_llama(tmp_path / "llama"))},
+        "task": "causal-lm",
+        "data": {"train": write_rows(tmp_path / "rows.jsonl", rows), "validation": None},
+        "strategy": "lora",
+        "regularize": ["neftune"],
+        "train": {"max_steps": 2, "batch_size": 6},
+        "output": str(tmp_path / "run"),
+    }
+    fine_tune(Recipe.make(recipe))  # neftune refuses to train without a place for its noise
+    steps = [json.loads(line) for line in Path(tmp_path, "run", "metrics.jsonl").read_text().splitlines()]
+    assert all(x["computed_tokens"] >= x["tokens"] for x in steps if "computed_tokens" in x)
+
+
+def test_all_processes_ask_whether_a_model_computes_forests_whatever_their_rows(llama, monkeypatch):
+    asked = []
+    monkeypatch.setattr("ftengine.model.forest.keeps_to_forests", lambda model: asked.append(model) or 2)
+    CausalLM().predict(llama, batch_of(*tokens(12, 12)))  # nothing is shared
+    assert asked == [llama]
 
 
 def test_a_run_says_how_many_tokens_it_computed(tmp_path):
