@@ -73,7 +73,16 @@ class LabelNoise(Audit):
             "looked_at": len(rows.texts),
         }
         places = tuple(place for place, *_ in found[:LISTED])
-        yield Finding(kind="labels", level="alarm", text=text, figures=figures, places=places)
+        brief = f"look at the labels of {listed(shown[:1])} and others: about {percent(noise.share)} look wrong"
+        yield Finding(
+            kind="labels",
+            level="alarm",
+            text=text,
+            brief=brief,
+            explains=("quality",),
+            figures=figures,
+            places=places,
+        )
         caption = "The surest first. Truly ambiguous texts look the same: a person has to decide."
         columns = ("row", "label", "by its words rather")
         yield Table(title="Labels that look wrong", columns=columns, rows=tuple(found[:LISTED]), caption=caption)
