@@ -13,11 +13,12 @@ from tiny import tiny_bert, tiny_gpt2, tiny_llama, tiny_resnet, tiny_t5, tiny_vi
 from torch import Tensor, nn
 
 from ftengine import Recipe, Run, load_run
-from ftengine.api import LoadedModel, Strategy, Task
+from ftengine.api import LoadedModel, SilentListener, Strategy, Task
 from ftengine.engine import prepared_model
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.fine_tune import train
 from ftengine.engine.merge import outputs_of, probe_of
+from ftengine.engine.phases import TimedPhases
 from ftengine.engine.prepared_data import KnownTask, prepare_data
 from ftengine.parallel.device import Device
 from ftengine.run.directory import RunDirectory
@@ -207,7 +208,7 @@ def make_cell(strategy: str, architecture: str, precision: str, folder: Path) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepared_model, "prepare_strategy", watched)
         model = prepared_model.prepare_model(data)
-    train(model, RunDirectory(whole.output), False)
+    train(model, RunDirectory(whole.output), False, TimedPhases(SilentListener()))
     images = folder / f"{architecture}-data"
     asked = [{k: str(images / v) if k == "image" else v for k, v in row.items()} for row in kind.asked]
     return Cell(
