@@ -6,12 +6,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from expected import raises
 from pyarrow import parquet
 from rows import sentences, write_rows
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, log_softmax, softmax
 from sklearn.calibration import calibration_curve
+from sklearn.metrics import f1_score
 from transformers import AutoModelForSequenceClassification
 
 from ftengine import Recipe, fine_tune, load_run
@@ -116,3 +118,49 @@ def test_what_is_too_little_to_fit_on_is_said(rows, right, why):
         task.calibrate({"label": label, "logits": sure})
     found, why = calibrate(task, SimpleNamespace(split=None, validation=None), None)
     assert (found, "data.validation" in why) == ({}, True)
+
+
+def test_thresholds_of_several_labels_have_the_highest_f1():
+    rng = np.random.default_rng(0)
+    task, names = TextClassification(), ("common", "rare", "few")
+    task.labels = Labels("multi", names)
+    truth = (rng.random((400, 3)) < (0.5, 0.1, 0.01)).astype(int)
+    scores = np.round(expit(rng.normal(truth * 2.0 - (0.5, 3.0, 3.0))), 2)  # of a rare label hardly ever one half
+    found = task.calibrate({"label": truth, "scores": scores, "logits": scores})
+    assert found["rows"] == 400
+    assert found["thresholds"]["few"] == 0.5
+    for i, name in enumerate(names[:2]):
+        best = max(f1_score(truth[:, i], scores[:, i] > t) for t in np.arange(0, 1, 0.001))
+        assert f1_score(truth[:, i], scores[:, i] > found["thresholds"][name]) == pytest.approx(best)
+    assert found["thresholds"]["rare"] < 0.4
+
+
+def test_answers_with_several_labels_are_given_by_their_thresholds(monkeypatch):
+    task = TextClassification()
+    task.labels, task.calibration = Labels("multi", ("a", "b")), {"thresholds": {"a": 0.2, "b": 0.5}, "rows": 100}
+    logits = torch.logit(torch.tensor([[0.3, 0.3], [0.1, 0.6]]))
+    monkeypatch.setattr("ftengine_builtins.tasks.labelled.evaluated", lambda *_: logits)
+    monkeypatch.setattr(task, "read", lambda *_: {})
+    monkeypatch.setattr(task, "stack", lambda *_: {})
+    loaded = SimpleNamespace(processor=None, max_length=None)
+    assert [answer["labels"] for answer in task.infer(loaded, [{}, {}])] == [["a"], ["b"]]
+    task.calibration = None
+    assert [answer["labels"] for answer in task.infer(loaded, [{}, {}])] == [[], ["b"]]
+
+
+def test_a_run_with_several_labels_answers_by_the_thresholds_that_it_keeps(bert_folder, tmp_path):
+    rng = random.Random(0)
+    rows = [{"text": row["text"], "label": [row["label"]] * (rng.random() < 0.6)} for row in sentences(160, rng, TWO)]
+    content = {
+        "model": {"source": str(bert_folder)},
+        "task": {"name": "text-classification", "kind": "multi"},
+        "data": {"train": write_rows(tmp_path / "rows.jsonl", rows), "validation": 0.5},
+        "strategy": {"name": "lora", "rank": 4},
+        "train": {"epochs": 3, "learning_rate": 0.01, "precision": "float32", **QUICK},
+        "evaluation": {"resamples": 100, "training_sample": None},
+        "output": str(tmp_path / "run"),
+    }
+    run = fine_tune(Recipe.make(content))
+    thresholds = run.facts.calibration["thresholds"]
+    (answer,) = run.predict([{"text": "goal match"}], calibrated=True)
+    assert answer["labels"] == [name for name in sorted(TWO) if answer["scores"][name] > thresholds[name]]

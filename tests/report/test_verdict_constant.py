@@ -155,3 +155,9 @@ def test_nothing_is_called_worse_than_the_guesses_of_a_fresh_head(verdict):
     fresh = put("facts.new_modules", ["classifier"])
     assert [f.figures["metric"] for f in found(verdict(*ranked(0.413, 0.511)), "worse")] == ["auc"]
     assert not found(verdict(*ranked(0.413, 0.511), fresh), "worse")
+
+
+def test_of_several_labels_the_thresholds_that_the_run_keeps_are_advised(verdict):
+    kept = put("trained.calibration", {"thresholds": {"a": 0.2}, "rows": 400})
+    (one,) = found(verdict(confused((300, 0, 0), (49, 1, 0), (50, 0, 3)), kept), "classes")
+    assert one.text.startswith("Predict with --calibrated")

@@ -253,6 +253,8 @@ class UnansweredClasses(Rule):
         missed = {**never, **seldom}
         rare = max(missed.values()) * len(classes) <= total / 2  # half of an even share, each of them
         weights = f"Set {_balancing(run)} to balanced, add" if rare and _balancing(run) else "Add"
+        if run.trained.calibration.get("thresholds"):
+            weights = f"Predict with --calibrated, by each label's own threshold, {weights[:1].lower()}{weights[1:]}"
         text = f"{weights} examples of these classes or train longer: of {total:,} held-out {unit}s it "
         text += f"{' and '.join(parts)}."
         figures = {

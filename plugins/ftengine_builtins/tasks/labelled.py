@@ -197,13 +197,22 @@ class LabelledTask(Task):
         return [dict(zip(PREDICTS[self.kind], values, strict=True)) for values in zip(*columns, strict=True)]
 
     def calibrate(self, rows: Rows) -> dict[str, Any]:
-        """Fit a temperature where each example has one label."""
+        """Fit a temperature where each example has one label, a threshold for each label where it may have several."""
         from ftengine_builtins.evaluators.calibration import LEAST_FITTED, best_temperature
         from ftengine_builtins.evaluators.weighted import numbers
+        from ftengine_builtins.tasks.thresholds import LEAST_OF_EACH, USUAL, best_thresholds
 
         count = len(rows["label"])
-        if self.kind != "single":
-            raise DataError("a temperature is fitted where each row has one label, and here it has several.")
+        if self.kind == "regression":
+            raise DataError("numbers have no probability that could be calibrated.")
+        if self.kind == "multi":
+            thresholds = best_thresholds(numbers(rows["scores"]), numbers(rows["label"]), self.labels.names)
+            if set(thresholds.values()) == {USUAL}:
+                raise DataError(
+                    f"no label is told better by another threshold than {USUAL} on the validation split, where only "
+                    f"labels are looked at that {LEAST_OF_EACH} of its {count} rows have, and as many lack."
+                )
+            return {"thresholds": thresholds, "rows": count}
         if count < LEAST_FITTED:
             raise DataError(
                 f"a temperature is fitted on {LEAST_FITTED} validation rows or more, and there were {count}. Train "
@@ -222,22 +231,24 @@ class LabelledTask(Task):
     ) -> list[dict[str, Any]]:
         """Return {"label": name, "scores": {name: p}}, {"labels": [names], "scores"}, or {"value": number}.
 
-        There are no options. Where there is a `calibration`, logits are divided by its temperature.
+        There are no options. Where there is a `calibration`, logits are divided by its temperature, or labels given
+        from its thresholds on.
         """
         refuse_options(self, options)
         if not rows:
             return []
         features = [self.read(row, loaded.processor, loaded.max_length) for row in rows]
         logits = evaluated(self, loaded, self.stack(features, loaded.processor))
-        if self.calibration:
-            logits = logits / self.calibration["temperature"]
+        fitted = self.calibration or {}
+        logits = logits / fitted.get("temperature", 1.0)
         if self.kind == "regression":
             return [{"value": value} for value in logits[:, 0].tolist()]
         scores = [dict(zip(self.labels.names, row, strict=True)) for row in self._scores(logits)]
-        decided = zip(self._decide(logits), scores, strict=True)
         if self.kind == "single":
+            decided = zip(self._decide(logits), scores, strict=True)
             return [{"label": self.labels.names[i], "scores": row} for i, row in decided]
-        return [{"labels": self._switched_on(indicators), "scores": row} for indicators, row in decided]
+        least = dict.fromkeys(self.labels.names, 0.5) | fitted.get("thresholds", {})
+        return [{"labels": [name for name, p in row.items() if p > least[name]], "scores": row} for row in scores]
 
     def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
         """Return names instead of ids, and of the scores the five highest."""
