@@ -158,6 +158,6 @@ def test_nothing_is_called_worse_than_the_guesses_of_a_fresh_head(verdict):
 
 
 def test_of_several_labels_the_thresholds_that_the_run_keeps_are_advised(verdict):
-    kept = put("trained.calibration", {"thresholds": {"a": 0.2}, "rows": 400})
+    kept = put("facts.calibration", {"thresholds": {"a": 0.2}, "rows": 400})
     (one,) = found(verdict(confused((300, 0, 0), (49, 1, 0), (50, 0, 3)), kept), "classes")
     assert one.text.startswith("Predict with --calibrated")
