@@ -27,7 +27,7 @@ kind_option = click.option(
 
 @click.group(cls=Suggesting)
 def plugins() -> None:
-    """List, describe, check and begin plugins."""
+    """List, describe, check and create plugins."""
 
 
 plugins.add_command(check)

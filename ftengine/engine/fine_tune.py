@@ -16,7 +16,6 @@ from ftengine.api import Failed, Finished, Listener, Saved, SilentListener
 from ftengine.data.augmentation_preview import idle_augmenters
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.finished import Run, load_run
-from ftengine.engine.phases import TimedPhases
 from ftengine.engine.plan import Plan, plan
 from ftengine.engine.prepared_data import PreparedData, prepare_data
 from ftengine.engine.prepared_model import PreparedModel, TrainedModel, prepare_model, train_model
@@ -32,6 +31,7 @@ from ftengine.parallel.rendezvous import timeout
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import conclude, concluded
 from ftengine.run.directory import RunDirectory
+from ftengine.run.phases import TimedPhases
 from ftengine.run.recipe import Recipe
 from ftengine.run.record import flat
 from ftengine.run.records import AuditResult, Environment, EvaluationResult, TrainingResult

@@ -183,6 +183,7 @@ def _computed_share(trial: Trial) -> float | None:
     some = trial.batches[:: max(1, len(trial.batches) // BATCHES)]
     with trial.attached():
         computed = sum(map(trial.computed_tokens, some))
+    trial.loaded.module.eval()  # as it was
     return computed / sum(int(trial.train.lengths[members].sum()) for members in some)
 
 
@@ -202,13 +203,14 @@ def _estimate(
     every = section.validate_every or planned.per_epoch * planned.epochs_between
     validations = -(-planned.total // every)
     trial = trial_of(data, device, loaded, strategy, planned, fast_paths)
+    share = _computed_share(trial)
     figures = estimate(trial, _evaluated_tokens(data.encoded, evaluating, validations))
     return {
         **asdict(figures),
         "gradient_bytes": GRADIENT_BYTES * count(loaded.module)[0],
         "answers": 2 * _answers(evaluating),
         "memory": memory.reason if measures(section) else None,
-        "computed_share": _computed_share(trial),
+        "computed_share": share,
     }
 
 

@@ -151,7 +151,9 @@ class OptimizerStep:
             if whole.requires_grad:
                 with gradients.overlapping() if number == len(mine) else nullcontext():
                     (accelerator.scaler.scale(whole) if accelerator.scaler else whole).backward()
-            tokens_computed = self._computed(chosen, batch) if counts else 0
+            tokens_computed = (
+                self._computed(chosen, batch) if counts and self.setup.fast_paths.compute_fewer_tokens else 0
+            )
             totals += stacked(
                 accelerator.device, loss_sum, added, weight, float(penalty is not None), float(tokens_computed)
             )
@@ -178,11 +180,10 @@ class OptimizerStep:
             ) from error
 
     def _computed(self, members: np.ndarray, batch: Batch) -> int:
-        """Return how many tokens of a micro-batch are computed, with what pads them; 0 where that is always all."""
-        paths = self.setup.fast_paths
-        if not paths.compute_fewer_tokens:
-            return 0
-        return paths.computed_tokens(batch) or int(self.setup.train.lengths[members].max()) * len(members)
+        """Return how many tokens of a micro-batch are computed, with what pads them."""
+        return self.setup.fast_paths.computed_tokens(batch) or int(self.setup.train.lengths[members].max()) * len(
+            members
+        )
 
     def _around(self, members: np.ndarray, batch: Batch, criterion: Criterion) -> AbstractContextManager[None]:
         """Return what fast paths hold while the loss of these examples is computed."""

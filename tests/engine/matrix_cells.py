@@ -18,10 +18,10 @@ from ftengine.engine import prepared_model
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.fine_tune import train
 from ftengine.engine.merge import outputs_of, probe_of
-from ftengine.engine.phases import TimedPhases
 from ftengine.engine.prepared_data import KnownTask, prepare_data
 from ftengine.parallel.device import Device
 from ftengine.run.directory import RunDirectory
+from ftengine.run.phases import TimedPhases
 
 OPINIONS = {"good": ("wonderful", "fine", "good"), "bad": ("terrible", "late", "bad")}
 EXAMPLES = 24

@@ -185,7 +185,7 @@ def test_strategies_on_rows_in_groups_are_compared_by_group(
 
 def test_an_output_that_is_a_run_or_somebody_elses_is_left_alone(chat_recipe, tmp_path):
     fine_tune(chat_recipe(train__max_steps=1))
-    with raises(RunError, "a run of its own"):
+    with raises(RunError, "is a run itself"):
         contend(chat_recipe(), ["full", "lora"])
     (tmp_path / "other" / "full").mkdir(parents=True)
     (tmp_path / "other" / "full" / "thesis.txt").write_text("do not lose me")

@@ -181,7 +181,7 @@ def test_what_cannot_be_cross_validated_is_refused(label_recipe, tmp_path):
         divide(label_recipe(data__test=None, data__split={"duplicates": "apart"}), 3)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").write_text("")
-    with raises(RunError, "a run of its own"):
+    with raises(RunError, "is a run itself"):
         divide(label_recipe(data__test=None), 3)
 
 

@@ -10,6 +10,9 @@ from ftengine.api import Batch, FastPath, FastPathTraits, LoadedModel, TrainingC
 from ftengine.model.forest import forest_of, forests, keeps_to_forests
 from ftengine_builtins.fast_paths.frozen_prefix import frozen_blocks
 
+REQUIRES_GRADIENT = "make_inputs_require_grads"
+"""The hook of transformers' that has embeddings require a gradient, for checkpointed layers."""
+
 
 class SharedBeginnings(FastPath):
     """What rows of a batch begin with alike, such as a system prompt, computed once for all of them, by decoders.
@@ -49,4 +52,5 @@ class SharedBeginnings(FastPath):
 def _changes_embeddings(model: Any) -> bool:
     """Say whether something changes what tokens are looked up as, by their rows: noise of a regularizer."""
     table = model.get_input_embeddings()
-    return bool(table._forward_hooks or table._forward_pre_hooks)
+    hooks = [*table._forward_hooks.values(), *table._forward_pre_hooks.values()]
+    return any(getattr(hook, "__name__", "") != REQUIRES_GRADIENT for hook in hooks)

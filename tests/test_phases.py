@@ -3,7 +3,7 @@
 import pytest
 
 from ftengine.api import SilentListener
-from ftengine.engine import phases
+from ftengine.run import phases
 
 
 class Heard(SilentListener):
