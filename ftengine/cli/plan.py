@@ -214,7 +214,7 @@ def _tokens(plan: Plan) -> str:
         parts.append(f"padding {percent(steps['padding_share'])}")
     share = plan.estimate and plan.estimate["computed_share"]
     if share and share < FEWER:
-        parts.append(f"{percent(share)} are computed: what rows begin with alike once")
+        parts.append(f"{percent(share)} are computed, as rows share beginnings")
     if not plan.model["labels"]:  # with labels, what is trained on are examples rather than tokens
         parts.append(f"{percent(steps['label_share'])} count in the loss")
     return "; ".join(parts)

@@ -375,4 +375,5 @@ def _is_decoder(model: Any) -> bool:
         and not getattr(config, "is_encoder_decoder", False)
         and set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
         and isinstance(model.get_input_embeddings(), nn.Embedding)
+        and model.get_output_embeddings() is not None
     )

@@ -220,9 +220,11 @@ class LabelledTask(Task):
             )
         temperature = best_temperature(numbers(rows["logits"]), rows["label"])
         if temperature is None:
+            right = (numbers(rows["logits"]).argmax(axis=1) == rows["label"]).all()
+            why = "all of it is answered rightly" if right else "its answers say too little about the labels"
             raise DataError(
-                "no temperature is best on the validation split, as where all of it is answered rightly. Train with "
-                "more validation rows (recipe key data.validation)."
+                f"no temperature fits the validation split, as {why}. Train with more validation rows (recipe key "
+                f"data.validation){'' if right else ', or longer'}."
             )
         return {"temperature": temperature, "rows": count}
 
