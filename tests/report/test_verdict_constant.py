@@ -1,7 +1,7 @@
 """A model is measured by its metric, and by what is reached without looking: constant answers, a fresh head."""
 
 import pytest
-from report_samples import baseline, change, figure
+from report_samples import LABELS, baseline, change, figure
 from verdicts import alarms, found, put, reached
 
 
@@ -161,3 +161,12 @@ def test_of_several_labels_the_thresholds_that_the_run_keeps_are_advised(verdict
     kept = put("facts.calibration", {"thresholds": {"a": 0.2}, "rows": 400})
     (one,) = found(verdict(confused((300, 0, 0), (49, 1, 0), (50, 0, 3)), kept), "classes")
     assert one.text.startswith("Predict with --calibrated")
+
+
+@pytest.mark.parametrize(("counts", "advised"), [((285, 5, 10), True), ((100, 100, 100), False)])
+def test_rare_is_what_training_has_few_of_whatever_is_held_out(verdict, counts, advised):
+    labels = {"kind": "single", "names": LABELS, "counts": list(counts)}
+    rows = confused((100, 0, 0), (100, 0, 0), (0, 0, 100))  # a third of what is held out, and never answered
+    unset = put("recipe.task.class_weights", None)
+    (one,) = found(verdict(rows, put("facts.labels", labels), unset), "classes")
+    assert ("train.sampling or task.class_weights" in one.text) == advised

@@ -1,7 +1,7 @@
 """Rules about the answers: the tuned model against what is reached without looking, and classes it never gives."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
@@ -251,7 +251,7 @@ class UnansweredClasses(Rule):
         ]
         alarm, useless = share_within(sum(seldom.values()), total)[0] >= MISSED, no_better_than_a_constant(run)
         missed = {**never, **seldom}
-        rare = max(missed.values()) * len(classes) <= total / 2  # half of an even share, each of them
+        rare = _are_rare(missed, _trained_on(run) or {name: true for name, true, _ in classes})
         weights = f"Set {_balancing(run)} to balanced, add" if rare and _balancing(run) else "Add"
         if run.trained.calibration.get("thresholds"):
             weights = f"Predict with --calibrated, by each label's own threshold, {weights[:1].lower()}{weights[1:]}"
@@ -271,6 +271,17 @@ class UnansweredClasses(Rule):
             explains=("quality", "learning") if rare and useless else (),
             figures=figures,
         )
+
+
+def _trained_on(run: RunRecords) -> dict[str, int]:
+    """Return how many training examples each class has; {} where the task did not count them."""
+    labels = run.trained.labels
+    return dict(zip(labels.names, labels.counts, strict=True)) if labels and labels.counts else {}
+
+
+def _are_rare(names: Iterable[str], counts: Mapping[str, int]) -> bool:
+    """Say whether each of some classes has at most half of an even share of the examples."""
+    return all(counts.get(name, 0) * len(counts) <= sum(counts.values()) / 2 for name in names)
 
 
 def _balancing(run: RunRecords) -> str:
