@@ -220,17 +220,22 @@ def test_a_copy_made_meanwhile_computes_rows(llama):
         assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in zip(apart, found, strict=True))
 
 
-def test_noise_on_embeddings_is_each_rows_own(tmp_path):
+def recipe_of(tmp_path, train, **more):
+    """Return a recipe of two steps on rows that begin alike."""
     rows = [{"prompt": f"Answer in one word, and politely: {i}?", "completion": f" yes {i}"} for i in range(12)]
-    recipe = {
+    return {
         "model": {"source": str(tiny_llama(tmp_path / "llama"))},
         "task": "causal-lm",
         "data": {"train": write_rows(tmp_path / "rows.jsonl", rows), "validation": None},
         "strategy": "lora",
-        "regularize": ["neftune"],
-        "train": {"max_steps": 2, "batch_size": 6},
+        "train": {"max_steps": 2, "batch_size": 6, **train},
         "output": str(tmp_path / "run"),
+        **more,
     }
+
+
+def test_noise_on_embeddings_is_each_rows_own(tmp_path):
+    recipe = recipe_of(tmp_path, {}, regularize=["neftune"])
     fine_tune(Recipe.make(recipe))  # neftune refuses to train without a place for its noise
     steps = [json.loads(line) for line in Path(tmp_path, "run", "metrics.jsonl").read_text().splitlines()]
     assert all(x["computed_tokens"] >= x["tokens"] for x in steps if "computed_tokens" in x)
@@ -244,15 +249,7 @@ def test_all_processes_ask_whether_a_model_computes_forests_whatever_their_rows(
 
 
 def test_a_run_says_how_many_tokens_it_computed(tmp_path):
-    rows = [{"prompt": f"Answer in one word, and politely: {i}?", "completion": f" yes {i}"} for i in range(12)]
-    recipe = {
-        "model": {"source": str(tiny_llama(tmp_path / "llama"))},
-        "task": "causal-lm",
-        "data": {"train": write_rows(tmp_path / "rows.jsonl", rows), "validation": None},
-        "strategy": "lora",
-        "train": {"max_steps": 2, "batch_size": 6, "fast_paths": ["shared-beginnings"]},
-        "output": str(tmp_path / "run"),
-    }
+    recipe = recipe_of(tmp_path, {"fast_paths": ["shared-beginnings"]})
     share = plan(Recipe.make(recipe)).estimate["computed_share"]
     fine_tune(Recipe.make(recipe))
     lines = [json.loads(line) for line in Path(tmp_path, "run", "metrics.jsonl").read_text().splitlines()]
