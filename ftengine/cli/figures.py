@@ -13,6 +13,7 @@ from ftengine.text import (
     ends,
     few_groups,
     known,
+    left_out,
     no_interval,
     one_line,
     plain,
@@ -71,7 +72,7 @@ def show_figures(out: Console, result: EvaluationResult, *, whole: bool = True) 
     first = next(iter(result.tuned.values()))
     none = all(too_few(figure) for figure in result.tuned.values())
     intervals = "too few for intervals" if none else "with 95 % intervals"
-    out.print(f"figures on {result.split} ({sample_size(first.n, first.rows)}), {intervals}:")
+    out.print(f"figures on {result.split} ({sample_size(first.n, first.rows)}{left_out(result.leaks)}), {intervals}:")
     shown = result.tuned if whole else _deciding(result)
     out.print(figure_table(result.base, shown, result.difference, result.metrics))
     if left := len(result.tuned) - len(shown):

@@ -28,8 +28,8 @@ def find_leaks(
 
     Returns:
         A mapping for each pair with any: "between", "count" (rows that are equal), "near" (further rows that are
-        near duplicates), "groups" (number of groups in both, where the data has groups), "places" (of up to five:
-        equal ones, near ones, rows of one group).
+        near duplicates), "groups" (number of groups in both, where the data has groups), "rows" (rows of all these
+        kinds), "places" (of up to five: equal ones, near ones, rows of one group).
     """
     leaks = []
     for known, held in combinations(splits, 2):
@@ -54,6 +54,7 @@ def find_leaks(
                 "count": int(equal.sum()),
                 "near": int(close.sum()),
                 **({"groups": len(np.unique(groups[held][shared]))} if groups else {}),
+                "rows": int((equal | close | shared).sum()),
                 "places": [
                     f"{splits[known].where(a)} {sign} {splits[held].where(b)}"
                     for a, sign, b in zip(there, signs, shown, strict=True)

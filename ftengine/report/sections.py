@@ -15,7 +15,7 @@ from ftengine.report.draw import merge_charts
 from ftengine.run.evaluation_result import ChangedExample, Slice, SlicedColumn, quality_first
 from ftengine.run.record import flat
 from ftengine.run.records import RunRecords
-from ftengine.text import NOTHING, counted, duration, number, sample_size, size, speed
+from ftengine.text import NOTHING, counted, duration, left_out, number, sample_size, size, speed
 
 MOST_FACTS = 40
 """Facts of an evaluator that a page shows."""
@@ -85,7 +85,7 @@ def _figures(run: RunRecords) -> dict[str, Any]:
     seen = evaluation.training.tuned if evaluation.training is not None else {}
     one_n = len({tuned.n for tuned in evaluation.tuned.values()}) == 1
     first = next(iter(evaluation.tuned.values()), None)
-    on = "" if first is None else sample_size(first.n, first.rows)
+    on = "" if first is None else sample_size(first.n, first.rows) + left_out(evaluation.leaks)
     if first is not None and first.rows is not None:
         on += f"; a group is the rows with one value of {run.recipe.data.group_column}, and their duplicates"
     tuned = quality_first(evaluation.tuned, evaluation.metrics)

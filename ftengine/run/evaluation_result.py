@@ -199,6 +199,16 @@ class EvaluationResult(RedactedRecord):
         deciding = (name for name in self.tuned if name in self.metrics and self.metrics[name].primary)
         return next(deciding, next(iter(self.tuned), None))
 
+    @property
+    def leaked(self) -> Probe | None:
+        """Held-out examples that are in training too, which no other figure is made on; None where none are known."""
+        return next((probe for probe in self.probes if probe.kind == "leaks"), None)
+
+    @property
+    def leaks(self) -> int:
+        """How many these are."""
+        return self.leaked.examples if self.leaked is not None else 0
+
 
 class ChangedExample(Part):
     """An example that tuning changed.

@@ -122,6 +122,11 @@ def sample_size(n: int, rows: int | None, kind: str = "distinct example") -> str
     return counted(n, kind) if rows is None else f"{counted(n, 'group')} ({counted(rows, 'row')})"
 
 
+def left_out(leaked: int) -> str:
+    """Say that figures are made without so many examples; "" where there are none."""
+    return f", without the {leaked:,} that training has too" if leaked else ""
+
+
 def few_groups(n: int, worth: float | None) -> str:
     """Say that a figure rests on too few groups of rows, by how many of equal size they are worth; "" where not."""
     if worth is None or worth >= FEW_GROUPS:

@@ -137,7 +137,7 @@ def test_groups_in_training_and_in_a_file_held_out_are_a_leak(visits, text_task,
     [leak] = warned.facts["leaks"]
     assert (leak["between"], leak["count"], leak["near"], leak["groups"]) == (["train", "test"], 0, 0, 2)
     assert leak["places"] == ["train.jsonl:4 & test.jsonl:1", "train.jsonl:2 & test.jsonl:2"]
-    assert warned.findings[0].level == "alarm"
+    assert warned.findings[0].level == "note"  # they are measured apart
     assert warned.findings[0].text.startswith("2 values of column 'patient' are in the training and in the test split")
     dropping = visits.model_copy(update={"leaks": "drop"})
     for audited in (True, False):

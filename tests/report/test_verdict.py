@@ -4,10 +4,11 @@ import pytest
 from report_samples import METRICS, baseline, change, everything, figure, write_run
 from verdicts import alarms, found, losses, put, reached
 
-from ftengine.api import Difference
+from ftengine.api import AuditedData, Difference
 from ftengine.evaluation import got_worse
 from ftengine.report.verdict import judge
 from ftengine.run.records import RunRecords
+from ftengine_builtins.audits import Leaks
 
 
 def test_a_sound_run_draws_no_alarm_and_its_headline_has_the_figures(verdict):
@@ -44,7 +45,7 @@ def test_without_held_out_data_nothing_is_claimed(verdict):
 def test_the_headline_says_what_other_alarms_are_about_in_words(verdict):
     leak = put(
         "audit.facts.leaks",
-        [{"between": ["train", "test"], "count": 1, "near": 0, "dropped": 0, "places": ["a:1 = b:2"], "text": "one"}],
+        [{"between": ["train", "test"], "count": 1, "near": 0, "dropped": 0, "rows": 1, "places": [], "text": "one"}],
     )
     told = verdict(sliced(-0.3, -0.4, 0.3)).headline
     assert told.startswith("2 alarms, about slices of the examples. Better than its base: ")
@@ -132,30 +133,50 @@ def test_labels_that_the_model_contradicts_are_named_with_their_places(verdict):
 
 
 @pytest.mark.parametrize(
-    ("leak", "level"),
+    ("leak", "leaks", "level"),
     [
-        ({"between": ["train", "test"], "count": 1, "near": 0}, "alarm"),
-        ({"between": ["train", "test"], "count": 0, "near": 3}, "note"),
-        ({"between": ["validation", "test"], "count": 40, "near": 0}, "note"),
-        ({"between": ["train", "test"], "count": 40, "near": 0, "dropped": 40}, None),
+        ({"between": ["train", "test"], "count": 1, "near": 0}, "auto", "alarm"),
+        ({"between": ["train", "test"], "count": 0, "near": 20}, "auto", "note"),
+        ({"between": ["train", "test"], "count": 0, "near": 21}, "auto", "alarm"),
+        ({"between": ["train", "test"], "count": 0, "near": 0, "groups": 1}, "auto", "alarm"),
+        ({"between": ["train", "test"], "count": 40, "near": 9}, "warn", "note"),  # figures are without them
+        ({"between": ["train", "test"], "count": 400, "near": 0}, "warn", "alarm"),  # all
+        ({"between": ["train", "validation"], "count": 3, "near": 3}, "warn", "note"),
+        ({"between": ["train", "validation"], "count": 3, "near": 40}, "warn", "alarm"),
+        ({"between": ["validation", "test"], "count": 40, "near": 0}, "auto", "note"),
+        ({"between": ["train", "test"], "count": 40, "near": 0, "dropped": 40}, "drop", None),
     ],
 )
-def test_leaks_are_judged_by_the_split_that_figures_are_made_on(verdict, leak, level):
-    told = found(
-        verdict(put("audit.facts.leaks", [{"dropped": 0, "places": ["a:1 = b:2"], "text": "some", **leak}])), "data"
-    )
+def test_plan_and_verdict_judge_a_leak_alike(verdict, leak, leaks, level):
+    rows = leak["count"] + leak["near"] + 5 * leak.get("groups", 0)
+    leak = {"dropped": 0, "places": ["a:1 = b:2"], "text": "some", "rows": rows, **leak}
+    told = found(verdict(put("audit.facts.leaks", [leak]), put("recipe.data.leaks", leaks)), "data")
     assert [f.level for f in told] == ([level] if level else [])
+    splits = dict.fromkeys(("train", "validation", "test"), range(400))
+    facts = {"leaks": [leak], "dropped": leak["dropped"], "overlap": []}
+    planned = Leaks().examine(AuditedData(splits, "", {}, None, {}, facts, {}, {"leaks": leaks}))
+    assert next(iter(planned)).level == (level or "note")
 
 
-def test_rows_that_leak_are_told_with_both_figures(verdict):
+def test_figures_are_of_the_rows_that_do_not_leak_and_the_others_are_told(verdict):
     def measured_apart(files):
         probe = {"kind": "leaks", "name": "rows", "data": "test.jsonl", "examples": 40, "base": {}, "difference": {}}
         files["evaluation"]["probes"] = [probe | {"tuned": {"accuracy": figure(0.99)}}]
 
-    leak = {"between": ["train", "test"], "count": 40, "near": 0, "dropped": 0, "places": ["a:1 = b:2"], "text": "40"}
-    (told,) = found(verdict(put("audit.facts.leaks", [leak]), measured_apart), "data", "alarm")
+    leak = {"between": ["train", "test"], "count": 40, "near": 0, "dropped": 0, "rows": 40, "places": [], "text": "40"}
+    said = verdict(put("audit.facts.leaks", [leak]), put("recipe.data.leaks", "warn"), measured_apart)
+    (told,) = found(said, "data", "note")
     assert told.figures["leaked"]["value"] == 0.99
     assert told.text.endswith("accuracy 0.930 on new rows, 0.990 on these.")
+    assert said.headline.endswith(" of the test split, without the 40 that training has too (accuracy 0.990 on those).")
+
+
+def test_a_class_that_is_never_answered_leads_the_headline(verdict):
+    leak = {"between": ["train", "test"], "count": 0, "near": 5, "dropped": 0, "rows": 5, "places": [], "text": "5"}
+    told = verdict(put("evaluation.details.tuned.classification.baseline", missing()),
+                   put("audit.facts.leaks", [leak]))  # fmt: skip
+    assert (told.level, [one.source for one in told.lead]) == ("alarm", ["unanswered-classes", "better-than-base"])
+    assert [one.level for one in found(told, "data")] == ["note"]
 
 
 def test_alarms_of_audits_are_alarms_of_the_run(verdict):

@@ -1,8 +1,10 @@
 """Audits of what was read and how it was divided: lost rows, repeated rows, rows on two sides of a split."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from ftengine.api import Audit, AuditedData, Finding
+from ftengine.api import Audit, AuditedData, Finding, Level
 from ftengine.text import counted
 
 
@@ -73,10 +75,28 @@ def _repeat(count: int) -> str:
     return "repeats" if count == 1 else "repeat"
 
 
-LEAKED = 0.01
-"""Share of a held-out split that is nearly in training, from which it is an alarm with data.leaks: warn, as fewer rows
-move no figure by more than a point. A row that is there word for word is one always, and so is any where the recipe
-does not say what to do with leaks."""
+def leak_level(leak: Mapping[str, Any], leaks: str, rows: int, *, measured: bool) -> Level:
+    """Say how much a leak between two splits matters, before a run as after it.
+
+    An alarm: rows on which figures are made are in training word for word, or by their group, or they are more than
+    chance moves a figure by (the 95 % interval of a share of n rows is at most about 1/√n to each side). Of a split
+    that only chooses weights: as many rows.
+
+    Args:
+        leaks: the recipe's data.leaks; with "warn" figures are made on the rows that do not leak, where there are any.
+        rows: how many the second split has.
+        measured: whether figures are made on that one.
+    """
+    exact, near = leak["count"], leak["near"]
+    if leak["between"][0] != "train" or leaks == "drop" or (measured and set_apart(leak, leaks, rows)):
+        return "note"
+    certain = measured and exact + leak.get("groups", 0) > 0
+    return "alarm" if certain or exact + near > math.sqrt(rows) else "note"
+
+
+def set_apart(leak: Mapping[str, Any], leaks: str, rows: int) -> bool:
+    """Say whether rows that leak from training are measured apart from all others."""
+    return leak["between"][0] == "train" and leaks == "warn" and leak["rows"] < rows
 
 
 class Leaks(Audit):
@@ -87,14 +107,16 @@ class Leaks(Audit):
     def examine(self, data: AuditedData) -> Iterator[Finding]:
         for leak in data.facts["leaks"]:
             known, held = leak["between"]
-            exact, near, groups = leak["count"], leak["near"], leak.get("groups", 0)
-            open_ = known == "train" and data.settings["leaks"] != "drop"
-            accepted = data.settings["leaks"] == "warn"  # the user knows of them
-            serious = open_ and (exact + groups or near > (LEAKED * len(data.splits[held]) if accepted else 0))
-            says = "nothing about new data" if exact + near else "little about new groups"
-            text = f"{leak['text']}{f'; figures on them say {says}' if open_ else ''}."
+            groups, rows, leaks = leak.get("groups", 0), len(data.splits[held]), data.settings["leaks"]
+            measured = held == list(data.splits)[-1]  # figures are made on test, or on validation where there is none
+            then = "figures on them say little about new groups"
+            if measured and set_apart(leak, leaks, rows):
+                then = "they are measured apart, and all other figures are without them"
+            elif leak["count"] + leak["near"]:
+                then = "figures on them say nothing about new data"
+            text = f"{leak['text']}{f'; {then}' if known == 'train' and leaks != 'drop' else ''}."
             figures = {key: leak[key] for key in ("between", "count", "near", "dropped")} | {"groups": groups}
-            level, places = "alarm" if serious else "note", tuple(leak["places"])
+            level, places = leak_level(leak, leaks, rows, measured=measured), tuple(leak["places"])
             yield Finding(kind="data", level=level, text=text, figures=figures, places=places)
         if len(data.splits) > 1 and not any(leak["between"][0] == "train" for leak in data.facts["leaks"]):
             yield Finding(kind="data", level="good", text="No held-out row is in training.")

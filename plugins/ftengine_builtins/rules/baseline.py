@@ -268,7 +268,7 @@ class UnansweredClasses(Rule):
             level="alarm" if alarm or (rare and useless) else "note",
             text=text,
             brief=text[:1].lower() + text[1:-1],
-            explains=("quality", "learning") if rare and useless else (),
+            explains=("quality", "learning") if rare and useless else ("quality",) if alarm and not useless else (),
             figures=figures,
         )
 

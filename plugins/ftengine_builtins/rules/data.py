@@ -6,7 +6,7 @@ from typing import Any
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.text import known, percent, plain
-from ftengine_builtins.audits.sources import LEAKED, REPEATED
+from ftengine_builtins.audits.sources import REPEATED, leak_level
 from ftengine_builtins.rules.quality import is_chosen
 
 NOTE = 0.05
@@ -48,26 +48,26 @@ class LeakedRows(Rule):
                 continue
             rows = run.audit.splits[held].rows or 1
             used = held == run.evaluation.split
-            serious = first == "train" and ((used and exact + groups) or exact + near > LEAKED * rows)
-            apart = next((probe for probe in run.evaluation.probes if probe.kind == "leaks"), None)
-            if first == "train" and used and apart is not None:
-                then = "All other figures are without them" + _of_leaked(run, apart)
+            level = leak_level(leak, run.recipe.data.leaks, rows, measured=used)
+            apart = run.evaluation.leaked if used and first == "train" else None
+            if apart is not None:
+                then = f"All other figures are without them{_of_leaked(run, apart)}"
             elif first == "train":
                 then = "Figures on them say nothing about new data" if used else "They helped to choose the weights"
             else:
                 chose = "Validation chose the weights" if is_chosen(run) else "Choices are made by validation"
                 then = f"{chose}, so {held} figures are somewhat optimistic"
             remedy = "Set data.leaks to drop" if first == "train" else "Split the data again"
-            text, places = f"{remedy}: {leak['text']}. {then}.", tuple(leak["places"])
+            text, places = f"{'' if apart else f'{remedy}: '}{leak['text']}. {then}.", tuple(leak["places"])
             figures = {"between": leak["between"], "exact": exact, "near": near, "groups": groups, "rows": rows}
-            if used and apart is not None:
+            if apart is not None:
                 figures |= {"metric": run.headline_metric, "leaked": apart.tuned.get(run.headline_metric)}
             yield Finding(
                 kind="data",
-                level="alarm" if serious else "note",
+                level=level,
                 text=text,
                 brief=f"{remedy[:1].lower()}{remedy[1:]}: {leak['text'].partition(' (e.g. ')[0]}",
-                explains=("quality",) if serious and used else (),
+                explains=("quality",) if level == "alarm" and used else (),
                 figures=figures,
                 places=places,
             )

@@ -6,7 +6,7 @@ from typing import Any
 from ftengine import RunRecords
 from ftengine.api import Difference, Estimate, Finding, Rule
 from ftengine.evaluation import got_worse
-from ftengine.text import against, ends, few_groups, interval, known, listed, plain, probability, sample_size
+from ftengine.text import against, ends, few_groups, interval, known, left_out, listed, plain, probability, sample_size
 from ftengine.text import with_interval as told
 from ftengine_builtins.rules.baseline import exact_answers, of_answers, unmeasured_answers
 from ftengine_builtins.rules.threshold import no_better_than_a_constant, threshold_of
@@ -36,7 +36,10 @@ class BetterThanBase(Rule):
             threshold = None
         if threshold is not None and no_better_than_a_constant(run):
             return  # rule constant-answer says so, and more than what that head guessed is no news
-        on = f"on {sample_size(tuned.n, tuned.rows)} of the {run.evaluation.split} split"
+        leaked, without = run.evaluation.leaked, left_out(run.evaluation.leaks)
+        on = f"on {sample_size(tuned.n, tuned.rows)} of the {run.evaluation.split} split{without}"
+        if leaked is not None and known(there := leaked.tuned.get(metric)):
+            on += f" ({_label(run, metric)} {plain(there)} on those)"
         figures = {"metric": metric, **sides(run.evaluation, metric), **exact_answers(run)}
         if threshold is not None:
             figures = threshold.figures()
@@ -52,6 +55,8 @@ class BetterThanBase(Rule):
         text += (
             " Its base has a new, untrained head, whose answers are guesses." if guesses and threshold is None else ""
         )
+        if leaked is not None:
+            brief, figures = f"{brief} (leaking rows left out)", {**figures, "leaked": leaked.tuned.get(metric)}
         explains = ("worse",) if level == "alarm" else ()
         yield Finding(kind="quality", level=level, text=text, brief=brief, explains=explains, figures=figures)
 
