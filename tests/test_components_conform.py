@@ -13,7 +13,7 @@ from ftengine.testing import check_augmenter, check_results, check_strategy, fix
 from ftengine.testing.components import SUITES
 
 REGISTRY = Registry()
-TRAINED = {"regularizer", "strategy"}
+TRAINED = {"fast-path", "regularizer", "strategy"}
 """Kinds that train on every model, for seconds: with `make test-slow`."""
 BOX = [
     pytest.param(kind, entry.name, marks=[pytest.mark.slow] if kind in TRAINED else [])

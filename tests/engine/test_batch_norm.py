@@ -67,6 +67,7 @@ def test_statistics_stand_still_and_the_model_learns_all_the_same(image_recipe, 
     assert all(torch.equal(tensor, base[name]) for name, tensor in statistics(run.trained).items())
 
 
+@pytest.mark.slow
 def test_trained_statistics_survive_a_resume_and_open_again(image_recipe, resnet):
     strategy = {"batch_norm": "train", "layer_decay": 0.8, "unfreeze_every": "even"}
     whole = fine_tune(image_recipe("whole", strategy, checkpoint_every=2))

@@ -172,6 +172,7 @@ def test_weights_that_a_loader_changes_are_known_by_what_they_were(finished, tmp
             opened.evaluate()
 
 
+@pytest.mark.slow
 def test_a_fresh_head_trains_and_is_saved_beside_an_adapter(label_recipe):
     run = fine_tune(label_recipe(strategy="lora", train__epochs=30, train__learning_rate=0.005))
     figures = run.evaluation
@@ -182,6 +183,7 @@ def test_a_fresh_head_trains_and_is_saved_beside_an_adapter(label_recipe):
     assert all(answer["scores"][answer["label"]] == max(answer["scores"].values()) for answer in answers)
 
 
+@pytest.mark.slow
 def test_the_same_recipe_gives_the_same_run(chat_recipe, tmp_path):
     first = fine_tune(chat_recipe(train__max_steps=5, output=str(tmp_path / "a")))
     second = fine_tune(chat_recipe(train__max_steps=5, output=str(tmp_path / "b")))

@@ -46,6 +46,7 @@ def test_a_run_that_takes_them_again_has_the_curve_of_one_that_computes_them(cha
         assert ours == pytest.approx(theirs, rel=1e-5)  # padded to other lengths, so rounded at other places
 
 
+@pytest.mark.slow
 def test_packed_examples_have_the_curve_of_padded_ones_and_their_frozen_blocks_are_computed_each_time(
     chat_recipe, tmp_path
 ):
@@ -63,6 +64,7 @@ def test_packed_examples_have_the_curve_of_padded_ones_and_their_frozen_blocks_a
         fine_tune(chat_recipe(task={"name": "causal-lm", "packing": True}, strategy={"name": "prompt"}))
 
 
+@pytest.mark.slow
 def test_dropout_and_noise_in_frozen_blocks_are_drawn_anew_in_every_epoch(chat_recipe, label_recipe, tmp_path):
     assert not said_once(label_recipe(strategy=TOP, train__max_steps=8, train__epochs=2))[1]
     noise = {"regularize": [{"name": "neftune"}], "output": str(tmp_path / "noise")}

@@ -1,5 +1,6 @@
 """Layers that join later: untouched until then, right after a resume, and part of every checkpoint."""
 
+import pytest
 import torch
 from expected import raises
 from runs import Heard, interrupt
@@ -63,6 +64,7 @@ def test_the_run_counts_what_will_train_and_says_what_never_does(chat_recipe):
     assert any("trainable tensors stay frozen for all 3 steps" in text for text in ear.said)
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_before_or_after_a_layer_joined_resumes_to_the_same_weights(chat_recipe, tmp_path):
     settings = {**UNFREEZING, "train__max_steps": 7, "train__checkpoint_every": 1, "train__validate_every": 2}
     whole = fine_tune(chat_recipe(**settings, output=str(tmp_path / "whole")))

@@ -64,7 +64,17 @@ INTERRUPTED = [
 MERGING = [run for run in RUNS if run[0] in ("full", "lora")]
 GENERATING = [run for run in RUNS if ARCHITECTURES[run[1]].task.endswith("-lm")]
 
-each_run = pytest.mark.parametrize(("strategy", "architecture", "precision"), RUNS)
+QUICK = {(*cell, "bfloat16") for cell in HALVED} | set(INTERRUPTED)
+"""Runs of `make test`: every architecture, every strategy with half of the tasks."""
+
+
+def each_of(runs: list[tuple[str, str, str]]) -> pytest.MarkDecorator:
+    """Return the cells to parametrize a test by, those that are not quick as slow ones."""
+    cells = [pytest.param(*run, marks=[pytest.mark.slow] * (run not in QUICK)) for run in runs]
+    return pytest.mark.parametrize(("strategy", "architecture", "precision"), cells)
+
+
+each_run = each_of(RUNS)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +139,7 @@ def test_a_run_opened_again_is_the_one_that_was_trained(cell, strategy, architec
     assert of.run.evaluate() == of.run.evaluation
 
 
-@pytest.mark.parametrize(("strategy", "architecture", "precision"), GENERATING)
+@each_of(GENERATING)
 def test_an_answer_is_generated_alike_alone_and_beside_a_longer_one(cell, strategy, architecture, precision):
     of = cell(strategy, architecture, precision)
     together = list(of.run.predict(of.asked, options=of.options))
@@ -138,7 +148,7 @@ def test_an_answer_is_generated_alike_alone_and_beside_a_longer_one(cell, strate
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "architecture", "precision"), INTERRUPTED)
+@each_of(INTERRUPTED)
 def test_an_interrupted_run_resumes_to_the_same_bytes(cell, strategy, architecture, precision):
     of = cell(strategy, architecture, precision)
     again = of.recipe("interrupted")
@@ -159,7 +169,7 @@ def test_a_tuned_model_differs_from_its_base_and_begins_as_it_where_promised(cel
     assert not torch.equal(seen.outputs(seen.loaded), seen.base_outputs)
 
 
-@pytest.mark.parametrize(("strategy", "architecture", "precision"), MERGING)
+@each_of(MERGING)
 def test_a_merged_model_answers_as_the_tuned_one(cell, strategy, architecture, precision, tmp_path):
     report = cell(strategy, architecture, precision).run.merge(tmp_path / "merged")
     assert 0 <= report.difference <= report.tolerance < report.effect

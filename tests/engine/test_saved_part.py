@@ -118,6 +118,9 @@ def registry(strategy, **others):
     return registry_of({"ftengine-biases": types.SimpleNamespace(**found)})
 
 
+each_precision = pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+
+
 @pytest.fixture
 def recipe(label_recipe):
     return lambda **overrides: label_recipe(
@@ -175,7 +178,7 @@ class Touches(api.Callback):
             weight.view(torch.int16 if weight.dtype is torch.bfloat16 else torch.int32)[0, 0] ^= 1
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@each_precision
 @pytest.mark.parametrize("changes", [{"regularize": ["shrinks"]}, {"callbacks": ["touches"]}])
 def test_who_changes_frozen_weights_is_named_and_not_the_strategy(recipe, precision, changes):
     known = registry(Biases, regularizers=[Shrinks], callbacks=[Touches])
@@ -206,7 +209,7 @@ class Almost(Biases):
         return tensor * 1.000003
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@each_precision
 @pytest.mark.parametrize("strategy", [Drawn, Almost])
 def test_small_differences_of_what_is_opened_again_end_the_run_in_every_dtype(recipe, strategy, precision):
     with raises(SavedPartDiffers, "such as 'bert"):
@@ -298,7 +301,7 @@ class Differences(Biases):
                 trainable(loaded.module)[name].add_(tensor / 3)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@each_precision
 def test_files_that_say_the_same_in_another_way_give_the_tuned_model_back(recipe, precision):
     heard = Heard()
     fine_tune(recipe(train__precision=precision), registry=registry(Differences), listener=heard)

@@ -92,7 +92,7 @@ def test_both_ways_come_to_the_same(run, name, cell):
     [
         pytest.param(
             fault,
-            marks=marks(fault.dimension, slow=fault is not QUICK[fault.dimension]),
+            marks=marks(fault.dimension, slow=True),
             id=f"{fault.dimension}-{fault.plant.__name__}",
         )
         for fault in FAULTS

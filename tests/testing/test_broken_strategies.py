@@ -371,6 +371,7 @@ BASE_MOVES = "merge has to leave the base's architecture"
 OPENED = "opened by transformers alone"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cls", "expected"),
     [
@@ -422,6 +423,7 @@ def test_a_broken_strategy_fails_the_check_that_is_meant(cls, expected):
     require(cls, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Random, RandomConstant])
 def test_what_starts_at_random_fails(kind):
     assert "draw with torch alone" in failed(kind)["a_seed_decides_what_it_prepares"]

@@ -54,6 +54,7 @@ def weights(run):
     return read_tensors(run.trained / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_the_uninterrupted_one(recipe):
     """Each alone is resumed by a check of `ftengine.testing`, which tests/test_components_conform.py runs."""
     resumes_as_uninterrupted(recipe, ["l2-sp", "r-drop", "mixout", "ema", "wise-ft"], "model.safetensors")
@@ -78,6 +79,7 @@ def with_spread():
     return registry_of({"spread": plugin})
 
 
+@pytest.mark.slow
 def test_a_strategy_brings_a_regularizer_that_trains_and_resumes(recipe, with_spread):
     """It stands before the recipe's, whose average is of what it left; both have a place in the checkpoint."""
     whole = resumes_as_uninterrupted(recipe, ["ema"], "trained.safetensors", with_spread, strategy="spread")
@@ -102,6 +104,7 @@ def test_what_is_no_regularizer_is_refused(recipe, with_spread, monkeypatch):
         fine_tune(recipe("run", [], strategy="spread"), registry=with_spread)
 
 
+@pytest.mark.slow
 def test_a_penalty_counts_once_however_the_batch_is_cut(recipe):
     """L2-SP does not depend on the batch; dropout is off, so that both runs compute the same."""
     regularize = [{"name": "dropout", "p": 0}, {"name": "l2-sp", "alpha": 5.0, "beta": 1.0}]
@@ -156,6 +159,7 @@ def test_all_of_them_together_train_a_model_that_is_saved_as_any(recipe):
     assert min(points, key=lambda point: point["validation_loss"])["validation_loss"] <= min(losses) + 1e-3
 
 
+@pytest.mark.slow
 def test_checkpointing_draws_the_same_masks_again(recipe):
     """Mixout and NEFTune are recomputed in the backward pass with the randomness of the forward pass."""
     curves = [
