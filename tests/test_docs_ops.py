@@ -11,6 +11,8 @@ from ftengine import ops, testing
 from ftengine.model import state_tensors
 from ftengine.ops.eligibility import why_ineligible
 
+pytestmark = pytest.mark.slow
+
 INSTALLATION = ROOT / "docs" / "installation.md"
 HELPERS = ROOT / "docs" / "plugins" / "helpers.md"
 

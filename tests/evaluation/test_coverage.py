@@ -33,6 +33,7 @@ def beyond_chance(count, sets, share):
 WORLDS = ["independent, 50", "20 groups, ICC 0.3", "20 unequal groups, ICC 0.3", "duplicated, 100"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS)
 def test_equally_good_models_are_called_different_in_few_sets(simulation, world):
     counts = simulation.simulate(simulation.WORLDS[world], 60, 200, quick=True)
@@ -43,6 +44,7 @@ def test_equally_good_models_are_called_different_in_few_sets(simulation, world)
         assert not beyond_chance(alarms, sets, 0.08 if name.startswith("holds") else 0.06), name
 
 
+@pytest.mark.slow
 def test_rows_of_groups_that_no_column_names_raise_false_alarms(simulation):
     """Taken row by row, a third of the sets in which models are equally good show a difference in loss."""
     unnamed = replace(simulation.WORLDS["20 groups, ICC 0.3"], rows=20, named=False)

@@ -28,6 +28,8 @@ from ftengine_builtins.loaders.pretrained import stored_tensors
 from ftengine_builtins.loaders.transformers import TransformersLoader
 from ftengine_builtins.tasks.pixels import read_image
 
+pytestmark = pytest.mark.slow
+
 MEMORY = 6 << 30
 """Bytes of address space beyond those in use that nothing may ask for, in `make fuzz`."""
 ROWS = [

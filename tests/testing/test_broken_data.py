@@ -16,6 +16,8 @@ from ftengine.model import Criterion
 from ftengine.testing import check_results, check_task, fixture
 from ftengine_builtins.tasks.text_classification import TextClassification
 
+pytestmark = pytest.mark.slow
+
 
 class Small(TextAugmenter):
     """Write texts in small letters."""

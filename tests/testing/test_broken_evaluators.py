@@ -14,6 +14,8 @@ from ftengine.testing import check_evaluator, check_results, predictions, rows_o
 from ftengine.testing.checks import results_of
 from ftengine.testing.evaluators import EvaluatorChecks
 
+pytestmark = pytest.mark.slow
+
 
 class Matthews(Evaluator):
     """Matthews' correlation of the true and the predicted label."""

@@ -10,6 +10,8 @@ from ftengine.api import FastPath
 from ftengine.errors import RecipeError
 from ftengine.testing import check_fast_path, fixtures
 
+pytestmark = pytest.mark.slow
+
 
 class Gelu(FastPath):
     """GPT-2's activation by one operation of PyTorch."""

@@ -13,6 +13,8 @@ from ftengine.testing.asking import AskingChecks
 from ftengine.testing.checks import results_of
 from ftengine.testing.strategies import StrategyChecks
 
+pytestmark = pytest.mark.slow
+
 BERT = fixture("sequence-classification")
 
 

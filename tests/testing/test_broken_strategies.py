@@ -20,6 +20,8 @@ from ftengine.model import default_param_groups, load_trained, save_trained
 from ftengine.testing import check_component, check_results, fixture_of, models
 from ftengine.testing.checks import results_of, skip
 
+pytestmark = pytest.mark.slow
+
 
 class Shifted(nn.Module):
     """A linear layer and a trained vector that is added to its output."""
@@ -371,7 +373,6 @@ BASE_MOVES = "merge has to leave the base's architecture"
 OPENED = "opened by transformers alone"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cls", "expected"),
     [
@@ -423,7 +424,6 @@ def test_a_broken_strategy_fails_the_check_that_is_meant(cls, expected):
     require(cls, expected)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Random, RandomConstant])
 def test_what_starts_at_random_fails(kind):
     assert "draw with torch alone" in failed(kind)["a_seed_decides_what_it_prepares"]

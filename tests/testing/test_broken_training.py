@@ -13,6 +13,8 @@ from ftengine.errors import RecipeError, TrainingError
 from ftengine.model import trainable
 from ftengine.testing import check_results
 
+pytestmark = pytest.mark.slow
+
 
 class Pull(Regularizer):
     """Pulls weights towards a running mean of theirs, on classifiers of texts."""

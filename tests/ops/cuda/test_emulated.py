@@ -11,6 +11,8 @@ from ftengine.ops import quantise_dropout
 from ftengine.ops.dropout import dropout_level
 from ftengine.ops.philox import keep_mask
 
+pytestmark = pytest.mark.slow
+
 SCALE = 1.5
 SEED = torch.tensor(0x1234_5678_9ABC_DEF0)
 DTYPES = [torch.bfloat16, torch.float16]
@@ -181,7 +183,7 @@ def test_dropped_elements_contribute_nothing(operands, emulated, poison):
     assert torch.equal(untouched[~mask], o.dx[~mask])
 
 
-@pytest.mark.parametrize("rank", [5, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rank", [5, 40])
 def test_results_do_not_depend_on_the_order_of_blocks_and_threads(operands, emulated, rank):
     o = operands(300, 1104, 600, rank, torch.bfloat16)
     first, *others = (run(emulated(order, 20), o, 0.25, SEED) for order in (1, 2, 3))

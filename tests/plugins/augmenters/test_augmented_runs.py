@@ -93,6 +93,7 @@ def test_a_run_with_every_augmenter_of_images_has_finite_losses_of_its_own(image
     run_changes_what_is_read(images, chosen[:-1], chosen[-1:])
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_curve(texts, images):
     for base, augment in ((texts, ["keyboard", "delete-words"]), (images, ["trivial-augment", "mixup"])):
         name = base["task"]

@@ -19,6 +19,8 @@ from ftengine.model import read_tensors
 from ftengine.plugins.registry import Registry
 from ftengine_builtins.loaders.transformers import TransformersLoader
 
+pytestmark = pytest.mark.slow
+
 STRATEGIES = {
     "prompt": {"name": "prompt", "virtual_tokens": 4, "lr_ratio": 20.0},
     "prefix": {"name": "prefix", "virtual_tokens": 4, "lr_ratio": 20.0},
