@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ class TrainingContext:
         tokens: of all training examples together; of images their number.
         room: returns the bytes of memory that may be taken from here on.
         message: tells the user something.
+        paths: names of those that may compute together.
     """
 
     device: torch.device
@@ -33,6 +34,7 @@ class TrainingContext:
     tokens: int
     room: Callable[[], int]
     message: Callable[[str], None]
+    paths: Collection[str] = ()
 
 
 @dataclass(frozen=True)

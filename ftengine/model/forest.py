@@ -1,27 +1,25 @@
-"""Rows that begin alike, computed once where they do: one row of tokens, in which each attends to its own beginning.
+"""Rows that begin alike, computed once where they do: decoders are given one row of tokens in place of a batch.
 
-A batch becomes a forest. Its rows are sorted, and of each only what the row before it does not begin with is computed.
-A token is at the position that it has in its own row and attends to what stands before it there; behind the last layer
-each row gets the states of all its tokens back, so that the gradient of a shared token is the sum of its copies'.
-Prefix Grouper (arXiv:2506.05433) does this for the prompt of a group of answers.
-
-Attention is computed over pieces: what is new of a row (queries) against the whole row (keys), pieces of like size
-together, so that no mask spans the tokens of two rows.
+Each token of it attends to its own beginning alone (`forest_layout`, `forest_attention`). Behind the last layer each
+row gets the states of all its tokens back, so that the gradient of a shared token is the sum of its copies'.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
+from ftengine.model.forest_attention import attend, by_torch, keeps_nothing
+from ftengine.model.forest_layout import Forest
 from ftengine.model.in_float32 import in_float32
 from ftengine.model.modes import evaluating
 from ftengine.model.packing import LIMIT
@@ -31,20 +29,12 @@ from ftengine.model.token_loss import states_of
 ATTENTION = "ftengine_forest"
 """Under this name, transformers has the attention that reads forests, and torch's where there is none."""
 
-SHORTEST = 8
-"""Tokens that rows must share at least."""
-
 WORTH = 0.92
 """Of a batch's tokens, padding included, a forest computes at most this share, or the batch is computed as it is: both
 take the same time at about 0.94."""
 
-WASTE, CALL = 1.25, 1 << 16
-"""How much more than needed pieces that are computed together may compute, and products of a query and a key that take
-about as long as a call of their own."""
-
 CHECKED = (24, 40, 9, 5, 12)
 """Tokens by which a model is checked: what rows share, and what each has of its own behind it."""
-
 TENSORS = ("input_ids", "attention_mask", "position_ids")
 CONFIGURED = ("use_cache", "output_attentions", "output_hidden_states")
 """What a decoder's config says where it is not asked otherwise."""
@@ -53,124 +43,11 @@ _OTHERS = {"input_ids", "attention_mask", "position_ids", "use_cache", "return_d
 """What a decoder may be given where it computes a forest."""
 
 
-@dataclass(frozen=True)
-class Piece:
-    """What is new of some rows.
-
-    Args:
-        queries: (m, L) tokens of the forest; of shorter ones the last is repeated.
-        keys: (m, P) tokens of the forest, those before them included.
-        mask: (m, 1, L, P), which keys a query sees; None: as many as it has in front of it, and itself.
-    """
-
-    queries: Tensor
-    keys: Tensor
-    mask: Tensor | None
-
-
-@dataclass(frozen=True)
-class Forest:
-    """The tokens of rows, each beginning once.
-
-    Args:
-        ids, positions: (1, N) int64.
-        rows: of each row, which of the N tokens it is made of.
-        new: how many tokens of each row are computed for it, the last ones.
-    """
-
-    ids: Tensor
-    positions: Tensor
-    rows: Sequence[np.ndarray]
-    new: Sequence[int]
-    _pieces: dict[Any, tuple[list[Piece], Tensor]] = field(default_factory=dict, repr=False, compare=False)
-
-    @classmethod
-    def of(cls, rows: Sequence[np.ndarray], device: torch.device | None = None) -> Forest:
-        """Return the forest of rows of tokens."""
-        found, new = [np.zeros(0, dtype=np.int64)] * len(rows), [0] * len(rows)
-        tokens, places, count = list[np.ndarray](), list[np.ndarray](), 0
-        before = -1
-        for row in sorted(range(len(rows)), key=lambda i: rows[i].tobytes()):
-            shared = _shared(rows[before], rows[row]) if before >= 0 else 0
-            new[row] = len(rows[row]) - shared
-            found[row] = np.concatenate([found[before][:shared], np.arange(count, count + new[row])])
-            tokens.append(rows[row][shared:])
-            places.append(np.arange(shared, len(rows[row])))
-            count, before = count + new[row], row
-        ids, positions = (torch.from_numpy(np.concatenate(x))[None].to(device) for x in (tokens, places))
-        return cls(ids, positions, found, new)
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens are computed."""
-        return self.ids.shape[1]
-
-    def pieces(self, queries: int, keys: int, window: int | None) -> tuple[list[Piece], Tensor]:
-        """Return the pieces of attention, and where each query's result stands among theirs.
-
-        Args:
-            queries, keys: how many there are; those beyond the forest's tokens are virtual ones, in front of all rows.
-            window: how many tokens back a query sees, itself included; None: all.
-        """
-        asked = queries - self.tokens, keys - self.tokens, window
-        if asked not in self._pieces:
-            self._pieces[asked] = self._cut(*asked)
-        return self._pieces[asked]
-
-    def _cut(self, asking: int, virtual: int, window: int | None) -> tuple[list[Piece], Tensor]:
-        """Cut attention into pieces, with so many virtual queries and keys in front."""
-        front, device = np.arange(virtual), self.ids.device
-        paths = [(np.concatenate([front, row + virtual]), new) for row, new in zip(self.rows, self.new, strict=True)]
-        paths += [(front[:asking], asking)]
-        found, places, count = list[Piece](), np.zeros(asking + self.tokens, dtype=np.int64), 0
-        for group in _grouped([path for path in paths if path[1]]):
-            wide, long = max(new for _, new in group), max(len(path) for path, _ in group)
-            keys, last = np.zeros((len(group), long), dtype=np.int64), np.zeros((len(group), wide), dtype=np.int64)
-            queries = np.zeros_like(last)
-            for i, (path, new) in enumerate(group):
-                keys[i, : len(path)] = path
-                last[i] = len(path) - new + np.minimum(np.arange(wide), new - 1)
-                queries[i] = path[last[i]] - virtual + asking
-                places[queries[i, :new]] = count + i * wide + np.arange(new)
-            count += queries.size
-            whole, seen = wide == long and (window is None or window >= long), None
-            if not whole:
-                asked, place = torch.from_numpy(last)[:, None, :, None].to(device), torch.arange(long, device=device)
-                seen = place <= asked
-                if window is not None:
-                    seen &= place > asked - window
-            found.append(Piece(torch.from_numpy(queries).to(device), torch.from_numpy(keys).to(device), seen))
-        return found, torch.from_numpy(places).to(device)
-
-
-def _shared(one: np.ndarray, other: np.ndarray) -> int:
-    """Return with how many tokens two rows begin alike, 0 where that is not worth it."""
-    most = min(len(one), len(other))
-    apart = np.flatnonzero(one[:most] != other[:most])
-    shared = int(apart[0]) if len(apart) else most
-    return shared if shared >= SHORTEST else 0
-
-
-def _grouped(paths: list[tuple[np.ndarray, int]]) -> Iterator[list[tuple[np.ndarray, int]]]:
-    """Put paths of like size together; those that are new from their first token on apart, which need no mask."""
-    for first in (True, False):
-        group, needed = list[tuple[np.ndarray, int]](), 0
-        for path in sorted((x for x in paths if (len(x[0]) == x[1]) is first), key=lambda x: (x[1], len(x[0]))):
-            own = path[1] * len(path[0])
-            computed = (len(group) + 1) * path[1] * max(len(x) for x, _ in (*group, path))
-            if group and computed > WASTE * (needed + own) + CALL:
-                yield group
-                group, needed = [], 0
-            group.append(path)
-            needed += own
-        if group:
-            yield group
-
-
 def forest_of(inputs: Mapping[str, Any]) -> tuple[Forest, Tensor] | None:
     """Return the forest of what a decoder is called with, and (B, T) the number in it of each place.
 
-    None where it is called with something else than rows of tokens, or where that saves little.
+    None where it is called with something else than rows of tokens, or where that saves little. What was found of
+    tensors is kept as long as they are.
 
     Args:
         inputs: input_ids (B, T), with attention_mask of rows that are padded at their end (`position_ids` may be there
@@ -180,6 +57,20 @@ def forest_of(inputs: Mapping[str, Any]) -> tuple[Forest, Tensor] | None:
     odd = any(value is not None and value is not False for name, value in inputs.items() if name not in _OTHERS)
     if odd or inputs.get("use_cache") or not isinstance(ids, Tensor) or ids.ndim != 2:
         return None
+    if ids.is_inference():  # nobody counts how often such a tensor was changed
+        return _forest_of(ids, mask, positions)
+    asked = [id(mask), id(positions), *(x._version for x in (ids, mask, positions) if x is not None)]
+    known = _forests.get(ids)
+    if known is None or known[0] != asked:
+        known = _forests[ids] = asked, _forest_of(ids, mask, positions), (mask, positions)
+    return known[1]
+
+
+_forests: Any = WeakTensorKeyDictionary()
+"""By token ids with what they were asked, and the forest that was found."""
+
+
+def _forest_of(ids: Tensor, mask: Tensor | None, positions: Tensor | None) -> tuple[Forest, Tensor] | None:
     tokens, kept = ids.cpu().numpy(), None if mask is None else mask.bool().cpu().numpy()
     if kept is not None and kept.shape != tokens.shape:
         return None
@@ -210,13 +101,26 @@ def forest_of(inputs: Mapping[str, Any]) -> tuple[Forest, Tensor] | None:
     return forest, torch.from_numpy(numbers).to(ids.device)
 
 
+@dataclass
+class Calls:
+    """What a model that may compute forests did.
+
+    Args:
+        attention: how often attention was computed over a forest.
+        packed: whether what the decoder was given last were packed rows.
+    """
+
+    attention: int = 0
+    packed: bool = False
+
+
 @dataclass(frozen=True)
 class _Mask:
     """What a layer's attention is given as its mask."""
 
     forest: Forest
     window: int | None
-    count: list[int]
+    calls: Calls
 
 
 def _attend(
@@ -227,38 +131,29 @@ def _attend(
 
     if not isinstance(attention_mask, _Mask):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    attention_mask.count[0] += 1
-    pieces, places = attention_mask.forest.pieces(query.shape[2], key.shape[2], attention_mask.window)
+    attention_mask.calls.attention += 1
+    own = keeps_nothing(query, value, kwargs)
+    pieces = attention_mask.forest.pieces(query.shape[2], key.shape[2], attention_mask.window, apart=own)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    results = []
-    for piece in pieces:
-        rows = _rows(q, piece.queries), _rows(k, piece.keys), _rows(v, piece.keys)
-        given = {**kwargs, "is_causal": piece.mask is None}
-        results.append(sdpa_attention_forward(module, *rows, piece.mask, **given)[0].flatten(0, 1))
-    joined = results[0] if len(results) == 1 else torch.cat(results)
-    return joined.index_select(0, places)[None], None
-
-
-def _rows(x: Tensor, index: Tensor) -> Tensor:
-    """Return (m, heads, L, D) of (N, heads, D)."""
-    return x.index_select(0, index.flatten()).unflatten(0, index.shape).transpose(1, 2)
+    result = attend(q, k, v, pieces, kwargs.get("scaling")) if own else by_torch(module, q, k, v, pieces, **kwargs)
+    return result[None], None
 
 
 _current: dict[int, tuple[Forest, Tensor]] = {}
 """Forests that models are computing, by the id of the decoder's config, which is all that a maker of masks is told."""
 
-_calls: dict[int, list[int]] = {}
-"""How often models that may compute forests did, by the same."""
+_calls: dict[int, Calls] = {}
+"""What models that may compute forests did, by the same."""
 
 _found: WeakKeyDictionary[nn.Module, tuple[Any, int]] = WeakKeyDictionary()
 """Of models that were checked: what they were made of then, and how many of their layers compute forests."""
 
 
 @contextmanager
-def forests(model: Any) -> Iterator[list[int]]:
+def forests(model: Any) -> Iterator[Calls]:
     """Have a decoder of transformers compute batches as forests where that saves something.
 
-    Yields how often attention was computed over a forest, in a list of one number.
+    Yields what it did.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -275,6 +170,7 @@ def forests(model: Any) -> Iterator[list[int]]:
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         asked = {name: getattr(stack.config, name, None) for name in CONFIGURED if given.get(name) is None}
         _current.pop(key, None)
+        _calls[key].packed = given.get("position_ids") is not None and given.get("attention_mask") is None
         if (found := forest_of({**given, **asked})) is None:
             return None
         _current[key], forest = found, found[0]
@@ -296,7 +192,7 @@ def forests(model: Any) -> Iterator[list[int]]:
         stack.register_forward_pre_hook(begin, with_kwargs=True),
         stack.register_forward_hook(end, always_call=True),
     ]
-    _calls[key] = [0]
+    _calls[key] = Calls()
     stack.config._attn_implementation = ATTENTION
     try:
         yield _calls[key]
@@ -358,7 +254,7 @@ def _check(model: Any) -> int:
     finally:
         torch.clear_autocast_cache()  # casts made here have no graph
     apart = (alone - together).square().mean(-1) / alone.square().mean(-1)
-    return calls[0] if float(apart.max().sqrt()) <= LIMIT else 0
+    return calls.attention if float(apart.max().sqrt()) <= LIMIT else 0
 
 
 def _is_decoder(model: Any) -> bool:

@@ -59,10 +59,11 @@ class Packer:
             self._checked.add(model)
         labels = batch["labels"].clone()
         labels[:, 0] = IGNORED
-        return _in_one_row(batch), labels[batch["attention_mask"].bool()][None]
+        return in_one_row(batch), labels[batch["attention_mask"].bool()][None]
 
 
-def _in_one_row(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def in_one_row(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return padded rows, one behind the other in one, with each token's position in its own."""
     kept = batch["attention_mask"].bool()
     positions = kept.cumsum(1) - 1
     return {"input_ids": batch["input_ids"][kept][None], "position_ids": positions[kept][None]}

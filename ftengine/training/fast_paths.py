@@ -81,7 +81,7 @@ class FastPaths:
 @contextmanager
 def activated(paths: Sequence[FastPath], loaded: LoadedModel, context: TrainingContext) -> Iterator[Replaced]:
     """Have a model compute by some fast paths (PluginError: one returns no context, or yields no counts)."""
-    replaced = Replaced()
+    replaced, context = Replaced(), replace(context, paths=[path.name for path in paths])
     with ExitStack() as stack:
         for path in paths:
             entered = path.activate(loaded, context)

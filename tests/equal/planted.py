@@ -79,13 +79,13 @@ def last_part_dropped() -> AbstractContextManager[Any]:
 
 
 def _packed(positions: Callable[[torch.Tensor], torch.Tensor]) -> AbstractContextManager[Any]:
-    in_one_row = packing._in_one_row
+    in_one_row = packing.in_one_row
 
     def other(batch: Any) -> dict[str, torch.Tensor]:
         row = in_one_row(batch)
         return {**row, "position_ids": positions(row["position_ids"])}
 
-    return mock.patch.multiple(packing, _require_apart=lambda model, batch: None, _in_one_row=other)
+    return mock.patch.multiple(packing, _require_apart=lambda model, batch: None, in_one_row=other)
 
 
 def all_leak() -> AbstractContextManager[Any]:
@@ -101,7 +101,7 @@ def _seen(change: Callable[[torch.Tensor], Any]) -> AbstractContextManager[Any]:
     """Change which keys each query of a forest sees, in what follows shared tokens."""
 
     def changed(found: Any, args: Any) -> Any:
-        for piece in found[0]:
+        for piece in found.own:
             if piece.mask is not None:
                 change(piece.mask)
         return found

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from ftengine.api import Batch, FastPath, FastPathTraits, LoadedModel, TrainingContext
-from ftengine.model.forest import forest_of, forests, keeps_to_forests
-from ftengine_builtins.fast_paths.frozen_prefix import frozen_blocks
+from ftengine.model.forest import Calls, forest_of, forests, keeps_to_forests
+from ftengine.model.packing import in_one_row
+from ftengine_builtins.fast_paths.frozen_prefix import FrozenPrefix, frozen_blocks
 
 REQUIRES_GRADIENT = "make_inputs_require_grads"
 """The hook of transformers' that has embeddings require a gradient, for checkpointed layers."""
@@ -19,34 +20,39 @@ class SharedBeginnings(FastPath):
 
     Nothing that pads a batch is computed either. With dropout, rows share the mask of what they share. A batch in which
     that saves less than a twelfth of its tokens is computed row by row, as are models whose lowest blocks are frozen
-    and whose outputs `frozen-prefix` may keep.
+    where `frozen-prefix` may keep their outputs.
     """
 
     name = "shared-beginnings"
     traits = FastPathTraits(supports_sharding=True, draws_randomness=True)
 
-    _active = False
+    _calls: Calls | None = None
+    _packed = False
 
     @contextmanager
     def activate(self, loaded: LoadedModel, context: TrainingContext) -> Iterator[Mapping[str, int] | None]:
         model: Any = loaded.module
-        kept_already = context.repeats and frozen_blocks(model)
+        kept_already = context.repeats and FrozenPrefix.name in context.paths and frozen_blocks(model)
         layers = 0 if kept_already else keeps_to_forests(model)
         if not layers or _changes_embeddings(model):
             yield None
             return
-        self._active = True
-        try:
-            with forests(model):
+        with forests(model) as calls:
+            calls.packed, self._calls = self._packed, calls
+            try:
                 yield {"attention layers": layers}
-        finally:
-            self._active = False
+            finally:
+                self._calls, self._packed = None, calls.packed
 
     def computed_tokens(self, batch: Batch) -> int | None:
-        if not self._active:
+        if self._calls is None:
             return None
-        found = forest_of({name: batch[name] for name in ("input_ids", "attention_mask") if name in batch})
-        return None if found is None else found[0].tokens
+        given = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+        packed = self._calls.packed and "attention_mask" in given  # by the task, which pads nothing then
+        found = forest_of(in_one_row(given) if packed else given)
+        if found is not None:
+            return found[0].tokens
+        return int(given["attention_mask"].sum()) if packed else None
 
 
 def _changes_embeddings(model: Any) -> bool:

@@ -2,7 +2,10 @@
 
 import copy
 import json
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import write_rows
 from tiny import tiny_llama
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForCausalLM,
@@ -25,10 +29,16 @@ from transformers import (
 )
 
 from ftengine import Recipe, fine_tune, plan
+from ftengine.api import LoadedModel
 from ftengine.model import Criterion, TokenLoss
-from ftengine.model.forest import SHORTEST, Forest, forest_of, forests, keeps_to_forests
+from ftengine.model.forest import Calls, _attend, _Mask, forest_of, forests, keeps_to_forests
+from ftengine.model.forest_attention import attend
+from ftengine.model.forest_layout import SHORTEST, Forest
 from ftengine.model.tokens import IGNORED
+from ftengine.testing import training_context
 from ftengine.testing.models import sensitise
+from ftengine.training.optimizer_step import OptimizerStep
+from ftengine_builtins.fast_paths.shared_beginnings import SharedBeginnings
 from ftengine_builtins.tasks.causal_lm import CausalLM
 
 SIZES = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -105,6 +115,36 @@ def test_loss_and_gradients_are_those_of_the_rows(rows, window):
         assert float((one - other).norm()) <= 1e-5 * max(float(one.norm()), 1e-2 * largest)
 
 
+@settings(max_examples=40)
+@given(
+    families(), st.sampled_from([(None, 1), (None, 9), (None, 128), (5, 1)]), st.sampled_from([(0, 0), (0, 3), (3, 3)])
+)
+def test_attention_over_pieces_is_that_over_a_mask(rows, limits, virtual):
+    """Of grouped keys, with virtual tokens in front that may ask too, and beginnings that are pieces of their own."""
+    (window, long), (asking, front) = limits, virtual
+    forest = Forest.of([np.array(row) for row in rows])
+    sees = torch.zeros(asking + forest.tokens, front + forest.tokens, dtype=torch.bool)
+    for numbers in forest.rows:
+        path = torch.cat([torch.arange(front), torch.from_numpy(numbers) + front])
+        for place in range(front - asking, len(path)):
+            sees[path[place] - front + asking, path[: place + 1][-window if window else None :]] = True
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(n, heads, 8, requires_grad=True) for n, heads in ((len(sees), 4), *[(sees.shape[1], 2)] * 2))
+    expected = F.scaled_dot_product_attention(
+        *(x.transpose(0, 1)[None] for x in (q, k, v)), attn_mask=sees, enable_gqa=True
+    )[0].transpose(0, 1)
+    weights = torch.randn(expected.shape)
+    gradients = torch.autograd.grad(expected, (q, k, v), weights)
+    with mock.patch("ftengine.model.forest_layout.LONG", long):
+        pieces = forest.pieces(len(q), len(k), window, apart=True)
+    assert bool(pieces.beginnings) == (window is None and any(e - s >= long for s, e, _ in forest.beginnings()))
+    found = attend(q, k, v, pieces, None)
+    for one, other in zip(
+        (found, *torch.autograd.grad(found, (q, k, v), weights)), (expected, *gradients), strict=True
+    ):
+        assert torch.allclose(one, other, atol=1e-4)
+
+
 DECODERS = {None: decoder(), 5: decoder(MistralConfig, sliding_window=5)}
 
 
@@ -116,7 +156,36 @@ def test_a_system_prompt_is_computed_once_and_padding_never(llama):
     assert numbers.shape == batch["input_ids"].shape
     with forests(llama) as calls:
         loss_and_gradients(llama, batch)
-    assert calls == [2]
+    assert calls.attention == 2
+
+
+def test_no_copy_of_shared_keys_is_kept_for_gradients():
+    shared, *own = tokens(200, *[10] * 8)
+    forest = Forest.of([np.array(shared + x) for x in own])
+    q, k, v = (torch.randn(1, heads, forest.tokens, 8, requires_grad=True) for heads in (4, 2, 2))
+    kept = dict[int, int]()
+
+    def keep(x):
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        _attend(torch.nn.Module(), q, k, v, _Mask(forest, None, Calls()), scaling=None)
+    result, weights = 4 * forest.tokens * 8 * 4, 4 * forest.tokens * 4
+    assert sum(kept.values()) == sum(x.untyped_storage().nbytes() for x in (q, k, v)) + result + weights
+
+
+@pytest.mark.parametrize("long", [1, 128])
+def test_in_bfloat16_a_forest_is_as_near_to_float32_as_rows(llama, long):
+    prompt, *rests = tokens(24, 9, 13, 12, 6)
+    batch, found = batch_of(*(prompt + rest for rest in rests)), []
+    exact = loss_and_gradients(llama, batch)
+    with mock.patch("ftengine.model.forest_layout.LONG", long):
+        for around in (nullcontext(), forests(llama)):
+            with around, torch.autocast("cpu", torch.bfloat16):
+                rounded = loss_and_gradients(llama, batch)
+            found.append(sum(float((x - y).norm() / y.norm()) for x, y in zip(rounded[1:], exact[1:], strict=True)))
+    assert found[1] <= 1.05 * found[0]
 
 
 def test_checkpointed_layers_compute_the_same_forest_again():
@@ -127,7 +196,7 @@ def test_checkpointed_layers_compute_the_same_forest_again():
     model.gradient_checkpointing_enable({"use_reentrant": False})
     with forests(model) as calls:
         together = loss_and_gradients(model, batch)
-    assert calls == [4]
+    assert calls.attention == 4
     assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in zip(apart, together, strict=True))
 
 
@@ -139,7 +208,7 @@ def test_packed_rows_share_their_beginning(llama):
         apart = llama(input_ids=ids, position_ids=positions, use_cache=False).logits
         with forests(llama) as calls:
             together = llama(input_ids=ids, position_ids=positions, use_cache=False).logits
-    assert calls == [2]
+    assert calls.attention == 2
     assert torch.allclose(apart, together, atol=1e-4)
 
 
@@ -161,7 +230,7 @@ def test_what_is_no_batch_of_rows_is_computed_as_ever(llama):
         assert forest_of(other) is None
     with forests(llama) as calls:
         llama.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, 20), max_new_tokens=3, do_sample=False)
-    assert calls == [0]
+    assert calls.attention == 0
 
 
 @pytest.mark.parametrize(
@@ -201,7 +270,12 @@ def test_evaluation_computes_beginnings_once(llama, monkeypatch):
     prompt, *rests = tokens(30, 9, 3, 12)
     batch = batch_of(*(prompt + rest for rest in rests))
     llama.eval()
+    searched, of = [], Forest.of
+    monkeypatch.setattr(Forest, "of", lambda *args: searched.append(1) or of(*args))
+    keeps_to_forests(llama)
+    searched.clear()
     found, calls = CausalLM().predict(llama, batch), []
+    assert len(searched) == 1
     monkeypatch.setattr("ftengine.model.forest.forest_of", lambda inputs: calls.append(1))
     apart = CausalLM().predict(llama, batch)
     assert calls
@@ -258,3 +332,43 @@ def test_a_run_says_how_many_tokens_it_computed(tmp_path):
     computed = sum(line["computed_tokens"] for line in steps) / sum(line["tokens"] for line in steps)
     assert computed == pytest.approx(share, abs=0.02)
     assert computed < 0.7
+
+
+ONE_BATCH = {"max_steps": 1, "batch_size": 12, "batch_tokens": 2048}
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_micro_batch_is_searched_once_and_its_tokens_are_those_computed(tmp_path, monkeypatch, packing):
+    searched, computed, times = [], [], []
+    of = Forest.of
+    monkeypatch.setattr(Forest, "of", lambda *args: searched.append(1) or of(*args))
+    rows = [
+        {"prompt": f"{word * (24 + size % 3)} tells", "completion": " yes"} for size, word in enumerate("abcdefghijkl")
+    ]
+    recipe = recipe_of(tmp_path, ONE_BATCH, task={"name": "causal-lm", "packing": packing})
+    recipe["data"]["train"] = write_rows(tmp_path / "apart.jsonl", rows)
+    accumulate = OptimizerStep._accumulate
+
+    def watched(self, *args):
+        searched.clear()
+        layer = self.module.get_decoder().layers[0]
+        handle = layer.register_forward_hook(lambda _, args, output: computed.append(args[0].shape[:2].numel()))
+        found = accumulate(self, *args)
+        handle.remove()
+        times.append(len(searched))
+        return found
+
+    monkeypatch.setattr(OptimizerStep, "_accumulate", watched)
+    fine_tune(Recipe.make(recipe))
+    lines = [json.loads(line) for line in Path(tmp_path, "run", "metrics.jsonl").read_text().splitlines()]
+    assert [line["computed_tokens"] for line in lines if "computed_tokens" in line] == computed
+    assert times == [1 + packing]
+
+
+def test_frozen_blocks_are_no_reason_where_nothing_keeps_their_outputs(llama):
+    model = copy.deepcopy(llama).requires_grad_(False)
+    model.lm_head.requires_grad_(True)
+    loaded = LoadedModel(model, None, "source", "causal-lm")
+    for paths, expected in ((["shared-beginnings"], {"attention layers": 2}), (["frozen-prefix"], None)):
+        with SharedBeginnings().activate(loaded, replace(training_context(), paths=paths)) as found:
+            assert found == expected
