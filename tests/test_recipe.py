@@ -163,6 +163,13 @@ def test_wrong_recipes_are_explained(content, overrides, message):
     assert caught.value.exit_code == 2
 
 
+def test_what_a_missing_key_may_hold_is_listed():
+    with raises(RecipeError, "'task'", "for task: causal-lm", "for strategy: adapter") as caught:
+        Recipe.make({key: value for key, value in SMALL.items() if key not in ("task", "strategy")})
+    for entry in Registry(only=["task", "strategy"]).entries("task"):
+        assert entry.name in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -75,6 +75,7 @@ def compare_strategies(
     listener = listener or SilentListener()
     contenders = contend(recipe, strategies, same_rate=same_rate)
     prepared = check(contenders, metric, listener)
+    listener.message(_rates(contenders).strip())
     folder = RunDirectory(recipe.output)
     folder.create()
     with folder.locked():
@@ -119,15 +120,25 @@ def _contender(recipe: Recipe, spec: str | Mapping[str, Any], registry: Registry
             )
     content = recipe.resolved()
     own = content["strategy"] if content["strategy"]["name"] == name else {}
+    rate_from = "the recipe's"
     if not own and registry is not None:  # the recipe's rate was chosen for another
         usual = registry.get("strategy", name, "--strategies").cls.traits.learning_rate
         content["train"]["learning_rate"] = usual or TrainSection.model_fields["learning_rate"].default
+        rate_from = f"what `ftengine init` proposes for {name}, as the recipe's is for {content['strategy']['name']}"
+    if "train.learning_rate" in shared:
+        rate_from = "as --strategies says"
     content["strategy"] = {**own, "name": name, **options}
     parts = [name, *(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in given.items())]
     label = " ".join(parts)
     content["output"] = str(Path(recipe.output) / _folder_name(parts))
     overrides = [f"{key}={json.dumps(value)}" for key, value in shared.items()]
-    return Child(label, Recipe.make(content, overrides, origin=f"strategy {name!r}"))
+    return Child(label, Recipe.make(content, overrides, origin=f"strategy {name!r}"), rate_from)
+
+
+def _rates(contenders: Sequence[Child]) -> str:
+    """Return a line that says which learning rate each contender trains at, and why; "" of finished runs."""
+    said = [f"{one.label} {one.recipe.train.learning_rate:g}, {one.rate_from}" for one in contenders if one.rate_from]
+    return f"\nLearning rates: {'; '.join(said)}." if said else ""
 
 
 def _folder_name(parts: Sequence[str]) -> str:
@@ -224,7 +235,8 @@ def conclude(
         against="all" if best is None else "best",
         differences=tuple(differences),
         statement=_unranked(contenders, alarms)
-        + statement(metric, split, examples, differences, rows=rows, worth=worth, best=best, strategies=len(sound)),
+        + statement(metric, split, examples, differences, rows=rows, worth=worth, best=best, strategies=len(sound))
+        + _rates(contenders),
     )
 
 
@@ -288,6 +300,7 @@ def _row(
         label=contender.label,
         strategy=ready.experiment.make_strategy.described,
         learning_rate=contender.recipe.train.learning_rate,
+        rate_from=contender.rate_from,
         quality=evaluation.tuned[metric],
         figures=evaluation.tuned,
         step_seconds=statistics.median(seconds) if seconds else None,
@@ -318,7 +331,7 @@ def statement(
     """
     pairs = strategies * (strategies - 1) // 2
     if not pairs:
-        return "Fewer than two are left, so nothing is compared."
+        return f"{'Only one' if strategies else 'No'} strategy gives usable answers, so none are ranked."
     which = f". The best, {best}, against each other strategy" if best else ". Each pair of strategies" * (pairs > 1)
     p = "adjusted " if pairs > 1 else ""
     lines = [f"  {_comparison(one, p, best)}" for one in differences]

@@ -28,10 +28,17 @@ from ftengine.run.records import Environment
 
 @dataclass(frozen=True)
 class Child:
-    """One of the runs: what sets it apart from its siblings, and its recipe, with a folder of its own."""
+    """One of the runs.
+
+    Args:
+        label: what sets it apart from its siblings.
+        recipe: with a folder of its own.
+        rate_from: where its learning rate is from, where that may differ from its siblings'.
+    """
 
     label: str
     recipe: Recipe
+    rate_from: str = ""
 
     @property
     def run(self) -> RunDirectory:

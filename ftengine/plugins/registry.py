@@ -186,8 +186,13 @@ class Registry:
         # A head is called by the library's name, which people know better than the task's.
         headed = [e.name for e in entries if issubclass(e.cls, api.Task) and e.cls.head == name]
         near = f" Did you mean {headed[0]!r}?" if headed else did_you_mean(name, self._entries[kind])
+        return f"{near} Installed: {self.installed(kind)}."
+
+    def installed(self, kind: str) -> str:
+        """List the names of a kind, each with its distribution unless it is in the box."""
+        entries = self.entries(kind)
         shown = (e.name if e.origin.distribution == BUILT_IN else f"{e.name} ({e.origin})" for e in entries)
-        return f"{near} Installed: {', '.join(shown) or 'none'}."
+        return ", ".join(shown) or "none"
 
     def _metrics_named(self, name: str) -> str:
         """Say which evaluators report metrics of this name, or of one that it is a part of, and when they do."""

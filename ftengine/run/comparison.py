@@ -14,6 +14,7 @@ class Contender(Part):
     """What one strategy came to.
 
     Args:
+        rate_from: where its learning rate is from.
         quality: the figure of the metric that is compared; `figures` are all.
         step_seconds: median of its steps.
         disk_bytes: of its weights.
@@ -24,6 +25,7 @@ class Contender(Part):
     label: str
     strategy: dict[str, Any]
     learning_rate: float
+    rate_from: str
     quality: UndefinedAsNan[Estimate]
     figures: Estimates
     trainable_parameters: int

@@ -136,6 +136,7 @@ def test_the_folder_of_a_comparison_has_a_report_of_all_its_runs(ftengine, compa
     text = " ".join(unescape(re.sub(r"<[^>]+>", " ", page)).split())
     assert "2 strategies compared" in text
     assert all(line.strip() in text for line in statement)
+    assert statement[-1].startswith("Learning rates: full 2e-05, ")
     assert "(base)" in result.stdout
     base, full, _ = re.search(r'<th scope="row">loss</th>(.*?)</tr>', page, re.DOTALL)[1].split("</td>", 2)
     evaluation = load_run(folder / "full").evaluation

@@ -46,6 +46,9 @@ def test_train_settings_may_differ_and_nothing_else_of_the_recipe(chat_recipe):
     own, second, usual, default = contend(chat_recipe(), ["lora", given, "full", "prompt"])
     rates = [one.recipe.train.learning_rate for one in (own, second, usual, default)]
     assert rates == [0.01, 0.5, 2e-5, 2e-4]  # the recipe's is for the recipe's strategy
+    assert own.rate_from == "the recipe's"
+    assert "--strategies" in second.rate_from
+    assert "for full, as the recipe's is for lora" in usual.rate_from
     same = contend(chat_recipe(), ["full", "prompt"], same_rate=True)
     assert [one.recipe.train.learning_rate for one in same] == [0.01, 0.01]
     second = contend(chat_recipe(), ["full", {"name": "lora", "train.learning_rate": 0.5}])[1]
@@ -137,9 +140,9 @@ def test_a_clear_winner_among_three_is_supported(compared_here, label_recipe, tm
     result = compared_here(recipe, specs)
     assert [row.alarm is None for row in result.strategies] == [True, False, False]
     assert result.differences == ()
-    first, *named, last = result.statement.splitlines()
+    first, *named, last, _ = result.statement.splitlines()
     assert all(row.label in line and row.alarm in line for row, line in zip(result.strategies[1:], named, strict=True))
-    assert (first[:10], last[:14]) == ("Not ranked", "Fewer than two")
+    assert (first[:10], last[:14]) == ("Not ranked", "Only one strat")
     monkeypatch.setattr(ALARM, lambda contender: None)
     for metric in ("accuracy", "nll"):
         result = compared_here(recipe, specs, metric=metric)
