@@ -293,3 +293,14 @@ def _class(cls: type) -> str:
 def _own_evaluators(task: Entry) -> tuple[str, ...]:
     """Return the evaluators of a task with its default options; none where it has options that must be given."""
     return () if task.needs_options else task.cls().evaluators  # type: ignore[attr-defined]
+
+
+def to_choose_from(error: ValidationError) -> str:
+    """Return which components there are for keys of a recipe that are missing; "" where no such key is."""
+    missing = {item["loc"][0] for item in error.errors() if item["type"] == "missing" and len(item["loc"]) == 1}
+    kinds = [kind for kind, key in RECIPE_KEYS.items() if key in missing]
+    try:
+        registry = Registry(only=kinds) if kinds else None
+    except PluginError:  # a broken plugin is told by what needs it
+        return ""
+    return "".join(f" Installed for {RECIPE_KEYS[kind]}: {registry.installed(kind)}." for kind in kinds if registry)

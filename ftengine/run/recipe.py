@@ -12,9 +12,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 
-from ftengine.errors import PluginError, RecipeError, load_yaml, near_file, text_of_file
+from ftengine.errors import RecipeError, load_yaml, near_file, text_of_file
 from ftengine.plugins.option_errors import explain
-from ftengine.plugins.registry import RECIPE_KEYS, Registry
+from ftengine.plugins.registry import to_choose_from
 from ftengine.run.recipe_values import Bytes, Choice, Named, NamedList, Place, possible
 from ftengine.run.yaml_text import key_and_value, require_bounded
 
@@ -303,8 +303,7 @@ class Recipe(_Section):
             RecipeError: the file is missing, is no YAML mapping, or a key or value is wrong.
         """
         path = Path(path)
-        content = _content(path)
-        content, beside = _beside(path, apply_overrides(content, overrides))
+        content, beside = _beside(path, apply_overrides(_content(path), overrides))
         origin = " ".join([str(path), *(["with"] if overrides else []), *(f"--set {one}" for one in overrides)])
         recipe = cls.make(content, origin=origin)
         recipe._beside, recipe._origin = beside, origin
@@ -318,23 +317,11 @@ class Recipe(_Section):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            raise RecipeError(f"{origin}: {explain(error, cls)}{_to_choose_from(error)}") from None
+            raise RecipeError(f"{origin}: {explain(error, cls)}{to_choose_from(error)}") from None
 
     def resolved(self) -> dict[str, Any]:
         """Return the recipe as plain values with every default written out."""
         return self.model_dump(mode="json")
-
-
-def _to_choose_from(error: ValidationError) -> str:
-    """Return which components there are for keys that are missing; "" where no such key is."""
-    missing = {item["loc"][0] for item in error.errors() if item["type"] == "missing" and len(item["loc"]) == 1}
-    kinds = [kind for kind, key in RECIPE_KEYS.items() if key in missing]
-    try:
-        registry = Registry(only=kinds) if kinds else None
-    except PluginError:  # a broken plugin is told by what needs it
-        return ""
-    said = (f" Installed for {RECIPE_KEYS[kind]}: {registry.installed(kind)}." for kind in kinds if registry)
-    return "".join(said)
 
 
 DATA_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow")
