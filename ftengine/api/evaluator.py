@@ -42,6 +42,8 @@ class Metric:
         fallback: the metric to decide by where this one has no interval.
         pooled: False where it ranks, bins or correlates what one model says of many examples, so that it means
             nothing over the answers of several folds' models.
+        relative: it depends on which examples are measured together, as a rank among them does, so that figures of two
+            sets of examples cannot be compared.
         kind: "quality", or "calibration" for how well stated confidence holds.
         at_zero: what 0 means where it is not perfection.
         primary: the verdict goes by it rather than by the task's first metric, as by what a model writes.
@@ -54,6 +56,7 @@ class Metric:
     interval: bool = True
     fallback: str = ""
     pooled: bool = True
+    relative: bool = False
     kind: str = "quality"
     at_zero: str = ""
     primary: bool = False
@@ -247,6 +250,17 @@ class Evaluator(Component):
         """Return columns of its own of one example: numbers, or lists equally long for every example.
 
         For what costs much to compute, such as n-gram counts: it is done once, and not for each resample.
+        """
+        return {}
+
+    def keep_together(
+        self, rows: Rows, answer: Callable[[Sequence[Example]], Sequence[Mapping[str, Any]]] | None
+    ) -> Mapping[str, np.ndarray]:
+        """Return columns of its own that take all examples of a set at once, such as ranks among them: numbers, (n, …).
+
+        `rows` are those that `score` gets, but for these columns. `answer` is `Task.infer` of the model, for what else
+        has to be asked of it; None where a finished run's predictions are measured again, without the model: raise
+        InputError where it takes that.
         """
         return {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftengine.api.component import Component, Traits
@@ -26,10 +27,13 @@ class TaskTraits(Traits):
     Args:
         example_model: what `ftengine init` writes as `model.source` where none is given; "": its own example.
         example_data: what it writes as `data.train`.
+        examples_meet: its loss compares examples of a batch with each other, so it writes `represent` and `joint_loss`;
+            those that are compared are the whole effective batch, on one process or many.
     """
 
     example_model: str = ""
     example_data: str = ""
+    examples_meet: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,24 @@ class Task(Component):
         """Return one prediction an example, in the batch's order; called without gradients."""
 
     # What some write.
+
+    def represent(self, model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
+        """Return all that a loss in which examples meet needs of a batch (`TaskTraits.examples_meet`).
+
+        Tensors by name, as many rows as there are examples: what the model made of them, in at least float32, and what
+        is known of them (ids, scores). Of several micro-batches and processes they are put below one another.
+        """
+        raise NotImplementedError
+
+    def joint_loss(self, represented: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | float]:
+        """Return (sum of losses, its weight) of examples that meet, in whatever order, of what `represent` returned.
+
+        `loss` is the same of a single batch: `self.joint_loss(self.represent(model, batch))`.
+        """
+        raise NotImplementedError
+
+    def write_config(self, loaded: LoadedModel, directory: Path) -> None:
+        """Write what readers of a whole saved model have to know of the task, beside it: how its outputs are read."""
 
     def learn_labels(self, splits: Mapping[str, Iterable[Example]]) -> Labels | None:
         """Return the classification targets, learnt from the training split; None where the task has none.

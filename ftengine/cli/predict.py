@@ -19,7 +19,10 @@ from ftengine.text import counted, printable
 @run_argument
 @click.option("--input", "source", metavar="FILE", type=PATH, required=True, help="Rows to answer (no labels needed).")
 @click.option(
-    "--output", metavar="FILE", type=PATH, help="Where answers go: .jsonl, .csv, .tsv, .parquet; else JSONL to stdout."
+    "--output",
+    metavar="FILE",
+    type=PATH,
+    help="Where answers go: .jsonl, .csv, .tsv, .parquet, vectors also .npy; else JSONL to stdout.",
 )
 @click.option(
     "--resume", is_flag=True, help="Keep the complete lines of an interrupted output and continue after them."

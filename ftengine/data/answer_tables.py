@@ -1,4 +1,4 @@
-"""Answers as a table: CSV and Parquet made of the JSONL that is written as answers come."""
+"""Answers as a table: CSV, Parquet and NumPy's matrices made of the JSONL that is written as answers come."""
 
 from __future__ import annotations
 
@@ -34,12 +34,22 @@ def require_format(output: Path) -> None:
         )
 
 
+def require_vectors(answer: Any, output: Path) -> None:
+    """Refuse a matrix of answers that have not one vector each (InputError); `answer` is the first of them."""
+    if output.suffix.lower() == MATRIX and _vector_of(answer) is None:
+        raise InputError(
+            f"output {str(output)!r}: a {MATRIX} file holds one vector a row, and the answers of this task are none. "
+            f"Write them as {', '.join((*LINES, *(ending for ending in TABLES if ending != MATRIX)))}."
+        )
+
+
 def write_table(lines: Path, output: Path) -> None:
     """Write answers, an object a line, as the table that `output` ends on, and put it there whole.
 
     Columns are those of the rows, then those of the predictions: {"prediction": {"label": "a", "scores": {"a": 0.9}}}
     has `prediction.label` and `prediction.scores.a`; of more than `MOST_CLASSES` the scores stay one cell. What is no
-    text, number or truth value is JSON text.
+    text, number or truth value is JSON text; in Parquet, a list of numbers is one. A matrix (.npy) has the vectors
+    alone, in the order of the rows, float32.
     """
     spread = _spread(lines)
     columns: dict[str, None] = {}
@@ -77,7 +87,7 @@ def _rows(lines: Path, spread: Collection[str]) -> Iterator[dict[str, Any]]:
     for row, answer in _answers(lines):
         named = {f"{ANSWER}.{part}" if part else ANSWER: v for part, v in answer.items() if part not in spread}
         named |= {f"{ANSWER}.{part}.{name}": v for part in answer if part in spread for name, v in answer[part].items()}
-        yield {name: _cell(value) for name, value in {**row, **named}.items()}
+        yield {**row, **named}
 
 
 def _cell(value: Any) -> Any:
@@ -85,11 +95,21 @@ def _cell(value: Any) -> Any:
     return value if plain else json.dumps(value, ensure_ascii=False)
 
 
+def _is_vector(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(x, float) for x in value)
+
+
+def _vector_of(answer: Any) -> list[float] | None:
+    """Return the vector that an answer is, or its only one; None where there is none, or several."""
+    found = [x for x in (answer.values() if isinstance(answer, Mapping) else [answer]) if _is_vector(x)]
+    return found[0] if len(found) == 1 else None
+
+
 def _separated(delimiter: str, rows: TableRows, columns: list[str], output: Path) -> None:
     with open(output, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, delimiter=delimiter, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
 
 
 def _parquet(rows: TableRows, columns: list[str], output: Path) -> None:
@@ -97,6 +117,9 @@ def _parquet(rows: TableRows, columns: list[str], output: Path) -> None:
     from pyarrow import parquet
 
     def column(values: list[Any]) -> pa.Array:
+        if values and all(value is None or _is_vector(value) for value in values):
+            return pa.array(values, pa.list_(pa.float32()))
+        values = [_cell(value) for value in values]
         kinds = {type(value) for value in values if value is not None}
         if len(kinds) < 2 or kinds == {int, float}:
             with suppress(pa.ArrowInvalid, OverflowError):  # whole numbers may be too large for a type of numbers
@@ -108,9 +131,20 @@ def _parquet(rows: TableRows, columns: list[str], output: Path) -> None:
     parquet.write_table(pa.table(arrays, names=columns), output)
 
 
+def _matrix(rows: TableRows, columns: list[str], output: Path) -> None:
+    import numpy as np
+
+    answers = ({name: x for name, x in row.items() if name.partition(".")[0] == ANSWER} for row in rows)
+    with open(output, "wb") as file:
+        np.save(file, np.array([_vector_of(answer) for answer in answers], dtype=np.float32))
+
+
+MATRIX = ".npy"
+
 TABLES: dict[str, Callable[[TableRows, list[str], Path], None]] = {
     ".csv": partial(_separated, ","),
     ".tsv": partial(_separated, "\t"),
     ".parquet": _parquet,
+    MATRIX: _matrix,
 }
 """A function that writes rows as a table, by suffix."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from ftengine.api import Features, Task, overrides
+from ftengine.api import Component, Features, Task, overrides
 from ftengine.data.cache import BATCH_ROWS
 from ftengine.data.cache_folder import ROWS, entry_of
 from ftengine.errors import DataError
@@ -50,7 +50,7 @@ class KeptFeatures:
 
 def features_key(content: str, task: Task, processor: Any, max_length: int | None) -> str | None:
     """Return a hash of all that features depend on, `content` of rows among it; None where that cannot be told."""
-    tokenizer, state = processor_state(processor), task_state(task)
+    tokenizer, state = processor_state(processor), component_state(task)
     code = code_of([type(task), type(processor)]) if tokenizer and state else None
     if code is None or task.file_columns or overrides(task, "set_model"):
         return None
@@ -96,11 +96,12 @@ def processor_state(processor: Any) -> str | None:
     return f"{known} {getattr(processor, 'chat_template', None)}"
 
 
-def task_state(task: Task) -> list[Any] | None:
-    """Return what a task was built with and learnt, as JSON has it; None where an attribute is of a kind unknown."""
-    own = {name: value for name, value in vars(task).items() if name != "config"}
-    told = [type(task).__module__, type(task).__qualname__, task.config.model_dump(mode="json"), own]
-    covered = {OWN, *map(package_of, type(task).__mro__)} - RECORDED
+def component_state(component: Component) -> list[Any] | None:
+    """Return what a component was built with and learnt, as JSON has it; None where an attribute's kind is unknown."""
+    own = {name: value for name, value in vars(component).items() if name != "config"}
+    cls = type(component)
+    told = [cls.__module__, cls.__qualname__, component.config.model_dump(mode="json"), own]
+    covered = {OWN, *map(package_of, cls.__mro__)} - RECORDED
     try:
         return json.loads(json.dumps(told, default=lambda value: _identity(value, covered)))
     except (TypeError, ValueError):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ftengine.api import LoadedModel, overrides
 from ftengine.data.cache_folder import ROWS, entry_of, known_entry
 from ftengine.data.encoding import content_of
-from ftengine.data.features import processor_state, task_state
+from ftengine.data.features import component_state, processor_state
 from ftengine.engine.experiment import described
 from ftengine.engine.prepared_data import KnownTask
 from ftengine.errors import DataError
@@ -91,7 +91,7 @@ def keys_of(device: Device, known: KnownTask, loaded: LoadedModel, plan: EvalPla
 
     That is so of a model of the user's own code, of a task that keeps hold of the model, and of packed weights.
     """
-    recipe, state, task = known.recipe, _processor(loaded.processor), task_state(known.task)
+    recipe, state, task = known.recipe, _processor(loaded.processor), component_state(known.task)
     loader, sets = known.experiment.loader, plan.sets()
     unknown = overrides(known.task, "set_model") or loader.runs_code(recipe.model.source) is not None
     if unknown or not (recipe.evaluation.reuse_base and state and task):
@@ -166,6 +166,7 @@ def _examples(one: EvalSet) -> list[Any]:
         split.content or content_of(split.rows, split.task),
         [numbers, known, split.max_length, split.room if split.augmenters else None],
         [[described(each) for each in components] for components in (one.reading, one.answering, split.augmenters)],
+        [component_state(each) for each in one.reading if overrides(each, "keep_together")],  # what files it read
         [split.standing, split.seed, dict(one.options) if len(one.answered) else {}, list(one.slices)],
     ]
 

@@ -120,6 +120,8 @@ def merge_into(
     def fill(folder: Path) -> None:
         _cast(loaded.module, stored)
         save_model(loaded.module, loaded.processor, folder)
+        if is_pretrained(folder):
+            task.write_config(loaded, folder)
         _cast(loaded.module, torch.float32)
         expected, held, kind = outputs_of(task, loaded.module, probe), _hashes(loaded.module), type(loaded.module)
         loaded.module = nn.Module()  # so that memory holds one model at a time

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.data.answer_origin import AnswerOrigin
-from ftengine.data.answer_tables import ANSWER, TABLES, require_format, write_table
+from ftengine.data.answer_tables import ANSWER, TABLES, require_format, require_vectors, write_table
 from ftengine.data.read import DataRows, plain, read_rows
 from ftengine.engine.finished import Run
 from ftengine.engine.prepared_data import check_inputs, inferring
@@ -60,8 +60,8 @@ def predict_file(
 ) -> PredictionReport:
     """Answer every row of a file into another, as JSONL whose lines are written as they are made, or as a table.
 
-    A table (CSV, TSV, Parquet) is made of `OUTPUT.part`, JSONL that is then removed, once all rows are answered. What
-    made the answers is written beside them (`AnswerOrigin`).
+    A table (CSV, TSV, Parquet, vectors in .npy) is made of `OUTPUT.part`, JSONL that is then removed, once all rows are
+    answered. What made the answers is written beside them (`AnswerOrigin`).
 
     Args:
         output: the file, whose ending says its format.
@@ -91,6 +91,7 @@ def predict_file(
         try:
             first = next(lines, None)  # whatever is wrong with model or options shows before the file is made
             if first is not None:
+                require_vectors(first[ANSWER], output)
                 _write_origin(origin, run, output, continues=kept > 0)
             if lined.exists():
                 os.truncate(lined, good)

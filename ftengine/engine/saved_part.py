@@ -18,7 +18,7 @@ from ftengine.engine.experiment import described
 from ftengine.engine.prepared_data import KnownTask, held_out
 from ftengine.engine.prepared_model import PreparedModel, load_base_of, prepare_strategy
 from ftengine.errors import RunError, SavedPartDiffers
-from ftengine.model import Criterion, copy_into, read_tensors, save_tensors, seeded, state_tensors
+from ftengine.model import Criterion, copy_into, is_pretrained, read_tensors, save_tensors, seeded, state_tensors
 from ftengine.model.fingerprints import tensor_hashes
 from ftengine.model.in_float32 import in_float32
 from ftengine.model.parameters import frozen_tensors
@@ -97,6 +97,8 @@ def save_trained_part(
             who, kept = _who(model), _kept(run)
             raise SavedPartDiffers(f"{who} cannot save what it trained: {cause_in(strategy, error)}. {kept}") from error
         save_processor(loaded.processor, folder)
+        if is_pretrained(folder):
+            task.write_config(loaded, folder)
         facts.write(RunDirectory(folder))
         _verify(model, run, folder, facts)
 

@@ -204,8 +204,8 @@ def gap_between(first: ResampledFigure | None, second: ResampledFigure | None, *
 
 
 def gaps_between(first: Mapping[str, ResampledFigure], second: Mapping[str, ResampledFigure]) -> dict[str, Difference]:
-    """Return second minus first by metric, of different examples; `better` is where that is wanted."""
-    gaps = {name: gap_between(first.get(name), figure) for name, figure in second.items()}
+    """Return second minus first by metric that is not relative, of different examples; `better` is where wanted."""
+    gaps = {name: gap_between(first.get(name), x) for name, x in second.items() if not x.metric.relative}
     better = {name: figure.metric.higher_is_better for name, figure in second.items()}
     return {name: gap.difference(higher_is_better=better[name]) for name, gap in gaps.items() if gap is not None}
 

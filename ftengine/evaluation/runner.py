@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from shutil import copyfileobj
 from tempfile import TemporaryFile
@@ -17,13 +18,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 
-from ftengine.api import Evaluator, Listener, LoadedModel, Prediction, Task
+from ftengine.api import Evaluator, Listener, LoadedModel, Prediction, Task, overrides
 from ftengine.data.batching import batches_in_step, by_length
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import PluginError, TrainingError
 from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, listed, read_columns
 from ftengine.evaluation.slices import as_text
-from ftengine.evaluation.table import FOLDER, MEMBER, ROWS, Predictions, Writer, merged
+from ftengine.evaluation.table import FOLDER, MEMBER, ROWS, Predictions, Writer, kept_together, merged
 from ftengine.parallel.sharding import is_sharded, reshard
 from ftengine.plugins.blame import named
 from ftengine.plugins.returned import described, each, wrong
@@ -127,12 +128,22 @@ class EvalRunner:
         if of.reading:
             said = self.predictions(of.split, phase, read_columns(of.reading))
             table = _beside(table, self._gathered(said, of.reading))
+            table = self._ranked(table, of.reading)
         if len(of.answered):
             said = self.answers(of, f"{phase}: answers", read_columns(of.answering))
             answers = self._gathered(said if of.answering else self._while_it_goes(said), of.answering)
             table = _beside(table, answers)
             table = table.append_column("answered", pa.array(np.isin(of.members, answers[MEMBER].to_numpy())))
         return table.drop_columns([MEMBER])
+
+    def _ranked(self, table: pa.Table, evaluators: Sequence[Evaluator]) -> pa.Table:
+        """Return a table with what evaluators keep of all its examples at once; each process makes all of it."""
+        for evaluator in (one for one in evaluators if overrides(one, "keep_together")):
+            with torch.no_grad(), self.accelerator.autocast():
+                found = kept_together(evaluator, Predictions.of(table), partial(self.task.infer, self.loaded))
+            for name, column in found.items():
+                table = table.append_column(name, pa.array(list(column) if column.ndim > 1 else column))
+        return table
 
     def _gathered(self, said: Said, evaluators: Sequence[Evaluator]) -> pa.Table:
         writer = Writer(evaluators)

@@ -9,7 +9,7 @@ are null in rows that were not answered. Rows stand in the order of the split.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ftengine.api import Evaluator, Prediction
+from ftengine.api import Evaluator, Example, Prediction
 from ftengine.errors import PluginError, RunError
 from ftengine.evaluation.weights import Weights
 from ftengine.plugins.returned import wrong
@@ -47,6 +47,18 @@ def kept_by(evaluator: Evaluator, prediction: Prediction) -> Mapping[str, Any]:
     if not isinstance(found, Mapping):
         raise wrong(evaluator, "keep", found, "a mapping of names to numbers")
     return found
+
+
+Answering = Callable[[Sequence[Example]], Sequence[Mapping[str, Any]]]
+"""`Task.infer` of a model."""
+
+
+def kept_together(evaluator: Evaluator, table: Predictions, answer: Answering | None = None) -> dict[str, np.ndarray]:
+    """Return the columns that an evaluator keeps of all examples at once (PluginError: they are no numbers of each)."""
+    found = evaluator.keep_together(table.rows(evaluator), answer) if len(table) else {}
+    if not isinstance(found, Mapping) or any(len(x) != len(table) or x.dtype.kind not in "bif" for x in found.values()):
+        raise wrong(evaluator, "keep_together", found, f"a mapping of names to {len(table)} numbers, one an example")
+    return {f"{evaluator.name}.{name}": column for name, column in found.items()}
 
 
 class Writer:
@@ -185,14 +197,13 @@ class Predictions:
     def keeping(self, evaluator: Evaluator) -> Predictions:
         """Return the table with what a further evaluator keeps of each prediction."""
         first = kept_by(evaluator, self.prediction(0)) if len(self) else {}
-        if not first:  # every example gives equally many
-            return self
-        kept = [kept_by(evaluator, self.prediction(i)) for i in range(len(self))]
+        kept = [kept_by(evaluator, self.prediction(i)) for i in range(len(self))] if first else []
         found = {
             f"{evaluator.name}.{name}": _numpy(pa.chunked_array([_array(name, [one[name] for one in kept])]))
-            for name in first
+            for name in first  # every example gives equally many
         }
-        return Predictions({**self.columns, **found})
+        table = Predictions({**self.columns, **found})
+        return Predictions({**table.columns, **kept_together(evaluator, table)})
 
     def slices(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield each column that figures are divided by, with its values as texts, (n,)."""

@@ -30,6 +30,7 @@ PAIRS = (
     ("save", "load"),
     ("state_dict", "load_state_dict"),
     ("benchmarks", "ask_models"),
+    ("represent", "joint_loss"),
     ("generate", "generates"),
 )
 """Members of which one is of no use without the other."""

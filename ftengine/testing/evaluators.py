@@ -42,7 +42,8 @@ def check_evaluator(
 def rows_of(evaluator: api.Evaluator, predictions: Sequence[api.Prediction]) -> api.Rows:
     """Return the columns that an evaluator scores: the predictions' keys and what it keeps of each, as a run does."""
     kept = [{**prediction, **evaluator.keep(prediction)} for prediction in predictions]
-    return {name: column.copy() for name, column in Predictions.of(pa.Table.from_pylist(kept)).columns.items()}
+    rows = {name: column.copy() for name, column in Predictions.of(pa.Table.from_pylist(kept)).columns.items()}
+    return {**rows, **evaluator.keep_together(rows, None)}
 
 
 @dataclass

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from ftengine.api import Batch, Task
@@ -18,34 +22,84 @@ SAMPLE = 256
 
 
 @torch.no_grad()
-def mean_loss(accelerator: Accelerator, module: nn.Module, split: EncodedSplit, size: int, tokens: int) -> float:
+def mean_loss(
+    accelerator: Accelerator, module: nn.Module, split: EncodedSplit, size: int, tokens: int, together: int
+) -> float:
     """Return the plain loss over a split in evaluation mode, not augmented, divided once by its whole weight.
 
     Args:
         size, tokens: examples and tokens of a batch at most, as in `micro_batches`.
+        together: examples that are compared with each other where the task's loss does that.
     """
     module.eval()
     totals = zeros(2, accelerator.device)
     rank, ranks = accelerator.process_index, accelerator.num_processes
-    order, fill = by_length(split.lengths), is_sharded(module)
-    for members, counts in batches_in_step(order, size, rank, ranks, fill=fill, lengths=split.lengths, tokens=tokens):
-        batch = to_device(split.batch(members), accelerator.device)
-        with accelerator.autocast():
-            loss_sum, weight = loss_of(split.task, module, batch, Criterion())
-        if counts:
-            totals += stacked(accelerator.device, loss_sum, weight)
+    order, fill, meet = by_length(split.lengths), is_sharded(module), split.task.traits.examples_meet
+    for start in range(0, len(order), together if meet else len(order)):
+        group, parts = order[start : start + together] if meet else order, list[Represented]()
+        for members, counts in batches_in_step(
+            group, size, rank, ranks, fill=fill, lengths=split.lengths, tokens=tokens
+        ):
+            batch = to_device(split.batch(members), accelerator.device)
+            with accelerator.autocast():
+                if meet:
+                    parts += [represented(split.task, module, batch)] if counts else []
+                    continue
+                loss_sum, weight = loss_of(split.task, module, batch, Criterion())
+            if counts:
+                totals += stacked(accelerator.device, loss_sum, weight)
+        whole = gathered(parts, accelerator)[0] if meet else {}
+        if meet and accelerator.is_main_process:  # each process has all of them
+            totals += stacked(accelerator.device, *joint_loss_of(split.task, whole))
     reshard(module)
     total, count = (float(x) for x in accelerator.reduce(totals, "sum"))
-    return total / count
+    return total / count if count else 0.0
+
+
+Represented = Mapping[str, Tensor]
+"""What a task needs of examples that meet in its loss, by name."""
+
+
+def represented(task: Task, module: nn.Module, batch: Batch) -> Represented:
+    """Return what a task makes of a batch whose examples meet others (PluginError: it is no mapping of tensors)."""
+    found = task.represent(module, batch)
+    if not isinstance(found, Mapping) or not all(isinstance(x, Tensor) and x.ndim for x in found.values()):
+        raise wrong(task, "represent", found, "a mapping of tensors by name, a row an example")
+    return found
+
+
+def joint_loss_of(task: Task, found: Represented) -> tuple[Tensor, Tensor | float]:
+    """Return a task's (sum of losses, weight) of examples that meet (PluginError: they are no scalars)."""
+    return loss_and_weight(task, "joint_loss", task.joint_loss(found))
+
+
+def rows_of(found: Represented) -> int:
+    """Return of how many examples this is."""
+    return len(next(iter(found.values())))
+
+
+def gathered(parts: Sequence[Represented], accelerator: Accelerator) -> tuple[dict[str, Tensor], int]:
+    """Put what was made of micro-batches below one another, of all processes, without gradient.
+
+    Each process has all of it; its own begins at the row that is returned.
+    """
+    rank = accelerator.process_index
+    every = gather_object([(rank, {name: x.detach().cpu() for name, x in part.items()}) for part in parts])
+    whole = {name: torch.cat([part[name] for _, part in every]).to(accelerator.device) for name in every[0][1]}
+    return whole, sum(rows_of(part) for of, part in every if of < rank)
 
 
 def loss_of(task: Task, module: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, Tensor | float]:
     """Return a task's (sum of losses, weight) of a batch (PluginError: they are no scalars)."""
-    found = task.loss(module, batch, criterion)
+    return loss_and_weight(task, "loss", task.loss(module, batch, criterion))
+
+
+def loss_and_weight(task: Task, method: str, found: Any) -> tuple[Tensor, Tensor | float]:
+    """Return what a task returned as (sum of losses, weight) (PluginError: they are no scalars)."""
     pair = isinstance(found, tuple) and len(found) == 2
     if not (pair and is_scalar(found[0], tensor=True) and is_scalar(found[1])):
         wanted = "(sum of losses, its weight): a tensor of floats without dimensions, and a number or such a tensor"
-        raise wrong(task, "loss", found, wanted)
+        raise wrong(task, method, found, wanted)
     return found
 
 

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 from torch import nn
 
 from ftengine.api import Strategy
@@ -16,6 +18,11 @@ from ftengine.model import has_running_statistics, trainable
 from ftengine.model.modes import STATISTICS
 from ftengine.model.parameters import computed_from
 from ftengine.training.steps import Steps
+
+
+def draw_randomness(*path: int) -> None:
+    """Seed every generator from numbers such as (seed, step, process), by which randomness is the same again."""
+    set_seed(int(np.random.SeedSequence(path).generate_state(1)[0]))
 
 
 def train_mode(module: nn.Module) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from ftengine.api import Batch, BeforeStep, Strategy, overrides
@@ -26,8 +26,9 @@ from ftengine.plugins.offered import written
 from ftengine.plugins.returned import described, wrong
 from ftengine.run.recipe import TrainSection
 from ftengine.training.checkpoint import Progress
+from ftengine.training.joint_loss import JointLoss
 from ftengine.training.losses import loss_of, stacked, to_device, zeros
-from ftengine.training.modes import frozen, frozen_at, statistics_kept, train_mode
+from ftengine.training.modes import draw_randomness, frozen, frozen_at, statistics_kept, train_mode
 from ftengine.training.optimizer import build_optimizer
 from ftengine.training.regularizing import Attached
 from ftengine.training.setup import Setup
@@ -92,8 +93,7 @@ class OptimizerStep:
 
     def _draw_randomness(self, step: int) -> None:
         """Seed every generator from (seed, step, process), so that resuming replays the same dropout masks."""
-        path = [self.setup.seed, step, self.accelerator.process_index]
-        set_seed(int(np.random.SeedSequence(path).generate_state(1)[0]))
+        draw_randomness(self.setup.seed, step, self.accelerator.process_index)
 
     def _descend(self, members: np.ndarray, progress: Progress, regularizers: Attached) -> tuple[dict[str, Any], float]:
         several = self.accelerator.num_processes > 1
@@ -101,7 +101,7 @@ class OptimizerStep:
         parameters = [p for p in sorted(self.parameters, key=lambda p: p not in self._idle) if p.requires_grad]
         gradients = Reduction(parameters if several and not self._sharded else [])
         self._got.clear()
-        totals = self._accumulate(members, progress.epoch, regularizers, gradients)
+        totals = self._accumulate(members, progress.epoch, progress.step, regularizers, gradients)
         got = [name in self._got if self._sharded else p.grad is not None for name, p in self._trained.items()]
         flags = totals.new_tensor([self.stop.asked, *got])
         gradients.send()
@@ -128,7 +128,9 @@ class OptimizerStep:
             losses["computed_tokens"] = int(computed)
         return losses, norm
 
-    def _accumulate(self, members: np.ndarray, epoch: int, regularizers: Attached, gradients: Reduction) -> Tensor:
+    def _accumulate(
+        self, members: np.ndarray, epoch: int, step: int, regularizers: Attached, gradients: Reduction
+    ) -> Tensor:
         """Add up gradients of this process's share; return sums: loss, penalty by weight, weight, penalties, tokens."""
         accelerator = self.accelerator
         totals = zeros(5, accelerator.device)
@@ -137,11 +139,18 @@ class OptimizerStep:
         mine = batches_in_step(
             members, self.section.batch_size, rank, ranks, fill=self._sharded, lengths=lengths, tokens=tokens
         )
+        joint = None
+        if self.setup.task.traits.examples_meet and (ranks > 1 or len(mine) > 1):
+            joint = JointLoss(self.setup, step)
+            joint.compare(mine, epoch)
         for number, (chosen, counts) in enumerate(mine, 1):
             batch = to_device(self.setup.train.batch(chosen, epoch), accelerator.device)
+            compute = partial(loss_of, self.setup.task, self.module, batch, regularizers.criterion)
+            if joint is not None:
+                compute = partial(joint.share, batch, number)
             with accelerator.autocast():
                 with self._around(chosen, batch, regularizers.criterion):
-                    loss_sum, weight = self._loss(batch, regularizers.criterion)
+                    loss_sum, weight = self._loss(compute)
                 penalty = regularizers.penalty(batch, loss_sum / weight) if weight else None
             # The gradient is divided by the weight of the whole effective batch, so this counts a penalty by its share.
             added = 0.0 if penalty is None else penalty * weight
@@ -159,17 +168,17 @@ class OptimizerStep:
             )
         return totals
 
-    def _loss(self, batch: Batch, criterion: Criterion) -> tuple[Tensor, Tensor | float]:
+    def _loss(self, compute: Callable[[], tuple[Tensor, Tensor | float]]) -> tuple[Tensor, Tensor | float]:
         """Return the loss of a batch (PluginError: a layer of the strategy gives another what it cannot take)."""
         try:
-            return loss_of(self.setup.task, self.module, batch, criterion)
+            return compute()
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             strategy = self.setup.strategy
             package = package_of(type(strategy))
             own = [(path, x) for path, x in self.module.named_modules() if package_of(type(x)) == package]
-            wide = widened_by(own, lambda: loss_of(self.setup.task, self.module, batch, criterion))
+            wide = widened_by(own, compute)
             if not wide:
                 raise
             layer = type(self.module.get_submodule(wide[-1]))

@@ -14,7 +14,7 @@ from ftengine.training.losses import SAMPLE, mean_loss
 from ftengine.training.modes import share_statistics, train_mode
 from ftengine.training.regularizing import Attached
 from ftengine.training.setup import Setup
-from ftengine.training.steps import batch_tokens
+from ftengine.training.steps import batch_tokens, plan_steps
 
 
 class Validator:
@@ -83,4 +83,7 @@ class Validator:
         assert split is not None
         setup = self.setup
         tokens = batch_tokens(setup.section, setup.accelerator.device)
-        return mean_loss(setup.accelerator, setup.loaded.module, split, setup.section.batch_size, tokens)
+        steps = plan_steps(len(setup.train), setup.section, setup.processes)
+        return mean_loss(
+            setup.accelerator, setup.loaded.module, split, setup.section.batch_size, tokens, together=steps.batch
+        )

@@ -6,8 +6,10 @@ from ftengine_builtins.evaluators.entities import Entities
 from ftengine_builtins.evaluators.generation import Generation
 from ftengine_builtins.evaluators.language import Perplexity
 from ftengine_builtins.evaluators.memorisation import Memorisation
+from ftengine_builtins.evaluators.ranking import Reranking, Retrieval, Triplets
 from ftengine_builtins.evaluators.refusal import Refusal
 from ftengine_builtins.evaluators.regression import Regression
+from ftengine_builtins.evaluators.similarity import Similarity
 
 __all__ = [
     "Calibration",
@@ -18,4 +20,8 @@ __all__ = [
     "Perplexity",
     "Refusal",
     "Regression",
+    "Reranking",
+    "Retrieval",
+    "Similarity",
+    "Triplets",
 ]

@@ -16,6 +16,7 @@ Shape = tuple[int, ...]
 
 HEADS = {
     "causal-lm": "AutoModelForCausalLM",
+    "feature-extraction": "AutoModel",
     "image-classification": "AutoModelForImageClassification",
     "seq2seq-lm": "AutoModelForSeq2SeqLM",
     "sequence-classification": "AutoModelForSequenceClassification",
@@ -25,6 +26,9 @@ HEADS = {
 
 GENERATIVE = frozenset({"causal-lm", "seq2seq-lm"})
 """Heads over the vocabulary: a checkpoint brings them, nobody trains them afresh on a small data set."""
+
+HEADLESS = "feature-extraction"
+"""The base alone: its hidden states are what a task reads."""
 
 PROBLEM_TYPES = {
     "single": "single_label_classification",
@@ -47,6 +51,11 @@ def auto_class(head: str, config: Any, source: str, *, trust_remote_code: bool =
             f"{source!r} is a {config.model_type} model; transformers has no {head} head for it. "
             f"Heads it has: {', '.join(fitting) or 'none that ftengine uses'}."
         )
+    if head == HEADLESS and config.is_encoder_decoder:
+        raise SourceError(
+            f"{source!r} is a {config.model_type} model, which reads one text and writes another; there is no usual "
+            "vector of a text of it. Use an encoder (MiniLM, BERT, …) or a decoder (Llama, Qwen, …)."
+        )
     masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping and not config.is_encoder_decoder
     if head == "causal-lm" and masked and getattr(config, "is_decoder", None) is False:
         raise SourceError(
@@ -54,6 +63,13 @@ def auto_class(head: str, config: Any, source: str, *, trust_remote_code: bool =
             "learn in predicting it. Use a decoder (GPT-2, Llama, …) or a classification task."
         )
     return auto
+
+
+def is_decoder(config: Any) -> bool:
+    """Say whether a model's tokens see only those before them."""
+    kind, masked = type(config), transformers.AutoModelForMaskedLM._model_mapping
+    causal = kind in transformers.AutoModelForCausalLM._model_mapping
+    return causal and (kind not in masked or bool(getattr(config, "is_decoder", False)))
 
 
 def rows_of(names: Sequence[str], labels: Labels) -> list[int] | None:
@@ -130,7 +146,8 @@ def _saved_shapes(config: Any) -> dict[str, Shape | None]:
 
 
 def _in_base(module: Any, key: str) -> bool:
-    return key.startswith(f"{module.base_model_prefix}.") and "pooler" not in key.split(".")
+    headless = module.base_model is module
+    return (headless or key.startswith(f"{module.base_model_prefix}.")) and "pooler" not in key.split(".")
 
 
 def _outermost(module: Any, key: str, fresh: set[str]) -> str:

@@ -14,9 +14,10 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ftengine.api import LoadedModel, LoadRequest
-from ftengine.errors import SourceError, json_of_file
+from ftengine.errors import SourceError, json_of_file, shown
 from ftengine_builtins.loaders.heads import (
     GENERATIVE,
+    HEADLESS,
     PROBLEM_TYPES,
     Shape,
     auto_class,
@@ -104,9 +105,45 @@ def _loaded(request: LoadRequest, module: Any, config: Any, processor: Any, fres
     if request.labels is not None:
         fresh |= _fit_output_layer(module, fresh, config, request)
     new = fresh_modules(module, fresh, request.source, head_may_be_new=request.head not in GENERATIVE)
+    if request.head == HEADLESS:
+        new = _without_unread(module, new)
+        if (pooling := sentence_pooling(Path(config._name_or_path), request.source)) is not None:
+            module.config.sentence_pooling = pooling  # not in its folder any more, once it is saved
     _agree_on_special_tokens(module, processor)
     limit = longest_input(module, processor)
     return LoadedModel(module, processor, request.source, request.head, new, request.labels, max_length=limit)
+
+
+def _without_unread(module: Any, new: tuple[str, ...]) -> tuple[str, ...]:
+    """Return no module: the pooler, which alone may begin afresh here, is read by nobody, and made the same each time.
+
+    It stays, as readers of the saved model expect it.
+    """
+    for name in new:
+        for parameter in module.get_submodule(name).parameters():
+            nn.init.zeros_(parameter)
+    return ()
+
+
+def sentence_pooling(folder: Path, source: str) -> str | None:
+    """Return how a folder of sentence-transformers pools tokens, "mean", "cls" or "last"; None where it is no such.
+
+    Raises:
+        SourceError: it pools in another way.
+    """
+    file = folder / "1_Pooling" / "config.json"
+    if not file.is_file():
+        return None
+    told = read_json(file, source)
+    old = [name for name, on in told.items() if name.startswith("pooling_mode_") and on is True]
+    mode = told.get("pooling_mode", old[0].removeprefix("pooling_mode_") if len(old) == 1 else old)
+    known = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls", "lasttoken": "last"}
+    if not isinstance(mode, str) or mode not in known:
+        raise SourceError(
+            f"{source!r} pools tokens by {shown(mode)} (1_Pooling/config.json); by mean, cls or last token is what "
+            "ftengine has."
+        )
+    return known[mode]
 
 
 def _fit_output_layer(module: Any, fresh: set[str], saved_config: Any, request: LoadRequest) -> set[str]:

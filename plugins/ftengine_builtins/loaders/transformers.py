@@ -167,7 +167,7 @@ class TransformersLoader(ModelLoader):
                 source,
                 revision=self.config.revision,
                 allow_patterns=[prefix + pattern for pattern in patterns],
-                ignore_patterns=[f"{prefix}*/*"],  # `*` matches across folders
+                ignore_patterns=[f"{prefix}[!1]*/*"],  # `*` matches across folders; 1_Pooling says how to pool
             )
         # The hub client raises its own, httpx's and the system's errors; all mean that the model did not come.
         except Exception as error:

@@ -1,6 +1,7 @@
 """Tasks that ship in the box."""
 
 from ftengine_builtins.tasks.causal_lm import CausalLM
+from ftengine_builtins.tasks.embedding import Embedding
 from ftengine_builtins.tasks.image_classification import ImageClassification
 from ftengine_builtins.tasks.seq2seq_lm import Seq2SeqLM
 from ftengine_builtins.tasks.text_classification import TextClassification
@@ -8,6 +9,7 @@ from ftengine_builtins.tasks.token_classification import TokenClassification
 
 __all__ = [
     "CausalLM",
+    "Embedding",
     "ImageClassification",
     "Seq2SeqLM",
     "TextClassification",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, Prediction, Rows, Task
-from ftengine.errors import DataError, did_you_mean
+from ftengine.errors import DataError, did_you_mean, shown
 from ftengine.model import Criterion
 from ftengine_builtins.tasks.class_labels import (
     SHOWN_NAMES,
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _CLASSES = ("label", "predicted", "scores", "logits", "loss")
 PREDICTS = {"single": _CLASSES, "multi": _CLASSES, "regression": ("target", "value", "loss")}
 EVALUATORS = {"single": ("classification", "calibration"), "multi": ("classification",), "regression": ("regression",)}
+RELEVANCE, RELEVANT = "relevance", "relevant"
+"""The kind of label of a reranker, and the one name that a row has or has not."""
 LIKELIEST = 5
 """Scores that a reader is shown."""
 
@@ -62,7 +64,8 @@ class LabelledTask(Task):
         """Return the kind of label: of the data, once that is known, else of the options."""
         if self.labels is not None:
             return self.labels.kind
-        return self.config.kind if self.config.kind in PREDICTS else "single"
+        kind = _kind(self.config.kind)
+        return kind if kind in PREDICTS else "single"
 
     @property
     def predicts(self) -> frozenset[str]:
@@ -105,7 +108,7 @@ class LabelledTask(Task):
 
         Fewer than two labels, and one that training lacks, are refused (DataError).
         """
-        kind = self.kind_of(splits["train"]) if self.config.kind == "auto" else self.config.kind
+        kind = self.kind_of(splits["train"]) if self.config.kind == "auto" else _kind(self.config.kind)
         if kind != "single" and self.config.class_weights is not None:
             raise DataError(f"task.class_weights is for one label a row, and this data is of kind {kind}. Set it null.")
         if kind == "regression":
@@ -118,6 +121,12 @@ class LabelledTask(Task):
                     self._read_names(value, kind)  # says what is wrong with the first one, and where that is
             found = f"only the label {names[0]!r}" if names else "no label"
             raise DataError(f"the training data has {found} in column {self.config.label!r}; at least two are needed.")
+        if self.config.kind == RELEVANCE and counts[RELEVANT] == sum(
+            row.get(self.config.label) is not None for row in splits["train"]
+        ):
+            raise DataError(
+                f"every training row is relevant (column {self.config.label!r} is 1); rows that are not (0) are needed."
+            )
         if self.config.kind == "auto" and kind == "single":
             refuse_joined(names, self.config.separator, self.config.label)
             refuse_decimal_commas(names)
@@ -134,10 +143,10 @@ class LabelledTask(Task):
 
         With kind: auto, each row is taken by itself, as this is asked before the data is bound.
         """
-        value, kind = example.get(self.config.label), self.config.kind
+        value, kind = example.get(self.config.label), _kind(self.config.kind)
         try:
             if kind == "multi" or (kind == "auto" and isinstance(value, (list, tuple))):
-                return sorted(read_names(value, self.config.separator))
+                return sorted(self._read_names(value, "multi"))
             number = as_number(value)
             if kind == "regression" or (kind == "auto" and number is not None and not number.is_integer()):
                 return read_number(value)
@@ -286,6 +295,10 @@ class LabelledTask(Task):
             return
 
     def _read_names(self, value: Any, kind: str) -> list[str]:
+        if self.config.kind == RELEVANCE:
+            if as_number(int(value) if isinstance(value, bool) else value) not in (0, 1):
+                raise DataError(f"the label is {shown(value)}; with task.kind=relevance it is 1 or 0.")
+            return [RELEVANT] if float(value) else []
         return read_names(value, self.config.separator) if kind == "multi" else [read_name(value)]
 
     def _target(self, example: Example) -> int | float | list[int]:
@@ -314,3 +327,8 @@ class LabelledTask(Task):
 
     def _switched_on(self, indicators: list[int]) -> list[str]:
         return [name for name, on in zip(self.labels.names, indicators, strict=True) if on]
+
+
+def _kind(kind: str) -> str:
+    """Return an option's kind of label as `Labels` has it."""
+    return "multi" if kind == RELEVANCE else kind

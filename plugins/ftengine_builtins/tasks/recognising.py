@@ -14,6 +14,8 @@ _GERMAN = ("klasse", "kategorie", "stimmung", "thema", "bewertung", "sterne")
 _ROMANCE = ("clase", "classe", "categoría", "categoria", "catégorie", "etiqueta", "étiquette")
 LABELS = (*_ENGLISH, "stars", *_GERMAN, *_ROMANCE)
 PAIRED = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("text1", "text2"))
+QUERIED = (("query", "document"), ("query", "passage"), ("query", "text"))
+"""Pairs of which the second may answer the first."""
 IMAGES = ("image", "img", "photo", "picture", "file_name", "filename", "path", "file")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 LONGEST_LABEL = 60
@@ -40,8 +42,10 @@ def recognise_text(columns: Sequence[str], rows: Sequence[Example]) -> Recognise
         label, certainty = _guessed_label(columns, rows), 1
     if label is None:
         return None
-    pairs = (tuple(first_of([name], columns) for name in pair) for pair in PAIRED)
+    pairs = [tuple(first_of([name], columns) for name in pair) for pair in (*QUERIED, *PAIRED)]
     text, second = next((pair for pair in pairs if all(pair)), (None, None))
+    if second and (text, second) in pairs[: len(QUERIED)] and is_relevance(label, rows):
+        return Recognised(certainty, renamed(text=text, label=label), {"pair": second, "kind": "relevance"})
     if text is None:
         others = [column for column in columns if column != label]
         text = first_of(TEXTS, others) or (others[0] if len(others) == 1 else _longest(others, rows))
@@ -49,6 +53,13 @@ def recognise_text(columns: Sequence[str], rows: Sequence[Example]) -> Recognise
         return None
     options = {"pair": second} if second else {}
     return Recognised(certainty, renamed(text=text, label=label), options | kind_option(label, rows))
+
+
+def is_relevance(label: str, rows: Sequence[Example]) -> bool:
+    """Say whether labels are 1 and 0, or true and false."""
+    return all(
+        as_number(int(x) if isinstance(x, bool) else x) in (0, 1) for row in rows if (x := row.get(label)) is not None
+    )
 
 
 def recognise_images(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from ftengine.api import Example, Features, TaskTraits, View
 from ftengine.errors import DataError
 from ftengine.model.tokens import length_limit, stack_tokens, tokenize
-from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
+from ftengine_builtins.tasks.labelled import RELEVANCE, LabelledConfig, LabelledTask
 from ftengine_builtins.tasks.language_rows import read_text
 from ftengine_builtins.tasks.recognising import recognise_text
 
@@ -22,6 +22,11 @@ class TextClassificationConfig(LabelledConfig):
 
     text: str = Field("text", min_length=1, description="column of the text")
     pair: str | None = Field(None, min_length=1, description="column of a second text that goes with the first")
+    kind: Literal["auto", "single", "multi", "regression", "relevance"] = Field(  # type: ignore[assignment]
+        "auto",
+        description="one label a row, several, or a number; auto decides from the training data; relevance: whether "
+        "the pair's second text answers the first (1) or does not (0), by one output",
+    )
     max_length: int | None = Field(
         None, ge=2, description=f"longest input in tokens; null: {DEFAULT_MAX_LENGTH}, or the model's limit if less"
     )
@@ -43,6 +48,11 @@ class TextClassification(LabelledTask):
 
     recognise = staticmethod(recognise_text)
     stack = staticmethod(stack_tokens)
+
+    @property
+    def evaluators(self) -> tuple[str, ...]:
+        ranks = self.config.kind == RELEVANCE and self.config.text == "text"  # where that evaluator looks for queries
+        return (*super().evaluators, "reranking") if ranks else super().evaluators
 
     def columns(self) -> dict[str, str | None]:
         return {"text": self.config.text, "pair": self.config.pair, "label": self.config.label}

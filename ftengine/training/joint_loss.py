@@ -1,0 +1,66 @@
+"""Losses in which examples meet each other: over a whole effective batch, at the memory of a micro-batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ftengine.api import Batch
+from ftengine.training.losses import Represented, gathered, joint_loss_of, represented, rows_of, to_device
+from ftengine.training.modes import draw_randomness, statistics_kept
+from ftengine.training.setup import Setup
+
+
+class JointLoss:
+    """The loss of an effective batch whose examples meet, in two passes (GradCache: Gao et al. 2021, arXiv:2101.06983).
+
+    `compare` represents every micro-batch without a graph, takes the loss over those of all micro-batches and
+    processes, and keeps its gradient g with respect to each row r. `share` then represents one micro-batch again, with
+    the same random numbers (dropout), and returns Σ r·g, whose gradient is that of the loss. So memory holds the graph
+    of one micro-batch, and 1 × 8, 8 × 1 and 2 processes × 4 examples give one gradient.
+    """
+
+    def __init__(self, setup: Setup, step: int) -> None:
+        self._setup = setup
+        self._path = (setup.seed, step, setup.accelerator.process_index)
+        self._gradients: list[dict[str, Tensor]] = []
+        self._shares: list[float] = []
+        self._loss, self._weight = torch.zeros(()), 0.0
+
+    def compare(self, mine: Iterable[tuple[np.ndarray, bool]], epoch: int) -> None:
+        """Take the loss over all micro-batches; this process's are (members, whether it counts)."""
+        setup, parts = self._setup, list[tuple[Represented, bool]]()
+        device, module = setup.accelerator.device, setup.loaded.module
+        with torch.no_grad(), statistics_kept(module), setup.accelerator.autocast():
+            for number, (chosen, counts) in enumerate(mine, 1):
+                batch = to_device(setup.train.batch(chosen, epoch), device)
+                parts.append((self._represent(batch, number), counts))
+        whole, first = gathered([part for part, counts in parts if counts], setup.accelerator)
+        leaves = [x.requires_grad_() for x in whole.values() if x.is_floating_point()]
+        loss, weight = joint_loss_of(setup.task, whole)
+        if loss.requires_grad:
+            loss.backward(inputs=leaves)
+        for part, counts in parts:
+            rows = rows_of(part)
+            own = slice(first, first + rows if counts else first)
+            kept = {name: x for name, x in whole.items() if x.requires_grad}
+            zeros = {name: torch.zeros_like(x) for name, x in kept.items() if x.grad is None}
+            self._gradients.append({name: zeros.get(name, x.grad)[own] for name, x in kept.items()})
+            self._shares.append(rows / rows_of(whole) if counts else 0.0)
+            first = own.stop
+        self._loss, self._weight = loss.detach(), float(weight)
+
+    def share(self, batch: Batch, number: int) -> tuple[Tensor, float]:
+        """Return a micro-batch's share of the loss, whose gradient is that of the whole, and of its weight."""
+        found, gradients, share = self._represent(batch, number), self._gradients[number - 1], self._shares[number - 1]
+        if not share:  # of a divided model, whose processes all take part: what it comes to does not count
+            return torch.stack([x.sum() for x in found.values() if x.requires_grad]).sum(), 0.0
+        total = torch.stack([(found[name] * g).sum() for name, g in gradients.items()]).sum()
+        return total - total.detach() + self._loss * share, self._weight * share
+
+    def _represent(self, batch: Batch, number: int) -> Represented:
+        draw_randomness(*self._path, number)
+        return represented(self._setup.task, self._setup.loaded.module, batch)

@@ -1,0 +1,317 @@
+"""Figures of rankings: of documents for each query, by vectors or by what a model says of each pair."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from ftengine import api
+from ftengine.api import ExampleScores, Line, LineChart
+from ftengine.data import text_lines
+from ftengine.errors import DataError, InputError, RecipeError
+from ftengine_builtins.evaluators.base import WeightedEvaluator, higher, share
+from ftengine_builtins.evaluators.weighted import means, numbers
+from ftengine_builtins.tasks.embedding_rows import DOCUMENTS, id_of
+
+TOGETHER = 64
+"""Documents of a corpus that a model reads at a time."""
+BLOCK = 512
+"""Queries whose cosines with all documents are held at a time."""
+
+
+class RankingConfig(api.Config):
+    """Options of evaluators of rankings."""
+
+    k: int = Field(10, ge=1, description="ranks that nDCG and MRR look at")
+    recall: list[int] = Field([1, 5, 10, 100], min_length=1, description="ranks that recall looks at")
+
+
+class RankingEvaluator(WeightedEvaluator):
+    """Means over queries of figures that are kept of each, so that a resample of queries leaves the corpus whole."""
+
+    Config = RankingConfig
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        k = self.config.k
+        figure = partial(higher, relative=self.relative)
+        self.metrics = {
+            f"ndcg_at_{k}": figure(f"nDCG@{k}", "How high the right documents stand, 1 where they are the first."),
+            f"mrr_at_{k}": figure(f"MRR@{k}", "Mean of 1 / rank of the first right document."),
+            "map": figure("MAP", "Mean over right documents of the share of right ones down to it."),
+            **{
+                f"recall_at_{k}": figure(f"recall@{k}", f"Share of the right documents among the first {k}.")
+                for k in sorted(set(self.config.recall))
+            },
+        }
+
+    @property
+    def relative(self) -> bool:
+        """Whether what is ranked depends on which examples are measured together."""
+        return False
+
+    def figures(self, ranks: np.ndarray, right: int) -> list[float]:
+        """Return the figures of a query, in the order of `metrics`, by the ascending ranks of its right documents.
+
+        `right` is how many right ones there are. With r_i the i-th rank: nDCG@k = Σ_{r≤k} 1/log₂(r+1) over that of the
+        best ranking (Järvelin & Kekäläinen 2002, doi:10.1145/582415.582418), MRR@k = 1/r_1 or 0, MAP = mean of i / r_i.
+        """
+        k = self.config.k
+        if not right:
+            return [np.nan] * len(self.metrics)
+        best = (1 / np.log2(np.arange(2, min(k, right) + 2))).sum()
+        gained = (1 / np.log2(ranks[ranks <= k] + 1)).sum()
+        first = 1 / ranks[0] if ranks[0] <= k else 0.0
+        precision = (np.arange(1, len(ranks) + 1) / ranks).sum() / right
+        recall = [(ranks <= at).sum() / right for at in sorted(set(self.config.recall))]
+        return [float(x) for x in (gained / best, first, precision, *recall)]
+
+    def by_metric(self, rows: Any) -> dict[str, np.ndarray]:
+        """Return (n,) by metric, nan where a query has no right document."""
+        return dict(zip(self.metrics, numbers(rows["figures"]).T, strict=True))
+
+    def score_resamples(self, rows, weights):
+        return dict(zip(self.metrics, means(weights, *self.by_metric(rows).values()).T, strict=True))
+
+    def score_examples(self, rows):
+        """Score higher what stands at the head of the list, 1 / rank; right is what is the first."""
+        rank = np.asarray(rows["rank"], dtype=np.float64)
+        return ExampleScores(1 / rank, np.where(np.isnan(rank), np.nan, rank == 1))
+
+    def details(self, rows, estimate):
+        """Yield recall by k, and how many documents there are."""
+        names = [f"recall_at_{k}" for k in sorted(set(self.config.recall))]
+        columns = [self.by_metric(rows)[name] for name in names]
+        found = estimate(lambda weights: means(weights, *columns))
+        points = tuple(
+            (float(name.removeprefix("recall_at_")), one.value)
+            for name, one in zip(names, found, strict=True)
+            if np.isfinite(one.value)
+        )
+        if points:
+            yield LineChart(title="Recall by k", x_label="k", y_label="recall@k", lines=(Line(name="", points=points),))
+        if "documents" in rows and len(rows["documents"]):
+            yield "documents", int(np.max(rows["documents"]))
+
+
+class Retrieval(RankingEvaluator):
+    """nDCG, MRR, MAP and recall of finding each query's documents by the cosine of vectors.
+
+    Documents are the distinct ones of the rows that are measured, or those of a corpus file. A query finds
+    what stands in its own row or that of an equal query, or has the same label; what is the query's own text
+    is left out. Equal cosines are ordered by a hash of the text.
+    """
+
+    name = "retrieval"
+    reads = frozenset({"query_vector", "document_vector", "query_id", "document_id", "match_id"})
+
+    class Config(RankingConfig):
+        corpus: str | None = Field(
+            None,
+            min_length=1,
+            description="file of documents to find, JSONL with `positive`, `document` or `text`, or .txt with one a "
+            "line; null: those that are measured",
+        )
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self.columns = frozenset({"positive"}) if self.config.corpus else frozenset()
+        self.corpus: dict[str, int] = {}
+
+    @property
+    def relative(self) -> bool:
+        return self.config.corpus is None
+
+    def check_options(self) -> None:
+        if self.config.corpus:
+            self.corpus = {text: id_of(text) for text in read_corpus(self.config.corpus)}
+
+    def check_row(self, row):
+        if self.config.corpus and row.get("positive") not in self._documents():
+            raise DataError(
+                f"its positive is not among the {len(self._documents()):,} documents of the corpus "
+                f"{self.config.corpus!r}, so that it could not be found. Add it there, or take the row out."
+            )
+
+    def keep_together(self, rows, answer):
+        """Return each query's figures, the rank of its first right document, and the number of documents."""
+        queries, query_ids = unit(rows["query_vector"]), np.asarray(rows["query_id"])
+        own, places = np.unique(rows["document_id"], return_index=True)
+        ids, vectors = own, unit(rows["document_vector"])[places]
+        if self.config.corpus:
+            ids, vectors = self._of_corpus(answer)
+        place = {one: i for i, one in enumerate(ids.tolist())}
+        right: dict[int, set[int]] = {}
+        for match, document in zip(rows["match_id"].tolist(), rows["document_id"].tolist(), strict=True):
+            right.setdefault(match, set()).add(place[document])
+        figures, first = [], []
+        for start in range(0, len(queries), BLOCK):
+            block = queries[start : start + BLOCK] @ vectors.T
+            for i, cosines in enumerate(block, start):
+                mine = right[int(rows["match_id"][i])] - {place.get(int(query_ids[i]), -1)}
+                if (itself := place.get(int(query_ids[i]))) is not None:
+                    cosines[itself] = -np.inf
+                ranks = ranks_of(cosines, np.fromiter(mine, np.int64, len(mine)))
+                figures.append(self.figures(ranks, len(mine)))
+                first.append(ranks[0] if len(ranks) else np.nan)
+        documents = np.full(len(queries), len(ids))
+        return {"figures": np.array(figures), "rank": np.array(first, dtype=np.float64), "documents": documents}
+
+    def trials(self, rows):
+        """Take recall for a proportion where each query has one document, and so finds it or does not."""
+        known = {name: metric for name, metric in self.metrics.items() if name.startswith("recall")}
+        values = {name: x for name, x in self.by_metric(rows).items() if name in known}
+        whole = all(np.isin(x[~np.isnan(x)], (0, 1)).all() for x in values.values())
+        return {name: float((~np.isnan(x)).sum()) for name, x in values.items()} if whole else {}
+
+    def _documents(self) -> dict[str, int]:
+        if not self.corpus:
+            self.check_options()
+        return self.corpus
+
+    def _of_corpus(self, answer: Callable[[Sequence[Any]], Sequence[Mapping[str, Any]]] | None) -> Any:
+        """Return ids (m,) in order and unit vectors (m, d) of the corpus, which a model is asked for."""
+        if answer is None:
+            raise InputError(
+                "evaluator 'retrieval' with a corpus asks the model for its vectors, so it cannot be computed from "
+                "saved predictions. Add it to recipe key 'evaluate' and train again, or take evaluator.corpus out."
+            )
+        texts = sorted(self._documents(), key=len)
+        found: list[list[float]] = []
+        for start in range(0, len(texts), TOGETHER):
+            found += [x["vector"] for x in answer([{"document": text} for text in texts[start : start + TOGETHER]])]
+        ids = np.array([self.corpus[text] for text in texts], dtype=np.int64)
+        order = np.argsort(ids)
+        return ids[order], unit(np.array(found, dtype=np.float32))[order]
+
+
+class Reranking(RankingEvaluator):
+    """nDCG, MRR, MAP and recall of ordering each query's own documents, by the score of each pair.
+
+    Rows of one query stand together whatever their groups: a query is drawn as its first row is. Queries
+    without a relevant document are left out.
+    """
+
+    name = "reranking"
+    reads = frozenset({"scores", "label"})
+
+    class Config(RankingConfig):
+        query: str = Field("text", min_length=1, description="column of the query")
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self.columns = frozenset({self.config.query})
+
+    def set_labels(self, task, labels):
+        if labels is None or labels.kind != "multi" or len(labels.names) != 1:
+            raise RecipeError(
+                f"evaluator 'reranking' needs one output a pair, and task {task!r} has other labels. Set "
+                "task.kind=relevance, or take it out of recipe key 'evaluate'."
+            )
+
+    def check_row(self, row):
+        if not isinstance(row.get(self.config.query), str):
+            raise DataError(
+                f"evaluator 'reranking' finds no query in column {self.config.query!r}. Name it with its option query."
+            )
+
+    def keep_together(self, rows, answer):
+        """Return with each query's first row its figures and the rank of its first relevant document."""
+        scores, label = numbers(rows["scores"])[:, 0], numbers(rows["label"])[:, 0]
+        _, first, codes = np.unique(
+            [str(text) for text in rows[self.config.query]], return_index=True, return_inverse=True
+        )
+        figures = np.full((len(scores), len(self.metrics)), np.nan)
+        rank = np.full(len(scores), np.nan)
+        for query, place in enumerate(first):
+            mine = np.flatnonzero(codes == query)
+            right = np.flatnonzero(label[mine] > 0)
+            ranks = lowest_ranks(scores[mine], right)
+            figures[place] = self.figures(ranks, len(right))
+            rank[place] = ranks[0] if len(ranks) else np.nan
+        return {"figures": figures, "rank": rank, "first": np.isin(np.arange(len(scores)), first)}
+
+    def example_weights(self, rows):
+        """Return 1 for a query's first row and 0 for its others."""
+        return {name: (~np.isnan(x)).astype(np.float64) for name, x in self.by_metric(rows).items()}
+
+
+class Triplets(WeightedEvaluator):
+    """Share of the triplets whose positive is nearer to the anchor than the negative, by cosine."""
+
+    name = "triplets"
+    reads = frozenset({"query_vector", "document_vector", "negative_vector"})
+    metrics = {  # noqa: RUF012
+        "triplet_accuracy": share(
+            "triplet accuracy", "Share of the triplets whose positive is nearer than the negative."
+        )
+    }
+
+    def keep_together(self, rows, answer):
+        query, near, far = (unit(rows[f"{name}_vector"]) for name in ("query", "document", "negative"))
+        return {"margin": ((query * near).sum(axis=1) - (query * far).sum(axis=1)).astype(np.float64)}
+
+    def score_resamples(self, rows, weights):
+        return {"triplet_accuracy": means(weights, rows["margin"] > 0)[:, 0]}
+
+    def score_examples(self, rows):
+        """Score higher a larger distance between the two cosines."""
+        return ExampleScores(rows["margin"], (rows["margin"] > 0).astype(np.float64))
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Return (n, d) float32 of length 1; zeros stay zeros."""
+    vectors = numbers(vectors).astype(np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def ranks_of(scores: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the ascending ranks, from 1 on, of some places among scores (m,); of equal scores the first is first."""
+    if not len(chosen):
+        return np.empty(0, dtype=np.int64)
+    rank = np.empty(len(scores), dtype=np.int64)
+    rank[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
+    return np.sort(rank[chosen])
+
+
+def lowest_ranks(scores: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the ascending ranks of some places among scores (m,), behind all others with equal scores.
+
+    So a model that gives all documents one score is not right by the order of the file.
+    """
+    others = np.setdiff1d(np.arange(len(scores)), chosen)
+    order = np.concatenate([others, chosen])
+    return ranks_of(scores[order], np.arange(len(others), len(order)))
+
+
+def read_corpus(path: str) -> list[str]:
+    """Return the texts of a corpus file (DataError: it is missing, or a line holds no text)."""
+    found = []
+    try:
+        for number, line, broken in text_lines(path):
+            if not line.strip():
+                continue
+            text: Any = line.strip()
+            if path.lower().removesuffix(".gz").endswith((".jsonl", ".json")):
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise DataError(f"{path}:{number}: no JSON: {error}.") from None
+                row = row if isinstance(row, dict) else {}
+                text = next((row[name] for name in (*DOCUMENTS, "text") if row.get(name) is not None), None)
+            if broken is not None or not isinstance(text, str) or not text.strip():
+                raise DataError(
+                    f"{path}:{number}: no text of a document; give `positive`, `document` or `text` in JSON, or lines "
+                    "of a .txt file."
+                )
+            found.append(text)
+    except OSError as error:
+        raise DataError(f"the corpus {path!r} cannot be read: {error.strerror or error}.") from None
+    if not found:
+        raise DataError(f"the corpus {path!r} holds no document.")
+    return found

@@ -1,0 +1,337 @@
+"""Embeddings: vectors of texts, near each other where texts belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, Task, TaskTraits, View
+from ftengine.errors import DataError, InputError
+from ftengine.model.tokens import attention_mask, length_limit, pad, tokenize
+from ftengine_builtins.tasks import embedding_losses as losses
+from ftengine_builtins.tasks.class_labels import read_name
+from ftengine_builtins.tasks.embedding_rows import (
+    DOCUMENTS,
+    PARTS,
+    check_columns,
+    id_of,
+    read_score,
+    recognise_embedding,
+    require_pairs,
+    texts_of,
+)
+from ftengine_builtins.tasks.language_rows import read_text
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ftengine.model import Criterion
+
+DEFAULT_MAX_LENGTH = 512
+SIDES = ("anchor", "positive", "negative")
+"""What the texts of a row are, in order, whatever their columns are called."""
+FITTING = {"in-batch": ("pairs", "triplets", "labelled"), "triplet": ("triplets",), "cosine": ("scored",)}
+FITTING |= {"cosent": ("scored",), "auto": tuple(PARTS)}
+"""Kinds of rows that each loss takes."""
+RANKED = frozenset({"query_vector", "document_vector", "query_id", "document_id", "match_id"})
+
+
+class EmbeddingConfig(Config):
+    """Options of task embedding."""
+
+    rows: Literal["pairs", "triplets", "scored", "labelled"] = Field(
+        "pairs",
+        description="anchor and positive; these and a negative; sentence1, sentence2 and score; text and label",
+    )
+    loss: Literal["auto", "in-batch", "triplet", "cosine", "cosent"] = Field(
+        "auto", description="in-batch negatives, triplet margin, cosine regression or CoSENT; auto: in-batch, or cosent"
+    )
+    temperature: float = Field(0.05, gt=0, description="by which in-batch and cosent divide cosines; 1 / scale")
+    symmetric: bool = Field(False, description="in-batch: find the anchor of each positive as well")
+    margin: float = Field(1.0, gt=0, description="of loss triplet")
+    distance: Literal["euclidean", "cosine"] = Field("euclidean", description="of loss triplet")
+    same: str | None = Field(
+        None, min_length=1, description="in-batch: a column; rows with equal values are no negatives of each other"
+    )
+    highest_score: float = Field(1.0, gt=0, description="by which scores are divided, as 5 where they are 0 to 5")
+    dimensions: list[int] | None = Field(
+        None, min_length=1, description="Matryoshka: the loss of the first so many numbers too, as [384, 128, 32]"
+    )
+    dimension_weights: list[float] | None = Field(None, description="weights of `dimensions`; null: 1 each")
+    pooling: Literal["auto", "mean", "cls", "last"] = Field(
+        "auto", description="of a text's tokens; auto: as the model was made for, else mean, of decoders the last token"
+    )
+    normalize: bool = Field(True, description="whether vectors that are saved and predicted have length 1")
+    query_prompt: str = Field("", description="text in front of anchors, sentences and labelled texts, as 'query: '")
+    document_prompt: str = Field("", description="text in front of positives and negatives")
+    max_length: int | None = Field(
+        None, ge=2, description=f"longest text in tokens; null: {DEFAULT_MAX_LENGTH}, or the model's limit if less"
+    )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> EmbeddingConfig:
+        if self.rows not in FITTING[self.loss]:
+            allowed = [name for name, rows in FITTING.items() if self.rows in rows]
+            raise ValueError(f"loss {self.loss} takes no rows of kind {self.rows}; these take {', '.join(allowed)}")
+        if self.dimension_weights is not None and len(self.dimension_weights) != len(self.dimensions or ()):
+            raise ValueError("dimension_weights has to have as many numbers as dimensions")
+        return self
+
+
+class Embedding(Task):
+    """Give texts vectors: those that belong together near each other, for search, clusters and duplicates.
+
+    Rows are pairs (`anchor`, `positive`), triplets (and `negative`), scored pairs (`sentence1`, `sentence2`,
+    `score`) or labelled texts (`text`, `label`). Negatives are those of the whole effective batch, whatever
+    the size of a micro-batch and the number of processes.
+    """
+
+    name = "embedding"
+    head = "feature-extraction"
+    modality = "text"
+    Config = EmbeddingConfig
+
+    recognise = staticmethod(recognise_embedding)
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self.traits = TaskTraits(
+            example_model="sentence-transformers/all-MiniLM-L6-v2", examples_meet=self.loss_function().meets
+        )
+
+    @property
+    def predicts(self) -> frozenset[str]:
+        if self.config.rows == "scored":
+            return frozenset({"similarity", "score"})
+        return RANKED | ({"negative_vector"} if self.config.rows == "triplets" else set())
+
+    @property
+    def evaluators(self) -> tuple[str, ...]:
+        return {"scored": ("similarity",), "triplets": ("retrieval", "triplets")}.get(self.config.rows, ("retrieval",))
+
+    def loss_function(self) -> Any:
+        """Return the loss that the options ask for."""
+        own, loss = self.config, self.config.loss
+        if loss == "auto":
+            loss = "cosent" if own.rows == "scored" else "in-batch"
+        of_rows = {
+            "in-batch": losses.InBatchNegatives(own.temperature, own.symmetric),
+            "triplet": losses.TripletMargin(own.margin, own.distance),
+            "cosine": losses.CosineRegression(),
+            "cosent": losses.CoSENT(own.temperature),
+        }
+        found = losses.SameLabel(own.temperature) if own.rows == "labelled" else of_rows[loss]
+        return losses.Matryoshka(found, own.dimensions, own.dimension_weights) if own.dimensions else found
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        check_columns(columns, self.config.rows)
+        if self.config.same is not None and self.config.same not in columns:
+            raise DataError(f"the data has no column {self.config.same!r} (task.same; columns: {', '.join(columns)}).")
+
+    def learn_labels(self, splits: Mapping[str, Any]) -> None:
+        """Learn nothing; refuse labelled texts of which no two belong together (DataError)."""
+        if self.config.rows == "labelled":
+            require_pairs(splits["train"])
+
+    def view(self, row: Example) -> View:
+        """See the texts as inputs; rows with the same of all are duplicates. The target is score or label."""
+        kind = self.config.rows
+        target = row.get({"scored": "score", "labelled": "label"}.get(kind, ""))
+        values = [row.get(name) for name in PARTS[kind]]
+        try:
+            inputs = list(texts_of(row, kind).values())
+        except DataError:
+            inputs = []
+        texts = [value for value in values if isinstance(value, str)]
+        return View(inputs, target, kind == "labelled", texts, values)
+
+    def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
+        return {**row, **dict(zip(texts_of(row, self.config.rows), inputs, strict=True))}
+
+    def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
+        """Return ids of the tokens of each text, cut each for itself, and what is known of the row beside them."""
+        texts, own = texts_of(example, self.config.rows), self.config
+        found = [self._tokens(text, name, processor, max_length) for name, text in texts.items()]
+        features: Features = {
+            "input_ids": found[0]["input_ids"],
+            **{f"{side}_ids": one["input_ids"] for side, one in zip(SIDES[1:], found[1:], strict=False)},
+            "texts": [id_of(text) for text in texts.values()],
+            "length": sum(one["length"] for one in found),
+            "longest": max(one["length"] for one in found),
+            "full_length": max(one["full_length"] for one in found),
+            "truncated": any(one["truncated"] for one in found),
+            "unknown": None if found[0]["unknown"] is None else sum(one["unknown"] for one in found),
+            "weight": 1,
+        }
+        if own.rows == "scored":
+            features["score"] = read_score(example, own.highest_score, cosine=own.loss == "cosine")
+        if own.rows == "labelled":
+            features["label"] = id_of(read_name(example.get("label")))
+        elif own.same is not None:
+            features["label"] = id_of(example.get(own.same))
+        return features
+
+    def collate(self, features: Sequence[Features], processor: Any) -> Batch:
+        """Pad the tokens of each side for itself; ids (n,) are equal for equal texts and labels."""
+        import torch
+
+        batch: Batch = {}
+        for number, side in enumerate(SIDES[: len(features[0]["texts"])]):
+            start = f"{side}_" if number else ""
+            ids = [f[f"{start}ids" if number else "input_ids"] for f in features]
+            batch[f"{start}input_ids"] = pad(ids, processor.pad_token_id or 0)
+            batch[f"{start}attention_mask"] = attention_mask(ids)
+            batch[f"{side}_id"] = torch.tensor([f["texts"][number] for f in features])
+        for key, dtype in (("label", torch.int64), ("score", torch.float32)):
+            if key in features[0]:
+                batch["label_id" if key == "label" else key] = torch.tensor([f[key] for f in features], dtype=dtype)
+        return batch
+
+    def represent(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Return vectors (n, d) of each side as they are pooled, in at least fp32, and ids and scores (n,)."""
+        beside = {name: x for name, x in batch.items() if name.endswith("_id") or name == "score"}
+        return {**{side: self._vectors(model, batch, side) for side in SIDES if f"{side}_id" in batch}, **beside}
+
+    def joint_loss(self, represented: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | float]:
+        import torch
+
+        with torch.autocast(represented["anchor"].device.type, enabled=False):
+            return self.loss_function()(represented)
+
+    def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, Tensor | float]:
+        return self.joint_loss(self.represent(model, batch))
+
+    def raw_outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the (n, d) vectors of anchors."""
+        return self._vectors(model, batch, "anchor")
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
+        """Return query_vector, document_vector, ids by which they belong together; of scored pairs their cosine."""
+        import torch
+
+        with torch.no_grad():
+            found = self.represent(model, batch)
+        if self.config.rows == "scored":
+            cosine = (losses.unit(found["anchor"]) * losses.unit(found["positive"])).sum(dim=1)
+            columns = {"similarity": cosine, "score": found["score"]}
+        else:
+            document = "anchor" if self.config.rows == "labelled" else "positive"
+            columns = {
+                "query_vector": self._finished(found["anchor"]),
+                "document_vector": self._finished(found[document]),
+                "query_id": found["anchor_id"],
+                "document_id": found[f"{document}_id"],
+                "match_id": found["label_id" if self.config.rows == "labelled" else "anchor_id"],
+            }
+            if self.config.rows == "triplets":
+                columns["negative_vector"] = self._finished(found["negative"])
+        lists = {name: x.tolist() for name, x in columns.items()}
+        return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
+
+    def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
+        """Return cosines instead of vectors."""
+        if self.config.rows == "scored":
+            return dict(prediction)
+        query, *others = (prediction[f"{name}_vector"] for name in self._sides())
+        return {
+            f"cosine of query and {name}": round(sum(a * b for a, b in zip(query, other, strict=True)), 4)
+            for name, other in zip(self._sides()[1:], others, strict=True)
+        }
+
+    def _sides(self) -> list[str]:
+        return ["query", "document", *(["negative"] if self.config.rows == "triplets" else [])]
+
+    def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
+        """Decode each side as the model reads it."""
+        sides = [name for name in ("input_ids", "positive_ids", "negative_ids") if name in features]
+        texts = [processor.decode(features[name]) for name in sides]
+        names = ("sentence1", "sentence2") if self.config.rows == "scored" else SIDES
+        pieces = [(f"{name}: {text}\n", True) for name, text in zip(names, texts, strict=False)]
+        return [*pieces, (f"score: {features['score']:g}", False)] if "score" in features else pieces
+
+    def check_input(self, row: Example) -> None:
+        """Refuse a row without a text of which a vector could be made."""
+        self._asked(row, {})
+
+    def infer(
+        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return {"vector": numbers} of one text of each row.
+
+        Options: `column` is the column of that text, by default the first that the row has of the task's; `prompt` is
+        "query", "document" or "none", by default that of the column.
+        """
+        import torch
+
+        from ftengine.model import evaluating
+
+        given = dict(options or {})
+        if unknown := given.keys() - {"column", "prompt"}:
+            raise InputError(f"unknown option {min(unknown)!r}; task embedding has `column` and `prompt`.")
+        if given.get("prompt", "none") not in ("query", "document", "none"):
+            raise InputError(f"option prompt is {given['prompt']!r}; it is query, document or none.")
+        if not rows:
+            return []
+        asked = [self._asked(row, given) for row in rows]
+        ids = [self._tokens(text, name, loaded.processor, loaded.max_length)["input_ids"] for name, text in asked]
+        device = next(loaded.module.parameters()).device
+        batch = {"input_ids": pad(ids, loaded.processor.pad_token_id or 0), "attention_mask": attention_mask(ids)}
+        with torch.no_grad(), evaluating(loaded.module):
+            vectors = self.raw_outputs(loaded.module, {key: value.to(device) for key, value in batch.items()})
+        return [{"vector": vector} for vector in self._finished(vectors).tolist()]
+
+    def write_config(self, loaded: LoadedModel, directory: Path) -> None:
+        """Write what sentence-transformers opens the folder with."""
+        from ftengine_builtins.tasks.sentence_transformers import write_modules
+
+        limit = length_limit(self.config.max_length, loaded.max_length, DEFAULT_MAX_LENGTH)
+        write_modules(
+            directory,
+            dimension=loaded.module.config.get_text_config().hidden_size,  # type: ignore[union-attr]
+            pooling=self._pooling(loaded.module),
+            normalize=self.config.normalize,
+            prompts={"query": self.config.query_prompt, "document": self.config.document_prompt},
+            max_length=limit,
+        )
+
+    def _asked(self, row: Example, options: Mapping[str, Any]) -> tuple[str, str]:
+        """Return the side and the text of a row that a vector is asked of (DataError: it has none)."""
+        known = (*PARTS[self.config.rows], "anchor", "positive", "text", "document", "query")
+        column = options.get("column") or next((name for name in known if row.get(name) is not None), known[0])
+        text = read_text(row, column)
+        prompt = options.get("prompt") or ("document" if column in DOCUMENTS else "query")
+        return {"query": "anchor", "document": "positive", "none": ""}[prompt], text
+
+    def _tokens(self, text: str, column: str, processor: Any, max_length: int | None) -> Features:
+        prompt = self.config.document_prompt if column in DOCUMENTS else self.config.query_prompt if column else ""
+        limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
+        return tokenize(processor, (prompt + text).strip(), limit=limit)
+
+    def _pooling(self, model: Any) -> str:
+        if self.config.pooling != "auto":
+            return self.config.pooling
+        from ftengine_builtins.loaders.heads import is_decoder
+
+        return getattr(model.config, "sentence_pooling", None) or ("last" if is_decoder(model.config) else "mean")
+
+    def _vectors(self, model: Any, batch: Batch, side: str) -> Tensor:
+        """Return (n, d) pooled vectors of one side in at least fp32."""
+        from ftengine.model import widen
+
+        start = "" if side == "anchor" else f"{side}_"
+        ids, mask = batch[f"{start}input_ids"], batch[f"{start}attention_mask"]
+        hidden = widen(model(input_ids=ids, attention_mask=mask).last_hidden_state)
+        pooling = self._pooling(model)
+        if pooling == "cls":
+            return hidden[:, 0]
+        if pooling == "last":
+            last = mask.sum(dim=1) - 1  # padded on the right
+            return hidden[last.new_tensor(range(len(last))), last]
+        weights = mask[:, :, None].to(hidden.dtype)
+        return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+
+    def _finished(self, vectors: Tensor) -> Tensor:
+        return losses.unit(vectors) if self.config.normalize else vectors

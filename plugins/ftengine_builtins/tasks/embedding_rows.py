@@ -1,0 +1,103 @@
+"""Rows of embeddings: which columns each kind has, what they are called elsewhere, what makes texts the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+
+from ftengine.api import Example, Recognised
+from ftengine.errors import DataError, did_you_mean, shown
+from ftengine_builtins.tasks.class_labels import as_number, read_name
+from ftengine_builtins.tasks.language_rows import read_text
+from ftengine_builtins.tasks.recognising import first_of, label_of, renamed
+
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "pairs": ("anchor", "positive"),
+    "triplets": ("anchor", "positive", "negative"),
+    "scored": ("sentence1", "sentence2"),
+    "labelled": ("text",),
+}
+"""Columns of texts, by kind of row: the first is the query."""
+
+BESIDE: Mapping[str, tuple[str, ...]] = {"scored": ("score",), "labelled": ("label",)}
+"""Further columns that a kind of row has."""
+
+DOCUMENTS = ("positive", "negative", "document")
+"""Columns whose texts get the prompt of documents."""
+
+_NAMES = {
+    "anchor": ("anchor", "query"),
+    "positive": ("positive", "pos", "document", "passage", "doc"),
+    "negative": ("negative", "neg", "hard_negative", "negative_passage"),
+    "sentence1": ("sentence1", "text1", "sentence_a"),
+    "sentence2": ("sentence2", "text2", "sentence_b"),
+    "score": ("score", "similarity", "similarity_score"),
+}
+
+
+def recognise_embedding(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
+    """See anchor and positive, with a negative where there is one; or two sentences and the score of a pair."""
+    if label_of(columns, rows) not in (None, first_of(_NAMES["score"], columns)):
+        return None  # pairs of which some do not belong together are for a classifier
+    found = {ours: theirs for ours, names in _NAMES.items() if (theirs := first_of(names, columns)) is not None}
+    for kind, certainty in (("triplets", 3), ("pairs", 3), ("scored", 2)):
+        wanted = (*PARTS[kind], *BESIDE.get(kind, ()))
+        if found.keys() >= set(wanted):
+            chosen = {ours: found[ours] for ours in wanted}
+            texts = [row.get(chosen[part]) for row in rows for part in PARTS[kind]]
+            scores = [row.get(chosen["score"]) for row in rows] if kind == "scored" else []
+            fits = all(isinstance(text, str) for text in texts if text is not None)
+            if fits and all(as_number(score) is not None for score in scores if score is not None):
+                return Recognised(certainty, renamed(**chosen), {} if kind == "pairs" else {"rows": kind})
+    return None
+
+
+def check_columns(columns: Sequence[str], kind: str) -> None:
+    """Refuse columns that a kind of row does not have (DataError, which says which kinds there are)."""
+    wanted = (*PARTS[kind], *BESIDE.get(kind, ()))
+    if missing := [name for name in wanted if name not in columns]:
+        fitting = [other for other in PARTS if {*PARTS[other], *BESIDE.get(other, ())} <= set(columns)]
+        instead = f"Set task.rows={fitting[0]}" if fitting else "Rename one with data.columns"
+        kinds = "; ".join(f"{one}: {', '.join((*PARTS[one], *BESIDE.get(one, ())))}" for one in PARTS)
+        raise DataError(
+            f"the data has no column {missing[0]!r} (columns: {', '.join(columns) or 'none'}), which rows of kind "
+            f"{kind!r} have. {instead}. Kinds: {kinds}." + did_you_mean(missing[0], columns)
+        )
+
+
+def texts_of(row: Example, kind: str) -> dict[str, str]:
+    """Return the texts of a row by column (DataError: one is missing, no text, or empty)."""
+    return {name: read_text(row, name) for name in PARTS[kind]}
+
+
+def read_score(row: Example, highest: float, *, cosine: bool) -> float:
+    """Return the score of a pair as a share of the highest (DataError: no number, or no cosine where it is one)."""
+    score = as_number(row.get("score"))
+    if score is None:
+        raise DataError(f"`score` is {shown(row.get('score'))}; it must be a number.")
+    if cosine and not -1 <= score / highest <= 1:
+        raise DataError(
+            f"`score` is {score:g}, and loss cosine compares score / {highest:g} (task.highest_score) with a cosine, "
+            "which is from -1 to 1. Set task.highest_score to the highest score that there can be, or task.loss=cosent."
+        )
+    return score / highest
+
+
+def require_pairs(rows: Iterable[Example]) -> None:
+    """Refuse labelled texts of which none is a pair with another: one label, or each once (DataError)."""
+    counts = Counter(read_name(value) for row in rows if (value := row.get("label")) is not None)
+    if len(counts) < 2:
+        found = f"only the label {next(iter(counts))!r}" if counts else "no label"
+        raise DataError(f"the training data has {found} in column 'label'; texts are told apart from another label's.")
+    if max(counts.values()) < 2:
+        raise DataError(
+            f"each of the {len(counts):,} labels of the training data stands in one row, so that no two texts belong "
+            "together. Give at least two rows of a label, or rows of anchor and positive (task.rows=pairs)."
+        )
+
+
+def id_of(text: Any) -> int:
+    """Return a number that is equal for equal texts: 63 bits of a hash."""
+    return int.from_bytes(blake2b(str(text).encode(), digest_size=8).digest()) >> 1

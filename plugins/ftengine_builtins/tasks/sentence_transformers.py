@@ -1,0 +1,48 @@
+"""The files by which sentence-transformers opens a transformers folder as an encoder.
+
+The keys are those of its versions before 5.4, which later ones read as well, and not the other way round.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+MODES = {"cls": "cls_token", "mean": "mean_tokens", "last": "lasttoken"}
+OTHERS = ("max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens")
+
+
+def write_modules(
+    directory: Path, *, dimension: int, pooling: str, normalize: bool, prompts: Mapping[str, str], max_length: int
+) -> None:
+    """Write modules.json and the configuration of its modules; transformers' own files are there already.
+
+    Args:
+        dimension: numbers of a vector.
+        pooling: "mean", "cls" or "last".
+        normalize: whether vectors are made to have length 1.
+        prompts: by name, "query" and "document".
+        max_length: longest text in tokens.
+    """
+    kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), *([("2_Normalize", "Normalize")] if normalize else [])]
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds)
+    ]
+    modes = {f"pooling_mode_{name}": mode == pooling for mode, name in MODES.items()}
+    modes |= {f"pooling_mode_{name}": False for name in OTHERS}
+    whole = {
+        "modules.json": modules,
+        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
+        "config_sentence_transformers.json": {
+            "prompts": dict(prompts),
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+        "1_Pooling/config.json": {"word_embedding_dimension": dimension, **modes, "include_prompt": True},
+    }
+    for path, _ in kinds[1:]:
+        (directory / path).mkdir(exist_ok=True)
+    for name, content in whole.items():
+        (directory / name).write_text(json.dumps(content, indent=2) + "\n")
