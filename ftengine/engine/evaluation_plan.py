@@ -157,11 +157,22 @@ def _leaked(ready: ReadyTask, held: EvalSet, leaked: EncodedSplit) -> PlannedPro
 def _training_sample(
     ready: ReadyTask, train: DataRows, held_out: EncodedSplit | None, reading: Sequence[Evaluator]
 ) -> EvalSet | None:
-    """Return some training rows as a set; None where nothing of them can be learnt from."""
+    """Return some training rows as a set, for evaluators that can read them; None where there are none."""
     asked = ready.recipe.evaluation.training_sample
     usual = min(200, max(50, 200 if held_out is None else len(held_out)))
     known = _encode_sample(ready, TRAINING_SAMPLE, train, asked if isinstance(asked, int) else usual)
-    return None if known is None else EvalSet("training", known, reading, title=f" on {TRAINING_SAMPLE}")
+    able = [] if known is None else [one for one in reading if _reads_all(one, known)]
+    return EvalSet("training", known, able, title=f" on {TRAINING_SAMPLE}") if known and able else None
+
+
+def _reads_all(evaluator: Evaluator, split: EncodedSplit) -> bool:
+    """Say whether an evaluator can read all rows: a corpus to be searched may well lack what training finds."""
+    try:
+        for row in split.index if overrides(evaluator, "check_row") else ():
+            evaluator.check_row(split.rows[int(row)])
+    except DataError:
+        return False
+    return True
 
 
 def _benchmarks(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> list[Benchmark]:

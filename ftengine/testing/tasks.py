@@ -16,7 +16,7 @@ from ftengine.model import Criterion
 from ftengine.testing.checks import Checks, not_suited, run_checks, skip
 from ftengine.testing.samples import on_meta
 from ftengine.testing.values import ROUNDING, close, equal, explained, in_bfloat16, without_values
-from ftengine.training.losses import loss_of
+from ftengine.training.losses import joint_loss_of, loss_of, represented
 
 
 def check_task(
@@ -116,8 +116,24 @@ class TaskChecks(Checks):
         with without_values("set_model"):
             task.set_model(on_meta(self._loaded(task)), None)
 
+    def examples_that_meet_may_come_in_parts(self) -> None:
+        task, loaded, batch = self._ready()
+        if not task.traits.examples_meet:
+            skip("its loss compares no examples with each other")
+        with torch.no_grad():
+            wanted, weight = loss_of(task, loaded.module, batch, Criterion())
+            parts = [represented(task, loaded.module, self._batch(task, loaded, [row])) for row in self.examples]
+            rows = {name: [part[name] for part in reversed(parts)] for name in parts[0]}
+            found = joint_loss_of(task, {name: torch.cat(of) for name, of in rows.items()})
+        assert close([float(x) for x in found], [float(wanted), float(weight)]), (
+            f"joint_loss of examples that were represented one by one, in another order, is {found}, and loss of all "
+            f"of them {(wanted, weight)}: loss is joint_loss of represent, and no row of that depends on the others"
+        )
+
     def losses_add_up_over_batches(self) -> None:
         task, loaded, _ = self._ready()
+        if task.traits.examples_meet:
+            skip("its loss compares examples with each other")
         whole, weight = self._loss(task, loaded, self.examples)
         parts = [self._loss(task, loaded, [row]) for row in self.examples]
         sums = [sum(column) for column in zip(*parts, strict=True)]

@@ -52,3 +52,26 @@ def test_vectors_are_equal(model, strategy, rows, request, tmp_path):
         ours = np.array([one["vector"] for one in run.predict([{column: text} for text in TEXTS])])
         np.testing.assert_allclose(encode(TEXTS), ours, atol=1e-5)
         np.testing.assert_allclose(opened.encode(TEXTS, prompt_name=prompt), ours, atol=1e-5)
+
+
+def test_scores_of_a_reranker_are_equal(bert_folder, tmp_path):
+    from sentence_transformers import CrossEncoder
+
+    rows = [{"text": a, "document": b, "label": int(a == b)} for a in TEXTS for b in TEXTS]
+    file = tmp_path / "judged.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    run = fine_tune(
+        Recipe.make(
+            {
+                "model": {"source": str(bert_folder)},
+                "task": {"name": "text-classification", "pair": "document", "kind": "relevance"},
+                "data": {"train": str(file), "validation": None},
+                "strategy": "full",
+                "train": {"max_steps": 2, "batch_size": 4, "precision": "float32", "learning_rate": 1e-3},
+                "output": str(tmp_path / "run"),
+            }
+        )
+    )
+    ours = [answer["scores"]["relevant"] for answer in run.predict(rows)]
+    found = CrossEncoder(str(run.trained), device="cpu").predict([(row["text"], row["document"]) for row in rows])
+    np.testing.assert_allclose(found, ours, atol=1e-5)

@@ -324,6 +324,7 @@ class Embedding(Task):
         start = "" if side == "anchor" else f"{side}_"
         ids, mask = batch[f"{start}input_ids"], batch[f"{start}attention_mask"]
         hidden = widen(model(input_ids=ids, attention_mask=mask).last_hidden_state)
+        hidden = hidden[:, -mask.shape[1] :]  # virtual tokens of a strategy stand in front
         pooling = self._pooling(model)
         if pooling == "cls":
             return hidden[:, 0]

@@ -224,7 +224,7 @@ def test_views_put_texts_back():
 
 def test_its_recipe_is_resolved():
     recipe = Recipe.make(
-        {"model": "a", "task": "embedding", "data": {"train": "a.jsonl"}, "strategy": "lora", "output": "b"}
+        {"model": {"source": "a"}, "task": "embedding", "data": {"train": "a.jsonl"}, "strategy": "lora", "output": "b"}
     )
     assert recipe.resolved()["task"]["name"] == "embedding"
     assert isinstance(task(), api.Task)
