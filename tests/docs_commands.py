@@ -169,7 +169,9 @@ def run_command(command: str, folder: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", arguments)
             runpy.run_path(str(folder / arguments[0]), run_name="__main__")
-        for file in [Path(folder, name) for name in arguments if name.endswith(".jsonl")]:
+        named = [Path(folder, name) for name in arguments]
+        inside = [file for place in named if place.is_dir() for file in place.glob("*.jsonl")]
+        for file in [*(file for file in named if file.suffix == ".jsonl"), *inside]:
             file.write_text("".join(file.read_text(encoding="utf-8").splitlines(keepends=True)[:ROWS]))
 
 

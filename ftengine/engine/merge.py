@@ -13,7 +13,7 @@ from torch import nn
 from ftengine.api import Batch, LoadedModel, Strategy, Task, overrides
 from ftengine.engine.prepared_data import KnownTask, apply_strategy
 from ftengine.engine.prepared_model import load_base
-from ftengine.engine.saved_part import distance, load_trained_part
+from ftengine.engine.saved_part import configure, distance, load_trained_part
 from ftengine.errors import MergeChangedOutputs, NotMergeable
 from ftengine.model import (
     MODEL_FILE,
@@ -118,11 +118,7 @@ def merge_into(
         )
 
     def fill(folder: Path) -> None:
-        _cast(loaded.module, stored)
-        save_model(loaded.module, loaded.processor, folder)
-        if is_pretrained(folder):
-            task.write_config(loaded, folder)
-        _cast(loaded.module, torch.float32)
+        _write(task, loaded, folder, stored)
         expected, held, kind = outputs_of(task, loaded.module, probe), _hashes(loaded.module), type(loaded.module)
         loaded.module = nn.Module()  # so that memory holds one model at a time
         opened, wrong = _open_written(folder, known, kind)
@@ -144,6 +140,14 @@ def merge_into(
     write_folder(target.path, fill)
     name = str(stored).removeprefix("torch.")
     return MergeReport(str(target.path), name, max(differences), TOLERANCE, effect=distance(before, base))
+
+
+def _write(task: Task, loaded: LoadedModel, folder: Path, dtype: torch.dtype) -> None:
+    """Write a whole model in a dtype; afterwards it is in float32."""
+    _cast(loaded.module, dtype)
+    save_model(loaded.module, loaded.processor, folder)
+    configure(task, loaded, folder)
+    _cast(loaded.module, torch.float32)
 
 
 def _open_written(folder: Path, known: KnownTask, kind: type[nn.Module]) -> tuple[nn.Module, list[str]]:

@@ -97,12 +97,17 @@ def save_trained_part(
             who, kept = _who(model), _kept(run)
             raise SavedPartDiffers(f"{who} cannot save what it trained: {cause_in(strategy, error)}. {kept}") from error
         save_processor(loaded.processor, folder)
-        if is_pretrained(folder):
-            task.write_config(loaded, folder)
+        configure(task, loaded, folder)
         facts.write(RunDirectory(folder))
         _verify(model, run, folder, facts)
 
     write_folder(run.trained, fill)
+
+
+def configure(task: Task, loaded: LoadedModel, folder: Path) -> None:
+    """Let a task write what readers of a whole model need to know, where a folder holds one."""
+    if is_pretrained(folder):
+        task.write_config(loaded, folder)
 
 
 def load_trained_part(strategy: Strategy, loaded: LoadedModel, folder: Path) -> None:

@@ -43,12 +43,12 @@ class JointLoss:
         loss, weight = joint_loss_of(setup.task, whole)
         if loss.requires_grad:
             loss.backward(inputs=leaves)
+        kept = {name: x for name, x in whole.items() if x.requires_grad}
+        found = {name: torch.zeros_like(x) if x.grad is None else x.grad for name, x in kept.items()}
         for part, counts in parts:
             rows = rows_of(part)
             own = slice(first, first + rows if counts else first)
-            kept = {name: x for name, x in whole.items() if x.requires_grad}
-            zeros = {name: torch.zeros_like(x) for name, x in kept.items() if x.grad is None}
-            self._gradients.append({name: zeros.get(name, x.grad)[own] for name, x in kept.items()})
+            self._gradients.append({name: x[own] for name, x in found.items()})
             self._shares.append(rows / rows_of(whole) if counts else 0.0)
             first = own.stop
         self._loss, self._weight = loss.detach(), float(weight)

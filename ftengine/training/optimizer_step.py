@@ -145,7 +145,9 @@ class OptimizerStep:
             joint.compare(mine, epoch)
         for number, (chosen, counts) in enumerate(mine, 1):
             batch = to_device(self.setup.train.batch(chosen, epoch), accelerator.device)
-            compute = partial(loss_of, self.setup.task, self.module, batch, regularizers.criterion)
+            compute: Callable[[], tuple[Tensor, Tensor | float]] = partial(
+                loss_of, self.setup.task, self.module, batch, regularizers.criterion
+            )
             if joint is not None:
                 compute = partial(joint.share, batch, number)
             with accelerator.autocast():

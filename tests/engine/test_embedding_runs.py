@@ -48,7 +48,7 @@ def run(folder, bert_folder):
 
 def test_base_and_tuned_model_rank_one_corpus(run):
     found = run.evaluation
-    assert list(found["tuned"]) == ["ndcg_at_10", "mrr_at_10", "map", "recall_at_1", "recall_at_3"]
+    assert list(found["tuned"]) == ["ndcg_at_10", "mrr_at_10", "mean_average_precision", "recall_at_1", "recall_at_3"]
     for side in ("base", "tuned"):
         assert all(0 <= one["value"] <= 1 and one["n"] == 12 for one in found[side].values())
     assert found["details"]["tuned"]["retrieval"]["documents"] == 14

@@ -77,10 +77,12 @@ def test_accumulated_micro_batches_equal_one_batch(files, whole):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(files, whole):
-    file = files / "two.yaml"
-    file.write_text(json.dumps(recipe(files, "two", 2, 2).resolved()))
-    together(files, train, str(file))
-    require_same(load_run(files / "two"), whole)
+    """Each with the whole model, and each with a part of it."""
+    for name, parallel in (("two", {}), ("divided", {"parallel": "fsdp"})):
+        (files / f"{name}.yaml").write_text(json.dumps(recipe(files, name, 2, 2, **parallel).resolved()))
+    together(files, train, str(files / "two.yaml"), str(files / "divided.yaml"))
+    for name in ("two", "divided"):
+        require_same(load_run(files / name), whole)
 
 
 def test_an_interrupted_run_resumes_to_the_curve_of_a_whole_one(files):

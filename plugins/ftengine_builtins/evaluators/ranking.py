@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from ftengine import api
-from ftengine.api import ExampleScores, Line, LineChart
+from ftengine.api import ExampleScores, Line, LineChart, Metric
 from ftengine.data import text_lines
 from ftengine.errors import DataError, InputError, RecipeError
 from ftengine_builtins.evaluators.base import WeightedEvaluator, higher, share
@@ -31,24 +31,29 @@ class RankingConfig(api.Config):
     recall: list[int] = Field([1, 5, 10, 100], min_length=1, description="ranks that recall looks at")
 
 
+def declared(k: int, recall: Sequence[int], *, relative: bool = False) -> dict[str, Metric]:
+    """Declare the figures of a ranking."""
+    figure = partial(higher, relative=relative)
+    return {
+        f"ndcg_at_{k}": figure(f"nDCG@{k}", "How high the right documents stand, 1 where they are the first."),
+        f"mrr_at_{k}": figure(f"MRR@{k}", "Mean of 1 / rank of the first right document."),
+        "mean_average_precision": figure("MAP", "Mean over right documents of the share of right ones down to it."),
+        **{
+            f"recall_at_{at}": figure(f"recall@{at}", f"Share of the right documents among the first {at}.")
+            for at in sorted(set(recall))
+        },
+    }
+
+
 class RankingEvaluator(WeightedEvaluator):
     """Means over queries of figures that are kept of each, so that a resample of queries leaves the corpus whole."""
 
     Config = RankingConfig
+    metrics = declared(10, (1, 5, 10, 100))
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        k = self.config.k
-        figure = partial(higher, relative=self.relative)
-        self.metrics = {
-            f"ndcg_at_{k}": figure(f"nDCG@{k}", "How high the right documents stand, 1 where they are the first."),
-            f"mrr_at_{k}": figure(f"MRR@{k}", "Mean of 1 / rank of the first right document."),
-            "map": figure("MAP", "Mean over right documents of the share of right ones down to it."),
-            **{
-                f"recall_at_{k}": figure(f"recall@{k}", f"Share of the right documents among the first {k}.")
-                for k in sorted(set(self.config.recall))
-            },
-        }
+        self.metrics = declared(self.config.k, self.config.recall, relative=self.relative)
 
     @property
     def relative(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -90,6 +91,7 @@ class Embedding(Task):
     """
 
     name = "embedding"
+    traits = TaskTraits(example_model="sentence-transformers/all-MiniLM-L6-v2", examples_meet=True)
     head = "feature-extraction"
     modality = "text"
     Config = EmbeddingConfig
@@ -98,9 +100,7 @@ class Embedding(Task):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self.traits = TaskTraits(
-            example_model="sentence-transformers/all-MiniLM-L6-v2", examples_meet=self.loss_function().meets
-        )
+        self.traits = replace(type(self).traits, examples_meet=self.loss_function().meets)
 
     @property
     def predicts(self) -> frozenset[str]:

@@ -100,4 +100,4 @@ def require_pairs(rows: Iterable[Example]) -> None:
 
 def id_of(text: Any) -> int:
     """Return a number that is equal for equal texts: 63 bits of a hash."""
-    return int.from_bytes(blake2b(str(text).encode(), digest_size=8).digest()) >> 1
+    return int.from_bytes(blake2b(str(text).encode(), digest_size=8).digest(), "big") >> 1

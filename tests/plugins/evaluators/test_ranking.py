@@ -65,7 +65,7 @@ def test_rankings_equal_scikit_learn(kind):
     ranked = [right[np.argsort(-scores)] for scores, right in every]
     wanted = {
         "ndcg_at_10": np.mean([ndcg_score([right], [scores], k=10) for scores, right in every]),
-        "map": np.mean([average_precision_score(right, scores) for scores, right in every]),
+        "mean_average_precision": np.mean([average_precision_score(right, scores) for scores, right in every]),
         "mrr_at_10": np.mean([1 / (x[:10].argmax() + 1) if x[:10].any() else 0 for x in ranked]),
         **{f"recall_at_{k}": np.mean([x[:k].sum() / x.sum() for x in ranked]) for k in (1, 3)},
     }
@@ -79,7 +79,7 @@ def test_a_query_without_another_of_its_label_is_not_measured():
     columns = kept(rows, evaluator)
     assert np.isnan(columns["rank"][0])
     assert not np.isnan(columns["rank"][1:]).any()
-    assert np.isfinite(evaluator.score(columns, np.ones(N))["map"])
+    assert np.isfinite(evaluator.score(columns, np.ones(N))["mean_average_precision"])
 
 
 def test_recall_of_one_document_a_query_is_a_proportion():
@@ -112,8 +112,8 @@ def test_a_corpus_is_what_is_ranked_and_has_to_hold_what_is_right(tmp_path):
     assert found["rank"][0] == alone["rank"][0] + 1
     with raises(InputError, "retrieval"):
         evaluator.keep_together(columns, None)
-    assert evaluator.metrics["map"].relative is False
-    assert Retrieval().metrics["map"].relative is True
+    assert evaluator.metrics["mean_average_precision"].relative is False
+    assert Retrieval().metrics["mean_average_precision"].relative is True
 
 
 @pytest.mark.parametrize("content", ["", '{"text": ""}\n', '{"other": "a"}\n', "{", None])
