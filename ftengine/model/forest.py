@@ -231,6 +231,8 @@ def keeps_to_forests(model: Any) -> int:
         return 0
     parts = type(model.get_decoder()), sum(1 for _ in model.modules()), sum(1 for _ in model.parameters())
     if _found.get(model, (None, 0))[0] != parts:  # a strategy may have changed it
+        if id(model.get_decoder().config) in _calls:  # what is to be compared with rows computes none
+            return 0
         _found[model] = parts, _check(model)
     return _found[model][1]
 
@@ -262,7 +264,7 @@ def _is_decoder(model: Any) -> bool:
     stack = model.get_decoder() if getattr(model, "_supports_attention_backend", False) else None
     config = getattr(stack, "config", None)
     return (
-        getattr(config, "_attn_implementation", None) == "sdpa"
+        getattr(config, "_attn_implementation", None) in ("sdpa", ATTENTION)
         and not getattr(config, "is_encoder_decoder", False)
         and set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
         and isinstance(model.get_input_embeddings(), nn.Embedding)

@@ -59,6 +59,7 @@ def generate(
     import torch
     from transformers import GenerationConfig, LogitsProcessorList
 
+    from ftengine.model.beginnings import begin_together
     from ftengine.model.modes import evaluating, seeded
     from ftengine.model.token_loss import is_encoder_decoder
 
@@ -86,10 +87,11 @@ def generate(
         eos_token_id=sorted(set(stop)) or None,
         pad_token_id=filler,
     )
+    ids, mask = pad(prompts, filler, left=not apart).to(device), attention_mask(prompts, left=not apart).to(device)
     with torch.no_grad(), evaluating(loaded.module), seeded(options.seed, device):
+        begun = {} if apart else begin_together(module, ids, mask)
         output = module.generate(
-            input_ids=pad(prompts, filler, left=not apart).to(device),
-            attention_mask=attention_mask(prompts, left=not apart).to(device),
+            **{"input_ids": ids, "attention_mask": mask, **begun},
             generation_config=config,
             logits_processor=LogitsProcessorList([_require_finite]),
         )

@@ -21,14 +21,17 @@ WHOLE = [
 ]  # fmt: skip
 DIVIDED = [Cell("full", "llama"), Cell("lora", "bert")]
 PLANTED = Cell("lora", "llama")
+SHARED = [(Cell("lora", "qwen3"), "ddp"), (Cell("full", "gpt2"), "fsdp"), (Cell("lora", "mistral"), "fsdp")]
+FORESTS, ROWS = {"train.fast_paths": "shared-beginnings"}, {"train.fast_paths": "off"}
 
 
 def child(folder: str) -> None:
     """Train each cell with half the batch, whole and divided, and one cell with each fault; keep what came of it."""
-    jobs = [(cell, "ddp", None) for cell in WHOLE] + [(cell, "fsdp", None) for cell in DIVIDED]
-    for cell, parallel, fault in [*jobs, *((PLANTED, "ddp", fault) for fault in OF_PROCESSES)]:
-        name = f"{cell}-{fault or parallel}"
-        recipe = cell.recipe(Path(folder), name, {"train.batch_size": 2, "train.parallel": parallel})
+    jobs = [(cell, "ddp", None, {}) for cell in WHOLE] + [(cell, "fsdp", None, {}) for cell in DIVIDED]
+    jobs += [(cell, parallel, None, FORESTS) for cell, parallel in SHARED]
+    for cell, parallel, fault, more in [*jobs, *((PLANTED, "ddp", fault, {}) for fault in OF_PROCESSES)]:
+        name = f"{cell}-{fault or parallel}{'-shared' if more else ''}"
+        recipe = cell.recipe(Path(folder), name, {"train.batch_size": 2, "train.parallel": parallel, **more})
         if fault is None:
             with counting() as taken:
                 trace = train(recipe)
@@ -45,6 +48,8 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     for cell in dict.fromkeys([*WHOLE, *DIVIDED]):
         torch.save(vars(train(cell.recipe(folder, f"{cell}-one", {}))), folder / f"{cell}-one.pt")
+    for cell, _ in SHARED:
+        torch.save(vars(train(cell.recipe(folder, f"{cell}-rows", ROWS))), folder / f"{cell}-rows.pt")
     together(folder / "said", child, str(folder))
     return folder
 
@@ -57,6 +62,14 @@ def read(folder: Path, name: str) -> Trace:
 def test_two_processes_equal_one(folder, cell, parallel):
     one, two = read(folder, f"{cell}-one"), read(folder, f"{cell}-{parallel}")
     assert two.taken[parallel] == len(two.losses) > 0 == one.taken.get(parallel, 0)
+    apart, where = roundings(one, two)
+    assert apart <= ROUNDINGS, where
+
+
+@pytest.mark.parametrize(("cell", "parallel"), SHARED, ids=str)
+def test_two_processes_over_forests_equal_one_over_rows(folder, cell, parallel):
+    one, two = read(folder, f"{cell}-rows"), read(folder, f"{cell}-{parallel}-shared")
+    assert two.taken["shared-beginnings"] > 0 < two.taken[parallel]
     apart, where = roundings(one, two)
     assert apart <= ROUNDINGS, where
 

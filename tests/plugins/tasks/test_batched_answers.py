@@ -1,13 +1,18 @@
 """Answers: what they continue, where they stop, and that a batch does not change them."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from expected import raises
+from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, MistralConfig, Qwen3Config
 
 from ftengine.api import LoadedModel
 from ftengine.errors import DataError, InputError
 from ftengine.model import generation, tokens
+from ftengine.model.forest import forests
 from ftengine.model.generation import GenerationOptions, generate
+from ftengine_builtins.strategies.prefix import Prefix
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
 
 ROWS = [
@@ -62,6 +67,54 @@ def test_what_was_read_is_not_read_again_for_every_token(loaded):
     generate(loaded, [[5, 6, 7], [8]], GenerationOptions(max_new_tokens=4), [])
     handle.remove()
     assert read == [3, 1, 1, 1]
+
+
+def decoder(config, **more):
+    """Return a decoder of few parameters that answers differently to what it reads."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256, "head_dim": 8}
+    model = AutoModelForCausalLM.from_config(config(**{**sizes, **more}), attn_implementation="sdpa").float()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(6) if parameter.ndim > 1 else None
+    return LoadedModel(model, SimpleNamespace(pad_token_id=0), "tiny", "causal-lm")
+
+
+def prefixed(config):
+    loaded = decoder(config)
+    Prefix(Prefix.Config(virtual_tokens=3)).prepare(loaded)
+    return loaded
+
+
+PROMPTS = [[*range(10, 50), *own] for own in ([1, 2, 3], [4], [5, 6, 7, 8, 9, 3, 2], [], [4])]
+
+
+@pytest.mark.parametrize(
+    ("make", "once"),
+    [
+        (lambda: decoder(LlamaConfig), True),
+        (lambda: decoder(Qwen3Config), True),
+        (lambda: decoder(GPT2Config), True),  # learned positions
+        (lambda: decoder(GPTNeoXConfig), True),
+        (lambda: decoder(MistralConfig, sliding_window=9), False),  # padding would count
+        (lambda: prefixed(LlamaConfig), False),  # stands in front
+    ],
+    ids=["Llama", "Qwen3", "GPT-2", "GPT-NeoX", "sliding window", "virtual tokens"],
+)
+def test_what_prompts_begin_with_alike_is_read_once_and_answers_stay(make, once, monkeypatch):
+    loaded, read, options = make(), [], GenerationOptions(max_new_tokens=12)
+    begun = generate(loaded, PROMPTS, options, [])  # and the model has been checked
+    count = lambda module, args, inputs: read.append((*args, inputs.get("input_ids"))[0].numel())  # noqa: E731
+    handle = loaded.module.get_decoder().register_forward_pre_hook(count, with_kwargs=True)
+    with forests(loaded.module):  # as where answers are shown while it trains
+        assert generate(loaded, PROMPTS, options, []) == begun
+    handle.remove()
+    padded = max(map(len, PROMPTS)) * len(PROMPTS) + 11 * len(PROMPTS)
+    assert (sum(read) == padded - 39 * (len(PROMPTS) - 1)) == once
+    monkeypatch.setattr("ftengine.model.beginnings.begin_together", lambda *given: {})
+    assert generate(loaded, PROMPTS, options, []) == begun
+    assert len({tuple(answer) for answer in begun}) >= 3
 
 
 def test_a_plain_text_is_a_users_turn_where_the_model_has_a_template(loaded):
