@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -38,7 +38,14 @@ def epoch_batches(
 
 
 def micro_batches(
-    batch: np.ndarray, size: int, rank: int = 0, ranks: int = 1, *, lengths: np.ndarray | None = None, tokens: int = 0
+    batch: np.ndarray,
+    size: int,
+    rank: int = 0,
+    ranks: int = 1,
+    *,
+    lengths: np.ndarray | None = None,
+    tokens: int = 0,
+    computed: Callable[[np.ndarray], int] | None = None,
 ) -> list[np.ndarray]:
     """Split an effective batch into one process's micro-batches, neighbours in length together.
 
@@ -48,13 +55,31 @@ def micro_batches(
         rank, ranks: this process and their number; each takes every ranks-th example.
         lengths: (examples,) tokens of each.
         tokens: of a micro-batch at most, padding included, if it has more than one example; 0 for no limit.
+        computed: returns how many tokens of a micro-batch are computed, where that may be fewer than it has. It may
+            have more examples then, as long as `tokens` are not exceeded, or twice the longest example.
     """
     mine, parts = batch[rank::ranks], []
     while len(mine):
-        most = size if lengths is None or not tokens else min(size, tokens // max(1, int(lengths[mine[0]])))
-        parts.append(mine[: max(1, most)])
-        mine = mine[max(1, most) :]
+        count = min(size, len(mine))
+        if lengths is not None and tokens:
+            longest = max(1, int(lengths[mine[0]]))
+            fit = min(count, max(1, tokens // longest))
+            count = fit if computed is None else _most(mine, fit, count, computed, max(tokens, 2 * longest))
+        parts.append(mine[:count])
+        mine = mine[count:]
     return parts
+
+
+def _most(mine: np.ndarray, fit: int, count: int, computed: Callable[[np.ndarray], int], limit: int) -> int:
+    """Return how many of the first `count` examples, `fit` or more, are computed as at most `limit` tokens."""
+    tried = count
+    while fit < count:
+        if computed(mine[:tried]) <= limit:
+            fit = tried
+        else:
+            count = tried - 1
+        tried = (fit + count + 1) // 2
+    return fit
 
 
 def batches_in_step(
@@ -66,15 +91,19 @@ def batches_in_step(
     fill: bool,
     lengths: np.ndarray | None = None,
     tokens: int = 0,
+    computed: Callable[[np.ndarray], int] | None = None,
 ) -> list[tuple[np.ndarray, bool]]:
     """Return one process's micro-batches (as in `micro_batches`), and whether each counts.
 
     With `fill` every process has as many: where a model is divided, all take part in every forward. What is filled in
     is one example that another process has, and does not count.
     """
-    mine = [(batch, True) for batch in micro_batches(members, size, rank, ranks, lengths=lengths, tokens=tokens)]
-    # The first process has the longest examples, and so the most micro-batches.
-    most = len(micro_batches(members, size, 0, ranks, lengths=lengths, tokens=tokens)) if fill else 0
+
+    def of(rank: int) -> list[np.ndarray]:
+        return micro_batches(members, size, rank, ranks, lengths=lengths, tokens=tokens, computed=computed)
+
+    mine = [(batch, True) for batch in of(rank)]
+    most = max(len(of(other)) for other in range(ranks)) if fill else 0
     return mine + [(members[-1:], False)] * (most - len(mine))
 
 

@@ -36,9 +36,6 @@ from ftengine.training.losses import SAMPLE
 from ftengine.training.modes import checkpoint_gradients, never_trained
 from ftengine.training.steps import Steps, batch_tokens, plan_steps
 
-BATCHES = 64
-"""Micro-batches at most of which computed tokens are counted."""
-
 UNITS = {"text": "tokens", "image": "images"}
 """What an example's length counts, by a task's modality."""
 
@@ -180,11 +177,7 @@ def _computed_share(trial: Trial) -> float | None:
     """Return how many tokens the model computes for each that is in the rows; None: all, and what pads them."""
     if not trial.fast_paths.compute_fewer_tokens:
         return None
-    some = trial.batches[:: max(1, len(trial.batches) // BATCHES)]
-    with trial.attached():
-        computed = sum(map(trial.computed_tokens, some))
-    trial.loaded.module.eval()  # as it was
-    return computed / sum(int(trial.train.lengths[members].sum()) for members in some)
+    return sum(trial.sizes) / sum(int(trial.train.lengths[members].sum()) for members in trial.batches)
 
 
 def _estimate(

@@ -32,6 +32,10 @@ PLANNED_EPOCHS = 3
 """Epochs whose batches are looked at; later ones are alike."""
 
 
+LOOKED_AT = 32
+"""Effective batches that are made to see how much of them is computed."""
+
+
 def planned_batches(train: EncodedSplit, seed: int, steps: Steps) -> list[np.ndarray]:
     """Return the effective batches of a run's first epochs."""
     batches: list[np.ndarray] = []
@@ -40,6 +44,12 @@ def planned_batches(train: EncodedSplit, seed: int, steps: Steps) -> list[np.nda
         if len(batches) >= steps.total:
             break
     return batches[: steps.total]
+
+
+def _some(batches: list[np.ndarray], lengths: np.ndarray) -> list[np.ndarray]:
+    """Return a few effective batches, the one with the longest example among them."""
+    longest = max(range(len(batches)), key=lambda i: lengths[batches[i]].max())
+    return [batches[i] for i in sorted({longest, *range(0, len(batches), -(-len(batches) // LOOKED_AT))})]
 
 
 @dataclass(frozen=True)
@@ -79,25 +89,30 @@ class Trial:
         self.accelerator, self.loaded, self.task, self.train = accelerator, loaded, task, train
         self.steps, self.optimizer, self.groups = steps, optimizer, groups
         self.state_bytes = optimizer_bytes(optimizer, groups)
+        self.fast_paths, fewer = fast_paths, fast_paths.compute_fewer_tokens
         planned, ranks = planned_batches(train, seed, steps), accelerator.num_processes
-        tokens, size = batch_tokens(section, accelerator.device), section.batch_size
-        micro = [  # of the first process, which has the longest examples of each step
-            part
-            for batch in planned
-            for part in micro_batches(batch, size, 0, ranks, lengths=train.lengths, tokens=tokens)
-        ]
-        self.batches, self.steps_looked_at = sorted(micro, key=self.size), len(planned)
-        self.fast_paths = fast_paths
+        if fewer:  # which only shows where the batches are made
+            planned = _some(planned, train.lengths)
+        tokens, computed = batch_tokens(section, accelerator.device), self.size if fewer else None
+        with fast_paths.active():
+            micro = [  # of the first process, which has the longest examples of each step
+                (self.size(part), part)
+                for batch in planned
+                for part in micro_batches(
+                    batch, section.batch_size, 0, ranks, lengths=train.lengths, tokens=tokens, computed=computed
+                )
+            ]
+        micro.sort(key=lambda one: one[0])
+        self.sizes, self.batches = [size for size, _ in micro], [part for _, part in micro]
+        self.steps_looked_at = len(planned)
         self._regularizers, self._keeps_gradients = regularizers, len(micro) > len(planned)
         self.passes: dict[int, Passed] = {}
 
-    def size(self, batch: np.ndarray) -> int:
-        """Return a micro-batch's tokens with its padding."""
-        return int(self.train.lengths[batch].max()) * len(batch)
-
-    def computed_tokens(self, members: np.ndarray) -> int:
-        """Return how many tokens of a micro-batch the model computes, with what pads them."""
-        return self.fast_paths.computed_tokens(self.train.batch(members, 0)) or self.size(members)
+    def size(self, members: np.ndarray) -> int:
+        """Return how many tokens of a micro-batch are computed while fast paths are active, with what pads them."""
+        fewer = self.fast_paths.compute_fewer_tokens
+        found = self.fast_paths.computed_tokens(self.train.batch(members, 0)) if fewer else None
+        return found or int(self.train.lengths[members].max()) * len(members)
 
     @contextmanager
     def attached(self) -> Iterator[Attached]:
@@ -144,7 +159,7 @@ class Trial:
         """
         release_memory()
         median, largest = self.batches[len(self.batches) // 2], self.batches[-1]
-        found, growth = self.run(regularizers, median), self.size(largest) / self.size(median)
+        found, growth = self.run(regularizers, median), self.sizes[-1] / self.sizes[len(self.sizes) // 2]
         peak = found.held + int((found.peak - found.held) * growth)
         if peak + self.state_bytes <= most:
             peak = self.run(regularizers, largest).peak
@@ -195,8 +210,7 @@ def estimate(trial: Trial, evaluate_tokens: float) -> RunEstimate:
         evaluate_tokens: of all evaluations; processes share them.
     """
     module, batches, accelerator = trial.loaded.module, trial.batches, trial.accelerator
-    most, sizes = available_bytes(accelerator.device), [trial.size(batch) for batch in batches]
-    median = batches[len(batches) // 2]
+    most, sizes, median = available_bytes(accelerator.device), trial.sizes, batches[len(batches) // 2]
     with trial.attached() as attached:
         held, peak = trial.memory(attached, most)
         trial.run(attached, batches[0])

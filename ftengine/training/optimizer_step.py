@@ -135,16 +135,23 @@ class OptimizerStep:
         accelerator = self.accelerator
         totals = zeros(5, accelerator.device)
         rank, ranks = accelerator.process_index, accelerator.num_processes
-        tokens, lengths = batch_tokens(self.section, accelerator.device), self.setup.train.lengths
+        fewer, train = self.setup.fast_paths.compute_fewer_tokens, self.setup.train
         mine = batches_in_step(
-            members, self.section.batch_size, rank, ranks, fill=self._sharded, lengths=lengths, tokens=tokens
+            members,
+            self.section.batch_size,
+            rank,
+            ranks,
+            fill=self._sharded,
+            lengths=train.lengths,
+            tokens=batch_tokens(self.section, accelerator.device),
+            computed=(lambda some: self._computed(some, train.batch(some, epoch))) if fewer else None,
         )
         joint = None
         if self.setup.task.traits.examples_meet and (ranks > 1 or len(mine) > 1):
             joint = JointLoss(self.setup, step)
             joint.compare(mine, epoch)
         for number, (chosen, counts) in enumerate(mine, 1):
-            batch = to_device(self.setup.train.batch(chosen, epoch), accelerator.device)
+            batch = to_device(train.batch(chosen, epoch), accelerator.device)
             compute: Callable[[], tuple[Tensor, Tensor | float]] = partial(
                 loss_of, self.setup.task, self.module, batch, regularizers.criterion
             )
@@ -162,12 +169,8 @@ class OptimizerStep:
             if whole.requires_grad:
                 with gradients.overlapping() if number == len(mine) else nullcontext():
                     (accelerator.scaler.scale(whole) if accelerator.scaler else whole).backward()
-            tokens_computed = (
-                self._computed(chosen, batch) if counts and self.setup.fast_paths.compute_fewer_tokens else 0
-            )
-            totals += stacked(
-                accelerator.device, loss_sum, added, weight, float(penalty is not None), float(tokens_computed)
-            )
+            computed = float(self._computed(chosen, batch)) if counts and fewer else 0.0
+            totals += stacked(accelerator.device, loss_sum, added, weight, float(penalty is not None), computed)
         return totals
 
     def _loss(self, compute: Callable[[], tuple[Tensor, Tensor | float]]) -> tuple[Tensor, Tensor | float]:

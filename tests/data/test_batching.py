@@ -34,6 +34,26 @@ def test_processes_and_micro_batches_share_a_batch_without_overlap(lengths, size
     assert max(map(len, shares)) == len(shares[0])
 
 
+@given(
+    st.lists(st.integers(1, 90), min_size=1, max_size=40),
+    st.integers(1, 12),
+    st.integers(1, 400),
+    st.integers(0, 60),
+)
+def test_a_micro_batch_is_as_large_as_what_is_computed_of_it_allows(own, size, tokens, shared):
+    lengths, batch = np.sort(own)[::-1] + shared, np.arange(len(own))
+
+    def count(part):
+        return shared + int((lengths[part] - shared).sum())
+
+    parts = micro_batches(batch, size, lengths=lengths, tokens=tokens, computed=count)
+    assert np.concatenate(parts).tolist() == batch.tolist()
+    for part, after in zip(parts, [*parts[1:], []], strict=True):
+        limit = max(tokens, 2 * lengths[part[0]])
+        assert len(part) == 1 or count(part) <= limit or len(part) * lengths[part[0]] <= tokens
+        assert len(part) == size or not len(after) or count(np.append(part, after[0])) > limit
+
+
 def test_the_same_seed_and_epoch_give_the_same_batches_and_another_epoch_others():
     lengths = np.random.default_rng(0).integers(1, 100, 200)
     first, again, other = (epoch_batches(lengths, 8, 1, epoch) for epoch in (0, 0, 1))
