@@ -59,6 +59,13 @@ QUICK = ("__init__", "api", "errors", "text", "plugins", "cli")
 """The rooms that `--help` and recipe errors load; a plugin's `__init__` is loaded with them."""
 
 HEAVY = ("accelerate", "datasets", "peft", "safetensors.torch", "torch", "transformers")
+MODELLING = (
+    "torch.distributed.tensor",
+    "torch.distributed.fsdp",
+    "transformers.activations",
+    "transformers.modeling_utils",
+)
+"""What takes seconds beyond torch itself, and only work with a model needs."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +254,7 @@ def plugin_faults(found: Iterable[Import], offered: Mapping[str, str], own: Iter
             yield f"{item}: plugins do not import one another"
 
 
-def heavy_loads(found: Iterable[Import], start: str) -> list[str]:
+def heavy_loads(found: Iterable[Import], start: str, heavy: tuple[str, ...] = HEAVY) -> list[str]:
     """Return how loading the module `start` comes to load something heavy, one chain of imports each."""
     loads: dict[str, list[Import]] = {}
     for item in found:
@@ -258,7 +265,7 @@ def heavy_loads(found: Iterable[Import], start: str) -> list[str]:
         module, before = waiting.pop()
         for item in loads.get(module, ()):
             chain = f"{before}; {item}" if before else str(item)
-            if f"{item.target}.".startswith(tuple(f"{name}." for name in HEAVY)):
+            if f"{item.target}.".startswith(tuple(f"{name}." for name in heavy)):
                 chains.append(chain)
             parts = item.target.split(".")
             parents = [".".join([*parts[:end], "__init__"]) for end in range(1, len(parts) + 1)]
@@ -370,6 +377,13 @@ QUICK_MODULES = [
 @pytest.mark.parametrize("module", QUICK_MODULES)
 def test_what_answers_quickly_loads_nothing_heavy(module: str) -> None:
     assert heavy_loads(everything(), module) == []
+
+
+@pytest.mark.parametrize(
+    "kind", sorted(path.parent.name for path in (ROOT / "plugins/ftengine_builtins").glob("*/__init__.py"))
+)
+def test_lists_of_what_is_installed_load_no_modelling(kind: str) -> None:
+    assert heavy_loads(everything(), f"ftengine_builtins.{kind}.__init__", MODELLING) == []
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import xxhash
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from ftengine.errors import BaseMismatch, shown
 from ftengine.model.code import fingerprint_code_of
@@ -133,6 +132,8 @@ def tensor_hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
     XXH3 reads 4 GB a second: what changed by accident shows, what somebody made to have the same hash does not.
     """
+    from torch.distributed.tensor import DTensor  # a second of importing, which lists of plugins do without
+
     found = {}
     for name, tensor in tensors.items():
         own = tensor.to_local() if isinstance(tensor, DTensor) else tensor

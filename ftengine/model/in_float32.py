@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -58,6 +57,8 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def _widen(parts: Iterable[nn.Module]) -> Held:
+    from torch.distributed.tensor import DTensor  # a second of importing, which lists of plugins do without
+
     held, made = Held(), dict[int, Tensor]()
     for part in parts:
         kinds: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)

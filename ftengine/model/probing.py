@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from ftengine.errors import InputError
 
@@ -47,6 +46,8 @@ def raw_outputs(module: nn.Module, batch: Mapping[str, Any]) -> Tensor:
 @contextmanager
 def visible(model: nn.Module) -> Iterator[None]:
     """Put small numbers in place of trainable tensors of zeros: what a strategy adds, and has no effect at first."""
+    from torch.distributed.tensor import DTensor  # a second of importing, which lists of plugins do without
+
     generator, zeros = torch.Generator().manual_seed(0), list[tuple[nn.Parameter, Tensor]]()
     for parameter in model.parameters():
         if parameter.requires_grad and not isinstance(parameter, DTensor) and not parameter.any():

@@ -16,7 +16,6 @@ from unittest.mock import patch
 import gguf
 import numpy as np
 import transformers
-from transformers import AutoConfig, AutoTokenizer, modeling_gguf_pytorch_utils
 
 from ftengine.api import LoadedModel, LoadRequest, ModelLoader
 from ftengine.errors import SourceError
@@ -94,8 +93,8 @@ class GgufLoader(ModelLoader):
             # The whole path goes in: transformers prefers a file of that bare name in the working directory.
             where = {"pretrained_model_name_or_path": path.parent, "gguf_file": str(path)}
             with reading(source), parsed_once(self._parsed[path]):
-                config = AutoConfig.from_pretrained(**where, trust_remote_code=False)
-                tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
+                config = transformers.AutoConfig.from_pretrained(**where, trust_remote_code=False)
+                tokenizer = transformers.AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
                 end = self._parsed[path].value("tokenizer.ggml.eos_token_id")
                 if isinstance(end, int) and tokenizer.eos_token_id != end and 0 <= end < len(tokenizer):
                     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)  # older versions take another
@@ -156,8 +155,8 @@ def parsed_once(file: GgufFile) -> Iterator[None]:
     with (
         patch.object(gguf, "GGUFReader", lambda *_, **__: file),
         patch.object(gguf, "get_tensor_name_map", names),
-        patch.object(modeling_gguf_pytorch_utils, "tqdm", lambda items, **_: items),
+        patch.object(transformers.modeling_gguf_pytorch_utils, "tqdm", lambda items, **_: items),
         # Under Python 3.10, some versions find the package and not its version (fixed in 5.20).
-        patch.object(modeling_gguf_pytorch_utils, "is_gguf_available", lambda: True, create=True),
+        patch.object(transformers.modeling_gguf_pytorch_utils, "is_gguf_available", lambda: True, create=True),
     ):
         yield

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import huggingface_hub
+import transformers
 from huggingface_hub import errors
 from pydantic import Field
-from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer
-from transformers.utils import is_flash_attn_2_available
 
 from ftengine import api
 from ftengine.api import LoadedModel, LoadRequest, ModelLoader
@@ -100,7 +99,7 @@ class TransformersLoader(ModelLoader):
         texts = _holds(folder, VOCABULARIES) or (folder / "tokenizer_config.json").exists()
         if texts and wanted != "image":
             with reading(source):
-                tokenizer = AutoTokenizer.from_pretrained(folder, **self._code)
+                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **self._code)
                 # Without its files transformers builds an empty tokenizer, silently; byte-level ones need none.
                 if _holds(folder, VOCABULARIES) or not tokenizer.vocab_files_names:
                     return pad_with_eos(tokenizer)
@@ -129,13 +128,13 @@ class TransformersLoader(ModelLoader):
         """Return config and, where it is wanted, processor."""
         attention = self.config.attention
         chosen = {} if attention == "auto" else {"attn_implementation": attention}
-        if attention == "flash_attention_2" and not is_flash_attn_2_available():
+        if attention == "flash_attention_2" and not transformers.utils.is_flash_attn_2_available():
             raise SourceError(
                 "model.loader.attention flash_attention_2 needs an NVIDIA GPU and the package flash-attn; not both are "
                 "here. Set it to auto, sdpa or eager."
             )
         with reading(request.source):
-            config = AutoConfig.from_pretrained(folder, **self._code, **chosen)
+            config = transformers.AutoConfig.from_pretrained(folder, **self._code, **chosen)
         return config, self.load_processor(request.source) if request.processor else None
 
     @property
@@ -195,8 +194,9 @@ class TransformersLoader(ModelLoader):
                 "with model.loader: {name: timm, weights: library}."
             )
         remote = "auto_map" in config
-        if kind is not None and kind not in CONFIG_MAPPING and not (remote and self.config.trust_remote_code):
-            cure = did_you_mean(kind, CONFIG_MAPPING)
+        known = transformers.CONFIG_MAPPING
+        if kind is not None and kind not in known and not (remote and self.config.trust_remote_code):
+            cure = did_you_mean(kind, known)
             if remote:
                 cure = " Its code comes with it; read that, then write `loader: {name: transformers, "
                 cure += "trust_remote_code: true}` to run it."

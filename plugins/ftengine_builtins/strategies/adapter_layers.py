@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers.activations import get_activation
 
 from ftengine.errors import NoMatch
 
@@ -40,6 +39,8 @@ class Bottleneck(nn.Module):
     def __init__(
         self, width: int, size: int, non_linearity: str, scaling: float, dropout: float, channels_first=False, reads=0
     ) -> None:
+        from transformers.activations import get_activation  # seconds of importing, which lists do without
+
         super().__init__()
         self.down = nn.Linear(reads or width, size)
         self.up = nn.Linear(size, width)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
 from ftengine.api import LoadedModel
 from ftengine.model.token_loss import is_encoder_decoder
@@ -84,5 +83,7 @@ def _pools_all_positions(loaded: LoadedModel) -> bool:
 
     They read the first position, or a mean by the mask; those on decoders the last token's place in the input_ids.
     """
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING  # half a second of importing, which lists do without
+
     classifies = loaded.head == "sequence-classification" and not is_encoder_decoder(loaded.module)
     return classifies and type(loaded.module.config) in MODEL_FOR_MASKED_LM_MAPPING
