@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from expected import raises
 from rows import sentences, write_rows
+from runs import curve, interrupt
 
 from ftengine import fine_tune
 from ftengine.api import SilentListener
@@ -48,6 +49,19 @@ def test_each_label_is_drawn_as_often_and_the_run_trains_on_what_was_drawn(unbal
     ]
     known = {row["text"] for row in evaluation_plan(data).training.split.rows}
     assert known <= {train.rows[int(train.index[i])]["text"] for i in members}
+
+
+def test_a_run_that_is_resumed_within_an_epoch_draws_what_it_would_have_drawn(unbalanced, tmp_path):
+    """The drawn rows are a function of seed and epoch alone, so that the second epoch goes on where it stopped."""
+    settings = {"train__checkpoint_every": 5, "train__max_steps": 20}
+    whole = fine_tune(unbalanced(**settings, output=str(tmp_path / "whole")))
+    stopped = unbalanced(**settings, output=str(tmp_path / "stopped"))
+    interrupt(stopped, after=17)
+    resumed = fine_tune(stopped, resume=True)
+    assert curve(resumed.path) == curve(whole.path)
+    assert resumed.evaluation == whole.evaluation
+    files = [sorted(run.trained.glob("*.safetensors")) for run in (resumed, whole)]
+    assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]] != []
 
 
 def test_rows_without_one_label_are_refused(chat_recipe):

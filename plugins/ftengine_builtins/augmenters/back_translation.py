@@ -26,11 +26,15 @@ class BackTranslation(TextAugmenter):
     paper = "Sennrich et al. 2016, arXiv:1511.06709; Edunov et al. 2018, arXiv:1808.09381 (drawing instead of beams)"
 
     class Config(SeldomConfig):
-        forward: str = Field(min_length=1, description="model there: a folder or hub id of an encoder-decoder")
-        backward: str = Field(min_length=1, description="model back; may be the same one with another prefix")
+        forward: str = Field(
+            min_length=1, description="model for the way there: a folder or hub id of an encoder-decoder"
+        )
+        backward: str = Field(
+            min_length=1, description="model for the way back; may be the same one with another prefix"
+        )
         forward_prefix: str = Field("", description="text in front of every sentence: 'translate English to German: '")
         backward_prefix: str = Field("", description="the same for the way back")
-        temperature: float = Field(1.0, ge=0, description="of the distribution words come from; 0: the likeliest ones")
+        temperature: float = Field(1.0, ge=0, description="sampling temperature; 0: the likeliest words")
         top_p: float = Field(0.9, gt=0, le=1, description="share of the distribution, likeliest first, to draw from")
         beams: int = Field(1, ge=1, description="width of the beam search; above 1 needs temperature: 0")
         variants: int = Field(4, ge=1, description="different back-translations of a text, after which they repeat")

@@ -65,10 +65,10 @@ class Crop(ImageAugmenter):
 
     class Config(AugmenterConfig):
         scale: list[Annotated[float, Field(gt=0, le=1)]] = Field(
-            [0.5, 1.0], min_length=2, max_length=2, description="least and most of the image's area that is kept"
+            [0.5, 1.0], min_length=2, max_length=2, description="share of the image's area that is kept, least and most"
         )
         ratio: list[PositiveFloat] = Field(
-            [0.75, 1.333], min_length=2, max_length=2, description="least and most width for a height of 1"
+            [0.75, 1.333], min_length=2, max_length=2, description="width by height of the part, least and most"
         )
 
         @field_validator("scale", "ratio")
@@ -89,10 +89,10 @@ class Color(ImageAugmenter):
     name = "color"
 
     class Config(AugmenterConfig):
-        brightness: float = Field(0.2, ge=0, description="factor from 1 - brightness (at least 0) to 1 + brightness")
-        contrast: float = Field(0.2, ge=0, description="the same of contrast")
-        saturation: float = Field(0.2, ge=0, description="the same of saturation")
-        hue: float = Field(0.05, ge=0, le=0.5, description="most shift of the hue either way; 0.5 is its opposite")
+        brightness: float = Field(0.2, ge=0, description="multiply brightness by 1 - this (at least 0) to 1 + this")
+        contrast: float = Field(0.2, ge=0, description="the same for contrast")
+        saturation: float = Field(0.2, ge=0, description="the same for saturation")
+        hue: float = Field(0.05, ge=0, le=0.5, description="largest shift of the hue either way; 0.5 is its opposite")
 
     def transform(self, v2: Any, image: Any) -> Callable[[Any], Any]:
         config = self.config
@@ -110,8 +110,8 @@ class RandAugment(ImageAugmenter):
     paper = "Cubuk et al. 2020, arXiv:1909.13719"
 
     class Config(AugmenterConfig):
-        operations: int = Field(2, ge=1, description="changes of each image, one after the other")
-        magnitude: int = Field(9, ge=0, le=30, description="how strong they are, from 0 to 30")
+        operations: int = Field(2, ge=1, description="operations on each image, one after the other")
+        magnitude: int = Field(9, ge=0, le=30, description="strength of the operations, from 0 to 30")
 
     def transform(self, v2: Any, image: Any) -> Callable[[Any], Any]:
         return v2.RandAugment(num_ops=self.config.operations, magnitude=self.config.magnitude)

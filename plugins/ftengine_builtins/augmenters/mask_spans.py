@@ -24,7 +24,9 @@ class MaskSpans(TextAugmenter):
     class Config(AugmenterConfig):
         rate: float = Field(0.15, ge=0, le=1, description="share of words that are masked; one word always stays")
         mean_length: float = Field(3.0, gt=0, le=100, description="words of a span: mean of a Poisson distribution")
-        mask: str | None = Field(None, min_length=1, description="of hidden words, e.g. '_'; null: the tokenizer's own")
+        mask: str | None = Field(
+            None, min_length=1, description="what stands for hidden words, e.g. '_'; null: the tokenizer's own"
+        )
         masks: Literal["span", "word"] = Field("span", description="one mask for a span, or one for each of its words")
 
     def __init__(self, config: Any = None) -> None:
@@ -35,8 +37,8 @@ class MaskSpans(TextAugmenter):
         self._mask = self.config.mask or getattr(processor, "mask_token", None)
         if self._mask is None:
             raise RecipeError(
-                f"augmenter {self.name!r} has no mask: the model's tokenizer ({type(processor).__name__}) names none. "
-                "Name one with option mask, e.g. {name: mask-spans, mask: _}."
+                f"augmenter {self.name!r} needs a mask token, and the model's tokenizer ({type(processor).__name__}) "
+                "has none. Name one with option mask, e.g. {name: mask-spans, mask: _}."
             )
 
     def change(self, text: str, rng: RandomSource) -> str:

@@ -67,7 +67,7 @@ class SwapWords(TextAugmenter):
 
     class Config(AugmenterConfig):
         rate: float = Field(0.1, ge=0, le=1, description="swaps for each word of a text; rounded, but at least one")
-        distance: int | None = Field(None, ge=1, description="most words from one to the other; null: any")
+        distance: int | None = Field(None, ge=1, description="words between the two at most; null: any")
 
     def change(self, text: str, rng: RandomSource) -> str:
         words, gaps = split_words(text)
@@ -94,7 +94,7 @@ class Punctuation(TextAugmenter):
     paper = "Karimi et al. 2021 (AEDA), arXiv:2108.13230"
 
     class Config(AugmenterConfig):
-        insert: float = Field(0.3, ge=0, le=1, description="most marks put in for each word, at random; 0: none")
+        insert: float = Field(0.3, ge=0, le=1, description="marks put in per word at most, at random; 0: none")
         drop: float = Field(0.0, ge=0, le=1, description="probability with which each mark of the text is left out")
 
     def change(self, text: str, rng: RandomSource) -> str:
@@ -130,7 +130,7 @@ class Case(TextAugmenter):
         styles: list[Literal["upper", "lower", "title", "swap"]] = Field(
             ["upper", "lower", "title", "swap"],
             min_length=1,
-            description="what a whole text may be written in; swap turns every letter round",
+            description="cases that a text may be written in; swap inverts every letter's",
         )
 
     def change(self, text: str, rng: RandomSource) -> str:

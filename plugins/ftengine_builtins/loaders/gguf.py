@@ -151,12 +151,14 @@ def parsed_once(file: GgufFile) -> Iterator[None]:
     submodule. Both are pure functions of an unchanged file, so remembering them changes nothing but
     the time: 20 s become 5 s for a model of 135M parameters in 30 layers.
     """
+    from transformers import modeling_gguf_pytorch_utils  # half a second of importing, which lists do without
+
     names = functools.lru_cache(maxsize=1)(gguf.get_tensor_name_map)
     with (
         patch.object(gguf, "GGUFReader", lambda *_, **__: file),
         patch.object(gguf, "get_tensor_name_map", names),
-        patch.object(transformers.modeling_gguf_pytorch_utils, "tqdm", lambda items, **_: items),
+        patch.object(modeling_gguf_pytorch_utils, "tqdm", lambda items, **_: items),
         # Under Python 3.10, some versions find the package and not its version (fixed in 5.20).
-        patch.object(transformers.modeling_gguf_pytorch_utils, "is_gguf_available", lambda: True, create=True),
+        patch.object(modeling_gguf_pytorch_utils, "is_gguf_available", lambda: True, create=True),
     ):
         yield

@@ -14,7 +14,7 @@ def pretrained_trained(loaded: LoadedModel, regularizer: str, advice: str) -> di
     found = {name: p for name, p in trainable(loaded.module).items() if name in loaded.pretrained}
     if not found:
         raise RecipeError(
-            f"regularizer {regularizer} holds pre-trained weights near where they were, and under this strategy none "
+            f"regularizer {regularizer} keeps pre-trained weights near where they started, and with this strategy none "
             f"trains: what trains was added to the model, and the base stays as it is. {advice}"
         )
     return found
