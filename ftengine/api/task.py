@@ -124,6 +124,10 @@ class Task(Component):
 
     # What some write.
 
+    def computed_tokens(self, model: nn.Module, batch: Batch) -> int | None:
+        """Return how many tokens of a batch the model computes in `predict`; None: all, and padding."""
+        return None
+
     def represent(self, model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
         """Return all that a loss in which examples meet needs of a batch (`TaskTraits.examples_meet`).
 

@@ -27,7 +27,7 @@ from ftengine.evaluation.slices import as_text
 from ftengine.evaluation.table import FOLDER, MEMBER, ROWS, Predictions, Writer, kept_together, merged
 from ftengine.parallel.sharding import is_sharded, reshard
 from ftengine.plugins.blame import named
-from ftengine.plugins.returned import described, each, wrong
+from ftengine.plugins.returned import described, each, token_count, wrong
 from ftengine.run.directory import RunDirectory, write_folder
 from ftengine.training.losses import to_device
 
@@ -193,8 +193,21 @@ class EvalRunner:
         self.loaded.module.eval()
         self.listener.phase(phase, len(members))
         ordered, fill = members[by_length(split.lengths[members])], is_sharded(self.loaded.module)
+        fewer = overrides(self.task, "computed_tokens") and not fill  # a divided model takes all processes to ask
+
+        def computed(some: np.ndarray) -> int:
+            found = token_count(self.task, self.task.computed_tokens(self.loaded.module, split.batch(some)))
+            return found or int(split.lengths[some].max()) * len(some)
+
         for chosen, counts in batches_in_step(
-            ordered, size, rank, ranks, fill=fill, lengths=split.lengths, tokens=tokens
+            ordered,
+            size,
+            rank,
+            ranks,
+            fill=fill,
+            lengths=split.lengths,
+            tokens=tokens,
+            computed=computed if fewer else None,
         ):
             yield chosen, counts
             self.listener.advance(len(chosen) * ranks if counts else 0)

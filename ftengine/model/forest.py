@@ -219,10 +219,16 @@ def _mask(**given: Any) -> Any:
 @contextmanager
 def as_forest(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[None]:
     """Have a model compute inputs as a forest where that saves something and comes to the same."""
+    with forests(model) if forest_tokens(model, inputs) is not None else nullcontext():
+        yield
+
+
+def forest_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> int | None:
+    """Return how many tokens of inputs a model computes in `as_forest`; None: all, and padding."""
     kept = keeps_to_forests(model)  # of sharded models all processes ask, whatever rows each has
     given = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
-    with forests(model) if kept and forest_of(given) is not None else nullcontext():
-        yield
+    found = forest_of(given) if kept else None
+    return None if found is None else found[0].tokens
 
 
 def keeps_to_forests(model: Any) -> int:

@@ -44,6 +44,13 @@ def is_scalar(value: Any, *, tensor: bool = False) -> bool:
     return not tensor and isinstance(value, Real)
 
 
+def token_count(component: Component, found: Any) -> int | None:
+    """Return what `computed_tokens` returned (PluginError: neither a number of tokens nor None)."""
+    if not (found is None or (isinstance(found, int) and found > 0)):
+        raise wrong(component, "computed_tokens", found, "a number of tokens, or None")
+    return found
+
+
 def each(component: Component, method: str, found: Any, kinds: type[Kind] | tuple[type[Kind], ...]) -> Iterator[Kind]:
     """Yield what a method yields (PluginError: it is no iterable, or an item is of another kind)."""
     names = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))

@@ -17,7 +17,7 @@ from ftengine.model.modes import hooks
 from ftengine.parallel.sharding import is_sharded
 from ftengine.plugins.blame import cause_in
 from ftengine.plugins.blame import named as owned
-from ftengine.plugins.returned import wrong
+from ftengine.plugins.returned import token_count, wrong
 from ftengine.run.records import FastPathUse
 from ftengine.training.probe import Around, Dropouts, ProbeBatch
 
@@ -66,13 +66,9 @@ class FastPaths:
 
     def computed_tokens(self, batch: Batch) -> int | None:
         """Return how many tokens of a micro-batch the model computes (PluginError: no number); None: all of them."""
-        counts = []
-        for path in self.paths:
-            found = path.computed_tokens(batch) if overrides(path, "computed_tokens") else None
-            if not (found is None or (isinstance(found, int) and found > 0)):
-                raise wrong(path, "computed_tokens", found, "a number of tokens, or None")
-            counts += [] if found is None else [found]
-        return min(counts, default=None)
+        paths = (path for path in self.paths if overrides(path, "computed_tokens"))
+        found = (token_count(path, path.computed_tokens(batch)) for path in paths)
+        return min((count for count in found if count is not None), default=None)
 
     def __str__(self) -> str:
         return ", ".join(path.name for path in self.paths) or "none"

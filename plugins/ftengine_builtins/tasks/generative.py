@@ -51,6 +51,11 @@ class GenerativeTask(Task):
             losses, tokens = self._loss.by_example(model, inputs, batch["labels"])
         return [{"loss": x, "tokens": n} for x, n in zip(losses.tolist(), tokens.tolist(), strict=True)]
 
+    def computed_tokens(self, model: nn.Module, batch: Batch) -> int | None:
+        from ftengine.model.forest import forest_tokens
+
+        return forest_tokens(model, self.model_inputs(model, batch))
+
     def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
         """Return the mean loss of a token, as the figures have it, in place of the sum."""
         if not prediction.get("tokens"):
