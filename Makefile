@@ -17,7 +17,7 @@ PYTEST_OPTIONS = -q -n logical --maxprocesses=$(WORKERS) --dist loadfile --no-lo
 PLUGINS := .venv-plugins
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo golden test test-slow test-equal test-plugins test-peers test-lowest faults fuzz sanitize coverage lint docs bench clean
+.PHONY: help env demo golden test test-slow test-equal test-plugins test-peers test-lowest faults fuzz sanitize coverage lint docs bench bench-bf16 clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -60,9 +60,7 @@ test-plugins: $(COMPILED) $(PLUGINS)/.installed ## run the tests of the distribu
 
 # Not made anew where `make clean` took $(INSTALLED) away: the packages that it lies over are still there.
 $(PLUGINS)/.installed: plugins/requirements.txt | $(INSTALLED)
-	@$(BIN)/python -m venv --clear $(PLUGINS)
-	@$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
-	    > $$($(PLUGINS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/below.pth
+	@$(lay_over)
 	@$(PLUGINS)/bin/python -m pip install --quiet --disable-pip-version-check -r plugins/requirements.txt
 	@touch $@
 
@@ -127,6 +125,18 @@ bench: $(COMPILED) ## compare a training step with PEFT's (a few minutes)
 	$(BIN)/python examples/chat/prepare.py
 	$(BIN)/python benchmarks/lora_step.py
 
+# TRL has an environment of its own, over that one.
+TRL := .venv-trl
+BENCH ?=
+bench-bf16: $(COMPILED) $(TRL)/.installed ## measure in bfloat16 what is measured in float32, against TRL too (hours); BENCH=--anyway without it
+	$(BIN)/python examples/chat/prepare.py
+	PYTHONPATH=$(CURDIR):$(CURDIR)/plugins $(TRL)/bin/python benchmarks/bfloat16.py $(BENCH)
+
+$(TRL)/.installed: | $(INSTALLED)
+	@$(lay_over)
+	@$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check trl
+	@touch $@
+
 # A thousand sets of each world; the small version is tests/evaluation/test_coverage.py.
 coverage: $(COMPILED) ## simulate how often intervals hold and tests raise a false alarm (half an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coverage.py
@@ -135,6 +145,13 @@ clean: ## remove what was built and cached; runs/ and the installed packages sta
 	rm -rf build dist *.egg-info ftengine/build.json .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache $(INSTALLED) $(COMPILED)
 	find $(wildcard benchmarks csrc examples ftengine plugins tests) \
 	    \( -name __pycache__ -o -name '*.egg-info' -o -name '*.so' \) -prune -exec rm -rf {} +
+
+# Makes the environment of a target, in which what is installed in $(BIN) is there too.
+define lay_over
+$(BIN)/python -m venv --clear $(@D) && \
+$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
+    > $$($(@D)/bin/python -c 'import site; print(site.getsitepackages()[0])')/below.pth
+endef
 
 define make_venv
 fail() { echo "error: $$1" >&2; exit 1; }; \
