@@ -60,8 +60,8 @@ def ours(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Train with ftengine; keep the gradients of the first step and which rows it had."""
     from safetensors.torch import save_file
 
-    from ftengine import Callback, Recipe, fine_tune, hookimpl, registry_of
-    from ftengine.api import BeforeStep
+    from ftengine import Recipe, fine_tune, hookimpl, registry_of
+    from ftengine.api import BeforeStep, Callback
 
     class Gradients(Callback):
         """Writes the gradients of the first step."""
