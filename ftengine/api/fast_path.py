@@ -89,3 +89,10 @@ class FastPath(Component):
     def computed_tokens(self, batch: Batch) -> int | None:
         """Return how many tokens of a micro-batch the model computes while it is active; None: all, and padding."""
         return None
+
+    def order(self, batch: Batch) -> Sequence[int] | None:
+        """Return the order in which a batch's examples are best divided into micro-batches; None: it does not matter.
+
+        Asked of what one process has of an effective batch while the path is active, so that no sum changes.
+        """
+        return None

@@ -46,6 +46,7 @@ def micro_batches(
     lengths: np.ndarray | None = None,
     tokens: int = 0,
     computed: Callable[[np.ndarray], int] | None = None,
+    order: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> list[np.ndarray]:
     """Split an effective batch into one process's micro-batches, neighbours in length together.
 
@@ -57,12 +58,15 @@ def micro_batches(
         tokens: of a micro-batch at most, padding included, if it has more than one example; 0 for no limit.
         computed: returns how many tokens of a micro-batch are computed, where that may be fewer than it has. It may
             have more examples then, as long as `tokens` are not exceeded, or twice the longest example.
+        order: returns a process's examples in the order in which they are divided; None: as they are.
     """
-    mine, parts = batch[rank::ranks], []
+    mine, parts = batch[rank::ranks], list[np.ndarray]()
+    if order is not None and len(mine) > 1:
+        mine = order(mine)
     while len(mine):
         count = min(size, len(mine))
         if lengths is not None and tokens:
-            longest = max(1, int(lengths[mine[0]]))
+            longest = max(1, int(lengths[mine[:count]].max()))
             fit = min(count, max(1, tokens // longest))
             count = fit if computed is None else _most(mine, fit, count, computed, max(tokens, 2 * longest))
         parts.append(mine[:count])
@@ -92,6 +96,7 @@ def batches_in_step(
     lengths: np.ndarray | None = None,
     tokens: int = 0,
     computed: Callable[[np.ndarray], int] | None = None,
+    order: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> list[tuple[np.ndarray, bool]]:
     """Return one process's micro-batches (as in `micro_batches`), and whether each counts.
 
@@ -100,7 +105,7 @@ def batches_in_step(
     """
 
     def of(rank: int) -> list[np.ndarray]:
-        return micro_batches(members, size, rank, ranks, lengths=lengths, tokens=tokens, computed=computed)
+        return micro_batches(members, size, rank, ranks, lengths=lengths, tokens=tokens, computed=computed, order=order)
 
     mine = [(batch, True) for batch in of(rank)]
     most = max(len(of(other)) for other in range(ranks)) if fill else 0

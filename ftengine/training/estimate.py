@@ -94,12 +94,20 @@ class Trial:
         if fewer:  # which only shows where the batches are made
             planned = _some(planned, train.lengths)
         tokens, computed = batch_tokens(section, accelerator.device), self.size if fewer else None
+        order = (lambda some: fast_paths.ordered(some, train.batch(some, 0))) if fewer else None
         with fast_paths.active():
             micro = [  # of the first process, which has the longest examples of each step
                 (self.size(part), part)
                 for batch in planned
                 for part in micro_batches(
-                    batch, section.batch_size, 0, ranks, lengths=train.lengths, tokens=tokens, computed=computed
+                    batch,
+                    section.batch_size,
+                    0,
+                    ranks,
+                    lengths=train.lengths,
+                    tokens=tokens,
+                    computed=computed,
+                    order=order,
                 )
             ]
         micro.sort(key=lambda one: one[0])

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -69,6 +70,16 @@ class FastPaths:
         paths = (path for path in self.paths if overrides(path, "computed_tokens"))
         found = (token_count(path, path.computed_tokens(batch)) for path in paths)
         return min((count for count in found if count is not None), default=None)
+
+    def ordered(self, members: np.ndarray, batch: Batch) -> np.ndarray:
+        """Return examples in the order in which they are best divided (PluginError: one is lost, or there twice)."""
+        for path in self.paths:
+            found = path.order(batch) if overrides(path, "order") else None
+            if found is not None:
+                if sorted(found) != list(range(len(members))):
+                    raise wrong(path, "order", found, "each example's number in the batch once, or None")
+                return members[list(found)]
+        return members
 
     def __str__(self) -> str:
         return ", ".join(path.name for path in self.paths) or "none"

@@ -145,6 +145,7 @@ class OptimizerStep:
             lengths=train.lengths,
             tokens=batch_tokens(self.section, accelerator.device),
             computed=(lambda some: self._computed(some, train.batch(some, epoch))) if fewer else None,
+            order=(lambda some: self.setup.fast_paths.ordered(some, train.batch(some, epoch))) if fewer else None,
         )
         joint = None
         if self.setup.task.traits.examples_meet and (ranks > 1 or len(mine) > 1):

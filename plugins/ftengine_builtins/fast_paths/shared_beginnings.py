@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,6 +53,12 @@ class SharedBeginnings(FastPath):
         if found is not None:
             return found[0].tokens
         return int(given["attention_mask"].sum()) if packed else None
+
+    def order(self, batch: Batch) -> Sequence[int] | None:
+        if self._calls is None or "attention_mask" not in batch:
+            return None
+        rows = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -1).cpu().numpy()
+        return sorted(range(len(rows)), key=lambda i: rows[i].tobytes())
 
 
 def _changes_embeddings(model: Any) -> bool:

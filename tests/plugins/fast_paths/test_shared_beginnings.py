@@ -334,6 +334,24 @@ def test_a_run_says_how_many_tokens_it_computed(tmp_path):
     assert computed < 0.7
 
 
+def test_an_effective_batch_is_divided_by_beginnings(tmp_path):
+    """Of two instructions in turn: each micro-batch has one, and the gradient is the same sum."""
+    texts = [f"{word} " * 12 for word in ("left", "felt")]
+    rows = [{"prompt": f"{texts[i % 2]}{i}", "completion": f" {i}"} for i in range(12)]
+    data, found = write_rows(tmp_path / "two.jsonl", rows), []
+    train = {"max_steps": 2, "batch_size": 4, "accumulate": 2, "batch_tokens": 2048, "learning_rate": 0.01}
+    for paths in ("off", ["shared-beginnings"]):
+        recipe = recipe_of(tmp_path / str(len(found)), train | {"fast_paths": paths})
+        recipe["data"]["train"] = data
+        recipe["strategy"] = {"name": "lora", "dropout": 0.0}
+        fine_tune(Recipe.make(recipe))
+        lines = Path(recipe["output"], "metrics.jsonl").read_text().splitlines()
+        found.append([line for line in map(json.loads, lines) if "trained_tokens" in line])
+    for rows, shared in zip(*found, strict=True):
+        assert shared["loss"] == pytest.approx(rows["loss"], rel=1e-4)  # the second follows a gradient
+    assert sum(x["computed_tokens"] for x in found[1]) < 0.5 * sum(x["tokens"] for x in found[1])
+
+
 ONE_BATCH = {"max_steps": 1, "batch_size": 12, "batch_tokens": 2048}
 
 
