@@ -120,7 +120,7 @@ def theirs(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     import torch
     from safetensors.torch import load_file
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.losses import CachedMultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
     model = SentenceTransformer(str(work / "model"), device="cpu")
     model.max_seq_length = options.tokens
@@ -142,7 +142,7 @@ def theirs(options: argparse.Namespace, work: Path) -> dict[str, Any]:
             difference = {"gradients": len(found), "relative": apart / norm, "alike": found.keys() == wanted.keys()}
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        losses.append(float(loss))
+        losses.append(loss.item())
         seconds.append(time.monotonic() - started)
     return {"losses": losses, "seconds": seconds, "difference": difference}
 
