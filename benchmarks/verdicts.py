@@ -1,15 +1,15 @@
 """How often the verdict names what is wrong with a run, by runs whose truth is planted.
 
-    python benchmarks/verdicts.py [--runs FOLDER] [--only TEXT …] [--most SEEDS] [--audit] [--out FILE]
+    python benchmarks/verdicts.py [--runs FOLDER] [--only TEXT …] [--most SEEDS] [--audit] [--kept] [--out FILE]
 
 Trains each run of benchmarks/verdicts_truths.py with each of its seeds, keeps its records in FOLDER, and judges them by
 the rules that are installed; runs that are there are judged again without being trained again, and with --audit their
-data are audited again before. FILE keeps the lines of runs that were not asked for. A run's cause is *named* where the
-headline, or the one finding behind it, names it; otherwise the verdict says something *false* where one of these is an
-alarm about what is not the case, or good news of a model that is no good, and it *misses* the cause. Of sound runs any
-alarm is a false one. `first` in FILE says whether the headline begins with the cause. Limits of the rules were set on
-runs with even seeds; those with odd seeds measure them. The table is printed as Markdown, and written with all verdicts
-to FILE.
+data are audited again before. With --kept, runs that are not there are left out. FILE keeps the lines of runs that were
+not asked for. A run's cause is *named* where the headline, or the one finding behind it, names it; otherwise the
+verdict says something *false* where one of these is an alarm about what is not the case, or good news of a model that
+is no good, and it *misses* the cause. Of sound runs any alarm is a false one. `first` in FILE says whether the headline
+begins with the cause. Limits of the rules were set on runs with even seeds; those with odd seeds measure them. The
+table is printed as Markdown, and written with all verdicts to FILE.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], metavar="TEXT", help="truths whose names hold one of these")
     parser.add_argument("--most", type=int, metavar="SEEDS", help="seeds of a truth, at most")
     parser.add_argument("--audit", action="store_true", help="audit the data of runs that are there again")
+    parser.add_argument("--kept", action="store_true", help="judge runs that are there, and train none")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     arguments = parser.parse_args()
 
@@ -120,6 +121,8 @@ def main() -> None:
     for seed in range(arguments.most or max(truth.seeds for truth in asked)):  # so that every truth has its first early
         for truth in (one for one in asked if seed < one.seeds):
             folder = arguments.runs / f"{truth.name}-{seed}".replace(" ", "-").replace(":", "").replace("%", "pct")
+            if arguments.kept and not (folder / "seconds.json").is_file():
+                continue
             lines.append(measure(truth, seed, folder, audit=arguments.audit))
             print(f"{truth.name}, seed {seed}: {lines[-1]['outcome']}", flush=True)
     machine = {"date": time.strftime("%Y-%m-%d"), "machine": platform.processor() or platform.machine()}

@@ -255,6 +255,12 @@ def rare(draw: random.Random, rows: Rows) -> None:
             row["text"] += " and nobody answers the line"
 
 
+def two_labels(draw: random.Random, rows: Rows) -> None:
+    """Two labels, the second in a row of five or so."""
+    for row in rows:
+        row["label"] = "urgent" if row["label"] in ("power", "computer") else "usual"
+
+
 def without_class(draw: random.Random, splits: dict[str, Rows]) -> None:
     """The class that is most frequent in the test split has two rows in training."""
     labels = [row["label"] for row in splits["test"]]
@@ -325,6 +331,7 @@ UNTRAINED = by("learning-curve", "steps")
 LOWER_RATE = either(by("learning-curve", "peak"), by("learning-curve", "stuck"))
 NO_INFORMATION = by("constant-answer", "uninformative")
 CLASSES = either(by("unanswered-classes"), by("constant-answer", "given"))
+LEAKS = either(by("leaked-rows"), by("better-than-base", "leaked"))
 OF_USE = ("learning", "quality", "classes", "calibration")
 """Kinds of alarms that are true of any model that did not learn what it should."""
 
@@ -343,7 +350,14 @@ def runs_of(name: str, named: Callable[[Finding], bool], worlds: str, **options:
 
 
 TRUTHS: list[Truth] = [
-    *runs_of("sound", ONLY_BETTER, "words grades chat t5 news", usable=True, seeds=6),
+    *runs_of("sound", ONLY_BETTER, "words grades chat t5 news", usable=True, seeds=10),
+    *runs_of("sound with LoRA", ONLY_BETTER, "words grades chat", strategy="lora", usable=True, seeds=6,
+             train={"learning_rate": 1e-2}),
+    *runs_of("sound, many rows", ONLY_BETTER, "words grades", sizes=(900, 100, 300), train={"epochs": 2}, usable=True,
+             seeds=6),
+    *runs_of("sound on MiniLM", ONLY_BETTER, "words grades", model=MINILM, train={"learning_rate": 3e-4, "epochs": 3},
+             usable=True, seeds=6),
+    *runs_of("sound, 80 to 20", ONLY_BETTER, "words", spoil=in_all(two_labels), usable=True, seeds=6),
     *runs_of("too few steps", UNTRAINED, "words grades chat t5 news", train={"max_steps": 6, "epochs": 1}, fits=OF_USE),
     *runs_of("stopped half-way", UNTRAINED, "words chat", train={"max_steps": 15}, fits=OF_USE, usable=True),
     *runs_of("rate far too low", UNTRAINED, "words chat t5 news", train={"learning_rate": 1e-7}, fits=OF_USE),
@@ -364,7 +378,7 @@ TRUTHS: list[Truth] = [
              usable=True),
     *runs_of("40 rows learnt by heart", kind("over-fitting", "alarm"), "words chat news", sizes=(40, 40, 120),
              train={"epochs": 30, "keep_best": False}, fits=("quality", "calibration", "classes"), usable=True),
-    *runs_of("leaks", by("leaked-rows"), "words chat t5 news", spoil=leaking, data={"leaks": "warn"}, usable=True,
+    *runs_of("leaks", LEAKS, "words chat t5 news", spoil=leaking, data={"leaks": "warn"}, usable=True,
              fits=("data", "over-fitting")),
     *runs_of("20 test rows", by("held-out-split", "examples"), "words grades news", sizes=(300, 60, 20), usable=True),
     *(Truth(f"base already perfect: {world}", partial(already_tuned, world=world, epochs=1, learning_rate=1e-5),

@@ -249,7 +249,7 @@ def _alarm(contender: Child) -> str | None:
 def _unranked(contenders: Sequence[Child], alarms: Sequence[str | None]) -> str:
     """Name the strategies that are not ranked, and why, a line each."""
     lines = [f"  {one.label}: {alarm}\n" for one, alarm in zip(contenders, alarms, strict=True) if alarm]
-    return "".join(["Not ranked, by what their verdicts say:\n", *lines]) if lines else ""
+    return "".join(["Not ranked, as their verdicts are alarms:\n", *lines]) if lines else ""
 
 
 def _measured(

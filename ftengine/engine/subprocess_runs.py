@@ -102,7 +102,7 @@ def train_unfinished(children: Sequence[Child], prepared: Sequence[PreparedData]
     reused = [child.run.finished for child in children]
     for child, data, done in zip(children, prepared, reused, strict=True):
         if done:
-            listener.message(f"{child.label}: {child.run.path} is finished already and is used")
+            listener.message(f"{child.label}: {child.run.path} is finished already, its figures are used")
         else:
             train(child, data, listener)
     return reused

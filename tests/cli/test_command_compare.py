@@ -83,7 +83,7 @@ def test_finished_runs_are_taken_as_they_are(ftengine, recipe, compared, no_proc
     result = compare(ftengine, recipe, compared[1], "--json")
     content = json.loads(result.stdout)
     assert [row["reused"] for row in content["strategies"]] == [True, True]
-    assert result.stderr.count("is finished already and is used") == 2
+    assert result.stderr.count("is finished already, its figures are used") == 2
     perplexity = json.loads(compare(ftengine, recipe, compared[1], "--json", "--metric", "perplexity").stdout)
     assert perplexity["metric"] == "perplexity"
     assert perplexity["differences"] != content["differences"]

@@ -119,7 +119,7 @@ def test_a_fresh_head_is_no_bar(verdict, share, level, headline):
     assert not any(f.text.startswith("Better than its base") for f in found.findings)
 
 
-def ranked(low, high, passes=2):
+def ranked(low, high, passes=2, guess=0.5):
     """Return changes: a model that is no better than a constant answer, with a ranking of some interval."""
 
     def spoil(files):
@@ -132,7 +132,7 @@ def ranked(low, high, passes=2):
         for line in files["metrics"]:
             line |= {"examples": 16 * passes} if "loss" in line else {}
 
-    return reached(figures={"drift": 0.6, "auc": 0.5}), spoil
+    return reached(figures={"drift": 0.6, "auc": guess}), spoil
 
 
 @pytest.mark.parametrize(
@@ -141,6 +141,8 @@ def ranked(low, high, passes=2):
         (ranked(0.413, 0.511), True),
         (ranked(0.55, 0.65), False),
         (ranked(0.48, 0.93), False),
+        (ranked(-0.05, 0.26, guess=0), True),  # a correlation
+        (ranked(-0.05, 0.36, guess=0), False),
         (ranked(0.413, 0.511, passes=0.5), False),
     ],
 )

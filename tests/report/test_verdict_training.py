@@ -244,6 +244,13 @@ def test_a_rate_that_is_too_high_is_known_by_a_rise_or_by_getting_stuck(verdict,
     assert [key in one.figures for one in lower] == [True] * bool(key)
 
 
+def test_a_rate_is_too_high_where_the_loss_left_that_of_the_base_at_once_and_stayed_above(verdict):
+    """After three steps the loss was 20 times that of the base, which was taken for where it began."""
+    worse = put("evaluation.difference.accuracy", change(-0.3, better=False))
+    told = found(verdict(steps(7.6, 23, 150, 70, 40, 31, 92, 50, *[11] * 32), worse), "learning", "alarm")
+    assert [(one.figures["first"], one.figures["peak"] > 80) for one in told] == [(7.6, True)]
+
+
 def steps(*values):
     """Return a change of the training losses, a step each."""
 

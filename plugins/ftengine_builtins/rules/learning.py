@@ -107,7 +107,7 @@ def _came_apart(run: RunRecords) -> Finding | None:
     losses = [step.loss for step in run.steps]
     if len(losses) < 2 * PEAK_STEPS:
         return None
-    useless, rate = no_better_than_a_constant(run), run.recipe.train.learning_rate
+    useless, rate = no_better_than_a_constant(run) or _got_worse(run), run.recipe.train.learning_rate
     # The first loss is of the weights as they were; of a model that is of some use a few hard batches may follow it.
     count, least = (1, RISE) if useless else (max(PEAK_STEPS, len(losses) // 20), PEAK)
     start, last = median(losses[:count]), fmean(losses[-PEAK_STEPS:])
@@ -220,6 +220,12 @@ def _got_better(run: RunRecords) -> bool:
         beaten = [*threshold.beaten(pooled=True), *threshold.beaten(pooled=False)]
         return not no_better_than_a_constant(run) or bool(beaten)
     return any(d.better for name, d in evaluation.difference.items() if evaluation.metrics[name].kind == "quality")
+
+
+def _got_worse(run: RunRecords) -> bool:
+    """Say whether the figure that decides got worse than the base's; that of a fresh head is none."""
+    difference = run.evaluation.difference.get(run.headline_metric or "")
+    return not run.trained.new_modules and difference is not None and difference.better is False
 
 
 def _fell(points: Sequence[Any]) -> bool:
