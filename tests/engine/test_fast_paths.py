@@ -185,3 +185,15 @@ def test_each_dropout_is_looked_at_by_itself(monkeypatch, factors, sound):
         looking.__torch_function__(named, (), (torch.randn(100, 100, requires_grad=True), 0.25, True))
         nn.functional.dropout(torch.randn(9), 0.25, False)
     assert (looking.fault == "") == sound
+
+
+def test_an_order_that_loses_an_example_is_refused(short):
+    class Losing(Replacing):
+        def computed_tokens(self, batch):
+            return 1
+
+        def order(self, batch):
+            return [0] * len(batch["input_ids"])
+
+    with pytest.raises(PluginError):
+        run(short(["replacing"]), Losing)
