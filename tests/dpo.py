@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ftengine.api import Config, Evaluator, Metric, Task, View, overrides
 from ftengine.errors import DataError, RecipeError
-from ftengine.model import TokenLoss, encode_conversation, evaluating, length_limit, stack_tokens
+from ftengine.model import TokenLoss, encode_conversation, evaluating, length_limit, read_conversation, stack_tokens
 
 
 class DPO(Task):
@@ -45,7 +45,7 @@ class DPO(Task):
             raise DataError("a row needs `prompt`, `chosen` and `rejected`, each with some text.")
         limit, pair = length_limit(None, max_length, 1024), []
         for side in ("chosen", "rejected"):
-            turns = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[side]}]
+            turns = read_conversation({"prompt": row["prompt"], "completion": row[side]})
             ids, labels = encode_conversation(processor, turns)
             pair.append({"input_ids": ids[:limit], "labels": labels[:limit], "cut": len(ids) > limit})
         longest = max(len(one["input_ids"]) for one in pair)

@@ -7,6 +7,7 @@ from ftengine.api.audit import Audit, AuditedData, AuditedRows
 from ftengine.api.augmenter import Augmenter, AugmenterConfig, InputAugmenter, RandomSource, TextAugmenter
 from ftengine.api.callback import BeforeStep, Callback, Event, Failed, Finished, Saved, Started, Stepped, Validated
 from ftengine.api.component import Component, Config, Traits, overrides
+from ftengine.api.conversation import Conversation, Message, ToolCall
 from ftengine.api.display import Display, Finding, Level, Line, LineChart, Matrix, Table
 from ftengine.api.evaluator import (
     Baseline,
@@ -24,19 +25,20 @@ from ftengine.api.fast_path import FastPath, FastPathTraits, TrainingContext
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader
 from ftengine.api.optimizer import Optimizer, ShardingTraits
-from ftengine.api.reader import BrokenRow, FileReader, Place, Reader, Row, place_of
+from ftengine.api.reader import BrokenRow, FileReader, Place, Reader, ReaderTraits, Row, place_of
 from ftengine.api.regularizer import Regularizer, RegularizerTraits
 from ftengine.api.rule import Rule
 from ftengine.api.schedule import Schedule
 from ftengine.api.strategy import Strategy, StrategyTraits
 from ftengine.api.task import Recognised, Task, TaskTraits
-from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, LoadRequest, Prediction, View
+from ftengine.api.types import PART, Batch, Example, Features, Labels, LoadedModel, LoadRequest, Prediction, View
 from ftengine.errors import DataError
 
 VERSION = "1"
 """Version of the contract; it rises when a plugin may have to change."""
 
 __all__ = [
+    "PART",
     "VERSION",
     "Audit",
     "AuditedData",
@@ -50,6 +52,7 @@ __all__ = [
     "Callback",
     "Component",
     "Config",
+    "Conversation",
     "DataError",
     "Difference",
     "Display",
@@ -76,6 +79,7 @@ __all__ = [
     "LoadRequest",
     "LoadedModel",
     "Matrix",
+    "Message",
     "Metric",
     "ModelLoader",
     "Optimizer",
@@ -83,6 +87,7 @@ __all__ = [
     "Prediction",
     "RandomSource",
     "Reader",
+    "ReaderTraits",
     "Recognised",
     "Regularizer",
     "RegularizerTraits",
@@ -102,6 +107,7 @@ __all__ = [
     "TaskTraits",
     "Test",
     "TextAugmenter",
+    "ToolCall",
     "TrainingContext",
     "Traits",
     "Validated",

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ftengine.api.component import Component
+from ftengine.api.component import Component, Traits
 from ftengine.api.types import Example
 from ftengine.errors import DataError
 
@@ -52,11 +52,24 @@ def place_of(source: str, place: Place) -> str:
     return f"{source.rstrip('/')}{place}" if place.startswith("/") else f"{source}{place}"
 
 
+@dataclass(frozen=True)
+class ReaderTraits(Traits):
+    """Facts about a reader.
+
+    Args:
+        by_name: only `data.reader` takes it: it reads files that another one reads too, in another way.
+    """
+
+    by_name: bool = False
+
+
 class Reader(Component):
     """Reads one format of data; `data.reader` names it, or takes the first that accepts a source.
 
     One that reads files of some suffixes derives from `FileReader`.
     """
+
+    traits: ReaderTraits = ReaderTraits()
 
     @abstractmethod
     def accepts(self, source: str) -> bool:
@@ -76,6 +89,10 @@ class Reader(Component):
     def describe(self, source: str) -> str:
         """Return how a file is read where that is worth a word, going on from its name ("is read with …"); else ""."""
         return ""
+
+    def files(self, source: str) -> Iterable[str]:
+        """Return files that are read beside the source, so that a change of one is noticed (BrokenRow: none can be)."""
+        return ()
 
     def hint(self, source: str, columns: list[str]) -> str:
         """Return what is wrong with a file if these columns suit no task, as sentences after a blank; "" if nothing."""

@@ -46,12 +46,14 @@ class Recognised:
         columns: how columns are to be renamed, as the recipe's `data.columns` says it.
         options: of the task.
         unread: a sentence on columns that seem to matter and are not read; "" where there are none.
+        layout: what the way is called in which the rows are written, e.g. "sharegpt"; "" where it has no name.
     """
 
     certainty: int
     columns: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     unread: str = ""
+    layout: str = ""
 
 
 class Task(Component):
@@ -104,7 +106,9 @@ class Task(Component):
         sequences of an example, "longest" is the longest of them, for the model's limit. "full_length" is the same
         before cutting, of which `plan` shows the distribution; "unknown" is the number of tokens that stand for text
         which the tokenizer has no token for; "untrained" says why nothing of a row is trained on, where no cutting is
-        to blame. Raise DataError where the row lacks a field or holds a value of the wrong kind.
+        to blame; "counts" are numbers by name, which audits see summed over a split, and "kind" is what kind of row
+        it is, of each of which `plan` shows one. Raise DataError where the row lacks a field or holds a value of the
+        wrong kind.
         """
 
     @abstractmethod
@@ -161,6 +165,14 @@ class Task(Component):
         `rows` are the first few.
         """
         return None
+
+    def parts(self, row: Example, processor: Any) -> int:
+        """Return how many examples a row makes, where that may be more than one.
+
+        `encode` and whatever else is asked of a row is then given it once for each, with its number under `PART`;
+        `view` and `with_inputs` go by the row as a whole. Raise DataError where the row cannot be read.
+        """
+        return 1
 
     def check_columns(self, columns: Sequence[str]) -> None:
         """Raise DataError, before any row is read, where the task cannot use these columns.

@@ -31,6 +31,10 @@ else:  # classes, so that `help` tells what they are; any mapping, or dict, is o
         """What a task says of one example: a dict of plain Python values, which evaluators read by key."""
 
 
+PART = "__part__"
+"""The key of a row that makes several examples (`Task.parts`) by which it says which of them is meant, from 0."""
+
+
 @dataclass(frozen=True)
 class Labels:
     """What a classification head predicts.

@@ -115,8 +115,8 @@ def show(plan: Plan, beside: Mapping[str, str]) -> None:
         out.print(f"{key} is not in the working directory; it is read from the recipe's folder: {path}")
     out.print("", _data(plan.data, plan.steps["unit"]))
     show_audit(out, plan.data)
-    if plan.example:
-        _example(out, plan.example)
+    for i, example in enumerate(plan.examples):
+        _example(out, example, first=not i)
     if plan.augmented:
         show_changes(out, plan.augmented)
     if plan.scaling is not None:
@@ -263,14 +263,16 @@ def _data(audit: dict[str, Any], unit: str) -> Any:
     return table(columns, rows, left=2)
 
 
-def _example(out: Console, example: list[tuple[str, bool]]) -> None:
+def _example(out: Console, example: Mapping[str, Any], *, first: bool) -> None:
     from rich.text import Text
 
     brackets = out.color_system is None or out.no_color
     how, style = ("in ⟦ ⟧", None) if brackets else ("underlined", "green underline")
-    out.print(f"\nOne example as the model sees it; the training target is {how}:")
+    kind = f"{example['kind']}, {example['place']}" if example["kind"] else ""
+    lead = f"One example{f' ({kind})' if kind else ''} as the model sees it; the training target is {how}:"
+    out.print(f"\n{lead if first else f'Another ({kind}):'}")
     text = Text()
-    for piece, trained in redact_pieces(example):
+    for piece, trained in redact_pieces(example["pieces"]):
         shown = cut(printable(piece), SHOWN_PIECE)
         text.append(f"⟦{shown}⟧" if trained and brackets else shown, style if trained else None)
     text.rstrip()

@@ -73,14 +73,21 @@ class Reading:
         kept = [CACHE_FORMAT, self.on_error, "".join(Path(self.path).suffixes[-2:]).lower(), reader]
         digest = blake2b(json.dumps(kept).encode(), digest_size=20)
         try:
-            with open(self.path, "rb") as file:
-                if not os.fstat(file.fileno()).st_size:
-                    raise DataError(f"{self.source} is empty (0 bytes); it must hold at least one example.")
-                while chunk := file.read(1 << 20):
-                    digest.update(chunk)
+            for path in (self.path, *self._beside()):
+                with open(path, "rb") as file:
+                    if not os.fstat(file.fileno()).st_size:
+                        raise DataError(f"{self.source} is empty (0 bytes); it must hold at least one example.")
+                    while chunk := file.read(1 << 20):
+                        digest.update(chunk)
         except OSError as error:
             raise DataError(f"cannot read {self.source}: {error.strerror}.") from None
         return digest.hexdigest()
+
+    def _beside(self) -> Iterable[str]:
+        try:
+            return self.make().files(self.path)  # type: ignore[attr-defined]
+        except BrokenRow:  # reading says so
+            return ()
 
     def write(self, target: Any) -> dict[str, Any]:
         """Write the rows as a stream of Arrow to a path or a buffer; return what is known of them.

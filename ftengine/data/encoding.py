@@ -7,7 +7,6 @@ and so are features that JSON has no form for, such as pixels.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -20,6 +19,7 @@ from ftengine.data.augmentation import augment, mix
 from ftengine.data.batching import epoch_batches
 from ftengine.data.features import KeptFeatures, features_key, keep_features
 from ftengine.data.read import DataRows
+from ftengine.data.row_facts import RowFacts, in_parts, nothing_left
 from ftengine.data.row_hashes import identities, to_json
 from ftengine.data.split_columns import numbers_of
 from ftengine.errors import DataError, PluginError
@@ -56,6 +56,7 @@ class EncodedSplit:
         truncated: number of examples that were cut to the length limit.
         untrained_rows: number of rows left out because nothing of them is trained on.
         skipped: the reason of each row that could not be encoded (only with on_error: skip).
+        facts: what the task tells of all rows.
         augmenters: what changes examples where an epoch is asked for, in order.
         seed: the run's seed; changes are a function of it, the epoch and the row.
         room: most tokens that the prepared model takes; a changed example that is longer is not used. None: no limit.
@@ -92,6 +93,7 @@ class EncodedSplit:
     largest: tuple[int, int] = (UNKNOWN, 0)
     kept: KeptFeatures | None = None
     shares: np.ndarray | None = None
+    facts: RowFacts = field(default_factory=RowFacts)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -202,6 +204,11 @@ class EncodedSplit:
         )
 
     @property
+    def left_out(self) -> list[int]:
+        """The rows that could not be encoded, by their numbers among those that are not repeated."""
+        return np.unique(self.rows.before(np.array(list(self.skipped), dtype=int))).tolist()
+
+    @property
     def longest(self) -> int:
         """The longest sequence that the model reads."""
         return int(self.sequences.max())
@@ -222,6 +229,8 @@ class EncodedSplit:
             "unknown": self.unknown,
             "unknown_first": [self.rows.where(row) for row in self.unknown_rows],
             "limit": self.max_length,
+            **self.facts.to_json(),
+            "rows": len(np.unique(self.rows.before(self.index))),
             "content": self.content,
         }
 
@@ -258,6 +267,7 @@ def unusable(rows: DataRows, task: Task, processor: Any, max_length: int | None)
         return (_encode(row, task, processor, max_length) for row in rows)
 
     key = features_key(content_of(rows, task), task, processor, max_length)
+    rows = in_parts(rows, task, processor)
     kept = None if key is None else keep_features(key, rows.source, encoded())
     for i, found in enumerate(encoded() if kept is None else kept):
         if isinstance(found, DataError):
@@ -284,7 +294,8 @@ def encode_split(
         RecipeError: an augmenter cannot work with this tokenizer or image processor.
     """
     _show_processor(augmenters, processor)
-    reasons, skipped, content = Counter[str](), dict[int, str](), content_of(rows, task)
+    facts, skipped, content = RowFacts(), dict[int, str](), content_of(rows, task)
+    rows = in_parts(rows, task, processor)
 
     def encoded() -> Iterator[Features | DataError]:
         announced = iterate(listener, rows, f"encode {name}", len(rows))
@@ -293,10 +304,10 @@ def encode_split(
     key = features_key(content, task, processor, max_length)
     features = None if key is None else keep_features(key, rows.source, encoded())
     told = encoded() if features is None else _accepted(features, rows, on_error)
-    counts = np.fromiter(_counted(told, rows, reasons, skipped), COUNTS)
+    counts = np.fromiter(_counted(facts.gathered(told), rows, skipped), COUNTS)
     kept = counts[counts["weight"] != 0]
     if not len(kept):
-        raise DataError(_nothing_left(name, rows, counts, reasons, len(skipped)))
+        raise DataError(nothing_left(name, rows, counts, facts.reasons, len(skipped)))
     untruncated, unknown = kept["untruncated"], kept["unknown"]
     duplicates, groups = (None, None) if name == "train" else _numbers(rows, kept["row"], task, group, listener)
     return EncodedSplit(
@@ -321,6 +332,7 @@ def encode_split(
         unknown_rows=kept["row"][unknown > 0][:SHOWN_ROWS].tolist(),
         largest=tuple(max(kept[["token", "row"]].tolist())),
         kept=features,
+        facts=facts,
     )
 
 
@@ -348,14 +360,13 @@ def _accepted(encoded: Iterable[Features | DataError], rows: DataRows, on_error:
 
 
 def _counted(
-    encoded: Iterable[Features | DataError], rows: DataRows, reasons: Counter[str], skipped: dict[int, str]
+    encoded: Iterable[Features | DataError], rows: DataRows, skipped: dict[int, str]
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield the counts of what was made of each row, and note why rows are not trained on, or were skipped."""
+    """Yield the counts of what was made of each row, and note why rows were skipped."""
     for i, found in enumerate(encoded):
         if isinstance(found, DataError):
             skipped[i] = f"{rows.where(i)}: {found}"
         else:
-            reasons.update([] if found["weight"] else filter(None, [found.get("untrained")]))
             yield _counts(i, found)
 
 
@@ -377,20 +388,3 @@ def _counts(row: int, features: Features) -> tuple[Any, ...]:
     ids = (features[key] for key in TOKENS if isinstance(features.get(key), list))
     token = max((max(one, default=UNKNOWN) for one in ids), default=UNKNOWN)
     return features["weight"], row, features["length"], _longest(features), bool(features["truncated"]), *told, token
-
-
-def _nothing_left(name: str, rows: DataRows, counts: np.ndarray, reasons: Counter[str], skipped: int) -> str:
-    """Say why no row of a split is trained on; the length limit is the one that rows were cut to, whoever set it."""
-    found, cut = f"{len(counts):,} have no token to train on", counts["sequence"][counts["truncated"] != 0]
-    if reasons:
-        told = (why if times == len(counts) else f"of {times:,} {why}" for why, times in reasons.most_common())
-        found += f" ({'; '.join(told)})"
-    if len(cut):
-        found += f", {len(cut):,} were cut to {cut.max():,} tokens"
-    if skipped:
-        found += f", {skipped:,} were skipped"
-    return (
-        f"nothing is left to learn from in the {name} split ({rows.source}): of {len(rows):,} rows {found}. Check the "
-        "columns, the task's max_length (virtual tokens count towards the model's limit) and which tokens the loss is "
-        "on."
-    )

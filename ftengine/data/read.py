@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ftengine.api import place_of
+from ftengine.api import PART, place_of
 from ftengine.data.cache import BATCH_ROWS, LINE, ROW, SHOWN_SKIPS, Reading, check_free
 from ftengine.data.cache_folder import FACTS, ROWS
 from ftengine.data.readers import accepting, choose_reader, data_is, suffixes
@@ -52,6 +52,8 @@ class DataRows:
         folder: what paths in rows are relative to; None for a data set of the hub.
         paths: columns that hold paths, which are handed out relative to the working directory.
         note, hint: what the reader says of the file; see `Reader.describe`.
+        parts: (rows,) which of a row's examples each is (`Task.parts`), -1 where the row makes one; None where all do.
+        numbers: (rows,) where these rows were before such rows were repeated; None where none is.
     """
 
     dataset: Dataset
@@ -62,6 +64,8 @@ class DataRows:
     paths: frozenset[str] = frozenset()
     note: str = ""
     hint: str = ""
+    parts: np.ndarray | None = None
+    numbers: np.ndarray | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -72,12 +76,17 @@ class DataRows:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return a row with every column of the file; what the row does not have is None."""
-        return self._row(self.dataset[int(index)])
+        return self._row(self.dataset[int(index)]) | self._part(int(index))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        number = 0
         for batch in self.dataset.iter(BATCH_FILES if self.paths else BATCH_ROWS):
             for values in zip(*batch.values(), strict=True):
-                yield self._row(dict(zip(batch, values, strict=True)))
+                yield self._row(dict(zip(batch, values, strict=True))) | self._part(number)
+                number += 1
+
+    def _part(self, index: int) -> dict[str, int]:
+        return {} if self.parts is None or self.parts[index] < 0 else {PART: int(self.parts[index])}
 
     def _row(self, stored: dict[str, Any]) -> dict[str, Any]:
         if ROW in stored:
@@ -123,7 +132,23 @@ class DataRows:
 
     def select(self, indices: Sequence[int] | np.ndarray) -> DataRows:
         """Return some of the rows, in the order asked for; `where` still gives their places."""
-        return replace(self, dataset=self.dataset.select(indices))
+        parts, numbers = (None if one is None else one[list(indices)] for one in (self.parts, self.numbers))
+        return replace(self, dataset=self.dataset.select(indices), parts=parts, numbers=numbers)
+
+    def in_parts(self, counts: np.ndarray) -> DataRows:
+        """Return each row as often as it makes examples, told apart by `PART`; itself where each makes one."""
+        import numpy as np
+
+        if (counts == 1).all():
+            return self
+        numbers = np.repeat(np.arange(len(self)), counts)
+        parts = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)
+        parts[np.repeat(counts, counts) == 1] = -1
+        return replace(self, dataset=self.dataset.select(numbers), parts=parts, numbers=numbers)
+
+    def before(self, indices: np.ndarray) -> np.ndarray:
+        """Return the numbers that rows had before rows were repeated."""
+        return indices if self.numbers is None else self.numbers[indices]
 
     def without(self, reasons: Mapping[str, str]) -> DataRows:
         """Return the rows but for those at some places (from `where`), each with the reason why it is skipped."""

@@ -47,7 +47,7 @@ def accepting(source: str, registry: Registry, spec: Mapping[str, Any]) -> Facto
         if named().accepts(source):
             return named
         spec = {"name": AUTO}
-    readers = ((entry.name, entry.cls) for entry in registry.buildable("reader"))
+    readers = ((entry.name, entry.cls) for entry in registry.buildable("reader") if not entry.cls.traits.by_name)
     name = next((name for name, cls in readers if isinstance(one := cls(), Reader) and one.accepts(source)), None)
     return None if name is None else registry.factory("reader", {**spec, "name": name}, "data.reader")
 
@@ -58,9 +58,13 @@ def suffixes(registry: Registry) -> tuple[str, ...]:
     return tuple(dict.fromkeys(end for cls in classes if issubclass(cls, FileReader) for end in cls.suffixes))
 
 
+def _is_other(reader: type) -> bool:
+    return not (issubclass(reader, FileReader) or reader.traits.by_name)  # type: ignore[attr-defined]
+
+
 def data_is(registry: Registry) -> str:
     """Say what data may be."""
-    others = [entry.name for entry in registry.entries("reader") if not issubclass(entry.cls, FileReader)]
+    others = [entry.name for entry in registry.entries("reader") if _is_other(entry.cls)]
     plain = [suffix for suffix in suffixes(registry) if not suffix.endswith(GZIP)]
     packed = f", or packed as {GZIP}" if len(plain) < len(suffixes(registry)) else ""
     more = f", what reader {' or '.join(others)} accepts" if others else ""

@@ -64,7 +64,7 @@ def evaluation_plan(data: PreparedData, began: int | None = None) -> EvalPlan:
 
 def without_leaks(split: EncodedSplit, trained_on: np.ndarray | None) -> tuple[EncodedSplit, EncodedSplit | None]:
     """Return the examples that figures are made on, and those that were trained on as well; None where none, or all."""
-    there = np.zeros(len(split), dtype=bool) if trained_on is None else trained_on[split.index]
+    there = np.zeros(len(split), dtype=bool) if trained_on is None else trained_on[split.rows.before(split.index)]
     if not there.any() or there.all():
         return split, None
     return split.take(np.flatnonzero(~there)), split.take(np.flatnonzero(there))

@@ -50,7 +50,8 @@ class Plan:
         targets: modules matched by each of the strategy's patterns.
         data: audit and token counts of each split.
         steps: optimiser steps, tokens, padding.
-        example: one training example as (text, is trained on) pieces.
+        examples: one training example of each kind: "kind" ("" where the task tells none), "place", and "pieces",
+            (text, is trained on); first of them the one of median length.
         unread: columns of the training data that nothing reads.
         augmented: a few training examples before and after the augmenters (`before_and_after`).
         precision: compute dtype and the reason.
@@ -67,7 +68,7 @@ class Plan:
     targets: dict[str, list[str]]
     data: dict[str, Any]
     steps: dict[str, Any]
-    example: list[tuple[str, bool]]
+    examples: list[dict[str, Any]]
     unread: list[str]
     augmented: list[dict[str, Any]]
     precision: dict[str, str]
@@ -124,7 +125,7 @@ def plan(
         targets=targets,
         data=data.audit.model_dump(mode="json"),
         steps=steps,
-        example=_example(train),
+        examples=_examples(train),
         unread=[name for name in train.rows.columns if name in data.audit.encoded["train"]["unread"]],
         augmented=before_and_after(train, batch_size=recipe.train.batch_size),
         precision={"compute": device.precision.name, "reason": device.precision.reason},
@@ -300,11 +301,17 @@ def _untested(evaluating: EvalPlan) -> Iterator[str]:
             yield untested_slices(column, of, len(index), evaluating.small_slice, grouped=grouped)
 
 
-def _example(train: EncodedSplit) -> list[tuple[str, bool]]:
-    """Show the example of median length."""
-    middle = int(np.argsort(train.lengths, kind="stable")[len(train) // 2])
-    features = train.task.encode(train.rows[int(train.index[middle])], train.processor, max_length=train.max_length)
-    return train.task.decode_example(features, train.processor)
+def _examples(train: EncodedSplit) -> list[dict[str, Any]]:
+    """Show the example of median length, and the first of each other kind."""
+    middle = int(train.index[int(np.argsort(train.lengths, kind="stable")[len(train) // 2])])
+    found: dict[str, dict[str, Any]] = {}
+    for row in (middle, *train.facts.kinds.values()):
+        features = train.task.encode(train.rows[row], train.processor, max_length=train.max_length)
+        pieces = train.task.decode_example(features, train.processor)
+        kind = features.get("kind", "")
+        if pieces and kind not in found:
+            found[kind] = {"kind": kind, "place": train.rows.where(row), "pieces": pieces}
+    return list(found.values())
 
 
 def _warnings(data: PreparedData, targets: Mapping[str, list[str]]) -> list[str]:

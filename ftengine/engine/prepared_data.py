@@ -193,7 +193,7 @@ def _audit(ready: ReadyTask, splits: Splits, encoded: Mapping[str, EncodedSplit]
     ready.listener.phase("audit data")
     summaries = {name: split.summary() for name, split in encoded.items()}
     summaries["train"]["unread"] = find_unread(encoded["train"], ready.used_columns)
-    audited = splits.audited({name: list(split.skipped) for name, split in encoded.items()})
+    audited = splits.audited({name: split.left_out for name, split in encoded.items()})
     return run_audits(audited, summaries, ready.registry)
 
 

@@ -7,8 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ftengine.model.chat import Message, encode_conversation, end_of_turn, has_template, read_messages, render
+    from ftengine.model.answers import end_tokens, read_answer
+    from ftengine.model.chat import has_template, render
     from ftengine.model.code import fingerprint_code
+    from ftengine.model.conversation import read_conversation, with_system
     from ftengine.model.criterion import Criterion
     from ftengine.model.fingerprints import (
         fingerprint_base,
@@ -44,10 +46,13 @@ if TYPE_CHECKING:
     )
     from ftengine.model.token_loss import TokenLoss
     from ftengine.model.tokens import IGNORED, Span, encode_spans, length_limit, pad, stack_tokens
+    from ftengine.model.turns import encode_conversation
 
 _NAMES = {
-    "ftengine.model.chat": "Message encode_conversation end_of_turn has_template read_messages render",
+    "ftengine.model.answers": "end_tokens read_answer",
+    "ftengine.model.chat": "has_template render",
     "ftengine.model.code": "fingerprint_code",
+    "ftengine.model.conversation": "read_conversation with_system",
     "ftengine.model.criterion": "Criterion",
     "ftengine.model.fingerprints": "fingerprint_base fingerprint_processor fingerprint_weights require_same_base",
     "ftengine.model.generation": "GenerationOptions complete generate made_to_fit stop_tokens",
@@ -60,6 +65,7 @@ _NAMES = {
     "quiet_transformers read_tensors save_model save_tensors save_trained",
     "ftengine.model.token_loss": "TokenLoss",
     "ftengine.model.tokens": "IGNORED Span encode_spans length_limit pad stack_tokens",
+    "ftengine.model.turns": "encode_conversation",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
@@ -69,7 +75,6 @@ __all__ = [
     "TRAINED_FILE",
     "Criterion",
     "GenerationOptions",
-    "Message",
     "ModuleNames",
     "RMSNorm",
     "Span",
@@ -81,7 +86,7 @@ __all__ = [
     "default_param_groups",
     "encode_conversation",
     "encode_spans",
-    "end_of_turn",
+    "end_tokens",
     "evaluating",
     "find_modules",
     "fingerprint_base",
@@ -104,7 +109,8 @@ __all__ = [
     "probe_tokens",
     "quiet_transformers",
     "raw_outputs",
-    "read_messages",
+    "read_answer",
+    "read_conversation",
     "read_tensors",
     "regex",
     "render",
@@ -119,6 +125,7 @@ __all__ = [
     "stop_tokens",
     "trainable",
     "widen",
+    "with_system",
 ]
 
 

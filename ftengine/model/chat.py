@@ -1,29 +1,28 @@
-"""Conversations in a model's own chat template, and which part of the result the assistant wrote."""
+"""Conversations in a model's own chat template, whole: what it expects, and what it would leave out."""
 
 from __future__ import annotations
 
+import inspect
+import json
 import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from jinja2 import Environment, TemplateError
 
-from ftengine.errors import DataError, shown
-from ftengine.model.tokens import Span, encode_spans
-
-Message = dict[str, Any]
-"""{"role": one of `ROLES`, "content": text}; what the assistant says may have "weight": 0, which leaves it out of the
-loss (OpenAI's format)."""
-
-ROLES = ("system", "user", "assistant")
+from ftengine.api.conversation import Conversation, Message, ToolCall
+from ftengine.errors import DataError
+from ftengine.model.conversation import THOUGHTS
+from ftengine.model.tokens import Span
 
 _GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_REPLY = "REPLY"
 
 PATIENCE = 10
 """Seconds of computing for a template and one conversation; a usual one takes a thousandth."""
@@ -31,83 +30,26 @@ ROOM = 1 << 29
 """Bytes of memory for the same: ten copies of a conversation of 50 MB."""
 
 
-def read_messages(value: Any) -> list[Message]:
-    """Check a row's `messages`; keys beside role, content and the assistant's weight 0 are left out.
-
-    Raises:
-        DataError: not a list of {role, content} with a known role and some text, or a weight is neither 0 nor 1.
-    """
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise DataError(f"`messages` is {shown(value)}; it must be a list of {{role, content}}.")
-    if not value:
-        raise DataError("`messages` is empty; a conversation has at least one message.")
-    return [_read_message(message, number) for number, message in enumerate(value, 1)]
-
-
-def _read_message(message: Any, number: int) -> Message:
-    if isinstance(message, Mapping) and message.get("tool_calls") and "content" not in message:
-        message = {**message, "content": None}
-    if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-        raise DataError(f"message {number} is {shown(message)}; it must have `role` and `content`.")
-    role, content = message["role"], message["content"]
-    called = next((key for key in ("tool_calls", "function_call") if message.get(key)), "")
-    if role in ("tool", "function") or (called and not content):
-        what = f"calls a tool (`{called}`)" if called else "is what a tool returned"
-        raise DataError(
-            f"message {number} ({role}) {what}; tool calls are not read. Leave such conversations out with "
-            "data.on_error=skip, or write calls and results as text into messages of the assistant and the user."
-        )
-    if role not in ROLES:
-        raise DataError(f"message {number} has role {shown(role)}. Allowed: {', '.join(ROLES)}.")
-    if not isinstance(content, str):
-        raise DataError(f"message {number} ({role}) has content {shown(content)}; it must be text.")
-    if not content.strip():
-        raise DataError(f"message {number} ({role}) has no text; leave it out or give it some.")
-    weight = message.get("weight") if role == "assistant" else None
-    if weight is not None and weight not in (0, 1):
-        raise DataError(
-            f"message {number} (assistant) has weight {shown(weight)}; it must be 0 (not trained on) or 1 (trained on)."
-        )
-    read = {"role": role, "content": content}
-    return read if weight in (None, 1) else {**read, "weight": 0}
-
-
-def is_trained(message: Message) -> bool:
-    """Say whether a message is the assistant's and counts in the loss."""
-    return message["role"] == "assistant" and message.get("weight") != 0
-
-
-def with_system(messages: list[Message], system: str | None) -> list[Message]:
-    """Put a system message in front, unless the conversation has one."""
-    if system is None or messages[0]["role"] == "system":
-        return messages
-    return [{"role": "system", "content": system}, *messages]
-
-
 def has_template(processor: Any) -> bool:
     """Say whether the processor can write conversations."""
     return bool(getattr(processor, "chat_template", None))
 
 
-def _as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """Return messages as templates know them."""
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
-
-
-def render(processor: Any, messages: list[Message], *, prompt: bool = False) -> str:
+def render(processor: Any, conversation: Conversation, *, upto: int | None = None, prompt: bool = False) -> str:
     """Write a conversation as the model reads it; with `prompt`, up to where the assistant's reply begins.
 
+    Args:
+        upto: write so many of its messages; None: all.
+
     Raises:
-        DataError: the template refuses the conversation (roles that do not alternate, a system message, …).
+        DataError: the template refuses the conversation (roles that do not alternate, a system message, …), or leaves
+            a message, a call or the tools out.
     """
+    messages = conversation.messages[:upto]
+    if lost := _left_out(processor, conversation):
+        raise DataError(f"the model's chat template leaves out {lost}")
     try:
-        if _has_power(processor.get_chat_template()):
-            raise DataError(
-                "the model's chat template raises numbers to powers (**), which can compute without end. Take the "
-                "template from the model's author."
-            )
-        with limited():
-            return processor.apply_chat_template(_as_dicts(messages), tokenize=False, add_generation_prompt=prompt)
+        return _applied(processor, conversation, messages, _form(processor), prompt=prompt)
     except TimeoutError:
         raise DataError(
             f"the model's chat template takes more than {PATIENCE} s for {len(messages)} messages: it "
@@ -118,9 +60,204 @@ def render(processor: Any, messages: list[Message], *, prompt: bool = False) -> 
             f"the model's chat template takes more than {ROOM >> 20} MiB of memory for {len(messages)} messages. Take "
             "the template from the model's author."
         ) from None
-    except (TemplateError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
-        roles = ", ".join(message["role"] for message in messages)
+    except _REFUSALS as error:
+        roles = ", ".join(message.role for message in messages)
         raise DataError(f"the model's chat template refuses a conversation of {roles}: {error}") from None
+
+
+_REFUSALS = (TemplateError, ValueError, TypeError, ArithmeticError, RecursionError, LookupError)
+
+
+def marks(processor: Any, conversation: Conversation, upto: int) -> list[Span] | None:
+    """Return what a template marks with {% generation %} in the first messages; None where it marks nothing ever."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    tools, form = _tools_of(conversation), _form(processor)
+    template = processor.get_chat_template(tools=tools)
+    if not _GENERATION_BLOCK.search(template):
+        return None
+    with limited():  # as long as it took to write it just now
+        written: Any = render_jinja_template(
+            [[form.message(message) for message in conversation.messages[:upto]]],
+            tools=tools,
+            chat_template=template,
+            return_assistant_tokens_mask=True,
+            **{**processor.special_tokens_map, **conversation.template_arguments},
+        )
+    _, [marked] = written
+    return [(start, end) for start, end in marked if end > start]
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What a template expects of messages.
+
+    Args:
+        mapping: arguments of a call as a mapping; else as JSON text.
+        thoughts: it writes thoughts that it is given apart; else they are put in front of the content.
+        parts: it writes contents only as lists of parts, as those of vision-language models do.
+    """
+
+    mapping: bool = True
+    thoughts: bool = True
+    parts: bool = False
+
+    def message(self, message: Message) -> dict[str, Any]:
+        """Return a message as the template knows it."""
+        content: Any = message.content if isinstance(message.content, str) else list(message.content)
+        found: dict[str, Any] = {"role": message.role}
+        if message.thought and self.thoughts:
+            found |= dict.fromkeys(THOUGHTS, message.thought)
+        elif message.thought and isinstance(content, str):
+            content = f"<think>\n{message.thought}\n</think>\n\n{content}"
+        found["content"] = [{"type": "text", "text": content}] if self.parts and isinstance(content, str) else content
+        if message.calls:
+            found["tool_calls"] = [self._call(call) for call in message.calls]
+        found |= {key: value for key, value in (("name", message.name), ("tool_call_id", message.call_id)) if value}
+        return found
+
+    def _call(self, call: ToolCall) -> dict[str, Any]:
+        arguments = json.loads(call.arguments) if self.mapping else call.arguments
+        named = {} if call.id is None else {"id": call.id}
+        return {**named, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+def _tools_of(conversation: Conversation) -> list[Any] | None:
+    return json.loads(conversation.tools) if conversation.tools else None
+
+
+def _applied(
+    processor: Any, conversation: Conversation, messages: Sequence[Message], form: _Form, *, prompt: bool = False
+) -> str:
+    tools = _tools_of(conversation)
+    if taken := set(conversation.template_arguments) & _taken(processor.apply_chat_template.__func__):
+        raise DataError(f"`chat_template_kwargs` sets {taken.pop()!r}, which is no variable of a chat template.")
+    if _has_power(processor.get_chat_template(tools=tools)):
+        raise DataError(
+            "the model's chat template raises numbers to powers (**), which can compute without end. Take the "
+            "template from the model's author."
+        )
+    with limited():
+        return processor.apply_chat_template(
+            [form.message(message) for message in messages],
+            tools=tools,
+            tokenize=False,
+            add_generation_prompt=prompt,
+            **conversation.template_arguments,
+        )
+
+
+@cache
+def _taken(apply: Callable[..., Any]) -> frozenset[str]:
+    """Return what a row cannot set: it is for ftengine to say how a template is applied, and which one."""
+    return frozenset(inspect.signature(apply).parameters) - {"documents"}
+
+
+_KNOWN: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
+"""For each tokenizer, what was found out about its templates."""
+
+
+def _known(processor: Any, key: Any, find: Callable[[], Any]) -> Any:
+    """Return what is known of a tokenizer's template under a key, found now where it is not."""
+    known = _KNOWN.setdefault(processor, {})
+    key = (str(processor.chat_template), key)
+    if key not in known:
+        known[key] = find()
+    return known[key]
+
+
+_ASKED = Message("user", "Zq")
+_TOOLS = json.dumps(
+    [
+        {
+            "type": "function",
+            "function": {
+                "name": "ZqTool",
+                "description": "Zq",
+                "parameters": {"type": "object", "properties": {"Zq": {"type": "string", "description": "Zq"}}},
+            },
+        }
+    ]
+)
+
+
+def _form(processor: Any) -> _Form:
+    """Find out what a template expects, by giving it a text, a thought and a call."""
+
+    def find() -> _Form:
+        asked = Conversation((_ASKED,))
+        parts = "Zq" not in _try(processor, asked, _Form()) and "Zq" in _try(processor, asked, _Form(parts=True))
+        return _Form(_wants_mapping(processor, parts), _writes_thoughts(processor, parts), parts)
+
+    return _known(processor, "form", find)
+
+
+def _try(processor: Any, conversation: Conversation, form: _Form) -> str:
+    """Return what a template makes of a conversation; "" where it refuses it."""
+    try:
+        return _applied(processor, conversation, conversation.messages, form)
+    except (*_REFUSALS, DataError, TimeoutError, MemoryError):
+        return ""
+
+
+def _writes_thoughts(processor: Any, parts: bool) -> bool:
+    answer = Message("assistant", "Zq", thought="ZqThought")
+    return "ZqThought" in _try(processor, Conversation((_ASKED, answer)), _Form(parts=parts))
+
+
+def _wants_mapping(processor: Any, parts: bool) -> bool:
+    """Say whether arguments come out as JSON where they are given as a mapping, or not even where they are text."""
+    call = Message("assistant", "", calls=(ToolCall("ZqTool", '{"ZqKey": "ZqValue"}', "ZqCall00x"),))
+    result = Message("tool", "Zq", name="ZqTool", call_id="ZqCall00x")
+    conversation = Conversation((_ASKED, call, result), _TOOLS)
+    written = [_try(processor, conversation, _Form(mapping, parts=parts)) for mapping in (True, False)]
+    as_json = [bool(re.search(r'"ZqKey"\s*:\s*"ZqValue"', text)) for text in written]
+    if any(as_json):
+        return as_json[0]
+    return "ZqValue" in written[0] or "ZqValue" not in written[1]
+
+
+def writes_tools(processor: Any, conversation: Conversation) -> bool:
+    """Say whether the template tells the model which tools a row offers; some leave that to a system message."""
+    return not conversation.tools or _known(
+        processor, "tools", lambda: "ZqTool" in _try(processor, Conversation((_ASKED,), _TOOLS), _form(processor))
+    )
+
+
+def _left_out(processor: Any, conversation: Conversation) -> str:
+    """Return what a template does not write of a conversation of this shape, as a sentence; "" where it writes all.
+
+    A conversation of the same roles, calls and tools is written with words of its own in each place. Thoughts and tools
+    may be left out: that is counted elsewhere.
+    """
+    shape = tuple((m.role, bool(m.text.strip()), bool(m.thought), len(m.calls)) for m in conversation.messages)
+    asked = json.dumps(dict(conversation.template_arguments), sort_keys=True, default=str)
+    return _known(
+        processor, (shape, bool(conversation.tools), asked), lambda: _find_left_out(processor, conversation, shape)
+    )
+
+
+def _find_left_out(processor: Any, conversation: Conversation, shape: Sequence[tuple[str, bool, bool, int]]) -> str:
+    wanted, messages, open_calls = list[tuple[str, str]](), list[Message](), list[ToolCall]()
+    for n, (role, has_text, has_thought, count) in enumerate(shape, 1):
+        answered = open_calls.pop(0) if role == "tool" and open_calls else ToolCall("", "")
+        text, thought = f"ZqText{n}x" * has_text, f"ZqThought{n}x" * has_thought
+        advice = ". Give it the role system" if role == "developer" else ""
+        wanted += [(f"message {n} ({role}){advice}", text)]
+        calls = []
+        for i in range(1, count + 1):
+            name, value = f"ZqName{n}x{i}x", f"ZqValue{n}x{i}x"
+            calls.append(ToolCall(name, json.dumps({"ZqKey": value}), f"Zq{n:03}x{i:03}"))
+            what = "the call" if count == 1 else f"call {i} of {count}"
+            wanted += [
+                (f"{what} in message {n} (assistant)", name),
+                (f"what message {n} (assistant) calls with", value),
+            ]
+        open_calls += calls
+        messages.append(Message(role, text, thought, tuple(calls), name=answered.name, call_id=answered.id))
+    same = Conversation(tuple(messages), _TOOLS if conversation.tools else "", conversation.template_arguments)
+    written = _try(processor, same, _form(processor))
+    return next((f"{what}." for what, word in wanted if word not in written), "") if written else ""
 
 
 @cache
@@ -173,92 +310,3 @@ def _limited_time() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(vtalrm, signal.SIG_DFL)
-
-
-def encode_conversation(processor: Any, messages: list[Message]) -> tuple[list[int], list[int]]:
-    """Tokenise a conversation and label what the assistant wrote, with the token that ends its turn.
-
-    Where the template marks the assistant's text with {% generation %}, those marks are taken. Otherwise each turn is
-    found by writing the conversation up to it and past it. Turns of weight 0 are not labelled. A template that rewrites
-    history (drops the reasoning of earlier turns, say) leaves only the last turn as the model would write it, so only
-    that one is labelled.
-
-    Returns:
-        (input_ids, labels), both (tokens,); labels are -100 outside of the assistant's turns.
-
-    Raises:
-        DataError: the template refuses the conversation, or hides where the assistant's text begins or which turn is
-            which.
-    """
-    return encode_spans(processor, *conversation_spans(processor, messages))
-
-
-def conversation_spans(processor: Any, messages: list[Message]) -> tuple[str, list[Span]]:
-    """Write a conversation, and say where in the text stands what `encode_conversation` labels."""
-    text = render(processor, messages)
-    if _GENERATION_BLOCK.search(processor.get_chat_template()):
-        return text, _marked_spans(processor, messages)
-    return text, _assistant_spans(processor, messages, text)
-
-
-def _marked_spans(processor: Any, messages: list[Message]) -> list[Span]:
-    """Return what a template marks, without the turns of weight 0."""
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    template, special = processor.get_chat_template(), processor.special_tokens_map
-    with limited():  # as long as it took to write it just now
-        written: Any = render_jinja_template(
-            [_as_dicts(messages)], chat_template=template, return_assistant_tokens_mask=True, **special
-        )
-    _, [marked] = written
-    spans = [(start, end) for start, end in marked if end > start]
-    trained = [is_trained(message) for message in messages if message["role"] == "assistant"]
-    if all(trained):
-        return spans
-    if len(spans) != len(trained):
-        raise DataError(
-            "messages have weight 0, but the model's chat template does not mark each of the assistant's turns by "
-            "itself, so they cannot be left out."
-        )
-    return [span for span, counts in zip(spans, trained, strict=True) if counts]
-
-
-def _assistant_spans(processor: Any, messages: list[Message], text: str) -> list[Span]:
-    replies = [k for k, message in enumerate(messages) if k and message["role"] == "assistant"]
-    spans = [_span(processor, messages, k, text) for k in replies]
-    if None in spans:
-        replies, spans = replies[-1:], spans[-1:]
-    if None in spans:
-        raise DataError(
-            "the model's chat template writes the assistant's last turn differently from the prompt it is to "
-            "answer, so what to train on is unknown. Give the tokenizer a template with {% generation %} marks, or "
-            "set task.loss_on: all."
-        )
-    return [span for k, span in zip(replies, spans, strict=True) if span is not None and is_trained(messages[k])]
-
-
-def _span(processor: Any, messages: list[Message], k: int, text: str) -> Span | None:
-    """Return the span of reply k in `text`, or None where the template writes it differently there."""
-    prompt = render(processor, messages[:k], prompt=True)
-    past = render(processor, messages[: k + 1])
-    if not (text.startswith(past) and past.startswith(prompt)):
-        return None
-    return len(prompt), _turn_end(processor, past)
-
-
-def _turn_end(processor: Any, past: str) -> int:
-    """Leave out the line break that templates write behind the token that ends a turn."""
-    stripped = past.rstrip()
-    ends = any(stripped.endswith(token) for token in processor.get_added_vocab())
-    return len(stripped) if ends else len(past)
-
-
-def end_of_turn(processor: Any) -> int | None:
-    """Return the token that the template writes behind an assistant's reply, or None where it writes none."""
-    question = [{"role": "user", "content": "Hello"}]
-    try:
-        past = render(processor, [*question, {"role": "assistant", "content": _REPLY}])
-    except DataError:
-        return None
-    ids = processor(past.rpartition(_REPLY)[2], add_special_tokens=False)["input_ids"]
-    return ids[0] if ids and ids[0] in processor.get_added_vocab().values() else None

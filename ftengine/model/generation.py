@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ftengine.errors import DataError, InputError, TrainingError, did_you_mean
-from ftengine.model.chat import end_of_turn, has_template
+from ftengine.model.answers import end_tokens
+from ftengine.model.chat import has_template
 from ftengine.model.tokens import attention_mask, pad
 
 if TYPE_CHECKING:
@@ -136,8 +137,8 @@ def made_to_fit(
 
 
 def stop_tokens(loaded: LoadedModel) -> list[int]:
-    """Return what ends an answer: the tokenizer's EOS, the model's own, and the end of turn of its chat template."""
+    """Return what ends an answer: the tokenizer's EOS, the model's own, and the ends of turns of its chat template."""
     own = getattr(getattr(loaded.module, "generation_config", None), "eos_token_id", None)
-    turn = end_of_turn(loaded.processor) if has_template(loaded.processor) else None
-    stop = [loaded.processor.eos_token_id, *(own if isinstance(own, list) else [own]), turn]
+    turns = end_tokens(loaded.processor) if has_template(loaded.processor) else []
+    stop = [loaded.processor.eos_token_id, *(own if isinstance(own, list) else [own]), *turns]
     return [token for token in stop if token is not None]

@@ -98,7 +98,7 @@ def test_what_may_encode_otherwise_has_another_key(processor, tmp_path):
     other_keys = [
         *(key(task=task) for task in labelled),
         key("b"),
-        key(task=CausalLM(CausalLMConfig(loss_on="all"))),
+        key(task=CausalLM(CausalLMConfig(train_on="all"))),
         key(max_length=32),
         key(processor=other),
         key(processor=added),

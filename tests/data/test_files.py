@@ -13,7 +13,6 @@ from pyarrow import parquet
 from ftengine.data import files
 from ftengine.data.read import read_rows
 from ftengine.errors import DataError
-from ftengine.model import read_messages
 
 TEXTS = {
     "rows.jsonl": '{"text": "a"}\n{"text": "b"}\n',
@@ -109,16 +108,3 @@ def test_a_folder_of_parquet_files_is_one_source(tmp_path):
 def test_a_folder_of_unlike_files_is_refused_by_name(tmp_path, contents, facts):
     with raises(DataError, *facts):
         read_rows(write_folder(tmp_path / "rows", **contents))
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]},
-        {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]},
-        {"role": "tool", "content": "4"},
-    ],
-)
-def test_tool_calls_are_refused_by_what_they_are(message):
-    with raises(DataError, "message 2", "tool calls are not read"):
-        read_messages([{"role": "user", "content": "2 + 2?"}, message])

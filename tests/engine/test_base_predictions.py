@@ -112,7 +112,7 @@ def test_what_the_base_might_say_otherwise_has_another_key(reusing):
         keys(reusing(strategy="full", train__precision="bfloat16")),
         keys(reusing(train__batch_size=4)),
         keys(reusing(seed=1)),
-        keys(reusing(task={"name": "causal-lm", "loss_on": "all"})),
+        keys(reusing(task={"name": "causal-lm", "train_on": "all"})),
     ]
     for name in known:
         assert len({found[name] for found in [known, *others]}) == 7, name

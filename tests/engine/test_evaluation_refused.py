@@ -72,7 +72,7 @@ def test_a_plan_says_what_is_measured(label_recipe):
 
 @pytest.mark.parametrize("rows", ["text", "all"])
 def test_robustness_is_refused_where_a_change_is_to_be_predicted_too(chat_recipe, tmp_path, rows):
-    settings = {"evaluation__robustness": ["keyboard"], "task__loss_on": "all"}
+    settings = {"evaluation__robustness": ["keyboard"], "task__train_on": "all"}
     if rows == "text":
         data = write_rows(tmp_path / "t.jsonl", [{"text": f"a sentence of several words {i}"} for i in range(40)])
         settings = {"evaluation__robustness": ["keyboard"], "data__train": data}

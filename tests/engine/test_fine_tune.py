@@ -244,8 +244,8 @@ def test_a_plan_says_what_training_then_does(chat_recipe, tmp_path):
     assert planned.model["total_parameters"] == facts["total_parameters"]
     assert sum(line["tokens"] for line in steps) == pytest.approx(planned.steps["tokens"], rel=0.01)
     assert planned.estimate["peak_bytes"] > 0
-    assert any(trained for _, trained in planned.example)
-    assert any(not trained for _, trained in planned.example)
+    assert any(trained for _, trained in planned.examples[0]["pieces"])
+    assert any(not trained for _, trained in planned.examples[0]["pieces"])
     unmeasured = plan(recipe, measure=False)
     assert unmeasured.estimate is None
     assert unmeasured.targets == planned.targets

@@ -2,6 +2,7 @@
 
 from ftengine_builtins.audits.balance import Balance
 from ftengine_builtins.audits.contradictions import Contradictions
+from ftengine_builtins.audits.conversations import Conversations
 from ftengine_builtins.audits.encoded import Lengths, UnknownTokens, UnreadKeys
 from ftengine_builtins.audits.label_noise import LabelNoise
 from ftengine_builtins.audits.languages import Languages
@@ -11,6 +12,7 @@ from ftengine_builtins.audits.texts import Mojibake, Oddities, PersonalData
 __all__ = [
     "Balance",
     "Contradictions",
+    "Conversations",
     "Duplicates",
     "LabelNoise",
     "Languages",

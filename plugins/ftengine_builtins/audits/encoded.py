@@ -1,5 +1,6 @@
 """Audits of what the model gets of the data: cut examples, unknown tokens, keys that nothing reads."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 from ftengine.api import Audit, AuditedData, Display, Finding, Table
@@ -24,11 +25,21 @@ class Lengths(Audit):
             if found := {split: counts[key] for split, counts in data.encoded.items() if counts.get(key)}:
                 reasons = [reason for counts in data.encoded.values() for reason in counts.get(f"{key}_first", ())]
                 of = {split: rows[split] + (count if key == "skipped" else 0) for split, count in found.items()}
+                if key == "untrained_rows":
+                    reasons = _untrained(data)
                 first = f", e.g. {reasons[0].removesuffix('.')}" if reasons else ""
                 text = f"{counted(found, of, what)}{first}."
                 yield Finding(kind="data", level="note", text=text, figures={key: found}, places=tuple(reasons[:5]))
         if any(counts["percentiles"]["5"] < counts["longest"] for counts in data.encoded.values()):
             yield _table(data)
+
+
+def _untrained(data: AuditedData) -> list[str]:
+    """Return why rows are not trained on, the most frequent reason first."""
+    found = Counter[str]()
+    for counts in data.encoded.values():
+        found.update(counts.get("untrained_reasons", {}))
+    return [f"{why} in {count:,}" for why, count in found.most_common()]
 
 
 def _table(data: AuditedData) -> Table:

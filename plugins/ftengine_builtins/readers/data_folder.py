@@ -40,12 +40,12 @@ class DataFolderReader(Reader):
             entries = visible(source)
             names = [entry.name.lower() for entry in entries]
             images = any(name.endswith(IMAGES) for name in names) or any(entry.is_dir() for entry in entries)
-            return any(map(_kind, names)) and not images
+            return any(map(kind_of, names)) and not images
         return False
 
     def read(self, source: str) -> Iterable[Row | BrokenRow] | pa.RecordBatchReader:
         names = [entry.name for entry in visible(source)]
-        kinds = {name: _kind(name) if os.path.isfile(os.path.join(source, name)) else None for name in names}
+        kinds = {name: kind_of(name) if os.path.isfile(os.path.join(source, name)) else None for name in names}
         for name, kind in kinds.items():
             if kind is None:
                 raise BrokenRow(
@@ -61,7 +61,8 @@ class DataFolderReader(Reader):
         return _rows(source, names, kind())
 
 
-def _kind(name: str) -> type[FileReader] | None:
+def kind_of(name: str) -> type[FileReader] | None:
+    """Return what reads a file of this name."""
     return next((kind for kind in KINDS if name.lower().endswith(kind.suffixes)), None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -43,6 +44,9 @@ class JsonReader(FileReader):
 
     name = "json"
     suffixes = (".json", ".json.gz")
+
+    def accepts(self, source: str) -> bool:
+        return super().accepts(source) and os.path.basename(source) != "dataset_info.json"  # a list of data sets
 
     def read(self, source: str) -> Iterator[Row | BrokenRow]:
         with open_file(source) as file:

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, TaskTraits, View
+from ftengine.api import (
+    PART,
+    Batch,
+    Config,
+    Conversation,
+    Example,
+    Features,
+    LoadedModel,
+    Prediction,
+    TaskTraits,
+    View,
+)
 from ftengine.errors import DataError, RecipeError
-from ftengine.model import Criterion
-from ftengine.model.chat import Message, conversation_spans, has_template, is_trained, render, with_system
-from ftengine.model.generation import GenerationOptions, complete, made_to_fit, stop_tokens
+from ftengine.model import Criterion, has_template, read_answer, render, with_system
+from ftengine.model.answers import OPENED
+from ftengine.model.generation import GenerationOptions, generate, made_to_fit, stop_tokens
 from ftengine.model.tokens import (
     IGNORED,
     LONG_TEXT,
-    Span,
     encode_spans,
     full_length,
     length_limit,
@@ -25,9 +36,12 @@ from ftengine.model.tokens import (
     prompt_tokens,
     unknown_in,
 )
+from ftengine.model.turns import Written, answers, turn, write
+from ftengine_builtins.layouts import recognised
 from ftengine_builtins.tasks import language_rows
+from ftengine_builtins.tasks.chat_counts import LAYOUT, counts_of, kind_of
 from ftengine_builtins.tasks.generative import GenerativeTask
-from ftengine_builtins.tasks.language_rows import as_messages, read_text, shape_of
+from ftengine_builtins.tasks.language_rows import read_row, read_text, shape_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,11 +56,19 @@ class CausalLMConfig(Config):
         None, ge=2, description=f"longest example in tokens; null: {DEFAULT_MAX_LENGTH}, or the model's limit if less"
     )
     truncate: Literal["right", "left"] = Field("right", description="which end of a longer example is cut off")
-    loss_on: Literal["completions", "all"] = Field(
-        "completions", description="train on the assistant's turns and completions alone, or on every token"
+    train_on: Literal["completion", "assistant", "last", "all"] = Field(
+        "completion",
+        description="completion: the assistant's turns, of a row with a prompt those behind it; assistant: all of its "
+        "turns; last: those after the user's last one; all: every token",
+    )
+    thoughts: Literal["train", "mask", "remove"] = Field(
+        "train", description="what the assistant thought: trained on, only read, or taken out"
     )
     chat_template: Literal["auto", "never"] = Field(
         "auto", description="auto writes prompt and completion as a chat where the model has a template; never: as text"
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="given to the chat template, as {enable_thinking: false}; a row's own come first"
     )
     system: str | None = Field(None, min_length=1, description="system message of conversations that have none")
     packing: bool = Field(
@@ -67,11 +89,13 @@ class CausalLMOptions(GenerationOptions):
 class CausalLM(GenerativeTask):
     """Predict the next token of conversations, completions or text.
 
-    A row has `messages` (a list of {role, content}; roles system, user, assistant), or `prompt` and `completion`
-    (texts, or lists of messages), or `text`. Conversations are written in the model's own chat template, and so are
-    prompt and completion where the model has one. Without a template a completion follows its prompt as it stands;
-    completions and texts then end with the tokenizer's EOS, so that the model learns to stop. Of a conversation, the
-    assistant's turns are trained on, each with the token that ends it, except those with `"weight": 0`.
+    A row has `messages` (a list of {role, content}, with tool calls, their results and thoughts), or `prompt` and
+    `completion` (texts, or lists of messages), or `text`, or is a conversation in the layout of ShareGPT, Alpaca or
+    ms-swift. Conversations are written in the model's own chat template, and so are prompt and completion where the
+    model has one. Without a template a completion follows its prompt as it stands; completions and texts then end with
+    the tokenizer's EOS, so that the model learns to stop. Of a conversation, the assistant's turns are trained on as
+    they will be served, each with the token that ends it, except those with `"weight": 0`: a template that writes a
+    turn differently when others follow makes an example of each.
     """
 
     name = "causal-lm"
@@ -96,7 +120,7 @@ class CausalLM(GenerativeTask):
         What is no input is never changed, so that the model never learns to write what was changed, except where the
         data is plain text or the loss is on everything.
         """
-        return language_rows.view(row, all_trained=self.config.loss_on == "all")
+        return language_rows.view(row, all_trained=self.config.train_on == "all")
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return input_ids and labels (both (length,), labels unshifted, -100 where nothing is trained).
@@ -105,18 +129,19 @@ class CausalLM(GenerativeTask):
         """
         limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
         left = self.config.truncate == "left"
-        text, spans, chat = self._written(example, processor)
+        written, conversation = self._written(example, processor)
+        text = written.text
         part, start = part_within(processor, text, limit, left=left)
-        ids, labels = encode_spans(processor, part, [(first - start, last - start) for first, last in spans])
-        if not chat:
+        ids, labels = encode_spans(processor, part, [(first - start, last - start) for first, last in written.spans])
+        if conversation is None:
             begin, end = _begin(processor, ids), missing_end(ids, processor)
             ids, labels = begin + ids + end, [IGNORED] * len(begin) + labels + end
-        if self.config.loss_on == "all":
+        if self.config.train_on == "all":
             labels = list(ids)
-        full = full_length(len(ids), text, part)
-        kept = slice(-limit, None) if left else slice(limit)
-        ids, labels = ids[kept], labels[kept]
-        return {
+        full, whole = full_length(len(ids), text, part), labels
+        kept = range(len(ids))[-limit:] if left else range(len(ids))[:limit]
+        ids, labels = ids[kept.start : kept.stop], labels[kept.start : kept.stop]
+        features = {
             "input_ids": ids,
             "labels": labels,
             "length": len(ids),
@@ -124,7 +149,23 @@ class CausalLM(GenerativeTask):
             "full_length": full,
             "unknown": unknown_in(ids, processor),
             "truncated": full > limit,
-        } | ({} if spans else {"untrained": "every assistant turn has weight 0"})
+        }
+        if conversation is not None:
+            counts = counts_of(processor, conversation, written, whole, kept)
+            if written.spans and written.spans[-1][1] - start > len(part):  # it was cut before it was tokenised
+                counts.pop("end_of_turn", None)
+            layout, _ = recognised(example)
+            counts |= {f"{LAYOUT}{layout}": 1} if layout else {}
+            features |= {"kind": kind_of(conversation), "counts": counts}
+        return features | ({} if written.spans else {"untrained": "every assistant turn has weight 0"})
+
+    def parts(self, row: Example, processor: Any) -> int:
+        """Return how many examples train a conversation's turns as they will be served; 1 of any other row."""
+        if not self._is_chat(shape_of(row), processor) or self.config.train_on == "all":
+            return 1
+        conversation = self._conversation(row)
+        trained = self._trained(conversation)
+        return len(write(processor, conversation, trained)) if len(trained) > 1 else 1
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
         """Return (summed losses of the labelled tokens, their number)."""
@@ -138,12 +179,14 @@ class CausalLM(GenerativeTask):
         if shape == "text":
             read_text(row, "text")
         else:
-            _question(as_messages(row, shape))
+            _question(self._conversation(row))
 
     def infer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
         """Return {"completion": text} for each row: the assistant's next turn, or how the text goes on.
+
+        What a model thinks before it answers is no part of that, and stands under "thought" where there is some.
 
         Where `messages` end with the assistant's turn, or a completion is given, that answer is left out
         and made anew. Plain text is a user's turn for a model with a chat template, unless `chat_template` is never or
@@ -153,8 +196,9 @@ class CausalLM(GenerativeTask):
         if self.config.chat_template == "auto" and has_template(loaded.processor) and not chosen.continues:
             shapes = [shape_of(row, answered=False) for row in rows]
             rows = [{"prompt": read_text(x, "text")} if s == "text" else x for x, s in zip(rows, shapes, strict=True)]
-        prompts = [self._prompt(row, loaded) for row in rows]
-        return [{"completion": text} for text in complete(loaded, prompts, chosen, stop_tokens(loaded))]
+        asked = [self._asked(row, loaded, anew=True) for row in rows]
+        answered = self._complete(loaded, asked, [one.ids for one in asked], chosen)
+        return [{"completion": text, **({"thought": thought} if thought else {})} for thought, text in answered]
 
     def generate(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
@@ -167,9 +211,21 @@ class CausalLM(GenerativeTask):
         beginning, and at most half of what the model reads is generated.
         """
         asked = [self._asked(row, loaded) for row in rows]
-        prompts, chosen = made_to_fit(loaded, [ids for ids, _, _ in asked], GenerationOptions.read(options))
-        answers = zip(complete(loaded, prompts, chosen, stop_tokens(loaded)), asked, strict=True)
-        return [{"prompt": q, "completion": text, "reference": reference} for text, (_, q, reference) in answers]
+        prompts, chosen = made_to_fit(loaded, [one.ids for one in asked], GenerationOptions.read(options))
+        found = zip(self._complete(loaded, asked, prompts, chosen), asked, strict=True)
+        return [{"prompt": one.prompt, "completion": text, "reference": one.reference} for (_, text), one in found]
+
+    def _complete(
+        self, loaded: LoadedModel, asked: Sequence[Asked], prompts: Sequence[list[int]], chosen: GenerationOptions
+    ) -> list[tuple[str, str]]:
+        """Return a thought and a text for each prompt."""
+        processor, written = loaded.processor, []
+        for one, ids in zip(
+            asked, generate(loaded, prompts, chosen, stop_tokens(loaded)) if asked else [], strict=True
+        ):
+            plain = "", processor.decode(ids, skip_special_tokens=True)
+            written.append(read_answer(processor, ids, opened=one.opened) if one.chat else plain)
+        return written
 
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode with special tokens visible; the first token is never predicted, so never trained on."""
@@ -177,64 +233,99 @@ class CausalLM(GenerativeTask):
         runs = groupby(tokens, key=lambda pair: pair[1] != IGNORED)
         return [(processor.decode([token for token, _ in run]), trained) for trained, run in runs]
 
-    def _written(self, example: Example, processor: Any) -> tuple[str, list[Span], bool]:
-        """Return a row as text, what of it is trained on, and whether it is written in the chat template."""
+    def _conversation(self, example: Example) -> Conversation:
+        """Read a row as the conversation that the template is given (DataError: it holds what is no text)."""
+        conversation = with_system(read_row(example), self.config.system)
+        for number, message in enumerate(conversation.messages, 1):
+            if message.media:
+                raise DataError(
+                    f"message {number} ({message.role}) has a part of type {message.media[0]!r}; task causal-lm reads "
+                    "text alone. Leave such rows out with data.on_error=skip."
+                )
+        if self.config.thoughts == "remove":
+            bare = tuple(replace(message, thought="") for message in conversation.messages)
+            conversation = replace(conversation, messages=bare)
+        own = {**self.config.chat_template_kwargs, **conversation.template_arguments}
+        return replace(conversation, template_arguments=own)
+
+    def _trained(self, conversation: Conversation) -> list[int]:
+        """Return which messages are trained on, by number from 0."""
+        found, messages = answers(conversation), conversation.messages
+        if self.config.train_on == "completion":
+            return [k for k in found if k >= conversation.given]
+        if self.config.train_on == "last":
+            asked = max((k for k, message in enumerate(messages) if message.role == "user"), default=0)
+            return [k for k in found if k > asked]
+        return found
+
+    def _written(self, example: Example, processor: Any) -> tuple[Written, Conversation | None]:
+        """Return a row, or the part of it that is meant, as text, and the conversation that it is in the template."""
         shape = shape_of(example)
         if self._is_chat(shape, processor):
-            messages, given = as_messages(example, shape), language_rows.given_turns(example)
-            learnt = messages[len(given) :]
-            if self.config.loss_on == "all":
-                if any(turn["role"] == "assistant" and turn.get("weight") == 0 for turn in [*given, *learnt]):
+            conversation = self._conversation(example)
+            messages, given = conversation.messages, conversation.given
+            if self.config.train_on == "all":
+                if any(message.role == "assistant" and not message.trains for message in messages):
                     raise DataError(
-                        "a message has weight 0, which leaves it out of the loss, but task.loss_on is all. Set it to "
-                        "completions, or take the weights out of the data."
+                        "a message has weight 0, which leaves it out of the loss, but task.train_on is all. Set it to "
+                        "completion, or take the weights out of the data."
                     )
-                text = render(processor, with_system(messages, self.config.system))
-                return text, [(0, len(text))], True
-            if not any(turn["role"] == "assistant" for turn in (learnt if given else messages[1:])):
+                text = render(processor, conversation)
+                return Written(text, [(0, len(text))]), conversation
+            if not any(message.role == "assistant" for message in messages[given or 1 :]):
                 where = "in its completion" if given else "that answers something"
                 raise DataError(f"the conversation has no assistant turn {where}; nothing to train on.")
-            return *conversation_spans(processor, with_system(messages, self.config.system)), True
+            masked = self.config.thoughts == "mask"
+            found = write(processor, conversation, self._trained(conversation), mask_thoughts=masked)
+            return found[min(example.get(PART, len(found)), len(found) - 1)], conversation
         if shape == "prompt":
             prompt = read_text(example, "prompt")
             text, start = prompt + read_text(example, "completion"), len(prompt)
         else:
             text, start = read_text(example, "text"), 0
-        return text, [(start, len(text))], False
+        return Written(text, [(start, len(text))]), None
 
-    def _prompt(self, example: Example, loaded: LoadedModel) -> list[int]:
-        """Return the tokens that the answer to a row continues, as `prompt_tokens` does."""
+    def _asked(self, example: Example, loaded: LoadedModel, *, anew: bool = False) -> Asked:
+        """Return what a row asks; with `anew`, whatever it ends with is to be answered, and a text to be continued."""
         processor, limit = loaded.processor, loaded.max_length
         shape = shape_of(example, answered=False)
         if self._is_chat(shape, processor):
-            question = with_system(_question(as_messages(example, shape)), self.config.system)
-            return prompt_tokens(processor, render(processor, question, prompt=True), limit)
-        ids = prompt_tokens(processor, read_text(example, shape), limit)
-        return _begin(processor, ids) + ids
-
-    def _asked(self, example: Example, loaded: LoadedModel) -> tuple[list[int], str, str | None]:
-        """Return the tokens (see `_prompt`) and the text of a row's prompt, and what is to be answered."""
-        processor, limit = loaded.processor, loaded.max_length
-        shape = shape_of(example, answered=False)
-        if self._is_chat(shape, processor):
-            messages = with_system(as_messages(example, shape), self.config.system)
-            said = [k for k, message in enumerate(messages) if k and message["role"] == "assistant"]
-            replies = [k for k in said if is_trained(messages[k])] or said
-            question = messages[: replies[-1]] if replies else messages
-            reference = messages[replies[-1]]["content"] if replies else None
-            said = [f"{message['role']}: {message['content']}" for message in question]
-            prompt = question[0]["content"] if len(question) == 1 else "\n".join(said)
-            return prompt_tokens(processor, render(processor, question, prompt=True), limit), prompt, reference
+            return self._asked_in_chat(example, loaded, anew=anew)
         text = read_text(example, shape)
-        text = text if shape == "prompt" else text[:LONG_TEXT]
-        ids = prompt_tokens(processor, text, limit)
-        if shape == "prompt":
-            reference = example.get("completion")
-        else:
+        text = text if shape == "prompt" or anew else text[:LONG_TEXT]
+        ids, reference = prompt_tokens(processor, text, limit), example.get("completion")
+        if shape == "text" and not anew:
             half = (len(ids) + 1) // 2
             text, reference = processor.decode(ids[:half]), processor.decode(ids[half:]) or None
             ids = ids[:half]
-        return _begin(processor, ids) + ids, text, reference
+        return Asked(_begin(processor, ids) + ids, text, reference)
+
+    def _asked_in_chat(self, example: Example, loaded: LoadedModel, *, anew: bool) -> Asked:
+        processor, conversation = loaded.processor, self._conversation(example)
+        messages = conversation.messages
+        if anew:
+            upto, reference = _question(conversation), None
+        else:
+            said = [k for k, message in enumerate(messages) if k and message.role == "assistant"]
+            replies = self._trained(conversation) or said
+            if PART in example:
+                written = write(processor, conversation, self._trained(conversation))
+                replies = [one.last for one in written][: example[PART] + 1] or replies
+            upto = replies[-1] if replies else len(messages)
+            reference = self._reference(processor, conversation, upto) if replies else None
+        shown = [f"{message.role}: {message.text}" for message in messages[:upto]]
+        prompt = messages[0].text if upto == 1 else "\n".join(shown)
+        text = render(processor, conversation, upto=upto, prompt=True)
+        ids = prompt_tokens(processor, text, loaded.max_length)
+        return Asked(ids, prompt, reference, chat=True, opened=bool(OPENED.search(text)))
+
+    def _reference(self, processor: Any, conversation: Conversation, k: int) -> str:
+        """Return what message k is to be answered with: its text, and calls as the template writes them."""
+        if not conversation.messages[k].calls:
+            return conversation.messages[k].text
+        served = turn(processor, conversation, k)
+        ids = prompt_tokens(processor, served.text[served.start : served.end], None)
+        return read_answer(processor, ids, opened=bool(OPENED.search(served.text[: served.start])))[1]
 
     def _is_chat(self, shape: str, processor: Any) -> bool:
         """Say whether a row of this shape is written in the chat template.
@@ -259,12 +350,30 @@ class CausalLM(GenerativeTask):
         return chat
 
 
-def _question(messages: list[Message]) -> list[Message]:
-    """Leave out the assistant's last turn, which is to be answered anew."""
-    question = messages[:-1] if messages[-1]["role"] == "assistant" else messages
-    if not any(message["role"] == "user" for message in question):
+@dataclass(frozen=True)
+class Asked:
+    """What a model is asked.
+
+    Args:
+        ids, prompt: the tokens that its answer continues, as `prompt_tokens` returns them, and what was asked as text.
+        reference: what is to be answered; None where nothing is.
+        chat, opened: whether that is in the chat template, and this has begun the answer's thought.
+    """
+
+    ids: list[int]
+    prompt: str
+    reference: str | None
+    chat: bool = False
+    opened: bool = False
+
+
+def _question(conversation: Conversation) -> int:
+    """Return how many messages there are but for the assistant's last turn, which is to be answered anew."""
+    messages = conversation.messages
+    upto = len(messages) - (messages[-1].role == "assistant")
+    if not any(message.role == "user" for message in messages[:upto]):
         raise DataError("the conversation holds no user turn to answer.")
-    return question
+    return upto
 
 
 def _begin(processor: Any, ids: list[int]) -> list[int]:

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from ftengine.api import Example, Recognised, View
+from ftengine.api import Conversation, Example, Message, Recognised, View
 from ftengine.errors import DataError, shown
-from ftengine.model.chat import Message, is_trained, read_messages
+from ftengine.model import read_conversation
 from ftengine.text import comparable
+from ftengine_builtins.layouts import COLUMNS, PREFERENCES, normal, recognised
 from ftengine_builtins.tasks.recognising import LABELS, first_of, renamed
 
 SHAPES = "`messages` (a list of {role, content}), or `prompt` and `completion` (texts or such lists), or `text`"
@@ -25,8 +26,8 @@ _OTHER_NAMES = {
     "text": ("content", "document", "body", "sentence"),
 }
 
-_SHAREGPT = {"human": "user", "gpt": "assistant"}
-"""Roles of ShareGPT's conversations, whose messages are {from, value}, by their names there."""
+_LAYOUTS = (*({column} for column in COLUMNS), {"instruction", "output"}, {"query", "response"})
+"""Columns of conversations, whatever their layout, and of Alpaca's and ms-swift's questions with answers."""
 
 _CHANGED = (("source", "target"), ("document", "summary"), ("article", "highlights"), ("text", "summary"))
 """Names of a text and of what it is turned into: a translation, a summary."""
@@ -44,7 +45,8 @@ _LANGUAGES = re.compile(
 
 def check_columns(columns: Sequence[str], *, pairs: bool = False) -> None:
     """Refuse data that has none of the shapes or, with `pairs`, no prompts and completions (DataError)."""
-    if {"prompt", "completion"} <= set(columns) or (not pairs and {"messages", "text"} & set(columns)):
+    known = [{"prompt", "completion"}] if pairs else [{"prompt", "completion"}, {"text"}, *_LAYOUTS]
+    if any(names <= set(columns) for names in known):
         return
     wanted = f"a language model needs {SHAPES}"
     if pairs:
@@ -107,42 +109,11 @@ def _called(columns: Sequence[str]) -> dict[str, str | None]:
     return {ours: first_of((ours, *theirs), columns) for ours, theirs in _OTHER_NAMES.items()}
 
 
-def joined(example: Example) -> Example:
-    """Return a row whose prompt and completion are lists of messages (TRL's conversational form) as `messages`.
-
-    What the assistant says in the prompt is not trained on. Messages in ShareGPT's form, {from, value}, become
-    {role, content}. Other rows come back as they are; never raises.
-    """
-    if isinstance(example.get("messages"), (list, tuple)) and any(map(_is_sharegpt, example["messages"])):
-        return {**example, "messages": [_renamed_keys(message) for message in example["messages"]]}
-    prompt, completion = example.get("prompt"), example.get("completion")
-    lists = isinstance(prompt, (list, tuple)) and (completion is None or isinstance(completion, (list, tuple)))
-    if not lists or example.get("messages") is not None:
-        return example
-    given = [{**m, "weight": 0} if isinstance(m, dict) and m.get("role") == "assistant" else m for m in prompt]
-    return {**example, "messages": [*given, *(completion or ())], "prompt": None, "completion": None}
-
-
-def _is_sharegpt(message: Any) -> bool:
-    return isinstance(message, Mapping) and {"from", "value"} <= message.keys() and "role" not in message
-
-
-def _renamed_keys(message: Any) -> Any:
-    if not _is_sharegpt(message):
-        return message
-    rest = {key: value for key, value in message.items() if key not in ("from", "value")}
-    role = message["from"]
-    return {"role": _SHAREGPT.get(role, role) if isinstance(role, str) else role, "content": message["value"], **rest}
-
-
-def given_turns(example: Example) -> list[Any]:
-    """Return the prompt of TRL's conversational form, none of which is trained on; nothing of other rows."""
-    prompt = example.get("prompt")
-    return list(prompt) if isinstance(prompt, (list, tuple)) and example.get("messages") is None else []
-
-
 def recognise(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
     """See conversations, prompts with completions, or texts; columns may be called otherwise."""
+    layouts = dict.fromkeys(name for row in rows if (name := recognised(row)[0]))
+    if layouts and not first_of(PREFERENCES, columns):
+        return Recognised(3, layout=" and ".join(layouts))
     messages, prompt, completion, text = _called(columns).values()
     preferred = first_of(["chosen"], columns)
     for column in (messages, preferred):
@@ -171,7 +142,7 @@ def recognise_pairs(columns: Sequence[str], rows: Sequence[Example]) -> Recognis
 
 def _is_conversation(value: Any) -> bool:
     several = isinstance(value, (list, tuple))
-    return several and all(isinstance(m, Mapping) and ("content" in m or _is_sharegpt(m)) for m in value)
+    return several and all(isinstance(m, Mapping) and ("content" in m or {"from", "value"} <= m.keys()) for m in value)
 
 
 def shape_of(example: Example, *, answered: bool = True) -> Shape:
@@ -179,9 +150,11 @@ def shape_of(example: Example, *, answered: bool = True) -> Shape:
 
     A field that is None is not there. Messages come before prompt and completion, and text comes last.
     """
-    example = joined(example)
+    example = normal(example)
     has = {name for name in _OTHER_NAMES if example.get(name) is not None}
-    if "messages" in has:
+    if "messages" in has or (
+        isinstance(example.get("prompt"), list) and isinstance(example.get("completion") or [], list)
+    ):
         return "messages"
     if {"prompt", "completion"} <= has or ("prompt" in has and not answered):
         return "prompt"
@@ -208,56 +181,83 @@ def read_text(example: Example, name: str) -> str:
     return value
 
 
-def as_messages(example: Example, shape: Shape) -> list[Message]:
-    """Return a messages or prompt row as a conversation; a prompt without completion has one message."""
-    if shape == "messages":
-        return read_messages(joined(example)["messages"])
-    messages = [{"role": "user", "content": read_text(example, "prompt")}]
-    if example.get("completion") is not None:
-        messages.append({"role": "assistant", "content": read_text(example, "completion")})
-    return messages
+def read_row(example: Example) -> Conversation:
+    """Return a row as a conversation, whatever its layout; a prompt without completion has one message."""
+    example = normal(example)
+    if example.get("messages") is None:
+        for name in ("prompt", "completion"):
+            if isinstance(example.get(name), str):
+                read_text(example, name)
+    return read_conversation(example)
 
 
 def view(row: Example, *, all_trained: bool) -> View:
-    """See the turns of system and user, the prompt, or the text as inputs; none where the row cannot be read.
+    """See the turns of all but the assistant, the prompt, or the text as inputs; none where the row cannot be read.
 
     The target is what the assistant says and is trained on, the completion, or the text: with `all_trained` everything.
     What else a row has is not learnt from and makes no difference to duplicates. Never raises.
     """
-    row = joined(row)
-    names = next((names for names in _SHAPES if row.get(names[0]) is not None), _SHAPES[-1])
-    texts: list[Any] = [row.get(name) for name in names]
-    content = texts
-    if names == ("messages",) and isinstance(texts[0], (list, tuple)):
-        content = [[m.get("role"), m["content"]] if isinstance(m, dict) and "content" in m else m for m in texts[0]]
-        texts = [m.get("content") for m in texts[0] if isinstance(m, dict)]
-    inputs, target = list[str](), None
     try:
         shape = shape_of(row)
         if shape == "messages":
-            messages = read_messages(row["messages"])
-            inputs = [message["content"] for message in messages if message["role"] != "assistant"]
-            target = [message["content"] for message in messages if is_trained(message)]
-        else:
-            target = row["completion" if shape == "prompt" else "text"]
-            inputs = [read_text(row, shape)]
+            return _of_conversation(read_row(row), all_trained=all_trained)
+        names = ("prompt", "completion") if shape == "prompt" else ("text",)
+        values = [row[name] for name in names]
+        inputs, target = [read_text(row, shape)], values if all_trained else values[-1]
+        return View(inputs, target, texts=[text for text in values if isinstance(text, str)], identity=values)
     except DataError:
-        pass
-    if all_trained and target is not None:
-        target = content
-    return View(inputs, target, texts=[text for text in texts if isinstance(text, str)], identity=content)
+        return _unreadable(row)
+
+
+def _of_conversation(conversation: Conversation, *, all_trained: bool) -> View:
+    messages = conversation.messages
+    identity: list[Any] = [[message.role, _said(message)] for message in messages]
+    identity += [conversation.tools] if conversation.tools else []
+    texts = [text for m in messages for text in (m.thought, m.text, *(call.arguments for call in m.calls)) if text]
+    target = [_said(message) for message in messages if message.role == "assistant" and message.trains]
+    inputs = [messages[i].content for i in _asking(conversation)]
+    return View(inputs, identity if all_trained else target, texts=texts, identity=identity)
+
+
+def _said(message: Message) -> Any:
+    """Return what a message says as a JSON value, which is its text where it is no more than that."""
+    content = message.content if isinstance(message.content, str) else list(map(dict, message.content))
+    calls = [[call.name, call.arguments] for call in message.calls]
+    return [message.thought, content, calls] if message.thought or calls else content
+
+
+def _asking(conversation: Conversation) -> list[int]:
+    """Return which messages are inputs: texts that the assistant did not write."""
+    return [
+        i
+        for i, message in enumerate(conversation.messages)
+        if message.role != "assistant" and isinstance(message.content, str) and message.content.strip()
+    ]
+
+
+def _unreadable(row: Example) -> View:
+    """Return what can be told of a row that will be refused."""
+    names = next((names for names in _SHAPES if row.get(names[0]) is not None), _SHAPES[-1])
+    content: Any = [row.get(name) for name in names]
+    texts = content
+    if isinstance(content[0], (list, tuple)):
+        content = [[m.get("role"), m["content"]] if isinstance(m, dict) and "content" in m else m for m in content[0]]
+        texts = [m.get("content") for m in texts[0] if isinstance(m, dict)]
+    return View([], None, texts=[text for text in texts if isinstance(text, str)], identity=content)
 
 
 def with_inputs(example: Example, inputs: Sequence[str]) -> Example:
     """Return the row with others in the place of the inputs that `view` gives (DataError: the row cannot be read)."""
-    example = joined(example)
     shape = shape_of(example)
     if shape != "messages":
         read_text(example, shape)
         [text] = inputs
         return {**example, shape: text}
-    asked = [i for i, message in enumerate(read_messages(example["messages"])) if message["role"] != "assistant"]
-    messages = list(example["messages"])
-    for i, text in zip(asked, inputs, strict=True):
+    conversation, example = read_row(example), normal(example)
+    given = conversation.given
+    names = ("prompt", "completion") if given else ("messages",)
+    messages = [message for name in names for message in example.get(name) or ()]
+    for i, text in zip(_asking(conversation), inputs, strict=True):
         messages[i] = {**messages[i], "content": text}
-    return {**example, "messages": messages}
+    parts = (messages[:given], messages[given:]) if given else (messages,)
+    return {**example, **dict(zip(names, parts, strict=True))}

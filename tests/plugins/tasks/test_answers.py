@@ -142,7 +142,7 @@ def test_what_is_wanted_changes_with_the_question_only_where_it_is_predicted_too
     assert (view.target, view.classes) == (wanted, False)
     changed = task.with_inputs(row, [text.upper() for text in view.inputs])
     assert (task.view(changed).target != wanted) == ("text" in row)
-    everything = CausalLM(CausalLMConfig(loss_on="all"))
+    everything = CausalLM(CausalLMConfig(train_on="all"))
     assert everything.view(changed).target != everything.view(row).target
 
 

@@ -81,9 +81,9 @@ def test_text_begins_with_the_bos_that_the_tokenizer_adds(llama_tokenizer):
         assert features["weight"] == features["length"] - 1
 
 
-def test_loss_on_all_trains_on_every_token(llama_tokenizer):
+def test_train_on_all_trains_on_every_token(llama_tokenizer):
     for row in (CHAT, PAIR, {"text": "The fox"}):
-        features = task(loss_on="all").encode(row, llama_tokenizer)
+        features = task(train_on="all").encode(row, llama_tokenizer)
         assert features["input_ids"] == task().encode(row, llama_tokenizer)["input_ids"]
         assert features["labels"] == features["input_ids"]
 
@@ -184,7 +184,7 @@ def test_known_columns_are_accepted(columns):
 @pytest.mark.parametrize(
     ("columns", "suggestion"),
     [
-        (["id", "conversations"], "{messages: conversations}"),
+        (["id", "dialogue"], "{messages: dialogue}"),
         (["Question", "Answer"], "{prompt: Question, completion: Answer}"),
         (["prompt", "response"], "{completion: response}"),
         (["document", "id"], "{text: document}"),
@@ -202,12 +202,11 @@ def test_unknown_columns_are_refused_with_a_renaming(columns, suggestion):
 
 
 def test_a_renaming_says_which_columns_it_leaves_out():
-    """Of Alpaca's rows `input` is a part of the prompt, without which many prompts are the same."""
     with pytest.raises(DataError) as caught:
-        task().check_columns(["instruction", "input", "output", "id"])
+        task().check_columns(["instruction", "context", "response", "id"])
     message = str(caught.value)
-    assert "{prompt: instruction, completion: output}. 'input' is not read" in message
-    assert "row['prompt'] = f\"{row['instruction']}\\n\\n{row['input']}\"" in message
+    assert "{prompt: instruction, completion: response}. 'context' is not read" in message
+    assert "row['prompt'] = f\"{row['instruction']}\\n\\n{row['context']}\"" in message
     assert message.endswith("Columns that are then not read: id.")
     with pytest.raises(DataError) as caught:
         task().check_columns(["document", "title"])
@@ -237,7 +236,7 @@ def test_preferences_and_translations_are_proposed_as_prompt_and_completion(colu
         ({"prompt": "Hello"}, "no `completion`"),
         ({"completion": "Hello"}, "no `prompt`"),
         ({"prompt": "Hello", "completion": 3}, "`completion` is 3"),
-        ({"prompt": ["Hello"], "completion": "x"}, "`prompt` is "),
+        ({"prompt": ["Hello"], "completion": "x"}, "`prompt` is ['Hello']"),
         ({"prompt": "", "completion": "x"}, "`prompt` is empty"),
         ({"prompt": "x", "completion": "  "}, "`completion` is empty"),
         ({"text": ""}, "`text` is empty"),
@@ -291,7 +290,7 @@ def test_rows_that_can_be_answered_are_accepted(row):
         ({"text": 3}, "`text` is 3"),
         ({"messages": [ANSWER]}, "no user turn"),
         ({"messages": [{"role": "system", "content": "Be brief."}]}, "no user turn"),
-        ({"messages": [{"role": "bot", "content": "Hello"}]}, "system, user, assistant"),
+        ({"messages": [{"role": "bot", "content": "Hello"}]}, "user, assistant, tool"),
     ],
 )
 def test_rows_that_cannot_be_answered_are_refused(row, reason):
@@ -315,7 +314,7 @@ def test_prompt_and_completion_of_messages_are_a_conversation(llama_tokenizer):
     assert (
         features["input_ids"] == task().encode({"messages": [QUESTION, ANSWER, *FOLLOW]}, llama_tokenizer)["input_ids"]
     )
-    everything = task(loss_on="all").encode(row, llama_tokenizer)
+    everything = task(train_on="all").encode(row, llama_tokenizer)
     assert everything["labels"] == features["input_ids"]
 
 
@@ -327,8 +326,8 @@ def test_conversations_of_sharegpt_are_read(llama_tokenizer):
     assert task().view(row).identity == task().view(same).identity
     assert task().view(row).target == [ANSWER["content"]]
     assert task().with_inputs(row, ["Be kind.", "What?"])["messages"][1] == {"role": "user", "content": "What?"}
-    with raises(DataError, "message 1", "'function_call'"):
-        task().encode({"messages": [{"from": "function_call", "value": "x"}]}, llama_tokenizer)
+    with raises(DataError, "message 1", "'humman'", "Did you mean 'human'?"):
+        task().encode({"messages": [{"from": "humman", "value": "x"}]}, llama_tokenizer)
 
 
 def test_a_view_of_prompt_and_completion_of_messages():
@@ -345,7 +344,7 @@ def test_a_view_of_prompt_and_completion_of_messages():
     [
         ({"prompt": [QUESTION], "completion": "Open it."}, "`prompt` is "),
         ({"prompt": "Hello", "completion": [ANSWER]}, "`completion` is "),
-        ({"prompt": [], "completion": []}, "`messages` is empty"),
+        ({"prompt": [], "completion": []}, "`prompt` is empty"),
         ({"prompt": [QUESTION], "completion": []}, "no assistant turn"),
         ({"prompt": [QUESTION, ANSWER], "completion": []}, "no assistant turn"),
         ({"prompt": [QUESTION, ANSWER], "completion": [FOLLOW[0]]}, "no assistant turn"),
@@ -403,5 +402,5 @@ def test_weight_0_contradicts_a_loss_on_everything(llama_tokenizer):
         {"prompt": [QUESTION], "completion": [unwanted]},
         {"prompt": [QUESTION, unwanted, FOLLOW[0]], "completion": FOLLOW[1:]},
     ):
-        with raises(DataError, "weight 0", "task.loss_on"):
-            task(loss_on="all").encode(row, llama_tokenizer)
+        with raises(DataError, "weight 0", "task.train_on"):
+            task(train_on="all").encode(row, llama_tokenizer)

@@ -3,8 +3,11 @@
 import pytest
 from expected import raises
 
+from ftengine.api import Conversation, Message
 from ftengine.errors import DataError
-from ftengine.model.chat import encode_conversation, end_of_turn, read_messages, render, with_system
+from ftengine.model import encode_conversation as encode
+from ftengine.model import end_tokens, read_conversation, with_system
+from ftengine.model import render as render_conversation
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 QUESTION = {"role": "user", "content": "What is the capital of France?"}
@@ -12,6 +15,19 @@ ANSWER = {"role": "assistant", "content": "Paris."}
 THANKS = {"role": "user", "content": "And of Italy?\n\n"}
 LONG_ANSWER = {"role": "assistant", "content": "Rome, I think.  \n\n1. Sì 😀 2. é\n"}
 BLANK_START = {"role": "assistant", "content": "\n Rome"}
+
+
+def read(messages):
+    return read_conversation({"messages": messages})
+
+
+def encode_conversation(tokenizer, messages):
+    return encode(tokenizer, read(messages))
+
+
+def render(tokenizer, messages):
+    return render_conversation(tokenizer, read(messages))
+
 
 CONVERSATIONS = {
     "one turn": [SYSTEM, QUESTION, ANSWER],
@@ -64,7 +80,7 @@ def test_a_reply_that_begins_with_a_line_break_is_labelled_whole(smollm2_tokeniz
     assert smollm2_tokenizer.decode([token for token in labels if token != -100]) == "\n\n Rome<|im_end|>"
 
 
-def test_a_template_that_marks_generation_is_believed(llama_tokenizer):
+def test_what_a_template_marks_is_trained_with_its_end(llama_tokenizer):
     llama_tokenizer.chat_template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n"
         "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>\n"
@@ -73,7 +89,7 @@ def test_a_template_that_marks_generation_is_believed(llama_tokenizer):
     )
     ids, labels = encode_conversation(llama_tokenizer, [QUESTION, ANSWER, THANKS, ANSWER])
     assert ids == tokenizer_ids(llama_tokenizer, [QUESTION, ANSWER, THANKS, ANSWER])
-    assert llama_tokenizer.decode([token for token in labels if token != -100]) == "Paris.Paris."
+    assert llama_tokenizer.decode([token for token in labels if token != -100]) == "Paris.<|im_end|>Paris.<|im_end|>"
 
 
 def tokenizer_ids(tokenizer, messages):
@@ -81,23 +97,23 @@ def tokenizer_ids(tokenizer, messages):
 
 
 def test_where_history_is_rewritten_only_the_last_turn_is_labelled(llama_tokenizer):
-    """As in Qwen3, which writes reasoning into the last turn alone."""
+    """As in Qwen3, which puts an empty thought in front of the last answer alone: it is read, not learnt."""
     llama_tokenizer.chat_template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n"
         "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n"
         "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    _, labels = encode_conversation(llama_tokenizer, [QUESTION, ANSWER, THANKS, ANSWER])
-    trained = llama_tokenizer.decode([token for token in labels if token != -100])
-    assert trained == "<think>\n\n</think>\n\nParis.<|im_end|>"
+    ids, labels = encode_conversation(llama_tokenizer, [QUESTION, ANSWER, THANKS, ANSWER])
+    assert "<think>" in llama_tokenizer.decode(ids)
+    assert llama_tokenizer.decode([token for token in labels if token != -100]) == "Paris.<|im_end|>"
 
 
 def test_a_prompt_that_the_conversation_does_not_continue_is_an_error(llama_tokenizer):
     llama_tokenizer.chat_template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\nWell, {% endif %}"
     )
-    with raises(DataError, "{% generation %}", "loss_on: all"):
+    with raises(DataError, "message 2", "train_on: all"):
         encode_conversation(llama_tokenizer, [QUESTION, ANSWER])
 
 
@@ -131,22 +147,26 @@ def test_a_template_that_refuses_is_a_data_error(llama_tokenizer):
 
 
 def test_a_system_message_is_put_in_front_once():
-    assert with_system([QUESTION], "Be brief.") == [SYSTEM, QUESTION]
-    assert with_system([SYSTEM, QUESTION], "Be long.") == [SYSTEM, QUESTION]
-    assert with_system([QUESTION], None) == [QUESTION]
+    assert with_system(read([QUESTION]), "Be brief.") == read([SYSTEM, QUESTION])
+    assert with_system(read([SYSTEM, QUESTION]), "Be long.") == read([SYSTEM, QUESTION])
+    assert with_system(read([QUESTION]), None) == read([QUESTION])
 
 
 def test_the_end_of_a_turn_is_found(tokenizer):
-    assert end_of_turn(tokenizer) == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert end_tokens(tokenizer) == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
 
 
 def test_a_template_without_an_end_of_turn_has_none(llama_tokenizer):
     llama_tokenizer.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
-    assert end_of_turn(llama_tokenizer) is None
+    assert end_tokens(llama_tokenizer) == []
 
 
 def test_other_keys_of_a_message_are_left_out():
-    assert read_messages([{**QUESTION, "timestamp": 12, "name": None}]) == [QUESTION]
+    assert read([{**QUESTION, "timestamp": 12, "name": None}]) == Conversation((Message(**QUESTION),))
+
+
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+RESULT = {"role": "tool", "content": "4"}
 
 
 @pytest.mark.parametrize(
@@ -154,18 +174,47 @@ def test_other_keys_of_a_message_are_left_out():
     [
         ("Hello", "`messages` is 'Hello'"),
         ({"role": "user", "content": "Hello"}, "a list"),
-        (None, "`messages` is missing"),
         ([], "`messages` is empty"),
         (["Hello"], "message 1 is 'Hello'"),
         ([QUESTION, {"role": "assistant"}], "message 2"),
-        ([{"role": "human", "content": "Hello"}], "'human'"),
+        ([{"role": "asistant", "content": "Hello"}], "Did you mean 'assistant'?"),
         ([{"role": ["user"], "content": "Hello"}], "['user']"),
         ([{"role": "user", "content": 3}], "content 3"),
         ([{"role": "user", "content": None}], "has content missing"),
         ([{"role": "user", "content": " \n"}], "message 1"),
         ([{"role": "user", "content": ["x" * 500]}], "must be text"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "`text`"),
+        ([QUESTION, ANSWER | {"tool_call": []}], "'tool_call'"),
+        ([QUESTION, ANSWER | {"tool_calls": {}}, ANSWER | {"tool_calls": "f"}], "message 3"),
+        ([QUESTION, CALL | {"tool_calls": [{"function": {"arguments": "{}"}}]}], "message 2"),
+        ([QUESTION, CALL | {"tool_calls": [{"name": "f", "arguments": "{"}]}], "no JSON"),
+        ([QUESTION, CALL | {"tool_calls": [{"name": "f", "arguments": "[1]"}]}], "must be an object"),
+        ([QUESTION, RESULT], "message 2 (tool)"),
+        ([QUESTION, CALL, RESULT, RESULT], "message 4 (tool)"),
+        ([QUESTION, CALL, QUESTION], "the result of f"),
+        ([QUESTION, {**ANSWER, "content": "<think>Hm.</think>"}], "no answer"),
     ],
 )
 def test_a_malformed_conversation_is_refused_with_its_reason(messages, reason):
     with raises(DataError, reason):
-        read_messages(messages)
+        read(messages)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"tools": [{"name": "g"}]}, "'f', which is not among the row's tools: g"),
+        ({"tools": "{"}, "`tools`"),
+        ({"tools": [{"function": {}}]}, "`name`"),
+        ({"chat_template_kwargs": 3}, "`chat_template_kwargs` is 3"),
+    ],
+)
+def test_malformed_tools_are_refused(row, reason):
+    with raises(DataError, reason):
+        read_conversation({"messages": [QUESTION, CALL], **row})
+
+
+def test_a_row_cannot_bring_a_template_of_its_own(llama_tokenizer):
+    row = {"messages": [QUESTION, ANSWER], "chat_template_kwargs": {"chat_template": "{{ 1 }}"}}
+    with raises(DataError, "'chat_template'"):
+        encode(llama_tokenizer, read_conversation(row))

@@ -1,0 +1,76 @@
+"""A conversation as every layout of chat data is read: messages, tools, and what the row asks of the chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool.
+
+    Args:
+        name: of the function.
+        arguments: a JSON object as text, so that nothing on the way adds keys to it.
+        id: by which a result names it; None where the data has none.
+    """
+
+    name: str
+    arguments: str
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message.
+
+    Args:
+        role: one of `ROLES`.
+        content: text, or parts as OpenAI's format has them where some are no text: {"type": "image_url", …}.
+        thought: what the assistant thought before it answered; "" where nothing.
+        calls: the tools that the assistant calls.
+        trains: whether it counts in the loss, where what it is does.
+        name: of the tool whose result this is.
+        call_id: of the call that this answers; None where the data has none.
+    """
+
+    role: str
+    content: str | tuple[Mapping[str, Any], ...]
+    thought: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    trains: bool = True
+    name: str | None = None
+    call_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The content's text, without what else is among its parts."""
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(str(part["text"]) for part in self.content if part["type"] == "text")
+
+    @property
+    def media(self) -> tuple[str, ...]:
+        """Kinds of the parts that are no text, e.g. "image_url"."""
+        return () if isinstance(self.content, str) else tuple(p["type"] for p in self.content if p["type"] != "text")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A whole conversation.
+
+    Args:
+        messages: in their order, at least one.
+        tools: a JSON list as text, of functions as OpenAI's format describes them; "" where there are none.
+        template_arguments: what the row gives to the chat template, e.g. {"enable_thinking": False}.
+        given: how many of the first messages are a prompt, apart from its completion.
+    """
+
+    messages: tuple[Message, ...]
+    tools: str = ""
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    given: int = 0

@@ -1,0 +1,75 @@
+"""What a task tells of rows beside numbers of tokens, and how many examples each of them makes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import Example, Features, Task, overrides
+from ftengine.data.read import DataRows
+from ftengine.errors import DataError
+
+
+@dataclass
+class RowFacts:
+    """What is gathered of a split's rows as they are encoded.
+
+    Args:
+        counts: what the task counts (`Task.encode`), summed.
+        kinds: the first row of each kind that is trained on.
+        reasons: why rows are not trained on, as the task says, with how many; the others were cut.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    kinds: dict[str, int] = field(default_factory=dict)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def gathered(self, encoded: Iterable[Features | DataError]) -> Iterator[Features | DataError]:
+        """Yield what was made of rows, and note what is told of them."""
+        for i, found in enumerate(encoded):
+            if not isinstance(found, DataError):
+                self.counts.update(found.get("counts", ()))
+                if found["weight"] and "kind" in found:
+                    self.kinds.setdefault(found["kind"], i)
+                if not found["weight"] and found.get("untrained"):
+                    self.reasons[found["untrained"]] += 1
+            yield found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what audits see."""
+        return {"counts": dict(self.counts), "untrained_reasons": dict(self.reasons)}
+
+
+def in_parts(rows: DataRows, task: Task, processor: Any) -> DataRows:
+    """Return rows, each as often as it makes examples."""
+    if not overrides(task, "parts"):
+        return rows
+
+    def count(row: Example) -> int:
+        try:
+            return task.parts(row, processor)
+        except DataError:  # `encode` will say so, with its place
+            return 1
+
+    return rows.in_parts(np.fromiter(map(count, rows), int, len(rows)))
+
+
+def nothing_left(name: str, rows: DataRows, counts: np.ndarray, reasons: Counter[str], skipped: int) -> str:
+    """Say why no row of a split is trained on; the length limit is the one that rows were cut to, whoever set it."""
+    found, cut = f"{len(counts):,} have no token to train on", counts["sequence"][counts["truncated"] != 0]
+    if reasons:
+        told = (why if times == len(counts) else f"of {times:,} {why}" for why, times in reasons.most_common())
+        found += f" ({'; '.join(told)})"
+    if len(cut):
+        found += f", {len(cut):,} were cut to {cut.max():,} tokens"
+    if skipped:
+        found += f", {skipped:,} were skipped"
+    return (
+        f"nothing is left to learn from in the {name} split ({rows.source}): of {len(rows):,} rows {found}. Check the "
+        "columns, the task's max_length (virtual tokens count towards the model's limit) and which tokens the loss is "
+        "on."
+    )

@@ -1,0 +1,54 @@
+"""Answers of chat models: what ends them, and which part of one is a thought."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from ftengine.api.conversation import Conversation, Message, ToolCall
+from ftengine.errors import DataError
+from ftengine.model.chat import render
+
+OPENED = re.compile(r"<think>\s*$")
+"""The end of a prompt that opens the answer's thought."""
+_BLOCK = re.compile(r"\s*(?:<think>)?(.*?)</think>\s*", re.DOTALL)
+_CHANNEL = re.compile(r"\s*<\|channel\|>analysis<\|message\|>(.*?)(?:<\|end\|>(?:<\|start\|>assistant)?|$)", re.DOTALL)
+_FINAL = "<|channel|>final<|message|>"
+"""OpenAI's harmony format, in which thoughts and answers go through channels."""
+
+
+def read_answer(processor: Any, ids: Sequence[int], *, opened: bool = False) -> tuple[str, str]:
+    """Return the thought and the text of what a chat model wrote, both without special tokens.
+
+    With `opened`, the prompt had begun the thought already. A thought that has no end is all that was written.
+    """
+    written = processor.decode(ids, skip_special_tokens=False)
+    found = _BLOCK.match(written) or _CHANNEL.match(written)
+    if found is None and (opened or written.lstrip().startswith("<think>")):
+        return _plain(processor, written.replace("<think>", "", 1)).strip(), ""
+    if found is None and not written.startswith(_FINAL):
+        return "", processor.decode(ids, skip_special_tokens=True)
+    thought, rest = (found[1], written[found.end() :]) if found else ("", written)
+    return _plain(processor, thought).strip(), _plain(processor, rest.removeprefix(_FINAL))
+
+
+def _plain(processor: Any, text: str) -> str:
+    for token in processor.added_tokens_decoder.values():
+        if token.special:
+            text = text.replace(token.content, "")
+    return text
+
+
+def end_tokens(processor: Any) -> list[int]:
+    """Return the tokens that the template writes behind an assistant's answer, and behind its call of a tool."""
+    asked, found, known = Message("user", "Hello"), list[int](), processor.get_added_vocab()
+    call = ToolCall("REPLY", "{}", "REPLY0000")
+    for answer in (Message("assistant", "REPLY"), Message("assistant", "", calls=(call,))):
+        try:
+            text = render(processor, Conversation((asked, answer))).rstrip()
+        except DataError:  # it has no place for calls
+            continue
+        ending = [token for token in known if text.endswith(token)]
+        found += [known[max(ending, key=len)]] if ending else []
+    return list(dict.fromkeys(found))

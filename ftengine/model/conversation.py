@@ -1,0 +1,236 @@
+"""Conversations as rows have them in OpenAI's and TRL's form, read into `ftengine.api.Conversation`.
+
+Whatever cannot be understood is refused with the message's number: nothing of a conversation is left out in silence.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ftengine.api.conversation import ROLES, Conversation, Message, ToolCall
+from ftengine.errors import DataError, did_you_mean, shown
+
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""Keys of a thought, as templates and servers call it."""
+_KEYS = ("role", "content", "tool_calls", "tool_call_id", "function_call", "weight", "name", "refusal", *THOUGHTS)
+_NEAR = 0.85
+"""Likeness from which another key is a known one, written wrongly."""
+_THOUGHT = re.compile(r"\s*(?:<think>)?((?:(?!<think>).)*?)</think>\s*", re.DOTALL)
+_FREE = json.JSONDecoder()
+
+
+def read_conversation(row: Mapping[str, Any]) -> Conversation:
+    """Read a row's `messages`, or its `prompt` and `completion` (lists of messages, or texts).
+
+    Beside them `tools` (a list, or its JSON text; OpenAI's older `functions`) and `chat_template_kwargs` are read.
+    A completion may be missing: then the conversation is one that is to be answered.
+
+    Raises:
+        DataError: which message is malformed, and how.
+    """
+    values, given = _listed(row)
+    messages = [_message(value, number) for number, value in enumerate(values, 1)]
+    tools = _tools(row)
+    _require_known(messages, tools)
+    kwargs = row.get("chat_template_kwargs")
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise DataError(f"`chat_template_kwargs` is {shown(kwargs)}; it must be a mapping, as {{enable_thinking: no}}.")
+    return Conversation(tuple(_answered(messages)), _dumped(tools) if tools else "", dict(kwargs or {}), given)
+
+
+def _listed(row: Mapping[str, Any]) -> tuple[Sequence[Any], int]:
+    """Return a row's messages, and how many of them are a prompt."""
+    if row.get("messages") is not None:
+        return _list(row["messages"], "messages"), 0
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if completion is not None and isinstance(prompt, str) != isinstance(completion, str):
+        both = "give both as text, or both as lists of {role, content}"
+        raise DataError(f"`prompt` is {shown(prompt)} and `completion` is {shown(completion)}; {both}.")
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    if isinstance(completion, str):
+        completion = [{"role": "assistant", "content": completion}]
+    prompt = _list(prompt, "prompt")
+    return [*prompt, *([] if completion is None else _list(completion, "completion"))], len(prompt)
+
+
+def _list(value: Any, name: str) -> Sequence[Any]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise DataError(f"`{name}` is {shown(value)}; it must be a list of {{role, content}}.")
+    if not value and name != "completion":
+        raise DataError(f"`{name}` is empty; a conversation has at least one message.")
+    return value
+
+
+def _message(message: Any, number: int) -> Message:
+    if not isinstance(message, Mapping) or "role" not in message:
+        raise DataError(f"message {number} is {shown(message)}; it must have `role` and `content`.")
+    role = "tool" if message["role"] == "function" else message["role"]
+    where = f"message {number} ({role})"
+    if role not in ROLES:
+        near = did_you_mean(role, ROLES) if isinstance(role, str) else ""
+        raise DataError(f"message {number} has role {shown(role)}. Allowed: {', '.join(ROLES)}.{near}")
+    _require_keys(message, where)
+    asked = role == "assistant"
+    calls = tuple(_calls(message, where)) if asked else ()
+    content = _content(message, where, empty=bool(calls) or role == "tool")
+    thought = next((message[key] for key in THOUGHTS if message.get(key)), "") if asked else ""
+    if not isinstance(thought, str):
+        raise DataError(f"{where} has a thought that is {shown(thought)}; it must be text.")
+    if asked and not thought and "</think>" in content and (found := _THOUGHT.match(str(content))):
+        thought, content = found[1], content[found.end() :]
+        if not content and not calls:
+            raise DataError(f"{where} has a thought and no answer behind it; leave it out or give it one.")
+    name = message.get("name") if role == "tool" else None
+    return Message(role, content, thought.strip(), calls, _trains(message, where), name, message.get("tool_call_id"))
+
+
+def _require_keys(message: Mapping[str, Any], where: str) -> None:
+    for key in message:
+        near = [] if key in _KEYS else difflib.get_close_matches(str(key), _KEYS, n=1, cutoff=_NEAR)
+        if near and near[0] not in message:
+            raise DataError(f"{where} has the key {key!r}, which is not read. Did you mean {near[0]!r}?")
+
+
+def _trains(message: Mapping[str, Any], where: str) -> bool:
+    weight = message.get("weight") if message["role"] == "assistant" else None
+    if weight is not None and weight not in (0, 1):
+        raise DataError(f"{where} has weight {shown(weight)}; it must be 0 (not trained on) or 1 (trained on).")
+    return weight is None or bool(weight)
+
+
+def _content(message: Mapping[str, Any], where: str, *, empty: bool) -> str | tuple[Mapping[str, Any], ...]:
+    """Return text, or parts where some are no text; one text of several parts is divided by line breaks."""
+    content = message.get("content")
+    if content is None and message.get("refusal") is not None:
+        content = message["refusal"]
+    if content is None and empty:
+        return ""
+    if isinstance(content, list) and all(isinstance(part, Mapping) and "type" in part for part in content):
+        parts = tuple(content)
+        for part in parts:
+            if part["type"] == "text" and not isinstance(part.get("text"), str):
+                raise DataError(f"{where} has the part {shown(part)}; a part of type text has `text`.")
+        if any(part["type"] != "text" for part in parts):
+            return parts
+        content = "\n".join(part["text"] for part in parts)
+    if message["role"] in ("tool", "function") and content is not None and not isinstance(content, str):
+        return _dumped(content)
+    if not isinstance(content, str):
+        raise DataError(f"{where} has content {shown(content)}; it must be text, or parts with a `type` each.")
+    if not content.strip() and not empty:
+        raise DataError(f"{where} has no text; leave it out or give it some.")
+    return content
+
+
+def _calls(message: Mapping[str, Any], where: str) -> Iterable[ToolCall]:
+    calls = message.get("tool_calls") or []
+    if message.get("function_call"):
+        calls = [*calls, message["function_call"]]
+    if not isinstance(calls, list):
+        raise DataError(
+            f"{where} has tool_calls {shown(calls)}; it must be a list of {{function: {{name, arguments}}}}."
+        )
+    for call in calls:
+        function = call.get("function", call) if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise DataError(f"{where} calls {shown(call)}; a call is {{function: {{name, arguments}}}}.")
+        yield ToolCall(function["name"], _arguments(function, where), call.get("id"))
+
+
+def _arguments(function: Mapping[str, Any], where: str) -> str:
+    """Return arguments as JSON text, written in one way whichever form they came in."""
+    value = function.get("arguments", function.get("parameters"))
+    if isinstance(value, str):
+        try:
+            value = _FREE.decode(value) if value.strip() else {}
+        except ValueError as error:
+            name = function["name"]
+            raise DataError(f"{where} calls {name!r} with arguments that are no JSON: {error}.") from None
+    if value is None:
+        value = {}
+    if not isinstance(value, Mapping):
+        raise DataError(f"{where} calls {function['name']!r} with arguments {shown(value)}; they must be an object.")
+    return _dumped(value)
+
+
+def _dumped(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        raise DataError(f"{shown(value)} holds what JSON has no form for.") from None
+
+
+def _tools(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the functions that a row offers, each as {"type": "function", "function": {…}}."""
+    key = "tools" if row.get("tools") else "functions"
+    value = row.get(key) or []
+    if isinstance(value, str):
+        try:
+            value = _FREE.decode(value) if value.strip() else []
+        except ValueError as error:
+            raise DataError(f"`{key}` is text that is no JSON: {error}.") from None
+    if not isinstance(value, list):
+        raise DataError(f"`{key}` is {shown(value)}; it must be a list of {{type: function, function: {{name, …}}}}.")
+    tools = list[Mapping[str, Any]]()
+    for number, tool in enumerate(value, 1):
+        if isinstance(tool, str):  # a list of JSON texts
+            try:
+                tool = _FREE.decode(tool)
+            except ValueError as error:
+                raise DataError(f"function {number} of `{key}` is text that is no JSON: {error}.") from None
+        whole = tool if isinstance(tool, Mapping) and "function" in tool else {"type": "function", "function": tool}
+        function = whole["function"]
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise DataError(f"function {number} of `{key}` is {shown(tool)}; it must have a `name`.")
+        tools.append({"type": "function", **whole})
+    return tools
+
+
+def _require_known(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse calls of functions that the row does not offer, where it offers some."""
+    names = [tool["function"]["name"] for tool in tools]
+    for number, message in enumerate(messages, 1):
+        for call in message.calls:
+            if names and call.name not in names:
+                raise DataError(
+                    f"message {number} (assistant) calls {call.name!r}, which is not among the row's tools: "
+                    f"{', '.join(names)}.{did_you_mean(call.name, names)}"
+                )
+
+
+def _answered(messages: Sequence[Message]) -> Iterable[Message]:
+    """Yield messages, a tool's result with the name and id of the call that it answers.
+
+    Raises:
+        DataError: a result answers no call, or a call has no result and the conversation goes on.
+    """
+    open_calls: list[ToolCall] = []
+    for number, message in enumerate(messages, 1):
+        if message.role == "tool":
+            known = [call for call in open_calls if None in (message.call_id, call.id) or call.id == message.call_id]
+            if not known:
+                told = f" (its tool_call_id is {message.call_id!r})" if open_calls else ""
+                raise DataError(f"message {number} (tool) is the result of no call before it{told}.")
+            call = known[0]
+            open_calls.remove(call)
+            yield replace(message, name=message.name or call.name, call_id=call.id)
+            continue
+        if open_calls and message.role != "assistant":
+            names = ", ".join(call.name for call in open_calls)
+            raise DataError(f"message {number} ({message.role}) comes where the result of {names} must stand.")
+        open_calls += message.calls
+        yield message
+
+
+def with_system(conversation: Conversation, system: str | None) -> Conversation:
+    """Put a system message in front, unless the conversation has one."""
+    if system is None or conversation.messages[0].role in ("system", "developer"):
+        return conversation
+    given = conversation.given + 1 if conversation.given else 0
+    return replace(conversation, messages=(Message("system", system), *conversation.messages), given=given)

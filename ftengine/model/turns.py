@@ -1,0 +1,211 @@
+"""Which part of a conversation the assistant wrote, as it will be served, and what of it is trained on."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ftengine.api.conversation import Conversation, Message
+from ftengine.errors import DataError, shown
+from ftengine.model.answers import OPENED
+from ftengine.model.chat import marks, render
+from ftengine.model.tokens import Span, encode_spans
+
+_CLOSED = re.compile(r"\s*</think>\s*")
+_EMPTY = re.compile(r"\s*(?:<think>)?\s*</think>\s*")
+"""A thought's block without a thought, as templates put in front of answers; of one that the prompt opens, its end."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One of the assistant's messages as it will be served.
+
+    Args:
+        number: of the message, from 0.
+        text: the conversation up to and with it.
+        start, end: where in the text the message begins, behind the prompt, and ends with the token that ends a turn.
+        ends: whether such a token stands there.
+        rendered: whether the text is the template's as it is, without a thought that was put in.
+    """
+
+    number: int
+    text: str
+    start: int
+    end: int
+    ends: bool
+    rendered: bool
+
+
+@dataclass(frozen=True)
+class Written:
+    """An example that a conversation makes.
+
+    Args:
+        text: as the model reads it.
+        spans: what of it is trained on.
+        last: the message that it ends with, or is for; None where nothing is trained on.
+        ends: whether the last trained turn ends with a token that ends turns.
+        counts: "thoughts" (in turns that are trained on), "thoughts_dropped" by the template, and "empty_thoughts", the
+            blocks that it puts in front of answers without one.
+    """
+
+    text: str
+    spans: list[Span]
+    last: int | None = None
+    ends: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def write(
+    processor: Any, conversation: Conversation, trained: Collection[int], *, mask_thoughts: bool = False
+) -> list[Written]:
+    """Write a conversation as the examples that train some of its assistant's messages as they will be served.
+
+    That is one example where the template writes a turn in the same way when others follow. Where it does not (it drops
+    thoughts of earlier turns, or ends the last one otherwise), a turn that it would write differently is the end of an
+    example of its own.
+
+    Args:
+        trained: numbers of messages, from 0; the first message of all answers nothing.
+        mask_thoughts: thoughts are read and not trained on.
+
+    Raises:
+        DataError: the template refuses the conversation, hides where a message begins, or marks something else with
+            {% generation %} than what is served.
+    """
+    whole = render(processor, conversation)
+    left = [turn(processor, conversation, k, whole) for k in sorted(trained)]
+    if not left:
+        return [Written(whole, [])]
+    found = []
+    text, marked = whole, marks(processor, conversation, len(conversation.messages))
+    while left:
+        covered = [one for one in left if text.startswith(one.text[: one.end])]
+        if covered:
+            found.append(_written(processor, conversation, text, marked, covered, mask_thoughts))
+            left = [one for one in left if one not in covered]
+        if left:
+            text, last = left[-1].text, left[-1]
+            marked = marks(processor, conversation, last.number + 1) if last.rendered else None
+    return found[::-1]
+
+
+def _written(
+    processor: Any,
+    conversation: Conversation,
+    text: str,
+    marked: Sequence[Span] | None,
+    turns: Sequence[Turn],
+    masked: bool,
+) -> Written:
+    spans, counts = list[Span](), Counter[str]()
+    for one in turns:
+        message = conversation.messages[one.number]
+        start = _start(message, text[: one.end], one.start, masked, counts)
+        if marked is None:
+            spans.append((start, one.end))
+        else:
+            before = render(processor, conversation, upto=one.number)
+            head = next((i for i, (a, b) in enumerate(zip(before, text, strict=False)) if a != b), len(before))
+            spans += _agreed(text, min(head, one.start), marked, one, start)
+    return Written(text, spans, turns[-1].number, turns[-1].ends, counts)
+
+
+def _start(message: Message, text: str, start: int, masked: bool, counts: Counter[str]) -> int:
+    """Return where what is trained on of a turn begins: behind an empty thought, or one that is masked."""
+    if not message.thought:
+        if empty := _EMPTY.match(text, start):
+            counts["empty_thoughts"] += 1
+            return empty.end()
+        return start
+    counts["thoughts"] += 1
+    at = text.find(message.thought, start)
+    if at < 0:
+        counts["thoughts_dropped"] += 1
+        empty = _EMPTY.match(text, start)
+        return empty.end() if empty else start
+    if not masked:
+        return start
+    end = at + len(message.thought)
+    closed = _CLOSED.match(text, end)
+    return closed.end() if closed else end
+
+
+def _agreed(text: str, head: int, marked: Sequence[Span], one: Turn, start: int) -> Iterator[Span]:
+    """Yield what a template marks of a turn and no prompt gives, with the token that ends it.
+
+    Raises:
+        DataError: it marks nothing of it, or something of other messages (before `head`, or behind it) with it.
+    """
+    inside = [(first, last) for first, last in marked if first < one.end and last > one.start]
+    first, last = (inside[0][0], inside[-1][1]) if inside else (0, 0)
+    if not inside or first < head or text[one.end : last].strip():
+        raise DataError(
+            f"the model's chat template marks {shown(text[first:last])} with {{% generation %}}, where message "
+            f"{one.number + 1} (assistant) is served as {shown(text[one.start : one.end])}. Take the template from the "
+            "model's author, or one without such marks."
+        )
+    for first, last in inside:
+        if last > start:
+            yield max(first, start), one.end if (first, last) == inside[-1] else last
+
+
+def turn(processor: Any, conversation: Conversation, k: int, whole: str = "") -> Turn:
+    """Return message k, counted from 0, as it will be served.
+
+    That is what follows the prompt that it answers. A template whose prompt opens a thought, which it does not write of
+    a message in the past, leaves the thought to be put there.
+
+    Raises:
+        DataError: the template writes the message otherwise than behind its prompt.
+    """
+    prompt = render(processor, conversation, upto=k, prompt=True)
+    ended = whole and k + 1 == len(conversation.messages)
+    text = whole if ended else render(processor, conversation, upto=k + 1)
+    opened, rendered = OPENED.search(prompt), True
+    if not text.startswith(prompt) and opened and text.startswith(prompt[: opened.start()]):
+        empty, rendered = _EMPTY.match(text, opened.start()), False
+        behind = text[empty.end() if empty else opened.start() :].lstrip("\n")
+        text = f"{prompt}{conversation.messages[k].thought}\n</think>\n\n{behind}"
+    if not text.startswith(prompt):
+        has = conversation.messages[k].thought
+        cure = "Take thoughts out with task.thoughts: remove, or let the template think (task.chat_template_kwargs)"
+        raise DataError(
+            f"the model's chat template writes message {k + 1} (assistant) differently from the prompt that it is to "
+            f"answer, so what to train on is unknown. {cure if has else 'Set task.train_on: all'}, or take the "
+            "template from the model's author."
+        )
+    end, ends = _turn_end(processor, text)
+    return Turn(k, text, len(prompt), end, ends, rendered)
+
+
+def _turn_end(processor: Any, text: str) -> tuple[int, bool]:
+    """Leave out the line break that templates write behind the token that ends a turn."""
+    stripped = text.rstrip()
+    ends = any(stripped.endswith(token) for token in processor.get_added_vocab())
+    return (len(stripped) if ends else len(text)), ends
+
+
+def encode_conversation(processor: Any, conversation: Conversation) -> tuple[list[int], list[int]]:
+    """Tokenise a conversation and label what the assistant wrote, with the token that ends its turn.
+
+    Messages of weight 0 are not labelled, nor is what a template writes differently when other messages follow, but
+    for the last turn (`write` makes further examples of it).
+
+    Returns:
+        (input_ids, labels), both (tokens,); labels are -100 outside of the assistant's turns.
+
+    Raises:
+        DataError: the template refuses the conversation, or hides where the assistant's text begins.
+    """
+    written = write(processor, conversation, answers(conversation))[-1]
+    return encode_spans(processor, written.text, written.spans)
+
+
+def answers(conversation: Conversation) -> list[int]:
+    """Return which messages, counted from 0, are the assistant's and count in the loss."""
+    messages = enumerate(conversation.messages)
+    return [k for k, message in messages if k and message.role == "assistant" and message.trains]

@@ -1,0 +1,112 @@
+"""Audit of conversations as they are trained on: ends of turns, thoughts, tools, and whose words are learnt."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ftengine.api import Audit, AuditedData, Display, Finding, Table
+from ftengine.text import listed, percent
+from ftengine_builtins.audits.counting import split_name
+
+ROLE, LAYOUT = "tokens.", "layout."
+"""In front of a role and of a layout, in the counts of task causal-lm."""
+ENDS_NOTE, ENDS_ALARM = 0.99, 0.5
+"""Share of examples whose end of turn is trained, below which it is said, and below which it is an alarm: a model that
+mostly sees no end learns to go on."""
+DROPPED_ALARM = 0.5
+"""Share of thoughts that the template leaves out, above which it is an alarm: what the data teaches is mostly gone."""
+NOTES = (
+    (
+        "empty_thoughts",
+        "the chat template puts an empty thought in front of {n:,} answers; it is read, not trained on",
+    ),
+    (
+        "calls_without_tools",
+        "{n:,} calls of tools are in rows without `tools`: the model is not told what it may call",
+    ),
+    ("tools_left_out", "the chat template does not write the `tools` of {n:,} examples; name them in a system message"),
+)
+
+
+class Conversations(Audit):
+    """What of conversations is trained on, over all rows: ends of turns, thoughts, tools, tokens by role."""
+
+    name = "conversations"
+
+    def examine(self, data: AuditedData) -> Iterator[Finding | Display]:
+        found = {
+            split: told["counts"] for split, told in data.encoded.items() if told.get("counts", {}).get("conversations")
+        }
+        if not found:
+            return
+        for split, counts in found.items():
+            yield from _findings(split, counts)
+        yield _table({split: {**counts, "rows": data.encoded[split]["rows"]} for split, counts in found.items()})
+
+
+def _findings(split: str, counts: Mapping[str, int]) -> Iterator[Finding]:
+    name = split_name(split)
+    targets = counts.get("targets", 0)
+    share = counts.get("end_of_turn", 0) / targets if targets else 1.0
+    if share < ENDS_NOTE:
+        yield _finding(
+            f"only {percent(share)} of the {name} examples train the token that ends a turn: others are cut before "
+            "it, or the chat template writes none. A model that does not learn it does not stop.",
+            "alarm" if share < ENDS_ALARM else "note",
+            {"end_of_turn": share},
+            split,
+        )
+    if dropped := counts.get("thoughts_dropped", 0):
+        lost = dropped / counts["thoughts"]
+        text = f"the chat template leaves out {dropped:,} of {counts['thoughts']:,} thoughts in {name} rows"
+        level = "alarm" if lost > DROPPED_ALARM else "note"
+        yield _finding(f"{text}; they are not trained on.", level, {"thoughts_dropped": lost}, split)
+    others = {role: n for role, n in _roles(counts).items() if role != "assistant" and n}
+    if others:
+        parts = [f"{percent(n / sum(_roles(counts).values()))} {role}" for role, n in others.items()]
+        text = (
+            f"of the tokens that are trained on in {name} rows, {listed(parts)}: the model learns to write those too."
+        )
+        yield _finding(text, "note", {"tokens": others}, split)
+    for key, text in NOTES:
+        if n := counts.get(key, 0):
+            yield _finding(f"{text.format(n=n)} ({name} rows).", "note", {key: n}, split)
+
+
+def _finding(text: str, level: Any, figures: Mapping[str, Any], split: str) -> Finding:
+    return Finding(kind="data", level=level, text=f"{text[0].upper()}{text[1:]}", figures={split: dict(figures)})
+
+
+def _roles(counts: Mapping[str, int]) -> dict[str, int]:
+    return {key.removeprefix(ROLE): n for key, n in counts.items() if key.startswith(ROLE)}
+
+
+def _table(found: Mapping[str, Mapping[str, int]]) -> Table:
+    roles = list(dict.fromkeys(role for counts in found.values() for role in _roles(counts)))
+    shown = [role for role in roles if role != "assistant"]
+    keys = ("rows", "conversations", "end_of_turn", "thoughts", "thoughts_dropped", "empty_thoughts", "calls")
+    columns = (
+        "split",
+        "rows",
+        "examples",
+        "with end of turn",
+        "thoughts",
+        "dropped",
+        "empty",
+        "calls",
+        "assistant tokens",
+    )
+    rows = [
+        (split, *(counts.get(key, 0) for key in (*keys, *(f"{ROLE}{role}" for role in ("assistant", *shown)))))
+        for split, counts in found.items()
+    ]
+    layouts: dict[str, int] = {}
+    for counts in found.values():
+        for key in (key for key in counts if key.startswith(LAYOUT)):
+            layouts[key.removeprefix(LAYOUT)] = layouts.get(key.removeprefix(LAYOUT), 0) + counts[key]
+    told = listed([f"{name} ({n:,})" for name, n in layouts.items()]) if layouts else ""
+    return Table(
+        title="Conversations",
+        columns=(*columns, *(f"{role} tokens" for role in shown)),
+        rows=tuple(rows),
+        caption=f"Tokens are those trained on.{f' Layouts of examples: {told}.' if told else ''}",
+    )

@@ -1,0 +1,187 @@
+"""Layouts of chat data: from a row as another tool wrote it to one with `messages`, as OpenAI and TRL have them.
+
+A layout is a function that returns a row without the columns that it read and with `messages` in their place. A row
+that is in none of these layouts is returned as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from ftengine.api import Example
+from ftengine.errors import DataError, did_you_mean, shown
+
+CALL = "call"
+"""What stands for a role whose content is the JSON text of a call."""
+ROLES = {
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"),
+    **dict.fromkeys(("observation", "tool", "tool_response", "function_response", "function"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call"), CALL),
+    **{role: role for role in ("system", "developer")},
+}
+"""Roles as ShareGPT, LlamaFactory, ms-swift and Axolotl call them."""
+WEIGHTS = ("loss", "train", "training")
+"""Keys by which ms-swift and Axolotl say whether a message trains."""
+COLUMNS = ("messages", "conversations", "conversation")
+PREFERENCES = (
+    "chosen",
+    "rejected",
+    "rejected_response",
+    "rejected_messages",
+    "preferred_output",
+    "non_preferred_output",
+)
+
+
+def conversations(
+    row: Example,
+    *,
+    column: str = "messages",
+    role: str = "role",
+    content: str = "content",
+    roles: Mapping[str, str] = ROLES,
+    system: str = "system",
+    tools: str = "tools",
+) -> dict[str, Any]:
+    """Read a list of messages with other keys and roles; `system` and `tools` may stand beside it."""
+    if not isinstance(row.get(column), list):
+        raise DataError(f"`{column}` is {shown(row.get(column))}; it must be a list of {{{role}, {content}}}.")
+    messages: list[dict[str, Any]] = []
+    for number, message in enumerate(row[column], 1):
+        if not isinstance(message, Mapping) or role not in message:
+            raise DataError(f"message {number} is {shown(message)}; it must have `{role}` and `{content}`.")
+        named = message[role]
+        if not isinstance(named, str) or named not in roles:
+            near = did_you_mean(str(named), roles)
+            raise DataError(f"message {number} has `{role}` {shown(named)}. Allowed: {', '.join(roles)}.{near}")
+        rest = {key: value for key, value in message.items() if key not in (role, content, *WEIGHTS)}
+        rest |= {"content": message[content]} if content in message else {}
+        rest |= _weight(message, number)
+        if roles[named] == CALL:
+            _add_calls(messages, message.get(content), number, rest)
+        else:
+            messages.append({"role": roles[named], **rest})
+    return _with_messages(row, messages, (column, system, tools), row.get(system), row.get(tools))
+
+
+def _weight(message: Mapping[str, Any], number: int) -> dict[str, int]:
+    for key in (key for key in WEIGHTS if message.get(key) is not None):
+        if message[key] not in (0, 1):
+            raise DataError(f"message {number} has {key} {shown(message[key])}; it must be true or false.")
+        return {"weight": int(message[key])}
+    return {}
+
+
+def _add_calls(messages: list[dict[str, Any]], content: Any, number: int, rest: Mapping[str, Any]) -> None:
+    """Add calls to the assistant's message right before, or make one of them: some layouts have a message a call."""
+    try:
+        found = json.loads(content) if isinstance(content, str) else content
+    except ValueError as error:
+        raise DataError(f"message {number} is a call that is no JSON: {error}.") from None
+    calls = [{"function": call} for call in (found if isinstance(found, list) else [found])]
+    if messages and messages[-1]["role"] == "assistant":
+        messages[-1]["tool_calls"] = [*messages[-1].get("tool_calls", ()), *calls]
+    else:
+        kept = {key: value for key, value in rest.items() if key != "content"}
+        messages.append({"role": "assistant", "content": None, **kept, "tool_calls": calls})
+
+
+def _with_messages(
+    row: Example, messages: list[dict[str, Any]], read: Sequence[str], system: Any, tools: Any = None
+) -> dict[str, Any]:
+    if system and not (messages and messages[0]["role"] == "system"):
+        messages = [{"role": "system", "content": system}, *messages]
+    rest = {key: value for key, value in row.items() if key not in read}
+    return {**rest, "messages": messages, **({"tools": tools} if tools else {})}
+
+
+def pairs(
+    row: Example,
+    *,
+    prompt: str = "instruction",
+    query: str = "input",
+    response: str = "output",
+    system: str = "system",
+    history: str = "history",
+) -> dict[str, Any]:
+    """Read a question, in one column or two, with its answer; earlier ones are in `history`, [[question, answer], …].
+
+    What is in the second column goes on a line of its own, as LlamaFactory and ms-swift write it.
+    """
+    earlier = row.get(history) or []
+    if not isinstance(earlier, list) or not all(isinstance(one, list) and len(one) == 2 for one in earlier):
+        raise DataError(f"`{history}` is {shown(earlier)}; it must be a list of [question, answer].")
+    parts = [row.get(name) for name in (prompt, query)]
+    if not all(part is None or isinstance(part, str) for part in parts) or not any(parts):
+        raise DataError(f"`{prompt}` is {shown(row.get(prompt))}; it must be text.")
+    asked = [*earlier, ["\n".join(part for part in parts if part), row.get(response)]]
+    messages = [
+        {"role": role, "content": text}
+        for one in asked
+        for role, text in zip(("user", "assistant"), one, strict=True)
+        if role == "user" or text is not None
+    ]
+    return _with_messages(row, messages, (prompt, query, response, system, history), row.get(system))
+
+
+def human_assistant(row: Example) -> dict[str, Any]:
+    """Read `conversation: [{human, assistant}]`, which ms-swift documents."""
+    messages = []
+    for number, one in enumerate(row["conversation"], 1):
+        if not isinstance(one, Mapping) or not {"human", "assistant"} <= one.keys():
+            raise DataError(f"entry {number} of `conversation` is {shown(one)}; it must have `human` and `assistant`.")
+        messages += [
+            {"role": role, "content": one[key]} for role, key in (("user", "human"), ("assistant", "assistant"))
+        ]
+    return _with_messages(row, messages, ("conversation", "system"), row.get("system"))
+
+
+sharegpt = partial(conversations, column="conversations", role="from", content="value")
+query_response = partial(pairs, prompt="query", query="", response="response")
+
+
+def recognised(row: Example) -> tuple[str, Callable[[Example], Example]]:
+    """Return the layout of a row, "" for none, and the function that reads it."""
+    for column in COLUMNS:
+        messages = row.get(column)
+        if isinstance(messages, list) and messages:
+            return _of_messages(row, column, [message for message in messages if isinstance(message, Mapping)])
+    if row.get("prompt") is not None or row.get("completion") is not None:
+        return ("trl" if isinstance(row.get("prompt"), list) else ""), dict
+    if row.get("instruction") is not None and "output" in row:
+        return "alpaca", pairs
+    if row.get("query") is not None and ("response" in row or "history" in row):
+        return "ms-swift", query_response
+    return "", dict
+
+
+def _of_messages(
+    row: Example, column: str, messages: Sequence[Mapping[str, Any]]
+) -> tuple[str, Callable[[Example], Example]]:
+    keys = {key for message in messages for key, value in message.items() if value is not None}
+    roles = {message.get("role") for message in messages if isinstance(message.get("role"), str)}
+    if {"from", "value"} <= keys and "role" not in keys:
+        return "sharegpt", partial(sharegpt, column=column)
+    if {"human", "assistant"} <= keys and "role" not in keys:
+        return "ms-swift", human_assistant
+    if roles & {"tool_call", "tool_response"} or "loss" in keys:
+        return "ms-swift", partial(conversations, column=column)
+    if keys & {"train", "training"}:
+        return "axolotl", partial(conversations, column=column)
+    name = (
+        "openai" if keys & {"weight", "function_call"} or row.get("functions") or "developer" in roles else "messages"
+    )
+    return name, dict if column == "messages" else partial(_moved, column)
+
+
+def _moved(column: str, row: Example) -> dict[str, Any]:
+    return {**{key: value for key, value in row.items() if key != column}, "messages": row[column]}
+
+
+def normal(row: Example) -> Example:
+    """Return a row with `messages` in the place of what it has in another layout (DataError: it is malformed)."""
+    return recognised(row)[1](row)

@@ -1,0 +1,127 @@
+"""LlamaFactory's dataset_info.json as a source: which file, which layout, which columns and tags."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from ftengine.api import BrokenRow, Config, Reader, Row, place_of
+from ftengine.errors import DataError, did_you_mean, json_of_file, shown
+from ftengine_builtins import layouts
+from ftengine_builtins.readers.layouts import rows_of
+
+INFO = "dataset_info.json"
+KEYS = (
+    *("hf_hub_url", "ms_hub_url", "script_url", "cloud_file_name", "file_name", "formatting", "ranking"),
+    *("subset", "split", "folder", "num_samples", "columns", "tags"),
+)
+COLUMNS = (
+    *("prompt", "query", "response", "history", "messages", "system", "tools"),
+    *("images", "videos", "audios", "chosen", "rejected", "kto_tag"),
+)
+TAGS = {
+    "role_tag": "from",
+    "content_tag": "value",
+    "user_tag": "human",
+    "assistant_tag": "gpt",
+    "observation_tag": "observation",
+    "function_tag": "function_call",
+    "system_tag": "system",
+}
+ALPACA = {"prompt": "instruction", "query": "input", "response": "output"}
+PREFERENCES = ("chosen", "rejected", "kto_tag")
+
+
+class LlamaFactoryReader(Reader):
+    """LlamaFactory's dataset_info.json: a data set that it lists, with its columns and tags."""
+
+    name = "llamafactory"
+
+    class Config(Config):
+        dataset: str | None = Field(None, min_length=1, description="which data set; null: the one that is listed")
+
+    def accepts(self, source: str) -> bool:
+        return os.path.basename(source) == INFO and os.path.isfile(source)
+
+    def read(self, source: str) -> Iterator[Row | BrokenRow]:
+        name, info = self._info(source)
+        columns, tags = info.get("columns") or {}, {**TAGS, **(info.get("tags") or {})}
+        file = self._file(source, name, info)
+        for number, one in enumerate(rows_of(file)):
+            if number == info.get("num_samples"):
+                return
+            place = place_of(f" ({info['file_name']})", one.place)
+            if isinstance(one, BrokenRow):
+                yield BrokenRow(place, one.reason, one.repair)
+                continue
+            try:
+                yield Row(place, _converted(one.values, info, columns, tags))
+            except DataError as error:
+                yield BrokenRow(place, str(error).rstrip("."))
+
+    def files(self, source: str) -> list[str]:
+        return [self._file(source, *self._info(source))]
+
+    def _info(self, source: str) -> tuple[str, Mapping[str, Any]]:
+        """Return the data set's name and what is said of it (BrokenRow: that is malformed)."""
+        try:
+            listed = json_of_file(Path(source))
+        except (OSError, ValueError) as error:
+            raise BrokenRow("", f"is no list of data sets: {error}") from None
+        if not isinstance(listed, dict) or not all(isinstance(info, dict) for info in listed.values()) or not listed:
+            raise BrokenRow("", "is no list of data sets; it must be an object {name: {file_name, …}, …}")
+        name = self.config.dataset or next(iter(listed))
+        if name not in listed or (self.config.dataset is None and len(listed) > 1):
+            asked = f"has no data set {name!r}.{did_you_mean(name, listed)}" if name not in listed else "lists several"
+            raise BrokenRow(
+                "", f"{asked} Name one in data.reader: {{name: llamafactory, dataset: {next(iter(listed))}}}"
+            )
+        info = listed[name]
+        for key, known in (("", KEYS), ("columns", COLUMNS), ("tags", tuple(TAGS))):
+            for found in info.get(key) or {} if key else info:
+                if found not in known:
+                    within = f"{name}.{key}".rstrip(".")
+                    raise BrokenRow(
+                        "", f"has the key {found!r} in {within}, which is not read.{did_you_mean(found, known)}"
+                    )
+        if info.get("formatting", "alpaca") not in ("alpaca", "sharegpt"):
+            told = f"says formatting {shown(info['formatting'])} of {name}"
+            raise BrokenRow("", f"{told}; alpaca and sharegpt are read")
+        if info.get("ranking") or any((info.get("columns") or {}).get(key) for key in PREFERENCES):
+            raise BrokenRow(
+                "", f"describes preferences in {name} (ranking, or chosen, rejected, kto_tag), which are not read"
+            )
+        return name, info
+
+    def _file(self, source: str, name: str, info: Mapping[str, Any]) -> str:
+        if not isinstance(info.get("file_name"), str):
+            raise BrokenRow("", f"names no file_name in {name}; data sets of a hub are named in data.train themselves")
+        file = os.path.join(os.path.dirname(source), info["file_name"])
+        if not os.path.isfile(file):
+            raise BrokenRow("", f"names {info['file_name']!r} in {name}, and there is no such file beside it")
+        return file
+
+
+def _converted(row: Any, info: Mapping[str, Any], columns: Mapping[str, str], tags: Mapping[str, str]) -> Any:
+    system, tools = columns.get("system", ""), columns.get("tools", "")
+    if info.get("formatting", "alpaca") == "alpaca":
+        named = {name: columns.get(name, ALPACA[name]) for name in ALPACA}
+        if named["prompt"] not in row:
+            wrong = f"has no column {named['prompt']!r}, which is the question in formatting alpaca. Its columns: "
+            raise DataError(f"{wrong}{', '.join(row)}. Is its formatting sharegpt?")
+        return layouts.pairs(row, **named, system=system, history=columns.get("history", ""))
+    roles = {
+        tags["user_tag"]: "user",
+        tags["assistant_tag"]: "assistant",
+        tags["observation_tag"]: "tool",
+        tags["function_tag"]: layouts.CALL,
+        tags["system_tag"]: "system",
+    }
+    column = columns.get("messages", "conversations")
+    return layouts.conversations(
+        row, column=column, role=tags["role_tag"], content=tags["content_tag"], roles=roles, system=system, tools=tools
+    )

@@ -1,0 +1,70 @@
+"""What is counted of each conversation, so that `plan` can tell of all rows what is trained on, and what is not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ftengine.api import Conversation
+from ftengine.model import IGNORED, Span, encode_spans
+from ftengine.model.chat import writes_tools
+from ftengine.model.turns import Written
+
+ROLE, LAYOUT = "tokens.", "layout."
+"""In front of a role, the name of the count of its trained tokens; of a layout, of examples that are in it."""
+TEMPLATE = "template"
+"""The role of what the template adds."""
+
+
+def kind_of(conversation: Conversation) -> str:
+    """Return what kind of conversation it is, by the rarest of what it has."""
+    messages = conversation.messages
+    if any(message.calls for message in messages):
+        return "tool calls"
+    if any(message.thought for message in messages):
+        return "thoughts"
+    if any(not message.trains for message in messages):
+        return "weights"
+    return "several turns" if sum(message.role == "assistant" for message in messages) > 1 else "one turn"
+
+
+def counts_of(
+    processor: Any, conversation: Conversation, written: Written, labels: Sequence[int], kept: range
+) -> dict[str, int]:
+    """Count what is trained on of an example, and what its template made of it.
+
+    Args:
+        labels: of the whole example; `kept` is which of them are left after cutting.
+    """
+    found = Counter(written.counts, conversations=1)
+    trained = [i for i, label in enumerate(labels) if label != IGNORED]
+    found["targets"] = bool(written.spans)
+    found["end_of_turn"] = bool(trained) and written.ends and trained[-1] in kept
+    found["calls"] = sum(len(message.calls) for message in conversation.messages)
+    found["calls_without_tools"] = 0 if conversation.tools else found["calls"]
+    found["tools_left_out"] = not writes_tools(processor, conversation)
+    total = sum(i in kept for i in trained)
+    if written.last is None and written.spans:  # all of it is trained on, whoever said it
+        found.update(_by_role(processor, conversation, written.text, kept, total))
+    else:
+        found[f"{ROLE}assistant"] = total
+    return {name: int(count) for name, count in found.items() if count}
+
+
+def _by_role(
+    processor: Any, conversation: Conversation, text: str, kept: range, total: int
+) -> Iterator[tuple[str, int]]:
+    places: dict[str, list[Span]] = {}
+    at = 0
+    for message in conversation.messages:
+        said = message.text.strip()
+        if said and (start := text.find(said, at)) >= 0:
+            at = start + len(said)
+            places.setdefault(message.role, []).append((start, at))
+    for role, spans in places.items():
+        _, labels = encode_spans(processor, text, spans)
+        count = sum(labels[i] != IGNORED for i in kept if i < len(labels))
+        total -= count
+        yield f"{ROLE}{role}", count
+    yield f"{ROLE}{TEMPLATE}", max(total, 0)
