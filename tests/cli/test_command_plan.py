@@ -149,9 +149,8 @@ def conversations(question=None, answer=None, **columns):
 
 
 def test_instructions_in_the_data_that_nothing_reads_are_said(chat_plan):
-    [finding] = found_by(chat_plan(conversations({"loss": 0}, {"weight": 1}, tools=[], source="a")), "unread-keys")
-    assert finding["figures"]["keys"] == ["messages.loss", "tools"]
-    assert finding["text"].startswith("`loss` in `messages`, column `tools` ")
+    [finding] = found_by(chat_plan(conversations({"mask": 0}, {"weight": 1}, mask=[], source="a")), "unread-keys")
+    assert finding["figures"]["keys"] == ["mask", "messages.mask"]
     assert finding["places"] == ["rows.jsonl:1", "rows.jsonl:1"]
 
 

@@ -102,7 +102,7 @@ class MsSwiftReader(LayoutReader):
 
 
 class AxolotlReader(LayoutReader):
-    """Axolotl's type chat_template: messages under any keys, with `train`; only some roles may be trained on."""
+    """Axolotl's type chat_template: messages under any keys, with `train`."""
 
     name = "axolotl"
 
