@@ -132,8 +132,10 @@ CHAT = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "M
         ),
         ({"note": "a b", "class": "x"}, "text-classification", {"text": "note", "label": "class"}),
         ({"messages": CHAT}, "causal-lm", {}),
-        ({"conversations": CHAT, "id": "1"}, "causal-lm", {"messages": "conversations"}),
-        ({"conversations": [{"from": "human", "value": "Who?"}]}, "causal-lm", {"messages": "conversations"}),
+        ({"conversations": CHAT, "id": "1"}, "causal-lm", {}),
+        ({"conversations": [{"from": "human", "value": "Who?"}]}, "causal-lm", {}),
+        ({"dialogue": CHAT}, "causal-lm", {"messages": "dialogue"}),
+        ({"instruction": "a", "input": "b", "output": "c"}, "causal-lm", {}),
         ({"prompt": "a", "completion": "b"}, "causal-lm", {}),
         ({"question": "a", "answer": "b"}, "causal-lm", {"prompt": "question", "completion": "answer"}),
         ({"text": "a"}, "causal-lm", {}),
@@ -160,8 +162,8 @@ def test_the_data_decides_on_task_and_columns(ftengine, tmp_path, monkeypatch, r
     ("row", "said"),
     [
         (
-            {"instruction": "a", "input": "b", "output": "c"},
-            "'input' is not read: what belongs to the prompt is to be ",
+            {"instruction": "a", "context": "b", "response": "c"},
+            "'context' is not read: what belongs to the prompt is to be ",
         ),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "Preferences are not read: what is 'rejected' plays no part"),
     ],
@@ -171,6 +173,12 @@ def test_a_column_that_seems_to_matter_and_is_not_read_is_told(ftengine, tmp_pat
     assert f"note: {said}" in ftengine("init", write(tmp_path, "rows.jsonl", [row] * 3)).stderr
     assert f"  # {said}" in (tmp_path / "recipe.yaml").read_text()
     Recipe.read("recipe.yaml")
+
+
+def test_the_layout_of_the_rows_is_named(ftengine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    row = {"conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Me."}]}
+    assert "sharegpt" in ftengine("init", write(tmp_path, "rows.jsonl", [row] * 3)).stderr
 
 
 @pytest.mark.parametrize(

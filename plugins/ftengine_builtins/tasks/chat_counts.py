@@ -46,7 +46,7 @@ def counts_of(
     found["tools_left_out"] = not writes_tools(processor, conversation)
     total = sum(i in kept for i in trained)
     if written.last is None and written.spans:  # all of it is trained on, whoever said it
-        found.update(_by_role(processor, conversation, written.text, kept, total))
+        found.update(dict(_by_role(processor, conversation, written.text, kept, total)))
     else:
         found[f"{ROLE}assistant"] = total
     return {name: int(count) for name, count in found.items() if count}

@@ -5,11 +5,14 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 import pytest
-from chat_templates import TEMPLATES, TOKENS
+from chat_templates import OPENING, TEMPLATES, TOKENS
+from expected import raises
 
 from ftengine.api import PART
+from ftengine.data.read import read_rows
 from ftengine.errors import DataError
 from ftengine.model import read_conversation
+from ftengine.model.turns import answers, write
 from ftengine_builtins.layouts import recognised
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
 from ftengine_builtins.tasks.language_rows import read_row
@@ -253,3 +256,202 @@ def test_tokens_and_masks_are_the_same_and_those_of_the_whole_template(tokenizer
                 assert not any(said.text in text for text in trained)
     assert refused <= REFUSED.get(family, {"calls"})
     assert family not in REFUSED or refused == REFUSED[family]
+
+
+THINKING = {
+    "messages": [
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": "Four.", "reasoning_content": "It is even."},
+        {"role": "user", "content": "Twice?"},
+        {"role": "assistant", "content": "Eight.", "reasoning_content": "Doubling."},
+    ]
+}
+
+
+def trained(tokenizer, row, **options):
+    examples = encoded(tokenizer, row, **options)
+    return [tokenizer.decode([token for token in one["labels"] if token != -100]) for one in examples]
+
+
+def test_a_turn_whose_thought_is_dropped_later_is_an_example_as_it_is_served(tokenizer):
+    tokenizer.chat_template = TEMPLATES["Qwen3"]
+    first, last = (
+        "<think>\nIt is even.\n</think>\n\nFour.<|im_end|>",
+        "<think>\nDoubling.\n</think>\n\nEight.<|im_end|>",
+    )
+    assert trained(tokenizer, THINKING) == [first, last]
+    assert [tokenizer.decode(one["input_ids"]).count("<think>") for one in encoded(tokenizer, THINKING)] == [1, 1]
+    assert trained(tokenizer, THINKING, train_on="last") == [last]
+    tokenizer.chat_template = TEMPLATES["gpt-oss"]
+    assert [text.count("<|return|>") for text in trained(tokenizer, THINKING)] == [1, 1]
+    tokenizer.chat_template = TEMPLATES["Llama 3.1"]
+    assert len(trained(tokenizer, THINKING)) == 1
+
+
+@pytest.mark.parametrize(
+    ("thoughts", "first"),
+    [
+        ("train", "<think>\nIt is even.\n</think>\n\nFour.<|im_end|>"),
+        ("mask", "Four.<|im_end|>"),
+        ("remove", "Four.<|im_end|>"),
+    ],
+)
+def test_thoughts_are_trained_masked_or_removed(tokenizer, thoughts, first):
+    tokenizer.chat_template = TEMPLATES["Qwen3"]
+    assert trained(tokenizer, THINKING, thoughts=thoughts)[0] == first
+    text = tokenizer.decode(encoded(tokenizer, THINKING, thoughts=thoughts)[0]["input_ids"])
+    assert ("It is even." in text) == (thoughts != "remove")
+
+
+def test_a_prompt_that_opens_the_thought_is_followed_by_it_or_by_its_end(tokenizer):
+    tokenizer.chat_template = OPENING
+    assert trained(tokenizer, THINKING) == [
+        "It is even.\n</think>\n\nFour.<|im_end|>",
+        "Doubling.\n</think>\n\nEight.<|im_end|>",
+    ]
+    plain = {"prompt": "2 + 2?", "completion": "Four."}
+    assert trained(tokenizer, plain) == ["Four.<|im_end|>"]
+    assert "<think>\n\n</think>\n\nFour." in tokenizer.decode(encoded(tokenizer, plain)[0]["input_ids"])
+
+
+def test_the_template_is_given_what_recipe_and_row_say(tokenizer):
+    tokenizer.chat_template = TEMPLATES["Qwen3"]
+    row = {"prompt": "2 + 2?", "completion": "Four."}
+    for options, own in (({"enable_thinking": False}, {}), ({"enable_thinking": True}, {"enable_thinking": False})):
+        conversation = read_conversation({**row, "chat_template_kwargs": {**options, **own}})
+        (written,) = write(tokenizer, conversation, answers(conversation))
+        assert written.text[: written.spans[0][0]].endswith("assistant\n<think>\n\n</think>\n\n")
+        assert not written.counts["empty_thoughts"]  # it is a part of the prompt
+        found = encoded(tokenizer, {**row, "chat_template_kwargs": own}, chat_template_kwargs=options)
+        assert found[0]["input_ids"] == tokenizer(written.text, add_special_tokens=False)["input_ids"]
+
+
+def test_which_turns_train_on(tokenizer):
+    tokenizer.chat_template = TEMPLATES["SmolLM2"]
+    four, eight = "Four.<|im_end|>", "Eight.<|im_end|>"
+    row = {"prompt": THINKING["messages"][:3], "completion": THINKING["messages"][3:]}
+    wanted = {"completion": [eight], "assistant": [four + eight], "last": [eight]}
+    for train_on, texts in wanted.items():
+        assert trained(tokenizer, row, train_on=train_on, thoughts="remove") == texts
+    assert trained(tokenizer, THINKING, thoughts="remove") == [four + eight]
+
+
+def test_marks_of_a_template_that_reach_into_other_messages_are_an_error(tokenizer):
+    tokenizer.chat_template = (
+        "{% generation %}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% endgeneration %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    with raises(DataError, "{% generation %}", "message 2"):
+        encoded(tokenizer, {"prompt": "2 + 2?", "completion": "Four."})
+
+
+def test_what_no_template_has_a_place_for_is_named(tokenizer):
+    tokenizer.chat_template = TEMPLATES["Qwen3"]
+    developer = {"messages": [{"role": "developer", "content": "Be kind."}, *THINKING["messages"]]}
+    with raises(DataError, "message 1 (developer)", "role system"):
+        encoded(tokenizer, developer)
+    picture = {"type": "image_url", "image_url": {"url": "a.png"}}
+    row = {"messages": [{"role": "user", "content": [picture, {"type": "text", "text": "What is it?"}]}]}
+    assert read_conversation(row).messages[0].media == ("image_url",)
+    row["messages"].append({"role": "assistant", "content": "A cat."})
+    with raises(DataError, "message 1", "'image_url'"):
+        encoded(tokenizer, row)
+
+
+def test_what_is_counted_of_each_example(tokenizer):
+    tokenizer.chat_template = TEMPLATES["DeepSeek-V3"]
+    counts = encoded(tokenizer, THINKING)[0]["counts"]
+    assert (counts["thoughts"], counts["thoughts_dropped"], counts["end_of_turn"]) == (2, 2, 1)
+    cut = encoded(tokenizer, THINKING, max_length=20)[0]["counts"]
+    assert "end_of_turn" not in cut
+    assert cut["targets"] == 1
+    tokenizer.chat_template = TEMPLATES["SmolLM2"]
+    everything = encoded(tokenizer, {"prompt": "2 + 2?", "completion": "Four."}, train_on="all")[0]
+    roles = {name: n for name, n in everything["counts"].items() if name.startswith("tokens.")}
+    assert roles.keys() == {"tokens.user", "tokens.assistant", "tokens.template"}
+    assert sum(roles.values()) == everything["length"]
+
+
+def write_rows(folder, name, rows):
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder / name)
+
+
+def test_llamafactorys_list_is_a_source(tmp_path):
+    talks = [talk for talk in TALKS if talk.kind in ("calls", "plain")]
+    rows = [sharegpt(talk) for talk in talks]
+    for row in rows:
+        row["talk"] = [{"who": turn["from"], "what": turn["value"]} for turn in row.pop("conversations")]
+    file = write_rows(tmp_path, "talks.jsonl", rows)
+    info = {
+        "file_name": "talks.jsonl",
+        "formatting": "sharegpt",
+        "columns": {"messages": "talk", "system": "system", "tools": "tools"},
+        "tags": {"role_tag": "who", "content_tag": "what"},
+    }
+    listed = tmp_path / "dataset_info.json"
+    listed.write_text(json.dumps({"talks": info}))
+    read = read_rows(str(listed))
+    assert [without_ids(read_row(row)) for row in read] == [
+        without_ids(read_conversation(openai(talk))) for talk in talks
+    ]
+    assert read.where(1).endswith("(talks.jsonl):2")
+    write_rows(tmp_path, "talks.jsonl", rows[:3])
+    assert len(read_rows(str(listed))) == 3  # a file beside it has changed
+    for change, facts in (
+        ({"format": "sharegpt"}, ("'format'", "'formatting'")),
+        ({"tags": {"role_tag": "from"}}, ("(talks.jsonl):1", "`from`")),
+        ({"ranking": True}, ("preferences",)),
+        ({"file_name": "talk.jsonl"}, ("talk.jsonl",)),
+        ({"formatting": "alpaca", "columns": {}, "tags": {}}, ("(talks.jsonl):1", "'instruction'")),
+    ):
+        listed.write_text(json.dumps({"talks": info | change}))
+        with raises(DataError, *facts):
+            read_rows(str(listed))
+    listed.write_text(json.dumps({"a": info, "b": info}))
+    with raises(DataError, "dataset: a"):
+        read_rows(str(listed))
+    assert len(read_rows(str(listed), reader={"name": "llamafactory", "dataset": "b"})) == 3
+    assert file
+
+
+@pytest.mark.parametrize("reader", ["sharegpt", "alpaca", "ms-swift", "axolotl"])
+def test_a_layout_may_be_named(tmp_path, reader):
+    made = {**LAYOUTS, "axolotl": axolotl}[reader]
+    talks = [talk for talk in TALKS if made(talk) is not None]
+    file = write_rows(tmp_path, "rows.jsonl", [made(talk) for talk in talks])
+    read = read_rows(file, reader={"name": reader})
+    assert "messages" in read.columns
+    assert [without_ids(read_row(row)) for row in read] == [
+        without_ids(read_conversation(openai(talk))) for talk in talks
+    ]
+    with raises(DataError, "rows.jsonl:1"):
+        read_rows(write_rows(tmp_path, "rows.jsonl", [{"text": "a"}]), reader={"name": reader})
+
+
+def test_keys_of_axolotls_messages_are_options(tmp_path):
+    rows = [{"chat": [{"who": "me", "said": "Hi"}, {"who": "bot", "said": "Hello", "train": False}]}]
+    options = {
+        "name": "axolotl",
+        "field_messages": "chat",
+        "message_property_mappings": {"role": "who", "content": "said"},
+        "roles": {"user": ["me"], "assistant": ["bot"]},
+    }
+    (row,) = read_rows(write_rows(tmp_path, "rows.jsonl", rows), reader=options)
+    assert [(message.role, message.trains) for message in read_row(row).messages] == [
+        ("user", True),
+        ("assistant", False),
+    ]
+
+
+def test_parquet_adds_no_keys_to_arguments(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    talks = [talk for talk in TALKS if talk.kind == "calls"]
+    parquet.write_table(pa.Table.from_pylist([sharegpt(talk) for talk in talks]), tmp_path / "rows.parquet")
+    for reader in ("auto", "sharegpt"):
+        read = read_rows(str(tmp_path / "rows.parquet"), reader={"name": reader})
+        assert [without_ids(read_row(row)) for row in read] == [
+            without_ids(read_conversation(openai(talk))) for talk in talks
+        ]
