@@ -13,8 +13,16 @@ CHAT = {"messages": [QUESTION, ANSWER]}
 PAIR = {"prompt": QUESTION["content"], "completion": ANSWER["content"]}
 
 
+class Uncounted(CausalLM):
+    """Features without the counts, which name the layout that a row is in."""
+
+    def encode(self, example, processor, *, max_length=None):
+        features = super().encode(example, processor, max_length=max_length)
+        return {key: value for key, value in features.items() if key != "counts"}
+
+
 def task(**options):
-    return CausalLM(CausalLMConfig(**options))
+    return Uncounted(CausalLMConfig(**options))
 
 
 def trained(features, tokenizer):
