@@ -156,7 +156,7 @@ def test_generation_stops_at_any_end(loaded, where, monkeypatch):
     assert fourth not in free[:3]
     tokenizer.eos_token_id = fourth if where == "tokenizer" else 0
     loaded.module.generation_config.eos_token_id = [fourth, 0] if where == "generation config" else 0
-    monkeypatch.setattr(generation, "end_of_turn", lambda tokenizer: fourth if where == "chat template" else None)
+    monkeypatch.setattr(generation, "end_tokens", lambda tokenizer: [fourth] if where == "chat template" else [])
     assert answers(loaded, [ROWS[0]], {"max_new_tokens": 6}) == [tokenizer.decode(free[:3], skip_special_tokens=True)]
 
 
