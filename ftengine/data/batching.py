@@ -45,7 +45,7 @@ def micro_batches(
     *,
     lengths: np.ndarray | None = None,
     tokens: int = 0,
-    computed: Callable[[np.ndarray], int] | None = None,
+    computed: Callable[[np.ndarray], int | None] | None = None,
     order: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> list[np.ndarray]:
     """Split an effective batch into one process's micro-batches, neighbours in length together.
@@ -56,29 +56,39 @@ def micro_batches(
         rank, ranks: this process and their number; each takes every ranks-th example.
         lengths: (examples,) tokens of each.
         tokens: of a micro-batch at most, padding included, if it has more than one example; 0 for no limit.
-        computed: returns how many tokens of a micro-batch are computed, where that may be fewer than it has. It may
-            have more examples then, as long as `tokens` are not exceeded, or twice the longest example.
+        computed: returns how many tokens of a micro-batch are computed, None for all, and padding. Where that is fewer,
+            it may have more examples, as long as they do not exceed `tokens`; or, where rows share some of theirs,
+            twice the longest example.
         order: returns a process's examples in the order in which they are divided; None: as they are.
     """
     mine, parts = batch[rank::ranks], list[np.ndarray]()
-    if order is not None and len(mine) > 1:
+    several = len(mine) > size or (lengths is not None and 0 < tokens < int(lengths[mine].max(initial=0)) * len(mine))
+    if order is not None and several:
         mine = order(mine)
     while len(mine):
         count = min(size, len(mine))
         if lengths is not None and tokens:
             longest = max(1, int(lengths[mine[:count]].max()))
             fit = min(count, max(1, tokens // longest))
-            count = fit if computed is None else _most(mine, fit, count, computed, max(tokens, 2 * longest))
+            count = fit if computed is None else _most(mine[:count], fit, lengths, tokens, computed)
         parts.append(mine[:count])
         mine = mine[count:]
     return parts
 
 
-def _most(mine: np.ndarray, fit: int, count: int, computed: Callable[[np.ndarray], int], limit: int) -> int:
-    """Return how many of the first `count` examples, `fit` or more, are computed as at most `limit` tokens."""
-    tried = count
+def _most(
+    mine: np.ndarray, fit: int, lengths: np.ndarray, tokens: int, computed: Callable[[np.ndarray], int | None]
+) -> int:
+    """Return how many examples, `fit` or more, may be computed together."""
+
+    def allowed(part: np.ndarray) -> bool:
+        found = computed(part)
+        share = found is not None and found < lengths[part].sum()
+        return found is not None and found <= (max(tokens, 2 * int(lengths[part].max())) if share else tokens)
+
+    count = tried = len(mine)
     while fit < count:
-        if computed(mine[:tried]) <= limit:
+        if allowed(mine[:tried]):
             fit = tried
         else:
             count = tried - 1
@@ -95,7 +105,7 @@ def batches_in_step(
     fill: bool,
     lengths: np.ndarray | None = None,
     tokens: int = 0,
-    computed: Callable[[np.ndarray], int] | None = None,
+    computed: Callable[[np.ndarray], int | None] | None = None,
     order: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> list[tuple[np.ndarray, bool]]:
     """Return one process's micro-batches (as in `micro_batches`), and whether each counts.

@@ -195,9 +195,8 @@ class EvalRunner:
         ordered, fill = members[by_length(split.lengths[members])], is_sharded(self.loaded.module)
         fewer = overrides(self.task, "computed_tokens") and not fill  # a divided model takes all processes to ask
 
-        def computed(some: np.ndarray) -> int:
-            found = token_count(self.task, self.task.computed_tokens(self.loaded.module, split.batch(some)))
-            return found or int(split.lengths[some].max()) * len(some)
+        def computed(some: np.ndarray) -> int | None:
+            return token_count(self.task, self.task.computed_tokens(self.loaded.module, split.batch(some)))
 
         for chosen, counts in batches_in_step(
             ordered,

@@ -93,7 +93,8 @@ class Trial:
         planned, ranks = planned_batches(train, seed, steps), accelerator.num_processes
         if fewer:  # which only shows where the batches are made
             planned = _some(planned, train.lengths)
-        tokens, computed = batch_tokens(section, accelerator.device), self.size if fewer else None
+        tokens = batch_tokens(section, accelerator.device)
+        computed = (lambda some: fast_paths.computed_tokens(train.batch(some, 0))) if fewer else None
         order = (lambda some: fast_paths.ordered(some, train.batch(some, 0))) if fewer else None
         with fast_paths.active():
             micro = [  # of the first process, which has the longest examples of each step

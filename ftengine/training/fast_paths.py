@@ -72,7 +72,12 @@ class FastPaths:
         return min((count for count in found if count is not None), default=None)
 
     def ordered(self, members: np.ndarray, batch: Batch) -> np.ndarray:
-        """Return examples in the order in which they are best divided (PluginError: one is lost, or there twice)."""
+        """Return examples in the order in which they are best divided (PluginError: one is lost, or there twice).
+
+        A batch with several sequences an example, such as those of a preference pair, is left as it is.
+        """
+        if {len(x) for x in batch.values() if isinstance(x, Tensor) and x.ndim} != {len(members)}:
+            return members
         for path in self.paths:
             found = path.order(batch) if overrides(path, "order") else None
             if found is not None:

@@ -135,7 +135,8 @@ class OptimizerStep:
         accelerator = self.accelerator
         totals = zeros(5, accelerator.device)
         rank, ranks = accelerator.process_index, accelerator.num_processes
-        fewer, train = self.setup.fast_paths.compute_fewer_tokens, self.setup.train
+        paths, train = self.setup.fast_paths, self.setup.train
+        fewer = paths.compute_fewer_tokens
         mine = batches_in_step(
             members,
             self.section.batch_size,
@@ -144,8 +145,8 @@ class OptimizerStep:
             fill=self._sharded,
             lengths=train.lengths,
             tokens=batch_tokens(self.section, accelerator.device),
-            computed=(lambda some: self._computed(some, train.batch(some, epoch))) if fewer else None,
-            order=(lambda some: self.setup.fast_paths.ordered(some, train.batch(some, epoch))) if fewer else None,
+            computed=(lambda some: paths.computed_tokens(train.batch(some, epoch))) if fewer else None,
+            order=(lambda some: paths.ordered(some, train.batch(some, epoch))) if fewer else None,
         )
         joint = None
         if self.setup.task.traits.examples_meet and (ranks > 1 or len(mine) > 1):

@@ -49,9 +49,18 @@ def test_a_micro_batch_is_as_large_as_what_is_computed_of_it_allows(own, size, t
     parts = micro_batches(batch, size, lengths=lengths, tokens=tokens, computed=count)
     assert np.concatenate(parts).tolist() == batch.tolist()
     for part, after in zip(parts, [*parts[1:], []], strict=True):
-        limit = max(tokens, 2 * lengths[part[0]])
+        limit = max(tokens, 2 * lengths[part[0]]) if shared and len(part) > 1 else tokens
         assert len(part) == 1 or count(part) <= limit or len(part) * lengths[part[0]] <= tokens
-        assert len(part) == size or not len(after) or count(np.append(part, after[0])) > limit
+        more = max(tokens, 2 * lengths[part[0]]) if shared else tokens
+        assert len(part) == size or not len(after) or count(np.append(part, after[0])) > more
+    assert all(
+        (one == other).all()
+        for one, other in zip(
+            micro_batches(batch, size, lengths=lengths, tokens=tokens, computed=lambda _: None),
+            micro_batches(batch, size, lengths=lengths, tokens=tokens),
+            strict=True,
+        )
+    )
 
 
 def test_the_same_seed_and_epoch_give_the_same_batches_and_another_epoch_others():

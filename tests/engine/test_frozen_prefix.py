@@ -102,6 +102,19 @@ class Skipping(Pooling):
         return SimpleNamespace(loss=cross_entropy(self.head(pooled), labels))
 
 
+class Sides(Pooling):
+    """Looks at two texts an example, one after the other: at the tokens, and at them in reverse."""
+
+    def forward(self, input_ids, attention_mask, labels):
+        loss = 0
+        for ids, mask in ((input_ids, attention_mask), (input_ids.flip(1), attention_mask.flip(1))):
+            hidden, kept = self.table(ids), mask[..., None]
+            for layer in self.layers:
+                hidden = layer(hidden)
+            loss = loss + cross_entropy(self.head((hidden * kept).sum(1) / kept.sum(1)), labels)
+        return SimpleNamespace(loss=loss)
+
+
 def of_pairs():
     config = DebertaV2Config(**SMALL, **DRY, intermediate_size=32, relative_attention=True, pos_att_type=["p2c", "c2p"])
     model = DebertaV2ForSequenceClassification(config)
@@ -124,13 +137,19 @@ def of_skips():
     return model, model.layers, torch.tensor([0, 1])
 
 
+def of_sides():
+    model = Sides()
+    return model, model.layers, torch.tensor([0, 1])
+
+
 def of_masks():
     model = RobertaForMaskedLM(RobertaConfig(**SMALL, **DRY, intermediate_size=32, max_position_embeddings=32))
     return model, model.roberta.encoder.layer, None
 
 
 @pytest.mark.parametrize(
-    ("make", "once"), [(of_pairs, True), (of_chance, False), (of_padding, False), (of_skips, False), (of_masks, True)]
+    ("make", "once"),
+    [(of_pairs, True), (of_chance, False), (of_padding, False), (of_skips, False), (of_sides, False), (of_masks, True)],
 )
 def test_losses_are_those_of_blocks_that_are_computed(make, once):
     torch.manual_seed(0)

@@ -151,14 +151,15 @@ class KeptOutputs:
         return full
 
     def _pass(self, loss: Callable[[], Tensor], seed: int) -> _Pass:
-        """Raises IndexError where the uppermost block is not called, as some models leave blocks out by chance."""
+        """Raises ValueError where the uppermost block is not called once: left out by chance, or several inputs."""
         found: list[tuple[Tensor, bool]] = []
         device = next(self._blocks[0].parameters()).device
         with seeded(seed, device):
             before = _generators(device)
             with self._seen(lambda hidden: found.append((hidden, _generators(device) != before))):
                 value = loss().detach()
-        return _Pass(value, *found[0])
+        (one,) = found
+        return _Pass(value, *one)
 
     @contextmanager
     def _seen(self, see: Callable[[Tensor], Any]) -> Iterator[None]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ftengine.api import Batch, FastPath, FastPathTraits, LoadedModel, TrainingContext
-from ftengine.model.forest import Calls, forest_of, forests, keeps_to_forests
+from ftengine.model.forest import WORTH, Calls, forest_of, forests, keeps_to_forests
 from ftengine.model.packing import in_one_row
 from ftengine_builtins.fast_paths.frozen_prefix import FrozenPrefix, frozen_blocks
 
@@ -45,7 +45,7 @@ class SharedBeginnings(FastPath):
                 self._calls, self._packed = None, calls.packed
 
     def computed_tokens(self, batch: Batch) -> int | None:
-        if self._calls is None:
+        if self._calls is None or _several_inputs(batch):
             return None
         given = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
         packed = self._calls.packed and "attention_mask" in given  # by the task, which pads nothing then
@@ -55,10 +55,18 @@ class SharedBeginnings(FastPath):
         return int(given["attention_mask"].sum()) if packed else None
 
     def order(self, batch: Batch) -> Sequence[int] | None:
-        if self._calls is None or "attention_mask" not in batch:
+        if self._calls is None or "attention_mask" not in batch or _several_inputs(batch):
             return None
+        found = forest_of({name: batch[name] for name in ("input_ids", "attention_mask")})
+        if found is None or found[0].tokens > WORTH * int(batch["attention_mask"].sum()):
+            return None  # little is shared: rows of like length stay together
         rows = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -1).cpu().numpy()
         return sorted(range(len(rows)), key=lambda i: rows[i].tobytes())
+
+
+def _several_inputs(batch: Batch) -> bool:
+    """Say whether a model is called several times for a batch, as for the two sides of a pair of texts."""
+    return any(name != "input_ids" and name.endswith("input_ids") for name in batch)
 
 
 def _changes_embeddings(model: Any) -> bool:
