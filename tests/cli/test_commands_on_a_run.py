@@ -160,7 +160,7 @@ def test_predict_refuses_an_output_of_no_known_format(ftengine, run, chat_rows, 
 
 def test_a_line_of_text_is_a_users_turn_for_a_chat_model(ftengine, run, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(causal_lm, "complete", lambda loaded, prompts, *rest: asked.extend(prompts) or [""])
+    monkeypatch.setattr(causal_lm, "generate", lambda loaded, prompts, *rest: asked.extend(prompts) or [[5]])
     (tmp_path / "q.txt").write_text("What is 3 and 4?\n")
     (tmp_path / "q.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "What is 3 and 4?"}]}))
     for name, *options in (("q.txt",), ("q.jsonl",), ("q.txt", "--option", "continues=true")):
