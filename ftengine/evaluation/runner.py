@@ -193,7 +193,7 @@ class EvalRunner:
         self.loaded.module.eval()
         self.listener.phase(phase, len(members))
         ordered, fill = members[by_length(split.lengths[members])], is_sharded(self.loaded.module)
-        fewer = overrides(self.task, "computed_tokens") and not fill  # a divided model takes all processes to ask
+        fewer = tokens and not fill and overrides(self.task, "computed_tokens")  # divided, all processes have to ask
 
         def computed(some: np.ndarray) -> int | None:
             return token_count(self.task, self.task.computed_tokens(self.loaded.module, split.batch(some)))

@@ -146,7 +146,8 @@ def _saved_shapes(config: Any) -> dict[str, Shape | None]:
 
 
 def _in_base(module: Any, key: str) -> bool:
-    headless = module.base_model is module
+    bases = transformers.AutoModel._model_mapping.get(type(module.config), ())
+    headless = type(module) in (bases if isinstance(bases, tuple) else (bases,))
     return (headless or key.startswith(f"{module.base_model_prefix}.")) and "pooler" not in key.split(".")
 
 
