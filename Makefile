@@ -17,7 +17,7 @@ PYTEST_OPTIONS = -q -n logical --maxprocesses=$(WORKERS) --dist loadfile --no-lo
 PLUGINS := .venv-plugins
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo golden test test-slow test-equal test-plugins test-peers test-lowest faults fuzz sanitize coverage lint docs bench bench-bf16 clean
+.PHONY: help env demo golden test test-slow test-equal test-export test-plugins test-peers test-lowest faults fuzz sanitize coverage lint docs bench bench-bf16 clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -62,6 +62,19 @@ test-plugins: $(COMPILED) $(PLUGINS)/.installed ## run the tests of the distribu
 $(PLUGINS)/.installed: plugins/requirements.txt | $(INSTALLED)
 	@$(lay_over)
 	@$(PLUGINS)/bin/python -m pip install --quiet --disable-pip-version-check -r plugins/requirements.txt
+	@touch $@
+
+# An environment over the first, with llama.cpp's own server, which answers from GGUF files.
+EXPORT := .venv-export
+test-export: $(COMPILED) $(EXPORT)/.installed ## have llama.cpp answer from exported GGUF files
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR):$(CURDIR)/plugins $(EXPORT)/bin/python -m pytest $(PYTEST_OPTIONS) \
+	    tests/engine/test_export_llama_cpp.py
+
+$(EXPORT)/.installed: Makefile | $(INSTALLED)
+	@$(BIN)/python -m venv --clear $(EXPORT)
+	@$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
+	    > $$($(EXPORT)/bin/python -c 'import site; print(site.getsitepackages()[0])')/below.pth
+	@$(EXPORT)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps 'xllamacpp>=2026.10'
 	@touch $@
 
 # AdapterHub's library pins an older transformers, so it lives in an environment of its own.

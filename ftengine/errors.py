@@ -14,10 +14,13 @@ from typing import Any
 __all__ = [
     "BaseMismatch",
     "DataError",
+    "ExportDiffers",
     "FtengineError",
     "InputError",
     "MergeChangedOutputs",
     "NoMatch",
+    "NoRuntime",
+    "NotExportable",
     "NotMergeable",
     "PluginError",
     "ProcessLost",
@@ -89,6 +92,18 @@ class NotMergeable(InputError):
 
 class MergeChangedOutputs(FtengineError):
     """The merged model's outputs differ from the unmerged ones by more than the dtype explains."""
+
+
+class NotExportable(InputError):
+    """A format has no place for what was trained."""
+
+
+class NoRuntime(InputError):
+    """The program that runs a format is not installed."""
+
+
+class ExportDiffers(FtengineError):
+    """What was exported is not the tuned model; nothing was left behind."""
 
 
 class SavedPartDiffers(FtengineError):

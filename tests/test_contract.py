@@ -19,7 +19,7 @@ from ftengine.errors import PluginError
 from ftengine.plugins.registry import KINDS, Registry, registry_of
 
 ROOT = Path(__file__).parents[1]
-MOST_KINDS, MOST_ABSTRACT, MOST_PROTOCOLS = 13, 6, 8
+MOST_KINDS, MOST_ABSTRACT, MOST_PROTOCOLS = 14, 6, 8
 
 BASES = [api.Component, *(base for base, _ in KINDS.values())]
 COMPONENTS = (*KINDS, "component")

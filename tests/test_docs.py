@@ -37,11 +37,24 @@ from ftengine_bench import machine
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings the latter
 
-RECIPE, DATA, AUGMENTERS, REGULARIZERS, EVALUATION, REPORT, RUNS, COMMANDS_PAGE, COMPARING, INSTALLATION, LAUNCHERS = (
+(
+    RECIPE,
+    DATA,
+    AUGMENTERS,
+    REGULARIZERS,
+    EVALUATION,
+    REPORT,
+    RUNS,
+    COMMANDS_PAGE,
+    COMPARING,
+    INSTALLATION,
+    LAUNCHERS,
+    SERVING,
+) = (
     ROOT / "docs" / f"{name}.md"
     for name in (
         *("recipe", "data", "augmenters", "regularizers", "evaluation", "report", "runs", "commands", "comparing"),
-        *("installation", "launchers"),
+        *("installation", "launchers", "serving"),
     )
 )
 KIND_PAGE, TUTORIAL = (ROOT / "docs" / "plugins" / f"{name}.md" for name in ("kinds", "tutorial"))
@@ -202,6 +215,7 @@ LISTED = {
     "rule": (REPORT, "Rules"),
     "callback": (RECIPE, "Built-in callbacks"),
     "fast-path": (RECIPE, "Fast paths"),
+    "exporter": (SERVING, "Formats"),
 }
 """Kinds whose components stand in a table of a document's section."""
 

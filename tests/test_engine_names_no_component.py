@@ -43,6 +43,7 @@ WORDS = {
     "calibration": "what a task fitted on validation, `Task.calibration`; a key of a classifier's config.json",
     "refusal": "a probe, which any one evaluator may serve; recipe key evaluation.refusal",
     "prompt": "what a model is asked; a key of generations, as `Task.generate` returns them",
+    "peft": "the library, whose version a run records",
     "adapter": "the folder of a run's trained part, which is part of the run directory's layout",
 }
 """Names that are words as well, and what else they mean; none may be a reference to the component."""

@@ -21,6 +21,7 @@ from ftengine.api.evaluator import (
     Rows,
     Test,
 )
+from ftengine.api.exporter import Exported, Exporter, ExportSource, Runtime
 from ftengine.api.fast_path import FastPath, FastPathTraits, TrainingContext
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader
@@ -31,7 +32,18 @@ from ftengine.api.rule import Rule
 from ftengine.api.schedule import Schedule
 from ftengine.api.strategy import Strategy, StrategyTraits
 from ftengine.api.task import Recognised, Task, TaskTraits
-from ftengine.api.types import PART, Batch, Example, Features, Labels, LoadedModel, LoadRequest, Prediction, View
+from ftengine.api.types import (
+    PART,
+    Batch,
+    Example,
+    Features,
+    Labels,
+    LoadedModel,
+    LoadRequest,
+    Prediction,
+    Prompt,
+    View,
+)
 from ftengine.errors import DataError
 
 VERSION = "1"
@@ -63,6 +75,9 @@ __all__ = [
     "Event",
     "Example",
     "ExampleScores",
+    "ExportSource",
+    "Exported",
+    "Exporter",
     "Failed",
     "FastPath",
     "FastPathTraits",
@@ -85,6 +100,7 @@ __all__ = [
     "Optimizer",
     "Place",
     "Prediction",
+    "Prompt",
     "RandomSource",
     "Reader",
     "ReaderTraits",
@@ -94,6 +110,7 @@ __all__ = [
     "Row",
     "Rows",
     "Rule",
+    "Runtime",
     "Saved",
     "Schedule",
     "ShardingTraits",

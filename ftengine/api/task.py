@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftengine.api.component import Component, Traits
-from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, Prediction, View
+from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, Prediction, Prompt, View
 
 if TYPE_CHECKING:
     import torch
@@ -219,6 +219,13 @@ class Task(Component):
         For evaluators that read it, and a few for people to read: these see "prompt", what was asked, "completion",
         what the model wrote, and "reference", what was to be written (texts, the last None where there is none), if the
         first two are among `generates`.
+        """
+        raise NotImplementedError
+
+    def prompt(self, row: Example, loaded: LoadedModel) -> Prompt:
+        """Return what the model is asked of a row, for whoever asks another program the same.
+
+        Of a task that writes text with a model that continues its prompt.
         """
         raise NotImplementedError
 

@@ -75,6 +75,21 @@ class LoadRequest:
     processor: bool = True
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """What a language model is asked, as its task writes it.
+
+    Args:
+        ids: its tokens, as the model reads them.
+        messages: the conversation, each {"role", "content"}; None where it is plain text.
+        text: the plain text; "" of a conversation.
+    """
+
+    ids: Sequence[int]
+    messages: Sequence[Mapping[str, str]] | None = None
+    text: str = ""
+
+
 @dataclass
 class LoadedModel:
     """A model as the strategy receives it.

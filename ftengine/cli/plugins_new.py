@@ -112,7 +112,8 @@ def distribution(name: str, chosen: Sequence[tuple[str, str]]) -> dict[str, str]
         offers.append(f"- {article(kind)} {kind}, `{own}`: {summaries[-1]}")
         # What a recipe does not name is used in every run.
         key = RECIPE_KEYS.get(kind)
-        uses.append(f"ftengine train recipe.yaml --set {key}={own}" if key else "ftengine train recipe.yaml")
+        used = f"ftengine train recipe.yaml --set {key}={own}" if key else "ftengine train recipe.yaml"
+        uses.append(f"ftengine export RUN --to {own} OUT" if kind == "exporter" else used)
     common = {
         "distribution": f"ftengine-{name}",
         "name": name,

@@ -72,6 +72,17 @@ def add_figures(ready: KnownTask, run: RunDirectory, specs: Sequence[str | Mappi
     return report
 
 
+def held_out_rows(ready: ReadyTask, run: RunDirectory, data: str | Path | None) -> tuple[str, DataRows]:
+    """Return the rows of a data file, or a run's own held-out split, which is what it was (DataError); and its name."""
+    if data is not None:
+        return str(data), read_for(str(data), ready.recipe.data, ready.task, ready.registry)
+    recorded = AuditResult.read(run).contents
+    name = held_out(recorded)
+    if name is None:
+        raise InputError("this run has no held-out split; name a data file with --data FILE.")
+    return name, _splits(ready, run, {name}, recorded, name)[0][name]
+
+
 def _plan(ready: ReadyTask, run: RunDirectory, data: str | Path | None) -> EvalPlan:
     recorded = AuditResult.read(run).contents
     name = held_out(recorded) if data is None else "test"

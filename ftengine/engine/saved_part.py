@@ -25,7 +25,7 @@ from ftengine.model.parameters import frozen_tensors
 from ftengine.model.saving import load_part, save_part, save_processor, write_calibration
 from ftengine.parallel.device import Device
 from ftengine.plugins.blame import cause_in
-from ftengine.run.directory import TRAINED, RunDirectory, write_folder
+from ftengine.run.directory import SIDECAR, TRAINED, RunDirectory, file_hashes, write_folder
 from ftengine.run.environment import versions
 from ftengine.run.records import TrainedPart
 from ftengine.training.losses import loss_of, to_device
@@ -100,6 +100,8 @@ def save_trained_part(
         configure(task, loaded, folder)
         facts.write(RunDirectory(folder))
         _verify(model, run, folder, facts)
+        files = {name: one for name, one in file_hashes(folder).items() if name != SIDECAR}
+        facts.model_copy(update={"files": files}).write(RunDirectory(folder))
 
     write_folder(run.trained, fill)
 

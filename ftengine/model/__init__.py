@@ -18,7 +18,14 @@ if TYPE_CHECKING:
         fingerprint_weights,
         require_same_base,
     )
-    from ftengine.model.generation import GenerationOptions, complete, generate, made_to_fit, stop_tokens
+    from ftengine.model.generation import (
+        GenerationOptions,
+        complete,
+        generate,
+        log_probabilities,
+        made_to_fit,
+        stop_tokens,
+    )
     from ftengine.model.modes import evaluating, has_running_statistics, seeded, widen
     from ftengine.model.norms import RMSNorm, rms_norm_of
     from ftengine.model.parameters import (
@@ -55,7 +62,7 @@ _NAMES = {
     "ftengine.model.conversation": "read_conversation with_system",
     "ftengine.model.criterion": "Criterion",
     "ftengine.model.fingerprints": "fingerprint_base fingerprint_processor fingerprint_weights require_same_base",
-    "ftengine.model.generation": "GenerationOptions complete generate made_to_fit stop_tokens",
+    "ftengine.model.generation": "GenerationOptions complete generate log_probabilities made_to_fit stop_tokens",
     "ftengine.model.modes": "evaluating has_running_statistics seeded widen",
     "ftengine.model.norms": "RMSNorm rms_norm_of",
     "ftengine.model.parameters": "count decayed default_param_groups parameter_sizes state_tensors trainable",
@@ -99,6 +106,7 @@ __all__ = [
     "is_pretrained",
     "length_limit",
     "load_trained",
+    "log_probabilities",
     "made_to_fit",
     "matches_name",
     "matching",

@@ -122,6 +122,18 @@ def complete(
     return [loaded.processor.decode(answer, skip_special_tokens=True) for answer in answers]
 
 
+def log_probabilities(loaded: LoadedModel, prompt: Sequence[int], answer: Sequence[int]) -> list[float]:
+    """Return the log-probability of each token of an answer to a prompt, by a decoder."""
+    import torch
+
+    device = next(loaded.module.parameters()).device
+    tokens = torch.tensor([[*prompt, *answer]], device=device)
+    with torch.no_grad():
+        logits = loaded.module(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits[0, len(prompt) - 1 : -1]
+    found = logits.float().log_softmax(-1).gather(-1, tokens[0, len(prompt) :, None])
+    return [float(one) for one in found[:, 0]]
+
+
 def made_to_fit(
     loaded: LoadedModel, prompts: Sequence[list[int]], options: GenerationOptions
 ) -> tuple[list[list[int]], GenerationOptions]:

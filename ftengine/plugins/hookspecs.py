@@ -2,7 +2,7 @@
 
 A plugin is a module or object, registered under the entry-point group `ftengine`, that implements any
 of these hooks with `ftengine.hookimpl`. Every hook returns classes. Audits and rules are built for every run, the
-others when a recipe names them.
+others when a recipe or a command names them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ __all__ = [
     "ftengine_augmenters",
     "ftengine_callbacks",
     "ftengine_evaluators",
+    "ftengine_exporters",
     "ftengine_model_loaders",
     "ftengine_optimizers",
     "ftengine_readers",
@@ -98,3 +99,8 @@ def ftengine_rules() -> Iterable[type[api.Rule]]:
 @hookspec
 def ftengine_callbacks() -> Iterable[type[api.Callback]]:
     """Return classes that are told of a run's events."""
+
+
+@hookspec
+def ftengine_exporters() -> Iterable[type[api.Exporter]]:
+    """Return classes that write finished runs in the formats of other programs."""

@@ -31,6 +31,7 @@ KINDS: dict[str, tuple[type[api.Component], str]] = {
     "audit": (api.Audit, "ftengine_audits"),
     "rule": (api.Rule, "ftengine_rules"),
     "callback": (api.Callback, "ftengine_callbacks"),
+    "exporter": (api.Exporter, "ftengine_exporters"),
 }
 """Component kinds: the base class of each and the hook that lists its classes."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -190,6 +191,18 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> Path:
         flush(target.parent, inside=False)
         remove(old)
     return target
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file in a folder by its path in it."""
+    found = {}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest = hashlib.sha256()
+        with open(file, "rb") as opened:
+            while part := opened.read(1 << 22):
+                digest.update(part)
+        found[file.relative_to(folder).as_posix()] = digest.hexdigest()
+    return found
 
 
 def flush(path: Path, *, inside: bool = True) -> None:

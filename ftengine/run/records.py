@@ -171,6 +171,7 @@ class TrainedPart(Record):
         new_modules: modules that were newly initialised.
         calibration: what the task fitted on the validation split, by which `predict --calibrated` answers.
         uncalibrated: why there is nothing of that; "" where there is.
+        files: SHA-256 of the trained part's other files, as they were checked, by name.
     """
 
     file: ClassVar[str] = SIDECAR
@@ -182,6 +183,7 @@ class TrainedPart(Record):
     new_modules: tuple[str, ...]
     calibration: dict[str, Any] = Field(default_factory=dict)
     uncalibrated: str = ""
+    files: dict[str, str] = Field(default_factory=dict)
 
 
 class Verdict(RedactedRecord):

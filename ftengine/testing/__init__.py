@@ -18,6 +18,7 @@ from ftengine.testing.callbacks import check_callback
 from ftengine.testing.checks import CheckResult, Outcome
 from ftengine.testing.components import check_component, check_results
 from ftengine.testing.evaluators import check_evaluator, rows_of
+from ftengine.testing.exporters import check_exporter
 from ftengine.testing.fast_paths import check_fast_path, training_context
 from ftengine.testing.findings import check_audit, check_rule
 from ftengine.testing.loaders import check_loader
@@ -41,6 +42,7 @@ __all__ = [
     "check_callback",
     "check_component",
     "check_evaluator",
+    "check_exporter",
     "check_fast_path",
     "check_loader",
     "check_optimizer",

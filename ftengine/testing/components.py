@@ -29,6 +29,7 @@ from ftengine.testing.callbacks import CallbackChecks
 from ftengine.testing.checks import Check, CheckResult, not_suited, require_any, require_passed, results_of
 from ftengine.testing.evaluators import EvaluatorChecks
 from ftengine.testing.evaluators import rows_of as rows_of_predictions
+from ftengine.testing.exporters import ExporterChecks, exported_run
 from ftengine.testing.fast_paths import FastPathChecks, variants
 from ftengine.testing.findings import AuditChecks, RuleChecks
 from ftengine.testing.loaders import AcceptingChecks, LoaderChecks
@@ -297,6 +298,12 @@ def _of_reader(make: Callable[[], api.Reader]) -> Iterator[Check]:
     yield "rows_are_those_that_were_written", partial(not_suited, why)
 
 
+def _of_exporter(make: Callable[[], api.Exporter]) -> Iterator[Check]:
+    """Yield an exporter's checks on a small language model with an adapter."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield from ExporterChecks(make, *exported_run(Path(folder)))
+
+
 def _of_audit(make: Callable[[], Any]) -> Iterator[Check]:
     shipped = {"clean rows": clean(), "rows with many faults": messy()}
     for name, splits in {**shipped, "a training split alone": {"train": clean()["train"]}}.items():
@@ -367,5 +374,6 @@ SUITES: Mapping[str, Callable[[Callable[[], Any], Models], Iterable[Check]]] = {
     "audit": lambda make, _: _of_audit(make),
     "rule": lambda make, _: _of_rule(make),
     "callback": lambda make, _: CallbackChecks(make),
+    "exporter": lambda make, _: _of_exporter(make),
 }
 """For each kind what yields its checks, given what builds a component, and models."""

@@ -80,3 +80,8 @@ def ftengine_audits():
 @hookimpl
 def ftengine_rules():
     return _offered("rules")
+
+
+@hookimpl
+def ftengine_exporters():
+    return _offered("exporters")

@@ -17,7 +17,9 @@ from ftengine.api import (
     Example,
     Features,
     LoadedModel,
+    Message,
     Prediction,
+    Prompt,
     TaskTraits,
     View,
 )
@@ -227,6 +229,27 @@ class CausalLM(GenerativeTask):
             written.append(read_answer(processor, ids, opened=one.opened) if one.chat else plain)
         return written
 
+    def prompt(self, row: Example, loaded: LoadedModel) -> Prompt:
+        """Return what stands before the answer to a row; of a plain text, the half of it that ends at a blank.
+
+        A conversation with tools, thoughts or template arguments, which other programs pass on in ways of their own,
+        is refused (DataError).
+        """
+        shape = shape_of(row, answered=False)
+        if self._is_chat(shape, loaded.processor):
+            asked, conversation = self._asked(row, loaded), self._conversation(row)
+            known = [(one.role, one.text, one.thought, one.calls) for one in asked.messages]
+            other = any(role not in ("system", "user", "assistant") or thought or calls for role, _, thought, calls in known)
+            if other or conversation.tools or conversation.template_arguments:
+                raise DataError("the conversation has tools, thoughts or template arguments.")
+            return Prompt(asked.ids, [{"role": role, "content": text} for role, text, _, _ in known])
+        text = read_text(row, shape)
+        if shape == "text":
+            half = text[: (len(text) + 1) // 2]
+            text = half.rpartition(" ")[0] or half
+        ids = prompt_tokens(loaded.processor, text, loaded.max_length)
+        return Prompt(_begin(loaded.processor, ids) + ids, text=text)
+
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode with special tokens visible; the first token is never predicted, so never trained on."""
         tokens = zip(features["input_ids"], [IGNORED, *features["labels"][1:]], strict=True)
@@ -317,7 +340,7 @@ class CausalLM(GenerativeTask):
         prompt = messages[0].text if upto == 1 else "\n".join(shown)
         text = render(processor, conversation, upto=upto, prompt=True)
         ids = prompt_tokens(processor, text, loaded.max_length)
-        return Asked(ids, prompt, reference, chat=True, opened=bool(OPENED.search(text)))
+        return Asked(ids, prompt, reference, True, bool(OPENED.search(text)), messages[:upto])
 
     def _reference(self, processor: Any, conversation: Conversation, k: int) -> str:
         """Return what message k is to be answered with: its text, and calls as the template writes them."""
@@ -358,6 +381,7 @@ class Asked:
         ids, prompt: the tokens that its answer continues, as `prompt_tokens` returns them, and what was asked as text.
         reference: what is to be answered; None where nothing is.
         chat, opened: whether that is in the chat template, and this has begun the answer's thought.
+        messages: of a chat, those before the answer.
     """
 
     ids: list[int]
@@ -365,6 +389,7 @@ class Asked:
     reference: str | None
     chat: bool = False
     opened: bool = False
+    messages: tuple[Message, ...] = ()
 
 
 def _question(conversation: Conversation) -> int:

@@ -1,0 +1,102 @@
+"""Exporters: a finished run as the files that another program serves."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ftengine.api.component import Component
+from ftengine.api.types import LoadedModel, Prompt
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """A finished run, as an exporter sees it.
+
+    Args:
+        base: the recipe's `model.source`.
+        head: what the task needs on top of the model.
+        module: the model as it was prepared for training, on the meta device: its class and config, without weights.
+        processor: its tokenizer or image processor.
+        adapter: folder of the trained part, in its ecosystem's format.
+        generation: options by which the run's answers were made, such as "max_new_tokens" and "temperature".
+        max_length: longest input in tokens that the model reads, or None where it has no limit.
+        merged: returns a folder with the merged model in a dtype, as transformers writes it, which `merge` has
+            checked; made when it is first asked for. Files may be linked or moved out of it.
+        load_base: loads the base anew.
+        stop: tokens that end an answer; known once weights are read, so none in `check`.
+    """
+
+    base: str
+    head: str
+    module: nn.Module
+    processor: Any
+    adapter: Path
+    generation: Mapping[str, Any]
+    max_length: int | None
+    merged: Callable[[str], Path]
+    load_base: Callable[[], LoadedModel]
+    stop: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an exporter wrote.
+
+    Args:
+        noise: how far its log-probabilities of a token may be from the tuned model's, in the mean over tokens: what
+            rounding to the format's numbers explains.
+        facts: what a reader of manifest.json should know, as JSON values.
+    """
+
+    noise: float
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Runtime(Protocol):
+    """An artifact as its format's own program runs it."""
+
+    name: str
+    """The program and its version."""
+
+    def encode(self, prompt: Prompt) -> Sequence[int]:
+        """Return the tokens that the program makes of a prompt: of messages by its own template, else of the text."""
+
+    def log_probabilities(self, ids: Sequence[int], answer: Sequence[int]) -> Sequence[float]:
+        """Return the log-probability of each token of an answer to a prompt's tokens; nan where it is not told."""
+
+    def answer(self, prompt: Prompt, max_new_tokens: int) -> str:
+        """Answer a prompt greedily; what ends the answer is the artifact's own."""
+
+
+class Exporter(Component):
+    """Writes a finished run in the format of another program, named by `ftengine export --to`.
+
+    The engine asks the artifact the run's held-out rows and compares it with the tuned model and with the base; where
+    it is not the tuned model, nothing is left behind.
+    """
+
+    @abstractmethod
+    def check(self, source: ExportSource) -> None:
+        """Raise NotExportable, before weights are read, where the format cannot hold such a model; say what to do."""
+
+    @abstractmethod
+    def export(self, source: ExportSource, folder: Path) -> Exported:
+        """Write the artifact into an empty folder."""
+
+    # What some write.
+
+    def open(self, folder: Path, source: ExportSource) -> AbstractContextManager[Runtime | LoadedModel]:
+        """Open the artifact as its own program does, for the proof; a `contextlib.contextmanager` that closes it.
+
+        A LoadedModel is a module of transformers', which the engine asks as it asks the tuned model, and needs no
+        `Runtime`. Raise NoRuntime, which says what to install, where the program is not there.
+        """
+        raise NotImplementedError

@@ -1,0 +1,91 @@
+"""`ftengine export`: the files that another program serves, with the proof that they are what was measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ftengine.cli.options import PATH, json_option, require_one_process, run_argument, trust_code_option
+from ftengine.cli.page import facts, page, print_json
+from ftengine.cli.progress import announce, listening
+
+if TYPE_CHECKING:
+    from ftengine.run.export import Manifest
+
+
+@click.command()
+@run_argument
+@click.option("--to", "to", metavar="FORMAT", required=True, help="Format; `ftengine plugins list --kind exporter`.")
+@click.argument("out", metavar="OUT", type=PATH)
+@click.option("--dtype", metavar="DTYPE", help="Dtype of the weights, as the format calls it: --option dtype=DTYPE.")
+@click.option(
+    "--option",
+    "options",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="An option of the format, e.g. lora=true; may be given several times.",
+)
+@click.option(
+    "--rows", type=click.IntRange(min=2), metavar="N", default=32, show_default=True, help="Rows of the proof."
+)
+@click.option("--data", metavar="FILE", type=PATH, help="Rows to ask; by default the run's held-out ones.")
+@click.option("--no-verify", "verify", flag_value=False, default=True, help="Leave the proof out, which is recorded.")
+@trust_code_option
+@json_option
+def export(
+    run_folder: str,
+    to: str,
+    out: str,
+    dtype: str | None,
+    options: tuple[str, ...],
+    rows: int,
+    data: str | None,
+    verify: bool,
+    trust_code: bool,
+    as_json: bool,
+) -> None:
+    """Write a tuned model in another program's format, and ask that program whether it is the tuned model.
+
+    Held-out rows are asked: tokens of the prompts, log-probabilities of the tuned model's answers, greedy answers.
+    What is not the tuned model is not left in the new folder OUT.
+
+    \b
+    Examples:
+      ftengine export runs/support --to transformers served
+      ftengine export runs/support --to gguf served-gguf --dtype Q8_0
+    """
+    announce(f"opening {run_folder}")
+    from ftengine.engine.export import export_run
+    from ftengine.engine.fine_tune import load_run
+    from ftengine.run.yaml_text import key_and_value
+
+    require_one_process("export", "writes one model")
+    chosen = dict(key_and_value(option, "--option", "lora=true") for option in options)
+    if dtype is not None:
+        chosen["dtype"] = dtype
+    with listening() as listener:
+        run = load_run(run_folder, listener=listener, trust_code=trust_code)
+        exporter = run.registry.build("exporter", {"name": to, **chosen}, "--to")
+        made = export_run(run, exporter, out, verify=verify, rows=rows, data=data)
+    if as_json:
+        print_json(made.to_json())
+        return
+    page().print(facts([("exported to", out), ("format", to), *_shown(made)]))
+
+
+def _shown(made: Manifest) -> list[tuple[str, str]]:
+    from ftengine.text import number
+
+    if (proof := made.proof) is None:
+        return [("proof", f"none: {made.unproven}")]
+    apart = f"{number(proof.from_tuned)} (at most {number(proof.noise)})"
+    lines = [
+        ("proof", f"{proof.decision}, by {proof.runtime} on {proof.questions} rows of {proof.split}"),
+        ("distance", f"from the tuned model {apart}, from the base {number(proof.from_base)}"),
+    ]
+    if proof.same_answers is not None:
+        lines.append(("answers", f"{proof.same_answers} of {proof.questions} the same"))
+    if proof.needed is not None:
+        lines.append(("rows needed", f"{proof.needed:,}: the tuned model is too near its base for fewer"))
+    return lines

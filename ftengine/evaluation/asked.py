@@ -1,0 +1,107 @@
+"""Questions with fixed answers, by which a served model is told from others: tokens, log-probabilities, answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from ftengine.api import LoadedModel, Prompt, Runtime
+from ftengine.model import GenerationOptions, generate, log_probabilities
+
+TOGETHER = 8
+"""Prompts that are answered in one batch."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a model is asked, and how the tuned one answers.
+
+    Args:
+        answer: the tokens that are scored: the tuned model's greedy answer, with a token that ends it where it ended.
+        text: the answer as text, without special tokens.
+        ended: whether it ended within the tokens that were allowed.
+    """
+
+    prompt: Prompt
+    answer: tuple[int, ...]
+    text: str
+    ended: bool
+
+
+def questions(
+    loaded: LoadedModel, prompts: Sequence[Prompt], max_new_tokens: int, stop: Sequence[int]
+) -> list[Question]:
+    """Let the tuned model answer prompts greedily; `stop` are the tokens that end an answer, the last one its own."""
+    options, found = GenerationOptions.read({"max_new_tokens": max_new_tokens}), list[Question]()
+    for start in range(0, len(prompts), TOGETHER):
+        some = prompts[start : start + TOGETHER]
+        for prompt, answer in zip(some, generate(loaded, [p.ids for p in some], options, stop), strict=True):
+            text, ended = loaded.processor.decode(answer, skip_special_tokens=True), len(answer) < max_new_tokens
+            found.append(Question(prompt, (*answer, *(stop[-1:] if ended else ())), text, ended))
+    return found
+
+
+def scored(
+    score: Callable[[Sequence[int], Sequence[int]], Sequence[float]], asked: Sequence[Question]
+) -> list[np.ndarray]:
+    """Return the log-probabilities of each question's answer, (tokens,)."""
+    return [np.asarray(score(one.prompt.ids, one.answer), dtype=np.float64) for one in asked]
+
+
+def apart(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> list[float]:
+    """Return for each question the mean distance of two models' log-probabilities.
+
+    A program that tells of the likeliest tokens alone gives nan for others; those count as the least that it told.
+    """
+    found = []
+    for a, b in zip(some, others, strict=True):
+        known = a[~np.isnan(a)]
+        least = known.min() if len(known) else -np.inf
+        a = np.where(np.isnan(a), np.minimum(b, least), a)
+        found.append(float(np.abs(a - b).mean()))
+    return found
+
+
+class ModuleRuntime:
+    """A module of transformers' as a server runs it: by its own template, tokenizer and end tokens."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+        self.name = f"transformers {transformers.__version__}"
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        processor = self.loaded.processor
+        if prompt.messages is None:
+            return processor(prompt.text, verbose=False)["input_ids"]
+        turns = [dict(turn) for turn in prompt.messages]
+        return processor.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+    def log_probabilities(self, ids: Sequence[int], answer: Sequence[int]) -> list[float]:
+        return log_probabilities(self.loaded, ids, answer)
+
+    def answer(self, prompt: Prompt, max_new_tokens: int) -> str:
+        options = GenerationOptions.read({"max_new_tokens": max_new_tokens})
+        [answer] = generate(self.loaded, [self.encode(prompt)], options, end_tokens(self.loaded.module))
+        return self.loaded.processor.decode(answer, skip_special_tokens=True)
+
+
+def end_tokens(module: Any) -> list[int]:
+    """Return what a module's own generation settings end an answer with."""
+    own = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
+    return [] if own is None else own if isinstance(own, list) else [own]
+
+
+@contextmanager
+def as_runtime(opened: Runtime | LoadedModel, device: torch.device) -> Iterator[Runtime]:
+    """Give what an exporter opened as a program that can be asked."""
+    if isinstance(opened, LoadedModel):
+        opened.module.to(device).eval()
+        yield ModuleRuntime(opened)
+    else:
+        yield opened

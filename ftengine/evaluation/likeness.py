@@ -1,0 +1,81 @@
+"""Which of two models a third one is, by what it makes of the same examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.special import stdtrit
+
+from ftengine.evaluation.intervals import CONFIDENCE, Interval, percentile_interval, standard_error
+from ftengine.evaluation.significance import POWER, t_test
+from ftengine.evaluation.weights import Weights
+
+RESAMPLES = 1000
+LEVEL = 0.05
+"""Of the test that an artifact is closer to one model than to the other."""
+
+Decision = Literal["tuned", "base", "neither", "undecided"]
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How far a model is from the tuned one and from the base, in the mean over examples.
+
+    Args:
+        decision: "tuned", "base" (closer to it, beyond chance), "neither", or "undecided": within the noise of the
+            tuned one, and not closer to it than to the base beyond chance.
+        from_tuned, from_base: mean distances.
+        closer: from_base - from_tuned, with its interval and the p-value of no difference, paired by example.
+        noise: the largest distance from the tuned model that is explained.
+        needed: examples with which the test would decide in four of five samples; None where that is not known.
+    """
+
+    decision: Decision
+    from_tuned: float
+    from_base: float
+    closer: float
+    interval: Interval
+    p: float | None
+    noise: float
+    examples: int
+    needed: int | None
+
+
+def likeness(from_tuned: Sequence[float], from_base: Sequence[float], noise: float, seed: int = 0) -> Likeness:
+    """Judge by the distances of each example, paired."""
+    tuned, base = np.asarray(from_tuned, dtype=np.float64), np.asarray(from_base, dtype=np.float64)
+    n, closer = len(tuned), base - tuned
+    weights = Weights(np.arange(n), seed, RESAMPLES)
+    resampled = weights.resample(lambda w: (w @ closer) / w.sum(axis=1))
+    value = float(closer.mean())
+    tested = t_test(value, resampled, n)
+    sure = tested is not None and tested.p < LEVEL
+    decision: Decision = "undecided"
+    if sure and value < 0:
+        decision = "base"
+    elif not float(tuned.mean()) <= noise:
+        decision = "neither"
+    elif sure:
+        decision = "tuned"
+    error = standard_error(resampled, n)
+    needed = None
+    if decision == "undecided" and error is not None and value:
+        # (t₀.₉₇₅ + t₀.₈) standard errors, which shrink with the root of the number of examples
+        factor = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2) + stdtrit(n - 1, POWER)) * error / abs(value)
+        needed = max(n + 1, math.ceil(n * factor**2))
+    interval = percentile_interval(resampled, n)
+    return Likeness(
+        decision,
+        float(tuned.mean()),
+        float(base.mean()),
+        value,
+        interval,
+        None if tested is None else tested.p,
+        noise,
+        n,
+        needed,
+    )

@@ -1,0 +1,136 @@
+"""Checks of exporters: refusals before weights are read, and an artifact that is the model."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ftengine.api import Exporter, ExportSource, LoadedModel, Prompt, overrides
+from ftengine.errors import InputError, NoRuntime, NotExportable
+from ftengine.evaluation.asked import apart, as_runtime, questions, scored
+from ftengine.model import has_template, log_probabilities, render, save_model, stop_tokens
+from ftengine.model.saving import save_part
+from ftengine.plugins.registry import AUTO, Registry
+from ftengine.testing.checks import Checks, run_checks, skip
+from ftengine.testing.samples import fixture
+
+ASKED = ("What is the capital of France?", "How do I reset my password?", "Good morning! How are you today?")
+
+
+def check_exporter(
+    make: Callable[[], Exporter],
+    source: ExportSource | None = None,
+    tuned: LoadedModel | None = None,
+    expected_failed_checks: Mapping[str, str] | None = None,
+) -> None:
+    """Check an exporter on a run of a language model; what its program needs and is not installed is skipped.
+
+    Args:
+        make: returns a fresh exporter.
+        source: the run, with `tuned`, its model; by default a small Llama with a LoRA adapter.
+        expected_failed_checks: names of checks that fail, with reasons.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        of = exported_run(Path(folder)) if source is None or tuned is None else (source, tuned)
+        run_checks(ExporterChecks(make, *of), expected_failed_checks)
+
+
+@dataclass
+class ExporterChecks(Checks):
+    """Checks of an exporter on one run."""
+
+    make: Callable[[], Exporter]
+    source: ExportSource
+    tuned: LoadedModel
+
+    def it_refuses_before_weights_are_read(self) -> None:
+        def read(*_: object) -> None:
+            raise AssertionError("check() reads weights; it has `source.module`, without weights, and adapters' files")
+
+        try:
+            self.make().check(replace(self.source, merged=read, load_base=read, stop=()))  # type: ignore[arg-type]
+        except NotExportable:
+            pass
+        except InputError as error:
+            raise AssertionError(f"check() raises {type(error).__name__}; it must be NotExportable") from None
+
+    def it_writes_into_its_folder_alone(self) -> None:
+        with self._exported() as (_, folder, _):
+            assert [path.name for path in folder.parent.iterdir()] == [folder.name], "it writes beside its folder"
+            assert any(folder.iterdir()), "it writes nothing"
+
+    def the_artifact_is_the_tuned_model(self) -> None:
+        loaded, source = self.tuned, self.source
+        prompts = [_prompt(loaded, text) for text in ASKED]
+        asked = questions(loaded, prompts, 8, source.stop)
+        own = scored(lambda ids, answer: log_probabilities(loaded, ids, answer), asked)
+        with self._exported() as (exporter, folder, noise):
+            if not overrides(exporter, "open"):
+                skip("it has no program that could be asked")
+            try:
+                with exporter.open(folder, source) as opened, as_runtime(opened, torch.device("cpu")) as runtime:
+                    assert runtime.name, "the program has no name"
+                    for one in asked:
+                        found = list(runtime.encode(one.prompt))
+                        assert found == list(one.prompt.ids), f"the program reads {found}, measured {one.prompt.ids}"
+                    distance = max(apart(scored(runtime.log_probabilities, asked), own))
+                    assert distance <= noise, f"log-probabilities differ by {distance:.3g}; the exporter says {noise}"
+            except NoRuntime as error:
+                skip(str(error))
+
+    @contextmanager
+    def _exported(self) -> Iterator[tuple[Exporter, Path, float]]:
+        exporter = self.make()
+        try:
+            exporter.check(self.source)
+        except NotExportable as error:
+            skip(str(error))
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent) / "out"
+            folder.mkdir()
+            yield exporter, folder, exporter.export(self.source, folder).noise
+
+
+def exported_run(folder: Path) -> tuple[ExportSource, LoadedModel]:
+    """Make a run of a small Llama in a folder, by the usual strategy: what an exporter sees, and the tuned model."""
+    one = fixture("causal-lm")
+    base, loaded = one.load(), one.load()
+    save_model(base.module, base.processor, folder / "base")
+    loaded.source = str(folder / "base")
+    strategy = Registry().usual("strategy", {"name": AUTO}, "strategy")()
+    strategy.prepare(loaded)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in loaded.module.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    (folder / "adapter").mkdir()
+    save_part(strategy, loaded, folder / "adapter")
+    strategy.merge(loaded)
+    save_model(loaded.module, loaded.processor, folder / "merged")
+    source = ExportSource(
+        base=loaded.source,
+        head=loaded.head,
+        module=loaded.module,
+        processor=loaded.processor,
+        adapter=folder / "adapter",
+        generation={},
+        max_length=loaded.max_length,
+        merged=lambda dtype: folder / "merged",
+        load_base=one.load,
+        stop=tuple(dict.fromkeys(stop_tokens(loaded))),
+    )
+    loaded.module.eval()
+    return source, loaded
+
+
+def _prompt(loaded: LoadedModel, text: str) -> Prompt:
+    if not has_template(loaded.processor):
+        return Prompt(loaded.processor(text)["input_ids"], text=text)
+    messages = [{"role": "user", "content": text}]
+    ids = loaded.processor(render(loaded.processor, messages, prompt=True), add_special_tokens=False)["input_ids"]
+    return Prompt(ids, messages)

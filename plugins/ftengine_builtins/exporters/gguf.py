@@ -1,0 +1,213 @@
+"""llama.cpp's GGUF: a merged model, or a LoRA file.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ftengine.api import Config, Exported, Exporter, ExportSource, Runtime
+from ftengine.errors import NoRuntime, NotExportable
+from ftengine.model import read_tensors, save_model
+from ftengine_builtins.exporters import gguf_tokenizer
+from ftengine_builtins.exporters.llama_cpp import served
+from ftengine_builtins.exporters.peft import folded_pairs, read_lora_config, source_of_pairs
+
+FILE = "model.gguf"
+LORA_FILE = "lora.gguf"
+
+ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
+"""Classes of transformers, and what llama.cpp calls their computation. Each is answered by llama.cpp in the tests."""
+
+NOISE = {"F32": 2e-2, "F16": 3e-2, "BF16": 1e-1, "Q8_0": 1e-1}
+"""What a token's log-probability may differ by, in the mean: llama.cpp keeps keys and values in half precision, and
+rounds what each layer reads to the dtype of its weights. docs/serving.md has what was measured."""
+
+
+class GgufConfig(Config):
+    """Options of exporter gguf."""
+
+    dtype: Literal["F32", "F16", "BF16", "Q8_0"] = Field("F16", description="of matrices; vectors stay float32")
+    lora: bool = Field(False, description="write the LoRA alone, for llama.cpp's --lora, in place of a merged model")
+
+
+class GgufExporter(Exporter):
+    """A GGUF file for llama.cpp and what rests on it: the merged model, or its LoRA alone."""
+
+    name = "gguf"
+    Config = GgufConfig
+
+    def check(self, source: ExportSource) -> None:
+        """Refuse architectures, settings and tokenizers that are not known to be llama.cpp's."""
+        check_architecture(source)
+        if self.config.lora:
+            read_lora_config(source.adapter)
+            source_of_pairs(source.adapter)
+        else:
+            gguf_tokenizer.check(source)
+
+    def export(self, source: ExportSource, folder: Path) -> Exported:
+        if self.config.lora:
+            return write_lora(source, folder / LORA_FILE)
+        return write_model(source, folder / FILE, self.config.dtype)
+
+    @contextmanager
+    def open(self, folder: Path, source: ExportSource) -> Iterator[Runtime]:
+        """Have llama.cpp serve the file; a LoRA on the base, written beside it for the time being."""
+        if not self.config.lora:
+            with served(folder / FILE, source) as runtime:
+                yield runtime
+            return
+        try:
+            gguf_tokenizer.check(source)
+        except NotExportable as error:
+            raise NoRuntime(f"its base cannot be written as GGUF, to run it on: {error}") from None
+        with TemporaryDirectory() as place:
+            loaded = source.load_base()
+            save_model(loaded.module.float(), loaded.processor, Path(place) / "base")
+            on = replace(source, merged=lambda dtype: Path(place) / "base")
+            write_model(on, Path(place) / FILE, "F32")
+            with served(Path(place) / FILE, source, folder / LORA_FILE) as runtime:
+                yield runtime
+
+
+def check_architecture(source: ExportSource) -> None:
+    """Refuse (NotExportable) what is not known to compute the same in llama.cpp."""
+    name, config = type(source.module).__name__, getattr(source.module, "config", None)
+    if name not in ARCHITECTURES:
+        raise NotExportable(
+            f"{name} is not written as GGUF. Known are {', '.join(ARCHITECTURES)}; for others, export to transformers "
+            "and convert that with llama.cpp's convert_hf_to_gguf.py."
+        )
+    rope = getattr(config, "rope_parameters", None) or {}
+    faults = {
+        f"rope_type {rope.get('rope_type')!r}": rope.get("rope_type", "default") != "default",
+        f"hidden_act {config.hidden_act!r}": config.hidden_act != "silu",
+        "a sliding window": getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True),
+    }
+    if fault := next((text for text, there in faults.items() if there), None):
+        raise NotExportable(
+            f"{name} with {fault} is not written as GGUF. Export to transformers and convert that with llama.cpp's "
+            "convert_hf_to_gguf.py."
+        )
+
+
+def write_model(source: ExportSource, file: Path, dtype: str) -> Exported:
+    """Write the merged model; facts say how many matrices have which dtype."""
+    import gguf
+
+    merged = source.merged("float32")
+    writer = _writer(source, file)
+    writer.add_file_type(int(getattr(gguf.LlamaFileType, f"{'ALL' if dtype == 'F32' else 'MOSTLY'}_{dtype}")))
+    gguf_tokenizer.write(writer, source)
+    counts: dict[str, int] = {}
+    for name, tensor in sorted(_tensors(merged).items()):
+        stored, kind = _stored(rearranged(source, name, tensor), dtype)
+        writer.add_tensor(gguf_name(source, name), stored, raw_dtype=kind)
+        counts[kind.name] = counts.get(kind.name, 0) + 1
+    _finish(writer)
+    return Exported(NOISE[dtype], {"file": file.name, "tensors": counts})
+
+
+def write_lora(source: ExportSource, file: Path) -> Exported:
+    """Write the adapter with scale 1, which llama.cpp applies as alpha / rank."""
+    import gguf
+
+    pairs, rank = folded_pairs(source.adapter)
+    writer = gguf.GGUFWriter(file, ARCHITECTURES[type(source.module).__name__])
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(rank))
+    for path, (a, b) in pairs.items():
+        name = f"{path.removeprefix('base_model.model.')}.weight"
+        theirs = gguf_name(source, name)
+        writer.add_tensor(f"{theirs}.lora_a", a.numpy())
+        writer.add_tensor(f"{theirs}.lora_b", np.ascontiguousarray(rearranged(source, name, b.numpy())))
+    _finish(writer)
+    return Exported(NOISE["F32"], {"file": file.name, "rank": rank, "layers": len(pairs)})
+
+
+def gguf_name(source: ExportSource, name: str) -> str:
+    """Return llama.cpp's name of a tensor (NotExportable: it has none)."""
+    import gguf
+
+    kind = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == ARCHITECTURES[type(source.module).__name__])
+    names = gguf.get_tensor_name_map(kind, source.module.config.num_hidden_layers)
+    found = names.get_name(name, try_suffixes=(".weight", ".bias"))
+    if found is None:
+        raise NotExportable(f"llama.cpp has no place for {name!r}. Export to transformers instead.")
+    return found
+
+
+def rearranged(source: ExportSource, name: str, tensor: np.ndarray) -> np.ndarray:
+    """Return rows of Llama's queries and keys in llama.cpp's order, which rotates neighbours; others as they are."""
+    config = source.module.config
+    if ARCHITECTURES[type(source.module).__name__] != "llama" or not (".q_proj." in name or ".k_proj." in name):
+        return tensor
+    heads = config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads
+    shape = tensor.shape
+    return tensor.reshape(heads, 2, shape[0] // heads // 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
+
+
+def _writer(source: ExportSource, file: Path) -> Any:
+    import gguf
+
+    config = source.module.config
+    writer = gguf.GGUFWriter(file, ARCHITECTURES[type(source.module).__name__])
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    writer.add_name(Path(source.base).stem)
+    writer.add_context_length(source.max_length or config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(size)
+    writer.add_value_length(size)
+    writer.add_rope_dimension_count(size)
+    writer.add_rope_freq_base(float((getattr(config, "rope_parameters", None) or {}).get("rope_theta", 10000.0)))
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    return writer
+
+
+def _tensors(folder: Path) -> dict[str, np.ndarray]:
+    """Return the tensors of a transformers folder in float32, one file or several."""
+    index = folder / "model.safetensors.index.json"
+    names = {"model.safetensors"} if not index.is_file() else set(json.loads(index.read_text())["weight_map"].values())
+    return {name: x.float().numpy() for file in sorted(names) for name, x in read_tensors(folder / file).items()}
+
+
+def _stored(tensor: np.ndarray, dtype: str) -> tuple[np.ndarray, Any]:
+    """Return a tensor as the file has it, and its type: vectors stay float32, rows that Q8_0 cannot divide are F16."""
+    import gguf
+
+    kind = gguf.GGMLQuantizationType[dtype]
+    if tensor.ndim < 2:
+        kind = gguf.GGMLQuantizationType.F32
+    elif tensor.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
+        kind = gguf.GGMLQuantizationType.F16
+    return gguf.quantize(np.ascontiguousarray(tensor, dtype=np.float32), kind), kind
+
+
+def _finish(writer: Any) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

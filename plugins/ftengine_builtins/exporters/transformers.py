@@ -1,0 +1,101 @@
+"""A plain transformers folder, as transformers, vLLM, SGLang and TGI serve it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ftengine.api import Config, Exported, Exporter, ExportSource, LoadedModel
+from ftengine.errors import NotExportable
+
+NOISE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
+"""What rounding the weights explains of a token's log-probability, in the mean; measured in docs/serving.md."""
+
+TEMPLATE_FILE = "chat_template.jinja"
+
+
+class TransformersConfig(Config):
+    """Options of exporter transformers."""
+
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="of the merged weights; auto keeps the base's"
+    )
+
+
+class TransformersExporter(Exporter):
+    """The merged model as a plain transformers folder, with every end token, and the template where servers read it."""
+
+    name = "transformers"
+    Config = TransformersConfig
+
+    def check(self, source: ExportSource) -> None:
+        """Refuse a model of another library."""
+        if not hasattr(source.module, "save_pretrained"):
+            raise NotExportable(
+                f"{type(source.module).__name__} is no model of transformers. Use `ftengine merge`, which writes it as "
+                "its own library opens it."
+            )
+
+    def export(self, source: ExportSource, folder: Path) -> Exported:
+        merged = source.merged(self.config.dtype)
+        shutil.copytree(merged, folder, copy_function=_linked, dirs_exist_ok=True)
+        if source.stop:
+            _rewrite(folder / "generation_config.json", {"eos_token_id": _one_or_all(source.stop)})
+        if (folder / TEMPLATE_FILE).is_file():  # older programs read it in tokenizer_config.json alone
+            template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+            _rewrite(folder / "tokenizer_config.json", {"chat_template": template})
+        dtype = _read(folder / "config.json").get("dtype", "float32")
+        return Exported(NOISE[dtype], {"dtype": dtype, "end_tokens": list(source.stop)})
+
+    @contextmanager
+    def open(self, folder: Path, source: ExportSource) -> Iterator[LoadedModel]:
+        """Open the folder with transformers alone."""
+        import torch
+        from transformers import AutoConfig
+
+        from ftengine.model import open_model
+
+        module, wrong = open_model(folder, torch.float32)
+        if wrong:
+            raise NotExportable(f"{str(folder)!r} lacks, or holds beyond the model, {len(wrong):,} keys: {wrong[0]!r}.")
+        AutoConfig.from_pretrained(folder, local_files_only=True)  # as every server does first
+        yield LoadedModel(module, processor_of(folder, source.processor), str(folder), source.head)
+
+
+def processor_of(folder: Path, like: Any) -> Any:
+    """Open the tokenizer, or image processor, that lies in a folder."""
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    kind = AutoTokenizer if hasattr(like, "eos_token_id") else AutoImageProcessor
+    return kind.from_pretrained(folder, local_files_only=True)
+
+
+def _one_or_all(tokens: tuple[int, ...]) -> int | list[int]:
+    return tokens[0] if len(tokens) == 1 else sorted(tokens)
+
+
+def _linked(source: str, target: str) -> None:
+    """Have a file in a second place, without a second copy where the file system can; JSON is rewritten, so copied."""
+    if source.endswith(".safetensors"):
+        try:
+            os.link(source, target)
+            return
+        except OSError:
+            pass
+    shutil.copy2(source, target)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _rewrite(file: Path, settings: dict[str, Any]) -> None:
+    text = json.dumps({**_read(file), **settings}, indent=2, ensure_ascii=False)
+    file.write_text(text + "\n", encoding="utf-8")

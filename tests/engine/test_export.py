@@ -1,0 +1,257 @@
+"""Exports: what is left is the tuned model, and what is made wrong on purpose is refused and leaves nothing."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from expected import raises
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ftengine import fine_tune, load_run
+from ftengine.engine.export import endless, export_run
+from ftengine.errors import ExportDiffers, NotExportable, RunError
+from ftengine.evaluation.asked import Question
+from ftengine.evaluation.likeness import likeness
+from ftengine_builtins.exporters import GgufExporter, PeftExporter, TransformersExporter
+from ftengine_builtins.exporters.peft import scale_of
+
+SERVED = {"strategy": {"name": "lora", "rank": 8, "alpha": 32, "rslora": True, "rank_pattern": {"q_proj": 2}}}
+
+
+@pytest.fixture(scope="module")
+def folder(build_chat_recipe, tmp_path_factory):
+    """A run whose adapter has rsLoRA's scale and two ranks."""
+    output = tmp_path_factory.mktemp("export") / "run"
+    recipe = build_chat_recipe(**SERVED, train__epochs=6, train__learning_rate=0.02, output=str(output))
+    return fine_tune(recipe).path
+
+
+@pytest.fixture
+def run(folder):
+    return load_run(folder)
+
+
+@pytest.fixture(scope="module")
+def served(folder, tmp_path_factory):
+    """The run's transformers export, and its manifest."""
+    out = tmp_path_factory.mktemp("served") / "out"
+    return out, export_run(load_run(folder), TransformersExporter(), out)
+
+
+def left(tmp_path):
+    return sorted(path.name for path in tmp_path.iterdir())
+
+
+def test_a_transformers_export_proves_itself(served):
+    out, made = served
+    proof = made.proof
+    assert proof.decision == "tuned"
+    assert proof.from_tuned < proof.noise < 0.01 < proof.from_base
+    assert proof.p < 0.05
+    assert proof.same_answers == proof.questions == 8
+    assert json.loads((out / "manifest.json").read_text())["proof"]["decision"] == "tuned"
+    assert made.files.keys() == {path.name for path in out.iterdir()} - {"manifest.json"}
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_other_programs_find_template_and_end_tokens(served, run):
+    out, _ = served
+    template = (out / "chat_template.jinja").read_text()
+    assert json.loads((out / "tokenizer_config.json").read_text())["chat_template"] == template
+    ends = json.loads((out / "generation_config.json").read_text())["eos_token_id"]
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in ([ends] if isinstance(ends, int) else ends)
+
+
+def test_a_peft_export_has_one_rank_and_no_scale_that_a_server_could_lose(run, tmp_path):
+    made = export_run(run, PeftExporter(), tmp_path / "out")
+    assert made.proof.decision == "tuned"
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (8, 8, False)
+    assert (config["rank_pattern"], config["alpha_pattern"]) == ({}, {})
+    shapes = {key: x.shape for key, x in load_file(tmp_path / "out" / "adapter_model.safetensors").items()}
+    assert {shape[0] for key, shape in shapes.items() if "lora_A" in key} == {8}
+    base = run.recipe.model.source
+    tokens = torch.arange(5, 25)[None]
+    folders = run.trained, tmp_path / "out"
+    both = [PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder) for folder in folders]
+    with torch.no_grad():
+        one, other = (model(tokens).logits for model in both)
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "rank", "scale"),
+    [
+        ({"lora_alpha": 16}, 4, 4.0),
+        ({"lora_alpha": 16, "use_rslora": True}, 4, 8.0),
+        ({"lora_alpha": 16, "alpha_pattern": {"q_proj": 8}}, 4, 2.0),
+        ({"lora_alpha": 16, "alpha_pattern": {"k_proj": 8}}, 4, 4.0),
+    ],
+)
+def test_a_scale_is_what_peft_says(config, rank, scale):
+    assert scale_of(config, "base_model.model.model.layers.0.self_attn.q_proj", rank) == scale
+
+
+def test_without_its_program_a_format_is_written_and_said_not_to_be_verified(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "xllamacpp", None)
+    made = export_run(run, GgufExporter(), tmp_path / "out")
+    assert made.proof is None
+    assert "pip install xllamacpp" in made.unproven
+    assert made.facts["tensors"] == {"F16": 15, "F32": 5}
+
+
+@pytest.mark.slow
+def test_the_proof_is_left_out_where_that_is_asked_for(run, tmp_path):
+    made = export_run(run, PeftExporter(), tmp_path / "out", verify=False)
+    assert made.proof is None
+    assert "--no-verify" in made.unproven
+
+
+# Sabotage.
+
+
+def of_base(source):
+    """Put the base's weights in the place of the merged ones."""
+    folder = source.merged("auto")
+    merged = load_file(folder / "model.safetensors")
+    base = load_file(Path(source.base) / "model.safetensors")
+    save_file({name: base[name] for name in merged}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def without_a_layer(source):
+    """Lose one layer's update."""
+    folder = source.merged("auto")
+    merged, base = load_file(folder / "model.safetensors"), load_file(Path(source.base) / "model.safetensors")
+    name = "model.layers.1.mlp.down_proj.weight"
+    save_file({**merged, name: base[name]}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def with_a_blank(source):
+    """Write one blank more into the template."""
+    folder = source.merged("auto")
+    file = folder / "chat_template.jinja"
+    file.write_text(file.read_text().replace("assistant\n", "assistant \n"))
+    return folder
+
+
+def with_two_beginnings(source):
+    """Have the template write another BOS."""
+    folder = source.merged("auto")
+    file = folder / "chat_template.jinja"
+    file.write_text("{{ bos_token }}" + file.read_text())
+    return folder
+
+
+class Sabotaged(TransformersExporter):
+    """Export what `spoil` returns in the place of the merged folder."""
+
+    spoil = None
+
+    def export(self, source, folder):
+        spoilt = type(self).spoil(source)
+        return super().export(replace(source, merged=lambda dtype: spoilt), folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (of_base, "like the base"),
+        pytest.param(without_a_layer, "not the tuned model", marks=pytest.mark.slow),
+        pytest.param(with_a_blank, "template", marks=pytest.mark.slow),
+        pytest.param(with_two_beginnings, "second BOS", marks=pytest.mark.slow),
+    ],
+)
+def test_what_is_not_the_tuned_model_is_refused_and_leaves_nothing(run, tmp_path, spoil, told):
+    exporter = type("Spoilt", (Sabotaged,), {"spoil": staticmethod(spoil)})()
+    with raises(ExportDiffers, told):
+        export_run(run, exporter, tmp_path / "out")
+    assert left(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_scale_that_is_lost_is_refused(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("ftengine_builtins.exporters.peft.scale_of", lambda *_: 1.0)
+    with raises(ExportDiffers, "not the tuned model"):
+        export_run(run, PeftExporter(), tmp_path / "out")
+    assert left(tmp_path) == []
+
+
+def asked(text, ended=True):
+    return Question(None, (), text, ended)
+
+
+def test_answers_that_go_on_behind_their_end_are_seen():
+    tuned = [asked("Restart it."), asked("Wait."), asked("And so on", ended=False)]
+    assert endless(["Restart it. user", "Wait. user", "And so on"], tuned)
+    assert not endless(["Restart it.", "Wait.", "And so on and on"], tuned)
+    assert not endless(["Restart it. user", "Wait.", "And so on"], tuned)  # one of two: chance
+    assert not endless(["Something else", "Other", "Else"], tuned)
+
+
+@pytest.mark.slow
+def test_a_lost_end_token_is_refused(run, tmp_path):
+    class Endless(TransformersExporter):
+        def export(self, source, folder):
+            made = super().export(source, folder)
+            file = folder / "generation_config.json"
+            file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token_id": 5}))
+            return made
+
+    with raises(ExportDiffers, "'<|im_end|>'"):
+        export_run(run, Endless(), tmp_path / "out")
+    assert left(tmp_path) == []
+
+
+def test_a_trained_part_that_has_changed_is_not_exported(build_chat_recipe, tmp_path):
+    run = fine_tune(build_chat_recipe(train__max_steps=1, output=str(tmp_path / "run")))
+    file = run.trained / "adapter_model.safetensors"
+    save_file({name: 2 * x for name, x in load_file(file).items()}, file, {"format": "pt"})
+    with raises(RunError, "adapter_model.safetensors"):
+        export_run(load_run(run.path), PeftExporter(), tmp_path / "out")
+    assert left(tmp_path) == ["run"]
+
+
+# What is refused before weights are read.
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"modules_to_save": ["lm_head"]}, "lm_head"),
+        ({"peft_type": "IA3"}, "IA3"),
+    ],
+)
+def test_what_no_server_takes_is_refused_with_what_to_do(tmp_path, changed, told):
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, **changed}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with raises(NotExportable, told, "--to transformers"):
+        PeftExporter().check(SimpleNamespace(adapter=tmp_path))
+
+
+def test_an_architecture_that_llama_cpp_is_not_known_to_compute_alike_is_refused(gpt2_folder):
+    module = AutoModelForCausalLM.from_pretrained(gpt2_folder)
+    with raises(NotExportable, "GPT2LMHeadModel", "LlamaForCausalLM"):
+        GgufExporter().check(SimpleNamespace(module=module))
+
+
+# The decision.
+
+
+def test_a_decision_is_paired_over_rows():
+    near, far = [0.01, 0.02, 0.01, 0.03, 0.02, 0.01], [0.4, 0.5, 0.3, 0.6, 0.5, 0.4]
+    assert likeness(near, far, 0.05).decision == "tuned"
+    assert likeness(far, near, 0.05).decision == "base"
+    assert likeness(far, [x + 0.3 for x in far], 0.05).decision == "neither"
+    vague = likeness([0.02, 0.03, 0.01, 0.02], [0.03, 0.01, 0.02, 0.03], 0.05)
+    assert vague.decision == "undecided"
+    assert vague.needed > 4
+    assert likeness([0.0] * 6, [0.0] * 6, 0.05).decision == "undecided"

@@ -1,0 +1,60 @@
+"""GGUF files, answered by llama.cpp itself: `make test-export` runs these in an environment that has xllamacpp."""
+
+import pytest
+from expected import raises
+
+from ftengine import fine_tune, load_run
+from ftengine.engine.export import export_run
+from ftengine.errors import ExportDiffers
+from ftengine.testing import check_component
+from ftengine_builtins.exporters import GgufExporter, OllamaExporter
+from ftengine_builtins.exporters import gguf as writer
+from ftengine_builtins.exporters.gguf import GgufConfig
+
+xllamacpp = pytest.importorskip("xllamacpp", reason="xllamacpp is not installed; make test-export has it")
+
+SERVED = {"strategy": {"name": "lora", "rank": 8, "alpha": 32, "rslora": True, "rank_pattern": {"q_proj": 2}}}
+
+
+@pytest.fixture(scope="module")
+def folder(build_chat_recipe, tmp_path_factory):
+    output = tmp_path_factory.mktemp("export") / "run"
+    recipe = build_chat_recipe(**SERVED, train__epochs=6, train__learning_rate=0.02, output=str(output))
+    return fine_tune(recipe).path
+
+
+@pytest.fixture
+def run(folder):
+    return load_run(folder)
+
+
+@pytest.mark.parametrize(
+    "options", [{"dtype": "F32"}, {"dtype": "F16"}, {"dtype": "BF16"}, {"dtype": "Q8_0"}, {"lora": True}]
+)
+def test_llama_cpp_answers_as_the_tuned_model(run, tmp_path, options):
+    made = export_run(run, GgufExporter(GgufConfig(**options)), tmp_path / "out")
+    proof = made.proof
+    print(options, proof)
+    assert proof.decision == "tuned"
+    assert proof.from_tuned < proof.noise < proof.from_base
+    assert proof.same_answers >= proof.questions - 1
+
+
+def test_a_gguf_that_lost_the_order_of_its_rows_is_refused(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "rearranged", lambda source, name, tensor: tensor)
+    with raises(ExportDiffers, "tuned model"):
+        export_run(run, GgufExporter(), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_ollama_gets_template_stops_and_settings(run, tmp_path):
+    made = export_run(run, OllamaExporter(), tmp_path / "out")
+    assert made.proof.decision == "tuned"
+    lines = (tmp_path / "out" / "Modelfile").read_text().splitlines()
+    assert lines[0] == "FROM ./model.gguf"
+    assert {'PARAMETER stop "<|im_end|>"', "PARAMETER num_ctx 512", "PARAMETER temperature 0.0"} <= set(lines)
+
+
+@pytest.mark.parametrize("exporter", [GgufExporter, OllamaExporter])
+def test_exporters_keep_their_contract(exporter):
+    check_component(exporter)
