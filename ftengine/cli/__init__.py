@@ -19,6 +19,10 @@ COMMANDS = {
     "predict": ("ftengine.cli.predict:predict", "Answer the rows of a file with a tuned model."),
     "merge": ("ftengine.cli.merge:merge", "Merge the trained part into the base and save a plain model."),
     "export": ("ftengine.cli.export:export", "Write a tuned model in another program's format, and prove it."),
+    "verify": (
+        "ftengine.cli.verify:verify",
+        "Say which model an endpoint serves: the tuned one or its base.",
+    ),
     "report": ("ftengine.cli.report:report", "Write an HTML report on finished runs, and print their verdicts."),
     "compare": ("ftengine.cli.compare:compare", "Train several strategies on the same data and compare them."),
     "cross-validate": (

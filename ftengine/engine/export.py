@@ -116,14 +116,14 @@ class Asked:
 def _ask_own(run: Run, ready: ReadyTask, count: int, data: str | None) -> Asked:
     """Ask the tuned model and its base, in float32."""
     split, rows = held_out_rows(ready, run.directory, data)
-    exact = Run(run.path, registry=run.registry, listener=run.listener, precision="float32", trust_code=run.trust_code)
+    exact = exact_run(run)
     asks = overrides(ready.task, "prompt")
     asked, batches = list[Question](), list[Any]()
     stop: tuple[int, ...] = ()
     with exact.model() as loaded:
         if asks:
             stop = tuple(dict.fromkeys(stop_tokens(loaded)))
-            prompts, longest = _prompts(ready, rows, loaded, count, run)
+            prompts, longest = prompts_of(ready, rows, loaded, count, run)
             asked = questions(loaded, prompts, longest, stop)
         else:
             batches = [ready.task.collate([one], ready.processor) for one in _features(ready, rows, count)]
@@ -133,7 +133,12 @@ def _ask_own(run: Run, ready: ReadyTask, count: int, data: str | None) -> Asked:
     return Asked(split, asked, batches, tuned, base, stop)
 
 
-def _prompts(ready: ReadyTask, rows: Any, loaded: LoadedModel, count: int, run: Run) -> tuple[list[Prompt], int]:
+def exact_run(run: Run) -> Run:
+    """Return a run whose models compute in float32."""
+    return Run(run.path, registry=run.registry, listener=run.listener, precision="float32", trust_code=run.trust_code)
+
+
+def prompts_of(ready: ReadyTask, rows: Any, loaded: LoadedModel, count: int, run: Run) -> tuple[list[Prompt], int]:
     """Return the first distinct prompts that leave room for their answers, and the longest answer in tokens."""
     longest = min(GenerationOptions.read(_generation(run)).max_new_tokens, MOST_TOKENS)
     found: dict[tuple[int, ...], Prompt] = {}

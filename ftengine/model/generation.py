@@ -124,14 +124,19 @@ def complete(
 
 def log_probabilities(loaded: LoadedModel, prompt: Sequence[int], answer: Sequence[int]) -> list[float]:
     """Return the log-probability of each token of an answer to a prompt, by a decoder."""
+    return [float(chosen) for chosen, _ in answer_scores(loaded, prompt, answer)]
+
+
+def answer_scores(loaded: LoadedModel, prompt: Sequence[int], answer: Sequence[int]) -> Tensor:
+    """Return (tokens, 2): the log-probability of each token of an answer, and of the likeliest one in its place."""
     import torch
 
     device = next(loaded.module.parameters()).device
     tokens = torch.tensor([[*prompt, *answer]], device=device)
     with torch.no_grad():
         logits = loaded.module(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits[0, len(prompt) - 1 : -1]
-    found = logits.float().log_softmax(-1).gather(-1, tokens[0, len(prompt) :, None])
-    return [float(one) for one in found[:, 0]]
+    scores = logits.float().log_softmax(-1)
+    return torch.stack((scores.gather(-1, tokens[0, len(prompt) :, None])[:, 0], scores.amax(-1)), dim=-1)
 
 
 def made_to_fit(

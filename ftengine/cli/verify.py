@@ -1,0 +1,80 @@
+"""`ftengine verify`: which model does an endpoint serve?"""
+
+from __future__ import annotations
+
+import click
+
+from ftengine.cli.options import PATH, json_option, require_one_process, run_argument, trust_code_option
+from ftengine.cli.page import facts, page, print_json
+from ftengine.cli.progress import announce, listening
+
+STATUS = {"tuned": 0, "base": 3, "other": 4, "undecided": 5}
+"""Exit status; 1 and 2 are those of every command."""
+
+SAID = {
+    "tuned": "the tuned model",
+    "base": "the base model",
+    "other": "something else",
+    "undecided": "cannot tell: the tuned model and its base answer these rows too much alike",
+}
+
+
+@click.command()
+@run_argument
+@click.option("--url", required=True, help="Of an OpenAI-compatible API, e.g. http://localhost:8000/v1.")
+@click.option("--model", default="", metavar="NAME", help="The model's name there; by default the only one.")
+@click.option("--rows", type=click.IntRange(2, 1000), metavar="N", default=32, show_default=True, help="Rows to ask.")
+@click.option("--data", metavar="FILE", type=PATH, help="Rows to ask; by default the run's held-out ones.")
+@click.option(
+    "--key-variable", default="OPENAI_API_KEY", show_default=True, metavar="NAME", help="Where the API key is read."
+)
+@click.option("--timeout", type=click.FloatRange(min=0.1), default=60, show_default=True, help="Seconds for a request.")
+@click.option("--retries", type=click.IntRange(0, 10), default=2, show_default=True, help="Of a request that fails.")
+@trust_code_option
+@json_option
+def verify(
+    run_folder: str,
+    url: str,
+    model: str,
+    rows: int,
+    data: str | None,
+    key_variable: str,
+    timeout: float,
+    retries: int,
+    trust_code: bool,
+    as_json: bool,
+) -> None:
+    """Ask an endpoint a run's held-out rows, and say which model answers: the tuned one, its base, or something else.
+
+    Exit status: 0 the tuned model, 3 the base, 4 something else, 5 it cannot be told.
+
+    \b
+    Example:
+      ftengine verify runs/support --url http://localhost:8000/v1
+    """
+    announce(f"opening {run_folder}")
+    from ftengine.engine.fine_tune import load_run
+    from ftengine.engine.verify import verify_run
+    from ftengine.model.endpoint import Endpoint
+    from ftengine.text import number
+
+    require_one_process("verify", "asks one endpoint")
+    with listening() as listener:
+        run = load_run(run_folder, listener=listener, trust_code=trust_code)
+        endpoint = Endpoint(url, model, key=key_variable, timeout=timeout, retries=retries)
+        found = verify_run(run, endpoint, rows=rows, data=data)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        lines = [
+            ("serves", SAID[found.served]),
+            *([("likely cause", found.cause)] if found.cause else []),
+            ("answers", f"{found.same_as_tuned} of {found.rows} as the tuned model, {found.same_as_base} as the base"),
+            (
+                "less likely",
+                f"by {number(found.behind_tuned)} for the tuned model, {number(found.behind_base)} for the base",
+            ),
+            *([("rows needed", f"{found.needed:,}")] if found.needed is not None else []),
+        ]
+        page().print(facts(lines))
+    raise SystemExit(STATUS[found.served])

@@ -1,0 +1,126 @@
+"""An OpenAI-compatible endpoint, asked within bounds: time, retries, size; nothing is sent but what is asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from ftengine.api import Prompt
+from ftengine.errors import InputError, shown
+
+ROOM = 1 << 22
+"""Bytes of a reply that are read."""
+PAUSE = 0.5
+"""Seconds before the first retry; each further one waits twice as long."""
+AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
+"""Statuses of a server that may answer later."""
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    """Follow none: a key must not go to another host."""
+
+    def redirect_request(self, *args: Any) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An endpoint's answer, and whether it ended by itself; None where it does not say."""
+
+    text: str
+    ended: bool | None
+
+
+class Endpoint:
+    """An endpoint of OpenAI's API.
+
+    Args:
+        url: of the API, such as http://localhost:8000/v1.
+        model: its name there; "" takes the only one that there is.
+        key: name of the environment variable that holds the key; the key is sent as a header and never written.
+        timeout: seconds for one request.
+        retries: of one request, where the connection fails or the server says that it is busy.
+
+    Raises:
+        InputError: it cannot be reached, or does not answer as such an endpoint does.
+    """
+
+    def __init__(self, url: str, model: str, *, key: str, timeout: float, retries: int) -> None:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+            raise InputError(f"--url {url!r}: write the API's address, such as http://localhost:8000/v1.")
+        self.url, self.timeout, self.retries = url.rstrip("/"), timeout, retries
+        secret = os.environ.get(key, "")
+        self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {secret}"} if secret else {})
+        self._open = build_opener(_NoRedirect()).open
+        self.model = model or self._only_model()
+
+    def _only_model(self) -> str:
+        listed = self._ask("models", None).get("data")
+        names = (
+            [one["id"] for one in listed if isinstance(one, Mapping) and isinstance(one.get("id"), str)]
+            if (isinstance(listed, list))
+            else []
+        )
+        if len(names) != 1:
+            raise InputError(
+                f"{self.url} serves {len(names)} models{': ' + ', '.join(names[:10]) if names else ''}. Name one with "
+                "--model NAME."
+            )
+        return names[0]
+
+    def answer(self, prompt: Prompt, max_tokens: int) -> Reply:
+        """Ask a conversation, or a plain text, at temperature 0."""
+        asked = {"model": self.model, "temperature": 0, "max_tokens": max_tokens}
+        if prompt.messages is None:
+            found = self._ask("completions", {**asked, "prompt": prompt.text})
+        else:
+            found = self._ask("chat/completions", {**asked, "messages": list(prompt.messages)})
+        try:
+            choice = found["choices"][0]
+            text = choice["text"] if prompt.messages is None else choice["message"]["content"]
+            reason = choice.get("finish_reason")
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise InputError(f"{self.url} does not answer as OpenAI's API does: {shown(found)}.") from None
+        if not isinstance(text, str):
+            text = ""
+        return Reply(text, {"stop": True, "length": False}.get(reason))
+
+    def _ask(self, path: str, content: Mapping[str, Any] | None) -> dict[str, Any]:
+        data = None if content is None else json.dumps(content).encode()
+        request = Request(f"{self.url}/{path}", data, self._headers)
+        for attempt in range(self.retries + 1):
+            try:
+                with self._open(request, timeout=self.timeout) as reply:
+                    found = json.loads(reply.read(ROOM))
+                if isinstance(found, dict):
+                    return found
+                raise InputError(f"{request.full_url} does not answer as OpenAI's API does: {shown(found)}.")
+            except HTTPError as error:
+                failure = f"status {error.code} ({error.reason})"
+                if error.code not in AGAIN:
+                    raise InputError(f"{request.full_url} answers with {failure}. {_advice(error.code)}") from None
+            except ValueError:
+                raise InputError(f"{request.full_url} answers with no JSON, or more than {ROOM >> 20} MiB.") from None
+            except (URLError, OSError) as error:
+                failure = str(getattr(error, "reason", error)) or type(error).__name__
+            if attempt < self.retries:
+                time.sleep(PAUSE * 2**attempt)
+        raise InputError(
+            f"{request.full_url} cannot be reached in {self.retries + 1} attempts of at most {self.timeout:g} s: "
+            f"{failure}. Is the server running there?"
+        )
+
+
+def _advice(status: int) -> str:
+    if status in (401, 403):
+        return "It wants a key: put it into the environment variable that --key-variable names."
+    if status == 404:
+        return "Does --url end as the API's does, in /v1, and is there such a model?"
+    return "Look at the server's log."

@@ -1,0 +1,165 @@
+"""`verify` tells which model an endpoint serves, from its answers alone; the endpoint is a stub in this process."""
+
+import json
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from click.testing import CliRunner
+from expected import raises
+
+from ftengine import fine_tune, load_run
+from ftengine.api import Prompt
+from ftengine.cli import main
+from ftengine.engine.evaluate import held_out_rows
+from ftengine.engine.export import exact_run, prompts_of
+from ftengine.errors import InputError
+from ftengine.evaluation.asked import questions
+from ftengine.model import endpoint as endpoints
+from ftengine.model import stop_tokens
+from ftengine.model.endpoint import Endpoint
+
+LIMITS = {"key": "STUB_KEY", "timeout": 5, "retries": 1}
+
+
+@pytest.fixture(scope="module")
+def run(build_chat_recipe, tmp_path_factory):
+    output = tmp_path_factory.mktemp("verify") / "run"
+    recipe = build_chat_recipe(
+        train__epochs=6, train__learning_rate=0.02, evaluation__generate={"max_new_tokens": 8}, output=str(output)
+    )
+    return load_run(fine_tune(recipe).path)
+
+
+@pytest.fixture(scope="module")
+def answers(run):
+    """What the tuned model and its base answer greedily, by the last message."""
+    ready, exact, found = run.ready(), exact_run(run), {}
+    _, rows = held_out_rows(ready, run.directory, None)
+    for name in ("tuned", "base"):
+        with exact.model(base=name == "base") as loaded:
+            prompts, longest = prompts_of(ready, rows, loaded, 32, run)
+            asked = questions(loaded, prompts, longest, stop_tokens(loaded))
+        found[name] = {one.prompt.messages[-1]["content"]: one.text for one in asked}
+    assert found["tuned"] != found["base"]
+    return found
+
+
+class Stub(BaseHTTPRequestHandler):
+    """Answer as `server.reply` says."""
+
+    def do_GET(self):
+        self.send({"data": [{"id": name} for name in self.server.models]})
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.seen.append((self.path, dict(self.headers), body))
+        failing = self.server.failing.pop(0) if self.server.failing else ""
+        if failing == "drop":
+            self.connection.close()
+            return
+        if failing == "slow":
+            time.sleep(1)
+        if failing.isdigit():
+            self.send_response(int(failing))
+            self.send_header("Location", "http://elsewhere.invalid/")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        message = {"role": "assistant", "content": self.server.reply(body["messages"][-1]["content"])}
+        self.send({"choices": [{"message": message, "finish_reason": "length"}]})
+
+    def send(self, content):
+        data = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+@contextmanager
+def served(reply, failing=(), models=("support",)):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
+    server.reply, server.failing, server.models, server.seen = reply, list(failing), models, []
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server, f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch):
+    monkeypatch.setattr(endpoints, "PAUSE", 0.0)
+
+
+@pytest.mark.parametrize(("model", "status"), [("tuned", 0), ("base", 3), ("other", 4)])
+def test_the_exit_status_says_which_model_is_served(run, answers, model, status, monkeypatch):
+    monkeypatch.setenv("STUB_KEY", "secret")
+    reply = (lambda text: "42 zebras!") if model == "other" else answers[model].__getitem__
+    with served(reply) as (server, url):
+        result = CliRunner().invoke(
+            main, ["verify", str(run.path), "--url", url, "--key-variable", "STUB_KEY", "--json"]
+        )
+    assert result.exit_code == status, result.output
+    found = json.loads(result.stdout)
+    assert found["served"] == model
+    assert found["rows"] == len(server.seen) == len(answers["tuned"])
+    same = sum(answers["tuned"][text] == answers["base"][text] for text in answers["tuned"])
+    assert found["same_as_tuned"] == {"tuned": found["rows"], "base": same, "other": 0}[model]
+    assert bool(found["cause"]) is (model == "other")
+    for path, headers, body in server.seen:
+        assert path == "/v1/chat/completions"
+        assert headers["Authorization"] == "Bearer secret"
+        assert body.keys() == {"model", "temperature", "max_tokens", "messages"}
+        assert (body["model"], body["temperature"]) == ("support", 0)
+    assert "secret" not in result.output
+
+
+ASKED = Prompt((), [{"role": "user", "content": "Hi."}])
+
+
+@pytest.mark.parametrize("failing", ["drop", "503", "slow"])
+def test_one_failure_is_tried_again(failing):
+    with served(str.upper, [failing]) as (server, url):
+        assert Endpoint(url, "", **{**LIMITS, "timeout": 0.5}).answer(ASKED, 4).text == "HI."
+    assert len(server.seen) == 2
+
+
+def test_attempts_are_bounded():
+    with served(str.upper, ["drop"] * 9) as (server, url), raises(InputError, "2 attempts"):
+        Endpoint(url, "", **LIMITS).answer(ASKED, 4)
+    assert len(server.seen) == 2
+
+
+@pytest.mark.parametrize(("status", "told"), [("401", "--key-variable"), ("404", "/v1"), ("302", "302")])
+def test_a_refusal_is_told_and_no_redirect_followed(status, told):
+    with served(str.upper, [status]) as (server, url), raises(InputError, told):
+        Endpoint(url, "", **LIMITS).answer(ASKED, 4)
+    assert len(server.seen) == 1
+
+
+def test_of_several_models_one_is_to_be_named():
+    with served(str.upper, models=("a", "b")) as (_, url), raises(InputError, "a, b", "--model"):
+        Endpoint(url, "", **LIMITS)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "file:///etc/passwd", "http://"])
+def test_what_is_no_address_is_refused(url):
+    with raises(InputError, repr(url)):
+        Endpoint(url, "m", **LIMITS)
+
+
+def test_nobody_at_an_address_is_an_input_error(run):
+    with served(str.upper) as (_, url):
+        pass
+    result = CliRunner().invoke(main, ["verify", str(run.path), "--url", url, "--retries", "0", "--timeout", "1"])
+    assert result.exit_code == 2
