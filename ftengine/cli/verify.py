@@ -77,4 +77,4 @@ def verify(
             *([("rows needed", f"{found.needed:,}")] if found.needed is not None else []),
         ]
         page().print(facts(lines))
-    raise SystemExit(STATUS[found.served])
+    raise click.exceptions.Exit(STATUS[found.served])
