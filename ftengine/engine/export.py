@@ -201,7 +201,7 @@ def _proof(
         return None, "left out by --no-verify"
     if not overrides(exporter, "open"):
         return None, f"format {exporter.name!r} has no program that could be asked"
-    ready.listener.phase("verify", len(own.tuned))
+    ready.listener.phase("verify")
     who = f"the {exporter.name} export of {str(run.path)!r}"
     try:
         with exporter.open(folder, source) as opened:
