@@ -28,6 +28,7 @@ class ExportSource:
         adapter: folder of the trained part, in its ecosystem's format.
         generation: options by which the run's answers were made, such as "max_new_tokens" and "temperature".
         max_length: longest input in tokens that the model reads, or None where it has no limit.
+        check_merge: raises NotMergeable where the strategy has no merged form; for `check`.
         merged: returns a folder with the merged model in a dtype, as transformers writes it, which `merge` has
             checked; made when it is first asked for. Files may be linked or moved out of it.
         load_base: loads the base anew.
@@ -41,6 +42,7 @@ class ExportSource:
     adapter: Path
     generation: Mapping[str, Any]
     max_length: int | None
+    check_merge: Callable[[], object]
     merged: Callable[[str], Path]
     load_base: Callable[[], LoadedModel]
     stop: tuple[int, ...] = ()

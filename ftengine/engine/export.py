@@ -18,7 +18,7 @@ from ftengine.data.answer_origin import content_of_files
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.experiment import described
 from ftengine.engine.finished import Run
-from ftengine.engine.merge import outputs_of
+from ftengine.engine.merge import check_merge, outputs_of
 from ftengine.engine.prepared_data import ReadyTask
 from ftengine.engine.prepared_model import load_base
 from ftengine.errors import DataError, ExportDiffers, NoRuntime, NotExportable, RunError
@@ -335,6 +335,7 @@ def _source(run: Run, ready: ReadyTask, workshop: Path) -> ExportSource:
         adapter=run.trained,
         generation=_generation(run),
         max_length=loaded.max_length,
+        check_merge=lambda: check_merge(ready.experiment.make_strategy()),
         merged=merge,
         load_base=lambda: load_base(run.without_model(check_source=True)),
     )

@@ -120,6 +120,7 @@ def exported_run(folder: Path) -> tuple[ExportSource, LoadedModel]:
         adapter=folder / "adapter",
         generation={},
         max_length=loaded.max_length,
+        check_merge=lambda: None,
         merged=lambda dtype: folder / "merged",
         load_base=one.load,
         stop=tuple(dict.fromkeys(stop_tokens(loaded))),

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftengine import fine_tune, load_run
 from ftengine.engine.export import endless, export_run
-from ftengine.errors import ExportDiffers, NotExportable, RunError
+from ftengine.errors import ExportDiffers, NotExportable, NotMergeable, RunError
 from ftengine.evaluation.asked import Question
 from ftengine.evaluation.likeness import likeness
 from ftengine_builtins.exporters import GgufExporter, PeftExporter, TransformersExporter
@@ -241,6 +241,17 @@ def test_an_architecture_that_llama_cpp_is_not_known_to_compute_alike_is_refused
     module = AutoModelForCausalLM.from_pretrained(gpt2_folder)
     with raises(NotExportable, "GPT2LMHeadModel", "LlamaForCausalLM"):
         GgufExporter().check(SimpleNamespace(module=module))
+
+
+def test_a_strategy_without_a_merged_form_is_refused_before_weights_are_read(run, tmp_path, monkeypatch, no_weights):
+    def refuse(strategy):
+        raise NotMergeable(f"strategy {strategy.name!r} cannot be merged.")
+
+    monkeypatch.setattr("ftengine.engine.export.check_merge", refuse)
+    for exporter in (TransformersExporter(), GgufExporter()):
+        with raises(NotMergeable, "'lora'"):
+            export_run(run, exporter, tmp_path / "out")
+    assert left(tmp_path) == []
 
 
 # The decision.

@@ -61,6 +61,7 @@ class GgufExporter(Exporter):
             source_of_pairs(source.adapter)
         else:
             gguf_tokenizer.check(source)
+            source.check_merge()
 
     def export(self, source: ExportSource, folder: Path) -> Exported:
         if self.config.lora:

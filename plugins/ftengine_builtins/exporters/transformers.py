@@ -16,7 +16,7 @@ from ftengine.api import Config, Exported, Exporter, ExportSource, LoadedModel
 from ftengine.errors import NotExportable
 
 NOISE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
-"""What rounding the weights explains of a token's log-probability, in the mean; measured in docs/serving.md."""
+"""What rounding the weights is taken to explain of a token's log-probability, in the mean."""
 
 TEMPLATE_FILE = "chat_template.jinja"
 
@@ -36,12 +36,13 @@ class TransformersExporter(Exporter):
     Config = TransformersConfig
 
     def check(self, source: ExportSource) -> None:
-        """Refuse a model of another library."""
+        """Refuse a model of another library, and a strategy that has no merged form."""
         if not hasattr(source.module, "save_pretrained"):
             raise NotExportable(
                 f"{type(source.module).__name__} is no model of transformers. Use `ftengine merge`, which writes it as "
                 "its own library opens it."
             )
+        source.check_merge()
 
     def export(self, source: ExportSource, folder: Path) -> Exported:
         merged = source.merged(self.config.dtype)
