@@ -7,12 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from click.testing import CliRunner
 from expected import raises
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftengine import fine_tune, load_run
+from ftengine.cli import main
 from ftengine.engine.export import endless, export_run
 from ftengine.errors import ExportDiffers, NotExportable, NotMergeable, RunError
 from ftengine.evaluation.asked import Question
@@ -106,11 +108,18 @@ def test_without_its_program_a_format_is_written_and_said_not_to_be_verified(run
     assert made.facts["tensors"] == {"F16": 15, "F32": 5}
 
 
-@pytest.mark.slow
-def test_the_proof_is_left_out_where_that_is_asked_for(run, tmp_path):
-    made = export_run(run, PeftExporter(), tmp_path / "out", verify=False)
-    assert made.proof is None
-    assert "--no-verify" in made.unproven
+def test_the_command_says_that_the_proof_was_left_out(folder, tmp_path):
+    args = ["export", str(folder), "--to", "gguf", str(tmp_path / "out"), "--no-verify"]
+    result = CliRunner().invoke(main, [*args, "--option", "lora=true", "--json"])
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
+    assert made["proof"] is None
+    assert "--no-verify" in made["unproven"]
+    assert (made["format"]["name"], made["facts"]["rank"]) == ("gguf", 8)
+    again = CliRunner().invoke(main, args)
+    assert again.exit_code == 2
+    assert "not empty" in again.stderr
+    assert CliRunner().invoke(main, [*args[:4], str(tmp_path / "other"), "--dtype", "Q3"]).exit_code == 2
 
 
 # Sabotage.

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from ftengine.api import ExportSource, Prompt
-from ftengine.errors import NoRuntime
+from ftengine.errors import ExportDiffers, NoRuntime
 
 TOLD = 100
 """The likeliest tokens of which the server tells log-probabilities."""
@@ -60,8 +60,11 @@ class LlamaCpp:
 
     def _ask(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
         request = Request(f"{self.address}/{path}", json.dumps(content).encode(), {"Content-Type": "application/json"})
-        with urlopen(request, timeout=PATIENCE) as reply:
-            return json.load(reply)
+        try:
+            with urlopen(request, timeout=PATIENCE) as reply:
+                return json.load(reply)
+        except OSError as error:  # of the connection, and every status that is no success
+            raise ExportDiffers(f"llama.cpp does not answer {path!r} from the exported file: {error}.") from None
 
 
 @contextmanager
