@@ -72,7 +72,11 @@ class Runtime(Protocol):
         """Return the tokens that the program makes of a prompt: of messages by its own template, else of the text."""
 
     def log_probabilities(self, ids: Sequence[int], answer: Sequence[int]) -> Sequence[float]:
-        """Return the log-probability of each token of an answer to a prompt's tokens; nan where it is not told."""
+        """Return the log-probability of each token of an answer to a prompt's tokens.
+
+        Of a token that is none of the likeliest, of which alone the program tells, the least that it tells; nan where
+        it tells nothing.
+        """
 
     def answer(self, prompt: Prompt, max_new_tokens: int) -> str:
         """Answer a prompt greedily; what ends the answer is the artifact's own."""

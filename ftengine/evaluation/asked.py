@@ -55,17 +55,12 @@ def scored(
 
 
 def apart(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> list[float]:
-    """Return for each question the mean distance of two models' log-probabilities.
+    """Return for each question the mean distance of two models' log-probabilities, over those that a program tells.
 
-    A program that tells of the likeliest tokens alone gives nan for others; those count as the least that it told.
+    Questions of which it tells none are left out.
     """
-    found = []
-    for a, b in zip(some, others, strict=True):
-        known = a[~np.isnan(a)]
-        least = known.min() if len(known) else -np.inf
-        a = np.where(np.isnan(a), np.minimum(b, least), a)
-        found.append(float(np.abs(a - b).mean()))
-    return found
+    found = [np.abs(a - b) for a, b in zip(some, others, strict=True)]
+    return [float(np.nanmean(one)) for one in found if not np.isnan(one).all()]
 
 
 class ModuleRuntime:
