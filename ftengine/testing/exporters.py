@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ftengine.api import Exporter, ExportSource, LoadedModel, Prompt, overrides
+from ftengine.api import Conversation, Exporter, ExportSource, LoadedModel, Message, Prompt, overrides
 from ftengine.errors import InputError, NoRuntime, NotExportable
 from ftengine.evaluation.asked import apart, as_runtime, questions, scored
 from ftengine.model import has_template, log_probabilities, render, save_model, stop_tokens
@@ -133,5 +133,7 @@ def _prompt(loaded: LoadedModel, text: str) -> Prompt:
     if not has_template(loaded.processor):
         return Prompt(loaded.processor(text)["input_ids"], text=text)
     messages = [{"role": "user", "content": text}]
-    ids = loaded.processor(render(loaded.processor, messages, prompt=True), add_special_tokens=False)["input_ids"]
+    ids = loaded.processor(
+        render(loaded.processor, Conversation((Message("user", text),)), prompt=True), add_special_tokens=False
+    )["input_ids"]
     return Prompt(ids, messages)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ftengine.api import Exported, ExportSource
+from ftengine.api import Conversation, Exported, ExportSource, Message
 from ftengine.errors import DataError, NotExportable
 from ftengine_builtins.exporters.gguf import FILE, GgufConfig, GgufExporter
 
@@ -91,12 +91,12 @@ def default_system(source: ExportSource) -> str:
             f"the tokenizer of {source.base!r} has no chat template, so Ollama would have to guess one."
         )
     try:
-        first = render(processor, [{"role": "user", "content": SHORT}], prompt=True)
+        first = render(processor, Conversation((Message("user", SHORT),)), prompt=True)
         head = first.removeprefix("<|im_start|>system\n")
         system = head.partition("<|im_end|>")[0] if head != first else ""
         for probe in PROBES:
             messages = [{"role": role, "content": content} for role, content in probe]
-            ours = render(processor, [dict(turn) for turn in messages], prompt=True)
+            ours = render(processor, Conversation(tuple(Message(role, text) for role, text in probe)), prompt=True)
             ids = [processor(text, add_special_tokens=False)["input_ids"] for text in (ours, chatml(messages, system))]
             if ids[0] != ids[1]:
                 raise NotExportable(

@@ -239,7 +239,9 @@ class CausalLM(GenerativeTask):
         if self._is_chat(shape, loaded.processor):
             asked, conversation = self._asked(row, loaded), self._conversation(row)
             known = [(one.role, one.text, one.thought, one.calls) for one in asked.messages]
-            other = any(role not in ("system", "user", "assistant") or thought or calls for role, _, thought, calls in known)
+            other = any(
+                role not in ("system", "user", "assistant") or thought or calls for role, _, thought, calls in known
+            )
             if other or conversation.tools or conversation.template_arguments:
                 raise DataError("the conversation has tools, thoughts or template arguments.")
             return Prompt(asked.ids, [{"role": role, "content": text} for role, text, _, _ in known])
