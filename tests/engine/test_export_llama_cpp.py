@@ -1,7 +1,11 @@
 """GGUF files, answered by llama.cpp itself: `make test-export` runs these in an environment that has xllamacpp."""
 
+import json
+import shutil
+
 import pytest
 from expected import raises
+from transformers import AutoModelForCausalLM, MistralConfig, Qwen2Config, Qwen3Config
 
 from ftengine import fine_tune, load_run
 from ftengine.engine.export import export_run
@@ -57,3 +61,22 @@ def test_ollama_gets_template_stops_and_settings(run, tmp_path):
 @pytest.mark.parametrize("exporter", [GgufExporter, OllamaExporter])
 def test_exporters_keep_their_contract(exporter):
     check_component(exporter)
+
+
+@pytest.mark.parametrize("config", [MistralConfig, Qwen2Config, Qwen3Config])
+def test_each_architecture_is_answered_as_the_tuned_model(llama_folder, build_chat_recipe, tmp_path, config):
+    base = shutil.copytree(llama_folder, tmp_path / "base")
+    kept = {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}
+    kept |= {"num_key_value_heads", "max_position_embeddings", "head_dim", "bos_token_id", "eos_token_id"}
+    sizes = {name: x for name, x in json.loads((base / "config.json").read_text()).items() if name in kept}
+    off = {"sliding_window": None} if config is MistralConfig else {"use_sliding_window": False}
+    AutoModelForCausalLM.from_config(config(**sizes, **off)).save_pretrained(base)
+    recipe = build_chat_recipe(
+        **SERVED,
+        model__source=str(base),
+        train__epochs=6,
+        train__learning_rate=0.02,
+        output=str(tmp_path / "run"),
+    )
+    made = export_run(load_run(fine_tune(recipe).path), GgufExporter(GgufConfig(dtype="F32")), tmp_path / "out")
+    assert made.proof.decision == "tuned"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,6 @@ from ftengine.api import (
     Example,
     Features,
     LoadedModel,
-    Message,
     Prediction,
     Prompt,
     TaskTraits,
@@ -43,7 +42,7 @@ from ftengine_builtins.layouts import recognised
 from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.chat_counts import LAYOUT, counts_of, kind_of
 from ftengine_builtins.tasks.generative import GenerativeTask
-from ftengine_builtins.tasks.language_rows import read_row, read_text, shape_of
+from ftengine_builtins.tasks.language_rows import Asked, beginning_of, question_of, read_row, read_text, shape_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -136,7 +135,7 @@ class CausalLM(GenerativeTask):
         part, start = part_within(processor, text, limit, left=left)
         ids, labels = encode_spans(processor, part, [(first - start, last - start) for first, last in written.spans])
         if conversation is None:
-            begin, end = _begin(processor, ids), missing_end(ids, processor)
+            begin, end = beginning_of(processor, ids), missing_end(ids, processor)
             ids, labels = begin + ids + end, [IGNORED] * len(begin) + labels + end
         if self.config.train_on == "all":
             labels = list(ids)
@@ -181,7 +180,7 @@ class CausalLM(GenerativeTask):
         if shape == "text":
             read_text(row, "text")
         else:
-            _question(self._conversation(row))
+            question_of(self._conversation(row))
 
     def infer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
@@ -250,7 +249,7 @@ class CausalLM(GenerativeTask):
             half = text[: (len(text) + 1) // 2]
             text = half.rpartition(" ")[0] or half
         ids = prompt_tokens(loaded.processor, text, loaded.max_length)
-        return Prompt(_begin(loaded.processor, ids) + ids, text=text)
+        return Prompt(beginning_of(loaded.processor, ids) + ids, text=text)
 
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode with special tokens visible; the first token is never predicted, so never trained on."""
@@ -323,13 +322,13 @@ class CausalLM(GenerativeTask):
             half = (len(ids) + 1) // 2
             text, reference = processor.decode(ids[:half]), processor.decode(ids[half:]) or None
             ids = ids[:half]
-        return Asked(_begin(processor, ids) + ids, text, reference)
+        return Asked(beginning_of(processor, ids) + ids, text, reference)
 
     def _asked_in_chat(self, example: Example, loaded: LoadedModel, *, anew: bool) -> Asked:
         processor, conversation = loaded.processor, self._conversation(example)
         messages = conversation.messages
         if anew:
-            upto, reference = _question(conversation), None
+            upto, reference = question_of(conversation), None
         else:
             said = [k for k, message in enumerate(messages) if k and message.role == "assistant"]
             replies = self._trained(conversation) or said
@@ -373,39 +372,3 @@ class CausalLM(GenerativeTask):
                 "no place. Leave task.system out, or give `messages` to a model with a chat template."
             )
         return chat
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a model is asked.
-
-    Args:
-        ids, prompt: the tokens that its answer continues, as `prompt_tokens` returns them, and what was asked as text.
-        reference: what is to be answered; None where nothing is.
-        chat, opened: whether that is in the chat template, and this has begun the answer's thought.
-        messages: of a chat, those before the answer.
-    """
-
-    ids: list[int]
-    prompt: str
-    reference: str | None
-    chat: bool = False
-    opened: bool = False
-    messages: tuple[Message, ...] = ()
-
-
-def _question(conversation: Conversation) -> int:
-    """Return how many messages there are but for the assistant's last turn, which is to be answered anew."""
-    messages = conversation.messages
-    upto = len(messages) - (messages[-1].role == "assistant")
-    if not any(message.role == "user" for message in messages[:upto]):
-        raise DataError("the conversation holds no user turn to answer.")
-    return upto
-
-
-def _begin(processor: Any, ids: list[int]) -> list[int]:
-    """Return the BOS that the tokenizer puts in front of text, unless the text brings it."""
-    bos = processor.bos_token_id
-    if bos is None or ids[:1] == [bos]:
-        return []
-    return [bos] if processor("")["input_ids"][:1] == [bos] else []

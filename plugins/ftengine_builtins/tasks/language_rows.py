@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ftengine.api import Conversation, Example, Message, Recognised, View
@@ -261,3 +261,39 @@ def with_inputs(example: Example, inputs: Sequence[str]) -> Example:
         messages[i] = {**messages[i], "content": text}
     parts = (messages[:given], messages[given:]) if given else (messages,)
     return {**example, **dict(zip(names, parts, strict=True))}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a model is asked.
+
+    Args:
+        ids, prompt: the tokens that its answer continues, as `prompt_tokens` returns them, and what was asked as text.
+        reference: what is to be answered; None where nothing is.
+        chat, opened: whether that is in the chat template, and this has begun the answer's thought.
+        messages: of a chat, those before the answer.
+    """
+
+    ids: list[int]
+    prompt: str
+    reference: str | None
+    chat: bool = False
+    opened: bool = False
+    messages: tuple[Message, ...] = ()
+
+
+def question_of(conversation: Conversation) -> int:
+    """Return how many messages there are but for the assistant's last turn, which is to be answered anew."""
+    messages = conversation.messages
+    upto = len(messages) - (messages[-1].role == "assistant")
+    if not any(message.role == "user" for message in messages[:upto]):
+        raise DataError("the conversation holds no user turn to answer.")
+    return upto
+
+
+def beginning_of(processor: Any, ids: list[int]) -> list[int]:
+    """Return the BOS that the tokenizer puts in front of text, unless the text brings it."""
+    bos = processor.bos_token_id
+    if bos is None or ids[:1] == [bos]:
+        return []
+    return [bos] if processor("")["input_ids"][:1] == [bos] else []
