@@ -45,9 +45,9 @@ def export(
     trust_code: bool,
     as_json: bool,
 ) -> None:
-    """Write a tuned model in another program's format, and ask that program whether it is the tuned model.
+    """Write a tuned model in another program's format, and prove it.
 
-    Held-out rows are asked: tokens of the prompts, log-probabilities of the tuned model's answers, greedy answers.
+    That program, where it is installed, is asked held-out rows: tokens of the prompts, log-probabilities of the tuned model's answers, greedy answers.
     What is not the tuned model is not left in the new folder OUT.
 
     \b

@@ -44,8 +44,9 @@ def verify(
     trust_code: bool,
     as_json: bool,
 ) -> None:
-    """Ask an endpoint a run's held-out rows, and say which model answers: the tuned one, its base, or something else.
+    """Say which model an endpoint serves: the tuned one or its base.
 
+    It is asked a run's held-out rows, and may serve something else as well: another template, other weights.
     Exit status: 0 the tuned model, 3 the base, 4 something else, 5 it cannot be told.
 
     \b
