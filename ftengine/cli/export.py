@@ -47,7 +47,8 @@ def export(
 ) -> None:
     """Write a tuned model in another program's format, and prove it.
 
-    That program, where it is installed, is asked held-out rows: tokens of the prompts, log-probabilities of the tuned model's answers, greedy answers.
+    That program, where it is installed, is asked held-out rows: tokens of the prompts, log-probabilities of the tuned
+    model's answers, greedy answers.
     What is not the tuned model is not left in the new folder OUT.
 
     \b
