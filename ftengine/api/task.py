@@ -47,6 +47,7 @@ class Recognised:
         options: of the task.
         unread: a sentence on columns that seem to matter and are not read; "" where there are none.
         layout: what the way is called in which the rows are written, e.g. "sharegpt"; "" where it has no name.
+        split: how rows are to be divided, as the recipe's `data.split` says it; empty where at random.
     """
 
     certainty: int
@@ -54,6 +55,7 @@ class Recognised:
     options: Mapping[str, Any] = field(default_factory=dict)
     unread: str = ""
     layout: str = ""
+    split: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Task(Component):

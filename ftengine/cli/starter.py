@@ -152,6 +152,8 @@ def starter(
     given |= {("task", option): value for option, value in how.options.items()}
     if how.columns:
         given["data", "columns"] = dict(how.columns)
+    if how.split:
+        given["data", "split"] = dict(how.split)
     lines = [
         "# A recipe of ftengine: `ftengine plan` shows what it would do, `ftengine train` does it.",
         "# What is not listed as required may be left out; then it has the value written here.",

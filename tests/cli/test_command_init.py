@@ -53,6 +53,14 @@ def test_a_chosen_component_comes_with_its_options(ftengine, tmp_path, kind):
         assert [option for option in entry.cls.Config.model_fields if option not in written] == []
 
 
+def test_the_rows_of_a_query_are_proposed_to_stay_together(ftengine, tmp_path):
+    rows = [{"query": f"what is {i}", "document": f"it is {j}", "label": int(i == j)} for i in range(4) for j in (i, 9)]
+    (tmp_path / "judged.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    ftengine("init", tmp_path / "recipe.yaml", "--data", tmp_path / "judged.jsonl")
+    data = Recipe.read(tmp_path / "recipe.yaml").data
+    assert (data.split.by, data.split.column, data.columns["text"]) == ("group", "text", "query")
+
+
 def test_an_existing_file_stays_unless_forced(ftengine, tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text("mine")

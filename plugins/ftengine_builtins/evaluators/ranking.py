@@ -46,19 +46,19 @@ def declared(k: int, recall: Sequence[int], *, relative: bool = False) -> dict[s
 
 
 class RankingEvaluator(WeightedEvaluator):
-    """Means over queries of figures that are kept of each, so that a resample of queries leaves the corpus whole."""
+    """Means over queries of figures that are kept with each query's first row, and are nan in its other rows.
+
+    So a resample of queries leaves the corpus whole, and a query counts once, however many rows it has.
+    """
 
     Config = RankingConfig
     metrics = declared(10, (1, 5, 10, 100))
+    relative = True
+    """Whether what is ranked depends on which examples are measured together."""
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         self.metrics = declared(self.config.k, self.config.recall, relative=self.relative)
-
-    @property
-    def relative(self) -> bool:
-        """Whether what is ranked depends on which examples are measured together."""
-        return False
 
     def figures(self, ranks: np.ndarray, right: int) -> list[float]:
         """Return the figures of a query, in the order of `metrics`, by the ascending ranks of its right documents.
@@ -77,11 +77,15 @@ class RankingEvaluator(WeightedEvaluator):
         return [float(x) for x in (gained / best, first, precision, *recall)]
 
     def by_metric(self, rows: Any) -> dict[str, np.ndarray]:
-        """Return (n,) by metric, nan where a query has no right document."""
+        """Return (n,) by metric, nan where a row is not its query's first, or the query has no right document."""
         return dict(zip(self.metrics, numbers(rows["figures"]).T, strict=True))
 
     def score_resamples(self, rows, weights):
         return dict(zip(self.metrics, means(weights, *self.by_metric(rows).values()).T, strict=True))
+
+    def example_weights(self, rows):
+        """Return 1 for a query's first row and 0 for its others."""
+        return {name: (~np.isnan(x)).astype(np.float64) for name, x in self.by_metric(rows).items()}
 
     def score_examples(self, rows):
         """Score higher what stands at the head of the list, 1 / rank; right is what is the first."""
@@ -154,18 +158,19 @@ class Retrieval(RankingEvaluator):
         right: dict[int, set[int]] = {}
         for match, document in zip(rows["match_id"].tolist(), rows["document_id"].tolist(), strict=True):
             right.setdefault(match, set()).add(place[document])
-        figures, first = [], []
-        for start in range(0, len(queries), BLOCK):
-            block = queries[start : start + BLOCK] @ vectors.T
-            for i, cosines in enumerate(block, start):
+        figures = np.full((len(queries), len(self.metrics)), np.nan)
+        rank = np.full(len(queries), np.nan)
+        _, first = np.unique(query_ids, return_index=True)
+        for start in range(0, len(first), BLOCK):
+            places = first[start : start + BLOCK]
+            for i, cosines in zip(places.tolist(), queries[places] @ vectors.T, strict=True):
                 mine = right[int(rows["match_id"][i])] - {place.get(int(query_ids[i]), -1)}
                 if (itself := place.get(int(query_ids[i]))) is not None:
                     cosines[itself] = -np.inf
                 ranks = ranks_of(cosines, np.fromiter(mine, np.int64, len(mine)))
-                figures.append(self.figures(ranks, len(mine)))
-                first.append(ranks[0] if len(ranks) else np.nan)
-        documents = np.full(len(queries), len(ids))
-        return {"figures": np.array(figures), "rank": np.array(first, dtype=np.float64), "documents": documents}
+                figures[i] = self.figures(ranks, len(mine))
+                rank[i] = ranks[0] if len(ranks) else np.nan
+        return {"figures": figures, "rank": rank, "documents": np.full(len(queries), len(ids))}
 
     def trials(self, rows):
         """Take recall for a proportion where each query has one document, and so finds it or does not."""
@@ -199,7 +204,8 @@ class Reranking(RankingEvaluator):
     """nDCG, MRR, MAP and recall of ordering each query's own documents, by the score of each pair.
 
     Rows of one query stand together whatever their groups: a query is drawn as its first row is. Queries
-    without a relevant document are left out.
+    without a relevant document are left out. Few of a query's rows make an easy list, so that figures of
+    two sets of rows cannot be compared.
     """
 
     name = "reranking"
@@ -240,10 +246,6 @@ class Reranking(RankingEvaluator):
             figures[place] = self.figures(ranks, len(right))
             rank[place] = ranks[0] if len(ranks) else np.nan
         return {"figures": figures, "rank": rank, "first": np.isin(np.arange(len(scores)), first)}
-
-    def example_weights(self, rows):
-        """Return 1 for a query's first row and 0 for its others."""
-        return {name: (~np.isnan(x)).astype(np.float64) for name, x in self.by_metric(rows).items()}
 
 
 class Triplets(WeightedEvaluator):

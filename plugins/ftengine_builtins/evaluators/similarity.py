@@ -47,11 +47,12 @@ def middle_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def correlation(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return (B,) weighted correlations of x and y, all (B, n); nan where one does not vary."""
+    """Return (B,) weighted correlations of x and y, all (B, n); nan where one varies by no more than rounding."""
     n = weights.sum(axis=1, keepdims=True)
+    tiny = np.finfo(np.float64).eps * n[:, 0]
+    x_least, y_least = (tiny * np.abs(z).max(axis=1, initial=0) ** 2 for z in (x, y))
     with np.errstate(all="ignore"):
         x, y = (z - (weights * z).sum(axis=1, keepdims=True) / n for z in (x, y))
         xx, yy, xy = ((weights * z).sum(axis=1) for z in (x * x, y * y, x * y))
-        tiny = np.finfo(np.float64).eps * n[:, 0]
         found = xy / np.sqrt(xx * yy)
-    return np.where((xx > tiny * np.abs(x).max(axis=1) ** 2) & (yy > 0), np.clip(found, -1, 1), np.nan)
+    return np.where((xx > x_least) & (yy > y_least), np.clip(found, -1, 1), np.nan)

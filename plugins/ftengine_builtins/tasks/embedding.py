@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, Task, TaskTraits, View
-from ftengine.errors import DataError, InputError
+from ftengine.errors import DataError, InputError, RecipeError
 from ftengine.model.tokens import attention_mask, length_limit, pad, tokenize
 from ftengine_builtins.tasks import embedding_losses as losses
 from ftengine_builtins.tasks.class_labels import read_name
 from ftengine_builtins.tasks.embedding_rows import (
     DOCUMENTS,
+    ORIGINAL,
     PARTS,
     check_columns,
     id_of,
+    original_ids,
     read_score,
     recognise_embedding,
     require_pairs,
@@ -40,6 +42,19 @@ FITTING |= {"cosent": ("scored",), "auto": tuple(PARTS)}
 RANKED = frozenset({"query_vector", "document_vector", "query_id", "document_id", "match_id"})
 
 
+PAIRED = ("pairs", "triplets")
+READ_BY: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
+    "temperature": (("in-batch", "cosent"), tuple(PARTS)),
+    "symmetric": (("in-batch",), PAIRED),
+    "margin": (("triplet",), ("triplets",)),
+    "distance": (("triplet",), ("triplets",)),
+    "same": (("in-batch",), PAIRED),
+    "highest_score": (("cosine", "cosent"), ("scored",)),
+    "document_prompt": (("in-batch", "triplet"), PAIRED),
+}
+"""Losses and kinds of rows that read an option; others refuse it, where it is not its default."""
+
+
 class EmbeddingConfig(Config):
     """Options of task embedding."""
 
@@ -58,10 +73,12 @@ class EmbeddingConfig(Config):
         None, min_length=1, description="in-batch: a column; rows with equal values are no negatives of each other"
     )
     highest_score: float = Field(1.0, gt=0, description="by which scores are divided, as 5 where they are 0 to 5")
-    dimensions: list[int] | None = Field(
+    dimensions: list[Annotated[int, Field(ge=1)]] | None = Field(
         None, min_length=1, description="Matryoshka: the loss of the first so many numbers too, as [384, 128, 32]"
     )
-    dimension_weights: list[float] | None = Field(None, description="weights of `dimensions`; null: 1 each")
+    dimension_weights: list[Annotated[float, Field(gt=0)]] | None = Field(
+        None, description="weights of `dimensions`; null: 1 each"
+    )
     pooling: Literal["auto", "mean", "cls", "last"] = Field(
         "auto", description="of a text's tokens; auto: as the model was made for, else mean, of decoders the last token"
     )
@@ -79,7 +96,20 @@ class EmbeddingConfig(Config):
             raise ValueError(f"loss {self.loss} takes no rows of kind {self.rows}; these take {', '.join(allowed)}")
         if self.dimension_weights is not None and len(self.dimension_weights) != len(self.dimensions or ()):
             raise ValueError("dimension_weights has to have as many numbers as dimensions")
+        loss = self.loss_of_rows
+        for option, (readers, rows) in READ_BY.items():
+            given = getattr(self, option)
+            if given != type(self).model_fields[option].default and not (loss in readers and self.rows in rows):
+                raise ValueError(
+                    f"{option} is {given!r}, and loss {loss} of rows of kind {self.rows} does not read it; loss "
+                    f"{' or '.join(readers)} of {' or '.join(rows)} does. Leave it out"
+                )
         return self
+
+    @property
+    def loss_of_rows(self) -> str:
+        """The loss, chosen by the kind of rows where it is auto."""
+        return self.loss if self.loss != "auto" else "cosent" if self.rows == "scored" else "in-batch"
 
 
 class Embedding(Task):
@@ -114,22 +144,29 @@ class Embedding(Task):
 
     def loss_function(self) -> Any:
         """Return the loss that the options ask for."""
-        own, loss = self.config, self.config.loss
-        if loss == "auto":
-            loss = "cosent" if own.rows == "scored" else "in-batch"
+        own = self.config
         of_rows = {
             "in-batch": losses.InBatchNegatives(own.temperature, own.symmetric),
             "triplet": losses.TripletMargin(own.margin, own.distance),
             "cosine": losses.CosineRegression(),
             "cosent": losses.CoSENT(own.temperature),
         }
-        found = losses.SameLabel(own.temperature) if own.rows == "labelled" else of_rows[loss]
+        found = losses.SameLabel(own.temperature) if own.rows == "labelled" else of_rows[own.loss_of_rows]
         return losses.Matryoshka(found, own.dimensions, own.dimension_weights) if own.dimensions else found
 
     def check_columns(self, columns: Sequence[str]) -> None:
         check_columns(columns, self.config.rows)
         if self.config.same is not None and self.config.same not in columns:
             raise DataError(f"the data has no column {self.config.same!r} (task.same; columns: {', '.join(columns)}).")
+
+    def set_model(self, loaded: LoadedModel, strategy: Any) -> None:
+        """Refuse dimensions that the model's vectors do not have (RecipeError)."""
+        longest, size = max(self.config.dimensions or [0]), vector_size(loaded)
+        if longest > size:
+            raise RecipeError(
+                f"task.dimensions has {longest}, and vectors of {loaded.source!r} have {size} numbers. Take out what "
+                f"is above {size}."
+            )
 
     def learn_labels(self, splits: Mapping[str, Any]) -> None:
         """Learn nothing; refuse labelled texts of which no two belong together (DataError)."""
@@ -149,7 +186,10 @@ class Embedding(Task):
         return View(inputs, target, kind == "labelled", texts, values)
 
     def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
-        return {**row, **dict(zip(texts_of(row, self.config.rows), inputs, strict=True))}
+        """Return the row with other texts; which are equal stays told by those that it had at first."""
+        texts = texts_of(row, self.config.rows)
+        changed = dict(zip(texts, inputs, strict=True))
+        return {**row, **changed, ORIGINAL: original_ids(row, texts.values())}
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return ids of the tokens of each text, cut each for itself, and what is known of the row beside them."""
@@ -158,7 +198,7 @@ class Embedding(Task):
         features: Features = {
             "input_ids": found[0]["input_ids"],
             **{f"{side}_ids": one["input_ids"] for side, one in zip(SIDES[1:], found[1:], strict=False)},
-            "texts": [id_of(text) for text in texts.values()],
+            "texts": original_ids(example, texts.values()),
             "length": sum(one["length"] for one in found),
             "longest": max(one["length"] for one in found),
             "full_length": max(one["full_length"] for one in found),
@@ -290,7 +330,7 @@ class Embedding(Task):
         limit = length_limit(self.config.max_length, loaded.max_length, DEFAULT_MAX_LENGTH)
         write_modules(
             directory,
-            dimension=loaded.module.config.get_text_config().hidden_size,  # type: ignore[union-attr]
+            dimension=vector_size(loaded),
             pooling=self._pooling(loaded.module),
             normalize=self.config.normalize,
             prompts={"query": self.config.query_prompt, "document": self.config.document_prompt},
@@ -302,7 +342,8 @@ class Embedding(Task):
         known = (*PARTS[self.config.rows], "anchor", "positive", "text", "document", "query")
         column = options.get("column") or next((name for name in known if row.get(name) is not None), known[0])
         text = read_text(row, column)
-        prompt = options.get("prompt") or ("document" if column in DOCUMENTS else "query")
+        of_document = column in DOCUMENTS or (column == "text" and self.config.rows != "labelled")
+        prompt = options.get("prompt") or ("document" if of_document else "query")
         return {"query": "anchor", "document": "positive", "none": ""}[prompt], text
 
     def _tokens(self, text: str, column: str, processor: Any, max_length: int | None) -> Features:
@@ -336,3 +377,8 @@ class Embedding(Task):
 
     def _finished(self, vectors: Tensor) -> Tensor:
         return losses.unit(vectors) if self.config.normalize else vectors
+
+
+def vector_size(loaded: LoadedModel) -> int:
+    """Return how many numbers a vector of the model has."""
+    return loaded.module.config.get_text_config().hidden_size  # type: ignore[union-attr,operator,return-value]

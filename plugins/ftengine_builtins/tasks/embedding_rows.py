@@ -27,6 +27,9 @@ BESIDE: Mapping[str, tuple[str, ...]] = {"scored": ("score",), "labelled": ("lab
 DOCUMENTS = ("positive", "negative", "document")
 """Columns whose texts get the prompt of documents."""
 
+ORIGINAL = "ids of the original texts"
+"""Key under which a row of changed texts keeps what tells equal ones."""
+
 _NAMES = {
     "anchor": ("anchor", "query"),
     "positive": ("positive", "pos", "document", "passage", "doc"),
@@ -70,6 +73,11 @@ def check_columns(columns: Sequence[str], kind: str) -> None:
 def texts_of(row: Example, kind: str) -> dict[str, str]:
     """Return the texts of a row by column (DataError: one is missing, no text, or empty)."""
     return {name: read_text(row, name) for name in PARTS[kind]}
+
+
+def original_ids(row: Example, texts: Iterable[str]) -> list[int]:
+    """Return ids that are equal for equal texts, of the texts that a row had before any were changed."""
+    return row.get(ORIGINAL) or [id_of(text) for text in texts]
 
 
 def read_score(row: Example, highest: float, *, cosine: bool) -> float:

@@ -45,7 +45,8 @@ def recognise_text(columns: Sequence[str], rows: Sequence[Example]) -> Recognise
     pairs = [tuple(first_of([name], columns) for name in pair) for pair in (*QUERIED, *PAIRED)]
     text, second = next((pair for pair in pairs if all(pair)), (None, None))
     if second and (text, second) in pairs[: len(QUERIED)] and is_relevance(label, rows):
-        return Recognised(certainty, renamed(text=text, label=label), {"pair": second, "kind": "relevance"})
+        options, whole = {"pair": second, "kind": "relevance"}, {"by": "group", "column": "text"}  # whole queries
+        return Recognised(certainty, renamed(text=text, label=label), options, split=whole)
     if text is None:
         others = [column for column in columns if column != label]
         text = first_of(TEXTS, others) or (others[0] if len(others) == 1 else _longest(others, rows))

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, ndcg_score
 
 from ftengine.errors import DataError, InputError
 from ftengine.testing.evaluators import check_evaluator
-from ftengine_builtins.evaluators import Retrieval, Similarity, Triplets
+from ftengine_builtins.evaluators import Reranking, Retrieval, Similarity, Triplets
 from ftengine_builtins.tasks.embedding_rows import id_of
 
 DRAW = np.random.default_rng(0)
@@ -54,14 +54,16 @@ def truth(rows, leave_out=False):
 def test_rankings_equal_scikit_learn(kind):
     labels = [i % 5 for i in range(N)] if kind == "labelled" else None
     rows = predictions(labels)
-    if kind == "repeated":  # queries with several documents, documents with several queries
+    if kind == "repeated":  # queries with 1, 3, 5, … documents, documents with several queries
         for i, row in enumerate(rows):
-            row["query_id"] = row["match_id"] = i // 2
-            row["query_vector"] = rows[i - i % 2]["query_vector"]
+            first = int(i**0.5)
+            row["query_id"] = row["match_id"] = first
+            row["query_vector"] = rows[first**2]["query_vector"]
         rows[7] |= {name: rows[3][name] for name in ("document_id", "document_vector")}
     evaluator = Retrieval(Retrieval.Config(k=10, recall=[1, 3]))
     found = evaluator.score(kept(rows, evaluator), np.ones(N))
-    every = list(truth(rows, leave_out=kind == "labelled"))
+    firsts = np.unique([row["query_id"] for row in rows], return_index=True)[1]
+    every = [each for i, each in enumerate(truth(rows, leave_out=kind == "labelled")) if i in firsts]
     ranked = [right[np.argsort(-scores)] for scores, right in every]
     wanted = {
         "ndcg_at_10": np.mean([ndcg_score([right], [scores], k=10) for scores, right in every]),
@@ -71,6 +73,23 @@ def test_rankings_equal_scikit_learn(kind):
     }
     assert found == pytest.approx(wanted, rel=1e-6)
     assert 0.05 < wanted["ndcg_at_10"] < 0.95
+
+
+@pytest.mark.parametrize("positives", [1, 3, 9])
+def test_a_query_counts_once_however_many_documents_it_has(positives):
+    """The second finds its only document behind all of the first's."""
+    vectors = [[1.0, 0.001 * i] for i in range(positives)]
+    rows = [
+        {"query_vector": [1.0, 0.0], "document_vector": x, "query_id": 0, "document_id": 10 + i, "match_id": 0}
+        for i, x in enumerate(vectors)
+    ]
+    rows.append(
+        {"query_vector": [1.0, 0.0], "document_vector": [-1.0, 0.0], "query_id": 1, "document_id": 9, "match_id": 1}
+    )
+    columns = kept(rows, Retrieval())
+    found = Retrieval().score(columns, np.ones(len(rows)))
+    assert found["mean_average_precision"] == pytest.approx((1 + 1 / (positives + 1)) / 2)
+    assert Retrieval().example_weights(columns)["ndcg_at_10"].sum() == 2
 
 
 def test_a_query_without_another_of_its_label_is_not_measured():
@@ -113,7 +132,8 @@ def test_a_corpus_is_what_is_ranked_and_has_to_hold_what_is_right(tmp_path):
     with raises(InputError, "retrieval"):
         evaluator.keep_together(columns, None)
     assert evaluator.metrics["mean_average_precision"].relative is False
-    assert Retrieval().metrics["mean_average_precision"].relative is True
+    for cls in (Retrieval, Reranking):
+        assert cls().metrics["mean_average_precision"].relative is True
 
 
 @pytest.mark.parametrize("content", ["", '{"text": ""}\n', '{"other": "a"}\n', "{", None])
@@ -142,6 +162,15 @@ def test_correlations_equal_scipy_for_repeated_rows():
     assert found["spearman"] == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
     assert found["pearson"] == pytest.approx(pearsonr(x, y).statistic, abs=1e-12)
     assert np.isnan(Similarity().score({**rows, "similarity": np.ones(N)}, weights)["spearman"])
+
+
+@pytest.mark.parametrize("constant", ["similarity", "score"])
+@pytest.mark.parametrize("value", [0.1, 0.7, 1e6 + 0.1])
+def test_what_varies_by_rounding_alone_has_no_correlation(constant, value):
+    for n in (7, 11, 30):
+        rows = {"similarity": DRAW.normal(size=n), "score": DRAW.normal(size=n)}
+        found = Similarity().score({**rows, constant: np.full(n, value)}, np.ones(n))
+        assert np.isnan([found["pearson"], found["spearman"]]).all()
 
 
 @pytest.mark.parametrize(
