@@ -74,10 +74,10 @@ class LeakedRows(Rule):
 
 
 def _of_leaked(run: RunRecords, apart: Any) -> str:
-    """Set the figure on rows that were trained on as well against the one on the others."""
+    """Set the figure on rows that were trained on as well against the one on the others, where that can be compared."""
     metric = run.headline_metric or ""
     seen, new = apart.tuned.get(metric), run.evaluation.tuned.get(metric)
-    if not known(seen) or not known(new):
+    if not known(seen) or not known(new) or run.evaluation.metrics[metric].relative:
         return ""
     return f": {run.evaluation.metrics[metric].label} {plain(new)} on new rows, {plain(seen)} on these"
 

@@ -38,7 +38,8 @@ class BetterThanBase(Rule):
             return  # rule constant-answer says so, and more than what that head guessed is no news
         leaked, without = run.evaluation.leaked, left_out(run.evaluation.leaks)
         on = f"on {sample_size(tuned.n, tuned.rows)} of the {run.evaluation.split} split{without}"
-        if leaked is not None and known(there := leaked.tuned.get(metric)):
+        comparable = not run.evaluation.metrics[metric].relative
+        if leaked is not None and comparable and known(there := leaked.tuned.get(metric)):
             on += f" ({_label(run, metric)} {plain(there)} on those)"
         figures = {"metric": metric, **sides(run.evaluation, metric), **exact_answers(run)}
         if threshold is not None:
