@@ -14,6 +14,7 @@ from ftengine.model.answers import OPENED
 from ftengine.model.chat import marks, render
 from ftengine.model.tokens import Span, encode_spans
 
+_OPENS = re.compile(r"\s*(?:<think>|<\|channel\|>\w+<\|message\|>)?\s*")
 _CLOSED = re.compile(r"\s*</think>\s*")
 _EMPTY = re.compile(r"\s*(?:<think>)?\s*</think>\s*")
 """A thought's block without a thought, as templates put in front of answers; of one that the prompt opens, its end."""
@@ -122,7 +123,7 @@ def _start(message: Message, text: str, start: int, masked: bool, counts: Counte
             return empty.end()
         return start
     counts["thoughts"] += 1
-    at = text.find(message.thought, start)
+    at = _place(message, text, start)
     if at < 0:
         counts["thoughts_dropped"] += 1
         empty = _EMPTY.match(text, start)
@@ -132,6 +133,13 @@ def _start(message: Message, text: str, start: int, masked: bool, counts: Counte
     end = at + len(message.thought)
     closed = _CLOSED.match(text, end)
     return closed.end() if closed else end
+
+
+def _place(message: Message, text: str, start: int) -> int:
+    """Return where a turn's thought stands, behind what opens it and in front of its answer; -1: nowhere."""
+    at, said = text.find(message.thought, _OPENS.match(text, start).end()), message.text.strip()  # type: ignore[union-attr]
+    end, answer = at + len(message.thought), text.rfind(said) if said else -1
+    return at if _CLOSED.match(text, end) or answer < start or end <= answer else -1
 
 
 def _agreed(text: str, head: int, marked: Sequence[Span], one: Turn, start: int) -> Iterator[Span]:
@@ -178,11 +186,11 @@ def turn(processor: Any, conversation: Conversation, k: int, whole: str = "") ->
             f"answer, so what to train on is unknown. {cure if has else 'Set task.train_on: all'}, or take the "
             "template from the model's author."
         )
-    end, ends = _turn_end(processor, text)
+    end, ends = turn_end(processor, text)
     return Turn(k, text, len(prompt), end, ends, rendered)
 
 
-def _turn_end(processor: Any, text: str) -> tuple[int, bool]:
+def turn_end(processor: Any, text: str) -> tuple[int, bool]:
     """Leave out the line break that templates write behind the token that ends a turn."""
     stripped = text.rstrip()
     ends = any(stripped.endswith(token) for token in processor.get_added_vocab())

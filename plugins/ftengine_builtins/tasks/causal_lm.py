@@ -37,7 +37,7 @@ from ftengine.model.tokens import (
     prompt_tokens,
     unknown_in,
 )
-from ftengine.model.turns import Written, answers, turn, write
+from ftengine.model.turns import Written, answers, turn, turn_end, write
 from ftengine_builtins.layouts import recognised
 from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.chat_counts import LAYOUT, counts_of, kind_of
@@ -295,7 +295,7 @@ class CausalLM(GenerativeTask):
                         "completion, or take the weights out of the data."
                     )
                 text = render(processor, conversation)
-                return Written(text, [(0, len(text))]), conversation
+                return Written(text, [(0, len(text))], ends=turn_end(processor, text)[1]), conversation
             if not any(message.role == "assistant" for message in messages[given or 1 :]):
                 where = "in its completion" if given else "that answers something"
                 raise DataError(f"the conversation has no assistant turn {where}; nothing to train on.")

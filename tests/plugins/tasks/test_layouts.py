@@ -303,6 +303,20 @@ def test_thoughts_are_trained_masked_or_removed(tokenizer, thoughts, first):
     assert ("It is even." in text) == (thoughts != "remove")
 
 
+def test_a_thought_is_masked_where_it_stands_and_not_where_the_answer_repeats_it(tokenizer):
+    def row(thought, content):
+        turn = {"role": "assistant", "content": content, "reasoning_content": thought}
+        return {"messages": [{"role": "user", "content": "Where?"}, turn]}
+
+    tokenizer.chat_template = TEMPLATES["DeepSeek-V3"]  # which drops thoughts
+    dropped = row("Paris", "The capital is Paris, in France.")
+    assert "The capital is Paris, in France." in trained(tokenizer, dropped, thoughts="mask")[0]
+    assert encoded(tokenizer, dropped)[0]["counts"]["thoughts_dropped"] == 1
+    tokenizer.chat_template = TEMPLATES["Qwen3"]
+    for thought, content in (("t", "a"), ("Paris", "Paris"), ("The capital", "The capital is Paris.")):
+        assert trained(tokenizer, row(thought, content), thoughts="mask") == [f"{content}<|im_end|>"]
+
+
 def test_a_prompt_that_opens_the_thought_is_followed_by_it_or_by_its_end(tokenizer):
     tokenizer.chat_template = OPENING
     assert trained(tokenizer, THINKING) == [
@@ -369,6 +383,7 @@ def test_what_is_counted_of_each_example(tokenizer):
     everything = encoded(tokenizer, {"prompt": "2 + 2?", "completion": "Four."}, train_on="all")[0]
     roles = {name: n for name, n in everything["counts"].items() if name.startswith("tokens.")}
     assert roles.keys() == {"tokens.user", "tokens.assistant", "tokens.template"}
+    assert everything["counts"]["end_of_turn"] == 1
     assert sum(roles.values()) == everything["length"]
 
 
