@@ -88,5 +88,5 @@ def _shown(made: Manifest) -> list[tuple[str, str]]:
     if proof.same_answers is not None:
         lines.append(("answers", f"{proof.same_answers} of {proof.questions} the same"))
     if proof.needed is not None:
-        lines.append(("rows needed", f"{proof.needed:,}: the tuned model is too near its base for fewer"))
+        lines.append(("rows needed", f"some {proof.needed:,}, to tell the tuned model from its base beyond chance"))
     return lines

@@ -17,7 +17,7 @@ class Proof(Part):
     Args:
         runtime: the program and its version.
         questions: held-out rows that were asked, of the split `split`.
-        decision: "tuned", or "undecided": within the noise of the tuned model, which is too near its base to tell.
+        decision: "tuned", or "undecided": within the noise of the tuned model, but too few rows tell it from its base.
         from_tuned, from_base: mean distance of the log-probabilities of a token of the tuned model's greedy answers;
             where there are no answers, of raw outputs, by their size.
         closer: from_base - from_tuned, paired by row; `low` and `high` its 95 % interval, `p` of no difference.
