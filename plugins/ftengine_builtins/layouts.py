@@ -27,6 +27,8 @@ ROLES = {
 WEIGHTS = ("loss", "train", "training")
 """Keys by which ms-swift and Axolotl say whether a message trains."""
 COLUMNS = ("messages", "conversations", "conversation")
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+"""Columns of pictures, films and sounds beside a conversation."""
 PREFERENCES = (
     "chosen",
     "rejected",
@@ -84,6 +86,9 @@ def _add_calls(messages: list[dict[str, Any]], content: Any, number: int, rest: 
         raise DataError(f"message {number} is a call that is no JSON: {error}.") from None
     calls = [{"function": call} for call in (found if isinstance(found, list) else [found])]
     if messages and messages[-1]["role"] == "assistant":
+        if rest.get("weight", 1) != messages[-1].get("weight", 1):
+            wrong = f"message {number} is a call, and only one of it and what the assistant says right before trains"
+            raise DataError(f"{wrong}; they are one message. Give both the same {', '.join(WEIGHTS)} or weight.")
         messages[-1]["tool_calls"] = [*messages[-1].get("tool_calls", ()), *calls]
     else:
         kept = {key: value for key, value in rest.items() if key != "content"}
@@ -93,8 +98,12 @@ def _add_calls(messages: list[dict[str, Any]], content: Any, number: int, rest: 
 def _with_messages(
     row: Example, messages: list[dict[str, Any]], read: Sequence[str], system: Any, tools: Any = None
 ) -> dict[str, Any]:
-    if system and not (messages and messages[0]["role"] == "system"):
+    first = messages[0] if messages and isinstance(messages[0], Mapping) else {}
+    if system and first.get("role") not in ("system", "developer"):
         messages = [{"role": "system", "content": system}, *messages]
+    elif system and first.get("content") != system:
+        wrong = f"the row has the system message {shown(system)} beside its messages"
+        raise DataError(f"{wrong}, which begin with another, {shown(first.get('content'))}. Leave one of them out.")
     rest = {key: value for key, value in row.items() if key not in read}
     return {**rest, "messages": messages, **({"tools": tools} if tools else {})}
 
@@ -107,6 +116,7 @@ def pairs(
     response: str = "output",
     system: str = "system",
     history: str = "history",
+    tools: str = "tools",
 ) -> dict[str, Any]:
     """Read a question, in one column or two, with its answer; earlier ones are in `history`, [[question, answer], …].
 
@@ -117,7 +127,7 @@ def pairs(
         raise DataError(f"`{history}` is {shown(earlier)}; it must be a list of [question, answer].")
     parts = [row.get(name) for name in (prompt, query)]
     if not all(part is None or isinstance(part, str) for part in parts) or not any(parts):
-        raise DataError(f"`{prompt}` is {shown(row.get(prompt))}; it must be text.")
+        raise DataError(f"`{prompt or query}` is {shown(row.get(prompt or query))}; it must be text.")
     asked = [*earlier, ["\n".join(part for part in parts if part), row.get(response)]]
     messages = [
         {"role": role, "content": text}
@@ -125,7 +135,9 @@ def pairs(
         for role, text in zip(("user", "assistant"), one, strict=True)
         if role == "user" or text is not None
     ]
-    return _with_messages(row, messages, (prompt, query, response, system, history), row.get(system))
+    return _with_messages(
+        row, messages, (prompt, query, response, system, history, tools), row.get(system), row.get(tools)
+    )
 
 
 def human_assistant(row: Example) -> dict[str, Any]:
@@ -175,13 +187,29 @@ def _of_messages(
     name = (
         "openai" if keys & {"weight", "function_call"} or row.get("functions") or "developer" in roles else "messages"
     )
-    return name, dict if column == "messages" else partial(_moved, column)
+    return name, partial(_moved, column)
 
 
 def _moved(column: str, row: Example) -> dict[str, Any]:
-    return {**{key: value for key, value in row.items() if key != column}, "messages": row[column]}
+    system = row.get("system")
+    return _with_messages(row, row[column], (column, "system"), system if isinstance(system, str) else None)
+
+
+def require_text(row: Example, columns: Sequence[str] = MEDIA) -> None:
+    """Refuse a conversation with pictures, films or sounds in columns beside it (DataError)."""
+    for column in columns:
+        if row.get(column):
+            wrong = f"the row has `{column}`, {shown(row[column])}, beside its conversation; text alone is read"
+            raise DataError(f"{wrong}. Leave such rows out with data.on_error=skip, or take the column out.")
 
 
 def normal(row: Example) -> Example:
-    """Return a row with `messages` in the place of what it has in another layout (DataError: it is malformed)."""
-    return recognised(row)[1](row)
+    """Return a row with `messages` in the place of what it has in another layout.
+
+    Raises:
+        DataError: it is malformed, or has more than text.
+    """
+    name, convert = recognised(row)
+    if name:
+        require_text(row)
+    return convert(row)

@@ -33,6 +33,7 @@ TAGS = {
     "system_tag": "system",
 }
 ALPACA = {"prompt": "instruction", "query": "input", "response": "output"}
+MEDIA = ("images", "videos", "audios")
 PREFERENCES = ("chosen", "rejected", "kto_tag")
 
 
@@ -107,13 +108,17 @@ class LlamaFactoryReader(Reader):
 
 
 def _converted(row: Any, info: Mapping[str, Any], columns: Mapping[str, str], tags: Mapping[str, str]) -> Any:
+    """Return a row with `messages`; of columns whose names are keys of other layouts, those that are named are read."""
+    layouts.require_text(row, [columns[key] for key in MEDIA if columns.get(key)])
+    row = {key: value for key, value in row.items() if key in columns.values() or key not in ("system", "tools")}
     system, tools = columns.get("system", ""), columns.get("tools", "")
     if info.get("formatting", "alpaca") == "alpaca":
-        named = {name: columns.get(name, ALPACA[name]) for name in ALPACA}
-        if named["prompt"] not in row:
-            wrong = f"has no column {named['prompt']!r}, which is the question in formatting alpaca. Its columns: "
+        named = {name: (columns or ALPACA).get(name, "") for name in ALPACA}
+        asked = named["prompt"] or named["query"]
+        if asked not in row:
+            wrong = f"has no column {asked!r}, which is the question in formatting alpaca. Its columns: "
             raise DataError(f"{wrong}{', '.join(row)}. Is its formatting sharegpt?")
-        return layouts.pairs(row, **named, system=system, history=columns.get("history", ""))
+        return layouts.pairs(row, **named, system=system, history=columns.get("history", ""), tools=tools)
     roles = {
         tags["user_tag"]: "user",
         tags["assistant_tag"]: "assistant",

@@ -29,6 +29,13 @@ _OTHER_NAMES = {
 _LAYOUTS = (*({column} for column in COLUMNS), {"instruction", "output"}, {"query", "response"})
 """Columns of conversations, whatever their layout, and of Alpaca's and ms-swift's questions with answers."""
 
+_READ = {
+    "alpaca": {"prompt": "instruction", "query": "input", "completion": "output", "system": "system"},
+    "ms-swift": {"prompt": "query", "completion": "response", "system": "system"},
+    "trl": {"prompt": "prompt", "completion": "completion"},
+}
+"""Columns that a layout of questions and answers reads, by field."""
+
 _CHANGED = (("source", "target"), ("document", "summary"), ("article", "highlights"), ("text", "summary"))
 """Names of a text and of what it is turned into: a translation, a summary."""
 _PROMPT_PARTS = frozenset({*_OTHER_NAMES["prompt"], "context", "passage", "system"})
@@ -113,7 +120,9 @@ def recognise(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | N
     """See conversations, prompts with completions, or texts; columns may be called otherwise."""
     layouts = dict.fromkeys(name for row in rows if (name := recognised(row)[0]))
     if layouts and not first_of(PREFERENCES, columns):
-        return Recognised(3, layout=" and ".join(layouts))
+        read = _READ.get(*layouts, {}) if len(layouts) == 1 else {}
+        told, _ = _unread(columns, read if read.get("prompt") in columns else {})
+        return Recognised(3, layout=" and ".join(layouts), unread=told)
     messages, prompt, completion, text = _called(columns).values()
     preferred = first_of(["chosen"], columns)
     for column in (messages, preferred):

@@ -8,14 +8,14 @@ import pytest
 from chat_templates import OPENING, TEMPLATES, TOKENS
 from expected import raises
 
-from ftengine.api import PART
+from ftengine.api import PART, Message
 from ftengine.data.read import read_rows
 from ftengine.errors import DataError
 from ftengine.model import read_conversation
 from ftengine.model.turns import answers, write
 from ftengine_builtins.layouts import recognised
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
-from ftengine_builtins.tasks.language_rows import read_row
+from ftengine_builtins.tasks.language_rows import read_row, recognise
 
 NAMES = {"weather": {"city": "Rome"}, "add": {"a": 2, "b": 2.5, "note": 'naïve "é"', "deep": {"list": [1, None, True]}}}
 TOOLS = [
@@ -470,3 +470,60 @@ def test_parquet_adds_no_keys_to_arguments(tmp_path):
         assert [without_ids(read_row(row)) for row in read] == [
             without_ids(read_conversation(openai(talk))) for talk in talks
         ]
+
+
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+def test_a_system_message_may_stand_beside_messages(column):
+    row = {"system": "Be brief.", column: THINKING["messages"]}
+    assert read_row(row).messages[0] == Message("system", "Be brief.")
+    assert len(read_row(row).messages) == 5
+    for role in ("system", "developer"):
+        first = {"role": role, "content": "Be brief."}
+        assert len(read_row({**row, column: [first, *row[column]]}).messages) == 5
+        with raises(DataError, "'Be brief.'", "'Be long.'"):
+            read_row({**row, column: [{**first, "content": "Be long."}, *row[column]]})
+
+
+def test_columns_that_a_layout_does_not_read_are_told():
+    columns = {"instruction": "Add.", "input": "2 + 2", "output": "Four.", "system": "Be brief."}
+    assert recognise([*columns], [columns]).unread == ""
+    assert "'context'" in recognise([*columns, "context"], [columns]).unread
+    row = {"prompt": THINKING["messages"][:1], "completion": THINKING["messages"][1:2], "system": "Be brief."}
+    assert "'system'" in recognise([*row], [row]).unread
+
+
+@pytest.mark.parametrize("column", ["image", "images", "video", "videos", "audio", "audios"])
+def test_pictures_and_sounds_beside_a_conversation_are_an_error(column):
+    for row in (THINKING, {"instruction": "What is it?", "output": "A cat."}, {"prompt": THINKING["messages"]}):
+        read_row({**row, column: []})
+        with raises(DataError, f"`{column}`", "on_error=skip"):
+            read_row({**row, column: ["a.png"]})
+
+
+def test_a_call_trains_as_what_is_said_right_before():
+    def row(said, called):
+        call = {"role": "tool_call", "content": '{"name": "add", "arguments": {"a": 2}}', "loss": called}
+        return {"messages": [{"role": "assistant", "content": "Let me add.", "loss": said}, call]}
+
+    for loss in (True, False):
+        (message,) = read_row(row(loss, loss)).messages
+        assert (message.trains, len(message.calls)) == (loss, 1)
+        with raises(DataError, "message 2"):
+            read_row(row(loss, not loss))
+
+
+def test_llamafactorys_columns_are_those_that_are_named(tmp_path):
+    row = {"q": "2 + 2?", "input": "no", "output": "no", "a": "Four.", "system": "no", "fn": TOOLS, "pics": []}
+    info = {"file_name": "rows.jsonl", "columns": {"prompt": "q", "response": "a", "tools": "fn", "images": "pics"}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"rows": info}))
+    write_rows(tmp_path, "rows.jsonl", [row])
+    (read,) = read_rows(str(tmp_path / "dataset_info.json"))
+    conversation = read_row(read)
+    assert [(message.role, message.content) for message in conversation.messages] == [
+        ("user", "2 + 2?"),
+        ("assistant", "Four."),
+    ]
+    assert json.loads(conversation.tools) == TOOLS
+    write_rows(tmp_path, "rows.jsonl", [row | {"pics": ["a.png"]}])
+    with raises(DataError, "`pics`", "(rows.jsonl):1"):
+        read_rows(str(tmp_path / "dataset_info.json"))
