@@ -120,7 +120,7 @@ def recognise(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | N
     """See conversations, prompts with completions, or texts; columns may be called otherwise."""
     layouts = dict.fromkeys(name for row in rows if (name := recognised(row)[0]))
     if layouts and not first_of(PREFERENCES, columns):
-        read = _READ.get(*layouts, {}) if len(layouts) == 1 else {}
+        read = _READ.get(" and ".join(layouts), {})
         told, _ = _unread(columns, read if read.get("prompt") in columns else {})
         return Recognised(3, layout=" and ".join(layouts), unread=told)
     messages, prompt, completion, text = _called(columns).values()
