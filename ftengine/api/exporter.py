@@ -25,7 +25,7 @@ class ExportSource:
         head: what the task needs on top of the model.
         module: the model as it was prepared for training, on the meta device: its class and config, without weights.
         processor: its tokenizer or image processor.
-        adapter: folder of the trained part, in its ecosystem's format.
+        trained: folder of the trained part, in its ecosystem's format.
         generation: options by which the run's answers were made, such as "max_new_tokens" and "temperature".
         max_length: longest input in tokens that the model reads, or None where it has no limit.
         check_merge: raises NotMergeable where the strategy has no merged form; for `check`.
@@ -39,7 +39,7 @@ class ExportSource:
     head: str
     module: nn.Module
     processor: Any
-    adapter: Path
+    trained: Path
     generation: Mapping[str, Any]
     max_length: int | None
     check_merge: Callable[[], object]

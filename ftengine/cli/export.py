@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     "options",
     metavar="KEY=VALUE",
     multiple=True,
-    help="An option of the format, e.g. lora=true; may be given several times.",
+    help="An option of the format, as key=value; may be given several times.",
 )
 @click.option(
     "--rows", type=click.IntRange(min=2), metavar="N", default=32, show_default=True, help="Rows of the proof."
@@ -62,7 +62,7 @@ def export(
     from ftengine.run.yaml_text import key_and_value
 
     require_one_process("export", "writes one model")
-    chosen = dict(key_and_value(option, "--option", "lora=true") for option in options)
+    chosen = dict(key_and_value(option, "--option", "dtype=F16") for option in options)
     if dtype is not None:
         chosen["dtype"] = dtype
     with listening() as listener:

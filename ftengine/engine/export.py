@@ -70,7 +70,7 @@ def export_run(
         tuned: Asked | None = None
         if verify:
             tuned = _ask_own(run, ready, rows, data)
-        source = replace(source, stop=_stop(run, source.head) if tuned is None else tuned.stop)
+        source = replace(source, stop=_stop(run) if tuned is None else tuned.stop)
         made: list[Manifest] = []
 
         def fill(folder: Path) -> None:
@@ -332,7 +332,7 @@ def _source(run: Run, ready: ReadyTask, workshop: Path) -> ExportSource:
         head=loaded.head,
         module=loaded.module,
         processor=ready.processor,
-        adapter=run.trained,
+        trained=run.trained,
         generation=_generation(run),
         max_length=loaded.max_length,
         check_merge=lambda: check_merge(ready.experiment.make_strategy()),
@@ -341,7 +341,7 @@ def _source(run: Run, ready: ReadyTask, workshop: Path) -> ExportSource:
     )
 
 
-def _stop(run: Run, head: str) -> tuple[int, ...]:
+def _stop(run: Run) -> tuple[int, ...]:
     """Return the tokens that end an answer, of a model that nobody asked."""
     if not overrides(run.task, "prompt"):
         return ()

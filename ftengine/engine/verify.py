@@ -82,9 +82,7 @@ def verify_run(run: Run, endpoint: Endpoint, *, rows: int, data: str | None = No
         base = questions(loaded, prompts, longest, stop)
         behind_base = _behind(loaded, tuned, replies, stop)
     judged = likeness(behind_tuned, behind_base, NOISE, run.recipe.seed)
-    same = [
-        sum(r.text.strip() == one.text.strip() for r, one in zip(replies, own, strict=True)) for own in (tuned, base)
-    ]
+    same = [_same(replies, own) for own in (tuned, base)]
     served: Served = "other" if judged.decision == "neither" else judged.decision
     if served == "base" and judged.from_base > NOISE:
         served = "other"

@@ -32,7 +32,7 @@ def check_exporter(
 
     Args:
         make: returns a fresh exporter.
-        source: the run, with `tuned`, its model; by default a small Llama with a LoRA adapter.
+        source: the run, with `tuned`, its model; by default a small Llama that was tuned.
         expected_failed_checks: names of checks that fail, with reasons.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -108,8 +108,8 @@ def exported_run(folder: Path) -> tuple[ExportSource, LoadedModel]:
     for parameter in loaded.module.parameters():
         if parameter.requires_grad:
             parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-    (folder / "adapter").mkdir()
-    save_part(strategy, loaded, folder / "adapter")
+    (folder / "trained").mkdir()
+    save_part(strategy, loaded, folder / "trained")
     strategy.merge(loaded)
     save_model(loaded.module, loaded.processor, folder / "merged")
     source = ExportSource(
@@ -117,7 +117,7 @@ def exported_run(folder: Path) -> tuple[ExportSource, LoadedModel]:
         head=loaded.head,
         module=loaded.module,
         processor=loaded.processor,
-        adapter=folder / "adapter",
+        trained=folder / "trained",
         generation={},
         max_length=loaded.max_length,
         check_merge=lambda: None,

@@ -243,7 +243,7 @@ def test_what_no_server_takes_is_refused_with_what_to_do(tmp_path, changed, told
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, **changed}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     with raises(NotExportable, told, "--to transformers"):
-        PeftExporter().check(SimpleNamespace(adapter=tmp_path))
+        PeftExporter().check(SimpleNamespace(trained=tmp_path))
 
 
 def test_an_architecture_that_llama_cpp_is_not_known_to_compute_alike_is_refused(gpt2_folder):

@@ -57,8 +57,8 @@ class GgufExporter(Exporter):
         """Refuse architectures, settings and tokenizers that are not known to be llama.cpp's."""
         check_architecture(source)
         if self.config.lora:
-            read_lora_config(source.adapter)
-            source_of_pairs(source.adapter)
+            read_lora_config(source.trained)
+            source_of_pairs(source.trained)
         else:
             gguf_tokenizer.check(source)
             source.check_merge()
@@ -130,7 +130,7 @@ def write_lora(source: ExportSource, file: Path) -> Exported:
     """Write the adapter with scale 1, which llama.cpp applies as alpha / rank."""
     import gguf
 
-    pairs, rank = folded_pairs(source.adapter)
+    pairs, rank = folded_pairs(source.trained)
     writer = gguf.GGUFWriter(file, ARCHITECTURES[type(source.module).__name__])
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")

@@ -33,14 +33,14 @@ class PeftExporter(Exporter):
 
     def check(self, source: ExportSource) -> None:
         """Refuse what no server takes: other methods, DoRA, modules that train whole, embeddings."""
-        read_lora_config(source.adapter)
-        source_of_pairs(source.adapter)
+        read_lora_config(source.trained)
+        source_of_pairs(source.trained)
 
     def export(self, source: ExportSource, folder: Path) -> Exported:
         from ftengine.model import save_tensors
 
-        config = read_lora_config(source.adapter)
-        folded, rank = folded_pairs(source.adapter)
+        config = read_lora_config(source.trained)
+        folded, rank = folded_pairs(source.trained)
         names = {path: (f"{path}.lora_A.weight", f"{path}.lora_B.weight") for path in folded}
         tensors = {key: one for path, pair in folded.items() for key, one in zip(names[path], pair, strict=True)}
         save_tensors(tensors, folder / WEIGHTS)
