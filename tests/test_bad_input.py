@@ -396,6 +396,7 @@ def test_wrong_use_of_a_run_is_refused(run, arguments, facts):
     assert run.files() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["checkpoints", "adapter"])
 def test_a_full_disk_while_saving_keeps_what_was_complete(workplace, monkeypatch, where):
     """The n-th safetensors file of the run does not fit any more."""

@@ -66,6 +66,7 @@ def test_synonyms_pass(tmp_path):
     assert failures(results) == []
 
 
+@pytest.mark.slow
 def test_back_translation_passes(t5_folder):
     spec = {"name": "back-translation", "forward": str(t5_folder), "backward": str(t5_folder), "max_length": 12}
     one = fixture("sequence-classification")

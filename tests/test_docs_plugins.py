@@ -182,6 +182,7 @@ def test_an_example_stands_in_its_kinds_section_and_passes_the_checks(name):
     testing.check_component(cls)
 
 
+@pytest.mark.slow
 def test_the_examples_train_together(bert_folder, tmp_path, capsys):
     """But for the task, with which tests/plugins/tasks/test_dpo.py trains."""
     text = "".join(

@@ -211,6 +211,7 @@ def test_a_chat_template_that_computes_powers_is_refused(here):
     assert "refuses a conversation of" in refusal(*COMMANDS["plan"])  # text in bold is no power
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "template",
     [

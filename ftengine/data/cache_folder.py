@@ -30,6 +30,8 @@ _IN_USE = 3600
 """Seconds since its last use before an entry may be removed to make room: another process may be about to open it."""
 _ABANDONED = 86400
 """Seconds after which what is half-written has no writer any more."""
+_added: dict[Path, float] = {}
+"""Bytes that this process has added to a folder since it last made room there."""
 
 
 def cache_folder() -> Path:
@@ -80,7 +82,10 @@ def entry_of(key: str, what: str, write: Callable[[Path], dict[str, Any]]) -> Pa
             except OSError:
                 if not entry.is_dir():  # it is when another process was faster
                     raise
-        make_room(folder, entry, limit)
+        _added[folder] = _added.get(folder, limit) + _size_of(entry)
+        if _added[folder] > limit / 100:  # a look at every entry, of which there may be thousands
+            make_room(folder, entry, limit)
+            _added[folder] = 0
     except OSError as error:
         raise DataError(
             f"cannot keep {what} in the cache {folder}: {error.strerror or error}. Make room there, or name another "
@@ -144,7 +149,12 @@ def entries(folder: Path) -> Iterator[tuple[Path, float, int]]:
     for entry in folder.iterdir() if folder.is_dir() else ():
         if entry.is_dir() and entry.suffix != PARTIAL:
             with suppress(OSError):  # another process removes it just now
-                yield entry, entry.stat().st_mtime, sum(file.stat().st_size for file in entry.iterdir())
+                yield entry, entry.stat().st_mtime, _size_of(entry)
+
+
+def _size_of(entry: Path) -> int:
+    """Return the bytes of an entry's files."""
+    return sum(file.stat().st_size for file in entry.iterdir())
 
 
 def usage() -> dict[str, Any]:

@@ -274,7 +274,8 @@ def _fault(
             yield _around(used)
 
     fault = probe.fault(partial(way, paths, watched=bool(drawing)), training=True)
-    if dropouts.fault or not _everywhere(fault, accelerator) or not drawing:
+    draws = any(replaced[path.name] for path in drawing)
+    if dropouts.fault or not _everywhere(fault, accelerator) or not draws:
         return dropouts.fault or fault
     # Other masks are no fault: what draws them is compared without dropout, the rest with it.
     steady = [path for path in paths if path not in drawing and replaced[path.name] is not None]

@@ -117,6 +117,7 @@ objects = st.lists(st.dictionaries(st.text(), json_values, max_size=4), min_size
 )
 
 
+@pytest.mark.slow
 @given(objects, st.sampled_from([None, 1]), st.booleans())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_json_object_comes_back(tmp_path, values, indent, ascii_only):

@@ -79,6 +79,7 @@ def test_they_stand_in_the_report_and_a_few_in_what_train_prints(chat_run):
     assert told["answers"] == [one.model_dump() for one in answers_of(chat_run)]
 
 
+@pytest.mark.slow
 def test_they_can_be_switched_off_or_be_fewer(chat_recipe, tmp_path):
     none = fine_tune(chat_recipe(evaluation__answers=None, train__max_steps=2))
     assert answers_of(none) == ()
@@ -89,6 +90,7 @@ def test_they_can_be_switched_off_or_be_fewer(chat_recipe, tmp_path):
     assert len(answers_of(few)) == 2
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_ask_the_base_again(chat_recipe, monkeypatch):
     recipe = chat_recipe(
         data__validation=0.4, train__checkpoint_every=1, evaluation__answers=12, evaluation__reuse_base=True
@@ -106,6 +108,7 @@ def test_a_resumed_run_does_not_ask_the_base_again(chat_recipe, monkeypatch):
     assert all(one.base for one in answers_of(run))
 
 
+@pytest.mark.slow
 def test_answers_that_an_evaluator_asks_for_are_not_made_twice(tmp_path):
     """Sequence to sequence, with an evaluator that reads what both models write."""
     rows = [{"prompt": f"say {word} {i}", "completion": f"the {word}"} for i in range(30) for word in ("dog", "film")]
@@ -164,6 +167,7 @@ def test_a_task_that_writes_nothing_has_none(label_recipe):
     assert not list((run.path / "predictions").glob("answers-*"))
 
 
+@pytest.mark.slow
 def test_the_surest_mistakes_of_a_classifier_are_kept_surest_first(label_recipe, tmp_path):
     rng = random.Random(1)
     rows = [

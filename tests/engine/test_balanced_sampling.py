@@ -51,6 +51,7 @@ def test_each_label_is_drawn_as_often_and_the_run_trains_on_what_was_drawn(unbal
     assert known <= {train.rows[int(train.index[i])]["text"] for i in members}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_within_an_epoch_draws_what_it_would_have_drawn(unbalanced, tmp_path):
     """The drawn rows are a function of seed and epoch alone, so that the second epoch goes on where it stopped."""
     settings = {"train__checkpoint_every": 5, "train__max_steps": 20}

@@ -33,6 +33,7 @@ def recipe(bert_folder, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_both_models_are_asked_and_their_answers_measured(recipe, registry):
     planned = plan(recipe, measure=False, registry=registry).evaluation["probes"]
     assert planned == [{"kind": "benchmark", "name": "quiz", "data": "texts", "examples": None}]

@@ -54,6 +54,7 @@ def said(run, split):
     return np.array(table["logits"].to_pylist()), table["label"].to_numpy()
 
 
+@pytest.mark.slow
 def test_the_temperature_makes_validation_likeliest(run):
     logits, labels = said(run, "validation")
 

@@ -159,6 +159,7 @@ def test_a_clear_winner_among_three_is_supported(compared_here, label_recipe, tm
     assert "--all-pairs" not in every.statement
 
 
+@pytest.mark.slow
 def test_a_strategy_whose_figure_is_undefined_is_not_the_best(compared_here, label_recipe, monkeypatch):
     monkeypatch.setattr(ALARM, lambda contender: None)
     specs = [{"name": "full", "train.max_steps": n} for n in (1, 2, 3)]
@@ -172,6 +173,7 @@ def test_a_strategy_whose_figure_is_undefined_is_not_the_best(compared_here, lab
     assert f"The best, {best}, against each other" in result.statement
 
 
+@pytest.mark.slow
 def test_strategies_on_rows_in_groups_are_compared_by_group(
     compared_here, label_recipe, label_file, tmp_path, monkeypatch
 ):

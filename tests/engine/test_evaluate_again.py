@@ -62,6 +62,7 @@ def test_a_split_that_changed_since_is_not_used(filed_run, name):
     assert (temperatures[1] == temperatures[0]) == (name == "train")
 
 
+@pytest.mark.slow
 def test_new_data_is_measured_without_reading_the_runs_own_where_nothing_asks_for_it(chat_recipe, chat_file, tmp_path):
     rows = chat_file.read_text()
     (tmp_path / "new.jsonl").write_text("".join(rows.splitlines(keepends=True)[:8]))

@@ -65,6 +65,7 @@ def rows_of(run):
     return [(row, answer["label"]) for row, answer in zip(rows, answers, strict=True)]
 
 
+@pytest.mark.slow
 def test_figures_of_slices_are_those_of_their_rows(sliced_run):
     found = sliced_run.evaluation["slices"]["region"]
     answered = rows_of(sliced_run)
@@ -194,6 +195,7 @@ def test_memorisation_refusal_and_answers_of_a_language_model(chat_recipe, tmp_p
     assert again["tuned"] == evaluation["tuned"]
 
 
+@pytest.mark.slow
 def test_evaluators_fit_to_each_model_on_validation_where_test_is_held_out(chat_recipe):
     registry = with_plugin()
     settings = {"train__max_steps": 1, "evaluate": ["even"], "evaluation__robustness": ["shout"]}

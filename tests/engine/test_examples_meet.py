@@ -85,6 +85,7 @@ def test_two_processes_equal_one(files, whole):
         require_same(load_run(files / name), whole)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_curve_of_a_whole_one(files):
     """With dropout, of accumulated micro-batches."""
     settings = {"batch_size": 4, "accumulate": 2, "model": "bert", "checkpoint_every": 2}

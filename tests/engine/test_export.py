@@ -70,6 +70,7 @@ def test_other_programs_find_template_and_end_tokens(served, run):
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") in ([ends] if isinstance(ends, int) else ends)
 
 
+@pytest.mark.slow
 def test_a_peft_export_has_one_rank_and_no_scale_that_a_server_could_lose(run, tmp_path):
     made = export_run(run, PeftExporter(), tmp_path / "out")
     assert made.proof.decision == "tuned"

@@ -192,6 +192,7 @@ def test_the_same_recipe_gives_the_same_run(chat_recipe, tmp_path):
     assert losses(first) != losses(other)
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_with_the_best_weights(chat_recipe):
     run = fine_tune(
         chat_recipe(
@@ -254,6 +255,7 @@ def test_a_plan_says_what_training_then_does(chat_recipe, tmp_path):
 GB = 10**9
 
 
+@pytest.mark.slow
 def test_activations_are_computed_twice_where_only_that_keeps_to_the_memory_limit(chat_recipe, tmp_path, monkeypatch):
     taken = {False: 3 * GB, True: 2 * GB}
     monkeypatch.setattr(
@@ -322,6 +324,7 @@ def test_a_divided_model_is_not_measured(asked):
         require_measurable(types.SimpleNamespace(divides=True), TrainSection(**asked))
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_what_trains_in_float32(chat_recipe):
     run = fine_tune(chat_recipe(train__precision="bfloat16", train__max_steps=6))
     assert all(tensor.dtype == torch.float32 for tensor in trained_tensors(run).values())

@@ -145,6 +145,7 @@ def test_metrics_that_rank_or_bin_scores_have_folds_and_no_pooled_figure(pooled)
     assert "roc_auc, ece, calibration_error" in result.statement
 
 
+@pytest.mark.slow
 def test_a_model_that_always_answers_the_same_is_not_praised(label_recipe, tmp_path):
     file = tmp_path / "mostly.jsonl"
     write_rows(file, ({"text": f"goal {i}", "label": "ok" if i % 20 else "bad"} for i in range(160)))

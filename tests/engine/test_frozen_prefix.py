@@ -36,6 +36,7 @@ def said_once(recipe):
     return run, any(ONCE in text for text in heard.said)
 
 
+@pytest.mark.slow
 def test_a_run_that_takes_them_again_has_the_curve_of_one_that_computes_them(chat_recipe, tmp_path):
     top = {"strategy": TOP, "train__batch_tokens": 400}
     off, never = said_once(chat_recipe(**top, train__fast_paths="off", output=str(tmp_path / "off")))

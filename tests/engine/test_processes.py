@@ -64,6 +64,7 @@ def runs(build_chat_recipe, tmp_path_factory):
     return {name: (run, load_run(folder / f"{name}-two")) for name, run in zip(names, [*one, one[0]], strict=True)}
 
 
+@pytest.mark.slow
 def test_a_penalty_counts_once_over_two_processes(runs):
     for key in ("loss", "penalty"):
         curves = [[line[key] for line in run.metrics if key in line] for run in runs["penalised"]]

@@ -117,6 +117,7 @@ def test_resume_on_changed_data_is_refused(chat_recipe, chat_file, tmp_path):
     assert "load model" not in listener.seen  # what the data alone tells is told before it
 
 
+@pytest.mark.slow
 def test_leftovers_of_a_kill_are_removed(unfinished):
     leftover = Path(unfinished.output) / "checkpoints" / "step-000099.partial"
     leftover.mkdir()
@@ -202,6 +203,7 @@ class Phases(SilentListener):
         self.said.append(text)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_measure_the_base_again(chat_recipe, tmp_path, monkeypatch):
     """It finds what the base predicted where any other run finds it, in one store."""
     monkeypatch.setenv("FTENGINE_CACHE", str(tmp_path / "cache"))

@@ -257,6 +257,7 @@ def test_a_strategy_may_save_in_half_precision(recipe):
     assert all(tensor.dtype is torch.bfloat16 for tensor in stored.values())
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_files_were_verified_verifies_them_when_it_is_resumed(recipe, monkeypatch):
     whole = fine_tune(recipe(output=recipe().output + "-whole"), registry=registry(Biases))
     with monkeypatch.context() as patch:

@@ -112,6 +112,7 @@ def tables(run):
     return found
 
 
+@pytest.mark.slow
 def test_duplicates_count_once_and_keep_their_place(run, tables):
     for table in tables:
         assert table["row"].tolist() == list(range(300))

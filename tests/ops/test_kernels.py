@@ -163,6 +163,7 @@ def test_subnormal_numbers_are_kept_or_count_as_zeros(instruction_set):
     torch.testing.assert_close(s.double(), torch.full((1, 1), float(expected), dtype=torch.float64), rtol=2**-8, atol=0)
 
 
+@pytest.mark.slow
 def test_choosing_another_instruction_set_meanwhile_does_no_harm():
     sets = instruction_sets()
     if len(sets) < 2:

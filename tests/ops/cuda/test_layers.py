@@ -7,6 +7,8 @@ from torch.nn.functional import linear
 from ftengine.ops.dropout import dropout_level
 from ftengine.ops.philox import keep_mask
 
+pytestmark = pytest.mark.slow
+
 SEED = torch.tensor(0x1234_5678_9ABC_DEF0)
 SCALES = (1.5, 0.5, 2.0)
 

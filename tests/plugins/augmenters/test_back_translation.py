@@ -29,6 +29,7 @@ def made(forward, backward=None, **options):
     return augmenter
 
 
+@pytest.mark.slow
 def test_a_text_and_a_variant_give_one_translation_in_every_object(t5):
     texts = [made(t5).change(TEXT, random.Random(seed)) for seed in (1, 1, 2, 3, 4, 5, 6)]
     assert texts[0] == texts[1] != TEXT

@@ -158,6 +158,7 @@ def test_truncated_file_is_refused(tiny_gguf, tmp_path, part) -> None:
         GgufLoader().check_source(str(file))
 
 
+@pytest.mark.slow
 def test_real_file_cut_short_is_refused(smollm2_gguf, tmp_path) -> None:
     file = tmp_path / "cut.gguf"
     with smollm2_gguf.open("rb") as whole:

@@ -254,6 +254,7 @@ def content(bert_folder, tmp_path):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["muon", "adafactor"])
 def test_a_run_trains_and_resumes_to_the_same_curve(content, tmp_path, name):
     """The two whose state is of several kinds; adamw's is what tests/engine/test_resume.py goes on with."""
@@ -267,6 +268,7 @@ def test_a_run_trains_and_resumes_to_the_same_curve(content, tmp_path, name):
     assert whole.recipe.train.optimizer["name"] == name
 
 
+@pytest.mark.slow
 def test_a_third_partys_eight_bits_resume(content, tmp_path, monkeypatch):
     import ftengine.engine.experiment as experiment
 

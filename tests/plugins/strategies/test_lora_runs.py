@@ -15,9 +15,8 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "variant", ["dora", *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS if name != "dora")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_a_run_learns_resumes_reopens_and_merges(llama_folder, sums, tmp_path, variant: str) -> None:
     def recipe(output: str) -> Recipe:
         content = {

@@ -191,6 +191,7 @@ def test_answers_are_those_of_plain_greedy_decoding(loaded):
         assert answer == {"completion": loaded.processor.decode(tokens, skip_special_tokens=True)}
 
 
+@pytest.mark.slow
 def test_what_was_learnt_is_answered_and_ends(t5_folder):
     loaded = TransformersLoader().load(LoadRequest(str(t5_folder), "seq2seq-lm"))
     learn(loaded, ROWS)
