@@ -36,6 +36,8 @@ class Message:
         trains: whether it counts in the loss, where what it is does.
         name: of the tool whose result this is.
         call_id: of the call that this answers; None where the data has none.
+        written: the content with its calls, or around its result, as text, where the data has them so: for templates
+            without a place for calls.
     """
 
     role: str
@@ -45,6 +47,7 @@ class Message:
     trains: bool = True
     name: str | None = None
     call_id: str | None = None
+    written: str = ""
 
     @property
     def text(self) -> str:

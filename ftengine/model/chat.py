@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -70,22 +70,28 @@ _REFUSALS = (TemplateError, ValueError, TypeError, ArithmeticError, RecursionErr
 
 def marks(processor: Any, conversation: Conversation, upto: int) -> list[Span] | None:
     """Return what a template marks with {% generation %} in the first messages; None where it marks nothing ever."""
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    tools, form = _tools_of(conversation), _form(processor)
-    template = processor.get_chat_template(tools=tools)
-    if not _GENERATION_BLOCK.search(template):
+    if not _GENERATION_BLOCK.search(processor.get_chat_template(tools=_tools_of(conversation))):
         return None
     with limited():  # as long as it took to write it just now
-        written: Any = render_jinja_template(
-            [[form.message(message) for message in conversation.messages[:upto]]],
-            tools=tools,
-            chat_template=template,
-            return_assistant_tokens_mask=True,
-            **{**processor.special_tokens_map, **conversation.template_arguments},
-        )
-    _, [marked] = written
+        messages = conversation.messages[:upto]
+        _, [marked] = _filled_in(processor, conversation, messages, _form(processor), return_assistant_tokens_mask=True)
     return [(start, end) for start, end in marked if end > start]
+
+
+def _filled_in(
+    processor: Any, conversation: Conversation, messages: Sequence[Message], form: _Form, **options: Any
+) -> Any:
+    """Fill in the template without what `apply_chat_template` does before: it takes keys away that are none."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    tools = _tools_of(conversation)
+    return render_jinja_template(
+        [[form.message(message) for message in messages]],
+        tools=tools,
+        chat_template=processor.get_chat_template(tools=tools),
+        **options,
+        **{**processor.special_tokens_map, **conversation.template_arguments},
+    )
 
 
 @dataclass(frozen=True)
@@ -94,24 +100,32 @@ class _Form:
 
     Args:
         mapping: arguments of a call as a mapping; else as JSON text.
-        thoughts: it writes thoughts that it is given apart; else they are put in front of the content.
+        thoughts: "apart" where it writes those that it is given so; else, where it writes them, "in front" of the
+            content; "" where it cuts them out, which would leave line breaks of them.
         parts: it writes contents only as lists of parts, as those of vision-language models do.
+        calls: it writes calls.
+        blank: the content of a call's message without text: some templates ask whether it is none.
     """
 
     mapping: bool = True
-    thoughts: bool = True
+    thoughts: str = "apart"
     parts: bool = False
+    calls: bool = True
+    blank: str | None = ""
 
     def message(self, message: Message) -> dict[str, Any]:
         """Return a message as the template knows it."""
-        content: Any = message.content if isinstance(message.content, str) else list(message.content)
+        as_text = message.written and not self.calls
+        said: Any = message.written if as_text else message.content
+        content: Any = said if isinstance(said, str) else list(said)
         found: dict[str, Any] = {"role": message.role}
-        if message.thought and self.thoughts:
+        if message.thought and self.thoughts == "apart":
             found |= dict.fromkeys(THOUGHTS, message.thought)
-        elif message.thought and isinstance(content, str):
+        elif message.thought and self.thoughts and isinstance(content, str):
             content = f"<think>\n{message.thought}\n</think>\n\n{content}"
         found["content"] = [{"type": "text", "text": content}] if self.parts and isinstance(content, str) else content
-        if message.calls:
+        if message.calls and not as_text:
+            found["content"] = found["content"] if content else self.blank
             found["tool_calls"] = [self._call(call) for call in message.calls]
         found |= {key: value for key, value in (("name", message.name), ("tool_call_id", message.call_id)) if value}
         return found
@@ -138,6 +152,8 @@ def _applied(
             "template from the model's author."
         )
     with limited():
+        if form.blank is None:
+            return _filled_in(processor, conversation, messages, form, add_generation_prompt=prompt)[0][0]
         return processor.apply_chat_template(
             [form.message(message) for message in messages],
             tools=tools,
@@ -187,7 +203,7 @@ def _form(processor: Any) -> _Form:
     def find() -> _Form:
         asked = Conversation((_ASKED,))
         parts = "Zq" not in _try(processor, asked, _Form()) and "Zq" in _try(processor, asked, _Form(parts=True))
-        return _Form(_wants_mapping(processor, parts), _writes_thoughts(processor, parts), parts)
+        return _with_calls(processor, replace(_Form(parts=parts), thoughts=_place_of_thoughts(processor, parts)))
 
     return _known(processor, "form", find)
 
@@ -200,21 +216,28 @@ def _try(processor: Any, conversation: Conversation, form: _Form) -> str:
         return ""
 
 
-def _writes_thoughts(processor: Any, parts: bool) -> bool:
-    answer = Message("assistant", "Zq", thought="ZqThought")
-    return "ZqThought" in _try(processor, Conversation((_ASKED, answer)), _Form(parts=parts))
+def _place_of_thoughts(processor: Any, parts: bool) -> str:
+    """Say where a template takes a thought from; "" where it writes none."""
+    answer = Conversation((_ASKED, Message("assistant", "Zq", thought="ZqThought")))
+    written = {place: _try(processor, answer, _Form(parts=parts, thoughts=place)) for place in ("apart", "in front")}
+    return next((place for place, text in written.items() if "ZqThought" in text), "")
 
 
-def _wants_mapping(processor: Any, parts: bool) -> bool:
-    """Say whether arguments come out as JSON where they are given as a mapping, or not even where they are text."""
+def _with_calls(processor: Any, form: _Form) -> _Form:
+    """Find out whether a template writes calls, of which form it expects arguments, and what where there is no text.
+
+    Arguments are to come out as JSON: given as a mapping where that does it, as text where only that does.
+    """
     call = Message("assistant", "", calls=(ToolCall("ZqTool", '{"ZqKey": "ZqValue"}', "ZqCall00x"),))
     result = Message("tool", "Zq", name="ZqTool", call_id="ZqCall00x")
     conversation = Conversation((_ASKED, call, result), _TOOLS)
-    written = [_try(processor, conversation, _Form(mapping, parts=parts)) for mapping in (True, False)]
-    as_json = [bool(re.search(r'"ZqKey"\s*:\s*"ZqValue"', text)) for text in written]
-    if any(as_json):
-        return as_json[0]
-    return "ZqValue" in written[0] or "ZqValue" not in written[1]
+    tried = [replace(form, mapping=mapping, blank=blank) for blank in ("", None) for mapping in (True, False)]
+    written = [_try(processor, conversation, one) for one in tried]
+    for fits in (r'"ZqKey"\s*:\s*"ZqValue"', "ZqValue"):
+        for one, text in zip(tried, written, strict=True):
+            if re.search(fits, text):
+                return one
+    return replace(form, calls=False)
 
 
 def writes_tools(processor: Any, conversation: Conversation) -> bool:
@@ -230,7 +253,9 @@ def _left_out(processor: Any, conversation: Conversation) -> str:
     A conversation of the same roles, calls and tools is written with words of its own in each place. Thoughts and tools
     may be left out: that is counted elsewhere.
     """
-    shape = tuple((m.role, bool(m.text.strip()), bool(m.thought), len(m.calls)) for m in conversation.messages)
+    calls = [0 if m.written and not _form(processor).calls else len(m.calls) for m in conversation.messages]
+    said = [bool(m.text.strip()) or len(m.calls) > n for m, n in zip(conversation.messages, calls, strict=True)]
+    shape = tuple((m.role, t, bool(m.thought), n) for m, t, n in zip(conversation.messages, said, calls, strict=True))
     asked = json.dumps(dict(conversation.template_arguments), sort_keys=True, default=str)
     return _known(
         processor, (shape, bool(conversation.tools), asked), lambda: _find_left_out(processor, conversation, shape)

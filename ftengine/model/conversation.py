@@ -5,7 +5,6 @@ Whatever cannot be understood is refused with the message's number: nothing of a
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,12 +13,31 @@ from typing import Any
 
 from ftengine.api.conversation import ROLES, Conversation, Message, ToolCall
 from ftengine.errors import DataError, did_you_mean, shown
+from ftengine.model.written_calls import calls_in, result_in, results_in
 
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Keys of a thought, as templates and servers call it."""
 _KEYS = ("role", "content", "tool_calls", "tool_call_id", "function_call", "weight", "name", "refusal", *THOUGHTS)
-_NEAR = 0.85
-"""Likeness from which another key is a known one, written wrongly."""
+_ABOUT = (
+    *(
+        "id",
+        "uuid",
+        "message_id",
+        "parent_id",
+        "index",
+        "turn",
+        "turn_identifier",
+        "timestamp",
+        "created",
+        "created_at",
+    ),
+    *("date", "time", "user", "author", "source", "model", "language", "lang", "tokens", "token_count", "num_tokens"),
+    *("score", "rating", "toxic", "toxicity", "redacted", "hashed_ip", "country", "header", "state", "status"),
+    *("category", "moderation", "openai_moderation", "finish_reason", "stop_reason", "annotations", "metadata", "meta"),
+)
+"""Keys that tell of a message what no model reads."""
+_CALL_KEYS = ("id", "type", "index", "function", "name", "arguments", "parameters")
+_PART_KEYS = ("type", "text", "cache_control", "annotations")
 _THOUGHT = re.compile(r"\s*(?:<think>)?((?:(?!<think>).)*?)</think>\s*", re.DOTALL)
 _FREE = json.JSONDecoder()
 
@@ -75,26 +93,45 @@ def _message(message: Any, number: int) -> Message:
     if role not in ROLES:
         near = did_you_mean(role, ROLES) if isinstance(role, str) else ""
         raise DataError(f"message {number} has role {shown(role)}. Allowed: {', '.join(ROLES)}.{near}")
-    _require_keys(message, where)
+    _require_keys(message, (*_KEYS, *_ABOUT), where)
     asked = role == "assistant"
     calls = tuple(_calls(message, where)) if asked else ()
     content = _content(message, where, empty=bool(calls) or role == "tool")
-    thought = next((message[key] for key in THOUGHTS if message.get(key)), "") if asked else ""
-    if not isinstance(thought, str):
-        raise DataError(f"{where} has a thought that is {shown(thought)}; it must be text.")
-    if asked and not thought and "</think>" in content and (found := _THOUGHT.match(str(content))):
-        thought, content = found[1], content[found.end() :]
-        if not content and not calls:
-            raise DataError(f"{where} has a thought and no answer behind it; leave it out or give it one.")
+    thought, written = "", ""
+    if asked:
+        thought, content = _thought(message, content, where, alone=bool(calls))
+    if asked and not calls and isinstance(content, str) and (found := calls_in(content)):
+        written, (content, calls) = content, found
+    elif role == "tool" and isinstance(content, str) and (result := result_in(content)) is not None:
+        written, content = content, result
     name = message.get("name") if role == "tool" else None
-    return Message(role, content, thought.strip(), calls, _trains(message, where), name, message.get("tool_call_id"))
+    trains = _trains(message, where)
+    return Message(role, content, thought, calls, trains, name, message.get("tool_call_id"), written)
 
 
-def _require_keys(message: Mapping[str, Any], where: str) -> None:
-    for key in message:
-        near = [] if key in _KEYS else difflib.get_close_matches(str(key), _KEYS, n=1, cutoff=_NEAR)
-        if near and near[0] not in message:
-            raise DataError(f"{where} has the key {key!r}, which is not read. Did you mean {near[0]!r}?")
+def _require_keys(found: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in (key for key, value in found.items() if value is not None and key not in known):
+        raise DataError(
+            f"{where} has the key {key!r}, which is not read.{did_you_mean(str(key), known)} Take it out of the data "
+            "if it is to make no difference."
+        )
+
+
+def _thought(message: Mapping[str, Any], content: Any, where: str, *, alone: bool) -> tuple[str, Any]:
+    """Return an assistant's thought, from whichever place the message has it in, and its content without it."""
+    given = {key: message[key] for key in THOUGHTS if message.get(key)}
+    for key, value in given.items():
+        if not isinstance(value, str):
+            raise DataError(f"{where} has {key} {shown(value)}; a thought must be text.")
+    texts = {value.strip(): key for key, value in reversed(given.items())}
+    if isinstance(content, str) and (found := _THOUGHT.match(content)):
+        if not content[found.end() :] and not alone:
+            raise DataError(f"{where} has a thought and no answer behind it; leave it out or give it one.")
+        content = content[found.end() :]
+        texts |= {found[1].strip(): "content, in front of </think>"} if found[1].strip() not in texts else {}
+    if len(texts := {text: key for text, key in texts.items() if text}) > 1:
+        raise DataError(f"{where} has thoughts that differ, in {' and in '.join(texts.values())}; leave one of them.")
+    return next(iter(texts), ""), content
 
 
 def _trains(message: Mapping[str, Any], where: str) -> bool:
@@ -113,9 +150,10 @@ def _content(message: Mapping[str, Any], where: str, *, empty: bool) -> str | tu
         return ""
     if isinstance(content, list) and all(isinstance(part, Mapping) and "type" in part for part in content):
         parts = tuple(content)
-        for part in parts:
-            if part["type"] == "text" and not isinstance(part.get("text"), str):
+        for part in (part for part in parts if part["type"] == "text"):
+            if not isinstance(part.get("text"), str):
                 raise DataError(f"{where} has the part {shown(part)}; a part of type text has `text`.")
+            _require_keys(part, _PART_KEYS, f"{where}, a part of type text,")
         if any(part["type"] != "text" for part in parts):
             return parts
         content = "\n".join(part["text"] for part in parts)
@@ -123,7 +161,7 @@ def _content(message: Mapping[str, Any], where: str, *, empty: bool) -> str | tu
         return _dumped(content)
     if not isinstance(content, str):
         raise DataError(f"{where} has content {shown(content)}; it must be text, or parts with a `type` each.")
-    if not content.strip() and not empty:
+    if not content.strip() and not empty and message["role"] not in ("system", "developer"):
         raise DataError(f"{where} has no text; leave it out or give it some.")
     return content
 
@@ -140,6 +178,7 @@ def _calls(message: Mapping[str, Any], where: str) -> Iterable[ToolCall]:
         function = call.get("function", call) if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise DataError(f"{where} calls {shown(call)}; a call is {{function: {{name, arguments}}}}.")
+        _require_keys({**call, **function}, _CALL_KEYS, f"{where}, which calls {function['name']!r},")
         yield ToolCall(function["name"], _arguments(function, where), call.get("id"))
 
 
@@ -213,12 +252,8 @@ def _answered(messages: Sequence[Message]) -> Iterable[Message]:
     open_calls: list[ToolCall] = []
     for number, message in enumerate(messages, 1):
         if message.role == "tool":
-            known = [call for call in open_calls if None in (message.call_id, call.id) or call.id == message.call_id]
-            if not known:
-                told = f" (its tool_call_id is {message.call_id!r})" if open_calls else ""
-                raise DataError(f"message {number} (tool) is the result of no call before it{told}.")
-            call = known[0]
-            open_calls.remove(call)
+            call = _answered_call(message, open_calls, number)
+            del open_calls[: results_in(message.text) - 1]
             yield replace(message, name=message.name or call.name, call_id=call.id)
             continue
         if open_calls and message.role != "assistant":
@@ -226,6 +261,20 @@ def _answered(messages: Sequence[Message]) -> Iterable[Message]:
             raise DataError(f"message {number} ({message.role}) comes where the result of {names} must stand.")
         open_calls += message.calls
         yield message
+
+
+def _answered_call(message: Message, open_calls: list[ToolCall], number: int) -> ToolCall:
+    """Take out of open calls the one that a result is of: that of its id, else of its name, else the first."""
+    by_id = message.call_id is not None and any(call.id is not None for call in open_calls)
+    for call in open_calls:
+        if message.name in (None, call.name) and (not by_id or call.id == message.call_id):
+            open_calls.remove(call)
+            return call
+    named = {"tool_call_id": message.call_id if by_id or not open_calls else None, "name": message.name}
+    told = " and ".join(f"its {key} is {value!r}" for key, value in named.items() if value is not None)
+    known = ", ".join(call.name if call.id is None else f"{call.name} (id {call.id!r})" for call in open_calls)
+    wrong = f"message {number} (tool) is the result of no call before it{f' ({told})' if told else ''}"
+    raise DataError(f"{wrong}. Calls without a result there: {known or 'none'}.")
 
 
 def with_system(conversation: Conversation, system: str | None) -> Conversation:

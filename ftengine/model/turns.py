@@ -29,6 +29,7 @@ class Turn:
         text: the conversation up to and with it.
         start, end: where in the text the message begins, behind the prompt, and ends with the token that ends a turn.
         ends: whether such a token stands there.
+        opened: whether the prompt has begun a thought, which is then for the model to end.
         rendered: whether the text is the template's as it is, without a thought that was put in.
     """
 
@@ -38,6 +39,7 @@ class Turn:
     end: int
     ends: bool
     rendered: bool
+    opened: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Written:
         last: the message that it ends with, or is for; None where nothing is trained on.
         ends: whether the last trained turn ends with a token that ends turns.
         counts: "thoughts" (in turns that are trained on), "thoughts_dropped" by the template, and "empty_thoughts", the
-            blocks that it puts in front of answers without one.
+            blocks that it puts in front of answers without one; "ended_thoughts" that a prompt opens in front of such.
     """
 
     text: str
@@ -105,7 +107,7 @@ def _written(
     spans, counts = list[Span](), Counter[str]()
     for one in turns:
         message = conversation.messages[one.number]
-        start = _start(message, text[: one.end], one.start, masked, counts)
+        start = _start(message, text[: one.end], one, masked, counts)
         if marked is None:
             spans.append((start, one.end))
         else:
@@ -115,12 +117,16 @@ def _written(
     return Written(text, spans, turns[-1].number, turns[-1].ends, counts)
 
 
-def _start(message: Message, text: str, start: int, masked: bool, counts: Counter[str]) -> int:
-    """Return where what is trained on of a turn begins: behind an empty thought, or one that is masked."""
+def _start(message: Message, text: str, one: Turn, masked: bool, counts: Counter[str]) -> int:
+    """Return where what is trained on of a turn begins: behind an empty thought, or one that is masked.
+
+    Where the prompt opens a thought that there is not, the model has to end it, and learns to.
+    """
+    start = one.start
     if not message.thought:
         if empty := _EMPTY.match(text, start):
-            counts["empty_thoughts"] += 1
-            return empty.end()
+            counts["ended_thoughts" if one.opened else "empty_thoughts"] += 1
+            return start if one.opened and not masked else empty.end()
         return start
     counts["thoughts"] += 1
     at = _place(message, text, start)
@@ -178,6 +184,8 @@ def turn(processor: Any, conversation: Conversation, k: int, whole: str = "") ->
         empty, rendered = _EMPTY.match(text, opened.start()), False
         behind = text[empty.end() if empty else opened.start() :].lstrip("\n")
         text = f"{prompt}{conversation.messages[k].thought}\n</think>\n\n{behind}"
+    if not text.startswith(prompt) and (joined := _behind(processor, conversation, k, prompt, text)) is not text:
+        text, rendered = joined, False
     if not text.startswith(prompt):
         has = conversation.messages[k].thought
         cure = "Take thoughts out with task.thoughts: remove, or let the template think (task.chat_template_kwargs)"
@@ -187,7 +195,20 @@ def turn(processor: Any, conversation: Conversation, k: int, whole: str = "") ->
             "template from the model's author."
         )
     end, ends = turn_end(processor, text)
-    return Turn(k, text, len(prompt), end, ends, rendered)
+    return Turn(k, text, len(prompt), end, ends, rendered, bool(opened))
+
+
+def _behind(processor: Any, conversation: Conversation, k: int, prompt: str, text: str) -> str:
+    """Return a prompt with the answer to it, where the template writes the assistant's message before it otherwise.
+
+    That is as its last one while it is asked for another: the answer is taken from behind what begins the turn.
+    """
+    if conversation.messages[k - 1].role != "assistant":
+        return text
+    before = render(processor, conversation, upto=k)
+    begins = prompt[len(before) :] if prompt.startswith(before) else ""
+    answer = text.rpartition(begins)[2] if begins else ""
+    return prompt + answer if answer and conversation.messages[k].text.strip() in answer else text
 
 
 def turn_end(processor: Any, text: str) -> tuple[int, bool]:

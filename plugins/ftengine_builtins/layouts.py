@@ -13,6 +13,7 @@ from typing import Any
 
 from ftengine.api import Example
 from ftengine.errors import DataError, did_you_mean, shown
+from ftengine.model.conversation import THOUGHTS
 
 CALL = "call"
 """What stands for a role whose content is the JSON text of a call."""
@@ -24,7 +25,7 @@ ROLES = {
     **{role: role for role in ("system", "developer")},
 }
 """Roles as ShareGPT, LlamaFactory, ms-swift and Axolotl call them."""
-WEIGHTS = ("loss", "train", "training")
+WEIGHTS = ("loss", "loss_scale", "train", "training")
 """Keys by which ms-swift and Axolotl say whether a message trains."""
 COLUMNS = ("messages", "conversations", "conversation")
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
@@ -73,7 +74,8 @@ def conversations(
 def _weight(message: Mapping[str, Any], number: int) -> dict[str, int]:
     for key in (key for key in WEIGHTS if message.get(key) is not None):
         if message[key] not in (0, 1):
-            raise DataError(f"message {number} has {key} {shown(message[key])}; it must be true or false.")
+            allowed = "0 or 1, as a message trains or does not" if key == "loss_scale" else "true or false"
+            raise DataError(f"message {number} has {key} {shown(message[key])}; it must be {allowed}.")
         return {"weight": int(message[key])}
     return {}
 
@@ -89,6 +91,15 @@ def _add_calls(messages: list[dict[str, Any]], content: Any, number: int, rest: 
         if rest.get("weight", 1) != messages[-1].get("weight", 1):
             wrong = f"message {number} is a call, and only one of it and what the assistant says right before trains"
             raise DataError(f"{wrong}; they are one message. Give both the same {', '.join(WEIGHTS)} or weight.")
+        own = {key: value for key, value in rest.items() if key != "content" and value is not None}
+        if both := [
+            key for key in THOUGHTS if messages[-1].get(key, own.get(key)) != own.get(key, messages[-1].get(key))
+        ]:
+            wrong = (
+                f"message {number} is a call with {both[0]} of its own, and so has what the assistant says right before"
+            )
+            raise DataError(f"{wrong}; they are one message. Leave one of them out.")
+        messages[-1] = {**own, **messages[-1]}
         messages[-1]["tool_calls"] = [*messages[-1].get("tool_calls", ()), *calls]
     else:
         kept = {key: value for key, value in rest.items() if key != "content"}
@@ -98,6 +109,8 @@ def _add_calls(messages: list[dict[str, Any]], content: Any, number: int, rest: 
 def _with_messages(
     row: Example, messages: list[dict[str, Any]], read: Sequence[str], system: Any, tools: Any = None
 ) -> dict[str, Any]:
+    if system is not None and not isinstance(system, (str, list)):
+        raise DataError(f"the row has the system message {shown(system)} beside its messages; it must be text.")
     first = messages[0] if messages and isinstance(messages[0], Mapping) else {}
     if system and first.get("role") not in ("system", "developer"):
         messages = [{"role": "system", "content": system}, *messages]
@@ -156,6 +169,12 @@ sharegpt = partial(conversations, column="conversations", role="from", content="
 query_response = partial(pairs, prompt="query", query="", response="response")
 
 
+def is_question(row: Example) -> bool:
+    """Say whether a row is a question with an answer, without others before it, a system message or tools."""
+    other = any(row.get(key) for key in ("history", "system", "tools"))
+    return not other and recognised(row)[1] in (pairs, query_response)
+
+
 def recognised(row: Example) -> tuple[str, Callable[[Example], Example]]:
     """Return the layout of a row, "" for none, and the function that reads it."""
     for column in COLUMNS:
@@ -180,7 +199,7 @@ def _of_messages(
         return "sharegpt", partial(sharegpt, column=column)
     if {"human", "assistant"} <= keys and "role" not in keys:
         return "ms-swift", human_assistant
-    if roles & {"tool_call", "tool_response"} or "loss" in keys:
+    if roles & {"tool_call", "tool_response"} or keys & {"loss", "loss_scale"}:
         return "ms-swift", partial(conversations, column=column)
     if keys & {"train", "training"}:
         return "axolotl", partial(conversations, column=column)
@@ -191,8 +210,7 @@ def _of_messages(
 
 
 def _moved(column: str, row: Example) -> dict[str, Any]:
-    system = row.get("system")
-    return _with_messages(row, row[column], (column, "system"), system if isinstance(system, str) else None)
+    return _with_messages(row, row[column], (column, "system"), row.get("system"))
 
 
 def require_text(row: Example, columns: Sequence[str] = MEDIA) -> None:

@@ -20,6 +20,11 @@ NOTES = (
         "the chat template puts an empty thought in front of {n:,} answers; it is read, not trained on",
     ),
     (
+        "ended_thoughts",
+        "the prompt opens a thought that {n:,} answers do not have: they train to end it at once. If the model is to "
+        "think, give the rows thoughts; if not, ask for none (task.chat_template_kwargs, e.g. enable_thinking: false)",
+    ),
+    (
         "calls_without_tools",
         "{n:,} calls of tools are in rows without `tools`: the model is not told what it may call",
     ),

@@ -42,7 +42,17 @@ from ftengine_builtins.layouts import recognised
 from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.chat_counts import LAYOUT, counts_of, kind_of
 from ftengine_builtins.tasks.generative import GenerativeTask
-from ftengine_builtins.tasks.language_rows import Asked, beginning_of, question_of, read_row, read_text, shape_of
+from ftengine_builtins.tasks.language_rows import (
+    Asked,
+    as_text,
+    beginning_of,
+    last_question,
+    question_of,
+    read_row,
+    read_text,
+    shape_of,
+    why_untrained,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -158,10 +168,13 @@ class CausalLM(GenerativeTask):
             layout, _ = recognised(example)
             counts |= {f"{LAYOUT}{layout}": 1} if layout else {}
             features |= {"kind": kind_of(conversation), "counts": counts}
-        return features | ({} if written.spans else {"untrained": "every assistant turn has weight 0"})
+        if not written.spans and conversation is not None:
+            features["untrained"] = why_untrained(conversation, last=self.config.train_on == "last")
+        return features
 
     def parts(self, row: Example, processor: Any) -> int:
         """Return how many examples train a conversation's turns as they will be served; 1 of any other row."""
+        row = self._as_read(row, processor)
         if not self._is_chat(shape_of(row), processor) or self.config.train_on == "all":
             return 1
         conversation = self._conversation(row)
@@ -234,6 +247,7 @@ class CausalLM(GenerativeTask):
         A conversation with tools, thoughts or template arguments, which other programs pass on in ways of their own,
         is refused (DataError).
         """
+        row = self._as_read(row, loaded.processor)
         shape = shape_of(row, answered=False)
         if self._is_chat(shape, loaded.processor):
             asked, conversation = self._asked(row, loaded), self._conversation(row)
@@ -278,12 +292,12 @@ class CausalLM(GenerativeTask):
         if self.config.train_on == "completion":
             return [k for k in found if k >= conversation.given]
         if self.config.train_on == "last":
-            asked = max((k for k, message in enumerate(messages) if message.role == "user"), default=0)
-            return [k for k in found if k > asked]
+            return [k for k in found if k > last_question(messages)]
         return found
 
     def _written(self, example: Example, processor: Any) -> tuple[Written, Conversation | None]:
         """Return a row, or the part of it that is meant, as text, and the conversation that it is in the template."""
+        example = self._as_read(example, processor)
         shape = shape_of(example)
         if self._is_chat(shape, processor):
             conversation = self._conversation(example)
@@ -312,6 +326,7 @@ class CausalLM(GenerativeTask):
     def _asked(self, example: Example, loaded: LoadedModel, *, anew: bool = False) -> Asked:
         """Return what a row asks; with `anew`, whatever it ends with is to be answered, and a text to be continued."""
         processor, limit = loaded.processor, loaded.max_length
+        example = self._as_read(example, processor)
         shape = shape_of(example, answered=False)
         if self._is_chat(shape, processor):
             return self._asked_in_chat(example, loaded, anew=anew)
@@ -351,6 +366,11 @@ class CausalLM(GenerativeTask):
         ids = prompt_tokens(processor, served.text[served.start : served.end], None)
         return read_answer(processor, ids, opened=bool(OPENED.search(served.text[: served.start])))[1]
 
+    def _as_read(self, example: Example, processor: Any) -> Example:
+        """Return a row; without a chat template, a question with its answer as prompt and completion."""
+        templated = self.config.chat_template == "auto" and has_template(processor)
+        return example if templated else as_text(example)
+
     def _is_chat(self, shape: str, processor: Any) -> bool:
         """Say whether a row of this shape is written in the chat template.
 
@@ -358,12 +378,13 @@ class CausalLM(GenerativeTask):
         """
         if shape == "messages" and self.config.chat_template == "never":
             raise RecipeError(
-                "task.chat_template is never, and the data has `messages`. Set auto, or give `prompt` and `completion`."
+                "task.chat_template is never, and the data has conversations. Set auto, or give `prompt` and "
+                "`completion`."
             )
         if shape == "messages" and not has_template(processor):
             raise RecipeError(
-                "the data has `messages`, but this model's tokenizer has no chat template. Use a model that was tuned "
-                "for chat, put a chat_template.jinja into the model's folder, or give `prompt` and `completion`."
+                "the data has conversations, but this model's tokenizer has no chat template. Use a model that was "
+                "tuned for chat, put a chat_template.jinja into the model's folder, or give `prompt` and `completion`."
             )
         chat = shape != "text" and self.config.chat_template == "auto" and has_template(processor)
         if self.config.system is not None and not chat:

@@ -11,7 +11,7 @@ from ftengine.api import Conversation, Example, Message, Recognised, View
 from ftengine.errors import DataError, shown
 from ftengine.model import read_conversation
 from ftengine.text import comparable
-from ftengine_builtins.layouts import COLUMNS, PREFERENCES, normal, recognised
+from ftengine_builtins.layouts import COLUMNS, PREFERENCES, is_question, normal, recognised
 from ftengine_builtins.tasks.recognising import LABELS, first_of, renamed
 
 SHAPES = "`messages` (a list of {role, content}), or `prompt` and `completion` (texts or such lists), or `text`"
@@ -200,6 +200,14 @@ def read_row(example: Example) -> Conversation:
     return read_conversation(example)
 
 
+def as_text(example: Example) -> Example:
+    """Return a question of Alpaca's or ms-swift's as a plain prompt, which ends with a line break, and completion."""
+    if not is_question(example):
+        return example
+    question, *answer = read_row(example).messages
+    return {"prompt": f"{question.text}\n", **({"completion": answer[0].text} if answer else {})}
+
+
 def view(row: Example, *, all_trained: bool) -> View:
     """See the turns of all but the assistant, the prompt, or the text as inputs; none where the row cannot be read.
 
@@ -298,6 +306,18 @@ def question_of(conversation: Conversation) -> int:
     if not any(message.role == "user" for message in messages[:upto]):
         raise DataError("the conversation holds no user turn to answer.")
     return upto
+
+
+def last_question(messages: Sequence[Message]) -> int:
+    """Return the number, from 0, of the user's last message."""
+    return max((k for k, message in enumerate(messages) if message.role == "user"), default=0)
+
+
+def why_untrained(conversation: Conversation, *, last: bool) -> str:
+    """Return why nothing of a conversation is trained on; `last`: but for what stands behind the user's last word."""
+    if last and conversation.messages[-1].role == "user":
+        return "the user has the last word, and task.train_on is last"
+    return "every assistant turn has weight 0"
 
 
 def beginning_of(processor: Any, ids: list[int]) -> list[int]:

@@ -218,7 +218,7 @@ def rendered(tokenizer, talk, family):
         thought = message.pop("reasoning_content", "")
         if thought and family in ("Qwen3", "gpt-oss"):
             message["reasoning_content" if family == "Qwen3" else "thinking"] = thought
-        elif thought:
+        elif thought and family != "DeepSeek-V3":  # which writes none, and would leave line breaks of it
             message["content"] = f"<think>\n{thought}\n</think>\n\n{message['content']}"
         message["content"] = message["content"] or ""
         for call in message.get("tool_calls", ()):
@@ -310,7 +310,10 @@ def test_a_thought_is_masked_where_it_stands_and_not_where_the_answer_repeats_it
 
     tokenizer.chat_template = TEMPLATES["DeepSeek-V3"]  # which drops thoughts
     dropped = row("Paris", "The capital is Paris, in France.")
-    assert "The capital is Paris, in France." in trained(tokenizer, dropped, thoughts="mask")[0]
+    for thoughts in ("mask", "train"):
+        assert trained(tokenizer, dropped, thoughts=thoughts) == [
+            "The capital is Paris, in France.<｜end▁of▁sentence｜>"
+        ]
     assert encoded(tokenizer, dropped)[0]["counts"]["thoughts_dropped"] == 1
     tokenizer.chat_template = TEMPLATES["Qwen3"]
     for thought, content in (("t", "a"), ("Paris", "Paris"), ("The capital", "The capital is Paris.")):
@@ -324,8 +327,9 @@ def test_a_prompt_that_opens_the_thought_is_followed_by_it_or_by_its_end(tokeniz
         "Doubling.\n</think>\n\nEight.<|im_end|>",
     ]
     plain = {"prompt": "2 + 2?", "completion": "Four."}
-    assert trained(tokenizer, plain) == ["Four.<|im_end|>"]
-    assert "<think>\n\n</think>\n\nFour." in tokenizer.decode(encoded(tokenizer, plain)[0]["input_ids"])
+    assert trained(tokenizer, plain) == ["\n</think>\n\nFour.<|im_end|>"]  # what the model will have to write
+    assert encoded(tokenizer, plain)[0]["counts"]["ended_thoughts"] == 1
+    assert trained(tokenizer, plain, thoughts="mask") == ["Four.<|im_end|>"]
 
 
 def test_the_template_is_given_what_recipe_and_row_say(tokenizer):

@@ -1,0 +1,176 @@
+"""Conversations as people's files have them: what is read of a message, and what is refused by name."""
+
+import pytest
+from chat_templates import TEMPLATES, TOKENS
+from expected import raises
+
+from ftengine.api import PART
+from ftengine.errors import DataError, RecipeError
+from ftengine.testing.models import byte_level_tokenizer
+from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
+from ftengine_builtins.tasks.language_rows import read_row
+
+ASKED = {"role": "user", "content": "Weather?"}
+ANSWER = {"role": "assistant", "content": "Sunny."}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    made = byte_level_tokenizer(pad_token="<|im_end|>")
+    made.add_tokens(list(TOKENS), special_tokens=True)
+    return made
+
+
+def encoded(tokenizer, row, **options):
+    task = CausalLM(CausalLMConfig(**options))
+    return [task.encode({**row, PART: n}, tokenizer) for n in range(task.parts(row, tokenizer))]
+
+
+def trained(tokenizer, row, **options):
+    examples = encoded(tokenizer, row, **options)
+    return [tokenizer.decode([token for token in one["labels"] if token != -100]) for one in examples]
+
+
+def read(*messages):
+    return read_row({"messages": list(messages)}).messages
+
+
+def asked_for(*names, **more):
+    calls = [{"id": f"id_{name}", "function": {"name": name, "arguments": "{}"}} for name in names]
+    return {"role": "assistant", "content": None, "tool_calls": calls, **more}
+
+
+@pytest.mark.parametrize(
+    ("message", "facts"),
+    [
+        (ANSWER | {"wieght": 0}, ("'wieght'", "'weight'")),
+        (ANSWER | {"recipient": "all"}, ("message 2 (assistant)", "'recipient'")),
+        (ANSWER | {"train_detail": []}, ("'train_detail'",)),
+        (ANSWER | {"content": [{"type": "text", "text": "Sunny.", "train": False}]}, ("'train'", "part")),
+        (ANSWER | {"weight": 0.5}, ("weight 0.5", "0 (not")),
+        (ANSWER | {"loss_scale": 0.5}, ("loss_scale 0.5", "0 or 1")),
+        (ANSWER | {"tool_calls": [{"function": {"name": "f", "args": {"a": 1}}}]}, ("'args'", "'f'")),
+        (ANSWER | {"reasoning": "It is hot.", "thinking": "It is cold."}, ("differ", "thinking")),
+        (ANSWER | {"content": "<think>No</think>Sunny.", "reasoning": "Yes"}, ("differ", "</think>")),
+    ],
+)
+def test_what_is_not_read_of_a_message_is_named(message, facts):
+    with raises(DataError, *facts):
+        read(ASKED, message)
+
+
+def test_keys_that_tell_of_a_message_are_let_pass():
+    assert read(ASKED, ANSWER | {"id": 3, "timestamp": 12, "unknown": None, "model": "m"}) == read(ASKED, ANSWER)
+    scaled = read(ASKED, ANSWER | {"loss_scale": 0.0}, ASKED, ANSWER | {"loss_scale": 1})
+    assert [one.trains for one in scaled[1::2]] == [False, True]
+
+
+def test_a_result_belongs_to_the_call_of_its_id_or_its_name():
+    def result(**named):
+        return {"role": "tool", "content": "4", **named}
+
+    called = asked_for("f", "g")
+    for first in (result(tool_call_id="id_g"), result(name="g")):
+        (*_, one, other) = read(ASKED, called, first, result())
+        assert (one.name, one.call_id, other.name, other.call_id) == ("g", "id_g", "f", "id_f")
+    for wrong in (result(tool_call_id="id_h"), result(name="h"), result(tool_call_id="id_g", name="f")):
+        with raises(DataError, "message 3 (tool)", "g (id 'id_g')"):
+            read(ASKED, called, wrong)
+    without = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": n}} for n in "fg"]}
+    assert [one.name for one in read(ASKED, without, result(tool_call_id="id_1"), result())[2:]] == ["f", "g"]
+
+
+def test_a_thought_of_a_call_is_that_of_the_message_it_goes_into():
+    def row(**said):
+        call = {"role": "tool_call", "content": '{"name": "f", "arguments": {}}', "reasoning_content": "Call it."}
+        return {"messages": [ASKED, {"role": "assistant", "content": "Let me see.", **said}, call]}
+
+    (_, message) = read_row(row()).messages
+    assert (message.thought, message.content, len(message.calls)) == ("Call it.", "Let me see.", 1)
+    with raises(DataError, "message 3", "reasoning_content"):
+        read_row(row(reasoning_content="Not yet."))
+
+
+def test_a_system_message_beside_messages_is_text():
+    for system in (5, {"text": "Be brief."}):
+        with raises(DataError, "system message"):
+            read_row({"messages": [ASKED, ANSWER], "system": system})
+    assert read({"role": "system", "content": ""}, ASKED, ANSWER)[0].content == ""
+
+
+def test_a_thought_that_is_given_twice_is_one(tokenizer):
+    tokenizer.chat_template = TEMPLATES["Qwen3"]
+    twice = ANSWER | {"content": "<think>\nHot.\n</think>\n\nSunny.", "reasoning_content": "Hot."}
+    assert trained(tokenizer, {"messages": [ASKED, twice]}) == ["<think>\nHot.\n</think>\n\nSunny.<|im_end|>"]
+
+
+def test_why_nothing_is_trained_on(tokenizer):
+    tokenizer.chat_template = TEMPLATES["SmolLM2"]
+    open_end = {"messages": [ASKED, ANSWER, ASKED]}
+    (found,) = encoded(tokenizer, open_end, train_on="last")
+    assert (found["weight"], "last" in found["untrained"]) == (0, True)
+    (found,) = encoded(tokenizer, {"messages": [ASKED, ANSWER | {"weight": 0}]}, train_on="last")
+    assert "weight 0" in found["untrained"]
+
+
+def test_a_call_without_text_is_written_by_templates_that_ask_whether_content_is_none(tokenizer):
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.content is none %}{{ m.tool_calls[0].function.name }}("
+        "{{ m.tool_calls[0].function.arguments | tojson }})<|im_end|>{% else %}{{ m.role + m.content }}<|im_end|>"
+        "{% endif %}{% endfor %}"
+    )
+    called = {**asked_for("f"), "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]}
+    assert trained(tokenizer, {"messages": [ASKED, called]}) == ['f({"a": 1})<|im_end|>']
+
+
+def test_two_messages_of_the_assistant_in_a_row_are_trained_as_they_are_served(tokenizer):
+    tokenizer.chat_template = TEMPLATES["Qwen3"]
+    row = {"messages": [ASKED, ANSWER, {"role": "assistant", "content": "And warm."}]}
+    assert trained(tokenizer, row) == ["Sunny.<|im_end|>And warm.<|im_end|>"]
+    last = tokenizer.decode(encoded(tokenizer, row)[0]["input_ids"])
+    prompt = tokenizer.apply_chat_template([ASKED, ANSWER], tokenize=False, add_generation_prompt=True)
+    assert last.startswith(prompt)
+
+
+HERMES = {
+    "conversations": [
+        {"from": "human", "value": "Weather in Rome?"},
+        {"from": "gpt", "value": 'I look.\n<tool_call>\n{"name": "f", "arguments": {"city": "Rome"}}\n</tool_call>'},
+        {"from": "tool", "value": "<tool_response>\nsunny\n</tool_response>"},
+        {"from": "gpt", "value": "It is sunny."},
+    ]
+}
+
+
+def test_calls_that_are_written_as_text_are_calls(tokenizer):
+    conversation = read_row(HERMES)
+    _, called, result, _ = conversation.messages
+    assert (called.content, [(c.name, c.arguments) for c in called.calls]) == ("I look.", [("f", '{"city": "Rome"}')])
+    assert (result.content, result.name) == ("sunny", "f")
+    tokenizer.chat_template = TEMPLATES["Qwen3"]
+    (text,) = [tokenizer.decode(one["input_ids"]) for one in encoded(tokenizer, HERMES)][-1:]
+    assert (text.count("<tool_call>"), text.count("<tool_response>")) == (1, 1)
+    tokenizer.chat_template = TEMPLATES["SmolLM2"]  # has no place for calls: they are text
+    assert "</tool_call><|im_end|>" in trained(tokenizer, HERMES)[0]
+    assert "<tool_response>\nsunny" in tokenizer.decode(encoded(tokenizer, HERMES)[0]["input_ids"])
+    python = HERMES["conversations"][1] | {
+        "value": "<tool_call>\n{'name': 'f', 'arguments': {'city': 'Rome'}}\n</tool_call>"
+    }
+    assert read_row({"conversations": [HERMES["conversations"][0], python]}).messages[1].calls == called.calls
+    prose = python | {"value": "Write <tool_call>…</tool_call> around it."}
+    assert read_row({"conversations": [HERMES["conversations"][0], prose]}).messages[1].content == prose["value"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Translate.", "input": "Guten Morgen", "output": "Good morning"},
+        {"query": "Translate.\nGuten Morgen", "response": "Good morning"},
+    ],
+)
+def test_a_question_with_its_answer_needs_no_chat_template(tokenizer, row):
+    tokenizer.chat_template = None
+    plain = {"prompt": "Translate.\nGuten Morgen\n", "completion": "Good morning"}
+    assert encoded(tokenizer, row) == encoded(tokenizer, plain)
+    with raises(RecipeError, "chat_template.jinja"):
+        encoded(tokenizer, row | {"history": [["Hello", "Hi"]]})
