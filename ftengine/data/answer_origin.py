@@ -78,22 +78,22 @@ class AnswerOrigin(Record):
         return validated(cls, RunDirectory(file.parent).read_json(file.name), file)
 
     def _differences(self, begun: AnswerOrigin) -> list[str]:
-        found = []
+        differences = []
         if begun.model != self.model:
-            found.append(f"the {begun.model} model answered before, and the {self.model} model would now")
-        found += [f"of the base model, {what} differ" for what in changes(begun.base, self.base)]
+            differences.append(f"the {begun.model} model answered before, and the {self.model} model would now")
+        differences += [f"of the base model, {what} differ" for what in changes(begun.base, self.base)]
         if begun.trained != self.trained and begun.model == self.model:
             same = f"run {begun.run!r} has changed (its trained part differs)"
-            found.append(same if begun.run == self.run else f"it was run {begun.run!r} and is {self.run!r}")
+            differences.append(same if begun.run == self.run else f"it was run {begun.run!r} and is {self.run!r}")
         was, now = ({key: x for key, x in flat(one.settings).items() if x != {}} for one in (begun, self))
         # Another run's own settings are no news beside that.
         keys = [key for key in {**was, **now} if was.get(key) != now.get(key) and begun.trained == self.trained]
-        found += [f"{key} was {_setting(was, key)} and is {_setting(now, key)}" for key in keys]
+        differences += [f"{key} was {_setting(was, key)} and is {_setting(now, key)}" for key in keys]
         if (begun.rows, begun.content) != (self.rows, self.content):
             count = f"{begun.rows:,} rows, now {self.rows:,}" if begun.rows != self.rows else "its rows differ"
             named = "" if begun.source == self.source else f"it was {begun.source!r} and is {self.source!r}; "
-            found.append(f"the input has changed ({named}{count})")
-        return found
+            differences.append(f"the input has changed ({named}{count})")
+        return differences
 
 
 def _setting(settings: Mapping[str, Any], key: str) -> str:

@@ -71,7 +71,7 @@ def _spread(lines: Path) -> set[str]:
                 names.setdefault(part, {}).update(dict.fromkeys(value))
             else:
                 whole.add(part)
-    return {part for part, found in names.items() if 0 < len(found) <= MOST_CLASSES} - whole
+    return {part for part, values in names.items() if 0 < len(values) <= MOST_CLASSES} - whole
 
 
 def _answers(lines: Path) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
@@ -101,8 +101,8 @@ def _is_vector(value: Any) -> bool:
 
 def _vector_of(answer: Any) -> list[float] | None:
     """Return the vector that an answer is, or its only one; None where there is none, or several."""
-    found = [x for x in (answer.values() if isinstance(answer, Mapping) else [answer]) if _is_vector(x)]
-    return found[0] if len(found) == 1 else None
+    vectors = [x for x in (answer.values() if isinstance(answer, Mapping) else [answer]) if _is_vector(x)]
+    return vectors[0] if len(vectors) == 1 else None
 
 
 def _separated(delimiter: str, rows: TableRows, columns: list[str], output: Path) -> None:

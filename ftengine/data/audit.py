@@ -126,11 +126,11 @@ def run_audits(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], regi
     data, findings, displays = replace(data, encoded=encoded), list[Finding](), list[Display]()
     for entry in registry.entries("audit"):
         audit = entry.cls()
-        for found in each(audit, "examine", audit.examine(data), (Finding, *get_args(Display))):  # type: ignore[attr-defined]
-            if isinstance(found, Finding):
-                findings.append(found.model_copy(update={"source": entry.name}))
+        for result in each(audit, "examine", audit.examine(data), (Finding, *get_args(Display))):  # type: ignore[attr-defined]
+            if isinstance(result, Finding):
+                findings.append(result.model_copy(update={"source": entry.name}))
             else:
-                displays.append(found)
+                displays.append(result)
     findings.sort(key=lambda finding: LEVELS.index(finding.level))
     facts = dict(data.facts)
     return AuditResult(
@@ -144,13 +144,13 @@ def run_audits(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], regi
 
 
 def _counts(rows: DataRows, numbers: np.ndarray, near: Near | None) -> dict[str, Any]:
-    found = np.unique(numbers)
+    distinct = np.unique(numbers)
     return {
         "source": rows.source,
         "rows": len(rows),
-        "distinct": len(found),
-        "duplicates": len(rows) - len(found),
-        "near_duplicates": 0 if near is None else len(found) - len(np.unique(near.groups[found])),
+        "distinct": len(distinct),
+        "duplicates": len(rows) - len(distinct),
+        "near_duplicates": 0 if near is None else len(distinct) - len(np.unique(near.groups[distinct])),
         "skipped": rows.skipped.model_dump(mode="json"),
     }
 
@@ -162,16 +162,16 @@ def _sources(
     result = []
     for source in dict.fromkeys(rows.source for rows in splits.values()):
         names = [name for name, rows in splits.items() if rows.source == source]
-        found = np.unique(np.concatenate([of[name] for name in names]))
-        inside = [] if near is None else near.pairs[np.isin(near.pairs, found).all(axis=1)][:SHOWN_PLACES].tolist()
+        members = np.unique(np.concatenate([of[name] for name in names]))
+        inside = [] if near is None else near.pairs[np.isin(near.pairs, members).all(axis=1)][:SHOWN_PLACES].tolist()
         first = splits[names[0]]
         result.append(
             {
                 "source": source,
                 "splits": names,
                 "rows": sum(len(splits[name]) for name in names),
-                "distinct": len(found),
-                "near_duplicates": 0 if near is None else len(found) - len(np.unique(near.groups[found])),
+                "distinct": len(members),
+                "near_duplicates": 0 if near is None else len(members) - len(np.unique(near.groups[members])),
                 "places": [f"{distinct.where(a)} ≈ {distinct.where(b)}" for a, b in inside],
                 "note": first.note,
                 "skipped": first.skipped.model_dump(mode="json"),

@@ -36,8 +36,8 @@ def augment(
     for augmenter, name in _numbered(augmenters):
         before, rows = rows, list[Example]()
         for i, one in enumerate(before):
-            found = augmenter.augment(one, task, random.Random(f"{seed}/{epoch}/{number}/{name}/{i}"))
-            made = list(each(augmenter, "augment", found, Mapping))
+            variants = augmenter.augment(one, task, random.Random(f"{seed}/{epoch}/{number}/{name}/{i}"))
+            made = list(each(augmenter, "augment", variants, Mapping))
             if epoch == 0:  # looking at every epoch's would take time and tell no more
                 _require_same_label(augmenter, task, one, made)
             rows += made

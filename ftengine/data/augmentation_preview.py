@@ -32,15 +32,15 @@ def before_and_after(split: EncodedSplit, count: int = 3, batch_size: int | None
         difference of its pixels (0 to 255, after resizing to the former size). Where batches are mixed, one more with
         the labels of a batch. JSON values.
     """
-    found = []
+    pairs = []
     for row in sample_rows(split) if not all(map(_mixes, split.augmenters)) else ():
         changed = split.augmented(row, 0)
         entry = _compared(split.task, split.rows[row], changed[0]) if changed else None
         if entry is not None:
-            found.append({"place": split.rows.where(row), **entry})
-        if len(found) == count:
+            pairs.append({"place": split.rows.where(row), **entry})
+        if len(pairs) == count:
             break
-    return found + _mixed(split, count if batch_size is None else min(count, batch_size))
+    return pairs + _mixed(split, count if batch_size is None else min(count, batch_size))
 
 
 def without_effect(split: EncodedSplit) -> list[str]:

@@ -82,9 +82,9 @@ def _most(
     """Return how many examples, `fit` or more, may be computed together."""
 
     def allowed(part: np.ndarray) -> bool:
-        found = computed(part)
-        share = found is not None and found < lengths[part].sum()
-        return found is not None and found <= (max(tokens, 2 * int(lengths[part].max())) if share else tokens)
+        cost = computed(part)
+        share = cost is not None and cost < lengths[part].sum()
+        return cost is not None and cost <= (max(tokens, 2 * int(lengths[part].max())) if share else tokens)
 
     count = tried = len(mine)
     while fit < count:

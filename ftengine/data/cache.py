@@ -38,7 +38,7 @@ ROW = "__row__"
 BATCH_ROWS = 1000
 _BATCH_BYTES = 1 << 24
 
-Found = TypeVar("Found")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,11 @@ class Reading:
         reader: Reader = self.make()
         try:
             with self._readable():
-                found = reader.read(self.path)
-            if isinstance(found, pa.RecordBatchReader):
-                facts = self._write_columns(found, target)
+                content = reader.read(self.path)
+            if isinstance(content, pa.RecordBatchReader):
+                facts = self._write_columns(content, target)
             else:
-                facts = self._write_rows(each(reader, "read", found, (Row, BrokenRow)), target)
+                facts = self._write_rows(each(reader, "read", content, (Row, BrokenRow)), target)
         except BrokenRow as error:
             after = " Nothing after it can be read; repair the file." if error.place else ""
             after = f" {error.repair}." if error.repair else after
@@ -118,7 +118,7 @@ class Reading:
         facts |= {"note": reader.describe(self.path), "hint": reader.hint(self.path, facts["columns"])}
         return facts
 
-    def _write_rows(self, found: Iterable[Row | BrokenRow], target: Any) -> dict[str, Any]:
+    def _write_rows(self, stream: Iterable[Row | BrokenRow], target: Any) -> dict[str, Any]:
         import pyarrow as pa
 
         columns: dict[str, None] = {}  # in order of appearance
@@ -126,7 +126,7 @@ class Reading:
 
         def kept() -> Iterator[tuple[str, bytes]]:
             nonlocal skipped
-            for one in self._guarded(found):
+            for one in self._guarded(stream):
                 if isinstance(one, Row) and not isinstance(one.values, Mapping):
                     raise PluginError(
                         f"{named(self.make())}: read() returned the row {place_of(self.source, one.place)} with "
@@ -162,20 +162,20 @@ class Reading:
         check_free(self.source, list(columns))
         return {"columns": list(columns), "skipped": {"count": skipped, "first": first}}
 
-    def _write_columns(self, found: Any, target: Any) -> dict[str, Any]:
+    def _write_columns(self, stream: Any, target: Any) -> dict[str, Any]:
         """Write record batches, one at a time; return their columns."""
         import pyarrow as pa
 
-        check_free(self.source, found.schema.names)
+        check_free(self.source, stream.schema.names)
         # Categories become the values that they stand for, as `datasets` has no type for them.
         plain = [
             field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
-            for field in found.schema
+            for field in stream.schema
         ]
-        schema = pa.schema(plain, found.schema.metadata)
+        schema = pa.schema(plain, stream.schema.metadata)
         done = size = 0
         with pa.ipc.new_stream(target, schema.append(pa.field(LINE, pa.int64()))) as writer:
-            for batch in chain.from_iterable(map(_pieces, self._guarded(found))):
+            for batch in chain.from_iterable(map(_pieces, self._guarded(stream))):
                 table = pa.Table.from_batches([batch]).cast(schema)
                 size += table.nbytes
                 self._check_unfolded(size)
@@ -184,16 +184,16 @@ class Reading:
                 done += len(batch)
         if not done:
             raise DataError(f"{self.source} holds no rows; it must hold at least one example.")
-        return {"columns": found.schema.names, "skipped": {"count": 0, "first": []}}
+        return {"columns": stream.schema.names, "skipped": {"count": 0, "first": []}}
 
     def _check_unfolded(self, size: int) -> None:
         """Refuse rows of so many bytes where they come from a far smaller file."""
         if os.path.isfile(self.path):
             check_unfolded(self.path, size)
 
-    def _guarded(self, found: Iterable[Found]) -> Iterator[Found]:
+    def _guarded(self, items: Iterable[Item]) -> Iterator[Item]:
         with self._readable():
-            yield from found
+            yield from items
 
     @contextmanager
     def _readable(self) -> Iterator[None]:

@@ -45,13 +45,13 @@ def make_private(folder: Path) -> None:
     Rows are copies of files that may be private, and what lies here is trained on without a further look.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.stat()
-    if found.st_uid != os.geteuid():
+    status = folder.stat()
+    if status.st_uid != os.geteuid():
         raise DataError(
             f"the cache {folder} belongs to another user, who could change the rows in it. Name a folder of your own "
             f"with {CACHE_VARIABLE}."
         )
-    if found.st_mode & 0o077:
+    if status.st_mode & 0o077:
         folder.chmod(0o700)
 
 
@@ -131,9 +131,9 @@ def make_room(folder: Path, keep: Path, limit: float) -> None:
         with suppress(OSError):
             if now - left.stat().st_mtime > _ABANDONED:
                 shutil.rmtree(left)
-    found = sorted(entries(folder), key=lambda entry: entry[1])
-    total = sum(size for _, _, size in found)
-    for entry, used, size in found:
+    by_use = sorted(entries(folder), key=lambda entry: entry[1])
+    total = sum(size for _, _, size in by_use)
+    for entry, used, size in by_use:
         if total > limit and entry != keep and now - used > _IN_USE:
             shutil.rmtree(entry, ignore_errors=True)
             total -= size

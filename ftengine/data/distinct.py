@@ -39,9 +39,9 @@ class Distinct:
 
     def members(self, name: str) -> np.ndarray:
         """Return (distinct,) whether each occurs in a split."""
-        found = np.zeros(len(self), dtype=bool)
-        found[self.of[name]] = True
-        return found
+        mask = np.zeros(len(self), dtype=bool)
+        mask[self.of[name]] = True
+        return mask
 
     def sides(self) -> np.ndarray:
         """Return (distinct,) uint8, the bits of which are the splits in which each occurs."""

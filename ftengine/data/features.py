@@ -44,8 +44,8 @@ class KeptFeatures:
     def __iter__(self) -> Iterator[Features | DataError]:
         """Yield the features of each row, or why there are none."""
         for text in self._texts:
-            found = json.loads(text.as_py())
-            yield DataError(found["error"]) if list(found) == ["error"] else found
+            features = json.loads(text.as_py())
+            yield DataError(features["error"]) if list(features) == ["error"] else features
 
 
 def features_key(content: str, task: Task, processor: Any, max_length: int | None) -> str | None:
@@ -58,19 +58,19 @@ def features_key(content: str, task: Task, processor: Any, max_length: int | Non
     return blake2b(json.dumps(depends).encode(), digest_size=20).hexdigest()
 
 
-def keep_features(key: str, source: str, found: Iterable[Features | DataError]) -> KeptFeatures | None:
-    """Return the features under a key, taken from `found` where none are kept; None where they cannot be kept.
+def keep_features(key: str, source: str, features: Iterable[Features | DataError]) -> KeptFeatures | None:
+    """Return the features under a key, taken from `features` where none are kept; None where they cannot be kept.
 
     Args:
         source: what the rows are called, for messages.
-        found: of each row, its features or why there are none; asked for only where nothing is kept.
+        features: of each row, its features or why there are none; asked for only where nothing is kept.
     """
     import pyarrow as pa
 
     def write(folder: Path) -> dict[str, Any]:
         schema = pa.schema([("features", pa.large_string())])
         with pa.ipc.new_stream(str(folder / ROWS), schema) as writer:
-            rows = map(_text, found)
+            rows = map(_text, features)
             while texts := list(islice(rows, BATCH_ROWS)):
                 writer.write_batch(pa.record_batch([pa.array(texts, pa.large_string())], schema))
         return {}
@@ -127,14 +127,14 @@ def _identity(value: Any, covered: set[str]) -> Any:
     return [type(value).__module__, type(value).__qualname__, vars(value)]
 
 
-def _text(found: Features | DataError) -> str:
+def _text(features: Features | DataError) -> str:
     """Return features as JSON (Unkeepable: they would not be the same again)."""
-    if isinstance(found, DataError):
-        return json.dumps({"error": str(found)})
+    if isinstance(features, DataError):
+        return json.dumps({"error": str(features)})
     try:
-        text = json.dumps(found)
+        text = json.dumps(features)
     except (TypeError, ValueError):
         raise Unkeepable from None
-    if json.loads(text) != found:
+    if json.loads(text) != features:
         raise Unkeepable
     return text

@@ -31,10 +31,10 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 def size_in(variable: str, default: str) -> float:
     """Return the bytes that an environment variable gives, as in 5GB (InputError: it is no size)."""
     text = os.environ.get(variable) or default
-    found = _SIZE.fullmatch(text.upper())
-    if found is None:
+    match = _SIZE.fullmatch(text.upper())
+    if match is None:
         raise InputError(f"{variable}={text}: write bytes, or a number with KB, MB, GB or TB, as in 5GB.")
-    return float(found[1]) * _UNITS[found[2] or ""]
+    return float(match[1]) * _UNITS[match[2] or ""]
 
 
 def check_unfolded(source: str, rows: int) -> None:

@@ -74,12 +74,12 @@ def leaked(
     distinct: Distinct, near: Near | None, split: str, others: list[str], groups: Mapping[str, np.ndarray]
 ) -> np.ndarray:
     """Say which rows of a split, or whose groups, are also in one of the others."""
-    found = np.zeros(len(distinct.of[split]), dtype=bool)
+    mask = np.zeros(len(distinct.of[split]), dtype=bool)
     for name in others:
-        found |= _partners(distinct, near, name)[distinct.of[split]] >= 0
+        mask |= _partners(distinct, near, name)[distinct.of[split]] >= 0
         if groups:
-            found |= np.isin(groups[split], groups[name])
-    return found
+            mask |= np.isin(groups[split], groups[name])
+    return mask
 
 
 def _partners(distinct: Distinct, near: Near | None, name: str) -> np.ndarray:

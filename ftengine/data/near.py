@@ -88,12 +88,12 @@ def normalised(text: str) -> list[str]:
 def bag(words: Collection[str], shared: Collection[str] = ()) -> list[str]:
     """Number repeated words, so that sets of the result are compared as bags; shared ones are left out."""
     count: dict[str, int] = {}
-    found = []
+    numbered = []
     for word in words:
         if word not in shared:
             times = count[word] = count.get(word, 0) + 1
-            found.append(word if times == 1 else f"{word} {times}")
-    return found
+            numbered.append(word if times == 1 else f"{word} {times}")
+    return numbered
 
 
 def compared_words(words: Collection[str], form: Collection[str]) -> list[str]:
@@ -175,7 +175,7 @@ class _Sketches:
         if parts:
             order = np.argsort(self.members)  # the order of hashes again, so that files in another order change nothing
             self.members = self.members[order]
-            self.bands, self.sketches = (np.concatenate(found)[order] for found in zip(*parts, strict=True))
+            self.bands, self.sketches = (np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True))
 
     def _words(self, distinct: Distinct, form: Collection[str]) -> Iterator[tuple[int, list[str]]]:
         for number, text in distinct.texts():
@@ -183,10 +183,10 @@ class _Sketches:
             if not words:
                 continue
             self.keys[number] = int.from_bytes(blake2b(" ".join(words).encode(), digest_size=8).digest(), "big") or 1
-            found = compared_words(words, form)
-            self.boilerplate += len(words) >= FEWEST_WORDS and len(found) <= len(words) / 5
-            if len(found) >= FEWEST_WORDS:
-                yield number, found
+            compared = compared_words(words, form)
+            self.boilerplate += len(words) >= FEWEST_WORDS and len(compared) <= len(words) / 5
+            if len(compared) >= FEWEST_WORDS:
+                yield number, compared
 
     def _sketch(self, bags: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
         from rensa import RMinHash

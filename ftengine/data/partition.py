@@ -142,9 +142,9 @@ def folds(groups: np.ndarray, k: int, source: str = "the data", targets: np.ndar
         )
     stratum = np.zeros(len(sizes), dtype=np.int64)
     if targets is not None:
-        group, found, count = _pairs(group_of, np.unique(targets, return_inverse=True)[1])
+        group, target, count = _pairs(group_of, np.unique(targets, return_inverse=True)[1])
         fullest = np.lexsort((count, group))  # of each group the last is its most frequent target
-        stratum[group[fullest]] = found[fullest]
+        stratum[group[fullest]] = target[fullest]
     rows = np.zeros((stratum.max() + 1, k))
     total = np.zeros(k)
     fold_of = np.empty(len(sizes), dtype=np.int64)

@@ -31,13 +31,13 @@ def choose_reader(
     """
     if spec["name"] != AUTO and not lenient:
         return registry.factory("reader", spec, "data.reader")
-    if (found := accepting(source, registry, spec)) is None:
+    if (factory := accepting(source, registry, spec)) is None:
         ending = f"files with the suffix {Path(source).suffix.lower()!r} are not read"
         what = ending if Path(source).is_file() else "no reader accepts it"
         raise DataError(
             f"{shown}: {what}. {data_is(registry)}. For another suffix, name data.reader.{registry.blocked()}"
         )
-    return found
+    return factory
 
 
 def accepting(source: str, registry: Registry, spec: Mapping[str, Any]) -> Factory | None:

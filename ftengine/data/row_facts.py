@@ -30,14 +30,14 @@ class RowFacts:
 
     def gathered(self, encoded: Iterable[Features | DataError]) -> Iterator[Features | DataError]:
         """Yield what was made of rows, and note what is told of them."""
-        for i, found in enumerate(encoded):
-            if not isinstance(found, DataError):
-                self.counts.update(found.get("counts", ()))
-                if found["weight"] and "kind" in found:
-                    self.kinds.setdefault(found["kind"], i)
-                if not found["weight"] and found.get("untrained"):
-                    self.reasons[found["untrained"]] += 1
-            yield found
+        for i, features in enumerate(encoded):
+            if not isinstance(features, DataError):
+                self.counts.update(features.get("counts", ()))
+                if features["weight"] and "kind" in features:
+                    self.kinds.setdefault(features["kind"], i)
+                if not features["weight"] and features.get("untrained"):
+                    self.reasons[features["untrained"]] += 1
+            yield features
 
     def to_json(self) -> dict[str, Any]:
         """Return what audits see."""
@@ -60,16 +60,16 @@ def in_parts(rows: DataRows, task: Task, processor: Any) -> DataRows:
 
 def nothing_left(name: str, rows: DataRows, counts: np.ndarray, reasons: Counter[str], skipped: int) -> str:
     """Say why no row of a split is trained on; the length limit is the one that rows were cut to, whoever set it."""
-    found, cut = f"{len(counts):,} have no token to train on", counts["sequence"][counts["truncated"] != 0]
+    detail, cut = f"{len(counts):,} have no token to train on", counts["sequence"][counts["truncated"] != 0]
     if reasons:
         told = (why if times == len(counts) else f"of {times:,} {why}" for why, times in reasons.most_common())
-        found += f" ({'; '.join(told)})"
+        detail += f" ({'; '.join(told)})"
     if len(cut):
-        found += f", {len(cut):,} were cut to {cut.max():,} tokens"
+        detail += f", {len(cut):,} were cut to {cut.max():,} tokens"
     if skipped:
-        found += f", {skipped:,} were skipped"
+        detail += f", {skipped:,} were skipped"
     return (
-        f"nothing is left to learn from in the {name} split ({rows.source}): of {len(rows):,} rows {found}. Check the "
+        f"nothing is left to learn from in the {name} split ({rows.source}): of {len(rows):,} rows {detail}. Check the "
         "columns, the task's max_length (virtual tokens count towards the model's limit) and which tokens the loss is "
         "on."
     )

@@ -206,18 +206,18 @@ def _groups(section: DataSection, hashes: RowHashes, distinct: Distinct, near: N
 
 
 def _require_groups(
-    section: DataSection, hashes: RowHashes, distinct: Distinct, near: Near | None, found: int, parts: list[str]
+    section: DataSection, hashes: RowHashes, distinct: Distinct, near: Near | None, available: int, parts: list[str]
 ) -> None:
     """Refuse a column that makes too few groups to divide, and say what joins its values."""
     split, rows = section.split, hashes.splits["train"]
-    if found >= (split.folds or len(parts) + 1):
+    if available >= (split.folds or len(parts) + 1):
         return
     task = f"for {split.folds} folds" if split.folds else f"to hold out {' and '.join(parts)} and keep one for training"
     grouped, of = hashes.keys["train"], distinct.of["train"]
     kinds = len(np.unique(grouped))
-    said = f"{counted(found, 'group')} of column {section.group_column!r}"
-    cures = [f"take {found} folds at most (--folds or data.split.folds)"] if split.folds and found > 1 else []
-    if found < kinds:
+    said = f"{counted(available, 'group')} of column {section.group_column!r}"
+    cures = [f"take {available} folds at most (--folds or data.split.folds)"] if split.folds and available > 1 else []
+    if available < kinds:
         equal = of if near is None else near.groups[of]
         order = np.lexsort((grouped, equal))
         here, then = order[:-1], order[1:]
@@ -254,7 +254,7 @@ def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, DataRows], section
         serious = [leak for leak in serious if leak["count"] or leak.get("groups")]
     if not serious:
         return
-    found = [describe(leak, splits, section) for leak in serious]
+    descriptions = [describe(leak, splits, section) for leak in serious]
     apart = section.split.duplicates == "apart" and cutting
     cures = ["set data.split.duplicates: together, which keeps them on one side"] if apart else []
     cures.append("take them out of training with data.leaks: drop")
@@ -262,7 +262,7 @@ def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, DataRows], section
     cures += ["compare equal rows only with data.near_duplicates: null"] if near else []
     cures.append("measure them separately with data.leaks: warn")
     raise DataError(
-        f"{'; '.join(found)}. Figures on them say nothing about new data (data.leaks: {section.leaks}). "
+        f"{'; '.join(descriptions)}. Figures on them say nothing about new data (data.leaks: {section.leaks}). "
         f"Either {', or '.join(cures)}."
     )
 

@@ -105,13 +105,13 @@ def times(splits: Mapping[str, DataRows], column: str) -> dict[str, np.ndarray]:
         _require(rows, column)
         result[name] = np.empty(len(rows))
         for i, row in enumerate(rows):
-            found = _time(row[column])
-            if found is None:
+            parsed = _time(row[column])
+            if parsed is None:
                 raise DataError(
                     f"{rows.where(i)}: {str(row[column])[:60]!r} in column {column!r} is not a time; data.split.by: "
                     "time takes numbers, or dates as in 2024-05-31 or 2024-05-31T18:00:00+02:00."
                 )
-            result[name][i], kind = found
+            result[name][i], kind = parsed
             if kind not in kinds:
                 kinds[kind] = f"{kind}s ({rows.where(i)})"
             if len(kinds) > 1:
@@ -149,7 +149,7 @@ def find_overlap(
         For each: "split", "rows" (no later than the last of training), "begins" and "ends" (the times where it begins
         and training ends, as they are written) and "places" of the two.
     """
-    found = []
+    overlaps = []
     last = int(np.argmax(times["train"]))
     for name in held:
         first = int(np.argmin(times[name]))
@@ -157,8 +157,8 @@ def find_overlap(
             ends = ((name, first), ("train", last))
             begin, end = (str(splits[part][row][column])[:60] for part, row in ends)
             places = [splits[part].where(row) for part, row in ends]
-            found.append({"split": name, "rows": early, "begins": begin, "ends": end, "places": places})
-    return found
+            overlaps.append({"split": name, "rows": early, "begins": begin, "ends": end, "places": places})
+    return overlaps
 
 
 def _time(value: Any) -> tuple[float, str] | None:

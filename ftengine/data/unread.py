@@ -58,7 +58,7 @@ class _Trial:
             return []
         paths, half = list(tried), len(tried) // 2
         return [
-            found for part in (paths[:half], paths[half:]) for found in self.without_effect({p: tried[p] for p in part})
+            path for part in (paths[:half], paths[half:]) for path in self.without_effect({p: tried[p] for p in part})
         ]
 
     def _matter(self, tried: Mapping[Path, Sequence[int]]) -> bool:

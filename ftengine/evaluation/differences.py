@@ -106,9 +106,9 @@ def _judged(
 ) -> Difference:
     """Return a difference, and whether it is for the better; `least` is the smallest that would be detected."""
     p, test = tested or (None, None)
-    found = Difference(value, *interval, p, None, least, test)
-    better = None if higher is None or not is_beyond_chance(found) else (value > 0) == higher
-    return replace(found, better=better)
+    difference = Difference(value, *interval, p, None, least, test)
+    better = None if higher is None or not is_beyond_chance(difference) else (value > 0) == higher
+    return replace(difference, better=better)
 
 
 def _subtract(tuned: np.ndarray, base: np.ndarray, n: int) -> np.ndarray:
@@ -214,11 +214,11 @@ def difference_of_differences(
     first: Mapping[str, Difference], second: Mapping[str, Difference]
 ) -> dict[str, Difference]:
     """Return second minus first of differences on different examples, from their intervals; it has no test."""
-    found = {}
+    differences = {}
     for name, one in second.items():
         other = first.get(name)
         if other is not None and math.isfinite(one.value - other.value):
             sides = (other.low, other.high), (one.low, one.high)
             interval = subtracted_interval(other.value, one.value, *sides, 0.0)
-            found[name] = Difference(one.value - other.value, *interval, None, None)
-    return found
+            differences[name] = Difference(one.value - other.value, *interval, None, None)
+    return differences

@@ -50,12 +50,12 @@ def exact_test(
     if base is None or tuned is None:
         return {}
     sides = [ExampleScores(side.score[seen], side.right[seen]) for side in (base, tuned)]
-    found = mcnemar(sides[0], sides[1], weights.under(seen))
-    if found is None or found["p"] is None:
+    comparison = mcnemar(sides[0], sides[1], weights.under(seen))
+    if comparison is None or comparison["p"] is None:
         return {}
     shares = [side.right.mean() for side in sides]  # nan, which is close to nothing, where one is neither
     names = [name for name in before if name in after]
-    exact = PValue(found["p"], "mcnemar")
+    exact = PValue(comparison["p"], "mcnemar")
     return {n: exact for n in names if np.allclose([before[n].value, after[n].value], shares, rtol=0, atol=1e-9)}
 
 
@@ -94,14 +94,14 @@ def single_examples(
 
     duplicates, name = tables[0].duplicates, scored_by(*scores)
     improved, worse = ([], []) if name is None else most_changed(scores[0][name], scores[1][name], duplicates)
-    found = {"evaluator": name, "improved": items(name, improved), "worse": items(name, worse)}
+    examples = {"evaluator": name, "improved": items(name, improved), "worse": items(name, worse)}
     for by, judged in scores[1].items():
         sure = np.full(len(duplicates), np.nan) if judged.wrong_confidence is None else judged.wrong_confidence
         wrong = np.flatnonzero(~np.isnan(sure))
         surest = _first(wrong[np.argsort(-sure[wrong], kind="stable")], duplicates)
         if told := [item | {"confidence": float(sure[i])} for item, i in zip(items(by, surest), surest, strict=True)]:
-            found.setdefault("mistakes", told)
-    return found
+            examples.setdefault("mistakes", told)
+    return examples
 
 
 def answers_to_read(of: EvalSet, base: Predictions, tuned: Predictions) -> dict[str, Any]:
@@ -110,12 +110,12 @@ def answers_to_read(of: EvalSet, base: Predictions, tuned: Predictions) -> dict[
     What one of them could not answer is left out. Likely personal data is redacted: by its form, and wherever the
     answers repeat what the row has of it.
     """
-    rows, found = of.split.index[of.answered], []
+    rows, answers = of.split.index[of.answered], []
     for i in np.flatnonzero(base.answered & tuned.answered & np.isin(base.columns["row"], rows)).tolist():
         asked, answer = base.prediction(i), tuned.prediction(i)
         row = int(base.columns["row"][i])
         personal = _personal(of.split, row)
-        found.append(
+        answers.append(
             {
                 "place": of.split.rows.where(row),
                 "prompt": _shortened_text(asked["prompt"], personal),
@@ -124,7 +124,7 @@ def answers_to_read(of: EvalSet, base: Predictions, tuned: Predictions) -> dict[
                 "tuned": _shortened_text(answer["completion"], personal),
             }
         )
-    return {"answers": found, "answered_with": dict(of.options)}
+    return {"answers": answers, "answered_with": dict(of.options)}
 
 
 def _shortened_text(text: str, personal: Iterable[str]) -> str:

@@ -67,23 +67,23 @@ def measure(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, Res
     shares = by_resample(partial(evaluator.proportions, rows), weights) if overrides(evaluator, "proportions") else {}
     figures, freedom, rows_of_groups = {}, weights.freedom, len(weights) if weights.grouped else None
     for name, metric in evaluator.metrics.items():
-        value, found = plain[name], resampled.get(name)
-        if found is None or not metric.interval:  # what resamples of it say is not true of it
-            found = np.full(weights.resamples, np.nan)
+        value, values = plain[name], resampled.get(name)
+        if values is None or not metric.interval:  # what resamples of it say is not true of it
+            values = np.full(weights.resamples, np.nan)
         size, most = weights.worth(unequal.get(name)), None
         if metric.proportion or name in trials:
             most = min(float(trials.get(name, weights.examples)), weights.examples)
-            interval = score_interval(value, found, most, size, freedom)
+            interval = score_interval(value, values, most, size, freedom)
         elif name in shares:
-            interval = excess_interval(value, found, *shares[name], weights.examples, size, freedom)
+            interval = excess_interval(value, values, *shares[name], weights.examples, size, freedom)
         else:
-            interval = percentile_interval(found, size)
+            interval = percentile_interval(values, size)
         scored = most is not None or name in shares
         figures[name] = ResampledFigure(
             metric,
             evaluator.name,
             value,
-            found,
+            values,
             interval,
             weights.groups,
             size,
@@ -95,22 +95,22 @@ def measure(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, Res
     return figures
 
 
-def _numbers(evaluator: Evaluator, found: Any) -> dict[str, float]:
+def _numbers(evaluator: Evaluator, scores: Any) -> dict[str, float]:
     """Return what an evaluator scores (PluginError: other metrics than it declares, or no numbers)."""
-    if not isinstance(found, Mapping):
-        raise wrong(evaluator, "score", found, "a mapping of metrics to numbers")
-    if found.keys() != evaluator.metrics.keys():
+    if not isinstance(scores, Mapping):
+        raise wrong(evaluator, "score", scores, "a mapping of metrics to numbers")
+    if scores.keys() != evaluator.metrics.keys():
         raise PluginError(
-            f"{named(evaluator)}: score() returned metrics {sorted(found)} and declares {sorted(evaluator.metrics)}; "
+            f"{named(evaluator)}: score() returned metrics {sorted(scores)} and declares {sorted(evaluator.metrics)}; "
             "they have to be the same."
         )
-    for name, value in found.items():
+    for name, value in scores.items():
         if not isinstance(value, Real):
             raise wrong(evaluator, "score", value, f"a number for {name!r}")
         # Means of ones and zeros round.
         if evaluator.metrics[name].proportion and not (math.isnan(value) or -1e-6 <= float(value) <= 1 + 1e-6):
             raise wrong(evaluator, "score", value, f"a number from 0 to 1 for {name!r}, which it declares a proportion")
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(value) for name, value in scores.items()}
 
 
 def _resampled(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, np.ndarray]:
@@ -149,7 +149,7 @@ def details(evaluator: Evaluator, rows: Rows, weights: Weights) -> tuple[dict[st
         return facts, displays
 
     def estimate(values: Callable[[np.ndarray], np.ndarray], trials: Sequence[float] | None = None) -> list[Estimate]:
-        plain, size, found = values(np.ones((1, len(weights))))[0], weights.worth(), []
+        plain, size, result = values(np.ones((1, len(weights))))[0], weights.worth(), []
         for i, (value, drawn) in enumerate(zip(map(float, plain), weights.resample(values).T, strict=True)):
             if trials is None:
                 interval = percentile_interval(drawn, size)
@@ -157,8 +157,8 @@ def details(evaluator: Evaluator, rows: Rows, weights: Weights) -> tuple[dict[st
                 most = min(float(trials[i]), weights.examples)
                 interval = score_interval(value, drawn, most, size, weights.freedom)
             of = (len(weights), size) if weights.grouped else (None, None)
-            found.append(Estimate(value, *interval, weights.groups, *of))
-        return found
+            result.append(Estimate(value, *interval, weights.groups, *of))
+        return result
 
     with np.errstate(all="ignore"):
         for one in each(evaluator, "details", evaluator.details(rows, estimate), (tuple, *get_args(Display))):

@@ -42,7 +42,7 @@ def _not_finite(value: Any, key: str) -> str:
     """Return the key of a number that is not finite, "" where all are."""
     if isinstance(value, Mapping):
         inner = ((str(name), one) for name, one in value.items())
-        return next((found for name, one in inner if (found := _not_finite(one, f"{key}.{name}".strip(".")))), "")
+        return next((path for name, one in inner if (path := _not_finite(one, f"{key}.{name}".strip(".")))), "")
     if isinstance(value, (list, tuple)):
-        return next((found for one in value if (found := _not_finite(one, key))), "")
+        return next((path for one in value if (path := _not_finite(one, key))), "")
     return (key or "answer") if isinstance(value, float) and not math.isfinite(value) else ""

@@ -101,10 +101,10 @@ def calibrate(task: Task, plan: EvalPlan, tuned: EvalResult) -> tuple[dict[str, 
     if of is None:
         return {}, "it had no validation split to fit on (recipe key data.validation)"
     try:
-        found = task.calibrate(tuned.predictions(of).by_key())
+        fitted = task.calibrate(tuned.predictions(of).by_key())
     except DataError as error:
         return {}, str(error).removesuffix(".")
-    return json_mapping(task, "calibrate", found), ""
+    return json_mapping(task, "calibrate", fitted), ""
 
 
 def evaluate(
@@ -134,16 +134,16 @@ def measure_all(plan: EvalPlan, result: EvalResult, listener: Listener | None = 
     if plan.validation is not None:
         fit(plan.validation.evaluators, result.predictions(plan.validation))
     seconds = defaultdict[Evaluator, float](float)
-    found, every = {}, list[tuple[EvalSet | Benchmark, Sequence[Evaluator], Sequence[Evaluator]]]()
+    measured, every = {}, list[tuple[EvalSet | Benchmark, Sequence[Evaluator], Sequence[Evaluator]]]()
     every += [(one, one.evaluators, one.answering) for one in plan.sets() if one is not plan.validation]
     every += [(asked, [asked.evaluator], ()) for asked in plan.benchmarks]
     for one, evaluators, answering in every:
         predictions = result.predictions(one)
         weights = predictions.weights(plan.seed, plan.resamples)
-        found[one.name] = Measured(predictions)
+        measured[one.name] = Measured(predictions)
         for evaluator in evaluators:
             began = time.monotonic()
-            found[one.name].add(evaluator, weights, answering=evaluator in answering)
+            measured[one.name].add(evaluator, weights, answering=evaluator in answering)
             seconds[evaluator] += time.monotonic() - began
     for evaluator, took in seconds.items():
         if listener is not None and took > LONG:
@@ -152,20 +152,20 @@ def measure_all(plan: EvalPlan, result: EvalResult, listener: Listener | None = 
                 f"{named(evaluator)} took {took:,.0f} s to measure the base in {plan.resamples:,} resamples, and will "
                 f"again for the tuned model and each slice (evaluation.resamples: less takes less){repair}"
             )
-    return found
+    return measured
 
 
 def _report(plan: EvalPlan, before: Mapping[str, Measured], after: Mapping[str, Measured]) -> record.EvaluationResult:
     """Return what evaluation.json holds; no figures without a held-out split."""
-    held, clean, found = plan.held_out, None, dict[str, Any]()
+    held, clean, fields = plan.held_out, None, dict[str, Any]()
     if held is None:
-        found = {"base": {}, "tuned": {}, "difference": {}, "details": record.Details(), "displays": record.Displays()}
+        fields = {"base": {}, "tuned": {}, "difference": {}, "details": record.Details(), "displays": record.Displays()}
     else:
         base, clean = before[held.name], after[held.name]
-        found = {**compared(base, clean), "paired": paired(base, clean), "slices": _slices(plan, held, base, clean)}
+        fields = {**compared(base, clean), "paired": paired(base, clean), "slices": _slices(plan, held, base, clean)}
     if plan.training is not None:
         sides = before[plan.training.name], after[plan.training.name]
-        found["training"] = _training(*sides, None if held is None else (before[held.name], after[held.name]))
+        fields["training"] = _training(*sides, None if held is None else (before[held.name], after[held.name]))
     return record.EvaluationResult(
         split=plan.split,
         metrics=declarations(one.figures for one in reversed(list(after.values()))),
@@ -173,7 +173,7 @@ def _report(plan: EvalPlan, before: Mapping[str, Measured], after: Mapping[str, 
             *(_probe(probe, before, after, clean) for probe in plan.probes),
             *(_benchmark(asked, before[asked.name], after[asked.name]) for asked in plan.benchmarks),
         ),
-        **found,
+        **fields,
     )
 
 
@@ -201,8 +201,8 @@ def exact_of(base: Measured, tuned: Measured) -> dict[str, PValue]:
 def paired(base: Measured, tuned: Measured) -> record.Paired | None:
     """Return what both, one or neither got right, with McNemar's p; None where nothing is right or wrong."""
     name = scored_by(base.scores, tuned.scores)
-    found = None if name is None else mcnemar(base.scores[name], tuned.scores[name], tuned.predictions.weights(0, 0))
-    return None if found is None else record.Paired(evaluator=name or "", **found)
+    counts = None if name is None else mcnemar(base.scores[name], tuned.scores[name], tuned.predictions.weights(0, 0))
+    return None if counts is None else record.Paired(evaluator=name or "", **counts)
 
 
 def _slices(plan: EvalPlan, held: EvalSet, base: Measured, tuned: Measured) -> dict[str, record.SlicedColumn]:
@@ -228,7 +228,7 @@ def _training(base: Measured, tuned: Measured, held: tuple[Measured, Measured] |
             for score, right, place in zip(*columns, strict=True)
         )
         judged = record.Judged(evaluator=name, rows=tuple(rows))
-    figures = {what: found for what, found in compared(base, tuned).items() if what in record.OnTraining.model_fields}
+    figures = {what: values for what, values in compared(base, tuned).items() if what in record.OnTraining.model_fields}
     if held is not None:
         figures["base_gap"], figures["gap"] = (
             gaps_between(new.figures, seen.figures) for new, seen in zip(held, (base, tuned), strict=True)

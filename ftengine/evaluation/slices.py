@@ -110,14 +110,14 @@ class _Divided:
         weights: Weights,
         small: int,
     ) -> None:
-        found, first, codes, counts = np.unique(
+        distinct, first, codes, counts = np.unique(
             values.astype(str), return_index=True, return_inverse=True, return_counts=True
         )
-        order = sorted(range(len(found)), key=lambda i: (-counts[i], first[i]))[:MOST_VALUES]
-        rank = np.full(len(found), -1)
+        order = sorted(range(len(distinct)), key=lambda i: (-counts[i], first[i]))[:MOST_VALUES]
+        rank = np.full(len(distinct), -1)
         rank[order] = range(len(order))
         self.column, self.codes = column, rank[codes.ravel()]
-        self.names = [as_text(str(found[i])) for i in order]
+        self.names = [as_text(str(distinct[i])) for i in order]
         self.left_out = int((self.codes < 0).sum())
         self.two = len(order) == 2 and not self.left_out
         directed = (name for name, one in evaluator.metrics.items() if one.higher_is_better is not None)
@@ -139,20 +139,20 @@ class _Divided:
 
     def tests(self) -> dict[int, float | None]:
         """Return the p-values of the slices' differences, small ones left out."""
-        tested = {i: found[self.metric] for i, found in enumerate(self.differences) if self.metric in found}
+        tested = {i: by_metric[self.metric] for i, by_metric in enumerate(self.differences) if self.metric in by_metric}
         return {i: one.p for i, one in tested.items() if not self.small[i]}
 
     def report(self, gaps: Mapping[Question, float], tests: Mapping[Question, float]) -> SlicedColumn:
         """Return what evaluation.json says of the column, given adjusted p-values of gaps and differences."""
-        found = {i: replace(gap, p_adjusted=gaps.get(self.question(i))) for i, gap in self.gaps.items()}
-        order = sorted(found, key=self._near_end)
+        adjusted = {i: replace(gap, p_adjusted=gaps.get(self.question(i))) for i, gap in self.gaps.items()}
+        order = sorted(adjusted, key=self._near_end)
         rarer = (i for i in order if (self.codes == i).sum() < USUAL * len(self.codes))
         worst = next(rarer, order[0]) if len(self.names) > 1 and order else None
-        order += [i for i in range(len(self.names)) if i not in found]
+        order += [i for i in range(len(self.names)) if i not in adjusted]
         before = None if worst is None else self._gap("base", worst)
         return SlicedColumn(
             metric=self.metric,
-            slices=tuple(self._slice(i, found.get(i), tests.get((self.column, i))) for i in order),
+            slices=tuple(self._slice(i, adjusted.get(i), tests.get((self.column, i))) for i in order),
             worst=None if worst is None else self.names[worst],
             base_gap=None if before is None else before.difference(),
             left_out=self.left_out,

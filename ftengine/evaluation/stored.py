@@ -45,7 +45,7 @@ def add_evaluators(run: RunDirectory, evaluators: Sequence[Evaluator], task: Tas
         side: measure_again(table, evaluators, task, weights, validation_of(run, split, side), keep=True)
         for side, table in tables.items()
     }
-    found = compared(**sides)
+    comparison = compared(**sides)
     details, displays = {}, {}
     for side, one in sides.items():
         details[side] = getattr(known.details, side) | one.details
@@ -54,7 +54,7 @@ def add_evaluators(run: RunDirectory, evaluators: Sequence[Evaluator], task: Tas
     return known.model_copy(
         update={
             "metrics": known.metrics | declarations(one.figures for one in sides.values()),
-            **{key: getattr(known, key) | found[key] for key in ("base", "tuned", "difference")},
+            **{key: getattr(known, key) | comparison[key] for key in ("base", "tuned", "difference")},
             "details": Details(**details),
             "displays": Displays(**displays),
         }

@@ -43,10 +43,10 @@ def equal(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> boo
 
 def kept_by(evaluator: Evaluator, prediction: Prediction) -> Mapping[str, Any]:
     """Return what an evaluator keeps of a prediction (PluginError: it is no mapping)."""
-    found = evaluator.keep(prediction)
-    if not isinstance(found, Mapping):
-        raise wrong(evaluator, "keep", found, "a mapping of names to numbers")
-    return found
+    kept = evaluator.keep(prediction)
+    if not isinstance(kept, Mapping):
+        raise wrong(evaluator, "keep", kept, "a mapping of names to numbers")
+    return kept
 
 
 Answering = Callable[[Sequence[Example]], Sequence[Mapping[str, Any]]]
@@ -55,10 +55,10 @@ Answering = Callable[[Sequence[Example]], Sequence[Mapping[str, Any]]]
 
 def kept_together(evaluator: Evaluator, table: Predictions, answer: Answering | None = None) -> dict[str, np.ndarray]:
     """Return the columns that an evaluator keeps of all examples at once (PluginError: they are no numbers of each)."""
-    found = evaluator.keep_together(table.rows(evaluator), answer) if len(table) else {}
-    if not isinstance(found, Mapping) or any(len(x) != len(table) or x.dtype.kind not in "bif" for x in found.values()):
-        raise wrong(evaluator, "keep_together", found, f"a mapping of names to {len(table)} numbers, one an example")
-    return {f"{evaluator.name}.{name}": column for name, column in found.items()}
+    kept = evaluator.keep_together(table.rows(evaluator), answer) if len(table) else {}
+    if not isinstance(kept, Mapping) or any(len(x) != len(table) or x.dtype.kind not in "bif" for x in kept.values()):
+        raise wrong(evaluator, "keep_together", kept, f"a mapping of names to {len(table)} numbers, one an example")
+    return {f"{evaluator.name}.{name}": column for name, column in kept.items()}
 
 
 class Writer:
@@ -198,11 +198,11 @@ class Predictions:
         """Return the table with what a further evaluator keeps of each prediction."""
         first = kept_by(evaluator, self.prediction(0)) if len(self) else {}
         kept = [kept_by(evaluator, self.prediction(i)) for i in range(len(self))] if first else []
-        found = {
+        columns = {
             f"{evaluator.name}.{name}": _numpy(pa.chunked_array([_array(name, [one[name] for one in kept])]))
             for name in first  # every example gives equally many
         }
-        table = Predictions({**self.columns, **found})
+        table = Predictions({**self.columns, **columns})
         return Predictions({**table.columns, **kept_together(evaluator, table)})
 
     def slices(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -243,11 +243,11 @@ def _numpy(column: pa.ChunkedArray) -> np.ndarray:
         lengths = lists.value_lengths().drop_null().to_numpy()
         flat = lists.flatten()
         if len(lengths) and lengths.min() == lengths.max() > 0 and not flat.null_count:
-            found = flat.to_numpy(zero_copy_only=False).reshape(len(lengths), -1)
+            matrix = flat.to_numpy(zero_copy_only=False).reshape(len(lengths), -1)
             if not lists.null_count:
-                return found
-            whole = np.full((len(lists), found.shape[1]), np.nan)
-            whole[lists.is_valid().to_numpy(zero_copy_only=False)] = found
+                return matrix
+            whole = np.full((len(lists), matrix.shape[1]), np.nan)
+            whole[lists.is_valid().to_numpy(zero_copy_only=False)] = matrix
             return whole
     return _objects(column.to_pylist())
 

@@ -47,7 +47,7 @@ def merge_charts(base: Iterable[LineChart], tuned: Iterable[LineChart]) -> list[
     sides = {"base": {chart.title: chart for chart in base}, "tuned": {chart.title: chart for chart in tuned}}
     merged = []
     for title in dict.fromkeys(chain(sides["tuned"], sides["base"])):
-        charts = {side: found[title] for side, found in sides.items() if title in found}
+        charts = {side: by_title[title] for side, by_title in sides.items() if title in by_title}
         lines = [
             [_of_side(line, side, i, chart) for i, line in enumerate(chart.lines)] for side, chart in charts.items()
         ]
@@ -177,11 +177,11 @@ def numbers(chart: LineChart) -> tuple[tuple[str, ...], list[tuple[str | float |
     """
     lines = [(line.name or chart.y_label, thinned(line.points, MOST_ROWS)) for line in chart.lines]
     by_x = [dict(points) for _, points in lines]
-    every = sorted({x for found in by_x for x in found})
+    every = sorted({x for values in by_x for x in values})
     longest = max((len(points) for _, points in lines), default=0)
     if sum(map(len, by_x)) == sum(len(points) for _, points in lines) and len(every) <= 1.5 * longest:
         columns = (chart.x_label, *(name for name, _ in lines))
-        return columns, [(x, *(found.get(x) for found in by_x)) for x in every]
+        return columns, [(x, *(values.get(x) for values in by_x)) for x in every]
     return ("line", chart.x_label, chart.y_label), [(name, x, y) for name, points in lines for x, y in points]
 
 
@@ -231,9 +231,9 @@ def _grid(
 def _cell(cell: Cell, kind: str, first: bool) -> Markup:
     if first and isinstance(cell, str):
         return Markup('<th scope="row"><bdi>{}</bdi></th>').format(_text(cell))
-    if isinstance(cell, str) and (found := INTERVAL.fullmatch(cell)):
+    if isinstance(cell, str) and (match := INTERVAL.fullmatch(cell)):
         two = Markup('<td class="num"><span class="value">{}</span><span class="ends">{}</span></td>')
-        return two.format(*map(_text, found.groups()))
+        return two.format(*map(_text, match.groups()))
     shown = _text(cell) if isinstance(cell, str) else f"{cell:,}" if isinstance(cell, int) else number(cell)
     return Markup('<td class="{}"><bdi>{}</bdi></td>').format(kind, shown.replace("-", "−") if kind == "num" else shown)
 

@@ -64,7 +64,7 @@ def sections(run: RunRecords) -> list[Section]:
     """Return the page's sections in their order."""
     measured = {metric.kind for metric in run.evaluation.metrics.values()} - {"quality"}
     recipe = yaml.safe_dump(run.recipe.resolved(), sort_keys=False, allow_unicode=True)
-    found = [
+    candidates = [
         Section("figures", "Base and tuned", "figures", _figures(run), ("quality", "worse", "baseline")),
         Section("answers", "What the models write", "examples", _answers(run)),
         Section("training", "Training", "training", _training(run), ("over-fitting", "learning")),
@@ -77,7 +77,9 @@ def sections(run: RunRecords) -> list[Section]:
         Section("recipe", "Recipe", "recipe", {"text": recipe}),
         Section("environment", "Environment", "environment", {"facts": _environment(run)}),
     ]
-    return [section for section in found if any(value not in (None, [], {}, "") for value in section.content.values())]
+    return [
+        section for section in candidates if any(value not in (None, [], {}, "") for value in section.content.values())
+    ]
 
 
 def _figures(run: RunRecords) -> dict[str, Any]:
@@ -133,13 +135,13 @@ def _displays(run: RunRecords) -> list[Display]:
 
 
 def _slices(run: RunRecords) -> list[dict[str, Any]]:
-    found = []
+    columns = []
     for name, column in run.evaluation.slices.items():
         if column.metric is not None:  # else nothing says what worse would be
             declared = run.evaluation.metrics[column.metric]
             behind = [one for one in column.slices if _is_behind(one, column, declared.higher_is_better)]
-            found.append({"name": name, "column": column, "label": declared.label, "behind": behind})
-    return found
+            columns.append({"name": name, "column": column, "label": declared.label, "behind": behind})
+    return columns
 
 
 def _is_behind(one: Slice, column: SlicedColumn, higher_is_better: bool | None) -> bool:
@@ -158,13 +160,13 @@ INTROS = {
 
 
 def _probes(run: RunRecords) -> list[Section]:
-    found, metrics = [], run.evaluation.metrics
+    by_kind, metrics = [], run.evaluation.metrics
     for kind in dict.fromkeys(probe.kind for probe in run.evaluation.probes):
         probes = [probe for probe in run.evaluation.probes if probe.kind == kind]
         rows = [(probe, metric, metrics[metric].label) for probe in probes for metric in probe.tuned]
         content = {"rows": rows, "intro": INTROS.get(kind, "")}
-        found.append(Section(kind, kind.capitalize(), "probes", content, (kind,)))
-    return found
+        by_kind.append(Section(kind, kind.capitalize(), "probes", content, (kind,)))
+    return by_kind
 
 
 def _answers(run: RunRecords) -> dict[str, Any]:
@@ -192,13 +194,13 @@ def _answers(run: RunRecords) -> dict[str, Any]:
 def _examples(run: RunRecords) -> dict[str, Any]:
     if run.examples is None:
         return {}
-    found = run.examples
-    groups = {"What improved most": found.improved, "What got worse": found.worse}
-    if found.mistakes:
-        groups["Wrong answers that the tuned model was surest of"] = found.mistakes
-    intro = f"Scores are those of evaluator {found.evaluator}; a higher one is a better answer."
+    examples = run.examples
+    groups = {"What improved most": examples.improved, "What got worse": examples.worse}
+    if examples.mistakes:
+        groups["Wrong answers that the tuned model was surest of"] = examples.mistakes
+    intro = f"Scores are those of evaluator {examples.evaluator}; a higher one is a better answer."
     shown = {title: [_item(one) for one in items] for title, items in groups.items()}
-    return {"intro": intro if found.evaluator else "", "groups": shown}
+    return {"intro": intro if examples.evaluator else "", "groups": shown}
 
 
 def _item(example: ChangedExample) -> dict[str, Any]:
@@ -249,7 +251,7 @@ def _data(run: RunRecords) -> dict[str, Any]:
 
 def _details(run: RunRecords) -> list[Table]:
     """Return what evaluators told beside metrics and displays, as facts by evaluator and model."""
-    found = []
+    tables = []
     for side in ("tuned", "base"):
         for name, details in getattr(run.evaluation.details, side).items():
             leaves = flat({key: value for key, value in details.items() if key != Baseline.FACT})
@@ -257,8 +259,8 @@ def _details(run: RunRecords) -> list[Table]:
             facts = [(key.replace("_", " ").replace(".", ", "), value) for key, value in plain.items()]
             facts += _without_looking(run, Baseline.of(details))
             if facts:
-                found.append(_facts(f"{name}, {side}", facts[:MOST_FACTS]))
-    return found
+                tables.append(_facts(f"{name}, {side}", facts[:MOST_FACTS]))
+    return tables
 
 
 def _without_looking(run: RunRecords, baseline: Baseline | None) -> list[tuple[str, str]]:

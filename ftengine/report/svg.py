@@ -68,8 +68,8 @@ class Renderer(RendererBase):
         self._write("text", place | turned | {"text-anchor": ANCHORS[mtext.get_ha()]}, s)
 
     def _colour(self, rgb: Any) -> str:
-        found = to_hex(rgb)
-        return self._colours.get(found, found)
+        colour = to_hex(rgb)
+        return self._colours.get(colour, colour)
 
     def _write(self, tag: str, attributes: Mapping[str, str], text: str = "") -> None:
         written = "".join(f' {name}="{escape(value)}"' for name, value in attributes.items())

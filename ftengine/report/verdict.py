@@ -16,23 +16,23 @@ UNJUDGED = Finding(kind="quality", level="note", text="No rule judged the qualit
 
 def judge(run: RunRecords, registry: Registry | None = None) -> Verdict:
     """Return the verdict on a run, by the rules of a registry or of all installed plugins."""
-    found, abouts = list[Finding](), dict[str, str]()
+    findings, abouts = list[Finding](), dict[str, str]()
     for rule in sorted((registry or Registry()).build_all("rule"), key=lambda rule: rule.order):
         for finding in each(rule, "judge", rule.judge(run), Finding):
             sourced = finding if finding.source else finding.model_copy(update={"source": rule.name})
-            found.append(sourced)
+            findings.append(sourced)
             abouts[sourced.source] = rule.about or sourced.kind
-    found.sort(key=_gravity)
-    quality = next((one for one in found if one.kind == "quality"), UNJUDGED)
-    cause = _cause(quality, found)
+    findings.sort(key=_gravity)
+    quality = next((one for one in findings if one.kind == "quality"), UNJUDGED)
+    cause = _cause(quality, findings)
     lead = [quality] if cause is None else [cause, quality]
-    rest = [one for one in found if all(one is not first for first in lead)]
-    rest = sorted((_explained(one, found) for one in rest), key=lambda one: one.explained_by != "")
+    rest = [one for one in findings if all(one is not first for first in lead)]
+    rest = sorted((_explained(one, findings) for one in rest), key=lambda one: one.explained_by != "")
     alarms = [abouts[one.source] for one in rest if one.level == "alarm" and not one.explained_by]
     return Verdict(
         headline=_headline(lead, alarms),
         level="alarm" if alarms else min(lead, key=_gravity).level,
-        findings=(*(_explained(one, found) for one in lead), *rest),
+        findings=(*(_explained(one, findings) for one in lead), *rest),
     )
 
 
@@ -40,10 +40,10 @@ def _gravity(finding: Finding) -> int:
     return LEVELS.index(finding.level)
 
 
-def _cause(finding: Finding, found: Sequence[Finding]) -> Finding | None:
+def _cause(finding: Finding, findings: Sequence[Finding]) -> Finding | None:
     """Return the first finding that explains one, before those that are explained themselves; None: there is none."""
-    causes = [one for one in found if _explains(one, finding)]
-    return min(causes, key=lambda one: any(_explains(other, one) for other in found), default=None)
+    causes = [one for one in findings if _explains(one, finding)]
+    return min(causes, key=lambda one: any(_explains(other, one) for other in findings), default=None)
 
 
 def _explains(one: Finding, other: Finding) -> bool:
@@ -52,9 +52,9 @@ def _explains(one: Finding, other: Finding) -> bool:
     return one.kind not in other.explains or other.kind == "quality"  # which is an effect rather than a cause
 
 
-def _explained(finding: Finding, found: Sequence[Finding]) -> Finding:
+def _explained(finding: Finding, findings: Sequence[Finding]) -> Finding:
     """Return the finding with what explains it; a second alarm about quality stands for itself."""
-    cause = _cause(finding, found)
+    cause = _cause(finding, findings)
     if cause is None or (finding.kind, finding.level) == ("quality", "alarm"):
         return finding
     return finding.model_copy(update={"explained_by": cause.source})

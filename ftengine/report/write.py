@@ -54,8 +54,8 @@ def runs_in(path: str | Path) -> list[Path]:
     def order(run: Path) -> list[int | str]:
         return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", run.name)]
 
-    found = [inner for inner in path.iterdir() if inner.is_dir() and RunDirectory(inner).finished]
-    return sorted(found, key=order) or [path]
+    folders = [inner for inner in path.iterdir() if inner.is_dir() and RunDirectory(inner).finished]
+    return sorted(folders, key=order) or [path]
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
