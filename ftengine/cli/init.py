@@ -77,7 +77,7 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
         raise InputError(f"{str(file)!r} exists. Name another file, or overwrite it with --force.") from None
     except OSError as error:
         raise InputError(f"cannot write {str(file)!r}: {error.strerror or error}.") from None
-    for line in _told(seen, task, data):
+    for line in _remarks(seen, task, data):
         click.echo(printable(line), err=True)
     placeholders = [name for name, value in (("model.source", model), ("data.train", data)) if value is None]
     change = f"Set {' and '.join(placeholders)} in it, then" if placeholders else "Next"
@@ -112,7 +112,7 @@ def _look(task: str | None, model: str | None, data: str | None) -> tuple[Seen, 
     return look(data, entries, registry, refused) if data is not None else Seen(), refused
 
 
-def _told(seen: Seen, task: str | None, data: str | None) -> Iterator[str]:
+def _remarks(seen: Seen, task: str | None, data: str | None) -> Iterator[str]:
     """Yield what a reader should know of a look into the data."""
     from ftengine.cli.starter import proposed_epochs
 

@@ -94,15 +94,15 @@ def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]], *, sa
             f"compare needs at least two strategies, separated by commas; there are {len(strategies)}{named}."
         )
     require_folder(recipe.output, "the compared runs")
-    found: dict[str, Child] = {}
+    contenders: dict[str, Child] = {}
     registry = Registry()
     registry.plugins.raise_if_broken()
     for spec in strategies:
         contender = _contender(recipe, spec, None if same_rate else registry)
-        if contender.recipe.output in found:
+        if contender.recipe.output in contenders:
             raise InputError(f"strategy {contender.label!r} is named twice. Remove one of them.")
-        found[contender.recipe.output] = contender
-    return list(found.values())
+        contenders[contender.recipe.output] = contender
+    return list(contenders.values())
 
 
 def _contender(recipe: Recipe, spec: str | Mapping[str, Any], registry: Registry | None) -> Child:
@@ -171,8 +171,8 @@ def _require_same_examples(contenders: Sequence[Child], read: Sequence[Mapping[s
         {name: (len(split), float(split.weights.sum()), split.truncated) for name, split in splits.items()}
         for splits in read
     ]
-    for contender, found in zip(contenders, facts, strict=True):
-        if found != facts[0]:
+    for contender, own in zip(contenders, facts, strict=True):
+        if own != facts[0]:
             limits = [split.max_length for splits in read for split in splits.values() if split.max_length is not None]
             hint = f"Set task.max_length={min(limits)}, or less." if limits else "Shorten the longest examples."
             raise InputError(
@@ -207,11 +207,11 @@ def conclude(
     direction = first.metrics[metric].higher_is_better
     alarms = [_alarm(contender) if ranked == "sound" else None for contender in contenders]
     measured = _measured(contenders, tasks, first, metric)
-    sound = [(one, found) for one, found, alarm in zip(contenders, measured, alarms, strict=True) if alarm is None]
+    sound = [(one, result) for one, result, alarm in zip(contenders, measured, alarms, strict=True) if alarm is None]
     differences = pair_differences(sound, metric)
     best = None
     if not all_pairs and len(sound) > 2:
-        values = {one.label: found.figures[metric].value for one, found in sound}
+        values = {one.label: result.figures[metric].value for one, result in sound}
         order = sorted((label for label, value in values.items() if not math.isnan(value)), key=values.__getitem__)
         best = next(iter(order if direction is False else reversed(order)), None)
     if best is not None:
@@ -265,12 +265,12 @@ def _measured(
         )
     recipe = contenders[0].recipe
     weights = tables[0].weights(recipe.seed, recipe.evaluation.resamples)
-    found = []
+    measured = []
     for contender, ready, table in zip(contenders, tasks, tables, strict=True):
         evaluators = [evaluator for evaluator in ready.evaluators() if evaluator.name == name]
         validation = validation_of(contender.run, split, "tuned")
-        found.append(measure_again(table, evaluators, ready.task, weights, validation))
-    return found
+        measured.append(measure_again(table, evaluators, ready.task, weights, validation))
+    return measured
 
 
 def pair_differences(measured: Sequence[tuple[Child, Measured]], metric: str) -> list[PairDifference]:
@@ -279,15 +279,15 @@ def pair_differences(measured: Sequence[tuple[Child, Measured]], metric: str) ->
     The correction is for all pairs even where only those with the best are shown: which is the best was seen on the
     same examples.
     """
-    found = []
+    differences = []
     for (a, first), (b, second) in combinations(measured, 2):
         same = first.predictions.equals(second.predictions)
         difference = compare(second.figures, first.figures, exact_of(second, first), same=same)[metric]
-        found.append(PairDifference(**vars(difference), first=a.label, second=b.label))
-    for i, p in holm({i: one.p for i, one in enumerate(found)}).items():
-        adjusted = replace(found[i], p_adjusted=p)
-        found[i] = replace(adjusted, supported=is_beyond_chance(adjusted))
-    return found
+        differences.append(PairDifference(**vars(difference), first=a.label, second=b.label))
+    for i, p in holm({i: one.p for i, one in enumerate(differences)}).items():
+        adjusted = replace(differences[i], p_adjusted=p)
+        differences[i] = replace(adjusted, supported=is_beyond_chance(adjusted))
+    return differences
 
 
 def _row(

@@ -95,9 +95,9 @@ def count_parameters(
 def _count_below(loaded: LoadedModel, paths: list[str]) -> tuple[int, int]:
     """Return how many parameters lie at or below some paths, and how many of them train."""
     wanted = set(paths)
-    found = {
+    sizes = {
         name: size
         for name, size in parameter_sizes(loaded.module).items()
         if not wanted.isdisjoint(accumulate(name.split("."), "{}.{}".format))
     }
-    return sum(found.values()), sum(found[name] for name in found.keys() & trainable(loaded.module).keys())
+    return sum(sizes.values()), sum(sizes[name] for name in sizes.keys() & trainable(loaded.module).keys())

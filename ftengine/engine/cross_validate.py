@@ -144,14 +144,14 @@ def pool(children: Sequence[Child], ready: KnownTask, reused: Sequence[bool]) ->
     base, tuned = _pooled(children, ready)
     weights = tuned.predictions.weights(0, 0)
     examples, (rows, worth) = weights.groups, (len(weights), weights.worth()) if weights.grouped else (None, None)
-    found = compared(base, tuned)
+    figures = compared(base, tuned)
     for side in ("base", "tuned", "difference"):
-        found[side] = {name: figure for name, figure in found[side].items() if name not in apart}
+        figures[side] = {name: figure for name, figure in figures[side].items() if name not in apart}
     whole = EvaluationResult(
         split="pooled test",
-        metrics={name: metrics[name] for name in found["tuned"]},
+        metrics={name: metrics[name] for name in figures["tuned"]},
         paired=paired(base, tuned),
-        **found,
+        **figures,
     )
     told = {name: Baseline.of(facts) for name, facts in tuned.details.items()}
     return CrossValidation(

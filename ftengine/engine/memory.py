@@ -71,11 +71,11 @@ def choose_memory(
         )
     listener.phase("measure memory")
     require_base_fits(device, section)
-    found = fit_memory(trial_of(data, device, loaded, strategy, steps, fast_paths), section) if device.is_main else None
-    (found,) = broadcast_object_list([found])
-    assert found is not None
-    listener.message(found.reason)
-    return found
+    fit = fit_memory(trial_of(data, device, loaded, strategy, steps, fast_paths), section) if device.is_main else None
+    (fit,) = broadcast_object_list([fit])
+    assert fit is not None
+    listener.message(fit.reason)
+    return fit
 
 
 def trial_of(

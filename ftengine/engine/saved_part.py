@@ -263,13 +263,13 @@ def _first_outputs(
         return _outputs(device, task, loaded, batch), False, EXACT
     on_gpu = device.accelerator.device.type == "cuda"
     try:
-        found = _outputs(device, task, loaded, batch, wide=True)
+        outputs = _outputs(device, task, loaded, batch, wide=True)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError:
         allowed = ALLOWED_ROUNDINGS * torch.finfo(device.precision.compute).eps
         return _outputs(device, task, loaded, batch), False, allowed
-    return found, True, ALLOWED_ROUNDINGS * TF32_EPS if on_gpu else EXACT
+    return outputs, True, ALLOWED_ROUNDINGS * TF32_EPS if on_gpu else EXACT
 
 
 def _outputs(device: Device, task: Task, loaded: LoadedModel, batch: Batch, *, wide: bool = False) -> Tensor:

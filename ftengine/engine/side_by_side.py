@@ -38,10 +38,10 @@ def together(folder: str | Path) -> Comparison | CrossValidation | None:
     Raises:
         RunError: the file is damaged, or of another version.
     """
-    found = RunDirectory(folder)
-    if (found.path / Comparison.file).is_file():
-        return Comparison.read(found)
-    return CrossValidation.read(found) if (found.path / CrossValidation.file).is_file() else None
+    directory = RunDirectory(folder)
+    if (directory.path / Comparison.file).is_file():
+        return Comparison.read(directory)
+    return CrossValidation.read(directory) if (directory.path / CrossValidation.file).is_file() else None
 
 
 def overview(paths: Sequence[str | Path], made: Comparison | CrossValidation | None = None) -> Overview:
@@ -103,22 +103,22 @@ def _measured_by(run: Run) -> tuple[str, ...]:
 def _table(named: Sequence[tuple[str, Run]], *, whole: bool) -> Table:
     """Return the differences of named runs on the same examples; `whole` where there are no others on the page."""
     children = [Child(name, run.recipe.model_copy(update={"output": str(run.path)})) for name, run in named]
-    found = conclude(children, [run.without_model() for _, run in named], [True] * len(named), ranked="all")
-    pairs = [{one.first, one.second} for one in found.differences]
+    comparison = conclude(children, [run.without_model() for _, run in named], [True] * len(named), ranked="all")
+    pairs = [{one.first, one.second} for one in comparison.differences]
     reference = next(child.label for child in children if all(child.label in pair for pair in pairs))
-    label, many = EvaluationResult.read(named[0][1].directory).metrics[found.metric].label, len(named) > 2
+    label, many = EvaluationResult.read(named[0][1].directory).metrics[comparison.metric].label, len(named) > 2
     chosen = f", the run with the best {label}" if many else ""
     adjusted = f"; p is adjusted for all {len(named) * (len(named) - 1) // 2} pairs of runs (Holm)" if many else ""
-    drawn = sample_size(found.examples, found.rows, f"distinct {found.split} example")
+    drawn = sample_size(comparison.examples, comparison.rows, f"distinct {comparison.split} example")
     caption = (
         f"{label[:1].upper()}{label[1:]} of each run minus that of {reference}{chosen}. All answered the same "
         f"{drawn}, by which they are paired{adjusted}. What another seed "
-        f"would change is not in it. {few_groups(found.examples, found.worth)}".rstrip()
+        f"would change is not in it. {few_groups(comparison.examples, comparison.worth)}".rstrip()
     )
     return Table(
         title=f"Differences between {'the runs' if whole else listed([name for name, _ in named])}",
         columns=("run", "difference", "95 % interval", "p", f"against {reference}"),
-        rows=tuple(_row(one, reference) for one in found.differences),
+        rows=tuple(_row(one, reference) for one in comparison.differences),
         caption=caption,
     )
 

@@ -140,11 +140,11 @@ def train(child: Child, data: PreparedData, listener: Listener) -> None:
 
 def require_alike(children: Sequence[Child]) -> None:
     """Refuse runs of different bases, precisions or devices (RunError): their figures differ for that reason too."""
-    found = [Environment.read(child.run) for child in children]
-    for child, environment in zip(children, found, strict=True):
-        differing = [f"of their base, {what} differ" for what in changes(found[0].base, environment.base)]
+    environments = [Environment.read(child.run) for child in children]
+    for child, environment in zip(children, environments, strict=True):
+        differing = [f"of their base, {what} differ" for what in changes(environments[0].base, environment.base)]
         for key in ("precision", "device"):
-            differing += [f"their {key} differs"] if getattr(environment, key) != getattr(found[0], key) else []
+            differing += [f"their {key} differs"] if getattr(environment, key) != getattr(environments[0], key) else []
         if differing:
             raise RunError(
                 f"{children[0].label} and {child.label} were not trained alike: {'; '.join(differing)} (see "

@@ -24,16 +24,16 @@ def read_answer(processor: Any, ids: Sequence[int], *, opened: bool = False) -> 
     With `opened`, the prompt had begun the thought already. A thought that has no end is all that was written.
     """
     written = processor.decode(ids, skip_special_tokens=False)
-    found = _BLOCK.match(written) or _CHANNEL.match(written)
-    if found is None and (opened or written.lstrip().startswith("<think>")):
-        return _plain(processor, written.replace("<think>", "", 1)).strip(), ""
-    if found is None and not written.startswith(_FINAL):
+    match = _BLOCK.match(written) or _CHANNEL.match(written)
+    if match is None and (opened or written.lstrip().startswith("<think>")):
+        return _without_special(processor, written.replace("<think>", "", 1)).strip(), ""
+    if match is None and not written.startswith(_FINAL):
         return "", processor.decode(ids, skip_special_tokens=True)
-    thought, rest = (found[1], written[found.end() :]) if found else ("", written)
-    return _plain(processor, thought).strip(), _plain(processor, rest.removeprefix(_FINAL))
+    thought, rest = (match[1], written[match.end() :]) if match else ("", written)
+    return _without_special(processor, thought).strip(), _without_special(processor, rest.removeprefix(_FINAL))
 
 
-def _plain(processor: Any, text: str) -> str:
+def _without_special(processor: Any, text: str) -> str:
     for token in processor.added_tokens_decoder.values():
         if token.special:
             text = text.replace(token.content, "")
@@ -42,7 +42,7 @@ def _plain(processor: Any, text: str) -> str:
 
 def end_tokens(processor: Any) -> list[int]:
     """Return the tokens that the template writes behind an assistant's answer, and behind its call of a tool."""
-    asked, found, known = Message("user", "Hello"), list[int](), processor.get_added_vocab()
+    asked, ends, known = Message("user", "Hello"), list[int](), processor.get_added_vocab()
     call = ToolCall("REPLY", "{}", "REPLY0000")
     for answer in (Message("assistant", "REPLY"), Message("assistant", "", calls=(call,))):
         try:
@@ -50,5 +50,5 @@ def end_tokens(processor: Any) -> list[int]:
         except DataError:  # it has no place for calls
             continue
         ending = [token for token in known if text.endswith(token)]
-        found += [known[max(ending, key=len)]] if ending else []
-    return list(dict.fromkeys(found))
+        ends += [known[max(ending, key=len)]] if ending else []
+    return list(dict.fromkeys(ends))

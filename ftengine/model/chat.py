@@ -118,17 +118,17 @@ class _Form:
         as_text = message.written and not self.calls
         said: Any = message.written if as_text else message.content
         content: Any = said if isinstance(said, str) else list(said)
-        found: dict[str, Any] = {"role": message.role}
+        fields: dict[str, Any] = {"role": message.role}
         if message.thought and self.thoughts == "apart":
-            found |= dict.fromkeys(THOUGHTS, message.thought)
+            fields |= dict.fromkeys(THOUGHTS, message.thought)
         elif message.thought and self.thoughts and isinstance(content, str):
             content = f"<think>\n{message.thought}\n</think>\n\n{content}"
-        found["content"] = [{"type": "text", "text": content}] if self.parts and isinstance(content, str) else content
+        fields["content"] = [{"type": "text", "text": content}] if self.parts and isinstance(content, str) else content
         if message.calls and not as_text:
-            found["content"] = found["content"] if content else self.blank
-            found["tool_calls"] = [self._call(call) for call in message.calls]
-        found |= {key: value for key, value in (("name", message.name), ("tool_call_id", message.call_id)) if value}
-        return found
+            fields["content"] = fields["content"] if content else self.blank
+            fields["tool_calls"] = [self._call(call) for call in message.calls]
+        fields |= {key: value for key, value in (("name", message.name), ("tool_call_id", message.call_id)) if value}
+        return fields
 
     def _call(self, call: ToolCall) -> dict[str, Any]:
         arguments = json.loads(call.arguments) if self.mapping else call.arguments

@@ -37,14 +37,14 @@ def code_of(classes: Iterable[type]) -> dict[str, str] | None:
     every = {base for cls in classes for base in cls.__mro__}
     if any("<locals>" in cls.__qualname__ for cls in every):
         return None
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for name in sorted({OWN} | {package_of(cls) for cls in every} - RECORDED):
         folders = list(getattr(sys.modules.get(name), "__path__", ()))
         if not folders:
             return None
         for folder in folders:
-            found |= {f"{name}/{file[len(folder) + 1 :]}": _hash(file) for file in _files(folder)}
-    return found
+            hashes |= {f"{name}/{file[len(folder) + 1 :]}": _hash(file) for file in _files(folder)}
+    return hashes
 
 
 def package_of(cls: type) -> str:
@@ -74,11 +74,11 @@ def fingerprint_code_of(module: nn.Module) -> dict[str, str]:
     own = {Path(file) for file in files if file is not None and not _is_installed(Path(file))}
     # A class of the hub uses functions of the files beside it.
     own |= {other for file in own if "transformers_modules" in file.parts for other in file.parent.glob("*.py")}
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for file in sorted(own):
         if file.is_file():  # several of one name are told together
-            found[file.name] = "+".join([*([found[file.name]] if file.name in found else []), _hash(file)])
-    return found
+            hashes[file.name] = "+".join([*([hashes[file.name]] if file.name in hashes else []), _hash(file)])
+    return hashes
 
 
 def _is_installed(file: Path) -> bool:

@@ -100,8 +100,8 @@ def _message(message: Any, number: int) -> Message:
     thought, written = "", ""
     if asked:
         thought, content = _thought(message, content, where, alone=bool(calls))
-    if asked and not calls and isinstance(content, str) and (found := calls_in(content)):
-        written, (content, calls) = content, found
+    if asked and not calls and isinstance(content, str) and (extracted := calls_in(content)):
+        written, (content, calls) = content, extracted
     elif role == "tool" and isinstance(content, str) and (result := result_in(content)) is not None:
         written, content = content, result
     name = message.get("name") if role == "tool" else None
@@ -109,8 +109,8 @@ def _message(message: Any, number: int) -> Message:
     return Message(role, content, thought, calls, trains, name, message.get("tool_call_id"), written)
 
 
-def _require_keys(found: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    for key in (key for key, value in found.items() if value is not None and key not in known):
+def _require_keys(content: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in (key for key, value in content.items() if value is not None and key not in known):
         raise DataError(
             f"{where} has the key {key!r}, which is not read.{did_you_mean(str(key), known)} Take it out of the data "
             "if it is to make no difference."
@@ -124,11 +124,11 @@ def _thought(message: Mapping[str, Any], content: Any, where: str, *, alone: boo
         if not isinstance(value, str):
             raise DataError(f"{where} has {key} {shown(value)}; a thought must be text.")
     texts = {value.strip(): key for key, value in reversed(given.items())}
-    if isinstance(content, str) and (found := _THOUGHT.match(content)):
-        if not content[found.end() :] and not alone:
+    if isinstance(content, str) and (match := _THOUGHT.match(content)):
+        if not content[match.end() :] and not alone:
             raise DataError(f"{where} has a thought and no answer behind it; leave it out or give it one.")
-        content = content[found.end() :]
-        texts |= {found[1].strip(): "content, in front of </think>"} if found[1].strip() not in texts else {}
+        content = content[match.end() :]
+        texts |= {match[1].strip(): "content, in front of </think>"} if match[1].strip() not in texts else {}
     if len(texts := {text: key for text, key in texts.items() if text}) > 1:
         raise DataError(f"{where} has thoughts that differ, in {' and in '.join(texts.values())}; leave one of them.")
     return next(iter(texts), ""), content

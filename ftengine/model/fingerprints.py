@@ -134,12 +134,12 @@ def tensor_hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """
     from torch.distributed.tensor import DTensor  # a second of importing, which lists of plugins do without
 
-    found = {}
+    hashes = {}
     for name, tensor in tensors.items():
         own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
         data = own.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-        found[name] = f"{own.dtype}{tuple(own.shape)}{xxhash.xxh3_128_hexdigest(data)}"
-    return found
+        hashes[name] = f"{own.dtype}{tuple(own.shape)}{xxhash.xxh3_128_hexdigest(data)}"
+    return hashes
 
 
 def fingerprint_processor(processor: Any) -> str:
@@ -204,16 +204,16 @@ def _generation(module: nn.Module) -> dict[str, Any]:
 
 def _settings(content: Mapping[str, Any], leave_out: frozenset[str], prefix: str = "") -> dict[str, Any]:
     """Return the leaves of nested settings by dotted key, as JSON has them; null is left out, as if not there."""
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for key, value in content.items():
         if key in leave_out or value is None:
             continue
         if isinstance(value, Mapping):
-            found |= _settings(value, leave_out, f"{prefix}{key}.")
+            leaves |= _settings(value, leave_out, f"{prefix}{key}.")
         else:
             finite = not isinstance(value, float) or math.isfinite(value)
-            found[f"{prefix}{key}"] = json.loads(json.dumps(value, default=str)) if finite else str(value)
-    return found
+            leaves[f"{prefix}{key}"] = json.loads(json.dumps(value, default=str)) if finite else str(value)
+    return leaves
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any], leave_out: Iterable[str] = ()) -> list[str]:
@@ -222,17 +222,17 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any], leave_out: Iterable
     A section that one of them lacks says nothing: an older version wrote it, or no weights were read. Of settings that
     two versions of a library tell, those that both know are compared, since a version adds keys, with its defaults.
     """
-    found = []
+    changed = []
     for section, name in SECTIONS.items():
         was, is_now = then.get(section), now.get(section)
         if was is None or is_now is None or section in leave_out:
             continue
         if not isinstance(was, Mapping):
-            found += [name] if was != is_now else []
+            changed += [name] if was != is_now else []
         elif told := _differing(was, is_now):
             more = f"; and {len(told) - 5} more" if len(told) > 5 else ""
-            found.append(f"{name} ({'; '.join(told[:5])}{more})")
-    return found
+            changed.append(f"{name} ({'; '.join(told[:5])}{more})")
+    return changed
 
 
 def _differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -171,16 +171,16 @@ def forests(model: Any) -> Iterator[Calls]:
         asked = {name: getattr(stack.config, name, None) for name in CONFIGURED if given.get(name) is None}
         _current.pop(key, None)
         _calls[key].packed = given.get("position_ids") is not None and given.get("attention_mask") is None
-        if (found := forest_of({**given, **asked})) is None:
+        if (built := forest_of({**given, **asked})) is None:
             return None
-        _current[key], forest = found, found[0]
+        _current[key], forest = built, built[0]
         return (), {**given, "input_ids": forest.ids, "position_ids": forest.positions, "attention_mask": None}
 
     def end(called: nn.Module, args: Any, output: Any) -> Any:
-        found = _current.pop(key, None) if called is stack else None
-        if found is None or output is None:
+        built = _current.pop(key, None) if called is stack else None
+        if built is None or output is None:
             return None
-        states = output[0][0].index_select(0, found[1].flatten()).unflatten(0, found[1].shape)
+        states = output[0][0].index_select(0, built[1].flatten()).unflatten(0, built[1].shape)
         if isinstance(output, tuple):
             return (states, *output[1:])
         output.last_hidden_state = states
@@ -227,8 +227,8 @@ def forest_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> int | None:
     """Return how many tokens of inputs a model computes in `as_forest`; None: all, and padding."""
     kept = keeps_to_forests(model)  # of sharded models all processes ask, whatever rows each has
     given = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
-    found = forest_of(given) if kept else None
-    return None if found is None else found[0].tokens
+    built = forest_of(given) if kept else None
+    return None if built is None else built[0].tokens
 
 
 def keeps_to_forests(model: Any) -> int:

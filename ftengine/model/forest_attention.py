@@ -86,7 +86,7 @@ class Attention(torch.autograd.Function):
         q, k, v, out, weight = ctx.saved_tensors
         pieces: Pieces = ctx.pieces
         to_k, to_v = (torch.zeros(x.shape, dtype=weight.dtype) for x in (k, v))
-        found = list[Tensor]()
+        gradients = list[Tensor]()
         for piece in pieces.own:
             at, by = piece.queries, piece.keys
             rows = [_wide(rows_of(x, y)) for x, y in ((gradient, at), (q, at), (k, by), (v, by), (out, at))]
@@ -95,10 +95,10 @@ class Attention(torch.autograd.Function):
                 weights = weights.masked_fill(piece.repeated, torch.inf)
             asked = attend(*rows, weights, 0.0, piece.mask is None, attn_mask=piece.added, scale=ctx.scale)
             to_q, *others = (x.transpose(1, 2).flatten(0, 1) for x in asked)
-            found.append(to_q)
+            gradients.append(to_q)
             for whole, part in zip((to_k, to_v), others, strict=True):
                 whole.index_add_(0, by.flatten(), part)
-        to_q = torch.cat(found).index_select(0, pieces.places)
+        to_q = torch.cat(gradients).index_select(0, pieces.places)
         for asking, seen in pieces.beginnings:
             parts = gradient[asking], q[asking], k[seen], v[seen], out[asking], weight[asking]
             asked = attend(*(_wide(x.transpose(0, 1)[None]) for x in parts), 0.0, False, scale=ctx.scale)

@@ -53,18 +53,18 @@ class Forest:
     @classmethod
     def of(cls, rows: Sequence[np.ndarray], device: torch.device | None = None) -> Forest:
         """Return the forest of rows of tokens."""
-        found, new = [np.zeros(0, dtype=np.int64)] * len(rows), [0] * len(rows)
+        paths, new = [np.zeros(0, dtype=np.int64)] * len(rows), [0] * len(rows)
         tokens, places, count = list[np.ndarray](), list[np.ndarray](), 0
         order, before = sorted(range(len(rows)), key=lambda i: rows[i].tobytes()), -1
         for row in order:
             shared = _shared(rows[before], rows[row]) if before >= 0 else 0
             new[row] = len(rows[row]) - shared
-            found[row] = np.concatenate([found[before][:shared], np.arange(count, count + new[row])])
+            paths[row] = np.concatenate([paths[before][:shared], np.arange(count, count + new[row])])
             tokens.append(rows[row][shared:])
             places.append(np.arange(shared, len(rows[row])))
             count, before = count + new[row], row
         ids, positions = (torch.from_numpy(np.concatenate(x))[None].to(device) for x in (tokens, places))
-        return cls(ids, positions, found, new, order)
+        return cls(ids, positions, paths, new, order)
 
     @property
     def tokens(self) -> int:
@@ -123,7 +123,7 @@ class Forest:
                     ways.append((way, len(part)))
         if asking:
             ways.append((front[:asking], asking))
-        found, places, count = list[Piece](), np.zeros(asking + self.tokens, dtype=np.int64), 0
+        pieces, places, count = list[Piece](), np.zeros(asking + self.tokens, dtype=np.int64), 0
         for group in _grouped(ways):
             wide, most = max(new for _, new in group), max(len(way) for way, _ in group)
             keys, last = np.zeros((len(group), most), dtype=np.int64), np.zeros((len(group), wide), dtype=np.int64)
@@ -139,7 +139,7 @@ class Forest:
             if window is not None:
                 seen &= torch.arange(most) > column - window
             filled = torch.from_numpy(np.arange(wide) >= np.array([[new] for _, new in group]))[:, None]
-            found.append(
+            pieces.append(
                 Piece(
                     torch.from_numpy(queries).to(device),
                     torch.from_numpy(keys).to(device),
@@ -148,7 +148,7 @@ class Forest:
                 )
             )
         beginnings = [(slice(b + asking, c + asking), slice(a + virtual, b + virtual)) for a, b, c in long]
-        return Pieces(found, torch.from_numpy(places).to(device), beginnings)
+        return Pieces(pieces, torch.from_numpy(places).to(device), beginnings)
 
 
 def _shared(one: np.ndarray, other: np.ndarray) -> int:

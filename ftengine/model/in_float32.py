@@ -48,12 +48,12 @@ def in_float32(model: nn.Module) -> Iterator[None]:
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
     """Return the members of module lists, outermost ones, each once."""
-    found, inside = list[nn.Module](), set[nn.Module]()
+    blocks, inside = list[nn.Module](), set[nn.Module]()
     for part in model.modules():
         if part not in inside and isinstance(part, nn.ModuleList):
-            found += [block for block in dict.fromkeys(part) if block not in inside]
+            blocks += [block for block in dict.fromkeys(part) if block not in inside]
             inside.update(part.modules())
-    return found
+    return blocks
 
 
 def _widen(parts: Iterable[nn.Module]) -> Held:

@@ -43,9 +43,9 @@ def rms_norm_of(module: nn.Module, dtypes: Iterable[torch.dtype]) -> RMSNorm | N
     for offset in OFFSETS:
         if not _is_norm(wide, offset, eps, torch.float32):
             continue
-        found = frozenset(dtype for dtype in asked if _is_norm(module, offset, eps, dtype))
-        if found:
-            return RMSNorm(offset, eps, found)
+        matching = frozenset(dtype for dtype in asked if _is_norm(module, offset, eps, dtype))
+        if matching:
+            return RMSNorm(offset, eps, matching)
     return None
 
 
@@ -91,9 +91,9 @@ def _is_norm(module: nn.Module, offset: float, eps: float, dtype: torch.dtype) -
         inputs = [(x, wide), *([(weight, w)] if weight.requires_grad else [])]
         if not y.requires_grad:
             return False
-        found = [y, *torch.autograd.grad(y, [own for own, _ in inputs], dy, allow_unused=True)]
+        actual = [y, *torch.autograd.grad(y, [own for own, _ in inputs], dy, allow_unused=True)]
         expected = [meant, *torch.autograd.grad(meant, [own for _, own in inputs], dy.double())]
-    return all(own is not None and _close(own, truth) for own, truth in zip(found, expected, strict=True))
+    return all(own is not None and _close(own, truth) for own, truth in zip(actual, expected, strict=True))
 
 
 def _close(own: Tensor, truth: Tensor) -> bool:

@@ -40,13 +40,13 @@ def computed_from(module: nn.Module) -> dict[nn.Module, nn.Module]:
 
 def frozen_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Return what training leaves as it is, by name: all parameters and persistent buffers but `state_tensors`."""
-    found: dict[str, Tensor] = dict(module.named_parameters())
+    tensors: dict[str, Tensor] = dict(module.named_parameters())
     for prefix, child in module.named_modules():
         for name, buffer in child.named_buffers(recurse=False):
             if name not in child._non_persistent_buffers_set:
-                found[f"{prefix}.{name}" if prefix else name] = buffer
+                tensors[f"{prefix}.{name}" if prefix else name] = buffer
     moving = state_tensors(module).keys()
-    return {name: tensor for name, tensor in found.items() if name not in moving}
+    return {name: tensor for name, tensor in tensors.items() if name not in moving}
 
 
 def parameter_sizes(module: nn.Module) -> dict[str, int]:
@@ -54,18 +54,18 @@ def parameter_sizes(module: nn.Module) -> dict[str, int]:
 
     A linear layer's weight that is no float is packed: it stands for as many as the layer has inputs times outputs.
     """
-    found = {name: p.numel() for name, p in module.named_parameters()}
+    sizes = {name: p.numel() for name, p in module.named_parameters()}
     for path, layer in module.named_modules():
         if isinstance(layer, nn.Linear) and not layer.weight.is_floating_point():
             name = f"{path}.weight" if path else "weight"
-            found |= {name: layer.in_features * layer.out_features} if name in found else {}
-    return found
+            sizes |= {name: layer.in_features * layer.out_features} if name in sizes else {}
+    return sizes
 
 
 def count(module: nn.Module) -> tuple[int, int]:
     """Return (trainable, total) numbers of parameters; packed ones count as what they stand for."""
-    found = parameter_sizes(module)
-    return sum(found[name] for name in trainable(module)), sum(found.values())
+    sizes = parameter_sizes(module)
+    return sum(sizes[name] for name in trainable(module)), sum(sizes.values())
 
 
 def default_param_groups(

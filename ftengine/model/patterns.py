@@ -65,10 +65,10 @@ def find_modules(module: nn.Module, patterns: str | Sequence[str], option: str) 
         NoMatch: a pattern matches no module; the message shows close names.
     """
     whole = isinstance(patterns, str)
-    paths, found = [path for path, _ in module.named_modules() if path], {}
+    paths, matches = [path for path, _ in module.named_modules() if path], {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        found[pattern] = matching(paths, pattern, whole=whole)
-        if not found[pattern]:
+        matches[pattern] = matching(paths, pattern, whole=whole)
+        if not matches[pattern]:
             names = sorted({name for path in paths if not (name := path.rpartition(".")[2]).isdigit()})
             called = f"{', '.join(names[:20])}{', …' if len(names) > 20 else ''}"
             how = " A string is a regular expression for the whole path; put plain names in a list." if whole else ""
@@ -76,7 +76,7 @@ def find_modules(module: nn.Module, patterns: str | Sequence[str], option: str) 
                 f"{option}: {pattern!r} matches no module of {type(module).__name__}. Its modules are called {called}."
                 f"{near_modules(pattern, paths)}{how}"
             )
-    return found
+    return matches
 
 
 def matching(paths: Iterable[str], pattern: str, *, whole: bool) -> list[str]:

@@ -97,9 +97,9 @@ def copy_into(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor], o
         )
     wrong = {n: (tuple(tensors[n].shape), tuple(p.shape)) for n, p in parameters.items() if tensors[n].shape != p.shape}
     if wrong:
-        name, (found, expected) = next(iter(wrong.items()))
+        name, (actual, expected) = next(iter(wrong.items()))
         raise BaseMismatch(
-            f"{origin} does not fit this model: {name!r} has shape {found}, the model expects {expected}"
+            f"{origin} does not fit this model: {name!r} has shape {actual}, the model expects {expected}"
             f" ({len(wrong)} of {len(parameters)} tensors differ)."
         )
     for name, parameter in parameters.items():

@@ -69,10 +69,10 @@ class TokenLoss:
                 states of labelled tokens are kept.
         """
         passes = [self._labelled(model, inputs, labels) for _ in range(criterion.passes)]
-        found, states = passes[0], [one.states for one in passes]
-        parameters = found.parameters if torch.is_grad_enabled() else ()
-        total = _ChunkedSum.apply(criterion, found.targets, found.logits, len(states), *states, *parameters)
-        return total, len(found.targets)
+        labelled, states = passes[0], [one.states for one in passes]
+        parameters = labelled.parameters if torch.is_grad_enabled() else ()
+        total = _ChunkedSum.apply(criterion, labelled.targets, labelled.logits, len(states), *states, *parameters)
+        return total, len(labelled.targets)
 
     @torch.no_grad()
     def by_example(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,19 +92,19 @@ class TokenLoss:
             (B,) log-probabilities, in at least fp32, summed over the labelled tokens of each example, and their (B,)
             numbers.
         """
-        found = self._labelled(model, inputs, labels)
+        labelled = self._labelled(model, inputs, labels)
 
         def chosen(states: Tensor, targets: Tensor) -> Tensor:
-            return -cross_entropy(found.logits(states), targets, reduction="none")
+            return -cross_entropy(labelled.logits(states), targets, reduction="none")
 
-        every = [widen(found.states.new_zeros(0))]
-        for start in range(0, len(found.targets), CHUNK):
-            chunk = found.states[start : start + CHUNK], found.targets[start : start + CHUNK]
+        every = [widen(labelled.states.new_zeros(0))]
+        for start in range(0, len(labelled.targets), CHUNK):
+            chunk = labelled.states[start : start + CHUNK], labelled.targets[start : start + CHUNK]
             kept = torch.is_grad_enabled()
             every.append(checkpoint(chosen, *chunk, use_reentrant=False) if kept else chosen(*chunk))
         values = torch.cat(every)
-        sums = values.new_zeros(len(labels)).index_add(0, found.examples, values)
-        return sums, torch.bincount(found.examples, minlength=len(labels))
+        sums = values.new_zeros(len(labels)).index_add(0, labelled.examples, values)
+        return sums, torch.bincount(labelled.examples, minlength=len(labels))
 
     def _labelled(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> _Labelled:
         predicted = labels[:, self._ahead :]

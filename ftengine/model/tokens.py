@@ -55,13 +55,13 @@ def tokenize(processor: Any, *texts: str, limit: int, **options: Any) -> Feature
     """
     options |= {"return_attention_mask": False, "verbose": False}
     left = getattr(processor, "truncation_side", "right") == "left"
-    found = [part_within(processor, text, limit, left=left) for text in texts]
-    parts = [part for part, _ in found]
+    cut = [part_within(processor, text, limit, left=left) for text in texts]
+    parts = [part for part, _ in cut]
     encoded = processor(*parts, **options)
     full = full_length(len(encoded["input_ids"]), "".join(texts), "".join(parts))
     if full > limit:
         encoded = processor(*parts, truncation=True, max_length=limit, **options)
-    if "offset_mapping" in encoded and (start := found[0][1]):
+    if "offset_mapping" in encoded and (start := cut[0][1]):
         encoded["offset_mapping"] = [(first + start, last + start) for first, last in encoded["offset_mapping"]]
     ids = encoded["input_ids"]
     counts = {"length": len(ids), "full_length": full, "truncated": full > limit}
@@ -78,8 +78,8 @@ def part_within(processor: Any, text: str, limit: int, *, left: bool = False) ->
     size = LONG_TEXT
     while size < len(text):
         # Where a word is cut in front, merges of its letters would begin elsewhere; behind, they are in order.
-        found = _WORD_END.search(text, len(text) - size, len(text) - size // 2) if left else None
-        start = found.start() if found else len(text) - size if left else 0
+        match = _WORD_END.search(text, len(text) - size, len(text) - size // 2) if left else None
+        start = match.start() if match else len(text) - size if left else 0
         part = text[start:] if left else text[:size]
         if len(_plain_ids(processor, part)) >= 2 * limit:
             return part, start

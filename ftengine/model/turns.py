@@ -83,17 +83,17 @@ def write(
     left = [turn(processor, conversation, k, whole) for k in sorted(trained)]
     if not left:
         return [Written(whole, [])]
-    found = []
+    turns = []
     text, marked = whole, marks(processor, conversation, len(conversation.messages))
     while left:
         covered = [one for one in left if text.startswith(one.text[: one.end])]
         if covered:
-            found.append(_written(processor, conversation, text, marked, covered, mask_thoughts))
+            turns.append(_written(processor, conversation, text, marked, covered, mask_thoughts))
             left = [one for one in left if one not in covered]
         if left:
             text, last = left[-1].text, left[-1]
             marked = marks(processor, conversation, last.number + 1) if last.rendered else None
-    return found[::-1]
+    return turns[::-1]
 
 
 def _written(

@@ -85,9 +85,9 @@ def _why_no_gpu_serves() -> str | None:
     for index in range(torch.cuda.device_count()):
         capability = torch.cuda.get_device_capability(index)
         if capability < CAPABILITY:
-            found, needed = (".".join(map(str, version)) for version in (capability, CAPABILITY))
+            has, needed = (".".join(map(str, version)) for version in (capability, CAPABILITY))
             name = torch.cuda.get_device_name(index)
-            return f"GPU {index}, {name}, has compute capability {found}: kernels need {needed}"
+            return f"GPU {index}, {name}, has compute capability {has}: kernels need {needed}"
     built, driver = library.cuda_version(), driver_version()
     if built is not None and driver is not None and driver < built:
         return (

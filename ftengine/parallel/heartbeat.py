@@ -102,19 +102,19 @@ class Heartbeat:
 
     def missing(self, seconds: float) -> str:
         """Name the processes that ended, or have been silent for so long; "" where all live."""
-        now, found = time.monotonic(), []
+        now, reasons = time.monotonic(), []
         reached = now - self._reached <= min(seconds, 3 * self._interval)  # else nothing is known of any process
         for rank, (value, since) in enumerate(self._heard):
             host, _, ended = json.loads(value)
             who = f"process {rank} of {len(self._keys)} (host {host})"
             if ended and now - since > min(seconds, GRACE):
-                found.append(f"{who} ended: {ended.rstrip('.')}")
+                reasons.append(f"{who} ended: {ended.rstrip('.')}")
             elif ended is None and now - since > seconds and reached:
-                found.append(f"{who} has not answered for {now - since:.0f} s: it was killed or stopped, or cut off")
-        if now - self._reached > seconds and not found:
+                reasons.append(f"{who} has not answered for {now - since:.0f} s: it was killed or stopped, or cut off")
+        if now - self._reached > seconds and not reasons:
             host = os.environ.get("MASTER_ADDR", "of process 0")
-            found.append(f"host {host}, which holds the processes together, has not answered for {seconds:.0f} s")
-        return "; ".join(found)
+            reasons.append(f"host {host}, which holds the processes together, has not answered for {seconds:.0f} s")
+        return "; ".join(reasons)
 
     def _say(self, number: int, ended: str | None = None) -> None:
         self._store.set(self._own, json.dumps([socket.gethostname(), number, ended]))

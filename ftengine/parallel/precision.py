@@ -92,12 +92,12 @@ def widened_by(layers: Iterable[tuple[str, nn.Module]], run: Callable[[], object
 
     The layer behind such a one may have parameters in the narrower dtype and refuse it, as layer norms on CPUs do.
     """
-    found: dict[str, None] = {}
+    widened: dict[str, None] = {}
 
     def look(path: str, inputs: tuple[Any, ...], output: Any) -> None:
         narrow = [x for x in inputs if isinstance(x, Tensor) and x.dtype in (torch.bfloat16, torch.float16)]
         if narrow and isinstance(output, Tensor) and output.dtype is torch.float32:
-            found[path] = None
+            widened[path] = None
 
     handles = [
         layer.register_forward_hook(lambda _, inputs, output, path=path: look(path, inputs, output))
@@ -110,4 +110,4 @@ def widened_by(layers: Iterable[tuple[str, nn.Module]], run: Callable[[], object
     finally:
         for handle in handles:
             handle.remove()
-    return list(found)
+    return list(widened)

@@ -79,12 +79,12 @@ def sizes_up_to(processes: int) -> list[int]:
 
 def bandwidth_of(text: str) -> float:
     """Return bytes a second of "400Gb/s" (bits), "50GB/s" (bytes) or "25Gbps" (InputError: it is none)."""
-    found = _BANDWIDTH.fullmatch(text.strip())
-    if found is None or not (number := float(found[1])):
+    match = _BANDWIDTH.fullmatch(text.strip())
+    if match is None or not (number := float(match[1])):
         raise InputError(
             f"--bandwidth {text!r}: write a number above 0 and its unit, in bits as 400Gb/s or in bytes as 50GB/s."
         )
-    return number * _PREFIX[found[2]] / (1 if found[3] == "B" else 8)
+    return number * _PREFIX[match[2]] / (1 if match[3] == "B" else 8)
 
 
 def advice(scales: Sequence[Scale], accumulate: int, examples: int, bandwidth: float) -> list[str]:

@@ -63,9 +63,9 @@ def read_parts(folder: Path, targets: Mapping[str, Tensor]) -> None:
     """
     there = _stored(folder)
     for name, target in targets.items():
-        found = there.get(name)
-        if found is None or found[0] != target.shape:
-            what = "is missing" if found is None else f"has shape {tuple(found[0])}"
+        stored = there.get(name)
+        if stored is None or stored[0] != target.shape:
+            what = "is missing" if stored is None else f"has shape {tuple(stored[0])}"
             raise BaseMismatch(
                 f"{str(folder)!r} does not fit this model: {name!r} {what}, the model expects {tuple(target.shape)}."
             )
@@ -101,11 +101,13 @@ def read_like(folder: Path, names: Iterable[str], parameters: Mapping[str, Tenso
 def _stored(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     """Return shape and dtype of the tensors in a folder's files, their parts put together."""
     try:
-        found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+        tensors = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{str(folder)!r} cannot be read: {error}.") from None
     return {
-        name: (one.size, one.properties.dtype) for name, one in found.items() if isinstance(one, TensorStorageMetadata)
+        name: (one.size, one.properties.dtype)
+        for name, one in tensors.items()
+        if isinstance(one, TensorStorageMetadata)
     }
 
 

@@ -109,17 +109,17 @@ def blocks(module: nn.Module, classes: Collection[str] = ()) -> list[nn.Module]:
         RecipeError: classes are named, and the model has none of them.
     """
     names = set(classes) or set(getattr(module, "_no_split_modules", None) or ())
-    found = [part for part in module.modules() if names & {cls.__name__ for cls in type(part).__mro__}]
-    if classes and not found:
+    parts = [part for part in module.modules() if names & {cls.__name__ for cls in type(part).__mro__}]
+    if classes and not parts:
         raise RecipeError(
             f"the launcher asks for blocks of class {', '.join(sorted(classes))}, and {type(module).__name__} has "
             "none. Correct fsdp_transformer_layer_cls_to_wrap, or take it out."
         )
-    if not found:
-        found = [member for part in module.modules() for member in _alike(part)]
+    if not parts:
+        parts = [member for part in module.modules() for member in _alike(part)]
     uses = Counter(id(p) for part in module.modules() for p in part.parameters(recurse=False))
     kept = []
-    for block in dict.fromkeys(reversed(found)):
+    for block in dict.fromkeys(reversed(parts)):
         inside = Counter(id(p) for part in block.modules() for p in part.parameters(recurse=False))
         if block is not module and inside and all(uses[key] == count for key, count in inside.items()):
             kept.append(block)
@@ -136,10 +136,10 @@ def _alike(part: nn.Module) -> list[nn.Module]:
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     """Return the names of tensors that hold a number which is not finite, of divided ones in any process's part."""
     parts = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors.values()]
-    found = torch.stack([part.isfinite().all().logical_not().float() for part in parts])
+    flags = torch.stack([part.isfinite().all().logical_not().float() for part in parts])
     if any(isinstance(tensor, DTensor) for tensor in tensors.values()):
-        dist.all_reduce(found)
-    return [name for name, wrong in zip(tensors, found.tolist(), strict=True) if wrong]
+        dist.all_reduce(flags)
+    return [name for name, wrong in zip(tensors, flags.tolist(), strict=True) if wrong]
 
 
 def got_gradients(module: nn.Module) -> set[str]:
@@ -147,7 +147,7 @@ def got_gradients(module: nn.Module) -> set[str]:
 
     Afterwards it cannot be told: what nothing computed with has a gradient of zeros then (see `shard`).
     """
-    found: set[str] = set()
+    names: set[str] = set()
     known: set[nn.Parameter] = set()
     for path, part in module.named_modules():
 
@@ -155,11 +155,11 @@ def got_gradients(module: nn.Module) -> set[str]:
             for name, parameter in part.named_parameters(path):  # whole by now, unless another part has them
                 if parameter.requires_grad and not isinstance(parameter, DTensor) and parameter not in known:
                     known.add(parameter)
-                    parameter.register_post_accumulate_grad_hook(lambda _, name=name: found.add(name))
+                    parameter.register_post_accumulate_grad_hook(lambda _, name=name: names.add(name))
 
         if isinstance(part, FSDPModule):
             nn.Module.register_forward_pre_hook(cast(nn.Module, part), listen)
-    return found
+    return names
 
 
 def sharded_parts(module: nn.Module) -> Iterator[Any]:

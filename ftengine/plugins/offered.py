@@ -46,7 +46,7 @@ def classes(function: Any) -> tuple[list[Any], str]:
     # A hook of third-party code may raise anything, SystemExit included; it becomes the cause.
     except (Exception, SystemExit) as error:
         return [], f"failed: {raised(error)}"
-    return [], f"returned {_told(found)}; it must return a list of classes"
+    return [], f"returned {_described(found)}; it must return a list of classes"
 
 
 def raised(error: BaseException) -> str:
@@ -82,7 +82,7 @@ def _fault_of_class(cls: type[Component], base: type[Component]) -> str:
 def described(cls: Any) -> str:
     """Name what is offered: a component's name, else its class."""
     name = getattr(cls, "name", None)
-    return repr(name) if isinstance(cls, type) and isinstance(name, str) and name else _told(cls)
+    return repr(name) if isinstance(cls, type) and isinstance(name, str) and name else _described(cls)
 
 
 def written(thing: type | FunctionType) -> str:
@@ -93,7 +93,7 @@ def written(thing: type | FunctionType) -> str:
         return ""
 
 
-def _told(found: Any) -> str:
+def _described(found: Any) -> str:
     if isinstance(found, type):
         return f"the class {found.__qualname__}"
     return "None" if found is None else f"an object of type {type(found).__qualname__}"
@@ -115,7 +115,7 @@ def _fault_of_traits(cls: type[Component], base: type[Component]) -> str:
     wanted = type(base.traits)
     if isinstance(cls.traits, wanted):
         return ""
-    return f"its traits are {_told(cls.traits)}; write `traits = api.{wanted.__name__}(…)`"
+    return f"its traits are {_described(cls.traits)}; write `traits = api.{wanted.__name__}(…)`"
 
 
 def _fault_of_names(cls: type[Component], base: type[Component]) -> str:

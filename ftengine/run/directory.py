@@ -156,7 +156,7 @@ class RunDirectory:
         file = self.path / "metrics.jsonl"
         if not file.is_file():
             return []
-        found, lines = [], file.read_text(encoding="utf-8", errors="replace").split("\n")
+        rows, lines = [], file.read_text(encoding="utf-8", errors="replace").split("\n")
         for number, line in enumerate(lines, 1):
             try:
                 content = json.loads(line)
@@ -165,8 +165,8 @@ class RunDirectory:
                 if number < len(lines):
                     raise RunError(f"{str(file)!r}: line {number} is damaged. Take it out, or restore it.") from None
             else:
-                found.append(content)
-        return found
+                rows.append(content)
+        return rows
 
     def keep_metrics(self, up_to_step: int) -> None:
         """Drop the lines after a step, which a resumed run writes again."""
@@ -195,14 +195,14 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> Path:
 
 def file_hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file in a folder by its path in it."""
-    found = {}
+    hashes = {}
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest = hashlib.sha256()
         with open(file, "rb") as opened:
             while part := opened.read(1 << 22):
                 digest.update(part)
-        found[file.relative_to(folder).as_posix()] = digest.hexdigest()
-    return found
+        hashes[file.relative_to(folder).as_posix()] = digest.hexdigest()
+    return hashes
 
 
 def flush(path: Path, *, inside: bool = True) -> None:

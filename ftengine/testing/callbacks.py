@@ -68,18 +68,18 @@ class CallbackChecks(Checks):
     make: Callable[[], api.Callback]
 
     def it_takes_every_event(self) -> None:
-        for callback, event in self._told():
+        for callback, event in self._events():
             with explained(f"it fails on {type(event).__name__}", "pass over events that it does not need"):
                 _tell(callback, event)
 
     def events_stay_as_they_are(self) -> None:
-        for callback, event in self._told():
-            before = copy.deepcopy(_plain(event))
+        for callback, event in self._events():
+            before = copy.deepcopy(_fields(event))
             _tell(callback, event)
-            assert equal(_plain(event), before), f"it changes what {type(event).__name__} holds: copy it first"
+            assert equal(_fields(event), before), f"it changes what {type(event).__name__} holds: copy it first"
 
     def the_model_stays_as_it_is(self) -> None:
-        for callback, event in self._told():
+        for callback, event in self._events():
             model = event.model if isinstance(event, api.BeforeStep) else nn.Module()
             before = copy.deepcopy(_tensors(model))
             _tell(callback, event)
@@ -90,7 +90,7 @@ class CallbackChecks(Checks):
             assert not left, f"it leaves {left} hooks on the model: take them away before `on` returns"
 
     def random_numbers_stay_as_they_are(self) -> None:
-        for callback, event in self._told():
+        for callback, event in self._events():
             before = _drawn_next()
             _tell(callback, event)
             assert _drawn_next() == before, (
@@ -115,7 +115,7 @@ class CallbackChecks(Checks):
         told = isinstance(command, str) and bool(command.strip())
         assert told, f"view_command returns {command!r}"
 
-    def _told(self) -> Iterator[tuple[api.Callback, api.Event]]:
+    def _events(self) -> Iterator[tuple[api.Callback, api.Event]]:
         callback = self._made()
         with tempfile.TemporaryDirectory() as folder:
             for event in events(Path(folder)):
@@ -154,7 +154,7 @@ def _drawn_next() -> tuple[float, float, float]:
         return random.random(), float(np.random.random()), float(torch.rand(()))
 
 
-def _plain(event: api.Event) -> dict[str, Any]:
+def _fields(event: api.Event) -> dict[str, Any]:
     kept = (Path, BaseException, nn.Module)
     return {name: value for name, value in vars(event).items() if not isinstance(value, kept)}
 

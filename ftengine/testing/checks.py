@@ -121,10 +121,10 @@ def _located(check: Callable[[], None], on: str) -> None:
         raise NotSuited(f"{place}{reason}") from None
     # A broken component may raise anything; each is that check's failure.
     except Exception as error:
-        raise AssertionError(place + _told(error)) from error
+        raise AssertionError(place + _message(error)) from error
 
 
-def _told(error: Exception) -> str:
+def _message(error: Exception) -> str:
     kind = "" if isinstance(error, (AssertionError, FtengineError)) else f"{type(error).__name__}: "
     return f"{kind}{error}"
 
@@ -137,7 +137,7 @@ def _outcome(check: Callable[[], None]) -> tuple[Outcome, str]:
     except NotSuited as reason:
         return "does not apply", str(reason)
     except Exception as error:  # as in `_located`
-        return "failed", _told(error)
+        return "failed", _message(error)
     return "passed", ""
 
 

@@ -204,5 +204,5 @@ def checkpoint_folders(run: RunDirectory) -> list[Path]:
     """Return complete checkpoints, oldest first."""
     if not run.checkpoints.is_dir():
         return []
-    found = [path for path in run.checkpoints.iterdir() if re.fullmatch(r"step-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    folders = [path for path in run.checkpoints.iterdir() if re.fullmatch(r"step-\d+", path.name)]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix("step-")))

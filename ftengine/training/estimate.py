@@ -120,8 +120,8 @@ class Trial:
     def size(self, members: np.ndarray) -> int:
         """Return how many tokens of a micro-batch are computed while fast paths are active, with what pads them."""
         fewer = self.fast_paths.compute_fewer_tokens
-        found = self.fast_paths.computed_tokens(self.train.batch(members, 0)) if fewer else None
-        return found or int(self.train.lengths[members].max()) * len(members)
+        computed = self.fast_paths.computed_tokens(self.train.batch(members, 0)) if fewer else None
+        return computed or int(self.train.lengths[members].max()) * len(members)
 
     @contextmanager
     def attached(self) -> Iterator[Attached]:
@@ -156,9 +156,9 @@ class Trial:
             (loss_sum if penalty is None else loss_sum + penalty * weight).backward()
             _settle(accelerator)
             end = time.perf_counter()
-        found = Passed(end - start, forward, end - ahead, memory.held, memory.peak)
-        self.passes[self.size(members)] = found
-        return found
+        passed = Passed(end - start, forward, end - ahead, memory.held, memory.peak)
+        self.passes[self.size(members)] = passed
+        return passed
 
     def memory(self, regularizers: Attached, most: int) -> tuple[int, int]:
         """Return the bytes that the process holds now, and what it will hold at most in training.
@@ -168,11 +168,11 @@ class Trial:
         """
         release_memory()
         median, largest = self.batches[len(self.batches) // 2], self.batches[-1]
-        found, growth = self.run(regularizers, median), self.sizes[-1] / self.sizes[len(self.sizes) // 2]
-        peak = found.held + int((found.peak - found.held) * growth)
+        passed, growth = self.run(regularizers, median), self.sizes[-1] / self.sizes[len(self.sizes) // 2]
+        peak = passed.held + int((passed.peak - passed.held) * growth)
         if peak + self.state_bytes <= most:
             peak = self.run(regularizers, largest).peak
-        return found.held, peak + self.state_bytes
+        return passed.held, peak + self.state_bytes
 
     def optimizer_seconds(self) -> float:
         """Return what a step of the optimiser takes, which changes the weights; gradients are those of the last run."""

@@ -68,8 +68,8 @@ class FastPaths:
     def computed_tokens(self, batch: Batch) -> int | None:
         """Return how many tokens of a micro-batch the model computes (PluginError: no number); None: all of them."""
         paths = (path for path in self.paths if overrides(path, "computed_tokens"))
-        found = (token_count(path, path.computed_tokens(batch)) for path in paths)
-        return min((count for count in found if count is not None), default=None)
+        counts = (token_count(path, path.computed_tokens(batch)) for path in paths)
+        return min((count for count in counts if count is not None), default=None)
 
     def ordered(self, members: np.ndarray, batch: Batch) -> np.ndarray:
         """Return examples in the order in which they are best divided (PluginError: one is lost, or there twice).
@@ -79,11 +79,11 @@ class FastPaths:
         if {len(x) for x in batch.values() if isinstance(x, Tensor) and x.ndim} != {len(members)}:
             return members
         for path in self.paths:
-            found = path.order(batch) if overrides(path, "order") else None
-            if found is not None:
-                if sorted(found) != list(range(len(members))):
-                    raise wrong(path, "order", found, "each example's number in the batch once, or None")
-                return members[list(found)]
+            order = path.order(batch) if overrides(path, "order") else None
+            if order is not None:
+                if sorted(order) != list(range(len(members))):
+                    raise wrong(path, "order", order, "each example's number in the batch once, or None")
+                return members[list(order)]
         return members
 
     def __str__(self) -> str:
@@ -99,10 +99,10 @@ def activated(paths: Sequence[FastPath], loaded: LoadedModel, context: TrainingC
             entered = path.activate(loaded, context)
             if not isinstance(entered, AbstractContextManager):
                 raise wrong(path, "activate", entered, "a context manager: decorate it with contextlib.contextmanager")
-            found = stack.enter_context(entered)
-            if not (found is None or isinstance(found, Mapping)):
-                raise wrong(path, "activate", found, "a context that yields a mapping of counts, or None")
-            replaced[path.name] = found
+            counts = stack.enter_context(entered)
+            if not (counts is None or isinstance(counts, Mapping)):
+                raise wrong(path, "activate", counts, "a context that yields a mapping of counts, or None")
+            replaced[path.name] = counts
         yield replaced
 
 
@@ -265,10 +265,10 @@ def _fault(
 
     @contextmanager
     def way(paths: Sequence[FastPath], watched: bool = False) -> Iterator[Around | None]:
-        with activated(paths, probe.loaded, context) as found, dropouts if watched else nullcontext():
+        with activated(paths, probe.loaded, context) as counts, dropouts if watched else nullcontext():
             if watched or not drawing:
-                replaced.update(found)
-            used = [path for path in paths if found[path.name] is not None]
+                replaced.update(counts)
+            used = [path for path in paths if counts[path.name] is not None]
             if not used:
                 raise _Nothing
             yield _around(used)

@@ -53,6 +53,6 @@ def _of_any_process(names: Collection[str], module: nn.Module) -> list[str]:
     """Return the names that some process of a sharded model has; elsewhere they are as they are."""
     if not is_sharded(module):
         return sorted(names)
-    found: list[list[str]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(found, list(names))
-    return sorted({name for part in found for name in part})
+    gathered: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(gathered, list(names))
+    return sorted({name for part in gathered for name in part})

@@ -44,21 +44,22 @@ class JointLoss:
         if loss.requires_grad:
             loss.backward(inputs=leaves)
         kept = {name: x for name, x in whole.items() if x.requires_grad}
-        found = {name: torch.zeros_like(x) if x.grad is None else x.grad for name, x in kept.items()}
+        gradients = {name: torch.zeros_like(x) if x.grad is None else x.grad for name, x in kept.items()}
         for part, counts in parts:
             rows = rows_of(part)
             own = slice(first, first + rows if counts else first)
-            self._gradients.append({name: x[own] for name, x in found.items()})
+            self._gradients.append({name: x[own] for name, x in gradients.items()})
             self._shares.append(rows / rows_of(whole) if counts else 0.0)
             first = own.stop
         self._loss, self._weight = loss.detach(), float(weight)
 
     def share(self, batch: Batch, number: int) -> tuple[Tensor, float]:
         """Return a micro-batch's share of the loss, whose gradient is that of the whole, and of its weight."""
-        found, gradients, share = self._represent(batch, number), self._gradients[number - 1], self._shares[number - 1]
+        tensors = self._represent(batch, number)
+        gradients, share = self._gradients[number - 1], self._shares[number - 1]
         if not share:  # of a divided model, whose processes all take part: what it comes to does not count
-            return torch.stack([x.sum() for x in found.values() if x.requires_grad]).sum(), 0.0
-        total = torch.stack([(found[name] * g).sum() for name, g in gradients.items()]).sum()
+            return torch.stack([x.sum() for x in tensors.values() if x.requires_grad]).sum(), 0.0
+        total = torch.stack([(tensors[name] * g).sum() for name, g in gradients.items()]).sum()
         return total - total.detach() + self._loss * share, self._weight * share
 
     def _represent(self, batch: Batch, number: int) -> Represented:

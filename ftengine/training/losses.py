@@ -62,20 +62,20 @@ Represented = Mapping[str, Tensor]
 
 def represented(task: Task, module: nn.Module, batch: Batch) -> Represented:
     """Return what a task makes of a batch whose examples meet others (PluginError: it is no mapping of tensors)."""
-    found = task.represent(module, batch)
-    if not isinstance(found, Mapping) or not all(isinstance(x, Tensor) and x.ndim for x in found.values()):
-        raise wrong(task, "represent", found, "a mapping of tensors by name, a row an example")
-    return found
+    tensors = task.represent(module, batch)
+    if not isinstance(tensors, Mapping) or not all(isinstance(x, Tensor) and x.ndim for x in tensors.values()):
+        raise wrong(task, "represent", tensors, "a mapping of tensors by name, a row an example")
+    return tensors
 
 
-def joint_loss_of(task: Task, found: Represented) -> tuple[Tensor, Tensor | float]:
+def joint_loss_of(task: Task, representation: Represented) -> tuple[Tensor, Tensor | float]:
     """Return a task's (sum of losses, weight) of examples that meet (PluginError: they are no scalars)."""
-    return loss_and_weight(task, "joint_loss", task.joint_loss(found))
+    return loss_and_weight(task, "joint_loss", task.joint_loss(representation))
 
 
-def rows_of(found: Represented) -> int:
+def rows_of(representation: Represented) -> int:
     """Return of how many examples this is."""
-    return len(next(iter(found.values())))
+    return len(next(iter(representation.values())))
 
 
 def gathered(parts: Sequence[Represented], accelerator: Accelerator) -> tuple[dict[str, Tensor], int]:
@@ -94,13 +94,13 @@ def loss_of(task: Task, module: nn.Module, batch: Batch, criterion: Criterion) -
     return loss_and_weight(task, "loss", task.loss(module, batch, criterion))
 
 
-def loss_and_weight(task: Task, method: str, found: Any) -> tuple[Tensor, Tensor | float]:
+def loss_and_weight(task: Task, method: str, result: Any) -> tuple[Tensor, Tensor | float]:
     """Return what a task returned as (sum of losses, weight) (PluginError: they are no scalars)."""
-    pair = isinstance(found, tuple) and len(found) == 2
-    if not (pair and is_scalar(found[0], tensor=True) and is_scalar(found[1])):
+    pair = isinstance(result, tuple) and len(result) == 2
+    if not (pair and is_scalar(result[0], tensor=True) and is_scalar(result[1])):
         wanted = "(sum of losses, its weight): a tensor of floats without dimensions, and a number or such a tensor"
-        raise wrong(task, method, found, wanted)
-    return found
+        raise wrong(task, method, result, wanted)
+    return result
 
 
 def zeros(count: int, device: torch.device) -> Tensor:

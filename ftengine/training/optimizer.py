@@ -42,9 +42,9 @@ def build_optimizer(component: Optimizer, groups: Groups) -> torch.optim.Optimiz
         )
     for parameter, group in wanted.items():
         for key in (one for one in SETTINGS if one in group):
-            if float(found := built[parameter].get(key, math.nan)) != float(group[key]):
+            if float(actual := built[parameter].get(key, math.nan)) != float(group[key]):
                 raise PluginError(
-                    f"{named(component)} has a parameter of shape {tuple(parameter.shape)} under {key} {found:g}, and "
+                    f"{named(component)} has a parameter of shape {tuple(parameter.shape)} under {key} {actual:g}, and "
                     f"the group that it was given with has {group[key]:g}: the optimiser must be built of the groups "
                     "as they are given, each with its own learning rate and weight decay."
                 )
@@ -95,11 +95,11 @@ def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> tupl
     for i, group in enumerate(optimizer.param_groups):
         own: dict[str, Any] = {}
         for key, value in group.items():
-            found: dict[str, Tensor] = {}
+            packed: dict[str, Tensor] = {}
             with suppress(PluginError):  # what cannot be written is an option, such as a function: the recipe makes it
                 if key != "params":
-                    own[key] = _pack(value, f"{i}||{key}", found)
-                    tensors |= found
+                    own[key] = _pack(value, f"{i}||{key}", packed)
+                    tensors |= packed
         groups.append(own)
     return tensors, {"state": state, "groups": groups}
 

@@ -320,11 +320,11 @@ def groups_of(strategy: Strategy, module: nn.Module, section: TrainSection) -> l
         "holds twice": [names.get(one, "a tensor") for one, times in given.items() if times > 1],
         "holds, although they do not train,": [n for one in given if (n := names.get(one, "a tensor")) not in trains],
     }
-    for what, found in faults.items():
-        if found:
+    for what, faulty in faults.items():
+        if faulty:
             raise PluginError(
-                f"{named(strategy)}: what param_groups() returned {what} {len(found):,} parameters, such as "
-                f"{found[0]!r}. Each parameter that requires a gradient (modules that are new in the base do, "
+                f"{named(strategy)}: what param_groups() returned {what} {len(faulty):,} parameters, such as "
+                f"{faulty[0]!r}. Each parameter that requires a gradient (modules that are new in the base do, "
                 "whatever the strategy) has to be in one group, once, and no other."
             )
     return groups

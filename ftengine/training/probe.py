@@ -100,12 +100,12 @@ class ProbeBatch:
             way: what is compared.
             training: whether in training mode, with dropout.
         """
-        found = self._passed(training, True, way)
+        outcome = self._passed(training, True, way)
         exact = self.own(training=training)
-        told = exact.fault(found, lambda name, scale: LIMIT)
+        told = exact.fault(outcome, lambda name, scale: LIMIT)
         if told or self._half is None:
             return told
-        own, rounding = self._plain(training, wide=False), LEAST * torch.finfo(self._half).eps
+        own, rounding = self._reference(training, wide=False), LEAST * torch.finfo(self._half).eps
 
         def allowed(name: str, scale: float) -> float:
             return RATIO * float((own.tensors[name] - exact.tensors[name]).norm()) / scale + rounding
@@ -115,9 +115,9 @@ class ProbeBatch:
 
     def own(self, *, training: bool) -> Outcome:
         """Return what the model's own way comes to in float32 (whatever that raises: it cannot be computed)."""
-        return self._plain(training, wide=True)
+        return self._reference(training, wide=True)
 
-    def _plain(self, training: bool, wide: bool) -> Outcome:
+    def _reference(self, training: bool, wide: bool) -> Outcome:
         if (training, wide) not in self._own:
             self._own[training, wide] = self._passed(training, wide)
         return self._own[training, wide]
@@ -145,11 +145,11 @@ class ProbeBatch:
                 with around(self._members, self._batch, loss):
                     value = loss()
                 value.backward()
-            found = {"the loss": value.detach().double().reshape(1).cpu()}
+            values = {"the loss": value.detach().double().reshape(1).cpu()}
             for name, parameter in trainable(module).items():
                 if parameter.grad is not None:
-                    found[f"the gradient of {name!r}"] = _sample(parameter.grad)
-            return Outcome(found)
+                    values[f"the gradient of {name!r}"] = _sample(parameter.grad)
+            return Outcome(values)
         finally:
             module.zero_grad(set_to_none=True)
             reshard(module)

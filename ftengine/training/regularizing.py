@@ -22,13 +22,13 @@ def own_regularizers(strategy: Strategy, steps: int) -> list[Regularizer]:
         RecipeError: its options do not suit so many steps.
         PluginError: it is no regularizer.
     """
-    found = strategy.regularizer(steps)
-    if found is None:
+    regularizer = strategy.regularizer(steps)
+    if regularizer is None:
         return []
-    if not isinstance(found, Regularizer):
-        raise wrong(strategy, "regularizer", found, "a Regularizer")
-    found.name = strategy.name  # type: ignore[misc]  # no recipe names it
-    return [found]
+    if not isinstance(regularizer, Regularizer):
+        raise wrong(strategy, "regularizer", regularizer, "a Regularizer")
+    regularizer.name = strategy.name  # type: ignore[misc]  # no recipe names it
+    return [regularizer]
 
 
 class Attached:
@@ -60,12 +60,12 @@ class Attached:
         """Return the sum of all penalties on a micro-batch of so much mean loss, None where there is none."""
         penalties = []
         for regularizer in self._attached:
-            found = regularizer.penalty(self._loaded.module, batch, loss)
-            if found is None:
+            penalty = regularizer.penalty(self._loaded.module, batch, loss)
+            if penalty is None:
                 continue
-            if not is_scalar(found, tensor=True):
-                raise wrong(regularizer, "penalty", found, "a tensor of floats without dimensions, or None")
-            penalties.append(found)
+            if not is_scalar(penalty, tensor=True):
+                raise wrong(regularizer, "penalty", penalty, "a tensor of floats without dimensions, or None")
+            penalties.append(penalty)
         return torch.stack(penalties).sum() if penalties else None
 
     def on_step_end(self, step: int) -> None:

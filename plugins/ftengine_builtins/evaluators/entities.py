@@ -57,7 +57,7 @@ class Entities(WeightedEvaluator):
         words = {"token_accuracy": float(np.sum(rows["words"]))}
         if not self.kinds:
             return words
-        _, predicted, true = (float(sums.sum()) for sums in self._plain(rows))
+        _, predicted, true = (float(sums.sum()) for sums in self._totals(rows))
         return {**words, "precision": predicted, "recall": true, "f1": (predicted + true) / 2}
 
     def score_examples(self, rows):
@@ -74,7 +74,7 @@ class Entities(WeightedEvaluator):
             yield of_classes(self.names, true, given, found, unit="word").fact()
         if not self.kinds:
             return
-        _, predicted, true = self._plain(rows)
+        _, predicted, true = self._totals(rows)
         yield from by_part(
             "entity",
             "entities",
@@ -105,7 +105,7 @@ class Entities(WeightedEvaluator):
         found = Counter(kind for kind, start, stop in entities([self.names[i] for i in tags]) if stop - start == 1)
         return [found[kind] for kind in self.kinds]
 
-    def _plain(self, rows):
+    def _totals(self, rows):
         return (sums[0] for sums in self._by_kind(rows, np.ones((1, len(rows["words"])))))
 
     def _by_kind(self, rows, weights):
