@@ -34,6 +34,8 @@ from ftengine.api.strategy import Strategy, StrategyTraits
 from ftengine.api.task import Recognised, Task, TaskTraits
 from ftengine.api.types import (
     PART,
+    SAMPLE,
+    SAMPLES,
     Batch,
     Example,
     Features,
@@ -51,6 +53,8 @@ VERSION = "1"
 
 __all__ = [
     "PART",
+    "SAMPLE",
+    "SAMPLES",
     "VERSION",
     "Audit",
     "AuditedData",

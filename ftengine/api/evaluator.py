@@ -211,6 +211,8 @@ class Evaluator(Component):
     """Columns of the user's row that it reads too; they are put into the prediction, None where the row has none."""
     generation: Mapping[str, Any] = {}
     """Options of `Task.generate` that it wants its texts made with, e.g. {"max_new_tokens": 64}."""
+    sampling: Mapping[str, Any] = {}
+    """The same of several answers to a row, where it reads those as "samples", and "samples", how many."""
 
     @abstractmethod
     def score(self, rows: Rows, weights: np.ndarray) -> Mapping[str, float]:
@@ -226,6 +228,13 @@ class Evaluator(Component):
 
     def check_row(self, row: Example) -> None:
         """Raise DataError where a row's `columns` hold what cannot be read; called before a model loads."""
+
+    def runs_code(self) -> str | None:
+        """Return what runs beside installed plugins, as in "the function score.py:right"; None: nothing.
+
+        A run that was made elsewhere may do that only if the user agrees.
+        """
+        return None
 
     def benchmarks(self, task: Task) -> Mapping[str, Evaluator]:
         """Return what it asks the models itself (`ask_models`), by name, and the evaluator of the answers to each.

@@ -32,7 +32,7 @@ output_option = click.option(
 trust_code_option = click.option(
     "--trust-code",
     is_flag=True,
-    help="Let the run load its model by Python code that its recipe names; look at that code first.",
+    help="Let the run use Python code that its recipe names; look at that code first.",
 )
 
 recipe_argument = click.argument("recipe_file", metavar="RECIPE", type=PATH)

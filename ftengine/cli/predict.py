@@ -40,6 +40,9 @@ from ftengine.text import counted, printable
     multiple=True,
     help="An option of the task, e.g. max_new_tokens=40; may be given several times.",
 )
+@click.option(
+    "--samples", type=click.IntRange(min=1), metavar="N", help="Draw N answers a row, by default at temperature 1."
+)
 @trust_code_option
 @json_option
 def predict(
@@ -52,6 +55,7 @@ def predict(
     batch_size: int | None,
     precision: str | None,
     options: tuple[str, ...],
+    samples: int | None,
     trust_code: bool,
     as_json: bool,
 ) -> None:
@@ -73,6 +77,7 @@ def predict(
         raise click.UsageError(f"{'--resume' if resume else '--json'} needs --output FILE.")
     chosen = dict(key_and_value(option, "--option", "max_new_tokens=40") for option in options)
     settings: dict[str, Any] = {"base": base, "calibrated": calibrated, "batch_size": batch_size, "options": chosen}
+    settings |= {} if samples is None else {"samples": samples}
     with listening(bars=output is not None) as listener:
         run = load_run(run_folder, listener=listener, trust_code=trust_code, precision=precision)
         if output is None:

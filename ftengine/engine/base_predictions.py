@@ -94,6 +94,7 @@ def keys_of(device: Device, known: KnownTask, loaded: LoadedModel, plan: EvalPla
     recipe, state, task = known.recipe, _processor(loaded.processor), component_state(known.task)
     loader, sets = known.experiment.loader, plan.sets()
     unknown = overrides(known.task, "set_model") or loader.runs_code(recipe.model.source) is not None
+    unknown |= any(evaluator.runs_code() is not None for one in sets for evaluator in one.evaluators)
     if unknown or not (recipe.evaluation.reuse_base and state and task):
         return {}
     components = [loader, known.task]
@@ -167,7 +168,8 @@ def _examples(one: EvalSet) -> list[Any]:
         [numbers, known, split.max_length, split.room if split.augmenters else None],
         [[described(each) for each in components] for components in (one.reading, one.answering, split.augmenters)],
         [component_state(each) for each in one.reading if overrides(each, "keep_together")],  # what files it read
-        [split.standing, split.seed, dict(one.options) if len(one.answered) else {}, list(one.slices)],
+        [split.standing, split.seed, list(one.slices)],
+        [dict(one.options), dict(one.sampled)] if len(one.answered) else [],
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Augmenter, AugmenterConfig, Evaluator, Task, overrides
+from ftengine.api import SAMPLES, Augmenter, AugmenterConfig, Evaluator, Task, overrides
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.augmentation_preview import sample_rows
 from ftengine.data.encoding import EncodedSplit
@@ -30,9 +30,11 @@ from ftengine.evaluation.plan import (
     by_pass,
     calibrates,
     check_metrics,
+    most_asked,
 )
 from ftengine.evaluation.results import bind
 from ftengine.evaluation.slices import require_column
+from ftengine.model.generation import sampling
 from ftengine.parallel.device import processes
 from ftengine.run.recipe import EvaluationSection, FurtherExamples
 from ftengine.training.steps import Steps, plan_steps
@@ -118,6 +120,7 @@ def plan_evaluation(
             answering,
             sample(len(held_out) if answering else 0, section.generate.limit, ready.recipe.seed),
             _options(ready, answering),
+            _sampled(ready, answering),
             list(_columns(ready, held_out, lenient)),
         )
         apart = [] if leaked is None else [_leaked(ready, held, leaked)]
@@ -340,18 +343,26 @@ def _check_rows_of(one: EvalSet) -> None:
 
 def _options(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
     """Return how answers are made: the most that any evaluator asks for, unless the recipe says."""
-    options: dict[str, Any] = {}
-    for evaluator in evaluators:
-        for name, value in evaluator.generation.items():
-            options[name] = max(options.get(name, value), value)
-    return {**options, **(ready.recipe.evaluation.generate.model_extra or {})}
+    return {**most_asked(one.generation for one in evaluators), **(ready.recipe.evaluation.generate.model_extra or {})}
+
+
+def _sampled(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
+    """Return how several answers are drawn, and how many; {} where no evaluator asks for them."""
+    options = most_asked(one.sampling for one in evaluators)
+    if not options:
+        return {}
+    options |= ready.recipe.evaluation.generate.model_extra or {}
+    with naming("evaluation.generate"):
+        return sampling(options, options[SAMPLES], ready.recipe.seed)
 
 
 def _check_options(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> None:
     """Let the task refuse options that it does not know, which it does before it looks at any example."""
     if ready.skeleton is not None and (evaluators or ready.recipe.evaluation.generate.model_extra):
         with naming("evaluation.generate"):
-            inferring(ready.task).infer(ready.skeleton.loaded, [], _options(ready, evaluators))
+            for options in (_options(ready, evaluators), _sampled(ready, evaluators)):
+                known = {name: value for name, value in options.items() if name != SAMPLES}
+                inferring(ready.task).infer(ready.skeleton.loaded, [], known)
 
 
 def _encode_sample(ready: ReadyTask, name: str, rows: DataRows, count: int) -> EncodedSplit | None:

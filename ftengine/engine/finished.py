@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ftengine.api import Example, Listener, LoadedModel, ModelLoader, SilentListener, Task
+from ftengine.api import SAMPLE, SAMPLES, Example, Listener, LoadedModel, SilentListener, Task
 from ftengine.data.answer_origin import content_of_files
 from ftengine.engine.evaluate import add_figures, evaluate_run
 from ftengine.engine.experiment import Experiment
@@ -25,6 +25,7 @@ from ftengine.engine.prepared_model import load_base_of, prepare_strategy
 from ftengine.engine.saved_part import load_trained_part
 from ftengine.errors import InputError, NotMergeable, UnknownName
 from ftengine.evaluation.finite import require_finite_answers, require_finite_weights
+from ftengine.model.generation import sampling
 from ftengine.model.saving import write_calibration
 from ftengine.parallel.device import Device
 from ftengine.parallel.heartbeat import watched
@@ -48,8 +49,8 @@ class Run:
         registry: components; by default those of all installed plugins.
         listener: told of phases and steps.
         precision: what its models compute in, in place of the recipe's `train.precision`.
-        trust_code: whether its model may be loaded by code that is no installed plugin, as its recipe asks. A run
-            that somebody else made may hold any recipe: look at it first.
+        trust_code: whether code that is no installed plugin may load its model or judge answers, as its recipe asks. A
+            run that somebody else made may hold any recipe: look at it first.
 
     Raises:
         RunError: the folder holds no finished run.
@@ -154,6 +155,10 @@ class Run:
                 run did not keep.
             ProcessLost: of several processes one is gone.
         """
+        named = {one if isinstance(one, str) else None for one in evaluators}
+        for evaluator in self.without_model().evaluators():
+            if not evaluators or evaluator.name in named:
+                self.require_trust(evaluator.runs_code(), "measures its answers by")
         if not evaluators:
             with watched():
                 return evaluate_run(self.ready(), self.directory, self.facts, data).to_json()
@@ -172,6 +177,7 @@ class Run:
         calibrated: bool = False,
         batch_size: int | None = None,
         options: Mapping[str, Any] | None = None,
+        samples: int | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Answer examples one after the other, in their order.
 
@@ -181,15 +187,19 @@ class Run:
             calibrated: answer by what the task fitted on the validation split, such as a temperature.
             batch_size: examples answered together; by default the recipe's.
             options: the task's own, e.g. {"max_new_tokens": 40}.
+            samples: draw so many answers to each example, {"samples": [answer, …]}, by default at temperature 1 and
+                with the recipe's seed: each depends on that, the prompt and its number alone.
 
         Raises:
             DataError: an example cannot be answered; the message has its number.
-            InputError: an option is unknown to the task, or there is nothing to calibrate by.
+            InputError: an option is unknown to the task, there is nothing to calibrate by, or it writes no text that
+                could be drawn.
             RunError: weights are not finite.
             SourceError: the tokenizer gives tokens that the model has no embeddings for.
             TrainingError: an answer is not finite.
         """
         calibration = self._calibration(base) if calibrated else None
+        options = self._drawn(options, samples)
         device, known, loaded = self._model(base)
         task, size = inferring(known.task), batch_size or self.recipe.train.batch_size
         stream, done = iter(examples), 0
@@ -201,20 +211,31 @@ class Run:
             task.calibration = calibration
             asked = f"examples {done + 1:,} to {done + len(chunk):,}"
             with device.inference(loaded), tokens_checked(loaded, asked):
-                answers = list(task.infer(loaded, chunk, options))
+                if samples is None:
+                    answers = list(task.infer(loaded, chunk, options))
+                else:
+                    of = [task.infer(loaded, [{**row, SAMPLE: k} for row in chunk], options) for k in range(samples)]
+                    answers = [{SAMPLES: list(one)} for one in zip(*of, strict=True)]
             require_finite_answers(answers, done + 1)
             yield from answers
             done += len(chunk)
 
     def answering(
-        self, *, base: bool = False, calibrated: bool = False, options: Mapping[str, Any] | None = None
+        self,
+        *,
+        base: bool = False,
+        calibrated: bool = False,
+        options: Mapping[str, Any] | None = None,
+        samples: int | None = None,
     ) -> dict[str, Any]:
         """Return what this run's answers depend on, the rows aside: the fields of `AnswerOrigin`.
 
         The base is that of training, as long as none is loaded.
         """
-        model = self.recipe.model
+        model, options = self.recipe.model, self._drawn(options, samples)
         settings: dict[str, Any] = {"loader": model.loader, "dtype": model.dtype, "options": dict(options or {})}
+        if samples is not None:
+            settings[SAMPLES] = samples
         if calibrated:  # by what stands in the trained part
             settings["calibrated"] = True
         if base:  # what was trained has no part in it; the seed has, where the base's head is a fresh one
@@ -228,6 +249,16 @@ class Run:
             "base": dict(self.base_now or self.facts.base),
             "settings": {**settings, "precision": Device.open(self.recipe).precision.name},
         }
+
+    def _drawn(self, options: Mapping[str, Any] | None, samples: int | None) -> Mapping[str, Any] | None:
+        """Return the options of answers that are drawn (InputError: none can be, or all would be equal)."""
+        if samples is None:
+            return options
+        if "completion" not in (task := self.task).generates:
+            raise InputError(
+                f"task {task.name!r} writes no text, so all of {samples} answers would be equal. Leave --samples out."
+            )
+        return sampling(options or {}, samples, self.recipe.seed)
 
     def _calibration(self, base: bool) -> dict[str, Any]:
         """Return what the task fitted on validation (InputError: nothing, or not for the model that is asked)."""
@@ -295,18 +326,18 @@ class Run:
         with made_with(self.directory, self._registry):
             experiment = Experiment.open(Recipe.make(content), self._registry, self.listener, check_source=False)
         if check_source:
-            self._require_trust(experiment.loader)
+            code = experiment.loader.runs_code(self.recipe.model.source)
+            self.require_trust(code, "loads its model with")
             experiment.check_source()
         task = experiment.make_task()
         task.labels = self.facts.labels
         return KnownTask(experiment, task)
 
-    def _require_trust(self, loader: ModelLoader) -> None:
+    def require_trust(self, code: str | None, does: str) -> None:
         """Refuse to run code that the run's recipe names and the user has not agreed to (InputError)."""
-        code = loader.runs_code(self.recipe.model.source)
         if code and not self.trust_code:
             raise InputError(
-                f"run {str(self.path)!r} loads its model with {code}, which could do anything on this machine. If you "
+                f"run {str(self.path)!r} {does} {code}, which could do anything on this machine. If you "
                 f"trust it ({self.path / 'recipe.yaml'} says what it is), add --trust-code."
             )
 

@@ -36,7 +36,7 @@ def predict_rows(run: Run, source: str | Path, **settings: Any) -> Iterator[dict
     Args:
         run: a finished run.
         source: any data file that the task can read; labels are not needed.
-        settings: those of `Run.predict`: base, calibrated, batch_size, options.
+        settings: those of `Run.predict`: base, calibrated, batch_size, options, samples.
 
     Raises:
         DataError: a row cannot be answered; found before the model loads.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Evaluator, Task, overrides
+from ftengine.api import SAMPLES, Evaluator, Task, overrides
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import RecipeError
 
@@ -22,6 +22,7 @@ class EvalSet:
         reading: evaluators of the task's predictions.
         answering: evaluators of its generations.
         answered: the members that are answered freely with `options`, for evaluators or to be read; (a,).
+        sampled: where they are answered several times as well, with which options, and "samples", how often.
         slices: columns that divide the examples; measured by the first evaluator alone.
     """
 
@@ -31,6 +32,7 @@ class EvalSet:
     answering: Sequence[Evaluator] = ()
     answered: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     options: Mapping[str, Any] = field(default_factory=dict)
+    sampled: Mapping[str, Any] = field(default_factory=dict)
     slices: Sequence[str] = ()
     title: str = ""
 
@@ -164,8 +166,17 @@ def calibrates(task: Task) -> bool:
 
 
 def answer_keys(task: Task) -> frozenset[str]:
-    """Return the keys of a task's generations; none where it writes none."""
-    return task.generates
+    """Return the keys of a task's generations, drawn ones among them; none where it writes none."""
+    return task.generates | ({SAMPLES} if "completion" in task.generates else frozenset())
+
+
+def most_asked(asked: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the most that is asked of each option."""
+    options: dict[str, Any] = {}
+    for one in asked:
+        for name, value in one.items():
+            options[name] = max(options.get(name, value), value)
+    return options
 
 
 def listed(keys: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 
-from ftengine.api import Evaluator, Listener, LoadedModel, Prediction, Task, overrides
+from ftengine.api import SAMPLE, SAMPLES, Evaluator, Example, Listener, LoadedModel, Prediction, Task, overrides
 from ftengine.data.batching import batches_in_step, by_length
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import PluginError, TrainingError
@@ -168,15 +168,23 @@ class EvalRunner:
 
     def answers(self, of: EvalSet, phase: str, columns: Sequence[str]) -> Said:
         """Yield the answer to each of the chosen examples in this process's share, longest first."""
+        sampled = dict(of.sampled)
+        times = sampled.pop(SAMPLES, 0)
         for chosen, counts in self._batches(of.answered, of.split, phase, self.answered):
             rows = [of.split.example(member) for member in chosen]
             with torch.no_grad(), self.accelerator.autocast():
-                answers = self.task.generate(self.loaded, rows, of.options)
+                answers = self._generated(rows, of.options)
+                drawn = [self._generated([{**row, SAMPLE: k} for row in rows], sampled) for k in range(times)]
             if not counts:
                 continue
-            _require_whole(self.task, "generate", answers, len(rows), self.task.generates)
-            for member, answer, row in zip(chosen, answers, rows, strict=True):
-                yield int(member), answer, {column: row.get(column) for column in columns}
+            for i, (member, answer, row) in enumerate(zip(chosen, answers, rows, strict=True)):
+                several = {SAMPLES: [one[i]["completion"] for one in drawn]} if drawn else {}
+                yield int(member), {**answer, **several}, {column: row.get(column) for column in columns}
+
+    def _generated(self, rows: Sequence[Example], options: Mapping[str, Any]) -> list[Prediction]:
+        answers = self.task.generate(self.loaded, rows, options)
+        _require_whole(self.task, "generate", answers, len(rows), self.task.generates)
+        return answers
 
     def _while_it_goes(self, said: Said) -> Said:
         """Yield answers that nothing is measured by; a model that cannot write them is told of, and ends no run."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ftengine.errors import DataError, InputError, TrainingError, did_you_mean
@@ -28,7 +29,9 @@ class GenerationOptions(BaseModel):
     max_new_tokens: int = Field(128, ge=1, description="longest answer in tokens")
     temperature: float = Field(0.0, ge=0, description="0 takes the likeliest token; above, tokens are sampled")
     top_p: float = Field(1.0, gt=0, le=1, description="sample from the likeliest tokens that hold this probability")
-    seed: int | None = Field(None, ge=0, description="of sampling; null draws differently every time")
+    seed: int | None = Field(
+        None, ge=0, description="of sampling, by which equal prompts draw alike; null draws differently every time"
+    )
 
     @classmethod
     def read(cls, options: Mapping[str, Any] | None) -> Self:
@@ -44,13 +47,30 @@ class GenerationOptions(BaseModel):
         raise InputError(f"option {name!r}: {problem['msg']} (got {problem['input']!r}).")
 
 
+def sampling(options: Mapping[str, Any], samples: int, seed: int) -> dict[str, Any]:
+    """Return the options by which a row is answered several times: drawn, and each time the same unless it says.
+
+    Raises:
+        InputError: all answers would be equal.
+    """
+    drawn = {"temperature": 1.0, "seed": seed, **options}
+    if samples > 1 and not drawn["temperature"]:
+        raise InputError(f"{samples} answers of temperature 0 would be equal. Set it above 0.")
+    return drawn
+
+
 def generate(
-    loaded: LoadedModel, prompts: Sequence[Sequence[int]], options: GenerationOptions, stop: Sequence[int]
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationOptions,
+    stop: Sequence[int],
+    samples: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Answer prompts, all in one batch; return the new tokens of each, without the one of `stop` that ended it.
 
     A decoder continues token ids, padded on the left so that each prompt ends where its answer begins; an
-    encoder-decoder reads them, padded on the right as in training.
+    encoder-decoder reads them, padded on the right as in training. What is drawn for a prompt depends on the seed, the
+    prompt and its number in `samples` (0 where not given), and not on what else is in the batch.
 
     Raises:
         DataError: a prompt leaves no room for its answer.
@@ -58,10 +78,10 @@ def generate(
         TrainingError: its logits are not finite.
     """
     import torch
-    from transformers import GenerationConfig, LogitsProcessorList
+    from transformers import GenerationConfig, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
     from ftengine.model.beginnings import begin_together
-    from ftengine.model.modes import evaluating, seeded
+    from ftengine.model.modes import evaluating
     from ftengine.model.token_loss import is_encoder_decoder
 
     module: Any = loaded.module
@@ -78,27 +98,44 @@ def generate(
         )
     device = next(loaded.module.parameters()).device
     filler = loaded.processor.pad_token_id or 0
-    sampling = options.temperature > 0
+    processors: list[Any] = [_require_finite]
+    if options.temperature > 0:
+        draw = Draw(prompts, int(torch.randint(2**62, ())) if options.seed is None else options.seed, samples)
+        processors += [TemperatureLogitsWarper(options.temperature), TopPLogitsWarper(options.top_p), draw]
     config = GenerationConfig(
         max_new_tokens=options.max_new_tokens,
-        do_sample=sampling,
-        temperature=options.temperature if sampling else 1.0,
-        top_p=options.top_p if sampling else 1.0,
-        top_k=0 if sampling else 50,  # transformers' default, without meaning when nothing is sampled
+        do_sample=False,  # `Draw` leaves one token
         eos_token_id=sorted(set(stop)) or None,
         pad_token_id=filler,
     )
     ids, mask = pad(prompts, filler, left=not apart).to(device), attention_mask(prompts, left=not apart).to(device)
-    with torch.no_grad(), evaluating(loaded.module), seeded(options.seed, device):
+    with torch.no_grad(), evaluating(loaded.module):
         begun = {} if apart else begin_together(module, ids, mask)
         output = module.generate(
             **{"input_ids": ids, "attention_mask": mask, **begun},
             generation_config=config,
-            logits_processor=LogitsProcessorList([_require_finite]),
+            logits_processor=LogitsProcessorList(processors),
         )
     # An encoder-decoder's output begins with the token that its decoder starts from.
     answers = output[:, 1 if apart else longest :].tolist()
     return [answer[: next((i for i, token in enumerate(answer) if token in stop), None)] for answer in answers]
+
+
+class Draw:
+    """Draws each prompt's next token with random numbers of its own, one a step, by the inverse of the distribution."""
+
+    def __init__(self, prompts: Sequence[Sequence[int]], seed: int, samples: Sequence[int] | None) -> None:
+        keys = zip(samples or [0] * len(prompts), prompts, strict=True)
+        self._streams = [np.random.default_rng([seed, sample, *prompt]) for sample, prompt in keys]
+
+    def __call__(self, tokens: Tensor, logits: Tensor) -> Tensor:
+        """Return (batch, vocabulary) logits of which all but the drawn token's are -infinity."""
+        import torch
+
+        reached = logits.double().softmax(-1).cumsum(-1)
+        drawn = reached.new_tensor([[stream.random()] for stream in self._streams]) * reached[:, -1:]
+        chosen = (reached > drawn).int().argmax(-1, keepdim=True)  # the first; none that cannot be drawn is
+        return torch.full_like(logits, -torch.inf).scatter(-1, chosen, 0.0)
 
 
 def _require_finite(tokens: Tensor, logits: Tensor) -> Tensor:
@@ -115,10 +152,14 @@ def _require_finite(tokens: Tensor, logits: Tensor) -> Tensor:
 
 
 def complete(
-    loaded: LoadedModel, prompts: Sequence[Sequence[int]], options: GenerationOptions, stop: Sequence[int]
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationOptions,
+    stop: Sequence[int],
+    samples: Sequence[int] | None = None,
 ) -> list[str]:
     """Answer prompts as `generate` does; return the answers as text, without special tokens."""
-    answers = generate(loaded, prompts, options, stop) if prompts else []
+    answers = generate(loaded, prompts, options, stop, samples) if prompts else []
     return [loaded.processor.decode(answer, skip_special_tokens=True) for answer in answers]
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from ftengine.api import (
     PART,
+    SAMPLE,
     Batch,
     Config,
     Conversation,
@@ -209,9 +210,12 @@ class CausalLM(GenerativeTask):
         chosen = CausalLMOptions.read(options)
         if self.config.chat_template == "auto" and has_template(loaded.processor) and not chosen.continues:
             shapes = [shape_of(row, answered=False) for row in rows]
-            rows = [{"prompt": read_text(x, "text")} if s == "text" else x for x, s in zip(rows, shapes, strict=True)]
+            rows = [
+                {"prompt": read_text(x, "text"), SAMPLE: x.get(SAMPLE, 0)} if s == "text" else x
+                for x, s in zip(rows, shapes, strict=True)
+            ]
         asked = [self._asked(row, loaded, anew=True) for row in rows]
-        answered = self._complete(loaded, asked, [one.ids for one in asked], chosen)
+        answered = self._complete(loaded, rows, asked, [one.ids for one in asked], chosen)
         return [{"completion": text, **({"thought": thought} if thought else {})} for thought, text in answered]
 
     def generate(
@@ -226,16 +230,21 @@ class CausalLM(GenerativeTask):
         """
         asked = [self._asked(row, loaded) for row in rows]
         prompts, chosen = made_to_fit(loaded, [one.ids for one in asked], GenerationOptions.read(options))
-        found = zip(self._complete(loaded, asked, prompts, chosen), asked, strict=True)
+        found = zip(self._complete(loaded, rows, asked, prompts, chosen), asked, strict=True)
         return [{"prompt": one.prompt, "completion": text, "reference": one.reference} for (_, text), one in found]
 
     def _complete(
-        self, loaded: LoadedModel, asked: Sequence[Asked], prompts: Sequence[list[int]], chosen: GenerationOptions
+        self,
+        loaded: LoadedModel,
+        rows: Sequence[Example],
+        asked: Sequence[Asked],
+        prompts: Sequence[list[int]],
+        chosen: GenerationOptions,
     ) -> list[tuple[str, str]]:
-        """Return a thought and a text for each prompt."""
-        processor, written = loaded.processor, []
+        """Return a thought and a text for each row."""
+        processor, samples, written = loaded.processor, [row.get(SAMPLE, 0) for row in rows], []
         for one, ids in zip(
-            asked, generate(loaded, prompts, chosen, stop_tokens(loaded)) if asked else [], strict=True
+            asked, generate(loaded, prompts, chosen, stop_tokens(loaded), samples) if asked else [], strict=True
         ):
             plain = "", processor.decode(ids, skip_special_tokens=True)
             written.append(read_answer(processor, ids, opened=one.opened) if one.chat else plain)

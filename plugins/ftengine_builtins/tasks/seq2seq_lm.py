@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, TaskTraits, View
+from ftengine.api import SAMPLE, Batch, Config, Example, Features, LoadedModel, Prediction, TaskTraits, View
 from ftengine.errors import DataError
 from ftengine.model.generation import GenerationOptions, complete, stop_tokens
 from ftengine.model.tokens import IGNORED, full_length, length_limit, missing_end, part_within, tokenize, unknown_in
@@ -133,7 +133,7 @@ class Seq2SeqLM(GenerativeTask):
 
     def _complete(self, loaded: LoadedModel, examples: Sequence[Example], options: GenerationOptions) -> list[str]:
         prompts = [self._prompt(row, loaded.processor, loaded.max_length)["input_ids"] for row in examples]
-        return complete(loaded, prompts, options, stop_tokens(loaded))
+        return complete(loaded, prompts, options, stop_tokens(loaded), [row.get(SAMPLE, 0) for row in examples])
 
     def _prompt(self, example: Example, processor: Any, max_length: int | None) -> Features:
         """Return what the encoder reads, cut on the right before its special tokens."""

@@ -7,7 +7,7 @@ import torch
 from expected import raises
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, MistralConfig, Qwen3Config
 
-from ftengine.api import LoadedModel
+from ftengine.api import SAMPLE, LoadedModel
 from ftengine.errors import DataError, InputError
 from ftengine.model import generation, tokens
 from ftengine.model.forest import forests
@@ -236,3 +236,36 @@ def test_a_module_that_cannot_generate_is_named(loaded):
     loaded.module = torch.nn.Linear(2, 2)
     with raises(InputError, "Linear"):
         answers(loaded, ROWS)
+
+
+DRAWN = {"max_new_tokens": 6, "temperature": 1.0, "seed": 3}
+
+
+def test_what_is_drawn_depends_on_seed_prompt_and_number_alone(loaded):
+    rows = [{**row, SAMPLE: k} for row in ROWS for k in range(4)]
+    together = answers(loaded, rows, DRAWN)
+    assert together == [answers(loaded, [row], DRAWN)[0] for row in rows]
+    assert together[::-1] == answers(loaded, rows[::-1], DRAWN)
+    assert len(set(together)) > 3 * len(ROWS)
+    assert answers(loaded, rows, DRAWN | {"seed": 4}) != together
+
+
+def test_tokens_are_drawn_as_often_as_the_model_says(loaded):
+    """By Pearson's test over the likeliest tokens and the rest; top_p leaves the likeliest that reach it."""
+    prompt, options = [5, 6, 7, 8], {"max_new_tokens": 1, "temperature": 2.0, "seed": 0}
+    with torch.no_grad():
+        share = (loaded.module(input_ids=torch.tensor([prompt])).logits[0, -1] / 2).softmax(-1)
+    times = 4000
+
+    def counts(**more):
+        found = generate(loaded, [prompt] * times, GenerationOptions.read(options | more), [], range(times))
+        return torch.tensor([token for [token] in found]).bincount(minlength=len(share))
+
+    order = share.argsort(descending=True)
+    kept = order[:8]
+    wanted = torch.cat([share[kept], 1 - share[kept].sum(0, keepdim=True)]) * times
+    drawn = counts()
+    seen = torch.cat([drawn[kept], times - drawn[kept].sum(0, keepdim=True)])
+    assert float(((seen - wanted) ** 2 / wanted).sum()) < 26.1  # χ² of 8 degrees of freedom, p = 0.001
+    half = int((share[order].cumsum(0) < 0.5).sum()) + 1
+    assert set(counts(top_p=0.5).nonzero()[:, 0].tolist()) == set(order[:half].tolist())

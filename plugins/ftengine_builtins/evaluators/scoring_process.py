@@ -1,0 +1,192 @@
+"""A Python function that scores answers, in a process of its own: what it does wrong ends no run.
+
+The file is the program of that process too, which needs the standard library alone. It gets an answer a line as JSON,
+{"answer", "columns"}, and gives {"score"} or {"error"}.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import json
+import math
+import os
+import select
+import signal
+import subprocess
+import sys
+import traceback
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+STARTED = 120.0
+"""Seconds in which the function's file has to be imported."""
+ENDED = "the function ended its process"
+LONGEST = 200
+"""Characters of an error that are kept."""
+
+
+class Scorer:
+    """Calls a function with one answer after the other, each within so many seconds.
+
+    Args:
+        target: FILE.py:FUNCTION, or module:FUNCTION of what is installed.
+        timeout: seconds, after which its process is ended and another one begun.
+    """
+
+    def __init__(self, target: str, timeout: float) -> None:
+        self.target, self.timeout = target, timeout
+        self._process: subprocess.Popen[bytes] | None = None
+        self._end: Callable[[], Any] = lambda: None
+        self._waiting = b""
+
+    def start(self) -> str:
+        """Start the process where there is none; return why it has no function, "" where it has."""
+        if self._process is not None:
+            return ""
+        self._waiting = b""
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, self.target, str(self.timeout + 1)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._end = weakref.finalize(self, _end, self._process)
+        try:
+            said = self._read(STARTED)
+        except BrokenPipeError:
+            said = {"error": ENDED}
+        problem = "its import takes too long" if said is None else str(said.get("error", ""))
+        if problem:
+            self.close()
+        return problem
+
+    def score(self, answer: str, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """Return {"score": number}, or {"error": what went wrong}, or {} where it took too long."""
+        if problem := self.start():
+            return {"error": problem}
+        asked = json.dumps({"answer": answer, "columns": dict(columns)}, default=str)
+        try:
+            self._process.stdin.write(asked.encode() + b"\n")  # type: ignore[union-attr]
+            self._process.stdin.flush()  # type: ignore[union-attr]
+            said = self._read(self.timeout)
+        except BrokenPipeError:
+            said = {"error": ENDED}
+        if not said or said.get("error") == ENDED:
+            self.close()
+        return said or {}
+
+    def close(self) -> None:
+        """End the process, and whatever it started."""
+        self._process = None
+        self._end()
+
+    def _read(self, seconds: float) -> dict[str, Any] | None:
+        """Return what the process says; None where it says nothing for so long (BrokenPipeError: it has ended)."""
+        source = self._process.stdout.fileno()  # type: ignore[union-attr]
+        while b"\n" not in self._waiting:
+            if not select.select([source], [], [], seconds)[0]:
+                return None
+            if not (piece := os.read(source, 1 << 16)):
+                raise BrokenPipeError
+            self._waiting += piece
+        line, _, self._waiting = self._waiting.partition(b"\n")
+        return json.loads(line)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        with suppress(BrokenPipeError):  # what waits to be written has no reader
+            stream.close()  # type: ignore[union-attr]
+
+
+def file_of(target: str) -> Path | None:
+    """Return the file that a function is written in; None where there is no such module."""
+    place = target.rpartition(":")[0]
+    if place.endswith(".py"):
+        return Path(place)
+    found = importlib.util.find_spec(place)
+    return None if found is None or found.origin is None else Path(found.origin)
+
+
+def functions_in(source: str) -> dict[str, tuple[list[str], list[str]]]:
+    """Return the functions of a file by name: parameters that must be given, and those that may; nothing is executed.
+
+    Raises:
+        SyntaxError: it is no Python.
+    """
+    found = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef):
+            placed = [*node.args.posonlyargs, *node.args.args]
+            cut = len(placed) - len(node.args.defaults)
+            named = list(zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True))
+            needed = [*placed[:cut], *(one for one, default in named if default is None)]
+            optional = [*placed[cut:], *(one for one, default in named if default is not None)]
+            found[node.name] = [one.arg for one in needed], [one.arg for one in optional]
+    return found
+
+
+def _function(target: str) -> Callable[..., Any]:
+    place, _, name = target.rpartition(":")
+    if place.endswith(".py"):
+        sys.path[0] = str(Path(place).parent)
+        spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+        module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+        sys.modules[module.__name__] = module
+        spec.loader.exec_module(module)  # type: ignore[union-attr]
+    else:
+        del sys.path[0]
+        module = importlib.import_module(place)
+    return getattr(module, name)
+
+
+def _number(value: Any) -> float:
+    value = value.item() if hasattr(value, "item") else value
+    if not isinstance(value, (bool, int, float)) or not math.isfinite(value):
+        raise TypeError(f"it returned {value!r}, which is neither True nor False nor a finite number")
+    return float(value)
+
+
+def _told(error: BaseException) -> str:
+    where = traceback.extract_tb(error.__traceback__)[-1:]
+    place = f" ({Path(where[0].filename).name}:{where[0].lineno})" if where else ""
+    return f"{type(error).__name__}: {error}"[:LONGEST] + place
+
+
+def main(target: str, seconds: float) -> None:
+    """Serve a function; a call that takes so many seconds ends the process, whoever waits for it."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what the function prints is no answer
+
+    def say(**content: Any) -> None:
+        answers.write(json.dumps(content) + "\n")
+        answers.flush()
+
+    try:
+        function = _function(target)
+    except BaseException as error:  # whatever the user's file raises
+        say(error=_told(error))
+        return
+    say()
+    for line in sys.stdin:
+        asked = json.loads(line)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            said = {"score": _number(function(asked["answer"], **asked["columns"]))}
+        except BaseException as error:
+            said = {"error": _told(error)}
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        say(**said)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], float(sys.argv[2]))

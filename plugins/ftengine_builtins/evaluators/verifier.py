@@ -1,0 +1,219 @@
+"""Answers that a Python function judges: how often one passes, and one of several."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cached_property
+from math import comb
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from ftengine import api
+from ftengine.api import ExampleScores, Metric
+from ftengine.errors import DataError, RecipeError, did_you_mean
+from ftengine_builtins.evaluators.base import WeightedEvaluator, higher, share
+from ftengine_builtins.evaluators.scoring_process import Scorer, file_of, functions_in
+from ftengine_builtins.evaluators.weighted import mean_of_known, means, numbers, trials_of_means
+
+FAILED, PASSED, ERROR, TIMEOUT = range(4)
+"""What came of an answer."""
+
+
+class VerifierConfig(api.Config):
+    """Options of evaluator verifier."""
+
+    function: str | None = Field(
+        None,
+        pattern=r".+\.py:[A-Za-z_]\w*$",
+        description="FILE.py:FUNCTION of yours, called with an answer and the row's columns that its further "
+        "parameters name; it runs with your rights",
+    )
+    passes_at: float | None = Field(
+        None, description="score from which an answer passes; null: the function returns True or False"
+    )
+    samples: int = Field(1, ge=1, description="answers to each prompt")
+    k: list[int] = Field([1], min_length=1, description="pass@k is measured for these k, at most `samples`")
+    temperature: float | None = Field(
+        None, ge=0, description="of sampling; null: the likeliest answer where there is one, 1 where there are several"
+    )
+    top_p: float = Field(1.0, gt=0, le=1, description="sample from the likeliest tokens that hold this probability")
+    max_new_tokens: int = Field(128, ge=1, description="longest answer in tokens")
+    timeout: float = Field(5.0, gt=0, description="seconds that the function may take for an answer")
+
+    @model_validator(mode="after")
+    def _enough(self) -> Any:
+        if not 1 <= min(self.k) <= max(self.k) <= self.samples:
+            raise ValueError(f"k must be from 1 to samples, which is {self.samples}")
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(f"{self.samples} samples of temperature 0 would be equal; set it above 0")
+        return self
+
+
+def declared(k: Collection[int], samples: int) -> dict[str, Metric]:
+    """Declare pass@k of so many answers to a prompt."""
+    return {
+        f"pass_at_{one}": (share if one == samples else higher)(
+            f"pass@{one}",
+            f"Share of prompts of which one of {one} answers passes." if one > 1 else "Share of answers that pass.",
+            primary=True,
+        )
+        for one in sorted(set(k))
+    }
+
+
+class Verifier(WeightedEvaluator):
+    """Share of answers that a Python function passes, and of prompts of which one of k answers would pass.
+
+    With n answers to a prompt of which c pass, pass@k is 1 − C(n−c, k) / C(n, k), the unbiased estimate, and its mean
+    over prompts. The function runs in a process of its own; an answer at which it raises, or takes longer than
+    `timeout`, does not pass and is counted apart. A plugin derives from this class and names a function of its own.
+    """
+
+    name = "verifier"
+    paper = "Chen et al. 2021, arXiv:2107.03374"
+    Config = VerifierConfig
+    metrics = declared([1], 1)
+    own: ClassVar[str] = ""
+    """MODULE:FUNCTION of a plugin's own, which is called where the recipe names none."""
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        asked = self.config
+        drawn = asked.temperature if asked.temperature is not None else float(asked.samples > 1)
+        self.reads = frozenset({"samples"} if drawn else {"completion"})
+        if drawn:
+            self.sampling = {
+                "samples": asked.samples,
+                "temperature": drawn,
+                "top_p": asked.top_p,
+                "max_new_tokens": asked.max_new_tokens,
+            }
+        else:
+            self.generation = {"max_new_tokens": asked.max_new_tokens}
+        self.metrics = declared(asked.k, asked.samples)
+        if asked.passes_at is not None:
+            self.metrics["mean_score"] = higher("mean score", "Mean of what the function gives an answer.")
+        self.first_error = ""
+        """The first that the function raised."""
+
+    @property
+    def code(self) -> Path:
+        """The file that the function is written in."""
+        file = file_of(self.target)
+        if file is None or not file.is_file():
+            raise RecipeError(f"evaluator {self.name!r}: there is no file {str(file or self.target)!r}.")
+        return file
+
+    @property
+    def target(self) -> str:
+        """The function, as `Scorer` takes it."""
+        place, _, name = (self.config.function or self.own).rpartition(":")
+        return f"{Path(place).resolve() if place.endswith('.py') else place}:{name}"
+
+    @cached_property
+    def _parameters(self) -> tuple[list[str], list[str]]:
+        """Columns that the function must be given, and those that it may (RecipeError: it cannot be called so)."""
+        file, name = self.code, self.target.rpartition(":")[2]
+        try:
+            known = functions_in(file.read_text(encoding="utf-8"))
+        except (SyntaxError, UnicodeDecodeError) as error:
+            raise RecipeError(f"evaluator {self.name!r}: {file.name} is no Python: {error}.") from None
+        if name not in known:
+            raise RecipeError(
+                f"evaluator {self.name!r}: {file.name} has no function {name!r} at its top level. It has "
+                f"{', '.join(known) or 'none'}.{did_you_mean(name, known)}"
+            )
+        needed, optional = known[name]
+        if not needed:
+            raise RecipeError(f"evaluator {self.name!r}: {name} must take the answer as its first parameter.")
+        return needed[1:], optional
+
+    def set_labels(self, task, labels):
+        """Refuse to be used without a function."""
+        if not self._named:
+            raise RecipeError(f"evaluator {self.name!r} needs a function: set its option function to FILE.py:FUNCTION.")
+
+    @property
+    def columns(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset(name for names in self._parameters for name in names) if self._named else frozenset()
+
+    @property
+    def _named(self) -> bool:
+        return bool(self.config.function or self.own)
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return Scorer(self.target, self.config.timeout)
+
+    def runs_code(self) -> str | None:
+        return f"the function {self.config.function}" if self.config.function else None
+
+    def check_row(self, row: Any) -> None:
+        """Refuse a row without a column that the function must be given; the function has to be there."""
+        needed, _ = self._parameters
+        for name in (name for name in needed if row.get(name) is None):
+            raise DataError(f"the row has no `{name}`, which function {self.target.rpartition(':')[2]} reads.")
+        if problem := self._scorer.start():
+            raise RecipeError(f"evaluator {self.name!r}: {self.target} cannot be used: {problem}.")
+
+    def score_answers(self, answers: list[str], row: Any) -> tuple[list[float], list[int]]:
+        """Return what the function gives each answer, nan where it gives nothing, and what comes of it."""
+        needed, optional = self._parameters
+        columns = {name: row[name] for name in (*needed, *optional) if row.get(name) is not None}
+        scores, outcomes = [], []
+        for answer in answers:
+            said = self._scorer.score(answer, columns)
+            score, least = said.get("score", np.nan), self.config.passes_at
+            if least is None and score not in (0, 1) and "score" in said:
+                said = {"error": f"it returned {score:g}, and is to return True or False while passes_at is null"}
+                score = np.nan
+            if "error" in said:
+                self.first_error = self.first_error or said["error"]
+                outcome = ERROR
+            else:
+                outcome = TIMEOUT if not said else PASSED if score >= (1 if least is None else least) else FAILED
+            scores.append(score)
+            outcomes.append(outcome)
+        return scores, outcomes
+
+    def keep(self, prediction):
+        """Return what each answer was given, and what came of it: 0 it fails, 1 passes, 2 an error, 3 took too long."""
+        answers = prediction["samples"] if "samples" in self.reads else [prediction["completion"]]
+        wanted = {"completion": prediction.get("reference")}  # the row's own, as the function knows it
+        scores, outcomes = self.score_answers(list(answers), {**prediction, **wanted})
+        return {"scores": scores, "outcomes": outcomes}
+
+    def by_metric(self, rows: Any) -> dict[str, np.ndarray]:
+        """Return (n,) by metric."""
+        passed = (numbers(rows["outcomes"]) == PASSED).sum(axis=1)
+        n = self.config.samples
+        found = {f"pass_at_{k}": pass_at_k(n, k)[passed] for k in sorted(set(self.config.k))}
+        return found | ({"mean_score": mean_of_known(numbers(rows["scores"]))} if "mean_score" in self.metrics else {})
+
+    def score_resamples(self, rows, weights):
+        return dict(zip(self.metrics, means(weights, *self.by_metric(rows).values()).T, strict=True))
+
+    def trials(self, rows):
+        return trials_of_means(self.by_metric(rows), self.metrics)
+
+    def score_examples(self, rows):
+        """Score the share of answers that pass; right where all do, wrong where none does."""
+        passing = (numbers(rows["outcomes"]) == PASSED).mean(axis=1)
+        return ExampleScores(passing, np.where((passing == 0) | (passing == 1), passing, np.nan))
+
+    def details(self, rows, estimate):
+        """Yield of how many answers the function said nothing, and why."""
+        outcomes = numbers(rows["outcomes"])
+        yield "answers", int(outcomes.size)
+        yield "errors", int((outcomes == ERROR).sum())
+        yield "timeouts", int((outcomes == TIMEOUT).sum())
+        if self.first_error and (outcomes == ERROR).any():
+            yield "error", self.first_error
+
+
+def pass_at_k(n: int, k: int) -> np.ndarray:
+    """Return (n + 1,) the estimate of pass@k by how many of n answers pass."""
+    return np.array([1 - comb(n - c, k) / comb(n, k) for c in range(n + 1)])

@@ -1,0 +1,348 @@
+"""`ftengine pairs`: training rows of answers that a function scored, for one round of rejection sampling."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ftengine import Run
+    from ftengine.api import Example
+    from ftengine_builtins.evaluators import Verifier
+
+KINDS = ("sft", "preference")
+SCORES = ".scores.jsonl"
+"""What the output's name has behind it where the scores stand."""
+
+
+@click.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(readable=False))
+@click.option(
+    "--input",
+    "source",
+    metavar="FILE",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Answers, as `ftengine predict RUN --samples N --output FILE.jsonl` writes them.",
+)
+@click.option(
+    "--output", metavar="FILE", required=True, type=click.Path(path_type=Path), help="The rows to train on, .jsonl."
+)
+@click.option(
+    "--to",
+    "kind",
+    type=click.Choice(KINDS),
+    default=KINDS[0],
+    show_default=True,
+    help="sft: prompts with their best answer; preference: with one that passes and one that does not.",
+)
+@click.option("--each", type=click.IntRange(min=1), default=1, show_default=True, help="Rows of a prompt at most.")
+@click.option("--function", metavar="FILE.py:NAME", help="Scores answers; by default that of the run's recipe.")
+@click.option("--evaluator", metavar="NAME", help="The evaluator to score by, where the recipe names several.")
+@click.option(
+    "--option",
+    "options",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="An option of the evaluator, e.g. passes_at=0.5; may be given several times.",
+)
+@click.option("--resume", is_flag=True, help="Keep the scores of an interrupted output and continue after them.")
+@click.option("--trust-code", is_flag=True, help="Let the function that the run's recipe names score answers.")
+@click.option("--json", "as_json", is_flag=True, help="Print only JSON to stdout.")
+def pairs(
+    run_folder: str,
+    source: Path,
+    output: Path,
+    kind: str,
+    each: int,
+    function: str | None,
+    evaluator: str | None,
+    options: tuple[str, ...],
+    resume: bool,
+    trust_code: bool,
+    as_json: bool,
+) -> None:
+    """Make training rows of sampled answers that a function scores.
+
+    \b
+    Example:
+      ftengine predict runs/sums --input sums.jsonl --output answers.jsonl --samples 8
+      ftengine pairs runs/sums --input answers.jsonl --output round1.jsonl --function score.py:right
+    """
+    import yaml
+
+    from ftengine import load_run
+    from ftengine.errors import InputError
+    from ftengine.text import counted, percent
+
+    if output.suffix != ".jsonl":
+        raise InputError(f"--output {str(output)!r}: rows are written as .jsonl. Name the file so.")
+    chosen: dict[str, Any] = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise InputError(f"--option {option!r}: write KEY=VALUE, for example passes_at=0.5.")
+        chosen[key] = yaml.safe_load(value)
+    run = load_run(run_folder, trust_code=trust_code)
+    judge = judge_of(run, evaluator, chosen | ({} if function is None else {"function": function}))
+    report = write_pairs(run, judge, source, output, kind=kind, each=each, resume=resume)
+    if as_json:
+        click.echo(json.dumps(asdict(report), ensure_ascii=False, indent=2))
+        return
+    click.echo(f"wrote {counted(report.rows, 'row')} to {output}")
+    click.echo(
+        f"{report.passed:,} of {counted(report.answers, 'answer')} to {counted(report.prompts, 'prompt')} pass "
+        f"({percent(report.passed / report.answers)}); {report.none_passes:,} prompts have no answer that passes, "
+        f"{report.all_pass:,} have no other"
+    )
+    if report.errors or report.timeouts:
+        why = f" ({report.error})" if report.error else ""
+        click.echo(f"the function failed at {report.errors:,} answers{why} and took too long for {report.timeouts:,}")
+    if report.unsteady:
+        click.echo(f"the function judged equal answers to {counted(report.unsteady, 'prompt')} differently")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of a round.
+
+    Args:
+        rows: written; of `prompts`, `none_passes` have no answer that passes and `all_pass` no other.
+        answers: of these `passed`; at `errors` the function failed (`error` is one of them), and some took too long.
+        unsteady: prompts to which equal answers were judged differently.
+    """
+
+    rows: int
+    prompts: int
+    answers: int
+    passed: int
+    none_passes: int
+    all_pass: int
+    errors: int
+    timeouts: int
+    unsteady: int
+    error: str
+
+
+def judge_of(run: Run, name: str | None, options: Mapping[str, Any]) -> Verifier:
+    """Return the evaluator that scores answers: the recipe's with further options, or one of a function's own.
+
+    Raises:
+        InputError: there is none, or several, or its function is not trusted.
+    """
+    from ftengine.errors import InputError
+    from ftengine_builtins.evaluators import Verifier
+
+    own = {spec["name"]: spec for spec in run.recipe.evaluate}
+    names = [*own] if name is None else [name]
+    names = [one for one in names if issubclass(run.registry.get("evaluator", one).cls, Verifier)]
+    if not names and name is None and "function" in options:
+        names = [Verifier.name]
+    if len(names) != 1:
+        found = (
+            f"evaluators {', '.join(names)} score"
+            if names
+            else f"{name or 'no evaluator of its recipe'} does not score"
+        )
+        raise InputError(
+            f"run {str(run.path)!r}: {found} answers by a function. Name one with --evaluator, or a function with "
+            "--function FILE.py:NAME."
+        )
+    judge: Verifier = run.registry.build(
+        "evaluator", {"name": names[0], **own.get(names[0], {}), **options}, "--option"
+    )
+    if "function" not in options:
+        run.require_trust(judge.runs_code(), "scores answers by")
+    judge.set_labels(run.recipe.task["name"], None)
+    return judge
+
+
+def write_pairs(
+    run: Run, judge: Verifier, source: Path, output: Path, *, kind: str = "sft", each: int = 1, resume: bool = False
+) -> Report:
+    """Score sampled answers and write the rows that they make, whole or not at all.
+
+    Scores are written as they are made beside the output, so that an interrupted round goes on.
+
+    Raises:
+        InputError: `source` holds no sampled answers, the function cannot be called, or no row can be made.
+        RunError: `output` exists, or something else began it.
+    """
+    from ftengine.errors import InputError, RunError
+
+    if output.exists():
+        raise RunError(f"output {str(output)!r} exists. Name another file.")
+    rows = list(read_samples(source, run.recipe.data.columns))
+    for number, (row, _) in enumerate(rows, 1):
+        try:
+            judge.check_row(row)
+            with_answer(row, {"completion": "x"})
+        except InputError as error:
+            raise type(error)(f"{source.name}:{number}: {error}") from None
+    scored = list(scores_of(judge, rows, source, output.with_name(output.name + SCORES), resume=resume))
+    made = [
+        one
+        for (row, answers), found in zip(rows, scored, strict=True)
+        for one in rows_of(row, answers, found["scores"], found["outcomes"], kind, each)
+    ]
+    report = reported(len(made), [answers for _, answers in rows], scored)
+    if not made:
+        why = f" The function failed at {report.errors:,} of them: {report.error}." if report.errors else ""
+        raise InputError(
+            f"{source.name}: {report.passed:,} of {report.answers:,} answers pass, of which no {kind} row can be made."
+            f"{why} Draw more answers, or take easier prompts."
+        )
+    unfinished = output.with_name(f"{output.name}.unfinished")
+    unfinished.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in made), encoding="utf-8")
+    os.replace(unfinished, output)
+    return report
+
+
+def reported(rows: int, answers: Sequence[Sequence[Mapping[str, Any]]], scored: Sequence[Mapping[str, Any]]) -> Report:
+    """Count what came of the answers to each prompt."""
+    unsteady, outcomes = 0, [one["outcomes"] for one in scored]
+    for said, found in zip(answers, outcomes, strict=True):
+        judged = {(one["completion"], outcome == 1) for one, outcome in zip(said, found, strict=True)}
+        unsteady += len(judged) > len({text for text, _ in judged})
+    counts = [sum(found.count(outcome) for found in outcomes) for outcome in range(4)]
+    return Report(
+        rows,
+        len(scored),
+        sum(counts),
+        counts[1],
+        sum(1 not in found for found in outcomes),
+        sum(set(found) == {1} for found in outcomes),
+        *counts[2:],
+        unsteady,
+        next((one["error"] for one in scored if one.get("error")), ""),
+    )
+
+
+def read_samples(source: Path, columns: Mapping[str, str]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Yield each row, its columns called as the task calls them, and the answers to it (InputError: it has none)."""
+    from ftengine.data import text_lines
+    from ftengine.errors import DataError, InputError
+
+    if not source.is_file():
+        raise InputError(f"--input {str(source)!r}: there is no such file.")
+    for number, line, _ in text_lines(source):
+        row = None
+        with suppress(ValueError):
+            row = json.loads(line)
+        answers = (row.pop("prediction", None) or {}).get("samples") if isinstance(row, dict) else None
+        if not answers:
+            raise DataError(
+                f"{source.name}:{number} holds no sampled answers. Make them: ftengine predict RUN --samples 8 "
+                "--input FILE --output ANSWERS.jsonl"
+            )
+        yield {**row, **{ours: row.get(theirs) for ours, theirs in columns.items()}}, answers
+
+
+def scores_of(
+    judge: Verifier, rows: Sequence[tuple[Example, list[dict[str, Any]]]], source: Path, file: Path, *, resume: bool
+) -> Iterator[dict[str, Any]]:
+    """Yield {"scores", "outcomes"} of each row, and "error" where one was made, written to a file as they come.
+
+    The first line of the file is what the scores depend on (RunError: something else began it).
+    """
+    from ftengine.errors import RunError
+
+    code = hashlib.sha256(judge.code.read_bytes()).hexdigest()
+    answers = hashlib.sha256(source.read_bytes()).hexdigest()
+    made = {"answers": answers, "code": code, "options": judge.config.model_dump(mode="json")}
+    kept: list[dict[str, Any]] = []
+    if file.exists():
+        if not resume:
+            raise RunError(f"{str(file)!r} exists. Name another output, or continue it with --resume.")
+        lines = file.read_bytes().split(b"\n")[:-1]  # a kill may have left half a line behind them
+        kept = [json.loads(line) for line in lines]
+        if kept and kept[0] != made:
+            raise RunError(f"{str(file)!r} was begun with other answers, another function or other options.")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "w" if not kept else "r+", encoding="utf-8") as out:
+        if kept:
+            out.truncate(sum(len(line) + 1 for line in lines))
+            out.seek(0, os.SEEK_END)
+        else:
+            out.write(json.dumps(made) + "\n")
+        yield from kept[1:]
+        for row, answers_of in rows[len(kept[1:]) :]:
+            scores, outcomes = judge.score_answers([one["completion"] for one in answers_of], row)
+            line = {"scores": [None if score != score else score for score in scores], "outcomes": outcomes}
+            if 2 in outcomes:
+                line["error"] = judge.first_error
+            out.write(json.dumps(line) + "\n")
+            out.flush()
+            yield line
+
+
+def rows_of(
+    row: Example,
+    answers: Sequence[Mapping[str, Any]],
+    scores: Sequence[float | None],
+    outcomes: Sequence[int],
+    kind: str,
+    each: int,
+) -> list[dict[str, Any]]:
+    """Return the rows that the answers to a prompt make: best ones first, of equally good ones the first drawn.
+
+    An answer counts once, however often it was drawn, and one without text makes no row.
+    """
+    first = {one["completion"]: k for k, one in reversed(list(enumerate(answers))) if one["completion"].strip()}
+    order = sorted(first.values(), key=lambda k: (-(scores[k] or 0.0), k))
+    good = [answers[k] for k in order if outcomes[k] == 1][:each]
+    if kind == "sft":
+        return [with_answer(row, answer) for answer in good]
+    bad = [answers[k] for k in sorted(order, key=lambda k: (scores[k] or 0.0, k)) if outcomes[k] == 0][:each]
+    return [with_answers(row, chosen, rejected) for chosen, rejected in zip(good, bad, strict=False)]
+
+
+def with_answer(row: Example, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row that ends with an answer, in place of its own (DataError: it has no prompt)."""
+    kept, prompt = asked(row)
+    if isinstance(prompt, str) and not answer.get("thought"):
+        return {**kept, "prompt": prompt, "completion": answer["completion"]}
+    if "messages" in row:
+        return {**kept, "messages": [*prompt, message(answer)]}
+    return {**kept, "prompt": turns(prompt), "completion": [message(answer)]}
+
+
+def with_answers(row: Example, chosen: Mapping[str, Any], rejected: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {prompt, chosen, rejected}, with the row's other columns."""
+    kept, prompt = asked(row)
+    if isinstance(prompt, str) and not (chosen.get("thought") or rejected.get("thought")):
+        return {**kept, "prompt": prompt, "chosen": chosen["completion"], "rejected": rejected["completion"]}
+    return {**kept, "prompt": turns(prompt), "chosen": [message(chosen)], "rejected": [message(rejected)]}
+
+
+def asked(row: Example) -> tuple[dict[str, Any], str | list[Any]]:
+    """Return a row's other columns, and its prompt: a text, or the messages but for the assistant's last turn."""
+    from ftengine.errors import DataError
+    from ftengine_builtins.layouts import normal
+
+    row = normal(row)
+    kept = {name: value for name, value in row.items() if name not in ("messages", "prompt", "completion", "text")}
+    messages = row.get("messages")
+    if messages is not None:
+        return kept, messages[:-1] if messages[-1].get("role") == "assistant" else messages
+    prompt = row.get("prompt") if row.get("prompt") is not None else row.get("text")
+    if not isinstance(prompt, (str, list)):
+        raise DataError("the row has neither `prompt` nor `messages`, so that no row can be made of its answers.")
+    return kept, prompt
+
+
+def turns(prompt: str | list[Any]) -> list[Any]:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def message(answer: Mapping[str, Any]) -> dict[str, Any]:
+    thought = {"reasoning_content": answer["thought"]} if answer.get("thought") else {}
+    return {"role": "assistant", "content": answer["completion"], **thought}

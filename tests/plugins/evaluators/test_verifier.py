@@ -1,0 +1,135 @@
+"""Answers that a function judges: what is counted, what goes wrong in it, and the estimate of pass@k."""
+
+import itertools
+import math
+import time
+
+import numpy as np
+import pytest
+from expected import raises
+from pydantic import ValidationError
+
+from ftengine.errors import DataError, RecipeError
+from ftengine.testing import check_results
+from ftengine_builtins.evaluators import Verifier
+from ftengine_builtins.evaluators.verifier import pass_at_k
+
+SCORE = """
+import os, time
+
+print("on loading")
+
+
+def right(answer, wanted, after=0):
+    print("nobody reads this")
+    if answer == "raise":
+        return 1 / 0
+    if answer == "sleep":
+        time.sleep(60)
+    if answer == "exit":
+        os._exit(3)
+    if answer == "text":
+        return "yes"
+    if answer == "half":
+        return 0.5
+    return answer == wanted
+
+
+def none():
+    return True
+"""
+
+
+@pytest.fixture
+def function(tmp_path):
+    (tmp_path / "score.py").write_text(SCORE)
+    return f"{tmp_path / 'score.py'}:right"
+
+
+def verifier(function, **options):
+    return Verifier(Verifier.Config(function=function, **options))
+
+
+def test_answers_pass_fail_raise_or_take_too_long_and_none_ends_the_run(function, scored):
+    one = verifier(function, timeout=0.4)
+    assert one.columns == {"wanted", "after"}
+    answers = ["4", "5", "raise", "sleep", "4", "exit", "text", "4", "half"]
+    began = time.perf_counter()
+    found = scored(one, [{"completion": answer, "wanted": "4", "after": None} for answer in answers])
+    assert time.perf_counter() - began < 20
+    assert found.rows["outcomes"].ravel().tolist() == [1, 0, 2, 3, 1, 2, 2, 1, 2]
+    assert found.scores == {"pass_at_1": 3 / 9}
+    facts, _ = found.details()
+    assert (facts["answers"], facts["errors"], facts["timeouts"]) == (9, 4, 1)
+    assert "ZeroDivisionError" in facts["error"]
+    assert one.trials(found.rows) == {"pass_at_1": 9}
+
+
+def test_scores_between_are_graded_only_where_asked(function, scored):
+    rows = [{"completion": answer, "wanted": "4", "after": None} for answer in ("4", "half", "raise")]
+    found = scored(verifier(function, passes_at=0.5), rows)
+    assert found.scores == {"pass_at_1": 2 / 3, "mean_score": 0.75}
+
+
+def test_pass_at_k_is_the_share_of_choices_of_k_that_hold_one_that_passes():
+    n = 6
+    for c, k in itertools.product(range(n + 1), range(1, n + 1)):
+        choices = list(itertools.combinations(range(n), k))
+        assert pass_at_k(n, k)[c] == pytest.approx(sum(min(one) < c for one in choices) / len(choices))
+
+
+def test_several_answers_are_asked_for_and_their_figures_are_means_over_prompts(function, scored):
+    one = verifier(function, samples=4, k=[1, 4])
+    assert one.reads == {"samples"}
+    assert one.sampling == {"samples": 4, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 128}
+    assert not one.generation
+    drawn = [["4", "4", "5", "5"], ["5"] * 4, ["4"] * 4]
+    found = scored(one, [{"samples": answers, "wanted": "4", "after": None} for answers in drawn])
+    assert found.scores == pytest.approx({"pass_at_1": 0.5, "pass_at_4": 2 / 3})
+    judged = one.score_examples(found.rows)
+    assert judged.score.tolist() == [0.5, 0, 1]
+    assert np.array_equal(judged.right, [math.nan, 0, 1], equal_nan=True)
+    assert one.trials(found.rows) == {"pass_at_4": 3}  # of which any four are all
+
+
+def test_what_the_recipe_and_rows_say_is_looked_at_before_anything_is_asked(function, tmp_path):
+    with raises(RecipeError, "function"):
+        Verifier().set_labels("a-task", None)
+    one = verifier(function)
+    one.check_row({"wanted": "4"})
+    with raises(DataError, "`wanted`"):
+        one.check_row({"wanted": None})
+    for wrong, said in (("score.py:rihgt", "'right'"), ("scroe.py:right", "scroe.py"), ("score.py:none", "first")):
+        with raises(RecipeError, said):
+            verifier(f"{tmp_path / wrong}").check_row({})
+    (tmp_path / "broken.py").write_text("import nowhere\n\n\ndef right(answer):\n    return True\n")
+    with raises(RecipeError, "ModuleNotFoundError", "nowhere"):
+        verifier(f"{tmp_path / 'broken.py'}:right").check_row({})
+    for options in ({"k": [2]}, {"samples": 2, "temperature": 0}, {"k": [0]}):
+        with pytest.raises(ValidationError):
+            Verifier.Config(function=function, **options)
+    with pytest.raises(ValidationError):
+        Verifier.Config(function="os:system")
+
+
+def test_a_plugin_names_a_function_of_its_own(tmp_path, monkeypatch, scored):
+    (tmp_path / "acme_scores.py").write_text("def long(answer):\n    return len(answer) > 2\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+
+    class Long(Verifier):
+        """Answers that are long."""
+
+        name = "long"
+        own = "acme_scores:long"
+
+    one = Long()
+    assert one.runs_code() is None
+    assert scored(one, [{"completion": "yes"}, {"completion": "no"}]).scores == {"pass_at_1": 0.5}
+
+
+def test_it_conforms(tmp_path):
+    (tmp_path / "score.py").write_text("def right(answer):\n    return 'fox' in answer\n")
+    results = check_results(Verifier, options={"function": f"{tmp_path / 'score.py'}:right"})
+    assert [(one.check, one.reason) for one in results if one.outcome == "failed"] == []
+    assert any(one.outcome == "passed" for one in results)
