@@ -119,8 +119,7 @@ def plan_evaluation(
             reading,
             answering,
             sample(len(held_out) if answering else 0, section.generate.limit, ready.recipe.seed),
-            _options(ready, answering),
-            _sampled(ready, answering),
+            *(of(ready, answering) for of in (_options, _sampled)),
             list(_columns(ready, held_out, lenient)),
         )
         apart = [] if leaked is None else [_leaked(ready, held, leaked)]

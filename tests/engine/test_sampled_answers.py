@@ -57,6 +57,7 @@ def drawn(output):
     ]
 
 
+@pytest.mark.slow
 def test_base_and_tuned_are_judged_by_answers_drawn_alike(run):
     metrics = run.evaluation["metrics"]
     assert {"pass_at_1", "pass_at_3"} <= metrics.keys()
@@ -72,6 +73,7 @@ def test_base_and_tuned_are_judged_by_answers_drawn_alike(run):
     assert run.evaluation["details"]["tuned"]["verifier"]["errors"] == 0
 
 
+@pytest.mark.slow
 def test_somebody_elses_function_is_not_called_unless_it_is_trusted(run):
     other = load_run(run.path)
     with raises(InputError, "score.py:right", "--trust-code"):
@@ -84,6 +86,7 @@ def test_somebody_elses_function_is_not_called_unless_it_is_trusted(run):
     assert "pass_at_1" in load_run(run.path, trust_code=True).evaluate(evaluators=["verifier"])["tuned"]
 
 
+@pytest.mark.slow
 def test_drawn_answers_do_not_depend_on_batches_or_interruption(predict):
     whole = predict("whole.jsonl")
     assert all(len(set(one)) > 1 for one in drawn(whole))
@@ -96,6 +99,7 @@ def test_drawn_answers_do_not_depend_on_batches_or_interruption(predict):
     assert "temperature" in predict("cold.jsonl", "--option", "temperature=0", code=2)
 
 
+@pytest.mark.slow
 def test_a_task_that_writes_nothing_draws_nothing(label_recipe):
     run = fine_tune(label_recipe(train__max_steps=1, train__epochs=1))
     with raises(InputError, "'text-classification'", "--samples"):
@@ -127,6 +131,7 @@ def test_rows_are_made_of_the_best_answers_and_pairs_of_the_best_and_the_worst()
         made("sft", 1, {"id": 3})
 
 
+@pytest.mark.slow
 def test_a_round_is_written_whole_goes_on_where_it_ended_and_trains(run, predict, tmp_path, chat_recipe, folder):
     answers, output = predict("answers.jsonl"), tmp_path / "round.jsonl"
     asked = [str(run.path), "--input", str(answers), "--output", str(output), "--json"]
@@ -160,6 +165,7 @@ def test_a_round_is_written_whole_goes_on_where_it_ended_and_trains(run, predict
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_a_function_that_always_fails_makes_no_rows_and_says_why(run, predict, tmp_path):
     (tmp_path / "bad.py").write_text("def right(answer):\n    return answer.nothing\n")
     output = tmp_path / "round.jsonl"
