@@ -119,14 +119,14 @@ def plan_evaluation(
             reading,
             answering,
             sample(len(held_out) if answering else 0, section.generate.limit, ready.recipe.seed),
-            *(of(ready, answering) for of in (_options, _sampled)),
+            _options(ready, answering),
+            _sampled(ready, answering),
             list(_columns(ready, held_out, lenient)),
         )
         apart = [] if leaked is None else [_leaked(ready, held, leaked)]
         probes += [*apart, *(_robustness(ready, held, spec, i) for i, spec in enumerate(section.robustness))]
     if train is not None and section.training_sample is not None and reading:
         training = _training_sample(ready, train, held_out, reading)
-    to_fit = _to_fit(ready.task, validation, reading)
     if section.forgetting is not None:
         probes.append(_forgetting(ready, section.forgetting, reading))
     if section.memorisation is not None and train is not None:
@@ -135,7 +135,7 @@ def plan_evaluation(
         probes.append(_refusal(ready, section.refusal))
     asked = [] if lenient else _benchmarks(ready, reading)
     check_metrics([*reading, *answering, *(one.evaluator for one in asked)])
-    sizes = section.small_slice, section.resamples
+    to_fit, sizes = _to_fit(ready.task, validation, reading), (section.small_slice, section.resamples)
     plan = EvalPlan(split, held, training, probes, to_fit, *sizes, ready.recipe.seed, benchmarks=asked)
     for one in plan.sets():
         _check_rows_of(one)

@@ -211,11 +211,10 @@ class CausalLM(GenerativeTask):
         if self.config.chat_template == "auto" and has_template(loaded.processor) and not chosen.continues:
             shapes = [shape_of(row, answered=False) for row in rows]
             rows = [
-                {"prompt": read_text(x, "text"), SAMPLE: x.get(SAMPLE, 0)} if s == "text" else x
-                for x, s in zip(rows, shapes, strict=True)
+                {**x, "prompt": read_text(x, "text")} if s == "text" else x for x, s in zip(rows, shapes, strict=True)
             ]
         asked = [self._asked(row, loaded, anew=True) for row in rows]
-        answered = self._complete(loaded, rows, asked, [one.ids for one in asked], chosen)
+        answered = self._complete(loaded, asked, [one.ids for one in asked], chosen)
         return [{"completion": text, **({"thought": thought} if thought else {})} for thought, text in answered]
 
     def generate(
@@ -230,19 +229,14 @@ class CausalLM(GenerativeTask):
         """
         asked = [self._asked(row, loaded) for row in rows]
         prompts, chosen = made_to_fit(loaded, [one.ids for one in asked], GenerationOptions.read(options))
-        found = zip(self._complete(loaded, rows, asked, prompts, chosen), asked, strict=True)
+        found = zip(self._complete(loaded, asked, prompts, chosen), asked, strict=True)
         return [{"prompt": one.prompt, "completion": text, "reference": one.reference} for (_, text), one in found]
 
     def _complete(
-        self,
-        loaded: LoadedModel,
-        rows: Sequence[Example],
-        asked: Sequence[Asked],
-        prompts: Sequence[list[int]],
-        chosen: GenerationOptions,
+        self, loaded: LoadedModel, asked: Sequence[Asked], prompts: Sequence[list[int]], chosen: GenerationOptions
     ) -> list[tuple[str, str]]:
-        """Return a thought and a text for each row."""
-        processor, samples, written = loaded.processor, [row.get(SAMPLE, 0) for row in rows], []
+        """Return a thought and a text for each prompt."""
+        processor, samples, written = loaded.processor, [one.sample for one in asked], []
         for one, ids in zip(
             asked, generate(loaded, prompts, chosen, stop_tokens(loaded), samples) if asked else [], strict=True
         ):
@@ -346,7 +340,7 @@ class CausalLM(GenerativeTask):
             half = (len(ids) + 1) // 2
             text, reference = processor.decode(ids[:half]), processor.decode(ids[half:]) or None
             ids = ids[:half]
-        return Asked(beginning_of(processor, ids) + ids, text, reference)
+        return Asked(beginning_of(processor, ids) + ids, text, reference, sample=example.get(SAMPLE, 0))
 
     def _asked_in_chat(self, example: Example, loaded: LoadedModel, *, anew: bool) -> Asked:
         processor, conversation = loaded.processor, self._conversation(example)
@@ -365,7 +359,8 @@ class CausalLM(GenerativeTask):
         prompt = messages[0].text if upto == 1 else "\n".join(shown)
         text = render(processor, conversation, upto=upto, prompt=True)
         ids = prompt_tokens(processor, text, loaded.max_length)
-        return Asked(ids, prompt, reference, True, bool(OPENED.search(text)), messages[:upto])
+        opened, sample = bool(OPENED.search(text)), example.get(SAMPLE, 0)
+        return Asked(ids, prompt, reference, True, opened, messages[:upto], sample)
 
     def _reference(self, processor: Any, conversation: Conversation, k: int) -> str:
         """Return what message k is to be answered with: its text, and calls as the template writes them."""

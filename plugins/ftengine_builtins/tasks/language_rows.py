@@ -289,6 +289,7 @@ class Asked:
         reference: what is to be answered; None where nothing is.
         chat, opened: whether that is in the chat template, and this has begun the answer's thought.
         messages: of a chat, those before the answer.
+        sample: the number of the answer, where there are several.
     """
 
     ids: list[int]
@@ -297,6 +298,7 @@ class Asked:
     chat: bool = False
     opened: bool = False
     messages: tuple[Message, ...] = ()
+    sample: int = 0
 
 
 def question_of(conversation: Conversation) -> int:
