@@ -152,27 +152,27 @@ def find(everything: Installed, name: str, kind: str | None) -> Entry:
         InputError: several kinds have one.
     """
     entries = [entry for entry in everything.entries if kind in (None, entry.kind)]
-    found = [entry for entry in entries if entry.name == name]
-    if not found and everything.problems:
+    matching = [entry for entry in entries if entry.name == name]
+    if not matching and everything.problems:
         raise PluginError(" ".join(everything.problems))
-    if not found:
+    if not matching:
         names = sorted({entry.name for entry in entries})
         what = kind or "component"
         raise UnknownName(f"no {what} named {name!r}. Installed: {', '.join(names)}." + did_you_mean(name, names))
-    if len(found) > 1:
-        kinds = " and ".join(f"{article(entry.kind)} {entry.kind}" for entry in found)
-        raise InputError(f"{name!r} is {kinds}; say which with --kind {found[0].kind}.")
-    return found[0]
+    if len(matching) > 1:
+        kinds = " and ".join(f"{article(entry.kind)} {entry.kind}" for entry in matching)
+        raise InputError(f"{name!r} is {kinds}; say which with --kind {matching[0].kind}.")
+    return matching[0]
 
 
 def options(config: type[BaseModel]) -> list[Option]:
     """Describe the keys of a component's Config, or of a section of the recipe."""
     schema = config.model_json_schema()
     definitions = schema.get("$defs", {})
-    found = []
+    keys = []
     for name, part in schema.get("properties", {}).items():
         model_field = config.model_fields[name]
-        found.append(
+        keys.append(
             Option(
                 name,
                 _type(part, definitions),
@@ -183,7 +183,7 @@ def options(config: type[BaseModel]) -> list[Option]:
                 _constraints(part),
             )
         )
-    return found
+    return keys
 
 
 def written(entry: Entry) -> dict[str, str]:
@@ -229,7 +229,7 @@ def _type(part: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 
 def _constraints(part: dict[str, Any]) -> list[str]:
-    found = [f"{sign} {part[word]}" for word, sign in CONSTRAINTS.items() if word in part]
+    bounds = [f"{sign} {part[word]}" for word, sign in CONSTRAINTS.items() if word in part]
     for choice in part.get("anyOf", ()):
-        found += _constraints(choice)
-    return list(dict.fromkeys(found))
+        bounds += _constraints(choice)
+    return list(dict.fromkeys(bounds))

@@ -48,11 +48,11 @@ def doctor(clear_cache: bool, recheck: bool, as_json: bool) -> None:
     """
     if clear_cache:
         _clear_cache()
-    found, problems = examine(recheck=recheck)
+    report, problems = examine(recheck=recheck)
     if as_json:
-        print_json({**found, "problems": problems})
+        print_json({**report, "problems": problems})
     else:
-        _show(found, problems)
+        _show(report, problems)
     if problems:
         sys.exit(1)
 
@@ -65,22 +65,22 @@ def examine(*, recheck: bool = True) -> tuple[dict[str, Any], list[str]]:
     """
     began, here = time.time_ns(), _machine()
     known = None if recheck else remembered("doctor")
-    found: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     problems: list[str] = []
     sound = known["found"] if known and known["machine"] == here else {}
     for name, check in CHECKS.items():
         if name in sound:
-            found[name] = sound[name]
+            report[name] = sound[name]
             continue
         try:
-            found[name] = check(problems)
+            report[name] = check(problems)
         # Broken installations raise anything, at import already; to report that is what this command is for.
         except Exception as error:
-            found[name] = None
+            report[name] = None
             problems.append(f"{name} could not be checked: {type(error).__name__}: {error}")
     if not (problems or sound):
-        remember({"doctor": {"machine": here, "found": {name: found[name] for name in LASTING}}}, began)
-    return found, problems
+        remember({"doctor": {"machine": here, "found": {name: report[name] for name in LASTING}}}, began)
+    return report, problems
 
 
 def _machine() -> list[str]:
@@ -106,7 +106,7 @@ def _requirements(problems: list[str]) -> dict[str, str]:
     """Compare what is installed with what ftengine asks for."""
     from packaging.requirements import Requirement
 
-    found = {}
+    versions = {}
     for requirement in map(Requirement, metadata.requires("ftengine") or ()):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
@@ -114,11 +114,11 @@ def _requirements(problems: list[str]) -> dict[str, str]:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
             version = "missing"
-        found[requirement.name] = version
+        versions[requirement.name] = version
         if version == "missing" or not requirement.specifier.contains(version, prereleases=True):
             repair = f"Repair with: pip install '{requirement}'"
             problems.append(f"{requirement.name} is {version}; ftengine needs {requirement}. {repair}")
-    return found
+    return versions
 
 
 def _precision(problems: list[str]) -> dict[str, str]:
@@ -136,10 +136,10 @@ def _kernels(problems: list[str]) -> dict[str, dict[str, str]]:
     """Say what serves low-rank layers on each device here, as the strategy that is the default tells runs."""
     from ftengine.cli.components import installed
 
-    found = installed()
-    usual = next((e.cls for e in found.entries if e.kind == "strategy" and e.cls.traits.is_default), None)
+    everything = installed()
+    usual = next((e.cls for e in everything.entries if e.kind == "strategy" and e.cls.traits.is_default), None)
     if usual is None:
-        raise PluginError(" ".join(found.problems) or "no strategy is installed.")
+        raise PluginError(" ".join(everything.problems) or "no strategy is installed.")
     return {device: by for devices in usual().environment().values() for device, by in devices.items()}
 
 
@@ -147,25 +147,25 @@ def _plugins(problems: list[str]) -> list[dict[str, str]]:
     from ftengine.cli.components import installed
     from ftengine.run.environment import plugin_origins
 
-    found = installed()
-    problems += found.problems
-    problems += [remark for origin in found.plugins.origins.values() for remark in origin.remarks]
-    return plugin_origins(found.plugins)
+    everything = installed()
+    problems += everything.problems
+    problems += [remark for origin in everything.plugins.origins.values() for remark in origin.remarks]
+    return plugin_origins(everything.plugins)
 
 
 def _commands(problems: list[str]) -> list[dict[str, str]]:
     """Load the commands of plugins, as calling them would."""
     from ftengine.cli import main
 
-    found = []
+    commands = []
     with click.Context(main, info_name="ftengine") as ctx:
         for name, offers in sorted(main.external.items()):
             try:
                 main.get_command(ctx, name)
             except PluginError as error:
                 problems.append(str(error))
-            found += [{"name": name, "distribution": o.distribution, "version": o.version} for o in offers]
-    return found
+            commands += [{"name": name, "distribution": o.distribution, "version": o.version} for o in offers]
+    return commands
 
 
 def _clear_cache() -> None:
@@ -199,23 +199,23 @@ SETTINGS = ("ATEN_", "CUDA", "FTENGINE_", "KMP_", "LD_", "MKL_", "NVIDIA_", "OMP
 SERVES = {"compiled": "low-rank layers run on compiled kernels", "reference": "low-rank layers run on plain PyTorch"}
 
 
-def _show(found: dict[str, Any], problems: list[str]) -> None:
+def _show(report: dict[str, Any], problems: list[str]) -> None:
     out = page()
-    out.print(facts(_lines(found)))
+    out.print(facts(_lines(report)))
     if problems:
         out.print("", facts(("problem", problem) for problem in problems))
     else:
         out.print("\nno problems found")
 
 
-def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what was found out, in words; what was not is left out, as a problem tells of it."""
     lines = []
-    if found["versions"]:
-        known = [f"{name} {version}" for name, version in found["versions"].items() if version]
+    if report["versions"]:
+        known = [f"{name} {version}" for name, version in report["versions"].items() if version]
         lines.append(("versions", ", ".join(known)))
-    if found["hardware"]:
-        machine = found["hardware"]
+    if report["hardware"]:
+        machine = report["hardware"]
         torch = f"torch uses {counted(machine['threads'], 'thread')} and {machine['cpu_capability']}"
         gpus = [f"{g['name']}, {size(g['memory_bytes'])}, capability {g['capability']}" for g in machine["gpus"]]
         lines += [
@@ -224,20 +224,20 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
             ("memory", size(machine["memory_bytes"])),
             *(("GPU", gpu) for gpu in gpus or ["none"]),
         ]
-    if found["precision"]:
-        precision = found["precision"]
+    if report["precision"]:
+        precision = report["precision"]
         lines.append(("precision", f"auto is {precision['compute']} on {precision['device']}: {precision['reason']}"))
-    if found["build"]:
-        lines.append(("build", found["build"]["line"]))
-    for device, kernels in (found["kernels"] or {}).items():
+    if report["build"]:
+        lines.append(("build", report["build"]["line"]))
+    for device, kernels in (report["kernels"] or {}).items():
         lines.append((f"on {device}", f"{SERVES[kernels['backend']]}: {kernels['reason']}"))
-    if found["cache"]:
-        cache = found["cache"]
+    if report["cache"]:
+        cache = report["cache"]
         held = f"{size(cache['bytes'])} of at most {size(cache['limit'])}"
         lines.append(("cache", f"{counted(cache['entries'], 'entry', 'entries')}, {held}, in {cache['folder']}"))
-    for plugin in found["plugins"] or ():
+    for plugin in report["plugins"] or ():
         origin = f"{plugin['distribution']} {plugin['version']}"
         lines.append(("plugin", f"{plugin['name']} of {origin}: {plugin['status']}"))
-    for command in found["commands"] or ():
+    for command in report["commands"] or ():
         lines.append(("command", f"{command['name']} of {command['distribution']} {command['version']}"))
     return lines

@@ -20,11 +20,11 @@ OWN = "ftengine"
 
 def external_commands() -> dict[str, list[Offer]]:
     """Find the commands of installed distributions by name, but for those of blocked ones."""
-    found: dict[str, list[Offer]] = {}
+    commands: dict[str, list[Offer]] = {}
     for offer in offers(GROUP):
         if not offer.blocked:
-            found.setdefault(offer.entry_point.name, []).append(offer)
-    return found
+            commands.setdefault(offer.entry_point.name, []).append(offer)
+    return commands
 
 
 def help_line(offer: Offer) -> str:
@@ -34,8 +34,8 @@ def help_line(offer: Offer) -> str:
     except (ImportError, OSError, SyntaxError, ValueError):
         return ""
     functions = (node for node in tree.body if isinstance(node, ast.FunctionDef))
-    found = (ast.get_docstring(node) for node in functions if node.name == offer.entry_point.attr)
-    return (next(found, None) or "").partition("\n")[0]
+    docstrings = (ast.get_docstring(node) for node in functions if node.name == offer.entry_point.attr)
+    return (next(docstrings, None) or "").partition("\n")[0]
 
 
 def _source(module: str) -> bytes:

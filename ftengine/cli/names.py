@@ -21,8 +21,8 @@ def component_names(kind: str = "") -> Callable[[Context, Parameter, str], list[
 
     def complete(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
         wanted = kind or ctx.params.get("kind")
-        found = [item for item in _known()["components"] if wanted in (None, item["kind"])]
-        named = [item for item in found if item["name"].startswith(incomplete)]
+        components = [item for item in _known()["components"] if wanted in (None, item["kind"])]
+        named = [item for item in components if item["name"].startswith(incomplete)]
         return [CompletionItem(item["name"], help=item["summary"]) for item in named]
 
     return complete
@@ -38,8 +38,8 @@ def overrides(ctx: Context, param: Parameter, incomplete: str) -> list[Completio
 def distribution_names(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete installed distributions that offer something, and folders."""
     names = sorted({offer.distribution for group in (GROUP, COMMANDS) for offer in offers(group)})
-    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
-    return found or [CompletionItem(incomplete, type="dir")]
+    items = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return items or [CompletionItem(incomplete, type="dir")]
 
 
 def _known() -> dict[str, Any]:

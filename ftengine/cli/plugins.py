@@ -55,9 +55,9 @@ def list_plugins(kind: str | None, as_json: bool) -> None:
         from ftengine.cli.components import installed, listed_component
         from ftengine.run.environment import plugin_origins
 
-        found = installed()
-        plugins, problems = plugin_origins(found.plugins), found.problems
-        components = [listed_component(entry) for entry in found.entries]
+        everything = installed()
+        plugins, problems = plugin_origins(everything.plugins), everything.problems
+        components = [listed_component(entry) for entry in everything.entries]
     chosen = [one for one in components if kind in (None, one["kind"])]
     if as_json:
         print_json({"components": chosen, "plugins": plugins, "problems": problems})
@@ -142,5 +142,5 @@ def _show_component(entry: Entry, options: list[Option]) -> None:
     measured = [(name, m.label, better[m.higher_is_better], m.meaning) for name, m in metrics(entry).items()]
     if measured:
         out.print("", table(("metric", "label", "better", "meaning"), measured, left=4))
-    if found := written(entry):
-        out.print("", table(("optional method", "what it does"), found.items(), left=2))
+    if methods := written(entry):
+        out.print("", table(("optional method", "what it does"), methods.items(), left=2))

@@ -91,17 +91,17 @@ def _options(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the options that --set gives, by the component's name."""
     import yaml
 
-    found: dict[str, dict[str, Any]] = {}
+    by_component: dict[str, dict[str, Any]] = {}
     for setting in settings:
         key, given, value = setting.partition("=")
         name, _, option = key.partition(".")
         if not (given and name and option):
             raise InputError(f"--set {setting!r} is not NAME.OPTION=VALUE, such as synonyms.file=words.tsv.")
         try:
-            found.setdefault(name, {})[option] = load_yaml(value)
+            by_component.setdefault(name, {})[option] = load_yaml(value)
         except yaml.YAMLError as error:
             raise InputError(f"--set {setting!r}: {error}") from None
-    return found
+    return by_component
 
 
 def _offered(package: str) -> list[Offer]:
@@ -115,10 +115,10 @@ def _offered(package: str) -> list[Offer]:
     folder = Path(package)
     in_folder = (folder / "pyproject.toml").is_file()
     name = normalised(_project(folder) if in_folder else package)
-    found = [offer for offer in every if normalised(offer.distribution) == name]
-    if not found and not in_folder:
-        found = [offer for offer in every if offer.entry_point.module.partition(".")[0] == package]
-    if not found:
+    matching = [offer for offer in every if normalised(offer.distribution) == name]
+    if not matching and not in_folder:
+        matching = [offer for offer in every if offer.entry_point.module.partition(".")[0] == package]
+    if not matching:
         try:
             metadata.distribution(name)
         except (metadata.PackageNotFoundError, ValueError):
@@ -132,9 +132,9 @@ def _offered(package: str) -> list[Offer]:
             f"{name} offers nothing to ftengine: it has no entry point of group {GROUP} or {COMMANDS}. Write one into "
             "its pyproject.toml and install it again."
         )
-    if found[0].blocked:
-        raise InputError(f"{found[0]} is blocked by {BLOCK_VARIABLE}. Take it out there.")
-    return found
+    if matching[0].blocked:
+        raise InputError(f"{matching[0]} is blocked by {BLOCK_VARIABLE}. Take it out there.")
+    return matching
 
 
 def _project(folder: Path) -> str:

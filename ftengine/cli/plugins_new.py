@@ -77,13 +77,13 @@ def new(name: str, chosen: Sequence[str], output: str | None) -> None:
     folder = Path(output or f"ftengine-{name}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{str(folder)!r} exists and is not empty. Name another folder with --output.")
-    found = distribution(name, names)
+    files = distribution(name, names)
     with writing(folder):
-        for path, text in found.items():
+        for path, text in files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")
     place = str(folder) if folder.is_absolute() else f"./{folder}"
-    click.echo(printable(f"wrote {len(found)} files to {folder}. Next:"))
+    click.echo(printable(f"wrote {len(files)} files to {folder}. Next:"))
     for line in (
         f"pip install -e {shlex.quote(f'{place}[test]')}",
         f"python -m pytest {shlex.quote(str(folder))}",
@@ -123,7 +123,7 @@ def distribution(name: str, chosen: Sequence[tuple[str, str]]) -> dict[str, str]
         "offers": "\n".join(offers),
         "shown": chosen[0][1] if len(chosen) == 1 else "NAME --kind KIND",
         "uses": "\n".join(dict.fromkeys(uses)),
-        "hooks": "".join(_hook(package, kind, found) for kind, found in classes.items()).rstrip("\n"),
+        "hooks": "".join(_hook(package, kind, names) for kind, names in classes.items()).rstrip("\n"),
     }
     return {**_filled(COMMON, common), **files}
 

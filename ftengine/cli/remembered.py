@@ -30,7 +30,7 @@ LATER = 60 * 10**9
 """Nanoseconds that a file's time may lie ahead of the clock, as with some network drives."""
 
 
-def remember(found: Mapping[str, Any], began: int) -> None:
+def remember(facts: Mapping[str, Any], began: int) -> None:
     """Keep what was found out, by what it is and as JSON has it, beside the rest that is known of this installation.
 
     Args:
@@ -46,7 +46,7 @@ def remember(found: Mapping[str, Any], began: int) -> None:
     with suppress(RunError):  # a full disk, a home that cannot be written
         cache.create()
         files = {**known.get("files", {}), **watched}
-        cache.write_json(_file().name, {**known, **found, "of": _installed(), "files": files})
+        cache.write_json(_file().name, {**known, **facts, "of": _installed(), "files": files})
 
 
 def remembered(what: str) -> Any:
@@ -64,13 +64,13 @@ def _read() -> dict[str, Any] | None:
 
 def _installed() -> str:
     """Return a number that changes with what is installed or blocked."""
-    found = [__version__, sys.version, sys.prefix]
-    found += [f"{offer} {offer.entry_point.value} {offer.blocked}" for offer in offers(GROUP)]
+    parts = [__version__, sys.version, sys.prefix]
+    parts += [f"{offer} {offer.entry_point.value} {offer.blocked}" for offer in offers(GROUP)]
     for folder in dict.fromkeys(sys.path):
         with suppress(OSError):  # an archive, or not there
             traces = (entry for entry in os.scandir(folder or ".") if entry.name.endswith(INSTALLED))
-            found += sorted(f"{entry.path} {entry.stat().st_mtime_ns}" for entry in traces)
-    return blake2b("\n".join(found).encode(), digest_size=16).hexdigest()
+            parts += sorted(f"{entry.path} {entry.stat().st_mtime_ns}" for entry in traces)
+    return blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
 
 def _files() -> Iterator[str]:

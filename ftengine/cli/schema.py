@@ -56,9 +56,9 @@ def _ask() -> dict[str, Any]:
     began = time.time_ns()
     registry = Registry()
     registry.plugins.raise_if_broken()
-    found = recipe_schema(registry)
-    remember({"schema": found}, began)
-    return found
+    content = recipe_schema(registry)
+    remember({"schema": content}, began)
+    return content
 
 
 def _is_schema(file: Path) -> bool:

@@ -63,19 +63,22 @@ def verify(
     with listening() as listener:
         run = load_run(run_folder, listener=listener, trust_code=trust_code)
         endpoint = Endpoint(url, model, key=key_variable, timeout=timeout, retries=retries)
-        found = verify_run(run, endpoint, rows=rows, data=data)
+        result = verify_run(run, endpoint, rows=rows, data=data)
     if as_json:
-        print_json(found.to_json())
+        print_json(result.to_json())
     else:
         lines = [
-            ("serves", SAID[found.served]),
-            *([("likely cause", found.cause)] if found.cause else []),
-            ("answers", f"{found.same_as_tuned} of {found.rows} as the tuned model, {found.same_as_base} as the base"),
+            ("serves", SAID[result.served]),
+            *([("likely cause", result.cause)] if result.cause else []),
+            (
+                "answers",
+                f"{result.same_as_tuned} of {result.rows} as the tuned model, {result.same_as_base} as the base",
+            ),
             (
                 "less likely",
-                f"by {number(found.behind_tuned)} for the tuned model, {number(found.behind_base)} for the base",
+                f"by {number(result.behind_tuned)} for the tuned model, {number(result.behind_base)} for the base",
             ),
-            *([("rows needed", f"{found.needed:,}")] if found.needed is not None else []),
+            *([("rows needed", f"{result.needed:,}")] if result.needed is not None else []),
         ]
         page().print(facts(lines))
-    raise click.exceptions.Exit(STATUS[found.served])
+    raise click.exceptions.Exit(STATUS[result.served])

@@ -72,8 +72,8 @@ def without(component: Component) -> str:
 def _written(component: Component, error: BaseException) -> str:
     """Return where the method is written that a TypeError names ("Thing.score() takes …"), else the class."""
     method = re.match(r"[\w.<>]+\.(\w+)\(\) ", str(error)) if isinstance(error, TypeError) else None
-    found = getattr(type(component), method[1], None) if method else None
-    return written(found if inspect.isfunction(found) else type(component))
+    function = getattr(type(component), method[1], None) if method else None
+    return written(function if inspect.isfunction(function) else type(component))
 
 
 def _line_of(frame: FrameType, line: int) -> str:

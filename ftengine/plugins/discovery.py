@@ -50,15 +50,15 @@ class PluginOrigin:
     @property
     def remarks(self) -> list[str]:
         """What is wrong with how it is imported, though it is: a sentence each."""
-        found, who = [], f"plugin {self.name!r} of {self} ({self.target})"
+        remarks, who = [], f"plugin {self.name!r} of {self} ({self.target})"
         if self.seconds > MOST_SECONDS:
-            found.append(
+            remarks.append(
                 f"{who} takes {self.seconds:.1f} s to import, for which every command waits. Import what is slow "
                 "inside of its hooks."
             )
         if self.printed:
-            found.append(f"{who} prints {shown(self.printed)} when it is imported. It must print nothing.")
-        return found
+            remarks.append(f"{who} prints {shown(self.printed)} when it is imported. It must print nothing.")
+        return remarks
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}"

@@ -46,13 +46,13 @@ class Offer:
 def offers(group: str) -> list[Offer]:
     """Return a group's entry points by distribution and name."""
     blocked = {normalised(name) for name in os.environ.get(BLOCK_VARIABLE, "").split(",")}
-    found: dict[tuple[str, str], Offer] = {}
+    by_name: dict[tuple[str, str], Offer] = {}
     for entry_point in metadata.entry_points(group=group):
         dist = entry_point.dist
         name, version = (dist.name, dist.version) if dist else ("unknown", "unversioned")
         # An editable installation may be listed twice on sys.path.
-        found.setdefault((name, entry_point.name), Offer(name, version, entry_point, normalised(name) in blocked))
-    return [found[key] for key in sorted(found)]
+        by_name.setdefault((name, entry_point.name), Offer(name, version, entry_point, normalised(name) in blocked))
+    return [by_name[key] for key in sorted(by_name)]
 
 
 def instead(*distributions: str) -> str:

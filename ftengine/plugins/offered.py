@@ -40,13 +40,13 @@ def classes(function: Any) -> tuple[list[Any], str]:
     """Call a hook; return what it offers, and what is wrong with that, "" where nothing is."""
     try:
         with printing_aside():
-            found = function()
-        if isinstance(found, Iterable) and not isinstance(found, (str, bytes, type)):
-            return list(found), ""
+            offered = function()
+        if isinstance(offered, Iterable) and not isinstance(offered, (str, bytes, type)):
+            return list(offered), ""
     # A hook of third-party code may raise anything, SystemExit included; it becomes the cause.
     except (Exception, SystemExit) as error:
         return [], f"failed: {raised(error)}"
-    return [], f"returned {_described(found)}; it must return a list of classes"
+    return [], f"returned {_described(offered)}; it must return a list of classes"
 
 
 def raised(error: BaseException) -> str:
@@ -93,10 +93,10 @@ def written(thing: type | FunctionType) -> str:
         return ""
 
 
-def _described(found: Any) -> str:
-    if isinstance(found, type):
-        return f"the class {found.__qualname__}"
-    return "None" if found is None else f"an object of type {type(found).__qualname__}"
+def _described(value: Any) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__qualname__}"
+    return "None" if value is None else f"an object of type {type(value).__qualname__}"
 
 
 def _contracts(cls: type[Component]) -> list[type]:
@@ -107,7 +107,7 @@ def _contracts(cls: type[Component]) -> list[type]:
 def _declared(cls: type[Component]) -> list[str]:
     """Return the names that a contract declares without a value, for its classes to set."""
     declared = map(inspect.get_annotations, _contracts(cls))
-    return [name for found in declared for name, type_ in found.items() if str(type_).startswith("ClassVar")]
+    return [name for hints in declared for name, type_ in hints.items() if str(type_).startswith("ClassVar")]
 
 
 def _fault_of_traits(cls: type[Component], base: type[Component]) -> str:

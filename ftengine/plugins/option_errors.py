@@ -99,10 +99,10 @@ def _section(model: type[Any], path: list[str]) -> type[Any] | None:
     for step in path:
         field = getattr(model, "model_fields", {}).get(step)
         kinds = () if field is None else (field.annotation, *get_args(field.annotation))
-        found = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
-        if found is None:
+        section = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if section is None:
             return None
-        model = found
+        model = section
     return model
 
 

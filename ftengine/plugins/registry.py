@@ -170,8 +170,8 @@ class Registry:
 
     def blocked(self) -> str:
         """Say which distributions the user blocks, after a blank; "" where there are none."""
-        found = {one.distribution for one in self.plugins.origins.values() if one.status == "blocked"}
-        return f" Not loaded, as {BLOCK_VARIABLE} names it: {', '.join(sorted(found))}." if found else ""
+        names = {one.distribution for one in self.plugins.origins.values() if one.status == "blocked"}
+        return f" Not loaded, as {BLOCK_VARIABLE} names it: {', '.join(sorted(names))}." if names else ""
 
     def _elsewhere(self, name: str) -> str:
         """Say of which other kind a component of this name is; "" where there is none that a recipe names."""
@@ -200,11 +200,11 @@ class Registry:
         asked, said = name.lower().replace("-", "_"), []
         for entry in self.entries("evaluator"):
             declared = entry.cls.metrics if issubclass(entry.cls, api.Evaluator) else {}
-            found = [metric for metric in declared if asked in (metric, *metric.split("_"))]
-            if found:
+            metrics = [metric for metric in declared if asked in (metric, *metric.split("_"))]
+            if metrics:
                 tasks = [task.name for task in self.entries("task") if entry.name in _own_evaluators(task)]
                 runs = f", which runs of {' and '.join(tasks)} have without being asked" if tasks else ""
-                said.append(f"{' and '.join(map(repr, found))} of evaluator {entry.name!r}{runs}")
+                said.append(f"{' and '.join(map(repr, metrics))} of evaluator {entry.name!r}{runs}")
         return f" It is a metric, not an evaluator: {'; '.join(said)}." if said else ""
 
     def factory(self, kind: str, spec: str | Mapping[str, Any], key: str) -> Factory:

@@ -141,11 +141,11 @@ class AugmenterChecks(Checks):
     ) -> list[list[Example]]:
         order = list(enumerate(copy.deepcopy(list(self.examples))))
         augmenter = augmenter or self._made()
-        found = {
+        augmented = {
             i: list(augmenter.augment(row, self.task, random.Random(f"{seed}/0/{i}")))
             for i, row in (reversed(order) if backwards else order)
         }
-        return [found[i] for i, _ in order]
+        return [augmented[i] for i, _ in order]
 
     def _mixing(self) -> Any:
         augmenter = self._made()

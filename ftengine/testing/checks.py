@@ -64,11 +64,11 @@ def results_of(checks: Iterable[Check], expected: Mapping[str, str] | None) -> l
     expected, outcomes = expected or {}, dict[str, list[tuple[Outcome, str]]]()
     for name, check in checks:
         outcomes.setdefault(name, []).append(_outcome(check))
-    found = [_joined(name, told, expected) for name, told in outcomes.items()]
+    results = [_joined(name, told, expected) for name, told in outcomes.items()]
     there = ", ".join(outcomes)
     for name in expected.keys() - outcomes.keys():
-        found.append(CheckResult(name, "failed", f"expected_failed_checks names {[name]}; there are {there}."))
-    return found
+        results.append(CheckResult(name, "failed", f"expected_failed_checks names {[name]}; there are {there}."))
+    return results
 
 
 def run_checks(checks: Iterable[Check], expected: Mapping[str, str] | None) -> None:

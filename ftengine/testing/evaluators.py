@@ -81,8 +81,8 @@ class EvaluatorChecks(Checks):
 
     def scores_are_the_declared_metrics(self) -> None:
         scores = self._scores(self._rows(), [1] * len(self.predictions))
-        found, declared = sorted(scores), sorted(self._evaluator.metrics)
-        assert found == declared, f"scores {found}, metrics {declared}"
+        scored, declared = sorted(scores), sorted(self._evaluator.metrics)
+        assert scored == declared, f"scores {scored}, metrics {declared}"
         numbers = all(isinstance(value, (int, float, np.number)) for value in scores.values())
         assert numbers, f"not all are numbers: {dict(scores)}"
         if api.overrides(self._evaluator, "ask_models"):
@@ -154,8 +154,8 @@ class EvaluatorChecks(Checks):
         assert needed <= set(together) <= set(evaluator.metrics), f"resamples of {sorted(together)}"
         for i, one in enumerate(weights):
             alone = self._scores(rows, one)
-            found = {name: float(values[i]) for name, values in together.items()}
-            _same(found, {name: alone[name] for name in found}, f"resample {i} among others is not as it is alone")
+            drawn = {name: float(values[i]) for name, values in together.items()}
+            _same(drawn, {name: alone[name] for name in drawn}, f"resample {i} among others is not as it is alone")
 
     def resamples_are_quick(self) -> None:
         many = -(-ROWS // len(self.predictions))
@@ -176,32 +176,32 @@ class EvaluatorChecks(Checks):
         rows, weights = self._rows(), self._weights(1)[0]
         quick, whole = self._evaluator.for_slices(), self._scores(rows, weights)
         assert next(iter(quick.metrics)) == next(iter(self._evaluator.metrics)), "the first metric is another one"
-        found = quick.score(rows, weights)
-        assert found.keys() == quick.metrics.keys() <= whole.keys(), f"scores {sorted(found)}"
-        _same(found, {name: whole[name] for name in found}, "scores of slices are others")
+        scores = quick.score(rows, weights)
+        assert scores.keys() == quick.metrics.keys() <= whole.keys(), f"scores {sorted(scores)}"
+        _same(scores, {name: whole[name] for name in scores}, "scores of slices are others")
 
     def example_scores_are_one_a_row(self) -> None:
         if not api.overrides(self._evaluator, "score_examples"):
             skip("it scores no single examples")
-        found, shape = self._evaluator.score_examples(self._rows()), (len(self.predictions),)
-        assert np.shape(found.score) == np.shape(found.right) == shape, "not one score for each row"
-        assert all(value in (0, 1) for value in found.right[~np.isnan(found.right)]), "right is 0, 1 or nan"
-        if (sure := found.wrong_confidence) is not None:
+        scores, shape = self._evaluator.score_examples(self._rows()), (len(self.predictions),)
+        assert np.shape(scores.score) == np.shape(scores.right) == shape, "not one score for each row"
+        assert all(value in (0, 1) for value in scores.right[~np.isnan(scores.right)]), "right is 0, 1 or nan"
+        if (sure := scores.wrong_confidence) is not None:
             assert np.shape(sure) == shape, "not one mistake for each row"
             assert all(0 <= one <= 1 for one in sure[~np.isnan(sure)]), "a mistake's probability is 0 to 1, or nan"
 
     def what_intervals_rest_on_names_metrics(self) -> None:
         evaluator, rows, weights = self._evaluator, self._rows(), self._weights(3)
-        found: list[tuple[Mapping[str, Any], tuple[int, ...]]] = []
+        bases: list[tuple[Mapping[str, Any], tuple[int, ...]]] = []
         if api.overrides(evaluator, "trials"):
-            found.append((evaluator.trials(rows), ()))
+            bases.append((evaluator.trials(rows), ()))
         if api.overrides(evaluator, "proportions"):
-            found.append((evaluator.proportions(rows, weights), (3,)))
+            bases.append((evaluator.proportions(rows, weights), (3,)))
         if api.overrides(evaluator, "example_weights"):
-            found.append((evaluator.example_weights(rows), (len(self.predictions),)))
-        if not found:
+            bases.append((evaluator.example_weights(rows), (len(self.predictions),)))
+        if not bases:
             skip("it says of no metric what its interval rests on")
-        for values, shape in found:
+        for values, shape in bases:
             assert values.keys() <= evaluator.metrics.keys(), f"{sorted(values)} are not all metrics"
             assert all(np.shape(value) == shape for value in values.values()), f"values are not of shape {shape}"
 
@@ -223,10 +223,10 @@ class EvaluatorChecks(Checks):
         if not api.overrides(evaluator, "baseline_resamples") or not api.overrides(evaluator, "details"):
             skip("it measures no baseline")
         told = api.Baseline.of(dict(one for one in evaluator.details(rows, self._estimate) if isinstance(one, tuple)))
-        found = evaluator.baseline_resamples(rows, np.ones((1, len(self.predictions))))
-        assert all(values.shape == (1,) for values in found.values()), "not one value for each resample"
+        resamples = evaluator.baseline_resamples(rows, np.ones((1, len(self.predictions))))
+        assert all(values.shape == (1,) for values in resamples.values()), "not one value for each resample"
         assert told is not None, "a baseline is measured, and `details` tell none"
-        plain = {name: float(values[0]) for name, values in found.items()}
+        plain = {name: float(values[0]) for name, values in resamples.items()}
         unknown = plain.keys() - told.figures.keys()
         assert not unknown, f"the baseline has no figures of {sorted(unknown)}"
         _same(plain, {name: told.figures[name] for name in plain}, "the baseline comes to something else")
@@ -242,9 +242,9 @@ class EvaluatorChecks(Checks):
 
 def _seconds(run: Callable[[], Any]) -> float:
     began = time.perf_counter()
-    found = run()
-    if isinstance(found, Iterator):
-        list(found)
+    result = run()
+    if isinstance(result, Iterator):
+        list(result)
     return time.perf_counter() - began
 
 

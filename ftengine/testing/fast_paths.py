@@ -96,8 +96,8 @@ class FastPathChecks(Checks):
         path, tried = self.make(), self.load()
         if reason := unfit(path, tried, CPU):
             skip(reason)
-        with activated([path], tried, training_context()) as found:
-            if found[path.name] is None:
+        with activated([path], tried, training_context()) as counts:
+            if counts[path.name] is None:
                 skip(NOTHING)
         return self.make(), self.load()
 

@@ -53,8 +53,8 @@ class AuditChecks(Checks):
 
     def the_same_data_has_the_same_findings(self) -> None:
         audit = self.make()
-        found = [list(one.examine(self.data)) for one in (audit, audit, self.make())]
-        assert found[0] == found[1] == found[2], (
+        findings = [list(one.examine(self.data)) for one in (audit, audit, self.make())]
+        assert findings[0] == findings[1] == findings[2], (
             "a second look finds something else: findings depend on the data alone, and nothing is kept between calls"
         )
 
@@ -81,20 +81,22 @@ class RuleChecks(Checks):
 
     def the_same_run_has_the_same_findings(self) -> None:
         rule = self.make()
-        found = [list(one.judge(self.run)) for one in (rule, rule, self.make())]
-        assert found[0] == found[1] == found[2], "a second call finds something else: go by the run's records alone"
+        findings = [list(one.judge(self.run)) for one in (rule, rule, self.make())]
+        assert findings[0] == findings[1] == findings[2], (
+            "a second call finds something else: go by the run's records alone"
+        )
 
     def only_records_are_read(self) -> None:
         before = list(self.make().judge(self.run))
         with tempfile.TemporaryDirectory() as folder:
-            found = list(self.make().judge(replace(self.run, path=Path(folder))))
+            findings = list(self.make().judge(replace(self.run, path=Path(folder))))
             written = list(Path(folder).iterdir())
-        assert found == before, "it finds something else where the run's folder is empty: go by the records alone"
+        assert findings == before, "it finds something else where the run's folder is empty: go by the records alone"
         assert not written, f"it writes {written[0].name!r} into the run's folder"
 
 
-def _require_shown(component: Audit | Rule, method: str, found: Any, allowed: tuple[type[Any], ...]) -> None:
-    for one in each(component, method, found, allowed):
+def _require_shown(component: Audit | Rule, method: str, returned: Any, allowed: tuple[type[Any], ...]) -> None:
+    for one in each(component, method, returned, allowed):
         if isinstance(one, Finding):
             assert one.text.rstrip().endswith((".", "!", "?", "”", ")")), f"a finding is a sentence: {one.text!r}"
             assert one.kind, f"a finding has a kind, such as 'data' or 'quality': {one.text!r}"

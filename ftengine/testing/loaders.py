@@ -77,11 +77,11 @@ class LoaderChecks(AcceptingChecks):
             self.make().load(self.request)
 
     def a_seed_decides_what_it_loads(self) -> None:
-        found = []
+        states = []
         for _ in "ab":
             torch.manual_seed(0)
-            found.append(self.make().load(self.request).module.state_dict())
-        differing = [name for name, tensor in found[0].items() if not equal(tensor, found[1].get(name))]
+            states.append(self.make().load(self.request).module.state_dict())
+        differing = [name for name, tensor in states[0].items() if not equal(tensor, states[1].get(name))]
         assert not differing, (
             f"{differing[0]!r} is another one when the same source is loaded again with the same seed: draw what is "
             "newly initialised from torch's global generator"

@@ -48,8 +48,8 @@ class MergeChecks(Checks):
         kept = dict(base.named_modules())
         for path, part in loaded.module.named_modules():
             where = f"after merge {path or 'the model'!r}"
-            found, wanted = type(part).__name__, type(kept.get(path)).__name__
-            assert found == wanted, f"{where} is a {found}, in the base a {wanted}: {advice}"
+            actual, wanted = type(part).__name__, type(kept.get(path)).__name__
+            assert actual == wanted, f"{where} is a {actual}, in the base a {wanted}: {advice}"
             more = hooks(part) - hooks(kept[path])
             assert more <= 0, f"{where} still has {more} hooks of the strategy: remove them"
             assert "forward" not in vars(part), f"{where} keeps the strategy's own forward: take it away"

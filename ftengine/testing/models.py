@@ -124,8 +124,8 @@ def word_piece_tokenizer() -> BertTokenizer:
     """
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     normalizer = normalizers.BertNormalizer(lowercase=True)
-    found = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(normalizer.normalize_str(" ".join(CORPUS)))
-    words = sorted({word for word, _ in found})
+    split = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(normalizer.normalize_str(" ".join(CORPUS)))
+    words = sorted({word for word, _ in split})
     characters = sorted(set(string.ascii_lowercase + string.digits) | set("".join(words)))
     pieces = special + characters + [f"##{c}" for c in characters] + [word for word in words if len(word) > 1]
     return BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)})

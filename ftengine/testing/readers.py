@@ -61,9 +61,9 @@ def sample_sources(folder: Path) -> dict[str, Sequence[Example] | None]:
         place = folder / "images" / row["label"]
         place.mkdir(parents=True, exist_ok=True)
         row["image"].save(place / f"{i}.png")
-    found: dict[str, Sequence[Example] | None] = dict.fromkeys([*texts, "rows.parquet", "rows.arrow"], rows)
-    found |= {"rows.txt": [{"text": row["text"]} for row in rows], "images": None}
-    return {str(folder / name): content for name, content in found.items()}
+    contents: dict[str, Sequence[Example] | None] = dict.fromkeys([*texts, "rows.parquet", "rows.arrow"], rows)
+    contents |= {"rows.txt": [{"text": row["text"]} for row in rows], "images": None}
+    return {str(folder / name): content for name, content in contents.items()}
 
 
 def under_suffix(make: Callable[[], Reader], suffix: str, sources: Iterable[str]) -> Iterator[Check]:
@@ -86,8 +86,8 @@ def under_suffix(make: Callable[[], Reader], suffix: str, sources: Iterable[str]
 
 def _reads_rows(reader: Reader, source: str) -> bool:
     try:
-        found = reader.read(source)
-        return any(not isinstance(one, BrokenRow) for one in found)
+        rows = reader.read(source)
+        return any(not isinstance(one, BrokenRow) for one in rows)
     except Exception:  # of files that it cannot read, the checks will tell
         return False
 
@@ -107,10 +107,10 @@ class ReaderChecks(AcceptingChecks):
         assert self.make().accepts(self.source), f"accepts({Path(self.source).name!r}) is false"
 
     def rows_have_places_and_json_values(self) -> None:
-        found = list(self._read(self.source))
-        rows = [one for one in found if isinstance(one, Row)]
+        read = list(self._read(self.source))
+        rows = [one for one in read if isinstance(one, Row)]
         assert rows, "read yields no Row of a source that has rows"
-        for one in found:
+        for one in read:
             what = type(one).__name__
             assert isinstance(one, (Row, BrokenRow)), f"read yields a {what}; it must yield Row and BrokenRow"
         for row in rows:
@@ -129,8 +129,8 @@ class ReaderChecks(AcceptingChecks):
             not_suited("the rows of this source are not known")
         broken = [str(one) for one in self._read(self.source) if isinstance(one, BrokenRow)]
         assert not broken, f"a sound row is told to be broken: {broken[0]}"
-        found = [dict(one.values) for one in self._read(self.source)]
-        assert found == list(self.rows), f"reads {found[:2]} … of {list(self.rows)[:2]} …"
+        read = [dict(one.values) for one in self._read(self.source)]
+        assert read == list(self.rows), f"reads {read[:2]} … of {list(self.rows)[:2]} …"
 
     def nothing_is_unpickled(self) -> None:
         with without_pickles():
@@ -172,12 +172,12 @@ class ReaderChecks(AcceptingChecks):
         """Yield what is read, of record batches their rows, numbered."""
         import pyarrow as pa
 
-        found = (reader or self.make()).read(source)
-        if isinstance(found, pa.RecordBatchReader):
-            for i, values in enumerate(_values(found), 1):
+        content = (reader or self.make()).read(source)
+        if isinstance(content, pa.RecordBatchReader):
+            for i, values in enumerate(_values(content), 1):
                 yield Row(i, values)
         else:
-            yield from found
+            yield from content
 
 
 def _values(batches: Any) -> Iterator[dict[str, Any]]:

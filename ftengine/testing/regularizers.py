@@ -92,12 +92,12 @@ class RegularizerChecks(Checks):
 
     def a_seed_decides_a_training_pass(self) -> None:
         attached = self._attached()
-        found = []
+        losses = []
         for _ in "ab":
             torch.manual_seed(1)
             loss, penalty = self._pass(*attached)
-            found.append((loss if penalty is None else loss + penalty).detach())
-        assert found[0].equal(found[1]), (
+            losses.append((loss if penalty is None else loss + penalty).detach())
+        assert losses[0].equal(losses[1]), (
             "loss and penalty of two passes differ though torch's seed is the same: draw from torch's global generator "
             "alone, and keep nothing between passes"
         )
@@ -113,9 +113,9 @@ class RegularizerChecks(Checks):
         kept = copies(attached.state_dict())
         other, _, _ = self._attached()
         other.load_state_dict(kept)
-        found = other.state_dict()
-        assert found.keys() == kept.keys(), f"{sorted(found)} instead of {sorted(kept)}"
-        assert not differing(kept, found), "tensors differ after load_state_dict"
+        state = other.state_dict()
+        assert state.keys() == kept.keys(), f"{sorted(state)} instead of {sorted(kept)}"
+        assert not differing(kept, state), "tensors differ after load_state_dict"
 
     def a_resumed_run_is_the_uninterrupted_one(self) -> None:
         attached, loaded, own = self._attached()

@@ -28,9 +28,9 @@ def close(one: Any, other: Any) -> bool:
     return _compare(one, other, lambda a, b: _near(a, b) if isinstance(a, float) else bool(a == b))
 
 
-def relative(found: Tensor, expected: Tensor) -> float:
-    """Return ‖found - expected‖ / ‖expected‖."""
-    return float((found - expected).norm() / expected.norm())
+def relative(actual: Tensor, expected: Tensor) -> float:
+    """Return ‖actual - expected‖ / ‖expected‖."""
+    return float((actual - expected).norm() / expected.norm())
 
 
 @contextmanager

@@ -85,11 +85,11 @@ def against(tuned: Figure, base: Figure) -> str:
 
 def interval(figure: Figure | None, *, sign: bool = False) -> str:
     """Return a figure's interval: "0.910 to 0.959", or "" where there is none."""
-    found = ends(figure)
-    if not known(figure) or found is None:
+    limits = ends(figure)
+    if not known(figure) or limits is None:
         return ""
     places = decimals(figure)
-    return " to ".join(f"{'+' if sign and end > 0 else ''}{number(end, places)}" for end in found)
+    return " to ".join(f"{'+' if sign and end > 0 else ''}{number(end, places)}" for end in limits)
 
 
 def with_interval(figure: Figure | None, *, sign: bool = False) -> str:

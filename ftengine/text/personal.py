@@ -150,12 +150,12 @@ def redacted_names(names: Iterable[str], also: Iterable[str] = ()) -> dict[str, 
 
 def _spans(text: str, also: Iterable[str]) -> list[tuple[int, int]]:
     """Return where values stand, in order; those that overlap are one."""
-    found = [match.span() for _, match in _matches(text)]
+    spans = [match.span() for _, match in _matches(text)]
     for value in also:
         pattern = _GAP.join(re.escape(character) for character in "".join(value.split()))
-        found += [match.span() for match in re.finditer(pattern, text, re.IGNORECASE)]
+        spans += [match.span() for match in re.finditer(pattern, text, re.IGNORECASE)]
     merged: list[tuple[int, int]] = []
-    for start, end in sorted(found):
+    for start, end in sorted(spans):
         if merged and start < merged[-1][1]:
             merged[-1] = merged[-1][0], max(end, merged[-1][1])
         else:
