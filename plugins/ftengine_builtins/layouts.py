@@ -83,10 +83,10 @@ def _weight(message: Mapping[str, Any], number: int) -> dict[str, int]:
 def _add_calls(messages: list[dict[str, Any]], content: Any, number: int, rest: Mapping[str, Any]) -> None:
     """Add calls to the assistant's message right before, or make one of them: some layouts have a message a call."""
     try:
-        found = json.loads(content) if isinstance(content, str) else content
+        parsed = json.loads(content) if isinstance(content, str) else content
     except ValueError as error:
         raise DataError(f"message {number} is a call that is no JSON: {error}.") from None
-    calls = [{"function": call} for call in (found if isinstance(found, list) else [found])]
+    calls = [{"function": call} for call in (parsed if isinstance(parsed, list) else [parsed])]
     if messages and messages[-1]["role"] == "assistant":
         if rest.get("weight", 1) != messages[-1].get("weight", 1):
             wrong = f"message {number} is a call, and only one of it and what the assistant says right before trains"

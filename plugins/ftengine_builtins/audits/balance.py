@@ -73,11 +73,11 @@ def _alike(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
 
 def _missing(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
     total = sum(counts.values(), Counter[str]())
-    if found := {label: total[label] for label in sorted(total) if label.casefold() in MISSING}:
-        shown = listed([f"{label!r} ({count:,})" for label, count in found.items()])
-        text = f"Label{'' if len(found) == 1 else 's'} {shown} may stand for a missing value, but would be learnt as a "
+    if marks := {label: total[label] for label in sorted(total) if label.casefold() in MISSING}:
+        shown = listed([f"{label!r} ({count:,})" for label, count in marks.items()])
+        text = f"Label{'' if len(marks) == 1 else 's'} {shown} may stand for a missing value, but would be learnt as a "
         text += "class."
-        yield Finding(kind="labels", level="note", text=text, figures=found)
+        yield Finding(kind="labels", level="note", text=text, figures=marks)
 
 
 def _table(counts: Mapping[str, Counter[str]]) -> Table:

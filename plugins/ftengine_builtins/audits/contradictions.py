@@ -31,13 +31,13 @@ class Contradictions(Audit):
             return
         # Words that are written otherwise say the same of the whole, though not each of itself, as tags of words do.
         equal = data.distinct if data.same_words is None or _tags_words(data) else data.same_words
-        if found := contradicting(data, equal, data.targets):
-            share = found.rows / sum(map(len, data.splits.values()))
-            text = f"{counted(found.texts, 'text has', 'texts have')} more than one label in the data "
-            text += f"({found.rows:,} rows, e.g. {found.places[0]})."
+        if clash := contradicting(data, equal, data.targets):
+            share = clash.rows / sum(map(len, data.splits.values()))
+            text = f"{counted(clash.texts, 'text has', 'texts have')} more than one label in the data "
+            text += f"({clash.rows:,} rows, e.g. {clash.places[0]})."
             level = "alarm" if share >= ALARM else "note"
-            figures = {"texts": found.texts, "rows": found.rows, "share": share}
-            yield Finding(kind="labels", level=level, text=text, figures=figures, places=found.places)
+            figures = {"texts": clash.texts, "rows": clash.rows, "share": share}
+            yield Finding(kind="labels", level=level, text=text, figures=figures, places=clash.places)
 
 
 def _answered_otherwise(data: AuditedData) -> Iterator[Finding]:
@@ -46,22 +46,22 @@ def _answered_otherwise(data: AuditedData) -> Iterator[Finding]:
         return
     hashes = {split: _asked_and_said(rows) for split, rows in data.splits.items()}
     asked, said = ({split: both[i] for split, both in hashes.items()} for i in (0, 1))
-    found, total = contradicting(data, asked, said), sum(int((answers != 0).sum()) for answers in said.values())
-    if not found or (found.rows < ALARM * total and found.targets < MANY_ANSWERS):
+    clash, total = contradicting(data, asked, said), sum(int((answers != 0).sum()) for answers in said.values())
+    if not clash or (clash.rows < ALARM * total and clash.targets < MANY_ANSWERS):
         return
-    text = f"{counted(found.texts, 'prompt has', 'prompts have')} different answers in the data "
-    text += f"({found.rows:,} of {total:,} rows, one with {found.targets:,} answers, e.g. {found.places[0]}): the "
+    text = f"{counted(clash.texts, 'prompt has', 'prompts have')} different answers in the data "
+    text += f"({clash.rows:,} of {total:,} rows, one with {clash.targets:,} answers, e.g. {clash.places[0]}): the "
     text += "prompt alone does not determine the answer. A column that belongs in the prompt may be missing from it."
-    figures = {"texts": found.texts, "rows": found.rows, "share": found.rows / total, "answers": found.targets}
-    yield Finding(kind="data", level="note", text=text, figures=figures, places=found.places)
+    figures = {"texts": clash.texts, "rows": clash.rows, "share": clash.rows / total, "answers": clash.targets}
+    yield Finding(kind="data", level="note", text=text, figures=figures, places=clash.places)
 
 
 def _asked_and_said(rows: AuditedRows) -> tuple[np.ndarray, np.ndarray]:
     """Return (rows,) hashes of inputs and of free answers, 0 where there is none."""
     answers = ((view, _answer(view)) for view in rows)
     pairs = ((_hash(list(view.inputs)), _hash(answer)) if answer else (0, 0) for view, answer in answers)
-    found = np.fromiter(pairs, [("asked", np.int64), ("said", np.int64)], len(rows))
-    return found["asked"], found["said"]
+    hashes = np.fromiter(pairs, [("asked", np.int64), ("said", np.int64)], len(rows))
+    return hashes["asked"], hashes["said"]
 
 
 def _answer(view: View) -> Any:

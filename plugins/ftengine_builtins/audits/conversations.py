@@ -38,14 +38,14 @@ class Conversations(Audit):
     name = "conversations"
 
     def examine(self, data: AuditedData) -> Iterator[Finding | Display]:
-        found = {
+        by_split = {
             split: told["counts"] for split, told in data.encoded.items() if told.get("counts", {}).get("conversations")
         }
-        if not found:
+        if not by_split:
             return
-        for split, counts in found.items():
+        for split, counts in by_split.items():
             yield from _findings(split, counts)
-        yield _table({split: {**counts, "rows": data.encoded[split]["rows"]} for split, counts in found.items()})
+        yield _table({split: {**counts, "rows": data.encoded[split]["rows"]} for split, counts in by_split.items()})
 
 
 def _findings(split: str, counts: Mapping[str, int]) -> Iterator[Finding]:
@@ -85,8 +85,8 @@ def _roles(counts: Mapping[str, int]) -> dict[str, int]:
     return {key.removeprefix(ROLE): n for key, n in counts.items() if key.startswith(ROLE)}
 
 
-def _table(found: Mapping[str, Mapping[str, int]]) -> Table:
-    roles = list(dict.fromkeys(role for counts in found.values() for role in _roles(counts)))
+def _table(by_split: Mapping[str, Mapping[str, int]]) -> Table:
+    roles = list(dict.fromkeys(role for counts in by_split.values() for role in _roles(counts)))
     shown = [role for role in roles if role != "assistant"]
     keys = ("rows", "conversations", "end_of_turn", "thoughts", "thoughts_dropped", "empty_thoughts", "calls")
     columns = (
@@ -102,10 +102,10 @@ def _table(found: Mapping[str, Mapping[str, int]]) -> Table:
     )
     rows = [
         (split, *(counts.get(key, 0) for key in (*keys, *(f"{ROLE}{role}" for role in ("assistant", *shown)))))
-        for split, counts in found.items()
+        for split, counts in by_split.items()
     ]
     layouts: dict[str, int] = {}
-    for counts in found.values():
+    for counts in by_split.values():
         for key in (key for key in counts if key.startswith(LAYOUT)):
             layouts[key.removeprefix(LAYOUT)] = layouts.get(key.removeprefix(LAYOUT), 0) + counts[key]
     told = listed([f"{name} ({n:,})" for name, n in layouts.items()]) if layouts else ""

@@ -13,16 +13,16 @@ def split_name(name: str) -> str:
     return "training" if name == "train" else name
 
 
-def finding(data: AuditedData, found: Mapping[str, Sequence[int]], what: str, figure: str = "rows") -> Finding:
+def finding(data: AuditedData, by_split: Mapping[str, Sequence[int]], what: str, figure: str = "rows") -> Finding:
     """Say in how many rows of which splits something was found, with the first place.
 
     Args:
-        found: for each split the numbers of the rows.
+        by_split: for each split the numbers of the rows.
         what: verb and object for several rows, as `counted` takes it.
         figure: name of the counts among the finding's figures.
     """
-    places = [data.splits[split].where(row) for split, rows in found.items() for row in rows[:SHOWN_PLACES]]
-    counts = {split: len(rows) for split, rows in found.items()}
+    places = [data.splits[split].where(row) for split, rows in by_split.items() for row in rows[:SHOWN_PLACES]]
+    counts = {split: len(rows) for split, rows in by_split.items()}
     text = f"{counted(counts, {name: len(rows) for name, rows in data.splits.items()}, what)} (e.g. {places[0]})."
     return Finding(kind="data", level="note", text=text, figures={figure: counts}, places=tuple(places[:SHOWN_PLACES]))
 

@@ -22,24 +22,24 @@ class Lengths(Audit):
             ("untrained_rows", "have nothing to train on and are left out"),
             ("skipped", "cannot be used and are left out"),
         ):
-            if found := {split: counts[key] for split, counts in data.encoded.items() if counts.get(key)}:
+            if cases := {split: counts[key] for split, counts in data.encoded.items() if counts.get(key)}:
                 reasons = [reason for counts in data.encoded.values() for reason in counts.get(f"{key}_first", ())]
-                of = {split: rows[split] + (count if key == "skipped" else 0) for split, count in found.items()}
+                of = {split: rows[split] + (count if key == "skipped" else 0) for split, count in cases.items()}
                 if key == "untrained_rows":
                     reasons = _untrained(data)
                 first = f", e.g. {reasons[0].removesuffix('.')}" if reasons else ""
-                text = f"{counted(found, of, what)}{first}."
-                yield Finding(kind="data", level="note", text=text, figures={key: found}, places=tuple(reasons[:5]))
+                text = f"{counted(cases, of, what)}{first}."
+                yield Finding(kind="data", level="note", text=text, figures={key: cases}, places=tuple(reasons[:5]))
         if any(counts["percentiles"]["5"] < counts["longest"] for counts in data.encoded.values()):
             yield _table(data)
 
 
 def _untrained(data: AuditedData) -> list[str]:
     """Return why rows are not trained on, the most frequent reason first."""
-    found = Counter[str]()
+    reasons = Counter[str]()
     for counts in data.encoded.values():
-        found.update(counts.get("untrained_reasons", {}))
-    return [f"{why} in {count:,}" for why, count in found.most_common()]
+        reasons.update(counts.get("untrained_reasons", {}))
+    return [f"{why} in {count:,}" for why, count in reasons.most_common()]
 
 
 def _table(data: AuditedData) -> Table:
@@ -92,15 +92,15 @@ class UnreadKeys(Audit):
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
         unread = data.encoded.get("train", {}).get("unread", {})
-        found = {key: place for key, place in unread.items() if key.rpartition(".")[2].lower() in INSTRUCTIONS}
-        if not found:
+        keys = {key: place for key, place in unread.items() if key.rpartition(".")[2].lower() in INSTRUCTIONS}
+        if not keys:
             return
         named = [
             f"`{name}` in `{column}`" if column else f"column `{name}`"
-            for column, _, name in (key.rpartition(".") for key in found)
+            for column, _, name in (key.rpartition(".") for key in keys)
         ]
-        looks = "looks like an instruction" if len(found) == 1 else "look like instructions"
-        text = f"{', '.join(named)} {looks} for training, but nothing reads {'it' if len(found) == 1 else 'them'}"
-        places, figures = tuple(found.values()), {"keys": sorted(found)}
+        looks = "looks like an instruction" if len(keys) == 1 else "look like instructions"
+        text = f"{', '.join(named)} {looks} for training, but nothing reads {'it' if len(keys) == 1 else 'them'}"
+        places, figures = tuple(keys.values()), {"keys": sorted(keys)}
         text = f"{text[0].upper()}{text[1:]} (e.g. {places[0]}): rows are trained on as if it were not there."
         yield Finding(kind="data", level="note", text=text, figures=figures, places=places)

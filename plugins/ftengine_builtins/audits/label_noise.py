@@ -60,8 +60,8 @@ class LabelNoise(Audit):
         noise = find_noise(out_of_sample(rows.texts, rows.labels), rows.labels)
         if noise is None:
             return
-        found = [(rows.places[i], rows.names[rows.labels[i]], rows.names[label]) for i, label in noise.rows]
-        shown = [f"{short_place(place)} ({quoted(old)}, rather {quoted(new)})" for place, old, new in found[:SHOWN]]
+        suspects = [(rows.places[i], rows.names[rows.labels[i]], rows.names[label]) for i, label in noise.rows]
+        shown = [f"{short_place(place)} ({quoted(old)}, rather {quoted(new)})" for place, old, new in suspects[:SHOWN]]
         text = f"Look at the labels of {listed(shown)}: about {percent(noise.share)} of all labels look wrong (95 % "
         text += f"interval {percent(noise.low)} to {percent(noise.high)}). Of the {noise.n:,} rows whose words tell "
         text += f"their label best, {noise.count:,} have another one."
@@ -72,7 +72,7 @@ class LabelNoise(Audit):
             "n": noise.n,
             "looked_at": len(rows.texts),
         }
-        places = tuple(place for place, *_ in found[:LISTED])
+        places = tuple(place for place, *_ in suspects[:LISTED])
         brief = f"look at the labels of {listed(shown[:1])} and others: about {percent(noise.share)} look wrong"
         yield Finding(
             kind="labels",
@@ -85,7 +85,7 @@ class LabelNoise(Audit):
         )
         caption = "The surest first. Truly ambiguous texts look the same: a person has to decide."
         columns = ("row", "label", "by its words rather")
-        yield Table(title="Labels that look wrong", columns=columns, rows=tuple(found[:LISTED]), caption=caption)
+        yield Table(title="Labels that look wrong", columns=columns, rows=tuple(suspects[:LISTED]), caption=caption)
 
 
 @dataclass(frozen=True)

@@ -47,11 +47,11 @@ class Languages(Audit):
         rare: dict[str, dict[str, list[int]]] = {}
         for split, rows in data.splits.items():
             in_script, sampled = _scripts(rows)
-            scripts[split] = Counter({script: len(found) for script, found in in_script.items()})
+            scripts[split] = Counter({script: len(numbers) for script, numbers in in_script.items()})
             total = scripts[split].total()
-            for script, found in in_script.items():
-                if total >= FEWEST and len(found) < MINORITY * total:
-                    rare.setdefault(script, {})[split] = found
+            for script, numbers in in_script.items():
+                if total >= FEWEST and len(numbers) < MINORITY * total:
+                    rare.setdefault(script, {})[split] = numbers
             main = scripts[split].most_common(1)
             places: dict[str, int] = {}
             languages[split] = Counter()
@@ -73,14 +73,14 @@ def _scripts(rows: AuditedRows) -> tuple[dict[str, list[int]], list[tuple[int, s
     """Return the rows in each script, and of a sample (row, script, beginning) of those that are long enough."""
     sampled = np.zeros(len(rows), dtype=bool)
     sampled[np.random.default_rng(0).permutation(len(rows))[:SAMPLE]] = True
-    found: dict[str, list[int]] = {}
+    by_script: dict[str, list[int]] = {}
     longer = []
     for i, text in enumerate(rows.texts()):
         if (script := script_of(text)) is not None:
-            found.setdefault(script, []).append(i)
+            by_script.setdefault(script, []).append(i)
             if sampled[i] and sum(map(str.isalpha, text[:CHARACTERS])) >= LETTERS:
                 longer.append((i, script, text[:CHARACTERS]))
-    return found, longer
+    return by_script, longer
 
 
 def _minorities(split: str, rows: AuditedRows, counts: Counter[str], places: Mapping[str, int]) -> Iterator[Finding]:

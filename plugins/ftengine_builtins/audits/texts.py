@@ -38,45 +38,45 @@ class Oddities(Audit):
     name = "oddities"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
-        found: dict[str, dict[str, list[int]]] = {}
+        by_kind: dict[str, dict[str, list[int]]] = {}
         for split, rows in data.splits.items():
             lengths = np.zeros(len(rows), dtype=np.int64)
             for i, text in enumerate(rows.texts()):
                 lengths[i] = len(text.strip())
                 for kind in find_oddities(text):
-                    found.setdefault(kind, {}).setdefault(split, []).append(i)
+                    by_kind.setdefault(kind, {}).setdefault(split, []).append(i)
             if not lengths.any():  # images, say, which are not empty for having no text
-                found.get("empty", {}).pop(split, None)
+                by_kind.get("empty", {}).pop(split, None)
             for kind, outliers in zip(("short", "long"), outlying(lengths), strict=True):
                 if len(outliers):
-                    found.setdefault(kind, {})[split] = outliers.tolist()
+                    by_kind.setdefault(kind, {})[split] = outliers.tolist()
         for kind, what in ODDITIES.items():
-            if found.get(kind):
-                yield finding(data, found[kind], f"have {what}", kind)
+            if by_kind.get(kind):
+                yield finding(data, by_kind[kind], f"have {what}", kind)
 
 
 def find_oddities(text: str) -> list[str]:
     """Return the keys of `ODDITIES` that a row's text shows; outlying lengths are found by `outlying`."""
     if not text or text.isspace():
         return ["empty"]
-    found = []
+    kinds = []
     words = text.split()
     characters = set().union(*map(set, words[:1000]))
     one_character = len(characters) == 1 and sum(map(len, words)) >= REPEATED_CHARACTERS
     if one_character or (len(words) >= REPEATED_WORDS and len(set(words)) == 1):
-        found.append("repeated")
+        kinds.append("repeated")
     if _CONTROL.search(text):
-        found.append("control")
+        kinds.append("control")
     if not text.isascii() and _mixes_scripts(text):
-        found.append("scripts")
-    return found
+        kinds.append("scripts")
+    return kinds
 
 
 def _mixes_scripts(text: str) -> bool:
     if len({letter_script(character) for character in set(text)} & _LOOKALIKES) < 2:
         return False
     scripts = ({letter_script(character) for character in word} & _LOOKALIKES for word in _WORD.findall(text))
-    return any(len(found) > 1 for found in scripts)
+    return any(len(of_word) > 1 for of_word in scripts)
 
 
 def outlying(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -100,12 +100,12 @@ class Mojibake(Audit):
     name = "mojibake"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
-        found = matching(data, kinds_of)
-        if "garbled" in found:
-            yield finding(data, found["garbled"], "hold text in a wrong encoding, such as 'Ã©' for 'é'")
-        if "replaced" in found:
+        by_kind = matching(data, kinds_of)
+        if "garbled" in by_kind:
+            yield finding(data, by_kind["garbled"], "hold text in a wrong encoding, such as 'Ã©' for 'é'")
+        if "replaced" in by_kind:
             what = f"hold the replacement character {REPLACEMENT}, left by a wrong decoding"
-            yield finding(data, found["replaced"], what)
+            yield finding(data, by_kind["replaced"], what)
 
 
 def kinds_of(text: str) -> Iterator[str]:
@@ -132,17 +132,17 @@ class PersonalData(Audit):
     name = "personal-data"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
-        found = matching(data, lambda text: {kind for kind, _ in find_personal(text)})
+        by_kind = matching(data, lambda text: {kind for kind, _ in find_personal(text)})
         for kind, values in PERSONAL.items():
-            if kind in found:
-                yield finding(data, found[kind], f"hold what looks like {values}", kind)
+            if kind in by_kind:
+                yield finding(data, by_kind[kind], f"hold what looks like {values}", kind)
 
 
 def matching(data: AuditedData, kinds_of) -> dict[str, dict[str, list[int]]]:
     """Return {kind: {split: rows}} of the rows for whose text `kinds_of` names kinds."""
-    found: dict[str, dict[str, list[int]]] = {}
+    by_kind: dict[str, dict[str, list[int]]] = {}
     for split, rows in data.splits.items():
         for i, text in enumerate(rows.texts()):
             for kind in kinds_of(text):
-                found.setdefault(kind, {}).setdefault(split, []).append(i)
-    return found
+                by_kind.setdefault(kind, {}).setdefault(split, []).append(i)
+    return by_kind

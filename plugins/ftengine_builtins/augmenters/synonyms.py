@@ -92,16 +92,16 @@ def read_word_list(path: str, *, both_ways: bool = False) -> dict[str, list[str]
         For each word in the form of `key_of` its replacements, in the file's order (DataError, with the line: the
         file is missing, of another format, malformed or empty).
     """
-    found: dict[str, list[str]] = {}
+    word_list: dict[str, list[str]] = {}
     for where, group in _entries(Path(path).expanduser(), path):
         if len(group) < 2 or not all(text.strip() for text in group):
             raise DataError(f"{where}: {group[0]!r} needs a word and at least one replacement, none of them empty.")
         for one in group if both_ways else group[:1]:
-            replacements = found.setdefault(key_of(one, where), [])
+            replacements = word_list.setdefault(key_of(one, where), [])
             replacements += [x.strip() for x in group if key_of(x) != key_of(one) and x.strip() not in replacements]
-    if not any(found.values()):
+    if not any(word_list.values()):
         raise DataError(f"word list {path!r} holds no word with a replacement.")
-    return found
+    return word_list
 
 
 def key_of(text: str, where: str = "") -> str:

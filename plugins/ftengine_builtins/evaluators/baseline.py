@@ -44,7 +44,7 @@ def of_sets(names: Sequence[str], true: np.ndarray, given: np.ndarray) -> Baseli
     def called(row: np.ndarray) -> str:
         return ", ".join(name for name, on in zip(names, row, strict=True) if on) or "no label"
 
-    figures = {name: float(found[0]) for name, found in always(true, np.ones((1, n))).items() if np.isfinite(found[0])}
+    figures = {name: float(array[0]) for name, array in always(true, np.ones((1, n))).items() if np.isfinite(array[0])}
     return Baseline(answer=called(answer), share=often / n, figures=figures, given=called(most), count=count, total=n)
 
 
@@ -65,5 +65,5 @@ def always(true: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _most_frequent(rows: np.ndarray) -> tuple[np.ndarray, int]:
-    found, counts = np.unique(rows, axis=0, return_counts=True)
-    return found[counts.argmax()], int(counts.max())
+    distinct, counts = np.unique(rows, axis=0, return_counts=True)
+    return distinct[counts.argmax()], int(counts.max())

@@ -35,19 +35,19 @@ def by_part(
     """
 
     def values(weights: np.ndarray) -> np.ndarray:
-        found = figures(weights)
-        return np.concatenate([found[name] for name in headings], axis=1)
+        by_name = figures(weights)
+        return np.concatenate([by_name[name] for name in headings], axis=1)
 
     flat = iter(estimate(values, None if trials is None else np.concatenate([trials[n] for n in headings]).tolist()))
-    found = {name: [next(flat) for _ in names] for name in headings}
+    by_figure = {name: [next(flat) for _ in names] for name in headings}
     rows, cells = [], []
     for i, name in enumerate(names):
         row: dict[str, Any] = {part: name, **{key: values[i] for key, values in counted.items()}}
-        for figure, estimates in found.items():
+        for figure, estimates in by_figure.items():
             row[figure] = known(estimates[i].value)
             row[f"{figure}_interval"] = None if estimates[i].low is None else [estimates[i].low, estimates[i].high]
         rows.append(row)
-        of = [estimates[i] for estimates in found.values()]
+        of = [estimates[i] for estimates in by_figure.values()]
         shown = (with_ends(one) if np.isfinite(one.value) else None for one in of)
         cells.append((name, *shown, *(values[i] for values in counted.values())))
     yield parts, rows

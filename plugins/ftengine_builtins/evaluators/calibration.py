@@ -99,8 +99,8 @@ class Calibration(WeightedEvaluator):
         true = log_p[np.arange(len(label)), label]
         # Σ (p - truth)² = Σ p² - 2 p(truth) + 1
         brier = np.square(np.exp(log_p)).sum(axis=1) - 2 * np.exp(true) + 1
-        found = means(weights, confidence - right, brier, -true)
-        return dict(zip(("overconfidence", "brier", "nll"), found.T, strict=True))
+        columns = means(weights, confidence - right, brier, -true)
+        return dict(zip(("overconfidence", "brier", "nll"), columns.T, strict=True))
 
     def proportions(self, rows, weights):
         logits, label = self._logits(rows)

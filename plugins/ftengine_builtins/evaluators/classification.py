@@ -87,10 +87,10 @@ class Classification(WeightedEvaluator):
         _, predicted, true = self._by_label(rows, np.ones((1, len(rows["label"]))))
         n = len(rows["label"])
         decisions = float((predicted + true).sum() / 2)
-        found = {"macro_f1": decisions, "micro_f1": decisions} if self.multi else {}
+        trials = {"macro_f1": decisions, "micro_f1": decisions} if self.multi else {}
         if "roc_auc" in self.metrics:
-            found["roc_auc"] = 4 * float(np.minimum(true, n - true)[0, self.curves].sum())
-        return found
+            trials["roc_auc"] = 4 * float(np.minimum(true, n - true)[0, self.curves].sum())
+        return trials
 
     def score_examples(self, rows):
         """Score the probability of the truth, with several labels its mean over them; right where all labels are.
@@ -116,10 +116,10 @@ class Classification(WeightedEvaluator):
         headings = F1
 
         def figures(weights):
-            found = dict(precision_recall_f1(*self._by_label(rows, weights)))
+            by_label = dict(precision_recall_f1(*self._by_label(rows, weights)))
             if "roc_auc" in headings:  # of two exclusive labels, both have the one curve's
-                found["roc_auc"] = np.broadcast_to(self._areas(rows, weights), found["f1"].shape)
-            return found
+                by_label["roc_auc"] = np.broadcast_to(self._areas(rows, weights), by_label["f1"].shape)
+            return by_label
 
         if self._scores(rows) is not None:
             headings = {**F1, "roc_auc": "ROC AUC"}
@@ -146,8 +146,8 @@ class Classification(WeightedEvaluator):
         """Return what is reached without looking at the examples; macro F1 is at most 1 / labels then."""
         ranking = {} if self._scores(rows) is None else {"roc_auc": 0.5}
         if self.multi:
-            found = of_sets(self.names, self._answers(rows, "label"), self._answers(rows, "predicted"))
-            return found and found.model_copy(update={"figures": found.figures | ranking})
+            baseline = of_sets(self.names, self._answers(rows, "label"), self._answers(rows, "predicted"))
+            return baseline and baseline.model_copy(update={"figures": baseline.figures | ranking})
         most = float(ratio(true.max(), true.sum()))
         figures = {"accuracy": most, "macro_f1": 1 / max(1, np.count_nonzero(true)), **ranking}
         return of_classes(self.names, true, predicted, figures)

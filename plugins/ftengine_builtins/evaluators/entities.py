@@ -41,8 +41,8 @@ class Entities(WeightedEvaluator):
         words = {"right": sum(a == b for a, b in zip(true, predicted, strict=True)), "words": len(true)}
         if not self.kinds:
             return words
-        found, known = (set(entities([self.names[i] for i in ids])) for ids in (predicted, true))
-        by_kind = [Counter(kind for kind, _, _ in group) for group in (found & known, found, known)]
+        given, known = (set(entities([self.names[i] for i in ids])) for ids in (predicted, true))
+        by_kind = [Counter(kind for kind, _, _ in group) for group in (given & known, given, known)]
         return {**words, "entities": [count[kind] for count in by_kind for kind in self.kinds]}
 
     def score_resamples(self, rows, weights):
@@ -70,8 +70,8 @@ class Entities(WeightedEvaluator):
         size, ones = len(self.names), np.ones((1, len(rows["words"])))
         true, given = (_tag_counts(rows[key], size) for key in ("tags", "predicted_tags"))
         if true.any():
-            found = {name: float(values[0]) for name, values in self.baseline_resamples(rows, ones).items()}
-            yield of_classes(self.names, true, given, found, unit="word").fact()
+            figures = {name: float(values[0]) for name, values in self.baseline_resamples(rows, ones).items()}
+            yield of_classes(self.names, true, given, figures, unit="word").fact()
         if not self.kinds:
             return
         _, predicted, true = self._totals(rows)
@@ -91,8 +91,8 @@ class Entities(WeightedEvaluator):
         """Give every word the most frequent tag; for F1 make it an entity, of the kind that single words mostly are."""
         tag = _tag_counts(rows["tags"], len(self.names)).argmax()
         often = np.array([np.count_nonzero(np.asarray(tags) == tag) for tags in rows["tags"]])
-        found, words = totals(weights, often, rows["words"]).T
-        accuracy = {"token_accuracy": ratio(found, words)}
+        right_words, words = totals(weights, often, rows["words"]).T
+        accuracy = {"token_accuracy": ratio(right_words, words)}
         if not self.kinds:
             return accuracy
         single = np.array([self._single_words(tags) for tags in rows["tags"]])
@@ -102,8 +102,8 @@ class Entities(WeightedEvaluator):
 
     def _single_words(self, tags):
         """Return how many entities of each kind are one word, (kinds,)."""
-        found = Counter(kind for kind, start, stop in entities([self.names[i] for i in tags]) if stop - start == 1)
-        return [found[kind] for kind in self.kinds]
+        count = Counter(kind for kind, start, stop in entities([self.names[i] for i in tags]) if stop - start == 1)
+        return [count[kind] for kind in self.kinds]
 
     def _totals(self, rows):
         return (sums[0] for sums in self._by_kind(rows, np.ones((1, len(rows["words"])))))

@@ -95,12 +95,12 @@ class Generation(WeightedEvaluator):
         }
 
     def score_resamples(self, rows, weights):
-        found = means(weights, *(rows[name] for name in MEANS))
+        columns = means(weights, *(rows[name] for name in MEANS))
         counts = totals(weights, numbers(rows["bleu"]), numbers(rows["chrf"]))
         bleu, chrf = np.split(counts, [2 + 2 * BLEU_ORDER], axis=1)
-        there = ~np.isnan(found[:, 0])
+        there = ~np.isnan(columns[:, 0])
         return {
-            **dict(zip(MEANS, found.T, strict=True)),
+            **dict(zip(MEANS, columns.T, strict=True)),
             "bleu": np.where(there, bleu_score(bleu), np.nan),
             "chrf": np.where(there, chrf_score(chrf), np.nan),
         }
@@ -123,8 +123,8 @@ class Generation(WeightedEvaluator):
             yield baseline.fact()
 
     def baseline_resamples(self, rows, weights):
-        found = always(rows["reference"])
-        return {} if found is None else dict(zip(CONSTANT, means(weights, *found[1]).T, strict=True))
+        constant = always(rows["reference"])
+        return {} if constant is None else dict(zip(CONSTANT, means(weights, *constant[1]).T, strict=True))
 
     @cached_property
     def _bleu(self):

@@ -96,10 +96,10 @@ class RankingEvaluator(WeightedEvaluator):
         """Yield recall by k, and how many documents there are."""
         names = [f"recall_at_{k}" for k in sorted(set(self.config.recall))]
         columns = [self.by_metric(rows)[name] for name in names]
-        found = estimate(lambda weights: means(weights, *columns))
+        estimates = estimate(lambda weights: means(weights, *columns))
         points = tuple(
             (float(name.removeprefix("recall_at_")), one.value)
-            for name, one in zip(names, found, strict=True)
+            for name, one in zip(names, estimates, strict=True)
             if np.isfinite(one.value)
         )
         if points:
@@ -192,12 +192,12 @@ class Retrieval(RankingEvaluator):
                 "saved predictions. Add it to recipe key 'evaluate' and train again, or take evaluator.corpus out."
             )
         texts = sorted(self._documents(), key=len)
-        found: list[list[float]] = []
+        vectors: list[list[float]] = []
         for start in range(0, len(texts), TOGETHER):
-            found += [x["vector"] for x in answer([{"document": text} for text in texts[start : start + TOGETHER]])]
+            vectors += [x["vector"] for x in answer([{"document": text} for text in texts[start : start + TOGETHER]])]
         ids = np.array([self.corpus[text] for text in texts], dtype=np.int64)
         order = np.argsort(ids)
-        return ids[order], unit(np.array(found, dtype=np.float32))[order]
+        return ids[order], unit(np.array(vectors, dtype=np.float32))[order]
 
 
 class Reranking(RankingEvaluator):
@@ -298,7 +298,7 @@ def lowest_ranks(scores: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 def read_corpus(path: str) -> list[str]:
     """Return the texts of a corpus file (DataError: it is missing, or a line holds no text)."""
-    found = []
+    texts = []
     try:
         for number, line, broken in text_lines(path):
             if not line.strip():
@@ -316,9 +316,9 @@ def read_corpus(path: str) -> list[str]:
                     f"{path}:{number}: no text of a document; give `positive`, `document` or `text` in JSON, or lines "
                     "of a .txt file."
                 )
-            found.append(text)
+            texts.append(text)
     except OSError as error:
         raise DataError(f"the corpus {path!r} cannot be read: {error.strerror or error}.") from None
-    if not found:
+    if not texts:
         raise DataError(f"the corpus {path!r} holds no document.")
-    return found
+    return texts

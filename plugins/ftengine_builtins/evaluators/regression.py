@@ -48,13 +48,13 @@ class Regression(WeightedEvaluator):
             headings = {name: metric.label for name, metric in self.metrics.items()}
             yield from by_part("output", "outputs", self.outputs, headings, lambda w: _by_output(rows, w), estimate)
         if n := len(rows["target"]):
-            found = self.baseline_resamples(rows, np.ones((1, n)))
+            resamples = self.baseline_resamples(rows, np.ones((1, n)))
             target, value = numbers(rows["target"]), numbers(rows["value"])
             constant = bool((np.ptp(value, axis=0) <= CONSTANT * np.ptp(target, axis=0)).all())
             yield Baseline(
                 answer=f"the mean ({_listed(target.mean(axis=0))})",
                 share=np.unique(target, axis=0, return_counts=True)[1].max() / n,
-                figures={name: float(values[0]) for name, values in found.items()},
+                figures={name: float(values[0]) for name, values in resamples.items()},
                 given=_listed(value.mean(axis=0)) if constant else "",
                 count=n if constant else 0,
                 total=n,
@@ -64,8 +64,8 @@ class Regression(WeightedEvaluator):
         target = numbers(rows["target"])
         same = {"target": target, "value": np.broadcast_to(target.mean(axis=0), target.shape)}
         plain = _by_output(same, np.ones((1, len(target))))
-        found = _by_output(same, weights)
-        reached = {name: found[name].mean(axis=1) for name in ("mse", "mae", "r2") if np.isfinite(plain[name]).all()}
+        drawn = _by_output(same, weights)
+        reached = {name: drawn[name].mean(axis=1) for name in ("mse", "mae", "r2") if np.isfinite(plain[name]).all()}
         return reached | {"pearson": np.zeros(len(weights))}
 
 

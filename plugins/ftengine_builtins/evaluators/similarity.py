@@ -54,5 +54,5 @@ def correlation(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray
     with np.errstate(all="ignore"):
         x, y = (z - (weights * z).sum(axis=1, keepdims=True) / n for z in (x, y))
         xx, yy, xy = ((weights * z).sum(axis=1) for z in (x * x, y * y, x * y))
-        found = xy / np.sqrt(xx * yy)
-    return np.where((xx > x_least) & (yy > y_least), np.clip(found, -1, 1), np.nan)
+        r = xy / np.sqrt(xx * yy)
+    return np.where((xx > x_least) & (yy > y_least), np.clip(r, -1, 1), np.nan)

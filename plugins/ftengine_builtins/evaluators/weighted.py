@@ -44,12 +44,12 @@ def trials_of_means(rows: Rows, metrics: Mapping[str, Metric]) -> dict[str, floa
 
     Those are taken for proportions, so that their intervals have a width.
     """
-    found = {}
+    trials = {}
     for name, metric in metrics.items():
         values = rows[name][~np.isnan(rows[name])]
         if metric.proportion or (len(values) and values[0] in (0, 1) and np.ptp(values) == 0):
-            found[name] = float(len(values))
-    return found
+            trials[name] = float(len(values))
+    return trials
 
 
 def numbers(column: np.ndarray) -> np.ndarray:

@@ -83,14 +83,14 @@ def _pre(source: ExportSource) -> str:
     parts = division.get("pretokenizers") or [division]
     plain = [{key: one for key, one in part.items() if key != "trim_offsets"} for part in parts]
     normal = content.get("normalizer") in (None, {"type": "NFC"})
-    found = next((name for name, known in PRE if plain == known), None)
-    if model.get("type") != "BPE" or model.get("byte_fallback") or not normal or found is None:
+    pre = next((name for name, known in PRE if plain == known), None)
+    if model.get("type") != "BPE" or model.get("byte_fallback") or not normal or pre is None:
         raise NotExportable(
             f"the tokenizer of {source.base!r} ({model.get('type', 'without a tokenizer.json')}) is not one that is "
             "written as GGUF: byte-level BPE that divides texts as GPT-2, SmolLM, Qwen2 or Llama 3 do. Export to "
             "transformers and convert that with llama.cpp's convert_hf_to_gguf.py."
         )
-    return found
+    return pre
 
 
 def _make(writer: Any, source: ExportSource) -> None:

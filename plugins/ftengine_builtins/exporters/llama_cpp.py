@@ -35,13 +35,13 @@ class LlamaCpp:
 
     def log_probabilities(self, ids: Sequence[int], answer: Sequence[int]) -> list[float]:
         """Ask for one token behind each part of the answer: of longer ones half a character's tokens are not told."""
-        found = []
+        log_probabilities = []
         for at, wanted in enumerate(answer):
             asked = {"prompt": [*ids, *answer[:at]], "n_predict": 1, "temperature": 0, "n_probs": TOLD}
             steps = self._ask("completion", {**asked, "ignore_eos": True}).get("completion_probabilities")
             told = {one["id"]: one["logprob"] for one in steps[0]["top_logprobs"]} if steps else {wanted: math.nan}
-            found.append(told.get(wanted, min(told.values())))
-        return found
+            log_probabilities.append(told.get(wanted, min(told.values())))
+        return log_probabilities
 
     def answer(self, prompt: Prompt, max_new_tokens: int) -> str:
         asked: dict[str, Any] = {"temperature": 0, "max_tokens": max_new_tokens, "n_predict": max_new_tokens}

@@ -155,13 +155,13 @@ class KeptOutputs:
 
     def _pass(self, loss: Callable[[], Tensor], seed: int) -> _Pass:
         """Raises IndexError where the uppermost block is not called, as some models leave blocks out by chance."""
-        found: list[tuple[Tensor, bool]] = []
+        outputs: list[tuple[Tensor, bool]] = []
         device = next(self._blocks[0].parameters()).device
         with seeded(seed, device):
             before = _generators(device)
-            with self._seen(lambda hidden: found.append((hidden, _generators(device) != before))):
+            with self._seen(lambda hidden: outputs.append((hidden, _generators(device) != before))):
                 value = loss().detach()
-        return _Pass(value, *found[0], len(found))
+        return _Pass(value, *outputs[0], len(outputs))
 
     @contextmanager
     def _seen(self, see: Callable[[Tensor], Any]) -> Iterator[None]:

@@ -49,16 +49,16 @@ class SharedBeginnings(FastPath):
             return None
         given = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
         packed = self._calls.packed and "attention_mask" in given  # by the task, which pads nothing then
-        found = forest_of(in_one_row(given) if packed else given)
-        if found is not None:
-            return found[0].tokens
+        built = forest_of(in_one_row(given) if packed else given)
+        if built is not None:
+            return built[0].tokens
         return int(given["attention_mask"].sum()) if packed else None
 
     def order(self, batch: Batch) -> Sequence[int] | None:
         if self._calls is None or "attention_mask" not in batch or _several_inputs(batch):
             return None
-        found = forest_of({name: batch[name] for name in ("input_ids", "attention_mask")})
-        if found is None or found[0].tokens > WORTH * int(batch["attention_mask"].sum()):
+        built = forest_of({name: batch[name] for name in ("input_ids", "attention_mask")})
+        if built is None or built[0].tokens > WORTH * int(batch["attention_mask"].sum()):
             return None  # little is shared: rows of like length stay together
         rows = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -1).cpu().numpy()
         return sorted(range(len(rows)), key=lambda i: rows[i].tobytes())

@@ -88,14 +88,14 @@ class CallableLoader(ModelLoader):
 def _find(source: str) -> Callable[..., Any]:
     module_name, _, path = source.partition(":")
     with _running(f"cannot import {module_name!r} for {source!r}"):
-        found = importlib.import_module(module_name)
+        value = importlib.import_module(module_name)
     for step in path.split("."):
-        if not hasattr(found, step):
-            raise SourceError(f"{source!r}: {module_name} has no {path!r}." + did_you_mean(step, dir(found)))
-        found = getattr(found, step)
-    if not callable(found):
-        raise SourceError(f"{source!r} is of type {type(found).__name__}; it must be a function that returns a model.")
-    return found
+        if not hasattr(value, step):
+            raise SourceError(f"{source!r}: {module_name} has no {path!r}." + did_you_mean(step, dir(value)))
+        value = getattr(value, step)
+    if not callable(value):
+        raise SourceError(f"{source!r} is of type {type(value).__name__}; it must be a function that returns a model.")
+    return value
 
 
 def _wants_request(function: Callable[..., Any], source: str) -> bool:

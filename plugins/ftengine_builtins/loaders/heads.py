@@ -96,7 +96,7 @@ def output_layer(module: Any, size: int) -> tuple[str, nn.Linear] | None:
     """Find the layer that gives the logits: the last linear map outside the base with `size` outputs."""
     prefix = f"{module.base_model_prefix}."
     layers = [(name, x) for name, x in module.named_modules() if isinstance(x, nn.Linear) and x.out_features == size]
-    return next((found for found in reversed(layers) if not found[0].startswith(prefix)), None)
+    return next((named for named in reversed(layers) if not named[0].startswith(prefix)), None)
 
 
 def fresh_modules(module: Any, keys: Iterable[str], source: str, *, head_may_be_new: bool) -> tuple[str, ...]:

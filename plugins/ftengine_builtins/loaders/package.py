@@ -68,8 +68,8 @@ def resolve(source: str) -> Path:
     if ".." in parts or PurePosixPath(inside).is_absolute():
         raise SourceError(f"{source!r} leads out of the package; PATH stays inside it.")
     roots = package_folders(name)
-    if found := next((place for root in roots if (place := root.joinpath(*parts)).exists()), None):
-        return found
+    if existing := next((place for root in roots if (place := root.joinpath(*parts)).exists()), None):
+        return existing
     raise SourceError(f"package {name!r} has no {inside!r}. {_present(roots, parts)}")
 
 

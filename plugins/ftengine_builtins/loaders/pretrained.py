@@ -149,15 +149,15 @@ def sentence_pooling(folder: Path, source: str) -> str | None:
 def _fit_output_layer(module: Any, fresh: set[str], saved_config: Any, request: LoadRequest) -> set[str]:
     """Make a head that came with the checkpoint answer the task's labels; return parameters that begin afresh."""
     rows = checkpoint_rows(saved_config, request.labels)
-    found = output_layer(module, len(request.labels.names))
-    if found is None:
+    head = output_layer(module, len(request.labels.names))
+    if head is None:
         if fresh or rows == sorted(rows or []):
             return set()
         raise SourceError(
             f"cannot tell which layer of {request.source!r} ({type(module).__name__}) gives the logits, so its head "
             f"cannot be fitted to the labels {', '.join(request.labels.names)}."
         )
-    name, layer = found
+    name, layer = head
     keys = {f"{name}.{key}" for key, _ in layer.named_parameters()}
     if keys <= fresh:
         return keys

@@ -49,8 +49,8 @@ class TimmLoader(VisionLoader):
 
     def heads(self, module: nn.Module, classes: int) -> list[str]:
         """Name the classifier; distilled models have two."""
-        found: Any = module.get_classifier()
-        layers = found if isinstance(found, tuple) else (found,)
+        classifier: Any = module.get_classifier()
+        layers = classifier if isinstance(classifier, tuple) else (classifier,)
         return [name for name, layer in module.named_modules() if any(layer is head for head in layers)]
 
     def transform(self, architecture: str, saved: Mapping[str, Any]) -> ImageTransform:

@@ -178,10 +178,10 @@ class TransformersLoader(ModelLoader):
         refuse_adapter(folder, source)
         file = folder / "config.json"
         if not file.is_file():
-            found = ", ".join(sorted(path.name for path in folder.glob("*"))[:8]) if folder.is_dir() else ""
+            names = ", ".join(sorted(path.name for path in folder.glob("*"))[:8]) if folder.is_dir() else ""
             raise SourceError(
                 f"{source!r} has no config.json{f' in {folder.name!r}' if self.config.subfolder else ''} "
-                f"(found: {found or 'nothing'}). A model folder holds config.json, {WEIGHTS} and tokenizer files."
+                f"(found: {names or 'nothing'}). A model folder holds config.json, {WEIGHTS} and tokenizer files."
             )
         config = read_json(file, source)
         require_possible(config, source)
@@ -236,11 +236,11 @@ def stored_shapes(folder: Path, source: str) -> dict[str, Shape | None] | None:
     Of a shard that is not there the index tells the names, and their shapes are None (SourceError: one is damaged).
     """
     shards = _shards(folder, source)
-    found: dict[str, Shape | None] = {name: None for names in shards.values() for name in names}
+    shapes: dict[str, Shape | None] = {name: None for names in shards.values() for name in names}
     for shard in shards:
         if (folder / shard).is_file():
-            found |= stored_tensors(folder / shard, source)
-    return found if shards else None
+            shapes |= stored_tensors(folder / shard, source)
+    return shapes if shards else None
 
 
 def _shards(folder: Path, source: str) -> dict[str, list[str]]:

@@ -95,11 +95,11 @@ def _batches(source: str, names: list[str], reader: ArrowReader | ParquetReader)
     def batches() -> Iterator[pa.RecordBatch]:
         yield from first
         for name in names[1:]:
-            found = reader.read(os.path.join(source, name))
-            if not found.schema.equals(first.schema):
-                shown = ([f"{field.name} ({field.type})" for field in one.schema] for one in (found, first))
+            stream = reader.read(os.path.join(source, name))
+            if not stream.schema.equals(first.schema):
+                shown = ([f"{field.name} ({field.type})" for field in one.schema] for one in (stream, first))
                 raise _other_columns(name, next(shown), names[0], next(shown))
-            yield from found
+            yield from stream
 
     return pa.RecordBatchReader.from_batches(first.schema, batches())
 

@@ -60,8 +60,8 @@ def _listed(folder: Path) -> tuple[list[tuple[str, str | None]], list[str]]:
 def visible(folder: str | Path) -> list[os.DirEntry[str]]:
     """List what is in a folder by name, without what is hidden and what file managers leave behind."""
     with os.scandir(folder) as entries:
-        found = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in LITTER]
-    return sorted(found, key=lambda entry: entry.name)
+        shown = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in LITTER]
+    return sorted(shown, key=lambda entry: entry.name)
 
 
 def _labelled(folder: Path, label: str | None = None) -> Iterator[tuple[Path, str | None]]:

@@ -142,11 +142,11 @@ class _Doubled(Exception):
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         count = Counter(key for key, _ in pairs)
         raise _Doubled(f"the key {shown(next(key for key in count if count[key] > 1))} stands twice in one object")
-    return found
+    return values
 
 
 _SPACE = re.compile(r"[ \t\n\r]*")

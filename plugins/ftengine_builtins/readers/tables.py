@@ -49,10 +49,10 @@ class TableReader(FileReader):
         return _rows(source, self._separator(source))
 
     def describe(self, source: str) -> str:
-        found = self._separator(source)
-        if found == self._usual(source):
+        separator = self._separator(source)
+        if separator == self._usual(source):
             return ""
-        shown = _named(found) if found == "\t" else f"{_named(found)} ({found})"
+        shown = _named(separator) if separator == "\t" else f"{_named(separator)} ({separator})"
         return f"is read with {shown} between fields, as its header has them and no comma"
 
     def hint(self, source: str, columns: list[str]) -> str:
@@ -70,8 +70,8 @@ class TableReader(FileReader):
         if self.config.separator != "auto" or usual != ",":
             return usual
         header = _QUOTED.sub("", next((text for _, text, _ in text_lines(source) if text.strip()), ""))
-        found = [separator for separator in ",;\t" if separator in header]
-        return found[0] if len(found) == 1 else usual
+        candidates = [separator for separator in ",;\t" if separator in header]
+        return candidates[0] if len(candidates) == 1 else usual
 
 
 def _named(separator: str) -> str:
@@ -139,13 +139,13 @@ def _other_separator(own: str, header: Sequence[str]) -> str:
     """Say that the one column of a header looks like several under another separator; "" where it does not."""
     if len(header) != 1:
         return ""
-    found = {}
+    widths = {}
     for separator in ",;\t|":
         with suppress(csv.Error, ValueError):
             [fields] = csv.reader(header, delimiter=separator, strict=True)
-            found[separator] = len(fields)
-    other = max(found, key=lambda separator: found[separator], default=own)
-    if other == own or found[other] < 2:
+            widths[separator] = len(fields)
+    other = max(widths, key=lambda separator: widths[separator], default=own)
+    if other == own or widths[other] < 2:
         return ""
     return f" Its separator seems to be {_named(other)}: save it with {_named(own)} between fields."
 

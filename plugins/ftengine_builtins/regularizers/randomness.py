@@ -51,8 +51,8 @@ def dropouts(loaded: LoadedModel) -> list[Place]:
 
 def config_dropouts(loaded: LoadedModel) -> list[Place]:
     """Return the probabilities in configs, which few modules read while they compute, but some do."""
-    found = (getattr(module, "config", None) for module in loaded.module.modules())
-    configs = {id(config): config for config in found if hasattr(config, "to_dict")}
+    candidates = (getattr(module, "config", None) for module in loaded.module.modules())
+    configs = {id(config): config for config in candidates if hasattr(config, "to_dict")}
     return [Place(config, name, False) for config in configs.values() for name in _attributes(config)]
 
 

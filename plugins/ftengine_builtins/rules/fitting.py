@@ -108,8 +108,8 @@ class GeneralisationGap(Rule):
             return
         grown, much_wider = None, True
         if before is not None:
-            found = training.grown.get(metric)
-            grown = found if found is None or higher else found.negated()
+            growth = training.grown.get(metric)
+            grown = growth if growth is None or higher else growth.negated()
             much_wider = _much_wider(run, metric, grown)
         if higher:
             large = near_end(gap) >= GAP_ALARM

@@ -93,15 +93,15 @@ def _doubted(run: RunRecords) -> dict[str, Any] | None:
     right = [score for score, is_right, _ in judged if is_right]
     if not right or median(right) < SURE:
         return None
-    found = sorted((row for row in judged if not row[1] and row[0] <= limit), key=lambda row: row[0])
-    low, high = share_within(len(found), len(judged))
+    contradicted = sorted((row for row in judged if not row[1] and row[0] <= limit), key=lambda row: row[0])
+    low, high = share_within(len(contradicted), len(judged))
     return {
-        "value": len(found) / len(judged),
+        "value": len(contradicted) / len(judged),
         "low": low,
         "high": high,
         "n": len(judged),
         "limit": limit,
-        "places": [place for *_, place in found[:20]],
+        "places": [place for *_, place in contradicted[:20]],
     }
 
 

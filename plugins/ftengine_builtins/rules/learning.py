@@ -85,9 +85,9 @@ class LearningCurve(Rule):
     about = "training"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        found = _came_apart(run) or _first_pass(run) or _stayed(run) or _unfinished(run) or _stuck(run)
-        if found is not None:
-            yield found
+        finding = _came_apart(run) or _first_pass(run) or _stayed(run) or _unfinished(run) or _stuck(run)
+        if finding is not None:
+            yield finding
 
 
 def _finding(level: Level, brief: str, figures: dict[str, Any], *, more: str = "", sure: bool = False) -> Finding:
@@ -241,11 +241,11 @@ def _unfinished(run: RunRecords) -> Finding | None:
     """
     if run.training.stopped_early:
         return None
-    found = _validation_falls(run.validations) if len(run.validations) > 1 else _training_falls(run)
-    found = found or _near_guessing(run)
-    if found is None:
+    reason = _validation_falls(run.validations) if len(run.validations) > 1 else _training_falls(run)
+    reason = reason or _near_guessing(run)
+    if reason is None:
         return None
-    why, figures = found
+    why, figures = reason
     level: Level = "alarm" if _is_early(run) else "note"
     figures = {"steps": len(run.steps), **figures}
     return _finding(level, f"train longer: {why}", figures, sure=no_better_than_a_constant(run))

@@ -36,9 +36,9 @@ def _worse(run: RunRecords, kind: str, changes: Callable[[Any], Mapping[str, Dif
 
     `changes` takes a probe and returns its changes by metric.
     """
-    found = _probes(run, kind)
-    flat = {(i, metric): change for i, one in enumerate(found) for metric, change in changes(one).items()}
-    return [(found[i], metric, flat[i, metric], p) for (i, metric), p in got_worse(flat).items()]
+    probes = _probes(run, kind)
+    flat = {(i, metric): change for i, one in enumerate(probes) for metric, change in changes(one).items()}
+    return [(probes[i], metric, flat[i, metric], p) for (i, metric), p in got_worse(flat).items()]
 
 
 def _firsts(worse: list[Worse]) -> list[Worse]:

@@ -90,13 +90,13 @@ def _finding(run: RunRecords, name: str, column: Any, one: Any) -> Finding:
 
 def _worse(run: RunRecords, columns: Mapping[str, Any]) -> Iterator[Finding]:
     """Name the slices that tuning made worse beyond chance."""
-    found = [
+    changes = [
         (name, column.metric, one, change)
         for name, column in columns.items()
         for one in column.slices
         if not one.small and (change := one.difference.get(column.metric)) is not None and change.better is False
     ]
-    for name, metric, one, change in sorted(found, key=lambda found: -near_end(found[-1])):
+    for name, metric, one, change in sorted(changes, key=lambda item: -near_end(item[-1])):
         if is_beyond_chance(change):
             text = f"Worse than its base where {_where(name, one)}: {run.evaluation.metrics[metric].label} changed by "
             text += f"{told(change, sign=True)}, adjusted {probability(change.p_adjusted)}."

@@ -156,7 +156,7 @@ class Place:
 
 def find(module: nn.Module) -> list[Place]:
     """Find the places of a model whose kind of block is known (NoMatch: none is, with what could be named instead)."""
-    found: list[Place] = []
+    places: list[Place] = []
     blocks = [(path, part, kind) for path, part in module.named_modules() if (kind := _kind(part)) is not None]
     for layer, (path, part, block) in enumerate(blocks):
         for name, sublayer in block.sublayers.items():
@@ -164,22 +164,22 @@ def find(module: nn.Module) -> list[Place]:
                 None if at is None else _join(path, at) for at in (sublayer.output, sublayer.residual, sublayer.norm)
             )
             key = _join(re.sub(*block.key, path) if block.key else path, sublayer.key)
-            found.append(Place(name, output, layer, *_width(part.get_submodule(sublayer.width)), key, residual, norm))
-    if not found:
+            places.append(Place(name, output, layer, *_width(part.get_submodule(sublayer.width)), key, residual, norm))
+    if not places:
         repeated, example = _repeated(module)
         raise NoMatch(
             f"strategy adapter does not know where the sublayers of {type(module).__name__} are. Name the modules "
             "after which adapters go by regular expressions for whole paths, e.g. "
             f"strategy.places={{output: '{example}'}}.{repeated}"
         )
-    _refuse_obstacles(module, found)
-    return found
+    _refuse_obstacles(module, places)
+    return places
 
 
 def find_named(module: nn.Module, patterns: Mapping[str, str]) -> list[Place]:
     """Find the places that a recipe names: each module whose whole path a pattern matches (NoMatch: there is none)."""
     modules = dict(module.named_modules())
-    found: list[Place] = []
+    places: list[Place] = []
     for name, pattern in patterns.items():
         paths = matching(filter(None, modules), pattern, whole=True)
         if not paths:
@@ -200,9 +200,9 @@ def find_named(module: nn.Module, patterns: Mapping[str, str]) -> list[Place]:
                     f"strategy.places.{name}: '{pattern}' matches {path!r}, a {type(modules[path]).__name__} without a "
                     "linear layer or convolution, so its width is unknown. Name the module around it."
                 )
-            found.append(Place(name, path, layer, width, channels_first, path))
-    _refuse_obstacles(module, found)
-    return found
+            places.append(Place(name, path, layer, width, channels_first, path))
+    _refuse_obstacles(module, places)
+    return places
 
 
 def _kind(part: nn.Module) -> Block | None:

@@ -176,30 +176,30 @@ def freeze(loaded: LoadedModel, patterns: str | Sequence[str]) -> dict[str, list
     matches: dict[str, list[str]] = {}
     whole, new = isinstance(patterns, str), loaded.new_modules
     for pattern in [patterns] if whole else patterns:
-        found = matching(paths, pattern, whole=whole)
-        frozen = [p for name, p in parameters.items() if inside(name, found) and not inside(name, new)]
+        matched = matching(paths, pattern, whole=whole)
+        frozen = [p for name, p in parameters.items() if inside(name, matched) and not inside(name, new)]
         if not frozen:
-            raise _nothing(pattern, found, paths, module, whole)
+            raise _nothing(pattern, matched, paths, module, whole)
         for parameter in frozen:
             parameter.requires_grad_(False)
-        matches[f"freeze {pattern}"] = [path for path in found if not inside(path.rpartition(".")[0], found)]
+        matches[f"freeze {pattern}"] = [path for path in matched if not inside(path.rpartition(".")[0], matched)]
     if not new and not any(p.requires_grad for p in parameters.values()):
         raise RecipeError(f"strategy.freeze {patterns!r} leaves nothing to train. Freeze fewer modules.")
     return matches
 
 
-def _nothing(pattern: str, found: Sequence[str], paths: Sequence[str], module: nn.Module, whole: bool) -> NoMatch:
+def _nothing(pattern: str, matched: Sequence[str], paths: Sequence[str], module: nn.Module, whole: bool) -> NoMatch:
     first = {id(parameter): name for name, parameter in module.named_parameters()}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         tied = first[id(parameter)]
-        if inside(name, found) and tied != name:
+        if inside(name, matched) and tied != name:
             return NoMatch(
                 f"strategy.freeze pattern {pattern!r} matches {name!r}, whose parameter is tied to {tied!r}. "
                 f"Freeze {tied.rpartition('.')[0] or tied!r}, which freezes both."
             )
-    if found:
+    if matched:
         return NoMatch(
-            f"strategy.freeze pattern {pattern!r} matches {found[0]!r}, where nothing can be frozen: it has no "
+            f"strategy.freeze pattern {pattern!r} matches {matched[0]!r}, where nothing can be frozen: it has no "
             "parameters, or was newly initialised and has to train. Take the pattern out."
         )
     how = " A string is a regular expression for the whole path; put plain names in a list." if whole else ""

@@ -84,18 +84,18 @@ def _stacks(module: nn.Module, prefix: str) -> list[list[str]]:
     for name in children:
         if stem := re.fullmatch(r"(.*?)\d+", name):
             sequences.setdefault(stem[1], []).append(name)
-    found, taken = [], set()
+    stacks, taken = [], set()
     for names in sequences.values():
         members = [children[name] for name in names]
         alike = len({type(member) for member in members}) == 1
         several = len(members) > 1 and (alike or all(map(_is_composite, members)))
         if several or isinstance(module, nn.ModuleList):
-            found.append([f"{prefix}{name}" for name in names])
+            stacks.append([f"{prefix}{name}" for name in names])
             taken.update(names)
     for name, child in children.items():
         if name not in taken:
-            found += _stacks(child, f"{prefix}{name}.")
-    return found
+            stacks += _stacks(child, f"{prefix}{name}.")
+    return stacks
 
 
 def _is_composite(module: nn.Module) -> bool:

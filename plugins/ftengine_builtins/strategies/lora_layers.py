@@ -255,8 +255,8 @@ def lora_class(layer: nn.Module) -> type[LoRALayer] | None:
 
 def is_linear(layer: nn.Module) -> bool:
     """Say whether a layer is a Linear, a Conv1D or a quantised linear layer."""
-    found = lora_class(layer)
-    return found is LoRALayer or (found is not None and issubclass(found, LoRALinear))
+    cls = lora_class(layer)
+    return cls is LoRALayer or (cls is not None and issubclass(cls, LoRALinear))
 
 
 def lora_layers(module: nn.Module) -> dict[str, LoRALayer]:

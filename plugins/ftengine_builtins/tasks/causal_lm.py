@@ -229,8 +229,8 @@ class CausalLM(GenerativeTask):
         """
         asked = [self._asked(row, loaded) for row in rows]
         prompts, chosen = made_to_fit(loaded, [one.ids for one in asked], GenerationOptions.read(options))
-        found = zip(self._complete(loaded, asked, prompts, chosen), asked, strict=True)
-        return [{"prompt": one.prompt, "completion": text, "reference": one.reference} for (_, text), one in found]
+        pairs = zip(self._complete(loaded, asked, prompts, chosen), asked, strict=True)
+        return [{"prompt": one.prompt, "completion": text, "reference": one.reference} for (_, text), one in pairs]
 
     def _complete(
         self, loaded: LoadedModel, asked: Sequence[Asked], prompts: Sequence[list[int]], chosen: GenerationOptions
@@ -291,12 +291,12 @@ class CausalLM(GenerativeTask):
 
     def _trained(self, conversation: Conversation) -> list[int]:
         """Return which messages are trained on, by number from 0."""
-        found, messages = answers(conversation), conversation.messages
+        numbers, messages = answers(conversation), conversation.messages
         if self.config.train_on == "completion":
-            return [k for k in found if k >= conversation.given]
+            return [k for k in numbers if k >= conversation.given]
         if self.config.train_on == "last":
-            return [k for k in found if k > last_question(messages)]
-        return found
+            return [k for k in numbers if k > last_question(messages)]
+        return numbers
 
     def _written(self, example: Example, processor: Any) -> tuple[Written, Conversation | None]:
         """Return a row, or the part of it that is meant, as text, and the conversation that it is in the template."""
@@ -317,8 +317,8 @@ class CausalLM(GenerativeTask):
                 where = "in its completion" if given else "that answers something"
                 raise DataError(f"the conversation has no assistant turn {where}; nothing to train on.")
             masked = self.config.thoughts == "mask"
-            found = write(processor, conversation, self._trained(conversation), mask_thoughts=masked)
-            return found[min(example.get(PART, len(found)), len(found) - 1)], conversation
+            parts = write(processor, conversation, self._trained(conversation), mask_thoughts=masked)
+            return parts[min(example.get(PART, len(parts)), len(parts) - 1)], conversation
         if shape == "prompt":
             prompt = read_text(example, "prompt")
             text, start = prompt + read_text(example, "completion"), len(prompt)

@@ -37,19 +37,19 @@ def counts_of(
     Args:
         labels: of the whole example; `kept` is which of them are left after cutting.
     """
-    found = Counter(written.counts, conversations=1)
+    counts = Counter(written.counts, conversations=1)
     trained = [i for i, label in enumerate(labels) if label != IGNORED]
-    found["targets"] = bool(written.spans)
-    found["end_of_turn"] = bool(trained) and written.ends and trained[-1] in kept
-    found["calls"] = sum(len(message.calls) for message in conversation.messages)
-    found["calls_without_tools"] = 0 if conversation.tools else found["calls"]
-    found["tools_left_out"] = not writes_tools(processor, conversation)
+    counts["targets"] = bool(written.spans)
+    counts["end_of_turn"] = bool(trained) and written.ends and trained[-1] in kept
+    counts["calls"] = sum(len(message.calls) for message in conversation.messages)
+    counts["calls_without_tools"] = 0 if conversation.tools else counts["calls"]
+    counts["tools_left_out"] = not writes_tools(processor, conversation)
     total = sum(i in kept for i in trained)
     if written.last is None and written.spans:  # all of it is trained on, whoever said it
-        found.update(dict(_by_role(processor, conversation, written.text, kept, total)))
+        counts.update(dict(_by_role(processor, conversation, written.text, kept, total)))
     else:
-        found[f"{ROLE}assistant"] = total
-    return {name: int(count) for name, count in found.items() if count}
+        counts[f"{ROLE}assistant"] = total
+    return {name: int(count) for name, count in counts.items() if count}
 
 
 def _by_role(

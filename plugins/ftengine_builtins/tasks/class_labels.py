@@ -69,8 +69,8 @@ def as_number(value: Any) -> float | None:
 
 def with_point(value: Any) -> str:
     """Return a number that is written with a decimal comma as it is read, "2.481" of "2,481"; "" of all else."""
-    found = _DECIMAL_COMMA.fullmatch(value) if isinstance(value, str) else None
-    return f"{found[1].replace('.', '')}.{found[2]}" if found else ""
+    match = _DECIMAL_COMMA.fullmatch(value) if isinstance(value, str) else None
+    return f"{match[1].replace('.', '')}.{match[2]}" if match else ""
 
 
 def read_name(value: Any) -> str:
@@ -103,9 +103,9 @@ def read_names(value: Any, separator: str) -> list[str]:
 def refuse_joined(names: Iterable[str], separator: str, column: str) -> None:
     """Refuse to guess where a name may be several (DataError): all that its separators part is in other names too."""
     parts = {name: {part.strip() for part in name.split(separator)} for name in names}
-    seen = Counter(part for found in parts.values() for part in found)
-    for name, found in parts.items():
-        if len(found) > 1 and all(seen[part] > 1 for part in found):
+    seen = Counter(part for own in parts.values() for part in own)
+    for name, own in parts.items():
+        if len(own) > 1 and all(seen[part] > 1 for part in own):
             raise DataError(
                 f"label {name!r} of column {column!r} is one name, or several with {separator!r} between them, which "
                 "other labels have too. Say which: task.kind=single or task.kind=multi."
@@ -160,12 +160,12 @@ def one_spelling(names: Mapping[str, int]) -> set[str]:
     best: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (-names[name], name)):
         best.setdefault(looks(name), name)
-    found = {name for name in best.values() if not _is_not_finite(name)}
-    truths = {name for name in found if looks(name) in _TRUTHS}
-    if truths and {*map(looks, found - truths)} in ({"0"}, {"1"}, {"0", "1"}):
-        found = max(truths, found - truths, key=lambda part: sum(names[name] for name in part))
-    numbers = all(as_number(name) is not None or name in truths for name in found)
-    return found if len(found) > 1 and numbers else set(best.values())
+    kept = {name for name in best.values() if not _is_not_finite(name)}
+    truths = {name for name in kept if looks(name) in _TRUTHS}
+    if truths and {*map(looks, kept - truths)} in ({"0"}, {"1"}, {"0", "1"}):
+        kept = max(truths, kept - truths, key=lambda part: sum(names[name] for name in part))
+    numbers = all(as_number(name) is not None or name in truths for name in kept)
+    return kept if len(kept) > 1 and numbers else set(best.values())
 
 
 def unknown_label(name: str, names: tuple[str, ...]) -> DataError:

@@ -151,8 +151,8 @@ class Embedding(Task):
             "cosine": losses.CosineRegression(),
             "cosent": losses.CoSENT(own.temperature),
         }
-        found = losses.SameLabel(own.temperature) if own.rows == "labelled" else of_rows[own.loss_of_rows]
-        return losses.Matryoshka(found, own.dimensions, own.dimension_weights) if own.dimensions else found
+        loss = losses.SameLabel(own.temperature) if own.rows == "labelled" else of_rows[own.loss_of_rows]
+        return losses.Matryoshka(loss, own.dimensions, own.dimension_weights) if own.dimensions else loss
 
     def check_columns(self, columns: Sequence[str]) -> None:
         check_columns(columns, self.config.rows)
@@ -194,16 +194,16 @@ class Embedding(Task):
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return ids of the tokens of each text, cut each for itself, and what is known of the row beside them."""
         texts, own = texts_of(example, self.config.rows), self.config
-        found = [self._tokens(text, name, processor, max_length) for name, text in texts.items()]
+        encoded = [self._tokens(text, name, processor, max_length) for name, text in texts.items()]
         features: Features = {
-            "input_ids": found[0]["input_ids"],
-            **{f"{side}_ids": one["input_ids"] for side, one in zip(SIDES[1:], found[1:], strict=False)},
+            "input_ids": encoded[0]["input_ids"],
+            **{f"{side}_ids": one["input_ids"] for side, one in zip(SIDES[1:], encoded[1:], strict=False)},
             "texts": original_ids(example, texts.values()),
-            "length": sum(one["length"] for one in found),
-            "longest": max(one["length"] for one in found),
-            "full_length": max(one["full_length"] for one in found),
-            "truncated": any(one["truncated"] for one in found),
-            "unknown": None if found[0]["unknown"] is None else sum(one["unknown"] for one in found),
+            "length": sum(one["length"] for one in encoded),
+            "longest": max(one["length"] for one in encoded),
+            "full_length": max(one["full_length"] for one in encoded),
+            "truncated": any(one["truncated"] for one in encoded),
+            "unknown": None if encoded[0]["unknown"] is None else sum(one["unknown"] for one in encoded),
             "weight": 1,
         }
         if own.rows == "scored":
@@ -253,21 +253,21 @@ class Embedding(Task):
         import torch
 
         with torch.no_grad():
-            found = self.represent(model, batch)
+            tensors = self.represent(model, batch)
         if self.config.rows == "scored":
-            cosine = (losses.unit(found["anchor"]) * losses.unit(found["positive"])).sum(dim=1)
-            columns = {"similarity": cosine, "score": found["score"]}
+            cosine = (losses.unit(tensors["anchor"]) * losses.unit(tensors["positive"])).sum(dim=1)
+            columns = {"similarity": cosine, "score": tensors["score"]}
         else:
             document = "anchor" if self.config.rows == "labelled" else "positive"
             columns = {
-                "query_vector": self._finished(found["anchor"]),
-                "document_vector": self._finished(found[document]),
-                "query_id": found["anchor_id"],
-                "document_id": found[f"{document}_id"],
-                "match_id": found["label_id" if self.config.rows == "labelled" else "anchor_id"],
+                "query_vector": self._finished(tensors["anchor"]),
+                "document_vector": self._finished(tensors[document]),
+                "query_id": tensors["anchor_id"],
+                "document_id": tensors[f"{document}_id"],
+                "match_id": tensors["label_id" if self.config.rows == "labelled" else "anchor_id"],
             }
             if self.config.rows == "triplets":
-                columns["negative_vector"] = self._finished(found["negative"])
+                columns["negative_vector"] = self._finished(tensors["negative"])
         lists = {name: x.tolist() for name, x in columns.items()}
         return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
 

@@ -44,11 +44,11 @@ def recognise_embedding(columns: Sequence[str], rows: Sequence[Example]) -> Reco
     """See anchor and positive, with a negative where there is one; or two sentences and the score of a pair."""
     if label_of(columns, rows) not in (None, first_of(_NAMES["score"], columns)):
         return None  # pairs of which some do not belong together are for a classifier
-    found = {ours: theirs for ours, names in _NAMES.items() if (theirs := first_of(names, columns)) is not None}
+    by_name = {ours: theirs for ours, names in _NAMES.items() if (theirs := first_of(names, columns)) is not None}
     for kind, certainty in (("triplets", 3), ("pairs", 3), ("scored", 2)):
         wanted = (*PARTS[kind], *BESIDE.get(kind, ()))
-        if found.keys() >= set(wanted):
-            chosen = {ours: found[ours] for ours in wanted}
+        if by_name.keys() >= set(wanted):
+            chosen = {ours: by_name[ours] for ours in wanted}
             texts = [row.get(chosen[part]) for row in rows for part in PARTS[kind]]
             scores = [row.get(chosen["score"]) for row in rows] if kind == "scored" else []
             fits = all(isinstance(text, str) for text in texts if text is not None)
@@ -97,8 +97,8 @@ def require_pairs(rows: Iterable[Example]) -> None:
     """Refuse labelled texts of which none is a pair with another: one label, or each once (DataError)."""
     counts = Counter(read_name(value) for row in rows if (value := row.get("label")) is not None)
     if len(counts) < 2:
-        found = f"only the label {next(iter(counts))!r}" if counts else "no label"
-        raise DataError(f"the training data has {found} in column 'label'; texts are told apart from another label's.")
+        which = f"only the label {next(iter(counts))!r}" if counts else "no label"
+        raise DataError(f"the training data has {which} in column 'label'; texts are told apart from another label's.")
     if max(counts.values()) < 2:
         raise DataError(
             f"each of the {len(counts):,} labels of the training data stands in one row, so that no two texts belong "

@@ -48,20 +48,20 @@ def entities(tags: Sequence[str]) -> list[Entity]:
 
     An I that continues nothing begins an entity, as in the CoNLL shared tasks' own evaluation.
     """
-    found: list[Entity] = []
+    spans: list[Entity] = []
     kind, start = None, 0
     for i, tag in enumerate([*tags, OUTSIDE]):
         if tag.startswith("I-") and tag[2:] == kind:
             continue
         if kind is not None:
-            found.append((kind, start, i))
+            spans.append((kind, start, i))
         kind, start = (None if tag == OUTSIDE else tag[2:]), i
-    return found
+    return spans
 
 
-def tagged(words: int, found: Iterable[Entity]) -> list[str]:
+def tagged(words: int, spans: Iterable[Entity]) -> list[str]:
     """Return the tags of `words` words with these entities, which do not overlap."""
     tags = [OUTSIDE] * words
-    for kind, start, stop in found:
+    for kind, start, stop in spans:
         tags[start:stop] = [f"B-{kind}"] + [f"I-{kind}"] * (stop - start - 1)
     return tags

@@ -119,8 +119,8 @@ class LabelledTask(Task):
             for row in splits["train"] if not names else ():
                 if (value := row.get(self.config.label)) is not None:
                     self._read_names(value, kind)  # says what is wrong with the first one, and where that is
-            found = f"only the label {names[0]!r}" if names else "no label"
-            raise DataError(f"the training data has {found} in column {self.config.label!r}; at least two are needed.")
+            which = f"only the label {names[0]!r}" if names else "no label"
+            raise DataError(f"the training data has {which} in column {self.config.label!r}; at least two are needed.")
         if self.config.kind == RELEVANCE and counts[RELEVANT] == sum(
             row.get(self.config.label) is not None for row in splits["train"]
         ):

@@ -86,14 +86,14 @@ def label_of(columns: Sequence[str], rows: Sequence[Example]) -> str | None:
 
 def _guessed_label(columns: Sequence[str], rows: Sequence[Example]) -> str | None:
     """Return the one column, called whatever, with few short values that come again and again, beside longer texts."""
-    found = []
+    candidates = []
     for column in columns:
         values = [value for row in rows if (value := row.get(column)) is not None]
         plain = all((isinstance(value, str) and len(value) <= LONGEST_LABEL) or _is_number(value) for value in values)
         if plain and 2 <= len(set(values)) <= min(MOST_CLASSES, len(values) / ROWS_AN_ANSWER):
-            found.append(column)
-    others = [column for column in columns if column not in found]
-    return found[0] if len(found) == 1 and _longest(others, rows) else None
+            candidates.append(column)
+    others = [column for column in columns if column not in candidates]
+    return candidates[0] if len(candidates) == 1 and _longest(others, rows) else None
 
 
 def _longest(columns: Sequence[str], rows: Sequence[Example]) -> str | None:

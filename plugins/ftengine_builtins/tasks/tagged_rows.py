@@ -36,8 +36,8 @@ def check_columns(columns: Sequence[str]) -> None:
     """Refuse data that has neither shape (DataError, with the columns, the shapes, and a renaming that looks right)."""
     if {"tokens", "tags"} <= set(columns) or {"text", "spans"} <= set(columns):
         return
-    found = {ours: name for ours, theirs in _OTHER_NAMES.items() for name in theirs if name in columns}
-    renaming = ", ".join(f"{ours}: {name}" for ours, name in found.items() if ours not in columns)
+    by_name = {ours: name for ours, theirs in _OTHER_NAMES.items() for name in theirs if name in columns}
+    renaming = ", ".join(f"{ours}: {name}" for ours, name in by_name.items() if ours not in columns)
     raise DataError(
         f"the data has columns {', '.join(columns) or '(none)'}; tagging needs {SHAPES}. Rename columns with "
         f"data.columns, e.g. {{{renaming or 'tags: COLUMN'}}}."
@@ -47,10 +47,10 @@ def check_columns(columns: Sequence[str]) -> None:
 def recognise(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
     """See words with tags, or a text with spans; words or tags may be called otherwise."""
     for shape in (("tokens", "tags"), ("text", "spans")):
-        found = {ours: first_of((ours, *_OTHER_NAMES.get(ours, ())), columns) for ours in shape}
-        lists = all(isinstance(row.get(found[shape[1]] or ""), (list, tuple)) for row in rows)
-        if all(found.values()) and lists:
-            return Recognised(3, renamed(**{ours: theirs for ours, theirs in found.items() if theirs}))
+        by_name = {ours: first_of((ours, *_OTHER_NAMES.get(ours, ())), columns) for ours in shape}
+        lists = all(isinstance(row.get(by_name[shape[1]] or ""), (list, tuple)) for row in rows)
+        if all(by_name.values()) and lists:
+            return Recognised(3, renamed(**{ours: theirs for ours, theirs in by_name.items() if theirs}))
     return None
 
 
@@ -135,11 +135,11 @@ def _entities(spans: Any, row: Tagged) -> list[Entity]:
     """Return spans in words instead of characters (DataError: one is malformed, holds no word, or meets another)."""
     if not isinstance(spans, (list, tuple)):
         raise DataError(f"`spans` is {shown(spans)}; it must be a list of {{start, end, label}}, empty for none.")
-    found = sorted((_entity(span, row) for span in spans), key=lambda entity: entity[1:])
-    for (before, _, end), (after, start, _) in pairwise(found):
+    ordered = sorted((_entity(span, row) for span in spans), key=lambda entity: entity[1:])
+    for (before, _, end), (after, start, _) in pairwise(ordered):
         if start < end:
             raise DataError(f"spans {before!r} and {after!r} share a word; a word has one tag.")
-    return found
+    return ordered
 
 
 def _entity(span: Any, row: Tagged) -> Entity:

@@ -66,18 +66,18 @@ class TokenClassification(Task):
         Fewer than two tags, tags of another scheme, and one that training lacks, are refused (DataError).
         """
         counts = Counter(tag for example in splits["train"] for tag in self._tags_of(example))
-        found = one_spelling(counts)
+        tags = one_spelling(counts)
         if self.config.scheme == "auto":
-            if (other := foreign_tag(found)) is not None:
+            if (other := foreign_tag(tags)) is not None:
                 raise DataError(
                     f"tag {other!r} is not of the IOB2 scheme (O, B-NAME, I-NAME), though others look like it. Convert "
                     "the tags, or take them as they are with task.scheme: plain."
                 )
-            found = completed(_entity_tags(counts)) if is_iob2(found) else found
-        if len(found) < 2:
-            only = f"only the tag {found.pop()!r}" if found else "no tags"
+            tags = completed(_entity_tags(counts)) if is_iob2(tags) else tags
+        if len(tags) < 2:
+            only = f"only the tag {tags.pop()!r}" if tags else "no tags"
             raise DataError(f"the training data has {only}; at least two are needed.")
-        names = (*({OUTSIDE} & found), *in_order(found - {OUTSIDE}))
+        names = (*({OUTSIDE} & tags), *in_order(tags - {OUTSIDE}))
         refuse_new_labels(splits, self._tags_of, names)
         return Labels("tags" if self.config.scheme == "plain" else "single", names)
 
@@ -178,10 +178,10 @@ class TokenClassification(Task):
     def _spans(self, row: Tagged, tags: Sequence[str | None]) -> list[dict[str, Any]]:
         """Return tags as spans of the text: entities where the scheme has them, else every word with its tag."""
         if has_entities(self.labels):
-            found = entities([OUTSIDE if tag is None else tag for tag in tags])
+            in_words = entities([OUTSIDE if tag is None else tag for tag in tags])
         else:
-            found = [(tag, i, i + 1) for i, tag in enumerate(tags) if tag is not None]
-        spans = [(row.words[start][0], row.words[stop - 1][1], kind) for kind, start, stop in found]
+            in_words = [(tag, i, i + 1) for i, tag in enumerate(tags) if tag is not None]
+        spans = [(row.words[start][0], row.words[stop - 1][1], kind) for kind, start, stop in in_words]
         return [{"start": a, "end": b, "label": kind, "text": row.text[a:b]} for a, b, kind in spans]
 
 
