@@ -207,7 +207,7 @@ def build(
     }
 
 
-def chat_of_people(folder: Path, seed: int, **train: Any) -> dict[str, Any]:
+def chat_of_people(folder: Path, seed: int, longest: int = 64, **train: Any) -> dict[str, Any]:
     """LoRA on SmolLM2, 40 steps of small talk, without validation."""
     draw = random.Random(seed)
     pairs = draw.sample(small_talk(), 260)
@@ -216,7 +216,7 @@ def chat_of_people(folder: Path, seed: int, **train: Any) -> dict[str, Any]:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return {
         "model": {"source": SMOLLM},
-        "task": {"name": "causal-lm", "max_length": 64},
+        "task": {"name": "causal-lm", "max_length": longest},
         "data": {
             "train": str(folder / "train.jsonl"), "test": str(folder / "test.jsonl"), "validation": None,
             "near_duplicates": None, "leaks": "warn",
@@ -391,5 +391,7 @@ TRUTHS: list[Truth] = [
     *runs_of("blank answers", by("constant-answer", "given"), "chat t5", spoil=in_all(blank), refusable=True,
              fits=("quality", "learning", "over-fitting")),
     Truth("sound: small talk", chat_of_people, kind("quality"), usable=True, seeds=2),
+    Truth("sound: small talk of all lengths", partial(chat_of_people, longest=512), kind("quality"), usable=True,
+          seeds=4),
     Truth("rate far too high: small talk", partial(chat_of_people, learning_rate=0.3), LOWER_RATE, OF_USE, seeds=2),
 ]  # fmt: skip

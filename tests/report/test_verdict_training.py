@@ -251,11 +251,25 @@ def test_a_rate_is_too_high_where_the_loss_left_that_of_the_base_at_once_and_sta
     assert [(one.figures["first"], one.figures["peak"] > 80) for one in told] == [(7.6, True)]
 
 
-def steps(*values):
-    """Return a change of the training losses, a step each."""
+@pytest.mark.parametrize("long", [(5, 7, 8, 40), (0, 1, 2, 40)])
+def test_long_texts_that_came_early_are_no_rise(verdict, long):
+    """Long texts have low losses a token, and many tokens."""
+    batches = [(0.9, 1200) if i in long else (3.0, 100) for i in range(60)]
+    losses = [loss - i / 100 + 0.4 * (i % 2) for i, (loss, _) in enumerate(batches)]
+    tokens = [count for _, count in batches]
+    assert learning(verdict(steps(*losses, tokens=tokens), not_learned)) == [("note", "Train longer")]
+    rises = [loss + i / 10 for i, loss in enumerate(losses)]
+    told = learning(verdict(steps(*rises, tokens=tokens), not_learned))
+    assert told == [("alarm", "Lower the learning rate (0.0002)")]
+
+
+def steps(*values, tokens=()):
+    """Return a change of the training losses, a step each, and of the tokens that are trained on in each."""
 
     def spoil(files):
         line = next(one for one in files["metrics"] if "loss" in one)
         files["metrics"] = [line | {"step": i, "loss": loss} for i, loss in enumerate(values, 1)]
+        for one, count in zip(files["metrics"], tokens, strict=False):
+            one["trained_tokens"] = count
 
     return spoil

@@ -51,12 +51,14 @@ class Trend:
     Args:
         first, last: the line at its ends.
         low, high: 95 % interval of their difference.
+        losses: each step's, less what the length of its texts explains.
     """
 
     first: float
     last: float
     low: float
     high: float
+    losses: list[float]
 
     @property
     def most_fall(self) -> float:
@@ -65,16 +67,29 @@ class Trend:
 
 
 def trend(steps: Sequence[Any]) -> Trend:
-    """Fit a line to all losses of a run, of at least three steps; the error is that of what is left over."""
+    """Fit a line to all losses of a run, of at least three steps, by least squares weighted by trained tokens.
+
+    Long texts have lower losses a token than short ones, so from FEW_STEPS on, the logarithm of the tokens an example
+    is fitted as well. The error allows for losses of different spread, and for a step that alone holds much of the
+    tokens (HC3: MacKinnon & White 1985, doi:10.1016/0304-4076(85)90158-7).
+    """
     loss = np.array([step.loss for step in steps])
     weight = np.array([max(1, step.trained_tokens) for step in steps], dtype=float)
     at = np.linspace(-0.5, 0.5, len(loss))  # so that the slope is the change over the run
     at = at - np.average(at, weights=weight)
-    slope, middle = float((weight * at * loss).sum() / (weight * at**2).sum()), np.average(loss, weights=weight)
-    left, freedom = loss - middle - slope * at, len(loss) - 2
-    error = math.sqrt((weight * left**2).sum() / freedom / (weight * at**2).sum())
-    half = float(stdtrit(freedom, 1 - CHANCE / 2)) * error
-    return Trend(float(middle + slope * at[0]), float(middle + slope * at[-1]), slope - half, slope + half)
+    lengths = np.log(weight / [max(1, step.examples) for step in steps])
+    lengths = lengths - np.average(lengths, weights=weight)
+    columns = [np.ones(len(loss)), at, *([lengths] if len(loss) >= FEW_STEPS and lengths.any() else [])]
+    x, y = np.stack(columns, 1) * np.sqrt(weight)[:, None], loss * np.sqrt(weight)
+    inverse = np.linalg.pinv(x.T @ x)
+    middle, slope, *by_length = inverse @ x.T @ y
+    left = y - x @ [middle, slope, *by_length]
+    own = np.minimum(((x @ inverse) * x).sum(1), 1 - 1e-6)  # how far a step decides its own fit
+    scores = x * (left / (1 - own))[:, None]
+    error = math.sqrt((inverse @ (scores.T @ scores) @ inverse)[1, 1])
+    half = float(stdtrit(len(loss) - x.shape[1], 1 - CHANCE / 2)) * error
+    line = middle + slope * at[0], middle + slope * at[-1], slope - half, slope + half
+    return Trend(*map(float, line), (loss - sum(by_length) * lengths).tolist())
 
 
 class LearningCurve(Rule):
@@ -104,15 +119,16 @@ def _finding(level: Level, brief: str, figures: dict[str, Any], *, more: str = "
 
 def _came_apart(run: RunRecords) -> Finding | None:
     """Say where the training loss rose, or went far above where it began, whatever it came down to."""
-    losses = [step.loss for step in run.steps]
-    if len(losses) < 2 * PEAK_STEPS:
+    if len(run.steps) < 2 * PEAK_STEPS:
         return None
+    line = trend(run.steps)
+    losses = line.losses
     useless, rate = no_better_than_a_constant(run) or _got_worse(run), run.recipe.train.learning_rate
     # The first loss is of the weights as they were; of a model that is of some use a few hard batches may follow it.
     count, least = (1, RISE) if useless else (max(PEAK_STEPS, len(losses) // 20), PEAK)
     start, last = median(losses[:count]), fmean(losses[-PEAK_STEPS:])
     means = [fmean(losses[i : i + PEAK_STEPS]) for i in range(count, len(losses) - PEAK_STEPS + 1)]
-    line, peak = trend(run.steps), max(means)
+    peak = max(means)
     rose = len(losses) >= FEW_STEPS and line.low > max(LEAST, LEAST_FALL * line.first)
     if not rose and (peak < least * start or peak < start + least - 1 or peak < _even_guess(run)):
         return None
