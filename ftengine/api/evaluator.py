@@ -40,6 +40,8 @@ class Metric:
         proportion: it is a share of trials, between 0 and 1; it gets a score interval, which keeps a width at both.
         interval: False where noise makes it larger and resampling larger still, so that its interval would be wrong.
         fallback: the metric to decide by where this one has no interval.
+        tested_as: the metric that this one rises and falls with, so that one test serves both: for a perplexity, the
+            loss, whose differences are nearer to a normal distribution.
         pooled: False where it ranks, bins or correlates what one model says of many examples, so that it means
             nothing over the answers of several folds' models.
         relative: it depends on which examples are measured together, as a rank among them does, so that figures of two
@@ -55,6 +57,7 @@ class Metric:
     proportion: bool = False
     interval: bool = True
     fallback: str = ""
+    tested_as: str = ""
     pooled: bool = True
     relative: bool = False
     kind: str = "quality"

@@ -42,7 +42,7 @@ def compare(
 
     Each resample weighs an example alike in both, so that what makes it hard for both cancels. The p-value is Student's
     t on the bootstrap's standard error, which has no least value and so can be adjusted for many tests; that of an
-    exact test takes its place.
+    exact test takes its place, and that of another metric where one is declared to be tested as it.
 
     Args:
         base, tuned: of the same examples, with the same weights.
@@ -50,7 +50,15 @@ def compare(
         same: whether the two predict the same of every example. Equal figures do not say so: two models that are right
             on the same 27 of 30 may differ on others, which the intervals of proportions allow for.
     """
-    return {name: _difference(base[name], tuned[name], (exact or {}).get(name), same) for name in base if name in tuned}
+    both = [name for name in base if name in tuned]
+    differences = {name: _difference(base[name], tuned[name], (exact or {}).get(name), same) for name in both}
+    for name, one in differences.items():
+        metric = tuned[name].metric
+        other = differences.get(metric.tested_as)
+        if other is not None and other.p is not None and other.test is not None:
+            tested = PValue(other.p, other.test)
+            differences[name] = _judged(one.value, (one.low, one.high), tested, metric.higher_is_better, one.detectable)
+    return differences
 
 
 def beyond_baseline(

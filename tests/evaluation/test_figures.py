@@ -222,6 +222,32 @@ def test_an_exact_p_value_decides_in_the_bootstraps_place():
     assert (exact.p, exact.test, exact.better) == (0.0625, "mcnemar", None)
 
 
+def test_a_metric_that_rises_and_falls_with_another_has_its_test():
+    """The exponential of a mean spreads so far to one side that its own test finds nothing."""
+
+    class Both(Mean):
+        metrics = {  # noqa: RUF012
+            "mean": Metric("loss", higher_is_better=False),
+            "power": Metric("perplexity", higher_is_better=False, tested_as="mean"),
+        }
+
+        def score(self, rows, weights):
+            mean = float(weights @ rows["x"] / weights.sum())
+            return {"mean": mean, "power": math.exp(mean)}
+
+    class Apart(Both):
+        metrics = Both.metrics | {"power": Metric("perplexity", higher_is_better=False)}
+
+    def measured(evaluator, x):
+        return measure(evaluator(), {"x": x}, Weights(np.arange(len(x)), 0, 1000))
+
+    base = np.random.default_rng(0).exponential(8, 60)
+    own, shared = (compare(measured(kind, base), measured(kind, base * 0.6)) for kind in (Apart, Both))
+    assert (own["mean"].better, own["power"].better) == (True, None)
+    assert (shared["power"].p, shared["power"].better) == (own["mean"].p, True)
+    assert (shared["power"].value, shared["power"].low) == (own["power"].value, own["power"].low)
+
+
 def test_equal_models_do_not_differ_and_one_example_says_nothing():
     x = normal(100) * 1e6
     assert difference(x, x) == Difference(0.0, 0.0, 0.0, 1.0, None, test="t")

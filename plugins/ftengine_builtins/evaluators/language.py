@@ -18,7 +18,9 @@ class Perplexity(WeightedEvaluator):
     metrics = {  # noqa: RUF012
         "loss": lower("loss", "Negative log-likelihood per target token, in nats."),
         "perplexity": lower(
-            "perplexity", "e to the power of the loss: among how many equally likely tokens the model is undecided."
+            "perplexity",
+            "e to the power of the loss: among how many equally likely tokens the model is undecided.",
+            tested_as="loss",
         ),
     }
 
