@@ -136,7 +136,7 @@ def test_the_demos_plan_is_what_plan_prints(smollm2_gguf, tmp_path, monkeypatch)
     """Precision aside, which is of the machine that it was made on, and what is measured."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
-    run_command("python examples/chat/prepare.py", tmp_path)
+    run_command("python examples/chat/prepare.py --distinct", tmp_path)
     printed = CliRunner().invoke(main, ["plan", "examples/chat/demo.yaml", "--no-measure"]).stdout
     text = (ROOT / "examples" / "chat" / "README.md").read_text(encoding="utf-8")
     shown = text.partition("$ ftengine plan examples/chat/demo.yaml\n")[2].partition("\n$ ")[0]

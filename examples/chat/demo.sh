@@ -16,7 +16,7 @@ for ((n = 2; ; n++)); do
     output=runs/demo-$n
 done
 
-run python examples/chat/prepare.py
+run python examples/chat/prepare.py --distinct
 run ftengine plan examples/chat/demo.yaml
 run ftengine train examples/chat/demo.yaml --set output="$output"
 
