@@ -120,11 +120,11 @@ def _fill_in(device: Device, result: EvalResult, plan: EvalPlan, keys: Keys) -> 
     Raises:
         DataError: the cache is another user's.
     """
-    found = {one.name: table for one in plan.sets() if (table := _known(one, keys)) is not None}
-    (found,) = broadcast_object_list([found])  # other hosts have other caches
-    chosen = [one for one in plan.sets() if one.name in found]
+    known = {one.name: table for one in plan.sets() if (table := _known(one, keys)) is not None}
+    (known,) = broadcast_object_list([known])  # other hosts have other caches
+    chosen = [one for one in plan.sets() if one.name in known]
     for one in chosen:
-        result.file(one).write(found[one.name])
+        result.file(one).write(known[one.name])
     return sum(len(one.members) for one in chosen)
 
 

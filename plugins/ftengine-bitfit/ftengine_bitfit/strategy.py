@@ -21,8 +21,8 @@ class BitfitStrategy(api.Strategy):
         """Let only the parameters train whose names end as the options say."""
         names = [name for name, _ in loaded.module.named_parameters()]
         self._chosen = {end: [name for name in names if name.endswith(end)] for end in self.config.endings}
-        for end, found in self._chosen.items():
-            if not found:
+        for end, chosen in self._chosen.items():
+            if not chosen:
                 known = sorted({name.rpartition(".")[2] for name in names})
                 raise NoMatch(
                     f"strategy.endings: no parameter of {type(loaded.module).__name__} ends in {end!r}. "
@@ -33,7 +33,7 @@ class BitfitStrategy(api.Strategy):
 
     def matches(self) -> dict[str, list[str]]:
         """Return the modules of the chosen parameters, for `ftengine plan`."""
-        return {end: [name.rpartition(".")[0] for name in found] for end, found in self._chosen.items()}
+        return {end: [name.rpartition(".")[0] for name in chosen] for end, chosen in self._chosen.items()}
 
     def merge(self, loaded: api.LoadedModel) -> None:
         """Do nothing: the trained biases are the base's own."""

@@ -41,19 +41,19 @@ class Liger(api.FastPath):
 
         Where no kernel runs and one failed, the first error ends it.
         """
-        from ftengine_liger.modules import Found, GatedBlock, Norm
+        from ftengine_liger.modules import GatedBlock, Norm, Outcome
 
-        found, changed = Found(), list[nn.Module]()
+        outcome, changed = Outcome(), list[nn.Module]()
         kinds = [kind for kind, wanted in ((Norm, self.config.norms), (GatedBlock, self.config.gates)) if wanted]
         try:
             for module in loaded.module.modules():
                 kind = next((kind for kind in kinds if kind.may_be(module)), None)
                 if kind is not None and "forward" not in vars(module):
-                    vars(module)["forward"] = kind(module, found).forward
+                    vars(module)["forward"] = kind(module, outcome).forward
                     changed.append(module)
-            yield found.modules if changed else None
-            if found.errors and not found.modules:
-                raise found.errors[0]
+            yield outcome.modules if changed else None
+            if outcome.errors and not outcome.modules:
+                raise outcome.errors[0]
         finally:
             for module in changed:
                 vars(module).pop("forward", None)

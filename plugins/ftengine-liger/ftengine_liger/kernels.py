@@ -109,15 +109,15 @@ def agree(kernel: Binary, plain: Binary, *like: Tensor) -> bool:
         exact = plain(*wide)
         dy = torch.randn(exact.shape, generator=generator).to(exact.device, operands[0].dtype)
         truth = [exact, *torch.autograd.grad(exact, wide, dy.double())]
-        found = []
+        results = []
         for function in (kernel, plain):
             own = [x.clone().requires_grad_() for x in operands]
             y = function(*own)
             if y.dtype != operands[0].dtype or y.shape != exact.shape:
                 return False
-            found.append([y, *torch.autograd.grad(y, own, dy, materialize_grads=True)])
+            results.append([y, *torch.autograd.grad(y, own, dy, materialize_grads=True)])
     with torch.no_grad():
-        return all(map(_as_close, *found, truth))
+        return all(map(_as_close, *results, truth))
 
 
 def _as_close(own: Tensor, other: Tensor, truth: Tensor) -> bool:

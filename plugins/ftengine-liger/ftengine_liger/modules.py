@@ -16,7 +16,7 @@ from ftengine_liger.kernels import DTYPES, Binary, agree, gate_kernel, norm_kern
 
 
 @dataclass
-class Found:
+class Outcome:
     """What the first batch showed: modules that a kernel computes, by what they are, and what kernels raised."""
 
     modules: Counter[str] = field(default_factory=Counter)
@@ -28,11 +28,11 @@ class Replaced:
 
     Args:
         module: its own code computes everything else: other dtypes and arguments, and what the kernel would change.
-        found: told of what becomes of it.
+        outcome: told of what becomes of it.
     """
 
-    def __init__(self, module: nn.Module, found: Found) -> None:
-        self.module, self.found = module, found
+    def __init__(self, module: nn.Module, outcome: Outcome) -> None:
+        self.module, self.outcome = module, outcome
         self._by_dtype: dict[torch.dtype, Any] = {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -55,10 +55,10 @@ class Replaced:
         try:
             name, how = self.look(x)
         except Exception as error:  # a kernel does not compile here, or is not made for these sizes
-            self.found.errors.append(error)
+            self.outcome.errors.append(error)
             return None
         if how is not None and not any(self._by_dtype.values()):
-            self.found.modules[name] += 1
+            self.outcome.modules[name] += 1
         return how
 
     def look(self, x: Tensor) -> tuple[str, Any]:

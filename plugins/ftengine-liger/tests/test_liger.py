@@ -76,9 +76,9 @@ def passed(module, **more):
     return [loss.detach(), *(p.grad for p in module.parameters() if p.grad is not None)]
 
 
-def close(found, expected, dtype):
+def close(actual, expected, dtype):
     """Within 16 units in the last place of each norm: rounding adds up over the layers, a wrong term is far more."""
-    for own, plain in zip(found, expected, strict=True):
+    for own, plain in zip(actual, expected, strict=True):
         assert float((own - plain).double().norm()) <= 16 * torch.finfo(dtype).eps * float(plain.double().norm())
 
 
@@ -88,9 +88,9 @@ def test_modules_are_known_by_what_they_compute(interpreted, family, dtype):  # 
     config, expected = FAMILIES[family]
     module = made(config, dtype)
     before = passed(module)
-    with active(module) as found:
+    with active(module) as counts:
         first, second = passed(module), passed(module)
-    assert found == expected
+    assert counts == expected
     close(first, before, dtype)
     assert all(map(torch.equal, first, second))
     assert all(map(torch.equal, passed(module), before))
@@ -100,9 +100,9 @@ def test_what_it_computes_can_be_computed_twice(interpreted):  # noqa: F811
     module = made(FAMILIES["llama"][0])
     before = passed(module)
     module.gradient_checkpointing_enable({"use_reentrant": False})
-    with active(module) as found:  # the first pass, in which it looks, is one of those that are computed twice
+    with active(module) as counts:  # the first pass, in which it looks, is one of those that are computed twice
         close(passed(module, use_cache=False), before, torch.float32)
-    assert found == FAMILIES["llama"][1]
+    assert counts == FAMILIES["llama"][1]
 
 
 @pytest.mark.parametrize("options", [{}, {"dropout": 0.2}, {"dora": True}])
@@ -118,10 +118,10 @@ def test_gradients_of_lora_beside_the_kernels(interpreted, options):  # noqa: F8
     grouped = Registry().get("fast-path", "grouped-layers").cls()
     with grouped.activate(model, training_context()):  # as in a run
         before = passed(module)
-        with active(module) as found:
+        with active(module) as counts:
             for _ in range(2):  # with the first pass's look, and without
                 close(passed(module), before, torch.float32)
-    assert found == FAMILIES["llama"][1]
+    assert counts == FAMILIES["llama"][1]
 
 
 def test_a_copy_computes_with_weights_of_its_own(interpreted):  # noqa: F811
@@ -138,12 +138,12 @@ def test_a_copy_computes_with_weights_of_its_own(interpreted):  # noqa: F811
 def test_a_model_is_looked_at_while_it_trains(interpreted):  # noqa: F811
     """In evaluation, what it computes besides (dropout, say) does not show; rows that are not there show nothing."""
     module = nn.Sequential(LlamaMLP(FAMILIES["llama"][0]))
-    with active(module) as found:
+    with active(module) as counts:
         module.eval()(torch.randn(3, 32))
         module.train()(torch.randn(0, 32))
-        assert found == {}
+        assert counts == {}
         module(torch.randn(3, 32))
-        assert found == {"SwiGLU blocks": 1}
+        assert counts == {"SwiGLU blocks": 1}
         assert torch.isfinite(module.eval()(torch.randn(3, 32))).all()
 
 
@@ -234,9 +234,9 @@ def test_what_computes_something_else_is_left_alone(interpreted, make):  # noqa:
         return [y, *torch.autograd.grad(y.square().sum(), [x, *module.parameters()])]
 
     before = outputs()
-    with active(whole) as found:
+    with active(whole) as counts:
         assert all(map(torch.equal, outputs(), before))
-    assert found == {}
+    assert counts == {}
 
 
 def block(activation):
@@ -245,16 +245,16 @@ def block(activation):
 
 @pytest.mark.parametrize("make", [lambda: block("relu"), lambda: block("gelu"), lambda: nn.LayerNorm(32, bias=False)])
 def test_what_is_seen_to_be_something_else_is_not_tried(interpreted, make):  # noqa: F811
-    with active(nn.Sequential(make())) as found:
-        assert found is None
+    with active(nn.Sequential(make())) as counts:
+        assert counts is None
 
 
 def test_options_leave_norms_or_gates_out(interpreted):  # noqa: F811
     for option, left in (("norms", {"SwiGLU blocks": 2}), ("gates", {"RMS norms": 5})):
         module = made(FAMILIES["llama"][0])
-        with active(module, **{option: False}) as found:
+        with active(module, **{option: False}) as counts:
             passed(module)
-        assert found == left
+        assert counts == left
 
 
 def test_a_kernel_that_computes_something_else_is_not_used(interpreted, monkeypatch):  # noqa: F811
@@ -263,9 +263,9 @@ def test_a_kernel_that_computes_something_else_is_not_used(interpreted, monkeypa
     silu, kernel = kernels.ACTIVATIONS["SwiGLU"]
     monkeypatch.setitem(kernels.ACTIVATIONS, "SwiGLU", (silu, lambda a, b: kernel(a, b) * 1.001))
     module = made(FAMILIES["llama"][0])
-    with active(module) as found:
+    with active(module) as counts:
         passed(module)
-    assert found == {"RMS norms": 5}
+    assert counts == {"RMS norms": 5}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

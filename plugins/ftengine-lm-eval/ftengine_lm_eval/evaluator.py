@@ -46,7 +46,7 @@ class LmEval(Evaluator):
         """
         from ftengine_lm_eval.harness import answers
 
-        found: dict[str, list[Prediction]] = {}
+        by_metric: dict[str, list[Prediction]] = {}
         for name, samples in answers(loaded, self.config)["samples"].items():
             rows: dict[int, Prediction] = {}
             for sample in samples:
@@ -55,8 +55,8 @@ class LmEval(Evaluator):
                 row.update({key: _kept(value) for key, value in values.items()})
                 if (text := _text_of(sample["doc"])) is not None:
                     row["group"] = text
-            found[name] = [rows[i] for i in sorted(rows)]
-        return found
+            by_metric[name] = [rows[i] for i in sorted(rows)]
+        return by_metric
 
 
 class Answers(Evaluator):
@@ -84,13 +84,13 @@ class Answers(Evaluator):
 
     def score_resamples(self, rows: Rows, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Return the means of many resamples, (B,); other figures have no interval."""
-        found = {}
+        means = {}
         for name in self._means:
             values = _numbers(rows.get(name), weights.shape[1])
             there = ~np.isnan(values)
             with np.errstate(invalid="ignore", divide="ignore"):
-                found[name] = (weights @ np.where(there, values, 0.0)) / (weights @ there)
-        return found
+                means[name] = (weights @ np.where(there, values, 0.0)) / (weights @ there)
+        return means
 
     def trials(self, rows: Rows) -> dict[str, float]:
         """Return the number of examples of metrics that say right or wrong of each."""
@@ -119,8 +119,8 @@ def _text_of(doc: Any) -> str | None:
     paragraph, ReCoRD's passage).
     """
     idx = doc.get("idx") if isinstance(doc, Mapping) else None
-    found = [idx[key] for key in ("paragraph", "passage") if key in idx] if isinstance(idx, Mapping) else []
-    return str(found[0]) if found else None
+    numbers = [idx[key] for key in ("paragraph", "passage") if key in idx] if isinstance(idx, Mapping) else []
+    return str(numbers[0]) if numbers else None
 
 
 def _kept(value: Any) -> float | str:

@@ -67,10 +67,10 @@ def _answers(loaded: LoadedModel, options: Options, compute: torch.dtype | None)
             mixed_precision_dtype=compute,
         )
         chat = options.apply_chat_template
-        found = evaluate(model, tasks, limit=options.limit, apply_chat_template=chat, fewshot_as_multiturn=chat)
+        results = evaluate(model, tasks, limit=options.limit, apply_chat_template=chat, fewshot_as_multiturn=chat)
     finally:
         del loaded.module.tie_weights
-    return dict(found or {})
+    return dict(results or {})
 
 
 @contextmanager

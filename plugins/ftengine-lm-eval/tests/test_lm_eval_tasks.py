@@ -36,8 +36,8 @@ def task(folder, **changes):
 
 
 def test_data_is_found_beside_the_task(folder):
-    (found,) = own_tasks(task(folder))
-    assert found["dataset_kwargs"]["data_files"]["test"] == str(folder / "rows.jsonl")
+    (content,) = own_tasks(task(folder))
+    assert content["dataset_kwargs"]["data_files"]["test"] == str(folder / "rows.jsonl")
     assert list(load_tasks([str(folder)])["tasks"]) == ["mine"]
 
 
@@ -45,8 +45,8 @@ def test_a_file_can_include_another(folder):
     task(folder)
     (folder / "mine.yaml").rename(folder / "base.inc")
     (folder / "other.yaml").write_text("include: base.inc\ntask: other\nnum_fewshot: 0\n", encoding="utf-8")
-    (found,) = own_tasks(str(folder / "other.yaml"))
-    assert (found["task"], found["doc_to_text"]) == ("other", "{{q}}")
+    (content,) = own_tasks(str(folder / "other.yaml"))
+    assert (content["task"], content["doc_to_text"]) == ("other", "{{q}}")
 
 
 def test_functions_are_refused_and_not_called(folder):

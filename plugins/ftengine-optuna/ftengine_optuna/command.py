@@ -77,7 +77,7 @@ def tune(
         space.append(parse(key.strip(), value.strip(), f"--set-range {text!r}"))
     with _listening(trials) as listener:
         try:
-            found = run(
+            tuning = run(
                 recipe,
                 trials=trials,
                 space=space,
@@ -91,12 +91,12 @@ def tune(
             listener.message("finished trials are kept; the same command goes on from there")
             raise
     if as_json:
-        click.echo(found.model_dump_json(indent=2))
+        click.echo(tuning.model_dump_json(indent=2))
     else:
-        show(found)
+        show(tuning)
 
 
-def show(found: Tuning) -> None:
+def show(tuning: Tuning) -> None:
     """Print the trials, best first, and what came of them."""
     from rich.console import Console
     from rich.table import Table
@@ -106,20 +106,22 @@ def show(found: Tuning) -> None:
     from ftengine_optuna.space import shown
 
     table = Table(box=None, pad_edge=False, header_style="")
-    keys = [one["key"] for one in found.space]
-    for column in ("trial", *(key.partition(".")[2] for key in keys), found.metric, "95 % interval", "seconds"):
+    keys = [one["key"] for one in tuning.space]
+    for column in ("trial", *(key.partition(".")[2] for key in keys), tuning.metric, "95 % interval", "seconds"):
         table.add_column(column, justify="right")
-    for trial in ranked(found.trials, found.higher_is_better):
+    for trial in ranked(tuning.trials, tuning.higher_is_better):
         values = [shown(trial.values[key]) for key in keys]
         table.add_row(
             f"{trial.number:,}", *values, plain(trial.figure), interval(trial.figure), f"{trial.seconds:,.1f}"
         )
     Console().print(table)
-    for trial in found.trials:
+    for trial in tuning.trials:
         if trial.state == "failed":
             click.echo(f"trial {trial.number} failed: {trial.reason}")
-    click.echo(f"\n{found.statement}\n")
-    click.echo(f"the best one's recipe: {found.recipe}; `ftengine train {found.recipe}` trains it as a run of its own")
+    click.echo(f"\n{tuning.statement}\n")
+    click.echo(
+        f"the best one's recipe: {tuning.recipe}; `ftengine train {tuning.recipe}` trains it as a run of its own"
+    )
 
 
 @contextmanager

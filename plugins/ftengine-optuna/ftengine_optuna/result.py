@@ -102,41 +102,45 @@ def ranked(trials: list[Tried], higher_is_better: bool) -> list[Tried]:
     return [trial for _, trial in sorted(scored, key=lambda one: one[0], reverse=higher_is_better)]
 
 
-def statement(found: Tuning) -> str:
+def statement(tuning: Tuning) -> str:
     """Say what came of the trials: how many there were, and what the best one's figure is worth."""
-    if found.best is None:
+    if tuning.best is None:
         return "No trial came to a figure."
-    best, failed = found.of(found.best), len(found.trials) - len(found.finished)
+    best, failed = tuning.of(tuning.best), len(tuning.trials) - len(tuning.finished)
     lost = f" ({counted(failed, 'further one')} failed)" if failed else ""
     said = [
-        f"Of {counted(len(found.finished), 'trial')}{lost}, number {best.number} is the best by {found.label} on "
+        f"Of {counted(len(tuning.finished), 'trial')}{lost}, number {best.number} is the best by {tuning.label} on "
         f"validation: {with_interval(best.figure)}."
     ]
-    written = None if found.as_written is None else found.of(found.as_written)
+    written = None if tuning.as_written is None else tuning.of(tuning.as_written)
     if written is not None and written.number == best.number:
         said.append("It has the recipe's own values.")
     elif written is not None and known(written.figure):
         said.append(f"The recipe as it is written (trial {written.number}) came to {plain(written.figure)}.")
-    if len(found.finished) > 1:
-        said.append(f"It was chosen as the luckiest of {len(found.finished):,}, so this figure is optimistic.")
-    said.append(_on_test(found, best))
+    if len(tuning.finished) > 1:
+        said.append(f"It was chosen as the luckiest of {len(tuning.finished):,}, so this figure is optimistic.")
+    said.append(_on_test(tuning, best))
     return " ".join(said)
 
 
-def _on_test(found: Tuning, best: Tried) -> str:
-    tested = next((one for one in reversed(found.tested) if one.trial == best.number), None)
+def _on_test(tuning: Tuning, best: Tried) -> str:
+    tested = next((one for one in reversed(tuning.tested) if one.trial == best.number), None)
     if tested is None or best.figure is None:
         return (
             "It was not measured on a test split, so how good it is on new data is not known; measure it on examples "
             "apart."
         )
     if not known(tested.tuned):
-        return f"On the test split, which no trial saw, {found.label} is undefined."
-    worse = best.figure.value - tested.tuned.value if found.higher_is_better else tested.tuned.value - best.figure.value
+        return f"On the test split, which no trial saw, {tuning.label} is undefined."
+    worse = (
+        best.figure.value - tested.tuned.value if tuning.higher_is_better else tested.tuned.value - best.figure.value
+    )
     places = decimals(best.figure)
     apart = f"{number(abs(worse), places)} {'worse' if worse > 0 else 'better'} than on validation"
-    looks = "once" if len(found.tested) == 1 else f"{len(found.tested)} times, each after further trials"
-    again = "" if len(found.tested) == 1 else " A choice that follows a look at the test split makes it optimistic too."
+    looks = "once" if len(tuning.tested) == 1 else f"{len(tuning.tested)} times, each after further trials"
+    again = (
+        "" if len(tuning.tested) == 1 else " A choice that follows a look at the test split makes it optimistic too."
+    )
     return (
         f"On the test split, which no trial saw and which was measured {looks}, it comes to "
         f"{with_interval(tested.tuned)}, {apart}; the base to {plain(tested.base)}.{again}"

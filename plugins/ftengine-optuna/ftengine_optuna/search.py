@@ -76,12 +76,12 @@ def tune(
     search = Search.open(recipe, space, metric, sampler, listener)
     own = own_values(recipe, space, registry)
     search.run(trials, own, timeout)
-    found = search.found(own)
-    if found.best is None:
-        last = found.trials[-1].reason if found.trials else "none began; give more time with --timeout."
-        raise TrainingError(f"none of {counted(len(found.trials), 'trial')} came to a figure; the last one: {last}")
-    conclude(found, search, test, Tuning.read(search.folder))
-    return found
+    tuning = search.tuning(own)
+    if tuning.best is None:
+        last = tuning.trials[-1].reason if tuning.trials else "none began; give more time with --timeout."
+        raise TrainingError(f"none of {counted(len(tuning.trials), 'trial')} came to a figure; the last one: {last}")
+    conclude(tuning, search, test, Tuning.read(search.folder))
+    return tuning
 
 
 def require_splits(recipe: Recipe, test: bool) -> None:
@@ -217,10 +217,10 @@ class Search:
 
     def tried(self) -> list[Tried]:
         """Return the trials that ended, in their order."""
-        found = []
+        ended = []
         for trial in self._done():
             told = self.study.user_attrs[_key(trial.number)]
-            found.append(
+            ended.append(
                 Tried(
                     number=trial.number + 1,
                     values={one.key: one.of(trial.params) for one in self.space},
@@ -229,13 +229,13 @@ class Search:
                     **told,
                 )
             )
-        return found
+        return ended
 
     def ranked(self) -> list[Tried]:
         """Return the trials that came to a figure, the best first."""
         return ranked(self.tried(), self.higher_is_better)
 
-    def found(self, own: dict[str, Any] | None) -> Tuning:
+    def tuning(self, own: dict[str, Any] | None) -> Tuning:
         """Return what came of the trials; nothing is said of the test split yet."""
         tried = self.tried()
         return Tuning(
@@ -249,23 +249,23 @@ class Search:
         )
 
 
-def conclude(found: Tuning, search: Search, test: bool, before: Tuning | None) -> None:
+def conclude(tuning: Tuning, search: Search, test: bool, before: Tuning | None) -> None:
     """Write the best trial's recipe, measure it on the test split if it was not yet, and write tune.json."""
-    assert found.best is not None
-    best = found.of(found.best)
+    assert tuning.best is not None
+    best = tuning.of(tuning.best)
     recipe = with_values(search.recipe, best.values)
     recipe = recipe.model_copy(update={"output": str(search.folder / "best")})
     text = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
     (search.folder / BEST).write_text(text, encoding="utf-8")
-    found.recipe = str(search.folder / BEST)
-    found.tested = [] if before is None else before.tested
-    if test and all(one.trial != best.number for one in found.tested):
+    tuning.recipe = str(search.folder / BEST)
+    tuning.tested = [] if before is None else before.tested
+    if test and all(one.trial != best.number for one in tuning.tested):
         search.listener.phase("measure the best on test")
         figures = load_run(best.run, trust_code=True).evaluate(search.files["test"])
         sides = {side: figures[side][search.metric] for side in ("base", "tuned")}
-        found.tested = [*found.tested, Tested(trial=best.number, **sides)]
-    found.statement = statement(found)
-    found.write(search.folder)
+        tuning.tested = [*tuning.tested, Tested(trial=best.number, **sides)]
+    tuning.statement = statement(tuning)
+    tuning.write(search.folder)
 
 
 @contextmanager

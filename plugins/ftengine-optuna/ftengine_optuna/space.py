@@ -102,8 +102,8 @@ def parse(key: str, text: Any, where: str) -> Dimension:
             f"{where}: {key!r} cannot be searched. Keys of train and strategy can, such as train.learning_rate or "
             "strategy.rank."
         )
-    found = RANGE.fullmatch(str(text).strip()) if not isinstance(text, list) else None
-    if found is None:
+    match = RANGE.fullmatch(str(text).strip()) if not isinstance(text, list) else None
+    if match is None:
         try:
             choices = text if isinstance(text, list) else load_yaml(f"[{text}]")
         except yaml.YAMLError:
@@ -114,8 +114,8 @@ def parse(key: str, text: Any, where: str) -> Dimension:
                 "(1e-5..1e-3:log), or values with commas between (4,8,16)."
             )
         return Dimension(key, choices=tuple(choices))
-    low, high = (int(end) if re.fullmatch(r"[+-]?\d+", end) else float(end) for end in found.groups()[:2])
-    log = found[3] is not None
+    low, high = (int(end) if re.fullmatch(r"[+-]?\d+", end) else float(end) for end in match.groups()[:2])
+    log = match[3] is not None
     if low >= high:
         raise InputError(f"{where}: {text!r} is empty: its low end is not below its high end.")
     if log and low <= 0:
@@ -141,16 +141,16 @@ def default_space(recipe: Recipe, strategy: type[BaseModel]) -> list[Dimension]:
     dropout from 0 to 0.2, as far as the options' own bounds allow.
     """
     rate = recipe.train.learning_rate
-    found = [Dimension("train.learning_rate", float(f"{rate / 10:.4g}"), float(f"{rate * 10:.4g}"), log=True)]
+    dimensions = [Dimension("train.learning_rate", float(f"{rate / 10:.4g}"), float(f"{rate * 10:.4g}"), log=True)]
     for name, field in strategy.model_fields.items():
         value = recipe.strategy.get(name, field.default)
         if name in RANKS and isinstance(value, int):
             low, high = _within(field, max(value // 4, 1), value * 4)
-            found += [Dimension(f"strategy.{name}", int(low), int(high), log=True)] if low < high else []
+            dimensions += [Dimension(f"strategy.{name}", int(low), int(high), log=True)] if low < high else []
         elif name in DROPOUTS and isinstance(value, (int, float)):
             low, high = _within(field, 0.0, 0.2)
-            found += [Dimension(f"strategy.{name}", float(low), float(high))] if low < high else []
-    return found
+            dimensions += [Dimension(f"strategy.{name}", float(low), float(high))] if low < high else []
+    return dimensions
 
 
 def _within(field: FieldInfo, low: float, high: float) -> tuple[float, float]:
@@ -200,7 +200,7 @@ def own_values(recipe: Recipe, space: Sequence[Dimension], registry: Any) -> dic
     """Return the recipe's own values of what is searched; None where one is not among those that are tried."""
     content = recipe.resolved()
     content["strategy"] = registry.factory("strategy", recipe.strategy, "strategy").described
-    found = {}
+    values = {}
     for one in space:
         section, *inner = one.key.split(".")
         value = content[section]
@@ -210,8 +210,8 @@ def own_values(recipe: Recipe, space: Sequence[Dimension], registry: Any) -> dic
             value = value["name"]
         if not one.holds(value):
             return None
-        found[one.key] = value
-    return found
+        values[one.key] = value
+    return values
 
 
 def shown(value: Any) -> str:

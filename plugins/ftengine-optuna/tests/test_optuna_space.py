@@ -24,9 +24,9 @@ def recipe(**strategy):
     ],
 )
 def test_ranges(text, wanted):
-    found = parse("train.learning_rate", text, "here")
-    assert (found.low, found.high, found.log) == wanted
-    assert (type(found.low), type(found.high)) == tuple(map(type, wanted[:2]))
+    dimension = parse("train.learning_rate", text, "here")
+    assert (dimension.low, dimension.high, dimension.log) == wanted
+    assert (type(dimension.low), type(dimension.high)) == tuple(map(type, wanted[:2]))
 
 
 @pytest.mark.parametrize(
@@ -73,13 +73,13 @@ def test_values_lie_in_their_range_and_are_told_whole():
 
 
 def test_what_is_searched_where_nothing_is_said():
-    found = default_space(recipe(rank=8), registry_of().get("strategy", "lora").cls.Config)
-    assert [(one.key, one.low, one.high, one.log) for one in found] == [
+    dimensions = default_space(recipe(rank=8), registry_of().get("strategy", "lora").cls.Config)
+    assert [(one.key, one.low, one.high, one.log) for one in dimensions] == [
         ("train.learning_rate", 2e-5, 2e-3, True),
         ("strategy.rank", 2, 32, True),
         ("strategy.dropout", 0.0, 0.2, False),
     ]
-    check_space(recipe(rank=8), found, registry_of())
+    check_space(recipe(rank=8), dimensions, registry_of())
     full = default_space(recipe(), registry_of().get("strategy", "full").cls.Config)
     assert [one.key for one in full] == ["train.learning_rate"]
 

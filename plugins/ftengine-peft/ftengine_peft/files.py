@@ -83,11 +83,11 @@ def require_same(config: PeftConfig, options: Iterable[str], directory: Path) ->
         raise RunError(f"{str(file)!r} describes {kind!r}, not {own['peft_type']!r}.")
     skipped = OWNED | CHOOSING | IGNORED.get(own["peft_type"], frozenset())
     for name in sorted((own.keys() | stored.keys()) - skipped):
-        found, expected = _sorted(stored.get(name, own.get(name))), _sorted(own.get(name))
-        if found == expected or (_unset(found) and _unset(expected)) or _only_begins(name, found, expected):
+        saved, expected = _sorted(stored.get(name, own.get(name))), _sorted(own.get(name))
+        if saved == expected or (_unset(saved) and _unset(expected)) or _only_begins(name, saved, expected):
             continue
         known = f"Set strategy.{name} to what the file says." if name in options else "Use that adapter with PEFT."
-        raise BaseMismatch(f"{str(file)!r} has {name} {found!r}, the model is prepared with {expected!r}. {known}")
+        raise BaseMismatch(f"{str(file)!r} has {name} {saved!r}, the model is prepared with {expected!r}. {known}")
 
 
 def as_stored(config: PeftConfig) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ftengine_peft.strategy import PeftStrategy
 
 def strategies() -> list[type[api.Strategy]]:
     """Return a strategy for every method that the installed PEFT has, but those that are left out."""
-    found: list[type[api.Strategy]] = []
+    classes: list[type[api.Strategy]] = []
     for kind, made_from in PEFT_TYPE_TO_CONFIG_MAPPING.items():
         peft_type = str(kind.value)
         if peft_type in ABOUT and peft_type not in LEFT_OUT:
@@ -30,5 +30,5 @@ def strategies() -> list[type[api.Strategy]]:
                 **({"paper": citation_of(paper)} if paper else {}),
             }
             base = AdaLoraStrategy if acts else PeftStrategy
-            found.append(type(made_from.__name__.removesuffix("Config"), (base,), members))
-    return found
+            classes.append(type(made_from.__name__.removesuffix("Config"), (base,), members))
+    return classes

@@ -129,8 +129,8 @@ def _fields(peft_type: str, made_from: type[PeftConfig]) -> Iterator[tuple[str, 
 def _words(fields: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Pair what ftengine's own strategies call an option with PEFT's name of it, where the method has one."""
     for word, end in (("alpha", "_alpha"), ("dropout", "_dropout"), ("rank", "r"), ("targets", "target_modules")):
-        found = [name for name in fields if name == end or (end.startswith("_") and name.endswith(end))]
-        yield from [(word, found[0])] if found and word not in fields else []
+        names = [name for name in fields if name == end or (end.startswith("_") and name.endswith(end))]
+        yield from [(word, names[0])] if names and word not in fields else []
 
 
 def _targets(peft_type: str, kind: Any) -> tuple[Any, Any]:

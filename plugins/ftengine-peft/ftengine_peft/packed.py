@@ -38,13 +38,13 @@ def require_no_values(name: str, config: PeftConfig, packed: dict[str, nn.Linear
         packed: what `packed_layers` returned.
         adapted: paths of adapted layers.
     """
-    found = [path for path in adapted if path in packed]
-    if found and not _trains_beside(min((packed[path] for path in found), key=_size), config):
-        layer = packed[found[0]]
+    paths = [path for path in adapted if path in packed]
+    if paths and not _trains_beside(min((packed[path] for path in paths), key=_size), config):
+        layer = packed[paths[0]]
         kind = f"{type(layer).__name__} of {type(layer).__module__.partition('.')[0]}"
         raise RecipeError(
-            f"strategy {name!r}, with these options, needs weights as they are, and those of {len(found):,} layers "
-            f"are packed, such as {found[0]!r} ({kind}, {str(layer.weight.dtype)[6:]}). Set model.loader to auto, or "
+            f"strategy {name!r}, with these options, needs weights as they are, and those of {len(paths):,} layers "
+            f"are packed, such as {paths[0]!r} ({kind}, {str(layer.weight.dtype)[6:]}). Set model.loader to auto, or "
             "take a strategy that leaves weights as they are, such as lora or peft-oft."
         )
 

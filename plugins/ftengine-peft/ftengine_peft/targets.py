@@ -53,14 +53,14 @@ def chosen(targets: Any, loaded: api.LoadedModel, whole: Collection[str]) -> Any
     module: Any = loaded.module
     if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
         head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
-        found = {
+        paths = {
             path
             for path, part in module.named_modules()
             if isinstance(part, (nn.Linear, Conv1D)) and part is not head and not _inside(path, whole)
         }
-        if not found:
+        if not paths:
             raise NoMatch(f"strategy.target_modules: {type(module).__name__} has no linear layer; name others.")
-        return found
+        return paths
     for taken in find_modules(module, targets or [], "strategy.target_modules").values():
         if all(_inside(path, whole) for path in taken):
             raise NoMatch(f"strategy.target_modules: {taken[0]!r} trains whole, as part of the head. Leave it out.")

@@ -41,7 +41,7 @@ def layers_to_quantise(loaded: LoadedModel, skip: str | Sequence[str]) -> dict[s
     inside = {id(part) for part in (base if isinstance(base, nn.Module) else module).modules()}
     holders = Counter(id(p) for part in module.modules() for p in part.parameters(recurse=False))
     left |= {path for path, part in module.named_modules() if isinstance(part, READS_CHILDREN)}
-    found = {
+    layers = {
         path: part
         for path, part in module.named_modules()
         if type(part) is nn.Linear
@@ -51,10 +51,10 @@ def layers_to_quantise(loaded: LoadedModel, skip: str | Sequence[str]) -> dict[s
         and holders[id(part.weight)] == 1
         and not any(path == one or path.startswith(f"{one}.") for one in left)
     }
-    if not found:
+    if not layers:
         raise SourceError(
             f"{loaded.source!r} ({type(module).__name__}) has no linear layer to quantise: heads and new modules stay "
             "as they are, and only torch's nn.Linear with float weights is quantised. Shorten model.loader.skip, or "
             "leave the model as it is with loader auto."
         )
-    return found
+    return layers

@@ -32,10 +32,10 @@ class AdamW8bit(api.Optimizer):
     def build(self, param_groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         from bitsandbytes.optim import AdamW
 
-        found = {parameter.device.type for group in param_groups for parameter in group["params"]}
-        if not found <= set(DEVICES):
+        types = {parameter.device.type for group in param_groups for parameter in group["params"]}
+        if not types <= set(DEVICES):
             raise RecipeError(
-                f"train.optimizer: adamw-8bit does not run on {', '.join(sorted(found - set(DEVICES)))}; bitsandbytes "
+                f"train.optimizer: adamw-8bit does not run on {', '.join(sorted(types - set(DEVICES)))}; bitsandbytes "
                 f"has its step for {', '.join(DEVICES[:-1])}. Use adamw."
             )
         config = self.config
