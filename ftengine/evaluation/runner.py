@@ -140,8 +140,8 @@ class EvalRunner:
         """Return a table with what evaluators keep of all its examples at once; each process makes all of it."""
         for evaluator in (one for one in evaluators if overrides(one, "keep_together")):
             with torch.no_grad(), self.accelerator.autocast():
-                found = kept_together(evaluator, Predictions.of(table), partial(self.task.infer, self.loaded))
-            for name, column in found.items():
+                columns = kept_together(evaluator, Predictions.of(table), partial(self.task.infer, self.loaded))
+            for name, column in columns.items():
                 table = table.append_column(name, pa.array(list(column) if column.ndim > 1 else column))
         return table
 
@@ -253,11 +253,11 @@ def _beside(table: pa.Table, said: pa.Table) -> pa.Table:
     return table
 
 
-def _require_whole(task: Task, method: str, found: Any, count: int, keys: Set[str]) -> None:
+def _require_whole(task: Task, method: str, returned: Any, count: int, keys: Set[str]) -> None:
     """Refuse what are no predictions, or answers, of so many examples, each with the declared keys (PluginError)."""
-    if not isinstance(found, list) or len(found) != count:
-        raise wrong(task, method, found, f"a list of one mapping an example, {count} here")
-    for one in found:
+    if not isinstance(returned, list) or len(returned) != count:
+        raise wrong(task, method, returned, f"a list of one mapping an example, {count} here")
+    for one in returned:
         if not isinstance(one, Mapping):
             raise wrong(task, method, one, "a list of mappings")
         if missing := keys - one.keys():

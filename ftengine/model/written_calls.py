@@ -18,10 +18,10 @@ _BETWEEN = re.compile(r"</tool_response>\s*<tool_response>")
 
 def calls_in(content: str) -> tuple[str, tuple[ToolCall, ...]] | None:
     """Return what stands in front of the calls that a content ends with, and these; None where it ends with none."""
-    if "<tool_call>" not in content or (found := _CALLS.search(content)) is None:
+    if "<tool_call>" not in content or (match := _CALLS.search(content)) is None:
         return None
-    calls = tuple(call_of(text) for text in _CALL.findall(found[1]))
-    return None if None in calls else (content[: found.start()].rstrip(), calls)  # type: ignore[return-value]
+    calls = tuple(call_of(text) for text in _CALL.findall(match[1]))
+    return None if None in calls else (content[: match.start()].rstrip(), calls)  # type: ignore[return-value]
 
 
 def call_of(text: str) -> ToolCall | None:
@@ -49,7 +49,7 @@ def _call(value: Any) -> ToolCall | None:
 
 def result_in(content: str) -> str | None:
     """Return a tool's result without the <tool_response> that a template puts around it; None where it has none."""
-    return found[1] if (found := _RESULT.fullmatch(content)) else None
+    return match[1] if (match := _RESULT.fullmatch(content)) else None
 
 
 def results_in(content: str) -> int:

@@ -65,14 +65,14 @@ def comparison(files: Sequence[str], by: str, fail_over: str | None) -> None:
     if by == "device":
         print(tables.markdown(tables.device_table(reports)))
         return
-    found, names = compare(reports), [printable(file) for file in files]
-    print(aligned(tables.comparison_table(found, names), tables.LEFT_OF_COMPARISON))
+    comparisons, names = compare(reports), [printable(file) for file in files]
+    print(aligned(tables.comparison_table(comparisons, names), tables.LEFT_OF_COMPARISON))
     for name, report in zip(names, reports, strict=True):
         disturbed = noise(report)
         if disturbed:
             print(f"warning: {name}: {disturbed}", file=sys.stderr)
     if allowed is not None:
-        check_slower(found, allowed)
+        check_slower(comparisons, allowed)
 
 
 def _tell(name: str, done: int, total: int) -> None:

@@ -57,17 +57,17 @@ def compare(reports: Sequence[Report]) -> list[Comparison]:
     if len({report.settings.get("launch", "call") for report in reports}) > 1:
         raise InputError("some files were measured with --launch graph and others without; they do not compare.")
     files = [{(*row.layer, row.phase, row.provider): row for row in report.rows} for report in reports]
-    found = [
+    comparisons = [
         Comparison(row, [file[key].overhead if key in file else None for file in files])
         for key, row in files[0].items()
         if row.provider in OURS and any(key in other for other in files[1:])
     ]
-    if not found:
+    if not comparisons:
         raise InputError(
             "nothing to compare: no row of the first file (shape, rank, dtype, dropout, phase and provider "
             f"{' or '.join(OURS)}) is in another one. Measure with the same options."
         )
-    return found
+    return comparisons
 
 
 def check_slower(comparisons: Sequence[Comparison], allowed: float) -> None:
@@ -112,7 +112,7 @@ def parse_share(text: str) -> float:
     Raises:
         InputError: it is none.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?%", text.strip())
-    if not found:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?%", text.strip())
+    if not match:
         raise InputError(f"--fail-over {text!r}: write a percentage, for example 5%.")
-    return float(found[1]) / 100
+    return float(match[1]) / 100

@@ -91,12 +91,12 @@ def parse_shape(text: str) -> Shape:
     Raises:
         InputError: it is none.
     """
-    found = re.fullmatch(r"([1-9]\d*)[x×]([1-9]\d*)[x×]([1-9]\d*)", text.strip())
-    if not found:
+    match = re.fullmatch(r"([1-9]\d*)[x×]([1-9]\d*)[x×]([1-9]\d*)", text.strip())
+    if not match:
         raise InputError(
             f"shape {text!r}: write tokens x inputs x outputs (MxKxN), each at least 1, for example 512x2048x2048."
         )
-    m, k, n = map(int, found.groups())
+    m, k, n = map(int, match.groups())
     return Shape(m, k, n)
 
 

@@ -52,9 +52,9 @@ class Settings:
         """
         asked = {flag[2:].replace("-", "_"): default for flag, (_, default, _) in KERNELS.items()} | given
         device, preset = _device(asked["device"]), asked["preset"]
-        found = [parse_shape(shape) for shape in asked["shape"]]
-        if preset is not None or not found:
-            found = preset_shapes(preset or DEFAULT_PRESET, _whole("--tokens", asked["tokens"], 2**31)) + found
+        shapes = [parse_shape(shape) for shape in asked["shape"]]
+        if preset is not None or not shapes:
+            shapes = preset_shapes(preset or DEFAULT_PRESET, _whole("--tokens", asked["tokens"], 2**31)) + shapes
         providers, left_out = _providers(asked["providers"], device)
         sets, chosen = ["auto", *(instruction_sets() if device == "cpu" else ())], [asked["instruction_set"]]
         known = {dtype_name(dtype): dtype for dtype in DTYPES[device]}
@@ -66,7 +66,7 @@ class Settings:
             for item in _items("--dropout", asked["dropout"])
         ]
         return cls(
-            shapes=tuple(dict.fromkeys(found)),
+            shapes=tuple(dict.fromkeys(shapes)),
             ranks=_whole("--ranks", asked["ranks"], MAX_RANK),
             dropouts=tuple(dict.fromkeys(dropouts)),
             dtypes=tuple(known[name] for name in dtypes),

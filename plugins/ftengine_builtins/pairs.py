@@ -147,13 +147,13 @@ def judge_of(run: Run, name: str | None, options: Mapping[str, Any]) -> Verifier
     if not names and name is None and "function" in options:
         names = [Verifier.name]
     if len(names) != 1:
-        found = (
+        which = (
             f"evaluators {', '.join(names)} score"
             if names
             else f"{name or 'no evaluator of its recipe'} does not score"
         )
         raise InputError(
-            f"run {str(run.path)!r}: {found} answers by a function. Name one with --evaluator, or a function with "
+            f"run {str(run.path)!r}: {which} answers by a function. Name one with --evaluator, or a function with "
             "--function FILE.py:NAME."
         )
     judge: Verifier = run.registry.build(
@@ -190,8 +190,8 @@ def write_pairs(
     scored = list(scores_of(judge, rows, source, output.with_name(output.name + SCORES), resume=resume))
     made = [
         one
-        for (row, answers), found in zip(rows, scored, strict=True)
-        for one in rows_of(row, answers, found["scores"], found["outcomes"], kind, each)
+        for (row, answers), result in zip(rows, scored, strict=True)
+        for one in rows_of(row, answers, result["scores"], result["outcomes"], kind, each)
     ]
     report = reported(len(made), [answers for _, answers in rows], scored)
     if not made:
@@ -209,17 +209,17 @@ def write_pairs(
 def reported(rows: int, answers: Sequence[Sequence[Mapping[str, Any]]], scored: Sequence[Mapping[str, Any]]) -> Report:
     """Count what came of the answers to each prompt."""
     unsteady, outcomes = 0, [one["outcomes"] for one in scored]
-    for said, found in zip(answers, outcomes, strict=True):
-        judged = {(one["completion"], outcome == 1) for one, outcome in zip(said, found, strict=True)}
+    for said, own in zip(answers, outcomes, strict=True):
+        judged = {(one["completion"], outcome == 1) for one, outcome in zip(said, own, strict=True)}
         unsteady += len(judged) > len({text for text, _ in judged})
-    counts = [sum(found.count(outcome) for found in outcomes) for outcome in range(4)]
+    counts = [sum(own.count(outcome) for own in outcomes) for outcome in range(4)]
     return Report(
         rows,
         len(scored),
         sum(counts),
         counts[1],
-        sum(1 not in found for found in outcomes),
-        sum(set(found) == {1} for found in outcomes),
+        sum(1 not in one for one in outcomes),
+        sum(set(one) == {1} for one in outcomes),
         *counts[2:],
         unsteady,
         next((one["error"] for one in scored if one.get("error")), ""),

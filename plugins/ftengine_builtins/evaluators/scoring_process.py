@@ -113,8 +113,8 @@ def file_of(target: str) -> Path | None:
     place = target.rpartition(":")[0]
     if place.endswith(".py"):
         return Path(place)
-    found = importlib.util.find_spec(place)
-    return None if found is None or found.origin is None else Path(found.origin)
+    spec = importlib.util.find_spec(place)
+    return None if spec is None or spec.origin is None else Path(spec.origin)
 
 
 def functions_in(source: str) -> dict[str, tuple[list[str], list[str]]]:
@@ -123,7 +123,7 @@ def functions_in(source: str) -> dict[str, tuple[list[str], list[str]]]:
     Raises:
         SyntaxError: it is no Python.
     """
-    found = {}
+    parameters = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef):
             placed = [*node.args.posonlyargs, *node.args.args]
@@ -131,8 +131,8 @@ def functions_in(source: str) -> dict[str, tuple[list[str], list[str]]]:
             named = list(zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True))
             needed = [*placed[:cut], *(one for one, default in named if default is None)]
             optional = [*placed[cut:], *(one for one, default in named if default is not None)]
-            found[node.name] = [one.arg for one in needed], [one.arg for one in optional]
-    return found
+            parameters[node.name] = [one.arg for one in needed], [one.arg for one in optional]
+    return parameters
 
 
 def _function(target: str) -> Callable[..., Any]:
@@ -156,7 +156,7 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _told(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     where = traceback.extract_tb(error.__traceback__)[-1:]
     place = f" ({Path(where[0].filename).name}:{where[0].lineno})" if where else ""
     return f"{type(error).__name__}: {error}"[:LONGEST] + place
@@ -174,7 +174,7 @@ def main(target: str, seconds: float) -> None:
     try:
         function = _function(target)
     except BaseException as error:  # whatever the user's file raises
-        say(error=_told(error))
+        say(error=_message(error))
         return
     say()
     for line in sys.stdin:
@@ -183,7 +183,7 @@ def main(target: str, seconds: float) -> None:
         try:
             said = {"score": _number(function(asked["answer"], **asked["columns"]))}
         except BaseException as error:
-            said = {"error": _told(error)}
+            said = {"error": _message(error)}
         signal.setitimer(signal.ITIMER_REAL, 0)
         say(**said)
 

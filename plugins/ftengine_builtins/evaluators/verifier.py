@@ -190,8 +190,8 @@ class Verifier(WeightedEvaluator):
         """Return (n,) by metric."""
         passed = (numbers(rows["outcomes"]) == PASSED).sum(axis=1)
         n = self.config.samples
-        found = {f"pass_at_{k}": pass_at_k(n, k)[passed] for k in sorted(set(self.config.k))}
-        return found | ({"mean_score": mean_of_known(numbers(rows["scores"]))} if "mean_score" in self.metrics else {})
+        values = {f"pass_at_{k}": pass_at_k(n, k)[passed] for k in sorted(set(self.config.k))}
+        return values | ({"mean_score": mean_of_known(numbers(rows["scores"]))} if "mean_score" in self.metrics else {})
 
     def score_resamples(self, rows, weights):
         return dict(zip(self.metrics, means(weights, *self.by_metric(rows).values()).T, strict=True))
