@@ -89,7 +89,7 @@ def plan(
         raise InputError("--labels is for --parameters-only; a whole plan takes the labels from the data.")
     speed = network(processes, bandwidth, measure=measure and not parameters_only)
     recipe = Recipe.read(recipe_file, overrides)
-    announce(f"reading {recipe.model.source} and {recipe.data.train}")
+    announce(f"reading {recipe.model.source} and {recipe.data.train_name}")
     from ftengine.engine.count_parameters import count_parameters  # seconds, which a mistyped name need not wait for
     from ftengine.engine.fine_tune import plan as make_plan
 

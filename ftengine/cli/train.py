@@ -56,7 +56,7 @@ def train(recipe_file: str, overrides: tuple[str, ...], resume: bool, as_json: b
     with listening() as listener:
         listener.message(
             f"{recipe.strategy['name']} on {recipe.model.source}, task {recipe.task['name']}, "
-            f"data {recipe.data.train}, output {recipe.output}"
+            f"data {recipe.data.train_name}, output {recipe.output}"
         )
         with telling(listener, lambda: state_of(recipe.output, again)):
             from ftengine.engine.fine_tune import fine_tune  # seconds of imports, after the first line

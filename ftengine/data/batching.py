@@ -11,7 +11,12 @@ BUCKET_BATCHES = 256
 
 
 def epoch_batches(
-    lengths: np.ndarray, size: int, seed: int, epoch: int, shares: np.ndarray | None = None
+    lengths: np.ndarray,
+    size: int,
+    seed: int,
+    epoch: int,
+    shares: np.ndarray | None = None,
+    order: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """Shuffle examples into effective batches whose members have similar lengths.
 
@@ -23,12 +28,14 @@ def epoch_batches(
         size: examples an optimiser step, over all micro-batches and processes.
         epoch: 0, 1, ….
         shares: (examples,) probabilities by which as many as there are are drawn, with replacement; None: each once.
+        order: those of the epoch, already shuffled; None: as `shares` says.
 
     Returns:
         One index array a step, longest example first; the last one made may be smaller.
     """
     rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(lengths)) if shares is None else rng.choice(len(lengths), len(lengths), p=shares)
+    if order is None:
+        order = rng.permutation(len(lengths)) if shares is None else rng.choice(len(lengths), len(lengths), p=shares)
     batches = []
     for start in range(0, len(order), size * BUCKET_BATCHES):
         bucket = order[start : start + size * BUCKET_BATCHES]

@@ -18,13 +18,13 @@ from ftengine.api import Augmenter, Batch, Example, Features, Listener, Task, it
 from ftengine.data.augmentation import augment, mix
 from ftengine.data.batching import epoch_batches
 from ftengine.data.features import KeptFeatures, features_key, keep_features
+from ftengine.data.mixed import MixedRows, Mixture
 from ftengine.data.read import DataRows
-from ftengine.data.row_facts import RowFacts, in_parts, nothing_left
+from ftengine.data.row_facts import RowFacts, in_parts, nothing_left, whole
 from ftengine.data.row_hashes import identities, to_json
 from ftengine.data.split_columns import numbers_of
-from ftengine.errors import DataError, PluginError
-from ftengine.plugins.blame import named
-from ftengine.plugins.returned import described, wrong
+from ftengine.errors import DataError
+from ftengine.plugins.returned import wrong
 
 SHOWN_ROWS = 5
 PERCENTILES = (5, 25, 50, 75, 95, 99)
@@ -67,6 +67,7 @@ class EncodedSplit:
         standing: the epoch under which every batch is augmented (`under`); None: only where an epoch is asked for.
         kept: features of all rows; None where each is encoded again.
         shares: (examples,) probabilities by which an epoch draws its examples; None: it has each once.
+        mixture: the sources that they are of, where these are several.
     """
 
     rows: DataRows
@@ -94,13 +95,21 @@ class EncodedSplit:
     kept: KeptFeatures | None = None
     shares: np.ndarray | None = None
     facts: RowFacts = field(default_factory=RowFacts)
+    mixture: Mixture | None = None
 
     def __len__(self) -> int:
         return len(self.index)
 
     def epoch(self, size: int, seed: int, epoch: int) -> list[np.ndarray]:
         """Return the members of each effective batch of an epoch (`epoch_batches`)."""
-        return epoch_batches(self.lengths, size, seed, epoch, self.shares)
+        mixed = self.mixture if self.draws and self.shares is None else None
+        order = None if mixed is None else mixed.epoch(seed, epoch)
+        return epoch_batches(self.lengths, size, seed, epoch, self.shares, order)
+
+    @property
+    def draws(self) -> bool:
+        """Whether an epoch has some examples more often than others."""
+        return self.shares is not None or (self.mixture is not None and self.mixture.weighted)
 
     def sampled_evenly(self) -> EncodedSplit:
         """Return the same examples; an epoch draws each label as often (DataError: a row has not one label)."""
@@ -199,6 +208,7 @@ class EncodedSplit:
             augmenters=(),
             standing=None,
             shares=None,
+            mixture=None,
             duplicates=None if self.duplicates is None else self.duplicates[chosen],
             groups=None if self.groups is None else self.groups[chosen],
         )
@@ -232,7 +242,13 @@ class EncodedSplit:
             **self.facts.to_json(),
             "rows": len(np.unique(self.rows.before(self.index))),
             "content": self.content,
+            **({"sources": self._sources()} if self.mixture else {}),
         }
+
+    def _sources(self) -> list[dict[str, Any]]:
+        assert self.mixture is not None
+        assert isinstance(self.rows, MixedRows)
+        return self.mixture.told(self.rows, self.index, tokens=self.lengths, trained_tokens=self.weights)
 
 
 def _percentiles(lengths: np.ndarray, at: Sequence[int] = PERCENTILES) -> dict[str, int]:
@@ -333,6 +349,7 @@ def encode_split(
         largest=tuple(max(kept[["token", "row"]].tolist())),
         kept=features,
         facts=facts,
+        mixture=Mixture.make(rows, kept["row"]) if isinstance(rows, MixedRows) and name == "train" else None,
     )
 
 
@@ -344,7 +361,7 @@ def _numbers(rows: DataRows, kept: np.ndarray, task: Task, group: str | None, li
 
 def _encode(row: Example, task: Task, processor: Any, max_length: int | None) -> Features | DataError:
     try:
-        return _whole(task, task.encode(row, processor, max_length=max_length))
+        return whole(task, task.encode(row, processor, max_length=max_length))
     except DataError as error:
         return error
 
@@ -368,18 +385,6 @@ def _counted(
             skipped[i] = f"{rows.where(i)}: {found}"
         else:
             yield _counts(i, found)
-
-
-def _whole(task: Task, features: Any) -> Features:
-    """Return features as they are (PluginError: without what every task has to tell of an example)."""
-    wanted = "a dict with 'length', 'weight' and 'truncated', each a number"
-    if not isinstance(features, dict):
-        raise wrong(task, "encode", features, wanted)
-    for key in ("length", "weight", "truncated"):
-        if not isinstance(features.get(key), (int, float, np.number, np.bool_)):
-            had = f"whose {key!r} is {described(features[key])}" if key in features else f"without {key!r}"
-            raise PluginError(f"{named(task)}: encode() returned a dict {had}; it must return {wanted}.")
-    return features
 
 
 def _counts(row: int, features: Features) -> tuple[Any, ...]:

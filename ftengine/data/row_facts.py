@@ -11,7 +11,9 @@ import numpy as np
 
 from ftengine.api import Example, Features, Task, overrides
 from ftengine.data.read import DataRows
-from ftengine.errors import DataError
+from ftengine.errors import DataError, PluginError
+from ftengine.plugins.blame import named
+from ftengine.plugins.returned import described, wrong
 
 
 @dataclass
@@ -73,3 +75,15 @@ def nothing_left(name: str, rows: DataRows, counts: np.ndarray, reasons: Counter
         "columns, the task's max_length (virtual tokens count towards the model's limit) and which tokens the loss is "
         "on."
     )
+
+
+def whole(task: Task, features: Any) -> Features:
+    """Return features as they are (PluginError: without what every task has to tell of an example)."""
+    wanted = "a dict with 'length', 'weight' and 'truncated', each a number"
+    if not isinstance(features, dict):
+        raise wrong(task, "encode", features, wanted)
+    for key in ("length", "weight", "truncated"):
+        if not isinstance(features.get(key), (int, float, np.number, np.bool_)):
+            had = f"whose {key!r} is {described(features[key])}" if key in features else f"without {key!r}"
+            raise PluginError(f"{named(task)}: encode() returned a dict {had}; it must return {wanted}.")
+    return features

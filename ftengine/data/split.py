@@ -15,6 +15,7 @@ from ftengine.api import AuditedData, Task
 from ftengine.data.audit import to_audit
 from ftengine.data.distinct import Distinct
 from ftengine.data.leaks import describe, find_leaks, leaked
+from ftengine.data.mixed import mixed
 from ftengine.data.near import Near, find_near
 from ftengine.data.partition import folds, latest, partition
 from ftengine.data.read import DataRows, read_rows
@@ -112,7 +113,7 @@ def _divided(read: RowHashes, section: DataSection, task: Task, audited: bool, l
         kept = np.flatnonzero(~leaked(distinct, near, "train", held, groups))
         if not len(kept):
             raise DataError(
-                f"{section.train}: every row of training{', or its group,' if groups else ''} is also in "
+                f"{section.train_name}: every row of training{', or its group,' if groups else ''} is also in "
                 f"{' or '.join(held)}; data.leaks: drop leaves nothing to train on. Give other data to hold out."
             )
     data = None
@@ -129,9 +130,9 @@ def _divided(read: RowHashes, section: DataSection, task: Task, audited: bool, l
 
 
 def _read(section: DataSection, task: Task, seed: int, registry: Registry) -> RowHashes:
-    sources = {"train": section.train}
-    sources |= {name: part for name in ("validation", "test") if isinstance(part := getattr(section, name), str)}
-    splits = {name: read_for(source, section, task, registry) for name, source in sources.items()}
+    sources = {name: part for name in ("validation", "test") if isinstance(part := getattr(section, name), str)}
+    splits = {"train": _read_train(section, task, registry)}
+    splits |= {name: read_for(source, section, task, registry) for name, source in sources.items()}
     digests, targets = {}, {}
     for name, rows in splits.items():
         digests[name], targets[name] = fingerprints(rows, task, seed)
@@ -267,9 +268,30 @@ def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, DataRows], section
     )
 
 
-def read_for(source: str, section: DataSection, task: Task, registry: Registry | None = None) -> DataRows:
-    """Read a source as the recipe says (DataError, which names it: it cannot be, or the task lacks a column)."""
+def _read_train(section: DataSection, task: Task, registry: Registry) -> DataRows:
+    if isinstance(section.train, str):
+        return read_for(section.train, section, task, registry)
+    found = [
+        read_for(one.source, section, task, registry, {"reader": one.reader, "columns": one.columns})
+        for one in section.train
+    ]
+    return mixed(found, [one.weight for one in section.train if one.weight is not None])
+
+
+def read_for(
+    source: str,
+    section: DataSection,
+    task: Task,
+    registry: Registry | None = None,
+    own: Mapping[str, Any] = MappingProxyType({}),
+) -> DataRows:
+    """Read a source as the recipe says (DataError, which names it: it cannot be, or the task lacks a column).
+
+    Args:
+        own: its reader and columns, where it has some other than the recipe's for all.
+    """
     told: dict[str, Any] = {"reader": section.reader, "on_error": section.on_error, "columns": section.columns}
+    told |= {key: value for key, value in own.items() if value is not None}
     rows = read_rows(source, registry=registry, paths=task.file_columns, **told)
     try:
         task.check_columns(rows.columns)

@@ -120,7 +120,7 @@ def _trained(ready: ReadyTask, run: RunDirectory, train: DataRows) -> DataRows:
     """Return those of a run's training rows that it trained on."""
     examples, began = AuditResult.read(run).encoded["train"]["examples"], Environment.read(run).processes
     steps = plan_steps(examples, ready.recipe.train, began)
-    some = steps.total < steps.per_epoch or ready.recipe.train.sampling != "shuffle"
+    some = steps.total < steps.per_epoch or ready.recipe.train.sampling != "shuffle" or ready.recipe.data.weighted
     return trained_rows(ready.encode("train", train, quiet=True), steps, ready.recipe.seed) if some else train
 
 

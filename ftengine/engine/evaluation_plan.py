@@ -15,6 +15,7 @@ from ftengine.api import SAMPLES, Augmenter, AugmenterConfig, Evaluator, Task, o
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.augmentation_preview import sample_rows
 from ftengine.data.encoding import EncodedSplit
+from ftengine.data.mixed import SOURCE
 from ftengine.data.read import DataRows, read_rows
 from ftengine.data.row_hashes import to_json
 from ftengine.data.split import read_for
@@ -74,7 +75,7 @@ def without_leaks(split: EncodedSplit, trained_on: np.ndarray | None) -> tuple[E
 
 def trained_rows(train: EncodedSplit, steps: Steps, seed: int) -> DataRows:
     """Return the rows that a run trains on: fewer where it ends within its first epoch, or draws them."""
-    if train.shares is None and steps.total >= steps.per_epoch:
+    if not train.draws and steps.total >= steps.per_epoch:
         return train.rows
     epochs = (train.epoch(steps.batch, seed, epoch) for epoch in range(math.ceil(steps.total / steps.per_epoch)))
     members = np.unique(np.concatenate([*chain(*epochs)][: steps.total]))
@@ -214,7 +215,8 @@ def sample(count: int, limit: int | None, seed: int) -> np.ndarray:
 
 def _columns(ready: ReadyTask, split: EncodedSplit, lenient: bool) -> Iterator[str]:
     """Yield the columns that divide a split."""
-    for column in dict.fromkeys(ready.recipe.evaluation.slices):
+    several = [SOURCE] if SOURCE in split.rows.columns else []
+    for column in dict.fromkeys((*ready.recipe.evaluation.slices, *several)):
         if lenient and column not in split.rows.columns:
             ready.listener.message(f"{split.rows.source} has no column {column!r}, so there are no slices by it")
         else:

@@ -10,6 +10,7 @@ from ftengine.errors import RecipeError, naming
 from ftengine.parallel.sharding import require_sharding_support
 from ftengine.plugins.registry import AUTO, Factory, Registry
 from ftengine.run.recipe import Recipe
+from ftengine.run.recipe_sources import listed
 from ftengine.training.callbacks import Callbacks
 
 
@@ -57,8 +58,10 @@ class Experiment:
         registry.plugins.raise_if_broken()
         with naming(recipe.origin):
             experiment = cls._of(recipe, registry, listener)
-            if recipe.data.reader["name"] != AUTO:
-                registry.factory("reader", recipe.data.reader, "data.reader")
+            own = {f"data.train.{i}.reader": one.reader for i, one in enumerate(listed(recipe.data.train))}
+            for key, reader in {"data.reader": recipe.data.reader, **own}.items():
+                if reader is not None and reader["name"] != AUTO:
+                    registry.factory("reader", reader, key)
             for i, spec in enumerate(recipe.evaluate):
                 registry.build("evaluator", spec, f"evaluate.{i}")
                 if any(spec["name"] == other["name"] for other in recipe.evaluate[:i]):

@@ -13,6 +13,7 @@ from ftengine.api import Evaluator, Example, Labels, Listener, LoadedModel, Sile
 from ftengine.data.audit import run_audits
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.encoding import EncodedSplit, encode_split, unusable
+from ftengine.data.mixed import SOURCE
 from ftengine.data.read import DataRows
 from ftengine.data.split import Splits, make_splits
 from ftengine.data.unread import find_unread
@@ -63,7 +64,7 @@ class KnownTask:
     def used_columns(self) -> set[str]:
         """Columns of the user's rows that others than the task read."""
         data = self.recipe.data
-        own = {column for column in (data.split.column, data.group) if column is not None}
+        own = {column for column in (data.split.column, data.group, SOURCE) if column is not None}
         return {*self.recipe.evaluation.slices, *read_columns(self.evaluators()), *own}
 
     def group_column(self, rows: DataRows) -> str | None:
@@ -130,7 +131,7 @@ class ReadyTask(KnownTask):
         That is with `data.on_error: skip`, and only in what is divided: a file of its own keeps its good rows anyway.
         """
         data, named = self.recipe.data, splits.mapping()
-        parts = [rows for rows in named.values() if rows.source == data.train]
+        parts = [rows for rows in named.values() if rows.source == data.train_name]
         if data.on_error == "fail" or len(parts) == 1:
             return splits
         found = dict(chain(*(unusable(rows, self.task, self.processor, self.max_length) for rows in parts)))

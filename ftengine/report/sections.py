@@ -45,7 +45,7 @@ def heading(run: RunRecords) -> list[tuple[str, str]]:
         ("model", recipe.model.source),
         ("task", recipe.task["name"]),
         ("strategy", recipe.strategy["name"]),
-        ("data", recipe.data.train),
+        ("data", recipe.data.train_name),
         ("trained", f"{training.trainable_parameters:,} of {training.total_parameters:,} parameters"),
         ("training time", ", ".join(filter(None, (duration(training.seconds), rate)))),
         *([("phases", _phases(training.phases))] if training.phases else []),

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from ftengine.errors import RecipeError, load_yaml, near_file, text_of_file
 from ftengine.plugins.option_errors import explain
 from ftengine.plugins.registry import to_choose_from
-from ftengine.run.recipe_values import Bytes, Choice, Named, NamedList, Place, possible
+from ftengine.run.recipe_paths import found_beside
+from ftengine.run.recipe_sources import Sources, listed, name_of
+from ftengine.run.recipe_values import Bytes, Choice, HeldOut, Named, NamedList, Place, Text
 from ftengine.run.yaml_text import key_and_value, require_bounded
 
 
@@ -35,26 +35,6 @@ class ModelSection(_Section):
     loader: Named = Field({"name": "auto"}, description="auto takes the first loader that accepts the source")
     dtype: DType = Field("auto", description="dtype of frozen weights; auto follows train.precision")
 
-
-_SHARE = re.compile(r"(\d*[.,]?\d+) ?(%?)")
-
-
-def _held_out(value: Any, info: ValidationInfo) -> Any:
-    if isinstance(value, str) and (share := _SHARE.fullmatch(value.strip())):
-        fraction = float(share[1].replace(",", ".")) / (100 if share[2] else 1)
-        example = f", for example data.{info.field_name}: {fraction:g}" if 0 < fraction < 1 else ""
-        raise ValueError(f"write a share as a number between 0 and 1{example}")
-    if isinstance(value, bool) or value == "":
-        raise ValueError("write a fraction between 0 and 1, a file, or null")
-    if isinstance(value, (int, float)) and not 0 < value < 1:
-        raise ValueError("a fraction lies between 0 and 1 (exclusive)")
-    return possible(value) if isinstance(value, str) else value
-
-
-_Fraction = Annotated[float, Field(gt=0, lt=1)]
-_Text = Annotated[str, Field(min_length=1)]
-_File = Annotated[_Text, Field(json_schema_extra={"pattern": r"^(?!\s*\d*[.,]?\d+ ?%?\s*$)"})]  # "10%" is no file
-HeldOut = Annotated[float | str | None, BeforeValidator(_held_out, json_schema_input_type=_Fraction | _File | None)]
 
 By = Literal["random", "stratified", "group", "time"]
 
@@ -98,7 +78,10 @@ def _by(value: Any) -> Any:
 class DataSection(_Section):
     """Where examples come from and how they are split."""
 
-    train: Place = Field(description=".jsonl .json .csv .tsv .parquet .arrow .txt, a folder of images, or a hub id")
+    train: Sources = Field(
+        description=".jsonl .json .csv .tsv .parquet .arrow .txt, a folder of images, or a hub id; or several: "
+        "[{source, weight, reader, columns}, …], weight being a source's share of an epoch"
+    )
     reader: Named = Field({"name": "auto"}, description="auto takes the first reader that accepts the source")
     validation: HeldOut = Field(0.1, description="a fraction of train, a file, or null for none")
     test: HeldOut = Field(None, description="a fraction of train, a file, or null for none")
@@ -118,6 +101,16 @@ class DataSection(_Section):
     )
     on_error: Literal["fail", "skip"] = Field("fail", description="what to do with a malformed row")
     columns: dict[str, str] = Field({}, description="rename columns: {what the task expects: what the file has}")
+
+    @property
+    def train_name(self) -> str:
+        """The sources of training in words."""
+        return name_of(self.train)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether sources have weights."""
+        return any(one.weight is not None for one in listed(self.train))
 
     @property
     def group_column(self) -> str | None:
@@ -213,7 +206,7 @@ FurtherData = Annotated[
     FurtherExamples | None,
     BeforeValidator(
         lambda value: {"data": value} if isinstance(value, str) else value,
-        json_schema_input_type=_Text | FurtherExamples | None,
+        json_schema_input_type=Text | FurtherExamples | None,
     ),
 ]
 
@@ -284,6 +277,12 @@ class Recipe(_Section):
         return self._beside
 
     @model_validator(mode="after")
+    def _one_way_to_draw(self) -> Recipe:
+        if self.train.sampling == "balanced" and self.data.weighted:
+            raise ValueError("train.sampling is balanced, and sources have weights; take one of them out")
+        return self
+
+    @model_validator(mode="after")
     def _something_to_stop_on(self) -> Recipe:
         if self.train.early_stopping is not None and self.data.validation is None:
             raise ValueError("train.early_stopping needs a validation split; set data.validation, or take it out")
@@ -303,7 +302,7 @@ class Recipe(_Section):
             RecipeError: the file is missing, is no YAML mapping, or a key or value is wrong.
         """
         path = Path(path)
-        content, beside = _beside(path, apply_overrides(_content(path), overrides))
+        content, beside = found_beside(path, apply_overrides(_content(path), overrides))
         origin = " ".join([str(path), *(["with"] if overrides else []), *(f"--set {one}" for one in overrides)])
         recipe = cls.make(content, origin=origin)
         recipe._beside, recipe._origin = beside, origin
@@ -355,31 +354,6 @@ def _content(path: Path) -> dict[str, Any]:
             f"--data {path}` makes a recipe."
         )
     return content
-
-
-PATHS = ("model.source", "data.train", "data.validation", "data.test", "evaluation.forgetting", "evaluation.refusal")
-"""Keys of files that may lie beside the recipe."""
-
-
-def _beside(recipe: Path, content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Look in a recipe's folder for what its paths do not find from here; a run's own recipe needs no such look.
-
-    Returns the content with such paths as seen from here, and those paths by key.
-    """
-    folder, beside = recipe.parent, dict[str, str]()
-    if folder.resolve() == Path.cwd() or (folder / "environment.json").exists():
-        return content, beside
-    for key in PATHS:
-        section, name = key.split(".")
-        place = content.get(section)
-        if isinstance(place, dict) and isinstance(place.get(name), dict):
-            place, name = place[name], "data"
-        value = place.get(name) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or not isinstance(value, str) or not value or "://" in value:
-            continue
-        if not os.path.exists(os.path.expanduser(value)) and os.path.exists(folder / value):
-            place[name] = beside[key] = str(folder / value)
-    return content, beside
 
 
 def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, ValidationInfo, WithJsonSchema
 
 
 def _named(value: Any) -> Any:
@@ -49,3 +50,24 @@ _TEXT = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?[KMGTkmgt]?i?[bB]?$"
 _NUMBER = {"type": "integer", "exclusiveMinimum": 0}
 Bytes = Annotated[ByteSize, Field(gt=0), WithJsonSchema({"anyOf": [_TEXT, _NUMBER]})]
 """A number of bytes, or text such as "6 GB" or "5.5GiB"."""
+
+_SHARE = re.compile(r"(\d*[.,]?\d+) ?(%?)")
+
+
+def _held_out(value: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, str) and (share := _SHARE.fullmatch(value.strip())):
+        fraction = float(share[1].replace(",", ".")) / (100 if share[2] else 1)
+        example = f", for example data.{info.field_name}: {fraction:g}" if 0 < fraction < 1 else ""
+        raise ValueError(f"write a share as a number between 0 and 1{example}")
+    if isinstance(value, bool) or value == "":
+        raise ValueError("write a fraction between 0 and 1, a file, or null")
+    if isinstance(value, (int, float)) and not 0 < value < 1:
+        raise ValueError("a fraction lies between 0 and 1 (exclusive)")
+    return possible(value) if isinstance(value, str) else value
+
+
+_Fraction = Annotated[float, Field(gt=0, lt=1)]
+Text = Annotated[str, Field(min_length=1)]
+_File = Annotated[Text, Field(json_schema_extra={"pattern": r"^(?!\s*\d*[.,]?\d+ ?%?\s*$)"})]  # "10%" is no file
+HeldOut = Annotated[float | str | None, BeforeValidator(_held_out, json_schema_input_type=_Fraction | _File | None)]
+"""A part of the data that is held out: a fraction, a file, or none."""

@@ -1,0 +1,149 @@
+"""Rows of several sources as one, and the order in which an epoch takes them by their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ftengine.data.cache import BATCH_ROWS, SHOWN_SKIPS
+from ftengine.data.read import DataRows
+from ftengine.errors import DataError
+from ftengine.run.records import Skipped
+
+SOURCE = "data_source"
+"""The column that says which of several sources a row is of."""
+_OF, _ROW = "source", "row"
+
+
+@dataclass(frozen=True)
+class MixedRows(DataRows):
+    """Rows of several sources, one source after another; `dataset` has for each its source's number and its row's.
+
+    Args:
+        sources: what was read of each.
+        weights: each source's share of an epoch, relative to the others'; () where an epoch has each row once.
+    """
+
+    sources: tuple[DataRows, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    @property
+    def of(self) -> np.ndarray:
+        """(rows,) the number of each row's source."""
+        return self._places[_OF]
+
+    @cached_property
+    def _places(self) -> dict[str, np.ndarray]:
+        return self.dataset.with_format("numpy")[:]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for start in range(0, len(self), BATCH_ROWS):
+            of, rows = (self._places[name][start : start + BATCH_ROWS] for name in (_OF, _ROW))
+            found = {int(n): iter(self.sources[n].select(rows[of == n])) for n in np.unique(of)}
+            for number, n in enumerate(of.tolist(), start):
+                yield self._named(n, next(found[n])) | self._part(number)
+
+    def _row(self, stored: dict[str, Any]) -> dict[str, Any]:
+        return self._named(stored[_OF], self.sources[stored[_OF]][stored[_ROW]])
+
+    def _named(self, n: int, row: dict[str, Any]) -> dict[str, Any]:
+        return {**self._blank, **row, SOURCE: self.sources[n].source}
+
+    def where(self, index: int) -> str:
+        """Return the place of a row, in its own source."""
+        return self.sources[self.of[int(index)]].where(int(self._places[_ROW][int(index)]))
+
+
+def mixed(sources: Sequence[DataRows], weights: Sequence[float]) -> MixedRows:
+    """Return rows of several sources as one (DataError: one has a column of the name that tells sources apart)."""
+    from datasets import Dataset
+
+    for rows in sources:
+        if SOURCE in rows.columns:
+            told = f"{rows.source} has a column {SOURCE!r}, by which rows of several sources are told apart"
+            raise DataError(f"{told}. Rename the column.")
+    sizes = [len(rows) for rows in sources]
+    dataset = Dataset.from_dict(
+        {_OF: np.repeat(np.arange(len(sizes)), sizes), _ROW: np.concatenate([np.arange(size) for size in sizes])}
+    )
+    first = tuple(one for rows in sources for one in rows.skipped.first)[:SHOWN_SKIPS]
+    return MixedRows(
+        dataset,
+        " + ".join(rows.source for rows in sources),
+        {column: column for column in (*(column for rows in sources for column in rows.columns), SOURCE)},
+        Skipped(count=sum(rows.skipped.count for rows in sources), first=first),
+        note="; ".join(f"has {rows.source}, which {rows.note}" for rows in sources if rows.note),
+        hint="".join(dict.fromkeys(rows.hint for rows in sources)),
+        sources=tuple(sources),
+        weights=tuple(weights),
+    )
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The examples of several sources, and how many of each an epoch takes.
+
+    Args:
+        of: (examples,) the number of each example's source.
+        sizes, counts: for each source how many examples it has, and how many an epoch takes of them.
+    """
+
+    of: np.ndarray
+    sizes: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def make(cls, rows: MixedRows, index: np.ndarray) -> Mixture:
+        """Divide an epoch, of as many examples as there are, by the weights (DataError: a source has no example)."""
+        of = rows.of[index]
+        sizes = np.bincount(of, minlength=len(rows.sources))
+        if not sizes.all():
+            source = rows.sources[int(np.argmin(sizes))].source
+            raise DataError(f"nothing of {source} is left to train on. Take it out of data.train.")
+        if not rows.weights:
+            return cls(of, sizes, sizes)
+        exact = np.array(rows.weights) / sum(rows.weights) * len(of)
+        counts = np.floor(exact).astype(int)
+        counts[np.argsort(counts - exact, kind="stable")[: len(of) - counts.sum()]] += 1  # the largest remainders
+        return cls(of, sizes, counts)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether an epoch is another than each example once."""
+        return bool((self.sizes != self.counts).any())
+
+    def epoch(self, seed: int, epoch: int) -> np.ndarray:
+        """Return the examples of an epoch in order, a function of the arguments.
+
+        Each source is gone through in a new order again and again, from where the epoch before came to, so that no
+        example of it comes more than once more often than another.
+        """
+        drawn = []
+        for n, (size, count) in enumerate(zip(self.sizes.tolist(), self.counts.tolist(), strict=True)):
+            members, at, end = np.flatnonzero(self.of == n), epoch * count, (epoch + 1) * count
+            while at < end:
+                round_, begin = divmod(at, size)
+                order = np.random.default_rng([seed, n, round_]).permutation(size)
+                taken = order[begin : begin + end - at]
+                drawn.append(members[taken])
+                at += len(taken)
+        found = np.concatenate(drawn)
+        return found[np.random.default_rng([seed, epoch]).permutation(len(found))]
+
+    def told(self, rows: MixedRows, index: np.ndarray, **counted: np.ndarray) -> list[dict[str, Any]]:
+        """Return of each source its rows, its examples, what is counted of these, and how often an epoch has one."""
+        return [
+            {
+                "source": source.source,
+                "rows": len(np.unique(rows.before(index[self.of == n]))),
+                "examples": int(self.sizes[n]),
+                **{name: int(values[self.of == n].sum()) for name, values in counted.items()},
+                "weight": rows.weights[n] if rows.weights else None,
+                "an_epoch": int(self.counts[n]),
+            }
+            for n, source in enumerate(rows.sources)
+        ]

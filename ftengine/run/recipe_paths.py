@@ -1,0 +1,44 @@
+"""Paths of a recipe that lie beside it and not in the working directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+PATHS = ("model.source", "data.train", "data.validation", "data.test", "evaluation.forgetting", "evaluation.refusal")
+"""Keys of files that may lie beside the recipe."""
+
+
+def found_beside(recipe: Path, content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Look in a recipe's folder for what its paths do not find from here; a run's own recipe needs no such look.
+
+    Returns the content with such paths as seen from here, and those paths by key.
+    """
+    folder, beside = recipe.parent, dict[str, str]()
+    if folder.resolve() == Path.cwd() or (folder / "environment.json").exists():
+        return content, beside
+    found = list[tuple[str, Any, Any]]()
+    for key in PATHS:
+        section, name = key.split(".")
+        place = content.get(section)
+        if isinstance(place, dict) and isinstance(place.get(name), dict):
+            place, name = place[name], "data"
+        found.append((key, place, name))
+        train = _in_list(place.get(name)) if key == "data.train" and isinstance(place, dict) else []
+        found += [(f"{key}.{i}", holder, at) for i, (holder, at) in enumerate(train)]
+    for key, place, name in found:
+        value = place[name] if isinstance(place, list) else place.get(name) if isinstance(place, dict) else None
+        if not isinstance(value, str) or not value or "://" in value:
+            continue
+        if not os.path.exists(os.path.expanduser(value)) and os.path.exists(folder / value):
+            place[name] = beside[key] = str(folder / value)
+    return content, beside
+
+
+def _in_list(train: Any) -> list[tuple[Any, Any]]:
+    """Return where in a recipe's `data.train`, as it is written, paths stand: (mapping or list, key)."""
+    if not isinstance(train, list):
+        return []
+    of = [(train, i) if isinstance(one, str) else (one, "source") for i, one in enumerate(train)]
+    return [(holder, key) for holder, key in of if isinstance(holder, (list, dict))]
