@@ -111,6 +111,11 @@ class EncodedSplit:
         """Whether an epoch has some examples more often than others."""
         return self.shares is not None or (self.mixture is not None and self.mixture.weighted)
 
+    def mixed(self) -> EncodedSplit:
+        """Return the same examples; an epoch takes of each source its share, where they are of several."""
+        several = isinstance(self.rows, MixedRows)
+        return replace(self, mixture=Mixture.make(self.rows, self.index)) if several else self  # type: ignore[arg-type]
+
     def sampled_evenly(self) -> EncodedSplit:
         """Return the same examples; an epoch draws each label as often (DataError: a row has not one label)."""
         labels = [self.task.view(self.rows[int(row)]).labels for row in self.index]
@@ -349,7 +354,6 @@ def encode_split(
         largest=tuple(max(kept[["token", "row"]].tolist())),
         kept=features,
         facts=facts,
-        mixture=Mixture.make(rows, kept["row"]) if isinstance(rows, MixedRows) and name == "train" else None,
     )
 
 

@@ -119,6 +119,7 @@ class ReadyTask(KnownTask):
             seed=self.recipe.seed,
             group=None if name == "train" else self.group_column(rows),
         )
+        split = split.mixed() if name == "train" else split
         if name == "train" and self.recipe.train.sampling == "balanced":
             split = split.sampled_evenly()
         if self.skeleton is not None:

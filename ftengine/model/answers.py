@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from ftengine.api.conversation import Conversation, Message, ToolCall
 from ftengine.errors import DataError
-from ftengine.model.chat import render
+from ftengine.model.chat import call_form, render
+from ftengine.model.written_calls import call_of, calls_in
 
 OPENED = re.compile(r"<think>\s*$")
 """The end of a prompt that opens the answer's thought."""
 _BLOCK = re.compile(r"\s*(?:<think>)?(.*?)</think>\s*", re.DOTALL)
 _CHANNEL = re.compile(r"\s*<\|channel\|>analysis<\|message\|>(.*?)(?:<\|end\|>(?:<\|start\|>assistant)?|$)", re.DOTALL)
+_JSON = json.JSONDecoder()
 _FINAL = "<|channel|>final<|message|>"
 """OpenAI's harmony format, in which thoughts and answers go through channels."""
 
@@ -31,6 +34,46 @@ def read_answer(processor: Any, ids: Sequence[int], *, opened: bool = False) -> 
         return "", processor.decode(ids, skip_special_tokens=True)
     thought, rest = (match[1], written[match.end() :]) if match else ("", written)
     return _without_special(processor, thought).strip(), _without_special(processor, rest.removeprefix(_FINAL))
+
+
+def read_calls(processor: Any, ids: Sequence[int]) -> list[ToolCall]:
+    """Return the calls of tools in what a chat model wrote, behind its thought.
+
+    They are sought in the form of the model's template, then as Hermes and Qwen write them, then as JSON alone.
+    """
+    written = processor.decode(ids, skip_special_tokens=False).rpartition("</think>")[2]
+    if (form := call_form(processor)) and (found := _in_form(*form, written)):
+        return found
+    plain = _without_special(processor, written).strip()
+    marked = calls_in(plain)
+    return list(marked[1]) if marked else _json_alone(plain)
+
+
+def _in_form(form: re.Pattern[str], closing: str, written: str) -> list[ToolCall]:
+    """Return calls in a template's form, whose name a pattern finds and whose arguments begin where it ends."""
+    found = []
+    for match in form.finditer(written):
+        try:
+            arguments, end = _JSON.raw_decode(written, match.end())
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(arguments, dict) and "".join(written[end:].split()).startswith(closing):
+            found.append(ToolCall(match[1], json.dumps(arguments, ensure_ascii=False)))
+    return found
+
+
+def _json_alone(text: str) -> list[ToolCall]:
+    """Return the calls of a text that is one in JSON, or several with semicolons or in a list; [] where it is none."""
+    parts, at = list[Any](), 0
+    try:
+        while at < len(text):
+            value, end = _JSON.raw_decode(text, at)
+            parts += value if isinstance(value, list) else [value]
+            at = end + len(text[end:]) - len(text[end:].lstrip(" ;,\n"))
+    except (ValueError, RecursionError):
+        return []
+    calls = [call_of(json.dumps(part)) for part in parts]
+    return [] if None in calls else calls  # type: ignore[return-value]
 
 
 def _without_special(processor: Any, text: str) -> str:

@@ -240,6 +240,40 @@ def _with_calls(processor: Any, form: _Form) -> _Form:
     return replace(form, calls=False)
 
 
+def call_form(processor: Any) -> tuple[re.Pattern[str], str] | None:
+    """Return a pattern of what a template writes of a call up to its arguments, with the name as group 1, and brackets.
+
+    These close what is opened in front of the arguments. None where it writes no calls, or their arguments first.
+    """
+
+    def find() -> tuple[re.Pattern[str], str] | None:
+        form = _form(processor)
+        call = ToolCall("ZqTool", '{"ZqKey": "ZqValue"}', "ZqCall00x")
+        asked = Conversation((_ASKED, Message("assistant", "", calls=(call,))))
+        written = _try(processor, asked, form)
+        prompt = _applied(processor, asked, asked.messages[:1], form, prompt=True) if written else ""
+        before, _, after = written.removeprefix(prompt).partition("ZqTool")
+        between, key, rest = after.partition("{")
+        if not key or '"ZqKey"' not in rest or "ZqCall00x" in between:
+            return None
+        begins = before.rpartition("\n")[2][-_BEGINNING:]
+        ends = re.match(r"[\s}\])]*", rest.partition("}")[2])
+        pattern = re.compile(rf"{_spaced(begins)}([^\s\"'<>|{{}}()]+){_spaced(between)}(?={{)")
+        return pattern, "".join(ends[0].split()) if ends else ""
+
+    found: tuple[re.Pattern[str], str] | None = _known(processor, "call form", find)
+    return found
+
+
+_BEGINNING = 24
+"""Characters in front of a function's name by which a call is known."""
+
+
+def _spaced(text: str) -> str:
+    """Return a pattern of a text, with white space of any kind where it has some and none needed."""
+    return r"\s*".join(re.escape(part) for part in re.split(r"\s+", text))
+
+
 def writes_tools(processor: Any, conversation: Conversation) -> bool:
     """Say whether the template tells the model which tools a row offers; some leave that to a system message."""
     return not conversation.tools or _known(

@@ -6,7 +6,7 @@ from ftengine_builtins.audits.conversations import Conversations
 from ftengine_builtins.audits.encoded import Lengths, UnknownTokens, UnreadKeys
 from ftengine_builtins.audits.label_noise import LabelNoise
 from ftengine_builtins.audits.languages import Languages
-from ftengine_builtins.audits.mixture import Mixture
+from ftengine_builtins.audits.several_sources import SeveralSources
 from ftengine_builtins.audits.sources import Duplicates, Leaks, Reading
 from ftengine_builtins.audits.texts import Mojibake, Oddities, PersonalData
 
@@ -19,11 +19,11 @@ __all__ = [
     "Languages",
     "Leaks",
     "Lengths",
-    "Mixture",
     "Mojibake",
     "Oddities",
     "PersonalData",
     "Reading",
+    "SeveralSources",
     "UnknownTokens",
     "UnreadKeys",
 ]

@@ -25,7 +25,7 @@ from ftengine.api import (
 )
 from ftengine.errors import DataError, RecipeError
 from ftengine.model import Criterion, has_template, read_answer, render, with_system
-from ftengine.model.answers import OPENED
+from ftengine.model.answers import OPENED, read_calls
 from ftengine.model.generation import GenerationOptions, generate, made_to_fit, stop_tokens
 from ftengine.model.tokens import (
     IGNORED,
@@ -38,7 +38,7 @@ from ftengine.model.tokens import (
     prompt_tokens,
     unknown_in,
 )
-from ftengine.model.turns import Written, answers, turn, turn_end, write
+from ftengine.model.turns import Written, answers, turn_end, write
 from ftengine_builtins.layouts import recognised
 from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.chat_counts import LAYOUT, counts_of, kind_of
@@ -47,10 +47,12 @@ from ftengine_builtins.tasks.language_rows import (
     Asked,
     as_text,
     beginning_of,
+    calls_json,
     last_question,
     question_of,
     read_row,
     read_text,
+    reference_of,
     shape_of,
     why_untrained,
 )
@@ -115,6 +117,7 @@ class CausalLM(GenerativeTask):
     head = "causal-lm"
     Config = CausalLMConfig
     ahead = 1
+    generates = GenerativeTask.generates | {"calls", "reference_calls"}
 
     def __init__(self, config: CausalLMConfig | None = None) -> None:
         from ftengine.model.packing import Packer
@@ -215,12 +218,15 @@ class CausalLM(GenerativeTask):
             ]
         asked = [self._asked(row, loaded, anew=True) for row in rows]
         answered = self._complete(loaded, asked, [one.ids for one in asked], chosen)
-        return [{"completion": text, **({"thought": thought} if thought else {})} for thought, text in answered]
+        return [{"completion": text, **({"thought": thought} if thought else {})} for thought, text, _ in answered]
 
     def generate(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[Prediction]:
-        """Return {"prompt", "completion", "reference"} for each row: what was asked, answered and to be answered.
+        """Return what was asked, answered and to be answered for each row: {"prompt", "completion", "reference"}.
+
+        In a chat also "calls" and "reference_calls", JSON lists of {"name", "arguments"}; the latter is None where the
+        row neither offers tools nor calls one.
 
         Of a conversation that is the assistant's last turn, of a text the second half of its tokens, in answer to
         what stands before. The reference is None where a row has nothing to be answered. Options are those of
@@ -230,18 +236,19 @@ class CausalLM(GenerativeTask):
         asked = [self._asked(row, loaded) for row in rows]
         prompts, chosen = made_to_fit(loaded, [one.ids for one in asked], GenerationOptions.read(options))
         pairs = zip(self._complete(loaded, asked, prompts, chosen), asked, strict=True)
-        return [{"prompt": one.prompt, "completion": text, "reference": one.reference} for (_, text), one in pairs]
+        return [one.told(text, calls) for (_, text, calls), one in pairs]
 
     def _complete(
         self, loaded: LoadedModel, asked: Sequence[Asked], prompts: Sequence[list[int]], chosen: GenerationOptions
-    ) -> list[tuple[str, str]]:
-        """Return a thought and a text for each prompt."""
+    ) -> list[tuple[str, str, str]]:
+        """Return a thought, a text and the calls in it for each prompt."""
         processor, samples, written = loaded.processor, [one.sample for one in asked], []
         for one, ids in zip(
             asked, generate(loaded, prompts, chosen, stop_tokens(loaded), samples) if asked else [], strict=True
         ):
             plain = "", processor.decode(ids, skip_special_tokens=True)
-            written.append(read_answer(processor, ids, opened=one.opened) if one.chat else plain)
+            said = read_answer(processor, ids, opened=one.opened) if one.chat else plain
+            written.append((*said, calls_json(read_calls(processor, ids)) if one.chat else "[]"))
         return written
 
     def prompt(self, row: Example, loaded: LoadedModel) -> Prompt:
@@ -354,21 +361,15 @@ class CausalLM(GenerativeTask):
                 written = write(processor, conversation, self._trained(conversation))
                 replies = [one.last for one in written][: example[PART] + 1] or replies
             upto = replies[-1] if replies else len(messages)
-            reference = self._reference(processor, conversation, upto) if replies else None
+            reference = reference_of(processor, conversation, upto) if replies else None
         shown = [f"{message.role}: {message.text}" for message in messages[:upto]]
         prompt = messages[0].text if upto == 1 else "\n".join(shown)
         text = render(processor, conversation, upto=upto, prompt=True)
         ids = prompt_tokens(processor, text, loaded.max_length)
         opened, sample = bool(OPENED.search(text)), example.get(SAMPLE, 0)
-        return Asked(ids, prompt, reference, True, opened, messages[:upto], sample)
-
-    def _reference(self, processor: Any, conversation: Conversation, k: int) -> str:
-        """Return what message k is to be answered with: its text, and calls as the template writes them."""
-        if not conversation.messages[k].calls:
-            return conversation.messages[k].text
-        served = turn(processor, conversation, k)
-        ids = prompt_tokens(processor, served.text[served.start : served.end], None)
-        return read_answer(processor, ids, opened=bool(OPENED.search(served.text[: served.start])))[1]
+        due = messages[upto].calls if upto < len(messages) and not anew else ()
+        calls = calls_json(due) if due or (conversation.tools and reference is not None) else None
+        return Asked(ids, prompt, reference, True, opened, messages[:upto], sample, calls)
 
     def _as_read(self, example: Example, processor: Any) -> Example:
         """Return a row; without a chat template, a question with its answer as prompt and completion."""

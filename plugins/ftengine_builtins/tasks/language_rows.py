@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ftengine.api import Conversation, Example, Message, Recognised, View
+from ftengine.api import Conversation, Example, Message, Recognised, ToolCall, View
 from ftengine.errors import DataError, shown
-from ftengine.model import read_conversation
+from ftengine.model import read_answer, read_conversation
+from ftengine.model.tokens import prompt_tokens
+from ftengine.model.turns import turn
 from ftengine.text import comparable
 from ftengine_builtins.layouts import COLUMNS, PREFERENCES, is_question, normal, recognised
 from ftengine_builtins.tasks.recognising import LABELS, first_of, renamed
@@ -290,6 +293,7 @@ class Asked:
         chat, opened: whether that is in the chat template, and this has begun the answer's thought.
         messages: of a chat, those before the answer.
         sample: the number of the answer, where there are several.
+        calls: of tools that are due, as `calls_json` has them; None where it is no matter of calling.
     """
 
     ids: list[int]
@@ -299,6 +303,26 @@ class Asked:
     opened: bool = False
     messages: tuple[Message, ...] = ()
     sample: int = 0
+    calls: str | None = None
+
+    def told(self, text: str, calls: str) -> dict[str, Any]:
+        """Return what was asked, answered with a text and the calls in it, and to be answered."""
+        asked = {"prompt": self.prompt, "reference": self.reference, "reference_calls": self.calls}
+        return {**asked, "completion": text, "calls": calls}
+
+
+def reference_of(processor: Any, conversation: Conversation, k: int) -> str:
+    """Return what message k is to be answered with: its text, and calls as the template writes them."""
+    if not conversation.messages[k].calls:
+        return conversation.messages[k].text
+    served = turn(processor, conversation, k)
+    ids = prompt_tokens(processor, served.text[served.start : served.end], None)
+    return read_answer(processor, ids, opened=served.opened)[1]
+
+
+def calls_json(calls: Sequence[ToolCall]) -> str:
+    """Return calls as a JSON list of {"name", "arguments"}."""
+    return json.dumps([{"name": call.name, "arguments": json.loads(call.arguments)} for call in calls])
 
 
 def question_of(conversation: Conversation) -> int:

@@ -9,10 +9,10 @@ OFTEN = 4
 """Times an epoch has each example of a source, from which it is an alarm: as many epochs on the same rows."""
 
 
-class Mixture(Audit):
+class SeveralSources(Audit):
     """Several sources of training: what each has, and what an epoch repeats or leaves out."""
 
-    name = "mixture"
+    name = "several-sources"
 
     def examine(self, data: AuditedData) -> Iterator[Finding | Display]:
         sources = data.encoded["train"].get("sources", ())

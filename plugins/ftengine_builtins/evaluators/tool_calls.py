@@ -1,0 +1,114 @@
+"""Whether a model calls the tools that it should, and with what."""
+
+import json
+import math
+from collections import Counter
+
+import numpy as np
+from pydantic import Field
+
+from ftengine import api
+from ftengine.api import ExampleScores
+from ftengine_builtins.evaluators.base import WeightedEvaluator, share
+from ftengine_builtins.evaluators.weighted import known, mean_of_known, means, trials_of_means
+
+DUE = ("call_parses", "right_function", "right_call", "exact_call")
+UNDUE = "no_call_when_none_due"
+
+
+class ToolCalls(WeightedEvaluator):
+    """Calls of tools in answers against those of the data: whether they parse, and call the same with the same.
+
+    What is measured is the answer to each row's last turn of the assistant. Where that calls tools, an answer is right
+    if it makes the same calls, no more and no fewer, in whatever order, with arguments that are equal as JSON: the
+    order of keys does not matter, and 1 equals 1.0, but text does not equal a number, and an argument that could be
+    left out is missed. Where it calls none and the row offers tools, an answer is right without a call. Calls are read
+    in the form of the model's chat template, in Hermes's and Qwen's <tool_call>, and as a JSON object alone, as Llama
+    3.1 writes them.
+    """
+
+    name = "tool-calls"
+
+    class Config(api.Config):
+        max_new_tokens: int = Field(256, ge=1, description="longest answer in tokens")
+
+    reads = frozenset({"calls", "reference_calls"})
+    metrics = {  # noqa: RUF012
+        "right_call": share(
+            "right calls", "Share of the answers due to call tools that make the same calls as the data.", primary=True
+        ),
+        "exact_call": share(
+            "exact calls", "Of these, the share with the same calls in the same order, arguments written alike."
+        ),
+        "right_function": share(
+            "right functions", "Share of the answers due to call tools that call the same functions as often."
+        ),
+        "call_parses": share("calls that parse", "Share of the answers due to call tools in which a call can be read."),
+        UNDUE: share("no call when none is due", "Share of the answers not due to call a tool that call none."),
+    }
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.generation = {"max_new_tokens": self.config.max_new_tokens}
+
+    def keep(self, prediction):
+        """Return each figure's value, nan where it does not apply, and how many calls were due and made."""
+        wanted, made = prediction["reference_calls"], json.loads(prediction["calls"])
+        nothing = dict.fromkeys((*DUE, UNDUE, "calls_due", "calls_made"), math.nan)
+        if wanted is None:
+            return nothing
+        wanted = json.loads(wanted)
+        counts = {"calls_due": float(len(wanted)), "calls_made": float(len(made))}
+        if not wanted:
+            return {**nothing, UNDUE: float(not made), **counts}
+        names = [Counter(call["name"] for call in calls) for calls in (wanted, made)]
+        return {
+            **nothing,
+            "call_parses": float(bool(made)),
+            "right_function": float(names[0] == names[1]),
+            "right_call": float(same_calls(wanted, made)),
+            "exact_call": float(json.dumps(wanted) == json.dumps(made)),
+            **counts,
+        }
+
+    def score_resamples(self, rows, weights):
+        names = (*DUE, UNDUE)
+        return dict(zip(names, means(weights, *(rows[name] for name in names)).T, strict=True))
+
+    def trials(self, rows):
+        return trials_of_means(rows, self.metrics)
+
+    def score_examples(self, rows):
+        """Score, and take for right, the same calls, or none where none is due."""
+        right = np.where(np.isnan(rows["right_call"]), rows[UNDUE], rows["right_call"])
+        return ExampleScores(right, right)
+
+    def details(self, rows, estimate):
+        """Yield how many answers are due to call tools and how many are not, and calls an answer due to make some."""
+        due = ~np.isnan(rows["right_call"])
+        yield "with_calls", int(due.sum())
+        yield "without_calls", int((~np.isnan(rows[UNDUE])).sum())
+        for name in ("calls_due", "calls_made"):
+            yield name, known(mean_of_known(np.where(due, rows[name], np.nan)))
+
+
+def same_calls(wanted, made):
+    """Say whether two lists hold the same calls in whatever order; true and 1 are not the same."""
+    left = list(made)
+    for call in wanted:
+        found = next((other for other in left if typed(other) == typed(call)), None)
+        if found is None:
+            return False
+        left.remove(found)
+    return not left
+
+
+def typed(value):
+    """Return a JSON value in which true differs from 1, and 1 does not from 1.0."""
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [typed(item) for item in value]
+    return ("text", value) if isinstance(value, str) else value
