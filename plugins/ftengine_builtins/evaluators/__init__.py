@@ -10,7 +10,7 @@ from ftengine_builtins.evaluators.ranking import Reranking, Retrieval, Triplets
 from ftengine_builtins.evaluators.refusal import Refusal
 from ftengine_builtins.evaluators.regression import Regression
 from ftengine_builtins.evaluators.similarity import Similarity
-from ftengine_builtins.evaluators.tool_calls import ToolCalls
+from ftengine_builtins.evaluators.tool_use import ToolUse
 from ftengine_builtins.evaluators.verifier import Verifier
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "Reranking",
     "Retrieval",
     "Similarity",
-    "ToolCalls",
+    "ToolUse",
     "Triplets",
     "Verifier",
 ]

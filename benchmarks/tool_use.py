@@ -1,10 +1,10 @@
-"""Tune a small model to call tools on the questions of BFCL, and measure it and its base by evaluator tool-calls.
+"""Tune a small model to call tools on the questions of BFCL, and measure it and its base by evaluator tool-use.
 
 The questions are those of `bfcl-eval` (Apache-2.0, https://pypi.org/project/bfcl-eval), which need not be installed
 with all that it requires: pip install --no-deps bfcl-eval. SmolLM2's chat template has no place for tools, so they
 stand in a system message and calls are written as text, as Hermes's files have them.
 
-    python benchmarks/tool_calls.py --output runs/tool-calls --steps 24
+    python benchmarks/tool_use.py --output runs/tool-use --steps 24
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _schema(value: Any) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("runs/tool-calls"))
+    parser.add_argument("--output", type=Path, default=Path("runs/tool-use"))
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--data", type=Path, help="bfcl_eval's folder `data`; by default that of the installed package")
     parser.add_argument("--steps", type=int, default=24)
@@ -95,7 +95,7 @@ def main() -> None:
         "data": {"train": str(file), "validation": chosen.held_out, "leaks": "warn"},
         "strategy": {"name": "lora", "rank": 16, "alpha": 32},
         "train": {"max_steps": chosen.steps, "batch_size": chosen.batch, "learning_rate": 5e-4},
-        "evaluate": [{"name": "tool-calls", "max_new_tokens": 96}],
+        "evaluate": [{"name": "tool-use", "max_new_tokens": 96}],
         "evaluation": {"generate": {"limit": chosen.answers}, "training_sample": None, "slices": ["kind"]},
         "output": str(chosen.output),
     }

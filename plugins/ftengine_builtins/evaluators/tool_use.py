@@ -16,7 +16,7 @@ DUE = ("call_parses", "right_function", "right_call", "exact_call")
 UNDUE = "no_call_when_none_due"
 
 
-class ToolCalls(WeightedEvaluator):
+class ToolUse(WeightedEvaluator):
     """Calls of tools in answers against those of the data: whether they parse, and call the same with the same.
 
     What is measured is the answer to each row's last turn of the assistant. Where that calls tools, an answer is right
@@ -27,7 +27,7 @@ class ToolCalls(WeightedEvaluator):
     3.1 writes them.
     """
 
-    name = "tool-calls"
+    name = "tool-use"
 
     class Config(api.Config):
         max_new_tokens: int = Field(256, ge=1, description="longest answer in tokens")

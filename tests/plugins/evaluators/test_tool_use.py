@@ -11,8 +11,8 @@ from ftengine.errors import DataError
 from ftengine.model import render
 from ftengine.model.answers import read_calls
 from ftengine.testing.models import byte_level_tokenizer
-from ftengine_builtins.evaluators import ToolCalls
-from ftengine_builtins.evaluators.tool_calls import same_calls
+from ftengine_builtins.evaluators import ToolUse
+from ftengine_builtins.evaluators.tool_use import same_calls
 
 ASKED = Message("user", "Weather?")
 ADD = ToolCall("add", '{"a": 2, "deep": {"list": [1, null, "}"]}}')
@@ -85,13 +85,13 @@ FIGURES = ("call_parses", "right_function", "right_call", "exact_call")
 @pytest.mark.parametrize("case", CASES)
 def test_each_figure_of_an_answer_that_is_due_to_call(case):
     wanted, made, figures = CASES[case]
-    kept = ToolCalls().keep(prediction(wanted, made))
+    kept = ToolUse().keep(prediction(wanted, made))
     assert tuple(kept[name] for name in FIGURES) == figures
     assert np.isnan(kept["no_call_when_none_due"])
 
 
 def test_no_call_is_right_where_none_is_due_and_no_matter_without_tools():
-    evaluator = ToolCalls()
+    evaluator = ToolUse()
     kept = [evaluator.keep(prediction([], made)) for made in ([], [("f", {})])]
     assert [one["no_call_when_none_due"] for one in kept] == [1, 0]
     assert all(np.isnan(one["right_call"]) for one in kept)
@@ -99,7 +99,7 @@ def test_no_call_is_right_where_none_is_due_and_no_matter_without_tools():
 
 
 def test_figures_are_shares_with_trials_and_right_answers():
-    evaluator = ToolCalls()
+    evaluator = ToolUse()
     kept = [evaluator.keep(prediction(wanted, made)) for wanted, made, _ in CASES.values()]
     kept += [evaluator.keep(prediction([], made)) for made in ([], [], [("f", {})])]
     kept.append(evaluator.keep(prediction(None, [])))
