@@ -43,9 +43,9 @@ class MixedRows(DataRows):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for start in range(0, len(self), BATCH_ROWS):
             of, rows = (self._places[name][start : start + BATCH_ROWS] for name in (_OF, _ROW))
-            found = {int(n): iter(self.sources[n].select(rows[of == n])) for n in np.unique(of)}
+            streams = {int(n): iter(self.sources[n].select(rows[of == n])) for n in np.unique(of)}
             for number, n in enumerate(of.tolist(), start):
-                yield self._named(n, next(found[n])) | self._part(number)
+                yield self._named(n, next(streams[n])) | self._part(number)
 
     def _row(self, stored: dict[str, Any]) -> dict[str, Any]:
         return self._named(stored[_OF], self.sources[stored[_OF]][stored[_ROW]])
@@ -131,8 +131,8 @@ class Mixture:
                 taken = order[begin : begin + end - at]
                 drawn.append(members[taken])
                 at += len(taken)
-        found = np.concatenate(drawn)
-        return found[np.random.default_rng([seed, epoch]).permutation(len(found))]
+        examples = np.concatenate(drawn)
+        return examples[np.random.default_rng([seed, epoch]).permutation(len(examples))]
 
     def told(self, rows: MixedRows, index: np.ndarray, **counted: np.ndarray) -> list[dict[str, Any]]:
         """Return of each source its rows, its examples, what is counted of these, and how often an epoch has one."""

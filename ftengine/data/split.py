@@ -271,11 +271,11 @@ def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, DataRows], section
 def _read_train(section: DataSection, task: Task, registry: Registry) -> DataRows:
     if isinstance(section.train, str):
         return read_for(section.train, section, task, registry)
-    found = [
+    sources = [
         read_for(one.source, section, task, registry, {"reader": one.reader, "columns": one.columns})
         for one in section.train
     ]
-    return mixed(found, [one.weight for one in section.train if one.weight is not None])
+    return mixed(sources, [one.weight for one in section.train if one.weight is not None])
 
 
 def read_for(

@@ -179,15 +179,15 @@ def _reads_all(evaluator: Evaluator, split: EncodedSplit) -> bool:
 
 
 def _benchmarks(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> list[Benchmark]:
-    found: list[Benchmark] = []
+    benchmarks: list[Benchmark] = []
     for asker in evaluators:
         if overrides(asker, "ask_models"):
             with naming(f"evaluate.{asker.name}"):
                 parts = asker.benchmarks(ready.task)
             for data, evaluator in parts.items():
                 evaluator.name = asker.name  # type: ignore[misc]  # no recipe names it
-                found.append(Benchmark(f"benchmark-{len(found)}", data, asker, evaluator))
-    return found
+                benchmarks.append(Benchmark(f"benchmark-{len(benchmarks)}", data, asker, evaluator))
+    return benchmarks
 
 
 def _to_read(ready: ReadyTask, held: EvalSet | None) -> EvalSet | None:
@@ -313,8 +313,8 @@ def _serving(ready: ReadyTask, probe: str, options: Mapping[str, Any]) -> Evalua
     key, classes = f"evaluation.{probe}", {entry.name: entry.cls for entry in ready.registry.entries("evaluator")}
     serving = [name for name, cls in classes.items() if cls.traits.probe == probe]
     if len(serving) != 1:
-        found = f"evaluators {', '.join(map(repr, serving))} do" if serving else "none that is installed does"
-        raise RecipeError(f"{key}: exactly one evaluator must serve this probe, and {found}. Set {key} to null.")
+        which = f"evaluators {', '.join(map(repr, serving))} do" if serving else "none that is installed does"
+        raise RecipeError(f"{key}: exactly one evaluator must serve this probe, and {which}. Set {key} to null.")
     evaluator: Evaluator = ready.registry.build("evaluator", {"name": serving[0], **options}, key)
     missing = evaluator.reads - answer_keys(ready.task)
     if missing:

@@ -42,8 +42,8 @@ def read_calls(processor: Any, ids: Sequence[int]) -> list[ToolCall]:
     They are sought in the form of the model's template, then as Hermes and Qwen write them, then as JSON alone.
     """
     written = processor.decode(ids, skip_special_tokens=False).rpartition("</think>")[2]
-    if (form := call_form(processor)) and (found := _in_form(*form, written)):
-        return found
+    if (form := call_form(processor)) and (calls := _in_form(*form, written)):
+        return calls
     plain = _without_special(processor, written).strip()
     marked = calls_in(plain)
     return list(marked[1]) if marked else _json_alone(plain)
@@ -51,15 +51,15 @@ def read_calls(processor: Any, ids: Sequence[int]) -> list[ToolCall]:
 
 def _in_form(form: re.Pattern[str], closing: str, written: str) -> list[ToolCall]:
     """Return calls in a template's form, whose name a pattern finds and whose arguments begin where it ends."""
-    found = []
+    calls = []
     for match in form.finditer(written):
         try:
             arguments, end = _JSON.raw_decode(written, match.end())
         except (ValueError, RecursionError):
             continue
         if isinstance(arguments, dict) and "".join(written[end:].split()).startswith(closing):
-            found.append(ToolCall(match[1], json.dumps(arguments, ensure_ascii=False)))
-    return found
+            calls.append(ToolCall(match[1], json.dumps(arguments, ensure_ascii=False)))
+    return calls
 
 
 def _json_alone(text: str) -> list[ToolCall]:

@@ -261,8 +261,8 @@ def call_form(processor: Any) -> tuple[re.Pattern[str], str] | None:
         pattern = re.compile(rf"{_spaced(begins)}([^\s\"'<>|{{}}()]+){_spaced(between)}(?={{)")
         return pattern, "".join(ends[0].split()) if ends else ""
 
-    found: tuple[re.Pattern[str], str] | None = _known(processor, "call form", find)
-    return found
+    form: tuple[re.Pattern[str], str] | None = _known(processor, "call form", find)
+    return form
 
 
 _BEGINNING = 24

@@ -18,16 +18,16 @@ def found_beside(recipe: Path, content: dict[str, Any]) -> tuple[dict[str, Any],
     folder, beside = recipe.parent, dict[str, str]()
     if folder.resolve() == Path.cwd() or (folder / "environment.json").exists():
         return content, beside
-    found = list[tuple[str, Any, Any]]()
+    places = list[tuple[str, Any, Any]]()
     for key in PATHS:
         section, name = key.split(".")
         place = content.get(section)
         if isinstance(place, dict) and isinstance(place.get(name), dict):
             place, name = place[name], "data"
-        found.append((key, place, name))
+        places.append((key, place, name))
         train = _in_list(place.get(name)) if key == "data.train" and isinstance(place, dict) else []
-        found += [(f"{key}.{i}", holder, at) for i, (holder, at) in enumerate(train)]
-    for key, place, name in found:
+        places += [(f"{key}.{i}", holder, at) for i, (holder, at) in enumerate(train)]
+    for key, place, name in places:
         value = place[name] if isinstance(place, list) else place.get(name) if isinstance(place, dict) else None
         if not isinstance(value, str) or not value or "://" in value:
             continue

@@ -28,20 +28,20 @@ def _sources(value: Any) -> Any:
     """Read the sources of a list one by one, so that an error names the one that is wrong."""
     if not isinstance(value, list) or not value:
         return value
-    found = list[TrainSource]()
+    sources = list[TrainSource]()
     for number, one in enumerate(value):
         try:
             one = {"source": one} if isinstance(one, str) else one
-            found.append(one if isinstance(one, TrainSource) else TrainSource.model_validate(one))
+            sources.append(one if isinstance(one, TrainSource) else TrainSource.model_validate(one))
         except ValidationError as error:
             raise ValueError(explain(error, TrainSource, f"data.train.{number}.")) from None
-    names = [one.source for one in found]
+    names = [one.source for one in sources]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"the source {twice!r} is named twice; name it once, with a weight")
-    without = [one.source for one in found if one.weight is None]
-    if 0 < len(without) < len(found):
+    without = [one.source for one in sources if one.weight is None]
+    if 0 < len(without) < len(sources):
         raise ValueError(f"{without[0]!r} has no weight, and others have; give every source one, or none")
-    return found
+    return sources
 
 
 Sources = Annotated[

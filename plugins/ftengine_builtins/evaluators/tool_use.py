@@ -96,10 +96,10 @@ def same_calls(wanted, made):
     """Say whether two lists hold the same calls in whatever order; true and 1 are not the same."""
     left = list(made)
     for call in wanted:
-        found = next((other for other in left if typed(other) == typed(call)), None)
-        if found is None:
+        match = next((other for other in left if typed(other) == typed(call)), None)
+        if match is None:
             return False
-        left.remove(found)
+        left.remove(match)
     return not left
 
 
