@@ -79,7 +79,7 @@ $(EXPORT)/.installed: Makefile | $(INSTALLED)
 
 # AdapterHub's library pins an older transformers, so it lives in an environment of its own.
 HUB := .venv-adapterhub
-test-peers: $(COMPILED) $(HUB)/.installed ## open what ftengine saves in PEFT, transformers, AdapterHub, sentence-transformers, timm, …, and the reverse
+test-peers: $(COMPILED) $(HUB)/.installed ## open what ftengine saves in PEFT, transformers, AdapterHub, sentence-transformers, timm, …, and the reverse; tokens and labels of TRL
 	OMP_NUM_THREADS=1 FTENGINE_ADAPTERHUB_PYTHON=$(CURDIR)/$(HUB)/bin/python PYTHONPATH=$(CURDIR)/$(HUB)/beside \
 	    $(BIN)/python -m pytest $(PYTEST_OPTIONS) tests/peers plugins/ftengine-peft
 
@@ -87,7 +87,7 @@ $(HUB)/.installed: Makefile
 	$(PYTHON) -m venv --clear $(HUB)
 	$(HUB)/bin/python -m pip install --quiet --disable-pip-version-check torch 'adapters~=1.3.0'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(HUB)/beside \
-	    'sentence-transformers~=6.2'
+	    'sentence-transformers~=6.2' 'trl~=1.16'
 	@touch $@
 
 # Every night, not in every run of CI: minutes to hours each.
