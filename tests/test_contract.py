@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from dpo import DPO
+from hinge import HingePreference
 from quiz import Quiz
 from spread import Spread
 
@@ -46,7 +46,7 @@ def box() -> list[type]:
     """Return the classes of all components in the box, and of the plugins that the tests train with."""
     registry = Registry()
     own = [entry.cls for kind in KINDS for entry in registry.entries(kind) if entry.origin.distribution == "ftengine"]
-    return [*own, Quiz, Spread, DPO]
+    return [*own, Quiz, Spread, HingePreference]
 
 
 BOX = box()

@@ -184,7 +184,7 @@ def test_an_example_stands_in_its_kinds_section_and_passes_the_checks(name):
 
 @pytest.mark.slow
 def test_the_examples_train_together(bert_folder, tmp_path, capsys):
-    """But for the task, with which tests/plugins/tasks/test_dpo.py trains."""
+    """But for the task, with which tests/plugins/tasks/test_hinge.py trains."""
     text = "".join(
         f"[{label}] it {word} {i}\n" for i in range(20) for label, word in (("bug", "stops"), ("wish", "sings"))
     )
@@ -241,7 +241,7 @@ def test_the_example_of_a_reader_reads(tmp_path):
 
 
 def test_the_example_of_a_task_is_the_one_that_tests_train_with():
-    assert (ROOT / "tests" / "dpo.py").read_text("utf-8") in [block.text for block in blocks(KIND_PAGE, "python")]
+    assert (ROOT / "tests" / "hinge.py").read_text("utf-8") in [block.text for block in blocks(KIND_PAGE, "python")]
 
 
 @pytest.mark.parametrize("name", ["Matthews", "Apart"])

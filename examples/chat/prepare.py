@@ -34,9 +34,22 @@ def messages(conversation: Any) -> list[dict[str, str]]:
     return [{"role": roles[index % 2], "content": turn.strip()} for index, turn in enumerate(answered)]
 
 
+def pairs(conversations: list[list[dict[str, str]]]) -> list[str]:
+    """Return a line a distinct last question: with its answer as chosen, and that of the next one as rejected."""
+    asked = {turns[-2]["content"]: turns[-1]["content"] for turns in conversations}
+    rows = list(asked.items())
+    found = [
+        {"prompt": question, "chosen": answer, "rejected": other}
+        for (question, answer), (_, other) in zip(rows, rows[7:] + rows[:7], strict=True)
+        if answer != other
+    ]
+    return [json.dumps(row, ensure_ascii=False) + "\n" for row in found]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/data/chat/conversations.jsonl"), metavar="FILE")
+    parser.add_argument("--pairs", action="store_true", help="write each question with its answer and another one's")
     parser.add_argument("--distinct", action="store_true", help="write each conversation once (default: as shipped)")
     arguments = parser.parse_args()
 
@@ -51,6 +64,8 @@ def main() -> None:
             if turns and not (arguments.distinct and content in seen):
                 seen.add(content)
                 lines.append(json.dumps({"messages": turns, "source": file.stem}, ensure_ascii=False) + "\n")
+    if arguments.pairs:
+        lines = pairs([json.loads(line)["messages"] for line in lines])
 
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     partial = arguments.output.with_name(arguments.output.name + ".partial")

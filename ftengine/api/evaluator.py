@@ -152,6 +152,7 @@ class Baseline(Shown):
         count, total: to how many it gives this answer, of how many.
         unit: what is counted.
         gains: by metric, the model's figure minus that answer's; the engine fills it in.
+        way: what is done in words, where that is no constant answer, as "preferring the longer answer".
         classes: (name, how often it is the truth, how often the model's answer) where each has one of a few; else ().
     """
 
@@ -164,6 +165,7 @@ class Baseline(Shown):
     total: int
     unit: str = "example"
     gains: dict[str, Difference] = Field(default_factory=dict)
+    way: str = ""
     classes: tuple[tuple[str, int, int], ...] = ()
 
     def fact(self) -> tuple[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +44,14 @@ class Strategy(Component):
         """
 
     # What some write.
+
+    @property
+    def starts_from(self) -> str | None:
+        """The folder of a trained part that `prepare` begins with; None where it begins with the base.
+
+        Losses that take a reference then take the model with that part.
+        """
+        return None
 
     def matches(self) -> dict[str, list[str]]:
         """Return the modules that each pattern matched in `prepare`, for `ftengine plan`."""
@@ -91,15 +98,6 @@ class Strategy(Component):
         Raise NotMergeable where this base has no such form.
         """
         raise NotMergeable(f"strategy {self.name!r} has no merged form")
-
-    def disabled(self, loaded: LoadedModel) -> AbstractContextManager[None]:
-        """Let a model that `prepare` has seen compute as before `prepare`, but for modules that train whole (a head).
-
-        For preference tuning, distillation and the like. Nothing of the model changes that outlasts it; dropout and
-        gradients are the caller's to switch off. A strategy that changes the base's own weights does not write it,
-        unless it keeps a copy.
-        """
-        raise NotImplementedError
 
     def frozen_parameters(
         self, model: nn.Module, step: int, steps: int, steps_per_epoch: int

@@ -29,11 +29,13 @@ class TaskTraits(Traits):
         example_data: what it writes as `data.train`.
         examples_meet: its loss compares examples of a batch with each other, so it writes `represent` and `joint_loss`;
             those that are compared are the whole effective batch, on one process or many.
+        learning_rate_share: its usual learning rate as a share of the strategy's, which `ftengine init` proposes.
     """
 
     example_model: str = ""
     example_data: str = ""
     examples_meet: bool = False
+    learning_rate_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,10 @@ class Task(Component):
     """What `learn_labels` returned, in this run or in the one that is reopened; set by the engine, read by the task."""
     calibration: Mapping[str, Any] | None = None
     """What `calibrate` returned in the run that is reopened, where `infer` is to answer by it; set by the engine."""
+    reference: frozenset[str] = frozenset()
+    """Keys of `predict` whose values `loss` takes of the reference too, the model as training begins; may depend on
+    options. Batches then have them, numbers, as "reference.KEY", (n,) in float32: the engine asks the base, or the
+    model with the trained part that the strategy starts from, once before the first step."""
     predicts_probabilities: bool = False
     """Whether what the model says are probabilities, so that labels can be smoothed and two passes compared; may depend
     on `labels`."""

@@ -145,8 +145,10 @@ def starter(
         ("model", "source"): model or asked.traits["example_model"] or MODEL,
         ("data", "train"): data or asked.traits["example_data"] or DATA,
     }
-    if tuning.traits["learning_rate"] is not None:
-        given["train", "learning_rate"] = tuning.traits["learning_rate"]
+    usual, share = tuning.traits["learning_rate"], asked.traits["learning_rate_share"]
+    if usual is not None or share != 1:
+        rate = (usual or TrainSection.model_fields["learning_rate"].default) * share
+        given["train", "learning_rate"] = float(f"{rate:.3g}")
     if seen.task and (epochs := proposed_epochs(seen.rows)) != TrainSection.model_fields["epochs"].default:
         given["train", "epochs"] = epochs
     given |= {("task", option): value for option, value in how.options.items()}

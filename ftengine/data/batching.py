@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 BUCKET_BATCHES = 256
 """Batches among which examples are sorted by length. Larger saves padding, smaller mixes lengths more."""
+REFERENCE = "reference."
+"""In front of a key, the column of a batch that has what the reference predicted."""
 
 
 def epoch_batches(
@@ -139,3 +142,10 @@ def padding_share(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
     real = sum(int(lengths[batch].sum()) for batch in batches)
     padded = sum(int(lengths[batch].max()) * len(batch) for batch in batches if len(batch))
     return (padded - real) / real if real else 0.0
+
+
+def as_numbers(values: Sequence[float] | np.ndarray) -> Any:
+    """Return numbers of examples as a batch has them: a tensor in float32."""
+    import torch
+
+    return torch.as_tensor(np.asarray(values, dtype=np.float32))

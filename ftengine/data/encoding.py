@@ -16,18 +16,17 @@ import numpy as np
 
 from ftengine.api import Augmenter, Batch, Example, Features, Listener, Task, iterate
 from ftengine.data.augmentation import augment, mix
-from ftengine.data.batching import epoch_batches
+from ftengine.data.batching import REFERENCE, as_numbers, epoch_batches
 from ftengine.data.features import KeptFeatures, features_key, keep_features
 from ftengine.data.mixed import MixedRows, Mixture
 from ftengine.data.read import DataRows
-from ftengine.data.row_facts import RowFacts, in_parts, nothing_left, whole
+from ftengine.data.row_facts import RowFacts, in_parts, longest_sequence, nothing_left, percentiles, whole
 from ftengine.data.row_hashes import identities, to_json
 from ftengine.data.split_columns import numbers_of
 from ftengine.errors import DataError
 from ftengine.plugins.returned import wrong
 
 SHOWN_ROWS = 5
-PERCENTILES = (5, 25, 50, 75, 95, 99)
 COUNTS = [
     ("weight", float),
     *((name, int) for name in ("row", "length", "sequence", "truncated", "untruncated", "unknown", "token")),
@@ -68,6 +67,7 @@ class EncodedSplit:
         kept: features of all rows; None where each is encoded again.
         shares: (examples,) probabilities by which an epoch draws its examples; None: it has each once.
         mixture: the sources that they are of, where these are several.
+        reference: by key, (examples,) what the reference predicted of each as it stands (`Task.reference`).
     """
 
     rows: DataRows
@@ -96,6 +96,7 @@ class EncodedSplit:
     shares: np.ndarray | None = None
     facts: RowFacts = field(default_factory=RowFacts)
     mixture: Mixture | None = None
+    reference: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -143,6 +144,7 @@ class EncodedSplit:
         batch = self.task.collate(features, self.processor)
         if not isinstance(batch, dict):
             raise wrong(self.task, "collate", batch, "a dict of tensors by name")
+        batch |= {f"{REFERENCE}{key}": as_numbers(values[members]) for key, values in self.reference.items()}
         if epoch is None or self.standing is not None:
             return batch
         return mix(batch, self.task, self.augmenters, self.seed, epoch, numbers)
@@ -177,7 +179,7 @@ class EncodedSplit:
                 features = self.task.encode(row, self.processor, max_length=self.max_length)
             except DataError:  # a change left nothing to read, say
                 continue
-            if features["weight"] and (self.room is None or _longest(features) <= self.room):
+            if features["weight"] and (self.room is None or longest_sequence(features) <= self.room):
                 yield row, features
 
     def under(self, augmenters: Sequence[Augmenter], epoch: int = 0) -> EncodedSplit:
@@ -191,7 +193,7 @@ class EncodedSplit:
             epoch: whose random numbers are drawn, whatever epoch a batch is asked for.
         """
         _show_processor(augmenters, self.processor)
-        return replace(self, augmenters=tuple(augmenters), standing=epoch)
+        return replace(self, augmenters=tuple(augmenters), standing=epoch, reference={})
 
     def sample(self, count: int, seed: int = 0) -> EncodedSplit:
         """Return at most `count` of the examples, drawn without replacement, as `take` does."""
@@ -216,6 +218,7 @@ class EncodedSplit:
             mixture=None,
             duplicates=None if self.duplicates is None else self.duplicates[chosen],
             groups=None if self.groups is None else self.groups[chosen],
+            reference={key: values[chosen] for key, values in self.reference.items()},
         )
 
     @property
@@ -235,7 +238,7 @@ class EncodedSplit:
             "tokens": int(self.lengths.sum()),
             "trained_tokens": int(self.weights.sum()),
             "longest": self.longest,
-            "percentiles": _percentiles(self.sequences),
+            "percentiles": percentiles(self.sequences),
             "truncated": self.truncated,
             "untrained_rows": self.untrained_rows,
             "skipped": len(self.skipped),
@@ -254,17 +257,6 @@ class EncodedSplit:
         assert self.mixture is not None
         assert isinstance(self.rows, MixedRows)
         return self.mixture.told(self.rows, self.index, tokens=self.lengths, trained_tokens=self.weights)
-
-
-def _percentiles(lengths: np.ndarray, at: Sequence[int] = PERCENTILES) -> dict[str, int]:
-    """Return the lengths that so many percent do not exceed."""
-    values = np.percentile(lengths, at, method="inverted_cdf")
-    return {str(p): int(value) for p, value in zip(at, values, strict=True)}
-
-
-def _longest(features: Features) -> int:
-    """Return the longest sequence that the model reads of an example."""
-    return int(features.get("longest") or features["length"])
 
 
 def _show_processor(augmenters: Sequence[Augmenter], processor: Any) -> None:
@@ -348,7 +340,7 @@ def encode_split(
         seed,
         duplicates,
         groups,
-        untruncated=None if (untruncated == UNKNOWN).any() else _percentiles(untruncated, (*PERCENTILES, 100)),
+        untruncated=None if (untruncated == UNKNOWN).any() else percentiles(untruncated, longest=True),
         unknown=None if (unknown == UNKNOWN).all() else int(unknown[unknown != UNKNOWN].sum()),
         unknown_rows=kept["row"][unknown > 0][:SHOWN_ROWS].tolist(),
         largest=tuple(max(kept[["token", "row"]].tolist())),
@@ -396,4 +388,12 @@ def _counts(row: int, features: Features) -> tuple[Any, ...]:
     told = (UNKNOWN if (count := features.get(key)) is None else count for key in ("full_length", "unknown"))
     ids = (features[key] for key in TOKENS if isinstance(features.get(key), list))
     token = max((max(one, default=UNKNOWN) for one in ids), default=UNKNOWN)
-    return features["weight"], row, features["length"], _longest(features), bool(features["truncated"]), *told, token
+    return (
+        features["weight"],
+        row,
+        features["length"],
+        longest_sequence(features),
+        bool(features["truncated"]),
+        *told,
+        token,
+    )

@@ -15,6 +15,8 @@ from ftengine.errors import DataError, PluginError
 from ftengine.plugins.blame import named
 from ftengine.plugins.returned import described, wrong
 
+PERCENTILES = (5, 25, 50, 75, 95, 99)
+
 
 @dataclass
 class RowFacts:
@@ -44,6 +46,18 @@ class RowFacts:
     def to_json(self) -> dict[str, Any]:
         """Return what audits see."""
         return {"counts": dict(self.counts), "untrained_reasons": dict(self.reasons)}
+
+
+def percentiles(lengths: np.ndarray, *, longest: bool = False) -> dict[str, int]:
+    """Return the lengths that so many percent do not exceed; with `longest`, that of all ("100") too."""
+    at = (*PERCENTILES, 100) if longest else PERCENTILES
+    values = np.percentile(lengths, at, method="inverted_cdf")
+    return {str(p): int(value) for p, value in zip(at, values, strict=True)}
+
+
+def longest_sequence(features: Features) -> int:
+    """Return the longest sequence that the model reads of an example."""
+    return int(features.get("longest") or features["length"])
 
 
 def in_parts(rows: DataRows, task: Task, processor: Any) -> DataRows:

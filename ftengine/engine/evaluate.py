@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ftengine.engine.base_predictions import run_base, run_model
 from ftengine.engine.evaluation_plan import plan_evaluation, trained_rows, without_leaks
 from ftengine.engine.prepared_data import KnownTask, ReadyTask, held_out
 from ftengine.engine.prepared_model import load_base_of, place_base, prepare_strategy
+from ftengine.engine.references import ask_reference
 from ftengine.engine.saved_part import load_trained_part
 from ftengine.errors import DataError, InputError
 from ftengine.evaluation.plan import EvalPlan
@@ -25,6 +27,7 @@ from ftengine.evaluation.stored import add_evaluators
 from ftengine.parallel.device import Device, processes
 from ftengine.report.write import conclude
 from ftengine.run.directory import RunDirectory
+from ftengine.run.recipe import Recipe
 from ftengine.run.records import AuditResult, Environment, EvaluationResult, TrainedPart
 from ftengine.training.steps import plan_steps
 
@@ -42,11 +45,30 @@ def evaluate_run(
     loaded = load_base_of(ready, trained, run.trained)
     place_base(device, ready, loaded)
     base = run_base(device, ready, loaded, plan)
-    strategy = prepare_strategy(device, ready, loaded)
+    starting = _starting(ready, run)
+    if starting is None:
+        ask_reference(device, ready, loaded, plan, base=base)
+    strategy = prepare_strategy(device, ready if starting is None else starting, loaded)
+    if starting is not None:
+        ask_reference(device, ready, loaded, plan)
     load_trained_part(strategy, loaded, run.trained)
     tuned = run_model(device, ready, loaded, plan, "tuned")
     ready.listener.phase("figures")
     return evaluate(plan, measure_all(plan, base), measure_all(plan, tuned))[0]
+
+
+def _starting(ready: ReadyTask, run: RunDirectory) -> KnownTask | None:
+    """Return the run as it began, where its loss takes the part that it started from as reference; else None.
+
+    Raises:
+        RunError: that part is no longer there.
+    """
+    if not ready.task.reference:
+        return None
+    make = ready.registry.factory("strategy", Recipe.read(run.path / "recipe.yaml").strategy, "strategy")
+    return (
+        None if make().starts_from is None else replace(ready, experiment=replace(ready.experiment, make_strategy=make))
+    )
 
 
 def add_figures(ready: KnownTask, run: RunDirectory, specs: Sequence[str | Mapping[str, Any]]) -> EvaluationResult:

@@ -20,6 +20,7 @@ from ftengine.engine.fast_paths import fast_paths_of, require_fast_paths
 from ftengine.engine.memory import choose_memory, measures, trial_of
 from ftengine.engine.prepared_data import PreparedData, check_own_regularizers, held_out, prepare_data
 from ftengine.engine.prepared_model import load_base, prepare_strategy
+from ftengine.engine.references import without_reference
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.slices import as_text, is_small
 from ftengine.evaluation.weights import Weights
@@ -169,8 +170,10 @@ def _steps(data: PreparedData, device: Device, planned: Steps) -> dict[str, Any]
         "tokens": int(tokens * planned.total),
         "tokens_a_step": tokens,
         "padding_share": padding_share(train.lengths, micro),
-        # Only where the loss is a sum over tokens; a label of a whole example has no share of its tokens.
-        "label_share": None if task.labels else float(train.weights.sum() / train.lengths.sum()),
+        # Only where the loss is a sum over tokens; what counts once, whole, has no share of its tokens.
+        "label_share": None
+        if task.labels or (train.weights == 1).all()
+        else float(train.weights.sum() / train.lengths.sum()),
     }
 
 
@@ -190,6 +193,7 @@ def _estimate(
     planned: Steps,
 ) -> dict[str, Any]:
     section = data.ready.recipe.train
+    without_reference(data.ready, data.encoded["train"])
     fast_paths = fast_paths_of(data, device, loaded, strategy, planned)
     memory = choose_memory(data, device, loaded, strategy, planned, fast_paths)
     if memory.gradient_checkpointing:
@@ -198,7 +202,10 @@ def _estimate(
     validations = -(-planned.total // every)
     trial = trial_of(data, device, loaded, strategy, planned, fast_paths)
     share = _computed_share(trial)
-    figures = estimate(trial, _evaluated_tokens(data.encoded, evaluating, validations))
+    evaluated = _evaluated_tokens(data.encoded, evaluating, validations)
+    if data.ready.task.reference:
+        evaluated += sum(float(split.lengths.sum()) for name, split in data.encoded.items() if name != "test")
+    figures = estimate(trial, evaluated)
     return {
         **asdict(figures),
         "gradient_bytes": GRADIENT_BYTES * count(loaded.module)[0],

@@ -204,6 +204,12 @@ def check_components(experiment: Experiment, task: Task, splits: Splits) -> None
     for i, augmenter in enumerate(experiment.augmenters):
         with naming(f"augment.{i}"):
             require_suitable(augmenter, task)
+            if task.reference:
+                raise RecipeError(
+                    f"augmenter {augmenter.name!r} changes rows in every epoch, and task {task.name!r} compares with "
+                    "what the model predicts of them before training, as they stand. Take it out, or choose a loss "
+                    "without reference."
+                )
     held = splits.validation if splits.test is None else splits.test
     if held is not None:
         for column in experiment.recipe.evaluation.slices:

@@ -26,6 +26,7 @@ from ftengine.engine.prepared_data import (
     apply_strategy,
     check_own_regularizers,
 )
+from ftengine.engine.references import ask_reference
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.results import Measured, measure_all
 from ftengine.evaluation.runner import EvalResult
@@ -166,6 +167,8 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
     base = run_base(device, data.ready, loaded, plan)
     experiment.listener.phase("figures")
     measured = measure_all(plan, base, experiment.listener) if device.is_main else {}
+    if experiment.make_strategy().starts_from is None:
+        ask_reference(device, data.ready, loaded, plan, _learnt_from(data), base)
     strategy, empty, fast_paths = _prepared(data, plan, device, loaded, steps)
     memory = choose_memory(data, device, loaded, strategy, steps, fast_paths, resumed)
     return PreparedModel(data, plan, device, loaded, strategy, began, base, measured, memory, fast_paths, empty)
@@ -195,6 +198,8 @@ def _prepared(
     """Let the strategy prepare the loaded base; return that too without weights where it is to be divided."""
     strategy = prepare_strategy(device, data.ready, loaded)
     require_fit(loaded, _unfitted(data, plan))  # a strategy may take some of its room
+    if strategy.starts_from is not None:
+        ask_reference(device, data.ready, loaded, plan, _learnt_from(data))
     trained, total = count(loaded.module)
     empty = device.divide(loaded) if device.divides else None
     divided = f", sharded over {device.accelerator.num_processes} processes" if device.divides else ""
@@ -203,6 +208,11 @@ def _prepared(
         f"{trained:,} of {total:,} parameters train, in {device.precision.name}{divided}{f'; {by}' if by else ''}"
     )
     return strategy, empty, fast_paths_of(data, device, loaded, strategy, steps)
+
+
+def _learnt_from(data: PreparedData) -> list[EncodedSplit]:
+    """Return the examples whose loss is taken while the model trains."""
+    return [split for name, split in data.encoded.items() if name != "test"]
 
 
 def _unfitted(data: PreparedData, plan: EvalPlan) -> list[EncodedSplit]:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from ftengine import api
-from ftengine.engine.merge import TOLERANCE
 from ftengine.errors import RecipeError
 from ftengine.model import state_tensors, trainable
 from ftengine.model.modes import hooks
@@ -232,25 +231,6 @@ class StrategyChecks(MergeChecks):
             f"{lost[0] if lost else 'output'}: a checkpoint holds what trains and nothing else of a strategy, so keep "
             "nothing between steps, or in the regularizer that it brings"
         )
-
-    def it_answers_as_its_base(self) -> None:
-        strategy, loaded = self._new()
-        if not api.overrides(strategy, "disabled"):
-            skip("it has no reference")
-        with torch.no_grad():
-            for parameter in _own(loaded).values():
-                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-                parameter.add_(0.1 * noise)
-        own, base = self._outputs(loaded), self._outputs(self.load())
-        classes = [type(part) for part in loaded.module.modules()]
-        with strategy.disabled(loaded):
-            difference = relative(self._outputs(loaded), base)
-        assert difference < TOLERANCE, (
-            f"disabled: the outputs differ from the base's by {difference:.3g} of their size: leave out all that was "
-            "added, and give back all that was changed"
-        )
-        same = self._outputs(loaded).equal(own) and [type(part) for part in loaded.module.modules()] == classes
-        assert same, "after disabled the model is another one: put everything back, also where an error is raised"
 
     def what_freezes_by_step_trains(self) -> None:
         strategy, loaded = self._new()

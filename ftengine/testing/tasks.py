@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ftengine import api
+from ftengine.data.batching import REFERENCE, as_numbers
 from ftengine.model import Criterion
 from ftengine.testing.checks import Checks, not_suited, run_checks, skip
 from ftengine.testing.samples import on_meta
@@ -216,7 +217,9 @@ class TaskChecks(Checks):
             return task.predict(loaded.module, batch)
 
     def _batch(self, task: api.Task, loaded: api.LoadedModel, rows: Sequence[api.Example]) -> api.Batch:
-        return task.collate([task.encode(row, loaded.processor) for row in rows], loaded.processor)
+        batch = task.collate([task.encode(row, loaded.processor) for row in rows], loaded.processor)
+        said = self._predicted(task, loaded, batch) if task.reference else []  # the model is its own reference
+        return batch | {f"{REFERENCE}{key}": as_numbers([one[key] for one in said]) for key in task.reference}
 
     def _loaded(self, task: api.Task) -> api.LoadedModel:
         if self.load is None:

@@ -149,7 +149,7 @@ CHAT = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "M
         ({"text": "a"}, "causal-lm", {}),
         ({"source": "a", "target": "b"}, "seq2seq-lm", {"prompt": "source", "completion": "target"}),
         ({"English": "a", "Spanish": "b"}, "seq2seq-lm", {"prompt": "English", "completion": "Spanish"}),
-        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "causal-lm", {"completion": "chosen"}),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference", {}),
         ({"tokens": ["a"], "ner_tags": [1]}, "token-classification", {"tags": "ner_tags"}),
         (
             {"text": "Ada", "entities": [{"start": 0, "end": 3, "label": "P"}]},
@@ -173,7 +173,6 @@ def test_the_data_decides_on_task_and_columns(ftengine, tmp_path, monkeypatch, r
             {"instruction": "a", "context": "b", "response": "c"},
             "'context' is not read: what belongs to the prompt is to be ",
         ),
-        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "Preferences are not read: what is 'rejected' plays no part"),
     ],
 )
 def test_a_column_that_seems_to_matter_and_is_not_read_is_told(ftengine, tmp_path, monkeypatch, row, said):

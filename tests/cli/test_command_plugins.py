@@ -126,7 +126,6 @@ def test_optional_methods_are_those_that_a_component_writes():
         "load",
         "merge",
         "check_merge",
-        "disabled",
         "environment",
         "loading_options",
     }

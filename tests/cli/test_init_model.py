@@ -27,8 +27,8 @@ LAYOUTS = {
         dict.fromkeys(MODELS, ("text-classification", {"text": "worum", "label": "zuordnung"})),
     ),
     "preferences": (
-        {"chosen": CHAT, "rejected": CHAT, "n": "{i}"},
-        {"decoder": ("causal-lm", {"messages": "chosen"})},
+        {"chosen": CHAT, "rejected": [*CHAT[:1], {**CHAT[1], "content": "A fool."}], "n": "{i}"},
+        {"decoder": ("preference", {})},
     ),
     "question": (
         {"question": "what is {i}?", "answer": "a number"},

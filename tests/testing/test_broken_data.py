@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 from broken import failed, require
-from dpo import DPO
+from hinge import HingePreference
 
 from ftengine.api import Audit, Augmenter, FileReader, Finding, Row, Rule, Task, TextAugmenter, View
 from ftengine.data import text_lines
@@ -270,17 +270,16 @@ def test_a_task_that_learns_in_secret_fails():
 
 
 def test_two_sequences_of_a_row_are_no_fault():
-    results = check_results(DPO)
+    results = check_results(HingePreference)
     assert [(one.check, one.reason) for one in results if one.outcome == "failed"] == []
     passed = {one.check for one in results if one.outcome == "passed"}
     assert {"batches_hold_every_example", "inputs_can_be_put_back", "losses_add_up_over_batches"} <= passed
 
 
-class LooksAtWeights(DPO):
+class LooksAtWeights(HingePreference):
     """Prefer one answer to another, and look at the model's weights."""
 
     def set_model(self, loaded, strategy):
-        super().set_model(loaded, strategy)
         self.norm = next(loaded.module.parameters()).norm().item()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import random
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -335,19 +334,6 @@ class Shared(Shift):
         return part
 
 
-class OwnBase(Shift):
-    """Answers as its base only nearly: the first vector stays."""
-
-    @contextmanager
-    def disabled(self, loaded):
-        parts = {path: loaded.module.get_submodule(path) for path in self.paths[1:]}
-        for path, part in parts.items():
-            put(loaded.module, path, part.base)
-        yield
-        for path, part in parts.items():
-            put(loaded.module, path, part)
-
-
 class Unspeakable(Shift):
     """Reports 'dtype' is not one."""
 
@@ -414,7 +400,6 @@ OPENED = "opened by transformers alone"
         ),
         (Widens, {"it_trains_in_bfloat16": "'bert.encoder.layer.0.attention.output.dense' makes float32"}),
         (Rebased, {"prepare_leaves_the_base_as_it_is": "leave the base's weights as they are"}),
-        (OwnBase, {"it_answers_as_its_base": "leave out all that was added"}),
         (Unspeakable, {"environment_is_json": "'dtype' is not one"}),
         (Misnamed, {"matched_modules_exist_and_train": "'model.bert.encoder.layer.0.attention.output.dense'"}),
         (NamesOthers, {"matched_modules_exist_and_train": "name the modules that train"}),

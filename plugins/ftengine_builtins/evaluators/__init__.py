@@ -6,6 +6,7 @@ from ftengine_builtins.evaluators.entities import Entities
 from ftengine_builtins.evaluators.generation import Generation
 from ftengine_builtins.evaluators.language import Perplexity
 from ftengine_builtins.evaluators.memorisation import Memorisation
+from ftengine_builtins.evaluators.preferences import Preferences
 from ftengine_builtins.evaluators.ranking import Reranking, Retrieval, Triplets
 from ftengine_builtins.evaluators.refusal import Refusal
 from ftengine_builtins.evaluators.regression import Regression
@@ -20,6 +21,7 @@ __all__ = [
     "Generation",
     "Memorisation",
     "Perplexity",
+    "Preferences",
     "Refusal",
     "Regression",
     "Reranking",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import Field
 from ftengine.api import BrokenRow, Config, Example, Reader, ReaderTraits, Row
 from ftengine.errors import DataError
 from ftengine_builtins import layouts
+from ftengine_builtins.preference_layouts import pair_of, preference, sharegpt
 from ftengine_builtins.readers.data_folder import kind_of
 
 
@@ -24,16 +25,25 @@ class LayoutReader(Reader):
     def convert(self, row: Example) -> Example:
         """Return a row with `messages` (DataError: it is not in this layout)."""
 
+    def answers(self, messages: Sequence[Any]) -> list[Any]:
+        """Return messages of an answer, written under this layout's keys, with `role` and `content`."""
+        return sharegpt(messages)
+
+    def converted(self, row: Example) -> Example:
+        """Return a row with `messages`; of a preference, with `prompt`, `chosen` and `rejected`."""
+        found = self.convert(row)
+        return found if pair_of(found) is None else preference(found, self.answers)
+
     def accepts(self, source: str) -> bool:
         with suppress(Exception):  # what is no data file, or not in this layout
-            first = next(one for one in rows_of(source) if isinstance(one, Row))
-            return bool(self.convert(first.values)["messages"])
+            first = self.converted(next(one for one in rows_of(source) if isinstance(one, Row)).values)
+            return bool(first.get("messages") or first["prompt"])
         return False
 
     def read(self, source: str) -> Iterator[Row | BrokenRow]:
         for one in rows_of(source):
             try:
-                yield Row(one.place, self.convert(one.values)) if isinstance(one, Row) else one
+                yield Row(one.place, self.converted(one.values)) if isinstance(one, Row) else one
             except DataError as error:
                 yield BrokenRow(one.place, str(error).rstrip("."))
 
@@ -72,6 +82,10 @@ class ShareGPTReader(LayoutReader):
 
     def convert(self, row: Example) -> Example:
         return layouts.conversations(row, **self.config.model_dump())
+
+    def answers(self, messages: Sequence[Any]) -> list[Any]:
+        keys = self.config.model_dump(exclude={"column"})
+        return layouts.conversations({"messages": messages}, **keys)["messages"]
 
 
 class AlpacaReader(LayoutReader):
@@ -117,14 +131,23 @@ class AxolotlReader(LayoutReader):
 
     def convert(self, row: Example) -> Example:
         own = self.config
+        if row.get(own.field_messages) is None and pair_of(row) is not None:
+            return row
+        return self._read(row, own.field_messages, own.field_system, own.field_tools)
+
+    def answers(self, messages: Sequence[Any]) -> list[Any]:
+        return self._read({"messages": messages}, "messages")["messages"]
+
+    def _read(self, row: Example, column: str, system: str = "", tools: str = "") -> dict[str, Any]:
+        own = self.config
         named = {name: role for role, names in own.roles.items() for name in names}
         keys = {"role": "role", "content": "content", **own.message_property_mappings}
         return layouts.conversations(
             row,
-            column=own.field_messages,
+            column=column,
             role=keys["role"],
             content=keys["content"],
             roles={**layouts.ROLES, **named},
-            system=own.field_system,
-            tools=own.field_tools,
+            system=system,
+            tools=tools,
         )

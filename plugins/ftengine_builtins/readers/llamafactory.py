@@ -12,6 +12,7 @@ from pydantic import Field
 from ftengine.api import BrokenRow, Config, Reader, Row, place_of
 from ftengine.errors import DataError, did_you_mean, json_of_file, shown
 from ftengine_builtins import layouts
+from ftengine_builtins.preference_layouts import SIDES, preference
 from ftengine_builtins.readers.layouts import rows_of
 
 INFO = "dataset_info.json"
@@ -34,7 +35,6 @@ TAGS = {
 }
 ALPACA = {"prompt": "instruction", "query": "input", "response": "output"}
 MEDIA = ("images", "videos", "audios")
-PREFERENCES = ("chosen", "rejected", "kto_tag")
 
 
 class LlamaFactoryReader(Reader):
@@ -92,10 +92,11 @@ class LlamaFactoryReader(Reader):
         if info.get("formatting", "alpaca") not in ("alpaca", "sharegpt"):
             told = f"says formatting {shown(info['formatting'])} of {name}"
             raise BrokenRow("", f"{told}; alpaca and sharegpt are read")
-        if info.get("ranking") or any((info.get("columns") or {}).get(key) for key in PREFERENCES):
-            raise BrokenRow(
-                "", f"describes preferences in {name} (ranking, or chosen, rejected, kto_tag), which are not read"
-            )
+        columns = info.get("columns") or {}
+        if columns.get("kto_tag"):
+            raise BrokenRow("", f"names a kto_tag in {name}: single answers that are wanted or not are not read")
+        if info.get("ranking") and not ("chosen" in columns and "rejected" in columns):
+            raise BrokenRow("", f"says ranking of {name}, whose columns have no chosen and rejected")
         return name, info
 
     def _file(self, source: str, name: str, info: Mapping[str, Any]) -> str:
@@ -111,6 +112,8 @@ def _converted(row: Any, info: Mapping[str, Any], columns: Mapping[str, str], ta
     """Return a row with `messages`; of columns whose names are keys of other layouts, those that are named are read."""
     layouts.require_text(row, [columns[key] for key in MEDIA if columns.get(key)])
     row = {key: value for key, value in row.items() if key in columns.values() or key not in ("system", "tools")}
+    if info.get("ranking"):
+        return _ranked(row, info, columns, tags)
     system, tools = columns.get("system", ""), columns.get("tools", "")
     if info.get("formatting", "alpaca") == "alpaca":
         named = {name: (columns or ALPACA).get(name, "") for name in ALPACA}
@@ -130,3 +133,20 @@ def _converted(row: Any, info: Mapping[str, Any], columns: Mapping[str, str], ta
     return layouts.conversations(
         row, column=column, role=tags["role_tag"], content=tags["content_tag"], roles=roles, system=system, tools=tools
     )
+
+
+def _ranked(row: Any, info: Mapping[str, Any], columns: Mapping[str, str], tags: Mapping[str, str]) -> Any:
+    """Return a row with `prompt`, `chosen` and `rejected`."""
+    others = {key: name for key, name in columns.items() if key not in (*SIDES, "response")}
+    if info.get("formatting", "alpaca") == "alpaca":
+        others = (
+            others if {"prompt", "query"} & others.keys() else {**others, "prompt": "instruction", "query": "input"}
+        )
+
+    def listed(messages: Any) -> list[Any]:
+        told = {**info, "ranking": False, "formatting": "sharegpt"}
+        return _converted({"messages": list(messages)}, told, {"messages": "messages"}, tags)["messages"]
+
+    asked = {name: value for name, value in row.items() if name not in [columns[side] for side in SIDES]}
+    found = _converted(asked, {**info, "ranking": False}, others, tags)
+    return preference({**found, **{side: row.get(columns[side]) for side in SIDES}}, listed)

@@ -6,6 +6,7 @@ from ftengine_builtins.rules.data import AuditFindings, CutExamples, LeakedRows,
 from ftengine_builtins.rules.fitting import GeneralisationGap, OverFitting
 from ftengine_builtins.rules.labels import FlippedLabels
 from ftengine_builtins.rules.learning import LearningCurve
+from ftengine_builtins.rules.preferences import ChosenAnswers, SeparablePairs
 from ftengine_builtins.rules.probes import Forgetting, Memorisation, Refusal, Robustness
 from ftengine_builtins.rules.quality import BetterThanBase, HeldOutSplit, WorseMetrics
 from ftengine_builtins.rules.slices import SliceGaps
@@ -14,6 +15,7 @@ __all__ = [
     "AuditFindings",
     "BetterThanBase",
     "CalibratedConfidence",
+    "ChosenAnswers",
     "ConstantAnswer",
     "CutExamples",
     "FlippedLabels",
@@ -27,6 +29,7 @@ __all__ = [
     "Refusal",
     "RepeatedRows",
     "Robustness",
+    "SeparablePairs",
     "SliceGaps",
     "UnansweredClasses",
     "UntestedClasses",

@@ -32,8 +32,8 @@ class Threshold:
 
     @property
     def answer(self) -> str:
-        """The best constant answer, in words."""
-        return f"always answering {quoted_answer(self.baseline.answer)}"
+        """What is done without looking, in words: the best constant answer is given, say."""
+        return self.baseline.way or f"always answering {quoted_answer(self.baseline.answer)}"
 
     @property
     def gain(self) -> Difference | None:

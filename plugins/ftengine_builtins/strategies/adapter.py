@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +16,7 @@ from ftengine.errors import BaseMismatch, NoMatch, RecipeError, RunError
 from ftengine.model import TRAINED_FILE, copy_into, regex
 from ftengine_builtins.strategies import adapterhub_format
 from ftengine_builtins.strategies.adapter_config import follow, require_base_of, require_same
-from ftengine_builtins.strategies.adapter_layers import Bottleneck, Init, Reads, initialise, insert, switched_off
+from ftengine_builtins.strategies.adapter_layers import Bottleneck, Init, Reads, initialise, insert
 from ftengine_builtins.strategies.adapter_places import Place, find, find_named, input_width, keeps_grid
 from ftengine_builtins.strategies.peft_format import whole_tensors
 from ftengine_builtins.strategies.targets import freeze_base
@@ -147,12 +146,13 @@ class Adapter(Strategy):
         names = dict.fromkeys(place.sublayer for place in self._places)
         return {name: [place.path for place in self._places if place.sublayer == name] for name in names}
 
+    @property
+    def starts_from(self) -> str | None:
+        return self.config.start_from
+
     def loading_options(self) -> dict[str, Any]:
         # The run's own adapter has all that came from start_from.
         return self.config.model_dump(mode="json") | {"start_from": None}
-
-    def disabled(self, loaded: LoadedModel) -> AbstractContextManager[None]:
-        return switched_off(loaded.module)
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write an AdapterHub adapter: configuration and weights, and the head's where a head trains.

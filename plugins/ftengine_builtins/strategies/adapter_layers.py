@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -47,7 +46,6 @@ class Bottleneck(nn.Module):
         self.activation = nn.LeakyReLU() if non_linearity == "leakyrelu" else get_activation(non_linearity)
         self.dropout = nn.Dropout(dropout)
         self.scaling, self.channels_first = scaling, channels_first
-        self.off = False  # while the model answers as its base
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = self.down.weight.dtype
@@ -82,19 +80,6 @@ class Residual:
         return value
 
 
-@contextmanager
-def switched_off(model: nn.Module) -> Iterator[None]:
-    """Leave the bottlenecks of a model out of what it computes."""
-    bottlenecks = [part for part in model.modules() if isinstance(part, Bottleneck)]
-    try:
-        for bottleneck in bottlenecks:
-            bottleneck.off = True
-        yield
-    finally:
-        for bottleneck in bottlenecks:
-            bottleneck.off = False
-
-
 class AdaptedLayer(nn.Module):
     """A layer whose (first) output h has a bottleneck added to it."""
 
@@ -105,10 +90,6 @@ class AdaptedLayer(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = super().forward(*args, **kwargs)
-        if self.bottleneck.off:
-            if self.bottleneck_residual is not None:
-                self.bottleneck_residual.value = None
-            return output
         h = output if isinstance(output, Tensor) else output[0]
         x = h if self.bottleneck_reads == "output" else self._beside(h, args, kwargs)
         h = h + self.bottleneck(x).to(h.dtype)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
@@ -19,7 +18,6 @@ from ftengine.model import ModuleNames, matching, regex
 from ftengine.ops import active_backend
 from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import follow, require_base_of, require_same
-from ftengine_builtins.strategies.classes import of_classes
 from ftengine_builtins.strategies.lora_layers import (
     INIT_PATTERN,
     INITIALISATIONS,
@@ -174,6 +172,10 @@ class LoRA(Strategy):
         chosen = {device: active_backend(device) for device in devices}
         return {"LoRA layers": {device: {"backend": name, "reason": why} for device, (name, why) in chosen.items()}}
 
+    @property
+    def starts_from(self) -> str | None:
+        return self.config.start_from
+
     def loading_options(self) -> dict[str, Any]:
         # The run's own adapter has all that came from start_from or from the base's weights.
         return self.config.as_stored().model_dump(mode="json") | {"start_from": None}
@@ -210,10 +212,6 @@ class LoRA(Strategy):
         require_same(self.config.as_stored(), adapter, [k for k in peft_format.SHARED if k != "targets"], directory)
         peft_format.refuse_other_whole_modules(adapter, loaded, f"the adapter in {str(directory)!r}")
         peft_format.fill_lora(loaded, peft_format.read_weights(directory), str(directory))
-
-    def disabled(self, loaded: LoadedModel) -> AbstractContextManager[None]:
-        """Let every layer compute as its own class does, which knows no update."""
-        return of_classes((layer, layer.lora_base) for layer in lora_layers(loaded.module).values())
 
     def check_merge(self) -> None:
         """Refuse nothing: whether a base's weights can hold an update shows when it is loaded."""

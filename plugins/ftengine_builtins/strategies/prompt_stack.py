@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,6 @@ CACHE_NAMES = ("cache", "past_key_values")
 
 class VirtualTokens:
     """What a stack's subclass adds: `run` gets the original forward and its arguments by name."""
-
-    plain: ClassVar[type[nn.Module]]
-    """The stack's own class."""
 
     def run(self, plain: Callable[..., Any], inputs: dict[str, Any]) -> Any:
         raise NotImplementedError
@@ -131,7 +128,7 @@ def _subclass(plain: type, kind: type[VirtualTokens]) -> type:
 
     # transformers knows classes by their full name: which outputs they can record, and what errors call them.
     names_of_plain = {key: getattr(plain, key) for key in ("__module__", "__qualname__")}
-    return type(plain.__name__, (kind, plain), {"forward": forward, "plain": plain, **names_of_plain})
+    return type(plain.__name__, (kind, plain), {"forward": forward, **names_of_plain})
 
 
 def parameters_of(stack: type) -> list[str]:

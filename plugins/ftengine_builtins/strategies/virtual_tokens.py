@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,7 +17,6 @@ from ftengine.model import copy_into
 from ftengine.model.token_loss import is_encoder_decoder
 from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import follow, require_base_of, require_same
-from ftengine_builtins.strategies.classes import of_classes
 from ftengine_builtins.strategies.peft_format import AdapterConfig
 from ftengine_builtins.strategies.prompt_stack import VirtualTokens, require_fit
 from ftengine_builtins.strategies.targets import freeze_base, input_embeddings, param_groups
@@ -149,10 +147,6 @@ class VirtualTokenStrategy(Strategy):
         if limit is not None:
             loaded.max_length = limit - count
 
-    def disabled(self, loaded: LoadedModel) -> AbstractContextManager[None]:
-        """Let every stack compute as its own class does, which knows no virtual tokens."""
-        return of_classes((stack, stack.plain) for stack in _stacks(loaded.module))
-
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write PEFT's files: adapter_config.json and adapter_model.safetensors; a projection is multiplied out.
 
@@ -175,6 +169,10 @@ class VirtualTokenStrategy(Strategy):
             # PEFT makes a second half for the decoder, and never uses it.
             tensors[EMBEDDINGS] = tensors[EMBEDDINGS][: len(embeddings)]
         copy_into(_tensors(loaded, embeddings), tensors, str(directory))
+
+    @property
+    def starts_from(self) -> str | None:
+        return self.config.start_from
 
     def loading_options(self) -> dict[str, Any]:
         # The run's own adapter has the number of virtual tokens and all that came from start_from.

@@ -3,6 +3,9 @@
 from ftengine_builtins.tasks.causal_lm import CausalLM
 from ftengine_builtins.tasks.embedding import Embedding
 from ftengine_builtins.tasks.image_classification import ImageClassification
+from ftengine_builtins.tasks.preference import Preference
+from ftengine_builtins.tasks.preference_losses import Pairs as Pairs
+from ftengine_builtins.tasks.preference_losses import PreferenceLoss as PreferenceLoss
 from ftengine_builtins.tasks.seq2seq_lm import Seq2SeqLM
 from ftengine_builtins.tasks.text_classification import TextClassification
 from ftengine_builtins.tasks.token_classification import TokenClassification
@@ -11,6 +14,7 @@ __all__ = [
     "CausalLM",
     "Embedding",
     "ImageClassification",
+    "Preference",
     "Seq2SeqLM",
     "TextClassification",
     "TokenClassification",

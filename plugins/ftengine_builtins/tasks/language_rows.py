@@ -15,6 +15,7 @@ from ftengine.model.tokens import prompt_tokens
 from ftengine.model.turns import turn
 from ftengine.text import comparable
 from ftengine_builtins.layouts import COLUMNS, PREFERENCES, is_question, normal, recognised
+from ftengine_builtins.preference_layouts import columns_of
 from ftengine_builtins.tasks.recognising import LABELS, first_of, renamed
 
 SHAPES = "`messages` (a list of {role, content}), or `prompt` and `completion` (texts or such lists), or `text`"
@@ -90,7 +91,7 @@ def _unread(columns: Sequence[str], read: Mapping[str, str]) -> tuple[str, list[
         )
         known += parts
     if (rejected := first_of(["rejected"], rest)) and first_of(["chosen"], columns):
-        told.append(f"Preferences are not read: what is {rejected!r} plays no part in training.")
+        told.append(f"What is {rejected!r} plays no part in training; task preference learns from both answers.")
         known.append(rejected)
     return " ".join(told), known
 
@@ -120,7 +121,15 @@ def _called(columns: Sequence[str]) -> dict[str, str | None]:
 
 
 def recognise(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-    """See conversations, prompts with completions, or texts; columns may be called otherwise."""
+    """See conversations, prompts with completions, or texts; columns may be called otherwise.
+
+    Of two answers to compare it can learn one alone, so it is for another task.
+    """
+    found = _recognised(columns, rows)
+    return found if found is None or columns_of(columns) is None else replace(found, certainty=1)
+
+
+def _recognised(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
     layouts = dict.fromkeys(name for row in rows if (name := recognised(row)[0]))
     if layouts and not first_of(PREFERENCES, columns):
         read = _READ.get(" and ".join(layouts), {})

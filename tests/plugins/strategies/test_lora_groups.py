@@ -179,11 +179,9 @@ def test_a_group_shares_its_mask_and_without_it_each_layer_has_its_own(grouped):
         assert torch.equal(k, v) == equal
 
 
-def test_merging_and_the_base_alone_know_no_group(x, grouped):
+def test_merging_knows_no_group(x, grouped):
     loaded = grouped(dropout=0.0)
     tuned, strategy = loaded.module.eval()(x).detach(), LoRA(LoRAConfig())
-    with strategy.disabled(loaded):
-        assert not torch.allclose(loaded.module(x), tuned)
     strategy.merge(loaded)
     torch.testing.assert_close(loaded.module(x).detach(), tuned, rtol=1e-4, atol=1e-5)
 

@@ -420,7 +420,8 @@ def test_llamafactorys_list_is_a_source(tmp_path):
     for change, facts in (
         ({"format": "sharegpt"}, ("'format'", "'formatting'")),
         ({"tags": {"role_tag": "from"}}, ("(talks.jsonl):1", "`from`")),
-        ({"ranking": True}, ("preferences",)),
+        ({"ranking": True}, ("ranking",)),
+        ({"columns": {"kto_tag": "wanted"}}, ("kto_tag",)),
         ({"file_name": "talk.jsonl"}, ("talk.jsonl",)),
         ({"formatting": "alpaca", "columns": {}, "tags": {}}, ("(talks.jsonl):1", "'instruction'")),
     ):

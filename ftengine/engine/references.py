@@ -1,0 +1,73 @@
+"""What a loss takes of the reference, the model as training begins: asked once, before the first step.
+
+The reference is the base; where the strategy starts from a trained part, it is the model with that part. So it is the
+same under every strategy, full tuning among them, and no copy of the model is held. What it predicted is kept as what a
+base predicts of held-out examples is, under a hash of all that it depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import Evaluator, LoadedModel
+from ftengine.data.encoding import EncodedSplit
+from ftengine.engine.base_predictions import run_base
+from ftengine.engine.prepared_data import KnownTask
+from ftengine.evaluation.plan import EvalPlan, EvalSet, PlannedProbe
+from ftengine.evaluation.runner import EvalResult
+from ftengine.parallel.device import Device
+
+
+class _Asked(Evaluator):
+    """Measures nothing: what is predicted is read by losses."""
+
+    name = "reference"
+
+    def score(self, rows: Any, weights: np.ndarray) -> dict[str, float]:
+        return {}
+
+
+def ask_reference(
+    device: Device,
+    known: KnownTask,
+    loaded: LoadedModel,
+    plan: EvalPlan,
+    splits: Iterable[EncodedSplit] = (),
+    base: EvalResult | None = None,
+) -> None:
+    """Give examples what the reference predicts of them, where the task's loss takes it. All processes take part.
+
+    Args:
+        loaded: the reference.
+        plan: what is measured, whose examples get it too.
+        splits: further examples.
+        base: what the reference has predicted of the plan already.
+    """
+    keys = known.task.reference
+    if not keys:
+        return
+    sets = [one for one in plan.sets() if one.reading]
+    if base is not None:
+        for one in sets:
+            _give(one.split, base, one, keys)
+    every = {id(split): split for split in (*(one.split for one in sets), *splits)}
+    left = [split for split in every.values() if not split.reference]
+    asked = [EvalSet(f"reference-{i}", one, [_Asked()], title=" as reference") for i, one in enumerate(left)]
+    if asked:
+        probes = [PlannedProbe("reference", one.name, one.split.rows.source, one) for one in asked]
+        result = run_base(device, known, loaded, EvalPlan(None, probes=probes, seed=plan.seed))
+        for one in asked:
+            _give(one.split, result, one, keys)
+
+
+def _give(split: EncodedSplit, result: EvalResult, of: EvalSet, keys: Iterable[str]) -> None:
+    columns = result.predictions(of).columns
+    split.reference = {key: columns[key] for key in keys}
+
+
+def without_reference(known: KnownTask, split: EncodedSplit) -> None:
+    """Give examples numbers in the place of what the reference predicts, where only time and memory are measured."""
+    split.reference = {key: np.zeros(len(split)) for key in known.task.reference}

@@ -1,0 +1,174 @@
+"""Layouts of preferences: from a row as another tool wrote it to one with `prompt`, `chosen` and `rejected`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
+from typing import Any
+
+from ftengine.api import Example
+from ftengine.errors import DataError, shown
+from ftengine_builtins import layouts
+
+PAIRS = (
+    ("chosen", "rejected"),
+    ("chosen_response", "rejected_response"),
+    ("preferred_output", "non_preferred_output"),
+    ("preferred_completion", "non_preferred_completion"),
+)
+"""Columns of the two answers, by name: as TRL and Axolotl, as Axolotl, as OpenAI call them now and did before."""
+REJECTED = ("rejected_response", "rejected_messages")
+"""Columns of the rejected answer where the chosen one is the end of the messages, as ms-swift has them."""
+QUESTIONS = ("prompt", "question", "input")
+"""Columns of what is asked, beside those of conversations."""
+ANSWER = "Assistant:"
+"""What stands in front of answers where whole conversations are texts, as in Anthropic's HH-RLHF."""
+SIDES = ("chosen", "rejected")
+
+Listed = Callable[[Sequence[Any]], list[Any]]
+"""Reads messages without `role`, as a layout has them."""
+
+
+def sharegpt(messages: Sequence[Any]) -> list[Any]:
+    """Return messages of `from` and `value` with `role` and `content`."""
+    return layouts.sharegpt({"conversations": list(messages)})["messages"]
+
+
+def columns_of(columns: Sequence[str]) -> tuple[str, str] | None:
+    """Return the columns of the two answers; ("", column) where the chosen one is the end of the messages."""
+    for pair in PAIRS:
+        if set(pair) <= set(columns):
+            return pair
+    beside = {*layouts.COLUMNS, "query", "instruction"} & set(columns)
+    return next((("", name) for name in REJECTED if name in columns and beside), None)
+
+
+def pair_of(row: Example) -> tuple[str, str] | None:
+    """Return the columns of a row's two answers (`columns_of`)."""
+    return columns_of([name for name, value in row.items() if value is not None])
+
+
+def preference(row: Example, listed: Listed = sharegpt) -> dict[str, Any]:
+    """Return a row with `prompt`, `chosen` and `rejected`: texts, or lists of messages.
+
+    Of whole conversations on both sides the prompt is what they begin with alike, as TRL has it.
+
+    Raises:
+        DataError: one of them is missing, empty or of another kind, or both answers are the same.
+    """
+    pair = pair_of(row)
+    if pair is None:
+        has = next((name for both in PAIRS for name in both if row.get(name) is not None), None)
+        found = f"has `{has}` alone" if has else "has no answers to compare"
+        raise DataError(f"the row {found}; it needs `prompt`, `chosen` and `rejected`.")
+    rest = {name: value for name, value in row.items() if name not in (*pair, *(n for both in PAIRS for n in both))}
+    answers = [row[name] for name in pair if name]
+    if isinstance(rest.get("input"), Mapping):  # OpenAI's
+        rest = {**{key: value for key, value in rest.items() if key != "input"}, **rest["input"]}
+    prompt, rest = _asked(rest)
+    if not pair[0]:
+        prompt, answers = _of_messages(prompt, pair[1], answers[0], listed)
+    sides = dict(zip(SIDES, answers, strict=True))
+    system = rest.pop("system", None)
+    if all(isinstance(value, str) for value in sides.values()) and (prompt is None or isinstance(prompt, str)):
+        for side, text in sides.items():
+            if not text.strip():
+                raise DataError(f"`{side}` is empty; it must hold some text.")
+        if prompt is None:
+            prompt, sides = _common_text(sides)
+        found = {"prompt": prompt, **sides}
+        if isinstance(system, str) and system:
+            found = _in_messages(found, listed, system)
+    else:
+        found = _in_messages({"prompt": prompt, **sides}, listed, system)
+    if found["chosen"] == found["rejected"]:
+        raise DataError(f"`chosen` and `rejected` are the same, {shown(found['chosen'])}: no answer is preferred.")
+    return {**rest, **found}
+
+
+def _asked(row: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return what a row asks, text or messages, and the row without it; None where both sides hold it."""
+    if any(isinstance(row.get(name), list) for name in layouts.COLUMNS):
+        found = dict(layouts.normal(row))
+    elif row.get("instruction") is not None:
+        found = layouts.pairs({**row, "output": None})
+    elif row.get("query") is not None:
+        found = layouts.query_response(row)
+    else:
+        name = next((name for name in QUESTIONS if row.get(name) is not None), None)
+        return (None if name is None else row[name]), {key: row[key] for key in row if key not in QUESTIONS}
+    messages = found.pop("messages")
+    found = {key: value for key, value in found.items() if key not in QUESTIONS}
+    alone = len(messages) == 1 and _role(messages[0]) == "user" and isinstance(messages[0]["content"], str)
+    return (messages[0]["content"] if alone else messages), found
+
+
+def _of_messages(prompt: Any, column: str, rejected: Any, listed: Listed) -> tuple[Any, list[Any]]:
+    """Divide messages, whose end is the chosen answer, into prompt and answers."""
+    if not isinstance(prompt, list) or not prompt:
+        raise DataError(f"the row has `{column}` and no `messages` whose end is the chosen answer.")
+    prompt = _messages(prompt, "messages", listed)
+    asked = max((k for k, one in enumerate(prompt) if _role(one) in ("user", "system", "developer")), default=-1) + 1
+    if asked == len(prompt):
+        raise DataError(f"`messages` end with what is asked; beside `{column}` they end with the chosen answer.")
+    if column == "rejected_messages" and isinstance(rejected, list):
+        rejected = _messages(rejected, column, listed)
+        if _role(rejected[0]) != "assistant":
+            return None, [prompt, rejected]
+    return prompt[:asked], [prompt[asked:], rejected]
+
+
+def _role(message: Any) -> Any:
+    return message.get("role") if isinstance(message, Mapping) else None
+
+
+def _in_messages(found: Mapping[str, Any], listed: Listed, system: Any = None) -> dict[str, Any]:
+    """Return prompt and answers as lists of messages; both sides may be whole conversations."""
+    sides = {side: _messages(found[side], side, listed) for side in SIDES}
+    prompt = found["prompt"]
+    if all(_role(messages[0]) != "assistant" for messages in sides.values()):
+        chosen, rejected = sides.values()
+        pairs = zip(chosen, rejected, strict=False)
+        alike = sum(1 for _ in takewhile(lambda two: two[0] == two[1] and _role(two[0]) is not None, pairs))
+        while alike and alike == min(len(chosen), len(rejected)):
+            alike -= 1
+        if chosen == rejected:
+            return {"prompt": chosen, "chosen": chosen, "rejected": rejected}
+        if not alike:
+            raise DataError("`chosen` and `rejected` begin with different questions, so they answer no common prompt.")
+        prompt, sides = chosen[:alike], {"chosen": chosen[alike:], "rejected": rejected[alike:]}
+    elif prompt is None:
+        raise DataError("the row has no `prompt`, and `chosen` and `rejected` do not begin with one.")
+    elif isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    else:
+        prompt = _messages(prompt, "prompt", listed)
+    if isinstance(system, str) and system and _role(prompt[0]) not in ("system", "developer"):
+        prompt = [{"role": "system", "content": system}, *prompt]
+    return {"prompt": prompt, **sides}
+
+
+def _messages(value: Any, name: str, listed: Listed) -> list[Any]:
+    """Return a text of the assistant, one message, or several, as messages."""
+    if isinstance(value, str):
+        return [{"role": "assistant", "content": value}]
+    value = [value] if isinstance(value, Mapping) else value
+    if not isinstance(value, list) or not value or not all(isinstance(one, Mapping) for one in value):
+        raise DataError(f"`{name}` is {shown(value)}; it must be text or a list of {{role, content}}.")
+    return value if all("role" in one for one in value) else listed(value)
+
+
+def _common_text(sides: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """Divide two texts that begin alike into what they share, up to a blank, and the answers."""
+    chosen, rejected = sides["chosen"], sides["rejected"]
+    start = sum(1 for _ in takewhile(lambda two: two[0] == two[1], zip(chosen, rejected, strict=False)))
+    while start and not chosen[start - 1].isspace():
+        start -= 1
+    start = len(chosen[:start].rstrip())
+    if (marked := chosen.rfind(ANSWER, 0, start)) >= 0:
+        start = marked + len(ANSWER)
+    if chosen == rejected:
+        return chosen, dict(sides)
+    if not start or not chosen[start:].strip() or not rejected[start:].strip():
+        raise DataError("the row has no `prompt`, and `chosen` and `rejected` do not begin with one.")
+    return chosen[:start], {"chosen": chosen[start:], "rejected": rejected[start:]}

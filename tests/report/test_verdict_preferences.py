@@ -1,0 +1,85 @@
+"""What the verdict says of preferences: length, chosen answers that became less likely, pairs that differ in style."""
+
+import numpy as np
+import pytest
+
+from ftengine.testing import check_evaluator
+from ftengine_builtins.evaluators import Preferences
+from ftengine_builtins.rules.preferences import ChosenAnswers, SeparablePairs
+
+
+def rows(n=40, seed=0, **columns):
+    draw = np.random.default_rng(seed)
+    found = {name: draw.normal(size=n) for name in ("chosen_logp", "rejected_logp", "margin")}
+    found |= {name: draw.integers(1, 9, n) for name in ("chosen_tokens", "rejected_tokens")}
+    return found | {name: np.asarray(column) for name, column in columns.items()}
+
+
+def test_the_baseline_goes_by_the_length_that_is_more_often_chosen():
+    for chosen, rejected, way, reached in (
+        ([5, 5, 5, 1], [1, 1, 1, 5], "longer", 0.75),
+        ([1, 1, 1, 5], [5, 5, 5, 1], "shorter", 0.75),
+        ([5, 5, 3, 3], [1, 1, 3, 3], "longer", 0.75),
+    ):
+        some = rows(4, chosen_tokens=chosen, rejected_tokens=rejected)
+        drawn = Preferences().baseline_resamples(some, np.ones((1, 4)))
+        assert drawn["preference_accuracy"] == pytest.approx([reached])
+        details = dict(one for one in Preferences().details(some, _estimate) if isinstance(one, tuple))
+        assert details["baseline"]["way"] == f"preferring the {way} answer"
+        assert details["baseline"]["figures"] == {"preference_accuracy": reached}
+
+
+def _estimate(values, trials=None):
+    from ftengine.api import Estimate
+
+    return [Estimate(float(x), None, None, 4) for x in values(np.ones((1, 4)))[0]]
+
+
+def test_a_pair_without_a_margin_counts_half():
+    some = rows(4, margin=[1.0, 0.0, -1.0, 2.0], chosen_logp=[-1.0, -2, -3, -4], rejected_logp=[-2.0, -1, -3, -9])
+    found = Preferences().score(some, np.array([1.0, 1, 1, 1]))
+    assert found["preference_accuracy"] == 2.5 / 4
+    assert found["ranking_accuracy"] == 2.5 / 4
+    assert np.isnan(Preferences().score_examples(some).right[1])
+
+
+class Run:
+    """As much of a run's records as these rules read."""
+
+    def __init__(self, change, accuracy, nll=None):
+        from types import SimpleNamespace
+
+        from ftengine.api import Difference, Estimate
+
+        difference = Difference(change, change - 0.5, change + 0.5, 0.01, None)
+        sides = {
+            name: Estimate(value, value - 1, value + 1, 60)
+            for name, value in (("base", -9.0), ("tuned", -9.0 + change))
+        }
+        self.recipe = SimpleNamespace(task={"name": "preference", "nll": nll})
+        self.evaluation = SimpleNamespace(
+            base={"chosen_logp": sides["base"]},
+            tuned={"chosen_logp": sides["tuned"], "preference_accuracy": Estimate(accuracy, 0.9, 1.0, 60)},
+            difference={"chosen_logp": difference},
+        )
+
+
+@pytest.mark.parametrize(("change", "found"), [(-2.0, 1), (-0.3, 0), (2.0, 0)])
+def test_chosen_answers_that_became_less_likely_are_told_with_what_helps(change, found):
+    told = list(ChosenAnswers().judge(Run(change, 0.8)))
+    assert len(told) == found
+    for one in told:
+        assert "task.nll" in one.text
+        assert one.figures["difference"]["value"] == change
+    for one in ChosenAnswers().judge(Run(change, 0.8, nll=0.1)):
+        assert "task.nll" not in one.text
+
+
+@pytest.mark.parametrize(("accuracy", "found"), [(1.0, 1), (0.995, 1), (0.95, 0)])
+def test_pairs_that_are_all_told_apart_are_to_be_looked_at(accuracy, found):
+    assert len(list(SeparablePairs().judge(Run(0.0, accuracy)))) == found
+
+
+def test_the_evaluator_keeps_what_the_engine_relies_on():
+    some = rows(12)
+    check_evaluator(Preferences, [{name: column[i].item() for name, column in some.items()} for i in range(12)])
