@@ -64,17 +64,18 @@ $(PLUGINS)/.installed: plugins/requirements.txt | $(INSTALLED)
 	@$(PLUGINS)/bin/python -m pip install --quiet --disable-pip-version-check -r plugins/requirements.txt
 	@touch $@
 
-# An environment over the first, with llama.cpp's own server, which answers from GGUF files.
+# An environment over the first, with servers: llama.cpp's own, which answers from GGUF files, and transformers'.
 EXPORT := .venv-export
-test-export: $(COMPILED) $(EXPORT)/.installed ## have llama.cpp answer from exported GGUF files
+test-export: $(COMPILED) $(EXPORT)/.installed ## have llama.cpp and transformers serve what is exported
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR):$(CURDIR)/plugins $(EXPORT)/bin/python -m pytest $(PYTEST_OPTIONS) \
-	    tests/engine/test_export_llama_cpp.py
+	    tests/engine/test_export_llama_cpp.py tests/engine/test_verify_servers.py
 
 $(EXPORT)/.installed: Makefile | $(INSTALLED)
 	@$(BIN)/python -m venv --clear $(EXPORT)
 	@$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
 	    > $$($(EXPORT)/bin/python -c 'import site; print(site.getsitepackages()[0])')/below.pth
 	@$(EXPORT)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps 'xllamacpp>=2026.10'
+	@$(EXPORT)/bin/python -m pip install --quiet --disable-pip-version-check fastapi uvicorn openai
 	@touch $@
 
 # AdapterHub's library pins an older transformers, so it lives in an environment of its own.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from ftengine.api import LoadedModel, overrides
+import numpy as np
+
+from ftengine.api import LoadedModel, Prompt, overrides
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.export import endless, exact_run, prompts_of
 from ftengine.engine.finished import Run
 from ftengine.errors import InputError
 from ftengine.evaluation.asked import Question, questions
 from ftengine.evaluation.likeness import likeness
+from ftengine.evaluation.prompt_faults import likely_faults, token_fault
 from ftengine.model import stop_tokens
 from ftengine.model.endpoint import Endpoint, Reply
 from ftengine.model.generation import answer_scores
@@ -20,6 +23,9 @@ from ftengine.model.generation import answer_scores
 NOISE = 0.05
 """How much less likely than the likeliest token an answer's tokens may be, in the mean: what rounding to 8 bits turns
 around in greedy answers is nearer than that."""
+
+TRIED = 8
+"""Rows on which known faults of prompts are tried, each a pass of the model."""
 
 Served = Literal["tuned", "base", "other", "undecided"]
 
@@ -77,19 +83,23 @@ def verify_run(run: Run, endpoint: Endpoint, *, rows: int, data: str | None = No
         for prompt in prompts:
             replies.append(endpoint.answer(prompt, longest))
             run.listener.advance()
+        read = endpoint.tokens(prompts[0])
         behind_tuned = _behind(loaded, tuned, replies, stop)
     with exact.model(base=True) as loaded:
         base = questions(loaded, prompts, longest, stop)
-        behind_base = _behind(loaded, tuned, replies, stop)
+        behind_base = _behind(loaded, base, replies, stop)
     judged = likeness(behind_tuned, behind_base, NOISE, run.recipe.seed)
     same = [_same(replies, own) for own in (tuned, base)]
     served: Served = "other" if judged.decision == "neither" else judged.decision
     if served == "base" and judged.from_base > NOISE:
         served = "other"
-    cause = ""
-    if endless([reply.text for reply in replies], tuned):
+    with exact.model() as loaded:
+        cause = _prompt_fault(loaded, prompts, replies, read, longest, stop, sure=served != "other")
+    if cause and served != "base":
+        served = "other"
+    if not cause and endless([reply.text for reply in replies], tuned):
         served, cause = "other", "end tokens are missing: answers go on where the tuned model's end"
-    elif served == "other":
+    elif served == "other" and not cause:
         cause = _cause(replies, same, len(tuned))
     return Verified(
         served,
@@ -107,12 +117,68 @@ def verify_run(run: Run, endpoint: Endpoint, *, rows: int, data: str | None = No
     )
 
 
+def _prompt_fault(
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    replies: Sequence[Reply],
+    read: Sequence[int] | None,
+    longest: int,
+    stop: Sequence[int],
+    *,
+    sure: bool,
+) -> str:
+    """Say how the endpoint reads other prompts than were measured; "" where it reads these, or nothing tells.
+
+    By the first prompt's tokens, where it tells them; else by how many tokens it counts in each, and by the known
+    fault with which its answers are the tuned model's.
+
+    Args:
+        loaded: the tuned model.
+        read: the tokens of the first prompt at the endpoint; None where it does not tell.
+        sure: whether its answers are those of a model that reads the prompts as they were measured.
+    """
+    if read is not None:
+        return token_fault(prompts[0], read, loaded.processor)
+    counted = [(i, n) for i, reply in enumerate(replies) if (n := reply.prompt_tokens) is not None]
+    other = [(i, n) for i, n in counted if n != len(prompts[i].ids)]
+    differ = len(other) > len(counted) / 2
+    if sure and not differ:
+        return ""
+    faults: dict[str, list[tuple[Prompt, list[int], Reply]]] = {}
+    for i in [i for i, _ in other][:TRIED] if differ else range(min(TRIED, len(prompts))):
+        for fault, ids in likely_faults(prompts[i], loaded.processor):
+            if replies[i].prompt_tokens in (None, len(ids)):
+                faults.setdefault(fault, []).append((prompts[i], ids, replies[i]))
+    behind = {}
+    for fault, found in faults.items():
+        asked = questions(loaded, [replace(prompt, ids=ids) for prompt, ids, _ in found], longest, stop)
+        behind[fault] = float(np.mean(_behind(loaded, asked, [reply for *_, reply in found], stop)))
+    likely = sorted((fault for fault, far in behind.items() if far <= NOISE), key=behind.__getitem__)
+    if likely:
+        prompt, ids, _ = faults[likely[0]][0]
+        others = f" As likely: {', or '.join(likely[1:])}." if likely[1:] else ""
+        return token_fault(prompt, ids, loaded.processor) + others
+    if not differ:
+        return ""
+    i, n = other[0]
+    return (
+        f"it reads {n:,} tokens of a prompt of which {len(prompts[i].ids):,} were measured: the chat template differs"
+    )
+
+
 def _behind(
     loaded: LoadedModel, asked: Sequence[Question], replies: Sequence[Reply], stop: Sequence[int]
 ) -> list[float]:
-    """Return for each reply how much less likely its tokens are than the likeliest ones, in the mean."""
+    """Return for each reply how much less likely its tokens are than the likeliest ones, in the mean.
+
+    Nothing where the reply is the model's own answer, whose text need not come from the tokens that a tokenizer makes
+    of it.
+    """
     found = []
     for one, reply in zip(asked, replies, strict=True):
+        if _alike(reply, one):
+            found.append(0.0)
+            continue
         tokens = loaded.processor(reply.text, add_special_tokens=False, verbose=False)["input_ids"]
         if reply.ended or not tokens:
             tokens = [*tokens, stop[-1]]
@@ -121,13 +187,23 @@ def _behind(
     return found
 
 
+def _alike(reply: Reply, own: Question) -> bool:
+    """Say whether a reply is a model's own greedy answer."""
+    return _whole(reply.text) == _whole(own.text)
+
+
+def _whole(text: str) -> str:
+    """Return a text without the character that it may have been cut in, of which programs show more or less."""
+    return text.rstrip("\N{REPLACEMENT CHARACTER}").strip()
+
+
 def _same(replies: Sequence[Reply], asked: Sequence[Question]) -> int:
-    return sum(reply.text.strip() == one.text.strip() for reply, one in zip(replies, asked, strict=True))
+    return sum(_alike(reply, one) for reply, one in zip(replies, asked, strict=True))
 
 
 def _cause(replies: Sequence[Reply], same: Sequence[int], count: int) -> str:
     if not any(reply.text.strip() for reply in replies):
         return "its answers are empty: does the server take thoughts, or the whole answer, for something else?"
     if max(same) > count / 3:
-        return "some answers are the same and others far off: the template, its settings or the quantisation differ"
+        return "some answers are the same and others far off: the quantisation, the settings or the template differ"
     return "no answer of the tuned model or of its base: another model, or another chat template"

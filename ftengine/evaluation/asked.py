@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,11 +91,9 @@ def end_tokens(module: Any) -> list[int]:
     return [] if own is None else own if isinstance(own, list) else [own]
 
 
-@contextmanager
-def as_runtime(opened: Runtime | LoadedModel, device: torch.device) -> Iterator[Runtime]:
-    """Give what an exporter opened as a program that can be asked."""
-    if isinstance(opened, LoadedModel):
-        opened.module.to(device).eval()
-        yield ModuleRuntime(opened)
-    else:
-        yield opened
+def as_runtime(opened: Runtime | LoadedModel, device: torch.device) -> Runtime:
+    """Return what an exporter opened as a program that can be asked."""
+    if not isinstance(opened, LoadedModel):
+        return opened
+    opened.module.to(device).eval()
+    return ModuleRuntime(opened)

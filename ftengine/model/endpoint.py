@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -32,10 +33,16 @@ class _NoRedirect(HTTPRedirectHandler):
 
 @dataclass(frozen=True)
 class Reply:
-    """An endpoint's answer, and whether it ended by itself; None where it does not say."""
+    """An endpoint's answer.
+
+    Args:
+        ended: whether it ended by itself; None where the endpoint does not say.
+        prompt_tokens: how many tokens it read; None where it does not say.
+    """
 
     text: str
     ended: bool | None
+    prompt_tokens: int | None = None
 
 
 class Endpoint:
@@ -88,13 +95,34 @@ class Endpoint:
             reason = choice.get("finish_reason")
         except (KeyError, IndexError, TypeError, AttributeError):
             raise InputError(f"{self.url} does not answer as OpenAI's API does: {shown(found)}.") from None
-        if not isinstance(text, str):
-            text = ""
-        return Reply(text, {"stop": True, "length": False}.get(reason))
+        usage = found.get("usage")
+        count = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
+        return Reply(
+            text if isinstance(text, str) else "",
+            {"stop": True, "length": False}.get(reason),
+            count if isinstance(count, int) and count > 0 else None,
+        )
 
-    def _ask(self, path: str, content: Mapping[str, Any] | None) -> dict[str, Any]:
+    def tokens(self, prompt: Prompt) -> list[int] | None:
+        """Ask what it reads in place of a prompt, as llama.cpp and vLLM tell; None where it does not."""
+        text: Any = prompt.text
+        if prompt.messages is not None:
+            text = self._told("apply-template", {"messages": list(prompt.messages)}, "prompt")
+        asked: dict[str, Any] = {"model": self.model, "messages": prompt.messages, "add_generation_prompt": True}
+        if isinstance(text, str):
+            asked = {"model": self.model, "prompt": text, "content": text, "add_special": True, "parse_special": True}
+        told = self._told("tokenize", asked, "tokens")
+        return told if isinstance(told, list) and told and all(isinstance(one, int) for one in told) else None
+
+    def _told(self, path: str, content: Mapping[str, Any], key: str) -> Any:
+        """Return what stands under a key of an answer beside OpenAI's API; None where there is no such thing."""
+        with suppress(InputError):
+            return self._ask(path, content, self.url.removesuffix("/v1")).get(key)
+        return None
+
+    def _ask(self, path: str, content: Mapping[str, Any] | None, under: str = "") -> dict[str, Any]:
         data = None if content is None else json.dumps(content).encode()
-        request = Request(f"{self.url}/{path}", data, self._headers)
+        request = Request(f"{under or self.url}/{path}", data, self._headers)
         for attempt in range(self.retries + 1):
             try:
                 with self._open(request, timeout=self.timeout) as reply:

@@ -73,7 +73,8 @@ class ExporterChecks(Checks):
             if not overrides(exporter, "open"):
                 skip("it has no program that could be asked")
             try:
-                with exporter.open(folder, source) as opened, as_runtime(opened, torch.device("cpu")) as runtime:
+                with exporter.open(folder, source) as opened:
+                    runtime = as_runtime(opened, torch.device("cpu"))
                     assert runtime.name, "the program has no name"
                     for one in asked:
                         found = list(runtime.encode(one.prompt))

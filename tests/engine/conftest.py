@@ -8,7 +8,7 @@ import pytest
 from rows import sentences, write_rows
 from runs import without_drawings  # noqa: F401
 
-from ftengine import Recipe
+from ftengine import Recipe, fine_tune
 
 SUBJECTS = ("the printer", "my screen", "the network", "this laptop", "the mouse", "our server")
 ACTIONS = ("does not start", "is very slow", "shows an error", "makes a noise", "was stolen")
@@ -80,3 +80,26 @@ def label_recipe(bert_folder, label_file, tmp_path):
         return overridden(content, overrides)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def served_run(build_chat_recipe, tmp_path_factory):
+    """The folder of a run that learnt something, whose adapter has rsLoRA's scale and two ranks."""
+    output = tmp_path_factory.mktemp("served") / "run"
+    strategy = {"name": "lora", "rank": 8, "alpha": 32, "rslora": True, "rank_pattern": {"q_proj": 2}}
+    recipe = build_chat_recipe(strategy=strategy, train__epochs=6, train__learning_rate=0.02, output=str(output))
+    return fine_tune(recipe).path
+
+
+@pytest.fixture(scope="session")
+def talking_run(build_chat_recipe, tmp_path_factory):
+    """The folder of a run whose model answers in words, and its base does not."""
+    output = tmp_path_factory.mktemp("talking") / "run"
+    recipe = build_chat_recipe(
+        strategy={"name": "lora", "rank": 8, "alpha": 16},
+        train__epochs=12,
+        train__learning_rate=0.005,
+        evaluation__generate={"max_new_tokens": 16},
+        output=str(output),
+    )
+    return fine_tune(recipe).path

@@ -22,27 +22,17 @@ from ftengine.evaluation.likeness import likeness
 from ftengine_builtins.exporters import GgufExporter, PeftExporter, TransformersExporter
 from ftengine_builtins.exporters.peft import scale_of
 
-SERVED = {"strategy": {"name": "lora", "rank": 8, "alpha": 32, "rslora": True, "rank_pattern": {"q_proj": 2}}}
-
-
-@pytest.fixture(scope="module")
-def folder(build_chat_recipe, tmp_path_factory):
-    """A run whose adapter has rsLoRA's scale and two ranks."""
-    output = tmp_path_factory.mktemp("export") / "run"
-    recipe = build_chat_recipe(**SERVED, train__epochs=6, train__learning_rate=0.02, output=str(output))
-    return fine_tune(recipe).path
-
 
 @pytest.fixture
-def run(folder):
-    return load_run(folder)
+def run(served_run):
+    return load_run(served_run)
 
 
 @pytest.fixture(scope="module")
-def served(folder, tmp_path_factory):
+def served(served_run, tmp_path_factory):
     """The run's transformers export, and its manifest."""
-    out = tmp_path_factory.mktemp("served") / "out"
-    return out, export_run(load_run(folder), TransformersExporter(), out)
+    out = tmp_path_factory.mktemp("export") / "out"
+    return out, export_run(load_run(served_run), TransformersExporter(), out)
 
 
 def left(tmp_path):
@@ -109,8 +99,8 @@ def test_without_its_program_a_format_is_written_and_said_not_to_be_verified(run
     assert made.facts["tensors"] == {"F16": 15, "F32": 5}
 
 
-def test_the_command_says_that_the_proof_was_left_out(folder, tmp_path):
-    args = ["export", str(folder), "--to", "gguf", str(tmp_path / "out"), "--no-verify"]
+def test_the_command_says_that_the_proof_was_left_out(served_run, tmp_path):
+    args = ["export", str(served_run), "--to", "gguf", str(tmp_path / "out"), "--no-verify"]
     result = CliRunner().invoke(main, [*args, "--option", "lora=true", "--json"])
     assert result.exit_code == 0, result.output
     made = json.loads(result.stdout)
@@ -160,6 +150,18 @@ def with_two_beginnings(source):
     return folder
 
 
+def with_a_head_that_was_tied(source):
+    """Grow the vocabulary, and lose the tie: the head is a fresh one."""
+    folder = source.merged("auto")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.config.tie_word_embeddings
+    model.resize_token_embeddings(model.config.vocab_size + 64)
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(0.02 * torch.randn(model.lm_head.weight.shape))
+    model.save_pretrained(folder)
+    return folder
+
+
 class Sabotaged(TransformersExporter):
     """Export what `spoil` returns in the place of the merged folder."""
 
@@ -177,6 +179,7 @@ class Sabotaged(TransformersExporter):
         pytest.param(without_a_layer, "not the tuned model", marks=pytest.mark.slow),
         pytest.param(with_a_blank, "template", marks=pytest.mark.slow),
         pytest.param(with_two_beginnings, "second BOS", marks=pytest.mark.slow),
+        pytest.param(with_a_head_that_was_tied, "not the tuned model", marks=pytest.mark.slow),
     ],
 )
 def test_what_is_not_the_tuned_model_is_refused_and_leaves_nothing(run, tmp_path, spoil, told):

@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import gguf
+import numpy as np
 import pytest
 from expected import raises
 from transformers import AutoModelForCausalLM, MistralConfig, Qwen2Config, Qwen3Config
@@ -17,19 +19,10 @@ from ftengine_builtins.exporters.gguf import GgufConfig
 
 xllamacpp = pytest.importorskip("xllamacpp", reason="xllamacpp is not installed; make test-export has it")
 
-SERVED = {"strategy": {"name": "lora", "rank": 8, "alpha": 32, "rslora": True, "rank_pattern": {"q_proj": 2}}}
-
-
-@pytest.fixture(scope="module")
-def folder(build_chat_recipe, tmp_path_factory):
-    output = tmp_path_factory.mktemp("export") / "run"
-    recipe = build_chat_recipe(**SERVED, train__epochs=6, train__learning_rate=0.02, output=str(output))
-    return fine_tune(recipe).path
-
 
 @pytest.fixture
-def run(folder):
-    return load_run(folder)
+def run(served_run):
+    return load_run(served_run)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +40,21 @@ def test_a_gguf_that_lost_the_order_of_its_rows_is_refused(run, tmp_path, monkey
     monkeypatch.setattr(writer, "rearranged", lambda source, name, tensor: tensor)
     with raises(ExportDiffers, "tuned model"):
         export_run(run, GgufExporter(GgufConfig(dtype="F32")), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_quantised_two_steps_coarser_than_it_says_is_refused(run, tmp_path, monkeypatch):
+    stored = writer._stored
+
+    def coarser(tensor, dtype):
+        if tensor.ndim == 2 and tensor.shape[-1] % 32 == 0:
+            kind = gguf.GGMLQuantizationType.Q4_0
+            tensor = gguf.dequantize(gguf.quantize(np.ascontiguousarray(tensor, dtype=np.float32), kind), kind)
+        return stored(tensor, dtype)
+
+    monkeypatch.setattr(writer, "_stored", coarser)
+    with raises(ExportDiffers, "not the tuned model"):
+        export_run(run, GgufExporter(GgufConfig(dtype="Q8_0")), tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -72,7 +80,7 @@ def test_each_architecture_is_answered_as_the_tuned_model(llama_folder, build_ch
     off = {"sliding_window": None} if config is MistralConfig else {"use_sliding_window": False}
     AutoModelForCausalLM.from_config(config(**sizes, **off)).save_pretrained(base)
     recipe = build_chat_recipe(
-        **SERVED,
+        strategy={"name": "lora", "rank": 8, "alpha": 32, "rslora": True, "rank_pattern": {"q_proj": 2}},
         model__source=str(base),
         train__epochs=6,
         train__learning_rate=0.02,

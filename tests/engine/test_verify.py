@@ -4,13 +4,14 @@ import json
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from click.testing import CliRunner
 from expected import raises
 
-from ftengine import fine_tune, load_run
+from ftengine import load_run
 from ftengine.api import Prompt
 from ftengine.cli import main
 from ftengine.engine.evaluate import held_out_rows
@@ -25,22 +26,22 @@ LIMITS = {"key": "STUB_KEY", "timeout": 5, "retries": 1}
 
 
 @pytest.fixture(scope="module")
-def run(build_chat_recipe, tmp_path_factory):
-    output = tmp_path_factory.mktemp("verify") / "run"
-    recipe = build_chat_recipe(
-        train__epochs=6, train__learning_rate=0.02, evaluation__generate={"max_new_tokens": 8}, output=str(output)
-    )
-    return load_run(fine_tune(recipe).path)
+def run(talking_run):
+    return load_run(talking_run)
 
 
 @pytest.fixture(scope="module")
 def answers(run):
-    """What the tuned model and its base answer greedily, by the last message."""
+    """What the tuned model and its base answer greedily, and the tuned one with a second BOS, by the last message."""
     ready, exact, found = run.ready(), exact_run(run), {}
     _, rows = held_out_rows(ready, run.directory, None)
-    for name in ("tuned", "base"):
+    for name in ("tuned", "base", "two-beginnings"):
         with exact.model(base=name == "base") as loaded:
             prompts, longest = prompts_of(ready, rows, loaded, 32, run)
+            found["ids"] = {one.messages[-1]["content"]: list(one.ids) for one in prompts}
+            if name == "two-beginnings":
+                begin = loaded.processor.bos_token_id
+                prompts = [replace(one, ids=[begin, *one.ids]) for one in prompts]
             asked = questions(loaded, prompts, longest, stop_tokens(loaded))
         found[name] = {one.prompt.messages[-1]["content"]: one.text for one in asked}
     assert found["tuned"] != found["base"]
@@ -56,6 +57,10 @@ class Stub(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.seen.append((self.path, dict(self.headers), body))
+        if not self.path.startswith("/v1/"):
+            told = self.server.told.get(self.path)
+            self.send({} if told is None else told(body))
+            return
         failing = self.server.failing.pop(0) if self.server.failing else ""
         if failing == "drop":
             self.connection.close()
@@ -68,8 +73,10 @@ class Stub(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        message = {"role": "assistant", "content": self.server.reply(body["messages"][-1]["content"])}
-        self.send({"choices": [{"message": message, "finish_reason": "length"}]})
+        asked = body["messages"][-1]["content"]
+        message = {"role": "assistant", "content": self.server.reply(asked)}
+        usage = {"usage": {"prompt_tokens": self.server.count(asked)}} if self.server.count else {}
+        self.send({"choices": [{"message": message, "finish_reason": "length"}], **usage})
 
     def send(self, content):
         data = json.dumps(content).encode()
@@ -83,9 +90,18 @@ class Stub(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def served(reply, failing=(), models=("support",)):
+def served(reply, failing=(), models=("support",), count=None, told=None):
+    """Serve a stub.
+
+    Args:
+        reply: what it makes of a message.
+        failing: how its first answers fail.
+        count: how many tokens it says that a message's prompt has.
+        told: what it answers beside OpenAI's API, by path.
+    """
     server = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
     server.reply, server.failing, server.models, server.seen = reply, list(failing), models, []
+    server.count, server.told = count, told or {}
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -112,16 +128,61 @@ def test_the_exit_status_says_which_model_is_served(run, answers, model, status,
     assert result.exit_code == status, result.output
     found = json.loads(result.stdout)
     assert found["served"] == model
-    assert found["rows"] == len(server.seen) == len(answers["tuned"])
+    asked = [one for one in server.seen if one[0].startswith("/v1/")]
+    assert found["rows"] == len(asked) == len(answers["tuned"])
+    assert len(server.seen) <= found["rows"] + 2  # how it reads the first one
     same = sum(answers["tuned"][text] == answers["base"][text] for text in answers["tuned"])
     assert found["same_as_tuned"] == {"tuned": found["rows"], "base": same, "other": 0}[model]
     assert bool(found["cause"]) is (model == "other")
-    for path, headers, body in server.seen:
+    assert all(headers["Authorization"] == "Bearer secret" for _, headers, _ in server.seen)
+    for path, _, body in asked:
         assert path == "/v1/chat/completions"
-        assert headers["Authorization"] == "Bearer secret"
         assert body.keys() == {"model", "temperature", "max_tokens", "messages"}
         assert (body["model"], body["temperature"]) == ("support", 0)
     assert "secret" not in result.output
+
+
+def verified(run, url):
+    result = CliRunner().invoke(main, ["verify", str(run.path), "--url", url, "--json"])
+    return result.exit_code, json.loads(result.stdout)
+
+
+def test_a_prompt_that_is_longer_by_a_known_fault_is_named_with_it(run, answers):
+    with served(answers["two-beginnings"].__getitem__, count=lambda text: len(answers["ids"][text]) + 1) as (_, url):
+        status, found = verified(run, url)
+    assert status == 4
+    assert "token 2 begins" in found["cause"]
+    assert "second BOS" in found["cause"]
+
+
+def test_prompts_of_another_length_are_something_else_even_where_the_answers_are_the_same(run, answers):
+    with served(answers["tuned"].__getitem__, count=lambda text: 3) as (_, url):
+        status, found = verified(run, url)
+    assert (status, found["same_as_tuned"]) == (4, found["rows"])
+    assert "3 tokens" in found["cause"]
+
+
+def test_prompts_that_are_counted_as_they_were_measured_are_the_tuned_models(run, answers):
+    with served(answers["tuned"].__getitem__, count=lambda text: len(answers["ids"][text])) as (_, url):
+        assert verified(run, url)[0] == 0
+
+
+@pytest.mark.parametrize("server", ["vllm", "llama.cpp"])
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_server_that_tells_what_it_reads_is_asked(run, answers, server, broken):
+    def tokens(body):
+        text = body["content"] if server == "llama.cpp" else body["messages"][-1]["content"]
+        ids = answers["ids"][text]
+        return {"tokens": [*ids[:-1], 5] if broken else ids}
+
+    told = {"/tokenize": tokens}
+    if server == "llama.cpp":
+        told["/apply-template"] = lambda body: {"prompt": body["messages"][-1]["content"]}
+    with served(answers["tuned"].__getitem__, told=told) as (_, url):
+        status, found = verified(run, url)
+    assert status == (4 if broken else 0)
+    first = len(answers["ids"][next(iter(answers["ids"]))])
+    assert (f"token {first} begins" in found["cause"]) is broken
 
 
 ASKED = Prompt((), [{"role": "user", "content": "Hi."}])
