@@ -17,12 +17,14 @@ COMMANDS = {
     "train": ("ftengine.cli.train:train", "Fine-tune a model as a recipe says."),
     "evaluate": ("ftengine.cli.evaluate:evaluate", "Compare a tuned model with its base."),
     "predict": ("ftengine.cli.predict:predict", "Answer the rows of a file with a tuned model."),
+    "chat": ("ftengine.cli.chat:chat", "Talk with a tuned model, its base, or both."),
     "merge": ("ftengine.cli.merge:merge", "Merge the trained part into the base and save a plain model."),
     "export": ("ftengine.cli.export:export", "Write a tuned model in another program's format, and prove it."),
     "verify": (
         "ftengine.cli.verify:verify",
         "Say which model an endpoint serves: the tuned one or its base.",
     ),
+    "reproduce": ("ftengine.cli.reproduce:reproduce", "Train a run again from its own record, and compare."),
     "report": ("ftengine.cli.report:report", "Write an HTML report on finished runs, and print their verdicts."),
     "compare": ("ftengine.cli.compare:compare", "Train several strategies on the same data and compare them."),
     "cross-validate": (

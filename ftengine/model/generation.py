@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,6 +59,36 @@ def sampling(options: Mapping[str, Any], samples: int, seed: int) -> dict[str, A
     if samples > 1 and not drawn["temperature"]:
         raise InputError(f"{samples} answers of temperature 0 would be equal. Set it above 0.")
     return drawn
+
+
+_TOLD: ContextVar[Callable[[int], None] | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def streaming(tell: Callable[[int], None]) -> Iterator[None]:
+    """Have each new token told at once, within a block in which one prompt at a time is answered."""
+    before = _TOLD.set(tell)
+    try:
+        yield
+    finally:
+        _TOLD.reset(before)
+
+
+class _Streamer:
+    """What transformers hands new tokens to; the first that it hands over are the prompt's."""
+
+    def __init__(self, tell: Callable[[int], None], stop: Sequence[int]) -> None:
+        self._tell, self._stop, self._begun = tell, stop, False
+
+    def put(self, tokens: Tensor) -> None:
+        if self._begun:
+            for token in tokens.flatten().tolist():
+                if token not in self._stop:
+                    self._tell(token)
+        self._begun = True
+
+    def end(self) -> None:
+        """Do nothing: the block ends."""
 
 
 def generate(
@@ -115,6 +147,7 @@ def generate(
             **{"input_ids": ids, "attention_mask": mask, **begun},
             generation_config=config,
             logits_processor=LogitsProcessorList(processors),
+            streamer=None if (tell := _TOLD.get()) is None else _Streamer(tell, stop),
         )
     # An encoder-decoder's output begins with the token that its decoder starts from.
     answers = output[:, 1 if apart else longest :].tolist()

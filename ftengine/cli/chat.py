@@ -1,0 +1,145 @@
+"""`ftengine chat`: a conversation with a tuned model, its base, or both, in a terminal or from a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from ftengine.cli.options import require_one_process, run_argument, trust_code_option
+from ftengine.cli.progress import announce, listening
+from ftengine.text import printable
+
+if TYPE_CHECKING:
+    from ftengine.engine.chat import Chat, Side
+
+COMMANDS = {
+    "/tuned": "the tuned model answers",
+    "/base": "its base answers",
+    "/both": "both answer, one after the other; the conversation goes on with the tuned model's answer",
+    "/reset": "begin a new conversation",
+    "/help": "show this",
+    "/quit": "end, as Ctrl-D does; Ctrl-C stops an answer",
+}
+
+ANSWER: dict[str, tuple[Side, ...]] = {"/tuned": ("tuned",), "/base": ("base",), "/both": ("tuned", "base")}
+"""Who answers from then on."""
+
+
+@click.command()
+@run_argument
+@click.option("--base", is_flag=True, help="Begin with the base model.")
+@click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16", "float16"]), help="Default: the recipe's train.precision."
+)
+@click.option(
+    "--option",
+    "options",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="An option of answers, e.g. max_new_tokens=200; may be given several times.",
+)
+@trust_code_option
+def chat(run_folder: str, base: bool, precision: str | None, options: tuple[str, ...], trust_code: bool) -> None:
+    """Talk with a tuned model, its base, or both.
+
+    Template, stops and generation settings are those of the run's evaluation. /help lists what can be typed.
+    From a pipe, each line is a turn, and stdout has the answers alone.
+
+    \b
+    Examples:
+      ftengine chat runs/support
+      echo "My screen is dark." | ftengine chat runs/support --base
+    """
+    announce(f"opening {run_folder}")
+    from ftengine.engine.chat import Chat
+    from ftengine.engine.fine_tune import load_run
+    from ftengine.run.yaml_text import key_and_value
+
+    require_one_process("chat", "talks with one user")
+    chosen = dict(key_and_value(option, "--option", "max_new_tokens=200") for option in options)
+    with listening(bars=False) as listener:
+        run = load_run(run_folder, listener=listener, trust_code=trust_code, precision=precision)
+        with Chat(run, chosen) as conversation:
+            _talk(conversation, ANSWER["/base" if base else "/tuned"], terminal=sys.stdin.isatty())
+
+
+def _talk(conversation: Chat, sides: tuple[Side, ...], *, terminal: bool) -> None:
+    from ftengine.errors import DataError
+
+    _introduce(conversation, sides)
+    for line in _lines(terminal):
+        text = line.strip()
+        if text == "/quit":
+            return
+        if text in ANSWER:
+            sides = ANSWER[text]
+            _introduce(conversation, sides)
+        elif text == "/reset":
+            conversation.turns.clear()
+            click.echo("a new conversation", err=True)
+        elif text == "/help":
+            click.echo("\n".join(f"{name:<8}{what}" for name, what in COMMANDS.items()), err=True)
+        elif text.startswith("/") and text[1:].isalpha():
+            click.echo(f"no command {text}. There are {', '.join(COMMANDS)}.", err=True)
+        elif text:
+            try:
+                _answer(conversation, line.rstrip("\r\n"), sides, terminal)
+            except DataError as error:
+                if not terminal:
+                    raise
+                click.echo(printable(f"{error} /reset begins a new conversation."), err=True)
+
+
+def _introduce(conversation: Chat, sides: tuple[Side, ...]) -> None:
+    """Say who answers, and where that is no conversation."""
+    who = " and ".join({"tuned": "the tuned model", "base": "its base"}[side] for side in sides)
+    click.echo(f"{who} {'answer' if len(sides) > 1 else 'answers'} (/help)", err=True)
+    if not conversation.converses(sides[0]):
+        click.echo("it was tuned without a chat template: each line is continued, by itself", err=True)
+
+
+def _lines(terminal: bool) -> Iterator[str]:
+    """Give what the user types, or the lines of a pipe."""
+    if not terminal:
+        yield from sys.stdin
+        return
+    import contextlib
+
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  # arrow keys
+    while True:
+        try:
+            yield input("> ")
+        except KeyboardInterrupt:
+            click.echo(err=True)
+        except EOFError:
+            click.echo(err=True)
+            return
+
+
+def _answer(conversation: Chat, text: str, sides: tuple[Side, ...], terminal: bool) -> None:
+    """Print the answers, and keep the first one."""
+    kept: str | None = None
+    for side in sides:
+        written: list[str] = []
+
+        def write(piece: str, written: list[str] = written) -> None:
+            written.append(piece)
+            click.echo(printable(piece), nl=False)
+            sys.stdout.flush()
+
+        if len(sides) > 1:
+            click.echo(f"{side}: ", nl=False)
+        try:
+            answer = conversation.answer(text, side, write)
+        except KeyboardInterrupt:
+            if not terminal:
+                raise
+            answer = "".join(written)
+        click.echo()
+        kept = answer if kept is None else kept
+    if kept is not None and conversation.converses(sides[0]):
+        conversation.keep(text, kept)

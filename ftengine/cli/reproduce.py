@@ -1,0 +1,74 @@
+"""`ftengine reproduce`: does the same come of a run's own record?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ftengine.cli.options import PATH, json_option, require_one_process, run_argument, trust_code_option
+from ftengine.cli.page import facts, page, print_json
+from ftengine.cli.progress import announce, listening
+
+if TYPE_CHECKING:
+    from ftengine.run.reproduction import Reproduction
+
+STATUS = {"equal": 0, "within": 3, "different": 4, "undecided": 5}
+"""Exit status; 1 and 2 are those of every command."""
+
+SAID = {
+    "equal": "the same in every bit",
+    "within": "other weights, but answers no more different than chance explains",
+    "different": "another model",
+    "undecided": "other weights, and too few held-out examples to tell whether the answers differ",
+}
+
+
+@click.command()
+@run_argument
+@click.option("--output", metavar="DIR", type=PATH, help="Folder of the new run; by default RUN-again.")
+@trust_code_option
+@json_option
+def reproduce(run_folder: str, output: str | None, trust_code: bool, as_json: bool) -> None:
+    """Train a run again from its own record, and compare.
+
+    Says what is no longer as it was: data, base, code, versions, machine. With other data, or another base, nothing is
+    trained.
+    Exit status: 0 the same in every bit, 3 the same within intervals, 4 different, 5 it cannot be told.
+
+    \b
+    Example:
+      ftengine reproduce runs/support
+    """
+    announce(f"opening {run_folder}")
+    from ftengine.engine.fine_tune import load_run
+    from ftengine.engine.reproduce import reproduce as again
+
+    require_one_process("reproduce", "trains in one process")
+    with listening() as listener:
+        run = load_run(run_folder, listener=listener, trust_code=trust_code)
+        found = again(run, output or f"{Path(run_folder)}-again")
+    if as_json:
+        print_json(found.to_json())
+    else:
+        page().print(facts(_shown(found)))
+    raise click.exceptions.Exit(STATUS[found.outcome])
+
+
+def _shown(found: Reproduction) -> list[tuple[str, str]]:
+    from ftengine.text import with_ends
+
+    lines = [("came of it", SAID[found.outcome])]
+    if found.output is None:
+        lines.append(("trained", "nothing: this would be another run"))
+    else:
+        lines.append(("trained", found.output))
+    if found.difference is not None:
+        lines.append((f"{found.metric}", f"{with_ends(found.difference, sign=True)} against the recorded run"))
+    if found.step is not None:
+        lines.append(("first step", f"{found.step:,} has another loss"))
+    lines += [(f"{one.kind} differs", one.text) for one in found.changes]
+    if not found.changes:
+        lines.append(("recorded", "nothing differs: data, base, code, versions, machine"))
+    return lines

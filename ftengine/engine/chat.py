@@ -1,0 +1,109 @@
+"""A conversation with a run's model, its base, or both, as the run's evaluation would ask them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Literal
+
+from ftengine.api import LoadedModel, overrides
+from ftengine.engine.finished import Run
+from ftengine.engine.prepared_data import inferring
+from ftengine.errors import DataError, InputError
+from ftengine.model import has_template
+from ftengine.model.generation import streaming
+
+Side = Literal["tuned", "base"]
+
+WRITTEN = "completion"
+"""What a task's answer holds that writes text."""
+
+
+class Chat:
+    """A conversation, which models answer turn by turn.
+
+    A context manager, as it keeps models that it has opened.
+
+    Args:
+        options: of answers, in place of those of the run's evaluation.
+
+    Raises:
+        InputError: the run's task writes no text.
+    """
+
+    def __init__(self, run: Run, options: Mapping[str, Any] | None = None) -> None:
+        self.run, self._task = run, run.task
+        if WRITTEN not in self._task.generates or not overrides(self._task, "infer"):
+            raise InputError(
+                f"task {self._task.name!r} writes no text, so there is nobody to talk to. `ftengine predict` answers "
+                "its rows."
+            )
+        self._options = {**(run.recipe.evaluation.generate.model_extra or {}), **(options or {})}
+        self._opened = ExitStack()
+        self._models: dict[Side, LoadedModel] = {}
+        self.turns: list[dict[str, str]] = []
+        """The conversation so far, as messages; always empty where the model continues plain text."""
+
+    def __enter__(self) -> Chat:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._opened.close()
+
+    def converses(self, side: Side) -> bool:
+        """Say whether a model reads a conversation in a chat template; else it continues each text by itself."""
+        loaded = self._model(side)
+        if not has_template(loaded.processor) or not overrides(self._task, "prompt"):
+            return False
+        try:
+            return self._task.prompt({"prompt": "Hello."}, loaded).messages is not None
+        except DataError:  # arguments of the template, which other programs are not known to pass on
+            return True
+
+    def answer(self, text: str, side: Side, write: Callable[[str], None]) -> str:
+        """Answer a user's turn with what went before; the conversation is as it was until `keep`.
+
+        Args:
+            write: told each piece of text as soon as there is one.
+
+        Raises:
+            DataError: the conversation does not fit the model, or its template refuses it.
+        """
+        loaded = self._model(side)
+        row: dict[str, Any] = {"prompt": text}
+        if self.converses(side):
+            row = {"messages": [*self.turns, {"role": "user", "content": text}]}
+        self._task.check_input(row)
+        with streaming(_Pieces(loaded.processor, write).add):
+            [found] = inferring(self._task).infer(loaded, [row], self._options)
+        return str(found[WRITTEN])
+
+    def keep(self, text: str, answer: str) -> None:
+        """Let a user's turn and its answer be part of the conversation; without an answer neither is, as in data."""
+        if answer.strip():
+            self.turns += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
+
+    def _model(self, side: Side) -> LoadedModel:
+        """Return a model, opened when it is first asked for."""
+        if side not in self._models:
+            self._models[side] = self._opened.enter_context(self.run.model(base=side == "base"))
+        return self._models[side]
+
+
+class _Pieces:
+    """Text out of tokens as they come, in pieces that end with a whole character."""
+
+    def __init__(self, processor: Any, write: Callable[[str], None]) -> None:
+        self._processor, self._write = processor, write
+        self._ids: list[int] = []
+        self._written = 0
+
+    def add(self, token: int) -> None:
+        self._ids.append(token)
+        text = self._processor.decode(self._ids, skip_special_tokens=True)
+        if len(text) > self._written and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            self._write(text[self._written :])
+            self._written = len(text)

@@ -1,0 +1,95 @@
+"""Training a run again from its own record, and setting the two against each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ftengine.engine.compare import conclude
+from ftengine.engine.experiment import Experiment
+from ftengine.engine.fine_tune import train
+from ftengine.engine.finished import Run
+from ftengine.engine.prepared_data import prepare_data
+from ftengine.engine.prepared_model import prepare_model
+from ftengine.engine.subprocess_runs import Child
+from ftengine.evaluation.stored import stored
+from ftengine.model import read_tensors
+from ftengine.parallel.heartbeat import watched
+from ftengine.run.comparison import PairDifference
+from ftengine.run.directory import RunDirectory
+from ftengine.run.phases import TimedPhases
+from ftengine.run.recipe import Recipe
+from ftengine.run.records import AuditResult, Environment, EvaluationResult
+from ftengine.run.reproduction import Outcome, Reproduction, changes_of_data, changes_of_environment
+
+NEW, OLD = "again", "recorded"
+
+
+def reproduce(run: Run, output: str | Path) -> Reproduction:
+    """Train a finished run again, and say whether the same came of it.
+
+    Where its data or its base are others, nothing is trained: it would be another run.
+
+    Args:
+        output: a folder for the new run, that does not exist yet or is empty.
+
+    Raises:
+        RunError: `output` is in use, or a file of the run is missing.
+        InputError: data or model are not there any more.
+        TrainingError: training cannot go on.
+    """
+    again = RunDirectory(output)
+    again.require_free("another with --output DIR")
+    recipe = Recipe.read(run.path / "recipe.yaml").model_copy(update={"output": str(again.path)})
+    run.without_model(check_source=True)  # whatever its model is loaded by is to be trusted
+    with watched():
+        phases = TimedPhases(run.listener)
+        data = prepare_data(Experiment.open(recipe, run.registry, phases))
+        now = {name: split.content for name, split in data.encoded.items()}
+        if changed := changes_of_data(AuditResult.read(run.directory).contents, now):
+            return Reproduction(str(run.path), None, "different", tuple(changed))
+        model = prepare_model(data)
+        found = tuple(changes_of_environment(Environment.read(run.directory), model.environment()))
+        if any(one.kind == "base" for one in found):
+            return Reproduction(str(run.path), None, "different", found)
+        train(model, again, False, phases)
+    outcome, metric, difference = compare(run, Run(again.path, registry=run.registry, trust_code=run.trust_code))
+    step = None if outcome == "equal" else _first_step(run.directory, again)
+    return Reproduction(str(run.path), str(again.path), outcome, found, step, metric, difference)
+
+
+def compare(run: Run, again: Run) -> tuple[Outcome, str | None, PairDifference | None]:
+    """Return what lies between two runs of the same data, and the metric that was compared where they are not equal."""
+    split = EvaluationResult.read(run.directory).split
+    tables = [] if split is None else [stored(one.directory, split, "tuned") for one in (again, run)]
+    if _same_weights(run.trained, again.trained) and (not tables or tables[0].equals(tables[1])):
+        return "equal", None, None
+    if split is None:
+        return "undecided", None, None
+    children = [
+        Child(name, one.recipe.model_copy(update={"output": str(one.path)})) for name, one in ((NEW, again), (OLD, run))
+    ]
+    found = conclude(children, [again.without_model(), run.without_model()], [True, True], ranked="all")
+    (difference,) = found.differences
+    if difference.low is None or difference.p is None:
+        return "undecided", found.metric, difference
+    return "different" if difference.supported else "within", found.metric, difference
+
+
+def _same_weights(one: Path, other: Path) -> bool:
+    """Say whether two trained parts hold the same tensors."""
+    files = [{file.relative_to(folder) for file in folder.rglob("*.safetensors")} for folder in (one, other)]
+    if files[0] != files[1] or not files[0]:
+        return False
+    for name in files[0]:
+        a, b = read_tensors(one / name), read_tensors(other / name)
+        if a.keys() != b.keys() or not all(torch.equal(tensor, b[key]) for key, tensor in a.items()):
+            return False
+    return True
+
+
+def _first_step(run: RunDirectory, again: RunDirectory) -> int | None:
+    """Return the first training step whose loss is another."""
+    losses = [{line["step"]: line["loss"] for line in one.metrics() if "loss" in line} for one in (run, again)]
+    return next((step for step in sorted({**losses[0], **losses[1]}) if len({x.get(step) for x in losses}) > 1), None)

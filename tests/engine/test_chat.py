@@ -1,0 +1,129 @@
+"""`chat`: answers are those of `predict`, turn by turn, from a pipe or a terminal."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+from expected import raises
+
+from ftengine import fine_tune, load_run
+from ftengine.cli import chat as command
+from ftengine.cli import main
+from ftengine.engine.chat import Chat
+from ftengine.errors import InputError
+from ftengine.text import printable
+from ftengine_builtins.tasks.text_classification import TextClassification
+
+FIRST, SECOND = "the printer does not start (7)", "my screen is very slow (8) please help"
+
+
+@pytest.fixture(scope="module")
+def run(talking_run):
+    return load_run(talking_run)
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def predicted(run, turns, **settings):
+    [answer] = run.predict([{"messages": turns}], options={"max_new_tokens": 12}, **settings)
+    return answer["completion"]
+
+
+@pytest.fixture(scope="module")
+def conversation(run):
+    """What `predict` answers, with the turns before."""
+    found = {}
+    for side in ("tuned", "base"):
+        first = predicted(run, [user(FIRST)], base=side == "base")
+        before = [user(FIRST), {"role": "assistant", "content": first}] if first.strip() else []
+        turns = [*before, user(SECOND)]
+        found[side] = [first, predicted(run, turns, base=side == "base")]
+    assert found["tuned"][0].strip()
+    assert len({*found["tuned"], *found["base"]}) > 2
+    return found
+
+
+def typed(run, *lines, options=()):
+    arguments = ["chat", str(run.path), "--option", "max_new_tokens=12", *options]
+    return CliRunner().invoke(main, arguments, input="".join(f"{line}\n" for line in lines))
+
+
+@pytest.mark.parametrize("side", ["tuned", "base"])
+def test_from_a_pipe_each_line_is_a_turn_of_one_conversation(run, conversation, side):
+    result = typed(run, FIRST, SECOND, "/reset", FIRST, options=["--base"] if side == "base" else [])
+    assert result.exit_code == 0, result.output
+    first, second = conversation[side]
+    assert result.stdout == "".join(f"{printable(text)}\n" for text in (first, second, first))
+
+
+def test_both_answer_and_the_conversation_goes_on_with_the_tuned_models(run, conversation):
+    result = typed(run, "/both", FIRST, "/tuned", SECOND, "/help", "/bsae", "/quit", "never asked")
+    first, second = conversation["tuned"]
+    base = conversation["base"][0]
+    assert result.stdout == "".join(f"{printable(text)}\n" for text in (f"tuned: {first}", f"base: {base}", second))
+    assert "no command /bsae" in result.stderr
+    assert set(command.COMMANDS) <= set(result.stderr.split())
+
+
+def test_an_answer_comes_in_pieces(run, conversation):
+    pieces = []
+    with Chat(run, {"max_new_tokens": 12}) as chat:
+        assert chat.answer(FIRST, "tuned", pieces.append) == "".join(pieces) == conversation["tuned"][0]
+    assert len(pieces) > 2
+
+
+def test_in_a_terminal_ctrl_c_stops_an_answer_and_ctrl_d_ends(run, monkeypatch, capsys):
+    class Stopped(Chat):
+        def answer(self, text, side, write):
+            def first(piece):
+                write(f"\033[31m{piece}")
+                raise KeyboardInterrupt
+
+            return super().answer(text, side, first)
+
+    typed = iter([FIRST, KeyboardInterrupt(), EOFError()])
+
+    def read(prompt):
+        one = next(typed)
+        if isinstance(one, BaseException):
+            raise one
+        return one
+
+    monkeypatch.setattr("builtins.input", read)
+    with Stopped(run) as chat:
+        command._talk(chat, ("tuned",), terminal=True)
+    assert [turn["role"] for turn in chat.turns] == ["user", "assistant"]
+    shown = capsys.readouterr().out
+    assert shown.startswith(r"\x1b[31m")  # what could steer a terminal is shown, not sent
+    assert shown.count("\n") >= 1
+    assert next(typed, None) is None
+
+
+def test_a_conversation_that_does_not_fit_ends_a_pipe_with_an_error(run):
+    result = typed(run, FIRST * 200)
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
+def test_a_task_that_writes_nothing_is_refused():
+    with raises(InputError, "'text-classification'", "ftengine predict"):
+        Chat(SimpleNamespace(task=TextClassification()))
+
+
+def test_without_a_template_each_line_is_continued_by_itself(build_chat_recipe, tmp_path):
+    rows = [{"prompt": f"{n}, next: ", "completion": f"{n + 1}"} for n in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = fine_tune(
+        build_chat_recipe(
+            data__train=str(tmp_path / "rows.jsonl"),
+            task={"name": "causal-lm", "chat_template": "never"},
+            train__max_steps=1,
+            output=str(tmp_path / "run"),
+        )
+    )
+    result = typed(run, "4, next: ", "5, next: ")
+    answers = run.predict([{"prompt": "4, next: "}, {"prompt": "5, next: "}], options={"max_new_tokens": 12})
+    assert result.stdout == "".join(f"{printable(one['completion'])}\n" for one in answers)
+    assert "by itself" in result.stderr
