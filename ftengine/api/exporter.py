@@ -56,10 +56,12 @@ class Exported:
         noise: how far its log-probabilities of a token may be from the tuned model's, in the mean over tokens: what
             rounding to the format's numbers explains.
         facts: what a reader of manifest.json should know, as JSON values.
+        usage: Python, or a shell's command, that loads the folder's files, for the model card; "" for none.
     """
 
     noise: float
     facts: Mapping[str, Any] = field(default_factory=dict)
+    usage: str = ""
 
 
 class Runtime(Protocol):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 )
 @click.option("--data", metavar="FILE", type=PATH, help="Rows to ask; by default the run's held-out ones.")
 @click.option("--no-verify", "verify", flag_value=False, default=True, help="Leave the proof out, which is recorded.")
+@click.option("--push", metavar="NAME", help="Then upload the folder to the Hugging Face hub, as owner/model.")
 @trust_code_option
 @json_option
 def export(
@@ -42,6 +43,7 @@ def export(
     rows: int,
     data: str | None,
     verify: bool,
+    push: str | None,
     trust_code: bool,
     as_json: bool,
 ) -> None:
@@ -59,6 +61,7 @@ def export(
     announce(f"opening {run_folder}")
     from ftengine.engine.export import export_run
     from ftengine.engine.fine_tune import load_run
+    from ftengine.engine.push import push as upload
     from ftengine.run.yaml_text import key_and_value
 
     require_one_process("export", "writes one model")
@@ -69,10 +72,12 @@ def export(
         run = load_run(run_folder, listener=listener, trust_code=trust_code)
         exporter = run.registry.build("exporter", {"name": to, **chosen}, "--to")
         made = export_run(run, exporter, out, verify=verify, rows=rows, data=data)
+        address = upload(out, push) if push else None
     if as_json:
         print_json(made.to_json())
         return
-    page().print(facts([("exported to", out), ("format", to), *_shown(made)]))
+    pushed = [("pushed to", address)] if address else []
+    page().print(facts([("exported to", out), ("format", to), *_shown(made), *pushed]))
 
 
 def _shown(made: Manifest) -> list[tuple[str, str]]:

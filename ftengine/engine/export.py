@@ -24,10 +24,13 @@ from ftengine.engine.prepared_model import load_base
 from ftengine.errors import DataError, ExportDiffers, NoRuntime, NotExportable, RunError
 from ftengine.evaluation.asked import Question, apart, as_runtime, end_tokens, questions, scored
 from ftengine.evaluation.likeness import Likeness, likeness
+from ftengine.evaluation.prompt_faults import token_fault
 from ftengine.model import GenerationOptions, log_probabilities, stop_tokens
+from ftengine.report.card import CARD, card
 from ftengine.run.directory import PARTIAL, SIDECAR, RunDirectory, file_hashes, write_folder
 from ftengine.run.environment import versions
 from ftengine.run.export import Manifest, Proof
+from ftengine.run.records import RunRecords
 from ftengine.text import counted, number
 from ftengine.training.losses import to_device
 
@@ -77,7 +80,11 @@ def export_run(
             ready.listener.phase("export")
             exported = exporter.export(source, folder)
             proof, unproven = _proof(run, ready, exporter, source, folder, exported, tuned)
-            made.append(_manifest(run, exporter, exported, proof, unproven, folder))
+            found = _manifest(run, exporter, exported, proof, unproven)
+            if not (folder / CARD).exists():
+                text = card(RunRecords.read(run.path), run.verdict, found, exported.usage)
+                (folder / CARD).write_text(text, encoding="utf-8")
+            made.append(found.model_copy(update={"files": file_hashes(folder)}))
             made[0].write(RunDirectory(folder))
 
         write_folder(target.path, fill)
@@ -240,17 +247,17 @@ def _ask(who: str, ready: ReadyTask, own: Asked, opened: Runtime | LoadedModel) 
     if isinstance(opened, LoadedModel) and (lost := sorted(set(own.stop) - set(end_tokens(opened.module)))):
         names = ", ".join(map(repr, ready.processor.convert_ids_to_tokens(lost)))
         raise ExportDiffers(f"{who} lacks tokens that end an answer in its generation settings: {names}. {GONE}")
-    with as_runtime(opened, torch.device("cpu")) as runtime:
-        faults = (token_fault(runtime, one, ready.processor) for one in own.questions)
-        if fault := next(filter(None, faults), ""):
-            raise ExportDiffers(f"{who} reads other tokens than were measured: {fault} {GONE}")
-        found = scored(runtime.log_probabilities, own.questions)
-        lengths = [max(1, len(one.answer) + (8 if one.ended else 0)) for one in own.questions]
-        answers = [runtime.answer(one.prompt, n) for one, n in zip(own.questions, lengths, strict=True)]
-        if endless(answers, own.questions):
-            raise ExportDiffers(f"{who} goes on where the tuned model ends its answer: it lacks end tokens. {GONE}")
-        same = sum(a.strip() == one.text.strip() for a, one in zip(answers, own.questions, strict=True))
-        return runtime.name, same, (apart(found, own.tuned), apart(found, own.base))
+    runtime = as_runtime(opened, torch.device("cpu"))
+    faults = (token_fault(one.prompt, runtime.encode(one.prompt), ready.processor) for one in own.questions)
+    if fault := next(filter(None, faults), ""):
+        raise ExportDiffers(f"{who} reads other tokens than were measured: {fault} {GONE}")
+    found = scored(runtime.log_probabilities, own.questions)
+    lengths = [max(1, len(one.answer) + (8 if one.ended else 0)) for one in own.questions]
+    answers = [runtime.answer(one.prompt, n) for one, n in zip(own.questions, lengths, strict=True)]
+    if endless(answers, own.questions):
+        raise ExportDiffers(f"{who} goes on where the tuned model ends its answer: it lacks end tokens. {GONE}")
+    same = sum(a.strip() == one.text.strip() for a, one in zip(answers, own.questions, strict=True))
+    return runtime.name, same, (apart(found, own.tuned), apart(found, own.base))
 
 
 def _compute(who: str, ready: ReadyTask, own: Asked, opened: Runtime | LoadedModel) -> Found:
@@ -272,22 +279,6 @@ def _what(judged: Likeness) -> str:
     )
 
 
-def token_fault(runtime: Any, asked: Question, processor: Any) -> str:
-    """Say where the tokens of a prompt differ from those that were measured, and the likely cause; "" where nowhere."""
-    ours, theirs = list(asked.prompt.ids), list(runtime.encode(asked.prompt))
-    if ours == theirs:
-        return ""
-    at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
-    begin = getattr(processor, "bos_token_id", None)
-    cause = "the chat template, or the tokenizer, differs"
-    if begin is not None and theirs == [begin, *ours]:
-        cause = "a second BOS stands in front" if ours[:1] == [begin] else "a BOS stands in front"
-    elif begin is not None and ours == [begin, *theirs]:
-        cause = "the BOS in front is missing"
-    shown = [repr(processor.decode(ids[at : at + 4])) if at < len(ids) else "nothing" for ids in (theirs, ours)]
-    return f"token {at + 1} begins {shown[0]}, where {shown[1]} was measured: {cause}."
-
-
 def endless(answers: Sequence[str], asked: Sequence[Question]) -> bool:
     """Say whether most answers that ended, where they begin as they should, go on behind their end."""
     ended = [(a.strip(), one.text.strip()) for a, one in zip(answers, asked, strict=True) if one.ended]
@@ -295,9 +286,7 @@ def endless(answers: Sequence[str], asked: Sequence[Question]) -> bool:
     return len(alike) > 0 and sum(a != text for a, text in alike) > len(alike) / 2
 
 
-def _manifest(
-    run: Run, exporter: Exporter, exported: Exported, proof: Proof | None, unproven: str, folder: Path
-) -> Manifest:
+def _manifest(run: Run, exporter: Exporter, exported: Exported, proof: Proof | None, unproven: str) -> Manifest:
     return Manifest(
         ftengine=versions()["ftengine"],
         format=described(exporter),
@@ -308,7 +297,6 @@ def _manifest(
         trained=content_of_files(run.trained),
         proof=proof,
         unproven=unproven,
-        files=file_hashes(folder),
     )
 
 

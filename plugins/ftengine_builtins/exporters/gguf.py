@@ -123,7 +123,7 @@ def write_model(source: ExportSource, file: Path, dtype: str) -> Exported:
         writer.add_tensor(gguf_name(source, name), stored, raw_dtype=kind)
         counts[kind.name] = counts.get(kind.name, 0) + 1
     _finish(writer)
-    return Exported(NOISE[dtype], {"file": file.name, "tensors": counts})
+    return Exported(NOISE[dtype], {"file": file.name, "tensors": counts}, f"llama-server --model {file.name}")
 
 
 def write_lora(source: ExportSource, file: Path) -> Exported:
@@ -141,7 +141,8 @@ def write_lora(source: ExportSource, file: Path) -> Exported:
         writer.add_tensor(f"{theirs}.lora_a", a.numpy())
         writer.add_tensor(f"{theirs}.lora_b", np.ascontiguousarray(rearranged(source, name, b.numpy())))
     _finish(writer)
-    return Exported(NOISE["F32"], {"file": file.name, "rank": rank, "layers": len(pairs)})
+    facts = {"file": file.name, "rank": rank, "layers": len(pairs)}
+    return Exported(NOISE["F32"], facts, f"llama-server --model BASE.gguf --lora {file.name}")
 
 
 def gguf_name(source: ExportSource, name: str) -> str:

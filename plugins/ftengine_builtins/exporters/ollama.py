@@ -11,6 +11,7 @@ from ftengine.errors import DataError, NotExportable
 from ftengine_builtins.exporters.gguf import FILE, GgufConfig, GgufExporter
 
 MODELFILE = "Modelfile"
+USAGE = "ollama create NAME -f Modelfile"
 
 CHATML = """{{- range .Messages }}<|im_start|>{{ .Role }}
 {{ .Content }}<|im_end|>
@@ -52,7 +53,7 @@ class OllamaExporter(GgufExporter):
     def export(self, source: ExportSource, folder: Path) -> Exported:
         made = super().export(source, folder)
         (folder / MODELFILE).write_text(modelfile(source), encoding="utf-8")
-        return Exported(made.noise, {**made.facts, "template": "ChatML, equal on 10 conversations"})
+        return Exported(made.noise, {**made.facts, "template": "ChatML, equal on 10 conversations"}, USAGE)
 
 
 def modelfile(source: ExportSource) -> str:

@@ -26,6 +26,11 @@ MERGE = "Merge it: `ftengine export RUN --to transformers OUT`."
 PAIR = re.compile(r"(?P<path>.+)\.lora_A\.weight")
 
 
+USAGE = """from peft import AutoPeftModelForCausalLM
+
+model = AutoPeftModelForCausalLM.from_pretrained("FOLDER")"""
+
+
 class PeftExporter(Exporter):
     """The LoRA adapter in PEFT's format, of one rank and scale 1, for servers that ignore rsLoRA and patterns."""
 
@@ -49,7 +54,7 @@ class PeftExporter(Exporter):
         (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
         source.processor.save_pretrained(folder)
         served = next((one for one in VLLM_RANKS if one >= rank), None)
-        return Exported(NOISE, {"rank": rank, "layers": len(folded), "vllm_max_lora_rank": served})
+        return Exported(NOISE, {"rank": rank, "layers": len(folded), "vllm_max_lora_rank": served}, USAGE)
 
     @contextmanager
     def open(self, folder: Path, source: ExportSource) -> Iterator[LoadedModel]:

@@ -53,7 +53,7 @@ class TransformersExporter(Exporter):
             template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
             _rewrite(folder / "tokenizer_config.json", {"chat_template": template})
         dtype = _read(folder / "config.json").get("dtype", "float32")
-        return Exported(NOISE[dtype], {"dtype": dtype, "end_tokens": list(source.stop)})
+        return Exported(NOISE[dtype], {"dtype": dtype, "end_tokens": list(source.stop)}, usage(source))
 
     @contextmanager
     def open(self, folder: Path, source: ExportSource) -> Iterator[LoadedModel]:
@@ -70,12 +70,24 @@ class TransformersExporter(Exporter):
         yield LoadedModel(module, processor_of(folder, source.processor), str(folder), source.head)
 
 
+def usage(source: ExportSource) -> str:
+    """Return Python that loads the folder."""
+    kind, processor = type(source.module).__name__, _processor_kind(source.processor)
+    return (
+        f'from transformers import {processor}, {kind}\n\nmodel = {kind}.from_pretrained("FOLDER")\n'
+        f'processor = {processor}.from_pretrained("FOLDER")'
+    )
+
+
 def processor_of(folder: Path, like: Any) -> Any:
     """Open the tokenizer, or image processor, that lies in a folder."""
-    from transformers import AutoImageProcessor, AutoTokenizer
+    import transformers
 
-    kind = AutoTokenizer if hasattr(like, "eos_token_id") else AutoImageProcessor
-    return kind.from_pretrained(folder, local_files_only=True)
+    return getattr(transformers, _processor_kind(like)).from_pretrained(folder, local_files_only=True)
+
+
+def _processor_kind(like: Any) -> str:
+    return "AutoTokenizer" if hasattr(like, "eos_token_id") else "AutoImageProcessor"
 
 
 def _one_or_all(tokens: tuple[int, ...]) -> int | list[int]:

@@ -1,0 +1,115 @@
+"""The card of an exported model, in Markdown: what it was made of, what was measured, how it is loaded."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ftengine.run.export import Manifest
+from ftengine.run.records import RunRecords, Verdict
+from ftengine.text import NOTHING, number, one_line, probability, with_ends
+
+CARD = "README.md"
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def card(run: RunRecords, verdict: Verdict, made: Manifest, usage: str) -> str:
+    """Return the card; whatever a run's files say is escaped, and of paths only the last part is shown.
+
+    Args:
+        usage: a shell command or Python that loads the model, as the exporter says.
+    """
+    recipe = run.recipe
+    base, of_hub = _name_of(recipe.model.source)
+    license = _license(Path(recipe.model.source))
+    front: dict[str, Any] = {"tags": ["ftengine"]}
+    front |= {"base_model": recipe.model.source} if of_hub else {}
+    front |= {"license": license} if license else {}
+    parts = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
+        f"# {_text(run.path.name)}",
+        f"{_text(base)}, tuned by ftengine {_text(made.ftengine)} ({_text(made.strategy)}, task "
+        f"{_text(recipe.task['name'])}), as {_text(made.format['name'])}.",
+        f"## What came of it\n\n**{_text(verdict.headline)}**",
+        _figures(run),
+        _proof(made),
+        "## Limits\n\n" + _limits(verdict),
+        _data(run),
+        f"## Base and licences\n\n- base: {_text(base)}, weights {_hash(made, run)}\n"
+        f"- licence of the base: {_text(license) if license else 'not stated where it was loaded from'}\n"
+        "- licence of the data: not recorded; ask whoever the data is from",
+        f"## How to load it\n\n```\n{usage}\n```" if usage else "",
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _figures(run: RunRecords) -> str:
+    found, split = run.evaluation, run.evaluation.split
+    if split is None:
+        return "There are no held-out examples, so no figures."
+    rows = []
+    for name, tuned in found.tuned.items():
+        metric, change = found.metrics[name], found.difference.get(name)
+        p = probability(change.p if change else None) or "not tested"
+        sides = [with_ends(found.base[name]), with_ends(tuned), with_ends(change, sign=True) if change else NOTHING]
+        rows.append(f"| {_text(metric.label)} | {' | '.join(sides)} | {p} |")
+    head = f"On {found.tuned[next(iter(found.tuned))].n:,} distinct {split} examples, with 95 % intervals:"
+    return "\n".join([head, "", "| | base | tuned | difference | |", "|---|---|---|---|---|", *rows])
+
+
+def _proof(made: Manifest) -> str:
+    if (proof := made.proof) is None:
+        return f"These files were not compared with the model that was measured: {_text(made.unproven)}."
+    said = {"tuned": "are the tuned model", "undecided": "are as near to the tuned model as to its base"}
+    return (
+        f"These files {said[proof.decision]}, asked by {_text(proof.runtime)} on {proof.questions:,} rows of "
+        f"{_text(proof.split)}: {number(proof.from_tuned)} from the tuned model, where {number(proof.noise)} is "
+        f"explained by rounding, and {number(proof.from_base)} from the base."
+    )
+
+
+def _limits(verdict: Verdict) -> str:
+    found = [f"- {one.level}: {_text(one.text)}" for one in verdict.findings if one.level != "good"]
+    return "\n".join(found or ["- none that ftengine looks for was found"])
+
+
+def _data(run: RunRecords) -> str:
+    rows = []
+    for name, counts in run.audit.splits.items():
+        encoded = run.audit.encoded.get(name, {})
+        source, _ = _name_of(counts.source)
+        rows.append(f"| {_text(name)} | {_text(source)} | {counts.rows:,} | `{str(encoded.get('content', ''))[:64]}` |")
+    return "\n".join(["## Data", "", "| split | source | rows | hash of the content |", "|---|---|---|---|", *rows])
+
+
+def _hash(made: Manifest, run: RunRecords) -> str:
+    return f"`{str(run.trained.base.get('weights', 'not known'))[:64]}`, trained part `{made.trained[:64]}`"
+
+
+def _name_of(source: str) -> tuple[str, bool]:
+    """Return how a source is called, and whether it is a name of the hub; of a path the last part."""
+    of_hub = bool(HUB_NAME.fullmatch(source)) and not Path(source).exists()
+    return (source if of_hub else re.split(r"[/\\]", source.rstrip("/\\"))[-1]), of_hub
+
+
+def _license(folder: Path) -> str:
+    """Return the licence that a folder's own card states; "" where it states none."""
+    file = folder / CARD
+    if not file.is_file():
+        return ""
+    found = re.match(r"---\n(.*?)\n---", file.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    try:
+        front = yaml.safe_load(found[1]) if found else None
+    except yaml.YAMLError:
+        return ""
+    stated = front.get("license") if isinstance(front, dict) else None
+    return stated if isinstance(stated, str) and re.fullmatch(r"[\w.+-]{1,60}", stated) else ""
+
+
+def _text(value: Any) -> str:
+    """Return text on one line in which nothing is Markdown, HTML, a link or a mention."""
+    escaped = re.sub(r"([\\`*_{}\[\]()<>#|~&!$:@])", r"\\\1", one_line(str(value)))
+    return escaped.replace("www.", "www\\.")

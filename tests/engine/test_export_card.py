@@ -1,0 +1,91 @@
+"""An export's card says what was measured and shows nothing as Markdown that a run says; it is pushed where asked."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from ftengine import load_run
+from ftengine.cli import main
+from ftengine.engine.export import export_run
+from ftengine.report.card import card
+from ftengine.run.records import RunRecords
+from ftengine_builtins.exporters import PeftExporter
+
+
+@pytest.fixture(scope="module")
+def exported(talking_run, tmp_path_factory):
+    """A run, its export's folder and manifest."""
+    out = tmp_path_factory.mktemp("card") / "out"
+    return load_run(talking_run), out, export_run(load_run(talking_run), PeftExporter(), out)
+
+
+def test_a_card_has_data_figures_verdict_and_how_to_load(exported):
+    run, out, made = exported
+    text, records = (out / "README.md").read_text(), RunRecords.read(run.path)
+    assert made.files.keys() >= {"README.md", "adapter_config.json"}
+    for content in records.audit.contents.values():
+        assert content in text
+    for name in records.evaluation.tuned:
+        assert f"| {records.evaluation.metrics[name].label} |" in text
+    assert made.trained in text
+    assert "AutoPeftModelForCausalLM" in text
+    assert "asked by" in text
+    assert all(place not in text for place in (str(run.path.parent), run.recipe.model.source, run.recipe.data.train))
+
+
+MEAN = "<script>alert(1)</script> [x](https://evil.example) | **b** `c` @me www.evil.example\n# head"
+
+
+def test_a_card_shows_no_markup_that_a_run_says(exported):
+    run, _, made = exported
+    records = RunRecords.read(run.path)
+    finding = run.verdict.findings[0].model_copy(update={"level": "note", "text": MEAN})
+    verdict = run.verdict.model_copy(update={"headline": MEAN, "findings": (finding,)})
+    text = card(records, verdict, made.model_copy(update={"proof": None, "unproven": MEAN}), "")
+    for markup in ("<script>", "](", "https:", "**b**", " `c`", " @me", "www.e", "\n# head"):
+        assert markup not in text, markup
+    assert text.count("script") == 6
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A stub of the hub: what it was asked."""
+    asked = []
+
+    class Api:
+        def create_repo(self, name, **settings):
+            if "/" not in name:
+                raise ValueError(f"no repository {name!r}")
+            asked.append(("create", name, settings))
+            return type("Url", (str,), {"repo_id": name})(f"https://hub.invalid/{name}")
+
+        def upload_folder(self, **settings):
+            asked.append(("upload", settings["repo_id"], settings))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    return asked
+
+
+def export(run, out, *options):
+    return CliRunner().invoke(main, ["export", str(run.path), "--to", "peft", str(out), "--no-verify", *options])
+
+
+def test_what_is_pushed_is_asked_for_private_and_without_paths_of_this_machine(exported, hub, tmp_path):
+    run, _, _ = exported
+    assert export(run, tmp_path / "quiet").exit_code == 0
+    assert hub == []
+    result = export(run, tmp_path / "out", "--push", "me/support")
+    assert (result.exit_code, "hub.invalid/me/support" in result.stdout) == (0, True), result.output
+    (_, name, settings), (_, _, sent) = hub
+    assert (name, settings["private"]) == ("me/support", True)
+    assert (sent["folder_path"], sent["ignore_patterns"]) == (str(tmp_path / "out"), ["manifest.json"])
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["proof"] is None
+
+
+def test_a_push_that_fails_keeps_the_folder(exported, hub, tmp_path):
+    run, _, _ = exported
+    result = export(run, tmp_path / "out", "--push", "nobody")
+    assert result.exit_code == 2
+    assert "'nobody'" in result.stderr
+    assert (tmp_path / "out" / "README.md").is_file()
