@@ -142,9 +142,8 @@ def generate(
     )
     ids, mask = pad(prompts, filler, left=not apart).to(device), attention_mask(prompts, left=not apart).to(device)
     with torch.no_grad(), evaluating(loaded.module):
-        begun = {} if apart else begin_together(module, ids, mask)
         output = module.generate(
-            **{"input_ids": ids, "attention_mask": mask, **begun},
+            **{"input_ids": ids, "attention_mask": mask, **({} if apart else begin_together(module, ids, mask))},
             generation_config=config,
             logits_processor=LogitsProcessorList(processors),
             streamer=None if (tell := _TOLD.get()) is None else _Streamer(tell, stop),

@@ -13,6 +13,7 @@ from ftengine.cli import main
 from ftengine.engine.chat import Chat
 from ftengine.errors import InputError
 from ftengine.text import printable
+from ftengine_builtins.tasks.causal_lm import CausalLM
 from ftengine_builtins.tasks.text_classification import TextClassification
 
 FIRST, SECOND = "the printer does not start (7)", "my screen is very slow (8) please help"
@@ -42,7 +43,20 @@ def conversation(run):
         turns = [*before, user(SECOND)]
         found[side] = [first, predicted(run, turns, base=side == "base")]
     assert found["tuned"][0].strip()
-    assert len({*found["tuned"], *found["base"]}) > 2
+    assert found["tuned"][0] != found["base"][0]
+    return found
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The conversations that models are asked."""
+    found, infer = [], CausalLM.infer
+
+    def spy(task, loaded, rows, options=None):
+        found.extend([turn["content"] for turn in row["messages"]] for row in rows)
+        return infer(task, loaded, rows, options)
+
+    monkeypatch.setattr(CausalLM, "infer", spy)
     return found
 
 
@@ -52,18 +66,21 @@ def typed(run, *lines, options=()):
 
 
 @pytest.mark.parametrize("side", ["tuned", "base"])
-def test_from_a_pipe_each_line_is_a_turn_of_one_conversation(run, conversation, side):
+def test_from_a_pipe_each_line_is_a_turn_of_one_conversation(run, conversation, asked, side):
     result = typed(run, FIRST, SECOND, "/reset", FIRST, options=["--base"] if side == "base" else [])
     assert result.exit_code == 0, result.output
     first, second = conversation[side]
     assert result.stdout == "".join(f"{printable(text)}\n" for text in (first, second, first))
+    before = [FIRST, first] if first.strip() else []
+    assert asked == [[FIRST], [*before, SECOND], [FIRST]]
 
 
-def test_both_answer_and_the_conversation_goes_on_with_the_tuned_models(run, conversation):
+def test_both_answer_and_the_conversation_goes_on_with_the_tuned_models(run, conversation, asked):
     result = typed(run, "/both", FIRST, "/tuned", SECOND, "/help", "/bsae", "/quit", "never asked")
     first, second = conversation["tuned"]
     base = conversation["base"][0]
     assert result.stdout == "".join(f"{printable(text)}\n" for text in (f"tuned: {first}", f"base: {base}", second))
+    assert asked == [[FIRST], [FIRST], [FIRST, first, SECOND]]
     assert "no command /bsae" in result.stderr
     assert set(command.COMMANDS) <= set(result.stderr.split())
 
