@@ -127,10 +127,10 @@ def _remarks(seen: Seen, task: str | None, data: str | None) -> Iterator[str]:
         hint = seen.hint or " Rename them with data.columns."
         yield f"note: {who} {knows} what to learn from columns {columns}.{hint}"
         return
-    renamed = ", ".join(f"{theirs} as {ours}" for ours, theirs in seen.found.columns.items())
-    layout = f", in the layout of {seen.found.layout}" if seen.found.layout not in ("", "messages") else ""
+    renamed = ", ".join(f"{theirs} as {ours}" for ours, theirs in seen.recognised.columns.items())
+    layout = f", in the layout of {seen.recognised.layout}" if seen.recognised.layout not in ("", "messages") else ""
     yield f"columns {columns}: {seen.task.name}{f', which reads {renamed}' if renamed else ''}{layout}"
     if seen.rows and (epochs := proposed_epochs(seen.rows)) > proposed_epochs(None):
         yield f"for {seen.rows:,} rows train.epochs is {epochs:g}; the weights of the best validation are kept"
-    if seen.found.unread:
-        yield f"note: {seen.found.unread}"
+    if seen.recognised.unread:
+        yield f"note: {seen.recognised.unread}"

@@ -143,9 +143,9 @@ def show_count(counted: ParameterCount) -> None:
     trained, total = counted.trainable_parameters, counted.total_parameters
     new = counted.new_modules.items()
     parts = [
-        f"{name}: {pattern} matches {found['modules']:,} modules; of their {found['parameters']:,} parameters "
-        f"{found['trainable_parameters']:,} train"
-        for pattern, found in counted.patterns.items()
+        f"{name}: {pattern} matches {counts['modules']:,} modules; of their {counts['parameters']:,} parameters "
+        f"{counts['trainable_parameters']:,} train"
+        for pattern, counts in counted.patterns.items()
     ]
     lines = [
         ("model", f"{model['source']} ({model['class']}, {counted.base_parameters:,} parameters)"),
@@ -188,20 +188,20 @@ def _component(spec: dict[str, Any]) -> str:
     return ": ".join(filter(None, [spec["name"], ", ".join(said)]))
 
 
-def _evaluation(found: dict[str, Any]) -> list[str]:
+def _evaluation(evaluation: dict[str, Any]) -> list[str]:
 
-    if found["split"] is None:
+    if evaluation["split"] is None:
         lines = ["no held-out data: base and tuned model are not compared"]
     else:
-        groups = found["groups"]
+        groups = evaluation["groups"]
         of = f" in {counted(groups['count'], 'group')} of column {groups['column']!r}" if groups else ""
-        where = f"{found['split']} ({counted(found['examples'], 'example')}{of})"
-        lines = [f"base and tuned on {where}: {', '.join(found['evaluators'])}"]
-    if found["training"]:
-        lines[0] += f"; also on {found['training']:,} training rows, to see over-fitting"
-    if found["slices"]:
-        lines.append(f"slices by {', '.join(found['slices'])}")
-    for one in found["probes"]:
+        where = f"{evaluation['split']} ({counted(evaluation['examples'], 'example')}{of})"
+        lines = [f"base and tuned on {where}: {', '.join(evaluation['evaluators'])}"]
+    if evaluation["training"]:
+        lines[0] += f"; also on {evaluation['training']:,} training rows, to see over-fitting"
+    if evaluation["slices"]:
+        lines.append(f"slices by {', '.join(evaluation['slices'])}")
+    for one in evaluation["probes"]:
         many = "" if one["examples"] is None else f" ({counted(one['examples'], 'example')})"
         lines.append(f"{one['kind']}: {one['name']} on {one['data']}{many}")
     return [cut(line, SHOWN_PIECE) for line in lines]

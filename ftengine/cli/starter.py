@@ -38,7 +38,7 @@ class Seen:
     Args:
         columns: of the data; empty where there is no such file.
         task: the one that it is for; None where none is.
-        found: how that one reads it.
+        recognised: how that one reads it.
         hint: what may be wrong with the data where no task is for it.
         rows: how many there are; None where there is no such file.
         note: how the file is read, going on from its name.
@@ -46,7 +46,7 @@ class Seen:
 
     columns: Sequence[str] = ()
     task: Entry | None = None
-    found: api.Recognised = field(default_factory=lambda: api.Recognised(0))
+    recognised: api.Recognised = field(default_factory=lambda: api.Recognised(0))
     hint: str = ""
     rows: int | None = None
     note: str = ""
@@ -70,16 +70,16 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mappi
     known = []
     for entry in tasks:
         cls = entry.cls
-        if (found := cls.recognise(rows.columns, first)) is not None:
-            known.append((entry, found))
+        if (recognised := cls.recognise(rows.columns, first)) is not None:
+            known.append((entry, recognised))
     if not known:
         return Seen(rows.columns, hint=rows.hint, rows=len(rows), note=rows.note)
     suiting = [pair for pair in known if pair[0].name not in refused]
     if not suiting:
         kind, _ = max(known, key=lambda pair: pair[1].certainty)
         raise InputError(f"{source} has columns {', '.join(rows.columns)}: {kind.name}. But {refused[kind.name]}")
-    task, found = max(suiting, key=lambda pair: pair[1].certainty)
-    return Seen(rows.columns, task, found, rows=len(rows), note=rows.note)
+    task, recognised = max(suiting, key=lambda pair: pair[1].certainty)
+    return Seen(rows.columns, task, recognised, rows=len(rows), note=rows.note)
 
 
 def refusals(source: str, tasks: Iterable[Entry], registry: Registry) -> dict[str, str]:
@@ -135,7 +135,7 @@ def starter(
         data: the recipe's `data.train`; by default a name that suits the task (its trait `example_data`).
         seen: in that data.
     """
-    how = seen.found
+    how = seen.recognised
     chosen = {
         kind: starting_first(one for one in components if one.kind == kind and name in (None, one.name))[0]
         for kind, name in {"task": task, "strategy": strategy}.items()
@@ -220,7 +220,7 @@ def _rest(
 
 def _line(option: Option, section: type[BaseModel] | None, value: Any = None, indent: int = 0) -> str:
     """Write a key with its default (or another value) and what there is to know about it."""
-    shown = yaml_value(_plain(option.default if value is None else value))
+    shown = yaml_value(_shortened(option.default if value is None else value))
     inner = _optional_section(section, option.name) if section else None
     known = [
         "required" if option.required else "",
@@ -241,7 +241,7 @@ def _flat(text: str) -> str:
     return " ".join(text.split())
 
 
-def _plain(value: Any) -> Any:
+def _shortened(value: Any) -> Any:
     """Return a component without options as its name."""
     return value["name"] if isinstance(value, dict) and value.keys() == {"name"} else value
 

@@ -120,11 +120,11 @@ class EncodedSplit:
     def sampled_evenly(self) -> EncodedSplit:
         """Return the same examples; an epoch draws each label as often (DataError: a row has not one label)."""
         labels = [self.task.view(self.rows[int(row)]).labels for row in self.index]
-        for row, found in zip(self.index, labels, strict=True):
-            if len(found) != 1:
+        for row, own in zip(self.index, labels, strict=True):
+            if len(own) != 1:
                 raise DataError(
                     "train.sampling=balanced draws every label as often, so each row needs one label, and "
-                    f"{self.rows.where(int(row))} has {len(found) or 'none'}. Set it to shuffle."
+                    f"{self.rows.where(int(row))} has {len(own) or 'none'}. Set it to shuffle."
                 )
         _, numbers, counts = np.unique([one for (one,) in labels], return_inverse=True, return_counts=True)
         return replace(self, shares=1 / (len(counts) * counts[numbers]))
@@ -282,9 +282,9 @@ def unusable(rows: DataRows, task: Task, processor: Any, max_length: int | None)
     key = features_key(content_of(rows, task), task, processor, max_length)
     rows = in_parts(rows, task, processor)
     kept = None if key is None else keep_features(key, rows.source, encoded())
-    for i, found in enumerate(encoded() if kept is None else kept):
-        if isinstance(found, DataError):
-            yield rows.where(i), f"{rows.where(i)}: {found}"
+    for i, features in enumerate(encoded() if kept is None else kept):
+        if isinstance(features, DataError):
+            yield rows.where(i), f"{rows.where(i)}: {features}"
 
 
 def encode_split(
@@ -364,23 +364,23 @@ def _encode(row: Example, task: Task, processor: Any, max_length: int | None) ->
 
 def _accepted(encoded: Iterable[Features | DataError], rows: DataRows, on_error: str) -> Iterator[Features | DataError]:
     """Yield what is made of rows (DataError: nothing is of one, and such rows are not to be skipped)."""
-    for i, found in enumerate(encoded):
-        if isinstance(found, DataError) and on_error == "fail":
+    for i, features in enumerate(encoded):
+        if isinstance(features, DataError) and on_error == "fail":
             renamed = ", ".join(f"{theirs} as {ours}" for ours, theirs in rows.names.items() if ours != theirs)
             read = f" The recipe reads {renamed}." if renamed else ""
-            raise DataError(f"{rows.where(i)}: {found}{read} (data.on_error=skip leaves such rows out)") from None
-        yield found
+            raise DataError(f"{rows.where(i)}: {features}{read} (data.on_error=skip leaves such rows out)") from None
+        yield features
 
 
 def _counted(
     encoded: Iterable[Features | DataError], rows: DataRows, skipped: dict[int, str]
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the counts of what was made of each row, and note why rows were skipped."""
-    for i, found in enumerate(encoded):
-        if isinstance(found, DataError):
-            skipped[i] = f"{rows.where(i)}: {found}"
+    for i, features in enumerate(encoded):
+        if isinstance(features, DataError):
+            skipped[i] = f"{rows.where(i)}: {features}"
         else:
-            yield _counts(i, found)
+            yield _counts(i, features)
 
 
 def _counts(row: int, features: Features) -> tuple[Any, ...]:

@@ -176,9 +176,11 @@ def _splits(
             raise
         ready.listener.message(f"the run's own data cannot be read, so only --data is measured ({error})")
         return {}, {}
-    found = divided.mapping()
+    by_name = divided.mapping()
     same = {
-        name: found[name] for name in sorted(used & set(found)) if content_of(found[name], ready.task) == recorded[name]
+        name: by_name[name]
+        for name in sorted(used & set(by_name))
+        if content_of(by_name[name], ready.task) == recorded[name]
     }
     if needed is not None and needed not in same:
         raise DataError(

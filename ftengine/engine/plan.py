@@ -311,30 +311,30 @@ def _untested(evaluating: EvalPlan) -> Iterator[str]:
 def _examples(train: EncodedSplit) -> list[dict[str, Any]]:
     """Show the example of median length, and the first of each other kind."""
     middle = int(train.index[int(np.argsort(train.lengths, kind="stable")[len(train) // 2])])
-    found: dict[str, dict[str, Any]] = {}
+    examples: dict[str, dict[str, Any]] = {}
     for row in (middle, *train.facts.kinds.values()):
         features = train.task.encode(train.rows[row], train.processor, max_length=train.max_length)
         pieces = train.task.decode_example(features, train.processor)
         kind = features.get("kind", "")
-        if pieces and kind not in found:
-            found[kind] = {"kind": kind, "place": train.rows.where(row), "pieces": pieces}
-    return list(found.values())
+        if pieces and kind not in examples:
+            examples[kind] = {"kind": kind, "place": train.rows.where(row), "pieces": pieces}
+    return list(examples.values())
 
 
 def _warnings(data: PreparedData, targets: Mapping[str, list[str]]) -> list[str]:
     """Say what is legal but probably not meant."""
     recipe, encoded = data.ready.recipe, data.encoded
-    found = [finding.text for finding in data.audit.findings if finding.level != "good"]
-    found += idle_augmenters(encoded["train"])
+    warnings = [finding.text for finding in data.audit.findings if finding.level != "good"]
+    warnings += idle_augmenters(encoded["train"])
     if "validation" not in encoded:
-        found.append("no validation split: over-fitting cannot be detected (data.validation).")
+        warnings.append("no validation split: over-fitting cannot be detected (data.validation).")
     if held_out(encoded) == "validation":
-        found.append("no test split: base and tuned are compared on validation, which also picks the best weights.")
+        warnings.append("no test split: base and tuned are compared on validation, which also picks the best weights.")
     output = RunDirectory(recipe.output)
     if output.path.is_dir() and any(output.path.iterdir()):
-        found.append(f"output {recipe.output!r} is not empty; train will refuse it.")
+        warnings.append(f"output {recipe.output!r} is not empty; train will refuse it.")
     matched = Counter(module for modules in targets.values() for module in modules)
     reused = [module for module, times in matched.items() if times > 1]
     if reused:
-        found.append(f"{len(reused)} modules are matched by more than one pattern, e.g. {reused[0]!r}.")
-    return found
+        warnings.append(f"{len(reused)} modules are matched by more than one pattern, e.g. {reused[0]!r}.")
+    return warnings

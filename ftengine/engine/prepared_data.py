@@ -135,8 +135,8 @@ class ReadyTask(KnownTask):
         parts = [rows for rows in named.values() if rows.source == data.train_name]
         if data.on_error == "fail" or len(parts) == 1:
             return splits
-        found = dict(chain(*(unusable(rows, self.task, self.processor, self.max_length) for rows in parts)))
-        return splits.divide(found) if found else splits
+        reasons = dict(chain(*(unusable(rows, self.task, self.processor, self.max_length) for rows in parts)))
+        return splits.divide(reasons) if reasons else splits
 
 
 @dataclass(frozen=True)

@@ -244,9 +244,9 @@ def kernels_of(strategy: Strategy, device: Device) -> str | None:
     """Return what computes on the device, as "LoRA layers: compiled (why)"; None where the strategy does not say."""
     told = []
     for what, by_device in reports_of(strategy).items():
-        found = by_device.get(device.accelerator.device.type) if isinstance(by_device, dict) else None
-        if isinstance(found, dict) and "backend" in found:
-            told.append(f"{what}: {found['backend']}{f' ({why})' if (why := found.get('reason')) else ''}")
+        report = by_device.get(device.accelerator.device.type) if isinstance(by_device, dict) else None
+        if isinstance(report, dict) and "backend" in report:
+            told.append(f"{what}: {report['backend']}{f' ({why})' if (why := report.get('reason')) else ''}")
     return "; ".join(told) or None
 
 

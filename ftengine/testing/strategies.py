@@ -117,12 +117,12 @@ class StrategyChecks(MergeChecks):
     def a_seed_decides_a_training_pass(self) -> None:
         _, loaded = self._new()
         train_mode(loaded.module)
-        found = []
+        logits = []
         for _ in "ab":
             torch.manual_seed(1)
             with torch.no_grad():
-                found.append(loaded.module(**self.batch).logits)
-        assert found[0].equal(found[1]), (
+                logits.append(loaded.module(**self.batch).logits)
+        assert logits[0].equal(logits[1]), (
             "two passes in training mode differ though torch's seed is the same: draw dropout from torch's global "
             "generator alone, and keep nothing between passes"
         )

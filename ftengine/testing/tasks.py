@@ -125,9 +125,9 @@ class TaskChecks(Checks):
             wanted, weight = loss_of(task, loaded.module, batch, Criterion())
             parts = [represented(task, loaded.module, self._batch(task, loaded, [row])) for row in self.examples]
             rows = {name: [part[name] for part in reversed(parts)] for name in parts[0]}
-            found = joint_loss_of(task, {name: torch.cat(of) for name, of in rows.items()})
-        assert close([float(x) for x in found], [float(wanted), float(weight)]), (
-            f"joint_loss of examples that were represented one by one, in another order, is {found}, and loss of all "
+            loss = joint_loss_of(task, {name: torch.cat(of) for name, of in rows.items()})
+        assert close([float(x) for x in loss], [float(wanted), float(weight)]), (
+            f"joint_loss of examples that were represented one by one, in another order, is {loss}, and loss of all "
             f"of them {(wanted, weight)}: loss is joint_loss of represent, and no row of that depends on the others"
         )
 
@@ -159,7 +159,7 @@ class TaskChecks(Checks):
         predictions = self._predicted(task, loaded, batch)
         count = len(self.examples)
         assert len(predictions) == count, f"{len(predictions)} predictions of {count} examples"
-        missing = [sorted(task.predicts - found.keys()) for found in predictions if task.predicts - found.keys()]
+        missing = [sorted(task.predicts - one.keys()) for one in predictions if task.predicts - one.keys()]
         assert not missing, f"predictions lack {missing[0]}"
         odd = {k: type(v).__name__ for one in predictions for k, v in one.items() if isinstance(v, Tensor)}
         assert not odd, f"predictions hold {odd}; they are plain numbers, texts and lists"
@@ -185,7 +185,7 @@ class TaskChecks(Checks):
         answers = task.generate(loaded, rows, {**task.short_generation})
         assert task.generates, "it writes `generate`, and `generates` names no key of what that returns"
         assert len(answers) == len(rows), f"{len(answers)} answers to {len(rows)} rows"
-        missing = [sorted(task.generates - found.keys()) for found in answers if task.generates - found.keys()]
+        missing = [sorted(task.generates - one.keys()) for one in answers if task.generates - one.keys()]
         assert not missing, f"answers lack {missing[0]}, which `generates` declares"
         again = task.generate(loaded, rows, {**task.short_generation})
         assert again == answers, "the same rows are answered otherwise the second time"
@@ -197,10 +197,10 @@ class TaskChecks(Checks):
         rows = self.examples[:2]
         for row in rows:
             task.check_input(row)
-        found = task.infer(loaded, rows, {**task.short_generation} if api.overrides(task, "generate") else {})
-        assert len(found) == len(rows), f"{len(found)} answers to {len(rows)} rows"
+        answers = task.infer(loaded, rows, {**task.short_generation} if api.overrides(task, "generate") else {})
+        assert len(answers) == len(rows), f"{len(answers)} answers to {len(rows)} rows"
         assert task.infer(loaded, [], {}) == [], "infer answers something to no rows"
-        json.dumps(found)
+        json.dumps(answers)
 
     def _bound(self) -> api.Task:
         task = self.make()

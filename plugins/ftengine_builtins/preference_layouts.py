@@ -59,8 +59,8 @@ def preference(row: Example, listed: Listed = sharegpt) -> dict[str, Any]:
     pair = pair_of(row)
     if pair is None:
         has = next((name for both in PAIRS for name in both if row.get(name) is not None), None)
-        found = f"has `{has}` alone" if has else "has no answers to compare"
-        raise DataError(f"the row {found}; it needs `prompt`, `chosen` and `rejected`.")
+        fault = f"has `{has}` alone" if has else "has no answers to compare"
+        raise DataError(f"the row {fault}; it needs `prompt`, `chosen` and `rejected`.")
     rest = {name: value for name, value in row.items() if name not in (*pair, *(n for both in PAIRS for n in both))}
     answers = [row[name] for name in pair if name]
     if isinstance(rest.get("input"), Mapping):  # OpenAI's
@@ -76,31 +76,31 @@ def preference(row: Example, listed: Listed = sharegpt) -> dict[str, Any]:
                 raise DataError(f"`{side}` is empty; it must hold some text.")
         if prompt is None:
             prompt, sides = _common_text(sides)
-        found = {"prompt": prompt, **sides}
+        converted = {"prompt": prompt, **sides}
         if isinstance(system, str) and system:
-            found = _in_messages(found, listed, system)
+            converted = _in_messages(converted, listed, system)
     else:
-        found = _in_messages({"prompt": prompt, **sides}, listed, system)
-    if found["chosen"] == found["rejected"]:
-        raise DataError(f"`chosen` and `rejected` are the same, {shown(found['chosen'])}: no answer is preferred.")
-    return {**rest, **found}
+        converted = _in_messages({"prompt": prompt, **sides}, listed, system)
+    if converted["chosen"] == converted["rejected"]:
+        raise DataError(f"`chosen` and `rejected` are the same, {shown(converted['chosen'])}: no answer is preferred.")
+    return {**rest, **converted}
 
 
 def _asked(row: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return what a row asks, text or messages, and the row without it; None where both sides hold it."""
     if any(isinstance(row.get(name), list) for name in layouts.COLUMNS):
-        found = dict(layouts.normal(row))
+        converted = dict(layouts.normal(row))
     elif row.get("instruction") is not None:
-        found = layouts.pairs({**row, "output": None})
+        converted = layouts.pairs({**row, "output": None})
     elif row.get("query") is not None:
-        found = layouts.query_response(row)
+        converted = layouts.query_response(row)
     else:
         name = next((name for name in QUESTIONS if row.get(name) is not None), None)
         return (None if name is None else row[name]), {key: row[key] for key in row if key not in QUESTIONS}
-    messages = found.pop("messages")
-    found = {key: value for key, value in found.items() if key not in QUESTIONS}
+    messages = converted.pop("messages")
+    converted = {key: value for key, value in converted.items() if key not in QUESTIONS}
     alone = len(messages) == 1 and _role(messages[0]) == "user" and isinstance(messages[0]["content"], str)
-    return (messages[0]["content"] if alone else messages), found
+    return (messages[0]["content"] if alone else messages), converted
 
 
 def _of_messages(prompt: Any, column: str, rejected: Any, listed: Listed) -> tuple[Any, list[Any]]:
@@ -122,10 +122,10 @@ def _role(message: Any) -> Any:
     return message.get("role") if isinstance(message, Mapping) else None
 
 
-def _in_messages(found: Mapping[str, Any], listed: Listed, system: Any = None) -> dict[str, Any]:
+def _in_messages(pair: Mapping[str, Any], listed: Listed, system: Any = None) -> dict[str, Any]:
     """Return prompt and answers as lists of messages; both sides may be whole conversations."""
-    sides = {side: _messages(found[side], side, listed) for side in SIDES}
-    prompt = found["prompt"]
+    sides = {side: _messages(pair[side], side, listed) for side in SIDES}
+    prompt = pair["prompt"]
     if all(_role(messages[0]) != "assistant" for messages in sides.values()):
         chosen, rejected = sides.values()
         pairs = zip(chosen, rejected, strict=False)

@@ -70,13 +70,13 @@ class Preferences(WeightedEvaluator):
             unit="pair",
         ).fact()
         chosen, rejected = (np.asarray(rows[f"{side}_tokens"], dtype=np.float64) for side in ("chosen", "rejected"))
-        found = estimate(lambda weights: means(weights, chosen, rejected, chosen - rejected))
+        estimates = estimate(lambda weights: means(weights, chosen, rejected, chosen - rejected))
         yield Table(
             title="Lengths of answers",
             columns=("answer", "tokens", "interval"),
             rows=tuple(
                 (of, round(one.value, 2), interval(one) or "")
-                for of, one in zip(("chosen", "rejected", "difference"), found, strict=True)
+                for of, one in zip(("chosen", "rejected", "difference"), estimates, strict=True)
             ),
             caption=f"Means over pairs. Preferring the {name} answer is right in {reached:.1%} of them.",
         )

@@ -31,8 +31,8 @@ class LayoutReader(Reader):
 
     def converted(self, row: Example) -> Example:
         """Return a row with `messages`; of a preference, with `prompt`, `chosen` and `rejected`."""
-        found = self.convert(row)
-        return found if pair_of(found) is None else preference(found, self.answers)
+        converted = self.convert(row)
+        return converted if pair_of(converted) is None else preference(converted, self.answers)
 
     def accepts(self, source: str) -> bool:
         with suppress(Exception):  # what is no data file, or not in this layout
@@ -52,12 +52,12 @@ def rows_of(source: str) -> Iterator[Row | BrokenRow]:
     """Yield the rows of a file of any format (BrokenRow: it is of none)."""
     if (kind := kind_of(source)) is None:
         raise BrokenRow("", "is of no format that rows are read from; name it .jsonl, .json, .csv, .parquet, …")
-    found = kind().read(source)
-    if not hasattr(found, "schema"):
-        yield from found
+    content = kind().read(source)
+    if not hasattr(content, "schema"):
+        yield from content
         return
     number = 0
-    for batch in found:
+    for batch in content:
         for values in batch.to_pylist():
             number += 1
             yield Row(f" row {number}", _without_nulls(values))

@@ -83,11 +83,11 @@ class LlamaFactoryReader(Reader):
             )
         info = listed[name]
         for key, known in (("", KEYS), ("columns", COLUMNS), ("tags", tuple(TAGS))):
-            for found in info.get(key) or {} if key else info:
-                if found not in known:
+            for entry in info.get(key) or {} if key else info:
+                if entry not in known:
                     within = f"{name}.{key}".rstrip(".")
                     raise BrokenRow(
-                        "", f"has the key {found!r} in {within}, which is not read.{did_you_mean(found, known)}"
+                        "", f"has the key {entry!r} in {within}, which is not read.{did_you_mean(entry, known)}"
                     )
         if info.get("formatting", "alpaca") not in ("alpaca", "sharegpt"):
             told = f"says formatting {shown(info['formatting'])} of {name}"
@@ -148,5 +148,5 @@ def _ranked(row: Any, info: Mapping[str, Any], columns: Mapping[str, str], tags:
         return _converted({"messages": list(messages)}, told, {"messages": "messages"}, tags)["messages"]
 
     asked = {name: value for name, value in row.items() if name not in [columns[side] for side in SIDES]}
-    found = _converted(asked, {**info, "ranking": False}, others, tags)
-    return preference({**found, **{side: row.get(columns[side]) for side in SIDES}}, listed)
+    converted = _converted(asked, {**info, "ranking": False}, others, tags)
+    return preference({**converted, **{side: row.get(columns[side]) for side in SIDES}}, listed)

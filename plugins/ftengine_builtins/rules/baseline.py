@@ -86,18 +86,18 @@ def _inputs_tell_nothing(run: RunRecords) -> Iterator[Finding]:
     """
     if _one_prompt(run):
         yield from _same_prompts(run)
-    elif passes(run) >= 1 and (found := uninformative(run)):
-        figures = [f"{run.evaluation.metrics[name].label} {with_interval(one)}" for name, one in found.items()]
+    elif passes(run) >= 1 and (rankings := uninformative(run)):
+        figures = [f"{run.evaluation.metrics[name].label} {with_interval(one)}" for name, one in rankings.items()]
         brief = "check that each label belongs to its text: the scores carry no information about the labels "
         text = f"C{brief[1:]}({listed(figures)})."
-        short_figures = [f"{run.evaluation.metrics[name].label} {plain(one)}" for name, one in found.items()]
+        short_figures = [f"{run.evaluation.metrics[name].label} {plain(one)}" for name, one in rankings.items()]
         yield Finding(
             kind="learning",
             level="alarm",
             text=text,
             brief=f"{brief}({listed(short_figures)})",
             explains=("quality", "calibration", "over-fitting", "worse"),
-            figures={"uninformative": list(found)},
+            figures={"uninformative": list(rankings)},
         )
 
 
@@ -211,9 +211,9 @@ def of_answers(run: RunRecords) -> str:
         shown = run.examples is not None and run.examples.answers
         told = "No metric scored its generated text"
         return f" {told}: read its answers." if shown else f" {told}." if unmeasured_answers(run) else ""
-    found = exact_answers(run)
+    counts = exact_answers(run)
     text = " {exact:,} of {answers:,} answers are exact ({base_exact:,} of its base's)."
-    return text.format(**found) if found else ""
+    return text.format(**counts) if counts else ""
 
 
 def exact_answers(run: RunRecords) -> dict[str, int]:
@@ -248,9 +248,9 @@ class UnansweredClasses(Rule):
         total, unit = threshold.baseline.total, threshold.baseline.unit
         rarely = {name: true for name, true in seldom.items() if name not in never}
         parts = [
-            f"{adverb} answers {_first_few(found)} (the truth of {sum(found.values()):,})"
-            for adverb, found in (("never", never), ("hardly ever", rarely))
-            if found
+            f"{adverb} answers {_first_few(counts)} (the truth of {sum(counts.values()):,})"
+            for adverb, counts in (("never", never), ("hardly ever", rarely))
+            if counts
         ]
         alarm, useless = share_within(sum(seldom.values()), total)[0] >= MISSED, no_better_than_a_constant(run)
         missed = {**never, **seldom}

@@ -75,12 +75,14 @@ class Threshold:
 
 def threshold_of(run: RunRecords) -> Threshold | None:
     """Return what the tuned model is measured by; None where no evaluator says what is reached without looking."""
-    tuned, found = run.evaluation.tuned, {}
+    tuned, baselines = run.evaluation.tuned, {}
     for details in run.evaluation.details.tuned.values():
         if (baseline := Baseline.of(details)) is not None:
-            found |= {metric: baseline for metric in baseline.figures if metric in tuned and metric not in found}
-    metric = run.headline_metric if run.headline_metric in found else next(iter(found), None)
-    return None if metric is None else Threshold(run, metric, found[metric])
+            baselines |= {
+                metric: baseline for metric in baseline.figures if metric in tuned and metric not in baselines
+            }
+    metric = run.headline_metric if run.headline_metric in baselines else next(iter(baselines), None)
+    return None if metric is None else Threshold(run, metric, baselines[metric])
 
 
 def no_better_than_a_constant(run: RunRecords) -> bool:
@@ -103,14 +105,14 @@ def uninformative(run: RunRecords) -> dict[str, Estimate]:
         return {}
     metrics, reached = run.evaluation.metrics, threshold.baseline.figures
     ranked = [name for name in reached if name in metrics and not metrics[name].pooled]
-    found = {name: run.evaluation.tuned[name] for name in ranked if known(run.evaluation.tuned.get(name))}
+    figures = {name: run.evaluation.tuned[name] for name in ranked if known(run.evaluation.tuned.get(name))}
     within = [
         ends(figure) is not None
         and figure.low <= reached[name]
         and figure.high <= reached[name] + FAR * (1 - reached[name])
-        for name, figure in found.items()
+        for name, figure in figures.items()
     ]
-    return found if all(within) else {}
+    return figures if all(within) else {}
 
 
 def quoted_answer(answer: str) -> str:

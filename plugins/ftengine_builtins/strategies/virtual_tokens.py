@@ -105,9 +105,9 @@ class VirtualTokenStrategy(Strategy):
         A model that reads no tokens is refused (RecipeError).
         """
         module: Any = loaded.module
-        found = input_embeddings(module)
-        if not isinstance(found, nn.Embedding):
-            begins = f" (its input goes into a {type(found).__name__})" if found is not None else ""
+        embeddings = input_embeddings(module)
+        if not isinstance(embeddings, nn.Embedding):
+            begins = f" (its input goes into a {type(embeddings).__name__})" if embeddings is not None else ""
             raise RecipeError(
                 f"strategy {self.name} puts virtual tokens before those of a text, but {type(module).__name__} has no "
                 f"token embeddings{begins}. Choose a strategy that adapts layers, such as lora, adapter or full."

@@ -105,12 +105,12 @@ def _translated(columns: Sequence[str]) -> dict[str, str]:
 def _guessed(columns: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> dict[str, str]:
     if translated := _translated(columns):
         return translated
-    found = _called(columns)
-    if (preferred := first_of(["chosen"], columns)) and not found["prompt"]:
-        found["messages"] = found["messages"] or preferred  # preferences without a prompt are whole conversations
+    by_name = _called(columns)
+    if (preferred := first_of(["chosen"], columns)) and not by_name["prompt"]:
+        by_name["messages"] = by_name["messages"] or preferred  # preferences without a prompt are whole conversations
     for wanted in shapes:
-        if all(found[name] for name in wanted):
-            return {name: str(found[name]) for name in wanted}
+        if all(by_name[name] for name in wanted):
+            return {name: str(by_name[name]) for name in wanted}
     texts = [column for column in columns if column.lower() not in LABELS]
     return dict(zip(shapes[-1], [*texts, "COLUMN", "COLUMN"], strict=False))
 
@@ -125,8 +125,8 @@ def recognise(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | N
 
     Of two answers to compare it can learn one alone, so it is for another task.
     """
-    found = _recognised(columns, rows)
-    return found if found is None or columns_of(columns) is None else replace(found, certainty=1)
+    guess = _recognised(columns, rows)
+    return guess if guess is None or columns_of(columns) is None else replace(guess, certainty=1)
 
 
 def _recognised(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
@@ -157,8 +157,8 @@ def recognise_pairs(columns: Sequence[str], rows: Sequence[Example]) -> Recognis
             return Recognised(3, renamed(prompt=prompt, completion=completion))
     if translated := _translated(columns):
         return Recognised(3, translated)
-    found = recognise([column for column in columns if column.lower() not in _OTHER_NAMES["messages"]], ())
-    return replace(found, certainty=1) if found is not None and found.certainty == 2 else None
+    guess = recognise([column for column in columns if column.lower() not in _OTHER_NAMES["messages"]], ())
+    return replace(guess, certainty=1) if guess is not None and guess.certainty == 2 else None
 
 
 def _is_conversation(value: Any) -> bool:

@@ -135,8 +135,8 @@ class Preference(GenerativeTask):
     def view(self, row: Example) -> View:
         """See the prompt as input, and both answers as the target."""
         try:
-            found = preference(row)
-            chosen, rejected = (language_rows.view(_side(found, side), all_trained=False) for side in SIDES)
+            pair = preference(row)
+            chosen, rejected = (language_rows.view(_side(pair, side), all_trained=False) for side in SIDES)
         except DataError:
             values = [row.get(name) for name in ("prompt", *SIDES)]
             return View([], None, texts=[value for value in values if isinstance(value, str)], identity=values)
@@ -145,9 +145,9 @@ class Preference(GenerativeTask):
         return View(chosen.inputs, target, texts=texts, identity=[chosen.identity, rejected.identity])
 
     def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
-        found = preference(row)
-        changed = language_rows.with_inputs(_side(found, "chosen"), inputs)
-        return {**found, "prompt": changed["prompt"]}
+        pair = preference(row)
+        changed = language_rows.with_inputs(_side(pair, "chosen"), inputs)
+        return {**pair, "prompt": changed["prompt"]}
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return input_ids and labels of both sides; `weight` is 1 for a pair whose answers differ."""
@@ -157,11 +157,11 @@ class Preference(GenerativeTask):
         if not all(any(label != IGNORED for label in one["labels"][1:]) for one in whole):
             raise DataError("an answer has no token that is trained on: its messages have weight 0.")
         places = [[i for i, label in enumerate(one["labels"]) if label != IGNORED] for one in whole]
-        full = max(found[-1] for found in places) + 1  # what a template writes behind an answer is of no use
-        start = max(0, min(full - limit, min(found[0] for found in places) - limit // 2))
+        full = max(place[-1] for place in places) + 1  # what a template writes behind an answer is of no use
+        start = max(0, min(full - limit, min(place[0] for place in places) - limit // 2))
         sides = [
-            {key: one[key][start : min(start + limit, found[-1] + 1)] for key in ("input_ids", "labels")}
-            for one, found in zip(whole, places, strict=True)
+            {key: one[key][start : min(start + limit, place[-1] + 1)] for key in ("input_ids", "labels")}
+            for one, place in zip(whole, places, strict=True)
         ]
         cut = full - start > limit
         counts = dict(whole[0].get("counts", {}))
@@ -213,15 +213,15 @@ class Preference(GenerativeTask):
 
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
         with torch.no_grad(), as_forest(model, inputs):
-            found = self.pairs(model, batch)
-        if self.reference and found.reference_chosen is None:
-            found = Pairs(*(getattr(found, key) for key in list(vars(found))[:4]), found.chosen, found.rejected)
+            pairs = self.pairs(model, batch)
+        if self.reference and pairs.reference_chosen is None:
+            pairs = Pairs(*(getattr(pairs, key) for key in list(vars(pairs))[:4]), pairs.chosen, pairs.rejected)
         columns = {
-            "chosen_logp": found.chosen,
-            "rejected_logp": found.rejected,
-            "chosen_tokens": found.chosen_tokens,
-            "rejected_tokens": found.rejected_tokens,
-            "margin": self.preference_loss.margin(found),
+            "chosen_logp": pairs.chosen,
+            "rejected_logp": pairs.rejected,
+            "chosen_tokens": pairs.chosen_tokens,
+            "rejected_tokens": pairs.rejected_tokens,
+            "margin": self.preference_loss.margin(pairs),
         }
         lists = {name: column.tolist() for name, column in columns.items()}
         return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
@@ -267,8 +267,8 @@ def _question(row: Example) -> Example:
     """Return a row as what is to be answered: of a preference its prompt."""
     if pair_of(row) is None:
         return row
-    found = preference(row)
-    return {name: value for name, value in found.items() if name not in SIDES}
+    pair = preference(row)
+    return {name: value for name, value in pair.items() if name not in SIDES}
 
 
 def _of_side(features: Features, start: str) -> Features:
