@@ -6,7 +6,7 @@ from ftengine_builtins.evaluators.entities import Entities
 from ftengine_builtins.evaluators.generation import Generation
 from ftengine_builtins.evaluators.language import Perplexity
 from ftengine_builtins.evaluators.memorisation import Memorisation
-from ftengine_builtins.evaluators.preferences import Preferences
+from ftengine_builtins.evaluators.preferences import Preferences, Rewards
 from ftengine_builtins.evaluators.ranking import Reranking, Retrieval, Triplets
 from ftengine_builtins.evaluators.refusal import Refusal
 from ftengine_builtins.evaluators.regression import Regression
@@ -26,6 +26,7 @@ __all__ = [
     "Regression",
     "Reranking",
     "Retrieval",
+    "Rewards",
     "Similarity",
     "ToolUse",
     "Triplets",

@@ -88,6 +88,28 @@ class Preferences(WeightedEvaluator):
             yield LineChart(title="Margins", x_label="margin", y_label="share of pairs below", lines=lines)
 
 
+class Rewards(Preferences):
+    """How often a reward model gives the chosen answer the higher score, by how much, and what length alone reaches.
+
+    A pair counts half where both have the same score.
+    """
+
+    name = "rewards"
+    reads = frozenset({"chosen_reward", "rejected_reward", "chosen_tokens", "rejected_tokens", "margin"})
+    metrics = {  # noqa: RUF012
+        "preference_accuracy": share(
+            "preference accuracy", "Share of the pairs whose chosen answer has the higher score; 0.5 is chance."
+        ),
+        "margin": higher("margin", "Mean difference of the two scores.", at_zero="nothing is preferred"),
+        "chosen_reward": Metric("score of chosen answers", meaning="Mean over pairs."),
+        "rejected_reward": Metric("score of rejected answers", meaning="Mean over pairs."),
+    }
+
+    def score_resamples(self, rows, weights):
+        columns = (np.asarray(rows[name], dtype=np.float64) for name in list(self.metrics)[1:])
+        return dict(zip(self.metrics, means(weights, _won(rows["margin"]), *columns).T, strict=True))
+
+
 def _won(differences: np.ndarray) -> np.ndarray:
     """Return (n,) 1 where a difference is above 0, 0.5 where it is 0, else 0."""
     return (np.sign(np.asarray(differences, dtype=np.float64)) + 1) / 2

@@ -6,6 +6,7 @@ from ftengine_builtins.tasks.image_classification import ImageClassification
 from ftengine_builtins.tasks.preference import Preference
 from ftengine_builtins.tasks.preference_losses import Pairs as Pairs
 from ftengine_builtins.tasks.preference_losses import PreferenceLoss as PreferenceLoss
+from ftengine_builtins.tasks.reward import Reward
 from ftengine_builtins.tasks.seq2seq_lm import Seq2SeqLM
 from ftengine_builtins.tasks.text_classification import TextClassification
 from ftengine_builtins.tasks.token_classification import TokenClassification
@@ -15,6 +16,7 @@ __all__ = [
     "Embedding",
     "ImageClassification",
     "Preference",
+    "Reward",
     "Seq2SeqLM",
     "TextClassification",
     "TokenClassification",
