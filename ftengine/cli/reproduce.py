@@ -48,27 +48,27 @@ def reproduce(run_folder: str, output: str | None, trust_code: bool, as_json: bo
     require_one_process("reproduce", "trains in one process")
     with listening() as listener:
         run = load_run(run_folder, listener=listener, trust_code=trust_code)
-        found = again(run, output or f"{Path(run_folder)}-again")
+        result = again(run, output or f"{Path(run_folder)}-again")
     if as_json:
-        print_json(found.to_json())
+        print_json(result.to_json())
     else:
-        page().print(facts(_shown(found)))
-    raise click.exceptions.Exit(STATUS[found.outcome])
+        page().print(facts(_shown(result)))
+    raise click.exceptions.Exit(STATUS[result.outcome])
 
 
-def _shown(found: Reproduction) -> list[tuple[str, str]]:
+def _shown(result: Reproduction) -> list[tuple[str, str]]:
     from ftengine.text import with_ends
 
-    lines = [("came of it", SAID[found.outcome])]
-    if found.output is None:
+    lines = [("came of it", SAID[result.outcome])]
+    if result.output is None:
         lines.append(("trained", "nothing: this would be another run"))
     else:
-        lines.append(("trained", found.output))
-    if found.difference is not None:
-        lines.append((f"{found.metric}", f"{with_ends(found.difference, sign=True)} against the recorded run"))
-    if found.step is not None:
-        lines.append(("first step", f"{found.step:,} has another loss"))
-    lines += [(f"{one.kind} differs", one.text) for one in found.changes]
-    if not found.changes:
+        lines.append(("trained", result.output))
+    if result.difference is not None:
+        lines.append((f"{result.metric}", f"{with_ends(result.difference, sign=True)} against the recorded run"))
+    if result.step is not None:
+        lines.append(("first step", f"{result.step:,} has another loss"))
+    lines += [(f"{one.kind} differs", one.text) for one in result.changes]
+    if not result.changes:
         lines.append(("recorded", "nothing differs: data, base, code, versions, machine"))
     return lines

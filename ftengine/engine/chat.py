@@ -78,8 +78,8 @@ class Chat:
             row = {"messages": [*self.turns, {"role": "user", "content": text}]}
         self._task.check_input(row)
         with streaming(_Pieces(loaded.processor, write).add):
-            [found] = inferring(self._task).infer(loaded, [row], self._options)
-        return str(found[WRITTEN])
+            [reply] = inferring(self._task).infer(loaded, [row], self._options)
+        return str(reply[WRITTEN])
 
     def keep(self, text: str, answer: str) -> None:
         """Let a user's turn and its answer be part of the conversation; without an answer neither is, as in data."""

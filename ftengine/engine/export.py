@@ -80,11 +80,11 @@ def export_run(
             ready.listener.phase("export")
             exported = exporter.export(source, folder)
             proof, unproven = _proof(run, ready, exporter, source, folder, exported, tuned)
-            found = _manifest(run, exporter, exported, proof, unproven)
+            manifest = _manifest(run, exporter, exported, proof, unproven)
             if not (folder / CARD).exists():
-                text = card(RunRecords.read(run.path), run.verdict, found, exported.usage)
+                text = card(RunRecords.read(run.path), run.verdict, manifest, exported.usage)
                 (folder / CARD).write_text(text, encoding="utf-8")
-            made.append(found.model_copy(update={"files": file_hashes(folder)}))
+            made.append(manifest.model_copy(update={"files": file_hashes(folder)}))
             made[0].write(RunDirectory(folder))
 
         write_folder(target.path, fill)
@@ -148,7 +148,7 @@ def exact_run(run: Run) -> Run:
 def prompts_of(ready: ReadyTask, rows: Any, loaded: LoadedModel, count: int, run: Run) -> tuple[list[Prompt], int]:
     """Return the first distinct prompts that leave room for their answers, and the longest answer in tokens."""
     longest = min(GenerationOptions.read(_generation(run)).max_new_tokens, MOST_TOKENS)
-    found: dict[tuple[int, ...], Prompt] = {}
+    prompts: dict[tuple[int, ...], Prompt] = {}
     for row in rows:
         try:
             prompt = ready.task.prompt(row, loaded)
@@ -156,15 +156,15 @@ def prompts_of(ready: ReadyTask, rows: Any, loaded: LoadedModel, count: int, run
             continue
         room = loaded.max_length is None or len(prompt.ids) + longest <= loaded.max_length
         if room and prompt.ids:
-            found.setdefault(tuple(prompt.ids), prompt)
-        if len(found) == count:
+            prompts.setdefault(tuple(prompt.ids), prompt)
+        if len(prompts) == count:
             break
-    if len(found) < 2:
+    if len(prompts) < 2:
         raise DataError(
-            f"{rows.source} has {counted(len(found), 'row')} that can be asked, too few for a proof. Name more rows "
+            f"{rows.source} has {counted(len(prompts), 'row')} that can be asked, too few for a proof. Name more rows "
             "with --data FILE, or export with --no-verify."
         )
-    return list(found.values()), longest
+    return list(prompts.values()), longest
 
 
 def _features(ready: ReadyTask, rows: Any, count: int) -> Iterator[Any]:
@@ -238,11 +238,11 @@ def _proof(
     return proof, ""
 
 
-Found = tuple[str, int | None, tuple[list[float], list[float]]]
+Compared = tuple[str, int | None, tuple[list[float], list[float]]]
 """The program that was asked, how many answers are the same, and distances from the tuned model and from the base."""
 
 
-def _ask(who: str, ready: ReadyTask, own: Asked, opened: Runtime | LoadedModel) -> Found:
+def _ask(who: str, ready: ReadyTask, own: Asked, opened: Runtime | LoadedModel) -> Compared:
     """Ask an artifact the questions (ExportDiffers: it reads other tokens, or does not end its answers)."""
     if isinstance(opened, LoadedModel) and (lost := sorted(set(own.stop) - set(end_tokens(opened.module)))):
         names = ", ".join(map(repr, ready.processor.convert_ids_to_tokens(lost)))
@@ -251,22 +251,22 @@ def _ask(who: str, ready: ReadyTask, own: Asked, opened: Runtime | LoadedModel) 
     faults = (token_fault(one.prompt, runtime.encode(one.prompt), ready.processor) for one in own.questions)
     if fault := next(filter(None, faults), ""):
         raise ExportDiffers(f"{who} reads other tokens than were measured: {fault} {GONE}")
-    found = scored(runtime.log_probabilities, own.questions)
+    scores = scored(runtime.log_probabilities, own.questions)
     lengths = [max(1, len(one.answer) + (8 if one.ended else 0)) for one in own.questions]
     answers = [runtime.answer(one.prompt, n) for one, n in zip(own.questions, lengths, strict=True)]
     if endless(answers, own.questions):
         raise ExportDiffers(f"{who} goes on where the tuned model ends its answer: it lacks end tokens. {GONE}")
     same = sum(a.strip() == one.text.strip() for a, one in zip(answers, own.questions, strict=True))
-    return runtime.name, same, (apart(found, own.tuned), apart(found, own.base))
+    return runtime.name, same, (apart(scores, own.tuned), apart(scores, own.base))
 
 
-def _compute(who: str, ready: ReadyTask, own: Asked, opened: Runtime | LoadedModel) -> Found:
+def _compute(who: str, ready: ReadyTask, own: Asked, opened: Runtime | LoadedModel) -> Compared:
     """Compare raw outputs (NoRuntime: the program gives none)."""
     if not isinstance(opened, LoadedModel):
         raise NoRuntime(f"task {ready.task.name!r} gives no prompts that this program could be asked.")
     opened.module.eval()
-    found = _computed(ready, opened, (), own.batches)
-    return "transformers", None, (_relative(found, own.tuned, own.tuned), _relative(found, own.base, own.tuned))
+    outputs = _computed(ready, opened, (), own.batches)
+    return "transformers", None, (_relative(outputs, own.tuned, own.tuned), _relative(outputs, own.base, own.tuned))
 
 
 def _what(judged: Likeness) -> str:

@@ -50,13 +50,13 @@ def reproduce(run: Run, output: str | Path) -> Reproduction:
         if changed := changes_of_data(AuditResult.read(run.directory).contents, now):
             return Reproduction(str(run.path), None, "different", tuple(changed))
         model = prepare_model(data)
-        found = tuple(changes_of_environment(Environment.read(run.directory), model.environment()))
-        if any(one.kind == "base" for one in found):
-            return Reproduction(str(run.path), None, "different", found)
+        differences = tuple(changes_of_environment(Environment.read(run.directory), model.environment()))
+        if any(one.kind == "base" for one in differences):
+            return Reproduction(str(run.path), None, "different", differences)
         train(model, again, False, phases)
     outcome, metric, difference = compare(run, Run(again.path, registry=run.registry, trust_code=run.trust_code))
     step = None if outcome == "equal" else _first_step(run.directory, again)
-    return Reproduction(str(run.path), str(again.path), outcome, found, step, metric, difference)
+    return Reproduction(str(run.path), str(again.path), outcome, differences, step, metric, difference)
 
 
 def compare(run: Run, again: Run) -> tuple[Outcome, str | None, PairDifference | None]:
@@ -70,11 +70,11 @@ def compare(run: Run, again: Run) -> tuple[Outcome, str | None, PairDifference |
     children = [
         Child(name, one.recipe.model_copy(update={"output": str(one.path)})) for name, one in ((NEW, again), (OLD, run))
     ]
-    found = conclude(children, [again.without_model(), run.without_model()], [True, True], ranked="all")
-    (difference,) = found.differences
+    comparison = conclude(children, [again.without_model(), run.without_model()], [True, True], ranked="all")
+    (difference,) = comparison.differences
     if difference.low is None or difference.p is None:
-        return "undecided", found.metric, difference
-    return "different" if difference.supported else "within", found.metric, difference
+        return "undecided", comparison.metric, difference
+    return "different" if difference.supported else "within", comparison.metric, difference
 
 
 def _same_weights(one: Path, other: Path) -> bool:

@@ -150,9 +150,9 @@ def _prompt_fault(
             if replies[i].prompt_tokens in (None, len(ids)):
                 faults.setdefault(fault, []).append((prompts[i], ids, replies[i]))
     behind = {}
-    for fault, found in faults.items():
-        asked = questions(loaded, [replace(prompt, ids=ids) for prompt, ids, _ in found], longest, stop)
-        behind[fault] = float(np.mean(_behind(loaded, asked, [reply for *_, reply in found], stop)))
+    for fault, cases in faults.items():
+        asked = questions(loaded, [replace(prompt, ids=ids) for prompt, ids, _ in cases], longest, stop)
+        behind[fault] = float(np.mean(_behind(loaded, asked, [reply for *_, reply in cases], stop)))
     likely = sorted((fault for fault, far in behind.items() if far <= NOISE), key=behind.__getitem__)
     if likely:
         prompt, ids, _ = faults[likely[0]][0]
@@ -174,17 +174,17 @@ def _behind(
     Nothing where the reply is the model's own answer, whose text need not come from the tokens that a tokenizer makes
     of it.
     """
-    found = []
+    shortfalls = []
     for one, reply in zip(asked, replies, strict=True):
         if _alike(reply, one):
-            found.append(0.0)
+            shortfalls.append(0.0)
             continue
         tokens = loaded.processor(reply.text, add_special_tokens=False, verbose=False)["input_ids"]
         if reply.ended or not tokens:
             tokens = [*tokens, stop[-1]]
         scores = answer_scores(loaded, one.prompt.ids, tokens)
-        found.append(float((scores[:, 1] - scores[:, 0]).mean()))
-    return found
+        shortfalls.append(float((scores[:, 1] - scores[:, 0]).mean()))
+    return shortfalls
 
 
 def _alike(reply: Reply, own: Question) -> bool:

@@ -37,13 +37,13 @@ def questions(
     loaded: LoadedModel, prompts: Sequence[Prompt], max_new_tokens: int, stop: Sequence[int]
 ) -> list[Question]:
     """Let the tuned model answer prompts greedily; `stop` are the tokens that end an answer, the last one its own."""
-    options, found = GenerationOptions.read({"max_new_tokens": max_new_tokens}), list[Question]()
+    options, answered = GenerationOptions.read({"max_new_tokens": max_new_tokens}), list[Question]()
     for start in range(0, len(prompts), TOGETHER):
         some = prompts[start : start + TOGETHER]
         for prompt, answer in zip(some, generate(loaded, [p.ids for p in some], options, stop), strict=True):
             text, ended = loaded.processor.decode(answer, skip_special_tokens=True), len(answer) < max_new_tokens
-            found.append(Question(prompt, (*answer, *(stop[-1:] if ended else ())), text, ended))
-    return found
+            answered.append(Question(prompt, (*answer, *(stop[-1:] if ended else ())), text, ended))
+    return answered
 
 
 def scored(
@@ -58,8 +58,8 @@ def apart(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> list[floa
 
     Questions of which it tells none are left out.
     """
-    found = [np.abs(a - b) for a, b in zip(some, others, strict=True)]
-    return [float(np.nanmean(one)) for one in found if not np.isnan(one).all()]
+    distances = [np.abs(a - b) for a, b in zip(some, others, strict=True)]
+    return [float(np.nanmean(one)) for one in distances if not np.isnan(one).all()]
 
 
 class ModuleRuntime:

@@ -86,16 +86,16 @@ class Endpoint:
         """Ask a conversation, or a plain text, at temperature 0."""
         asked = {"model": self.model, "temperature": 0, "max_tokens": max_tokens}
         if prompt.messages is None:
-            found = self._ask("completions", {**asked, "prompt": prompt.text})
+            answer = self._ask("completions", {**asked, "prompt": prompt.text})
         else:
-            found = self._ask("chat/completions", {**asked, "messages": list(prompt.messages)})
+            answer = self._ask("chat/completions", {**asked, "messages": list(prompt.messages)})
         try:
-            choice = found["choices"][0]
+            choice = answer["choices"][0]
             text = choice["text"] if prompt.messages is None else choice["message"]["content"]
             reason = choice.get("finish_reason")
         except (KeyError, IndexError, TypeError, AttributeError):
-            raise InputError(f"{self.url} does not answer as OpenAI's API does: {shown(found)}.") from None
-        usage = found.get("usage")
+            raise InputError(f"{self.url} does not answer as OpenAI's API does: {shown(answer)}.") from None
+        usage = answer.get("usage")
         count = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
         return Reply(
             text if isinstance(text, str) else "",
@@ -107,14 +107,14 @@ class Endpoint:
         """Ask what it reads in place of a prompt, as llama.cpp and vLLM tell; None where it does not."""
         text: Any = prompt.text
         if prompt.messages is not None:
-            text = self._told("apply-template", {"messages": list(prompt.messages)}, "prompt")
+            text = self._value_of("apply-template", {"messages": list(prompt.messages)}, "prompt")
         asked: dict[str, Any] = {"model": self.model, "messages": prompt.messages, "add_generation_prompt": True}
         if isinstance(text, str):
             asked = {"model": self.model, "prompt": text, "content": text, "add_special": True, "parse_special": True}
-        told = self._told("tokenize", asked, "tokens")
+        told = self._value_of("tokenize", asked, "tokens")
         return told if isinstance(told, list) and told and all(isinstance(one, int) for one in told) else None
 
-    def _told(self, path: str, content: Mapping[str, Any], key: str) -> Any:
+    def _value_of(self, path: str, content: Mapping[str, Any], key: str) -> Any:
         """Return what stands under a key of an answer beside OpenAI's API; None where there is no such thing."""
         with suppress(InputError):
             return self._ask(path, content, self.url.removesuffix("/v1")).get(key)
@@ -126,10 +126,10 @@ class Endpoint:
         for attempt in range(self.retries + 1):
             try:
                 with self._open(request, timeout=self.timeout) as reply:
-                    found = json.loads(reply.read(ROOM))
-                if isinstance(found, dict):
-                    return found
-                raise InputError(f"{request.full_url} does not answer as OpenAI's API does: {shown(found)}.")
+                    answer = json.loads(reply.read(ROOM))
+                if isinstance(answer, dict):
+                    return answer
+                raise InputError(f"{request.full_url} does not answer as OpenAI's API does: {shown(answer)}.")
             except HTTPError as error:
                 failure = f"status {error.code} ({error.reason})"
                 if error.code not in AGAIN:

@@ -47,16 +47,20 @@ def card(run: RunRecords, verdict: Verdict, made: Manifest, usage: str) -> str:
 
 
 def _figures(run: RunRecords) -> str:
-    found, split = run.evaluation, run.evaluation.split
+    evaluation, split = run.evaluation, run.evaluation.split
     if split is None:
         return "There are no held-out examples, so no figures."
     rows = []
-    for name, tuned in found.tuned.items():
-        metric, change = found.metrics[name], found.difference.get(name)
+    for name, tuned in evaluation.tuned.items():
+        metric, change = evaluation.metrics[name], evaluation.difference.get(name)
         p = probability(change.p if change else None) or "not tested"
-        sides = [with_ends(found.base[name]), with_ends(tuned), with_ends(change, sign=True) if change else NOTHING]
+        sides = [
+            with_ends(evaluation.base[name]),
+            with_ends(tuned),
+            with_ends(change, sign=True) if change else NOTHING,
+        ]
         rows.append(f"| {_text(metric.label)} | {' | '.join(sides)} | {p} |")
-    head = f"On {found.tuned[next(iter(found.tuned))].n:,} distinct {split} examples, with 95 % intervals:"
+    head = f"On {evaluation.tuned[next(iter(evaluation.tuned))].n:,} distinct {split} examples, with 95 % intervals:"
     return "\n".join([head, "", "| | base | tuned | difference | |", "|---|---|---|---|---|", *rows])
 
 
@@ -72,8 +76,8 @@ def _proof(made: Manifest) -> str:
 
 
 def _limits(verdict: Verdict) -> str:
-    found = [f"- {one.level}: {_text(one.text)}" for one in verdict.findings if one.level != "good"]
-    return "\n".join(found or ["- none that ftengine looks for was found"])
+    limits = [f"- {one.level}: {_text(one.text)}" for one in verdict.findings if one.level != "good"]
+    return "\n".join(limits or ["- none that ftengine looks for was found"])
 
 
 def _data(run: RunRecords) -> str:
@@ -100,9 +104,9 @@ def _license(folder: Path) -> str:
     file = folder / CARD
     if not file.is_file():
         return ""
-    found = re.match(r"---\n(.*?)\n---", file.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    match = re.match(r"---\n(.*?)\n---", file.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
     try:
-        front = yaml.safe_load(found[1]) if found else None
+        front = yaml.safe_load(match[1]) if match else None
     except yaml.YAMLError:
         return ""
     stated = front.get("license") if isinstance(front, dict) else None

@@ -63,14 +63,14 @@ def changes_of_data(then: dict[str, str], now: dict[str, str]) -> list[Change]:
 
 def changes_of_environment(then: Environment, now: Environment) -> list[Change]:
     """Return what of a run's surroundings is not as it was, the base first."""
-    found = [Change("base", text) for text in changes(then.base, now.base)]
-    found += _changed("code", {"ftengine": then.versions.get("ftengine")}, {"ftengine": now.versions.get("ftengine")})
-    found += _changed("code", _plugins(then), _plugins(now))
-    found += _changed("code", {"kernels": then.build.get("line")}, {"kernels": now.build.get("line")})
-    found += _changed("versions", *({k: v for k, v in one.versions.items() if k != "ftengine"} for one in (then, now)))
-    found += _changed("device", *({"device": one.device, "processes": one.processes} for one in (then, now)))
-    found += _changed("hardware", *({key: one.hardware.get(key) for key in HARDWARE} for one in (then, now)))
-    return found + _changed("arithmetic", _arithmetic(then), _arithmetic(now))
+    listed = [Change("base", text) for text in changes(then.base, now.base)]
+    listed += _changed("code", {"ftengine": then.versions.get("ftengine")}, {"ftengine": now.versions.get("ftengine")})
+    listed += _changed("code", _plugins(then), _plugins(now))
+    listed += _changed("code", {"kernels": then.build.get("line")}, {"kernels": now.build.get("line")})
+    listed += _changed("versions", *({k: v for k, v in one.versions.items() if k != "ftengine"} for one in (then, now)))
+    listed += _changed("device", *({"device": one.device, "processes": one.processes} for one in (then, now)))
+    listed += _changed("hardware", *({key: one.hardware.get(key) for key in HARDWARE} for one in (then, now)))
+    return listed + _changed("arithmetic", _arithmetic(then), _arithmetic(now))
 
 
 def _plugins(one: Environment) -> dict[str, Any]:

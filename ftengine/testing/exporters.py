@@ -77,8 +77,8 @@ class ExporterChecks(Checks):
                     runtime = as_runtime(opened, torch.device("cpu"))
                     assert runtime.name, "the program has no name"
                     for one in asked:
-                        found = list(runtime.encode(one.prompt))
-                        assert found == list(one.prompt.ids), f"the program reads {found}, measured {one.prompt.ids}"
+                        ids = list(runtime.encode(one.prompt))
+                        assert ids == list(one.prompt.ids), f"the program reads {ids}, measured {one.prompt.ids}"
                     distance = max(apart(scored(runtime.log_probabilities, asked), own))
                     assert distance <= noise, f"log-probabilities differ by {distance:.3g}; the exporter says {noise}"
             except NoRuntime as error:

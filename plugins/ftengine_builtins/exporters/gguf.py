@@ -148,10 +148,10 @@ def write_lora(source: ExportSource, file: Path) -> Exported:
 def gguf_name(source: ExportSource, name: str) -> str:
     """Return llama.cpp's name of a tensor (NotExportable: it has none)."""
     names = _names(ARCHITECTURES[type(source.module).__name__], source.module.config.num_hidden_layers)
-    found = names.get_name(name, try_suffixes=(".weight", ".bias"))
-    if found is None:
+    named = names.get_name(name, try_suffixes=(".weight", ".bias"))
+    if named is None:
         raise NotExportable(f"llama.cpp has no place for {name!r}. Export to transformers instead.")
-    return found
+    return named
 
 
 @cache

@@ -103,7 +103,7 @@ def source_of_pairs(adapter: Path) -> list[str]:
 
     with safe_open(adapter / WEIGHTS, framework="pt") as file:
         keys = list(file.keys())
-    paths = sorted(found["path"] for key in keys if (found := PAIR.fullmatch(key)))
+    paths = sorted(match["path"] for key in keys if (match := PAIR.fullmatch(key)))
     known = {f"{path}.lora_{side}.weight" for path in paths for side in "AB"}
     if other := sorted(set(keys) - known):
         raise NotExportable(
@@ -122,13 +122,13 @@ def folded_pairs(adapter: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], int]:
     config, tensors = read_lora_config(adapter), read_tensors(adapter / WEIGHTS)
     paths = source_of_pairs(adapter)
     rank = max(tensors[f"{path}.lora_A.weight"].shape[0] for path in paths)
-    found = {}
+    pairs = {}
     for path in paths:
         a, b = (tensors[f"{path}.lora_{side}.weight"].float() for side in "AB")
         missing = rank - a.shape[0]
         b = b * scale_of(config, path, a.shape[0])
-        found[path] = (torch.nn.functional.pad(a, (0, 0, 0, missing)), torch.nn.functional.pad(b, (0, missing)))
-    return found, rank
+        pairs[path] = (torch.nn.functional.pad(a, (0, 0, 0, missing)), torch.nn.functional.pad(b, (0, missing)))
+    return pairs, rank
 
 
 def scale_of(config: Mapping[str, Any], path: str, rank: int) -> float:
