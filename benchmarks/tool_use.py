@@ -102,8 +102,8 @@ def main() -> None:
     run = fine_tune(Recipe.make(recipe))
     print(f"{len(rows)} questions, {chosen.steps} steps of {chosen.batch}")
     for name in ("right_call", "exact_call", "right_function", "call_parses", "no_call_when_none_due"):
-        sides = (run.evaluation.base[name], run.evaluation.tuned[name])
-        print(name, *(f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}] of {one.n}" for one in sides))
+        sides = [run.evaluation[side][name] for side in ("base", "tuned")]
+        print(name, *(f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}] of {one['n']}" for one in sides))
 
 
 if __name__ == "__main__":
