@@ -22,7 +22,7 @@ from ftengine.engine.merge import check_merge, outputs_of
 from ftengine.engine.prepared_data import ReadyTask
 from ftengine.engine.prepared_model import load_base
 from ftengine.errors import DataError, ExportDiffers, NoRuntime, NotExportable, RunError
-from ftengine.evaluation.asked import Question, apart, as_runtime, end_tokens, questions, scored
+from ftengine.evaluation.asked import Question, apart, as_runtime, end_tokens, questions, scored, whole
 from ftengine.evaluation.likeness import Likeness, likeness
 from ftengine.evaluation.prompt_faults import token_fault
 from ftengine.model import GenerationOptions, log_probabilities, stop_tokens
@@ -256,7 +256,7 @@ def _ask(who: str, ready: ReadyTask, own: Asked, opened: Runtime | LoadedModel) 
     answers = [runtime.answer(one.prompt, n) for one, n in zip(own.questions, lengths, strict=True)]
     if endless(answers, own.questions):
         raise ExportDiffers(f"{who} goes on where the tuned model ends its answer: it lacks end tokens. {GONE}")
-    same = sum(a.strip() == one.text.strip() for a, one in zip(answers, own.questions, strict=True))
+    same = sum(whole(a) == whole(one.text) for a, one in zip(answers, own.questions, strict=True))
     return runtime.name, same, (apart(scores, own.tuned), apart(scores, own.base))
 
 

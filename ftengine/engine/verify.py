@@ -13,7 +13,7 @@ from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.export import endless, exact_run, prompts_of
 from ftengine.engine.finished import Run
 from ftengine.errors import InputError
-from ftengine.evaluation.asked import Question, questions
+from ftengine.evaluation.asked import Question, questions, whole
 from ftengine.evaluation.likeness import likeness
 from ftengine.evaluation.prompt_faults import likely_faults, token_fault
 from ftengine.model import stop_tokens
@@ -189,12 +189,7 @@ def _behind(
 
 def _alike(reply: Reply, own: Question) -> bool:
     """Say whether a reply is a model's own greedy answer."""
-    return _whole(reply.text) == _whole(own.text)
-
-
-def _whole(text: str) -> str:
-    """Return a text without the character that it may have been cut in, of which programs show more or less."""
-    return text.rstrip("\N{REPLACEMENT CHARACTER}").strip()
+    return whole(reply.text) == whole(own.text)
 
 
 def _same(replies: Sequence[Reply], asked: Sequence[Question]) -> int:

@@ -46,6 +46,11 @@ def questions(
     return answered
 
 
+def whole(text: str) -> str:
+    """Return an answer without the character that it may have been cut in, of which programs show more or less."""
+    return text.rstrip("\N{REPLACEMENT CHARACTER}").strip()
+
+
 def scored(
     score: Callable[[Sequence[int], Sequence[int]], Sequence[float]], asked: Sequence[Question]
 ) -> list[np.ndarray]:

@@ -177,7 +177,7 @@ class Sabotaged(TransformersExporter):
     [
         (of_base, "like the base"),
         pytest.param(without_a_layer, "not the tuned model", marks=pytest.mark.slow),
-        pytest.param(with_a_blank, "template", marks=pytest.mark.slow),
+        pytest.param(with_a_blank, "a blank more", marks=pytest.mark.slow),
         pytest.param(with_two_beginnings, "second BOS", marks=pytest.mark.slow),
         pytest.param(with_a_head_that_was_tied, "not the tuned model", marks=pytest.mark.slow),
     ],
