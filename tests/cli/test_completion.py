@@ -10,7 +10,7 @@ import pytest
 from cli_samples import ENTRY, strategy
 from click.shell_completion import ShellComplete
 
-from ftengine.cli import COMMANDS, main
+from ftengine.cli import COMMANDS, main, remembered
 from ftengine.plugins.registry import KINDS, Registry
 
 BASH = shutil.which("bash")
@@ -103,6 +103,9 @@ def test_the_cache_is_text_that_says_what_is_installed(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["installed.json"]
     known = json.loads((tmp_path / "installed.json").read_text())
     assert [item["name"] for item in known["components"] if item["kind"] == "rule"] == names("rule")
+    assert remembered.remembered("components") == known["components"]
+    monkeypatch.setattr(remembered, "__file__", "/another/checkout/ftengine/cli/remembered.py")
+    assert remembered.remembered("components") is None
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
