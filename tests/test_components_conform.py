@@ -32,7 +32,7 @@ VARIANTS = [
     (ANSWERS, {"name": "prefix", "projection": 8}),
     (TEXTS, {"name": "prompt", "init": "random"}),
 ]
-MISSING = {("augmenter", "back-translation"), ("augmenter", "synonyms"), ("evaluator", "verifier")}
+MISSING = {("augmenter", "back-translation"), ("augmenter", "synonyms")}
 """Components with options that have to be given; what they name is checked below."""
 
 

@@ -28,7 +28,7 @@ def audited_rows(
         splits: rows of JSON values, "train" and, where wanted, "validation" and "test".
         head: of the task that says what they hold.
     """
-    task = task_of(head)
+    task = task_of(head, splits["train"])
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, FTENGINE_CACHE=f"{folder}/cache"):
         files = {}
         for name, rows in splits.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Any
@@ -19,7 +20,7 @@ from transformers import BertForSequenceClassification, BertForTokenClassificati
 
 from ftengine.api import Batch, Example, Labels, LoadedModel, LoadRequest, Strategy, Task
 from ftengine.engine.prepared_data import apply_strategy
-from ftengine.errors import InputError
+from ftengine.errors import DataError, InputError
 from ftengine.plugins.registry import BUILT_IN, Registry
 from ftengine.testing import models
 from ftengine.testing.models import Made
@@ -93,8 +94,8 @@ class Fixture:
 
     @cached_property
     def task(self) -> Task:
-        """`of`, else the task of the box that has this head, its labels bound to `rows`."""
-        task = self.of or task_of(self.head)
+        """`of`, else the task of the box that has this head and takes these rows, its labels bound to `rows`."""
+        task = self.of or task_of(self.head, self.rows)
         task.labels = task.learn_labels({"train": self.rows})
         return task
 
@@ -139,12 +140,15 @@ def registry() -> Registry:
     return Registry()
 
 
-def task_of(head: str) -> Task:
-    """Return the task of the box that has a head, freshly built; LookupError where none has."""
+def task_of(head: str, rows: Sequence[Example]) -> Task:
+    """Return the task of the box that has a head and takes rows of these columns, freshly built; else LookupError."""
     for entry in registry().entries("task"):
         if entry.origin.distribution == BUILT_IN and getattr(entry.cls, "head", None) == head:
-            return registry().build("task", entry.name, "task")
-    raise LookupError(f"no task of ftengine has the head {head!r}.")
+            task: Task = registry().build("task", entry.name, "task")
+            with suppress(DataError):
+                task.check_columns(sorted(set().union(*rows)))
+                return task
+    raise LookupError(f"no task of ftengine has the head {head!r} and takes these rows.")
 
 
 @cache

@@ -16,7 +16,7 @@ class PreferenceLengths(Audit):
     name = "preference-lengths"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
-        counts = data.encoded["train"].get("counts", {})
+        counts = data.encoded.get("train", {}).get("counts", {})
         longer, shorter = counts.get("longer_chosen", 0), counts.get("longer_rejected", 0)
         total = longer + shorter
         if not total:

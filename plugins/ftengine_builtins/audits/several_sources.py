@@ -15,7 +15,7 @@ class SeveralSources(Audit):
     name = "several-sources"
 
     def examine(self, data: AuditedData) -> Iterator[Finding | Display]:
-        sources = data.encoded["train"].get("sources", ())
+        sources = data.encoded.get("train", {}).get("sources", ())
         for one in sources:
             times = one["an_epoch"] / one["examples"]
             if times == 1:
