@@ -19,7 +19,8 @@ import xxhash
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from ftengine.api import LoadedModel, overrides
+from ftengine.api import LoadedModel, Strategy, overrides
+from ftengine.data.answer_origin import content_of_files
 from ftengine.data.cache_folder import ROWS, entry_of, known_entry
 from ftengine.data.encoding import content_of
 from ftengine.data.features import component_state, processor_state
@@ -62,14 +63,19 @@ def run_model(
     return EvalRunner(accelerator, loaded, known.task, *sizes, known.listener, side).run(plan, kept)
 
 
-def run_base(device: Device, known: KnownTask, loaded: LoadedModel, plan: EvalPlan) -> EvalResult:
+def run_base(
+    device: Device, known: KnownTask, loaded: LoadedModel, plan: EvalPlan, starting: Strategy | None = None
+) -> EvalResult:
     """Return what a base model says, as `run_model` does; what an earlier run of the same knows is not asked again.
+
+    Args:
+        starting: what has prepared the model already, with the trained part that it starts from.
 
     Raises:
         DataError: the cache is another user's.
     """
     result = EvalResult()
-    keys = keys_of(device, known, loaded, plan) if device.is_main else {}
+    keys = keys_of(device, known, loaded, plan, starting) if device.is_main else {}
     if examples := _fill_in(device, result, plan, keys):
         known.listener.message(
             f"reused the base model's predictions of {counted(examples, 'example')} from an earlier run with the same "
@@ -86,7 +92,9 @@ def run_base(device: Device, known: KnownTask, loaded: LoadedModel, plan: EvalPl
     return result
 
 
-def keys_of(device: Device, known: KnownTask, loaded: LoadedModel, plan: EvalPlan) -> Keys:
+def keys_of(
+    device: Device, known: KnownTask, loaded: LoadedModel, plan: EvalPlan, starting: Strategy | None = None
+) -> Keys:
     """Return the keys of those sets whose tables may be kept; none where it cannot be told what they depend on.
 
     That is so of a model of the user's own code, of a task that keeps hold of the model, and of packed weights.
@@ -97,7 +105,7 @@ def keys_of(device: Device, known: KnownTask, loaded: LoadedModel, plan: EvalPla
     unknown |= any(evaluator.runs_code() is not None for one in sets for evaluator in one.evaluators)
     if unknown or not (recipe.evaluation.reuse_base and state and task):
         return {}
-    components = [loader, known.task]
+    components = [loader, known.task, *([] if starting is None else [starting])]
     components += [one for each in sets for one in (*each.evaluators, *each.split.augmenters)]
     code = code_of(type(one) for one in (*components, *loaded.module.modules()))
     model = _model(loaded)
@@ -110,6 +118,7 @@ def keys_of(device: Device, known: KnownTask, loaded: LoadedModel, plan: EvalPla
         [device.accelerator.num_processes, device.divides],
         [recipe.evaluation.batch_size or recipe.train.batch_size, recipe.train.batch_tokens, plan.seed],
         [versions(), hardware(), code],
+        *_started(starting),
     ]
     return {one.name: _hash([common, _examples(one)]) for one in sets}
 
@@ -171,6 +180,14 @@ def _examples(one: EvalSet) -> list[Any]:
         [split.standing, split.seed, list(one.slices)],
         [dict(one.options), dict(one.sampled)] if len(one.answered) else [],
     ]
+
+
+def _started(starting: Strategy | None) -> list[Any]:
+    """Return what a strategy made of a base that its parameters and buffers do not tell, as the scale of an update."""
+    if starting is None or starting.starts_from is None:
+        return []
+    files = content_of_files(Path(starting.starts_from))
+    return [[starting.name, starting.loading_options(), starting.environment(), files]]
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from ftengine.engine.base_predictions import run_base, run_model
 from ftengine.engine.evaluation_plan import plan_evaluation, trained_rows, without_leaks
 from ftengine.engine.prepared_data import KnownTask, ReadyTask, held_out
 from ftengine.engine.prepared_model import load_base_of, place_base, prepare_strategy
-from ftengine.engine.references import ask_reference
+from ftengine.engine.references import ask_reference, reference_starts
 from ftengine.engine.saved_part import load_trained_part
 from ftengine.errors import DataError, InputError
 from ftengine.evaluation.plan import EvalPlan
@@ -44,31 +44,27 @@ def evaluate_run(
     device = Device.open(ready.recipe)
     loaded = load_base_of(ready, trained, run.trained)
     place_base(device, ready, loaded)
-    base = run_base(device, ready, loaded, plan)
-    starting = _starting(ready, run)
-    if starting is None:
-        ask_reference(device, ready, loaded, plan, base=base)
-    strategy = prepare_strategy(device, ready if starting is None else starting, loaded)
-    if starting is not None:
-        ask_reference(device, ready, loaded, plan)
+    starting = _as_it_began(ready, run)
+    strategy = prepare_strategy(device, starting, loaded) if reference_starts(starting) else None
+    base = run_base(device, ready, loaded, plan, strategy)
+    ask_reference(device, ready, loaded, plan, base, starting=strategy)
+    strategy = strategy or prepare_strategy(device, ready, loaded)
     load_trained_part(strategy, loaded, run.trained)
     tuned = run_model(device, ready, loaded, plan, "tuned")
     ready.listener.phase("figures")
     return evaluate(plan, measure_all(plan, base), measure_all(plan, tuned))[0]
 
 
-def _starting(ready: ReadyTask, run: RunDirectory) -> KnownTask | None:
-    """Return the run as it began, where its loss takes the part that it started from as reference; else None.
+def _as_it_began(ready: ReadyTask, run: RunDirectory) -> KnownTask:
+    """Return a run's task with its strategy as it began, where the loss takes what it started from as reference.
 
     Raises:
-        RunError: that part is no longer there.
+        RunError: that is no longer there.
     """
     if not ready.task.reference:
-        return None
+        return ready
     make = ready.registry.factory("strategy", Recipe.read(run.path / "recipe.yaml").strategy, "strategy")
-    return (
-        None if make().starts_from is None else replace(ready, experiment=replace(ready.experiment, make_strategy=make))
-    )
+    return replace(ready, experiment=replace(ready.experiment, make_strategy=make))
 
 
 def add_figures(ready: KnownTask, run: RunDirectory, specs: Sequence[str | Mapping[str, Any]]) -> EvaluationResult:

@@ -26,7 +26,7 @@ from ftengine.engine.prepared_data import (
     apply_strategy,
     check_own_regularizers,
 )
-from ftengine.engine.references import ask_reference
+from ftengine.engine.references import ask_reference, reference_starts
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.results import Measured, measure_all
 from ftengine.evaluation.runner import EvalResult
@@ -164,12 +164,14 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
             f"{steps.batch:,} examples, in micro-batches of at most {experiment.recipe.train.batch_size}"
         )
     loaded = _loaded(data, plan, device, steps, resumed)
-    base = run_base(device, data.ready, loaded, plan)
+    strategy = _apply_strategy(data, plan, device, loaded) if reference_starts(data.ready) else None
+    base = run_base(device, data.ready, loaded, plan, strategy)
     experiment.listener.phase("figures")
     measured = measure_all(plan, base, experiment.listener) if device.is_main else {}
-    if experiment.make_strategy().starts_from is None:
-        ask_reference(device, data.ready, loaded, plan, _learnt_from(data), base)
-    strategy, empty, fast_paths = _prepared(data, plan, device, loaded, steps)
+    learnt_from = [split for name, split in data.encoded.items() if name != "test"]
+    ask_reference(device, data.ready, loaded, plan, base, learnt_from, strategy)
+    strategy = strategy or _apply_strategy(data, plan, device, loaded)
+    empty, fast_paths = _prepared(data, device, loaded, strategy, steps)
     memory = choose_memory(data, device, loaded, strategy, steps, fast_paths, resumed)
     return PreparedModel(data, plan, device, loaded, strategy, began, base, measured, memory, fast_paths, empty)
 
@@ -192,14 +194,16 @@ def _loaded(
     return loaded
 
 
-def _prepared(
-    data: PreparedData, plan: EvalPlan, device: Device, loaded: LoadedModel, steps: Steps
-) -> tuple[Strategy, nn.Module | None, FastPaths]:
-    """Let the strategy prepare the loaded base; return that too without weights where it is to be divided."""
+def _apply_strategy(data: PreparedData, plan: EvalPlan, device: Device, loaded: LoadedModel) -> Strategy:
     strategy = prepare_strategy(device, data.ready, loaded)
     require_fit(loaded, _unfitted(data, plan))  # a strategy may take some of its room
-    if strategy.starts_from is not None:
-        ask_reference(device, data.ready, loaded, plan, _learnt_from(data))
+    return strategy
+
+
+def _prepared(
+    data: PreparedData, device: Device, loaded: LoadedModel, strategy: Strategy, steps: Steps
+) -> tuple[nn.Module | None, FastPaths]:
+    """Make a prepared model ready to train; return it without weights too where it is to be divided."""
     trained, total = count(loaded.module)
     empty = device.divide(loaded) if device.divides else None
     divided = f", sharded over {device.accelerator.num_processes} processes" if device.divides else ""
@@ -207,12 +211,7 @@ def _prepared(
     data.experiment.listener.message(
         f"{trained:,} of {total:,} parameters train, in {device.precision.name}{divided}{f'; {by}' if by else ''}"
     )
-    return strategy, empty, fast_paths_of(data, device, loaded, strategy, steps)
-
-
-def _learnt_from(data: PreparedData) -> list[EncodedSplit]:
-    """Return the examples whose loss is taken while the model trains."""
-    return [split for name, split in data.encoded.items() if name != "test"]
+    return empty, fast_paths_of(data, device, loaded, strategy, steps)
 
 
 def _unfitted(data: PreparedData, plan: EvalPlan) -> list[EncodedSplit]:

@@ -1,8 +1,9 @@
 """What a loss takes of the reference, the model as training begins: asked once, before the first step.
 
 The reference is the base; where the strategy starts from a trained part, it is the model with that part. So it is the
-same under every strategy, full tuning among them, and no copy of the model is held. What it predicted is kept as what a
-base predicts of held-out examples is, under a hash of all that it depends on.
+same under every strategy, full tuning among them, and no copy of the model is held. It is also measured as the base
+is, before training. What it predicted is kept as what a base predicts of held-out examples is, under a hash of all that
+it depends on.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Evaluator, LoadedModel
+from ftengine.api import Evaluator, LoadedModel, Strategy
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.base_predictions import run_base
 from ftengine.engine.prepared_data import KnownTask
@@ -35,30 +36,31 @@ def ask_reference(
     known: KnownTask,
     loaded: LoadedModel,
     plan: EvalPlan,
+    base: EvalResult,
     splits: Iterable[EncodedSplit] = (),
-    base: EvalResult | None = None,
+    starting: Strategy | None = None,
 ) -> None:
     """Give examples what the reference predicts of them, where the task's loss takes it. All processes take part.
 
     Args:
         loaded: the reference.
         plan: what is measured, whose examples get it too.
-        splits: further examples.
         base: what the reference has predicted of the plan already.
+        splits: further examples.
+        starting: what has prepared the model with the trained part that it starts from.
     """
     keys = known.task.reference
     if not keys:
         return
     sets = [one for one in plan.sets() if one.reading]
-    if base is not None:
-        for one in sets:
-            _give(one.split, base, one, keys)
+    for one in sets:
+        _give(one.split, base, one, keys)
     every = {id(split): split for split in (*(one.split for one in sets), *splits)}
     left = [split for split in every.values() if not split.reference]
     asked = [EvalSet(f"reference-{i}", one, [_Asked()], title=" as reference") for i, one in enumerate(left)]
     if asked:
         probes = [PlannedProbe("reference", one.name, one.split.rows.source, one) for one in asked]
-        result = run_base(device, known, loaded, EvalPlan(None, probes=probes, seed=plan.seed))
+        result = run_base(device, known, loaded, EvalPlan(None, probes=probes, seed=plan.seed), starting)
         for one in asked:
             _give(one.split, result, one, keys)
 
@@ -66,6 +68,11 @@ def ask_reference(
 def _give(split: EncodedSplit, result: EvalResult, of: EvalSet, keys: Iterable[str]) -> None:
     columns = result.predictions(of).columns
     split.reference = {key: columns[key] for key in keys}
+
+
+def reference_starts(known: KnownTask) -> bool:
+    """Say whether the reference is the base with a trained part, so that a strategy has to prepare it."""
+    return bool(known.task.reference) and known.experiment.make_strategy().starts_from is not None
 
 
 def without_reference(known: KnownTask, split: EncodedSplit) -> None:

@@ -122,8 +122,27 @@ def test_a_run_that_starts_from_an_adapter_has_that_adapter_as_its_reference(
     tuned, reference = predictions(second, "tuned"), predictions(first, "tuned")
     gap = [tuned[f"{side}_logp"] - reference[f"{side}_logp"] for side in ("chosen", "rejected")]
     np.testing.assert_allclose(tuned["margin"], 0.1 * (gap[0] - gap[1]), rtol=1e-3, atol=1e-4)
+    before = predictions(second, "base")
+    assert not before["margin"].any()
+    for key in ("chosen_logp", "rejected_logp"):  # before is what training began from, so a fall of DPO's own is seen
+        np.testing.assert_allclose(before[key], reference[key], rtol=1e-4, atol=1e-3)
     if strategy == "lora":
-        assert load_run(second.path).evaluate()["tuned"] == second.evaluation["tuned"]
+        again = load_run(second.path).evaluate()
+        assert [again[side] for side in ("base", "tuned")] == [second.evaluation[side] for side in ("base", "tuned")]
+
+
+@pytest.mark.slow
+def test_a_scale_of_the_adapter_that_no_tensor_holds_makes_another_reference(run, folder, llama_folder, tmp_path):
+    import shutil
+
+    adapter = shutil.copytree(run.trained, tmp_path / "adapter")
+    file = adapter / "adapter_config.json"
+    content = json.loads(file.read_text())
+    for alpha in (content["lora_alpha"], 4 * content["lora_alpha"]):
+        file.write_text(json.dumps({**content, "lora_alpha": alpha}))
+        began = {"name": "lora", "start_from": str(adapter), "dropout": 0.0}
+        found = fine_tune(recipe(llama_folder, folder, tmp_path / str(alpha), strategy=began, max_steps=1))
+        assert losses(found)[0] == pytest.approx(math.log(2), rel=1e-5)
 
 
 @pytest.mark.slow
