@@ -103,6 +103,9 @@ class Evaluator(api.Evaluator):
     def set_labels(self, task, labels):
         """Nothing to refuse."""
 
+    def start(self):
+        """Nothing to begin."""
+
     def fit(self, rows):
         """Nothing to learn."""
 

@@ -234,6 +234,12 @@ class Evaluator(Component):
     def check_row(self, row: Example) -> None:
         """Raise DataError where a row's `columns` hold what cannot be read; called before a model loads."""
 
+    def start(self) -> None:
+        """Begin what is needed to measure, such as a process; raise RecipeError where it cannot be.
+
+        Called before a model loads, where models are measured: never by what only looks, as `ftengine plan`.
+        """
+
     def runs_code(self) -> str | None:
         """Return what runs beside installed plugins, as in "the function score.py:right"; None: nothing.
 

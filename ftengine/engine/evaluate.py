@@ -41,6 +41,7 @@ def evaluate_run(
         InputError: the data cannot be used, or the base is not the one trained on.
     """
     plan = _plan(ready, run, data)
+    plan.start_evaluators()
     device = Device.open(ready.recipe)
     loaded = load_base_of(ready, trained, run.trained)
     place_base(device, ready, loaded)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -156,9 +156,7 @@ class Run:
             ProcessLost: of several processes one is gone.
         """
         named = {one if isinstance(one, str) else None for one in evaluators}
-        for evaluator in self.without_model().evaluators():
-            if not evaluators or evaluator.name in named:
-                self.require_trust(evaluator.runs_code(), "measures its answers by")
+        self.require_trusted_evaluators(named if evaluators else None)
         if not evaluators:
             with watched():
                 return evaluate_run(self.ready(), self.directory, self.facts, data).to_json()
@@ -340,6 +338,12 @@ class Run:
                 f"run {str(self.path)!r} {does} {code}, which could do anything on this machine. If you "
                 f"trust it ({self.path / 'recipe.yaml'} says what it is), add --trust-code."
             )
+
+    def require_trusted_evaluators(self, names: Collection[str | None] | None = None) -> None:
+        """Refuse as `require_trust` does to measure by some of the run's evaluators, or all (None)."""
+        for evaluator in self.without_model().evaluators():
+            if names is None or evaluator.name in names:
+                self.require_trust(evaluator.runs_code(), "measures its answers by")
 
     def _model(self, base: bool) -> tuple[Device, KnownTask, LoadedModel]:
         if not base and self._ready is not None:

@@ -157,6 +157,7 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
     now = device.accelerator.num_processes
     began = now if resumed is None else Environment.read(resumed).processes
     plan = evaluation_plan(data, began)
+    plan.start_evaluators()
     steps = plan_steps(len(data.encoded["train"]), experiment.recipe.train, began)
     if began != now:
         experiment.listener.message(

@@ -36,13 +36,14 @@ def reproduce(run: Run, output: str | Path) -> Reproduction:
 
     Raises:
         RunError: `output` is in use, or a file of the run is missing.
-        InputError: data or model are not there any more.
+        InputError: data or model are not there any more, or code that the run names is not trusted.
         TrainingError: training cannot go on.
     """
     again = RunDirectory(output)
     again.require_free("another with --output DIR")
     recipe = Recipe.read(run.path / "recipe.yaml").model_copy(update={"output": str(again.path)})
     run.without_model(check_source=True)  # whatever its model is loaded by is to be trusted
+    run.require_trusted_evaluators()
     with watched():
         phases = TimedPhases(run.listener)
         data = prepare_data(Experiment.open(recipe, run.registry, phases))

@@ -114,6 +114,11 @@ class EvalPlan:
         every = [self.validation, self.held_out, None if shared else self.to_read, self.training, *probes]
         return [one for one in every if one is not None]
 
+    def start_evaluators(self) -> None:
+        """Let evaluators begin what they need to measure (RecipeError)."""
+        for evaluator in {id(one): one for some in self.sets() for one in some.evaluators}.values():
+            evaluator.start()
+
     def encoded(self) -> list[EncodedSplit]:
         """Return the examples that a model reads as batches; those that are only answered are cut to fit."""
         return [one.split for one in self.sets() if one.reading]

@@ -187,6 +187,7 @@ def write_pairs(
             with_answer(row, {"completion": "x"})
         except InputError as error:
             raise type(error)(f"{source.name}:{number}: {error}") from None
+    judge.start()
     scored = list(scores_of(judge, rows, source, output.with_name(output.name + SCORES), resume=resume))
     made = [
         one

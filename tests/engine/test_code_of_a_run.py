@@ -1,15 +1,19 @@
 """A run made elsewhere may load its model by code: that runs only if the user agrees, each time."""
 
 import json
+import shutil
 import sys
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from expected import raises
 
-from ftengine import fine_tune, load_run
+from ftengine import Run, fine_tune, load_run, plan
 from ftengine.cli import main
+from ftengine.engine.reproduce import reproduce
 from ftengine.errors import BaseMismatch, InputError
+from ftengine.run.recipe import Recipe
 
 MODULE = """
 from pathlib import Path
@@ -66,6 +70,19 @@ def test_code_that_comes_with_a_model_is_asked_about(label_recipe, tmp_path):
     with raises(InputError, "Python code"):
         load_run(run.path).evaluate()
     assert load_run(run.path, trust_code=True).evaluate()["tuned"]
+
+
+def test_a_function_that_scores_answers_is_imported_by_neither_plan_nor_an_untrusted_run(talking_run, tmp_path):
+    marker, file, run = tmp_path / "ran", tmp_path / "score.py", shutil.copytree(talking_run, tmp_path / "run")
+    file.write_text(f"open({str(marker)!r}, 'w')\n\n\ndef right(answer):\n    return True\n")
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["evaluate"] = [{"name": "verifier", "function": f"{file}:right"}]
+    plan(Recipe.make({**recipe, "output": str(tmp_path / "new")}), measure=False)
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    for again in (lambda run: reproduce(run, tmp_path / "again"), Run.evaluate):
+        with raises(InputError, "score.py:right", "--trust-code"):
+            again(load_run(run))
+    assert not marker.exists()
 
 
 def test_changed_code_of_a_model_is_another_base(run_with_code, tmp_path):

@@ -152,10 +152,13 @@ class Verifier(WeightedEvaluator):
         return f"the function {self.config.function}" if self.config.function else None
 
     def check_row(self, row: Any) -> None:
-        """Refuse a row without a column that the function must be given; the function has to be there."""
+        """Refuse a row without a column that the function must be given; its file is read, and nothing executed."""
         needed, _ = self._parameters
         for name in (name for name in needed if row.get(name) is None):
             raise DataError(f"the row has no `{name}`, which function {self.target.rpartition(':')[2]} reads.")
+
+    def start(self) -> None:
+        """Begin the function's process (RecipeError: its file cannot be imported)."""
         if problem := self._scorer.start():
             raise RecipeError(f"evaluator {self.name!r}: {self.target} cannot be used: {problem}.")
 

@@ -103,8 +103,10 @@ def test_what_the_recipe_and_rows_say_is_looked_at_before_anything_is_asked(func
         with raises(RecipeError, said):
             verifier(f"{tmp_path / wrong}").check_row({})
     (tmp_path / "broken.py").write_text("import nowhere\n\n\ndef right(answer):\n    return True\n")
+    broken = verifier(f"{tmp_path / 'broken.py'}:right")
+    broken.check_row({})  # which executes nothing
     with raises(RecipeError, "ModuleNotFoundError", "nowhere"):
-        verifier(f"{tmp_path / 'broken.py'}:right").check_row({})
+        broken.start()
     for options in ({"k": [2]}, {"samples": 2, "temperature": 0}, {"k": [0]}):
         with pytest.raises(ValidationError):
             Verifier.Config(function=function, **options)
