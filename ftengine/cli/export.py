@@ -62,19 +62,28 @@ def export(
     from ftengine.engine.export import export_run
     from ftengine.engine.fine_tune import load_run
     from ftengine.engine.push import push as upload
+    from ftengine.engine.push import require_access
+    from ftengine.errors import InputError
     from ftengine.run.yaml_text import key_and_value
 
     require_one_process("export", "writes one model")
     chosen = dict(key_and_value(option, "--option", "dtype=F16") for option in options)
     if dtype is not None:
         chosen["dtype"] = dtype
+    if push:
+        require_access(push)
     with listening() as listener:
         run = load_run(run_folder, listener=listener, trust_code=trust_code)
         exporter = run.registry.build("exporter", {"name": to, **chosen}, "--to")
         made = export_run(run, exporter, out, verify=verify, rows=rows, data=data)
-        address = upload(out, push) if push else None
+        if push and made.proof is None and verify:
+            raise InputError(
+                f"{out!r} is written and not pushed, as it is not proven: {made.unproven} To push it unproven, export "
+                "with --no-verify."
+            )
+        address = upload(out, push, [run.recipe.model.source, made.base, run.path]) if push else None
     if as_json:
-        print_json(made.to_json())
+        print_json(made.to_json() | ({"pushed": address} if address else {}))
         return
     pushed = [("pushed to", address)] if address else []
     page().print(facts([("exported to", out), ("format", to), *_shown(made), *pushed]))

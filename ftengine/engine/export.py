@@ -282,8 +282,7 @@ def _what(judged: Likeness) -> str:
 def endless(answers: Sequence[str], asked: Sequence[Question]) -> bool:
     """Say whether most answers that ended, where they begin as they should, go on behind their end."""
     ended = [(a.strip(), one.text.strip()) for a, one in zip(answers, asked, strict=True) if one.ended]
-    alike = [(a, text) for a, text in ended if a.startswith(text)]
-    return len(alike) > 0 and sum(a != text for a, text in alike) > len(alike) / 2
+    return sum(a.startswith(text) and a != text for a, text in ended) > len(ended) / 2
 
 
 def _manifest(run: Run, exporter: Exporter, exported: Exported, proof: Proof | None, unproven: str) -> Manifest:

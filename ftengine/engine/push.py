@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ftengine.errors import InputError
@@ -10,24 +13,65 @@ from ftengine.text import one_line
 
 LEFT_OUT = (MANIFEST,)
 """It has paths of this machine; what others need of it stands in the card."""
+TEXT = (".json", ".md", ".jinja", ".txt", ".yaml", "")
+"""Ends of the names of files that may have paths in them."""
 
 
-def push(folder: str | Path, name: str) -> str:
+def require_access(name: str) -> None:
+    """Ask the hub whom the token is of, before anything is made (InputError: the name is none, or nobody)."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import validate_repo_id
+
+    with _asking(f"{name!r} cannot be pushed to"):
+        validate_repo_id(name)
+        HfApi().whoami()
+
+
+def push(folder: str | Path, name: str, private: Iterable[str | Path] = ()) -> str:
     """Upload a folder as a model of the hub, which is made private where there is none; return its address.
+
+    Args:
+        private: paths of this machine, of which the last part alone is sent.
 
     Raises:
         InputError: the hub refuses the name, the token or the files, or cannot be reached.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api, root = HfApi(), Path(folder)
+    files = sorted(file for file in root.rglob("*") if file.is_file())
+    sent = {file.relative_to(root).as_posix(): without_paths(file, private) for file in files}
+    adding = [CommitOperationAdd(place, one) for place, one in sent.items() if place not in LEFT_OUT]
+    with _asking(f"{str(folder)!r} is written, and could not be pushed as {name!r}"):
+        made = api.create_repo(name, private=True, exist_ok=True)
+        api.create_commit(made.repo_id, adding, commit_message="Model exported by ftengine")
+    return str(made)
+
+
+def without_paths(file: Path, private: Iterable[str | Path]) -> str | bytes:
+    """Return a file's path; its content, with the last part of each private path alone, where it has one."""
+    if file.suffix not in TEXT:
+        return str(file)
+    content = before = file.read_bytes()
+    paths = {str(form) for one in private if Path(one).exists() for form in (one, Path(one).resolve())}
+    for path in sorted(paths, key=len, reverse=True):
+        for form in (path, json.dumps(path)[1:-1]):
+            content = content.replace(form.encode(), Path(path).name.encode())
+    return str(file) if content == before else content
+
+
+@contextmanager
+def _asking(failing: str) -> Iterator[None]:
+    """Tell what the hub refuses, or that it cannot be reached, as an InputError."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    api = HfApi()
     try:
-        made = api.create_repo(name, private=True, exist_ok=True)
-        api.upload_folder(folder_path=str(folder), repo_id=made.repo_id, ignore_patterns=list(LEFT_OUT))
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        yield
+    except Exception as error:
+        # Its client's own errors of a connection are of no class that huggingface_hub names.
+        known = (HfHubHTTPError, HFValidationError, OSError, ValueError)
+        if not isinstance(error, known) and not type(error).__module__.startswith("httpx"):
+            raise
         raise InputError(
-            f"{str(folder)!r} is written, and could not be pushed as {name!r}: {one_line(str(error))} Look at the name "
-            "(owner/model) and the token (`hf auth login`)."
+            f"{failing}: {one_line(str(error))} Look at the name (owner/model) and the token (`hf auth login`)."
         ) from None
-    return str(made)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPException, IncompleteRead
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -62,8 +63,18 @@ class Endpoint:
     def __init__(self, url: str, model: str, *, key: str, timeout: float, retries: int) -> None:
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
             raise InputError(f"--url {url!r}: write the API's address, such as http://localhost:8000/v1.")
+        if "@" in urlsplit(url).netloc or urlsplit(url).query or urlsplit(url).fragment:
+            raise InputError(
+                "--url holds a user's name, a query or a fragment, which could be secret and would be shown. Write the "
+                "address alone; a key goes into the environment variable that --key-variable names."
+            )
         self.url, self.timeout, self.retries = url.rstrip("/"), timeout, retries
         secret = os.environ.get(key, "")
+        if not (secret.isascii() and secret.isprintable()):
+            raise InputError(
+                f"environment variable {key} holds no key that a header can carry: it has a line end, or a character "
+                "beyond ASCII. Set it anew."
+            )
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {secret}"} if secret else {})
         self._open = build_opener(_NoRedirect()).open
         self.model = model or self._only_model()
@@ -120,13 +131,26 @@ class Endpoint:
             return self._ask(path, content, self.url.removesuffix("/v1")).get(key)
         return None
 
+    def _read(self, request: Request) -> bytes:
+        """Return what is answered within the timeout, of which each read alone is bounded by the socket."""
+        end, content = time.monotonic() + self.timeout, bytearray()
+        with self._open(request, timeout=self.timeout) as reply:
+            while piece := reply.read1(ROOM):
+                content += piece
+                if len(content) > ROOM:
+                    raise ValueError("it is longer than what is read")
+                if time.monotonic() > end:
+                    raise TimeoutError("the answer takes too long")
+            if reply.length:  # what it said would come, and did not
+                raise IncompleteRead(bytes(content), reply.length)
+        return bytes(content)
+
     def _ask(self, path: str, content: Mapping[str, Any] | None, under: str = "") -> dict[str, Any]:
         data = None if content is None else json.dumps(content).encode()
         request = Request(f"{under or self.url}/{path}", data, self._headers)
         for attempt in range(self.retries + 1):
             try:
-                with self._open(request, timeout=self.timeout) as reply:
-                    answer = json.loads(reply.read(ROOM))
+                answer = json.loads(self._read(request))
                 if isinstance(answer, dict):
                     return answer
                 raise InputError(f"{request.full_url} does not answer as OpenAI's API does: {shown(answer)}.")
@@ -134,9 +158,9 @@ class Endpoint:
                 failure = f"status {error.code} ({error.reason})"
                 if error.code not in AGAIN:
                     raise InputError(f"{request.full_url} answers with {failure}. {_advice(error.code)}") from None
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise InputError(f"{request.full_url} answers with no JSON, or more than {ROOM >> 20} MiB.") from None
-            except (URLError, OSError) as error:
+            except (URLError, OSError, HTTPException) as error:
                 failure = str(getattr(error, "reason", error)) or type(error).__name__
             if attempt < self.retries:
                 time.sleep(PAUSE * 2**attempt)

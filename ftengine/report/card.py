@@ -85,12 +85,17 @@ def _data(run: RunRecords) -> str:
     for name, counts in run.audit.splits.items():
         encoded = run.audit.encoded.get(name, {})
         source, _ = _name_of(counts.source)
-        rows.append(f"| {_text(name)} | {_text(source)} | {counts.rows:,} | `{str(encoded.get('content', ''))[:64]}` |")
+        rows.append(f"| {_text(name)} | {_text(source)} | {counts.rows:,} | {_hex(encoded.get('content'))} |")
     return "\n".join(["## Data", "", "| split | source | rows | hash of the content |", "|---|---|---|---|", *rows])
 
 
 def _hash(made: Manifest, run: RunRecords) -> str:
-    return f"`{str(run.trained.base.get('weights', 'not known'))[:64]}`, trained part `{made.trained[:64]}`"
+    return f"{_hex(run.trained.base.get('weights'))}, trained part {_hex(made.trained)}"
+
+
+def _hex(value: Any) -> str:
+    """Return a hash that a run's files hold; what is none is not shown."""
+    return f"`{value}`" if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{1,128}", value) else "not known"
 
 
 def _name_of(source: str) -> tuple[str, bool]:

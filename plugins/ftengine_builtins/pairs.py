@@ -244,7 +244,8 @@ def read_samples(source: Path, columns: Mapping[str, str]) -> Iterator[tuple[dic
                 f"{source.name}:{number} holds no sampled answers. Make them: ftengine predict RUN --samples 8 "
                 "--input FILE --output ANSWERS.jsonl"
             )
-        yield {**row, **{ours: row.get(theirs) for ours, theirs in columns.items()}}, answers
+        kept = {name: value for name, value in row.items() if name not in columns.values()}
+        yield {**kept, **{ours: row.get(theirs) for ours, theirs in columns.items()}}, answers
 
 
 def scores_of(

@@ -206,6 +206,7 @@ def test_answers_that_go_on_behind_their_end_are_seen():
     assert endless(["Restart it. user", "Wait. user", "And so on"], tuned)
     assert not endless(["Restart it.", "Wait.", "And so on and on"], tuned)
     assert not endless(["Restart it. user", "Wait.", "And so on"], tuned)  # one of two: chance
+    assert not endless(["Restart it. user", "Other", "Else"], tuned)  # one that begins alike says nothing of all
     assert not endless(["Something else", "Other", "Else"], tuned)
 
 

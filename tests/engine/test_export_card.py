@@ -1,6 +1,7 @@
 """An export's card says what was measured and shows nothing as Markdown that a run says; it is pushed where asked."""
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 from ftengine import load_run
 from ftengine.cli import main
 from ftengine.engine.export import export_run
+from ftengine.errors import NoRuntime
 from ftengine.report.card import card
 from ftengine.run.records import RunRecords
 from ftengine_builtins.exporters import PeftExporter
@@ -42,6 +44,7 @@ def test_a_card_shows_no_markup_that_a_run_says(exported):
     records = RunRecords.read(run.path)
     finding = run.verdict.findings[0].model_copy(update={"level": "note", "text": MEAN})
     verdict = run.verdict.model_copy(update={"headline": MEAN, "findings": (finding,)})
+    records.audit.encoded["train"]["content"] = records.trained.base["weights"] = MEAN
     text = card(records, verdict, made.model_copy(update={"proof": None, "unproven": MEAN}), "")
     for markup in ("<script>", "](", "https:", "**b**", " `c`", " @me", "www.e", "\n# head"):
         assert markup not in text, markup
@@ -54,14 +57,15 @@ def hub(monkeypatch):
     asked = []
 
     class Api:
+        def whoami(self):
+            asked.append(("whoami",))
+
         def create_repo(self, name, **settings):
-            if "/" not in name:
-                raise ValueError(f"no repository {name!r}")
             asked.append(("create", name, settings))
             return type("Url", (str,), {"repo_id": name})(f"https://hub.invalid/{name}")
 
-        def upload_folder(self, **settings):
-            asked.append(("upload", settings["repo_id"], settings))
+        def create_commit(self, name, operations, **settings):
+            asked.append(("commit", name, {one.path_in_repo: one.path_or_fileobj for one in operations}))
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
     return asked
@@ -77,15 +81,31 @@ def test_what_is_pushed_is_asked_for_private_and_without_paths_of_this_machine(e
     assert hub == []
     result = export(run, tmp_path / "out", "--push", "me/support")
     assert (result.exit_code, "hub.invalid/me/support" in result.stdout) == (0, True), result.output
-    (_, name, settings), (_, _, sent) = hub
+    _, (_, name, settings), (_, _, sent) = hub
     assert (name, settings["private"]) == ("me/support", True)
-    assert (sent["folder_path"], sent["ignore_patterns"]) == (str(tmp_path / "out"), ["manifest.json"])
+    assert sent.keys() == {one.name for one in (tmp_path / "out").iterdir()} - {"manifest.json"}
+    contents = [one if isinstance(one, bytes) else Path(one).read_bytes() for one in sent.values()]
+    for place in (run.recipe.model.source, str(run.path)):
+        assert not any(place.encode() in one for one in contents)
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["proof"] is None
 
 
-def test_a_push_that_fails_keeps_the_folder(exported, hub, tmp_path):
-    run, _, _ = exported
-    result = export(run, tmp_path / "out", "--push", "nobody")
-    assert result.exit_code == 2
-    assert "'nobody'" in result.stderr
-    assert (tmp_path / "out" / "README.md").is_file()
+def test_what_is_not_proven_is_pushed_only_where_no_proof_was_asked_for(exported, hub, tmp_path, monkeypatch):
+    def nothing(*_):
+        raise NoRuntime("nothing here opens it")
+
+    monkeypatch.setattr(PeftExporter, "open", nothing)
+    asked = ["export", str(exported[0].path), "--to", "peft", str(tmp_path / "out"), "--push", "me/support"]
+    result = CliRunner().invoke(main, [*asked, "--rows", "2"])
+    assert (result.exit_code, hub) == (2, [("whoami",)]), result.output
+    assert "--no-verify" in result.stderr
+
+
+@pytest.mark.parametrize("failing", ["a name", "the network"])
+def test_a_push_that_cannot_be_is_refused_before_anything_is_made(exported, hub, tmp_path, monkeypatch, failing):
+    if failing == "the network":
+        error = type("ConnectError", (Exception,), {"__module__": "httpx2"})("no route")
+        monkeypatch.setattr("huggingface_hub.HfApi.whoami", lambda _: (_ for _ in ()).throw(error))
+    result = export(exported[0], tmp_path / "out", "--push", "no//body" if failing == "a name" else "me/support")
+    assert result.exit_code == 2, result.output
+    assert not (tmp_path / "out").exists()

@@ -11,7 +11,7 @@ from ftengine import fine_tune, load_run
 from ftengine.cli import main
 from ftengine.errors import DataError, InputError, RunError
 from ftengine.evaluation.table import Predictions
-from ftengine_builtins.pairs import judge_of, pairs, rows_of, write_pairs
+from ftengine_builtins.pairs import judge_of, pairs, read_samples, rows_of, write_pairs
 
 SCORE = "def right(answer, least=4):\n    return sum(map(str.isalpha, answer)) % 2 == 0\n"
 
@@ -176,3 +176,10 @@ def test_a_function_that_always_fails_makes_no_rows_and_says_why(run, predict, t
     with raises(InputError, "rows.jsonl:1", "--samples"):
         args[2] = os.path.join(os.path.dirname(run.path), "rows.jsonl")
         CliRunner().invoke(pairs, [*map(str, args)], catch_exceptions=False)
+
+
+def test_a_column_that_the_recipe_renames_stands_under_one_name(tmp_path):
+    file = tmp_path / "answers.jsonl"
+    file.write_text(json.dumps({"q": "Hi", "a": "Yes", "prediction": {"samples": [{"completion": "No"}]}}) + "\n")
+    ((row, _),) = read_samples(file, {"prompt": "q", "completion": "a"})
+    assert row == {"prompt": "Hi", "completion": "Yes"}

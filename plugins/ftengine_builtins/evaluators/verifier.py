@@ -191,8 +191,8 @@ class Verifier(WeightedEvaluator):
 
     def by_metric(self, rows: Any) -> dict[str, np.ndarray]:
         """Return (n,) by metric."""
-        passed = (numbers(rows["outcomes"]) == PASSED).sum(axis=1)
-        n = self.config.samples
+        outcomes = numbers(rows["outcomes"])
+        passed, n = (outcomes == PASSED).sum(axis=1), outcomes.shape[1]
         values = {f"pass_at_{k}": pass_at_k(n, k)[passed] for k in sorted(set(self.config.k))}
         return values | ({"mean_score": mean_of_known(numbers(rows["scores"]))} if "mean_score" in self.metrics else {})
 

@@ -92,6 +92,11 @@ def test_several_answers_are_asked_for_and_their_figures_are_means_over_prompts(
     assert one.trials(found.rows) == {"pass_at_4": 3}  # of which any four are all
 
 
+def test_pass_at_k_is_of_as_many_answers_as_there_are(function, scored):
+    rows = [{"samples": ["4", "5", "5", "5"], "wanted": "4", "after": None}]
+    assert scored(verifier(function, samples=2), rows).scores == {"pass_at_1": 0.25}
+
+
 def test_what_the_recipe_and_rows_say_is_looked_at_before_anything_is_asked(function, tmp_path):
     with raises(RecipeError, "function"):
         Verifier().set_labels("a-task", None)
