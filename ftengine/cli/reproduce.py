@@ -19,7 +19,7 @@ STATUS = {"equal": 0, "within": 3, "different": 4, "undecided": 5}
 
 SAID = {
     "equal": "the same in every bit",
-    "within": "other weights, but answers no more different than chance explains",
+    "within": "other weights, but answers nearer to each other than those of base and tuned model, with their interval",
     "different": "another model",
     "undecided": "other weights, and too few held-out examples to tell whether the answers differ",
 }

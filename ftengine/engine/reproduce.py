@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from ftengine.engine.finished import Run
 from ftengine.engine.prepared_data import prepare_data
 from ftengine.engine.prepared_model import prepare_model
 from ftengine.engine.subprocess_runs import Child
+from ftengine.evaluation import holm, is_beyond_chance
 from ftengine.evaluation.stored import stored
 from ftengine.model import read_tensors
 from ftengine.parallel.heartbeat import watched
@@ -61,21 +63,33 @@ def reproduce(run: Run, output: str | Path) -> Reproduction:
 
 
 def compare(run: Run, again: Run) -> tuple[Outcome, str | None, PairDifference | None]:
-    """Return what lies between two runs of the same data, and the metric that was compared where they are not equal."""
-    split = EvaluationResult.read(run.directory).split
+    """Return what lies between two runs of the same data, and the metric that decided where they are not equal.
+
+    "different" where any metric differs beyond chance (Holm); "within" where the whole interval of the first one lies
+    nearer to zero than what the recorded run came to above its base; "undecided" else.
+    """
+    evaluation = EvaluationResult.read(run.directory)
+    split, headline = evaluation.split, evaluation.headline_metric
     tables = [] if split is None else [stored(one.directory, split, "tuned") for one in (again, run)]
     if _same_weights(run.trained, again.trained) and (not tables or tables[0].equals(tables[1])):
         return "equal", None, None
-    if split is None:
+    if headline is None:
         return "undecided", None, None
     children = [
         Child(name, one.recipe.model_copy(update={"output": str(one.path)})) for name, one in ((NEW, again), (OLD, run))
     ]
-    comparison = conclude(children, [again.without_model(), run.without_model()], [True, True], ranked="all")
-    (difference,) = comparison.differences
-    if difference.low is None or difference.p is None:
-        return "undecided", comparison.metric, difference
-    return "different" if difference.supported else "within", comparison.metric, difference
+    tasks = [again.without_model(), run.without_model()]
+    differences = {
+        name: conclude(children, tasks, [True, True], name, ranked="all").differences[0] for name in evaluation.tuned
+    }
+    for name, p in holm({name: one.p for name, one in differences.items()}).items():
+        differences[name] = replace(differences[name], p_adjusted=p)
+    for name in (headline, *differences):
+        if is_beyond_chance(differences[name]):
+            return "different", name, replace(differences[name], supported=True)
+    first, gain = differences[headline], evaluation.difference.get(headline)
+    near = gain is not None and first.low is not None and max(-first.low, first.high or 0.0) < abs(gain.value)
+    return "within" if near else "undecided", headline, replace(first, supported=False)
 
 
 def _same_weights(one: Path, other: Path) -> bool:

@@ -25,8 +25,9 @@ class Reproduction:
     """A run and the one that was trained from its record.
 
     Args:
-        outcome: "equal", weights and answers are the same in every bit; "within", answers differ no more than chance
-            explains, paired by example; "different"; "undecided": too few held-out examples to tell.
+        outcome: "equal", weights and answers are the same in every bit; "within", by the first metric, with its
+            interval, they are nearer to each other than tuned model and base; "different", by any metric beyond chance;
+            "undecided": too few held-out examples to tell.
         output: folder of the new run; None where it was not trained, as data or base are others.
         changes: what is not as it was, in the order of a run: data, base, code, versions, machine, arithmetic.
         first: the kind of the first of them; "" where nothing that is recorded differs.
