@@ -149,9 +149,9 @@ def conversations(question=None, answer=None, **columns):
 
 
 def test_instructions_in_the_data_that_nothing_reads_are_said(chat_plan):
-    [finding] = found_by(chat_plan(conversations({"mask": 0}, {"weight": 1}, mask=[], source="a")), "unread-keys")
-    assert finding["figures"]["keys"] == ["mask", "messages.mask"]
-    assert finding["places"] == ["rows.jsonl:1", "rows.jsonl:1"]
+    [finding] = found_by(chat_plan(conversations(answer={"weight": 1}, mask=[], source="a")), "unread-keys")
+    assert finding["figures"]["keys"] == ["mask"]
+    assert finding["places"] == ["rows.jsonl:1"]
 
 
 def test_alarms_come_first_and_what_one_audit_says_stands_together(ftengine, labelled):
