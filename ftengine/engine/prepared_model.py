@@ -165,14 +165,15 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
             f"{steps.batch:,} examples, in micro-batches of at most {experiment.recipe.train.batch_size}"
         )
     loaded = _loaded(data, plan, device, steps, resumed)
-    strategy = _apply_strategy(data, plan, device, loaded) if reference_starts(data.ready) else None
+    refers = bool(data.ready.task.reference)
+    strategy = _apply_strategy(data, plan, device, loaded) if refers and reference_starts(data.ready) else None
     base = run_base(device, data.ready, loaded, plan, strategy)
     experiment.listener.phase("figures")
     measured = measure_all(plan, base, experiment.listener) if device.is_main else {}
-    learnt_from = [split for name, split in data.encoded.items() if name != "test"]
-    ask_reference(device, data.ready, loaded, plan, base, learnt_from, strategy)
-    strategy = strategy or _apply_strategy(data, plan, device, loaded)
-    empty, fast_paths = _prepared(data, device, loaded, strategy, steps)
+    if refers:
+        learnt_from = [split for name, split in data.encoded.items() if name != "test"]
+        ask_reference(device, data.ready, loaded, plan, base, learnt_from, strategy)
+    strategy, empty, fast_paths = _prepared(data, plan, device, loaded, strategy, steps)
     memory = choose_memory(data, device, loaded, strategy, steps, fast_paths, resumed)
     return PreparedModel(data, plan, device, loaded, strategy, began, base, measured, memory, fast_paths, empty)
 
@@ -202,9 +203,10 @@ def _apply_strategy(data: PreparedData, plan: EvalPlan, device: Device, loaded: 
 
 
 def _prepared(
-    data: PreparedData, device: Device, loaded: LoadedModel, strategy: Strategy, steps: Steps
-) -> tuple[nn.Module | None, FastPaths]:
-    """Make a prepared model ready to train; return it without weights too where it is to be divided."""
+    data: PreparedData, plan: EvalPlan, device: Device, loaded: LoadedModel, strategy: Strategy | None, steps: Steps
+) -> tuple[Strategy, nn.Module | None, FastPaths]:
+    """Let a strategy prepare the model, unless one has, and make it ready; without weights too where it is divided."""
+    strategy = strategy or _apply_strategy(data, plan, device, loaded)
     trained, total = count(loaded.module)
     empty = device.divide(loaded) if device.divides else None
     divided = f", sharded over {device.accelerator.num_processes} processes" if device.divides else ""
@@ -212,7 +214,7 @@ def _prepared(
     data.experiment.listener.message(
         f"{trained:,} of {total:,} parameters train, in {device.precision.name}{divided}{f'; {by}' if by else ''}"
     )
-    return empty, fast_paths_of(data, device, loaded, strategy, steps)
+    return strategy, empty, fast_paths_of(data, device, loaded, strategy, steps)
 
 
 def _unfitted(data: PreparedData, plan: EvalPlan) -> list[EncodedSplit]:

@@ -186,7 +186,9 @@ class Registry:
             return said
         # A head is called by the library's name, which people know better than the task's.
         headed = [e.name for e in entries if issubclass(e.cls, api.Task) and e.cls.head == name]
-        near = f" Did you mean {headed[0]!r}?" if headed else did_you_mean(name, self._entries[kind])
+        near = did_you_mean(name, self._entries[kind])
+        if headed:
+            near = f" Did you mean {' or '.join(map(repr, headed))}?"
         return f"{near} Installed: {self.installed(kind)}."
 
     def installed(self, kind: str) -> str:
