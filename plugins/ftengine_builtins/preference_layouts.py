@@ -65,7 +65,7 @@ def preference(row: Example, listed: Listed = sharegpt) -> dict[str, Any]:
     answers = [row[name] for name in pair if name]
     if isinstance(rest.get("input"), Mapping):  # OpenAI's
         rest = {**{key: value for key, value in rest.items() if key != "input"}, **rest["input"]}
-    prompt, rest = _asked(rest)
+    prompt, rest = _asked(rest, answered=not pair[0])
     if not pair[0]:
         prompt, answers = _of_messages(prompt, pair[1], answers[0], listed)
     sides = dict(zip(SIDES, answers, strict=True))
@@ -86,12 +86,15 @@ def preference(row: Example, listed: Listed = sharegpt) -> dict[str, Any]:
     return {**rest, **converted}
 
 
-def _asked(row: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return what a row asks, text or messages, and the row without it; None where both sides hold it."""
+def _asked(row: dict[str, Any], *, answered: bool) -> tuple[Any, dict[str, Any]]:
+    """Return what a row asks, text or messages, and the row without it; None where both sides hold it.
+
+    With `answered` the chosen answer stands behind.
+    """
     if any(isinstance(row.get(name), list) for name in layouts.COLUMNS):
         converted = dict(layouts.normal(row))
     elif row.get("instruction") is not None:
-        converted = layouts.pairs({**row, "output": None})
+        converted = layouts.pairs(row if answered else {**row, "output": None})
     elif row.get("query") is not None:
         converted = layouts.query_response(row)
     else:
@@ -113,6 +116,8 @@ def _of_messages(prompt: Any, column: str, rejected: Any, listed: Listed) -> tup
         raise DataError(f"`messages` end with what is asked; beside `{column}` they end with the chosen answer.")
     if column == "rejected_messages" and isinstance(rejected, list):
         rejected = _messages(rejected, column, listed)
+        if _is_system(prompt[0]) and not _is_system(rejected[0]):
+            rejected = [prompt[0], *rejected]
         if _role(rejected[0]) != "assistant":
             return None, [prompt, rejected]
     return prompt[:asked], [prompt[asked:], rejected]
@@ -126,7 +131,17 @@ def _in_messages(pair: Mapping[str, Any], listed: Listed, system: Any = None) ->
     """Return prompt and answers as lists of messages; both sides may be whole conversations."""
     sides = {side: _messages(pair[side], side, listed) for side in SIDES}
     prompt = pair["prompt"]
-    if all(_role(messages[0]) != "assistant" for messages in sides.values()):
+    given = _messages(prompt, "prompt", listed) if isinstance(prompt, list) else []
+    first = {side: _role(messages[0]) for side, messages in sides.items()}
+    if len({role == "assistant" for role in first.values()}) > 1:
+        raise DataError(
+            f"`chosen` begins with a message of role {shown(first['chosen'])} and `rejected` with one of "
+            f"{shown(first['rejected'])}; either both are whole conversations or both are answers to `prompt`."
+        )
+    if first["chosen"] != "assistant":
+        if given != sides["chosen"]:  # which some tables repeat
+            before = given[: len(given) - _overlap(given, sides)]
+            sides = {side: [*before, *messages] for side, messages in sides.items()}
         chosen, rejected = sides.values()
         pairs = zip(chosen, rejected, strict=False)
         alike = sum(1 for _ in takewhile(lambda two: two[0] == two[1] and _role(two[0]) is not None, pairs))
@@ -141,11 +156,26 @@ def _in_messages(pair: Mapping[str, Any], listed: Listed, system: Any = None) ->
         raise DataError("the row has no `prompt`, and `chosen` and `rejected` do not begin with one.")
     elif isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
-    else:
+    elif not given:
         prompt = _messages(prompt, "prompt", listed)
-    if isinstance(system, str) and system and _role(prompt[0]) not in ("system", "developer"):
+    else:
+        answer = len(sides["chosen"])
+        prompt = given[:-answer] if answer < len(given) and given[-answer:] == sides["chosen"] else given
+        if _role(prompt[-1]) == "assistant":
+            raise DataError("what is asked ends with the assistant's message, and the answers begin with another one.")
+    if isinstance(system, str) and system and not _is_system(prompt[0]):
         prompt = [{"role": "system", "content": system}, *prompt]
     return {"prompt": prompt, **sides}
+
+
+def _is_system(message: Any) -> bool:
+    return _role(message) in ("system", "developer")
+
+
+def _overlap(given: list[Any], sides: Mapping[str, list[Any]]) -> int:
+    """Return how many messages at the end of a prompt both sides begin with."""
+    counts = range(len(given), 0, -1)
+    return next((k for k in counts if all(side[:k] == given[-k:] for side in sides.values())), 0)
 
 
 def _messages(value: Any, name: str, listed: Listed) -> list[Any]:
@@ -155,7 +185,9 @@ def _messages(value: Any, name: str, listed: Listed) -> list[Any]:
     value = [value] if isinstance(value, Mapping) else value
     if not isinstance(value, list) or not value or not all(isinstance(one, Mapping) for one in value):
         raise DataError(f"`{name}` is {shown(value)}; it must be text or a list of {{role, content}}.")
-    return value if all("role" in one for one in value) else listed(value)
+    value = value if all("role" in one for one in value) else listed(value)
+    # Tables write a key that other rows have as null.
+    return [{key: one[key] for key in one if one[key] is not None or key == "content"} for one in value]
 
 
 def _common_text(sides: Mapping[str, str]) -> tuple[str, dict[str, str]]:

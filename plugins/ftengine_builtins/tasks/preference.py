@@ -30,7 +30,9 @@ REFERENCE = "reference."
 """In front of a key of `predict`, what a batch has of the reference."""
 REJECTED = "rejected_"
 """In front of the keys of the rejected side's features."""
-EQUAL = "both answers are the same up to task.max_length"
+EQUAL = "both answers are the same as they are written"
+EQUAL_AS_CUT = "both answers are the same up to task.max_length"
+CUT_OFF = "what is trained on of an answer lies behind task.max_length"
 
 
 class PreferenceConfig(Config):
@@ -151,25 +153,33 @@ class Preference(GenerativeTask):
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return input_ids and labels of both sides; `weight` is 1 for a pair whose answers differ."""
+        row = preference(example)
+        for side in SIDES:
+            if (parts := self._language.parts(_side(row, side), processor)) > 1:
+                raise DataError(
+                    f"`{side}` has turns that the chat template writes differently when others follow, so that they "
+                    f"make {parts} sequences, and a pair compares one of each side. Move turns that both sides share "
+                    "into `prompt`, or leave such rows out with data.on_error=skip."
+                )
+        return self.encode_pair(row, processor, max_length=max_length)
+
+    def encode_pair(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
+        """Encode a pair; of a side whose turns the chat template writes as several sequences, the last one."""
         limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
         row = preference(example)
         whole = [self._language.encode(_side(row, side), processor) for side in SIDES]
-        if not all(any(label != IGNORED for label in one["labels"][1:]) for one in whole):
+        if not all(_trains(one) for one in whole):
             raise DataError("an answer has no token that is trained on: its messages have weight 0.")
-        places = [[i for i, label in enumerate(one["labels"]) if label != IGNORED] for one in whole]
-        full = max(place[-1] for place in places) + 1  # what a template writes behind an answer is of no use
-        start = max(0, min(full - limit, min(place[0] for place in places) - limit // 2))
-        sides = [
-            {key: one[key][start : min(start + limit, place[-1] + 1)] for key in ("input_ids", "labels")}
-            for one, place in zip(whole, places, strict=True)
-        ]
-        cut = full - start > limit
+        sides, full, cut = cut_to(limit, whole, processor)
         counts = dict(whole[0].get("counts", {}))
         if cut:
             counts.pop("end_of_turn", None)
         tokens = [sum(label != IGNORED for label in one["labels"]) for one in sides]
         counts |= {"pairs": 1, "longer_chosen": tokens[0] > tokens[1], "longer_rejected": tokens[0] < tokens[1]}
         differ = sides[0]["input_ids"] != sides[1]["input_ids"]
+        why = None if differ else EQUAL_AS_CUT if cut else EQUAL
+        if not all(_trains(one) for one in sides):
+            why = CUT_OFF
         longest = max(len(one["input_ids"]) for one in sides)
         unknown = [one["unknown"] for one in whole]
         return {
@@ -177,13 +187,13 @@ class Preference(GenerativeTask):
             **{f"{REJECTED}{key}": ids for key, ids in sides[1].items()},
             "length": 2 * longest,
             "longest": longest,
-            "weight": int(differ),
+            "weight": int(why is None),
             "full_length": full,
             "truncated": full > limit,
             "unknown": None if None in unknown else sum(unknown),
             "counts": {name: int(count) for name, count in counts.items()},
             **({"kind": whole[0]["kind"]} if "kind" in whole[0] else {}),
-            **({} if differ else {"untrained": EQUAL}),
+            **({} if why is None else {"untrained": why}),
         }
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:  # type: ignore[override]
@@ -255,6 +265,35 @@ class Preference(GenerativeTask):
 
     def prompt(self, row: Example, loaded: LoadedModel) -> Prompt:
         return self._language.prompt(_question(row), loaded)
+
+
+def cut_to(limit: int, whole: Sequence[Features], processor: Any) -> tuple[list[Features], int, bool]:
+    """Cut answers to a prompt to a number of tokens: the beginning of the prompt first, on all of them as much.
+
+    A BOS in front stays there.
+
+    Returns:
+        tokens and labels of each; how many the longest had; whether an answer was cut.
+    """
+    places = [[i for i, label in enumerate(one["labels"]) if label != IGNORED] for one in whole]
+    full = max(place[-1] for place in places) + 1  # what a template writes behind an answer is of no use
+    bos = getattr(processor, "bos_token_id", None)
+    kept = int(full > limit and bos is not None and all(one["input_ids"][0] == bos for one in whole))
+    room = limit - kept
+    start = max(kept, min(full - room, min(place[0] for place in places) - room // 2))
+    sides = [
+        {
+            "input_ids": one["input_ids"][:kept] + one["input_ids"][start : min(start + room, place[-1] + 1)],
+            "labels": [IGNORED] * kept + one["labels"][start : min(start + room, place[-1] + 1)],
+        }
+        for one, place in zip(whole, places, strict=True)
+    ]
+    return sides, full, full - start > room
+
+
+def _trains(features: Features) -> bool:
+    """Say whether a token is trained on; the first one is never predicted."""
+    return any(label != IGNORED for label in features["labels"][1:])
 
 
 def _side(row: Example, side: str) -> dict[str, Any]:

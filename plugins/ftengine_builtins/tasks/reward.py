@@ -15,7 +15,7 @@ from ftengine_builtins.preference_layouts import SIDES, pair_of, preference
 from ftengine_builtins.tasks.causal_lm import DEFAULT_MAX_LENGTH, CausalLM, CausalLMConfig
 from ftengine_builtins.tasks.class_labels import as_number
 from ftengine_builtins.tasks.modes import evaluated, refuse_options
-from ftengine_builtins.tasks.preference import REJECTED, WHOLE, Preference, PreferenceConfig
+from ftengine_builtins.tasks.preference import REJECTED, WHOLE, Preference, PreferenceConfig, cut_to
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -99,7 +99,7 @@ class Reward(Task):
         if least is None:
             given = shown(example.get(self.config.margin))
             raise DataError(f"`{self.config.margin}` is {given}; the margin of a pair must be a finite number.")
-        return {**self._pairs.encode(example, processor, max_length=max_length), "least": least}
+        return {**self._pairs.encode_pair(example, processor, max_length=max_length), "least": least}
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:
         """Stack the chosen sides of all pairs, and the rejected ones below them: (2n, T); margins are (n,)."""
@@ -169,10 +169,8 @@ class Reward(Task):
     def _sides(self, row: Example, loaded: LoadedModel) -> list[Features]:
         """Return the tokens of a row's answer with its prompt, or of both answers of a pair, cut as in training."""
         if pair_of(row) is not None:
-            both = self._pairs.encode(row, loaded.processor, max_length=loaded.max_length)
+            both = self._pairs.encode_pair(row, loaded.processor, max_length=loaded.max_length)
             return [{key: both[f"{side}{key}"] for key in KEYS} for side in ("", REJECTED)]
         limit = length_limit(self.config.max_length, loaded.max_length, DEFAULT_MAX_LENGTH)
         whole = self._language.encode(row, loaded.processor)
-        answer = [i for i, label in enumerate(whole["labels"]) if label != IGNORED]
-        start = max(0, min(answer[-1] + 1 - limit, answer[0] - limit // 2))
-        return [{key: whole[key][start : min(start + limit, answer[-1] + 1)] for key in KEYS}]
+        return cut_to(limit, [whole], loaded.processor)[0]

@@ -1,5 +1,7 @@
 """Preference rows: the layouts of other tools, what is trained on, cutting, and rows that are refused."""
 
+import copy
+
 import pytest
 from chat_templates import TEMPLATES, TOKENS
 from expected import raises
@@ -138,9 +140,80 @@ def test_a_pair_that_is_equal_after_cutting_is_not_trained_on_and_says_so(tokeni
     assert Preference().encode(row, tokenizer)["weight"] == 1
 
 
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shared", "wanted"),
+    [
+        ([said("system", "S"), said("user", "u"), said("assistant", "a")], [USER], 4),
+        ([USER, CALL], [said("tool", "42")], 3),
+        ([said("system", "S"), USER], [USER], 2),
+        ([USER], [USER], 1),
+    ],
+)
+def test_a_prompt_stands_in_front_of_sides_that_do_not_repeat_it(prompt, shared, wanted):
+    found = preference({"prompt": prompt, "chosen": [*shared, CHOSEN], "rejected": [*shared, REJECTED]})
+    assert found["prompt"] == [*prompt, *shared][: len(prompt)] + ([] if prompt[-1] == shared[0] else shared)
+    assert (len(found["prompt"]), found["chosen"], found["rejected"]) == (wanted, [CHOSEN], [REJECTED])
+
+
+@pytest.mark.parametrize(
+    ("row", "roles"),
+    [
+        ({"system": "S", "messages": [USER, CHOSEN], "rejected_messages": [USER, REJECTED]}, ["system", "user"]),
+        ({"chosen": [{**USER, "name": None}, CHOSEN], "rejected": [USER, REJECTED]}, ["user"]),
+        ({"instruction": ASKED, "output": GOOD, "rejected_response": BAD}, ["user"]),
+        ({"messages": [USER, CHOSEN], "chosen": GOOD, "rejected": BAD}, ["user"]),
+    ],
+)
+def test_what_tables_write_otherwise_is_the_same_pair(row, roles):
+    found = preference(row)
+    assert [one["role"] for one in found["prompt"]] == roles
+    answers = [side if isinstance(side, str) else side[0]["content"] for side in (found["chosen"], found["rejected"])]
+    assert answers == [GOOD, BAD]
+
+
+def test_a_pair_of_which_cutting_leaves_no_trained_token_is_not_trained_on_and_says_so(tokenizer):
+    long = {"role": "assistant", "content": "long " * 60, "weight": 0}
+    row = {"prompt": [USER], "chosen": [long, said("user", "and?"), CHOSEN], "rejected": [REJECTED]}
+    found = Preference().encode(row, tokenizer, max_length=64)
+    assert found["weight"] == 0
+    assert "max_length" in found["untrained"]
+
+
+def test_turns_that_a_template_writes_as_several_sequences_are_refused(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", TEMPLATES["Qwen3"])
+    turns = [said("assistant", "Let me ask."), said("user", "Yes?"), CHOSEN]
+    with raises(DataError, "`chosen`", "2 sequences"):
+        Preference().encode({"prompt": [USER], "chosen": turns, "rejected": [REJECTED]}, tokenizer)
+    weighed = [{**turns[0], "weight": 0}, *turns[1:]]
+    assert Preference().encode({"prompt": [USER], "chosen": weighed, "rejected": [REJECTED]}, tokenizer)["weight"]
+
+
+def test_a_bos_stays_in_front_of_a_prompt_that_is_cut(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.bos_token = "<|im_start|>"
+    found = Preference().encode({"prompt": "w " * 60, "chosen": "yes", "rejected": "no"}, tokenizer, max_length=40)
+    for start in ("", "rejected_"):
+        assert found[f"{start}input_ids"][0] == tokenizer.bos_token_id
+        assert len(found[f"{start}input_ids"]) == len(found[f"{start}labels"]) <= 40
+
+
+def test_answers_that_are_written_alike_are_not_blamed_on_max_length(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", TEMPLATES["Qwen3"])
+    thoughts = [[{**CHOSEN, "reasoning_content": thought}] for thought in ("a", "b")]
+    row = {"prompt": [USER], "chosen": thoughts[0], "rejected": thoughts[1]}
+    found = Preference(Preference.Config(thoughts="remove")).encode(row, tokenizer)
+    assert found["weight"] == 0
+    assert "max_length" not in found["untrained"]
+
+
 @pytest.mark.parametrize(
     ("row", "facts"),
     [
+        ({"prompt": [USER], "chosen": [CHOSEN], "rejected": [USER, REJECTED]}, ["`chosen`", "'user'"]),
+        ({"prompt": [USER, said("assistant", "pre")], "chosen": GOOD, "rejected": BAD}, ["assistant"]),
         ({"prompt": "a", "chosen": "b", "rejected": "b"}, ["`chosen`", "`rejected`", "same"]),
         ({"chosen": [USER, CHOSEN], "rejected": [USER, CHOSEN]}, ["same"]),
         ({"prompt": "a", "chosen": " ", "rejected": "b"}, ["`chosen`", "empty"]),
