@@ -23,6 +23,7 @@ from ftengine.evaluation.intervals import (
     score_interval,
     standard_error,
     subtracted_interval,
+    variance,
     wilson,
 )
 from ftengine.evaluation.significance import PValue, detectable, student, t_test
@@ -102,11 +103,17 @@ def _difference(base: ResampledFigure, tuned: ResampledFigure, exact: PValue | N
         interval: Interval = (0.0, 0.0)
     elif base.scored:
         r = correlation(base.resampled, tuned.resampled)
-        interval = subtracted_interval(base.value, tuned.value, base.interval, tuned.interval, r)
+        interval = subtracted_interval(base.value, tuned.value, _known(base), _known(tuned), r)
     else:
         interval = percentile_interval(resampled, size)
     tested = exact or t_test(value, resampled, size)
     return _judged(value, interval, tested, tuned.metric.higher_is_better, detectable(resampled, size))
+
+
+def _known(figure: ResampledFigure) -> Interval:
+    """Return a proportion's interval; none of every example is between right and wrong by chance, as with all ties."""
+    certain = 0 < figure.value < 1 and figure.n > 1 and variance(figure.resampled) == 0
+    return (figure.value, figure.value) if certain else figure.interval
 
 
 def _judged(

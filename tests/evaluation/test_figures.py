@@ -222,6 +222,15 @@ def test_an_exact_p_value_decides_in_the_bootstraps_place():
     assert (exact.p, exact.test, exact.better) == (0.0625, "mcnemar", None)
 
 
+def test_a_proportion_that_is_the_same_of_every_example_has_no_spread_of_its_own():
+    """Of a model that is its own reference every pair is a tie, which counts half."""
+    tuned = np.arange(120) < 74
+    change = difference(np.full(120, 0.5), tuned, Share)
+    alone = figure(tuned, Share).interval
+    assert (change.low, change.high) == pytest.approx((alone[0] - 0.5, alone[1] - 0.5))
+    assert change.better is True
+
+
 def test_a_metric_that_rises_and_falls_with_another_has_its_test():
     """The exponential of a mean spreads so far to one side that its own test finds nothing."""
 
