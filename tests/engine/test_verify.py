@@ -1,9 +1,10 @@
 """`verify` tells which model an endpoint serves, from its answers alone; the endpoint is a stub in this process."""
 
 import json
+import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -162,6 +163,16 @@ def test_prompts_of_another_length_are_something_else_even_where_the_answers_are
     assert "3 tokens" in found["cause"]
 
 
+@pytest.mark.parametrize("tells", [False, True])
+def test_one_prompt_of_another_length_is_something_else(run, answers, tells):
+    ids, last = answers["ids"], list(answers["ids"])[-1]
+    told = {"/tokenize": lambda body: {"tokens": ids[body["messages"][-1]["content"]]}} if tells else None
+    count = lambda text: 3 if text == last else len(ids[text])  # noqa: E731
+    with served(answers["tuned"].__getitem__, count=count, told=told) as (_, url):
+        status, found = verified(run, url)
+    assert (status, "3 tokens" in found["cause"]) == (4, True)
+
+
 def test_prompts_that_are_counted_as_they_were_measured_are_the_tuned_models(run, answers):
     with served(answers["tuned"].__getitem__, count=lambda text: len(answers["ids"][text])) as (_, url):
         assert verified(run, url)[0] == 0
@@ -211,6 +222,50 @@ def test_a_refusal_is_told_and_no_redirect_followed(status, told):
 def test_of_several_models_one_is_to_be_named():
     with served(str.upper, models=("a", "b")) as (_, url), raises(InputError, "a, b", "--model"):
         Endpoint(url, "", **LIMITS)
+
+
+@pytest.mark.parametrize("secret", ["u:secret@", "", "?key=secret"])
+def test_a_secret_is_not_shown(secret, monkeypatch):
+    place = secret if secret.endswith("@") else ""
+    monkeypatch.setenv("STUB_KEY", "" if secret else "secret\nX: y")
+    with raises(InputError, "variable") as caught:
+        Endpoint(f"http://{place}h/v1{'' if place else secret}", "m", **LIMITS)
+    assert "secret" not in str(caught.value).replace("could be secret", "")
+
+
+@pytest.mark.parametrize("sent", [b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{"])
+def test_what_speaks_no_http_is_an_input_error(sent):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            for _ in range(2):
+                with server.accept()[0] as one:
+                    one.recv(1 << 16)
+                    one.sendall(sent)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        with raises(InputError, "2 attempts"):
+            Endpoint(f"http://127.0.0.1:{server.getsockname()[1]}", "m", **LIMITS).answer(ASKED, 4)
+        thread.join(5)
+
+
+def test_an_answer_that_comes_byte_by_byte_ends_with_the_timeout(monkeypatch):
+    def trickle(stub, content):
+        stub.send_response(200)
+        stub.send_header("Content-Length", "1000")
+        stub.end_headers()
+        with suppress(OSError):
+            for _ in range(40):
+                stub.wfile.write(b" ")
+                time.sleep(0.1)
+
+    monkeypatch.setattr(Stub, "send", trickle)
+    began = time.monotonic()
+    with served(str.upper) as (_, url):
+        with raises(InputError, "1 attempts"):
+            Endpoint(url, "m", **{**LIMITS, "timeout": 0.3, "retries": 0}).answer(ASKED, 4)
+        assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "file:///etc/passwd", "http://"])
