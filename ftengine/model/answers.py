@@ -9,7 +9,7 @@ from typing import Any
 
 from ftengine.api.conversation import Conversation, Message, ToolCall
 from ftengine.errors import DataError
-from ftengine.model.chat import call_form, render
+from ftengine.model.chat import CallForm, behind, call_form, render
 from ftengine.model.written_calls import call_of, calls_in
 
 OPENED = re.compile(r"<think>\s*$")
@@ -27,39 +27,70 @@ def read_answer(processor: Any, ids: Sequence[int], *, opened: bool = False) -> 
     With `opened`, the prompt had begun the thought already. A thought that has no end is all that was written.
     """
     written = processor.decode(ids, skip_special_tokens=False)
-    match = _BLOCK.match(written) or _CHANNEL.match(written)
-    if match is None and (opened or written.lstrip().startswith("<think>")):
-        return _without_special(processor, written.replace("<think>", "", 1)).strip(), ""
-    if match is None and not written.startswith(_FINAL):
+    thought, rest = _divided(written, opened=opened)
+    if not thought and rest == written and not written.startswith(_FINAL):
         return "", processor.decode(ids, skip_special_tokens=True)
-    thought, rest = (match[1], written[match.end() :]) if match else ("", written)
     return _without_special(processor, thought).strip(), _without_special(processor, rest.removeprefix(_FINAL))
 
 
-def read_calls(processor: Any, ids: Sequence[int]) -> list[ToolCall]:
-    """Return the calls of tools in what a chat model wrote, behind its thought.
+def _divided(written: str, *, opened: bool) -> tuple[str, str]:
+    """Return the thought in what was written, and what stands behind it."""
+    if match := _BLOCK.match(written) or _CHANNEL.match(written):
+        return match[1], written[match.end() :]
+    if opened or written.lstrip().startswith("<think>"):
+        return written.replace("<think>", "", 1), ""
+    return "", written
 
-    They are sought in the form of the model's template, then as Hermes and Qwen write them, then as JSON alone.
+
+def read_calls(processor: Any, ids: Sequence[int], *, opened: bool = False) -> list[ToolCall]:
+    """Return the calls of tools in what a chat model wrote, behind its thought; `opened` as `read_answer` has it.
+
+    They are sought as Hermes and Qwen write them, then as JSON alone, then in the form of the model's template. Where
+    one of several cannot be read, none is.
     """
-    written = processor.decode(ids, skip_special_tokens=False).rpartition("</think>")[2]
-    if (form := call_form(processor)) and (calls := _in_form(*form, written)):
-        return calls
-    plain = _without_special(processor, written).strip()
+    return _calls_in(processor, processor.decode(ids, skip_special_tokens=False), opened=opened)
+
+
+def reads_calls(processor: Any, conversation: Conversation, number: int) -> bool:
+    """Say whether the calls of a message, as the model's chat template writes them, are read as what they are."""
+    prompt = OPENED.sub("", render(processor, conversation, upto=number, prompt=True))
+    whole = render(processor, conversation, upto=number + 1)
+    read = _calls_in(processor, behind(prompt, whole), opened=False)
+    made, due = (
+        [(call.name, json.loads(call.arguments)) for call in calls]
+        for calls in (read, conversation.messages[number].calls)
+    )
+    return made == due
+
+
+def _calls_in(processor: Any, written: str, *, opened: bool) -> list[ToolCall]:
+    rest = _divided(written, opened=opened)[1]
+    plain = _without_special(processor, rest).strip()
     marked = calls_in(plain)
-    return list(marked[1]) if marked else _json_alone(plain)
+    if marked and "<tool_call>" not in marked[0]:
+        return list(marked[1])
+    form = call_form(processor)
+    return _json_alone(plain) or ([] if form is None else _in_form(form, rest))
 
 
-def _in_form(form: re.Pattern[str], closing: str, written: str) -> list[ToolCall]:
-    """Return calls in a template's form, whose name a pattern finds and whose arguments begin where it ends."""
-    calls = []
-    for match in form.finditer(written):
+def _in_form(form: CallForm, written: str) -> list[ToolCall]:
+    """Return calls in a template's form, one behind the end of another; [] where one that is begun is not whole."""
+    calls, beside, at = list[ToolCall](), "", 0
+    match = form.begin.search(written)
+    while match:
+        beside += written[at : match.start()]
         try:
-            arguments, end = _JSON.raw_decode(written, match.end())
+            arguments, at = _JSON.raw_decode(written, match.end())
         except (ValueError, RecursionError):
-            continue
-        if isinstance(arguments, dict) and "".join(written[end:].split()).startswith(closing):
-            calls.append(ToolCall(match[1], json.dumps(arguments, ensure_ascii=False)))
-    return calls
+            return []
+        calls.append(ToolCall(match[1], json.dumps(arguments, ensure_ascii=False)))
+        match = form.again.match(written, at) if form.again else None
+        if match is None and (closed := form.end.match(written, at)):
+            at = closed.end()
+            match = form.begin.search(written, at)
+        elif match is None:
+            return []
+    return [] if form.mark in beside + written[at:] else calls
 
 
 def _json_alone(text: str) -> list[ToolCall]:

@@ -228,8 +228,8 @@ def _with_calls(processor: Any, form: _Form) -> _Form:
 
     Arguments are to come out as JSON: given as a mapping where that does it, as text where only that does.
     """
-    call = Message("assistant", "", calls=(ToolCall("ZqTool", '{"ZqKey": "ZqValue"}', "ZqCall00x"),))
-    result = Message("tool", "Zq", name="ZqTool", call_id="ZqCall00x")
+    call = Message("assistant", "", calls=(ToolCall("ZqTool", _ARGUMENTS, _ID),))
+    result = Message("tool", "Zq", name="ZqTool", call_id=_ID)
     conversation = Conversation((_ASKED, call, result), _TOOLS)
     tried = [replace(form, mapping=mapping, blank=blank) for blank in ("", None) for mapping in (True, False)]
     written = [_try(processor, conversation, one) for one in tried]
@@ -240,38 +240,64 @@ def _with_calls(processor: Any, form: _Form) -> _Form:
     return replace(form, calls=False)
 
 
-def call_form(processor: Any) -> tuple[re.Pattern[str], str] | None:
-    """Return a pattern of what a template writes of a call up to its arguments, with the name as group 1, and brackets.
+@dataclass(frozen=True)
+class CallForm:
+    """How a template writes calls whose name stands in front of their arguments.
 
-    These close what is opened in front of the arguments. None where it writes no calls, or their arguments first.
+    Args:
+        begin: what it writes in front of the arguments of the first, with the name as group 1.
+        again: what it writes between the arguments of two, with the second's name as group 1; None: it writes one.
+        end: what it writes behind the arguments of the last, up to a token or tag.
+        mark: what `begin` begins with.
     """
 
-    def find() -> tuple[re.Pattern[str], str] | None:
-        form = _form(processor)
-        call = ToolCall("ZqTool", '{"ZqKey": "ZqValue"}', "ZqCall00x")
-        asked = Conversation((_ASKED, Message("assistant", "", calls=(call,))))
-        written = _try(processor, asked, form)
-        prompt = _applied(processor, asked, asked.messages[:1], form, prompt=True) if written else ""
-        before, _, after = written.removeprefix(prompt).partition("ZqTool")
-        between, key, rest = after.partition("{")
-        if not key or '"ZqKey"' not in rest or "ZqCall00x" in between:
-            return None
-        begins = before.rpartition("\n")[2][-_BEGINNING:]
-        ends = re.match(r"[\s}\])]*", rest.partition("}")[2])
-        pattern = re.compile(rf"{_spaced(begins)}([^\s\"'<>|{{}}()]+){_spaced(between)}(?={{)")
-        return pattern, "".join(ends[0].split()) if ends else ""
+    begin: re.Pattern[str]
+    again: re.Pattern[str] | None
+    end: re.Pattern[str]
+    mark: str
 
-    form: tuple[re.Pattern[str], str] | None = _known(processor, "call form", find)
+
+def call_form(processor: Any) -> CallForm | None:
+    """Return how a template writes calls; None where it writes none, arguments first, or JSON and nothing around it."""
+
+    def find() -> CallForm | None:
+        form, calls = _form(processor), [ToolCall("ZqTool", _ARGUMENTS, _ID), ToolCall("ZqNext", _ARGUMENTS, _ID)]
+        one, two = (Conversation((_ASKED, Message("assistant", "", calls=tuple(calls[:n])))) for n in (1, 2))
+        written, both = _try(processor, one, form), _try(processor, two, form)
+        prompt = _applied(processor, one, one.messages[:1], form, prompt=True) if written else ""
+        prompt = re.sub(r"<think>\s*$", "", prompt)
+        before, _, after = behind(prompt, written).partition("ZqTool")
+        between, _, rest = after.partition(_ARGUMENTS)
+        begins = before.rpartition("</think>")[2].strip()
+        if not rest or _ID in between or not begins or re.match(r"\[?\s*\{", begins):
+            return None
+        name = rf"([^\s\"'<>|{{}}()]+){_spaced(between)}(?={{)"
+        again = both.partition("ZqTool")[2].partition(_ARGUMENTS)[2].partition("ZqNext")
+        mark = re.match(r"<[^>]*>|\[[^\]]*\]|\S+", begins)
+        return CallForm(
+            re.compile(_spaced(begins) + r"\s*" * before[-1:].isspace() + name),
+            re.compile(_spaced(again[0]) + name) if again[1] else None,
+            re.compile(_spaced(rest.partition("<")[0].rstrip())),
+            mark[0] if mark else begins,
+        )
+
+    form: CallForm | None = _known(processor, "call form", find)
     return form
 
 
-_BEGINNING = 24
-"""Characters in front of a function's name by which a call is known."""
+def behind(prompt: str, written: str) -> str:
+    """Return what stands in a text behind the beginning that it shares with a prompt."""
+    shared = (n for n, (one, other) in enumerate(zip(prompt, written, strict=False)) if one != other)
+    return written[next(shared, len(prompt)) :]
+
+
+_ARGUMENTS, _ID = '{"ZqKey": "ZqValue"}', "ZqCall00x"
 
 
 def _spaced(text: str) -> str:
-    """Return a pattern of a text, with white space of any kind where it has some and none needed."""
-    return r"\s*".join(re.escape(part) for part in re.split(r"\s+", text))
+    """Return a pattern of a text, with white space of any kind where it has some and none needed, and any id."""
+    parts = (re.escape(part).replace(_ID, r"[^\s\"']*") for part in re.split(r"\s+", text))
+    return r"\s*".join(parts)
 
 
 def writes_tools(processor: Any, conversation: Conversation) -> bool:

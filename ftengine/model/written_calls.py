@@ -16,6 +16,9 @@ _RESULT = re.compile(r"\s*<tool_response>\n?(.*?)\n?</tool_response>\s*", re.DOT
 _BETWEEN = re.compile(r"</tool_response>\s*<tool_response>")
 
 
+_KEYS = {"name", "arguments", "parameters", "id", "type"}
+
+
 def calls_in(content: str) -> tuple[str, tuple[ToolCall, ...]] | None:
     """Return what stands in front of the calls that a content ends with, and these; None where it ends with none."""
     if "<tool_call>" not in content or (match := _CALLS.search(content)) is None:
@@ -37,7 +40,7 @@ def call_of(text: str) -> ToolCall | None:
 
 
 def _call(value: Any) -> ToolCall | None:
-    if not isinstance(value, Mapping) or not {"name"} < value.keys() <= {"name", "arguments", "parameters", "id"}:
+    if not isinstance(value, Mapping) or not {"name"} < value.keys() <= _KEYS:
         return None
     arguments = value.get("arguments", value.get("parameters"))
     if isinstance(arguments, str):

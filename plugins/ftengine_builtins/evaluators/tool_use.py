@@ -9,6 +9,7 @@ from pydantic import Field
 
 from ftengine import api
 from ftengine.api import ExampleScores
+from ftengine.errors import InputError
 from ftengine_builtins.evaluators.base import WeightedEvaluator, share
 from ftengine_builtins.evaluators.weighted import known, mean_of_known, means, trials_of_means
 
@@ -19,12 +20,12 @@ UNDUE = "no_call_when_none_due"
 class ToolUse(WeightedEvaluator):
     """Calls of tools in answers against those of the data: whether they parse, and call the same with the same.
 
-    What is measured is the answer to each row's last turn of the assistant. Where that calls tools, an answer is right
-    if it makes the same calls, no more and no fewer, in whatever order, with arguments that are equal as JSON: the
-    order of keys does not matter, and 1 equals 1.0, but text does not equal a number, and an argument that could be
-    left out is missed. Where it calls none and the row offers tools, an answer is right without a call. Calls are read
-    in the form of the model's chat template, in Hermes's and Qwen's <tool_call>, and as a JSON object alone, as Llama
-    3.1 writes them.
+    What is measured is the answer at each row's last trained turn of the assistant that calls tools; of a row without
+    one, at its last trained turn. Where calls are due, an answer is right if it makes the same, no more and no fewer,
+    in whatever order, with arguments that are equal as JSON: the order of keys does not matter, and 1 equals 1.0, but
+    text does not equal a number, and an argument that could be left out is missed. Where none is due and the row offers
+    tools, an answer is right without a call. Calls are read in Hermes's and Qwen's <tool_call>, as JSON alone, as Llama
+    3.1 writes them, and in the form of the model's chat template.
     """
 
     name = "tool-use"
@@ -38,7 +39,8 @@ class ToolUse(WeightedEvaluator):
             "right calls", "Share of the answers due to call tools that make the same calls as the data.", primary=True
         ),
         "exact_call": share(
-            "exact calls", "Of these, the share with the same calls in the same order, arguments written alike."
+            "exact calls",
+            "Share of the answers due to call tools that make the same calls, in order and written alike.",
         ),
         "right_function": share(
             "right functions", "Share of the answers due to call tools that call the same functions as often."
@@ -49,10 +51,16 @@ class ToolUse(WeightedEvaluator):
 
     def __init__(self, config=None):
         super().__init__(config)
-        self.generation = {"max_new_tokens": self.config.max_new_tokens}
+        self.generation = {"max_new_tokens": self.config.max_new_tokens, "calls": True}
 
     def keep(self, prediction):
         """Return each figure's value, nan where it does not apply, and how many calls were due and made."""
+        if prediction["calls"] is None:
+            raise InputError(
+                "evaluator 'tool-use' cannot read calls of tools as this model's chat template writes them (it reads "
+                "a name with a JSON object of arguments behind it). Take it out of recipe key 'evaluate', or take a "
+                "model whose template writes calls so."
+            )
         wanted, made = prediction["reference_calls"], json.loads(prediction["calls"])
         nothing = dict.fromkeys((*DUE, UNDUE, "calls_due", "calls_made"), math.nan)
         if wanted is None:
@@ -96,10 +104,10 @@ def same_calls(wanted, made):
     """Say whether two lists hold the same calls in whatever order; true and 1 are not the same."""
     left = list(made)
     for call in wanted:
-        match = next((other for other in left if typed(other) == typed(call)), None)
-        if match is None:
+        at = next((n for n, other in enumerate(left) if typed(other) == typed(call)), None)
+        if at is None:
             return False
-        left.remove(match)
+        del left[at]
     return not left
 
 

@@ -25,7 +25,7 @@ from ftengine.api import (
 )
 from ftengine.errors import DataError, RecipeError
 from ftengine.model import Criterion, has_template, read_answer, render, with_system
-from ftengine.model.answers import OPENED, read_calls
+from ftengine.model.answers import OPENED, read_calls, reads_calls
 from ftengine.model.generation import GenerationOptions, generate, made_to_fit, stop_tokens
 from ftengine.model.tokens import (
     IGNORED,
@@ -54,6 +54,7 @@ from ftengine_builtins.tasks.language_rows import (
     read_text,
     reference_of,
     shape_of,
+    turn_asked,
     why_untrained,
 )
 
@@ -98,6 +99,7 @@ class CausalLMOptions(GenerationOptions):
     continues: bool = Field(
         False, description="continue a plain text as it stands, also where the model has a chat template"
     )
+    calls: bool = Field(False, description="measure the last turn that calls tools, where a conversation has one")
 
 
 class CausalLM(GenerativeTask):
@@ -226,15 +228,15 @@ class CausalLM(GenerativeTask):
         """Return what was asked, answered and to be answered for each row: {"prompt", "completion", "reference"}.
 
         In a chat also "calls" and "reference_calls", JSON lists of {"name", "arguments"}; the latter is None where the
-        row neither offers tools nor calls one.
+        row neither offers tools nor calls one, the former where calls as the chat template writes them are not read.
 
-        Of a conversation that is the assistant's last turn, of a text the second half of its tokens, in answer to
-        what stands before. The reference is None where a row has nothing to be answered. Options are those of
-        `GenerationOptions`; all examples form one batch. A prompt that leaves no room for its answer loses its
-        beginning, and at most half of what the model reads is generated.
+        Of a conversation that is the assistant's last turn, of a text the second half of its tokens, in answer to what
+        stands before. The reference is None where nothing is to be answered. All examples form one batch. A prompt
+        that leaves no room for its answer loses its beginning, and at most half of what the model reads is generated.
         """
-        asked = [self._asked(row, loaded) for row in rows]
-        prompts, chosen = made_to_fit(loaded, [one.ids for one in asked], GenerationOptions.read(options))
+        given = CausalLMOptions.read(options)
+        asked = [self._asked(row, loaded, calls=given.calls) for row in rows]
+        prompts, chosen = made_to_fit(loaded, [one.ids for one in asked], given)
         pairs = zip(self._complete(loaded, asked, prompts, chosen), asked, strict=True)
         return [one.told(text, calls) for (_, text, calls), one in pairs]
 
@@ -248,7 +250,7 @@ class CausalLM(GenerativeTask):
         ):
             plain = "", processor.decode(ids, skip_special_tokens=True)
             said = read_answer(processor, ids, opened=one.opened) if one.chat else plain
-            written.append((*said, calls_json(read_calls(processor, ids)) if one.chat else "[]"))
+            written.append((*said, calls_json(read_calls(processor, ids, opened=one.opened)) if one.chat else "[]"))
         return written
 
     def prompt(self, row: Example, loaded: LoadedModel) -> Prompt:
@@ -333,13 +335,13 @@ class CausalLM(GenerativeTask):
             text, start = read_text(example, "text"), 0
         return Written(text, [(start, len(text))]), None
 
-    def _asked(self, example: Example, loaded: LoadedModel, *, anew: bool = False) -> Asked:
+    def _asked(self, example: Example, loaded: LoadedModel, *, anew: bool = False, calls: bool = False) -> Asked:
         """Return what a row asks; with `anew`, whatever it ends with is to be answered, and a text to be continued."""
         processor, limit = loaded.processor, loaded.max_length
         example = self._as_read(example, processor)
         shape = shape_of(example, answered=False)
         if self._is_chat(shape, processor):
-            return self._asked_in_chat(example, loaded, anew=anew)
+            return self._asked_in_chat(example, loaded, anew=anew, at_call=calls)
         text = read_text(example, shape)
         text = text if shape == "prompt" or anew else text[:LONG_TEXT]
         ids, reference = prompt_tokens(processor, text, limit), example.get("completion")
@@ -349,27 +351,25 @@ class CausalLM(GenerativeTask):
             ids = ids[:half]
         return Asked(beginning_of(processor, ids) + ids, text, reference, sample=example.get(SAMPLE, 0))
 
-    def _asked_in_chat(self, example: Example, loaded: LoadedModel, *, anew: bool) -> Asked:
+    def _asked_in_chat(self, example: Example, loaded: LoadedModel, *, anew: bool, at_call: bool) -> Asked:
         processor, conversation = loaded.processor, self._conversation(example)
         messages = conversation.messages
         if anew:
             upto, reference = question_of(conversation), None
         else:
-            said = [k for k, message in enumerate(messages) if k and message.role == "assistant"]
-            replies = self._trained(conversation) or said
-            if PART in example:
-                written = write(processor, conversation, self._trained(conversation))
-                replies = [one.last for one in written][: example[PART] + 1] or replies
-            upto = replies[-1] if replies else len(messages)
-            reference = reference_of(processor, conversation, upto) if replies else None
+            trained = self._trained(conversation)
+            lasts = [one.last for one in write(processor, conversation, trained)] if PART in example else []
+            upto = turn_asked(messages, trained, lasts[: example.get(PART, 0) + 1], at_call=at_call)
+            reference = reference_of(processor, conversation, upto) if upto < len(messages) else None
         shown = [f"{message.role}: {message.text}" for message in messages[:upto]]
         prompt = messages[0].text if upto == 1 else "\n".join(shown)
         text = render(processor, conversation, upto=upto, prompt=True)
         ids = prompt_tokens(processor, text, loaded.max_length)
         opened, sample = bool(OPENED.search(text)), example.get(SAMPLE, 0)
-        due = messages[upto].calls if upto < len(messages) and not anew else ()
+        due = () if reference is None else messages[upto].calls
         calls = calls_json(due) if due or (conversation.tools and reference is not None) else None
-        return Asked(ids, prompt, reference, True, opened, messages[:upto], sample, calls)
+        readable = not due or reads_calls(processor, conversation, upto)
+        return Asked(ids, prompt, reference, True, opened, messages[:upto], sample, calls, readable)
 
     def _as_read(self, example: Example, processor: Any) -> Example:
         """Return a row; without a chat template, a question with its answer as prompt and completion."""

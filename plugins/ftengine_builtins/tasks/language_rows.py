@@ -303,6 +303,7 @@ class Asked:
         messages: of a chat, those before the answer.
         sample: the number of the answer, where there are several.
         calls: of tools that are due, as `calls_json` has them; None where it is no matter of calling.
+        readable: whether calls as the template writes them are read.
     """
 
     ids: list[int]
@@ -313,11 +314,12 @@ class Asked:
     messages: tuple[Message, ...] = ()
     sample: int = 0
     calls: str | None = None
+    readable: bool = True
 
     def told(self, text: str, calls: str) -> dict[str, Any]:
         """Return what was asked, answered with a text and the calls in it, and to be answered."""
         asked = {"prompt": self.prompt, "reference": self.reference, "reference_calls": self.calls}
-        return {**asked, "completion": text, "calls": calls}
+        return {**asked, "completion": text, "calls": calls if self.readable else None}
 
 
 def reference_of(processor: Any, conversation: Conversation, k: int) -> str:
@@ -341,6 +343,23 @@ def question_of(conversation: Conversation) -> int:
     if not any(message.role == "user" for message in messages[:upto]):
         raise DataError("the conversation holds no user turn to answer.")
     return upto
+
+
+def turn_asked(
+    messages: Sequence[Message], trained: Sequence[int], lasts: Sequence[int | None], *, at_call: bool
+) -> int:
+    """Return which message is to be answered as it stands: the last that is trained on; their number where none is.
+
+    Args:
+        trained: by number, what is trained on; where that is nothing, all turns of the assistant are meant.
+        lasts: of examples of one conversation up to that which is meant, the message that each ends with.
+        at_call: prefer the last that calls tools.
+    """
+    turns = list(trained) or [k for k, message in enumerate(messages) if k and message.role == "assistant"]
+    before, last = [-1, *(k for k in lasts if k is not None)][-2:] if any(lasts) else (-1, len(messages))
+    turns = [k for k in turns if before < k <= last]
+    called = [k for k in turns if messages[k].calls] if at_call else []
+    return (called or turns or [len(messages)])[-1]
 
 
 def last_question(messages: Sequence[Message]) -> int:

@@ -1,22 +1,42 @@
 """Calls of tools in what models write, and the figures on them."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from chat_templates import TEMPLATES, TOKENS
+from expected import raises
 
 from ftengine.api import Conversation, Message, ToolCall
-from ftengine.errors import DataError
+from ftengine.errors import DataError, InputError
 from ftengine.model import render
-from ftengine.model.answers import read_calls
+from ftengine.model.answers import read_calls, reads_calls
 from ftengine.testing.models import byte_level_tokenizer
 from ftengine_builtins.evaluators import ToolUse
 from ftengine_builtins.evaluators.tool_use import same_calls
+from ftengine_builtins.tasks.causal_lm import CausalLM
+from ftengine_builtins.tasks.language_rows import turn_asked
 
 ASKED = Message("user", "Weather?")
 ADD = ToolCall("add", '{"a": 2, "deep": {"list": [1, null, "}"]}}')
 FIND = ToolCall("find_it", '{"city": "Rome"}')
+F = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+CALLED = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.tool_calls %}CALLS{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+LISTED = CALLED.replace(
+    "CALLS",
+    """[TOOL_CALLS] [{% for c in m.tool_calls %}{"name": "{{ c.function.name }}", "arguments": """
+    """{{ c.function.arguments | tojson }}, "id": "{{ c.id }}"}{{ ', ' if not loop.last }}{% endfor %}]""",
+)
+XML = CALLED.replace(
+    "CALLS",
+    "{% for c in m.tool_calls %}<function={{ c.function.name }}>{% for k, v in c.function.arguments.items() %}"
+    "<parameter={{ k }}>{{ v }}</parameter>{% endfor %}</function>{% endfor %}",
+)
+"""Templates that write calls as Mistral's do, in a list, and as Qwen3-Coder's does."""
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +71,13 @@ def test_what_a_template_writes_of_calls_is_read_as_they_are(tokenizer, family, 
         ('<tool_call>\n{"name": "add", "arguments": {"a": 1}\n</tool_call>', []),
         ('{"name": "add", "arguments": [1]}', []),
         ('{"city": "Rome"}', []),
+        ('{"type": "function", "name": "add", "parameters": {"a": 1}}', ["add"]),
+        (F.replace("{}", '{"q": {"name": "x", "arguments": {"a": {}}}}'), ["f"]),
+        (f"<think>\nMaybe {F}", []),
+        ('I could write {"name": "f", "arguments": {"a": 1}} but I will not.', []),
+        (f'{F}\n<tool_call>\n{{"name": "g", "arguments": {{"b"\n</tool_call>', []),
+        (f'{F}\n<tool_call>\n{{"arguments": {{"b"\n</tool_call>', []),
+        (f'{F}\n<tool_call>\n{{"arguments": {{}}, "name": "g"}}\n</tool_call>', ["f", "g"]),
         ("I would call add(1).", []),
         ("", []),
     ],
@@ -60,6 +87,48 @@ def test_calls_are_read_as_models_write_them(tokenizer, family, written, names):
     tokenizer.chat_template = TEMPLATES[family]
     found = read_calls(tokenizer, tokenizer(written, add_special_tokens=False)["input_ids"])
     assert [call.name for call in found] == names
+
+
+@pytest.mark.parametrize("before", ["", "I look.\n"])
+def test_each_call_of_a_list_is_read(tokenizer, before):
+    tokenizer.chat_template = LISTED
+    calls = '{"name": "f", "arguments": {"a": 1}, "id": "000000001"}, {"name": "g", "arguments": {}, "id": "000000002"}'
+    for written, names in ((f"[{calls}]", ["f", "g"]), (f"[{calls[:-9]}", [])):
+        ids = tokenizer(f"{before}[TOOL_CALLS] {written}", add_special_tokens=False)["input_ids"]
+        assert [call.name for call in read_calls(tokenizer, ids)] == names
+
+
+def test_calls_that_are_not_read_as_a_template_writes_them_are_an_error(tokenizer):
+    conversation = Conversation((ASKED, Message("assistant", "", calls=(FIND, ADD))))
+    readable = {}
+    for name, template in {"Qwen3": TEMPLATES["Qwen3"], "list": LISTED, "XML": XML}.items():
+        tokenizer.chat_template = template
+        readable[name] = reads_calls(tokenizer, conversation, 1)
+    assert readable == {"Qwen3": True, "list": True, "XML": False}
+    with raises(InputError, "chat template"):
+        ToolUse().keep({"reference_calls": "[]", "calls": None})
+
+
+@pytest.mark.parametrize("family", ["SmolLM2", "Qwen3"])
+def test_a_model_is_asked_where_a_row_calls_tools_last(tokenizer, family):
+    tokenizer.chat_template = TEMPLATES[family]
+    called = {"role": "assistant", "content": F}
+    closing = [{"role": "tool", "content": "mild"}, {"role": "assistant", "content": "It is mild."}]
+    later = [{"role": "user", "content": "Thanks."}, {"role": "assistant", "content": "Yours."}]
+    loaded = SimpleNamespace(processor=tokenizer, max_length=None)
+    for calls, upto in ((True, 1), (False, 5)):
+        row = {"messages": [{"role": "user", "content": "Weather?"}, called, *closing, *later]}
+        asked = CausalLM()._asked(row, loaded, calls=calls)
+        assert (len(asked.messages), asked.calls is not None) == (upto, calls)
+    assert ToolUse().generation["calls"]
+
+
+def test_of_rows_in_parts_each_asks_for_the_last_call_of_its_own():
+    roles = ["user", "assistant", "tool", "assistant", "user", "assistant"]
+    messages = [Message(role, "x", calls=(FIND,) * (k in (1, 5))) for k, role in enumerate(roles)]
+    asked = {at: [turn_asked(messages, [1, 3, 5], [3, 5][:n], at_call=at) for n in (1, 2)] for at in (True, False)}
+    assert asked == {True: [1, 5], False: [3, 5]}
+    assert turn_asked(messages, [1, 3, 5], [], at_call=True) == 5
 
 
 def prediction(wanted, made):
@@ -119,3 +188,4 @@ def test_true_is_not_one():
 
     assert same_calls(calls([1, {"b": 2.0}]), calls([1.0, {"b": 2}]))
     assert not same_calls(calls(True), calls(1))
+    assert same_calls(calls(True) + calls(1), calls(1) + calls(True))
