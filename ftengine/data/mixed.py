@@ -98,7 +98,7 @@ class Mixture:
 
     @classmethod
     def make(cls, rows: MixedRows, index: np.ndarray) -> Mixture:
-        """Divide an epoch, of as many examples as there are, by the weights (DataError: a source has no example)."""
+        """Divide an epoch, of as many examples as there are, by the weights (DataError: a source gets no example)."""
         of = rows.of[index]
         sizes = np.bincount(of, minlength=len(rows.sources))
         if not sizes.all():
@@ -109,6 +109,12 @@ class Mixture:
         exact = np.array(rows.weights) / sum(rows.weights) * len(of)
         counts = np.floor(exact).astype(int)
         counts[np.argsort(counts - exact, kind="stable")[: len(of) - counts.sum()]] += 1  # the largest remainders
+        if not counts.all():
+            one, weight = rows.sources[int(np.argmin(counts))].source, rows.weights[int(np.argmin(counts))]
+            raise DataError(
+                f"{one} has weight {weight:,g} of {sum(rows.weights):,g}, which is less than one of the {len(of):,} "
+                "examples of an epoch. Raise its weight in data.train, or take it out."
+            )
         return cls(of, sizes, counts)
 
     @property

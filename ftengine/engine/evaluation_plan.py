@@ -215,7 +215,7 @@ def sample(count: int, limit: int | None, seed: int) -> np.ndarray:
 
 def _columns(ready: ReadyTask, split: EncodedSplit, lenient: bool) -> Iterator[str]:
     """Yield the columns that divide a split."""
-    several = [SOURCE] if SOURCE in split.rows.columns else []
+    several = [SOURCE] if not isinstance(ready.recipe.data.train, str) and SOURCE in split.rows.columns else []
     for column in dict.fromkeys((*ready.recipe.evaluation.slices, *several)):
         if lenient and column not in split.rows.columns:
             ready.listener.message(f"{split.rows.source} has no column {column!r}, so there are no slices by it")

@@ -64,7 +64,8 @@ class KnownTask:
     def used_columns(self) -> set[str]:
         """Columns of the user's rows that others than the task read."""
         data = self.recipe.data
-        own = {column for column in (data.split.column, data.group, SOURCE) if column is not None}
+        several = None if isinstance(data.train, str) else SOURCE
+        own = {column for column in (data.split.column, data.group, several) if column is not None}
         return {*self.recipe.evaluation.slices, *read_columns(self.evaluators()), *own}
 
     def group_column(self, rows: DataRows) -> str | None:

@@ -256,7 +256,7 @@ def _answered(messages: Sequence[Message]) -> Iterable[Message]:
             del open_calls[: results_in(message.text) - 1]
             yield replace(message, name=message.name or call.name, call_id=call.id)
             continue
-        if open_calls and message.role != "assistant":
+        if open_calls and not message.calls:
             names = ", ".join(call.name for call in open_calls)
             raise DataError(f"message {number} ({message.role}) comes where the result of {names} must stand.")
         open_calls += message.calls

@@ -13,6 +13,7 @@ from runs import curve, interrupt
 from ftengine import fine_tune
 from ftengine.api import SilentListener
 from ftengine.data.mixed import SOURCE
+from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import prepare_data
 from ftengine.errors import DataError, InputError, RecipeError
@@ -115,9 +116,19 @@ def test_what_is_wrong_in_one_source_names_it(two, tmp_path, chat_file):
         {"messages": [{"role": "user", "content": f"Why {n}?"}, {"role": "assistant", "content": "So.", "weight": 0}]}
         for n in range(3)
     ]
+    with raises(DataError, "sums.jsonl has weight 1 of 100,001"):
+        prepared(two({"weight": 100_000}, {"weight": 1}, data__validation=None))
     nothing = write_rows(tmp_path / "nothing.jsonl", untrained)
     with raises(DataError, "nothing.jsonl"):
         prepared(two(second={"source": nothing}, data__validation=None))
+
+
+def test_a_column_of_the_name_is_no_slice_where_there_is_one_source(build_chat_recipe, tmp_path):
+    rows = [{"prompt": f"Why {n}?", "completion": "So.", SOURCE: "ab"[n % 2]} for n in range(20)]
+    train = write_rows(tmp_path / "one.jsonl", rows)
+    data = prepared(build_chat_recipe(data__train=train, data__near_duplicates=None, output=str(tmp_path / "run")))
+    assert [list(one.slices) for one in evaluation_plan(data).sets()] == [[]]
+    assert SOURCE in data.audit.encoded["train"]["unread"]
 
 
 def test_columns_and_a_reader_of_one_source_are_its_own(two, tmp_path):

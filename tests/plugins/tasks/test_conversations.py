@@ -76,6 +76,8 @@ def test_a_result_belongs_to_the_call_of_its_id_or_its_name():
     for wrong in (result(tool_call_id="id_h"), result(name="h"), result(tool_call_id="id_g", name="f")):
         with raises(DataError, "message 3 (tool)", "g (id 'id_g')"):
             read(ASKED, called, wrong)
+    with raises(DataError, "message 3 (assistant)", "the result of f, g"):
+        read(ASKED, called, ANSWER)
     without = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": n}} for n in "fg"]}
     assert [one.name for one in read(ASKED, without, result(tool_call_id="id_1"), result())[2:]] == ["f", "g"]
 
