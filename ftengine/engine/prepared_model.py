@@ -157,7 +157,6 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
     now = device.accelerator.num_processes
     began = now if resumed is None else Environment.read(resumed).processes
     plan = evaluation_plan(data, began)
-    plan.start_evaluators()
     steps = plan_steps(len(data.encoded["train"]), experiment.recipe.train, began)
     if began != now:
         experiment.listener.message(
@@ -181,7 +180,8 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
 def _loaded(
     data: PreparedData, plan: EvalPlan, device: Device, steps: Steps, resumed: RunDirectory | None
 ) -> LoadedModel:
-    """Load the base and place it, once it is known that it can train as the recipe says."""
+    """Load the base and place it, once it is known that it can train and be measured as the recipe says."""
+    plan.start_evaluators()
     ready, section = data.ready, data.ready.recipe.train
     check_own_regularizers(ready, steps.total)
     require_measurable(device, section)
