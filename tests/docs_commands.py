@@ -21,13 +21,8 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 
-FEW = (
-    "train.max_steps=2",
-    "train.batch_size=2",
-    "evaluation.answers=2",
-    "evaluation.generate.max_new_tokens=4",
-    "evaluation.training_sample=4",
-)
+STEPS = ("train.max_steps=2", "train.batch_size=2", "evaluation.training_sample=4")
+FEW = (*STEPS, "evaluation.answers=2", "evaluation.generate.max_new_tokens=4")
 
 SHORTER = {
     r"--set train\.max_steps=40\b": " ".join(f"--set {override}" for override in FEW),
@@ -36,7 +31,8 @@ SHORTER = {
     r"(?m)^python examples/sums/prepare\.py .*": r"\g<0> --train 8 --test 6",
     r"(?m)^ftengine predict runs/sums-base .*": r"\g<0> --option max_new_tokens=12",
     r"(?m)^ftengine train examples/sums/sums\.yaml .*": r"\g<0> " + " ".join(f"--set {override}" for override in FEW),
-    r"(?m)^ftengine plan support\.yaml$": r"\g<0> --no-measure",
+    r"(?m)^ftengine plan (support|prefer|search)\.yaml$": r"\g<0> --no-measure",
+    r"(?m)^ftengine train (prefer|search)\.yaml .*": r"\g<0> " + " ".join(f"--set {override}" for override in STEPS),
     r"(?m)^torchrun .*": r"\g<0> " + " ".join(f"--set {override}" for override in FEW),
     r"(?m)^ftengine bench kernels .*": r"\g<0> --providers frozen,eager,compiled",
 }

@@ -75,8 +75,12 @@ class Reward(Task):
 
     @classmethod
     def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-        """See pairs as task preference does, which `init` proposes for them unless this one is asked for."""
-        return None if Preference.recognise(columns, rows) is None else Recognised(2)
+        """See pairs of texts, which `init` proposes task preference for unless this one is asked for.
+
+        Lists of messages need a chat template, which models that only this task is for seldom have.
+        """
+        written = not any(isinstance(value, list) for row in rows for value in row.values())
+        return Recognised(2) if written and Preference.recognise(columns, rows) is not None else None
 
     def check_columns(self, columns: Sequence[str]) -> None:
         self._pairs.check_columns(columns)
