@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ftengine.cli.options import require_one_process, run_argument, trust_code_option
+from ftengine.cli.options import precision_option, require_one_process, run_argument, trust_code_option
 from ftengine.cli.progress import announce, listening
 from ftengine.text import printable
 
@@ -31,9 +31,7 @@ ANSWER: dict[str, tuple[Side, ...]] = {"/tuned": ("tuned",), "/base": ("base",),
 @click.command()
 @run_argument
 @click.option("--base", is_flag=True, help="Begin with the base model.")
-@click.option(
-    "--precision", type=click.Choice(["float32", "bfloat16", "float16"]), help="Default: the recipe's train.precision."
-)
+@precision_option
 @click.option(
     "--option",
     "options",

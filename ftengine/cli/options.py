@@ -29,6 +29,10 @@ output_option = click.option(
     "--output", metavar="DIR", type=PATH, help="Folder for the runs, in place of the recipe's output."
 )
 
+precision_option = click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16", "float16"]), help="Default: the recipe's train.precision."
+)
+
 trust_code_option = click.option(
     "--trust-code",
     is_flag=True,

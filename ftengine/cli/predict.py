@@ -9,7 +9,14 @@ from typing import Any
 
 import click
 
-from ftengine.cli.options import PATH, json_option, require_one_process, run_argument, trust_code_option
+from ftengine.cli.options import (
+    PATH,
+    json_option,
+    precision_option,
+    require_one_process,
+    run_argument,
+    trust_code_option,
+)
 from ftengine.cli.page import print_json
 from ftengine.cli.progress import announce, listening
 from ftengine.text import counted, printable
@@ -30,9 +37,7 @@ from ftengine.text import counted, printable
 @click.option("--base", is_flag=True, help="Answer with the base model instead, for comparison.")
 @click.option("--calibrated", is_flag=True, help="Answer by what was fitted on validation: a classifier's temperature.")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Rows at a time (default: the recipe's).")
-@click.option(
-    "--precision", type=click.Choice(["float32", "bfloat16", "float16"]), help="Default: the recipe's train.precision."
-)
+@precision_option
 @click.option(
     "--option",
     "options",

@@ -46,7 +46,7 @@ def test_a_pair_without_a_margin_counts_half():
 class Run:
     """As much of a run's records as these rules read."""
 
-    def __init__(self, change, accuracy, nll=None):
+    def __init__(self, change, accuracy, nll=None, loss=None):
         from types import SimpleNamespace
 
         from ftengine.api import Difference, Estimate
@@ -56,7 +56,7 @@ class Run:
             name: Estimate(value, value - 1, value + 1, 60)
             for name, value in (("base", -9.0), ("tuned", -9.0 + change))
         }
-        self.recipe = SimpleNamespace(task={"name": "preference", "nll": nll})
+        self.recipe = SimpleNamespace(task={"name": "preference", "nll": nll, "loss": loss})
         self.evaluation = SimpleNamespace(
             base={"chosen_logp": sides["base"]},
             tuned={"chosen_logp": sides["tuned"], "preference_accuracy": Estimate(accuracy, 0.9, 1.0, 60)},
@@ -71,8 +71,9 @@ def test_chosen_answers_that_became_less_likely_are_told_with_what_helps(change,
     for one in told:
         assert "task.nll" in one.text
         assert one.figures["difference"]["value"] == change
-    for one in ChosenAnswers().judge(Run(change, 0.8, nll=0.1)):
-        assert "task.nll" not in one.text
+    for own in ({"nll": 0.1}, {"loss": "orpo"}):
+        for one in ChosenAnswers().judge(Run(change, 0.8, **own)):
+            assert "task.nll" not in one.text
 
 
 @pytest.mark.parametrize(("accuracy", "found"), [(1.0, 1), (0.995, 1), (0.95, 0)])

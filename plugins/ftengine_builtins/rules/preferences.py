@@ -20,6 +20,8 @@ class ChosenAnswers(Rule):
     about = "the likelihood of chosen answers"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
+        from ftengine_builtins.tasks.preference_losses import LOSSES
+
         change, tuned, base = (
             getattr(run.evaluation, side).get("chosen_logp") for side in ("difference", "tuned", "base")
         )
@@ -27,6 +29,8 @@ class ChosenAnswers(Rule):
         if interval is None or interval[1] >= 0:
             return
         nll = run.recipe.task.get("nll")
+        if nll is None:
+            nll = {one.name: one.model_fields["nll"].default for one in LOSSES}.get(run.recipe.task.get("loss"))
         advice = "lower train.learning_rate" if nll else "add their own loss (task.nll), or lower train.learning_rate"
         text = (
             f"The chosen answers became less likely themselves: log-probability {against(tuned, base)}, a difference "
