@@ -336,7 +336,11 @@ def test_a_run_does_not_go_on_with_other_settings_of_its_base(trained, tmp_path,
 
 @pytest.mark.parametrize(
     "strategy",
-    [LORA, {"name": "prompt", "virtual_tokens": 2}, {"name": "adapter"}],
+    [
+        LORA,
+        pytest.param({"name": "prompt", "virtual_tokens": 2}, marks=pytest.mark.slow),
+        pytest.param({"name": "adapter"}, marks=pytest.mark.slow),
+    ],
     ids=lambda strategy: strategy["name"],
 )
 def test_an_adapter_does_not_start_on_a_base_with_other_settings(moved, chat_file, strategy):

@@ -55,6 +55,7 @@ def test_the_same_comes_of_the_same_record_in_every_bit(record, tmp_path):
     assert "--output" in again.stderr
 
 
+@pytest.mark.slow
 def test_another_course_of_training_is_another_model(record):
     plant(record, "recipe.yaml", train__learning_rate=1e-9, evaluation__resamples=1000)
     status, found = reproduced(record)
