@@ -127,7 +127,8 @@ class Task(Component):
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[torch.Tensor, torch.Tensor | float]:
         """Return (sum of losses, its weight); the engine divides once, by the whole effective batch's weight.
 
-        The criterion is given the logits and targets of whatever is predicted, of `criterion.passes` forward passes.
+        The criterion is given the logits and targets of whatever is predicted, of `criterion.passes` forward passes,
+        in the order of the batch's examples: so the losses of several sources are told apart.
         """
 
     @abstractmethod

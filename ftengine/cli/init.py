@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,9 @@ RECIPE = "recipe.yaml"
     help="The task; `ftengine plugins list --kind task` lists them.",
 )
 @click.option("--model", metavar="SOURCE", type=PATH, help="Hub id, folder, .gguf file, or package://NAME/FILE.")
-@click.option("--data", metavar="FILE", type=PATH, help="The training data.")
+@click.option(
+    "--data", metavar="FILE", type=PATH, multiple=True, help="The training data; given again, a further source."
+)
 @click.option(
     "--strategy",
     metavar="NAME",
@@ -38,7 +40,9 @@ RECIPE = "recipe.yaml"
     help="How to tune; `ftengine plugins list --kind strategy` lists them.",
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
-def init(file: Path, task: str | None, model: str | None, data: str | None, strategy: str | None, force: bool) -> None:
+def init(
+    file: Path, task: str | None, model: str | None, data: tuple[str, ...], strategy: str | None, force: bool
+) -> None:
     """Write a commented recipe to start from (FILE is recipe.yaml unless named).
 
     The data is looked into, so that the recipe names a task that it suits and the columns that it has. FILE may be
@@ -48,11 +52,12 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
     Examples:
       ftengine init reviews.csv
       ftengine init support.yaml --task causal-lm --model ./SmolLM2-135M-Instruct --data support.jsonl
+      ftengine init mixed.yaml --data talks.jsonl --data sums.json
     """
     announce("looking at what is installed" if model is None else f"looking at {model}")
     from ftengine.cli.components import described
     from ftengine.cli.schema import FILE, first_line
-    from ftengine.cli.starter import Seen, starter, starting_first
+    from ftengine.cli.starter import starter, starting_first
     from ftengine.data.readers import suffixes
     from ftengine.plugins.registry import Registry
 
@@ -60,14 +65,14 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
     for kind, name in (("task", task), ("strategy", strategy)):
         if name is not None and (kind, name) not in {(one.kind, one.name) for one in components}:
             Registry().get(kind, name, f"--{kind}")
-    if data is None and (file.is_dir() or file.name.lower().endswith(suffixes(readers))):  # no recipe but data
-        file, data = Path(RECIPE), str(file)
-    seen, refused = _look(task, model, data) if data or model else (Seen(), {})
-    chosen = task or (seen.task.name if seen.task else None)
+    if not data and (file.is_dir() or file.name.lower().endswith(suffixes(readers))):  # no recipe but data
+        file, data = Path(RECIPE), (str(file),)
+    seen, refused = _look(task, model, data) if data or model else ({}, {})
+    chosen = task or next((one.task.name for one in seen.values() if one.task), None)
     if chosen is None and refused:
         fitting = [one.name for one in starting_first(components) if one.kind == "task" and one.name not in refused]
         chosen = fitting[0] if fitting else None
-    text = starter(components, chosen, model, data, strategy, seen)
+    text = starter(components, chosen, model, strategy, seen)
     if (file.parent / FILE).is_file():
         text = first_line(FILE) + text
     try:
@@ -77,22 +82,22 @@ def init(file: Path, task: str | None, model: str | None, data: str | None, stra
         raise InputError(f"{str(file)!r} exists. Name another file, or overwrite it with --force.") from None
     except OSError as error:
         raise InputError(f"cannot write {str(file)!r}: {error.strerror or error}.") from None
-    for line in _remarks(seen, task, data):
+    for line in _remarks(seen, task):
         click.echo(printable(line), err=True)
-    placeholders = [name for name, value in (("model.source", model), ("data.train", data)) if value is None]
+    placeholders = [name for name, value in (("model.source", model), ("data.train", data)) if not value]
     change = f"Set {' and '.join(placeholders)} in it, then" if placeholders else "Next"
-    if data is not None and Path(data).suffix and not Path(data).exists():
-        click.echo(printable(f"note: there is no {data!r} yet"), err=True)
+    for one in (one for one in data if Path(one).suffix and not Path(one).exists()):
+        click.echo(printable(f"note: there is no {one!r} yet"), err=True)
     click.echo(printable(f"wrote {file}. {change}: ftengine plan {shlex.quote(str(file))}"))
 
 
-def _look(task: str | None, model: str | None, data: str | None) -> tuple[Seen, dict[str, str]]:
-    """Look into data and model; return what the data is for, and why the model is not for some tasks.
+def _look(task: str | None, model: str | None, data: Sequence[str]) -> tuple[dict[str, Seen], dict[str, str]]:
+    """Look into data and model; return what each source is for, and why the model is not for some tasks.
 
     Raises:
-        InputError: the model is not for the task that is named, or that the data is for.
+        InputError: the model is not for the task that is named, or that the data is for; or sources are for several.
     """
-    from ftengine.cli.starter import Seen, look, refusals
+    from ftengine.cli.starter import look, refusals
     from ftengine.plugins.registry import Registry
 
     registry = Registry(only=["reader", "task", *(["loader"] if model else [])])
@@ -109,13 +114,26 @@ def _look(task: str | None, model: str | None, data: str | None) -> tuple[Seen, 
             )
     if task in refused:
         raise InputError(f"--task {task}: {refused[task]}")
-    return look(data, entries, registry, refused) if data is not None else Seen(), refused
+    seen = {source: look(source, entries, registry, refused) for source in data}
+    kinds = {source: one.task.name for source, one in seen.items() if one.task}
+    if len(set(kinds.values())) > 1:
+        each = ", ".join(f"{source} for task {kind}" for source, kind in kinds.items())
+        raise InputError(f"a run has one task, and the data is for several: {each}. Name one with --task.")
+    return seen, refused
 
 
-def _remarks(seen: Seen, task: str | None, data: str | None) -> Iterator[str]:
+def _remarks(seen: Mapping[str, Seen], task: str | None) -> Iterator[str]:
     """Yield what a reader should know of a look into the data."""
-    from ftengine.cli.starter import proposed_epochs
+    from ftengine.cli.starter import proposed_epochs, rows_of
 
+    for data, one in seen.items():
+        for line in _remarks_on(one, task, data):
+            yield line if len(seen) == 1 else f"{data}: {line}"
+    if (rows := rows_of(seen)) and (epochs := proposed_epochs(rows)) > proposed_epochs(None):
+        yield f"for {rows:,} rows train.epochs is {epochs:g}; the weights of the best validation are kept"
+
+
+def _remarks_on(seen: Seen, task: str | None, data: str) -> Iterator[str]:
     if not seen.columns:
         return
     if seen.note:
@@ -130,7 +148,5 @@ def _remarks(seen: Seen, task: str | None, data: str | None) -> Iterator[str]:
     renamed = ", ".join(f"{theirs} as {ours}" for ours, theirs in seen.recognised.columns.items())
     layout = f", in the layout of {seen.recognised.layout}" if seen.recognised.layout not in ("", "messages") else ""
     yield f"columns {columns}: {seen.task.name}{f', which reads {renamed}' if renamed else ''}{layout}"
-    if seen.rows and (epochs := proposed_epochs(seen.rows)) > proposed_epochs(None):
-        yield f"for {seen.rows:,} rows train.epochs is {epochs:g}; the weights of the best validation are kept"
     if seen.recognised.unread:
         yield f"note: {seen.recognised.unread}"

@@ -18,6 +18,7 @@ from ftengine.data.read import read_rows
 from ftengine.errors import DataError, InputError, SourceError
 from ftengine.plugins.registry import AUTO, RECIPE_KEYS, Entry, Registry
 from ftengine.run.recipe import DataSection, Recipe, TrainSection
+from ftengine.run.recipe_sources import TrainSource
 
 MODEL = "FOLDER-OR-HUB-ID"
 DATA = "train.jsonl"
@@ -109,6 +110,12 @@ def refusals(source: str, tasks: Iterable[Entry], registry: Registry) -> dict[st
     return refused
 
 
+def rows_of(seen: Mapping[str, Seen]) -> int | None:
+    """Return how many rows there are in all sources; None where that is not known of one."""
+    counts = [one.rows for one in seen.values()]
+    return None if not counts or None in counts else sum(count or 0 for count in counts)
+
+
 def proposed_epochs(rows: int | None) -> float:
     """Return passes over so many rows that come to enough steps; the default where they are not known."""
     section = TrainSection()  # type: ignore[call-arg]
@@ -122,9 +129,8 @@ def starter(
     components: Sequence[Described],
     task: str | None,
     model: str | None,
-    data: str | None,
     strategy: str | None,
-    seen: Seen,
+    seen: Mapping[str, Seen],
 ) -> str:
     """Return a commented recipe with every key and its default.
 
@@ -132,10 +138,11 @@ def starter(
         components: all that a recipe may name.
         task, strategy: names of components; by default the ones that their plugins propose to beginners.
         model: the recipe's `model.source`; by default one that suits the task (its trait `example_model`).
-        data: the recipe's `data.train`; by default a name that suits the task (its trait `example_data`).
-        seen: in that data.
+        seen: in each source of the recipe's `data.train`; by default that is a name which suits the task (its trait
+            `example_data`).
     """
-    how = seen.recognised
+    ways = [one.recognised for one in seen.values()]
+    unread = " ".join(dict.fromkeys(one.unread for one in ways if one.unread))
     chosen = {
         kind: starting_first(one for one in components if one.kind == kind and name in (None, one.name))[0]
         for kind, name in {"task": task, "strategy": strategy}.items()
@@ -143,19 +150,17 @@ def starter(
     asked, tuning = chosen["task"], chosen["strategy"]
     given: dict[tuple[str, str], Any] = {
         ("model", "source"): model or asked.traits["example_model"] or MODEL,
-        ("data", "train"): data or asked.traits["example_data"] or DATA,
+        ("data", "train"): asked.traits["example_data"] or DATA,
+        **_data(seen),
     }
     usual, share = tuning.traits["learning_rate"], asked.traits["learning_rate_share"]
     if usual is not None or share != 1:
         rate = (usual or TrainSection.model_fields["learning_rate"].default) * share
         given["train", "learning_rate"] = float(f"{rate:.3g}")
-    if seen.task and (epochs := proposed_epochs(seen.rows)) != TrainSection.model_fields["epochs"].default:
+    known = any(one.task for one in seen.values())
+    if known and (epochs := proposed_epochs(rows_of(seen))) != TrainSection.model_fields["epochs"].default:
         given["train", "epochs"] = epochs
-    given |= {("task", option): value for option, value in how.options.items()}
-    if how.columns:
-        given["data", "columns"] = dict(how.columns)
-    if how.split:
-        given["data", "split"] = dict(how.split)
+    given |= {("task", option): value for one in ways for option, value in one.options.items()}
     lines = [
         "# A recipe of ftengine: `ftengine plan` shows what it would do, `ftengine train` does it.",
         "# What is not listed as required may be left out; then it has the value written here.",
@@ -171,19 +176,49 @@ def starter(
             lines += _component(components, option, chosen[option.name], given)
         elif section is not None:
             lines.append(_commented(f"{option.name}:", _summary(section)))
-            lines += _keys(option.name, section, given, how.unread)
+            lines += _keys(option.name, section, given, unread)
         else:
             lines.append(_line(option, Recipe))
             lines += _rest(components, KINDS_OF_LISTS.get(option.name), "may hold", modality=asked.modality)
     return "\n".join(lines) + "\n"
 
 
+def _data(seen: Mapping[str, Seen]) -> dict[tuple[str, str], Any]:
+    """Return what the recipe says of the data; of several sources that are read otherwise, each with its columns."""
+    ways = [one.recognised for one in seen.values()]
+    alike = all(one.columns == ways[0].columns for one in ways)
+    told: dict[tuple[str, str], Any] = {("data", "train"): next(iter(seen))} if seen else {}
+    if len(seen) > 1:
+        own = {source: {} if alike else dict(one.recognised.columns) for source, one in seen.items()}
+        told["data", "train"] = [{"source": source, "columns": columns} for source, columns in own.items()]
+    if ways and alike and ways[0].columns:
+        told["data", "columns"] = dict(ways[0].columns)
+    if ways and ways[0].split:
+        told["data", "split"] = dict(ways[0].split)
+    return told
+
+
 def _keys(name: str, section: type[BaseModel], given: Mapping[tuple[str, str], Any], unread: str) -> Iterator[str]:
     """Yield a line a key of a section, below that of the columns what is said of those not read."""
     for key in options(section):
-        yield _line(key, section, given.get((name, key.name)), 2)
+        value = given.get((name, key.name))
+        if (name, key.name) == ("data", "train") and isinstance(value, list):
+            yield _commented("  train:", _known(key, section))
+            yield from _sources(value)
+            continue
+        yield _line(key, section, value, 2)
         if unread and (name, key.name) == ("data", "columns"):
             yield f"  # {_flat(unread)}"
+
+
+def _sources(sources: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield lines of several sources, their weights commented out."""
+    for one in sources:
+        yield f"    - source: {yaml_value(one['source'])}"
+        if one["columns"]:
+            yield f"      columns: {yaml_value(one['columns'])}"
+        weight = f"{TrainSource.model_fields['weight'].description}; given to all or to none"
+        yield _commented("      # weight: 1", weight if one is sources[0] else "")
 
 
 def yaml_value(value: Any) -> str:
@@ -221,6 +256,11 @@ def _rest(
 def _line(option: Option, section: type[BaseModel] | None, value: Any = None, indent: int = 0) -> str:
     """Write a key with its default (or another value) and what there is to know about it."""
     shown = yaml_value(_shortened(option.default if value is None else value))
+    return _commented(f"{' ' * indent}{option.name}: {shown}", _known(option, section))
+
+
+def _known(option: Option, section: type[BaseModel] | None) -> str:
+    """Return what there is to know about a key."""
     inner = _optional_section(section, option.name) if section else None
     known = [
         "required" if option.required else "",
@@ -230,7 +270,7 @@ def _line(option: Option, section: type[BaseModel] | None, value: Any = None, in
         # Any text may be given where a string is; its description says what it means.
         "" if "string" in option.type else ", ".join(option.constraints),
     ]
-    return _commented(f"{' ' * indent}{option.name}: {shown}", "; ".join(part.rstrip(".") for part in known if part))
+    return "; ".join(part.rstrip(".") for part in known if part)
 
 
 def _commented(text: str, comment: str) -> str:

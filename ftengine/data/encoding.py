@@ -18,24 +18,26 @@ from ftengine.api import Augmenter, Batch, Example, Features, Listener, Task, it
 from ftengine.data.augmentation import augment, mix
 from ftengine.data.batching import REFERENCE, as_numbers, epoch_batches
 from ftengine.data.features import KeptFeatures, features_key, keep_features
-from ftengine.data.mixed import MixedRows, Mixture
+from ftengine.data.mixed import SOURCE, MixedRows, Mixture
 from ftengine.data.read import DataRows
-from ftengine.data.row_facts import RowFacts, in_parts, longest_sequence, nothing_left, percentiles, whole
+from ftengine.data.row_facts import (
+    COUNTS,
+    UNKNOWN,
+    Encoded,
+    RowFacts,
+    accepted,
+    counted,
+    encoded_rows,
+    longest_sequence,
+    nothing_left,
+    percentiles,
+)
 from ftengine.data.row_hashes import identities, to_json
 from ftengine.data.split_columns import numbers_of
 from ftengine.errors import DataError
 from ftengine.plugins.returned import wrong
 
 SHOWN_ROWS = 5
-COUNTS = [
-    ("weight", float),
-    *((name, int) for name in ("row", "length", "sequence", "truncated", "untruncated", "unknown", "token")),
-]
-"""What is kept of an example's features."""
-TOKENS = ("input_ids", "labels")
-"""Where features have ids of tokens, as a rule."""
-UNKNOWN = -1
-"""What stands for a count that the task does not tell."""
 
 
 @dataclass
@@ -106,6 +108,14 @@ class EncodedSplit:
         mixed = self.mixture if self.draws and self.shares is None else None
         order = None if mixed is None else mixed.epoch(seed, epoch)
         return epoch_batches(self.lengths, size, seed, epoch, self.shares, order)
+
+    def drawn(self, size: int, seed: int, steps: int) -> np.ndarray:
+        """Return the examples, ascending, that the effective batches of so many steps have."""
+        batches, epoch = list[np.ndarray](), 0
+        while len(batches) < steps:
+            batches += self.epoch(size, seed, epoch)
+            epoch += 1
+        return np.unique(np.concatenate(batches[:steps]))
 
     @property
     def draws(self) -> bool:
@@ -250,13 +260,22 @@ class EncodedSplit:
             **self.facts.to_json(),
             "rows": len(np.unique(self.rows.before(self.index))),
             "content": self.content,
-            **({"sources": self._sources()} if self.mixture else {}),
+            **({"sources": self._by_source(self.rows)} if isinstance(self.rows, MixedRows) else {}),
         }
 
-    def _sources(self) -> list[dict[str, Any]]:
-        assert self.mixture is not None
-        assert isinstance(self.rows, MixedRows)
-        return self.mixture.told(self.rows, self.index, tokens=self.lengths, trained_tokens=self.weights)
+    def _by_source(self, rows: MixedRows) -> list[dict[str, Any]]:
+        facts = rows.counted(self.index, tokens=self.lengths, trained_tokens=self.weights)
+        return facts if self.mixture is None else self.mixture.told(facts)
+
+    @property
+    def source_names(self) -> list[str]:
+        """What the sources are called that the examples are of, where these are several."""
+        return [one.source for one in self.rows.sources] if isinstance(self.rows, MixedRows) else []
+
+    @property
+    def sources(self) -> np.ndarray:
+        """(examples,) the number of each example's source."""
+        return self.rows.of[self.index] if isinstance(self.rows, MixedRows) else np.zeros(len(self), dtype=int)
 
 
 def _show_processor(augmenters: Sequence[Augmenter], processor: Any) -> None:
@@ -268,6 +287,8 @@ def content_of(rows: Iterable[Example], task: Task) -> str:
     """Return what `EncodedSplit.content` of these rows would be, without encoding them."""
     content = blake2b(digest_size=16)
     for row in rows:
+        if isinstance(rows, MixedRows):  # how the recipe spells a source makes no other row
+            row = {**row, SOURCE: None}
         identity = to_json(task.view(row).identity) if task.file_columns else ""  # a file may change, not its path
         content.update((to_json(row) + identity).encode())
     return content.hexdigest()
@@ -275,16 +296,11 @@ def content_of(rows: Iterable[Example], task: Task) -> str:
 
 def unusable(rows: DataRows, task: Task, processor: Any, max_length: int | None) -> Iterator[tuple[str, str]]:
     """Yield place and reason of each row that cannot be encoded; features are kept for later runs."""
-
-    def encoded() -> Iterator[Features | DataError]:
-        return (_encode(row, task, processor, max_length) for row in rows)
-
     key = features_key(content_of(rows, task), task, processor, max_length)
-    rows = in_parts(rows, task, processor)
-    kept = None if key is None else keep_features(key, rows.source, encoded())
-    for i, features in enumerate(encoded() if kept is None else kept):
+    kept = None if key is None else keep_features(key, rows.source, encoded_rows(rows, task, processor, max_length))
+    for row, features in encoded_rows(rows, task, processor, max_length) if kept is None else kept:
         if isinstance(features, DataError):
-            yield rows.where(i), f"{rows.where(i)}: {features}"
+            yield rows.where(row), f"{rows.where(row)}: {features}"
 
 
 def encode_split(
@@ -308,16 +324,16 @@ def encode_split(
     """
     _show_processor(augmenters, processor)
     facts, skipped, content = RowFacts(), dict[int, str](), content_of(rows, task)
-    rows = in_parts(rows, task, processor)
 
-    def encoded() -> Iterator[Features | DataError]:
+    def encoded() -> Iterator[Encoded]:
         announced = iterate(listener, rows, f"encode {name}", len(rows))
-        return _accepted((_encode(row, task, processor, max_length) for row in announced), rows, on_error)
+        return accepted(encoded_rows(announced, task, processor, max_length), rows, on_error)
 
     key = features_key(content, task, processor, max_length)
     features = None if key is None else keep_features(key, rows.source, encoded())
-    told = encoded() if features is None else _accepted(features, rows, on_error)
-    counts = np.fromiter(_counted(facts.gathered(told), rows, skipped), COUNTS)
+    made = encoded() if features is None else accepted(features, rows, on_error)
+    counts = np.fromiter(counted(made, rows, facts, skipped), COUNTS)
+    rows = rows.in_parts(np.bincount(facts.of, minlength=len(rows)))
     kept = counts[counts["weight"] != 0]
     if not len(kept):
         raise DataError(nothing_left(name, rows, counts, facts.reasons, len(skipped)))
@@ -353,47 +369,3 @@ def _numbers(rows: DataRows, kept: np.ndarray, task: Task, group: str | None, li
     """Return the numbers that duplicates share, and those that rows of one group share, of the rows that are kept."""
     measured = rows if len(kept) == len(rows) else rows.select(kept)
     return numbers_of(measured, identities(measured, task, 0), group, listener)
-
-
-def _encode(row: Example, task: Task, processor: Any, max_length: int | None) -> Features | DataError:
-    try:
-        return whole(task, task.encode(row, processor, max_length=max_length))
-    except DataError as error:
-        return error
-
-
-def _accepted(encoded: Iterable[Features | DataError], rows: DataRows, on_error: str) -> Iterator[Features | DataError]:
-    """Yield what is made of rows (DataError: nothing is of one, and such rows are not to be skipped)."""
-    for i, features in enumerate(encoded):
-        if isinstance(features, DataError) and on_error == "fail":
-            renamed = ", ".join(f"{theirs} as {ours}" for ours, theirs in rows.names.items() if ours != theirs)
-            read = f" The recipe reads {renamed}." if renamed else ""
-            raise DataError(f"{rows.where(i)}: {features}{read} (data.on_error=skip leaves such rows out)") from None
-        yield features
-
-
-def _counted(
-    encoded: Iterable[Features | DataError], rows: DataRows, skipped: dict[int, str]
-) -> Iterator[tuple[Any, ...]]:
-    """Yield the counts of what was made of each row, and note why rows were skipped."""
-    for i, features in enumerate(encoded):
-        if isinstance(features, DataError):
-            skipped[i] = f"{rows.where(i)}: {features}"
-        else:
-            yield _counts(i, features)
-
-
-def _counts(row: int, features: Features) -> tuple[Any, ...]:
-    """Return what `COUNTS` names."""
-    told = (UNKNOWN if (count := features.get(key)) is None else count for key in ("full_length", "unknown"))
-    ids = (features[key] for key in TOKENS if isinstance(features.get(key), list))
-    token = max((max(one, default=UNKNOWN) for one in ids), default=UNKNOWN)
-    return (
-        features["weight"],
-        row,
-        features["length"],
-        longest_sequence(features),
-        bool(features["truncated"]),
-        *told,
-        token,
-    )

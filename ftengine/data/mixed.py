@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,8 @@ from ftengine.run.records import Skipped
 SOURCE = "data_source"
 """The column that says which of several sources a row is of."""
 _OF, _ROW = "source", "row"
+_ROUND = 1
+"""Tells the random numbers of a source's round from those of an epoch: zeros behind a seed make no other."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,19 @@ class MixedRows(DataRows):
         """Return the place of a row, in its own source."""
         return self.sources[self.of[int(index)]].where(int(self._places[_ROW][int(index)]))
 
+    def counted(self, index: np.ndarray, **values: np.ndarray) -> list[dict[str, Any]]:
+        """Return of each source how many rows and examples it has among some, and what these come to in sum."""
+        of = self.of[index]
+        return [
+            {
+                "source": source.source,
+                "rows": len(np.unique(self.before(index[of == n]))),
+                "examples": int((of == n).sum()),
+                **{name: int(numbers[of == n].sum()) for name, numbers in values.items()},
+            }
+            for n, source in enumerate(self.sources)
+        ]
+
 
 def mixed(sources: Sequence[DataRows], weights: Sequence[float]) -> MixedRows:
     """Return rows of several sources as one (DataError: one has a column of the name that tells sources apart)."""
@@ -90,11 +105,13 @@ class Mixture:
     Args:
         of: (examples,) the number of each example's source.
         sizes, counts: for each source how many examples it has, and how many an epoch takes of them.
+        weights: as `MixedRows` has them.
     """
 
     of: np.ndarray
     sizes: np.ndarray
     counts: np.ndarray
+    weights: tuple[float, ...] = ()
 
     @classmethod
     def make(cls, rows: MixedRows, index: np.ndarray) -> Mixture:
@@ -115,7 +132,7 @@ class Mixture:
                 f"{one} has weight {weight:,g} of {sum(rows.weights):,g}, which is less than one of the {len(of):,} "
                 "examples of an epoch. Raise its weight in data.train, or take it out."
             )
-        return cls(of, sizes, counts)
+        return cls(of, sizes, counts, rows.weights)
 
     @property
     def weighted(self) -> bool:
@@ -133,23 +150,15 @@ class Mixture:
             members, at, end = np.flatnonzero(self.of == n), epoch * count, (epoch + 1) * count
             while at < end:
                 round_, begin = divmod(at, size)
-                order = np.random.default_rng([seed, n, round_]).permutation(size)
+                order = np.random.default_rng([seed, n, round_, _ROUND]).permutation(size)
                 taken = order[begin : begin + end - at]
                 drawn.append(members[taken])
                 at += len(taken)
         examples = np.concatenate(drawn)
         return examples[np.random.default_rng([seed, epoch]).permutation(len(examples))]
 
-    def told(self, rows: MixedRows, index: np.ndarray, **counted: np.ndarray) -> list[dict[str, Any]]:
-        """Return of each source its rows, its examples, what is counted of these, and how often an epoch has one."""
-        return [
-            {
-                "source": source.source,
-                "rows": len(np.unique(rows.before(index[self.of == n]))),
-                "examples": int(self.sizes[n]),
-                **{name: int(values[self.of == n].sum()) for name, values in counted.items()},
-                "weight": rows.weights[n] if rows.weights else None,
-                "an_epoch": int(self.counts[n]),
-            }
-            for n, source in enumerate(rows.sources)
-        ]
+    def told(self, facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return facts of each source with its weight, and how many of its examples an epoch takes."""
+        weights = self.weights or [None] * len(facts)
+        taken = zip(facts, weights, self.counts.tolist(), strict=True)
+        return [{**one, "weight": weight, "an_epoch": count} for one, weight, count in taken]

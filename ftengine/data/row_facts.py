@@ -1,7 +1,8 @@
-"""What a task tells of rows beside numbers of tokens, and how many examples each of them makes."""
+"""What a task makes of rows, and what it tells of them."""
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -9,11 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Example, Features, Task, overrides
+from ftengine.api import PART, Example, Features, Task, overrides
 from ftengine.data.read import DataRows
 from ftengine.errors import DataError, PluginError
 from ftengine.plugins.blame import named
 from ftengine.plugins.returned import described, wrong
+
+Encoded = tuple[int, Features | DataError]
+"""The number of a row with the features of it, or of one of the examples that it makes, or why there are none."""
+COUNTS = [
+    ("weight", float),
+    *((name, int) for name in ("row", "length", "sequence", "truncated", "untruncated", "unknown", "token")),
+]
+"""What is kept of an example's features."""
+TOKENS = ("input_ids", "labels")
+"""Where features have ids of tokens, as a rule."""
+UNKNOWN = -1
+"""What stands for a count that the task does not tell."""
 
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 
@@ -24,24 +37,23 @@ class RowFacts:
 
     Args:
         counts: what the task counts (`Task.encode`), summed.
-        kinds: the first row of each kind that is trained on.
+        kinds: the first example of each kind that is trained on.
         reasons: why rows are not trained on, as the task says, with how many; the others were cut.
+        of: the number of each example's row; that of a row without any too.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     kinds: dict[str, int] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
+    of: array[int] = field(default_factory=lambda: array("q"))
 
-    def gathered(self, encoded: Iterable[Features | DataError]) -> Iterator[Features | DataError]:
-        """Yield what was made of rows, and note what is told of them."""
-        for i, features in enumerate(encoded):
-            if not isinstance(features, DataError):
-                self.counts.update(features.get("counts", ()))
-                if features["weight"] and "kind" in features:
-                    self.kinds.setdefault(features["kind"], i)
-                if not features["weight"] and features.get("untrained"):
-                    self.reasons[features["untrained"]] += 1
-            yield features
+    def add(self, example: int, features: Features) -> None:
+        """Note what is told of an example."""
+        self.counts.update(features.get("counts", ()))
+        if features["weight"] and "kind" in features:
+            self.kinds.setdefault(features["kind"], example)
+        if not features["weight"] and features.get("untrained"):
+            self.reasons[features["untrained"]] += 1
 
     def to_json(self) -> dict[str, Any]:
         """Return what audits see."""
@@ -58,20 +70,6 @@ def percentiles(lengths: np.ndarray, *, longest: bool = False) -> dict[str, int]
 def longest_sequence(features: Features) -> int:
     """Return the longest sequence that the model reads of an example."""
     return int(features.get("longest") or features["length"])
-
-
-def in_parts(rows: DataRows, task: Task, processor: Any) -> DataRows:
-    """Return rows, each as often as it makes examples."""
-    if not overrides(task, "parts"):
-        return rows
-
-    def count(row: Example) -> int:
-        try:
-            return task.parts(row, processor)
-        except DataError:  # `encode` will say so, with its place
-            return 1
-
-    return rows.in_parts(np.fromiter(map(count, rows), int, len(rows)))
 
 
 def nothing_left(name: str, rows: DataRows, counts: np.ndarray, reasons: Counter[str], skipped: int) -> str:
@@ -101,3 +99,55 @@ def whole(task: Task, features: Any) -> Features:
             had = f"whose {key!r} is {described(features[key])}" if key in features else f"without {key!r}"
             raise PluginError(f"{named(task)}: encode() returned a dict {had}; it must return {wanted}.")
     return features
+
+
+def encoded_rows(rows: Iterable[Example], task: Task, processor: Any, max_length: int | None) -> Iterator[Encoded]:
+    """Yield what is made of rows: features of each example, or why there are none."""
+    divides = overrides(task, "parts")
+    for number, row in enumerate(rows):
+        try:
+            parts = task.parts(row, processor) if divides else 1
+            for part in range(parts):
+                example = row if parts == 1 else {**row, PART: part}
+                yield number, whole(task, task.encode(example, processor, max_length=max_length))
+        except DataError as error:
+            yield number, error
+
+
+def accepted(encoded: Iterable[Encoded], rows: DataRows, on_error: str) -> Iterator[Encoded]:
+    """Yield what is made of rows (DataError: nothing is of one, and such rows are not to be skipped)."""
+    for row, features in encoded:
+        if isinstance(features, DataError) and on_error == "fail":
+            renamed = ", ".join(f"{theirs} as {ours}" for ours, theirs in rows.names.items() if ours != theirs)
+            read = f" The recipe reads {renamed}." if renamed else ""
+            raise DataError(f"{rows.where(row)}: {features}{read} (data.on_error=skip leaves such rows out)") from None
+        yield row, features
+
+
+def counted(
+    encoded: Iterable[Encoded], rows: DataRows, facts: RowFacts, skipped: dict[int, str]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield what `COUNTS` names of each example, and note facts, and why rows were skipped."""
+    for i, (row, features) in enumerate(encoded):
+        facts.of.append(row)
+        if isinstance(features, DataError):
+            skipped[i] = f"{rows.where(row)}: {features}"
+        else:
+            facts.add(i, features)
+            yield _counts(i, features)
+
+
+def _counts(row: int, features: Features) -> tuple[Any, ...]:
+    """Return what `COUNTS` names of an example."""
+    told = (UNKNOWN if (count := features.get(key)) is None else count for key in ("full_length", "unknown"))
+    ids = (features[key] for key in TOKENS if isinstance(features.get(key), list))
+    token = max((max(one, default=UNKNOWN) for one in ids), default=UNKNOWN)
+    return (
+        features["weight"],
+        row,
+        features["length"],
+        longest_sequence(features),
+        bool(features["truncated"]),
+        *told,
+        token,
+    )

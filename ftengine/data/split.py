@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from ftengine.data.split_columns import times, values
 from ftengine.errors import DataError
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import DataSection
+from ftengine.run.recipe_sources import names
 from ftengine.text import counted
 
 LEAST_ROWS = 0.1
@@ -272,8 +273,10 @@ def _read_train(section: DataSection, task: Task, registry: Registry) -> DataRow
     if isinstance(section.train, str):
         return read_for(section.train, section, task, registry)
     sources = [
-        read_for(one.source, section, task, registry, {"reader": one.reader, "columns": one.columns})
-        for one in section.train
+        replace(
+            read_for(one.source, section, task, registry, {"reader": one.reader, "columns": one.columns}), source=name
+        )
+        for name, one in zip(names(section.train), section.train, strict=True)
     ]
     return mixed(sources, [one.weight for one in section.train if one.weight is not None])
 

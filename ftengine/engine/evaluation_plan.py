@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -77,9 +75,7 @@ def trained_rows(train: EncodedSplit, steps: Steps, seed: int) -> DataRows:
     """Return the rows that a run trains on: fewer where it ends within its first epoch, or draws them."""
     if not train.draws and steps.total >= steps.per_epoch:
         return train.rows
-    epochs = (train.epoch(steps.batch, seed, epoch) for epoch in range(math.ceil(steps.total / steps.per_epoch)))
-    members = np.unique(np.concatenate([*chain(*epochs)][: steps.total]))
-    return train.rows.select(np.sort(train.index[members]))
+    return train.rows.select(np.sort(train.index[train.drawn(steps.batch, seed, steps.total)]))
 
 
 def plan_evaluation(

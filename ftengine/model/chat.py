@@ -19,7 +19,7 @@ from jinja2 import Environment, TemplateError
 
 from ftengine.api.conversation import Conversation, Message, ToolCall
 from ftengine.errors import DataError
-from ftengine.model.conversation import THOUGHTS
+from ftengine.model.content_blocks import THOUGHTS
 from ftengine.model.tokens import Span
 
 _GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")

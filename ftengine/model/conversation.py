@@ -13,10 +13,9 @@ from typing import Any
 
 from ftengine.api.conversation import ROLES, Conversation, Message, ToolCall
 from ftengine.errors import DataError, did_you_mean, shown
+from ftengine.model.content_blocks import THOUGHTS, unfolded
 from ftengine.model.written_calls import calls_in, result_in, results_in
 
-THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-"""Keys of a thought, as templates and servers call it."""
 _KEYS = ("role", "content", "tool_calls", "tool_call_id", "function_call", "weight", "name", "refusal", *THOUGHTS)
 _ABOUT = (
     *(
@@ -33,12 +32,17 @@ _ABOUT = (
     ),
     *("date", "time", "user", "author", "source", "model", "language", "lang", "tokens", "token_count", "num_tokens"),
     *("score", "rating", "toxic", "toxicity", "redacted", "hashed_ip", "country", "header", "state", "status"),
+    *("end_turn", "logprobs", "usage"),
     *("category", "moderation", "openai_moderation", "finish_reason", "stop_reason", "annotations", "metadata", "meta"),
 )
 """Keys that tell of a message what no model reads."""
 _CALL_KEYS = ("id", "type", "index", "function", "name", "arguments", "parameters")
 _PART_KEYS = ("type", "text", "cache_control", "annotations")
-_THOUGHT = re.compile(r"\s*(?:<think>)?((?:(?!<think>).)*?)</think>\s*", re.DOTALL)
+_THOUGHT = re.compile(
+    r"\s*(?:<think>((?:(?!<think>).)*?)</think>|((?:(?!</?think>).)*?)(?<=\n)</think>|((?:(?!</?think>).)*?)</think>\s*?(?:\n|$))\s*",
+    re.DOTALL,
+)
+"""A thought in front of an answer; where nothing opens it, what ends it begins or ends a line: else it is prose."""
 _FREE = json.JSONDecoder()
 
 
@@ -52,7 +56,9 @@ def read_conversation(row: Mapping[str, Any]) -> Conversation:
         DataError: which message is malformed, and how.
     """
     values, given = _listed(row)
-    messages = [_message(value, number) for number, value in enumerate(values, 1)]
+    each = [unfolded(value, number) for number, value in enumerate(values, 1)]
+    messages = [_message(one, number) for number, parts in enumerate(each, 1) for one in parts]
+    given = sum(map(len, each[:given]))
     tools = _tools(row)
     _require_known(messages, tools)
     kwargs = row.get("chat_template_kwargs")
@@ -124,11 +130,12 @@ def _thought(message: Mapping[str, Any], content: Any, where: str, *, alone: boo
         if not isinstance(value, str):
             raise DataError(f"{where} has {key} {shown(value)}; a thought must be text.")
     texts = {value.strip(): key for key, value in reversed(given.items())}
-    if isinstance(content, str) and (match := _THOUGHT.match(content)):
+    if isinstance(content, str) and "</think>" in content and (match := _THOUGHT.match(content)):
         if not content[match.end() :] and not alone:
             raise DataError(f"{where} has a thought and no answer behind it; leave it out or give it one.")
         content = content[match.end() :]
-        texts |= {match[1].strip(): "content, in front of </think>"} if match[1].strip() not in texts else {}
+        thought = (match[1] or match[2] or match[3] or "").strip()
+        texts |= {thought: "content, in front of </think>"} if thought not in texts else {}
     if len(texts := {text: key for text, key in texts.items() if text}) > 1:
         raise DataError(f"{where} has thoughts that differ, in {' and in '.join(texts.values())}; leave one of them.")
     return next(iter(texts), ""), content

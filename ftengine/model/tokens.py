@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ftengine.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -159,14 +161,14 @@ def encode_spans(processor: Any, text: str, spans: Sequence[Span]) -> tuple[list
         return _encode_apart(processor, text, spans)
     encoded = processor(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids = encoded["input_ids"]
-    trained = (_overlaps(offset, spans) for offset in encoded["offset_mapping"])
-    return ids, [token if hit else IGNORED for token, hit in zip(ids, trained, strict=True)]
-
-
-def _overlaps(offset: Span, spans: Sequence[Span]) -> bool:
-    start, end = offset
-    start = min(start, end - 1)  # tokenizers may trim a blank token's offset to nothing, at its end
-    return any(start < stop and first < end for first, stop in spans)
+    offsets = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    ends = offsets[:, 1]
+    starts = np.minimum(offsets[:, 0], ends - 1)  # tokenizers may trim a blank token's offset to nothing, at its end
+    labels = np.full(len(ids), IGNORED)
+    for first, stop in spans:
+        inside = (starts < stop) & (first < ends)
+        labels[inside] = np.array(ids, dtype=np.int64)[inside]
+    return ids, labels.tolist()
 
 
 def _encode_apart(processor: Any, text: str, spans: Sequence[Span]) -> tuple[list[int], list[int]]:

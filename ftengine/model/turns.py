@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ftengine.api.conversation import Conversation, Message
 from ftengine.errors import DataError, shown
@@ -79,8 +80,19 @@ def write(
         DataError: the template refuses the conversation, hides where a message begins, or marks something else with
             {% generation %} than what is served.
     """
+    asked = (conversation, tuple(sorted(trained)), mask_thoughts, processor.chat_template)
+    if (last := _LAST.get(processor)) is None or last[0] != asked:
+        last = _LAST[processor] = asked, _write(processor, *asked[:3])
+    return last[1]
+
+
+_LAST: WeakKeyDictionary[Any, tuple[Any, list[Written]]] = WeakKeyDictionary()
+"""What was written last by each tokenizer: a row is asked first how many examples it makes, and then for each."""
+
+
+def _write(processor: Any, conversation: Conversation, trained: Sequence[int], mask_thoughts: bool) -> list[Written]:
     whole = render(processor, conversation)
-    left = [turn(processor, conversation, k, whole) for k in sorted(trained)]
+    left = [turn(processor, conversation, k, whole) for k in trained]
     if not left:
         return [Written(whole, [])]
     turns = []

@@ -77,6 +77,20 @@ def trade_off(points: Sequence[Mapping[str, Any]]) -> LineChart | None:
     )
 
 
+def by_source(lines: Sequence[Mapping[str, Any]], prefix: str = "loss/") -> LineChart | None:
+    """Draw the losses of batches of each of several sources, smoothed; None where there is one source."""
+    names = dict.fromkeys(key for line in lines for key in line if key.startswith(prefix))
+    raw = {
+        name.removeprefix(prefix): [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+        for name in names
+    }
+    known = _known(*(_line(name, smoothed(points)[0] or points) for name, points in raw.items()))
+    if not known:
+        return None
+    caption = "Loss of the batches, on the examples of each source; smoothed as above."
+    return LineChart(title="Losses by source", x_label="step", y_label="loss", lines=known, caption=caption)
+
+
 def together(runs: Iterable[tuple[str, Points]]) -> LineChart | None:
     """Draw the validation losses of several runs, each a name and points; None where none has any."""
     lines = _known(*(_line(name, points) for name, points in runs))

@@ -10,7 +10,7 @@ import yaml
 
 from ftengine.api import Baseline, Display, LineChart, Table
 from ftengine.evaluation import is_beyond_chance
-from ftengine.report.charts import learning_rate, losses, trade_off
+from ftengine.report.charts import by_source, learning_rate, losses, trade_off
 from ftengine.report.draw import merge_charts
 from ftengine.run.evaluation_result import ChangedExample, Slice, SlicedColumn, quality_first
 from ftengine.run.record import flat
@@ -113,6 +113,7 @@ def _training(run: RunRecords) -> dict[str, Any]:
             [(one.step, one.training_loss) for one in validations if one.training_loss is not None],
             run.kept_step,
         ),
+        *([chart] if (chart := by_source(run.lines)) is not None else []),
         learning_rate([(step.step, step.learning_rate) for step in steps]),
     ]
     return {"facts": run.training, "kept": run.kept_step, "charts": curves, "regularizers": regularizers}

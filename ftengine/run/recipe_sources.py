@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -35,9 +36,12 @@ def _sources(value: Any) -> Any:
             sources.append(one if isinstance(one, TrainSource) else TrainSource.model_validate(one))
         except ValidationError as error:
             raise ValueError(explain(error, TrainSource, f"data.train.{number}.")) from None
-    names = [one.source for one in sources]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"the source {twice!r} is named twice; name it once, with a weight")
+    known = dict[str, TrainSource]()
+    for one in sources:
+        other = known.setdefault(f"{_real(one.source)} {_own(one)}", one)
+        if other is not one:
+            spelt = "" if other.source == one.source else f", as {other.source!r} too"
+            raise ValueError(f"the source {one.source!r} is named twice{spelt}; name it once, with a weight")
     without = [one.source for one in sources if one.weight is None]
     if 0 < len(without) < len(sources):
         raise ValueError(f"{without[0]!r} has no weight, and others have; give every source one, or none")
@@ -56,6 +60,30 @@ def listed(train: str | Sequence[TrainSource]) -> Sequence[TrainSource]:
     return (TrainSource.model_validate({"source": train}),) if isinstance(train, str) else train
 
 
+def names(train: str | Sequence[TrainSource]) -> list[str]:
+    """Return what sources are called: where several are of one file, each with how it is read."""
+    sources = listed(train)
+    files = [_real(one.source) for one in sources]
+    several = {file for file in files if files.count(file) > 1}
+    return [
+        f"{one.source} ({own})" if file in several and (own := _own(one)) else one.source
+        for file, one in zip(files, sources, strict=True)
+    ]
+
+
 def name_of(train: str | Sequence[TrainSource]) -> str:
     """Return sources in words."""
-    return " + ".join(one.source for one in listed(train))
+    return " + ".join(names(train))
+
+
+def _real(source: str) -> str:
+    """Return a source, of a file or folder its one path."""
+    path = os.path.expanduser(source)
+    return os.path.realpath(path) if os.path.exists(path) else os.path.normpath(source)
+
+
+def _own(one: TrainSource) -> str:
+    """Return in words how a source is read that is said of it alone."""
+    reader = one.reader or {}
+    options = {"reader": reader.get("name"), **reader, "columns": one.columns}
+    return ", ".join(f"{key} {value}" for key, value in options.items() if key != "name" and value is not None)

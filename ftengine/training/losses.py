@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -16,23 +17,27 @@ from ftengine.data.encoding import EncodedSplit
 from ftengine.model import Criterion
 from ftengine.parallel.sharding import is_sharded, reshard
 from ftengine.plugins.returned import is_scalar, wrong
+from ftengine.training.source_losses import SourceLosses
 
 SAMPLE = 256
 """Training rows at most on which the training loss is measured as the validation loss is."""
 
 
 @torch.no_grad()
-def mean_loss(
+def mean_losses(
     accelerator: Accelerator, module: nn.Module, split: EncodedSplit, size: int, tokens: int, together: int
-) -> float:
+) -> dict[str, float]:
     """Return the plain loss over a split in evaluation mode, not augmented, divided once by its whole weight.
+
+    It stands under "", and beside it the loss of each source, where there are several, under "/" and its name.
 
     Args:
         size, tokens: examples and tokens of a batch at most, as in `micro_batches`.
         together: examples that are compared with each other where the task's loss does that.
     """
     module.eval()
-    totals = zeros(2, accelerator.device)
+    by_source = SourceLosses(split)
+    totals = zeros(2 + len(by_source.names), accelerator.device)
     rank, ranks = accelerator.process_index, accelerator.num_processes
     order, fill, meet = by_length(split.lengths), is_sharded(module), split.task.traits.examples_meet
     for start in range(0, len(order), together if meet else len(order)):
@@ -45,15 +50,16 @@ def mean_loss(
                 if meet:
                     parts += [represented(split.task, module, batch)] if counts else []
                     continue
-                loss_sum, weight = loss_of(split.task, module, batch, Criterion())
+                criterion = by_source.noting(Criterion())
+                loss_sum, weight = loss_of(split.task, module, batch, criterion)
             if counts:
-                totals += stacked(accelerator.device, loss_sum, weight)
+                totals += stacked(accelerator.device, loss_sum, weight, *by_source.sums(members, criterion))
         whole = gathered(parts, accelerator)[0] if meet else {}
         if meet and accelerator.is_main_process:  # each process has all of them
             totals += stacked(accelerator.device, *joint_loss_of(split.task, whole))
     reshard(module)
-    total, count = (float(x) for x in accelerator.reduce(totals, "sum"))
-    return total / count if count else 0.0
+    total, count, *sums = accelerator.reduce(totals, "sum").tolist()
+    return {"": total / count if count else 0.0} | by_source.means(np.arange(len(split)), sums, total, "/")
 
 
 Represented = Mapping[str, Tensor]

@@ -32,6 +32,7 @@ from ftengine.training.modes import draw_randomness, frozen, frozen_at, statisti
 from ftengine.training.optimizer import build_optimizer
 from ftengine.training.regularizing import Attached
 from ftengine.training.setup import Setup
+from ftengine.training.source_losses import SourceLosses
 from ftengine.training.steps import batch_tokens, plan_steps
 from ftengine.training.stopping import Stop
 
@@ -64,6 +65,7 @@ class OptimizerStep:
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self._scaled = self.accelerator.prepare_optimizer(self.optimizer)
         self.steps = plan_steps(len(setup.train), self.section, setup.processes)
+        self._by_source = SourceLosses(setup.train)
 
     def step(self, members: np.ndarray, progress: Progress, regularizers: Attached) -> dict[str, Any]:
         """Take one step over the examples of an effective batch, on the criterion and penalties of regularizers.
@@ -105,9 +107,10 @@ class OptimizerStep:
         got = [name in self._got if self._sharded else p.grad is not None for name, p in self._trained.items()]
         flags = totals.new_tensor([self.stop.asked, *got])
         gradients.send()
-        loss_sum, penalty_sum, weight, penalties, computed, asked, *touches = self.accelerator.reduce(
+        loss_sum, penalty_sum, weight, penalties, computed, *others = self.accelerator.reduce(
             torch.cat([totals, flags]), "sum"
         ).tolist()
+        sources, (asked, *touches) = others[: len(self._by_source.names)], others[len(self._by_source.names) :]
         gradients.wait()
         self.stop.agreed = asked > 0
         self._idle = {parameter for parameter, times in zip(self.parameters, touches, strict=True) if not times}
@@ -122,6 +125,7 @@ class OptimizerStep:
             self._tell_untouched(members, progress.epoch)
         norm = self._update(weight, progress.step)
         losses: dict[str, Any] = {"loss": loss_sum / weight if weight else 0.0}
+        losses |= self._by_source.means(members, sources, loss_sum, "loss/")
         if penalties:
             losses["penalty"] = penalty_sum / weight if weight else 0.0
         if self.setup.fast_paths.compute_fewer_tokens:
@@ -131,9 +135,10 @@ class OptimizerStep:
     def _accumulate(
         self, members: np.ndarray, epoch: int, step: int, regularizers: Attached, gradients: Reduction
     ) -> Tensor:
-        """Add up gradients of this process's share; return sums: loss, penalty by weight, weight, penalties, tokens."""
+        """Add up gradients of this process's share; return sums: loss, penalty by weight, weight, penalties, tokens,
+        and the loss of each source."""
         accelerator = self.accelerator
-        totals = zeros(5, accelerator.device)
+        totals = zeros(5 + len(self._by_source.names), accelerator.device)
         rank, ranks = accelerator.process_index, accelerator.num_processes
         paths, train = self.setup.fast_paths, self.setup.train
         fewer = paths.compute_fewer_tokens
@@ -154,8 +159,9 @@ class OptimizerStep:
             joint.compare(mine, epoch)
         for number, (chosen, counts) in enumerate(mine, 1):
             batch = to_device(train.batch(chosen, epoch), accelerator.device)
+            criterion = self._by_source.noting(regularizers.criterion)
             compute: Callable[[], tuple[Tensor, Tensor | float]] = partial(
-                loss_of, self.setup.task, self.module, batch, regularizers.criterion
+                loss_of, self.setup.task, self.module, batch, criterion
             )
             if joint is not None:
                 compute = partial(joint.share, batch, number)
@@ -172,7 +178,9 @@ class OptimizerStep:
                 with gradients.overlapping() if number == len(mine) else nullcontext():
                     (accelerator.scaler.scale(whole) if accelerator.scaler else whole).backward()
             computed = float(self._computed(chosen, batch)) if counts and fewer else 0.0
-            totals += stacked(accelerator.device, loss_sum, added, weight, float(penalty is not None), computed)
+            sums = [loss_sum, added, weight, float(penalty is not None), computed]
+            sources = self._by_source.sums(chosen, criterion) if counts else [0.0] * len(self._by_source.names)
+            totals += stacked(accelerator.device, *sums, *sources)
         return totals
 
     def _loss(self, compute: Callable[[], tuple[Tensor, Tensor | float]]) -> tuple[Tensor, Tensor | float]:

@@ -10,11 +10,14 @@ from ftengine.errors import TrainingError
 from ftengine.model import copy_into, state_tensors
 from ftengine.parallel.sharding import is_sharded
 from ftengine.training.checkpoint import Progress, load_best, save_best
-from ftengine.training.losses import SAMPLE, mean_loss
+from ftengine.training.losses import SAMPLE, mean_losses
 from ftengine.training.modes import share_statistics, train_mode
 from ftengine.training.regularizing import Attached
 from ftengine.training.setup import Setup
 from ftengine.training.steps import batch_tokens, plan_steps
+
+LOSSES = ("validation_loss", "training_loss")
+"""What a validation is noted as, of all examples; of one source with its name behind a slash."""
 
 
 class Validator:
@@ -22,8 +25,12 @@ class Validator:
 
     def __init__(self, setup: Setup, regularizers: Attached) -> None:
         self.setup, self.regularizers = setup, regularizers
-        held = setup.validation
-        self._sample = setup.train.sample(min(len(held), SAMPLE), setup.seed) if held is not None else None
+        self._steps = plan_steps(len(setup.train), setup.section, setup.processes)
+        self._sample = None
+        if setup.validation is not None:
+            steps = min(self._steps.total, self._steps.per_epoch)
+            known = setup.train.take(setup.train.drawn(self._steps.batch, setup.seed, steps))
+            self._sample = known.sample(min(len(setup.validation), SAMPLE), setup.seed)
 
     def validate(self, progress: Progress) -> None:
         """Measure validation (TrainingError: not finite) and training loss, save the best weights, and note both."""
@@ -31,14 +38,15 @@ class Validator:
         with self.regularizers.averaged_weights():
             if self.regularizers.average:
                 share_statistics(setup.accelerator, setup.loaded.module)
-            loss = self._loss(setup.validation)
+            held = self._losses(setup.validation)
+            loss = held[""]
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"the validation loss is {loss} at step {progress.step}. Lower train.learning_rate "
                     f"(now {section.learning_rate:g}) or use train.precision float32, in a new run."
                 )
             # On rows that were trained on, without dropout and augmentation, so that the gap compares like with like.
-            train = self._loss(self._sample)
+            train = self._losses(self._sample)
             better = progress.best_loss is None or loss < progress.best_loss
             writes = setup.accelerator.is_main_process or is_sharded(setup.loaded.module)
             if better and section.keep_best and writes:
@@ -50,8 +58,8 @@ class Validator:
             progress.level, progress.bad_validations = loss, 0
         else:
             progress.bad_validations += 1
-        figures = {"step": progress.step, "epoch": progress.epoch, "validation_loss": loss, "training_loss": train}
-        setup.record(Validated, figures)
+        figures = {f"{name}{of}": x for name, told in zip(LOSSES, (held, train), strict=True) for of, x in told.items()}
+        setup.record(Validated, {"step": progress.step, "epoch": progress.epoch, **figures})
         setup.listener.message(f"step {progress.step}: validation loss {loss:.4f}{' (best)' if better else ''}")
 
     def is_enough(self, progress: Progress) -> bool:
@@ -62,7 +70,7 @@ class Validator:
     def losses(self) -> dict[str, float]:
         """Measure the weights as they are, for regularizers that choose among some."""
         splits = {"validation_loss": self.setup.validation, "general_loss": self.setup.general}
-        return {name: self._loss(split) for name, split in splits.items() if split is not None}
+        return {name: self._losses(split)[""] for name, split in splits.items() if split is not None}
 
     def keep_weights(self, progress: Progress) -> None:
         """End with the weights of the best validation loss, else with those that are evaluated after the last step."""
@@ -79,11 +87,8 @@ class Validator:
             copy_into(state_tensors(module), kept, "the weights to keep")
         module.eval()
 
-    def _loss(self, split: EncodedSplit | None) -> float:
+    def _losses(self, split: EncodedSplit | None) -> dict[str, float]:
         assert split is not None
-        setup = self.setup
+        setup, together = self.setup, self._steps.batch
         tokens = batch_tokens(setup.section, setup.accelerator.device)
-        steps = plan_steps(len(setup.train), setup.section, setup.processes)
-        return mean_loss(
-            setup.accelerator, setup.loaded.module, split, setup.section.batch_size, tokens, together=steps.batch
-        )
+        return mean_losses(setup.accelerator, setup.loaded.module, split, setup.section.batch_size, tokens, together)

@@ -13,7 +13,7 @@ from typing import Any
 
 from ftengine.api import Example
 from ftengine.errors import DataError, did_you_mean, shown
-from ftengine.model.conversation import THOUGHTS
+from ftengine.model.content_blocks import THOUGHTS
 
 CALL = "call"
 """What stands for a role whose content is the JSON text of a call."""

@@ -182,6 +182,26 @@ def test_a_column_that_seems_to_matter_and_is_not_read_is_told(ftengine, tmp_pat
     Recipe.read("recipe.yaml")
 
 
+def test_several_sources_are_listed_with_weights_to_uncomment(ftengine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    talks = write(tmp_path, "talks.jsonl", [{"messages": CHAT}] * 3)
+    faq = write(tmp_path, "faq.jsonl", [{"question": f"a{n}", "answer": "b"} for n in range(4)])
+    said = ftengine("init", "--data", talks, "--data", faq).stderr
+    assert all(f"{name}: columns" in said for name in (talks, faq))
+    recipe = Recipe.read("recipe.yaml")
+    assert [(one.source, one.weight, one.columns) for one in recipe.data.train] == [
+        (talks, None, None),
+        (faq, None, {"prompt": "question", "completion": "answer"}),
+    ]
+    assert (recipe.task["name"], recipe.data.columns) == ("causal-lm", {})
+    weighted = (tmp_path / "recipe.yaml").read_text().replace("# weight: 1", "weight: 1")
+    (tmp_path / "recipe.yaml").write_text(weighted)
+    assert [one.weight for one in Recipe.read("recipe.yaml").data.train] == [1, 1]
+    labelled = write(tmp_path, "labelled.jsonl", [{"text": "a b", "label": "x"}] * 3)
+    refused = ftengine("init", "other.yaml", "--data", talks, "--data", labelled, code=2).stderr
+    assert all(one in refused for one in (talks, labelled, "causal-lm", "text-classification", "--task"))
+
+
 def test_the_layout_of_the_rows_is_named(ftengine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     row = {"conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Me."}]}

@@ -6,18 +6,23 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from expected import raises
 from rows import write_rows
 from runs import curve, interrupt
+from transformers import AutoModelForCausalLM
 
 from ftengine import fine_tune
 from ftengine.api import SilentListener
+from ftengine.data.encoding import EncodedSplit
 from ftengine.data.mixed import SOURCE
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import prepare_data
 from ftengine.errors import DataError, InputError, RecipeError
+from ftengine.model import Criterion
 from ftengine.plugins.registry import Registry
+from ftengine.training.source_losses import SourceLosses
 
 
 @pytest.fixture
@@ -71,16 +76,104 @@ def test_weights_are_shares_of_an_epoch_and_no_row_comes_more_than_once_more_tha
 
 
 @pytest.mark.slow
-def test_a_run_measures_each_source_and_a_resumed_one_draws_the_same(two, tmp_path):
+def test_a_run_measures_each_source_and_a_resumed_one_draws_the_same(two, tmp_path, monkeypatch):
     weights = {"first": {"weight": 1}, "second": {"weight": 1}}
     settings = {"train__checkpoint_every": 3, "train__max_steps": 8, "data__validation": 0.3, "train__epochs": 3}
-    run = fine_tune(two(**weights, **settings, output=str(tmp_path / "whole")))
+    whole, sampled, sample = two(**weights, **settings, output=str(tmp_path / "whole")), [], EncodedSplit.sample
+    monkeypatch.setattr(EncodedSplit, "sample", lambda self, *a: sampled.append(self.index) or sample(self, *a))
+    run = fine_tune(whole)
+    requires_losses_by_source(whole, run.path)
+    train = prepared(whole).encoded["train"]
+    first_epoch = np.concatenate(train.epoch(whole.train.batch_size, whole.seed, 0))
+    assert sorted(sampled[0]) == sorted(set(train.index[first_epoch]))  # the training loss is of rows that were drawn
+    assert len(sampled[0]) < len(train)
     slices = json.loads((tmp_path / "whole" / "evaluation.json").read_text())["slices"][SOURCE]["slices"]
     assert len(slices) == 2
     assert all(one["tuned"]["perplexity"]["value"] > 0 for one in slices)
     stopped = two(**weights, **settings, output=str(tmp_path / "stopped"))
     interrupt(stopped, after=5)
     assert curve(fine_tune(stopped, resume=True).path) == curve(run.path)
+
+
+def requires_losses_by_source(recipe, path):
+    """Look whether the first step's losses are the base's on each source's rows, and validation's those of slices."""
+    names = [one.source for one in recipe.data.train]
+    first, *_ = lines = curve(path)
+    train = prepared(recipe).encoded["train"]
+    members = train.epoch(recipe.train.batch_size, recipe.seed, 0)[0]
+    base = AutoModelForCausalLM.from_pretrained(recipe.model.source).eval()
+    for n, name in enumerate(names):
+        own = members[train.sources[members] == n]
+        told = train.task.predict(base, train.batch(own))
+        mean = sum(one["loss"] for one in told) / sum(one["tokens"] for one in told)
+        assert first[f"loss/{name}"] == pytest.approx(mean, rel=1e-4)
+    validated = lines[-1]
+    slices = json.loads((path / "evaluation.json").read_text())["slices"][SOURCE]["slices"]
+    assert validated["step"] == 8
+    for one in slices:
+        assert validated[f"validation_loss/{one['value']}"] == pytest.approx(one["tuned"]["loss"]["value"], rel=1e-3)
+    assert {f"training_loss/{name}" for name in names} <= validated.keys()
+
+
+def test_losses_that_are_not_those_of_the_examples_are_told_of_no_source(two):
+    train = prepared(two(data__validation=None)).encoded["train"]
+    losses, members = SourceLosses(train), np.arange(len(train))
+    criterion = losses.noting(Criterion())
+    count = int(train.weights.sum())
+    values = criterion.single(torch.zeros(count, dtype=torch.int64), torch.randn(count, 3))
+    sums = [float(one) for one in losses.sums(members, criterion)]
+    total = float(values.sum())
+    told = losses.means(members, sums, total, "loss/")
+    assert list(told) == [f"loss/{one.source}" for one in train.rows.sources]
+    assert losses.means(members, sums, 2 * total, "loss/") == {}
+    fewer = losses.noting(Criterion())
+    fewer.single(torch.zeros(3, dtype=torch.int64), torch.randn(3, 3))
+    assert losses.means(members, [float(one) for one in losses.sums(members, fewer)], total, "loss/") == {}
+
+
+def test_a_source_of_which_nothing_is_held_out_is_reported(two, tmp_path):
+    alike = [{"prompt": "Who are you?", "completion": "Me."}] * 10  # twice what is held out, and they stay together
+    one = write_rows(tmp_path / "one.jsonl", alike)
+    data = prepared(two(second={"source": one}, data__validation=0.1))
+    held = data.encoded["validation"].summary()["sources"]
+    assert [row["examples"] for row in held] == [len(data.encoded["validation"]), 0]
+    assert [f.figures for f in data.audit.findings if f.figures.get("validation") == 0] == [
+        {"source": one, "validation": 0}
+    ]
+    (table,) = [one for one in data.audit.displays if one.title == "Sources of training"]
+    assert [row[-1] for row in table.rows] == [row["examples"] for row in held]
+
+
+def test_how_a_source_is_spelt_makes_no_other_content(two, chat_file, monkeypatch):
+    monkeypatch.chdir(chat_file.parent)
+    contents = [
+        prepared(two(first={"source": source})).encoded["train"].content
+        for source in (str(chat_file), f"./{chat_file.name}")
+    ]
+    assert contents[0] == contents[1]
+
+
+def test_rounds_of_a_source_and_epochs_have_random_numbers_of_their_own(two, monkeypatch):
+    train = prepared(two({"weight": 1}, {"weight": 3}, data__validation=None)).encoded["train"]
+    seeds, make = set(), np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: seeds.add(tuple(seed)) or make(seed))
+    for epoch in range(3):
+        train.epoch(8, 5, epoch)
+    assert len({make(seed).random() for seed in seeds}) == len(seeds) > 4
+
+
+def test_data_sets_of_one_file_are_sources_of_their_own(two, tmp_path):
+    for name in "ab":
+        write_rows(tmp_path / f"{name}.jsonl", [{"instruction": f"{name}{n}?", "output": "So."} for n in range(4)])
+    info = tmp_path / "dataset_info.json"
+    info.write_text(json.dumps({name: {"file_name": f"{name}.jsonl"} for name in "ab"}))
+    sets = [{"source": str(info), "reader": {"name": "llamafactory", "dataset": name}} for name in "ab"]
+    data = prepared(two(data__train=sets, data__validation=0.25))
+    rows = data.splits.train
+    assert len({rows.where(n) for n in range(len(rows))}) == len(rows) == 6
+    assert [one.source.endswith(f"dataset {name})") for one, name in zip(rows.sources, "ab", strict=True)] == [True] * 2
+    with raises(RecipeError, "named twice"):
+        two(data__train=[sets[0], sets[0]])
 
 
 @pytest.mark.parametrize(
@@ -91,6 +184,7 @@ def test_a_run_measures_each_source_and_a_resumed_one_draws_the_same(two, tmp_pa
         ([{"source": "a.jsonl", "weight": 0}], ("data.train.0.weight", "above 0")),
         (["a.jsonl", {"source": "b.jsonl", "weight": 2}], ("'a.jsonl' has no weight",)),
         (["a.jsonl", "a.jsonl"], ("'a.jsonl' is named twice",)),
+        (["a.jsonl", "./a.jsonl"], ("'./a.jsonl' is named twice", "'a.jsonl'")),
         ([{"weight": 2}], ("'data.train.0.source'", "missing")),
     ],
 )

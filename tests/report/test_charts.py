@@ -10,7 +10,7 @@ import pytest
 from report_samples import HOSTILE
 
 from ftengine.api import Estimate, Line, LineChart, Matrix, Table
-from ftengine.report.charts import learning_rate, losses, smoothed, together, trade_off
+from ftengine.report.charts import by_source, learning_rate, losses, smoothed, together, trade_off
 from ftengine.report.draw import draw, interval_plot, merge_charts, numbers
 from ftengine.report.plot import line_svg
 
@@ -208,3 +208,15 @@ def test_an_interval_has_its_ends_and_tells_them():
 def test_matplotlib_is_imported_when_something_is_drawn():
     code = "import sys, ftengine.report.page; assert 'matplotlib' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_losses_of_several_sources_are_lines_of_one_chart():
+    lines = [
+        {"step": n, "loss": 1.0, "loss/a.jsonl": 2.0 / n, **({"loss/b.jsonl": 1.0} if n > 2 else {})} for n in (1, 2, 3)
+    ]
+    found = by_source([*lines, {"step": 3, "validation_loss/a.jsonl": 5.0}])
+    assert [(line.name, line.points) for line in found.lines] == [
+        ("a.jsonl", ((1, 2.0), (2, 1.0), (3, 2 / 3))),
+        ("b.jsonl", ((3, 1.0),)),
+    ]
+    assert by_source([{"step": 1, "loss": 1.0}]) is None

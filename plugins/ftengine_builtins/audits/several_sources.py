@@ -1,21 +1,23 @@
-"""Audit of several sources: how much of each an epoch takes."""
+"""Audit of several sources: how much of each an epoch takes, and how much of each is held out."""
 
 from collections.abc import Iterator
 
 from ftengine.api import Audit, AuditedData, Display, Finding, Table
 from ftengine.text import percent
+from ftengine_builtins.audits.counting import split_name
 
 OFTEN = 4
 """Times an epoch has each example of a source, from which it is an alarm: as many epochs on the same rows."""
 
 
 class SeveralSources(Audit):
-    """Several sources of training: what each has, and what an epoch repeats or leaves out."""
+    """Several sources of training: what each has, what an epoch repeats or leaves out, and what is held out of each."""
 
     name = "several-sources"
 
     def examine(self, data: AuditedData) -> Iterator[Finding | Display]:
-        sources = data.encoded.get("train", {}).get("sources", ())
+        by_split = {split: told["sources"] for split, told in data.encoded.items() if told.get("sources")}
+        sources = by_split.pop("train", ())
         for one in sources:
             times = one["an_epoch"] / one["examples"]
             if times == 1:
@@ -24,12 +26,21 @@ class SeveralSources(Audit):
             text = f"An epoch takes {one['an_epoch']:,} of {of}: " + (
                 f"each comes {times:.2g} times on average."
                 if times > 1
-                else f"{percent(times)} of them, others in the epochs that follow."
+                else f"{percent(times)} of them; each further epoch goes on behind them."
             )
             level = "alarm" if times >= OFTEN else "note"
             yield Finding(kind="data", level=level, text=text, figures={"source": one["source"], "times": times})
+        for split, held in by_split.items():
+            for one in (one for one in held if not one["examples"]):
+                text = (
+                    f"No {split_name(split)} row is of {one['source']}: no figure says how the model does on such "
+                    f"rows. Hold out more (data.{split}), or give a file of its own."
+                )
+                yield Finding(kind="data", level="note", text=text, figures={"source": one["source"], split: 0})
         if sources:
             columns = ("source", "rows", "examples", "an epoch", "tokens", "trained tokens")
             keys = ("source", "rows", "examples", "an_epoch", "tokens", "trained_tokens")
-            rows = tuple(tuple(one[key] for key in keys) for one in sources)
-            yield Table(title="Sources of training", columns=columns, rows=rows)
+            others = [[one["examples"] for one in held] for held in by_split.values()]
+            rows = [(*(one[key] for key in keys), *held) for one, *held in zip(sources, *others, strict=True)]
+            columns = (*columns, *(f"{split} examples" for split in by_split))
+            yield Table(title="Sources of training", columns=columns, rows=tuple(rows))

@@ -4,8 +4,9 @@ import pytest
 from chat_templates import TEMPLATES, TOKENS
 from expected import raises
 
-from ftengine.api import PART
+from ftengine.api import PART, Message
 from ftengine.errors import DataError, RecipeError
+from ftengine.model import turns
 from ftengine.testing.models import byte_level_tokenizer
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
 from ftengine_builtins.tasks.language_rows import read_row
@@ -44,7 +45,9 @@ def asked_for(*names, **more):
     ("message", "facts"),
     [
         (ANSWER | {"wieght": 0}, ("'wieght'", "'weight'")),
-        (ANSWER | {"recipient": "all"}, ("message 2 (assistant)", "'recipient'")),
+        (ANSWER | {"recipient": "functions.f"}, ("message 2 (assistant)", "'recipient'")),
+        (ANSWER | {"channel": "analysis"}, ("message 2", "'analysis'", "`thinking`")),
+        (ANSWER | {"content": [{"type": "output_text", "txt": "Sunny."}]}, ("message 2", "output_text", "'txt'")),
         (ANSWER | {"train_detail": []}, ("'train_detail'",)),
         (ANSWER | {"content": [{"type": "text", "text": "Sunny.", "train": False}]}, ("'train'", "part")),
         (ANSWER | {"weight": 0.5}, ("weight 0.5", "0 (not")),
@@ -104,6 +107,39 @@ def test_a_thought_that_is_given_twice_is_one(tokenizer):
     tokenizer.chat_template = TEMPLATES["Qwen3"]
     twice = ANSWER | {"content": "<think>\nHot.\n</think>\n\nSunny.", "reasoning_content": "Hot."}
     assert trained(tokenizer, {"messages": [ASKED, twice]}) == ["<think>\nHot.\n</think>\n\nSunny.<|im_end|>"]
+
+
+def test_the_tag_of_a_thought_in_prose_is_prose():
+    for content in ("In Qwen3 the tag </think> ends it.", "Write </think> or\n</think>, as you like."):
+        assert [read(ASKED, ANSWER | {"content": content})[1]] == [Message("assistant", content)]
+    for content in ("It is hot.\n</think>Sunny.", "It is hot.</think>\n\nSunny.", "<think>It is hot.</think>Sunny."):
+        assert [read(ASKED, ANSWER | {"content": content})[1]] == [Message("assistant", "Sunny.", "It is hot.")]
+
+
+def test_blocks_are_the_messages_that_they_stand_for():
+    used = [
+        {"type": "thinking", "thinking": "Look.", "signature": "x"},
+        {"type": "text", "text": "Let me see."},
+        {"type": "tool_use", "id": "id_f", "name": "f", "input": {}},
+    ]
+    given = [
+        {"type": "tool_result", "tool_use_id": "id_f", "content": [{"type": "text", "text": "4"}]},
+        {"type": "text", "text": "And?"},
+    ]
+    four = {"role": "assistant", "content": [{"type": "output_text", "text": "Four."}], "end_turn": True}
+    plain = [
+        ASKED,
+        asked_for("f") | {"content": "Let me see.", "reasoning": "Look."},
+        {"role": "tool", "content": "4", "tool_call_id": "id_f"},
+        {"role": "user", "content": "And?"},
+        {"role": "assistant", "content": "Four."},
+    ]
+    talk = [ASKED, {"role": "assistant", "content": used}, {"role": "user", "content": given}, four]
+    assert read(*talk) == read(*plain)
+    row = {"prompt": talk[:3], "completion": talk[3:]}
+    assert read_row(row).given == 4
+    blocks = {"thinking_blocks": [{"type": "thinking", "thinking": "Look.", "signature": "x"}], "channel": "final"}
+    assert read(ASKED, ANSWER | blocks)[1].thought == "Look."
 
 
 def test_why_nothing_is_trained_on(tokenizer):
@@ -176,3 +212,17 @@ def test_a_question_with_its_answer_needs_no_chat_template(tokenizer, row):
     assert encoded(tokenizer, row) == encoded(tokenizer, plain)
     with raises(RecipeError, "chat_template.jinja"):
         encoded(tokenizer, row | {"history": [["Hello", "Hi"]]})
+
+
+def test_a_row_is_written_once_for_all_of_its_examples(tokenizer, monkeypatch):
+    """A template takes most of the time that a row takes."""
+    tokenizer.chat_template = TEMPLATES["Qwen3"]
+    talk = [ASKED, ANSWER | {"reasoning": "Hot."}, ASKED, ANSWER | {"reasoning": "Cold."}]
+    times, render = [], turns.render
+    monkeypatch.setattr(turns, "render", lambda *a, **k: times.append(1) or render(*a, **k))
+    task, row = CausalLM(), {"messages": talk}
+    assert task.parts(row, tokenizer) == 2
+    before = len(times)
+    first, last = (task.encode({**row, PART: n}, tokenizer) for n in (0, 1))
+    assert len(times) == before
+    assert first["input_ids"] != last["input_ids"]

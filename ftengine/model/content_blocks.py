@@ -1,0 +1,87 @@
+"""Contents of blocks, as Anthropic's and OpenAI's later interfaces have them, as the messages that they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ftengine.errors import DataError
+
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""Keys of a thought, as templates and servers call it."""
+_KEYS = {
+    "thinking": {"thinking", "signature"},
+    "tool_use": {"id", "name", "input", "caller"},
+    "tool_result": {"tool_use_id", "content", "is_error"},
+    "input_text": {"text"},
+    "output_text": {"text", "annotations", "logprobs"},
+    "refusal": {"refusal"},
+}
+"""Types of blocks that are read here, and what each holds beside its type."""
+_OF = {"thinking": ("assistant",), "tool_use": ("assistant",), "tool_result": ("user", "tool")}
+"""Whose messages have such a block."""
+_DETAILS = {"thinking_blocks": "thinking", "reasoning_details": "text"}
+"""Keys of lists that repeat a thought for servers, and where it stands in an entry."""
+_HARMONY = {"channel": "final", "recipient": "all"}
+"""Keys of gpt-oss's messages, and what a message without them has."""
+
+
+def unfolded(message: Any, number: int) -> list[Any]:
+    """Return a message as one, or several, in OpenAI's form; what is not of blocks as it is.
+
+    Results of tools become messages of their own, in front of what else the message says.
+
+    Raises:
+        DataError: a block has a key that is not read, or the message is a thought alone.
+    """
+    if not isinstance(message, Mapping):
+        return [message]
+    message = _one_thought(message, number)
+    blocks, role = message.get("content"), message.get("role")
+    if not isinstance(blocks, list) or not any(_kind(one, role) for one in blocks):
+        return [message]
+    rest, calls, results, thoughts = list[Any](), list[Any](), list[Any](), list[str]()
+    for block in blocks:
+        kind = _kind(block, role)
+        if unknown := set(block) - _KEYS[kind] - {"type", "cache_control"} if kind else set():
+            raise DataError(
+                f"message {number} ({role}) has a block of type {kind} with the key {unknown.pop()!r}, which is not "
+                "read."
+            )
+        if kind == "thinking":
+            thoughts.append(block.get("thinking") or "")
+        elif kind == "tool_use":
+            function = {"name": block.get("name"), "arguments": block.get("input")}
+            calls.append({"id": block.get("id"), "type": "function", "function": function})
+        elif kind == "tool_result":
+            results.append({"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": block.get("content")})
+        else:
+            rest.append({"type": "text", "text": block.get("text", block.get("refusal"))} if kind else block)
+    given = {"tool_calls": [*(message.get("tool_calls") or []), *calls], "reasoning_content": "\n\n".join(thoughts)}
+    said = {**message, "content": rest or None, **{key: value for key, value in given.items() if value}}
+    return [*results, *([said] if rest or not results else [])]
+
+
+def _kind(block: Any, role: Any) -> str:
+    """Return a block's type where it is read here; "" of a usual part."""
+    kind = block.get("type") if isinstance(block, Mapping) else None
+    return kind if isinstance(kind, str) and kind in _KEYS and role in _OF.get(kind, (role,)) else ""
+
+
+def _one_thought(message: Mapping[str, Any], number: int) -> Mapping[str, Any]:
+    """Return a message without keys that repeat its thought, and without those of gpt-oss that say what goes unsaid."""
+    if message.get("channel") == "analysis":
+        raise DataError(
+            f"message {number} is of channel 'analysis', a thought alone. Give it as `thinking` of the message that it "
+            "leads to."
+        )
+    usual = {key for key, value in _HARMONY.items() if message.get(key) == value}
+    details = {key: message[key] for key in _DETAILS if isinstance(message.get(key), Sequence)}
+    if not usual and not details:
+        return message
+    rest = {key: value for key, value in message.items() if key not in usual and key not in details}
+    if not any(message.get(key) for key in THOUGHTS):
+        for key, entries in details.items():
+            texts = [one.get(_DETAILS[key]) for one in entries if isinstance(one, Mapping)]
+            rest["reasoning_content"] = rest.get("reasoning_content") or "\n\n".join(filter(None, texts))
+    return rest
