@@ -117,6 +117,10 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str, BrokenRow | None]]:
         for number, raw in enumerate(file, 1):
             if number == 1:
                 raw = raw.removeprefix(codecs.BOM_UTF8)
+            if wide := _wide(raw):
+                reason = f"not UTF-8 but probably {wide}"
+                yield number, raw.decode(errors="surrogateescape"), BrokenRow(number, reason, _saved_again(path, wide))
+                continue
             try:
                 yield number, raw.decode(), None
             except UnicodeDecodeError as error:
@@ -149,6 +153,15 @@ def _wide_lines(path: str | Path) -> Iterator[tuple[int, str, BrokenRow | None]]
         except UnicodeDecodeError as error:
             reason = f"not UTF-16, as the file's byte order mark says: {error.reason}"
             yield number + 1, "", BrokenRow(number + 1, reason)
+
+
+def _wide(raw: bytes) -> str:
+    """Return in which encoding of several bytes a character a line is, by its zeros; "" where it has few."""
+    if raw.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "UTF-32"
+    if raw.count(0) <= len(raw) / 4:
+        return ""
+    return "UTF-16LE" if raw[1::2].count(0) > raw[::2].count(0) else "UTF-16BE"
 
 
 def _single_byte(raw: bytes) -> str:

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from ftengine.api.conversation import ROLES, Conversation, Message, ToolCall
@@ -36,6 +37,17 @@ _ABOUT = (
     *("category", "moderation", "openai_moderation", "finish_reason", "stop_reason", "annotations", "metadata", "meta"),
 )
 """Keys that tell of a message what no model reads."""
+_OTHER_ROLES = {
+    **dict.fromkeys(("human", "prompter", "customer"), "user"),
+    **dict.fromkeys(("ai", "bot", "chatbot", "gpt", "model", "agent"), "assistant"),
+    **dict.fromkeys(("observation", "tool_response"), "tool"),
+}
+_OTHER_KEYS = {
+    **dict.fromkeys(("text", "value", "message", "body"), "content"),
+    **dict.fromkeys(("thought", "thoughts", "reason", "reasoning_text"), THOUGHTS[0]),
+    **dict.fromkeys(("calls", "functions", "function_calls"), "tool_calls"),
+}
+"""What others call roles and keys, for hints."""
 _CALL_KEYS = ("id", "type", "index", "function", "name", "arguments", "parameters")
 _PART_KEYS = ("type", "text", "cache_control", "annotations")
 _THOUGHT = re.compile(
@@ -97,9 +109,10 @@ def _message(message: Any, number: int) -> Message:
     role = "tool" if message["role"] == "function" else message["role"]
     where = f"message {number} ({role})"
     if role not in ROLES:
-        near = did_you_mean(role, ROLES) if isinstance(role, str) else ""
+        near = _near(role, ROLES, _OTHER_ROLES) if isinstance(role, str) else ""
         raise DataError(f"message {number} has role {shown(role)}. Allowed: {', '.join(ROLES)}.{near}")
-    _require_keys(message, (*_KEYS, *_ABOUT), where)
+    others = {key: name for key, name in _OTHER_KEYS.items() if name not in message}
+    _require_keys(message, (*_KEYS, *_ABOUT), where, others)
     asked = role == "assistant"
     calls = tuple(_calls(message, where)) if asked else ()
     content = _content(message, where, empty=bool(calls) or role == "tool")
@@ -115,12 +128,20 @@ def _message(message: Any, number: int) -> Message:
     return Message(role, content, thought, calls, trains, name, message.get("tool_call_id"), written)
 
 
-def _require_keys(content: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+def _require_keys(
+    content: Mapping[str, Any], known: Sequence[str], where: str, others: Mapping[str, str] = MappingProxyType({})
+) -> None:
     for key in (key for key, value in content.items() if value is not None and key not in known):
         raise DataError(
-            f"{where} has the key {key!r}, which is not read.{did_you_mean(str(key), known)} Take it out of the data "
+            f"{where} has the key {key!r}, which is not read.{_near(str(key), known, others)} Take it out of the data "
             "if it is to make no difference."
         )
+
+
+def _near(word: str, known: Sequence[str], others: Mapping[str, str]) -> str:
+    """Return the nearest known word as a question: what is written for another of these, or alike."""
+    other = others.get(word.lower())
+    return f" Did you mean {other!r}?" if other else did_you_mean(word, known)
 
 
 def _thought(message: Mapping[str, Any], content: Any, where: str, *, alone: bool) -> tuple[str, Any]:

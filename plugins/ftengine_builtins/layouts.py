@@ -61,6 +61,8 @@ def conversations(
         if not isinstance(named, str) or named not in roles:
             near = did_you_mean(str(named), roles)
             raise DataError(f"message {number} has `{role}` {shown(named)}. Allowed: {', '.join(roles)}.{near}")
+        if not message.keys() & {content, "tool_calls", "function_call", "refusal"}:
+            raise DataError(f"message {number} has no `{content}`. It has: {', '.join(map(str, message))}.")
         rest = {key: value for key, value in message.items() if key not in (role, content, *WEIGHTS)}
         rest |= {"content": message[content]} if content in message else {}
         rest |= _weight(message, number)
@@ -218,7 +220,7 @@ def require_text(row: Example, columns: Sequence[str] = MEDIA) -> None:
     for column in columns:
         if row.get(column):
             wrong = f"the row has `{column}`, {shown(row[column])}, beside its conversation; text alone is read"
-            raise DataError(f"{wrong}. Leave such rows out with data.on_error=skip, or take the column out.")
+            raise DataError(f"{wrong}. Take the column out if it is to make no difference.")
 
 
 def normal(row: Example) -> Example:

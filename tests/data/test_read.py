@@ -179,6 +179,11 @@ def test_a_json_list_is_read_alike_through_a_window_of_any_size(write, monkeypat
 
 MALFORMED = [
     ("cut.jsonl", TWO + '{"text": "c"\n', 3, "not valid JSON: Expecting ',' delimiter at column 13"),
+    ("comma.jsonl", TWO + '{"text": "c",}\n', 3, "a comma stands before the closing bracket"),
+    ("between.jsonl", TWO + '{"text": "c"},\n', 3, "no comma stands between lines"),
+    ("python.jsonl", TWO + "{'text': 'c'}\n", 3, "Python's form"),
+    ("none.jsonl", TWO + '{"text": None}\n', 3, "Python's form"),
+    ("two.jsonl", TWO + '{"text": "c"} {"text": "d"}\n', 3, "a second object on the line"),
     ("list.jsonl", TWO + "[1, 2]\n", 3, "a row is an object {…}, not [1, 2]"),
     ("null.jsonl", TWO + "null\n", 3, "not null"),
     ("deep.jsonl", TWO + '{"a": ' + "[" * 100_000 + "\n", 3, "nested too deeply"),
@@ -202,6 +207,15 @@ def test_a_malformed_row_is_told_by_file_line_and_reason(write, cache, name, con
     assert reason in message
     assert ("iconv" if name.startswith("latin") else "data.on_error=skip") in message
     assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["ä", "a"])
+@pytest.mark.parametrize(
+    ("encoding", "name"), [("utf-16-le", "UTF-16LE"), ("utf-16-be", "UTF-16BE"), ("utf-32", "UTF-32")]
+)
+def test_text_of_several_bytes_a_character_is_named_as_what_it_is(write, encoding, name, text):
+    message = fails(write("wide.jsonl", (json.dumps({"text": text}, ensure_ascii=False) + "\n").encode(encoding)))
+    assert all(one in message for one in ("wide.jsonl:1: ", f"probably {name}", f"iconv -f {name} "))
 
 
 @pytest.mark.parametrize(("name", "content", "line", "reason"), MALFORMED, ids=[case[0] for case in MALFORMED])

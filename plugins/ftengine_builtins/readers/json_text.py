@@ -34,8 +34,9 @@ class JsonLinesReader(FileReader):
                 except RecursionError:
                     yield BrokenRow(line, _TOO_DEEP)
                 except ValueError as error:  # JSONDecodeError, or a number with thousands of digits
-                    hint = " (a file that is one list has the suffix .json)" if line == 1 and text[0] == "[" else ""
-                    column = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+                    known = isinstance(error, json.JSONDecodeError)
+                    hint = _LIST if line == 1 and text[0] == "[" else _cause(text, error.pos) if known else ""
+                    column = f" at column {error.colno}" if known else ""
                     yield BrokenRow(line, f"not valid JSON: {getattr(error, 'msg', error)}{column}{hint}")
 
 
@@ -53,10 +54,28 @@ class JsonReader(FileReader):
             yield from _json_list(_JsonWindow(file, source))
 
 
+_LIST = " (a file that is one list has the suffix .json)"
+
+
+def _cause(text: str, at: int) -> str:
+    """Say what makes a line no JSON, where that is one of the usual things."""
+    before, rest = text[:at].rstrip(), text[at:].strip()
+    if before.endswith(",") and rest[:1] in ("}", "]"):
+        return " (a comma stands before the closing bracket)"
+    if rest == ",":
+        return " (no comma stands between lines)"
+    if before.endswith("}") and rest.startswith("{"):
+        return " (a second object on the line; each has a line of its own)"
+    if rest.startswith(("'", "None", "True", "False")):
+        return " (Python's form; JSON has double quotes, null, true and false)"
+    return " (the line breaks off)" if not rest else ""
+
+
 def _row(place: int | str, values: Any) -> Row | BrokenRow:
     if isinstance(values, dict):
         return Row(place, values)
-    return BrokenRow(place, f"a row is an object {{…}}, not {redact_short(values)}")
+    hint = _LIST if isinstance(values, list) and place == 1 else ""
+    return BrokenRow(place, f"a row is an object {{…}}, not {redact_short(values)}{hint}")
 
 
 def _json_list(text: _JsonWindow) -> Iterator[Row | BrokenRow]:

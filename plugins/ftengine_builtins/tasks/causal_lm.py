@@ -290,7 +290,7 @@ class CausalLM(GenerativeTask):
             if message.media:
                 raise DataError(
                     f"message {number} ({message.role}) has a part of type {message.media[0]!r}; task causal-lm reads "
-                    "text alone. Leave such rows out with data.on_error=skip."
+                    "text alone."
                 )
         if self.config.thoughts == "remove":
             bare = tuple(replace(message, thought="") for message in conversation.messages)

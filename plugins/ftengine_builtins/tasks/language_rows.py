@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ftengine.api import Conversation, Example, Message, Recognised, ToolCall, View
-from ftengine.errors import DataError, shown
+from ftengine.api import PART, Conversation, Example, Message, Recognised, ToolCall, View
+from ftengine.errors import DataError, did_you_mean, shown
 from ftengine.model import read_answer, read_conversation
 from ftengine.model.tokens import prompt_tokens
 from ftengine.model.turns import turn
@@ -184,7 +184,12 @@ def shape_of(example: Example, *, answered: bool = True) -> Shape:
     if half := has & {"prompt", "completion"}:
         missing = ({"prompt", "completion"} - half).pop()
         raise DataError(f"the row has `{half.pop()}` but no `{missing}`; both are needed.")
-    raise DataError(f"the row holds none of `prompt`, `messages` and `text`; it needs {SHAPES if answered else ASKED}.")
+    keys = [str(key) for key, value in example.items() if value is not None and key != PART]
+    near = next((hint for key in keys if (hint := did_you_mean(key, (*_OTHER_NAMES, *COLUMNS)))), "")
+    told = f" It has: {', '.join(keys)}.{near}" if keys else ""
+    raise DataError(
+        f"the row holds none of `prompt`, `messages` and `text`; it needs {SHAPES if answered else ASKED}.{told}"
+    )
 
 
 def read_text(example: Example, name: str) -> str:

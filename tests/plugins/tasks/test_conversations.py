@@ -9,7 +9,7 @@ from ftengine.errors import DataError, RecipeError
 from ftengine.model import turns
 from ftengine.testing.models import byte_level_tokenizer
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
-from ftengine_builtins.tasks.language_rows import read_row
+from ftengine_builtins.tasks.language_rows import read_row, shape_of
 
 ASKED = {"role": "user", "content": "Weather?"}
 ANSWER = {"role": "assistant", "content": "Sunny."}
@@ -45,6 +45,10 @@ def asked_for(*names, **more):
     ("message", "facts"),
     [
         (ANSWER | {"wieght": 0}, ("'wieght'", "'weight'")),
+        ({"role": "assistant", "text": "Sunny."}, ("'text'", "mean 'content'")),
+        ({"role": "AI", "content": "Sunny."}, ("'AI'", "mean 'assistant'")),
+        ({"role": "Assistant", "content": "Sunny."}, ("'Assistant'", "mean 'assistant'")),
+        (ANSWER | {"thought": "Hm."}, ("'thought'", "mean 'reasoning_content'")),
         (ANSWER | {"recipient": "functions.f"}, ("message 2 (assistant)", "'recipient'")),
         (ANSWER | {"channel": "analysis"}, ("message 2", "'analysis'", "`thinking`")),
         (ANSWER | {"content": [{"type": "output_text", "txt": "Sunny."}]}, ("message 2", "output_text", "'txt'")),
@@ -60,6 +64,13 @@ def asked_for(*names, **more):
 def test_what_is_not_read_of_a_message_is_named(message, facts):
     with raises(DataError, *facts):
         read(ASKED, message)
+
+
+def test_what_a_row_has_is_named_where_it_has_nothing_to_read():
+    with raises(DataError, "mesages", "mean 'messages'"):
+        shape_of({"mesages": [ASKED, ANSWER], "messages": None})
+    with raises(DataError, "message 2", "`value`", "from, text"):
+        read_row({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "text": "Hello"}]})
 
 
 def test_keys_that_tell_of_a_message_are_let_pass():
