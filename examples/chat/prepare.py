@@ -46,10 +46,19 @@ def pairs(conversations: list[list[dict[str, str]]]) -> list[str]:
     return [json.dumps(row, ensure_ascii=False) + "\n" for row in found]
 
 
+def unpaired(pairs: list[str]) -> list[str]:
+    """Return a line for each answer of pairs: a desirable one where it was chosen."""
+    rows = map(json.loads, pairs)
+    answers = [(row["prompt"], row[side], side == "chosen") for row in rows for side in ("chosen", "rejected")]
+    found = [{"prompt": asked, "completion": answer, "label": label} for asked, answer, label in answers]
+    return [json.dumps(row, ensure_ascii=False) + "\n" for row in found]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/data/chat/conversations.jsonl"), metavar="FILE")
     parser.add_argument("--pairs", action="store_true", help="write each question with its answer and another one's")
+    parser.add_argument("--unpaired", action="store_true", help="write these answers one by one, as desirable or not")
     parser.add_argument("--distinct", action="store_true", help="write each conversation once (default: as shipped)")
     arguments = parser.parse_args()
 
@@ -64,8 +73,10 @@ def main() -> None:
             if turns and not (arguments.distinct and content in seen):
                 seen.add(content)
                 lines.append(json.dumps({"messages": turns, "source": file.stem}, ensure_ascii=False) + "\n")
-    if arguments.pairs:
+    if arguments.pairs or arguments.unpaired:
         lines = pairs([json.loads(line)["messages"] for line in lines])
+    if arguments.unpaired:
+        lines = unpaired(lines)
 
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     partial = arguments.output.with_name(arguments.output.name + ".partial")

@@ -33,6 +33,7 @@ from ftengine.api.schedule import Schedule
 from ftengine.api.strategy import Strategy, StrategyTraits
 from ftengine.api.task import Recognised, Task, TaskTraits
 from ftengine.api.types import (
+    FOLLOWING,
     PART,
     SAMPLE,
     SAMPLES,
@@ -52,6 +53,7 @@ VERSION = "1"
 """Version of the contract; it rises when a plugin may have to change."""
 
 __all__ = [
+    "FOLLOWING",
     "PART",
     "SAMPLE",
     "SAMPLES",

@@ -27,6 +27,7 @@ class TrainingContext:
         room: returns the bytes of memory that may be taken from here on.
         message: tells the user something.
         paths: names of those that may compute together.
+        one_row: whether a batch has one row an example, and not several, as of a pair's two answers.
     """
 
     device: torch.device
@@ -35,6 +36,7 @@ class TrainingContext:
     room: Callable[[], int]
     message: Callable[[str], None]
     paths: Collection[str] = ()
+    one_row: bool = True
 
 
 @dataclass(frozen=True)

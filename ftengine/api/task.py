@@ -29,13 +29,18 @@ class TaskTraits(Traits):
         example_data: what it writes as `data.train`.
         examples_meet: its loss compares examples of a batch with each other, so it writes `represent` and `joint_loss`;
             those that are compared are the whole effective batch, on one process or many.
+        reads_following: `encode` is given, under `FOLLOWING`, the next row of the split whose inputs are others, of the
+            last rows the first such one, for losses that look at answers to something else.
         learning_rate_share: its usual learning rate as a share of the strategy's, which `ftengine init` proposes.
+        strategy_defaults: (option, value) of options that a strategy which has them gets, unless the recipe sets them.
     """
 
     example_model: str = ""
     example_data: str = ""
     examples_meet: bool = False
+    reads_following: bool = False
     learning_rate_share: float = 1.0
+    strategy_defaults: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,13 @@ class Task(Component):
 
     def write_config(self, loaded: LoadedModel, directory: Path) -> None:
         """Write what readers of a whole saved model have to know of the task, beside it: how its outputs are read."""
+
+    def for_reference(self) -> Task:
+        """Return a task of the same options but for those on which values of `reference` do not depend.
+
+        The reference is asked by it, so that another run that differs in these alone finds what it said.
+        """
+        return self
 
     def learn_labels(self, splits: Mapping[str, Iterable[Example]]) -> Labels | None:
         """Return the classification targets, learnt from the training split; None where the task has none.

@@ -33,6 +33,8 @@ else:  # classes, so that `help` tells what they are; any mapping, or dict, is o
 
 PART = "__part__"
 """The key of a row that makes several examples (`Task.parts`) by which it says which of them is meant, from 0."""
+FOLLOWING = "__following__"
+"""The key under which a row has another one of its split, where its task asks for it (`TaskTraits.reads_following`)."""
 SAMPLE = "__sample__"
 """The key by which a row that is answered several times says which answer is meant, from 0 (`Task.infer`)."""
 SAMPLES = "samples"

@@ -157,6 +157,8 @@ def starter(
     if usual is not None or share != 1:
         rate = (usual or TrainSection.model_fields["learning_rate"].default) * share
         given["train", "learning_rate"] = float(f"{rate:.3g}")
+    takes = {option.name for option in tuning.options}
+    given |= {("strategy", key): value for key, value in asked.traits["strategy_defaults"] if key in takes}
     known = any(one.task for one in seen.values())
     if known and (epochs := proposed_epochs(rows_of(seen))) != TrainSection.model_fields["epochs"].default:
         given["train", "epochs"] = epochs

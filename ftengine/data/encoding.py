@@ -31,6 +31,7 @@ from ftengine.data.row_facts import (
     longest_sequence,
     nothing_left,
     percentiles,
+    with_following,
 )
 from ftengine.data.row_hashes import identities, to_json
 from ftengine.data.split_columns import numbers_of
@@ -297,6 +298,7 @@ def content_of(rows: Iterable[Example], task: Task) -> str:
 def unusable(rows: DataRows, task: Task, processor: Any, max_length: int | None) -> Iterator[tuple[str, str]]:
     """Yield place and reason of each row that cannot be encoded; features are kept for later runs."""
     key = features_key(content_of(rows, task), task, processor, max_length)
+    rows = with_following(rows, task)
     kept = None if key is None else keep_features(key, rows.source, encoded_rows(rows, task, processor, max_length))
     for row, features in encoded_rows(rows, task, processor, max_length) if kept is None else kept:
         if isinstance(features, DataError):
@@ -329,7 +331,7 @@ def encode_split(
         announced = iterate(listener, rows, f"encode {name}", len(rows))
         return accepted(encoded_rows(announced, task, processor, max_length), rows, on_error)
 
-    key = features_key(content, task, processor, max_length)
+    rows, key = with_following(rows, task), features_key(content, task, processor, max_length)
     features = None if key is None else keep_features(key, rows.source, encoded())
     made = encoded() if features is None else accepted(features, rows, on_error)
     counts = np.fromiter(counted(made, rows, facts, skipped), COUNTS)

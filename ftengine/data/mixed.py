@@ -47,7 +47,7 @@ class MixedRows(DataRows):
             of, rows = (self._places[name][start : start + BATCH_ROWS] for name in (_OF, _ROW))
             streams = {int(n): iter(self.sources[n].select(rows[of == n])) for n in np.unique(of)}
             for number, n in enumerate(of.tolist(), start):
-                yield self._named(n, next(streams[n])) | self._part(number)
+                yield self._named(n, next(streams[n])) | self._beside(number)
 
     def _row(self, stored: dict[str, Any]) -> dict[str, Any]:
         return self._named(stored[_OF], self.sources[stored[_OF]][stored[_ROW]])

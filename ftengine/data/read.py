@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ftengine.api import PART, place_of
+from ftengine.api import FOLLOWING, PART, place_of
 from ftengine.data.cache import BATCH_ROWS, LINE, ROW, SHOWN_SKIPS, Reading, check_free
 from ftengine.data.cache_folder import FACTS, ROWS
 from ftengine.data.readers import accepting, choose_reader, data_is, suffixes
@@ -54,6 +54,7 @@ class DataRows:
         note, hint: what the reader says of the file; see `Reader.describe`.
         parts: (rows,) which of a row's examples each is (`Task.parts`), -1 where the row makes one; None where all do.
         numbers: (rows,) where these rows were before such rows were repeated; None where none is.
+        following: what each row has under `FOLLOWING`, itself where there is none; None where tasks do not ask for it.
     """
 
     dataset: Dataset
@@ -66,6 +67,7 @@ class DataRows:
     hint: str = ""
     parts: np.ndarray | None = None
     numbers: np.ndarray | None = None
+    following: DataRows | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -76,17 +78,19 @@ class DataRows:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return a row with every column of the file; what the row does not have is None."""
-        return self._row(self.dataset[int(index)]) | self._part(int(index))
+        return self._row(self.dataset[int(index)]) | self._beside(int(index))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         number = 0
         for batch in self.dataset.iter(BATCH_FILES if self.paths else BATCH_ROWS):
             for values in zip(*batch.values(), strict=True):
-                yield self._row(dict(zip(batch, values, strict=True))) | self._part(number)
+                yield self._row(dict(zip(batch, values, strict=True))) | self._beside(number)
                 number += 1
 
-    def _part(self, index: int) -> dict[str, int]:
-        return {} if self.parts is None or self.parts[index] < 0 else {PART: int(self.parts[index])}
+    def _beside(self, index: int) -> dict[str, Any]:
+        """Return what a row has beside its columns."""
+        part = {} if self.parts is None or self.parts[index] < 0 else {PART: int(self.parts[index])}
+        return part if self.following is None else {**part, FOLLOWING: self.following[index]}
 
     def _row(self, stored: dict[str, Any]) -> dict[str, Any]:
         if ROW in stored:
@@ -133,7 +137,9 @@ class DataRows:
     def select(self, indices: Sequence[int] | np.ndarray) -> DataRows:
         """Return some of the rows, in the order asked for; `where` still gives their places."""
         parts, numbers = (None if one is None else one[list(indices)] for one in (self.parts, self.numbers))
-        return replace(self, dataset=self.dataset.select(indices), parts=parts, numbers=numbers)
+        following = None if self.following is None else self.following.select(indices)
+        dataset = self.dataset.select(indices)
+        return replace(self, dataset=dataset, parts=parts, numbers=numbers, following=following)
 
     def in_parts(self, counts: np.ndarray) -> DataRows:
         """Return each row as often as it makes examples, told apart by `PART`; itself where each makes one."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ftengine.api import PART, Example, Features, Task, overrides
 from ftengine.data.read import DataRows
+from ftengine.data.row_hashes import to_json
 from ftengine.errors import DataError, PluginError
 from ftengine.plugins.blame import named
 from ftengine.plugins.returned import described, wrong
@@ -70,6 +71,23 @@ def percentiles(lengths: np.ndarray, *, longest: bool = False) -> dict[str, int]
 def longest_sequence(features: Features) -> int:
     """Return the longest sequence that the model reads of an example."""
     return int(features.get("longest") or features["length"])
+
+
+def with_following(rows: DataRows, task: Task) -> DataRows:
+    """Return rows that have the next one with other inputs under `FOLLOWING`, where a task asks for it.
+
+    A row that cannot be read follows none, and where all others have a row's inputs it has itself.
+    """
+    if not task.traits.reads_following or rows.following is not None:
+        return rows
+    inputs = [list(task.view(row).inputs) for row in rows]
+    asked = [to_json(one) if one else "" for one in inputs]
+    readable = [i for i, one in enumerate(asked) if one]
+    found = list(range(len(asked)))
+    for k in reversed(range(2 * len(readable))):  # twice, since the first rows follow the last ones
+        i, after = readable[k % len(readable)], readable[(k + 1) % len(readable)]
+        found[i] = after if asked[after] != asked[i] else found[after] if asked[found[after]] != asked[i] else i
+    return replace(rows, following=rows.select(found))
 
 
 def nothing_left(name: str, rows: DataRows, counts: np.ndarray, reasons: Counter[str], skipped: int) -> str:

@@ -54,6 +54,9 @@ def run_model(
     `kept` has what it said of the plan's sets already.
     """
     section, accelerator = known.recipe.train, device.accelerator
+    if side != "base" and known.task.reference:
+        unknown = [one.name for one in plan.sets() if one.reading and not one.split.reference]
+        assert not unknown, f"a tuned model is compared with a reference that was not asked: {', '.join(unknown)}"
     asked = known.recipe.evaluation.batch_size
     sizes = (
         asked or section.batch_size,

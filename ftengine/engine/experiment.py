@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ftengine.api import Augmenter, Listener, LoadRequest, ModelLoader, Schedule, SilentListener, Task, overrides
@@ -76,13 +76,14 @@ class Experiment:
     @classmethod
     def _of(cls, recipe: Recipe, registry: Registry, listener: Listener) -> Experiment:
         callbacks = Callbacks(recipe, registry, listener)
+        make_task = registry.factory("task", recipe.task, "task")
         return cls(
             recipe,
             registry,
             listener,
             registry.loader_of(recipe.model.source, recipe.model.loader),
-            registry.factory("task", recipe.task, "task"),
-            registry.factory("strategy", recipe.strategy, "strategy"),
+            make_task,
+            _under(make_task(), registry.factory("strategy", recipe.strategy, "strategy")),
             tuple(registry.build("augmenter", spec, f"augment.{i}") for i, spec in enumerate(recipe.augment)),
             tuple(registry.factory("regularizer", spec, f"regularize.{i}") for i, spec in enumerate(recipe.regularize)),
             registry.usual("optimizer", recipe.train.optimizer, "train.optimizer"),
@@ -150,6 +151,14 @@ class Experiment:
                     f"train.weight_decay, which is {section.weight_decay:g} and would pull weights towards zero as "
                     "well. Set train.weight_decay to 0, or take the regularizer out of the recipe."
                 )
+
+
+def _under(task: Task, make_strategy: Factory) -> Factory:
+    """Return what builds a strategy with the options that a task would have, where the recipe does not set them."""
+    config = make_strategy.config
+    free = type(config).model_fields.keys() - config.model_fields_set
+    own = {option: value for option, value in task.traits.strategy_defaults if option in free}
+    return replace(make_strategy, config=config.model_copy(update=own)) if own else make_strategy
 
 
 def _fast_paths(asked: str | list[dict[str, Any]], registry: Registry) -> tuple[Factory, ...]:

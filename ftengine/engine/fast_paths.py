@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+from torch import Tensor
+
 from ftengine.api import LoadedModel, Strategy, TrainingContext, overrides
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import PreparedData
@@ -52,4 +55,5 @@ def training_context(data: PreparedData, device: Device, strategy: Strategy, ste
         tokens=int(train.lengths.sum()),
         room=room,
         message=experiment.listener.message,
+        one_row=all(len(x) == 1 for x in train.batch(np.arange(1)).values() if isinstance(x, Tensor) and x.ndim),
     )

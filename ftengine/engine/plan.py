@@ -171,9 +171,9 @@ def _steps(data: PreparedData, device: Device, planned: Steps) -> dict[str, Any]
         "tokens_a_step": tokens,
         "padding_share": padding_share(train.lengths, micro),
         # Only where the loss is a sum over tokens; what counts once, whole, has no share of its tokens.
-        "label_share": None
-        if task.labels or (train.weights == 1).all()
-        else float(train.weights.sum() / train.lengths.sum()),
+        "label_share": float(train.weights.sum() / train.lengths.sum())
+        if {"loss", "tokens"} <= task.predicts
+        else None,
     }
 
 

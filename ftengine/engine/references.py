@@ -9,6 +9,7 @@ it depends on.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,9 @@ def ask_reference(
     asked = [EvalSet(f"reference-{i}", one, [_Asked()], title=" as reference") for i, one in enumerate(left)]
     if asked:
         probes = [PlannedProbe("reference", one.name, one.split.rows.source, one) for one in asked]
-        result = run_base(device, known, loaded, EvalPlan(None, probes=probes, seed=plan.seed), starting)
+        asking = replace(known, task=known.task.for_reference())
+        asking.task.labels = known.task.labels
+        result = run_base(device, asking, loaded, EvalPlan(None, probes=probes, seed=plan.seed), starting)
         for one in asked:
             _give(one.split, result, one, keys)
 

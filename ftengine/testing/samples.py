@@ -252,7 +252,8 @@ def rows_of(modality: str) -> list[Sequence[Example]]:
     """Return rows in the shapes that tasks of a modality usually take, for a task that is not known.
 
     They are of texts: a text with a label (a name, several names, a number), a pair of texts, words with tags, prompt
-    and completion, a conversation, a text alone, an answer that is preferred to another; of images: with a label.
+    and completion, a conversation, a text alone, an answer that is preferred to another, one that is desirable or not;
+    of images: with a label.
     """
     if modality != "text":
         return [rows_of_images()] if modality == "image" else []
@@ -271,4 +272,5 @@ def rows_of(modality: str) -> list[Sequence[Example]]:
             {"prompt": asked, "chosen": told, "rejected": QUESTIONS[i - 1][1]}
             for i, (asked, told) in enumerate(QUESTIONS)
         ],
+        [{**row, "label": i % 2 == 0} for i, row in enumerate(rows_of_questions())],
     ]

@@ -102,7 +102,7 @@ def _asked(row: dict[str, Any], *, answered: bool) -> tuple[Any, dict[str, Any]]
         return (None if name is None else row[name]), {key: row[key] for key in row if key not in QUESTIONS}
     messages = converted.pop("messages")
     converted = {key: value for key, value in converted.items() if key not in QUESTIONS}
-    alone = len(messages) == 1 and _role(messages[0]) == "user" and isinstance(messages[0]["content"], str)
+    alone = len(messages) == 1 and role_of(messages[0]) == "user" and isinstance(messages[0]["content"], str)
     return (messages[0]["content"] if alone else messages), converted
 
 
@@ -110,29 +110,29 @@ def _of_messages(prompt: Any, column: str, rejected: Any, listed: Listed) -> tup
     """Divide messages, whose end is the chosen answer, into prompt and answers."""
     if not isinstance(prompt, list) or not prompt:
         raise DataError(f"the row has `{column}` and no `messages` whose end is the chosen answer.")
-    prompt = _messages(prompt, "messages", listed)
-    asked = max((k for k, one in enumerate(prompt) if _role(one) in ("user", "system", "developer")), default=-1) + 1
+    prompt = messages_of(prompt, "messages", listed)
+    asked = max((k for k, one in enumerate(prompt) if role_of(one) in ("user", "system", "developer")), default=-1) + 1
     if asked == len(prompt):
         raise DataError(f"`messages` end with what is asked; beside `{column}` they end with the chosen answer.")
     if column == "rejected_messages" and isinstance(rejected, list):
-        rejected = _messages(rejected, column, listed)
+        rejected = messages_of(rejected, column, listed)
         if _is_system(prompt[0]) and not _is_system(rejected[0]):
             rejected = [prompt[0], *rejected]
-        if _role(rejected[0]) != "assistant":
+        if role_of(rejected[0]) != "assistant":
             return None, [prompt, rejected]
     return prompt[:asked], [prompt[asked:], rejected]
 
 
-def _role(message: Any) -> Any:
+def role_of(message: Any) -> Any:
     return message.get("role") if isinstance(message, Mapping) else None
 
 
 def _in_messages(pair: Mapping[str, Any], listed: Listed, system: Any = None) -> dict[str, Any]:
     """Return prompt and answers as lists of messages; both sides may be whole conversations."""
-    sides = {side: _messages(pair[side], side, listed) for side in SIDES}
+    sides = {side: messages_of(pair[side], side, listed) for side in SIDES}
     prompt = pair["prompt"]
-    given = _messages(prompt, "prompt", listed) if isinstance(prompt, list) else []
-    first = {side: _role(messages[0]) for side, messages in sides.items()}
+    given = messages_of(prompt, "prompt", listed) if isinstance(prompt, list) else []
+    first = {side: role_of(messages[0]) for side, messages in sides.items()}
     if len({role == "assistant" for role in first.values()}) > 1:
         raise DataError(
             f"`chosen` begins with a message of role {shown(first['chosen'])} and `rejected` with one of "
@@ -144,7 +144,7 @@ def _in_messages(pair: Mapping[str, Any], listed: Listed, system: Any = None) ->
             sides = {side: [*before, *messages] for side, messages in sides.items()}
         chosen, rejected = sides.values()
         pairs = zip(chosen, rejected, strict=False)
-        alike = sum(1 for _ in takewhile(lambda two: two[0] == two[1] and _role(two[0]) is not None, pairs))
+        alike = sum(1 for _ in takewhile(lambda two: two[0] == two[1] and role_of(two[0]) is not None, pairs))
         while alike and alike == min(len(chosen), len(rejected)):
             alike -= 1
         if chosen == rejected:
@@ -157,11 +157,11 @@ def _in_messages(pair: Mapping[str, Any], listed: Listed, system: Any = None) ->
     elif isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
     elif not given:
-        prompt = _messages(prompt, "prompt", listed)
+        prompt = messages_of(prompt, "prompt", listed)
     else:
         answer = len(sides["chosen"])
         prompt = given[:-answer] if answer < len(given) and given[-answer:] == sides["chosen"] else given
-        if _role(prompt[-1]) == "assistant":
+        if role_of(prompt[-1]) == "assistant":
             raise DataError("what is asked ends with the assistant's message, and the answers begin with another one.")
     if isinstance(system, str) and system and not _is_system(prompt[0]):
         prompt = [{"role": "system", "content": system}, *prompt]
@@ -169,7 +169,7 @@ def _in_messages(pair: Mapping[str, Any], listed: Listed, system: Any = None) ->
 
 
 def _is_system(message: Any) -> bool:
-    return _role(message) in ("system", "developer")
+    return role_of(message) in ("system", "developer")
 
 
 def _overlap(given: list[Any], sides: Mapping[str, list[Any]]) -> int:
@@ -178,7 +178,7 @@ def _overlap(given: list[Any], sides: Mapping[str, list[Any]]) -> int:
     return next((k for k in counts if all(side[:k] == given[-k:] for side in sides.values())), 0)
 
 
-def _messages(value: Any, name: str, listed: Listed) -> list[Any]:
+def messages_of(value: Any, name: str, listed: Listed = sharegpt) -> list[Any]:
     """Return a text of the assistant, one message, or several, as messages."""
     if isinstance(value, str):
         return [{"role": "assistant", "content": value}]

@@ -150,6 +150,9 @@ CHAT = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "M
         ({"source": "a", "target": "b"}, "seq2seq-lm", {"prompt": "source", "completion": "target"}),
         ({"English": "a", "Spanish": "b"}, "seq2seq-lm", {"prompt": "English", "completion": "Spanish"}),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference", {}),
+        ({"prompt": "a", "completion": "b", "label": True}, "unpaired-preference", {}),
+        ({"messages": CHAT, "label": True}, "unpaired-preference", {}),
+        ({"instruction": "a", "output": "b", "kto_tag": False}, "unpaired-preference", {}),
         ({"tokens": ["a"], "ner_tags": [1]}, "token-classification", {"tags": "ner_tags"}),
         (
             {"text": "Ada", "entities": [{"start": 0, "end": 3, "label": "P"}]},

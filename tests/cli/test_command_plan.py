@@ -200,6 +200,21 @@ def test_the_longest_example_is_one_number(ftengine, tmp_path, monkeypatch):
         assert int(words["longest"]) == row["longest"]
 
 
+def test_preferences_that_say_the_contrary_are_told_and_several_answers_to_a_prompt_are_none(chat_plan):
+    pairs = [{"prompt": f"What is {i}?", "chosen": f"a {i}", "rejected": f"b {i}"} for i in range(20)]
+    more = [{**row, "chosen": f"{row['chosen']} or so"} for row in pairs]
+    assert found_by(chat_plan([*pairs, *more], task="preference"), "contradictions") == []
+    assert found_by(chat_plan([*pairs, *more], task="preference"), "contrary-preferences") == []
+    turned = {**pairs[0], "chosen": pairs[0]["rejected"], "rejected": pairs[0]["chosen"]}
+    [finding] = found_by(chat_plan([*pairs, turned], task="preference"), "contrary-preferences")
+    assert (finding["level"], finding["places"]) == ("alarm", ["rows.jsonl:1 ≠ rows.jsonl:21"])
+    answers = [{"prompt": f"What is {i}?", "completion": f"{i}.", "label": bool(i % 2)} for i in range(20)]
+    assert found_by(chat_plan(answers, task="unpaired-preference"), "contrary-preferences") == []
+    plan = chat_plan([*answers, {**answers[0], "label": True}], task="unpaired-preference")
+    [finding] = found_by(plan, "contrary-preferences")
+    assert finding["places"] == ["rows.jsonl:1 ≠ rows.jsonl:21"]
+
+
 def test_one_prompt_with_many_answers_is_said(chat_plan):
     rows = [{"prompt": "Write a haiku.", "completion": f"A haiku on {i}."} for i in range(36)]
     [finding] = found_by(chat_plan(rows), "contradictions")

@@ -30,6 +30,10 @@ LAYOUTS = {
         {"chosen": CHAT, "rejected": [*CHAT[:1], {**CHAT[1], "content": "A fool."}], "n": "{i}"},
         {"decoder": ("preference", {})},
     ),
+    "unpaired": (
+        {"prompt": "what is {i}?", "completion": "a number", "label": "{even}"},
+        {"decoder": ("unpaired-preference", {})},
+    ),
     "question": (
         {"question": "what is {i}?", "answer": "a number"},
         {
@@ -44,6 +48,7 @@ LAYOUTS = {
 def rows(row):
     for i in range(20):
         text = json.dumps(row).replace("{i}", str(i)).replace("{mod}", "ABC"[i % 3])
+        text = text.replace('"{even}"', json.dumps(i % 2 == 0))
         yield f"{text}\n"
 
 

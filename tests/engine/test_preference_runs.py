@@ -65,9 +65,10 @@ def test_the_base_is_the_reference_of_a_run_that_starts_from_it(run):
 def test_figures_are_paired_with_the_base_and_come_again_when_reopened(run):
     found = run.evaluation
     assert list(found["tuned"]) == [
-        *("preference_accuracy", "ranking_accuracy", "margin", "chosen_logp", "rejected_logp")
+        *("preference_accuracy", "ranking_accuracy", "margin", "chosen_logp", "rejected_logp", "divergence")
     ]
     assert found["base"]["preference_accuracy"]["value"] == 0.5
+    assert found["base"]["divergence"]["value"] == 0 < found["tuned"]["divergence"]["value"]
     assert found["tuned"]["preference_accuracy"]["value"] > 0.9
     assert found["difference"]["preference_accuracy"]["low"] > 0
     assert {"Lengths of answers", "Margins"} <= {one["title"] for one in found["displays"]["tuned"]}
@@ -169,8 +170,12 @@ def test_what_the_reference_predicts_is_kept_for_later_runs(folder, llama_folder
     second = fine_tune(recipe(llama_folder, folder, tmp_path / "2", {"max_length": 200}))
     assert losses(second) == losses(first)
     assert len(asked) - once < once
+    before = len(asked)
+    fine_tune(recipe(llama_folder, folder, tmp_path / "beta", {"max_length": 200, "beta": 0.7, "loss": "ipo"}))
+    swept = len(asked) - before  # of the held-out rows the margin, and nothing of the training rows
+    before = len(asked)
     fine_tune(recipe(llama_folder, folder, tmp_path / "3", {"max_length": 100}))  # other tokens could be cut
-    assert len(asked) - once > once
+    assert len(asked) - before == once > swept
 
 
 @pytest.mark.slow
@@ -262,3 +267,24 @@ def test_augmenters_are_refused_where_the_reference_knows_rows_as_they_stand(
         if refused:
             with raises(RecipeError, "augment.0", "keyboard"):
                 fine_tune(Recipe.make(content))
+
+
+def test_strategies_have_no_dropout_beside_a_preference_unless_the_recipe_sets_it(folder, llama_folder, tmp_path):
+    def dropout(task, strategy):
+        made = recipe(llama_folder, folder, tmp_path / "run", strategy=strategy).resolved()
+        made["task"] = {"name": task}
+        return Experiment.open(Recipe.make(made)).resolved()["strategy"].get("dropout")
+
+    from ftengine.engine.experiment import Experiment
+
+    assert [dropout("preference", {"name": "lora", **own}) for own in ({}, {"dropout": 0.2})] == [0.0, 0.2]
+    assert dropout("causal-lm", {"name": "lora"}) == 0.05
+    assert dropout("preference", {"name": "full"}) is None
+
+
+@pytest.mark.slow
+def test_what_a_pair_begins_with_is_computed_once_where_the_lowest_blocks_are_frozen(folder, llama_folder, tmp_path):
+    strategy = {"name": "lora", "targets": r".*layers\.1\..*_proj"}
+    found = fine_tune(recipe(llama_folder, folder, tmp_path / "run", strategy=strategy, max_steps=None, epochs=2))
+    used = json.loads((found.path / "environment.json").read_text())["fast_paths"]
+    assert used["shared-beginnings"]["active"], used

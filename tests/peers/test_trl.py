@@ -1,10 +1,15 @@
-"""Tokens and labels of TRL's SFTTrainer, row by row beside ours, and where the two differ as docs/your-file.md says."""
+"""TRL beside ours: SFTTrainer's tokens and labels, differing as docs/your-file.md says, and KTO's loss and gradient."""
+
+import copy
 
 import pytest
+import torch
 from chat_templates import QWEN3, SMOLLM2, TOKENS
 
-from ftengine.api import PART
+from ftengine.api import FOLLOWING, PART
+from ftengine.model import Criterion
 from ftengine.testing.models import tiny_llama
+from ftengine_builtins.tasks import UnpairedPreference
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
 
 pytest.importorskip("trl")
@@ -103,3 +108,48 @@ def test_a_prompt_as_text_is_a_chat_where_there_is_a_template_and_as_trls_where_
     its = theirs(model, row, tmp_path)
     assert ours(model, row)[0] != its
     assert ours(model, row, chat_template="never")[0] == its
+
+
+def test_loss_and_gradient_of_kto_are_trls(model, tmp_path):
+    """Of a batch that is the whole data, against a reference that differs; TRL turns answers the other way round."""
+    from datasets import Dataset
+    from trl import KTOConfig, KTOTrainer
+
+    made, tokenizer = model
+    tokenizer.chat_template = None
+    words = ["red", "green", "fox", "house", "no", "yes"]
+    rows = [
+        {"prompt": f"Say {word}:", "completion": f" {word} {words[i - 2]}", "label": i % 3 > 0}
+        for i, word in enumerate(words)
+    ]
+    sides = [made.eval(), copy.deepcopy(made).eval()]
+    with torch.no_grad():
+        torch.manual_seed(0)
+        for parameter in sides[1].parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    task = UnpairedPreference(UnpairedPreference.Config(beta=0.3, desirable_weight=1.2, undesirable_weight=0.7))
+    following = [{**row, FOLLOWING: rows[(i + 1) % len(rows)]} for i, row in enumerate(rows)]
+    settings = {"report_to": "none", "use_cpu": True, "bf16": False, "gradient_checkpointing": False}
+    weights = {"beta": 0.3, "desirable_weight": 1.2, "undesirable_weight": 0.7}
+    clamped = []
+    for policy, reference in (sides, sides[::-1]):
+        batch = task.collate([task.encode(row, tokenizer) for row in following], tokenizer)
+        known = task.predict(reference, batch)
+        batch |= {f"reference.{key}": torch.tensor([one[key] for one in known]) for key in task.reference}
+        clamped.append(
+            sum(one["mismatched_logp"] for one in task.predict(policy, batch)) < sum(batch["reference.mismatched_logp"])
+        )
+        total, weight = task.loss(policy, batch, Criterion())
+        parameters = list(policy.parameters())
+        gradients = torch.autograd.grad(total / weight, parameters)
+        arguments = {**settings, **weights, "per_device_train_batch_size": len(rows), "output_dir": str(tmp_path)}
+        config = KTOConfig(**arguments, train_sampling_strategy="sequential")
+        trainer = KTOTrainer(
+            copy.deepcopy(policy), copy.deepcopy(reference), config, train_dataset=Dataset.from_list(rows[::-1]),
+            processing_class=tokenizer,
+        )  # fmt: skip
+        theirs = trainer.compute_loss(trainer.model.eval(), next(iter(trainer.get_train_dataloader())))
+        assert (total / weight).item() == pytest.approx(theirs.item(), rel=1e-5)
+        for one, other in zip(gradients, torch.autograd.grad(theirs, list(trainer.model.parameters())), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+    assert sorted(map(bool, clamped)) == [False, True]

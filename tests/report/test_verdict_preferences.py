@@ -5,7 +5,7 @@ import pytest
 
 from ftengine.testing import check_evaluator
 from ftengine_builtins.evaluators import Preferences
-from ftengine_builtins.rules.preferences import ChosenAnswers, SeparablePairs
+from ftengine_builtins.rules.preferences import ChosenAnswers, LongerAnswers, SeparablePairs
 
 
 def rows(n=40, seed=0, **columns):
@@ -46,7 +46,7 @@ def test_a_pair_without_a_margin_counts_half():
 class Run:
     """As much of a run's records as these rules read."""
 
-    def __init__(self, change, accuracy, nll=None, loss=None):
+    def __init__(self, change, accuracy, nll=None, loss=None, losses=(), words=None):
         from types import SimpleNamespace
 
         from ftengine.api import Difference, Estimate
@@ -57,11 +57,16 @@ class Run:
             for name, value in (("base", -9.0), ("tuned", -9.0 + change))
         }
         self.recipe = SimpleNamespace(task={"name": "preference", "nll": nll, "loss": loss})
+        self.steps = [SimpleNamespace(loss=loss) for loss in losses]
         self.evaluation = SimpleNamespace(
             base={"chosen_logp": sides["base"]},
             tuned={"chosen_logp": sides["tuned"], "preference_accuracy": Estimate(accuracy, 0.9, 1.0, 60)},
             difference={"chosen_logp": difference},
         )
+        if words is not None:
+            self.evaluation.base["answer_words"] = Estimate(20.0, 18.0, 22.0, 60)
+            self.evaluation.tuned["answer_words"] = Estimate(20.0 + words, 18.0 + words, 22.0 + words, 60)
+            self.evaluation.difference["answer_words"] = Difference(words, words - 2, words + 2, 0.01, None)
 
 
 @pytest.mark.parametrize(("change", "found"), [(-2.0, 1), (-0.3, 0), (2.0, 0)])
@@ -79,6 +84,26 @@ def test_chosen_answers_that_became_less_likely_are_told_with_what_helps(change,
 @pytest.mark.parametrize(("accuracy", "found"), [(1.0, 1), (0.995, 1), (0.95, 0)])
 def test_pairs_that_are_all_told_apart_are_to_be_looked_at(accuracy, found):
     assert len(list(SeparablePairs().judge(Run(0.0, accuracy)))) == found
+
+
+@pytest.mark.parametrize(
+    ("losses", "steps"),
+    [
+        ([0.69, 0.4, 0.05, 0.01, 0.02, 0.01], 2),
+        ([0.69] * 30 + [0.01] * 30, None),
+        ([0.69, 0.01, 0.3, 0.2], None),
+        ([], None),
+    ],
+)
+def test_pairs_that_are_told_apart_within_a_few_steps_are_told_so(losses, steps):
+    [found] = SeparablePairs().judge(Run(0.0, 1.0, losses=losses))
+    assert found.figures.get("steps") == steps
+
+
+@pytest.mark.parametrize(("words", "said"), [(7.0, "35 % longer"), (-5.0, "25 % shorter"), (1.0, None), (None, None)])
+def test_answers_that_became_longer_or_shorter_are_told(words, said):
+    found = list(LongerAnswers().judge(Run(0.0, 0.8, words=words)))
+    assert [said in one.text for one in found] == ([] if said is None else [True])
 
 
 def test_the_evaluator_keeps_what_the_engine_relies_on():

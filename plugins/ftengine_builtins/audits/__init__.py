@@ -6,7 +6,7 @@ from ftengine_builtins.audits.conversations import Conversations
 from ftengine_builtins.audits.encoded import Lengths, UnknownTokens, UnreadKeys
 from ftengine_builtins.audits.label_noise import LabelNoise
 from ftengine_builtins.audits.languages import Languages
-from ftengine_builtins.audits.preferences import PreferenceLengths
+from ftengine_builtins.audits.preferences import ContraryPreferences, PreferenceLengths
 from ftengine_builtins.audits.several_sources import SeveralSources
 from ftengine_builtins.audits.sources import Duplicates, Leaks, Reading
 from ftengine_builtins.audits.texts import Mojibake, Oddities, PersonalData
@@ -14,6 +14,7 @@ from ftengine_builtins.audits.texts import Mojibake, Oddities, PersonalData
 __all__ = [
     "Balance",
     "Contradictions",
+    "ContraryPreferences",
     "Conversations",
     "Duplicates",
     "LabelNoise",

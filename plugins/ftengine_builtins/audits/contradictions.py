@@ -59,7 +59,7 @@ def _answered_otherwise(data: AuditedData) -> Iterator[Finding]:
 def _asked_and_said(rows: AuditedRows) -> tuple[np.ndarray, np.ndarray]:
     """Return (rows,) hashes of inputs and of free answers, 0 where there is none."""
     answers = ((view, _answer(view)) for view in rows)
-    pairs = ((_hash(list(view.inputs)), _hash(answer)) if answer else (0, 0) for view, answer in answers)
+    pairs = ((hashed(list(view.inputs)), hashed(answer)) if answer else (0, 0) for view, answer in answers)
     hashes = np.fromiter(pairs, [("asked", np.int64), ("said", np.int64)], len(rows))
     return hashes["asked"], hashes["said"]
 
@@ -72,7 +72,8 @@ def _answer(view: View) -> Any:
     return None if target in (view.inputs, view.inputs[0]) or not isinstance(view.inputs[0], str) else target
 
 
-def _hash(value: Any) -> int:
+def hashed(value: Any) -> int:
+    """Return a number, not 0, that equal values share: texts that differ in their spelling alone are equal."""
     digest = blake2b(repr(comparable(value)).encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True) or 1
 

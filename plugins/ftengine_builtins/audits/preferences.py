@@ -1,9 +1,14 @@
-"""Audit of preferences: whether length alone tells the chosen answer."""
+"""Audits of preferences: whether length alone tells the chosen answer, and whether rows say the contrary."""
 
 from collections.abc import Iterator
+from itertools import islice
+from typing import Any
 
-from ftengine.api import Audit, AuditedData, Finding
-from ftengine.text import percent
+import numpy as np
+
+from ftengine.api import Audit, AuditedData, AuditedRows, Finding, View
+from ftengine.text import counted, percent
+from ftengine_builtins.audits.contradictions import ALARM, LOOKED_AT, contradicting, hashed
 
 SURELY, MOSTLY = 0.6, 0.8
 """Shares of the pairs, at the interval's near end, from which the longer, or shorter, answer is said to be the chosen
@@ -32,3 +37,41 @@ class PreferenceLengths(Audit):
         text += "reaches, or balance the pairs."
         figures = {"share": most / total, "pairs": total, "preferred": name}
         yield Finding(kind="data", level="alarm" if low >= MOSTLY else "note", text=text, figures=figures)
+
+
+class ContraryPreferences(Audit):
+    """Two answers to one prompt of which now the one and now the other is preferred; an answer that is both."""
+
+    name = "contrary-preferences"
+
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
+        if not any(_said(view) for rows in data.splits.values() for view in islice(rows, LOOKED_AT)):
+            return
+        hashes = {split: _compared(rows) for split, rows in data.splits.items()}
+        clash = contradicting(data, *({name: both[i] for name, both in hashes.items()} for i in (0, 1)))
+        if clash is None:
+            return
+        share = clash.rows / sum(map(len, data.splits.values()))
+        text = f"{counted(clash.texts, 'comparison is', 'comparisons are')} in the data both ways round "
+        text += f"({clash.rows:,} rows, e.g. {clash.places[0]}): one of them must be wrong."
+        figures = {"comparisons": clash.texts, "rows": clash.rows, "share": share}
+        level = "alarm" if share >= ALARM else "note"
+        yield Finding(kind="labels", level=level, text=text, figures=figures, places=clash.places)
+
+
+def _compared(rows: AuditedRows) -> tuple[np.ndarray, np.ndarray]:
+    """Return (rows,) hashes of what is compared, and of what is said of it; 0 where nothing is."""
+    told = ((view, _said(view)) for view in rows)
+    pairs = ((hashed([list(view.inputs), *said[0]]), hashed(said[1])) if said else (0, 0) for view, said in told)
+    hashes = np.fromiter(pairs, [("compared", np.int64), ("said", np.int64)], len(rows))
+    return hashes["compared"], hashes["said"]
+
+
+def _said(view: View) -> tuple[list[str], Any] | None:
+    """Return the answers that a row is about and what it says of them; None where it says nothing."""
+    target = view.target
+    if not isinstance(target, dict):
+        return None
+    if "desirable" in target:
+        return [repr(target["completion"])], target["desirable"]
+    return sorted(map(repr, target.values())), target["chosen"]

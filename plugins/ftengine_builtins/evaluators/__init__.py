@@ -2,6 +2,7 @@
 
 from ftengine_builtins.evaluators.calibration import Calibration
 from ftengine_builtins.evaluators.classification import Classification
+from ftengine_builtins.evaluators.drift import AnswerLength, Divergence
 from ftengine_builtins.evaluators.entities import Entities
 from ftengine_builtins.evaluators.generation import Generation
 from ftengine_builtins.evaluators.language import Perplexity
@@ -12,11 +13,14 @@ from ftengine_builtins.evaluators.refusal import Refusal
 from ftengine_builtins.evaluators.regression import Regression
 from ftengine_builtins.evaluators.similarity import Similarity
 from ftengine_builtins.evaluators.tool_use import ToolUse
+from ftengine_builtins.evaluators.unpaired import UnpairedPreferences
 from ftengine_builtins.evaluators.verifier import Verifier
 
 __all__ = [
+    "AnswerLength",
     "Calibration",
     "Classification",
+    "Divergence",
     "Entities",
     "Generation",
     "Memorisation",
@@ -30,5 +34,6 @@ __all__ = [
     "Similarity",
     "ToolUse",
     "Triplets",
+    "UnpairedPreferences",
     "Verifier",
 ]

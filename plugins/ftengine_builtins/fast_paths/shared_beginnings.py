@@ -20,7 +20,7 @@ class SharedBeginnings(FastPath):
 
     Nothing that pads a batch is computed either. With dropout, rows share the mask of what they share. A batch in which
     that saves less than a twelfth of its tokens is computed row by row, as are models whose lowest blocks are frozen
-    where `frozen-prefix` may keep their outputs.
+    where `frozen-prefix` may keep their outputs, which it does of examples of one row.
     """
 
     name = "shared-beginnings"
@@ -32,7 +32,8 @@ class SharedBeginnings(FastPath):
     @contextmanager
     def activate(self, loaded: LoadedModel, context: TrainingContext) -> Iterator[Mapping[str, int] | None]:
         model: Any = loaded.module
-        kept_already = context.repeats and FrozenPrefix.name in context.paths and frozen_blocks(model)
+        may_keep = context.repeats and context.one_row and FrozenPrefix.name in context.paths
+        kept_already = may_keep and frozen_blocks(model)
         layers = 0 if kept_already else keeps_to_forests(model)
         if not layers or _changes_embeddings(model):
             yield None

@@ -93,8 +93,6 @@ class LlamaFactoryReader(Reader):
             told = f"says formatting {shown(info['formatting'])} of {name}"
             raise BrokenRow("", f"{told}; alpaca and sharegpt are read")
         columns = info.get("columns") or {}
-        if columns.get("kto_tag"):
-            raise BrokenRow("", f"names a kto_tag in {name}: single answers that are wanted or not are not read")
         if info.get("ranking") and not ("chosen" in columns and "rejected" in columns):
             raise BrokenRow("", f"says ranking of {name}, whose columns have no chosen and rejected")
         return name, info
@@ -111,6 +109,10 @@ class LlamaFactoryReader(Reader):
 def _converted(row: Any, info: Mapping[str, Any], columns: Mapping[str, str], tags: Mapping[str, str]) -> Any:
     """Return a row with `messages`; of columns whose names are keys of other layouts, those that are named are read."""
     layouts.require_text(row, [columns[key] for key in MEDIA if columns.get(key)])
+    if tag := columns.get("kto_tag"):
+        rest = {key: value for key, value in row.items() if key != tag}
+        others = {key: column for key, column in columns.items() if key != "kto_tag"}
+        return {**_converted(rest, info, others, tags), "label": row.get(tag)}
     row = {key: value for key, value in row.items() if key in columns.values() or key not in ("system", "tools")}
     if info.get("ranking"):
         return _ranked(row, info, columns, tags)

@@ -6,7 +6,7 @@ from ftengine_builtins.rules.data import AuditFindings, CutExamples, LeakedRows,
 from ftengine_builtins.rules.fitting import GeneralisationGap, OverFitting
 from ftengine_builtins.rules.labels import FlippedLabels
 from ftengine_builtins.rules.learning import LearningCurve
-from ftengine_builtins.rules.preferences import ChosenAnswers, SeparablePairs
+from ftengine_builtins.rules.preferences import ChosenAnswers, LongerAnswers, SeparablePairs
 from ftengine_builtins.rules.probes import Forgetting, Memorisation, Refusal, Robustness
 from ftengine_builtins.rules.quality import BetterThanBase, HeldOutSplit, WorseMetrics
 from ftengine_builtins.rules.slices import SliceGaps
@@ -24,6 +24,7 @@ __all__ = [
     "HeldOutSplit",
     "LeakedRows",
     "LearningCurve",
+    "LongerAnswers",
     "Memorisation",
     "OverFitting",
     "Refusal",

@@ -72,7 +72,7 @@ class ConstantAnswer(Rule):
             if not beaten:
                 yield from _inputs_tell_nothing(run)
             text = _no_better(threshold, beaten) + ("" if beaten else _ranked(threshold))
-            level, explains = ("note", ()) if beaten else ("alarm", OF_NO_USE)
+            level, explains = ("note", ()) if beaten or threshold.baseline.way else ("alarm", OF_NO_USE)
             label, level_reached = run.evaluation.metrics[threshold.metric].label, plain(threshold.reached())
             brief = "not shown to be better" if _is_ahead(threshold) else "no better"
             brief += f" than {threshold.answer}: {label} {plain(threshold.tuned)} against {level_reached}"
@@ -187,7 +187,8 @@ def _no_better(threshold: Threshold, others: list[str]) -> str:
         pairs = " and ".join(f"{threshold.pair(name)} by guessing" for name in every)
         return f"{lead} But it does more than guess: {pairs}."
     exact, metric = of_answers(threshold.run), threshold.run.evaluation.metrics[threshold.metric]
-    if higher or (metric.primary and threshold.tuned.value):  # a text may be good and unlike its reference
+    # A text may be good and unlike its reference, and a model that gained on another whatever it is compared by.
+    if higher or threshold.baseline.way or (metric.primary and threshold.tuned.value):
         return f"{lead}{exact}"
     return f"Not usable: no better than {threshold.answer}, {pair}.{exact}"
 

@@ -4,12 +4,14 @@ from collections.abc import Iterator
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
-from ftengine.text import against, counted, ends, known
+from ftengine.text import against, counted, ends, known, percent
 from ftengine.text import with_interval as told
 from ftengine_builtins.rules.quality import sides
 
 FEWEST, NEAR_ALL = 20, 0.99
 """Pairs, and the share of them, from which on all being preferred is worth a word."""
+SOON, GONE = 20, 0.1
+"""Steps within which, and the share of the first step's loss to which it falls, where pairs are told apart at once."""
 
 
 class ChosenAnswers(Rule):
@@ -52,10 +54,46 @@ class SeparablePairs(Rule):
         accuracy = run.evaluation.tuned.get("preference_accuracy")
         if accuracy is None or not known(accuracy) or accuracy.n < FEWEST or accuracy.value < NEAR_ALL:
             return
-        pairs = counted(accuracy.n, "held-out pair")
-        text = (
-            f"Look at some pairs: the chosen answer is preferred in {accuracy.value:.1%} of {pairs}. Pairs that are so "
+        pairs, soon = counted(accuracy.n, "held-out pair"), _steps_to_tell_apart(run)
+        text = f"Look at some pairs: the chosen answer is preferred in {accuracy.value:.1%} of {pairs}"
+        text += (
+            f", and training pairs were told apart after {counted(soon, 'step')}. Pairs that are so "
+            if soon
+            else (". Pairs that are so ")
         )
         text += "easily told apart often differ in style (a length, an opening, a format), and learning that says "
         text += "little about quality."
-        yield Finding(kind="data", level="note", text=text, figures={"preference_accuracy": accuracy})
+        figures = {"preference_accuracy": accuracy, **({"steps": soon} if soon else {})}
+        yield Finding(kind="data", level="note", text=text, figures=figures)
+
+
+def _steps_to_tell_apart(run: RunRecords) -> int | None:
+    """Return after how many of the first steps the loss had all but gone for good; None where it had not by then.
+
+    The accuracy of single steps is not kept; a loss of pairs near 0 means that nearly all are preferred rightly.
+    """
+    losses = [step.loss for step in run.steps]
+    last = next((k for k in reversed(range(len(losses))) if losses[k] > GONE * losses[0]), len(losses)) + 1
+    return last if losses and last < min(SOON, len(losses)) else None
+
+
+class LongerAnswers(Rule):
+    """Says where the model's own answers became longer than before, or shorter, as evaluator answer-length has it."""
+
+    name = "longer-answers"
+    order = 11
+    about = "the length of its answers"
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        change, tuned, base = (
+            getattr(run.evaluation, side).get("answer_words") for side in ("difference", "tuned", "base")
+        )
+        interval = ends(change) if change is not None and known(change) else None
+        if interval is None or interval[0] <= 0 <= interval[1] or not base.value:
+            return
+        name, share = ("longer" if change.value > 0 else "shorter"), abs(change.value) / base.value
+        brief = f"its answers are {percent(share)} {name} than before: {against(tuned, base)} words"
+        text = f"Its answers are {percent(share)} {name} than before: {against(tuned, base)} words, a difference of "
+        text += f"{told(change, sign=True)}. A figure of quality that rose may have risen with the length."
+        figures = {"metric": "answer_words", **sides(run.evaluation, "answer_words")}
+        yield Finding(kind="data", level="note", text=text, brief=brief, figures=figures)

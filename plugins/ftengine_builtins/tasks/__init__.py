@@ -10,6 +10,9 @@ from ftengine_builtins.tasks.reward import Reward
 from ftengine_builtins.tasks.seq2seq_lm import Seq2SeqLM
 from ftengine_builtins.tasks.text_classification import TextClassification
 from ftengine_builtins.tasks.token_classification import TokenClassification
+from ftengine_builtins.tasks.unpaired_losses import Answers as Answers
+from ftengine_builtins.tasks.unpaired_losses import UnpairedLoss as UnpairedLoss
+from ftengine_builtins.tasks.unpaired_preference import UnpairedPreference
 
 __all__ = [
     "CausalLM",
@@ -20,4 +23,5 @@ __all__ = [
     "Seq2SeqLM",
     "TextClassification",
     "TokenClassification",
+    "UnpairedPreference",
 ]

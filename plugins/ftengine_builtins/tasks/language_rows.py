@@ -17,6 +17,7 @@ from ftengine.text import comparable
 from ftengine_builtins.layouts import COLUMNS, PREFERENCES, is_question, normal, recognised
 from ftengine_builtins.preference_layouts import columns_of
 from ftengine_builtins.tasks.recognising import LABELS, first_of, renamed
+from ftengine_builtins.unpaired_layouts import are_unpaired
 
 SHAPES = "`messages` (a list of {role, content}), or `prompt` and `completion` (texts or such lists), or `text`"
 ASKED = "a `prompt`, or `messages` (a list of {role, content}), or `text`, to be answered"
@@ -123,10 +124,12 @@ def _called(columns: Sequence[str]) -> dict[str, str | None]:
 def recognise(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
     """See conversations, prompts with completions, or texts; columns may be called otherwise.
 
-    Of two answers to compare it can learn one alone, so it is for another task.
+    Of two answers to compare it can learn one alone, and of answers that are good or not the good ones, so these are
+    for other tasks.
     """
     guess = _recognised(columns, rows)
-    return guess if guess is None or columns_of(columns) is None else replace(guess, certainty=1)
+    others = columns_of(columns) is not None or are_unpaired(columns, rows)
+    return replace(guess, certainty=1) if guess is not None and others else guess
 
 
 def _recognised(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, Prompt, Recognised, TaskTraits, View
-from ftengine.errors import DataError, RecipeError, did_you_mean
+from ftengine.api import Batch, Config, Example, Features, Prediction, Recognised, View
+from ftengine.errors import DataError
 from ftengine.model import IGNORED
 from ftengine.model.tokens import length_limit, stack_tokens
 from ftengine_builtins.preference_layouts import SIDES, columns_of, pair_of, preference
 from ftengine_builtins.tasks import language_rows
-from ftengine_builtins.tasks.causal_lm import DEFAULT_MAX_LENGTH, CausalLM, CausalLMConfig
-from ftengine_builtins.tasks.generative import GenerativeTask
+from ftengine_builtins.tasks.causal_lm import DEFAULT_MAX_LENGTH
+from ftengine_builtins.tasks.compared_answers import (
+    DIVERGENCE,
+    REFERENCE,
+    AnswerOptions,
+    ComparesAnswers,
+    cut_to,
+    trains,
+)
 from ftengine_builtins.tasks.preference_losses import LOSSES, Pairs, PreferenceLoss
 
 if TYPE_CHECKING:
@@ -22,12 +29,6 @@ if TYPE_CHECKING:
 
     from ftengine.model import Criterion
 
-WHOLE = 1 << 40
-"""Tokens that no text has: what is written is cut here, both sides alike."""
-LANGUAGE = ("thoughts", "chat_template", "chat_template_kwargs", "system")
-"""Options that are those of task causal-lm."""
-REFERENCE = "reference."
-"""In front of a key of `predict`, what a batch has of the reference."""
 REJECTED = "rejected_"
 """In front of the keys of the rejected side's features."""
 EQUAL = "both answers are the same as they are written"
@@ -35,8 +36,8 @@ EQUAL_AS_CUT = "both answers are the same up to task.max_length"
 CUT_OFF = "what is trained on of an answer lies behind task.max_length"
 
 
-class PreferenceConfig(Config):
-    """Options of task preference."""
+class PairLossOptions(Config):
+    """The loss of pairs and its options."""
 
     loss: str | None = Field(
         None, description="dpo, robust, cdpo, ipo, sigmoid-norm, simpo, orpo or cpo; null: the first of them"
@@ -54,25 +55,13 @@ class PreferenceConfig(Config):
         None, ge=0, lt=0.5, description="robust, cdpo: share of the pairs that are the wrong way round; null: 0.1"
     )
     target_margin: float | None = Field(None, ge=0, description="simpo: γ; null: 0.5")
-    max_length: int | None = Field(
-        None,
-        ge=4,
-        description="longest prompt with its answer in tokens; null: "
-        f"{DEFAULT_MAX_LENGTH}, or the model's limit if less",
-    )
-    thoughts: Literal["train", "mask", "remove"] = Field(
-        "train", description="what the assistant thought: part of the answer, only read, or taken out"
-    )
-    chat_template: Literal["auto", "never"] = Field(
-        "auto", description="auto writes prompt and answers as a chat where the model has a template; never: as text"
-    )
-    chat_template_kwargs: dict[str, Any] = Field(
-        {}, description="given to the chat template, as {enable_thinking: false}; a row's own come first"
-    )
-    system: str | None = Field(None, min_length=1, description="system message of prompts that have none")
 
 
-class Preference(GenerativeTask):
+class PreferenceConfig(AnswerOptions, PairLossOptions):
+    """Options of task preference."""
+
+
+class Preference(ComparesAnswers):
     """Prefer one answer to another: DPO, IPO, SimPO, ORPO and their like, on prompt, chosen and rejected answer.
 
     A row has `prompt`, `chosen` and `rejected` (texts, or lists of messages), or `chosen` and `rejected` that begin
@@ -83,43 +72,15 @@ class Preference(GenerativeTask):
     """
 
     name = "preference"
-    traits = TaskTraits(example_model="HuggingFaceTB/SmolLM2-135M-Instruct", learning_rate_share=0.02)
-    head = "causal-lm"
     Config = PreferenceConfig
-    ahead = 1
     evaluators = ("preferences",)
-    predicts_probabilities = False
     losses: ClassVar[tuple[type[PreferenceLoss], ...]] = LOSSES
-    """Those that `task.loss` may name; the first is the default."""
-
-    def __init__(self, config: Any = None) -> None:
-        super().__init__(config)
-        own = {key: getattr(self.config, key) for key in LANGUAGE}
-        self._language = CausalLM(CausalLMConfig(max_length=WHOLE, **own))
-        self.preference_loss = self._chosen_loss()
-        self.reference = frozenset({"chosen_logp", "rejected_logp"} if self.preference_loss.reference else ())
-
+    compared = frozenset({"chosen_logp", "rejected_logp"})
     predicts = frozenset({"chosen_logp", "rejected_logp", "chosen_tokens", "rejected_tokens", "margin"})
 
-    def _chosen_loss(self) -> PreferenceLoss:
-        """Return the loss with its options (RecipeError: there is none of that name, or it does not read one)."""
-        names = {cls.name: cls for cls in self.losses}
-        name = self.config.loss or next(iter(names))
-        if name not in names:
-            raise RecipeError(f"task.loss is {name!r}. Allowed: {', '.join(names)}.{did_you_mean(name, names)}")
-        cls, given = names[name], dict[str, Any]()
-        known = {field for one in self.losses for field in one.model_fields}
-        for key in sorted(known & set(type(self.config).model_fields)):
-            if (value := getattr(self.config, key)) is None:
-                continue
-            if key not in cls.model_fields:
-                readers = [one.name for one in self.losses if key in one.model_fields]
-                raise RecipeError(
-                    f"task.{key} is {value!r}, and loss {name} does not read it; {' and '.join(readers)} "
-                    f"{'do' if len(readers) > 1 else 'does'}. Leave it out."
-                )
-            given[key] = value
-        return cls(**given)
+    def _elsewhere(self, name: str, names: Mapping[str, Any]) -> str:
+        single = " Loss kto is of task unpaired-preference, whose rows are {prompt, completion, label}."
+        return single if name == "kto" else super()._elsewhere(name, names)
 
     def check_columns(self, columns: Sequence[str]) -> None:
         if columns_of(columns) is None:
@@ -143,7 +104,7 @@ class Preference(GenerativeTask):
             values = [row.get(name) for name in ("prompt", *SIDES)]
             return View([], None, texts=[value for value in values if isinstance(value, str)], identity=values)
         texts = [*chosen.texts, *(text for text in rejected.texts if text not in chosen.texts)]
-        target = [chosen.target, rejected.target]
+        target = {"chosen": chosen.target, "rejected": rejected.target}
         return View(chosen.inputs, target, texts=texts, identity=[chosen.identity, rejected.identity])
 
     def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
@@ -168,7 +129,7 @@ class Preference(GenerativeTask):
         limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
         row = preference(example)
         whole = [self._language.encode(_side(row, side), processor) for side in SIDES]
-        if not all(_trains(one) for one in whole):
+        if not all(trains(one) for one in whole):
             raise DataError("an answer has no token that is trained on: its messages have weight 0.")
         sides, full, cut = cut_to(limit, whole, processor)
         counts = dict(whole[0].get("counts", {}))
@@ -178,7 +139,7 @@ class Preference(GenerativeTask):
         counts |= {"pairs": 1, "longer_chosen": tokens[0] > tokens[1], "longer_rejected": tokens[0] < tokens[1]}
         differ = sides[0]["input_ids"] != sides[1]["input_ids"]
         why = None if differ else EQUAL_AS_CUT if cut else EQUAL
-        if not all(_trains(one) for one in sides):
+        if not all(trains(one) for one in sides):
             why = CUT_OFF
         longest = max(len(one["input_ids"]) for one in sides)
         unknown = [one["unknown"] for one in whole]
@@ -233,11 +194,10 @@ class Preference(GenerativeTask):
             "rejected_tokens": pairs.rejected_tokens,
             "margin": self.preference_loss.margin(pairs),
         }
+        if self.reference:
+            columns[DIVERGENCE] = pairs.divergence
         lists = {name: column.tolist() for name, column in columns.items()}
         return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
-
-    def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
-        return dict(prediction)
 
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode the prompt, then each side's answer."""
@@ -248,66 +208,22 @@ class Preference(GenerativeTask):
             shown += [(f"\n{side}: ", False), *pieces[len(shown[:1]) :]]
         return shown
 
-    def check_input(self, row: Example) -> None:
-        self._language.check_input(_question(row))
+    def question(self, row: Example) -> Example:
+        """Return a row as what is to be answered: of a preference its prompt."""
+        if pair_of(row) is None:
+            return row
+        pair = preference(row)
+        return {name: value for name, value in pair.items() if name not in SIDES}
 
-    def infer(
-        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
-    ) -> list[dict[str, Any]]:
-        """Return {"completion": text} for each row, as task causal-lm does."""
-        return self._language.infer(loaded, [_question(row) for row in rows], options)
-
-    def generate(
-        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
-    ) -> list[Prediction]:
-        """Return {"prompt", "completion", "reference"} for each row, whose reference is the chosen answer."""
-        return self._language.generate(loaded, [_side(preference(row), "chosen") for row in rows], options)
-
-    def prompt(self, row: Example, loaded: LoadedModel) -> Prompt:
-        return self._language.prompt(_question(row), loaded)
-
-
-def cut_to(limit: int, whole: Sequence[Features], processor: Any) -> tuple[list[Features], int, bool]:
-    """Cut answers to a prompt to a number of tokens: the beginning of the prompt first, on all of them as much.
-
-    A BOS in front stays there.
-
-    Returns:
-        tokens and labels of each; how many the longest had; whether an answer was cut.
-    """
-    places = [[i for i, label in enumerate(one["labels"]) if label != IGNORED] for one in whole]
-    full = max(place[-1] for place in places) + 1  # what a template writes behind an answer is of no use
-    bos = getattr(processor, "bos_token_id", None)
-    kept = int(full > limit and bos is not None and all(one["input_ids"][0] == bos for one in whole))
-    room = limit - kept
-    start = max(kept, min(full - room, min(place[0] for place in places) - room // 2))
-    sides = [
-        {
-            "input_ids": one["input_ids"][:kept] + one["input_ids"][start : min(start + room, place[-1] + 1)],
-            "labels": [IGNORED] * kept + one["labels"][start : min(start + room, place[-1] + 1)],
-        }
-        for one, place in zip(whole, places, strict=True)
-    ]
-    return sides, full, full - start > room
-
-
-def _trains(features: Features) -> bool:
-    """Say whether a token is trained on; the first one is never predicted."""
-    return any(label != IGNORED for label in features["labels"][1:])
+    def answered(self, row: Example) -> Example:
+        """Return the prompt with the chosen answer."""
+        return _side(preference(row), "chosen")
 
 
 def _side(row: Example, side: str) -> dict[str, Any]:
     """Return one side of a pair as a prompt with its completion."""
     rest = {name: value for name, value in row.items() if name not in (*SIDES, "messages", "text")}
     return {**rest, "completion": row[side]}
-
-
-def _question(row: Example) -> Example:
-    """Return a row as what is to be answered: of a preference its prompt."""
-    if pair_of(row) is None:
-        return row
-    pair = preference(row)
-    return {name: value for name, value in pair.items() if name not in SIDES}
 
 
 def _of_side(features: Features, start: str) -> Features:

@@ -49,6 +49,12 @@ class Pairs:
         return chosen - (self.rejected - self.reference_rejected) / self.rejected_tokens
 
     @property
+    def divergence(self) -> Tensor:
+        """The mean over both answers of |c̄ - c̄_ref| and |r̄ - r̄_ref|."""
+        chosen = (self.chosen - self.reference_chosen).abs() / self.chosen_tokens
+        return (chosen + (self.rejected - self.reference_rejected).abs() / self.rejected_tokens) / 2
+
+    @property
     def mean_chosen(self) -> Tensor:
         """c̄."""
         return self.chosen / self.chosen_tokens

@@ -7,6 +7,7 @@ from typing import Any
 
 from ftengine.api import Example, Recognised
 from ftengine_builtins.tasks.class_labels import as_number, with_point
+from ftengine_builtins.unpaired_layouts import are_unpaired
 
 TEXTS = ("text", "sentence", "content", "review", "description", "document", "body", "comment", "tweet", "title")
 _ENGLISH = ("label", "labels", "class", "category", "sentiment", "intent", "topic", "tag", "rating", "score", "target")
@@ -37,7 +38,7 @@ def renamed(**columns: str) -> dict[str, str]:
 
 def recognise_text(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
     """See a text, or two of them, with a label."""
-    label, certainty = label_of(columns, rows), 3
+    label, certainty = label_of(columns, rows), 1 if are_unpaired(columns, rows) else 3
     if label is None:
         label, certainty = _guessed_label(columns, rows), 1
     if label is None:

@@ -14,8 +14,9 @@ from ftengine.model.tokens import length_limit, stack_tokens
 from ftengine_builtins.preference_layouts import SIDES, pair_of, preference
 from ftengine_builtins.tasks.causal_lm import DEFAULT_MAX_LENGTH, CausalLM, CausalLMConfig
 from ftengine_builtins.tasks.class_labels import as_number
+from ftengine_builtins.tasks.compared_answers import WHOLE, cut_to
 from ftengine_builtins.tasks.modes import evaluated, refuse_options
-from ftengine_builtins.tasks.preference import REJECTED, WHOLE, Preference, PreferenceConfig, cut_to
+from ftengine_builtins.tasks.preference import REJECTED, Preference, PreferenceConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

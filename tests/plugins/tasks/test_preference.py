@@ -72,7 +72,8 @@ def test_every_layout_is_the_same_pair(layout, tokenizer):
         assert found[key] == wanted[key], key
     assert Preference.recognise(list(row), [row]).certainty == 3
     view = task.view(row)
-    assert (list(view.inputs), view.target) == ([ASKED], [[GOOD], [BAD]]) or view.target == [GOOD, BAD]
+    both = [view.target[side] for side in ("chosen", "rejected")]
+    assert (list(view.inputs), both) == ([ASKED], [[GOOD], [BAD]]) or both == [GOOD, BAD]
 
 
 def test_sides_are_written_as_causal_lm_writes_a_completion(tokenizer):

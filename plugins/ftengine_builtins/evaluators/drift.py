@@ -1,0 +1,60 @@
+"""Figures of how far a tuned model has gone: from its reference, and in how much it writes."""
+
+import numpy as np
+from pydantic import Field
+
+from ftengine import api
+from ftengine.api import Metric
+from ftengine_builtins.evaluators.base import WeightedEvaluator
+from ftengine_builtins.evaluators.weighted import means
+
+
+class Divergence(WeightedEvaluator):
+    """How far the log-probabilities of the data's answers are from those of the reference, per token.
+
+    It is estimated on the data's answers, the preferred and the others, and not on the model's own: KL divergence,
+    which is a mean over the model's own answers, is another number.
+    """
+
+    name = "divergence"
+    reads = frozenset({"divergence"})
+    metrics = {  # noqa: RUF012
+        "divergence": Metric(
+            "divergence from the reference, on the data",
+            meaning="Mean over the data's answers of |log p − log p of the reference| per token, in nats; not KL, "
+            "which is taken over the model's own answers.",
+            at_zero="nothing has moved",
+        )
+    }
+
+    def score_resamples(self, rows, weights):
+        return {"divergence": means(weights, rows["divergence"])[:, 0]}
+
+
+class AnswerLength(WeightedEvaluator):
+    """How long the model's own answers are: words between white space, and characters."""
+
+    name = "answer-length"
+
+    class Config(api.Config):
+        max_new_tokens: int = Field(256, ge=1, description="longest answer in tokens; what is longer is cut there")
+
+    reads = frozenset({"completion"})
+    metrics = {  # noqa: RUF012
+        "answer_words": Metric("words of an answer", meaning="Mean over the model's own answers."),
+        "answer_characters": Metric("characters of an answer", meaning="Mean over the model's own answers."),
+    }
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.generation = {"max_new_tokens": self.config.max_new_tokens}
+
+    def keep(self, prediction):
+        """Return how long the answer is."""
+        answer = prediction["completion"]
+        return {"answer_words": float(len(answer.split())), "answer_characters": float(len(answer))}
+
+    def score_resamples(self, rows, weights):
+        return dict(
+            zip(self.metrics, means(weights, *(np.asarray(rows[name]) for name in self.metrics)).T, strict=True)
+        )

@@ -1,0 +1,159 @@
+"""What tasks that learn which answers are better have in common: one answer as its tokens, and the loss's options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from ftengine.api import Config, Example, Features, LoadedModel, Prediction, Prompt, TaskTraits
+from ftengine.errors import RecipeError, did_you_mean
+from ftengine.model import IGNORED
+from ftengine_builtins.tasks.causal_lm import DEFAULT_MAX_LENGTH, CausalLM, CausalLMConfig
+from ftengine_builtins.tasks.generative import GenerativeTask
+
+WHOLE = 1 << 40
+"""Tokens that no text has: what is written is cut here, all answers to a prompt alike."""
+LANGUAGE = ("thoughts", "chat_template", "chat_template_kwargs", "system")
+"""Options that are those of task causal-lm."""
+DIVERGENCE = "divergence"
+"""The key of `predict` for how far answers' log-probabilities are from the reference's, per token; what measures it."""
+REFERENCE = "reference."
+"""In front of a key of `predict`, what a batch has of the reference."""
+
+
+class AnswerOptions(Config):
+    """How a prompt with an answer is written."""
+
+    max_length: int | None = Field(
+        None,
+        ge=4,
+        description="longest prompt with its answer in tokens; null: "
+        f"{DEFAULT_MAX_LENGTH}, or the model's limit if less",
+    )
+    thoughts: Literal["train", "mask", "remove"] = Field(
+        "train", description="what the assistant thought: part of the answer, only read, or taken out"
+    )
+    chat_template: Literal["auto", "never"] = Field(
+        "auto", description="auto writes prompt and answers as a chat where the model has a template; never: as text"
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="given to the chat template, as {enable_thinking: false}; a row's own come first"
+    )
+    system: str | None = Field(None, min_length=1, description="system message of prompts that have none")
+
+
+class ComparesAnswers(GenerativeTask):
+    """Learns how likely answers to a prompt are to be, by a loss of its own."""
+
+    traits = TaskTraits(
+        example_model="HuggingFaceTB/SmolLM2-135M-Instruct",
+        learning_rate_share=0.02,
+        strategy_defaults=(("dropout", 0.0),),
+    )
+    head = "causal-lm"
+    ahead = 1
+    predicts_probabilities = False
+    losses: ClassVar[tuple[type[Any], ...]]
+    """Those that `task.loss` may name, with a `name` and `reference`; the first is the default."""
+    compared: ClassVar[frozenset[str]]
+    """Keys of `predict` whose values of the reference a loss takes."""
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        own = {key: getattr(self.config, key) for key in LANGUAGE}
+        self._language = CausalLM(CausalLMConfig(max_length=WHOLE, **own))
+        self.preference_loss = self._chosen_loss()
+        self.reference = self.compared if self.preference_loss.reference else frozenset()
+        if self.reference:
+            self.predicts, self.evaluators = self.predicts | {DIVERGENCE}, (*self.evaluators, DIVERGENCE)
+
+    def _chosen_loss(self) -> Any:
+        """Return the loss with its options (RecipeError: there is none of that name, or it does not read one)."""
+        names = {cls.name: cls for cls in self.losses}
+        name = self.config.loss or next(iter(names))
+        if name not in names:
+            raise RecipeError(f"task.loss is {name!r}. Allowed: {', '.join(names)}.{self._elsewhere(name, names)}")
+        cls, given = names[name], dict[str, Any]()
+        known = {field for one in self.losses for field in one.model_fields}
+        for key in sorted(known & set(type(self.config).model_fields)):
+            if (value := getattr(self.config, key)) is None:
+                continue
+            if key not in cls.model_fields:
+                readers = [one.name for one in self.losses if key in one.model_fields]
+                raise RecipeError(
+                    f"task.{key} is {value!r}, and loss {name} does not read it; {' and '.join(readers)} "
+                    f"{'do' if len(readers) > 1 else 'does'}. Leave it out."
+                )
+            given[key] = value
+        return cls(**given)
+
+    def _elsewhere(self, name: str, names: Mapping[str, Any]) -> str:
+        """Return what to write instead of a loss that is not among these."""
+        return did_you_mean(name, names)
+
+    def for_reference(self) -> ComparesAnswers:
+        """Return the task with a loss that takes a reference and no option of its own: log-probabilities are equal."""
+        known = {field for one in self.losses for field in one.model_fields}
+        plain = dict.fromkeys(known & set(type(self.config).model_fields))
+        first = next(one.name for one in self.losses if one.reference)
+        return type(self)(self.config.model_copy(update={**plain, "loss": first}))
+
+    def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
+        return dict(prediction)
+
+    def question(self, row: Example) -> Example:
+        """Return a row as what is to be answered (DataError: it cannot be read)."""
+        raise NotImplementedError
+
+    def answered(self, row: Example) -> Example:
+        """Return a row as a prompt with the answer that is to be given (DataError: it cannot be read)."""
+        raise NotImplementedError
+
+    def check_input(self, row: Example) -> None:
+        self._language.check_input(self.question(row))
+
+    def infer(
+        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return {"completion": text} for each row, as task causal-lm does."""
+        return self._language.infer(loaded, [self.question(row) for row in rows], options)
+
+    def generate(
+        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
+    ) -> list[Prediction]:
+        """Return {"prompt", "completion", "reference"} for each row, whose reference is the answer to be given."""
+        return self._language.generate(loaded, [self.answered(row) for row in rows], options)
+
+    def prompt(self, row: Example, loaded: LoadedModel) -> Prompt:
+        return self._language.prompt(self.question(row), loaded)
+
+
+def cut_to(limit: int, whole: Sequence[Features], processor: Any) -> tuple[list[Features], int, bool]:
+    """Cut answers to a prompt to a number of tokens: the beginning of the prompt first, on all of them as much.
+
+    A BOS in front stays there.
+
+    Returns:
+        tokens and labels of each; how many the longest had; whether an answer was cut.
+    """
+    places = [[i for i, label in enumerate(one["labels"]) if label != IGNORED] for one in whole]
+    full = max(place[-1] for place in places) + 1  # what a template writes behind an answer is of no use
+    bos = getattr(processor, "bos_token_id", None)
+    kept = int(full > limit and bos is not None and all(one["input_ids"][0] == bos for one in whole))
+    room = limit - kept
+    start = max(kept, min(full - room, min(place[0] for place in places) - room // 2))
+    sides = [
+        {
+            "input_ids": one["input_ids"][:kept] + one["input_ids"][start : min(start + room, place[-1] + 1)],
+            "labels": [IGNORED] * kept + one["labels"][start : min(start + room, place[-1] + 1)],
+        }
+        for one, place in zip(whole, places, strict=True)
+    ]
+    return sides, full, full - start > room
+
+
+def trains(features: Features) -> bool:
+    """Say whether a token is trained on; the first one is never predicted."""
+    return any(label != IGNORED for label in features["labels"][1:])

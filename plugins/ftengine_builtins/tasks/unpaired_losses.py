@@ -1,0 +1,89 @@
+"""Losses of answers that are desirable or not, one class each: a formula over log-probabilities.
+
+With the log-probability log p of an answer y to its prompt x, that of the reference, log p_ref, and β, an answer's
+implied reward is
+
+    r(x, y) = β·(log p(y|x) - log p_ref(y|x))
+
+The answers of an effective batch meet: all of them are one group, on one process or many.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from ftengine.api import Config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What n answers of one group came to, (n,) each, in at least fp32.
+
+    Args:
+        logp: log-probability of each answer, summed over its tokens.
+        tokens: how many each has.
+        desirable: whether it is desirable, bool.
+        mismatched_logp: log-probability that the prompt of each has for another prompt's answer; without gradient.
+        reference_logp, reference_mismatched_logp: the same by the reference.
+    """
+
+    logp: Tensor
+    tokens: Tensor
+    desirable: Tensor
+    mismatched_logp: Tensor
+    reference_logp: Tensor
+    reference_mismatched_logp: Tensor
+
+
+class UnpairedLoss(Config):
+    """A loss of single answers. Its fields are its options: keys of the task that set them have their names."""
+
+    name: ClassVar[str]
+    """What recipes write as `task.loss`."""
+    reference: ClassVar[bool] = True
+    """Whether it compares with the model before training."""
+
+    beta: float = 0.1
+    nll: float = 0.0
+
+    def reward(self, logp: Tensor, reference: Tensor) -> Tensor:
+        """Return (n,) implied rewards r."""
+        return self.beta * (logp - reference)
+
+    def loss(self, answers: Answers) -> Tensor:
+        """Return (n,) losses of the answers of a group."""
+        raise NotImplementedError
+
+    def __call__(self, answers: Answers) -> Tensor:
+        """Return (n,) losses, with the desirable answers' NLL per token where it counts."""
+        losses = self.loss(answers)
+        return losses - self.nll * answers.logp / answers.tokens * answers.desirable if self.nll else losses
+
+
+class KTO(UnpairedLoss):
+    """λ_D·(1 - σ(r - z₀)) of desirable answers, λ_U·(1 - σ(z₀ - r)) of others; β 0.1, λ_D 1, λ_U 1.
+
+    z₀ = max(0, mean of r(x, y') over the group) without gradient, where y' is the answer to another prompt: an estimate
+    of β·KL(p ‖ p_ref). (Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7.) λ_D is `desirable_weight` and λ_U
+    `undesirable_weight`; of n_D desirable answers and n_U others, eq. 8 has λ_D·n_D from 1 to 4/3 times λ_U·n_U.
+    """
+
+    name = "kto"
+    desirable_weight: float = 1.0
+    undesirable_weight: float = 1.0
+
+    def loss(self, answers: Answers) -> Tensor:
+        import torch
+
+        rewards = self.reward(answers.logp, answers.reference_logp)
+        zero = self.reward(answers.mismatched_logp, answers.reference_mismatched_logp).mean().detach().clamp(min=0)
+        desirable = self.desirable_weight * (1 - torch.sigmoid(rewards - zero))
+        return torch.where(answers.desirable, desirable, self.undesirable_weight * (1 - torch.sigmoid(zero - rewards)))
+
+
+UNPAIRED_LOSSES: tuple[type[UnpairedLoss], ...] = (KTO,)
+"""Those of the box; the first is the default."""

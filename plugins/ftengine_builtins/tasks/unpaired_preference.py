@@ -1,0 +1,226 @@
+"""Unpaired preferences: answers of which each is desirable or not, none set against another one to its prompt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from ftengine.api import FOLLOWING, Batch, Config, Example, Features, Labels, Prediction, Recognised, View
+from ftengine.errors import DataError
+from ftengine.model.tokens import length_limit, stack_tokens
+from ftengine_builtins.tasks import language_rows
+from ftengine_builtins.tasks.causal_lm import DEFAULT_MAX_LENGTH
+from ftengine_builtins.tasks.compared_answers import (
+    DIVERGENCE,
+    REFERENCE,
+    AnswerOptions,
+    ComparesAnswers,
+    cut_to,
+    trains,
+)
+from ftengine_builtins.tasks.preference import CUT_OFF
+from ftengine_builtins.tasks.unpaired_losses import UNPAIRED_LOSSES, Answers, UnpairedLoss
+from ftengine_builtins.unpaired_layouts import are_unpaired, tag_of, unpaired
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ftengine.model import Criterion
+
+MISMATCHED = "mismatched_"
+"""In front of the keys of what the prompt is with another prompt's answer."""
+
+
+class UnpairedLossOptions(Config):
+    """The loss of single answers and its options."""
+
+    loss: str | None = Field(None, description="kto; null: that")
+    beta: float | None = Field(
+        None, gt=0, description="how far the model may go from the reference: the smaller, the further; null: 0.1"
+    )
+    nll: float | None = Field(None, ge=0, description="weight of the desirable answers' loss per token beside; null: 0")
+    desirable_weight: float | None = Field(None, ge=0, description="kto: λ_D, of desirable answers; null: 1")
+    undesirable_weight: float | None = Field(None, ge=0, description="kto: λ_U, of the others; null: 1")
+
+
+class UnpairedPreferenceConfig(AnswerOptions, UnpairedLossOptions):
+    """Options of task unpaired-preference."""
+
+
+class UnpairedPreference(ComparesAnswers):
+    """Make desirable answers likelier and others less likely: KTO, on prompt, completion and label.
+
+    A row has `prompt` and `completion` (texts, or lists of messages), or a conversation that ends with the answer, in
+    any layout that task causal-lm reads, and `label` (or `kto_tag`), true where the answer is desirable. It is written
+    as there, and cut as a pair of task preference is. The answer that a prompt is mismatched with, for the loss's
+    baseline, is that of the next row of the split which asks something else; the same one in every epoch.
+    """
+
+    name = "unpaired-preference"
+    traits = replace(ComparesAnswers.traits, examples_meet=True, reads_following=True)
+    Config = UnpairedPreferenceConfig
+    evaluators = ("unpaired-preferences",)
+    losses: ClassVar[tuple[type[UnpairedLoss], ...]] = UNPAIRED_LOSSES
+    compared = frozenset({"logp", "mismatched_logp"})
+    predicts = frozenset({"logp", "mismatched_logp", "tokens", "desirable", "reward"})
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        if tag_of(columns) is None:
+            raise DataError(
+                f"the data has columns {', '.join(columns) or '(none)'}; unpaired preferences need `prompt`, "
+                "`completion` and `label` (true or false). Rename columns with data.columns, e.g. {label: COLUMN}."
+            )
+
+    @classmethod
+    def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
+        """See answers with true or false beside them."""
+        return Recognised(3) if are_unpaired(columns, rows) else None
+
+    def learn_labels(self, splits: Mapping[str, Iterable[Example]]) -> Labels | None:
+        """Learn nothing; refuse answers that are all desirable, or all not, or all to one prompt (DataError)."""
+        counts, asked = Counter[bool](), set[str]()
+        for row in splits["train"]:
+            view = self.view(row)
+            if not view.inputs:  # it will be refused by its line
+                return None
+            counts[view.target["desirable"]] += 1
+            asked |= {str(view.inputs)} if len(asked) < 2 else set()
+        if len(counts) == 1:
+            (label,) = counts
+            raise DataError(
+                f"all {counts.total():,} answers of the training data have label {str(label).lower()}; a loss of "
+                "unpaired preferences learns from desirable answers (true) and from others (false)."
+            )
+        if len(asked) == 1:
+            raise DataError(
+                "all rows of the training data have the same prompt; each answer's gain is compared with that of "
+                "answers to other prompts, so there must be two at least."
+            )
+        return None
+
+    def view(self, row: Example) -> View:
+        """See the prompt as input, the answer with its label as the target."""
+        try:
+            read = unpaired(row)
+            seen = language_rows.view(read, all_trained=False)
+        except DataError:
+            values = [row.get(name) for name in ("prompt", "completion", "label")]
+            return View([], None, texts=[value for value in values if isinstance(value, str)], identity=values)
+        target = {"completion": seen.target, "desirable": read["label"]}
+        return View(seen.inputs, target, texts=seen.texts, identity=[seen.identity, read["label"]])
+
+    def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
+        return language_rows.with_inputs(unpaired(row), inputs)
+
+    def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
+        """Return input_ids and labels of the answer, and of its prompt with the answer of the row under `FOLLOWING`.
+
+        Without such a row its own stands there.
+        """
+        limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
+        row = unpaired(example)
+        other = unpaired(example.get(FOLLOWING) or example)["completion"]
+        if isinstance(row["completion"], str) != isinstance(other, str):
+            other = _as_kind(other, row["completion"])
+        whole = [
+            self._language.encode({**row, "completion": answer}, processor) for answer in (row["completion"], other)
+        ]
+        own, full, cut = self._cut(limit, whole[0], processor)
+        mismatched, *_ = self._cut(limit, whole[1], processor)
+        counts = dict(whole[0].get("counts", {}))
+        if cut:
+            counts.pop("end_of_turn", None)
+        kind = "desirable" if row["label"] else "undesirable"
+        longest = max(len(own["input_ids"]), len(mismatched["input_ids"]))
+        return {
+            **own,
+            **{f"{MISMATCHED}{key}": ids for key, ids in mismatched.items()},
+            "desirable": row["label"],
+            "length": 2 * longest,
+            "longest": longest,
+            "weight": int(trains(own)),
+            "full_length": full,
+            "truncated": full > limit,
+            "unknown": whole[0]["unknown"],
+            "counts": {**counts, kind: 1},
+            "kind": kind,
+            **({} if trains(own) else {"untrained": CUT_OFF}),
+        }
+
+    def _cut(self, limit: int, whole: Features, processor: Any) -> tuple[Features, int, bool]:
+        if not trains(whole):
+            raise DataError("the answer has no token that is trained on: its messages have weight 0.")
+        (own,), full, cut = cut_to(limit, [whole], processor)
+        return own, full, cut
+
+    def collate(self, features: Sequence[Features], processor: Any) -> Batch:  # type: ignore[override]
+        """Stack prompts with their own answers, and with the mismatched ones below them: (2n, T); desirable is (n,)."""
+        import torch
+
+        sides = [
+            {key: one[f"{start}{key}"] for key in ("input_ids", "labels")}
+            for start in ("", MISMATCHED)
+            for one in features
+        ]
+        return {**stack_tokens(sides, processor), "desirable": torch.tensor([one["desirable"] for one in features])}
+
+    def represent(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Return what `Answers` has of each answer, (n,) each; without a reference the model is its own."""
+        inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
+        logps, counts = self._loss.log_probs(model, inputs, batch["labels"])
+        logp, mismatched = logps.chunk(2)
+        return {
+            "logp": logp,
+            "tokens": counts.chunk(2)[0],
+            "desirable": batch["desirable"],
+            "mismatched_logp": mismatched.detach(),
+            "reference_logp": batch.get(f"{REFERENCE}logp", logp.detach()),
+            "reference_mismatched_logp": batch.get(f"{REFERENCE}mismatched_logp", mismatched.detach()),
+        }
+
+    def joint_loss(self, represented: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+        """Return (summed losses of the answers of a group, their number)."""
+        losses = self.preference_loss(Answers(**represented))
+        return losses.sum(), len(losses)
+
+    def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
+        return self.joint_loss(self.represent(model, batch))
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
+        """Return log-probabilities, tokens, the implied reward, and whether the answer is desirable."""
+        import torch
+
+        from ftengine.model.forest import as_forest
+
+        with torch.no_grad(), as_forest(model, {key: batch[key] for key in ("input_ids", "attention_mask")}):
+            found = self.represent(model, batch)
+        reward = self.preference_loss.reward(found["logp"], found["reference_logp"])
+        columns = {name: found[name].tolist() for name in ("logp", "mismatched_logp", "tokens", "desirable")}
+        columns["reward"] = reward.tolist()
+        columns[DIVERGENCE] = ((found["logp"] - found["reference_logp"]).abs() / found["tokens"]).tolist()
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
+        """Decode the prompt with its answer."""
+        return self._language.decode_example(features, processor)
+
+    def question(self, row: Example) -> Example:
+        """Return a row as what is to be answered, without its answer where it has one."""
+        if tag_of([name for name, value in row.items() if value is not None]) is None:
+            return row
+        return {name: value for name, value in unpaired(row).items() if name != "completion"}
+
+    def answered(self, row: Example) -> Example:
+        """Return the prompt with its answer."""
+        return unpaired(row)
+
+
+def _as_kind(answer: Any, like: Any) -> Any:
+    """Return an answer as text or as messages, as another is."""
+    if isinstance(like, str):
+        return "\n".join(str(message.get("content") or "") for message in answer)
+    return [{"role": "assistant", "content": answer}]

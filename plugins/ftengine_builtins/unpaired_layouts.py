@@ -1,0 +1,84 @@
+"""Layouts of unpaired preferences: from a row as another tool wrote it to `prompt`, `completion` and `label`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ftengine.api import Example
+from ftengine.errors import DataError, shown
+from ftengine_builtins import layouts
+from ftengine_builtins.preference_layouts import messages_of, role_of
+
+TAGS = ("label", "kto_tag")
+"""Columns that say whether an answer is desirable: as TRL and ms-swift, as LlamaFactory call it."""
+ANSWERED = (
+    *({name} for name in layouts.COLUMNS),
+    *({"prompt", "completion"}, {"instruction", "output"}, {"query", "response"}),
+)
+"""Columns of what is asked with its answer."""
+DESIRABLE = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
+
+
+def tag_of(columns: Sequence[str]) -> str | None:
+    """Return the column that says whether an answer is desirable; None where rows are no unpaired preferences."""
+    if not any(names <= set(columns) for names in ANSWERED):
+        return None
+    return next((name for name in TAGS if name in columns), None)
+
+
+def are_unpaired(columns: Sequence[str], rows: Sequence[Example]) -> bool:
+    """Say whether rows are answers with true or false beside them."""
+    tag = tag_of(columns)
+    try:
+        return tag is not None and bool([desirable(row[tag]) for row in rows if row.get(tag) is not None])
+    except DataError:
+        return False
+
+
+def desirable(value: Any) -> bool:
+    """Return whether an answer is desirable (DataError: the value says neither)."""
+    key = value.strip().lower() if isinstance(value, str) else value
+    if not isinstance(key, (bool, int, float, str)) or key not in DESIRABLE:
+        raise DataError(
+            f"`label` is {shown(value)}; it must be true for a desirable answer, false for one that is not."
+        )
+    return DESIRABLE[key]
+
+
+def unpaired(row: Example) -> dict[str, Any]:
+    """Return a row with `prompt` and `completion`, both texts or both lists of messages, and `label`, true or false.
+
+    Of a conversation all that stands behind what is asked last is the answer.
+
+    Raises:
+        DataError: one of them is missing, empty or of another kind.
+    """
+    tag = next((name for name in TAGS if row.get(name) is not None), "label")
+    label = desirable(row.get(tag))
+    converted = dict(layouts.normal({name: value for name, value in row.items() if name != tag}))
+    if converted.get("messages") is not None:
+        messages = messages_of(converted.pop("messages"), "messages")
+        asks = [k for k, one in enumerate(messages) if role_of(one) in ("user", "system", "developer")]
+        asked = max(asks, default=-1) + 1
+        converted |= {"prompt": messages[:asked], "completion": messages[asked:]}
+        if not converted["completion"]:
+            raise DataError("`messages` end with what is asked; they must end with the answer that `label` is about.")
+    for name in ("prompt", "completion"):
+        if converted.get(name) is None:
+            raise DataError(f"the row has no `{name}`; it needs `prompt`, `completion` and `label`.")
+    asked, answer = converted["prompt"], converted["completion"]
+    if not (isinstance(asked, str) and isinstance(answer, str)):
+        asked = [{"role": "user", "content": asked}] if isinstance(asked, str) else messages_of(asked, "prompt")
+        answer = messages_of(answer, "completion")
+    if is_empty(answer):
+        raise DataError("`completion` is empty; it must hold some text.")
+    return {**converted, "prompt": asked, "completion": answer, "label": label}
+
+
+def is_empty(answer: Any) -> bool:
+    """Say whether an answer, text or messages, says nothing."""
+    if isinstance(answer, str):
+        return not answer.strip()
+    said = [one.get("content") or one.get("tool_calls") for one in answer]
+    return not any(one.strip() if isinstance(one, str) else one for one in said)
