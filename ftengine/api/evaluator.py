@@ -303,7 +303,7 @@ class Evaluator(Component):
         return {}
 
     def example_weights(self, rows: Rows) -> Mapping[str, np.ndarray]:
-        """Return (n,) weights by metric, where examples weigh unequally, as in a loss per token.
+        """Return (n,) weights by metric, where examples weigh unequally, as in a loss per token; 0: it is of others.
 
         Intervals are as wide as for (Σw)² / Σw² examples (Kish 1965, §8.2).
         """

@@ -65,7 +65,7 @@ def measure(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, Res
         unequal = evaluator.example_weights(rows)
     resampled = _resampled(evaluator, rows, weights)
     shares = by_resample(partial(evaluator.proportions, rows), weights) if overrides(evaluator, "proportions") else {}
-    figures, freedom, rows_of_groups = {}, weights.freedom, len(weights) if weights.grouped else None
+    figures, freedom = {}, weights.freedom
     for name, metric in evaluator.metrics.items():
         value, values = plain[name], resampled.get(name)
         if values is None or not metric.interval:  # what resamples of it say is not true of it
@@ -79,18 +79,19 @@ def measure(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, Res
         else:
             interval = percentile_interval(values, size)
         scored = most is not None or name in shares
+        under = weights.under(np.asarray(unequal[name]) > 0) if name in unequal else weights
         figures[name] = ResampledFigure(
             metric,
             evaluator.name,
             value,
             values,
             interval,
-            weights.groups,
+            under.groups,
             size,
             most,
             scored,
             freedom,
-            rows_of_groups,
+            len(under) if weights.grouped else None,
         )
     return figures
 

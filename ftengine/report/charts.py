@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from ftengine.api import Line, LineChart
+from ftengine.text import short_place
 
 FEWEST_SMOOTHED = 10
 """Points below which a line is read as it is."""
@@ -84,7 +85,7 @@ def by_source(lines: Sequence[Mapping[str, Any]], prefix: str = "loss/") -> Line
         name.removeprefix(prefix): [(line["step"], line[name]) for line in lines if line.get(name) is not None]
         for name in names
     }
-    known = _known(*(_line(name, smoothed(points)[0] or points) for name, points in raw.items()))
+    known = _known(*(_line(short_place(name), smoothed(points)[0] or points) for name, points in raw.items()))
     if not known:
         return None
     caption = "Loss of the batches, on the examples of each source; smoothed as above."

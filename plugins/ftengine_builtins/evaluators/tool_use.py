@@ -86,6 +86,9 @@ class ToolUse(WeightedEvaluator):
     def trials(self, rows):
         return trials_of_means(rows, self.metrics)
 
+    def example_weights(self, rows):
+        return {name: (~np.isnan(rows[name])).astype(np.float64) for name in self.metrics}
+
     def score_examples(self, rows):
         """Score, and take for right, the same calls, or none where none is due."""
         right = np.where(np.isnan(rows["right_call"]), rows[UNDUE], rows["right_call"])

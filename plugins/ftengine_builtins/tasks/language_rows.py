@@ -250,7 +250,8 @@ def _of_conversation(conversation: Conversation, *, all_trained: bool) -> View:
     messages = conversation.messages
     identity: list[Any] = [[message.role, _said(message)] for message in messages]
     identity += [conversation.tools] if conversation.tools else []
-    texts = [text for m in messages for text in (m.thought, m.text, *(call.arguments for call in m.calls)) if text]
+    calls = ["\n".join(f"{call.name} {call.arguments}" for call in m.calls) for m in messages]
+    texts = [text for m, of in zip(messages, calls, strict=True) for text in (m.thought, m.text, of) if text]
     target = [_said(message) for message in messages if message.role == "assistant" and message.trains]
     inputs = [messages[i].content for i in _asking(conversation)]
     return View(inputs, identity if all_trained else target, texts=texts, identity=identity)

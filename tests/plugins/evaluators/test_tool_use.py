@@ -10,6 +10,8 @@ from expected import raises
 
 from ftengine.api import Conversation, Message, ToolCall
 from ftengine.errors import DataError, InputError
+from ftengine.evaluation.figures import measure
+from ftengine.evaluation.weights import Weights
 from ftengine.model import render
 from ftengine.model.answers import read_calls, reads_calls
 from ftengine.testing.models import byte_level_tokenizer
@@ -180,6 +182,10 @@ def test_figures_are_shares_with_trials_and_right_answers():
     assert np.nansum(evaluator.score_examples(rows).right) == 3 + 2
     told = dict(evaluator.details(rows, None))
     assert (told["with_calls"], told["without_calls"], told["calls_due"]) == (8, 3, 10 / 8)
+    found = measure(evaluator, rows, Weights(np.arange(len(kept)), 0, 100))
+    assert (found["right_call"].n, found["no_call_when_none_due"].n) == (8, 3)  # of 12 examples
+    twice = Weights(np.repeat(np.arange(len(kept) // 2), 2), 0, 100)
+    assert measure(evaluator, rows, twice)["right_call"].n == 4
 
 
 def test_true_is_not_one():

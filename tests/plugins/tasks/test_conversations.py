@@ -9,7 +9,7 @@ from ftengine.errors import DataError, RecipeError
 from ftengine.model import turns
 from ftengine.testing.models import byte_level_tokenizer
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
-from ftengine_builtins.tasks.language_rows import read_row, shape_of
+from ftengine_builtins.tasks.language_rows import read_row, shape_of, view
 
 ASKED = {"role": "user", "content": "Weather?"}
 ANSWER = {"role": "assistant", "content": "Sunny."}
@@ -64,6 +64,11 @@ def asked_for(*names, **more):
 def test_what_is_not_read_of_a_message_is_named(message, facts):
     with raises(DataError, *facts):
         read(ASKED, message)
+
+
+def test_a_call_is_seen_with_its_name():
+    row = {"messages": [ASKED, {**asked_for("f", "g"), "content": "Let me see."}]}
+    assert view(row, all_trained=False).texts[1:] == ["Let me see.", "f {}\ng {}"]
 
 
 def test_what_a_row_has_is_named_where_it_has_nothing_to_read():
