@@ -111,8 +111,7 @@ def _message(message: Any, number: int) -> Message:
     if role not in ROLES:
         near = _near(role, ROLES, _OTHER_ROLES) if isinstance(role, str) else ""
         raise DataError(f"message {number} has role {shown(role)}. Allowed: {', '.join(ROLES)}.{near}")
-    others = {key: name for key, name in _OTHER_KEYS.items() if name not in message}
-    _require_keys(message, (*_KEYS, *_ABOUT), where, others)
+    _require_keys(message, (*_KEYS, *_ABOUT), where, _OTHER_KEYS)
     asked = role == "assistant"
     calls = tuple(_calls(message, where)) if asked else ()
     content = _content(message, where, empty=bool(calls) or role == "tool")
@@ -132,8 +131,9 @@ def _require_keys(
     content: Mapping[str, Any], known: Sequence[str], where: str, others: Mapping[str, str] = MappingProxyType({})
 ) -> None:
     for key in (key for key, value in content.items() if value is not None and key not in known):
+        missing = {word: name for word, name in others.items() if name not in content}
         raise DataError(
-            f"{where} has the key {key!r}, which is not read.{_near(str(key), known, others)} Take it out of the data "
+            f"{where} has the key {key!r}, which is not read.{_near(str(key), known, missing)} Take it out of the data "
             "if it is to make no difference."
         )
 
