@@ -125,14 +125,16 @@ def describe(error: BaseException) -> str:
             "bound micro-batches with train.batch_tokens, shorten the task's max_length, or set "
             "train.gradient_checkpointing: true. What was complete is kept."
         )
-    from ftengine.plugins.blame import blame
+    from ftengine.plugins.blame import blame, layers_of_plugins
 
     if said := blame(error):
         return said
     if isinstance(error, ModuleNotFoundError) and error.name:
         name = error.name.partition(".")[0]
         return f"the Python module {name!r} is needed and not installed (run with --debug to see what needs it)."
-    return f"unexpected {type(error).__name__}: {error} (run with --debug for the traceback)"
+    layers = layers_of_plugins(error)
+    suspect = layers and f"; layers of plugins are in the model, and may be the cause: {layers}"
+    return f"unexpected {type(error).__name__}: {error}{suspect} (run with --debug for the traceback)"
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -114,12 +114,15 @@ class Commands(Suggesting):
         try:
             super().invoke(ctx)
         except SystemExit as error:
-            if error.code or ctx.invoked_subcommand not in self.builtin:
+            if ctx.invoked_subcommand not in self.builtin:
                 raise
             from ftengine.plugins.blame import blame
 
-            # No command of ftengine's own ends so, and what called it success has not done what was asked.
-            raise PluginError(blame(error) or "it was ended by code that it called (SystemExit)") from error
+            # Commands of ftengine's own end by an exit status alone; what else ends them has not done what was asked.
+            said = blame(error)
+            if isinstance(error.code, int) and error.code and not said:
+                raise
+            raise PluginError(said or f"it was ended by code that it called (SystemExit: {error.code})") from error
 
     def main(
         self,

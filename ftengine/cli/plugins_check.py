@@ -196,5 +196,5 @@ def _checked(entry: Entry, given: dict[str, Any]) -> Iterator[Result]:
         for result in check_results(entry.cls, **given):
             yield Result(what, result.check, result.outcome, result.reason)
     # A component may raise anything where nobody expects it; the others are checked all the same.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         yield Result(what, "the_checks_can_be_run", "failed", f"{type(error).__name__}: {error}".rstrip(": "))

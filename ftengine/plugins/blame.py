@@ -44,6 +44,18 @@ def blame(error: BaseException) -> str:
     return f"{told} failed: {cause} ({place}; run with --debug for the traceback).{instead}"
 
 
+def layers_of_plugins(error: BaseException) -> str:
+    """Say which plugins' layers are in the models that an unexpected error passed through; "" where there are none."""
+    owners = {package: owner for package, owner in _owners().items() if owner.distribution != BUILT_IN}
+    values = (value for frame, _ in traceback.walk_tb(error.__traceback__) for value in frame.f_locals.values())
+    torch = sys.modules.get("torch")
+    models = (value for value in values if owners and torch and isinstance(value, torch.nn.Module))
+    kinds = dict.fromkeys(type(part) for model in models for part in model.modules())
+    return ", ".join(
+        f"{kind.__name__} of {owner}" for kind in kinds if (owner := _owner(kind.__module__, owners)) is not None
+    )
+
+
 def named(component: Component) -> str:
     """Name a component with its kind and its distribution, or its module where it was given by hand."""
     module = type(component).__module__

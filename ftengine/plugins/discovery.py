@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pluggy
@@ -117,7 +118,7 @@ def make_plugin_manager(extra: dict[str, object] | None = None, *, discover: boo
         key = f"{offer.distribution}:{entry_point.name}"
         began = time.perf_counter()
         with printing_aside() as printed:
-            cause = "" if offer.blocked else _register(manager, key, entry_point.load)
+            cause = "" if offer.blocked else _register(manager, key, entry_point.load, entry_point.module)
         status = "blocked" if offer.blocked else "broken" if cause else "loaded"
         origins[key] = PluginOrigin(
             entry_point.name,
@@ -131,13 +132,13 @@ def make_plugin_manager(extra: dict[str, object] | None = None, *, discover: boo
             printed.getvalue(),
         )
     for name, plugin in (extra or {}).items():
-        cause = _register(manager, name, lambda plugin=plugin: plugin)
+        cause = _register(manager, name, lambda plugin=plugin: plugin, "")
         if cause:
             raise PluginError(f"plugin {name!r} failed to load: {cause}")
     return Plugins(manager, origins)
 
 
-def _register(manager: pluggy.PluginManager, name: str, load) -> str:
+def _register(manager: pluggy.PluginManager, name: str, load: Callable[[], object], module: str) -> str:
     """Load and register one plugin; return the cause of failure, or ""."""
     try:
         plugin = load()
@@ -152,5 +153,5 @@ def _register(manager: pluggy.PluginManager, name: str, load) -> str:
     except (Exception, SystemExit) as error:
         if manager.has_plugin(name):
             manager.unregister(name=name)
-        return raised(error)
+        return raised(error, module)
     return ""

@@ -45,14 +45,20 @@ def classes(function: Any) -> tuple[list[Any], str]:
             return list(offered), ""
     # A hook of third-party code may raise anything, SystemExit included; it becomes the cause.
     except (Exception, SystemExit) as error:
-        return [], f"failed: {raised(error)}"
+        return [], f"failed: {raised(error, getattr(function, '__module__', ''))}"
     return [], f"returned {_described(offered)}; it must return a list of classes"
 
 
-def raised(error: BaseException) -> str:
-    """Say what was raised, and where, in one line: "KeyError: 'x' (/site-packages/ftengine_x.py:31)"."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+def raised(error: BaseException, module: str) -> str:
+    """Say what was raised, and where, in one line: "KeyError: 'x' (/site-packages/ftengine_x.py:31)".
+
+    Args:
+        module: of the plugin. The place is the innermost one in its package, where there is one.
+    """
+    frames, package = list(traceback.walk_tb(error.__traceback__))[::-1], module.partition(".")[0]
+    own = (one for one in frames if one[0].f_globals.get("__name__", "").partition(".")[0] == package)
+    frame, line = next(own, frames[0] if frames else (None, 0))
+    where = f" ({frame.f_code.co_filename}:{line})" if frame else ""
     return f"{type(error).__name__}: {error}".replace("\n", " ").rstrip(": .") + where
 
 

@@ -120,11 +120,11 @@ def _located(check: Callable[[], None], on: str) -> None:
     except NotSuited as reason:
         raise NotSuited(f"{place}{reason}") from None
     # A broken component may raise anything; each is that check's failure.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise AssertionError(place + _message(error)) from error
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
     kind = "" if isinstance(error, (AssertionError, FtengineError)) else f"{type(error).__name__}: "
     return f"{kind}{error}"
 
@@ -136,7 +136,7 @@ def _outcome(check: Callable[[], None]) -> tuple[Outcome, str]:
         return "skipped", str(reason)
     except NotSuited as reason:
         return "does not apply", str(reason)
-    except Exception as error:  # as in `_located`
+    except (Exception, SystemExit) as error:  # as in `_located`
         return "failed", _message(error)
     return "passed", ""
 

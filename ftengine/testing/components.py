@@ -197,7 +197,7 @@ def _of_task(make: Callable[[], api.Task], models: Models) -> Iterator[Check]:
             for row in rows:
                 task.encode(row, reader.processor)
         # What a task makes of rows of another shape is checked below.
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             refused.append((shape, rows, error))
             continue
         suited += 1
@@ -245,7 +245,7 @@ def _of_evaluator(make: Callable[[], Any], models: Models) -> Iterator[Check]:
         yield "predictions_suit_it", partial(not_suited, why)
 
 
-def _failure(evaluator: api.Evaluator, predictions: Sequence[api.Prediction]) -> Exception | None:
+def _failure(evaluator: api.Evaluator, predictions: Sequence[api.Prediction]) -> BaseException | None:
     """Return what an evaluator raises where it measures predictions; None where it measures them."""
     try:
         rows = rows_of_predictions(evaluator, predictions)
@@ -253,12 +253,12 @@ def _failure(evaluator: api.Evaluator, predictions: Sequence[api.Prediction]) ->
             evaluator.fit(rows)
         evaluator.score(rows, np.ones(len(predictions)))
     # Whatever it raises, a run would end there.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return error
     return None
 
 
-def _require_measured(error: Exception | None, on: str) -> None:
+def _require_measured(error: BaseException | None, on: str) -> None:
     assert error is None, (
         f"on {on}: {type(error).__name__}: {error}. Where it cannot measure a kind of labels, let it refuse them "
         "before anything trains: set_labels(task, labels) raises RecipeError"
@@ -343,7 +343,7 @@ def _on_models(
         yield SUITED, partial(not_suited, f"it refuses each model ({told}); {advice}")
 
 
-def _require_data_error(make: Callable[[], api.Task], shape: str, rows: Iterable[Any], error: Exception) -> None:
+def _require_data_error(make: Callable[[], api.Task], shape: str, rows: Iterable[Any], error: BaseException) -> None:
     assert isinstance(error, InputError), (
         f"rows of {shape} raise {type(error).__name__}: {error}; a row that cannot be used is a DataError that names "
         "the column which is missing, or wrong"

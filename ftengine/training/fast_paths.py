@@ -24,6 +24,7 @@ from ftengine.training.probe import Around, Dropouts, ProbeBatch
 
 HELP = "Take it out of train.fast_paths."
 OWN_FAILS = "the model itself fails on the probe batch"
+DRIFTS = "the model itself computes something else the second time, from the same batch and seed"
 NOTHING = "it finds nothing in this model that it could compute"
 
 Replaced = dict[str, Mapping[str, int] | None]
@@ -152,7 +153,7 @@ def choose_fast_paths(
         used[path.name] = FastPathUse(active=False, reason=reason)
 
     def refuse(path: FastPath, fault: str) -> None:
-        if fault == OWN_FAILS:  # the first step will say what is wrong
+        if fault in (OWN_FAILS, DRIFTS):  # of the first, the first step will say what is wrong
             left.remove(path)
             used[path.name] = FastPathUse(active=False, reason=fault)
             return
@@ -167,7 +168,14 @@ def choose_fast_paths(
         if reason := unfit(path, probe.loaded, context.device):
             leave_out(path, reason)
     fault = compared(left, probe, context, replaced, accelerator)
-    if fault:
+    if fault and fault != OWN_FAILS and (drift := _everywhere(probe.drift(), accelerator)):
+        context.message(
+            f"{DRIFTS} ({drift}), so that no fast path can be compared with it and none is used: a layer, perhaps "
+            "of the strategy, keeps a state from one pass to the next"
+        )
+        for path in tuple(left):
+            refuse(path, DRIFTS)
+    elif fault:
         for path in tuple(left):
             if fault := compared([path], probe, context, replaced, accelerator):
                 refuse(path, fault)

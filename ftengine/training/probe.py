@@ -113,6 +113,10 @@ class ProbeBatch:
         told = exact.fault(self._passed(training, False, way), allowed)
         return f"in {str(self._half)[6:]}, {told}" if told else ""
 
+    def drift(self) -> str:
+        """Say where the model's own way comes to something else when it is computed again; "" nowhere."""
+        return self.own(training=True).fault(self._passed(True, True), lambda name, scale: LIMIT)
+
     def own(self, *, training: bool) -> Outcome:
         """Return what the model's own way comes to in float32 (whatever that raises: it cannot be computed)."""
         return self._reference(training, wide=True)

@@ -1,9 +1,11 @@
 """What a plugin's component raises is told with its kind, name, distribution, version, file and line."""
 
+import importlib
 import re
 import shutil
 
 import pytest
+import torch
 from cli_samples import ENTRY
 from expected import raises
 
@@ -77,7 +79,9 @@ def test_a_verdict_that_a_rule_prevents_says_how_to_do_without_it(
     assert (copy / "report.html").exists()
 
 
-@pytest.mark.parametrize("body", ["return looked_up({})", "return None", "raise SystemExit(0)"])
+@pytest.mark.parametrize(
+    "body", ["return looked_up({})", "return None", "raise SystemExit(0)", "raise SystemExit('bye')"]
+)
 def test_a_plan_that_an_audit_prevents_names_it(ftengine, distribution, recipe, body):
     distribution(plugin("audit", body), ENTRY)
     line = ftengine("plan", recipe, "--no-measure", code=1).stderr
@@ -213,3 +217,22 @@ def test_no_advice_is_to_block_ftengine_itself(distribution):
     distribution(plugin("strategy").replace("'thing'\n", "'lora'\n"), ENTRY, name="acme")
     with raises(PluginError, "'lora'", "FTENGINE_BLOCK_PLUGINS=acme"):
         registry_of()
+
+
+def test_an_option_without_a_type_is_told_where_it_is_written(distribution):
+    body = plugin("audit").replace("class Thing(", "class Options(api.Config):\n    size = 3\n\n\nclass Thing(")
+    distribution(body, ENTRY)
+    with pytest.raises(PluginError) as error:
+        registry_of().plugins.raise_if_broken()
+    told = str(error.value)
+    assert ("size = 3" in told, "ftengine_thing.py:" in told) == (True, True), told
+
+
+def test_an_error_of_torch_names_the_plugins_whose_layers_are_in_the_model(distribution):
+    layer = "class Wide(torch.nn.Linear):\n    def forward(self, x):\n        return super().forward(x).double()\n"
+    distribution(f"import torch\n{plugin('audit')}\n\n{layer}", ENTRY)
+    registry_of()
+    model = torch.nn.Sequential(importlib.import_module("ftengine_thing").Wide(2, 2), torch.nn.Linear(2, 2))
+    with pytest.raises(RuntimeError) as error:
+        model(torch.zeros(1, 2))
+    assert "Wide of ftengine-thing 1.2" in describe(error.value)

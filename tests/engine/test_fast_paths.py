@@ -1,5 +1,6 @@
 """Fast paths in a run: those that compute what the model does are used and recorded, others are left out by name."""
 
+import itertools
 import types
 from contextlib import contextmanager
 
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ftengine import api, fine_tune, hookimpl, registry_of
-from ftengine.errors import PluginError, RecipeError, UnknownName
+from ftengine.errors import PluginError, RecipeError, SavedPartDiffers, UnknownName
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import Environment
@@ -114,6 +115,22 @@ def test_what_computes_something_else_is_left_out_by_name(short, path):
     assert any(one.active for one in used.values())  # the others are not suspected
     (told,) = (text for text in said if "'replacing'" in text and "goes on without it" in text)
     assert ("OSError" in told) == (path is Failing)
+
+
+def test_a_model_that_computes_something_else_each_time_is_to_blame_and_no_path(short, monkeypatch):
+    def counting(strategy, loaded):
+        prepare(strategy, loaded)
+        passes = itertools.count()
+        loaded.module.model.norm.register_forward_hook(lambda part, args, y: y * (1 + next(passes) / 100))
+
+    cls = registry_of().get("strategy", "lora").cls
+    prepare = cls.prepare
+    monkeypatch.setattr(cls, "prepare", counting)
+    recipe, heard = short(["replacing"]), Heard()
+    with pytest.raises(SavedPartDiffers):
+        fine_tune(recipe, registry=plugin_of(Replacing), listener=heard)
+    (told,) = (text for text in heard.said if "second time" in text)
+    assert "keeps a state" in told
 
 
 @pytest.mark.parametrize(
