@@ -83,8 +83,9 @@ class Task(Component):
     """What `calibrate` returned in the run that is reopened, where `infer` is to answer by it; set by the engine."""
     reference: frozenset[str] = frozenset()
     """Keys of `predict` whose values `loss` takes of the reference too, the model as training begins; may depend on
-    options. Batches then have them, numbers, as "reference.KEY", (n,) in float32: the engine asks the base, or the
-    model with the trained part that the strategy starts from, once before the first step."""
+    options. A run's batches then have them, numbers, as "reference.KEY", (n,) in float32: the engine asks the base, or
+    the model with the trained part that the strategy starts from, once before the first step. Where a batch has none
+    (the reference is asked, a component is checked), the model is its own: batch.get("reference.KEY", own.detach())."""
     predicts_probabilities: bool = False
     """Whether what the model says are probabilities, so that labels can be smoothed and two passes compared; may depend
     on `labels`."""

@@ -54,7 +54,8 @@ def check(
     """Check that the components of a distribution keep ftengine's contract.
 
     PACKAGE is an installed distribution, its module, or its folder with a pyproject.toml. The checks are those of
-    ftengine.testing, on small models and rows that come with it. Exits with 1 when one fails, with 2 when there is
+    ftengine.testing, on small models and rows that come with it; a task of other columns, and what measures it, are
+    checked in a test of yours by its check_task and check_evaluator. Exits with 1 when one fails, with 2 when there is
     nothing to check.
 
     \b

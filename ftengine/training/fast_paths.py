@@ -153,14 +153,11 @@ def choose_fast_paths(
         used[path.name] = FastPathUse(active=False, reason=reason)
 
     def refuse(path: FastPath, fault: str) -> None:
-        if fault in (OWN_FAILS, DRIFTS):  # of the first, the first step will say what is wrong
-            left.remove(path)
-            used[path.name] = FastPathUse(active=False, reason=fault)
-            return
         told = f"{owned(path)} does not compute what {type(probe.loaded.module).__name__} does: {fault}"
-        if named:
-            raise PluginError(f"{told}. {HELP}")
-        context.message(f"{told}; the run goes on without it")
+        if fault not in (OWN_FAILS, DRIFTS):  # of which the first step tells, or the message before
+            if named:
+                raise PluginError(f"{told}. {HELP}")
+            context.message(f"{told}; the run goes on without it")
         left.remove(path)
         used[path.name] = FastPathUse(active=False, reason=fault)
 
@@ -168,11 +165,7 @@ def choose_fast_paths(
         if reason := unfit(path, probe.loaded, context.device):
             leave_out(path, reason)
     fault = compared(left, probe, context, replaced, accelerator)
-    if fault and fault != OWN_FAILS and (drift := _everywhere(probe.drift(), accelerator)):
-        context.message(
-            f"{DRIFTS} ({drift}), so that no fast path can be compared with it and none is used: a layer, perhaps "
-            "of the strategy, keeps a state from one pass to the next"
-        )
+    if fault and fault != OWN_FAILS and _drifts(probe, context, accelerator):
         for path in tuple(left):
             refuse(path, DRIFTS)
     elif fault:
@@ -188,6 +181,17 @@ def choose_fast_paths(
         else:
             leave_out(path, NOTHING)
     return FastPaths(left, probe.loaded, context, dict(sorted(used.items())))
+
+
+def _drifts(probe: ProbeBatch, context: TrainingContext, accelerator: Accelerator | None) -> bool:
+    """Say, and tell, whether a model computes something else each time, so that nothing can be compared with it."""
+    drift = _everywhere(probe.drift(), accelerator)
+    if drift:
+        context.message(
+            f"{DRIFTS} ({drift}), so that no fast path can be compared with it and none is used: a layer, perhaps "
+            "of the strategy, keeps a state from one pass to the next"
+        )
+    return bool(drift)
 
 
 def require_device(paths: Iterable[FastPath], device: torch.device) -> None:

@@ -4,6 +4,7 @@ from ftengine_builtins.tasks.causal_lm import CausalLM
 from ftengine_builtins.tasks.embedding import Embedding
 from ftengine_builtins.tasks.image_classification import ImageClassification
 from ftengine_builtins.tasks.preference import Preference
+from ftengine_builtins.tasks.preference import PreferenceConfig as PreferenceConfig
 from ftengine_builtins.tasks.preference_losses import Pairs as Pairs
 from ftengine_builtins.tasks.preference_losses import PreferenceLoss as PreferenceLoss
 from ftengine_builtins.tasks.reward import Reward

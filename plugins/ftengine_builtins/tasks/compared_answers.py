@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from inspect import isfunction
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from ftengine.api import Config, Example, Features, LoadedModel, Prediction, Prompt, TaskTraits
-from ftengine.errors import RecipeError, did_you_mean
+from ftengine.errors import PluginError, RecipeError, did_you_mean
 from ftengine.model import IGNORED
 from ftengine_builtins.tasks.causal_lm import DEFAULT_MAX_LENGTH, CausalLM, CausalLMConfig
 from ftengine_builtins.tasks.generative import GenerativeTask
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WHOLE = 1 << 40
 """Tokens that no text has: what is written is cut here, all answers to a prompt alike."""
@@ -44,6 +48,33 @@ class AnswerOptions(Config):
     system: str | None = Field(None, min_length=1, description="system message of prompts that have none")
 
 
+def require_each(loss: Any, losses: Tensor, number: int) -> Tensor:
+    """Return a loss's losses (PluginError: they are not one of each pair or answer)."""
+    if losses.shape != (number,):
+        cls = type(loss)
+        raise PluginError(
+            f"loss {cls.name!r} ({cls.__module__}.{cls.__qualname__}) returned a tensor of shape "
+            f"{tuple(losses.shape)} for {number}; it must return one loss each, ({number},): the engine adds them up."
+        )
+    return losses
+
+
+def _require_sound(loss: type[Any], task: type[Any]) -> None:
+    """Refuse a loss with a method that only looks like one of its base, or an option that no recipe can set."""
+    own = {name for cls in loss.__mro__ for name, value in vars(cls).items() if isfunction(value) and name[0] != "_"}
+    base = next(cls for cls in loss.__mro__[::-1] if "loss" in vars(cls))
+    alike = [name for name in vars(base) if isfunction(vars(base)[name]) and name[0] != "_"]
+    where = f"loss {loss.name!r} ({loss.__module__}.{loss.__qualname__})"
+    for name in sorted(own - set(dir(base))):
+        if hint := did_you_mean(name, alike):
+            raise PluginError(f"{where}: its method {name!r} is never called.{hint} Else begin it with an underscore.")
+    if unset := sorted(set(loss.model_fields) - set(task.Config.model_fields)):
+        raise PluginError(
+            f"{where}: no recipe can set {' and '.join(map(repr, unset))}. Give task {task.name!r} a Config that is "
+            f"derived from {task.Config.__name__} and has `{unset[0]}: float | None = None`."
+        )
+
+
 class ComparesAnswers(GenerativeTask):
     """Learns how likely answers to a prompt are to be, by a loss of its own."""
 
@@ -62,6 +93,8 @@ class ComparesAnswers(GenerativeTask):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
+        for one in self.losses:
+            _require_sound(one, type(self))
         own = {key: getattr(self.config, key) for key in LANGUAGE}
         self._language = CausalLM(CausalLMConfig(max_length=WHOLE, **own))
         self.preference_loss = self._chosen_loss()

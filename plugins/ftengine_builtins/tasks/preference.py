@@ -20,6 +20,7 @@ from ftengine_builtins.tasks.compared_answers import (
     AnswerOptions,
     ComparesAnswers,
     cut_to,
+    require_each,
     trains,
 )
 from ftengine_builtins.tasks.preference_losses import LOSSES, Pairs, PreferenceLoss
@@ -170,7 +171,8 @@ class Preference(ComparesAnswers):
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
         """Return (summed losses of the pairs, their number)."""
-        losses = self.preference_loss(self.pairs(model, batch))
+        pairs = self.pairs(model, batch)
+        losses = require_each(self.preference_loss, self.preference_loss(pairs), len(pairs.chosen))
         return losses.sum(), len(losses)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:

@@ -20,6 +20,7 @@ from ftengine_builtins.tasks.compared_answers import (
     AnswerOptions,
     ComparesAnswers,
     cut_to,
+    require_each,
     trains,
 )
 from ftengine_builtins.tasks.preference import CUT_OFF
@@ -184,7 +185,8 @@ class UnpairedPreference(ComparesAnswers):
 
     def joint_loss(self, represented: Mapping[str, Tensor]) -> tuple[Tensor, int]:
         """Return (summed losses of the answers of a group, their number)."""
-        losses = self.preference_loss(Answers(**represented))
+        answers = Answers(**represented)
+        losses = require_each(self.preference_loss, self.preference_loss(answers), len(answers.logp))
         return losses.sum(), len(losses)
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:

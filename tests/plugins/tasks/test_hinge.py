@@ -5,9 +5,13 @@ import types
 
 import hinge
 import pytest
+import torch
+from expected import raises
 from runs import losses
 
 from ftengine import Recipe, fine_tune, hookimpl, registry_of
+from ftengine.errors import PluginError
+from ftengine_builtins.tasks import Pairs, Preference, PreferenceConfig, PreferenceLoss
 
 
 def test_an_added_loss_trains_and_reads_the_options_of_its_task(llama_folder, tmp_path):
@@ -34,3 +38,35 @@ def test_an_added_loss_trains_and_reads_the_options_of_its_task(llama_folder, tm
     run = fine_tune(Recipe.make(content), registry=registry_of({"hinge": plugin}))
     assert losses(run)[0] == pytest.approx(1.0)  # no margin yet
     assert losses(run)[-1] < 0.99
+
+
+def task_of(body, config=PreferenceConfig):
+    loss = type("Odd", (PreferenceLoss,), {"name": "odd", "__module__": "odd", **body})
+    return type("OddTask", (Preference,), {"name": "odd-task", "losses": (loss, *Preference.losses), "Config": config})
+
+
+@pytest.mark.parametrize(
+    ("body", "facts"),
+    [
+        ({"los": lambda self, margin: margin}, ("'odd'", "'los'", "'loss'")),
+        ({"width": 1.0, "__annotations__": {"width": float}}, ("'odd'", "'width'", "'odd-task'")),
+    ],
+)
+def test_a_loss_that_would_not_do_what_its_author_means_is_refused(body, facts):
+    with raises(PluginError, *facts):
+        task_of(body)()
+
+
+def test_an_option_of_a_loss_is_set_by_the_config_of_its_task():
+    config = type("Wide", (PreferenceConfig,), {"width": None, "__annotations__": {"width": float | None}})
+    task = task_of({"width": 1.0, "__annotations__": {"width": float}}, config)
+    assert task(config()).preference_loss.width == 1.0
+    assert task(config(width=3)).preference_loss.width == 3.0
+
+
+def test_a_loss_that_is_no_loss_of_each_pair_is_refused_by_name(monkeypatch):
+    task = task_of({"loss": lambda self, margin: margin.mean()})()
+    pairs = Pairs(*(torch.ones(3) for _ in range(6)))
+    monkeypatch.setattr(task, "pairs", lambda model, batch: pairs)
+    with raises(PluginError, "'odd'", "()", "(3,)"):
+        task.loss(torch.nn.Linear(1, 1), {}, None)
