@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pluggy
 
@@ -132,7 +133,7 @@ def make_plugin_manager(extra: dict[str, object] | None = None, *, discover: boo
             printed.getvalue(),
         )
     for name, plugin in (extra or {}).items():
-        cause = _register(manager, name, lambda plugin=plugin: plugin, "")
+        cause = _register(manager, name, partial(lambda given: given, plugin), "")
         if cause:
             raise PluginError(f"plugin {name!r} failed to load: {cause}")
     return Plugins(manager, origins)
