@@ -97,10 +97,23 @@ def _listed(row: Mapping[str, Any]) -> tuple[Sequence[Any], int]:
 
 def _list(value: Any, name: str) -> Sequence[Any]:
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise DataError(f"`{name}` is {shown(value)}; it must be a list of {{role, content}}.")
+        raise DataError(
+            f"`{name}` is {shown(value)}; it must be a list of {{role, content}}.{_AS_TEXT * _is_json(value)}"
+        )
     if not value and name != "completion":
         raise DataError(f"`{name}` is empty; a conversation has at least one message.")
     return value
+
+
+_AS_TEXT = " It is a list as text; write the list itself."
+
+
+def _is_json(value: Any) -> bool:
+    """Say whether something is the text of a list or an object."""
+    try:
+        return isinstance(value, str) and isinstance(_FREE.decode(value), (list, dict))
+    except ValueError:
+        return False
 
 
 def _message(message: Any, number: int) -> Message:
@@ -222,7 +235,10 @@ def _arguments(function: Mapping[str, Any], where: str) -> str:
     if value is None:
         value = {}
     if not isinstance(value, Mapping):
-        raise DataError(f"{where} calls {function['name']!r} with arguments {shown(value)}; they must be an object.")
+        twice = " They are JSON text within JSON text; take one away." if _is_json(value) else ""
+        raise DataError(
+            f"{where} calls {function['name']!r} with arguments {shown(value)}; they must be an object.{twice}"
+        )
     return _dumped(value)
 
 

@@ -1,5 +1,7 @@
 """Conversations as people's files have them: what is read of a message, and what is refused by name."""
 
+import json
+
 import pytest
 from chat_templates import TEMPLATES, TOKENS
 from expected import raises
@@ -74,6 +76,11 @@ def test_a_call_is_seen_with_its_name():
 def test_what_a_row_has_is_named_where_it_has_nothing_to_read():
     with raises(DataError, "mesages", "mean 'messages'"):
         shape_of({"mesages": [ASKED, ANSWER], "messages": None})
+    with raises(DataError, "`messages`", "a list as text"):
+        read_row({"messages": json.dumps([ASKED, ANSWER])})
+    call = {"function": {"name": "f", "arguments": json.dumps(json.dumps({"a": 1}))}}
+    with raises(DataError, "message 2", "'f'", "JSON text within JSON text"):
+        read(ASKED, {"role": "assistant", "tool_calls": [call]})
     with raises(DataError, "message 2", "`value`", "from, text"):
         read_row({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "text": "Hello"}]})
 

@@ -421,7 +421,6 @@ def test_llamafactorys_list_is_a_source(tmp_path):
         ({"format": "sharegpt"}, ("'format'", "'formatting'")),
         ({"tags": {"role_tag": "from"}}, ("(talks.jsonl):1", "`from`")),
         ({"ranking": True}, ("ranking",)),
-        ({"columns": {"kto_tag": "wanted"}}, ("kto_tag",)),
         ({"file_name": "talk.jsonl"}, ("talk.jsonl",)),
         ({"formatting": "alpaca", "columns": {}, "tags": {}}, ("(talks.jsonl):1", "'instruction'")),
     ):
