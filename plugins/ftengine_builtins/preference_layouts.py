@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
@@ -23,6 +24,8 @@ QUESTIONS = ("prompt", "question", "input")
 """Columns of what is asked, beside those of conversations."""
 ANSWER = "Assistant:"
 """What stands in front of answers where whole conversations are texts, as in Anthropic's HH-RLHF."""
+SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+TURN = re.compile(rf"(?:^|\n\n)\s*({'|'.join(SPEAKERS)}):")
 SIDES = ("chosen", "rejected")
 
 Listed = Callable[[Sequence[Any]], list[Any]]
@@ -204,3 +207,16 @@ def _common_text(sides: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     if not start or not chosen[start:].strip() or not rejected[start:].strip():
         raise DataError("the row has no `prompt`, and `chosen` and `rejected` do not begin with one.")
     return chosen[:start], {"chosen": chosen[start:], "rejected": rejected[start:]}
+
+
+def dialogue(text: Any) -> list[dict[str, str]] | None:
+    """Return what "Human:" and "Assistant:" say in a text as messages; None where it does not begin with one of them.
+
+    An answer that is still to be given, at the end, is left out.
+    """
+    found = TURN.split(text) if isinstance(text, str) else []
+    if len(found) < 3 or found[0].strip():
+        return None
+    turns = [(SPEAKERS[name], said.strip()) for name, said in zip(found[1::2], found[2::2], strict=True)]
+    turns = turns[: len(turns) - (turns[-1] == ("assistant", ""))]
+    return [{"role": role, "content": said} for role, said in turns]

@@ -215,6 +215,12 @@ def test_preferences_that_say_the_contrary_are_told_and_several_answers_to_a_pro
     assert finding["places"] == ["rows.jsonl:1 ≠ rows.jsonl:21"]
 
 
+def test_the_share_of_tokens_that_count_is_told_where_the_loss_is_of_tokens(chat_plan):
+    assert chat_plan([{"text": letter} for letter in "abcdefgh"])["steps"]["label_share"] > 0
+    pairs = [{"prompt": f"What is {i}?", "chosen": f"a {i}", "rejected": f"b {i}"} for i in range(8)]
+    assert chat_plan(pairs, task="preference")["steps"]["label_share"] is None
+
+
 def test_one_prompt_with_many_answers_is_said(chat_plan):
     rows = [{"prompt": "Write a haiku.", "completion": f"A haiku on {i}."} for i in range(36)]
     [finding] = found_by(chat_plan(rows), "contradictions")

@@ -172,3 +172,12 @@ def test_rare_is_what_training_has_few_of_whatever_is_held_out(verdict, counts, 
     unset = put("recipe.task.class_weights", None)
     (one,) = found(verdict(rows, put("facts.labels", labels), unset), "classes")
     assert ("train.sampling or task.class_weights" in one.text) == advised
+
+
+def test_a_tuned_model_below_what_length_alone_reaches_is_no_alarm_and_a_fresh_head_is(verdict):
+    below = {"gains": {"drift": change(-0.2, better=False)}, "figures": {"drift": 0.7}}
+    way, fresh = {"way": "preferring the longer answer"}, put("facts.new_modules", ["classifier"])
+    levels = [[verdict(reached(**below, **own), *more).level for own in ({}, way)] for more in ((), (fresh,))]
+    assert levels == [["alarm", "note"], ["alarm", "alarm"]]
+    told = [one for one in verdict(reached(**below, **way)).findings if one.source == "constant-answer"]
+    assert [(one.level, "preferring the longer answer" in one.text) for one in told] == [("note", True)]

@@ -67,12 +67,12 @@ class ConstantAnswer(Rule):
             yield from _inputs_tell_nothing(run)
             text, brief = _constant(threshold) + _ranked(threshold), _given(threshold)
             yield Finding(kind="quality", level="alarm", text=text, brief=brief, explains=OF_NO_USE, figures=figures)
-        elif no_better_than_a_constant(run):
+        elif threshold.missed:
             beaten = threshold.beaten(pooled=True)
-            if not beaten:
+            if not beaten and not threshold.is_hint:
                 yield from _inputs_tell_nothing(run)
             text = _no_better(threshold, beaten) + ("" if beaten else _ranked(threshold))
-            level, explains = ("note", ()) if beaten or threshold.baseline.way else ("alarm", OF_NO_USE)
+            level, explains = ("note", ()) if beaten or threshold.is_hint else ("alarm", OF_NO_USE)
             label, level_reached = run.evaluation.metrics[threshold.metric].label, plain(threshold.reached())
             brief = "not shown to be better" if _is_ahead(threshold) else "no better"
             brief += f" than {threshold.answer}: {label} {plain(threshold.tuned)} against {level_reached}"
@@ -187,8 +187,8 @@ def _no_better(threshold: Threshold, others: list[str]) -> str:
         pairs = " and ".join(f"{threshold.pair(name)} by guessing" for name in every)
         return f"{lead} But it does more than guess: {pairs}."
     exact, metric = of_answers(threshold.run), threshold.run.evaluation.metrics[threshold.metric]
-    # A text may be good and unlike its reference, and a model that gained on another whatever it is compared by.
-    if higher or threshold.baseline.way or (metric.primary and threshold.tuned.value):
+    # A text may be good and unlike its reference.
+    if higher or threshold.is_hint or (metric.primary and threshold.tuned.value):
         return f"{lead}{exact}"
     return f"Not usable: no better than {threshold.answer}, {pair}.{exact}"
 

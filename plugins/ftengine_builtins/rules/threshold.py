@@ -40,6 +40,19 @@ class Threshold:
         """The tuned model's figure minus that; None without an interval, or where all examples have one truth."""
         return None if self.baseline.share == 1 else self._gain(self.metric)
 
+    @property
+    def missed(self) -> bool:
+        """Whether the model is not shown to be better than that."""
+        return self.gain is not None and not self.gain.better
+
+    @property
+    def is_hint(self) -> bool:
+        """Whether a model that misses it may be of use: a way to prefer answers, and a model that had learnt before.
+
+        Such a model's preferences are what it gained on its base; a fresh head's are all that it has.
+        """
+        return bool(self.baseline.way) and not self.run.trained.new_modules
+
     def beaten(self, *, pooled: bool) -> list[str]:
         """Return the other metrics that are better than without looking; `pooled` as `Metric` has it."""
         metrics = self.run.evaluation.metrics
@@ -91,7 +104,7 @@ def no_better_than_a_constant(run: RunRecords) -> bool:
     Where all held-out examples have one truth, none can be better, and nothing is said.
     """
     threshold = threshold_of(run)
-    return threshold is not None and threshold.gain is not None and not threshold.gain.better
+    return threshold is not None and threshold.missed and not threshold.is_hint
 
 
 def uninformative(run: RunRecords) -> dict[str, Estimate]:

@@ -144,6 +144,10 @@ class ComparesAnswers(GenerativeTask):
         """Return a row as a prompt with the answer that is to be given (DataError: it cannot be read)."""
         raise NotImplementedError
 
+    def as_read(self, row: Example, processor: Any) -> Example:
+        """Return a row that `question` or `answered` gives as it is written for a model."""
+        return row
+
     def check_input(self, row: Example) -> None:
         self._language.check_input(self.question(row))
 
@@ -151,16 +155,20 @@ class ComparesAnswers(GenerativeTask):
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
         """Return {"completion": text} for each row, as task causal-lm does."""
-        return self._language.infer(loaded, [self.question(row) for row in rows], options)
+        return self._language.infer(
+            loaded, [self.as_read(self.question(row), loaded.processor) for row in rows], options
+        )
 
     def generate(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[Prediction]:
         """Return {"prompt", "completion", "reference"} for each row, whose reference is the answer to be given."""
-        return self._language.generate(loaded, [self.answered(row) for row in rows], options)
+        return self._language.generate(
+            loaded, [self.as_read(self.answered(row), loaded.processor) for row in rows], options
+        )
 
     def prompt(self, row: Example, loaded: LoadedModel) -> Prompt:
-        return self._language.prompt(self.question(row), loaded)
+        return self._language.prompt(self.as_read(self.question(row), loaded.processor), loaded)
 
 
 def cut_to(limit: int, whole: Sequence[Features], processor: Any) -> tuple[list[Features], int, bool]:

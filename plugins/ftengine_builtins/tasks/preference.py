@@ -9,9 +9,9 @@ from pydantic import Field
 
 from ftengine.api import Batch, Config, Example, Features, Prediction, Recognised, View
 from ftengine.errors import DataError
-from ftengine.model import IGNORED
+from ftengine.model import IGNORED, has_template
 from ftengine.model.tokens import length_limit, stack_tokens
-from ftengine_builtins.preference_layouts import SIDES, columns_of, pair_of, preference
+from ftengine_builtins.preference_layouts import ANSWER, SIDES, columns_of, dialogue, pair_of, preference
 from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.causal_lm import DEFAULT_MAX_LENGTH
 from ftengine_builtins.tasks.compared_answers import (
@@ -115,7 +115,7 @@ class Preference(ComparesAnswers):
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return input_ids and labels of both sides; `weight` is 1 for a pair whose answers differ."""
-        row = preference(example)
+        row = self.as_read(preference(example), processor)
         for side in SIDES:
             if (parts := self._language.parts(_side(row, side), processor)) > 1:
                 raise DataError(
@@ -128,7 +128,7 @@ class Preference(ComparesAnswers):
     def encode_pair(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Encode a pair; of a side whose turns the chat template writes as several sequences, the last one."""
         limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
-        row = preference(example)
+        row = self.as_read(preference(example), processor)
         whole = [self._language.encode(_side(row, side), processor) for side in SIDES]
         if not all(trains(one) for one in whole):
             raise DataError("an answer has no token that is trained on: its messages have weight 0.")
@@ -216,6 +216,14 @@ class Preference(ComparesAnswers):
             return row
         pair = preference(row)
         return {name: value for name, value in pair.items() if name not in SIDES}
+
+    def as_read(self, row: Example, processor: Any) -> Example:
+        """Return a conversation in one text, as HH-RLHF has them, as messages where the model has a chat template."""
+        asked = dialogue(row.get("prompt"))
+        if not asked or self.config.chat_template == "never" or not has_template(processor):
+            return row
+        said = {name: dialogue(f"{ANSWER}{row[name]}") for name in (*SIDES, "completion") if row.get(name)}
+        return {**row, "prompt": asked, **said}
 
     def answered(self, row: Example) -> Example:
         """Return the prompt with the chosen answer."""

@@ -288,3 +288,16 @@ def test_rankings_of_llamafactory_are_read(formatting, tokenizer, tmp_path):
     wanted, found = (Preference().encode(one, tokenizer) for one in (LAYOUTS["lists"], found))
     assert found["input_ids"] == wanted["input_ids"]
     assert found["rejected_labels"] == wanted["rejected_labels"]
+
+
+def test_conversations_in_one_text_are_turns_where_the_model_has_a_template(tokenizer):
+    begin = "\n\nHuman: Hi there.\n\nAssistant: Hello.\n\nHuman: How are you?\n\nAssistant:"
+    row = {"chosen": f"{begin} Fine.\n\nHuman: Good.\n\nAssistant: Bye.", "rejected": f"{begin} Go away."}
+    turns = [said("user", "Hi there."), said("assistant", "Hello."), USER]
+    chosen = [said("assistant", "Fine."), said("user", "Good."), said("assistant", "Bye.")]
+    lists = {"prompt": turns, "chosen": chosen, "rejected": [said("assistant", "Go away.")]}
+    found, wanted = (Preference().encode(one, tokenizer) for one in (row, lists))
+    for key in ("input_ids", "labels", "rejected_input_ids", "rejected_labels"):
+        assert found[key] == wanted[key], key
+    plain = Preference(Preference.Config(chat_template="never")).encode(row, tokenizer)
+    assert tokenizer.decode(plain["input_ids"]).count("Human:") == 3
