@@ -6,6 +6,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -80,8 +81,8 @@ def with_following(rows: DataRows, task: Task) -> DataRows:
     """
     if not task.traits.reads_following or rows.following is not None:
         return rows
-    inputs = [list(task.view(row).inputs) for row in rows]
-    asked = [to_json(one) if one else "" for one in inputs]
+    inputs = (list(task.view(row).inputs) for row in rows)
+    asked = [blake2b(to_json(one).encode(), digest_size=16).digest() if one else b"" for one in inputs]
     readable = [i for i, one in enumerate(asked) if one]
     found = list(range(len(asked)))
     for k in reversed(range(2 * len(readable))):  # twice, since the first rows follow the last ones

@@ -213,6 +213,7 @@ def test_preferences_that_say_the_contrary_are_told_and_several_answers_to_a_pro
     plan = chat_plan([*answers, {**answers[0], "label": True}], task="unpaired-preference")
     [finding] = found_by(plan, "contrary-preferences")
     assert finding["places"] == ["rows.jsonl:1 ≠ rows.jsonl:21"]
+    assert {one["kind"] for one in plan["examples"]} == {"desirable", "undesirable"}  # one of each is shown
 
 
 def test_the_share_of_tokens_that_count_is_told_where_the_loss_is_of_tokens(chat_plan):

@@ -76,6 +76,14 @@ def test_figures_are_paired_with_the_base_and_come_again_when_reopened(run):
     assert again["tuned"] == found["tuned"]
 
 
+def test_a_tuned_model_is_never_its_own_reference(run, monkeypatch):
+    from ftengine.engine import evaluate
+
+    monkeypatch.setattr(evaluate, "ask_reference", lambda *_, **__: None)
+    with raises(AssertionError, "reference", "test"):
+        load_run(run.path).evaluate()
+
+
 @pytest.mark.slow
 def test_predict_answers_prompts_and_rows_of_pairs(run):
     asked = {"prompt": "question 1"}
