@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ftengine.api.component import Component
-from ftengine.api.types import LoadedModel, Prompt
+from ftengine.api.types import Example, LoadedModel, Prompt
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from ftengine.api.task import Task
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class ExportSource:
 
     Args:
         base: the recipe's `model.source`.
+        task: what the run learnt, which knows its options and labels.
         head: what the task needs on top of the model.
         module: the model as it was prepared for training, on the meta device: its class and config, without weights.
         processor: its tokenizer or image processor.
@@ -36,6 +39,7 @@ class ExportSource:
     """
 
     base: str
+    task: Task
     head: str
     module: nn.Module
     processor: Any
@@ -53,8 +57,8 @@ class Exported:
     """What an exporter wrote.
 
     Args:
-        noise: how far its log-probabilities of a token may be from the tuned model's, in the mean over tokens: what
-            rounding to the format's numbers explains.
+        noise: how far its log-probabilities of a token may be from the tuned model's, in the mean over tokens, or its
+            numbers, by their size: what rounding to the format's numbers explains.
         facts: what a reader of manifest.json should know, as JSON values.
         usage: Python, or a shell's command, that loads the folder's files, for the model card; "" for none.
     """
@@ -84,6 +88,16 @@ class Runtime(Protocol):
         """Answer a prompt greedily; what ends the answer is the artifact's own."""
 
 
+class Predictor(Protocol):
+    """An artifact that answers rows with numbers, such as vectors or scores, as its format's own program does."""
+
+    name: str
+    """The program and its version."""
+
+    def infer(self, rows: Sequence[Example], options: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """Return for each row what `Task.infer` answers with these options; its numbers are compared."""
+
+
 class Exporter(Component):
     """Writes a finished run in the format of another program, named by `ftengine export --to`.
 
@@ -101,10 +115,14 @@ class Exporter(Component):
 
     # What some write.
 
-    def open(self, folder: Path, source: ExportSource) -> AbstractContextManager[Runtime | LoadedModel]:
+    def open(self, folder: Path, source: ExportSource) -> AbstractContextManager[Runtime | Predictor | LoadedModel]:
         """Open the artifact as its own program does, for the proof; a `contextlib.contextmanager` that closes it.
 
         A LoadedModel is a module of transformers', which the engine asks as it asks the tuned model, and needs no
         `Runtime`. Raise NoRuntime, which says what to install, where the program is not there.
         """
         raise NotImplementedError
+
+    def asks(self, source: ExportSource) -> Sequence[Mapping[str, Any]]:
+        """Return options of `Task.infer`, with each of which rows are asked, where `open` gives a `Predictor`."""
+        return ()

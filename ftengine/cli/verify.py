@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from ftengine.cli.options import PATH, json_option, require_one_process, run_argument, trust_code_option
 from ftengine.cli.page import facts, page, print_json
 from ftengine.cli.progress import announce, listening
+
+if TYPE_CHECKING:
+    from ftengine.engine.verify import Verified
 
 STATUS = {"tuned": 0, "base": 3, "other": 4, "undecided": 5}
 """Exit status; 1 and 2 are those of every command."""
@@ -78,7 +83,16 @@ def verify(
                 "less likely",
                 f"by {number(result.behind_tuned)} for the tuned model, {number(result.behind_base)} for the base",
             ),
+            ("log-probabilities", _told(result)),
             *([("rows needed", f"{result.needed:,}")] if result.needed is not None else []),
         ]
         page().print(facts(lines))
     raise click.exceptions.Exit(STATUS[result.served])
+
+
+def _told(result: Verified) -> str:
+    from ftengine.text import number
+
+    if result.from_tuned is None or result.from_base is None:
+        return "not told, so that the quantisation is not known"
+    return f"{number(result.from_tuned)} from the tuned model's, {number(result.from_base)} from the base's"

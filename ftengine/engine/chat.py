@@ -39,7 +39,7 @@ class Chat:
                 f"task {self._task.name!r} writes no text, so there is nobody to talk to. `ftengine predict` answers "
                 "its rows."
             )
-        self._options = {**(run.recipe.evaluation.generate.model_extra or {}), **(options or {})}
+        self._options = {**run.recipe.evaluation.generate.options, **(options or {})}
         self._opened = ExitStack()
         self._models: dict[Side, LoadedModel] = {}
         self.turns: list[dict[str, str]] = []

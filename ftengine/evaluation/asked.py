@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from ftengine.api import LoadedModel, Prompt, Runtime
+from ftengine.errors import NoRuntime
 from ftengine.model import GenerationOptions, generate, log_probabilities
 
 TOGETHER = 8
@@ -59,12 +60,12 @@ def scored(
 
 
 def apart(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> list[float]:
-    """Return for each question the mean distance of two models' log-probabilities, over those that a program tells.
+    """Return for each question the mean distance of two models' log-probabilities, over those that a program gives.
 
-    Questions of which it tells none are left out.
+    It is nan where it tells none.
     """
     distances = [np.abs(a - b) for a, b in zip(some, others, strict=True)]
-    return [float(np.nanmean(one)) for one in distances if not np.isnan(one).all()]
+    return [float("nan") if np.isnan(one).all() else float(np.nanmean(one)) for one in distances]
 
 
 class ModuleRuntime:
@@ -96,9 +97,12 @@ def end_tokens(module: Any) -> list[int]:
     return [] if own is None else own if isinstance(own, list) else [own]
 
 
-def as_runtime(opened: Runtime | LoadedModel, device: torch.device) -> Runtime:
-    """Return what an exporter opened as a program that can be asked."""
+def as_runtime(opened: Any, device: torch.device) -> Runtime:
+    """Return what an exporter opened as a program that can be asked (NoRuntime: it gives numbers alone)."""
     if not isinstance(opened, LoadedModel):
-        return opened
+        if not hasattr(opened, "encode"):
+            raise NoRuntime("its program answers with numbers, and the run's task with text.")
+        runtime: Runtime = opened
+        return runtime
     opened.module.to(device).eval()
     return ModuleRuntime(opened)

@@ -25,6 +25,10 @@ AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
 """Statuses of a server that may answer later."""
 
 
+class _Refused(InputError):
+    """A request holds what the endpoint does not take."""
+
+
 class _NoRedirect(HTTPRedirectHandler):
     """Follow none: a key must not go to another host."""
 
@@ -39,11 +43,13 @@ class Reply:
     Args:
         ended: whether it ended by itself; None where the endpoint does not say.
         prompt_tokens: how many tokens it read; None where it does not say.
+        log_probabilities: of the tokens that it wrote; none where it does not say.
     """
 
     text: str
     ended: bool | None
     prompt_tokens: int | None = None
+    log_probabilities: tuple[float, ...] = ()
 
 
 class Endpoint:
@@ -77,6 +83,7 @@ class Endpoint:
             )
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {secret}"} if secret else {})
         self._open = build_opener(_NoRedirect()).open
+        self._takes_logprobs = True
         self.model = model or self._only_model()
 
     def _only_model(self) -> str:
@@ -97,9 +104,10 @@ class Endpoint:
         """Ask a conversation, or a plain text, at temperature 0."""
         asked = {"model": self.model, "temperature": 0, "max_tokens": max_tokens}
         if prompt.messages is None:
-            answer = self._ask("completions", {**asked, "prompt": prompt.text})
+            answer = self._complete("completions", {**asked, "prompt": prompt.text}, {"logprobs": 1})
         else:
-            answer = self._ask("chat/completions", {**asked, "messages": list(prompt.messages)})
+            asked["messages"] = list(prompt.messages)
+            answer = self._complete("chat/completions", asked, {"logprobs": True})
         try:
             choice = answer["choices"][0]
             text = choice["text"] if prompt.messages is None else choice["message"]["content"]
@@ -112,7 +120,17 @@ class Endpoint:
             text if isinstance(text, str) else "",
             {"stop": True, "length": False}.get(reason),
             count if isinstance(count, int) and count > 0 else None,
+            _log_probabilities(choice),
         )
+
+    def _complete(self, path: str, asked: Mapping[str, Any], logprobs: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask for an answer, with its log-probabilities unless the endpoint refused that once."""
+        if self._takes_logprobs:
+            try:
+                return self._ask(path, {**asked, **logprobs})
+            except _Refused:
+                self._takes_logprobs = False
+        return self._ask(path, asked)
 
     def tokens(self, prompt: Prompt) -> list[int] | None:
         """Ask what it reads in place of a prompt, as llama.cpp and vLLM tell; None where it does not."""
@@ -157,7 +175,8 @@ class Endpoint:
             except HTTPError as error:
                 failure = f"status {error.code} ({error.reason})"
                 if error.code not in AGAIN:
-                    raise InputError(f"{request.full_url} answers with {failure}. {_advice(error.code)}") from None
+                    kind = _Refused if error.code in (400, 422) else InputError
+                    raise kind(f"{request.full_url} answers with {failure}. {_advice(error.code)}") from None
             except (ValueError, RecursionError):
                 raise InputError(f"{request.full_url} answers with no JSON, or more than {ROOM >> 20} MiB.") from None
             except (URLError, OSError, HTTPException) as error:
@@ -168,6 +187,22 @@ class Endpoint:
             f"{request.full_url} cannot be reached in {self.retries + 1} attempts of at most {self.timeout:g} s: "
             f"{failure}. Is the server running there?"
         )
+
+
+def _log_probabilities(choice: Mapping[str, Any]) -> tuple[float, ...]:
+    """Return what an answer tells of its tokens, as chat and as older completions have it; () where that is nothing.
+
+    Zeros alone are those behind greedy sampling, which say nothing of the model.
+    """
+    told = choice.get("logprobs")
+    if not isinstance(told, Mapping):
+        return ()
+    content = told.get("content")
+    some = [one.get("logprob") for one in content if isinstance(one, Mapping)] if isinstance(content, list) else None
+    some = told.get("token_logprobs") if some is None else some
+    if not isinstance(some, list) or not all(isinstance(one, (int, float)) for one in some) or not any(some):
+        return ()
+    return tuple(float(one) for one in some)
 
 
 def _advice(status: int) -> str:

@@ -21,7 +21,8 @@ class Proof(Part):
         from_tuned, from_base: mean distance of the log-probabilities of a token of the tuned model's greedy answers;
             where there are no answers, of raw outputs, by their size.
         closer: from_base - from_tuned, paired by row; `low` and `high` its 95 % interval, `p` of no difference.
-        noise: the largest distance from the tuned model that rounding to the format's numbers explains.
+        noise: the largest distance from the tuned model that rounding to the format's numbers explains, in the mean;
+            `furthest` is that of a single row.
         same_answers: rows of the same greedy answer; None where there are no answers.
         needed: rows with which the test would decide; None where it does, or that is not known.
     """
@@ -37,6 +38,7 @@ class Proof(Part):
     high: float | None
     p: float | None
     noise: float
+    furthest: float
     same_answers: int | None
     needed: int | None
 

@@ -222,6 +222,11 @@ class Generation(_Section, extra="allow"):
 
     limit: int | None = Field(200, ge=1, description="answer at most this many examples, sampled with seed; null: all")
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the task's predictions."""
+        return dict(self.model_extra or {})
+
 
 class EvaluationSection(_Section):
     """How figures are made, and what is measured beside the held-out split."""

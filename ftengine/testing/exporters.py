@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ftengine.api import Conversation, Exporter, ExportSource, LoadedModel, Message, Prompt, overrides
@@ -79,7 +80,7 @@ class ExporterChecks(Checks):
                     for one in asked:
                         ids = list(runtime.encode(one.prompt))
                         assert ids == list(one.prompt.ids), f"the program reads {ids}, measured {one.prompt.ids}"
-                    distance = max(apart(scored(runtime.log_probabilities, asked), own))
+                    distance = np.nanmax(apart(scored(runtime.log_probabilities, asked), own))
                     assert distance <= noise, f"log-probabilities differ by {distance:.3g}; the exporter says {noise}"
             except NoRuntime as error:
                 skip(str(error))
@@ -115,6 +116,7 @@ def exported_run(folder: Path) -> tuple[ExportSource, LoadedModel]:
     save_model(loaded.module, loaded.processor, folder / "merged")
     source = ExportSource(
         base=loaded.source,
+        task=one.task,
         head=loaded.head,
         module=loaded.module,
         processor=loaded.processor,

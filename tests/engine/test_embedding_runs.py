@@ -9,8 +9,10 @@ from expected import raises
 from test_examples_meet import pairs
 
 from ftengine import Recipe, fine_tune
+from ftengine.engine.export import export_run
 from ftengine.engine.predict import predict_file
 from ftengine.errors import DataError, InputError
+from ftengine_builtins.exporters import SentenceTransformersExporter
 
 
 def recipe(model, output, data, task=None, **others):
@@ -54,6 +56,14 @@ def test_base_and_tuned_model_rank_one_corpus(run):
     assert found["details"]["tuned"]["retrieval"]["documents"] == 14
     assert any(display["title"] == "Recall by k" for display in found["displays"]["tuned"])
     assert 0 <= found["tuned"]["recall_at_1"]["low"] < found["tuned"]["recall_at_1"]["high"] <= 1
+
+
+def test_without_its_library_an_encoder_is_written_and_said_not_to_be_verified(run, folder, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "sentence_transformers", None)
+    made = export_run(run, SentenceTransformersExporter(), folder / "served")
+    assert made.proof is None
+    assert "pip install sentence-transformers" in made.unproven
+    assert made.files.keys() >= {"modules.json", "config_sentence_transformers.json", "model.safetensors"}
 
 
 def test_stored_vectors_are_ranked_again_without_a_model(run):

@@ -1,6 +1,7 @@
 """Exports: what is left is the tuned model, and what is made wrong on purpose is refused and leaves nothing."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +16,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftengine import fine_tune, load_run
 from ftengine.cli import main
-from ftengine.engine.export import endless, export_run
+from ftengine.engine.export import export_run
+from ftengine.engine.proof import endless
 from ftengine.errors import ExportDiffers, NotExportable, NotMergeable, RunError
 from ftengine.evaluation.asked import Question
 from ftengine.evaluation.likeness import likeness
-from ftengine_builtins.exporters import GgufExporter, PeftExporter, TransformersExporter
+from ftengine_builtins.exporters import GgufExporter, PeftExporter, SentenceTransformersExporter, TransformersExporter
 from ftengine_builtins.exporters.peft import scale_of
 
 
@@ -197,6 +199,33 @@ def test_a_scale_that_is_lost_is_refused(run, tmp_path, monkeypatch):
     assert left(tmp_path) == []
 
 
+@pytest.mark.parametrize(("kind", "dtype"), [("Q4_0", "Q8_0"), ("Q5_0", "Q8_0"), ("BF16", "F16")])
+def test_a_quantisation_that_is_coarser_than_it_says_is_refused(run, tmp_path, kind, dtype):
+    import gguf
+
+    def coarse(source):
+        """Round the merged matrices to a coarser type first."""
+        kept = source.merged("float32")
+        folder, rounded = tmp_path / "coarse", gguf.GGMLQuantizationType[kind]
+        shutil.copytree(kept, folder)
+        tensors = load_file(kept / "model.safetensors")
+        for name, x in tensors.items():
+            if x.ndim == 2:
+                again = gguf.dequantize(gguf.quantize(x.float().numpy(), rounded), rounded)
+                tensors[name] = torch.from_numpy(again.copy())
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        return folder
+
+    class Coarse(GgufExporter):
+        def export(self, source, folder):
+            spoilt = coarse(source)
+            return super().export(replace(source, merged=lambda _: spoilt), folder)
+
+    with raises(ExportDiffers, "coarser"):
+        export_run(run, Coarse(GgufExporter.Config(dtype=dtype)), tmp_path / "out", rows=2)
+    assert left(tmp_path) == ["coarse"]
+
+
 def asked(text, ended=True):
     return Question(None, (), text, ended)
 
@@ -234,6 +263,11 @@ def test_a_trained_part_that_has_changed_is_not_exported(build_chat_recipe, tmp_
 
 
 # What is refused before weights are read.
+
+
+def test_a_model_that_writes_text_is_no_encoder(run, tmp_path, no_weights):
+    with raises(NotExportable, "'causal-lm'", "embedding"):
+        export_run(run, SentenceTransformersExporter(), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -280,3 +314,13 @@ def test_a_decision_is_paired_over_rows():
     assert vague.decision == "undecided"
     assert vague.needed > 4
     assert likeness([0.0] * 6, [0.0] * 6, 0.05).decision == "undecided"
+
+
+def test_a_few_examples_that_are_far_off_are_no_rounding():
+    near, far = [0.001] * 30, [0.7, 0.6]
+    judged = likeness([*far, *near], [2.0] * 32, 0.05)
+    assert (judged.decision, judged.far, judged.furthest) == ("neither", (0, 1), 0.7)
+    assert judged.from_tuned < 0.05
+    assert likeness([0.4, 0.3, *near], [2.0] * 32, 0.05).decision == "tuned"
+    untold = likeness([float("nan"), *near], [float("nan"), *([2.0] * 30)], 0.05)
+    assert (untold.decision, untold.examples) == ("tuned", 30)

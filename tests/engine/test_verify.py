@@ -16,11 +16,11 @@ from ftengine import load_run
 from ftengine.api import Prompt
 from ftengine.cli import main
 from ftengine.engine.evaluate import held_out_rows
-from ftengine.engine.export import exact_run, prompts_of
+from ftengine.engine.proof import exact_run, prompts_of
 from ftengine.errors import InputError
 from ftengine.evaluation.asked import questions
 from ftengine.model import endpoint as endpoints
-from ftengine.model import stop_tokens
+from ftengine.model import log_probabilities, stop_tokens
 from ftengine.model.endpoint import Endpoint
 
 LIMITS = {"key": "STUB_KEY", "timeout": 5, "retries": 1}
@@ -44,6 +44,10 @@ def answers(run):
                 begin = loaded.processor.bos_token_id
                 prompts = [replace(one, ids=[begin, *one.ids]) for one in prompts]
             asked = questions(loaded, prompts, longest, stop_tokens(loaded))
+            found[f"logprobs of {name}"] = {
+                one.prompt.messages[-1]["content"]: log_probabilities(loaded, one.prompt.ids, one.answer)
+                for one in asked
+            }
         found[name] = {one.prompt.messages[-1]["content"]: one.text for one in asked}
     assert found["tuned"] != found["base"]
     return found
@@ -77,7 +81,10 @@ class Stub(BaseHTTPRequestHandler):
         asked = body["messages"][-1]["content"]
         message = {"role": "assistant", "content": self.server.reply(asked)}
         usage = {"usage": {"prompt_tokens": self.server.count(asked)}} if self.server.count else {}
-        self.send({"choices": [{"message": message, "finish_reason": "length"}], **usage})
+        choice = {"message": message, "finish_reason": "length"}
+        if self.server.logprobs:
+            choice["logprobs"] = {"content": [{"logprob": x} for x in self.server.logprobs(asked)]}
+        self.send({"choices": [choice], **usage})
 
     def send(self, content):
         data = json.dumps(content).encode()
@@ -91,7 +98,7 @@ class Stub(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def served(reply, failing=(), models=("support",), count=None, told=None):
+def served(reply, failing=(), models=("support",), count=None, told=None, logprobs=None):
     """Serve a stub.
 
     Args:
@@ -99,10 +106,11 @@ def served(reply, failing=(), models=("support",), count=None, told=None):
         failing: how its first answers fail.
         count: how many tokens it says that a message's prompt has.
         told: what it answers beside OpenAI's API, by path.
+        logprobs: what it says of the tokens of its answer to a message.
     """
     server = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
     server.reply, server.failing, server.models, server.seen = reply, list(failing), models, []
-    server.count, server.told = count, told or {}
+    server.count, server.told, server.logprobs = count, told or {}, logprobs
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -138,7 +146,7 @@ def test_the_exit_status_says_which_model_is_served(run, answers, model, status,
     assert all(headers["Authorization"] == "Bearer secret" for _, headers, _ in server.seen)
     for path, _, body in asked:
         assert path == "/v1/chat/completions"
-        assert body.keys() == {"model", "temperature", "max_tokens", "messages"}
+        assert body.keys() == {"model", "temperature", "max_tokens", "messages", "logprobs"}
         assert (body["model"], body["temperature"]) == ("support", 0)
     assert "secret" not in result.output
 
@@ -173,6 +181,28 @@ def test_one_prompt_of_another_length_is_something_else(run, answers, tells):
     assert (status, "3 tokens" in found["cause"]) == (4, True)
 
 
+def test_a_fault_of_all_prompts_is_not_named_where_the_others_contradict_it(run, answers):
+    """One token more, as a second BOS makes, and in one row alone."""
+    ids, last = answers["ids"], list(answers["ids"])[-1]
+    with served(answers["tuned"].__getitem__, count=lambda text: len(ids[text]) + (text == last)) as (_, url):
+        status, found = verified(run, url)
+    assert (status, "BOS" in found["cause"]) == (4, False)
+    assert f"{len(ids[last]) + 1} tokens" in found["cause"]
+
+
+def test_how_the_longest_prompt_is_read_is_asked(run, answers):
+    ids = answers["ids"]
+    longest = max(ids, key=lambda text: len(ids[text]))
+
+    def tokens(body):
+        text = body["messages"][-1]["content"]
+        return {"tokens": [*ids[text][:-1], 5] if text == longest else ids[text]}
+
+    with served(answers["tuned"].__getitem__, told={"/tokenize": tokens}) as (_, url):
+        status, found = verified(run, url)
+    assert (status, f"token {len(ids[longest])} begins" in found["cause"]) == (4, True)
+
+
 def test_prompts_that_are_counted_as_they_were_measured_are_the_tuned_models(run, answers):
     with served(answers["tuned"].__getitem__, count=lambda text: len(answers["ids"][text])) as (_, url):
         assert verified(run, url)[0] == 0
@@ -194,6 +224,39 @@ def test_a_server_that_tells_what_it_reads_is_asked(run, answers, server, broken
     assert status == (4 if broken else 0)
     first = len(answers["ids"][next(iter(answers["ids"]))])
     assert (f"token {first} begins" in found["cause"]) is broken
+
+
+@pytest.mark.parametrize(("further", "status", "told"), [(0.02, 0, ""), (0.4, 4, "quantisation"), (None, 4, "1 of 8")])
+def test_log_probabilities_tell_the_quantisation(run, answers, further, status, told):
+    """`further`: what the endpoint's differ by; None: those of one row alone are far off."""
+    own, first = answers["logprobs of tuned"], next(iter(answers["logprobs of tuned"]))
+
+    def logprobs(text):
+        return [x - (further or (2.0 if text == first else 0.0)) for x in own[text]]
+
+    with served(answers["tuned"].__getitem__, logprobs=logprobs) as (_, url):
+        code, found = verified(run, url)
+    assert (code, found["same_as_tuned"]) == (status, found["rows"]), found
+    assert found["from_tuned"] == pytest.approx(further or 2.0 / found["rows"], abs=1e-3)
+    assert told in found["cause"]
+    assert bool(found["cause"]) is bool(told)
+
+
+def test_without_log_probabilities_the_quantisation_is_not_told(run, answers):
+    with served(answers["tuned"].__getitem__, ["400"], logprobs=lambda text: [0.0] * 5) as (server, url):
+        result = CliRunner().invoke(main, ["verify", str(run.path), "--url", url])
+    assert (result.exit_code, "quantisation is not known" in " ".join(result.stdout.split())) == (0, True)
+    asked = [body for path, _, body in server.seen if path == "/v1/chat/completions"]
+    assert ["logprobs" in body for body in asked] == [True] + [False] * (len(asked) - 1)
+
+
+def test_a_few_answers_that_are_far_off_are_something_else(run, answers):
+    """Where all others are the tuned model's."""
+    odd = list(answers["tuned"])[:2]
+    with served(lambda text: "42 zebras!" if text in odd else answers["tuned"][text]) as (_, url):
+        status, found = verified(run, url)
+    assert (status, found["same_as_tuned"]) == (4, found["rows"] - 2)
+    assert "2 of 8" in found["cause"]
 
 
 ASKED = Prompt((), [{"role": "user", "content": "Hi."}])

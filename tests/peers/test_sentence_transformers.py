@@ -1,11 +1,17 @@
 """What task embedding and rerankers save opens in sentence-transformers, with the same answers."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from expected import raises
+from safetensors.torch import load_file, save_file
 
 from ftengine import Recipe, fine_tune
+from ftengine.engine.export import export_run
+from ftengine.errors import ExportDiffers
+from ftengine_builtins.exporters import SentenceTransformersExporter
 
 pytest.importorskip("sentence_transformers")
 
@@ -75,3 +81,87 @@ def test_scores_of_a_reranker_are_equal(bert_folder, tmp_path):
     ours = [answer["scores"]["relevant"] for answer in run.predict(rows)]
     found = CrossEncoder(str(run.trained), device="cpu").predict([(row["text"], row["document"]) for row in rows])
     np.testing.assert_allclose(found, ours, atol=1e-5)
+
+
+def tuned(model, data, task, output, **train):
+    return fine_tune(
+        Recipe.make(
+            {
+                "model": {"source": str(model)},
+                "task": task,
+                "data": {"train": str(data), "validation": 0.4},
+                "strategy": "lora",
+                "train": {"max_steps": 8, "batch_size": 4, "precision": "float32", "learning_rate": 0.02, **train},
+                "output": str(output),
+            }
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def encoder(bert_folder, rows, tmp_path_factory):
+    task = {"name": "embedding", "query_prompt": "query: ", "document_prompt": "passage: ", "max_length": 9}
+    return tuned(bert_folder, rows, task, tmp_path_factory.mktemp("encoder") / "run")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_exported_encoder_proves_itself(encoder, tmp_path, dtype):
+    exporter = SentenceTransformersExporter(SentenceTransformersExporter.Config(dtype=dtype))
+    made = export_run(encoder, exporter, tmp_path / "out")
+    proof = made.proof
+    assert proof.runtime.startswith("sentence-transformers ")
+    assert proof.decision == "tuned"
+    assert proof.from_tuned < proof.noise < proof.from_base
+    assert (made.facts["max_seq_length"], made.facts["dtype"]) == (9, dtype)
+    assert {"modules.json", "README.md", "1_Pooling/config.json"} <= made.files.keys()
+    assert "SentenceTransformer(" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_an_exported_reranker_proves_itself_and_reads_as_many_tokens_as_in_training(bert_folder, tmp_path):
+    pairs = [{"text": f"{a} {i}", "document": b, "label": int(a == b)} for a in TEXTS for b in TEXTS for i in range(3)]
+    file = tmp_path / "judged.jsonl"
+    file.write_text("\n".join(map(json.dumps, pairs)))
+    task = {"name": "text-classification", "pair": "document", "kind": "relevance", "max_length": 10}
+    made = export_run(
+        tuned(bert_folder, file, task, tmp_path / "run"), SentenceTransformersExporter(), tmp_path / "out"
+    )
+    assert (made.proof.decision, made.proof.from_tuned < 1e-5 < made.proof.from_base) == ("tuned", True)
+    assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["model_max_length"] == 10
+
+
+def without_a_prompt(folder, base):
+    file = folder / "config_sentence_transformers.json"
+    about = json.loads(file.read_text())
+    file.write_text(json.dumps({**about, "prompts": {**about["prompts"], "document": ""}}))
+
+
+def with_another_pooling(folder, base):
+    file = folder / "1_Pooling" / "config.json"
+    told = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **told}))
+
+
+def with_the_bases_weights(folder, base):
+    own, theirs = load_file(folder / "model.safetensors"), load_file(Path(base) / "model.safetensors")
+    (folder / "model.safetensors").unlink()  # it may be the merged folder's too
+    save_file({name: theirs.get(name, x) for name, x in own.items()}, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (without_a_prompt, "not the tuned model"),
+        (with_another_pooling, "not the tuned model"),
+        (with_the_bases_weights, "like the base"),
+    ],
+)
+def test_an_encoder_that_makes_other_vectors_is_refused(encoder, tmp_path, spoil, told):
+    class Spoilt(SentenceTransformersExporter):
+        def export(self, source, folder):
+            made = super().export(source, folder)
+            spoil(folder, source.base)
+            return made
+
+    with raises(ExportDiffers, told):
+        export_run(encoder, Spoilt(), tmp_path / "out")
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from ftengine_builtins.exporters.gguf import GgufExporter
 from ftengine_builtins.exporters.ollama import OllamaExporter
 from ftengine_builtins.exporters.peft import PeftExporter
+from ftengine_builtins.exporters.sentence_transformers import SentenceTransformersExporter
 from ftengine_builtins.exporters.transformers import TransformersExporter
 
-__all__ = ["GgufExporter", "OllamaExporter", "PeftExporter", "TransformersExporter"]
+__all__ = ["GgufExporter", "OllamaExporter", "PeftExporter", "SentenceTransformersExporter", "TransformersExporter"]

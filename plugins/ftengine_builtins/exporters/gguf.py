@@ -18,11 +18,12 @@ import numpy as np
 from pydantic import Field
 
 from ftengine.api import Config, Exported, Exporter, ExportSource, Runtime
-from ftengine.errors import NoRuntime, NotExportable
+from ftengine.errors import ExportDiffers, NoRuntime, NotExportable
 from ftengine.model import read_tensors, save_model
 from ftengine_builtins.exporters import gguf_tokenizer
 from ftengine_builtins.exporters.llama_cpp import served
 from ftengine_builtins.exporters.peft import folded_pairs, read_lora_config, source_of_pairs
+from ftengine_builtins.loaders.gguf import read_gguf
 
 FILE = "model.gguf"
 LORA_FILE = "lora.gguf"
@@ -38,6 +39,11 @@ ARCHITECTURES = {
 NOISE = {"F32": 5e-3, "F16": 5e-3, "BF16": 5e-2, "Q8_0": 1e-1}
 """What a token's log-probability may differ by, in the mean: llama.cpp keeps keys and values in half precision, and
 rounds what each layer reads to the dtype of its weights. docs/serving.md has what was measured."""
+
+ROUNDED_AGAIN = 1.1
+"""So many times as far from the merged weights as rounding takes them a tensor may be; of Q8_0 that was Q5 it is 8."""
+EXACT = float(np.finfo(np.float32).eps)
+"""How far a tensor may be that is stored as it is, by its size."""
 
 
 class GgufConfig(Config):
@@ -72,6 +78,7 @@ class GgufExporter(Exporter):
     def open(self, folder: Path, source: ExportSource) -> Iterator[Runtime]:
         """Have llama.cpp serve the file; a LoRA on the base, written beside it for the time being."""
         if not self.config.lora:
+            require_precision(source, folder / FILE, self.config.dtype)
             with served(folder / FILE, source) as runtime:
                 yield runtime
             return
@@ -124,6 +131,29 @@ def write_model(source: ExportSource, file: Path, dtype: str) -> Exported:
         counts[kind.name] = counts.get(kind.name, 0) + 1
     _finish(writer)
     return Exported(NOISE[dtype], {"file": file.name, "tensors": counts}, f"llama-server --model {file.name}")
+
+
+def require_precision(source: ExportSource, file: Path, dtype: str) -> None:
+    """Refuse (ExportDiffers) a file of which a tensor is not the merged one as a dtype rounds it, but coarser."""
+    import gguf
+
+    held = {one.name: one for one in read_gguf(file).tensors}
+    for name, tensor in _tensors(source.merged("float32")).items():
+        exact, one = rearranged(source, name, tensor), held.get(gguf_name(source, name))
+        stored, kind = _stored(exact, dtype)
+        found = np.inf if one is None else _off(gguf.dequantize(one.data, one.tensor_type), exact)
+        explained = _off(gguf.dequantize(stored, kind), exact)
+        if not found <= ROUNDED_AGAIN * explained + EXACT:
+            raise ExportDiffers(
+                f"{name!r} in {file.name} is off by {found:.3g} of its size, and rounding to {kind.name} explains "
+                f"{explained:.3g}: it is coarser than the file says, or another. Nothing was written."
+            )
+
+
+def _off(some: np.ndarray, exact: np.ndarray) -> float:
+    """Return ‖some - exact‖ / ‖exact‖."""
+    size = float(np.linalg.norm(exact))
+    return float(np.linalg.norm(some.reshape(exact.shape) - exact)) / (size or 1.0)
 
 
 def write_lora(source: ExportSource, file: Path) -> Exported:

@@ -48,11 +48,11 @@ class TransformersExporter(Exporter):
         merged = source.merged(self.config.dtype)
         shutil.copytree(merged, folder, copy_function=_linked, dirs_exist_ok=True)
         if source.stop:
-            _rewrite(folder / "generation_config.json", {"eos_token_id": _one_or_all(source.stop)})
+            rewrite(folder / "generation_config.json", {"eos_token_id": _one_or_all(source.stop)})
         if (folder / TEMPLATE_FILE).is_file():  # older programs read it in tokenizer_config.json alone
             template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
-            _rewrite(folder / "tokenizer_config.json", {"chat_template": template})
-        dtype = _read(folder / "config.json").get("dtype", "float32")
+            rewrite(folder / "tokenizer_config.json", {"chat_template": template})
+        dtype = read(folder / "config.json").get("dtype", "float32")
         return Exported(NOISE[dtype], {"dtype": dtype, "end_tokens": list(source.stop)}, usage(source))
 
     @contextmanager
@@ -105,10 +105,12 @@ def _linked(source: str, target: str) -> None:
     shutil.copy2(source, target)
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read(file: Path) -> dict[str, Any]:
+    """Return a JSON file's keys; none where there is no such file."""
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
-def _rewrite(file: Path, settings: dict[str, Any]) -> None:
-    text = json.dumps({**_read(file), **settings}, indent=2, ensure_ascii=False)
+def rewrite(file: Path, settings: dict[str, Any]) -> None:
+    """Set keys of a JSON file; the others stay."""
+    text = json.dumps({**read(file), **settings}, indent=2, ensure_ascii=False)
     file.write_text(text + "\n", encoding="utf-8")

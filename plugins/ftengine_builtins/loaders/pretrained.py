@@ -107,8 +107,8 @@ def _loaded(request: LoadRequest, module: Any, config: Any, processor: Any, fres
     new = fresh_modules(module, fresh, request.source, head_may_be_new=request.head not in GENERATIVE)
     if request.head == HEADLESS:
         new = _without_unread(module, new)
-        if (pooling := sentence_pooling(Path(config._name_or_path), request.source)) is not None:
-            module.config.sentence_pooling = pooling  # not in its folder any more, once it is saved
+        if made_for := sentence_encoder(Path(config._name_or_path), request.source):
+            module.config.sentence_encoder = made_for  # not in its folder any more, once it is saved
     _agree_on_special_tokens(module, processor)
     limit = longest_input(module, processor)
     return LoadedModel(module, processor, request.source, request.head, new, request.labels, max_length=limit)
@@ -125,16 +125,40 @@ def _without_unread(module: Any, new: tuple[str, ...]) -> tuple[str, ...]:
     return ()
 
 
-def sentence_pooling(folder: Path, source: str) -> str | None:
-    """Return how a folder of sentence-transformers pools tokens, "mean", "cls" or "last"; None where it is no such.
+def sentence_encoder(folder: Path, source: str) -> dict[str, Any]:
+    """Return what sentence-transformers makes of a folder: "pooling", "prompts", "max_length"; {} where it is no such.
+
+    Pooling is "mean", "cls" or "last"; prompts are those of "query", "document" and by "default", where there are some.
 
     Raises:
-        SourceError: it pools in another way.
+        SourceError: it pools in another way, or has a module beside pooling and normalisation.
     """
-    file = folder / "1_Pooling" / "config.json"
-    if not file.is_file():
-        return None
-    told = read_json(file, source)
+    file = folder / "modules.json"
+    if file.is_file():
+        modules = _json(file, source)
+        kinds = [str(one.get("type")).rpartition(".")[2] for one in modules] if _mappings(modules) else [shown(modules)]
+        if other := [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]:
+            raise SourceError(
+                f"{source!r} has a module {other[0]} (modules.json), and vectors would be others without it; ftengine "
+                "has pooling and normalisation alone. Take another base, or, to go without it, a copy of the folder "
+                "that has no modules.json."
+            )
+    made_for: dict[str, Any] = {}
+    if (file := folder / "1_Pooling" / "config.json").is_file():
+        made_for["pooling"] = _pooling(read_json(file, source), source)
+    if (file := folder / "config_sentence_transformers.json").is_file():
+        told = read_json(file, source)
+        prompts = told.get("prompts") if isinstance(told.get("prompts"), Mapping) else {}
+        usual = prompts.get(told.get("default_prompt_name"), "")
+        document = next((prompts[name] for name in ("document", "passage", "corpus") if name in prompts), usual)
+        made_for["prompts"] = {"query": prompts.get("query", usual), "document": document, "default": usual}
+    if (file := folder / "sentence_bert_config.json").is_file():
+        longest = read_json(file, source).get("max_seq_length")
+        made_for |= {"max_length": longest} if isinstance(longest, int) and 0 < longest < UNLIMITED else {}
+    return made_for
+
+
+def _pooling(told: Mapping[str, Any], source: str) -> str:
     old = [name for name, on in told.items() if name.startswith("pooling_mode_") and on is True]
     mode = told.get("pooling_mode", old[0].removeprefix("pooling_mode_") if len(old) == 1 else old)
     known = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls", "lasttoken": "last"}
@@ -144,6 +168,10 @@ def sentence_pooling(folder: Path, source: str) -> str | None:
             "ftengine has."
         )
     return known[mode]
+
+
+def _mappings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, Mapping) for one in value)
 
 
 def _fit_output_layer(module: Any, fresh: set[str], saved_config: Any, request: LoadRequest) -> set[str]:
@@ -263,10 +291,14 @@ def stored_tensors(file: Path, source: str) -> dict[str, Shape]:
 
 def read_json(file: Path, source: str) -> dict[str, Any]:
     """Read a JSON object. Raises SourceError where the file is no JSON object."""
-    try:
-        content = json_of_file(file)
-    except (OSError, ValueError) as error:
-        raise SourceError(f"cannot read {file.name} of {source!r}: {error}.") from None
+    content = _json(file, source)
     if not isinstance(content, dict):
         raise SourceError(f"{file.name} of {source!r} holds a {type(content).__name__}; it has to be a JSON object.")
     return content
+
+
+def _json(file: Path, source: str) -> Any:
+    try:
+        return json_of_file(file)
+    except (OSError, ValueError) as error:
+        raise SourceError(f"cannot read {file.name} of {source!r}: {error}.") from None

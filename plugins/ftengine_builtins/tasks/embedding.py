@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from ftengine.model import Criterion
 
 DEFAULT_MAX_LENGTH = 512
+MADE_FOR = "sentence_encoder"
+"""Key of a model's config under which its loader says what sentence-transformers does with it."""
 SIDES = ("anchor", "positive", "negative")
 """What the texts of a row are, in order, whatever their columns are called."""
 FITTING = {"in-batch": ("pairs", "triplets", "labelled"), "triplet": ("triplets",), "cosine": ("scored",)}
@@ -83,10 +85,12 @@ class EmbeddingConfig(Config):
         "auto", description="of a text's tokens; auto: as the model was made for, else mean, of decoders the last token"
     )
     normalize: bool = Field(True, description="whether vectors that are saved and predicted have length 1")
-    query_prompt: str = Field("", description="text in front of anchors, sentences and labelled texts, as 'query: '")
-    document_prompt: str = Field("", description="text in front of positives and negatives")
+    query_prompt: str | None = Field(
+        None, description="in front of anchors, sentences and labelled texts, as 'query: '; null: the model's own"
+    )
+    document_prompt: str | None = Field(None, description="in front of positives, negatives; null: the model's own")
     max_length: int | None = Field(
-        None, ge=2, description=f"longest text in tokens; null: {DEFAULT_MAX_LENGTH}, or the model's limit if less"
+        None, ge=2, description=f"longest text in tokens; null: the model's own, else {DEFAULT_MAX_LENGTH} or its limit"
     )
 
     @model_validator(mode="after")
@@ -131,6 +135,7 @@ class Embedding(Task):
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         self.traits = replace(type(self).traits, examples_meet=self.loss_function().meets)
+        self._made_for: Mapping[str, Any] = {}
 
     @property
     def predicts(self) -> frozenset[str]:
@@ -160,7 +165,8 @@ class Embedding(Task):
             raise DataError(f"the data has no column {self.config.same!r} (task.same; columns: {', '.join(columns)}).")
 
     def set_model(self, loaded: LoadedModel, strategy: Any) -> None:
-        """Refuse dimensions that the model's vectors do not have (RecipeError)."""
+        """See what the model was made for; refuse dimensions that its vectors do not have (RecipeError)."""
+        self._made_for = getattr(loaded.module.config, MADE_FOR, {})
         longest, size = max(self.config.dimensions or [0]), vector_size(loaded)
         if longest > size:
             raise RecipeError(
@@ -294,7 +300,7 @@ class Embedding(Task):
 
     def check_input(self, row: Example) -> None:
         """Refuse a row without a text of which a vector could be made."""
-        self._asked(row, {})
+        self.asked(row, {})
 
     def infer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
@@ -315,7 +321,7 @@ class Embedding(Task):
             raise InputError(f"option prompt is {given['prompt']!r}; it is query, document or none.")
         if not rows:
             return []
-        asked = [self._asked(row, given) for row in rows]
+        asked = [self.asked(row, given) for row in rows]
         ids = [self._tokens(text, name, loaded.processor, loaded.max_length)["input_ids"] for name, text in asked]
         device = next(loaded.module.parameters()).device
         batch = {"input_ids": pad(ids, loaded.processor.pad_token_id or 0), "attention_mask": attention_mask(ids)}
@@ -327,17 +333,23 @@ class Embedding(Task):
         """Write what sentence-transformers opens the folder with."""
         from ftengine_builtins.tasks.sentence_transformers import write_modules
 
-        limit = length_limit(self.config.max_length, loaded.max_length, DEFAULT_MAX_LENGTH)
         write_modules(
             directory,
             dimension=vector_size(loaded),
             pooling=self._pooling(loaded.module),
             normalize=self.config.normalize,
-            prompts={"query": self.config.query_prompt, "document": self.config.document_prompt},
-            max_length=limit,
+            prompts={"query": self.prompt_of("query"), "document": self.prompt_of("document")},
+            max_length=self._limit(loaded.max_length),
         )
 
-    def _asked(self, row: Example, options: Mapping[str, Any]) -> tuple[str, str]:
+    def prompt_of(self, side: str) -> str:
+        """Return what stands in front of texts of a side, "query" or "document"."""
+        given = self.config.query_prompt if side == "query" else self.config.document_prompt
+        # Sentences that are compared, or labelled, are no questions to documents.
+        named = side if self.config.rows in PAIRED else "default"
+        return given if given is not None else str(self._made_for.get("prompts", {}).get(named, ""))
+
+    def asked(self, row: Example, options: Mapping[str, Any]) -> tuple[str, str]:
         """Return the side and the text of a row that a vector is asked of (DataError: it has none)."""
         known = (*PARTS[self.config.rows], "anchor", "positive", "text", "document", "query")
         column = options.get("column") or next((name for name in known if row.get(name) is not None), known[0])
@@ -347,16 +359,19 @@ class Embedding(Task):
         return {"query": "anchor", "document": "positive", "none": ""}[prompt], text
 
     def _tokens(self, text: str, column: str, processor: Any, max_length: int | None) -> Features:
-        prompt = self.config.document_prompt if column in DOCUMENTS else self.config.query_prompt if column else ""
-        limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
-        return tokenize(processor, (prompt + text).strip(), limit=limit)
+        prompt = self.prompt_of("document" if column in DOCUMENTS else "query") if column else ""
+        return tokenize(processor, (prompt + text).strip(), limit=self._limit(max_length))
+
+    def _limit(self, max_length: int | None) -> int:
+        return length_limit(self.config.max_length, max_length, self._made_for.get("max_length", DEFAULT_MAX_LENGTH))
 
     def _pooling(self, model: Any) -> str:
         if self.config.pooling != "auto":
             return self.config.pooling
         from ftengine_builtins.loaders.heads import is_decoder
 
-        return getattr(model.config, "sentence_pooling", None) or ("last" if is_decoder(model.config) else "mean")
+        made_for = getattr(model.config, MADE_FOR, {})
+        return made_for.get("pooling") or ("last" if is_decoder(model.config) else "mean")
 
     def _vectors(self, model: Any, batch: Batch, side: str) -> Tensor:
         """Return (n, d) pooled vectors of one side in at least fp32."""

@@ -74,8 +74,11 @@ class TextClassification(LabelledTask):
 
     def read(self, example: Example, processor: Any, max_length: int | None) -> Features:
         """Return the tokenizer's fields; of a pair that is too long, the longer text is cut first."""
-        texts = self._texts(example).values()
-        return tokenize(processor, *texts, limit=length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH))
+        return tokenize(processor, *self._texts(example).values(), limit=self.limit(max_length))
+
+    def limit(self, max_length: int | None) -> int:
+        """Return the longest input in tokens, of a model with that limit."""
+        return length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
 
     def check_input(self, row: Example) -> None:
         """Refuse a row whose texts are missing or empty."""

@@ -204,13 +204,57 @@ def test_a_pooling_that_the_model_was_made_for_is_taken(bert_folder, tmp_path):
     ):
         file.write_text(json.dumps(told))
         loaded = TransformersLoader().load(request)
-        assert loaded.module.config.sentence_pooling == wanted
+        assert loaded.module.config.sentence_encoder["pooling"] == wanted
         row = {"anchor": "a red fox"}
         assert task().infer(loaded, [row]) == task(pooling=wanted).infer(loaded, [row])
-        assert TransformersLoader().load_skeleton(request).module.config.sentence_pooling == wanted
+        assert TransformersLoader().load_skeleton(request).module.config.sentence_encoder["pooling"] == wanted
     file.write_text(json.dumps({"pooling_mode_max_tokens": True}))
     with raises(SourceError, "max_tokens"):
         TransformersLoader().load(request)
+
+
+def test_prompts_and_length_are_those_that_the_model_was_made_for(bert_folder, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(bert_folder, tmp_path / "model")
+    about = {"prompts": {"query": "query: ", "passage": "passage: ", "s2s": "same: "}, "default_prompt_name": "s2s"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(about))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 12}))
+    loaded = TransformersLoader().load(LoadRequest(str(folder), "feature-extraction", dtype="float32"))
+
+    def read(row, **options):
+        one = task(**options)
+        one.set_model(loaded, None)
+        features = one.encode(row, loaded.processor, max_length=loaded.max_length)
+        return [features[f"{side}_ids" if side else "input_ids"] for side in ("", "positive")]
+
+    pair, scored = {"anchor": "a red fox", "positive": "x " * 40}, {"sentence1": "a", "sentence2": "b", "score": 1.0}
+    asked, found = read(pair)
+    plain = task(query_prompt="query: ", document_prompt="passage: ", max_length=12)
+    expected = plain.encode(pair, loaded.processor, max_length=loaded.max_length)
+    assert (asked, found) == (expected["input_ids"], expected["positive_ids"])
+    assert len(found) == 12
+    asked, found = read(pair, query_prompt="", document_prompt="", max_length=20)
+    bare = task(max_length=20).encode(pair, loaded.processor, max_length=loaded.max_length)
+    assert (asked, found) == (bare["input_ids"], bare["positive_ids"])
+    same = task(rows="scored", query_prompt="same: ").encode(scored, loaded.processor)["input_ids"]
+    assert read(scored, rows="scored")[0] == same
+
+
+def test_a_module_that_makes_other_vectors_is_refused(bert_folder, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(bert_folder, tmp_path / "model")
+    request = LoadRequest(str(folder), "feature-extraction", dtype="float32")
+    kinds = ["base.modules.transformer.Transformer", "sentence_transformer.modules.pooling.Pooling", "models.Dense"]
+    for there in (2, 3):
+        modules = [{"idx": i, "type": f"sentence_transformers.{kind}"} for i, kind in enumerate(kinds[:there])]
+        (folder / "modules.json").write_text(json.dumps(modules))
+        if there == 2:
+            TransformersLoader().load_skeleton(request)
+            continue
+        with raises(SourceError, "Dense"):
+            TransformersLoader().load_skeleton(request)
 
 
 def test_only_the_pooler_may_begin_afresh(bert_folder, tmp_path):

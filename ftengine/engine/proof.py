@@ -1,0 +1,274 @@
+"""Asking an exported artifact what the tuned model was asked: is it that model?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ftengine.api import Exported, Exporter, ExportSource, LoadedModel, Predictor, Prompt, Runtime, overrides
+from ftengine.engine.evaluate import held_out_rows
+from ftengine.engine.finished import Run
+from ftengine.engine.merge import outputs_of
+from ftengine.engine.prepared_data import ReadyTask
+from ftengine.errors import DataError, ExportDiffers, NoRuntime
+from ftengine.evaluation.asked import ModuleRuntime, Question, apart, as_runtime, end_tokens, questions, scored, whole
+from ftengine.evaluation.likeness import ROW, Likeness, likeness
+from ftengine.evaluation.prompt_faults import token_fault
+from ftengine.model import GenerationOptions, evaluating, stop_tokens
+from ftengine.run.export import Proof
+from ftengine.text import counted, number, one_line
+from ftengine.training.losses import to_device
+
+ROWS = 32
+"""Held-out rows that are asked."""
+MOST_TOKENS = 48
+"""Of an answer; log-probabilities of more tell no more."""
+GONE = "Nothing was written."
+SHOWN = 40
+"""Characters of a prompt in a message."""
+
+Opened = Runtime | Predictor | LoadedModel
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the tuned model and its base make of held-out rows.
+
+    Args:
+        questions: none of a task that writes no text.
+        compute: returns of each row what a model, or an artifact, makes of it: log-probabilities of the tuned model's
+            answer, numbers of its own, or raw outputs (NoRuntime: it cannot be asked).
+        tuned, base: what these make.
+        stop: tokens that end an answer.
+    """
+
+    split: str
+    questions: Sequence[Question]
+    compute: Callable[[Opened], list[np.ndarray]]
+    tuned: Sequence[np.ndarray]
+    base: Sequence[np.ndarray]
+    stop: tuple[int, ...] = ()
+
+
+def ask_own(
+    run: Run, ready: ReadyTask, exporter: Exporter, source: ExportSource, count: int, data: str | None
+) -> Asked:
+    """Ask the tuned model and its base, in float32."""
+    split, rows = held_out_rows(ready, run.directory, data)
+    exact = exact_run(run)
+    asked, stop = list[Question](), tuple[int, ...]()
+    compute: Callable[[Opened], list[np.ndarray]]
+    with exact.model() as loaded:
+        if overrides(ready.task, "prompt"):
+            stop = tuple(dict.fromkeys(stop_tokens(loaded)))
+            asked = questions(loaded, *prompts_of(ready, rows, loaded, count, run), stop)
+            compute = partial(_log_probabilities, asked)
+        else:
+            examples = dict(_encoded(ready, rows, count))
+            if options := exporter.asks(source):
+                compute = partial(_numbers, ready, [rows[i] for i in examples], options)
+            else:
+                compute = partial(
+                    _outputs, ready, [ready.task.collate([one], ready.processor) for one in examples.values()]
+                )
+        tuned = compute(loaded)
+    with exact.model(base=True) as loaded:
+        base = compute(loaded)
+    return Asked(split, asked, compute, tuned, base, stop)
+
+
+def exact_run(run: Run) -> Run:
+    """Return a run whose models compute in float32."""
+    return Run(run.path, registry=run.registry, listener=run.listener, precision="float32", trust_code=run.trust_code)
+
+
+def prompts_of(ready: ReadyTask, rows: Any, loaded: LoadedModel, count: int, run: Run) -> tuple[list[Prompt], int]:
+    """Return the first distinct prompts that leave room for their answers, and the longest answer in tokens."""
+    longest = min(GenerationOptions.read(run.recipe.evaluation.generate.options).max_new_tokens, MOST_TOKENS)
+    prompts: dict[tuple[int, ...], Prompt] = {}
+    for row in rows:
+        try:
+            prompt = ready.task.prompt(row, loaded)
+        except DataError:
+            continue
+        room = loaded.max_length is None or len(prompt.ids) + longest <= loaded.max_length
+        if room and prompt.ids:
+            prompts.setdefault(tuple(prompt.ids), prompt)
+        if len(prompts) == count:
+            break
+    if len(prompts) < 2:
+        raise DataError(
+            f"{rows.source} has {counted(len(prompts), 'row')} that can be asked, too few for a proof. Name more rows "
+            "with --data FILE, or export with --no-verify."
+        )
+    return list(prompts.values()), longest
+
+
+def proof_of(
+    run: Run,
+    ready: ReadyTask,
+    exporter: Exporter,
+    source: ExportSource,
+    folder: Path,
+    exported: Exported,
+    own: Asked | None,
+) -> tuple[Proof | None, str]:
+    """Ask the artifact; return the proof, or why there is none (ExportDiffers: it is something else)."""
+    if own is None:
+        return None, "left out by --no-verify"
+    if not overrides(exporter, "open"):
+        return None, f"format {exporter.name!r} has no program that could be asked"
+    ready.listener.phase("verify")
+    who = f"the {exporter.name} export of {str(run.path)!r}"
+    try:
+        with exporter.open(folder, source) as opened:
+            program, same, distances = (_ask if own.questions else _compute)(who, ready, own, opened)
+    except NoRuntime as error:
+        ready.listener.message(f"not verified: {error}")
+        return None, str(error)
+    judged = likeness(*distances, exported.noise, run.recipe.seed)
+    if judged.decision == "base" or judged.decision == "neither":
+        raise ExportDiffers(f"{who} {_what(judged, own)}. {GONE}")
+    low, high = judged.interval
+    proof = Proof(
+        runtime=program,
+        split=own.split,
+        questions=judged.examples,
+        decision=judged.decision,
+        from_tuned=judged.from_tuned,
+        from_base=judged.from_base,
+        closer=judged.closer,
+        low=low,
+        high=high,
+        p=judged.p,
+        noise=judged.noise,
+        furthest=judged.furthest,
+        same_answers=same,
+        needed=judged.needed,
+    )
+    return proof, ""
+
+
+def far_rows(judged: Likeness, prompts: Sequence[Prompt]) -> str:
+    """Name the rows that are further from the tuned model than rounding explains of a single one, the furthest first.
+
+    Args:
+        prompts: what was asked, for the words of the furthest one; none where that is no text.
+    """
+    first = judged.far[0]
+    prompt = prompts[first] if prompts else None
+    text = "" if prompt is None else prompt.messages[-1]["content"] if prompt.messages else prompt.text
+    quoted = f" ({one_line(text)[:SHOWN]!r})" if text else ""
+    numbers = ", ".join(str(i + 1) for i in judged.far[:5]) + (", …" if len(judged.far) > 5 else "")
+    return (
+        f"{len(judged.far):,} of {judged.examples:,} rows that were asked are far off, number {numbers}{quoted}: "
+        f"{number(judged.furthest)}, where {number(ROW * judged.noise)} of one row is explained"
+    )
+
+
+def endless(answers: Sequence[str], asked: Sequence[Question]) -> bool:
+    """Say whether most answers that ended, where they begin as they should, go on behind their end."""
+    ended = [(a.strip(), one.text.strip()) for a, one in zip(answers, asked, strict=True) if one.ended]
+    return sum(a.startswith(text) and a != text for a, text in ended) > len(ended) / 2
+
+
+Compared = tuple[str, int | None, tuple[list[float], list[float]]]
+"""The program that was asked, how many answers are the same, and distances from the tuned model and from the base."""
+
+
+def _ask(who: str, ready: ReadyTask, own: Asked, opened: Opened) -> Compared:
+    """Ask an artifact the questions (ExportDiffers: it reads other tokens, or does not end its answers)."""
+    if isinstance(opened, LoadedModel) and (lost := sorted(set(own.stop) - set(end_tokens(opened.module)))):
+        names = ", ".join(map(repr, ready.processor.convert_ids_to_tokens(lost)))
+        raise ExportDiffers(f"{who} lacks tokens that end an answer in its generation settings: {names}. {GONE}")
+    runtime = as_runtime(opened, torch.device("cpu"))
+    faults = (token_fault(one.prompt, runtime.encode(one.prompt), ready.processor) for one in own.questions)
+    if fault := next(filter(None, faults), ""):
+        raise ExportDiffers(f"{who} reads other tokens than were measured: {fault} {GONE}")
+    scores = own.compute(runtime)
+    lengths = [max(1, len(one.answer) + (8 if one.ended else 0)) for one in own.questions]
+    answers = [runtime.answer(one.prompt, n) for one, n in zip(own.questions, lengths, strict=True)]
+    if endless(answers, own.questions):
+        raise ExportDiffers(f"{who} goes on where the tuned model ends its answer: it lacks end tokens. {GONE}")
+    same = sum(whole(a) == whole(one.text) for a, one in zip(answers, own.questions, strict=True))
+    return runtime.name, same, (apart(scores, own.tuned), apart(scores, own.base))
+
+
+def _compute(who: str, ready: ReadyTask, own: Asked, opened: Opened) -> Compared:
+    """Compare numbers or raw outputs."""
+    outputs = own.compute(opened)
+    name = "transformers" if isinstance(opened, LoadedModel) else opened.name
+    return name, None, (_relative(outputs, own.tuned, own.tuned), _relative(outputs, own.base, own.tuned))
+
+
+def _log_probabilities(asked: Sequence[Question], opened: Any) -> list[np.ndarray]:
+    runtime: Runtime = ModuleRuntime(opened) if isinstance(opened, LoadedModel) else opened
+    return scored(runtime.log_probabilities, asked)
+
+
+def _numbers(ready: ReadyTask, rows: Sequence[Any], options: Sequence[Mapping[str, Any]], opened: Any) -> list[Any]:
+    """Return the numbers of the answers to each row, those of all options one behind the other."""
+    if not isinstance(opened, LoadedModel):
+        answers = [opened.infer(rows, one) for one in options]
+    else:
+        with torch.no_grad(), evaluating(opened.module):
+            answers = [ready.task.infer(opened, rows, one) for one in options]
+    return [np.array([x for one in of_row for x in _flat(one)]) for of_row in zip(*answers, strict=True)]
+
+
+def _flat(answer: Any) -> Iterator[float]:
+    """Yield the numbers of an answer, in the order of its keys."""
+    if isinstance(answer, Mapping):
+        answer = [answer[key] for key in sorted(answer)]
+    if isinstance(answer, (int, float)):
+        yield float(answer)
+    elif isinstance(answer, np.ndarray):
+        yield from answer.ravel().tolist()
+    elif isinstance(answer, (list, tuple)):
+        for one in answer:
+            yield from _flat(one)
+
+
+def _outputs(ready: ReadyTask, batches: Sequence[Any], opened: Any) -> list[np.ndarray]:
+    if not isinstance(opened, LoadedModel):
+        raise NoRuntime(f"task {ready.task.name!r} gives no prompts that this program could be asked.")
+    opened.module.eval()
+    device = next(opened.module.parameters()).device
+    with torch.no_grad():
+        outputs = [outputs_of(ready.task, opened.module, to_device(batch, device)) for batch in batches]
+    return [one.double().cpu().numpy().ravel() for one in outputs]
+
+
+def _encoded(ready: ReadyTask, rows: Any, count: int) -> Iterator[tuple[int, Any]]:
+    """Yield the first rows that can be encoded, by their number."""
+    for i in range(min(count, len(rows))):
+        try:
+            yield i, ready.task.encode(rows[i], ready.processor, max_length=ready.max_length)
+        except DataError:
+            continue
+
+
+def _relative(some: Sequence[np.ndarray], others: Sequence[np.ndarray], size: Sequence[np.ndarray]) -> list[float]:
+    """Return ‖some - others‖ / ‖size‖ of each row; infinite where shapes differ."""
+    return [
+        float(np.linalg.norm(a - b) / np.linalg.norm(c)) if a.shape == b.shape else float("inf")
+        for a, b, c in zip(some, others, size, strict=True)
+    ]
+
+
+def _what(judged: Likeness, own: Asked) -> str:
+    figures = f"from the tuned model {number(judged.from_tuned)}, from the base {number(judged.from_base)}"
+    if judged.decision == "base":
+        return f"answers like the base, not like the tuned model ({figures})"
+    if judged.from_tuned <= judged.noise:
+        return f"is not the tuned model: {far_rows(judged, [one.prompt for one in own.questions])}"
+    return (
+        f"is not the tuned model: {'log-probabilities' if own.questions else 'its numbers'} are {figures}, and "
+        f"rounding to the format's numbers explains {number(judged.noise)}"
+    )

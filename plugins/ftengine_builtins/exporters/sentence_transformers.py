@@ -1,0 +1,106 @@
+"""A folder that sentence-transformers opens: an encoder of texts, or a reranker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ftengine.api import Example, Exported, ExportSource, Predictor, Task
+from ftengine.errors import NoRuntime, NotExportable
+from ftengine_builtins.exporters.transformers import TransformersExporter, read, rewrite
+from ftengine_builtins.tasks import Embedding, TextClassification
+from ftengine_builtins.tasks.labelled import RELEVANCE, RELEVANT
+
+NOISE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}
+"""What rounding the weights is taken to explain of a vector, or a score, by its size."""
+
+ENCODER = """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("FOLDER")
+queries, documents = model.encode_query(["…"]), model.encode_document(["…"])"""
+
+RERANKER = """from sentence_transformers import CrossEncoder
+
+model = CrossEncoder("FOLDER")
+scores = model.predict([("query", "document")])"""
+
+
+class SentenceTransformersExporter(TransformersExporter):
+    """The merged model as sentence-transformers opens it: an encoder with its prompts, or a reranker."""
+
+    name = "sentence-transformers"
+
+    def check(self, source: ExportSource) -> None:
+        """Refuse what is neither: other tasks than embedding, and classifiers that are no rerankers."""
+        if not isinstance(source.task, Embedding) and not is_reranker(source.task):
+            raise NotExportable(
+                f"a model of task {source.task.name!r} is neither an encoder (task embedding) nor a reranker (task "
+                "text-classification of pairs, kind: relevance), which sentence-transformers opens. Export to "
+                "transformers."
+            )
+        super().check(source)
+
+    def export(self, source: ExportSource, folder: Path) -> Exported:
+        made = super().export(source, folder)
+        task: Any = source.task
+        if isinstance(task, Embedding):
+            longest = read(folder / "sentence_bert_config.json")["max_seq_length"]
+        else:
+            longest = task.limit(source.max_length)
+            rewrite(folder / "tokenizer_config.json", {"model_max_length": longest})
+        dtype = made.facts["dtype"]
+        usage = ENCODER if isinstance(task, Embedding) else RERANKER
+        return Exported(NOISE[dtype], {"dtype": dtype, "max_seq_length": longest}, usage)
+
+    def asks(self, source: ExportSource) -> Sequence[Mapping[str, Any]]:
+        """Return both prompts of an encoder; a reranker has none."""
+        return [{"prompt": "query"}, {"prompt": "document"}] if isinstance(source.task, Embedding) else [{}]
+
+    @contextmanager
+    def open(self, folder: Path, source: ExportSource) -> Iterator[Predictor]:  # type: ignore[override]
+        """Open the folder with sentence-transformers, in float32."""
+        try:
+            import sentence_transformers
+        except ImportError:
+            raise NoRuntime("sentence-transformers is not installed: pip install sentence-transformers.") from None
+        yield (_Encoder if isinstance(source.task, Embedding) else _Reranker)(
+            folder, source.task, sentence_transformers
+        )
+
+
+class _Encoder:
+    """What encodes texts; blanks at their ends are left out, as in training."""
+
+    def __init__(self, folder: Path, task: Any, library: Any) -> None:
+        self._task, self.name = task, f"sentence-transformers {library.__version__}"
+        self._opened = library.SentenceTransformer(str(folder), **_exactly())
+
+    def infer(self, rows: Sequence[Example], options: Mapping[str, Any]) -> list[dict[str, Any]]:
+        texts = [self._task.asked(row, options)[1].strip() for row in rows]
+        encode = self._opened.encode_query if options["prompt"] == "query" else self._opened.encode_document
+        return [{"vector": vector} for vector in encode(texts, show_progress_bar=False)]
+
+
+class _Reranker:
+    """What scores pairs of query and document."""
+
+    def __init__(self, folder: Path, task: Any, library: Any) -> None:
+        self._columns, self.name = task.columns(), f"sentence-transformers {library.__version__}"
+        self._opened = library.CrossEncoder(str(folder), **_exactly())
+
+    def infer(self, rows: Sequence[Example], options: Mapping[str, Any]) -> list[dict[str, Any]]:
+        pairs = [(row[self._columns["text"]], row[self._columns["pair"]]) for row in rows]
+        return [{"scores": {RELEVANT: float(one)}} for one in self._opened.predict(pairs, show_progress_bar=False)]
+
+
+def is_reranker(task: Task) -> bool:
+    """Say whether a task scores how relevant a document is to a query."""
+    return isinstance(task, TextClassification) and task.config.kind == RELEVANCE and task.config.pair is not None
+
+
+def _exactly() -> dict[str, Any]:
+    import torch
+
+    return {"device": "cpu", "local_files_only": True, "model_kwargs": {"dtype": torch.float32}}
