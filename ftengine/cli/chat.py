@@ -43,8 +43,8 @@ ANSWER: dict[str, tuple[Side, ...]] = {"/tuned": ("tuned",), "/base": ("base",),
 def chat(run_folder: str, base: bool, precision: str | None, options: tuple[str, ...], trust_code: bool) -> None:
     """Talk with a tuned model, its base, or both.
 
-    Template, stops and generation settings are those of the run's evaluation. /help lists what can be typed.
-    From a pipe, each line is a turn, and stdout has the answers alone.
+    Template, stops and generation settings are those of the run's evaluation. In a terminal, /help lists commands. From
+    a pipe, each line is a turn, and stdout has the answers alone.
 
     \b
     Examples:
@@ -70,9 +70,12 @@ def _talk(conversation: Chat, sides: tuple[Side, ...], *, terminal: bool) -> Non
     _introduce(conversation, sides)
     for line in _lines(terminal):
         text = line.strip()
-        if text == "/quit":
+        if not terminal:  # whatever a line says there is data
+            if text:
+                _answer(conversation, line.rstrip("\r\n"), sides, terminal)
+        elif text == "/quit":
             return
-        if text in ANSWER:
+        elif text in ANSWER:
             sides = ANSWER[text]
             _introduce(conversation, sides)
         elif text == "/reset":
@@ -84,10 +87,8 @@ def _talk(conversation: Chat, sides: tuple[Side, ...], *, terminal: bool) -> Non
             click.echo(f"no command {text}. There are {', '.join(COMMANDS)}.", err=True)
         elif text:
             try:
-                _answer(conversation, line.rstrip("\r\n"), sides, terminal)
+                _answer(conversation, line, sides, terminal)
             except DataError as error:
-                if not terminal:
-                    raise
                 click.echo(printable(f"{error} /reset begins a new conversation."), err=True)
 
 

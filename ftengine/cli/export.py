@@ -78,8 +78,8 @@ def export(
         made = export_run(run, exporter, out, verify=verify, rows=rows, data=data)
         if push and made.proof is None and verify:
             raise InputError(
-                f"{out!r} is written and not pushed, as it is not proven: {made.unproven} To push it unproven, export "
-                "with --no-verify."
+                f"{out!r} is written and not pushed, as it is not proven: {made.unproven} To push it unproven, name "
+                "another folder, and add --no-verify."
             )
         address = upload(out, push, [run.recipe.model.source, made.base, run.path]) if push else None
     if as_json:

@@ -29,6 +29,7 @@ from ftengine.evaluation.plan import (
     by_pass,
     calibrates,
     check_metrics,
+    how_sampled,
     most_asked,
 )
 from ftengine.evaluation.results import bind
@@ -198,7 +199,7 @@ def _to_read(ready: ReadyTask, held: EvalSet | None) -> EvalSet | None:
     if held.answering:
         return replace(held, answered=chosen)
     brief = task.short_generation
-    options = {**brief, **(ready.recipe.evaluation.generate.model_extra or {})}
+    options = {**brief, **ready.recipe.evaluation.generate.options}
     return EvalSet("answers", held.split, (), answered=chosen, options=options)
 
 
@@ -339,23 +340,22 @@ def _check_rows_of(one: EvalSet) -> None:
 
 
 def _options(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
-    """Return how answers are made: the most that any evaluator asks for, unless the recipe says."""
-    return {**most_asked(one.generation for one in evaluators), **(ready.recipe.evaluation.generate.model_extra or {})}
+    """Return how answers are made: the most that any evaluator asks for, unless the recipe says; drawn by its seed."""
+    own = ready.recipe.evaluation.generate.options
+    options = {**most_asked(one.generation for one in evaluators), **own}
+    return {"seed": ready.recipe.seed, **options} if options.get("temperature") else options
 
 
 def _sampled(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
     """Return how several answers are drawn, and how many; {} where no evaluator asks for them."""
-    options = most_asked(one.sampling for one in evaluators)
-    if not options:
-        return {}
-    options |= ready.recipe.evaluation.generate.model_extra or {}
+    options = how_sampled(evaluators, ready.recipe.evaluation.generate.options)
     with naming("evaluation.generate"):
-        return sampling(options, options[SAMPLES], ready.recipe.seed)
+        return sampling(options, options[SAMPLES], ready.recipe.seed) if options else {}
 
 
 def _check_options(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> None:
     """Let the task refuse options that it does not know, which it does before it looks at any example."""
-    if ready.skeleton is not None and (evaluators or ready.recipe.evaluation.generate.model_extra):
+    if ready.skeleton is not None and (evaluators or ready.recipe.evaluation.generate.options):
         with naming("evaluation.generate"):
             for options in (_options(ready, evaluators), _sampled(ready, evaluators)):
                 known = {name: value for name, value in options.items() if name != SAMPLES}

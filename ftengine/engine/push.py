@@ -42,7 +42,8 @@ def push(folder: str | Path, name: str, private: Iterable[str | Path] = ()) -> s
     files = sorted(file for file in root.rglob("*") if file.is_file())
     sent = {file.relative_to(root).as_posix(): without_paths(file, private) for file in files}
     adding = [CommitOperationAdd(place, one) for place, one in sent.items() if place not in LEFT_OUT]
-    with _asking(f"{str(folder)!r} is written, and could not be pushed as {name!r}"):
+    again = f"hf upload {name} {folder} . --exclude {MANIFEST}"
+    with _asking(f"{str(folder)!r} is written, and could not be pushed as {name!r} (`{again}` does, paths and all)"):
         made = api.create_repo(name, private=True, exist_ok=True)
         api.create_commit(made.repo_id, adding, commit_message="Model exported by ftengine")
     return str(made)

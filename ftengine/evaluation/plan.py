@@ -184,6 +184,33 @@ def most_asked(asked: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return options
 
 
+def how_sampled(evaluators: Iterable[Evaluator], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how several answers to a row are drawn: as evaluators ask, unless the recipe's `own` options say; {} for
+    none.
+
+    Raises:
+        RecipeError: two ask for different answers, or an evaluator's options and the recipe's contradict each other.
+    """
+    asking = [one for one in evaluators if one.sampling]
+    if not asking:
+        return {}
+    first = asking[0]
+    for one in asking:
+        for name in (name for name in {**first.sampling, **one.sampling}):
+            here, there = one.sampling.get(name), first.sampling.get(name)
+            if here != there:
+                raise RecipeError(
+                    f"evaluators {first.name!r} and {one.name!r} read the same drawn answers, and {name} is {there} of "
+                    f"the one and {here} of the other. Give both the same in recipe key 'evaluate'."
+                )
+            if own.get(name, here) != here and name in one.config.model_fields_set:
+                raise RecipeError(
+                    f"evaluator {one.name!r} draws answers with {name} {here}, and evaluation.generate says "
+                    f"{own[name]}. Leave one of them out."
+                )
+    return {**first.sampling, **own}
+
+
 def listed(keys: Iterable[str]) -> str:
     """Return keys as a message names them."""
     return ", ".join(repr(key) for key in sorted(keys)) or "nothing"

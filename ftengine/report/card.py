@@ -13,6 +13,7 @@ from ftengine.run.records import RunRecords, Verdict
 from ftengine.text import NOTHING, number, one_line, probability, with_ends
 
 CARD = "README.md"
+UNREAD = "not read; the hub's page of the base states it"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -24,7 +25,7 @@ def card(run: RunRecords, verdict: Verdict, made: Manifest, usage: str) -> str:
     """
     recipe = run.recipe
     base, of_hub = _name_of(recipe.model.source)
-    license = _license(Path(recipe.model.source))
+    license = _license(_card_of(recipe.model.source, of_hub=of_hub))
     front: dict[str, Any] = {"tags": ["ftengine"]}
     front |= {"base_model": recipe.model.source} if of_hub else {}
     front |= {"license": license} if license else {}
@@ -39,7 +40,7 @@ def card(run: RunRecords, verdict: Verdict, made: Manifest, usage: str) -> str:
         "## Limits\n\n" + _limits(verdict),
         _data(run),
         f"## Base and licences\n\n- base: {_text(base)}, weights {_hash(made, run)}\n"
-        f"- licence of the base: {_text(license) if license else 'not stated where it was loaded from'}\n"
+        f"- licence of the base: {_text(license) or (UNREAD if of_hub else 'not stated where it was loaded from')}\n"
         "- licence of the data: not recorded; ask whoever the data is from",
         f"## How to load it\n\n```\n{usage}\n```" if usage else "",
     ]
@@ -104,10 +105,19 @@ def _name_of(source: str) -> tuple[str, bool]:
     return (source if of_hub else re.split(r"[/\\]", source.rstrip("/\\"))[-1]), of_hub
 
 
-def _license(folder: Path) -> str:
-    """Return the licence that a folder's own card states; "" where it states none."""
-    file = folder / CARD
-    if not file.is_file():
+def _card_of(source: str, *, of_hub: bool) -> Path | None:
+    """Return where the card of a base would be: in its folder, or in the hub's cache on this machine."""
+    if not of_hub:
+        return Path(source) / CARD
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(source, CARD)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _license(file: Path | None) -> str:
+    """Return the licence that a card states; "" where it states none, or there is none."""
+    if file is None or not file.is_file():
         return ""
     match = re.match(r"---\n(.*?)\n---", file.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
     try:

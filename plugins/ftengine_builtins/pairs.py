@@ -106,6 +106,11 @@ def pairs(
     if report.errors or report.timeouts:
         why = f" ({report.error})" if report.error else ""
         click.echo(f"the function failed at {report.errors:,} answers{why} and took too long for {report.timeouts:,}")
+    if report.cut:
+        click.echo(
+            f"{counted(report.cut, 'answer')} ended at max_new_tokens, not by themselves, and make no rows; a higher "
+            "one leaves fewer"
+        )
     if report.unsteady:
         click.echo(f"the function judged equal answers to {counted(report.unsteady, 'prompt')} differently")
 
@@ -117,6 +122,7 @@ class Report:
     Args:
         rows: written; of `prompts`, `none_passes` have no answer that passes and `all_pass` no other.
         answers: of these `passed`; at `errors` the function failed (`error` is one of them), and some took too long.
+        cut: answers that ended at max_new_tokens and not by themselves, which make no row.
         unsteady: prompts to which equal answers were judged differently.
     """
 
@@ -128,6 +134,7 @@ class Report:
     all_pass: int
     errors: int
     timeouts: int
+    cut: int
     unsteady: int
     error: str
 
@@ -197,6 +204,7 @@ def write_pairs(
     report = reported(len(made), [answers for _, answers in rows], scored)
     if not made:
         why = f" The function failed at {report.errors:,} of them: {report.error}." if report.errors else ""
+        why += f" {report.cut:,} were cut off at max_new_tokens: raise it." if report.cut else ""
         raise InputError(
             f"{source.name}: {report.passed:,} of {report.answers:,} answers pass, of which no {kind} row can be made."
             f"{why} Draw more answers, or take easier prompts."
@@ -222,6 +230,7 @@ def reported(rows: int, answers: Sequence[Sequence[Mapping[str, Any]]], scored: 
         sum(1 not in one for one in outcomes),
         sum(set(one) == {1} for one in outcomes),
         *counts[2:],
+        sum(cut(one) for some in answers for one in some),
         unsteady,
         next((one["error"] for one in scored if one.get("error")), ""),
     )
@@ -238,8 +247,9 @@ def read_samples(source: Path, columns: Mapping[str, str]) -> Iterator[tuple[dic
         row = None
         with suppress(ValueError):
             row = json.loads(line)
-        answers = (row.pop("prediction", None) or {}).get("samples") if isinstance(row, dict) else None
-        if not answers:
+        said = row.pop("prediction", None) if isinstance(row, dict) else None
+        answers = said.get("samples") if isinstance(said, dict) else None
+        if not answers or not all(isinstance(one, dict) and isinstance(one.get("completion"), str) for one in answers):
             raise DataError(
                 f"{source.name}:{number} holds no sampled answers. Make them: ftengine predict RUN --samples 8 "
                 "--input FILE --output ANSWERS.jsonl"
@@ -256,6 +266,7 @@ def scores_of(
     The first line of the file is what the scores depend on (RunError: something else began it).
     """
     from ftengine.errors import RunError
+    from ftengine_builtins.evaluators.verifier import own_answer
 
     code = hashlib.sha256(judge.code.read_bytes()).hexdigest()
     answers = hashlib.sha256(source.read_bytes()).hexdigest()
@@ -277,7 +288,8 @@ def scores_of(
             out.write(json.dumps(made) + "\n")
         yield from kept[1:]
         for row, answers_of in rows[len(kept[1:]) :]:
-            scores, outcomes = judge.score_answers([one["completion"] for one in answers_of], row)
+            texts = [one["completion"] for one in answers_of]
+            scores, outcomes = judge.score_answers(texts, {**row, **own_answer(row)})
             line = {"scores": [None if score != score else score for score in scores], "outcomes": outcomes}
             if 2 in outcomes:
                 line["error"] = judge.first_error
@@ -296,15 +308,22 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """Return the rows that the answers to a prompt make: best ones first, of equally good ones the first drawn.
 
-    An answer counts once, however often it was drawn, and one without text makes no row.
+    An answer counts once, however often it was drawn; one without text makes no row, nor one that was cut off, behind
+    which the model would learn to stop.
     """
-    first = {one["completion"]: k for k, one in reversed(list(enumerate(answers))) if one["completion"].strip()}
+    whole = [(k, one) for k, one in enumerate(answers) if one["completion"].strip() and not cut(one)]
+    first = {one["completion"]: k for k, one in reversed(whole)}
     order = sorted(first.values(), key=lambda k: (-(scores[k] or 0.0), k))
     good = [answers[k] for k in order if outcomes[k] == 1][:each]
     if kind == "sft":
         return [with_answer(row, answer) for answer in good]
     bad = [answers[k] for k in sorted(order, key=lambda k: (scores[k] or 0.0, k)) if outcomes[k] == 0][:each]
     return [with_answers(row, chosen, rejected) for chosen, rejected in zip(good, bad, strict=False)]
+
+
+def cut(answer: Mapping[str, Any]) -> bool:
+    """Say whether an answer was cut off at the most tokens that were allowed."""
+    return answer.get("ended") is False
 
 
 def with_answer(row: Example, answer: Mapping[str, Any]) -> dict[str, Any]:

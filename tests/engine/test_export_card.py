@@ -109,3 +109,22 @@ def test_a_push_that_cannot_be_is_refused_before_anything_is_made(exported, hub,
     result = export(exported[0], tmp_path / "out", "--push", "no//body" if failing == "a name" else "me/support")
     assert result.exit_code == 2, result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_the_licence_of_a_hubs_base_is_read_where_its_card_is_here(exported, tmp_path, monkeypatch):
+    run, _, made = exported
+    records = RunRecords.read(run.path)
+    records.recipe.model.source = "me/base"
+    found = None
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: found)
+    assert "licence of the base: not read" in card(records, run.verdict, made, "")
+    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    found = str(tmp_path / "README.md")
+    assert "licence of the base: apache-2.0" in card(records, run.verdict, made, "")
+
+
+def test_a_push_that_fails_once_the_folder_is_written_says_how_to_go_on(exported, hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.HfApi.create_commit", lambda *_, **__: (_ for _ in ()).throw(OSError("gone")))
+    result = export(exported[0], tmp_path / "out", "--push", "me/support")
+    assert (result.exit_code, (tmp_path / "out").exists()) == (2, True)
+    assert f"hf upload me/support {tmp_path / 'out'}" in " ".join(result.stderr.split())

@@ -102,3 +102,11 @@ def test_another_base_is_named_before_anything_is_trained(record, llama_folder, 
     assert (status, found["outcome"], found["first"], found["output"]) == (4, "different", "base", None)
     assert "weights" in found["changes"][0]["text"]
     assert not Path(f"{record}-again").exists()
+
+
+def test_a_record_whose_own_part_has_changed_is_refused(record):
+    file = record / "adapter" / "adapter_model.safetensors"
+    save_file({name: 2 * x for name, x in load_file(file).items()}, file, {"format": "pt"})
+    result = CliRunner().invoke(main, ["reproduce", str(record)])
+    assert (result.exit_code, "adapter_model.safetensors" in result.stderr) == (2, True)
+    assert not Path(f"{record}-again").exists()

@@ -2,6 +2,7 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -11,6 +12,7 @@ from ftengine import fine_tune, load_run
 from ftengine.cli import main
 from ftengine.errors import DataError, InputError, RunError
 from ftengine.evaluation.table import Predictions
+from ftengine_builtins.evaluators import Verifier
 from ftengine_builtins.pairs import judge_of, pairs, read_samples, rows_of, write_pairs
 
 SCORE = "def right(answer, least=4):\n    return sum(map(str.isalpha, answer)) % 2 == 0\n"
@@ -90,6 +92,8 @@ def test_somebody_elses_function_is_not_called_unless_it_is_trusted(run):
 def test_drawn_answers_do_not_depend_on_batches_or_interruption(predict):
     whole = predict("whole.jsonl")
     assert all(len(set(one)) > 1 for one in drawn(whole))
+    lines = [json.loads(line) for line in whole.read_text().splitlines()]
+    assert {one["ended"] for line in lines for one in line["prediction"]["samples"]} <= {True, False}
     assert drawn(predict("one.jsonl", "--batch-size", "1")) == drawn(whole)
     assert drawn(predict("seed.jsonl", "--option", "seed=1")) != drawn(whole)
     lines = whole.read_bytes().splitlines(keepends=True)
@@ -118,6 +122,9 @@ def test_rows_are_made_of_the_best_answers_and_pairs_of_the_best_and_the_worst()
     assert [one["completion"] for one in made("sft", 9)] == ["better", "good"]
     assert made("preference", 1) == [{"id": 7, "prompt": "ask", "chosen": "better", "rejected": "worse"}]
     assert [(one["chosen"], one["rejected"]) for one in made("preference", 9)] == [("better", "worse"), ("good", "bad")]
+    answers[3]["ended"] = False  # it was cut off
+    assert [one["completion"] for one in made("sft", 9)] == ["good"]
+    answers[3]["ended"] = True
     talk = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "old"}]
     (said,) = made("sft", 1, {"messages": talk})
     assert said["messages"] == [talk[0], {"role": "assistant", "content": "better"}]
@@ -134,6 +141,7 @@ def test_rows_are_made_of_the_best_answers_and_pairs_of_the_best_and_the_worst()
 @pytest.mark.slow
 def test_a_round_is_written_whole_goes_on_where_it_ended_and_trains(run, predict, tmp_path, chat_recipe, folder):
     answers, output = predict("answers.jsonl"), tmp_path / "round.jsonl"
+    answers.write_text(answers.read_text().replace('"ended": false', '"ended": true'))  # so tiny a model hardly ends
     asked = [str(run.path), "--input", str(answers), "--output", str(output), "--json"]
     first = CliRunner().invoke(pairs, [*asked, "--trust-code"], catch_exceptions=False)
     report = json.loads(first.stdout)
@@ -176,6 +184,38 @@ def test_a_function_that_always_fails_makes_no_rows_and_says_why(run, predict, t
     with raises(InputError, "rows.jsonl:1", "--samples"):
         args[2] = os.path.join(os.path.dirname(run.path), "rows.jsonl")
         CliRunner().invoke(pairs, [*map(str, args)], catch_exceptions=False)
+
+
+COMPLETION = "def right(answer, completion):\n    return answer == completion\n"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "ask", "completion": "4"},
+        {"prompt": [{"role": "user", "content": "ask"}], "completion": [{"role": "assistant", "content": "4"}]},
+        {"messages": [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "4"}]},
+    ],
+)
+def test_the_rows_own_answer_is_the_same_text_in_every_layout(tmp_path, row):
+    (tmp_path / "score.py").write_text(COMPLETION)
+    judge = Verifier(Verifier.Config(function=f"{tmp_path}/score.py:right"))
+    judge.check_row(row)
+    answers = tmp_path / "answers.jsonl"
+    drawn = [{"completion": text, "ended": text != "cut"} for text in ("4", "5", "cut")]
+    answers.write_text(json.dumps({**row, "prediction": {"samples": drawn}}) + "\n")
+    run = SimpleNamespace(recipe=SimpleNamespace(data=SimpleNamespace(columns={})))
+    report = write_pairs(run, judge, answers, tmp_path / "round.jsonl", kind="preference")
+    assert (report.passed, report.rows, report.cut, report.errors) == (1, 1, 1, 0)
+    with raises(DataError, "`completion`"):
+        judge.check_row({"messages": row.get("messages", [])[:1] or [{"role": "user", "content": "ask"}]})
+
+
+@pytest.mark.parametrize("said", ["text", {"samples": "4"}, {"samples": [{"text": "4"}]}])
+def test_what_is_no_sampled_answer_is_refused(tmp_path, said):
+    (tmp_path / "answers.jsonl").write_text(json.dumps({"prompt": "ask", "prediction": said}) + "\n")
+    with raises(DataError, "answers.jsonl:1", "--samples"):
+        list(read_samples(tmp_path / "answers.jsonl", {}))
 
 
 def test_a_column_that_the_recipe_renames_stands_under_one_name(tmp_path):

@@ -67,22 +67,33 @@ def typed(run, *lines, options=()):
 
 @pytest.mark.parametrize("side", ["tuned", "base"])
 def test_from_a_pipe_each_line_is_a_turn_of_one_conversation(run, conversation, asked, side):
-    result = typed(run, FIRST, SECOND, "/reset", FIRST, options=["--base"] if side == "base" else [])
+    result = typed(run, FIRST, "", SECOND, options=["--base"] if side == "base" else [])
     assert result.exit_code == 0, result.output
     first, second = conversation[side]
-    assert result.stdout == "".join(f"{printable(text)}\n" for text in (first, second, first))
+    assert result.stdout == "".join(f"{printable(text)}\n" for text in (first, second))
     before = [FIRST, first] if first.strip() else []
-    assert asked == [[FIRST], [*before, SECOND], [FIRST]]
+    assert asked == [[FIRST], [*before, SECOND]]
 
 
-def test_both_answer_and_the_conversation_goes_on_with_the_tuned_models(run, conversation, asked):
-    result = typed(run, "/both", FIRST, "/tuned", SECOND, "/help", "/bsae", "/quit", "never asked")
+def test_what_a_pipe_says_is_no_command(run, asked):
+    result = typed(run, "/quit", "/reset")
+    assert result.exit_code == 0, result.output
+    assert [one[-1] for one in asked] == ["/quit", "/reset"]
+    assert len(asked[1]) > 1  # the conversation goes on
+
+
+def test_both_answer_and_the_conversation_goes_on_with_the_tuned_models(run, conversation, asked, monkeypatch, capsys):
+    lines = iter(["/both", FIRST, "/tuned", SECOND, "/help", "/bsae", "/reset", FIRST, "/quit", "never asked"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    with Chat(run, {"max_new_tokens": 12}) as chat:
+        command._talk(chat, ("tuned",), terminal=True)
     first, second = conversation["tuned"]
-    base = conversation["base"][0]
-    assert result.stdout == "".join(f"{printable(text)}\n" for text in (f"tuned: {first}", f"base: {base}", second))
-    assert asked == [[FIRST], [FIRST], [FIRST, first, SECOND]]
-    assert "no command /bsae" in result.stderr
-    assert set(command.COMMANDS) <= set(result.stderr.split())
+    shown, told = capsys.readouterr()
+    said = (f"tuned: {first}", f"base: {conversation['base'][0]}", second, first)
+    assert shown == "".join(f"{printable(text)}\n" for text in said)
+    assert asked == [[FIRST], [FIRST], [FIRST, first, SECOND], [FIRST]]
+    assert "no command /bsae" in told
+    assert set(command.COMMANDS) <= set(told.split())
 
 
 def test_an_answer_comes_in_pieces(run, conversation):

@@ -120,12 +120,14 @@ def file_of(target: str) -> Path | None:
 def functions_in(source: str) -> dict[str, tuple[list[str], list[str]]]:
     """Return the functions of a file by name: parameters that must be given, and those that may; nothing is executed.
 
+    One that takes further parameters by their place alone, which cannot be given by name, is left out.
+
     Raises:
         SyntaxError: it is no Python.
     """
     parameters = {}
     for node in ast.parse(source).body:
-        if isinstance(node, ast.FunctionDef):
+        if isinstance(node, ast.FunctionDef) and len(node.args.posonlyargs) < 2:
             placed = [*node.args.posonlyargs, *node.args.args]
             cut = len(placed) - len(node.args.defaults)
             named = list(zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True))
@@ -171,11 +173,13 @@ def main(target: str, seconds: float) -> None:
         answers.write(json.dumps(content) + "\n")
         answers.flush()
 
+    signal.setitimer(signal.ITIMER_REAL, STARTED)
     try:
         function = _function(target)
     except BaseException as error:  # whatever the user's file raises
         say(error=_message(error))
         return
+    signal.setitimer(signal.ITIMER_REAL, 0)
     say()
     for line in sys.stdin:
         asked = json.loads(line)

@@ -17,6 +17,7 @@ from ftengine.errors import DataError, RecipeError, did_you_mean
 from ftengine_builtins.evaluators.base import WeightedEvaluator, higher, share
 from ftengine_builtins.evaluators.scoring_process import Scorer, file_of, functions_in
 from ftengine_builtins.evaluators.weighted import mean_of_known, means, numbers, trials_of_means
+from ftengine_builtins.tasks.language_rows import read_row
 
 FAILED, PASSED, ERROR, TIMEOUT = range(4)
 """What came of an answer."""
@@ -123,7 +124,8 @@ class Verifier(WeightedEvaluator):
             raise RecipeError(f"evaluator {self.name!r}: {file.name} is no Python: {error}.") from None
         if name not in known:
             raise RecipeError(
-                f"evaluator {self.name!r}: {file.name} has no function {name!r} at its top level. It has "
+                f"evaluator {self.name!r}: {file.name} has no function {name!r} at its top level of which all "
+                "parameters behind the first can be given by name. It has "
                 f"{', '.join(known) or 'none'}.{did_you_mean(name, known)}"
             )
         needed, optional = known[name]
@@ -154,6 +156,7 @@ class Verifier(WeightedEvaluator):
     def check_row(self, row: Any) -> None:
         """Refuse a row without a column that the function must be given; its file is read, and nothing executed."""
         needed, _ = self._parameters
+        row = {**row, **own_answer(row)} if "completion" in needed else row
         for name in (name for name in needed if row.get(name) is None):
             raise DataError(f"the row has no `{name}`, which function {self.target.rpartition(':')[2]} reads.")
 
@@ -163,7 +166,10 @@ class Verifier(WeightedEvaluator):
             raise RecipeError(f"evaluator {self.name!r}: {self.target} cannot be used: {problem}.")
 
     def score_answers(self, answers: list[str], row: Any) -> tuple[list[float], list[int]]:
-        """Return what the function gives each answer, nan where it gives nothing, and what comes of it."""
+        """Return what the function gives each answer, nan where it gives nothing, and what comes of it.
+
+        `row` has the columns that it may read; `completion`, the row's own answer, as text (`own_answer`).
+        """
         needed, optional = self._parameters
         columns = {name: row[name] for name in (*needed, *optional) if row.get(name) is not None}
         scores, outcomes = [], []
@@ -215,6 +221,17 @@ class Verifier(WeightedEvaluator):
         yield "timeouts", int((outcomes == TIMEOUT).sum())
         if self.first_error and (outcomes == ERROR).any():
             yield "error", self.first_error
+
+
+def own_answer(row: Any) -> dict[str, str]:
+    """Return {"completion": a row's own answer as text}, of a conversation its last turn's; {} where it has none."""
+    if isinstance(row.get("completion"), str):
+        return {"completion": row["completion"]}
+    try:
+        last = read_row(row).messages[-1]
+    except DataError:
+        return {}
+    return {"completion": last.text} if last.role == "assistant" else {}
 
 
 def pass_at_k(n: int, k: int) -> np.ndarray:

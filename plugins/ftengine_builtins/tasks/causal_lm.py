@@ -42,7 +42,7 @@ from ftengine.model.turns import Written, answers, turn_end, write
 from ftengine_builtins.layouts import recognised
 from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.chat_counts import LAYOUT, counts_of, kind_of
-from ftengine_builtins.tasks.generative import GenerativeTask
+from ftengine_builtins.tasks.generative import CausalLMOptions, GenerativeTask
 from ftengine_builtins.tasks.language_rows import (
     Asked,
     as_text,
@@ -91,15 +91,6 @@ class CausalLMConfig(Config):
         description="pack a micro-batch's examples into one sequence without padding, attention kept within each; "
         "refused where the model cannot",
     )
-
-
-class CausalLMOptions(GenerationOptions):
-    """How answers are generated, and to what."""
-
-    continues: bool = Field(
-        False, description="continue a plain text as it stands, also where the model has a chat template"
-    )
-    calls: bool = Field(False, description="measure the last turn that calls tools, where a conversation has one")
 
 
 class CausalLM(GenerativeTask):
@@ -206,7 +197,8 @@ class CausalLM(GenerativeTask):
     ) -> list[dict[str, Any]]:
         """Return {"completion": text} for each row: the assistant's next turn, or how the text goes on.
 
-        What a model thinks before it answers is no part of that, and stands under "thought" where there is some.
+        What a model thinks before it answers is no part of that, and stands under "thought" where there is some. Of one
+        of several answers "ended" says whether it did so by itself, or was cut off at max_new_tokens.
 
         Where `messages` end with the assistant's turn, or a completion is given, that answer is left out
         and made anew. Plain text is a user's turn for a model with a chat template, unless `chat_template` is never or
@@ -220,7 +212,11 @@ class CausalLM(GenerativeTask):
             ]
         asked = [self._asked(row, loaded, anew=True) for row in rows]
         answered = self._complete(loaded, asked, [one.ids for one in asked], chosen)
-        return [{"completion": text, **({"thought": thought} if thought else {})} for thought, text, _ in answered]
+        said = [{"completion": text, **({"thought": thought} if thought else {})} for thought, text, *_ in answered]
+        return [
+            one | ({"ended": ended} if SAMPLE in row else {})
+            for one, (*_, ended), row in zip(said, answered, rows, strict=True)
+        ]
 
     def generate(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
@@ -238,19 +234,20 @@ class CausalLM(GenerativeTask):
         asked = [self._asked(row, loaded, calls=given.calls) for row in rows]
         prompts, chosen = made_to_fit(loaded, [one.ids for one in asked], given)
         pairs = zip(self._complete(loaded, asked, prompts, chosen), asked, strict=True)
-        return [one.told(text, calls) for (_, text, calls), one in pairs]
+        return [one.told(text, calls) for (_, text, calls, _), one in pairs]
 
     def _complete(
         self, loaded: LoadedModel, asked: Sequence[Asked], prompts: Sequence[list[int]], chosen: GenerationOptions
-    ) -> list[tuple[str, str, str]]:
-        """Return a thought, a text and the calls in it for each prompt."""
+    ) -> list[tuple[str, str, str, bool]]:
+        """Return a thought, a text, the calls in it and whether it ended by itself for each prompt."""
         processor, samples, written = loaded.processor, [one.sample for one in asked], []
         for one, ids in zip(
             asked, generate(loaded, prompts, chosen, stop_tokens(loaded), samples) if asked else [], strict=True
         ):
             plain = "", processor.decode(ids, skip_special_tokens=True)
             said = read_answer(processor, ids, opened=one.opened) if one.chat else plain
-            written.append((*said, calls_json(read_calls(processor, ids, opened=one.opened)) if one.chat else "[]"))
+            calls = calls_json(read_calls(processor, ids, opened=one.opened)) if one.chat else "[]"
+            written.append((*said, calls, len(ids) < chosen.max_new_tokens))
         return written
 
     def prompt(self, row: Example, loaded: LoadedModel) -> Prompt:

@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import Field
+
 from ftengine.api import Batch, Config, Prediction, Task
 from ftengine.model import Criterion
+from ftengine.model.generation import GenerationOptions
 from ftengine.model.tokens import stack_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+class CausalLMOptions(GenerationOptions):
+    """How answers are generated, and to what."""
+
+    continues: bool = Field(
+        False, description="continue a plain text as it stands, also where the model has a chat template"
+    )
+    calls: bool = Field(False, description="measure the last turn that calls tools, where a conversation has one")
 
 
 class GenerativeTask(Task):

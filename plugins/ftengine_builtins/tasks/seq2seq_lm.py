@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ftengine.api import SAMPLE, Batch, Config, Example, Features, LoadedModel, Prediction, TaskTraits, View
 from ftengine.errors import DataError
-from ftengine.model.generation import GenerationOptions, complete, stop_tokens
+from ftengine.model.generation import GenerationOptions, generate, stop_tokens
 from ftengine.model.tokens import IGNORED, full_length, length_limit, missing_end, part_within, tokenize, unknown_in
 from ftengine_builtins.tasks.generative import GenerativeTask
 from ftengine_builtins.tasks.language_rows import check_columns, read_text, recognise_pairs
@@ -110,9 +110,14 @@ class Seq2SeqLM(GenerativeTask):
     ) -> list[dict[str, Any]]:
         """Return {"completion": text} for each row's prompt; a completion that it has is not read.
 
+        Of one of several answers "ended" says whether it did so by itself, or was cut off at max_new_tokens.
         Options are those of `GenerationOptions`; all examples form one batch.
         """
-        return [{"completion": text} for text in self._complete(loaded, rows, GenerationOptions.read(options))]
+        answered = self._complete(loaded, rows, GenerationOptions.read(options))
+        return [
+            {"completion": text, **({"ended": ended} if SAMPLE in row else {})}
+            for (text, ended), row in zip(answered, rows, strict=True)
+        ]
 
     def generate(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
@@ -125,15 +130,23 @@ class Seq2SeqLM(GenerativeTask):
         if loaded.max_length is not None and loaded.max_length < chosen.max_new_tokens:
             chosen = chosen.model_copy(update={"max_new_tokens": loaded.max_length})
         answers = zip(rows, self._complete(loaded, rows, chosen), strict=True)
-        return [{"prompt": row["prompt"], "completion": x, "reference": row.get("completion")} for row, x in answers]
+        return [
+            {"prompt": row["prompt"], "completion": x, "reference": row.get("completion")} for row, (x, _) in answers
+        ]
 
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode prompt and completion with special tokens visible."""
         return [(processor.decode(features["input_ids"]) + " ", False), (processor.decode(features["labels"]), True)]
 
-    def _complete(self, loaded: LoadedModel, examples: Sequence[Example], options: GenerationOptions) -> list[str]:
+    def _complete(
+        self, loaded: LoadedModel, examples: Sequence[Example], options: GenerationOptions
+    ) -> list[tuple[str, bool]]:
+        """Return a text for each example, and whether it ended by itself."""
         prompts = [self._prompt(row, loaded.processor, loaded.max_length)["input_ids"] for row in examples]
-        return complete(loaded, prompts, options, stop_tokens(loaded), [row.get(SAMPLE, 0) for row in examples])
+        samples = [row.get(SAMPLE, 0) for row in examples]
+        answers = generate(loaded, prompts, options, stop_tokens(loaded), samples) if prompts else []
+        decode = loaded.processor.decode
+        return [(decode(ids, skip_special_tokens=True), len(ids) < options.max_new_tokens) for ids in answers]
 
     def _prompt(self, example: Example, processor: Any, max_length: int | None) -> Features:
         """Return what the encoder reads, cut on the right before its special tokens."""

@@ -10,6 +10,7 @@ from expected import raises
 from pydantic import ValidationError
 
 from ftengine.errors import DataError, RecipeError
+from ftengine.evaluation.plan import how_sampled
 from ftengine.testing import check_results
 from ftengine_builtins.evaluators import Verifier
 from ftengine_builtins.evaluators.verifier import pass_at_k
@@ -140,3 +141,40 @@ def test_it_conforms(tmp_path):
     results = check_results(Verifier, options={"function": f"{tmp_path / 'score.py'}:right"})
     assert [(one.check, one.reason) for one in results if one.outcome == "failed"] == []
     assert any(one.outcome == "passed" for one in results)
+
+
+def test_evaluators_that_read_the_same_answers_ask_for_the_same(function):
+    class Other(Verifier):
+        name = "other"
+
+    def asked(one, **own):
+        two = [verifier(function, samples=4, k=[1, 4]), Other(Other.Config(function=function, **one))]
+        return how_sampled([*two, Verifier()], own)
+
+    assert asked({"samples": 4, "temperature": 1.0})["samples"] == 4
+    assert asked({"samples": 4}, top_p=0.9)["top_p"] == 0.9
+    for one, own, told in (
+        ({"samples": 8}, {}, "samples"),
+        ({"samples": 4, "temperature": 0.2}, {}, "temperature"),
+        ({"samples": 4, "temperature": 1.0}, {"temperature": 0.5}, "evaluation.generate"),
+    ):
+        with raises(RecipeError, "'other'", told):
+            asked(one, **own)
+    assert how_sampled([Verifier()], {"top_p": 0.5}) == {}
+
+
+@pytest.mark.parametrize("parameters", ["answer, wanted, /", "answer, /, wanted"])
+def test_parameters_that_cannot_be_named_are_refused_before_anything_is_asked(tmp_path, parameters):
+    (tmp_path / "score.py").write_text(f"def right({parameters}):\n    return True\n")
+    one = verifier(f"{tmp_path}/score.py:right")
+    if parameters.endswith("/"):
+        with raises(RecipeError, "by name"):
+            one.check_row({"wanted": "4"})
+    else:
+        one.check_row({"wanted": "4"})
+
+
+def test_an_import_ends_by_itself_where_nobody_waits(tmp_path, scored):
+    source = "import signal\n\nleft = signal.getitimer(signal.ITIMER_REAL)[0]\n\n\ndef right(answer):\n"
+    (tmp_path / "score.py").write_text(source + "    return left > 60\n")
+    assert scored(verifier(f"{tmp_path}/score.py:right"), [{"completion": "x"}]).scores == {"pass_at_1": 1.0}
