@@ -77,7 +77,7 @@ def part_within(processor: Any, text: str, limit: int, *, left: bool = False) ->
     characters are far from the cut: they are the same as in the whole text, unless it was cut within a word of more
     than `LONG_TEXT` / 2 letters.
     """
-    size = LONG_TEXT
+    size = LONG_TEXT if limit < 2 * len(text) else len(text)  # a character has four bytes, and so tokens, at most
     while size < len(text):
         # Where a word is cut in front, merges of its letters would begin elsewhere; behind, they are in order.
         match = _WORD_END.search(text, len(text) - size, len(text) - size // 2) if left else None

@@ -301,3 +301,15 @@ def test_conversations_in_one_text_are_turns_where_the_model_has_a_template(toke
         assert found[key] == wanted[key], key
     plain = Preference(Preference.Config(chat_template="never")).encode(row, tokenizer)
     assert tokenizer.decode(plain["input_ids"]).count("Human:") == 3
+
+
+def test_a_very_long_text_is_not_tokenised_to_find_out_that_all_of_it_is_wanted(tokenizer, monkeypatch):
+    """Both sides are cut together, once the tokens of each are known."""
+    from ftengine.model import tokens
+
+    parts = []
+    plain = tokens._plain_ids
+    monkeypatch.setattr(tokens, "_plain_ids", lambda processor, text: parts.append(1) or plain(processor, text))
+    row = {"prompt": "w " * 70_000, "chosen": "good", "rejected": "bad"}
+    found = Preference().encode(row, tokenizer, max_length=40)
+    assert (found["truncated"], found["longest"], parts) == (True, 40, [])
