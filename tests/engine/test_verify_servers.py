@@ -165,5 +165,7 @@ def test_llama_cpp_is_told(talking_run, files, what):
     with served(files / what / "model.gguf", SimpleNamespace(max_length=512)) as server:
         status, found = verified(talking_run, f"{server.address}/v1")
     assert status == STATUS[what], found
+    own = {"tuned": "from_tuned", "base": "from_base"}.get(what)
+    assert own is None or found[own] < 1e-3  # its log-probabilities are told, and of the same tokens
     assert FAULTS.get(what, "") in found["cause"]
     assert bool(found["cause"]) is (what in FAULTS)
