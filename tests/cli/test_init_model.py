@@ -32,7 +32,11 @@ LAYOUTS = {
     ),
     "unpaired": (
         {"prompt": "what is {i}?", "completion": "a number", "label": "{even}"},
-        {"decoder": ("unpaired-preference", {})},
+        {
+            "decoder": ("unpaired-preference", {}),
+            "encoder": ("text-classification", {"text": "prompt"}),
+            "encoder-decoder": ("seq2seq-lm", {}),
+        },
     ),
     "question": (
         {"question": "what is {i}?", "answer": "a number"},
