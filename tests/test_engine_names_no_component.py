@@ -44,6 +44,7 @@ WORDS = {
     "refusal": "a probe, which any one evaluator may serve; recipe key evaluation.refusal",
     "prompt": "what a model is asked; a key of generations, as `Task.generate` returns them",
     "peft": "the library, whose version a run records",
+    "tool-use": "tool_use, the type of a block of content in Anthropic's messages",
     "adapter": "the folder of a run's trained part, which is part of the run directory's layout",
 }
 """Names that are words as well, and what else they mean; none may be a reference to the component."""
