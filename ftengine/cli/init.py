@@ -119,6 +119,14 @@ def _look(task: str | None, model: str | None, data: Sequence[str]) -> tuple[dic
     if len(set(kinds.values())) > 1:
         each = ", ".join(f"{source} for task {kind}" for source, kind in kinds.items())
         raise InputError(f"a run has one task, and the data is for several: {each}. Name one with --task.")
+    forms = {
+        source: ", ".join(f"{k}: {v}" for k, v in one.recognised.options.items())
+        for source, one in seen.items()
+        if one.task
+    }
+    if len(set(forms.values())) > 1:
+        each = "; ".join(f"{source} asks for {form or 'none'}" for source, form in forms.items())
+        raise InputError(f"a run has one set of task options, and the data is for several: {each}. Train on one form.")
     return seen, refused
 
 

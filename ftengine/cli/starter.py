@@ -195,8 +195,8 @@ def _data(seen: Mapping[str, Seen]) -> dict[tuple[str, str], Any]:
         told["data", "train"] = [{"source": source, "columns": columns} for source, columns in own.items()]
     if ways and alike and ways[0].columns:
         told["data", "columns"] = dict(ways[0].columns)
-    if ways and ways[0].split:
-        told["data", "split"] = dict(ways[0].split)
+    if split := next((one.split for one in ways if one.split), None):
+        told["data", "split"] = dict(split)
     return told
 
 

@@ -150,7 +150,8 @@ class DataRows:
         numbers = np.repeat(np.arange(len(self)), counts)
         parts = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)
         parts[np.repeat(counts, counts) == 1] = -1
-        return replace(self, dataset=self.dataset.select(numbers), parts=parts, numbers=numbers)
+        following = None if self.following is None else self.following.select(numbers)
+        return replace(self, dataset=self.dataset.select(numbers), parts=parts, numbers=numbers, following=following)
 
     def before(self, indices: np.ndarray) -> np.ndarray:
         """Return the numbers that rows had before rows were repeated."""

@@ -43,13 +43,14 @@ def unfolded(message: Any, number: int) -> list[Any]:
     rest, calls, results, thoughts = list[Any](), list[Any](), list[Any](), list[str]()
     for block in blocks:
         kind = _kind(block, role)
-        if unknown := set(block) - _KEYS[kind] - {"type", "cache_control"} if kind else set():
+        held = {key for key, value in block.items() if value is not None} if kind else set()
+        if unknown := held - _KEYS.get(kind, set()) - {"type", "cache_control"}:
             raise DataError(
                 f"message {number} ({role}) has a block of type {kind} with the key {unknown.pop()!r}, which is not "
                 "read."
             )
         if kind == "thinking":
-            thoughts.append(block.get("thinking") or "")
+            thoughts.append(_thought(block.get("thinking") or "", number))
         elif kind == "tool_use":
             function = {"name": block.get("name"), "arguments": block.get("input")}
             calls.append({"id": block.get("id"), "type": "function", "function": function})
@@ -57,9 +58,17 @@ def unfolded(message: Any, number: int) -> list[Any]:
             results.append({"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": block.get("content")})
         else:
             rest.append({"type": "text", "text": block.get("text", block.get("refusal"))} if kind else block)
+    if thoughts and any(message.get(key) not in (None, "", "\n\n".join(thoughts)) for key in THOUGHTS):
+        raise DataError(f"message {number} has a thought in a block and another beside `content`. Keep one of them.")
     given = {"tool_calls": [*(message.get("tool_calls") or []), *calls], "reasoning_content": "\n\n".join(thoughts)}
     said = {**message, "content": rest or None, **{key: value for key, value in given.items() if value}}
     return [*results, *([said] if rest or not results else [])]
+
+
+def _thought(text: Any, number: int) -> str:
+    if not isinstance(text, str):
+        raise DataError(f"message {number} has a thought that is {type(text).__name__} and not text: {text!r:.60}.")
+    return text
 
 
 def _kind(block: Any, role: Any) -> str:

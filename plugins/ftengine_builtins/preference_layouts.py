@@ -114,7 +114,7 @@ def _of_messages(prompt: Any, column: str, rejected: Any, listed: Listed) -> tup
     if not isinstance(prompt, list) or not prompt:
         raise DataError(f"the row has `{column}` and no `messages` whose end is the chosen answer.")
     prompt = messages_of(prompt, "messages", listed)
-    asked = max((k for k, one in enumerate(prompt) if role_of(one) in ("user", "system", "developer")), default=-1) + 1
+    asked = asked_until(prompt)
     if asked == len(prompt):
         raise DataError(f"`messages` end with what is asked; beside `{column}` they end with the chosen answer.")
     if column == "rejected_messages" and isinstance(rejected, list):
@@ -124,6 +124,21 @@ def _of_messages(prompt: Any, column: str, rejected: Any, listed: Listed) -> tup
         if role_of(rejected[0]) != "assistant":
             return None, [prompt, rejected]
     return prompt[:asked], [prompt[asked:], rejected]
+
+
+def asked_until(messages: Sequence[Any]) -> int:
+    """Return the number of the message behind the last that asks; one of results of tools alone asks nothing."""
+
+    def asks(message: Any) -> bool:
+        blocks = message.get("content") if isinstance(message, Mapping) else None
+        kinds = (
+            {one.get("type") if isinstance(one, Mapping) else None for one in blocks}
+            if isinstance(blocks, list)
+            else set()
+        )
+        return role_of(message) in ("user", "system", "developer") and kinds != {"tool_result"}
+
+    return max((k for k, one in enumerate(messages) if asks(one)), default=-1) + 1
 
 
 def role_of(message: Any) -> Any:

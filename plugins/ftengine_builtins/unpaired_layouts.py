@@ -8,7 +8,7 @@ from typing import Any
 from ftengine.api import Example
 from ftengine.errors import DataError, shown
 from ftengine_builtins import layouts
-from ftengine_builtins.preference_layouts import messages_of, role_of
+from ftengine_builtins.preference_layouts import asked_until, messages_of
 
 TAGS = ("label", "kto_tag")
 """Columns that say whether an answer is desirable: as TRL and ms-swift, as LlamaFactory call it."""
@@ -59,8 +59,7 @@ def unpaired(row: Example) -> dict[str, Any]:
     converted = dict(layouts.normal({name: value for name, value in row.items() if name != tag}))
     if converted.get("messages") is not None:
         messages = messages_of(converted.pop("messages"), "messages")
-        asks = [k for k, one in enumerate(messages) if role_of(one) in ("user", "system", "developer")]
-        asked = max(asks, default=-1) + 1
+        asked = asked_until(messages)
         converted |= {"prompt": messages[:asked], "completion": messages[asked:]}
         if not converted["completion"]:
             raise DataError("`messages` end with what is asked; they must end with the answer that `label` is about.")

@@ -203,6 +203,10 @@ def test_several_sources_are_listed_with_weights_to_uncomment(ftengine, tmp_path
     labelled = write(tmp_path, "labelled.jsonl", [{"text": "a b", "label": "x"}] * 3)
     refused = ftengine("init", "other.yaml", "--data", talks, "--data", labelled, code=2).stderr
     assert all(one in refused for one in (talks, labelled, "causal-lm", "text-classification", "--task"))
+    pairs = write(tmp_path, "pairs.jsonl", [{"anchor": f"a{n}", "positive": "b"} for n in range(3)])
+    triplets = write(tmp_path, "three.jsonl", [{"anchor": f"a{n}", "positive": "b", "negative": "c"} for n in range(3)])
+    refused = ftengine("init", "other.yaml", "--data", pairs, "--data", triplets, code=2).stderr
+    assert all(one in refused for one in (pairs, triplets, "rows: triplets"))
 
 
 def test_the_layout_of_the_rows_is_named(ftengine, tmp_path, monkeypatch):

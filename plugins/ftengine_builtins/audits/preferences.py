@@ -72,6 +72,8 @@ def _said(view: View) -> tuple[list[str], Any] | None:
     target = view.target
     if not isinstance(target, dict):
         return None
-    if "desirable" in target:
+    if target.keys() == {"completion", "desirable"}:
         return [repr(target["completion"])], target["desirable"]
+    if target.keys() != {"chosen", "rejected"}:
+        return None
     return sorted(map(repr, target.values())), target["chosen"]

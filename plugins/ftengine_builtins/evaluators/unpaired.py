@@ -50,6 +50,10 @@ class UnpairedPreferences(WeightedEvaluator):
             "rejected_logp": logp[:, 1],
         }
 
+    def example_weights(self, rows):
+        good = _desirable(rows)
+        return {"chosen_logp": good.astype(float), "rejected_logp": (~good).astype(float)}
+
     def trials(self, rows):
         """Return what ranks as many pairs as the area does (`Classification.trials`)."""
         good = _desirable(rows)

@@ -86,8 +86,8 @@ class UnpairedPreference(ComparesAnswers):
         counts, asked = Counter[bool](), set[str]()
         for row in splits["train"]:
             view = self.view(row)
-            if not view.inputs:  # it will be refused by its line
-                return None
+            if not view.inputs:  # it will be refused by its line, or skipped
+                continue
             counts[view.target["desirable"]] += 1
             asked |= {str(view.inputs)} if len(asked) < 2 else set()
         if len(counts) == 1:
@@ -120,19 +120,26 @@ class UnpairedPreference(ComparesAnswers):
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return input_ids and labels of the answer, and of its prompt with the answer of the row under `FOLLOWING`.
 
-        Without such a row its own stands there.
+        Without such a row, or where that one cannot be read, its own stands there.
         """
         limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
         row = unpaired(example)
-        other = unpaired(example.get(FOLLOWING) or example)["completion"]
-        if isinstance(row["completion"], str) != isinstance(other, str):
-            other = _as_kind(other, row["completion"])
-        whole = [
-            self._language.encode({**row, "completion": answer}, processor) for answer in (row["completion"], other)
-        ]
-        own, full, cut = self._cut(limit, whole[0], processor)
-        mismatched, *_ = self._cut(limit, whole[1], processor)
-        counts = dict(whole[0].get("counts", {}))
+        if (parts := self._language.parts(row, processor)) > 1:
+            raise DataError(
+                f"`completion` has turns that the chat template writes differently when others follow, so that they "
+                f"make {parts} sequences, and what counts is how likely one is. Move earlier turns into `prompt`, or "
+                "leave such rows out with data.on_error=skip."
+            )
+        whole = self._language.encode(row, processor)
+        own, full, cut = self._cut(limit, whole, processor)
+        try:
+            other = unpaired(example.get(FOLLOWING) or example)["completion"]
+            if isinstance(row["completion"], str) != isinstance(other, str):
+                other = _as_kind(other, row["completion"])
+            mismatched, *_ = self._cut(limit, self._language.encode({**row, "completion": other}, processor), processor)
+        except DataError:  # which is told of that row
+            mismatched = own
+        counts = dict(whole.get("counts", {}))
         if cut:
             counts.pop("end_of_turn", None)
         kind = "desirable" if row["label"] else "undesirable"
@@ -146,7 +153,7 @@ class UnpairedPreference(ComparesAnswers):
             "weight": int(trains(own)),
             "full_length": full,
             "truncated": full > limit,
-            "unknown": whole[0]["unknown"],
+            "unknown": whole["unknown"],
             "counts": {**counts, kind: 1},
             "kind": kind,
             **({} if trains(own) else {"untrained": CUT_OFF}),
