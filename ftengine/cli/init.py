@@ -137,7 +137,8 @@ def _remarks(seen: Mapping[str, Seen], task: str | None) -> Iterator[str]:
     for data, one in seen.items():
         for line in _remarks_on(one, task, data):
             yield line if len(seen) == 1 else f"{data}: {line}"
-    if (rows := rows_of(seen)) and (epochs := proposed_epochs(rows)) > proposed_epochs(None):
+    known = any(one.task for one in seen.values())
+    if known and (rows := rows_of(seen)) and (epochs := proposed_epochs(rows)) > proposed_epochs(None):
         yield f"for {rows:,} rows train.epochs is {epochs:g}; the weights of the best validation are kept"
 
 
@@ -146,6 +147,8 @@ def _remarks_on(seen: Seen, task: str | None, data: str) -> Iterator[str]:
         return
     if seen.note:
         yield f"{data} {seen.note}"
+    if seen.skipped:
+        yield f"note: {seen.skipped}"
     columns = ", ".join(seen.columns)
     if seen.task is None:
         who = f"task {task} does not" if task else "no installed task"

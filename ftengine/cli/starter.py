@@ -43,6 +43,7 @@ class Seen:
         hint: what may be wrong with the data where no task is for it.
         rows: how many there are; None where there is no such file.
         note: how the file is read, going on from its name.
+        skipped: how many rows cannot be read, and why the first cannot; "" where all can.
     """
 
     columns: Sequence[str] = ()
@@ -51,6 +52,7 @@ class Seen:
     hint: str = ""
     rows: int | None = None
     note: str = ""
+    skipped: str = ""
 
 
 def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mapping[str, str]) -> Seen:
@@ -73,14 +75,24 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mappi
         cls = entry.cls
         if (recognised := cls.recognise(rows.columns, first)) is not None:
             known.append((entry, recognised))
+    skipped = f"{rows.skipped.count:,} rows cannot be read: {rows.skipped.first[0]}" if rows.skipped.count else ""
     if not known:
-        return Seen(rows.columns, hint=rows.hint, rows=len(rows), note=rows.note)
+        packed = [name for name, value in (first[0] if first else {}).items() if _is_json_text(value)]
+        hint = rows.hint or (packed and f" Column {packed[0]} holds JSON as text: save the rows as .jsonl.") or ""
+        return Seen(rows.columns, hint=hint, rows=len(rows), note=rows.note, skipped=skipped)
     suiting = [pair for pair in known if pair[0].name not in refused]
     if not suiting:
         kind, _ = max(known, key=lambda pair: pair[1].certainty)
-        raise InputError(f"{source} has columns {', '.join(rows.columns)}: {kind.name}. But {refused[kind.name]}")
+        raise InputError(
+            f"{source} has columns {', '.join(rows.columns)}: {kind.name}. But {refused[kind.name]} If they are for "
+            "another task, name it with --task and rename them with data.columns."
+        )
     task, recognised = max(suiting, key=lambda pair: pair[1].certainty)
-    return Seen(rows.columns, task, recognised, rows=len(rows), note=rows.note)
+    return Seen(rows.columns, task, recognised, rows=len(rows), note=rows.note, skipped=skipped)
+
+
+def _is_json_text(value: object) -> bool:
+    return isinstance(value, str) and value.lstrip().startswith(("[{", '{"'))
 
 
 def refusals(source: str, tasks: Iterable[Entry], registry: Registry) -> dict[str, str]:

@@ -47,7 +47,10 @@ def render(processor: Any, conversation: Conversation, *, upto: int | None = Non
     """
     messages = conversation.messages[:upto]
     if lost := _left_out(processor, conversation):
-        raise DataError(f"the model's chat template leaves out {lost}")
+        raise DataError(
+            f"the model's chat template leaves out {lost}. Take a model whose template writes it (calls of tools: such "
+            "as Qwen3's or Llama 3.1's), or write it as text in `content`."
+        )
     try:
         return _applied(processor, conversation, messages, _form(processor), prompt=prompt)
     except TimeoutError:

@@ -52,7 +52,10 @@ def conversations(
 ) -> dict[str, Any]:
     """Read a list of messages with other keys and roles; `system` and `tools` may stand beside it."""
     if not isinstance(row.get(column), list):
-        raise DataError(f"`{column}` is {shown(row.get(column))}; it must be a list of {{{role}, {content}}}.")
+        given = row.get(column)
+        as_text = isinstance(given, str) and given.lstrip().startswith("[{")
+        cure = " It is a list as text: save the rows as .jsonl, with the list itself." if as_text else ""
+        raise DataError(f"`{column}` is {shown(given)}; it must be a list of {{{role}, {content}}}.{cure}")
     messages: list[dict[str, Any]] = []
     for number, message in enumerate(row[column], 1):
         if not isinstance(message, Mapping) or role not in message:

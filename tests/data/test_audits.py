@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections import Counter
 
 import pytest
 
@@ -13,6 +14,7 @@ from ftengine.run.directory import RunDirectory
 from ftengine.run.evaluation_result import Details, Displays, EvaluationResult
 from ftengine.run.records import Verdict
 from ftengine.text import find_personal, redact, redact_json, redact_pieces
+from ftengine_builtins.audits import balance
 from ftengine_builtins.audits.languages import letter_script, minorities, script_of
 from ftengine_builtins.audits.texts import is_garbled
 
@@ -239,3 +241,9 @@ def test_an_audit_of_a_third_party_looks_like_the_others(write, text_task, audit
     rows = ["my number is 36 574 261 809", "36574261808 fails the check", "none"]
     [finding] = [x for x in audit(text_task, write("a.jsonl", texts(rows))).findings if x.source == entry.name]
     assert finding.text == "1 of 3 train rows hold a German tax number (a.jsonl:1)."
+
+
+def test_a_rare_label_that_is_nearly_a_frequent_one_may_be_misspelt():
+    labels = ["conclusions"] * 40 + ["conlusions"] * 2 + ["section 1"] * 40 + ["section 2"] + ["result"] * 9
+    found = list(balance._misspelt(Counter(labels)))
+    assert found == [("conlusions", "conclusions")]

@@ -191,15 +191,16 @@ def test_a_validation_loss_that_still_falls_at_the_end_asks_for_longer_training(
     assert [text.startswith("Train longer") for _, text in learning(told)] == [True] * said
 
 
+@pytest.mark.parametrize("validated", [(100,), (98, 100)])  # once, or once more at the end a step or two behind
 @pytest.mark.parametrize(
     ("figures", "level"),
     [({"drift": 0.3}, "note"), ({"drift": 0.6}, "alarm")],  # of use already, or no better than a constant answer
 )
 def test_a_training_loss_that_still_falls_asks_for_longer_training_where_validation_has_no_course(
-    verdict, figures, level
+    verdict, figures, level, validated
 ):
     def once(files):
-        files["metrics"].append({"step": 100, "epoch": 5, "validation_loss": 0.3})
+        files["metrics"] += [{"step": step, "epoch": 5, "validation_loss": 0.3} for step in validated]
 
     told = verdict(steps(*course(2.4, 1.2)), once, reached(figures=figures))
     assert learning(told) == [(level, "Train longer")]

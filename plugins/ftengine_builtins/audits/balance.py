@@ -1,5 +1,7 @@
 """Audit `balance`."""
 
+import difflib
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
@@ -12,6 +14,9 @@ RARE = 10
 SHOWN_LABELS = 100
 """Labels that the table lists; further ones are only counted."""
 SHOWN = 5
+LONG, NEAR, OFTEN, MANY = 6, 0.85, 10, 500
+"""Letters of a label that may be misspelt, its likeness to another, how many times as frequent that is; labels of which
+each is compared with each."""
 
 
 class Balance(Audit):
@@ -69,6 +74,23 @@ def _alike(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
         shown = listed([f"{label!r} ({total[label]:,})" for label in labels])
         text = f"Labels {shown} differ in case or white space only, and are {len(labels)} classes; are they one?"
         yield Finding(kind="labels", level="note", text=text, figures={label: total[label] for label in labels})
+    for label, other in list(_misspelt(total))[:SHOWN]:
+        text = f"Label {label!r} ({total[label]:,}) is nearly {other!r} ({total[other]:,}), and another class; is it a "
+        text += "misspelling?"
+        yield Finding(kind="labels", level="note", text=text, figures={one: total[one] for one in (label, other)})
+
+
+def _misspelt(total: Counter[str]) -> Iterator[tuple[str, str]]:
+    """Yield rare labels with the frequent one from which a letter or two tell them; numbers make other labels."""
+    for label, count in total.items() if len(total) <= MANY else ():
+        frequent = [one for one in total if total[one] >= OFTEN * count and _letters(one) != _letters(label)]
+        near = difflib.get_close_matches(label, frequent, n=1, cutoff=NEAR) if len(label) >= LONG else ()
+        if near and label.casefold().split() != near[0].casefold().split():
+            yield label, near[0]
+
+
+def _letters(label: str) -> str:
+    return re.sub(r"\d", "", label)
 
 
 def _missing(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:

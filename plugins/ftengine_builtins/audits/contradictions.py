@@ -35,9 +35,14 @@ class Contradictions(Audit):
             share = clash.rows / sum(map(len, data.splits.values()))
             text = f"{counted(clash.texts, 'text has', 'texts have')} more than one label in the data "
             text += f"({clash.rows:,} rows, e.g. {clash.places[0]})."
-            level = "alarm" if share >= ALARM else "note"
+            level = "alarm" if share >= ALARM and not _are_numbers(data) else "note"
             figures = {"texts": clash.texts, "rows": clash.rows, "share": share}
             yield Finding(kind="labels", level=level, text=text, figures=figures, places=clash.places)
+
+
+def _are_numbers(data: AuditedData) -> bool:
+    """Say whether targets are numbers, of which equal texts may well have several."""
+    return any(isinstance(view.label, float) for rows in data.splits.values() for view in islice(rows, LOOKED_AT))
 
 
 def _answered_otherwise(data: AuditedData) -> Iterator[Finding]:

@@ -57,7 +57,10 @@ class LeakedRows(Rule):
             else:
                 chose = "Validation chose the weights" if is_chosen(run) else "Choices are made by validation"
                 then = f"{chose}, so {held} figures are somewhat optimistic"
-            remedy = "Set data.leaks to drop" if first == "train" else "Split the data again"
+            again = "Split the data again"
+            if isinstance(getattr(run.recipe.data, held, None), str):  # a file, which no split divides
+                again = f"Leave the rows that {held} has too out of {first}"
+            remedy = "Set data.leaks to drop" if first == "train" else again
             text, places = f"{'' if apart else f'{remedy}: '}{leak['text']}. {then}.", tuple(leak["places"])
             figures = {"between": leak["between"], "exact": exact, "near": near, "groups": groups, "rows": rows}
             if apart is not None:

@@ -257,7 +257,8 @@ def _unfinished(run: RunRecords) -> Finding | None:
     """
     if run.training.stopped_early:
         return None
-    reason = _validation_falls(run.validations) if len(run.validations) > 1 else _training_falls(run)
+    course = _course(run.validations)
+    reason = _validation_falls(course) if len(course) > 1 else _training_falls(run)
     reason = reason or _near_guessing(run)
     if reason is None:
         return None
@@ -272,6 +273,14 @@ def _is_early(run: RunRecords) -> bool:
     total = threshold.baseline.total if (threshold := threshold_of(run)) is not None else 0
     missed = sum(seldom_answered(run).values())
     return no_better_than_a_constant(run) or bool(missed and share_within(missed, total)[0] >= MISSED)
+
+
+def _course(points: Sequence[Any]) -> list[Any]:
+    """Return validations without those just before the last, as where a run ends a step behind an epoch's end."""
+    if not points:
+        return []
+    *earlier, last = points
+    return [*(one for one in earlier if last.step - one.step >= points[0].step / 2), last]
 
 
 def _validation_falls(points: Sequence[Any]) -> tuple[str, dict[str, Any]] | None:

@@ -86,8 +86,8 @@ class UnpairedPreference(ComparesAnswers):
         counts, asked = Counter[bool](), set[str]()
         for row in splits["train"]:
             view = self.view(row)
-            if not view.inputs:  # it will be refused by its line, or skipped
-                continue
+            if not view.inputs:  # it will be refused by its line
+                return None
             counts[view.target["desirable"]] += 1
             asked |= {str(view.inputs)} if len(asked) < 2 else set()
         if len(counts) == 1:
