@@ -255,10 +255,15 @@ def _encoded(ready: ReadyTask, rows: Any, count: int) -> Iterator[tuple[int, Any
 
 
 def _relative(some: Sequence[np.ndarray], others: Sequence[np.ndarray], size: Sequence[np.ndarray]) -> list[float]:
-    """Return ‖some - others‖ / ‖size‖ of each row; infinite where shapes differ."""
+    """Return ‖some - others‖ of each row, by ‖size‖ or its root mean square over the rows; infinite: other shapes.
+
+    The larger one of these counts: a row whose one number is near 0 has no size of its own.
+    """
+    sizes = np.array([np.linalg.norm(one) for one in size])
+    usual = float(np.sqrt(np.mean(sizes**2))) or 1.0
     return [
-        float(np.linalg.norm(a - b) / np.linalg.norm(c)) if a.shape == b.shape else float("inf")
-        for a, b, c in zip(some, others, size, strict=True)
+        float(np.linalg.norm(a - b)) / max(own, usual) if a.shape == b.shape else float("inf")
+        for a, b, own in zip(some, others, sizes, strict=True)
     ]
 
 

@@ -114,7 +114,8 @@ def verify_run(run: Run, endpoint: Endpoint, *, rows: int, data: str | None = No
     served, needed = _served(judged, told)
     same = [_same(replies, own) for own in (tuned, base)]
     with exact.model() as loaded:
-        cause = _prompt_fault(loaded, prompts, replies, read, longest, stop, sure=served != "other")
+        off = [*judged.far, *(told.far if told is not None else ())]
+        cause = _prompt_fault(loaded, prompts, replies, read, longest, stop, of_tuned, off, sure=served != "other")
     if cause and served != "base":
         served = "other"
     if not cause and served != "base" and endless([reply.text for reply in replies], tuned):
@@ -178,6 +179,8 @@ def _prompt_fault(
     read: Sequence[tuple[Prompt, Sequence[int]]],
     longest: int,
     stop: Sequence[int],
+    measured: Compared,
+    off: Sequence[int],
     *,
     sure: bool,
 ) -> str:
@@ -187,8 +190,9 @@ def _prompt_fault(
     with which its answers are the tuned model's.
 
     Args:
-        loaded: the tuned model.
         read: prompts, and their tokens at the endpoint.
+        measured: what the model makes of the replies to the prompts as they were measured.
+        off: rows whose replies are far from these, the farthest first.
         sure: whether its answers are those of a model that reads the prompts as they were measured.
     """
     for prompt, tokens in read:
@@ -198,27 +202,27 @@ def _prompt_fault(
     if sure and not other:
         return ""
     # Known faults change every prompt: one that some prompt's count contradicts is none.
-    tried = [*other, *(i for i in range(len(prompts)) if i not in other)][:TRIED]
-    faults: dict[str, list[tuple[Prompt, list[int], Reply]]] = {}
+    tried = list(dict.fromkeys([*other, *off, *range(len(prompts))]))[:TRIED]
+    faults: dict[str, list[tuple[int, Prompt, list[int], Reply]]] = {}
     contradicted = set()
     for i in tried:
         for fault, ids in likely_faults(prompts[i], loaded.processor):
-            faults.setdefault(fault, []).append((prompts[i], ids, replies[i]))
+            faults.setdefault(fault, []).append((i, prompts[i], ids, replies[i]))
             if replies[i].prompt_tokens not in (None, len(ids)):
                 contradicted.add(fault)
     far = {}
     for fault, cases in faults.items():
         if fault in contradicted or len(cases) < min(2, len(tried)):
             continue
-        asked = questions(loaded, [replace(prompt, ids=ids) for prompt, ids, _ in cases], longest, stop)
+        asked = questions(loaded, [replace(prompt, ids=ids) for _, prompt, ids, _ in cases], longest, stop)
         compared = _compared(loaded, asked, [reply for *_, reply in cases], stop)
-        told = [one for one in compared.apart if one == one]
-        behind, apart = float(np.mean(compared.behind)), float(np.mean(told)) if told else 0.0
-        if behind <= NOISE and apart <= QUANTISED:
+        apart, behind = _means(compared)
+        before = _means(Compared(*([one[i] for i, *_ in cases] for one in (measured.behind, measured.apart))))
+        if behind <= NOISE and apart <= QUANTISED and (other or (apart, behind) < before):
             far[fault] = (apart, behind)
     likely = sorted(far, key=far.__getitem__)
     if likely:
-        prompt, ids, _ = faults[likely[0]][0]
+        _, prompt, ids, _ = faults[likely[0]][0]
         others = f" As likely: {', or '.join(likely[1:])}." if likely[1:] else ""
         return token_fault(prompt, ids, loaded.processor) + others
     if not other:
@@ -228,6 +232,12 @@ def _prompt_fault(
         f"it reads {replies[i].prompt_tokens:,} tokens of a prompt of which {len(prompts[i].ids):,} were measured: "
         "the chat template differs"
     )
+
+
+def _means(compared: Compared) -> tuple[float, float]:
+    """Return how far log-probabilities are, where they are told, and how far answers are behind, in the mean."""
+    told = [one for one in compared.apart if one == one]
+    return float(np.mean(told)) if told else 0.0, float(np.mean(compared.behind))
 
 
 def _compared(

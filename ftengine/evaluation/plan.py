@@ -196,9 +196,9 @@ def how_sampled(evaluators: Iterable[Evaluator], own: Mapping[str, Any]) -> dict
         return {}
     first = asking[0]
     for one in asking:
-        for name in (name for name in {**first.sampling, **one.sampling}):
-            here, there = one.sampling.get(name), first.sampling.get(name)
-            if here != there:
+        for name, here in one.sampling.items():
+            there = first.sampling.get(name, here)
+            if here != there and name not in own:
                 raise RecipeError(
                     f"evaluators {first.name!r} and {one.name!r} read the same drawn answers, and {name} is {there} of "
                     f"the one and {here} of the other. Give both the same in recipe key 'evaluate'."

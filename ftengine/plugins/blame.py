@@ -49,7 +49,11 @@ def layers_of_plugins(error: BaseException) -> str:
     owners = {package: owner for package, owner in _owners().items() if owner.distribution != BUILT_IN}
     values = (value for frame, _ in traceback.walk_tb(error.__traceback__) for value in frame.f_locals.values())
     torch = sys.modules.get("torch")
-    models = (value for value in values if owners and torch and isinstance(value, torch.nn.Module))
+    models = (
+        value
+        for value in values
+        if owners and torch and isinstance(value, torch.nn.Module) and "_modules" in vars(value)  # it is made whole
+    )
     kinds = dict.fromkeys(type(part) for model in models for part in model.modules())
     return ", ".join(
         f"{kind.__name__} of {owner}" for kind in kinds if (owner := _owner(kind.__module__, owners)) is not None

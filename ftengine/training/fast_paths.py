@@ -185,7 +185,11 @@ def choose_fast_paths(
 
 def _drifts(probe: ProbeBatch, context: TrainingContext, accelerator: Accelerator | None) -> bool:
     """Say, and tell, whether a model computes something else each time, so that nothing can be compared with it."""
-    drift = _everywhere(probe.drift(), accelerator)
+    try:
+        fault = probe.drift()
+    except Exception as error:  # the first time it was computed
+        fault = f"it fails the second time: {error!r}"
+    drift = _everywhere(fault, accelerator)
     if drift:
         context.message(
             f"{DRIFTS} ({drift}), so that no fast path can be compared with it and none is used: a layer, perhaps "

@@ -236,3 +236,7 @@ def test_an_error_of_torch_names_the_plugins_whose_layers_are_in_the_model(distr
     with pytest.raises(RuntimeError) as error:
         model(torch.zeros(1, 2))
     assert "Wide of ftengine-thing 1.2" in describe(error.value)
+    unmade = torch.nn.Module.__new__(torch.nn.Linear)  # whose construction has not got far
+    with pytest.raises(ZeroDivisionError) as error:
+        1 / (0 if vars(unmade) == {} else 1)
+    assert describe(error.value).startswith("unexpected ZeroDivisionError")

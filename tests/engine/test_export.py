@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftengine import fine_tune, load_run
 from ftengine.cli import main
+from ftengine.engine import proof
 from ftengine.engine.export import export_run
 from ftengine.engine.proof import endless
 from ftengine.errors import ExportDiffers, NotExportable, NotMergeable, RunError
@@ -314,6 +316,11 @@ def test_a_decision_is_paired_over_rows():
     assert vague.decision == "undecided"
     assert vague.needed > 4
     assert likeness([0.0] * 6, [0.0] * 6, 0.05).decision == "undecided"
+
+
+def test_a_number_near_zero_is_measured_by_the_size_of_the_others():
+    own = [np.array([x]) for x in (3e-5, 1.0, -1.0)]
+    assert max(proof._relative([x + 1e-3 for x in own], own, own)) < 2e-3
 
 
 def test_a_few_examples_that_are_far_off_are_no_rounding():

@@ -1,6 +1,7 @@
 """What task embedding and rerankers save opens in sentence-transformers, with the same answers."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -118,13 +119,15 @@ def test_an_exported_encoder_proves_itself(encoder, tmp_path, dtype):
 
 
 def test_an_exported_reranker_proves_itself_and_reads_as_many_tokens_as_in_training(bert_folder, tmp_path):
+    base = shutil.copytree(bert_folder, tmp_path / "base")
+    told = {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}
+    (base / "config.json").write_text(json.dumps({**json.loads((base / "config.json").read_text()), **told}))
+    (base / "chat_template.jinja").write_text("{% for one in messages %}{{ one.role }} {{ one.content }}{% endfor %}")
     pairs = [{"text": f"{a} {i}", "document": b, "label": int(a == b)} for a in TEXTS for b in TEXTS for i in range(3)]
     file = tmp_path / "judged.jsonl"
     file.write_text("\n".join(map(json.dumps, pairs)))
     task = {"name": "text-classification", "pair": "document", "kind": "relevance", "max_length": 10}
-    made = export_run(
-        tuned(bert_folder, file, task, tmp_path / "run"), SentenceTransformersExporter(), tmp_path / "out"
-    )
+    made = export_run(tuned(base, file, task, tmp_path / "run"), SentenceTransformersExporter(), tmp_path / "out")
     assert (made.proof.decision, made.proof.from_tuned < 1e-5 < made.proof.from_base) == ("tuned", True)
     assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["model_max_length"] == 10
 

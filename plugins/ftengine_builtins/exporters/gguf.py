@@ -143,7 +143,7 @@ def require_precision(source: ExportSource, file: Path, dtype: str) -> None:
         stored, kind = _stored(exact, dtype)
         found = np.inf if one is None else _off(gguf.dequantize(one.data, one.tensor_type), exact)
         explained = _off(gguf.dequantize(stored, kind), exact)
-        if not found <= ROUNDED_AGAIN * explained + EXACT:
+        if not (np.isfinite(explained) and found <= ROUNDED_AGAIN * explained + EXACT):
             raise ExportDiffers(
                 f"{name!r} in {file.name} is off by {found:.3g} of its size, and rounding to {kind.name} explains "
                 f"{explained:.3g}: it is coarser than the file says, or another. Nothing was written."

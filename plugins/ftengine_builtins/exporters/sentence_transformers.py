@@ -12,6 +12,7 @@ from ftengine.errors import NoRuntime, NotExportable
 from ftengine_builtins.exporters.transformers import TransformersExporter, read, rewrite
 from ftengine_builtins.tasks import Embedding, TextClassification
 from ftengine_builtins.tasks.labelled import RELEVANCE, RELEVANT
+from ftengine_builtins.tasks.sentence_transformers import drop_chat_template
 
 NOISE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}
 """What rounding the weights is taken to explain of a vector, or a score, by its size."""
@@ -49,6 +50,7 @@ class SentenceTransformersExporter(TransformersExporter):
             longest = read(folder / "sentence_bert_config.json")["max_seq_length"]
         else:
             longest = task.limit(source.max_length)
+            drop_chat_template(folder)
             rewrite(folder / "tokenizer_config.json", {"model_max_length": longest})
         dtype = made.facts["dtype"]
         usage = ENCODER if isinstance(task, Embedding) else RERANKER

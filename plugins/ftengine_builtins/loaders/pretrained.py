@@ -151,6 +151,14 @@ def sentence_encoder(folder: Path, source: str) -> dict[str, Any]:
         prompts = told.get("prompts") if isinstance(told.get("prompts"), Mapping) else {}
         usual = prompts.get(told.get("default_prompt_name"), "")
         document = next((prompts[name] for name in ("document", "passage", "corpus") if name in prompts), usual)
+        without = (folder / "1_Pooling" / "config.json").is_file() and (
+            read_json(folder / "1_Pooling" / "config.json", source).get("include_prompt") is False
+        )
+        if without and any(prompts.values()):
+            raise SourceError(
+                f"{source!r} leaves prompts out of the mean over tokens (include_prompt in 1_Pooling/config.json), and "
+                "vectors would be others with them. Take another base."
+            )
         made_for["prompts"] = {"query": prompts.get("query", usual), "document": document, "default": usual}
     if (file := folder / "sentence_bert_config.json").is_file():
         longest = read_json(file, source).get("max_seq_length")

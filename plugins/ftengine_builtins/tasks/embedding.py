@@ -103,7 +103,9 @@ class EmbeddingConfig(Config):
         loss = self.loss_of_rows
         for option, (readers, rows) in READ_BY.items():
             given = getattr(self, option)
-            if given != type(self).model_fields[option].default and not (loss in readers and self.rows in rows):
+            if given not in (type(self).model_fields[option].default, "") and not (
+                loss in readers and self.rows in rows
+            ):
                 raise ValueError(
                     f"{option} is {given!r}, and loss {loss} of rows of kind {self.rows} does not read it; loss "
                     f"{' or '.join(readers)} of {' or '.join(rows)} does. Leave it out"
@@ -339,6 +341,7 @@ class Embedding(Task):
             pooling=self._pooling(loaded.module),
             normalize=self.config.normalize,
             prompts={"query": self.prompt_of("query"), "document": self.prompt_of("document")},
+            default="" if self.config.rows in PAIRED else "query",
             max_length=self._limit(loaded.max_length),
         )
 

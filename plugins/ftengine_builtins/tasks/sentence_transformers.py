@@ -10,11 +10,39 @@ from collections.abc import Mapping
 from pathlib import Path
 
 MODES = {"cls": "cls_token", "mean": "mean_tokens", "last": "lasttoken"}
+SIGMOID = "torch.nn.modules.activation.Sigmoid"
 OTHERS = ("max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens")
 
 
+def write_activation(directory: Path) -> None:
+    """Have CrossEncoder give scores from 0 to 1, whatever the base's config.json asked it for."""
+    file = directory / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config.pop("sbert_ce_default_activation_function", None)
+    own = config.get("sentence_transformers")
+    config["sentence_transformers"] = {**(own if isinstance(own, dict) else {}), "activation_fn": SIGMOID}
+    file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def drop_chat_template(directory: Path) -> None:
+    """Take the chat template out of a folder: CrossEncoder would write a pair of texts as turns by it."""
+    (directory / "chat_template.jinja").unlink(missing_ok=True)
+    file = directory / "tokenizer_config.json"
+    if file.is_file():
+        told = json.loads(file.read_text(encoding="utf-8"))
+        if told.pop("chat_template", None) is not None:
+            file.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def write_modules(
-    directory: Path, *, dimension: int, pooling: str, normalize: bool, prompts: Mapping[str, str], max_length: int
+    directory: Path,
+    *,
+    dimension: int,
+    pooling: str,
+    normalize: bool,
+    prompts: Mapping[str, str],
+    default: str,
+    max_length: int,
 ) -> None:
     """Write modules.json and the configuration of its modules; transformers' own files are there already.
 
@@ -23,6 +51,7 @@ def write_modules(
         pooling: "mean", "cls" or "last".
         normalize: whether vectors are made to have length 1.
         prompts: by name, "query" and "document".
+        default: the name of the one that stands in front of texts of which neither is said; "": none does.
         max_length: longest text in tokens.
     """
     kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), *([("2_Normalize", "Normalize")] if normalize else [])]
@@ -37,7 +66,7 @@ def write_modules(
         "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
         "config_sentence_transformers.json": {
             "prompts": dict(prompts),
-            "default_prompt_name": None,
+            "default_prompt_name": default if prompts.get(default) else None,
             "similarity_fn_name": "cosine",
         },
         "1_Pooling/config.json": {"word_embedding_dimension": dimension, **modes, "include_prompt": True},

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from ftengine.api import Example, Features, TaskTraits, View
+from ftengine.api import Example, Features, LoadedModel, TaskTraits, View
 from ftengine.errors import DataError
 from ftengine.model.tokens import length_limit, stack_tokens, tokenize
 from ftengine_builtins.tasks.labelled import RELEVANCE, LabelledConfig, LabelledTask
@@ -83,6 +84,13 @@ class TextClassification(LabelledTask):
     def check_input(self, row: Example) -> None:
         """Refuse a row whose texts are missing or empty."""
         self._texts(row)
+
+    def write_config(self, loaded: LoadedModel, directory: Path) -> None:
+        """Write how CrossEncoder scores pairs, of a reranker."""
+        from ftengine_builtins.tasks.sentence_transformers import write_activation
+
+        if self.config.kind == RELEVANCE:
+            write_activation(directory)
 
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Return the text as the model reads it, and what it is to answer."""

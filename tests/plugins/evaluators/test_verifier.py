@@ -161,6 +161,8 @@ def test_evaluators_that_read_the_same_answers_ask_for_the_same(function):
         with raises(RecipeError, "'other'", told):
             asked(one, **own)
     assert how_sampled([Verifier()], {"top_p": 0.5}) == {}
+    plain = type("Plain", (Verifier,), {"name": "plain", "sampling": property(lambda self: {"samples": 4})})()
+    assert how_sampled([verifier(function, samples=4, k=[1, 4]), plain], {})["samples"] == 4
 
 
 @pytest.mark.parametrize("parameters", ["answer, wanted, /", "answer, /, wanted"])
