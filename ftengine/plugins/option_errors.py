@@ -51,6 +51,7 @@ def explain(error: ValidationError, model: type[Any], prefix: str = "", owner: s
         owner: whose keys they are, such as " of strategy 'NAME'".
     """
     parts = []
+    unknown: dict[str, list[str]] = {}  # by what is allowed
     wrong: dict[str, tuple[list[str], Any]] = {}  # by key: what would be allowed, and what is there
     for item in error.errors():
         steps = [str(step) for step in item["loc"]]
@@ -61,7 +62,10 @@ def explain(error: ValidationError, model: type[Any], prefix: str = "", owner: s
             known, meant = sorted(getattr(section, "model_fields", ())), getattr(section, "meant", {})
             said = hint(path[-1], meant, key.removesuffix(path[-1]), known) or did_you_mean(path[-1], known)
             allowed = f"Allowed: {', '.join(known)}" if known else "It has no options"
-            parts.append(f"unknown key {key!r}{owner}. {allowed}.{said}")
+            if said:
+                parts.append(f"unknown key {key!r}{owner}. {allowed}.{said}")
+            else:
+                unknown.setdefault(allowed, []).append(repr(key))
         elif item["type"] == "missing":
             parts.append(f"key {key!r}{owner} is missing; it is required.")
         elif item["type"] in EXPECTED:
@@ -75,6 +79,10 @@ def explain(error: ValidationError, model: type[Any], prefix: str = "", owner: s
             stop = "" if said.endswith(".") else "."
             got = f" (got {_shown(item.get('input'))})"
             parts.append(f"key {key!r}{owner}: {said}{got}{stop}" if path else said + stop)
+    for allowed, keys in unknown.items():
+        parts.append(f"unknown key{'s' * (len(keys) > 1)} {', '.join(keys)}{owner}. {allowed}.")
+        if len(keys) > 2 and owner:
+            parts.append(f"Are they another's? `--set {prefix.rstrip('.')}=NAME` takes a component without options.")
     parts += [
         f"key {key!r}{owner}: must be {' or '.join(dict.fromkeys(expected))}, not {_shown(value)}"
         f"{_example(model, key.removeprefix(prefix), key, expected, value)}."

@@ -45,6 +45,7 @@ class Languages(Audit):
         scripts: dict[str, Counter[str]] = {}
         languages: dict[str, Counter[str]] = {}
         rare: dict[str, dict[str, list[int]]] = {}
+        unsure = Counter[str]()
         for split, rows in data.splits.items():
             in_script, sampled = _scripts(rows)
             scripts[split] = Counter({script: len(numbers) for script, numbers in in_script.items()})
@@ -56,7 +57,11 @@ class Languages(Audit):
             places: dict[str, int] = {}
             languages[split] = Counter()
             for row, script, text in sampled:
-                if script == main[0][0] and (language := language_of(text)) is not None:
+                if script != main[0][0]:
+                    continue
+                if (language := language_of(text)) is None:
+                    unsure[split] += 1
+                else:
                     languages[split][language] += 1
                     places.setdefault(language, row)
             yield from _minorities(split, rows, languages[split], places)
@@ -66,6 +71,8 @@ class Languages(Audit):
             names = sum(counts.values(), Counter[str]())
             if len(names) > 1:
                 cells = [(name, *(count[name] for count in counts.values())) for name, _ in names.most_common()]
+                if counts is languages and unsure.total():
+                    cells.append(("not sure", *(unsure[split] for split in counts)))
                 yield Table(title=title, columns=(title[:-1].lower(), *counts), rows=tuple(cells))
 
 

@@ -27,6 +27,7 @@ from ftengine_builtins.tasks.embedding_rows import (
     texts_of,
 )
 from ftengine_builtins.tasks.language_rows import read_text
+from ftengine_builtins.tasks.sentence_transformers import write_modules
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,8 +43,6 @@ FITTING = {"in-batch": ("pairs", "triplets", "labelled"), "triplet": ("triplets"
 FITTING |= {"cosent": ("scored",), "auto": tuple(PARTS)}
 """Kinds of rows that each loss takes."""
 RANKED = frozenset({"query_vector", "document_vector", "query_id", "document_id", "match_id"})
-
-
 PAIRED = ("pairs", "triplets")
 READ_BY: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
     "temperature": (("in-batch", "cosent"), tuple(PARTS)),
@@ -333,12 +332,10 @@ class Embedding(Task):
 
     def write_config(self, loaded: LoadedModel, directory: Path) -> None:
         """Write what sentence-transformers opens the folder with."""
-        from ftengine_builtins.tasks.sentence_transformers import write_modules
-
         write_modules(
             directory,
-            dimension=vector_size(loaded),
-            pooling=self._pooling(loaded.module),
+            vector_size(loaded),
+            self._pooling(loaded.module),
             normalize=self.config.normalize,
             prompts={"query": self.prompt_of("query"), "document": self.prompt_of("document")},
             default="" if self.config.rows in PAIRED else "query",

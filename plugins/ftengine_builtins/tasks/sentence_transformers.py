@@ -36,9 +36,9 @@ def drop_chat_template(directory: Path) -> None:
 
 def write_modules(
     directory: Path,
-    *,
     dimension: int,
     pooling: str,
+    *,
     normalize: bool,
     prompts: Mapping[str, str],
     default: str,
