@@ -30,7 +30,8 @@ SHORTER = {
     r"(?m)^ftengine predict runs/(support|prefer) .*": r"\g<0> --option max_new_tokens=4",
     r"(?m)^python examples/sums/prepare\.py .*": r"\g<0> --train 8 --test 6",
     r"(?m)^ftengine predict runs/sums-base .*": r"\g<0> --option max_new_tokens=12",
-    r"(?m)^ftengine train examples/sums/sums\.yaml .*": r"\g<0> " + " ".join(f"--set {override}" for override in FEW),
+    r"(?m)^ftengine train examples/sums/sums\.yaml .*": r"\g<0> "
+    + " ".join(f"--set {override}" for override in FEW[:-1]),
     r"(?m)^ftengine plan (support|prefer|prefer-answers|search)\.yaml$": r"\g<0> --no-measure",
     r"(?m)^ftengine train (prefer|prefer-answers|search)\.yaml .*": r"\g<0> "
     + " ".join(f"--set {override}" for override in STEPS),
