@@ -165,7 +165,7 @@ def choose_fast_paths(
         if reason := unfit(path, probe.loaded, context.device):
             leave_out(path, reason)
     fault = compared(left, probe, context, replaced, accelerator)
-    if fault and fault != OWN_FAILS and _drifts(probe, context, accelerator):
+    if fault and _drifts(probe, context, accelerator, fails=fault == OWN_FAILS):
         for path in tuple(left):
             refuse(path, DRIFTS)
     elif fault:
@@ -183,10 +183,13 @@ def choose_fast_paths(
     return FastPaths(left, probe.loaded, context, dict(sorted(used.items())))
 
 
-def _drifts(probe: ProbeBatch, context: TrainingContext, accelerator: Accelerator | None) -> bool:
-    """Say, and tell, whether a model computes something else each time, so that nothing can be compared with it."""
+def _drifts(probe: ProbeBatch, context: TrainingContext, accelerator: Accelerator | None, *, fails: bool) -> bool:
+    """Say, and tell, whether a model computes something else each time, so that nothing can be compared with it.
+
+    Every process asks, also one in which the model `fails` anyway: they decide together.
+    """
     try:
-        fault = probe.drift()
+        fault = "" if fails else probe.drift()
     except Exception as error:  # the first time it was computed
         fault = f"it fails the second time: {error!r}"
     drift = _everywhere(fault, accelerator)
