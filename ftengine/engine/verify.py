@@ -294,7 +294,7 @@ def _cause(
             return f"by log-probabilities {far_rows(told, prompts)}: does the server read these otherwise?"
         return (
             f"log-probabilities are {number(told.from_tuned)} from the tuned model's, and weights of 16 or 8 bits "
-            f"explain {number(QUANTISED)}: the quantisation is coarser, or the adapter's scale is another"
+            f"explain {number(QUANTISED)}: the quantisation is coarser, or what was trained has another scale"
         )
     if max(same) > count / 3:
         return "some answers are the same and others far off: the quantisation, the settings or the template differ"

@@ -332,7 +332,7 @@ def _on_models(
             refused.append((one.name, str(error)))
             continue
         # Whatever else it raises, the checks will tell.
-        except Exception:
+        except (Exception, SystemExit):
             pass
         suited += 1
         yield from checks(one)

@@ -144,17 +144,16 @@ def sentence_encoder(folder: Path, source: str) -> dict[str, Any]:
                 "that has no modules.json."
             )
     made_for: dict[str, Any] = {}
+    pooling: Mapping[str, Any] = {}
     if (file := folder / "1_Pooling" / "config.json").is_file():
-        made_for["pooling"] = _pooling(read_json(file, source), source)
+        pooling = read_json(file, source)
+        made_for["pooling"] = _pooling(pooling, source)
     if (file := folder / "config_sentence_transformers.json").is_file():
         told = read_json(file, source)
         prompts = told.get("prompts") if isinstance(told.get("prompts"), Mapping) else {}
         usual = prompts.get(told.get("default_prompt_name"), "")
         document = next((prompts[name] for name in ("document", "passage", "corpus") if name in prompts), usual)
-        without = (folder / "1_Pooling" / "config.json").is_file() and (
-            read_json(folder / "1_Pooling" / "config.json", source).get("include_prompt") is False
-        )
-        if without and any(prompts.values()):
+        if pooling.get("include_prompt") is False and any(prompts.values()):
             raise SourceError(
                 f"{source!r} leaves prompts out of the mean over tokens (include_prompt in 1_Pooling/config.json), and "
                 "vectors would be others with them. Take another base."

@@ -24,9 +24,8 @@ class ChosenAnswers(Rule):
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         from ftengine_builtins.tasks.preference_losses import LOSSES
 
-        change, tuned, base = (
-            getattr(run.evaluation, side).get("chosen_logp") for side in ("difference", "tuned", "base")
-        )
+        of = sides(run.evaluation, "chosen_logp")
+        change, tuned, base = of["difference"], of["tuned"], of["base"]
         interval = ends(change) if change is not None and known(change) else None
         if interval is None or interval[1] >= 0:
             return
@@ -39,7 +38,7 @@ class ChosenAnswers(Rule):
         )
         text += f"of {told(change, sign=True)}. The loss pulls answers apart and may lower both: {advice}."
         brief = f"the chosen answers became less likely: log-probability {against(tuned, base)}"
-        figures = {"metric": "chosen_logp", **sides(run.evaluation, "chosen_logp")}
+        figures = {"metric": "chosen_logp", **of}
         yield Finding(kind="worse", level="note", text=text, brief=brief, figures=figures)
 
 
@@ -85,9 +84,8 @@ class LongerAnswers(Rule):
     about = "the length of its answers"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        change, tuned, base = (
-            getattr(run.evaluation, side).get("answer_words") for side in ("difference", "tuned", "base")
-        )
+        of = sides(run.evaluation, "answer_words")
+        change, tuned, base = of["difference"], of["tuned"], of["base"]
         interval = ends(change) if change is not None and known(change) else None
         if interval is None or interval[0] <= 0 <= interval[1] or not base.value:
             return
@@ -95,5 +93,5 @@ class LongerAnswers(Rule):
         brief = f"its answers are {percent(share)} {name} than before: {against(tuned, base)} words"
         text = f"Its answers are {percent(share)} {name} than before: {against(tuned, base)} words, a difference of "
         text += f"{told(change, sign=True)}. A figure of quality that rose may have risen with the length."
-        figures = {"metric": "answer_words", **sides(run.evaluation, "answer_words")}
+        figures = {"metric": "answer_words", **of}
         yield Finding(kind="data", level="note", text=text, brief=brief, figures=figures)

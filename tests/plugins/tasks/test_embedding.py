@@ -252,6 +252,13 @@ def test_a_module_that_makes_other_vectors_is_refused(bert_folder, tmp_path):
         (folder / "modules.json").write_text(json.dumps(modules))
         if there == 2:
             TransformersLoader().load_skeleton(request)
+            (folder / "1_Pooling").mkdir()
+            left_out = {"pooling_mode_mean_tokens": True, "include_prompt": False}
+            (folder / "1_Pooling" / "config.json").write_text(json.dumps(left_out))
+            TransformersLoader().load_skeleton(request)  # without a prompt nothing is left out
+            (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": {"query": "find: "}}))
+            with raises(SourceError, "include_prompt"):
+                TransformersLoader().load_skeleton(request)
             continue
         with raises(SourceError, "Dense"):
             TransformersLoader().load_skeleton(request)
