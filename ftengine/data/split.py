@@ -15,7 +15,7 @@ from ftengine.api import AuditedData, Task
 from ftengine.data.audit import to_audit
 from ftengine.data.distinct import Distinct
 from ftengine.data.leaks import describe, find_leaks, leaked
-from ftengine.data.mixed import mixed
+from ftengine.data.mixed import MixedRows, mixed
 from ftengine.data.near import Near, find_near
 from ftengine.data.partition import folds, latest, partition
 from ftengine.data.read import DataRows, read_rows
@@ -185,6 +185,7 @@ def _sides(
             f"{rows.source}: its {len(targets):,} rows have {kinds:,} different targets, too many for data.split.by: "
             "stratified to keep the proportions of. Set it to random."
         )
+    targets = _of_each_source(rows, targets)
     if split.folds is None:
         return partition(groups, shares, rows.source, targets)
     fold = folds(groups, split.folds, rows.source, targets)
@@ -193,6 +194,15 @@ def _sides(
         return {"train": rest, "test": test}
     parts = partition(groups[rest], shares, rows.source, None if targets is None else targets[rest])
     return {"test": test} | {name: rest[part] for name, part in parts.items()}
+
+
+def _of_each_source(rows: DataRows, targets: np.ndarray | None) -> np.ndarray | None:
+    """Return what rows are divided in proportion to: their targets, and where there are several sources, these too."""
+    if not isinstance(rows, MixedRows):
+        return targets
+    if targets is None:
+        return rows.of
+    return np.unique(targets, return_inverse=True)[1] * len(rows.sources) + rows.of
 
 
 def _groups(section: DataSection, hashes: RowHashes, distinct: Distinct, near: Near | None) -> np.ndarray:

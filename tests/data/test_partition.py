@@ -49,6 +49,53 @@ def test_a_stratified_cut_keeps_groups_on_one_side(rows):
         assert all(len(side) for side in sides.values())
 
 
+def of_sources(write, sizes, label=lambda i: "ab"[i % 2]):
+    """Write a file of so many distinct rows for each name; return the names."""
+    for name, size in sizes.items():
+        write(name, lines({"text": f"{name} {i}", "label": label(i), "who": f"{name}{i // 4}"} for i in range(size)))
+    return list(sizes)
+
+
+def by_source(splits):
+    """Return for each split how many of its rows are of each source."""
+    return {name: dict(Counter(row["data_source"] for row in rows)) for name, rows in splits.mapping().items()}
+
+
+@pytest.mark.parametrize("by", ["random", "stratified", {"by": "group", "column": "who"}])
+def test_each_source_has_its_share_of_what_is_held_out(write, label_task, by):
+    train = of_sources(write, {"large.jsonl": 400, "small.jsonl": 40, "few.jsonl": 2})
+    for seed in range(5):
+        section = DataSection(train=train, validation=0.1, test=0.2, split=by)
+        found = by_source(make_splits(section, label_task, seed))
+        assert found["test"] == {"large.jsonl": 80, "small.jsonl": 8}
+        assert found["validation"] == {"large.jsonl": 40, "small.jsonl": 4}
+
+
+def test_rows_of_several_sources_are_divided_by_what_they_say_and_the_seed(write, text_task):
+    train = of_sources(write, {"large.jsonl": 100, "small.jsonl": 30})
+    write("large.jsonl", lines({"text": f"large.jsonl {i}"} for i in [*range(99, -1, -1)]))
+    copies = [{"text": "large.jsonl 7"}, *({"text": f"small.jsonl {i}"} for i in range(30))]
+    write("small.jsonl", lines(copies))
+
+    def texts(names, seed):
+        section = DataSection(train=names, validation=0.2, near_duplicates=None)
+        return {name: sorted(rows) for name, rows in held(make_splits(section, text_task, seed)).items()}
+
+    first = texts(train, 3)
+    assert first == texts(train[::-1], 3) != texts(train, 4)
+    assert not set(first["train"]) & set(first["validation"])  # equal rows of two sources share a side
+
+
+@pytest.mark.parametrize("by", ["random", "stratified"])
+def test_each_fold_has_its_share_of_each_source(write, label_task, by):
+    train = of_sources(write, {"large.jsonl": 120, "small.jsonl": 20})
+    tested = []
+    for fold in range(5):
+        section = DataSection(train=train, validation=None, split={"by": by, "folds": 5, "fold": fold})
+        tested.append(by_source(make_splits(section, label_task, 0))["test"])
+    assert tested == [{"large.jsonl": 24, "small.jsonl": 4}] * 5
+
+
 def test_stratified_splits_follow_the_task_targets(write, label_task):
     rows = [{"text": f"t{i}", "label": "rare" if i % 10 == 0 else "often"} for i in range(200)]
     source = write("a.jsonl", lines(rows))

@@ -9,6 +9,8 @@ from ftengine_builtins.audits.counting import split_name
 OFTEN = 4
 """Times an epoch has each example of a source, from which it is an alarm: as many epochs on the same rows."""
 
+SHARES = "Each source has its share of what is held out, as far as rows that belong together allow."
+
 
 class SeveralSources(Audit):
     """Several sources of training: what each has, what an epoch repeats or leaves out, and what is held out of each."""
@@ -43,4 +45,6 @@ class SeveralSources(Audit):
             others = [[one["examples"] for one in held] for held in by_split.values()]
             rows = [(*(one[key] for key in keys), *held) for one, *held in zip(sources, *others, strict=True)]
             columns = (*columns, *(f"{split} examples" for split in by_split))
-            yield Table(title="Sources of training", columns=columns, rows=tuple(rows))
+            shares = data.facts["sizes"] and data.settings["split"]["by"] != "time"
+            caption = SHARES if shares else ""
+            yield Table(title="Sources of training", columns=columns, rows=tuple(rows), caption=caption)
