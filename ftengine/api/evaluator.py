@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
@@ -246,6 +247,10 @@ class Evaluator(Component):
         A run that was made elsewhere may do that only if the user agrees.
         """
         return None
+
+    def code_files(self) -> Sequence[Path]:
+        """Return the files of code beside its class's by which it measures; a run's record has a hash of each."""
+        return ()
 
     def benchmarks(self, task: Task) -> Mapping[str, Evaluator]:
         """Return what it asks the models itself (`ask_models`), by name, and the evaluator of the answers to each.

@@ -31,6 +31,7 @@ from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.results import Measured, measure_all
 from ftengine.evaluation.runner import EvalResult
 from ftengine.model import count, fingerprint_base, fingerprint_processor, require_same_base
+from ftengine.model.code import fingerprint_files
 from ftengine.model.fingerprints import fingerprint_tokens
 from ftengine.parallel.device import Device
 from ftengine.parallel.sharding import gathered
@@ -79,7 +80,7 @@ class PreparedModel:
 
     def environment(self) -> Environment:
         """Return what the run runs on, for environment.json."""
-        device = self.device
+        device, evaluators = self.device, self.data.ready.evaluators()
         return Environment(
             versions=versions(),
             plugins=tuple(plugin_origins(self.experiment.registry.plugins)),
@@ -97,6 +98,7 @@ class PreparedModel:
             launch=os.environ.get("TORCHELASTIC_RUN_ID"),
             memory=self.memory,
             fast_paths=dict(self.fast_paths.used),
+            code=fingerprint_files(sorted({file for one in evaluators for file in one.code_files()})),
         )
 
     def trainer(self, run: RunDirectory) -> Trainer:

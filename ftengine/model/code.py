@@ -74,10 +74,14 @@ def fingerprint_code_of(module: nn.Module) -> dict[str, str]:
     own = {Path(file) for file in files if file is not None and not _is_installed(Path(file))}
     # A class of the hub uses functions of the files beside it.
     own |= {other for file in own if "transformers_modules" in file.parts for other in file.parent.glob("*.py")}
+    return fingerprint_files(file for file in sorted(own) if file.is_file())
+
+
+def fingerprint_files(files: Iterable[Path]) -> dict[str, str]:
+    """Return a hash of each file by its name; of several of one name, which are told together."""
     hashes: dict[str, str] = {}
-    for file in sorted(own):
-        if file.is_file():  # several of one name are told together
-            hashes[file.name] = "+".join([*([hashes[file.name]] if file.name in hashes else []), _hash(file)])
+    for file in files:
+        hashes[file.name] = "+".join([*([hashes[file.name]] if file.name in hashes else []), _hash(file)])
     return hashes
 
 

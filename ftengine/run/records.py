@@ -111,6 +111,7 @@ class Environment(Record):
         launch: torchrun's name of the launch that began the run, None for no torchrun.
         memory: whether activations are computed twice, and why; None in runs of before there was a choice.
         fast_paths: what each fast path did, by name; none with `train.fast_paths: off`.
+        code: a hash of each file of the user's code that measures answers, by its name; None in runs of before.
     """
 
     file: ClassVar[str] = "environment.json"
@@ -126,6 +127,7 @@ class Environment(Record):
     launch: str | None = None
     memory: Memory | None = None
     fast_paths: dict[str, FastPathUse] = Field(default_factory=dict)
+    code: dict[str, str] | None = None
 
 
 class TrainingResult(Record):

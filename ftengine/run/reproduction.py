@@ -67,6 +67,8 @@ def changes_of_environment(then: Environment, now: Environment) -> list[Change]:
     listed = [Change("base", text) for text in changes(then.base, now.base)]
     listed += _changed("code", {"ftengine": then.versions.get("ftengine")}, {"ftengine": now.versions.get("ftengine")})
     listed += _changed("code", _plugins(then), _plugins(now))
+    if then.code is not None:
+        listed += _changed("code", *({name: _hash(x) for name, x in (one.code or {}).items()} for one in (then, now)))
     listed += _changed("code", {"kernels": then.build.get("line")}, {"kernels": now.build.get("line")})
     listed += _changed("versions", *({k: v for k, v in one.versions.items() if k != "ftengine"} for one in (then, now)))
     listed += _changed("device", *({"device": one.device, "processes": one.processes} for one in (then, now)))

@@ -11,7 +11,7 @@ import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from ftengine import load_run
+from ftengine import fine_tune, load_run
 from ftengine.cli import main
 from ftengine.engine.reproduce import compare
 
@@ -102,6 +102,22 @@ def test_another_base_is_named_before_anything_is_trained(record, llama_folder, 
     assert (status, found["outcome"], found["first"], found["output"]) == (4, "different", "base", None)
     assert "weights" in found["changes"][0]["text"]
     assert not Path(f"{record}-again").exists()
+
+
+def test_a_scoring_function_that_has_changed_is_named(build_chat_recipe, tmp_path):
+    """Also where the change is in what its file imports from beside it."""
+    (tmp_path / "score.py").write_text(
+        "from least import LEAST\n\n\ndef long(answer):\n    return len(answer) >= LEAST\n"
+    )
+    (tmp_path / "least.py").write_text("LEAST = 0\n")
+    judge = {"name": "verifier", "function": f"{tmp_path / 'score.py'}:long", "max_new_tokens": 4}
+    run = fine_tune(build_chat_recipe(evaluate=[judge], train__max_steps=1, output=str(tmp_path / "run")))
+    (tmp_path / "least.py").write_text("LEAST = 500\n")
+    status, found = reproduced(run.path, "--trust-code")
+    assert [one["kind"] for one in found["changes"]] == ["code"]
+    assert found["changes"][0]["text"].startswith("least.py was ")
+    assert (status, found["first"], found["step"]) == (4, "code", None)
+    assert (found["outcome"], found["metric"]) == ("different", "pass_at_1")
 
 
 def test_a_record_whose_own_part_has_changed_is_refused(record):

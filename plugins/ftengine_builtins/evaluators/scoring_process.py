@@ -18,7 +18,7 @@ import subprocess
 import sys
 import traceback
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,29 @@ def file_of(target: str) -> Path | None:
         return Path(place)
     spec = importlib.util.find_spec(place)
     return None if spec is None or spec.origin is None else Path(spec.origin)
+
+
+def files_with(file: Path) -> list[Path]:
+    """Return a file with those beside it that it imports, and that these import; nothing is executed."""
+    known, waiting = dict[Path, None](), [file]
+    while waiting:
+        if (one := waiting.pop()) in known:
+            continue
+        known[one] = None
+        with suppress(SyntaxError, UnicodeDecodeError):  # told where the function is looked for
+            for name in _imported(ast.parse(one.read_text(encoding="utf-8"))):
+                places = (file.parent / f"{name}.py", file.parent / name / "__init__.py")
+                waiting += [place for place in places if place.is_file()]
+    return list(known)
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    """Yield the outermost names of the modules that code imports, wherever in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.partition(".")[0]
 
 
 def functions_in(source: str) -> dict[str, tuple[list[str], list[str]]]:

@@ -15,7 +15,7 @@ from ftengine import api
 from ftengine.api import ExampleScores, Metric
 from ftengine.errors import DataError, RecipeError, did_you_mean
 from ftengine_builtins.evaluators.base import WeightedEvaluator, higher, share
-from ftengine_builtins.evaluators.scoring_process import Scorer, file_of, functions_in
+from ftengine_builtins.evaluators.scoring_process import Scorer, file_of, files_with, functions_in
 from ftengine_builtins.evaluators.weighted import mean_of_known, means, numbers, trials_of_means
 from ftengine_builtins.tasks.language_rows import read_row
 
@@ -152,6 +152,9 @@ class Verifier(WeightedEvaluator):
 
     def runs_code(self) -> str | None:
         return f"the function {self.config.function}" if self.config.function else None
+
+    def code_files(self) -> list[Path]:
+        return files_with(self.code) if self._named else []
 
     def check_row(self, row: Any) -> None:
         """Refuse a row without a column that the function must be given; its file is read, and nothing executed."""
