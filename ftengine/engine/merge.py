@@ -95,7 +95,7 @@ def merge_into(
         NotMergeable: the strategy has no merged form, or the base is quantised.
         MergeChangedOutputs: outputs differ by more than rounding explains; nothing is written.
     """
-    _require_plain(loaded.module)
+    require_plain(loaded.module)
     task = known.task
     kept = next(p.dtype for p in loaded.module.parameters() if p.is_floating_point())
     stored = kept if dtype == "auto" else getattr(torch, dtype)
@@ -180,7 +180,8 @@ def outputs_of(task: Task, module: nn.Module, batch: Batch) -> torch.Tensor:
     return task.raw_outputs(module, batch) if overrides(task, "raw_outputs") else raw_outputs(module, batch)
 
 
-def _require_plain(module: nn.Module) -> None:
+def require_plain(module: nn.Module) -> None:
+    """Refuse a quantised base (NotMergeable), which has no place for what is merged."""
     for name, parameter in module.named_parameters():
         if not parameter.is_floating_point():
             raise NotMergeable(

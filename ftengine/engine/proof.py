@@ -16,6 +16,7 @@ from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.finished import Run
 from ftengine.engine.merge import outputs_of
 from ftengine.engine.prepared_data import ReadyTask
+from ftengine.engine.scaled import scale_fault
 from ftengine.errors import DataError, ExportDiffers, NoRuntime
 from ftengine.evaluation.asked import ModuleRuntime, Question, apart, as_runtime, end_tokens, questions, scored, whole
 from ftengine.evaluation.likeness import ROW, Likeness, likeness
@@ -54,6 +55,10 @@ class Asked:
     tuned: Sequence[np.ndarray]
     base: Sequence[np.ndarray]
     stop: tuple[int, ...] = ()
+
+    def far(self, some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> list[float]:
+        """Return of each row how far what two models make of it is apart."""
+        return apart(some, others) if self.questions else _relative(some, others, self.tuned)
 
 
 def ask_own(
@@ -128,13 +133,13 @@ def proof_of(
     who = f"the {exporter.name} export of {str(run.path)!r}"
     try:
         with exporter.open(folder, source) as opened:
-            program, same, distances = (_ask if own.questions else _compute)(who, ready, own, opened)
+            program, same, values = (_ask if own.questions else _compute)(who, ready, own, opened)
     except NoRuntime as error:
         ready.listener.message(f"not verified: {error}")
         return None, str(error)
-    judged = likeness(*distances, exported.noise, run.recipe.seed)
+    judged = likeness(own.far(values, own.tuned), own.far(values, own.base), exported.noise, run.recipe.seed)
     if judged.decision == "base" or judged.decision == "neither":
-        raise ExportDiffers(f"{who} {_what(judged, own)}. {GONE}")
+        raise ExportDiffers(f"{who} {_fault(run, own, values, judged)}. {GONE}")
     low, high = judged.interval
     proof = Proof(
         runtime=program,
@@ -178,8 +183,8 @@ def endless(answers: Sequence[str], asked: Sequence[Question]) -> bool:
     return sum(a.startswith(text) and a != text for a, text in ended) > len(ended) / 2
 
 
-Compared = tuple[str, int | None, tuple[list[float], list[float]]]
-"""The program that was asked, how many answers are the same, and distances from the tuned model and from the base."""
+Compared = tuple[str, int | None, list[np.ndarray]]
+"""The program that was asked, how many answers are the same, and what `Asked.compute` returns of it."""
 
 
 def _ask(who: str, ready: ReadyTask, own: Asked, opened: Opened) -> Compared:
@@ -197,14 +202,13 @@ def _ask(who: str, ready: ReadyTask, own: Asked, opened: Opened) -> Compared:
     if endless(answers, own.questions):
         raise ExportDiffers(f"{who} goes on where the tuned model ends its answer: it lacks end tokens. {GONE}")
     same = sum(whole(a) == whole(one.text) for a, one in zip(answers, own.questions, strict=True))
-    return runtime.name, same, (apart(scores, own.tuned), apart(scores, own.base))
+    return runtime.name, same, scores
 
 
 def _compute(who: str, ready: ReadyTask, own: Asked, opened: Opened) -> Compared:
-    """Compare numbers or raw outputs."""
+    """Have an artifact compute numbers or raw outputs."""
     outputs = own.compute(opened)
-    name = "transformers" if isinstance(opened, LoadedModel) else opened.name
-    return name, None, (_relative(outputs, own.tuned, own.tuned), _relative(outputs, own.base, own.tuned))
+    return "transformers" if isinstance(opened, LoadedModel) else opened.name, None, outputs
 
 
 def _log_probabilities(asked: Sequence[Question], opened: Any) -> list[np.ndarray]:
@@ -265,6 +269,18 @@ def _relative(some: Sequence[np.ndarray], others: Sequence[np.ndarray], size: Se
         float(np.linalg.norm(a - b)) / max(own, usual) if a.shape == b.shape else float("inf")
         for a, b, own in zip(some, others, sizes, strict=True)
     ]
+
+
+def _fault(run: Run, own: Asked, values: Sequence[np.ndarray], judged: Likeness) -> str:
+    """Say what an artifact is that is not the tuned model."""
+    if judged.decision == "neither" or judged.from_base > judged.noise:
+
+        def distance(loaded: LoadedModel) -> float:
+            return float(np.nanmean(own.far(own.compute(loaded), values)))
+
+        if fault := scale_fault(exact_run(run), distance, judged.noise, judged.from_tuned):
+            return f"is not the tuned model: {fault}"
+    return _what(judged, own)
 
 
 def _what(judged: Likeness, own: Asked) -> str:

@@ -12,6 +12,7 @@ from ftengine.api import LoadedModel, Prompt, overrides
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.finished import Run
 from ftengine.engine.proof import endless, exact_run, far_rows, prompts_of
+from ftengine.engine.scaled import scale_fault
 from ftengine.errors import InputError
 from ftengine.evaluation.asked import Question, questions, whole
 from ftengine.evaluation.likeness import Likeness, likeness
@@ -120,7 +121,10 @@ def verify_run(run: Run, endpoint: Endpoint, *, rows: int, data: str | None = No
         served = "other"
     if not cause and served != "base" and endless([reply.text for reply in replies], tuned):
         served, cause = "other", "end tokens are missing: answers go on where the tuned model's end"
-    elif served == "other" and not cause:
+    elif not cause and (served == "other" or (told is not None and served == "base" and told.from_base > QUANTISED)):
+        cause = _scale_fault(exact, prompts, replies, longest, stop, of_tuned, off)
+        served = "other" if cause else served
+    if served == "other" and not cause:
         cause = _cause(replies, same, len(tuned), prompts, judged, told)
     return Verified(
         served,
@@ -232,6 +236,33 @@ def _prompt_fault(
         f"it reads {replies[i].prompt_tokens:,} tokens of a prompt of which {len(prompts[i].ids):,} were measured: "
         "the chat template differs"
     )
+
+
+def _scale_fault(
+    run: Run,
+    prompts: Sequence[Prompt],
+    replies: Sequence[Reply],
+    longest: int,
+    stop: Sequence[int],
+    measured: Compared,
+    off: Sequence[int],
+) -> str:
+    """Say with which multiple of what training changed the endpoint's model answers; "" where none explains it.
+
+    Distances are in units of what rounding explains, the larger one of answers and log-probabilities.
+    """
+    tried = list(dict.fromkeys([*off, *range(len(prompts))]))[:TRIED]
+
+    def largest(compared: Compared) -> float:
+        apart, behind = _means(compared)
+        return max(apart / QUANTISED, behind / NOISE)
+
+    def distance(loaded: LoadedModel) -> float:
+        asked = questions(loaded, [prompts[i] for i in tried], longest, stop)
+        return largest(_compared(loaded, asked, [replies[i] for i in tried], stop))
+
+    before = Compared(*([one[i] for i in tried] for one in (measured.behind, measured.apart)))
+    return scale_fault(run, distance, 1.0, largest(before))
 
 
 def _means(compared: Compared) -> tuple[float, float]:

@@ -201,6 +201,15 @@ def test_a_scale_that_is_lost_is_refused(run, tmp_path, monkeypatch):
     assert left(tmp_path) == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [0.5, 8**-0.5])
+def test_a_scale_that_is_another_is_named(run, tmp_path, monkeypatch, times):
+    monkeypatch.setattr("ftengine_builtins.exporters.peft.scale_of", lambda *asked: times * scale_of(*asked))
+    with raises(ExportDiffers, "not the tuned model", f"with about {times:.4g} times what training changed", "scale"):
+        export_run(run, PeftExporter(), tmp_path / "out")
+    assert left(tmp_path) == []
+
+
 @pytest.mark.parametrize(("kind", "dtype"), [("Q4_0", "Q8_0"), ("Q5_0", "Q8_0"), ("BF16", "F16")])
 def test_a_quantisation_that_is_coarser_than_it_says_is_refused(run, tmp_path, kind, dtype):
     import gguf

@@ -243,6 +243,25 @@ def test_log_probabilities_tell_the_quantisation(run, answers, further, status, 
     assert bool(found["cause"]) is bool(told)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_scale_that_the_server_reads_otherwise_is_named(run, answers, tells):
+    """Half of it, by answers alone or with their log-probabilities."""
+    with exact_run(run).model() as loaded:
+        for name, weight in loaded.module.named_parameters():
+            weight.mul_(0.5 if "lora_b" in name else 1)
+        ready = run.ready()
+        prompts, longest = prompts_of(ready, held_out_rows(ready, run.directory, None)[1], loaded, 32, run)
+        asked = questions(loaded, prompts, longest, stop_tokens(loaded))
+        by = {one.prompt.messages[-1]["content"]: one for one in asked}
+        told = {text: log_probabilities(loaded, one.prompt.ids, one.answer) for text, one in by.items()}
+    assert {text: one.text for text, one in by.items()} not in (answers["tuned"], answers["base"])
+    with served(lambda text: by[text].text, logprobs=told.get if tells else None) as (_, url):
+        status, found = verified(run, url)
+    assert (status, found["served"]) == (4, "other"), found
+    assert "with about 0.5 times what training changed" in found["cause"]
+
+
 def test_without_log_probabilities_the_quantisation_is_not_told(run, answers):
     with served(answers["tuned"].__getitem__, ["400"], logprobs=lambda text: [0.0] * 5) as (server, url):
         result = CliRunner().invoke(main, ["verify", str(run.path), "--url", url])
