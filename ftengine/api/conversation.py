@@ -38,6 +38,7 @@ class Message:
         call_id: of the call that this answers; None where the data has none.
         written: the content with its calls, or around its result, as text, where the data has them so: for templates
             without a place for calls.
+        unwritten: what the data says of it and no chat template writes, e.g. "is_error"; `ftengine plan` counts it.
     """
 
     role: str
@@ -48,6 +49,7 @@ class Message:
     name: str | None = None
     call_id: str | None = None
     written: str = ""
+    unwritten: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:

@@ -273,7 +273,7 @@ def _relative(some: Sequence[np.ndarray], others: Sequence[np.ndarray], size: Se
 
 def _fault(run: Run, own: Asked, values: Sequence[np.ndarray], judged: Likeness) -> str:
     """Say what an artifact is that is not the tuned model."""
-    if judged.decision == "neither" or judged.from_base > judged.noise:
+    if not _is_base(judged):
 
         def distance(loaded: LoadedModel) -> float:
             return float(np.nanmean(own.far(own.compute(loaded), values)))
@@ -283,9 +283,14 @@ def _fault(run: Run, own: Asked, values: Sequence[np.ndarray], judged: Likeness)
     return _what(judged, own)
 
 
+def _is_base(judged: Likeness) -> bool:
+    """Say whether an artifact is the base, and not only nearer to it than to the tuned model."""
+    return judged.decision == "base" and judged.from_base <= judged.noise
+
+
 def _what(judged: Likeness, own: Asked) -> str:
     figures = f"from the tuned model {number(judged.from_tuned)}, from the base {number(judged.from_base)}"
-    if judged.decision == "base":
+    if _is_base(judged):
         return f"answers like the base, not like the tuned model ({figures})"
     if judged.from_tuned <= judged.noise:
         return f"is not the tuned model: {far_rows(judged, [one.prompt for one in own.questions])}"

@@ -20,8 +20,13 @@ _KEYS = {
 """Types of blocks that are read here, and what each holds beside its type."""
 _OF = {"thinking": ("assistant",), "tool_use": ("assistant",), "tool_result": ("user", "tool")}
 """Whose messages have such a block."""
-_DETAILS = {"thinking_blocks": "thinking", "reasoning_details": "text"}
+_DETAILS = {"thinking_blocks": ("thinking",), "reasoning_details": ("text", "summary")}
 """Keys of lists that repeat a thought for servers, and where it stands in an entry."""
+ENCRYPTED = "reasoning.encrypted"
+"""What is kept of such a list that has a thought which nobody can read."""
+_ORDER = {"thinking": 0, "tool_use": 2, "tool_result": -1}
+"""In which order chat templates write what a message has, text being 1, and results of tools messages before it."""
+_CALLED = {-1: "the result of a tool", 0: "a thought", 1: "text", 2: "a call of a tool"}
 _HARMONY = {"channel": "final", "recipient": "all"}
 """Keys of gpt-oss's messages, and what a message without them has."""
 
@@ -32,7 +37,8 @@ def unfolded(message: Any, number: int) -> list[Any]:
     Results of tools become messages of their own, in front of what else the message says.
 
     Raises:
-        DataError: a block has a key that is not read, or the message is a thought alone.
+        DataError: a block has a key that is not read, or stands behind what templates write behind it, or the message
+            is a thought alone.
     """
     if not isinstance(message, Mapping):
         return [message]
@@ -40,6 +46,7 @@ def unfolded(message: Any, number: int) -> list[Any]:
     blocks, role = message.get("content"), message.get("role")
     if not isinstance(blocks, list) or not any(_kind(one, role) for one in blocks):
         return [message]
+    _require_order(blocks, role, number)
     rest, calls, results, thoughts = list[Any](), list[Any](), list[Any](), list[str]()
     for block in blocks:
         kind = _kind(block, role)
@@ -55,7 +62,8 @@ def unfolded(message: Any, number: int) -> list[Any]:
             function = {"name": block.get("name"), "arguments": block.get("input")}
             calls.append({"id": block.get("id"), "type": "function", "function": function})
         elif kind == "tool_result":
-            results.append({"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": block.get("content")})
+            result = {"tool_call_id": block.get("tool_use_id"), "is_error": block.get("is_error")}
+            results.append({"role": "tool", "content": block.get("content"), **result})
         else:
             rest.append({"type": "text", "text": block.get("text", block.get("refusal"))} if kind else block)
     if thoughts and any(message.get(key) not in (None, "", "\n\n".join(thoughts)) for key in THOUGHTS):
@@ -63,6 +71,21 @@ def unfolded(message: Any, number: int) -> list[Any]:
     given = {"tool_calls": [*(message.get("tool_calls") or []), *calls], "reasoning_content": "\n\n".join(thoughts)}
     said = {**message, "content": rest or None, **{key: value for key, value in given.items() if value}}
     return [*results, *([said] if rest or not results else [])]
+
+
+def _require_order(blocks: Sequence[Any], role: Any, number: int) -> None:
+    """Refuse blocks that would be written in another order than they have."""
+    highest = -1
+    for block in blocks:
+        rank = _ORDER.get(_kind(block, role), 1)
+        if rank == 1 and isinstance(block, Mapping) and block.get("text") == "":
+            continue
+        if rank < highest:
+            raise DataError(
+                f"message {number} ({role}) has {_CALLED[rank]} behind {_CALLED[highest]}, and chat templates write "
+                f"it in front. Put it there, or divide the message in two."
+            )
+        highest = rank
 
 
 def _thought(text: Any, number: int) -> str:
@@ -89,8 +112,12 @@ def _one_thought(message: Mapping[str, Any], number: int) -> Mapping[str, Any]:
     if not usual and not details:
         return message
     rest = {key: value for key, value in message.items() if key not in usual and key not in details}
-    if not any(message.get(key) for key in THOUGHTS):
-        for key, entries in details.items():
-            texts = [one.get(_DETAILS[key]) for one in entries if isinstance(one, Mapping)]
+    known = any(message.get(key) for key in THOUGHTS)
+    for key, entries in details.items():
+        of = [one for one in entries if isinstance(one, Mapping)]
+        texts = [next((one[name] for name in _DETAILS[key] if one.get(name)), "") for one in of]
+        if not known:
             rest["reasoning_content"] = rest.get("reasoning_content") or "\n\n".join(filter(None, texts))
+            if any(one.get("type") == ENCRYPTED for one in of) and not any(texts):
+                rest[ENCRYPTED] = True
     return rest

@@ -14,7 +14,7 @@ from typing import Any
 
 from ftengine.api.conversation import ROLES, Conversation, Message, ToolCall
 from ftengine.errors import DataError, did_you_mean, shown
-from ftengine.model.content_blocks import THOUGHTS, unfolded
+from ftengine.model.content_blocks import ENCRYPTED, THOUGHTS, unfolded
 from ftengine.model.written_calls import calls_in, result_in, results_in
 
 _KEYS = ("role", "content", "tool_calls", "tool_call_id", "function_call", "weight", "name", "refusal", *THOUGHTS)
@@ -124,7 +124,8 @@ def _message(message: Any, number: int) -> Message:
     if role not in ROLES:
         near = _near(role, ROLES, _OTHER_ROLES) if isinstance(role, str) else ""
         raise DataError(f"message {number} has role {shown(role)}. Allowed: {', '.join(ROLES)}.{near}")
-    _require_keys(message, (*_KEYS, *_ABOUT), where, _OTHER_KEYS)
+    of_role = {"tool": "is_error", "assistant": ENCRYPTED}
+    _require_keys(message, (*_KEYS, *_ABOUT, of_role.get(role, "")), where, _OTHER_KEYS)
     asked = role == "assistant"
     calls = tuple(_calls(message, where)) if asked else ()
     content = _content(message, where, empty=bool(calls) or role == "tool")
@@ -137,7 +138,8 @@ def _message(message: Any, number: int) -> Message:
         written, content = content, result
     name = message.get("name") if role == "tool" else None
     trains = _trains(message, where)
-    return Message(role, content, thought, calls, trains, name, message.get("tool_call_id"), written)
+    unwritten = tuple(key for key in ("is_error", ENCRYPTED) if message.get(key))
+    return Message(role, content, thought, calls, trains, name, message.get("tool_call_id"), written, unwritten)
 
 
 def _require_keys(

@@ -7,8 +7,8 @@ from ftengine.api import Audit, AuditedData, Display, Finding, Table
 from ftengine.text import listed, percent
 from ftengine_builtins.audits.counting import split_name
 
-ROLE, LAYOUT = "tokens.", "layout."
-"""In front of a role and of a layout, in the counts of task causal-lm."""
+ROLE, LAYOUT, UNWRITTEN = "tokens.", "layout.", "unwritten."
+"""In front of a role, of a layout and of what no template writes, in the counts of task causal-lm."""
 ENDS_NOTE, ENDS_ALARM = 0.99, 0.5
 """Share of examples whose end of turn is trained, below which it is said, and below which it is an alarm: a model that
 mostly sees no end learns to go on."""
@@ -75,6 +75,11 @@ def _findings(split: str, counts: Mapping[str, int]) -> Iterator[Finding]:
     for key, text in NOTES:
         if n := counts.get(key, 0):
             yield _finding(f"{text.format(n=n)} ({name} rows).", "note", {key: n}, split)
+    for key in (key for key in counts if key.startswith(UNWRITTEN)):
+        what = f"`{key.removeprefix(UNWRITTEN)}` of {counts[key]:,} messages in {name} examples"
+        yield _finding(
+            f"no chat template writes {what}: the model does not read it.", "note", {key: counts[key]}, split
+        )
 
 
 def _finding(text: str, level: Any, figures: Mapping[str, Any], split: str) -> Finding:

@@ -11,8 +11,9 @@ from ftengine.model import IGNORED, Span, encode_spans
 from ftengine.model.chat import writes_tools
 from ftengine.model.turns import Written
 
-ROLE, LAYOUT = "tokens.", "layout."
-"""In front of a role, the name of the count of its trained tokens; of a layout, of examples that are in it."""
+ROLE, LAYOUT, UNWRITTEN = "tokens.", "layout.", "unwritten."
+"""In front of a role, the name of the count of its trained tokens; of a layout, of examples that are in it; of what the
+data says of messages and no template writes, of such messages."""
 TEMPLATE = "template"
 """The role of what the template adds."""
 
@@ -44,6 +45,7 @@ def counts_of(
     counts["calls"] = sum(len(message.calls) for message in conversation.messages)
     counts["calls_without_tools"] = 0 if conversation.tools else counts["calls"]
     counts["tools_left_out"] = not writes_tools(processor, conversation)
+    counts.update(f"{UNWRITTEN}{name}" for message in conversation.messages for name in message.unwritten)
     total = sum(i in kept for i in trained)
     if written.last is None and written.spans:  # all of it is trained on, whoever said it
         counts.update(dict(_by_role(processor, conversation, written.text, kept, total)))

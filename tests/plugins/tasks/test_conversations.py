@@ -161,8 +161,43 @@ def test_blocks_are_the_messages_that_they_stand_for():
     assert read(*talk) == read(*plain)
     row = {"prompt": talk[:3], "completion": talk[3:]}
     assert read_row(row).given == 4
+    given[0]["is_error"] = True  # no template writes it, and `plan` counts it
+    assert [one.unwritten for one in read(*talk)] == [(), (), ("is_error",), (), ()]
+    details = [{"type": "reasoning.summary", "summary": "Look."}, {"type": "reasoning.encrypted", "data": "x"}]
+    assert (read(ASKED, ANSWER | {"reasoning_details": details})[1]) == Message("assistant", "Sunny.", "Look.")
+    assert read(ASKED, ANSWER | {"reasoning_details": details[1:]})[1].unwritten == ("reasoning.encrypted",)
     blocks = {"thinking_blocks": [{"type": "thinking", "thinking": "Look.", "signature": "x"}], "channel": "final"}
     assert read(ASKED, ANSWER | blocks)[1].thought == "Look."
+
+
+@pytest.mark.parametrize(
+    ("role", "first", "then", "told"),
+    [
+        ("assistant", "tool_use", "text", ("message 2", "text behind a call")),
+        ("assistant", "tool_use", "thinking", ("a thought behind a call",)),
+        ("assistant", "text", "thinking", ("a thought behind text",)),
+        ("user", "text", "tool_result", ("result of a tool behind text",)),
+    ],
+)
+def test_blocks_that_templates_write_in_another_order_are_refused(role, first, then, told):
+    blocks = {
+        "text": {"type": "text", "text": "Let me see."},
+        "thinking": {"type": "thinking", "thinking": "Look."},
+        "tool_use": {"type": "tool_use", "id": "a", "name": "f", "input": {}},
+        "tool_result": {"type": "tool_result", "tool_use_id": "a", "content": "4"},
+    }
+    with raises(DataError, *told):
+        read(ASKED, {"role": role, "content": [blocks[first], blocks[then]]})
+    if role == "assistant" and then == "text":
+        empty = {"type": "text", "text": ""}
+        assert read(ASKED, {"role": role, "content": [blocks[first], empty]})[1].calls[0].name == "f"
+
+
+def test_what_no_template_writes_is_counted(tokenizer):
+    tokenizer.chat_template = TEMPLATES["Qwen3"]
+    result = {"role": "tool", "content": "No such city.", "tool_call_id": "id_f", "is_error": True}
+    found = encoded(tokenizer, {"messages": [ASKED, asked_for("f"), result, ANSWER]})[-1]
+    assert found["counts"]["unwritten.is_error"] == 1
 
 
 def test_why_nothing_is_trained_on(tokenizer):
