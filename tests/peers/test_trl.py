@@ -52,7 +52,8 @@ def theirs(model, row, folder, **options):
     whole = {"max_length": None, "shuffle_dataset": False, "bf16": False, "report_to": "none", "use_cpu": True}
     config = SFTConfig(output_dir=str(folder), **whole, **options)
     # A copy: the trainer gives the model a forward of its own, which leaves logits out.
-    trainer = SFTTrainer(copy.deepcopy(made), config, train_dataset=Dataset.from_list([row]), processing_class=tokenizer)
+    data = Dataset.from_list([row])
+    trainer = SFTTrainer(copy.deepcopy(made), config, train_dataset=data, processing_class=tokenizer)
     (row,) = trainer.train_dataset
     return row["input_ids"], row["labels"]
 
