@@ -132,6 +132,35 @@ def test_an_exported_reranker_proves_itself_and_reads_as_many_tokens_as_in_train
     assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["model_max_length"] == 10
 
 
+@pytest.mark.parametrize("said", [None, "", "like: "])
+def test_a_default_prompt_of_the_base_is_one_of_what_is_exported(bert_folder, tmp_path, said):
+    """Of scored pairs, which are neither queries nor documents: `encode` without a word puts it in front."""
+    from sentence_transformers import SentenceTransformer
+
+    base = shutil.copytree(bert_folder, tmp_path / "base")
+    about = {"prompts": {"s2s": "same: "}, "default_prompt_name": "s2s"}
+    (base / "config_sentence_transformers.json").write_text(json.dumps(about))
+    rows = [
+        {"sentence1": f"{a} {i}", "sentence2": b, "score": float(a == b)} for a in TEXTS for b in TEXTS for i in (1, 2)
+    ]
+    file = tmp_path / "scored.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    task = {"name": "embedding", "rows": "scored", "query_prompt": said}
+    run = tuned(base, file, task, tmp_path / "run")
+    made = export_run(run, SentenceTransformersExporter(), tmp_path / "out")
+    assert made.proof.decision == "tuned"
+    opened = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    prompt = "same: " if said is None else said
+    told = json.loads((tmp_path / "out" / "config_sentence_transformers.json").read_text())
+    assert (told["default_prompt_name"], told["prompts"]["query"]) == ("query" if prompt else None, prompt)
+    ours = np.array([one["vector"] for one in run.predict([{"sentence1": text} for text in TEXTS])])
+    bare = [one["vector"] for one in run.predict([{"sentence1": text} for text in TEXTS], options={"prompt": "none"})]
+    for found in (opened.encode(TEXTS), opened.encode_query(TEXTS)):
+        np.testing.assert_allclose(found, ours, atol=1e-5)
+    np.testing.assert_allclose(opened.encode(TEXTS, prompt=""), bare, atol=1e-5)
+    assert bool(np.abs(ours - bare).max() > 1e-3) is bool(prompt)
+
+
 def without_a_prompt(folder, base):
     file = folder / "config_sentence_transformers.json"
     about = json.loads(file.read_text())
