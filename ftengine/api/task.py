@@ -52,7 +52,8 @@ class Recognised:
             can be used; `ftengine init` proposes the task with the highest.
         columns: how columns are to be renamed, as the recipe's `data.columns` says it.
         options: of the task.
-        unread: a sentence on columns that seem to matter and are not read; "" where there are none.
+        unread: a sentence on columns that seem to matter and are not read, or that may mean something else; "" where
+            there are none.
         layout: what the way is called in which the rows are written, e.g. "sharegpt"; "" where it has no name.
         split: how rows are to be divided, as the recipe's `data.split` says it; empty where at random.
     """

@@ -121,16 +121,17 @@ def whole(task: Task, features: Any) -> Features:
 
 
 def encoded_rows(rows: Iterable[Example], task: Task, processor: Any, max_length: int | None) -> Iterator[Encoded]:
-    """Yield what is made of rows: features of each example, or why there are none."""
+    """Yield what is made of rows: features of each example, or why there are none, not of one of them alone."""
     divides = overrides(task, "parts")
     for number, row in enumerate(rows):
         try:
             parts = task.parts(row, processor) if divides else 1
-            for part in range(parts):
-                example = row if parts == 1 else {**row, PART: part}
-                yield number, whole(task, task.encode(example, processor, max_length=max_length))
+            examples = [row if parts == 1 else {**row, PART: part} for part in range(parts)]
+            made = [whole(task, task.encode(one, processor, max_length=max_length)) for one in examples]
         except DataError as error:
             yield number, error
+        else:
+            yield from ((number, features) for features in made)
 
 
 def accepted(encoded: Iterable[Encoded], rows: DataRows, on_error: str) -> Iterator[Encoded]:

@@ -5,11 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -19,15 +15,11 @@ from jinja2 import Environment, TemplateError
 
 from ftengine.api.conversation import Conversation, Message, ToolCall
 from ftengine.errors import DataError
+from ftengine.model.bounded import PATIENCE, ROOM, limited
 from ftengine.model.content_blocks import THOUGHTS
 from ftengine.model.tokens import Span
 
 _GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
-
-PATIENCE = 10
-"""Seconds of computing for a template and one conversation; a usual one takes a thousandth."""
-ROOM = 1 << 29
-"""Bytes of memory for the same: ten copies of a conversation of 50 MB."""
 
 
 def has_template(processor: Any) -> bool:
@@ -229,18 +221,27 @@ def _place_of_thoughts(processor: Any, parts: bool) -> str:
 def _with_calls(processor: Any, form: _Form) -> _Form:
     """Find out whether a template writes calls, of which form it expects arguments, and what where there is no text.
 
-    Arguments are to come out as JSON: given as a mapping where that does it, as text where only that does.
+    Arguments are given as a mapping where they come out as JSON or as the template itself writes keys and values; as
+    text where a mapping is refused, or comes out as Python writes it.
     """
     call = Message("assistant", "", calls=(ToolCall("ZqTool", _ARGUMENTS, _ID),))
     result = Message("tool", "Zq", name="ZqTool", call_id=_ID)
     conversation = Conversation((_ASKED, call, result), _TOOLS)
     tried = [replace(form, mapping=mapping, blank=blank) for blank in ("", None) for mapping in (True, False)]
     written = [_try(processor, conversation, one) for one in tried]
-    for fits in (r'"ZqKey"\s*:\s*"ZqValue"', "ZqValue"):
+    for fits in (
+        lambda one, text: one.mapping and _JSON.search(text),
+        lambda one, text: one.mapping and "ZqKey" in text and "ZqValue" in text and "'ZqKey'" not in text,
+        lambda one, text: _JSON.search(text),
+        lambda one, text: "ZqValue" in text,
+    ):
         for one, text in zip(tried, written, strict=True):
-            if re.search(fits, text):
+            if fits(one, text):
                 return one
     return replace(form, calls=False)
+
+
+_JSON = re.compile(r'"ZqKey"\s*:\s*"ZqValue"')
 
 
 @dataclass(frozen=True)
@@ -345,56 +346,10 @@ def _find_left_out(processor: Any, conversation: Conversation, shape: Sequence[t
         messages.append(Message(role, text, thought, tuple(calls), name=answered.name, call_id=answered.id))
     same = Conversation(tuple(messages), _TOOLS if conversation.tools else "", conversation.template_arguments)
     written = _try(processor, same, _form(processor))
-    return next((f"{what}." for what, word in wanted if word not in written), "") if written else ""
+    return next((what for what, word in wanted if word not in written), "") if written else ""
 
 
 @cache
 def _has_power(template: str) -> bool:
     """Say whether a template computes powers: one of them can take hours in which no signal is handled."""
     return "**" in template and ("operator", "**") in {(kind, text) for _, kind, text in Environment().lex(template)}
-
-
-@contextmanager
-def limited() -> Iterator[None]:
-    """End a block that computes for more than `PATIENCE` (TimeoutError) or takes more than `ROOM` (MemoryError)."""
-    with _limited_time(), _limited_memory():
-        yield
-
-
-@contextmanager
-def _limited_memory() -> Iterator[None]:
-    """Bound the address space, where the system tells how much of it is taken; in the main thread, as it is for all."""
-    if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    with open("/proc/self/statm", "rb", buffering=0) as file:
-        room = int(file.read(99).split()[0]) * resource.getpagesize() + ROOM
-    resource.setrlimit(resource.RLIMIT_AS, (room if soft == resource.RLIM_INFINITY else min(room, soft), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-@contextmanager
-def _limited_time() -> Iterator[None]:
-    """Bound the computing, where signals can: in the main thread."""
-    vtalrm = getattr(signal, "SIGVTALRM", None)  # counts processor time, and has hardly another use
-    main = threading.current_thread() is threading.main_thread()
-    if vtalrm is None or not main or signal.getsignal(vtalrm) is not signal.SIG_DFL:
-        yield
-        return
-
-    def end(number: int, frame: Any) -> None:
-        raise TimeoutError
-
-    signal.signal(vtalrm, end)
-    signal.setitimer(signal.ITIMER_VIRTUAL, PATIENCE)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(vtalrm, signal.SIG_DFL)

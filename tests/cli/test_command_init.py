@@ -176,9 +176,10 @@ def test_the_data_decides_on_task_and_columns(ftengine, tmp_path, monkeypatch, r
             {"instruction": "a", "context": "b", "response": "c"},
             "'context' is not read: what belongs to the prompt is to be ",
         ),
+        ({"query": "a", "response": "b", "label": 1}, "label is read as whether the response is a desirable answer."),
     ],
 )
-def test_a_column_that_seems_to_matter_and_is_not_read_is_told(ftengine, tmp_path, monkeypatch, row, said):
+def test_a_column_that_is_not_read_or_may_mean_something_else_is_told(ftengine, tmp_path, monkeypatch, row, said):
     monkeypatch.chdir(tmp_path)
     assert f"note: {said}" in ftengine("init", write(tmp_path, "rows.jsonl", [row] * 3)).stderr
     assert f"  # {said}" in (tmp_path / "recipe.yaml").read_text()

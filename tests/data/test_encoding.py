@@ -9,7 +9,7 @@ from expected import raises
 from partly import partly
 from runs import Heard
 
-from ftengine.api import Augmenter, InputAugmenter, SilentListener, Task, View
+from ftengine.api import PART, Augmenter, InputAugmenter, SilentListener, Task, View
 from ftengine.data.augmentation_preview import before_and_after, without_effect
 from ftengine.data.encoding import encode_split
 from ftengine.data.read import read_rows
@@ -222,6 +222,26 @@ def test_lengths_before_cutting_are_known_where_the_task_tells_them(write, told)
     split = encode_split("train", rows, Cutting(), None, None, on_error="fail", listener=SilentListener())
     assert split.summary()["percentiles"]["99"] == 3
     assert split.untruncated == ({"5": 1, "25": 3, "50": 5, "75": 8, "95": 10, "99": 10, "100": 10} if told else None)
+
+
+@pytest.mark.parametrize("wrong", ["good / oops / good", "oops / good", "good / oops"])
+def test_a_row_of_which_one_example_cannot_be_used_is_left_out_whole(write, wrong):
+    class Parts(Words):
+        def parts(self, row, processor):
+            return len(row["text"].split(" / "))
+
+        def encode(self, example, processor, *, max_length=None):
+            text = example["text"].split(" / ")[example.get(PART, 0)]
+            return super().encode({"text": "" if text == "oops" else text}, processor)
+
+    texts = ["one", "two / three", wrong, "four / five"]
+    rows = read_rows(write("a.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in texts)))
+    split = encode_split("train", rows, Parts(), None, None, on_error="skip", listener=SilentListener())
+    assert [split.features(int(i))["words"] for i in split.index] == [["one"], ["two"], ["three"], ["four"], ["five"]]
+    assert list(split.skipped.values()) == ["a.jsonl:3: no words"]
+    assert (split.left_out, split.summary()["rows"]) == ([2], 3)
+    with raises(DataError, "a.jsonl:3", "no words"):
+        encode_split("train", rows, Parts(), None, None, on_error="fail", listener=SilentListener())
 
 
 def test_what_is_measured_needs_no_group_in_each_row(tmp_path):

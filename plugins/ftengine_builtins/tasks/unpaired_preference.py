@@ -24,6 +24,7 @@ from ftengine_builtins.tasks.compared_answers import (
     trains,
 )
 from ftengine_builtins.tasks.preference import CUT_OFF
+from ftengine_builtins.tasks.recognising import is_relevance
 from ftengine_builtins.tasks.unpaired_losses import UNPAIRED_LOSSES, Answers, UnpairedLoss
 from ftengine_builtins.unpaired_layouts import are_unpaired, tag_of, unpaired
 
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
 
     from ftengine.model import Criterion
 
+RELEVANCE = (
+    "label is read as whether the response is a desirable answer. Where it says whether the response is relevant to "
+    "the query, take --task text-classification, with the options pair: response and kind: relevance."
+)
+"""What is said of columns that a ranking of responses has too."""
 MISMATCHED = "mismatched_"
 """In front of the keys of what the prompt is with another prompt's answer."""
 
@@ -79,7 +85,10 @@ class UnpairedPreference(ComparesAnswers):
     @classmethod
     def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
         """See answers with true or false beside them."""
-        return Recognised(3) if are_unpaired(columns, rows) else None
+        if not are_unpaired(columns, rows):
+            return None
+        relevance = {"query", "response", "label"} <= set(columns) and is_relevance("label", rows)
+        return Recognised(3, unread=RELEVANCE if relevance else "")
 
     def learn_labels(self, splits: Mapping[str, Iterable[Example]]) -> Labels | None:
         """Learn nothing; refuse answers that are all desirable, or all not, or all to one prompt (DataError)."""

@@ -219,6 +219,28 @@ def test_a_call_without_text_is_written_by_templates_that_ask_whether_content_is
     assert trained(tokenizer, {"messages": [ASKED, called]}) == ['f({"a": 1})<|im_end|>']
 
 
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        ("{% for k, v in a.items() %}{{ k }}:{{ v }}{% endfor %}", "{a:1}"),
+        (
+            "{% if a is string %}{{ a }}{% else %}{% for k, v in a.items() %}{{ k }}:{{ v }}{% endfor %}{% endif %}",
+            "{a:1}",
+        ),
+        ("{{ a }}", '{{"a": 1}}'),
+        ("{{ a | tojson }}", '{{"a": 1}}'),
+    ],
+)
+def test_arguments_are_given_as_a_template_writes_them_best(tokenizer, arguments, written):
+    """As Gemma 4's, which writes keys and values itself and lets text through; as one that would print a mapping."""
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}{% set a = c.function.arguments %}"
+        "{{ c.function.name }}{{ '{' }}" + arguments + "{{ '}' }}{% endfor %}<|im_end|>{% endfor %}"
+    )
+    called = {**asked_for("f"), "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]}
+    assert trained(tokenizer, {"messages": [ASKED, called]}) == [f"f{written}<|im_end|>"]
+
+
 def test_two_messages_of_the_assistant_in_a_row_are_trained_as_they_are_served(tokenizer):
     tokenizer.chat_template = TEMPLATES["Qwen3"]
     row = {"messages": [ASKED, ANSWER, {"role": "assistant", "content": "And warm."}]}
