@@ -13,6 +13,12 @@ from ftengine.cli.progress import announce, listening
 if TYPE_CHECKING:
     from ftengine.run.export import Manifest
 
+DECIDED = {
+    "tuned": "the tuned model",
+    "undecided": "within rounding of the tuned model, which these rows do not tell from its base beyond chance",
+}
+"""A proof's decision in words."""
+
 
 @click.command()
 @run_argument
@@ -94,13 +100,14 @@ def _shown(made: Manifest) -> list[tuple[str, str]]:
 
     if (proof := made.proof) is None:
         return [("proof", f"none: {made.unproven}")]
-    apart = f"{number(proof.from_tuned)} (at most {number(proof.noise)})"
+    apart = f"{number(proof.from_tuned)} (rounding explains {number(proof.noise)})"
+    what = "by size, of outputs" if proof.same_answers is None else "of a token's log-probability"
     lines = [
-        ("proof", f"{proof.decision}, by {proof.runtime} on {proof.questions} rows of {proof.split}"),
-        ("distance", f"from the tuned model {apart}, from the base {number(proof.from_base)}"),
+        ("proof", f"{DECIDED[proof.decision]}, by {proof.runtime} on {proof.questions} rows of {proof.split}"),
+        ("distance", f"{what}: from the tuned model {apart}, from the base {number(proof.from_base)}"),
     ]
     if proof.same_answers is not None:
         lines.append(("answers", f"{proof.same_answers} of {proof.questions} the same"))
     if proof.needed is not None:
-        lines.append(("rows needed", f"some {proof.needed:,}, to tell the tuned model from its base beyond chance"))
+        lines.append(("rows needed", f"some {proof.needed:,} (--rows), to tell it from the base beyond chance"))
     return lines

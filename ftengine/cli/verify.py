@@ -80,8 +80,9 @@ def verify(
                 f"{result.same_as_tuned} of {result.rows} as the tuned model, {result.same_as_base} as the base",
             ),
             (
-                "less likely",
-                f"by {number(result.behind_tuned)} for the tuned model, {number(result.behind_base)} for the base",
+                "of its tokens",
+                f"{number(result.behind_tuned)} behind the likeliest ones (mean log-probability) for the tuned model, "
+                f"{number(result.behind_base)} for the base",
             ),
             ("log-probabilities", _told(result)),
             *([("rows needed", f"{result.needed:,}")] if result.needed is not None else []),

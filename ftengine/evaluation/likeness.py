@@ -11,12 +11,14 @@ import numpy as np
 from scipy.special import stdtrit
 
 from ftengine.evaluation.intervals import CONFIDENCE, Interval, percentile_interval, standard_error
-from ftengine.evaluation.significance import POWER, t_test
+from ftengine.evaluation.significance import POWER, swap_test
 from ftengine.evaluation.weights import Weights
 
 RESAMPLES = 1000
 LEVEL = 0.05
 """Of the test that an artifact is closer to one model than to the other."""
+LEAST = 6
+"""Examples with which it can decide at all: where all are closer to one model, p is 2^(1 - n)."""
 ROW = 10
 """A single example may be so many times as far off as the mean may: rounding turns around a token here and there."""
 
@@ -63,8 +65,8 @@ def likeness(from_tuned: Sequence[float], from_base: Sequence[float], noise: flo
     weights = Weights(np.arange(n), seed, RESAMPLES)
     resampled = weights.resample(lambda w: (w @ closer) / w.sum(axis=1))
     value = float(closer.mean())
-    tested = t_test(value, resampled, n)
-    sure = tested is not None and tested.p < LEVEL
+    p = swap_test(closer, seed)
+    sure = p is not None and p < LEVEL
     decision: Decision = "undecided"
     if sure and value < 0:
         decision = "base"
@@ -77,7 +79,7 @@ def likeness(from_tuned: Sequence[float], from_base: Sequence[float], noise: flo
     if decision == "undecided" and error is not None and value:
         # (t₀.₉₇₅ + t₀.₈) standard errors, which shrink with the root of the number of examples
         factor = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2) + stdtrit(n - 1, POWER)) * error / abs(value)
-        needed = max(n + 1, math.ceil(n * factor**2))
+        needed = max(n + 1, LEAST, math.ceil(n * factor**2))
     interval = percentile_interval(resampled, n)
     return Likeness(
         decision,
@@ -85,7 +87,7 @@ def likeness(from_tuned: Sequence[float], from_base: Sequence[float], noise: flo
         float(base.mean()),
         value,
         interval,
-        None if tested is None else tested.p,
+        p,
         noise,
         float(off.max()),
         far,

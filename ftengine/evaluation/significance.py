@@ -39,6 +39,29 @@ def t_test(value: float, resampled: np.ndarray, n: float) -> PValue | None:
     return PValue(2.0 ** (1 - n), "sign") if error is None else student(value / error, n - 1, "t")
 
 
+EXACT_TO = 13
+"""Pairs up to which all ways to swap them are counted; of more, `SWAPPED` are drawn."""
+SWAPPED = 9999
+
+
+def swap_test(differences: np.ndarray, seed: int) -> float | None:
+    """Return the two-sided p-value of no difference between paired values (n,): how often swapping pairs gives as much.
+
+    Fisher's randomisation test of the mean, exact for few pairs. A few differences that are far larger than the others,
+    which hide all of them from Student's t, do not hide that all are of one sign.
+    """
+    n = len(differences)
+    if n < 2 or np.isnan(differences).any():
+        return None
+    if n <= EXACT_TO:
+        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+    else:
+        drawn = np.random.default_rng(seed).choice([-1, 1], size=(SWAPPED, n))
+        signs = np.concatenate([np.ones((1, n), dtype=int), drawn])
+    sums = np.abs(signs @ differences)
+    return float(np.mean(sums >= abs(differences.sum()) * (1 - 1e-9)))
+
+
 def student(t: float, freedom: float, test: Test) -> PValue:
     """Return the two-sided p-value of Student's t."""
     return PValue(2 * float(stdtr(freedom, -abs(t))), test)

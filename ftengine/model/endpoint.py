@@ -94,9 +94,10 @@ class Endpoint:
             else []
         )
         if len(names) != 1:
+            listed = f"{len(names)} models: {', '.join(names[:10])}" if names else "no model of its own"
             raise InputError(
-                f"{self.url} serves {len(names)} models{': ' + ', '.join(names[:10]) if names else ''}. Name one with "
-                "--model NAME."
+                f"{self.url} lists {listed}. Name the one to ask with --model NAME, as the server calls it (of "
+                "`transformers serve`, the folder)."
             )
         return names[0]
 

@@ -321,6 +321,13 @@ def test_a_decision_is_paired_over_rows():
     assert likeness(near, far, 0.05).decision == "tuned"
     assert likeness(far, near, 0.05).decision == "base"
     assert likeness(far, [x + 0.3 for x in far], 0.05).decision == "neither"
+    rare = [0.1, 0.2, 0.1, 0.3, 0.2, 0.1, 0.2, 15.0]  # one row that is far from the base hides no other from the test
+    assert likeness([0.001] * 8, rare, 0.05).decision == "tuned"
+    assert likeness([0.001] * 8, rare, 0.05).p == pytest.approx(2**-7)
+    assert likeness([0.001] * 5, rare[:5], 0.05).decision == "undecided"
+    assert likeness([0.001] * 5, rare[:5], 0.05).needed >= 6
+    many = likeness([0.001] * 30, [0.1] * 30, 0.05)
+    assert (many.decision, many.p) == ("tuned", pytest.approx(1e-4))
     vague = likeness([0.02, 0.03, 0.01, 0.02], [0.03, 0.01, 0.02, 0.03], 0.05)
     assert vague.decision == "undecided"
     assert vague.needed > 4

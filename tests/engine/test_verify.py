@@ -307,6 +307,8 @@ def test_a_refusal_is_told_and_no_redirect_followed(status, told):
 def test_of_several_models_one_is_to_be_named():
     with served(str.upper, models=("a", "b")) as (_, url), raises(InputError, "a, b", "--model"):
         Endpoint(url, "", **LIMITS)
+    with served(str.upper, models=()) as (_, url), raises(InputError, "no model", "--model", "the folder"):
+        Endpoint(url, "", **LIMITS)
 
 
 @pytest.mark.parametrize("secret", ["u:secret@", "", "?key=secret"])
