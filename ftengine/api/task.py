@@ -52,8 +52,8 @@ class Recognised:
             can be used; `ftengine init` proposes the task with the highest.
         columns: how columns are to be renamed, as the recipe's `data.columns` says it.
         options: of the task.
-        unread: a sentence on columns that seem to matter and are not read, or that may mean something else; "" where
-            there are none.
+        note: sentences for whoever reads the recipe: on columns that seem to matter and are not read, or that may mean
+            something else, or be read in another way; "" where there is nothing to say.
         layout: what the way is called in which the rows are written, e.g. "sharegpt"; "" where it has no name.
         split: how rows are to be divided, as the recipe's `data.split` says it; empty where at random.
     """
@@ -61,7 +61,7 @@ class Recognised:
     certainty: int
     columns: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
-    unread: str = ""
+    note: str = ""
     layout: str = ""
     split: Mapping[str, Any] = field(default_factory=dict)
 

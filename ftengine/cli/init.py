@@ -86,8 +86,6 @@ def init(
         click.echo(printable(line), err=True)
     placeholders = [name for name, value in (("model.source", model), ("data.train", data)) if not value]
     change = f"Set {' and '.join(placeholders)} in it, then" if placeholders else "Next"
-    for one in (one for one in data if Path(one).suffix and not Path(one).exists()):
-        click.echo(printable(f"note: there is no {one!r} yet"), err=True)
     click.echo(printable(f"wrote {file}. {change}: ftengine plan {shlex.quote(str(file))}"))
 
 
@@ -159,5 +157,5 @@ def _remarks_on(seen: Seen, task: str | None, data: str) -> Iterator[str]:
     renamed = ", ".join(f"{theirs} as {ours}" for ours, theirs in seen.recognised.columns.items())
     layout = f", in the layout of {seen.recognised.layout}" if seen.recognised.layout not in ("", "messages") else ""
     yield f"columns {columns}: {seen.task.name}{f', which reads {renamed}' if renamed else ''}{layout}"
-    if seen.recognised.unread:
-        yield f"note: {seen.recognised.unread}"
+    if seen.recognised.note:
+        yield f"note: {seen.recognised.note}"

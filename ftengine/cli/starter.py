@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import ceil
-from pathlib import Path
 from typing import Any, get_args
 
 import yaml
@@ -14,7 +13,7 @@ from pydantic import BaseModel
 
 from ftengine import api
 from ftengine.cli.components import Described, Option, options
-from ftengine.data.read import read_rows
+from ftengine.data.read import is_there, read_rows
 from ftengine.errors import DataError, InputError, SourceError
 from ftengine.plugins.registry import AUTO, RECIPE_KEYS, Entry, Registry
 from ftengine.run.recipe import DataSection, Recipe, TrainSection
@@ -37,11 +36,11 @@ class Seen:
     """What a look into data found.
 
     Args:
-        columns: of the data; empty where there is no such file.
+        columns: of the data; empty where it was not looked into.
         task: the one that it is for; None where none is.
         recognised: how that one reads it.
         hint: what may be wrong with the data where no task is for it.
-        rows: how many there are; None where there is no such file.
+        rows: how many there are; None where that was not looked up.
         note: how the file is read, going on from its name.
         skipped: how many rows cannot be read, and why the first cannot; "" where all can.
     """
@@ -59,14 +58,15 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mappi
     """Ask tasks whether the data is of their kind.
 
     Args:
-        source: a file or a folder; of what is not there, such as a data set of the hub, nothing is found.
+        source: a file or a folder; of a data set of the hub, or what else a reader fetches, nothing is found.
         tasks: those to ask; of equally certain ones the first is taken.
         refused: why the model is not for a task, by the task's name.
 
     Raises:
         InputError: the data is of a kind that the model cannot learn.
+        DataError: there is no such file.
     """
-    if not Path(source).expanduser().exists():
+    if not is_there(source, registry):
         return Seen()
     rows = read_rows(source, registry=registry, on_error="skip")
     first = list(islice(rows, LOOKED_AT))
@@ -154,7 +154,7 @@ def starter(
             `example_data`).
     """
     ways = [one.recognised for one in seen.values()]
-    unread = " ".join(dict.fromkeys(one.unread for one in ways if one.unread))
+    note = " ".join(dict.fromkeys(one.note for one in ways if one.note))
     chosen = {
         kind: starting_first(one for one in components if one.kind == kind and name in (None, one.name))[0]
         for kind, name in {"task": task, "strategy": strategy}.items()
@@ -190,7 +190,7 @@ def starter(
             lines += _component(components, option, chosen[option.name], given)
         elif section is not None:
             lines.append(_commented(f"{option.name}:", _summary(section)))
-            lines += _keys(option.name, section, given, unread)
+            lines += _keys(option.name, section, given, note)
         else:
             lines.append(_line(option, Recipe))
             lines += _rest(components, KINDS_OF_LISTS.get(option.name), "may hold", modality=asked.modality)
@@ -212,8 +212,8 @@ def _data(seen: Mapping[str, Seen]) -> dict[tuple[str, str], Any]:
     return told
 
 
-def _keys(name: str, section: type[BaseModel], given: Mapping[tuple[str, str], Any], unread: str) -> Iterator[str]:
-    """Yield a line a key of a section, below that of the columns what is said of those not read."""
+def _keys(name: str, section: type[BaseModel], given: Mapping[tuple[str, str], Any], note: str) -> Iterator[str]:
+    """Yield a line a key of a section, below that of the columns the note on them."""
     for key in options(section):
         value = given.get((name, key.name))
         if (name, key.name) == ("data", "train") and isinstance(value, list):
@@ -221,8 +221,8 @@ def _keys(name: str, section: type[BaseModel], given: Mapping[tuple[str, str], A
             yield from _sources(value)
             continue
         yield _line(key, section, value, 2)
-        if unread and (name, key.name) == ("data", "columns"):
-            yield f"  # {_flat(unread)}"
+        if note and (name, key.name) == ("data", "columns"):
+            yield f"  # {_flat(note)}"
 
 
 def _sources(sources: Sequence[Mapping[str, Any]]) -> Iterator[str]:

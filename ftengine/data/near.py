@@ -54,6 +54,8 @@ _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 # Marks between sentences say nothing; other signs do ("3 + 4", ":)" and ":("). Chinese and Japanese are written
 # without blanks, so each of their characters is a word.
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s.,!?;:…\"'“”‘’«»、。]")
+# In JSON, or a dictionary of Python's; the length is bounded, as a quote may never be closed.
+_KEY = re.compile(r"""(?<=[{,])\s*(?:"[^"\\]{0,60}"|'[^'\\]{0,60}')\s*:""")
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,14 @@ def bag(words: Collection[str], shared: Collection[str] = ()) -> list[str]:
     return numbered
 
 
-def compared_words(words: Collection[str], form: Collection[str]) -> list[str]:
-    """Return the bag of what is compared of a text: all of its words, or those beside the form where it has that."""
+def value_words(text: str) -> list[str]:
+    """Return a text's words (`normalised`) without the keys of JSON in it, which most rows share: they say nothing."""
+    return normalised(_KEY.sub(" ", text) if ":" in text and "{" in text else text)
+
+
+def compared_words(text: str, form: Collection[str]) -> list[str]:
+    """Return the bag of what is compared of a text: its `value_words`, or those beside the form where it has that."""
+    words = value_words(text)
     return bag(words, form if form and _has_form(set(words), form) else ())
 
 
@@ -130,11 +138,11 @@ def _form(distinct: Distinct) -> frozenset[str]:
     sample = range(min(len(distinct), SAMPLE))  # in the order of hashes: a random sample
     if len(sample) < SAMPLE_FEWEST:
         return frozenset()
-    count = Counter(word for number in sample for word in set(normalised(distinct.text(number))))
+    count = Counter(word for number in sample for word in set(value_words(distinct.text(number))))
     frequent = frozenset(word for word, times in count.items() if times > SHARED * len(sample))
     if not frequent:
         return frequent
-    having = sum(_has_form(set(normalised(distinct.text(number))), frequent) for number in sample)
+    having = sum(_has_form(set(value_words(distinct.text(number))), frequent) for number in sample)
     return frequent if having > SHARED * len(sample) else frozenset()
 
 
@@ -183,7 +191,7 @@ class _Sketches:
             if not words:
                 continue
             self.keys[number] = int.from_bytes(blake2b(" ".join(words).encode(), digest_size=8).digest(), "big") or 1
-            compared = compared_words(words, form)
+            compared = compared_words(text, form)
             self.boilerplate += len(words) >= FEWEST_WORDS and len(compared) <= len(words) / 5
             if len(compared) >= FEWEST_WORDS:
                 yield number, compared
@@ -211,7 +219,7 @@ class _Search:
         self._found: list[tuple[int, int]] = []
         self._refused: set[int] = set()
         self._bag = lru_cache(CACHED_TEXTS)(
-            lambda number: frozenset(compared_words(normalised(distinct.text(number)), form))
+            lambda number: frozenset(compared_words(distinct.text(number), form))
         )
         sketch = BANDS * band_length(threshold)
         self._agreeing = (threshold - SLACK * math.sqrt(threshold * (1 - threshold) / sketch)) * sketch

@@ -205,7 +205,6 @@ def read_rows(
     registry = Registry() if registry is None else registry
     path = Path(source).expanduser()
     folder: Path | None = path if path.is_dir() else path.parent
-    misspelt = path.parent.is_dir() or path.name.lower().endswith(suffixes(registry))  # if it is not there
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise DataError(f"{source} is a pipe or a device, which may never end. Write its data to a file and name that.")
     if path.exists():
@@ -213,13 +212,27 @@ def read_rows(
         rows = _read(Reading(source, str(path), make, on_error))
     elif (accepted := accepting(source, registry, reader)) is not None:
         rows, folder = _read(Reading(source, source, accepted, on_error)), None
-    elif not misspelt and (hub := HUB_ID.fullmatch(source)):
-        rows, folder = _read_hub(source, hub, registry), None
     else:
-        raise DataError(_missing(source, path, registry))
+        rows, folder = _read_hub(source, _hub_id(source, path, registry), registry), None
     wanted = {new: old for new, old in (columns or {}).items() if old in rows.columns or not partial}
     names, dataset = _renamed(rows, wanted), _undecoded(rows.dataset)
     return replace(rows, dataset=dataset, names=names, folder=folder, paths=frozenset(paths))
+
+
+def is_there(source: str, registry: Registry) -> bool:
+    """Say whether a file or folder is there; what is none may be what a reader fetches or the hub has (DataError)."""
+    path = Path(source).expanduser()
+    if not path.exists() and accepting(source, registry, {"name": AUTO}) is None:
+        _hub_id(source, path, registry)
+    return path.exists()
+
+
+def _hub_id(source: str, path: Path, registry: Registry) -> re.Match[str]:
+    """Return the parts of a data set's id, of a source that is not there (DataError: it is a path)."""
+    hub, is_path = HUB_ID.fullmatch(source), path.parent.is_dir() or path.name.lower().endswith(suffixes(registry))
+    if hub is None or is_path:
+        raise DataError(_missing(source, path, registry))
+    return hub
 
 
 def _missing(source: str, path: Path, registry: Registry) -> str:

@@ -20,7 +20,7 @@ def keys(content, prefix=""):
 
 def test_the_recipe_is_valid_and_holds_every_key_with_its_default(ftengine, tmp_path):
     file = tmp_path / "recipe.yaml"
-    model, data = f"some/{'long-' * 20}model", "a file: with #.jsonl"
+    model, data = f"some/{'long-' * 20}model", "owner/a-data-set:train"
     ftengine("init", file, "--model", model, "--data", data)
     recipe = Recipe.read(file)
     assert (recipe.model.source, recipe.data.train) == (model, data)
@@ -265,6 +265,27 @@ def test_the_learning_rate_fits_the_strategy(ftengine, tmp_path):
     assert rates == {"lora": 5e-4, "full": 2e-5, "adapter": 1e-3, "prompt": TrainSection().learning_rate}
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ("12345", "'stars' holds numbers from 1 to 5"),
+        (["0", "10", "4"], "'stars' holds numbers from 0 to 10"),
+        ("01", ""),  # no and yes
+        (["101", "205", "330"], ""),  # numbers of something
+        ("abc", ""),
+        (["1.5", "2", "3"], ""),  # is proposed as regression
+    ],
+)
+def test_labels_that_may_be_grades_are_hinted_at(ftengine, tmp_path, monkeypatch, values, said):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"sentence": f"text {i}", "stars": values[i % len(values)]} for i in range(20)]
+    stderr = ftengine("init", write(tmp_path, "a.jsonl", rows)).stderr
+    recipe = (tmp_path / "recipe.yaml").read_text()
+    assert ("set task.kind to regression" in stderr) == bool(said) == ("set task.kind to regression" in recipe)
+    assert said in stderr
+    assert said in recipe
+
+
 def test_data_that_no_task_knows_is_said(ftengine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = ftengine("init", write(tmp_path, "a.jsonl", [{"x": 1, "y": 2}]))
@@ -275,9 +296,17 @@ def test_data_that_no_task_knows_is_said(ftengine, tmp_path, monkeypatch):
 
 def test_a_data_file_that_is_not_there_does_not_become_a_recipe(ftengine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "there is no 'reviews.csv' yet" in ftengine("init", "reviews.csv").stderr
-    assert [file.name for file in tmp_path.iterdir()] == ["recipe.yaml"]
-    assert Recipe.read("recipe.yaml").data.train == "reviews.csv"
+    (tmp_path / "review.csv").write_text("text,label\ngood,a\n")
+    for args in (["reviews.csv"], ["--data", "reviews.csv"], ["recipe.yaml", "--data", "no-folder/reviews.csv"]):
+        assert "no data file" in ftengine("init", *args, code=2).stderr
+    assert "Did you mean 'review.csv'?" in ftengine("init", "reviews.csv", code=2).stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["review.csv"]
+
+
+def test_a_data_set_of_the_hub_is_left_to_the_run(ftengine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no data file" not in ftengine("init", "--data", "owner/reviews:test").stderr
+    assert Recipe.read("recipe.yaml").data.train == "owner/reviews:test"
 
 
 def test_another_separator_is_told(ftengine, tmp_path, monkeypatch):

@@ -54,6 +54,19 @@ def test_case_punctuation_and_forms_of_characters_make_no_difference(write):
     assert near.pairs.shape == (1, 2)
 
 
+@pytest.mark.parametrize("written", [json.dumps, repr])
+def test_keys_that_all_rows_have_make_no_near_duplicates(write, written):
+    """Cells of a table that hold JSON, or dictionaries as pandas writes them."""
+    rng, keys = random.Random(0), [f"key number {i}" for i in range(12)]
+    rows = [dict(zip(keys, sentence(rng, 12), strict=True)) for _ in range(12)]
+    alike = dict(zip(keys, sentence(rng, 36)[::3], strict=True))
+    several = dict(zip(keys, (" ".join(sentence(rng, 3)) for _ in keys), strict=True))
+    rows += [several, {**several, keys[0]: "another"}, alike, {**alike, keys[0]: "another"}]
+    pairs, near, _ = near_texts(write, [written(row) for row in rows])
+    assert pairs == {(12, 13)}  # the last two have 12 words but for the keys
+    assert near.boilerplate == 0
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [("What is 3 + 4?", "What is 3 - 4?"), ("great :)", "great :("), ("是的", "不是的"), (":)", ":("), ("!!", "??")],

@@ -137,7 +137,7 @@ def _recognised(columns: Sequence[str], rows: Sequence[Example]) -> Recognised |
     if layouts and not first_of(PREFERENCES, columns):
         read = _READ.get(" and ".join(layouts), {})
         told, _ = _unread(columns, read if read.get("prompt") in columns else {})
-        return Recognised(3, layout=" and ".join(layouts), unread=told)
+        return Recognised(3, layout=" and ".join(layouts), note=told)
     messages, prompt, completion, text = _called(columns).values()
     preferred = first_of(["chosen"], columns)
     for column in (messages, preferred):
@@ -145,10 +145,10 @@ def _recognised(columns: Sequence[str], rows: Sequence[Example]) -> Recognised |
             if column == preferred and all(isinstance(row.get(prompt or ""), list) for row in rows):
                 continue  # prompt and completion are lists of messages
             told, _ = _unread(columns, {"messages": column})
-            return Recognised(3, renamed(messages=column), unread=told)
+            return Recognised(3, renamed(messages=column), note=told)
     if prompt and completion:
         told, _ = _unread(columns, {"prompt": prompt, "completion": completion})
-        return Recognised(2, renamed(prompt=prompt, completion=completion), unread=told)
+        return Recognised(2, renamed(prompt=prompt, completion=completion), note=told)
     return Recognised(1, renamed(text=text)) if text else None
 
 

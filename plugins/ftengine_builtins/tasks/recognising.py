@@ -21,6 +21,9 @@ IMAGES = ("image", "img", "photo", "picture", "file_name", "filename", "path", "
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 LONGEST_LABEL = 60
 """Characters of a text that may be the name of a class."""
+LEAST_GRADES, MOST_GRADES = 3, 10
+"""Whole numbers that may be grades, such as stars or points: at least so many different ones, from first to last no
+further than this."""
 MOST_CLASSES, ROWS_AN_ANSWER = 50, 5
 """A column of another name holds labels where it has at most so many values, each in so many rows on average."""
 
@@ -54,7 +57,8 @@ def recognise_text(columns: Sequence[str], rows: Sequence[Example]) -> Recognise
     if text is None or not all(isinstance(row[text], str) for row in rows if row.get(text) is not None):
         return None
     options = {"pair": second} if second else {}
-    return Recognised(certainty, renamed(text=text, label=label), options | kind_option(label, rows))
+    kind = kind_option(label, rows)
+    return Recognised(certainty, renamed(text=text, label=label), options | kind, note=_may_be_grades(label, kind, rows))
 
 
 def is_relevance(label: str, rows: Sequence[Example]) -> bool:
@@ -69,7 +73,8 @@ def recognise_images(columns: Sequence[str], rows: Sequence[Example]) -> Recogni
     image, label = first_of(IMAGES, columns), label_of(columns, rows)
     if image is None or label is None or not all(_is_image(row.get(image)) for row in rows if row.get(image)):
         return None
-    return Recognised(3, renamed(image=image, label=label), kind_option(label, rows))
+    kind = kind_option(label, rows)
+    return Recognised(3, renamed(image=image, label=label), kind, note=_may_be_grades(label, kind, rows))
 
 
 def label_of(columns: Sequence[str], rows: Sequence[Example]) -> str | None:
@@ -115,6 +120,18 @@ def kind_option(label: str, rows: Sequence[Example]) -> dict[str, str]:
         return {}
     fractional = any(with_point(value) or not float(value).is_integer() for value in values)
     return {"kind": "regression"} if fractional or (len(values) >= 10 and not _repeat(values)) else {}
+
+
+def _may_be_grades(label: str, kind: Mapping[str, str], rows: Sequence[Example]) -> str:
+    """Say how labels that become classes are learnt as numbers, where these are whole and of a short range."""
+    values = [as_number(value) for row in rows if (value := row.get(label)) is not None]
+    grades = {int(value) for value in values if value is not None and value.is_integer()}
+    if kind or None in values or len(grades) < LEAST_GRADES or max(grades) - min(grades) > MOST_GRADES:
+        return ""
+    return (
+        f"{label!r} holds numbers from {min(grades)} to {max(grades)}, which become classes. If they are grades, set "
+        "task.kind to regression: then an answer that is off by one is less wrong than one that is off by three."
+    )
 
 
 def _is_number(value: Any) -> bool:

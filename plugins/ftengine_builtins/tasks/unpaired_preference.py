@@ -88,7 +88,7 @@ class UnpairedPreference(ComparesAnswers):
         if not are_unpaired(columns, rows):
             return None
         relevance = {"query", "response", "label"} <= set(columns) and is_relevance("label", rows)
-        return Recognised(3, unread=RELEVANCE if relevance else "")
+        return Recognised(3, note=RELEVANCE if relevance else "")
 
     def learn_labels(self, splits: Mapping[str, Iterable[Example]]) -> Labels | None:
         """Learn nothing; refuse answers that are all desirable, or all not, or all to one prompt (DataError)."""

@@ -490,10 +490,10 @@ def test_a_system_message_may_stand_beside_messages(column):
 
 def test_columns_that_a_layout_does_not_read_are_told():
     columns = {"instruction": "Add.", "input": "2 + 2", "output": "Four.", "system": "Be brief."}
-    assert recognise([*columns], [columns]).unread == ""
-    assert "'context'" in recognise([*columns, "context"], [columns]).unread
+    assert recognise([*columns], [columns]).note == ""
+    assert "'context'" in recognise([*columns, "context"], [columns]).note
     row = {"prompt": THINKING["messages"][:1], "completion": THINKING["messages"][1:2], "system": "Be brief."}
-    assert "'system'" in recognise([*row], [row]).unread
+    assert "'system'" in recognise([*row], [row]).note
 
 
 @pytest.mark.parametrize("column", ["image", "images", "video", "videos", "audio", "audios"])
