@@ -90,6 +90,10 @@ class Reader(Component):
         """Return how a file is read where that is worth a word, going on from its name ("is read with …"); else ""."""
         return ""
 
+    def separator(self, source: str) -> str:
+        """Return the character between fields of a table of text, so that answers are written likewise; else ""."""
+        return ""
+
     def files(self, source: str) -> Iterable[str]:
         """Return files that are read beside the source, so that a change of one is noticed (BrokenRow: none can be)."""
         return ()

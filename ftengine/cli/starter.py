@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from math import ceil
 from typing import Any, get_args
@@ -76,9 +76,10 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mappi
         if (recognised := cls.recognise(rows.columns, first)) is not None:
             known.append((entry, recognised))
     skipped = f"{rows.skipped.count:,} rows cannot be read: {rows.skipped.first[0]}" if rows.skipped.count else ""
+    packed = next((name for name, value in (first[0] if first else {}).items() if _is_json_text(value)), None)
+    json_text = "" if packed is None else f"Column {packed} holds JSON as text: save the rows as .jsonl"
     if not known:
-        packed = [name for name, value in (first[0] if first else {}).items() if _is_json_text(value)]
-        hint = rows.hint or (packed and f" Column {packed[0]} holds JSON as text: save the rows as .jsonl.") or ""
+        hint = rows.hint or (json_text and f" {json_text}.")
         return Seen(rows.columns, hint=hint, rows=len(rows), note=rows.note, skipped=skipped)
     suiting = [pair for pair in known if pair[0].name not in refused]
     if not suiting:
@@ -88,6 +89,9 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mappi
             "another task, name it with --task and rename them with data.columns."
         )
     task, recognised = max(suiting, key=lambda pair: pair[1].certainty)
+    if json_text:
+        note = f"{recognised.note} {json_text} if it should be read as lists or objects.".strip()
+        recognised = replace(recognised, note=note)
     return Seen(rows.columns, task, recognised, rows=len(rows), note=rows.note, skipped=skipped)
 
 

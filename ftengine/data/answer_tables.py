@@ -7,10 +7,12 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ftengine.data.files import GZIP, has_mark
+from ftengine.data.read import DataRows
 from ftengine.errors import InputError
 
 ANSWER = "prediction"
@@ -22,6 +24,33 @@ TableRows = Iterable[dict[str, Any]]
 
 LINES = (".jsonl", ".ndjson")
 """Suffixes of files that hold an object a line, which is what is written as answers come."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a table of text is written.
+
+    Args:
+        separator: between fields.
+        marked: whether it begins with a byte order mark, without which spreadsheets take UTF-8 for another encoding.
+    """
+
+    separator: str
+    marked: bool = False
+
+    @classmethod
+    def of(cls, output: Path, source: Path, rows: DataRows) -> Form:
+        """Return the form of a table of answers: that of the table of questions where both have the same suffix."""
+        own = output.suffix.lower()
+        alike = source.name.lower().removesuffix(GZIP).endswith(own)
+        separator = rows.separator if alike and rows.separator else SEPARATORS.get(own, "")
+        return cls(separator, bool(rows.separator) and own in SEPARATORS and has_mark(source))
+
+    def unusual(self, output: Path) -> str:
+        """Say what differs from how such a file is written by default; "" where nothing does."""
+        other = self.separator != SEPARATORS.get(output.suffix.lower(), "")
+        parts = [f"separator {self.separator!r}"] if other else []
+        return " and ".join([*parts, *(["a UTF-8 byte order mark"] if self.marked else [])])
 
 
 def require_format(output: Path) -> None:
@@ -43,13 +72,13 @@ def require_vectors(answer: Any, output: Path) -> None:
         )
 
 
-def write_table(lines: Path, output: Path) -> None:
+def write_table(lines: Path, output: Path, form: Form) -> None:
     """Write answers, an object a line, as the table that `output` ends on, and put it there whole.
 
     Columns are those of the rows, then those of the predictions: {"prediction": {"label": "a", "scores": {"a": 0.9}}}
     has `prediction.label` and `prediction.scores.a`; of more than `MOST_CLASSES` the scores stay one cell. What is no
     text, number or truth value is JSON text; in Parquet, a list of numbers is one. A matrix (.npy) has the vectors
-    alone, in the order of the rows, float32.
+    alone, in the order of the rows, float32. Only text has a `form`.
     """
     spread = _spread(lines)
     columns: dict[str, None] = {}
@@ -57,7 +86,7 @@ def write_table(lines: Path, output: Path) -> None:
         columns |= dict.fromkeys(row)
     ordered = sorted(columns, key=lambda name: name.partition(".")[0] == ANSWER)
     unfinished = output.with_name(f"{output.name}.unfinished")
-    TABLES[output.suffix.lower()](_rows(lines, spread), ordered, unfinished)
+    TABLES[output.suffix.lower()](_rows(lines, spread), ordered, unfinished, form)
     os.replace(unfinished, output)
 
 
@@ -105,14 +134,14 @@ def _vector_of(answer: Any) -> list[float] | None:
     return vectors[0] if len(vectors) == 1 else None
 
 
-def _separated(delimiter: str, rows: TableRows, columns: list[str], output: Path) -> None:
-    with open(output, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, delimiter=delimiter, lineterminator="\n")
+def _separated(rows: TableRows, columns: list[str], output: Path, form: Form) -> None:
+    with open(output, "w", encoding="utf-8-sig" if form.marked else "utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, delimiter=form.separator, lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
 
 
-def _parquet(rows: TableRows, columns: list[str], output: Path) -> None:
+def _parquet(rows: TableRows, columns: list[str], output: Path, form: Form) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -131,7 +160,7 @@ def _parquet(rows: TableRows, columns: list[str], output: Path) -> None:
     parquet.write_table(pa.table(arrays, names=columns), output)
 
 
-def _matrix(rows: TableRows, columns: list[str], output: Path) -> None:
+def _matrix(rows: TableRows, columns: list[str], output: Path, form: Form) -> None:
     import numpy as np
 
     answers = ({name: x for name, x in row.items() if name.partition(".")[0] == ANSWER} for row in rows)
@@ -141,9 +170,11 @@ def _matrix(rows: TableRows, columns: list[str], output: Path) -> None:
 
 MATRIX = ".npy"
 
-TABLES: dict[str, Callable[[TableRows, list[str], Path], None]] = {
-    ".csv": partial(_separated, ","),
-    ".tsv": partial(_separated, "\t"),
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+
+TABLES: dict[str, Callable[[TableRows, list[str], Path, Form], None]] = {
+    ".csv": _separated,
+    ".tsv": _separated,
     ".parquet": _parquet,
     MATRIX: _matrix,
 }

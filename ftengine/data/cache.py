@@ -25,7 +25,7 @@ from ftengine.plugins.registry import Factory
 from ftengine.plugins.returned import described, each, wrong
 from ftengine.text import comparable
 
-CACHE_FORMAT = 6
+CACHE_FORMAT = 7
 """Part of every cache key; raised when the same file would be stored in another way."""
 
 SHOWN_SKIPS = 20
@@ -93,7 +93,7 @@ class Reading:
         """Write the rows as a stream of Arrow to a path or a buffer; return what is known of them.
 
         Returns:
-            "columns", "skipped", and the reader's "note" and "hint".
+            "columns", "skipped", and the reader's "note", "hint" and "separator".
 
         Raises:
             DataError: a row is broken and not to be skipped, nothing more can be read, or there are no rows.
@@ -116,7 +116,7 @@ class Reading:
         except pa.ArrowException as error:
             raise DataError(f"{self.source} cannot be read by reader {reader.name!r}: {error}.") from None
         facts |= {"note": reader.describe(self.path), "hint": reader.hint(self.path, facts["columns"])}
-        return facts
+        return {**facts, "separator": reader.separator(self.path)}
 
     def _write_rows(self, stream: Iterable[Row | BrokenRow], target: Any) -> dict[str, Any]:
         import pyarrow as pa

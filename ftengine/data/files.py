@@ -66,6 +66,12 @@ def encoding_of(path: str | Path) -> str:
     return "utf-16" if wide else "utf-8-sig"
 
 
+def has_mark(path: str | Path) -> bool:
+    """Say whether a text file begins with a byte order mark, by which spreadsheets know its encoding."""
+    with open_file(path) as file:
+        return file.read(4).startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+
+
 def open_file(path: str | Path) -> IO[bytes]:
     """Open a file to read its bytes; one that ends in .gz is unfolded as it is read, as far as is allowed.
 

@@ -218,9 +218,7 @@ class _Search:
         self._seen = self._sides.copy()  # sides on which the row, or a near duplicate of it, is known to be
         self._found: list[tuple[int, int]] = []
         self._refused: set[int] = set()
-        self._bag = lru_cache(CACHED_TEXTS)(
-            lambda number: frozenset(compared_words(distinct.text(number), form))
-        )
+        self._bag = lru_cache(CACHED_TEXTS)(lambda number: frozenset(compared_words(distinct.text(number), form)))
         sketch = BANDS * band_length(threshold)
         self._agreeing = (threshold - SLACK * math.sqrt(threshold * (1 - threshold) / sketch)) * sketch
 

@@ -51,7 +51,7 @@ class DataRows:
         skipped: malformed rows that were left out when the source was read, the first `SHOWN_SKIPS` with reasons.
         folder: what paths in rows are relative to; None for a data set of the hub.
         paths: columns that hold paths, which are handed out relative to the working directory.
-        note, hint: what the reader says of the file; see `Reader.describe`.
+        note, hint, separator: what the reader says of the file; see `Reader.describe`.
         parts: (rows,) which of a row's examples each is (`Task.parts`), -1 where the row makes one; None where all do.
         numbers: (rows,) where these rows were before such rows were repeated; None where none is.
         following: what each row has under `FOLLOWING`, itself where there is none; None where tasks do not ask for it.
@@ -65,6 +65,7 @@ class DataRows:
     paths: frozenset[str] = frozenset()
     note: str = ""
     hint: str = ""
+    separator: str = ""
     parts: np.ndarray | None = None
     numbers: np.ndarray | None = None
     following: DataRows | None = None
@@ -312,7 +313,8 @@ def _read(reading: Reading) -> DataRows:
         raise DataError(f"{reading.source} has a column of a type that is not read: {error}.") from None
     first = tuple(f"{place_of(reading.source, place)}: {reason}" for place, reason in facts["skipped"]["first"])
     skipped, names = Skipped(count=facts["skipped"]["count"], first=first), {name: name for name in facts["columns"]}
-    return DataRows(dataset, reading.source, names, skipped, note=facts["note"], hint=facts["hint"])
+    of_reader = {name: facts[name] for name in ("note", "hint", "separator")}
+    return DataRows(dataset, reading.source, names, skipped, **of_reader)
 
 
 def _read_hub(source: str, hub: re.Match[str], registry: Registry) -> DataRows:

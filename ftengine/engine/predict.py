@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.data.answer_origin import AnswerOrigin
-from ftengine.data.answer_tables import ANSWER, TABLES, require_format, require_vectors, write_table
+from ftengine.data.answer_tables import ANSWER, TABLES, Form, require_format, require_vectors, write_table
 from ftengine.data.read import DataRows, plain, read_rows
 from ftengine.engine.finished import Run
 from ftengine.engine.prepared_data import check_inputs, inferring
@@ -23,11 +23,16 @@ from ftengine.run.directory import LOCK, locked, writing
 
 @dataclass(frozen=True)
 class PredictionReport:
-    """What a prediction run wrote: the lines of `output` written now, and those `kept` of an interrupted one."""
+    """What a prediction run wrote: the lines of `output` written now, and those `kept` of an interrupted one.
+
+    Args:
+        form: how a table of text is written where the input's form is not the usual one; "" elsewhere.
+    """
 
     output: str
     written: int
     kept: int
+    form: str = ""
 
 
 def predict_rows(run: Run, source: str | Path, **settings: Any) -> Iterator[dict[str, Any]]:
@@ -61,7 +66,7 @@ def predict_file(
     """Answer every row of a file into another, as JSONL whose lines are written as they are made, or as a table.
 
     A table (CSV, TSV, Parquet, vectors in .npy) is made of `OUTPUT.part`, JSONL that is then removed, once all rows are
-    answered. What made the answers is written beside them (`AnswerOrigin`).
+    answered; CSV and TSV in the input's form (`Form`). What made the answers is written beside them (`AnswerOrigin`).
 
     Args:
         output: the file, whose ending says its format.
@@ -78,6 +83,7 @@ def predict_file(
     as_table = output.suffix.lower() in TABLES
     lined = output.with_name(f"{output.name}.part") if as_table else output
     rows = _checked(run, source, table=as_table)
+    form = Form.of(output, Path(source).expanduser(), rows)
     if as_table and output.exists():
         raise RunError(f"output {str(output)!r} exists and is finished. Name another file.")
     with _alone(output):
@@ -102,14 +108,14 @@ def predict_file(
                         file.flush()
                         written += 1
             if as_table:
-                write_table(lined, output)
+                write_table(lined, output, form)
                 lined.unlink()
         except OSError as error:
             raise RunError(
                 f"cannot write {str(output)!r}: {error.strerror or error}. {written} lines are complete; "
                 "--resume continues after them."
             ) from None
-    return PredictionReport(str(output), written, kept)
+    return PredictionReport(str(output), written, kept, form.unusual(output))
 
 
 def _write_origin(origin: AnswerOrigin, run: Run, output: Path, *, continues: bool) -> None:

@@ -1,5 +1,6 @@
 """`init` writes a recipe that is valid, complete and says what each key means."""
 
+import csv
 import json
 
 import pytest
@@ -338,3 +339,18 @@ def test_few_rows_are_passed_over_more_often(ftengine, tmp_path, rows, epochs):
     said = ftengine("init", file, "--data", data).stderr
     assert Recipe.read(file).train.epochs == epochs
     assert (f"for {rows:,} rows train.epochs is {epochs};" in said) == (epochs > 3)
+
+
+def test_json_in_a_cell_is_told(ftengine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, header, told in (
+        ("chat.csv", ["messages"], "Column messages holds JSON as text: save the rows as .jsonl."),
+        (
+            "pairs.csv",
+            ["prompt", "completion"],
+            "Column prompt holds JSON as text: save the rows as .jsonl if it should be read as",
+        ),
+    ):
+        with open(name, "w", newline="") as file:
+            csv.writer(file).writerows([header, [json.dumps(CHAT), "yes"][: len(header)]])
+        assert told in ftengine("init", "--data", name, "--force").stderr

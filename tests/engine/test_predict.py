@@ -1,6 +1,8 @@
 """Predictions from file to file: what is refused before a model loads, and the table that answers make."""
 
+import codecs
 import csv
+import gzip
 import json
 import shutil
 from types import SimpleNamespace
@@ -84,7 +86,7 @@ def predict(tmp_path):
         **asked,
     ):
         source = tmp_path / name
-        source.write_text(content)
+        source.write_bytes(content if isinstance(content, bytes) else content.encode())
         answer = {"label": labels[0], "scores": {label: 1 / len(labels) for label in labels}}
         registry = Registry()
         made = {"ftengine": "0", "run": "run", "trained": "t", "base": {"weights": "w"}, "settings": {"precision": "p"}}
@@ -101,7 +103,7 @@ def predict(tmp_path):
             answering=lambda base=False: made | {"model": "base" if base else "tuned"},
             predict=lambda rows, **_: (meanwhile() or answer for _ in rows),
         )
-        predict_file(run, source, tmp_path / output, **asked)
+        call.report = predict_file(run, source, tmp_path / output, **asked)
         return tmp_path / output
 
     return call
@@ -135,6 +137,28 @@ def test_lines_keep_a_column_that_is_named_like_a_part_of_the_answer(predict):
     assert line["prediction"]["label"] == "a"
     with raises(DataError, "'prediction'"):
         predict("again.csv", "text,prediction\ngoal,by hand\n", "other.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "output", "separator", "marked", "form"),
+    [
+        ("a.csv", "text,n\ngoal,1\n", "out.csv", ",", False, ""),
+        ("a.csv", "text;n\ngoal;1\n", "out.csv", ";", False, "separator ';'"),
+        ("a.csv", "\ufefftext;n\ngoal;1\n", "out.csv", ";", True, "separator ';' and a UTF-8 byte order mark"),
+        ("a.csv", "text\tn\ngoal\t1\n".encode("utf-16"), "out.csv", "\t", True, "separator '\\t' and"),
+        ("a.csv.gz", gzip.compress(b"text;n\ngoal;1\n"), "out.csv", ";", False, "separator ';'"),
+        ("a.tsv", "\ufefftext\tn\ngoal\t1\n", "out.tsv", "\t", True, "a UTF-8 byte order mark"),
+        ("a.tsv", "text\tn\ngoal\t1\n", "out.csv", ",", False, ""),  # another suffix asks for another form
+        ("a.jsonl", '\ufeff{"text": "goal", "n": "1"}\n', "out.csv", ",", False, ""),  # no table
+    ],
+)
+def test_a_table_has_the_form_of_the_input(predict, name, content, output, separator, marked, form):
+    """A spreadsheet opens the answers as it wrote the questions."""
+    written = predict(name, content, output).read_bytes()
+    assert written.startswith(codecs.BOM_UTF8) == marked
+    assert written.decode("utf-8-sig").splitlines()[0].split(separator)[:3] == ["text", "n", "prediction.label"]
+    assert predict.report.form.startswith(form)
+    assert bool(predict.report.form) == bool(form)
 
 
 def test_a_table_has_a_column_for_each_class_unless_there_are_many(predict):

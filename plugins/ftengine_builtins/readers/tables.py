@@ -46,10 +46,10 @@ class TableReader(FileReader):
             return separator
 
     def read(self, source: str) -> Iterator[Row | BrokenRow]:
-        return _rows(source, self._separator(source))
+        return _rows(source, self.separator(source))
 
     def describe(self, source: str) -> str:
-        separator = self._separator(source)
+        separator = self.separator(source)
         if separator == self._usual(source):
             return ""
         shown = _named(separator) if separator == "\t" else f"{_named(separator)} ({separator})"
@@ -64,7 +64,7 @@ class TableReader(FileReader):
             return self.config.separator
         return "\t" if source.lower().endswith((".tsv", ".tsv.gz")) else ","
 
-    def _separator(self, source: str) -> str:
+    def separator(self, source: str) -> str:
         """Return what separates fields, also by the header."""
         usual = self._usual(source)
         if self.config.separator != "auto" or usual != ",":

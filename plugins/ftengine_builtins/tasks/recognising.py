@@ -58,7 +58,9 @@ def recognise_text(columns: Sequence[str], rows: Sequence[Example]) -> Recognise
         return None
     options = {"pair": second} if second else {}
     kind = kind_option(label, rows)
-    return Recognised(certainty, renamed(text=text, label=label), options | kind, note=_may_be_grades(label, kind, rows))
+    return Recognised(
+        certainty, renamed(text=text, label=label), options | kind, note=_may_be_grades(label, kind, rows)
+    )
 
 
 def is_relevance(label: str, rows: Sequence[Example]) -> bool:
