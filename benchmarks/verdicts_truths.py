@@ -147,10 +147,7 @@ WORLDS: dict[str, dict[str, Any]] = {
     "chat": {"rows": asked, "model": "tiny_llama", "rate": 3e-3, "epochs": 4, "sizes": (400, 60, 120)},
     "t5": {"rows": asked, "model": "tiny_t5", "rate": 1e-2, "epochs": 8, "sizes": (400, 60, 120)},
 }
-TASKS = {
-    "chat": {"name": "causal-lm", "chat_template": "never"},
-    "t5": {"name": "seq2seq-lm"},
-}
+TASKS = {"chat": {"name": "causal-lm", "chat_template": "never"}, "t5": {"name": "seq2seq-lm"}}
 
 
 def build(
@@ -195,14 +192,8 @@ def build(
         }
         | (train or {}),
         "evaluate": [{"name": "generation"}] if written else [],
-        "evaluation": {
-            "batch_size": 64,
-            "resamples": 200,
-            "answers": 12,
-            "generate": {"limit": 120, "max_new_tokens": 8},
-        }
-        if written
-        else {"batch_size": 64, "resamples": 200},
+        "evaluation": {"batch_size": 64, "resamples": 200}
+        | ({"answers": 12, "generate": {"limit": 120, "max_new_tokens": 8}} if written else {}),
         "seed": seed,
     }
 
@@ -256,9 +247,15 @@ def rare(draw: random.Random, rows: Rows) -> None:
 
 
 def two_labels(draw: random.Random, rows: Rows) -> None:
-    """Two labels, the second in a row of five or so."""
+    """Two labels, the second in a row of four or five."""
     for row in rows:
-        row["label"] = "urgent" if row["label"] in ("power", "computer") else "usual"
+        row["label"] = "urgent" if row["label"] in ("power", "computer", "tech") else "usual"
+
+
+def two_shuffled(draw: random.Random, rows: Rows) -> None:
+    """The same, dealt out anew."""
+    two_labels(draw, rows)
+    shuffle_labels(draw, rows)
 
 
 def without_class(draw: random.Random, splits: dict[str, Rows]) -> None:
@@ -358,6 +355,8 @@ TRUTHS: list[Truth] = [
     *runs_of("sound on MiniLM", ONLY_BETTER, "words grades", model=MINILM, train={"learning_rate": 3e-4, "epochs": 3},
              usable=True, seeds=6),
     *runs_of("sound, 80 to 20", ONLY_BETTER, "words", spoil=in_all(two_labels), usable=True, seeds=6),
+    *runs_of("sound, few rows", kind("quality"), "words news", spoil=in_all(two_labels), sizes=(120, 30, 40),
+             train={"epochs": 8}, usable=True, seeds=6),
     *runs_of("too few steps", UNTRAINED, "words grades chat t5 news", train={"max_steps": 6, "epochs": 1}, fits=OF_USE),
     *runs_of("stopped half-way", UNTRAINED, "words chat", train={"max_steps": 15}, fits=OF_USE, usable=True),
     *runs_of("rate far too low", UNTRAINED, "words chat t5 news", train={"learning_rate": 1e-7}, fits=OF_USE),
@@ -366,6 +365,9 @@ TRUTHS: list[Truth] = [
              train={"learning_rate": 0.03, "max_grad_norm": None}),
     *runs_of("random labels", NO_INFORMATION, "words grades news", spoil=in_all(shuffle_labels),
              fits=(*OF_USE, "over-fitting")),
+    *(run for name, spoil in (("", shuffle_labels), (", two", two_shuffled))
+      for run in runs_of(f"random labels, few rows{name}", NO_INFORMATION, "words news", spoil=in_all(spoil), seeds=6,
+                         sizes=(120, 30, 40), train={"epochs": 8}, fits=(*OF_USE, "over-fitting"))),
     *runs_of("wrong column as label", NO_INFORMATION, "words news", spoil=in_all(unrelated),
              fits=(*OF_USE, "over-fitting")),
     *(run for share in (0.05, 0.2, 0.4)

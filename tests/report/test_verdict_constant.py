@@ -2,7 +2,7 @@
 
 import pytest
 from report_samples import LABELS, baseline, change, figure
-from verdicts import alarms, found, put, reached
+from verdicts import alarms, found, put, reached, steps
 
 
 def confused(*rows):
@@ -119,8 +119,12 @@ def test_a_fresh_head_is_no_bar(verdict, share, level, headline):
     assert not any(f.text.startswith("Better than its base") for f in found.findings)
 
 
-def ranked(low, high, passes=2, guess=0.5):
-    """Return changes: a model that is no better than a constant answer, with a ranking of some interval."""
+def ranked(low, high, passes=2, guess=0.5, seen=None):
+    """Return changes: a model that is no better than a constant answer, with a ranking of some interval.
+
+    Args:
+        seen: the same ranking of training examples.
+    """
 
     def spoil(files):
         evaluation = files["evaluation"]
@@ -129,6 +133,8 @@ def ranked(low, high, passes=2, guess=0.5):
         evaluation["base"]["auc"] = figure(0.7)
         evaluation["tuned"]["auc"] = figure((low + high) / 2) | {"low": low, "high": high}
         evaluation["difference"]["auc"] = change(-0.2, better=False)
+        if seen is not None:
+            evaluation["training"]["tuned"]["auc"] = figure(seen)
         for line in files["metrics"]:
             line |= {"examples": 16 * passes} if "loss" in line else {}
 
@@ -144,6 +150,9 @@ def ranked(low, high, passes=2, guess=0.5):
         (ranked(-0.05, 0.26, guess=0), True),  # a correlation
         (ranked(-0.05, 0.36, guess=0), False),
         (ranked(0.413, 0.511, passes=0.5), False),
+        (ranked(0.48, 0.76, seen=0.97), True),  # labels of few rows, learnt by heart
+        (ranked(0.48, 0.76, seen=0.75), False),
+        (ranked(0.53, 0.76, seen=0.97), False),
     ],
 )
 def test_scores_without_information_ask_whether_labels_belong_to_their_texts(verdict, spoil, asked):
@@ -151,6 +160,16 @@ def test_scores_without_information_ask_whether_labels_belong_to_their_texts(ver
     assert (told.quality.level, told.quality.source) == ("alarm", "constant-answer")
     assert told.findings[0].figures.get("uninformative") == (["auc"] if asked else None)
     assert told.headline.startswith("Check that each label belongs to its text") == asked
+
+
+def test_labels_that_are_learnt_by_heart_alone_blame_neither_epochs_nor_rate(verdict):
+    """A loss that rose and came down to nothing is what learning by heart looks like."""
+    rise = steps(*[0.7] * 3, *[1.4] * 3, *[0.01] * 94)
+    told = verdict(rise, *ranked(0.48, 0.76, seen=0.97))
+    assert told.findings[0].figures["uninformative"] == ["auc"]
+    assert "or train on more examples" in told.headline
+    assert not found(told, "learning", "alarm")[1:]
+    assert "unstable" in verdict(rise, *ranked(0.48, 0.76, seen=0.75)).headline
 
 
 def test_nothing_is_called_worse_than_the_guesses_of_a_fresh_head(verdict):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from report_samples import change, figure
-from verdicts import found, losses, put, reached
+from verdicts import found, losses, put, reached, steps
 
 
 @pytest.mark.parametrize(
@@ -262,15 +262,3 @@ def test_long_texts_that_came_early_are_no_rise(verdict, long):
     rises = [loss + i / 10 for i, loss in enumerate(losses)]
     told = learning(verdict(steps(*rises, tokens=tokens), not_learned))
     assert told == [("alarm", "Lower the learning rate (0.0002)")]
-
-
-def steps(*values, tokens=()):
-    """Return a change of the training losses, a step each, and of the tokens that are trained on in each."""
-
-    def spoil(files):
-        line = next(one for one in files["metrics"] if "loss" in one)
-        files["metrics"] = [line | {"step": i, "loss": loss} for i, loss in enumerate(values, 1)]
-        for one, count in zip(files["metrics"], tokens, strict=False):
-            one["trained_tokens"] = count
-
-    return spoil

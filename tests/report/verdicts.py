@@ -35,6 +35,18 @@ def losses(*points):
     return spoil
 
 
+def steps(*values, tokens=()):
+    """Return a change of the training losses, a step each, and of the tokens that are trained on in each."""
+
+    def spoil(files):
+        line = next(one for one in files["metrics"] if "loss" in one)
+        files["metrics"] = [line | {"step": i, "loss": loss} for i, loss in enumerate(values, 1)]
+        for one, count in zip(files["metrics"], tokens, strict=False):
+            one["trained_tokens"] = count
+
+    return spoil
+
+
 def reached(evaluator="own", metric="drift", **told):
     """Return a change: an evaluator of anybody's that declares its metric and tells what is reached by it."""
 

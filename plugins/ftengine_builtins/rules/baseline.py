@@ -1,16 +1,17 @@
 """Rules about the answers: the tuned model against what is reached without looking, and classes it never gives."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ftengine import RunRecords
-from ftengine.api import Finding, Rule
+from ftengine.api import Estimate, Finding, Rule
 from ftengine.evaluation import CHANCE
 from ftengine.text import FEW, counted, listed, plain, quoted, short, with_interval
 from ftengine_builtins.rules.threshold import (
     Threshold,
     no_better_than_a_constant,
     quoted_answer,
+    ranks_what_it_has_seen,
     threshold_of,
     uninformative,
 )
@@ -87,18 +88,28 @@ def _inputs_tell_nothing(run: RunRecords) -> Iterator[Finding]:
     if _one_prompt(run):
         yield from _same_prompts(run)
     elif passes(run) >= 1 and (rankings := uninformative(run)):
-        figures = [f"{run.evaluation.metrics[name].label} {with_interval(one)}" for name, one in rankings.items()]
-        brief = "check that each label belongs to its text: the scores carry no information about the labels "
-        text = f"C{brief[1:]}({listed(figures)})."
-        short_figures = [f"{run.evaluation.metrics[name].label} {plain(one)}" for name, one in rankings.items()]
+        brief, text = (_no_information(run, rankings, shown) for shown in (plain, with_interval))
         yield Finding(
             kind="learning",
             level="alarm",
-            text=text,
-            brief=f"{brief}({listed(short_figures)})",
+            text=f"{text[:1].upper()}{text[1:]}.",
+            brief=brief,
             explains=("quality", "calibration", "over-fitting", "worse"),
             figures={"uninformative": list(rankings)},
         )
+
+
+def _no_information(run: RunRecords, rankings: Mapping[str, Estimate], shown: Callable[[Estimate], str]) -> str:
+    """Say that scores know nothing of the labels, be it of new examples alone; `shown` words a figure."""
+
+    def ranked(figures: Mapping[str, Estimate]) -> str:
+        return listed([f"{run.evaluation.metrics[name].label} {shown(figures[name])}" for name in rankings])
+
+    lead = "check that each label belongs to its text"
+    if run.evaluation.training is not None and all(ranks_what_it_has_seen(run, name) for name in rankings):
+        lead += ", or train on more examples: the scores know the labels of training examples "
+        return f"{lead}({ranked(run.evaluation.training.tuned)}), not of held-out ones ({ranked(rankings)})"
+    return f"{lead}: the scores carry no information about the labels ({ranked(rankings)})"
 
 
 def _one_prompt(run: RunRecords) -> bool:

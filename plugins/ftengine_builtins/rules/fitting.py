@@ -8,7 +8,7 @@ from ftengine import RunRecords
 from ftengine.api import Difference, Finding, Rule
 from ftengine.evaluation import near_end
 from ftengine.text import ends, number, percent, plain, with_interval
-from ftengine_builtins.rules.threshold import no_better_than_a_constant
+from ftengine_builtins.rules.threshold import GAP_ALARM, no_better_than_a_constant
 
 RISE = 0.05
 """Relative rise of the validation loss above its lowest that counts as over-fitting. Between two validations of one
@@ -16,11 +16,6 @@ sound run it wobbles by 1–3 % (MiniLM on BBC news); early stopping usually rea
 
 LEAST_RISE = 0.02
 """And in units of the loss, below which a rise is nothing: from 0.060 to 0.073 on 54 examples is one example."""
-
-GAP_ALARM = 0.10
-"""Gap between training and held-out figures, in points of a proportion and at the interval's near end, from which
-the model's figures on what it has seen are another matter than on what is new. Some gap is normal: it was trained
-on the one and not on the other."""
 
 RATIO_ALARM, RATIO_ANYWAY = 1.5, 5.0
 """The same for losses and perplexities: held-out over training; beyond the second, however much of what was gained on

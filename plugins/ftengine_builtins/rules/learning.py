@@ -20,7 +20,12 @@ from ftengine_builtins.rules.baseline import (
     seldom_answered,
     share_within,
 )
-from ftengine_builtins.rules.threshold import no_better_than_a_constant, threshold_of, uninformative
+from ftengine_builtins.rules.threshold import (
+    no_better_than_a_constant,
+    ranks_what_it_has_seen,
+    threshold_of,
+    uninformative,
+)
 
 LEAST_FALL = 0.05
 """Relative fall of the validation loss that is learning, and in a run's last stretch means: more training would have
@@ -124,6 +129,7 @@ def _came_apart(run: RunRecords) -> Finding | None:
     line = trend(run.steps)
     losses = line.losses
     useless, rate = no_better_than_a_constant(run) or _got_worse(run), run.recipe.train.learning_rate
+    useless = useless and not _knows_what_it_has_seen(run)
     # The first loss is of the weights as they were; of a model that is of some use a few hard batches may follow it.
     count, least = (1, RISE) if useless else (max(PEAK_STEPS, len(losses) // 20), PEAK)
     start, last = median(losses[:count]), fmean(losses[-PEAK_STEPS:])
@@ -242,6 +248,12 @@ def _got_worse(run: RunRecords) -> bool:
     """Say whether the figure that decides got worse than the base's; that of a fresh head is none."""
     difference = run.evaluation.difference.get(run.headline_metric or "")
     return not run.trained.new_modules and difference is not None and difference.better is False
+
+
+def _knows_what_it_has_seen(run: RunRecords) -> bool:
+    """Say whether scores tell nothing of new examples and much of those trained on, so that no rate is to blame."""
+    rankings = uninformative(run)
+    return bool(rankings) and all(ranks_what_it_has_seen(run, name) for name in rankings)
 
 
 def _fell(points: Sequence[Any]) -> bool:

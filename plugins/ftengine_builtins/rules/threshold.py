@@ -5,11 +5,17 @@ from typing import Any
 
 from ftengine import RunRecords
 from ftengine.api import Baseline, Difference, Estimate
+from ftengine.evaluation import near_end
 from ftengine.text import against, ends, known, plain, quoted, with_interval
 
 FAR = 0.3
 """Share of the way from guessing to 1 (ROC AUC 0.65, correlation 0.3) from which an interval of a ranking that reaches
 so far leaves room for scores that know much."""
+
+GAP_ALARM = 0.10
+"""Gap between training and held-out figures, in points of a proportion and at the interval's near end, from which
+the model's figures on what it has seen are another matter than on what is new. Some gap is normal: it was trained
+on the one and not on the other."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,8 @@ def uninformative(run: RunRecords) -> dict[str, Estimate]:
     """Return the rankings by which the tuned model's scores cannot be told from guessing; {} where one of them can.
 
     A ranking (ROC AUC, a correlation) has the level of guessing inside its interval, whatever is answered most, and
-    nothing in that interval is far above it: of few examples nothing is known.
+    nothing in that interval is far above it: of few examples nothing is known, unless the same scores rank the
+    training examples far better.
     """
     threshold = threshold_of(run)
     if threshold is None or threshold.baseline.share == 1:
@@ -122,10 +129,16 @@ def uninformative(run: RunRecords) -> dict[str, Estimate]:
     within = [
         ends(figure) is not None
         and figure.low <= reached[name]
-        and figure.high <= reached[name] + FAR * (1 - reached[name])
+        and (figure.high <= reached[name] + FAR * (1 - reached[name]) or ranks_what_it_has_seen(run, name))
         for name, figure in figures.items()
     ]
     return figures if all(within) else {}
+
+
+def ranks_what_it_has_seen(run: RunRecords, name: str) -> bool:
+    """Say whether scores rank training examples far better than held-out ones, by a ranking's name."""
+    gap = None if run.evaluation.training is None else run.evaluation.training.gap.get(name)
+    return gap is not None and bool(gap.better) and near_end(gap) >= GAP_ALARM
 
 
 def quoted_answer(answer: str) -> str:
