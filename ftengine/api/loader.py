@@ -33,6 +33,9 @@ class ModelLoader(Component):
         """
         raise NotImplementedError
 
+    def check_head(self, source: str, head: str) -> None:
+        """Raise SourceError where a model cannot have a head; quick, since no model is built, for `ftengine init`."""
+
     def check_source(self, source: str) -> None:
         """Raise SourceError, without reading weights, where something is missing or of a kind that is not read."""
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from ftengine import api
 from ftengine.cli.components import Described, Option, options
 from ftengine.data.read import is_there, read_rows
-from ftengine.errors import DataError, InputError, SourceError
+from ftengine.errors import InputError, SourceError
 from ftengine.plugins.registry import AUTO, RECIPE_KEYS, Entry, Registry
 from ftengine.run.recipe import DataSection, Recipe, TrainSection
 from ftengine.run.recipe_sources import TrainSource
@@ -100,27 +100,20 @@ def _is_json_text(value: object) -> bool:
 
 
 def refusals(source: str, tasks: Iterable[Entry], registry: Registry) -> dict[str, str]:
-    """Return why a model is not for a task, by the task's name; no weights are read.
+    """Return why a model is not for a task, by the task's name; no weights are read and no model is built.
 
-    Of a loader that cannot tell without them nothing is known.
+    Of a loader that does not write `check_head` nothing is known.
 
     Raises:
         SourceError: the model is missing, or nothing can be loaded from it.
     """
     loader, refused = registry.loader_of(source, {"name": AUTO}), {}
     loader.check_source(source)
-    if not api.overrides(loader, "load_skeleton"):
-        return {}
     for entry in tasks:
         if entry.needs_options:
             continue
-        task = entry.cls()
         try:
-            labels = task.learn_labels({"train": ()})
-        except DataError:  # it has labels, which only data tells
-            labels = api.Labels("single", ("LABEL_0", "LABEL_1"))
-        try:
-            loader.load_skeleton(api.LoadRequest(source, task.head, labels, processor=False))
+            loader.check_head(source, entry.cls().head)
         except SourceError as error:
             refused[entry.name] = str(error)
     return refused

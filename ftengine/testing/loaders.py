@@ -99,6 +99,15 @@ class LoaderChecks(AcceptingChecks):
             ours, theirs = getattr(skeleton, key), getattr(loaded, key)
             assert ours == theirs, f"{key} of the skeleton is {ours!r}, of the model {theirs!r}"
 
+    def a_head_that_loads_is_not_refused(self) -> None:
+        loader = self.make()
+        if not overrides(loader, "check_head"):
+            skip("it checks no head before it loads")
+        loader.check_head(self.request.source, self.request.head)
+        with suppress(SourceError):
+            loader.check_head(self.request.source, "no such head")
+            raise AssertionError("check_head finds nothing wrong with a head that does not exist")
+
     def the_processor_alone_is_the_models(self) -> None:
         alone, loaded = self.make().load_processor(self.request.source), self.make().load(self.request).processor
         assert type(alone) is type(loaded), f"load_processor gives {type(alone).__name__}, load {type(loaded).__name__}"

@@ -61,6 +61,10 @@ class QuantisingLoader(api.ModelLoader):
         reader = self._reader(source)
         return reader.runs_code(source) if api.overrides(reader, "runs_code") else None
 
+    def check_head(self, source: str, head: str) -> None:
+        """Ask the loader that reads it."""
+        self._reader(source).check_head(source, head)
+
     def load_processor(self, source: str) -> Any:
         return self._reader(source).load_processor(source)
 

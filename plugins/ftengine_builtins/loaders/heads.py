@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -11,6 +12,10 @@ from torch import nn
 
 from ftengine.api import Labels
 from ftengine.errors import SourceError, did_you_mean
+from ftengine_builtins.loaders.compiler import compiler_on_demand
+
+with suppress(ImportError), compiler_on_demand():  # what needs more of the compiler imports it later on
+    from transformers import image_utils  # noqa: F401
 
 Shape = tuple[int, ...]
 

@@ -37,6 +37,10 @@ class PackageLoader(ModelLoader):
         path, loader = self._resolved(source)
         loader.check_source(str(path))
 
+    def check_head(self, source: str, head: str) -> None:
+        path, loader = self._resolved(source)
+        loader.check_head(str(path), head)
+
     def load_processor(self, source: str) -> Any:
         path, loader = self._resolved(source)
         return loader.load_processor(str(path))

@@ -15,7 +15,7 @@ from pydantic import Field
 from ftengine import api
 from ftengine.api import LoadedModel, LoadRequest, ModelLoader
 from ftengine.errors import SourceError, did_you_mean, shown
-from ftengine_builtins.loaders.heads import Shape
+from ftengine_builtins.loaders.heads import HEADLESS, Shape, auto_class
 from ftengine_builtins.loaders.pretrained import (
     build_skeleton,
     load_pretrained,
@@ -23,6 +23,7 @@ from ftengine_builtins.loaders.pretrained import (
     read_json,
     refuse_adapter,
     require_possible,
+    sentence_encoder,
     stored_tensors,
 )
 from ftengine_builtins.loaders.quiet import cause, reading
@@ -87,6 +88,14 @@ class TransformersLoader(ModelLoader):
         folder = self._folder(source, weights=False)
         if Path(source).is_dir():
             check_weights(folder, source)
+
+    def check_head(self, source: str, head: str) -> None:
+        """Ask transformers by the configuration, and sentence-transformers' files where vectors are asked for."""
+        request = LoadRequest(source, head, processor=False)
+        config, _ = self._beside_weights(self._folder(source, weights=False), request)
+        auto_class(head, config, source, **self._code)
+        if head == HEADLESS:
+            sentence_encoder(Path(config._name_or_path), source)
 
     def runs_code(self, source: str) -> str | None:
         """Say that code of the model runs, where the option asks for it."""

@@ -120,6 +120,11 @@ class VisionLoader(ModelLoader):
         """Find the library, the architecture and the weights' header."""
         self._named(source)
 
+    def check_head(self, source: str, head: str) -> None:
+        """Refuse all heads but one."""
+        if head != HEAD:
+            raise SourceError(f"{source!r} classifies images; the task needs {head!r}. Use task {HEAD}.")
+
     def load_processor(self, source: str) -> ImageTransform:
         architecture, saved, _ = self._named(source)
         return self._transform(source, architecture, saved)
@@ -130,8 +135,9 @@ class VisionLoader(ModelLoader):
     def load(self, request: LoadRequest, *, skeleton: bool = False) -> LoadedModel:
         source, labels = request.source, request.labels
         architecture, saved, file = self._named(source)
-        if request.head != HEAD or labels is None:
-            raise SourceError(f"{source!r} classifies images; the task needs {request.head!r}. Use task {HEAD}.")
+        self.check_head(source, request.head)
+        if labels is None:
+            raise SourceError(f"{source!r} classifies images, and it is not said among which labels.")
         processor = self._transform(source, architecture, saved)
         with reading(source):
             names = [str(name) for name in saved.get("label_names") or ()]
