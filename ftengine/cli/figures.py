@@ -19,7 +19,6 @@ from ftengine.text import (
     plain,
     probability,
     sample_size,
-    too_few,
     with_ends,
 )
 
@@ -70,8 +69,11 @@ def show_figures(out: Console, result: EvaluationResult, *, whole: bool = True) 
         return
 
     first = next(iter(result.tuned.values()))
-    none = all(too_few(figure) for figure in result.tuned.values())
-    intervals = "too few for intervals" if none else "with 95 % intervals"
+    intervals = "without intervals"
+    if any(ends(figure) is not None for figure in result.tuned.values()):
+        intervals = "with 95 % intervals"
+    elif any(one.interval for one in result.metrics.values()):
+        intervals = "too few for intervals"
     out.print(f"figures on {result.split} ({sample_size(first.n, first.rows)}{left_out(result.leaks)}), {intervals}:")
     shown = result.tuned if whole else _deciding(result)
     out.print(figure_table(result.base, shown, result.difference, result.metrics))
@@ -177,7 +179,7 @@ def show_matrices(out: Console, result: EvaluationResult) -> None:
     for display in result.displays.tuned:
         if isinstance(display, Matrix) and len(display.names) <= MOST_LABELS:
             by = f" ({display.row_label} by row, {display.column_label} by column)" if display.row_label else ""
-            out.print("\n" + one_line(f"tuned model, {display.title}{by}:"))
+            out.print("\n" + one_line(f"{display.title} of the tuned model{by}:"))
             cells = zip(display.names, display.cells, strict=True)
             rows = [(name, *(f"{count:,}" for count in row)) for name, row in cells]
             out.print(table(("", *display.names), rows))

@@ -137,7 +137,7 @@ def _remarks(seen: Mapping[str, Seen], task: str | None) -> Iterator[str]:
             yield line if len(seen) == 1 else f"{data}: {line}"
     known = any(one.task for one in seen.values())
     if known and (rows := rows_of(seen)) and (epochs := proposed_epochs(rows)) > proposed_epochs(None):
-        yield f"for {rows:,} rows train.epochs is {epochs:g}; the weights of the best validation are kept"
+        yield f"train.epochs is set to {epochs:g}, as there are {rows:,} rows; the best weights by validation are kept"
 
 
 def _remarks_on(seen: Seen, task: str | None, data: str) -> Iterator[str]:

@@ -95,5 +95,5 @@ def predict(
         print_json(asdict(report))
     else:
         kept = f" ({report.kept:,} were there before)" if report.kept else ""
-        form = f" with {report.form}, like {source}" if report.form else ""
+        form = f" (with {report.form}, like {source})" if report.form else ""
         click.echo(printable(f"wrote {counted(report.written, 'answer')} to {report.output}{form}{kept}"))

@@ -174,7 +174,7 @@ def starter(
     given |= {("task", option): value for one in ways for option, value in one.options.items()}
     lines = [
         "# A recipe of ftengine: `ftengine plan` shows what it would do, `ftengine train` does it.",
-        "# What is not listed as required may be left out; then it has the value written here.",
+        "# What is not required may be left out; then it has the value written here, or the default that is named.",
     ]
     before = None
     for option in options(Recipe):
@@ -266,8 +266,12 @@ def _rest(
 
 def _line(option: Option, section: type[BaseModel] | None, value: Any = None, indent: int = 0) -> str:
     """Write a key with its default (or another value) and what there is to know about it."""
-    shown = yaml_value(_shortened(option.default if value is None else value))
-    return _commented(f"{' ' * indent}{option.name}: {shown}", _known(option, section))
+    usual = yaml_value(_shortened(option.default))
+    shown = usual if value is None else yaml_value(_shortened(value))
+    known = _known(option, section)
+    if shown != usual and not option.required:
+        known = "; ".join(part for part in (known, f"default: {usual}") if part)
+    return _commented(f"{' ' * indent}{option.name}: {shown}", known)
 
 
 def _known(option: Option, section: type[BaseModel] | None) -> str:

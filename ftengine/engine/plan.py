@@ -329,7 +329,9 @@ def _warnings(data: PreparedData, targets: Mapping[str, list[str]]) -> list[str]
     if "validation" not in encoded:
         warnings.append("no validation split: over-fitting cannot be detected (data.validation).")
     if held_out(encoded) == "validation":
-        warnings.append("no test split: base and tuned are compared on validation, which also picks the best weights.")
+        warnings.append(
+            "no test split (data.test): base and tuned are compared on validation, which also picks the best weights."
+        )
     output = RunDirectory(recipe.output)
     if output.path.is_dir() and any(output.path.iterdir()):
         warnings.append(f"output {recipe.output!r} is not empty; train will refuse it.")

@@ -338,7 +338,8 @@ def test_few_rows_are_passed_over_more_often(ftengine, tmp_path, rows, epochs):
     data.write_text("".join(json.dumps({"text": f"text {i}", "label": "ab"[i % 2]}) + "\n" for i in range(rows)))
     said = ftengine("init", file, "--data", data).stderr
     assert Recipe.read(file).train.epochs == epochs
-    assert (f"for {rows:,} rows train.epochs is {epochs};" in said) == (epochs > 3)
+    assert (f"train.epochs is set to {epochs}, as there are {rows:,} rows;" in said) == (epochs > 3)
+    assert ("default: 3" in file.read_text()) == (epochs > 3)
 
 
 def test_json_in_a_cell_is_told(ftengine, tmp_path, monkeypatch):

@@ -224,8 +224,8 @@ class LabelledTask(Task):
             return {"thresholds": thresholds, "rows": count}
         if count < LEAST_FITTED:
             raise DataError(
-                f"a temperature is fitted on {LEAST_FITTED} validation rows or more, and there were {count}. Train "
-                "with more (recipe key data.validation)."
+                f"a temperature is fitted on {LEAST_FITTED} validation rows or more, and there were {count}. Hold "
+                "out more of them (recipe key data.validation) and train again."
             )
         temperature = best_temperature(numbers(rows["logits"]), rows["label"])
         if temperature is None:
