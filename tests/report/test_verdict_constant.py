@@ -1,5 +1,6 @@
 """A model is measured by its metric, and by what is reached without looking: constant answers, a fresh head."""
 
+import numpy as np
 import pytest
 from report_samples import LABELS, baseline, change, figure
 from verdicts import alarms, found, put, reached, steps
@@ -119,11 +120,12 @@ def test_a_fresh_head_is_no_bar(verdict, share, level, headline):
     assert not any(f.text.startswith("Better than its base") for f in found.findings)
 
 
-def ranked(low, high, passes=2, guess=0.5, seen=None):
+def ranked(low, high, passes=2, guess=0.5, seen=None, **told):
     """Return changes: a model that is no better than a constant answer, with a ranking of some interval.
 
     Args:
         seen: the same ranking of training examples.
+        told: more of what is reached without looking.
     """
 
     def spoil(files):
@@ -138,7 +140,7 @@ def ranked(low, high, passes=2, guess=0.5, seen=None):
         for line in files["metrics"]:
             line |= {"examples": 16 * passes} if "loss" in line else {}
 
-    return reached(figures={"drift": 0.6, "auc": guess}), spoil
+    return reached(figures={"drift": 0.6, "auc": guess}, **told), spoil
 
 
 @pytest.mark.parametrize(
@@ -162,14 +164,38 @@ def test_scores_without_information_ask_whether_labels_belong_to_their_texts(ver
     assert told.headline.startswith("Check that each label belongs to its text") == asked
 
 
-def test_labels_that_are_learnt_by_heart_alone_blame_neither_epochs_nor_rate(verdict):
-    """A loss that rose and came down to nothing is what learning by heart looks like."""
-    rise = steps(*[0.7] * 3, *[1.4] * 3, *[0.01] * 94)
-    told = verdict(rise, *ranked(0.48, 0.76, seen=0.97))
+def test_a_loss_that_rose_and_came_down_to_little_is_not_why_a_model_is_of_no_use(verdict):
+    """It looks so where labels are learnt by heart."""
+
+    def rose(last):
+        return steps(*[0.7] * 3, *[1.4] * 3, *[last] * 94)
+
+    told = verdict(rose(0.01), *ranked(0.48, 0.76, seen=0.97))
     assert told.findings[0].figures["uninformative"] == ["auc"]
     assert "or train on more examples" in told.headline
-    assert not found(told, "learning", "alarm")[1:]
-    assert "unstable" in verdict(rise, *ranked(0.48, 0.76, seen=0.75)).headline
+    assert "unstable" not in "".join(one.text for one in told.findings)
+    assert "unstable" in verdict(rose(0.4), *ranked(0.48, 0.76, seen=0.75)).headline
+
+
+def test_scores_that_tell_labels_are_not_told_that_inputs_and_answers_do_not_belong_together(verdict):
+    """Of few positive examples, the best constant answer is hard to beat, and nothing is wrong with the labels."""
+    stuck = steps(*np.linspace(2.5, 1, 50), *[1] * 50)
+    blamed = [
+        "belong together" in "".join(one.text for one in verdict(stuck, *ranked(low, high)).findings)
+        for low, high in ((0.77, 1.0), (0.4, 0.9))
+    ]
+    assert blamed == [False, True]
+
+
+def test_a_rare_class_is_no_cause_where_scores_tell_nothing(verdict):
+    """Weights do not help where the labels of new examples cannot be told."""
+    rare = {"classes": [("usual", 360, 400), ("urgent", 40, 0)]}
+    counts = put("facts.labels", {"kind": "single", "names": ["usual", "urgent"], "counts": [540, 60]})
+    weights = put("recipe.task.class_weights", None)
+    assert verdict(counts, weights, *ranked(0.8, 0.9, **rare)).headline.startswith("Set train.sampling")
+    told = verdict(counts, weights, *ranked(0.45, 0.55, **rare))
+    assert told.headline.startswith("Check that each label belongs to its text")
+    assert [one.explained_by for one in found(told, "classes")] == ["constant-answer"]
 
 
 def test_nothing_is_called_worse_than_the_guesses_of_a_fresh_head(verdict):

@@ -94,7 +94,7 @@ def _inputs_tell_nothing(run: RunRecords) -> Iterator[Finding]:
             level="alarm",
             text=f"{text[:1].upper()}{text[1:]}.",
             brief=brief,
-            explains=("quality", "calibration", "over-fitting", "worse"),
+            explains=("quality", "classes", "calibration", "over-fitting", "worse"),
             figures={"uninformative": list(rankings)},
         )
 
@@ -283,9 +283,14 @@ class UnansweredClasses(Rule):
             level="alarm" if alarm or (rare and useless) else "note",
             text=text,
             brief=text[:1].lower() + text[1:-1],
-            explains=("quality", "learning") if rare and useless else ("quality",) if alarm and not useless else (),
+            explains=_explained(rare and useless and not uninformative(run), alarm and not useless),
             figures=figures,
         )
+
+
+def _explained(rare: bool, alarm: bool) -> tuple[str, ...]:
+    """Return what missed classes explain: that a model is of no use where they are rare, and its scores know them."""
+    return ("quality", "learning") if rare else ("quality",) if alarm else ()
 
 
 def _trained_on(run: RunRecords) -> dict[str, int]:

@@ -20,12 +20,7 @@ from ftengine_builtins.rules.baseline import (
     seldom_answered,
     share_within,
 )
-from ftengine_builtins.rules.threshold import (
-    no_better_than_a_constant,
-    ranks_what_it_has_seen,
-    threshold_of,
-    uninformative,
-)
+from ftengine_builtins.rules.threshold import no_better_than_a_constant, threshold_of, uninformative
 
 LEAST_FALL = 0.05
 """Relative fall of the validation loss that is learning, and in a run's last stretch means: more training would have
@@ -47,6 +42,10 @@ RISE, PEAK, PEAK_STEPS = 1.25, 3.0, 3
 """How many times its starting level the training loss reaches on average of so many steps in a row where training came
 apart: RISE where the model is of no use, PEAK where it is. With labels it also has to be above what guessing evenly
 gives: one hard batch is many times a loss near 0."""
+
+RECOVERED = 0.25
+"""Of its starting level: a training loss that came down to less has been learnt from, whatever it went through before,
+so that a model of no use has another reason."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +128,11 @@ def _came_apart(run: RunRecords) -> Finding | None:
     line = trend(run.steps)
     losses = line.losses
     useless, rate = no_better_than_a_constant(run) or _got_worse(run), run.recipe.train.learning_rate
-    useless = useless and not _knows_what_it_has_seen(run)
+    last = fmean(losses[-PEAK_STEPS:])
+    useless = useless and last >= RECOVERED * losses[0]
     # The first loss is of the weights as they were; of a model that is of some use a few hard batches may follow it.
     count, least = (1, RISE) if useless else (max(PEAK_STEPS, len(losses) // 20), PEAK)
-    start, last = median(losses[:count]), fmean(losses[-PEAK_STEPS:])
+    start = median(losses[:count])
     means = [fmean(losses[i : i + PEAK_STEPS]) for i in range(count, len(losses) - PEAK_STEPS + 1)]
     peak = max(means)
     rose = len(losses) >= FEW_STEPS and line.low > max(LEAST, LEAST_FALL * line.first)
@@ -188,8 +188,8 @@ def _stuck(run: RunRecords) -> Finding | None:
     seen, threshold, points = run.evaluation.training, threshold_of(run), run.validations
     if threshold is None or not no_better_than_a_constant(run) or uninformative(run) or passes(run) < 1:
         return None
-    if len(run.steps) < PEAK_STEPS or trend(run.steps).high >= 0:
-        return None  # nothing says that it fell
+    if len(run.steps) < PEAK_STEPS or trend(run.steps).high >= 0 or threshold.beaten(pooled=False):
+        return None  # nothing says that it fell, or its scores tell labels that it does not answer
     figure = seen.tuned.get(threshold.metric) if seen is not None else None
     last = fmean(step.loss for step in run.steps[-PEAK_STEPS:])
     if figure is not None and (within := ends(figure)) is not None:
@@ -248,12 +248,6 @@ def _got_worse(run: RunRecords) -> bool:
     """Say whether the figure that decides got worse than the base's; that of a fresh head is none."""
     difference = run.evaluation.difference.get(run.headline_metric or "")
     return not run.trained.new_modules and difference is not None and difference.better is False
-
-
-def _knows_what_it_has_seen(run: RunRecords) -> bool:
-    """Say whether scores tell nothing of new examples and much of those trained on, so that no rate is to blame."""
-    rankings = uninformative(run)
-    return bool(rankings) and all(ranks_what_it_has_seen(run, name) for name in rankings)
 
 
 def _fell(points: Sequence[Any]) -> bool:
