@@ -24,6 +24,8 @@ SAID = {
     "undecided": "other weights, and too few held-out examples to tell whether the answers differ",
 }
 
+MEASURED = "the same weights in every bit, whose answers were measured otherwise"
+
 
 @click.command()
 @run_argument
@@ -59,7 +61,8 @@ def reproduce(run_folder: str, output: str | None, trust_code: bool, as_json: bo
 def _shown(result: Reproduction) -> list[tuple[str, str]]:
     from ftengine.text import with_ends
 
-    lines = [("came of it", SAID[result.outcome])]
+    measured = result.same_weights and result.outcome != "equal"
+    lines = [("came of it", MEASURED if measured else SAID[result.outcome])]
     if result.output is None:
         lines.append(("trained", "nothing: this would be another run"))
     else:

@@ -60,8 +60,11 @@ def reproduce(run: Run, output: str | Path) -> Reproduction:
             return Reproduction(str(run.path), None, "different", differences)
         train(model, again, False, phases)
     outcome, metric, difference = compare(run, Run(again.path, registry=run.registry, trust_code=run.trust_code))
-    step = None if outcome == "equal" else _first_step(run.directory, again)
-    return Reproduction(str(run.path), str(again.path), outcome, differences, step, metric, difference)
+    step, same = (
+        None if outcome == "equal" else _first_step(run.directory, again),
+        _same_weights(run.trained, again.trained),
+    )
+    return Reproduction(str(run.path), str(again.path), outcome, differences, step, metric, difference, same)
 
 
 def compare(run: Run, again: Run) -> tuple[Outcome, str | None, PairDifference | None]:

@@ -47,6 +47,7 @@ def scaled(run: Run) -> Iterator[Callable[[float], LoadedModel]]:
                 raise NotMergeable(f"{name!r} of the merged model is not of the base's shape.")
             if not torch.equal(other, weight):
                 changes[name] = weight, weight.clone(), other - weight
+        del tuned, strategy, merged  # so that memory holds the base and the changes alone
 
         def at(scale: float) -> LoadedModel:
             for weight, base, change in changes.values():

@@ -31,6 +31,8 @@ class Reproduction:
         output: folder of the new run; None where it was not trained, as data or base are others.
         changes: what is not as it was, in the order of a run: data, base, code, versions, machine, arithmetic.
         first: the kind of the first of them; "" where nothing that is recorded differs.
+        same_weights: whether the trained parts hold the same tensors; False where nothing was trained. Where they do
+            and the outcome is another than "equal", their answers were measured otherwise.
         step: the first training step whose loss differs; None where none does.
         metric, difference: what was compared on held-out examples, the new run minus the old one; None where equal.
     """
@@ -42,6 +44,7 @@ class Reproduction:
     step: int | None = None
     metric: str | None = None
     difference: PairDifference | None = None
+    same_weights: bool = False
 
     @property
     def first(self) -> str:

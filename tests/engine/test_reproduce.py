@@ -59,7 +59,7 @@ def test_the_same_comes_of_the_same_record_in_every_bit(record, tmp_path):
 def test_another_course_of_training_is_another_model(record):
     plant(record, "recipe.yaml", train__learning_rate=1e-9, evaluation__resamples=1000)
     status, found = reproduced(record)
-    assert (status, found["outcome"]) == (4, "different"), found
+    assert (status, found["outcome"], found["same_weights"]) == (4, "different", False), found
     assert found["output"] == f"{record}-again"
     assert (found["first"], found["changes"]) == ("", [])  # what the record says of its surroundings is as it was
     assert found["step"] == 2  # the first that begins with other weights
@@ -117,7 +117,9 @@ def test_a_scoring_function_that_has_changed_is_named(build_chat_recipe, tmp_pat
     assert [one["kind"] for one in found["changes"]] == ["code"]
     assert found["changes"][0]["text"].startswith("least.py was ")
     assert (status, found["first"], found["step"]) == (4, "code", None)
-    assert (found["outcome"], found["metric"]) == ("different", "pass_at_1")
+    assert (found["outcome"], found["metric"], found["same_weights"]) == ("different", "pass_at_1", True)
+    again = CliRunner().invoke(main, ["reproduce", str(run.path), "--trust-code", "--output", str(tmp_path / "new")])
+    assert "the same weights in every bit, whose answers were measured otherwise" in " ".join(again.stdout.split())
 
 
 def test_a_record_whose_own_part_has_changed_is_refused(record):
