@@ -27,7 +27,8 @@ WORDS = {
     "transformers": "the library, in versions and imports",
     "duplicates": "rows that are equal, which data/split.py keeps on one side",
     "leaks": "rows on both sides of a split, which data/split.py finds; recipe key data.leaks",
-    "dropout": "an operation of torch, which training/probe.py looks at wherever a model computes it",
+    "dropout": "an operation of torch, which training/probe.py looks at wherever a model computes it; what switches it "
+    "off is named beside a reference, which has none",
     "lengths": "of examples, by which batches are made",
     "reading": "a word of the language",
     "json": "the module of Python's standard library",

@@ -19,6 +19,7 @@ from ftengine.engine.finished import Run, load_run
 from ftengine.engine.plan import Plan, plan
 from ftengine.engine.prepared_data import PreparedData, prepare_data
 from ftengine.engine.prepared_model import PreparedModel, TrainedModel, prepare_model, train_model
+from ftengine.engine.references import dropout_beside_reference
 from ftengine.engine.saved_part import save_trained_part
 from ftengine.errors import RunError
 from ftengine.evaluation.results import calibrate, evaluate, measure_all
@@ -103,6 +104,8 @@ def _report(data: PreparedData) -> None:
             listener.message(f"{finding.kind}: {finding.text}")
     for idle in idle_augmenters(data.encoded["train"]):
         listener.message(idle)
+    if noise := dropout_beside_reference(data.ready):
+        listener.message(noise)
 
 
 def train(model: PreparedModel, run: RunDirectory, resuming: bool, phases: TimedPhases) -> None:

@@ -20,7 +20,7 @@ from ftengine.engine.fast_paths import fast_paths_of, require_fast_paths
 from ftengine.engine.memory import choose_memory, measures, trial_of
 from ftengine.engine.prepared_data import PreparedData, check_own_regularizers, held_out, prepare_data
 from ftengine.engine.prepared_model import load_base, prepare_strategy
-from ftengine.engine.references import without_reference
+from ftengine.engine.references import dropout_beside_reference, without_reference
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.slices import as_text, is_small
 from ftengine.evaluation.weights import Weights
@@ -339,4 +339,4 @@ def _warnings(data: PreparedData, targets: Mapping[str, list[str]]) -> list[str]
     reused = [module for module, times in matched.items() if times > 1]
     if reused:
         warnings.append(f"{len(reused)} modules are matched by more than one pattern, e.g. {reused[0]!r}.")
-    return warnings
+    return [*warnings, *(f"{noise}." for noise in [dropout_beside_reference(data.ready)] if noise)]

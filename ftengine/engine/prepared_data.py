@@ -22,6 +22,7 @@ from ftengine.engine.model_fit import require_fit
 from ftengine.errors import DataError, InputError, PluginError, RecipeError, SourceError, naming
 from ftengine.evaluation.plan import by_pass, read_columns
 from ftengine.evaluation.slices import require_column
+from ftengine.model import drops
 from ftengine.parallel.sharding import require_shardable
 from ftengine.plugins.blame import named
 from ftengine.plugins.registry import Registry
@@ -34,11 +35,17 @@ from ftengine.training.regularizing import Attached, own_regularizers
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The model without weights (meta device) as the strategy prepared it, and names of base parameters that train."""
+    """The model without weights (meta device) as the strategy prepared it.
+
+    Args:
+        trained_base: names of base parameters that train.
+        dropping: the base's own modules that drop activations while it trains, regularizers attached.
+    """
 
     loaded: LoadedModel
     strategy: Strategy
     trained_base: frozenset[str]
+    dropping: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -247,6 +254,7 @@ def prepare_skeleton(experiment: Experiment, task: Task) -> Skeleton | None:
     experiment.listener.phase("check strategy")
     loaded = loader.load_skeleton(experiment.request(task))
     original = dict(loaded.module.named_parameters())
+    dropping = {name: module for name, module in loaded.module.named_modules() if drops(module)}
     strategy = experiment.make_strategy()
     apply_strategy(strategy, loaded)
     task.set_model(loaded, strategy)
@@ -254,9 +262,11 @@ def prepare_skeleton(experiment: Experiment, task: Task) -> Skeleton | None:
         require_gradient_checkpointing(loaded.module)
     if experiment.recipe.train.parallel == "fsdp":
         require_shardable(loaded.module)
-    Attached([make() for make in experiment.make_regularizers], loaded, task).detach()
+    attached = Attached([make() for make in experiment.make_regularizers], loaded, task)
+    still = tuple(name for name, module in dropping.items() if drops(module))
+    attached.detach()
     trained = frozenset(name for name, parameter in original.items() if parameter.requires_grad)
-    return Skeleton(loaded, strategy, trained)
+    return Skeleton(loaded, strategy, trained, still)
 
 
 def check_own_regularizers(ready: ReadyTask, steps: int) -> None:

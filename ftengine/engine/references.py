@@ -17,10 +17,11 @@ import numpy as np
 from ftengine.api import Evaluator, LoadedModel, Strategy
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.base_predictions import run_base
-from ftengine.engine.prepared_data import KnownTask
+from ftengine.engine.prepared_data import KnownTask, ReadyTask
 from ftengine.evaluation.plan import EvalPlan, EvalSet, PlannedProbe
 from ftengine.evaluation.runner import EvalResult
 from ftengine.parallel.device import Device
+from ftengine.text import counted
 
 
 class _Asked(Evaluator):
@@ -76,6 +77,18 @@ def _give(split: EncodedSplit, result: EvalResult, of: EvalSet, keys: Iterable[s
 def reference_starts(known: KnownTask) -> bool:
     """Say whether the reference is the base with a trained part, so that a strategy has to prepare it."""
     return bool(known.task.reference) and known.experiment.make_strategy().starts_from is not None
+
+
+def dropout_beside_reference(ready: ReadyTask) -> str:
+    """Say that the model itself drops activations where its reference does not; "" where it is not so, or not known."""
+    if not ready.task.reference or ready.skeleton is None or not ready.skeleton.dropping:
+        return ""
+    first, *more = ready.skeleton.dropping
+    others = f" and {counted(len(more), 'other module')}" if more else ""
+    return (
+        f"the model has dropout of its own while it trains ({first}{others}), and the reference has none, so the two "
+        "differ by noise before anything is learnt. Regularizer `dropout` with p: 0 switches it off"
+    )
 
 
 def without_reference(known: KnownTask, split: EncodedSplit) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         made_to_fit,
         stop_tokens,
     )
-    from ftengine.model.modes import evaluating, has_running_statistics, seeded, widen
+    from ftengine.model.modes import drops, evaluating, has_running_statistics, seeded, widen
     from ftengine.model.norms import RMSNorm, rms_norm_of
     from ftengine.model.parameters import (
         count,
@@ -63,7 +63,7 @@ _NAMES = {
     "ftengine.model.criterion": "Criterion",
     "ftengine.model.fingerprints": "fingerprint_base fingerprint_processor fingerprint_weights require_same_base",
     "ftengine.model.generation": "GenerationOptions complete generate log_probabilities made_to_fit stop_tokens",
-    "ftengine.model.modes": "evaluating has_running_statistics seeded widen",
+    "ftengine.model.modes": "drops evaluating has_running_statistics seeded widen",
     "ftengine.model.norms": "RMSNorm rms_norm_of",
     "ftengine.model.parameters": "count decayed default_param_groups parameter_sizes state_tensors trainable",
     "ftengine.model.patterns": "ModuleNames find_modules matches_name matching near_modules regex",
@@ -91,6 +91,7 @@ __all__ = [
     "count",
     "decayed",
     "default_param_groups",
+    "drops",
     "encode_conversation",
     "encode_spans",
     "end_tokens",

@@ -34,6 +34,15 @@ def has_running_statistics(layer: nn.Module) -> bool:
     return any(getattr(layer, name, None) is not None for name in STATISTICS)
 
 
+def drops(layer: nn.Module) -> bool:
+    """Say whether a layer itself drops something while it trains: activations, or branches (stochastic depth)."""
+    of_p = isinstance(layer, nn.modules.dropout._DropoutNd) or type(layer).__name__ == "StochasticDepth"
+    return any(
+        ("drop" in name or (name == "p" and of_p)) and isinstance(value, float) and 0 < value < 1
+        for name, value in vars(layer).items()
+    )
+
+
 @contextmanager
 def seeded(seed: int | None, device: torch.device | None = None) -> Iterator[None]:
     """Seed torch's generator of the CPU, and that of a CUDA device; afterwards both are exactly as they were.

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from expected import raises
 from processes import together, train
-from runs import curve, interrupt, losses
+from runs import Heard, curve, interrupt, losses
 
-from ftengine import Recipe, fine_tune, load_run
+from ftengine import Recipe, fine_tune, load_run, plan
 from ftengine.errors import DataError, RecipeError, RunError
 from ftengine.evaluation.table import Predictions
 
@@ -288,6 +288,27 @@ def test_strategies_have_no_dropout_beside_a_preference_unless_the_recipe_sets_i
     assert [dropout("preference", {"name": "lora", **own}) for own in ({}, {"dropout": 0.2})] == [0.0, 0.2]
     assert dropout("causal-lm", {"name": "lora"}) == 0.05
     assert dropout("preference", {"name": "full"}) is None
+
+
+def test_dropout_of_the_model_itself_beside_a_reference_is_told(folder, gpt2_folder, llama_folder, tmp_path):
+    def told(model, task=None, regularize=(), strategy=None):
+        made = recipe(model, folder, tmp_path / "run", task, strategy).resolved()
+        found = plan(Recipe.make(made | {"regularize": list(regularize)}), measure=False)
+        return [text for text in found.warnings if "dropout" in text]
+
+    [text] = told(gpt2_folder)
+    assert "transformer.drop" in text
+    assert "p: 0" in text
+    assert not told(gpt2_folder, regularize=[{"name": "dropout", "p": 0.0}])
+    assert not told(gpt2_folder, {"loss": "simpo"})
+    assert not told(llama_folder, strategy={"name": "lora", "dropout": 0.2})  # the recipe's own
+
+
+@pytest.mark.slow
+def test_training_tells_of_dropout_beside_a_reference(folder, gpt2_folder, tmp_path):
+    heard = Heard()
+    fine_tune(recipe(gpt2_folder, folder, tmp_path / "run", max_steps=1), listener=heard)
+    assert any("the reference has none" in text for text in heard.said)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from weakref import WeakSet
 from torch import nn
 
 from ftengine.api import LoadedModel
+from ftengine.model import drops
 from ftengine_builtins.strategies.targets import inside
 
 NOISY: WeakSet[nn.Module] = WeakSet()
@@ -58,14 +59,7 @@ def config_dropouts(loaded: LoadedModel) -> list[Place]:
 
 def is_random(loaded: LoadedModel) -> bool:
     """Say whether two passes over one batch differ in training mode."""
-    return any(module in NOISY or any(_drops(module)) for module in loaded.module.modules())
-
-
-def _drops(module: nn.Module) -> Iterator[bool]:
-    """Say of each attribute whether it makes the module drop something: activations, or branches (stochastic depth)."""
-    of_p = isinstance(module, nn.modules.dropout._DropoutNd) or type(module).__name__ == "StochasticDepth"
-    for name, value in vars(module).items():
-        yield ("drop" in name or (name == "p" and of_p)) and _is_probability(value) and value > 0
+    return any(module in NOISY or drops(module) for module in loaded.module.modules())
 
 
 def _attributes(owner: Any) -> Iterator[str]:
