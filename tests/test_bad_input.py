@@ -383,6 +383,7 @@ def test_a_spoilt_run_is_refused_before_anything_is_written(run, spoil, facts):
         (["evaluate", "run", "--evaluators", "generation"], "'run'"),
         (["evaluate", "run", "--evaluators", "calibration"], "'label', 'logits'"),
         (["evaluate", "run", "--evaluators", "accuracy"], "'accuracy'"),
+        (["evaluate", "run", "--evaluators", "generation", "--own-answers", "4"], "--own-answers"),
         (["merge", "run", "run"], "not empty"),
         (["merge", "run", "out", "--dtype", "int3"], "int3"),
     ],

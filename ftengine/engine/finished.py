@@ -10,7 +10,7 @@ from typing import Any
 
 from ftengine.api import SAMPLE, SAMPLES, Example, Listener, LoadedModel, SilentListener, Task
 from ftengine.data.answer_origin import content_of_files
-from ftengine.engine.evaluate import add_figures, evaluate_run
+from ftengine.engine.evaluate import add_figures, as_it_began, evaluate_run
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.merge import MERGED_DTYPES, MergeReport, check_merge, merge_into
 from ftengine.engine.model_fit import tokens_checked
@@ -267,15 +267,17 @@ class Run:
         return self.facts.calibration
 
     @contextmanager
-    def model(self, *, base: bool = False) -> Iterator[LoadedModel]:
+    def model(self, *, base: bool = False, began: bool = False) -> Iterator[LoadedModel]:
         """Give the tuned model, or its base, as it answers: evaluation mode, no gradients, the run's precision.
 
-        The base is loaded at each call; the tuned model is kept for the next.
+        `began` gives the model as training began: the base, or where the strategy started from a trained part, the
+        base with that. The tuned model is kept for the next call; the others are loaded at each.
 
         Raises:
-            InputError: the base is not the one that was trained on, or is loaded by code that is not trusted.
+            InputError: the base is not the one that was trained on, or is loaded by code that is not trusted, or what
+                the strategy started from is gone.
         """
-        device, _, loaded = self._model(base)
+        device, _, loaded = self._model(base, began)
         with device.inference(loaded):
             yield loaded
 
@@ -345,13 +347,17 @@ class Run:
             if names is None or evaluator.name in names:
                 self.require_trust(evaluator.runs_code(), "measures its answers by")
 
-    def _model(self, base: bool) -> tuple[Device, KnownTask, LoadedModel]:
-        if not base and self._ready is not None:
+    def _model(self, base: bool, began: bool = False) -> tuple[Device, KnownTask, LoadedModel]:
+        if not (base or began) and self._ready is not None:
             return self._ready
         device, known = Device.open(self.recipe), self.without_model(check_source=True)
         loaded = load_base_of(known, self.facts, self.trained)
         self.base_now = {"source": loaded.source, **loaded.fingerprint}
-        if base:
+        starting = as_it_began(known, self.directory) if began else known
+        if began and starting.experiment.make_strategy().starts_from is not None:
+            prepare_strategy(device, starting, loaded)
+            return device, starting, loaded
+        if base or began:
             require_finite_weights(loaded, f"the base of run {str(self.path)!r}")
             loaded.module.requires_grad_(False)  # so that all of it is kept in the compute dtype
             device.place(loaded)

@@ -109,8 +109,8 @@ def prompts_of(ready: ReadyTask, rows: Any, loaded: LoadedModel, count: int, run
             break
     if len(prompts) < 2:
         raise DataError(
-            f"{rows.source} has {counted(len(prompts), 'row')} that can be asked, too few for a proof. Name more rows "
-            "with --data FILE, or export with --no-verify."
+            f"{rows.source} has {counted(len(prompts), 'row')} that can be asked, and it takes 2. Name more rows with "
+            "--data FILE, or export with --no-verify."
         )
     return list(prompts.values()), longest
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ class Question:
     """What a model is asked, and how the tuned one answers.
 
     Args:
-        answer: the tokens that are scored: the tuned model's greedy answer, with a token that ends it where it ended.
+        answer: the tokens that are scored: the tuned model's answer, with a token that ends it where it ended.
         text: the answer as text, without special tokens.
         ended: whether it ended within the tokens that were allowed.
     """
@@ -35,10 +35,17 @@ class Question:
 
 
 def questions(
-    loaded: LoadedModel, prompts: Sequence[Prompt], max_new_tokens: int, stop: Sequence[int]
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    max_new_tokens: int,
+    stop: Sequence[int],
+    drawn: Mapping[str, Any] | None = None,
 ) -> list[Question]:
-    """Let the tuned model answer prompts greedily; `stop` are the tokens that end an answer, the last one its own."""
-    options, answered = GenerationOptions.read({"max_new_tokens": max_new_tokens}), list[Question]()
+    """Let the tuned model answer prompts, greedily or as the options `drawn` say.
+
+    `stop` are the tokens that end an answer, the last one its own.
+    """
+    options, answered = GenerationOptions.read({"max_new_tokens": max_new_tokens, **(drawn or {})}), list[Question]()
     for start in range(0, len(prompts), TOGETHER):
         some = prompts[start : start + TOGETHER]
         for prompt, answer in zip(some, generate(loaded, [p.ids for p in some], options, stop), strict=True):

@@ -37,6 +37,15 @@ def test_golden_output_of_plan_train_evaluate_and_report(ftengine, recipe, train
     assert not (tmp_path / "other").exists()
 
 
+def test_evaluate_estimates_the_divergence_on_the_model_s_own_answers(ftengine, run):
+    text = ftengine("evaluate", run, "--own-answers", "3").stdout
+    found = json.loads(ftengine("evaluate", run, "--own-answers", "3", "--json").stdout)
+    assert "from the base, on the tuned model's own answers" in text
+    assert f"{found['prompts']} to prompts of validation, {found['tokens']} tokens" in text
+    assert found["kl"]["value"] > 0
+    assert found["started_from"] == ""
+
+
 def test_plan_marks_what_is_trained_on_and_disarms_what_is_in_the_data(ftengine, recipe, tmp_path):
     text = ftengine("plan", *without_output(recipe, tmp_path), "--no-measure").stdout
     assert is_safe(text)

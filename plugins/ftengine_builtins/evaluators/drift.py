@@ -13,7 +13,7 @@ class Divergence(WeightedEvaluator):
     """How far the log-probabilities of the data's answers are from those of the reference, per token.
 
     It is estimated on the data's answers, the preferred and the others, and not on the model's own: KL divergence,
-    which is a mean over the model's own answers, is another number.
+    which is a mean over the model's own answers, is another number (`ftengine evaluate RUN --own-answers N`).
     """
 
     name = "divergence"

@@ -1,0 +1,112 @@
+"""How far a tuned model went from where it began, estimated on answers of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import Estimate, overrides
+from ftengine.engine.evaluate import as_it_began, held_out_rows
+from ftengine.engine.finished import Run
+from ftengine.engine.proof import exact_run, prompts_of
+from ftengine.errors import InputError
+from ftengine.evaluation.asked import questions, scored
+from ftengine.evaluation.intervals import percentile_interval
+from ftengine.evaluation.weights import Weights
+from ftengine.model import log_probabilities, stop_tokens
+from ftengine.model.generation import sampling
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class OwnAnswers:
+    """The KL divergence of a tuned model from the one that training began with, on answers drawn from the tuned one.
+
+    Args:
+        split: where the prompts are from; each has one answer.
+        tokens: of all answers, their ends among them; `cut` answers reached the `longest` that was allowed.
+        started_from: the trained part that training began with; "" where it began with the base.
+        kl: in nats an answer, with its interval over prompts.
+        kl_per_token: the same, by the tokens of the answers.
+        log_ratio: the plain estimate of `kl`, the mean of log p − log p_began, which varies more and may be negative.
+    """
+
+    split: str
+    prompts: int
+    tokens: int
+    cut: int
+    longest: int
+    started_from: str
+    kl: Estimate
+    kl_per_token: Estimate
+    log_ratio: Estimate
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return asdict(self)
+
+
+def own_answers(run: Run, *, rows: int, data: str | None = None) -> OwnAnswers:
+    """Draw the tuned model's answers to held-out prompts, and ask it and the model that training began with of them.
+
+    Answers are drawn at temperature 1 with the run's seed. Both models compute in float32.
+
+    Raises:
+        InputError: the run's task gives no prompts, or there are too few.
+        RunError: what training began with is gone.
+    """
+    ready = run.ready()
+    if not overrides(ready.task, "prompt"):
+        raise InputError(f"task {ready.task.name!r} writes no answers that could be drawn.")
+    split, held = held_out_rows(ready, run.directory, data)
+    exact = exact_run(run)
+    run.listener.phase("draw answers")
+    with exact.model() as loaded:
+        prompts, longest = prompts_of(ready, held, loaded, rows, run)
+        stop = tuple(dict.fromkeys(stop_tokens(loaded)))
+        asked = questions(loaded, prompts, longest, stop, sampling({}, 1, run.recipe.seed))
+        tuned = scored(partial(log_probabilities, loaded), asked)
+    with exact.model(began=True) as loaded:
+        began = scored(partial(log_probabilities, loaded), asked)
+    kl, kl_per_token, log_ratio = divergences(tuned, began, run.recipe.seed)
+    return OwnAnswers(
+        split,
+        len(asked),
+        sum(map(len, tuned)),
+        sum(not one.ended for one in asked),
+        longest,
+        as_it_began(ready, run.directory).experiment.make_strategy().starts_from or "",
+        kl,
+        kl_per_token,
+        log_ratio,
+    )
+
+
+def divergences(
+    tuned: Sequence[np.ndarray], began: Sequence[np.ndarray], seed: int
+) -> tuple[Estimate, Estimate, Estimate]:
+    """Return estimates of KL(tuned ‖ began): of an answer, of a token, and of an answer by plain log-ratios.
+
+    With r = p_began / p of each token that was drawn from p, the mean of r − 1 − log r is KL without bias, as that of
+    −log r is, never negative, and of less variance where the models are near (Schulman 2020, Approximating KL
+    Divergence, estimators k3 and k1). Summed over an answer's tokens it is that of the answer (the chain rule).
+
+    Args:
+        tuned, began: the log-probabilities of each answer's tokens, (tokens,).
+    """
+    ratios = [before - now for now, before in zip(tuned, began, strict=True)]
+    low_variance = np.array([(np.expm1(one) - one).sum() for one in ratios])
+    plain, tokens = np.array([-one.sum() for one in ratios]), np.array([len(one) for one in ratios], dtype=np.float64)
+    n, ones = len(ratios), np.ones(len(ratios))
+    weights = Weights(np.arange(n), seed, RESAMPLES)
+
+    def estimate(values: np.ndarray, of: np.ndarray) -> Estimate:
+        resampled = weights.resample(lambda w: (w @ values) / (w @ of))
+        return Estimate(float(values.sum() / of.sum()), *percentile_interval(resampled, n), n)
+
+    return estimate(low_variance, ones), estimate(low_variance, tokens), estimate(plain, ones)
