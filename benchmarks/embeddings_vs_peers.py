@@ -4,8 +4,10 @@ What is compared, each side in a process of its own, one after the other:
 
 - loss and gradients of the first step, without dropout, of the same rows in one effective batch of micro-batches
   (CachedMultipleNegativesRankingLoss there);
-- seconds of a step, the median of all but the first, and the largest resident size of the process;
-- recall@10 of the held-out headlines before and after, with its interval, of a run of ftengine on more pairs.
+- seconds of the processor in a step, on one thread, from one update to the next, the median, which other programs on
+  the machine change little; the largest resident size of the process;
+- recall@10 of the held-out headlines before and after, with its interval, of a run of ftengine on more pairs, and how
+  far vectors of the folder that it saved, opened with sentence-transformers, are from its own.
 
     pip install --no-deps --target peers 'sentence-transformers~=6.2'
     python examples/bbc_news/prepare.py --pairs --output news
@@ -23,11 +25,14 @@ import sys
 import tempfile
 import time
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 SEED, TEMPERATURE, LEARNING_RATE = 0, 0.05, 2e-5
+OPENED = 64
+"""Held-out headlines whose vectors are compared."""
 GRADIENTS = "gradients.safetensors"
 
 
@@ -63,12 +68,16 @@ def ours(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     from ftengine import Recipe, fine_tune, hookimpl, registry_of
     from ftengine.api import BeforeStep, Callback
 
+    marks: list[float] = []
+
     class Gradients(Callback):
-        """Writes the gradients of the first step."""
+        """Writes the gradients of the first step, and notes when the processor came to each update."""
 
         name = "gradients"
 
         def on_event(self, event: Any) -> None:
+            if isinstance(event, BeforeStep):
+                marks.append(time.process_time())
             if isinstance(event, BeforeStep) and event.step == 1:
                 found = {name: p.grad for name, p in event.model.named_parameters() if p.grad is not None}
                 save_file({name: x.contiguous() for name, x in found.items()}, work / GRADIENTS)
@@ -108,11 +117,7 @@ def ours(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     )
     steps = [line for line in run.metrics if "loss" in line]
     recall = {side: run.evaluation[side].get("recall_at_10") for side in ("base", "tuned", "difference")}
-    return {
-        "losses": [line["loss"] for line in steps],
-        "seconds": [line["seconds"] for line in steps],
-        "recall": recall,
-    }
+    return {"losses": [line["loss"] for line in steps], "seconds": between(marks), "recall": recall}
 
 
 def theirs(options: argparse.Namespace, work: Path) -> dict[str, Any]:
@@ -129,11 +134,11 @@ def theirs(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     rows = [json.loads(line) for line in (work / "train.jsonl").read_text().splitlines()]
     batch = [model.tokenize([row[side] for row in rows]) for side in ("anchor", "positive")]
     model.train()
-    losses, seconds, difference = [], [], {}
+    losses, marks, difference = [], [], {}
     for step in range(options.steps):
-        started = time.monotonic()
         loss = loss_of(batch, None)
         loss.backward()
+        marks.append(time.process_time())
         if step == 0:
             wanted = load_file(work / GRADIENTS)
             found = {n: p.grad for n, p in model[0].auto_model.named_parameters() if p.grad is not None}
@@ -143,8 +148,28 @@ def theirs(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
-        seconds.append(time.monotonic() - started)
-    return {"losses": losses, "seconds": seconds, "difference": difference}
+    return {"losses": losses, "seconds": between(marks), "difference": difference}
+
+
+def between(marks: list[float]) -> list[float]:
+    """Return how long each step took but the first."""
+    return [after - before for before, after in pairwise(marks)]
+
+
+def opened(options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Return the largest distance of a vector of the saved folder from the run's own, by its size."""
+    import numpy as np
+    from sentence_transformers import SentenceTransformer
+
+    from ftengine import load_run
+
+    run = load_run(work / "longer")
+    rows = [json.loads(line) for line in (options.data / "test.jsonl").read_text().splitlines()][:OPENED]
+    own = np.array([one["vector"] for one in run.predict({"anchor": row["anchor"]} for row in rows)])
+    model = SentenceTransformer(str(run.trained), device="cpu")
+    other = model.encode([row["anchor"] for row in rows])
+    distances = np.linalg.norm(own - other, axis=1) / np.linalg.norm(own, axis=1)
+    return {"texts": len(rows), "largest": float(distances.max())}
 
 
 def main() -> None:
@@ -156,13 +181,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--pairs", type=int, default=512, help="of the run that recall is measured of, each once")
     parser.add_argument("--json", type=Path, help="where the figures go")
-    parser.add_argument("--side", choices=["ours", "theirs", "longer"], help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=["ours", "theirs", "longer", "opened"], help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         if options.side == "longer":
             options.steps = options.pairs // options.batch
-        found = (theirs if options.side == "theirs" else ours)(options, options.work)
+        import torch
+
+        torch.set_num_threads(1)
+        play = {"theirs": theirs, "opened": opened}.get(options.side, ours)
+        found = play(options, options.work)
         found["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         (options.work / f"{options.side}.json").write_text(json.dumps(found))
         return
@@ -171,7 +200,7 @@ def main() -> None:
         work = Path(folder)
         still(work / "model")
         sides = {}
-        for side in ("ours", "theirs", "longer"):
+        for side in ("ours", "theirs", "longer", "opened"):
             chosen = rows[: options.pairs if side == "longer" else options.batch]  # each step has all of the batch
             (work / "train.jsonl").write_text("\n".join(chosen))
             subprocess.run([sys.executable, __file__, *sys.argv[1:], "--side", side, "--work", folder], check=True)
@@ -184,10 +213,14 @@ def main() -> None:
 
 
 def told(
-    options: argparse.Namespace, ours: dict[str, Any], theirs: dict[str, Any], longer: dict[str, Any]
+    options: argparse.Namespace,
+    ours: dict[str, Any],
+    theirs: dict[str, Any],
+    longer: dict[str, Any],
+    opened: dict[str, Any],
 ) -> dict[str, Any]:
     """Put both sides' figures together: differences and ratios, ftengine's over the other's."""
-    seconds = {name: statistics.median(side["seconds"][1:]) for name, side in (("ours", ours), ("theirs", theirs))}
+    seconds = {name: statistics.median(side["seconds"]) for name, side in (("ours", ours), ("theirs", theirs))}
     return {
         "batch": options.batch,
         "micro_batch": options.micro,
@@ -196,9 +229,10 @@ def told(
         "first_loss": [ours["losses"][0], theirs["losses"][0]],
         "last_loss": [ours["losses"][-1], theirs["losses"][-1]],
         "gradients": theirs["difference"],
-        "seconds_a_step": [seconds["ours"], seconds["theirs"], seconds["ours"] / seconds["theirs"]],
+        "processor_seconds_a_step": [seconds["ours"], seconds["theirs"], seconds["ours"] / seconds["theirs"]],
         "peak_mib": [ours["peak_mib"], theirs["peak_mib"], ours["peak_mib"] / theirs["peak_mib"]],
         "recall_at_10": {"pairs": options.pairs, **longer["recall"]},
+        "distance_of_vectors": {name: opened[name] for name in ("texts", "largest")},
     }
 
 

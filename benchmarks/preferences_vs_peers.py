@@ -6,7 +6,8 @@ side in a process of its own, one after the other:
 
 - loss and gradients of the first step in float32, without dropout, of the same pairs: DPO and IPO of DPOTrainer, SimPO
   of CPOTrainer (`cpo_alpha` 0), ORPO of ORPOTrainer, whose NLL is taken of the answers and as a mean of theirs, as its
-  paper has it (TRL's is one mean over all tokens of prompts and answers);
+  paper has it (TRL's is one mean over all tokens of prompts and answers), KTO of KTOTrainer on chosen and rejected
+  answers in turn, which at its reference is 1/2 whatever z₀ is taken of, with the same gradients;
 - DPO of `--steps` steps, each pair once: seconds of the processor in training, with what the reference takes, which
   other programs on the machine change little, the largest resident size of the process, and on held-out pairs the share
   that are preferred, with its interval, by one function for both.
@@ -40,7 +41,10 @@ LOSSES = {
     "ipo": {"beta": 0.1},
     "simpo": {"beta": 2.0, "target_margin": 0.5},
     "orpo": {"beta": 0.1},
+    "kto": {"beta": 0.1},
 }
+SINGLE = "kto"
+"""The loss of answers without a partner."""
 GRADIENTS = "gradients-{}.safetensors"
 
 
@@ -52,6 +56,7 @@ def main() -> None:
     parser.add_argument("--characters", type=int, default=400, help="of a pair at most")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=60, help="0: the first step alone")
+    parser.add_argument("--losses", nargs="*", choices=LOSSES, default=[*LOSSES], help="of the first step")
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--side", choices=["ours", "theirs", "accuracy"], help=argparse.SUPPRESS)
     parser.add_argument("--loss", help=argparse.SUPPRESS)
@@ -76,7 +81,9 @@ def main() -> None:
             subprocess.run([sys.executable, __file__, *sys.argv[1:], *asked], check=True)
             return json.loads((work / f"{side}.json").read_text())
 
-        first = {loss: compared(work, *(played(side, loss) for side in ("ours", "theirs")), loss) for loss in LOSSES}
+        first = {
+            loss: compared(work, *(played(side, loss) for side in ("ours", "theirs")), loss) for loss in options.losses
+        }
         sides, preferred = {}, {}
         if options.steps:
             sides = {side: played(side, "dpo", "--long") for side in ("ours", "theirs")}
@@ -128,6 +135,12 @@ def prepare(options: argparse.Namespace, work: Path) -> None:
     write(work / "held-out.jsonl", pairs[: options.held_out])
     rest = pairs[options.held_out :]
     write(work / "first.jsonl", rest[: options.batch])
+    answers = [("chosen", "rejected")[i % 2] for i in range(options.batch)]
+    single = [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+        for side, row in zip(answers, rest, strict=False)
+    ]
+    write(work / f"first-{SINGLE}.jsonl", single)
     write(work / "long.jsonl", rest[: options.batch * options.steps])
     tokenizer.chat_template = None
     model.save_pretrained(work / "base")
@@ -138,6 +151,11 @@ def prepare(options: argparse.Namespace, work: Path) -> None:
         if "lora_B" in name:  # else A would have no gradient yet
             parameter.data.normal_(std=1e-3)
     adapted.save_pretrained(work / "adapter")
+
+
+def rows_of(options: argparse.Namespace) -> str:
+    """Return the name of the file that a side trains on."""
+    return "long" if options.long else f"first-{SINGLE}" if options.loss == SINGLE else "first"
 
 
 def ours(options: argparse.Namespace, work: Path) -> dict[str, Any]:
@@ -168,11 +186,12 @@ def ours(options: argparse.Namespace, work: Path) -> dict[str, Any]:
             self.spent[self.now] = self.spent.get(self.now, 0.0) + time.process_time() - self.since
             self.now, self.since = name, time.process_time()
 
-    rows, phases = "long" if options.long else "first", Phases()
+    rows, phases = rows_of(options), Phases()
+    task = "unpaired-preference" if options.loss == SINGLE else "preference"
     recipe = Recipe.make(
         {
             "model": {"source": str(work / "base")},
-            "task": {"name": "preference", "loss": options.loss, **LOSSES[options.loss]},
+            "task": {"name": task, "loss": options.loss, **LOSSES[options.loss]},
             "data": {"train": str(work / f"{rows}.jsonl"), "validation": None, "leaks": "warn"},
             "strategy": {"name": "lora", "start_from": str(work / "adapter"), "dropout": 0.0},
             "train": {
@@ -220,7 +239,7 @@ def theirs(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     tokenizer = tf.AutoTokenizer.from_pretrained(work / "base")
     base = tf.AutoModelForCausalLM.from_pretrained(work / "base", dtype=torch.float32)
     model = peft.PeftModel.from_pretrained(base, work / "adapter", is_trainable=True)
-    rows = datasets.Dataset.from_json(str(work / f"{'long' if options.long else 'first'}.jsonl"))
+    rows = datasets.Dataset.from_json(str(work / f"{rows_of(options)}.jsonl"))
     kind, arguments = peer(options, work)
     trainer = kind(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer, callbacks=[Watch()])
     began = time.process_time()
@@ -258,6 +277,10 @@ def peer(options: argparse.Namespace, work: Path) -> tuple[Any, Any]:
         from trl import DPOConfig, DPOTrainer
 
         return DPOTrainer, DPOConfig(**settings, loss_type=[{"dpo": "sigmoid", "ipo": "ipo"}[options.loss]])
+    if options.loss == SINGLE:
+        from trl import KTOConfig, KTOTrainer
+
+        return KTOTrainer, KTOConfig(**settings)
     if options.loss == "simpo":
         from trl.experimental.cpo import CPOConfig, CPOTrainer
 
