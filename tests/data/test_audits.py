@@ -6,6 +6,7 @@ import json
 import random
 import re
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,7 @@ from ftengine.run.evaluation_result import Details, Displays, EvaluationResult
 from ftengine.run.records import Verdict
 from ftengine.text import find_personal, redact, redact_json, redact_pieces
 from ftengine_builtins.audits import balance
+from ftengine_builtins.audits.conversations import Conversations
 from ftengine_builtins.audits.languages import letter_script, minorities, script_of
 from ftengine_builtins.audits.texts import is_garbled
 
@@ -25,6 +27,14 @@ def texts(names) -> str:
 
 def told(result, source):
     return [finding.text for finding in result.findings if finding.source == source]
+
+
+def test_what_no_template_writes_is_found():
+    counts = {"conversations": 2, "targets": 2, "end_of_turn": 2, "tokens.assistant": 9, "unwritten.is_error": 3}
+    data = SimpleNamespace(encoded={"train": {"rows": 2, "counts": counts}})
+    (finding,) = [one for one in Conversations().examine(data) if isinstance(one, Finding)]
+    assert "`is_error` of 3 messages in training examples" in finding.text
+    assert finding.figures == {"train": {"unwritten.is_error": 3}}
 
 
 def test_a_script_that_few_rows_have_is_found(write, text_task, audit):

@@ -142,6 +142,7 @@ def test_a_source_of_which_nothing_is_held_out_is_reported(two, tmp_path):
     ]
     (table,) = [one for one in data.audit.displays if one.title == "Sources of training"]
     assert [row[-1] for row in table.rows] == [row["examples"] for row in held]
+    assert "its share of what is held out" in table.caption
 
 
 def test_how_a_source_is_spelt_makes_no_other_content(two, chat_file, monkeypatch):
