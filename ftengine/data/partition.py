@@ -88,24 +88,28 @@ class _Strata:
     def __init__(self, group_of: np.ndarray, targets: np.ndarray, groups: int) -> None:
         _, stratum = np.unique(targets, return_inverse=True)
         self._total = np.bincount(stratum)
-        group, self._stratum, self._count = _pairs(group_of, stratum)
-        self._start = np.searchsorted(group, np.arange(groups + 1))
-        self._left = np.bincount(self._stratum, minlength=len(self._total))
+        group, strata, count = _pairs(group_of, stratum)
+        self._left = np.bincount(strata, minlength=len(self._total)).tolist()
+        # Lists: each group is looked at by itself, which numpy is slow at.
+        self._stratum, self._count = strata.tolist(), count.tolist()
+        self._start = np.searchsorted(group, np.arange(groups + 1)).tolist()
 
     def take(self, order: np.ndarray, fraction: float, most: int) -> list[int]:
         """Return up to `most` groups whose rows come close to a fraction of every target."""
-        need = _apportioned(self._total * fraction)
-        taken: list[int] = []
-        for group in order:
-            if len(taken) == most or not (need > 0).any():
+        need = _apportioned(self._total * fraction).tolist()
+        taken, stratum, count, left = list[int](), self._stratum, self._count, self._left
+        waiting = any(one > 0 for one in need)
+        for group in order.tolist():
+            if len(taken) == most or not waiting:
                 break
-            part = slice(self._start[group], self._start[group + 1])
-            strata, count = self._stratum[part], self._count[part]
-            closer = np.abs(need[strata] - count).sum() < np.abs(need[strata]).sum()
-            if closer and (self._left[strata] > 1).all():
-                taken.append(int(group))
-                need[strata] -= count
-                self._left[strata] -= 1
+            part = range(self._start[group], self._start[group + 1])
+            closer = sum(abs(need[stratum[i]] - count[i]) - abs(need[stratum[i]]) for i in part) < 0
+            if closer and all(left[stratum[i]] > 1 for i in part):
+                taken.append(group)
+                for i in part:
+                    need[stratum[i]] -= count[i]
+                    left[stratum[i]] -= 1
+                waiting = any(one > 0 for one in need)
         return taken
 
 
