@@ -49,7 +49,7 @@ TARGETS = {
 FAST_PATHS: dict[str, str | list[str]] = {
     "ftengine": "auto",
     "plain": "off",
-    "apart": ["cpu-norms", "grouped-keys", "grouped-layers"],
+    "apart": ["cpu-gates", "cpu-norms", "cpu-rotary", "grouped-keys", "grouped-layers"],
 }
 """What each side of ftengine's says under train.fast_paths."""
 TASKS = {"chat": "causal-lm", "chat-full": "causal-lm", "news": "text-classification", "seq2seq": "seq2seq-lm"}

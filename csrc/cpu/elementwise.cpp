@@ -1,5 +1,5 @@
-// torch.ops.ftengine for CPU: RMS norms, which ATen computes in a pass over memory for every step of theirs, and
-// dropout, whose random numbers ATen draws one by one.
+// torch.ops.ftengine for CPU: RMS norms, gates and rotary embeddings, which ATen computes in a pass over memory for
+// every step of theirs, and dropout, whose random numbers ATen draws one by one.
 //
 // ftengine/ops/elementwise.py holds schemas and meaning.
 
@@ -95,12 +95,78 @@ Tensor dropout_cpu(const Tensor& x, double p, const Tensor& seed) {
   return y;
 }
 
+// silu(gate) ∘ up
+Tensor silu_mul_cpu(const Tensor& gate, const Tensor& up) {
+  const int64_t elements = check_rows(gate, "gate");
+  check_rows(up, "up");
+  check_same(up, "up", gate, "gate");
+  Tensor y = torch::stable::empty_like(gate);
+  by_large_type(gate, [&](auto zero) {
+    using T = decltype(zero);
+    parallel((elements + kColumnUnit - 1) / kColumnUnit, kColumnUnit, [&](int64_t begin, int64_t end) {
+      chosen_kernels<T>().silu_mul(begin * kColumnUnit, std::min(end * kColumnUnit, elements), const_data<T>(gate),
+                                   const_data<T>(up), data<T>(y));
+    });
+  });
+  return y;
+}
+
+std::tuple<Tensor, Tensor> silu_mul_backward_cpu(const Tensor& dy, const Tensor& gate, const Tensor& up) {
+  const int64_t elements = check_rows(gate, "gate");
+  for (const auto& [x, name] : {std::pair(dy, "dy"), std::pair(up, "up")}) {
+    check_rows(x, name);
+    check_same(x, name, gate, "gate");
+  }
+  Tensor dgate = torch::stable::empty_like(gate), dup = torch::stable::empty_like(up);
+  by_large_type(gate, [&](auto zero) {
+    using T = decltype(zero);
+    parallel((elements + kColumnUnit - 1) / kColumnUnit, kColumnUnit, [&](int64_t begin, int64_t end) {
+      chosen_kernels<T>().silu_mul_backward(begin * kColumnUnit, std::min(end * kColumnUnit, elements),
+                                            const_data<T>(dy), const_data<T>(gate), const_data<T>(up), data<T>(dgate),
+                                            data<T>(dup));
+    });
+  });
+  return {dgate, dup};
+}
+
+// (B, L, heads, D): x (B, heads, L, D) by a rotation's matrix, or its transpose.
+Tensor rotate_cpu(const Tensor& x, const Tensor& cos, const Tensor& sin, bool transposed) {
+  STD_TORCH_CHECK(x.dim() == 4 && x.size(3) % 2 == 0 && (x.stride(3) == 1 || x.size(3) == 0),
+                  "x must be (batch, heads, length, depth) of an even depth, contiguous in its last dimension");
+  check_large_type(x, "x");
+  check_same(sin, "sin", cos, "cos");
+  for (const auto& [angles, name] : {std::pair(cos, "cos"), std::pair(sin, "sin")}) {
+    STD_TORCH_CHECK(angles.dim() == 3 && angles.is_contiguous() &&
+                        (angles.size(0) == 1 || angles.size(0) == x.size(0)) && angles.size(1) == x.size(2) &&
+                        angles.size(2) == x.size(3) && angles.scalar_type() == x.scalar_type(),
+                    name, " must be (batch or 1, length, depth), contiguous, in x's dtype");
+    check_large_type(angles, name);
+  }
+  Tensor y = torch::stable::new_empty(x, {x.size(0), x.size(2), x.size(1), x.size(3)});
+  by_large_type(x, [&](auto zero) {
+    using T = decltype(zero);
+    Rotation<T> call{const_data<T>(x), const_data<T>(cos), const_data<T>(sin), data<T>(y)};
+    for (int i = 0; i < 3; ++i) call.x_stride[i] = x.stride(i);
+    call.heads = x.size(1);
+    call.length = x.size(2);
+    call.depth = x.size(3);
+    call.angles_by_batch = cos.size(0) > 1;
+    call.transposed = transposed;
+    parallel(x.size(0) * call.length, call.heads * call.depth,
+             [&](int64_t begin, int64_t end) { chosen_kernels<T>().rotate(begin, end, call); });
+  });
+  return y;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(ftengine, CPU, library) {
   library.impl("rms_norm", TORCH_BOX(&rms_norm_cpu));
   library.impl("rms_norm_backward", TORCH_BOX(&rms_norm_backward_cpu));
   library.impl("dropout", TORCH_BOX(&dropout_cpu));
+  library.impl("silu_mul", TORCH_BOX(&silu_mul_cpu));
+  library.impl("silu_mul_backward", TORCH_BOX(&silu_mul_backward_cpu));
+  library.impl("rotate", TORCH_BOX(&rotate_cpu));
 }
 
 }  // namespace ftengine::cpu

@@ -1,5 +1,5 @@
-// RMS norms over rows, written once in plain loops that each instruction set's compiler turns into vectors; the
-// rows of x are contiguous in element type T, and everything is computed in fp32 and rounded once.
+// RMS norms, gates and rotations, written once in plain loops that each instruction set's compiler turns into vectors;
+// rows are contiguous in element type T, and everything is computed in fp32 and rounded once.
 //
 // A number of a result depends on nothing but its own row (weight gradients: its own column): threads change no bit.
 
@@ -51,6 +51,29 @@ FTENGINE_INLINE void add(Sum& sum, int n, const Value& value) {
     for (int j = 0; j < kSums; ++j) sum.parts[j] += value(i + j);
   }
   for (int j = 0; i + j < n; ++j) sum.parts[j] += value(i + j);
+}
+
+// e^x for x <= 0, to two units of fp32's rounding; below the smallest normal number, zero. (Cody and Waite's reduction,
+// and a polynomial of degree 6.)
+FTENGINE_INLINE float exp_of(float x) {
+  constexpr float kMagic = 12582912.0f;  // 1.5 · 2²³: what is added to it is rounded to an integer
+  const float bounded = x < -87.0f ? -87.0f : x;
+  const float shifted = bounded * 1.44269504f + kMagic, n = shifted - kMagic;
+  const float r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.38888889e-3f;
+  p = p * r + 8.33333333e-3f;
+  p = p * r + 4.16666667e-2f;
+  p = p * r + 1.66666667e-1f;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  uint32_t bits, power;
+  __builtin_memcpy(&bits, &p, sizeof bits);
+  __builtin_memcpy(&power, &shifted, sizeof power);
+  bits += power << 23;
+  float result;
+  __builtin_memcpy(&result, &bits, sizeof result);
+  return x < -87.0f ? 0.0f : result;
 }
 
 // --- y = w ∘ x / rms(x) ----------------------------------------------------------------------------------------------
@@ -112,6 +135,61 @@ void rms_norm_weight(int64_t begin, int64_t end, const T* dy, const T* x, const 
     }
     for (int i = 0; i < n; ++i) dw[at + i] = sums[i];
   });
+}
+
+// --- y = silu(gate) ∘ up, silu(g) = g · σ(g)
+// ---------------------------------------------------------------------------
+
+FTENGINE_INLINE float sigmoid(float x) {
+  const float e = exp_of(x < 0 ? x : -x), share = 1.0f / (1.0f + e);
+  return x < 0 ? e * share : share;
+}
+
+template <class T>
+void silu_mul(int64_t begin, int64_t end, const T* gate, const T* up, T* __restrict y) {
+  float buffer_gate[kBlock], buffer_up[kBlock];
+  by_blocks(begin, end, [&](int64_t at, int n) FTENGINE_LAMBDA {
+    const float *g = widened(gate + at, n, buffer_gate), *u = widened(up + at, n, buffer_up);
+    for (int i = 0; i < n; ++i) round_to(g[i] * sigmoid(g[i]) * u[i], y + at + i);
+  });
+}
+
+template <class T>
+void silu_mul_backward(int64_t begin, int64_t end, const T* dy, const T* gate, const T* up, T* __restrict dgate,
+                       T* __restrict dup) {
+  float buffer_dy[kBlock], buffer_gate[kBlock], buffer_up[kBlock];
+  by_blocks(begin, end, [&](int64_t at, int n) FTENGINE_LAMBDA {
+    const float *d = widened(dy + at, n, buffer_dy), *g = widened(gate + at, n, buffer_gate);
+    const float* u = widened(up + at, n, buffer_up);
+    for (int i = 0; i < n; ++i) {
+      const float share = sigmoid(g[i]);
+      round_to(d[i] * u[i] * share * (1.0f + g[i] * (1.0f - share)), dgate + at + i);
+      round_to(d[i] * g[i] * share, dup + at + i);
+    }
+  });
+}
+
+// --- y = cos ∘ x + sin ∘ (-x₂, x₁), of x = (x₁, x₂); or its transpose
+// -------------------------------------------------
+
+template <class T>
+void rotate(int64_t begin, int64_t end, const Rotation<T>& call) {
+  const int64_t half = call.depth / 2;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t batch = item / call.length, token = item % call.length;
+    const int64_t angle = (call.angles_by_batch ? item : token) * call.depth;
+    const T *cos = call.cos + angle, *sin = call.sin + angle;
+    for (int64_t head = 0; head < call.heads; ++head) {
+      const T* x = call.x + batch * call.x_stride[0] + head * call.x_stride[1] + token * call.x_stride[2];
+      T* __restrict y = call.y + (item * call.heads + head) * call.depth;
+      for (int64_t i = 0; i < half; ++i) {
+        const float first = to_float(x[i]), second = to_float(x[half + i]);
+        const float sin1 = to_float(sin[i]), sin2 = to_float(sin[half + i]);
+        round_to(to_float(cos[i]) * first + (call.transposed ? sin2 : -sin1) * second, y + i);
+        round_to(to_float(cos[half + i]) * second + (call.transposed ? -sin1 : sin2) * first, y + half + i);
+      }
+    }
+  }
 }
 
 }  // namespace

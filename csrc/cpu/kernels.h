@@ -27,6 +27,40 @@ struct Dropout {
 // expand's b, and its s as expand's s as well.
 enum class Operand { kProjectA, kExpandS, kExpandB, kContractS };
 
+// Some queries and the keys that the last of them sees, the keys in front of which the others see less: one each.
+struct Sequence {
+  int64_t first_query, queries, first_key, keys;  // keys >= queries
+};
+
+// q (Nq, heads · groups, D), k and v (Nk, heads, D), rows of D contiguous; out, dout, dq as q and contiguous; lse (Nq,
+// heads · groups), the log of the sum of a query's exponentials, in fp32; dk and dv (keys of all sequences, heads, D)
+// in fp32.
+template <class T>
+struct Attention {
+  const T *q, *k, *v;
+  int64_t q_stride[2], k_stride[2], v_stride[2];
+  const Sequence* sequences;
+  const int64_t *queries, *keys;  // the tokens that they are
+  int64_t heads, groups, depth;
+  int64_t window;  // how many keys back a query sees, itself included; 0: all
+  float scale;
+  T* out;
+  float* lse;
+  const T* dout;
+  T* dq;
+  float *dk, *dv;
+};
+
+// x (B, heads, L, D) of any strides, rows of D contiguous; cos and sin (B or 1, L, D); y (B, L, heads, D), contiguous.
+template <class T>
+struct Rotation {
+  const T *x, *cos, *sin;
+  T* y;
+  int64_t x_stride[3];
+  int64_t heads, length, depth;
+  bool angles_by_batch, transposed;
+};
+
 template <class T>
 struct Kernels {
   // null: the packed matrix itself serves
@@ -67,6 +101,16 @@ struct Kernels {
                             T* dx, int64_t length);
   void (*rms_norm_weight)(int64_t begin, int64_t end, const T* dy, const T* x, const float* rstd, float* dw,
                           int64_t rows, int64_t length);
+
+  // Elements begin <= i < end of contiguous operands; tokens begin <= b · L + l < end.
+  void (*silu_mul)(int64_t begin, int64_t end, const T* gate, const T* up, T* y);
+  void (*silu_mul_backward)(int64_t begin, int64_t end, const T* dy, const T* gate, const T* up, T* dgate, T* dup);
+  void (*rotate)(int64_t begin, int64_t end, const Rotation<T>& call);
+
+  // What attention.h has, of heads of keys begin <= i < end of sequences, heads · sequence + head. Each query is in one
+  // sequence.
+  void (*attend)(int64_t begin, int64_t end, const Attention<T>& call);
+  void (*attend_backward)(int64_t begin, int64_t end, const Attention<T>& call);
 };
 
 constexpr int64_t kColumnUnit = 64;

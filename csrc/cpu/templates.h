@@ -43,6 +43,11 @@ FTENGINE_INLINE int64_t multiple(int64_t value, int64_t of) { return (value + of
 
 struct Full {};  // the number of lanes of a whole vector
 
+template <int kCount>
+struct Count {
+  static constexpr int value = kCount;
+};
+
 template <class T>
 FTENGINE_INLINE Vector load(const T* from, Full) {
   return Vector::load(from);
@@ -440,6 +445,14 @@ void drop(int64_t begin, int64_t end, const T* x, T* y, float factor, Dropout dr
   }
 }
 
+}  // namespace
+}  // namespace ftengine::cpu
+
+#include "cpu/attention.h"
+
+namespace ftengine::cpu {
+namespace {
+
 // --- the table -------------------------------------------------------------------------------------------------------
 
 // Where a form's small operands are not the packed matrices themselves, it has arranged_bytes, arranged_units and
@@ -459,7 +472,12 @@ constexpr Kernels<T> kernels_of(decltype(Kernels<T>::arranged_bytes) bytes = nul
           drop<T>,
           rms_norm<T>,
           rms_norm_backward<T>,
-          rms_norm_weight<T>};
+          rms_norm_weight<T>,
+          silu_mul<T>,
+          silu_mul_backward<T>,
+          rotate<T>,
+          attend<T>,
+          attend_backward<T>};
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ftengine.model.forest_attention import attend, by_torch, keeps_nothing
+from ftengine.model.forest_attention import by_kernel, by_torch, compiled
 from ftengine.model.forest_layout import Forest
 from ftengine.model.in_float32 import in_float32
 from ftengine.model.modes import evaluating
@@ -132,10 +132,12 @@ def _attend(
     if not isinstance(attention_mask, _Mask):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     attention_mask.calls.attention += 1
-    own = keeps_nothing(query, value, kwargs)
-    pieces = attention_mask.forest.pieces(query.shape[2], key.shape[2], attention_mask.window, apart=own)
+    forest, window, asked = attention_mask.forest, attention_mask.window, (query.shape[2], key.shape[2])
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    result = attend(q, k, v, pieces, kwargs.get("scaling")) if own else by_torch(module, q, k, v, pieces, **kwargs)
+    if compiled(query, value, kwargs):
+        result = by_kernel(q, k, v, forest.sequences(*asked), kwargs.get("scaling"), window or 0)
+    else:
+        result = by_torch(module, q, k, v, forest.pieces(*asked, window), **kwargs)
     return result[None], None
 
 

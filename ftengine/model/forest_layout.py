@@ -4,8 +4,8 @@ A batch becomes a forest. Its rows are sorted, and of each only what the row bef
 A token is at the position that it has in its own row and attends to what stands before it there. Prefix Grouper
 (arXiv:2506.05433) does this for the prompt of a group of answers.
 
-Attention is computed over pieces: what is new of a row (queries) against the whole row (keys), pieces of like size
-together, so that no mask spans the tokens of two rows; a long beginning is a piece of its own.
+Attention is computed of what is new of a row (queries) against the whole row (keys): row by row, or, where a kernel
+wants rows of one size, over pieces of like ones, so that no mask spans the tokens of two rows.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ftengine.model.forest_attention import Piece, Pieces
+from ftengine.ops.attention import Sequences
 
 SHORTEST = 8
 """Tokens that rows must share at least."""
@@ -27,9 +28,8 @@ WASTE, CALL = 1.25, 1 << 16
 """How much more than needed pieces that are computed together may compute, and products of a query and a key that take
 about as long as a call of their own."""
 
-LONG = 128
-"""Tokens of a beginning from which on what follows sees it in a product of its own, without copies of its keys: of 200
-that is a quarter quicker, of 24 or 60 slower."""
+MOST = 256
+"""Queries of a sequence: longer ones are several, over which threads are shared out."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Forest:
     rows: Sequence[np.ndarray]
     new: Sequence[int]
     order: Sequence[int]
-    _pieces: dict[Any, Pieces] = field(default_factory=dict, repr=False, compare=False)
+    _cut: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, rows: Sequence[np.ndarray], device: torch.device | None = None) -> Forest:
@@ -71,60 +71,52 @@ class Forest:
         """How many tokens are computed."""
         return self.ids.shape[1]
 
-    def pieces(self, queries: int, keys: int, window: int | None, apart: bool) -> Pieces:
-        """Return the pieces of attention.
+    def sequences(self, queries: int, keys: int) -> Sequences:
+        """Return whose keys each query sees.
 
         Args:
             queries, keys: how many there are; those beyond the forest's tokens are virtual ones, in front of all rows.
+        """
+        asked = queries - self.tokens, keys - self.tokens
+        if asked not in self._cut:
+            self._cut[asked] = self._sequences(*asked)
+        return self._cut[asked]
+
+    def pieces(self, queries: int, keys: int, window: int | None) -> Pieces:
+        """Return the pieces of attention.
+
+        Args:
+            queries, keys: as in `sequences`.
             window: how many tokens back a query sees, itself included; None: all.
-            apart: whether long beginnings may be pieces of their own.
         """
         longest = max(map(len, self.rows)) + keys - self.tokens
-        whole = window is None or window >= longest
-        asked = queries - self.tokens, keys - self.tokens, None if whole else window, whole and apart
-        if asked not in self._pieces:
-            self._pieces[asked] = self._cut(*asked)
-        return self._pieces[asked]
+        asked = queries - self.tokens, keys - self.tokens, None if window is None or window >= longest else window
+        if asked not in self._cut:
+            self._cut[asked] = self._pieces(*asked)
+        return self._cut[asked]
 
-    def beginnings(self) -> Iterator[tuple[int, int, int]]:
-        """Yield (start, end, stop) of each beginning: its tokens from start to end, and what follows it until stop."""
-        shared = [len(self.rows[row]) - self.new[row] for row in self.order] + [0]
-        ends = np.cumsum([self.new[row] for row in self.order])
-        known = set[tuple[int, int]]()
-        for i, most in enumerate(shared):
-            first, last = i - 1, i
-            while first > 0 and shared[first] >= most:
-                first -= 1
-            while shared[last + 1 :] and shared[last + 1] >= most:
-                last += 1
-            before = max(shared[first], shared[last + 1]) if most else 0
-            if most > before and (first, most) not in known:
-                known.add((first, most))
-                path = self.rows[self.order[first]]
-                start, end, stop = int(path[before]), int(path[most - 1]) + 1, int(ends[last])
-                if stop > end:  # not of rows that are all the same
-                    yield start, end, stop
+    def _ways(self, asking: int, virtual: int) -> list[tuple[np.ndarray, int]]:
+        """Return what each row reads, and how many of these, the last ones, are its queries."""
+        front = np.arange(virtual)
+        rows = zip(self.rows, self.new, strict=True)
+        ways = [(np.concatenate([front, row + virtual]), new) for row, new in rows if new]
+        return [*ways, (front[:asking], asking)] if asking else ways
 
-    def _cut(self, asking: int, virtual: int, window: int | None, apart: bool) -> Pieces:
+    def _sequences(self, asking: int, virtual: int) -> Sequences:
+        parts = list[tuple[np.ndarray, int]]()
+        for way, new in self._ways(asking, virtual):
+            for left in range(new, 0, -MOST):
+                parts.append((way[: len(way) - left + min(left, MOST)], min(left, MOST)))
+        queries = np.concatenate([way[-new:] for way, new in parts]) - virtual + asking
+        sizes = np.array([(new, len(way)) for way, new in parts])
+        made = (np.ascontiguousarray(x) for x in (queries, np.concatenate([way for way, _ in parts]), sizes))
+        return Sequences(*(torch.from_numpy(x).to(self.ids.device) for x in made))
+
+    def _pieces(self, asking: int, virtual: int, window: int | None) -> Pieces:
         """Cut attention into pieces, with so many virtual queries and keys in front."""
-        front, device = np.arange(virtual), self.ids.device
-        long = [x for x in self.beginnings() if apart and x[1] - x[0] >= LONG]
-        covered = np.zeros(self.tokens, dtype=bool)
-        cuts = np.unique([x[1] for x in long])
-        for start, end, _ in long:
-            covered[start:end] = True
-        ways = list[tuple[np.ndarray, int]]()
-        for row, new in zip(self.rows, self.new, strict=True):
-            own = row[len(row) - new :]
-            for part in np.split(own, np.searchsorted(own, cuts)) if new else ():
-                if len(part):
-                    before = row[: np.searchsorted(row, part[0])]
-                    way = np.concatenate([front, before[~covered[before]] + virtual, part + virtual])
-                    ways.append((way, len(part)))
-        if asking:
-            ways.append((front[:asking], asking))
-        pieces, places, count = list[Piece](), np.zeros(asking + self.tokens, dtype=np.int64), 0
-        for group in _grouped(ways):
+        device, pieces = self.ids.device, list[Piece]()
+        places, count = np.zeros(asking + self.tokens, dtype=np.int64), 0
+        for group in _grouped(self._ways(asking, virtual)):
             wide, most = max(new for _, new in group), max(len(way) for way, _ in group)
             keys, last = np.zeros((len(group), most), dtype=np.int64), np.zeros((len(group), wide), dtype=np.int64)
             queries = np.zeros_like(last)
@@ -138,17 +130,9 @@ class Forest:
             seen = torch.arange(most) <= column
             if window is not None:
                 seen &= torch.arange(most) > column - window
-            filled = torch.from_numpy(np.arange(wide) >= np.array([[new] for _, new in group]))[:, None]
-            pieces.append(
-                Piece(
-                    torch.from_numpy(queries).to(device),
-                    torch.from_numpy(keys).to(device),
-                    seen.to(device) if wide != most or window is not None else None,
-                    filled.to(device) if filled.any() else None,
-                )
-            )
-        beginnings = [(slice(b + asking, c + asking), slice(a + virtual, b + virtual)) for a, b, c in long]
-        return Pieces(pieces, torch.from_numpy(places).to(device), beginnings)
+            mask = seen.to(device) if wide != most or window is not None else None
+            pieces.append(Piece(torch.from_numpy(queries).to(device), torch.from_numpy(keys).to(device), mask))
+        return Pieces(pieces, torch.from_numpy(places).to(device))
 
 
 def _shared(one: np.ndarray, other: np.ndarray) -> int:

@@ -267,12 +267,12 @@ def _with_bias(model: Any, logits: Tensor) -> Tensor:
 
 
 def _head_inputs(model: nn.Module, head: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return what the head is called with, (B, T, H), letting it compute one position only."""
+    """Return what the head is called with, (B, T, H), letting it compute no position at all."""
     seen: list[Tensor] = []
 
     def keep(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         seen.append(args[0])
-        return (args[0][:1, :1], *args[1:])
+        return (args[0][:1, :0], *args[1:])
 
     handle = head.register_forward_pre_hook(keep)
     try:

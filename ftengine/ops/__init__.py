@@ -5,7 +5,8 @@ weight. The operators below them, and those of the norms in elementwise.py, are 
 torch and nothing else.
 """
 
-from ftengine.ops import elementwise as elementwise  # which registers its operators
+from ftengine.ops import attention as attention  # which register their operators
+from ftengine.ops import elementwise as elementwise
 from ftengine.ops import library
 from ftengine.ops.dropout import draw_seed, quantise_dropout
 from ftengine.ops.eligibility import active_backend, use_reference, why_reference

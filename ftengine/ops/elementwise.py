@@ -1,10 +1,13 @@
-"""RMS norms and dropout, for which ATen passes over memory again and again, or draws one number after the other.
+"""What ATen passes over memory again and again for, or draws one number after the other.
 
     y = (w + offset) ∘ x / sqrt(mean(x²) + eps)           (Zhang and Sennrich 2019, arXiv:1910.07467)
     y = mask ∘ x / (1 - p)                                (Srivastava et al. 2014, JMLR 15)
+    y = gate ∘ σ(gate) ∘ up                               (Shazeer 2020, arXiv:2002.05202)
+    y = cos ∘ x + sin ∘ (-x₂, x₁), x = (x₁, x₂)           (Su et al. 2021, arXiv:2104.09864)
 
 Everything is computed in fp32 (fp64 for fp64) and rounded once. For the backward pass a norm keeps x and a number a
-row, dropout its seed. As in schemas.py, the reference is what a compiled kernel's registration takes the place of.
+row, dropout its seed, a gate its two inputs, a rotation its angles. As in schemas.py, the reference is what a compiled
+kernel's registration takes the place of.
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ SCHEMAS = {
     "rms_norm_backward": "(Tensor dy, Tensor x, Tensor weight, Tensor rstd, float offset, bool weight_gradient) -> "
     "(Tensor dx, Tensor dw)",
     "dropout": "(Tensor x, float p, Tensor seed) -> Tensor",
+    "silu_mul": "(Tensor gate, Tensor up) -> Tensor",
+    "silu_mul_backward": "(Tensor dy, Tensor gate, Tensor up) -> (Tensor dgate, Tensor dup)",
+    "rotate": "(Tensor x, Tensor cos, Tensor sin, bool transposed) -> Tensor",
 }
 
 
@@ -89,6 +95,56 @@ class _Dropout(torch.autograd.Function):
         return dropout(dy, ctx.p, *ctx.saved_tensors), None, None  # linear, so it may be differentiated again
 
 
+def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
+    """Return gate ∘ σ(gate) ∘ up, of two tensors of one shape and dtype."""
+    return _SiLUMul.apply(gate.contiguous(), up.contiguous())
+
+
+class _SiLUMul(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.refused = why_ineligible(gate.device.type, gate.dtype, 1, gate.layout) is not None
+        ctx.save_for_backward(gate, up)
+        return (_silu_mul if ctx.refused else GATE)(gate, up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        return (_silu_mul_backward if ctx.refused else GATE_BACKWARD)(dy.contiguous(), *ctx.saved_tensors)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Return cos ∘ x + sin ∘ (-x₂, x₁), where x₁ and x₂ are the halves of x's last dimension.
+
+    Args:
+        x: (B, heads, L, D), D even.
+        cos, sin: (B or 1, L, D) in x's dtype; no gradient flows to them.
+
+    Returns:
+        (B, heads, L, D), in memory as (B, L, heads, D).
+    """
+    return _Rotate.apply(x, cos.contiguous(), sin.contiguous())
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.refused = why_ineligible(x.device.type, x.dtype, 1, x.layout) is not None
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin, False, ctx.refused)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        return _turned(dy, cos, sin, True, ctx.refused), None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, transposed: bool, refused: bool) -> Tensor:
+    x = x if x.stride(-1) == 1 else x.contiguous()
+    return (_rotate if refused else ROTATE)(x, cos, sin, transposed).transpose(1, 2)
+
+
 def _dropout(x: Tensor, p: float, seed: Tensor) -> Tensor:
     n = dropout_level(p)
     kept = keep_mask(seed, n, 0, 1, x.numel()).view(x.shape).bool()
@@ -117,6 +173,25 @@ def _rms_norm_backward(
     return dx.to(x.dtype), dw.to(weight.dtype)
 
 
+def _silu_mul(gate: Tensor, up: Tensor) -> Tensor:
+    wide, other = _wide(gate, up)
+    return (wide * wide.sigmoid() * other).to(gate.dtype)
+
+
+def _silu_mul_backward(dy: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    d, wide, other = _wide(dy, gate, up)
+    share = wide.sigmoid()
+    return (d * other * share * (1 + wide * (1 - share))).to(gate.dtype), (d * wide * share).to(up.dtype)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, transposed: bool) -> Tensor:
+    wide, c, s = _wide(x, cos[:, None], sin[:, None])
+    other = s * wide if transposed else wide
+    first, second = other.chunk(2, -1)
+    turned = torch.cat([second, -first] if transposed else [-second, first], -1)
+    return (c * wide + (turned if transposed else s * turned)).transpose(1, 2).contiguous().to(x.dtype)
+
+
 def _shapes(x, weight, offset, eps):  # type: ignore[no-untyped-def]
     wide = torch.promote_types(x.dtype, torch.float32)
     return torch.empty_like(x), x.new_empty(x.shape[:-1].numel(), dtype=wide)
@@ -126,6 +201,19 @@ def _shapes_backward(dy, x, weight, rstd, offset, weight_gradient):  # type: ign
     return torch.empty_like(x), weight.new_empty(weight.shape if weight_gradient else 0)
 
 
+def _shapes_rotated(x, cos, sin, transposed):  # type: ignore[no-untyped-def]
+    batch, heads, length, depth = x.shape
+    return x.new_empty(batch, length, heads, depth)
+
+
 NORM = define("rms_norm", SCHEMAS["rms_norm"], _rms_norm, _shapes)
 NORM_BACKWARD = define("rms_norm_backward", SCHEMAS["rms_norm_backward"], _rms_norm_backward, _shapes_backward)
 DROPOUT = define("dropout", SCHEMAS["dropout"], _dropout, lambda x, p, seed: torch.empty_like(x))
+GATE = define("silu_mul", SCHEMAS["silu_mul"], _silu_mul, lambda gate, up: torch.empty_like(gate))
+GATE_BACKWARD = define(
+    "silu_mul_backward",
+    SCHEMAS["silu_mul_backward"],
+    _silu_mul_backward,
+    lambda dy, gate, up: (torch.empty_like(gate), torch.empty_like(up)),
+)
+ROTATE = define("rotate", SCHEMAS["rotate"], _rotate, _shapes_rotated)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ftengine.ops import active_backend, elementwise, lowrank_linear
+from ftengine.ops import active_backend, attention, elementwise, lowrank_linear
 from ftengine.ops.eligibility import KERNELS
 from ftengine.ops.schemas import OPERATORS
 
@@ -30,8 +30,16 @@ def samples():
             yield "lowrank_backward_input_", (None, x, ds, a, p, seed)
             yield "lowrank_backward_input", (x, ds, a, p, seed)
         yield "dropout", (x, 0.25, SEED)
+        yield "silu_mul", (x, dx)
+        yield "silu_mul_backward", (x, dx, x)
+        rows, angles = tensors((2, 3, m, 8), (r % 2 + 1, m, 8), dtype=dtype)
+        yield "rotate", (rows, angles, angles, r > 1)
         yield "rms_norm", (x, a[0], 1.0, 1e-5)
         yield "rms_norm_backward", (dx, x, a[0], torch.ones(m), 1.0, r > 1)
+        q, key, value, lse = tensors((5, 4, n), (5, 2, n), (5, 2, n), (5, 4), dtype=dtype)
+        two = torch.tensor([0, 1, 2, 4, 3]), torch.tensor([0, 1, 2, 0, 1, 4, 3]), torch.tensor([[3, 3], [2, 4]])
+        yield "attention", (q, key, value, *two, 0.5, r % 4)
+        yield "attention_backward", (q, q, key, value, q, lse.float(), *two, 0.5, r % 4)
         yield "lowrank_expand_", (y, s, b, 0.5)
         yield "lowrank_expand", (y, s, b, 0.5)
         yield "lowrank_backward_output", (y, s, b, 0.5)
@@ -61,7 +69,7 @@ def test_operator_passes_opcheck(name):
 
 
 def test_every_operator_of_the_design_is_registered():
-    assert registered() == {*vars(OPERATORS), *elementwise.SCHEMAS}
+    assert registered() == {*vars(OPERATORS), *elementwise.SCHEMAS, *attention.SCHEMAS}
 
 
 @pytest.mark.filterwarnings("ignore:.*\\s*Overriding a previously registered kernel")  # which is meant

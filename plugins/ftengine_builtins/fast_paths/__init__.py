@@ -2,9 +2,20 @@
 
 from ftengine_builtins.fast_paths.dropout import CpuDropout
 from ftengine_builtins.fast_paths.frozen_prefix import FrozenPrefix
+from ftengine_builtins.fast_paths.gates import CpuGates
 from ftengine_builtins.fast_paths.grouped_keys import GroupedKeys
 from ftengine_builtins.fast_paths.grouped_layers import GroupedLayers
 from ftengine_builtins.fast_paths.norms import CpuNorms
+from ftengine_builtins.fast_paths.rotary import CpuRotary
 from ftengine_builtins.fast_paths.shared_beginnings import SharedBeginnings
 
-__all__ = ["CpuDropout", "CpuNorms", "FrozenPrefix", "GroupedKeys", "GroupedLayers", "SharedBeginnings"]
+__all__ = [
+    "CpuDropout",
+    "CpuGates",
+    "CpuNorms",
+    "CpuRotary",
+    "FrozenPrefix",
+    "GroupedKeys",
+    "GroupedLayers",
+    "SharedBeginnings",
+]

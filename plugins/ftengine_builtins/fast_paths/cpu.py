@@ -7,6 +7,9 @@ import torch
 from ftengine.errors import RecipeError
 from ftengine.ops import active_backend
 
+DTYPES = (torch.float32, torch.bfloat16)
+"""What there are kernels for."""
+
 
 def require_kernels(name: str, device: torch.device) -> None:
     """Refuse a device that is no CPU, or has no compiled kernels (RecipeError)."""

@@ -12,10 +12,7 @@ from torch import Tensor, nn
 from ftengine.api import FastPath, LoadedModel, TrainingContext
 from ftengine.model import RMSNorm, rms_norm_of
 from ftengine.ops.elementwise import rms_norm
-from ftengine_builtins.fast_paths.cpu import require_kernels
-
-DTYPES = (torch.float32, torch.bfloat16)
-"""What there are kernels for."""
+from ftengine_builtins.fast_paths.cpu import DTYPES, require_kernels
 
 
 class CpuNorms(FastPath):

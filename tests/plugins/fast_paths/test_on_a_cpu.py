@@ -1,6 +1,7 @@
 """Fast paths on a CPU: norms, dropout, attention without repeated keys."""
 
 import copy
+import inspect
 import os
 from contextlib import contextmanager
 
@@ -19,8 +20,10 @@ from ftengine.ops import active_backend, draw_seed
 from ftengine.testing import training_context
 from ftengine_builtins.fast_paths import dropout
 from ftengine_builtins.fast_paths.dropout import CpuDropout
+from ftengine_builtins.fast_paths.gates import CpuGates, gated
 from ftengine_builtins.fast_paths.grouped_keys import GroupedKeys
 from ftengine_builtins.fast_paths.norms import CpuNorms
+from ftengine_builtins.fast_paths.rotary import CpuRotary
 
 compiled = pytest.mark.skipif(active_backend()[0] != "compiled", reason=active_backend()[1])
 
@@ -169,6 +172,80 @@ def test_what_the_environment_says_of_grouped_keys_holds(model, monkeypatch):
     with active(GroupedKeys, model) as found:
         assert found is None
     assert os.environ["TRANSFORMERS_SDPA_FORCE_GQA"] == "0"
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [(CpuGates, {"gated blocks": 2}), (CpuRotary, {"attention layers": 2})],
+    ids=["gates", "rotary"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gates_and_rotations_are_those_of_the_model_and_only_meanwhile(model, path, expected, dtype):
+    ids = torch.randint(64, (2, 9), generator=torch.Generator().manual_seed(0))
+
+    def outputs(of):
+        logits = of(input_ids=ids).logits
+        return [logits.detach(), *torch.autograd.grad(logits.double().square().sum(), list(of.parameters()))]
+
+    exact, own = outputs(copy.deepcopy(model).double()), copy.deepcopy(model).to(dtype)
+    before = outputs(own)
+    with active(path, own) as replaced:
+        assert replaced == expected
+        after = outputs(own)
+        with torch.profiler.profile() as profile:
+            own(input_ids=ids)
+        names = {event.key for event in profile.key_averages()}
+    assert names & {"ftengine::silu_mul", "ftengine::rotate"}
+    for fast, plain, true in zip(after, before, exact, strict=True):
+        assert float((fast - true).norm()) <= 1.5 * float((plain - true).norm()) + 1e-6 * float(true.norm())
+    assert all(torch.equal(one, other) for one, other in zip(outputs(own), before, strict=True))
+
+
+class Gelu(nn.Module):
+    """A block that is gated, by something else than SiLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.act, self.gate, self.up = nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.down(self.act(self.gate(x)) * self.up(x))
+
+
+class Scaled(Gelu):
+    def __init__(self):
+        super().__init__()
+        self.act = nn.SiLU()
+
+    def forward(self, x):
+        return 2 * self.down(self.act(self.gate(x)) * self.up(x))
+
+
+class Swapped(Scaled):
+    def forward(self, x):
+        return self.down(self.act(self.gate(x)) * self.up(x + 1))
+
+
+@compiled
+@pytest.mark.parametrize("make", [Gelu, Scaled, Swapped, lambda: nn.Linear(2, 2)])
+def test_blocks_that_compute_something_else_are_left_alone(make):
+    with active(CpuGates, nn.Sequential(make())) as replaced:
+        assert replaced is None
+    assert gated(Gelu) == ("down", "act", "gate", "up")
+
+
+@compiled
+def test_a_rotation_of_another_kind_is_left_alone(model, monkeypatch):
+    by_pairs = inspect.unwrap(type(model.model.layers[0].self_attn).forward).__globals__
+
+    def interleaved(q, k, cos, sin, unsqueeze_dim=1):
+        return q * cos[:, None], k * sin[:, None]
+
+    monkeypatch.setitem(by_pairs, "apply_rotary_pos_emb", interleaved)
+    with active(CpuRotary, model) as replaced:
+        assert replaced is None
+    assert by_pairs["apply_rotary_pos_emb"] is interleaved
 
 
 def drop(x, p=0.25, train=True):

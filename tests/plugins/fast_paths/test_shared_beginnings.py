@@ -5,6 +5,7 @@ import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -32,7 +33,7 @@ from ftengine import Recipe, fine_tune, plan
 from ftengine.api import LoadedModel
 from ftengine.model import Criterion, TokenLoss
 from ftengine.model.forest import Calls, _attend, _Mask, forest_of, forests, keeps_to_forests
-from ftengine.model.forest_attention import attend
+from ftengine.model.forest_attention import by_kernel, by_torch
 from ftengine.model.forest_layout import SHORTEST, Forest
 from ftengine.model.tokens import IGNORED
 from ftengine.testing import training_context
@@ -75,6 +76,13 @@ def loss_and_gradients(model, batch):
     return [loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
 
 
+def assert_alike(apart, together):
+    """Losses and gradients differ by rounding: of a tensor's size, or of a hundredth of the largest's."""
+    largest = max(float(x.norm()) for x in apart[1:])
+    for one, other in zip(apart, together, strict=True):
+        assert float((one - other).norm()) <= 1e-5 * max(float(one.norm()), 1e-2 * largest)
+
+
 def tokens(*sizes, seed=0):
     rng = np.random.default_rng(seed)
     return [rng.integers(1, 60, size).tolist() for size in sizes]
@@ -110,18 +118,19 @@ def test_loss_and_gradients_are_those_of_the_rows(rows, window):
     apart = loss_and_gradients(model, batch)
     with forests(model):
         together = loss_and_gradients(model, batch)
-    largest = max(float(x.norm()) for x in apart[1:])
-    for one, other in zip(apart, together, strict=True):
-        assert float((one - other).norm()) <= 1e-5 * max(float(one.norm()), 1e-2 * largest)
+    assert_alike(apart, together)
 
 
 @settings(max_examples=40)
 @given(
-    families(), st.sampled_from([(None, 1), (None, 9), (None, 128), (5, 1)]), st.sampled_from([(0, 0), (0, 3), (3, 3)])
+    families(),
+    st.sampled_from([(None, 1), (None, 9), (None, 256), (5, 4)]),
+    st.sampled_from([(0, 0), (0, 3), (3, 3)]),
+    st.booleans(),
 )
-def test_attention_over_pieces_is_that_over_a_mask(rows, limits, virtual):
-    """Of grouped keys, with virtual tokens in front that may ask too, and beginnings that are pieces of their own."""
-    (window, long), (asking, front) = limits, virtual
+def test_attention_over_a_forest_is_that_over_a_mask(rows, limits, virtual, kernel):
+    """Of grouped keys, with virtual tokens in front that may ask too, and of rows longer than what is asked at once."""
+    (window, most), (asking, front) = limits, virtual
     forest = Forest.of([np.array(row) for row in rows])
     sees = torch.zeros(asking + forest.tokens, front + forest.tokens, dtype=torch.bool)
     for numbers in forest.rows:
@@ -135,10 +144,15 @@ def test_attention_over_pieces_is_that_over_a_mask(rows, limits, virtual):
     )[0].transpose(0, 1)
     weights = torch.randn(expected.shape)
     gradients = torch.autograd.grad(expected, (q, k, v), weights)
-    with mock.patch("ftengine.model.forest_layout.LONG", long):
-        pieces = forest.pieces(len(q), len(k), window, apart=True)
-    assert bool(pieces.beginnings) == (window is None and any(e - s >= long for s, e, _ in forest.beginnings()))
-    found = attend(q, k, v, pieces, None)
+    if kernel:
+        with mock.patch("ftengine.model.forest_layout.MOST", most):
+            sequences = forest.sequences(len(q), len(k))
+        assert sorted(sequences.queries.tolist()) == list(range(len(q)))
+        assert int(sequences.sizes[:, 0].max()) <= most
+        found = by_kernel(q, k, v, sequences, None, window or 0)
+    else:
+        layer = SimpleNamespace(num_key_value_groups=2, is_causal=True)
+        found = by_torch(layer, q, k, v, forest.pieces(len(q), len(k), window))
     for one, other in zip(
         (found, *torch.autograd.grad(found, (q, k, v), weights)), (expected, *gradients), strict=True
     ):
@@ -172,19 +186,18 @@ def test_no_copy_of_shared_keys_is_kept_for_gradients():
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         _attend(torch.nn.Module(), q, k, v, _Mask(forest, None, Calls()), scaling=None)
     result, weights = 4 * forest.tokens * 8 * 4, 4 * forest.tokens * 4
-    assert sum(kept.values()) == sum(x.untyped_storage().nbytes() for x in (q, k, v)) + result + weights
+    numbers = 8 * (forest.tokens + sum(map(len, forest.rows)) + 2 * len(forest.rows))  # of all layers together
+    assert sum(kept.values()) == sum(x.untyped_storage().nbytes() for x in (q, k, v)) + result + weights + numbers
 
 
-@pytest.mark.parametrize("long", [1, 128])
-def test_in_bfloat16_a_forest_is_as_near_to_float32_as_rows(llama, long):
+def test_in_bfloat16_a_forest_is_as_near_to_float32_as_rows(llama):
     prompt, *rests = tokens(24, 9, 13, 12, 6)
     batch, found = batch_of(*(prompt + rest for rest in rests)), []
     exact = loss_and_gradients(llama, batch)
-    with mock.patch("ftengine.model.forest_layout.LONG", long):
-        for around in (nullcontext(), forests(llama)):
-            with around, torch.autocast("cpu", torch.bfloat16):
-                rounded = loss_and_gradients(llama, batch)
-            found.append(sum(float((x - y).norm() / y.norm()) for x, y in zip(rounded[1:], exact[1:], strict=True)))
+    for around in (nullcontext(), forests(llama)):
+        with around, torch.autocast("cpu", torch.bfloat16):
+            rounded = loss_and_gradients(llama, batch)
+        found.append(sum(float((x - y).norm() / y.norm()) for x, y in zip(rounded[1:], exact[1:], strict=True)))
     assert found[1] <= 1.05 * found[0]
 
 
@@ -197,7 +210,7 @@ def test_checkpointed_layers_compute_the_same_forest_again():
     with forests(model) as calls:
         together = loss_and_gradients(model, batch)
     assert calls.attention == 4
-    assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in zip(apart, together, strict=True))
+    assert_alike(apart, together)
 
 
 def test_packed_rows_share_their_beginning(llama):

@@ -1,0 +1,148 @@
+"""Attention of sequences whose tokens lie anywhere: several may read the same keys, and short ones pad nothing.
+
+    out[i] = Σ_j softmax_j(scale · q[i] · k[j]) v[j]      over the keys j that query i sees
+
+(Vaswani et al. 2017, arXiv:1706.03762.) A head of keys serves `groups` neighbouring heads of queries (Ainslie et al.
+2023, arXiv:2305.13245). Everything is computed in fp32 (fp64 for fp64) and rounded once; for the backward pass the
+logarithm of each query's sum of exponentials is kept, and scores are computed anew (Dao et al. 2022, arXiv:2205.14135).
+As in schemas.py, the reference is what a compiled kernel's registration takes the place of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ftengine.ops.eligibility import why_ineligible
+from ftengine.ops.schemas import define
+
+SCHEMAS = {
+    "attention": "(Tensor q, Tensor k, Tensor v, Tensor queries, Tensor keys, Tensor sizes, float scale, int window) "
+    "-> (Tensor out, Tensor lse)",
+    "attention_backward": "(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor queries, "
+    "Tensor keys, Tensor sizes, float scale, int window) -> (Tensor dq, Tensor dk, Tensor dv)",
+}
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Which keys queries see: of each sequence its last keys are those of its queries, one each.
+
+    Query i of n, of a sequence with P keys, sees the first P - n + i + 1 of them.
+
+    Args:
+        queries: (Σ n,) int64, numbers of queries, each of which is there once.
+        keys: (Σ P,) int64, numbers of keys, in their order.
+        sizes: (sequences, 2) int64, n and P of each, 1 <= n <= P.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    sizes: Tensor
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, scale: float, window: int = 0) -> Tensor:
+    """Return (N, heads, D): attention of each query over what it sees.
+
+    Args:
+        q: (N, heads, D).
+        k, v: (Nk, key heads, D) in q's dtype, a divisor of its heads.
+        sequences: what each query sees.
+        scale: of the scores.
+        window: how many keys back a query sees, itself included; 0: all.
+    """
+    return _Attention.apply(q, k, v, sequences.queries, sequences.keys, sequences.sizes, scale, window)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, *given: Any) -> Tensor:
+        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+        ctx.refused = why_ineligible(q.device.type, q.dtype, 1, q.layout) is not None
+        out, lse = (_attention if ctx.refused else FORWARD)(q, k, v, *given)
+        *tensors, ctx.scale, ctx.window = given
+        ctx.save_for_backward(q, k, v, out, lse, *tensors)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        call: Any = _attention_backward if ctx.refused else BACKWARD
+        gradients: tuple[Tensor, ...] = call(dout.contiguous(), *ctx.saved_tensors, ctx.scale, ctx.window)
+        return *gradients, *[None] * 5
+
+
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, queries: Tensor, keys: Tensor, sizes: Tensor, scale: float, window: int
+) -> tuple[Tensor, Tensor]:
+    groups, wide = q.shape[1] // k.shape[1], torch.promote_types(q.dtype, torch.float32)
+    out, lse = q.new_zeros(q.shape), q.new_zeros(q.shape[:2], dtype=wide)
+    for asked, seen, hidden in _each(queries, keys, sizes, window):
+        own, read, values = _heads(q, asked, 1), _heads(k, seen, groups), _heads(v, seen, groups)
+        scores = (scale * own @ read.mT).masked_fill(hidden, -torch.inf)
+        weights = torch.logsumexp(scores, -1)
+        summed = (scores - weights[..., None]).exp() @ values
+        out[asked], lse[asked] = summed.transpose(0, 1).to(q.dtype), weights.T
+    return out, lse
+
+
+def _attention_backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    sizes: Tensor,
+    scale: float,
+    window: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    groups = q.shape[1] // k.shape[1]
+    dq, dk, dv = (torch.zeros(x.shape, dtype=lse.dtype, device=x.device) for x in (q, k, v))
+    for asked, seen, hidden in _each(queries, keys, sizes, window):
+        own, slope = _heads(q, asked, 1), _heads(dout, asked, 1)
+        read, values = _heads(k, seen, groups), _heads(v, seen, groups)
+        scores = (scale * own @ read.mT).masked_fill(hidden, -torch.inf)
+        weights = (scores - lse[asked].T[..., None]).exp()
+        means = (slope * _heads(out, asked, 1)).sum(-1, keepdim=True)
+        inner = weights * (slope @ values.mT - means)
+        dq[asked] = scale * (inner @ read).transpose(0, 1)
+        for whole, part in ((dk, scale * inner.mT @ own), (dv, weights.mT @ slope)):
+            whole.index_add_(0, seen, part.unflatten(0, (-1, groups)).sum(1).transpose(0, 1))
+    return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
+
+
+def _each(queries: Tensor, keys: Tensor, sizes: Tensor, window: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield each sequence's queries, keys, and (n, P) which keys a query does not see."""
+    lengths = sizes.tolist()
+    parts = zip(queries.split([n for n, _ in lengths]), keys.split([p for _, p in lengths]), strict=True)
+    for asked, seen in parts:
+        last = torch.arange(len(seen) - len(asked), len(seen), device=keys.device)[:, None]
+        places = torch.arange(len(seen), device=keys.device)
+        yield asked, seen, (places > last) | (places <= last - window if window else places < 0)
+
+
+def _heads(x: Tensor, rows: Tensor, groups: int) -> Tensor:
+    """Return (heads · groups, n, D) of some rows of (N, heads, D), in fp32 or fp64."""
+    some = x.index_select(0, rows)
+    return some.to(torch.promote_types(x.dtype, torch.float32)).transpose(0, 1).repeat_interleave(groups, 0)
+
+
+def _shapes(q, k, v, queries, keys, sizes, scale, window):  # type: ignore[no-untyped-def]
+    wide = torch.promote_types(q.dtype, torch.float32)
+    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=wide)
+
+
+def _shapes_backward(dout, q, k, v, out, lse, queries, keys, sizes, scale, window):  # type: ignore[no-untyped-def]
+    return tuple(x.new_empty(x.shape) for x in (q, k, v))
+
+
+FORWARD = define("attention", SCHEMAS["attention"], _attention, _shapes)
+BACKWARD = define("attention_backward", SCHEMAS["attention_backward"], _attention_backward, _shapes_backward)
