@@ -58,6 +58,8 @@ Attention<T> described(const Tensor& q, const Tensor& k, const Tensor& v, const 
   STD_TORCH_CHECK(q.size(2) == k.size(2) && k.sizes().equals(v.sizes()) && k.scalar_type() == q.scalar_type() &&
                       v.scalar_type() == q.scalar_type(),
                   "q, k and v must agree in depth and dtype, and k and v in shape");
+  STD_TORCH_CHECK(queries.size(0) == q.size(0), "queries has ", queries.size(0), " numbers; each of q's ", q.size(0),
+                  " must be there once");
   STD_TORCH_CHECK(window >= 0, "window is ", window, "; it must be a number of keys, or 0 for all");
   Attention<T> call{};
   call.q = const_data<T>(q);
@@ -130,22 +132,21 @@ void add_up(const std::vector<int64_t>& starts, const std::vector<int64_t>& plac
 }
 
 std::tuple<Tensor, Tensor, Tensor> attention_backward_cpu(const Tensor& dout, const Tensor& q, const Tensor& k,
-                                                          const Tensor& v, const Tensor& out, const Tensor& lse,
-                                                          const Tensor& queries, const Tensor& keys,
-                                                          const Tensor& sizes, double scale, int64_t window) {
+                                                          const Tensor& v, const Tensor& lse, const Tensor& queries,
+                                                          const Tensor& keys, const Tensor& sizes, double scale,
+                                                          int64_t window) {
   check_heads(q, "q");
   check_heads(k, "k");
   check_heads(v, "v");
   check_same(dout, "dout", q, "q");
-  check_same(out, "out", q, "q");
-  for (const auto& [x, name] : {std::pair(dout, "dout"), std::pair(out, "out"), std::pair(lse, "lse")}) {
+  for (const auto& [x, name] : {std::pair(dout, "dout"), std::pair(lse, "lse")}) {
     STD_TORCH_CHECK(x.is_cpu() && x.is_contiguous(), name, " must be contiguous and on the CPU");
     check_storage(x, name);
   }
   STD_TORCH_CHECK(lse.scalar_type() == ScalarType::Float && lse.numel() == q.size(0) * q.size(1), "lse must be (",
                   q.size(0), ", ", q.size(1), ") in Float");
   const std::vector<Sequence> sequences = check_sequences(sizes, queries, keys);
-  Tensor dq = torch::stable::new_zeros(q, {q.size(0), q.size(1), q.size(2)});
+  Tensor dq = torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2)});
   Tensor dk = torch::stable::new_empty(k, {k.size(0), k.size(1), k.size(2)});
   Tensor dv = torch::stable::new_empty(k, {k.size(0), k.size(1), k.size(2)});
   const int64_t numbers = k.size(1) * k.size(2);
@@ -159,7 +160,6 @@ std::tuple<Tensor, Tensor, Tensor> attention_backward_cpu(const Tensor& dout, co
     std::vector<int64_t> next(starts.begin(), starts.end() - 1);
     for (int64_t i = 0; i < keys.size(0); ++i) places[next[call.keys[i]]++] = i;
     call.sequences = sequences.data();
-    call.out = const_cast<T*>(const_data<T>(out));
     call.lse = const_cast<float*>(const_data<float>(lse));
     call.dout = const_data<T>(dout);
     call.dq = data<T>(dq);

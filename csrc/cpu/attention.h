@@ -232,7 +232,7 @@ void attend(int64_t begin, int64_t end, const Attention<T>& call) {
   }
 }
 
-// p = softmax; dv = pᵀ dout; ds = p ∘ (dout vᵀ - Σ dout ∘ out); dq = scale · ds k; dk = scale · dsᵀ q. Gradients of
+// p = softmax; dv = pᵀ dout; ds = p ∘ (dout vᵀ - Σ p ∘ dout vᵀ); dq = scale · ds k; dk = scale · dsᵀ q. Gradients of
 // keys and values are a sequence's own.
 template <class T>
 void attend_backward(int64_t begin, int64_t end, const Attention<T>& call) {
@@ -261,20 +261,17 @@ void attend_backward(int64_t begin, int64_t end, const Attention<T>& call) {
       product(padded, keys, call.depth, {dout, depth, 1}, v_across + from, length, slopes, length, false);
       for (int64_t row = 0; row < count; ++row) {
         const int64_t at = of.token(first, row) * all_heads + of.head_of(row), query = first + row / call.groups;
-        const T* out = call.out + at * call.depth;
-        const float* gradient = dout + row * depth;
-        Sum products;
-        by_blocks(0, call.depth, [&](int64_t i, int n) FTENGINE_LAMBDA {
-          add(products, n, [=](int j) FTENGINE_LAMBDA { return gradient[i + j] * to_float(out[i + j]); });
-        });
-        const float lse = call.lse[at], mean = products.total();
+        const float lse = call.lse[at];
         float *p = weights + row * length, *ds = slopes + row * length;
         const int64_t seen = of.begin_of(query) - from, unseen = of.end_of(query) - from;
         for (int64_t i = 0; i < seen; ++i) p[i] = ds[i] = 0;
-        for (int64_t i = seen; i < unseen; ++i) {
-          p[i] = exp_of(p[i] - lse < 0 ? p[i] - lse : 0);
-          ds[i] = p[i] * (ds[i] - mean);
-        }
+        for (int64_t i = seen; i < unseen; ++i) p[i] = exp_of(p[i] < lse ? p[i] - lse : 0);
+        Sum products;
+        by_blocks(seen, unseen, [&](int64_t i, int n) FTENGINE_LAMBDA {
+          add(products, n, [=](int j) FTENGINE_LAMBDA { return p[i + j] * ds[i + j]; });
+        });
+        const float mean = products.total();
+        for (int64_t i = seen; i < unseen; ++i) ds[i] = p[i] * (ds[i] - mean);
         for (int64_t i = unseen; i < keys; ++i) p[i] = ds[i] = 0;
       }
       product(keys, depth, count, {weights, 1, length}, dout, depth, dv + from * depth, depth, true);

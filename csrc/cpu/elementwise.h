@@ -1,4 +1,4 @@
-// RMS norms, gates and rotations, written once in plain loops that each instruction set's compiler turns into vectors;
+// RMS norms and gates, written once in plain loops that each instruction set's compiler turns into vectors;
 // rows are contiguous in element type T, and everything is computed in fp32 and rounded once.
 //
 // A number of a result depends on nothing but its own row (weight gradients: its own column): threads change no bit.
@@ -167,29 +167,6 @@ void silu_mul_backward(int64_t begin, int64_t end, const T* dy, const T* gate, c
       round_to(d[i] * g[i] * share, dup + at + i);
     }
   });
-}
-
-// --- y = cos ∘ x + sin ∘ (-x₂, x₁), of x = (x₁, x₂); or its transpose
-// -------------------------------------------------
-
-template <class T>
-void rotate(int64_t begin, int64_t end, const Rotation<T>& call) {
-  const int64_t half = call.depth / 2;
-  for (int64_t item = begin; item < end; ++item) {
-    const int64_t batch = item / call.length, token = item % call.length;
-    const int64_t angle = (call.angles_by_batch ? item : token) * call.depth;
-    const T *cos = call.cos + angle, *sin = call.sin + angle;
-    for (int64_t head = 0; head < call.heads; ++head) {
-      const T* x = call.x + batch * call.x_stride[0] + head * call.x_stride[1] + token * call.x_stride[2];
-      T* __restrict y = call.y + (item * call.heads + head) * call.depth;
-      for (int64_t i = 0; i < half; ++i) {
-        const float first = to_float(x[i]), second = to_float(x[half + i]);
-        const float sin1 = to_float(sin[i]), sin2 = to_float(sin[half + i]);
-        round_to(to_float(cos[i]) * first + (call.transposed ? sin2 : -sin1) * second, y + i);
-        round_to(to_float(cos[half + i]) * second + (call.transposed ? -sin1 : sin2) * first, y + half + i);
-      }
-    }
-  }
 }
 
 }  // namespace

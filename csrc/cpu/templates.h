@@ -445,6 +445,35 @@ void drop(int64_t begin, int64_t end, const T* x, T* y, float factor, Dropout dr
   }
 }
 
+// --- rotate: y = cos ∘ x + sin ∘ (-x₂, x₁), of x = (x₁, x₂); or its transpose
+// ------------------------------------------
+
+template <class T>
+void rotate(int64_t begin, int64_t end, const Rotation<T>& call) {
+  const int64_t half = call.depth / 2;
+  const Vector minus(-1.0f);
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t batch = item / call.length, token = item % call.length;
+    const int64_t angle = (call.angles_by_batch ? item : token) * call.depth;
+    const T *cos = call.cos + angle, *sin = call.sin + angle;
+    for (int64_t head = 0; head < call.heads; ++head) {
+      const T* x = call.x + batch * call.x_stride[0] + head * call.x_stride[1] + token * call.x_stride[2];
+      T* y = call.y + (item * call.heads + head) * call.depth;
+      const auto some = [&](int64_t i, auto lanes) FTENGINE_LAMBDA {
+        const Vector first = load(x + i, lanes), second = load(x + half + i, lanes);
+        const Vector sin1 = fma(load(sin + i, lanes), minus, Vector()), sin2 = load(sin + half + i, lanes);
+        const Vector one = fma(call.transposed ? sin2 : sin1, second, Vector());
+        const Vector two = fma(call.transposed ? sin1 : sin2, first, Vector());
+        store(fma(load(cos + i, lanes), first, one), y + i, lanes);
+        store(fma(load(cos + half + i, lanes), second, two), y + half + i, lanes);
+      };
+      int64_t i = 0;
+      for (; i + W <= half; i += W) some(i, Full{});
+      if (i < half) some(i, static_cast<int>(half - i));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace ftengine::cpu
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftengine.ops import active_backend, why_reference
-from ftengine.ops.attention import Sequences, attention
+from ftengine.ops import why_reference
+from ftengine.ops.attention import Sequences, attention, has_kernel
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def compiled(query: Tensor, value: Tensor, options: Mapping[str, Any]) -> bool:
     """Say whether `by_kernel` can: it knows neither dropout nor capped scores nor biases."""
     if any(options.get(name) for name in ("dropout", "softcap")) or options.get("position_bias") is not None:
         return False
-    alike = query.device.type == "cpu" and query.shape[-1] == value.shape[-1]
-    return alike and active_backend("cpu")[0] == "compiled" and why_reference("cpu", query.dtype, 1) is None
+    alike = query.shape[-1] == value.shape[-1] and has_kernel(query.device)
+    return alike and why_reference(query.device.type, query.dtype, 1) is None
 
 
 def by_kernel(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, scale: float | None, window: int) -> Tensor:

@@ -24,8 +24,8 @@ from ftengine.ops.schemas import define
 SCHEMAS = {
     "attention": "(Tensor q, Tensor k, Tensor v, Tensor queries, Tensor keys, Tensor sizes, float scale, int window) "
     "-> (Tensor out, Tensor lse)",
-    "attention_backward": "(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor queries, "
-    "Tensor keys, Tensor sizes, float scale, int window) -> (Tensor dq, Tensor dk, Tensor dv)",
+    "attention_backward": "(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor lse, Tensor queries, Tensor keys, "
+    "Tensor sizes, float scale, int window) -> (Tensor dq, Tensor dk, Tensor dv)",
 }
 
 
@@ -59,6 +59,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, scale: floa
     return _Attention.apply(q, k, v, sequences.queries, sequences.keys, sequences.sizes, scale, window)
 
 
+def has_kernel(device: torch.device) -> bool:
+    """Say whether a compiled kernel computes `attention` on a device, in the dtypes that kernels are for."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key("ftengine::attention", device.type.upper())
+
+
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, *given: Any) -> Tensor:
@@ -66,7 +71,7 @@ class _Attention(torch.autograd.Function):
         ctx.refused = why_ineligible(q.device.type, q.dtype, 1, q.layout) is not None
         out, lse = (_attention if ctx.refused else FORWARD)(q, k, v, *given)
         *tensors, ctx.scale, ctx.window = given
-        ctx.save_for_backward(q, k, v, out, lse, *tensors)
+        ctx.save_for_backward(q, k, v, lse, *tensors)
         return out
 
     @staticmethod
@@ -96,7 +101,6 @@ def _attention_backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    out: Tensor,
     lse: Tensor,
     queries: Tensor,
     keys: Tensor,
@@ -111,8 +115,8 @@ def _attention_backward(
         read, values = _heads(k, seen, groups), _heads(v, seen, groups)
         scores = (scale * own @ read.mT).masked_fill(hidden, -torch.inf)
         weights = (scores - lse[asked].T[..., None]).exp()
-        means = (slope * _heads(out, asked, 1)).sum(-1, keepdim=True)
-        inner = weights * (slope @ values.mT - means)
+        slopes = slope @ values.mT
+        inner = weights * (slopes - (weights * slopes).sum(-1, keepdim=True))
         dq[asked] = scale * (inner @ read).transpose(0, 1)
         for whole, part in ((dk, scale * inner.mT @ own), (dv, weights.mT @ slope)):
             whole.index_add_(0, seen, part.unflatten(0, (-1, groups)).sum(1).transpose(0, 1))
@@ -140,7 +144,7 @@ def _shapes(q, k, v, queries, keys, sizes, scale, window):  # type: ignore[no-un
     return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=wide)
 
 
-def _shapes_backward(dout, q, k, v, out, lse, queries, keys, sizes, scale, window):  # type: ignore[no-untyped-def]
+def _shapes_backward(dout, q, k, v, lse, queries, keys, sizes, scale, window):  # type: ignore[no-untyped-def]
     return tuple(x.new_empty(x.shape) for x in (q, k, v))
 
 

@@ -39,7 +39,7 @@ def samples():
         q, key, value, lse = tensors((5, 4, n), (5, 2, n), (5, 2, n), (5, 4), dtype=dtype)
         two = torch.tensor([0, 1, 2, 4, 3]), torch.tensor([0, 1, 2, 0, 1, 4, 3]), torch.tensor([[3, 3], [2, 4]])
         yield "attention", (q, key, value, *two, 0.5, r % 4)
-        yield "attention_backward", (q, q, key, value, q, lse.float(), *two, 0.5, r % 4)
+        yield "attention_backward", (q, q, key, value, lse.float(), *two, 0.5, r % 4)
         yield "lowrank_expand_", (y, s, b, 0.5)
         yield "lowrank_expand", (y, s, b, 0.5)
         yield "lowrank_backward_output", (y, s, b, 0.5)

@@ -90,9 +90,12 @@ def _is_silu(activation: Any) -> bool:
 
 def _forward(down: str, activation: str, gate: str, up: str) -> Any:
     def forward(self: nn.Module, x: Tensor) -> Any:
-        one, other = getattr(self, gate)(x), getattr(self, up)(x)
-        if one.device.type != "cpu" or one.dtype not in DTYPES or one.dtype != other.dtype or one.shape != other.shape:
-            return getattr(self, down)(getattr(self, activation)(one) * other)
+        one, other, act = getattr(self, gate)(x), getattr(self, up)(x), getattr(self, activation)
+        alike = (
+            one.device.type == "cpu" and one.dtype in DTYPES and one.dtype == other.dtype and one.shape == other.shape
+        )
+        if not alike or "forward" in vars(act) or act._forward_hooks or act._forward_pre_hooks or act._backward_hooks:
+            return getattr(self, down)(act(one) * other)
         return getattr(self, down)(silu_mul(one, other))
 
     return forward

@@ -18,9 +18,10 @@ REQUIRES_GRADIENT = "make_inputs_require_grads"
 class SharedBeginnings(FastPath):
     """What rows of a batch begin with alike, such as a system prompt, computed once for all of them, by decoders.
 
-    Nothing that pads a batch is computed either. With dropout, rows share the mask of what they share. A batch in which
-    that saves less than a twelfth of its tokens is computed row by row, as are models whose lowest blocks are frozen
-    where `frozen-prefix` may keep their outputs, which it does of examples of one row.
+    Nothing that pads a batch is computed either. With dropout, rows share the mask of what they share. Where attention
+    has no compiled kernel, a batch in which that saves less than a twelfth of its tokens is computed row by row;
+    everywhere are models whose lowest blocks are frozen where `frozen-prefix` may keep their outputs, which it does of
+    examples of one row.
     """
 
     name = "shared-beginnings"

@@ -236,6 +236,14 @@ def test_blocks_that_compute_something_else_are_left_alone(make):
 
 
 @compiled
+def test_what_hooks_an_activation_sees_it(model):
+    seen, act = [], model.model.layers[0].mlp.act_fn
+    with active(CpuGates, model), act.register_forward_hook(lambda *_: seen.append(1)):
+        model(input_ids=torch.randint(64, (1, 5)))
+    assert seen == [1]
+
+
+@compiled
 def test_a_rotation_of_another_kind_is_left_alone(model, monkeypatch):
     by_pairs = inspect.unwrap(type(model.model.layers[0].self_attn).forward).__globals__
 
