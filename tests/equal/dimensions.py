@@ -132,15 +132,6 @@ DIMENSIONS: dict[str, Dimension] = {
         dropout=True,
         architectures=ROOT_MEAN_SQUARE,
     ),
-    "gates": Dimension(
-        Way({"train.fast_paths": "cpu-gates"}), OFF, strategies=("full", "lora"), architectures=("llama", "qwen3")
-    ),
-    "rotary": Dimension(
-        Way({"train.fast_paths": "cpu-rotary"}),
-        OFF,
-        strategies=("full", "lora"),
-        architectures=("llama", "qwen3", "gemma3"),
-    ),
     "grouped-keys": Dimension(
         Way({"train.fast_paths": "grouped-keys"}),
         Way({"train.fast_paths": "off"}, _environ(TRANSFORMERS_SDPA_FORCE_GQA="0")),

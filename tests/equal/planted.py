@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from ftengine.model import forest, packing
 from ftengine.ops import autograd
+from ftengine.ops.attention import Sequences
 from ftengine.training import loop, optimizer_step
 from ftengine_builtins.fast_paths import dropout, grouped_layers, norms
 from ftengine_builtins.fast_paths.frozen_prefix import KeptOutputs
@@ -97,24 +98,25 @@ def first_token_leaks() -> AbstractContextManager[Any]:
     return _packed(lambda p: torch.where(p == 0, p.roll(1) + 1, p - 1).index_fill(1, torch.tensor([0]), 0))
 
 
-def _seen(change: Callable[[torch.Tensor], Any]) -> AbstractContextManager[Any]:
-    """Change which keys each query of a forest sees, in what follows shared tokens."""
+def _seen(change: Callable[[torch.Tensor], torch.Tensor]) -> AbstractContextManager[Any]:
+    """Change which keys the queries of a forest see, in what follows shared tokens."""
 
-    def changed(found: Any, args: Any) -> Any:
-        for piece in found.own:
-            if piece.mask is not None:
-                change(piece.mask)
-        return found
+    def changed(found: Sequences, _: Any) -> Sequences:
+        queries = found.sizes[:, 0].tolist()
+        before = found.keys.split(found.sizes[:, 1].tolist())
+        keys = [change(part) if len(part) > n else part for part, n in zip(before, queries, strict=True)]
+        sizes = torch.tensor([(n, len(part)) for part, n in zip(keys, queries, strict=True)])
+        return Sequences(found.queries, torch.cat(keys), sizes)
 
-    return _both(_changed(forest.Forest, "_cut", changed), mock.patch.object(forest, "_check", return_value=1))
+    return _both(_changed(forest.Forest, "sequences", changed), mock.patch.object(forest, "_check", return_value=1))
 
 
 def first_key_unseen() -> AbstractContextManager[Any]:
-    return _seen(lambda mask: mask[..., 1:, 0].fill_(False))
+    return _seen(lambda keys: keys[1:])
 
 
 def next_token_seen() -> AbstractContextManager[Any]:
-    return _seen(lambda mask: mask[..., 1:].logical_or_(mask[..., :-1].clone()))
+    return _seen(lambda keys: torch.cat([keys, keys[-1:]]))
 
 
 def two_slices_swapped() -> AbstractContextManager[Any]:
