@@ -120,11 +120,12 @@ def test_a_fresh_head_is_no_bar(verdict, share, level, headline):
     assert not any(f.text.startswith("Better than its base") for f in found.findings)
 
 
-def ranked(low, high, passes=2, guess=0.5, seen=None, **told):
+def ranked(low, high, passes=2, guess=0.5, seen=None, level=0.6, **told):
     """Return changes: a model that is no better than a constant answer, with a ranking of some interval.
 
     Args:
         seen: the same ranking of training examples.
+        level: what a constant answer reaches; the model reaches 0.5.
         told: more of what is reached without looking.
     """
 
@@ -140,7 +141,7 @@ def ranked(low, high, passes=2, guess=0.5, seen=None, **told):
         for line in files["metrics"]:
             line |= {"examples": 16 * passes} if "loss" in line else {}
 
-    return reached(figures={"drift": 0.6, "auc": guess}, **told), spoil
+    return reached(figures={"drift": level, "auc": guess}, **told), spoil
 
 
 @pytest.mark.parametrize(
@@ -170,11 +171,13 @@ def test_a_loss_that_rose_and_came_down_to_little_is_not_why_a_model_is_of_no_us
     def rose(last):
         return steps(*[0.7] * 3, *[1.4] * 3, *[last] * 94)
 
-    told = verdict(rose(0.01), *ranked(0.48, 0.76, seen=0.97))
+    labels = {"classes": [("a", 200, 150), ("b", 200, 250)]}
+    told = verdict(rose(0.01), *ranked(0.48, 0.76, seen=0.97, **labels))
     assert told.findings[0].figures["uninformative"] == ["auc"]
     assert "or train on more examples" in told.headline
     assert "unstable" not in "".join(one.text for one in told.findings)
-    assert "unstable" in verdict(rose(0.4), *ranked(0.48, 0.76, seen=0.75)).headline
+    assert "unstable" in verdict(rose(0.4), *ranked(0.48, 0.76, seen=0.75, **labels)).headline
+    assert "unstable" in verdict(rose(0.01), *ranked(0.48, 0.76, seen=0.75)).headline  # nothing is known of guessing
 
 
 def test_scores_that_tell_labels_are_not_told_that_inputs_and_answers_do_not_belong_together(verdict):
@@ -185,6 +188,15 @@ def test_scores_that_tell_labels_are_not_told_that_inputs_and_answers_do_not_bel
         for low, high in ((0.77, 1.0), (0.4, 0.9))
     ]
     assert blamed == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("low", "level", "expected"), [(0.8, 0.48, "note"), (0.45, 0.48, "alarm"), (0.8, 0.52, "alarm")]
+)
+def test_a_model_that_is_ahead_of_constant_answers_and_ranks_well_is_no_alarm(verdict, low, level, expected):
+    """Of few examples the one is not shown, and the other is."""
+    quality = verdict(*ranked(low, 0.97, level=level)).quality
+    assert (quality.level, quality.source) == (expected, "constant-answer")
 
 
 def test_a_rare_class_is_no_cause_where_scores_tell_nothing(verdict):

@@ -183,7 +183,7 @@ def read_gguf(path: Path) -> GgufFile:
 
 @contextmanager
 def parsed_once(file: GgufFile) -> Iterator[None]:
-    """Let transformers use a parsed file, build its name map once, and draw no bar, while it loads.
+    """Let transformers use a parsed file, build its name map once, decode texts quickly, and draw no bar.
 
     It parses the file anew for config, tokenizer and weights, and builds the same name map for every
     submodule. Both are pure functions of an unchanged file, so remembering them changes nothing but
@@ -192,9 +192,15 @@ def parsed_once(file: GgufFile) -> Iterator[None]:
     from transformers import modeling_gguf_pytorch_utils  # half a second of importing, which lists do without
 
     names = functools.lru_cache(maxsize=1)(gguf.get_tensor_name_map)
+    parse = modeling_gguf_pytorch_utils._gguf_parse_value
+
+    def value_of(part: np.ndarray, types: Any) -> Any:  # it copies a text byte by byte
+        return bytes(part).decode() if types[-1:] == [gguf.GGUFValueType.STRING] else parse(part, types)
+
     with (
         patch.object(gguf, "GGUFReader", lambda *_, **__: file),
         patch.object(gguf, "get_tensor_name_map", names),
+        patch.object(modeling_gguf_pytorch_utils, "_gguf_parse_value", value_of),
         patch.object(modeling_gguf_pytorch_utils, "tqdm", lambda items, **_: items),
         # Under Python 3.10, some versions find the package and not its version (fixed in 5.20).
         patch.object(modeling_gguf_pytorch_utils, "is_gguf_available", lambda: True, create=True),

