@@ -4,8 +4,8 @@
     python benchmarks/commands.py [--rounds 3] [--trees FOLDER …]
 
 Commands take turns, one thread each, in a cache of their own that the first round, which is not counted, fills; with
-several checkouts as `--trees` these take turns too. Printed are the medians. What a command takes on the wall depends on
-what else runs; CPU time hardly does.
+several checkouts as `--trees` these take turns too. Printed are the medians: what a command takes on the wall depends
+on what else runs, CPU time hardly does.
 """
 
 from __future__ import annotations

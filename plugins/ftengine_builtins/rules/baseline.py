@@ -73,10 +73,10 @@ class ConstantAnswer(Rule):
             if not beaten and not threshold.is_hint:
                 yield from _inputs_tell_nothing(run)
             text = _no_better(threshold, beaten) + ("" if beaten else _ranked(threshold))
-            may_be_better = _is_ahead(threshold) and bool(threshold.beaten(pooled=False))
-            level, explains = ("note", ()) if beaten or threshold.is_hint or may_be_better else ("alarm", OF_NO_USE)
+            is_note = beaten or threshold.is_hint or threshold.may_be_better
+            level, explains = ("note", ()) if is_note else ("alarm", OF_NO_USE)
             label, level_reached = run.evaluation.metrics[threshold.metric].label, plain(threshold.reached())
-            brief = "not shown to be better" if _is_ahead(threshold) else "no better"
+            brief = "not shown to be better" if threshold.is_ahead else "no better"
             brief += f" than {threshold.answer}: {label} {plain(threshold.tuned)} against {level_reached}"
             yield Finding(kind="quality", level=level, text=text, brief=brief, explains=explains, figures=figures)
 
@@ -190,7 +190,7 @@ def _given(threshold: Threshold) -> str:
 
 
 def _no_better(threshold: Threshold, others: list[str]) -> str:
-    higher, pair = _is_ahead(threshold), threshold.pair(threshold.metric)
+    higher, pair = threshold.is_ahead, threshold.pair(threshold.metric)
     lead = f"No better than {threshold.answer}: {pair}."
     if higher:
         lead = f"Not shown to be better than {threshold.answer}: {threshold.comparison()}."
@@ -203,13 +203,6 @@ def _no_better(threshold: Threshold, others: list[str]) -> str:
     if higher or threshold.is_hint or (metric.primary and threshold.tuned.value):
         return f"{lead}{exact}"
     return f"Not usable: no better than {threshold.answer}, {pair}.{exact}"
-
-
-def _is_ahead(threshold: Threshold) -> bool:
-    """Say whether the tuned model's figure is the better one, by chance or not."""
-    gain = threshold.gain
-    assert gain is not None
-    return gain.value != 0 and (gain.value > 0) == threshold.run.evaluation.metrics[threshold.metric].higher_is_better
 
 
 def unmeasured_answers(run: RunRecords) -> bool:

@@ -52,6 +52,17 @@ class Threshold:
         return self.gain is not None and not self.gain.better
 
     @property
+    def is_ahead(self) -> bool:
+        """Whether the tuned model's figure is the better one, by chance or not."""
+        higher, gain = self.run.evaluation.metrics[self.metric].higher_is_better, self.gain
+        return gain is not None and gain.value != 0 and (gain.value > 0) == higher
+
+    @property
+    def may_be_better(self) -> bool:
+        """Whether it is ahead, and surely ranks better than guessing: examples are too few to show the rest."""
+        return self.is_ahead and bool(self.beaten(pooled=False))
+
+    @property
     def is_hint(self) -> bool:
         """Whether a model that misses it may be of use: a way to prefer answers, and a model that had learnt before.
 

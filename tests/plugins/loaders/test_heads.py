@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -264,3 +266,27 @@ def test_a_folder_of_timm_is_sent_to_its_own_loader(tmp_path):
     (tmp_path / "config.json").write_text('{"architecture": "resnet18", "pretrained_cfg": {}}')
     with raises(SourceError, "timm://resnet18"):
         TransformersLoader().check_source(str(tmp_path))
+
+
+ASKED = """
+import sys
+from ftengine_builtins.loaders.compiler import is_compile_supported
+from ftengine_builtins.loaders.transformers import TransformersLoader
+TransformersLoader().check_head(sys.argv[1], "causal-lm")
+asked = ("torchvision", "torch._dynamo", "transformers.models.llama.modeling_llama")
+print([name in sys.modules for name in asked])
+import torch, torchvision
+assert torchvision.ops.roi_align.__globals__["is_compile_supported"] is is_compile_supported
+boxes = torchvision.ops.roi_align(torch.ones(1, 1, 8, 8), [torch.tensor([[0.0, 0.0, 4.0, 4.0]])], 2)
+from torch._dynamo.utils import is_compile_supported as own
+print(boxes.tolist(), all(is_compile_supported(kind) == own(kind) for kind in ("cpu", "meta")))
+"""
+
+
+@pytest.mark.slow
+def test_a_head_is_checked_without_a_model_or_the_compiler(llama_folder):
+    """In a process of its own: torchvision, which transformers imports with a configuration, works as ever."""
+    pytest.importorskip("torchvision")
+    asked = [sys.executable, "-c", ASKED, str(llama_folder)]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["[True, False, False]", "[[[[1.0, 1.0], [1.0, 1.0]]]] True"], done.stderr
