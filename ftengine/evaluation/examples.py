@@ -64,9 +64,11 @@ def most_changed(base: ExampleScores, tuned: ExampleScores, duplicates: np.ndarr
     several duplicates once.
 
     Examples whose score did not change are in neither, nor are those whose score changed by less than `NOISE` while
-    the answer stayed right or stayed wrong; where nothing is right or wrong, scores have no scale that is known.
+    the answer stayed right or stayed wrong; where nothing is right or wrong, scores have no scale that is known. A
+    right answer that became wrong, with another label's score still higher, has not improved, and the other way round.
     """
     change = tuned.score - base.score
+    change[change * np.nan_to_num(tuned.right - base.right) < 0] = 0
     change[(np.abs(change) < NOISE) & (tuned.right == base.right)] = 0
     known = np.flatnonzero(~np.isnan(change))
     order = known[np.argsort(change[known], kind="stable")]

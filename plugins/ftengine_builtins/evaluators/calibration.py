@@ -60,7 +60,7 @@ class Calibration(WeightedEvaluator):
         ),
         "ece": _biased("expected calibration error (ECE)", "Mean distance between confidence and accuracy."),
         "calibration_error": _biased(
-            "calibration error, without chance",
+            "calibration error beyond chance",
             "Root mean square distance of confidence and accuracy, less what sampling noise alone makes.",
             at_zero="none beyond chance",
         ),
