@@ -195,7 +195,7 @@ def main() -> None:
         found["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         (options.work / f"{options.side}.json").write_text(json.dumps(found))
         return
-    rows = (options.data / "train.jsonl").read_text().splitlines()
+    rows = distinct((options.data / "train.jsonl").read_text().splitlines())
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         still(work / "model")
@@ -210,6 +210,21 @@ def main() -> None:
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def distinct(lines: list[str]) -> list[str]:
+    """Return lines without those that repeat an anchor or a positive.
+
+    ftengine leaves such out of an example's negatives, and sentence-transformers' loss does not.
+    """
+    seen, kept = set[str](), list[str]()
+    for line in lines:
+        row = json.loads(line)
+        texts = {row["anchor"], row["positive"]}
+        if not texts & seen:
+            kept.append(line)
+        seen |= texts
+    return kept
 
 
 def told(

@@ -260,10 +260,11 @@ def test_a_folder_of_images_gives_a_recipe_with_their_augmenters_alone(ftengine,
 
 def test_the_learning_rate_fits_the_strategy(ftengine, tmp_path):
     rates = {}
-    for name in ("lora", "full", "adapter", "prompt"):
+    for name in ("lora", "full", "adapter", "prompt", "prefix"):
         ftengine("init", tmp_path / f"{name}.yaml", "--strategy", name)
         rates[name] = Recipe.read(tmp_path / f"{name}.yaml").train.learning_rate
-    assert rates == {"lora": 5e-4, "full": 2e-5, "adapter": 1e-3, "prompt": TrainSection().learning_rate}
+    own = {"lora": 5e-4, "full": 2e-5, "adapter": 1e-3, "prompt": 1e-2}
+    assert rates == own | {"prefix": TrainSection().learning_rate}
 
 
 @pytest.mark.parametrize(

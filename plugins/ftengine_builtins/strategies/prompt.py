@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftengine.api import LoadedModel
+from ftengine.api import LoadedModel, StrategyTraits
 from ftengine.model.token_loss import is_encoder_decoder
 from ftengine_builtins.strategies.prompt_stack import Prompted, PromptedMemory, become
 from ftengine_builtins.strategies.virtual_tokens import (
@@ -30,6 +30,7 @@ class Prompt(VirtualTokenStrategy):
     """
 
     name = "prompt"
+    traits = StrategyTraits(supports_sharding=True, learning_rate=1e-2)
     paper = "Lester et al. 2021, The Power of Scale for Parameter-Efficient Prompt Tuning, arXiv:2104.08691"
 
     class Config(VirtualTokenOptions):
