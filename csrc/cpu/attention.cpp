@@ -18,13 +18,19 @@ void check_heads(const Tensor& x, const char* name) {
   check_large_type(x, name);
 }
 
-const int64_t* check_tokens(const Tensor& x, const char* name, int64_t tokens) {
+const int64_t* check_tokens(const Tensor& x, const char* name, int64_t tokens, bool once) {
   STD_TORCH_CHECK(x.is_cpu() && x.scalar_type() == ScalarType::Long && x.dim() == 1 && x.is_contiguous(), name,
                   " must be a contiguous vector of int64 on the CPU");
   check_storage(x, name);
+  STD_TORCH_CHECK(!once || x.size(0) == tokens, name, " has ", x.size(0), " numbers; each of ", tokens,
+                  " must be there once");
   const int64_t* numbers = const_data<int64_t>(x);
+  std::vector<bool> there(static_cast<size_t>(once ? tokens : 0));
   for (int64_t i = 0; i < x.size(0); ++i) {
     STD_TORCH_CHECK(numbers[i] >= 0 && numbers[i] < tokens, name, " has ", numbers[i], "; there are ", tokens);
+    if (!once) continue;
+    STD_TORCH_CHECK(!there[numbers[i]], name, " has ", numbers[i], " twice");
+    there[numbers[i]] = true;
   }
   return numbers;
 }
@@ -41,12 +47,22 @@ std::vector<Sequence> check_sequences(const Tensor& sizes, const Tensor& queries
     const int64_t asked = given[2 * i], seen = given[2 * i + 1];
     STD_TORCH_CHECK(asked >= 1 && seen >= asked, "sequence ", i, " has ", asked, " queries and ", seen,
                     " keys; it needs a query at least, and as many keys");
+    STD_TORCH_CHECK(asked <= queries.size(0) - query && seen <= keys.size(0) - key,
+                    "sizes must add up to the queries and keys");
     sequences.push_back({query, asked, key, seen});
     query += asked;
     key += seen;
   }
   STD_TORCH_CHECK(query == queries.size(0) && key == keys.size(0), "sizes must add up to the queries and keys");
-  return sequences;
+  // A large one beside a small one, so that threads, which take neighbours, have as much to do as each other.
+  const auto cost = [](const Sequence& sequence) { return sequence.queries * sequence.keys; };
+  std::stable_sort(sequences.begin(), sequences.end(),
+                   [&](const Sequence& one, const Sequence& other) { return cost(one) > cost(other); });
+  std::vector<Sequence> dealt;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    dealt.push_back(sequences[i % 2 == 0 ? i / 2 : sequences.size() - 1 - i / 2]);
+  }
+  return dealt;
 }
 
 template <class T>
@@ -58,8 +74,6 @@ Attention<T> described(const Tensor& q, const Tensor& k, const Tensor& v, const 
   STD_TORCH_CHECK(q.size(2) == k.size(2) && k.sizes().equals(v.sizes()) && k.scalar_type() == q.scalar_type() &&
                       v.scalar_type() == q.scalar_type(),
                   "q, k and v must agree in depth and dtype, and k and v in shape");
-  STD_TORCH_CHECK(queries.size(0) == q.size(0), "queries has ", queries.size(0), " numbers; each of q's ", q.size(0),
-                  " must be there once");
   STD_TORCH_CHECK(window >= 0, "window is ", window, "; it must be a number of keys, or 0 for all");
   Attention<T> call{};
   call.q = const_data<T>(q);
@@ -70,9 +84,9 @@ Attention<T> described(const Tensor& q, const Tensor& k, const Tensor& v, const 
     call.k_stride[i] = k.stride(i);
     call.v_stride[i] = v.stride(i);
   }
-  call.queries = check_tokens(queries, "queries", q.size(0));
-  call.keys = check_tokens(keys, "keys", k.size(0));
-  call.heads = heads;
+  call.queries = check_tokens(queries, "queries", q.size(0), true);
+  call.keys = check_tokens(keys, "keys", k.size(0), false);
+  call.heads = call.some_heads = heads;
   call.groups = groups;
   call.depth = q.size(2);
   call.window = window;
@@ -83,7 +97,7 @@ Attention<T> described(const Tensor& q, const Tensor& k, const Tensor& v, const 
 template <class T>
 void over_heads(const std::vector<Sequence>& sequences, const Attention<T>& call,
                 void (*kernel)(int64_t, int64_t, const Attention<T>&)) {
-  const int64_t items = static_cast<int64_t>(sequences.size()) * call.heads;
+  const int64_t items = static_cast<int64_t>(sequences.size()) * call.some_heads;
   const int64_t products =
       std::accumulate(sequences.begin(), sequences.end(), int64_t{0},
                       [](int64_t sum, const Sequence& sequence) { return sum + sequence.queries * sequence.keys; });
@@ -113,23 +127,37 @@ std::tuple<Tensor, Tensor> attention_cpu(const Tensor& q, const Tensor& k, const
   return {out, lse};
 }
 
-// Adds up, for each token, what the sequences have of its gradient, in their order.
-template <class T>
-void add_up(const std::vector<int64_t>& starts, const std::vector<int64_t>& places, const float* parts, T* to,
-            int64_t numbers) {
-  const int64_t tokens = static_cast<int64_t>(starts.size()) - 1;
-  parallel(tokens, numbers * 2, [&](int64_t begin, int64_t end) {
-    std::vector<float> sums(static_cast<size_t>(numbers));
-    for (int64_t token = begin; token < end; ++token) {
-      std::fill(sums.begin(), sums.end(), 0.0f);
-      for (int64_t i = starts[token]; i < starts[token + 1]; ++i) {
-        const float* part = parts + places[i] * numbers;
-        for (int64_t j = 0; j < numbers; ++j) sums[j] += part[j];
+// Where each token's parts of a gradient lie among those of all sequences' keys.
+struct Parts {
+  std::vector<int64_t> starts, places;
+
+  Parts(const int64_t* keys, int64_t count, int64_t tokens)
+      : starts(static_cast<size_t>(tokens) + 1), places(static_cast<size_t>(count)) {
+    for (int64_t i = 0; i < count; ++i) ++starts[keys[i] + 1];
+    std::partial_sum(starts.begin(), starts.end(), starts.begin());
+    std::vector<int64_t> next(starts.begin(), starts.end() - 1);
+    for (int64_t i = 0; i < count; ++i) places[next[keys[i]]++] = i;
+  }
+
+  // Adds them up, for each token in the same order: numbers of (parts, numbers) to some of (tokens, stride).
+  template <class T>
+  void add_up(const float* parts, int64_t numbers, T* to, int64_t stride) const {
+    const int64_t tokens = static_cast<int64_t>(starts.size()) - 1;
+    parallel(tokens, numbers * 2, [&](int64_t begin, int64_t end) {
+      std::vector<float> sums(static_cast<size_t>(numbers));
+      for (int64_t token = begin; token < end; ++token) {
+        std::fill(sums.begin(), sums.end(), 0.0f);
+        for (int64_t i = starts[token]; i < starts[token + 1]; ++i) {
+          const float* part = parts + places[i] * numbers;
+          for (int64_t j = 0; j < numbers; ++j) sums[j] += part[j];
+        }
+        for (int64_t j = 0; j < numbers; ++j) round_to(sums[j], to + token * stride + j);
       }
-      for (int64_t j = 0; j < numbers; ++j) round_to(sums[j], to + token * numbers + j);
-    }
-  });
-}
+    });
+  }
+};
+
+constexpr int64_t kPartBytes = int64_t{64} << 20;  // of parts that exist at one time, or those of one head
 
 std::tuple<Tensor, Tensor, Tensor> attention_backward_cpu(const Tensor& dout, const Tensor& q, const Tensor& k,
                                                           const Tensor& v, const Tensor& lse, const Tensor& queries,
@@ -149,25 +177,27 @@ std::tuple<Tensor, Tensor, Tensor> attention_backward_cpu(const Tensor& dout, co
   Tensor dq = torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2)});
   Tensor dk = torch::stable::new_empty(k, {k.size(0), k.size(1), k.size(2)});
   Tensor dv = torch::stable::new_empty(k, {k.size(0), k.size(1), k.size(2)});
-  const int64_t numbers = k.size(1) * k.size(2);
-  Tensor parts = torch::stable::new_empty(k, {2, keys.size(0), numbers}, ScalarType::Float);
+  const int64_t heads = k.size(1), depth = k.size(2), each = 2 * keys.size(0) * depth * 4;
+  const int64_t most = std::clamp<int64_t>(each > 0 ? kPartBytes / each : heads, 1, std::max<int64_t>(1, heads));
+  Tensor parts = torch::stable::new_empty(k, {2, keys.size(0), most, depth}, ScalarType::Float);
   by_large_type(q, [&](auto zero) {
     using T = decltype(zero);
     Attention<T> call = described<T>(q, k, v, queries, keys, scale, window);
-    std::vector<int64_t> starts(static_cast<size_t>(k.size(0)) + 1), places(static_cast<size_t>(keys.size(0)));
-    for (int64_t i = 0; i < keys.size(0); ++i) ++starts[call.keys[i] + 1];
-    std::partial_sum(starts.begin(), starts.end(), starts.begin());
-    std::vector<int64_t> next(starts.begin(), starts.end() - 1);
-    for (int64_t i = 0; i < keys.size(0); ++i) places[next[call.keys[i]]++] = i;
+    const Parts where(call.keys, keys.size(0), k.size(0));
     call.sequences = sequences.data();
     call.lse = const_cast<float*>(const_data<float>(lse));
     call.dout = const_data<T>(dout);
     call.dq = data<T>(dq);
-    call.dk = data<float>(parts);
-    call.dv = call.dk + keys.size(0) * numbers;
-    over_heads(sequences, call, chosen_kernels<T>().attend_backward);
-    add_up(starts, places, call.dk, data<T>(dk), numbers);
-    add_up(starts, places, call.dv, data<T>(dv), numbers);
+    for (int64_t head = 0; head < heads; head += most) {
+      call.first_head = head;
+      call.some_heads = std::min(most, heads - head);
+      const int64_t numbers = call.some_heads * depth;
+      call.dk = data<float>(parts);
+      call.dv = call.dk + keys.size(0) * numbers;
+      over_heads(sequences, call, chosen_kernels<T>().attend_backward);
+      where.add_up(call.dk, numbers, data<T>(dk) + head * depth, heads * depth);
+      where.add_up(call.dv, numbers, data<T>(dv) + head * depth, heads * depth);
+    }
   });
   return {dq, dk, dv};
 }

@@ -102,14 +102,14 @@ FTENGINE_INLINE void copy_wide(const T* from, int64_t n, float factor, float* to
   for (int64_t i = n; i < length; ++i) to[i] = 0;
 }
 
-// A sequence's part of a head of keys, in copies.
+// One head of keys of a sequence, and the blocks of queries that it is computed by.
 template <class T>
 class Head {
  public:
   Head(const Attention<T>& call, int64_t item)
       : call(call),
-        sequence(call.sequences[item / call.heads]),
-        head(item % call.heads),
+        sequence(call.sequences[item / call.some_heads]),
+        head(call.first_head + item % call.some_heads),
         depth(multiple(call.depth, kAttentionUnit)),
         length(multiple(sequence.keys, kAttentionUnit)),
         before(sequence.keys - sequence.queries) {
@@ -156,7 +156,7 @@ class Head {
   int64_t block, block_rows;
 };
 
-// Numbers of a kernel's own memory, one part after the other.
+// A thread's scratch memory, given out piece by piece.
 class Room {
  public:
   explicit Room(int64_t numbers)
@@ -265,7 +265,7 @@ void attend_backward(int64_t begin, int64_t end, const Attention<T>& call) {
         float *p = weights + row * length, *ds = slopes + row * length;
         const int64_t seen = of.begin_of(query) - from, unseen = of.end_of(query) - from;
         for (int64_t i = 0; i < seen; ++i) p[i] = ds[i] = 0;
-        for (int64_t i = seen; i < unseen; ++i) p[i] = exp_of(p[i] < lse ? p[i] - lse : 0);
+        for (int64_t i = seen; i < unseen; ++i) p[i] = exp_of(p[i] > lse ? 0 : p[i] - lse);
         Sum products;
         by_blocks(seen, unseen, [&](int64_t i, int n) FTENGINE_LAMBDA {
           add(products, n, [=](int j) FTENGINE_LAMBDA { return p[i + j] * ds[i + j]; });
@@ -283,7 +283,7 @@ void attend_backward(int64_t begin, int64_t end, const Attention<T>& call) {
       }
     });
     for (int64_t i = 0; i < of.sequence.keys; ++i) {
-      const int64_t to = ((of.sequence.first_key + i) * call.heads + of.head) * call.depth;
+      const int64_t to = ((of.sequence.first_key + i) * call.some_heads + of.head - call.first_head) * call.depth;
       for (int64_t d = 0; d < call.depth; ++d) call.dk[to + d] = dk[i * depth + d];
       for (int64_t d = 0; d < call.depth; ++d) call.dv[to + d] = dv[i * depth + d];
     }

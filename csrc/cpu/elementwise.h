@@ -26,7 +26,7 @@ FTENGINE_INLINE const float* widened(const bfloat16* from, int n, float* buffer)
   return buffer;
 }
 
-// body(first, n) for blocks of `length`, n a constant in all but the last.
+// body(first, n) for blocks of kBlock elements, n a constant in all but the last.
 template <class Body>
 FTENGINE_INLINE void by_blocks(int64_t begin, int64_t end, const Body& body) {
   int64_t at = begin;
@@ -53,8 +53,8 @@ FTENGINE_INLINE void add(Sum& sum, int n, const Value& value) {
   for (int j = 0; i + j < n; ++j) sum.parts[j] += value(i + j);
 }
 
-// e^x for x <= 0, to two units of fp32's rounding; below the smallest normal number, zero. (Cody and Waite's reduction,
-// and a polynomial of degree 6.)
+// e^x for x <= 0, to two units of fp32's rounding; below the smallest normal number, zero; a NaN stays one. (Cody and
+// Waite's reduction, and a polynomial of degree 6.)
 FTENGINE_INLINE float exp_of(float x) {
   constexpr float kMagic = 12582912.0f;  // 1.5 · 2²³: what is added to it is rounded to an integer
   const float bounded = x < -87.0f ? -87.0f : x;
@@ -73,7 +73,7 @@ FTENGINE_INLINE float exp_of(float x) {
   bits += power << 23;
   float result;
   __builtin_memcpy(&result, &bits, sizeof result);
-  return x < -87.0f ? 0.0f : result;
+  return x != x ? x : x < -87.0f ? 0.0f : result;
 }
 
 // --- y = w ∘ x / rms(x) ----------------------------------------------------------------------------------------------

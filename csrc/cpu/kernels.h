@@ -27,14 +27,14 @@ struct Dropout {
 // expand's b, and its s as expand's s as well.
 enum class Operand { kProjectA, kExpandS, kExpandB, kContractS };
 
-// Some queries and the keys that the last of them sees, the keys in front of which the others see less: one each.
+// n queries and P >= n keys: query i sees the first P - n + i + 1 of them (causal, aligned at the end).
 struct Sequence {
   int64_t first_query, queries, first_key, keys;  // keys >= queries
 };
 
 // q (Nq, heads · groups, D), k and v (Nk, heads, D), rows of D contiguous; out, dout, dq as q and contiguous; lse (Nq,
-// heads · groups), the log of the sum of a query's exponentials, in fp32; dk and dv (keys of all sequences, heads, D)
-// in fp32.
+// heads · groups), the log of the sum of a query's exponentials, in fp32; dk and dv (keys of all sequences, some_heads,
+// D) in fp32.
 template <class T>
 struct Attention {
   const T *q, *k, *v;
@@ -42,7 +42,8 @@ struct Attention {
   const Sequence* sequences;
   const int64_t *queries, *keys;  // the tokens that they are
   int64_t heads, groups, depth;
-  int64_t window;  // how many keys back a query sees, itself included; 0: all
+  int64_t first_head, some_heads;  // those that are computed
+  int64_t window;                  // how many keys back a query sees, itself included; 0: all
   float scale;
   T* out;
   float* lse;
@@ -107,8 +108,8 @@ struct Kernels {
   void (*silu_mul_backward)(int64_t begin, int64_t end, const T* dy, const T* gate, const T* up, T* dgate, T* dup);
   void (*rotate)(int64_t begin, int64_t end, const Rotation<T>& call);
 
-  // What attention.h has, of heads of keys begin <= i < end of sequences, heads · sequence + head. Each query is in one
-  // sequence.
+  // What attention.h has, of heads of keys begin <= i < end of sequences, some_heads · sequence + head. Each query is
+  // in one sequence.
   void (*attend)(int64_t begin, int64_t end, const Attention<T>& call);
   void (*attend_backward)(int64_t begin, int64_t end, const Attention<T>& call);
 };

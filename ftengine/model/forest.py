@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -44,7 +44,7 @@ _OTHERS = {"input_ids", "attention_mask", "position_ids", "use_cache", "return_d
 """What a decoder may be given where it computes a forest."""
 
 
-def forest_of(inputs: Mapping[str, Any]) -> tuple[Forest, Tensor] | None:
+def forest_of(inputs: Mapping[str, Any], worth: float = 1.0) -> tuple[Forest, Tensor] | None:
     """Return the forest of what a decoder is called with, and (B, T) the number in it of each place.
 
     None where it is called with something else than rows of tokens, or where that is no faster. What was found of
@@ -53,17 +53,18 @@ def forest_of(inputs: Mapping[str, Any]) -> tuple[Forest, Tensor] | None:
     Args:
         inputs: input_ids (B, T), with attention_mask of rows that are padded at their end (`position_ids` may be there
             then, and count tokens), or with the `position_ids` of packed rows, which begin anew with each.
+        worth: the most that a forest may have of a batch's tokens, padding included (`worth_of`).
     """
     ids, mask, positions = (inputs.get(name) for name in TENSORS)
     odd = any(value is not None and value is not False for name, value in inputs.items() if name not in _OTHERS)
     if odd or inputs.get("use_cache") or not isinstance(ids, Tensor) or ids.ndim != 2:
         return None
-    if ids.is_inference():  # nobody counts how often such a tensor was changed
-        return _forest_of(ids, mask, positions)
-    asked = [id(mask), id(positions), *(x._version for x in (ids, mask, positions) if x is not None)]
+    if ids.is_inference() or torch.is_inference_mode_enabled():  # how often such tensors are changed is not counted
+        return _forest_of(ids, mask, positions, worth)
+    asked = [worth, id(mask), id(positions), *(x._version for x in (ids, mask, positions) if x is not None)]
     known = _forests.get(ids)
     if known is None or known[0] != asked:
-        known = _forests[ids] = asked, _forest_of(ids, mask, positions), (mask, positions)
+        known = _forests[ids] = asked, _forest_of(ids, mask, positions, worth), (mask, positions)
     return known[1]
 
 
@@ -71,7 +72,9 @@ _forests: Any = WeakTensorKeyDictionary()
 """By token ids with what they were asked, and the forest that was found."""
 
 
-def _forest_of(ids: Tensor, mask: Tensor | None, positions: Tensor | None) -> tuple[Forest, Tensor] | None:
+def _forest_of(
+    ids: Tensor, mask: Tensor | None, positions: Tensor | None, worth: float
+) -> tuple[Forest, Tensor] | None:
     tokens, kept = ids.cpu().numpy(), None if mask is None else mask.bool().cpu().numpy()
     if kept is not None and kept.shape != tokens.shape:
         return None
@@ -92,10 +95,10 @@ def _forest_of(ids: Tensor, mask: Tensor | None, positions: Tensor | None) -> tu
         if not (kept == (places < np.array(lengths)[:, None])).all() or not (given == places)[kept].all():
             return None
         rows = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
-    if not all(lengths):
+    if not lengths or not all(lengths):
         return None
     forest = Forest.of(rows, ids.device)
-    if forest.tokens > (max(WORTH, 1) if has_kernel(ids.device) else WORTH) * tokens.size:
+    if forest.tokens > worth * tokens.size:
         return None
     numbers = np.zeros(tokens.shape, dtype=np.int64)
     numbers[np.ones(tokens.shape, dtype=bool) if kept is None else kept] = np.concatenate(forest.rows)
@@ -107,10 +110,12 @@ class Calls:
     """What a model that may compute forests did.
 
     Args:
+        stack: the decoder.
         attention: how often attention was computed over a forest.
         packed: whether what the decoder was given last were packed rows.
     """
 
+    stack: nn.Module
     attention: int = 0
     packed: bool = False
 
@@ -136,10 +141,20 @@ def _attend(
     forest, window, asked = attention_mask.forest, attention_mask.window, (query.shape[2], key.shape[2])
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     if compiled(query, value, kwargs):
-        result = by_kernel(q, k, v, forest.sequences(*asked), kwargs.get("scaling"), window or 0)
+        result = by_kernel(q, k, v, forest.sequences(*asked, window), kwargs.get("scaling"), window or 0)
     else:
+        _by_torch.setdefault(attention_mask.calls.stack, set()).add(module.training)
         result = by_torch(module, q, k, v, forest.pieces(*asked, window), **kwargs)
     return result[None], None
+
+
+_by_torch: WeakKeyDictionary[nn.Module, set[bool]] = WeakKeyDictionary()
+"""Decoders whose attention over a forest the kernel did not compute: while they trained (True), and else (False)."""
+
+
+def worth_of(stack: nn.Module, device: torch.device) -> float:
+    """Return the most that a forest may have of a batch's tokens to be computed at least as fast by a decoder."""
+    return WORTH if stack.training in _by_torch.get(stack, ()) or not has_kernel(device) else 1.0
 
 
 _current: dict[int, tuple[Forest, Tensor]] = {}
@@ -174,7 +189,9 @@ def forests(model: Any) -> Iterator[Calls]:
         asked = {name: getattr(stack.config, name, None) for name in CONFIGURED if given.get(name) is None}
         _current.pop(key, None)
         _calls[key].packed = given.get("position_ids") is not None and given.get("attention_mask") is None
-        if (built := forest_of({**given, **asked})) is None:
+        ids = given.get("input_ids")
+        built = forest_of({**given, **asked}, worth_of(stack, ids.device)) if isinstance(ids, Tensor) else None
+        if built is None:
             return None
         _current[key], forest = built, built[0]
         return (), {**given, "input_ids": forest.ids, "position_ids": forest.positions, "attention_mask": None}
@@ -195,7 +212,7 @@ def forests(model: Any) -> Iterator[Calls]:
         stack.register_forward_pre_hook(begin, with_kwargs=True),
         stack.register_forward_hook(end, always_call=True),
     ]
-    _calls[key] = Calls()
+    _calls[key] = Calls(stack)
     stack.config._attn_implementation = ATTENTION
     try:
         yield _calls[key]
@@ -230,7 +247,7 @@ def forest_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> int | None:
     """Return how many tokens of inputs a model computes in `as_forest`; None: all, and padding."""
     kept = keeps_to_forests(model)  # of sharded models all processes ask, whatever rows each has
     given = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
-    built = forest_of(given) if kept else None
+    built = forest_of(given, worth_of(cast(Any, model).get_decoder(), given["input_ids"].device)) if kept else None
     return None if built is None else built[0].tokens
 
 

@@ -10,7 +10,7 @@ wants rows of one size, over pieces of like ones, so that no mask spans the toke
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,8 +28,9 @@ WASTE, CALL = 1.25, 1 << 16
 """How much more than needed pieces that are computed together may compute, and products of a query and a key that take
 about as long as a call of their own."""
 
-MOST = 256
-"""Queries of a sequence: longer ones are several, over which threads are shared out."""
+MOST, PARTS = 256, 8
+"""Queries of a sequence: longer ones are several, over which threads are shared out, as far as that makes no more than
+some eight of all tokens. Each part lists its keys anew, and gradients of all that are listed exist at one time."""
 
 
 @dataclass(frozen=True)
@@ -71,29 +72,25 @@ class Forest:
         """How many tokens are computed."""
         return self.ids.shape[1]
 
-    def sequences(self, queries: int, keys: int) -> Sequences:
+    def sequences(self, queries: int, keys: int, window: int | None) -> Sequences:
         """Return whose keys each query sees.
 
         Args:
             queries, keys: how many there are; those beyond the forest's tokens are virtual ones, in front of all rows.
-        """
-        asked = queries - self.tokens, keys - self.tokens
-        if asked not in self._cut:
-            self._cut[asked] = self._sequences(*asked)
-        return self._cut[asked]
-
-    def pieces(self, queries: int, keys: int, window: int | None) -> Pieces:
-        """Return the pieces of attention.
-
-        Args:
-            queries, keys: as in `sequences`.
             window: how many tokens back a query sees, itself included; None: all.
         """
+        return self._known(self._sequences, queries, keys, window)
+
+    def pieces(self, queries: int, keys: int, window: int | None) -> Pieces:
+        """Return the pieces of attention, of what `sequences` is given."""
+        return self._known(self._pieces, queries, keys, window)
+
+    def _known(self, make: Callable[[int, int, int | None], Any], queries: int, keys: int, window: int | None) -> Any:
         longest = max(map(len, self.rows)) + keys - self.tokens
         asked = queries - self.tokens, keys - self.tokens, None if window is None or window >= longest else window
-        if asked not in self._cut:
-            self._cut[asked] = self._pieces(*asked)
-        return self._cut[asked]
+        if (make.__name__, asked) not in self._cut:
+            self._cut[make.__name__, asked] = make(*asked)
+        return self._cut[make.__name__, asked]
 
     def _ways(self, asking: int, virtual: int) -> list[tuple[np.ndarray, int]]:
         """Return what each row reads, and how many of these, the last ones, are its queries."""
@@ -102,11 +99,12 @@ class Forest:
         ways = [(np.concatenate([front, row + virtual]), new) for row, new in rows if new]
         return [*ways, (front[:asking], asking)] if asking else ways
 
-    def _sequences(self, asking: int, virtual: int) -> Sequences:
-        parts = list[tuple[np.ndarray, int]]()
+    def _sequences(self, asking: int, virtual: int, window: int | None) -> Sequences:
+        parts, most = list[tuple[np.ndarray, int]](), max(MOST, -(-self.tokens // PARTS))
         for way, new in self._ways(asking, virtual):
-            for left in range(new, 0, -MOST):
-                parts.append((way[: len(way) - left + min(left, MOST)], min(left, MOST)))
+            for left in range(new, 0, -most):
+                asked, end = min(left, most), len(way) - left + min(left, most)
+                parts.append((way[max(0, end - asked - window + 1 if window else 0) : end], asked))
         queries = np.concatenate([way[-new:] for way, new in parts]) - virtual + asking
         sizes = np.array([(new, len(way)) for way, new in parts])
         made = (np.ascontiguousarray(x) for x in (queries, np.concatenate([way for way, _ in parts]), sizes))

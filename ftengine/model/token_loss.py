@@ -267,12 +267,16 @@ def _with_bias(model: Any, logits: Tensor) -> Tensor:
 
 
 def _head_inputs(model: nn.Module, head: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return what the head is called with, (B, T, H), letting it compute no position at all."""
+    """Return what the head is called with, (B, T, H).
+
+    On a CPU it computes no position: a product of one takes as long there as one of many, and longer in bfloat16, as
+    torch copies the head's weights for it. Elsewhere it computes one, which heads of any kind can.
+    """
     seen: list[Tensor] = []
 
     def keep(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         seen.append(args[0])
-        return (args[0][:1, :0], *args[1:])
+        return (args[0][:1, : 0 if args[0].device.type == "cpu" else 1], *args[1:])
 
     handle = head.register_forward_pre_hook(keep)
     try:
@@ -287,7 +291,7 @@ def states_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     head = _output_head(model)
     try:
         return logits_of(model, inputs) if head is None else _head_inputs(model, head, inputs)
-    except IndexError:  # the head was not called
+    except IndexError:  # the head was not called, or wants a position
         return logits_of(model, inputs)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ftengine.ops.eligibility import why_ineligible
+from ftengine.ops.precision import without_autocast
 from ftengine.ops.schemas import define
 
 SCHEMAS = {
@@ -69,7 +70,8 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, *given: Any) -> Tensor:
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
         ctx.refused = why_ineligible(q.device.type, q.dtype, 1, q.layout) is not None
-        out, lse = (_attention if ctx.refused else FORWARD)(q, k, v, *given)
+        with without_autocast(q.device.type):
+            out, lse = (_attention if ctx.refused else FORWARD)(q, k, v, *given)
         *tensors, ctx.scale, ctx.window = given
         ctx.save_for_backward(q, k, v, lse, *tensors)
         return out

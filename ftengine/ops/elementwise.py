@@ -123,26 +123,21 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Returns:
         (B, heads, L, D), in memory as (B, L, heads, D).
     """
-    return _Rotate.apply(x, cos.contiguous(), sin.contiguous())
+    return _Rotate.apply(x, cos.contiguous(), sin.contiguous(), False)
 
 
 class _Rotate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.refused = why_ineligible(x.device.type, x.dtype, 1, x.layout) is not None
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, transposed: bool) -> Tensor:
+        call = _rotate if why_ineligible(x.device.type, x.dtype, 1, x.layout) is not None else ROTATE
         ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin, False, ctx.refused)
+        ctx.transposed = transposed
+        return call(x if x.stride(-1) == 1 else x.contiguous(), cos, sin, transposed).transpose(1, 2)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        cos, sin = ctx.saved_tensors
-        return _turned(dy, cos, sin, True, ctx.refused), None, None
-
-
-def _turned(x: Tensor, cos: Tensor, sin: Tensor, transposed: bool, refused: bool) -> Tensor:
-    x = x if x.stride(-1) == 1 else x.contiguous()
-    return (_rotate if refused else ROTATE)(x, cos, sin, transposed).transpose(1, 2)
+        dx: Tensor = _Rotate.apply(dy, *ctx.saved_tensors, not ctx.transposed)  # linear: it may be differentiated again
+        return dx, None, None, None
 
 
 def _dropout(x: Tensor, p: float, seed: Tensor) -> Tensor:

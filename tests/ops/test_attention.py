@@ -131,6 +131,44 @@ def test_large_scores_overflow_nowhere(instruction_set):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
 
 
+def test_nothing_is_computed_of_nothing(backend):
+    operands, dout = drawn(0, (4, 2, 8), torch.float32)
+    nothing = Sequences(*(torch.empty(shape, dtype=torch.int64) for shape in ((0,), (0,), (0, 2))))
+    assert [x.shape[0] for x in results(lambda *x: attention(*x, nothing, 1.0), operands, dout)] == [0] * 4
+
+
+def test_what_is_not_a_number_stays_so(backend):
+    sequences, count = forest(0, [5])
+    (q, k, v), dout = drawn(count, (2, 1, 16), torch.float32)
+    with torch.no_grad():
+        q[2] = torch.tensor([0x7FC00001], dtype=torch.int32).view(torch.float32)
+    out, dq, *_ = results(lambda *x: attention(*x, sequences, 1.0), [q, k, v], dout)
+    assert out[2].isnan().all()
+    assert dq[2].isnan().all()
+    assert out[[0, 1, 3, 4]].isfinite().all()
+
+
+def test_autocast_changes_nothing(backend):
+    sequences, count = forest(3, [5, 2])
+    operands, _ = drawn(count, (2, 1, 16), torch.float32)
+    expected = attention(*operands, sequences, 1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(attention(*operands, sequences, 1.0), expected)
+
+
+def test_heads_are_computed_in_turn_where_their_parts_are_large(instruction_set):
+    """Five rows of 30,000 keys in common: 77 MB a head of 16, more than exist at one time."""
+    sequences, count = forest(30000, [1] * 40)
+    few = Sequences(sequences.queries[-40:] - 30000, sequences.keys[30000:], sequences.sizes[1:])
+    q, k, v = torch.randn(40, 2, 8), torch.randn(count, 2, 8), torch.randn(count, 2, 8)
+    operands, dout = [x.requires_grad_() for x in (q, k, v)], torch.randn(40, 2, 8)
+    both = results(lambda *x: attention(*x, few, 0.1), operands, dout)
+    for head in range(2):
+        one = [x.detach()[:, head : head + 1].requires_grad_() for x in operands]
+        alone = results(lambda *x: attention(*x, few, 0.1), one, dout[:, head : head + 1])
+        assert all(torch.equal(x, y[:, head : head + 1]) for x, y in zip(alone, both, strict=True))
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -138,6 +176,8 @@ def test_large_scores_overflow_nowhere(instruction_set):
         ({"keys": torch.tensor([0, -1])}, "keys has -1"),
         ({"sizes": torch.tensor([[2, 1]])}, "sequence 0 has 2 queries and 1 keys"),
         ({"sizes": torch.tensor([[1, 1]])}, "add up"),
+        ({"sizes": torch.full((4, 2), 2**62)}, "add up"),
+        ({"queries": torch.tensor([1, 1])}, "twice"),
         ({"k": torch.zeros(2, 3, 8)}, "multiple"),
         ({"v": torch.zeros(2, 2, 4)}, "agree"),
         ({"window": -1}, "window is -1"),

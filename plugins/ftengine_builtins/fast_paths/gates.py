@@ -17,6 +17,9 @@ from ftengine.api import FastPath, LoadedModel, TrainingContext
 from ftengine.ops.elementwise import silu_mul
 from ftengine_builtins.fast_paths.cpu import DTYPES, require_kernels
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""Where an activation has what wants to see it called."""
+
 
 class CpuGates(FastPath):
     """Gated blocks on a CPU: silu(gate) * up by one compiled operation (SwiGLU, Shazeer 2020, arXiv:2002.05202)."""
@@ -48,10 +51,13 @@ def gated(cls: type[nn.Module]) -> tuple[str, str, str, str] | None:
     It is one where its forward does nothing but return down(activation(gate(x)) * up(x)), as its source says.
     """
     try:
-        (function,) = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(cls.forward)))).body
+        (function,) = ast.parse(textwrap.dedent(inspect.getsource(cls.forward))).body
     except (OSError, TypeError, SyntaxError, ValueError):
         return None
-    if not isinstance(function, ast.FunctionDef) or len(function.args.args) != 2 or function.args.args[0].arg != "self":
+    if not isinstance(function, ast.FunctionDef) or function.decorator_list or hasattr(cls.forward, "__wrapped__"):
+        return None
+    given = function.args
+    if len(given.args) != 2 or given.args[0].arg != "self" or ast.dump(given) != ast.dump(_arguments(given)):
         return None
     match function.body:
         case [ast.Assign(targets=[ast.Name(id=kept)], value=value), ast.Return(value=ast.Name(id=back))] if (
@@ -67,8 +73,13 @@ def gated(cls: type[nn.Module]) -> tuple[str, str, str, str] | None:
         return None
     (activation, inner), (up, x) = _called(product.left), _called(product.right)
     gate, other = _called(inner)
-    same = isinstance(x, ast.Name) and isinstance(other, ast.Name) and x.id == other.id == function.args.args[1].arg
+    same = isinstance(x, ast.Name) and isinstance(other, ast.Name) and x.id == other.id == given.args[1].arg
     return (down, activation, gate, up) if same and activation and gate and up else None
+
+
+def _arguments(given: ast.arguments) -> ast.arguments:
+    """Return arguments that have names alone: no defaults, none by keyword, no others."""
+    return ast.arguments([], given.args, None, [], [], None, [])
 
 
 def _called(node: ast.AST | None) -> tuple[str | None, ast.AST | None]:
@@ -94,7 +105,7 @@ def _forward(down: str, activation: str, gate: str, up: str) -> Any:
         alike = (
             one.device.type == "cpu" and one.dtype in DTYPES and one.dtype == other.dtype and one.shape == other.shape
         )
-        if not alike or "forward" in vars(act) or act._forward_hooks or act._forward_pre_hooks or act._backward_hooks:
+        if not alike or "forward" in vars(act) or any(getattr(act, name) for name in HOOKS):
             return getattr(self, down)(act(one) * other)
         return getattr(self, down)(silu_mul(one, other))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from threading import Lock
 from typing import Any
 
 import torch
@@ -30,31 +31,48 @@ class CpuRotary(FastPath):
     @contextmanager
     def activate(self, loaded: LoadedModel, context: TrainingContext) -> Iterator[Mapping[str, int] | None]:
         """Put another function where attention's forwards look theirs up; models of the same files call it as well."""
-        places, layers = list[tuple[dict[str, Any], Any]](), 0
-        try:
+        layers = 0
+        with ExitStack() as stack:
             for module in loaded.module.modules():
                 forward = inspect.unwrap(type(module).forward)
                 names: dict[str, Any] = getattr(forward, "__globals__", {})
-                if FUNCTION not in getattr(getattr(forward, "__code__", None), "co_names", ()) or FUNCTION not in names:
-                    continue
-                if not any(names is place for place, _ in places):
-                    original = names[FUNCTION]
-                    if not _is_rotation(original):
-                        continue
-                    places.append((names, original))
-                    names[FUNCTION] = _instead_of(original)
-                layers += 1
+                if FUNCTION in getattr(getattr(forward, "__code__", None), "co_names", ()) and FUNCTION in names:
+                    layers += stack.enter_context(_replaced(names))
             yield {"attention layers": layers} if layers else None
-        finally:
-            for names, original in places:
-                names[FUNCTION] = original
+
+
+_replaced_by: dict[int, tuple[Callable[..., Any], int]] = {}
+"""By the id of a module's names: its own function, and how often it is replaced at the time."""
+_changing = Lock()
+
+
+@contextmanager
+def _replaced(names: dict[str, Any]) -> Iterator[bool]:
+    """Replace a file's function until the last who asked for that leaves; yields whether it turns halves."""
+    key = id(names)
+    with _changing:
+        original, count = _replaced_by.get(key, (names[FUNCTION], 0))
+        if may := count > 0 or _is_rotation(original):
+            _replaced_by[key] = original, count + 1
+            names[FUNCTION] = _instead_of(original)
+    try:
+        yield may
+    finally:
+        if may:
+            with _changing:
+                original, count = _replaced_by.pop(key)
+                if count > 1:
+                    _replaced_by[key] = original, count - 1
+                else:
+                    names[FUNCTION] = original
 
 
 def _instead_of(original: Callable[..., Any]) -> Callable[..., Any]:
     def rotated(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> Any:
         if args or kwargs or not all(_fits(x, cos, sin) for x in (q, k)):
             return original(q, k, cos, sin, *args, **kwargs)
-        return rotate(q, cos, sin), rotate(k, cos, sin)
+        # Under autocast, a model's angles may be wider than its queries, and so is what it makes of both.
+        return rotate(q.to(cos.dtype), cos, sin), rotate(k.to(cos.dtype), cos, sin)
 
     return rotated
 
@@ -64,7 +82,8 @@ def _fits(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
         return False
     batch, _, length, depth = x.shape
     angles = cos.shape == sin.shape and cos.shape[0] in (1, batch) and cos.shape[1:] == (length, depth)
-    return angles and cos.dtype == sin.dtype == x.dtype and depth % 2 == 0
+    wide = torch.promote_types(x.dtype, cos.dtype) == cos.dtype == sin.dtype and cos.dtype in DTYPES
+    return angles and wide and depth % 2 == 0
 
 
 @torch.no_grad()

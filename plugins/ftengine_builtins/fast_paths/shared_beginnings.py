@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ftengine.api import Batch, FastPath, FastPathTraits, LoadedModel, TrainingContext
-from ftengine.model.forest import WORTH, Calls, forest_of, forests, keeps_to_forests
+from ftengine.model.forest import WORTH, Calls, forest_of, forests, keeps_to_forests, worth_of
 from ftengine.model.packing import in_one_row
 from ftengine_builtins.fast_paths.frozen_prefix import FrozenPrefix, frozen_blocks
 
@@ -18,10 +18,9 @@ REQUIRES_GRADIENT = "make_inputs_require_grads"
 class SharedBeginnings(FastPath):
     """What rows of a batch begin with alike, such as a system prompt, computed once for all of them, by decoders.
 
-    Nothing that pads a batch is computed either. With dropout, rows share the mask of what they share. Where attention
-    has no compiled kernel, a batch in which that saves less than a twelfth of its tokens is computed row by row;
-    everywhere are models whose lowest blocks are frozen where `frozen-prefix` may keep their outputs, which it does of
-    examples of one row.
+    Nothing that pads a batch is computed either. With dropout, rows share the mask of what they share. A batch in which
+    that saves less than a twelfth of its tokens is computed row by row where attention has no compiled kernel. Models
+    whose lowest blocks are frozen are left to `frozen-prefix` where it may keep what these compute.
     """
 
     name = "shared-beginnings"
@@ -51,7 +50,7 @@ class SharedBeginnings(FastPath):
             return None
         given = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
         packed = self._calls.packed and "attention_mask" in given  # by the task, which pads nothing then
-        built = forest_of(in_one_row(given) if packed else given)
+        built = forest_of(in_one_row(given) if packed else given, self._worth(batch))
         if built is not None:
             return built[0].tokens
         return int(given["attention_mask"].sum()) if packed else None
@@ -59,11 +58,15 @@ class SharedBeginnings(FastPath):
     def order(self, batch: Batch) -> Sequence[int] | None:
         if self._calls is None or "attention_mask" not in batch or _several_inputs(batch):
             return None
-        built = forest_of({name: batch[name] for name in ("input_ids", "attention_mask")})
+        built = forest_of({name: batch[name] for name in ("input_ids", "attention_mask")}, self._worth(batch))
         if built is None or built[0].tokens > WORTH * int(batch["attention_mask"].sum()):
             return None  # little is shared: rows of like length stay together
         rows = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -1).cpu().numpy()
         return sorted(range(len(rows)), key=lambda i: rows[i].tobytes())
+
+    def _worth(self, batch: Batch) -> float:
+        assert self._calls is not None
+        return worth_of(self._calls.stack, batch["input_ids"].device)
 
 
 def _several_inputs(batch: Batch) -> bool:

@@ -227,8 +227,19 @@ class Swapped(Scaled):
         return self.down(self.act(self.gate(x)) * self.up(x + 1))
 
 
+class Decorated(Scaled):
+    @torch.no_grad()
+    def forward(self, x):
+        return self.down(self.act(self.gate(x)) * self.up(x))
+
+
+class Taking(Scaled):
+    def forward(self, x, *more):
+        return self.down(self.act(self.gate(x)) * self.up(x))
+
+
 @compiled
-@pytest.mark.parametrize("make", [Gelu, Scaled, Swapped, lambda: nn.Linear(2, 2)])
+@pytest.mark.parametrize("make", [Gelu, Scaled, Swapped, Decorated, Taking, lambda: nn.Linear(2, 2)])
 def test_blocks_that_compute_something_else_are_left_alone(make):
     with active(CpuGates, nn.Sequential(make())) as replaced:
         assert replaced is None
@@ -241,6 +252,21 @@ def test_what_hooks_an_activation_sees_it(model):
     with active(CpuGates, model), act.register_forward_hook(lambda *_: seen.append(1)):
         model(input_ids=torch.randint(64, (1, 5)))
     assert seen == [1]
+
+
+@compiled
+def test_rotations_are_the_models_until_the_last_run_ends_and_in_autocast(model):
+    names = inspect.unwrap(type(model.model.layers[0].self_attn).forward).__globals__
+    before, one, other = names["apply_rotary_pos_emb"], active(CpuRotary, model), active(CpuRotary, model)
+    one.__enter__(), other.__enter__(), one.__exit__(None, None, None)
+    assert names["apply_rotary_pos_emb"] is not before
+    q, angles = torch.randn(1, 2, 3, 8, dtype=torch.bfloat16), torch.randn(1, 3, 8)
+    fast = names["apply_rotary_pos_emb"](q, q, angles, angles)
+    other.__exit__(None, None, None)
+    assert names["apply_rotary_pos_emb"] is before
+    for own, plain in zip(fast, before(q, q, angles, angles), strict=True):
+        assert own.dtype == plain.dtype == torch.float32
+        assert torch.allclose(own, plain, atol=1e-5)
 
 
 @compiled
