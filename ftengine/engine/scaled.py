@@ -17,7 +17,7 @@ from ftengine.parallel.device import Device
 from ftengine.text import number
 
 SCALES = tuple(2.0**k for k in (-4, -3, -2, -1, 1, 2, 3, 4))
-"""Multiples that are tried; between the nearest two a step of √2, since rsLoRA divides by the root of the rank."""
+"""Multiples that are tried, and then the two a factor of √2 from the best: rsLoRA divides by the root of the rank."""
 NEARER = 4
 """A multiple explains a model that is so many times nearer to it than to the tuned one."""
 
@@ -77,7 +77,6 @@ def scale_fault(run: Run, distance: Callable[[LoadedModel], float], noise: float
     best = min(far, key=far.__getitem__)
     if not far[best] <= min(noise, from_tuned / NEARER):
         return ""
-    return (
-        f"it answers as the tuned model would with about {number(best)} times what training changed: the "
-        "adapter's scale (alpha, rank) is read otherwise than in training"
-    )
+    of_adapter = not {"alpha", "rank"}.isdisjoint(run.facts.strategy)
+    reason = ": the adapter's scale (alpha, rank) is read otherwise than in training" if of_adapter else ""
+    return f"it answers as the tuned model would with about {number(best)} times what training changed{reason}"

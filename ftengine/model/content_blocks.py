@@ -78,7 +78,7 @@ def _require_order(blocks: Sequence[Any], role: Any, number: int) -> None:
     highest = -1
     for block in blocks:
         rank = _ORDER.get(_kind(block, role), 1)
-        if rank == 1 and isinstance(block, Mapping) and block.get("text") == "":
+        if rank == 1 and isinstance(block, Mapping) and isinstance(text := block.get("text"), str) and not text.strip():
             continue
         if rank < highest:
             raise DataError(
@@ -118,6 +118,6 @@ def _one_thought(message: Mapping[str, Any], number: int) -> Mapping[str, Any]:
         texts = [next((one[name] for name in _DETAILS[key] if one.get(name)), "") for one in of]
         if not known:
             rest["reasoning_content"] = rest.get("reasoning_content") or "\n\n".join(filter(None, texts))
-            if any(one.get("type") == ENCRYPTED for one in of) and not any(texts):
-                rest[ENCRYPTED] = True
+        if any(one.get("type") == ENCRYPTED for one in of):
+            rest[ENCRYPTED] = True
     return rest

@@ -125,7 +125,7 @@ def _message(message: Any, number: int) -> Message:
         near = _near(role, ROLES, _OTHER_ROLES) if isinstance(role, str) else ""
         raise DataError(f"message {number} has role {shown(role)}. Allowed: {', '.join(ROLES)}.{near}")
     of_role = {"tool": "is_error", "assistant": ENCRYPTED}
-    _require_keys(message, (*_KEYS, *_ABOUT, of_role.get(role, "")), where, _OTHER_KEYS)
+    _require_keys(message, (*_KEYS, *_ABOUT, *filter(None, [of_role.get(role)])), where, _OTHER_KEYS)
     asked = role == "assistant"
     calls = tuple(_calls(message, where)) if asked else ()
     content = _content(message, where, empty=bool(calls) or role == "tool")

@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -18,6 +19,7 @@ from ftengine.cli import main
 from ftengine.engine import verify
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.proof import exact_run, prompts_of
+from ftengine.engine.scaled import scale_fault
 from ftengine.errors import InputError
 from ftengine.evaluation.asked import questions
 from ftengine.model import endpoint as endpoints
@@ -260,6 +262,21 @@ def test_a_scale_that_the_server_reads_otherwise_is_named(run, answers, tells):
         status, found = verified(run, url)
     assert (status, found["served"]) == (4, "other"), found
     assert "with about 0.5 times what training changed" in found["cause"]
+
+
+@pytest.mark.parametrize("options", [None, {"name": "full"}])
+def test_the_adapters_scale_is_the_cause_only_where_there_is_an_adapter(run, monkeypatch, options):
+    """`options` of the strategy; None: those of the run, which has one."""
+
+    @contextmanager
+    def multiples(run):
+        yield lambda scale: scale
+
+    monkeypatch.setattr("ftengine.engine.scaled.scaled", multiples)
+    facts = SimpleNamespace(strategy=options or run.facts.strategy)
+    fault = scale_fault(SimpleNamespace(facts=facts), lambda scale: abs(scale - 0.5), 0.1, 0.5)
+    assert "about 0.5 times what training changed" in fault
+    assert ("adapter" in fault, "alpha" in fault) == (options is None, options is None)
 
 
 def test_without_log_probabilities_the_quantisation_is_not_told(run, answers):

@@ -117,27 +117,55 @@ def file_of(target: str) -> Path | None:
     return None if spec is None or spec.origin is None else Path(spec.origin)
 
 
-def files_with(file: Path) -> list[Path]:
-    """Return a file with those beside it that it imports, and that these import; nothing is executed."""
-    known, waiting = dict[Path, None](), [file]
+def files_with(file: Path, target: str) -> list[Path]:
+    """Return the file of a function with those of its own code that it imports, and that these import.
+
+    Nothing is executed. Its own code is what lies in the folder that its imports begin at; where that is one of
+    installed packages, its package alone.
+
+    Args:
+        target: the function, as `Scorer` takes it.
+    """
+    place = target.rpartition(":")[0]
+    inside = 0 if place.endswith(".py") else place.count(".") + (file.name == "__init__.py")
+    root = file.parents[inside]
+    only = place.partition(".")[0] if root.name in _INSTALLED else ""
+    known, waiting = dict[Path, None](), [*([] if place.endswith(".py") else _files_at([root], place.split("."))), file]
     while waiting:
         if (one := waiting.pop()) in known:
             continue
         known[one] = None
-        with suppress(SyntaxError, UnicodeDecodeError):  # told where the function is looked for
-            for name in _imported(ast.parse(one.read_text(encoding="utf-8"))):
-                places = (file.parent / f"{name}.py", file.parent / name / "__init__.py")
-                waiting += [place for place in places if place.is_file()]
+        with suppress(SyntaxError, ValueError, OSError):  # told where the function is looked for
+            for level, path in _imported(ast.parse(one.read_text(encoding="utf-8"))):
+                if level or not only or path[0] == only:
+                    waiting += _files_at(list(one.parents)[level - 1 : level] if level else [root], path)
     return list(known)
 
 
-def _imported(tree: ast.Module) -> Iterator[str]:
-    """Yield the outermost names of the modules that code imports, wherever in it."""
+_INSTALLED = ("site-packages", "dist-packages")
+"""Names of folders of installed packages."""
+
+
+def _files_at(folders: list[Path], path: list[str]) -> Iterator[Path]:
+    """Yield the files that the import of a dotted path executes, from the outermost package on."""
+    for folder in folders:  # none, where a relative import leaves the file system
+        for name in path:
+            places = folder / f"{name}.py", folder / name / "__init__.py"
+            yield from (place for place in places if place.is_file())
+            folder /= name
+
+
+def _imported(tree: ast.Module) -> Iterator[tuple[int, list[str]]]:
+    """Yield the dotted paths that code imports, wherever in it, and their levels: 0 is absolute, 1 the same package.
+
+    A name that is imported from a module may be a module too, so the path has it.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module.partition(".")[0]
+            yield from ((0, alias.name.split(".")) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module.split(".") if node.module else []
+            yield from ((node.level, [*module, alias.name]) for alias in node.names)
 
 
 def functions_in(source: str) -> dict[str, tuple[list[str], list[str]]]:

@@ -120,7 +120,9 @@ class Verifier(WeightedEvaluator):
         file, name = self.code, self.target.rpartition(":")[2]
         try:
             known = functions_in(file.read_text(encoding="utf-8"))
-        except (SyntaxError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise RecipeError(f"evaluator {self.name!r}: {file.name} cannot be read: {error}.") from None
+        except (SyntaxError, ValueError) as error:
             raise RecipeError(f"evaluator {self.name!r}: {file.name} is no Python: {error}.") from None
         if name not in known:
             raise RecipeError(
@@ -154,7 +156,7 @@ class Verifier(WeightedEvaluator):
         return f"the function {self.config.function}" if self.config.function else None
 
     def code_files(self) -> list[Path]:
-        return files_with(self.code) if self._named else []
+        return files_with(self.code, self.target) if self._named else []
 
     def check_row(self, row: Any) -> None:
         """Refuse a row without a column that the function must be given; its file is read, and nothing executed."""

@@ -2,7 +2,9 @@
 
 import itertools
 import math
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from ftengine.errors import DataError, RecipeError
 from ftengine.evaluation.plan import how_sampled
 from ftengine.testing import check_results
 from ftengine_builtins.evaluators import Verifier
+from ftengine_builtins.evaluators.scoring_process import file_of, files_with
 from ftengine_builtins.evaluators.verifier import pass_at_k
 
 SCORE = """
@@ -134,6 +137,53 @@ def test_a_plugin_names_a_function_of_its_own(tmp_path, monkeypatch, scored):
     one = Long()
     assert one.runs_code() is None
     assert scored(one, [{"completion": "yes"}, {"completion": "no"}]).scores == {"pass_at_1": 0.5}
+
+
+CODE = {
+    "score.py": "from checks.rules import ok\nimport words.long\n",
+    "checks/__init__.py": "",
+    "checks/rules.py": "from . import least\n",
+    "checks/least.py": "from .deep.end import END\n",
+    "checks/deep/end.py": "from ..other import X\n",
+    "checks/other.py": "",
+    "checks/unused.py": "",
+    "words/long.py": "import checks.nul, os, nowhere\nfrom .... import outside\n",
+    "checks/nul.py": "\0",
+    "acme_checks/__init__.py": "import acme_begin",
+    "acme_checks/score.py": "from acme_checks.least import LEAST\n",
+    "acme_checks/least.py": "",
+    "acme_begin.py": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("place", "found"),
+    [
+        ("score.py", [name for name in CODE if "unused" not in name and "acme" not in name]),
+        ("acme_checks.score", [name for name in CODE if "acme" in name]),
+        ("site-packages/acme_checks.score", [name for name in CODE if "acme_checks" in name]),  # packages beside it
+    ],
+)
+def test_the_code_of_a_function_is_all_that_its_imports_reach(tmp_path, monkeypatch, place, found):
+    """Modules of packages, by their names or relative ones; what is no Python, or cannot be read, ends nothing."""
+    folder, _, place = f"{tmp_path}/{place}".rpartition("/")
+    for name, code in CODE.items():
+        file = Path(folder, name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(code)
+    monkeypatch.syspath_prepend(folder)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "acme_checks"]:
+        monkeypatch.delitem(sys.modules, name)
+    target = f"{folder}/{place}:right" if place.endswith(".py") else f"{place}:right"
+    reached = files_with(file_of(target), target)
+    assert {str(one.relative_to(folder)) for one in reached} == set(found)
+
+
+def test_a_file_of_code_that_cannot_be_read_ends_nothing(tmp_path):
+    assert files_with(tmp_path / "gone.py", f"{tmp_path / 'gone.py'}:right") == [tmp_path / "gone.py"]
+    (tmp_path / "nul.py").write_text("\0")
+    with raises(RecipeError, "nul.py", "no Python"):
+        verifier(f"{tmp_path / 'nul.py'}:right").check_row({})
 
 
 def test_it_conforms(tmp_path):

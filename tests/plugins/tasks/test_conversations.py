@@ -164,8 +164,11 @@ def test_blocks_are_the_messages_that_they_stand_for():
     given[0]["is_error"] = True  # no template writes it, and `plan` counts it
     assert [one.unwritten for one in read(*talk)] == [(), (), ("is_error",), (), ()]
     details = [{"type": "reasoning.summary", "summary": "Look."}, {"type": "reasoning.encrypted", "data": "x"}]
-    assert (read(ASKED, ANSWER | {"reasoning_details": details})[1]) == Message("assistant", "Sunny.", "Look.")
+    assert (read(ASKED, ANSWER | {"reasoning_details": details[:1]})[1]) == Message("assistant", "Sunny.", "Look.")
     assert read(ASKED, ANSWER | {"reasoning_details": details[1:]})[1].unwritten == ("reasoning.encrypted",)
+    for beside in ({}, {"reasoning": "Look."}):  # a summary, or the thought itself, is not what is encrypted
+        (_, answer) = read(ASKED, ANSWER | {"reasoning_details": details} | beside)
+        assert (answer.thought, answer.unwritten) == ("Look.", ("reasoning.encrypted",))
     blocks = {"thinking_blocks": [{"type": "thinking", "thinking": "Look.", "signature": "x"}], "channel": "final"}
     assert read(ASKED, ANSWER | blocks)[1].thought == "Look."
 
@@ -189,8 +192,15 @@ def test_blocks_that_templates_write_in_another_order_are_refused(role, first, t
     with raises(DataError, *told):
         read(ASKED, {"role": role, "content": [blocks[first], blocks[then]]})
     if role == "assistant" and then == "text":
-        empty = {"type": "text", "text": ""}
-        assert read(ASKED, {"role": role, "content": [blocks[first], empty]})[1].calls[0].name == "f"
+        for empty in ("", "\n\n"):
+            blank = {"type": "text", "text": empty}
+            assert read(ASKED, {"role": role, "content": [blocks[first], blank]})[1].calls[0].name == "f"
+
+
+@pytest.mark.parametrize("message", [ASKED, ANSWER])
+def test_a_key_without_a_name_is_refused_as_others_are(message):
+    with raises(DataError, "the key ''", "not read"):
+        read(ASKED, ANSWER, message | {"": "lost"})
 
 
 def test_what_no_template_writes_is_counted(tokenizer):
