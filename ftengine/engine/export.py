@@ -133,7 +133,7 @@ def _stop(run: Run) -> tuple[int, ...]:
     if not overrides(run.task, "prompt"):
         return ()
     with run.model() as loaded:
-        return tuple(dict.fromkeys(stop_tokens(loaded)))
+        return stop_tokens(loaded)
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Estimate, overrides
+from ftengine.data.row_hashes import identities
+from ftengine.data.split_columns import numbers_of
 from ftengine.engine.evaluate import as_it_began, held_out_rows
 from ftengine.engine.finished import Run
 from ftengine.engine.proof import exact_run, prompts_of
@@ -31,7 +33,7 @@ class OwnAnswers:
         split: where the prompts are from; each has one answer.
         tokens: of all answers, their ends among them; `cut` answers reached the `longest` that was allowed.
         started_from: the trained part that training began with; "" where it began with the base.
-        kl: in nats an answer, with its interval over prompts.
+        kl: in nats an answer, with its interval over prompts, or over groups of them where the recipe names groups.
         kl_per_token: the same, by the tokens of the answers.
         log_ratio: the plain estimate of `kl`, the mean of log p − log p_began, which varies more and may be negative.
     """
@@ -68,12 +70,14 @@ def own_answers(run: Run, *, rows: int, data: str | None = None) -> OwnAnswers:
     run.listener.phase("draw answers")
     with exact.model() as loaded:
         prompts, longest = prompts_of(ready, held, loaded, rows, run)
-        stop = tuple(dict.fromkeys(stop_tokens(loaded)))
-        asked = questions(loaded, prompts, longest, stop, sampling({}, 1, run.recipe.seed))
+        drawn = sampling({}, 1, run.recipe.seed)
+        asked = questions(loaded, list(prompts.values()), longest, stop_tokens(loaded), drawn)
         tuned = scored(partial(log_probabilities, loaded), asked)
     with exact.model(began=True) as loaded:
         began = scored(partial(log_probabilities, loaded), asked)
-    kl, kl_per_token, log_ratio = divergences(tuned, began, run.recipe.seed)
+    chosen = held.select(list(prompts))
+    groups = numbers_of(chosen, identities(chosen, ready.task, 0), ready.group_column(chosen), run.listener)[1]
+    kl, kl_per_token, log_ratio = divergences(tuned, began, run.recipe.seed, groups)
     return OwnAnswers(
         split,
         len(asked),
@@ -88,7 +92,7 @@ def own_answers(run: Run, *, rows: int, data: str | None = None) -> OwnAnswers:
 
 
 def divergences(
-    tuned: Sequence[np.ndarray], began: Sequence[np.ndarray], seed: int
+    tuned: Sequence[np.ndarray], began: Sequence[np.ndarray], seed: int, groups: np.ndarray
 ) -> tuple[Estimate, Estimate, Estimate]:
     """Return estimates of KL(tuned ‖ began): of an answer, of a token, and of an answer by plain log-ratios.
 
@@ -98,15 +102,17 @@ def divergences(
 
     Args:
         tuned, began: the log-probabilities of each answer's tokens, (tokens,).
+        groups: (answers,) equal for those of one group, which are resampled together.
     """
     ratios = [before - now for now, before in zip(tuned, began, strict=True)]
     low_variance = np.array([(np.expm1(one) - one).sum() for one in ratios])
     plain, tokens = np.array([-one.sum() for one in ratios]), np.array([len(one) for one in ratios], dtype=np.float64)
-    n, ones = len(ratios), np.ones(len(ratios))
-    weights = Weights(np.arange(n), seed, RESAMPLES)
+    ones, weights = np.ones(len(ratios)), Weights(groups, seed, RESAMPLES, duplicates=np.arange(len(ratios)))
+    drawn = (len(weights), weights.worth()) if weights.grouped else (None, None)
 
     def estimate(values: np.ndarray, of: np.ndarray) -> Estimate:
         resampled = weights.resample(lambda w: (w @ values) / (w @ of))
-        return Estimate(float(values.sum() / of.sum()), *percentile_interval(resampled, n), n)
+        interval = percentile_interval(resampled, weights.worth())
+        return Estimate(float(values.sum() / of.sum()), *interval, weights.groups, *drawn)
 
     return estimate(low_variance, ones), estimate(low_variance, tokens), estimate(plain, ones)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from ftengine.api import Exported, Exporter, ExportSource, LoadedModel, Predictor, Prompt, Runtime, overrides
+from ftengine.data.read import DataRows
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.finished import Run
 from ftengine.engine.merge import outputs_of
@@ -71,11 +73,12 @@ def ask_own(
     compute: Callable[[Opened], list[np.ndarray]]
     with exact.model() as loaded:
         if overrides(ready.task, "prompt"):
-            stop = tuple(dict.fromkeys(stop_tokens(loaded)))
-            asked = questions(loaded, *prompts_of(ready, rows, loaded, count, run), stop)
+            stop = stop_tokens(loaded)
+            prompts, longest = prompts_of(ready, rows, loaded, count, run, otherwise=", or export with --no-verify")
+            asked = questions(loaded, list(prompts.values()), longest, stop)
             compute = partial(_log_probabilities, asked)
         else:
-            examples = dict(_encoded(ready, rows, count))
+            examples = dict(_encoded(ready, rows, count, run.recipe.seed))
             if options := exporter.asks(source):
                 compute = partial(_numbers, ready, [rows[i] for i in examples], options)
             else:
@@ -93,26 +96,41 @@ def exact_run(run: Run) -> Run:
     return Run(run.path, registry=run.registry, listener=run.listener, precision="float32", trust_code=run.trust_code)
 
 
-def prompts_of(ready: ReadyTask, rows: Any, loaded: LoadedModel, count: int, run: Run) -> tuple[list[Prompt], int]:
-    """Return the first distinct prompts that leave room for their answers, and the longest answer in tokens."""
+def prompts_of(
+    ready: ReadyTask, rows: DataRows, loaded: LoadedModel, count: int, run: Run, *, otherwise: str = ""
+) -> tuple[dict[int, Prompt], int]:
+    """Return distinct prompts that leave room for their answers, by their rows, and the longest answer in tokens.
+
+    Rows are taken in an order drawn by the run's seed, so that they are of all sources.
+
+    Raises:
+        DataError: there are too few; the message ends with what can be done `otherwise` than to name more rows.
+    """
     longest = min(GenerationOptions.read(run.recipe.evaluation.generate.options).max_new_tokens, MOST_TOKENS)
-    prompts: dict[tuple[int, ...], Prompt] = {}
-    for row in rows:
+    prompts: dict[int, Prompt] = {}
+    known = set[tuple[int, ...]]()
+    for i in _order(rows, run.recipe.seed):
         try:
-            prompt = ready.task.prompt(row, loaded)
+            prompt = ready.task.prompt(rows[i], loaded)
         except DataError:
             continue
         room = loaded.max_length is None or len(prompt.ids) + longest <= loaded.max_length
-        if room and prompt.ids:
-            prompts.setdefault(tuple(prompt.ids), prompt)
+        if room and prompt.ids and tuple(prompt.ids) not in known:
+            known.add(tuple(prompt.ids))
+            prompts[i] = prompt
         if len(prompts) == count:
             break
     if len(prompts) < 2:
         raise DataError(
             f"{rows.source} has {counted(len(prompts), 'row')} that can be asked, and it takes 2. Name more rows with "
-            "--data FILE, or export with --no-verify."
+            f"--data FILE{otherwise}."
         )
-    return list(prompts.values()), longest
+    return prompts, longest
+
+
+def _order(rows: DataRows, seed: int) -> Iterator[int]:
+    """Yield the numbers of rows in an order drawn by a seed."""
+    return map(int, np.random.default_rng(seed).permutation(len(rows)))
 
 
 def proof_of(
@@ -249,9 +267,9 @@ def _outputs(ready: ReadyTask, batches: Sequence[Any], opened: Any) -> list[np.n
     return [one.double().cpu().numpy().ravel() for one in outputs]
 
 
-def _encoded(ready: ReadyTask, rows: Any, count: int) -> Iterator[tuple[int, Any]]:
-    """Yield the first rows that can be encoded, by their number."""
-    for i in range(min(count, len(rows))):
+def _encoded(ready: ReadyTask, rows: DataRows, count: int, seed: int) -> Iterator[tuple[int, Any]]:
+    """Yield those of some rows, drawn by a seed, that can be encoded, by their number."""
+    for i in islice(_order(rows, seed), count):
         try:
             yield i, ready.task.encode(rows[i], ready.processor, max_length=ready.max_length)
         except DataError:

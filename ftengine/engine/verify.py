@@ -96,8 +96,9 @@ def verify_run(run: Run, endpoint: Endpoint, *, rows: int, data: str | None = No
     split, held = held_out_rows(ready, run.directory, data)
     exact = exact_run(run)
     with exact.model() as loaded:
-        stop = tuple(dict.fromkeys(stop_tokens(loaded)))
-        prompts, longest = prompts_of(ready, held, loaded, rows, run)
+        stop = stop_tokens(loaded)
+        by_row, longest = prompts_of(ready, held, loaded, rows, run)
+        prompts = list(by_row.values())
         tuned = questions(loaded, prompts, longest, stop)
         run.listener.phase("ask", len(prompts))
         replies = list[Reply]()

@@ -13,6 +13,7 @@ import transformers
 from ftengine.api import LoadedModel, Prompt, Runtime
 from ftengine.errors import NoRuntime
 from ftengine.model import GenerationOptions, generate, log_probabilities
+from ftengine.model.generation import generate_ended
 
 TOGETHER = 8
 """Prompts that are answered in one batch."""
@@ -23,7 +24,7 @@ class Question:
     """What a model is asked, and how the tuned one answers.
 
     Args:
-        answer: the tokens that are scored: the tuned model's answer, with a token that ends it where it ended.
+        answer: the tokens that are scored: the tuned model's answer, with the token that ended it where it ended.
         text: the answer as text, without special tokens.
         ended: whether it ended within the tokens that were allowed.
     """
@@ -41,16 +42,14 @@ def questions(
     stop: Sequence[int],
     drawn: Mapping[str, Any] | None = None,
 ) -> list[Question]:
-    """Let the tuned model answer prompts, greedily or as the options `drawn` say.
-
-    `stop` are the tokens that end an answer, the last one its own.
-    """
+    """Let the tuned model answer prompts, greedily or as the options `drawn` say; `stop` are what ends an answer."""
     options, answered = GenerationOptions.read({"max_new_tokens": max_new_tokens, **(drawn or {})}), list[Question]()
     for start in range(0, len(prompts), TOGETHER):
         some = prompts[start : start + TOGETHER]
-        for prompt, answer in zip(some, generate(loaded, [p.ids for p in some], options, stop), strict=True):
-            text, ended = loaded.processor.decode(answer, skip_special_tokens=True), len(answer) < max_new_tokens
-            answered.append(Question(prompt, (*answer, *(stop[-1:] if ended else ())), text, ended))
+        answers = generate_ended(loaded, [p.ids for p in some], options, stop)
+        for prompt, (answer, end) in zip(some, answers, strict=True):
+            text = loaded.processor.decode(answer, skip_special_tokens=True)
+            answered.append(Question(prompt, (*answer, *(() if end is None else (end,))), text, end is not None))
     return answered
 
 

@@ -98,7 +98,18 @@ def generate(
     stop: Sequence[int],
     samples: Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """Answer prompts, all in one batch; return the new tokens of each, without the one of `stop` that ended it.
+    """Answer prompts as `generate_ended` does; return the new tokens of each, without the one that ended it."""
+    return [answer for answer, _ in generate_ended(loaded, prompts, options, stop, samples)]
+
+
+def generate_ended(
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationOptions,
+    stop: Sequence[int],
+    samples: Sequence[int] | None = None,
+) -> list[tuple[list[int], int | None]]:
+    """Answer prompts, all in one batch; return the new tokens of each, and the one of `stop` that ended it, or None.
 
     A decoder continues token ids, padded on the left so that each prompt ends where its answer begins; an
     encoder-decoder reads them, padded on the right as in training. What is drawn for a prompt depends on the seed, the
@@ -149,8 +160,13 @@ def generate(
             streamer=None if (tell := _TOLD.get()) is None else _Streamer(tell, stop),
         )
     # An encoder-decoder's output begins with the token that its decoder starts from.
-    answers = output[:, 1 if apart else longest :].tolist()
-    return [answer[: next((i for i, token in enumerate(answer) if token in stop), None)] for answer in answers]
+    return [_ended(answer, stop) for answer in output[:, 1 if apart else longest :].tolist()]
+
+
+def _ended(answer: list[int], stop: Sequence[int]) -> tuple[list[int], int | None]:
+    """Return an answer up to the first token of `stop`, and that token; None where it has none."""
+    length = next((i for i, token in enumerate(answer) if token in stop), None)
+    return answer[:length], None if length is None else answer[length]
 
 
 class Draw:
@@ -226,9 +242,12 @@ def made_to_fit(
     return [prompt[-room:] for prompt in prompts], options.model_copy(update={"max_new_tokens": new})
 
 
-def stop_tokens(loaded: LoadedModel) -> list[int]:
-    """Return what ends an answer: the tokenizer's EOS, the model's own, and the ends of turns of its chat template."""
+def stop_tokens(loaded: LoadedModel) -> tuple[int, ...]:
+    """Return what ends an answer, each once: the model's own, the tokenizer's EOS, the ends of turns of its template.
+
+    The last one is what an answer is trained to end with: that of a turn, or EOS where there is no template.
+    """
     own = getattr(getattr(loaded.module, "generation_config", None), "eos_token_id", None)
     turns = end_tokens(loaded.processor) if has_template(loaded.processor) else []
-    stop = [loaded.processor.eos_token_id, *(own if isinstance(own, list) else [own]), *turns]
-    return [token for token in stop if token is not None]
+    stop = [*turns, loaded.processor.eos_token_id, *(own if isinstance(own, list) else [own])]
+    return tuple(dict.fromkeys(token for token in stop if token is not None))[::-1]

@@ -126,7 +126,7 @@ def exported_run(folder: Path) -> tuple[ExportSource, LoadedModel]:
         check_merge=lambda: None,
         merged=lambda dtype: folder / "merged",
         load_base=one.load,
-        stop=tuple(dict.fromkeys(stop_tokens(loaded))),
+        stop=stop_tokens(loaded),
     )
     loaded.module.eval()
     return source, loaded

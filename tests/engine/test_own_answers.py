@@ -5,14 +5,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from expected import raises
 
 from ftengine import Recipe, fine_tune
+from ftengine.cli import main
+from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.own_answers import divergences, own_answers
-from ftengine.engine.proof import exact_run
-from ftengine.errors import InputError
+from ftengine.engine.proof import exact_run, prompts_of
+from ftengine.errors import DataError, InputError
 
 PROMPTS = 60
+GROUPS = np.repeat(np.arange(500), 8)
 
 
 def recipe(model, folder, output, strategy="lora", **train):
@@ -33,7 +37,9 @@ def recipe(model, folder, output, strategy="lora", **train):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own-answers")
     for name, numbers in (("train", range(100, 124)), ("test", range(PROMPTS))):
-        rows = [{"prompt": f"question {i}", "completion": f" a red fox {i % 3}"} for i in numbers]
+        rows = [
+            {"prompt": f"question {i}", "completion": f" a red fox {i % 3}", "who": f"{name} {i // 6}"} for i in numbers
+        ]
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
 
@@ -67,6 +73,33 @@ def test_the_estimate_is_kl_of_the_tuned_model_from_the_base(run):
     assert own_answers(run, rows=PROMPTS) == found
 
 
+def test_rows_are_drawn_from_all_of_the_file(run):
+    """A file may have one source after the other."""
+    ready = run.ready()
+    _, held = held_out_rows(ready, run.directory, None)
+    with exact_run(run).model() as loaded:
+        prompts, _ = prompts_of(ready, held, loaded, 12, run)
+    assert list(prompts) == np.random.default_rng(run.recipe.seed).permutation(PROMPTS)[:12].tolist()
+    assert all(one.messages[-1]["content"] == f"question {i}" for i, one in prompts.items())
+
+
+def test_prompts_of_one_group_are_resampled_together(folder, llama_folder, tmp_path):
+    content = recipe(llama_folder, folder, tmp_path / "run", max_steps=1).resolved()
+    content["data"] |= {"group": "who"}
+    found = own_answers(fine_tune(Recipe.make(content)), rows=PROMPTS).kl
+    assert (found.n, found.rows, found.worth) == (PROMPTS // 6, PROMPTS, pytest.approx(PROMPTS / 6))
+
+
+def test_too_few_rows_are_told_with_what_can_be_done_about_them(run, tmp_path):
+    (tmp_path / "one.jsonl").write_text(json.dumps({"prompt": "question", "completion": " a red fox"}) + "\n")
+    with raises(DataError, "--data FILE") as caught:
+        own_answers(run, rows=4, data=str(tmp_path / "one.jsonl"))
+    assert "export" not in str(caught.value)
+    given = ["--to", "transformers", "--data", str(tmp_path / "one.jsonl")]
+    result = CliRunner().invoke(main, ["export", str(run.path), str(tmp_path / "out"), *given])
+    assert (result.exit_code, "--no-verify" in result.stderr) == (2, True)
+
+
 @pytest.mark.slow
 def test_a_run_that_starts_from_an_adapter_is_measured_from_there(folder, llama_folder, tmp_path):
     run = fine_tune(recipe(llama_folder, folder, tmp_path / "1"))
@@ -83,13 +116,17 @@ def test_both_estimates_agree_in_the_mean_and_the_usual_one_varies_less():
     p, q = np.array([0.5, 0.3, 0.2]), np.array([0.4, 0.3, 0.3])
     exact = 3 * float((p * np.log(p / q)).sum())  # of answers of three tokens
     answers = draw.choice(3, p=p, size=(4000, 3))
-    kl, per_token, plain = divergences(list(np.log(p)[answers]), list(np.log(q)[answers]), 0)
+    kl, per_token, plain = divergences(list(np.log(p)[answers]), list(np.log(q)[answers]), 0, np.arange(4000))
     assert kl.low < exact < kl.high
     assert plain.low < exact < plain.high
     assert kl.high - kl.low < 0.5 * (plain.high - plain.low)
     assert per_token.value == pytest.approx(kl.value / 3)
+    of_eight = divergences(*(list(np.repeat(np.log(one)[answers[:500]], 8, axis=0)) for one in (p, q)), 0, GROUPS)
+    alone = divergences(list(np.log(p)[answers[:500]]), list(np.log(q)[answers[:500]]), 0, np.arange(500))
+    for grouped, single in zip(of_eight, alone, strict=True):
+        assert (grouped.low, grouped.high) == pytest.approx((single.low, single.high))
     same = list(np.log(p)[answers])
-    assert [one.value for one in divergences(same, same, 0)] == [0, 0, 0]
+    assert [one.value for one in divergences(same, same, 0, np.arange(4000))] == [0, 0, 0]
 
 
 def test_a_task_that_writes_nothing_is_refused(bert_folder, tmp_path):

@@ -41,7 +41,8 @@ def answers(run):
     _, rows = held_out_rows(ready, run.directory, None)
     for name in ("tuned", "base", "two-beginnings"):
         with exact.model(base=name == "base") as loaded:
-            prompts, longest = prompts_of(ready, rows, loaded, 32, run)
+            by_row, longest = prompts_of(ready, rows, loaded, 32, run)
+            prompts = list(by_row.values())
             found["ids"] = {one.messages[-1]["content"]: list(one.ids) for one in prompts}
             if name == "two-beginnings":
                 begin = loaded.processor.bos_token_id
@@ -254,7 +255,7 @@ def test_a_scale_that_the_server_reads_otherwise_is_named(run, answers, tells):
             weight.mul_(0.5 if "lora_b" in name else 1)
         ready = run.ready()
         prompts, longest = prompts_of(ready, held_out_rows(ready, run.directory, None)[1], loaded, 32, run)
-        asked = questions(loaded, prompts, longest, stop_tokens(loaded))
+        asked = questions(loaded, list(prompts.values()), longest, stop_tokens(loaded))
         by = {one.prompt.messages[-1]["content"]: one for one in asked}
         told = {text: log_probabilities(loaded, one.prompt.ids, one.answer) for text, one in by.items()}
     assert {text: one.text for text, one in by.items()} not in (answers["tuned"], answers["base"])

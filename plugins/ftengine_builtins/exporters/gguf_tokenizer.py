@@ -117,6 +117,6 @@ def _make(writer: Any, source: ExportSource) -> None:
     begins = processor.bos_token_id is not None and processor("")["input_ids"][:1] == [processor.bos_token_id]
     writer.add_add_bos_token(begins)
     if len(source.stop) > 1:
-        turn = next((one for one in source.stop if one != processor.eos_token_id), None)
+        turn = next((one for one in reversed(source.stop) if one != processor.eos_token_id), None)
         if turn is not None:
             writer.add_eot_token_id(turn)

@@ -7,11 +7,12 @@ import torch
 from expected import raises
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, MistralConfig, Qwen3Config
 
-from ftengine.api import SAMPLE, LoadedModel
+from ftengine.api import SAMPLE, LoadedModel, Prompt
 from ftengine.errors import DataError, InputError
+from ftengine.evaluation.asked import questions
 from ftengine.model import generation, tokens
 from ftengine.model.forest import forests
-from ftengine.model.generation import GenerationOptions, generate
+from ftengine.model.generation import GenerationOptions, generate, stop_tokens
 from ftengine_builtins.strategies.prefix import Prefix
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
 
@@ -67,6 +68,30 @@ def test_what_was_read_is_not_read_again_for_every_token(loaded):
     generate(loaded, [[5, 6, 7], [8]], GenerationOptions(max_new_tokens=4), [])
     handle.remove()
     assert read == [3, 1, 1, 1]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_token_that_ended_an_answer_is_the_one_that_is_scored(loaded, first):
+    """Whichever place it has among those that could have."""
+    ids = loaded.processor(ROWS[1]["prompt"])["input_ids"]
+    [free] = generate(loaded, [ids], GenerationOptions(max_new_tokens=6), [])
+    end = next(i for i in range(1, 6) if free[i] not in free[:i])
+    unused = next(token for token in range(len(loaded.processor)) if token not in free)
+    stop = [free[end], unused] if first else [unused, free[end]]
+    [asked] = questions(loaded, [Prompt(ids)], 6, stop)
+    assert (list(asked.answer), asked.ended) == (free[: end + 1], True)
+    [cut] = questions(loaded, [Prompt(ids)], end, stop)
+    assert (list(cut.answer), cut.ended) == (free[:end], False)
+
+
+def test_what_an_answer_is_trained_to_end_with_is_the_last_of_what_ends_it(loaded):
+    """As Qwen's and Llama's generation settings have the end of the turn among others, in whichever order."""
+    turn, other = loaded.processor.convert_tokens_to_ids("<|im_end|>"), 7
+    for own in ([turn, other], [other, turn]):
+        loaded.module.generation_config.eos_token_id = own
+        assert stop_tokens(loaded) == (other, turn)
+    loaded.processor.chat_template = None
+    assert stop_tokens(loaded)[-1] == loaded.processor.eos_token_id
 
 
 def decoder(config, **more):
