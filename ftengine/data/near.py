@@ -13,7 +13,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator, Set
+from collections.abc import Collection, Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -55,7 +55,7 @@ _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 # without blanks, so each of their characters is a word.
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s.,!?;:…\"'“”‘’«»、。]")
 # In JSON, or a dictionary of Python's; the length is bounded, as a quote may never be closed.
-_KEY = re.compile(r"""(?<=[{,])\s*(?:"[^"\\]{0,60}"|'[^'\\]{0,60}')\s*:""")
+_KEY = re.compile(r"""(?<=[{,])\s*("[^"\\]{0,60}"|'[^'\\]{0,60}')\s*:""")
 
 
 @dataclass(frozen=True)
@@ -98,20 +98,33 @@ def bag(words: Collection[str], shared: Collection[str] = ()) -> list[str]:
     return numbered
 
 
-def value_words(text: str) -> list[str]:
-    """Return a text's words (`normalised`) without the keys of JSON in it, which most rows share: they say nothing."""
-    return normalised(_KEY.sub(" ", text) if ":" in text and "{" in text else text)
+@dataclass(frozen=True)
+class _Form:
+    """What most examples share, and is left out of the comparison.
 
+    Args:
+        keys: those of JSON, with their quotes.
+        words: those of an instruction or a template.
+    """
 
-def compared_words(text: str, form: Collection[str]) -> list[str]:
-    """Return the bag of what is compared of a text: its `value_words`, or those beside the form where it has that."""
-    words = value_words(text)
-    return bag(words, form if form and _has_form(set(words), form) else ())
+    keys: frozenset[str] = frozenset()
+    words: frozenset[str] = frozenset()
 
+    def values(self, text: str) -> list[str]:
+        """Return a text's words (`normalised`) without the shared keys."""
+        if self.keys and ":" in text and "{" in text:
+            text = _KEY.sub(lambda key: " " if key[1] in self.keys else key[0], text)
+        return normalised(text)
 
-def _has_form(words: Set[str], form: Collection[str]) -> bool:
-    here = sum(word in words for word in form)
-    return here >= CARRIED * len(form) and here > MOSTLY * len(words)
+    def compared_words(self, text: str) -> list[str]:
+        """Return the bag of what is compared of a text: its `values`, or those beside the words where it has these."""
+        words = self.values(text)
+        return bag(words, self.words if self.words and self.is_of(set(words)) else ())
+
+    def is_of(self, words: Set[str]) -> bool:
+        """Say whether an example of these words has the form's."""
+        here = sum(word in words for word in self.words)
+        return here >= CARRIED * len(self.words) and here > MOSTLY * len(words)
 
 
 def find_near(distinct: Distinct, threshold: float) -> Near:
@@ -130,20 +143,30 @@ def find_near(distinct: Distinct, threshold: float) -> Near:
         for band in range(BANDS):
             for first, second in _runs(sketches.bands[:, band], np.arange(len(sketches.members))):
                 search.take(sketches.members[first], sketches.members[second], verify=True)
-    return Near(threshold, search.groups(), search.pairs(), _same(sketches.keys), len(form), sketches.boilerplate)
+    return Near(threshold, search.groups(), search.pairs(), _same(sketches.keys), len(form.words), sketches.boilerplate)
 
 
-def _form(distinct: Distinct) -> frozenset[str]:
-    """Return the words that more than half of the examples share."""
+def _form(distinct: Distinct) -> _Form:
+    """Return what more than half of the examples share; of keys, more than half of those that have some."""
     sample = range(min(len(distinct), SAMPLE))  # in the order of hashes: a random sample
+    keys = _frequent(set(_KEY.findall(distinct.text(number))) for number in sample)
+    without = _Form(keys)
     if len(sample) < SAMPLE_FEWEST:
-        return frozenset()
-    count = Counter(word for number in sample for word in set(value_words(distinct.text(number))))
-    frequent = frozenset(word for word, times in count.items() if times > SHARED * len(sample))
-    if not frequent:
-        return frequent
-    having = sum(_has_form(set(value_words(distinct.text(number))), frequent) for number in sample)
-    return frequent if having > SHARED * len(sample) else frozenset()
+        return without
+    form = _Form(keys, _frequent(set(without.values(distinct.text(number))) for number in sample))
+    if not form.words:
+        return form
+    having = sum(form.is_of(set(form.values(distinct.text(number)))) for number in sample)
+    return form if having > SHARED * len(sample) else without
+
+
+def _frequent(sets: Iterable[Set[str]]) -> frozenset[str]:
+    """Return what is in more than half of the sets that are not empty."""
+    count, of = Counter[str](), 0
+    for one in sets:
+        count.update(one)
+        of += bool(one)
+    return frozenset(name for name, times in count.items() if times > SHARED * of)
 
 
 def _same(keys: np.ndarray) -> np.ndarray:
@@ -171,7 +194,7 @@ class _Sketches:
         sketches: (members, hashes) the last byte of each MinHash.
     """
 
-    def __init__(self, distinct: Distinct, threshold: float, form: Collection[str]) -> None:
+    def __init__(self, distinct: Distinct, threshold: float, form: _Form) -> None:
         self._length = band_length(threshold)
         self.keys = np.zeros(len(distinct), dtype=np.uint64)
         self.boilerplate = 0
@@ -185,13 +208,13 @@ class _Sketches:
             self.members = self.members[order]
             self.bands, self.sketches = (np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True))
 
-    def _words(self, distinct: Distinct, form: Collection[str]) -> Iterator[tuple[int, list[str]]]:
+    def _words(self, distinct: Distinct, form: _Form) -> Iterator[tuple[int, list[str]]]:
         for number, text in distinct.texts():
             words = normalised(text)
             if not words:
                 continue
             self.keys[number] = int.from_bytes(blake2b(" ".join(words).encode(), digest_size=8).digest(), "big") or 1
-            compared = compared_words(text, form)
+            compared = form.compared_words(text)
             self.boilerplate += len(words) >= FEWEST_WORDS and len(compared) <= len(words) / 5
             if len(compared) >= FEWEST_WORDS:
                 yield number, compared
@@ -211,14 +234,14 @@ class _Sketches:
 class _Search:
     """Joins candidates that are near duplicates, and reads as few of them as that takes."""
 
-    def __init__(self, distinct: Distinct, threshold: float, form: Collection[str], sketches: _Sketches) -> None:
+    def __init__(self, distinct: Distinct, threshold: float, form: _Form, sketches: _Sketches) -> None:
         self._threshold, self._sketches = threshold, sketches
         self._parent = np.arange(len(distinct))
         self._sides = distinct.sides()
         self._seen = self._sides.copy()  # sides on which the row, or a near duplicate of it, is known to be
         self._found: list[tuple[int, int]] = []
         self._refused: set[int] = set()
-        self._bag = lru_cache(CACHED_TEXTS)(lambda number: frozenset(compared_words(distinct.text(number), form)))
+        self._bag = lru_cache(CACHED_TEXTS)(lambda number: frozenset(form.compared_words(distinct.text(number))))
         sketch = BANDS * band_length(threshold)
         self._agreeing = (threshold - SLACK * math.sqrt(threshold * (1 - threshold) / sketch)) * sketch
 

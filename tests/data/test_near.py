@@ -67,6 +67,18 @@ def test_keys_that_all_rows_have_make_no_near_duplicates(write, written):
     assert near.boilerplate == 0
 
 
+def test_keys_that_few_rows_have_are_what_rows_say(write):
+    """Flags: that one is set, or is named at all, is the content."""
+    rng = random.Random(0)
+    flags = [json.dumps(dict.fromkeys(sentence(rng, 20), True)) for _ in range(30)]
+    first = json.loads(flags[0])
+    flags.append(json.dumps({**first, "another": True}))
+    prose = [" ".join(sentence(rng, 20)) for _ in range(30)]
+    for others in ([], prose):
+        pairs, _, _ = near_texts(write, [*flags, *others])
+        assert pairs == {(0, 30)}
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [("What is 3 + 4?", "What is 3 - 4?"), ("great :)", "great :("), ("是的", "不是的"), (":)", ":("), ("!!", "??")],
