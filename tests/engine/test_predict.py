@@ -24,6 +24,7 @@ from ftengine.engine.predict import predict_file
 from ftengine.errors import DataError, RunError, SourceError
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import DataSection
+from ftengine_builtins.readers import TableReader
 
 
 def test_a_run_of_rounded_figures_can_answer_in_float32(label_recipe, tmp_path):
@@ -159,6 +160,15 @@ def test_a_table_has_the_form_of_the_input(predict, name, content, output, separ
     assert written.decode("utf-8-sig").splitlines()[0].split(separator)[:3] == ["text", "n", "prediction.label"]
     assert predict.report.form.startswith(form)
     assert bool(predict.report.form) == bool(form)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table_is_read_back_with_the_separator_it_was_written_with(predict, separator):
+    """Names of labels stand in its header, whatever they hold."""
+    labels = ("Billing, payments", "a;b", "c\td", 'say "no"')
+    written = predict("a.csv", f"text{separator}n\ngoal{separator}1\n", "out.csv", labels)
+    (row,) = TableReader().read(str(written))
+    assert list(row.values)[2:] == ["prediction.label", *(f"prediction.scores.{label}" for label in labels)]
 
 
 def test_a_table_has_a_column_for_each_class_unless_there_are_many(predict):
