@@ -65,10 +65,11 @@ def most_changed(base: ExampleScores, tuned: ExampleScores, duplicates: np.ndarr
 
     Examples whose score did not change are in neither, nor are those whose score changed by less than `NOISE` while
     the answer stayed right or stayed wrong; where nothing is right or wrong, scores have no scale that is known. A
-    right answer that became wrong, with another label's score still higher, has not improved, and the other way round.
+    right answer that became wrong, with another label's score still higher, has got worse by as much, and a wrong one
+    that became right has improved.
     """
-    change = tuned.score - base.score
-    change[change * np.nan_to_num(tuned.right - base.right) < 0] = 0
+    change, turned = tuned.score - base.score, np.nan_to_num(tuned.right - base.right)
+    change = np.where(turned, turned * np.abs(change), change)
     change[(np.abs(change) < NOISE) & (tuned.right == base.right)] = 0
     known = np.flatnonzero(~np.isnan(change))
     order = known[np.argsort(change[known], kind="stable")]

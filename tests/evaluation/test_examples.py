@@ -35,10 +35,10 @@ def test_a_little_change_of_an_answer_that_stays_right_or_wrong_is_no_change():
     assert most_changed(scores(before), scores(after), groups) == ([0, 2], [3, 1])
 
 
-def test_an_answer_that_became_wrong_has_not_improved_whatever_its_score():
+def test_an_answer_that_became_wrong_has_got_worse_whatever_its_score():
     """The right label may gain, and another one gain more."""
-    base, tuned = scores([0.34, 0.34, 0.4, 0.4], [1, 0, 0, 1]), scores([0.44, 0.44, 0.3, 0.3], [0, 1, 1, 0])
-    assert most_changed(base, tuned, np.arange(4)) == ([1], [3])
+    base, tuned = scores([0.34, 0.34, 0.4, 0.4], [1, 0, 0, 1]), scores([0.64, 0.44, 0.2, 0.3], [0, 1, 1, 0])
+    assert most_changed(base, tuned, np.arange(4)) == ([2, 1], [0, 3])
 
 
 def test_the_evaluator_that_says_right_or_wrong_is_preferred():
