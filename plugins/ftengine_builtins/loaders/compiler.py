@@ -21,14 +21,26 @@ def compiler_on_demand() -> Iterator[None]:
     if PACKAGE in sys.modules:
         yield
         return
-    package, asked = ModuleType(PACKAGE), ModuleType(ASKED)
+    package, asked = _StandIn(PACKAGE), _StandIn(ASKED)
     package.__path__ = []  # without any other module
     asked.is_compile_supported = is_compile_supported  # type: ignore[attr-defined]
-    sys.modules |= {PACKAGE: package, ASKED: asked}
+    ours = {PACKAGE: package, ASKED: asked}
+    sys.modules |= ours
     try:
         yield
     finally:
-        del sys.modules[PACKAGE], sys.modules[ASKED]
+        for name, module in ours.items():
+            if sys.modules.get(name) is module:
+                sys.modules.pop(name)
+
+
+class _StandIn(ModuleType):
+    """A module that has little of the one in whose place it is."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # Python asks for these, and goes on without
+            raise AttributeError(name)
+        raise ImportError(f"{self.__name__}.{name} is not imported yet, only what torchvision is imported with")
 
 
 def is_compile_supported(device_type: Any) -> Any:

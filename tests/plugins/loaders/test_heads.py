@@ -290,3 +290,32 @@ def test_a_head_is_checked_without_a_model_or_the_compiler(llama_folder):
     asked = [sys.executable, "-c", ASKED, str(llama_folder)]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == ["[True, False, False]", "[[[[1.0, 1.0], [1.0, 1.0]]]] True"], done.stderr
+
+
+UNREADY = """
+import sys
+import torch
+from ftengine_builtins.loaders.compiler import PACKAGE, compiler_on_demand
+with compiler_on_demand():
+    for use in (torch.compiler.disable, lambda function: sys.modules["torch._dynamo.utils"].counters):
+        try:
+            use(len)
+        except ImportError as error:
+            print(error.msg.split()[0])
+print(PACKAGE in sys.modules, torch.compiler.disable(lambda: 1)())
+with compiler_on_demand():
+    pass
+print(hasattr(sys.modules[PACKAGE], "optimize"))
+del sys.modules[PACKAGE]
+with compiler_on_demand():
+    sys.modules[PACKAGE] = torch
+print(sys.modules[PACKAGE] is torch)
+"""
+
+
+@pytest.mark.slow
+def test_what_needs_the_compiler_meanwhile_is_not_imported_and_works_afterwards():
+    """torchvision.tv_tensors asks for `torch.compiler.disable`, say."""
+    done = subprocess.run([sys.executable, "-c", UNREADY], capture_output=True, text=True, check=False)
+    lines = ["torch._dynamo.disable", "torch._dynamo.utils.counters", "False 1", "True", "True"]
+    assert done.stdout.splitlines() == lines, done.stderr
