@@ -137,8 +137,9 @@ def _vector_of(answer: Any) -> list[float] | None:
 def _separated(rows: TableRows, columns: list[str], output: Path, form: Form) -> None:
     with open(output, "w", encoding="utf-8-sig" if form.marked else "utf-8", newline="") as file:
         # A reader takes what stands outside of quotes in the header for what separates fields.
-        asked = csv.QUOTE_ALL if any(mark in name for name in columns for mark in ",;\t") else csv.QUOTE_MINIMAL
-        csv.writer(file, delimiter=form.separator, lineterminator="\n", quoting=asked).writerow(columns)
+        quoting = csv.QUOTE_ALL if any(mark in name for name in columns for mark in ",;\t") else csv.QUOTE_MINIMAL
+        header = csv.DictWriter(file, columns, delimiter=form.separator, lineterminator="\n", quoting=quoting)
+        header.writeheader()
         writer = csv.DictWriter(file, columns, delimiter=form.separator, lineterminator="\n")
         writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
 
