@@ -147,22 +147,44 @@ def ranked(low, high, passes=2, guess=0.5, seen=None, level=0.6, **told):
 @pytest.mark.parametrize(
     ("spoil", "asked"),
     [
-        (ranked(0.413, 0.511), True),
-        (ranked(0.55, 0.65), False),
-        (ranked(0.48, 0.93), False),
-        (ranked(-0.05, 0.26, guess=0), True),  # a correlation
-        (ranked(-0.05, 0.36, guess=0), False),
-        (ranked(0.413, 0.511, passes=0.5), False),
-        (ranked(0.48, 0.76, seen=0.97), True),  # labels of few rows, learnt by heart
-        (ranked(0.48, 0.76, seen=0.75), False),
-        (ranked(0.53, 0.76, seen=0.97), False),
+        (ranked(0.413, 0.511), "Check that each label belongs to its text: the scores carry no information"),
+        (ranked(0.413, 0.511, seen=0.97), "Check that each label belongs to its text, or train on more examples: "),
+        (ranked(0.55, 0.65), ""),
+        (ranked(0.48, 0.93), ""),
+        (ranked(-0.05, 0.26, guess=0), "Check that each label belongs to its text: "),  # a correlation
+        (ranked(-0.05, 0.36, guess=0), ""),
+        (ranked(0.413, 0.511, passes=0.5), ""),
+        # labels of few rows, learnt by heart
+        (ranked(0.48, 0.76, seen=0.97), "Train on more examples, and check that each label belongs to its text: "),
+        (ranked(0.48, 0.76, seen=0.75), ""),
+        (ranked(0.53, 0.76, seen=0.97), ""),
     ],
 )
 def test_scores_without_information_ask_whether_labels_belong_to_their_texts(verdict, spoil, asked):
     told = verdict(*spoil)
     assert (told.quality.level, told.quality.source) == ("alarm", "constant-answer")
     assert told.findings[0].figures.get("uninformative") == (["auc"] if asked else None)
-    assert told.headline.startswith("Check that each label belongs to its text") == asked
+    assert told.headline.startswith(asked)
+    assert ("check that each label" in told.headline.lower()) == bool(asked)
+
+
+@pytest.mark.parametrize(("low", "high", "guess"), [(0.22, 0.38, 0.5), (-0.6, -0.1, 0)])
+def test_scores_that_rank_the_wrong_way_round_carry_information(verdict, low, high, guess):
+    told = verdict(*ranked(low, high, guess=guess))
+    (one,) = found(told, "learning")
+    assert (one.level, one.figures) == ("alarm", {"wrong_way_round": ["auc"]})
+    assert "rank held-out examples the wrong way round (ROC AUC" in told.headline
+    assert "are the labels swapped?" in told.headline
+    assert "no information" not in told.headline
+    assert one.text.endswith("swapped?")
+
+
+@pytest.mark.parametrize(("low", "high", "cause"), [(0.47, 0.89, ""), (0.41, 0.59, "constant-answer")])
+def test_what_was_learnt_by_heart_stays_over_fitting_where_scores_may_know_new_labels_too(verdict, low, high, cause):
+    """ROC AUC 0.68 between 0.47 and 0.89 proves no wrong labels."""
+    told = verdict(*ranked(low, high, seen=1.0), put("evaluation.training.tuned.drift", figure(1.0)))
+    assert ("are not shown to know the labels of held-out examples (ROC AUC 0.68" in told.headline) == (not cause)
+    assert [one.explained_by for one in found(told, "over-fitting")] == [cause]
 
 
 def test_a_loss_that_rose_and_came_down_to_little_is_not_why_a_model_is_of_no_use(verdict):
@@ -174,7 +196,7 @@ def test_a_loss_that_rose_and_came_down_to_little_is_not_why_a_model_is_of_no_us
     labels = {"classes": [("a", 200, 150), ("b", 200, 250)]}
     told = verdict(rose(0.01), *ranked(0.48, 0.76, seen=0.97, **labels))
     assert told.findings[0].figures["uninformative"] == ["auc"]
-    assert "or train on more examples" in told.headline
+    assert told.headline.startswith("Train on more examples")
     assert "unstable" not in "".join(one.text for one in told.findings)
     assert "unstable" in verdict(rose(0.4), *ranked(0.48, 0.76, seen=0.75, **labels)).headline
     assert "unstable" in verdict(rose(0.01), *ranked(0.48, 0.76, seen=0.75)).headline  # nothing is known of guessing

@@ -9,11 +9,13 @@ from ftengine.evaluation import CHANCE
 from ftengine.text import FEW, counted, listed, plain, quoted, short, with_interval
 from ftengine_builtins.rules.threshold import (
     Threshold,
+    knows_no_labels,
     no_better_than_a_constant,
     quoted_answer,
     ranks_what_it_has_seen,
     threshold_of,
     uninformative,
+    wrong_way_round,
 )
 
 MOSTLY, SELDOM = 0.95, 0.5
@@ -65,13 +67,13 @@ class ConstantAnswer(Rule):
                 text += "else was learnt."
             yield Finding(kind="baseline", level="note", text=text, figures=figures)
         elif _is_constant(threshold):
-            yield from _inputs_tell_nothing(run)
+            yield from _inputs_tell_nothing(threshold)
             text, brief = _constant(threshold) + _ranked(threshold), _given(threshold)
             yield Finding(kind="quality", level="alarm", text=text, brief=brief, explains=OF_NO_USE, figures=figures)
         elif threshold.missed:
             beaten = threshold.beaten(pooled=True)
             if not beaten and not threshold.is_hint:
-                yield from _inputs_tell_nothing(run)
+                yield from _inputs_tell_nothing(threshold)
             text = _no_better(threshold, beaten) + ("" if beaten else _ranked(threshold))
             is_note = beaten or threshold.is_hint or threshold.may_be_better
             level, explains = ("note", ()) if is_note else ("alarm", OF_NO_USE)
@@ -81,36 +83,49 @@ class ConstantAnswer(Rule):
             yield Finding(kind="quality", level=level, text=text, brief=brief, explains=explains, figures=figures)
 
 
-def _inputs_tell_nothing(run: RunRecords) -> Iterator[Finding]:
-    """Find why a model may be of no use: its prompts are all the same, or its scores know nothing of the labels.
+def _inputs_tell_nothing(threshold: Threshold) -> Iterator[Finding]:
+    """Find why a model may be of no use: its prompts are all the same, or its scores do not tell the labels.
 
     Of the latter nothing is known before a pass over all examples.
     """
+    run = threshold.run
     if _one_prompt(run):
         yield from _same_prompts(run)
-    elif passes(run) >= 1 and (rankings := uninformative(run)):
-        brief, text = (_no_information(run, rankings, shown) for shown in (plain, with_interval))
+    elif passes(run) >= 1 and knows_no_labels(run):
+        brief, text = (_no_labels(threshold, shown) for shown in (plain, with_interval))
+        end = "" if text.endswith("?") else "."
+        below = list(wrong_way_round(run))
+        figures = {"wrong_way_round": below} if below else {"uninformative": list(uninformative(run))}
+        # Where scores may know much, what they learnt by heart is a cause of its own.
+        surely = not any(threshold.may_be_far(name) for name in threshold.rankings)
         yield Finding(
             kind="learning",
             level="alarm",
-            text=f"{text[:1].upper()}{text[1:]}.",
+            text=f"{text[:1].upper()}{text[1:]}{end}",
             brief=brief,
-            explains=("quality", "classes", "calibration", "over-fitting", "worse"),
-            figures={"uninformative": list(rankings)},
+            explains=("quality", "classes", "calibration", "worse", *(["over-fitting"] if surely else [])),
+            figures=figures,
         )
 
 
-def _no_information(run: RunRecords, rankings: Mapping[str, Estimate], shown: Callable[[Estimate], str]) -> str:
-    """Say that scores know nothing of the labels, be it of new examples alone; `shown` words a figure."""
+def _no_labels(threshold: Threshold, shown: Callable[[Estimate], str]) -> str:
+    """Say that scores do not tell the labels, be it of new examples alone; `shown` words a figure."""
+    run, rankings = threshold.run, wrong_way_round(threshold.run) or threshold.rankings
 
     def ranked(figures: Mapping[str, Estimate]) -> str:
         return listed([f"{run.evaluation.metrics[name].label} {shown(figures[name])}" for name in rankings])
 
-    lead = "check that each label belongs to its text"
-    if run.evaluation.training is not None and all(ranks_what_it_has_seen(run, name) for name in rankings):
-        lead += ", or train on more examples: the scores know the labels of training examples "
-        return f"{lead}({ranked(run.evaluation.training.tuned)}), not of held-out ones ({ranked(rankings)})"
-    return f"{lead}: the scores carry no information about the labels ({ranked(rankings)})"
+    lead, told = "check that each label belongs to its text", ranked(rankings)
+    if not uninformative(run):
+        return f"{lead}: the scores rank held-out examples the wrong way round ({told}); are the labels swapped?"
+    if run.evaluation.training is None or not all(ranks_what_it_has_seen(run, name) for name in rankings):
+        return f"{lead}: the scores carry no information about the labels ({told})"
+    seen = ranked(run.evaluation.training.tuned)
+    if any(threshold.may_be_far(name) for name in rankings):
+        lead = f"train on more examples, and {lead}: the scores are not shown to know the labels of held-out examples"
+        return f"{lead} ({told}), though they know those of training examples ({seen})"
+    lead += f", or train on more examples: the scores know the labels of training examples ({seen})"
+    return f"{lead}, not of held-out ones ({told})"
 
 
 def _one_prompt(run: RunRecords) -> bool:
@@ -277,7 +292,7 @@ class UnansweredClasses(Rule):
             level="alarm" if alarm or (rare and useless) else "note",
             text=text,
             brief=text[:1].lower() + text[1:-1],
-            explains=_explained(rare and useless and not uninformative(run), alarm and not useless),
+            explains=_explained(rare and useless and not knows_no_labels(run), alarm and not useless),
             figures=figures,
         )
 

@@ -20,7 +20,7 @@ from ftengine_builtins.rules.baseline import (
     seldom_answered,
     share_within,
 )
-from ftengine_builtins.rules.threshold import no_better_than_a_constant, threshold_of, uninformative
+from ftengine_builtins.rules.threshold import knows_no_labels, no_better_than_a_constant, threshold_of
 
 LEAST_FALL = 0.05
 """Relative fall of the validation loss that is learning, and in a run's last stretch means: more training would have
@@ -186,7 +186,7 @@ def _stayed(run: RunRecords) -> Finding | None:
 def _stuck(run: RunRecords) -> Finding | None:
     """Say where the loss fell and the model is of no use all the same, on training examples neither."""
     seen, threshold, points = run.evaluation.training, threshold_of(run), run.validations
-    if threshold is None or not no_better_than_a_constant(run) or uninformative(run) or passes(run) < 1:
+    if threshold is None or not no_better_than_a_constant(run) or knows_no_labels(run) or passes(run) < 1:
         return None
     if len(run.steps) < PEAK_STEPS or trend(run.steps).high >= 0 or threshold.beaten(pooled=False):
         return None  # nothing says that it fell, or its scores tell labels that it does not answer
@@ -322,7 +322,7 @@ def _falls(last: Sequence[Any], steps: Sequence[Any]) -> bool:
 def _near_guessing(run: RunRecords) -> tuple[str, dict[str, Any]] | None:
     """Compare the last validation loss with that of guessing evenly, where scores know something all the same."""
     guess, points = _even_guess(run), run.validations
-    if not guess or not points or uninformative(run) or points[-1].validation_loss < (1 - HARDLY) * guess:
+    if not guess or not points or knows_no_labels(run) or points[-1].validation_loss < (1 - HARDLY) * guess:
         return None
     if passes(run) >= MANY_PASSES:
         return None  # with many wrong labels it stays there

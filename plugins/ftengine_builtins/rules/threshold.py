@@ -77,6 +77,20 @@ class Threshold:
         gains = {name: self._gain(name) for name in others if metrics[name].pooled == pooled}
         return [name for name, gain in gains.items() if gain is not None and gain.better]
 
+    @property
+    def rankings(self) -> dict[str, Estimate]:
+        """The tuned model's rankings with their intervals; {} if one has none, or all examples have one truth."""
+        evaluation = self.run.evaluation
+        ranked = [x for x in self.baseline.figures if x in evaluation.metrics and not evaluation.metrics[x].pooled]
+        figures = {name: evaluation.tuned[name] for name in ranked if known(evaluation.tuned.get(name))}
+        usable = self.baseline.share != 1 and all(ends(figure) is not None for figure in figures.values())
+        return figures if usable else {}
+
+    def may_be_far(self, name: str) -> bool:
+        """Say whether a ranking's interval leaves room for scores that know much."""
+        level = self.baseline.figures[name]
+        return self.rankings[name].high > level + FAR * (1 - level)
+
     def pair(self, metric: str) -> str:
         """Return a metric's name, the tuned model's value with its interval, and what is reached without looking."""
         label = self.run.evaluation.metrics[metric].label
@@ -124,6 +138,11 @@ def no_better_than_a_constant(run: RunRecords) -> bool:
     return threshold is not None and threshold.missed and not threshold.is_hint
 
 
+def knows_no_labels(run: RunRecords) -> bool:
+    """Say whether no ranking shows that the tuned model's scores tell labels: `uninformative` or `wrong_way_round`."""
+    return bool(uninformative(run) or wrong_way_round(run))
+
+
 def uninformative(run: RunRecords) -> dict[str, Estimate]:
     """Return the rankings by which the tuned model's scores cannot be told from guessing; {} where one of them can.
 
@@ -132,18 +151,25 @@ def uninformative(run: RunRecords) -> dict[str, Estimate]:
     training examples far better.
     """
     threshold = threshold_of(run)
-    if threshold is None or threshold.baseline.share == 1:
+    if threshold is None:
         return {}
-    metrics, reached = run.evaluation.metrics, threshold.baseline.figures
-    ranked = [name for name in reached if name in metrics and not metrics[name].pooled]
-    figures = {name: run.evaluation.tuned[name] for name in ranked if known(run.evaluation.tuned.get(name))}
+    figures = threshold.rankings
     within = [
-        ends(figure) is not None
-        and figure.low <= reached[name]
-        and (figure.high <= reached[name] + FAR * (1 - reached[name]) or ranks_what_it_has_seen(run, name))
+        figure.low <= threshold.baseline.figures[name] <= figure.high
+        and (not threshold.may_be_far(name) or ranks_what_it_has_seen(run, name))
         for name, figure in figures.items()
     ]
     return figures if all(within) else {}
+
+
+def wrong_way_round(run: RunRecords) -> dict[str, Estimate]:
+    """Return the rankings that are surely below the level of guessing; {} where one of the others may be above it."""
+    threshold = threshold_of(run)
+    if threshold is None:
+        return {}
+    figures, reached = threshold.rankings, threshold.baseline.figures
+    below = {name: figure for name, figure in figures.items() if figure.high < reached[name]}
+    return below if all(figure.low <= reached[name] for name, figure in figures.items()) else {}
 
 
 def ranks_what_it_has_seen(run: RunRecords, name: str) -> bool:
