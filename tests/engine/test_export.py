@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -23,7 +24,14 @@ from ftengine.engine.proof import endless
 from ftengine.errors import ExportDiffers, NotExportable, NotMergeable, RunError
 from ftengine.evaluation.asked import Question
 from ftengine.evaluation.likeness import likeness
-from ftengine_builtins.exporters import GgufExporter, PeftExporter, SentenceTransformersExporter, TransformersExporter
+from ftengine.testing.exporters import exported_run
+from ftengine_builtins.exporters import (
+    GgufExporter,
+    PeftExporter,
+    SentenceTransformersExporter,
+    TransformersExporter,
+    gguf_tokenizer,
+)
 from ftengine_builtins.exporters.peft import scale_of
 
 
@@ -202,6 +210,14 @@ def test_a_scale_that_is_lost_is_refused(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_the_end_of_a_turn_in_gguf_is_what_answers_are_trained_to_end_with(tmp_path):
+    """Where a model's generation settings have further ends."""
+    source, writer = exported_run(tmp_path)[0], MagicMock()
+    end = source.processor.eos_token_id
+    gguf_tokenizer.write(writer, replace(source, stop=(end, end + 1, end + 2)))
+    writer.add_eot_token_id.assert_called_once_with(end + 2)
+
+
 @pytest.mark.parametrize("times", [0.5, 8**-0.5])
 def test_a_scale_that_is_another_is_named(run, tmp_path, monkeypatch, times):
     monkeypatch.setattr("ftengine_builtins.exporters.peft.scale_of", lambda *asked: times * scale_of(*asked))

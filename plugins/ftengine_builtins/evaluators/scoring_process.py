@@ -134,9 +134,10 @@ def files_with(file: Path, target: str) -> list[Path]:
     while waiting:
         if (one := waiting.pop()) in known:
             continue
-        known[one] = None
         with suppress(SyntaxError, ValueError, OSError):  # told where the function is looked for
-            for level, path in _imported(ast.parse(one.read_text(encoding="utf-8"))):
+            code = one.read_bytes()
+            known[one] = None
+            for level, path in _imported(ast.parse(code)):
                 if level or not only or path[0] == only:
                     waiting += _files_at(list(one.parents)[level - 1 : level] if level else [root], path)
     return list(known)

@@ -180,7 +180,7 @@ def test_the_code_of_a_function_is_all_that_its_imports_reach(tmp_path, monkeypa
 
 
 def test_a_file_of_code_that_cannot_be_read_ends_nothing(tmp_path):
-    assert files_with(tmp_path / "gone.py", f"{tmp_path / 'gone.py'}:right") == [tmp_path / "gone.py"]
+    assert files_with(tmp_path / "gone.py", f"{tmp_path / 'gone.py'}:right") == []  # there is nothing to hash
     (tmp_path / "nul.py").write_text("\0")
     with raises(RecipeError, "nul.py", "no Python"):
         verifier(f"{tmp_path / 'nul.py'}:right").check_row({})
