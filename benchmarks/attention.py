@@ -33,6 +33,7 @@ CASES: dict[str, tuple[int, list[int]]] = {
     "8 x 128": (0, [128] * 8),
     "4 x 512": (0, [512] * 4),
     "1 x 2048": (0, [2048]),
+    "1 x 8192": (0, [8192]),
     "8 x 220, of which 200 are shared": (200, [20] * 8),
     "8 x 1020, of which 1000 are shared": (1000, [20] * 8),
 }
@@ -45,7 +46,7 @@ def both(shared: int, own: list[int], dtype: torch.dtype) -> tuple[Callable[[], 
     start = draw.integers(1000, size=shared)
     rows = [np.concatenate([start, draw.integers(1000, size=size)]) for size in own]
     forest, longest = Forest.of(rows), max(map(len, rows))
-    sequences, heads = forest.sequences(forest.tokens, forest.tokens), (HEADS, KEY_HEADS, KEY_HEADS)
+    sequences, heads = forest.sequences(forest.tokens, forest.tokens, None), (HEADS, KEY_HEADS, KEY_HEADS)
     ours = [torch.randn(forest.tokens, n, DEPTH, dtype=dtype).requires_grad_() for n in heads]
     theirs = [torch.randn(len(rows), n, longest, DEPTH, dtype=dtype).requires_grad_() for n in heads]
     slopes = torch.randn(forest.tokens, HEADS, DEPTH, dtype=dtype), torch.randn(theirs[0].shape, dtype=dtype)

@@ -44,7 +44,17 @@ MODELS = {
 }
 KINDS = (
     ("linear layers with their updates", ("ftengine::lowrank",)),
-    ("attention", ("aten::_scaled_dot_product", "aten::bmm", "aten::baddbmm", "aten::_softmax", "aten::_safe_softmax")),
+    (
+        "attention",
+        (
+            "ftengine::attention",
+            "aten::_scaled_dot_product",
+            "aten::bmm",
+            "aten::baddbmm",
+            "aten::_softmax",
+            "aten::_safe_softmax",
+        ),
+    ),
     ("products of the head", ("aten::mm", "aten::addmm")),
     ("loss", ("aten::_log_softmax", "aten::nll_loss")),
     ("clipping and optimizer", ("aten::_fused", "aten::_foreach")),
