@@ -137,10 +137,10 @@ def _vector_of(answer: Any) -> list[float] | None:
 def _separated(rows: TableRows, columns: list[str], output: Path, form: Form) -> None:
     with open(output, "w", encoding="utf-8-sig" if form.marked else "utf-8", newline="") as file:
         # A reader takes what stands outside of quotes in the header for what separates fields.
-        quoting = csv.QUOTE_ALL if any(mark in name for name in columns for mark in ",;\t") else csv.QUOTE_MINIMAL
-        header = csv.DictWriter(file, columns, delimiter=form.separator, lineterminator="\n", quoting=quoting)
-        header.writeheader()
-        writer = csv.DictWriter(file, columns, delimiter=form.separator, lineterminator="\n")
+        marked = any(mark in name for name in columns for mark in ",;\t")
+        plain: dict[str, Any] = {"delimiter": form.separator, "lineterminator": "\n"}
+        csv.writer(file, **plain, quoting=csv.QUOTE_ALL if marked else csv.QUOTE_MINIMAL).writerow(columns)
+        writer = csv.DictWriter(file, columns, **plain)
         writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
 
 
