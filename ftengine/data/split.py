@@ -185,24 +185,16 @@ def _sides(
             f"{rows.source}: its {len(targets):,} rows have {kinds:,} different targets, too many for data.split.by: "
             "stratified to keep the proportions of. Set it to random."
         )
-    targets = _of_each_source(rows, targets)
+    sources = rows.of if isinstance(rows, MixedRows) else None
     if split.folds is None:
-        return partition(groups, shares, rows.source, targets)
-    fold = folds(groups, split.folds, rows.source, targets)
+        return partition(groups, shares, rows.source, targets, sources)
+    fold = folds(groups, split.folds, rows.source, targets, sources)
     test, rest = np.flatnonzero(fold == split.fold), np.flatnonzero(fold != split.fold)
     if not shares:
         return {"train": rest, "test": test}
-    parts = partition(groups[rest], shares, rows.source, None if targets is None else targets[rest])
+    of_rest = (None if of is None else of[rest] for of in (targets, sources))
+    parts = partition(groups[rest], shares, rows.source, *of_rest)
     return {"test": test} | {name: rest[part] for name, part in parts.items()}
-
-
-def _of_each_source(rows: DataRows, targets: np.ndarray | None) -> np.ndarray | None:
-    """Return what rows are divided in proportion to: their targets, and where there are several sources, these too."""
-    if not isinstance(rows, MixedRows):
-        return targets
-    if targets is None:
-        return rows.of
-    return np.unique(targets, return_inverse=True)[1] * len(rows.sources) + rows.of
 
 
 def _groups(section: DataSection, hashes: RowHashes, distinct: Distinct, near: Near | None) -> np.ndarray:

@@ -86,6 +86,64 @@ def test_rows_of_several_sources_are_divided_by_what_they_say_and_the_seed(write
     assert not set(first["train"]) & set(first["validation"])  # equal rows of two sources share a side
 
 
+def grid(labels, sources, rows):
+    """Return groups in a shuffle, labels and sources of so many rows for each label of each source."""
+    label, source = (x.ravel() for x in np.indices((labels, sources, rows))[:2])
+    return np.random.default_rng(0).permutation(len(label)), label, source
+
+
+@pytest.mark.parametrize(
+    ("labels", "sources", "rows"), [(12, 5, 5), (12, 3, 15), (20, 10, 1), (3, 40, 2), (7, 3, 11), (1, 6, 3)]
+)
+def test_sources_leave_labels_the_proportions_that_they_have_without(labels, sources, rows):
+    groups, label, source = grid(labels, sources, rows)
+    shares = {"test": 0.1, "validation": 0.15}
+    without = partition(groups, shares, targets=label)
+    sides = partition(groups, shares, targets=label, sources=source)
+    for name, share in shares.items():
+        alone, found = (np.bincount(label[side[name]], minlength=labels) for side in (without, sides))
+        assert found.tolist() == alone.tolist()
+        of = np.bincount(source[sides[name]], minlength=sources)
+        assert abs(of - share * labels * rows).max() < 2
+        cells = np.bincount(label[sides[name]] * sources + source[sides[name]], minlength=labels * sources)
+        assert abs(cells.reshape(labels, sources) - found[:, None] / sources).max() <= 1
+    assert sorted(np.concatenate(list(sides.values()))) == list(range(len(groups)))
+
+
+def test_sources_of_one_group_each_are_held_out_as_far_as_without():
+    groups = np.repeat(np.random.default_rng(0).permutation(20), 5)
+    without = partition(groups, {"test": 0.1})
+    sides = partition(groups, {"test": 0.1}, sources=groups)
+    assert len(sides["test"]) == 10
+    assert sides["test"].tolist() == without["test"].tolist()
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3), st.integers(0, 3)), min_size=10, max_size=200))
+def test_sources_never_take_what_is_held_out_further_from_its_share(rows):
+    groups, targets, sources = np.array(rows).T
+    if len(set(groups)) < 3:
+        return
+    for of in (targets, None):
+        without = partition(groups, {"test": 0.2}, targets=of)
+        sides = partition(groups, {"test": 0.2}, targets=of, sources=sources)
+        one = partition(groups, {"test": 0.2}, targets=of, sources=np.zeros_like(sources))
+        assert one["test"].tolist() == without["test"].tolist()
+        off, usual = (abs(len(side["test"]) - 0.2 * len(groups)) for side in (sides, without))
+        assert off <= usual + 1e-9
+        assert set(groups[sides["train"]]).isdisjoint(groups[sides["test"]])
+
+
+@pytest.mark.parametrize(("labels", "sources", "rows"), [(20, 10, 1), (12, 5, 5), (12, 3, 4)])
+def test_folds_of_several_sources_keep_the_proportions_of_labels(labels, sources, rows):
+    groups, label, source = grid(labels, sources, rows)
+    fold = folds(groups, 5, targets=label, sources=source)
+    sizes = np.bincount(fold)
+    assert np.ptp(sizes) <= 1
+    for of, kinds in ((label, labels), (label * sources + source, labels * sources)):
+        counts = np.bincount(of * 5 + fold, minlength=kinds * 5).reshape(kinds, 5)
+        assert np.ptp(counts, axis=1).max() <= 1
+
+
 @pytest.mark.parametrize("by", ["random", "stratified"])
 def test_each_fold_has_its_share_of_each_source(write, label_task, by):
     train = of_sources(write, {"large.jsonl": 120, "small.jsonl": 20})

@@ -9,7 +9,7 @@ from ftengine_builtins.audits.counting import split_name
 OFTEN = 4
 """Times an epoch has each example of a source, from which it is an alarm: as many epochs on the same rows."""
 
-SHARES = "Each source has its share of what is held out, as far as rows that belong together allow."
+SHARES = "Each source has its share of what is held out, as far as labels and rows that belong together allow."
 
 
 class SeveralSources(Audit):
