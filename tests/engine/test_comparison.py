@@ -43,9 +43,10 @@ def test_long_options_make_folders_that_file_systems_allow(chat_recipe):
 
 def test_train_settings_may_differ_and_nothing_else_of_the_recipe(chat_recipe):
     given = {"name": "lora", "rank": 2, "train.learning_rate": 0.5}
-    own, second, usual, default = contend(chat_recipe(), ["lora", given, "full", "prompt"])
+    recipe = chat_recipe(train__learning_rate=0.02)
+    own, second, usual, default = contend(recipe, ["lora", given, "full", "prompt"])
     rates = [one.recipe.train.learning_rate for one in (own, second, usual, default)]
-    assert rates == [0.01, 0.5, 2e-5, 2e-4]  # the recipe's is for the recipe's strategy
+    assert rates == [0.02, 0.5, 2e-5, 1e-2]  # the recipe's is for the recipe's strategy
     assert own.rate_from == "the recipe's"
     assert "--strategies" in second.rate_from
     assert "for full, as the recipe's is for lora" in usual.rate_from
