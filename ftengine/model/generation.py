@@ -125,7 +125,7 @@ def generate_ended(
 
     from ftengine.model.beginnings import begin_together
     from ftengine.model.modes import evaluating
-    from ftengine.model.token_loss import is_encoder_decoder
+    from ftengine.model.token_loss import head_by_rows, is_encoder_decoder
 
     module: Any = loaded.module
     if not hasattr(module, "generate"):
@@ -152,7 +152,7 @@ def generate_ended(
         pad_token_id=filler,
     )
     ids, mask = pad(prompts, filler, left=not apart).to(device), attention_mask(prompts, left=not apart).to(device)
-    with torch.no_grad(), evaluating(loaded.module):
+    with torch.no_grad(), evaluating(loaded.module), head_by_rows(loaded.module):
         output = module.generate(
             **{"input_ids": ids, "attention_mask": mask, **({} if apart else begin_together(module, ids, mask))},
             generation_config=config,

@@ -294,3 +294,14 @@ def test_tokens_are_drawn_as_often_as_the_model_says(loaded):
     assert float(((seen - wanted) ** 2 / wanted).sum()) < 26.1  # χ² of 8 degrees of freedom, p = 0.001
     half = int((share[order].cumsum(0) < 0.5).sum()) + 1
     assert set(counts(top_p=0.5).nonzero()[:, 0].tolist()) == set(order[:half].tolist())
+
+
+def test_the_head_computes_a_batch_as_rows_of_one_matrix_and_only_meanwhile(loaded):
+    """torch copies a frozen head's weights for each row of a batch of last positions."""
+    seen = []
+    head = loaded.module.get_output_embeddings()
+    with head.register_forward_hook(lambda _, args, output: seen.append((args[0].dim(), output.dim()))):
+        generate(loaded, [[1, 2, 3], [4, 5]], GenerationOptions(max_new_tokens=3), ())
+    assert set(seen) == {(2, 2)}
+    assert not head._forward_pre_hooks
+    assert not head._forward_hooks
