@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftengine.ops import why_reference
 from ftengine.ops.attention import Sequences, attention, has_kernel
+from ftengine.ops.eligibility import DTYPES
+from ftengine.ops.precision import compute_dtype
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def compiled(query: Tensor, value: Tensor, options: Mapping[str, Any]) -> bool:
     if any(options.get(name) for name in ("dropout", "softcap")) or options.get("position_bias") is not None:
         return False
     alike = query.shape[-1] == value.shape[-1] and has_kernel(query.device)
-    return alike and why_reference(query.device.type, query.dtype, 1) is None
+    return alike and compute_dtype(query.device.type, query.dtype) in DTYPES[query.device.type]
 
 
 def by_kernel(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, scale: float | None, window: int) -> Tensor:

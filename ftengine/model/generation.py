@@ -140,8 +140,7 @@ def generate_ended(
             f"{loaded.max_length} tokens that this model reads. Shorten the prompt or lower max_new_tokens."
         )
     device = next(loaded.module.parameters()).device
-    filler = loaded.processor.pad_token_id or 0
-    processors: list[Any] = [_require_finite]
+    filler, processors = loaded.processor.pad_token_id or 0, list[Any]([_require_finite])
     if options.temperature > 0:
         draw = Draw(prompts, int(torch.randint(2**62, ())) if options.seed is None else options.seed, samples)
         processors += [TemperatureLogitsWarper(options.temperature), TopPLogitsWarper(options.top_p), draw]
@@ -152,13 +151,12 @@ def generate_ended(
         pad_token_id=filler,
     )
     ids, mask = pad(prompts, filler, left=not apart).to(device), attention_mask(prompts, left=not apart).to(device)
-    with torch.no_grad(), evaluating(loaded.module), head_by_rows(loaded.module):
-        output = module.generate(
-            **{"input_ids": ids, "attention_mask": mask, **({} if apart else begin_together(module, ids, mask))},
-            generation_config=config,
-            logits_processor=LogitsProcessorList(processors),
-            streamer=None if (tell := _TOLD.get()) is None else _Streamer(tell, stop),
-        )
+    with torch.no_grad(), evaluating(loaded.module):
+        inputs = {"input_ids": ids, "attention_mask": mask, **({} if apart else begin_together(module, ids, mask))}
+        with head_by_rows(module):
+            streamer = None if (tell := _TOLD.get()) is None else _Streamer(tell, stop)
+            made = LogitsProcessorList(processors)
+            output = module.generate(**inputs, generation_config=config, logits_processor=made, streamer=streamer)
     # An encoder-decoder's output begins with the token that its decoder starts from.
     return [_ended(answer, stop) for answer in output[:, 1 if apart else longest :].tolist()]
 
