@@ -137,8 +137,7 @@ void rms_norm_weight(int64_t begin, int64_t end, const T* dy, const T* x, const 
   });
 }
 
-// --- y = silu(gate) ∘ up, silu(g) = g · σ(g)
-// ---------------------------------------------------------------------------
+// --- y = silu(gate) ∘ up, silu(g) = g · σ(g) ---------------------------------------------------------
 
 FTENGINE_INLINE float sigmoid(float x) {
   const float e = exp_of(x < 0 ? x : -x), share = 1.0f / (1.0f + e);

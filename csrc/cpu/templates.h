@@ -445,8 +445,7 @@ void drop(int64_t begin, int64_t end, const T* x, T* y, float factor, Dropout dr
   }
 }
 
-// --- rotate: y = cos ∘ x + sin ∘ (-x₂, x₁), of x = (x₁, x₂); or its transpose
-// ------------------------------------------
+// --- rotate: y = cos ∘ x + sin ∘ (-x₂, x₁), or its transpose ---------------------------------------------
 
 template <class T>
 void rotate(int64_t begin, int64_t end, const Rotation<T>& call) {
