@@ -55,8 +55,8 @@ def test_methods_of_peft_are_refused_where_parameters_are_divided(llama_folder, 
         fine_tune(asked)
 
 
-def learns_resumes_reopens_and_merges(make, folder, loss="loss"):
-    """Return the finished run."""
+def learns_resumes_reopens_and_merges(make, folder, loss="loss", same_shapes=True):
+    """Return the finished run; `same_shapes`: what is opened multiplies matrices of the shapes that were trained."""
     whole = fine_tune(make(folder / "whole"))
     figures = whole.evaluation
     assert figures["tuned"][loss]["value"] < figures["base"][loss]["value"]
@@ -66,7 +66,11 @@ def learns_resumes_reopens_and_merges(make, folder, loss="loss"):
     assert (resumed.trained / name).read_bytes() == (whole.trained / name).read_bytes()
     assert resumed.evaluation == figures
     again = load_run(whole.path)
-    assert again.evaluate()["tuned"] == figures["tuned"]
+    reopened = again.evaluate()["tuned"]
+    if same_shapes:
+        assert reopened == figures["tuned"]
+    else:  # the zeros of a rank that was given up are summed, or are not there: float32 rounds otherwise
+        assert reopened[loss]["value"] == pytest.approx(figures["tuned"][loss]["value"], rel=1e-6)
     report = again.merge(folder / "merged")
     assert report.difference <= report.tolerance < report.effect
     return again
@@ -77,7 +81,7 @@ def test_a_language_model(strategy, llama_folder, answers, tmp_path):
     def make(output):
         return recipe(llama_folder, "causal-lm", answers, strategy, output)
 
-    learns_resumes_reopens_and_merges(make, tmp_path)
+    learns_resumes_reopens_and_merges(make, tmp_path, same_shapes=strategy["name"] != "peft-adalora")
 
 
 @pytest.mark.parametrize("strategy", CLASSIFYING, ids=["bitfit", "peft-oft"])
