@@ -29,6 +29,7 @@ from ftengine.run.directory import SIDECAR, TRAINED, RunDirectory, file_hashes, 
 from ftengine.run.environment import versions
 from ftengine.run.records import TrainedPart
 from ftengine.training.losses import loss_of, to_device
+from ftengine.training.memory import release_memory
 
 NEW_MODULES = "new_modules.safetensors"
 """Modules that were newly initialised, where the strategy's own files do not hold them."""
@@ -144,6 +145,7 @@ def _verify(model: PreparedModel, run: RunDirectory, folder: Path, facts: Traine
     frozen = tensor_hashes(frozen_tensors(loaded.module)) if same_options else {}
     loaded.module = nn.Module()
     model.device.accelerator.free_memory()  # with the optimiser's; modules and their hooks refer to each other
+    release_memory()  # what the model and its measuring left behind, before a base is read once more
     lost, moved, rounded = list[str](), list[str](), 0.0
     try:
         fresh = _open(model, facts, folder, new)
