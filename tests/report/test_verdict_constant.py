@@ -27,6 +27,13 @@ def test_constant_answers_and_classes_never_answered_are_alarms(verdict, rows, a
     )
 
 
+@pytest.mark.parametrize(("counts", "named"), [([200, 2, 200], True), ([200, 100, 200], False), (None, False)])
+def test_a_class_with_few_training_examples_is_hardly_answered_where_surely_half_is_missed(verdict, counts, named):
+    labels = put("facts.labels", {"kind": "single", "names": LABELS, "counts": counts or []})
+    told = verdict(confused((100, 0, 0), (28, 5, 0), (0, 0, 100)), labels)
+    assert bool(found(told, "classes")) == named
+
+
 @pytest.mark.parametrize(
     ("weights", "rows", "advised"),
     [

@@ -252,6 +252,13 @@ def test_a_rate_is_too_high_where_the_loss_left_that_of_the_base_at_once_and_sta
     assert [(one.figures["first"], one.figures["peak"] > 80) for one in told] == [(7.6, True)]
 
 
+@pytest.mark.parametrize(("highest", "told"), [(9.5, "Lower the learning rate (0.0002)"), (3.2, "Train longer")])
+def test_a_rise_in_the_first_steps_is_known_where_the_loss_of_guessing_is(verdict, highest, told):
+    """Of a model that is of use in the end, the first steps were taken for the level that it began at."""
+    curve = (2.46, 4.1, highest, highest, highest, 3.0, *np.linspace(3.0, 0.4, 94))
+    assert learning(verdict(steps(*curve))) == [("note", told)]
+
+
 @pytest.mark.parametrize("long", [(5, 7, 8, 40), (0, 1, 2, 40)])
 def test_long_texts_that_came_early_are_no_rise(verdict, long):
     """Long texts have low losses a token, and many tokens."""

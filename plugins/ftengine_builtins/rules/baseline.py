@@ -28,7 +28,11 @@ text (11 of 12), and from which blank ones make a model useless (7 of 12)."""
 
 SELDOM_GIVEN = 0.25
 """Share of a class's examples that are given it as their answer, at the interval's far end, below which it is hardly
-ever answered: none of 12, 1 of 19, 3 of 32. Whatever is right among them is less."""
+ever answered: none of 12, 1 of 19, 3 of 32. Whatever is right among them is less. Twice that where training had few
+examples of it (FEW_TRAINED): 5 of 33."""
+
+FEW_TRAINED = 0.25
+"""Of an even share of the training examples, up to which a class has few of them."""
 
 MISSED = 0.05
 """Share of the held-out examples, interval's near end, whose classes are hardly ever answered, for an alarm."""
@@ -308,9 +312,9 @@ def _trained_on(run: RunRecords) -> dict[str, int]:
     return dict(zip(labels.names, labels.counts, strict=True)) if labels and labels.counts else {}
 
 
-def _are_rare(names: Iterable[str], counts: Mapping[str, int]) -> bool:
-    """Say whether each of some classes has at most half of an even share of the examples."""
-    return all(counts.get(name, 0) * len(counts) <= sum(counts.values()) / 2 for name in names)
+def _are_rare(names: Iterable[str], counts: Mapping[str, int], most: float = 0.5) -> bool:
+    """Say whether each of some classes has at most half, or such a part, of an even share of the examples."""
+    return all(counts.get(name, 0) * len(counts) <= sum(counts.values()) * most for name in names)
 
 
 def _balancing(run: RunRecords) -> str:
@@ -320,11 +324,15 @@ def _balancing(run: RunRecords) -> str:
 
 
 def seldom_answered(run: RunRecords) -> dict[str, int]:
-    """Return the classes that are given surely to less than a quarter of their examples, with how many these are."""
-    threshold = threshold_of(run)
+    """Return the classes that are given surely to few of their examples (SELDOM_GIVEN), with how many these are."""
+    threshold, trained = threshold_of(run), _trained_on(run)
     classes = threshold.baseline.classes if threshold else ()
     return {
-        name: true for name, true, given in classes if true and share_within(min(given, true), true)[1] < SELDOM_GIVEN
+        name: true
+        for name, true, given in classes
+        if true
+        and share_within(min(given, true), true)[1]
+        < SELDOM_GIVEN * (2 if trained and _are_rare([name], trained, FEW_TRAINED) else 1)
     }
 
 

@@ -38,10 +38,11 @@ HARDLY = 0.10
 MANY_PASSES = 3
 """Passes over the examples from which a falling training loss may be learning by heart, and only validation tells."""
 
-RISE, PEAK, PEAK_STEPS = 1.25, 3.0, 3
+RISE, LEFT, PEAK, PEAK_STEPS = 1.25, 2.0, 3.0, 3
 """How many times its starting level the training loss reaches on average of so many steps in a row where training came
 apart: RISE where the model is of no use, PEAK where it is. With labels it also has to be above what guessing evenly
-gives: one hard batch is many times a loss near 0."""
+gives: one hard batch is many times a loss near 0. LEFT times that, come down to half of it later, is such a peak too:
+runs at rates 100 times too high have 3.2 and more, all others at most 1.3."""
 
 LEARNT = 0.25
 """Of the loss of guessing evenly: where the training loss came down to less, the training examples are learnt, whatever
@@ -131,14 +132,17 @@ def _came_apart(run: RunRecords) -> Finding | None:
     last = fmean(losses[-PEAK_STEPS:])
     useless = useless and last >= LEARNT * _even_guess(run)
     # The first loss is of the weights as they were; of a model that is of some use a few hard batches may follow it.
-    count, least = (1, RISE) if useless else (max(PEAK_STEPS, len(losses) // 20), PEAK)
-    start = median(losses[:count])
-    means = [fmean(losses[i : i + PEAK_STEPS]) for i in range(count, len(losses) - PEAK_STEPS + 1)]
-    peak = max(means)
+    means = [fmean(losses[i : i + PEAK_STEPS]) for i in range(len(losses) - PEAK_STEPS + 1)]
+    guess, count, least = _even_guess(run), max(PEAK_STEPS, len(losses) // 20), PEAK
+    if useless:
+        count, least = 1, RISE
+    elif guess and max(means[1:]) >= LEFT * max(losses[0], guess, last):
+        count, least = 1, LEFT
+    start, peak = median(losses[:count]), max(means[count:])
     rose = len(losses) >= FEW_STEPS and line.low > max(LEAST, LEAST_FALL * line.first)
-    if not rose and (peak < least * start or peak < start + least - 1 or peak < _even_guess(run)):
+    if not rose and (peak < least * start or peak < start + least - 1 or peak < guess):
         return None
-    at = run.steps[count + means.index(peak)].step
+    at = run.steps[means.index(peak, count)].step
     came = f" and came down to {number(last, 3)}" if last < peak / 2 else ""
     course = f"from {number(start, 3)} to {number(peak, 3)} at step {at:,}{came}"
     if peak < least * start:  # no peak stands out, but all of the curve goes up
