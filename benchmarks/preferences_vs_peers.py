@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--characters", type=int, default=400, help="of a pair at most")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=60, help="0: the first step alone")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the steps behind the first")
     parser.add_argument("--losses", nargs="*", choices=LOSSES, default=[*LOSSES], help="of the first step")
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--side", choices=["ours", "theirs", "accuracy"], help=argparse.SUPPRESS)
@@ -92,6 +93,7 @@ def main() -> None:
     if sides:
         report |= {
             "steps": options.steps,
+            "precision": options.precision,
             "processor_seconds": [*(side["seconds"] for side in sides.values()), ratio(sides, "seconds")],
             "of_these_for_the_reference": sides["ours"]["reference_seconds"],
             "peak_mib": [*(side["peak_mib"] for side in sides.values()), ratio(sides, "peak_mib")],
@@ -187,10 +189,11 @@ def ours(options: argparse.Namespace, work: Path) -> dict[str, Any]:
             self.now, self.since = name, time.process_time()
 
     rows, phases = rows_of(options), Phases()
+    dtype = "bfloat16" if options.long and options.precision == "bf16" else "float32"
     task = "unpaired-preference" if options.loss == SINGLE else "preference"
     recipe = Recipe.make(
         {
-            "model": {"source": str(work / "base")},
+            "model": {"source": str(work / "base"), "dtype": dtype},
             "task": {"name": task, "loss": options.loss, **LOSSES[options.loss]},
             "data": {"train": str(work / f"{rows}.jsonl"), "validation": None, "leaks": "warn"},
             "strategy": {"name": "lora", "start_from": str(work / "adapter"), "dropout": 0.0},
@@ -203,7 +206,7 @@ def ours(options: argparse.Namespace, work: Path) -> dict[str, Any]:
                 "warmup": 0,
                 "weight_decay": 0.0,
                 "max_grad_norm": None,
-                "precision": "float32",
+                "precision": dtype,
             },
             "callbacks": ["gradients"],
             "evaluation": {"training_sample": None, "answers": None, "reuse_base": False},
@@ -266,7 +269,7 @@ def peer(options: argparse.Namespace, work: Path) -> tuple[Any, Any]:
         "save_strategy": "no",
         "use_cpu": True,
         "gradient_checkpointing": False,
-        "bf16": False,
+        "bf16": options.long and options.precision == "bf16",
         "seed": SEED,
         "disable_dropout": True,
         "max_length": 1024,

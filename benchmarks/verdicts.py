@@ -1,6 +1,6 @@
 """How often the verdict names what is wrong with a run, by runs whose truth is planted.
 
-    python benchmarks/verdicts.py [--runs FOLDER] [--only TEXT …] [--most SEEDS] [--audit] [--kept] [--out FILE]
+    python benchmarks/verdicts.py [--fresh] [--runs FOLDER] [--only TEXT …] [--most N] [--audit] [--kept] [--out FILE]
 
 Trains each run of benchmarks/verdicts_truths.py with each of its seeds, keeps its records in FOLDER, and judges them by
 the rules that are installed; runs that are there are judged again without being trained again, and with --audit their
@@ -8,8 +8,9 @@ data are audited again before. With --kept, runs that are not there are left out
 not asked for. A run's cause is *named* where the headline, or the one finding behind it, names it; otherwise the
 verdict says something *false* where one of these is an alarm about what is not the case, or good news of a model that
 is no good, and it *misses* the cause. Of sound runs any alarm is a false one. `first` in FILE says whether the headline
-begins with the cause. Limits of the rules were set on runs with even seeds; those with odd seeds measure them. The
-table is printed as Markdown, and written with all verdicts to FILE.
+begins with the cause. Limits of the rules were set on runs with seeds from 0 on; with --fresh seeds go on from 100, and
+measure them, as long as no rule is changed after they were judged. The table is printed as Markdown, and written with
+all verdicts to FILE.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from ftengine.run.records import Verdict
 
 RESULTS = Path(__file__).parent / "results" / "verdicts.json"
 OUTCOMES = ("named", "missed", "false")
+FRESH = 100
+"""The first seed of the runs that no limit was set on."""
 
 
 def train(truth: Truth, seed: int, folder: Path) -> float:
@@ -89,28 +92,29 @@ def measure(truth: Truth, seed: int, folder: Path, *, audit: bool) -> dict[str, 
 
 def table(lines: list[dict[str, Any]]) -> str:
     """Return a row a truth: outcomes of the runs that limits were set on, and of those that measure them."""
-    rows = ["| truth | named | missed | false | named, other half | missed | false |", "|---|--:|--:|--:|--:|--:|--:|"]
+    rows = ["| truth | named | missed | false | named, fresh runs | missed | false |", "|---|--:|--:|--:|--:|--:|--:|"]
     groups = dict.fromkeys(line["truth"].partition(":")[0] for line in lines)
     faults = [line for line in lines if not line["truth"].startswith("sound")]
     parts = [(name, [line for line in lines if line["truth"].partition(":")[0] == name]) for name in groups]
     for name, part in [*parts, ("**all but sound**", faults)]:
-        halves = [Counter(line["outcome"] for line in part if line["seed"] % 2 == odd) for odd in (0, 1)]
-        rows.append(f"| {name} | " + " | ".join(str(half[one]) for half in halves for one in OUTCOMES) + " |")
+        sides = [Counter(one["outcome"] for one in part if (one["seed"] >= FRESH) == fresh) for fresh in (False, True)]
+        rows.append(f"| {name} | " + " | ".join(str(side[one]) for side in sides for one in OUTCOMES) + " |")
     return "\n".join(rows)
 
 
 def merged(before: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the lines of all runs that are still among the truths, newer ones in the place of older ones."""
     every = {(line["seed"], line["truth"]): line for line in (*before, *lines)}
-    order = [(seed, truth.name) for seed in range(max(one.seeds for one in TRUTHS)) for truth in TRUTHS]
-    return [every[key] for key in order if key in every]
+    order = {truth.name: i for i, truth in enumerate(TRUTHS)}
+    return [every[key] for key in sorted(every, key=lambda key: (key[0], order.get(key[1], 0))) if key[1] in order]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/verdicts"), metavar="FOLDER")
     parser.add_argument("--only", nargs="*", default=[], metavar="TEXT", help="truths whose names hold one of these")
-    parser.add_argument("--most", type=int, metavar="SEEDS", help="seeds of a truth, at most")
+    parser.add_argument("--most", type=int, metavar="N", help="seeds of a truth, at most")
+    parser.add_argument("--fresh", action="store_true", help=f"seeds from {FRESH} on")
     parser.add_argument("--audit", action="store_true", help="audit the data of runs that are there again")
     parser.add_argument("--kept", action="store_true", help="judge runs that are there, and train none")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
@@ -118,8 +122,10 @@ def main() -> None:
 
     lines = []
     asked = [one for one in TRUTHS if not arguments.only or any(text in one.name for text in arguments.only)]
-    for seed in range(arguments.most or max(truth.seeds for truth in asked)):  # so that every truth has its first early
-        for truth in (one for one in asked if seed < one.seeds):
+    first = FRESH if arguments.fresh else 0
+    for number in range(arguments.most or max(truth.seeds for truth in asked)):  # every truth has its first early
+        for truth in (one for one in asked if number < one.seeds):
+            seed = first + number
             folder = arguments.runs / f"{truth.name}-{seed}".replace(" ", "-").replace(":", "").replace("%", "pct")
             if arguments.kept and not (folder / "seconds.json").is_file():
                 continue

@@ -47,7 +47,7 @@ class Truth:
         named: says whether a finding names the cause.
         fits: kinds of alarms that are true of such a run as well; any other one among the first two is false.
         usable: whether a good headline is true.
-        seeds: how many; the even ones are those on which bounds are set.
+        seeds: how many.
         refusable: whether the data may be refused before training (DataError), which names the cause as well.
     """
 
