@@ -157,3 +157,14 @@ OPENING = """{% for m in messages %}<|im_start|>{{ m.role }}
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 <think>
 {% endif %}"""
+
+# As GLM-4.5 does: nothing ends a turn but the token of who speaks next; </tool_call> is a token as well.
+NEXT_SPEAKER = """{% for m in messages %}
+{%- if m.role == 'tool' %}{{ '' if messages[loop.index0 - 1].role == 'tool' else '<|observation|>' }}
+<tool_response>{{ m.content }}</tool_response>
+{%- else %}<|{{ m.role }}|>
+{{ m.content }}{% for call in m.tool_calls or [] %}
+<tool_call>{{ call.function.name }} {{ call.function.arguments | tojson }}</tool_call>{% endfor %}{% endif %}
+{%- endfor %}{% if add_generation_prompt %}<|assistant|>
+{% endif %}"""
+SPEAKERS = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>", "</tool_call>")

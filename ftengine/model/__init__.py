@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ftengine.model.answers import end_tokens, read_answer
+    from ftengine.model.answers import read_answer
     from ftengine.model.chat import has_template, render
     from ftengine.model.code import fingerprint_code
     from ftengine.model.conversation import read_conversation, with_system
@@ -53,10 +53,11 @@ if TYPE_CHECKING:
     )
     from ftengine.model.token_loss import TokenLoss
     from ftengine.model.tokens import IGNORED, Span, encode_spans, length_limit, pad, stack_tokens
+    from ftengine.model.turn_ends import end_tokens
     from ftengine.model.turns import encode_conversation
 
 _NAMES = {
-    "ftengine.model.answers": "end_tokens read_answer",
+    "ftengine.model.answers": "read_answer",
     "ftengine.model.chat": "has_template render",
     "ftengine.model.code": "fingerprint_code",
     "ftengine.model.conversation": "read_conversation with_system",
@@ -72,6 +73,7 @@ _NAMES = {
     "quiet_transformers read_tensors save_model save_tensors save_trained",
     "ftengine.model.token_loss": "TokenLoss",
     "ftengine.model.tokens": "IGNORED Span encode_spans length_limit pad stack_tokens",
+    "ftengine.model.turn_ends": "end_tokens",
     "ftengine.model.turns": "encode_conversation",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}

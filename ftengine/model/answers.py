@@ -1,4 +1,4 @@
-"""Answers of chat models: what ends them, and which part of one is a thought."""
+"""Answers of chat models: which part of one is a thought, and which calls tools."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ftengine.api.conversation import Conversation, Message, ToolCall
-from ftengine.errors import DataError
+from ftengine.api.conversation import Conversation, ToolCall
 from ftengine.model.chat import CallForm, behind, call_form, render
 from ftengine.model.written_calls import call_of, calls_in
 
@@ -112,17 +111,3 @@ def _without_special(processor: Any, text: str) -> str:
         if token.special:
             text = text.replace(token.content, "")
     return text
-
-
-def end_tokens(processor: Any) -> list[int]:
-    """Return the tokens that the template writes behind an assistant's answer, and behind its call of a tool."""
-    asked, ends, known = Message("user", "Hello"), list[int](), processor.get_added_vocab()
-    call = ToolCall("REPLY", "{}", "REPLY0000")
-    for answer in (Message("assistant", "REPLY"), Message("assistant", "", calls=(call,))):
-        try:
-            text = render(processor, Conversation((asked, answer))).rstrip()
-        except DataError:  # it has no place for calls
-            continue
-        ending = [token for token in known if text.endswith(token)]
-        ends += [known[max(ending, key=len)]] if ending else []
-    return list(dict.fromkeys(ends))

@@ -168,13 +168,13 @@ _KNOWN: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
 """For each tokenizer, what was found out about its templates."""
 
 
-def _known(processor: Any, key: Any, find: Callable[[], Any]) -> Any:
+def known(processor: Any, key: Any, find: Callable[[], Any]) -> Any:
     """Return what is known of a tokenizer's template under a key, found now where it is not."""
-    known = _KNOWN.setdefault(processor, {})
+    facts = _KNOWN.setdefault(processor, {})
     key = (str(processor.chat_template), key)
-    if key not in known:
-        known[key] = find()
-    return known[key]
+    if key not in facts:
+        facts[key] = find()
+    return facts[key]
 
 
 _ASKED = Message("user", "Zq")
@@ -200,7 +200,7 @@ def _form(processor: Any) -> _Form:
         parts = "Zq" not in _try(processor, asked, _Form()) and "Zq" in _try(processor, asked, _Form(parts=True))
         return _with_calls(processor, replace(_Form(parts=parts), thoughts=_place_of_thoughts(processor, parts)))
 
-    return _known(processor, "form", find)
+    return known(processor, "form", find)
 
 
 def _try(processor: Any, conversation: Conversation, form: _Form) -> str:
@@ -285,7 +285,7 @@ def call_form(processor: Any) -> CallForm | None:
             mark[0] if mark else begins,
         )
 
-    form: CallForm | None = _known(processor, "call form", find)
+    form: CallForm | None = known(processor, "call form", find)
     return form
 
 
@@ -306,7 +306,7 @@ def _spaced(text: str) -> str:
 
 def writes_tools(processor: Any, conversation: Conversation) -> bool:
     """Say whether the template tells the model which tools a row offers; some leave that to a system message."""
-    return not conversation.tools or _known(
+    return not conversation.tools or known(
         processor, "tools", lambda: "ZqTool" in _try(processor, Conversation((_ASKED,), _TOOLS), _form(processor))
     )
 
@@ -321,7 +321,7 @@ def _left_out(processor: Any, conversation: Conversation) -> str:
     said = [bool(m.text.strip()) or len(m.calls) > n for m, n in zip(conversation.messages, calls, strict=True)]
     shape = tuple((m.role, t, bool(m.thought), n) for m, t, n in zip(conversation.messages, said, calls, strict=True))
     asked = json.dumps(dict(conversation.template_arguments), sort_keys=True, default=str)
-    return _known(
+    return known(
         processor, (shape, bool(conversation.tools), asked), lambda: _find_left_out(processor, conversation, shape)
     )
 

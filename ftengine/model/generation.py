@@ -11,9 +11,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ftengine.errors import DataError, InputError, TrainingError, did_you_mean
-from ftengine.model.answers import end_tokens
 from ftengine.model.chat import has_template
 from ftengine.model.tokens import attention_mask, pad
+from ftengine.model.turn_ends import end_tokens
 
 if TYPE_CHECKING:
     from typing import Self  # of Python 3.11

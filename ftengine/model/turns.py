@@ -14,6 +14,7 @@ from ftengine.errors import DataError, shown
 from ftengine.model.answers import OPENED
 from ftengine.model.chat import marks, render
 from ftengine.model.tokens import Span, encode_spans
+from ftengine.model.turn_ends import turn_end, with_turn_end
 
 _OPENS = re.compile(r"\s*(?:<think>|<\|channel\|>\w+<\|message\|>)?\s*")
 _CLOSED = re.compile(r"\s*</think>\s*")
@@ -27,7 +28,7 @@ class Turn:
 
     Args:
         number: of the message, from 0.
-        text: the conversation up to and with it.
+        text: the conversation up to and with it, and the next speaker's token where that ends a turn.
         start, end: where in the text the message begins, behind the prompt, and ends with the token that ends a turn.
         ends: whether such a token stands there.
         opened: whether the prompt has begun a thought, which is then for the model to end.
@@ -96,7 +97,8 @@ def _write(processor: Any, conversation: Conversation, trained: Sequence[int], m
     if not left:
         return [Written(whole, [])]
     turns = []
-    text, marked = whole, marks(processor, conversation, len(conversation.messages))
+    text = left[-1].text if left[-1].text.startswith(whole) else whole  # with the next speaker's token
+    marked = marks(processor, conversation, len(conversation.messages))
     while left:
         covered = [one for one in left if text.startswith(one.text[: one.end])]
         if covered:
@@ -206,6 +208,7 @@ def turn(processor: Any, conversation: Conversation, k: int, whole: str = "") ->
             f"answer, so what to train on is unknown. {cure if has else 'Set task.train_on: all'}, or take the "
             "template from the model's author."
         )
+    text = with_turn_end(processor, text, conversation.messages[k])
     end, ends = turn_end(processor, text)
     return Turn(k, text, len(prompt), end, ends, rendered, bool(opened))
 
@@ -221,13 +224,6 @@ def _behind(processor: Any, conversation: Conversation, k: int, prompt: str, tex
     begins = prompt[len(before) :] if prompt.startswith(before) else ""
     answer = text.rpartition(begins)[2] if begins else ""
     return prompt + answer if answer and conversation.messages[k].text.strip() in answer else text
-
-
-def turn_end(processor: Any, text: str) -> tuple[int, bool]:
-    """Leave out the line break that templates write behind the token that ends a turn."""
-    stripped = text.rstrip()
-    ends = any(stripped.endswith(token) for token in processor.get_added_vocab())
-    return (len(stripped) if ends else len(text)), ends
 
 
 def encode_conversation(processor: Any, conversation: Conversation) -> tuple[list[int], list[int]]:

@@ -113,13 +113,15 @@ def outcome(family, form, made, tokenizer, folder):
     if its is None or examples is None:
         return "refused by " + ("both" if its is examples else "TRL" if its is None else "ftengine")
     (ids, labels), several = examples[-1], f"{len(examples)} examples, " if len(examples) > 1 else ""
-    if ids != its[0]:
+    if ids[: len(its[0])] != its[0]:
         return f"{several}other tokens"
+    labels, beyond = labels[: len(its[0])], ids[len(its[0]) :]
     more = [other for one, other in zip(labels, its[1], strict=True) if one == -100 != other]
     less = [one for one, other in zip(labels, its[1], strict=True) if other == -100 != one]
     assert all(one == other for one, other in zip(labels, its[1], strict=True) if -100 not in (one, other))
     told = [f"TRL trains on {tokenizer.decode(more)!r} too"] * bool(more)
     told += [f"ftengine trains on {tokenizer.decode(less)!r} too"] * bool(less)
+    told += [f"ftengine ends with {tokenizer.decode(beyond)!r}"] * bool(beyond)
     return several + ("; ".join(told) or "the same")
 
 

@@ -38,7 +38,8 @@ from ftengine.model.tokens import (
     prompt_tokens,
     unknown_in,
 )
-from ftengine.model.turns import Written, answers, turn_end, write
+from ftengine.model.turn_ends import turn_end, with_turn_end
+from ftengine.model.turns import Written, answers, write
 from ftengine_builtins.layouts import recognised
 from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.chat_counts import LAYOUT, counts_of, kind_of
@@ -317,7 +318,7 @@ class CausalLM(GenerativeTask):
                         "a message has weight 0, which leaves it out of the loss, but task.train_on is all. Set it to "
                         "completion, or take the weights out of the data."
                     )
-                text = render(processor, conversation)
+                text = with_turn_end(processor, render(processor, conversation), messages[-1])
                 return Written(text, [(0, len(text))], ends=turn_end(processor, text)[1]), conversation
             if not any(message.role == "assistant" for message in messages[given or 1 :]):
                 where = "in its completion" if given else "that answers something"

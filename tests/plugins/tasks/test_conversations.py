@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from chat_templates import TEMPLATES, TOKENS
+from chat_templates import NEXT_SPEAKER, SPEAKERS, TEMPLATES, TOKENS
 from expected import raises
 
 from ftengine.api import PART, Message
 from ftengine.errors import DataError, RecipeError
-from ftengine.model import turns
+from ftengine.model import end_tokens, turns
 from ftengine.testing.models import byte_level_tokenizer
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
 from ftengine_builtins.tasks.language_rows import read_row, shape_of, view
@@ -258,6 +258,36 @@ def test_two_messages_of_the_assistant_in_a_row_are_trained_as_they_are_served(t
     last = tokenizer.decode(encoded(tokenizer, row)[0]["input_ids"])
     prompt = tokenizer.apply_chat_template([ASKED, ANSWER], tokenize=False, add_generation_prompt=True)
     assert last.startswith(prompt)
+
+
+CALLED = "<tool_call>f {}</tool_call><tool_call>g {}</tool_call><|observation|>"
+RESULTS = [{"role": "tool", "content": "4"}, {"role": "tool", "content": "5"}]
+
+
+@pytest.mark.parametrize(
+    ("talk", "learnt"),
+    [
+        ([ASKED, ANSWER], ["Sunny.<|user|>"]),
+        ([ASKED, ANSWER, ASKED], ["Sunny.<|user|>"]),
+        ([ASKED, ANSWER, ASKED, ANSWER], ["Sunny.<|user|>Sunny.<|user|>"]),
+        ([ASKED, asked_for("f", "g")], [CALLED]),
+        ([ASKED, asked_for("f", "g"), *RESULTS, ANSWER], [f"{CALLED}Sunny.<|user|>"]),
+        ([ASKED, ANSWER | {"weight": 0}, ASKED, ANSWER], ["Sunny.<|user|>"]),
+        ([ASKED, ANSWER, ANSWER], ["Sunny.<|user|>", "Sunny.<|user|>"]),  # not the assistant's own token
+    ],
+)
+def test_the_next_speakers_token_ends_a_turn_that_has_no_end_of_its_own(talk, learnt):
+    made = byte_level_tokenizer(pad_token="<|im_end|>")
+    made.add_tokens(list(SPEAKERS), special_tokens=True)
+    made.chat_template = NEXT_SPEAKER
+    assert made.convert_ids_to_tokens(end_tokens(made)) == ["<|user|>", "<|observation|>"]
+    row = {"messages": talk}
+    assert trained(made, row) == learnt
+    found = encoded(made, row)[-1]
+    assert made.decode(found["input_ids"]).startswith(turns.render(made, read_row(row)))
+    assert found["counts"]["end_of_turn"] == 1
+    (everything,) = encoded(made, {"messages": [ASKED, ANSWER]}, train_on="all")
+    assert made.decode(everything["labels"]).endswith("Sunny.<|user|>")
 
 
 HERMES = {

@@ -1,0 +1,104 @@
+"""What ends the assistant's turns: a token that the chat template writes there, or that of the next speaker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ftengine.api.conversation import Conversation, Message, ToolCall
+from ftengine.errors import DataError
+from ftengine.model.chat import known, render
+
+_ASKED, _ANSWER = Message("user", "Hello"), Message("assistant", "REPLY")
+_CALL, _SECOND = ToolCall("REPLY", "{}", "REPLY0000"), ToolCall("AGAIN", "{}", "AGAIN0000")
+_CALLED = Message("assistant", "", calls=(_CALL,))
+_RESULT = Message("tool", "REPLY", name=_CALL.name, call_id=_CALL.id)
+
+
+@dataclass(frozen=True)
+class TurnEnds:
+    """The tokens that end an assistant's messages in a template; "" where there is none.
+
+    Args:
+        answer, call: what it writes behind an answer, and behind calls of tools.
+        after_answer, after_call: where it writes none there, the token that the user's next message begins with, and
+            that of the tool's result: GLM-4.5's <|user|> and <|observation|>, with which a model gives the word away.
+        each_call: what it writes behind each of several calls, which ends none of the turns.
+    """
+
+    answer: str = ""
+    call: str = ""
+    after_answer: str = ""
+    after_call: str = ""
+    each_call: str = ""
+
+    def after(self, message: Message) -> str:
+        """Return the token of who speaks behind a message that has no end of its own."""
+        return self.after_call if message.calls else self.after_answer
+
+
+def end_tokens(processor: Any) -> list[int]:
+    """Return the tokens that end an assistant's answer, and its call of a tool, by the chat template.
+
+    Where it writes none behind them, the next speaker's token ends a turn.
+    """
+    ends = _ends(processor)
+    tokens = (ends.answer or ends.after_answer, ends.call or ends.after_call)
+    return list(dict.fromkeys(processor.get_added_vocab()[token] for token in tokens if token))
+
+
+def turn_end(processor: Any, text: str) -> tuple[int, bool]:
+    """Return where a conversation's last turn ends, and whether with a token; a line break behind it is left out."""
+    stripped = text.rstrip()
+    token = _longest(processor, stripped.endswith)
+    ends = token not in ("", _ends(processor).each_call)
+    return (len(stripped) if ends else len(text)), ends
+
+
+def with_turn_end(processor: Any, text: str, message: Message) -> str:
+    """Return a conversation up to a message, behind the assistant's with the next speaker's token if that ends it."""
+    ended = message.role != "assistant" or turn_end(processor, text)[1]
+    return text if ended else text + _ends(processor).after(message)
+
+
+def _ends(processor: Any) -> TurnEnds:
+    ends: TurnEnds = known(processor, "turn ends", lambda: _find_ends(processor))
+    return ends
+
+
+def _find_ends(processor: Any) -> TurnEnds:
+    asked = _written(processor, _ASKED)
+    begins = _written(processor, _ASKED, prompt=True).removeprefix(asked)
+    answer, after_answer = _end(processor, _ANSWER, _ASKED, begins)
+    call, after_call = _end(processor, _CALLED, _RESULT, begins)
+    each = ""
+    if call and call != answer:
+        both = _written(processor, _ASKED, Message("assistant", "", calls=(_CALL, _SECOND)))
+        each = call if both.count(call) > _written(processor, _ASKED, _CALLED).count(call) else ""
+    return TurnEnds(answer, "" if each else call, "" if answer else after_answer, after_call, each)
+
+
+def _end(processor: Any, message: Message, following: Message, begins: str) -> tuple[str, str]:
+    """Return the token at the end of a message, and that at the beginning of the one that follows.
+
+    The latter tells the assistant nothing where its own turns begin with it (`begins`), as ChatML's <|im_start|>.
+    """
+    text = _written(processor, _ASKED, message)
+    more = _written(processor, _ASKED, message, following)
+    rest = more.removeprefix(text) if text and more.startswith(text) else ""
+    after = _longest(processor, rest.startswith)
+    return _longest(processor, text.rstrip().endswith), "" if after and begins.startswith(after) else after
+
+
+def _written(processor: Any, *messages: Message, prompt: bool = False) -> str:
+    try:
+        return render(processor, Conversation(messages), prompt=prompt)
+    except DataError:  # it has no place for calls, or refuses the roles
+        return ""
+
+
+def _longest(processor: Any, fits: Any) -> str:
+    """Return the longest of the added tokens that a text begins or ends with; "" where it is none."""
+    tokens: Iterable[str] = processor.get_added_vocab()
+    return max((token for token in tokens if token and fits(token)), key=len, default="")
