@@ -18,6 +18,7 @@ from ftengine.errors import InputError, SourceError
 from ftengine.plugins.registry import AUTO, RECIPE_KEYS, Entry, Registry
 from ftengine.run.recipe import DataSection, Recipe, TrainSection
 from ftengine.run.recipe_sources import TrainSource
+from ftengine.text import counted
 
 MODEL = "FOLDER-OR-HUB-ID"
 DATA = "train.jsonl"
@@ -75,7 +76,8 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mappi
         cls = entry.cls
         if (recognised := cls.recognise(rows.columns, first)) is not None:
             known.append((entry, recognised))
-    skipped = f"{rows.skipped.count:,} rows cannot be read: {rows.skipped.first[0]}" if rows.skipped.count else ""
+    broken = rows.skipped
+    skipped = f"{counted(broken.count, 'row')} cannot be read: {broken.first[0]}" if broken.count else ""
     packed = next((name for name, value in (first[0] if first else {}).items() if _is_json_text(value)), None)
     json_text = "" if packed is None else f"Column {packed} holds JSON as text: save the rows as .jsonl"
     if not known:
@@ -89,7 +91,7 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mappi
             "another task, name it with --task and rename them with data.columns."
         )
     task, recognised = max(suiting, key=lambda pair: pair[1].certainty)
-    if json_text:
+    if json_text and not recognised.layout:  # whose tools may be text
         note = f"{recognised.note} {json_text} if it should be read as lists or objects.".strip()
         recognised = replace(recognised, note=note)
     return Seen(rows.columns, task, recognised, rows=len(rows), note=rows.note, skipped=skipped)

@@ -39,10 +39,9 @@ def render(processor: Any, conversation: Conversation, *, upto: int | None = Non
     """
     messages = conversation.messages[:upto]
     if lost := _left_out(processor, conversation):
-        raise DataError(
-            f"the model's chat template leaves out {lost}. Take a model whose template writes it (calls of tools: such "
-            "as Qwen3's or Llama 3.1's), or write it as text in `content`."
-        )
+        writes = "Take a model whose template writes it (calls of tools: such as Qwen3's or Llama 3.1's), or write it"
+        cure = "Give it the role system" if "(developer)" in lost else f"{writes} as text in `content`"
+        raise DataError(f"the model's chat template leaves out {lost}. {cure}.")
     try:
         return _applied(processor, conversation, messages, _form(processor), prompt=prompt)
     except TimeoutError:
@@ -331,8 +330,7 @@ def _find_left_out(processor: Any, conversation: Conversation, shape: Sequence[t
     for n, (role, has_text, has_thought, count) in enumerate(shape, 1):
         answered = open_calls.pop(0) if role == "tool" and open_calls else ToolCall("", "")
         text, thought = f"ZqText{n}x" * has_text, f"ZqThought{n}x" * has_thought
-        advice = ". Give it the role system" if role == "developer" else ""
-        wanted += [(f"message {n} ({role}){advice}", text)]
+        wanted += [(f"message {n} ({role})", text)]
         calls = []
         for i in range(1, count + 1):
             name, value = f"ZqName{n}x{i}x", f"ZqValue{n}x{i}x"

@@ -51,6 +51,27 @@ def pair_of(row: Example) -> tuple[str, str] | None:
     return columns_of([name for name, value in row.items() if value is not None])
 
 
+def layout_of(row: Example) -> str:
+    """Return what the layout of a preference is called; "" for texts that all tools call the same."""
+    pair, prompt = pair_of(row), row.get("prompt")
+    if pair is None:
+        return ""
+    if not pair[0]:
+        return "ms-swift"
+    if pair in PAIRS[2:]:
+        return "openai"
+    if pair == PAIRS[1] or row.get("question") is not None:
+        return "axolotl"
+    if row.get("instruction") is not None:
+        return "alpaca"
+    chosen = row[pair[0]]
+    messages = next((value for value in (chosen, prompt) if isinstance(value, list) and value), [chosen])
+    if isinstance(messages[0], Mapping):
+        beside = "trl" if messages[0] is not chosen else "axolotl"
+        return "sharegpt" if "from" in messages[0] else beside
+    return ""
+
+
 def preference(row: Example, listed: Listed = sharegpt) -> dict[str, Any]:
     """Return a row with `prompt`, `chosen` and `rejected`: texts, or lists of messages.
 

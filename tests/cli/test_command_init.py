@@ -2,12 +2,14 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 from cli_samples import ENTRY, strategy
 
 from ftengine import Recipe
+from ftengine.data.read import read_rows
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import TrainSection
 
@@ -356,3 +358,15 @@ def test_json_in_a_cell_is_told(ftengine, tmp_path, monkeypatch):
         with open(name, "w", newline="") as file:
             csv.writer(file).writerows([header, [json.dumps(CHAT), "yes"][: len(header)]])
         assert told in ftengine("init", "--data", name, "--force").stderr
+    calls = {"messages": CHAT, "tools": json.dumps([{"name": "look", "parameters": {}}])}  # as ms-swift has them
+    Path("calls.jsonl").write_text(json.dumps(calls))
+    assert "JSON as text" not in ftengine("init", "--data", "calls.jsonl", "--force").stderr
+
+
+def test_a_text_file_whose_lines_have_tabs_may_be_a_table(ftengine, tmp_path, monkeypatch):
+    """As Excel saves "Unicode Text"."""
+    monkeypatch.chdir(tmp_path)
+    Path("rows.txt").write_bytes("prompt\tcompletion\r\nHello\tHi\r\n".encode("utf-16"))
+    assert "If it is a table" in ftengine("init", "--data", "rows.txt").stderr
+    (row,) = read_rows("rows.txt", reader={"name": "csv", "separator": "\t"})
+    assert row == {"prompt": "Hello", "completion": "Hi"}

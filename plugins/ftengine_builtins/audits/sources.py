@@ -20,7 +20,7 @@ class Reading(Audit):
             if count := source["skipped"]["count"]:
                 were = counted(count, "malformed row was", "malformed rows were")
                 first = source["skipped"]["first"]
-                text = f"{source['source']}: {were} left out, the first: {first[0].removesuffix('.')}."
+                text = f"{source['source']}: {were} left out, the first: {first[0].rstrip('.?')}."
                 yield Finding(kind="data", level="note", text=text, figures={"skipped": count}, places=tuple(first[:5]))
         for name, size in data.facts["sizes"].items():
             rows, of, asked = size["rows"], size["of"], size["asked"]

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from ftengine.api import BrokenRow, Config, Reader, Row, place_of
 from ftengine.errors import DataError, did_you_mean, json_of_file, shown
+from ftengine.text import listed
 from ftengine_builtins import layouts
 from ftengine_builtins.preference_layouts import SIDES, preference
 from ftengine_builtins.readers.layouts import rows_of
@@ -70,18 +71,20 @@ class LlamaFactoryReader(Reader):
     def _info(self, source: str) -> tuple[str, Mapping[str, Any]]:
         """Return the data set's name and what is said of it (BrokenRow: that is malformed)."""
         try:
-            listed = json_of_file(Path(source))
+            sets = json_of_file(Path(source))
         except (OSError, ValueError) as error:
             raise BrokenRow("", f"is no list of data sets: {error}") from None
-        if not isinstance(listed, dict) or not all(isinstance(info, dict) for info in listed.values()) or not listed:
+        if not isinstance(sets, dict) or not all(isinstance(info, dict) for info in sets.values()) or not sets:
             raise BrokenRow("", "is no list of data sets; it must be an object {name: {file_name, …}, …}")
-        name = self.config.dataset or next(iter(listed))
-        if name not in listed or (self.config.dataset is None and len(listed) > 1):
-            asked = f"has no data set {name!r}.{did_you_mean(name, listed)}" if name not in listed else "lists several"
-            raise BrokenRow(
-                "", f"{asked} Name one in data.reader: {{name: llamafactory, dataset: {next(iter(listed))}}}"
-            )
-        info = listed[name]
+        name = self.config.dataset or next(iter(sets))
+        if name not in sets or (self.config.dataset is None and len(sets) > 1):
+            names = listed([repr(one) for one in list(sets)[:5]])
+            several = f"lists {len(sets)} data sets, {'such as ' * (len(sets) > 5)}{names}."
+            missing = f"has no data set {name!r}.{did_you_mean(name, sets)} It {several}"
+            asked = several if name in sets else missing
+            example = f"{{name: llamafactory, dataset: {next(iter(sets))}}}"
+            raise BrokenRow("", f"{asked} Name one in data.reader, as {example}")
+        info = sets[name]
         for key, known in (("", KEYS), ("columns", COLUMNS), ("tags", tuple(TAGS))):
             for entry in info.get(key) or {} if key else info:
                 if entry not in known:

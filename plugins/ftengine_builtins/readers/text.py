@@ -27,4 +27,7 @@ class TextReader(FileReader):
                 yield Row(line, {self.config.column: text.rstrip("\r\n")})
 
     def describe(self, source: str) -> str:
-        return "is read line by line: each non-blank line is an example; lines of a paragraph are not joined"
+        header = next((text for _, text, _ in text_lines(source) if text.strip()), "")
+        table = '. If it is a table, as its tabs suggest, set data.reader={name: csv, separator: "\\t"}'
+        read = "is read line by line: each non-blank line is an example; lines of a paragraph are not joined"
+        return f"{read}{table}" if "\t" in header.strip() else read

@@ -42,7 +42,7 @@ from ftengine.model.turn_ends import turn_end, with_turn_end
 from ftengine.model.turns import Written, answers, write
 from ftengine_builtins.layouts import recognised
 from ftengine_builtins.tasks import language_rows
-from ftengine_builtins.tasks.chat_counts import LAYOUT, counts_of, kind_of
+from ftengine_builtins.tasks.chat_counts import counts_of, kind_of, with_layout
 from ftengine_builtins.tasks.generative import CausalLMOptions, GenerativeTask
 from ftengine_builtins.tasks.language_rows import (
     Asked,
@@ -163,8 +163,7 @@ class CausalLM(GenerativeTask):
             counts = counts_of(processor, conversation, written, whole, kept)
             if written.spans and written.spans[-1][1] - start > len(part):  # it was cut before it was tokenised
                 counts.pop("end_of_turn", None)
-            layout, _ = recognised(example)
-            counts |= {f"{LAYOUT}{layout}": 1} if layout else {}
+            counts = with_layout(counts, recognised(example)[0])
             features |= {"kind": kind_of(conversation), "counts": counts}
         if not written.spans and conversation is not None:
             features["untrained"] = why_untrained(conversation, last=self.config.train_on == "last")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ftengine.api import Conversation
@@ -52,6 +52,12 @@ def counts_of(
     else:
         counts[f"{ROLE}assistant"] = total
     return {name: int(count) for name, count in counts.items() if count}
+
+
+def with_layout(counts: Mapping[str, int], layout: str) -> dict[str, int]:
+    """Return the counts of a conversation with the layout of its row, in the place of one that it was brought into."""
+    rest = {name: count for name, count in counts.items() if not name.startswith(LAYOUT)}
+    return {**rest, f"{LAYOUT}{layout}": 1} if layout and "conversations" in rest else rest
 
 
 def _by_role(

@@ -11,9 +11,10 @@ from ftengine.api import Batch, Config, Example, Features, Prediction, Recognise
 from ftengine.errors import DataError
 from ftengine.model import IGNORED, has_template
 from ftengine.model.tokens import length_limit, stack_tokens
-from ftengine_builtins.preference_layouts import ANSWER, SIDES, columns_of, dialogue, pair_of, preference
+from ftengine_builtins.preference_layouts import ANSWER, SIDES, columns_of, dialogue, layout_of, pair_of, preference
 from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.causal_lm import DEFAULT_MAX_LENGTH
+from ftengine_builtins.tasks.chat_counts import with_layout
 from ftengine_builtins.tasks.compared_answers import (
     DIVERGENCE,
     REFERENCE,
@@ -94,7 +95,8 @@ class Preference(ComparesAnswers):
     @classmethod
     def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
         """See two answers to a prompt, in any layout that is read."""
-        return None if columns_of(columns) is None else Recognised(3)
+        names = dict.fromkeys(name for row in rows if (name := layout_of(row)))
+        return None if columns_of(columns) is None else Recognised(3, layout=" and ".join(names))
 
     def view(self, row: Example) -> View:
         """See the prompt as input, and both answers as the target."""
@@ -123,7 +125,7 @@ class Preference(ComparesAnswers):
                     f"make {parts} sequences, and a pair compares one of each side. Move turns that both sides share "
                     "into `prompt`, or leave such rows out with data.on_error=skip."
                 )
-        return self.encode_pair(row, processor, max_length=max_length)
+        return self.encode_pair(example, processor, max_length=max_length)
 
     def encode_pair(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Encode a pair; of a side whose turns the chat template writes as several sequences, the last one."""
@@ -133,7 +135,7 @@ class Preference(ComparesAnswers):
         if not all(trains(one) for one in whole):
             raise DataError("an answer has no token that is trained on: its messages have weight 0.")
         sides, full, cut = cut_to(limit, whole, processor)
-        counts = dict(whole[0].get("counts", {}))
+        counts = with_layout(whole[0].get("counts", {}), layout_of(example))
         if cut:
             counts.pop("end_of_turn", None)
         tokens = [sum(label != IGNORED for label in one["labels"]) for one in sides]

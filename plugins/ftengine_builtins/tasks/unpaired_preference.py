@@ -12,8 +12,10 @@ from pydantic import Field
 from ftengine.api import FOLLOWING, Batch, Config, Example, Features, Labels, Prediction, Recognised, View
 from ftengine.errors import DataError
 from ftengine.model.tokens import length_limit, stack_tokens
+from ftengine_builtins.layouts import recognised
 from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.causal_lm import DEFAULT_MAX_LENGTH
+from ftengine_builtins.tasks.chat_counts import with_layout
 from ftengine_builtins.tasks.compared_answers import (
     DIVERGENCE,
     REFERENCE,
@@ -88,7 +90,8 @@ class UnpairedPreference(ComparesAnswers):
         if not are_unpaired(columns, rows):
             return None
         relevance = {"query", "response", "label"} <= set(columns) and is_relevance("label", rows)
-        return Recognised(3, note=RELEVANCE if relevance else "")
+        names = dict.fromkeys(name for row in rows if (name := recognised(row)[0]))
+        return Recognised(3, layout=" and ".join(names), note=RELEVANCE if relevance else "")
 
     def learn_labels(self, splits: Mapping[str, Iterable[Example]]) -> Labels | None:
         """Learn nothing; refuse answers that are all desirable, or all not, or all to one prompt (DataError)."""
@@ -148,7 +151,7 @@ class UnpairedPreference(ComparesAnswers):
             mismatched, *_ = self._cut(limit, self._language.encode({**row, "completion": other}, processor), processor)
         except DataError:  # which is told of that row
             mismatched = own
-        counts = dict(whole.get("counts", {}))
+        counts = with_layout(whole.get("counts", {}), recognised(example)[0])
         if cut:
             counts.pop("end_of_turn", None)
         kind = "desirable" if row["label"] else "undesirable"

@@ -366,7 +366,7 @@ def test_marks_of_a_template_that_reach_into_other_messages_are_an_error(tokeniz
 def test_what_no_template_has_a_place_for_is_named(tokenizer):
     tokenizer.chat_template = TEMPLATES["Qwen3"]
     developer = {"messages": [{"role": "developer", "content": "Be kind."}, *THINKING["messages"]]}
-    with raises(DataError, "message 1 (developer)", "role system"):
+    with raises(DataError, "leaves out message 1 (developer). Give it the role system."):
         encoded(tokenizer, developer)
     picture = {"type": "image_url", "image_url": {"url": "a.png"}}
     row = {"messages": [{"role": "user", "content": [picture, {"type": "text", "text": "What is it?"}]}]}
@@ -428,8 +428,10 @@ def test_llamafactorys_list_is_a_source(tmp_path):
         with raises(DataError, *facts):
             read_rows(str(listed))
     listed.write_text(json.dumps({"a": info, "b": info}))
-    with raises(DataError, "dataset: a"):
+    with raises(DataError, "lists 2 data sets, 'a' and 'b'. Name one", "dataset: a"):
         read_rows(str(listed))
+    with raises(DataError, "no data set 'bb'", "mean 'b'"):
+        read_rows(str(listed), reader={"name": "llamafactory", "dataset": "bb"})
     assert len(read_rows(str(listed), reader={"name": "llamafactory", "dataset": "b"})) == 3
     assert file
 

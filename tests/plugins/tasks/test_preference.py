@@ -7,6 +7,7 @@ from chat_templates import TEMPLATES, TOKENS
 from expected import raises
 from tiny import byte_level_tokenizer
 
+from ftengine.api import Recognised
 from ftengine.data.read import read_rows
 from ftengine.errors import DataError
 from ftengine.model import IGNORED
@@ -70,7 +71,10 @@ def test_every_layout_is_the_same_pair(layout, tokenizer):
     found = task.encode(row, tokenizer)
     for key in ("input_ids", "labels", "rejected_input_ids", "rejected_labels", "weight"):
         assert found[key] == wanted[key], key
-    assert Preference.recognise(list(row), [row]).certainty == 3
+    seen = Preference.recognise(list(row), [row])
+    name = {"texts": "", "lists": "trl", "implicit": "trl", "ultrafeedback": "trl"}.get(layout, layout.split()[0])
+    assert seen == Recognised(3, layout=layout.split()[-1] if name == "llamafactory" else name)
+    assert [key for key in found["counts"] if "layout" in key] == [f"layout.{seen.layout}"] * bool(seen.layout)
     view = task.view(row)
     both = [view.target[side] for side in ("chosen", "rejected")]
     assert (list(view.inputs), both) == ([ASKED], [[GOOD], [BAD]]) or both == [GOOD, BAD]

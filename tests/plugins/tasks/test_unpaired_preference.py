@@ -59,7 +59,10 @@ def test_layouts_are_read_as_the_same_answer(layout, tokenizer):
     assert text(found, tokenizer, "mismatched_") == "Behind the green house.<|im_end|>"
     assert tokenizer.decode(found["mismatched_input_ids"]).count(ASKED) == 1
     assert task.view(row).target == {"completion": [TOLD], "desirable": True} or layout == "texts"
-    assert UnpairedPreference.recognise(list(row), [row]).certainty == 3
+    seen = UnpairedPreference.recognise(list(row), [row])
+    names = {"texts": "", "lists": "trl", "mixed": "trl", "query": "ms-swift", "ms-swift": "messages"}
+    assert (seen.certainty, seen.layout) == (3, names.get(layout, layout))
+    assert [key for key in found["counts"] if "layout" in key] == [f"layout.{seen.layout}"] * bool(seen.layout)
     asked = task.question(row)
     assert CausalLM().view({**asked, "completion": "x"}).inputs or asked["prompt"] == [USER]
 
