@@ -65,7 +65,8 @@ def conversations(
             near = did_you_mean(str(named), roles)
             raise DataError(f"message {number} has `{role}` {shown(named)}. Allowed: {', '.join(roles)}.{near}")
         if not message.keys() & {content, "tool_calls", "function_call", "refusal"}:
-            raise DataError(f"message {number} has no `{content}`. It has: {', '.join(map(str, message))}.")
+            near = next((hint for key in message if (hint := did_you_mean(str(key), (content,)))), "")
+            raise DataError(f"message {number} has no `{content}`. It has: {', '.join(map(str, message))}.{near}")
         rest = {key: value for key, value in message.items() if key not in (role, content, *WEIGHTS)}
         rest |= {"content": message[content]} if content in message else {}
         rest |= _weight(message, number)

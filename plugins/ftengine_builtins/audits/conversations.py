@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ftengine.api import Audit, AuditedData, Display, Finding, Table
-from ftengine.text import listed, percent
+from ftengine.text import counted, listed, percent
 from ftengine_builtins.audits.counting import split_name
 
 ROLE, LAYOUT, UNWRITTEN = "tokens.", "layout.", "unwritten."
@@ -17,18 +17,25 @@ DROPPED_ALARM = 0.5
 NOTES = (
     (
         "empty_thoughts",
-        "the chat template puts an empty thought in front of {n:,} answers; it is read, not trained on",
+        "answer",
+        "the chat template puts an empty thought in front of {counted}; it is read, not trained on",
     ),
     (
         "ended_thoughts",
-        "the prompt opens a thought that {n:,} answers do not have: they train to end it at once. If the model is to "
-        "think, give the rows thoughts; if not, ask for none (task.chat_template_kwargs, e.g. enable_thinking: false)",
+        "answer",
+        "the prompt opens a thought in front of {counted} without one: to end it at once is trained. If the model is "
+        "to think, give the rows thoughts; if not, ask for none (task.chat_template_kwargs, as enable_thinking: false)",
     ),
     (
         "calls_without_tools",
-        "{n:,} calls of tools are in rows without `tools`: the model is not told what it may call",
+        "call",
+        "rows without `tools` have {counted} of tools: the model is not told what it may call",
     ),
-    ("tools_left_out", "the chat template does not write the `tools` of {n:,} examples; name them in a system message"),
+    (
+        "tools_left_out",
+        "example",
+        "the chat template does not write the `tools` of {counted}; name them in a system message",
+    ),
 )
 
 
@@ -72,9 +79,9 @@ def _findings(split: str, counts: Mapping[str, int]) -> Iterator[Finding]:
             f"of the tokens that are trained on in {name} rows, {listed(parts)}: the model learns to write those too."
         )
         yield _finding(text, "note", {"tokens": others}, split)
-    for key, text in NOTES:
+    for key, what, text in NOTES:
         if n := counts.get(key, 0):
-            yield _finding(f"{text.format(n=n)} ({name} rows).", "note", {key: n}, split)
+            yield _finding(f"{text.format(counted=counted(n, what))} ({name} rows).", "note", {key: n}, split)
     for key in (key for key in counts if key.startswith(UNWRITTEN)):
         what = f"`{key.removeprefix(UNWRITTEN)}` of {counts[key]:,} messages in {name} examples"
         yield _finding(

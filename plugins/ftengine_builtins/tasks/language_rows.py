@@ -275,13 +275,22 @@ def _asking(conversation: Conversation) -> list[int]:
 
 def _unreadable(row: Example) -> View:
     """Return what can be told of a row that will be refused."""
-    names = next((names for names in _SHAPES if row.get(names[0]) is not None), _SHAPES[-1])
+    names = next((names for names in _SHAPES if row.get(names[0]) is not None), ())
+    if not names:
+        return unreadable(row)
     content: Any = [row.get(name) for name in names]
     texts = content
     if isinstance(content[0], (list, tuple)):
         content = [[m.get("role"), m["content"]] if isinstance(m, dict) and "content" in m else m for m in content[0]]
         texts = [m.get("content") for m in texts[0] if isinstance(m, dict)]
     return View([], None, texts=[text for text in texts if isinstance(text, str)], identity=content)
+
+
+def unreadable(row: Example) -> View:
+    """See nothing in a row that will be refused; what makes two of them the same is all that they hold."""
+    held = {key: value for key, value in row.items() if key != PART and value is not None}
+    texts = [value for value in held.values() if isinstance(value, str)]
+    return View([], None, texts=texts, identity=[[key, str(value)] for key, value in held.items()])
 
 
 def with_inputs(example: Example, inputs: Sequence[str]) -> Example:

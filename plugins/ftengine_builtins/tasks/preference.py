@@ -104,8 +104,7 @@ class Preference(ComparesAnswers):
             pair = preference(row)
             chosen, rejected = (language_rows.view(_side(pair, side), all_trained=False) for side in SIDES)
         except DataError:
-            values = [row.get(name) for name in ("prompt", *SIDES)]
-            return View([], None, texts=[value for value in values if isinstance(value, str)], identity=values)
+            return language_rows.unreadable(row)
         texts = [*chosen.texts, *(text for text in rejected.texts if text not in chosen.texts)]
         target = {"chosen": chosen.target, "rejected": rejected.target}
         return View(chosen.inputs, target, texts=texts, identity=[chosen.identity, rejected.identity])

@@ -121,8 +121,7 @@ class UnpairedPreference(ComparesAnswers):
             read = unpaired(row)
             seen = language_rows.view(read, all_trained=False)
         except DataError:
-            values = [row.get(name) for name in ("prompt", "completion", "label")]
-            return View([], None, texts=[value for value in values if isinstance(value, str)], identity=values)
+            return language_rows.unreadable(row)
         target = {"completion": seen.target, "desirable": read["label"]}
         return View(seen.inputs, target, texts=seen.texts, identity=[seen.identity, read["label"]])
 

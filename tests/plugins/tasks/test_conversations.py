@@ -10,7 +10,8 @@ from ftengine.api import PART, Message
 from ftengine.errors import DataError, RecipeError
 from ftengine.model import end_tokens, turns
 from ftengine.testing.models import byte_level_tokenizer
-from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
+from ftengine_builtins.tasks import CausalLM, Preference, UnpairedPreference
+from ftengine_builtins.tasks.causal_lm import CausalLMConfig
 from ftengine_builtins.tasks.language_rows import read_row, shape_of, view
 
 ASKED = {"role": "user", "content": "Weather?"}
@@ -81,8 +82,19 @@ def test_what_a_row_has_is_named_where_it_has_nothing_to_read():
     call = {"function": {"name": "f", "arguments": json.dumps(json.dumps({"a": 1}))}}
     with raises(DataError, "message 2", "'f'", "JSON text within JSON text"):
         read(ASKED, {"role": "assistant", "tool_calls": [call]})
-    with raises(DataError, "message 2", "`value`", "from, text"):
-        read_row({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "text": "Hello"}]})
+    with raises(DataError, "message 2", "`value`", "from, valeu", "mean 'value'"):
+        read_row({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "valeu": "Hello"}]})
+
+
+def test_rows_that_cannot_be_read_are_no_copies_of_each_other():
+    """Else too few distinct ones would be left to divide, and that would be the error."""
+    talks = [[{"from": "human", "value": f"<image> {n}?"}, {"from": "gpt", "value": "A cat."}] for n in range(2)]
+    rows = [{"conversations": talk, "image": "a.png", "chosen": "", "kto_tag": True} for talk in talks]
+    for task in (CausalLM(), Preference(), UnpairedPreference()):
+        first, second = (task.view(row) for row in rows)
+        assert (list(first.inputs), first.target) == ([], None)
+        assert first.identity != second.identity
+        assert task.view({**rows[0], PART: 1}).identity == first.identity
 
 
 def test_keys_that_tell_of_a_message_are_let_pass():
