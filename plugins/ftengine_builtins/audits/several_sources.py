@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ftengine.api import Audit, AuditedData, Display, Finding, Table
-from ftengine.text import percent
+from ftengine.text import counted, percent
 from ftengine_builtins.audits.counting import split_name
 
 OFTEN = 4
@@ -24,8 +24,8 @@ class SeveralSources(Audit):
             times = one["an_epoch"] / one["examples"]
             if times == 1:
                 continue
-            of = f"the {one['examples']:,} examples of {one['source']} (weight {one['weight']:g})"
-            text = f"An epoch takes {one['an_epoch']:,} of {of}: " + (
+            taken = f"{counted(one['an_epoch'], 'example')} of {one['source']} (weight {one['weight']:g})"
+            text = f"An epoch takes {taken}, which has {one['examples']:,}: " + (
                 f"each comes {times:.2g} times on average."
                 if times > 1
                 else f"{percent(times)} of them; each further epoch goes on behind them."

@@ -187,6 +187,9 @@ def shape_of(example: Example, *, answered: bool = True) -> Shape:
     if half := has & {"prompt", "completion"}:
         missing = ({"prompt", "completion"} - half).pop()
         raise DataError(f"the row has `{half.pop()}` but no `{missing}`; both are needed.")
+    if column := next((name for name in COLUMNS if isinstance(example.get(name), str)), None):
+        told = f"`{column}` is {shown(example[column])}; it must be a list of messages"
+        raise DataError(f"{told}. Save the rows as .jsonl, with the list itself.")
     keys = [str(key) for key, value in example.items() if value is not None and key != PART]
     near = next((hint for key in keys if (hint := did_you_mean(key, (*_OTHER_NAMES, *COLUMNS)))), "")
     told = f" It has: {', '.join(keys)}.{near}" if keys else ""
@@ -275,22 +278,18 @@ def _asking(conversation: Conversation) -> list[int]:
 
 def _unreadable(row: Example) -> View:
     """Return what can be told of a row that will be refused."""
-    names = next((names for names in _SHAPES if row.get(names[0]) is not None), ())
-    if not names:
+    messages = row.get("messages")
+    if not isinstance(messages, (list, tuple)):
         return unreadable(row)
-    content: Any = [row.get(name) for name in names]
-    texts = content
-    if isinstance(content[0], (list, tuple)):
-        content = [[m.get("role"), m["content"]] if isinstance(m, dict) and "content" in m else m for m in content[0]]
-        texts = [m.get("content") for m in texts[0] if isinstance(m, dict)]
-    return View([], None, texts=[text for text in texts if isinstance(text, str)], identity=content)
+    said = [[m.get("role"), m["content"]] if isinstance(m, dict) and "content" in m else m for m in messages]
+    texts = [m.get("content") for m in messages if isinstance(m, dict)]
+    return View([], None, texts=[text for text in texts if isinstance(text, str)], identity=said)
 
 
 def unreadable(row: Example) -> View:
     """See nothing in a row that will be refused; what makes two of them the same is all that they hold."""
-    held = {key: value for key, value in row.items() if key != PART and value is not None}
-    texts = [value for value in held.values() if isinstance(value, str)]
-    return View([], None, texts=texts, identity=[[key, str(value)] for key, value in held.items()])
+    held = {key: str(value) for key, value in row.items() if key != PART and value is not None}
+    return View([], None, texts=list(held.values()), identity=list(held.items()))
 
 
 def with_inputs(example: Example, inputs: Sequence[str]) -> Example:

@@ -79,6 +79,8 @@ def test_what_a_row_has_is_named_where_it_has_nothing_to_read():
         shape_of({"mesages": [ASKED, ANSWER], "messages": None})
     with raises(DataError, "`messages`", "a list as text"):
         read_row({"messages": json.dumps([ASKED, ANSWER])})
+    with raises(DataError, "`conversations`", "list of messages", ".jsonl"):
+        shape_of({"conversations": json.dumps([{"from": "human", "value": "Hi"}])})
     call = {"function": {"name": "f", "arguments": json.dumps(json.dumps({"a": 1}))}}
     with raises(DataError, "message 2", "'f'", "JSON text within JSON text"):
         read(ASKED, {"role": "assistant", "tool_calls": [call]})
@@ -93,7 +95,7 @@ def test_rows_that_cannot_be_read_are_no_copies_of_each_other():
     for task in (CausalLM(), Preference(), UnpairedPreference()):
         first, second = (task.view(row) for row in rows)
         assert (list(first.inputs), first.target) == ([], None)
-        assert first.identity != second.identity
+        assert (first.identity != second.identity, first.texts != second.texts) == (True, True)
         assert task.view({**rows[0], PART: 1}).identity == first.identity
 
 
