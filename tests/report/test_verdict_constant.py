@@ -220,9 +220,10 @@ def test_scores_that_tell_labels_are_not_told_that_inputs_and_answers_do_not_bel
 
 
 @pytest.mark.parametrize(
-    ("low", "level", "expected"), [(0.8, 0.48, "note"), (0.45, 0.48, "alarm"), (0.8, 0.52, "alarm")]
+    ("low", "level", "expected"),
+    [(0.8, 0.48, "note"), (0.45, 0.48, "alarm"), (0.8, 0.52, "note"), (0.45, 0.52, "alarm"), (0.8, 0.6, "alarm")],
 )
-def test_a_model_that_is_ahead_of_constant_answers_and_ranks_well_is_no_alarm(verdict, low, level, expected):
+def test_a_model_that_ranks_well_is_an_alarm_where_it_is_surely_behind_constant_answers(verdict, low, level, expected):
     """Of few examples the one is not shown, and the other is."""
     quality = verdict(*ranked(low, 0.97, level=level)).quality
     assert (quality.level, quality.source) == (expected, "constant-answer")

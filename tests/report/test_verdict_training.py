@@ -259,6 +259,14 @@ def test_a_rise_in_the_first_steps_is_known_where_the_loss_of_guessing_is(verdic
     assert learning(verdict(steps(*curve))) == [("note", told)]
 
 
+@pytest.mark.parametrize(("figures", "said"), [({"mse": 0.64}, "Lower the learning rate"), ({"drift": 0.3}, "Train")])
+def test_a_rise_in_the_first_steps_is_known_where_the_error_of_the_mean_is(verdict, figures, said):
+    curve = (11.0, 2.8, 29.5, 15.7, 76.5, 15.5, 0.2, *np.linspace(12, 0.5, 93))
+    metric = next(iter(figures))
+    told = verdict(steps(*curve), reached(metric=metric, figures=figures))
+    assert [text.startswith(said) for _, text in learning(told)] == [True]
+
+
 @pytest.mark.parametrize("long", [(5, 7, 8, 40), (0, 1, 2, 40)])
 def test_long_texts_that_came_early_are_no_rise(verdict, long):
     """Long texts have low losses a token, and many tokens."""

@@ -82,7 +82,7 @@ class ConstantAnswer(Rule):
             is_note = beaten or threshold.is_hint or threshold.may_be_better
             level, explains = ("note", ()) if is_note else ("alarm", OF_NO_USE)
             label, level_reached = run.evaluation.metrics[threshold.metric].label, plain(threshold.reached())
-            brief = "not shown to be better" if threshold.is_ahead else "no better"
+            brief = "not shown to be better" if threshold.is_ahead or threshold.may_be_better else "no better"
             brief += f" than {threshold.answer}: {label} {plain(threshold.tuned)} against {level_reached}"
             yield Finding(kind="quality", level=level, text=text, brief=brief, explains=explains, figures=figures)
 
@@ -209,7 +209,7 @@ def _given(threshold: Threshold) -> str:
 
 
 def _no_better(threshold: Threshold, others: list[str]) -> str:
-    higher, pair = threshold.is_ahead, threshold.pair(threshold.metric)
+    higher, pair = threshold.is_ahead or threshold.may_be_better, threshold.pair(threshold.metric)
     lead = f"No better than {threshold.answer}: {pair}."
     if higher:
         lead = f"Not shown to be better than {threshold.answer}: {threshold.comparison()}."

@@ -41,8 +41,8 @@ MANY_PASSES = 3
 RISE, LEFT, PEAK, PEAK_STEPS = 1.25, 2.0, 3.0, 3
 """How many times its starting level the training loss reaches on average of so many steps in a row where training came
 apart: RISE where the model is of no use, PEAK where it is. With labels it also has to be above what guessing evenly
-gives: one hard batch is many times a loss near 0. LEFT times that, come down to half of it later, is such a peak too:
-runs at rates 100 times too high have 3.2 and more, all others at most 1.3."""
+gives: one hard batch is many times a loss near 0. LEFT times the first loss and that of a constant answer, come down to
+half of it later, is such a peak too: runs at rates 100 times too high have 3.2 and more, all others at most 1.3."""
 
 LEARNT = 0.25
 """Of the loss of guessing evenly: where the training loss came down to less, the training examples are learnt, whatever
@@ -136,7 +136,7 @@ def _came_apart(run: RunRecords) -> Finding | None:
     guess, count, least = _even_guess(run), max(PEAK_STEPS, len(losses) // 20), PEAK
     if useless:
         count, least = 1, RISE
-    elif guess and max(means[1:]) >= LEFT * max(losses[0], guess, last):
+    elif (constant := guess or _error_of_the_mean(run)) and max(means[1:]) >= LEFT * max(losses[0], constant, last):
         count, least = 1, LEFT
     start, peak = median(losses[:count]), max(means[count:])
     rose = len(losses) >= FEW_STEPS and line.low > max(LEAST, LEAST_FALL * line.first)
@@ -225,6 +225,12 @@ def _guess(run: RunRecords) -> str:
 def _even_guess(run: RunRecords) -> float:
     """Return the loss of guessing evenly among the labels; 0 where there are none."""
     return math.log(_labels(run) or 1)
+
+
+def _error_of_the_mean(run: RunRecords) -> float:
+    """Return the squared error of always answering the mean of the numbers; 0 where answers are not numbers."""
+    threshold = threshold_of(run)
+    return threshold.baseline.figures.get("mse", 0.0) if threshold is not None else 0.0
 
 
 def _weighted(run: RunRecords) -> bool:

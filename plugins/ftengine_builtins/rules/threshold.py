@@ -59,8 +59,8 @@ class Threshold:
 
     @property
     def may_be_better(self) -> bool:
-        """Whether it is ahead, and surely ranks better than guessing: examples are too few to show the rest."""
-        return self.is_ahead and bool(self.beaten(pooled=False))
+        """Whether it is not surely behind, and surely ranks better than guessing: examples are too few for the rest."""
+        return self.gain is not None and self.gain.better is not False and bool(self.beaten(pooled=False))
 
     @property
     def is_hint(self) -> bool:
