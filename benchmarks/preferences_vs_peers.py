@@ -217,10 +217,9 @@ def ours(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     plugin = SimpleNamespace(ftengine_callbacks=hookimpl(lambda: [Gradients]))
     run = fine_tune(recipe, registry=registry_of({"b": plugin}), listener=phases)
     phases.phase("")
-    steps = [line for line in run.metrics if "loss" in line]
     asked = sum(seconds for name, seconds in phases.spent.items() if "as reference" in name)
-    losses = [line["loss"] for line in steps]
-    return {"losses": losses, "seconds": asked + phases.spent["train"], "reference_seconds": asked}
+    spent = {"seconds": asked + phases.spent["train"], "reference_seconds": asked}
+    return {"losses": [line["loss"] for line in run.metrics if "loss" in line], **spent}
 
 
 def theirs(options: argparse.Namespace, work: Path) -> dict[str, Any]:
