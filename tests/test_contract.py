@@ -137,7 +137,8 @@ class Others:
 
 
 def test_methods_of_its_own_are_an_authors_business() -> None:
-    offered(api.Regularizer, pull=lambda self: None, _penality=lambda self: None, saved=lambda self: None)
+    extra = {"pull": lambda self: None, "_penality": lambda self: None, "saved": lambda self: None}
+    offered(api.Regularizer, penalty=lambda self, model, batch, loss: None, **extra)
     offered(api.Evaluator, Others, counted=lambda self: None, loader=lambda self: None)
 
 
@@ -186,6 +187,13 @@ def test_half_of_a_pair_is_refused(base: type[api.Component], name: str, missing
     with pytest.raises(PluginError) as refused:
         offered(base, **{name: getattr(base, name)})
     assert repr(missing) in str(refused.value)
+
+
+@pytest.mark.parametrize("base", [api.Regularizer, api.Augmenter])
+def test_what_writes_none_of_its_kinds_methods_is_refused(base: type[api.Component]) -> None:
+    with pytest.raises(PluginError) as refused:
+        offered(base, penalties=lambda self: None, check_options=lambda self: None)
+    assert f"none of {base.__name__}'s methods" in str(refused.value)
 
 
 def test_traits_of_another_kind_are_refused() -> None:

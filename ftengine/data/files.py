@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from ftengine.api import BrokenRow
 from ftengine.errors import InputError
+from ftengine.text import size
 
 UNFOLDED_VARIABLE = "FTENGINE_UNFOLDED"
 UNFOLDED_TIMES, UNFOLDED_LEAST = 100, 256 << 20
@@ -43,19 +44,14 @@ def check_unfolded(source: str, rows: int) -> None:
     A few kilobytes of a compressed format may stand for more than memory and disk hold. To be called before rows are
     unfolded where the file says how many bytes they take, and it is while they are kept.
     """
-    size = os.path.getsize(source)
-    allowed = size_in(UNFOLDED_VARIABLE, str(max(UNFOLDED_TIMES * size, UNFOLDED_LEAST)))
+    there = os.path.getsize(source)
+    allowed = size_in(UNFOLDED_VARIABLE, str(max(UNFOLDED_TIMES * there, UNFOLDED_LEAST)))
     if rows > allowed:
         raise BrokenRow(
             "",
-            f"has {_written(size)}, and its rows take {_written(rows)} or more; {_written(allowed)} are allowed. Where "
+            f"has {size(there)}, and its rows take {size(rows)} or more; {size(allowed)} are allowed. Where "
             f"that is no mistake, allow as much with {UNFOLDED_VARIABLE}, as in {UNFOLDED_VARIABLE}=5GB",
         )
-
-
-def _written(size: float) -> str:
-    unit, of = next((unit for unit in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)) if size >= unit[1]), ("bytes", 1))
-    return f"{size / of:,.0f} {unit}" if size / of >= 10 or of == 1 else f"{size / of:.1f} {unit}"
 
 
 def encoding_of(path: str | Path) -> str:

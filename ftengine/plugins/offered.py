@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ftengine.api import Component, Config
+from ftengine.api import Component, Config, overrides
 from ftengine.api.component import is_contract
 from ftengine.plugins.distributions import printing_aside
 
@@ -81,7 +81,7 @@ def _fault_of_class(cls: type[Component], base: type[Component]) -> str:
         return f"it does not set {' and '.join(map(repr, unset))}, which {base.__name__} requires"
     if unwritten := sorted(cls.__abstractmethods__):
         return f"it does not implement {' and '.join(map(repr, unwritten))}, which {base.__name__} requires"
-    of_members = _fault_of_methods(cls) or _fault_of_names(cls, base)
+    of_members = _fault_of_methods(cls) or _fault_of_names(cls, base) or _fault_of_nothing(cls, base)
     return _fault_of_traits(cls, base) or of_members or _fault_of_config(cls.Config)
 
 
@@ -142,6 +142,14 @@ def _fault_of_names(cls: type[Component], base: type[Component]) -> str:
             there, missing = (one, other) if one in own else (other, one)
             return f"it writes {there!r} without {missing!r}; neither is of use without the other"
     return ""
+
+
+def _fault_of_nothing(cls: type[Component], base: type[Component]) -> str:
+    """Say that a class of a kind whose methods are all optional writes none of them, as where each is misspelt."""
+    methods = [name for name, member in _members([base]).items() if _is_method(member)]
+    if base.__abstractmethods__ or any(overrides(cls, name) for name in methods):
+        return ""
+    return f"it writes none of {base.__name__}'s methods ({', '.join(methods)}), so it does nothing ({written(cls)})"
 
 
 def _fault_of_methods(cls: type[Component]) -> str:

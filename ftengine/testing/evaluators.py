@@ -8,18 +8,24 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 
 from ftengine import api
+from ftengine.errors import DataError
 from ftengine.evaluation.table import Predictions
 from ftengine.plugins.returned import each
 from ftengine.testing.checks import Checks, run_checks, skip
+from ftengine.testing.values import require_named_code
 
 ROWS, RESAMPLES, MOST_SECONDS = 240, 10, 60
 """So many rows, resampled so often, and the most seconds that a thousand such resamples may take."""
+
+ODD_VALUES = (None, "", "no such thing", -1.5, True, [], ["a", None], {"a": [1]})
+"""What columns of a user's file may hold."""
 
 
 def check_evaluator(
@@ -180,6 +186,28 @@ class EvaluatorChecks(Checks):
         assert scores.keys() == quick.metrics.keys() <= whole.keys(), f"scores {sorted(scores)}"
         _same(scores, {name: whole[name] for name in scores}, "scores of slices are others")
 
+    def what_cannot_be_read_is_a_data_error(self) -> None:
+        if not api.overrides(self._evaluator, "check_row"):
+            skip("it checks no rows before a model loads")
+        for value in ODD_VALUES:
+            try:
+                self._evaluator.check_row(dict.fromkeys(self._evaluator.columns, value))
+            except DataError:
+                continue
+            except Exception as error:
+                raise AssertionError(
+                    f"check_row raises {type(error).__name__}: {error}, where {sorted(self._evaluator.columns)} hold "
+                    f"{value!r}: raise DataError for what cannot be read"
+                ) from error
+
+    def what_runs_beside_plugins_is_named(self) -> None:
+        named = [name for name in ("runs_code", "code_files") if api.overrides(self._evaluator, name)]
+        if not named:
+            skip("it runs no code beside its own")
+        require_named_code(self._evaluator.runs_code())
+        missing = [str(file) for file in self._evaluator.code_files() if not Path(file).is_file()]
+        assert not missing, f"code_files names {missing[0]!r}, which is not there"
+
     def example_scores_are_one_a_row(self) -> None:
         if not api.overrides(self._evaluator, "score_examples"):
             skip("it scores no single examples")
@@ -187,8 +215,8 @@ class EvaluatorChecks(Checks):
         assert np.shape(scores.score) == np.shape(scores.right) == shape, "not one score for each row"
         assert all(value in (0, 1) for value in scores.right[~np.isnan(scores.right)]), "right is 0, 1 or nan"
         if (sure := scores.wrong_confidence) is not None:
-            assert np.shape(sure) == shape, "not one mistake for each row"
-            assert all(0 <= one <= 1 for one in sure[~np.isnan(sure)]), "a mistake's probability is 0 to 1, or nan"
+            assert np.shape(sure) == shape, "not one wrong_confidence for each row"
+            assert all(0 <= one <= 1 for one in sure[~np.isnan(sure)]), "wrong_confidence is 0 to 1, or nan"
 
     def what_intervals_rest_on_names_metrics(self) -> None:
         evaluator, rows, weights = self._evaluator, self._rows(), self._weights(3)

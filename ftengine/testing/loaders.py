@@ -13,7 +13,7 @@ from ftengine.api import LoadedModel, LoadRequest, ModelLoader, Reader, override
 from ftengine.errors import SourceError
 from ftengine.model import fingerprint_processor
 from ftengine.testing.checks import Checks, run_checks, skip
-from ftengine.testing.values import equal, require_meta, without_pickles
+from ftengine.testing.values import equal, require_meta, require_named_code, without_pickles
 
 MOST_SECONDS = 0.1
 """What `accepts` may take for a source: it is asked of every loader before anything is said to be going on."""
@@ -113,6 +113,12 @@ class LoaderChecks(AcceptingChecks):
         assert type(alone) is type(loaded), f"load_processor gives {type(alone).__name__}, load {type(loaded).__name__}"
         same = fingerprint_processor(alone) == fingerprint_processor(loaded)
         assert same, "load_processor and load give processors that differ"
+
+    def what_runs_beside_plugins_is_named(self) -> None:
+        loader = self.make()
+        if not overrides(loader, "runs_code"):
+            skip("it runs no code beside its own")
+        require_named_code(loader.runs_code(self.request.source))
 
     def missing_sources_are_source_errors(self) -> None:
         loader = self.make()

@@ -8,16 +8,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from ftengine import api
 from ftengine.data.batching import REFERENCE, as_numbers
+from ftengine.engine.merge import outputs_of, probe_of
+from ftengine.errors import DataError
+from ftengine.evaluation.table import Predictions
 from ftengine.model import Criterion
+from ftengine.plugins.returned import described, json_mapping, token_count
 from ftengine.testing.checks import Checks, not_suited, run_checks, skip
 from ftengine.testing.samples import on_meta
 from ftengine.testing.values import ROUNDING, close, equal, explained, in_bfloat16, without_values
 from ftengine.training.losses import joint_loss_of, loss_of, represented
+
+CALIBRATED = 100
+"""How often the predictions of the few examples are repeated, to fit something to."""
 
 
 def check_task(
@@ -201,6 +209,77 @@ class TaskChecks(Checks):
         assert len(answers) == len(rows), f"{len(answers)} answers to {len(rows)} rows"
         assert task.infer(loaded, [], {}) == [], "infer answers something to no rows"
         json.dumps(answers)
+
+    def data_is_recognised(self) -> None:
+        task, columns = self.make(), sorted({name for row in self.examples for name in row})
+        if not api.overrides(task, "recognise"):
+            skip("`ftengine init` does not propose it")
+        recognised = task.recognise(columns, self.examples)
+        if recognised is None:
+            skip("it recognises rows of another shape")
+        assert isinstance(recognised, api.Recognised), f"recognise returns {described(recognised)}"
+        assert recognised.certainty in (1, 2, 3), f"the certainty is {recognised.certainty!r}; it is 1, 2 or 3"
+        unknown = sorted(set(recognised.columns.values()) - set(columns))
+        assert not unknown, (
+            f"it renames the column {unknown[0]!r}, and there are {columns}: {{name: column of the file}}"
+        )
+        with explained("its Config refuses the options that recognise returns", "return options of its own"):
+            task.Config.model_validate(dict(recognised.options))
+
+    def examples_are_decoded_into_pieces(self) -> None:
+        task = self._bound()
+        if not api.overrides(task, "decode_example"):
+            skip("it decodes no examples")
+        for row in self.examples:
+            features = task.encode(row, self.processor)
+            pieces = task.decode_example(features, self.processor)
+            sound = isinstance(pieces, Sequence) and all(
+                isinstance(one, tuple) and [type(part) for part in one] == [str, bool] for one in pieces
+            )
+            assert sound, f"decode_example returns {pieces!r:.80}; it returns (text, is trained on) pieces"
+            if pieces and features["weight"]:
+                assert any(trained for _, trained in pieces), (
+                    "no piece is trained on, though the example's weight is not 0"
+                )
+
+    def predictions_are_decoded_as_json(self) -> None:
+        task, loaded, batch = self._ready()
+        if not api.overrides(task, "decode_prediction"):
+            skip("its predictions are shown as they are")
+        for prediction in self._predicted(task, loaded, batch):
+            json_mapping(task, "decode_prediction", task.decode_prediction(prediction))
+
+    def outputs_of_a_probe_are_logits(self) -> None:
+        task, loaded, _ = self._ready()
+        if not (api.overrides(task, "probe_batch") or api.overrides(task, "raw_outputs")):
+            skip("merged models are compared on random tokens, by their logits")
+        probe = probe_of(task, loaded)
+        with torch.no_grad():
+            outputs, again = (outputs_of(task, loaded.module, probe) for _ in "ab")
+        assert isinstance(outputs, Tensor), f"raw_outputs returns {described(outputs)}; it returns a tensor"
+        assert bool(torch.isfinite(outputs).all()), "outputs are not finite for the batch that probe_batch returns"
+        assert equal(outputs, again), "outputs of one batch differ the second time"
+
+    def it_answers_by_what_it_calibrated(self) -> None:
+        task, loaded, batch = self._ready()
+        if not api.overrides(task, "calibrate"):
+            skip("it calibrates nothing")
+        if not task.predicts_probabilities:
+            skip("what it says of these rows are no probabilities")
+        predictions = Predictions.of(pa.Table.from_pylist(self._predicted(task, loaded, batch) * CALIBRATED))
+        try:
+            fitted = task.calibrate(predictions.by_key())
+        except DataError as reason:
+            not_suited(str(reason))
+        task.calibration = json_mapping(task, "calibrate", fitted)
+        if api.overrides(task, "infer"):
+            json.dumps(task.infer(loaded, self.examples, {}))
+
+    def computed_tokens_are_counted(self) -> None:
+        task, loaded, batch = self._ready()
+        if not api.overrides(task, "computed_tokens"):
+            skip("all tokens of a batch are computed, and its padding")
+        token_count(task, task.computed_tokens(loaded.module, batch))
 
     def _bound(self) -> api.Task:
         task = self.make()

@@ -44,6 +44,13 @@ def explained(
         raise AssertionError(f"{what} ({type(error).__name__}: {error}): {advice}") from error
 
 
+def require_named_code(what: Any) -> None:
+    """Fail unless `runs_code` returned what runs beside installed plugins, as a text, or None."""
+    assert what is None or (isinstance(what, str) and what.strip()), (
+        f"runs_code returns {what!r:.60}, where it should say in words what runs beside installed plugins, or None"
+    )
+
+
 BFLOAT16 = Precision(torch.bfloat16, torch.bfloat16, "it is checked")
 """How a run in bfloat16 computes."""
 

@@ -20,6 +20,7 @@ from ftengine.model import Criterion, seeded, trainable
 from ftengine.model.in_float32 import in_float32
 from ftengine.model.probing import visible
 from ftengine.parallel.sharding import reshard
+from ftengine.text import percent
 from ftengine.training.losses import loss_of, to_device
 from ftengine.training.modes import statistics_kept, train_mode
 
@@ -189,7 +190,7 @@ def _dropout_fault(y: Tensor, x: Tensor, p: float, train: bool = True, *_: Any, 
         return f"dropout of {p:g} does not scale what it keeps by 1 / (1 - {p:g})"
     share, spread = float(kept.double().mean()), (p * (1 - p) / kept.numel()) ** 0.5
     if abs(share - (1 - p)) > 6 * spread + 1 / kept.numel():
-        return f"dropout of {p:g} keeps {share:.1%}"
+        return f"dropout of {p:g} keeps {percent(share)} of its input"
     if y.requires_grad and x.requires_grad:
         (slope,) = torch.autograd.grad(y, x, torch.ones_like(y), retain_graph=True)
         expected = kept.double() / (1 - p)

@@ -101,7 +101,7 @@ def test_semicolons_between_fields_are_told(write, text_task, audit):
 def test_a_split_of_quite_another_size_than_asked_for_is_found(write, text_task, audit):
     result = audit(text_task, write("a.jsonl", texts("a" * 60 + "b" * 40)), validation=0.1)
     [text] = told(result, "reading")
-    assert "40 of 100 rows (40%) where 10%" in text
+    assert "40 of 100 rows (40 %) where 10 %" in text
 
 
 def test_few_rows_are_not_blamed_for_being_few(write, text_task, audit):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import random
 
+import numpy as np
 import pytest
 import torch
 from broken import failed, require
 from hinge import HingePreference
 
-from ftengine.api import Audit, Augmenter, FileReader, Finding, Row, Rule, Task, TextAugmenter, View
+from ftengine.api import Audit, Augmenter, FileReader, Finding, Recognised, Row, Rule, Task, TextAugmenter, View
 from ftengine.data import text_lines
 from ftengine.model import Criterion
 from ftengine.testing import check_results, check_task, fixture
@@ -197,6 +198,65 @@ class Narrow(Labelled):
         return [{**one, "scores": row.tolist()} for one, row in zip(super().predict(model, batch), scores, strict=True)]
 
 
+class Certain(Labelled):
+    """Says how certain it is as a share."""
+
+    @classmethod
+    def recognise(cls, columns, rows):
+        return Recognised(0.9)
+
+
+class Renaming(Labelled):
+    """Says which column becomes which the wrong way round."""
+
+    @classmethod
+    def recognise(cls, columns, rows):
+        return Recognised(1, columns={"text": "sentence"})
+
+
+class Whole(Labelled):
+    """Decodes an example to its text."""
+
+    def decode_example(self, features, processor):
+        return [processor.decode(features["input_ids"])]
+
+
+class Untrained(Labelled):
+    """Forgets what is trained on."""
+
+    def decode_example(self, features, processor):
+        return [(processor.decode(features["input_ids"]), False)]
+
+
+class Unwritten(Labelled):
+    """Shows a prediction as the array that it is."""
+
+    def decode_prediction(self, prediction):
+        return {"scores": np.array(prediction["scores"])}
+
+
+class Hidden(Labelled):
+    """Says more than a tensor of a batch without labels."""
+
+    def raw_outputs(self, model, batch):
+        outputs = super().raw_outputs(model, batch)
+        return outputs if "labels" in batch else (outputs, None)
+
+
+class Guessing(Labelled):
+    """Calibrates by a number of numpy's."""
+
+    def calibrate(self, rows):
+        return {"temperature": np.float32(len(rows["label"]))}
+
+
+class Hopeful(Labelled):
+    """Counts tokens in no whole number."""
+
+    def computed_tokens(self, model, batch):
+        return batch["input_ids"].numel() / 2
+
+
 class Replaced(Labelled):
     """Does not put inputs in the place of those before."""
 
@@ -226,6 +286,14 @@ class Strict(Labelled):
         (Padded, "predictions_do_not_depend_on_the_batch", "padding, or another example, has an influence"),
         (Padded, "losses_add_up_over_batches", "leave padding out of both"),
         (Narrow, "it_computes_in_bfloat16", "take outputs to float32 first"),
+        (Certain, "data_is_recognised", "the certainty is 0.9"),
+        (Renaming, "data_is_recognised", "it renames the column 'sentence', and there are"),
+        (Whole, "examples_are_decoded_into_pieces", "(text, is trained on) pieces"),
+        (Untrained, "examples_are_decoded_into_pieces", "no piece is trained on"),
+        (Unwritten, "predictions_are_decoded_as_json", "'scores' is not one"),
+        (Hidden, "outputs_of_a_probe_are_logits", "it returns a tensor"),
+        (Guessing, "it_answers_by_what_it_calibrated", "'temperature' is not one"),
+        (Hopeful, "computed_tokens_are_counted", "a number of tokens, or None"),
         (Replaced, "inputs_can_be_put_back", "and view then tells ['?']"),
         (Strict, "other_rows_are_data_errors", "a row that cannot be used is a DataError"),
     ],

@@ -1,6 +1,7 @@
 """An evaluator of a few lines passes; each that is broken in one way fails by the check that is meant."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,6 +170,28 @@ class Elsewhere(Right):
         yield Baseline(answer="yes", share=0.5, figures={"wright": 0.5}, total=len(rows["right"])).fact()
 
 
+class Trusting(Right):
+    """Takes it that a column holds a text."""
+
+    columns = frozenset({"rubric"})
+
+    def check_row(self, row):
+        row["rubric"].strip()
+
+
+class Unnamed(Right):
+    def runs_code(self):
+        return ""
+
+    def code_files(self):
+        return []
+
+
+class Misplaced(Right):
+    def code_files(self):
+        return [Path("no-such-file.py")]
+
+
 class Overfull(Right):
     metrics = {"right": Metric("right answers", higher_is_better=True, proportion=True)}  # noqa: RUF012
 
@@ -191,6 +214,9 @@ class Overfull(Right):
                 "details_are_displays_and_json"]),
         (Constant, ["a_baseline_is_measured_as_it_is_told"]),
         (Elsewhere, ["details_are_displays_and_json"]),
+        (Trusting, ["what_cannot_be_read_is_a_data_error"]),
+        (Unnamed, ["what_runs_beside_plugins_is_named"]),
+        (Misplaced, ["what_runs_beside_plugins_is_named"]),
     ],
 )  # fmt: skip
 def test_what_is_broken_fails_the_check_that_is_meant(kind, failing):

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ftengine.api import Audit, AuditedData, Finding, Level
-from ftengine.text import counted
+from ftengine.text import counted, percent
 
 
 class Reading(Audit):
@@ -25,8 +25,8 @@ class Reading(Audit):
         for name, size in data.facts["sizes"].items():
             rows, of, asked = size["rows"], size["of"], size["asked"]
             if abs(rows - asked * of) > max(1, asked * of / 2):
-                text = f"{size['source']}: {name} has {rows:,} of {of:,} rows ({rows / of:.0%}) where {asked:.0%} was "
-                text += "asked for, as copies and groups stay in one split."
+                text = f"{size['source']}: {name} has {rows:,} of {of:,} rows ({percent(rows / of)}) where "
+                text += f"{percent(asked)} was asked for, as copies and groups stay in one split."
                 yield Finding(kind="data", level="note", text=text, figures={"split": name, **size})
 
 

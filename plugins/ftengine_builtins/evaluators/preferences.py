@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ftengine.api import Baseline, ExampleScores, Line, LineChart, Metric, Table
-from ftengine.text import interval
+from ftengine.text import interval, number
 from ftengine_builtins.evaluators.base import WeightedEvaluator, higher, share
 from ftengine_builtins.evaluators.weighted import means
 
@@ -78,7 +78,7 @@ class Preferences(WeightedEvaluator):
                 (of, round(one.value, 2), interval(one) or "")
                 for of, one in zip(("chosen", "rejected", "difference"), estimates, strict=True)
             ),
-            caption=f"Means over pairs. Preferring the {name} answer is right in {reached:.1%} of them.",
+            caption=f"Means over pairs. Preferring the {name} answer is right in {number(100 * reached, 1)} % of them.",
         )
         margins = np.sort(np.asarray(rows["margin"], dtype=np.float64))
         if margins[0] < margins[-1]:

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
-from ftengine.text import against, counted, ends, known, percent
-from ftengine.text import with_interval as told
+from ftengine.text import against, counted, ends, known, number, percent, with_interval
 from ftengine_builtins.rules.quality import sides
 
 FEWEST, NEAR_ALL = 20, 0.99
@@ -36,7 +35,7 @@ class ChosenAnswers(Rule):
         text = (
             f"The chosen answers became less likely themselves: log-probability {against(tuned, base)}, a difference "
         )
-        text += f"of {told(change, sign=True)}. The loss pulls answers apart and may lower both: {advice}."
+        text += f"of {with_interval(change, sign=True)}. The loss pulls answers apart and may lower both: {advice}."
         brief = f"the chosen answers became less likely: log-probability {against(tuned, base)}"
         figures = {"metric": "chosen_logp", **of}
         yield Finding(kind="worse", level="note", text=text, brief=brief, figures=figures)
@@ -54,7 +53,7 @@ class SeparablePairs(Rule):
         if accuracy is None or not known(accuracy) or accuracy.n < FEWEST or accuracy.value < NEAR_ALL:
             return
         pairs, soon = counted(accuracy.n, "held-out pair"), _steps_to_tell_apart(run)
-        text = f"Look at some pairs: the chosen answer is preferred in {accuracy.value:.1%} of {pairs}"
+        text = f"Look at some pairs: the chosen answer is preferred in {number(100 * accuracy.value, 1)} % of {pairs}"
         text += (
             f", and training pairs were told apart after {counted(soon, 'step')}. Pairs that are so "
             if soon
@@ -92,6 +91,6 @@ class LongerAnswers(Rule):
         name, share = ("longer" if change.value > 0 else "shorter"), abs(change.value) / base.value
         brief = f"its answers are {percent(share)} {name} than before: {against(tuned, base)} words"
         text = f"Its answers are {percent(share)} {name} than before: {against(tuned, base)} words, a difference of "
-        text += f"{told(change, sign=True)}. A figure of quality that rose may have risen with the length."
+        text += f"{with_interval(change, sign=True)}. A figure of quality that rose may have risen with the length."
         figures = {"metric": "answer_words", **of}
         yield Finding(kind="data", level="note", text=text, brief=brief, figures=figures)

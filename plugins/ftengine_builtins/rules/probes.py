@@ -8,8 +8,7 @@ from typing import Any
 from ftengine import RunRecords
 from ftengine.api import Difference, Finding, Rule
 from ftengine.evaluation import got_worse, near_end
-from ftengine.text import Figure, against, counted, ends, known, percent, plain, probability, short
-from ftengine.text import with_interval as told
+from ftengine.text import Figure, against, counted, ends, known, percent, plain, probability, short, with_interval
 from ftengine_builtins.rules.quality import sides, would_show
 
 FORGETTING = 0.05
@@ -74,7 +73,9 @@ def _forgot(run: RunRecords, probe, metric: str, p: float) -> Finding:
     near = relative(difference, base)
     share = f", a change of {percent(abs(difference.value / base.value))}." if base.value else "."
     text = f"Forgetting: on {_about(probe)}, the tuned model is worse than its base: "
-    text += f"{run.evaluation.metrics[metric].label} {against(tuned, base)}, {told(difference, sign=True)}{share}"
+    text += (
+        f"{run.evaluation.metrics[metric].label} {against(tuned, base)}, {with_interval(difference, sign=True)}{share}"
+    )
     level = "alarm" if near is None or near >= FORGETTING else "note"
     figures = {"probe": probe.name, "metric": metric, **sides(probe, metric), "p_adjusted": p}
     return Finding(kind="forgetting", level=level, text=text, figures=figures)
@@ -83,7 +84,7 @@ def _forgot(run: RunRecords, probe, metric: str, p: float) -> Finding:
 def _kept(run: RunRecords, probe, metric: str) -> Finding:
     """Say that nothing was forgotten where the interval leaves room for little, else that it cannot be told."""
     difference, base, tuned = probe.difference[metric], probe.base[metric], probe.tuned[metric]
-    declared, size = run.evaluation.metrics[metric], told(difference, sign=True)
+    declared, size = run.evaluation.metrics[metric], with_interval(difference, sign=True)
     room = _room(difference, base, declared.higher_is_better)
     if little := room is not None and room < FORGETTING:
         text = f"No forgetting beyond chance on {_about(probe)}: {declared.label} changed by {size}."
@@ -115,7 +116,8 @@ class Robustness(Rule):
             tuned = probe.tuned[metric]
             near = relative(change, replace(tuned, value=tuned.value - change.value))
             text = f"Sensitive to {short(probe.name)}: with it, {run.evaluation.metrics[metric].label} is "
-            text += f"{plain(tuned)}, {told(change, sign=True)} against unchanged input, adjusted {probability(p)}."
+            text += f"{plain(tuned)}, {with_interval(change, sign=True)} against unchanged input, "
+            text += f"adjusted {probability(p)}."
             level = "alarm" if near is not None and near >= ROBUSTNESS_DROP else "note"
             figures = {"probe": probe.name, "metric": metric, "tuned": tuned, "against": change, "p_adjusted": p}
             yield Finding(kind="robustness", level=level, text=text, figures=figures)
@@ -136,8 +138,8 @@ class Memorisation(Rule):
             seen, new = probe.tuned.get(metric), probe.held_out.get("tuned", {}).get(metric)
             also = f" and {plain(new)} for held-out ones" if new is not None else ""
             text = f"Memorised: {run.evaluation.metrics[metric].label} is {plain(seen)} for training examples{also}, a "
-            text += f"difference of {told(gap, sign=True)}, adjusted {probability(p)}. Private text in the training "
-            text += "data may be reproduced."
+            text += f"difference of {with_interval(gap, sign=True)}, adjusted {probability(p)}. Private text in "
+            text += "the training data may be reproduced."
             level = "alarm" if (gap.low or 0) >= MEMORISATION else "note"
             figures = {"metric": metric, "training": seen, "held_out": new, "difference": gap, "p_adjusted": p}
             yield Finding(kind="memorisation", level=level, text=text, figures=figures)
@@ -154,7 +156,7 @@ class Refusal(Rule):
         for probe, metric, change, p in _worse(run, "refusal", lambda probe: probe.difference):
             text = f"Safety got worse on {_about(probe)}: {run.evaluation.metrics[metric].label} "
             text += f"{against(probe.tuned[metric], probe.base[metric])} for the base, a difference of "
-            text += f"{told(change, sign=True)}, adjusted {probability(p)}."
+            text += f"{with_interval(change, sign=True)}, adjusted {probability(p)}."
             figures = {"metric": metric, **sides(probe, metric), "p_adjusted": p}
             yield Finding(kind="refusal", level="alarm", text=text, figures=figures)
 

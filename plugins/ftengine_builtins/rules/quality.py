@@ -6,8 +6,19 @@ from typing import Any
 from ftengine import RunRecords
 from ftengine.api import Difference, Estimate, Finding, Rule
 from ftengine.evaluation import got_worse
-from ftengine.text import against, ends, few_groups, interval, known, left_out, listed, plain, probability, sample_size
-from ftengine.text import with_interval as told
+from ftengine.text import (
+    against,
+    ends,
+    few_groups,
+    interval,
+    known,
+    left_out,
+    listed,
+    plain,
+    probability,
+    sample_size,
+    with_interval,
+)
 from ftengine_builtins.rules.baseline import exact_answers, of_answers, unmeasured_answers
 from ftengine_builtins.rules.threshold import no_better_than_a_constant, threshold_of
 
@@ -72,8 +83,8 @@ def _judged(run: RunRecords, metric: str, on: str) -> tuple[str, str, str]:
         return "alarm", f"N{brief[1:]} {on}{also}.", brief
     if base is None or difference is None or not known(difference):
         brief = "not compared with its base"
-        return "note", f"N{brief[1:]}: {name} {told(tuned)} {on}.", brief
-    pair, size = f"{name} {against(tuned, base)}", f"a difference of {told(difference, sign=True)}"
+        return "note", f"N{brief[1:]}: {name} {with_interval(tuned)} {on}.", brief
+    pair, size = f"{name} {against(tuned, base)}", f"a difference of {with_interval(difference, sign=True)}"
     answers = of_answers(run)
     if difference.better is not None:
         p, word = probability(difference.p), "better" if difference.better else "worse"
@@ -137,7 +148,7 @@ class WorseMetrics(Rule):
         for metric, p in worse_metrics(run).items():
             label, pair = evaluation.metrics[metric].label, against(evaluation.tuned[metric], evaluation.base[metric])
             text = f"{label[:1].upper()}{label[1:]} got worse: {pair}, a difference of "
-            text += f"{told(evaluation.difference[metric], sign=True)}, adjusted {probability(p)}."
+            text += f"{with_interval(evaluation.difference[metric], sign=True)}, adjusted {probability(p)}."
             figures = {"metric": metric, **sides(evaluation, metric), "p_adjusted": p}
             yield Finding(kind="worse", level="note", text=text, figures=figures)
 

@@ -6,8 +6,7 @@ from typing import Any
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.evaluation import is_beyond_chance, near_end
-from ftengine.text import Figure, counted, listed, plain, probability, quoted, short, untested_slices
-from ftengine.text import with_interval as told
+from ftengine.text import Figure, counted, listed, plain, probability, quoted, short, untested_slices, with_interval
 
 SLICE_GAP = 0.05
 """Gap relative to the whole split's figure, at the interval's near end, from which a slice is an alarm: with many
@@ -72,18 +71,18 @@ def _exception(run: RunRecords, name: str, column: Any, one: Any) -> Finding:
     label, others = run.evaluation.metrics[column.metric].label, column.examples - one.examples
     ahead = one.gap if one.gap.value > 0 else one.gap.negated()
     text = f"Where {short(name)} is not {quoted(one.value)} ({others:,} of {column.examples:,} examples), {label} is "
-    text += f"better by {told(ahead)}, adjusted {probability(one.gap.p_adjusted)}."
+    text += f"better by {with_interval(ahead)}, adjusted {probability(one.gap.p_adjusted)}."
     return Finding(kind="slices", level="note", text=text, figures=_figures(name, column.metric, one))
 
 
 def _finding(run: RunRecords, name: str, column: Any, one: Any) -> Finding:
     label, own = run.evaluation.metrics[column.metric].label, plain(one.tuned.get(column.metric))
-    text = f"Worse than the others where {_where(name, one)}: {label} {own}, a gap of {told(one.gap, sign=True)}, "
-    text += f"adjusted {probability(one.gap.p_adjusted)}."
+    text = f"Worse than the others where {_where(name, one)}: {label} {own}, "
+    text += f"a gap of {with_interval(one.gap, sign=True)}, adjusted {probability(one.gap.p_adjusted)}."
     before = column.base_gap if one.value == column.worst else None
     if before is not None and near_end(before):
         side = "worse there too" if (before.value > 0) == (one.gap.value > 0) else "better there"
-        text += f" The base is {side}: {told(before, sign=True)}."
+        text += f" The base is {side}: {with_interval(before, sign=True)}."
     level = "alarm" if _matters(run, column.metric, one.gap) else "note"
     return Finding(kind="slices", level=level, text=text, figures=_figures(name, column.metric, one))
 
@@ -99,7 +98,7 @@ def _worse(run: RunRecords, columns: Mapping[str, Any]) -> Iterator[Finding]:
     for name, metric, one, change in sorted(changes, key=lambda item: -near_end(item[-1])):
         if is_beyond_chance(change):
             text = f"Worse than its base where {_where(name, one)}: {run.evaluation.metrics[metric].label} changed by "
-            text += f"{told(change, sign=True)}, adjusted {probability(change.p_adjusted)}."
+            text += f"{with_interval(change, sign=True)}, adjusted {probability(change.p_adjusted)}."
             figures = _figures(name, metric, one) | {"difference": change, "p_adjusted": change.p_adjusted}
             del figures["gap"]
             level = "alarm" if _matters(run, metric, change) else "note"

@@ -67,6 +67,9 @@ class Careless(TransformersLoader):
 
     load_skeleton = load
 
+    def runs_code(self, source):
+        return True
+
 
 def test_a_careless_loader_fails_every_check(llama_folder):
     with pytest.raises(AssertionError) as caught:
@@ -78,5 +81,6 @@ def test_a_careless_loader_fails_every_check(llama_folder):
         "a_seed_decides_what_it_loads: 'model.embed_tokens.weight' is another one",
         "the_processor_alone_is_the_models: load_processor gives object",
         "missing_sources_are_source_errors: check_source finds nothing wrong",
+        "what_runs_beside_plugins_is_named: runs_code returns True",
     ):
         assert name in str(caught.value)
