@@ -38,9 +38,9 @@ class BrokenRow(DataError):
 
     def __init__(self, place: Place, reason: str, repair: str = "") -> None:
         self.place, self.reason, self.repair = place, reason, repair
-        super().__init__(self.told(""))
+        super().__init__(self.message(""))
 
-    def told(self, source: str) -> str:
+    def message(self, source: str) -> str:
         """Return place and reason, given what the source is called."""
         return f"{place_of(source, self.place)}{':' if self.place else ''} {self.reason}".strip()
 

@@ -84,16 +84,16 @@ def verify(
                 f"{number(result.behind_tuned)} behind the likeliest ones (mean log-probability) for the tuned model, "
                 f"{number(result.behind_base)} for the base",
             ),
-            ("log-probabilities", _told(result)),
+            ("log-probabilities", _distances(result)),
             *([("rows needed", f"{result.needed:,}")] if result.needed is not None else []),
         ]
         page().print(facts(lines))
     raise click.exceptions.Exit(STATUS[result.served])
 
 
-def _told(result: Verified) -> str:
+def _distances(result: Verified) -> str:
     from ftengine.text import number
 
     if result.from_tuned is None or result.from_base is None:
-        return "not told, so that the quantisation is not known"
+        return "not reported, so that the quantisation is not known"
     return f"{number(result.from_tuned)} from the tuned model's, {number(result.from_base)} from the base's"

@@ -112,7 +112,7 @@ class Reading:
         except BrokenRow as error:
             after = " Nothing after it can be read; repair the file." if error.place else ""
             after = f" {error.repair}." if error.repair else after
-            raise DataError(f"{error.told(self.source)}.{after}") from None
+            raise DataError(f"{error.message(self.source)}.{after}") from None
         except pa.ArrowException as error:
             raise DataError(f"{self.source} cannot be read by reader {reader.name!r}: {error}.") from None
         facts |= {"note": reader.describe(self.path), "hint": reader.hint(self.path, facts["columns"])}
@@ -139,7 +139,7 @@ class Reading:
                     yield place_of("", row.place), content
                 elif self.on_error == "fail":
                     repair = item.repair or "Repair the row, or leave such rows out with data.on_error=skip"
-                    raise DataError(f"{item.told(self.source)}. {repair}.")
+                    raise DataError(f"{item.message(self.source)}. {repair}.")
                 else:
                     skipped += 1
                     if len(first) < SHOWN_SKIPS:

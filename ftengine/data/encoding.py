@@ -266,7 +266,7 @@ class EncodedSplit:
 
     def _by_source(self, rows: MixedRows) -> list[dict[str, Any]]:
         facts = rows.counted(self.index, tokens=self.lengths, trained_tokens=self.weights)
-        return facts if self.mixture is None else self.mixture.told(facts)
+        return facts if self.mixture is None else self.mixture.with_shares(facts)
 
     @property
     def source_names(self) -> list[str]:

@@ -157,7 +157,7 @@ class Mixture:
         examples = np.concatenate(drawn)
         return examples[np.random.default_rng([seed, epoch]).permutation(len(examples))]
 
-    def told(self, facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def with_shares(self, facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return facts of each source with its weight, and how many of its examples an epoch takes."""
         weights = self.weights or [None] * len(facts)
         taken = zip(facts, weights, self.counts.tolist(), strict=True)

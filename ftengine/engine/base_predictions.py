@@ -79,7 +79,7 @@ def run_base(
     """
     result = EvalResult()
     keys = keys_of(device, known, loaded, plan, starting) if device.is_main else {}
-    if examples := _fill_in(device, result, plan, keys):
+    if examples := _fill_in(result, plan, keys):
         known.listener.message(
             f"reused the base model's predictions of {counted(examples, 'example')} from an earlier run with the same "
             "model, data, evaluators and machine (evaluation.reuse_base: false recomputes them)"
@@ -126,7 +126,7 @@ def keys_of(
     return {one.name: _hash([common, _examples(one)]) for one in sets}
 
 
-def _fill_in(device: Device, result: EvalResult, plan: EvalPlan, keys: Keys) -> int:
+def _fill_in(result: EvalResult, plan: EvalPlan, keys: Keys) -> int:
     """Put tables of an earlier run into a result, in all processes; return how many examples they have.
 
     Raises:

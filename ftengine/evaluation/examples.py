@@ -88,7 +88,7 @@ def single_examples(
 ) -> dict[str, Any]:
     """Return "evaluator", "improved", "worse" and "mistakes" of examples.json, with likely personal data redacted.
 
-    Both `tables`, what was said of them, and `scores`, by evaluator, are of base and tuned.
+    Both `tables`, what was predicted of them, and `scores`, by evaluator, are of base and tuned.
     """
 
     def items(by: str | None, chosen: Sequence[int]) -> list[dict[str, Any]]:
@@ -102,8 +102,9 @@ def single_examples(
         sure = np.full(len(duplicates), np.nan) if judged.wrong_confidence is None else judged.wrong_confidence
         wrong = np.flatnonzero(~np.isnan(sure))
         surest = _first(wrong[np.argsort(-sure[wrong], kind="stable")], duplicates)
-        if told := [item | {"confidence": float(sure[i])} for item, i in zip(items(by, surest), surest, strict=True)]:
-            examples.setdefault("mistakes", told)
+        confident = zip(items(by, surest), surest, strict=True)
+        if mistakes := [item | {"confidence": float(sure[i])} for item, i in confident]:
+            examples.setdefault("mistakes", mistakes)
     return examples
 
 
@@ -151,10 +152,10 @@ def _item(
     }
     answers = answer_keys(task)
     for side, table, one in zip(("base", "tuned"), tables, judged, strict=True):
-        said = {key: value for key, value in table.prediction(i).items() if (key in answers) == answered}
-        told = _brief(task.decode_prediction(said) if overrides(task, "decode_prediction") else said)
+        answer = {key: value for key, value in table.prediction(i).items() if (key in answers) == answered}
+        shown = _brief(task.decode_prediction(answer) if overrides(task, "decode_prediction") else answer)
         item |= {
-            side: redact_json(told, personal),
+            side: redact_json(shown, personal),
             f"{side}_score": float(one.score[i]),
             f"{side}_right": None if np.isnan(one.right[i]) else bool(one.right[i]),
         }

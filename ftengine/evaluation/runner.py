@@ -1,4 +1,4 @@
-"""Runs a model over examples, one batch at a time, and writes what it said of each into tables."""
+"""Runs a model over examples, one batch at a time, and writes what it predicted of each into tables."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from ftengine.plugins.returned import described, each, token_count, wrong
 from ftengine.run.directory import RunDirectory, write_folder
 from ftengine.training.losses import to_device
 
-Said = Iterator[tuple[int, Prediction, Mapping[str, Any]]]
-"""For each example its position in the split, what the model said, and the columns of the row that were asked for."""
+MemberPredictions = Iterator[tuple[int, Prediction, Mapping[str, Any]]]
+"""For each example its position in the split, what was predicted, and the columns of the row that were asked for."""
 
 
 class EvalResult:
-    """What one model said: a table a set, in files without names, of which nothing stays however the process ends."""
+    """Predictions of one model: a table a set, in files without names, of which none stays however a process ends."""
 
     def __init__(self) -> None:
         self.files: dict[str, IO[bytes]] = {}
@@ -105,13 +105,14 @@ class EvalRunner:
         self.loaded.module.eval()
         self.listener.phase(f"evaluate {self.side}: {asker.name}")
         with torch.no_grad(), self.accelerator.autocast():
-            said = asker.ask_models(self.loaded)
-        if not isinstance(said, Mapping) or {one.data for one in benchmarks} - said.keys():
-            raise wrong(asker, "ask_models", said, f"a mapping with {', '.join(repr(one.data) for one in benchmarks)}")
+            predicted = asker.ask_models(self.loaded)
+        if not isinstance(predicted, Mapping) or {one.data for one in benchmarks} - predicted.keys():
+            names = ", ".join(repr(one.data) for one in benchmarks)
+            raise wrong(asker, "ask_models", predicted, f"a mapping with {names}")
         for one in benchmarks:
             writer = Writer([one.evaluator])
             groups: list[Any] = []
-            for i, answer in enumerate(each(asker, "ask_models", said[one.data], Mapping)):
+            for i, answer in enumerate(each(asker, "ask_models", predicted[one.data], Mapping)):
                 groups.append((answer["group"],) if "group" in answer else i)
                 writer.put(i, {key: value for key, value in answer.items() if key != "group"}, {})
             table = writer.finish()
@@ -126,12 +127,12 @@ class EvalRunner:
         phase = f"evaluate {self.side}{of.title}"
         table = own_columns(of)
         if of.reading:
-            said = self.predictions(of.split, phase, read_columns(of.reading))
-            table = _beside(table, self._gathered(said, of.reading))
+            predicted = self.predictions(of.split, phase, read_columns(of.reading))
+            table = _beside(table, self._gathered(predicted, of.reading))
             table = self._ranked(table, of.reading)
         if len(of.answered):
-            said = self.answers(of, f"{phase}: answers", read_columns(of.answering))
-            answers = self._gathered(said if of.answering else self._while_it_goes(said), of.answering)
+            predicted = self.answers(of, f"{phase}: answers", read_columns(of.answering))
+            answers = self._gathered(predicted if of.answering else self._while_it_goes(predicted), of.answering)
             table = _beside(table, answers)
             table = table.append_column("answered", pa.array(np.isin(of.members, answers[MEMBER].to_numpy())))
         return table.drop_columns([MEMBER])
@@ -145,13 +146,13 @@ class EvalRunner:
                 table = table.append_column(name, pa.array(list(column) if column.ndim > 1 else column))
         return table
 
-    def _gathered(self, said: Said, evaluators: Sequence[Evaluator]) -> pa.Table:
+    def _gathered(self, predicted: MemberPredictions, evaluators: Sequence[Evaluator]) -> pa.Table:
         writer = Writer(evaluators)
-        for member, prediction, columns in said:
+        for member, prediction, columns in predicted:
             writer.put(member, prediction, columns)
         return merged(gather_object([writer.finish()]))
 
-    def predictions(self, split: EncodedSplit, phase: str, columns: Sequence[str] = ()) -> Said:
+    def predictions(self, split: EncodedSplit, phase: str, columns: Sequence[str] = ()) -> MemberPredictions:
         """Yield what the model says of this process's share of examples, longest first, and the columns asked for."""
         for members, counts in self._batches(np.arange(len(split)), split, phase, self.batch_size, self.tokens):
             batch = to_device(split.batch(members), self.accelerator.device)
@@ -166,7 +167,7 @@ class EvalRunner:
                 row = split.example(member) if columns else {}
                 yield int(member), prediction, {column: row.get(column) for column in columns}
 
-    def answers(self, of: EvalSet, phase: str, columns: Sequence[str]) -> Said:
+    def answers(self, of: EvalSet, phase: str, columns: Sequence[str]) -> MemberPredictions:
         """Yield the answer to each of the chosen examples in this process's share, longest first."""
         sampled = dict(of.sampled)
         times = sampled.pop(SAMPLES, 0)
@@ -186,10 +187,10 @@ class EvalRunner:
         _require_whole(self.task, "generate", answers, len(rows), self.task.generates)
         return answers
 
-    def _while_it_goes(self, said: Said) -> Said:
+    def _while_it_goes(self, predicted: MemberPredictions) -> MemberPredictions:
         """Yield answers that nothing is measured by; a model that cannot write them is told of, and ends no run."""
         try:
-            yield from said
+            yield from predicted
         except Exception as error:  # whatever a model's own code raises
             self.listener.message(f"the {self.side} model's answers are not shown, as it cannot write them: {error}")
 
@@ -242,11 +243,11 @@ def own_columns(of: EvalSet) -> pa.Table:
     return pa.table({name: pa.array(values) for name, values in columns.items()})
 
 
-def _beside(table: pa.Table, said: pa.Table) -> pa.Table:
-    """Return a table with further columns, null where nothing was said of the member; both are sorted by it."""
-    members, wanted = said[MEMBER].to_numpy(), table[MEMBER].to_numpy()
+def _beside(table: pa.Table, predicted: pa.Table) -> pa.Table:
+    """Return a table with further columns, null where nothing was predicted of the member; both are sorted by it."""
+    members, wanted = predicted[MEMBER].to_numpy(), table[MEMBER].to_numpy()
     there = np.isin(wanted, members)
-    taken = said.take(pa.array(np.where(there, np.searchsorted(members, wanted), 0), mask=~there))
+    taken = predicted.take(pa.array(np.where(there, np.searchsorted(members, wanted), 0), mask=~there))
     for name in taken.column_names:
         if name not in table.column_names:
             table = table.append_column(name, taken[name])

@@ -68,11 +68,11 @@ def _figures(run: RunRecords) -> str:
 def _proof(made: Manifest) -> str:
     if (proof := made.proof) is None:
         return f"These files were not compared with the model that was measured: {_text(made.unproven)}."
-    said = {"tuned": "are the tuned model", "undecided": "are within rounding of the tuned model"}
+    verdicts = {"tuned": "are the tuned model", "undecided": "are within rounding of the tuned model"}
     few = ". That many rows are too few to tell them from its base beyond chance" * (proof.decision == "undecided")
     what = "outputs, by their size," if proof.same_answers is None else "log-probability of a token"
     return (
-        f"These files {said[proof.decision]}, asked by {_text(proof.runtime)} on {proof.questions:,} rows of "
+        f"These files {verdicts[proof.decision]}, asked by {_text(proof.runtime)} on {proof.questions:,} rows of "
         f"{_text(proof.split)}: the mean {what} is {number(proof.from_tuned)} from the tuned model's, where "
         f"{number(proof.noise)} is explained by rounding, and {number(proof.from_base)} from its base's{few}."
     )

@@ -93,11 +93,11 @@ def interval_plot(name: str, base: Figure | None, tuned: Figure | None) -> Marku
         at = x(one.value)
         ring, diamond = f'circle cx="{at}" cy="{y}" r="4"', f'path d="M{at} {y - 5}l5 5l-5 5l-5 -5z"'
         parts.append(f'<{diamond if look == "tuned" else ring} class="marker {look}"/>')
-    told = f"{name}: " + ", ".join(f"{look} {with_interval(one)}" for look, one in sides)
+    title = f"{name}: " + ", ".join(f"{look} {with_interval(one)}" for look, one in sides)
     return Markup(
         '<svg class="interval" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">'
-        "<title>{told}</title>{parts}</svg>"
-    ).format(width=width, height=height, told=safe(told), parts=Markup("".join(parts)))
+        "<title>{title}</title>{parts}</svg>"
+    ).format(width=width, height=height, title=safe(title), parts=Markup("".join(parts)))
 
 
 def _scale(values: Sequence[float]) -> Point:
@@ -161,7 +161,7 @@ def _chart(chart: LineChart) -> Markup:
         '<details class="numbers"><summary>Numbers</summary>{numbers}</details></figure>'
     ).format(
         title=safe(chart.title, 120),
-        svg=line_svg(drawn, told(drawn)),
+        svg=line_svg(drawn, text_of(drawn)),
         notes=_text(" ".join(notes)),
         numbers=_scrolling(
             f"Numbers behind the chart {chart.title}",
@@ -185,9 +185,9 @@ def numbers(chart: LineChart) -> tuple[tuple[str, ...], list[tuple[str | float |
     return ("line", chart.x_label, chart.y_label), [(name, x, y) for name, points in lines for x, y in points]
 
 
-def told(chart: LineChart) -> str:
+def text_of(chart: LineChart) -> str:
     """Say what a chart shows, for those who do not see it."""
-    said = [f"{chart.title}: {chart.y_label} by {chart.x_label}."]
+    sentences = [f"{chart.title}: {chart.y_label} by {chart.x_label}."]
     for line in chart.lines:
         if not line.points:
             continue
@@ -196,12 +196,12 @@ def told(chart: LineChart) -> str:
         name = line.name or chart.y_label
         if chart.diagonal:
             x, y = max(line.points, key=lambda point: abs(point[1] - point[0]))
-            said.append(f"{name}: furthest from the diagonal at {number(x)}, with {number(y)}.")
+            sentences.append(f"{name}: furthest from the diagonal at {number(x)}, with {number(y)}.")
         else:
-            said.append(f"{name}: from {number(first)} to {number(last)}, lowest {number(y)} at {number(x)}.")
+            sentences.append(f"{name}: from {number(first)} to {number(last)}, lowest {number(y)} at {number(x)}.")
     if chart.mark is not None:
-        said.append(f"{chart.mark[1]}.")
-    return safe(" ".join(said))
+        sentences.append(f"{chart.mark[1]}.")
+    return safe(" ".join(sentences))
 
 
 def _grid(

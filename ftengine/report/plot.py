@@ -58,8 +58,8 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def line_svg(chart: LineChart, told: str) -> Markup:
-    """Draw the first six lines over common axes; `told` says what is seen, for those who do not see it."""
+def line_svg(chart: LineChart, title: str) -> Markup:
+    """Draw the first six lines over common axes; `title` says what is drawn, for those who do not see it."""
     import matplotlib  # when something is drawn, so that --help stays quick
     from matplotlib.figure import Figure
 
@@ -77,7 +77,7 @@ def line_svg(chart: LineChart, told: str) -> Markup:
         figure.draw(renderer)
     return Markup(
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
-        f'xmlns="http://www.w3.org/2000/svg"><title>{escape(told)}</title>{renderer.svg}</svg>'
+        f'xmlns="http://www.w3.org/2000/svg"><title>{escape(title)}</title>{renderer.svg}</svg>'
     )
 
 

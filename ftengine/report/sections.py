@@ -102,7 +102,7 @@ def _training(run: RunRecords) -> dict[str, Any]:
     for one in run.training.regularizers:
         tables = {key: value for key, value in one.items() if _is_table(value)}
         plain = {key: value for key, value in one.items() if key not in {*tables, "needs_validation"}}
-        facts = [(key.replace("_", " "), told(value)) for key, value in flat(plain).items()]
+        facts = [(key.replace("_", " "), value_text(value)) for key, value in flat(plain).items()]
         charts = [chart for value in tables.values() if (chart := trade_off(value)) is not None]
         if len(facts) > 1 or charts:
             regularizers.append([_facts(str(one.get("name", "")), facts), *charts])
@@ -186,7 +186,7 @@ def _answers(run: RunRecords) -> dict[str, Any]:
         }
         for one in run.examples.answers
     ]
-    options = ", ".join(f"{key} {told(value)}" for key, value in run.examples.answered_with.items())
+    options = ", ".join(f"{key} {value_text(value)}" for key, value in run.examples.answered_with.items())
     intro = f"{len(items)} held-out prompts, drawn by the seed, and what both models answer to them."
     intro += f" Asked for with {options}; a longer answer is cut off." if options else ""
     return {"intro": intro, "groups": {"": items}}
@@ -209,10 +209,10 @@ def _item(example: ChangedExample) -> dict[str, Any]:
     base, tuned = example.base, example.tuned
     shared = [key for key in base if key in tuned and base[key] == tuned[key]]
     wanted = {text.strip() for text, target in example.shown if target}
-    facts = [(key, told(base[key])) for key in shared]
+    facts = [(key, value_text(base[key])) for key in shared]
 
     def own(answer: Mapping[str, Any]) -> list[tuple[str, str]]:
-        return [(key, told(value)) for key, value in answer.items() if key not in shared]
+        return [(key, value_text(value)) for key, value in answer.items() if key not in shared]
 
     return {
         "place": example.place,
@@ -226,14 +226,14 @@ def _item(example: ChangedExample) -> dict[str, Any]:
     }
 
 
-def told(value: Any) -> str:
+def value_text(value: Any) -> str:
     """Return a JSON value of an answer as text: numbers short, mappings as "name 0.93, name 0.04"."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {told(inner)}" for key, inner in value.items()) or "none"
+        return ", ".join(f"{key} {value_text(inner)}" for key, inner in value.items()) or "none"
     if isinstance(value, float):
         return number(value)
     if isinstance(value, (list, tuple)):
-        return ", ".join(told(inner) for inner in value) or "none"
+        return ", ".join(value_text(inner) for inner in value) or "none"
     return "none" if value is None else str(value)
 
 
@@ -256,7 +256,7 @@ def _details(run: RunRecords) -> list[Table]:
     for side in ("tuned", "base"):
         for name, details in getattr(run.evaluation.details, side).items():
             leaves = flat({key: value for key, value in details.items() if key != Baseline.FACT})
-            plain = {key: told(value) for key, value in leaves.items() if not isinstance(value, list)}
+            plain = {key: value_text(value) for key, value in leaves.items() if not isinstance(value, list)}
             facts = [(key.replace("_", " ").replace(".", ", "), value) for key, value in plain.items()]
             facts += _without_looking(run, Baseline.of(details))
             if facts:
@@ -285,7 +285,7 @@ def _environment(run: RunRecords) -> list[tuple[str, str]]:
     content = run.environment.to_json()
     build, plugins = content.pop("build"), [_plugin(one) for one in content.pop("plugins")]
     content["base"] = {key: value for key, value in content["base"].items() if isinstance(value, str)}  # no settings
-    facts = [(key, told(value)) for key, value in flat(content).items()]
+    facts = [(key, value_text(value)) for key, value in flat(content).items()]
     facts += [("plugins", "\n".join(plugins))] if plugins else []
     return [*facts, ("build", str(build["line"]))] if "line" in build else facts
 
@@ -304,7 +304,7 @@ def beside(runs: Sequence[tuple[str, RunRecords]]) -> Table | None:
     """Return the keys in which recipes of named runs differ, with each recipe's value; not output."""
     leaves = [flat(run.recipe.resolved()) for _, run in runs]
     keys = list(dict.fromkeys(key for one in leaves for key in one if key != "output"))
-    rows = [(key, *(told(one[key]) if key in one else "no such key" for one in leaves)) for key in keys]
+    rows = [(key, *(value_text(one[key]) if key in one else "no such key" for one in leaves)) for key in keys]
     differing = tuple(row for row in rows if len(set(row[1:])) > 1)
     if not differing:
         return None

@@ -96,10 +96,10 @@ def _arithmetic(one: Environment) -> dict[str, Any]:
 
 def _changed(kind: str, then: dict[str, Any], now: dict[str, Any]) -> list[Change]:
     names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
-    return [Change(kind, f"{name} was {_said(then.get(name))}, is {_said(now.get(name))}") for name in names]
+    return [Change(kind, f"{name} was {_shown(then.get(name))}, is {_shown(now.get(name))}") for name in names]
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     return "not there" if value is None or value == "" else str(value)
 
 

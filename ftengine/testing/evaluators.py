@@ -24,7 +24,7 @@ from ftengine.testing.values import require_named_code
 ROWS, RESAMPLES, MOST_SECONDS = 240, 10, 60
 """So many rows, resampled so often, and the most seconds that a thousand such resamples may take."""
 
-ODD_VALUES = (None, "", "no such thing", -1.5, True, [], ["a", None], {"a": [1]})
+ODD_VALUES: tuple[object, ...] = (None, "", "no such thing", -1.5, True, [], ["a", None], {"a": [1]})
 """What columns of a user's file may hold."""
 
 

@@ -54,6 +54,6 @@ class Callbacks:
             try:
                 commands += filter(None, [callback.view_command(run)])
             # The run is complete, whatever a third-party callback raises.
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self.listener.message(f"callback {callback.name!r} of {origin} failed: {cause_in(callback, error)}")
         return commands

@@ -49,7 +49,7 @@ def _answered_otherwise(data: AuditedData) -> Iterator[Finding]:
     """Say where equal inputs have different free answers, which may be right but cannot all be learnt."""
     if not any(_answer(view) for rows in data.splits.values() for view in islice(rows, LOOKED_AT)):
         return
-    hashes = {split: _asked_and_said(rows) for split, rows in data.splits.items()}
+    hashes = {split: _inputs_and_answers(rows) for split, rows in data.splits.items()}
     asked, said = ({split: both[i] for split, both in hashes.items()} for i in (0, 1))
     clash, total = contradicting(data, asked, said), sum(int((answers != 0).sum()) for answers in said.values())
     if not clash or (clash.rows < ALARM * total and clash.targets < MANY_ANSWERS):
@@ -61,7 +61,7 @@ def _answered_otherwise(data: AuditedData) -> Iterator[Finding]:
     yield Finding(kind="data", level="note", text=text, figures=figures, places=clash.places)
 
 
-def _asked_and_said(rows: AuditedRows) -> tuple[np.ndarray, np.ndarray]:
+def _inputs_and_answers(rows: AuditedRows) -> tuple[np.ndarray, np.ndarray]:
     """Return (rows,) hashes of inputs and of free answers, 0 where there is none."""
     answers = ((view, _answer(view)) for view in rows)
     pairs = ((hashed(list(view.inputs)), hashed(answer)) if answer else (0, 0) for view, answer in answers)

@@ -1,4 +1,4 @@
-"""Rows by split that something was found in, and the words for their number."""
+"""Rows by split that something was found in, the words for their number, and the interval of a share."""
 
 from collections.abc import Mapping, Sequence
 
@@ -36,3 +36,11 @@ def counted(counts: Mapping[str, int], of: Mapping[str, int], what: str) -> str:
     parts = [f"{count:,} of {of[split]:,} {split_name(split)} rows" for split, count in counts.items()]
     one = sum(counts.values()) == 1
     return f"{listed(parts)} {' '.join(ONE.get(word, word) if one else word for word in what.split(' '))}"
+
+
+def share_within(count: int, total: int) -> tuple[float, float]:
+    """Return the ends of the Wilson interval of a share, of at least one."""
+    from scipy.stats import binomtest  # a second of importing, which lists of audits and rules do without
+
+    interval = binomtest(count, total).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)

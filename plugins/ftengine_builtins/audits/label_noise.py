@@ -12,6 +12,7 @@ import numpy as np
 
 from ftengine.api import Audit, AuditedData, Finding, Table
 from ftengine.text import listed, percent, quoted, short_place
+from ftengine_builtins.audits.counting import share_within
 
 SAMPLE = 1_500
 """Rows that are looked at, drawn from all; the time grows with their cube, 2 seconds of these on one core."""
@@ -212,8 +213,6 @@ def find_noise(scores: np.ndarray, labels: np.ndarray) -> Noise | None:
 
 def _within(wrong: np.ndarray) -> tuple[float, float]:
     """Return the ends of the interval of the share that is wrong; of no rows nothing is known."""
-    from ftengine_builtins.rules.baseline import share_within  # that package imports this one
-
     return share_within(int(wrong.sum()), len(wrong)) if len(wrong) else (0.0, 1.0)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from ftengine.api import Audit, AuditedData, AuditedRows, Finding, View
 from ftengine.text import counted, percent
 from ftengine_builtins.audits.contradictions import ALARM, LOOKED_AT, contradicting, hashed
+from ftengine_builtins.audits.counting import share_within
 
 SURELY, MOSTLY = 0.6, 0.8
 """Shares of the pairs, at the interval's near end, from which the longer, or shorter, answer is said to be the chosen
@@ -26,10 +27,8 @@ class PreferenceLengths(Audit):
         total = longer + shorter
         if not total:
             return
-        from scipy.stats import binomtest  # a second of importing, which lists of audits do without
-
         most, name = max((longer, "longer"), (shorter, "shorter"))
-        low = float(binomtest(most, total).proportion_ci(method="wilson").low)
+        low, _ = share_within(most, total)
         if low < SURELY:
             return
         text = f"The {name} answer is the chosen one in {percent(most / total)} of {total:,} training pairs of unequal "
@@ -45,7 +44,7 @@ class ContraryPreferences(Audit):
     name = "contrary-preferences"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
-        if not any(_said(view) for rows in data.splits.values() for view in islice(rows, LOOKED_AT)):
+        if not any(_judgement(view) for rows in data.splits.values() for view in islice(rows, LOOKED_AT)):
             return
         hashes = {split: _compared(rows) for split, rows in data.splits.items()}
         clash = contradicting(data, *({name: both[i] for name, both in hashes.items()} for i in (0, 1)))
@@ -61,14 +60,14 @@ class ContraryPreferences(Audit):
 
 def _compared(rows: AuditedRows) -> tuple[np.ndarray, np.ndarray]:
     """Return (rows,) hashes of what is compared, and of what is said of it; 0 where nothing is."""
-    told = ((view, _said(view)) for view in rows)
+    told = ((view, _judgement(view)) for view in rows)
     pairs = ((hashed([list(view.inputs), *said[0]]), hashed(said[1])) if said else (0, 0) for view, said in told)
     hashes = np.fromiter(pairs, [("compared", np.int64), ("said", np.int64)], len(rows))
     return hashes["compared"], hashes["said"]
 
 
-def _said(view: View) -> tuple[list[str], Any] | None:
-    """Return the answers that a row is about and what it says of them; None where it says nothing."""
+def _judgement(view: View) -> tuple[list[str], Any] | None:
+    """Return the answers that a row is about and which is preferred; None where it compares none."""
     target = view.target
     if not isinstance(target, dict):
         return None

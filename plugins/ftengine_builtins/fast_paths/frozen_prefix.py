@@ -131,13 +131,13 @@ class KeptOutputs:
         if self._is_full():
             return False
         self._context.message(
-            f"{self._said} computed once per example; the output ({self._needed >> 20:,} MiB) is cached for later "
-            "epochs"
+            f"{self._named_blocks} computed once per example; the output ({self._needed >> 20:,} MiB) is cached "
+            "for later epochs"
         )
         return True
 
     @property
-    def _said(self) -> str:
+    def _named_blocks(self) -> str:
         what = f"{counted(len(self._blocks), 'block')} below the lowest trained one"
         return f"{what} {'is' if len(self._blocks) == 1 else 'are'}"
 
@@ -148,7 +148,7 @@ class KeptOutputs:
             self._works = False
             self._rows.clear()
             self._context.message(
-                f"{self._said} computed in every epoch: the output for all examples would take "
+                f"{self._named_blocks} computed in every epoch: the output for all examples would take "
                 f"{self._needed >> 20:,} MiB"
             )
         return full

@@ -7,6 +7,7 @@ from ftengine import RunRecords
 from ftengine.api import Estimate, Finding, Rule
 from ftengine.evaluation import CHANCE
 from ftengine.text import FEW, counted, listed, plain, quoted, short, with_interval
+from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.rules.threshold import (
     Threshold,
     knows_no_labels,
@@ -340,14 +341,6 @@ def _first_few(names: Iterable[str]) -> str:
     every = [quoted(name) for name in names]
     more = [counted(len(every) - MOST_CLASSES, "other class", "other classes")] if len(every) > MOST_CLASSES else []
     return listed([*every[:MOST_CLASSES], *more], "or")
-
-
-def share_within(count: int, total: int) -> tuple[float, float]:
-    """Return the ends of the Wilson interval of a share, of at least one."""
-    from scipy.stats import binomtest  # a second of importing, which lists of rules do without
-
-    interval = binomtest(count, total).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 class UntestedClasses(Rule):

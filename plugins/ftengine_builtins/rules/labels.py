@@ -8,8 +8,8 @@ from ftengine import RunRecords
 from ftengine.api import Baseline, Finding, Rule
 from ftengine.evaluation import near_end
 from ftengine.text import counted, interval, percent, plain, short_place, with_interval
+from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.audits.label_noise import LabelNoise
-from ftengine_builtins.rules.baseline import share_within
 from ftengine_builtins.rules.fitting import seen_metric
 from ftengine_builtins.rules.threshold import no_better_than_a_constant
 

@@ -13,12 +13,12 @@ from ftengine import RunRecords
 from ftengine.api import Finding, Level, Rule
 from ftengine.evaluation import CHANCE
 from ftengine.text import counted, ends, known, number, percent
+from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.rules.baseline import (
     MISSED,
     OF_NO_USE,
     passes,
     seldom_answered,
-    share_within,
 )
 from ftengine_builtins.rules.threshold import knows_no_labels, no_better_than_a_constant, threshold_of
 

@@ -234,7 +234,7 @@ class CausalLM(GenerativeTask):
         asked = [self._asked(row, loaded, calls=given.calls) for row in rows]
         prompts, chosen = made_to_fit(loaded, [one.ids for one in asked], given)
         pairs = zip(self._complete(loaded, asked, prompts, chosen), asked, strict=True)
-        return [one.told(text, calls) for (_, text, calls, _), one in pairs]
+        return [one.answered(text, calls) for (_, text, calls, _), one in pairs]
 
     def _complete(
         self, loaded: LoadedModel, asked: Sequence[Asked], prompts: Sequence[list[int]], chosen: GenerationOptions

@@ -118,7 +118,7 @@ class ImageClassification(LabelledTask):
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Return the image's path and sizes, and what the model is to answer."""
         shape = " × ".join(map(str, features["pixel_values"].shape))
-        return [(f"{features['shown']} as {shape} ", False), (self.told(features["label"]), True)]
+        return [(f"{features['shown']} as {shape} ", False), (self.label_text(features["label"]), True)]
 
 
 def _mode(processor: Any) -> str:

@@ -265,11 +265,11 @@ class LabelledTask(Task):
         """Return names instead of ids, and of the scores the five highest."""
         if self.kind == "regression":
             return dict(prediction)
-        answers = {key: self.told(prediction[key]) for key in ("label", "predicted")}
+        answers = {key: self.label_text(prediction[key]) for key in ("label", "predicted")}
         scores = sorted(zip(self.labels.names, prediction["scores"], strict=True), key=lambda x: -x[1])
         return {**answers, "scores": dict(scores[:LIKELIEST])}
 
-    def told(self, label: Any) -> str:
+    def label_text(self, label: Any) -> str:
         """Return an encoded label as a reader sees it."""
         if self.kind == "single":
             return self.labels.names[label]

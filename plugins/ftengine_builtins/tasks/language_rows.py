@@ -251,17 +251,17 @@ def view(row: Example, *, all_trained: bool) -> View:
 
 def _of_conversation(conversation: Conversation, *, all_trained: bool) -> View:
     messages = conversation.messages
-    identity: list[Any] = [[message.role, _said(message)] for message in messages]
+    identity: list[Any] = [[message.role, _content(message)] for message in messages]
     identity += [conversation.tools] if conversation.tools else []
     calls = ["\n".join(f"{call.name} {call.arguments}" for call in m.calls) for m in messages]
     texts = [text for m, of in zip(messages, calls, strict=True) for text in (m.thought, m.text, of) if text]
-    target = [_said(message) for message in messages if message.role == "assistant" and message.trains]
+    target = [_content(message) for message in messages if message.role == "assistant" and message.trains]
     inputs = [messages[i].content for i in _asking(conversation)]
     return View(inputs, identity if all_trained else target, texts=texts, identity=identity)
 
 
-def _said(message: Message) -> Any:
-    """Return what a message says as a JSON value, which is its text where it is no more than that."""
+def _content(message: Message) -> Any:
+    """Return the content of a message as a JSON value, which is its text where it is no more than that."""
     content = message.content if isinstance(message.content, str) else list(map(dict, message.content))
     calls = [[call.name, call.arguments] for call in message.calls]
     return [message.thought, content, calls] if message.thought or calls else content
@@ -333,7 +333,7 @@ class Asked:
     calls: str | None = None
     readable: bool = True
 
-    def told(self, text: str, calls: str) -> dict[str, Any]:
+    def answered(self, text: str, calls: str) -> dict[str, Any]:
         """Return what was asked, answered with a text and the calls in it, and to be answered."""
         asked = {"prompt": self.prompt, "reference": self.reference, "reference_calls": self.calls}
         return {**asked, "completion": text, "calls": calls if self.readable else None}

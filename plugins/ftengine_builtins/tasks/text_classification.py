@@ -94,7 +94,7 @@ class TextClassification(LabelledTask):
 
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Return the text as the model reads it, and what it is to answer."""
-        return [(processor.decode(features["input_ids"]), False), (self.told(features["label"]), True)]
+        return [(processor.decode(features["input_ids"]), False), (self.label_text(features["label"]), True)]
 
     def _texts(self, example: Example) -> dict[str, str]:
         columns = (self.config.text, self.config.pair)
