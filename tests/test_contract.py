@@ -128,6 +128,20 @@ def test_a_method_that_is_nearly_one_of_the_contract_is_refused(
     assert repr(meant) in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("base", "name", "there"),
+    [
+        (api.Regularizer, "on_epoch_end", "'on_step_end' and 'on_train_end'"),
+        (api.Callback, "on_log", "'on_event'"),
+        (api.Strategy, "on_save", "none"),
+    ],
+)
+def test_a_hook_of_another_library_is_refused(base: type[api.Component], name: str, there: str) -> None:
+    with pytest.raises(PluginError) as refused:
+        offered(base, **{name: lambda self: None})
+    assert f"{name!r}; of those that begin so, {base.__name__} has {there}." in str(refused.value)
+
+
 class Others:
     """What somebody else wrote, who knows nothing of components."""
 

@@ -26,6 +26,9 @@ ALLOWED_TO_FAIL = ("missing", "value_error", "assertion_error")
 NEAR = 0.83
 """How like a member of the contract another must be named to be taken for it, as difflib's ratio."""
 
+HOOK = "on_"
+"""How methods begin, here as in other libraries, that are called when something happens."""
+
 PAIRS = (
     ("save", "load"),
     ("state_dict", "load_state_dict"),
@@ -137,6 +140,12 @@ def _fault_of_names(cls: type[Component], base: type[Component]) -> str:
                 f"its member {name!r} is none of {base.__name__}, and the engine never asks for it: if {meant!r} is "
                 f"meant, call it so, else begin it with an underscore ({written(cls)})"
             )
+        if name.startswith(HOOK) and name not in contract and _is_method(member):
+            there = " and ".join(repr(known) for known in contract if known.startswith(HOOK)) or "none"
+            return (
+                f"the engine never calls its method {name!r}; of those that begin so, {base.__name__} has {there}. If "
+                f"it is its own, begin it with an underscore ({written(cls)})"
+            )
     for one, other in (pair for pair in PAIRS if contract.keys() >= set(pair)):
         if (one in own) != (other in own):
             there, missing = (one, other) if one in own else (other, one)
@@ -154,26 +163,26 @@ def _fault_of_nothing(cls: type[Component], base: type[Component]) -> str:
 
 def _fault_of_methods(cls: type[Component]) -> str:
     """Say which member is a method where its contract's is none, or the reverse, or cannot be called as that is."""
-    told = _members(_contracts(cls))
+    contract = _members(_contracts(cls))
     own = _members(kind for kind in cls.__mro__ if not is_contract(kind))
-    for name in sorted(own.keys() & told.keys()):
+    for name in sorted(own.keys() & contract.keys()):
         method = own[name]
-        if _is_method(method) != _is_method(told[name]):
-            wanted_kind = "a method" if _is_method(told[name]) else "a value, or a property"
+        if _is_method(method) != _is_method(contract[name]):
+            wanted_kind = "a method" if _is_method(contract[name]) else "a value, or a property"
             return f"its {name!r} must be {wanted_kind}, as the contract's is ({written(cls)})"
         if not _is_method(method):
             continue
         bound = isinstance(method, (staticmethod, classmethod))
-        if isinstance(told[name], classmethod) and not bound:
+        if isinstance(contract[name], classmethod) and not bound:
             return f"its {name!r} must be a class method, as the contract's is ({written(cls)})"
-        wanted = list(inspect.signature(getattr(told[name], "__func__", told[name])).parameters.values())
+        wanted = list(inspect.signature(getattr(contract[name], "__func__", contract[name])).parameters.values())
         given = method if not bound else getattr(cls, name)
         options = {p.name: None for p in wanted if p.kind is p.KEYWORD_ONLY}
         places = [p for p in wanted if p.name not in options][1 if bound else 0 :]
         try:
             inspect.signature(given).bind(*places, **options)
         except TypeError:
-            wanted_so = _bare(getattr(told[name], "__func__", told[name]))
+            wanted_so = _bare(getattr(contract[name], "__func__", contract[name]))
             called = f"{given.__qualname__}{_bare(given)} cannot be called as {name}{wanted_so}"
             return f"its method {called} ({written(getattr(given, '__func__', given))})"
     return ""

@@ -246,7 +246,7 @@ class EvaluatorChecks(Checks):
                 unknown = set() if baseline is None else baseline.figures.keys() - self._evaluator.metrics.keys()
                 assert not unknown, f"the baseline has figures of {sorted(unknown)}, which are not metrics"
 
-    def a_baseline_is_measured_as_it_is_told(self) -> None:
+    def a_baseline_reaches_its_figures(self) -> None:
         evaluator, rows = self._evaluator, self._rows()
         if not api.overrides(evaluator, "baseline_resamples") or not api.overrides(evaluator, "details"):
             skip("it measures no baseline")

@@ -140,7 +140,7 @@ class RegularizerChecks(Checks):
                 "set by load_state_dict()"
             )
 
-    def what_is_changed_at_the_end_is_told_as_json(self) -> None:
+    def what_on_train_end_returns_is_json(self) -> None:
         regularizer = self.make()
         if not overrides(regularizer, "on_train_end"):
             skip("it changes nothing at the end")

@@ -212,7 +212,7 @@ class Overfull(Right):
         (OtherResamples, ["resamples_equal_scores"]),
         (Mean, ["example_scores_are_one_a_row", "what_intervals_rest_on_names_metrics",
                 "details_are_displays_and_json"]),
-        (Constant, ["a_baseline_is_measured_as_it_is_told"]),
+        (Constant, ["a_baseline_reaches_its_figures"]),
         (Elsewhere, ["details_are_displays_and_json"]),
         (Trusting, ["what_cannot_be_read_is_a_data_error"]),
         (Unnamed, ["what_runs_beside_plugins_is_named"]),

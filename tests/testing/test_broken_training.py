@@ -175,7 +175,7 @@ class Silent(Pull):
         (ReadsValues, {"a_model_without_values_is_attached_alike": "read no values there"}),
         (
             Silent,
-            {"what_is_changed_at_the_end_is_told_as_json": "on_train_end() returned None; it must return a mapping"},
+            {"what_on_train_end_returns_is_json": "on_train_end() returned None; it must return a mapping"},
         ),
     ],
 )
