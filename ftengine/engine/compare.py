@@ -81,7 +81,7 @@ def compare_strategies(
     with folder.locked():
         reused = train_unfinished(contenders, prepared, listener)
         require_alike(contenders)
-        result = conclude(contenders, [data.ready for data in prepared], reused, metric, all_pairs=all_pairs)
+        result = compare_runs(contenders, [data.ready for data in prepared], reused, metric, all_pairs=all_pairs)
         result.write(folder)
     return result
 
@@ -181,7 +181,7 @@ def _require_same_examples(contenders: Sequence[Child], read: Sequence[Mapping[s
             )
 
 
-def conclude(
+def compare_runs(
     contenders: Sequence[Child],
     tasks: Sequence[KnownTask],
     reused: Sequence[bool],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ftengine.engine.compare import conclude
+from ftengine.engine.compare import compare_runs
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.export import require_saved_part
 from ftengine.engine.fine_tune import train
@@ -85,7 +85,8 @@ def compare(run: Run, again: Run) -> tuple[Outcome, str | None, PairDifference |
     ]
     tasks = [again.without_model(), run.without_model()]
     differences = {
-        name: conclude(children, tasks, [True, True], name, ranked="all").differences[0] for name in evaluation.tuned
+        name: compare_runs(children, tasks, [True, True], name, ranked="all").differences[0]
+        for name in evaluation.tuned
     }
     for name, p in holm({name: one.p for name, one in differences.items()}).items():
         differences[name] = replace(differences[name], p_adjusted=p)

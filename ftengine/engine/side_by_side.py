@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ftengine.api import Metric, Table
-from ftengine.engine.compare import conclude
+from ftengine.engine.compare import compare_runs
 from ftengine.engine.finished import Run
 from ftengine.engine.subprocess_runs import Child
 from ftengine.errors import InputError
@@ -103,7 +103,7 @@ def _measured_by(run: Run) -> tuple[str, ...]:
 def _table(named: Sequence[tuple[str, Run]], *, whole: bool) -> Table:
     """Return the differences of named runs on the same examples; `whole` where there are no others on the page."""
     children = [Child(name, run.recipe.model_copy(update={"output": str(run.path)})) for name, run in named]
-    comparison = conclude(children, [run.without_model() for _, run in named], [True] * len(named), ranked="all")
+    comparison = compare_runs(children, [run.without_model() for _, run in named], [True] * len(named), ranked="all")
     pairs = [{one.first, one.second} for one in comparison.differences]
     reference = next(child.label for child in children if all(child.label in pair for pair in pairs))
     label, many = EvaluationResult.read(named[0][1].directory).metrics[comparison.metric].label, len(named) > 2
