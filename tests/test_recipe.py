@@ -220,6 +220,7 @@ def test_a_misspelt_recipe_is_answered_with_the_nearest(tmp_path):
         ("train.early_stopping=true", "train.early_stopping: {patience: 2}"),
         ("model=bert", "model: {source: bert}"),
         ("model=3", "3"),
+        ("data.group=query: ", "data.group: 'query: '"),
         ("data.test=20%", "data.test: 0.2 (got '20%')"),
         ("data.validation='0,1'", "data.validation: 0.1 (got '0,1')"),
         ("data.test='300 %'", "(got '300 %')"),

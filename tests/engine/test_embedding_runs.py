@@ -148,6 +148,8 @@ def test_a_reranker_has_one_output_and_is_measured_by_query(judged, bert_folder,
     config = json.loads((run.trained / "config.json").read_text())
     assert (list(config["id2label"].values()), config["problem_type"]) == (["relevant"], "multi_label_classification")
     found = run.evaluation["tuned"]
+    assert next(iter(found)) == "ndcg_at_10"  # by which the verdict goes
+    assert "subset_accuracy" not in found
     assert 1 / 3 <= found["mrr_at_10"]["value"] <= 1
     assert found["recall_at_5"]["value"] == 1  # of three documents
     (answer,) = run.predict([{"text": "a red fox", "document": "a fox"}])

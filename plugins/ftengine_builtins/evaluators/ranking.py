@@ -14,6 +14,7 @@ from ftengine import api
 from ftengine.api import ExampleScores, Line, LineChart, Metric
 from ftengine.data import text_lines
 from ftengine.errors import DataError, InputError, RecipeError
+from ftengine.text import counted
 from ftengine_builtins.evaluators.base import WeightedEvaluator, higher, share
 from ftengine_builtins.evaluators.weighted import means, numbers
 from ftengine_builtins.tasks.embedding_rows import DOCUMENTS, id_of
@@ -143,7 +144,7 @@ class Retrieval(RankingEvaluator):
     def check_row(self, row):
         if self.config.corpus and row.get("positive") not in self._documents():
             raise DataError(
-                f"its positive is not among the {len(self._documents()):,} documents of the corpus "
+                f"its positive is not among the {counted(len(self._documents()), 'document')} of the corpus "
                 f"{self.config.corpus!r}, so that it could not be found. Add it there, or take the row out."
             )
 

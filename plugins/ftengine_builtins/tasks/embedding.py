@@ -292,12 +292,12 @@ class Embedding(Task):
         return ["query", "document", *(["negative"] if self.config.rows == "triplets" else [])]
 
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
-        """Decode each side as the model reads it."""
+        """Decode each side as the model reads it; of a scored pair the score is the target."""
         sides = [name for name in ("input_ids", "positive_ids", "negative_ids") if name in features]
         texts = [processor.decode(features[name]) for name in sides]
         names = ("sentence1", "sentence2") if self.config.rows == "scored" else SIDES
-        pieces = [(f"{name}: {text}\n", True) for name, text in zip(names, texts, strict=False)]
-        return [*pieces, (f"score: {features['score']:g}", False)] if "score" in features else pieces
+        pieces = [(f"{name}: {text}\n", False) for name, text in zip(names, texts, strict=False)]
+        return [*pieces, ("score: ", False), (f"{features['score']:g}", True)] if "score" in features else pieces
 
     def check_input(self, row: Example) -> None:
         """Refuse a row without a text of which a vector could be made."""

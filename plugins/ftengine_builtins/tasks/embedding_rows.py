@@ -11,7 +11,7 @@ from ftengine.api import Example, Recognised
 from ftengine.errors import DataError, did_you_mean, shown
 from ftengine_builtins.tasks.class_labels import as_number, read_name
 from ftengine_builtins.tasks.language_rows import read_text
-from ftengine_builtins.tasks.recognising import first_of, label_of, renamed
+from ftengine_builtins.tasks.recognising import SCORES, TEXTS, first_of, kind_option, label_of, renamed
 
 PARTS: Mapping[str, tuple[str, ...]] = {
     "pairs": ("anchor", "positive"),
@@ -30,21 +30,28 @@ DOCUMENTS = ("positive", "negative", "document")
 ORIGINAL = "ids of the original texts"
 """Key under which a row of changed texts keeps what tells equal ones."""
 
+READ_TOGETHER = (
+    "The cosine of two vectors is to follow the score. A model that reads both texts together, more slowly and mostly "
+    "more exactly, is trained by `--task text-classification`."
+)
+
 _NAMES = {
     "anchor": ("anchor", "query"),
     "positive": ("positive", "pos", "document", "passage", "doc"),
     "negative": ("negative", "neg", "hard_negative", "negative_passage"),
     "sentence1": ("sentence1", "text1", "sentence_a"),
     "sentence2": ("sentence2", "text2", "sentence_b"),
-    "score": ("score", "similarity", "similarity_score"),
+    "score": SCORES,
 }
 
 
 def recognise_embedding(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-    """See anchor and positive, with a negative where there is one; or two sentences and the score of a pair."""
-    if label_of(columns, rows) not in (None, first_of(_NAMES["score"], columns)):
-        return None  # pairs of which some do not belong together are for a classifier
+    """See anchor and positive, with a negative where there is one; two sentences and their score; text and label."""
     by_name = {ours: theirs for ours, names in _NAMES.items() if (theirs := first_of(names, columns)) is not None}
+    label = label_of(columns, rows)
+    if label not in (None, by_name.get("score")):
+        # A classifier is for pairs of which some do not belong together, and first for labelled texts.
+        return None if {"anchor", "sentence1"} & by_name.keys() else _recognise_labelled(columns, label, rows)
     for kind, certainty in (("triplets", 3), ("pairs", 3), ("scored", 2)):
         wanted = (*PARTS[kind], *BESIDE.get(kind, ()))
         if by_name.keys() >= set(wanted):
@@ -53,8 +60,22 @@ def recognise_embedding(columns: Sequence[str], rows: Sequence[Example]) -> Reco
             scores = [row.get(chosen["score"]) for row in rows] if kind == "scored" else []
             fits = all(isinstance(text, str) for text in texts if text is not None)
             if fits and all(as_number(score) is not None for score in scores if score is not None):
-                return Recognised(certainty, renamed(**chosen), {} if kind == "pairs" else {"rows": kind})
+                graded = kind == "scored" and "kind" in kind_option(chosen["score"], rows)
+                return Recognised(
+                    3 if graded else certainty,
+                    renamed(**chosen),
+                    {} if kind == "pairs" else {"rows": kind},
+                    note=READ_TOGETHER if graded else "",
+                )
     return None
+
+
+def _recognise_labelled(columns: Sequence[str], label: str, rows: Sequence[Example]) -> Recognised | None:
+    text = first_of(TEXTS, [column for column in columns if column != label])
+    values = [(row.get(text), row.get(label)) for row in rows if text is not None]
+    if not values or not all(isinstance(text, str) and isinstance(name, (str, int)) for text, name in values):
+        return None
+    return Recognised(1, renamed(text=text, label=label), {"rows": "labelled"})
 
 
 def check_columns(columns: Sequence[str], kind: str) -> None:

@@ -14,6 +14,8 @@ _ENGLISH = ("label", "labels", "class", "category", "sentiment", "intent", "topi
 _GERMAN = ("klasse", "kategorie", "stimmung", "thema", "bewertung", "sterne")
 _ROMANCE = ("clase", "classe", "categoría", "categoria", "catégorie", "etiqueta", "étiquette")
 LABELS = (*_ENGLISH, "stars", *_GERMAN, *_ROMANCE)
+SCORES = ("score", "similarity", "similarity_score")
+"""Of two texts, how alike they are."""
 PAIRED = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("text1", "text2"))
 QUERIED = (("query", "document"), ("query", "passage"), ("query", "text"))
 """Pairs of which the second may answer the first."""
@@ -58,6 +60,8 @@ def recognise_text(columns: Sequence[str], rows: Sequence[Example]) -> Recognise
         return None
     options = {"pair": second} if second else {}
     kind = kind_option(label, rows)
+    if second and kind and label.lower() in SCORES:
+        certainty = min(certainty, 2)  # two texts and how alike they are: for vectors first
     return Recognised(
         certainty, renamed(text=text, label=label), options | kind, note=_may_be_grades(label, kind, rows)
     )

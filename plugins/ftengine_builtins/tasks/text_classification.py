@@ -52,8 +52,9 @@ class TextClassification(LabelledTask):
 
     @property
     def evaluators(self) -> tuple[str, ...]:
+        """Those of labels; of a reranker how it orders documents: few are relevant, so that none may reach 0.5."""
         ranks = self.config.kind == RELEVANCE and self.config.text == "text"  # where that evaluator looks for queries
-        return (*super().evaluators, "reranking") if ranks else super().evaluators
+        return ("reranking",) if ranks else super().evaluators
 
     def columns(self) -> dict[str, str | None]:
         return {"text": self.config.text, "pair": self.config.pair, "label": self.config.label}

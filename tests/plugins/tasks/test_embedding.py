@@ -181,7 +181,9 @@ def test_columns_of_another_kind_are_named():
         ({"query": "a", "passage": "b"}, {"anchor": "query", "positive": "passage"}, {}),
         ({"anchor": "a", "positive": "b", "neg": "c"}, {"negative": "neg"}, {"rows": "triplets"}),
         ({"sentence1": "a", "sentence2": "b", "similarity": 0.2}, {"score": "similarity"}, {"rows": "scored"}),
-        ({"text": "a", "label": "b"}, None, None),
+        ({"review": "a", "label": "b"}, {"text": "review"}, {"rows": "labelled"}),
+        ({"text": "a", "label": ["b", "c"]}, None, None),
+        ({"query": "a", "document": "b", "label": 1}, None, None),
         ({"query": ["a"], "document": "b"}, None, None),
     ],
 )
