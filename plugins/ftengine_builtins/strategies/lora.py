@@ -9,13 +9,14 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 from torch import nn
 
 from ftengine.api import Config, LoadedModel, Strategy, StrategyTraits
 from ftengine.errors import NoMatch, NotMergeable, RecipeError, RunError
 from ftengine.model import ModuleNames, matching, regex
 from ftengine.ops import active_backend
+from ftengine.text import counted
 from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import follow, require_base_of, require_same
 from ftengine_builtins.strategies.lora_layers import (
@@ -99,6 +100,9 @@ class LoRAConfig(Config):
         None, description="folder of a PEFT LoRA adapter to continue; it sets rank, alpha, targets and the like"
     )
 
+    _asked_for_all: bool = PrivateAttr(False)
+    """Whether the recipe sets targets to all-linear beside `start_from`, as `ftengine init` writes it out."""
+
     @model_validator(mode="after")
     def _follow_start_from(self) -> LoRAConfig:
         if self.start_from is not None and starts_from_weight(self.init):
@@ -106,8 +110,20 @@ class LoRAConfig(Config):
                 f"strategy.init is {self.init!r}, which starts from the base's weights, and strategy.start_from is "
                 f"{self.start_from!r}. Remove one of them."
             )
+        if self.start_from is not None and "targets" in self.model_fields_set and self.targets == ALL_LINEAR:
+            self._asked_for_all = True
+            self.model_fields_set.discard("targets")  # the file names layers; the model tells whether these are all
         follow(self, LoRAFile.read, peft_format.SHARED)
         return self
+
+    def require_all(self, loaded: LoadedModel, paths: Collection[str]) -> None:
+        """Refuse an adapter on other layers than the recipe's all-linear (RecipeError)."""
+        if self._asked_for_all and {*(linear := select(loaded, ALL_LINEAR)[ALL_LINEAR])} != {*paths}:
+            raise RecipeError(
+                f"strategy.targets is {ALL_LINEAR!r}, {counted(len(linear), 'layer')} of this model, but the adapter "
+                f"in strategy.start_from ({self.start_from!r}) is on {len(paths):,}. Leave targets out, or start "
+                "without that adapter."
+            )
 
     def layer(self, path: str) -> tuple[int, float]:
         """Return rank and scale of the layer at `path`: the first pattern that matches counts, as in PEFT."""
@@ -148,6 +164,7 @@ class LoRA(Strategy):
         module, config = loaded.module, self.config
         self._matches = select(loaded, config.targets, heads_are_welcome=config.start_from is not None)
         paths = list(dict.fromkeys(path for paths in self._matches.values() for path in paths))
+        config.require_all(loaded, paths)
         for option in PATTERNS if config.start_from is None else ():
             _require_effect(option, getattr(config, option), paths)
         for path in paths:

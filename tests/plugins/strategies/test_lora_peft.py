@@ -191,6 +191,22 @@ def test_options_that_contradict_start_from_are_refused(llama_folder, load, numb
         LoRAConfig(start_from=str(tmp_path / "adapter"), **{option: value})
 
 
+def test_all_linear_beside_start_from_is_refused_where_the_adapter_is_on_fewer_layers(
+    llama_folder, load, tmp_path
+) -> None:
+    """A recipe of `ftengine init` says all-linear, and an adapter's file lists layers."""
+    adapters = {}
+    for targets in ("all-linear", ["q_proj", "v_proj"]):
+        loaded = load(llama_folder)
+        adapters[len(targets)] = str(saved(prepared(loaded, targets=targets), loaded, tmp_path / str(len(targets))))
+    every, two = adapters.values()
+    continued = load(llama_folder)
+    prepared(continued, targets="all-linear", start_from=every)
+    assert len(lora_layers(continued.module)) == 14
+    with raises(RecipeError, "strategy.targets", "14 layers", "on 4"):
+        prepared(load(llama_folder), targets="all-linear", start_from=two)
+
+
 def json_of(folder: Path) -> dict:
     return json.loads((folder / "adapter_config.json").read_text())
 
