@@ -11,7 +11,6 @@ from cli_samples import ENTRY, strategy
 from ftengine import Recipe
 from ftengine.data.read import read_rows
 from ftengine.plugins.registry import Registry
-from ftengine.run.recipe import TrainSection
 
 
 def keys(content, prefix=""):
@@ -268,8 +267,7 @@ def test_the_learning_rate_fits_the_strategy(ftengine, tmp_path):
     for name in ("lora", "full", "adapter", "prompt", "prefix"):
         ftengine("init", tmp_path / f"{name}.yaml", "--strategy", name)
         rates[name] = Recipe.read(tmp_path / f"{name}.yaml").train.learning_rate
-    own = {"lora": 5e-4, "full": 2e-5, "adapter": 1e-3, "prompt": 1e-2}
-    assert rates == own | {"prefix": TrainSection().learning_rate}
+    assert rates == {"lora": 5e-4, "full": 2e-5, "adapter": 1e-3, "prompt": 1e-2, "prefix": 3e-3}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from ftengine.api import LoadedModel
+from ftengine.api import LoadedModel, StrategyTraits
 from ftengine.errors import BaseMismatch, RecipeError
 from ftengine.model import evaluating
 from ftengine.model.token_loss import is_encoder_decoder
@@ -45,6 +45,7 @@ class Prefix(VirtualTokenStrategy):
     """
 
     name = "prefix"
+    traits = StrategyTraits(supports_sharding=True, learning_rate=3e-3)
     paper = "Li & Liang 2021, Prefix-Tuning: Optimizing Continuous Prompts for Generation, arXiv:2101.00190"
 
     class Config(VirtualTokenOptions):
