@@ -269,8 +269,7 @@ def _example(out: Console, example: Mapping[str, Any], *, first: bool) -> None:
     brackets = out.color_system is None or out.no_color
     how, style = ("in ⟦ ⟧", None) if brackets else ("underlined", "green underline")
     kind = f"{example['kind']}, {example['place']}" if example["kind"] else ""
-    marked = f"; the training target is {how}" if any(trained for _, trained in example["pieces"]) else ""
-    lead = f"One example{f' ({kind})' if kind else ''} as the model sees it{marked}:"
+    lead = f"One example{f' ({kind})' if kind else ''} as the model sees it; the training target is {how}:"
     out.print(f"\n{lead if first else f'Another ({kind}):'}")
     text = Text()
     for piece, trained in redact_pieces(example["pieces"]):

@@ -294,10 +294,10 @@ class Embedding(Task):
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode each side as the model reads it; of a scored pair the score is the target."""
         sides = [name for name in ("input_ids", "positive_ids", "negative_ids") if name in features]
-        texts = [processor.decode(features[name]) for name in sides]
-        names = ("sentence1", "sentence2") if self.config.rows == "scored" else SIDES
-        pieces = [(f"{name}: {text}\n", False) for name, text in zip(names, texts, strict=False)]
-        return [*pieces, ("score: ", False), (f"{features['score']:g}", True)] if "score" in features else pieces
+        texts, scored = [processor.decode(features[name]) for name in sides], "score" in features
+        shown = zip(("sentence1", "sentence2") if scored else SIDES, texts, strict=False)
+        pieces = [one for name, x in shown for one in ((f"{name}: ", False), (x, not scored), ("\n", False))]
+        return [*pieces, ("score: ", False), (f"{features['score']:g}", True)] if scored else pieces
 
     def check_input(self, row: Example) -> None:
         """Refuse a row without a text of which a vector could be made."""
