@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from ftengine.api.conversation import Conversation, Message, ToolCall
@@ -51,7 +52,7 @@ def end_tokens(processor: Any) -> list[int]:
 def turn_end(processor: Any, text: str) -> tuple[int, bool]:
     """Return where a conversation's last turn ends, and whether with a token; a line break behind it is left out."""
     stripped = text.rstrip()
-    token = _longest(processor, stripped.endswith)
+    token = _ending(processor, stripped)
     ends = token not in ("", _ends(processor).each_call)
     return (len(stripped) if ends else len(text)), ends
 
@@ -87,8 +88,8 @@ def _end(processor: Any, message: Message, following: Message, begins: str) -> t
     text = _written(processor, _ASKED, message)
     more = _written(processor, _ASKED, message, following)
     rest = more.removeprefix(text) if text and more.startswith(text) else ""
-    after = _longest(processor, rest.startswith)
-    return _longest(processor, text.rstrip().endswith), "" if after and begins.startswith(after) else after
+    after = _beginning(processor, rest)
+    return _ending(processor, text.rstrip()), "" if after and begins.startswith(after) else after
 
 
 def _written(processor: Any, *messages: Message, prompt: bool = False) -> str:
@@ -98,7 +99,21 @@ def _written(processor: Any, *messages: Message, prompt: bool = False) -> str:
         return ""
 
 
-def _longest(processor: Any, fits: Any) -> str:
-    """Return the longest of the added tokens that a text begins or ends with; "" where it is none."""
-    tokens: Iterable[str] = processor.get_added_vocab()
-    return max((token for token in tokens if token and fits(token)), key=len, default="")
+def _ending(processor: Any, text: str) -> str:
+    """Return the longest of the added tokens that a text ends with; "" where it is none."""
+    return next((text[-n:] for n, tokens in _by_length(processor).items() if text[-n:] in tokens), "")
+
+
+def _beginning(processor: Any, text: str) -> str:
+    return next((text[:n] for n, tokens in _by_length(processor).items() if text[:n] in tokens), "")
+
+
+def _by_length(processor: Any) -> dict[int, set[str]]:
+    """Return the added tokens by their length, the longest first: some tokenizers have thousands."""
+
+    def find() -> dict[int, set[str]]:
+        tokens: Iterable[str] = sorted(filter(None, processor.get_added_vocab()), key=len, reverse=True)
+        return {n: set(of) for n, of in groupby(tokens, key=len)}
+
+    by_length: dict[int, set[str]] = known(processor, ("added tokens", len(processor)), find)
+    return by_length

@@ -348,6 +348,15 @@ def test_a_question_with_its_answer_needs_no_chat_template(tokenizer, row):
         encoded(tokenizer, row | {"history": [["Hello", "Hi"]]})
 
 
+def test_added_tokens_are_looked_through_once(tokenizer, monkeypatch):
+    """Gemma 3 has 6,400 of them; for each turn anew they took longer than all else."""
+    tokenizer.chat_template = TEMPLATES["SmolLM2"]
+    first = encoded(tokenizer, {"messages": [ASKED, ANSWER]})
+    monkeypatch.setattr(tokenizer, "get_added_vocab", lambda: pytest.fail("looked through again"))
+    assert trained(tokenizer, {"messages": [ASKED, ANSWER | {"content": "Hot."}]}) == ["Hot.<|im_end|>"]
+    assert encoded(tokenizer, {"messages": [ASKED, ANSWER]}) == first
+
+
 def test_a_row_is_written_once_for_all_of_its_examples(tokenizer, monkeypatch):
     """A template takes most of the time that a row takes."""
     tokenizer.chat_template = TEMPLATES["Qwen3"]
