@@ -10,6 +10,8 @@ import sys
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,10 @@ class RMSNorm:
     dtypes: frozenset[torch.dtype]
 
 
+_known: WeakKeyDictionary[nn.Module, tuple[Any, RMSNorm | None]] = WeakKeyDictionary()
+"""Of modules that were asked: what they were then, and which norm that is."""
+
+
 def rms_norm_of(module: nn.Module, dtypes: Iterable[torch.dtype]) -> RMSNorm | None:
     """Say which RMS norm a module is, None where it computes something else.
 
@@ -34,12 +40,22 @@ def rms_norm_of(module: nn.Module, dtypes: Iterable[torch.dtype]) -> RMSNorm | N
     in float32 and in some of `dtypes`: rounded to bfloat16, something else may look like the formula. Its class's
     `forward` is asked, whatever the module has in its place; and the class must be one that a Python module defines,
     not one that a strategy made of another while it prepared the model, which may do more than it is asked here. On a
-    device without float64 or without numbers (meta) none is found.
+    device without float64 or without numbers (meta) none is found. A module is asked again where its class's `forward`,
+    its number, or the vector but for its values is another than before.
     """
-    eps = _eps(module)
+    eps, asked = _eps(module), tuple(dtypes)
     if eps is None:
         return None
-    asked, wide = tuple(dtypes), _widened(module)
+    (weight,) = module._parameters.values()
+    assert weight is not None
+    state = type(module).forward, eps, asked, weight.shape, weight.dtype, weight.device, weight.requires_grad
+    if _known.get(module, (None, None))[0] != state:
+        _known[module] = state, _ask(module, eps, asked)
+    return _known[module][1]
+
+
+def _ask(module: nn.Module, eps: float, asked: Iterable[torch.dtype]) -> RMSNorm | None:
+    wide = _widened(module)
     for offset in OFFSETS:
         if not _is_norm(wide, offset, eps, torch.float32):
             continue

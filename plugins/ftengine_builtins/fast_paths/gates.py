@@ -7,6 +7,7 @@ import inspect
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn.functional import silu
 
 from ftengine.api import FastPath, LoadedModel, TrainingContext
 from ftengine.ops.elementwise import silu_mul
-from ftengine_builtins.fast_paths.cpu import DTYPES, require_kernels
+from ftengine_builtins.fast_paths.cpu import DTYPES, Forward, other_forwards, require_kernels
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 """Where an activation has what wants to see it called."""
@@ -31,30 +32,26 @@ class CpuGates(FastPath):
 
     @contextmanager
     def activate(self, loaded: LoadedModel, context: TrainingContext) -> Iterator[Mapping[str, int] | None]:
-        """Give each gated block another `forward`; modules keep their class, parameters and hooks."""
-        fused = list[nn.Module]()
-        try:
-            for module in loaded.module.modules():
-                names = None if "forward" in vars(module) else gated(type(module))
-                if names is not None and _is_silu(getattr(module, names[1], None)):
-                    vars(module)["forward"] = _forward(*names).__get__(module)
-                    fused.append(module)
-            yield {"gated blocks": len(fused)} if fused else None
-        finally:
-            for module in fused:
-                vars(module).pop("forward", None)
+        with other_forwards(loaded.module, _forward_of) as blocks:
+            yield {"gated blocks": blocks} if blocks else None
 
 
-def gated(cls: type[nn.Module]) -> tuple[str, str, str, str] | None:
+def _forward_of(module: nn.Module) -> Forward | None:
+    names = gated(type(module).forward)
+    return _forward(*names) if names is not None and _is_silu(getattr(module, names[1], None)) else None
+
+
+@lru_cache(256)
+def gated(forward: Forward) -> tuple[str, str, str, str] | None:
     """Return the names of a gated block's children: down, activation, gate, up. None where a module is no such block.
 
-    It is one where its forward does nothing but return down(activation(gate(x)) * up(x)), as its source says.
+    It is one where its class's forward does nothing but return down(activation(gate(x)) * up(x)), as its source says.
     """
     try:
-        (function,) = ast.parse(textwrap.dedent(inspect.getsource(cls.forward))).body
+        (function,) = ast.parse(textwrap.dedent(inspect.getsource(forward))).body
     except (OSError, TypeError, SyntaxError, ValueError):
         return None
-    if not isinstance(function, ast.FunctionDef) or function.decorator_list or hasattr(cls.forward, "__wrapped__"):
+    if not isinstance(function, ast.FunctionDef) or function.decorator_list or hasattr(forward, "__wrapped__"):
         return None
     given = function.args
     if len(given.args) != 2 or given.args[0].arg != "self" or ast.dump(given) != ast.dump(_arguments(given)):
@@ -99,7 +96,7 @@ def _is_silu(activation: Any) -> bool:
         return False
 
 
-def _forward(down: str, activation: str, gate: str, up: str) -> Any:
+def _forward(down: str, activation: str, gate: str, up: str) -> Forward:
     def forward(self: nn.Module, x: Tensor) -> Any:
         one, other, act = getattr(self, gate)(x), getattr(self, up)(x), getattr(self, activation)
         alike = (

@@ -12,8 +12,9 @@ import ast
 import inspect
 import textwrap
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, TypeGuard
 
 import torch
@@ -97,7 +98,7 @@ def layers_of_one_input(module: nn.Module) -> Iterator[list[LoRALinear]]:
         children = dict(parent.named_children())
         if sum(map(_groupable, children.values())) < 2:
             continue
-        for names in shared_inputs(type(parent)):
+        for names in shared_inputs(type(parent).forward):
             members = [children[name] for name in names if _groupable(children.get(name))]
             if len(members) > 1 and len({layer.lora_a.shape[1] for layer in members}) == 1:
                 yield members
@@ -107,13 +108,14 @@ def _groupable(layer: nn.Module | None) -> TypeGuard[LoRALinear]:
     return isinstance(layer, LoRALinear) and not isinstance(layer, DoRA) and layer.lora_a0 is None
 
 
-def shared_inputs(cls: type[nn.Module]) -> list[list[str]]:
-    """Return the children that a module's forward calls with one variable each time, in the order of the calls.
+@lru_cache(256)
+def shared_inputs(forward: Callable[..., Any]) -> list[list[str]]:
+    """Return the children that a module's class's forward calls with one variable each time, in the order of the calls.
 
     [] where the source is not to be had.
     """
     try:
-        source = textwrap.dedent(inspect.getsource(inspect.unwrap(cls.forward)))
+        source = textwrap.dedent(inspect.getsource(inspect.unwrap(forward)))
         (function,) = ast.parse(source).body
     except (OSError, TypeError, SyntaxError, ValueError):
         return []

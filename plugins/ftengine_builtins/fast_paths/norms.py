@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ftengine.api import FastPath, LoadedModel, TrainingContext
 from ftengine.model import RMSNorm, rms_norm_of
 from ftengine.ops.elementwise import rms_norm
-from ftengine_builtins.fast_paths.cpu import DTYPES, require_kernels
+from ftengine_builtins.fast_paths.cpu import DTYPES, Forward, other_forwards, require_kernels
 
 
 class CpuNorms(FastPath):
@@ -25,24 +25,17 @@ class CpuNorms(FastPath):
 
     @contextmanager
     def activate(self, loaded: LoadedModel, context: TrainingContext) -> Iterator[Mapping[str, int] | None]:
-        """Give each RMS norm another `forward`; modules keep their class, parameters and hooks."""
-        fused = list[nn.Module]()
-        try:
-            for module in loaded.module.modules():
-                own = next(iter(module._parameters.values()), None)
-                if own is None or own.device.type != "cpu" or "forward" in vars(module):
-                    continue
-                norm = rms_norm_of(module, DTYPES)
-                if norm is not None:
-                    vars(module)["forward"] = _forward(type(module).forward, norm).__get__(module)
-                    fused.append(module)
-            yield {"RMS norms": len(fused)} if fused else None
-        finally:
-            for module in fused:
-                vars(module).pop("forward", None)
+        with other_forwards(loaded.module, _forward_of) as norms:
+            yield {"RMS norms": norms} if norms else None
 
 
-def _forward(original: Callable[..., Any], norm: RMSNorm) -> Callable[..., Any]:
+def _forward_of(module: nn.Module) -> Forward | None:
+    weight = next(iter(module._parameters.values()), None)
+    norm = rms_norm_of(module, DTYPES) if weight is not None and weight.device.type == "cpu" else None
+    return None if norm is None else _forward(type(module).forward, norm)
+
+
+def _forward(original: Forward, norm: RMSNorm) -> Forward:
     def forward(self: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         weight = next(iter(self._parameters.values()))
         if args or kwargs or weight is None or x.device.type != "cpu" or x.dtype not in norm.dtypes:

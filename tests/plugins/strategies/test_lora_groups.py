@@ -49,9 +49,9 @@ class Assigned(nn.Module):
 
 
 def test_inputs_are_shared_by_name_block_and_assignment():
-    assert shared_inputs(Assigned) == [["third", "fourth"], ["eighth", "ninth"]]
-    assert shared_inputs(Attention) == [["q", "k", "v"]]
-    assert shared_inputs(nn.Sequential) == []
+    assert shared_inputs(Assigned.forward) == [["third", "fourth"], ["eighth", "ninth"]]
+    assert shared_inputs(Attention.forward) == [["q", "k", "v"]]
+    assert shared_inputs(nn.Sequential.forward) == []
 
 
 def alone(layers: int = 2, **options) -> LoadedModel:
