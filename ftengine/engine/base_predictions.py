@@ -14,24 +14,19 @@ from shutil import copyfileobj
 from typing import IO, Any
 
 import pyarrow as pa
-import torch
-import xxhash
 from accelerate.utils import broadcast_object_list
-from torch import Tensor, nn
 
-from ftengine.api import LoadedModel, Strategy, overrides
-from ftengine.data.answer_origin import content_of_files
+from ftengine.api import Component, LoadedModel, Strategy, overrides
 from ftengine.data.cache_folder import ROWS, entry_of, known_entry
 from ftengine.data.encoding import content_of
-from ftengine.data.features import component_state, processor_state
+from ftengine.data.features import component_state
+from ftengine.engine.dependencies import dependencies, key_of, prepared_by
 from ftengine.engine.experiment import described
 from ftengine.engine.prepared_data import KnownTask
 from ftengine.errors import DataError
 from ftengine.evaluation.plan import EvalPlan, EvalSet
 from ftengine.evaluation.runner import EvalResult, EvalRunner, own_columns
-from ftengine.model.code import code_of
 from ftengine.parallel.device import Device
-from ftengine.run.environment import hardware, versions
 from ftengine.text import counted
 from ftengine.training.steps import batch_tokens
 
@@ -98,32 +93,22 @@ def run_base(
 def keys_of(
     device: Device, known: KnownTask, loaded: LoadedModel, plan: EvalPlan, starting: Strategy | None = None
 ) -> Keys:
-    """Return the keys of those sets whose tables may be kept; none where it cannot be told what they depend on.
-
-    That is so of a model of the user's own code, of a task that keeps hold of the model, and of packed weights.
-    """
-    recipe, state, task = known.recipe, _processor(loaded.processor), component_state(known.task)
-    loader, sets = known.experiment.loader, plan.sets()
-    unknown = overrides(known.task, "set_model") or loader.runs_code(recipe.model.source) is not None
-    unknown |= any(evaluator.runs_code() is not None for one in sets for evaluator in one.evaluators)
-    if unknown or not (recipe.evaluation.reuse_base and state and task):
+    """Return the keys of those sets whose tables may be kept; none where it cannot be told what they depend on."""
+    recipe, sets = known.recipe, plan.sets()
+    if not recipe.evaluation.reuse_base or any(one.runs_code() is not None for each in sets for one in each.evaluators):
         return {}
-    components = [loader, known.task, *([] if starting is None else [starting])]
+    components: list[Component] = [] if starting is None else [starting]
     components += [one for each in sets for one in (*each.evaluators, *each.split.augmenters)]
-    code = code_of(type(one) for one in (*components, *loaded.module.modules()))
-    model = _model(loaded)
-    if code is None or model is None:
+    computed = dependencies(device, known, loaded, components)
+    if computed is None:
         return {}
     common = [
         TABLES_FORMAT,
-        [described(loader), model, state, loaded.max_length, task],
-        [str(device.accelerator.device), device.precision.name, torch.get_float32_matmul_precision()],
-        [device.accelerator.num_processes, device.divides],
+        computed,
         [recipe.evaluation.batch_size or recipe.train.batch_size, recipe.train.batch_tokens, plan.seed],
-        [versions(), hardware(), code],
-        *_started(starting),
+        *([] if starting is None else prepared_by(starting)),
     ]
-    return {one.name: _hash([common, _examples(one)]) for one in sets}
+    return {one.name: key_of("base", [common, _examples(one)]) for one in sets}
 
 
 def _fill_in(result: EvalResult, plan: EvalPlan, keys: Keys) -> int:
@@ -183,43 +168,3 @@ def _examples(one: EvalSet) -> list[Any]:
         [split.standing, split.seed, list(one.slices)],
         [dict(one.options), dict(one.sampled)] if len(one.answered) else [],
     ]
-
-
-def _started(starting: Strategy | None) -> list[Any]:
-    """Return what a strategy made of a base that its parameters and buffers do not tell, as the scale of an update."""
-    if starting is None or starting.starts_from is None:
-        return []
-    files = content_of_files(Path(starting.starts_from))
-    return [[starting.name, starting.loading_options(), starting.environment(), files]]
-
-
-@torch.no_grad()
-def _model(loaded: LoadedModel) -> list[Any] | None:
-    """Return what a model computes: its parts, settings and every bit of its weights; None where that is unknown."""
-    module: Any = loaded.module
-    digest = xxhash.xxh3_128()
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if type(tensor) not in (Tensor, nn.Parameter) or tensor.is_meta:
-            return None  # weights that are packed in a way of their own
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu().numpy().data)
-    settings: list[Any] = []
-    for name in ("config", "generation_config"):
-        own: Any = getattr(module, name, None)
-        content = own.to_dict() if hasattr(own, "to_dict") else {}
-        settings.append({key: str(value) for key, value in sorted(content.items()) if key != "_name_or_path"})
-        settings.append(str(getattr(own, "_attn_implementation", None)))
-    return [repr(module), settings, digest.hexdigest()]
-
-
-def _processor(processor: Any) -> Any:
-    """Return what a tokenizer or image processor does; None where it does not say."""
-    state = processor_state(processor)
-    if state is None and hasattr(processor, "to_dict"):
-        settings = {key: str(value) for key, value in sorted(processor.to_dict().items())}
-        return [type(processor).__module__, type(processor).__qualname__, settings]
-    return state
-
-
-def _hash(depends: Any) -> str:
-    return f"base-{blake2b(json.dumps(depends, sort_keys=True).encode(), digest_size=20).hexdigest()}"

@@ -1,19 +1,34 @@
-"""Which fast paths a run takes, as its recipe says."""
+"""Which fast paths a run takes, as its recipe says.
+
+That they compute what the model does is kept under a hash of all that it depends on, so that `train` need not find out
+what `plan` has. What does not, or fails, is computed anew each time, and so is told of each time.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ftengine.api import LoadedModel, Strategy, TrainingContext, overrides
-from ftengine.engine.experiment import Experiment
+from ftengine.api import FastPath, LoadedModel, Strategy, TrainingContext, overrides
+from ftengine.data.cache_folder import ROWS, entry_of, known_entry
+from ftengine.engine.dependencies import dependencies, key_of, prepared_by
+from ftengine.engine.experiment import Experiment, described
 from ftengine.engine.prepared_data import PreparedData
+from ftengine.errors import DataError
 from ftengine.parallel.device import Device
-from ftengine.run.environment import peak_memory_bytes
-from ftengine.training.fast_paths import FastPaths, choose_fast_paths, require_device
+from ftengine.plugins.returned import json_mapping
+from ftengine.run.environment import build, peak_memory_bytes
+from ftengine.training.fast_paths import FastPaths, Replaced, choose_fast_paths, require_device
 from ftengine.training.memory import available_bytes
 from ftengine.training.probe import ProbeBatch
 from ftengine.training.steps import Steps
+
+PATHS_FORMAT = 1
+"""Part of every key; raised when paths would be compared in another way."""
 
 
 def require_fast_paths(device: Device, experiment: Experiment) -> None:
@@ -34,9 +49,61 @@ def fast_paths_of(
     paths = [make() for make in experiment.make_fast_paths]
     probe = ProbeBatch.of(data.encoded["train"], loaded, accelerator.device, device.precision.compute)
     context, named = training_context(data, device, strategy, steps), experiment.names_fast_paths
-    chosen = choose_fast_paths(paths, probe, context, named=named, accelerator=accelerator)
+    before = _Compared(depends) if (depends := _depends(data, device, loaded, strategy, paths, probe)) else None
+    chosen = choose_fast_paths(paths, probe, context, named=named, accelerator=accelerator, before=before)
     experiment.listener.message(f"fast paths: {chosen}")
     return chosen
+
+
+class _Compared:
+    """Comparisons of this and earlier runs that found nothing."""
+
+    def __init__(self, depends: list[Any]) -> None:
+        self._depends = depends
+
+    def known(self, replaced: Replaced) -> bool:
+        """Say whether paths that replace so much were compared."""
+        try:
+            return known_entry(self._key(replaced)) is not None
+        except DataError:  # of another user, of whom nothing is taken
+            return False
+
+    def keep(self, replaced: Replaced) -> None:
+        def write(folder: Path) -> dict[str, Any]:
+            (folder / ROWS).touch()
+            return {}
+
+        try:
+            entry_of(self._key(replaced), "which fast paths were compared", write)
+        except DataError:  # no room: the next run compares them again
+            return
+
+    def _key(self, replaced: Replaced) -> str:
+        return key_of("paths", [self._depends, {name: counts and dict(counts) for name, counts in replaced.items()}])
+
+
+def _depends(
+    data: PreparedData,
+    device: Device,
+    loaded: LoadedModel,
+    strategy: Strategy,
+    paths: Sequence[FastPath],
+    probe: ProbeBatch,
+) -> list[Any] | None:
+    """Return all that decides whether fast paths compute what a model does, as JSON has it; None where it is unknown.
+
+    So it is where several processes decide together, and a recipe may ask that nothing of earlier runs be used.
+    """
+    ready = data.ready
+    if device.accelerator.num_processes > 1 or not ready.recipe.evaluation.reuse_base:
+        return None
+    computed = dependencies(device, ready, loaded, [strategy, *paths])
+    batch = probe.content()
+    if computed is None or batch is None:
+        return None
+    reports = json_mapping(strategy, "environment", strategy.environment())
+    by = [described(strategy), reports, prepared_by(strategy), ready.recipe.seed]
+    return [PATHS_FORMAT, computed, by, [described(path) for path in paths], batch, build()]
 
 
 def training_context(data: PreparedData, device: Device, strategy: Strategy, steps: Steps) -> TrainingContext:

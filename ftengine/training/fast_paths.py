@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from ftengine.api import Batch, FastPath, LoadedModel, TrainingContext, overrides
 from ftengine.errors import PluginError, RecipeError
 from ftengine.model.modes import hooks
+from ftengine.model.probing import visible
 from ftengine.parallel.sharding import is_sharded
 from ftengine.plugins.blame import cause_in
 from ftengine.plugins.blame import named as owned
@@ -29,6 +31,16 @@ NOTHING = "it finds nothing in this model that it could compute"
 
 Replaced = dict[str, Mapping[str, int] | None]
 """What each path computes otherwise, by its name; None where it finds nothing."""
+
+
+class ComparedBefore(Protocol):
+    """What is known of comparisons of some paths with one model, on one batch, that found no difference."""
+
+    def known(self, replaced: Replaced) -> bool:
+        """Say whether paths that replace so much were compared."""
+
+    def keep(self, replaced: Replaced) -> None:
+        """Remember that they were."""
 
 
 class FastPaths:
@@ -128,6 +140,7 @@ def choose_fast_paths(
     *,
     named: bool,
     accelerator: Accelerator | None = None,
+    before: ComparedBefore | None = None,
 ) -> FastPaths:
     """Return the paths that replace something in a model and compute what it does, on a probe batch.
 
@@ -135,14 +148,13 @@ def choose_fast_paths(
 
     Args:
         paths: those that may be used.
-        probe: the model and its batch.
-        context: of the training.
+        probe, context: the model and its batch, and its training.
         named: whether the recipe names them, so that one that is wrong or of no use is an error.
         accelerator: of several processes, which decide together.
+        before: what is known of comparisons of the same.
 
     Raises:
-        RecipeError: a named one does not compute on this device, or finds nothing in the model.
-        PluginError: a named one computes something else, or fails.
+        RecipeError, PluginError: a named one cannot compute here, finds nothing, computes something else, or fails.
     """
     left, used, replaced = list(paths), dict[str, FastPathUse](), Replaced()
 
@@ -164,7 +176,7 @@ def choose_fast_paths(
     for path in paths:
         if reason := unfit(path, probe.loaded, context.device):
             leave_out(path, reason)
-    fault = compared(left, probe, context, replaced, accelerator)
+    fault = _compared_once(left, probe, context, replaced, accelerator, before)
     if fault and _drifts(probe, context, accelerator, fails=fault == OWN_FAILS):
         for path in tuple(left):
             refuse(path, DRIFTS)
@@ -181,6 +193,29 @@ def choose_fast_paths(
         else:
             leave_out(path, NOTHING)
     return FastPaths(left, probe.loaded, context, dict(sorted(used.items())))
+
+
+def _compared_once(
+    paths: Sequence[FastPath],
+    probe: ProbeBatch,
+    context: TrainingContext,
+    replaced: Replaced,
+    accelerator: Accelerator | None,
+    before: ComparedBefore | None,
+) -> str:
+    """Return what `compared` does; where they were compared before and replace the same, nothing is computed."""
+    if before is None:
+        return compared(paths, probe, context, replaced, accelerator)
+    found, loaded = Replaced(), probe.loaded
+    with suppress(Exception), visible(loaded.module), activated(paths, loaded, _quiet(context)) as counts:
+        found.update(counts)  # where one fails, the comparison tells of it
+    if any(found.values()) and before.known(found):
+        replaced.update(found)
+        return ""
+    fault = compared(paths, probe, context, replaced, accelerator)
+    if not fault and any(replaced.values()):
+        before.keep(replaced)
+    return fault
 
 
 def _drifts(probe: ProbeBatch, context: TrainingContext, accelerator: Accelerator | None, *, fails: bool) -> bool:
@@ -240,7 +275,7 @@ def compared(
     try:
         probe.own(training=True)  # the model's first pass may leave something in it, too
         before = state_of(probe.loaded)
-        fault = _fault(paths, probe, replace(context, message=lambda text: None), replaced, accelerator)
+        fault = _fault(paths, probe, _quiet(context), replaced, accelerator)
         left = next((what for what, one in state_of(probe.loaded).items() if one != before[what]), None)
         fault = fault or (f"{left} changed: undo everything on exit" if left else "")
     except _Nothing:
@@ -254,6 +289,10 @@ def compared(
         else:
             fault = f"it fails: {cause_in(paths[0], error)}" if len(paths) == 1 else f"one fails: {error!r}"
     return _everywhere(fault, accelerator)
+
+
+def _quiet(context: TrainingContext) -> TrainingContext:
+    return replace(context, message=lambda text: None)
 
 
 def state_of(loaded: LoadedModel) -> dict[str, object]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.overrides import TorchFunctionMode
@@ -93,6 +94,19 @@ class ProbeBatch:
         members = [int(i) for i in dict.fromkeys((order[len(order) // 4], order[0]))]
         batch = to_device(split.batch(np.array(members)), device)
         return cls(loaded, split.task, batch, device, compute, members)
+
+    def content(self) -> list[Any] | None:
+        """Return what the batch holds, tensors as hashes, as JSON has it; None where it holds something else."""
+        held: list[Any] = [list(self._members)]
+        for name, value in self._batch.items():
+            if isinstance(value, Tensor):
+                bits = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+                held.append([name, str(value.dtype), list(value.shape), xxhash.xxh3_128_hexdigest(bits.data)])
+            elif value is None or isinstance(value, (bool, int, float, str)):
+                held.append([name, value])
+            else:
+                return None
+        return held
 
     def fault(self, way: Way, *, training: bool) -> str:
         """Say where a way differs from the model's own, in float32 and in the run's precision; "" nowhere.

@@ -1,0 +1,91 @@
+"""What the outcome of a computation depends on, for what is kept of it under a hash of all that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor, nn
+
+from ftengine.api import Component, LoadedModel, Strategy, overrides
+from ftengine.data.answer_origin import content_of_files
+from ftengine.data.features import component_state, processor_state
+from ftengine.engine.experiment import described
+from ftengine.engine.prepared_data import KnownTask
+from ftengine.model.code import code_of
+from ftengine.parallel.device import Device
+from ftengine.run.environment import hardware, versions
+
+
+def dependencies(
+    device: Device, known: KnownTask, loaded: LoadedModel, components: Iterable[Component]
+) -> list[Any] | None:
+    """Return all that decides what a model computes of examples on this machine, as JSON has it.
+
+    Args:
+        components: whose code takes part, beside that of loader, task and model.
+
+    Returns:
+        None where that cannot be told: of a model of the user's own code, of a task that keeps hold of the model, and
+        of packed weights.
+    """
+    state, task, loader = _processor(loaded.processor), component_state(known.task), known.experiment.loader
+    unknown = overrides(known.task, "set_model") or loader.runs_code(known.recipe.model.source) is not None
+    if unknown or not (state and task):
+        return None
+    code = code_of(type(one) for one in (loader, known.task, *components, *loaded.module.modules()))
+    model = _model(loaded)
+    if code is None or model is None:
+        return None
+    return [
+        [described(loader), model, state, loaded.max_length, task],
+        [str(device.accelerator.device), device.precision.name, torch.get_float32_matmul_precision()],
+        [device.accelerator.num_processes, device.divides],
+        [versions(), hardware(), code],
+    ]
+
+
+def prepared_by(strategy: Strategy) -> list[Any]:
+    """Return what a strategy made of a base that parameters and buffers do not tell, as the scale of an update."""
+    if strategy.starts_from is None:
+        return []
+    files = content_of_files(Path(strategy.starts_from))
+    return [[strategy.name, strategy.loading_options(), strategy.environment(), files]]
+
+
+def key_of(what: str, depends: Any) -> str:
+    """Return the name under which the cache keeps something that depends on so much, as JSON has it."""
+    return f"{what}-{blake2b(json.dumps(depends, sort_keys=True).encode(), digest_size=20).hexdigest()}"
+
+
+@torch.no_grad()
+def _model(loaded: LoadedModel) -> list[Any] | None:
+    """Return what a model computes: its parts, settings and every bit of its weights; None where that is unknown."""
+    module: Any = loaded.module
+    digest = xxhash.xxh3_128()
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if type(tensor) not in (Tensor, nn.Parameter) or tensor.is_meta:
+            return None  # weights that are packed in a way of their own
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu().numpy().data)
+    settings: list[Any] = []
+    for name in ("config", "generation_config"):
+        own: Any = getattr(module, name, None)
+        content = own.to_dict() if hasattr(own, "to_dict") else {}
+        settings.append({key: str(value) for key, value in sorted(content.items()) if key != "_name_or_path"})
+        settings.append(str(getattr(own, "_attn_implementation", None)))
+    return [repr(module), settings, digest.hexdigest()]
+
+
+def _processor(processor: Any) -> Any:
+    """Return what a tokenizer or image processor does; None where it does not say."""
+    state = processor_state(processor)
+    if state is None and hasattr(processor, "to_dict"):
+        settings = {key: str(value) for key, value in sorted(processor.to_dict().items())}
+        return [type(processor).__module__, type(processor).__qualname__, settings]
+    return state
