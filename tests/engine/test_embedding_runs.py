@@ -158,7 +158,7 @@ def test_a_reranker_has_one_output_and_is_measured_by_query(judged, bert_folder,
 
 def test_labels_of_a_reranker_are_1_and_0(judged, bert_folder, tmp_path, no_weights):
     rows = [json.loads(line) for line in judged.read_text().splitlines()]
-    for label, fact in ((1, "relevant"), (0, "no label"), (3, "3")):
+    for label, fact in ((1, "every"), (0, "1 nowhere"), (3, "3")):
         file = tmp_path / f"{label}.jsonl"
         file.write_text("\n".join(json.dumps({**row, "label": label}) for row in rows))
         with raises(DataError, fact):

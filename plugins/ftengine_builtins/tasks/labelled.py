@@ -119,6 +119,8 @@ class LabelledTask(Task):
             for row in splits["train"] if not names else ():
                 if (value := row.get(self.config.label)) is not None:
                     self._read_names(value, kind)  # says what is wrong with the first one, and where that is
+            if self.config.kind == RELEVANCE:
+                raise DataError(f"no training row is relevant: column {self.config.label!r} is 1 nowhere.")
             which = f"only the label {names[0]!r}" if names else "no label"
             raise DataError(f"the training data has {which} in column {self.config.label!r}; at least two are needed.")
         if self.config.kind == RELEVANCE and counts[RELEVANT] == sum(
