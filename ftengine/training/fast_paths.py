@@ -144,7 +144,7 @@ def choose_fast_paths(
 ) -> FastPaths:
     """Return the paths that replace something in a model and compute what it does, on a probe batch.
 
-    They are compared all together and, where they differ from the model's own way, one by one.
+    They are compared all together; if they differ from the model's own way, added one by one and left out if they do.
 
     Args:
         paths: those that may be used.
@@ -164,8 +164,9 @@ def choose_fast_paths(
         left.remove(path)
         used[path.name] = FastPathUse(active=False, reason=reason)
 
-    def refuse(path: FastPath, fault: str) -> None:
-        told = f"{owned(path)} does not compute what {type(probe.loaded.module).__name__} does: {fault}"
+    def refuse(path: FastPath, fault: str, beside: Sequence[FastPath] = ()) -> None:
+        others = f" beside {', '.join(one.name for one in beside)}" if beside else ""
+        told = f"{owned(path)} does not compute what {type(probe.loaded.module).__name__} does{others}: {fault}"
         if fault not in (OWN_FAILS, DRIFTS):  # of which the first step tells, or the message before
             if named:
                 raise PluginError(f"{told}. {HELP}")
@@ -181,12 +182,11 @@ def choose_fast_paths(
         for path in tuple(left):
             refuse(path, DRIFTS)
     elif fault:
+        kept: list[FastPath] = []
         for path in tuple(left):
-            if fault := compared([path], probe, context, replaced, accelerator):
-                refuse(path, fault)
-        fault = compared(left, probe, context, replaced, accelerator)
-        for path in tuple(left) if fault else ():
-            refuse(path, f"with {', '.join(one.name for one in left)} together, {fault}")
+            kept.append(path)
+            if fault := compared(kept, probe, context, replaced, accelerator):
+                refuse(kept.pop(), fault, kept)
     for path in tuple(left):
         if counts := replaced.get(path.name):
             used[path.name] = FastPathUse(active=True, replaced=dict(counts))
@@ -287,7 +287,7 @@ def compared(
         except Exception:
             fault = OWN_FAILS
         else:
-            fault = f"it fails: {cause_in(paths[0], error)}" if len(paths) == 1 else f"one fails: {error!r}"
+            fault = f"it fails: {cause_in(paths[-1], error)}"  # the one that was added last
     return _everywhere(fault, accelerator)
 
 

@@ -15,6 +15,7 @@ from ftengine.errors import PluginError, RecipeError, SavedPartDiffers, UnknownN
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import Environment
+from ftengine.training import fast_paths as chosen
 from ftengine.training.probe import Dropouts, ProbeBatch
 from ftengine_builtins.fast_paths import grouped_layers
 
@@ -155,6 +156,22 @@ def test_what_computes_something_else_is_left_out_by_name(short, path):
     assert any(one.active for one in used.values())  # the others are not suspected
     (told,) = (text for text in said if "'replacing'" in text and "goes on without it" in text)
     assert ("OSError" in told) == (path is Failing)
+
+
+def test_one_that_differs_beside_another_costs_no_third_its_place(short, monkeypatch):
+    def differs(paths, *args):
+        both = {"grouped-layers", "replacing"} <= {path.name for path in paths}
+        return compared(paths, *args) or ("they differ" if both else "")
+
+    compared = chosen.compared
+    monkeypatch.setattr(chosen, "compared", differs)
+    used, said = run(short())
+    (refused,) = (text for text in said if "goes on without it" in text)
+    assert refused.startswith("fast-path 'replacing'")
+    assert "grouped-layers" in refused
+    assert not used["replacing"].active
+    assert used["grouped-layers"].active
+    assert sum(one.active for one in used.values()) > 1
 
 
 def test_a_model_that_computes_something_else_each_time_is_to_blame_and_no_path(short, monkeypatch):
