@@ -191,6 +191,30 @@ def test_a_column_that_is_not_read_or_may_mean_something_else_is_told(ftengine, 
     Recipe.read("recipe.yaml")
 
 
+def labelled_by(ftengine, tmp_path, monkeypatch, rows):
+    """Return the columns of the recipe for some rows, and what was said."""
+    monkeypatch.chdir(tmp_path)
+    said = ftengine("init", write(tmp_path, "rows.jsonl", rows), "--task", "text-classification").stderr
+    return Recipe.read("recipe.yaml").data.columns, said
+
+
+def test_a_column_named_like_labels_that_holds_texts_is_not_taken_for_them(ftengine, tmp_path, monkeypatch):
+    rows = [{"Sprache": "de", "Bewertung": f"Die App stürzt {i} Mal ab.", "Sterne": i % 5} for i in range(40)]
+    columns, _ = labelled_by(ftengine, tmp_path, monkeypatch, rows)
+    assert columns == {"text": "Bewertung", "label": "Sterne"}
+
+
+@pytest.mark.parametrize("identifier", [lambda i: i // 6, lambda i: str(2000 + i // 6)])
+def test_the_number_of_a_document_is_no_label_and_a_guess_says_so(ftengine, tmp_path, monkeypatch, identifier):
+    rows = [
+        {"pmid": identifier(i), "sentence": f"We saw {i} cases.", "section": ("AIM", "RESULTS")[i % 2]}
+        for i in range(60)
+    ]
+    columns, said = labelled_by(ftengine, tmp_path, monkeypatch, rows)
+    assert columns == {"text": "sentence", "label": "section"}
+    assert "note: 'section' is taken for the label, as its values repeat." in said
+
+
 def test_several_sources_are_listed_with_weights_to_uncomment(ftengine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     talks = write(tmp_path, "talks.jsonl", [{"messages": CHAT}] * 3)

@@ -160,6 +160,14 @@ def test_a_bad_row_is_named_and_can_be_skipped(prepare, name, content, place, re
     assert len(split) == len(split.rows) - len(split.skipped) >= 2
 
 
+def test_numbers_are_not_taken_for_classes_because_one_row_has_none(prepare):
+    rows = [f"flat {i},{1000 + 7 * i}" for i in range(12)]
+    with raises(DataError, "'label' has 13 different labels in 13", "task.kind=regression", "'n/a'", "on_error=skip"):
+        prepare("t.csv", "\n".join(["text,label", *rows, "flat,n/a"]))
+    codes = [f"part {i},{1000 + i % 3}" for i in range(12)]
+    assert len(prepare("t.csv", "\n".join(["text,label", *codes]))[1]["train"]) == 12
+
+
 WHOLE = [
     ("doubled column", "t.csv", csv(head="text,text,label"), "two columns"),
     ("columns that differ by a blank", "t.csv", "text,label,label \na,x,y\nb,y,x\n", "look alike"),

@@ -14,6 +14,8 @@ from ftengine.errors import DataError, did_you_mean, shown
 from ftengine.text import comparable
 
 SHOWN_NAMES = 10
+LEAST_VALUES = 10
+"""So many labels that mostly differ are no classes."""
 _TRUTHS = frozenset({"false", "true"})
 MISSING = frozenset({"nan", "none", "null", "na", "n/a", "nil", "#n/a", "-", "?", "<na>", "nat", "missing"})
 """What programs write where there is no value."""
@@ -132,6 +134,20 @@ def refuse_decimal_commas(names: Iterable[str]) -> None:
             f"labels such as {name!r} seem to be numbers with a decimal comma, which is not read: write {point}. Where "
             "they are names of classes, say so: task.kind=single."
         )
+
+
+def refuse_numbers(counts: Mapping[str, int], column: str) -> None:
+    """Refuse to take for classes what most rows have a value of their own of, mostly numbers. Raises DataError."""
+    rows, numbers = sum(counts.values()), sum(as_number(name) is not None for name in counts)
+    if rows < LEAST_VALUES or len(counts) <= rows / 2 or numbers <= len(counts) / 2:
+        return
+    other = next((name for name in counts if as_number(name) is None), None)
+    leave = f", and leave out rows such as that of {other!r} with data.on_error=skip" if other is not None else ""
+    raise DataError(
+        f"column {column!r} has {len(counts):,} different labels in {rows:,} training rows, and most are numbers. To "
+        f"learn them as numbers, set task.kind=regression{leave}. Where they are names of classes, say so: "
+        "task.kind=single."
+    )
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:

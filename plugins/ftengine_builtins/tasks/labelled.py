@@ -23,6 +23,7 @@ from ftengine_builtins.tasks.class_labels import (
     refuse_decimal_commas,
     refuse_joined,
     refuse_new_labels,
+    refuse_numbers,
     unknown_label,
 )
 from ftengine_builtins.tasks.modes import evaluated, refuse_options
@@ -132,6 +133,7 @@ class LabelledTask(Task):
         if self.config.kind == "auto" and kind == "single":
             refuse_joined(names, self.config.separator, self.config.label)
             refuse_decimal_commas(names)
+            refuse_numbers(counts, self.config.label)
         refuse_new_labels(splits, lambda row: self._names(row, kind), names)
         if isinstance(given := self.config.class_weights, dict) and (other := sorted(given.keys() - set(names))):
             raise DataError(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ftengine.api import Example, Recognised
-from ftengine_builtins.tasks.class_labels import as_number, with_point
+from ftengine_builtins.tasks.class_labels import LEAST_VALUES, as_number, with_point
 from ftengine_builtins.unpaired_layouts import are_unpaired
 
 TEXTS = ("text", "sentence", "content", "review", "description", "document", "body", "comment", "tweet", "title")
@@ -44,7 +44,8 @@ def renamed(**columns: str) -> dict[str, str]:
 def recognise_text(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
     """See a text, or two of them, with a label."""
     label, certainty = label_of(columns, rows), 1 if are_unpaired(columns, rows) else 3
-    if label is None:
+    guessed = label is None
+    if guessed:
         label, certainty = _guessed_label(columns, rows), 1
     if label is None:
         return None
@@ -59,12 +60,14 @@ def recognise_text(columns: Sequence[str], rows: Sequence[Example]) -> Recognise
     if text is None or not all(isinstance(row[text], str) for row in rows if row.get(text) is not None):
         return None
     options = {"pair": second} if second else {}
-    kind = kind_option(label, rows)
+    kind, note = kind_option(label, rows), ""
     if second and kind and label.lower() in SCORES:
         certainty = min(certainty, 2)  # two texts and how alike they are: for vectors first
-    return Recognised(
-        certainty, renamed(text=text, label=label), options | kind, note=_may_be_grades(label, kind, rows)
-    )
+    if guessed and set(columns) - {text, second, label}:
+        note = f"{label!r} is taken for the label, as its values repeat. To learn another column, name that in "
+        note += "data.columns (label: …)."
+    note = f"{note} {_may_be_grades(label, kind, rows)}".strip()
+    return Recognised(certainty, renamed(text=text, label=label), options | kind, note=note)
 
 
 def is_relevance(label: str, rows: Sequence[Example]) -> bool:
@@ -86,14 +89,19 @@ def recognise_images(columns: Sequence[str], rows: Sequence[Example]) -> Recogni
 def label_of(columns: Sequence[str], rows: Sequence[Example]) -> str | None:
     """Return the column of labels: by its name, and short or several times the same."""
     # A target beside a source is a text that it becomes.
-    column = first_of((name for name in LABELS if name != "target" or not first_of(["source"], columns)), columns)
-    values = [value for row in rows if (value := row.get(column)) is not None] if column else []
-    if any(isinstance(value, Mapping) for value in values):
-        return None
-    named = [value for value in values if isinstance(value, str)]
-    numbers = all(_is_number(value) for value in values)
-    few = numbers or _repeat(named) or len(named) < 10
-    return column if values and few and all(len(value) <= LONGEST_LABEL for value in named) else None
+    names = (name for name in LABELS if name != "target" or not first_of(["source"], columns))
+    named = (column for name in names if (column := first_of([name], columns)))
+    return next((column for column in named if _are_labels(column, rows)), None)
+
+
+def _are_labels(column: str, rows: Sequence[Example]) -> bool:
+    """Say whether a column holds numbers, or short texts that come several times."""
+    values = [value for row in rows if (value := row.get(column)) is not None]
+    if not values or any(isinstance(value, Mapping) for value in values):
+        return False
+    texts = [value for value in values if isinstance(value, str)]
+    few = all(_is_number(value) for value in values) or _repeat(texts) or len(texts) < 10
+    return few and all(len(value) <= LONGEST_LABEL for value in texts)
 
 
 def _guessed_label(columns: Sequence[str], rows: Sequence[Example]) -> str | None:
@@ -102,7 +110,9 @@ def _guessed_label(columns: Sequence[str], rows: Sequence[Example]) -> str | Non
     for column in columns:
         values = [value for row in rows if (value := row.get(column)) is not None]
         plain = all((isinstance(value, str) and len(value) <= LONGEST_LABEL) or _is_number(value) for value in values)
-        if plain and 2 <= len(set(values)) <= min(MOST_CLASSES, len(values) / ROWS_AN_ANSWER):
+        # The number of a document or an author is what a row belongs to.
+        numbered = column.lower().endswith("id") and all(_is_number(value) for value in values)
+        if plain and not numbered and 2 <= len(set(values)) <= min(MOST_CLASSES, len(values) / ROWS_AN_ANSWER):
             candidates.append(column)
     others = [column for column in columns if column not in candidates]
     return candidates[0] if len(candidates) == 1 and _longest(others, rows) else None
@@ -125,7 +135,7 @@ def kind_option(label: str, rows: Sequence[Example]) -> dict[str, str]:
     if not all(_is_number(value) for value in values):
         return {}
     fractional = any(with_point(value) or not float(value).is_integer() for value in values)
-    return {"kind": "regression"} if fractional or (len(values) >= 10 and not _repeat(values)) else {}
+    return {"kind": "regression"} if fractional or (len(values) >= LEAST_VALUES and not _repeat(values)) else {}
 
 
 def _may_be_grades(label: str, kind: Mapping[str, str], rows: Sequence[Example]) -> str:
