@@ -229,6 +229,14 @@ def test_a_model_that_ranks_well_is_an_alarm_where_it_is_surely_behind_constant_
     assert (quality.level, quality.source) == (expected, "constant-answer")
 
 
+@pytest.mark.parametrize(("n", "low", "leads"), [(12, 0.8, True), (400, 0.8, False), (12, 0.45, False)])
+def test_few_held_out_examples_are_why_a_model_that_is_ahead_is_not_shown_to_be_better(verdict, n, low, leads):
+    """Not where the scores tell nothing either, and not of many examples."""
+    told = verdict(*ranked(low, 0.97, level=0.48), put("evaluation.tuned.drift.n", n))
+    assert told.headline.startswith("Hold out more examples, or train on folds (ftengine cross-validate): ") == leads
+    assert ("So far not shown to be better than always answering" in told.headline) == leads
+
+
 def test_a_rare_class_is_no_cause_where_scores_tell_nothing(verdict):
     """Weights do not help where the labels of new examples cannot be told."""
     rare = {"classes": [("usual", 360, 400), ("urgent", 40, 0)]}

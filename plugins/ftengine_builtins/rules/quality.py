@@ -170,14 +170,26 @@ class HeldOutSplit(Rule):
             between, number = interval(figure), sample_size(figure.n, figure.rows)
             leaves = "leaves" if figure.n == 1 else "leave"
             rest = f" {leaves} {label} anywhere from {between}" if between else ", too few for intervals"
-            text = f"Hold out more examples: the {split} split is small; {number}{rest}. {few}".rstrip()
+            lead, explains = "Hold out more examples", ()
+            if _too_few_to_show(run):
+                lead, explains = f"{lead}, or train on folds (ftengine cross-validate)", ("quality",)
+            text = f"{lead}: the {split} split is small; {number}{rest}. {few}".rstrip()
+            brief = f"{lead[:1].lower()}{lead[1:]}: {number}{rest}"
             figures = {"examples": figure.n, "rows": figure.rows}
-            yield Finding(kind="data", level="note", text=text, figures=figures)
+            yield Finding(kind="data", level="note", text=text, brief=brief, explains=explains, figures=figures)
         if split == "validation":
             chosen = "which also chose the weights" if is_chosen(run) else "by which choices are made"
             text = f"Hold out a test split (data.test): figures are of the validation split, {chosen}, so they are "
             text += "optimistic."
             yield Finding(kind="data", level="note", text=text, figures={"split": split})
+
+
+def _too_few_to_show(run: RunRecords) -> bool:
+    """Say whether a model is ahead of the best constant answer, and of guessing beyond chance by another metric."""
+    threshold = threshold_of(run)
+    if threshold is None or not (threshold.missed and threshold.is_ahead):
+        return False
+    return threshold.may_be_better or bool(threshold.beaten(pooled=True))
 
 
 def is_chosen(run: RunRecords) -> bool:
