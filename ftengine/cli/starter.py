@@ -78,7 +78,7 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mappi
             known.append((entry, recognised))
     broken = rows.skipped
     skipped = f"{counted(broken.count, 'row')} cannot be read: {broken.first[0]}" if broken.count else ""
-    packed = next((name for name, value in (first[0] if first else {}).items() if _is_json_text(value)), None)
+    packed = next((name for name, value in (first[0] if first else {}).items() if _is_json_text(name, value)), None)
     json_text = "" if packed is None else f"Column {packed} holds JSON as text: save the rows as .jsonl"
     if not known:
         hint = rows.hint or (json_text and f" {json_text}.")
@@ -91,14 +91,15 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mappi
             "another task, name it with --task and rename them with data.columns."
         )
     task, recognised = max(suiting, key=lambda pair: pair[1].certainty)
-    if json_text and not recognised.layout:  # whose tools may be text
+    if json_text:
         note = f"{recognised.note} {json_text} if it should be read as lists or objects.".strip()
         recognised = replace(recognised, note=note)
     return Seen(rows.columns, task, recognised, rows=len(rows), note=rows.note, skipped=skipped)
 
 
-def _is_json_text(value: object) -> bool:
-    return isinstance(value, str) and value.lstrip().startswith(("[{", '{"'))
+def _is_json_text(name: str, value: object) -> bool:
+    """Say whether a column that is read as lists or objects holds them as text, which tools may be."""
+    return name != "tools" and isinstance(value, str) and value.lstrip().startswith(("[{", '{"'))
 
 
 def refusals(source: str, tasks: Iterable[Entry], registry: Registry) -> dict[str, str]:

@@ -49,32 +49,34 @@ def end_tokens(processor: Any) -> list[int]:
     return list(dict.fromkeys(processor.get_added_vocab()[token] for token in tokens if token))
 
 
-def turn_end(processor: Any, text: str) -> tuple[int, bool]:
-    """Return where a conversation's last turn ends, and whether with a token; a line break behind it is left out."""
-    stripped = text.rstrip()
+def end_turn(processor: Any, text: str, message: Message) -> tuple[str, int, bool]:
+    """Return a conversation up to a message with the token that ends its turn, where that ends, and whether it has one.
+
+    Where the template writes none behind the assistant's, it is the next speaker's; a line break behind it is left out.
+    A token that the message itself ends with, as a text about tokens does, ends no turn.
+    """
+    ends, stripped = _ends(processor), text.rstrip()
     token = _ending(processor, stripped)
-    ends = token not in ("", _ends(processor).each_call)
-    return (len(stripped) if ends else len(text)), ends
-
-
-def with_turn_end(processor: Any, text: str, message: Message) -> str:
-    """Return a conversation up to a message, behind the assistant's with the next speaker's token if that ends it."""
-    ended = message.role != "assistant" or turn_end(processor, text)[1]
-    return text if ended else text + _ends(processor).after(message)
+    after = ends.after(message) if message.role == "assistant" else ""
+    its_own = token not in (ends.answer, ends.call, after) and message.text.rstrip().endswith(token)
+    if token in ("", ends.each_call) or its_own:
+        return text + after, len(text + after), bool(after)
+    return text, len(stripped), True
 
 
 def _ends(processor: Any) -> TurnEnds:
-    ends: TurnEnds = known(processor, "turn ends", lambda: _find_ends(processor))
+    ends: TurnEnds = known(processor, ("turn ends", len(processor)), lambda: _find_ends(processor))
     return ends
 
 
 def _find_ends(processor: Any) -> TurnEnds:
     asked = _written(processor, _ASKED)
     begins = _written(processor, _ASKED, prompt=True).removeprefix(asked)
+    begins = begins or _written(processor, _ASKED, _ANSWER).removeprefix(asked)  # without a prompt for answers
     answer, after_answer = _end(processor, _ANSWER, _ASKED, begins)
     call, after_call = _end(processor, _CALLED, _RESULT, begins)
     each = ""
-    if call and call != answer:
+    if call and call != answer and after_call:
         both = _written(processor, _ASKED, Message("assistant", "", calls=(_CALL, _SECOND)))
         each = call if both.count(call) > _written(processor, _ASKED, _CALLED).count(call) else ""
     return TurnEnds(answer, "" if each else call, "" if answer else after_answer, after_call, each)
@@ -88,7 +90,7 @@ def _end(processor: Any, message: Message, following: Message, begins: str) -> t
     text = _written(processor, _ASKED, message)
     more = _written(processor, _ASKED, message, following)
     rest = more.removeprefix(text) if text and more.startswith(text) else ""
-    after = _beginning(processor, rest)
+    after = _speaker(processor, rest)
     return _ending(processor, text.rstrip()), "" if after and begins.startswith(after) else after
 
 
@@ -104,8 +106,12 @@ def _ending(processor: Any, text: str) -> str:
     return next((text[-n:] for n, tokens in _by_length(processor).items() if text[-n:] in tokens), "")
 
 
-def _beginning(processor: Any, text: str) -> str:
-    return next((text[:n] for n, tokens in _by_length(processor).items() if text[:n] in tokens), "")
+def _speaker(processor: Any, text: str) -> str:
+    """Return the longest special token that a text begins with; "" where it is none, or what all texts begin with."""
+    special = {token.content for token in processor.added_tokens_decoder.values() if token.special}
+    special -= {processor.bos_token} - {processor.eos_token}
+    begins = (text[:n] for n, tokens in _by_length(processor).items() if text[:n] in tokens & special)
+    return next((token for token in begins if token.strip()), "")
 
 
 def _by_length(processor: Any) -> dict[int, set[str]]:

@@ -14,7 +14,7 @@ from ftengine.errors import DataError, shown
 from ftengine.model.answers import OPENED
 from ftengine.model.chat import marks, render
 from ftengine.model.tokens import Span, encode_spans
-from ftengine.model.turn_ends import turn_end, with_turn_end
+from ftengine.model.turn_ends import end_turn
 
 _OPENS = re.compile(r"\s*(?:<think>|<\|channel\|>\w+<\|message\|>)?\s*")
 _CLOSED = re.compile(r"\s*</think>\s*")
@@ -208,8 +208,7 @@ def turn(processor: Any, conversation: Conversation, k: int, whole: str = "") ->
             f"answer, so what to train on is unknown. {cure if has else 'Set task.train_on: all'}, or take the "
             "template from the model's author."
         )
-    text = with_turn_end(processor, text, conversation.messages[k])
-    end, ends = turn_end(processor, text)
+    text, end, ends = end_turn(processor, text, conversation.messages[k])
     return Turn(k, text, len(prompt), end, ends, rendered, bool(opened))
 
 

@@ -374,6 +374,7 @@ def test_json_in_a_cell_is_told(ftengine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, header, told in (
         ("chat.csv", ["messages"], "Column messages holds JSON as text: save the rows as .jsonl."),
+        ("liked.csv", ["messages", "rejected_response"], "Column messages holds JSON as text"),
         (
             "pairs.csv",
             ["prompt", "completion"],

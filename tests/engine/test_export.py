@@ -211,11 +211,12 @@ def test_a_scale_that_is_lost_is_refused(run, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_end_of_a_turn_in_gguf_is_what_answers_are_trained_to_end_with(tmp_path):
-    """Where a model's generation settings have further ends."""
+    """Where a model's generation settings have further ends; the file has room for one more."""
     source, writer = exported_run(tmp_path)[0], MagicMock()
     end = source.processor.eos_token_id
     gguf_tokenizer.write(writer, replace(source, stop=(end, end + 1, end + 2)))
     writer.add_eot_token_id.assert_called_once_with(end + 2)
+    writer.add_eom_token_id.assert_called_once_with(end + 1)
 
 
 @pytest.mark.parametrize("times", [0.5, 8**-0.5])

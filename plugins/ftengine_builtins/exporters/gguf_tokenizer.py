@@ -116,7 +116,7 @@ def _make(writer: Any, source: ExportSource) -> None:
             getattr(writer, f"add_{name}_token_id")(token)
     begins = processor.bos_token_id is not None and processor("")["input_ids"][:1] == [processor.bos_token_id]
     writer.add_add_bos_token(begins)
-    if len(source.stop) > 1:
-        turn = next((one for one in reversed(source.stop) if one != processor.eos_token_id), None)
-        if turn is not None:
-            writer.add_eot_token_id(turn)
+    others = [one for one in reversed(source.stop) if one != processor.eos_token_id]
+    if len(source.stop) > 1:  # a file has room for two more: of a turn, and of a message, as a call of a tool
+        for add, token in zip((writer.add_eot_token_id, writer.add_eom_token_id), others, strict=False):
+            add(token)

@@ -38,7 +38,7 @@ from ftengine.model.tokens import (
     prompt_tokens,
     unknown_in,
 )
-from ftengine.model.turn_ends import turn_end, with_turn_end
+from ftengine.model.turn_ends import end_turn
 from ftengine.model.turns import Written, answers, write
 from ftengine_builtins.layouts import recognised
 from ftengine_builtins.tasks import language_rows
@@ -317,8 +317,8 @@ class CausalLM(GenerativeTask):
                         "a message has weight 0, which leaves it out of the loss, but task.train_on is all. Set it to "
                         "completion, or take the weights out of the data."
                     )
-                text = with_turn_end(processor, render(processor, conversation), messages[-1])
-                return Written(text, [(0, len(text))], ends=turn_end(processor, text)[1]), conversation
+                text, _, ends = end_turn(processor, render(processor, conversation), messages[-1])
+                return Written(text, [(0, len(text))], ends=ends), conversation
             if not any(message.role == "assistant" for message in messages[given or 1 :]):
                 where = "in its completion" if given else "that answers something"
                 raise DataError(f"the conversation has no assistant turn {where}; nothing to train on.")

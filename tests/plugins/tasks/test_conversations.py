@@ -288,6 +288,7 @@ RESULTS = [{"role": "tool", "content": "4"}, {"role": "tool", "content": "5"}]
         ([ASKED, asked_for("f", "g"), *RESULTS, ANSWER], [f"{CALLED}Sunny.<|user|>"]),
         ([ASKED, ANSWER | {"weight": 0}, ASKED, ANSWER], ["Sunny.<|user|>"]),
         ([ASKED, ANSWER, ANSWER], ["Sunny.<|user|>", "Sunny.<|user|>"]),  # not the assistant's own token
+        ([ASKED, ANSWER | {"content": "Write </tool_call>"}], ["Write </tool_call><|user|>"]),
     ],
 )
 def test_the_next_speakers_token_ends_a_turn_that_has_no_end_of_its_own(talk, learnt):
@@ -302,6 +303,21 @@ def test_the_next_speakers_token_ends_a_turn_that_has_no_end_of_its_own(talk, le
     assert found["counts"]["end_of_turn"] == 1
     (everything,) = encoded(made, {"messages": [ASKED, ANSWER]}, train_on="all")
     assert made.decode(everything["labels"]).endswith("Sunny.<|user|>")
+
+
+BLANK = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}"
+SHARED = "{% for m in messages %}<|user|>{{ m.role }}\n{{ m.content }}{% endfor %}"
+FIRST = "{% for m in messages %}{{ '<|observation|>' if m.role == 'user' }}{{ m.content }} {% endfor %}"
+
+
+@pytest.mark.parametrize(("template", "bos"), [(BLANK, None), (SHARED, None), (FIRST, "<|observation|>")])
+def test_blanks_marks_of_all_speakers_and_what_texts_begin_with_end_no_turn(template, bos):
+    made = byte_level_tokenizer(pad_token="<|im_end|>")
+    made.add_tokens(list(SPEAKERS), special_tokens=True)
+    made.add_tokens(["\n\n"])
+    made.bos_token, made.chat_template = bos, template
+    assert end_tokens(made) == []
+    assert "end_of_turn" not in encoded(made, {"messages": [ASKED, ANSWER]}, train_on="all")[0]["counts"]
 
 
 HERMES = {
