@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ftengine.api import Audit, Finding, Matrix
+from ftengine.api import Audit, Finding, Matrix, View
 from ftengine.run.directory import RunDirectory
 from ftengine.run.evaluation_result import Details, Displays, EvaluationResult
 from ftengine.run.records import Verdict
@@ -18,6 +18,7 @@ from ftengine.text import find_personal, redact, redact_json, redact_pieces
 from ftengine_builtins.audits import balance
 from ftengine_builtins.audits.conversations import Conversations
 from ftengine_builtins.audits.languages import letter_script, minorities, script_of
+from ftengine_builtins.audits.numbers import Numbers
 from ftengine_builtins.audits.texts import is_garbled
 
 
@@ -35,6 +36,31 @@ def test_what_no_template_writes_is_found():
     (finding,) = [one for one in Conversations().examine(data) if isinstance(one, Finding)]
     assert "`is_error` of 3 messages in training examples" in finding.text
     assert finding.figures == {"train": {"unwritten.is_error": 3}}
+
+
+class Numbered(list):
+    def where(self, row):
+        return f"prices.csv:{row}"
+
+
+@pytest.mark.parametrize(
+    ("values", "levels"),
+    [
+        ([1.0, 2.0, 3.0, 4.0, 5.0] * 40, []),
+        ([0.1] * 199 + [0.9], ["note"]),  # all but one are the same
+        ([10.0, 20.0, 30.0, 40.0] * 50, ["note"]),
+        ([5000.0, 7000.0, 9000.0, 8000.0] * 50, ["alarm"]),
+        ([5000.0, 7000.0, 9000.0, 8000.0] * 50 + [900000.0], ["alarm", "note"]),
+        (["a", "b"] * 100, []),
+    ],
+)
+def test_numbers_far_from_what_a_new_head_answers_and_outliers_are_found(values, levels):
+    rows = Numbered(View([f"text {i}"], value, classes=True) for i, value in enumerate(values))
+    findings = list(Numbers().examine(SimpleNamespace(splits={"train": rows})))
+    assert [one.level for one in findings] == levels
+    if levels == ["alarm", "note"]:
+        assert "by 10,000 say" in findings[0].text
+        assert findings[1].places[0] == "prices.csv:200"
 
 
 def test_a_script_that_few_rows_have_is_found(write, text_task, audit):

@@ -1,0 +1,49 @@
+"""Audit `numbers`."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ftengine.api import Audit, AuditedData, Finding
+from ftengine.text import counted, number, percent
+
+FAR, TOO_FAR = 10.0, 100.0
+"""Root mean square of the numbers to be learnt, from which they are far from what a new head answers, which is near 0,
+and too far for the steps that usual learning rates take."""
+
+MOST = 0.5
+"""Share of all squared distances to the median that FEW of the rows have where they outweigh the others."""
+
+FEW = 0.01
+SHOWN_PLACES = 5
+
+
+class Numbers(Audit):
+    """Numbers to be learnt: far from what a new head answers, or a few that outweigh all others."""
+
+    name = "numbers"
+
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
+        rows = data.splits["train"]
+        numbered = [(view.label, i) for i, view in enumerate(rows) if isinstance(view.label, float)]
+        if not numbered:
+            return
+        values = np.array([value for value, _ in numbered])
+        size, median = float(np.sqrt(np.mean(values**2))), float(np.median(values))
+        lowest, highest = float(values.min()), float(values.max())
+        figures = {"median": median, "least": lowest, "most": highest, "root_mean_square": size}
+        spread = f"{number(lowest)} to {number(highest)} (median {number(median)})"
+        if size >= FAR:
+            unit = 10 ** int(np.ceil(np.log10(size)) - 1)
+            text = f"Divide the numbers to be learnt, by {unit:,} say, or take their logarithm: they go from {spread}; "
+            text += "what a new head answers is near 0, and moves little in a step."
+            yield Finding(kind="labels", level="alarm" if size >= TOO_FAR else "note", text=text, figures=figures)
+        squared = (values - median) ** 2
+        order = np.argsort(-squared, kind="stable")[: max(1, int(FEW * len(values)))]
+        share = float(squared[order].sum() / squared.sum()) if squared.any() else 0.0
+        if share >= MOST and len(values) >= 1 / FEW:
+            places = tuple(rows.where(numbered[i][1]) for i in order[:SHOWN_PLACES])
+            outliers, first = counted(len(order), "outlier"), number(float(values[order[0]]))
+            text = f"Look at {outliers} among the numbers to be learnt, such as {first} at {places[0]}: of all squared "
+            text += f"distances to the median, {percent(share)} are in {counted(len(order), 'row')} of {len(values):,}."
+            yield Finding(kind="labels", level="note", text=text, figures={**figures, "share": share}, places=places)
