@@ -18,7 +18,7 @@ from ftengine.text import find_personal, redact, redact_json, redact_pieces
 from ftengine_builtins.audits import balance
 from ftengine_builtins.audits.conversations import Conversations
 from ftengine_builtins.audits.languages import letter_script, minorities, script_of
-from ftengine_builtins.audits.numbers import Numbers
+from ftengine_builtins.audits.number_targets import NumberTargets
 from ftengine_builtins.audits.texts import is_garbled
 
 
@@ -56,7 +56,7 @@ class Numbered(list):
 )
 def test_numbers_far_from_what_a_new_head_answers_and_outliers_are_found(values, levels):
     rows = Numbered(View([f"text {i}"], value, classes=True) for i, value in enumerate(values))
-    findings = list(Numbers().examine(SimpleNamespace(splits={"train": rows})))
+    findings = list(NumberTargets().examine(SimpleNamespace(splits={"train": rows})))
     assert [one.level for one in findings] == levels
     if levels == ["alarm", "note"]:
         assert "by 10,000 say" in findings[0].text

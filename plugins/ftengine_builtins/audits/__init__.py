@@ -6,7 +6,7 @@ from ftengine_builtins.audits.conversations import Conversations
 from ftengine_builtins.audits.encoded import Lengths, UnknownTokens, UnreadKeys
 from ftengine_builtins.audits.label_noise import LabelNoise
 from ftengine_builtins.audits.languages import Languages
-from ftengine_builtins.audits.numbers import Numbers
+from ftengine_builtins.audits.number_targets import NumberTargets
 from ftengine_builtins.audits.preferences import ContraryPreferences, PreferenceLengths
 from ftengine_builtins.audits.several_sources import SeveralSources
 from ftengine_builtins.audits.sources import Duplicates, Leaks, Reading
@@ -23,7 +23,7 @@ __all__ = [
     "Leaks",
     "Lengths",
     "Mojibake",
-    "Numbers",
+    "NumberTargets",
     "Oddities",
     "PersonalData",
     "PreferenceLengths",

@@ -1,4 +1,4 @@
-"""Audit `numbers`."""
+"""Audit `number-targets`."""
 
 from collections.abc import Iterator
 
@@ -18,10 +18,10 @@ FEW = 0.01
 SHOWN_PLACES = 5
 
 
-class Numbers(Audit):
+class NumberTargets(Audit):
     """Numbers to be learnt: far from what a new head answers, or a few that outweigh all others."""
 
-    name = "numbers"
+    name = "number-targets"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
         rows = data.splits["train"]
