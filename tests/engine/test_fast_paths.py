@@ -2,7 +2,7 @@
 
 import itertools
 import types
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import Environment
 from ftengine.training import fast_paths as chosen
-from ftengine.training.probe import Dropouts, ProbeBatch
+from ftengine.training.probe import Dropouts, Outcome, ProbeBatch
 from ftengine_builtins.fast_paths import grouped_layers
 
 
@@ -271,3 +271,19 @@ def test_an_order_that_loses_an_example_is_refused(short):
 
     with pytest.raises(PluginError):
         run(short(["replacing"]), Losing)
+
+
+@pytest.mark.parametrize(("before", "fault"), [((True, False), ""), ((False,), "in bfloat16, the loss differs by ")])
+def test_rounding_is_as_far_as_half_precision_goes_with_dropout_or_without(monkeypatch, before, fault):
+    """The model's own way is near float32 without dropout, by chance, and the other no farther than it is with it."""
+    apart = {(True, True): 0.0, (True, False): 0.2, (False, True): 0.0, (False, False): 0.01}
+
+    def passed(self, training, wide, way=None):
+        moved = apart[training, wide] if way is None else (0.0 if wide else 0.25)
+        return Outcome({"the loss": torch.ones(1) + moved})
+
+    monkeypatch.setattr(ProbeBatch, "_passed", passed)
+    probe = ProbeBatch(None, None, {}, torch.device("cpu"), torch.bfloat16)
+    told = [probe.fault(nullcontext, training=training) for training in before][-1]
+    assert told.startswith(fault)
+    assert bool(told) == bool(fault)
