@@ -215,10 +215,10 @@ def test_a_chat_template_that_computes_powers_is_refused(here):
 @pytest.mark.parametrize(
     "template",
     [
-        "{{ 'a' * 1000000000 }}",
-        "{{ ('a' * 1000000000) | length }}{{ messages }}",
+        "{{ 'a' * 4000000000 }}",
+        "{{ ('a' * 4000000000) | length }}{{ messages }}",
         "{% set ns = namespace(x='ab') %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
-        "{{ '%1000000000d' % 1 }}",
+        "{{ '%4000000000d' % 1 }}",
         "{{ ['a'] * 1000000000 }}",
     ],
 )
