@@ -10,12 +10,12 @@ import numpy as np
 
 from ftengine.api import Audit, AuditedData, AuditedRows, Finding, View
 from ftengine.text import comparable, counted
+from ftengine_builtins.audits.counting import SHOWN_PLACES
 
 ALARM = 0.02
 """Share of rows whose text also stands there with another label, from which it is an alarm."""
 MANY_ANSWERS = 10
 """Different answers to one prompt from which it is said, however few of the rows that is."""
-SHOWN_PLACES = 5
 LOOKED_AT = 1000
 """Rows of a split that show whether targets are sequences."""
 
@@ -35,12 +35,12 @@ class Contradictions(Audit):
             share = clash.rows / sum(map(len, data.splits.values()))
             text = f"{counted(clash.texts, 'text has', 'texts have')} more than one label in the data "
             text += f"({clash.rows:,} rows, e.g. {clash.places[0]})."
-            level = "alarm" if share >= ALARM and not _are_numbers(data) else "note"
+            level = "alarm" if share >= ALARM and not are_numbers(data) else "note"
             figures = {"texts": clash.texts, "rows": clash.rows, "share": share}
             yield Finding(kind="labels", level=level, text=text, figures=figures, places=clash.places)
 
 
-def _are_numbers(data: AuditedData) -> bool:
+def are_numbers(data: AuditedData) -> bool:
     """Say whether targets are numbers, of which equal texts may well have several."""
     return any(isinstance(view.label, float) for rows in data.splits.values() for view in islice(rows, LOOKED_AT))
 

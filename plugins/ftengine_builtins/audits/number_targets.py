@@ -6,6 +6,8 @@ import numpy as np
 
 from ftengine.api import Audit, AuditedData, Finding
 from ftengine.text import counted, number, percent
+from ftengine_builtins.audits.contradictions import are_numbers
+from ftengine_builtins.audits.counting import SHOWN_PLACES
 
 FAR, TOO_FAR = 10.0, 100.0
 """Root mean square of the numbers to be learnt, from which they are far from what a new head answers, which is near 0,
@@ -15,7 +17,6 @@ MOST = 0.5
 """Share of all squared distances to the median that FEW of the rows have where they outweigh the others."""
 
 FEW = 0.01
-SHOWN_PLACES = 5
 
 
 class NumberTargets(Audit):
@@ -24,6 +25,8 @@ class NumberTargets(Audit):
     name = "number-targets"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
+        if not are_numbers(data):
+            return
         rows = data.splits["train"]
         numbered = [(view.label, i) for i, view in enumerate(rows) if isinstance(view.label, float)]
         if not numbered:
@@ -34,7 +37,7 @@ class NumberTargets(Audit):
         figures = {"median": median, "least": lowest, "most": highest, "root_mean_square": size}
         spread = f"{number(lowest)} to {number(highest)} (median {number(median)})"
         if size >= FAR:
-            unit = 10 ** int(np.ceil(np.log10(size)) - 1)
+            unit = 10 ** int(np.log10(size))
             text = f"Divide the numbers to be learnt, by {unit:,} say, or take their logarithm: they go from {spread}; "
             text += "what a new head answers is near 0, and moves little in a step."
             yield Finding(kind="labels", level="alarm" if size >= TOO_FAR else "note", text=text, figures=figures)
