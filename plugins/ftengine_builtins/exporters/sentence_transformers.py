@@ -10,8 +10,10 @@ from typing import Any
 from ftengine.api import Example, Exported, ExportSource, Predictor, Task
 from ftengine.errors import NoRuntime, NotExportable
 from ftengine_builtins.exporters.transformers import TransformersExporter, read, rewrite
-from ftengine_builtins.tasks import Embedding, TextClassification
+from ftengine_builtins.tasks import Embedding, Reranking, TextClassification
 from ftengine_builtins.tasks.labelled import RELEVANCE, RELEVANT
+from ftengine_builtins.tasks.reranking import answers, pairs_of
+from ftengine_builtins.tasks.reranking_rows import asked_of
 from ftengine_builtins.tasks.sentence_transformers import drop_chat_template
 
 NOISE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}
@@ -38,8 +40,8 @@ class SentenceTransformersExporter(TransformersExporter):
         if not isinstance(source.task, Embedding) and not is_reranker(source.task):
             raise NotExportable(
                 f"a model of task {source.task.name!r} is neither an encoder (task embedding) nor a reranker (task "
-                "text-classification of pairs, kind: relevance), which sentence-transformers opens. Export to "
-                "transformers."
+                "reranking, or text-classification of pairs, kind: relevance), which sentence-transformers opens. "
+                "Export to transformers."
             )
         super().check(source)
 
@@ -89,17 +91,26 @@ class _Reranker:
     """What scores pairs of query and document."""
 
     def __init__(self, folder: Path, task: Any, library: Any) -> None:
-        self._columns, self.name = task.columns(), f"sentence-transformers {library.__version__}"
+        self._task, self.name = task, f"sentence-transformers {library.__version__}"
         self._opened = library.CrossEncoder(str(folder), **_exactly())
 
     def infer(self, rows: Sequence[Example], options: Mapping[str, Any]) -> list[dict[str, Any]]:
-        pairs = [(row[self._columns["text"]], row[self._columns["pair"]]) for row in rows]
-        return [{"scores": {RELEVANT: float(one)}} for one in self._opened.predict(pairs, show_progress_bar=False)]
+        if isinstance(self._task, Reranking):
+            asked = [asked_of(row) for row in rows]
+            return answers(asked, self._scores(pairs_of(asked)))
+        columns = self._task.columns()
+        scores = self._scores([(row[columns["text"]], row[columns["pair"]]) for row in rows])
+        return [{"scores": {RELEVANT: score}} for score in scores]
+
+    def _scores(self, pairs: list[tuple[str, str]]) -> list[float]:
+        return [float(one) for one in self._opened.predict(pairs, show_progress_bar=False)]
 
 
 def is_reranker(task: Task) -> bool:
     """Say whether a task scores how relevant a document is to a query."""
-    return isinstance(task, TextClassification) and task.config.kind == RELEVANCE and task.config.pair is not None
+    return isinstance(task, Reranking) or (
+        isinstance(task, TextClassification) and task.config.kind == RELEVANCE and task.config.pair is not None
+    )
 
 
 def _exactly() -> dict[str, Any]:

@@ -7,6 +7,7 @@ from ftengine_builtins.tasks.preference import Preference
 from ftengine_builtins.tasks.preference import PreferenceConfig as PreferenceConfig
 from ftengine_builtins.tasks.preference_losses import Pairs as Pairs
 from ftengine_builtins.tasks.preference_losses import PreferenceLoss as PreferenceLoss
+from ftengine_builtins.tasks.reranking import Reranking
 from ftengine_builtins.tasks.reward import Reward
 from ftengine_builtins.tasks.seq2seq_lm import Seq2SeqLM
 from ftengine_builtins.tasks.text_classification import TextClassification
@@ -20,6 +21,7 @@ __all__ = [
     "Embedding",
     "ImageClassification",
     "Preference",
+    "Reranking",
     "Reward",
     "Seq2SeqLM",
     "TextClassification",

@@ -34,8 +34,13 @@ READ_TOGETHER = (
     "The cosine of two vectors is to follow the score. A model that reads both texts together, more slowly and mostly "
     "more exactly, is trained by `--task text-classification`."
 )
+TRIPLETS_READ_TOGETHER = (
+    "Vectors of the texts are trained. A model that reads query and document together, to order what was found more "
+    "exactly, is trained by `--task reranking`."
+)
+"""What else scored pairs, and triplets, are for."""
 
-_NAMES = {
+NAMES = {
     "anchor": ("anchor", "query"),
     "positive": ("positive", "pos", "document", "passage", "doc"),
     "negative": ("negative", "neg", "hard_negative", "negative_passage"),
@@ -47,7 +52,7 @@ _NAMES = {
 
 def recognise_embedding(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
     """See anchor and positive, with a negative where there is one; two sentences and their score; text and label."""
-    by_name = {ours: theirs for ours, names in _NAMES.items() if (theirs := first_of(names, columns)) is not None}
+    by_name = {ours: theirs for ours, names in NAMES.items() if (theirs := first_of(names, columns)) is not None}
     label = label_of(columns, rows)
     if label not in (None, by_name.get("score")):
         # A classifier is for pairs of which some do not belong together, and first for labelled texts.
@@ -65,7 +70,7 @@ def recognise_embedding(columns: Sequence[str], rows: Sequence[Example]) -> Reco
                     3 if graded else certainty,
                     renamed(**chosen),
                     {} if kind == "pairs" else {"rows": kind},
-                    note=READ_TOGETHER if graded else "",
+                    note=READ_TOGETHER if graded else TRIPLETS_READ_TOGETHER if kind == "triplets" else "",
                 )
     return None
 

@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 MODES = {"cls": "cls_token", "mean": "mean_tokens", "last": "lasttoken"}
-SIGMOID = "torch.nn.modules.activation.Sigmoid"
+SIGMOID, IDENTITY = "torch.nn.modules.activation.Sigmoid", "torch.nn.modules.linear.Identity"
 OTHERS = ("max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens")
 
 
-def write_activation(directory: Path) -> None:
-    """Have CrossEncoder give scores from 0 to 1, whatever the base's config.json asked it for."""
+def write_activation(directory: Path, activation: str = SIGMOID) -> None:
+    """Have CrossEncoder give scores from 0 to 1, or as they are, whatever the base's config.json asked it for."""
     file = directory / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     config.pop("sbert_ce_default_activation_function", None)
     own = config.get("sentence_transformers")
-    config["sentence_transformers"] = {**(own if isinstance(own, dict) else {}), "activation_fn": SIGMOID}
+    config["sentence_transformers"] = {**(own if isinstance(own, dict) else {}), "activation_fn": activation}
     file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -183,3 +183,26 @@ def test_what_varies_by_rounding_alone_has_no_correlation(constant, value):
 )
 def test_evaluators_conform(cls, rows):
     check_evaluator(cls, rows)
+
+
+def test_lists_of_several_rows_of_a_query_are_one_list_in_which_a_document_stands_once():
+    """A negative of one row that is a positive of another is relevant; against scikit-learn, by query."""
+    scores = DRAW.normal(size=8).tolist()
+    lists = [("a", [0, 1, 2], [1, 0, 0]), ("b", [3, 4], [1, 0]), ("a", [5, 0, 1, 6], [1, 0, 0, 0]), ("c", [7], [0])]
+    rows = {
+        "scores": np.array([[scores[i] for i in ids] for _, ids, _ in lists], dtype=object),
+        "label": np.array([labels for *_, labels in lists], dtype=object),
+        "document_ids": np.array([ids for _, ids, _ in lists], dtype=object),
+        "query": np.array([query for query, *_ in lists], dtype=object),
+        "text": np.full(4, np.nan),
+    }
+    columns = {**rows, **Reranking().keep_together(rows, None)}
+    found = Reranking().score(columns, np.ones(4))
+    merged = [([0, 1, 2, 5, 6], [1, 0, 0, 1, 0]), ([3, 4], [1, 0])]
+    asked = [([labels], [[scores[i] for i in ids]]) for ids, labels in merged]
+    assert found["ndcg_at_10"] == pytest.approx(np.mean([ndcg_score(y, s, k=10) for y, s in asked]), rel=1e-6)
+    precision = [average_precision_score(y[0], s[0]) for y, s in asked]
+    assert found["mean_average_precision"] == pytest.approx(np.mean(precision), rel=1e-6)
+    assert np.isnan(columns["rank"]).tolist() == [False, False, True, True]
+    twice = Reranking().score(columns, np.array([2, 0, 0, 0]))["mean_average_precision"]
+    assert twice == pytest.approx(precision[0])

@@ -1,0 +1,235 @@
+"""Rerankers: a score of a query and a document that the model reads together, learnt from lists of documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, Prediction, Task, TaskTraits, View
+from ftengine.errors import DataError
+from ftengine.model.tokens import length_limit, stack_tokens, tokenize
+from ftengine_builtins.tasks.embedding_rows import id_of
+from ftengine_builtins.tasks.labelled import RELEVANT
+from ftengine_builtins.tasks.language_rows import read_text
+from ftengine_builtins.tasks.modes import evaluated, refuse_options
+from ftengine_builtins.tasks.reranking_losses import LOSSES
+from ftengine_builtins.tasks.reranking_rows import (
+    NEGATIVE,
+    POSITIVE,
+    QUERY,
+    asked_of,
+    check_columns,
+    document_columns,
+    documents_of,
+    recognise_reranking,
+    replaced,
+    sides_of,
+)
+from ftengine_builtins.tasks.sentence_transformers import IDENTITY, write_activation
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ftengine.model import Criterion
+
+DEFAULT_MAX_LENGTH = 512
+TOKENS = ("input_ids", "token_type_ids")
+
+
+class RerankingConfig(Config):
+    """Options of task reranking."""
+
+    loss: Literal["contrastive", "ranknet", "listnet", "pointwise"] = Field(
+        "contrastive",
+        description="each positive against the row's negatives (localized contrastive estimation); pairs of the two "
+        "(RankNet); the whole list (ListNet); or each document by itself (binary cross entropy)",
+    )
+    max_length: int | None = Field(
+        None,
+        ge=2,
+        description=f"longest query with a document, in tokens; null: {DEFAULT_MAX_LENGTH}, or the model's if less",
+    )
+
+
+class Reranking(Task):
+    """Score documents for a query, so that those which answer it have higher scores than those which do not.
+
+    Rows have a `query`, a `positive` and a `negative`; either may be a list of texts, and `negative_1`,
+    `negative_2`, … are further negatives. A score is the one output of a sequence classifier that has read query
+    and document together.
+    """
+
+    name = "reranking"
+    paper = "Gao et al. 2021, arXiv:2101.08751"
+    traits = TaskTraits(example_model="sentence-transformers/all-MiniLM-L6-v2")
+    head = "sequence-classification"
+    modality = "text"
+    Config = RerankingConfig
+    evaluators = ("reranking",)
+    predicts = frozenset({"scores", "label", "document_ids"})
+
+    recognise = staticmethod(recognise_reranking)
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        check_columns(columns)
+
+    def learn_labels(self, splits: Mapping[str, Iterable[Example]]) -> Labels:
+        """Return the one output."""
+        return Labels("multi", (RELEVANT,))
+
+    def view(self, row: Example) -> View:
+        """See query and documents as inputs; rows with the same of all are duplicates."""
+        values = [row.get(name) for name in (QUERY, *document_columns(row))]
+        try:
+            inputs = [read_text(row, QUERY), *(text for texts in documents_of(row).values() for text in texts)]
+        except DataError:
+            inputs = []
+        return View(inputs, identity=values)
+
+    def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
+        return replaced(row, inputs)
+
+    def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
+        """Return the tokens of the query with each document, positives first, one after the other.
+
+        `sizes` are how many each has, `relevant` is 1 for a positive; of a pair that is too long, the longer text is
+        cut first.
+        """
+        query, sides = read_text(example, QUERY), sides_of(example)
+        texts, counts = [text for side in sides for text in side], [len(side) for side in sides]
+        encoded = [tokenize(processor, query, text, limit=self.limit(max_length)) for text in texts]
+        unknown = [one["unknown"] for one in encoded]
+        return {
+            **{key: [i for one in encoded for i in one[key]] for key in TOKENS if key in encoded[0]},
+            "sizes": [one["length"] for one in encoded],
+            "relevant": [1] * counts[0] + [0] * counts[1],
+            "document_ids": [id_of(text) for text in texts],
+            "length": sum(one["length"] for one in encoded),
+            "longest": max(one["length"] for one in encoded),
+            "full_length": max(one["full_length"] for one in encoded),
+            "truncated": any(one["truncated"] for one in encoded),
+            "unknown": None if None in unknown else sum(unknown),
+            "weight": self._loss().weight(*counts),
+        }
+
+    def limit(self, max_length: int | None) -> int:
+        """Return the longest input in tokens, of a model with that limit."""
+        return length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
+
+    def collate(self, features: Sequence[Features], processor: Any) -> Batch:
+        """Return tokens (n, k, T) of n queries with up to k documents; where there are fewer, no token is attended to.
+
+        `relevant` is (n, k), 1, 0, or -1 of no document; `document_id` is (n, k).
+        """
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+
+        counts = [len(one["sizes"]) for one in features]
+        flat = stack_tokens([tokens for one in features for tokens in _documents(one)], processor)
+        batch = {name: pad_sequence(x.split(counts), batch_first=True) for name, x in flat.items()}
+        for name, key, filler in (("relevant", "relevant", -1), ("document_id", "document_ids", 0)):
+            batch[name] = pad_sequence([torch.tensor(one[key]) for one in features], True, filler)
+        return batch
+
+    def raw_outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return (documents, 1) scores in at least fp32, of tokens (n, k, T) those of the documents that there are."""
+        from ftengine.model import raw_outputs, widen
+
+        inputs = {name: batch[name] for name in (*TOKENS, "attention_mask") if name in batch}
+        if inputs["attention_mask"].dim() == 3:
+            there = inputs["attention_mask"].any(dim=2)
+            longest = int(inputs["attention_mask"].sum(dim=2).max())
+            inputs = {name: x[there][:, :longest] for name, x in inputs.items()}
+        return widen(raw_outputs(model, inputs))
+
+    def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, Tensor | float]:
+        """Return (sum of the loss that the options name, its weight), of the scores of each row's documents."""
+        return self._loss()(self._scores(model, batch), batch["relevant"] == 1, batch["relevant"] == 0)
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
+        """Return of each row the scores of its documents, whether each is relevant, and ids, equal for equal texts."""
+        import torch
+
+        with torch.no_grad():
+            scores = self._scores(model, batch)
+        there = batch["relevant"] >= 0
+        columns = {"scores": scores, "label": batch["relevant"], "document_ids": batch["document_id"]}
+        return [{name: x[i][there[i]].tolist() for name, x in columns.items()} for i in range(len(scores))]
+
+    def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
+        """Return the highest score of a positive and of a negative."""
+        scores = list(zip(prediction["scores"], prediction["label"], strict=True))
+        return {
+            name: round(max(s for s, is_one in scores if is_one == y), 4) for name, y in ((POSITIVE, 1), (NEGATIVE, 0))
+        }
+
+    def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
+        """Decode the first positive and the first negative as the model reads them, and say how many there are."""
+        documents, relevant = _documents(features), features["relevant"]
+        pieces = []
+        for name, label in ((POSITIVE, 1), (NEGATIVE, 0)):
+            first, count = relevant.index(label), relevant.count(label)
+            more = f" (1 of {count})" if count > 1 else ""
+            pieces += [
+                (f"{name}{more}: ", False),
+                (processor.decode(documents[first]["input_ids"]), True),
+                ("\n", False),
+            ]
+        return pieces
+
+    def check_input(self, row: Example) -> None:
+        """Refuse a row without a query, or without a document."""
+        asked_of(row)
+
+    def infer(
+        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return {"score": number} of a row's `document`; {"scores": numbers} where that is a list.
+
+        Without one they are those of its positives and negatives, in this order. There are no options.
+        """
+        refuse_options(self, options)
+        if not rows:
+            return []
+        asked = [asked_of(row) for row in rows]
+        limit = self.limit(loaded.max_length)
+        encoded = [tokenize(loaded.processor, *pair, limit=limit) for pair in pairs_of(asked)]
+        scores = evaluated(self, loaded, stack_tokens(encoded, loaded.processor))[:, 0].tolist()
+        return answers(asked, scores)
+
+    def write_config(self, loaded: LoadedModel, directory: Path) -> None:
+        """Have CrossEncoder give the scores as they are: losses of lists make no probabilities of them."""
+        write_activation(directory, IDENTITY)
+
+    def _loss(self) -> Any:
+        return LOSSES[self.config.loss]()
+
+    def _scores(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return (n, k) scores, 0 where there is no document."""
+        there = batch["relevant"] >= 0
+        scores = self.raw_outputs(model, batch)[:, 0]
+        return scores.new_zeros(there.shape).masked_scatter(there, scores)
+
+
+def pairs_of(asked: Sequence[tuple[str, str | list[str]]]) -> list[tuple[str, str]]:
+    """Return the pairs of a query and a document that are to be scored, of `asked_of` each row."""
+    return [(query, text) for query, given in asked for text in ([given] if isinstance(given, str) else given)]
+
+
+def answers(asked: Sequence[tuple[str, str | list[str]]], scores: Iterable[float]) -> list[dict[str, Any]]:
+    """Return what is predicted of queries with one document, or a list of some, by the scores of all, in order."""
+    each = iter(scores)
+    return [
+        {"score": next(each)} if isinstance(given, str) else {"scores": [next(each) for _ in given]}
+        for _, given in asked
+    ]
+
+
+def _documents(features: Features) -> list[Features]:
+    """Return the tokens of each document of encoded features."""
+    places = [slice(*ends) for ends in pairwise(accumulate(features["sizes"], initial=0))]
+    return [{key: features[key][place] for key in TOKENS if key in features} for place in places]

@@ -1,0 +1,113 @@
+"""Rows of rerankers: a query, what answers it, and what does not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ftengine.api import Example, Recognised
+from ftengine.errors import DataError, did_you_mean, shown
+from ftengine_builtins.tasks.embedding_rows import NAMES
+from ftengine_builtins.tasks.language_rows import read_text
+from ftengine_builtins.tasks.recognising import first_of, renamed
+
+QUERY, POSITIVE, NEGATIVE, DOCUMENT = "query", "positive", "negative", "document"
+SHAPE = "`query`, `positive` and `negative`, of which the last two may be lists of texts, or `negative_1`, `negative_2`"
+_NEGATIVE = re.compile(r"negative(_\d+)?")
+_KNOWN = {
+    QUERY: ("query", "anchor", "question"),
+    POSITIVE: (*NAMES[POSITIVE], "positives"),
+    NEGATIVE: (*NAMES[NEGATIVE], "negatives", "negative_1"),
+}
+"""What columns are called elsewhere."""
+
+
+def recognise_reranking(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
+    """See a query with positives and negatives: surely where some are lists, which no encoder is trained on."""
+    named = {ours: theirs for ours, names in _KNOWN.items() if (theirs := first_of(names, columns)) is not None}
+    if named.keys() < _KNOWN.keys():
+        return None
+    documents = [value for row in rows for ours in (POSITIVE, NEGATIVE) if (value := row.get(named[ours])) is not None]
+    queries = [query for row in rows if (query := row.get(named[QUERY])) is not None]
+    if not all(isinstance(one, str) for one in queries) or not all(map(_are_texts, documents)):
+        return None
+    listed = any(isinstance(one, (list, tuple)) for one in documents) or named[NEGATIVE] == "negative_1"
+    whole = {"by": "group", "column": QUERY}  # the same query stands in several rows
+    if _NEGATIVE.fullmatch(named[NEGATIVE]):
+        del named[NEGATIVE]
+    return Recognised(3 if listed else 2, renamed(**named), split=whole)
+
+
+def check_columns(columns: Sequence[str]) -> None:
+    """Refuse data without a query, positives and negatives (DataError)."""
+    missing = [name for name in (QUERY, POSITIVE) if name not in columns]
+    if not any(_NEGATIVE.fullmatch(name) for name in columns):
+        missing.append(NEGATIVE)
+    if missing:
+        judged = {"query", "document", "label"} <= set(columns)
+        other = " Documents with a label are for task text-classification, with kind: relevance." if judged else ""
+        raise DataError(
+            f"the data has no column {missing[0]!r} (columns: {', '.join(columns) or 'none'}); a reranker learns from "
+            f"{SHAPE}. Rename one with data.columns.{other}" + did_you_mean(missing[0], columns)
+        )
+
+
+def documents_of(row: Example) -> dict[str, list[str]]:
+    """Return the documents of a row by column, positives first (DataError: one is empty or no text)."""
+    return {name: _texts_of(row, name) for name in document_columns(row) if row.get(name) is not None}
+
+
+def document_columns(row: Example) -> list[str]:
+    """Return the columns of a row's documents, positives first, negatives by their numbers."""
+    negatives = (name for name in row if _NEGATIVE.fullmatch(name))
+    return [POSITIVE, *sorted(negatives, key=lambda name: (len(name), name))]
+
+
+def sides_of(row: Example) -> tuple[list[str], list[str]]:
+    """Return the positives and the negatives of a row (DataError: there are none of either, or one is both)."""
+    given = documents_of(row)
+    positives = given.pop(POSITIVE, [])
+    negatives = [text for texts in given.values() for text in texts]
+    if not positives:
+        raise DataError(f"`{POSITIVE}` is {shown(row.get(POSITIVE))}; it must be a text, or a list of some.")
+    if not negatives:
+        raise DataError("the row has no negative: a reranker learns from what does not answer the query, too.")
+    if both := next((text for text in negatives if text in positives), None):
+        raise DataError(f"{shown(both)} is a positive and a negative of the row.")
+    return positives, negatives
+
+
+def replaced(row: Example, inputs: Sequence[str]) -> dict[str, object]:
+    """Return a row with other texts: the query's, and those of its documents in the order of `documents_of`."""
+    query, *others = inputs
+    changed: dict[str, object] = {**row, QUERY: query}
+    for name, texts in documents_of(row).items():
+        own, others = others[: len(texts)], others[len(texts) :]
+        changed[name] = own[0] if isinstance(row[name], str) else own
+    return changed
+
+
+def asked_of(row: Example) -> tuple[str, str | list[str]]:
+    """Return a query and what is to be scored: `document`, a text or a list of some, else all documents of the row.
+
+    Raises DataError where the row has no query or no document.
+    """
+    query = read_text(row, QUERY)
+    if row.get(DOCUMENT) is not None:
+        texts = _texts_of(row, DOCUMENT)
+        return query, texts[0] if isinstance(row[DOCUMENT], str) else texts
+    texts = [text for of_column in documents_of(row).values() for text in of_column]
+    if not texts:
+        raise DataError("the row has nothing to score: it needs `document`, a text or a list of texts.")
+    return query, texts
+
+
+def _texts_of(row: Example, name: str) -> list[str]:
+    value = row[name]
+    if not isinstance(value, (list, tuple)):
+        return [read_text(row, name)]
+    return [read_text({name: text}, name) for text in value]
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, (list, tuple)) and all(isinstance(x, str) for x in value))
