@@ -6,10 +6,12 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 from __future__ import annotations
 
 import functools
+import math
 import re
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -31,6 +33,8 @@ from ftengine_builtins.loaders.pretrained import (
 from ftengine_builtins.loaders.quiet import cause, reading
 
 COUNTED = re.compile(r"\.(block|expert)_count$")
+UNPACKED = 1 << 17
+"""Bytes of packed weights that are unpacked at once: SmolLM2-135M takes 0.2 s, where 16 rows at once take 0.6."""
 
 
 class GgufLoader(ModelLoader):
@@ -183,7 +187,7 @@ def read_gguf(path: Path) -> GgufFile:
 
 @contextmanager
 def parsed_once(file: GgufFile) -> Iterator[None]:
-    """Let transformers use a parsed file, build its name map once, decode texts quickly, and draw no bar.
+    """Let transformers use a parsed file, build its name map once, decode texts and unpack quickly, and draw no bar.
 
     It parses the file anew for config, tokenizer and weights, and builds the same name map for every
     submodule. Both are pure functions of an unchanged file, so remembering them changes nothing but
@@ -198,11 +202,27 @@ def parsed_once(file: GgufFile) -> Iterator[None]:
         return bytes(part).decode() if types[-1:] == [gguf.GGUFValueType.STRING] else parse(part, types)
 
     with (
+        ExitStack() as newer,
         patch.object(gguf, "GGUFReader", lambda *_, **__: file),
+        patch.object(gguf, "dequantize", unpack),
         patch.object(gguf, "get_tensor_name_map", names),
         patch.object(modeling_gguf_pytorch_utils, "_gguf_parse_value", value_of),
         patch.object(modeling_gguf_pytorch_utils, "tqdm", lambda items, **_: items),
         # Under Python 3.10, some versions find the package and not its version (fixed in 5.20).
         patch.object(modeling_gguf_pytorch_utils, "is_gguf_available", lambda: True, create=True),
     ):
+        with suppress(ImportError):  # newer versions read metadata by themselves, text by text from a memmap
+            reader = import_module("transformers.integrations.gguf.reader")
+            newer.enter_context(patch.object(reader, "_mapped", lambda _: file.data))
         yield
+
+
+def unpack(packed: np.ndarray, kind: Any) -> np.ndarray:
+    """Return (…, N) float32, what the package makes of packed weights, (…, bytes) of a kind.
+
+    It takes 16 rows at a time. A row is whole blocks, so several behind each other are one, and so is what comes out.
+    """
+    (*shape, width), count = packed.shape, packed.size // max(1, packed.shape[-1])
+    most = max(1, UNPACKED // (16 * max(1, packed.itemsize * width)))
+    together = math.gcd(count, 1 << (most.bit_length() - 1))
+    return gguf.quants.dequantize(packed.reshape(count // together, together * width), kind).reshape(*shape, -1)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 import torch
 from expected import raises
@@ -19,7 +20,7 @@ from transformers.utils.import_utils import is_gguf_available
 
 from ftengine.api import Labels, LoadRequest
 from ftengine.errors import SourceError
-from ftengine_builtins.loaders.gguf import GgufLoader
+from ftengine_builtins.loaders.gguf import GgufLoader, unpack
 
 
 def is_gguf_available_here() -> bool:
@@ -37,6 +38,17 @@ def test_accepts_existing_gguf_files_only(tiny_gguf, llama_folder, tmp_path) -> 
     assert loader.accepts(str(tiny_gguf))
     assert not loader.accepts(str(tmp_path / "missing.gguf"))
     assert not loader.accepts(str(llama_folder))
+
+
+@pytest.mark.parametrize("shape", [(64,), (7, 32), (96, 4096), (512, 96), (3, 10, 64)], ids=str)
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_1", "Q5_0"])
+def test_several_rows_unpack_to_what_each_does(kind, shape) -> None:
+    kind = gguf.GGMLQuantizationType[kind]
+    packed = gguf.quants.quantize(np.random.default_rng(0).standard_normal(shape, dtype=np.float32), kind)
+    found, expected = unpack(packed, kind), gguf.quants.dequantize(packed, kind)
+    assert found.shape == shape
+    assert found.dtype == expected.dtype
+    assert np.array_equal(found, expected)
 
 
 @pytest.mark.slow
