@@ -31,6 +31,8 @@ class TaskTraits(Traits):
             those that are compared are the whole effective batch, on one process or many.
         reads_following: `encode` is given, under `FOLLOWING`, the next row of the split whose inputs are others, of the
             last rows the first such one, for losses that look at answers to something else.
+        answers_vectors: what it answers a row with (`infer`) is a mapping with one vector, a list of floats as long for
+            every row, so that `ftengine predict` writes them as a matrix too.
         learning_rate_share: its usual learning rate as a share of the strategy's, which `ftengine init` proposes.
         strategy_defaults: (option, value) of options that a strategy which has them gets, unless the recipe sets them.
     """
@@ -39,6 +41,7 @@ class TaskTraits(Traits):
     example_data: str = ""
     examples_meet: bool = False
     reads_following: bool = False
+    answers_vectors: bool = False
     learning_rate_share: float = 1.0
     strategy_defaults: tuple[tuple[str, Any], ...] = ()
 

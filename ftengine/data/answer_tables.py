@@ -53,23 +53,21 @@ class Form:
         return " and ".join([*parts, *(["a UTF-8 byte order mark"] if self.marked else [])])
 
 
-def require_format(output: Path) -> None:
-    """Refuse an output whose ending names no format that is written (InputError)."""
-    if output.suffix.lower() not in (*LINES, *TABLES):
-        ending = f"the ending {output.suffix!r}" if output.suffix else "no ending"
-        raise InputError(
-            f"output {str(output)!r} has {ending}; answers are written as {', '.join((*LINES, *TABLES))}. "
-            "Name the file after one of them."
-        )
+def require_format(output: Path, *, vectors: bool) -> None:
+    """Refuse an output whose ending names no format that these answers can be written in (InputError).
 
-
-def require_vectors(answer: Any, output: Path) -> None:
-    """Refuse a matrix of answers that have not one vector each (InputError); `answer` is the first of them."""
-    if output.suffix.lower() == MATRIX and _vector_of(answer) is None:
-        raise InputError(
-            f"output {str(output)!r}: a {MATRIX} file holds one vector a row, and the answers of this task are none. "
-            f"Write them as {', '.join((*LINES, *(ending for ending in TABLES if ending != MATRIX)))}."
-        )
+    A matrix takes answers that are `vectors`.
+    """
+    known = (*LINES, *(ending for ending in TABLES if vectors or ending != MATRIX))
+    ending = output.suffix.lower()
+    if ending in known:
+        return
+    what = f"has {f'the ending {output.suffix!r}' if ending else 'no ending'}"
+    if ending == MATRIX:
+        what = f"is a {MATRIX} file, which holds one vector a row, and the answers of this task are none"
+    raise InputError(
+        f"output {str(output)!r} {what}; answers are written as {', '.join(known)}. Name the file after one of them."
+    )
 
 
 def write_table(lines: Path, output: Path, form: Form) -> None:
@@ -128,7 +126,7 @@ def _is_vector(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(x, float) for x in value)
 
 
-def _vector_of(answer: Any) -> list[float] | None:
+def vector_of(answer: Any) -> list[float] | None:
     """Return the vector that an answer is, or its only one; None where there is none, or several."""
     vectors = [x for x in (answer.values() if isinstance(answer, Mapping) else [answer]) if _is_vector(x)]
     return vectors[0] if len(vectors) == 1 else None
@@ -168,7 +166,7 @@ def _matrix(rows: TableRows, columns: list[str], output: Path, form: Form) -> No
 
     answers = ({name: x for name, x in row.items() if name.partition(".")[0] == ANSWER} for row in rows)
     with open(output, "wb") as file:
-        np.save(file, np.array([_vector_of(answer) for answer in answers], dtype=np.float32))
+        np.save(file, np.array([vector_of(answer) for answer in answers], dtype=np.float32))
 
 
 MATRIX = ".npy"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.data.answer_origin import AnswerOrigin
-from ftengine.data.answer_tables import ANSWER, TABLES, Form, require_format, require_vectors, write_table
+from ftengine.data.answer_tables import ANSWER, TABLES, Form, require_format, write_table
 from ftengine.data.read import DataRows, plain, read_rows
 from ftengine.engine.finished import Run
 from ftengine.engine.prepared_data import check_inputs, inferring
@@ -75,11 +75,11 @@ def predict_file(
 
     Raises:
         RunError: `output` exists (without resume, or as a table), something else made it, or it holds other lines.
-        InputError: the ending of `output` is no format.
+        InputError: the ending of `output` is no format, or one of vectors where the task answers with none.
         DataError, InputError: as `predict_rows`; the output is not made then.
     """
     output = Path(output)
-    require_format(output)
+    require_format(output, vectors=run.task.traits.answers_vectors)
     as_table = output.suffix.lower() in TABLES
     lined = output.with_name(f"{output.name}.part") if as_table else output
     rows = _checked(run, source, table=as_table)
@@ -97,7 +97,6 @@ def predict_file(
         try:
             first = next(lines, None)  # whatever is wrong with model or options shows before the file is made
             if first is not None:
-                require_vectors(first[ANSWER], output)
                 _write_origin(origin, run, output, continues=kept > 0)
             if lined.exists():
                 os.truncate(lined, good)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ftengine import api
+from ftengine.data.answer_tables import vector_of
 from ftengine.data.batching import REFERENCE, as_numbers
 from ftengine.engine.merge import outputs_of, probe_of
 from ftengine.errors import DataError
@@ -208,6 +209,12 @@ class TaskChecks(Checks):
         answers = task.infer(loaded, rows, {**task.short_generation} if api.overrides(task, "generate") else {})
         assert len(answers) == len(rows), f"{len(answers)} answers to {len(rows)} rows"
         assert task.infer(loaded, [], {}) == [], "infer answers something to no rows"
+        if task.traits.answers_vectors:
+            sizes = [len(vector_of(answer) or ()) for answer in answers]
+            assert {*sizes} == {sizes[0] or 1}, (
+                f"its traits say that it answers with vectors, and of {len(rows)} rows these have {sizes} numbers: "
+                "return mappings with one list of floats, equally long"
+            )
         json.dumps(answers)
 
     def data_is_recognised(self) -> None:

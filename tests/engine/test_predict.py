@@ -21,7 +21,7 @@ from ftengine.cli import main
 from ftengine.data.answer_origin import content_of_input
 from ftengine.engine.model_fit import tokens_checked
 from ftengine.engine.predict import predict_file
-from ftengine.errors import DataError, RunError, SourceError
+from ftengine.errors import DataError, InputError, RunError, SourceError
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import DataSection
 from ftengine_builtins.readers import TableReader
@@ -130,6 +130,16 @@ def test_a_column_that_answers_would_overwrite_is_refused(predict, tmp_path, suf
     with raises(DataError, "again.csv", "prediction.label"):
         predict("again.csv", "text,prediction.label\ngoal,by hand\n", f"out{suffix}")
     assert [file.name for file in tmp_path.iterdir()] == ["again.csv"]
+
+
+@pytest.mark.parametrize(("output", "fact"), [("out.npy", "none"), ("out.xlsx", ".xlsx"), ("out", "no ending")])
+def test_an_output_that_answers_cannot_be_written_in_is_refused_before_a_model_loads(predict, tmp_path, output, fact):
+    def loaded():
+        pytest.fail("the model was asked")
+
+    with raises(InputError, output, fact, ".jsonl, .ndjson, .csv, .tsv, .parquet"):
+        predict("rows.csv", "text\ngoal\n", output, meanwhile=loaded)
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.csv"]
 
 
 def test_lines_keep_a_column_that_is_named_like_a_part_of_the_answer(predict):

@@ -126,7 +126,9 @@ class Embedding(Task):
     """
 
     name = "embedding"
-    traits = TaskTraits(example_model="sentence-transformers/all-MiniLM-L6-v2", examples_meet=True)
+    traits = TaskTraits(
+        example_model="sentence-transformers/all-MiniLM-L6-v2", examples_meet=True, answers_vectors=True
+    )
     head = "feature-extraction"
     modality = "text"
     Config = EmbeddingConfig

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -51,6 +52,14 @@ def load(bert_folder):
 def test_it_conforms(rows, loss, load):
     make = lambda: Reranking(Reranking.Config(loss=loss))  # noqa: E731
     check_task(make, load(task().labels).processor, KINDS[rows], load)
+
+
+def test_a_task_that_promises_vectors_has_to_answer_with_them(load):
+    class Promising(Reranking):
+        traits = replace(Reranking.traits, answers_vectors=True)
+
+    with pytest.raises(AssertionError, match=r"^rows_without_an_answer_are_answered: .* \[2, 3\] numbers"):
+        check_task(Promising, load(task().labels).processor, [ROWS[0], NUMBERED[1]], load)
 
 
 def written_out(loss, s, y):
