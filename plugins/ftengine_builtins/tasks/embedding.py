@@ -27,6 +27,7 @@ from ftengine_builtins.tasks.embedding_rows import (
     texts_of,
 )
 from ftengine_builtins.tasks.language_rows import read_text
+from ftengine_builtins.tasks.modes import evaluated
 from ftengine_builtins.tasks.sentence_transformers import write_modules
 
 if TYPE_CHECKING:
@@ -313,10 +314,6 @@ class Embedding(Task):
         Options: `column` is the column of that text, by default the first that the row has of the task's; `prompt` is
         "query", "document" or "none", by default that of the column.
         """
-        import torch
-
-        from ftengine.model import evaluating
-
         given = dict(options or {})
         if unknown := given.keys() - {"column", "prompt"}:
             raise InputError(f"unknown option {min(unknown)!r}; task embedding has `column` and `prompt`.")
@@ -326,11 +323,8 @@ class Embedding(Task):
             return []
         asked = [self.asked(row, given) for row in rows]
         ids = [self._tokens(text, name, loaded.processor, loaded.max_length)["input_ids"] for name, text in asked]
-        device = next(loaded.module.parameters()).device
         batch = {"input_ids": pad(ids, loaded.processor.pad_token_id or 0), "attention_mask": attention_mask(ids)}
-        with torch.no_grad(), evaluating(loaded.module):
-            vectors = self.raw_outputs(loaded.module, {key: value.to(device) for key, value in batch.items()})
-        return [{"vector": vector} for vector in self._finished(vectors).tolist()]
+        return [{"vector": vector} for vector in self._finished(evaluated(self, loaded, batch)).tolist()]
 
     def write_config(self, loaded: LoadedModel, directory: Path) -> None:
         """Write what sentence-transformers opens the folder with."""
