@@ -168,3 +168,14 @@ NEXT_SPEAKER = """{% for m in messages %}
 {%- endfor %}{% if add_generation_prompt %}<|assistant|>
 {% endif %}"""
 SPEAKERS = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>", "</tool_call>")
+
+CALLED = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.tool_calls %}CALLS{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+XML = CALLED.replace(
+    "CALLS",
+    "{% for c in m.tool_calls %}<function={{ c.function.name }}>{% for k, v in c.function.arguments.items() %}"
+    "<parameter={{ k }}>{{ v }}</parameter>{% endfor %}</function>{% endfor %}",
+)
+"""One that writes calls as Qwen3-Coder's does."""

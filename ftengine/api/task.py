@@ -248,6 +248,12 @@ class Task(Component):
         """
         raise NotImplementedError
 
+    def check_generation(self, row: Example, processor: Any, options: Mapping[str, Any]) -> None:
+        """Raise DataError where what `generate` returns of a row, with these options, cannot be measured.
+
+        Called before a model loads, for each row that evaluators read an answer to.
+        """
+
     def prompt(self, row: Example, loaded: LoadedModel) -> Prompt:
         """Return what the model is asked of a row, for whoever asks another program the same.
 

@@ -18,6 +18,7 @@ from ftengine.data.read import DataRows, read_rows
 from ftengine.data.row_hashes import to_json
 from ftengine.data.split import read_for
 from ftengine.data.split_columns import numbers_of
+from ftengine.engine.evaluation_checks import check_answered, check_rows
 from ftengine.engine.prepared_data import PreparedData, ReadyTask, check_inputs, held_out, inferring
 from ftengine.errors import DataError, RecipeError, naming
 from ftengine.evaluation.plan import (
@@ -36,7 +37,7 @@ from ftengine.evaluation.results import bind
 from ftengine.evaluation.slices import require_column
 from ftengine.model.generation import sampling
 from ftengine.parallel.device import processes
-from ftengine.run.recipe import EvaluationSection, FurtherExamples
+from ftengine.run.recipe import FurtherExamples
 from ftengine.training.steps import Steps, plan_steps
 
 TRAINING_SAMPLE, LEAKED = "training sample", "rows that are in training too, or whose group is"
@@ -136,7 +137,8 @@ def plan_evaluation(
     to_fit, sizes = _to_fit(ready.task, validation, reading), (section.small_slice, section.resamples)
     plan = EvalPlan(split, held, training, probes, to_fit, *sizes, ready.recipe.seed, benchmarks=asked)
     for one in plan.sets():
-        _check_rows_of(one)
+        check_rows(one)
+        check_answered(one, ready.processor)
         bind(one.evaluators, ready.task.name, ready.task.labels)  # what they keep may depend on the labels
     return plan
 
@@ -324,19 +326,6 @@ def _serving(ready: ReadyTask, probe: str, options: Mapping[str, Any]) -> Evalua
         )
     _check_options(ready, [evaluator])
     return evaluator
-
-
-def _check_rows_of(one: EvalSet) -> None:
-    """Let every evaluator refuse the rows that it will see (DataError, which names the recipe's key and the row)."""
-    kind = one.name.partition("-")[0]
-    key = f"evaluation.{kind}" if kind in EvaluationSection.model_fields else "evaluate"
-    for evaluators, members in ((one.reading, one.members), (one.answering, one.answered)):
-        for evaluator in (reader for reader in evaluators if overrides(reader, "check_row")):
-            for row in map(int, one.split.index[members]):
-                try:
-                    evaluator.check_row(one.split.rows[row])
-                except DataError as error:
-                    raise DataError(f"{key}: {one.split.rows.where(row)}: {error}") from None
 
 
 def _options(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> dict[str, Any]:

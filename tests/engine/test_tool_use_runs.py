@@ -1,25 +1,50 @@
 """A run on conversations with calls of tools, measured by evaluator tool-use."""
 
 import pytest
-from chat_templates import QWEN3, TOKENS
+from chat_templates import QWEN3, TOKENS, XML
+from expected import raises
 from rows import write_rows
 
-from ftengine import fine_tune
+from ftengine import fine_tune, plan
+from ftengine.errors import DataError
 from ftengine.testing.models import tiny_llama
 
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("add", "look")]
 CALLS = [{"function": {"name": "add", "arguments": {"a": 1}}}]
 
 
+def model_folder(folder, template):
+    """Save a tiny Llama with a chat template; return the folder."""
+    model, tokenizer = tiny_llama()
+    tokenizer.add_tokens(list(TOKENS), special_tokens=True)
+    tokenizer.chat_template = template
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_calls_that_a_template_writes_as_they_are_not_read_are_refused_before_weights_are_read(
+    build_chat_recipe, tmp_path, no_weights
+):
+    called, said = {"role": "assistant", "content": "", "tool_calls": CALLS}, {"role": "assistant", "content": "Hi."}
+    rows = [{"messages": [{"role": "user", "content": f"Add {n}"}, said if n else called]} for n in range(4)]
+    recipe = build_chat_recipe(
+        model__source=model_folder(tmp_path / "model", XML),
+        data__train=write_rows(tmp_path / "said.jsonl", rows[1:]),
+        data__test=write_rows(tmp_path / "calls.jsonl", rows[::-1]),
+        data__leaks="warn",
+        evaluate=["tool-use"],
+        output=str(tmp_path / "run"),
+    )
+    for command in (plan, fine_tune):
+        with raises(DataError, "evaluate: ", "calls.jsonl:4", "chat template", "recipe key 'evaluate'"):
+            command(recipe)
+
+
 @pytest.mark.slow
 def test_base_and_tuned_are_measured_by_their_calls(build_chat_recipe, tmp_path):
     """A tiny base calls nothing: never right where a call is due, always where none is."""
-    model, tokenizer = tiny_llama()
-    tokenizer.add_tokens(list(TOKENS), special_tokens=True)
-    tokenizer.chat_template = QWEN3
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
     called, said = {"role": "assistant", "content": "", "tool_calls": CALLS}, {"role": "assistant", "content": "Hi."}
     rows = [
         {
@@ -29,7 +54,7 @@ def test_base_and_tuned_are_measured_by_their_calls(build_chat_recipe, tmp_path)
         for n in range(48)
     ]
     recipe = build_chat_recipe(
-        model__source=str(tmp_path / "model"),
+        model__source=model_folder(tmp_path / "model", QWEN3),
         data__train=write_rows(tmp_path / "calls.jsonl", rows),
         data__validation=0.25,
         data__near_duplicates=None,

@@ -43,20 +43,13 @@ from ftengine.model.turns import Written, answers, write
 from ftengine_builtins.layouts import recognised
 from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.chat_counts import counts_of, kind_of, with_layout
-from ftengine_builtins.tasks.generative import CausalLMOptions, GenerativeTask
+from ftengine_builtins.tasks.generative import UNREADABLE_CALLS, CausalLMOptions, GenerativeTask
 from ftengine_builtins.tasks.language_rows import (
     Asked,
-    as_text,
     beginning_of,
-    calls_json,
-    last_question,
-    question_of,
     read_row,
     read_text,
-    reference_of,
     shape_of,
-    turn_asked,
-    why_untrained,
 )
 
 if TYPE_CHECKING:
@@ -166,7 +159,7 @@ class CausalLM(GenerativeTask):
             counts = with_layout(counts, recognised(example)[0])
             features |= {"kind": kind_of(conversation), "counts": counts}
         if not written.spans and conversation is not None:
-            features["untrained"] = why_untrained(conversation, last=self.config.train_on == "last")
+            features["untrained"] = language_rows.why_untrained(conversation, last=self.config.train_on == "last")
         return features
 
     def parts(self, row: Example, processor: Any) -> int:
@@ -190,7 +183,7 @@ class CausalLM(GenerativeTask):
         if shape == "text":
             read_text(row, "text")
         else:
-            question_of(self._conversation(row))
+            language_rows.question_of(self._conversation(row))
 
     def infer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
@@ -210,7 +203,7 @@ class CausalLM(GenerativeTask):
             rows = [
                 {**x, "prompt": read_text(x, "text")} if s == "text" else x for x, s in zip(rows, shapes, strict=True)
             ]
-        asked = [self._asked(row, loaded, anew=True) for row in rows]
+        asked = [self._asked(row, loaded.processor, loaded.max_length, anew=True) for row in rows]
         answered = self._complete(loaded, asked, [one.ids for one in asked], chosen)
         said = [{"completion": text, **({"thought": thought} if thought else {})} for thought, text, *_ in answered]
         return [
@@ -231,10 +224,15 @@ class CausalLM(GenerativeTask):
         that leaves no room for its answer loses its beginning, and at most half of what the model reads is generated.
         """
         given = CausalLMOptions.read(options)
-        asked = [self._asked(row, loaded, calls=given.calls) for row in rows]
+        asked = [self._asked(row, loaded.processor, loaded.max_length, calls=given.calls) for row in rows]
         prompts, chosen = made_to_fit(loaded, [one.ids for one in asked], given)
         pairs = zip(self._complete(loaded, asked, prompts, chosen), asked, strict=True)
         return [one.answered(text, calls) for (_, text, calls, _), one in pairs]
+
+    def check_generation(self, row: Example, processor: Any, options: Mapping[str, Any]) -> None:
+        """Refuse calls that are to be measured, and that the model's chat template writes in a way that is not read."""
+        if CausalLMOptions.read(options).calls and not self._asked(row, processor, calls=True).readable:
+            raise DataError(UNREADABLE_CALLS)
 
     def _complete(
         self, loaded: LoadedModel, asked: Sequence[Asked], prompts: Sequence[list[int]], chosen: GenerationOptions
@@ -246,7 +244,7 @@ class CausalLM(GenerativeTask):
         ):
             plain = "", processor.decode(ids, skip_special_tokens=True)
             said = read_answer(processor, ids, opened=one.opened) if one.chat else plain
-            calls = calls_json(read_calls(processor, ids, opened=one.opened)) if one.chat else "[]"
+            calls = language_rows.calls_json(read_calls(processor, ids, opened=one.opened)) if one.chat else "[]"
             written.append((*said, calls, len(ids) < chosen.max_new_tokens))
         return written
 
@@ -259,7 +257,7 @@ class CausalLM(GenerativeTask):
         row = self._as_read(row, loaded.processor)
         shape = shape_of(row, answered=False)
         if self._is_chat(shape, loaded.processor):
-            asked, conversation = self._asked(row, loaded), self._conversation(row)
+            asked, conversation = self._asked(row, loaded.processor, loaded.max_length), self._conversation(row)
             known = [(one.role, one.text, one.thought, one.calls) for one in asked.messages]
             other = any(
                 role not in ("system", "user", "assistant") or thought or calls for role, _, thought, calls in known
@@ -301,7 +299,7 @@ class CausalLM(GenerativeTask):
         if self.config.train_on == "completion":
             return [k for k in numbers if k >= conversation.given]
         if self.config.train_on == "last":
-            return [k for k in numbers if k > last_question(messages)]
+            return [k for k in numbers if k > language_rows.last_question(messages)]
         return numbers
 
     def _written(self, example: Example, processor: Any) -> tuple[Written, Conversation | None]:
@@ -332,13 +330,14 @@ class CausalLM(GenerativeTask):
             text, start = read_text(example, "text"), 0
         return Written(text, [(start, len(text))]), None
 
-    def _asked(self, example: Example, loaded: LoadedModel, *, anew: bool = False, calls: bool = False) -> Asked:
+    def _asked(
+        self, example: Example, processor: Any, limit: int | None = None, *, anew: bool = False, calls: bool = False
+    ) -> Asked:
         """Return what a row asks; with `anew`, whatever it ends with is to be answered, and a text to be continued."""
-        processor, limit = loaded.processor, loaded.max_length
         example = self._as_read(example, processor)
         shape = shape_of(example, answered=False)
         if self._is_chat(shape, processor):
-            return self._asked_in_chat(example, loaded, anew=anew, at_call=calls)
+            return self._asked_in_chat(example, processor, limit, anew=anew, at_call=calls)
         text = read_text(example, shape)
         text = text if shape == "prompt" or anew else text[:LONG_TEXT]
         ids, reference = prompt_tokens(processor, text, limit), example.get("completion")
@@ -348,30 +347,32 @@ class CausalLM(GenerativeTask):
             ids = ids[:half]
         return Asked(beginning_of(processor, ids) + ids, text, reference, sample=example.get(SAMPLE, 0))
 
-    def _asked_in_chat(self, example: Example, loaded: LoadedModel, *, anew: bool, at_call: bool) -> Asked:
-        processor, conversation = loaded.processor, self._conversation(example)
+    def _asked_in_chat(
+        self, example: Example, processor: Any, limit: int | None, *, anew: bool, at_call: bool
+    ) -> Asked:
+        conversation = self._conversation(example)
         messages = conversation.messages
         if anew:
-            upto, reference = question_of(conversation), None
+            upto, reference = language_rows.question_of(conversation), None
         else:
             trained = self._trained(conversation)
             lasts = [one.last for one in write(processor, conversation, trained)] if PART in example else []
-            upto = turn_asked(messages, trained, lasts[: example.get(PART, 0) + 1], at_call=at_call)
-            reference = reference_of(processor, conversation, upto) if upto < len(messages) else None
+            upto = language_rows.turn_asked(messages, trained, lasts[: example.get(PART, 0) + 1], at_call=at_call)
+            reference = language_rows.reference_of(processor, conversation, upto) if upto < len(messages) else None
         shown = [f"{message.role}: {message.text}" for message in messages[:upto]]
         prompt = messages[0].text if upto == 1 else "\n".join(shown)
         text = render(processor, conversation, upto=upto, prompt=True)
-        ids = prompt_tokens(processor, text, loaded.max_length)
+        ids = prompt_tokens(processor, text, limit)
         opened, sample = bool(OPENED.search(text)), example.get(SAMPLE, 0)
         due = () if reference is None else messages[upto].calls
-        calls = calls_json(due) if due or (conversation.tools and reference is not None) else None
+        calls = language_rows.calls_json(due) if due or (conversation.tools and reference is not None) else None
         readable = not due or reads_calls(processor, conversation, upto)
         return Asked(ids, prompt, reference, True, opened, messages[:upto], sample, calls, readable)
 
     def _as_read(self, example: Example, processor: Any) -> Example:
         """Return a row; without a chat template, a question with its answer as prompt and completion."""
         templated = self.config.chat_template == "auto" and has_template(processor)
-        return example if templated else as_text(example)
+        return example if templated else language_rows.as_text(example)
 
     def _is_chat(self, shape: str, processor: Any) -> bool:
         """Say whether a row of this shape is written in the chat template.

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+UNREADABLE_CALLS = (
+    "the model's chat template writes calls of tools in a way that is not read from answers (a name with a JSON object "
+    "of arguments behind it is), so that none could be right. Take what measures calls out of recipe key 'evaluate', "
+    "or take a model whose template writes them so."
+)
+
+
 class CausalLMOptions(GenerationOptions):
     """How answers are generated, and to what."""
 

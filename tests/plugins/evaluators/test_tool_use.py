@@ -1,11 +1,10 @@
 """Calls of tools in what models write, and the figures on them."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from chat_templates import TEMPLATES, TOKENS
+from chat_templates import CALLED, TEMPLATES, TOKENS, XML
 from expected import raises
 
 from ftengine.api import Conversation, Message, ToolCall
@@ -24,21 +23,12 @@ ASKED = Message("user", "Weather?")
 ADD = ToolCall("add", '{"a": 2, "deep": {"list": [1, null, "}"]}}')
 FIND = ToolCall("find_it", '{"city": "Rome"}')
 F = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
-CALLED = (
-    "{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.tool_calls %}CALLS{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
-)
 LISTED = CALLED.replace(
     "CALLS",
     """[TOOL_CALLS] [{% for c in m.tool_calls %}{"name": "{{ c.function.name }}", "arguments": """
     """{{ c.function.arguments | tojson }}, "id": "{{ c.id }}"}{{ ', ' if not loop.last }}{% endfor %}]""",
 )
-XML = CALLED.replace(
-    "CALLS",
-    "{% for c in m.tool_calls %}<function={{ c.function.name }}>{% for k, v in c.function.arguments.items() %}"
-    "<parameter={{ k }}>{{ v }}</parameter>{% endfor %}</function>{% endfor %}",
-)
-"""Templates that write calls as Mistral's do, in a list, and as Qwen3-Coder's does."""
+"""A template that writes calls as Mistral's do, in a list."""
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +107,9 @@ def test_a_model_is_asked_where_a_row_calls_tools_last(tokenizer, family):
     called = {"role": "assistant", "content": F}
     closing = [{"role": "tool", "content": "mild"}, {"role": "assistant", "content": "It is mild."}]
     later = [{"role": "user", "content": "Thanks."}, {"role": "assistant", "content": "Yours."}]
-    loaded = SimpleNamespace(processor=tokenizer, max_length=None)
     for calls, upto in ((True, 1), (False, 5)):
         row = {"messages": [{"role": "user", "content": "Weather?"}, called, *closing, *later]}
-        asked = CausalLM()._asked(row, loaded, calls=calls)
+        asked = CausalLM()._asked(row, tokenizer, calls=calls)
         assert (len(asked.messages), asked.calls is not None) == (upto, calls)
     assert ToolUse().generation["calls"]
 

@@ -1,0 +1,38 @@
+"""What is refused of the rows that a run measures, before a model loads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ftengine.api import overrides
+from ftengine.errors import DataError
+from ftengine.evaluation.plan import EvalSet
+from ftengine.run.recipe import EvaluationSection
+
+
+def check_rows(one: EvalSet) -> None:
+    """Let every evaluator refuse the rows that it will see (DataError, which names the recipe's key and the row)."""
+    for evaluators, members in ((one.reading, one.members), (one.answering, one.answered)):
+        for evaluator in (reader for reader in evaluators if overrides(reader, "check_row")):
+            for row in map(int, one.split.index[members]):
+                try:
+                    evaluator.check_row(one.split.rows[row])
+                except DataError as error:
+                    raise _named(one, row, error) from None
+
+
+def check_answered(one: EvalSet, processor: Any) -> None:
+    """Let the task refuse rows whose answers evaluators could not measure (DataError, as that of `check_rows`)."""
+    if not one.answering or not overrides(one.split.task, "check_generation"):
+        return
+    for member in map(int, one.answered):
+        try:
+            one.split.task.check_generation(one.split.example(member), processor, one.options)
+        except DataError as error:
+            raise _named(one, int(one.split.index[member]), error) from None
+
+
+def _named(one: EvalSet, row: int, error: DataError) -> DataError:
+    kind = one.name.partition("-")[0]
+    key = f"evaluation.{kind}" if kind in EvaluationSection.model_fields else "evaluate"
+    return DataError(f"{key}: {one.split.rows.where(row)}: {error}")
