@@ -10,8 +10,12 @@ from ftengine.evaluation.plan import EvalSet
 from ftengine.run.recipe import EvaluationSection
 
 
-def check_rows(one: EvalSet) -> None:
-    """Let every evaluator refuse the rows that it will see (DataError, which names the recipe's key and the row)."""
+def check_rows(one: EvalSet, processor: Any) -> None:
+    """Let evaluators refuse the rows that they will see, and the task those whose answers could not be measured.
+
+    Raises:
+        DataError: names the recipe's key and the row.
+    """
     for evaluators, members in ((one.reading, one.members), (one.answering, one.answered)):
         for evaluator in (reader for reader in evaluators if overrides(reader, "check_row")):
             for row in map(int, one.split.index[members]):
@@ -19,15 +23,10 @@ def check_rows(one: EvalSet) -> None:
                     evaluator.check_row(one.split.rows[row])
                 except DataError as error:
                     raise _named(one, row, error) from None
-
-
-def check_answered(one: EvalSet, processor: Any) -> None:
-    """Let the task refuse rows whose answers evaluators could not measure (DataError, as that of `check_rows`)."""
-    if not one.answering or not overrides(one.split.task, "check_generation"):
-        return
-    for member in map(int, one.answered):
+    task = one.split.task
+    for member in one.answered if one.answering and overrides(task, "check_generation") else ():
         try:
-            one.split.task.check_generation(one.split.example(member), processor, one.options)
+            task.check_generation(one.split.example(member), processor, one.options)
         except DataError as error:
             raise _named(one, int(one.split.index[member]), error) from None
 

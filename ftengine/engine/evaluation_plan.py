@@ -18,7 +18,7 @@ from ftengine.data.read import DataRows, read_rows
 from ftengine.data.row_hashes import to_json
 from ftengine.data.split import read_for
 from ftengine.data.split_columns import numbers_of
-from ftengine.engine.evaluation_checks import check_answered, check_rows
+from ftengine.engine.evaluation_checks import check_rows
 from ftengine.engine.prepared_data import PreparedData, ReadyTask, check_inputs, held_out, inferring
 from ftengine.errors import DataError, RecipeError, naming
 from ftengine.evaluation.plan import (
@@ -137,8 +137,7 @@ def plan_evaluation(
     to_fit, sizes = _to_fit(ready.task, validation, reading), (section.small_slice, section.resamples)
     plan = EvalPlan(split, held, training, probes, to_fit, *sizes, ready.recipe.seed, benchmarks=asked)
     for one in plan.sets():
-        check_rows(one)
-        check_answered(one, ready.processor)
+        check_rows(one, ready.processor)
         bind(one.evaluators, ready.task.name, ready.task.labels)  # what they keep may depend on the labels
     return plan
 
