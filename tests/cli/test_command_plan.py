@@ -154,6 +154,17 @@ def test_instructions_in_the_data_that_nothing_reads_are_said(chat_plan):
     assert finding["places"] == ["rows.jsonl:1"]
 
 
+def test_a_column_that_is_nearly_called_as_one_beside_a_chat_gets_its_name(chat_plan):
+    rows = conversations(tool=[{"x": 1}], sytem="Be brief.", source="a", chat_template_kwarg={"a": 1})
+    found = {one["figures"]["keys"][0]: one["text"] for one in found_by(chat_plan(rows), "unread-keys")}
+    wanted = {"tool": "tools", "sytem": "system", "chat_template_kwarg": "chat_template_kwargs"}
+    assert found.keys() == wanted.keys()
+    for column, name in wanted.items():
+        assert f"`{column}`" in found[column]
+        assert found[column].endswith(f"(e.g. rows.jsonl:1). Did you mean {name!r}?")
+    assert found_by(chat_plan([{"text": f"a text {i}", "tool": "x"} for i in range(8)]), "unread-keys") == []
+
+
 def test_alarms_come_first_and_what_one_audit_says_stands_together(ftengine, labelled):
     faces = [{"text": f"good ლ ღ ツ ♡ {i}", "label": "ab"[i % 2]} for i in range(40)]
     odd = [{"text": "so so so so so so", "label": "a"}, {"text": "a bell \a rings", "label": "b"}]

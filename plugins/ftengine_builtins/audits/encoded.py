@@ -1,9 +1,10 @@
 """Audits of what the model gets of the data: cut examples, unknown tokens, keys that nothing reads."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ftengine.api import Audit, AuditedData, Display, Finding, Table
+from ftengine.errors import did_you_mean
 from ftengine.text import listed, percent
 from ftengine_builtins.audits.counting import counted, split_name
 
@@ -85,13 +86,22 @@ INSTRUCTIONS = frozenset(
 """Keys by which other tools are told what to train on, how much, or with which functions."""
 
 
+BESIDE_A_CHAT = ("tools", "functions", "system", "chat_template_kwargs")
+"""Columns that are read beside a conversation."""
+
+
 class UnreadKeys(Audit):
-    """Columns and keys of messages that look like an instruction for training, and that nothing reads."""
+    """Columns and keys of messages that look like an instruction for training, and that nothing reads.
+
+    Beside conversations also columns that are nearly called as one that is read.
+    """
 
     name = "unread-keys"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
-        unread = data.encoded.get("train", {}).get("unread", {})
+        encoded = data.encoded.get("train", {})
+        unread = encoded.get("unread", {})
+        yield from _misnamed(unread) if encoded.get("counts", {}).get("conversations") else ()
         keys = {key: place for key, place in unread.items() if key.rpartition(".")[2].lower() in INSTRUCTIONS}
         if not keys:
             return
@@ -104,3 +114,11 @@ class UnreadKeys(Audit):
         places, figures = tuple(keys.values()), {"keys": sorted(keys)}
         text = f"{text[0].upper()}{text[1:]} (e.g. {places[0]}): rows are trained on as if it were not there."
         yield Finding(kind="data", level="note", text=text, figures=figures, places=places)
+
+
+def _misnamed(unread: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield columns that nothing reads, each with the column beside a chat that it may be meant for."""
+    for column, place in unread.items():
+        if "." not in column and column not in BESIDE_A_CHAT and (near := did_you_mean(column, BESIDE_A_CHAT)):
+            text = f"Column `{column}` changes nothing of what the model gets (e.g. {place}).{near}"
+            yield Finding(kind="data", level="note", text=text, figures={"keys": [column]}, places=(place,))
