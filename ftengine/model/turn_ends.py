@@ -13,7 +13,8 @@ from ftengine.model.chat import known, render
 
 _ASKED, _ANSWER = Message("user", "Hello"), Message("assistant", "REPLY")
 _CALL, _SECOND = ToolCall("REPLY", "{}", "REPLY0000"), ToolCall("AGAIN", "{}", "AGAIN0000")
-_CALLED = Message("assistant", "", calls=(_CALL,))
+_CALLED = Message("assistant", "", calls=(_CALL,), written="REPLY")
+"""A call, which a template without a place for calls writes as the text that it was."""
 _RESULT = Message("tool", "REPLY", name=_CALL.name, call_id=_CALL.id)
 
 
@@ -58,7 +59,8 @@ def end_turn(processor: Any, text: str, message: Message) -> tuple[str, int, boo
     ends, stripped = _ends(processor), text.rstrip()
     token = _ending(processor, stripped)
     after = ends.after(message) if message.role == "assistant" else ""
-    its_own = token not in (ends.answer, ends.call, after) and message.text.rstrip().endswith(token)
+    own = (message.written or message.text).rstrip()
+    its_own = token not in (ends.answer, ends.call, after) and own.endswith(token)
     if token in ("", ends.each_call) or its_own:
         return text + after, len(text + after), bool(after)
     return text, len(stripped), True
@@ -79,7 +81,10 @@ def _find_ends(processor: Any) -> TurnEnds:
     if call and call != answer and after_call:
         both = _written(processor, _ASKED, Message("assistant", "", calls=(_CALL, _SECOND)))
         each = call if both.count(call) > _written(processor, _ASKED, _CALLED).count(call) else ""
-    return TurnEnds(answer, "" if each else call, "" if answer else after_answer, after_call, each)
+    after_answer = "" if answer else after_answer
+    if not call and not after_call:  # it has no place for results of tools, which a user then tells
+        after_call = after_answer
+    return TurnEnds(answer, "" if each else call, after_answer, after_call, each)
 
 
 def _end(processor: Any, message: Message, following: Message, begins: str) -> tuple[str, str]:

@@ -330,6 +330,31 @@ HERMES = {
 }
 
 
+BEGIN, END = NEXT_SPEAKER.index("{% for call"), NEXT_SPEAKER.index("{% endif %}\n{%-")
+WITHOUT_CALLS = NEXT_SPEAKER[:BEGIN] + NEXT_SPEAKER[END:]
+WITHOUT_TOOLS = "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}" + (
+    "<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "talk", "learnt", "ends"),
+    [
+        (WITHOUT_CALLS, HERMES["conversations"], ["</tool_call><|observation|>It is sunny.<|user|>"], 2),
+        (WITHOUT_CALLS, HERMES["conversations"][:2], ["</tool_call><|observation|>"], 2),
+        (WITHOUT_TOOLS, HERMES["conversations"][:2], ["</tool_call><|user|>"], 1),
+    ],
+)
+def test_the_next_speakers_token_ends_calls_that_are_written_as_text(template, talk, learnt, ends):
+    """Also where what the text ends with is a token."""
+    made = byte_level_tokenizer(pad_token="<|im_end|>")
+    made.add_tokens(list(SPEAKERS), special_tokens=True)
+    made.chat_template = template
+    found = trained(made, {"conversations": talk})
+    assert [one[one.index("</tool_call>") :] for one in found] == learnt
+    assert made.convert_ids_to_tokens(end_tokens(made)) == ["<|user|>", "<|observation|>"][:ends]
+
+
 def test_calls_that_are_written_as_text_are_calls(tokenizer):
     conversation = read_row(HERMES)
     _, called, result, _ = conversation.messages
