@@ -54,6 +54,10 @@ std::string instruction_sets(const std::string& library) {
   return function_of<const char*()>(library, "ftengine_instruction_sets")();
 }
 
+int64_t onednn_from(const std::string& library) {
+  return function_of<int64_t()>(library, "ftengine_onednn_from")();
+}
+
 void use_instruction_set(const std::string& library, const std::string& name) {
   if (function_of<int(const char*)>(library, "ftengine_use_instruction_set")(name.c_str()) != 0) {
     throw py::value_error("instruction set '" + name + "': this build and processor have auto," +
@@ -68,5 +72,6 @@ PYBIND11_MODULE(_native, m) {
   m.def("cpu_features", &cpu_features);
   m.def("instruction_set", &instruction_set, py::arg("library"));
   m.def("instruction_sets", &instruction_sets, py::arg("library"));
+  m.def("onednn_from", &onednn_from, py::arg("library"));
   m.def("use_instruction_set", &use_instruction_set, py::arg("library"), py::arg("name"));
 }

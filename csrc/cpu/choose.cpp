@@ -1,5 +1,6 @@
 #include <atomic>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,14 @@ std::atomic<const InstructionSet*>& chosen() {
 
 const InstructionSet& instruction_set() { return *chosen().load(std::memory_order_relaxed); }
 
+int64_t onednn_from() {
+#if defined(__x86_64__)
+  static const bool intel = __builtin_cpu_is("intel") != 0;
+  if (!intel && std::strncmp(instruction_set().name, "avx512", 6) == 0) return int64_t{1} << 20;
+#endif
+  return std::numeric_limits<int64_t>::max();
+}
+
 }  // namespace ftengine::cpu
 
 // For Python, by dlsym: neither needs torch.
@@ -53,6 +62,8 @@ FTENGINE_EXPORT const char* ftengine_instruction_sets() {
   }();
   return names.c_str();
 }
+
+FTENGINE_EXPORT int64_t ftengine_onednn_from() { return ftengine::cpu::onednn_from(); }
 
 // Returns 0, or 1 when there is no such instruction set here; "auto" is the best.
 FTENGINE_EXPORT int ftengine_use_instruction_set(const char* name) {

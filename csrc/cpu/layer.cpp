@@ -1,6 +1,6 @@
 // torch.ops.ftengine for CPU, layers whole: frozen products and low-rank updates of all layers that read one x.
 //
-// The frozen products are ATen's, called without its dispatcher.
+// The frozen products are ATen's, called without its dispatcher, or oneDNN's where that is quicker.
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
@@ -9,14 +9,30 @@
 
 #include "cpu/operands.h"
 
+// Weak, as a torch without oneDNN has neither: x Wᵀ + bias, and x Wᵀ + other.
+extern "C" {
+__attribute__((weak)) AOTITorchError aoti_torch_cpu__linear_pointwise(AtenTensorHandle x, AtenTensorHandle w,
+                                                                      AtenTensorHandle* bias, const char* after,
+                                                                      const double** scalars, int64_t scalars_length,
+                                                                      const char** algorithm, AtenTensorHandle* y);
+__attribute__((weak)) AOTITorchError aoti_torch_cpu__linear_pointwise_binary(AtenTensorHandle x, AtenTensorHandle other,
+                                                                             AtenTensorHandle w, AtenTensorHandle* bias,
+                                                                             const char* after, AtenTensorHandle* y);
+}
+
 namespace ftengine::cpu {
 namespace {
 
 using Tensors = std::vector<Tensor>;
 
-Tensor empty(const std::vector<int64_t>& sizes, ScalarType type) {
+std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& sizes) {
   std::vector<int64_t> strides(sizes.size(), 1);
   for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * std::max<int64_t>(sizes[d], 1);
+  return strides;
+}
+
+Tensor empty(const std::vector<int64_t>& sizes, ScalarType type) {
+  const std::vector<int64_t> strides = contiguous_strides(sizes);
   const auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   AtenTensorHandle made;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
@@ -33,6 +49,15 @@ Tensor strided(const Tensor& x, int64_t rows, int64_t columns, int64_t row_strid
 }
 
 Tensor transposed(const Tensor& w) { return strided(w, w.size(1), w.size(0), w.stride(1), w.stride(0)); }
+
+// Contiguous x (M, L) as (..., L).
+Tensor with_sizes(const Tensor& x, const std::vector<int64_t>& sizes) {
+  if (sizes.size() == 2) return x;
+  AtenTensorHandle made;
+  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(x.get(), static_cast<int64_t>(sizes.size()), sizes.data(),
+                                                        contiguous_strides(sizes).data(), 0, &made));
+  return Tensor(made);
+}
 
 // Contiguous x (..., L) as (M, L).
 Tensor as_rows(const Tensor& x, int64_t rows, int64_t length) {
@@ -53,11 +78,30 @@ Tensor in_type_of(const Tensor& x, const Tensor& w) {
   return w.scalar_type() == x.scalar_type() ? w : torch::stable::to(w, x.scalar_type());
 }
 
-// out = left right + c, where c (columns,) is added to each row, or may be out itself; without c, left right.
-void product(const Tensor& out, const Tensor& left, const Tensor& right, const Tensor* c) {
+// Whether a matrix's rows or columns are contiguous and do not overlap.
+bool dense(const Tensor& w) {
+  return (w.stride(1) == 1 && w.stride(0) >= w.size(1)) || (w.stride(0) == 1 && w.stride(1) >= w.size(0));
+}
+
+// x wᵀ + bias (N,), or x wᵀ added to `sum` (M, N), which may be written over.  x (M, K) contiguous, w (N, K).
+Tensor product(const Tensor& x, const Tensor& w, const Tensor* bias, const Tensor* sum) {
+  const int64_t rows = x.size(0), n = w.size(0);
+  AtenTensorHandle made;
+  if (x.scalar_type() == ScalarType::Float && rows > 1 && rows * n * w.size(1) >= onednn_from() && dense(w) &&
+      aoti_torch_cpu__linear_pointwise != nullptr && aoti_torch_cpu__linear_pointwise_binary != nullptr) {
+    AtenTensorHandle added = bias ? bias->get() : nullptr;
+    TORCH_ERROR_CODE_CHECK(
+        sum ? aoti_torch_cpu__linear_pointwise_binary(x.get(), sum->get(), w.get(), nullptr, "add", &made)
+            : aoti_torch_cpu__linear_pointwise(x.get(), w.get(), bias ? &added : nullptr, "none", nullptr, 0, nullptr,
+                                               &made));
+    return Tensor(made);
+  }
+  const Tensor out = sum ? *sum : empty({rows, n}, x.scalar_type()), right = transposed(w);
+  const Tensor* c = sum ? sum : bias;
   TORCH_ERROR_CODE_CHECK(c == nullptr
-                             ? aoti_torch_cpu_mm_out(out.get(), left.get(), right.get())
-                             : aoti_torch_cpu_addmm_out(out.get(), c->get(), left.get(), right.get(), 1.0, 1.0));
+                             ? aoti_torch_cpu_mm_out(out.get(), x.get(), right.get())
+                             : aoti_torch_cpu_addmm_out(out.get(), c->get(), x.get(), right.get(), 1.0, 1.0));
+  return out;
 }
 
 // The seed to use: as in ftengine.ops.draw_seed where there is dropout and none is given. Never the given tensor.
@@ -129,16 +173,14 @@ std::tuple<Tensors, Tensor, Tensor> lowrank_group_forward_cpu(const Tensor& x, c
     const T* columns = const_data<T>(s);
     for (size_t i = 0; i < weights.size(); ++i) {
       const int64_t n = weights[i].size(0), r = a[i].size(0);
-      sizes.back() = n;
-      ys.push_back(empty(sizes, x.scalar_type()));
-      const Tensor y = as_rows(ys.back(), rows, n), weight = in_type_of(x, weights[i]);
+      std::optional<Tensor> bias;
       if (biases[i]) {
         STD_TORCH_CHECK(biases[i]->dim() == 1 && biases[i]->size(0) == n, "bias must be (", n, ",)");
-        const Tensor bias = in_type_of(x, *biases[i]);
-        product(y, matrix, transposed(weight), &bias);
-      } else {
-        product(y, matrix, transposed(weight), nullptr);
+        bias = torch::stable::contiguous(in_type_of(x, *biases[i]));
       }
+      const Tensor y = product(matrix, in_type_of(x, weights[i]), bias ? &*bias : nullptr, nullptr);
+      sizes.back() = n;
+      ys.push_back(with_sizes(y, sizes));
       slots.use_again_from(before);
       expand(kernels, slots, data<T>(y), columns_of(columns, rows, r, rank), view(b[i], true), rows, scales[i]);
       columns += r;
@@ -158,13 +200,10 @@ Tensors lowrank_group_backward_cpu(const Tensors& dys, const Tensor& x, const Te
   check_small(s, "s", rows, rank);
   STD_TORCH_CHECK(s.scalar_type() == x.scalar_type(), "s and x must agree in dtype");
   const Dropout dropout = read_dropout(p, seed);
-  std::vector<int64_t> sizes = x.sizes().vec();
   Tensors gradients;
   for (const Tensor& factor : a) gradients.push_back(empty({factor.size(0), length}, factor.scalar_type()));
   for (const Tensor& factor : b) gradients.push_back(empty({factor.size(0), factor.size(1)}, factor.scalar_type()));
-  if (input_gradient) gradients.push_back(empty(sizes, x.scalar_type()));
-  const std::optional<Tensor> dx =
-      input_gradient ? std::optional(as_rows(gradients.back(), rows, length)) : std::nullopt;
+  std::optional<Tensor> dx;
   by_large_type(x, [&](auto zero) {
     using T = decltype(zero);
     const Kernels<T>& kernels = chosen_kernels<T>();
@@ -177,7 +216,7 @@ Tensors lowrank_group_backward_cpu(const Tensors& dys, const Tensor& x, const Te
       const Tensor dy = as_matrix(dys[i], "dy");
       STD_TORCH_CHECK(dy.size(0) == rows && dy.size(1) == n && dy.scalar_type() == x.scalar_type(), "dy must be (",
                       rows, ", ", n, ") in x's dtype");
-      if (dx) product(*dx, dy, in_type_of(x, weights[i]), i == 0 ? nullptr : &*dx);
+      if (input_gradient) dx = product(dy, transposed(in_type_of(x, weights[i])), nullptr, dx ? &*dx : nullptr);
       slots.use_again_from(before);
       backward_output(kernels, slots, const_data<T>(dy), columns_of(const_data<T>(s) + column, rows, r, rank),
                       view(b[i], true), ds + column, rank, gradients[a.size() + i], rows, scales[i]);
@@ -193,6 +232,7 @@ Tensors lowrank_group_backward_cpu(const Tensors& dys, const Tensor& x, const Te
       g += a[i].size(0) * length;
     }
   });
+  if (dx) gradients.push_back(with_sizes(*dx, x.sizes().vec()));
   return gradients;
 }
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from ftengine.api import LoadedModel
 from ftengine.errors import RecipeError
+from ftengine.model.modes import answering
 from ftengine.parallel.launch import FSDP, block_classes, check_launch
 from ftengine.parallel.precision import Precision, apply_precision, choose_precision
 from ftengine.parallel.rendezvous import own_store
@@ -110,8 +111,7 @@ class Device:
     @contextmanager
     def inference(self, loaded: LoadedModel) -> Iterator[None]:
         """Run a model for its answers: no dropout, no gradients, the run's precision."""
-        loaded.module.eval()
         compute = self.precision.compute
         cast = torch.autocast(self.whole.type, compute, enabled=compute is not torch.float32)
-        with torch.no_grad(), cast if self.divides else self.accelerator.autocast():
+        with answering(loaded.module), cast if self.divides else self.accelerator.autocast():
             yield

@@ -16,13 +16,14 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from ftengine.api import LoadedModel
 from ftengine.errors import RecipeError
-from ftengine.ops import active_backend, draw_seed
+from ftengine.ops import active_backend, draw_seed, instruction_sets, onednn_from, products, use_instruction_set
 from ftengine.testing import training_context
 from ftengine_builtins.fast_paths import dropout
 from ftengine_builtins.fast_paths.dropout import CpuDropout
 from ftengine_builtins.fast_paths.gates import CpuGates, gated
 from ftengine_builtins.fast_paths.grouped_keys import GroupedKeys
 from ftengine_builtins.fast_paths.norms import CpuNorms
+from ftengine_builtins.fast_paths.products import CpuProducts
 from ftengine_builtins.fast_paths.rotary import CpuRotary
 
 compiled = pytest.mark.skipif(active_backend()[0] != "compiled", reason=active_backend()[1])
@@ -355,3 +356,31 @@ def test_rows_that_attend_to_nothing_are_zeros_and_broken_ones_stay_broken():
 def test_other_devices_are_refused(path):
     with pytest.raises(RecipeError, match="computes on cuda"):
         path().check_device(torch.device("cuda"))
+
+
+@compiled
+def test_products_of_float32_are_onednns_only_meanwhile(model, monkeypatch):
+    ids = torch.randint(64, (2, 9), generator=torch.Generator().manual_seed(0))
+
+    def outputs():
+        logits = model(input_ids=ids).logits
+        return [logits.detach(), *torch.autograd.grad(logits.square().sum(), list(model.parameters()))]
+
+    before = outputs()
+    with monkeypatch.context() as patch:
+        patch.setattr(products, "onednn_from", lambda: 1)
+        with active(CpuProducts, model) as counts:
+            after = outputs()
+    assert counts == {"products of float32": 3 * (2 * 7 + 1)}, "a layer's output and two gradients, of each layer"
+    for fast, plain in zip(after, before, strict=True):
+        torch.testing.assert_close(fast, plain)
+    assert all(torch.equal(one, other) for one, other in zip(outputs(), before, strict=True))
+    with active(CpuProducts, copy.deepcopy(model).bfloat16()) as counts:
+        assert counts is None
+    for instruction_set in instruction_sets():
+        with use_instruction_set(instruction_set):
+            if onednn_from() is None:
+                with raises(RecipeError, "cpu-products", "AVX-512"):
+                    CpuProducts().check_device(torch.device("cpu"))
+            else:
+                CpuProducts().check_device(torch.device("cpu"))

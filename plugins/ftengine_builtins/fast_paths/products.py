@@ -1,0 +1,33 @@
+"""Matrix products of a model that trains in float32 on a CPU, by oneDNN where torch's own are slower."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+from ftengine.api import FastPath, FastPathTraits, LoadedModel, TrainingContext
+from ftengine.errors import RecipeError
+from ftengine.ops import onednn_from, products_by_onednn
+from ftengine_builtins.fast_paths.cpu import require_kernels
+
+
+class CpuProducts(FastPath):
+    """Products of large float32 matrices by oneDNN, on processors with AVX-512 for which MKL does not use it."""
+
+    name = "cpu-products"
+    traits = FastPathTraits(supports_sharding=True)
+
+    def check_device(self, device: torch.device) -> None:
+        require_kernels(self.name, device)
+        if onednn_from() is None:
+            raise RecipeError(f"fast path {self.name!r} is for processors with AVX-512 that are not Intel's")
+
+    @contextmanager
+    def activate(self, loaded: LoadedModel, context: TrainingContext) -> Iterator[Mapping[str, int] | None]:
+        if not any(p.dtype == torch.float32 and p.dim() > 1 for p in loaded.module.parameters()):
+            yield None
+            return
+        with products_by_onednn() as counts:
+            yield counts
