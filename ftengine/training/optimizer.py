@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -54,9 +55,11 @@ def build_optimizer(component: Optimizer, groups: Groups) -> torch.optim.Optimiz
 def optimizer_bytes(component: Optimizer, groups: Groups) -> int:
     """Return the bytes of an optimiser's state, by a step on the meta device, where nothing is computed.
 
-    State that cannot be made there is counted as Adam's.
+    One parameter of each shape in a group stands for all of them. State that cannot be made there is counted as Adam's.
     """
-    copies = [{**group, "params": [_on_meta(parameter) for parameter in group["params"]]} for group in groups]
+    alike = [_by_shape(group["params"]) for group in groups]
+    copies = [{**group, "params": [_on_meta(one) for one in kinds]} for group, kinds in zip(groups, alike, strict=True)]
+    times = [count for kinds in alike for count in kinds.values()]
     parameters = [parameter for group in copies for parameter in group["params"]]
     optimizer = build_optimizer(component, copies)
     for group in optimizer.param_groups:
@@ -69,8 +72,8 @@ def optimizer_bytes(component: Optimizer, groups: Groups) -> int:
             parameter.grad = None
     state = (optimizer.state.get(parameter) for parameter in parameters)
     return sum(
-        sum(tensor.nbytes for tensor in _tensors(kept)) if kept is not None else parameter.numel() * ADAM_BYTES
-        for parameter, kept in zip(parameters, state, strict=True)
+        count * (sum(tensor.nbytes for tensor in _tensors(kept)) if kept is not None else x.numel() * ADAM_BYTES)
+        for x, kept, count in zip(parameters, state, times, strict=True)
     )
 
 
@@ -187,6 +190,13 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (Mapping, list, tuple)):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from _tensors(item)
+
+
+def _by_shape(parameters: Iterable[nn.Parameter]) -> dict[nn.Parameter, int]:
+    """Return the first parameter of each shape and dtype, with how many have those."""
+    first: dict[Any, nn.Parameter] = {}
+    counts = Counter(first.setdefault((x.shape, x.dtype), x) for x in parameters)
+    return dict(counts)
 
 
 def _on_meta(parameter: nn.Parameter) -> nn.Parameter:

@@ -322,6 +322,13 @@ def test_plan_counts_the_state_of_each(name, least, most):
     assert all(p.grad is None for p in module.parameters())
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon", "adafactor"])
+def test_parameters_of_one_shape_take_as_much_as_each(name):
+    together = nn.Sequential(*(nn.Linear(64, width) for width in (64, 64, 32)))
+    apart = sum(optimizer_bytes(build(name), groups(layer)) for layer in together)
+    assert optimizer_bytes(build(name), groups(together)) == apart
+
+
 def test_what_refuses_a_step_without_values_counts_as_adam():
     module = model().to("meta")
     assert optimizer_bytes(KeepsMore(), groups(module)) == 8 * sum(p.numel() for p in module.parameters())
