@@ -33,6 +33,7 @@ from ftengine_builtins.loaders.pretrained import (
 from ftengine_builtins.loaders.quiet import cause, reading
 
 COUNTED = re.compile(r"\.(block|expert)_count$")
+VOCABULARY = "tokenizer.ggml."
 UNPACKED = 1 << 17
 """Bytes of packed weights that are unpacked at once: SmolLM2-135M takes 0.2 s, where 16 rows at once take 0.6."""
 
@@ -90,7 +91,9 @@ class GgufLoader(ModelLoader):
     def load(self, request: LoadRequest) -> LoadedModel:
         config, tokenizer = self._config(request.source), self.load_processor(request.source)
         path = Path(request.source).absolute()
-        with parsed_once(self._parsed.pop(path, None) or read_gguf(path)):
+        file = self._parsed.pop(path, None) or read_gguf(path)
+        file.fields = {key: value for key, value in file.fields.items() if not key.startswith(VOCABULARY)}  # known
+        with parsed_once(file):
             # Plain weights without a mark of quantisation on them, so that the model saves and reloads as any other.
             # Versions of transformers without GgufConfig know nothing else.
             packing = getattr(transformers, "GgufConfig", None)
