@@ -136,10 +136,19 @@ def _alike(part: nn.Module) -> list[nn.Module]:
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     """Return the names of tensors that hold a number which is not finite, of divided ones in any process's part."""
     parts = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors.values()]
-    flags = torch.stack([part.isfinite().all().logical_not().float() for part in parts])
+    flags = torch.stack([_ends(part).isfinite().all().logical_not().float() for part in parts])
     if any(isinstance(tensor, DTensor) for tensor in tensors.values()):
         dist.all_reduce(flags)
     return [name for name, wrong in zip(tensors, flags.tolist(), strict=True) if wrong]
+
+
+def _ends(tensor: Tensor) -> Tensor:
+    """Return a tensor's least and largest number, (2,), which are NaN where one is; itself where torch has none.
+
+    Both are found in one pass, where to ask each number takes copies and fifteen times as long.
+    """
+    known = tensor.dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64) and tensor.numel()
+    return torch.stack(torch.aminmax(tensor)) if known else tensor
 
 
 def got_gradients(module: nn.Module) -> set[str]:

@@ -18,6 +18,7 @@ from ftengine.cli.page import print_json
 from ftengine.errors import RunError, TrainingError
 from ftengine.evaluation.finite import require_finite_answers, require_finite_weights
 from ftengine.model import GenerationOptions, generate
+from ftengine.parallel.sharding import not_finite
 from ftengine.plugins.registry import Registry
 from ftengine.run.directory import RunDirectory
 from ftengine.training.setup import Setup
@@ -26,6 +27,16 @@ from ftengine.training.setup import Setup
 def strict(text):
     """Read JSON as every other program does."""
     return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e5m2])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_single_number_that_is_not_finite_is_found(dtype, value):
+    good = torch.linspace(-200, 200, 1000).reshape(10, 100).to(dtype)
+    wrong = good.clone()
+    wrong[3, 7] = value
+    tensors = {"good": good, "none": good[:0], "one": good[0, 0], "wrong": wrong, "whole": torch.arange(3)}
+    assert not_finite(tensors) == ["wrong"]
 
 
 def test_a_classifier_with_broken_weights_answers_nothing(label_recipe, tmp_path):
