@@ -33,6 +33,8 @@ class TaskTraits(Traits):
             last rows the first such one, for losses that look at answers to something else.
         answers_vectors: what it answers a row with (`infer`) is a mapping with one vector, a list of floats as long for
             every row, so that `ftengine predict` writes them as a matrix too.
+        batch_size: examples of a step that its loss, which compares them, does well with; `ftengine init` proposes to
+            accumulate as many, of many rows. None: the recipe's default.
         learning_rate_share: its usual learning rate as a share of the strategy's, which `ftengine init` proposes.
         strategy_defaults: (option, value) of options that a strategy which has them gets, unless the recipe sets them.
     """
@@ -42,6 +44,7 @@ class TaskTraits(Traits):
     examples_meet: bool = False
     reads_following: bool = False
     answers_vectors: bool = False
+    batch_size: int | None = None
     learning_rate_share: float = 1.0
     strategy_defaults: tuple[tuple[str, Any], ...] = ()
 

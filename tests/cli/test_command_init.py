@@ -370,6 +370,17 @@ def test_few_rows_are_passed_over_more_often(ftengine, tmp_path, rows, epochs):
     assert ("default: 3" in file.read_text()) == (epochs > 3)
 
 
+@pytest.mark.parametrize(("rows", "accumulate"), [(5, 1), (90, 2), (1785, 8), (None, 8)])
+def test_examples_that_are_compared_make_larger_steps_of_many_rows(ftengine, tmp_path, rows, accumulate):
+    """64 of them, in micro-batches of the default's memory, where 100 steps are left."""
+    data, file = tmp_path / "pairs.jsonl", tmp_path / "recipe.yaml"
+    data.write_text("".join(json.dumps({"anchor": f"a {i}", "positive": f"b {i}"}) + "\n" for i in range(rows or 0)))
+    ftengine("init", file, "--task", "embedding", *(["--data", data] if rows else []))
+    made = Recipe.read(file, [] if rows else ["data.train=x.jsonl"]).train
+    assert (made.batch_size, made.accumulate) == (8, accumulate)
+    assert (f"8 × {accumulate} = {8 * accumulate}" in file.read_text()) == (accumulate > 1)
+
+
 def test_json_in_a_cell_is_told(ftengine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, header, told in (

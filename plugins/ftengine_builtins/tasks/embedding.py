@@ -128,7 +128,7 @@ class Embedding(Task):
 
     name = "embedding"
     traits = TaskTraits(
-        example_model="sentence-transformers/all-MiniLM-L6-v2", examples_meet=True, answers_vectors=True
+        example_model="sentence-transformers/all-MiniLM-L6-v2", examples_meet=True, answers_vectors=True, batch_size=64
     )
     head = "feature-extraction"
     modality = "text"
