@@ -104,7 +104,8 @@ class FastPathChecks(Checks):
 
 def training_context() -> TrainingContext:
     """Return that of a training of several epochs on a CPU, with a GiB to spare."""
-    return TrainingContext(CPU, repeats=True, tokens=1000, room=lambda: 1 << 30, message=lambda text: None)
+    room, dtype = 1 << 30, torch.float32
+    return TrainingContext(CPU, repeats=True, tokens=1000, room=lambda: room, message=lambda text: None, dtype=dtype)
 
 
 def variants(

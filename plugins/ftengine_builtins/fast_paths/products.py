@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from ftengine.api import FastPath, FastPathTraits, LoadedModel, TrainingContext
 from ftengine.errors import RecipeError
@@ -26,8 +27,15 @@ class CpuProducts(FastPath):
 
     @contextmanager
     def activate(self, loaded: LoadedModel, context: TrainingContext) -> Iterator[Mapping[str, int] | None]:
-        if not any(p.dtype == torch.float32 and p.dim() > 1 for p in loaded.module.parameters()):
+        layers = sum(map(_multiplies, loaded.module.modules())) if context.dtype == torch.float32 else 0
+        if not layers:
             yield None
             return
-        with products_by_onednn() as counts:
-            yield counts
+        with products_by_onednn():
+            yield {"layers": layers}
+
+
+def _multiplies(module: nn.Module) -> bool:
+    """Say whether a module has a matrix of its own that its input is multiplied by."""
+    weight = module._parameters.get("weight")
+    return weight is not None and weight.dim() == 2 and not isinstance(module, nn.Embedding)
