@@ -50,11 +50,14 @@ class Labels:
             `names` a word, each taken as it is; with "single" they may be of the IOB2 scheme).
         names: label names in id order; for regression one name an output.
         counts: how many training rows have each name, where the task counted them; labels are equal without them.
+        mean, std: of the numbers to be learnt in training, by which the loss is standardised; else None.
     """
 
     kind: str
     names: tuple[str, ...]
     counts: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
+    mean: float | None = field(default=None, compare=False, repr=False)
+    std: float | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def ids(self) -> dict[str, int]:

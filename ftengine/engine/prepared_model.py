@@ -33,6 +33,7 @@ from ftengine.evaluation.runner import EvalResult
 from ftengine.model import count, fingerprint_base, fingerprint_processor, require_same_base
 from ftengine.model.code import fingerprint_files
 from ftengine.model.fingerprints import fingerprint_tokens
+from ftengine.model.target_scale import scale_targets
 from ftengine.parallel.device import Device
 from ftengine.parallel.sharding import gathered
 from ftengine.plugins.returned import json_mapping
@@ -279,6 +280,7 @@ def load_base(known: KnownTask, *, weights: bool = True) -> LoadedModel:
     loaded.fingerprint["head"] = loaded.head
     loaded.fingerprint["processor"] = fingerprint_processor(loaded.processor)
     loaded.fingerprint["tokens"] = fingerprint_tokens(loaded.processor)
+    scale_targets(loaded, known.task.labels)
     known.task.set_model(loaded, None)
     return loaded
 

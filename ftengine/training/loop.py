@@ -11,6 +11,7 @@ import torch
 from ftengine.api import Saved, Stepped
 from ftengine.errors import TrainingError
 from ftengine.model import count, state_tensors
+from ftengine.model.target_scale import StandardisedTargets
 from ftengine.parallel.sharding import is_sharded, not_finite
 from ftengine.run.environment import peak_memory_bytes
 from ftengine.run.records import TrainingResult
@@ -46,6 +47,7 @@ class Trainer:
     def __init__(self, setup: Setup) -> None:
         self.setup, self.accelerator, self.module = setup, setup.accelerator, setup.loaded.module
         self.progress, self._began = Progress(), time.monotonic()
+        self.targets = StandardisedTargets(self.module)  # before anything looks at weights
         self.optimizer_step = OptimizerStep(setup)
         if setup.section.gradient_checkpointing:
             checkpoint_gradients(self.module)
@@ -93,6 +95,7 @@ class Trainer:
         finally:
             self.regularizers.detach()
         self.frozen.require_unchanged()
+        self.targets.restore()
         trained, parameters = count(self.module)
         return TrainingResult(
             steps=progress.step,
@@ -135,8 +138,9 @@ class Trainer:
 
     def _announce(self) -> None:
         steps, listener = self.optimizer_step.steps, self.setup.listener
-        if said := never_trained(self.setup.strategy, self.module, steps):
-            listener.message(said)
+        for said in (never_trained(self.setup.strategy, self.module, steps), self.targets.advice()):
+            if said:
+                listener.message(said)
         listener.phase("train", steps.total)
         listener.advance(self.progress.step)
 

@@ -48,21 +48,17 @@ class Numbered(list):
     [
         ([1.0, 2.0, 3.0, 4.0, 5.0] * 40, []),
         ([0.1] * 199 + [0.9], ["note"]),  # all but one are the same
-        ([10.0] * 200, ["note"]),
-        ([10.0, 20.0, 30.0, 40.0] * 50, ["note"]),
-        ([5000.0, 7000.0, 9000.0, 8000.0] * 50, ["alarm"]),
-        ([5000.0, 7000.0, 9000.0, 8000.0] * 50 + [900000.0], ["alarm", "note"]),
+        ([10.0] * 200, []),
+        ([5000.0, 7000.0, 9000.0, 8000.0] * 50, []),
+        ([5000.0, 7000.0, 9000.0, 8000.0] * 50 + [900000.0], ["note"]),
         (["a", "b"] * 100, []),
     ],
 )
-def test_numbers_far_from_what_a_new_head_answers_and_outliers_are_found(values, levels):
+def test_numbers_that_outweigh_all_others_are_found(values, levels):
     rows = Numbered(View([f"text {i}"], value, classes=True) for i, value in enumerate(values))
     findings = list(NumberTargets().examine(SimpleNamespace(splits={"train": rows})))
     assert [one.level for one in findings] == levels
-    assert not any("by 1 say" in one.text for one in findings)
-    if levels == ["alarm", "note"]:
-        assert "by 10,000 say" in findings[0].text
-        assert findings[1].places[0] == "prices.csv:200"
+    assert all(one.places[0] == f"prices.csv:{len(values) - 1}" for one in findings)
 
 
 def test_a_script_that_few_rows_have_is_found(write, text_task, audit):

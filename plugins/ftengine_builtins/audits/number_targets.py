@@ -9,10 +9,6 @@ from ftengine.text import counted, number, percent
 from ftengine_builtins.audits.contradictions import are_numbers
 from ftengine_builtins.audits.counting import SHOWN_PLACES
 
-FAR, TOO_FAR = 10.0, 100.0
-"""Root mean square of the numbers to be learnt, from which they are far from what a new head answers, which is near 0,
-and too far for the steps that usual learning rates take."""
-
 MOST = 0.5
 """Share of all squared distances to the median that FEW of the rows have where they outweigh the others."""
 
@@ -20,7 +16,7 @@ FEW = 0.01
 
 
 class NumberTargets(Audit):
-    """Numbers to be learnt: far from what a new head answers, or a few that outweigh all others."""
+    """Numbers to be learnt of which a few outweigh all others."""
 
     name = "number-targets"
 
@@ -32,15 +28,8 @@ class NumberTargets(Audit):
         if not numbered:
             return
         values = np.array([value for value, _ in numbered])
-        size, median = float(np.sqrt(np.mean(values**2))), float(np.median(values))
-        lowest, highest = float(values.min()), float(values.max())
-        figures = {"median": median, "least": lowest, "most": highest, "root_mean_square": size}
-        spread = f"{number(lowest)} to {number(highest)} (median {number(median)})"
-        if size >= FAR:
-            unit = 10 ** int(np.log10(size))
-            text = f"Divide the numbers to be learnt, by {unit:,} say, or take their logarithm: they go from {spread}; "
-            text += "what a new head answers is near 0, and moves little in a step."
-            yield Finding(kind="labels", level="alarm" if size >= TOO_FAR else "note", text=text, figures=figures)
+        median = float(np.median(values))
+        figures = {"median": median, "least": float(values.min()), "most": float(values.max())}
         squared = (values - median) ** 2
         order = np.argsort(-squared, kind="stable")[: max(1, int(FEW * len(values)))]
         share = float(squared[order].sum() / squared.sum()) if squared.any() else 0.0

@@ -228,9 +228,10 @@ def _even_guess(run: RunRecords) -> float:
 
 
 def _error_of_the_mean(run: RunRecords) -> float:
-    """Return the squared error of always answering the mean of the numbers; 0 where answers are not numbers."""
-    threshold = threshold_of(run)
-    return threshold.baseline.figures.get("mse", 0.0) if threshold is not None else 0.0
+    """Return the loss of always answering the mean of the numbers; 0 where answers are not numbers."""
+    threshold, labels = threshold_of(run), run.trained.labels
+    std = labels.std if labels is not None and labels.std else 1.0
+    return threshold.baseline.figures.get("mse", 0.0) / std**2 if threshold is not None else 0.0
 
 
 def _weighted(run: RunRecords) -> bool:

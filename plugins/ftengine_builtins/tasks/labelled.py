@@ -113,7 +113,9 @@ class LabelledTask(Task):
         if kind != "single" and self.config.class_weights is not None:
             raise DataError(f"task.class_weights is for one label a row, and this data is of kind {kind}. Set it null.")
         if kind == "regression":
-            return Labels(kind, (self.config.label,))
+            return Labels(
+                kind, (self.config.label,), **_scale_of(row.get(self.config.label) for row in splits["train"])
+            )
         counts = Counter(name for row in splits["train"] for name in self._names(row, kind))
         names = in_order(one_spelling(counts))
         if not names or (kind == "single" and len(names) == 1):
@@ -318,8 +320,10 @@ class LabelledTask(Task):
         return [int(name in names) for name in self.labels.names]
 
     def _losses(self, criterion: Criterion, labels: Tensor, *logits: Tensor) -> Tensor:
-        """Return (examples,) losses."""
+        """Return (examples,) losses, of numbers in standard deviations of the training targets."""
         targets = labels.to(logits[0].dtype) if labels.is_floating_point() else labels
+        if self.kind == "regression" and (std := self.labels.std) is not None:
+            targets, *logits = ((x - self.labels.mean) / std for x in (targets, *logits))
         return getattr(criterion, self.kind)(targets, *logits)
 
     def _decide(self, logits: Tensor) -> list[Any]:
@@ -336,3 +340,11 @@ class LabelledTask(Task):
 def _kind(kind: str) -> str:
     """Return an option's kind of label as `Labels` has it."""
     return "multi" if kind == RELEVANCE else kind
+
+
+def _scale_of(targets: Iterable[Any]) -> dict[str, float]:
+    """Return mean and standard deviation of targets; 1 where they do not vary, {} where none is a number."""
+    import numpy as np
+
+    values = np.array([value for target in targets if (value := as_number(target)) is not None])
+    return {"mean": float(values.mean()), "std": float(values.std()) or 1.0} if len(values) else {}
