@@ -13,7 +13,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -37,6 +37,8 @@ LONGEST_BAND = 10
 
 SAMPLE, SAMPLE_FEWEST = 2000, 20
 """Distinct examples among which shared words are counted; with fewer, no word counts as shared."""
+USUAL = 1 << 14
+"""Characters of a text that is kept while that is done, so that all of them take 32 million at most."""
 SHARED = 0.5
 """Words that are each in more than this share of all examples, and together in more than this share of them, are the
 form of examples (an instruction, a template) rather than what they say, and are left out of the comparison. Words that
@@ -148,16 +150,27 @@ def find_near(distinct: Distinct, threshold: float) -> Near:
 
 def _form(distinct: Distinct) -> _Form:
     """Return what more than half of the examples share; of keys, more than half of those that have some."""
-    sample = range(min(len(distinct), SAMPLE))  # in the order of hashes: a random sample
-    keys = _frequent(set(_KEY.findall(distinct.text(number))) for number in sample)
+    sample, text = range(min(len(distinct), SAMPLE)), _kept(distinct)  # in the order of hashes: a random sample
+    keys = _frequent(set(_KEY.findall(text(number))) for number in sample)
     without = _Form(keys)
     if len(sample) < SAMPLE_FEWEST:
         return without
-    form = _Form(keys, _frequent(set(without.values(distinct.text(number))) for number in sample))
+    form = _Form(keys, _frequent(set(without.values(text(number))) for number in sample))
     if not form.words:
         return form
-    having = sum(form.is_of(set(form.values(distinct.text(number)))) for number in sample)
+    having = sum(form.is_of(set(form.values(text(number)))) for number in sample)
     return form if having > SHARED * len(sample) else without
+
+
+def _kept(distinct: Distinct) -> Callable[[int], str]:
+    """Return what gives the texts of a sample, and reads those of usual length once."""
+    kept: dict[int, str] = {}
+
+    def text(number: int) -> str:
+        one = kept[number] if number in kept else distinct.text(number)
+        return kept.setdefault(number, one) if len(one) <= USUAL else one
+
+    return text
 
 
 def _frequent(sets: Iterable[Set[str]]) -> frozenset[str]:
