@@ -58,6 +58,19 @@ int64_t onednn_from(const std::string& library) {
   return function_of<int64_t()>(library, "ftengine_onednn_from")();
 }
 
+void use_onednn(const std::string& library, int64_t least) {
+  function_of<void(int64_t)>(library, "ftengine_use_onednn")(least);
+}
+
+bool is_intel() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  return __builtin_cpu_is("intel") != 0;
+#else
+  return false;
+#endif
+}
+
 void use_instruction_set(const std::string& library, const std::string& name) {
   if (function_of<int(const char*)>(library, "ftengine_use_instruction_set")(name.c_str()) != 0) {
     throw py::value_error("instruction set '" + name + "': this build and processor have auto," +
@@ -73,5 +86,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("instruction_set", &instruction_set, py::arg("library"));
   m.def("instruction_sets", &instruction_sets, py::arg("library"));
   m.def("onednn_from", &onednn_from, py::arg("library"));
+  m.def("use_onednn", &use_onednn, py::arg("library"), py::arg("least"));
+  m.def("is_intel", &is_intel);
   m.def("use_instruction_set", &use_instruction_set, py::arg("library"), py::arg("name"));
 }

@@ -10,7 +10,13 @@ def instruction_sets(library: str) -> str:
     """Return those that it could use here, separated by commas."""
 
 def onednn_from(library: str) -> int:
-    """Return the least M·N·K from which oneDNN multiplies float32 quicker than torch; 2⁶³ - 1 where it does not."""
+    """Return the least M·N·K from which layers have oneDNN multiply float32; 2⁶³ - 1: never."""
+
+def use_onednn(library: str, least: int) -> None:
+    """Set that."""
+
+def is_intel() -> bool:
+    """Say whether the processor is Intel's."""
 
 def use_instruction_set(library: str, name: str) -> None:
     """Make it use one of them, or "auto".

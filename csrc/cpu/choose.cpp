@@ -37,13 +37,7 @@ std::atomic<const InstructionSet*>& chosen() {
 
 const InstructionSet& instruction_set() { return *chosen().load(std::memory_order_relaxed); }
 
-int64_t onednn_from() {
-#if defined(__x86_64__)
-  static const bool intel = __builtin_cpu_is("intel") != 0;
-  if (!intel && std::strncmp(instruction_set().name, "avx512", 6) == 0) return int64_t{1} << 20;
-#endif
-  return std::numeric_limits<int64_t>::max();
-}
+std::atomic<int64_t> least_for_onednn{std::numeric_limits<int64_t>::max()};
 
 }  // namespace ftengine::cpu
 
@@ -63,7 +57,9 @@ FTENGINE_EXPORT const char* ftengine_instruction_sets() {
   return names.c_str();
 }
 
-FTENGINE_EXPORT int64_t ftengine_onednn_from() { return ftengine::cpu::onednn_from(); }
+FTENGINE_EXPORT int64_t ftengine_onednn_from() { return ftengine::cpu::least_for_onednn.load(); }
+
+FTENGINE_EXPORT void ftengine_use_onednn(int64_t least) { ftengine::cpu::least_for_onednn.store(least); }
 
 // Returns 0, or 1 when there is no such instruction set here; "auto" is the best.
 FTENGINE_EXPORT int ftengine_use_instruction_set(const char* name) {

@@ -9,6 +9,7 @@
 
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 namespace ftengine::cpu {
@@ -144,9 +145,8 @@ extern const InstructionSet kAvx512Bf16;
 // The one in use: the best that was built and that this processor has, or the one asked for.
 const InstructionSet& instruction_set();
 
-// The least M·N·K from which oneDNN multiplies matrices of float32 quicker than torch does by itself, the most that
-// there is where it never does. Torch asks MKL, which takes its AVX-512 code on Intel's processors alone; a product of a
-// million terms is what oneDNN's fixed cost is paid back by.
-int64_t onednn_from();
+// The least M·N·K from which layers have oneDNN multiply matrices of float32, not what torch takes by itself; the most
+// that there is until ftengine.ops.library, which knows processor and torch, says otherwise.
+extern std::atomic<int64_t> least_for_onednn;
 
 }  // namespace ftengine::cpu

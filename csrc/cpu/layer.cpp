@@ -9,7 +9,9 @@
 
 #include "cpu/operands.h"
 
-// Weak, as a torch without oneDNN has neither: x Wᵀ + bias, and x Wᵀ + other.
+// x Wᵀ + bias, and x Wᵀ + other, by oneDNN. Of the functions that compiled models call, which are not of the stable ABI:
+// ftengine.ops.library compares the operators' schemas before it lets them be used. Weak, as a torch without oneDNN has
+// neither.
 extern "C" {
 __attribute__((weak)) AOTITorchError aoti_torch_cpu__linear_pointwise(AtenTensorHandle x, AtenTensorHandle w,
                                                                       AtenTensorHandle* bias, const char* after,
@@ -78,6 +80,8 @@ Tensor in_type_of(const Tensor& x, const Tensor& w) {
   return w.scalar_type() == x.scalar_type() ? w : torch::stable::to(w, x.scalar_type());
 }
 
+constexpr int64_t kOneDnnRows = 8;  // fewer are not its strength
+
 // Whether a matrix's rows or columns are contiguous and do not overlap.
 bool dense(const Tensor& w) {
   return (w.stride(1) == 1 && w.stride(0) >= w.size(1)) || (w.stride(0) == 1 && w.stride(1) >= w.size(0));
@@ -87,7 +91,8 @@ bool dense(const Tensor& w) {
 Tensor product(const Tensor& x, const Tensor& w, const Tensor* bias, const Tensor* sum) {
   const int64_t rows = x.size(0), n = w.size(0);
   AtenTensorHandle made;
-  if (x.scalar_type() == ScalarType::Float && rows > 1 && rows * n * w.size(1) >= onednn_from() && dense(w) &&
+  if (x.scalar_type() == ScalarType::Float && rows >= kOneDnnRows &&
+      rows * n * w.size(1) >= least_for_onednn.load(std::memory_order_relaxed) && dense(w) &&
       aoti_torch_cpu__linear_pointwise != nullptr && aoti_torch_cpu__linear_pointwise_binary != nullptr) {
     AtenTensorHandle added = bias ? bias->get() : nullptr;
     TORCH_ERROR_CODE_CHECK(

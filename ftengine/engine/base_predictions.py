@@ -30,7 +30,7 @@ from ftengine.parallel.device import Device
 from ftengine.text import counted
 from ftengine.training.steps import batch_tokens
 
-TABLES_FORMAT = 2
+TABLES_FORMAT = 3
 """Part of every key; raised when tables would be stored in another way."""
 
 ANSWERED = 16

@@ -18,6 +18,7 @@ from ftengine.data.features import component_state, processor_state
 from ftengine.engine.experiment import described
 from ftengine.engine.prepared_data import KnownTask
 from ftengine.model.code import code_of
+from ftengine.model.modes import computed_by
 from ftengine.parallel.device import Device
 from ftengine.run.environment import hardware, versions
 
@@ -46,7 +47,7 @@ def dependencies(
         [described(loader), model, state, loaded.max_length, task],
         [str(device.accelerator.device), device.precision.name, torch.get_float32_matmul_precision()],
         [device.accelerator.num_processes, device.divides],
-        [versions(), hardware(), code],
+        [versions(), hardware(), computed_by(device.accelerator.device.type), code],
     ]
 
 

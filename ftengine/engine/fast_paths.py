@@ -27,7 +27,7 @@ from ftengine.training.memory import available_bytes
 from ftengine.training.probe import ProbeBatch
 from ftengine.training.steps import Steps
 
-PATHS_FORMAT = 1
+PATHS_FORMAT = 2
 """Part of every key; raised when paths would be compared in another way."""
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ftengine.ops import products_by_onednn
+from ftengine.ops import active_backend, products_by_onednn
 
 STATISTICS = "running_mean", "running_var"
 """What PyTorch's and timm's layers call the buffers of statistics that training moves."""
@@ -25,6 +25,11 @@ def answering(model: nn.Module) -> Iterator[None]:
     model.eval()
     with torch.no_grad(), products_by_onednn():
         yield
+
+
+def computed_by(device_type: str) -> str:
+    """Say what computes on a device beside torch: which compiled kernels, or why none."""
+    return active_backend(device_type)[1]
 
 
 @contextmanager

@@ -11,13 +11,21 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 FILES = {device: Path(__file__).with_name(f"_ops_{device}.so") for device in ("cpu", "cuda")}
 RECORD = Path(__file__).parents[1] / "build.json"
 """How the build was made; it writes that beside the libraries."""
+
+ONEDNN_FROM, NEVER = 1 << 22, (1 << 63) - 1
+"""The least M·N·K by which oneDNN's fixed cost, 0.3 ms where a size is new, is paid back; and none."""
+ONEDNN_SCHEMAS = [
+    "mkldnn::_linear_pointwise(Tensor X, Tensor W, Tensor? B, str attr, Scalar?[] scalars, str? algorithm) -> Tensor Y",
+    "mkldnn::_linear_pointwise.binary(Tensor X, Tensor other, Tensor W, Tensor? B, str attr) -> Tensor Y",
+]
+"""What layers call, as csrc/cpu/layer.cpp has its arguments."""
 
 DISABLE = "FTENGINE_DISABLE_EXTENSION"
 REQUIRE = "FTENGINE_REQUIRE_EXTENSION"
@@ -38,6 +46,8 @@ def load() -> None:
     for device, file in FILES.items():
         if file.is_file():
             _load(file)
+            if device == "cpu":
+                _choose_onednn(str(file))
         elif required and (device == "cpu" or torch.cuda.is_available()):
             raise ImportError(
                 f"{REQUIRE}=1, but this installation has no compiled kernels for {device} ({file.name} is missing); "
@@ -88,12 +98,44 @@ def instruction_sets() -> tuple[str, ...]:
 def onednn_from() -> int | None:
     """Return the least M·N·K from which oneDNN multiplies matrices of float32 quicker than torch does by itself.
 
-    None where it does not: on processors without AVX-512, on Intel's, and without kernels.
+    None where it does not: on processors without AVX-512, on Intel's, without kernels, and while
+    torch.backends.mkldnn is disabled.
     """
-    if not instruction_sets() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    native = _native()
+    if native is None or not hasattr(native, "use_onednn") or not FILES["cpu"].is_file() or _switch(DISABLE):
         return None
-    least = cast(ModuleType, _native()).onednn_from(str(FILES["cpu"]))
-    return least if least < 2**63 - 1 else None
+    least = native.onednn_from(str(FILES["cpu"]))
+    return least if least < NEVER and torch.backends.mkldnn.enabled else None
+
+
+@contextmanager
+def use_onednn(least: int = NEVER) -> Iterator[None]:
+    """Have oneDNN multiply matrices of float32 from some M·N·K on, whatever the processor; for tests and benchmarks.
+
+    It holds for the whole process. Without kernels it does nothing.
+    """
+    native, library = _native(), str(FILES["cpu"])
+    if native is None or not FILES["cpu"].is_file() or _switch(DISABLE):
+        yield
+        return
+    before = native.onednn_from(library)
+    native.use_onednn(library, least)
+    try:
+        yield
+    finally:
+        native.use_onednn(library, before)
+
+
+def _choose_onednn(library: str) -> None:
+    """Let layers use oneDNN where MKL, which torch multiplies float32 by, takes no AVX-512: on others than Intel's."""
+    native = _native()
+    if native is None or not hasattr(native, "use_onednn"):
+        return
+    wide = native.instruction_sets(library).startswith("avx512") and not native.is_intel()
+    if wide and torch.backends.mkl.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        operator = torch.ops.mkldnn._linear_pointwise
+        if [str(getattr(operator, name)._schema) for name in operator.overloads()] == ONEDNN_SCHEMAS:
+            native.use_onednn(library, ONEDNN_FROM)
 
 
 @contextmanager

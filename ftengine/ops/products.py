@@ -7,68 +7,81 @@ x86 has inside and uses for bfloat16, takes it wherever it is. Layers of ftengin
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from threading import Lock
 
 import torch
 from torch import Tensor
 
 from ftengine.ops.library import onednn_from
 
+LEAST_ROWS = 8
+"""Fewer are not oneDNN's strength."""
+
 
 @contextmanager
-def products_by_onednn() -> Iterator[Counter[str]]:
+def products_by_onednn() -> Iterator[None]:
     """Have aten::mm and aten::addmm of large float32 matrices on a CPU computed by oneDNN, where that is quicker.
 
-    It holds for the whole process, other threads included, and changes results by their rounding alone. Elsewhere, and
-    within itself, it changes nothing. Yields a count of products that were computed so.
+    It holds for the whole process, until the last one who asked for it leaves, and changes results by their rounding
+    alone. Elsewhere it changes nothing. The first call puts kernels in the place of ATen's, which stay: one that is
+    taken away while another thread computes would be called all the same. They cost a small product 3 µs.
     """
-    counts, least = Counter[str](), onednn_from()
-    if least is None or _active:
-        yield counts
+    least = onednn_from()
+    if least is None:
+        yield
         return
-    with torch.library._scoped_library("aten", "IMPL") as override:
+    with _USE.lock:
+        _USE.register()
+        _USE.users, _USE.least = _USE.users + 1, least
+    try:
+        yield
+    finally:
+        with _USE.lock:
+            _USE.users -= 1
+
+
+class _Use:
+    """Who asks for it, and from which M·N·K on it is done."""
+
+    def __init__(self) -> None:
+        self.lock, self.users, self.least = Lock(), 0, 0
+        self._library: torch.library.Library | None = None
+
+    def register(self) -> None:
+        if self._library is not None:
+            return
+        self._library = torch.library.Library("aten", "IMPL")
         with warnings.catch_warnings():  # before 2.13, torch tells that a kernel takes another's place, as is meant
             warnings.filterwarnings("ignore", r"(?s).*Overriding a previously registered kernel")
-            override.impl("mm", partial(_mm, counts, least), "CPU", allow_override=True)
-            override.impl("addmm", partial(_addmm, counts, least), "CPU", allow_override=True)
-        _active.append(True)
-        try:
-            yield counts
-        finally:
-            _active.pop()
+            self._library.impl("mm", _mm, "CPU", allow_override=True)
+            self._library.impl("addmm", _addmm, "CPU", allow_override=True)
 
 
-_active: list[bool] = []
+_USE = _Use()
 
 
-def _mm(counts: Counter[str], least: int, left: Tensor, right: Tensor) -> Tensor:
+def _mm(left: Tensor, right: Tensor) -> Tensor:
     """Do as aten::mm.  left (M, K), right (K, N)."""
-    if _suits(least, left, right):
-        counts["products of float32"] += 1
+    if _USE.users and _suits(left, right):
         return torch.ops.mkldnn._linear_pointwise.default(left, right.t(), None, "none", [], "")
-    return torch.mm(left, right, out=left.new_empty(left.shape[0], right.shape[1]))
+    return torch.mm(left, right, out=left.new_empty(0))
 
 
-def _addmm(
-    counts: Counter[str], least: int, added: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1
-) -> Tensor:
+def _addmm(added: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """Do as aten::addmm; what is added to each row is a layer's bias."""
-    bias = added.dim() == 1 and added.is_contiguous() and added.shape[0] == right.shape[-1]
-    if beta == alpha == 1 and bias and added.dtype == left.dtype and _suits(least, left, right):
-        counts["products of float32"] += 1
+    bias = beta == alpha == 1 and added.dim() == 1 and added.is_contiguous() and added.dtype == left.dtype
+    if bias and _USE.users and _suits(left, right) and added.shape[0] == right.shape[1]:
         return torch.ops.mkldnn._linear_pointwise.default(left, right.t(), added, "none", [], "")
-    out = left.new_empty(left.shape[0], right.shape[1])
-    return torch.addmm(added, left, right, beta=beta, alpha=alpha, out=out)
+    return torch.addmm(added, left, right, beta=beta, alpha=alpha, out=left.new_empty(0))
 
 
-def _suits(least: int, left: Tensor, right: Tensor) -> bool:
+def _suits(left: Tensor, right: Tensor) -> bool:
     if not left.dtype == right.dtype == torch.float32 or left.dim() != 2 or right.dim() != 2:
         return False
     rows, columns, terms = left.shape[0], right.shape[1], left.shape[1]
-    large = rows > 1 and rows * columns * terms >= least and terms == right.shape[0]
+    large = rows >= LEAST_ROWS and rows * columns * terms >= _USE.least and terms == right.shape[0]
     return large and _dense(left) and _dense(right)
 
 

@@ -22,6 +22,10 @@ from ftengine.parallel.rendezvous import own_store
 from ftengine.parallel.sharding import beside, shard, without_weights
 from ftengine.run.recipe import Recipe
 
+PRIMITIVES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"
+"""How many products of different sizes torch and its oneDNN keep the machine code of, half a MiB each. They would keep
+1,024, which batches of a new number of tokens each fill within an epoch, and gain no time by it."""
+
 
 def processes() -> PartialState:
     """Return which of how many processes this is, and its device."""
@@ -45,6 +49,8 @@ class Device:
     def open(cls, recipe: Recipe, *, training: bool = False) -> Device:
         """Take the device that Accelerate gives (RecipeError: it cannot compute as recipe or launcher ask)."""
         check_launch(recipe)
+        for name in PRIMITIVES:
+            os.environ.setdefault(name, "128")
         if parse_flag_from_env(FSDP) and not training:
             raise RecipeError(
                 "the launcher asks for sharded parameters (FSDP), and only `ftengine train` shards them. Launch this "

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ftengine.ops import instruction_sets, use_instruction_set, use_reference
+from ftengine.ops import instruction_sets, use_instruction_set, use_onednn, use_reference
 
 
 @pytest.fixture(autouse=True)
@@ -15,10 +15,11 @@ def _seeded():
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=["reference", *instruction_sets()])
+@pytest.fixture(params=["reference", *instruction_sets(), *["onednn"] * bool(instruction_sets())])
 def backend(request):
-    """Run a test with the reference and with the kernels of every instruction set that this machine has."""
-    with use_reference() if request.param == "reference" else use_instruction_set(request.param):
+    """Run a test with the reference, with kernels of every instruction set here, and with all products by oneDNN."""
+    ways = {"reference": use_reference, "onednn": lambda: use_onednn(1)}
+    with ways.get(request.param, lambda: use_instruction_set(request.param))():
         yield request.param
 
 

@@ -16,7 +16,7 @@ SHAPES = [
     (0, 8, 8, 2),
     ((2, 0), 5, 4, 1),
     (3, 0, 4, 2),
-    ((2, 64), 96, 100, 3),  # products that oneDNN computes on some processors
+    ((2, 33), 96, 100, 3),
 ]
 DTYPES = [
     (torch.float32, torch.float32),

@@ -30,3 +30,32 @@ print(min(step() for _ in range(3)))
     without, kept = map(int, out.split())
     assert without > 10_000
     assert kept < 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_batches_of_ever_new_sizes_take_no_more_memory(dtype):
+    """oneDNN's machine code of each size of a product: of 1,024 sizes without a limit, of 128 with it."""
+    steps = f"""
+import torch
+from ftengine import Recipe
+from ftengine.ops import products_by_onednn, use_onednn
+from ftengine.parallel.device import Device
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 2**20
+
+recipe = {{"model": {{"source": "m"}}, "task": "causal-lm", "data": {{"train": "t"}}, "output": "o"}}
+Device.open(Recipe.make({{**recipe, "strategy": "lora"}}))
+x, weights = torch.randn(400, 256, dtype=torch.{dtype}), torch.randn(256, 256, dtype=torch.{dtype})
+with use_onednn(1), products_by_onednn():
+    for rows in range(200, 400):
+        for columns in (64, 128, 192, 256):
+            x[:rows, :columns] @ weights[:columns]
+        if rows in (260, 399):
+            print(resident())
+"""
+    out = subprocess.run([sys.executable, "-c", steps], capture_output=True, text=True, check=True).stdout
+    after_240, after_800 = map(float, out.split())
+    assert after_800 - after_240 < 60

@@ -23,7 +23,9 @@ class CpuProducts(FastPath):
     def check_device(self, device: torch.device) -> None:
         require_kernels(self.name, device)
         if onednn_from() is None:
-            raise RecipeError(f"fast path {self.name!r} is for processors with AVX-512 that are not Intel's")
+            raise RecipeError(
+                f"fast path {self.name!r} is for processors with AVX-512 whose products MKL does not use it for"
+            )
 
     @contextmanager
     def activate(self, loaded: LoadedModel, context: TrainingContext) -> Iterator[Mapping[str, int] | None]:

@@ -17,7 +17,7 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from ftengine.api import LoadedModel
 from ftengine.errors import RecipeError
-from ftengine.ops import active_backend, draw_seed, instruction_sets, onednn_from, products, use_instruction_set
+from ftengine.ops import active_backend, draw_seed, use_onednn
 from ftengine.testing import training_context
 from ftengine_builtins.fast_paths import dropout
 from ftengine_builtins.fast_paths.dropout import CpuDropout
@@ -360,7 +360,7 @@ def test_other_devices_are_refused(path):
 
 
 @compiled
-def test_products_of_float32_are_onednns_only_meanwhile(model, monkeypatch):
+def test_products_of_float32_are_onednns_only_meanwhile(model):
     ids = torch.randint(64, (2, 9), generator=torch.Generator().manual_seed(0))
 
     def outputs():
@@ -368,10 +368,8 @@ def test_products_of_float32_are_onednns_only_meanwhile(model, monkeypatch):
         return [logits.detach(), *torch.autograd.grad(logits.square().sum(), list(model.parameters()))]
 
     before = outputs()
-    with monkeypatch.context() as patch:
-        patch.setattr(products, "onednn_from", lambda: 1)
-        with active(CpuProducts, model) as counts, torch.profiler.profile() as profile:
-            after = outputs()
+    with use_onednn(1), active(CpuProducts, model) as counts, torch.profiler.profile() as profile:
+        after = outputs()
     assert counts == {"layers": 2 * 7 + 1}
     called = {event.key: event.count for event in profile.key_averages()}["mkldnn::_linear_pointwise"]
     assert called == 3 * (2 * 7 + 1), "the output and two gradients of each layer"
@@ -381,10 +379,7 @@ def test_products_of_float32_are_onednns_only_meanwhile(model, monkeypatch):
     halved = replace(training_context(), dtype=torch.bfloat16)
     with CpuProducts().activate(LoadedModel(model, None, "", None), halved) as counts:
         assert counts is None
-    for instruction_set in instruction_sets():
-        with use_instruction_set(instruction_set):
-            if onednn_from() is None:
-                with raises(RecipeError, "cpu-products", "AVX-512"):
-                    CpuProducts().check_device(torch.device("cpu"))
-            else:
-                CpuProducts().check_device(torch.device("cpu"))
+    with use_onednn(1):
+        CpuProducts().check_device(torch.device("cpu"))
+    with use_onednn(), raises(RecipeError, "cpu-products", "AVX-512"):
+        CpuProducts().check_device(torch.device("cpu"))
