@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from report_samples import LABELS, baseline, change, figure
-from verdicts import alarms, found, put, reached, steps
+from verdicts import alarms, found, losses, put, reached, steps
 
 
 def confused(*rows):
@@ -173,6 +173,15 @@ def test_scores_without_information_ask_whether_labels_belong_to_their_texts(ver
     assert told.findings[0].figures.get("uninformative") == (["auc"] if asked else None)
     assert told.headline.startswith(asked)
     assert ("check that each label" in told.headline.lower()) == bool(asked)
+
+
+@pytest.mark.parametrize(("last", "said"), [(1.12, "Check that each label"), (0.6, "Train longer")])
+def test_a_loss_that_only_came_near_that_of_a_constant_asks_for_no_longer_training(verdict, last, said):
+    """Random labels after a few passes: the loss fell from a bad start to what the shares of the labels give."""
+    falling = losses(*((last * up, last * up) for up in (1.9, 1.7, 1.5, 1.3, 1.0)))
+    classes = {"classes": [("a", 140, 100), ("b", 130, 150), ("c", 130, 150)]}
+    told = verdict(falling, steps(*np.linspace(2 * last, last, 100)), *ranked(0.413, 0.511, passes=2, **classes))
+    assert told.headline.startswith(said)
 
 
 @pytest.mark.parametrize(("low", "high", "guess"), [(0.22, 0.38, 0.5), (-0.6, -0.1, 0)])

@@ -213,6 +213,19 @@ def test_a_validation_loss_near_that_of_guessing_asks_for_longer_training(verdic
     assert learning(verdict(losses((0.6, 0.6), (0.5, 0.5), (0.45, 0.4), (0.44, 0.3), (0.435, 0.2)))) == []
 
 
+@pytest.mark.parametrize(
+    ("counts", "last", "said"),
+    [((380, 10, 10), 0.22, True), ((380, 10, 10), 0.12, False), ((134, 133, 133), 0.22, False)],
+)
+def test_a_validation_loss_is_compared_with_that_of_the_shares_of_classes(verdict, counts, last, said):
+    """Of 95 to 2.5 to 2.5, a model that knows the shares alone has 0.233 and not log 3."""
+    held = losses(*((last + 0.004 * i, 0.3) for i in (4, 3, 2, 1, 0)))
+    told = verdict(held, put("facts.labels.counts", list(counts)))
+    assert [text for _, text in learning(told)] == ["Train longer"] * said
+    weighted = put("recipe.task", {"name": "text-classification", "class_weights": "balanced"})
+    assert not learning(verdict(held, put("facts.labels.counts", list(counts)), weighted))
+
+
 def test_fewer_than_ten_steps_of_one_pass_ask_for_longer_training_whatever_they_reached(verdict):
     assert learning(verdict(steps(*course(2.4, 1.2, count=6)))) == [("note", "Train longer")]
 

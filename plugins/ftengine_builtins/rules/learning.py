@@ -227,6 +227,18 @@ def _even_guess(run: RunRecords) -> float:
     return math.log(_labels(run) or 1)
 
 
+def _guess_by_shares(run: RunRecords) -> float:
+    """Return the loss of giving each label its share of the training examples as its probability; 0 without labels.
+
+    Where rare classes count more, or shares are not known, that of guessing evenly.
+    """
+    labels = run.trained.labels
+    if _weighted(run) or labels is None or not labels.counts or not _labels(run):
+        return _even_guess(run)
+    total = sum(labels.counts)
+    return -sum(count / total * math.log(count / total) for count in labels.counts if count)
+
+
 def _error_of_the_mean(run: RunRecords) -> float:
     """Return the loss of always answering the mean of the numbers; 0 where answers are not numbers."""
     threshold, labels = threshold_of(run), run.trained.labels
@@ -277,12 +289,24 @@ def _unfinished(run: RunRecords) -> Finding | None:
     course = _course(run.validations)
     reason = _validation_falls(course) if len(course) > 1 else _training_falls(run)
     reason = reason or _near_guessing(run)
-    if reason is None:
+    if reason is None or _nothing_learnt(run):
         return None
     why, figures = reason
     level: Level = "alarm" if _is_early(run) else "note"
     figures = {"steps": len(run.steps), **figures}
     return _finding(level, f"train longer: {why}", figures, sure=no_better_than_a_constant(run))
+
+
+def _nothing_learnt(run: RunRecords) -> bool:
+    """Say whether a loss that fell only came nearer to a constant answer's, and scores surely know no labels.
+
+    So it is with random labels after a few passes: a longer training would learn them by heart.
+    """
+    constant = _guess_by_shares(run) or _error_of_the_mean(run)
+    if not constant or passes(run) < 1 or not knows_no_labels(run):
+        return False
+    last = run.validations[-1].validation_loss if run.validations else fmean(x.loss for x in run.steps[-PEAK_STEPS:])
+    return last >= (1 - HARDLY) * constant
 
 
 def _is_early(run: RunRecords) -> bool:
@@ -332,7 +356,7 @@ def _falls(last: Sequence[Any], steps: Sequence[Any]) -> bool:
 
 def _near_guessing(run: RunRecords) -> tuple[str, dict[str, Any]] | None:
     """Compare the last validation loss with that of guessing evenly, where scores know something all the same."""
-    guess, points = _even_guess(run), run.validations
+    guess, points = _guess_by_shares(run), run.validations
     if not guess or not points or knows_no_labels(run) or points[-1].validation_loss < (1 - HARDLY) * guess:
         return None
     if passes(run) >= MANY_PASSES:
@@ -340,7 +364,5 @@ def _near_guessing(run: RunRecords) -> tuple[str, dict[str, Any]] | None:
     last = points[-1].validation_loss
     if last > min(point.validation_loss for point in points):
         return None
-    text = (
-        f"the validation loss is {number(last, 3)} at the end, and guessing evenly among {_labels(run):,} labels has "
-    )
+    text = f"the validation loss is {number(last, 3)} at the end, and guessing among {_labels(run):,} labels has "
     return f"{text}{number(guess, 3)}", {"last": last, "guess": guess}
