@@ -50,13 +50,13 @@ def decimals(figure: Figure) -> int:
     """Return how many decimals a figure deserves: two significant digits of its interval's width.
 
     More, up to six, where an end would be rounded to 0 although the interval leaves 0 out. Without an interval, three,
-    fewer from 10 on: three digits in all.
+    fewer from 10 on: three digits in all. Below 0 where not even the units are known.
     """
     low, high = ends(figure) or (0.0, 0.0)
     if not high > low:
         size = abs(figure.value) if known(figure) else 0.0
-        return 3 if size < 10 else max(0, 2 - math.floor(math.log10(size)))
-    places = max(0, 1 - math.floor(math.log10(high - low)))
+        return 3 if size < 10 else 2 - math.floor(math.log10(size))
+    places = 1 - math.floor(math.log10(high - low))
     if low > 0 or high < 0:
         places = max(places, -math.floor(math.log10(min(abs(low), abs(high)))))
     return min(6, places)

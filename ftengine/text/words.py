@@ -77,13 +77,26 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+LARGE = 1e6
+"""From here on a number has a power of ten: the mean squared error of prices in thousands has ten digits."""
+
+
 def number(value: float | None, places: int | None = None) -> str:
-    """Return a number with so many decimals, or with four digits: 0.9512, 12.3, 1,234; "–" where there is none."""
+    """Return a number with so many decimals, or with four digits: 0.9512, 12.3, 1,234; "–" where there is none.
+
+    Those from LARGE on have three digits, "3.57e9", or as many as decimals below 0 leave: 4 of 3,566,206,268 at -6.
+    """
     if value is None or not math.isfinite(value):
         return "–"
-    if places is None:
-        places = 0 if abs(value) >= 999.95 else None
-    text = f"{value:.4g}" if places is None else f"{value:,.{places}f}"
+    if abs(value) >= LARGE:
+        power = math.floor(math.log10(abs(value)))
+        left = power + places if places is not None and places < 0 else 2
+        mantissa, _, exponent = f"{value:.{min(6, max(2, left))}e}".partition("e")
+        text = f"{mantissa}e{int(exponent)}"
+    elif places is None and abs(value) < 999.95:
+        text = f"{value:.4g}"
+    else:
+        text = f"{value:,.{max(0, places or 0)}f}"
     text = text if float(text.replace(",", "")) else text.lstrip("-")  # no minus before nothing
     return "−" + text[1:] if text.startswith("-") else text
 

@@ -9,6 +9,7 @@ from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import TrainingError
 from ftengine.model import copy_into, state_tensors
 from ftengine.parallel.sharding import is_sharded
+from ftengine.text import number
 from ftengine.training.checkpoint import Progress, load_best, save_best
 from ftengine.training.losses import SAMPLE, mean_losses
 from ftengine.training.modes import share_statistics, train_mode
@@ -60,7 +61,7 @@ class Validator:
             progress.bad_validations += 1
         figures = {f"{name}{of}": x for name, told in zip(LOSSES, (held, train), strict=True) for of, x in told.items()}
         setup.record(Validated, {"step": progress.step, "epoch": progress.epoch, **figures})
-        setup.listener.message(f"step {progress.step}: validation loss {loss:.4f}{' (best)' if better else ''}")
+        setup.listener.message(f"step {progress.step}: validation loss {number(loss, 4)}{' (best)' if better else ''}")
 
     def is_enough(self, progress: Progress) -> bool:
         """Say whether early stopping ends the run: so many validations brought nothing."""

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ftengine.api import Estimate
 from ftengine.cli.page import page
-from ftengine.text import cut, duration, number, one_line, percent, printable, size
+from ftengine.text import against, cut, duration, number, one_line, percent, printable, size, with_ends
 
 STEERING = {
     chr(i) for i in (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -43,6 +44,16 @@ def test_escapes_say_what_was_there():
         (number(999.96), "1,000"),
         (number(0), "0"),
         (number(None), "–"),
+        (number(999_999.0), "999,999"),
+        (number(-1e6), "−1.00e6"),
+        (number(3_566_206_268.0, 4), "3.57e9"),
+        (number(3_566_206_268.0, -6), "3.566e9"),
+        (with_ends(Estimate(5_205_526_376, 4_244_715_279, 6_281_576_139, 100)), "5.21e9 (4.24e9 to 6.28e9)"),
+        (with_ends(Estimate(61_450.2, 54_189.1, 69_335.4, 100)), "61,450 (54,189 to 69,335)"),
+        (
+            against(Estimate(4_621_243_596, None, None, 9), Estimate(4_621_253_596, None, None, 9)),
+            "4.6212e9 against 4.6213e9",
+        ),
         (percent(0.0324), "3.2 %"),
         (percent(0.00031), "0.031 %"),
         (percent(0), "0 %"),

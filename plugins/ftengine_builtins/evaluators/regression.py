@@ -3,6 +3,7 @@
 import numpy as np
 
 from ftengine.api import Baseline, ExampleScores
+from ftengine.text import number
 from ftengine_builtins.evaluators.base import WeightedEvaluator, higher, lower, require_labels
 from ftengine_builtins.evaluators.by_part import by_part
 from ftengine_builtins.evaluators.weighted import numbers, ratio, totals
@@ -70,7 +71,7 @@ class Regression(WeightedEvaluator):
 
 
 def _listed(values):
-    return ", ".join(f"{value:.4g}" for value in values)
+    return ", ".join(number(value) for value in values)
 
 
 def _by_output(rows, weights):
