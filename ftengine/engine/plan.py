@@ -40,6 +40,10 @@ from ftengine.training.steps import Steps, batch_tokens, plan_steps
 UNITS = {"text": "tokens", "image": "images"}
 """What an example's length counts, by a task's modality."""
 
+SMALL_SPLIT = 20
+"""Examples held out, below which little can be shown: the 95 % interval of a proportion of 20 is up to 44 points wide
+(1.96 · √(0.25 / 20) on each side)."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -332,6 +336,12 @@ def _warnings(data: PreparedData, targets: Mapping[str, list[str]]) -> list[str]
         warnings.append(
             "no test split (data.test): base and tuned are compared on validation, which also picks the best weights."
         )
+    for name, split in encoded.items():
+        if name != "train" and len(split) < SMALL_SPLIT:
+            warnings.append(
+                f"the {name} split has {counted(len(split), 'example')}, too few to tell much by: hold out more "
+                f"(data.{name}), or train on folds (ftengine cross-validate)."
+            )
     output = RunDirectory(recipe.output)
     if output.path.is_dir() and any(output.path.iterdir()):
         warnings.append(f"output {recipe.output!r} is not empty; train will refuse it.")

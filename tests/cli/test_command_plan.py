@@ -95,6 +95,15 @@ def test_rows_that_are_skipped_are_not_audited_and_move_no_other_row(ftengine, l
     )
 
 
+@pytest.mark.parametrize(("held_out", "said"), [(6, True), (19, True), (20, False)])
+def test_a_split_of_few_examples_is_said(ftengine, labelled, held_out, said):
+    stdout = ftengine("plan", labelled(rows(80), validation=held_out / 80), "--no-measure", "--json").stdout
+    found = json.loads(stdout)
+    assert found["data"]["encoded"]["validation"]["examples"] == held_out
+    text = f"the validation split has {held_out} examples, too few to tell much by: hold out more (data.validation)"
+    assert any(one.startswith(text) for one in found["warnings"]) == said
+
+
 def test_a_column_of_which_no_slice_will_be_tested_is_said(ftengine, labelled):
     recipe = labelled([{**row, "source": f"s{i % 47}", "era": i % 2} for i, row in enumerate(rows(400))])
     text = said(ftengine("plan", recipe, "--no-measure", "--set", "evaluation.slices=[source,era]"))
