@@ -1,11 +1,11 @@
-"""CPU seconds of commands before anything trains: lists, `init` with a model, `plan`.
+"""CPU seconds of commands beside training: lists, `init` with a model, `plan`, `train` of four steps.
 
     python examples/chat/prepare.py
     python benchmarks/commands.py [--rounds 3] [--trees FOLDER …]
 
-Commands take turns, one thread each, in a cache of their own that the first round, which is not counted, fills; with
-several checkouts as `--trees` these take turns too. Printed are the medians: what a command takes on the wall depends
-on what else runs, CPU time hardly does.
+Commands take turns, one thread each, in a cache of their own that the first round, which is not counted, fills: the
+others measure no base anew. With several checkouts as `--trees` these take turns too. Printed are the medians: what a
+command takes on the wall depends on what else runs, CPU time hardly does.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ COMMANDS = {
     "init": ["init", "{folder}/recipe.yaml", "--force", "--model", MODEL, "--data", DATA],
     "plan --no-measure": ["plan", "--no-measure", "examples/chat/demo.yaml"],
     "plan": ["plan", "examples/chat/demo.yaml"],
+    "train": ["train", "examples/chat/demo.yaml", "--set", "train.max_steps=4", "--set", "output={folder}/run"],
 }
 
 
@@ -43,6 +45,8 @@ def seconds(tree: Path, name: str, folder: Path) -> float:
     path = os.pathsep.join([str(tree), str(tree / "plugins")])
     environment = os.environ | {"PYTHONPATH": path, "FTENGINE_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     environment |= {"PYTHONSAFEPATH": "1"}  # of Python 3.11: else a checkout that is called from goes before the tree
+    environment |= {"PYTHONDONTWRITEBYTECODE": ""}  # an installation has bytecode; the first round writes it
+    shutil.rmtree(folder / "run", ignore_errors=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     asked = [sys.executable, "-m", "ftengine", *(part.format(folder=folder) for part in COMMANDS[name])]
     done = subprocess.run(asked, env=environment, capture_output=True, text=True, check=False)

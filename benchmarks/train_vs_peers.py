@@ -7,7 +7,7 @@ schedule, batch size and number of steps, each run in a process of its own, in t
   metrics.jsonl;
 - the largest resident size of the process;
 - the whole command: from start to exit, base and tuned model measured on the held-out file, and the adapter saved;
-  its seconds, and those of the processor, which other programs on the machine change less;
+  its seconds, those without the base's measuring, and those of the processor, which other programs change less;
 - held-out loss: both saved adapters are opened by PEFT on the base and measured by one function here, which neither
   side uses.
 
@@ -18,9 +18,8 @@ schedule, batch size and number of steps, each run in a process of its own, in t
 Cases: `chat` (LoRA on SmolLM2-135M, TRL's SFTTrainer), `chat-full` (all its parameters), `news` (LoRA on MiniLM,
 text classification, transformers' Trainer with PEFT), `seq2seq` (LoRA on a T5 of T5-small's size with random weights,
 transformers' Seq2SeqTrainer with PEFT). `--tokens N` replaces the conversations by news articles of N tokens, joined
-or cut, which shows how figures grow with the length; `--instruction N` puts a system message of
-some N tokens before every conversation. `--plain` adds ftengine without fast paths, `--apart` ftengine without
-shared beginnings.
+or cut, which shows how figures grow with the length; `--instruction N` puts a system message of some N tokens before
+every conversation. `--plain` adds ftengine without fast paths, `--apart` ftengine without shared beginnings.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-FIGURES = ("examples_a_second", "peak_mib", "command_seconds", "cpu_seconds", "held_out_loss")
+FIGURES = ("examples_a_second", "peak_mib", "command_seconds", "without_base_seconds", "cpu_seconds", "held_out_loss")
 SEED = 0
 TARGETS = {
     "chat": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
@@ -100,12 +99,12 @@ def compare(options: argparse.Namespace, arguments: list[str]) -> None:
             if side != "peer":
                 command = [sys.executable, "-m", "ftengine", "train", str(recipe(options, work, output))]
             seconds, processor, peak = measured(command, work / f"cache-{side}-{number}")
-            adapter = output if side == "peer" else output / "adapter"
-            ask = [sys.executable, __file__, *arguments, "--play", "loss", "--output", str(adapter)]
+            adapter = str(output if side == "peer" else output / "adapter")
+            ask = [sys.executable, __file__, *arguments, "--play", "loss", "--output", adapter]
             loss = float(subprocess.run(ask, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-            steps = step_seconds(output, side)[options.warmup :]
-            speed = options.batch * len(steps) / sum(steps)
-            row = dict(zip(FIGURES, (speed, peak, seconds, processor, loss), strict=True))
+            steps, base = inside(output, side)
+            speed = options.batch * len(steps[options.warmup :]) / sum(steps[options.warmup :])
+            row = dict(zip(FIGURES, (speed, peak, seconds, seconds - base, processor, loss), strict=True))
             found[side].append(row)
             print(side, " ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
     medians = {s: {name: statistics.median(row[name] for row in rows) for name in FIGURES} for s, rows in found.items()}
@@ -132,12 +131,15 @@ def measured(command: list[str], cache: Path) -> tuple[float, float, float]:
     return time.monotonic() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
-def step_seconds(output: Path, side: str) -> list[float]:
-    """Return the seconds of each optimiser step."""
+def inside(output: Path, side: str) -> tuple[list[float], float]:
+    """Return the seconds of each optimiser step, and those in which the base was measured."""
     if side == "peer":
-        return list(map(float, json.loads((output / "steps.json").read_text())))
+        told = json.loads((output / "steps.json").read_text())
+        return told["steps"], told["base"]
     lines = map(json.loads, (output / "metrics.jsonl").read_text().splitlines())
-    return [line["seconds"] for line in lines if "seconds" in line and "learning_rate" in line]
+    phases = json.loads((output / "training.json").read_text())["phases"]
+    steps = [line["seconds"] for line in lines if "seconds" in line and "learning_rate" in line]
+    return steps, sum(phases[name] for name in phases if name.startswith("evaluate base"))
 
 
 def prepare(options: argparse.Namespace, work: Path) -> None:
@@ -297,11 +299,11 @@ def peer(options: argparse.Namespace) -> None:
             seconds[-1] += time.monotonic()
 
     trainer.add_callback(Clock())
-    trainer.evaluate()
+    base = trainer.evaluate()["eval_runtime"]
     trainer.train()
     trainer.evaluate()
     trainer.save_model(str(options.output))
-    (options.output / "steps.json").write_text(json.dumps(seconds))
+    (options.output / "steps.json").write_text(json.dumps({"steps": seconds, "base": base}))
 
 
 def lora(options: argparse.Namespace, kind: str) -> Any:
@@ -366,10 +368,8 @@ def held_out_loss(options: argparse.Namespace) -> float:
                 told = {"tokenize": True, "return_dict": False}
                 start = len(tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, **told))
                 ids = tokenizer.apply_chat_template(row["prompt"] + row["completion"], **told)[: options.length]
-                logits, wanted = (
-                    model(input_ids=torch.tensor([ids])).logits[0, start - 1 : -1],
-                    torch.tensor(ids[start:]),
-                )
+                logits = model(input_ids=torch.tensor([ids])).logits[0, start - 1 : -1]
+                wanted = torch.tensor(ids[start:])
             total += float(torch.nn.functional.cross_entropy(logits, wanted, reduction="sum"))
             count += len(wanted)
     return total / count
