@@ -18,9 +18,8 @@ from ftengine.text import counted
 from ftengine_builtins.evaluators.base import WeightedEvaluator, higher, share
 from ftengine_builtins.evaluators.weighted import means, numbers
 from ftengine_builtins.tasks.embedding_rows import DOCUMENTS, id_of
+from ftengine_builtins.tasks.modes import TOGETHER
 
-TOGETHER = 64
-"""Documents of a corpus that a model reads at a time."""
 QUERIES = ("query", "text")
 """Columns of queries, by task."""
 BLOCK = 512
@@ -246,8 +245,9 @@ class Reranking(RankingEvaluator):
         _, first, codes = np.unique(queries, return_index=True, return_inverse=True)
         documents, query = _listed(rows, codes)
         figures, rank = np.full((n, len(self.metrics)), np.nan), np.full(n, np.nan)
-        for code, place in enumerate(first):
-            mine = np.flatnonzero(query == code)
+        order = np.argsort(query, kind="stable")
+        ends = np.searchsorted(query[order], np.arange(1, len(first)))
+        for place, mine in zip(first, np.split(order, ends), strict=True):
             right = np.flatnonzero(documents["label"][mine] > 0)
             ranks = lowest_ranks(documents["scores"][mine], right)
             figures[place] = self.figures(ranks, len(right))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ftengine.api import Batch, LoadedModel, Task
+from ftengine.api import Batch, Features, LoadedModel, Task
 from ftengine.errors import InputError
+from ftengine.model.tokens import stack_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+TOGETHER = 64
+"""Texts that a model reads at a time, where a call may ask for any number of them."""
 
 
 def evaluated(task: Any, loaded: LoadedModel, batch: Batch) -> Tensor:
@@ -21,6 +25,20 @@ def evaluated(task: Any, loaded: LoadedModel, batch: Batch) -> Tensor:
     device = next(loaded.module.parameters()).device
     with torch.no_grad(), evaluating(loaded.module):
         return task.raw_outputs(loaded.module, {key: value.to(device) for key, value in batch.items()})
+
+
+def evaluated_in_blocks(task: Any, loaded: LoadedModel, encoded: Sequence[Features]) -> Tensor:
+    """Return `evaluated` of one or more inputs as `tokenize` returns them, (inputs, …) in their order.
+
+    `TOGETHER` of them are read at a time, the longest first, so that there is little padding and memory has a bound.
+    """
+    import torch
+
+    order = sorted(range(len(encoded)), key=lambda i: -encoded[i]["length"])
+    blocks = [order[start : start + TOGETHER] for start in range(0, len(order), TOGETHER)]
+    stacked = (stack_tokens([encoded[i] for i in block], loaded.processor) for block in blocks)
+    outputs = torch.cat([evaluated(task, loaded, batch) for batch in stacked])
+    return outputs[torch.tensor(order, device=outputs.device).argsort()]
 
 
 def refuse_options(task: Task, options: Mapping[str, Any] | None) -> None:

@@ -15,7 +15,7 @@ from ftengine.model.tokens import length_limit, stack_tokens, tokenize
 from ftengine_builtins.tasks.embedding_rows import id_of
 from ftengine_builtins.tasks.labelled import RELEVANT
 from ftengine_builtins.tasks.language_rows import read_text
-from ftengine_builtins.tasks.modes import evaluated, refuse_options
+from ftengine_builtins.tasks.modes import evaluated_in_blocks, refuse_options
 from ftengine_builtins.tasks.reranking_losses import LOSSES
 from ftengine_builtins.tasks.reranking_rows import (
     NEGATIVE,
@@ -198,8 +198,7 @@ class Reranking(Task):
         asked = [asked_of(row) for row in rows]
         limit = self.limit(loaded.max_length)
         encoded = [tokenize(loaded.processor, *pair, limit=limit) for pair in pairs_of(asked)]
-        scores = evaluated(self, loaded, stack_tokens(encoded, loaded.processor))[:, 0].tolist()
-        return answers(asked, scores)
+        return answers(asked, evaluated_in_blocks(self, loaded, encoded)[:, 0].tolist())
 
     def write_config(self, loaded: LoadedModel, directory: Path) -> None:
         """Have CrossEncoder give the scores as they are: losses of lists make no probabilities of them."""

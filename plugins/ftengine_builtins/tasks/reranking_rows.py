@@ -95,11 +95,11 @@ def asked_of(row: Example) -> tuple[str, str | list[str]]:
     query = read_text(row, QUERY)
     if row.get(DOCUMENT) is not None:
         texts = _texts_of(row, DOCUMENT)
-        return query, texts[0] if isinstance(row[DOCUMENT], str) else texts
-    texts = [text for of_column in documents_of(row).values() for text in of_column]
+    else:
+        texts = [text for of_column in documents_of(row).values() for text in of_column]
     if not texts:
         raise DataError("the row has nothing to score: it needs `document`, a text or a list of texts.")
-    return query, texts
+    return query, texts[0] if isinstance(row.get(DOCUMENT), str) else texts
 
 
 def _texts_of(row: Example, name: str) -> list[str]:

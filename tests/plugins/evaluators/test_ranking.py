@@ -206,3 +206,18 @@ def test_lists_of_several_rows_of_a_query_are_one_list_in_which_a_document_stand
     assert np.isnan(columns["rank"]).tolist() == [False, False, True, True]
     twice = Reranking().score(columns, np.array([2, 0, 0, 0]))["mean_average_precision"]
     assert twice == pytest.approx(precision[0])
+
+
+def test_documents_are_looked_at_once_however_many_queries_there_are(monkeypatch):
+    n, looked_at, flatnonzero = 200, [], np.flatnonzero
+    rows = {
+        "scores": DRAW.normal(size=(n, 3)),
+        "label": np.tile([0, 1, 0], (n, 1)),
+        "query": np.array([f"query {i % 150}" for i in range(n)], dtype=object),
+    }
+    monkeypatch.setattr(np, "flatnonzero", lambda x: looked_at.append(len(x)) or flatnonzero(x))
+    figures = Reranking().keep_together(rows, None)
+    assert sum(looked_at) == 3 * n
+    twice = rows["scores"][[0, 150]]
+    rank = 1 + sum(twice.ravel() > twice[:, 1].max())
+    assert figures["rank"][0] == rank

@@ -204,8 +204,29 @@ def test_scores_of_its_documents_are_answered_in_order(run):
     each = [next(run.predict([{"query": row["query"], "document": text}]))["score"] for text in TEXTS[:3]]
     assert answer["scores"] == pytest.approx(each, rel=1e-4, abs=1e-6)
     assert list(run.predict([{"query": row["query"], "document": TEXTS[:3]}])) == [answer]
-    with raises(InputError, "document"):
-        list(run.predict([{"query": "a"}]))
+    for nothing in ({}, {"document": []}, {"document": None, "positive": [], "negative": []}):
+        with raises(InputError, "document"):
+            list(run.predict([{"query": "a", "document": "b"}, {"query": "a", **nothing}]))
+
+
+def test_many_documents_are_read_in_blocks_of_similar_length(load, monkeypatch):
+    own = task()
+    loaded = load(own.labels)
+    texts = [" ".join(["red"] * (1 + i * 37 % 110)) for i in range(150)]
+    alone = [own.infer(loaded, [{"query": "which", "document": text}])[0]["score"] for text in texts]
+    shapes, raw_outputs = [], Reranking.raw_outputs
+
+    def recorded(task, model, batch):
+        shapes.append(tuple(batch["input_ids"].shape))
+        return raw_outputs(task, model, batch)
+
+    monkeypatch.setattr(Reranking, "raw_outputs", recorded)
+    first, second = own.infer(loaded, [{"query": "which", "document": part} for part in (texts[:100], texts[100:])])
+    assert first["scores"] + second["scores"] == pytest.approx(alone, rel=1e-4, abs=1e-6)
+    counts, lengths = zip(*shapes, strict=True)
+    assert counts == (64, 64, 22)
+    assert sorted(lengths, reverse=True) == list(lengths)
+    assert lengths[-1] < lengths[0] / 2
 
 
 def test_it_is_exported_with_scores_as_they_are(run, tmp_path):
