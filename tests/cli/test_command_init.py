@@ -63,6 +63,26 @@ def test_the_rows_of_a_query_are_proposed_to_stay_together(ftengine, tmp_path):
     assert (data.split.by, data.split.column, data.columns["text"]) == ("group", "text", "query")
 
 
+@pytest.mark.parametrize(
+    ("rows", "task"),
+    [
+        ({"query": "a", "positive": "b", "negative": "c"}, "embedding"),
+        ({"query": "a", "positive": "b", "negative": ["c", "d"]}, "reranking"),
+        ({"query": "a", "positive": "b", "negatives": ["c", "d"]}, "reranking"),
+        ({"query": "a", "positive": "b", "negative_1": "c", "negative_2": "d"}, "reranking"),
+        ({"query": "a", "positive": "b", "negative": "c", "negative_2": "d"}, "reranking"),
+        ({"query": "a", "positive": "b", "negative": '["c", "d"]'}, "reranking"),
+    ],
+)
+def test_rows_of_several_negatives_are_proposed_to_the_task_that_reads_them(ftengine, tmp_path, rows, task):
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({**rows, "query": f"q{i}"}) for i in range(9)))
+    recipe = tmp_path / "recipe.yaml"
+    ftengine("init", recipe, "--data", tmp_path / "rows.jsonl")
+    assert Recipe.read(recipe).task["name"] == task
+    ftengine("init", recipe, "--data", tmp_path / "rows.jsonl", "--task", "embedding", "--force")
+    assert ("lists, and further columns of negatives, are not read" in recipe.read_text()) == (task == "reranking")
+
+
 def test_an_existing_file_stays_unless_forced(ftengine, tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text("mine")

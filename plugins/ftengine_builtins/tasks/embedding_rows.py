@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
@@ -39,6 +40,13 @@ TRIPLETS_READ_TOGETHER = (
     "exactly, is trained by `--task reranking`."
 )
 """What else scored pairs, and triplets, are for."""
+LISTS_READ_TOGETHER = (
+    "Vectors are trained by one positive and one negative text of a row: lists, and further columns of negatives, are "
+    "not read. A model that reads query and document together learns from all of them: `--task reranking`."
+)
+"""What rows of several documents are for."""
+NUMBERED = re.compile(r"negative_\d+")
+"""Columns of further negatives."""
 
 NAMES = {
     "anchor": ("anchor", "query"),
@@ -48,6 +56,9 @@ NAMES = {
     "sentence2": ("sentence2", "text2", "sentence_b"),
     "score": SCORES,
 }
+
+LISTED = {name: (*NAMES[name], f"{name}s") for name in ("positive", "negative")}
+"""What columns are called that may hold lists."""
 
 
 def recognise_embedding(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
@@ -65,14 +76,29 @@ def recognise_embedding(columns: Sequence[str], rows: Sequence[Example]) -> Reco
             scores = [row.get(chosen["score"]) for row in rows] if kind == "scored" else []
             fits = all(isinstance(text, str) for text in texts if text is not None)
             if fits and all(as_number(score) is not None for score in scores if score is not None):
-                graded = kind == "scored" and "kind" in kind_option(chosen["score"], rows)
-                return Recognised(
-                    3 if graded else certainty,
-                    renamed(**chosen),
-                    {} if kind == "pairs" else {"rows": kind},
-                    note=READ_TOGETHER if graded else TRIPLETS_READ_TOGETHER if kind == "triplets" else "",
-                )
+                note = TRIPLETS_READ_TOGETHER if kind == "triplets" else ""
+                if kind == "scored" and "kind" in kind_option(chosen["score"], rows):
+                    certainty, note = 3, READ_TOGETHER
+                elif kind != "scored" and have_several(columns, rows):
+                    certainty, note = 2, LISTS_READ_TOGETHER
+                return Recognised(certainty, renamed(**chosen), {} if kind == "pairs" else {"rows": kind}, note=note)
     return None
+
+
+def have_several(columns: Sequence[str], rows: Sequence[Example]) -> bool:
+    """Say whether rows have lists of documents, or more columns of negatives than a triplet has."""
+    named = [column for names in LISTED.values() if (column := first_of(names, columns)) is not None]
+    lists = (is_list(row.get(column)) for row in rows for column in named)
+    return any(map(NUMBERED.fullmatch, columns)) or any(lists)
+
+
+def is_list(value: Any) -> bool:
+    """Say whether a value is a list, or a cell of a table that holds one of texts, as JSON or as Python writes it."""
+    if not isinstance(value, str):
+        return isinstance(value, (list, tuple))
+    text = value.strip()
+    inner = text[1:-1].strip()
+    return text[:1] == "[" and text[1:][-1:] == "]" and (not inner or (inner[0] in "'\"" and inner[-1] in "'\""))
 
 
 def _recognise_labelled(columns: Sequence[str], label: str, rows: Sequence[Example]) -> Recognised | None:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 
 from ftengine.api import Example, Recognised
 from ftengine.errors import DataError, did_you_mean, shown
-from ftengine_builtins.tasks.embedding_rows import NAMES
+from ftengine_builtins.tasks.embedding_rows import LISTED, NUMBERED, have_several, is_list
 from ftengine_builtins.tasks.language_rows import read_text
 from ftengine_builtins.tasks.recognising import first_of, renamed
 
 QUERY, POSITIVE, NEGATIVE, DOCUMENT = "query", "positive", "negative", "document"
 SHAPE = "`query`, `positive` and `negative`, of which the last two may be lists of texts, or `negative_1`, `negative_2`"
-_NEGATIVE = re.compile(r"negative(_\d+)?")
+_NEGATIVE = re.compile(rf"negative|{NUMBERED.pattern}")
 _KNOWN = {
     QUERY: ("query", "anchor", "question"),
-    POSITIVE: (*NAMES[POSITIVE], "positives"),
-    NEGATIVE: (*NAMES[NEGATIVE], "negatives", "negative_1"),
+    POSITIVE: LISTED[POSITIVE],
+    NEGATIVE: (*LISTED[NEGATIVE], "negative_1"),
 }
 """What columns are called elsewhere."""
 
 
 def recognise_reranking(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-    """See a query with positives and negatives: surely where some are lists, which no encoder is trained on."""
+    """See a query with positives and negatives: surely where there are several, on which no encoder is trained."""
     named = {ours: theirs for ours, names in _KNOWN.items() if (theirs := first_of(names, columns)) is not None}
     if named.keys() < _KNOWN.keys():
         return None
@@ -31,11 +32,10 @@ def recognise_reranking(columns: Sequence[str], rows: Sequence[Example]) -> Reco
     queries = [query for row in rows if (query := row.get(named[QUERY])) is not None]
     if not all(isinstance(one, str) for one in queries) or not all(map(_are_texts, documents)):
         return None
-    listed = any(isinstance(one, (list, tuple)) for one in documents) or named[NEGATIVE] == "negative_1"
     whole = {"by": "group", "column": QUERY}  # the same query stands in several rows
     if _NEGATIVE.fullmatch(named[NEGATIVE]):
         del named[NEGATIVE]
-    return Recognised(3 if listed else 2, renamed(**named), split=whole)
+    return Recognised(3 if have_several(columns, rows) else 2, renamed(**named), split=whole)
 
 
 def check_columns(columns: Sequence[str]) -> None:
@@ -64,10 +64,13 @@ def document_columns(row: Example) -> list[str]:
 
 
 def sides_of(row: Example) -> tuple[list[str], list[str]]:
-    """Return the positives and the negatives of a row (DataError: there are none of either, or one is both)."""
+    """Return the positives and the negatives of a row, each text once.
+
+    Raises DataError where there are none of either, or one is both.
+    """
     given = documents_of(row)
-    positives = given.pop(POSITIVE, [])
-    negatives = [text for texts in given.values() for text in texts]
+    positives = list(dict.fromkeys(given.pop(POSITIVE, [])))
+    negatives = list(dict.fromkeys(text for texts in given.values() for text in texts))
     if not positives:
         raise DataError(f"`{POSITIVE}` is {shown(row.get(POSITIVE))}; it must be a text, or a list of some.")
     if not negatives:
@@ -83,7 +86,7 @@ def replaced(row: Example, inputs: Sequence[str]) -> dict[str, object]:
     changed: dict[str, object] = {**row, QUERY: query}
     for name, texts in documents_of(row).items():
         own, others = others[: len(texts)], others[len(texts) :]
-        changed[name] = own[0] if isinstance(row[name], str) else own
+        changed[name] = own if is_list(row[name]) else own[0]
     return changed
 
 
@@ -99,14 +102,34 @@ def asked_of(row: Example) -> tuple[str, str | list[str]]:
         texts = [text for of_column in documents_of(row).values() for text in of_column]
     if not texts:
         raise DataError("the row has nothing to score: it needs `document`, a text or a list of texts.")
-    return query, texts[0] if isinstance(row.get(DOCUMENT), str) else texts
+    alone = row.get(DOCUMENT) is not None and not is_list(row[DOCUMENT])
+    return query, texts[0] if alone else texts
 
 
 def _texts_of(row: Example, name: str) -> list[str]:
+    """Return the texts of a column without blanks at their ends, so that texts which differ by those are equal."""
+    texts = _listed(row, name) if is_list(row[name]) else [row[name]]
+    return [read_text({name: text}, name).strip() for text in texts]
+
+
+def _listed(row: Example, name: str) -> Sequence[object]:
+    """Return a list, or that of a table's cell, in JSON as `ftengine predict` writes it.
+
+    Raises DataError where a cell looks like a list of texts and is none.
+    """
     value = row[name]
-    if not isinstance(value, (list, tuple)):
-        return [read_text(row, name)]
-    return [read_text({name: text}, name) for text in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        texts = json.loads(value)
+    except (ValueError, RecursionError):
+        texts = None
+    if texts is None or not all(isinstance(text, str) for text in texts):
+        raise DataError(
+            f"`{name}` is {shown(value)}, which looks like a list and is no JSON of texts. Write it as "
+            '["…", "…"], or save the rows as .jsonl, with lists as such.'
+        )
+    return texts
 
 
 def _are_texts(value: object) -> bool:

@@ -119,12 +119,37 @@ def test_a_loss_is_that_of_scores_that_are_asked_one_by_one(load):
         ({"query": "a", "positive": "b", "negative": "c", "negative_2": 3}, ["`negative_2`", "3"]),
         ({"query": None, "positive": "b", "negative": "c"}, ["`query`"]),
         ({"query": "a", "positive": "b", "negative": ["c", "b"]}, ["'b'", "positive"]),
+        ({"query": "a", "positive": "b", "negative": ["c", "b "]}, ["'b'", "positive"]),
+        ({"query": "a", "positive": "b", "negative": "['c', 'd']"}, ["`negative`", "['c', 'd']", "JSON"]),
+        ({"query": "a", "positive": "b", "negative": '["c", 1, "d"]'}, ["`negative`", "JSON"]),
+        ({"query": "a", "positive": "b", "negative": "[]"}, ["negative"]),
     ],
 )
 def test_rows_that_cannot_be_read_are_refused(row, facts, load):
     with raises(DataError, *facts):
         task().encode(row, load(task().labels).processor)
     assert task().view(row).identity
+
+
+def test_a_text_counts_once_and_blanks_at_its_ends_not_at_all(load):
+    row = {"query": "a", "positive": ["b", "b "], "negative": ["c", "d"], "negative_1": " c"}
+    features = task(loss="ranknet").encode(row, load(task().labels).processor)
+    assert (features["relevant"], features["weight"]) == ([1, 0, 0], 2)
+    alone = task().encode({"query": "a", "positive": "b", "negative": " c "}, load(task().labels).processor)
+    assert alone["document_ids"] == features["document_ids"][:2]
+
+
+def test_lists_in_cells_of_a_table_are_those_lists(load):
+    lists = {"query": "a", "positive": ["b"], "negative": ["c", "[d] and [e]"], "document": ["b", "c"]}
+    cells = {name: value if name == "query" else json.dumps(value) for name, value in lists.items()}
+    loaded = load(task().labels)
+    assert task().encode(cells, loaded.processor) == task().encode(lists, loaded.processor)
+    assert task().with_inputs(cells, list("1234")) == {**cells, **task().with_inputs(lists, list("1234"))} | {
+        "document": cells["document"]
+    }
+    assert task().infer(loaded, [cells]) == task().infer(loaded, [lists])
+    text = {"query": "a", "positive": "[b] and [c]", "negative": "d"}
+    assert list(task().view(text).inputs) == ["a", "[b] and [c]", "d"]
 
 
 def test_inputs_are_put_back_where_they_were():
@@ -141,6 +166,8 @@ def test_inputs_are_put_back_where_they_were():
         ({"anchor": "a", "pos": "b", "neg": "c"}, 2, {"query": "anchor", "positive": "pos", "negative": "neg"}),
         ({"query": "a", "pos": ["b"], "neg": ["c", "d"]}, 3, {"positive": "pos", "negative": "neg"}),
         ({"question": "a", "positive": "b", "negative_1": "c", "negative_2": "d"}, 3, {"query": "question"}),
+        ({"query": "a", "positive": "b", "negative": "c", "negative_2": "d"}, 3, {}),
+        ({"query": "a", "positive": '["b", "c"]', "negative": "d"}, 3, {}),
         ({"query": "a", "positive": 3, "negative": "c"}, None, {}),
         ({"query": "a", "document": "c", "label": 1}, None, {}),
     ],
