@@ -286,13 +286,14 @@ class Run:
 
         Args:
             out: a folder that does not exist yet or is empty.
-            dtype: of the merged weights; "auto" keeps the base checkpoint's.
+            dtype: of the merged weights; "auto" keeps the base checkpoint's, or takes float32 where that cannot hold
+                the numbers that were learnt.
 
         Raises:
             RunError: `out` is in use.
             InputError: there is no such dtype.
             NotMergeable: the strategy has no merged form.
-            MergeChangedOutputs: merging changed the outputs by more than rounding explains; nothing is written.
+            MergeChangedOutputs: merging, or the dtype, changed the outputs by too much; nothing is written.
         """
         if dtype not in MERGED_DTYPES:
             raise InputError(f"dtype {dtype!r}: merged weights are stored as {listed(MERGED_DTYPES)}.")

@@ -10,7 +10,7 @@ import torch
 from accelerate.utils import set_seed
 from torch import nn
 
-from ftengine.api import Batch, LoadedModel, Strategy, Task, overrides
+from ftengine.api import Batch, Labels, LoadedModel, Strategy, Task, overrides
 from ftengine.engine.prepared_data import KnownTask, apply_strategy
 from ftengine.engine.prepared_model import load_base
 from ftengine.engine.saved_part import configure, distance, load_trained_part
@@ -28,6 +28,7 @@ from ftengine.model import (
 from ftengine.model.fingerprints import tensor_hashes
 from ftengine.run.directory import RunDirectory, write_folder
 from ftengine.run.record import each, without_nan
+from ftengine.text import number
 
 ALLOWED_ROUNDINGS = 64
 """Largest accepted difference of the outputs, in units of float32's rounding error.
@@ -40,10 +41,14 @@ tensors are compared as well, to the bit: outputs on a probe batch show nothing 
 """
 
 MERGED_DTYPES = ("auto", "float32", "bfloat16", "float16")
-"""What merged weights are stored in; "auto" is the base's."""
+"""What merged weights are stored in; "auto" is the base's, where that can hold the numbers that were learnt."""
 
 TOLERANCE = ALLOWED_ROUNDINGS * torch.finfo(torch.float32).eps
 """Largest accepted ‖difference‖ / ‖outputs‖."""
+
+MOST_ROUNDED = 0.05
+"""Largest accepted root mean square of what storing in a lower dtype changes in the numbers that a model learnt, in
+their standard deviations: 0.25 % of their variance."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,8 @@ class MergeReport:
     Args:
         path: the merged model's folder.
         dtype: of its weights.
-        difference: ‖merged - unmerged‖ / ‖unmerged‖ over the outputs, computed in float32; or that of the written
-            folder from the merged model in memory, where that is larger.
+        difference: ‖merged - unmerged‖ / ‖unmerged‖ over the outputs, computed in float32, and of numbers from the
+            mean of those learnt; or that of the written folder from the merged model in memory, where that is larger.
         tolerance: the largest difference that is accepted.
         effect: ‖unmerged - base‖ / ‖base‖, for scale.
     """
@@ -93,12 +98,12 @@ def merge_into(
 
     Raises:
         NotMergeable: the strategy has no merged form, or the base is quantised.
-        MergeChangedOutputs: outputs differ by more than rounding explains; nothing is written.
+        MergeChangedOutputs: outputs differ by more than rounding explains, or dtype cannot hold them.
     """
     require_plain(loaded.module)
-    task = known.task
+    task, labels, mean = known.task, known.task.labels, mean_of(known.task)
     kept = next(p.dtype for p in loaded.module.parameters() if p.is_floating_point())
-    stored = kept if dtype == "auto" else getattr(torch, dtype)
+    stored = _dtype_for(labels, kept) if dtype == "auto" else getattr(torch, dtype)
     _cast(loaded.module, torch.float32)
     probe = probe_of(task, loaded)
     known.listener.phase("merge")
@@ -108,7 +113,8 @@ def merge_into(
     load_trained_part(strategy, loaded, trained)
     before = outputs_of(task, loaded.module.eval(), probe)
     strategy.merge(loaded)
-    differences = [distance(outputs_of(task, loaded.module.eval(), probe), before)]
+    merged = outputs_of(task, loaded.module.eval(), probe)
+    differences = [distance(merged, before, mean)]
     who = f"the merge of strategy {strategy.name!r} of {known.experiment.make_strategy.entry.origin}"
     instead = f"Nothing was written. Serve the base with {str(trained)!r} instead, and report this to its authors."
     if not differences[0] <= TOLERANCE:
@@ -120,9 +126,10 @@ def merge_into(
     def fill(folder: Path) -> None:
         _write(task, loaded, folder, stored)
         expected, held, kind = outputs_of(task, loaded.module, probe), _hashes(loaded.module), type(loaded.module)
+        _require_held(expected, merged, labels, stored)
         loaded.module = nn.Module()  # so that memory holds one model at a time
         opened, wrong = _open_written(folder, known, kind)
-        differences.append(distance(outputs_of(task, opened.eval(), probe), expected))
+        differences.append(distance(outputs_of(task, opened.eval(), probe), expected, mean))
         changed = [name for name, one in _hashes(opened).items() if held.get(name, one) != one]
         if changed and not wrong:
             raise MergeChangedOutputs(
@@ -139,7 +146,34 @@ def merge_into(
 
     write_folder(target.path, fill)
     name = str(stored).removeprefix("torch.")
-    return MergeReport(str(target.path), name, max(differences), TOLERANCE, effect=distance(before, base))
+    return MergeReport(str(target.path), name, max(differences), TOLERANCE, effect=distance(before, base, mean))
+
+
+def _dtype_for(labels: Labels | None, kept: torch.dtype) -> torch.dtype:
+    """Return the dtype of a base, or float32 where that cannot hold the mean of numbers beside their spread."""
+    if labels is None or labels.mean is None or labels.std is None:
+        return kept
+    coarse = torch.finfo(kept).eps * abs(labels.mean) > MOST_ROUNDED * labels.std
+    return torch.float32 if coarse or abs(labels.mean) + 4 * labels.std > torch.finfo(kept).max else kept
+
+
+def _require_held(stored: torch.Tensor, merged: torch.Tensor, labels: Labels | None, dtype: torch.dtype) -> None:
+    """Refuse a dtype (MergeChangedOutputs) in which a merged model's outputs are not finite, or other numbers."""
+    changed = ""
+    if merged.isfinite().all() and not stored.isfinite().all():
+        changed = "its outputs on a probe batch are not finite any more"
+    elif labels is not None and labels.std is not None:
+        rounded = float((stored.double() - merged.double()).square().mean().sqrt()) / labels.std
+        if rounded > MOST_ROUNDED:
+            changed = (
+                f"the numbers that it gives for a probe batch change by {number(rounded)} of the standard deviation of "
+                f"those in training, and at most {MOST_ROUNDED} is accepted"
+            )
+    if changed:
+        raise MergeChangedOutputs(
+            f"{str(dtype).removeprefix('torch.')} cannot hold the merged model: {changed}. Nothing was written. Store "
+            "it in float32 (--dtype float32)."
+        )
 
 
 def _write(task: Task, loaded: LoadedModel, folder: Path, dtype: torch.dtype) -> None:
@@ -178,6 +212,11 @@ def probe_of(task: Task, loaded: LoadedModel) -> Batch:
 def outputs_of(task: Task, module: nn.Module, batch: Batch) -> torch.Tensor:
     """Return a model's logits, as the task reads them where it says how."""
     return task.raw_outputs(module, batch) if overrides(task, "raw_outputs") else raw_outputs(module, batch)
+
+
+def mean_of(task: Task) -> float:
+    """Return the mean of the numbers that a model learnt; 0 where it learnt others than numbers."""
+    return task.labels.mean or 0.0 if task.labels is not None else 0.0
 
 
 def require_plain(module: nn.Module) -> None:

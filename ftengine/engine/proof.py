@@ -16,7 +16,7 @@ from ftengine.api import Exported, Exporter, ExportSource, LoadedModel, Predicto
 from ftengine.data.read import DataRows
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.finished import Run
-from ftengine.engine.merge import outputs_of
+from ftengine.engine.merge import mean_of, outputs_of
 from ftengine.engine.prepared_data import ReadyTask
 from ftengine.engine.scaled import scale_fault
 from ftengine.errors import DataError, ExportDiffers, NoRuntime
@@ -49,6 +49,7 @@ class Asked:
             answer, numbers of its own, or raw outputs (NoRuntime: it cannot be asked).
         tuned, base: what these make.
         stop: tokens that end an answer.
+        mean: of the numbers that the tuned model learnt (`mean_of`).
     """
 
     split: str
@@ -57,10 +58,11 @@ class Asked:
     tuned: Sequence[np.ndarray]
     base: Sequence[np.ndarray]
     stop: tuple[int, ...] = ()
+    mean: float = 0.0
 
     def far(self, some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> list[float]:
         """Return of each row how far what two models make of it is apart."""
-        return apart(some, others) if self.questions else _relative(some, others, self.tuned)
+        return apart(some, others) if self.questions else _relative(some, others, self.tuned, self.mean)
 
 
 def ask_own(
@@ -88,7 +90,7 @@ def ask_own(
         tuned = compute(loaded)
     with exact.model(base=True) as loaded:
         base = compute(loaded)
-    return Asked(split, asked, compute, tuned, base, stop)
+    return Asked(split, asked, compute, tuned, base, stop, mean_of(ready.task))
 
 
 def exact_run(run: Run) -> Run:
@@ -276,13 +278,16 @@ def _encoded(ready: ReadyTask, rows: DataRows, count: int, seed: int) -> Iterato
             continue
 
 
-def _relative(some: Sequence[np.ndarray], others: Sequence[np.ndarray], size: Sequence[np.ndarray]) -> list[float]:
-    """Return ‖some - others‖ of each row, by ‖size‖ or its root mean square over the rows; infinite: other shapes.
+def _relative(
+    some: Sequence[np.ndarray], others: Sequence[np.ndarray], size: Sequence[np.ndarray], mean: float = 0.0
+) -> list[float]:
+    """Return ‖some - others‖ of each row, by ‖size - mean‖ or its root mean square over rows; infinite: other shapes.
 
-    The larger one of these counts: a row whose one number is near 0 has no size of its own.
+    The larger one of these counts: a row whose one number is near the mean has no size of its own. It is a thousandth
+    of the mean at least, of which float32 explains a thousandth.
     """
-    sizes = np.array([np.linalg.norm(one) for one in size])
-    usual = float(np.sqrt(np.mean(sizes**2))) or 1.0
+    sizes = np.array([np.linalg.norm(one - mean) for one in size])
+    usual = max(float(np.sqrt(np.mean(sizes**2))), abs(mean) / 1000) or 1.0
     return [
         float(np.linalg.norm(a - b)) / max(own, usual) if a.shape == b.shape else float("inf")
         for a, b, own in zip(some, others, sizes, strict=True)

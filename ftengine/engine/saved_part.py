@@ -311,9 +311,15 @@ def _rounds_elsewhere(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).abs().max() <= 4 * torch.finfo(a.dtype).eps * a.abs().max())
 
 
-def distance(a: Tensor, b: Tensor) -> float:
-    """Return ‖a - b‖ / ‖b‖ of two models' outputs: 0 where they are equal, infinite where their shapes differ."""
+def distance(a: Tensor, b: Tensor, mean: float = 0.0) -> float:
+    """Return ‖a - b‖ / ‖b - mean‖ of two models' outputs: 0 where they are equal, infinite where their shapes differ.
+
+    Args:
+        mean: of the numbers that the models learnt, which says nothing of what they make of an input. Outputs around
+            it are as exact as float32 is there, so that ‖b - mean‖ is taken as a sixteenth of the mean's own at least.
+    """
     a, b = a.double(), b.double()
     if a.shape != b.shape:
         return math.inf
-    return float((a - b).norm() / b.norm()) if not torch.equal(a, b) else 0.0
+    least = abs(mean) * math.sqrt(b.numel()) / 16
+    return float((a - b).norm() / (b - mean).norm().clamp(min=least)) if not torch.equal(a, b) else 0.0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ftengine.text import number
 
@@ -17,9 +18,18 @@ FAR = 10.0
 """Standard deviations from 0 to the mean, from which a layer without a bias learns numbers badly: a tiny Llama's R² is
 0.89 at 3 and 0.83 at 10 of them, and below 0 at 400."""
 
+FEW_ROUNDINGS = 10.0
+"""Roundings of float32 at the mean, in a standard deviation, below which numbers are hardly told from one another."""
+
+HALVES = (torch.bfloat16, torch.float16)
+"""Dtypes that lose the numbers: bfloat16 has 3 digits, and of years no difference would be left; float16 ends at
+65,504."""
+
+OutputLayer = nn.Linear | nn.Conv2d
+
 
 class TargetScale:
-    """Forward hook of the linear layer whose outputs are the numbers to be learnt, in at least float32.
+    """Forward hook of a layer whose outputs are the numbers to be learnt, in at least float32.
 
     Files hold the layer in the units of the data, y = x Wᵀ + b, and whatever opens them needs nothing else. While it
     trains, its parameters are those of standardised targets, y = std · (x Wᵀ + b) + mean: the same function, of which
@@ -27,22 +37,21 @@ class TargetScale:
     there the mean is 0 and std the root mean square of the targets.
     """
 
-    def __init__(self, layer: nn.Linear, mean: float, std: float) -> None:
-        self.targets = mean, std
+    def __init__(self, layer: OutputLayer, mean: float, std: float) -> None:
         if layer.bias is None:
             mean, std = 0.0, math.hypot(mean, std)
         self.mean, self.std, self.standardised = mean, std, False
 
-    def __call__(self, layer: nn.Linear, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if output.dtype in (torch.bfloat16, torch.float16):  # 3 digits: of years, no difference would be left
-            x = args[0].float()
-            with torch.autocast(x.device.type, enabled=False):
-                output = x @ layer.weight.float().T
-            output = output if layer.bias is None else output + layer.bias
+    def __call__(self, layer: OutputLayer, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if output.dtype in HALVES:
+            product = F.linear if isinstance(layer, nn.Linear) else F.conv2d
+            bias = None if layer.bias is None else layer.bias.float()
+            with torch.autocast(output.device.type, enabled=False):
+                output = product(args[0].float(), layer.weight.float(), bias)
         return output * self.std + self.mean if self.standardised else output
 
     @torch.no_grad()
-    def to_units(self, layer: nn.Linear) -> None:
+    def to_units(self, layer: OutputLayer) -> None:
         """Turn parameters of standardised targets into those in the units of the data."""
         layer.weight.mul_(self.std)
         if layer.bias is not None:
@@ -50,7 +59,7 @@ class TargetScale:
         self.standardised = False
 
     @torch.no_grad()
-    def to_standard(self, layer: nn.Linear) -> None:
+    def to_standard(self, layer: OutputLayer) -> None:
         """Turn parameters in the units of the data into those of standardised targets."""
         layer.weight.div_(self.std)
         if layer.bias is not None:
@@ -59,24 +68,40 @@ class TargetScale:
 
 
 def scale_targets(loaded: LoadedModel, labels: Labels | None) -> None:
-    """Give the layer of a base that gives numbers its scale, and a new one the mean and spread of the targets.
+    """Give the layers of a base that give numbers their scale, and new ones the mean and spread of the targets.
 
-    Nothing changes where the targets have no known scale, or no linear layer has so many outputs.
+    Nothing changes where the targets have no known scale, or no layer is known to give them.
     """
     if labels is None or labels.mean is None or labels.std is None:
         return
+    new, old = _output_layers(loaded, len(labels.names))
+    for layer in new or old:
+        scale = TargetScale(layer, labels.mean, labels.std)
+        layer.register_forward_hook(scale)
+        if new:
+            if layer.weight.dtype in HALVES:
+                layer.float()
+            scale.to_units(layer)
+
+
+def _output_layers(loaded: LoadedModel, outputs: int) -> tuple[list[OutputLayer], list[OutputLayer]]:
+    """Return the last layer of so many outputs in each new module, of which some models average several; and, in a list
+    of its own, the last one that is not in the base.
+    """
     prefix = f"{getattr(loaded.module, 'base_model_prefix', '') or '-'}."
-    layers = [(name, x) for name, x in loaded.module.named_modules() if isinstance(x, nn.Linear)]
-    layers = [(name, x) for name, x in layers if x.out_features == len(labels.names) and not name.startswith(prefix)]
-    if not layers:
-        return
-    name, layer = layers[-1]
-    scale = TargetScale(layer, labels.mean, labels.std)
-    layer.register_forward_hook(scale)
-    if any(name == new or name.startswith(f"{new}.") for new in loaded.new_modules):
-        if layer.weight.dtype is torch.float16:  # ends at 65,504
-            layer.float()
-        scale.to_units(layer)
+    layers = {name: x for name, x in loaded.module.named_modules() if _outputs_of(x) == outputs}
+    new = [[x for name, x in layers.items() if f"{name}.".startswith(f"{path}.")] for path in loaded.new_modules]
+    old = [x for name, x in layers.items() if not name.startswith(prefix)]
+    return [found[-1] for found in new if found], old[-1:]
+
+
+def _outputs_of(module: nn.Module) -> int | None:
+    """Return how many outputs a linear layer has, or a convolution that is one at each place; None of other modules."""
+    if isinstance(module, nn.Linear):
+        return module.out_features
+    if isinstance(module, nn.Conv2d) and (*module.kernel_size, *module.stride, module.groups) == (1, 1, 1, 1, 1):
+        return module.out_channels if module.padding in (0, (0, 0), "valid") else None
+    return None
 
 
 class StandardisedTargets:
@@ -86,7 +111,7 @@ class StandardisedTargets:
         self._scales = [
             (layer, hook)
             for layer in module.modules()
-            if isinstance(layer, nn.Linear)
+            if isinstance(layer, OutputLayer)
             for hook in layer._forward_hooks.values()
             if isinstance(hook, TargetScale)
         ]
@@ -99,16 +124,25 @@ class StandardisedTargets:
         for layer, scale in self._scales:
             scale.to_standard(layer)
 
-    def advice(self) -> str:
-        """Say where a layer cannot hold the mean of the targets, beside which their spread is small; else ""."""
-        for layer, scale in self._scales:
-            if layer.bias is None and abs(scale.targets[0]) >= FAR * scale.targets[1]:
-                mean, std = map(number, scale.targets)
-                return (
-                    f"the numbers to be learnt are {mean} on average with a standard deviation of {std}, and this "
-                    f"model's output layer has no bias that could hold that: subtract {mean} from them in the data, or "
-                    "choose a model whose output layer has one (BERT and other encoders)"
-                )
+    def advice(self, labels: Labels | None) -> str:
+        """Say why numbers to be learnt are to be changed in the data; "" where they need not be."""
+        if labels is None or labels.mean is None or labels.std is None:
+            return ""
+        mean, size = number(labels.mean), math.hypot(labels.mean, labels.std)
+        numbers = f"the numbers to be learnt are {mean} on average with a standard deviation of {number(labels.std)}"
+        if labels.std < FEW_ROUNDINGS * torch.finfo(torch.float32).eps * abs(labels.mean):
+            return f"{numbers}, and float32 has too few digits for that: subtract {mean} from them in the data"
+        if not self._scales and size >= FAR:
+            return (
+                f"{numbers}, and it is not known which layer of this model gives them, so that nothing standardises "
+                f"them: divide them in the data, by {10 ** int(math.log10(size)):,} say"
+            )
+        without_bias = any(layer.bias is None for layer, _ in self._scales)
+        if without_bias and abs(labels.mean) >= FAR * labels.std:
+            return (
+                f"{numbers}, and this model's output layer has no bias that could hold that: subtract {mean} from them "
+                "in the data, or choose a model whose output layer has one (BERT and other encoders)"
+            )
         return ""
 
     @torch.no_grad()

@@ -138,7 +138,8 @@ class Trainer:
 
     def _announce(self) -> None:
         steps, listener = self.optimizer_step.steps, self.setup.listener
-        for said in (never_trained(self.setup.strategy, self.module, steps), self.targets.advice()):
+        advice = self.targets.advice(self.setup.task.labels)
+        for said in (never_trained(self.setup.strategy, self.module, steps), advice):
             if said:
                 listener.message(said)
         listener.phase("train", steps.total)

@@ -347,4 +347,7 @@ def _scale_of(targets: Iterable[Any]) -> dict[str, float]:
     import numpy as np
 
     values = np.array([value for target in targets if (value := as_number(target)) is not None])
-    return {"mean": float(values.mean()), "std": float(values.std()) or 1.0} if len(values) else {}
+    if not len(values):
+        return {}
+    varies = values.std() > 1e-12 * np.abs(values).max()  # below is the rounding of the mean alone
+    return {"mean": float(values.mean()), "std": float(values.std()) if varies else 1.0}
