@@ -44,10 +44,13 @@ class TargetScale:
 
     def __call__(self, layer: OutputLayer, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         if output.dtype in HALVES:
-            product = F.linear if isinstance(layer, nn.Linear) else F.conv2d
+            x, weight = args[0].float(), layer.weight.float()
             bias = None if layer.bias is None else layer.bias.float()
             with torch.autocast(output.device.type, enabled=False):
-                output = product(args[0].float(), layer.weight.float(), bias)
+                if isinstance(layer, nn.Conv2d):
+                    output = F.conv2d(x, weight, bias)
+                else:
+                    output = x @ weight.T if bias is None else x @ weight.T + bias
         return output * self.std + self.mean if self.standardised else output
 
     @torch.no_grad()
@@ -136,6 +139,15 @@ class StandardisedTargets:
             return (
                 f"{numbers}, and it is not known which layer of this model gives them, so that nothing standardises "
                 f"them: divide them in the data, by {10 ** int(math.log10(size)):,} say"
+            )
+        biases = [layer.bias.detach() for layer, _ in self._scales if layer.bias is not None]
+        # What is divided over processes has to be put together.
+        begins = max((float(getattr(x, "full_tensor", lambda x=x: x)().abs().max()) for x in biases), default=0.0)
+        if begins >= FAR:
+            return (
+                f"{numbers}, and this model's output layer begins {number(begins)} standard deviations from that, as "
+                "one that learnt other numbers, or these in another unit: start from one that learnt such numbers, or "
+                "convert the data"
             )
         without_bias = any(layer.bias is None for layer, _ in self._scales)
         if without_bias and abs(labels.mean) >= FAR * labels.std:

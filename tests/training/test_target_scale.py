@@ -256,6 +256,15 @@ def test_what_cannot_be_standardised_is_to_be_changed_in_the_data(mean, std, adv
     assert bool(text) == bool(advice)
 
 
+@pytest.mark.parametrize(("bias", "far"), [(MEAN + STD, False), (MEAN / 1000, False), (1000 * MEAN, True)])
+def test_a_layer_that_learnt_another_unit_is_named(bias, far):
+    module = nn.Sequential(nn.Linear(4, 1))
+    nn.init.constant_(module[0].bias, bias)
+    labels = Labels("regression", ("label",), mean=MEAN, std=STD)
+    scale_targets(LoadedModel(module, None, "here", "sequence-classification"), labels)
+    assert ("another unit" in StandardisedTargets(module).advice(labels)) == far
+
+
 @pytest.mark.parametrize("value", [0.1, 1.0 / 3, 1e5 + 0.1])
 def test_numbers_that_do_not_vary_have_no_spread_of_their_own(value):
     task = TextClassification(TextClassificationConfig(kind="regression"))
