@@ -6,7 +6,7 @@ import difflib
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ __all__ = [
     "SourceError",
     "TrainingError",
     "UnknownName",
+    "column_names",
     "did_you_mean",
     "is_panic",
     "json_of_file",
@@ -186,6 +187,16 @@ def shown(value: Any) -> str:
     """Return a value as an error shows it: its repr, shortened to 60 characters; "missing" for None."""
     text = "missing" if value is None else repr(value)
     return text if len(text) <= 60 else text[:59] + "…"
+
+
+MOST_COLUMNS = 20
+"""Columns that a message names."""
+
+
+def column_names(columns: Sequence[str]) -> str:
+    """Return columns as a message shows them, the first 20 and how many more: "a, b, … and 280 more"."""
+    more = len(columns) - MOST_COLUMNS
+    return ", ".join(columns[:MOST_COLUMNS]) + (f", … and {more:,} more" if more > 0 else "")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import click
 from ftengine.cli.names import component_names
 from ftengine.cli.options import PATH
 from ftengine.cli.progress import announce
-from ftengine.errors import InputError, SourceError
+from ftengine.errors import InputError, SourceError, column_names
 from ftengine.text import printable
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _remarks_on(seen: Seen, task: str | None, data: str) -> Iterator[str]:
         yield f"{data} {seen.note}"
     if seen.skipped:
         yield f"note: {seen.skipped}"
-    columns = ", ".join(seen.columns)
+    columns = column_names(seen.columns)
     if seen.task is None:
         who = f"task {task} does not" if task else "no installed task"
         knows = "know" if task else "knows"

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from ftengine import api
 from ftengine.cli.components import Described, Option, options
 from ftengine.data.read import is_there, read_rows
-from ftengine.errors import InputError, SourceError
+from ftengine.errors import InputError, SourceError, column_names
 from ftengine.plugins.registry import AUTO, RECIPE_KEYS, Entry, Registry
 from ftengine.run.recipe import DataSection, Recipe, TrainSection
 from ftengine.run.recipe_sources import TrainSource
@@ -89,7 +89,7 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mappi
     if not suiting:
         kind, _ = max(known, key=lambda pair: pair[1].certainty)
         raise InputError(
-            f"{source} has columns {', '.join(rows.columns)}: {kind.name}. But {refused[kind.name]} If they are for "
+            f"{source} has columns {column_names(rows.columns)}: {kind.name}. But {refused[kind.name]} If they are for "
             "another task, name it with --task and rename them with data.columns."
         )
     task, recognised = max(suiting, key=lambda pair: pair[1].certainty)

@@ -22,7 +22,7 @@ from ftengine.api import FOLLOWING, PART, place_of
 from ftengine.data.cache import BATCH_ROWS, LINE, ROW, SHOWN_SKIPS, Reading, check_free
 from ftengine.data.cache_folder import FACTS, ROWS
 from ftengine.data.readers import accepting, choose_reader, data_is, suffixes
-from ftengine.errors import DataError, did_you_mean, near_file
+from ftengine.errors import DataError, column_names, did_you_mean, near_file
 from ftengine.plugins.registry import AUTO, Registry
 from ftengine.run.records import Skipped
 
@@ -252,7 +252,7 @@ def _renamed(rows: DataRows, wanted: Mapping[str, str]) -> dict[str, str]:
         if column not in columns:
             raise DataError(
                 f"{source} has no column {column!r} (recipe key data.columns.{name}). "
-                f"Its columns: {', '.join(columns)}." + did_you_mean(column, columns) + rows.hint
+                f"Its columns: {column_names(columns)}." + did_you_mean(column, columns) + rows.hint
             )
     kept = {column: column for column in columns if column not in wanted.values()}
     for name in kept.keys() & wanted.keys():

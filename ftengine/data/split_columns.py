@@ -14,7 +14,7 @@ import numpy as np
 from ftengine.api import Listener
 from ftengine.data.read import DataRows
 from ftengine.data.row_hashes import connected, duplicate_numbers, key_of
-from ftengine.errors import DataError, did_you_mean
+from ftengine.errors import DataError, column_names, did_you_mean
 from ftengine.text import comparable
 
 
@@ -22,7 +22,7 @@ def _require(rows: DataRows, column: str) -> None:
     if column not in rows.columns:
         raise DataError(
             f"{rows.source} has no column {column!r} (recipe key data.split.column or data.group). Its columns: "
-            f"{', '.join(rows.columns)}." + did_you_mean(column, rows.columns)
+            f"{column_names(rows.columns)}." + did_you_mean(column, rows.columns)
         )
 
 

@@ -17,7 +17,7 @@ from ftengine.data.answer_tables import ANSWER, TABLES, Form, require_format, wr
 from ftengine.data.read import DataRows, plain, read_rows
 from ftengine.engine.finished import Run
 from ftengine.engine.prepared_data import check_inputs, inferring
-from ftengine.errors import DataError, RunError, did_you_mean
+from ftengine.errors import DataError, RunError, column_names, did_you_mean
 from ftengine.run.directory import LOCK, locked, writing
 
 
@@ -158,7 +158,7 @@ def _checked(run: Run, source: str | Path, *, table: bool = False) -> DataRows:
     except DataError as error:
         if rows.hint:
             raise DataError(f"{rows.source} has one column, {rows.columns[0]!r}.{rows.hint}") from None
-        columns, wanted = ", ".join(rows.names.values()), re.findall("`([^`]+)`", str(error))
+        columns, wanted = column_names([*rows.names.values()]), re.findall("`([^`]+)`", str(error))
         renamed = [name for name in wanted if name in section.columns]
         if renamed and not set(wanted) & set(rows.columns):  # a column that is not there, not a row without a value
             column = section.columns[renamed[0]]

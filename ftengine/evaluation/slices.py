@@ -11,7 +11,7 @@ import numpy as np
 
 from ftengine.api import Difference, Evaluator, ExampleScores, Rows
 from ftengine.data.read import DataRows
-from ftengine.errors import RecipeError, did_you_mean
+from ftengine.errors import RecipeError, column_names, did_you_mean
 from ftengine.evaluation.chance import holm
 from ftengine.evaluation.differences import Gap, compare, gap_between
 from ftengine.evaluation.examples import exact_test
@@ -36,7 +36,7 @@ def require_column(rows: DataRows, column: str) -> None:
     """Refuse to divide rows by a column that they lack (RecipeError, which names those that there are)."""
     if column not in rows.columns:
         raise RecipeError(
-            f"evaluation.slices: {rows.source} has no column {column!r} (columns: {', '.join(rows.columns)})."
+            f"evaluation.slices: {rows.source} has no column {column!r} (columns: {column_names(rows.columns)})."
             + did_you_mean(column, rows.columns)
         )
 

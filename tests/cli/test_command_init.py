@@ -83,6 +83,19 @@ def test_rows_of_several_negatives_are_proposed_to_the_task_that_reads_them(ften
     assert ("lists, and further columns of negatives, are not read" in recipe.read_text()) == (task == "reranking")
 
 
+def test_of_many_columns_the_first_are_named(ftengine, tmp_path, bert_folder):
+    with open(tmp_path / "wide.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["text", *(f"c{i}" for i in range(299))], *[["a red fox", *"x" * 299]] * 3])
+    shown = ftengine("init", tmp_path / "recipe.yaml", "--data", tmp_path / "wide.csv").stderr
+    assert "columns text, c0, c1" in shown
+    assert "c18, … and 280 more" in shown
+    sources = ("--model", bert_folder, "--data", tmp_path / "wide.csv")
+    ftengine("init", tmp_path / "recipe.yaml", "--force", "--task", "reranking", *sources)
+    refused = ftengine("plan", tmp_path / "recipe.yaml", code=2).stderr
+    assert "no column 'query' (columns: text, c0, " in refused
+    assert "c18, … and 280 more)" in refused
+
+
 def test_an_existing_file_stays_unless_forced(ftengine, tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text("mine")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, Task, TaskTraits, View
-from ftengine.errors import DataError, InputError, RecipeError
+from ftengine.errors import DataError, InputError, RecipeError, column_names
 from ftengine.model.tokens import attention_mask, length_limit, pad, tokenize
 from ftengine_builtins.tasks import embedding_losses as losses
 from ftengine_builtins.tasks.class_labels import read_name
@@ -166,7 +166,9 @@ class Embedding(Task):
     def check_columns(self, columns: Sequence[str]) -> None:
         check_columns(columns, self.config.rows)
         if self.config.same is not None and self.config.same not in columns:
-            raise DataError(f"the data has no column {self.config.same!r} (task.same; columns: {', '.join(columns)}).")
+            raise DataError(
+                f"the data has no column {self.config.same!r} (task.same; columns: {column_names(columns)})."
+            )
 
     def set_model(self, loaded: LoadedModel, strategy: Any) -> None:
         """See what the model was made for; refuse dimensions that its vectors do not have (RecipeError)."""

@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import Any
 
 from ftengine.api import Example, Recognised
-from ftengine.errors import DataError, did_you_mean, shown
+from ftengine.errors import DataError, column_names, did_you_mean, shown
 from ftengine_builtins.tasks.class_labels import as_number, read_name
 from ftengine_builtins.tasks.language_rows import read_text
 from ftengine_builtins.tasks.recognising import SCORES, TEXTS, first_of, kind_option, label_of, renamed
@@ -117,7 +117,7 @@ def check_columns(columns: Sequence[str], kind: str) -> None:
         instead = f"Set task.rows={fitting[0]}" if fitting else "Rename one with data.columns"
         kinds = "; ".join(f"{one}: {', '.join((*PARTS[one], *BESIDE.get(one, ())))}" for one in PARTS)
         raise DataError(
-            f"the data has no column {missing[0]!r} (columns: {', '.join(columns) or 'none'}), which rows of kind "
+            f"the data has no column {missing[0]!r} (columns: {column_names(columns) or 'none'}), which rows of kind "
             f"{kind!r} have. {instead}. Kinds: {kinds}." + did_you_mean(missing[0], columns)
         )
 

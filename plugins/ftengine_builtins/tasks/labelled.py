@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, Prediction, Rows, Task
-from ftengine.errors import DataError, did_you_mean, shown
+from ftengine.errors import DataError, column_names, did_you_mean, shown
 from ftengine.model import Criterion
 from ftengine_builtins.tasks.class_labels import (
     SHOWN_NAMES,
@@ -96,7 +96,7 @@ class LabelledTask(Task):
         for option, column in self.columns().items():
             if column is not None and column not in columns:
                 raise DataError(
-                    f"the data has no column {column!r} (columns: {', '.join(columns) or 'none'}). Name it with "
+                    f"the data has no column {column!r} (columns: {column_names(columns) or 'none'}). Name it with "
                     f"task.{option}, or rename one with data.columns." + did_you_mean(column, columns)
                 )
 

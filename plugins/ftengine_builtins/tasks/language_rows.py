@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ftengine.api import PART, Conversation, Example, Message, Recognised, ToolCall, View
-from ftengine.errors import DataError, did_you_mean, shown
+from ftengine.errors import DataError, column_names, did_you_mean, shown
 from ftengine.model import read_answer, read_conversation
 from ftengine.model.tokens import prompt_tokens
 from ftengine.model.turns import turn
@@ -64,7 +64,7 @@ def check_columns(columns: Sequence[str], *, pairs: bool = False) -> None:
     if pairs:
         wanted = "a model that turns one text into another needs `prompt` and `completion`"
     raise DataError(
-        f"the data has columns {', '.join(columns) or '(none)'}; {wanted}. "
+        f"the data has columns {column_names(columns) or '(none)'}; {wanted}. "
         f"Rename columns with data.columns, e.g. {_renaming(columns, _SHAPES[1:2] if pairs else _SHAPES)}"
     )
 

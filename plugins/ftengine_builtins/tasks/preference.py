@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from ftengine.api import Batch, Config, Example, Features, Prediction, Recognised, View
-from ftengine.errors import DataError
+from ftengine.errors import DataError, column_names
 from ftengine.model import IGNORED, has_template
 from ftengine.model.tokens import length_limit, stack_tokens
 from ftengine_builtins.preference_layouts import ANSWER, SIDES, columns_of, dialogue, layout_of, pair_of, preference
@@ -87,7 +87,7 @@ class Preference(ComparesAnswers):
     def check_columns(self, columns: Sequence[str]) -> None:
         if columns_of(columns) is None:
             raise DataError(
-                f"the data has columns {', '.join(columns) or '(none)'}; preferences need `prompt`, `chosen` and "
+                f"the data has columns {column_names(columns) or '(none)'}; preferences need `prompt`, `chosen` and "
                 "`rejected` (or those of OpenAI, ms-swift or Axolotl). Rename columns with data.columns, e.g. "
                 "{chosen: COLUMN, rejected: COLUMN}."
             )

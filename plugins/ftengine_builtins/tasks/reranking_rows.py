@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from ftengine.api import Example, Recognised
-from ftengine.errors import DataError, did_you_mean, shown
+from ftengine.errors import DataError, column_names, did_you_mean, shown
 from ftengine_builtins.tasks.embedding_rows import LISTED, NUMBERED, have_several, is_list
 from ftengine_builtins.tasks.language_rows import read_text
 from ftengine_builtins.tasks.recognising import first_of, renamed
@@ -47,8 +47,8 @@ def check_columns(columns: Sequence[str]) -> None:
         judged = {"query", "document", "label"} <= set(columns)
         other = " Documents with a label are for task text-classification, with kind: relevance." if judged else ""
         raise DataError(
-            f"the data has no column {missing[0]!r} (columns: {', '.join(columns) or 'none'}); a reranker learns from "
-            f"{SHAPE}. Rename one with data.columns.{other}" + did_you_mean(missing[0], columns)
+            f"the data has no column {missing[0]!r} (columns: {column_names(columns) or 'none'}); a reranker learns "
+            f"from {SHAPE}. Rename one with data.columns.{other}" + did_you_mean(missing[0], columns)
         )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, Prediction, Recognised, Task, View
-from ftengine.errors import DataError, shown
+from ftengine.errors import DataError, column_names, shown
 from ftengine.model import IGNORED, Criterion
 from ftengine.model.tokens import length_limit, stack_tokens
 from ftengine_builtins.preference_layouts import SIDES, pair_of, preference
@@ -86,7 +86,7 @@ class Reward(Task):
     def check_columns(self, columns: Sequence[str]) -> None:
         self._pairs.check_columns(columns)
         if self.config.margin is not None and self.config.margin not in columns:
-            raise DataError(f"task.margin is {self.config.margin!r}, and the data has columns {', '.join(columns)}.")
+            raise DataError(f"task.margin is {self.config.margin!r}, and the data has columns {column_names(columns)}.")
 
     def view(self, row: Example) -> View:
         return self._pairs.view(row)

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from ftengine.api import Example, Recognised
-from ftengine.errors import DataError, did_you_mean, shown
+from ftengine.errors import DataError, column_names, did_you_mean, shown
 from ftengine.model.tokens import Span, find_words, join_words
 from ftengine_builtins.tasks.class_labels import read_name
 from ftengine_builtins.tasks.iob2 import Entity, tagged
@@ -39,7 +39,7 @@ def check_columns(columns: Sequence[str]) -> None:
     by_name = {ours: name for ours, theirs in _OTHER_NAMES.items() for name in theirs if name in columns}
     renaming = ", ".join(f"{ours}: {name}" for ours, name in by_name.items() if ours not in columns)
     raise DataError(
-        f"the data has columns {', '.join(columns) or '(none)'}; tagging needs {SHAPES}. Rename columns with "
+        f"the data has columns {column_names(columns) or '(none)'}; tagging needs {SHAPES}. Rename columns with "
         f"data.columns, e.g. {{{renaming or 'tags: COLUMN'}}}."
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from ftengine.api import FOLLOWING, Batch, Config, Example, Features, Labels, Prediction, Recognised, View
-from ftengine.errors import DataError
+from ftengine.errors import DataError, column_names
 from ftengine.model.tokens import length_limit, stack_tokens
 from ftengine_builtins.layouts import recognised
 from ftengine_builtins.tasks import language_rows
@@ -80,7 +80,7 @@ class UnpairedPreference(ComparesAnswers):
     def check_columns(self, columns: Sequence[str]) -> None:
         if tag_of(columns) is None:
             raise DataError(
-                f"the data has columns {', '.join(columns) or '(none)'}; unpaired preferences need `prompt`, "
+                f"the data has columns {column_names(columns) or '(none)'}; unpaired preferences need `prompt`, "
                 "`completion` and `label` (true or false). Rename columns with data.columns, e.g. {label: COLUMN}."
             )
 
