@@ -1,4 +1,4 @@
-"""Products of float32 matrices: a linear layer's three by torch's own way and by oneDNN, as `cpu-products` takes it.
+"""Products of float32 matrices: a linear layer's three by torch's own way and by oneDNN, as ftengine takes it.
 
 y = x Wᵀ, dx = dy W, dW = dyᵀ x, in turn in one process; seconds of the processor, the median of the repetitions.
 

@@ -48,7 +48,7 @@ TARGETS = {
 FAST_PATHS: dict[str, str | list[str]] = {
     "ftengine": "auto",
     "plain": "off",
-    "apart": ["cpu-gates", "cpu-norms", "cpu-products", "cpu-rotary", "grouped-keys", "grouped-layers"],
+    "apart": ["cpu-gates", "cpu-norms", "cpu-rotary", "grouped-keys", "grouped-layers"],
 }
 """What each side of ftengine's says under train.fast_paths."""
 TASKS = {"chat": "causal-lm", "chat-full": "causal-lm", "news": "text-classification", "seq2seq": "seq2seq-lm"}
@@ -213,14 +213,6 @@ def articles(tokens: int, tokenizer: Any) -> list[dict[str, Any]]:
     return [prompted([*asked, {"role": "assistant", "content": piece}]) for piece in pieces]
 
 
-def fast_paths(side: str, precision: str) -> str | list[str]:
-    """Return what a side of ftengine's has under train.fast_paths, without what has no use here."""
-    from ftengine.ops import onednn_from
-
-    named, fp32 = FAST_PATHS[side], precision == "fp32" and onednn_from() is not None
-    return named if isinstance(named, str) else [name for name in named if fp32 or name != "cpu-products"]
-
-
 def recipe(options: argparse.Namespace, work: Path, output: Path) -> Path:
     """Write ftengine's recipe."""
     small = {"name": "lora", "rank": options.rank, "alpha": 2 * options.rank, "dropout": 0.05}
@@ -236,7 +228,7 @@ def recipe(options: argparse.Namespace, work: Path, output: Path) -> Path:
             "schedule": "linear",
             "warmup": 0,
             "weight_decay": 0.0,
-            "fast_paths": fast_paths(output.name.split("-")[0], options.precision),
+            "fast_paths": FAST_PATHS[output.name.split("-")[0]],
             "precision": "float32" if options.precision == "fp32" else "bfloat16",
         },
         "seed": SEED,

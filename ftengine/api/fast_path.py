@@ -28,7 +28,6 @@ class TrainingContext:
         message: tells the user something.
         paths: names of those that may compute together.
         one_row: whether a batch has one row an example, and not several, as of a pair's two answers.
-        dtype: that the model computes in; under autocast, what that casts to.
     """
 
     device: torch.device
@@ -38,7 +37,6 @@ class TrainingContext:
     message: Callable[[str], None]
     paths: Collection[str] = ()
     one_row: bool = True
-    dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True)

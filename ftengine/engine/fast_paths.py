@@ -123,5 +123,4 @@ def training_context(data: PreparedData, device: Device, strategy: Strategy, ste
         room=room,
         message=experiment.listener.message,
         one_row=all(len(x) == 1 for x in train.batch(np.arange(1)).values() if isinstance(x, Tensor) and x.ndim),
-        dtype=device.precision.compute,
     )

@@ -104,8 +104,7 @@ class FastPathChecks(Checks):
 
 def training_context() -> TrainingContext:
     """Return that of a training of several epochs on a CPU, with a GiB to spare."""
-    room, dtype = 1 << 30, torch.float32
-    return TrainingContext(CPU, repeats=True, tokens=1000, room=lambda: room, message=lambda text: None, dtype=dtype)
+    return TrainingContext(CPU, repeats=True, tokens=1000, room=lambda: 1 << 30, message=lambda text: None)
 
 
 def variants(

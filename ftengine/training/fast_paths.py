@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ftengine.api import Batch, FastPath, LoadedModel, TrainingContext, overrides
 from ftengine.errors import PluginError, RecipeError
-from ftengine.model.modes import hooks
+from ftengine.model.modes import hooks, quick_products
 from ftengine.model.probing import visible
 from ftengine.parallel.sharding import is_sharded
 from ftengine.plugins.blame import cause_in
@@ -63,7 +63,7 @@ class FastPaths:
     @contextmanager
     def active(self) -> Iterator[Replaced]:
         """Have the model compute by them; yields what each replaces."""
-        with activated(self.paths, self._loaded, self._context) as replaced:
+        with quick_products(), activated(self.paths, self._loaded, self._context) as replaced:
             yield replaced
 
     def around_batch(

@@ -19,6 +19,7 @@ from ftengine.api import Batch, LoadedModel, Task
 from ftengine.data.encoding import EncodedSplit
 from ftengine.model import Criterion, seeded, trainable
 from ftengine.model.in_float32 import in_float32
+from ftengine.model.modes import quick_products
 from ftengine.model.probing import visible
 from ftengine.parallel.sharding import reshard
 from ftengine.text import percent
@@ -154,7 +155,7 @@ class ProbeBatch:
     def _passed(self, training: bool, wide: bool, way: Way | None = None) -> Outcome:
         module = self.loaded.module
         with ExitStack() as stack:
-            for context in (_modes_kept(module), statistics_kept(module), visible(module)):
+            for context in (_modes_kept(module), statistics_kept(module), visible(module), quick_products()):
                 stack.enter_context(context)
             around = None if way is None else stack.enter_context(way())
             train_mode(module) if training else module.eval()

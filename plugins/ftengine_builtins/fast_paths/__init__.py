@@ -6,7 +6,6 @@ from ftengine_builtins.fast_paths.gates import CpuGates
 from ftengine_builtins.fast_paths.grouped_keys import GroupedKeys
 from ftengine_builtins.fast_paths.grouped_layers import GroupedLayers
 from ftengine_builtins.fast_paths.norms import CpuNorms
-from ftengine_builtins.fast_paths.products import CpuProducts
 from ftengine_builtins.fast_paths.rotary import CpuRotary
 from ftengine_builtins.fast_paths.shared_beginnings import SharedBeginnings
 
@@ -14,7 +13,6 @@ __all__ = [
     "CpuDropout",
     "CpuGates",
     "CpuNorms",
-    "CpuProducts",
     "CpuRotary",
     "FrozenPrefix",
     "GroupedKeys",

@@ -4,7 +4,6 @@ import copy
 import inspect
 import os
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
 import torch
@@ -17,14 +16,13 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from ftengine.api import LoadedModel
 from ftengine.errors import RecipeError
-from ftengine.ops import active_backend, draw_seed, use_onednn
+from ftengine.ops import active_backend, draw_seed
 from ftengine.testing import training_context
 from ftengine_builtins.fast_paths import dropout
 from ftengine_builtins.fast_paths.dropout import CpuDropout
 from ftengine_builtins.fast_paths.gates import CpuGates, gated
 from ftengine_builtins.fast_paths.grouped_keys import GroupedKeys
 from ftengine_builtins.fast_paths.norms import CpuNorms
-from ftengine_builtins.fast_paths.products import CpuProducts
 from ftengine_builtins.fast_paths.rotary import CpuRotary
 
 compiled = pytest.mark.skipif(active_backend()[0] != "compiled", reason=active_backend()[1])
@@ -357,29 +355,3 @@ def test_rows_that_attend_to_nothing_are_zeros_and_broken_ones_stay_broken():
 def test_other_devices_are_refused(path):
     with pytest.raises(RecipeError, match="computes on cuda"):
         path().check_device(torch.device("cuda"))
-
-
-@compiled
-def test_products_of_float32_are_onednns_only_meanwhile(model):
-    ids = torch.randint(64, (2, 9), generator=torch.Generator().manual_seed(0))
-
-    def outputs():
-        logits = model(input_ids=ids).logits
-        return [logits.detach(), *torch.autograd.grad(logits.square().sum(), list(model.parameters()))]
-
-    before = outputs()
-    with use_onednn(1), active(CpuProducts, model) as counts, torch.profiler.profile() as profile:
-        after = outputs()
-    assert counts == {"layers": 2 * 7 + 1}
-    called = {event.key: event.count for event in profile.key_averages()}["mkldnn::_linear_pointwise"]
-    assert called == 3 * (2 * 7 + 1), "the output and two gradients of each layer"
-    for fast, plain in zip(after, before, strict=True):
-        torch.testing.assert_close(fast, plain)
-    assert all(torch.equal(one, other) for one, other in zip(outputs(), before, strict=True))
-    halved = replace(training_context(), dtype=torch.bfloat16)
-    with CpuProducts().activate(LoadedModel(model, None, "", None), halved) as counts:
-        assert counts is None
-    with use_onednn(1):
-        CpuProducts().check_device(torch.device("cpu"))
-    with use_onednn(), raises(RecipeError, "cpu-products", "AVX-512"):
-        CpuProducts().check_device(torch.device("cpu"))
