@@ -55,7 +55,7 @@ KINDS = (
             "aten::_safe_softmax",
         ),
     ),
-    ("products of the head", ("aten::mm", "aten::addmm")),
+    ("products of the head", ("aten::mm", "aten::addmm", "mkldnn::_linear")),
     ("loss", ("aten::_log_softmax", "aten::nll_loss")),
     ("clipping and optimizer", ("aten::_fused", "aten::_foreach")),
     ("norms", ("ftengine::rms_norm", "aten::native_layer_norm")),
