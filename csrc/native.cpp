@@ -54,9 +54,7 @@ std::string instruction_sets(const std::string& library) {
   return function_of<const char*()>(library, "ftengine_instruction_sets")();
 }
 
-int64_t onednn_from(const std::string& library) {
-  return function_of<int64_t()>(library, "ftengine_onednn_from")();
-}
+int64_t onednn_from(const std::string& library) { return function_of<int64_t()>(library, "ftengine_onednn_from")(); }
 
 void use_onednn(const std::string& library, int64_t least) {
   function_of<void(int64_t)>(library, "ftengine_use_onednn")(least);

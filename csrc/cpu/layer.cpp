@@ -9,9 +9,9 @@
 
 #include "cpu/operands.h"
 
-// x Wᵀ + bias, and x Wᵀ + other, by oneDNN. Of the functions that compiled models call, which are not of the stable ABI:
-// ftengine.ops.library compares the operators' schemas before it lets them be used. Weak, as a torch without oneDNN has
-// neither.
+// x Wᵀ + bias, and x Wᵀ + other, by oneDNN. Of the functions that compiled models call, which are not of the stable
+// ABI: ftengine.ops.library compares the operators' schemas before it lets them be used. Weak, as a torch without
+// oneDNN has neither.
 extern "C" {
 __attribute__((weak)) AOTITorchError aoti_torch_cpu__linear_pointwise(AtenTensorHandle x, AtenTensorHandle w,
                                                                       AtenTensorHandle* bias, const char* after,
@@ -103,9 +103,8 @@ Tensor product(const Tensor& x, const Tensor& w, const Tensor* bias, const Tenso
   }
   const Tensor out = sum ? *sum : empty({rows, n}, x.scalar_type()), right = transposed(w);
   const Tensor* c = sum ? sum : bias;
-  TORCH_ERROR_CODE_CHECK(c == nullptr
-                             ? aoti_torch_cpu_mm_out(out.get(), x.get(), right.get())
-                             : aoti_torch_cpu_addmm_out(out.get(), c->get(), x.get(), right.get(), 1.0, 1.0));
+  TORCH_ERROR_CODE_CHECK(c == nullptr ? aoti_torch_cpu_mm_out(out.get(), x.get(), right.get())
+                                      : aoti_torch_cpu_addmm_out(out.get(), c->get(), x.get(), right.get(), 1.0, 1.0));
   return out;
 }
 

@@ -1,6 +1,7 @@
 """Products of float32 by oneDNN: as accurate as torch's own, in every layout, and only while they are asked for."""
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -128,7 +129,8 @@ def test_only_large_ones_are_computed_so_and_only_where_it_is_quicker(monkeypatc
     least = onednn_from()
     wide = library.instruction_sets()[0].startswith("avx512") and not library._native().is_intel()
     assert least == (library.ONEDNN_FROM if wide and torch.backends.mkl.is_available() else None)
-    with use_onednn(1), torch.backends.mkldnn.flags(enabled=False):
+    with use_onednn(1), monkeypatch.context() as patch:
+        patch.setattr(library.torch.backends, "mkldnn", SimpleNamespace(enabled=False))
         assert onednn_from() is None
     with use_onednn():
         assert onednn_from() is None
