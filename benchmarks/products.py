@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from ftengine.ops import onednn_from, products_by_onednn
+from ftengine.ops.library import onednn_from
+from ftengine.ops.products import products_by_onednn
 from ftengine.run.environment import hardware, versions
 
 SHAPES = ((64, 576, 576), (376, 576, 576), (376, 576, 1536), (376, 1536, 576), (128, 576, 49152), (512, 4096, 4096))

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ftengine.ops import active_backend, products_by_onednn
+from ftengine.ops import active_backend
+from ftengine.ops.products import products_by_onednn
 
 STATISTICS = "running_mean", "running_var"
 """What PyTorch's and timm's layers call the buffers of statistics that training moves."""

@@ -11,9 +11,8 @@ from ftengine.ops import library
 from ftengine.ops.dropout import draw_seed, quantise_dropout
 from ftengine.ops.eligibility import active_backend, use_reference, why_reference
 from ftengine.ops.functional import lowrank_add, lowrank_linear, lowrank_linears, lowrank_merge_
-from ftengine.ops.library import instruction_sets, onednn_from, use_instruction_set, use_onednn
+from ftengine.ops.library import instruction_sets, use_instruction_set
 from ftengine.ops.precision import without_autocast
-from ftengine.ops.products import products_by_onednn
 
 __all__ = [
     "active_backend",
@@ -23,11 +22,8 @@ __all__ = [
     "lowrank_linear",
     "lowrank_linears",
     "lowrank_merge_",
-    "onednn_from",
-    "products_by_onednn",
     "quantise_dropout",
     "use_instruction_set",
-    "use_onednn",
     "use_reference",
     "why_reference",
     "without_autocast",

@@ -15,7 +15,7 @@ from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import prepare_data
 from ftengine.engine.prepared_model import load_base, place_base
-from ftengine.ops import onednn_from, use_onednn
+from ftengine.ops.library import onednn_from, use_onednn
 from ftengine.parallel.device import Device
 
 

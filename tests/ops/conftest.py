@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ftengine.ops import instruction_sets, use_instruction_set, use_onednn, use_reference
+from ftengine.ops import instruction_sets, use_instruction_set, use_reference
+from ftengine.ops.library import use_onednn
 
 
 @pytest.fixture(autouse=True)

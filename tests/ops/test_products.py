@@ -7,7 +7,9 @@ import pytest
 import torch
 from expected import raises
 
-from ftengine.ops import active_backend, library, onednn_from, products, products_by_onednn, use_onednn
+from ftengine.ops import active_backend, library, products
+from ftengine.ops.library import onednn_from, use_onednn
+from ftengine.ops.products import products_by_onednn
 
 pytestmark = pytest.mark.skipif(
     active_backend()[0] != "compiled" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="no kernels here"

@@ -39,7 +39,8 @@ def test_batches_of_ever_new_sizes_take_no_more_memory(dtype):
     steps = f"""
 import torch
 from ftengine import Recipe
-from ftengine.ops import products_by_onednn, use_onednn
+from ftengine.ops.library import use_onednn
+from ftengine.ops.products import products_by_onednn
 from ftengine.parallel.device import Device
 
 def resident():
