@@ -77,6 +77,6 @@ def scale_fault(run: Run, distance: Callable[[LoadedModel], float], noise: float
     best = min(far, key=far.__getitem__)
     if not far[best] <= min(noise, from_tuned / NEARER):
         return ""
-    of_adapter = not {"alpha", "rank"}.isdisjoint(run.facts.strategy)
-    reason = ": the adapter's scale (alpha, rank) is read otherwise than in training" if of_adapter else ""
+    low_rank = not {"alpha", "rank"}.isdisjoint(run.facts.strategy)
+    reason = ": the scale of the update (alpha, rank) is read otherwise than in training" if low_rank else ""
     return f"it answers as the tuned model would with about {number(best)} times what training changed{reason}"
