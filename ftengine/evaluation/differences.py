@@ -9,7 +9,7 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
-from scipy.special import stdtrit
+import scipy
 
 from ftengine.api import Difference, Evaluator, Rows, overrides
 from ftengine.evaluation.chance import is_beyond_chance
@@ -163,7 +163,7 @@ class Gap:
         if self.error is None:
             return None, None
         error, freedom = self.error
-        half = float(stdtrit(freedom, (1 + confidence) / 2)) * error
+        half = float(scipy.special.stdtrit(freedom, (1 + confidence) / 2)) * error
         return self.value - half, self.value + half
 
     def test(self) -> PValue | None:

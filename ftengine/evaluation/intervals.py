@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
+import scipy
 
 CONFIDENCE = 0.95
 VARYING = 6
@@ -29,7 +29,7 @@ def percentile_interval(resampled: np.ndarray, n: float) -> Interval:
     known = np.sort(resampled[~np.isnan(resampled)])
     if n < 2 or not len(known) or known[0] == known[-1]:
         return None, None
-    level = ndtr(-expansion(n) * stdtrit(n - 1, (1 + CONFIDENCE) / 2))
+    level = scipy.special.ndtr(-expansion(n) * scipy.special.stdtrit(n - 1, (1 + CONFIDENCE) / 2))
     rank = int((len(known) + 1) * level)  # the (B + 1)·level-th smallest (Davison & Hinkley 1997, §5.2)
     if rank < 1:
         return None, None
@@ -94,7 +94,7 @@ def wilson(
 
     Where the trials were estimated with so many degrees of freedom, Student's t stands for the normal distribution.
     """
-    z = float(stdtrit(freedom, (1 - confidence) / 2))  # below 0
+    z = float(scipy.special.stdtrit(freedom, (1 - confidence) / 2))  # below 0
     middle = value + z**2 / (2 * trials)
     half = -z * math.sqrt(value * (1 - value) / trials + (z / (2 * trials)) ** 2)
     low, high = ((middle + side) / (1 + z**2 / trials) for side in (-half, half))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import stdtrit
+import scipy
 
 from ftengine.evaluation.intervals import CONFIDENCE, Interval, percentile_interval, standard_error
 from ftengine.evaluation.significance import POWER, swap_test
@@ -78,7 +78,8 @@ def likeness(from_tuned: Sequence[float], from_base: Sequence[float], noise: flo
     needed = None
     if decision == "undecided" and error is not None and value:
         # (t₀.₉₇₅ + t₀.₈) standard errors, which shrink with the root of the number of examples
-        factor = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2) + stdtrit(n - 1, POWER)) * error / abs(value)
+        t = scipy.special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) + scipy.special.stdtrit(n - 1, POWER)
+        factor = float(t) * error / abs(value)
         needed = max(n + 1, LEAST, math.ceil(n * factor**2))
     interval = percentile_interval(resampled, n)
     return Likeness(

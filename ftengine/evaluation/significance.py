@@ -6,7 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import bdtr, stdtr, stdtrit
+import scipy
 
 from ftengine.api import ExampleScores
 from ftengine.api.evaluator import Test
@@ -64,7 +64,7 @@ def swap_test(differences: np.ndarray, seed: int) -> float | None:
 
 def student(t: float, freedom: float, test: Test) -> PValue:
     """Return the two-sided p-value of Student's t."""
-    return PValue(2 * float(stdtr(freedom, -abs(t))), test)
+    return PValue(2 * float(scipy.special.stdtr(freedom, -abs(t))), test)
 
 
 def detectable(resampled: np.ndarray, n: float) -> float | None:
@@ -75,7 +75,7 @@ def detectable(resampled: np.ndarray, n: float) -> float | None:
     """
     if (error := standard_error(resampled, n)) is None:
         return None
-    return float(stdtrit(n - 1, (1 + CONFIDENCE) / 2) + stdtrit(n - 1, POWER)) * error
+    return float(scipy.special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) + scipy.special.stdtrit(n - 1, POWER)) * error
 
 
 def mcnemar(base: ExampleScores, tuned: ExampleScores, weights: Weights) -> dict[str, Any] | None:
@@ -94,5 +94,5 @@ def mcnemar(base: ExampleScores, tuned: ExampleScores, weights: Weights) -> dict
     neither, only_tuned, only_base, both = np.bincount(2 * before + after, minlength=4).tolist()
     p = None
     if not weights.grouped:  # both tails of a binomial distribution of probability 1/2
-        p = min(1.0, 2 * float(bdtr(min(only_base, only_tuned), only_base + only_tuned, 0.5)))
+        p = min(1.0, 2 * float(scipy.special.bdtr(min(only_base, only_tuned), only_base + only_tuned, 0.5)))
     return {"both": both, "only_base": only_base, "only_tuned": only_tuned, "neither": neither, "p": p}

@@ -164,15 +164,17 @@ class Trial:
         """Return the bytes that the process holds now, and what it will hold at most in training.
 
         That is measured on the micro-batch with most tokens, unless more than `most` is to be expected of it by what
-        one of median size takes: then it is scaled by tokens.
+        one of fewest takes, and one of median size as well: then it is scaled by tokens.
         """
         release_memory()
-        median, largest = self.batches[len(self.batches) // 2], self.batches[-1]
-        passed, growth = self.run(regularizers, median), self.sizes[-1] / self.sizes[len(self.sizes) // 2]
-        peak = passed.held + int((passed.peak - passed.held) * growth)
-        if peak + self.state_bytes <= most:
-            peak = self.run(regularizers, largest).peak
-        return passed.held, peak + self.state_bytes
+        passes = list[Passed]()
+        for i in (0, len(self.batches) // 2):
+            passes.append(passed := self.run(regularizers, self.batches[i]))
+            peak = passed.held + int((passed.peak - passed.held) * self.sizes[-1] / self.sizes[i])
+            if peak + self.state_bytes <= most:
+                peak = self.run(regularizers, self.batches[-1]).peak
+                break
+        return passes[0].held, peak + self.state_bytes
 
     def optimizer_seconds(self) -> float:
         """Return what a step of the optimiser takes, which changes the weights; gradients are those of the last run."""
@@ -211,9 +213,10 @@ class RunEstimate:
 
 
 def estimate(trial: Trial, evaluate_tokens: float) -> RunEstimate:
-    """Time micro-batches of median, largest and smallest size, and the optimiser; the trained weights move.
+    """Time micro-batches of smallest, largest and median size, and the optimiser; the trained weights move.
 
-    The time of the others lies between them, by their tokens with padding.
+    The time of the others lies between them, by their tokens with padding. The smallest comes first, for the first pass
+    allocates and warms caches: it is taken to be no slower than one of more tokens.
 
     Args:
         evaluate_tokens: of all evaluations; processes share them.
@@ -222,11 +225,11 @@ def estimate(trial: Trial, evaluate_tokens: float) -> RunEstimate:
     most, sizes, median = available_bytes(accelerator.device), trial.sizes, batches[len(batches) // 2]
     with trial.attached() as attached:
         held, peak = trial.memory(attached, most)
-        trial.run(attached, batches[0])
-        typical = trial.run(attached, median)  # a second time: the first call allocates and warms caches
+        typical = trial.run(attached, median)
         update = trial.optimizer_seconds() if peak <= most else 0.0
     known = dict(sorted(trial.passes.items()))
-    seconds = np.interp(sizes, list(known), [one.seconds for one in known.values()])
+    timed = np.minimum.accumulate([one.seconds for one in known.values()][::-1])[::-1]
+    seconds = np.interp(sizes, list(known), timed)
     seconds *= np.maximum(1.0, np.array(sizes) / max(known))  # larger than any that was tried
     weights = sum(p.numel() * p.element_size() for p in module.parameters())
     held_in_training = GRADIENT_BYTES * sum(p.numel() for p in trainable(module).values()) + trial.state_bytes

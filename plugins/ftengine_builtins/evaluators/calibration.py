@@ -4,8 +4,8 @@ import math
 from functools import partial
 
 import numpy as np
+import scipy
 from pydantic import Field
-from scipy.special import log_softmax
 
 from ftengine import api
 from ftengine.api import Line, LineChart, Metric
@@ -94,7 +94,7 @@ class Calibration(WeightedEvaluator):
     def score_resamples(self, rows, weights):
         """Return the metrics that have an interval; the others are those of `score` alone."""
         logits, label = self._logits(rows)
-        log_p = log_softmax(logits, axis=1)
+        log_p = scipy.special.log_softmax(logits, axis=1)
         confidence, right = _confidence(log_p, label)
         true = log_p[np.arange(len(label)), label]
         # Σ (p - truth)² = Σ p² - 2 p(truth) + 1
@@ -145,7 +145,7 @@ class Calibration(WeightedEvaluator):
     def _bins(self, rows, weights, temperature=1.0):
         """Return (3, bins): of each bin its examples, their summed confidence, and how many of them are right."""
         logits, label = self._logits(rows)
-        confidence, right = _confidence(log_softmax(logits / temperature, axis=1), label)
+        confidence, right = _confidence(scipy.special.log_softmax(logits / temperature, axis=1), label)
         bins = self.config.bins
         places = np.minimum((confidence * bins).astype(np.int64), bins - 1)
         return counts(np.stack([weights, weights * confidence, weights * right]), places, bins)
@@ -163,7 +163,7 @@ def fit_temperature(logits: np.ndarray, label: np.ndarray) -> float:
     places = np.arange(len(label)), label
 
     def loss(log_t: float) -> float:
-        return -float(log_softmax(logits / math.exp(log_t), axis=1)[places].mean())
+        return -float(scipy.special.log_softmax(logits / math.exp(log_t), axis=1)[places].mean())
 
     from scipy.optimize import minimize_scalar  # slow to import, for the one place that needs it
 

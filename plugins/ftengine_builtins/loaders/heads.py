@@ -12,10 +12,13 @@ from torch import nn
 
 from ftengine.api import Labels
 from ftengine.errors import SourceError, did_you_mean
-from ftengine_builtins.loaders.compiler import compiler_on_demand
+from ftengine_builtins.loaders.on_demand import imported_on_demand, models_listed_once
 
-with suppress(ImportError), compiler_on_demand():  # what needs more of the compiler imports it later on
+with suppress(ImportError), imported_on_demand():  # what needs more of them imports them later on
     from transformers import image_utils  # noqa: F401
+    from transformers.loss import loss_utils  # noqa: F401
+with suppress(ImportError, AttributeError), models_listed_once():  # other versions list them in another way
+    import transformers.models
 
 Shape = tuple[int, ...]
 

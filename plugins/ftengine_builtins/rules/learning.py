@@ -7,7 +7,7 @@ from statistics import fmean, median
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
+import scipy
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Level, Rule
@@ -92,7 +92,7 @@ def trend(steps: Sequence[Any]) -> Trend:
     own = np.minimum(((x @ inverse) * x).sum(1), 1 - 1e-6)  # how far a step decides its own fit
     scores = x * (left / (1 - own))[:, None]
     error = math.sqrt((inverse @ (scores.T @ scores) @ inverse)[1, 1])
-    half = float(stdtrit(len(loss) - x.shape[1], 1 - CHANCE / 2)) * error
+    half = float(scipy.special.stdtrit(len(loss) - x.shape[1], 1 - CHANCE / 2)) * error
     line = middle + slope * at[0], middle + slope * at[-1], slope - half, slope + half
     return Trend(*map(float, line), (loss - sum(by_length) * lengths).tolist())
 
