@@ -50,7 +50,6 @@ FTENGINE_INLINE void copy_halves(const bfloat16* x, int64_t columns, const Masks
 }
 
 constexpr int64_t kPairColumns = kDotTileBytes / sizeof(bfloat16);
-static_assert(kPairColumns >= kChunkColumns && kPairColumns % kPartUnit == 0 && kPartUnit % kStrip == 0);
 constexpr int64_t kPairStrip = 2 * kStrip;  // halves of a pair of rows
 
 struct InPairs {
@@ -81,24 +80,19 @@ struct InPairs {
   // keep it, finish() undoes it.
   struct Strip {
     alignas(64) uint16_t x[kStripRows / 2 * kPairStrip];
-    alignas(64) uint16_t by_rows[kStripRows * kStrip] = {};
-    const uint16_t* rows() const { return by_rows; }
   };
 
-  // Copies a tile of x by pairs of rows, after an odd last row zeros, and by rows where by_rows says so.
+  // Copies a tile of x by pairs of rows, after an odd last row zeros.
   template <bool kDropout, class Ahead>
   static FTENGINE_INLINE void copy_strip(const bfloat16* x, int64_t stride, int64_t rows, int64_t columns, Strip& strip,
-                                         bool by_rows, const Masks& masks, int64_t row, int64_t column, uint64_t* bits,
+                                         const Masks& masks, int64_t row, int64_t column, uint64_t* bits,
                                          const Ahead& fetch_ahead) {
     for (int64_t i = 0; i < rows; i += 2) {
       __m512i even[kStrip / kPairWidth], odd[kStrip / kPairWidth];
       const auto keep_row = [&](int64_t k, __m512i* to) FTENGINE_LAMBDA {
         fetch_ahead(k);
         copy_halves<kDropout>(x + k * stride, columns, masks, row + k, column, bits + k * (kStrip / 64),
-                              [=, &strip](int64_t at, __m512i value) FTENGINE_LAMBDA {
-                                to[at / kPairWidth] = value;
-                                if (by_rows) _mm512_store_si512(strip.by_rows + k * kStrip + at, value);
-                              });
+                              [to](int64_t at, __m512i value) FTENGINE_LAMBDA { to[at / kPairWidth] = value; });
       };
       keep_row(i, even);
       if (i + 1 < rows) {

@@ -72,22 +72,18 @@ struct Kernels {
   void (*arrange)(Operand operand, const float* packed, int64_t rows, int64_t columns, int64_t begin, int64_t end,
                   void* to);
 
-  // s[m] = factor · dropout(x[m]) aᵀ for rows begin <= m < end.  x (M, L), a (r, L), s (M, r)
-  void (*project)(int64_t begin, int64_t end, const T* x, const void* a, T* s, int64_t length, int64_t rank,
-                  float factor, Dropout dropout);
+  // s[m] = factor · dropout(x[m]) aᵀ for rows begin <= m < end.  x (M, L), a (r, L), s (M, r), rows s_stride apart
+  void (*project)(int64_t begin, int64_t end, const T* x, const void* a, T* s, int64_t s_stride, int64_t length,
+                  int64_t rank, float factor, Dropout dropout);
 
   // y[m] += factor · s[m] b for rows begin <= m < end.  y (M, L), s (M, r), b (r, L)
   void (*expand)(int64_t begin, int64_t end, T* y, const void* s, const void* b, int64_t length, int64_t rank,
                  float factor);
 
-  // g = factor · sᵀ dropout(x); unless dx is null, dx += factor · mask ∘ (s a); unless partial is null, partial +=
-  // dropout(x) bᵀ. For columns begin <= l < end, begin a multiple of kColumnUnit (with partial, see kMostParts); dx and
-  // partial exclude each other.
-  // x, dx (M, L), s (M, r) twice: as kContractS and as kExpandS; a (r, L); b (r, L) as kProjectA; g (r, L) in fp32;
-  // partial (partial_rows(M), partial_stride(r)) in fp32
+  // g = factor · sᵀ dropout(x); unless dx is null, dx += factor · mask ∘ (s a). For columns begin <= l < end, begin a
+  // multiple of kColumnUnit.  x, dx (M, L), s (M, r) twice: as kContractS and as kExpandS; a (r, L); g (r, L) in fp32
   void (*contract)(int64_t begin, int64_t end, T* dx, const T* x, const void* s, const void* expand_s, const void* a,
-                   const void* b, float* g, float* partial, int64_t rows, int64_t length, int64_t rank, float factor,
-                   Dropout dropout);
+                   float* g, int64_t rows, int64_t length, int64_t rank, float factor, Dropout dropout);
 
   // As expand, where y is a weight and s and b are in full fp32, packed but not arranged.
   void (*merge)(int64_t begin, int64_t end, T* y, const void* s, const void* b, int64_t length, int64_t rank,
@@ -117,12 +113,6 @@ struct Kernels {
 
 constexpr int64_t kColumnUnit = 64;
 constexpr int64_t kMaxRank = 256;
-// Of the columns that have partial sums of their own. They begin at multiples of kPartUnit where L > kChunkColumns: an
-// instruction set may arrange b in chunks of so many columns, which no strip of kPartUnit columns crosses then.
-constexpr int64_t kMostParts = 16, kChunkColumns = 1024, kPartUnit = 128;
-
-constexpr int64_t partial_stride(int64_t rank) { return (rank + 3) / 4 * 4; }
-constexpr int64_t partial_rows(int64_t rows) { return (rows + 11) / 12 * 12; }
 
 struct InstructionSet {
   const char* name;

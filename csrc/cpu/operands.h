@@ -290,7 +290,7 @@ void shrink(const Kernels<T>& kernels, Slots& slots, const T* x, const std::vect
             int64_t length, int64_t rank, Dropout dropout) {
   const void* packed_a = Packed<T>(kernels, slots, a).as(Operand::kProjectA);
   parallel(rows, length * rank, [&](int64_t begin, int64_t end) {
-    kernels.project(begin, end, x, packed_a, s, length, rank, inverse(dropout), dropout);
+    kernels.project(begin, end, x, packed_a, s, rank, length, rank, inverse(dropout), dropout);
   });
 }
 
@@ -304,7 +304,14 @@ void expand(const Kernels<T>& kernels, Slots& slots, T* y, const View& s, const 
   });
 }
 
-// ds = scale · dy bᵀ, its rows `ds_stride` apart, and db = scale · dyᵀ s, from one reading of dy; b comes as (r, N).
+// Calls body(begin, end) with ranges of columns, for work on each of so many rows and ranks.
+template <class Body>
+void by_columns(int64_t rows, int64_t length, int64_t rank, const Body& body) {
+  parallel((length + kColumnUnit - 1) / kColumnUnit, rows * kColumnUnit * rank,
+           [&](int64_t begin, int64_t end) { body(begin * kColumnUnit, std::min(end * kColumnUnit, length)); });
+}
+
+// ds = scale · dy bᵀ, its rows `ds_stride` apart, and db = scale · dyᵀ s; b comes as (r, N).
 template <class T>
 void backward_output(const Kernels<T>& kernels, Slots& slots, const T* dy, const View& s, const View& b, T* ds,
                      int64_t ds_stride, const Tensor& db, int64_t rows, double scale) {
@@ -313,28 +320,11 @@ void backward_output(const Kernels<T>& kernels, Slots& slots, const T* dy, const
   const void* packed_s = Packed<T>(kernels, slots, s).as(Operand::kContractS);
   const void* packed_b = Packed<T>(kernels, slots, b).as(Operand::kProjectA);
   float* g = slots.next<float>(rank * length);
-  // Sums over some columns each, which are added up in order afterwards: how many does not depend on the threads. Parts
-  // differ by one unit at most, so that threads have as much to do as each other.
-  const int64_t unit = length > kChunkColumns ? kPartUnit : kColumnUnit, units = (length + unit - 1) / unit;
-  const int64_t parts = std::clamp<int64_t>((length + kPartUnit - 1) / kPartUnit, 1, kMostParts);
-  const int64_t stride = partial_stride(rank), each = partial_rows(rows) * stride;
-  float* sums = slots.next<float>(parts * each);
-  const auto begin_of = [&](int64_t part) { return std::min(part * units / parts * unit, length); };
-  parallel(parts, rows * length / parts * rank, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      std::fill_n(sums + i * each, each, 0.0f);
-      kernels.contract(begin_of(i), begin_of(i + 1), nullptr, dy, packed_s, nullptr, nullptr, packed_b, g,
-                       sums + i * each, rows, length, rank, factor, {});
-    }
+  parallel(rows, length * rank, [&](int64_t begin, int64_t end) {
+    kernels.project(begin, end, dy, packed_b, ds, ds_stride, length, rank, factor, {});
   });
-  parallel(rows, parts * rank, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      for (int64_t j = 0; j < rank; ++j) {
-        float sum = 0;
-        for (int64_t i = 0; i < parts; ++i) sum += sums[i * each + row * stride + j];
-        round_to(factor * sum, ds + row * ds_stride + j);
-      }
-    }
+  by_columns(rows, length, rank, [&](int64_t begin, int64_t end) {
+    kernels.contract(begin, end, nullptr, dy, packed_s, nullptr, nullptr, g, rows, length, rank, factor, {});
   });
   unpack(g, rank, length, true, db);
 }
@@ -343,16 +333,16 @@ void backward_output(const Kernels<T>& kernels, Slots& slots, const T* dy, const
 template <class T>
 void backward_input(const Kernels<T>& kernels, Slots& slots, T* dx, const T* x, const View& ds,
                     const std::vector<View>& a, float* g, int64_t rows, int64_t length, Dropout dropout) {
-  const int64_t rank = ds.columns, units = (length + kColumnUnit - 1) / kColumnUnit;
+  const int64_t rank = ds.columns;
   const Packed<T> packed_ds(kernels, slots, ds);
   const void *contract_ds = packed_ds.as(Operand::kContractS), *expand_ds = nullptr, *packed_a = nullptr;
   if (dx != nullptr) {
     expand_ds = packed_ds.as(Operand::kExpandS);
     packed_a = Packed<T>(kernels, slots, a).as(Operand::kExpandB);
   }
-  parallel(units, rows * kColumnUnit * rank, [&](int64_t begin, int64_t end) {
-    kernels.contract(begin * kColumnUnit, std::min(end * kColumnUnit, length), dx, x, contract_ds, expand_ds, packed_a,
-                     nullptr, g, nullptr, rows, length, rank, inverse(dropout), dropout);
+  by_columns(rows, length, rank, [&](int64_t begin, int64_t end) {
+    kernels.contract(begin, end, dx, x, contract_ds, expand_ds, packed_a, g, rows, length, rank, inverse(dropout),
+                     dropout);
   });
 }
 

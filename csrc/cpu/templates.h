@@ -36,7 +36,7 @@ constexpr int64_t kExpandChunk = 256;                   // columns: (r, chunk) o
 constexpr int64_t kExpandTileRows = 48;
 constexpr int64_t kStrip = 128;     // columns of a tile of x, and (r, strip) of a
 constexpr int64_t kRankBlock = 64;  // long sums are sums of sums, whose rounding errors grow more slowly
-static_assert(kDotTileRows % kDotRows == 0 && 12 % kDotRows == 0 && kStrip % kColumnUnit == 0 && kOuterRanks % 2 == 0);
+static_assert(kDotTileRows % kDotRows == 0 && kStrip % kColumnUnit == 0 && kOuterRanks % 2 == 0);
 
 FTENGINE_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 FTENGINE_INLINE int64_t multiple(int64_t value, int64_t of) { return (value + of - 1) / of * of; }
@@ -138,12 +138,11 @@ struct InFp32 {
   }
 
   struct Strip {
-    alignas(64) float x[kStripRows * kStrip] = {};
-    const float* rows() const { return x; }
+    alignas(64) float x[kStripRows * kStrip];
   };
 
   template <bool kDropout, class Ahead>
-  static FTENGINE_INLINE void copy_strip(const T* x, int64_t stride, int64_t rows, int64_t columns, Strip& strip, bool,
+  static FTENGINE_INLINE void copy_strip(const T* x, int64_t stride, int64_t rows, int64_t columns, Strip& strip,
                                          const Masks& masks, int64_t row, int64_t column, uint64_t* bits,
                                          const Ahead& fetch_ahead) {
     for (int64_t i = 0; i < rows; ++i) {
@@ -271,8 +270,8 @@ FTENGINE_INLINE void dot_tile(const Element* x, int64_t x_stride, int64_t rows, 
 }
 
 template <class Form, class T = typename Form::Large>
-void project(int64_t begin, int64_t end, const T* x, const void* packed_a, T* s, int64_t length, int64_t rank,
-             float factor, Dropout dropout) {
+void project(int64_t begin, int64_t end, const T* x, const void* packed_a, T* s, int64_t s_stride, int64_t length,
+             int64_t rank, float factor, Dropout dropout) {
   using Element = typename Form::Element;
   const auto* a = static_cast<const Element*>(packed_a);
   constexpr int64_t kColumns = Form::kDotColumns;
@@ -280,6 +279,7 @@ void project(int64_t begin, int64_t end, const T* x, const void* packed_a, T* s,
   alignas(64) Element tile[kDotTileRows * kColumns] = {};
   float sums[kDotTileRows * kMaxRank];
   const int64_t sums_stride = multiple(rank, kDotRanks);
+  const Vector scale(factor);
   for (int64_t first = begin; first < end; first += kDotTileRows) {
     const int64_t rows = least(kDotTileRows, end - first);
     for (int64_t i = 0; i < kDotTileRows * sums_stride; ++i) sums[i] = 0;
@@ -296,7 +296,14 @@ void project(int64_t begin, int64_t end, const T* x, const void* packed_a, T* s,
       dot_tile<Form>(tile, kColumns, rows, Form::a_at(a, column, rank), Form::a_stride(length), columns, sums, rank);
     }
     for (int64_t i = 0; i < rows; ++i) {
-      for (int64_t j = 0; j < rank; ++j) round_to(factor * sums[i * sums_stride + j], s + (first + i) * rank + j);
+      const float* from = sums + i * sums_stride;
+      T* to = s + (first + i) * s_stride;
+      int64_t j = 0;
+      for (; j + W <= rank; j += W) store(fma(scale, Vector::load(from + j), Vector()), to + j, Full{});
+      if (j < rank) {
+        const int lanes = static_cast<int>(rank - j);
+        store(fma(scale, load(from + j, lanes), Vector()), to + j, lanes);
+      }
     }
   }
 }
@@ -348,7 +355,7 @@ void expand(int64_t begin, int64_t end, T* y, const void* packed_s, const void* 
   }
 }
 
-// --- contract: g = factor · sᵀ dropout(x); dx += factor · mask ∘ (s a) or partial += dropout(x) bᵀ ------------------
+// --- contract: g = factor · sᵀ dropout(x); dx += factor · mask ∘ (s a) ----------------------------------------------
 
 template <class Form, int kRanks, class Factor = typename Form::Factor>
 FTENGINE_INLINE void outer_tile(const typename Form::Element* x, int64_t steps, int64_t columns, const Factor* s,
@@ -379,18 +386,16 @@ FTENGINE_INLINE void prefetch_strip(const T* from) {
 
 template <class Form, class T = typename Form::Large>
 void contract(int64_t begin, int64_t end, T* dx, const T* x, const void* packed_s, const void* packed_expand_s,
-              const void* packed_a, const void* packed_b, float* g, float* partial, int64_t rows, int64_t length,
-              int64_t rank, float factor, Dropout dropout) {
+              const void* packed_a, float* g, int64_t rows, int64_t length, int64_t rank, float factor,
+              Dropout dropout) {
   using Factor = typename Form::Factor;
   const auto *s = static_cast<const Factor*>(packed_s), *expand_s = static_cast<const Factor*>(packed_expand_s),
              *a = static_cast<const Factor*>(packed_a);
-  const auto* b = static_cast<const typename Form::Element*>(packed_b);
   const Masks masks(dropout);
   typename Form::Strip strip;
   auto* sums = static_cast<float*>(scratch(kSumsSlot, rank * kStrip * static_cast<int64_t>(sizeof(float))));
   uint64_t bits[Form::kStripRows * (kStrip / 64)];
   const ExpandTile tile{length, Form::b_stride(length), Form::steps(rank), bits, Vector(factor)};
-  const bool by_rows = partial != nullptr;
   for (int64_t column = begin; column < end; column += kStrip) {
     const int64_t columns = least(kStrip, end - column);
     for (int64_t i = 0; i < rank * kStrip; ++i) sums[i] = 0;
@@ -403,18 +408,14 @@ void contract(int64_t begin, int64_t end, T* dx, const T* x, const void* packed_
         if (dx != nullptr) prefetch_strip<1>(dx + offset);
       };
       if (dropout.level != 0) {
-        Form::template copy_strip<true>(from, length, strip_rows, columns, strip, by_rows, masks, first, column, bits,
+        Form::template copy_strip<true>(from, length, strip_rows, columns, strip, masks, first, column, bits,
                                         fetch_ahead);
       } else {
-        Form::template copy_strip<false>(from, length, strip_rows, columns, strip, by_rows, masks, first, column, bits,
+        Form::template copy_strip<false>(from, length, strip_rows, columns, strip, masks, first, column, bits,
                                          fetch_ahead);
       }
       outer_tile<Form, kOuterRanks>(strip.x, Form::steps(strip_rows), columns, s + Form::steps(first) * rank, rank,
                                     sums, rank);
-      if (by_rows) {
-        dot_tile<Form>(strip.rows(), kStrip, strip_rows, Form::a_at(b, column, rank), Form::a_stride(length), columns,
-                       partial + first * partial_stride(rank), rank);
-      }
       if (dx == nullptr) continue;
       T* to = dx + first * length + column;
       if (dropout.level != 0) {
@@ -489,7 +490,6 @@ template <class Form, class T = typename Form::Large>
 constexpr Kernels<T> kernels_of(decltype(Kernels<T>::arranged_bytes) bytes = nullptr,
                                 decltype(Kernels<T>::arranged_units) units = nullptr,
                                 decltype(Kernels<T>::arrange) arrange = nullptr) {
-  static_assert(Form::kStripRows % 12 == 0);  // of which kDotRows is a divisor
   return {bytes,
           units,
           arrange,
