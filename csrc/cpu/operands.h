@@ -283,6 +283,9 @@ void unpack(const float* from, int64_t rows, int64_t columns, bool transposed, c
   });
 }
 
+// One where there are no columns: s is to be written all the same.
+int64_t column_units(int64_t length) { return std::max<int64_t>((length + kColumnUnit - 1) / kColumnUnit, 1); }
+
 // --- kernels over all rows or columns --------------------------------------------------------------------------------
 
 template <class T>
@@ -304,13 +307,6 @@ void expand(const Kernels<T>& kernels, Slots& slots, T* y, const View& s, const 
   });
 }
 
-// Calls body(begin, end) with ranges of columns, for work on each of so many rows and ranks.
-template <class Body>
-void by_columns(int64_t rows, int64_t length, int64_t rank, const Body& body) {
-  parallel((length + kColumnUnit - 1) / kColumnUnit, rows * kColumnUnit * rank,
-           [&](int64_t begin, int64_t end) { body(begin * kColumnUnit, std::min(end * kColumnUnit, length)); });
-}
-
 // ds = scale · dy bᵀ, its rows `ds_stride` apart, and db = scale · dyᵀ s; b comes as (r, N).
 template <class T>
 void backward_output(const Kernels<T>& kernels, Slots& slots, const T* dy, const View& s, const View& b, T* ds,
@@ -320,11 +316,17 @@ void backward_output(const Kernels<T>& kernels, Slots& slots, const T* dy, const
   const void* packed_s = Packed<T>(kernels, slots, s).as(Operand::kContractS);
   const void* packed_b = Packed<T>(kernels, slots, b).as(Operand::kProjectA);
   float* g = slots.next<float>(rank * length);
-  parallel(rows, length * rank, [&](int64_t begin, int64_t end) {
-    kernels.project(begin, end, dy, packed_b, ds, ds_stride, length, rank, factor, {});
-  });
-  by_columns(rows, length, rank, [&](int64_t begin, int64_t end) {
-    kernels.contract(begin, end, nullptr, dy, packed_s, nullptr, nullptr, g, rows, length, rank, factor, {});
+  // Threads share both at once: units of columns, then as many of rows, which are as much work.
+  const int64_t units = column_units(length);
+  parallel(2 * units, rows * kColumnUnit * rank, [&](int64_t begin, int64_t end) {
+    if (begin < units) {
+      kernels.contract(begin * kColumnUnit, std::min(std::min(end, units) * kColumnUnit, length), nullptr, dy, packed_s,
+                       nullptr, nullptr, g, rows, length, rank, factor, {});
+    }
+    if (end > units) {
+      kernels.project(std::max<int64_t>(begin - units, 0) * rows / units, (end - units) * rows / units, dy, packed_b,
+                      ds, ds_stride, length, rank, factor, {});
+    }
   });
   unpack(g, rank, length, true, db);
 }
@@ -340,9 +342,9 @@ void backward_input(const Kernels<T>& kernels, Slots& slots, T* dx, const T* x, 
     expand_ds = packed_ds.as(Operand::kExpandS);
     packed_a = Packed<T>(kernels, slots, a).as(Operand::kExpandB);
   }
-  by_columns(rows, length, rank, [&](int64_t begin, int64_t end) {
-    kernels.contract(begin, end, dx, x, contract_ds, expand_ds, packed_a, g, rows, length, rank, inverse(dropout),
-                     dropout);
+  parallel(column_units(length), rows * kColumnUnit * rank, [&](int64_t begin, int64_t end) {
+    kernels.contract(begin * kColumnUnit, std::min(end * kColumnUnit, length), dx, x, contract_ds, expand_ds, packed_a,
+                     g, rows, length, rank, inverse(dropout), dropout);
   });
 }
 

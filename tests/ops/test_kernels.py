@@ -16,7 +16,7 @@ ops = torch.ops.ftengine
 FACTOR_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # Around every edge: no rows, one, none of a vector's size, more than one tile of rows (64) and of columns (1024).
 SHAPES = [(0, 8, 8, 2), (1, 1, 1, 1), (7, 13, 11, 1), (65, 129, 33, 17), (130, 64, 1100, 8), (3, 2049, 40, 256)]
-SHAPES += [(20, 8, 1088, 2), (3, 8, 2304, 5)]  # parts of the columns that begin between the chunks of b
+SHAPES += [(20, 8, 1088, 2), (3, 8, 2304, 5), (9, 8, 0, 2)]  # chunks of b, and none
 
 
 class Problem:
