@@ -26,12 +26,14 @@ from ftengine.engine.prepared_data import KnownTask
 from ftengine.errors import DataError
 from ftengine.evaluation.plan import EvalPlan, EvalSet
 from ftengine.evaluation.runner import EvalResult, EvalRunner, own_columns
+from ftengine.model.modes import quick_products
 from ftengine.parallel.device import Device
 from ftengine.text import counted
+from ftengine.training.cpu import prepare_cpu
 from ftengine.training.steps import batch_tokens
 
-TABLES_FORMAT = 3
-"""Part of every key; raised when tables would be stored in another way."""
+TABLES_FORMAT = 4
+"""Part of every key; raised when tables would be computed or stored in another way."""
 
 ANSWERED = 16
 """Examples at least that a model answers together, unless the recipe says how many: each step reads all weights, for
@@ -58,7 +60,10 @@ def run_model(
         batch_tokens(section, accelerator.device),
         asked or max(ANSWERED, section.batch_size),
     )
-    return EvalRunner(accelerator, loaded, known.task, *sizes, known.listener, side).run(plan, kept)
+    if accelerator.device.type == "cpu":
+        prepare_cpu()
+    with quick_products():
+        return EvalRunner(accelerator, loaded, known.task, *sizes, known.listener, side).run(plan, kept)
 
 
 def run_base(

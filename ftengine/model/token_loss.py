@@ -21,7 +21,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from ftengine.model.modes import evaluating, widen
@@ -72,8 +71,8 @@ class TokenLoss:
         passes = [self._labelled(model, inputs, labels) for _ in range(criterion.passes)]
         labelled, states = passes[0], [one.states for one in passes]
         parameters = labelled.parameters if torch.is_grad_enabled() else ()
-        total = _ChunkedSum.apply(criterion, labelled.targets, labelled.logits, len(states), *states, *parameters)
-        return total, len(labelled.targets)
+        totals = _ChunkedSums.apply(criterion, labelled, None, 1, len(states), *states, *parameters)
+        return totals[0], len(labelled.targets)
 
     @torch.no_grad()
     def by_example(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +83,8 @@ class TokenLoss:
     def log_probs(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return how likely a model finds the labelled tokens of each example, for losses that compare examples.
 
-        Gradients flow back; for them each chunk's logits are computed a second time rather than kept.
+        Gradients flow back. Where the head trains, each chunk's logits are computed a second time for them: what the
+        loss makes of an example decides how much it counts in theirs.
 
         Args:
             inputs, labels: as in `sum`.
@@ -93,19 +93,20 @@ class TokenLoss:
             (B,) log-probabilities, in at least fp32, summed over the labelled tokens of each example, and their (B,)
             numbers.
         """
-        labelled = self._labelled(model, inputs, labels)
+        from ftengine.model.criterion import Criterion
 
-        def chosen(states: Tensor, targets: Tensor) -> Tensor:
-            return -cross_entropy(labelled.logits(states), targets, reduction="none")
+        labelled, criterion = self._labelled(model, inputs, labels), Criterion()
+        counts = torch.bincount(labelled.examples, minlength=len(labels))
+        if not (labelled.parameters and torch.is_grad_enabled()):
+            sums = _ChunkedSums.apply(criterion, labelled, labelled.examples, len(labels), 1, labelled.states)
+            return -sums, counts
 
-        every = [widen(labelled.states.new_zeros(0))]
-        for start in range(0, len(labelled.targets), CHUNK):
-            chunk = labelled.states[start : start + CHUNK], labelled.targets[start : start + CHUNK]
-            kept = torch.is_grad_enabled()
-            every.append(checkpoint(chosen, *chunk, use_reentrant=False) if kept else chosen(*chunk))
-        values = torch.cat(every)
-        sums = values.new_zeros(len(labels)).index_add(0, labelled.examples, values)
-        return sums, torch.bincount(labelled.examples, minlength=len(labels))
+        def losses(states: Tensor, targets: Tensor) -> Tensor:
+            return criterion.single(targets, labelled.logits(states))
+
+        chunks = zip(labelled.states.split(CHUNK), labelled.targets.split(CHUNK), strict=True)
+        values = torch.cat([checkpoint(losses, *chunk, use_reentrant=False) for chunk in chunks])
+        return -values.new_zeros(len(labels)).index_add(0, labelled.examples, values), counts
 
     def _labelled(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> _Labelled:
         predicted = labels[:, self._ahead :]
@@ -145,8 +146,8 @@ class _Labelled:
     parameters: tuple[nn.Parameter, ...]
 
 
-class _ChunkedSum(torch.autograd.Function):
-    """A sum over positions whose gradients are computed in the forward pass, a chunk at a time.
+class _ChunkedSums(torch.autograd.Function):
+    """Sums over positions whose gradients are computed in the forward pass, a chunk at a time.
 
     Nothing is computed twice, and dropout inside the head draws once. Parameters' gradients are added up
     in at least fp32; where none is trainable, none is computed.
@@ -156,23 +157,37 @@ class _ChunkedSum(torch.autograd.Function):
     def forward(
         ctx: Any,
         criterion: Criterion,
-        targets: Tensor,
-        logits: Callable[[Tensor], Tensor],
+        labelled: _Labelled,
+        groups: Tensor | None,
+        count: int,
         passes: int,
         *tensors: Tensor,
     ) -> Tensor:
-        """Add up criterion.single(targets, logits(states), …) for states of so many passes; parameters follow them."""
+        """Add up criterion.single(targets, logits(states), …) for states of so many passes.
+
+        Args:
+            groups: (N,) which of the sums each position counts in; None: all in one.
+            count: how many sums there are; one where parameters follow.
+            tensors: (N, H) states of each pass, then trainable parameters that `logits` uses.
+
+        Returns:
+            (count,) sums.
+        """
         states, parameters = tensors[:passes], tensors[passes:]
-        total = widen(states[0].new_zeros(()))
+        totals = widen(states[0].new_zeros(count))
         slopes = [torch.zeros_like(s) if s.requires_grad else None for s in states]
         sums = [widen(torch.zeros_like(p)) for p in parameters]
-        for start in range(0, len(targets), CHUNK):
+        for start in range(0, len(labelled.targets), CHUNK):
             rows = slice(start, start + CHUNK)
             chunks = [s[rows].detach().requires_grad_(s.requires_grad) for s in states]
             leaves = [chunk for chunk in chunks if chunk.requires_grad] + list(parameters)
             with torch.set_grad_enabled(bool(leaves)):
-                part = criterion.single(targets[rows], *(logits(chunk) for chunk in chunks)).sum()
-            total += part.detach()
+                losses = criterion.single(labelled.targets[rows], *(labelled.logits(chunk) for chunk in chunks))
+                part = losses.sum()
+            if groups is None:
+                totals += part.detach()
+            else:
+                totals.index_add_(0, groups[rows], losses.detach())
             if not leaves:
                 continue
             gradients = iter(torch.autograd.grad(part, leaves, allow_unused=True))
@@ -182,15 +197,16 @@ class _ChunkedSum(torch.autograd.Function):
             for added, gradient in zip(sums, gradients, strict=True):
                 if gradient is not None:
                     added += gradient
-        ctx.slopes, ctx.sums, ctx.dtypes = slopes, sums, [p.dtype for p in parameters]
-        return total
+        ctx.slopes, ctx.sums, ctx.dtypes, ctx.groups = slopes, sums, [p.dtype for p in parameters], groups
+        return totals
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        slopes = [None if slope is None else (slope * upstream).to(slope.dtype) for slope in ctx.slopes]
+        each = upstream if ctx.groups is None else upstream[ctx.groups, None]
+        slopes = [None if slope is None else (slope * each).to(slope.dtype) for slope in ctx.slopes]
         sums = [(s * upstream).to(dtype) for s, dtype in zip(ctx.sums, ctx.dtypes, strict=True)]
-        return None, None, None, None, *slopes, *sums
+        return None, None, None, None, None, *slopes, *sums
 
 
 @torch.no_grad()

@@ -6,13 +6,21 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from expected import raises
 from processes import together, train
 from runs import Heard, curve, interrupt, losses
+from transformers import AutoModelForCausalLM
 
 from ftengine import Recipe, fine_tune, load_run, plan
 from ftengine.errors import DataError, RecipeError, RunError
 from ftengine.evaluation.table import Predictions
+from ftengine.ops import products
+from ftengine.ops.library import use_onednn
+from ftengine.training import loop
+from ftengine_builtins.tasks import Preference
+
+train_of, predict_of = loop.Trainer.train, Preference.predict
 
 STRATEGIES = ("adapter", "full", "lora", "prefix", "prompt")
 
@@ -62,6 +70,27 @@ def test_the_base_is_the_reference_of_a_run_that_starts_from_it(run):
     assert not base["margin"].any()
 
 
+def test_the_reference_is_what_rows_come_to_one_by_one(folder, llama_folder, tmp_path, monkeypatch):
+    """Beginnings that are shared, and products by what is quicker, which training takes too, change its rounding."""
+    seen, quick = [], []
+    monkeypatch.setattr(loop.Trainer, "train", lambda self: seen.append(self.setup.train) or train_of(self))
+    monkeypatch.setattr(Preference, "predict", lambda *args: quick.append(products._USE.users) or predict_of(*args))
+    with use_onednn(1):
+        fine_tune(recipe(llama_folder, folder, tmp_path / "run", max_steps=1))
+    assert quick
+    assert all(quick)
+    model = AutoModelForCausalLM.from_pretrained(llama_folder, dtype=torch.float32).eval()
+    for i in range(len(seen[0])):
+        batch = seen[0].batch(np.array([i]))
+        rows = zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True)
+        for side, (ids, mask, labels) in zip(("chosen", "rejected"), rows, strict=True):
+            ids, labels = ids[mask.bool()], labels[mask.bool()]
+            with torch.no_grad():
+                logps = model(input_ids=ids[None]).logits[0, :-1].log_softmax(-1).gather(-1, ids[1:, None])[:, 0]
+            alone = float(logps[labels[1:] != -100].sum())
+            assert float(batch[f"reference.{side}_logp"]) == pytest.approx(alone, rel=1e-5)
+
+
 def test_figures_are_paired_with_the_base_and_come_again_when_reopened(run):
     found = run.evaluation
     assert list(found["tuned"]) == [
@@ -96,14 +125,11 @@ def test_predict_answers_prompts_and_rows_of_pairs(run):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_reference_is_the_same_under_every_strategy(strategy, run, folder, llama_folder, tmp_path, monkeypatch):
     """The base, whatever the strategy adds: virtual tokens change what is predicted before the first step."""
-    from ftengine.training import loop
-
     seen = {}
-    train = loop.Trainer.train
 
     def watched(self):
         seen.update(self.setup.train.reference)
-        return train(self)
+        return train_of(self)
 
     monkeypatch.setattr(loop.Trainer, "train", watched)
     found = fine_tune(recipe(llama_folder, folder, tmp_path / strategy, strategy=strategy))
@@ -168,11 +194,8 @@ def test_a_reference_that_is_gone_is_named(run, folder, llama_folder, tmp_path):
 
 @pytest.mark.slow
 def test_what_the_reference_predicts_is_kept_for_later_runs(folder, llama_folder, tmp_path, monkeypatch):
-    from ftengine_builtins.tasks import Preference
-
     asked = []
-    predict = Preference.predict
-    monkeypatch.setattr(Preference, "predict", lambda *args: asked.append(1) or predict(*args))
+    monkeypatch.setattr(Preference, "predict", lambda *args: asked.append(1) or predict_of(*args))
     first = fine_tune(recipe(llama_folder, folder, tmp_path / "1", {"max_length": 200}))
     once = len(asked)
     second = fine_tune(recipe(llama_folder, folder, tmp_path / "2", {"max_length": 200}))

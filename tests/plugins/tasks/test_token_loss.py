@@ -391,19 +391,24 @@ def test_losses_by_example_add_up_and_do_not_depend_on_the_batch():
         assert count[0] == tokens[i] == (alone["labels"][:, 1:] != -100).sum()
 
 
-def test_log_probs_have_the_gradient_of_the_logits(llama_folder):
+@pytest.mark.parametrize("head_trains", [True, False])
+def test_log_probs_have_the_gradient_of_the_logits(llama_folder, head_trains):
     model = AutoModelForCausalLM.from_pretrained(llama_folder)
+    model.lm_head.weight.requires_grad_(head_trains)
     ids = torch.randint(5, 60, (3, 150), generator=torch.Generator().manual_seed(0))
     labels = ids.masked_fill(torch.arange(150) % 3 == 0, -100)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     assert (labels != -100).sum() > 2 * token_loss.CHUNK
-    weights = torch.tensor([1.0, -2.0, 0.5])
+    weights, calls = torch.tensor([1.0, -2.0, 0.5]), []
+    model.lm_head.register_forward_pre_hook(lambda _, args: calls.append(args[0].shape[0] == token_loss.CHUNK))
     found, counts = TokenLoss().log_probs(model, inputs, labels)
     logits = model(**inputs).logits[:, :-1].float().log_softmax(-1)
     picked = logits.gather(-1, ids[:, 1:, None])[..., 0] * (labels[:, 1:] != -100)
     torch.testing.assert_close(found, picked.sum(1))
     assert counts.tolist() == (labels[:, 1:] != -100).sum(1).tolist()
-    parameters = [model.lm_head.weight, model.model.layers[0].self_attn.q_proj.weight]
+    layer = model.model.layers[0].self_attn.q_proj.weight
+    parameters = [model.lm_head.weight, layer] if head_trains else [layer]
     ours, theirs = (torch.autograd.grad((x * weights).sum(), parameters) for x in (found, picked.sum(1)))
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
+    assert sum(calls) == (2 if head_trains else 1) * (int(counts.sum()) // token_loss.CHUNK)  # whole chunks
