@@ -1,6 +1,6 @@
 """The folder of what is kept between runs: one user's, whole entries only, and no larger than is wanted.
 
-It has the rows of parsed files, features of encoded rows, and what base models said.
+It has the rows of parsed files, features of encoded rows, what audits found, and what base models said.
 """
 
 from __future__ import annotations

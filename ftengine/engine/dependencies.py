@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import xxhash
@@ -16,11 +16,13 @@ from ftengine.api import Component, LoadedModel, Strategy, overrides
 from ftengine.data.answer_origin import content_of_files
 from ftengine.data.features import component_state, processor_state
 from ftengine.engine.experiment import described
-from ftengine.engine.prepared_data import KnownTask
 from ftengine.model.code import code_of
 from ftengine.model.modes import computed_by
 from ftengine.parallel.device import Device
 from ftengine.run.environment import hardware, versions
+
+if TYPE_CHECKING:
+    from ftengine.engine.prepared_data import KnownTask
 
 
 def dependencies(

@@ -10,13 +10,13 @@ from typing import Any
 from accelerate.utils import set_seed
 
 from ftengine.api import Evaluator, Example, Labels, Listener, LoadedModel, SilentListener, Strategy, Task, overrides
-from ftengine.data.audit import run_audits
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.encoding import EncodedSplit, encode_split, unusable
 from ftengine.data.mixed import SOURCE
 from ftengine.data.read import DataRows
 from ftengine.data.split import Splits, make_splits
 from ftengine.data.unread import find_unread
+from ftengine.engine.audits import audited
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.model_fit import require_fit
 from ftengine.errors import DataError, InputError, PluginError, RecipeError, SourceError, naming
@@ -203,8 +203,8 @@ def _audit(ready: ReadyTask, splits: Splits, encoded: Mapping[str, EncodedSplit]
     ready.listener.phase("audit data")
     summaries = {name: split.summary() for name, split in encoded.items()}
     summaries["train"]["unread"] = find_unread(encoded["train"], ready.used_columns)
-    audited = splits.audited({name: split.left_out for name, split in encoded.items()})
-    return run_audits(audited, summaries, ready.registry)
+    data = splits.audited({name: split.left_out for name, split in encoded.items()})
+    return audited(data, summaries, ready.task, ready.registry)
 
 
 def check_components(experiment: Experiment, task: Task, splits: Splits) -> None:

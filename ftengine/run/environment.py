@@ -31,6 +31,17 @@ def _version(package: str) -> str | None:
         return None
 
 
+def required_versions(distribution: str) -> dict[str, str | None]:
+    """Return the installed versions of what a distribution asks for, extras included, None for what is absent."""
+    from packaging.requirements import Requirement
+
+    try:
+        required = metadata.requires(distribution) or ()
+    except metadata.PackageNotFoundError:
+        return {}
+    return {name: _version(name) for name in sorted({Requirement(one).name for one in required})}
+
+
 def hardware() -> dict[str, Any]:
     """Return what the machine offers to torch."""
     import psutil

@@ -9,6 +9,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+from scipy.stats import binomtest
 
 from ftengine.api import Audit, Finding, Matrix, View
 from ftengine.run.directory import RunDirectory
@@ -17,6 +18,7 @@ from ftengine.run.records import Verdict
 from ftengine.text import find_personal, redact, redact_json, redact_pieces
 from ftengine_builtins.audits import balance
 from ftengine_builtins.audits.conversations import Conversations
+from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.audits.languages import letter_script, minorities, script_of
 from ftengine_builtins.audits.number_targets import NumberTargets
 from ftengine_builtins.audits.texts import is_garbled
@@ -281,3 +283,10 @@ def test_a_rare_label_that_is_nearly_a_frequent_one_may_be_misspelt():
     labels = ["conclusions"] * 40 + ["conlusions"] * 2 + ["section 1"] * 40 + ["section 2"] + ["result"] * 9
     found = list(balance._misspelt(Counter(labels)))
     assert found == [("conlusions", "conclusions")]
+
+
+@pytest.mark.parametrize("total", [1, 2, 57, 10**6])
+def test_an_interval_of_a_share_is_wilson_s(total):
+    for count in {0, 1, total // 3, total - 1, total}:
+        expected = binomtest(count, total).proportion_ci(method="wilson")
+        assert share_within(count, total) == pytest.approx((expected.low, expected.high), abs=1e-12)
