@@ -6,12 +6,14 @@ what `plan` has. What does not, or fails, is computed anew each time, and so is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from ftengine.api import FastPath, LoadedModel, Strategy, TrainingContext, overrides
 from ftengine.data.cache_folder import ROWS, entry_of, known_entry
@@ -19,6 +21,7 @@ from ftengine.engine.dependencies import dependencies, key_of, prepared_by
 from ftengine.engine.experiment import Experiment, described
 from ftengine.engine.prepared_data import PreparedData
 from ftengine.errors import DataError
+from ftengine.model.forest import found_out, take_as_found
 from ftengine.parallel.device import Device
 from ftengine.plugins.returned import json_mapping
 from ftengine.run.environment import build, peak_memory_bytes
@@ -50,10 +53,43 @@ def fast_paths_of(
     paths = [make() for make in experiment.make_fast_paths]
     probe = ProbeBatch.of(data.encoded["train"], loaded, accelerator.device, device.precision.compute)
     context, named = training_context(data, device, strategy, steps), experiment.names_fast_paths
-    before = _Compared(depends) if (depends := _depends(data, device, loaded, strategy, paths, probe)) else None
-    chosen = choose_fast_paths(paths, probe, context, named=named, accelerator=accelerator, before=before)
+    depends = _depends(data, device, loaded, strategy, paths, probe)
+    before = None if depends is None else _Compared(depends)
+    with nullcontext() if depends is None else _checked_once(loaded.module, depends):
+        chosen = choose_fast_paths(paths, probe, context, named=named, accelerator=accelerator, before=before)
     experiment.listener.message(f"fast paths: {chosen}")
     return chosen
+
+
+@contextmanager
+def _checked_once(model: nn.Module, depends: list[Any]) -> Iterator[None]:
+    """Take from an earlier run whether a model computes beginnings that rows share as each row does, or keep it."""
+    key = key_of("beginnings", depends)
+    if (kept := _known(key)) is not None:
+        take_as_found(model, json.loads(kept))
+    yield
+    if kept is None and (found := found_out(model)):
+        _keep(key, "how a model computes shared beginnings", json.dumps(found))
+
+
+def _known(key: str) -> str | None:
+    """Return what is kept under a key; None where that is nothing, or another user's."""
+    try:
+        entry = known_entry(key)
+    except DataError:
+        return None
+    return None if entry is None else (entry / ROWS).read_text(encoding="utf-8")
+
+
+def _keep(key: str, what: str, text: str) -> None:
+    """Keep a text; where there is no room, the next run finds out anew."""
+
+    def write(folder: Path) -> dict[str, Any]:
+        (folder / ROWS).write_text(text, encoding="utf-8")
+        return {}
+
+    with suppress(DataError):
+        entry_of(key, what, write)
 
 
 class _Compared:
@@ -64,20 +100,10 @@ class _Compared:
 
     def known(self, replaced: Replaced) -> bool:
         """Say whether paths that replace so much were compared."""
-        try:
-            return known_entry(self._key(replaced)) is not None
-        except DataError:  # of another user, of whom nothing is taken
-            return False
+        return _known(self._key(replaced)) is not None
 
     def keep(self, replaced: Replaced) -> None:
-        def write(folder: Path) -> dict[str, Any]:
-            (folder / ROWS).touch()
-            return {}
-
-        try:
-            entry_of(self._key(replaced), "which fast paths were compared", write)
-        except DataError:  # no room: the next run compares them again
-            return
+        _keep(self._key(replaced), "which fast paths were compared", "")
 
     def _key(self, replaced: Replaced) -> str:
         return key_of("paths", [self._depends, {name: counts and dict(counts) for name, counts in replaced.items()}])

@@ -256,12 +256,29 @@ def keeps_to_forests(model: Any) -> int:
     """Return how many layers of a model compute attention over forests and come to what rows do; 0: it does not."""
     if not _is_decoder(model):
         return 0
-    parts = type(model.get_decoder()), sum(1 for _ in model.modules()), sum(1 for _ in model.parameters())
-    if _found.get(model, (None, 0))[0] != parts:  # a strategy may have changed it
+    if _found.get(model, (None, 0))[0] != (parts := _parts(model)):  # a strategy may have changed it
         if id(model.get_decoder().config) in _calls:  # what is to be compared with rows computes none
             return 0
         _found[model] = parts, _check(model)
     return _found[model][1]
+
+
+def found_out(model: Any) -> list[Any] | None:
+    """Return what was found out of a model that computes forests, as JSON has it, for `take_as_found` of the same."""
+    if model not in _found or _found[model][0] != _parts(model) or not _found[model][1]:
+        return None
+    return [_found[model][1], sorted(_by_torch.get(model.get_decoder(), ()))]
+
+
+def take_as_found(model: Any, found: list[Any]) -> None:
+    """Take what `found_out` returned of the same model in an earlier run, so that it is not checked again."""
+    layers, by_torch = found
+    _found[model] = _parts(model), layers
+    _by_torch.setdefault(model.get_decoder(), set()).update(by_torch)
+
+
+def _parts(model: Any) -> Any:
+    return type(model.get_decoder()), sum(1 for _ in model.modules()), sum(1 for _ in model.parameters())
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ftengine import api, fine_tune, hookimpl, plan, registry_of
 from ftengine.errors import PluginError, RecipeError, SavedPartDiffers, UnknownName
+from ftengine.model import forest
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import Environment
@@ -138,6 +139,19 @@ def test_what_differs_is_not_taken_for_compared(passes, monkeypatch):
             assert "goes on without it" in said[0]
             assert "grouped-layers" not in said[-1]
     assert passes()[0] >= 2
+
+
+def test_that_a_model_keeps_to_shared_beginnings_is_found_out_once(passes, monkeypatch):
+    checks, check = [], forest._check
+    asked = ({}, {}, {"train__learning_rate": 0.1}, {"strategy__rank": 2}, {"evaluation__reuse_base": False})
+    monkeypatch.setattr(forest, "_check", lambda model: (checks.append(1), 0)[1])
+    assert not any("shared-beginnings" in passes()[1][-1] for _ in range(2))
+    assert len(checks) == 2  # what does not is asked again
+    monkeypatch.setattr(forest, "_check", lambda model: (checks.append(1), check(model))[1])
+    for changes, times in zip(asked, (1, 0, 0, 1, 1), strict=True):
+        checks.clear()
+        assert "shared-beginnings" in passes(**changes)[1][-1]
+        assert len(checks) == times, changes
 
 
 def test_off_enters_none_and_auto_all(short, tmp_path):
