@@ -65,6 +65,7 @@ class Languages(Audit):
                     languages[split][language] += 1
                     places.setdefault(language, row)
             yield from _minorities(split, rows, languages[split], places)
+        _identifier.cache_clear()  # 70 MB that a training would hold
         for script, rows_of in rare.items():
             yield finding(data, rows_of, f"are mostly in {script} letters", script)
         for title, counts in (("Scripts", scripts), ("Languages", languages)):
