@@ -35,6 +35,10 @@ from ftengine.training.steps import batch_tokens
 TABLES_FORMAT = 4
 """Part of every key; raised when tables would be computed or stored in another way."""
 
+READ = 32
+"""Examples at least that a model reads together, as far as they have no more tokens than a batch of the longest, unless
+the recipe says how many: a product of few tokens waits for its weights."""
+
 ANSWERED = 16
 """Examples at least that a model answers together, unless the recipe says how many: each step reads all weights, for
 one token as for many."""
@@ -57,6 +61,7 @@ def run_model(
     asked = known.recipe.evaluation.batch_size
     sizes = (
         asked or section.batch_size,
+        asked or max(READ, section.batch_size),
         batch_tokens(section, accelerator.device),
         asked or max(ANSWERED, section.batch_size),
     )

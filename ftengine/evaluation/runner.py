@@ -75,7 +75,9 @@ class EvalRunner:
     """Runs one model, each process over its share of the examples.
 
     Args:
-        batch_size: examples of a batch at most that are read.
+        batch_size: examples of a batch at most that are read, of the longest.
+        together: of shorter ones: as many have no more tokens than `batch_size` of the longest, so that no batch takes
+            more memory than theirs.
         tokens: of such a batch at most, as in `micro_batches`; 0 for no limit.
         answered: examples at most that are answered together.
         side: "base" or "tuned", for the listener, who is told of every batch.
@@ -85,6 +87,7 @@ class EvalRunner:
     loaded: LoadedModel
     task: Task
     batch_size: int
+    together: int
     tokens: int
     answered: int
     listener: Listener
@@ -154,7 +157,9 @@ class EvalRunner:
 
     def predictions(self, split: EncodedSplit, phase: str, columns: Sequence[str] = ()) -> MemberPredictions:
         """Yield what the model says of this process's share of examples, longest first, and the columns asked for."""
-        for members, counts in self._batches(np.arange(len(split)), split, phase, self.batch_size, self.tokens):
+        longest = self.batch_size * int(split.lengths.max(initial=1))
+        tokens = min(self.tokens or longest, longest)
+        for members, counts in self._batches(np.arange(len(split)), split, phase, self.together, tokens):
             batch = to_device(split.batch(members), self.accelerator.device)
             # Not inference_mode, which gains 8 % on a tiny model: what a module keeps of a forward trains afterwards.
             with torch.no_grad(), self.accelerator.autocast():

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from expected import raises
 
-from ftengine.api import SilentListener
+from ftengine.api import SilentListener, Task
 from ftengine.errors import TrainingError
 from ftengine.evaluation.runner import EvalResult, EvalRunner
 from ftengine.evaluation.table import Writer
@@ -20,21 +20,51 @@ class Places:
 
 
 class Split:
-    lengths, index, rows = np.array([3, 2]), np.array([4, 7]), Places()
+    rows = Places()
+
+    def __init__(self, lengths=(3, 2)):
+        self.lengths, self.index = np.array(lengths), np.arange(4, 4 + 3 * len(lengths), 3)
 
     def __len__(self):
-        return 2
+        return len(self.lengths)
 
     def batch(self, members):
         return {"members": torch.tensor(members)}
 
 
-def said(**prediction):
-    said = lambda module, batch: [dict(prediction) for _ in batch["members"]]  # noqa: E731
-    task = SimpleNamespace(predicts=frozenset(), predict=said)
+def predicted(predict, split, batch_size=2, together=2, tokens=0):
+    class Told(Task):
+        predicts = frozenset()
+
+    Told.__abstractmethods__ = frozenset()
+    Told.predict, sizes = staticmethod(predict), (batch_size, together, tokens, 2)
     loaded = SimpleNamespace(module=torch.nn.Identity())
-    runner = EvalRunner(Accelerator(cpu=True), loaded, task, 2, 0, 2, SilentListener(), "base")
-    return list(runner.predictions(Split(), "evaluate base"))
+    runner = EvalRunner(Accelerator(cpu=True), loaded, Told(), *sizes, SilentListener(), "base")
+    return list(runner.predictions(split, "evaluate base"))
+
+
+def said(**prediction):
+    return predicted(lambda module, batch: [dict(prediction) for _ in batch["members"]], Split())
+
+
+@pytest.mark.parametrize(
+    ("together", "tokens", "sizes"),
+    [
+        (2, 0, [2, 2, 2, 2, 2]),  # no more than the recipe says
+        (8, 0, [2, 4, 4]),  # as many tokens as the two longest have
+        (3, 0, [2, 3, 3, 2]),
+        (8, 10, [1, 1, 2, 2, 2, 2]),
+    ],
+)
+def test_more_examples_are_read_together_where_they_have_no_more_tokens(together, tokens, sizes):
+    seen = []
+
+    def predict(module, batch):
+        seen.append(len(batch["members"]))
+        return [{"loss": 0.0} for _ in batch["members"]]
+
+    predicted(predict, Split([10, 10, *[5] * 8]), together=together, tokens=tokens)
+    assert seen == sizes
 
 
 @pytest.mark.parametrize("prediction", [{"logits": [0.0, float("nan")]}, {"loss": float("inf")}])
