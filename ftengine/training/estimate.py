@@ -166,9 +166,9 @@ class Trial:
         That is measured on the micro-batch with most tokens, unless more than `most` is to be expected of it by what
         one of fewest takes, and one of median size as well: then it is scaled by tokens.
         """
-        release_memory()
         passes = list[Passed]()
         for i in (0, len(self.batches) // 2):
+            release_memory()  # what was measured before left some behind, which the next pass would use again
             passes.append(passed := self.run(regularizers, self.batches[i]))
             peak = passed.held + int((passed.peak - passed.held) * self.sizes[-1] / self.sizes[i])
             if peak + self.state_bytes <= most:
