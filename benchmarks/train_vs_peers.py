@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--apart", action="store_true", help="ftengine without shared beginnings, too (chat alone)")
     parser.add_argument("--instruction", type=int, default=0, help="words of a system message before every row")
     parser.add_argument("--peer-checkpointing", action="store_true", help="gradient checkpointing, as TRL has it")
+    parser.add_argument("--peer-compile", action="store_true", help="torch.compile on the peer's side; see --warmup")
     parser.add_argument("--work", type=Path, default=Path("runs/train_vs_peers"), help="scratch folder")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--play", choices=("peer", "loss"), help=argparse.SUPPRESS)
@@ -263,6 +264,7 @@ def peer(options: argparse.Namespace) -> None:
         "weight_decay": 0.0,
         "bf16": options.precision == "bf16",
         "gradient_checkpointing": options.peer_checkpointing,
+        "torch_compile": options.peer_compile,
         "use_cpu": not torch.cuda.is_available(),
         "logging_steps": 10,
         "save_strategy": "no",
