@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "philox.h"
 
 namespace ftengine::cpu {
 namespace {
@@ -56,6 +57,8 @@ FTENGINE_EXPORT const char* ftengine_instruction_sets() {
   }();
   return names.c_str();
 }
+
+FTENGINE_EXPORT int ftengine_philox_rounds() { return ftengine::kPhiloxRounds; }
 
 FTENGINE_EXPORT int64_t ftengine_onednn_from() { return ftengine::cpu::least_for_onednn.load(); }
 

@@ -246,6 +246,8 @@ std::tuple<Tensor, Tensor, Tensor> lowrank_backward(Tensor dy, Tensor x, Tensor 
 }  // namespace
 }  // namespace ftengine
 
+extern "C" __attribute__((visibility("default"))) int ftengine_philox_rounds() { return ftengine::kPhiloxRounds; }
+
 // lowrank_merge_ is not here: it is called once a layer, and ATen's product serves it.
 STABLE_TORCH_LIBRARY_IMPL(ftengine, CUDA, m) {
   m.impl("lowrank_forward", TORCH_BOX(&ftengine::lowrank_forward));

@@ -65,8 +65,7 @@ class AuditedData:
 class Audit(Component):
     """Looks at the data before anything trains; every installed audit looks at every run's data.
 
-    What an audit finds is shown by `plan` and `train`, kept in audit.json, and read by rules and report. It depends on
-    the data alone: the same data are not looked at again.
+    What an audit finds is shown by `plan` and `train`, kept in audit.json, and read by rules and report.
     """
 
     @abstractmethod

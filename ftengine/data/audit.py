@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -16,7 +16,7 @@ from ftengine.data.near import Near
 from ftengine.data.read import DataRows
 from ftengine.data.row_hashes import RowHashes
 from ftengine.data.split_columns import find_overlap
-from ftengine.plugins.registry import Registry
+from ftengine.plugins.registry import Entry
 from ftengine.plugins.returned import each
 from ftengine.run.recipe import DataSection
 from ftengine.run.records import AuditResult
@@ -121,10 +121,10 @@ def to_audit(
     )
 
 
-def run_audits(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], registry: Registry) -> AuditResult:
-    """Let every installed audit look at the data; `encoded` is for each split what the model gets."""
+def run_audits(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], audits: Iterable[Entry]) -> AuditResult:
+    """Let audits look at the data; `encoded` is for each split what the model gets."""
     data, findings, displays = replace(data, encoded=encoded), list[Finding](), list[Display]()
-    for entry in registry.entries("audit"):
+    for entry in audits:
         audit = entry.cls()
         for result in each(audit, "examine", audit.examine(data), (Finding, *get_args(Display))):  # type: ignore[attr-defined]
             if isinstance(result, Finding):

@@ -1,6 +1,6 @@
 """The folder of what is kept between runs: one user's, whole entries only, and no larger than is wanted.
 
-It has the rows of parsed files, features of encoded rows, what audits found, and what base models said.
+It has the rows of parsed files, features of encoded rows, what ftengine's audits found, and what base models said.
 """
 
 from __future__ import annotations
@@ -101,6 +101,26 @@ def known_entry(key: str) -> Path | None:
         return None
     make_private(folder)
     return folder / key if is_whole(folder / key) else None
+
+
+def known_text(key: str) -> str | None:
+    """Return the text that is kept under a key; None where that is nothing, or another user's."""
+    try:
+        entry = known_entry(key)
+    except DataError:
+        return None
+    return None if entry is None else (entry / ROWS).read_text(encoding="utf-8")
+
+
+def keep_text(key: str, what: str, text: str) -> None:
+    """Keep a text; where there is no room, the next run finds out anew."""
+
+    def write(folder: Path) -> dict[str, Any]:
+        (folder / ROWS).write_text(text, encoding="utf-8")
+        return {}
+
+    with suppress(DataError):
+        entry_of(key, what, write)
 
 
 def is_whole(entry: Path) -> bool:

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from ftengine.api import FastPath, LoadedModel, Strategy, TrainingContext, overrides
-from ftengine.data.cache_folder import ROWS, entry_of, known_entry
+from ftengine.data.cache_folder import keep_text, known_text
 from ftengine.engine.dependencies import dependencies, key_of, prepared_by
 from ftengine.engine.experiment import Experiment, described
 from ftengine.engine.prepared_data import PreparedData
-from ftengine.errors import DataError
 from ftengine.model.forest import found_out, take_as_found
 from ftengine.parallel.device import Device
 from ftengine.plugins.returned import json_mapping
@@ -65,31 +63,11 @@ def fast_paths_of(
 def _checked_once(model: nn.Module, depends: list[Any]) -> Iterator[None]:
     """Take from an earlier run whether a model computes beginnings that rows share as each row does, or keep it."""
     key = key_of("beginnings", depends)
-    if (kept := _known(key)) is not None:
+    if (kept := known_text(key)) is not None:
         take_as_found(model, json.loads(kept))
     yield
     if kept is None and (found := found_out(model)):
-        _keep(key, "how a model computes shared beginnings", json.dumps(found))
-
-
-def _known(key: str) -> str | None:
-    """Return what is kept under a key; None where that is nothing, or another user's."""
-    try:
-        entry = known_entry(key)
-    except DataError:
-        return None
-    return None if entry is None else (entry / ROWS).read_text(encoding="utf-8")
-
-
-def _keep(key: str, what: str, text: str) -> None:
-    """Keep a text; where there is no room, the next run finds out anew."""
-
-    def write(folder: Path) -> dict[str, Any]:
-        (folder / ROWS).write_text(text, encoding="utf-8")
-        return {}
-
-    with suppress(DataError):
-        entry_of(key, what, write)
+        keep_text(key, "how a model computes shared beginnings", json.dumps(found))
 
 
 class _Compared:
@@ -100,10 +78,10 @@ class _Compared:
 
     def known(self, replaced: Replaced) -> bool:
         """Say whether paths that replace so much were compared."""
-        return _known(self._key(replaced)) is not None
+        return known_text(self._key(replaced)) is not None
 
     def keep(self, replaced: Replaced) -> None:
-        _keep(self._key(replaced), "which fast paths were compared", "")
+        keep_text(self._key(replaced), "which fast paths were compared", "")
 
     def _key(self, replaced: Replaced) -> str:
         return key_of("paths", [self._depends, {name: counts and dict(counts) for name, counts in replaced.items()}])

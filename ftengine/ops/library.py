@@ -4,6 +4,7 @@ A library that is there and does not load is an error: kernels that vanish quiet
 Nothing is ever compiled here.
 """
 
+import ctypes
 import json
 import os
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
+
+from ftengine.ops.philox import ROUNDS
 
 FILES = {device: Path(__file__).with_name(f"_ops_{device}.so") for device in ("cpu", "cuda")}
 RECORD = Path(__file__).parents[1] / "build.json"
@@ -176,6 +179,9 @@ def _load(file: Path) -> None:
         if _cut_short(file):  # the loader would map it all the same, and the process die of it
             raise OSError("the file is cut short")
         torch.ops.load_library(file)
+        rounds = getattr(ctypes.CDLL(str(file)), "ftengine_philox_rounds", None)
+        if rounds is None or rounds() != ROUNDS:
+            raise OSError("its dropout masks are those of another version of ftengine")
     except (OSError, RuntimeError) as error:
         cause = error.__cause__ or error  # torch wraps the loader's reason in a sentence without it
         raise ImportError(

@@ -29,7 +29,9 @@ def test_what_is_in_order_and_tables_are_shown(tmp_path):
     splits = make_splits(DataSection(train=str(train), validation=None, test=str(test)), task, 0)
     at = {"5": 1, "25": 2, "50": 3, "75": 4, "95": 5, "99": 6}
     counts = {"percentiles": at, "longest": 1500, "truncated": 3, "limit": 2048}
-    audit = run_audits(splits.audited(), {"train": counts | {"untruncated": None}}, registry).model_dump(mode="json")
+    every = registry.entries("audit")
+    cut = {"train": counts | {"untruncated": None}}
+    audit = run_audits(splits.audited(), cut, every).model_dump(mode="json")
     assert printed(audit) == [
         "data No split holds duplicate or near-duplicate rows.",
         "data No held-out row is in training.",
@@ -43,7 +45,7 @@ def test_what_is_in_order_and_tables_are_shown(tmp_path):
         "Lengths are those after cutting.",
     ]
     untruncated = counts | {"untruncated": {"50": 80, "95": 300, "99": 700, "100": 1900}}
-    audit = run_audits(splits.audited(), {"train": untruncated}, registry).model_dump(mode="json")
+    audit = run_audits(splits.audited(), {"train": untruncated}, every).model_dump(mode="json")
     assert printed(audit)[-2:] == [
         "train 80 300 700 1,900 3 2,048",
         "Lengths are those before cutting.",

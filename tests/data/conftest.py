@@ -72,7 +72,7 @@ def audit(registry: Registry) -> Callable[..., AuditResult]:
         section = (
             train if isinstance(train, DataSection) else DataSection(train=train, **{"validation": None, **options})
         )
-        return run_audits(make_splits(section, task, 0).audited(), {}, registry)
+        return run_audits(make_splits(section, task, 0).audited(), {}, registry.entries("audit"))
 
     return audit
 

@@ -91,13 +91,16 @@ ENGLISH = "The delivery of the {}th parcel was late again and nobody at the coun
 GERMAN = "Die Lieferung des {}. Pakets kam wieder zu spät und niemand am Schalter konnte uns sagen, wo es war."
 
 
-def test_a_language_that_few_rows_are_in_is_found(write, text_task, audit):
+def test_a_language_that_few_rows_are_in_is_found(write, text_task, audit, monkeypatch):
+    let_go = []
+    monkeypatch.setattr("ftengine_builtins.audits.languages._identifier.cache_clear", lambda: let_go.append(True))
     rows = [(GERMAN if i % 25 == 3 else ENGLISH).format(i) for i in range(200)]
     result = audit(text_task, write("a.jsonl", texts(rows)), near_duplicates=None)
     assert told(result, "languages") == [
         "8 of 200 longer training rows seem to be in another language (de) than most (en), e.g. a.jsonl:4."
     ]
     assert [table.rows for table in result.displays] == [(("en", 192), ("de", 8))]
+    assert let_go == [True]  # 70 MB
 
 
 def test_short_texts_and_neighbouring_languages_are_no_surprise(write, text_task, audit):

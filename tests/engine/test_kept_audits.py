@@ -7,6 +7,7 @@ import pytest
 from ftengine.engine import audits
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import prepare_data
+from ftengine.errors import DataError
 
 
 @pytest.fixture
@@ -61,6 +62,23 @@ def test_other_code_or_versions_are_asked(looked, chat_recipe, monkeypatch, what
     monkeypatch.setattr(audits, what, lambda *_: {"a": "2"})
     assert looked(chat_recipe())[1]
     assert not looked(chat_recipe())[1]
+
+
+def test_audits_of_other_distributions_are_asked_each_time(looked, chat_recipe, monkeypatch):
+    found, _ = looked(chat_recipe())
+    monkeypatch.setattr(audits, "BUILT_IN", "another")
+    again, asked = looked(chat_recipe())
+    assert asked
+    assert again == found
+    assert looked(chat_recipe())[1]
+
+
+def test_without_room_to_keep_it_audits_look_each_time(looked, chat_recipe, monkeypatch):
+    def full(*_):
+        raise DataError("no space left")
+
+    monkeypatch.setattr("ftengine.data.cache_folder.entry_of", full)
+    assert [looked(chat_recipe())[1] for _ in range(2)] == [True, True]
 
 
 def test_what_no_package_has_is_asked_each_time(looked, chat_recipe, monkeypatch):

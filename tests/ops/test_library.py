@@ -68,6 +68,14 @@ def test_broken_library_is_an_error_that_names_both_torches(place, device):
 
 
 @compiled
+def test_a_library_of_other_masks_is_an_error(monkeypatch):
+    """As in a checkout that was updated and not built anew."""
+    monkeypatch.setattr(library, "ROUNDS", library.ROUNDS + 1)
+    with raises(ImportError, "dropout masks", "Reinstall"):
+        library.load()
+
+
+@compiled
 def test_a_library_that_was_cut_short_is_an_error_and_no_crash(place):
     """As a full disk or a broken download leaves it; mapping what is missing would kill the process."""
     whole = Path(library.__file__).with_name("_ops_cpu.so").read_bytes()
