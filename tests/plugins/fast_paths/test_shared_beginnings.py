@@ -390,16 +390,15 @@ ONE_BATCH = {"max_steps": 1, "batch_size": 12, "batch_tokens": 2048}
 
 
 def test_rows_that_share_their_beginning_meet_in_larger_micro_batches(tmp_path, monkeypatch):
-    found, predicted, predict = [], [], CausalLM.predict
-    monkeypatch.setattr(
-        CausalLM, "predict", lambda *args: predicted.append(len(args[2]["input_ids"])) or predict(*args)
-    )
-    for tokens in (None, 135):  # fewer than the six rows of a step have
+    found, predicted, predict = [], set(), CausalLM.predict
+    monkeypatch.setattr(CausalLM, "predict", lambda *args: predicted.add(len(args[2]["input_ids"])) or predict(*args))
+    for tokens, read in ((None, 12), (135, 6)):  # fewer than the six rows of a step have
+        predicted.clear()
         recipe = recipe_of(tmp_path, {"fast_paths": ["shared-beginnings"], "batch_tokens": tokens})
         run = fine_tune(Recipe.make({**recipe, "output": str(tmp_path / f"run-{tokens}")}))
         found.append([line["computed_tokens"] for line in run.metrics if "computed_tokens" in line])
+        assert predicted == {read}
     assert found[0] == found[1]
-    assert set(predicted) == {6}
 
 
 @pytest.mark.parametrize("packing", [False, True])
