@@ -46,7 +46,9 @@ class _StandIn(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # Python asks for these, and goes on without
             raise AttributeError(name)
-        raise ImportError(f"{self.__name__}.{name} is not imported yet, only what is seldom called")
+        if sys.modules.get(self.__name__) is self:
+            raise ImportError(f"{self.__name__}.{name} is not imported yet, only what is seldom called")
+        return getattr(import_module(self.__name__), name)  # whoever has it in its own hands goes on with the real one
 
 
 def _deferred(module: str, name: str) -> Callable[..., Any]:

@@ -331,7 +331,9 @@ with imported_on_demand():
             use(len)
         except ImportError as error:
             print(error.msg.split()[0])
+    from scipy import optimize
 print(PACKAGE in sys.modules, torch.compiler.disable(lambda: 1)())
+print(optimize.root.__name__)
 with imported_on_demand():
     pass
 print(hasattr(sys.modules[PACKAGE], "optimize"))
@@ -346,5 +348,5 @@ print(sys.modules[PACKAGE] is torch)
 def test_what_needs_the_compiler_meanwhile_is_not_imported_and_works_afterwards():
     """torchvision.tv_tensors asks for `torch.compiler.disable`, say."""
     done = subprocess.run([sys.executable, "-c", UNREADY], capture_output=True, text=True, check=False)
-    lines = ["torch._dynamo.disable", "torch._dynamo.utils.counters", "False 1", "True", "True"]
+    lines = ["torch._dynamo.disable", "torch._dynamo.utils.counters", "False 1", "root", "True", "True"]
     assert done.stdout.splitlines() == lines, done.stderr
