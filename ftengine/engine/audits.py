@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
@@ -37,11 +38,11 @@ def audited(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], task: T
     own = [one for one in every if one.origin.distribution == BUILT_IN]
     key = _key(data, encoded, task, own)
     if key is not None and (text := known_text(key)) is not None:
-        result = AuditResult.model_validate_json(text)
+        result = AuditResult.model_validate(json.loads(text))
     else:
         result = run_audits(data, encoded, own)
         if key is not None:
-            keep_text(key, "what audits found", result.model_dump_json())
+            keep_text(key, "what audits found", json.dumps(result.model_dump(mode="json")))
     if len(own) == len(every):
         return result
     others = run_audits(data, encoded, [one for one in every if one not in own])

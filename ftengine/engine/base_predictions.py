@@ -32,12 +32,12 @@ from ftengine.text import counted
 from ftengine.training.cpu import prepare_cpu
 from ftengine.training.steps import batch_tokens
 
-TABLES_FORMAT = 4
+TABLES_FORMAT = 5
 """Part of every key; raised when tables would be computed or stored in another way."""
 
 READ = 32
-"""Examples at least that a model reads together, as far as they have no more tokens than a batch of the longest, unless
-the recipe says how many: a product of few tokens waits for its weights."""
+"""Examples at most that a model reads together, or train.batch_size where that is more, as far as they have no more
+tokens than a batch of the longest, unless the recipe says how many: a product of few tokens waits for its weights."""
 
 ANSWERED = 16
 """Examples at least that a model answers together, unless the recipe says how many: each step reads all weights, for
@@ -54,21 +54,22 @@ def run_model(
 
     `kept` has what it said of the plan's sets already.
     """
-    section, accelerator = known.recipe.train, device.accelerator
+    accelerator = device.accelerator
     if side != "base" and known.task.reference:
         unknown = [one.name for one in plan.sets() if one.reading and not one.split.reference]
         assert not unknown, f"a tuned model is compared with a reference that was not asked: {', '.join(unknown)}"
-    asked = known.recipe.evaluation.batch_size
-    sizes = (
-        asked or section.batch_size,
-        asked or max(READ, section.batch_size),
-        batch_tokens(section, accelerator.device),
-        asked or max(ANSWERED, section.batch_size),
-    )
+    sizes = _sizes(known, device)
     if accelerator.device.type == "cpu":
         prepare_cpu()
     with quick_products():
         return EvalRunner(accelerator, loaded, known.task, *sizes, known.listener, side).run(plan, kept)
+
+
+def _sizes(known: KnownTask, device: Device) -> tuple[int, int, int, int]:
+    """Return what an `EvalRunner` is told of batches: examples, those together, tokens, and those answered."""
+    asked, section = known.recipe.evaluation.batch_size, known.recipe.train
+    read, answered = asked or max(READ, section.batch_size), asked or max(ANSWERED, section.batch_size)
+    return asked or section.batch_size, read, batch_tokens(section, device.accelerator.device), answered
 
 
 def run_base(
@@ -115,7 +116,7 @@ def keys_of(
     common = [
         TABLES_FORMAT,
         computed,
-        [recipe.evaluation.batch_size or recipe.train.batch_size, recipe.train.batch_tokens, plan.seed],
+        [_sizes(known, device), plan.seed],
         *([] if starting is None else prepared_by(starting)),
     ]
     return {one.name: key_of("base", [common, _examples(one)]) for one in sets}

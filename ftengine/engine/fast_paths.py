@@ -47,8 +47,9 @@ def fast_paths_of(
         RecipeError, PluginError: one that it names is of no use here, or wrong.
     """
     experiment, accelerator = data.experiment, device.accelerator
-    experiment.listener.phase("compare fast paths")
     paths = [make() for make in experiment.make_fast_paths]
+    if paths:
+        experiment.listener.phase("compare fast paths")
     probe = ProbeBatch.of(data.encoded["train"], loaded, accelerator.device, device.precision.compute)
     context, named = training_context(data, device, strategy, steps), experiment.names_fast_paths
     depends = _depends(data, device, loaded, strategy, paths, probe)

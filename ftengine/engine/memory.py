@@ -17,7 +17,7 @@ from ftengine.run.records import Environment, Memory
 from ftengine.text import size
 from ftengine.training.estimate import Trial
 from ftengine.training.fast_paths import FastPaths
-from ftengine.training.memory import available_bytes, held_bytes
+from ftengine.training.memory import available_bytes, held_bytes, release_memory
 from ftengine.training.modes import can_checkpoint_gradients, checkpoint_gradients
 from ftengine.training.optimizer_step import groups_of
 from ftengine.training.regularizing import Attached, own_regularizers
@@ -70,6 +70,7 @@ def choose_memory(
             gradient_checkpointing=section.gradient_checkpointing is True, reason="the recipe says it"
         )
     listener.phase("measure memory")
+    release_memory()  # what measuring the base left behind is no part of what the model holds
     require_base_fits(device, section)
     fit = fit_memory(trial_of(data, device, loaded, strategy, steps, fast_paths), section) if device.is_main else None
     (fit,) = broadcast_object_list([fit])

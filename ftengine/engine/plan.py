@@ -202,6 +202,7 @@ def _estimate(
     memory = choose_memory(data, device, loaded, strategy, planned, fast_paths)
     if memory.gradient_checkpointing:
         checkpoint_gradients(loaded.module)
+    data.experiment.listener.phase("time batches")
     every = section.validate_every or planned.per_epoch * planned.epochs_between
     validations = -(-planned.total // every)
     trial = trial_of(data, device, loaded, strategy, planned, fast_paths)

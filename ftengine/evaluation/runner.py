@@ -76,8 +76,8 @@ class EvalRunner:
 
     Args:
         batch_size: examples of a batch at most that are read, of the longest.
-        together: of shorter ones: as many have no more tokens than `batch_size` of the longest, so that no batch takes
-            more memory than theirs.
+        together: of shorter ones: as many have no more tokens than `batch_size` of the longest, so that no batch has
+            more of them to hold.
         tokens: of such a batch at most, as in `micro_batches`; 0 for no limit.
         answered: examples at most that are answered together.
         side: "base" or "tuned", for the listener, who is told of every batch.

@@ -181,7 +181,7 @@ def _load(file: Path) -> None:
         torch.ops.load_library(file)
         rounds = getattr(ctypes.CDLL(str(file)), "ftengine_philox_rounds", None)
         if rounds is None or rounds() != ROUNDS:
-            raise OSError("its dropout masks are those of another version of ftengine")
+            raise OSError("its dropout masks are those of another version of ftengine; build a checkout anew")
     except (OSError, RuntimeError) as error:
         cause = error.__cause__ or error  # torch wraps the loader's reason in a sentence without it
         raise ImportError(

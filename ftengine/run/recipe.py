@@ -231,7 +231,7 @@ class Generation(_Section, extra="allow"):
 class EvaluationSection(_Section):
     """How figures are made, and what is measured beside the held-out split."""
 
-    batch_size: int | None = Field(None, ge=1, description="null: train.batch_size")
+    batch_size: int | None = Field(None, ge=1, description="null: train.batch_size, more of shorter ones")
     resamples: int = Field(1000, ge=100, description="bootstrap resamples behind each interval")
     training_sample: Literal["auto"] | Annotated[int, Field(ge=1)] | None = Field(
         "auto", description="training rows that are measured too; auto: as many as are held out, 50 to 200; null: none"

@@ -164,14 +164,15 @@ class Trial:
         """Return the bytes that the process holds now, and what it will hold at most in training.
 
         That is measured on the micro-batch with most tokens, unless more than `most` is to be expected of it by what
-        one of fewest takes, and one of median size as well: then it is scaled by tokens.
+        one of median size takes: then it is scaled by tokens. Where one of fewest tokens lets half of `most` be
+        expected, that of median size is not asked.
         """
         passes = list[Passed]()
         for i in (0, len(self.batches) // 2):
             release_memory()  # what was measured before left some behind, which the next pass would use again
             passes.append(passed := self.run(regularizers, self.batches[i]))
             peak = passed.held + int((passed.peak - passed.held) * self.sizes[-1] / self.sizes[i])
-            if peak + self.state_bytes <= most:
+            if peak + self.state_bytes <= (most if i else most // 2):
                 peak = self.run(regularizers, self.batches[-1]).peak
                 break
         return passes[0].held, peak + self.state_bytes

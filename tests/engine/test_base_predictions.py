@@ -113,13 +113,14 @@ def test_what_the_base_might_say_otherwise_has_another_key(reusing):
         keys(reusing(), lambda module: setattr(module.config, "rope_parameters", {"rope_theta": 1.0})),
         keys(reusing(strategy="full", train__precision="bfloat16")),
         keys(reusing(train__batch_size=4)),
+        keys(reusing(evaluation__batch_size=reusing().train.batch_size)),  # without larger batches of shorter ones
         keys(reusing(seed=1)),
         keys(reusing(task={"name": "causal-lm", "train_on": "all"})),
     ]
     with use_onednn() if onednn_from() else use_onednn(1):
         others.append(keys(reusing()))
     for name in known:
-        assert len({found[name] for found in [known, *others]}) == 8, name
+        assert len({found[name] for found in [known, *others]}) == 9, name
     options = keys(reusing(evaluation__generate={"temperature": 0.5}))
     assert [name for name in known if options[name] != known[name]] == ["answers"]
 

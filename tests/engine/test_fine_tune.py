@@ -317,6 +317,14 @@ def test_activations_are_computed_twice_where_memory_ends_without(chat_recipe, m
     assert "(without it, more than there is)" in memory.reason
 
 
+def test_what_measuring_the_base_left_behind_does_not_count_against_the_limit(chat_recipe, monkeypatch):
+    asked = [10**6, 10**15]  # of the base as it was loaded, and after it was measured
+    monkeypatch.setattr("ftengine.engine.memory.held_bytes", lambda device: asked.pop(0))
+    monkeypatch.setattr("ftengine.engine.memory.release_memory", lambda: asked.__setitem__(0, 10**6))
+    fine_tune(chat_recipe(train__max_steps=1, train__memory_limit="64 GB"))
+    assert asked == []
+
+
 @pytest.mark.parametrize("asked", [{"gradient_checkpointing": "auto"}, {"memory_limit": "6 GB"}])
 def test_a_divided_model_is_not_measured(asked):
     require_measurable(types.SimpleNamespace(divides=True), TrainSection())

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,6 +41,7 @@ class _StandIn(ModuleType):
 
     def __init__(self, name: str, functions: tuple[str, ...]) -> None:
         super().__init__(name)
+        self.__spec__ = ModuleSpec(name, None)  # which importlib.util.find_spec asks for
         self.__path__: list[str] = []  # without any other module
         vars(self).update((function, _deferred(name, function)) for function in functions)
 

@@ -321,6 +321,7 @@ def test_files_of_all_models_are_read_once():
 
 
 UNREADY = """
+import importlib.util
 import sys
 import torch
 from ftengine_builtins.loaders.on_demand import imported_on_demand
@@ -332,6 +333,7 @@ with imported_on_demand():
         except ImportError as error:
             print(error.msg.split()[0])
     from scipy import optimize
+    print(importlib.util.find_spec("scipy.optimize").name)
 print(PACKAGE in sys.modules, torch.compiler.disable(lambda: 1)())
 print(optimize.root.__name__)
 with imported_on_demand():
@@ -348,5 +350,13 @@ print(sys.modules[PACKAGE] is torch)
 def test_what_needs_the_compiler_meanwhile_is_not_imported_and_works_afterwards():
     """torchvision.tv_tensors asks for `torch.compiler.disable`, say."""
     done = subprocess.run([sys.executable, "-c", UNREADY], capture_output=True, text=True, check=False)
-    lines = ["torch._dynamo.disable", "torch._dynamo.utils.counters", "False 1", "root", "True", "True"]
+    lines = [
+        "torch._dynamo.disable",
+        "torch._dynamo.utils.counters",
+        "scipy.optimize",
+        "False 1",
+        "root",
+        "True",
+        "True",
+    ]
     assert done.stdout.splitlines() == lines, done.stderr
