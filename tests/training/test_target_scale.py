@@ -81,12 +81,12 @@ def predicted(run, side="tuned"):
 
 
 def test_the_unit_of_the_numbers_changes_nothing_but_the_unit(recipe):
-    plain, prices = fine_tune(recipe("plain")), fine_tune(recipe("prices", MEAN, STD))
+    plain, prices = (fine_tune(recipe(*each, train__epochs=9)) for each in (["plain"], ["prices", MEAN, STD]))
     assert [line["loss"] for line in curve(plain.path) if "loss" in line] == pytest.approx(
         [line["loss"] for line in curve(prices.path) if "loss" in line], rel=1e-2
     )
     assert predicted(prices)[1] == pytest.approx(MEAN + STD * predicted(plain)[1], abs=0.01 * STD)
-    assert prices.evaluation["tuned"]["r2"]["value"] > 0.2
+    assert prices.evaluation["tuned"]["r2"]["value"] > 0.5
     assert abs(prices.evaluation["base"]["r2"]["value"]) < 0.2  # a new layer answers about the mean
     target, value = predicted(prices)
     figures = {name: prices.evaluation["tuned"][name]["value"] for name in ("mse", "mae", "r2")}
@@ -139,9 +139,9 @@ def test_a_run_starts_from_an_adapter_and_from_a_merged_model_where_they_ended(r
 
 
 def test_bfloat16_leaves_the_difference_of_years(recipe):
-    run = fine_tune(recipe("years", 2000.0, 5.0, train__precision="bfloat16"))
+    run = fine_tune(recipe("years", 2000.0, 5.0, train__precision="bfloat16", train__epochs=9))
     target, value = predicted(run)
-    assert r2_score(target, value) > 0.2
+    assert r2_score(target, value) > 0.5
     assert len(np.unique(value.round(2))) > len(value) / 2
 
 
