@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -174,13 +175,14 @@ def test_what_a_model_writes_weighs_more_than_its_loss(t5_folder, tmp_path):
 def test_answers_that_are_only_shown_are_looked_at_too(t5_folder, tmp_path):
     run = reversing(t5_folder, tmp_path)
     assert better(run, "loss")
-    answers = {one["tuned"] for one in run.directory.read_json("examples.json")["answers"]}
+    answers = Counter(one["tuned"].strip() for one in run.directory.read_json("examples.json")["answers"])
     second = next(finding.text for finding in run.verdict.findings if finding.source == "better-than-base")
     assert second.startswith("Its loss is better than its base's: ")
     assert second.endswith("No metric scored its generated text: read its answers.")
-    assert len(answers) == 1
-    assert "ot usable: it always answers “" in run.verdict.headline
-    assert "to all 12 held-out prompts asked" in run.verdict.headline
+    [(answer, times)] = answers.most_common(1)
+    assert times >= 11
+    said = f"it always answers “{answer}”, to all 12" if times == 12 else f"it answers “{answer}” to {times} of 12"
+    assert f"ot usable: {said} held-out prompts asked" in run.verdict.headline
 
 
 def test_every_word_with_one_tag_is_not_usable(bert_folder, tmp_path):
