@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ftengine.api import Batch, LoadedModel, Strategy, Task
 from ftengine.engine.experiment import described
-from ftengine.engine.prepared_data import KnownTask, held_out
+from ftengine.engine.prepared_data import KnownTask
 from ftengine.engine.prepared_model import PreparedModel, load_base_of, prepare_strategy
 from ftengine.errors import RunError, SavedPartDiffers
 from ftengine.model import Criterion, copy_into, is_pretrained, read_tensors, save_tensors, seeded, state_tensors
@@ -222,9 +222,12 @@ def _new_tensors(loaded: LoadedModel) -> dict[str, Tensor]:
 
 
 def _examples(model: PreparedModel) -> tuple[Batch, int]:
-    """Return a few held-out examples (else of training) as a batch, and their number."""
-    encoded = model.data.encoded
-    split = encoded[held_out(encoded) or "train"]
+    """Return a few of the held-out examples that are measured (else of training) as a batch, and their number.
+
+    The reference was asked of these alone: not of rows that repeat one of training, which nothing is measured of.
+    """
+    held, train, refers = model.plan.held_out, model.data.encoded["train"], model.data.ready.task.reference
+    split = train if held is None or (refers and not held.split.reference) else held.split
     count = min(EXAMPLES, len(split), model.experiment.recipe.train.batch_size)
     members = np.linspace(0, len(split) - 1, count).round().astype(np.int64)
     return to_device(split.batch(members), model.device.whole), count

@@ -70,6 +70,18 @@ def test_the_base_is_the_reference_of_a_run_that_starts_from_it(run):
     assert not base["margin"].any()
 
 
+@pytest.mark.parametrize("validation", [None, 0.25])
+def test_a_held_out_row_that_repeats_a_training_row_is_left_out_of_the_check_too(
+    folder, llama_folder, tmp_path, validation
+):
+    """The reference is asked of what is measured alone; the check of what was saved takes its rows from there."""
+    first, *held = [(folder / f"{name}.jsonl").read_text().splitlines() for name in ("train", "held")]
+    (tmp_path / "held.jsonl").write_text("\n".join([first[0], *held[0]]))
+    content = recipe(llama_folder, folder, tmp_path / "run").resolved()
+    content["data"] |= {"test": str(tmp_path / "held.jsonl"), "leaks": "warn", "validation": validation}
+    assert len(predictions(fine_tune(Recipe.make(content)), "tuned")["row"]) == len(held[0])
+
+
 def test_the_reference_is_what_rows_come_to_one_by_one(folder, llama_folder, tmp_path, monkeypatch):
     """Beginnings that are shared, and products by what is quicker, which training takes too, change its rounding."""
     seen, quick = [], []
