@@ -26,25 +26,33 @@ SAVED = "finished runs and the last checkpoint of the interrupted one are saved;
 """How commands stand that train several runs."""
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which unwinds the program as Ctrl-C does."""
+class Terminated(BaseException):
+    """SIGTERM, which unwinds the program as Ctrl-C does; what goes on after Ctrl-C, such as a chat, ends by it."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated`, so that nothing is left half-written; where it is ignored, it stays so."""
+    before = signal.getsignal(signal.SIGTERM)
+    # Handlers may be set in the main thread alone.
+    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
 def telling(listener: Listener, say: Callable[[], str]) -> Iterator[None]:
     """Where the user or the system ends the command, tell what is saved and how to go on, which `say` returns."""
-    before: Any = None
-    main = threading.current_thread() is threading.main_thread()  # only there may handlers be set
-    if main:
-        before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
-    except (KeyboardInterrupt, ProcessLost):
+    except (KeyboardInterrupt, Terminated, ProcessLost):
         listener.message(say())
         raise
-    finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
 
 
 def _terminate(number: int, frame: Any) -> None:
@@ -99,8 +107,15 @@ def _tell(error: BaseException, message: str) -> None:
 ENDS: dict[type, tuple[str, int]] = {
     Terminated: ("terminated.", 128 + signal.SIGTERM),
     KeyboardInterrupt: ("interrupted.", 128 + signal.SIGINT),
+    click.Abort: ("aborted.", 1),
 }
-"""What ends a command from outside: what is said, and the exit status that shells report."""
+"""What ends a command from outside: the message, and the exit status that shells report."""
+
+
+def _end(error: BaseException) -> tuple[str, int] | None:
+    """Return message and exit status of what ends a command from outside; None for another error."""
+    cause = error.__cause__ if isinstance(error, click.Abort) else None  # click's name for Ctrl-C
+    return ENDS.get(type(cause)) or ENDS.get(type(error))
 
 
 def describe(error: BaseException) -> str:
@@ -111,8 +126,8 @@ def describe(error: BaseException) -> str:
         return f"{message}{end} See `{error.ctx.command_path} --help`." if error.ctx else message
     if isinstance(error, click.ClickException):
         return error.format_message()
-    if isinstance(error, click.Abort):
-        return ENDS.get(type(error.__cause__), ("aborted.", 1))[0]
+    if end := _end(error):
+        return end[0]
     if isinstance(error, FtengineError):
         return str(error)
     if limit := system_limit(error):  # of temporary files: a run's own are told elsewhere
@@ -149,4 +164,5 @@ def exit_code(error: BaseException) -> int:
         return error.exit_code
     if system_limit(error):
         return InputError.exit_code
-    return ENDS.get(type(error.__cause__), ("", 1))[1] if isinstance(error, click.Abort) else 1
+    end = _end(error)
+    return end[1] if end else 1

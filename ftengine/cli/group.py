@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from ftengine.cli.external import OWN, conflict, external_commands, help_line, load_command
-from ftengine.cli.failure import fail
+from ftengine.cli.failure import Terminated, fail, terminable
 from ftengine.cli.options import add_debug
 from ftengine.cli.quiet import quiet
 from ftengine.errors import PluginError, did_you_mean, is_panic
@@ -144,11 +144,11 @@ class Commands(Suggesting):
         gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTIONS)
         atexit.unregister(end_quickly)
         atexit.register(end_quickly)
-        with nullcontext() if debug else quiet():
+        with nullcontext() if debug else quiet(), terminable():
             try:
                 sys.exit(super().main(args, prog_name, complete_var, False, **extra) or 0)
             # The outermost frame of the program: whatever arrives here becomes one line and an exit status.
             except BaseException as error:
-                if not (isinstance(error, Exception) or is_panic(error)):
+                if not (isinstance(error, (Exception, Terminated)) or is_panic(error)):
                     raise
                 fail(error, debug)

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 import yaml
@@ -62,6 +63,34 @@ def test_an_ended_run_says_what_is_saved_and_how_to_go_on(recipe, tmp_path, end,
         said[-2]
         == f"saved: the checkpoint of step {step} in {run.checkpoints}/step-{step:06d}; go on from there with: {resume}"
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "writes"),
+    [
+        (["merge", "{run}", "{out}"], "ftengine.engine.merge._open_written"),
+        (["export", "{run}", "--to", "peft", "{out}"], "ftengine.engine.export.proof_of"),
+    ],
+)
+def test_a_terminated_command_leaves_nothing_half_written(run, tmp_path, monkeypatch, command, writes):
+    """SIGTERM while the files that it has written are checked."""
+    monkeypatch.setattr(writes, lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    line = [part.format(run=run, out=tmp_path / "out") for part in command]
+    result = CliRunner().invoke(main, line, prog_name="ftengine")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (143, "error: terminated.")
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_sigterm_ends_a_chat_that_ctrl_c_does_not_end(run, monkeypatch):
+    """In a terminal, where Ctrl-C ends an answer alone."""
+    chat = import_module("ftengine.cli.chat")
+    talk = chat._talk
+    monkeypatch.setattr(chat, "_talk", lambda conversation, sides, **_: talk(conversation, sides, terminal=True))
+    monkeypatch.setattr(chat, "_lines", lambda *_: iter(["hello", "again"]))
+    monkeypatch.setattr("ftengine.engine.chat.Chat.answer", lambda *_: signal.raise_signal(signal.SIGTERM))
+    result = CliRunner().invoke(main, ["chat", str(run)], prog_name="ftengine")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (143, "error: terminated.")
 
 
 def test_what_a_signal_waits_for_is_said_at_once(capfd):
