@@ -24,6 +24,7 @@ __all__ = [
     "NotMergeable",
     "PluginError",
     "ProcessLost",
+    "ProgramFailed",
     "RecipeError",
     "RunError",
     "SavedPartDiffers",
@@ -101,6 +102,10 @@ class NotExportable(InputError):
 
 class NoRuntime(InputError):
     """The program that runs a format is not installed."""
+
+
+class ProgramFailed(FtengineError):
+    """The program that an exported file was opened with timed out or ended, so that nothing is known of the file."""
 
 
 class ExportDiffers(FtengineError):

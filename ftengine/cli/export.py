@@ -18,6 +18,8 @@ DECIDED = {
     "undecided": "within rounding of the tuned model, which these rows do not tell from its base beyond chance",
 }
 """A proof's decision in words."""
+CANNOT_TELL = 5
+"""Exit status where the program of the proof failed; as that of `verify` where it cannot be told."""
 
 
 @click.command()
@@ -58,6 +60,7 @@ def export(
     That program, where it is installed, is asked held-out rows: tokens of the prompts, log-probabilities of the tuned
     model's answers, greedy answers.
     What is not the tuned model is not left in the new folder OUT.
+    Exit status 5: that program timed out or failed, so that it cannot be told; OUT stays.
 
     \b
     Examples:
@@ -90,16 +93,18 @@ def export(
         address = upload(out, push, [run.recipe.model.source, made.base, run.path]) if push else None
     if as_json:
         print_json(made.to_json() | ({"pushed": address} if address else {}))
-        return
-    pushed = [("pushed to", address)] if address else []
-    page().print(facts([("exported to", out), ("format", to), *_shown(made), *pushed]))
+    else:
+        pushed = [("pushed to", address)] if address else []
+        page().print(facts([("exported to", out), ("format", to), *_shown(made), *pushed]))
+    if made.cannot_tell:
+        raise click.exceptions.Exit(CANNOT_TELL)
 
 
 def _shown(made: Manifest) -> list[tuple[str, str]]:
     from ftengine.text import number
 
     if (proof := made.proof) is None:
-        return [("proof", f"none: {made.unproven}")]
+        return [("proof", f"{'cannot tell' if made.cannot_tell else 'none'}: {made.unproven}")]
     apart = f"{number(proof.from_tuned)} (rounding explains {number(proof.noise)})"
     what = "by size, of outputs" if proof.same_answers is None else "of a token's log-probability"
     lines = [

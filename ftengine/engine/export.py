@@ -17,7 +17,7 @@ from ftengine.engine.merge import check_merge
 from ftengine.engine.prepared_data import ReadyTask
 from ftengine.engine.prepared_model import load_base
 from ftengine.engine.proof import ROWS, Asked, ask_own, proof_of
-from ftengine.errors import NotExportable, RunError
+from ftengine.errors import NotExportable, ProgramFailed, RunError
 from ftengine.model import stop_tokens
 from ftengine.report.card import CARD, card
 from ftengine.run.directory import PARTIAL, SIDECAR, RunDirectory, file_hashes, write_folder
@@ -29,7 +29,7 @@ from ftengine.run.records import RunRecords
 def export_run(
     run: Run, exporter: Exporter, out: str | Path, *, verify: bool = True, rows: int = ROWS, data: str | None = None
 ) -> Manifest:
-    """Write a run in an exporter's format, ask the artifact, and keep it where it is the tuned model.
+    """Write a run in an exporter's format, ask the artifact, and keep it unless it is not the tuned model.
 
     Args:
         run: a finished run.
@@ -64,8 +64,13 @@ def export_run(
         def fill(folder: Path) -> None:
             ready.listener.phase("export")
             exported = exporter.export(source, folder)
-            proof, unproven = proof_of(run, ready, exporter, source, folder, exported, tuned)
-            manifest = _manifest(run, exporter, exported, proof, unproven)
+            proof, failed = None, False
+            try:
+                proof, unproven = proof_of(run, ready, exporter, source, folder, exported, tuned)
+            except ProgramFailed as error:
+                unproven, failed = str(error), True
+                ready.listener.message(f"cannot tell whether this is the tuned model: {unproven}")
+            manifest = _manifest(run, exporter, exported, proof, unproven, failed)
             if not (folder / CARD).exists():
                 text = card(RunRecords.read(run.path), run.verdict, manifest, exported.usage)
                 (folder / CARD).write_text(text, encoding="utf-8")
@@ -88,7 +93,9 @@ def require_saved_part(run: Run) -> None:
         )
 
 
-def _manifest(run: Run, exporter: Exporter, exported: Exported, proof: Proof | None, unproven: str) -> Manifest:
+def _manifest(
+    run: Run, exporter: Exporter, exported: Exported, proof: Proof | None, unproven: str, failed: bool
+) -> Manifest:
     return Manifest(
         ftengine=versions()["ftengine"],
         format=described(exporter),
@@ -99,6 +106,7 @@ def _manifest(run: Run, exporter: Exporter, exported: Exported, proof: Proof | N
         trained=content_of_files(run.trained),
         proof=proof,
         unproven=unproven,
+        cannot_tell=failed,
     )
 
 

@@ -19,7 +19,7 @@ from ftengine.engine.finished import Run
 from ftengine.engine.merge import mean_of, outputs_of
 from ftengine.engine.prepared_data import ReadyTask
 from ftengine.engine.scaled import scale_fault
-from ftengine.errors import DataError, ExportDiffers, NoRuntime
+from ftengine.errors import DataError, ExportDiffers, FtengineError, NoRuntime, ProgramFailed
 from ftengine.evaluation.asked import ModuleRuntime, Question, apart, as_runtime, end_tokens, questions, scored, whole
 from ftengine.evaluation.likeness import ROW, Likeness, likeness
 from ftengine.evaluation.prompt_faults import token_fault
@@ -144,7 +144,12 @@ def proof_of(
     exported: Exported,
     own: Asked | None,
 ) -> tuple[Proof | None, str]:
-    """Ask the artifact; return the proof, or why there is none (ExportDiffers: it is something else)."""
+    """Ask the artifact; return the proof, or why there is none.
+
+    Raises:
+        ExportDiffers: it is something else.
+        ProgramFailed: its program fails, so that nothing is known of it.
+    """
     if own is None:
         return None, "left out by --no-verify"
     if not overrides(exporter, "open"):
@@ -157,6 +162,11 @@ def proof_of(
     except NoRuntime as error:
         ready.listener.message(f"not verified: {error}")
         return None, str(error)
+    except FtengineError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {one_line(str(error))}"
+        raise ProgramFailed(f"what was written as {exporter.name} could not be asked: {said}.") from error
     judged = likeness(own.far(values, own.tuned), own.far(values, own.base), exported.noise, run.recipe.seed)
     if judged.decision == "base" or judged.decision == "neither":
         raise ExportDiffers(f"{who} {_fault(run, own, values, judged)}. {GONE}")

@@ -51,6 +51,7 @@ class Manifest(Record):
         run, base, strategy: the run's folder, its base's source, its strategy.
         trained: hash of the trained part's files.
         proof: None where there is none, and `unproven` says why.
+        cannot_tell: whether there is none as the program that was asked timed out or ended.
         files: SHA-256 of each file by its path in the folder.
     """
 
@@ -64,4 +65,5 @@ class Manifest(Record):
     trained: str
     proof: Proof | None
     unproven: str
+    cannot_tell: bool = False
     files: dict[str, str] = Field(default_factory=dict)

@@ -1,23 +1,51 @@
-"""llama.cpp's own server in this process, by the package xllamacpp, as it answers from a GGUF file."""
+"""llama.cpp's own server in a process of its own, by the package xllamacpp, as it answers from a GGUF file."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http.client import HTTPException
 from importlib.metadata import version
 from pathlib import Path
+from threading import Timer
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from ftengine.api import ExportSource, Prompt
-from ftengine.errors import ExportDiffers, NoRuntime
+from ftengine.errors import ExportDiffers, NoRuntime, ProgramFailed
+from ftengine.text import one_line
 
 TOLD = 100
 """The likeliest tokens of which the server tells log-probabilities."""
 PATIENCE = 600
-"""Seconds for one answer."""
+"""Seconds for one answer, and for opening a file."""
+
+SERVER = """import json, sys, xllamacpp
+
+given = json.loads(sys.argv[1])
+settings = xllamacpp.CommonParams()
+settings.model.path = given["model"]
+settings.n_ctx = given["context"]
+settings.n_parallel = 1
+settings.warmup = False
+settings.ui = False
+settings.port = 0
+settings.verbosity = -1
+settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = given["threads"]
+if given["lora"]:
+    settings.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(given["lora"], 1.0)]
+server = xllamacpp.Server(settings)
+print("listening at", server.listening_address, flush=True)
+sys.stdin.read()
+"""
+"""What the other process runs, until its input is closed: a file that ends llama.cpp does not end this process."""
 
 
 class LlamaCpp:
@@ -55,33 +83,59 @@ class LlamaCpp:
         try:
             with urlopen(request, timeout=PATIENCE) as reply:
                 return json.load(reply)
-        except OSError as error:  # of the connection, and every status that is no success
-            raise ExportDiffers(f"llama.cpp does not answer {path!r} from the exported file: {error}.") from None
+        except HTTPError as error:
+            raise ExportDiffers(f"llama.cpp refuses {path!r} of the exported file: {error}.") from None
+        except (OSError, HTTPException, ValueError) as error:  # of the connection, or an answer that is cut off
+            said = one_line(str(error)) or type(error).__name__
+            raise ProgramFailed(f"llama.cpp does not answer {path!r} (in at most {PATIENCE} s): {said}.") from None
 
 
 @contextmanager
 def served(file: Path, source: ExportSource, lora: Path | None = None) -> Iterator[LlamaCpp]:
-    """Serve a file on this machine alone, for the time being (NoRuntime: xllamacpp is not installed)."""
+    """Serve a file on this machine alone, for the time being.
+
+    Raises:
+        NoRuntime: xllamacpp is not installed.
+        ProgramFailed: it ends, or takes too long, before it has opened the file.
+    """
     import torch
 
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise NoRuntime("xllamacpp, which runs GGUF files, is not installed: pip install xllamacpp.")
+    given = {
+        "model": str(file),
+        "context": min(source.max_length or 2048, 4096),
+        "threads": torch.get_num_threads(),
+        "lora": str(lora) if lora is not None else None,
+    }
+    with tempfile.TemporaryFile("w+", errors="replace") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVER, json.dumps(given)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        try:
+            yield LlamaCpp(_address(process, log))
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def _address(process: subprocess.Popen[str], log: Any) -> str:
+    """Return where a server that was started listens, once it does (ProgramFailed: it ended, or takes too long)."""
+    assert process.stdout is not None
+    too_long = Timer(PATIENCE, process.kill)
+    too_long.start()
     try:
-        import xllamacpp
-    except ImportError:
-        raise NoRuntime("xllamacpp, which runs GGUF files, is not installed: pip install xllamacpp.") from None
-    settings = xllamacpp.CommonParams()
-    settings.model.path = str(file)
-    settings.n_ctx = min(source.max_length or 2048, 4096)
-    settings.n_parallel = 1
-    settings.warmup = False
-    settings.ui = False
-    settings.port = 0
-    settings.verbosity = -1
-    for one in (settings.cpuparams, settings.cpuparams_batch):
-        one.n_threads = torch.get_num_threads()
-    if lora is not None:
-        settings.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(lora), 1.0)]
-    server = xllamacpp.Server(settings)
-    try:
-        yield LlamaCpp(server.listening_address)
+        for line in process.stdout:
+            if line.startswith("listening at "):
+                return line.split()[-1]
     finally:
-        del server
+        too_long.cancel()
+    status = process.wait()
+    log.seek(0)
+    last = [one_line(line) for line in log.read().splitlines() if line.strip()][-1:]
+    said = f": {last[0]}" if last else ""
+    raise ProgramFailed(f"llama.cpp ended before it had opened the exported file (status {status}){said}.")
