@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -65,31 +67,105 @@ def chat(run_folder: str, base: bool, precision: str | None, options: tuple[str,
 
 
 def _talk(conversation: Chat, sides: tuple[Side, ...], *, terminal: bool) -> None:
+    _introduce(conversation, sides)
+    if terminal:
+        _converse(conversation, sides)
+    else:
+        _answer_lines(conversation, sides)
+
+
+def _converse(conversation: Chat, sides: tuple[Side, ...]) -> None:
+    """Answer what a user types, and obey commands."""
     from ftengine.errors import DataError
 
-    _introduce(conversation, sides)
-    for line in _lines(terminal):
-        text = line.strip()
-        if not terminal:  # whatever a line says there is data
-            if text:
-                _answer(conversation, line.rstrip("\r\n"), sides, terminal)
-        elif text == "/quit":
-            return
-        elif text in ANSWER:
-            sides = ANSWER[text]
-            _introduce(conversation, sides)
-        elif text == "/reset":
-            conversation.turns.clear()
-            click.echo("a new conversation", err=True)
-        elif text == "/help":
-            click.echo("\n".join(f"{name:<8}{what}" for name, what in COMMANDS.items()), err=True)
-        elif text.startswith("/") and text[1:].isalpha():
-            click.echo(f"no command {text}. There are {', '.join(COMMANDS)}.", err=True)
-        elif text:
-            try:
-                _answer(conversation, line, sides, terminal)
-            except DataError as error:
-                click.echo(printable(f"{error} /reset begins a new conversation."), err=True)
+    with CtrlC() as ctrl_c:
+        for line in _typed(ctrl_c):
+            text = line.strip()
+            if text == "/quit":
+                return
+            if text in ANSWER:
+                sides = ANSWER[text]
+                _introduce(conversation, sides)
+            elif text == "/reset":
+                conversation.turns.clear()
+                click.echo("a new conversation", err=True)
+            elif text == "/help":
+                click.echo("\n".join(f"{name:<8}{what}" for name, what in COMMANDS.items()), err=True)
+            elif text.startswith("/") and text[1:].isalpha():
+                click.echo(f"no command {text}. There are {', '.join(COMMANDS)}.", err=True)
+            elif text:
+                try:
+                    _answer(conversation, line, sides, ctrl_c)
+                except DataError as error:
+                    click.echo(printable(f"{error} /reset begins a new conversation."), err=True)
+
+
+def _answer_lines(conversation: Chat, sides: tuple[Side, ...]) -> None:
+    """Answer the lines of a pipe, which are data whatever they say (DataError: some could not be answered)."""
+    from ftengine.errors import DataError
+
+    failed, lines = list[int](), 0
+    for number, line in enumerate(sys.stdin, 1):
+        if not line.strip():
+            continue
+        lines += 1
+        try:
+            _answer(conversation, line.rstrip("\r\n"), sides, None)
+        except DataError as error:
+            failed.append(number)
+            click.echo(printable(f"line {number}: {error}"), err=True)
+    if failed:
+        raise DataError(f"{len(failed)} of {lines} lines have no answer, the first is line {failed[0]}.")
+
+
+class CtrlC:
+    """Lets Ctrl-C stop an answer between two pieces, wherever the program is; the second one ends the program.
+
+    A context manager. Elsewhere than in an answer it does nothing, but for where a user types.
+    """
+
+    def __init__(self) -> None:
+        self._pressed = 0
+        self._answering = False
+
+    def __enter__(self) -> CtrlC:
+        self._before = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _press(self, number: int, frame: Any) -> None:
+        self._pressed += 1
+        if self._answering and self._pressed > 1:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Within the block `check` raises `Stopped` once it is pressed."""
+        self._pressed, self._answering = 0, True
+        try:
+            yield
+        finally:
+            self._answering = False
+
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Within the block it raises KeyboardInterrupt at once."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, self._press)
+
+    def check(self) -> None:
+        """Raise `Stopped` where it was pressed."""
+        if self._pressed:
+            raise Stopped
+
+
+class Stopped(Exception):
+    """An answer is stopped."""
 
 
 def _introduce(conversation: Chat, sides: tuple[Side, ...]) -> None:
@@ -100,26 +176,24 @@ def _introduce(conversation: Chat, sides: tuple[Side, ...]) -> None:
         click.echo("it was tuned without a chat template: each line is continued, by itself", err=True)
 
 
-def _lines(terminal: bool) -> Iterator[str]:
-    """Give what the user types, or the lines of a pipe."""
-    if not terminal:
-        yield from sys.stdin
-        return
-    import contextlib
-
-    with contextlib.suppress(ImportError):
+def _typed(ctrl_c: CtrlC) -> Iterator[str]:
+    """Give what the user types."""
+    with suppress(ImportError):
         import readline  # noqa: F401  # arrow keys
     while True:
         try:
-            yield input("> ")
+            with ctrl_c.raising():
+                line = input("> ")
         except KeyboardInterrupt:
             click.echo(err=True)
+            continue
         except EOFError:
             click.echo(err=True)
             return
+        yield line
 
 
-def _answer(conversation: Chat, text: str, sides: tuple[Side, ...], terminal: bool) -> None:
+def _answer(conversation: Chat, text: str, sides: tuple[Side, ...], ctrl_c: CtrlC | None) -> None:
     """Print the answers, and keep the first one."""
     kept: str | None = None
     for side in sides:
@@ -129,14 +203,15 @@ def _answer(conversation: Chat, text: str, sides: tuple[Side, ...], terminal: bo
             written.append(piece)
             click.echo(printable(piece), nl=False)
             sys.stdout.flush()
+            if ctrl_c is not None:
+                ctrl_c.check()
 
         if len(sides) > 1:
             click.echo(f"{side}: ", nl=False)
         try:
-            answer = conversation.answer(text, side, write)
-        except KeyboardInterrupt:
-            if not terminal:
-                raise
+            with nullcontext() if ctrl_c is None else ctrl_c.answering():
+                answer = conversation.answer(text, side, write)
+        except Stopped:
             answer = "".join(written)
         click.echo()
         kept = answer if kept is None else kept

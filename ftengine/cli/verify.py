@@ -34,6 +34,9 @@ SAID = {
     "--key-variable", default="OPENAI_API_KEY", show_default=True, metavar="NAME", help="Where the API key is read."
 )
 @click.option("--timeout", type=click.FloatRange(min=0.1), default=60, show_default=True, help="Seconds for a request.")
+@click.option(
+    "--max-time", type=click.FloatRange(min=1), default=1800, show_default=True, help="Seconds for all requests."
+)
 @click.option("--retries", type=click.IntRange(0, 10), default=2, show_default=True, help="Of a request that fails.")
 @trust_code_option
 @json_option
@@ -45,6 +48,7 @@ def verify(
     data: str | None,
     key_variable: str,
     timeout: float,
+    max_time: float,
     retries: int,
     trust_code: bool,
     as_json: bool,
@@ -67,7 +71,7 @@ def verify(
     require_one_process("verify", "asks one endpoint")
     with listening() as listener:
         run = load_run(run_folder, listener=listener, trust_code=trust_code)
-        endpoint = Endpoint(url, model, key=key_variable, timeout=timeout, retries=retries)
+        endpoint = Endpoint(url, model, key=key_variable, timeout=timeout, retries=retries, max_time=max_time)
         result = verify_run(run, endpoint, rows=rows, data=data)
     if as_json:
         print_json(result.to_json())

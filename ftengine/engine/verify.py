@@ -18,8 +18,9 @@ from ftengine.evaluation.asked import Question, questions, whole
 from ftengine.evaluation.likeness import Likeness, likeness
 from ftengine.evaluation.prompt_faults import likely_faults, token_fault
 from ftengine.model import stop_tokens
-from ftengine.model.endpoint import Endpoint, Reply
+from ftengine.model.endpoint import Endpoint
 from ftengine.model.generation import answer_scores
+from ftengine.model.reply import Reply
 from ftengine.text import number
 
 NOISE = 0.05
@@ -129,7 +130,7 @@ def verify_run(run: Run, endpoint: Endpoint, *, rows: int, data: str | None = No
         cause = _cause(replies, same, len(tuned), prompts, judged, told)
     return Verified(
         served,
-        cause,
+        endpoint.without_key(cause),
         endpoint.url,
         endpoint.model,
         split,

@@ -1,55 +1,32 @@
-"""An OpenAI-compatible endpoint, asked within bounds: time, retries, size; nothing is sent but what is asked."""
+"""An OpenAI-compatible endpoint, asked within bounds: time, attempts, size; nothing is sent but what is asked."""
 
 from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from http.client import HTTPException, IncompleteRead
 from typing import Any
-from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from ftengine.api import Prompt
-from ftengine.errors import InputError, shown
+from ftengine.errors import InputError
+from ftengine.model.exchange import MOST_BYTES, HttpClient, Response, Unanswered
+from ftengine.model.reply import Malformed, Reply, read_reason, read_reply, read_tokens
 
-ROOM = 1 << 22
-"""Bytes of a reply that are read."""
 PAUSE = 0.5
 """Seconds before the first retry; each further one waits twice as long."""
 AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
 """Statuses of a server that may answer later."""
+MODELS_SHOWN = 10
 
 
 class _Refused(InputError):
-    """A request holds what the endpoint does not take."""
+    """A request holds what the endpoint does not take; `reason` is what it says."""
 
-
-class _NoRedirect(HTTPRedirectHandler):
-    """Follow none: a key must not go to another host."""
-
-    def redirect_request(self, *args: Any) -> None:
-        return None
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An endpoint's answer.
-
-    Args:
-        ended: whether it ended by itself; None where the endpoint does not say.
-        prompt_tokens: how many tokens it read; None where it does not say.
-        log_probabilities: of the tokens that it wrote; none where it does not say.
-    """
-
-    text: str
-    ended: bool | None
-    prompt_tokens: int | None = None
-    log_probabilities: tuple[float, ...] = ()
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Endpoint:
@@ -60,13 +37,16 @@ class Endpoint:
         model: its name there; "" takes the only one that there is.
         key: name of the environment variable that holds the key; the key is sent as a header and never written.
         timeout: seconds for one request.
+        max_time: seconds for all requests together, with the pauses between them.
         retries: of one request, where the connection fails or the server says that it is busy.
 
     Raises:
         InputError: it cannot be reached, or does not answer as such an endpoint does.
     """
 
-    def __init__(self, url: str, model: str, *, key: str, timeout: float, retries: int) -> None:
+    def __init__(
+        self, url: str, model: str, *, key: str, timeout: float, retries: int, max_time: float = 1800.0
+    ) -> None:
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
             raise InputError(f"--url {url!r}: write the API's address, such as http://localhost:8000/v1.")
         if "@" in urlsplit(url).netloc or urlsplit(url).query or urlsplit(url).fragment:
@@ -74,75 +54,77 @@ class Endpoint:
                 "--url holds a user's name, a query or a fragment, which could be secret and would be shown. Write the "
                 "address alone; a key goes into the environment variable that --key-variable names."
             )
-        self.url, self.timeout, self.retries = url.rstrip("/"), timeout, retries
+        self.url, self.retries, self._key_variable = url.rstrip("/"), retries, key
         secret = os.environ.get(key, "")
         if not (secret.isascii() and secret.isprintable()):
             raise InputError(
                 f"environment variable {key} holds no key that a header can carry: it has a line end, or a character "
                 "beyond ASCII. Set it anew."
             )
-        self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {secret}"} if secret else {})
-        self._open = build_opener(_NoRedirect()).open
-        self._takes_logprobs = True
-        self.model = model or self._only_model()
+        self._has_key = bool(secret)
+        self._client = HttpClient(secret, timeout, max_time)
+        self._takes_logprobs, self._limit = True, "max_tokens"
+        self._model = model or self._only_model()
+
+    @property
+    def model(self) -> str:
+        """Its name at the endpoint, without the key where a server echoes it there."""
+        return self.without_key(self._model)
+
+    def without_key(self, text: str) -> str:
+        """Return text of which the key is no part."""
+        return self._client.without_key(text)
 
     def _only_model(self) -> str:
         listed = self._ask("models", None).get("data")
-        names = (
-            [one["id"] for one in listed if isinstance(one, Mapping) and isinstance(one.get("id"), str)]
-            if (isinstance(listed, list))
-            else []
-        )
+        some = [one.get("id") for one in listed if isinstance(one, Mapping)] if isinstance(listed, list) else []
+        names = [name for name in some if isinstance(name, str) and name.isprintable()]
         if len(names) != 1:
-            listed = f"{len(names)} models: {', '.join(names[:10])}" if names else "no model of its own"
+            few = ", ".join(map(self._client.shown, names[:MODELS_SHOWN]))
             raise InputError(
-                f"{self.url} lists {listed}. Name the one to ask with --model NAME, as the server calls it (of "
-                "`transformers serve`, the folder)."
+                f"{self.url} lists {f'{len(names)} models: {few}' if names else 'no model of its own'}. Name the one "
+                "to ask with --model NAME, as the server calls it (of `transformers serve`, the folder)."
             )
         return names[0]
 
     def answer(self, prompt: Prompt, max_tokens: int) -> Reply:
         """Ask a conversation, or a plain text, at temperature 0."""
-        asked = {"model": self.model, "temperature": 0, "max_tokens": max_tokens}
-        if prompt.messages is None:
-            answer = self._complete("completions", {**asked, "prompt": prompt.text}, {"logprobs": 1})
-        else:
-            asked["messages"] = list(prompt.messages)
-            answer = self._complete("chat/completions", asked, {"logprobs": True})
+        chat = prompt.messages is not None
+        asked: dict[str, Any] = {"model": self._model, "temperature": 0}
+        asked |= {"messages": list(prompt.messages or ())} if chat else {"prompt": prompt.text}
+        path = "chat/completions" if chat else "completions"
+        answer = self._complete(path, asked, max_tokens, {"logprobs": True if chat else 1})
         try:
-            choice = answer["choices"][0]
-            text = choice["text"] if prompt.messages is None else choice["message"]["content"]
-            reason = choice.get("finish_reason")
-        except (KeyError, IndexError, TypeError, AttributeError):
-            raise InputError(f"{self.url} does not answer as OpenAI's API does: {shown(answer)}.") from None
-        usage = answer.get("usage")
-        count = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
-        return Reply(
-            text if isinstance(text, str) else "",
-            {"stop": True, "length": False}.get(reason),
-            count if isinstance(count, int) and count > 0 else None,
-            _log_probabilities(choice),
-        )
+            return read_reply(answer, chat=chat)
+        except Malformed as error:
+            reason = read_reason(answer) or str(error)
+            raise self._no_such_api(f"{self.url}/{path}", reason) from None
 
-    def _complete(self, path: str, asked: Mapping[str, Any], logprobs: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask for an answer, with its log-probabilities unless the endpoint refused that once."""
-        if self._takes_logprobs:
+    def _complete(
+        self, path: str, asked: Mapping[str, Any], max_tokens: int, logprobs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Ask for an answer, from its first refusal on without log-probabilities, or with the limit's other name."""
+        while True:
+            content = {**asked, self._limit: max_tokens, **(logprobs if self._takes_logprobs else {})}
             try:
-                return self._ask(path, {**asked, **logprobs})
-            except _Refused:
-                self._takes_logprobs = False
-        return self._ask(path, asked)
+                return self._ask(path, content)
+            except _Refused as error:
+                if self._limit == "max_tokens" and "max_completion_tokens" in error.reason:
+                    self._limit = "max_completion_tokens"
+                elif self._takes_logprobs:
+                    self._takes_logprobs = False
+                else:
+                    raise
 
     def tokens(self, prompt: Prompt) -> list[int] | None:
         """Ask what it reads in place of a prompt, as llama.cpp and vLLM tell; None where it does not."""
         text: Any = prompt.text
         if prompt.messages is not None:
             text = self._value_of("apply-template", {"messages": list(prompt.messages)}, "prompt")
-        asked: dict[str, Any] = {"model": self.model, "messages": prompt.messages, "add_generation_prompt": True}
+        asked: dict[str, Any] = {"model": self._model, "messages": prompt.messages, "add_generation_prompt": True}
         if isinstance(text, str):
-            asked = {"model": self.model, "prompt": text, "content": text, "add_special": True, "parse_special": True}
-        told = self._value_of("tokenize", asked, "tokens")
-        return told if isinstance(told, list) and told and all(isinstance(one, int) for one in told) else None
+            asked = {"model": self._model, "prompt": text, "content": text, "add_special": True, "parse_special": True}
+        return read_tokens(self._value_of("tokenize", asked, "tokens"))
 
     def _value_of(self, path: str, content: Mapping[str, Any], key: str) -> Any:
         """Return what stands under a key of an answer beside OpenAI's API; None where there is no such thing."""
@@ -150,65 +132,66 @@ class Endpoint:
             return self._ask(path, content, self.url.removesuffix("/v1")).get(key)
         return None
 
-    def _read(self, request: Request) -> bytes:
-        """Return what is answered within the timeout, of which each read alone is bounded by the socket."""
-        end, content = time.monotonic() + self.timeout, bytearray()
-        with self._open(request, timeout=self.timeout) as reply:
-            while piece := reply.read1(ROOM):
-                content += piece
-                if len(content) > ROOM:
-                    raise ValueError("it is longer than what is read")
-                if time.monotonic() > end:
-                    raise TimeoutError("the answer takes too long")
-            if reply.length:  # what it said would come, and did not
-                raise IncompleteRead(bytes(content), reply.length)
-        return bytes(content)
-
     def _ask(self, path: str, content: Mapping[str, Any] | None, under: str = "") -> dict[str, Any]:
-        data = None if content is None else json.dumps(content).encode()
-        request = Request(f"{under or self.url}/{path}", data, self._headers)
+        address, failure = f"{under or self.url}/{path}", ""
         for attempt in range(self.retries + 1):
+            wait = PAUSE * 2**attempt
             try:
-                answer = json.loads(self._read(request))
-                if isinstance(answer, dict):
-                    return answer
-                raise InputError(f"{request.full_url} does not answer as OpenAI's API does: {shown(answer)}.")
-            except HTTPError as error:
-                failure = f"status {error.code} ({error.reason})"
-                if error.code not in AGAIN:
-                    kind = _Refused if error.code in (400, 422) else InputError
-                    raise kind(f"{request.full_url} answers with {failure}. {_advice(error.code)}") from None
-            except (ValueError, RecursionError):
-                raise InputError(f"{request.full_url} answers with no JSON, or more than {ROOM >> 20} MiB.") from None
-            except (URLError, OSError, HTTPException) as error:
-                failure = str(getattr(error, "reason", error)) or type(error).__name__
+                response = self._client.send(address, content)
+            except Unanswered as error:
+                failure = str(error)
+            else:
+                if 200 <= response.status < 300:
+                    return self._read(address, response)
+                failure = f"status {response.status}{self._said(response)}"
+                if response.status not in AGAIN:
+                    raise self._refusal(address, response, failure)
+                wait = wait if response.wait is None else response.wait
             if attempt < self.retries:
-                time.sleep(PAUSE * 2**attempt)
+                self._client.pause(wait)
         raise InputError(
-            f"{request.full_url} cannot be reached in {self.retries + 1} attempts of at most {self.timeout:g} s: "
+            f"{address} cannot be reached in {self.retries + 1} attempts of at most {self._client.timeout:g} s: "
             f"{failure}. Is the server running there?"
         )
 
+    def _read(self, address: str, response: Response) -> dict[str, Any]:
+        if len(response.body) > MOST_BYTES:
+            raise InputError(f"{address} answers with more than {MOST_BYTES >> 20} MiB.")
+        try:
+            answer = json.loads(response.body, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            raise InputError(f"{address} answers with no JSON.") from None
+        if isinstance(answer, dict):
+            return answer
+        raise self._no_such_api(address, f"the answer is {answer!r}, where an object is allowed")
 
-def _log_probabilities(choice: Mapping[str, Any]) -> tuple[float, ...]:
-    """Return what an answer tells of its tokens, as chat and as older completions have it; () where that is nothing.
+    def _no_such_api(self, address: str, reason: str) -> InputError:
+        return InputError(f"{address} does not answer as OpenAI's API does: {self._client.shown(reason)}.")
 
-    Zeros alone are those behind greedy sampling, which say nothing of the model.
-    """
-    told = choice.get("logprobs")
-    if not isinstance(told, Mapping):
-        return ()
-    content = told.get("content")
-    some = [one.get("logprob") for one in content if isinstance(one, Mapping)] if isinstance(content, list) else None
-    some = told.get("token_logprobs") if some is None else some
-    if not isinstance(some, list) or not all(isinstance(one, (int, float)) for one in some) or not any(some):
-        return ()
-    return tuple(float(one) for one in some)
+    def _reason(self, response: Response) -> str:
+        """Return why a request was refused, as the server writes it; "" where it writes no JSON."""
+        with suppress(ValueError, RecursionError):
+            return read_reason(json.loads(response.body[:MOST_BYTES]))
+        return ""
+
+    def _said(self, response: Response) -> str:
+        """Return a response's own words, in brackets."""
+        words = self._client.shown(self._reason(response)) or self._client.shown(response.reason)
+        return f" ({words})" if words else ""
+
+    def _refusal(self, address: str, response: Response, failure: str) -> InputError:
+        message = f"{address} answers with {failure}. {self._advice(response.status)}"
+        return _Refused(message, self._reason(response)) if response.status in (400, 422) else InputError(message)
+
+    def _advice(self, status: int) -> str:
+        if status in (401, 403) and self._has_key:
+            return f"It refuses the key in environment variable {self._key_variable}: is it for this server and model?"
+        if status in (401, 403):
+            return "It wants a key: put it into the environment variable that --key-variable names."
+        if status == 404:
+            return "Does --url end as the API's does, in /v1, and is there such a model?"
+        return "Look at the server's log."
 
 
-def _advice(status: int) -> str:
-    if status in (401, 403):
-        return "It wants a key: put it into the environment variable that --key-variable names."
-    if status == 404:
-        return "Does --url end as the API's does, in /v1, and is there such a model?"
-    return "Look at the server's log."
+def _refuse(value: str) -> float:
+    raise ValueError(f"{value} is no JSON")

@@ -105,7 +105,10 @@ def pairs(
     )
     if report.errors or report.timeouts:
         why = f" ({report.error})" if report.error else ""
-        click.echo(f"the function failed at {report.errors:,} answers{why} and took too long for {report.timeouts:,}")
+        click.echo(
+            f"the function failed at {report.errors:,} answers{why} and took longer than "
+            f"{report.timeout:g} s for {report.timeouts:,}"
+        )
     if report.cut:
         click.echo(
             f"{counted(report.cut, 'answer')} ended at max_new_tokens, not by themselves, and make no rows; a higher "
@@ -121,7 +124,8 @@ class Report:
 
     Args:
         rows: written; of `prompts`, `none_passes` have no answer that passes and `all_pass` no other.
-        answers: of these `passed`; at `errors` the function failed (`error` is one of them), and some took too long.
+        answers: of these `passed`; at `errors` the function failed (`error` is one of them), and for `timeouts` it took
+            longer than `timeout` seconds.
         cut: answers that ended at max_new_tokens and not by themselves, which make no row.
         unsteady: prompts to which equal answers were judged differently.
     """
@@ -137,6 +141,7 @@ class Report:
     cut: int
     unsteady: int
     error: str
+    timeout: float
 
 
 def judge_of(run: Run, name: str | None, options: Mapping[str, Any]) -> Verifier:
@@ -201,13 +206,17 @@ def write_pairs(
         for (row, answers), result in zip(rows, scored, strict=True)
         for one in rows_of(row, answers, result["scores"], result["outcomes"], kind, each)
     ]
-    report = reported(len(made), [answers for _, answers in rows], scored)
+    report = reported(len(made), [answers for _, answers in rows], scored, judge.config.timeout)
     if not made:
         why = f" The function failed at {report.errors:,} of them: {report.error}." if report.errors else ""
-        why += f" {report.cut:,} were cut off at max_new_tokens: raise it." if report.cut else ""
+        if report.timeouts:
+            why += f" It took longer than its timeout of {report.timeout:g} s for {report.timeouts:,}: raise --option "
+            why += "timeout=SECONDS, or make it faster."
+        judged = report.answers - report.errors - report.timeouts
+        why += f" {report.cut:,} were cut off at max_new_tokens: raise it." if report.cut and judged else ""
         raise InputError(
             f"{source.name}: {report.passed:,} of {report.answers:,} answers pass, of which no {kind} row can be made."
-            f"{why} Draw more answers, or take easier prompts."
+            f"{why}{' Draw more answers, or take easier prompts.' if judged else ''}"
         )
     unfinished = output.with_name(f"{output.name}.unfinished")
     unfinished.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in made), encoding="utf-8")
@@ -215,7 +224,9 @@ def write_pairs(
     return report
 
 
-def reported(rows: int, answers: Sequence[Sequence[Mapping[str, Any]]], scored: Sequence[Mapping[str, Any]]) -> Report:
+def reported(
+    rows: int, answers: Sequence[Sequence[Mapping[str, Any]]], scored: Sequence[Mapping[str, Any]], timeout: float
+) -> Report:
     """Count what came of the answers to each prompt."""
     unsteady, outcomes = 0, [one["outcomes"] for one in scored]
     for said, own in zip(answers, outcomes, strict=True):
@@ -233,6 +244,7 @@ def reported(rows: int, answers: Sequence[Sequence[Mapping[str, Any]]], scored: 
         sum(cut(one) for some in answers for one in some),
         unsteady,
         next((one["error"] for one in scored if one.get("error")), ""),
+        timeout,
     )
 
 

@@ -211,6 +211,17 @@ def test_the_rows_own_answer_is_the_same_text_in_every_layout(tmp_path, row):
         judge.check_row({"messages": row.get("messages", [])[:1] or [{"role": "user", "content": "ask"}]})
 
 
+def test_a_function_that_takes_too_long_makes_no_rows_and_its_time_limit_is_named(tmp_path):
+    (tmp_path / "slow.py").write_text("import time\n\n\ndef right(answer):\n    time.sleep(60)\n")
+    judge = Verifier(Verifier.Config(function=f"{tmp_path}/slow.py:right", timeout=0.1))
+    drawn = [{"completion": text, "ended": False} for text in "ab"]
+    (tmp_path / "answers.jsonl").write_text(json.dumps({"prompt": "ask", "prediction": {"samples": drawn}}) + "\n")
+    run = SimpleNamespace(recipe=SimpleNamespace(data=SimpleNamespace(columns={})))
+    with raises(InputError, "0.1 s for 2", "timeout=") as caught:
+        write_pairs(run, judge, tmp_path / "answers.jsonl", tmp_path / "round.jsonl")
+    assert "max_new_tokens" not in str(caught.value)
+
+
 @pytest.mark.parametrize("said", ["text", {"samples": "4"}, {"samples": [{"text": "4"}]}])
 def test_what_is_no_sampled_answer_is_refused(tmp_path, said):
     (tmp_path / "answers.jsonl").write_text(json.dumps({"prompt": "ask", "prediction": said}) + "\n")

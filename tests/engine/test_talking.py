@@ -1,6 +1,7 @@
 """`chat`: answers are those of `predict`, turn by turn, from a pipe or a terminal."""
 
 import json
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -103,36 +104,71 @@ def test_an_answer_comes_in_pieces(run, conversation):
     assert len(pieces) > 2
 
 
-def test_in_a_terminal_ctrl_c_stops_an_answer_and_ctrl_d_ends(run, monkeypatch, capsys):
-    class Stopped(Chat):
+def pressing(times):
+    """Return a conversation in which Ctrl-C is pressed as soon as an answer begins, and with what comes behind it."""
+
+    class Pressed(Chat):
         def answer(self, text, side, write):
             def first(piece):
+                signal.raise_signal(signal.SIGINT)
+                for _ in range(times - 1):
+                    signal.raise_signal(signal.SIGINT)
                 write(f"\033[31m{piece}")
-                raise KeyboardInterrupt
 
             return super().answer(text, side, first)
 
-    typed = iter([FIRST, KeyboardInterrupt(), EOFError()])
+        def keep(self, text, answer):
+            signal.raise_signal(signal.SIGINT)  # when the answer has been stopped
+            super().keep(text, answer)
+
+    return Pressed
+
+
+@pytest.fixture
+def _ctrl_c_is_heard():
+    """What a shell starts in the background ignores SIGINT, and the tests with it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_is_heard")
+def test_in_a_terminal_ctrl_c_stops_an_answer_and_ctrl_d_ends(run, monkeypatch, capsys):
+    typed = iter([FIRST, KeyboardInterrupt, EOFError])
 
     def read(prompt):
         one = next(typed)
-        if isinstance(one, BaseException):
-            raise one
+        if one is KeyboardInterrupt:
+            signal.raise_signal(signal.SIGINT)
+        if one is EOFError:
+            raise EOFError
         return one
 
     monkeypatch.setattr("builtins.input", read)
-    with Stopped(run) as chat:
+    with pressing(1)(run) as chat:
         command._talk(chat, ("tuned",), terminal=True)
     assert [turn["role"] for turn in chat.turns] == ["user", "assistant"]
     shown = capsys.readouterr().out
     assert shown.startswith(r"\x1b[31m")  # what could steer a terminal is shown, not sent
     assert shown.count("\n") >= 1
     assert next(typed, None) is None
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_conversation_that_does_not_fit_ends_a_pipe_with_an_error(run):
-    result = typed(run, FIRST * 200)
-    assert (result.exit_code, result.stdout) == (2, "")
+@pytest.mark.usefixtures("_ctrl_c_is_heard")
+def test_a_second_ctrl_c_ends_the_program(run, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda prompt: FIRST)
+    with pressing(2)(run) as chat, pytest.raises(KeyboardInterrupt):
+        command._talk(chat, ("tuned",), terminal=True)
+
+
+def test_a_line_that_is_too_long_ends_a_pipe_with_an_error_once_the_others_are_answered(run, conversation, asked):
+    result = typed(run, FIRST * 200, FIRST)
+    assert result.exit_code == 2
+    assert result.stdout == f"{printable(conversation['tuned'][0])}\n"
+    assert asked[-1] == [FIRST]
+    assert "line 1: " in result.stderr
+    assert "1 of 2 lines" in result.stderr
 
 
 def test_a_task_that_writes_nothing_is_refused():

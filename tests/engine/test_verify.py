@@ -1,32 +1,23 @@
 """`verify` tells which model an endpoint serves, from its answers alone; the endpoint is a stub in this process."""
 
 import json
-import socket
-import threading
-import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from expected import raises
+from stub_server import served
 
 from ftengine import load_run
-from ftengine.api import Prompt
 from ftengine.cli import main
 from ftengine.engine import verify
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.proof import exact_run, prompts_of
 from ftengine.engine.scaled import scale_fault
-from ftengine.errors import InputError
 from ftengine.evaluation.asked import questions
 from ftengine.model import endpoint as endpoints
 from ftengine.model import log_probabilities, stop_tokens
-from ftengine.model.endpoint import Endpoint
-
-LIMITS = {"key": "STUB_KEY", "timeout": 5, "retries": 1}
 
 
 @pytest.fixture(scope="module")
@@ -55,74 +46,6 @@ def answers(run):
         found[name] = {one.prompt.messages[-1]["content"]: one.text for one in asked}
     assert found["tuned"] != found["base"]
     return found
-
-
-class Stub(BaseHTTPRequestHandler):
-    """Answer as `server.reply` says."""
-
-    def do_GET(self):
-        self.send({"data": [{"id": name} for name in self.server.models]})
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.seen.append((self.path, dict(self.headers), body))
-        if not self.path.startswith("/v1/"):
-            told = self.server.told.get(self.path)
-            self.send({} if told is None else told(body))
-            return
-        failing = self.server.failing.pop(0) if self.server.failing else ""
-        if failing == "drop":
-            self.connection.close()
-            return
-        if failing == "slow":
-            time.sleep(1)
-        if failing.isdigit():
-            self.send_response(int(failing))
-            self.send_header("Location", "http://elsewhere.invalid/")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        asked = body["messages"][-1]["content"]
-        message = {"role": "assistant", "content": self.server.reply(asked)}
-        usage = {"usage": {"prompt_tokens": self.server.count(asked)}} if self.server.count else {}
-        choice = {"message": message, "finish_reason": "length"}
-        if self.server.logprobs:
-            choice["logprobs"] = {"content": [{"logprob": x} for x in self.server.logprobs(asked)]}
-        self.send({"choices": [choice], **usage})
-
-    def send(self, content):
-        data = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        """Say nothing."""
-
-
-@contextmanager
-def served(reply, failing=(), models=("support",), count=None, told=None, logprobs=None):
-    """Serve a stub.
-
-    Args:
-        reply: what it makes of a message.
-        failing: how its first answers fail.
-        count: how many tokens it says that a message's prompt has.
-        told: what it answers beside OpenAI's API, by path.
-        logprobs: what it says of the tokens of its answer to a message.
-    """
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
-    server.reply, server.failing, server.models, server.seen = reply, list(failing), models, []
-    server.count, server.told, server.logprobs = count, told or {}, logprobs
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server, f"http://127.0.0.1:{server.server_address[1]}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.fixture(autouse=True)
@@ -297,86 +220,6 @@ def test_a_few_answers_that_are_far_off_are_something_else(run, answers, monkeyp
         status, found = verified(run, url)
     assert (status, found["same_as_tuned"]) == (4, found["rows"] - 2)
     assert "2 of 8" in found["cause"]
-
-
-ASKED = Prompt((), [{"role": "user", "content": "Hi."}])
-
-
-@pytest.mark.parametrize("failing", ["drop", "503", "slow"])
-def test_one_failure_is_tried_again(failing):
-    with served(str.upper, [failing]) as (server, url):
-        assert Endpoint(url, "", **{**LIMITS, "timeout": 0.5}).answer(ASKED, 4).text == "HI."
-    assert len(server.seen) == 2
-
-
-def test_attempts_are_bounded():
-    with served(str.upper, ["drop"] * 9) as (server, url), raises(InputError, "2 attempts"):
-        Endpoint(url, "", **LIMITS).answer(ASKED, 4)
-    assert len(server.seen) == 2
-
-
-@pytest.mark.parametrize(("status", "told"), [("401", "--key-variable"), ("404", "/v1"), ("302", "302")])
-def test_a_refusal_is_told_and_no_redirect_followed(status, told):
-    with served(str.upper, [status]) as (server, url), raises(InputError, told):
-        Endpoint(url, "", **LIMITS).answer(ASKED, 4)
-    assert len(server.seen) == 1
-
-
-def test_of_several_models_one_is_to_be_named():
-    with served(str.upper, models=("a", "b")) as (_, url), raises(InputError, "a, b", "--model"):
-        Endpoint(url, "", **LIMITS)
-    with served(str.upper, models=()) as (_, url), raises(InputError, "no model", "--model", "the folder"):
-        Endpoint(url, "", **LIMITS)
-
-
-@pytest.mark.parametrize("secret", ["u:secret@", "", "?key=secret"])
-def test_a_secret_is_not_shown(secret, monkeypatch):
-    place = secret if secret.endswith("@") else ""
-    monkeypatch.setenv("STUB_KEY", "" if secret else "secret\nX: y")
-    with raises(InputError, "variable") as caught:
-        Endpoint(f"http://{place}h/v1{'' if place else secret}", "m", **LIMITS)
-    assert "secret" not in str(caught.value).replace("could be secret", "")
-
-
-@pytest.mark.parametrize("sent", [b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{"])
-def test_what_speaks_no_http_is_an_input_error(sent):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def answer():
-            for _ in range(2):
-                with server.accept()[0] as one:
-                    one.recv(1 << 16)
-                    one.sendall(sent)
-
-        thread = threading.Thread(target=answer, daemon=True)
-        thread.start()
-        with raises(InputError, "2 attempts"):
-            Endpoint(f"http://127.0.0.1:{server.getsockname()[1]}", "m", **LIMITS).answer(ASKED, 4)
-        thread.join(5)
-
-
-def test_an_answer_that_comes_byte_by_byte_ends_with_the_timeout(monkeypatch):
-    def trickle(stub, content):
-        stub.send_response(200)
-        stub.send_header("Content-Length", "1000")
-        stub.end_headers()
-        with suppress(OSError):
-            for _ in range(40):
-                stub.wfile.write(b" ")
-                time.sleep(0.1)
-
-    monkeypatch.setattr(Stub, "send", trickle)
-    began = time.monotonic()
-    with served(str.upper) as (_, url):
-        with raises(InputError, "1 attempts"):
-            Endpoint(url, "m", **{**LIMITS, "timeout": 0.3, "retries": 0}).answer(ASKED, 4)
-        assert time.monotonic() - began < 2
-
-
-@pytest.mark.parametrize("url", ["localhost:8000", "file:///etc/passwd", "http://"])
-def test_what_is_no_address_is_refused(url):
-    with raises(InputError, repr(url)):
-        Endpoint(url, "m", **LIMITS)
 
 
 def test_nobody_at_an_address_is_an_input_error(run):

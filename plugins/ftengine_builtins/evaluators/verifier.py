@@ -224,6 +224,8 @@ class Verifier(WeightedEvaluator):
         yield "answers", int(outcomes.size)
         yield "errors", int((outcomes == ERROR).sum())
         yield "timeouts", int((outcomes == TIMEOUT).sum())
+        if (outcomes == TIMEOUT).any():
+            yield "timeout_seconds", self.config.timeout
         if self.first_error and (outcomes == ERROR).any():
             yield "error", self.first_error
 

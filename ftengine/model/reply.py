@@ -1,0 +1,126 @@
+"""What an endpoint of OpenAI's API answers, read out of its JSON; whatever else stands there is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MOST_TOKENS = 1 << 31
+"""No prompt has more, and no vocabulary."""
+ROUNDING = 1e-3
+"""How far above 0 a log-probability may be."""
+
+
+class Malformed(ValueError):
+    """An answer does not have the form of OpenAI's API; the message says what stands where."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An endpoint's answer.
+
+    Args:
+        ended: whether it ended by itself; None where the endpoint does not say.
+        prompt_tokens, tokens: how many tokens it read and wrote; None where it does not say.
+        log_probabilities: of the tokens that it wrote; none where it does not say.
+    """
+
+    text: str
+    ended: bool | None
+    prompt_tokens: int | None = None
+    log_probabilities: tuple[float, ...] = ()
+    tokens: int | None = None
+
+
+def read_reply(answer: Any, *, chat: bool) -> Reply:
+    """Read an answer of `chat/completions`, or of `completions` (Malformed)."""
+    choices = _sequence(_mapping(answer, "the answer").get("choices"), "choices")
+    choice = _mapping(choices[0] if choices else None, "choices[0]")
+    holder, key = (_mapping(choice.get("message"), "message"), "content") if chat else (choice, "text")
+    if key not in holder:
+        raise Malformed(f"there is no {key!r} in choices[0]")
+    reason = _text(choice.get("finish_reason"), "finish_reason")
+    usage = _mapping(answer.get("usage") or {}, "usage")
+    return Reply(
+        _text(holder[key], key),
+        {"stop": True, "length": False}.get(reason),
+        _count(usage.get("prompt_tokens"), "usage.prompt_tokens"),
+        _log_probabilities(choice.get("logprobs")),
+        _count(usage.get("completion_tokens"), "usage.completion_tokens"),
+    )
+
+
+def read_tokens(value: Any) -> list[int] | None:
+    """Read token numbers; None where these are none."""
+    tokens = value if isinstance(value, list) else []
+    known = all(isinstance(one, int) and not isinstance(one, bool) and 0 <= one < MOST_TOKENS for one in tokens)
+    return tokens if tokens and known else None
+
+
+def read_reason(answer: Any) -> str:
+    """Return why a server refuses, as the APIs that are asked have it; "" where that is not there."""
+    for key in ("error", "message", "detail"):
+        if isinstance(answer, Mapping) and answer.get(key):
+            answer = answer[key]
+    return answer if isinstance(answer, str) else ""
+
+
+def _log_probabilities(value: Any) -> tuple[float, ...]:
+    """Return what an answer has of its tokens, as chat and as older completions have it; () where that is nothing.
+
+    Zeros alone are those behind greedy sampling, which say nothing of the model.
+    """
+    logprobs = _mapping(value or {}, "logprobs")
+    if (content := logprobs.get("content")) is not None:
+        entries = [_mapping(one, "logprobs.content") for one in _sequence(content, "logprobs.content")]
+        values = [one.get("logprob") for one in entries]
+    else:
+        values = list(_sequence(logprobs.get("token_logprobs") or [], "logprobs.token_logprobs"))
+    if any(one is None for one in values) or not any(values):
+        return ()
+    return tuple(_log_probability(one) for one in values)
+
+
+def _log_probability(value: Any) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and -MOST_TOKENS < value <= ROUNDING:
+        return min(float(value), 0.0)
+    raise Malformed(f"a log-probability is {_short(value)}, where a number up to 0 is allowed")
+
+
+def _count(value: Any, where: str) -> int | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_TOKENS):
+        return value or None  # 0 of a server that does not count
+    raise Malformed(f"{where} is {_short(value)}, where a number of tokens is allowed")
+
+
+def _text(value: Any, where: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise Malformed(f"{where} is {_short(value)}, where text or null is allowed")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Malformed(f"{where} has half of a surrogate pair, which is no text") from None
+    return value
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if isinstance(value, Mapping):
+        return value
+    raise Malformed(f"{where} is {_short(value)}, where an object is allowed")
+
+
+def _sequence(value: Any, where: str) -> Sequence[Any]:
+    if isinstance(value, list):
+        return value
+    raise Malformed(f"{where} is {_short(value)}, where a list is allowed")
+
+
+def _short(value: Any) -> str:
+    """Return a value as a message shows it; numbers beyond what Python writes by their size alone."""
+    if isinstance(value, int) and not -(10**18) < value < 10**18:
+        return f"a number of about 10^{math.log10(abs(value)):.0f}"
+    return "missing" if value is None else repr(value)
