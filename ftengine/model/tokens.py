@@ -49,25 +49,37 @@ def length_limit(wanted: int | None, model_limit: int | None, default: int, opti
     return wanted
 
 
-def tokenize(processor: Any, *texts: str, limit: int, **options: Any) -> Features:
+def tokenize(processor: Any, *texts: str, limit: int, side: str | None = None, **options: Any) -> Features:
     """Return a tokenizer's fields of one or two texts, cut to `limit` tokens, with the counts of `Task.encode`.
 
     Of two texts the longer one is cut first. `options` are the tokenizer's. Of a text that is far too long the full
     length is estimated (`part_within`).
+
+    Args:
+        side: which end is cut off, "left" or "right"; None: the tokenizer's own `truncation_side`.
     """
     options |= {"return_attention_mask": False, "verbose": False}
-    left = getattr(processor, "truncation_side", "right") == "left"
+    own = getattr(processor, "truncation_side", "right")
+    left = (side or own) == "left"
     cut = [part_within(processor, text, limit, left=left) for text in texts]
     parts = [part for part, _ in cut]
     encoded = processor(*parts, **options)
     full = full_length(len(encoded["input_ids"]), "".join(texts), "".join(parts))
     if full > limit:
+        set_truncation_side(processor, side)
         encoded = processor(*parts, truncation=True, max_length=limit, **options)
+        set_truncation_side(processor, own)  # another task may read with it too
     if "offset_mapping" in encoded and (start := cut[0][1]):
         encoded["offset_mapping"] = [(first + start, last + start) for first, last in encoded["offset_mapping"]]
     ids = encoded["input_ids"]
     counts = {"length": len(ids), "full_length": full, "truncated": full > limit}
     return {**encoded, **counts, "unknown": unknown_in(ids, processor)}
+
+
+def set_truncation_side(processor: Any, side: str | None) -> None:
+    """Let a tokenizer cut off an end, "left" or "right"; None leaves its own."""
+    if side is not None and hasattr(processor, "truncation_side"):
+        processor.truncation_side = side
 
 
 def part_within(processor: Any, text: str, limit: int, *, left: bool = False) -> tuple[str, int]:

@@ -3,6 +3,7 @@
 from ftengine_builtins.audits.balance import Balance
 from ftengine_builtins.audits.contradictions import Contradictions
 from ftengine_builtins.audits.conversations import Conversations
+from ftengine_builtins.audits.cut_texts import CutTexts
 from ftengine_builtins.audits.encoded import Lengths, UnknownTokens, UnreadKeys
 from ftengine_builtins.audits.label_noise import LabelNoise
 from ftengine_builtins.audits.languages import Languages
@@ -17,6 +18,7 @@ __all__ = [
     "Contradictions",
     "ContraryPreferences",
     "Conversations",
+    "CutTexts",
     "Duplicates",
     "LabelNoise",
     "Languages",

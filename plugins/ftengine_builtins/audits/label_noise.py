@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ftengine.api import Audit, AuditedData, Finding, Table
 from ftengine.text import listed, percent, quoted, short_place
 from ftengine_builtins.audits.counting import share_within
+from ftengine_builtins.audits.word_scores import draw_rows, one_hot, out_of_sample
 
 SAMPLE = 1_500
 """Rows that are looked at, drawn from all; the time grows with their cube, 2 seconds of these on one core."""
-CHARACTERS = 2_000
-"""Characters of a text that are read."""
 FEWEST = 150
 """Distinct rows below which nothing is said: of 100, words taught too little to tell noise from what is hard."""
-FEWEST_OF_LABEL = 5
-"""Rows of a label below which its rows are left out: others of it cannot vouch for them."""
 ALARM = 0.02
 """Share of rows with another label than their words tell, at the interval's near end, for an alarm; as many as
 contradict one another are one."""
@@ -36,11 +30,8 @@ TELLING_AS_GIVEN = 0.05
 TREND = 1.645
 """Standard errors by which the surer rows may be contradicted less (5 %, one-sided): noise does not depend on how sure
 words are, and what is hard to tell does."""
-PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 SHOWN = 3
 LISTED = 50
-# A word, or one sign of a script that writes no spaces between words.
-_TOKEN = re.compile(r"[^\W\u3040-\u30ff\u3400-\u9fff]+|[\u3040-\u30ff\u3400-\u9fff]")
 
 
 class LabelNoise(Audit):
@@ -55,10 +46,10 @@ class LabelNoise(Audit):
     name = "label-noise"
 
     def examine(self, data: AuditedData) -> Iterator[Finding | Table]:
-        rows = _drawn(data)
-        if rows is None:
+        rows = draw_rows(data, SAMPLE)
+        if rows is None or len(rows.texts) < FEWEST:
             return
-        noise = find_noise(out_of_sample(rows.texts, rows.labels), rows.labels)
+        noise = find_noise(out_of_sample(rows.texts, one_hot(rows.labels)), rows.labels)
         if noise is None:
             return
         suspects = [(rows.places[i], rows.names[rows.labels[i]], rows.names[label]) for i, label in noise.rows]
@@ -87,87 +78,6 @@ class LabelNoise(Audit):
         caption = "The surest first. Truly ambiguous texts look the same: a person has to decide."
         columns = ("row", "label", "by its words rather")
         yield Table(title="Labels that look wrong", columns=columns, rows=tuple(suspects[:LISTED]), caption=caption)
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """Rows that are looked at: their texts, labels as numbers of names, and places."""
-
-    texts: list[str]
-    labels: np.ndarray
-    names: list[str]
-    places: list[str]
-
-
-def _drawn(data: AuditedData) -> _Drawn | None:
-    """Draw distinct rows with a text and a label of their own from all splits; None where there are too few."""
-    if not any(targets.any() for targets in data.targets.values()):
-        return None
-    rng, known = np.random.default_rng(0), np.concatenate([data.targets[name] for name in data.splits])
-    equal = np.concatenate([data.distinct[name] for name in data.splits])
-    first = np.unique(np.where(known != 0, equal, -1), return_index=True)[1]
-    first = first[known[first] != 0]
-    chosen = set(rng.permutation(first)[:SAMPLE].tolist())
-    texts, labels, places, start = [], list[str](), [], 0
-    for rows in data.splits.values():
-        for i, view in enumerate(rows):
-            if isinstance(view.label, float):
-                return None
-            if start + i in chosen and len(view.labels) == 1 and not isinstance(view.label, (list, tuple)):
-                text = " ".join(view.texts)[:CHARACTERS]
-                if text.strip():
-                    texts.append(text)
-                    labels.append(view.labels[0])
-                    places.append(rows.where(i))
-        start += len(rows)
-    names, numbers, counts = np.unique(np.array(labels, dtype=object), return_inverse=True, return_counts=True)
-    kept = np.flatnonzero(counts[numbers] >= FEWEST_OF_LABEL)
-    names_kept, numbers = np.unique(numbers[kept], return_inverse=True)
-    if len(kept) < FEWEST or len(names_kept) < 2:
-        return None
-    return _Drawn([texts[i] for i in kept], numbers, names[names_kept].tolist(), [places[i] for i in kept])
-
-
-def out_of_sample(texts: Sequence[str], labels: np.ndarray) -> np.ndarray:
-    """Return (n, labels) scores, each row's by a ridge classifier of all the others; they are near probabilities.
-
-    Leave-one-out residuals of a linear smoother are r / (1 - h), h its leverage (Allen 1974): one decomposition of the
-    (n, n) kernel serves all rows, labels and penalties, of which the one with the least squared error is taken.
-    """
-    words = _tf_idf(texts)
-    kernel = (words @ words.T).toarray()
-    kernel -= kernel.mean(0)
-    kernel -= kernel.mean(1)[:, None]
-    values, vectors = np.linalg.eigh(kernel)
-    given = np.eye(labels.max() + 1)[labels]
-    centred = given - given.mean(0)
-    projected, squares = vectors.T @ centred, vectors**2
-    best, least = given, np.inf
-    for penalty in PENALTIES:
-        shrunk = np.maximum(values, 0) / (np.maximum(values, 0) + penalty)
-        leverage = np.minimum(squares @ shrunk + 1 / len(labels), 0.999)[:, None]
-        scores = given - (centred - vectors @ (shrunk[:, None] * projected)) / (1 - leverage)
-        if (error := float(((given - scores) ** 2).sum())) < least:
-            best, least = scores, error
-    return best
-
-
-def _tf_idf(texts: Sequence[str]) -> Any:
-    """Return a sparse (n, words) matrix: 1 + ln of the count times 1 + ln((1 + n) / (1 + rows that have the word)).
-
-    Rows have length 1. As scikit-learn's with `sublinear_tf`, which takes two seconds to import.
-    """
-    from scipy.sparse import csr_array
-
-    columns: dict[str, int] = {}
-    counts = [Counter(_TOKEN.findall(text.lower())) for text in texts]
-    places = np.array([columns.setdefault(word, len(columns)) for words in counts for word in words], dtype=np.int64)
-    starts = np.cumsum([0, *map(len, counts)])
-    rarity = 1 + np.log((1 + len(texts)) / (1 + np.bincount(places)))
-    values = (1 + np.log([count for words in counts for count in words.values()])) * rarity[places]
-    lengths = np.sqrt(np.bincount(np.repeat(np.arange(len(texts)), np.diff(starts)), values**2, len(texts)))
-    values /= np.repeat(lengths, np.diff(starts))
-    return csr_array((values, places, starts), shape=(len(texts), len(columns)))
 
 
 @dataclass(frozen=True)

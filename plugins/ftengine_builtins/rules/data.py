@@ -6,13 +6,14 @@ from typing import Any
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.text import known, percent, plain
+from ftengine_builtins.audits.cut_texts import CutTexts
 from ftengine_builtins.audits.sources import REPEATED, leak_level
 from ftengine_builtins.rules.quality import is_chosen
 
 NOTE = 0.05
 """Share of training rows that repeat another, from which it is said."""
 
-JUDGED_ELSEWHERE = ("label-noise", "leaks", "duplicates", "lengths")
+JUDGED_ELSEWHERE = ("label-noise", "leaks", "duplicates", "lengths", "cut-texts")
 """Audits whose findings other rules judge, knowing what the run made of the data."""
 
 KNOWN = ("contradictions", "personal-data")
@@ -107,7 +108,11 @@ class RepeatedRows(Rule):
 
 
 class CutExamples(Rule):
-    """Says where most training examples were cut to the length limit."""
+    """Says where most training examples were cut to the length limit, and what that costs where audit cut-texts knows.
+
+    Its alarm stays one where the model does no better than half-way from what the kept parts tell to what whole texts
+    tell.
+    """
 
     name = "cut-examples"
     order = 18
@@ -116,8 +121,15 @@ class CutExamples(Rule):
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         encoded = run.audit.encoded["train"]
         count, examples = encoded["truncated"], encoded["examples"]
-        if count > examples / 2:
+        figures = {"truncated": count, "examples": examples}
+        known_cost = [one for one in run.audit.findings if one.source == CutTexts.name]
+        for finding in known_cost:
+            told, reached = finding.figures, run.evaluation.tuned.get("accuracy") or run.evaluation.tuned.get("r2")
+            half_way = (told["whole"] + told["kept"]) / 2
+            costs = reached is None or reached.high is None or reached.high < half_way
+            level = finding.level if costs else "note"
+            yield finding.model_copy(update={"source": "", "level": level, "figures": {**figures, **told}})
+        if count > examples / 2 and not known_cost:
             text = f"Raise task.max_length: {percent(count / examples)} of the training examples are longer than the "
             text += f"limit of {encoded['longest']:,} tokens and were truncated, so the model never saw their ends."
-            figures = {"truncated": count, "examples": examples}
             yield Finding(kind="data", level="note", text=text, figures=figures)

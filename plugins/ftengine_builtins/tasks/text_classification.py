@@ -10,12 +10,14 @@ from pydantic import Field
 
 from ftengine.api import Example, Features, LoadedModel, TaskTraits, View
 from ftengine.errors import DataError
-from ftengine.model.tokens import length_limit, stack_tokens, tokenize
+from ftengine.model.tokens import length_limit, set_truncation_side, stack_tokens, tokenize
 from ftengine_builtins.tasks.labelled import RELEVANCE, LabelledConfig, LabelledTask
 from ftengine_builtins.tasks.language_rows import read_text
 from ftengine_builtins.tasks.recognising import recognise_text
 
 DEFAULT_MAX_LENGTH = 512
+CUT_IN_FRONT = "cut_in_front"
+"""The count of examples whose beginning was cut off."""
 
 
 class TextClassificationConfig(LabelledConfig):
@@ -30,6 +32,9 @@ class TextClassificationConfig(LabelledConfig):
     )
     max_length: int | None = Field(
         None, ge=2, description=f"longest input in tokens; null: {DEFAULT_MAX_LENGTH}, or the model's limit if less"
+    )
+    truncate: Literal["right", "left"] | None = Field(
+        None, description="which end of a longer text is cut off; null: the tokenizer's own, mostly right"
     )
 
 
@@ -76,11 +81,21 @@ class TextClassification(LabelledTask):
 
     def read(self, example: Example, processor: Any, max_length: int | None) -> Features:
         """Return the tokenizer's fields; of a pair that is too long, the longer text is cut first."""
-        return tokenize(processor, *self._texts(example).values(), limit=self.limit(max_length))
+        texts, side = self._texts(example).values(), self.config.truncate
+        features = tokenize(processor, *texts, limit=self.limit(max_length), side=side)
+        in_front = features["truncated"] and (side or processor.truncation_side) == "left"
+        return {**features, "counts": {CUT_IN_FRONT: 1}} if in_front else features
 
     def limit(self, max_length: int | None) -> int:
         """Return the longest input in tokens, of a model with that limit."""
         return length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
+
+    def set_model(self, loaded: LoadedModel, strategy: Any) -> None:
+        """Let the model's tokenizer cut as the option says, so that the one that is saved does."""
+        side = self.config.truncate
+        set_truncation_side(loaded.processor, side)
+        if side is not None and hasattr(loaded.processor, "init_kwargs"):
+            loaded.processor.init_kwargs["truncation_side"] = side  # which save_pretrained writes
 
     def check_input(self, row: Example) -> None:
         """Refuse a row whose texts are missing or empty."""

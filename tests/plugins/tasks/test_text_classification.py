@@ -1,5 +1,7 @@
 """Labels, losses and answers of classifiers and regressors."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from ftengine.api import Labels, LoadedModel
 from ftengine.errors import DataError, InputError, RecipeError
 from ftengine.model import Criterion
+from ftengine.testing.models import tiny_bert, word_piece_tokenizer
 from ftengine_builtins.tasks.text_classification import TextClassification, TextClassificationConfig
 
 TEXTS = ["The film was wonderful.", "The acting was terrible, and so was the music.", "Neither good nor bad", "Yes."]
@@ -191,6 +194,37 @@ def test_a_long_text_is_cut_and_keeps_its_end_marker(tokenizer, max_length, mode
     features = bound.encode({"text": "film " * 600, "label": "good"}, tokenizer, max_length=model_limit)
     assert (features["length"], len(features["input_ids"]), features["truncated"]) == (length, length, True)
     assert features["input_ids"][-1] == tokenizer.sep_token_id
+
+
+@pytest.mark.parametrize(("truncate", "own"), [("right", "left"), ("left", "right"), (None, "left"), (None, "right")])
+def test_a_text_is_cut_on_the_side_that_is_asked_for(truncate, own):
+    tokenizer = word_piece_tokenizer()
+    tokenizer.truncation_side = own
+    bound = task(rows("single"), max_length=5, truncate=truncate)
+    features = bound.encode({"text": "the film was so good and the music bad", "label": "good"}, tokenizer)
+    left = (truncate or own) == "left"
+    kept = "the music bad" if left else "the film was"
+    assert tokenizer.decode(features["input_ids"], skip_special_tokens=True) == kept
+    assert features.get("counts", {}) == ({"cut_in_front": 1} if left else {})
+    assert tokenizer.truncation_side == own  # another task's runs read with it too
+
+
+def test_the_end_of_a_pair_s_longer_text_is_kept(tokenizer):
+    bound = task([{"a": "x", "b": "y", "c": name} for name in "no"], text="a", pair="b", label="c", max_length=7,
+                 truncate="left")  # fmt: skip
+    features = bound.encode({"a": "the film was good", "b": "bad", "c": "o"}, tokenizer)
+    assert tokenizer.decode(features["input_ids"], skip_special_tokens=True) == "film was good bad"
+    features = bound.encode({"a": "the film was good", "b": "the music bad", "c": "o"}, tokenizer)
+    assert tokenizer.decode(features["input_ids"], skip_special_tokens=True).endswith("good music bad")
+
+
+def test_a_saved_tokenizer_cuts_as_the_task_did(tmp_path):
+    model, tokenizer = tiny_bert()
+    bound = task(rows("single"), truncate="left")
+    bound.set_model(LoadedModel(model, tokenizer, "tiny", bound.head), None)
+    tokenizer.save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).truncation_side == "left"
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["truncation_side"] == "left"
 
 
 def test_more_than_the_model_reads_is_refused(tokenizer):
