@@ -12,9 +12,10 @@ import numpy as np
 from ftengine.api import Estimate, overrides
 from ftengine.data.row_hashes import identities
 from ftengine.data.split_columns import numbers_of
+from ftengine.engine.asked_rows import prompts_of
 from ftengine.engine.evaluate import as_it_began, held_out_rows
 from ftengine.engine.finished import Run
-from ftengine.engine.proof import exact_run, prompts_of
+from ftengine.engine.proof import exact_run
 from ftengine.errors import InputError
 from ftengine.evaluation.asked import questions, scored
 from ftengine.evaluation.intervals import percentile_interval

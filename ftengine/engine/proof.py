@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +12,23 @@ import numpy as np
 import torch
 
 from ftengine.api import Exported, Exporter, ExportSource, LoadedModel, Predictor, Prompt, Runtime, overrides
-from ftengine.data.read import DataRows
+from ftengine.engine.asked_rows import telling_examples, telling_prompts
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.finished import Run
 from ftengine.engine.merge import mean_of, outputs_of
 from ftengine.engine.prepared_data import ReadyTask
 from ftengine.engine.scaled import scale_fault
-from ftengine.errors import DataError, ExportDiffers, FtengineError, NoRuntime, ProgramFailed
+from ftengine.errors import ExportDiffers, FtengineError, NoRuntime, ProgramFailed
 from ftengine.evaluation.asked import ModuleRuntime, Question, apart, as_runtime, end_tokens, questions, scored, whole
 from ftengine.evaluation.likeness import ROW, Likeness, likeness
 from ftengine.evaluation.prompt_faults import token_fault
-from ftengine.model import GenerationOptions, evaluating, stop_tokens
+from ftengine.model import evaluating, stop_tokens
 from ftengine.run.export import Proof
-from ftengine.text import counted, number, one_line
+from ftengine.text import number, one_line
 from ftengine.training.losses import to_device
 
 ROWS = 32
 """Held-out rows that are asked."""
-MOST_TOKENS = 48
-"""Of an answer; log-probabilities of more tell no more."""
 GONE = "Nothing was written."
 SHOWN = 40
 """Characters of a prompt in a message."""
@@ -76,11 +73,13 @@ def ask_own(
     with exact.model() as loaded:
         if overrides(ready.task, "prompt"):
             stop = stop_tokens(loaded)
-            prompts, longest = prompts_of(ready, rows, loaded, count, run, otherwise=", or export with --no-verify")
+            prompts, longest = telling_prompts(
+                ready, rows, loaded, count, run, otherwise=", or export with --no-verify"
+            )
             asked = questions(loaded, list(prompts.values()), longest, stop)
             compute = partial(_log_probabilities, asked)
         else:
-            examples = dict(_encoded(ready, rows, count, run.recipe.seed))
+            examples = telling_examples(ready, rows, count, run.recipe.seed)
             if options := exporter.asks(source):
                 compute = partial(_numbers, ready, [rows[i] for i in examples], options)
             else:
@@ -96,43 +95,6 @@ def ask_own(
 def exact_run(run: Run) -> Run:
     """Return a run whose models compute in float32."""
     return Run(run.path, registry=run.registry, listener=run.listener, precision="float32", trust_code=run.trust_code)
-
-
-def prompts_of(
-    ready: ReadyTask, rows: DataRows, loaded: LoadedModel, count: int, run: Run, *, otherwise: str = ""
-) -> tuple[dict[int, Prompt], int]:
-    """Return distinct prompts that leave room for their answers, by their rows, and the longest answer in tokens.
-
-    Rows are taken in an order drawn by the run's seed, so that they are of all sources.
-
-    Raises:
-        DataError: there are too few; the message ends with what can be done `otherwise` than to name more rows.
-    """
-    longest = min(GenerationOptions.read(run.recipe.evaluation.generate.options).max_new_tokens, MOST_TOKENS)
-    prompts: dict[int, Prompt] = {}
-    known = set[tuple[int, ...]]()
-    for i in _order(rows, run.recipe.seed):
-        try:
-            prompt = ready.task.prompt(rows[i], loaded)
-        except DataError:
-            continue
-        room = loaded.max_length is None or len(prompt.ids) + longest <= loaded.max_length
-        if room and prompt.ids and tuple(prompt.ids) not in known:
-            known.add(tuple(prompt.ids))
-            prompts[i] = prompt
-        if len(prompts) == count:
-            break
-    if len(prompts) < 2:
-        raise DataError(
-            f"{rows.source} has {counted(len(prompts), 'row')} that can be asked, and it takes 2. Name more rows with "
-            f"--data FILE{otherwise}."
-        )
-    return prompts, longest
-
-
-def _order(rows: DataRows, seed: int) -> Iterator[int]:
-    """Yield the numbers of rows in an order drawn by a seed."""
-    return map(int, np.random.default_rng(seed).permutation(len(rows)))
 
 
 def proof_of(
@@ -277,15 +239,6 @@ def _outputs(ready: ReadyTask, batches: Sequence[Any], opened: Any) -> list[np.n
     with torch.no_grad():
         outputs = [outputs_of(ready.task, opened.module, to_device(batch, device)) for batch in batches]
     return [one.double().cpu().numpy().ravel() for one in outputs]
-
-
-def _encoded(ready: ReadyTask, rows: DataRows, count: int, seed: int) -> Iterator[tuple[int, Any]]:
-    """Yield those of some rows, drawn by a seed, that can be encoded, by their number."""
-    for i in islice(_order(rows, seed), count):
-        try:
-            yield i, ready.task.encode(rows[i], ready.processor, max_length=ready.max_length)
-        except DataError:
-            continue
 
 
 def _relative(

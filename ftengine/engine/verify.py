@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from ftengine.api import LoadedModel, Prompt, overrides
+from ftengine.engine.asked_rows import telling_prompts
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.finished import Run
-from ftengine.engine.proof import endless, exact_run, far_rows, prompts_of
+from ftengine.engine.proof import endless, exact_run, far_rows
 from ftengine.engine.scaled import scale_fault
 from ftengine.errors import InputError
 from ftengine.evaluation.asked import Question, questions, whole
@@ -98,7 +99,7 @@ def verify_run(run: Run, endpoint: Endpoint, *, rows: int, data: str | None = No
     exact = exact_run(run)
     with exact.model() as loaded:
         stop = stop_tokens(loaded)
-        by_row, longest = prompts_of(ready, held, loaded, rows, run)
+        by_row, longest = telling_prompts(ready, held, loaded, rows, run)
         prompts = list(by_row.values())
         tuned = questions(loaded, prompts, longest, stop)
         run.listener.phase("ask", len(prompts))

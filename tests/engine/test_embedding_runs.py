@@ -11,7 +11,7 @@ from test_examples_meet import pairs
 from ftengine import Recipe, fine_tune
 from ftengine.engine.export import export_run
 from ftengine.engine.predict import predict_file
-from ftengine.errors import DataError, InputError
+from ftengine.errors import DataError, ExportDiffers, InputError
 from ftengine_builtins.exporters import SentenceTransformersExporter
 
 
@@ -48,6 +48,15 @@ def run(folder, bert_folder):
     return fine_tune(recipe(bert_folder, folder / "run", data, evaluate=evaluate))
 
 
+@pytest.fixture(scope="module")
+def prompted_run(folder, bert_folder):
+    """Full tuning of an encoder with both prompts."""
+    data = {"train": str(folder / "train.jsonl"), "validation": None, "test": str(folder / "held.jsonl")}
+    task = {"query_prompt": "query: ", "document_prompt": "passage: ", "max_length": 64}
+    more = {"evaluation": {"training_sample": None}, "strategy": "full"}
+    return fine_tune(recipe(bert_folder, folder / "prompted", data, task, **more))
+
+
 def test_base_and_tuned_model_rank_one_corpus(run):
     found = run.evaluation
     assert list(found["tuned"]) == ["ndcg_at_10", "mrr_at_10", "mean_average_precision", "recall_at_1", "recall_at_3"]
@@ -64,6 +73,39 @@ def test_without_its_library_an_encoder_is_written_and_said_not_to_be_verified(r
     assert made.proof is None
     assert "pip install sentence-transformers" in made.unproven
     assert made.files.keys() >= {"modules.json", "config_sentence_transformers.json", "model.safetensors"}
+
+
+def rewritten(name, **settings):
+    """Set keys of a JSON file, or take the last item out of one that is a list."""
+
+    def spoil(folder):
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**content, **settings} if settings else content[:-1]))
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "facts"),
+    [
+        (rewritten("sentence_bert_config.json", max_seq_length=16), ["max_seq_length is 16, measured 64"]),
+        (rewritten("1_Pooling/config.json", pooling_mode_cls_token=True), ["pooling_mode_cls_token is True"]),
+        (rewritten("modules.json"), ["modules.json", "2 is not set", "Normalize"]),
+        (rewritten("config_sentence_transformers.json", prompts={"query": ""}), ["prompts", "'document': 'passage: '"]),
+        (rewritten("config_sentence_transformers.json", default_prompt_name="query"), ["default_prompt_name"]),
+        (rewritten("config_sentence_transformers.json", similarity_fn_name="dot"), ["'dot', measured 'cosine'"]),
+    ],
+)
+def test_an_encoder_with_other_settings_is_refused_and_each_is_named(prompted_run, tmp_path, spoil, facts):
+    class Spoilt(SentenceTransformersExporter):
+        def export(self, source, folder):
+            made = super().export(source, folder)
+            spoil(folder)
+            return made
+
+    with raises(ExportDiffers, *facts):
+        export_run(prompted_run, Spoilt(), tmp_path / "out", rows=2)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_stored_vectors_are_ranked_again_without_a_model(run):

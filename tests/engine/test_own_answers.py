@@ -10,9 +10,10 @@ from expected import raises
 
 from ftengine import Recipe, fine_tune
 from ftengine.cli import main
+from ftengine.engine.asked_rows import prompts_of
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.own_answers import divergences, own_answers
-from ftengine.engine.proof import exact_run, prompts_of
+from ftengine.engine.proof import exact_run
 from ftengine.errors import DataError, InputError
 
 PROMPTS = 60

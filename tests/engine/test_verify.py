@@ -12,8 +12,9 @@ from stub_server import served
 from ftengine import load_run
 from ftengine.cli import main
 from ftengine.engine import verify
+from ftengine.engine.asked_rows import prompts_of
 from ftengine.engine.evaluate import held_out_rows
-from ftengine.engine.proof import exact_run, prompts_of
+from ftengine.engine.proof import exact_run
 from ftengine.engine.scaled import scale_fault
 from ftengine.evaluation.asked import questions
 from ftengine.model import endpoint as endpoints

@@ -265,16 +265,21 @@ def test_a_default_prompt_of_the_base_is_one_of_what_is_exported(bert_folder, tm
     assert bool(np.abs(ours - bare).max() > 1e-3) is bool(prompt)
 
 
-def without_a_prompt(folder, base):
-    file = folder / "config_sentence_transformers.json"
-    about = json.loads(file.read_text())
-    file.write_text(json.dumps({**about, "prompts": {**about["prompts"], "document": ""}}))
+def rewritten(name, **settings):
+    def spoil(folder, base):
+        file = folder / name
+        file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+
+    return spoil
 
 
-def with_another_pooling(folder, base):
-    file = folder / "1_Pooling" / "config.json"
-    told = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
-    file.write_text(json.dumps({**json.loads(file.read_text()), **told}))
+def without_normalisation(folder, base):
+    file = folder / "modules.json"
+    file.write_text(json.dumps(json.loads(file.read_text())[:-1]))
+
+
+ABOUT, POOLING = "config_sentence_transformers.json", "1_Pooling/config.json"
+BOTH = {"query": "query: ", "document": "passage: "}
 
 
 def with_the_bases_weights(folder, base):
@@ -286,12 +291,19 @@ def with_the_bases_weights(folder, base):
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (without_a_prompt, "not the tuned model"),
-        (with_another_pooling, "not the tuned model"),
+        (rewritten(ABOUT, prompts={**BOTH, "document": ""}), "not the tuned model"),
+        (rewritten(ABOUT, prompts={**BOTH, "query": ""}), "not the tuned model"),
+        (rewritten(ABOUT, prompts=BOTH, default_prompt_name="query"), "not the tuned model"),
+        (rewritten(POOLING, pooling_mode_cls_token=True, pooling_mode_mean_tokens=False), "not the tuned model"),
+        (rewritten("sentence_bert_config.json", max_seq_length=7), "not the tuned model"),
+        (without_normalisation, "not the tuned model"),
         (with_the_bases_weights, "like the base"),
     ],
 )
-def test_an_encoder_that_makes_other_vectors_is_refused(encoder, tmp_path, spoil, told):
+def test_an_encoder_that_makes_other_vectors_is_refused(encoder, tmp_path, monkeypatch, spoil, told):
+    """By its vectors alone, were its settings not compared."""
+    monkeypatch.setattr("ftengine_builtins.exporters.sentence_transformers.require_settings", lambda *_: None)
+
     class Spoilt(SentenceTransformersExporter):
         def export(self, source, folder):
             made = super().export(source, folder)
@@ -301,3 +313,18 @@ def test_an_encoder_that_makes_other_vectors_is_refused(encoder, tmp_path, spoil
     with raises(ExportDiffers, told):
         export_run(encoder, Spoilt(), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_reranker_that_reads_less_is_refused_by_name(still_reranker, tmp_path):
+    rows = [listed(2, seed=i) for i in range(8)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    run = tuned(still_reranker, tmp_path / "rows.jsonl", "reranking", tmp_path / "run", max_steps=1)
+
+    class Cut(SentenceTransformersExporter):
+        def export(self, source, folder):
+            made = super().export(source, folder)
+            rewritten("tokenizer_config.json", model_max_length=16)(folder, source.base)
+            return made
+
+    with raises(ExportDiffers, "model_max_length is 16, measured 128"):
+        export_run(run, Cut(), tmp_path / "out", rows=2)

@@ -9,8 +9,11 @@ from typing import Any
 
 from ftengine.api import Example, Exported, ExportSource, Predictor, Task
 from ftengine.errors import NoRuntime, NotExportable
+from ftengine_builtins.exporters.settings import require_settings
 from ftengine_builtins.exporters.transformers import TransformersExporter, read, rewrite
 from ftengine_builtins.tasks import Embedding, Reranking, TextClassification
+from ftengine_builtins.tasks.embedding import PAIRED
+from ftengine_builtins.tasks.embedding_rows import PARTS
 from ftengine_builtins.tasks.labelled import RELEVANCE, RELEVANT
 from ftengine_builtins.tasks.reranking import answers, pairs_of
 from ftengine_builtins.tasks.reranking_rows import asked_of
@@ -18,6 +21,16 @@ from ftengine_builtins.tasks.sentence_transformers import drop_chat_template
 
 NOISE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}
 """What rounding the weights is taken to explain of a vector, or a score, by its size."""
+
+SETTINGS = (
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+)
+"""Files of an encoder's settings."""
+LONGEST, OWN = "model_max_length", "sentence_transformers"
+"""Keys of a reranker's settings, in tokenizer_config.json and in config.json."""
 
 ENCODER = """from sentence_transformers import SentenceTransformer
 
@@ -53,18 +66,24 @@ class SentenceTransformersExporter(TransformersExporter):
         else:
             longest = task.limit(source.max_length)
             drop_chat_template(folder)
-            rewrite(folder / "tokenizer_config.json", {"model_max_length": longest})
+            rewrite(folder / "tokenizer_config.json", {LONGEST: longest})
         dtype = made.facts["dtype"]
         usage = ENCODER if isinstance(task, Embedding) else RERANKER
         return Exported(NOISE[dtype], {"dtype": dtype, "max_seq_length": longest}, usage)
 
     def asks(self, source: ExportSource) -> Sequence[Mapping[str, Any]]:
-        """Return both prompts of an encoder; a reranker has none."""
-        return [{"prompt": "query"}, {"prompt": "document"}] if isinstance(source.task, Embedding) else [{}]
+        """Return each text of a row with both prompts and as plain `encode` reads it; a reranker has no prompts."""
+        task: Any = source.task
+        if not isinstance(task, Embedding):
+            return [{}]
+        plain = {"prompt": "none"} if task.config.rows in PAIRED else {}
+        ways = {"prompt": "query"}, {"prompt": "document"}, plain
+        return [{"column": column, **way} for column in PARTS[task.config.rows] for way in ways]
 
     @contextmanager
     def open(self, folder: Path, source: ExportSource) -> Iterator[Predictor]:  # type: ignore[override]
         """Open the folder with sentence-transformers, in float32."""
+        _require_measured(folder, source, source.merged(self.config.dtype))
         try:
             import sentence_transformers
         except ImportError:
@@ -72,6 +91,23 @@ class SentenceTransformersExporter(TransformersExporter):
         yield (_Encoder if isinstance(source.task, Embedding) else _Reranker)(
             folder, source.task, sentence_transformers
         )
+
+
+def _require_measured(folder: Path, source: ExportSource, merged: Path) -> None:
+    """Refuse (ExportDiffers) a folder with other modules, pooling, prompts, activation or longest text."""
+    if isinstance(source.task, Embedding):
+        for name in SETTINGS:
+            require_settings(name, *(_by_key(read(one / name)) for one in (folder, merged)))
+        return
+    task: Any = source.task
+    found = read(folder / "tokenizer_config.json").get("model_max_length")
+    require_settings("tokenizer_config.json", {LONGEST: found}, {LONGEST: task.limit(source.max_length)})
+    require_settings("config.json", *(read(one / "config.json").get(OWN, {}) for one in (folder, merged)))
+
+
+def _by_key(settings: Any) -> dict[str, Any]:
+    """Return a JSON file's keys; of a list, its items by their place."""
+    return settings if isinstance(settings, dict) else {str(i): one for i, one in enumerate(settings)}
 
 
 class _Encoder:
@@ -83,7 +119,8 @@ class _Encoder:
 
     def infer(self, rows: Sequence[Example], options: Mapping[str, Any]) -> list[dict[str, Any]]:
         texts = [self._task.asked(row, options)[1].strip() for row in rows]
-        encode = self._opened.encode_query if options["prompt"] == "query" else self._opened.encode_document
+        ways = {"query": self._opened.encode_query, "document": self._opened.encode_document}
+        encode = ways.get(options.get("prompt", ""), self._opened.encode)
         return [{"vector": vector} for vector in encode(texts, show_progress_bar=False)]
 
 

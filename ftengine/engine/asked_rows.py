@@ -1,0 +1,138 @@
+"""Which held-out rows an artifact, or an endpoint, is asked: first those that show what can be lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import LoadedModel, Prompt
+from ftengine.data.read import DataRows
+from ftengine.engine.finished import Run
+from ftengine.engine.prepared_data import ReadyTask
+from ftengine.errors import DataError
+from ftengine.model import GenerationOptions
+from ftengine.text import counted
+
+EXAMINED = 1000
+"""Rows, drawn by the run's seed, among which those are looked for that show what can be lost."""
+MOST_TOKENS = 48
+"""Of an answer; log-probabilities of more tell no more."""
+
+
+@dataclass(frozen=True)
+class RowTraits:
+    """What a row can show.
+
+    Args:
+        length: in tokens, or in characters where tokens are not known.
+        texts: all that stands in it.
+        turns: of a conversation; `system` says whether it begins with a system message.
+    """
+
+    length: int
+    texts: Sequence[str]
+    turns: int = 1
+    system: bool = False
+
+
+def telling_order(rows: Sequence[RowTraits], special: Sequence[str]) -> list[int]:
+    """Return the rows' numbers, those first that show what can be lost, the others in their order.
+
+    These are the longest and the shortest row, the first one with special tokens in its text, with blanks or line ends
+    at a text's ends, with other characters than ASCII, with a system message and without one, and that of most turns.
+    """
+    numbers = range(len(rows))
+    first = [max(numbers, key=lambda i: rows[i].length), min(numbers, key=lambda i: rows[i].length)] if rows else []
+    several = max((row.turns for row in rows), default=1)
+    for shows in (
+        lambda row: any(token in text for text in row.texts for token in special),
+        lambda row: any(text != text.strip() for text in row.texts),
+        lambda row: not all(text.isascii() for text in row.texts),
+        lambda row: row.system,
+        lambda row: not row.system,
+        lambda row: row.turns == several,
+    ):
+        first += [i for i in numbers if shows(rows[i])][:1]
+    return list(dict.fromkeys([*first, *numbers]))
+
+
+def telling_prompts(
+    ready: ReadyTask, rows: DataRows, loaded: LoadedModel, count: int, run: Run, *, otherwise: str = ""
+) -> tuple[dict[int, Prompt], int]:
+    """Return distinct prompts by their rows, those first that show what can be lost, and the longest answer in tokens.
+
+    Raises:
+        DataError: as `prompts_of`.
+    """
+    prompts, longest = prompts_of(ready, rows, loaded, max(EXAMINED, count), run, otherwise=otherwise)
+    numbers = list(prompts)
+    order = telling_order([_traits_of(prompts[i]) for i in numbers], _special(loaded.processor))[:count]
+    return {numbers[i]: prompts[numbers[i]] for i in order}, longest
+
+
+def prompts_of(
+    ready: ReadyTask, rows: DataRows, loaded: LoadedModel, count: int, run: Run, *, otherwise: str = ""
+) -> tuple[dict[int, Prompt], int]:
+    """Return distinct prompts that leave room for their answers, by their rows, and the longest answer in tokens.
+
+    Rows are taken in an order drawn by the run's seed, so that they are of all sources.
+
+    Raises:
+        DataError: there are too few; the message ends with what can be done `otherwise` than to name more rows.
+    """
+    longest = min(GenerationOptions.read(run.recipe.evaluation.generate.options).max_new_tokens, MOST_TOKENS)
+    prompts: dict[int, Prompt] = {}
+    known = set[tuple[int, ...]]()
+    for i in _drawn(rows, run.recipe.seed):
+        try:
+            prompt = ready.task.prompt(rows[i], loaded)
+        except DataError:
+            continue
+        room = loaded.max_length is None or len(prompt.ids) + longest <= loaded.max_length
+        if room and prompt.ids and tuple(prompt.ids) not in known:
+            known.add(tuple(prompt.ids))
+            prompts[i] = prompt
+        if len(prompts) == count:
+            break
+    if len(prompts) < 2:
+        raise DataError(
+            f"{rows.source} has {counted(len(prompts), 'row')} that can be asked, and it takes 2. Name more rows with "
+            f"--data FILE{otherwise}."
+        )
+    return prompts, longest
+
+
+def telling_examples(ready: ReadyTask, rows: DataRows, count: int, seed: int) -> dict[int, Any]:
+    """Return encoded rows by their number, of those that can be encoded, those first that show what can be lost."""
+    drawn = list(islice(_drawn(rows, seed), max(EXAMINED, count)))
+    texts = [[x for x in ready.task.view(rows[i]).texts if isinstance(x, str)] for i in drawn]
+    order = telling_order([RowTraits(sum(map(len, one)), one) for one in texts], _special(ready.processor))
+    return dict(islice(_encoded(ready, rows, [drawn[i] for i in order]), count))
+
+
+def _encoded(ready: ReadyTask, rows: DataRows, numbers: Sequence[int]) -> Iterator[tuple[int, Any]]:
+    for i in numbers:
+        try:
+            yield i, ready.task.encode(rows[i], ready.processor, max_length=ready.max_length)
+        except DataError:
+            continue
+
+
+def _traits_of(prompt: Prompt) -> RowTraits:
+    if prompt.messages is None:
+        return RowTraits(len(prompt.ids), [prompt.text])
+    texts = [turn["content"] for turn in prompt.messages if isinstance(turn.get("content"), str)]
+    return RowTraits(len(prompt.ids), texts, len(prompt.messages), prompt.messages[0]["role"] == "system")
+
+
+def _special(processor: Any) -> list[str]:
+    return [token for token in getattr(processor, "all_special_tokens", None) or () if token]
+
+
+def _drawn(rows: DataRows, seed: int) -> Iterator[int]:
+    """Yield the numbers of rows in an order drawn by a seed."""
+    return map(int, np.random.default_rng(seed).permutation(len(rows)))
