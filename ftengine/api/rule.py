@@ -22,9 +22,6 @@ class Rule(Component):
     order: ClassVar[int] = 100
     """Where its findings stand among those of their level; the built-in rules are below 100."""
 
-    about: ClassVar[str] = ""
-    """What its alarms are about, as the headline has it behind "One alarm, about"; "": the finding's kind."""
-
     @abstractmethod
     def judge(self, run: RunRecords) -> Iterable[Finding]:
         """Yield findings; a function of the run's records alone."""

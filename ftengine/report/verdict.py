@@ -9,35 +9,44 @@ from ftengine.api.display import LEVELS
 from ftengine.plugins.registry import Registry
 from ftengine.plugins.returned import each
 from ftengine.run.records import RunRecords, Verdict
-from ftengine.text import listed
 
 UNJUDGED = Finding(kind="quality", level="note", text="No rule judged the quality of this run.")
 
 
 def judge(run: RunRecords, registry: Registry | None = None) -> Verdict:
     """Return the verdict on a run, by the rules of a registry or of all installed plugins."""
-    findings, abouts = list[Finding](), dict[str, str]()
+    findings = list[Finding]()
     for rule in sorted((registry or Registry()).build_all("rule"), key=lambda rule: rule.order):
         for finding in each(rule, "judge", rule.judge(run), Finding):
-            sourced = finding if finding.source else finding.model_copy(update={"source": rule.name})
-            findings.append(sourced)
-            abouts[sourced.source] = rule.about or sourced.kind
+            findings.append(finding if finding.source else finding.model_copy(update={"source": rule.name}))
     findings.sort(key=_gravity)
     quality = next((one for one in findings if one.kind == "quality"), UNJUDGED)
-    cause = _cause(quality, findings)
-    lead = [quality] if cause is None else [cause, quality]
-    rest = [one for one in findings if all(one is not first for first in lead)]
+    first = _first(quality, findings)
+    lead = [quality] if first is None else [first, quality]
+    rest = [one for one in findings if all(one is not other for other in lead)]
     rest = sorted((_explained(one, findings) for one in rest), key=lambda one: one.explained_by != "")
-    alarms = [abouts[one.source] for one in rest if one.level == "alarm" and not one.explained_by]
+    alarm = any(one.level == "alarm" and not one.explained_by for one in (*lead, *rest))
     return Verdict(
-        headline=_headline(lead, alarms),
-        level="alarm" if alarms else min(lead, key=_gravity).level,
+        headline=_headline(lead),
+        level="alarm" if alarm else min(lead, key=_gravity).level,
         findings=(*(_explained(one, findings) for one in lead), *rest),
     )
 
 
 def _gravity(finding: Finding) -> int:
     return LEVELS.index(finding.level)
+
+
+def _first(quality: Finding, findings: Sequence[Finding]) -> Finding | None:
+    """Return what leads the headline before quality: its cause, or an alarm that is worse; None: quality itself does.
+
+    A cause that is a note stands behind an alarm about anything else.
+    """
+    cause = _cause(quality, findings)
+    if quality.level == "alarm" or (cause is not None and cause.level == "alarm"):
+        return cause
+    alarms = [one for one in findings if one.level == "alarm" and _cause(one, findings) is None]
+    return alarms[0] if alarms else cause
 
 
 def _cause(finding: Finding, findings: Sequence[Finding]) -> Finding | None:
@@ -60,20 +69,18 @@ def _explained(finding: Finding, findings: Sequence[Finding]) -> Finding:
     return finding.model_copy(update={"explained_by": cause.source})
 
 
-def _headline(lead: Sequence[Finding], alarms: Sequence[str]) -> str:
-    """Return what to do and what it mends, or the one finding of quality; and what further alarms are about.
+def _headline(lead: Sequence[Finding]) -> str:
+    """Return one judgement in a sentence: of quality, or the cause of it, or the alarm in spite of it.
 
-    These stand before that of a single finding that is no alarm itself, else behind.
+    That of quality begins with the figures of tuned model and base, and its `brief` is these figures.
     """
-    *causes, quality = lead
-    text = quality.text
-    if causes:
-        cause = causes[0].brief and f"{causes[0].brief[:1].upper()}{causes[0].brief[1:]}."
-        effect = f"So far {quality.brief}." if quality.brief else text
-        text = f"{cause or causes[0].text} {effect}"
-    if not alarms:
-        return text
-    further = "further " if lead[0].level == "alarm" else ""
-    count = f"One {further}alarm" if len(alarms) == 1 else f"{len(alarms):,} {further}alarms"
-    others = f"{count}, about {listed(list(dict.fromkeys(alarms)))}."
-    return f"{text} {others}" if further else f"{others} {text}"
+    *before, quality = lead
+    if not before:
+        return quality.text
+    first = before[0].brief or before[0].text.removesuffix(".")
+    if not quality.brief:
+        return f"{first[:1].upper()}{first[1:]}. {quality.text}"
+    if "quality" in before[0].explains:
+        return f"{first[:1].upper()}{first[1:]}; {quality.brief}."
+    within = first if before[0].brief or first[1:2].isupper() else f"{first[:1].lower()}{first[1:]}"
+    return f"{quality.brief[:1].upper()}{quality.brief[1:]}, but {within}."

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, TypeGuard, TypeVar
 
 from ftengine.text.words import counted, number, quoted
 
 if TYPE_CHECKING:
-    from ftengine.api import Estimate, Metric
+    from ftengine.api import Difference, Estimate, Metric
     from ftengine.api.evaluator import Test
 
 FEW = 6
@@ -77,10 +78,15 @@ def against(tuned: Figure, base: Figure) -> str:
     """
     if not known(tuned) or not known(base):
         return f"{plain(tuned)} against {plain(base)}"
-    places = max(decimals(tuned), decimals(base))
-    while number(tuned.value, places) == number(base.value, places) and tuned.value != base.value and places < 6:
+    return " against ".join(_distinct(tuned, base))
+
+
+def _distinct(one: Figure, other: Figure) -> tuple[str, str]:
+    """Return two values with as many decimals as tell them apart, up to six."""
+    places = max(decimals(one), decimals(other))
+    while number(one.value, places) == number(other.value, places) and one.value != other.value and places < 6:
         places += 1
-    return f"{number(tuned.value, places)} against {number(base.value, places)}"
+    return number(one.value, places), number(other.value, places)
 
 
 def interval(figure: Figure | None, *, sign: bool = False) -> str:
@@ -102,6 +108,47 @@ def with_ends(figure: Figure | None, *, sign: bool = False) -> str:
     """Return "0.938 (0.910 to 0.959)", for where there is little room."""
     between = interval(figure, sign=sign)
     return f"{plain(figure, sign=sign)} ({between})" if between else plain(figure, sign=sign)
+
+
+def value_of(metric: Metric, figure: Figure | None, places: int = 0) -> str:
+    """Return a metric's value as people say it: "82 %" of a proportion, with so many decimals at least, or "1.67".
+
+    A proportion near 0 or 1 gets as many as tell it from them.
+    """
+    if not known(figure):
+        return "undefined"
+    if not metric.proportion:
+        return plain(figure)
+    share = 100 * figure.value
+    while places < 4 and 0 < share < 100 and round(share, places) in (0, 100):
+        places += 1
+    return f"{number(share, places)} %"
+
+
+def tuned_and_base(metric: Metric, tuned: Figure, base: Figure | None, *, untrained: bool = False) -> str:
+    """Return "accuracy 82 %, base 17 %", what a user asks first; `untrained` where the base has a fresh head."""
+    if base is None:
+        return f"{metric.label} {value_of(metric, tuned)}"
+    if not known(tuned) or not known(base):
+        values = value_of(metric, tuned), value_of(metric, base)
+    elif metric.proportion:
+        places = 0
+        while places < 4 and tuned.value != base.value and not round(100 * (tuned.value - base.value), places):
+            places += 1
+        values = value_of(metric, tuned, places), value_of(metric, base, places)
+    else:
+        values = _distinct(tuned, base)
+    return f"{metric.label} {values[0]}, base {values[1]}{' (untrained head)' if untrained else ''}"
+
+
+def change_of(metric: Metric, difference: Difference) -> str:
+    """Return a difference with its interval: "+28.0 points (95 % interval +25.0 to +31.0)" of a proportion."""
+    if not metric.proportion:
+        return with_interval(difference, sign=True)
+    low, high = (None if end is None else 100 * end for end in (difference.low, difference.high))
+    points = replace(difference, value=100 * difference.value, low=low, high=high)
+    between = interval(points, sign=True)
+    return f"{plain(points, sign=True)} points{f' (95 % interval {between})' if between else ''}"
 
 
 def no_interval(metric: str, metrics: Mapping[str, Metric], figures: Mapping[str, Estimate]) -> str:

@@ -84,6 +84,12 @@ def test_every_section_that_has_something_is_there(pages, page, titles):
     assert ("Slices" in text) == (page != "sound")  # and none that has nothing
 
 
+def test_the_verdict_stands_above_phases_kernels_and_memory(pages):
+    for page in pages.values():
+        verdict = page.index('<section class="verdict')
+        assert verdict < min(page.index(f"<dt>{fact}</dt>") for fact in ("phases", "peak memory", "kernels"))
+
+
 @pytest.mark.parametrize("name", ["sound", "everything", "both"])
 def test_data_stays_text(pages, name):
     page = Page(pages[name])
@@ -202,7 +208,7 @@ def test_a_column_without_a_metric_is_left_out_and_others_count_what_they_leave_
 def test_the_command_writes_the_page_and_names_it(tmp_path):
     run = write_run(tmp_path / "run", sound())
     lines = call("report", run).stdout.splitlines()
-    assert lines[0].startswith("Better than its base: accuracy 0.930")
+    assert lines[0].startswith("Accuracy 93 %, base 65 %: better, ")
     assert lines[-1] == f"report: {run / 'report.html'}"
     assert (run / "report.html").is_file()
 
@@ -256,9 +262,11 @@ def test_a_figure_has_the_same_digits_on_the_page_in_the_verdict_and_in_the_term
     show_figures(Console(width=160), RunRecords.read(run).evaluation)
     (row,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("accuracy"))
     cells = re.findall(r'<span class="value">([^<]*)</span>', write_report([run]).read_text(encoding="utf-8"))
-    for text in (row, verdict_of(run).headline, " ".join(cells)):
+    for text in (row, " ".join(cells)):
         assert set(re.findall(r"0\.93\d*", text)) == {"0.930"}
         assert set(re.findall(r"0\.28\d*", text)) == {"0.280"}
+    headline = verdict_of(run).headline
+    assert ("Accuracy 93 %" in headline, "+28.0 points" in headline) == (True, True)
 
 
 def test_a_p_value_is_one_number_on_the_page_in_the_verdict_and_in_the_terminal(tmp_path, capsys):

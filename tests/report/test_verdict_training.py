@@ -9,7 +9,7 @@ from verdicts import found, losses, put, reached, steps
 @pytest.mark.parametrize(
     ("points", "level"),
     [
-        (((0.6, 0.6), (0.3, 0.3), (0.33, 0.2), (0.34, 0.1), (0.36, 0.05)), "note"),  # earlier weights are kept
+        (((0.6, 0.6), (0.3, 0.3), (0.33, 0.2), (0.34, 0.1), (0.36, 0.05)), "good"),  # earlier weights are kept
         (((0.6, 0.6), (0.3, 0.3), (0.33, 0.4), (0.34, 0.5), (0.36, 0.6)), None),  # both rise
         (((0.6, 0.6), (0.3, 0.3), (0.301, 0.2), (0.302, 0.1), (0.303, 0.05)), None),  # by a wobble
     ],

@@ -26,7 +26,6 @@ class Benchmarks(Rule):
     """Says whether the tuned model is better or worse at tasks of lm-evaluation-harness."""
 
     name = "benchmarks"
-    about = "benchmarks"
     order = 110
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:

@@ -10,7 +10,9 @@ from ftengine.text import FEW, counted, listed, plain, quoted, short, with_inter
 from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.rules.threshold import (
     Threshold,
+    both_figures,
     knows_no_labels,
+    led_by_figures,
     no_better_than_a_constant,
     quoted_answer,
     ranks_what_it_has_seen,
@@ -53,7 +55,6 @@ class ConstantAnswer(Rule):
 
     name = "constant-answer"
     order = 0
-    about = "its answers"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         threshold = threshold_of(run)
@@ -73,7 +74,8 @@ class ConstantAnswer(Rule):
             yield Finding(kind="baseline", level="note", text=text, figures=figures)
         elif _is_constant(threshold):
             yield from _inputs_tell_nothing(threshold)
-            text, brief = _constant(threshold) + _ranked(threshold), _given(threshold)
+            text = _constant(threshold) + _ranked(threshold)
+            brief = f"{both_figures(run, threshold.metric)}, {_given(threshold)}"
             yield Finding(kind="quality", level="alarm", text=text, brief=brief, explains=OF_NO_USE, figures=figures)
         elif threshold.missed:
             beaten = threshold.beaten(pooled=True)
@@ -82,9 +84,8 @@ class ConstantAnswer(Rule):
             text = _no_better(threshold, beaten) + ("" if beaten else _ranked(threshold))
             is_note = beaten or threshold.is_hint or threshold.may_be_better
             level, explains = ("note", ()) if is_note else ("alarm", OF_NO_USE)
-            label, level_reached = run.evaluation.metrics[threshold.metric].label, plain(threshold.reached())
             brief = "not shown to be better" if threshold.is_ahead or threshold.may_be_better else "no better"
-            brief += f" than {threshold.answer}: {label} {plain(threshold.tuned)} against {level_reached}"
+            brief = f"{both_figures(run, threshold.metric)}, {brief} than {threshold.best_answer}"
             yield Finding(kind="quality", level=level, text=text, brief=brief, explains=explains, figures=figures)
 
 
@@ -170,16 +171,18 @@ def _written_alike(run: RunRecords) -> Iterator[Finding]:
     blank = sum(not one.tuned.strip() and one.wanted != "" for one in answers)
     text, count = said.most_common(1)[0]
     if share_within(blank, n)[0] >= BLANK:
-        text, count, brief = "", blank, f"not usable: {blank:,} of {n:,} answers are blank"
+        text, count, brief = "", blank, f"{blank:,} of {n:,} answers are blank"
     elif count == n:
-        brief = f"not usable: it always answers {quoted_answer(text)}, to all {counted(n, 'held-out prompt')} asked"
+        brief = f"it always answers {quoted_answer(text)}, to all {counted(n, 'held-out prompt')} asked"
     elif share_within(count, n)[0] >= NEARLY and share <= SELDOM:
-        brief = f"not usable: it answers {quoted_answer(text)} to {count:,} of {counted(n, 'held-out prompt')} asked"
+        brief = f"it answers {quoted_answer(text)} to {count:,} of {counted(n, 'held-out prompt')} asked"
     else:
         return
-    figures = {"given": text, "count": count, "asked": n}
+    lead, figures = "Not usable: ", {"given": text, "count": count, "asked": n}
+    if (metric := run.headline_metric) is not None:
+        lead = led_by_figures(run, metric, "not usable, ")
     yield Finding(
-        kind="quality", level="alarm", text=f"N{brief[1:]}.", brief=brief, explains=OF_NO_USE, figures=figures
+        kind="quality", level="alarm", text=f"{lead}{brief}.", brief=brief, explains=OF_NO_USE, figures=figures
     )
 
 
@@ -195,34 +198,34 @@ def _is_constant(threshold: Threshold) -> bool:
 
 
 def _constant(threshold: Threshold) -> str:
-    label, split = threshold.run.evaluation.metrics[threshold.metric].label, threshold.run.evaluation.split
-    lead = f"N{_given(threshold)[1:]} of the {split} split; {label} {with_interval(threshold.tuned)}."
-    return f"{lead}{of_answers(threshold.run)}"
+    judgement = f"not usable, {_given(threshold)} of the {threshold.run.evaluation.split} split"
+    return f"{led_by_figures(threshold.run, threshold.metric, judgement)}.{of_answers(threshold.run)}"
 
 
 def _given(threshold: Threshold) -> str:
     """Return which answer is given to how many examples, in brief."""
     baseline = threshold.baseline
-    of, said = counted(baseline.total, baseline.unit), quoted_answer(baseline.given)
+    of, answer = counted(baseline.total, baseline.unit), quoted_answer(baseline.given)
     if baseline.count < baseline.total:
-        return f"not usable: it answers {said} to {baseline.count:,} of {of}"
-    return f"not usable: it always answers {said}, to all {of}"
+        return f"it answers {answer} to {baseline.count:,} of {of}"
+    return f"it always answers {answer}, to all {of}"
 
 
 def _no_better(threshold: Threshold, others: list[str]) -> str:
-    higher, pair = threshold.is_ahead or threshold.may_be_better, threshold.pair(threshold.metric)
-    lead = f"No better than {threshold.answer}: {pair}."
+    higher = threshold.is_ahead or threshold.may_be_better
+    judgement = f"no better than {threshold.best_answer}"
     if higher:
-        lead = f"Not shown to be better than {threshold.answer}: {threshold.comparison()}."
+        judgement = f"not shown to be better than {threshold.best_answer}, a difference of {threshold.size}"
     if others:
         every = [*others, *threshold.beaten(pooled=False)]
         pairs = " and ".join(f"{threshold.pair(name)} by guessing" for name in every)
-        return f"{lead} But it does more than guess: {pairs}."
-    exact, metric = of_answers(threshold.run), threshold.run.evaluation.metrics[threshold.metric]
+        judgement += f". But it does more than guess: {pairs}."
+        return led_by_figures(threshold.run, threshold.metric, judgement)
+    metric = threshold.run.evaluation.metrics[threshold.metric]
     # A text may be good and unlike its reference.
-    if higher or threshold.is_hint or (metric.primary and threshold.tuned.value):
-        return f"{lead}{exact}"
-    return f"Not usable: no better than {threshold.answer}, {pair}.{exact}"
+    if not (higher or threshold.is_hint or (metric.primary and threshold.tuned.value)):
+        judgement = f"not usable, {judgement}"
+    return f"{led_by_figures(threshold.run, threshold.metric, judgement)}.{of_answers(threshold.run)}"
 
 
 def unmeasured_answers(run: RunRecords) -> bool:
@@ -262,7 +265,6 @@ class UnansweredClasses(Rule):
 
     name = "unanswered-classes"
     order = 5
-    about = "classes that it hardly ever answers"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         threshold = threshold_of(run)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
-from ftengine.text import ends, number, with_interval
+from ftengine.text import ends, number, plain, with_interval
 from ftengine_builtins.rules.quality import sides
 
 NOTE = 0.05
@@ -26,7 +26,6 @@ class CalibratedConfidence(Rule):
 
     name = "calibrated-confidence"
     order = 15
-    about = "its confidence"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         evaluation = run.evaluation
@@ -41,10 +40,11 @@ class CalibratedConfidence(Rule):
                 continue
             lead = ("too high" if over else "too low") if signed else "badly calibrated"
             text = f"Its confidence is {lead}: {declared.label} is {with_interval(tuned, sign=signed)}."
+            brief = f"its confidence is {lead}: {declared.label} is {plain(tuned, sign=signed)}"
             text += _cure(run, declared.evaluator, over=over)
             level = "alarm" if low >= ALARM else "note"
             figures = {"metric": metric, **sides(evaluation, metric)}
-            yield Finding(kind="calibration", level=level, text=text, figures=figures)
+            yield Finding(kind="calibration", level=level, text=text, brief=brief, figures=figures)
 
 
 def _cure(run: RunRecords, evaluator: str, *, over: bool) -> str:

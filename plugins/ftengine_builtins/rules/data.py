@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ftengine import RunRecords
-from ftengine.api import Finding, Rule
+from ftengine.api import Finding, Level, Rule
 from ftengine.text import known, percent, plain
 from ftengine_builtins.audits.cut_texts import CutTexts
 from ftengine_builtins.audits.sources import REPEATED, leak_level
@@ -25,7 +25,6 @@ class AuditFindings(Rule):
 
     name = "audit-findings"
     order = 8
-    about = "the data"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         for finding in run.audit.findings:
@@ -39,7 +38,6 @@ class LeakedRows(Rule):
 
     name = "leaked-rows"
     order = 2
-    about = "the data"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         for leak in run.audit.facts.get("leaks", ()):
@@ -91,7 +89,6 @@ class RepeatedRows(Rule):
 
     name = "repeated-rows"
     order = 16
-    about = "the data"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         split = run.audit.splits["train"]
@@ -102,9 +99,10 @@ class RepeatedRows(Rule):
         also = f", {near:,} nearly" if near else ""
         text = f"Remove copies: {exact:,} of {rows:,} training rows repeat another word for word{also} "
         text += f"({percent(share)} in all), so the data set is smaller than it looks."
-        level = "alarm" if share >= REPEATED else "note"
+        level: Level = "alarm" if share >= REPEATED else "note"
+        brief = f"remove copies: {percent(share)} of the training rows repeat another"
         figures = {"rows": rows, "duplicates": exact, "near_duplicates": near, "share": share}
-        yield Finding(kind="data", level=level, text=text, figures=figures)
+        yield Finding(kind="data", level=level, text=text, brief=brief, figures=figures)
 
 
 class CutExamples(Rule):
@@ -116,7 +114,6 @@ class CutExamples(Rule):
 
     name = "cut-examples"
     order = 18
-    about = "the data"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         encoded = run.audit.encoded["train"]

@@ -31,7 +31,6 @@ class OverFitting(Rule):
 
     name = "over-fitted-weights"
     order = 6
-    about = "over-fitting"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         points = run.validations
@@ -51,11 +50,11 @@ class OverFitting(Rule):
             course += f" while the loss on training examples fell from {before} to {after}"
         at_kept = next((point.validation_loss for point in points if point.step == kept), None)
         if in_time := at_kept is not None and at_kept <= figures["lowest"] * (1 + RISE):
-            text = f"Training over-fitted, but the weights kept are from step {kept:,}, before that: {course}."
+            text = f"The weights kept are from step {kept:,}, before over-fitting began: {course}."
         else:
             text = f"Keep earlier weights (train.keep_best, train.early_stopping): {course}."
         brief = f"keep earlier weights (train.keep_best, train.early_stopping): {course.partition(' while ')[0]}"
-        level, explains = ("note", ()) if in_time else ("alarm", (*EXPLAINED, "over-fitting"))
+        level, explains = ("good", ()) if in_time else ("alarm", (*EXPLAINED, "over-fitting"))
         yield Finding(kind="over-fitting", level=level, text=text, brief=brief, explains=explains, figures=figures)
 
 
@@ -89,7 +88,6 @@ class GeneralisationGap(Rule):
 
     name = "generalisation-gap"
     order = 7
-    about = "over-fitting"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         evaluation, metric = run.evaluation, seen_metric(run)

@@ -42,7 +42,6 @@ class FlippedLabels(Rule):
 
     name = "flipped-labels"
     order = 4
-    about = "labels"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         noise = [finding for finding in run.audit.findings if finding.source == LabelNoise.name]

@@ -102,7 +102,6 @@ class LearningCurve(Rule):
 
     name = "learning-curve"
     order = 3
-    about = "training"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         finding = _came_apart(run) or _first_pass(run) or _stayed(run) or _unfinished(run) or _stuck(run)

@@ -18,7 +18,6 @@ class ChosenAnswers(Rule):
 
     name = "chosen-answers"
     order = 11
-    about = "the likelihood of chosen answers"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         from ftengine_builtins.tasks.preference_losses import LOSSES
@@ -46,7 +45,6 @@ class SeparablePairs(Rule):
 
     name = "separable-pairs"
     order = 11
-    about = "pairs that are told apart by style"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         accuracy = run.evaluation.tuned.get("preference_accuracy")
@@ -80,7 +78,6 @@ class LongerAnswers(Rule):
 
     name = "longer-answers"
     order = 11
-    about = "the length of its answers"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         of = sides(run.evaluation, "answer_words")

@@ -50,7 +50,6 @@ class Forgetting(Rule):
 
     name = "forgotten-abilities"
     order = 13
-    about = "forgetting"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         worse = _worse(run, "forgetting", _perplexity_or_all)
@@ -77,8 +76,9 @@ def _forgot(run: RunRecords, probe, metric: str, p: float) -> Finding:
         f"{run.evaluation.metrics[metric].label} {against(tuned, base)}, {with_interval(difference, sign=True)}{share}"
     )
     level = "alarm" if near is None or near >= FORGETTING else "note"
+    brief = f"it forgot: {run.evaluation.metrics[metric].label} on {_about(probe)} is {against(tuned, base)}"
     figures = {"probe": probe.name, "metric": metric, **sides(probe, metric), "p_adjusted": p}
-    return Finding(kind="forgetting", level=level, text=text, figures=figures)
+    return Finding(kind="forgetting", level=level, text=text, brief=brief, figures=figures)
 
 
 def _kept(run: RunRecords, probe, metric: str) -> Finding:
@@ -90,7 +90,7 @@ def _kept(run: RunRecords, probe, metric: str) -> Finding:
         text = f"No forgetting beyond chance on {_about(probe)}: {declared.label} changed by {size}."
     else:
         text = f"Too few examples to tell whether it forgot on {_about(probe)}: {declared.label} "
-        text += f"{against(tuned, base)}, a difference of {size}.{would_show(difference, 'These examples')}"
+        text += f"{against(tuned, base)}, a difference of {size}.{would_show(difference, 'These examples', declared)}"
     figures = {"probe": probe.name, "metric": metric, "difference": difference}
     return Finding(kind="forgetting", level="good" if little else "note", text=text, figures=figures)
 
@@ -109,7 +109,6 @@ class Robustness(Rule):
 
     name = "robustness-drop"
     order = 12
-    about = "disturbed input"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         for probe, metric, change, p in _firsts(_worse(run, "robustness", lambda probe: probe.against)):
@@ -119,8 +118,9 @@ class Robustness(Rule):
             text += f"{plain(tuned)}, {with_interval(change, sign=True)} against unchanged input, "
             text += f"adjusted {probability(p)}."
             level = "alarm" if near is not None and near >= ROBUSTNESS_DROP else "note"
+            brief = f"it is sensitive to {short(probe.name)}: {run.evaluation.metrics[metric].label} is {plain(tuned)}"
             figures = {"probe": probe.name, "metric": metric, "tuned": tuned, "against": change, "p_adjusted": p}
-            yield Finding(kind="robustness", level=level, text=text, figures=figures)
+            yield Finding(kind="robustness", level=level, text=text, brief=brief, figures=figures)
 
 
 class Memorisation(Rule):
@@ -128,7 +128,6 @@ class Memorisation(Rule):
 
     name = "learnt-by-heart"
     order = 14
-    about = "memorised text"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         def gaps(probe):  # more given back is worse, whatever the metric
@@ -141,8 +140,9 @@ class Memorisation(Rule):
             text += f"difference of {with_interval(gap, sign=True)}, adjusted {probability(p)}. Private text in "
             text += "the training data may be reproduced."
             level = "alarm" if (gap.low or 0) >= MEMORISATION else "note"
+            brief = f"it gives training text back: {run.evaluation.metrics[metric].label} is {plain(seen)}{also}"
             figures = {"metric": metric, "training": seen, "held_out": new, "difference": gap, "p_adjusted": p}
-            yield Finding(kind="memorisation", level=level, text=text, figures=figures)
+            yield Finding(kind="memorisation", level=level, text=text, brief=brief, figures=figures)
 
 
 class Refusal(Rule):
@@ -150,15 +150,16 @@ class Refusal(Rule):
 
     name = "refusals-lost"
     order = 15
-    about = "refusals"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         for probe, metric, change, p in _worse(run, "refusal", lambda probe: probe.difference):
             text = f"Safety got worse on {_about(probe)}: {run.evaluation.metrics[metric].label} "
             text += f"{against(probe.tuned[metric], probe.base[metric])} for the base, a difference of "
             text += f"{with_interval(change, sign=True)}, adjusted {probability(p)}."
+            brief = f"safety got worse on {_about(probe)}: {run.evaluation.metrics[metric].label} "
+            brief += against(probe.tuned[metric], probe.base[metric])
             figures = {"metric": metric, **sides(probe, metric), "p_adjusted": p}
-            yield Finding(kind="refusal", level="alarm", text=text, figures=figures)
+            yield Finding(kind="refusal", level="alarm", text=text, brief=brief, figures=figures)
 
 
 def relative(change: Figure, base: Figure) -> float | None:

@@ -4,23 +4,24 @@ from collections.abc import Iterator
 from typing import Any
 
 from ftengine import RunRecords
-from ftengine.api import Difference, Estimate, Finding, Rule
+from ftengine.api import Difference, Estimate, Finding, Level, Metric, Rule
 from ftengine.evaluation import got_worse
 from ftengine.text import (
-    against,
+    change_of,
     ends,
     few_groups,
     interval,
     known,
     left_out,
     listed,
+    number,
     plain,
     probability,
     sample_size,
-    with_interval,
+    value_of,
 )
 from ftengine_builtins.rules.baseline import exact_answers, of_answers, unmeasured_answers
-from ftengine_builtins.rules.threshold import no_better_than_a_constant, threshold_of
+from ftengine_builtins.rules.threshold import both_figures, led_by_figures, no_better_than_a_constant, threshold_of
 
 SMALL_TEST = 100
 """Distinct examples, or groups of them, below which a test set is called small: a 95 % interval of a proportion is then
@@ -32,79 +33,81 @@ class BetterThanBase(Rule):
 
     name = "better-than-base"
     order = 1
-    about = "the comparison with its base"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         metric = run.headline_metric
         if metric is None:
+            brief = "nothing is known about quality"
             text = "Nothing is known about quality: no examples were held out (data.validation, data.test)."
-            yield Finding(kind="quality", level="note", text=text)
+            yield Finding(kind="quality", level="note", text=text, brief=brief)
             return
         tuned = run.evaluation.tuned[metric]
-        guesses = bool(run.trained.new_modules) and known(tuned)
-        threshold = threshold_of(run) if guesses else None
+        threshold = threshold_of(run) if run.trained.new_modules and known(tuned) else None
         if threshold is not None and (threshold.metric != metric or threshold.baseline.share == 1):
             threshold = None
         if threshold is not None and no_better_than_a_constant(run):
             return  # rule constant-answer says so, and more than what that head guessed is no news
         leaked, without = run.evaluation.leaked, left_out(run.evaluation.leaks)
         on = f"on {sample_size(tuned.n, tuned.rows)} of the {run.evaluation.split} split{without}"
-        comparable = not run.evaluation.metrics[metric].relative
-        if leaked is not None and comparable and known(there := leaked.tuned.get(metric)):
-            on += f" ({_label(run, metric)} {plain(there)} on those)"
+        declared = run.evaluation.metrics[metric]
+        if leaked is not None and not declared.relative and known(there := leaked.tuned.get(metric)):
+            on += f" ({declared.label} {value_of(declared, there)} on those)"
         figures = {"metric": metric, **sides(run.evaluation, metric), **exact_answers(run)}
-        if threshold is not None:
-            figures = threshold.figures()
+        brief = both_figures(run, metric)
         if threshold is None:
-            level, text, brief = _judged(run, metric, on)
-        elif threshold.gain is None:
-            pair = threshold.pair(metric)
-            brief = f"too few examples to compare it with {threshold.answer}"
-            level, text = "note", f"T{brief[1:]}: {pair}, {on}."
+            level, judgement = _judged(run, metric, on)
         else:
-            brief = f"better than {threshold.answer}: {_label(run, metric)} {against(tuned, threshold.reached())}"
-            level, text = "good", f"Better than {threshold.answer}: {threshold.comparison()}, {on}."
-        text += (
-            " Its base has a new, untrained head, whose answers are guesses." if guesses and threshold is None else ""
-        )
+            figures = threshold.figures()
+            level, judgement = "note", f"too few examples to compare it with {threshold.best_answer}, {on}."
+            if threshold.gain is not None:
+                level = "good"
+                judgement = f"better than {threshold.best_answer}, a difference of {threshold.size}, {on}."
+        text = led_by_figures(run, metric, judgement)
         if leaked is not None:
             brief, figures = f"{brief} (leaking rows left out)", {**figures, "leaked": leaked.tuned.get(metric)}
         explains = ("worse",) if level == "alarm" else ()
         yield Finding(kind="quality", level=level, text=text, brief=brief, explains=explains, figures=figures)
 
 
-def _judged(run: RunRecords, metric: str, on: str) -> tuple[str, str, str]:
-    """Return level, text and brief text of the comparison with the base."""
-    evaluation, name = run.evaluation, _label(run, metric)
+def _judged(run: RunRecords, metric: str, on: str) -> tuple[Level, str]:
+    """Return the level and the judgement of the comparison with the base."""
+    evaluation, declared = run.evaluation, run.evaluation.metrics[metric]
     tuned, base, difference = evaluation.tuned[metric], evaluation.base.get(metric), evaluation.difference.get(metric)
     if not known(tuned):
-        also = ", as is its base's" if base is not None and not known(base) else ""
-        brief = f"not a number: the tuned model's {name} is undefined"
-        return "alarm", f"N{brief[1:]} {on}{also}.", brief
+        return "alarm", f"not a number, {on}."
     if base is None or difference is None or not known(difference):
-        brief = "not compared with its base"
-        return "note", f"N{brief[1:]}: {name} {with_interval(tuned)} {on}.", brief
-    pair, size = f"{name} {against(tuned, base)}", f"a difference of {with_interval(difference, sign=True)}"
-    answers = of_answers(run)
+        return "note", f"not compared with its base, {on}."
+    size, answers = change_of(declared, difference), of_answers(run)
+    fallen = fallen_metrics(run)
+    but = f", but {listed(fallen)};" if fallen else ","
     if difference.better is not None:
-        p, word = probability(difference.p), "better" if difference.better else "worse"
-        level, lead = "good" if difference.better else "alarm", f"{word} than its base: "
-        if difference.better and unmeasured_answers(run):  # a lower loss may go with useless answers
-            level, lead, pair = "note", f"its {name} is better than its base's: ", against(tuned, base)
-        lead = f"{lead}{pair}"
-        return level, f"{lead[:1].upper()}{lead[1:]}, {size}{p and f', {p}'}, {on}.{answers}", lead
+        p = probability(difference.p)
+        judgement = f"{'better' if difference.better else 'worse'}{but} a difference of {size}{p and f', {p}'}, {on}."
+        level: Level = "good" if difference.better else "alarm"
+        if difference.better and (fallen or unmeasured_answers(run)):  # a lower loss may go with useless answers
+            level = "note"
+        return level, f"{judgement}{answers}"
     if ends(difference) is None:
-        brief = "too few examples to tell it from its base"
-        return "note", f"T{brief[1:]}: {pair}, {on}.{answers}", f"{brief}: {pair}"
-    named = [evaluation.metrics[one].label for one in worse_metrics(run)]
-    brief = f"not shown to be better than its base: {pair}"
-    lead = "Not shown to be better than its base" + (f", and worse in {listed(named)}" if named else "")
-    text = f"{lead}: {pair}, {size}, which is within chance, {on}.{answers}"
-    return "note", text + would_show(difference, "This test set"), brief
+        return "note", f"too few examples to tell it from its base, {on}.{answers}"
+    judgement = f"not shown to be better{but} a difference of {size} is within chance, {on}.{answers}"
+    return "note", judgement + would_show(difference, "This test set", declared)
 
 
-def _label(run: RunRecords, metric: str) -> str:
-    return run.evaluation.metrics[metric].label
+def fallen_metrics(run: RunRecords) -> list[str]:
+    """Return what got worse beyond chance beside the headline's metric, as "triplet accuracy fell to 85 % (base 93 %)".
+
+    Of each evaluator the first such metric.
+    """
+    evaluation, by_evaluator = run.evaluation, dict[str, str]()
+    for name in evaluation.tuned:
+        if name in worse_metrics(run):
+            by_evaluator.setdefault(evaluation.metrics[name].evaluator, name)
+    texts = []
+    for name in by_evaluator.values():
+        declared = evaluation.metrics[name]
+        tuned, base = (value_of(declared, side[name]) for side in (evaluation.tuned, evaluation.base))
+        texts.append(f"{declared.label} {'fell' if declared.higher_is_better else 'rose'} to {tuned} (base {base})")
+    return texts
 
 
 def sides(figures: Any, metric: str) -> dict[str, Any]:
@@ -112,11 +115,13 @@ def sides(figures: Any, metric: str) -> dict[str, Any]:
     return {side: getattr(figures, side).get(metric) for side in ("base", "tuned", "difference")}
 
 
-def would_show(difference: Difference, which: str) -> str:
+def would_show(difference: Difference, which: str, metric: Metric) -> str:
     """Say which true difference some examples would show; "" where that is not known."""
     if difference.detectable is None:
         return ""
     least = plain(Estimate(difference.detectable, None, None, 0))
+    if metric.proportion:
+        least = f"{number(100 * difference.detectable, 1)} points"
     return f" {which} would detect a true difference of {least} or more with 80 % power."
 
 
@@ -141,14 +146,13 @@ class WorseMetrics(Rule):
 
     name = "worse-metrics"
     order = 11
-    about = "other metrics"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         evaluation = run.evaluation
         for metric, p in worse_metrics(run).items():
-            label, pair = evaluation.metrics[metric].label, against(evaluation.tuned[metric], evaluation.base[metric])
-            text = f"{label[:1].upper()}{label[1:]} got worse: {pair}, a difference of "
-            text += f"{with_interval(evaluation.difference[metric], sign=True)}, adjusted {probability(p)}."
+            declared, pair = evaluation.metrics[metric], both_figures(run, metric)
+            text = f"Worse: {pair}, a difference of "
+            text += f"{change_of(declared, evaluation.difference[metric])}, adjusted {probability(p)}."
             figures = {"metric": metric, **sides(evaluation, metric), "p_adjusted": p}
             yield Finding(kind="worse", level="note", text=text, figures=figures)
 
@@ -158,7 +162,6 @@ class HeldOutSplit(Rule):
 
     name = "held-out-split"
     order = 2
-    about = "the data"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         metric, split = run.headline_metric, run.evaluation.split

@@ -25,7 +25,6 @@ class SliceGaps(Rule):
 
     name = "slice-gaps"
     order = 10
-    about = "slices of the examples"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         columns = {name: column for name, column in run.evaluation.slices.items() if column.metric is not None}
@@ -83,8 +82,9 @@ def _finding(run: RunRecords, name: str, column: Any, one: Any) -> Finding:
     if before is not None and near_end(before):
         side = "worse there too" if (before.value > 0) == (one.gap.value > 0) else "better there"
         text += f" The base is {side}: {with_interval(before, sign=True)}."
+    brief = f"{label} is {own} where {_where(name, one)}"
     level = "alarm" if _matters(run, column.metric, one.gap) else "note"
-    return Finding(kind="slices", level=level, text=text, figures=_figures(name, column.metric, one))
+    return Finding(kind="slices", level=level, text=text, brief=brief, figures=_figures(name, column.metric, one))
 
 
 def _worse(run: RunRecords, columns: Mapping[str, Any]) -> Iterator[Finding]:
@@ -102,7 +102,8 @@ def _worse(run: RunRecords, columns: Mapping[str, Any]) -> Iterator[Finding]:
             figures = _figures(name, metric, one) | {"difference": change, "p_adjusted": change.p_adjusted}
             del figures["gap"]
             level = "alarm" if _matters(run, metric, change) else "note"
-            yield Finding(kind="slices", level=level, text=text, figures=figures)
+            brief = f"worse than its base where {_where(name, one)}"
+            yield Finding(kind="slices", level=level, text=text, brief=brief, figures=figures)
 
 
 def _where(name: str, one: Any) -> str:

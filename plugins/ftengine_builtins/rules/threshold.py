@@ -6,7 +6,7 @@ from typing import Any
 from ftengine import RunRecords
 from ftengine.api import Baseline, Difference, Estimate
 from ftengine.evaluation import near_end
-from ftengine.text import against, ends, known, plain, quoted, with_interval
+from ftengine.text import change_of, ends, known, plain, quoted, tuned_and_base, value_of, with_interval
 
 FAR = 0.3
 """Share of the way from guessing to 1 (ROC AUC 0.65, correlation 0.3) from which an interval of a ranking that reaches
@@ -96,14 +96,18 @@ class Threshold:
         label = self.run.evaluation.metrics[metric].label
         return f"{label} {with_interval(self.run.evaluation.tuned[metric])} against {plain(self.reached(metric))}"
 
-    def comparison(self) -> str:
-        """Return the metric's name, both values, and the difference with its interval."""
-        pair = against(self.tuned, self.reached())
-        size = with_interval(self.gain, sign=True)
-        return f"{self.run.evaluation.metrics[self.metric].label} {pair}, a difference of {size}"
+    @property
+    def best_answer(self) -> str:
+        """The answer with what it reaches: "always answering “no” (60 %)"."""
+        return f"{self.answer} ({value_of(self.run.evaluation.metrics[self.metric], self.reached())})"
+
+    @property
+    def size(self) -> str:
+        """The difference from that in words, with its interval; "" where there is none."""
+        return "" if self.gain is None else change_of(self.run.evaluation.metrics[self.metric], self.gain)
 
     def figures(self) -> dict[str, Any]:
-        """Return the figures of `pair` and `comparison` as a finding holds them."""
+        """Return the figures of `pair`, and the difference, as a finding holds them."""
         level = self.baseline.figures[self.metric]
         return {"metric": self.metric, "tuned": self.tuned, "baseline": level, "difference": self.gain}
 
@@ -115,6 +119,20 @@ class Threshold:
         """Return the metric's difference from what is reached without looking; None where it has no interval."""
         gain = self.baseline.gains.get(metric)
         return gain if known(gain) and ends(gain) is not None else None
+
+
+def both_figures(run: RunRecords, metric: str) -> str:
+    """Return "accuracy 82 %, base 17 %", of the tuned model and its base."""
+    evaluation, untrained = run.evaluation, bool(run.trained.new_modules)
+    return tuned_and_base(
+        evaluation.metrics[metric], evaluation.tuned[metric], evaluation.base.get(metric), untrained=untrained
+    )
+
+
+def led_by_figures(run: RunRecords, metric: str, judgement: str) -> str:
+    """Return "Accuracy 82 %, base 17 %: better, …": a judgement behind the figures of tuned model and base."""
+    figures = both_figures(run, metric)
+    return f"{figures[:1].upper()}{figures[1:]}: {judgement}"
 
 
 def threshold_of(run: RunRecords) -> Threshold | None:
