@@ -68,7 +68,8 @@ def test_leaks_between_files_are_counted_with_their_places(write, text_task, aud
     assert told(result, "leaks") == [
         "3 of 5 validation rows repeat a training row (e.g. a.jsonl:4 = b.jsonl:2); "
         "figures on them say nothing about new data.",
-        "1 of 2 test rows repeats a validation row (e.g. b.jsonl:4 = c.jsonl:2).",
+        "1 of 2 test rows repeats a validation row (e.g. b.jsonl:4 = c.jsonl:2); "
+        "figures on it are those of rows that weights are chosen by.",
     ]
     assert [finding.level for finding in result.findings] == ["alarm", "note", "note"]  # with a copy in validation
 

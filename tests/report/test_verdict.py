@@ -170,6 +170,10 @@ def test_labels_that_the_model_contradicts_are_named_with_their_places(verdict):
         ({"between": ["train", "validation"], "count": 3, "near": 3}, "warn", "note"),
         ({"between": ["train", "validation"], "count": 3, "near": 40}, "warn", "alarm"),
         ({"between": ["validation", "test"], "count": 40, "near": 0}, "auto", "note"),
+        ({"between": ["validation", "test"], "count": 199, "near": 0}, "auto", "note"),
+        ({"between": ["validation", "test"], "count": 190, "near": 10}, "auto", "alarm"),  # one set
+        ({"between": ["validation", "test"], "count": 400, "near": 0}, "drop", "alarm"),
+        ({"between": ["train", "validation"], "count": 400, "near": 0}, "warn", "alarm"),
         ({"between": ["train", "test"], "count": 40, "near": 0, "dropped": 40}, "drop", None),
     ],
 )

@@ -75,12 +75,16 @@ def _repeat(count: int) -> str:
     return "repeats" if count == 1 else "repeat"
 
 
+SAME_ROWS = 0.5
+"""Share of the test rows that repeat a validation row, from which the two are one set: no row is left that only tests."""
+
+
 def leak_level(leak: Mapping[str, Any], leaks: str, rows: int, *, measured: bool) -> Level:
     """Say how much a leak between two splits matters, before a run as after it.
 
     An alarm: rows on which figures are made are in training word for word, or by their group, or they are more than
     chance moves a figure by (the 95 % interval of a share of n rows is at most about 1/√n to each side). Of a split
-    that only chooses weights: as many rows.
+    that only chooses weights: as many rows. Of validation and test: half of the test rows.
 
     Args:
         leaks: the recipe's data.leaks; with "warn" figures are made on the rows that do not leak, where there are any.
@@ -88,7 +92,9 @@ def leak_level(leak: Mapping[str, Any], leaks: str, rows: int, *, measured: bool
         measured: whether figures are made on that one.
     """
     exact, near = leak["count"], leak["near"]
-    if leak["between"][0] != "train" or leaks == "drop" or (measured and set_apart(leak, leaks, rows)):
+    if leak["between"][0] != "train":
+        return "alarm" if exact + near >= SAME_ROWS * rows else "note"
+    if leaks == "drop" or (measured and set_apart(leak, leaks, rows)):
         return "note"
     certain = measured and exact + leak.get("groups", 0) > 0
     return "alarm" if certain or exact + near > math.sqrt(rows) else "note"
@@ -114,10 +120,12 @@ class Leaks(Audit):
                 then = "they are measured apart, and all other figures are without them"
             elif leak["count"] + leak["near"]:
                 then = "figures on them say nothing about new data"
-            text = f"{leak['text']}{f'; {then}' if known == 'train' and leaks != 'drop' else ''}."
+            level = leak_level(leak, leaks, rows, measured=measured)
+            if known != "train":
+                then = "figures on it are those of rows that weights are chosen by" if level == "alarm" else ""
+            text = f"{leak['text']}{f'; {then}' if then and leaks != 'drop' else ''}."
             figures = {key: leak[key] for key in ("between", "count", "near", "dropped")} | {"groups": groups}
-            level, places = leak_level(leak, leaks, rows, measured=measured), tuple(leak["places"])
-            yield Finding(kind="data", level=level, text=text, figures=figures, places=places)
+            yield Finding(kind="data", level=level, text=text, figures=figures, places=tuple(leak["places"]))
         if len(data.splits) > 1 and not any(leak["between"][0] == "train" for leak in data.facts["leaks"]):
             yield Finding(kind="data", level="good", text="No held-out row is in training.")
         if dropped := data.facts["dropped"]:

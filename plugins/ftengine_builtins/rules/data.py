@@ -1,13 +1,13 @@
 """Rules about what the data does to the result: what audits found, leaks, repeated rows, cut examples."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Level, Rule
 from ftengine.text import known, percent, plain
 from ftengine_builtins.audits.cut_texts import CutTexts
-from ftengine_builtins.audits.sources import REPEATED, leak_level
+from ftengine_builtins.audits.sources import REPEATED, SAME_ROWS, leak_level
 from ftengine_builtins.rules.quality import is_chosen
 
 NOTE = 0.05
@@ -55,11 +55,9 @@ class LeakedRows(Rule):
                 then = "Figures on them say nothing about new data" if used else "They helped to choose the weights"
             else:
                 chose = "Validation chose the weights" if is_chosen(run) else "Choices are made by validation"
-                then = f"{chose}, so {held} figures are somewhat optimistic"
-            again = "Split the data again"
-            if isinstance(getattr(run.recipe.data, held, None), str):  # a file, which no split divides
-                again = f"Leave the rows that {held} has too out of {first}"
-            remedy = "Set data.leaks to drop" if first == "train" else again
+                size = "" if level == "alarm" else "somewhat "
+                then = f"{chose}, so {held} figures are {size}optimistic"
+            remedy = _remedy(run, leak, rows)
             text, places = f"{'' if apart else f'{remedy}: '}{leak['text']}. {then}.", tuple(leak["places"])
             figures = {"between": leak["between"], "exact": exact, "near": near, "groups": groups, "rows": rows}
             if apart is not None:
@@ -73,6 +71,19 @@ class LeakedRows(Rule):
                 figures=figures,
                 places=places,
             )
+
+
+def _remedy(run: RunRecords, leak: Mapping[str, Any], rows: int) -> str:
+    """Say what to do about a leak into a split of so many rows, without the end of the sentence."""
+    (first, held), repeated = leak["between"], leak["count"] + leak["near"]
+    if first == "train":
+        # Where all rows leak they are one set, of which dropping leaves nothing.
+        return f"Give {held} other rows than training" if repeated >= rows else "Set data.leaks to drop"
+    if not isinstance(getattr(run.recipe.data, held, None), str):
+        return "Split the data again"
+    if repeated >= SAME_ROWS * rows:
+        return f"Give {first} other rows than {held}"
+    return f"Leave the rows that {held} has too out of {first}"
 
 
 def _of_leaked(run: RunRecords, apart: Any) -> str:
