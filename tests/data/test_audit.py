@@ -71,7 +71,7 @@ def test_leaks_between_files_are_counted_with_their_places(write, text_task, aud
         "1 of 2 test rows repeats a validation row (e.g. b.jsonl:4 = c.jsonl:2); "
         "figures on it are those of rows that weights are chosen by.",
     ]
-    assert [finding.level for finding in result.findings] == ["alarm", "note", "note"]  # with a copy in validation
+    assert [finding.level for finding in result.findings] == ["alarm", "alarm", "note"]  # with a copy in validation
 
 
 def test_at_most_five_places_of_a_leak_are_shown(write, text_task, audit):

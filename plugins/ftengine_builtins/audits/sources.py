@@ -76,7 +76,8 @@ def _repeat(count: int) -> str:
 
 
 SAME_ROWS = 0.5
-"""Share of the test rows that repeat a validation row, from which the two are one set: no row is left that only tests."""
+"""Share of the test rows that repeat a validation row, from which the two are one set: no row is left that only
+tests."""
 
 
 def leak_level(leak: Mapping[str, Any], leaks: str, rows: int, *, measured: bool) -> Level:
