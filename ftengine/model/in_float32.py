@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,24 +15,29 @@ HALVES = (torch.bfloat16, torch.float16)
 Held = list[tuple[dict[str, Any], str, Tensor]]
 """Weights of half precision that float32 stands in for: whose they are, under which name."""
 
+_half_of, _wide_of = dict[int, Tensor](), dict[int, Tensor]()
+"""Weights of half precision by the address of the copy that stands in for them at the moment; copies by the weight."""
+
 
 @contextmanager
 def in_float32(model: nn.Module) -> Iterator[None]:
     """Have a model compute in float32 whatever its weights are held in: without autocast, and without flash attention.
 
     Weights of half precision are widened where they stand, without a change to the model's own. So that memory holds
-    no second model, those of a block (a member of a module list) are widened while it computes; the rest, embeddings
-    and output head, all the while (of a sharded model, while it computes). Packed integers stay what they are: their
-    layers unpack to the dtype of their input.
+    no second model, those of a block (a member of a module list) and of an embedding are widened while it computes, and
+    once more, one at a time, where a backward pass needs them; the rest, such as the output head, all the while (of a
+    sharded model, while it computes). Packed integers stay what they are: their layers unpack to the dtype of their
+    input.
 
     A model that reaches into a block from outside, without calling it, raises what torch does where dtypes differ.
     """
-    blocks = _blocks(model)
+    blocks = [*_blocks(model), *_embeddings(model)]
     inside = {part for block in blocks for part in block.modules()}
     rest = [part for part in model.modules() if part not in inside]
     with ExitStack() as stack:
         for kind in ("cpu", "cuda"):
             stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(_pack, _unpack))
         stack.enter_context(_without_flash(model))
         stack.callback(_restore, _widen(rest))
         for unit, parts in ((model, rest), *((block, list(block.modules())) for block in blocks)):
@@ -46,6 +52,32 @@ def in_float32(model: nn.Module) -> Iterator[None]:
         yield
 
 
+class _WidenedView(NamedTuple):
+    """What autograd keeps of a widened weight: the weight in half precision, and the view of its float32 copy."""
+
+    weight: Tensor
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+
+
+def _pack(tensor: Tensor) -> Tensor | _WidenedView:
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided:
+        return tensor
+    weight = _half_of.get(tensor.untyped_storage().data_ptr())
+    if weight is None:
+        return tensor
+    return _WidenedView(weight, tensor.size(), tensor.stride(), tensor.storage_offset())
+
+
+def _unpack(saved: Tensor | _WidenedView) -> Tensor:
+    if not isinstance(saved, _WidenedView):
+        return saved
+    wide = _wide_of.get(id(saved.weight))
+    wide = saved.weight.float() if wide is None else wide
+    return wide.detach().as_strided(saved.size, saved.stride, saved.offset)
+
+
 def _blocks(model: nn.Module) -> list[nn.Module]:
     """Return the members of module lists, outermost ones, each once."""
     blocks, inside = list[nn.Module](), set[nn.Module]()
@@ -54,6 +86,17 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
             blocks += [block for block in dict.fromkeys(part) if block not in inside]
             inside.update(part.modules())
     return blocks
+
+
+def _embeddings(model: nn.Module) -> list[nn.Module]:
+    """Return embeddings outside of blocks whose table no other module has."""
+    uses = Counter(id(p) for part in model.modules() for p in part._parameters.values() if p is not None)
+    inside = {part for block in _blocks(model) for part in block.modules()}
+    return [
+        part
+        for part in model.modules()
+        if isinstance(part, nn.Embedding) and part not in inside and uses[id(part.weight)] == 1
+    ]
 
 
 def _widen(parts: Iterable[nn.Module]) -> Held:
@@ -72,12 +115,15 @@ def _widen(parts: Iterable[nn.Module]) -> Held:
                     made[id(tensor)] = nn.Parameter(wide, False) if tensors is part._parameters else wide
     for tensors, name, tensor in held:
         tensors[name] = made[id(tensor)]
+        _half_of[made[id(tensor)].untyped_storage().data_ptr()], _wide_of[id(tensor)] = tensor, made[id(tensor)]
     return held
 
 
 def _restore(held: Held) -> None:
     while held:
         tensors, name, tensor = held.pop()
+        _half_of.pop(tensors[name].untyped_storage().data_ptr(), None)
+        _wide_of.pop(id(tensor), None)
         tensors[name] = tensor
 
 
