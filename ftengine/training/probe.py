@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from ftengine.api import Batch, LoadedModel, Task
 from ftengine.data.encoding import EncodedSplit
+from ftengine.errors import DataError
 from ftengine.model import Criterion, seeded, trainable
 from ftengine.model.in_float32 import in_float32
 from ftengine.model.modes import quick_products
@@ -39,6 +41,12 @@ many of the dtype's roundings beside that."""
 
 SAMPLE = 1 << 14
 """Numbers of a gradient that are compared, at equal distances; its norm counts all."""
+
+MOST_TOKENS, BEYOND = 160, 32
+"""Tokens of a probe's sequences at most, where the model attends by no window that is longer, and so many beyond one."""
+
+CANDIDATES = 16
+"""Examples of which one is looked for that has something to train on in its first or last `MOST_TOKENS` tokens."""
 
 Around = Callable[[Sequence[int], Batch, Callable[[], Tensor]], AbstractContextManager[None]]
 
@@ -90,9 +98,20 @@ class ProbeBatch:
 
     @classmethod
     def of(cls, split: EncodedSplit, loaded: LoadedModel, device: torch.device, compute: torch.dtype) -> ProbeBatch:
-        """Return a probe of two of a split's shorter examples, one of them padded."""
+        """Return a probe of two of a split's shorter examples, one of them padded.
+
+        Longer ones are cut, as the task cuts what exceeds its max_length, so that comparing takes less than training.
+        """
         order = np.argsort(split.lengths, kind="stable")
-        members = [int(i) for i in dict.fromkeys((order[len(order) // 4], order[0]))]
+        places = [order[len(order) // 4 :], order]
+        members = [int(some[0]) for some in places]
+        most = max((window + BEYOND for window in _windows(loaded.module)), default=0)
+        if split.sequences[members].max() > (most := max(MOST_TOKENS, most)):
+            cut = replace(split, task=_without_limit(split.task), max_length=most, kept=None)
+            trained = [next((i for i in some[:CANDIDATES] if _trains(cut, i)), None) for some in places]
+            if None not in trained:
+                split, members = cut, [int(i) for i in trained]
+        members = list(dict.fromkeys(members))
         batch = to_device(split.batch(np.array(members)), device)
         return cls(loaded, split.task, batch, device, compute, members)
 
@@ -183,6 +202,31 @@ class ProbeBatch:
         finally:
             module.zero_grad(set_to_none=True)
             reshard(module)
+
+
+def _without_limit(task: Task) -> Task:
+    """Return a task that cuts examples to what `encode` is given, whatever length its own options ask for."""
+    if getattr(task.config, "max_length", None) is None:
+        return task
+    task = copy(task)
+    task.config = task.config.model_copy(update={"max_length": None})
+    return task
+
+
+def _trains(split: EncodedSplit, member: int) -> bool:
+    """Say whether something of an example is trained on."""
+    try:
+        return bool(split.features(int(split.index[member]))["weight"])
+    except DataError:
+        return False
+
+
+def _windows(module: nn.Module) -> list[int]:
+    """Return the windows, in tokens, that a model of transformers attends by."""
+    config = getattr(module, "config", None)
+    configs = [config, getattr(config, "text_config", None)]
+    windows = [getattr(one, name, None) for one in configs for name in ("sliding_window", "attention_chunk_size")]
+    return [window for window in windows if isinstance(window, int)]
 
 
 Way = Callable[[], AbstractContextManager["Around | None"]]
