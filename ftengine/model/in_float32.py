@@ -31,7 +31,7 @@ def in_float32(model: nn.Module) -> Iterator[None]:
 
     A model that reaches into a block from outside, without calling it, raises what torch does where dtypes differ.
     """
-    blocks = [*_blocks(model), *_embeddings(model)]
+    blocks = [*module_blocks(model), *_embeddings(model)]
     inside = {part for block in blocks for part in block.modules()}
     rest = [part for part in model.modules() if part not in inside]
     with ExitStack() as stack:
@@ -78,7 +78,7 @@ def _unpack(saved: Tensor | _WidenedView) -> Tensor:
     return wide.detach().as_strided(saved.size, saved.stride, saved.offset)
 
 
-def _blocks(model: nn.Module) -> list[nn.Module]:
+def module_blocks(model: nn.Module) -> list[nn.Module]:
     """Return the members of module lists, outermost ones, each once."""
     blocks, inside = list[nn.Module](), set[nn.Module]()
     for part in model.modules():
@@ -91,7 +91,7 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
 def _embeddings(model: nn.Module) -> list[nn.Module]:
     """Return embeddings outside of blocks whose table no other module has."""
     uses = Counter(id(p) for part in model.modules() for p in part._parameters.values() if p is not None)
-    inside = {part for block in _blocks(model) for part in block.modules()}
+    inside = {part for block in module_blocks(model) for part in block.modules()}
     return [
         part
         for part in model.modules()

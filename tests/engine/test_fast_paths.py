@@ -4,13 +4,17 @@ import itertools
 import types
 from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import pytest
 import torch
+from rows import write_rows
 from runs import Heard
 from torch import nn
 from torch.nn import functional as F
 
 from ftengine import api, fine_tune, hookimpl, plan, registry_of
+from ftengine.engine.experiment import Experiment
+from ftengine.engine.prepared_data import prepare_data
 from ftengine.errors import PluginError, RecipeError, SavedPartDiffers, UnknownName
 from ftengine.model import forest
 from ftengine.run.directory import RunDirectory
@@ -290,14 +294,52 @@ def test_an_order_that_loses_an_example_is_refused(short):
 @pytest.mark.parametrize(("before", "fault"), [((True, False), ""), ((False,), "in bfloat16, the loss differs by ")])
 def test_rounding_is_as_far_as_half_precision_goes_with_dropout_or_without(monkeypatch, before, fault):
     """The model's own way is near float32 without dropout, by chance, and the other no farther than it is with it."""
-    apart = {(True, True): 0.0, (True, False): 0.2, (False, True): 0.0, (False, False): 0.01}
-
-    def passed(self, training, wide, way=None):
-        moved = apart[training, wide] if way is None else (0.0 if wide else 0.25)
-        return Outcome({"the loss": torch.ones(1) + moved})
-
-    monkeypatch.setattr(ProbeBatch, "_passed", passed)
-    probe = ProbeBatch(None, None, {}, torch.device("cpu"), torch.bfloat16)
+    probe = probe_of(monkeypatch, {(True, True): 0.0, (True, False): 0.2, (False, True): 0.0, (False, False): 0.01})
     told = [probe.fault(nullcontext, training=training) for training in before][-1]
     assert told.startswith(fault)
     assert bool(told) == bool(fault)
+
+
+def probe_of(monkeypatch, distances, rerounded=(0.0,) * 3):
+    """Return a probe of a model whose loss is so far from 1 by mode and width, and 0.25 by a way in half precision."""
+
+    def passed(self, training, wide, way=None, reround=None):
+        own = distances[training, wide] if reround is None else rerounded[reround]
+        moved = own if way is None else (0.0 if wide else 0.25)
+        return Outcome({"the loss": torch.ones(1) + moved})
+
+    monkeypatch.setattr(ProbeBatch, "_passed", passed)
+    loaded = types.SimpleNamespace(module=nn.Identity())
+    return ProbeBatch(loaded, None, {}, torch.device("cpu"), torch.bfloat16)
+
+
+@pytest.mark.parametrize(("rerounded", "found"), [((0.01, 0.02, 0.2), False), ((0.01, 0.02, 0.03), True)])
+def test_a_way_that_is_as_far_as_the_model_rounded_otherwise_is_no_fault(monkeypatch, rerounded, found):
+    distances = {(True, True): 0.0, (True, False): 0.01}
+    fault = probe_of(monkeypatch, distances, rerounded).fault(nullcontext, training=True)
+    assert bool(fault) is found
+
+
+@pytest.mark.parametrize(("window", "most"), [(None, 160), (300, 332), (64, 160)])
+def test_a_probe_of_long_rows_is_cut_to_what_shows_windows(chat_recipe, tmp_path, window, most):
+    rows = [{"text": f"{i} " + "good morning to you " * (100 + i)} for i in range(8)]
+    data = {"data__train": write_rows(tmp_path / "long.jsonl", rows), "data__validation": None}
+    split = prepare_data(Experiment.open(chat_recipe(**data, task={"name": "causal-lm", "max_length": 400})))
+    loaded = types.SimpleNamespace(module=nn.Identity())
+    loaded.module.config = types.SimpleNamespace(sliding_window=window)
+    probe = ProbeBatch.of(split.encoded["train"], loaded, torch.device("cpu"), torch.float32)
+    assert probe._batch["input_ids"].shape == (2, most)
+    assert bool((probe._batch["labels"] >= 0).any(1).all())
+
+
+@pytest.mark.parametrize("truncate", ["left", "right"])
+def test_a_probe_keeps_the_part_of_a_row_that_trains(chat_recipe, tmp_path, truncate):
+    rows = [{"prompt": f"{i} " + "good morning to you " * (20 + i), "completion": "yes"} for i in range(8)]
+    data = {"data__train": write_rows(tmp_path / "long.jsonl", rows), "data__validation": None}
+    task = {"name": "causal-lm", "max_length": 500, "truncate": truncate}
+    split = prepare_data(Experiment.open(chat_recipe(**data, task=task))).encoded["train"]
+    assert split.sequences.min() > 160
+    loaded = types.SimpleNamespace(module=nn.Identity())
+    probe = ProbeBatch.of(split, loaded, torch.device("cpu"), torch.float32)
+    assert probe._batch["input_ids"].shape == (2, 160)
+    assert bool((probe._batch["labels"] >= 0).any(1).all())

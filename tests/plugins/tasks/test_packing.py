@@ -1,5 +1,7 @@
 """Examples in one row: as if each stood alone, or refused."""
 
+import sys
+
 import pytest
 import torch
 from test_token_loss import build, gradients, make_batch, plain
@@ -149,6 +151,29 @@ def test_a_model_is_asked_in_float32_and_is_afterwards_what_it_was():
         exact = build(dtype=torch.bfloat16, tie_word_embeddings=True).float()
         expected = exact(**{key: make_batch()[key] for key in ("input_ids", "attention_mask")}).logits
     assert torch.equal(wide, expected)
+
+
+def test_a_backward_pass_in_float32_keeps_halves_and_gives_the_gradients_of_a_widened_model(monkeypatch):
+    module, kept = sys.modules[in_float32.__module__], []
+    pack = module._pack
+    monkeypatch.setattr(module, "_pack", lambda tensor: (kept.append(pack(tensor)), kept[-1])[1])
+    inputs = {key: make_batch()[key] for key in ("input_ids", "attention_mask")}
+
+    def gradient(model):
+        offset = torch.zeros(model.config.hidden_size, requires_grad=True)
+        model.requires_grad_(False)
+        model.model.embed_tokens.register_forward_hook(lambda part, args, y: y + offset)
+        model(**inputs).logits.square().sum().backward()
+        return offset.grad
+
+    model = build(dtype=torch.bfloat16)
+    with in_float32(model):
+        ours = gradient(model)
+    weights = [p for part in model.modules() if isinstance(part, nn.Linear) for p in part.parameters()]
+    views = [one.weight for one in kept if not isinstance(one, torch.Tensor)]
+    assert {id(p) for p in weights} <= {id(weight) for weight in views}
+    assert not any(one.shape == p.shape for one in kept if isinstance(one, torch.Tensor) for p in weights)
+    assert torch.equal(ours, gradient(build(dtype=torch.bfloat16).float()))
 
 
 def test_attention_that_knows_halves_alone_is_replaced_while_a_model_is_asked():
