@@ -50,7 +50,7 @@ SAMPLE = 1 << 14
 """Numbers of a gradient that are compared, at equal distances; its norm counts all."""
 
 MOST_TOKENS, BEYOND = 160, 32
-"""Tokens of a probe's sequences at most, where the model attends by no window that is longer, and so many beyond one."""
+"""Tokens of a probe's sequences at most, and so many beyond the longest window that the model attends by."""
 
 CANDIDATES = 16
 """Examples of which one is looked for that has something to train on in its first or last `MOST_TOKENS` tokens."""

@@ -4,7 +4,6 @@ import itertools
 import types
 from contextlib import contextmanager, nullcontext
 
-import numpy as np
 import pytest
 import torch
 from rows import write_rows
