@@ -20,8 +20,10 @@ from ftengine import Recipe, Run, fine_tune
 from ftengine.api import SilentListener
 from ftengine.cli import main
 from ftengine.plugins.registry import Registry
-from ftengine.run.directory import RunDirectory
+from ftengine.run.directory import RunDirectory, file_hashes
 from ftengine.run.parent import PARENT
+from ftengine.run.records import TrainedPart
+from ftengine.run.seal import seal
 
 MEASURED = {"seconds", "examples_per_second", "tokens_per_second", "peak_memory_bytes"}
 """What no two runs have alike."""
@@ -46,6 +48,15 @@ def without_drawings():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ftengine.report.draw.line_svg", lambda *_: "")
         yield
+
+
+def save_anew(run: str | Path) -> None:
+    """Have a finished run take its trained part and records as they are now, as though it had always had them."""
+    directory = RunDirectory(run)
+    files = {name: one for name, one in file_hashes(directory.trained).items() if name != TrainedPart.file}
+    folder = RunDirectory(directory.trained)
+    TrainedPart.read(folder).model_copy(update={"files": files}).write(folder)
+    seal(directory)
 
 
 class Heard(SilentListener):

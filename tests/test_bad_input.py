@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from runs import save_anew
 
 from ftengine.cli import main
 
@@ -339,6 +340,7 @@ def adapter_of_integers(w):
 
     file = w.folder / "run" / "adapter" / "adapter_model.safetensors"
     save_file({name: tensor.to(torch.int32) for name, tensor in load_file(file).items()}, file)
+    save_anew(w.folder / "run")
 
 
 def not_a_run(w):

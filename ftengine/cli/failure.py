@@ -126,8 +126,8 @@ def describe(error: BaseException) -> str:
         return f"{message}{end} See `{error.ctx.command_path} --help`." if error.ctx else message
     if isinstance(error, click.ClickException):
         return error.format_message()
-    if end := _end(error):
-        return end[0]
+    if (ended := _end(error)) is not None:
+        return ended[0]
     if isinstance(error, FtengineError):
         return str(error)
     if limit := system_limit(error):  # of temporary files: a run's own are told elsewhere

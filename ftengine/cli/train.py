@@ -119,6 +119,8 @@ def show_answers(out: Console, answers: Sequence[Answered]) -> None:
 
 
 def _lines(run: Run, records: RunRecords, seconds: float) -> list[tuple[str, str | None]]:
+    from ftengine.model import is_pretrained
+
     training = records.training
     trained, total = training.trainable_parameters, training.total_parameters
     steps = f"{training.steps:,} of {training.planned_steps:,} steps"
@@ -134,5 +136,5 @@ def _lines(run: Run, records: RunRecords, seconds: float) -> list[tuple[str, str
         ("kept", kept),
         ("parameters", f"{trained:,} of {total:,} trained ({percent(trained / total)})"),
         ("peak memory", size(training.peak_memory_bytes)),
-        ("trained part", str(run.trained)),
+        ("tuned model" if is_pretrained(run.trained) else "trained part", str(run.trained)),
     ]

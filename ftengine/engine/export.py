@@ -20,10 +20,11 @@ from ftengine.engine.proof import ROWS, Asked, ask_own, proof_of
 from ftengine.errors import NotExportable, ProgramFailed, RunError
 from ftengine.model import stop_tokens
 from ftengine.report.card import CARD, card
-from ftengine.run.directory import PARTIAL, SIDECAR, RunDirectory, file_hashes, write_folder
+from ftengine.run.directory import PARTIAL, RunDirectory, file_hashes, write_folder
 from ftengine.run.environment import versions
 from ftengine.run.export import Manifest, Proof
 from ftengine.run.records import RunRecords
+from ftengine.run.seal import require_saved, require_sealed
 
 
 def export_run(
@@ -44,7 +45,7 @@ def export_run(
     """
     target = RunDirectory(out)
     target.require_free("another folder")
-    require_saved_part(run)
+    require_as_finished(run)
     ready = run.ready()
     if ready.skeleton is None:
         raise NotExportable(
@@ -81,15 +82,15 @@ def export_run(
     return made[0]
 
 
-def require_saved_part(run: Run) -> None:
-    """Refuse a trained part whose files are not those that were checked when it was saved (RunError)."""
-    now = {name: one for name, one in file_hashes(run.trained).items() if name != SIDECAR}
-    differing = sorted(name for name, one in run.facts.files.items() if now.get(name) != one)
-    if differing or not run.facts.files:
-        what = f"{differing[0]!r} of it" if differing else "what it was"
+def require_as_finished(run: Run) -> None:
+    """Refuse a run whose trained part or records are not those that were checked when it was saved (RunError)."""
+    run.directory.require_finished("evaluation.json")
+    require_sealed(run.directory)
+    require_saved(run.trained)
+    if not run.facts.files:
         raise RunError(
-            f"the trained part {str(run.trained)!r} is not as it was saved and checked: {what} has changed or is not "
-            "known. Restore it from a copy, or train again."
+            f"the trained part {str(run.trained)!r} is of a version that kept no hashes of it, so that it is not known "
+            "whether it is as it was saved and checked. Train again."
         )
 
 

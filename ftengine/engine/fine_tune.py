@@ -18,12 +18,12 @@ from ftengine.engine.experiment import Experiment
 from ftengine.engine.finished import Run, load_run
 from ftengine.engine.plan import Plan, plan
 from ftengine.engine.prepared_data import PreparedData, prepare_data
-from ftengine.engine.prepared_model import PreparedModel, TrainedModel, prepare_model, train_model
+from ftengine.engine.prepared_model import PreparedModel, TrainedModel, measure_tuned, prepare_model, train_model
 from ftengine.engine.references import dropout_beside_reference
-from ftengine.engine.saved_part import save_trained_part
+from ftengine.engine.saved_part import check_trained_part, keep_calibration, marking_unchecked, save_trained_part
 from ftengine.errors import RunError
 from ftengine.evaluation.results import calibrate, evaluate, measure_all
-from ftengine.evaluation.runner import save_predictions
+from ftengine.evaluation.runner import EvalResult, save_predictions
 from ftengine.model.fingerprints import changes
 from ftengine.parallel.device import processes
 from ftengine.parallel.heartbeat import watched
@@ -32,10 +32,12 @@ from ftengine.parallel.rendezvous import timeout
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import conclude, concluded
 from ftengine.run.directory import RunDirectory
+from ftengine.run.environment import peak_memory_bytes
 from ftengine.run.phases import TimedPhases
 from ftengine.run.recipe import Recipe
 from ftengine.run.record import flat
 from ftengine.run.records import AuditResult, Environment, EvaluationResult, TrainingResult
+from ftengine.run.seal import seal, unseal
 
 SEEN = 60.0
 """Seconds after which every client of a network file system has noticed a new file."""
@@ -74,6 +76,7 @@ def fine_tune(
         if resuming and run.finished:
             experiment.listener.message(f"{run.path} is finished; nothing to resume")
             if not concluded(run) and processes().is_main_process:
+                unseal(run)
                 finish(experiment, run)
         else:
             data = prepare_data(experiment)
@@ -128,7 +131,11 @@ def train(model: PreparedModel, run: RunDirectory, resuming: bool, phases: Timed
             trained = train_model(model, trainer, run)
             del trainer  # the optimiser's memory goes before a second model comes
             if model.device.is_main:
-                write_results(trained, run, phases)
+                write_trained(trained, run, phases)
+            with marking_unchecked(run, model.experiment.listener) if model.device.is_main else nullcontext():
+                tuned = measure_tuned(trained, run if resuming else None)
+                if model.device.is_main:
+                    write_results(trained, tuned, run, phases)
         except BaseException as error:  # interrupted or failed: callbacks may have something open
             model.tell(Failed(run.path, progress.step, error))
             raise
@@ -155,10 +162,12 @@ def alone(run: RunDirectory, resuming: bool) -> Iterator[None]:
 
 
 def finish(experiment: Experiment, run: RunDirectory) -> None:
-    """Write verdict and report of a run whose figures are there, and tell callbacks that it is complete."""
-    conclude(run, experiment.registry)
+    """Write verdict and report of a run whose figures are there, tell callbacks that it is complete, and seal it."""
     steps, evaluation = TrainingResult.read(run).steps, EvaluationResult.read(run)
+    experiment.callbacks.tell(Saved(run.path, steps, run.trained))
+    conclude(run, experiment.registry)
     experiment.callbacks.tell(Finished(run.path, steps, evaluation.to_json()))
+    seal(run)
 
 
 def begin_run(run: RunDirectory, model: PreparedModel) -> None:
@@ -202,6 +211,7 @@ def continue_run(run: RunDirectory, model: PreparedModel) -> None:
         )
     if model.device.is_main:
         run.clear_partial()
+        unseal(run)
     model.device.wait()
 
 
@@ -226,15 +236,26 @@ def require_same_data(run: RunDirectory, data: PreparedData) -> None:
         )
 
 
-def write_results(trained: TrainedModel, run: RunDirectory, phases: TimedPhases) -> None:
-    """Write the trained part, tables of predictions and figures."""
+def write_trained(trained: TrainedModel, run: RunDirectory, phases: TimedPhases) -> None:
+    """Write the trained part, before anything else that may fail, and what training came to."""
+    save_trained_part(trained.prepared, trained.whole, run)
+    _write_training(trained, run, phases)
+
+
+def _write_training(trained: TrainedModel, run: RunDirectory, phases: TimedPhases) -> None:
+    measured = {"peak_memory_bytes": peak_memory_bytes(), "phases": phases.seconds()}
+    trained.result.model_copy(update=measured).write(run)
+
+
+def write_results(trained: TrainedModel, tuned: EvalResult, run: RunDirectory, phases: TimedPhases) -> None:
+    """Write tables of predictions and figures, and check the trained part; each is kept whatever fails behind it."""
     model = trained.prepared
-    save_trained_part(model, run, *calibrate(model.data.ready.task, model.plan, trained.tuned))
-    model.tell(Saved(run.path, trained.result.steps, run.trained))
-    trained.result.model_copy(update={"phases": phases.seconds()}).write(run)
+    save_predictions(run, base=model.base, tuned=tuned)
+    keep_calibration(model.loaded, run, *calibrate(model.data.ready.task, model.plan, tuned))
     model.experiment.listener.phase("figures")
-    figures, changed = evaluate(model.plan, model.measured, measure_all(model.plan, trained.tuned))
-    save_predictions(run, base=model.base, tuned=trained.tuned)
+    figures, changed = evaluate(model.plan, model.measured, measure_all(model.plan, tuned))
     if changed is not None:
         changed.write(run)
     figures.write(run)
+    check_trained_part(model, run)
+    _write_training(trained, run, phases)

@@ -37,6 +37,7 @@ from ftengine.run.environment import versions
 from ftengine.run.recipe import Recipe
 from ftengine.run.record import flat
 from ftengine.run.records import Environment, EvaluationResult, TrainedPart, Verdict
+from ftengine.run.seal import report_state
 from ftengine.text import listed, number
 from ftengine.training.callbacks import Callbacks
 
@@ -53,7 +54,7 @@ class Run:
             run that somebody else made may hold any recipe: look at it first.
 
     Raises:
-        RunError: the folder holds no finished run.
+        RunError: the folder holds no finished run, or its trained part failed its check.
         RecipeError: no such precision.
     """
 
@@ -73,6 +74,7 @@ class Run:
         self.recipe = Recipe.read(self.path / "recipe.yaml", other)
         self.facts = TrainedPart.read(RunDirectory(self.directory.trained))
         self.listener = listener or SilentListener()
+        report_state(self.directory, self.facts, self.listener)
         self.trust_code = trust_code
         self._registry = registry or Registry()
         self._ready: tuple[Device, KnownTask, LoadedModel] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import set_seed
@@ -29,6 +30,7 @@ from ftengine.plugins.registry import Registry
 from ftengine.plugins.returned import described
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import AuditResult
+from ftengine.run.seal import require_saved
 from ftengine.training.modes import require_gradient_checkpointing
 from ftengine.training.regularizing import Attached, own_regularizers
 
@@ -281,7 +283,10 @@ def apply_strategy(strategy: Strategy, loaded: LoadedModel) -> None:
     Raises:
         SourceError: one of these does not exist.
         PluginError: the strategy put another object in the model's place.
+        RunError: the trained part that it starts from is not as it was saved.
     """
+    if strategy.starts_from is not None:
+        require_saved(Path(strategy.starts_from).expanduser())
     module = loaded.module
     new = tuple(f"{name}." for name in loaded.new_modules)
     base = {id(p): p for name, p in loaded.module.named_parameters() if not name.startswith(new)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,9 @@ from ftengine.parallel.device import Device
 from ftengine.parallel.sharding import gathered
 from ftengine.plugins.returned import json_mapping
 from ftengine.run.directory import RunDirectory
-from ftengine.run.environment import build, hardware, peak_memory_bytes, plugin_origins, versions
+from ftengine.run.environment import build, hardware, plugin_origins, versions
 from ftengine.run.records import Computation, Environment, Memory, TrainedPart, TrainingResult
+from ftengine.run.seal import require_saved
 from ftengine.text import counted
 from ftengine.training.fast_paths import FastPaths
 from ftengine.training.loop import Trainer
@@ -138,11 +139,15 @@ class PreparedModel:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model after training (`prepared.loaded` is trained in place), and what it said of all that is measured."""
+    """A model after training (`prepared.loaded` is trained in place).
+
+    Args:
+        whole: the same model, in the main process as a whole where `prepared.loaded` is divided.
+    """
 
     prepared: PreparedModel
     result: TrainingResult
-    tuned: EvalResult
+    whole: LoadedModel
 
 
 def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> PreparedModel:
@@ -226,17 +231,28 @@ def _unfitted(data: PreparedData, plan: EvalPlan) -> list[EncodedSplit]:
 
 
 def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) -> TrainedModel:
-    """Train (TrainingError: it cannot go on; the run keeps its last checkpoint), and measure the tuned model."""
+    """Train (TrainingError: it cannot go on; the run keeps its last checkpoint)."""
     prepared.tell(Started(run.path, trainer.progress.step, prepared.experiment.resolved()))
     release_memory()  # what loading the base and measuring it left behind
     result = trainer.train()
     release_memory()  # what the largest micro-batch left behind
-    loaded = prepared.loaded
-    tuned = run_model(prepared.device, prepared.data.ready, loaded, prepared.plan, "tuned")
-    if prepared.empty is not None:
-        loaded.module = gathered(loaded.module, prepared.empty)
-    facts = {"peak_memory_bytes": peak_memory_bytes(), "kernels": kernels_of(prepared.strategy, prepared.device)}
-    return TrainedModel(prepared, result.model_copy(update=facts), tuned)
+    loaded, empty = prepared.loaded, prepared.empty
+    whole = loaded if empty is None else replace(loaded, module=gathered(loaded.module, empty))
+    result = result.model_copy(update={"kernels": kernels_of(prepared.strategy, prepared.device)})
+    return TrainedModel(prepared, result, whole)
+
+
+def measure_tuned(trained: TrainedModel, resumed: RunDirectory | None) -> EvalResult:
+    """Return what the tuned model says of all that is measured; the model is whole afterwards.
+
+    Args:
+        resumed: a run that goes on, whose predictions by the same weights are read.
+    """
+    model = trained.prepared
+    kept = EvalResult()
+    tuned = run_model(model.device, model.data.ready, model.loaded, model.plan, "tuned", kept)
+    model.loaded.module = trained.whole.module
+    return tuned
 
 
 def reports_of(strategy: Strategy) -> dict[str, Any]:
@@ -264,11 +280,13 @@ def load_base(known: KnownTask, *, weights: bool = True) -> LoadedModel:
 
     Raises:
         SourceError: it cannot be loaded.
+        RunError: it is the trained part of a run, and not as it was saved.
     """
     experiment = known.experiment
     experiment.listener.phase("load model")
     set_seed(experiment.recipe.seed)  # a fresh head is a function of the recipe
     loader, request = experiment.loader, experiment.request(known.task)
+    require_saved(Path(experiment.recipe.model.source).expanduser())  # a fully tuned model may be a base
     if not weights and overrides(loader, "load_skeleton"):
         loaded = loader.load_skeleton(request)
     else:

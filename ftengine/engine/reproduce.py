@@ -9,7 +9,7 @@ import torch
 
 from ftengine.engine.compare import compare_runs
 from ftengine.engine.experiment import Experiment
-from ftengine.engine.export import require_saved_part
+from ftengine.engine.export import require_as_finished
 from ftengine.engine.fine_tune import train
 from ftengine.engine.finished import Run
 from ftengine.engine.prepared_data import prepare_data
@@ -38,14 +38,14 @@ def reproduce(run: Run, output: str | Path) -> Reproduction:
         output: a folder for the new run, that does not exist yet or is empty.
 
     Raises:
-        RunError: `output` is in use, a file of the run is missing, or its trained part is not as it was saved.
+        RunError: `output` is in use, a file of the run is missing, or a record or its trained part is not as it was.
         InputError: data or model are not there any more, or code that the run names is not trusted.
         TrainingError: training cannot go on.
     """
     again = RunDirectory(output)
     again.require_free("another with --output DIR")
     recipe = Recipe.read(run.path / "recipe.yaml").model_copy(update={"output": str(again.path)})
-    require_saved_part(run)
+    require_as_finished(run)
     run.without_model(check_source=True)  # whatever its model is loaded by is to be trusted
     run.require_trusted_evaluators()
     with watched():

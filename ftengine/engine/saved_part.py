@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ftengine.api import Batch, LoadedModel, Strategy, Task
+from ftengine.api import Batch, Listener, LoadedModel, Strategy, Task
 from ftengine.engine.experiment import described
 from ftengine.engine.prepared_data import KnownTask
 from ftengine.engine.prepared_model import PreparedModel, load_base_of, prepare_strategy
@@ -22,12 +22,14 @@ from ftengine.model import Criterion, copy_into, is_pretrained, read_tensors, sa
 from ftengine.model.fingerprints import tensor_hashes
 from ftengine.model.in_float32 import in_float32
 from ftengine.model.parameters import frozen_tensors
-from ftengine.model.saving import load_part, save_part, save_processor, write_calibration
+from ftengine.model.saving import add_calibration, load_part, save_part, save_processor, write_calibration
 from ftengine.parallel.device import Device
 from ftengine.plugins.blame import cause_in
-from ftengine.run.directory import SIDECAR, TRAINED, RunDirectory, file_hashes, write_folder
+from ftengine.run.directory import SIDECAR, TRAINED, RunDirectory, file_hashes, flush, write_folder
 from ftengine.run.environment import versions
 from ftengine.run.records import TrainedPart
+from ftengine.run.seal import require_saved
+from ftengine.text import one_line
 from ftengine.training.losses import loss_of, to_device
 from ftengine.training.memory import release_memory
 
@@ -58,24 +60,23 @@ HALVES = (torch.bfloat16, torch.float16)
 TF32_EPS = 2.0**-10
 """Rounding error of float32 convolutions on NVIDIA GPUs, which torch computes in TF32."""
 
+REPAIRED = "Once the strategy is repaired, the same command with --resume"
+
 Tensors = Mapping[str, Tensor]
 
 
-def save_trained_part(
-    model: PreparedModel, run: RunDirectory, calibration: Mapping[str, Any], uncalibrated: str
-) -> None:
-    """Write the trained part, its processor and ftengine's own facts, once they are known to give the model back.
+def save_trained_part(model: PreparedModel, loaded: LoadedModel, run: RunDirectory) -> None:
+    """Write the trained part, its processor and ftengine's own facts, marked as not checked yet.
 
-    They are opened as a finished run is, on a base that is loaded anew, and must make the same outputs. The tuned model
-    is released for that, so that memory holds one base at a time: `model.loaded.module` is empty afterwards.
-    `calibration` is what the task fitted on validation, and `uncalibrated` why that is nothing.
+    Args:
+        loaded: the tuned model as a whole.
 
     Raises:
-        SavedPartDiffers: they cannot be saved or opened, or give other outputs; there is no trained part then.
+        SavedPartDiffers: the strategy cannot save it; there is no trained part then.
         RunError: a file cannot be written.
     """
     model.experiment.listener.phase("save")
-    loaded, strategy, task = model.loaded, model.strategy, model.data.ready.task
+    strategy, task = model.strategy, model.data.ready.task
     facts = TrainedPart(
         ftengine=versions()["ftengine"],
         base={"source": loaded.source, **loaded.fingerprint},
@@ -83,10 +84,11 @@ def save_trained_part(
         task=described(task),
         labels=task.labels,
         new_modules=tuple(loaded.new_modules),
-        calibration=dict(calibration),
-        uncalibrated=uncalibrated,
+        uncalibrated="the run ended before that",
+        check="pending",
+        unchecked="the run ended before its check",
     )
-    write_calibration(loaded.module, facts.calibration)
+    write_calibration(loaded.module, {})
 
     def fill(folder: Path) -> None:
         try:
@@ -95,16 +97,45 @@ def save_trained_part(
             raise
         # Strategies are third-party code and raise anything.
         except Exception as error:
-            who, kept = _who(model), _kept(run)
-            raise SavedPartDiffers(f"{who} cannot save what it trained: {cause_in(strategy, error)}. {kept}") from error
+            raise SavedPartDiffers(
+                f"{_who(model)} cannot save what it trained: {cause_in(strategy, error)}. No {TRAINED}/ was written; "
+                f"the checkpoints are kept in {str(run.checkpoints)!r}. {REPAIRED} goes on from the last one."
+            ) from error
         save_processor(loaded.processor, folder)
         configure(task, loaded, folder)
         facts.write(RunDirectory(folder))
-        _verify(model, run, folder, facts)
-        files = {name: one for name, one in file_hashes(folder).items() if name != SIDECAR}
-        facts.model_copy(update={"files": files}).write(RunDirectory(folder))
 
     write_folder(run.trained, fill)
+
+
+def keep_calibration(loaded: LoadedModel, run: RunDirectory, calibration: Mapping[str, Any], reason: str) -> None:
+    """Add to a trained part what the task fitted on validation, or the reason why that is nothing."""
+    write_calibration(loaded.module, calibration)
+    add_calibration(loaded.module, run.trained)
+    folder = RunDirectory(run.trained)
+    facts = TrainedPart.read(folder)
+    facts.model_copy(update={"calibration": dict(calibration), "uncalibrated": reason}).write(folder)
+
+
+@contextmanager
+def marking_unchecked(run: RunDirectory, listener: Listener) -> Iterator[None]:
+    """Where something ends the run before its trained part is checked, write the reason beside that."""
+    try:
+        yield
+    except BaseException as error:
+        if run.unchecked:
+            what = one_line(str(error)) or "it was interrupted"
+            failed = isinstance(error, SavedPartDiffers)
+            reason = what if failed else f"before its check, the run ended by {type(error).__name__}: {what}"
+            update = {"check": "failed" if failed else "pending", "unchecked": reason}
+            with suppress(RunError):  # the disk may be full; the first error is reported
+                folder = RunDirectory(run.trained)
+                TrainedPart.read(folder).model_copy(update=update).write(folder)
+        listener.message(
+            f"training is complete: {run.path} keeps the trained part{' (not checked)' if run.unchecked else ''}, and "
+            "the predictions and figures that are there; --resume goes on from there, without training again"
+        )
+        raise
 
 
 def configure(task: Task, loaded: LoadedModel, folder: Path) -> None:
@@ -117,8 +148,9 @@ def load_trained_part(strategy: Strategy, loaded: LoadedModel, folder: Path) -> 
     """Read a trained part into a model that its strategy has prepared, new modules included.
 
     Raises:
-        BaseMismatch, RunError: the files do not fit the model, or cannot be read.
+        BaseMismatch, RunError: the files do not fit the model, cannot be read, or are not those that were saved.
     """
+    require_saved(Path(folder))
     load_part(strategy, loaded, folder)
     if (Path(folder) / NEW_MODULES).is_file():
         _load_new_modules(loaded, Path(folder) / NEW_MODULES)
@@ -129,14 +161,33 @@ def _load_new_modules(loaded: LoadedModel, file: Path) -> None:
     copy_into({name: own[name] for name in own.keys() & stored.keys()}, stored, str(file))
 
 
-def _verify(model: PreparedModel, run: RunDirectory, folder: Path, facts: TrainedPart) -> None:
+def check_trained_part(model: PreparedModel, run: RunDirectory) -> None:
+    """Open the trained part as a finished run does, on a base that is loaded anew, and mark it as checked.
+
+    It must give the outputs of the tuned model, which is released for that, so that memory holds one base at a time:
+    `model.loaded.module` is empty afterwards. New modules that the part lacks are saved.
+
+    Raises:
+        SavedPartDiffers: it cannot be opened, or gives other outputs.
+        RunError: a file cannot be written.
+    """
+    folder = RunDirectory(run.trained)
+    facts = TrainedPart.read(folder)
+    _verify(model, folder.path, facts)
+    flush(folder.path)
+    files = {name: one for name, one in file_hashes(folder.path).items() if name != SIDECAR}
+    facts.model_copy(update={"files": files, "check": "passed", "unchecked": ""}).write(folder)
+
+
+def _verify(model: PreparedModel, folder: Path, facts: TrainedPart) -> None:
     """Open a trained part on a fresh base, save new modules that it lacks, and compare (SavedPartDiffers).
 
     Where it opens under the options that it trained with, tensors are compared one by one, those that are frozen too,
     and outputs with the tuned tensors in place; under others, or where shapes differ, outputs alone tell.
     """
     loaded, strategy, task = model.loaded, model.strategy, model.data.ready.task
-    who, kept = _who(model), _kept(run)
+    who = _who(model)
+    kept = f"{TRAINED}/ is marked as one that failed its check. {REPAIRED} saves it anew, without training again."
     batch, count = _examples(model)
     model.experiment.listener.phase("check what was saved")
     same_options = strategy.loading_options() == strategy.config.model_dump(mode="json")
@@ -185,14 +236,6 @@ def _verify(model: PreparedModel, run: RunDirectory, folder: Path, facts: Traine
 
 def _who(model: PreparedModel) -> str:
     return f"strategy {model.strategy.name!r} of {model.experiment.make_strategy.entry.origin}"
-
-
-def _kept(run: RunDirectory) -> str:
-    """Say what is left of the run where its trained part cannot be written."""
-    return (
-        f"No {TRAINED}/ was written; the checkpoints are kept in {str(run.checkpoints)!r}. Once the strategy is "
-        "repaired, the same command with --resume goes on from the last one."
-    )
 
 
 def _open(model: PreparedModel, facts: TrainedPart, folder: Path, new: Mapping[str, Tensor]) -> LoadedModel:

@@ -24,6 +24,7 @@ from ftengine.run.directory import RunDirectory
 from ftengine.run.parent import PARENT
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import Environment
+from ftengine.run.seal import require_sealed
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,15 @@ def require_metric(ready: KnownTask, metric: str | None) -> None:
 
 
 def train_unfinished(children: Sequence[Child], prepared: Sequence[PreparedData], listener: Listener) -> list[bool]:
-    """Train those that are not finished, one after another; return for each whether it was taken as it is."""
+    """Train those that are not finished, one after another; return for each whether it was taken as it is.
+
+    Raises:
+        RunError: one that is finished has changed since.
+    """
     reused = [child.run.finished for child in children]
     for child, data, done in zip(children, prepared, reused, strict=True):
         if done:
+            require_sealed(child.run)
             listener.message(f"{child.label}: {child.run.path} is finished already, its figures are used")
         else:
             train(child, data, listener)

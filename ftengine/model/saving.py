@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,15 +32,18 @@ LOADING_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 """What transformers tells of keys that do not fit."""
 
 
-def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], file: Path, facts: Mapping[str, str] | None = None) -> None:
     """Write tensors by name as safetensors: on the CPU, contiguous, none sharing memory with another.
+
+    Args:
+        facts: what else the file's header holds.
 
     Raises:
         RunError: the file cannot be written (disk full, no permission).
     """
     plain = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
     try:
-        save_file(plain, file, metadata={"format": "pt"})
+        save_file(plain, file, metadata={"format": "pt", **(facts or {})})
     except (OSError, SafetensorError) as error:
         raise RunError(f"cannot write {str(file)!r}: {error}. Free some space or choose another output.") from None
 
@@ -206,6 +210,15 @@ def write_calibration(module: nn.Module, calibration: Mapping[str, Any]) -> None
         vars(config).pop(CALIBRATION, None)
         if calibration:
             setattr(config, CALIBRATION, dict(calibration))
+
+
+def add_calibration(module: nn.Module, directory: Path) -> None:
+    """Put a classifier's calibration (`write_calibration`) into each config.json that was written of it before."""
+    if calibration := getattr(getattr(module, "config", None), CALIBRATION, None):
+        for file in sorted(Path(directory).rglob("config.json")):
+            if "model_type" in (config := json_of_file(file)):
+                text = json.dumps({**config, CALIBRATION: calibration}, indent=2, sort_keys=True)
+                file.write_text(f"{text}\n", encoding="utf-8")
 
 
 def is_pretrained(directory: Path) -> bool:

@@ -12,6 +12,7 @@ from ftengine.report.page import Overview, render
 from ftengine.report.verdict import judge
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import EvaluationResult, RunRecords, Verdict
+from ftengine.run.seal import is_sealed, require_sealed, resealed
 
 REPORT = "report.html"
 
@@ -21,27 +22,36 @@ def conclude(run: RunDirectory, registry: Registry | None = None, figures: Evalu
 
     New figures are written to evaluation.json once verdict and page on them are made.
     """
-    records = RunRecords.read(run.path)
+    records = sealed_records(run.path)
     if figures is not None:
         records = replace(records, evaluation=EvaluationResult.model_validate(figures.to_json()))
     verdict = judge(records, registry)
     page = render([(records, verdict)], names_of([run.path]))
-    if figures is not None:
-        figures.write(run)
-    verdict.write(run)
-    run.write_text(REPORT, page)
+    with resealed(run):
+        if figures is not None:
+            figures.write(run)
+        verdict.write(run)
+        run.write_text(REPORT, page)
     return verdict
 
 
 def concluded(run: RunDirectory) -> bool:
-    """Say whether a run has its verdict and its report."""
-    return all((run.path / name).is_file() for name in (Verdict.file, REPORT))
+    """Say whether a run has its verdict and its report, and the seal that is written last."""
+    return is_sealed(run) and all((run.path / name).is_file() for name in (Verdict.file, REPORT))
+
+
+def sealed_records(path: str | Path) -> RunRecords:
+    """Read a finished run (RunError as of `RunRecords.read`, or a record is not as it was when the run finished)."""
+    records = RunRecords.read(path)
+    require_sealed(RunDirectory(path))
+    return records
 
 
 def verdict_of(path: str | Path) -> Verdict:
-    """Return the verdict on a finished run as it was written when it finished (RunError: there is none to read)."""
+    """Return the verdict on a finished run as it was written when it finished (RunError: it is not there to read)."""
     run = RunDirectory(path)
     run.require_finished(Verdict.file)
+    require_sealed(run)
     return Verdict.read(run)
 
 
@@ -73,7 +83,7 @@ def write_report(runs: Sequence[str | Path], file: str | Path | None = None, ove
     Raises:
         RunError: a folder holds no finished run, or the file cannot be written.
     """
-    read = [(RunRecords.read(path), verdict_of(path)) for path in runs]
+    read = [(sealed_records(path), verdict_of(path)) for path in runs]
     paths = [run.path for run, _ in read]
     target = Path(file) if file is not None else paths[0] / REPORT
     text = render(read, names_of(paths), overview)

@@ -44,7 +44,16 @@ class RunDirectory:
 
     @property
     def finished(self) -> bool:
-        return (self.path / "evaluation.json").is_file() and self.trained.is_dir()
+        return (self.path / "evaluation.json").is_file() and self.trained.is_dir() and not self.unchecked
+
+    @property
+    def unchecked(self) -> str:
+        """Why it is not known that the trained part gives the tuned model back; "" where it is, or there is none."""
+        try:
+            facts = json_of_file(self.trained / SIDECAR)
+        except (OSError, ValueError):
+            return ""
+        return str(facts.get("unchecked", "")) if isinstance(facts, dict) else ""
 
     def require_free(self, other: str = "another with --set output=DIR") -> None:
         """Refuse a file, or a folder that holds something (RunError); `other` says how the user names another."""
@@ -80,9 +89,12 @@ class RunDirectory:
         missing = [name for name in needed if not (self.path / name).is_file()]
         if not (self.trained / SIDECAR).is_file():
             missing.append(f"{TRAINED}/")
-        if missing:
+        if missing or (needed and self.unchecked):
+            what = (
+                f"it has no {', '.join(missing)}" if missing else f"its trained part is not checked: {self.unchecked}"
+            )
             raise RunError(
-                f"run {str(self.path)!r} is not finished: it has no {', '.join(missing)}. "
+                f"run {str(self.path)!r} is not finished: {what.rstrip('.')}. "
                 "Continue it with `ftengine train RECIPE --resume` and the options that it was begun with."
             )
 
@@ -195,14 +207,17 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> Path:
 
 def file_hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file in a folder by its path in it."""
-    hashes = {}
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest = hashlib.sha256()
-        with open(file, "rb") as opened:
-            while part := opened.read(1 << 22):
-                digest.update(part)
-        hashes[file.relative_to(folder).as_posix()] = digest.hexdigest()
-    return hashes
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {file.relative_to(folder).as_posix(): file_hash(file) for file in files}
+
+
+def file_hash(file: Path) -> str:
+    """Return the SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as opened:
+        while part := opened.read(1 << 22):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def flush(path: Path, *, inside: bool = True) -> None:

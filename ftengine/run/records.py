@@ -174,6 +174,9 @@ class TrainedPart(Record):
         calibration: what the task fitted on the validation split, by which `predict --calibrated` answers.
         uncalibrated: why there is nothing of that; "" where there is.
         files: SHA-256 of the trained part's other files, as they were checked, by name.
+        check: whether the files were opened on a fresh base and gave the tuned model back: "passed", "failed", or
+            "pending", where the run ended before that.
+        unchecked: why the check failed or was not made; "" where it passed.
     """
 
     file: ClassVar[str] = SIDECAR
@@ -186,6 +189,8 @@ class TrainedPart(Record):
     calibration: dict[str, Any] = Field(default_factory=dict)
     uncalibrated: str = ""
     files: dict[str, str] = Field(default_factory=dict)
+    check: Literal["passed", "pending", "failed"] = "passed"
+    unchecked: str = ""
 
 
 class Verdict(RedactedRecord):

@@ -15,20 +15,24 @@ from typing import Any
 
 import torch
 from accelerate.state import PartialState
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from ftengine.api import Listener
 from ftengine.errors import RunError
 from ftengine.model import copy_into, read_tensors, save_tensors, state_tensors
+from ftengine.model.fingerprints import tensor_hashes
 from ftengine.parallel.sharded_files import read_like, read_parts, write_parts
 from ftengine.parallel.sharding import is_sharded
-from ftengine.run.directory import PARTIAL, RunDirectory, flush, follow_umask, remove, write_folder, writing
+from ftengine.run.directory import PARTIAL, RunDirectory, file_hash, flush, follow_umask, remove, write_folder, writing
 from ftengine.training.optimizer import optimizer_state, restore_optimizer, tensor_names
 
 TRAINED, OPTIMIZER = "trained.safetensors", "optimizer.safetensors"
 BEST = "best.safetensors"
 BEST_PARTS = "best"
 """Its folder where the model is divided."""
+HASHES = "hashes"
+"""Key of that file's header, since no second file could be written in the same instant."""
 STATE = "state.json"
 REGULARIZERS = "regularizers.safetensors"
 
@@ -74,9 +78,7 @@ def save_checkpoint(
     def facts(folder: Path) -> None:
         if regularizers:
             save_tensors(regularizers, folder / REGULARIZERS)
-        hashes = {file.name: _hash(file) for file in folder.iterdir()}
-        state = {"progress": asdict(progress), "optimizer": content}
-        RunDirectory(folder).write_json(STATE, {**state, "sha256": {**hashes, STATE: _hash_of(state)}})
+        _write_state(folder, {"progress": asdict(progress), "optimizer": content})
 
     def fill(folder: Path) -> None:
         save_tensors(trained, folder / TRAINED)
@@ -90,6 +92,12 @@ def save_checkpoint(
     if PartialState().is_main_process:
         drop_checkpoints(run, target, keep)
     return target
+
+
+def _write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write a state, with the hashes of it and of the files that are there."""
+    hashes = {file.name: file_hash(file) for file in folder.iterdir()}
+    RunDirectory(folder).write_json(STATE, {**state, "sha256": {**hashes, STATE: _hash_of(state)}})
 
 
 def drop_checkpoints(run: RunDirectory, newest: Path, keep: int) -> None:
@@ -136,21 +144,13 @@ def _verify(folder: Path) -> None:
     for name, hashed in hashes.items():
         if not (folder / name).is_file():
             raise RunError(f"{str(folder / name)!r} is missing.")
-        if _hash(folder / name) != hashed:
+        if file_hash(folder / name) != hashed:
             raise RunError(f"{str(folder / name)!r} does not match the hash that it was saved with.")
 
 
 def _hash_of(state: Mapping[str, Any]) -> str:
     """Return the hash of a state, as it is read back from JSON."""
     return hashlib.sha256(json.dumps(json.loads(json.dumps(state)), sort_keys=True).encode()).hexdigest()
-
-
-def _hash(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while piece := opened.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def load_checkpoint(
@@ -177,14 +177,15 @@ def load_checkpoint(
 def save_best(run: RunDirectory, module: nn.Module) -> None:
     """Write the present weights as the best, atomically; where the model is divided, every process calls it."""
     parts, target = run.checkpoints / BEST_PARTS, run.checkpoints / BEST
+    tensors = state_tensors(module)
     if is_sharded(module):
-        write_parts(state_tensors(module), parts)
+        write_parts(tensors, parts, lambda folder: _write_state(folder, {}))
         return
     partial = target.with_name(BEST + PARTIAL)  # a folder: safetensors writes beside its file, under another name
     with writing(target, partial):
         remove(partial)
         partial.mkdir(parents=True)
-        save_tensors(state_tensors(module), partial / BEST)
+        save_tensors(tensors, partial / BEST, {HASHES: json.dumps(tensor_hashes(tensors))})
         follow_umask(partial)
         flush(partial)
         (partial / BEST).replace(target)
@@ -193,11 +194,21 @@ def save_best(run: RunDirectory, module: nn.Module) -> None:
 
 
 def load_best(run: RunDirectory, module: nn.Module) -> None:
-    """Set the module to the best weights."""
+    """Set the module to the best weights (RunError: they are missing or damaged)."""
     if (parts := run.checkpoints / BEST_PARTS).is_dir():
+        _verify(parts)
         read_parts(parts, state_tensors(module))
         return
-    copy_into(state_tensors(module), read_tensors(run.checkpoints / BEST), BEST)
+    file = run.checkpoints / BEST
+    tensors = read_tensors(file)
+    with safe_open(file, framework="pt") as opened:
+        hashes = (opened.metadata() or {}).get(HASHES)
+    if hashes is None or json.loads(hashes) != tensor_hashes(tensors):
+        raise RunError(
+            f"{str(file)!r} does not match the hashes that it was saved with. Restore it from a copy, or start a new "
+            "run with --set output=DIR."
+        )
+    copy_into(state_tensors(module), tensors, BEST)
 
 
 def checkpoint_folders(run: RunDirectory) -> list[Path]:

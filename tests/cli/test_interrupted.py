@@ -87,7 +87,7 @@ def test_sigterm_ends_a_chat_that_ctrl_c_does_not_end(run, monkeypatch):
     chat = import_module("ftengine.cli.chat")
     talk = chat._talk
     monkeypatch.setattr(chat, "_talk", lambda conversation, sides, **_: talk(conversation, sides, terminal=True))
-    monkeypatch.setattr(chat, "_lines", lambda *_: iter(["hello", "again"]))
+    monkeypatch.setattr(chat, "_typed", lambda *_: iter(["hello", "again"]))
     monkeypatch.setattr("ftengine.engine.chat.Chat.answer", lambda *_: signal.raise_signal(signal.SIGTERM))
     result = CliRunner().invoke(main, ["chat", str(run)], prog_name="ftengine")
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (143, "error: terminated.")

@@ -1,6 +1,7 @@
 """What a plugin's component raises is told with its kind, name, distribution, version, file and line."""
 
 import importlib
+import json
 import re
 import shutil
 
@@ -202,7 +203,7 @@ def test_a_strategy_that_saves_nothing_ends_the_command_with_its_name(ftengine, 
     line = ftengine("train", recipe, *(part for text in settings for part in ("--set", text)), code=1).stderr
     assert "\nerror: strategy 'thing' of ftengine-thing 1.2 " in line
     assert "1 of 1 trained tensors differ, such as 'model.norm.weight'" in line
-    assert not (tmp_path / "run" / "adapter").exists()
+    assert json.loads((tmp_path / "run" / "adapter" / "ftengine.json").read_text())["check"] == "failed"
     assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
 
 

@@ -1,13 +1,17 @@
 """What a terminal shows of a verdict and of figures: the most important lines, the report has all."""
 
 import io
+from types import SimpleNamespace
 
+import pytest
 from rich.console import Console
 
 from ftengine.api import Difference, Estimate, Finding
 from ftengine.cli.figures import MOST_FINDINGS, figure_table, show_figures, show_verdict
+from ftengine.cli.train import _lines
 from ftengine.run.evaluation_result import EvaluationResult, MeasuredMetric
 from ftengine.run.records import Verdict
+from ftengine.testing.runs import stored_runs
 
 
 def printed(show):
@@ -59,3 +63,13 @@ def test_train_prints_the_metrics_that_decide_and_counts_the_others():
     assert [line.split()[0] for line in lines[2:-1]] == ["macro_f1", "accuracy", "auc", "brier", "nll"]
     assert lines[-1] == "4 more metrics in report.html"
     assert len(printed(lambda out: show_figures(out, result))) == 2 + len(figures)
+
+
+@pytest.mark.parametrize(
+    ("config", "label"), [('{"architectures": ["BertModel"]}', "tuned model"), ("{}", "trained part")]
+)
+def test_a_whole_model_is_not_called_a_trained_part(tmp_path, config, label):
+    (tmp_path / "config.json").write_text(config)
+    lines = dict(_lines(SimpleNamespace(trained=tmp_path), stored_runs()["a sound run"], 1.0))
+    assert lines[label] == str(tmp_path)
+    assert len({"tuned model", "trained part"} & lines.keys()) == 1

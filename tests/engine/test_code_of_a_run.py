@@ -8,6 +8,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from expected import raises
+from runs import save_anew
 
 from ftengine import Run, fine_tune, load_run, plan
 from ftengine.cli import main
@@ -79,6 +80,7 @@ def test_a_function_that_scores_answers_is_imported_by_neither_plan_nor_an_untru
     recipe["evaluate"] = [{"name": "verifier", "function": f"{file}:right"}]
     plan(Recipe.make({**recipe, "output": str(tmp_path / "new")}), measure=False)
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    save_anew(run)
     for again in (lambda run: reproduce(run, tmp_path / "again"), Run.evaluate):
         with raises(InputError, "score.py:right", "--trust-code"):
             again(load_run(run))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from expected import raises
+from runs import save_anew
 from safetensors.torch import load_file, save_file
 from tiny import tiny_llama
 
@@ -50,6 +51,7 @@ def test_a_classifier_with_broken_weights_answers_nothing(label_recipe, tmp_path
     name = next(name for name in tensors if name.endswith("lora_B.weight"))
     tensors[name][0, 0] = math.nan
     save_file(tensors, file)
+    save_anew(run.path)
     output = tmp_path / "out.jsonl"
     result = CliRunner().invoke(main, ["predict", str(run.path), "--input", str(rows), "--output", str(output)])
     assert (result.exit_code, output.exists()) == (2, False)

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from ftengine import fine_tune, load_run
 from ftengine.cli import main
 from ftengine.engine.reproduce import compare
+from ftengine.run.directory import RunDirectory
+from ftengine.run.seal import seal
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def record(talking_run, tmp_path):
 
 
 def plant(record, name, **values):
-    """Set keys of the recipe or of environment.json, dots as __."""
+    """Set keys of the recipe or of environment.json, dots as __, and seal the run anew: it was always so."""
     file = record / name
     read, write = (yaml.safe_load, yaml.safe_dump) if file.suffix == ".yaml" else (json.loads, json.dumps)
     content = read(file.read_text())
@@ -34,6 +36,7 @@ def plant(record, name, **values):
             place = place[part]
         place[last] = value
     file.write_text(write(content))
+    seal(RunDirectory(record))
 
 
 def reproduced(record, *options):

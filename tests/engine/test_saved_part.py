@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from expected import raises
-from runs import Heard
+from runs import Heard, save_anew
 from transformers import AutoTokenizer
 
 from ftengine import api, fine_tune, hookimpl, load_run, registry_of
@@ -19,6 +19,7 @@ from ftengine.errors import BaseMismatch, RunError, SavedPartDiffers, TrainingEr
 from ftengine.model import copy_into, default_param_groups, read_tensors, save_tensors, trainable
 from ftengine.model.saving import save_processor
 from ftengine.run.directory import RunDirectory
+from ftengine.run.records import TrainedPart
 from ftengine_builtins.tasks.text_classification import TextClassification
 
 
@@ -140,10 +141,14 @@ def test_files_that_do_not_give_the_tuned_model_back_end_the_run(recipe, strateg
         fine_tune(recipe(), registry=registry(strategy))
     message, run = str(error.value), recipe().output
     assert message.startswith(f"strategy 'biases' of ftengine-biases unversioned {told}")
-    assert "checkpoints" in message
     assert "--resume" in message
     assert ("such as 'bert." in message) == (strategy in (Nothing, OneShort))
-    assert not list(Path(run).glob("adapter*"))
+    left = [folder.name for folder in Path(run).glob("adapter*")]
+    assert left == ([] if strategy is Unsaved else ["adapter"])
+    if left:
+        with raises(RunError, run, "failed its check", "--resume"):
+            load_run(run)
+        assert TrainedPart.read(RunDirectory(Path(run) / "adapter")).check == "failed"
     repaired = fine_tune(recipe(), resume=True, registry=registry(Biases if strategy is not Elsewhere else _Kept))
     assert repaired.evaluation["tuned"] == repaired.evaluate()["tuned"]
 
@@ -242,8 +247,10 @@ def test_new_modules_are_saved_and_read_back_whatever_the_strategy_does(recipe):
     rows = [{"text": "a fine day"}, {"text": "rain again"}]
     told = list(run.predict(rows))
     save_tensors({name: tensor.neg() for name, tensor in stored.items()}, run.trained / NEW_MODULES)
+    save_anew(run.path)
     assert list(load_run(run.path, registry=known).predict(rows)) != told
     save_tensors({"classifier.scale": torch.ones(1)}, run.trained / NEW_MODULES)
+    save_anew(run.path)
     with raises(BaseMismatch, "classifier.scale"):
         list(load_run(run.path, registry=known).predict(rows))
 
