@@ -1,6 +1,7 @@
 """How often the verdict names what is wrong with a run, by runs whose truth is planted.
 
-    python benchmarks/verdicts.py [--fresh] [--runs FOLDER] [--only TEXT …] [--most N] [--audit] [--kept] [--out FILE]
+    python benchmarks/verdicts.py [--fresh] [--runs FOLDER] [--only TEXT …] [--most N] [--audit] [--kept] [--follow]
+        [--out FILE]
 
 Trains each run of benchmarks/verdicts_truths*.py with each of its seeds, keeps its records in FOLDER, and judges them
 by the rules that are installed; runs that are there are judged again without being trained again, and with --audit
@@ -9,8 +10,11 @@ that were not asked for. A run's cause is *named* where the headline, or the one
 the verdict says something *false* where one of these is an alarm about what is not the case, or good news of a model
 that is no good, and it *misses* the cause. Of sound runs any alarm is a false one. `first` in FILE says whether the
 headline begins with the cause. Limits of the rules were set on runs with seeds from 0 on; with --fresh seeds go on from
-100, and measure them, as long as no rule is changed after they were judged. The table is printed as Markdown, and
-written with all verdicts to FILE.
+100, and measure them, as long as no rule is changed after they were judged. With --follow, what the verdict on a fault
+advises is done to its recipe or its data (verdicts_follow.py, the truth's `mend`), and it trains again: the figure gets
+*better*, or the verdict says the *next* thing; that it says again what it said before is a *circle*.
+
+The table is printed as Markdown, and written with all verdicts to FILE.
 """
 
 from __future__ import annotations
@@ -22,9 +26,11 @@ import platform
 import shutil
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from verdicts_follow import Mend, advice_on, followed, is_better, key_of
 from verdicts_truths import Truth
 
 from ftengine import Recipe, RunRecords, fine_tune
@@ -47,16 +53,45 @@ FRESH = 101
 """The first seed of the runs that no limit was set on."""
 
 
-def train(truth: Truth, seed: int, folder: Path) -> float:
-    """Train a run into a folder, which keeps its records alone; return the seconds that took."""
+def train(truth: Truth, seed: int, folder: Path, mends: Sequence[Mend] = ()) -> float:
+    """Train a run into a folder, mended as advised, which keeps its records alone; return the seconds that took."""
     folder.mkdir(parents=True)
     started = time.perf_counter()
-    fine_tune(Recipe.make({**truth.make(folder, seed), "output": str(folder / "run")}))
+    recipe = truth.make(folder, seed)
+    for mend in mends:
+        recipe = mend(recipe)
+    fine_tune(Recipe.make({**recipe, "output": str(folder / "run")}))
     seconds = time.perf_counter() - started
     for weights in [*folder.rglob("*.safetensors"), *folder.rglob("*.pt"), *folder.rglob("*.bin")]:
         weights.unlink()
     shutil.rmtree(folder / "first", ignore_errors=True)
     return seconds
+
+
+def follow(truth: Truth, seed: int, folder: Path, most: int = 3) -> list[dict[str, Any]]:
+    """Do what the verdict of a run advises and train again, up to a few times; return a line a verdict.
+
+    Ends where the figure got better, where the verdict says what it said before, or where a person has to act.
+    """
+    records = before = RunRecords.read(folder / "run")
+    lines, done = list[dict[str, Any]](), list[Mend]()
+    for number in range(most + 1):
+        verdict = judge(records)
+        first = verdict.findings[0]
+        better = is_better(records, before)
+        lines.append({"key": key_of(first), "better": better, "level": first.level, "headline": verdict.headline})
+        advice = advice_on(truth, verdict)
+        said_before = lines[-1]["key"] in [line["key"] for line in lines[:-1]]
+        if advice is None or better or said_before or number == most:
+            return lines
+        lines[-1]["advice"], before = advice[0], records
+        done.append(advice[1])
+        again = folder / f"followed-{number + 1}"
+        if not (again / "seconds.json").is_file():
+            shutil.rmtree(again, ignore_errors=True)
+            (again / "seconds.json").write_text(json.dumps(train(truth, seed, again, done)))
+        records = RunRecords.read(again / "run")
+    return lines
 
 
 def audit_again(truth: Truth, seed: int, run: Path) -> None:
@@ -122,6 +157,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help=f"seeds from {FRESH} on")
     parser.add_argument("--audit", action="store_true", help="audit the data of runs that are there again")
     parser.add_argument("--kept", action="store_true", help="judge runs that are there, and train none")
+    parser.add_argument("--follow", action="store_true", help="do what verdicts on faults advise, and train again")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FILE")
     arguments = parser.parse_args()
 
@@ -139,7 +175,10 @@ def main() -> None:
             if arguments.kept and not (folder / "seconds.json").is_file():
                 continue
             lines.append(measure(truth, seed, folder, audit=arguments.audit))
-            print(f"{truth.name}, seed {seed}: {lines[-1]['outcome']}", flush=True)
+            if arguments.follow and not truth.name.startswith("sound") and "refused" not in lines[-1]:
+                lines[-1]["steps"] = follow(truth, seed, folder)
+                lines[-1]["followed"] = followed(lines[-1]["steps"])
+            print(f"{truth.name}, seed {seed}: {lines[-1]['outcome']} {lines[-1].get('followed', '')}", flush=True)
     machine = {"date": time.strftime("%Y-%m-%d"), "machine": platform.processor() or platform.machine()}
     lines = json.loads(json.dumps(lines).replace(f"{arguments.runs}/", ""))
     before = json.loads(arguments.out.read_text())["runs"] if arguments.out.is_file() else []

@@ -20,6 +20,7 @@ from ftengine.report.sections import Section, beside, heading, sections
 from ftengine.run.records import RunRecords, Verdict
 from ftengine.text import (
     at_zero,
+    capitalized,
     cut,
     duration,
     interval,
@@ -89,8 +90,9 @@ class _Shown:
         self.run, self.verdict, self.name, self.id = run, verdict, name, f"run{index}"
         # A headline begins with a few words, then a colon.
         lead, _, rest = verdict.headline.partition(": ")
-        self.lead, self.summary = lead, rest[:1].upper() + rest[1:]
+        self.lead, self.summary = lead, capitalized(rest)
         self.heading = heading(run)
+        self.found_by = list(dict.fromkeys(finding.source for finding in verdict.findings if finding.source))
         self.sections: list[Section] = sections(run)
         self.anchors = {kind: section for section in self.sections for kind in section.kinds}
 

@@ -9,6 +9,7 @@ from ftengine.api.display import LEVELS
 from ftengine.plugins.registry import Registry
 from ftengine.plugins.returned import each
 from ftengine.run.records import RunRecords, Verdict
+from ftengine.text import capitalized, uncapitalized
 
 UNJUDGED = Finding(kind="quality", level="note", text="No rule judged the quality of this run.")
 
@@ -79,8 +80,7 @@ def _headline(lead: Sequence[Finding]) -> str:
         return quality.text
     first = before[0].brief or before[0].text.removesuffix(".")
     if not quality.brief:
-        return f"{first[:1].upper()}{first[1:]}. {quality.text}"
+        return f"{capitalized(first)}. {quality.text}"
     if "quality" in before[0].explains:
-        return f"{first[:1].upper()}{first[1:]}; {quality.brief}."
-    within = first if before[0].brief or first[1:2].isupper() else f"{first[:1].lower()}{first[1:]}"
-    return f"{quality.brief[:1].upper()}{quality.brief[1:]}, but {within}."
+        return f"{capitalized(first)}; {quality.brief}."
+    return f"{capitalized(quality.brief)}, but {before[0].brief or uncapitalized(first)}."

@@ -32,6 +32,7 @@ from ftengine.text.figures import (
 from ftengine.text.personal import PERSONAL, find_personal, redact, redact_json, redact_pieces, redact_short
 from ftengine.text.words import (
     NOTHING,
+    capitalized,
     counted,
     cut,
     cut_middle,
@@ -46,6 +47,7 @@ from ftengine.text.words import (
     short_place,
     size,
     speed,
+    uncapitalized,
 )
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "Figure",
     "against",
     "at_zero",
+    "capitalized",
     "change_of",
     "comparable",
     "counted",
@@ -90,6 +93,7 @@ __all__ = [
     "test_name",
     "too_few",
     "tuned_and_base",
+    "uncapitalized",
     "untested_slices",
     "value_of",
     "with_ends",

@@ -42,6 +42,16 @@ def listed(words: Sequence[str], conjunction: str = "and") -> str:
     return f"{', '.join(words[:-1])} {conjunction} {words[-1]}"
 
 
+def capitalized(text: str) -> str:
+    """Return text as a sentence begins; a word that has capitals of its own, as nDCG, stays as it is."""
+    return text if any(map(str.isupper, text.partition(" ")[0])) else f"{text[:1].upper()}{text[1:]}"
+
+
+def uncapitalized(text: str) -> str:
+    """Return a sentence as it stands within another; a first word with further capitals stays as it is."""
+    return text if any(map(str.isupper, text.partition(" ")[0][1:])) else f"{text[:1].lower()}{text[1:]}"
+
+
 def quoted(value: Any) -> str:
     """Return a text from the data in quotes, on one line and short."""
     return f"“{short(value)}”"

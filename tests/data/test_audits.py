@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from scipy.stats import binomtest
 
@@ -61,6 +62,27 @@ def test_numbers_that_outweigh_all_others_are_found(values, levels):
     findings = list(NumberTargets().examine(SimpleNamespace(splits={"train": rows})))
     assert [one.level for one in findings] == levels
     assert all(one.places[0] == f"prices.csv:{len(values) - 1}" for one in findings)
+
+
+@pytest.mark.parametrize(
+    ("values", "factor"),
+    [
+        ([3.2, 1.7, 4.9, 2.5] * 50 + [3211.0, 1750.0, 4700.0], 1000),
+        ([3.2, 1.7, 2.9, 2.5] * 50 + [32.0, 17.0, 29.0], 10),
+        ([3.2, 1.7, 4.9, 2.5] * 50 + [3211.0, 1650.0], None),  # two may be outliers
+        ([3.2, 1.7, 4.9, 2.5] * 50 + [30.0, 300.0, 3000.0], None),  # growing to any size
+        ([3.2, 1.7, 4.9, 2.5, 3211.0, 1650.0] * 50, None),  # a third of them: of two kinds
+        ([-3.2, 1.7, 4.9, 2.5] * 50 + [3211.0, 1650.0, 4700.0], None),
+        (np.random.default_rng(0).lognormal(0, 2, 2000).tolist(), None),
+        (np.random.default_rng(1).pareto(1, 2000).tolist(), None),
+    ],
+)
+def test_numbers_whose_decimal_point_was_lost_are_found(values, factor):
+    rows = Numbered(View([f"text {i}"], value, classes=True) for i, value in enumerate(values))
+    findings = list(NumberTargets().examine(SimpleNamespace(splits={"train": rows})))
+    alarms = [one for one in findings if one.level == "alarm"]
+    assert [one.figures["factor"] for one in alarms] == ([factor] if factor else [])
+    assert all((one.places[0], "quality" in one.explains) == ("prices.csv:200", True) for one in alarms)
 
 
 def test_a_script_that_few_rows_have_is_found(write, text_task, audit):

@@ -98,6 +98,8 @@ def written(*texts, wanted=None, **more):
         evaluation["metrics"] = {"loss": {"label": "loss", "higher_is_better": False, "evaluator": "language"}}
         evaluation |= {"details": {}, "base": {"loss": figure(2.72)}, "tuned": {"loss": figure(2.12)}, "paired": None}
         evaluation |= {"difference": {"loss": change(-0.6)}, "training": None}
+        for line in files["metrics"]:
+            line |= {"validation_loss": 2.1 + line["validation_loss"] / 10} if "validation_loss" in line else {}
         files["examples"] = {"evaluator": None, "improved": [], "worse": [], "answers": answers, "writes": True} | more
 
     return spoil
@@ -121,6 +123,19 @@ def test_a_better_loss_is_no_good_news_where_nobody_measured_what_the_model_writ
     second = next(finding.text for finding in told.findings if finding.source == "better-than-base")
     assert second.endswith(f" No metric scored its generated text{': read its answers.' if texts else '.'}")
     assert "good" not in {finding.level for finding in told.findings}
+
+
+@pytest.mark.parametrize(
+    ("validation", "leak", "leads"),
+    [(0.08, [], True), (1.9, [], False), (0.08, [{"between": ["train", "validation"], "count": 3, "near": 0}], False)],
+)
+def test_a_test_split_that_is_answered_far_worse_than_validation_leads_the_verdict(verdict, validation, leak, leads):
+    """Both were not trained on, so they are not of one source, or answers stand in the wrong rows."""
+    leaks = [{"dropped": 0, "places": [], "text": "some", "rows": 3, **one} for one in leak]
+    held = losses(*((validation + fall, validation) for fall in (0.4, 0.3, 0.2, 0.1, 0.0)))
+    told = verdict(written(*"abcdefgh"), held, put("audit.facts.leaks", leaks))
+    assert (told.findings[0].source == "validation-and-test") == leads
+    assert told.findings[0].figures.get("validation") == (pytest.approx(validation) if leads else None)
 
 
 def test_blanks_and_one_text_are_no_fault_where_they_are_what_is_wanted(verdict):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from report_samples import change, figure
 
 from ftengine.testing import check_evaluator
 from ftengine_builtins.evaluators import Preferences
@@ -109,3 +110,42 @@ def test_answers_that_became_longer_or_shorter_are_told(words, said):
 def test_the_evaluator_keeps_what_the_engine_relies_on():
     some = rows(12)
     check_evaluator(Preferences, [{name: column[i].item() for name, column in some.items()} for i in range(12)])
+
+
+def pairs(value, half, seen, **more):
+    """Return changes: preferences of which so large a share is told rightly, with half of the interval."""
+
+    def spoil(files):
+        evaluation = files["evaluation"]
+        shares = {"label": "preference accuracy", "higher_is_better": True, "proportion": True, "evaluator": "pairs"}
+        evaluation["metrics"] = {"preference_accuracy": shares}
+        evaluation["base"] = {"preference_accuracy": figure(0.5, half)}
+        evaluation["tuned"] = {"preference_accuracy": figure(value, half)}
+        evaluation["difference"] = {"preference_accuracy": change(value - 0.5, half, better=None)}
+        evaluation |= {"details": {}, "displays": {}, "paired": None, "slices": {}}
+        evaluation["training"] = seen and {"n": 200, "tuned": {"preference_accuracy": figure(seen, 0.02)}, "base": {}}
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "seen", "key"),
+    [
+        (0.02, 0.02, 0.99, "swapped"),
+        (0.02, 0.02, None, None),
+        (0.45, 0.03, 0.48, None),
+        (0.52, 0.08, 0.9, "uninformative"),
+        (0.52, 0.08, None, "uninformative"),
+        (0.52, 0.2, 0.9, None),  # few pairs
+        (0.7, 0.08, 0.9, None),
+    ],
+)
+def test_exchanged_answers_and_preferences_that_nothing_tells_lead_the_verdict(verdict, value, half, seen, key):
+    def passes(files):
+        for line in files["metrics"]:
+            line |= {"examples": 32} if "loss" in line else {}
+
+    told = verdict(pairs(value, half, seen), passes)
+    found = [one for one in told.findings if one.source == "swapped-pairs"]
+    assert [one.figures.get(key) for one in found] == (["test"] if key else [])
+    assert (told.findings[0].source == "swapped-pairs") == (key is not None)

@@ -254,8 +254,27 @@ def test_few_steps_are_the_cause_where_the_model_is_no_better_than_a_constant(ve
 )
 def test_a_rate_that_is_too_high_is_known_by_a_rise_or_by_getting_stuck(verdict, curve, figures, key):
     told = found(verdict(steps(*curve), not_learned, reached(figures=figures)), "learning", "alarm")
-    lower = [one for one in told if one.text.startswith("Lower the learning rate")]
+    lower = [one for one in told if "ower the learning rate" in one.text]
     assert [key in one.figures for one in lower] == [True] * bool(key)
+
+
+@pytest.mark.parametrize(
+    ("moved", "passes", "falls", "vain"),
+    [(0.03, 4, 0.0, True), (0.0, 4, 0.0, False), (0.03, 1, 0.0, False), (0.03, 4, 0.1, False)],
+)
+def test_answers_that_change_while_the_loss_stays_ask_whether_they_belong_to_the_inputs(
+    verdict, moved, passes, falls, vain
+):
+    """Not where the rate is so low that nothing changes, nor where the loss still falls, if by little."""
+    still = steps(*(2.77 + 0.01 * (i % 3) - falls * i / 100 for i in range(100)))
+    unchanged = put("evaluation.difference.accuracy", change(0.0, moved, better=None, p=0.9))
+
+    def examples(files):
+        for line in files["metrics"]:
+            line |= {"examples": 16 * passes} if "loss" in line else {}
+
+    told = found(verdict(still, not_learned, unchanged, examples), "learning")
+    assert any("stuck" in one.figures for one in told) == vain
 
 
 def test_a_rate_is_too_high_where_the_loss_left_that_of_the_base_at_once_and_stayed_above(verdict):

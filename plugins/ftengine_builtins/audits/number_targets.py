@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ftengine.api import Audit, AuditedData, Finding
-from ftengine.text import counted, number, percent
+from ftengine.text import capitalized, counted, number, percent, short_place
 from ftengine_builtins.audits.contradictions import are_numbers
 from ftengine_builtins.audits.counting import SHOWN_PLACES
 
@@ -13,6 +13,13 @@ MOST = 0.5
 """Share of all squared distances to the median that FEW of the rows have where they outweigh the others."""
 
 FEW = 0.01
+
+LOST = (10, 100, 1000, 10_000)
+"""By how much a number grows whose decimal point is lost."""
+
+GAP, FEWEST, MOST_BACK = 5.0, 3, 0.9
+"""How many times the largest of the others the least of them is, how many there are at least, and the share of them
+that lies among the others once the point is put back. Numbers of any size, such as incomes, have no such gap."""
 
 
 class NumberTargets(Audit):
@@ -28,6 +35,18 @@ class NumberTargets(Audit):
         if not numbered:
             return
         values = np.array([value for value, _ in numbered])
+        if (lost := _lost_points(values)) is not None:
+            factor, found = lost
+            places = tuple(rows.where(numbered[i][1]) for i in found[:SHOWN_PLACES])
+            brief = f"put the decimal point back in {counted(len(found), 'number')} such as "
+            brief += f"{number(float(values[found[0]]))} ({short_place(places[0])}): divided by {factor:,}, they lie "
+            brief += "among the others"
+            figures = {"lost_points": len(found), "factor": factor, "rows": len(values)}
+            text, explains = f"{capitalized(brief)}.", ("quality", "learning", "over-fitting", "worse")
+            yield Finding(
+                kind="labels", level="alarm", text=text, brief=brief, explains=explains, figures=figures, places=places
+            )
+            return
         median = float(np.median(values))
         figures = {"median": median, "least": float(values.min()), "most": float(values.max())}
         squared = (values - median) ** 2
@@ -39,3 +58,23 @@ class NumberTargets(Audit):
             text = f"Look at {outliers} among the numbers to be learnt, such as {first} at {places[0]}: of all squared "
             text += f"distances to the median, {percent(share)} are in {counted(len(order), 'row')} of {len(values):,}."
             yield Finding(kind="labels", level="note", text=text, figures={**figures, "share": share}, places=places)
+
+
+def _lost_points(values: np.ndarray) -> tuple[int, np.ndarray] | None:
+    """Return a factor and the indices of numbers that are by it above all others; None: there are none.
+
+    At most a tenth of the numbers, of which none is negative, stand behind a gap, and lie among the others without it.
+    """
+    order, first = np.argsort(values, kind="stable"), len(values) - len(values) // 10
+    if len(values) < 10 * FEWEST or values.min() < 0 or values[order[first - 1]] <= 0:
+        return None
+    gaps = values[order[first:]] / values[order[first - 1 : -1]]
+    start = first + int(gaps.argmax())
+    usual, far = values[order[:start]], order[start:]
+    if gaps.max() < GAP or len(far) < FEWEST:
+        return None
+    for factor in LOST:
+        back = values[far] / factor
+        if ((back >= usual.min()) & (back <= usual.max())).mean() >= MOST_BACK:
+            return factor, np.sort(far)
+    return None

@@ -6,10 +6,11 @@ from ftengine_builtins.rules.data import AuditFindings, CutExamples, LeakedRows,
 from ftengine_builtins.rules.fitting import GeneralisationGap, OverFitting
 from ftengine_builtins.rules.labels import FlippedLabels
 from ftengine_builtins.rules.learning import LearningCurve
-from ftengine_builtins.rules.preferences import ChosenAnswers, LongerAnswers, SeparablePairs
+from ftengine_builtins.rules.preferences import ChosenAnswers, LongerAnswers, SeparablePairs, SwappedPairs
 from ftengine_builtins.rules.probes import Forgetting, Memorisation, Refusal, Robustness
 from ftengine_builtins.rules.quality import BetterThanBase, HeldOutSplit, WorseMetrics
 from ftengine_builtins.rules.slices import SliceGaps
+from ftengine_builtins.rules.splits import ValidationAndTest
 
 __all__ = [
     "AuditFindings",
@@ -32,7 +33,9 @@ __all__ = [
     "Robustness",
     "SeparablePairs",
     "SliceGaps",
+    "SwappedPairs",
     "UnansweredClasses",
     "UntestedClasses",
+    "ValidationAndTest",
     "WorseMetrics",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from ftengine import RunRecords
 from ftengine.api import Estimate, Finding, Rule
 from ftengine.evaluation import CHANCE
-from ftengine.text import FEW, counted, listed, plain, quoted, short, with_interval
+from ftengine.text import FEW, capitalized, counted, listed, plain, quoted, short, with_interval
 from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.rules.threshold import (
     Threshold,
@@ -107,7 +107,7 @@ def _inputs_tell_nothing(threshold: Threshold) -> Iterator[Finding]:
         yield Finding(
             kind="learning",
             level="alarm",
-            text=f"{text[:1].upper()}{text[1:]}{end}",
+            text=f"{capitalized(text)}{end}",
             brief=brief,
             explains=("quality", "classes", "calibration", "worse", *(["over-fitting"] if surely else [])),
             figures=figures,

@@ -12,7 +12,7 @@ import scipy
 from ftengine import RunRecords
 from ftengine.api import Finding, Level, Rule
 from ftengine.evaluation import CHANCE
-from ftengine.text import counted, ends, known, number, percent
+from ftengine.text import capitalized, counted, ends, known, number, percent
 from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.rules.baseline import (
     MISSED,
@@ -117,7 +117,7 @@ def _finding(level: Level, brief: str, figures: dict[str, Any], *, more: str = "
         sure: the model is of no use for this reason, so whatever else is wrong with its answers follows from it.
     """
     explains = (*OF_NO_USE, "quality", "learning", "slices") if sure else ("quality",)
-    text = f"{brief[:1].upper()}{brief[1:]}.{more}"
+    text = f"{capitalized(brief)}.{more}"
     return Finding(kind="learning", level=level, text=text, brief=brief, explains=explains, figures=figures)
 
 
@@ -177,13 +177,31 @@ def _stayed(run: RunRecords) -> Finding | None:
     if not known(run.evaluation.difference.get(run.headline_metric or "")) or line.most_fall >= HARDLY:
         return None
     stayed = "hardly fell" if line.high < 0 else "did not fall"
-    brief = f"train longer or raise the learning rate ({rate:g}): in {counted(len(steps), 'step')}, the training loss "
-    brief += f"{stayed}, from {number(line.first, 3)} to {number(line.last, 3)}"
+    course = f"in {counted(len(steps), 'step')}, the training loss {stayed}, from {number(line.first, 3)} to "
+    course += number(line.last, 3)
     figures = {"steps": len(steps), "passes": passes(run), "first": line.first, "last": line.last}
     figures["change"] = {"low": line.low, "high": line.high}
-    more = f"{_guess(run)} If that does not help, the inputs may not determine the answers."
     level: Level = "alarm" if useless or line.high >= 0 else "note"
+    if _changed_in_vain(run):
+        brief = f"check that inputs and answers belong together, or lower the learning rate ({rate:g}): {course}, "
+        brief += "though training changed the answers"
+        return _finding("alarm", brief, {"stuck": line.last, **figures}, sure=useless)
+    brief = f"train longer or raise the learning rate ({rate:g}): {course}"
+    more = f"{_guess(run)} If that does not help, the inputs may not determine the answers."
     return _finding(level, brief, figures, more=more, sure=useless)
+
+
+def _changed_in_vain(run: RunRecords) -> bool:
+    """Say whether training of several passes changed the model's answers while its loss has long stayed where it was.
+
+    Answers changed where the difference to the base varies over examples by half as much as the figure itself. With a
+    rate far too low it does not vary, and with one somewhat too low the loss still falls in the last half.
+    """
+    metric, last = run.headline_metric or "", run.steps[len(run.steps) // 2 :]
+    change, figure = ends(run.evaluation.difference.get(metric)), ends(run.evaluation.tuned.get(metric))
+    if passes(run) < MANY_PASSES or len(last) < FEW_STEPS or change is None or figure is None:
+        return False
+    return change[1] - change[0] >= (figure[1] - figure[0]) / 2 and trend(last).high >= 0
 
 
 def _stuck(run: RunRecords) -> Finding | None:
@@ -203,8 +221,9 @@ def _stuck(run: RunRecords) -> Finding | None:
         by_heart = bool(points) and not _weighted(run) and last < points[-1].validation_loss / 2
     if by_heart:
         return None
-    brief = f"lower the learning rate ({run.recipe.train.learning_rate:g}), or check that inputs and answers belong "
-    brief += f"together: the training loss fell to {number(last, 3)} in {counted(len(run.steps), 'step')}"
+    brief = "check that inputs and answers belong together, or lower the learning rate "
+    brief += f"({run.recipe.train.learning_rate:g}): the training loss fell to {number(last, 3)} in "
+    brief += counted(len(run.steps), "step")
     return _finding("alarm", brief, {"stuck": last}, more=" Still, the model is no better than a constant answer.")
 
 

@@ -4,13 +4,50 @@ from collections.abc import Iterator
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
-from ftengine.text import against, counted, ends, known, number, percent, with_interval
+from ftengine.text import against, capitalized, counted, ends, known, number, percent, with_interval
+from ftengine_builtins.rules.baseline import OF_NO_USE, passes
 from ftengine_builtins.rules.quality import sides
 
 FEWEST, NEAR_ALL = 20, 0.99
 """Pairs, and the share of them, from which on all being preferred is worth a word."""
+EVEN, TOLD_APART = 0.5, 0.65
+"""Share of the pairs that guessing prefers rightly; and that which the interval of a model that tells nothing of them
+stays below: of fewer than about 100 pairs nothing is known."""
 SOON, GONE = 20, 0.1
 """Steps within which, and the share of the first step's loss to which it falls, where pairs are told apart at once."""
+
+
+class SwappedPairs(Rule):
+    """Finds pairs whose chosen and rejected answers are exchanged, and preferences that nothing in the texts tells.
+
+    The model surely prefers the rejected answers of the held-out pairs and the chosen ones of training pairs; or it
+    surely prefers neither of held-out pairs, after a pass over all training pairs.
+    """
+
+    name = "swapped-pairs"
+    order = 0
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        accuracy = run.evaluation.tuned.get("preference_accuracy")
+        training = run.evaluation.training.tuned.get("preference_accuracy") if run.evaluation.training else None
+        if accuracy is None or (held := ends(accuracy)) is None or passes(run) < 1:
+            return
+        split, pairs = run.evaluation.split, counted(accuracy.n, "held-out pair")
+        share, figures = percent(accuracy.value), {"preference_accuracy": accuracy, "training": training}
+        explains = (*OF_NO_USE, "quality", "over-fitting", "labels")
+        if held[1] < EVEN and training is not None and (ends(training) or (0, 0))[0] > EVEN:
+            brief = f"check which answers are the chosen ones in the {split} split: of its pairs the chosen answer is "
+            brief += f"preferred in {share}, of training pairs in {percent(training.value)}"
+            text = f"{capitalized(brief)}. In one of the splits chosen and rejected are exchanged."
+            kind, figures = "labels", {"swapped": split, **figures}
+        elif held[0] <= EVEN <= held[1] and held[1] < TOLD_APART:
+            brief = "check which answers are the chosen ones, or train on more pairs: the chosen answer is preferred "
+            brief += f"in {share} of {pairs}, which is guessing"
+            told = "" if training is None else f", and in {percent(training.value)} of training pairs"
+            text, kind, figures = f"{capitalized(brief)}{told}.", "learning", {"uninformative": split, **figures}
+        else:
+            return
+        yield Finding(kind=kind, level="alarm", text=text, brief=brief, explains=explains, figures=figures)
 
 
 class ChosenAnswers(Rule):

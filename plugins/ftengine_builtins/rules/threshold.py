@@ -6,7 +6,7 @@ from typing import Any
 from ftengine import RunRecords
 from ftengine.api import Baseline, Difference, Estimate
 from ftengine.evaluation import near_end
-from ftengine.text import change_of, ends, known, plain, quoted, tuned_and_base, value_of, with_interval
+from ftengine.text import capitalized, change_of, ends, known, plain, quoted, tuned_and_base, value_of, with_interval
 
 FAR = 0.3
 """Share of the way from guessing to 1 (ROC AUC 0.65, correlation 0.3) from which an interval of a ranking that reaches
@@ -131,8 +131,7 @@ def both_figures(run: RunRecords, metric: str) -> str:
 
 def led_by_figures(run: RunRecords, metric: str, judgement: str) -> str:
     """Return "Accuracy 82 %, base 17 %: better, …": a judgement behind the figures of tuned model and base."""
-    figures = both_figures(run, metric)
-    return f"{figures[:1].upper()}{figures[1:]}: {judgement}"
+    return f"{capitalized(both_figures(run, metric))}: {judgement}"
 
 
 def threshold_of(run: RunRecords) -> Threshold | None:

@@ -1,0 +1,93 @@
+"""What a verdict advises, done to its run: for `python benchmarks/verdicts.py --follow`.
+
+A finding that leads a verdict has one thing to be done first. Where that is a key of the recipe, ADVICE does it; where
+it is the data that are to be mended, the truth's own `mend` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from verdicts_truths import Truth
+
+from ftengine.api import Finding
+from ftengine.run.records import RunRecords, Verdict
+
+Mend = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def train_key(key: str, change: Callable[[Any], Any]) -> Mend:
+    def mend(recipe: dict[str, Any]) -> dict[str, Any]:
+        return {**recipe, "train": {**recipe["train"], key: change(recipe["train"].get(key))}}
+
+    return mend
+
+
+def longer(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Train three times as long."""
+    train = recipe["train"]
+    key = "max_steps" if train.get("max_steps") else "epochs"
+    return {**recipe, "train": {**train, key: 3 * train[key]}}
+
+
+def longer_and_faster(recipe: dict[str, Any]) -> dict[str, Any]:
+    return train_key("learning_rate", lambda rate: 10 * rate)(longer(recipe))
+
+
+def longer_limit(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {**recipe, "task": {**recipe["task"], "max_length": 4 * recipe["task"]["max_length"]}}
+
+
+def without_leaks(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {**recipe, "data": {**recipe["data"], "leaks": "drop"}}
+
+
+ADVICE: dict[tuple[str, str], tuple[str, Mend]] = {
+    ("learning-curve", "peak"): ("lower rate", train_key("learning_rate", lambda rate: rate / 10)),
+    ("learning-curve", "stuck"): ("lower rate", train_key("learning_rate", lambda rate: rate / 10)),
+    ("learning-curve", "change"): ("longer, higher rate", longer_and_faster),
+    ("learning-curve", "steps"): ("longer", longer),
+    ("over-fitted-weights", "rise"): ("earlier weights", train_key("keep_best", lambda _: True)),
+    ("generalisation-gap", "gap"): ("fewer epochs", train_key("epochs", lambda epochs: max(1, epochs // 2))),
+    ("leaked-rows", "between"): ("leaks dropped", without_leaks),
+    ("cut-examples", "truncated"): ("longer limit", longer_limit),
+    ("unanswered-classes", "seldom"): ("balanced", train_key("sampling", lambda _: "balanced")),
+}
+"""What is done where a finding of this rule, with this figure, leads; the first that fits."""
+
+
+def key_of(finding: Finding) -> tuple[str, str]:
+    """Return what a finding is known by: its source, and the figure that tells its kinds of advice apart."""
+    known = [key for source, key in ADVICE if source == finding.source and key in finding.figures]
+    return finding.source, next(iter(known), next(iter(finding.figures), ""))
+
+
+def advice_on(truth: Truth, verdict: Verdict) -> tuple[str, Mend] | None:
+    """Return what the first finding of a verdict advises, and what does it; None: it is for a person to do."""
+    first = verdict.findings[0]
+    if truth.mend is not None and truth.named(first):
+        return "data mended", truth.mend
+    return ADVICE.get(key_of(first))
+
+
+def is_better(after: RunRecords, before: RunRecords) -> bool:
+    """Say whether the figure that decides is the better one after advice was followed."""
+    metric = before.headline_metric
+    figures = [run.evaluation.tuned.get(metric or "") for run in (after, before)]
+    if metric is None or None in figures:
+        return False
+    new, old = (figure.value for figure in figures if figure is not None)
+    return new > old if before.evaluation.metrics[metric].higher_is_better else new < old
+
+
+def followed(steps: list[dict[str, Any]]) -> str:
+    """Say what following came to: each step has the advice, whether the figure got better, and the finding's key.
+
+    "better" where it did in any step or nothing is advised any more, "next" where the verdict went on to say other
+    things, "circle" where it said again what it had said before without anything having become better.
+    """
+    if any(step["better"] for step in steps[1:]):
+        return "better"
+    keys = [tuple(step["key"]) for step in steps]
+    return "circle" if len(set(keys)) < len(keys) else "next"

@@ -1,0 +1,67 @@
+"""benchmarks/verdicts.py: truths of several files, and what following a verdict's advice comes to."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from ftengine.api import Finding
+from ftengine.plugins.registry import Registry
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def program():
+    sys.path.append(str(FOLDER))
+    spec = importlib.util.spec_from_file_location("verdicts_benchmark", FOLDER / "verdicts.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.path.remove(str(FOLDER))
+    return module
+
+
+def test_truths_of_all_files_have_names_of_their_own(program):
+    names = [truth.name for truth in program.TRUTHS]
+    assert len(set(names)) == len(names)
+    assert len(program.FILES) == len(list(FOLDER.glob("verdicts_truths*.py"))) > 1
+    sources = {entry.cls.name for kind in ("rule", "audit") for entry in Registry().entries(kind)}
+    assert {source for source, _ in sys.modules["verdicts_follow"].ADVICE} <= sources
+
+
+@pytest.mark.parametrize(
+    ("source", "figures", "advice"),
+    [
+        ("learning-curve", {"steps": 100, "change": {}}, "longer, higher rate"),
+        ("learning-curve", {"steps": 100, "stuck": 2.7}, "lower rate"),
+        ("learning-curve", {"steps": 6, "passes": 0.2}, "longer"),
+        ("calibrated-confidence", {"metric": "ece"}, None),
+        ("own", {"row": 1}, "data mended"),
+    ],
+)
+def test_advice_is_the_first_findings_or_the_truths_own_mend(program, source, figures, advice):
+    def mend(recipe):
+        return recipe
+
+    truth = program.Truth("x", make=None, named=lambda one: one.source == "own", mend=mend)
+    finding = Finding(kind="quality", level="alarm", text="Do.", source=source, figures=figures)
+    verdict = program.Verdict(headline="Do.", level="alarm", findings=(finding,))
+    found = program.advice_on(truth, verdict)
+    assert (found and found[0]) == advice
+    if advice == "longer":
+        assert found[1]({"train": {"max_steps": 6}})["train"] == {"max_steps": 18}
+
+
+@pytest.mark.parametrize(
+    ("steps", "outcome"),
+    [
+        ([("a", False), ("b", False)], "next"),
+        ([("a", False), ("b", True)], "better"),
+        ([("a", False), ("a", True)], "better"),
+        ([("a", False), ("b", False), ("a", False)], "circle"),
+        ([("a", False), ("a", False)], "circle"),
+    ],
+)
+def test_a_verdict_that_says_what_it_said_before_goes_in_a_circle(program, steps, outcome):
+    assert program.followed([{"key": (key, ""), "better": better} for key, better in steps]) == outcome
