@@ -113,7 +113,7 @@ def seldom_available(draw: random.Random, splits: dict[str, Rows]) -> None:
 
 
 CUT = by("cut-examples", level="alarm")
-PLACEHOLDERS = by("placeholders", "placeholders", level="alarm")
+PLACEHOLDERS = by("missing-texts", "placeholders", level="alarm")
 SPELLINGS = by("label-spellings", "spellings", level="alarm")
 SHORT_COPIES = by("short-copies", "held_out", level="alarm")
 UNREAD = by("unread-columns", "column", level="alarm")

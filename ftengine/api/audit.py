@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,6 +32,9 @@ class AuditedRows(Protocol):
         Of a very long row it is the first 131,072 characters.
         Cheaper than the views, as texts are kept in memory up to a bound.
         """
+
+    def values(self, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """Yield each row's values in some columns of the data; None where it has none."""
 
     def where(self, row: int) -> str:
         """Return a row's place for a message, e.g. "train.jsonl:17"."""

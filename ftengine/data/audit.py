@@ -54,6 +54,11 @@ class AuditRows:
             self._keep(i, view)
             yield text_of(view)
 
+    def values(self, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        """Yield each row's values in some columns; None where it has none."""
+        for row in self._rows:
+            yield tuple(row.get(name) for name in columns)
+
     def _keep(self, row: int, view: View) -> None:
         if row == len(self._kept) and self._room > 0:
             self._kept.append(text_of(view))
@@ -199,4 +204,5 @@ def _near_report(near: Near | None, distinct: Distinct) -> dict[str, Any] | None
         "places": [f"{distinct.where(a)} ≈ {distinct.where(b)}" for a, b in near.pairs[:SHOWN_PLACES].tolist()],
         "shared_words": near.shared,
         "mostly_shared": near.boilerplate,
+        "short": near.short,
     }

@@ -12,9 +12,11 @@ from ftengine.data.distinct import Distinct
 from ftengine.data.near import Near
 from ftengine.data.read import DataRows
 from ftengine.run.recipe import DataSection
-from ftengine.text import counted
+from ftengine.text import counted, quoted
 
 SHOWN_LEAKS = 5
+FEW_EQUAL, SHORT = 5, 30
+"""Equal rows of so few characters that are rather a placeholder ("N/A") than copies of one example."""
 
 
 def find_leaks(
@@ -29,7 +31,8 @@ def find_leaks(
     Returns:
         A mapping for each pair with any: "between", "count" (rows that are equal), "near" (further rows that are
         near duplicates), "groups" (number of groups in both, where the data has groups), "rows" (rows of all these
-        kinds), "places" (of up to five: equal ones, near ones, rows of one group).
+        kinds), "one_text" (the short text that most of the equal rows have, and how many; None where there is none),
+        "places" (of up to five: equal ones, near ones, rows of one group).
     """
     leaks = []
     for known, held in combinations(splits, 2):
@@ -55,6 +58,7 @@ def find_leaks(
                 "near": int(close.sum()),
                 **({"groups": len(np.unique(groups[held][shared]))} if groups else {}),
                 "rows": int((equal | close | shared).sum()),
+                "one_text": _one_text(distinct, of[equal]),
                 "places": [
                     f"{splits[known].where(a)} {sign} {splits[held].where(b)}"
                     for a, sign, b in zip(there, signs, shown, strict=True)
@@ -62,6 +66,15 @@ def find_leaks(
             }
         )
     return leaks
+
+
+def _one_text(distinct: Distinct, numbers: np.ndarray) -> list[Any] | None:
+    """Return the text that most of some rows have, and how many; None where it is long, or few have it."""
+    kinds, counts = np.unique(numbers, return_counts=True)
+    if not len(kinds) or counts.max() < max(FEW_EQUAL, len(numbers) / 2):
+        return None
+    text = distinct.text(int(kinds[counts.argmax()])).strip()
+    return [text, int(counts.max())] if len(text) <= SHORT else None
 
 
 def _first_of(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -100,7 +113,10 @@ def describe(leak: Mapping[str, Any], splits: Mapping[str, DataRows], section: D
     places, parts = leak["places"], []
     if equal:
         repeat = "repeats" if equal == 1 else "repeat"
-        parts.append(f"{equal:,} of {total:,} {held} rows {repeat} a {known} row (e.g. {places[0]})")
+        of_one = (
+            f", {leak['one_text'][1]:,} of them by one text, {quoted(leak['one_text'][0])}" if leak["one_text"] else ""
+        )
+        parts.append(f"{equal:,} of {total:,} {held} rows {repeat} a {known} row (e.g. {places[0]}){of_one}")
     if near:
         # Of several kinds each has a place; that of groups is the last, and the only one of them beside others.
         place = places[-2] if groups else places[-1]

@@ -72,6 +72,7 @@ class Near:
         same: (distinct,) the first row that has the same words in the same order.
         shared: number of words that were left out, as more than half of the examples share them.
         boilerplate: number of rows that have few words beside these, a fifth at most.
+        short: number of rows with fewer than `FEWEST_WORDS` words, of which only those with the same words are near.
     """
 
     threshold: float
@@ -80,6 +81,7 @@ class Near:
     same: np.ndarray
     shared: int = 0
     boilerplate: int = 0
+    short: int = 0
 
 
 def normalised(text: str) -> list[str]:
@@ -145,7 +147,8 @@ def find_near(distinct: Distinct, threshold: float) -> Near:
         for band in range(BANDS):
             for first, second in _runs(sketches.bands[:, band], np.arange(len(sketches.members))):
                 search.take(sketches.members[first], sketches.members[second], verify=True)
-    return Near(threshold, search.groups(), search.pairs(), _same(sketches.keys), len(form.words), sketches.boilerplate)
+    counts = {"shared": len(form.words), "boilerplate": sketches.boilerplate, "short": sketches.short}
+    return Near(threshold, search.groups(), search.pairs(), _same(sketches.keys), **counts)
 
 
 def _form(distinct: Distinct) -> _Form:
@@ -210,7 +213,7 @@ class _Sketches:
     def __init__(self, distinct: Distinct, threshold: float, form: _Form) -> None:
         self._length = band_length(threshold)
         self.keys = np.zeros(len(distinct), dtype=np.uint64)
-        self.boilerplate = 0
+        self.boilerplate = self.short = 0
         members, parts, rows = list[int](), list[tuple[np.ndarray, np.ndarray]](), self._words(distinct, form)
         while some := list(islice(rows, BATCH_ROWS)):
             members += [number for number, _ in some]
@@ -229,6 +232,7 @@ class _Sketches:
             self.keys[number] = int.from_bytes(blake2b(" ".join(words).encode(), digest_size=8).digest(), "big") or 1
             compared = form.compared_words(text)
             self.boilerplate += len(words) >= FEWEST_WORDS and len(compared) <= len(words) / 5
+            self.short += len(words) < FEWEST_WORDS
             if len(compared) >= FEWEST_WORDS:
                 yield number, compared
 

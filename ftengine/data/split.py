@@ -25,7 +25,7 @@ from ftengine.errors import DataError
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import DataSection
 from ftengine.run.recipe_sources import names
-from ftengine.text import counted
+from ftengine.text import counted, listed, quoted
 
 LEAST_ROWS = 0.1
 """Rows that a fraction comes to, at least; of few rows one is held out although it comes to less than one."""
@@ -260,7 +260,9 @@ def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, DataRows], section
         return
     descriptions = [describe(leak, splits, section) for leak in serious]
     apart = section.split.duplicates == "apart" and cutting
-    cures = ["set data.split.duplicates: together, which keeps them on one side"] if apart else []
+    texts = dict.fromkeys(leak["one_text"][0] for leak in serious if leak["one_text"])
+    cures = [f"leave out the rows whose text is only {listed(list(map(quoted, texts)))}"] if texts else []
+    cures += ["set data.split.duplicates: together, which keeps them on one side"] if apart else []
     cures.append("take them out of training with data.leaks: drop")
     near = section.leaks == "fail" and any(leak["near"] for leak in serious)
     cures += ["compare equal rows only with data.near_duplicates: null"] if near else []

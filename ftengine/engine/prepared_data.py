@@ -205,6 +205,7 @@ def _audit(ready: ReadyTask, splits: Splits, encoded: Mapping[str, EncodedSplit]
     ready.listener.phase("audit data")
     summaries = {name: split.summary() for name, split in encoded.items()}
     summaries["train"]["unread"] = find_unread(encoded["train"], ready.used_columns)
+    summaries["train"]["special_tokens"] = sorted(getattr(ready.processor, "all_special_tokens", ()))
     data = splits.audited({name: split.left_out for name, split in encoded.items()})
     return audited(data, summaries, ready.task, ready.registry)
 

@@ -30,7 +30,7 @@ def test_clean_data_is_said_to_be_clean(write, text_task, audit, tmp_path):
     assert told(result) == []
     assert [finding.text for finding in result.findings] == [
         "No split holds duplicate or near-duplicate rows.",
-        "No held-out row is in training.",
+        "No held-out row is in training (50 texts of fewer than 16 words: word for word).",
     ]
     assert {name: (split.rows, split.distinct) for name, split in result.splits.items()} == {
         "train": (35, 35),
@@ -146,7 +146,8 @@ def test_tags_of_words_that_are_written_otherwise_are_no_contradiction(write, la
 def test_labels_that_differ_in_case_or_white_space_only_are_found(write, label_task, audit):
     train = labelled(write, "a.jsonl", [(f"t{i}", ["new  car", "bus", "New car"][i % 3]) for i in range(60)])
     assert told(audit(label_task, train)) == [
-        "Labels 'New car' (20) and 'new  car' (20) differ in case or white space only, and are 2 classes; are they one?"
+        "Write a label in one way: 'New car' (20) and 'new  car' (20) differ in case or white space only, and are as "
+        "many classes. Are they one?"
     ]
 
 

@@ -57,3 +57,68 @@ def test_a_validation_set_that_was_trained_on_is_an_alarm(verdict):
     (one,) = found(judged, "data", "alarm")
     assert (one.source, one.figures["exact"]) == ("leaked-rows", 200)
     assert one.text.startswith("Give validation other rows than training: ")
+
+
+@pytest.mark.parametrize(("others", "level"), [(0, "note"), (30, "alarm")])
+def test_placeholders_lead_before_the_copies_and_leaks_that_they_make(verdict, others, level):
+    found_in_data = audit_finding("missing-texts", explains=["quality"], figures={"placeholders": {"train": 800}})
+
+    def by_one_text(files):
+        files["audit"]["facts"]["leaks"][0]["one_text"] = ["see there", 100]
+        files["audit"]["splits"]["train"]["duplicates"] = 900
+
+    judged = verdict(leak(["train", "test"], 100 + others), by_one_text, found_in_data)
+    assert judged.lead[0].source == ("leaked-rows" if others else "missing-texts")
+    levels = {one.source: one.level for one in judged.findings}
+    assert (levels["leaked-rows"], levels["repeated-rows"]) == (level, "note")
+    judged = verdict(leak(["train", "test"], 100 + others), by_one_text)
+    assert (judged.lead[0].source, judged.lead[0].level) == ("leaked-rows", "alarm")
+
+
+@pytest.mark.parametrize("source", ["one-answer", "template-marks"])
+def test_notes_on_answers_and_marks_stand_in_the_verdict(verdict, source):
+    (one,) = found(verdict(audit_finding(source, level="note")), "data")
+    assert (one.source, one.level) == (source, "note")
+    judged = verdict(audit_finding(source, explains=["quality"]))
+    assert (judged.lead[0].source, judged.level) == (source, "alarm")
+
+
+def spelt_twice(confused, errors=0):
+    """Return a change: of three labels, two are spellings of one; so many of 400 examples are given the other one."""
+
+    def spoil(files):
+        figures = {"spellings": {"business": 500, "politics": 500}}
+        audit_finding("label-spellings", kind="labels", level="note", figures=figures)(files)
+        cells = [[100 - confused, confused, 0], [0, 100, 0], [errors, 0, 200 - errors]]
+        files["evaluation"]["details"]["tuned"]["classification"]["confusion"] = cells
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("confused", "errors", "level"), [(40, 0, "alarm"), (40, 100, "alarm"), (5, 0, "note"), (40, 150, "note")]
+)
+def test_spellings_of_one_label_lead_where_they_are_confused(verdict, confused, errors, level):
+    judged = verdict(spelt_twice(confused, errors))
+    one = next(one for one in judged.findings if one.source == "label-spellings")
+    assert (one.level, one.figures["confused"], one.figures["errors"]) == (level, confused, confused + errors)
+    assert (judged.lead[0] == one) == (level == "alarm")
+
+
+def test_spellings_whose_confusion_is_not_known_are_a_note(verdict):
+    names = audit_finding("label-spellings", kind="labels", level="note", figures={"spellings": {"a": 5, "A": 9}})
+    (one,) = found(verdict(names), "labels")
+    assert (one.source, one.level) == ("label-spellings", "note")
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "one_to_one", "level"),
+    [(0.5, False, "alarm"), (0.5, True, "note"), (0.93, False, None), (0.93, True, None)],
+)
+def test_an_unread_column_leads_where_the_model_tells_less(verdict, accuracy, one_to_one, level):
+    told = {"column": "channel", "told": 0.95, "low": 0.92, "one_to_one": one_to_one, "split": "test"}
+    judged = verdict(audit_finding("unread-columns", level="note", figures=told),
+                     put("evaluation.tuned.accuracy", figure(accuracy)))  # fmt: skip
+    assert [one.level for one in judged.findings if one.source == "unread-columns"] == ([level] if level else [])
+    assert (judged.lead[0].source == "unread-columns") == (level == "alarm")
+    assert level != "alarm" or "`channel`" in judged.headline

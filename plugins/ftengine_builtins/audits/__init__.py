@@ -6,12 +6,18 @@ from ftengine_builtins.audits.conversations import Conversations
 from ftengine_builtins.audits.cut_texts import CutTexts
 from ftengine_builtins.audits.encoded import Lengths, UnknownTokens, UnreadKeys
 from ftengine_builtins.audits.label_noise import LabelNoise
+from ftengine_builtins.audits.label_spellings import LabelSpellings
 from ftengine_builtins.audits.languages import Languages
+from ftengine_builtins.audits.missing_texts import MissingTexts
 from ftengine_builtins.audits.number_targets import NumberTargets
+from ftengine_builtins.audits.one_answer import OneAnswer
 from ftengine_builtins.audits.preferences import ContraryPreferences, PreferenceLengths
 from ftengine_builtins.audits.several_sources import SeveralSources
+from ftengine_builtins.audits.short_copies import ShortCopies
 from ftengine_builtins.audits.sources import Duplicates, Leaks, Reading
+from ftengine_builtins.audits.template_marks import TemplateMarks
 from ftengine_builtins.audits.texts import Mojibake, Oddities, PersonalData
+from ftengine_builtins.audits.unread_columns import UnreadColumns
 
 __all__ = [
     "Balance",
@@ -21,16 +27,22 @@ __all__ = [
     "CutTexts",
     "Duplicates",
     "LabelNoise",
+    "LabelSpellings",
     "Languages",
     "Leaks",
     "Lengths",
+    "MissingTexts",
     "Mojibake",
     "NumberTargets",
     "Oddities",
+    "OneAnswer",
     "PersonalData",
     "PreferenceLengths",
     "Reading",
     "SeveralSources",
+    "ShortCopies",
+    "TemplateMarks",
     "UnknownTokens",
+    "UnreadColumns",
     "UnreadKeys",
 ]

@@ -1,7 +1,5 @@
 """Audit `balance`."""
 
-import difflib
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
@@ -14,13 +12,10 @@ RARE = 10
 SHOWN_LABELS = 100
 """Labels that the table lists; further ones are only counted."""
 SHOWN = 5
-LONG, NEAR, OFTEN, MANY = 6, 0.85, 10, 500
-"""Letters of a label that may be misspelt, its likeness to another, how many times as frequent that is; labels of which
-each is compared with each."""
 
 
 class Balance(Audit):
-    """How labels are spread over the splits: rare ones, missing ones, alike ones, missing values as labels."""
+    """How labels are spread over the splits: rare ones, missing ones, missing values as labels."""
 
     name = "balance"
 
@@ -45,7 +40,6 @@ class Balance(Audit):
             text = f"No {' and no '.join(splits)} row has label {shown}; figures say nothing about it."
             figures = {"splits": splits, "missing": missing[:SHOWN_LABELS]}
             yield Finding(kind="labels", level="note", text=text, figures=figures)
-        yield from _alike(counts)
         yield from _missing(counts)
         yield _table(counts)
 
@@ -61,36 +55,6 @@ def count_labels(data: AuditedData) -> dict[str, Counter[str]]:
                 return {split: Counter() for split in data.splits}
             counts[split].update(view.labels)
     return counts
-
-
-def _alike(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
-    """Yield labels that differ in case or white space only, and so may be one label written in two ways."""
-    total = sum(counts.values(), Counter[str]())
-    alike: dict[str, list[str]] = {}
-    for label in sorted(total, key=lambda label: (-total[label], label)):
-        alike.setdefault(" ".join(label.casefold().split()), []).append(label)
-    several = [labels for labels in alike.values() if len(labels) > 1]
-    for labels in several[:SHOWN]:
-        shown = listed([f"{label!r} ({total[label]:,})" for label in labels])
-        text = f"Labels {shown} differ in case or white space only, and are {len(labels)} classes; are they one?"
-        yield Finding(kind="labels", level="note", text=text, figures={label: total[label] for label in labels})
-    for label, other in list(_misspelt(total))[:SHOWN]:
-        text = f"Label {label!r} ({total[label]:,}) is nearly {other!r} ({total[other]:,}), and another class; is it a "
-        text += "misspelling?"
-        yield Finding(kind="labels", level="note", text=text, figures={one: total[one] for one in (label, other)})
-
-
-def _misspelt(total: Counter[str]) -> Iterator[tuple[str, str]]:
-    """Yield rare labels with the frequent one from which a letter or two tell them; numbers make other labels."""
-    for label, count in total.items() if len(total) <= MANY else ():
-        frequent = [one for one in total if total[one] >= OFTEN * count and _letters(one) != _letters(label)]
-        near = difflib.get_close_matches(label, frequent, n=1, cutoff=NEAR) if len(label) >= LONG else ()
-        if near and label.casefold().split() != near[0].casefold().split():
-            yield label, near[0]
-
-
-def _letters(label: str) -> str:
-    return re.sub(r"\d", "", label)
 
 
 def _missing(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:

@@ -47,7 +47,7 @@ def are_numbers(data: AuditedData) -> bool:
 
 def _answered_otherwise(data: AuditedData) -> Iterator[Finding]:
     """Say where equal inputs have different free answers, which may be right but cannot all be learnt."""
-    if not any(_answer(view) for rows in data.splits.values() for view in islice(rows, LOOKED_AT)):
+    if not any(free_answer(view) for rows in data.splits.values() for view in islice(rows, LOOKED_AT)):
         return
     hashes = {split: _inputs_and_answers(rows) for split, rows in data.splits.items()}
     asked, said = ({split: both[i] for split, both in hashes.items()} for i in (0, 1))
@@ -63,13 +63,13 @@ def _answered_otherwise(data: AuditedData) -> Iterator[Finding]:
 
 def _inputs_and_answers(rows: AuditedRows) -> tuple[np.ndarray, np.ndarray]:
     """Return (rows,) hashes of inputs and of free answers, 0 where there is none."""
-    answers = ((view, _answer(view)) for view in rows)
+    answers = ((view, free_answer(view)) for view in rows)
     pairs = ((hashed(list(view.inputs)), hashed(answer)) if answer else (0, 0) for view, answer in answers)
     hashes = np.fromiter(pairs, [("asked", np.int64), ("said", np.int64)], len(rows))
     return hashes["asked"], hashes["said"]
 
 
-def _answer(view: View) -> Any:
+def free_answer(view: View) -> Any:
     """Return the free text that answers a row's input; None where there is none, or it is the input itself."""
     target = view.target
     if view.classes or not view.inputs or not target or not isinstance(target, (str, list)):

@@ -6,6 +6,7 @@ from typing import Any
 
 from ftengine.api import Audit, AuditedData, Finding, Level
 from ftengine.text import counted, percent
+from ftengine_builtins.audits.missing_texts import is_placeholder
 
 
 class Reading(Audit):
@@ -80,19 +81,23 @@ SAME_ROWS = 0.5
 tests."""
 
 
-def leak_level(leak: Mapping[str, Any], leaks: str, rows: int, *, measured: bool) -> Level:
+def leak_level(leak: Mapping[str, Any], leaks: str, rows: int, *, measured: bool, placeholders: bool = False) -> Level:
     """Say how much a leak between two splits matters, before a run as after it.
 
     An alarm: rows on which figures are made are in training word for word, or by their group, or they are more than
     chance moves a figure by (the 95 % interval of a share of n rows is at most about 1/√n to each side). Of a split
-    that only chooses weights: as many rows. Of validation and test: half of the test rows.
+    that only chooses weights: as many rows. Of validation and test: half of the test rows. Rows that are one and the
+    same placeholder, such as N/A, do not count: these are a fault of another kind.
 
     Args:
         leaks: the recipe's data.leaks; with "warn" figures are made on the rows that do not leak, where there are any.
         rows: how many the second split has.
         measured: whether figures are made on that one.
+        placeholders: whether a short text that most of the rows have is known to be one.
     """
     exact, near = leak["count"], leak["near"]
+    if leak.get("one_text") and (placeholders or is_placeholder(leak["one_text"][0])):
+        exact -= leak["one_text"][1]
     if leak["between"][0] != "train":
         return "alarm" if exact + near >= SAME_ROWS * rows else "note"
     if leaks == "drop" or (measured and set_apart(leak, leaks, rows)):
@@ -104,6 +109,16 @@ def leak_level(leak: Mapping[str, Any], leaks: str, rows: int, *, measured: bool
 def set_apart(leak: Mapping[str, Any], leaks: str, rows: int) -> bool:
     """Say whether rows that leak from training are measured apart from all others."""
     return leak["between"][0] == "train" and leaks == "warn" and leak["rows"] < rows
+
+
+def _compared_how(data: AuditedData) -> str:
+    """Say in brackets of which rows only equal ones were looked for; "" of none."""
+    near = data.facts["near_duplicates"]
+    if near is None:
+        return " (only equal rows were looked for)"
+    if near.get("short"):
+        return f" ({counted(near['short'], 'text')} of fewer than 16 words: word for word)"
+    return ""
 
 
 class Leaks(Audit):
@@ -128,7 +143,8 @@ class Leaks(Audit):
             figures = {key: leak[key] for key in ("between", "count", "near", "dropped")} | {"groups": groups}
             yield Finding(kind="data", level=level, text=text, figures=figures, places=tuple(leak["places"]))
         if len(data.splits) > 1 and not any(leak["between"][0] == "train" for leak in data.facts["leaks"]):
-            yield Finding(kind="data", level="good", text="No held-out row is in training.")
+            text = f"No held-out row is in training{_compared_how(data)}."
+            yield Finding(kind="data", level="good", text=text)
         if dropped := data.facts["dropped"]:
             of = len(data.splits["train"]) + dropped
             are, also = ("is", "it is") if dropped == 1 else ("are", "they are")

@@ -2,9 +2,10 @@
 
 from ftengine_builtins.rules.baseline import ConstantAnswer, UnansweredClasses, UntestedClasses
 from ftengine_builtins.rules.calibration import CalibratedConfidence
+from ftengine_builtins.rules.columns import UnreadColumnsTell
 from ftengine_builtins.rules.data import AuditFindings, CutExamples, LeakedRows, RepeatedRows
 from ftengine_builtins.rules.fitting import GeneralisationGap, OverFitting
-from ftengine_builtins.rules.labels import FlippedLabels
+from ftengine_builtins.rules.labels import FlippedLabels, LabelSpellingsConfused
 from ftengine_builtins.rules.learning import LearningCurve
 from ftengine_builtins.rules.preferences import ChosenAnswers, LongerAnswers, SeparablePairs, SwappedPairs
 from ftengine_builtins.rules.probes import Forgetting, Memorisation, Refusal, Robustness
@@ -23,6 +24,7 @@ __all__ = [
     "Forgetting",
     "GeneralisationGap",
     "HeldOutSplit",
+    "LabelSpellingsConfused",
     "LeakedRows",
     "LearningCurve",
     "LongerAnswers",
@@ -35,6 +37,7 @@ __all__ = [
     "SliceGaps",
     "SwappedPairs",
     "UnansweredClasses",
+    "UnreadColumnsTell",
     "UntestedClasses",
     "ValidationAndTest",
     "WorseMetrics",

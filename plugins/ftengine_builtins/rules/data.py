@@ -7,6 +7,7 @@ from ftengine import RunRecords
 from ftengine.api import Finding, Level, Rule
 from ftengine.text import known, percent, plain
 from ftengine_builtins.audits.cut_texts import CutTexts
+from ftengine_builtins.audits.missing_texts import MissingTexts
 from ftengine_builtins.audits.sources import REPEATED, SAME_ROWS, leak_level
 from ftengine_builtins.rules.quality import is_chosen
 
@@ -16,12 +17,12 @@ NOTE = 0.05
 JUDGED_ELSEWHERE = ("label-noise", "leaks", "duplicates", "lengths", "cut-texts")
 """Audits whose findings other rules judge, knowing what the run made of the data."""
 
-KNOWN = ("contradictions", "personal-data")
+KNOWN = ("contradictions", "one-answer", "personal-data", "template-marks")
 """Audits whose notes matter to whoever uses the model as well."""
 
 
 class AuditFindings(Rule):
-    """Repeats the alarms of the audits, and the notes on contradicting labels and personal data."""
+    """Repeats the alarms of the audits, and the notes on contradicting labels, one answer, marks and personal data."""
 
     name = "audit-findings"
     order = 8
@@ -47,7 +48,8 @@ class LeakedRows(Rule):
                 continue
             rows = run.audit.splits[held].rows or 1
             used = held == run.evaluation.split
-            level = leak_level(leak, run.recipe.data.leaks, rows, measured=used)
+            unsaid = has_placeholders(run)
+            level = leak_level(leak, run.recipe.data.leaks, rows, measured=used, placeholders=unsaid)
             apart = run.evaluation.leaked if used and first == "train" else None
             if apart is not None:
                 then = f"All other figures are without them{_of_leaked(run, apart)}"
@@ -71,6 +73,11 @@ class LeakedRows(Rule):
                 figures=figures,
                 places=places,
             )
+
+
+def has_placeholders(run: RunRecords) -> bool:
+    """Say whether many texts are placeholders, which then are no copies of one another: they say nothing."""
+    return any(one.source == MissingTexts.name and one.level == "alarm" for one in run.audit.findings)
 
 
 def _remedy(run: RunRecords, leak: Mapping[str, Any], rows: int) -> str:
@@ -110,7 +117,7 @@ class RepeatedRows(Rule):
         also = f", {near:,} nearly" if near else ""
         text = f"Remove copies: {exact:,} of {rows:,} training rows repeat another word for word{also} "
         text += f"({percent(share)} in all), so the data set is smaller than it looks."
-        level: Level = "alarm" if share >= REPEATED else "note"
+        level: Level = "alarm" if share >= REPEATED and not has_placeholders(run) else "note"
         brief = f"remove copies: {percent(share)} of the training rows repeat another"
         figures = {"rows": rows, "duplicates": exact, "near_duplicates": near, "share": share}
         yield Finding(kind="data", level=level, text=text, brief=brief, figures=figures)

@@ -1,15 +1,16 @@
-"""Rule `flipped-labels`."""
+"""Rules about labels that are wrong, or written in several ways."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
 from ftengine import RunRecords
 from ftengine.api import Baseline, Finding, Rule
 from ftengine.evaluation import near_end
-from ftengine.text import counted, interval, percent, plain, short_place, with_interval
+from ftengine.text import counted, interval, listed, percent, plain, short_place, with_interval
 from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.audits.label_noise import LabelNoise
+from ftengine_builtins.audits.label_spellings import LabelSpellings
 from ftengine_builtins.rules.fitting import seen_metric
 from ftengine_builtins.rules.threshold import no_better_than_a_constant
 
@@ -116,3 +117,57 @@ def _worse_on_training(run: RunRecords) -> tuple[str, dict[str, Any]]:
     text = f" The model does worse on training examples than on held-out ones: {evaluation.metrics[metric].label} "
     text += f"{plain(old)} ({interval(old)}) against {plain(new)} ({interval(new)}), a gap of {with_interval(gap)}."
     return text, {"metric": metric, "training": old, "held_out": new, "gap": gap}
+
+
+CONFUSED = 0.02
+"""Share of the held-out examples that are given another spelling of their label, interval's near end, for an alarm."""
+OF_ERRORS = 0.25
+"""The same of all errors, so that it is what a model lacks, not one of many things."""
+
+
+class LabelSpellingsConfused(Rule):
+    """Says which labels may be one in several spellings, and how often the model gives one for another."""
+
+    name = "label-spellings"
+    order = 4
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        for finding in run.audit.findings:
+            if finding.source != LabelSpellings.name:
+                continue
+            names = list(finding.figures["spellings"])
+            cost = _confused(run, names)
+            if cost is None:
+                yield finding.model_copy(update={"source": ""})
+                continue
+            confused, errors, total = cost
+            lead = f"write {listed([repr(name) for name in names])} as one label: {counted(confused, 'example')} of "
+            lead += f"{total:,} held-out ones {'is' if confused == 1 else 'are'} given the other spelling"
+            costs = share_within(confused, total)[0] >= CONFUSED and confused >= OF_ERRORS * errors
+            yield Finding(
+                kind="labels",
+                level="alarm" if costs else "note",
+                text=f"{lead[:1].upper()}{lead[1:]}, which counts as an error. {finding.text}",
+                brief=lead,
+                explains=("quality", "learning", "classes", "labels", "over-fitting", "calibration", "worse"),
+                figures={**finding.figures, "confused": confused, "errors": errors, "total": total},
+            )
+
+
+def _confused(run: RunRecords, names: Sequence[str]) -> tuple[int, int, int] | None:
+    """Return how many examples are given another of some labels than theirs, all errors, and all examples.
+
+    None where no confusions were counted.
+    """
+    for facts in run.evaluation.details.tuned.values():
+        labels, cells = (
+            [one.get("label") for one in facts.get("labels") or () if isinstance(one, dict)],
+            facts.get("confusion"),
+        )
+        if cells is None or not set(names) <= set(labels):
+            continue
+        of = [labels.index(name) for name in names]
+        total, right = sum(map(sum, cells)), sum(cells[i][i] for i in range(len(cells)))
+        confused = sum(cells[i][j] for i in of for j in of if i != j)
+        return confused, total - right, total
+    return None

@@ -1,0 +1,70 @@
+"""Audit `one-answer`."""
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import Audit, AuditedData, Finding, View
+from ftengine.text import comparable, percent, quoted
+from ftengine_builtins.audits.contradictions import LOOKED_AT, free_answer, hashed
+from ftengine_builtins.audits.counting import share_within
+
+FEWEST = 20
+"""Training rows with an answer, below which nothing is said."""
+NOTE, ALARM = 0.8, 0.98
+"""Share of the training rows that have one and the same answer, from which it is a note, and an alarm: nothing else
+can be learnt, and a low loss says no more than that this answer was."""
+
+
+class OneAnswer(Audit):
+    """Free answers that are one and the same text in nearly all training rows; of preferences the chosen ones."""
+
+    name = "one-answer"
+
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
+        rows = data.splits["train"]
+        if not any(_answer(view) for view in islice(rows, LOOKED_AT)):
+            return
+        numbers = np.fromiter((hashed(_plain(answer)) if (answer := _answer(view)) else 0 for view in rows), np.int64)
+        kinds, counts = np.unique(numbers[numbers != 0], return_counts=True)
+        if counts.sum() < FEWEST or counts.max() < NOTE * counts.sum():
+            return
+        count, total = int(counts.max()), int(counts.sum())
+        first = int(np.flatnonzero(numbers == kinds[counts.argmax()])[0])
+        share, alarm = count / total, count >= ALARM * total
+        shown = quoted(_text(_answer(next(islice(rows, first, None)))))
+        lead = f"check the answers of training: {percent(share)} of {total:,} are one text ({shown})"
+        also = f"; {len(kinds):,} are distinct" if len(kinds) > 1 else ""
+        text = f"{lead[:1].upper()}{lead[1:]}{also}, so that little else can be learnt, whatever the loss."
+        yield Finding(
+            kind="data",
+            level="alarm" if alarm else "note",
+            text=text,
+            brief=lead,
+            explains=("quality", "learning", "labels", "over-fitting", "memorisation", "worse"),
+            figures={"share": share, "low": share_within(count, total)[0], "distinct": len(kinds), "answers": total},
+            places=(rows.where(first),),
+        )
+
+
+def _answer(view: View) -> Any:
+    """Return what answers a row's input freely, of two answers the chosen one; None where nothing does."""
+    target = view.target
+    if not view.classes and isinstance(target, dict) and "chosen" in target:
+        return target["chosen"]
+    return free_answer(view)
+
+
+def _plain(answer: Any) -> Any:
+    """Return an answer as it is compared: without case and white space around it."""
+    texts = answer if isinstance(answer, list) else [answer]
+    return [comparable(text).strip().casefold() if isinstance(text, str) else text for text in texts]
+
+
+def _text(answer: Any) -> str:
+    """Return an answer in one line, of several turns the last."""
+    answer = answer[-1] if isinstance(answer, list) and answer else answer
+    return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)

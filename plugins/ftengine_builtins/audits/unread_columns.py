@@ -1,0 +1,146 @@
+"""Audit `unread-columns`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import Audit, AuditedData, Finding
+from ftengine.text import percent
+from ftengine_builtins.audits.counting import share_within, split_name
+from ftengine_builtins.audits.word_scores import draw_rows, one_hot, out_of_sample
+
+MOST_COLUMNS, MOST_ROWS = 30, 10_000
+"""Columns that are looked at, and rows of a split, the first."""
+SAMPLE = 400
+"""Rows of which is looked how well the words of texts tell the label."""
+FEWEST = 40
+"""Rows on which a column is tried, below which nothing is said."""
+REPEATED = 4
+"""Rows that a value of a column has on average, at least: ids and free texts have fewer."""
+RANGES = 10
+"""Numbers of more than twice as many values are taken in so many ranges of equally many rows."""
+GAIN = 0.2
+"""How much more of the labels a column tells, at the interval's near end, than always answering the most frequent one,
+and than half of that the words of texts, for it to be said."""
+
+
+class UnreadColumns(Audit):
+    """Columns that nothing reads and that tell the label, by the most frequent label of each value in training.
+
+    A column that has one value for each label is the label in another form, or what decides it: nothing tells the two
+    apart, so that is no more than said.
+    """
+
+    name = "unread-columns"
+
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
+        names = [name for name in data.encoded.get("train", {}).get("unread", {}) if "." not in name][:MOST_COLUMNS]
+        if not names or not any(targets.any() for targets in data.targets.values()):
+            return
+        if any(isinstance(view.label, float) for view in islice(data.splits["train"], 100)):
+            return
+        learnt, tried, split = _parts(data, names)
+        kinds, counts = np.unique(learnt.targets, return_counts=True)
+        if len(tried.targets) < FEWEST or len(kinds) < 2:
+            return
+        constant = float((tried.targets == kinds[counts.argmax()]).mean())
+        columns = [(name, _tell(learnt, tried, i)) for i, name in enumerate(names)]
+        telling = [(name, *told) for name, told in columns if told and _low(told[0]) >= constant + GAIN]
+        words = _told_by_words(data) if telling else None
+        for name, right, one_to_one in sorted(telling, key=lambda one: -one[1].mean()):
+            if one_to_one or words is None or _low(right) >= words + GAIN / 2:
+                figures = {"column": name, "told": float(right.mean()), "low": _low(right), "constant": constant}
+                figures |= {"words": words, "one_to_one": one_to_one, "rows": len(right), "split": split}
+                yield _finding(figures)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """(rows,) targets, none of them 0, and for each row its values in some columns."""
+
+    targets: np.ndarray
+    values: list[tuple[Any, ...]]
+
+
+def _parts(data: AuditedData, names: Sequence[str]) -> tuple[_Rows, _Rows, str]:
+    """Return the rows that columns are learnt from, those that they are tried on, and of which split these are.
+
+    Of training alone, every second row is tried.
+    """
+
+    def rows(split: str, step: slice = slice(None)) -> _Rows:
+        targets = data.targets[split][:MOST_ROWS]
+        values = list(islice(data.splits[split].values(names), MOST_ROWS))
+        known = np.flatnonzero(targets)[step]
+        return _Rows(targets[known], [values[i] for i in known])
+
+    split = list(data.splits)[-1]
+    if split == "train":
+        return rows(split, slice(0, None, 2)), rows(split, slice(1, None, 2)), split
+    return rows("train"), rows(split), split
+
+
+def _tell(learnt: _Rows, tried: _Rows, column: int) -> tuple[np.ndarray, bool] | None:
+    """Return (rows,) whether a column tells the label of each row that is tried, and whether it is one to one with it.
+
+    None where its values are no kinds of rows: lists, ids, free texts, or nothing.
+    """
+    before, values = ([row[column] for row in part.values] for part in (learnt, tried))
+    known = [value for value in before if value is not None and value == value]
+    if not known or any(isinstance(value, (list, dict)) for value in known):
+        return None
+    if all(isinstance(value, (int, float)) for value in known) and len(set(known)) > 2 * RANGES:
+        edges = np.quantile(np.array(known, dtype=float), np.linspace(0, 1, RANGES + 1)[1:-1])
+        before, values = ([_range(value, edges) for value in part] for part in (before, values))
+        if len(set(known)) == len(known) and _is_sorted(known):
+            return None  # rows are numbered, and maybe in the order of their labels
+    labels: dict[str, Counter[int]] = {}
+    for value, target in zip(before, learnt.targets.tolist(), strict=True):
+        if value is not None:
+            labels.setdefault(str(value), Counter())[target] += 1
+    if len(labels) < 2 or len(labels) * REPEATED > len(known):
+        return None
+    most = Counter(learnt.targets.tolist()).most_common(1)[0][0]
+    given = {value: counts.most_common(1)[0][0] for value, counts in labels.items()}
+    right = np.array([given.get(str(value), most) for value in values]) == tried.targets
+    pure = bool(right.all()) and all(len(counts) == 1 for counts in labels.values())
+    return right, pure and len(given) == len(set(given.values()))
+
+
+def _range(value: Any, edges: np.ndarray) -> int | None:
+    is_number = isinstance(value, (int, float)) and value == value
+    return int(np.searchsorted(edges, value)) if is_number else None
+
+
+def _is_sorted(values: Sequence[Any]) -> bool:
+    return all(one < other for one, other in pairwise(values))
+
+
+def _low(right: np.ndarray) -> float:
+    return share_within(int(right.sum()), len(right))[0]
+
+
+def _told_by_words(data: AuditedData) -> float | None:
+    """Return how many labels the words of texts tell; None where there are too few rows, or no texts."""
+    rows = draw_rows(data, SAMPLE)
+    if rows is None or len(rows.texts) < FEWEST:
+        return None
+    return float((out_of_sample(rows.texts, one_hot(rows.labels)).argmax(1) == rows.labels).mean())
+
+
+def _finding(figures: dict[str, Any]) -> Finding:
+    words = "" if figures["words"] is None else f"the words of texts: {percent(figures['words'])}; "
+    text = f"Column `{figures['column']}` is not read, and tells the label of {percent(figures['told'])} of the "
+    text += f"{split_name(figures['split'])} rows ({words}the most frequent label: {percent(figures['constant'])}). "
+    advice = "If it is known when the model is asked, write it into the text."
+    if figures["one_to_one"]:
+        advice = (
+            "It has one value for each label, so it is the label in another form, and rightly not read, or decides it."
+        )
+    return Finding(kind="data", level="note", text=f"{text}{advice}", figures=figures)

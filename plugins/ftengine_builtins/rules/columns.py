@@ -1,0 +1,44 @@
+"""Rule `unread-columns`."""
+
+from collections.abc import Iterator
+
+from ftengine import RunRecords
+from ftengine.api import Finding, Rule
+from ftengine.text import percent
+from ftengine_builtins.audits.unread_columns import UnreadColumns
+
+BEHIND = 0.05
+"""How much fewer labels than a column the tuned model tells, between the near ends of both intervals, for an alarm."""
+
+
+class UnreadColumnsTell(Rule):
+    """Names the column that is not read and tells more labels than the tuned model does."""
+
+    name = "unread-columns"
+    order = 8
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        reached = run.evaluation.tuned.get("accuracy")
+        columns = [one for one in run.audit.findings if one.source == UnreadColumns.name]
+        if reached is None or reached.value is None or reached.high is None:
+            return
+        for finding in columns:
+            figures = finding.figures
+            if figures["low"] < reached.high + BEHIND:
+                continue
+            name = f"`{figures['column']}`"
+            figures = {**figures, "accuracy": reached}
+            if figures["one_to_one"]:
+                yield finding.model_copy(update={"source": "", "figures": figures})
+                continue
+            lead = f"write column {name} into the text: it is not read, and tells the label of "
+            lead += f"{percent(figures['told'])} of the {figures['split']} rows, the model of {percent(reached.value)}"
+            yield Finding(
+                kind="data",
+                level="alarm",
+                text=f"{lead[:1].upper()}{lead[1:]}. Do so if it is known when the model is asked.",
+                brief=lead,
+                explains=("quality", "learning", "labels", "classes", "over-fitting", "calibration", "worse"),
+                figures=figures,
+            )
+            return
