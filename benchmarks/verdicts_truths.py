@@ -184,18 +184,13 @@ def build(
     for name, file in files.items():
         Path(file).write_text("".join(json.dumps(row) + "\n" for row in splits[name]), encoding="utf-8")
     source = model or facts["model"]
+    settings = {"batch_size": 16, "learning_rate": facts["rate"], "epochs": facts["epochs"], "checkpoint_every": 10**6}
     return {
         "model": {"source": source if "/" in source else tiny(source)},
         "task": TASKS.get(world, {"name": "text-classification", "max_length": 48}),
         "data": {"validation": None, "near_duplicates": None, **files, **(data or {})},
         "strategy": strategy,
-        "train": {
-            "batch_size": 16,
-            "learning_rate": facts["rate"],
-            "epochs": facts["epochs"],
-            "checkpoint_every": 10**6,
-        }
-        | (train or {}),
+        "train": settings | (train or {}),
         "evaluate": [{"name": "generation"}] if written else [],
         "evaluation": {"batch_size": 64, "resamples": 200}
         | ({"answers": 12, "generate": {"limit": 120, "max_new_tokens": 8}} if written else {}),
