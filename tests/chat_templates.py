@@ -16,6 +16,7 @@ TOKENS = (
         "<|return|>",
         "<|call|>",
     ),
+    *("<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<tool_response|>"),
     *("<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"),
 )
 
@@ -150,6 +151,20 @@ TEMPLATES = {
     "gpt-oss": GPT_OSS,
     "DeepSeek-V3": DEEPSEEK,
 }
+
+# As Gemma 4 does: thoughts stand in a channel, only with calls, and both in front of the text.
+GEMMA4 = """{% for m in messages %}{% if m.role == 'tool' %}<|tool_response>{{ m.content }}<tool_response|>
+{%- else %}{{ '' if m.role == 'assistant' and loop.index0 and messages[loop.index0 - 1].role == 'tool' else
+'<|turn>' ~ ('model' if m.role == 'assistant' else m.role) ~ '\n' }}
+{%- if m.reasoning_content and m.tool_calls %}<|channel>thought
+{{ m.reasoning_content }}
+<channel|>{% endif %}
+{%- for call in m.tool_calls or [] %}<|tool_call>call:{{ call.function.name }}{{ call.function.arguments | tojson }}<tool_call|>
+{%- endfor %}{{ m.content }}{{ '' if m.tool_calls and not m.content else '<turn|>\n' }}{% endif %}{% endfor %}
+{%- if add_generation_prompt and messages[-1].role != 'tool' %}{{ '<|turn>model\n' }}{% endif %}"""
+
+# It takes thoughts from nowhere, and writes calls in front of the text, where a thought would stand.
+CALLS_FIRST = GEMMA4.replace("m.reasoning_content and m.tool_calls", "false")
 
 # As Qwen3.5 and DeepSeek-R1 do: the prompt opens a thought, and of earlier answers none is written.
 OPENING = """{% for m in messages %}<|im_start|>{{ m.role }}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from jinja2 import Environment, TemplateError
@@ -38,6 +38,11 @@ def render(processor: Any, conversation: Conversation, *, upto: int | None = Non
             a message, a call or the tools out.
     """
     messages = conversation.messages[:upto]
+    if number := _misplaced(processor, conversation):
+        raise DataError(
+            f"the model's chat template writes the thought of message {number} (assistant) behind its answer or call. "
+            "Take thoughts out with task.thoughts: remove, or take the template from the model's author."
+        )
     if lost := _left_out(processor, conversation):
         writes = "Take a model whose template writes it (calls of tools: such as Qwen3's or Llama 3.1's), or write it"
         cure = "Give it the role system" if "(developer)" in lost else f"{writes} as text in `content`"
@@ -88,24 +93,40 @@ def _filled_in(
     )
 
 
+Kind = tuple[bool, int]
+"""Of an assistant's message: whether it has text, and calls: 0, 1, or 2 for several."""
+
+Place = Literal["field", "content", "", "misplaced"]
+
+
+def _kind_of(message: Message, *, calls: bool) -> Kind:
+    written = bool(message.written) and not calls
+    return bool(message.text.strip()) or written, 0 if written else min(len(message.calls), 2)
+
+
 @dataclass(frozen=True)
 class _Form:
     """What a template expects of messages.
 
     Args:
         mapping: arguments of a call as a mapping; else as JSON text.
-        thoughts: "apart" where it writes those that it is given so; else, where it writes them, "in front" of the
-            content; "" where it cuts them out, which would leave line breaks of them.
+        thoughts: by kind of message (`_kind_of`) where it takes a thought from: "field", a field of its own; else
+            "content", in front of the text; "" where it writes none, or cuts it out and would leave line breaks of it;
+            "misplaced" where it writes it, and behind what it is a thought about.
         parts: it writes contents only as lists of parts, as those of vision-language models do.
         calls: it writes calls.
         blank: the content of a call's message without text: some templates ask whether it is none.
     """
 
     mapping: bool = True
-    thoughts: str = "apart"
+    thoughts: Mapping[Kind, Place] = field(default_factory=dict)
     parts: bool = False
     calls: bool = True
     blank: str | None = ""
+
+    def place_of(self, message: Message) -> Place:
+        """Return where the template takes a message's thought from."""
+        return self.thoughts.get(_kind_of(message, calls=self.calls), self.thoughts.get((True, 0), "field"))
 
     def message(self, message: Message) -> dict[str, Any]:
         """Return a message as the template knows it."""
@@ -113,9 +134,10 @@ class _Form:
         said: Any = message.written if as_text else message.content
         content: Any = said if isinstance(said, str) else list(said)
         fields: dict[str, Any] = {"role": message.role}
-        if message.thought and self.thoughts == "apart":
+        place = self.place_of(message) if message.thought else ""
+        if place == "field":
             fields |= dict.fromkeys(THOUGHTS, message.thought)
-        elif message.thought and self.thoughts and isinstance(content, str):
+        elif place == "content" and isinstance(content, str):
             content = f"<think>\n{message.thought}\n</think>\n\n{content}"
         fields["content"] = [{"type": "text", "text": content}] if self.parts and isinstance(content, str) else content
         if message.calls and not as_text:
@@ -197,7 +219,8 @@ def _form(processor: Any) -> _Form:
     def find() -> _Form:
         asked = Conversation((_ASKED,))
         parts = "Zq" not in _try(processor, asked, _Form()) and "Zq" in _try(processor, asked, _Form(parts=True))
-        return _with_calls(processor, replace(_Form(parts=parts), thoughts=_place_of_thoughts(processor, parts)))
+        form = _with_calls(processor, _Form(parts=parts))
+        return replace(form, thoughts=_places_of_thoughts(processor, form))
 
     return known(processor, "form", find)
 
@@ -210,11 +233,31 @@ def _try(processor: Any, conversation: Conversation, form: _Form) -> str:
         return ""
 
 
-def _place_of_thoughts(processor: Any, parts: bool) -> str:
-    """Say where a template takes a thought from; "" where it writes none."""
-    answer = Conversation((_ASKED, Message("assistant", "Zq", thought="ZqThought")))
-    written = {place: _try(processor, answer, _Form(parts=parts, thoughts=place)) for place in ("apart", "in front")}
-    return next((place for place, text in written.items() if "ZqThought" in text), "")
+def _places_of_thoughts(processor: Any, form: _Form) -> dict[Kind, Place]:
+    """Find out from where a template takes the thoughts of each kind of message, by writing one of each.
+
+    A template that writes some from a field has marks of its own for them, so that none is put into a content with the
+    marks of other models.
+    """
+    kinds: list[Kind] = [(True, 0), *([(False, 1), (True, 1), (False, 2), (True, 2)] if form.calls else [])]
+    fields = {kind: _place_of_thought(processor, form, kind, "field") for kind in kinds}
+    if "field" in fields.values():
+        return fields
+    return {kind: _place_of_thought(processor, form, kind, "content") for kind in kinds}
+
+
+def _place_of_thought(processor: Any, form: _Form, kind: Kind, place: Place) -> Place:
+    """Return a place where it is written from there, "" where it is not, "misplaced" where it follows an answer."""
+    has_text, count = kind
+    calls = [ToolCall("ZqTool", _ARGUMENTS, _ID), ToolCall("ZqNext", _ARGUMENTS, _ID)][:count]
+    answer = Message("assistant", "ZqText" * has_text, thought="ZqThought", calls=tuple(calls))
+    conversation = Conversation((_ASKED, answer), _TOOLS if calls else "")
+    written = _try(processor, conversation, replace(form, thoughts={kind: place}))
+    at = written.find("ZqThought")
+    if at < 0:
+        return ""
+    about = [written.rfind(word) for word in ("ZqText" * has_text, *(call.name for call in calls)) if word]
+    return place if at < min((n for n in about if n >= 0), default=at + 1) else "misplaced"
 
 
 def _with_calls(processor: Any, form: _Form) -> _Form:
@@ -308,6 +351,12 @@ def writes_tools(processor: Any, conversation: Conversation) -> bool:
     return not conversation.tools or known(
         processor, "tools", lambda: "ZqTool" in _try(processor, Conversation((_ASKED,), _TOOLS), _form(processor))
     )
+
+
+def _misplaced(processor: Any, conversation: Conversation) -> int:
+    """Return the number of the first message whose thought a template writes behind what it is about; 0: of none."""
+    form, messages = _form(processor), enumerate(conversation.messages, 1)
+    return next((n for n, one in messages if one.thought and form.place_of(one) == "misplaced"), 0)
 
 
 def _left_out(processor: Any, conversation: Conversation) -> str:

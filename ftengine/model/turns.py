@@ -54,7 +54,8 @@ class Written:
         last: the message that it ends with, or is for; None where nothing is trained on.
         ends: whether the last trained turn ends with a token that ends turns.
         counts: "thoughts" (in turns that are trained on), "thoughts_dropped" by the template, and "empty_thoughts", the
-            blocks that it puts in front of answers without one; "ended_thoughts" that a prompt opens in front of such.
+            blocks that it puts in front of answers without one; "ended_thoughts" that a prompt opens in front of such;
+            "untrained_calls", turns with calls of which no name is trained on.
     """
 
     text: str
@@ -128,7 +129,16 @@ def _written(
             before = render(processor, conversation, upto=one.number)
             head = next((i for i, (a, b) in enumerate(zip(before, text, strict=False)) if a != b), len(before))
             spans += _agreed(text, min(head, one.start), marked, one, start)
+        if message.calls and not _trains_calls(message, text, one, spans):
+            counts["untrained_calls"] += 1
     return Written(text, spans, turns[-1].number, turns[-1].ends, counts)
+
+
+def _trains_calls(message: Message, text: str, one: Turn, spans: Sequence[Span]) -> bool:
+    """Say whether the name of one of a turn's calls stands within what is trained on."""
+    names = re.compile("|".join(re.escape(call.name) for call in message.calls))
+    places = [match.span() for match in names.finditer(text, one.start, one.end)]
+    return any(begin <= first and last <= end for first, last in places for begin, end in spans)
 
 
 def _start(message: Message, text: str, one: Turn, masked: bool, counts: Counter[str]) -> int:

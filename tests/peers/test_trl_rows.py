@@ -7,6 +7,8 @@ import copy
 import logging
 import os
 import re
+from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -57,7 +59,7 @@ FORMS = {
 
 OWN = {f"tests: {name}": text for name, text in TEMPLATES.items()}
 FAMILIES = (
-    *("cohere", "deepseek_r1_distill", "deepseekv3", "gemma", "gemma3", "gemma4_v5", "glm4moe", "gptoss", "lfm2"),
+    *("cohere", "deepseek_r1_distill", "deepseekv3", "gemma", "gemma3", "gemma4", "gemma4_v2", "gemma4_v5", "glm4moe", "gptoss", "lfm2"),
     *("llama3", "llama3_1", "llama3_2", "nemotron_3_nano", "phi3", "phi3_5", "qwen2_5", "qwen3", "qwen3_5_think"),
     *("qwen3_6", "qwen3_instruct_2507"),
 )
@@ -123,6 +125,41 @@ def outcome(family, form, made, tokenizer, folder):
     told += [f"ftengine trains on {tokenizer.decode(less)!r} too"] * bool(less)
     told += [f"ftengine ends with {tokenizer.decode(beyond)!r}"] * bool(beyond)
     return several + ("; ".join(told) or "the same")
+
+
+KINDS = {
+    "a plain answer": FOUR,
+    "a call": CALLS,
+    "a call with text": {**CALLS, "content": "Four."},
+    "two calls": {**CALLS, "tool_calls": [CALL, CALL]},
+    "two calls with text": {**CALLS, "content": "Four.", "tool_calls": [CALL, CALL]},
+}
+
+
+@pytest.mark.slow
+def test_no_template_of_trl_trains_a_thought_behind_its_answer_or_call():
+    templates = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
+    assert len(templates) > 60
+    made, tokenizer = tiny_llama()
+    seen = Counter()
+    for path, (kind, answer), masked in product(templates, KINDS.items(), ("train", "mask")):
+        tokenizer.chat_template = path.read_text()
+        row = {"messages": [ASKED, {**answer, "reasoning_content": "It is even."}], **TOOLS}
+        task = CausalLM(CausalLMConfig(max_length=8192, thoughts=masked))
+        try:
+            example = task.encode({**row, PART: task.parts(row, tokenizer) - 1}, tokenizer)
+        except DataError:
+            seen["refused"] += 1
+            continue
+        counts = example["counts"]
+        trained = tokenizer.decode([label for label in example["labels"] if label != -100])
+        places = [trained.find(word) for word in ("add", "Four.") if word in trained]
+        dropped = counts.get("thoughts_dropped", 0)
+        assert ("It is even." in trained) == (masked == "train" and not dropped), (path.stem, kind)
+        assert trained.find("It is even.") < min(places), (path.stem, kind)
+        assert "untrained_calls" not in counts, (path.stem, kind)
+        seen["dropped" if dropped else "written"] += 1
+    assert seen["written"] > 300
 
 
 @pytest.mark.slow

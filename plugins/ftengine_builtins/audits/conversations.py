@@ -27,6 +27,11 @@ NOTES = (
         "to think, give the rows thoughts; if not, ask for none (task.chat_template_kwargs, as enable_thinking: false)",
     ),
     (
+        "untrained_calls",
+        "turn",
+        "no token of the calls in {counted} is trained on: the chat template writes them in front of what is",
+    ),
+    (
         "calls_without_tools",
         "call",
         "rows without `tools` have {counted} of tools: the model is not told what it may call",

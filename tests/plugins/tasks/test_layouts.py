@@ -1,11 +1,12 @@
 """One conversation in the layouts of other tools and the templates of six families: the same tokens, the same mask."""
 
 import json
+import re
 from dataclasses import dataclass, replace
 from itertools import product
 
 import pytest
-from chat_templates import OPENING, TEMPLATES, TOKENS
+from chat_templates import CALLS_FIRST, GEMMA4, OPENING, TEMPLATES, TOKENS
 from expected import raises
 
 from ftengine.api import PART, Message
@@ -318,6 +319,62 @@ def test_a_thought_is_masked_where_it_stands_and_not_where_the_answer_repeats_it
     tokenizer.chat_template = TEMPLATES["Qwen3"]
     for thought, content in (("t", "a"), ("Paris", "Paris"), ("The capital", "The capital is Paris.")):
         assert trained(tokenizer, row(thought, content), thoughts="mask") == [f"{content}<|im_end|>"]
+
+
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+KINDS = {
+    "answer": {"content": "Four."},
+    "call": {"content": "", "tool_calls": [CALL]},
+    "call with text": {"content": "Four.", "tool_calls": [CALL]},
+    "several calls": {"content": "", "tool_calls": [CALL, CALL]},
+}
+
+
+def thinking(kind):
+    """Return a row with a thought in front of an answer, of calls, or of both."""
+    answer = {"role": "assistant", "reasoning_content": "It is even.", **KINDS[kind]}
+    return {"messages": [{"role": "user", "content": "2 + 2?"}, answer], "tools": TOOLS}
+
+
+def in_order(text):
+    """Return what an answer has of a thought, calls and text, one behind the other, and marks of other models."""
+    return re.findall(r"It is even\.|add|Four\.|<think>", text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_thought_stands_in_front_of_its_call_in_the_models_own_marks(tokenizer, kind):
+    """Where a template takes a thought from is known of each kind of turn, not of a plain answer alone."""
+    tokenizer.chat_template = GEMMA4
+    calls, text = ["add"] * len(KINDS[kind].get("tool_calls", [])), [KINDS[kind]["content"]] * bool(KINDS[kind]["content"])
+    (whole,), (masked,) = trained(tokenizer, thinking(kind)), trained(tokenizer, thinking(kind), thoughts="mask")
+    thought = ["It is even."] * bool(calls)  # of a plain answer the template writes none
+    assert in_order(whole) == [*thought, *calls, *text]
+    assert in_order(masked) == [*calls, *text]
+    counts = encoded(tokenizer, thinking(kind))[0]["counts"]
+    assert (counts["thoughts"], counts.get("thoughts_dropped", 0)) == (1, int(not calls))
+    assert "untrained_calls" not in counts
+
+
+@pytest.mark.parametrize("kind", ["call", "call with text", "several calls"])
+def test_a_thought_that_would_stand_behind_its_call_is_refused(tokenizer, kind):
+    tokenizer.chat_template = CALLS_FIRST
+    with raises(DataError, "message 2", "task.thoughts: remove"):
+        encoded(tokenizer, thinking(kind))
+    (without,) = trained(tokenizer, thinking(kind), thoughts="remove")
+    assert "add" in without
+
+
+def test_a_turn_whose_call_is_not_trained_is_counted(tokenizer):
+    """A template that marks the text alone as the assistant's."""
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for call in m.tool_calls or [] %}"
+        "<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}{% if m.role == 'assistant' %}"
+        "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    row = thinking("call with text")
+    row["messages"][1].pop("reasoning_content")
+    assert encoded(tokenizer, row)[0]["counts"]["untrained_calls"] == 1
 
 
 def test_a_prompt_that_opens_the_thought_is_followed_by_it_or_by_its_end(tokenizer):
