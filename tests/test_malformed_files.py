@@ -195,13 +195,19 @@ def test_a_pipe_is_no_file(here, what):
     assert re.search("a pipe or a device|no config.json", refusal(*arguments.get(what, COMMANDS["plan"])))
 
 
-LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+LOOPS = {
+    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "squares": "{% set n = namespace(x=3) %}{% for i in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}",
+    "random text": "{{ lipsum(n=99999999) }}",
+}
 
 
-def test_a_chat_template_that_loops_is_ended(here, monkeypatch):
+@pytest.mark.parametrize("case", LOOPS)
+def test_a_chat_template_that_loops_is_ended(here, case, monkeypatch):
+    monkeypatch.setattr("ftengine.model.bounded.PATIENCE", 0.2)
     monkeypatch.setattr("ftengine.model.chat.PATIENCE", 0.2)
-    spoil("llama", "chat_template.jinja", LOOPS.encode())
-    assert "the model's chat template takes more than 0.2 s" in refusal(*COMMANDS["plan"])
+    spoil("llama", "chat_template.jinja", LOOPS[case].encode())
+    assert "the model's chat template takes more than " in refusal(*COMMANDS["plan"])
 
 
 def test_a_chat_template_that_computes_powers_is_refused(here):

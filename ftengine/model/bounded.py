@@ -5,14 +5,18 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 PATIENCE = 10
-"""Seconds of computing for a template and one conversation; a usual one takes a thousandth."""
+"""Seconds of computing, in user code and in the system, for a template and one conversation; a usual one takes a
+thousandth."""
 ROOM = 1 << 29
 """Bytes of memory for the same: ten copies of a conversation of 50 MB."""
+INTERVAL = 0.05
+"""Seconds of computing after which time and memory are looked at."""
 
 
 @contextmanager
@@ -24,7 +28,10 @@ def limited() -> Iterator[None]:
 
 @contextmanager
 def _limited_memory() -> Iterator[None]:
-    """Bound the address space, where the system tells how much of it is taken; in the main thread, as it is for all."""
+    """Bound the address space, where the system tells how much of it is taken; in the main thread, as it is for all.
+
+    What a process has reserved and not used lets a template take more than `ROOM`: `_limited_time` looks at that.
+    """
     if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -42,20 +49,35 @@ def _limited_memory() -> Iterator[None]:
 
 @contextmanager
 def _limited_time() -> Iterator[None]:
-    """Bound the computing, where signals can: in the main thread."""
+    """Bound computing and memory, where signals can: in the main thread, between operations."""
     vtalrm = getattr(signal, "SIGVTALRM", None)  # counts processor time, and has hardly another use
     main = threading.current_thread() is threading.main_thread()
     if vtalrm is None or not main or signal.getsignal(vtalrm) is not signal.SIG_DFL:
         yield
         return
 
-    def end(number: int, frame: Any) -> None:
-        raise TimeoutError
+    began, held = time.thread_time(), _resident_bytes()
 
-    signal.signal(vtalrm, end)
-    signal.setitimer(signal.ITIMER_VIRTUAL, PATIENCE)
+    def look(number: int, frame: Any) -> None:
+        if time.thread_time() - began > PATIENCE:
+            raise TimeoutError
+        if _resident_bytes() - held > ROOM:
+            raise MemoryError
+
+    signal.signal(vtalrm, look)
+    signal.setitimer(signal.ITIMER_VIRTUAL, INTERVAL, INTERVAL)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(vtalrm, signal.SIG_DFL)
+
+
+def _resident_bytes() -> int:
+    """Return the memory that the process uses; 0 where the system does not tell."""
+    if sys.platform != "linux":
+        return 0
+    import resource
+
+    with open("/proc/self/statm", "rb", buffering=0) as file:
+        return int(file.read(99).split()[1]) * resource.getpagesize()

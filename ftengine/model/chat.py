@@ -49,16 +49,6 @@ def render(processor: Any, conversation: Conversation, *, upto: int | None = Non
         raise DataError(f"the model's chat template leaves out {lost}. {cure}.")
     try:
         return _applied(processor, conversation, messages, _form(processor), prompt=prompt)
-    except TimeoutError:
-        raise DataError(
-            f"the model's chat template takes more than {PATIENCE} s for {len(messages)} messages: it "
-            "loops. Take the template from the model's author."
-        ) from None
-    except MemoryError:
-        raise DataError(
-            f"the model's chat template takes more than {ROOM >> 20} MiB of memory for {len(messages)} messages. Take "
-            "the template from the model's author."
-        ) from None
     except _REFUSALS as error:
         roles = ", ".join(message.role for message in messages)
         raise DataError(f"the model's chat template refuses a conversation of {roles}: {error}") from None
@@ -91,6 +81,10 @@ def _filled_in(
         **options,
         **{**processor.special_tokens_map, **conversation.template_arguments},
     )
+
+
+class Unbounded(DataError):
+    """A template takes more time or memory than it may."""
 
 
 Kind = tuple[bool, int]
@@ -167,16 +161,25 @@ def _applied(
             "the model's chat template raises numbers to powers (**), which can compute without end. Take the "
             "template from the model's author."
         )
-    with limited():
-        if form.blank is None:
-            return _filled_in(processor, conversation, messages, form, add_generation_prompt=prompt)[0][0]
-        return processor.apply_chat_template(
-            [form.message(message) for message in messages],
-            tools=tools,
-            tokenize=False,
-            add_generation_prompt=prompt,
-            **conversation.template_arguments,
-        )
+    takes, cure = (
+        f"the model's chat template takes more than {{}} for {len(messages)} messages",
+        "Take the template from the model's author.",
+    )
+    try:
+        with limited():
+            if form.blank is None:
+                return _filled_in(processor, conversation, messages, form, add_generation_prompt=prompt)[0][0]
+            return processor.apply_chat_template(
+                [form.message(message) for message in messages],
+                tools=tools,
+                tokenize=False,
+                add_generation_prompt=prompt,
+                **conversation.template_arguments,
+            )
+    except TimeoutError:
+        raise Unbounded(f"{takes.format(f'{PATIENCE} s')}: it loops. {cure}") from None
+    except MemoryError:
+        raise Unbounded(f"{takes.format(f'{ROOM >> 20} MiB of memory')}. {cure}") from None
 
 
 @cache
@@ -229,7 +232,9 @@ def _try(processor: Any, conversation: Conversation, form: _Form) -> str:
     """Return what a template makes of a conversation; "" where it refuses it."""
     try:
         return _applied(processor, conversation, conversation.messages, form)
-    except (*_REFUSALS, DataError, TimeoutError, MemoryError):
+    except Unbounded:  # the next conversation would take as long
+        raise
+    except (*_REFUSALS, DataError):
         return ""
 
 

@@ -59,7 +59,19 @@ FORMS = {
 
 OWN = {f"tests: {name}": text for name, text in TEMPLATES.items()}
 FAMILIES = (
-    *("cohere", "deepseek_r1_distill", "deepseekv3", "gemma", "gemma3", "gemma4", "gemma4_v2", "gemma4_v5", "glm4moe", "gptoss", "lfm2"),
+    *(
+        "cohere",
+        "deepseek_r1_distill",
+        "deepseekv3",
+        "gemma",
+        "gemma3",
+        "gemma4",
+        "gemma4_v2",
+        "gemma4_v5",
+        "glm4moe",
+        "gptoss",
+        "lfm2",
+    ),
     *("llama3", "llama3_1", "llama3_2", "nemotron_3_nano", "phi3", "phi3_5", "qwen2_5", "qwen3", "qwen3_5_think"),
     *("qwen3_6", "qwen3_instruct_2507"),
 )
@@ -140,7 +152,7 @@ KINDS = {
 def test_no_template_of_trl_trains_a_thought_behind_its_answer_or_call():
     templates = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
     assert len(templates) > 60
-    made, tokenizer = tiny_llama()
+    _, tokenizer = tiny_llama()
     seen = Counter()
     for path, (kind, answer), masked in product(templates, KINDS.items(), ("train", "mask")):
         tokenizer.chat_template = path.read_text()

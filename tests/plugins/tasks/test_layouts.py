@@ -345,7 +345,10 @@ def in_order(text):
 def test_a_thought_stands_in_front_of_its_call_in_the_models_own_marks(tokenizer, kind):
     """Where a template takes a thought from is known of each kind of turn, not of a plain answer alone."""
     tokenizer.chat_template = GEMMA4
-    calls, text = ["add"] * len(KINDS[kind].get("tool_calls", [])), [KINDS[kind]["content"]] * bool(KINDS[kind]["content"])
+    calls, text = (
+        ["add"] * len(KINDS[kind].get("tool_calls", [])),
+        [KINDS[kind]["content"]] * bool(KINDS[kind]["content"]),
+    )
     (whole,), (masked,) = trained(tokenizer, thinking(kind)), trained(tokenizer, thinking(kind), thoughts="mask")
     thought = ["It is even."] * bool(calls)  # of a plain answer the template writes none
     assert in_order(whole) == [*thought, *calls, *text]
