@@ -97,8 +97,7 @@ def test_the_tutorials_broken_strategy_fails_as_it_says():
     names = {"__name__": "example"}
     exec(compile(block.text.replace(last, "parameter.requires_grad_(False)"), block.place, "exec"), names)
     failed = [found.check for found in testing.check_results(names["BitfitStrategy"]) if found.outcome == "failed"]
-    assert failed[0] == "something_trains"
-    assert len(failed) == 9
+    assert failed == ["something_trains"]
 
 
 def test_the_distribution_is_the_tutorials_package(newcomer):

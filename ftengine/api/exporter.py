@@ -115,8 +115,14 @@ class Exporter(Component):
 
     # What some write.
 
+    def check_artifact(self, folder: Path, source: ExportSource) -> None:
+        """Raise ExportDiffers where files are not what the run makes of them, for what answers do not show."""
+
     def open(self, folder: Path, source: ExportSource) -> AbstractContextManager[Runtime | Predictor | LoadedModel]:
         """Open the artifact as its own program does, for the proof; a `contextlib.contextmanager` that closes it.
+
+        Its source has the base, but neither the merged model nor the trained part: what answers is in the artifact. It
+        is asked of a new exporter, and `ftengine plugins check` asks one in another process.
 
         A LoadedModel is a module of transformers', which the engine asks as it asks the tuned model, and needs no
         `Runtime`. Raise NoRuntime, which says what to install, where the program is not there.

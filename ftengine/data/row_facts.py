@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
@@ -29,6 +29,9 @@ TOKENS = ("input_ids", "labels")
 """Where features have ids of tokens, as a rule."""
 UNKNOWN = -1
 """What stands for a count that the task does not tell."""
+
+COMPARED = 64
+"""Rows of a split that are compared with what they were before they were encoded."""
 
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 
@@ -124,6 +127,7 @@ def encoded_rows(rows: Iterable[Example], task: Task, processor: Any, max_length
     """Yield what is made of rows: features of each example, or why there are none, not of one of them alone."""
     divides = overrides(task, "parts")
     for number, row in enumerate(rows):
+        before = _written(row) if number < COMPARED else None
         try:
             parts = task.parts(row, processor) if divides else 1
             examples = [row if parts == 1 else {**row, PART: part} for part in range(parts)]
@@ -131,7 +135,22 @@ def encoded_rows(rows: Iterable[Example], task: Task, processor: Any, max_length
         except DataError as error:
             yield number, error
         else:
+            if before is not None and before != (after := _written(row)):
+                raise _changed(task, before, after)
             yield from ((number, features) for features in made)
+
+
+def _written(row: Example) -> dict[str, str]:
+    return {name: to_json(value) for name, value in row.items()}
+
+
+def _changed(task: Task, before: Mapping[str, str], after: Mapping[str, str]) -> PluginError:
+    """Return the error that a task writes into rows: whatever reads one next would read another."""
+    name = min(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    return PluginError(
+        f"{named(task)}: encode() changes {name!r} of the row that it is given; it must leave rows as they are: copy "
+        "what it changes."
+    )
 
 
 def accepted(encoded: Iterable[Encoded], rows: DataRows, on_error: str) -> Iterator[Encoded]:

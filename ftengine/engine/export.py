@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from ftengine.api import Exported, Exporter, ExportSource, overrides
 from ftengine.data.answer_origin import content_of_files
+from ftengine.engine.artifact import out_of_reach, source_of_artifact
 from ftengine.engine.experiment import described
 from ftengine.engine.finished import Run
 from ftengine.engine.merge import check_merge
@@ -62,12 +64,18 @@ def export_run(
         source = replace(source, stop=_stop(run) if tuned is None else tuned.stop)
         made: list[Manifest] = []
 
+        opener = copy.deepcopy(exporter)  # it remembers nothing of what is written
+
         def fill(folder: Path) -> None:
             ready.listener.phase("export")
             exported = exporter.export(source, folder)
             proof, failed = None, False
             try:
-                proof, unproven = proof_of(run, ready, exporter, source, folder, exported, tuned)
+                if tuned is not None:
+                    exporter.check_artifact(folder, source)
+                alone = source_of_artifact(exporter, source, workshop / "trained")
+                with out_of_reach(workshop):
+                    proof, unproven = proof_of(run, ready, opener, alone, folder, exported, tuned)
             except ProgramFailed as error:
                 unproven, failed = str(error), True
                 ready.listener.message(f"cannot tell whether this is the tuned model: {unproven}")

@@ -20,10 +20,10 @@ from ftengine.data.unread import find_unread
 from ftengine.engine.audits import audited
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.model_fit import require_fit
-from ftengine.errors import DataError, InputError, PluginError, RecipeError, SourceError, naming
+from ftengine.errors import DataError, InputError, NoMatch, PluginError, RecipeError, SourceError, naming
 from ftengine.evaluation.plan import by_pass, read_columns
 from ftengine.evaluation.slices import require_column
-from ftengine.model import drops
+from ftengine.model import drops, trainable
 from ftengine.parallel.sharding import require_shardable
 from ftengine.plugins.blame import named
 from ftengine.plugins.registry import Registry
@@ -248,7 +248,7 @@ def prepare_skeleton(experiment: Experiment, task: Task) -> Skeleton | None:
     """Let the strategy prepare a model without weights, so that a wrong pattern is found early.
 
     Raises:
-        NoMatch: a pattern matches no module.
+        NoMatch: a pattern matches no module, or nothing trains.
         RecipeError: the model, as the strategy prepares it, cannot do what the recipe asks.
     """
     loader = experiment.loader
@@ -260,12 +260,18 @@ def prepare_skeleton(experiment: Experiment, task: Task) -> Skeleton | None:
     dropping = {name: module for name, module in loaded.module.named_modules() if drops(module)}
     strategy = experiment.make_strategy()
     apply_strategy(strategy, loaded)
+    if not trainable(loaded.module):
+        raise NoMatch(
+            f"{named(strategy)} leaves nothing to train in {type(loaded.module).__name__}: no parameter requires a "
+            "gradient. Give it options that take some of its layers, or choose another (`ftengine plugins list`)."
+        )
     task.set_model(loaded, strategy)
     if experiment.recipe.train.gradient_checkpointing is True:
         require_gradient_checkpointing(loaded.module)
     if experiment.recipe.train.parallel == "fsdp":
         require_shardable(loaded.module)
     attached = Attached([make() for make in experiment.make_regularizers], loaded, task)
+    attached.require_falling()
     still = tuple(name for name, module in dropping.items() if drops(module))
     attached.detach()
     trained = frozenset(name for name, parameter in original.items() if parameter.requires_grad)

@@ -20,6 +20,7 @@ from ftengine.evaluation.runner import EvalResult
 from ftengine.evaluation.significance import PValue, mcnemar
 from ftengine.evaluation.slices import Side, slice_reports
 from ftengine.evaluation.table import Predictions
+from ftengine.evaluation.weighing import require_weighing
 from ftengine.evaluation.weights import Weights
 from ftengine.plugins.blame import named
 from ftengine.plugins.returned import json_mapping, wrong
@@ -55,6 +56,7 @@ class Measured:
         seen = self.predictions.answered if answering else np.ones(len(self.predictions), dtype=bool)
         part, own = self.predictions if seen.all() else self.predictions.take(seen), weights.under(seen)
         rows = (part.keeping(evaluator) if keep else part).rows(evaluator)
+        require_weighing(evaluator, rows, len(own))
         figures = measure(evaluator, rows, own)
         self.figures |= figures
         facts, displays = details(evaluator, rows, own)

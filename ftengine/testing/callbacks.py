@@ -79,15 +79,18 @@ class CallbackChecks(Checks):
             assert equal(_fields(event), before), f"it changes what {type(event).__name__} holds: copy it first"
 
     def the_model_stays_as_it_is(self) -> None:
+        models: list[tuple[nn.Module, dict[str, Any]]] = []
         for callback, event in self._events():
-            model = event.model if isinstance(event, api.BeforeStep) else nn.Module()
-            before = copy.deepcopy(_tensors(model))
+            if isinstance(event, api.BeforeStep):
+                models.append((event.model, copy.deepcopy(_tensors(event.model))))
             _tell(callback, event)
-            assert equal(_tensors(model), before), (
-                "it changes the model's weights, gradients or mode before a step: look at them, and change a copy"
-            )
-            left = sum(map(hooks, model.modules()))
-            assert not left, f"it leaves {left} hooks on the model: take them away before `on` returns"
+            for model, before in models:
+                assert equal(_tensors(model), before), (
+                    f"it changes the model's weights, gradients or mode at {type(event).__name__}: look at them while "
+                    "BeforeStep is told, and change a copy"
+                )
+                left = sum(map(hooks, model.modules()))
+                assert not left, f"it leaves {left} hooks on the model: take them away before `on_event` returns"
 
     def random_numbers_stay_as_they_are(self) -> None:
         for callback, event in self._events():

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import pickle
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ftengine.api import Conversation, Exporter, ExportSource, LoadedModel, Message, Prompt, overrides
 from ftengine.errors import InputError, NoRuntime, NotExportable
-from ftengine.evaluation.asked import apart, as_runtime, questions, scored
+from ftengine.evaluation.asked import Question, apart, as_runtime, questions, scored
 from ftengine.model import has_template, log_probabilities, render, save_model, stop_tokens
 from ftengine.model.saving import save_part
 from ftengine.plugins.registry import AUTO, Registry
 from ftengine.testing.checks import Checks, run_checks, skip
-from ftengine.testing.samples import fixture
+from ftengine.testing.opening import LogProbabilities, answers_of, in_another_process, refused
+from ftengine.testing.samples import fixture, on_meta
 
+ALONE = "open what export() wrote into the folder, and nothing that the exporter remembers or the run has"
 ASKED = ("What is the capital of France?", "How do I reset my password?", "Good morning! How are you today?")
 
 
@@ -61,41 +67,96 @@ class ExporterChecks(Checks):
             raise AssertionError(f"check() raises {type(error).__name__}; it must be NotExportable") from None
 
     def it_writes_into_its_folder_alone(self) -> None:
-        with self._exported() as (_, folder, _):
+        with self._exported() as (_, _, folder, _):
             assert [path.name for path in folder.parent.iterdir()] == [folder.name], "it writes beside its folder"
             assert any(folder.iterdir()), "it writes nothing"
 
     def the_artifact_is_the_tuned_model(self) -> None:
-        loaded, source = self.tuned, self.source
-        prompts = [_prompt(loaded, text) for text in ASKED]
-        asked = questions(loaded, prompts, 8, source.stop)
-        own = scored(lambda ids, answer: log_probabilities(loaded, ids, answer), asked)
-        with self._exported() as (exporter, folder, noise):
-            if not overrides(exporter, "open"):
-                skip("it has no program that could be asked")
+        asked, own = self._own()
+        with self._exported() as (exporter, source, folder, noise):
+
+            def ask(opened: Any) -> None:
+                runtime = as_runtime(opened, torch.device("cpu"))
+                assert runtime.name, "the program has no name"
+                for one in asked:
+                    ids = list(runtime.encode(one.prompt))
+                    assert ids == list(one.prompt.ids), f"the program reads {ids}, measured {one.prompt.ids}"
+                _require_near(scored(runtime.log_probabilities, asked), own, noise)
+
+            _opened(exporter, source, folder, ask)
+
+    def nothing_but_its_files_is_opened(self) -> None:
+        asked, own = self._own()
+        log_probabilities = LogProbabilities(asked)
+        with self._exported() as (exporter, source, folder, noise), tempfile.TemporaryDirectory() as place:
+            _opened(exporter, source, folder, lambda opened: None)  # or there is no such program
+            empty = Path(place) / "empty"
+            empty.mkdir()
             try:
-                with exporter.open(folder, source) as opened:
-                    runtime = as_runtime(opened, torch.device("cpu"))
-                    assert runtime.name, "the program has no name"
-                    for one in asked:
-                        ids = list(runtime.encode(one.prompt))
-                        assert ids == list(one.prompt.ids), f"the program reads {ids}, measured {one.prompt.ids}"
-                    distance = np.nanmax(apart(scored(runtime.log_probabilities, asked), own))
-                    assert distance <= noise, f"log-probabilities differ by {distance:.3g}; the exporter says {noise}"
-            except NoRuntime as error:
-                skip(str(error))
+                answers_of(exporter, source, empty, log_probabilities)
+            # Whatever it raises, it does miss the files.
+            except (Exception, SystemExit):
+                pass
+            else:
+                raise AssertionError(f"an empty folder is opened and answers: {ALONE}")
+            try:
+                there = in_another_process(exporter, source, folder, log_probabilities, Path(place))
+            except pickle.PicklingError as error:
+                skip(f"another process cannot be given it ({error}), and here it opens: define its class in a module")
+            except AssertionError as error:
+                raise AssertionError(f"{error}: {ALONE}") from None
+            _require_near(there, own, noise)
+
+    def _own(self) -> tuple[Sequence[Question], list[np.ndarray]]:
+        """Return questions, and what the tuned model makes of its own answers."""
+        loaded = self.tuned
+        prompts = [_prompt(loaded, text) for text in ASKED]
+        asked = questions(loaded, prompts, 8, self.source.stop)
+        return asked, scored(lambda ids, answer: log_probabilities(loaded, ids, answer), asked)
 
     @contextmanager
-    def _exported(self) -> Iterator[tuple[Exporter, Path, float]]:
+    def _exported(self) -> Iterator[tuple[Exporter, ExportSource, Path, float]]:
+        """Give a new exporter, what it may open the artifact with, the artifact, and its noise."""
         exporter = self.make()
         try:
             exporter.check(self.source)
         except NotExportable as error:
             skip(str(error))
         with tempfile.TemporaryDirectory() as parent:
-            folder = Path(parent) / "out"
-            folder.mkdir()
-            yield exporter, folder, exporter.export(self.source, folder).noise
+            folder, made_of = Path(parent) / "artifact" / "out", Path(parent) / "made of"
+            folder.mkdir(parents=True)
+            made_of.mkdir()
+            exported = exporter.export(_copied(self.source, made_of), folder)
+            shutil.rmtree(made_of)
+            nowhere = replace(self.source, merged=refused, check_merge=refused, trained=made_of)
+            yield self.make(), nowhere, folder, exported.noise
+
+
+def _opened(exporter: Exporter, source: ExportSource, folder: Path, ask: Callable[[Any], Any]) -> None:
+    """Ask what is opened; skip where there is no program for it."""
+    if not overrides(exporter, "open"):
+        skip("it has no program that could be asked")
+    try:
+        answers_of(exporter, source, folder, ask)
+    except NoRuntime as error:
+        skip(str(error))
+
+
+def _require_near(actual: Sequence[np.ndarray], own: Sequence[np.ndarray], noise: float) -> None:
+    distance = np.nanmax(apart(actual, own))
+    assert distance <= noise, f"log-probabilities differ by {distance:.3g}; the exporter says {noise}"
+
+
+def _copied(source: ExportSource, place: Path) -> ExportSource:
+    """Return a run whose files are copies, which can be taken away."""
+
+    def merged(dtype: str) -> Path:
+        folder = place / f"merged-{dtype}"
+        if not folder.exists():
+            shutil.copytree(source.merged(dtype), folder)
+        return folder
+
+    return replace(source, merged=merged, trained=shutil.copytree(source.trained, place / "trained"))
 
 
 def exported_run(folder: Path) -> tuple[ExportSource, LoadedModel]:
@@ -118,18 +179,22 @@ def exported_run(folder: Path) -> tuple[ExportSource, LoadedModel]:
         base=loaded.source,
         task=one.task,
         head=loaded.head,
-        module=loaded.module,
+        module=on_meta(loaded).module,
         processor=loaded.processor,
         trained=folder / "trained",
         generation={},
         max_length=loaded.max_length,
         check_merge=lambda: None,
         merged=lambda dtype: folder / "merged",
-        load_base=one.load,
+        load_base=partial(_base, one.head),
         stop=stop_tokens(loaded),
     )
     loaded.module.eval()
     return source, loaded
+
+
+def _base(head: str) -> LoadedModel:
+    return fixture(head).load()
 
 
 def _prompt(loaded: LoadedModel, text: str) -> Prompt:

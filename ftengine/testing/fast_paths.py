@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
 
-from ftengine.api import Batch, FastPath, LoadedModel, Task, TrainingContext
+from ftengine.api import Batch, FastPath, LoadedModel, Task, TrainingContext, overrides
 from ftengine.errors import InputError
 from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.values import differing
+from ftengine.training.dropout_statistics import dropout_fault
 from ftengine.training.fast_paths import NOTHING, Replaced, activated, compared, state_of, unfit
-from ftengine.training.probe import ProbeBatch
+from ftengine.training.probe import Around, ProbeBatch, Way
 
 CPU = torch.device("cpu")
+LONG = 300
+"""Tokens of a long row: more than one that a path may count as short, and no power of two."""
 
 
 def check_fast_path(
@@ -54,6 +57,21 @@ class FastPathChecks(Checks):
     def in_bfloat16_too(self) -> None:
         self._compared(torch.bfloat16)
 
+    def in_evaluation_mode_too(self) -> None:
+        path, loaded = self._suited()
+        fault = ProbeBatch(loaded, self.task, self.batch, CPU).fault(self._way(path, loaded), training=False)
+        assert not fault, f"in evaluation mode, as in validation, it does not compute what the model does: {fault}"
+
+    def rows_of_many_tokens_too(self) -> None:
+        self._compared(torch.float32, self._long_batch())
+
+    def dropout_keeps_its_rate_and_mean(self) -> None:
+        path, loaded = self._suited()
+        if not path.traits.draws_randomness:
+            skip("it draws no numbers of its own, so that it is compared with the model's own dropout")
+        fault = dropout_fault(ProbeBatch(loaded, self.task, self.batch, CPU), self._way(path, loaded))
+        assert not fault, fault
+
     def leaving_it_restores_the_model(self) -> None:
         path, loaded = self._suited()
         before = state_of(loaded), ProbeBatch(loaded, self.task, self.batch, CPU).own(training=True)
@@ -78,11 +96,28 @@ class FastPathChecks(Checks):
         changed = [what for what in before if before[what] != after[what]]
         assert not changed, f"{changed[0]} are others after a run that failed: undo everything in a `finally`"
 
-    def _compared(self, compute: torch.dtype) -> None:
+    def _way(self, path: FastPath, loaded: LoadedModel) -> Way:
+        @contextmanager
+        def way() -> Iterator[Around | None]:
+            with activated([path], loaded, training_context()):
+                yield path.around_batch if overrides(path, "around_batch") else None
+
+        return way
+
+    def _long_batch(self) -> Batch:
+        """Return two rows, the first as long as the model takes, up to LONG, made of the batch's rows over and over."""
+        batch, limit = self.batch, self.load().max_length
+        mask = batch.get("attention_mask")
+        if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
+            skip("its rows have no tokens")
+        length = LONG if limit is None else min(LONG, limit)
+        return {name: _repeated(x, mask, length) if isinstance(x, torch.Tensor) else x for name, x in batch.items()}
+
+    def _compared(self, compute: torch.dtype, batch: Batch | None = None) -> None:
         path, loaded = self._suited()
-        replaced = Replaced()
-        members = range(max(len(x) for x in self.batch.values() if isinstance(x, torch.Tensor) and x.ndim))
-        probe = ProbeBatch(loaded, self.task, self.batch, CPU, compute, members)
+        replaced, batch = Replaced(), self.batch if batch is None else batch
+        members = range(max(len(x) for x in batch.values() if isinstance(x, torch.Tensor) and x.ndim))
+        probe = ProbeBatch(loaded, self.task, batch, CPU, compute, members)
         fault = compared([path], probe, training_context(), replaced)
         assert not fault, f"it does not compute what the model does: {fault}"
         counts = replaced[path.name] or {}
@@ -100,6 +135,20 @@ class FastPathChecks(Checks):
             if counts[path.name] is None:
                 skip(NOTHING)
         return self.make(), self.load()
+
+
+def _repeated(x: torch.Tensor, mask: torch.Tensor, length: int) -> torch.Tensor:
+    """Return the first two rows of what is known of tokens, repeated up to a length; the second one is padded."""
+    if x.ndim != 2 or x.is_floating_point():
+        return x[:2]
+    if x.shape != mask.shape:  # what is written of a text that is read
+        return x[:2].repeat(1, -(-length // (2 * x.shape[1])))
+    whole = mask[:2].bool()
+    padding = x[~mask.bool()][0] if not mask.all() else torch.zeros((), dtype=x.dtype)
+    rows = padding.expand(2, length).clone()
+    for row, own, cut in zip(rows, (x[i][whole[i]] for i in range(2)), (length, length - 9), strict=True):
+        row[:cut] = own.repeat(-(-length // len(own)))[:cut]
+    return rows
 
 
 def training_context() -> TrainingContext:

@@ -15,7 +15,7 @@ from ftengine.api import Batch, LoadedModel, Strategy, overrides
 from ftengine.engine.merge import TOLERANCE
 from ftengine.engine.prepared_data import apply_strategy
 from ftengine.errors import NotMergeable
-from ftengine.model import save_model
+from ftengine.model import save_model, trainable
 from ftengine.model.modes import hooks
 from ftengine.model.saving import is_pretrained, open_model
 from ftengine.testing.checks import Checks, skip
@@ -69,6 +69,13 @@ class MergeChecks(Checks):
         )
 
     def _new(self, loaded: LoadedModel | None = None) -> tuple[Strategy, LoadedModel]:
+        """Return what `_prepared` does; skip where nothing trains, which `something_trains` tells."""
+        strategy, loaded = self._prepared(loaded)
+        if not trainable(loaded.module):
+            skip("nothing trains")
+        return strategy, loaded
+
+    def _prepared(self, loaded: LoadedModel | None = None) -> tuple[Strategy, LoadedModel]:
         """Return a strategy and the model that it prepared, always with the same seed, as the engine does."""
         torch.manual_seed(0)
         strategy, loaded = self.make(), self.load() if loaded is None else loaded

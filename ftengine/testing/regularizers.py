@@ -10,15 +10,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ftengine.api import Batch, LoadedModel, Regularizer, Task, overrides
+from ftengine.api import Batch, Labels, LoadedModel, Regularizer, Task, overrides
 from ftengine.model import Criterion, state_tensors, trainable
 from ftengine.model.modes import hooks
 from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.samples import on_meta
 from ftengine.testing.values import copies, differing, explained, in_bfloat16, require_meta, without_values
+from ftengine.training.criterion_faults import criterion_fault, outputs_of, split_fault
 from ftengine.training.losses import loss_of
 from ftengine.training.modes import train_mode
 from ftengine.training.regularizing import Attached
+
+CriterionFault = Callable[[Criterion, Labels | None, int, torch.device], str]
+"""Says what is wrong with a criterion for a task's labels and so many outputs; "" where nothing is."""
 
 STEPS, HALF = 4, 2
 """Steps of a run, and after how many of them it is interrupted."""
@@ -82,6 +86,12 @@ class RegularizerChecks(Checks):
         loss, penalty = self._pass(*self._attached())
         assert bool(torch.isfinite(loss)), f"the loss is {loss}"
         assert penalty is None or bool(torch.isfinite(penalty)), f"the penalty is {penalty}"
+
+    def its_criterion_falls_where_labels_get_likelier(self) -> None:
+        self._criterion_has_no(criterion_fault)
+
+    def its_criterion_goes_by_each_row_alone(self) -> None:
+        self._criterion_has_no(split_fault)
 
     def it_works_in_bfloat16(self) -> None:
         loaded, own = self.load(), copy.deepcopy(self.task)
@@ -151,6 +161,13 @@ class RegularizerChecks(Checks):
             attached.on_train_end(loaded.module, partial(dict[str, float], measured))
             odd = [n for n, tensor in state_tensors(loaded.module).items() if not bool(torch.isfinite(tensor).all())]
             assert not odd, f"on_train_end leaves values in {odd[0]} that are not finite"
+
+    def _criterion_has_no(self, fault: CriterionFault) -> None:
+        if not overrides(self.make(), "criterion"):
+            skip("it trains on the plain losses")
+        attached, loaded, task = self._attached()
+        found = fault(attached.criterion, task.labels, outputs_of(task, loaded.module), torch.device("cpu"))
+        assert not found, f"of its criterion, {found}"
 
     def _attached(self) -> tuple[Attached, LoadedModel, Task]:
         loaded, own = self.load(), copy.deepcopy(self.task)

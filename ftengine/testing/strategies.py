@@ -78,8 +78,11 @@ class StrategyChecks(MergeChecks):
     """Checks of a strategy on one model, those of merging included."""
 
     def something_trains(self) -> None:
-        _, loaded = self._new()
-        assert trainable(loaded.module), "no parameter requires a gradient after prepare: set requires_grad on some"
+        _, loaded = self._prepared()
+        assert trainable(loaded.module), (
+            "no parameter requires a gradient after prepare: where it finds nothing in a model it raises NoMatch "
+            "(ftengine.errors), which says what it looks for; else set requires_grad on what trains"
+        )
 
     def prepare_leaves_the_base_as_it_is(self) -> None:
         base = self.load()
@@ -99,8 +102,14 @@ class StrategyChecks(MergeChecks):
         strategy, loaded = self._new()
         frozen = copies({name: p for name, p in loaded.module.named_parameters() if not p.requires_grad})
         self._train(strategy, loaded, 1)
-        moved = differing(frozen, dict(loaded.module.named_parameters()))
+        after = dict(loaded.module.named_parameters())
+        moved = differing(frozen, after)
         assert not moved, f"{moved[0]} moved in a step, though it does not require a gradient"
+        graded = [name for name in frozen if after[name].requires_grad or after[name].grad is not None]
+        assert not graded, (
+            f"after a step {graded[0]} has a gradient, or requires one, though it did not require one when the "
+            "strategy had prepared the model: freeze in `prepare`, and compute no gradient for what is frozen"
+        )
 
     def groups_hold_each_trainable_parameter_once(self) -> None:
         strategy, loaded = self._new()

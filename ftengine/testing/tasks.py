@@ -18,8 +18,9 @@ from ftengine.data.batching import REFERENCE, as_numbers
 from ftengine.engine.merge import outputs_of, probe_of
 from ftengine.errors import DataError
 from ftengine.evaluation.table import Predictions
-from ftengine.model import Criterion
+from ftengine.model import Criterion, trainable
 from ftengine.plugins.returned import described, json_mapping, token_count
+from ftengine.testing.agreement import agreement
 from ftengine.testing.checks import Checks, not_suited, run_checks, skip
 from ftengine.testing.samples import on_meta
 from ftengine.testing.values import ROUNDING, close, equal, explained, in_bfloat16, without_values
@@ -27,6 +28,12 @@ from ftengine.training.losses import joint_loss_of, loss_of, represented
 
 CALIBRATED = 100
 """How often the predictions of the few examples are repeated, to fit something to."""
+
+LEARNING, LOOKS = 20, (1, 5, 20)
+"""Steps at most in which a task's loss must make labels likelier, and after which of them that is looked at."""
+
+LEAST_GAIN = 1e-4
+"""What a measure of agreement must gain, relative to its size."""
 
 
 def check_task(
@@ -58,13 +65,14 @@ class TaskChecks(Checks):
     load: Callable[[api.Labels | None], api.LoadedModel] | None
 
     def encoding_is_pure_and_whole(self) -> None:
-        task, before = self._bound(), copy.deepcopy(list(self.examples))
+        before = copy.deepcopy(list(self.examples))
+        task = self._bound()
         for row in self.examples:
             features = task.encode(row, self.processor)
             missing = {"length", "weight", "truncated"} - set(features)
             assert not missing, f"features lack {sorted(missing)}"
             assert equal(features, task.encode(row, self.processor)), "a second call gives other features"
-        assert list(self.examples) == before, "an example was changed in place"
+        assert list(self.examples) == before, "an example was changed in place: copy what changes"
 
     def labels_are_all_that_is_learnt(self) -> None:
         task, other = self._bound(), self.make()
@@ -90,6 +98,7 @@ class TaskChecks(Checks):
 
     def inputs_can_be_put_back(self) -> None:
         task = self._bound()
+        before = copy.deepcopy(list(self.examples))
         for row in self.examples:
             view = task.view(row)
             again = task.view(task.with_inputs(row, list(view.inputs)))
@@ -98,6 +107,7 @@ class TaskChecks(Checks):
             texts = all(isinstance(value, str) for value in view.inputs)
             same = not texts or list(again.inputs) == list(view.inputs)
             assert same, f"with_inputs was given {list(view.inputs)}, and view then tells {list(again.inputs)}"
+        assert list(self.examples) == before, "view or with_inputs changes an example in place: copy what changes"
 
     def the_criterion_is_what_is_summed(self) -> None:
         task, loaded, batch = self._ready()
@@ -161,6 +171,36 @@ class TaskChecks(Checks):
         half, _ = loss_of(task, loaded.module, batch, _Scaled(1, 0.5))
         assert not torch.allclose(plain, half, rtol=1e-3), (
             "a criterion that halves every loss changes nothing: compute losses with the criterion that is given"
+        )
+
+    def training_makes_labels_likelier(self) -> None:
+        task, loaded, batch = self._ready()
+        weights = list(trainable(loaded.module).values())
+        optimizer = torch.optim.Adam(weights, lr=1e-3)
+        before = agreement(task, loaded, batch, self._predicted(task, loaded, batch))
+        after = dict[str, float]()
+        for step in range(1, LEARNING + 1):
+            torch.manual_seed(step)
+            optimizer.zero_grad()
+            loss_of(task, loaded.module, batch, Criterion())[0].backward()
+            moved = any(weight.grad is not None and bool(weight.grad.any()) for weight in weights)
+            assert moved or step > 1, (
+                "the loss has a gradient of 0 in every weight, so that nothing is learnt: do not detach what the model "
+                "says, nor take its argmax or round it, before the loss is computed"
+            )
+            optimizer.step()
+            if step in LOOKS:
+                after = agreement(task, loaded, batch, self._predicted(task, loaded, batch))
+                if any(after[name] > value + LEAST_GAIN * max(1.0, abs(value)) for name, value in before.items()):
+                    return
+        worse = [name for name, value in before.items() if after[name] < value]
+        if not worse:
+            skip("nothing that it predicts, and no metric of its evaluators, tells how far it agrees with labels")
+        name = worse[0]
+        raise AssertionError(
+            f"{LEARNING} steps that follow the loss's gradient take {name} from {before[name]:.4g} to "
+            f"{after[name]:.4g}: the loss must fall where labels get likelier. Look at the sign of the loss, of the "
+            "logits, or of what is compared"
         )
 
     def predictions_have_their_keys(self) -> None:

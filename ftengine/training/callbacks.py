@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ftengine.api import Callback, Event, Failed, Listener
+from torch import nn
+
+from ftengine.api import BeforeStep, Callback, Event, Failed, Finished, Listener
 from ftengine.errors import TrainingError, naming
 from ftengine.model.modes import generators_kept
 from ftengine.plugins.blame import cause_in
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import Recipe
+from ftengine.training.model_watch import ModelWatch
 
 
 class Callbacks:
@@ -21,6 +24,7 @@ class Callbacks:
 
     def __init__(self, recipe: Recipe, registry: Registry, listener: Listener) -> None:
         self.listener = listener
+        self._module: nn.Module | None = None  # known from the first step on
         self.callbacks: list[tuple[Callback, str]] = []
         seen: list[object] = []
         for key, spec in ((f"callbacks.{i}", spec) for i, spec in enumerate(recipe.callbacks)):
@@ -34,8 +38,17 @@ class Callbacks:
             self.callbacks.append((callback, str(factory.entry.origin)))
 
     def tell(self, event: Event) -> None:
-        """Tell all of an event (TrainingError: one ends the run by it); call it in the main process alone."""
+        """Tell all of an event; call it in the main process alone.
+
+        Raises:
+            TrainingError: one ends the run by it, or changed the model, so that it would be another run.
+        """
+        if isinstance(event, BeforeStep):
+            self._module = event.model
+        elif isinstance(event, Finished | Failed):
+            self._module = None
         for callback, origin in tuple(self.callbacks):
+            watch = None if self._module is None else ModelWatch(self._module, gradients=isinstance(event, BeforeStep))
             try:
                 with generators_kept():
                     callback.on_event(event)
@@ -46,6 +59,12 @@ class Callbacks:
                 if isinstance(error, TrainingError) and not isinstance(event, Failed):
                     raise TrainingError(f"{who} ends the run: {cause}") from error
                 self.listener.message(f"{who} failed and is switched off for the rest of the run: {cause}")
+            if watch is not None and (changed := watch.changed()):
+                raise TrainingError(
+                    f"callback {callback.name!r} of {origin} changed {changed} at {type(event).__name__} of step "
+                    f"{event.step}: a callback looks at the model, and a run is the same with it and without. Take it "
+                    "out of the recipe's callbacks; what changes a model is a regularizer or a strategy."
+                )
 
     def view_commands(self, run: Path) -> list[str]:
         """Return the commands that show what callbacks wrote; a callback that fails is named."""

@@ -22,6 +22,7 @@ from ftengine.plugins.blame import cause_in
 from ftengine.plugins.blame import named as owned
 from ftengine.plugins.returned import token_count, wrong
 from ftengine.run.records import FastPathUse
+from ftengine.training.dropout_statistics import dropout_fault, fewer_calls
 from ftengine.training.probe import Around, Dropouts, ProbeBatch
 
 HELP = "Take it out of train.fast_paths."
@@ -333,12 +334,20 @@ def _fault(
 
     fault = probe.fault(partial(way, paths, watched=bool(drawing)), training=True)
     draws = any(replaced[path.name] for path in drawing)
-    if dropouts.fault or not _everywhere(fault, accelerator) or not draws:
-        return dropouts.fault or fault
+    if no_dropout := _everywhere(dropouts.fault, accelerator):
+        return no_dropout
+    if not _everywhere(fault, accelerator):
+        return probe.evaluated(partial(way, paths))
+    if not draws:
+        return fault
     # Other masks are no fault: what draws them is compared without dropout, the rest with it.
     steady = [path for path in paths if path not in drawing and replaced[path.name] is not None]
     fault = probe.fault(partial(way, steady), training=True) if steady else ""
-    return _everywhere(fault, accelerator) or probe.fault(partial(way, paths), training=False)
+    fault = _everywhere(fault, accelerator) or probe.fault(partial(way, paths), training=False)
+    measured = not fault and not is_sharded(probe.loaded.module)
+    if measured and fewer_calls(probe, partial(way, paths)):
+        fault = dropout_fault(probe, partial(way, paths))
+    return fault
 
 
 def _everywhere(fault: str, accelerator: Accelerator | None) -> str:

@@ -28,6 +28,7 @@ from ftengine.training.modes import checkpoint_gradients, never_trained, share_s
 from ftengine.training.optimizer_step import OptimizerStep
 from ftengine.training.regularizing import Attached, own_regularizers
 from ftengine.training.setup import Setup
+from ftengine.training.unsaved_state import UnsavedState
 from ftengine.training.validation import Validator
 
 SAVE_SECONDS = 600
@@ -56,7 +57,9 @@ class Trainer:
         own = own_regularizers(setup.strategy, self.optimizer_step.steps.total)
         self.frozen = FrozenWeights(setup, brought=bool(own))
         self.regularizers = Attached([*own, *setup.regularizers], setup.loaded, setup.task)
+        self.regularizers.require_falling()
         self.validation = Validator(setup, self.regularizers)
+        self.unsaved: UnsavedState | None = None
 
     def resume(self) -> None:
         """Continue from the newest whole checkpoint of the run, or from the start when it has none yet."""
@@ -64,6 +67,7 @@ class Trainer:
         if newest is not None:
             self.progress, tensors = load_checkpoint(newest, self.module, self.optimizer_step.optimizer)
             self.regularizers.load_state_dict(tensors)
+            self.regularizers.require_restored(tensors)
         begins = (
             f"continuing from the checkpoint of step {self.progress.step:,}" if newest else "there is no checkpoint yet"
         )
@@ -131,10 +135,19 @@ class Trainer:
             **{name: round(value, 2) for name, value in speed.items()},
             "peak_memory_bytes": memory,
         }
+        self._tell_unsaved()
         self.setup.record(Stepped, line)
         counted = {"tokens": tokens} if self.setup.task.modality == "text" else {}
         told = {"examples": len(members), **counted, "memory": memory}
         self.setup.listener.advance(loss=figures["loss"], learning_rate=figures["learning_rate"], **told)
+
+    def _tell_unsaved(self) -> None:
+        """Say, after the first steps, which component remembers what no checkpoint holds."""
+        if self.unsaved is None:
+            components = {self.setup.strategy: False, **self.regularizers.keeping}
+            self.unsaved = UnsavedState(components, self.optimizer_step.optimizer, self.setup.optimizer, self.module)
+        for told in self.unsaved.look():
+            self.setup.listener.message(told)
 
     def _announce(self) -> None:
         steps, listener = self.optimizer_step.steps, self.setup.listener

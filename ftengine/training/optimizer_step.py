@@ -123,7 +123,10 @@ class OptimizerStep:
                 )
         if progress.step == 0 and weight:
             self._tell_untouched(members, progress.epoch)
+            self._refuse_frozen_gradients()
         norm = self._update(weight, progress.step)
+        if progress.step == 0 and norm == 0 and loss_sum:
+            self._refuse_flat(loss_sum / weight)
         losses: dict[str, Any] = {"loss": loss_sum / weight if weight else 0.0}
         losses |= self._by_source.means(members, sources, loss_sum, "loss/")
         if penalties:
@@ -252,6 +255,31 @@ class OptimizerStep:
                 f"{len(untouched)} of {len(self.parameters)} trainable tensors got no gradient in the first step and "
                 f"stay as they are, e.g. {untouched[0]}"
             )
+
+    def _refuse_frozen_gradients(self) -> None:
+        """Refuse what puts gradients on weights that do not train, which nothing clips, applies or frees.
+
+        Raises:
+            PluginError: the strategy's layers do, or a regularizer.
+        """
+        own = set(self.parameters)
+        frozen_ones = [n for n, p in self.module.named_parameters() if p not in own and p.grad is not None]
+        if frozen_ones:
+            raise PluginError(
+                f"the first step leaves gradients on {len(frozen_ones)} weights that do not train, such as "
+                f"{frozen_ones[0]!r}: the layers of {named(self.setup.strategy)}, or a regularizer, must compute none "
+                "for what is frozen."
+            )
+
+    def _refuse_flat(self, loss: float) -> None:
+        """Tell that nothing is learnt (TrainingError)."""
+        setup, names = self.setup, list(self._trained)
+        raise TrainingError(
+            f"the loss of the first step is {loss:.4g}, and its gradient is 0 in all {len(names)} tensors that train, "
+            f"e.g. {names[0]}: nothing would be learnt. {named(setup.task)} may detach, round or take the argmax of "
+            f"what the model says before its loss is computed, or {named(setup.strategy)} multiplies what it trains by "
+            "0. `ftengine plugins check` looks at both."
+        )
 
     def _require_gradient(self, members: np.ndarray, epoch: int) -> None:
         """Refuse a loss that loses the gradient which what trains has (PluginError)."""

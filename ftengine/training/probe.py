@@ -45,6 +45,8 @@ REROUNDED = 3
 Rounding is no fixed distance: gradients of SmolLM2 on texts of random words are 1 % from float32 in one mode and 4 % in
 the other, those of single layers 5 or 50 %.
 """
+LONG = 128
+"""Tokens of a row in which a way shows that it computes long rows, or many positions, otherwise."""
 
 SAMPLE = 1 << 14
 """Numbers of a gradient that are compared, at equal distances; its norm counts all."""
@@ -106,12 +108,13 @@ class ProbeBatch:
 
     @classmethod
     def of(cls, split: EncodedSplit, loaded: LoadedModel, device: torch.device, compute: torch.dtype) -> ProbeBatch:
-        """Return a probe of two of a split's shorter examples, one of them padded.
+        """Return a probe of two of a split's shorter examples: one of LONG tokens where some have so many, one padded.
 
         Longer ones are cut, as the task cuts what exceeds its max_length, so that comparing takes less than training.
         """
         order = np.argsort(split.lengths, kind="stable")
-        places = [order[len(order) // 4 :], order]
+        long = min(int(np.searchsorted(split.lengths[order], LONG)), len(order) - 1)
+        places = [order[max(len(order) // 4, long) :], order]
         members = [int(some[0]) for some in places]
         most = max((window + BEYOND for window in _windows(loaded.module)), default=0)
         if split.sequences[members].max() > (most := max(MOST_TOKENS, most)):
@@ -188,30 +191,57 @@ class ProbeBatch:
             self._own[training, wide] = self._passed(training, wide)
         return self._own[training, wide]
 
-    def _passed(self, training: bool, wide: bool, way: Way | None = None, reround: int | None = None) -> Outcome:
+    @contextmanager
+    def computing(
+        self, *, training: bool, wide: bool = True, way: Way | None = None, reround: int | None = None
+    ) -> Iterator[Around | None]:
+        """Have the model compute in one of its modes, its own way or another; yields what holds around each batch.
+
+        Args:
+            wide: in float32, and not in the run's precision.
+            reround: rounds otherwise, by this seed.
+        """
         module = self.loaded.module
         with ExitStack() as stack:
             for context in (_modes_kept(module), statistics_kept(module), visible(module), quick_products()):
                 stack.enter_context(context)
             around = None if way is None else stack.enter_context(way())
             if reround is not None:
-                stack.enter_context(_rounded_otherwise(module, torch.finfo(self._half).eps, reround))
+                stack.enter_context(_rounded_otherwise(module, torch.finfo(self._half or torch.float32).eps, reround))
             train_mode(module) if training else module.eval()
             stack.enter_context(in_float32(module) if wide else torch.autocast(self._device.type, self._half))
-            if around is not None:
-                self._computed(around)  # what goes by examples shows where they come again
-            return self._computed(around or (lambda *_: nullcontext()))
+            yield around
 
-    def _computed(self, around: Around) -> Outcome:
-        module = self.loaded.module
+    def loss(self, around: Around | None, seed: int = 0) -> Tensor:
+        """Return the loss of the batch, with all generators seeded; within `computing`."""
 
         def loss() -> Tensor:
-            return loss_of(self._task, module, self._batch, Criterion())[0]
+            return loss_of(self._task, self.loaded.module, self._batch, Criterion())[0]
 
+        with reproducible(self._device, seed), (around or _nothing)(self._members, self._batch, loss):
+            return loss()
+
+    def evaluated(self, way: Way) -> str:
+        """Say where the loss in evaluation mode, as validation has it, is another by a way, in float32; "" nowhere."""
+        with torch.no_grad():
+            with self.computing(training=False) as around:
+                exact = Outcome({"the loss": self.loss(around).double().reshape(1).cpu()})
+            with self.computing(training=False, way=way) as around:
+                value = Outcome({"the loss": self.loss(around).double().reshape(1).cpu()})
+        fault = exact.fault(value, lambda name, scale: LIMIT)
+        return f"in evaluation mode, {fault}" if fault else ""
+
+    def _passed(self, training: bool, wide: bool, way: Way | None = None, reround: int | None = None) -> Outcome:
+        with self.computing(training=training, wide=wide, way=way, reround=reround) as around:
+            if around is not None:
+                self._computed(around)  # what goes by examples shows where they come again
+            return self._computed(around)
+
+    def _computed(self, around: Around | None) -> Outcome:
+        module = self.loaded.module
         try:
+            value = self.loss(around)
             with reproducible(self._device):
-                with around(self._members, self._batch, loss):
-                    value = loss()
                 value.backward()
             values = {"the loss": value.detach().double().reshape(1).cpu()}
             for name, parameter in trainable(module).items():
@@ -311,14 +341,18 @@ def _dropout_fault(y: Tensor, x: Tensor, p: float, train: bool = True, *_: Any, 
     return ""
 
 
+def _nothing(*_: Any) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 @contextmanager
-def reproducible(device: torch.device) -> Iterator[None]:
+def reproducible(device: torch.device, seed: int = 0) -> Iterator[None]:
     """Seed every generator that a model may draw from, and put all back."""
     python, numbers = random.getstate(), np.random.get_state()
-    random.seed(0)
-    np.random.seed(0)
+    random.seed(seed)
+    np.random.seed(seed)
     try:
-        with seeded(0, device):
+        with seeded(seed, device):
             yield
     finally:
         random.setstate(python)

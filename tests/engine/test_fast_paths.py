@@ -102,7 +102,7 @@ def test_what_computes_the_same_is_used_while_the_model_trains_and_recorded(shor
     used, _ = run(short(["replacing"]))
     assert list(used) == ["replacing"]
     assert used["replacing"].model_dump() == {"active": True, "replaced": {"activations": 2}, "reason": ""}
-    assert Replacing.entered == 2  # compared, and trained
+    assert Replacing.entered == 3  # compared in training and in evaluation mode, and trained
 
 
 @pytest.fixture

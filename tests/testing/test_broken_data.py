@@ -15,6 +15,7 @@ from ftengine.api import Audit, Augmenter, FileReader, Finding, Recognised, Row,
 from ftengine.data import text_lines
 from ftengine.model import Criterion
 from ftengine.testing import check_results, check_task, fixture
+from ftengine_builtins.tasks.causal_lm import CausalLM
 from ftengine_builtins.tasks.text_classification import TextClassification
 
 pytestmark = pytest.mark.slow
@@ -300,6 +301,43 @@ class Strict(Labelled):
 )
 def test_a_broken_task_fails_the_check_that_is_meant(cls, check, text):
     assert text in failed(cls)[check]
+
+
+class Lowers(TextClassification):
+    """Write the text in small letters into its row, which is no change the second time."""
+
+    name = "lowers"
+
+    def encode(self, example, processor, *, max_length=None):
+        example["text"] = example["text"].lower()
+        return super().encode(example, processor, max_length=max_length)
+
+
+class Strips(CausalLM):
+    """Write into the messages of a row."""
+
+    name = "strips"
+
+    def encode(self, example, processor, *, max_length=None):
+        for message in example.get("messages", ()):
+            message["content"] = message["content"].rstrip("?.!")
+        return super().encode(example, processor, max_length=max_length)
+
+
+class Learns(TextClassification):
+    """Write into rows while labels are learnt."""
+
+    name = "learns"
+
+    def learn_labels(self, splits):
+        for row in splits["train"]:
+            row["text"] = row["text"].strip(".")
+        return super().learn_labels(splits)
+
+
+@pytest.mark.parametrize("cls", [Lowers, Strips, Learns])
+def test_a_task_that_writes_into_its_rows_fails(cls):
+    assert "changed in place" in failed(cls)["encoding_is_pure_and_whole"]
 
 
 class Forgetful(Task):

@@ -1,16 +1,22 @@
 """Fast paths: a sound one passes, a broken one fails the check that is meant."""
 
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
+import torch
+from torch import nn
 from torch.nn import functional as F
 from transformers.activations import NewGELUActivation
 
-from ftengine.api import FastPath
+from ftengine.api import FastPath, FastPathTraits
 from ftengine.errors import RecipeError
 from ftengine.testing import check_fast_path, fixtures
 
 pytestmark = pytest.mark.slow
+
+A_RUN_SEES_IT = r"it_computes_what_the_model_does: [^;]*with dropout of 0\.5"
+"""What a run compares too: fewer calls of torch's dropout are looked at."""
 
 
 class Gelu(FastPath):
@@ -65,6 +71,109 @@ class LosesDropout(Gelu):
                 del part.forward
 
 
+class OwnMasks(Gelu):
+    """Dropout whose masks are drawn otherwise."""
+
+    traits = FastPathTraits(draws_randomness=True)
+
+    @contextmanager
+    def activate(self, loaded, context):
+        dropouts = [part for part in loaded.module.modules() if type(part) is nn.Dropout]
+        for part in dropouts:
+            part.forward = partial(self.drop, part)
+        try:
+            yield {"dropouts": len(dropouts)} if dropouts else None
+        finally:
+            for part in dropouts:
+                del part.forward
+
+    def drop(self, part, x):
+        return self.dropped(x, part.p) if part.training and part.p else x
+
+    def dropped(self, x, p):
+        return x * (torch.rand_like(x) > p) / (1 - p)
+
+
+class NoDropout(OwnMasks):
+    """Drops nothing."""
+
+    def dropped(self, x, p):
+        return x
+
+
+class Unscaled(OwnMasks):
+    """Loses 1 / (1 - p)."""
+
+    def dropped(self, x, p):
+        return x * (torch.rand_like(x) > p)
+
+
+class HalfRate(OwnMasks):
+    """Drops half as much, and scales for that."""
+
+    def dropped(self, x, p):
+        return super().dropped(x, p / 2)
+
+
+class ScaledTwice(OwnMasks):
+    """Drops with the right rate, and scales twice."""
+
+    def dropped(self, x, p):
+        return super().dropped(x, p) / (1 - p)
+
+
+class PastGradients(OwnMasks):
+    """Passes gradients by, as if nothing had been dropped."""
+
+    def dropped(self, x, p):
+        return x + (super().dropped(x, p) - x).detach()
+
+
+class NoAttentionDropout(Gelu):
+    """Attention without its dropout."""
+
+    traits = FastPathTraits(draws_randomness=True)
+
+    @contextmanager
+    def activate(self, loaded, context):
+        parts = [part.attn_dropout for part in loaded.module.modules() if hasattr(part, "attn_dropout")]
+        rates = [part.p for part in parts]
+        for part in parts:
+            part.p = 0.0
+        try:
+            yield {"attentions": len(parts)} if parts else None
+        finally:
+            for part, rate in zip(parts, rates, strict=True):
+                part.p = rate
+
+
+class OfTraining(Gelu):
+    """Right while it trains alone."""
+
+    @contextmanager
+    def activate(self, loaded, context):
+        self.module = loaded.module
+        with super().activate(loaded, context) as found:
+            yield found
+
+    def compute(self, x):
+        return super().compute(x) * (1 if self.module.training else 1.01)
+
+
+class OfShortRows(Gelu):
+    """Right for rows of fewer than 100 tokens."""
+
+    def compute(self, x):
+        return super().compute(x) if x.shape[1] < 100 else F.gelu(x)
+
+
+class OfFirstTokens(Gelu):
+    """Leaves out what is behind the 128th token."""
+
+    def compute(self, x):
+        return torch.cat([super().compute(x[:, :128]), x[:, 128:].relu()], dim=1)
+
+
 class Stays(Gelu):
     """Is not left where a run fails."""
 
@@ -102,7 +211,7 @@ def check(cls):
     check_fast_path(cls, one.task, one.load_trainable, one.batch)
 
 
-@pytest.mark.parametrize("cls", [Gelu, Elsewhere])
+@pytest.mark.parametrize("cls", [Gelu, OwnMasks, Elsewhere])
 def test_a_sound_one_passes_and_one_of_another_device_is_not_looked_at(cls):
     check(cls)
 
@@ -114,6 +223,17 @@ def test_a_sound_one_passes_and_one_of_another_device_is_not_looked_at(cls):
         (NoSlope, "it_computes_what_the_model_does"),
         (WrongInHalf, "in_bfloat16_too"),
         (LosesDropout, "it_computes_what_the_model_does"),
+        (NoDropout, "dropout_keeps_its_rate_and_mean"),
+        (Unscaled, "dropout_keeps_its_rate_and_mean"),
+        (HalfRate, "dropout_keeps_its_rate_and_mean"),
+        (ScaledTwice, "dropout_keeps_its_rate_and_mean"),
+        (PastGradients, "dropout_keeps_its_rate_and_mean"),
+        (NoAttentionDropout, "dropout_keeps_its_rate_and_mean"),
+        (NoDropout, A_RUN_SEES_IT),
+        (NoAttentionDropout, A_RUN_SEES_IT),
+        (OfTraining, "in_evaluation_mode_too"),
+        (OfShortRows, "rows_of_many_tokens_too"),
+        (OfFirstTokens, "rows_of_many_tokens_too"),
         (Stays, "a_failed_run_leaves_it_too"),
         (NeverUndone, "leaving_it_restores_the_model"),
         (NeverUndone, "undo everything"),  # what a run says of it, before it trains

@@ -16,7 +16,7 @@ from transformers import MistralConfig, MistralForCausalLM
 from ftengine.api import Strategy
 from ftengine.errors import NoMatch
 from ftengine.model import default_param_groups, load_trained, save_trained
-from ftengine.testing import check_component, check_results, fixture_of, models
+from ftengine.testing import check_component, check_results, fixture_of, fixtures, models
 from ftengine.testing.checks import results_of, skip
 
 pytestmark = pytest.mark.slow
@@ -114,6 +114,20 @@ class Frozen(Shift):
         return Shifted(base).requires_grad_(False)
 
 
+class OfNothing(Shift):
+    """Finds nothing in a language model, and goes on."""
+
+    def prepare(self, loaded):
+        loaded.module.requires_grad_(False)
+        self.paths = []
+
+    def matches(self):
+        return {}
+
+    def merge(self, loaded):
+        pass
+
+
 class Faint(Shift):
     """What trains has hardly any effect beside the new head: it is scaled away."""
 
@@ -127,6 +141,31 @@ class Faint(Shift):
     def merge(self, loaded):
         for path in self.paths:
             put(loaded.module, path, loaded.module.get_submodule(path).base)
+
+
+class Grades(Shift):
+    """Puts gradients on the weights beside its vector, which it froze."""
+
+    class Part(Shifted):
+        def forward(self, x):
+            if self.training:
+                self.base.weight.grad = torch.ones_like(self.base.weight)
+            return super().forward(x)
+
+    def wrapped(self, base):
+        return self.Part(base)
+
+
+class Thaws(Shift):
+    """Has the weights beside its vector train from the first pass on."""
+
+    class Part(Shifted):
+        def forward(self, x):
+            self.base.weight.requires_grad_(True)
+            return super().forward(x)
+
+    def wrapped(self, base):
+        return self.Part(base)
 
 
 class LeavesOut(Shift):
@@ -368,6 +407,7 @@ OPENED = "opened by transformers alone"
             LeavesOut,
             {"groups_hold_each_trainable_parameter_once": "leaves out 2 parameters, such as 'classifier.weight'"},
         ),
+        (Grades, {"frozen_weights_do_not_move": "has a gradient"}),
         (SavesNothing, {"saved_and_loaded_outputs_are_equal": "save whatever requires a gradient"}),
         (LosesOne, {"saved_and_loaded_outputs_are_equal": "load all of it"}),
         (Pickles, {"saved_and_loaded_outputs_are_equal": "wrote 'shifts', a pickle"}),
@@ -412,6 +452,16 @@ def test_a_broken_strategy_fails_the_check_that_is_meant(cls, expected):
 @pytest.mark.parametrize("kind", [Random, RandomConstant])
 def test_what_starts_at_random_fails(kind):
     assert "draw with torch alone" in failed(kind)["a_seed_decides_what_it_prepares"]
+
+
+def test_where_nothing_trains_that_is_all_that_fails():
+    language = [one for one in fixtures() if one.head == "causal-lm"]
+    assert "raises NoMatch" in failed(OfNothing, models=language)["something_trains"]
+    assert failed(OfNothing, models=language).keys() == {"something_trains"}
+
+
+def test_what_thaws_while_it_computes_fails():
+    assert "has a gradient" in failed(Thaws)["frozen_weights_do_not_move"]
 
 
 def test_a_copy_that_shares_parameters_fails():

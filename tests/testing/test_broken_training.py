@@ -396,6 +396,16 @@ class Clips(Notes):
             torch.nn.utils.clip_grad_value_(event.model.parameters(), 1e-3)
 
 
+class Keeps(Notes):
+    """Keeps the model, and changes it later."""
+
+    def on_event(self, event):
+        if isinstance(event, BeforeStep):
+            self.model = event.model
+        elif isinstance(event, Stepped) and hasattr(self, "model"):
+            self.model[0].weight.data.mul_(0.9)
+
+
 class Samples(Notes):
     """Seeds and draws as if it were alone."""
 
@@ -436,7 +446,8 @@ class Lines(Notes):
             ),
         ),
         (Rewrites, {"events_stay_as_they_are": "it changes what Stepped holds"}),
-        (Clips, {"the_model_stays_as_it_is": "weights, gradients or mode before a step"}),
+        (Keeps, {"the_model_stays_as_it_is": "at Stepped"}),
+        (Clips, {"the_model_stays_as_it_is": "weights, gradients or mode at BeforeStep"}),
     ],
 )
 def test_a_broken_callback_fails_the_check_that_is_meant(cls, expected):

@@ -74,11 +74,15 @@ class GgufExporter(Exporter):
             return write_lora(source, folder / LORA_FILE)
         return write_model(source, folder / FILE, self.config.dtype)
 
+    def check_artifact(self, folder: Path, source: ExportSource) -> None:
+        """Refuse tensors that are coarser than the file says."""
+        if not self.config.lora:
+            require_precision(source, folder / FILE, self.config.dtype)
+
     @contextmanager
     def open(self, folder: Path, source: ExportSource) -> Iterator[Runtime]:
         """Have llama.cpp serve the file; a LoRA on the base, written beside it for the time being."""
         if not self.config.lora:
-            require_precision(source, folder / FILE, self.config.dtype)
             with served(folder / FILE, source) as runtime:
                 yield runtime
             return

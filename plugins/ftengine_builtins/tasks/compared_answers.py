@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from inspect import isfunction
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -90,6 +91,8 @@ class ComparesAnswers(GenerativeTask):
     """Those that `task.loss` may name, with a `name` and `reference`; the first is the default."""
     compared: ClassVar[frozenset[str]]
     """Keys of `predict` whose values of the reference a loss takes."""
+    require_falling: ClassVar[Callable[[Any], None]]
+    """Refuses a loss that makes better answers less likely (PluginError)."""
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -121,6 +124,12 @@ class ComparesAnswers(GenerativeTask):
                 )
             given[key] = value
         return cls(**given)
+
+    @cached_property
+    def sound_loss(self) -> Any:
+        """The loss, asked before its first batch whether it falls where it should (PluginError: it does not)."""
+        self.require_falling(self.preference_loss)
+        return self.preference_loss
 
     def _elsewhere(self, name: str, names: Mapping[str, Any]) -> str:
         """Return what to write instead of a loss that is not among these."""

@@ -24,7 +24,7 @@ from ftengine_builtins.tasks.compared_answers import (
     require_each,
     trains,
 )
-from ftengine_builtins.tasks.preference_losses import LOSSES, Pairs, PreferenceLoss
+from ftengine_builtins.tasks.preference_losses import LOSSES, Pairs, PreferenceLoss, require_falling
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -78,6 +78,7 @@ class Preference(ComparesAnswers):
     evaluators = ("preferences",)
     losses: ClassVar[tuple[type[PreferenceLoss], ...]] = LOSSES
     compared = frozenset({"chosen_logp", "rejected_logp"})
+    require_falling = staticmethod(require_falling)
     predicts = frozenset({"chosen_logp", "rejected_logp", "chosen_tokens", "rejected_tokens", "margin"})
 
     def _elsewhere(self, name: str, names: Mapping[str, Any]) -> str:
@@ -173,7 +174,7 @@ class Preference(ComparesAnswers):
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
         """Return (summed losses of the pairs, their number)."""
         pairs = self.pairs(model, batch)
-        losses = require_each(self.preference_loss, self.preference_loss(pairs), len(pairs.chosen))
+        losses = require_each(self.preference_loss, self.sound_loss(pairs), len(pairs.chosen))
         return losses.sum(), len(losses)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:

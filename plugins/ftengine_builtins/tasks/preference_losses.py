@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ftengine.api import Config
+from ftengine.errors import PluginError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -201,6 +202,43 @@ class CPO(PreferenceLoss):
 
     def margin(self, pairs: Pairs) -> Tensor:
         return self.beta * (pairs.chosen - pairs.rejected)
+
+
+def require_falling(loss: PreferenceLoss) -> None:
+    """Refuse a loss that does not fall as chosen answers get likelier and rejected ones less so (PluginError).
+
+    It is asked of pairs of equal answers, which get from 2 nats on the wrong side to none.
+    """
+    import torch
+
+    gaps = torch.linspace(-2, 0, 5, dtype=torch.float64)
+    same = torch.full_like(gaps, -20)
+    chosen, rejected = ((same + half).requires_grad_() for half in (gaps / 2, -gaps / 2))
+    tokens = torch.full_like(gaps, 10)
+    pairs = Pairs(chosen, rejected, tokens, tokens, *((same, same) if loss.reference else ()))
+    with torch.enable_grad():
+        margins, losses, by_margin = loss.margin(pairs).detach(), loss(pairs), loss.loss(gaps)
+        total = losses.sum()
+    if any(values.shape != gaps.shape for values in (margins, losses, by_margin)):
+        return  # which `require_each` tells of
+    if not margins[-1] > margins[0]:
+        raise _not_sound(loss, "its margin", margins, "margin() must rise as the chosen answer gets likelier")
+    for name, values in (("its loss() of a margin", by_margin), ("it", losses)):
+        if not values[-1] < values[0]:
+            raise _not_sound(loss, name, values.detach(), "a loss must fall as the margin grows")
+    found = torch.autograd.grad(total, (chosen, rejected), allow_unused=True) if losses.requires_grad else ()
+    if not any(slope is not None and slope.any() for slope in found):
+        where = f"{type(loss).__module__}.{type(loss).__qualname__}"
+        raise PluginError(f"loss {loss.name!r} ({where}) has no gradient: detach nothing that it compares.")
+
+
+def _not_sound(loss: PreferenceLoss, what: str, values: Tensor, wanted: str) -> PluginError:
+    where = f"{type(loss).__module__}.{type(loss).__qualname__}"
+    return PluginError(
+        f"loss {loss.name!r} ({where}): {what} goes from {float(values[0]):.4g} to {float(values[-1]):.4g} as the "
+        f"log-probability of the chosen answer, less that of the rejected one, rises from -2 to 0; {wanted}. Look at "
+        "the sign."
+    )
 
 
 def _log_odds(x: Tensor) -> Tensor:

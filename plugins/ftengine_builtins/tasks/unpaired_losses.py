@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ftengine.api import Config
+from ftengine.errors import PluginError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,6 +84,31 @@ class KTO(UnpairedLoss):
         zero = self.reward(answers.mismatched_logp, answers.reference_mismatched_logp).mean().detach().clamp(min=0)
         desirable = self.desirable_weight * (1 - torch.sigmoid(rewards - zero))
         return torch.where(answers.desirable, desirable, self.undesirable_weight * (1 - torch.sigmoid(zero - rewards)))
+
+
+def require_falling(loss: UnpairedLoss) -> None:
+    """Refuse a loss that does not fall as desirable answers get likelier, and others less so (PluginError).
+
+    It is asked of answers that are as likely as they are to the reference.
+    """
+    import torch
+
+    logp = torch.full((4,), -20.0, dtype=torch.float64, requires_grad=True)
+    same, desirable = logp.detach(), torch.tensor([True, False, True, False])
+    with torch.enable_grad():
+        losses = loss(Answers(logp, torch.full_like(same, 10), desirable, same, same, same))
+        total = losses.sum()
+    if losses.shape != logp.shape:
+        return  # which `require_each` tells of
+    found = torch.autograd.grad(total, logp, allow_unused=True)[0] if losses.requires_grad else None
+    slopes = torch.zeros_like(same) if found is None else found
+    if not slopes.any() or bool((torch.where(desirable, slopes, -slopes) > 0).any()):
+        raise PluginError(
+            f"loss {loss.name!r} ({type(loss).__module__}.{type(loss).__qualname__}): its slope is "
+            f"{float(slopes[0]):.4g} in the log-probability of a desirable answer and {float(slopes[1]):.4g} in that "
+            "of another; it must fall as desirable answers get likelier (below 0), and as others get less likely "
+            "(above 0). Look at the sign, and detach nothing that it compares."
+        )
 
 
 UNPAIRED_LOSSES: tuple[type[UnpairedLoss], ...] = (KTO,)

@@ -27,7 +27,7 @@ from ftengine_builtins.tasks.compared_answers import (
 )
 from ftengine_builtins.tasks.preference import CUT_OFF
 from ftengine_builtins.tasks.recognising import is_relevance
-from ftengine_builtins.tasks.unpaired_losses import UNPAIRED_LOSSES, Answers, UnpairedLoss
+from ftengine_builtins.tasks.unpaired_losses import UNPAIRED_LOSSES, Answers, UnpairedLoss, require_falling
 from ftengine_builtins.unpaired_layouts import are_unpaired, tag_of, unpaired
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class UnpairedPreference(ComparesAnswers):
     Config = UnpairedPreferenceConfig
     evaluators = ("unpaired-preferences",)
     losses: ClassVar[tuple[type[UnpairedLoss], ...]] = UNPAIRED_LOSSES
+    require_falling = staticmethod(require_falling)
     compared = frozenset({"logp", "mismatched_logp"})
     predicts = frozenset({"logp", "mismatched_logp", "tokens", "desirable", "reward"})
 
@@ -204,7 +205,7 @@ class UnpairedPreference(ComparesAnswers):
     def joint_loss(self, represented: Mapping[str, Tensor]) -> tuple[Tensor, int]:
         """Return (summed losses of the answers of a group, their number)."""
         answers = Answers(**represented)
-        losses = require_each(self.preference_loss, self.preference_loss(answers), len(answers.logp))
+        losses = require_each(self.preference_loss, self.sound_loss(answers), len(answers.logp))
         return losses.sum(), len(losses)
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:

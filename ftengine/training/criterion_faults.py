@@ -1,0 +1,136 @@
+"""Whether a criterion falls where labels get likelier: it is asked of a few made-up logits, and no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ftengine.api import Labels, Task
+from ftengine.model import Criterion
+from ftengine.model.modes import generators_kept
+
+ROWS = 32
+PROBABILITIES = (0.02, 0.1, 0.3, 0.6)
+"""Of the label, in each of which the loss is asked; somewhere behind the first it must be lower, as it is for smoothed
+labels and for losses that leave out what looks mislabelled."""
+
+MANY = 1 << 14
+"""Classes of which fewer rows are enough, and cheap."""
+
+OTHERWISE = 7
+"""Classes where a model does not say how many it has."""
+
+
+def outputs_of(task: Task, module: torch.nn.Module) -> int:
+    """Return how many outputs the logits have that a task hands to a criterion."""
+    if task.labels is not None:
+        return len(task.labels.names)
+    head = getattr(module, "get_output_embeddings", lambda: None)()
+    return int(getattr(head, "out_features", OTHERWISE))
+
+
+def criterion_fault(criterion: Criterion, labels: Labels | None, outputs: int, device: torch.device) -> str:
+    """Say why what a criterion asks of a model is not its labels; "" where it is.
+
+    Args:
+        labels: of the task; None where it predicts tokens.
+        outputs: as `outputs_of` returns them.
+
+    Raises:
+        Whatever the criterion raises.
+    """
+    kind = "single" if labels is None else labels.kind
+    if kind in ("multi", "regression"):
+        return _fault(criterion, kind, _choices if kind == "multi" else _numbers, outputs, device)
+    return next(
+        (fault for ask in (_ids, _mixed) if (fault := _fault(criterion, "single", ask, outputs, device))),
+        "",
+    )
+
+
+def split_fault(criterion: Criterion, labels: Labels | None, outputs: int, device: torch.device) -> str:
+    """Say that a row's loss depends on the rows beside it; "" where it does not, or where it draws random numbers."""
+    kind = "single" if labels is None or labels.kind == "tags" else labels.kind
+    make = {"single": _ids, "multi": _choices, "regression": _numbers}[kind]
+    targets, alike = make(0.3, outputs, device)
+    logits = alike + torch.randn(alike.shape, generator=torch.Generator().manual_seed(1)).to(device)
+    method = getattr(criterion, kind)
+
+    def losses(rows: slice, seed: int = 0) -> Tensor:
+        with generators_kept(), torch.no_grad():
+            torch.manual_seed(seed)
+            return method(targets[rows], *(logits[rows] for _ in range(criterion.passes)))
+
+    whole, again = losses(slice(None)), losses(slice(None), seed=1)
+    parts = torch.cat([losses(slice(0, 5)), losses(slice(5, None))])
+    if parts.shape != (len(targets),):
+        return f"{kind}() returns a tensor of shape {tuple(parts.shape)} for {len(targets)} rows: one loss each"
+    if torch.equal(whole, again) and not torch.allclose(whole, parts, rtol=1e-4, atol=1e-5):
+        return f"{kind}() gives rows other losses in parts than together, and it is called with a chunk at a time"
+    return ""
+
+
+def _fault(
+    criterion: Criterion,
+    method: str,
+    make: Callable[[float, int, torch.device], tuple[Tensor, Tensor]],
+    outputs: int,
+    device: torch.device,
+) -> str:
+    means, slope = list[float](), False
+    for probability in PROBABILITIES:
+        targets, logits = make(probability, outputs, device)
+        with generators_kept(), torch.enable_grad():
+            torch.manual_seed(0)
+            passes = [logits.clone().requires_grad_() for _ in range(criterion.passes)]
+            losses = getattr(criterion, method)(targets, *passes)
+            found = torch.autograd.grad(losses.sum(), passes, allow_unused=True) if losses.requires_grad else ()
+        means.append(float(losses.detach().mean()))
+        slope = slope or any(one is not None and bool(one.any()) for one in found)
+    what = f"its {method}() of {'probabilities as targets' if make is _mixed else 'such targets'}"
+    if not slope:
+        return f"{what} has no gradient in the logits"
+    if min(means[1:]) >= means[0]:
+        series = ", ".join(f"{mean:.4g}" for mean in means)
+        return (
+            f"{what} is {series} where labels have a probability of {', '.join(map(str, PROBABILITIES))}: it must fall"
+        )
+    return ""
+
+
+def _ids(probability: float, outputs: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return targets and logits in which each target has a probability; of a single class there is nothing to say."""
+    generator = torch.Generator().manual_seed(0)
+    outputs = max(outputs, 2)
+    rows = ROWS if outputs < MANY else ROWS // 4
+    targets = torch.randint(outputs, (rows,), generator=generator)
+    logits = torch.randn(rows, outputs, generator=generator)
+    others = logits.scatter(1, targets[:, None], float("-inf")).logsumexp(dim=1)
+    odds = torch.logit(torch.tensor(probability))
+    logits.scatter_(1, targets[:, None], (others + odds)[:, None])
+    return targets.to(device), logits.to(device)
+
+
+def _mixed(probability: float, outputs: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the same with targets as an augmenter mixes them: probabilities."""
+    targets, logits = _ids(probability, outputs, device)
+    return torch.nn.functional.one_hot(targets, logits.shape[1]).to(logits), logits
+
+
+def _choices(probability: float, outputs: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(2, (ROWS, outputs), generator=generator).float()
+    logits = (2 * targets - 1) * torch.logit(torch.tensor(probability)) + torch.randn(
+        ROWS, outputs, generator=generator
+    ) / 4
+    return targets.to(device), logits.to(device)
+
+
+def _numbers(probability: float, outputs: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return numbers, and outputs that are the nearer, the larger a "probability" is."""
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randn(ROWS, outputs, generator=generator)
+    sides = torch.randn(ROWS, outputs, generator=generator).sign()
+    return targets.to(device), (targets + 2 * (1 - probability) * sides).to(device)
