@@ -20,8 +20,9 @@ SAID = {
     "tuned": "the tuned model",
     "base": "the base model",
     "other": "something else",
-    "undecided": "cannot tell: the tuned model and its base answer these rows too much alike",
+    "undecided": "cannot tell",
 }
+ALIKE = "the tuned model and its base answer these rows too much alike"
 
 
 @click.command()
@@ -29,6 +30,12 @@ SAID = {
 @click.option("--url", required=True, help="Of an OpenAI-compatible API, e.g. http://localhost:8000/v1.")
 @click.option("--model", default="", metavar="NAME", help="The model's name there; by default the only one.")
 @click.option("--rows", type=click.IntRange(2, 1000), metavar="N", default=32, show_default=True, help="Rows to ask.")
+@click.option(
+    "--weights",
+    default="",
+    metavar="TYPE",
+    help="Of the served weights, e.g. f16, q8_0, q4_0; by default from the model's name, or what 8 bits explain.",
+)
 @click.option("--data", metavar="FILE", type=PATH, help="Rows to ask; by default the run's held-out ones.")
 @click.option(
     "--key-variable", default="OPENAI_API_KEY", show_default=True, metavar="NAME", help="Where the API key is read."
@@ -45,6 +52,7 @@ def verify(
     url: str,
     model: str,
     rows: int,
+    weights: str,
     data: str | None,
     key_variable: str,
     timeout: float,
@@ -72,13 +80,13 @@ def verify(
     with listening() as listener:
         run = load_run(run_folder, listener=listener, trust_code=trust_code)
         endpoint = Endpoint(url, model, key=key_variable, timeout=timeout, retries=retries, max_time=max_time)
-        result = verify_run(run, endpoint, rows=rows, data=data)
+        result = verify_run(run, endpoint, rows=rows, data=data, weights=weights.lower())
     if as_json:
         print_json(result.to_json())
     else:
         lines = [
-            ("serves", SAID[result.served]),
-            *([("likely cause", result.cause)] if result.cause else []),
+            ("serves", _served(result)),
+            *([("likely cause", result.cause)] if result.cause and result.served == "other" else []),
             (
                 "answers",
                 f"{result.same_as_tuned} of {result.rows} as the tuned model, {result.same_as_base} as the base",
@@ -89,10 +97,27 @@ def verify(
                 f"{number(result.behind_base)} for the base",
             ),
             ("log-probabilities", _distances(result)),
+            ("weights", _weights(result)),
             *([("rows needed", f"{result.needed:,}")] if result.needed is not None else []),
         ]
         page().print(facts(lines))
     raise click.exceptions.Exit(STATUS[result.served])
+
+
+def _served(result: Verified) -> str:
+    """Say what is served, and how sure that is."""
+    if result.served == "undecided":
+        return f"{SAID['undecided']}: {result.cause or ALIKE}"
+    if result.served == "tuned" and result.from_tuned is None:
+        return f"{SAID['tuned']}, by its answers alone: a loss that leaves these as they are is not excluded"
+    return SAID[result.served]
+
+
+def _weights(result: Verified) -> str:
+    from ftengine.text import number
+
+    claimed = {"option": "by --weights", "name": "by the model's name", "": "not named; so much is allowed"}
+    return f"{result.weights} ({claimed[result.claimed_by]}), which explain {number(result.noise)}"
 
 
 def _distances(result: Verified) -> str:

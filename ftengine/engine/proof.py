@@ -17,7 +17,7 @@ from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.finished import Run
 from ftengine.engine.merge import mean_of, outputs_of
 from ftengine.engine.prepared_data import ReadyTask
-from ftengine.engine.scaled import scale_fault
+from ftengine.engine.variants import find_fault
 from ftengine.errors import ExportDiffers, FtengineError, NoRuntime, ProgramFailed
 from ftengine.evaluation.asked import ModuleRuntime, Question, apart, as_runtime, end_tokens, questions, scored, whole
 from ftengine.evaluation.likeness import ROW, Likeness, likeness
@@ -264,8 +264,8 @@ def _fault(run: Run, own: Asked, values: Sequence[np.ndarray], judged: Likeness)
         def distance(loaded: LoadedModel) -> float:
             return float(np.nanmean(own.far(own.compute(loaded), values)))
 
-        if fault := scale_fault(exact_run(run), distance, judged.noise, judged.from_tuned):
-            return f"is not the tuned model: {fault}"
+        if fault := find_fault(exact_run(run), distance, judged.noise, judged.from_tuned):
+            return f"is not the tuned model: it answers as the tuned model would {fault.reason}"
     return _what(judged, own)
 
 

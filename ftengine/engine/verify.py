@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from ftengine.api import LoadedModel, Prompt, overrides
+from ftengine.api import Prompt, overrides
 from ftengine.engine.asked_rows import telling_prompts
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.finished import Run
-from ftengine.engine.proof import endless, exact_run, far_rows
-from ftengine.engine.scaled import scale_fault
+from ftengine.engine.proof import exact_run
+from ftengine.engine.served_faults import (
+    Answers,
+    Served,
+    answer_fault,
+    prompt_fault,
+    reply_fault,
+    unlike,
+    weights_fault,
+)
+from ftengine.engine.variants import rounding_distance
 from ftengine.errors import InputError
-from ftengine.evaluation.asked import Question, questions, whole
-from ftengine.evaluation.likeness import Likeness, likeness
-from ftengine.evaluation.prompt_faults import likely_faults, token_fault
+from ftengine.evaluation.asked import answer_tokens, compare_answers, has_scores, questions, same_answer
+from ftengine.evaluation.likeness import EXACT, Likeness, likeness, turned
+from ftengine.evaluation.rounding import LIKE, NOISE, ROOM, TYPES, USUAL, claimed_type
 from ftengine.model import stop_tokens
 from ftengine.model.endpoint import Endpoint
-from ftengine.model.generation import answer_scores
-from ftengine.model.reply import Reply
 from ftengine.text import number
-
-NOISE = 0.05
-"""How much less likely than the likeliest token an answer's tokens may be, in the mean: what rounding to 8 bits turns
-around in greedy answers is nearer than that."""
-
-QUANTISED = 0.1
-"""How far a token's log-probability may be from the tuned model's, in the mean: what weights of 16 or 8 bits explain.
-docs/serving.md has what was measured."""
-
-TRIED = 8
-"""Rows on which known faults of prompts are tried, each a pass of the model."""
-
-Served = Literal["tuned", "base", "other", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +39,10 @@ class Verified:
 
     Args:
         served: "tuned", "base", "other" (neither of them), or "undecided".
-        cause: the likely cause where it is another one; "" else.
+        cause: the likely cause where it is another one, or why it cannot be told; "" else.
         model: its name at the endpoint.
+        weights: the type that the weights are taken to have, and where that is from: "option", the model's "name", or
+            "" where nothing is claimed. `noise` is the distance of log-probabilities that it explains, in the mean.
         rows: held-out rows that were asked; `same_as_tuned` and `same_as_base` are answers equal to greedy ones.
         behind_tuned, behind_base: by how much an answer's tokens are less likely than the likeliest of each model, in
             the mean over rows; 0 of its own greedy answers.
@@ -59,6 +56,9 @@ class Verified:
     cause: str
     url: str
     model: str
+    weights: str
+    claimed_by: Literal["option", "name", ""]
+    noise: float
     split: str
     rows: int
     same_as_tuned: int
@@ -75,95 +75,85 @@ class Verified:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Compared:
-    """What a model makes of replies: for each how much less likely its tokens are than the likeliest ones (`behind`),
-    and how far their log-probabilities are from those that the endpoint gives (`apart`, nan where it gives none), in
-    the mean over tokens.
-    """
-
-    behind: list[float]
-    apart: list[float]
-
-
-def verify_run(run: Run, endpoint: Endpoint, *, rows: int, data: str | None = None) -> Verified:
+def verify_run(run: Run, endpoint: Endpoint, *, rows: int, data: str | None = None, weights: str = "") -> Verified:
     """Ask an endpoint a run's held-out rows, and say which model's answers these are.
+
+    Args:
+        weights: the type that it claims to serve, of `TYPES`; "" takes it from the model's name there, and where that
+            does not say it, what 16 and 8 bits explain.
 
     Raises:
         InputError: the run's task gives no prompts, or the endpoint does not answer.
     """
+    if weights and weights not in TYPES:
+        raise InputError(f"--weights {weights!r} is no known type. There are {', '.join(TYPES)}.")
+    named = "" if weights else claimed_type(endpoint.model)
+    split, asked = _ask(run, endpoint, rows, data)
+    noise = _noise(asked, weights or named or USUAL)
+    if math.isnan(noise) and weights:
+        raise InputError(
+            f"--weights {weights}: what was trained cannot be merged and rounded, so it is not known what that type "
+            f"explains. Serve one of {', '.join(NOISE)}, or verify without --weights."
+        )
+    named = "" if math.isnan(noise) else named
+    asked = replace(asked, weights=weights or named or USUAL, noise=NOISE[USUAL] if math.isnan(noise) else noise)
+    judged = likeness(asked.units(asked.tuned), asked.units(asked.base), 1.0, run.recipe.seed)
+    served, cause = _decide(asked, judged, endpoint, claimed=bool(weights or named))
+    known = asked.known
+    return Verified(
+        served=served,
+        cause=endpoint.without_key(cause),
+        url=endpoint.url,
+        model=endpoint.model,
+        weights=asked.weights,
+        claimed_by="option" if weights else "name" if named else "",
+        noise=asked.noise,
+        split=split,
+        rows=len(asked.prompts),
+        same_as_tuned=sum(asked.alike),
+        same_as_base=asked.same_as_base,
+        behind_tuned=float(np.mean(asked.tuned.behind)),
+        behind_base=float(np.mean(asked.base.behind)),
+        from_tuned=float(np.mean(asked.tuned.of(known).apart)) if known else None,
+        from_base=float(np.mean(asked.base.of(known).apart)) if known else None,
+        p=judged.p,
+        needed=judged.needed if served == "undecided" else None,
+    )
+
+
+def _ask(run: Run, endpoint: Endpoint, rows: int, data: str | None) -> tuple[str, Answers]:
+    """Ask the endpoint, the tuned model and its base; return the split, and what they answer."""
     ready = run.ready()
     if not overrides(ready.task, "prompt"):
         raise InputError(f"task {ready.task.name!r} writes no text that an endpoint could be asked for.")
     split, held = held_out_rows(ready, run.directory, data)
     exact = exact_run(run)
-    with exact.model() as loaded:
+    with exact.model(base=True) as loaded:
         stop = stop_tokens(loaded)
         by_row, longest = telling_prompts(ready, held, loaded, rows, run)
         prompts = list(by_row.values())
-        tuned = questions(loaded, prompts, longest, stop)
-        run.listener.phase("ask", len(prompts))
-        replies = list[Reply]()
-        for prompt in prompts:
-            replies.append(endpoint.answer(prompt, longest))
-            run.listener.advance()
-        read = _read(endpoint, prompts)
-        of_tuned = _compared(loaded, tuned, replies, stop)
-    with exact.model(base=True) as loaded:
-        base = questions(loaded, prompts, longest, stop)
-        of_base = _compared(loaded, base, replies, stop)
-    judged = likeness(of_tuned.behind, of_base.behind, NOISE, run.recipe.seed)
-    known = [i for i, one in enumerate(of_tuned.apart) if one == one and of_base.apart[i] == of_base.apart[i]]
-    told = likeness(of_tuned.apart, of_base.apart, QUANTISED, run.recipe.seed) if len(known) > 1 else None
-    served, needed = _served(judged, told)
-    same = [_same(replies, own) for own in (tuned, base)]
+        of_base = questions(loaded, prompts, longest, stop)
+    run.listener.phase("ask", len(prompts))
+    replies = []
+    for prompt in prompts:
+        replies.append(endpoint.answer(prompt, longest))
+        run.listener.advance()
+    read = _read(endpoint, prompts)
+    theirs = [reply.log_probabilities for reply in replies]
     with exact.model() as loaded:
-        off = [*judged.far, *(told.far if told is not None else ())]
-        cause = _prompt_fault(loaded, prompts, replies, read, longest, stop, of_tuned, off, sure=served != "other")
-    if cause and served != "base":
-        served = "other"
-    if not cause and served != "base" and endless([reply.text for reply in replies], tuned):
-        served, cause = "other", "end tokens are missing: answers go on where the tuned model's end"
-    elif not cause and (served == "other" or (told is not None and served == "base" and told.from_base > QUANTISED)):
-        cause = _scale_fault(exact, prompts, replies, longest, stop, of_tuned, off)
-        served = "other" if cause else served
-    if served == "other" and not cause:
-        cause = _cause(replies, same, len(tuned), prompts, judged, told)
-    return Verified(
-        served,
-        endpoint.without_key(cause),
-        endpoint.url,
-        endpoint.model,
-        split,
-        len(tuned),
-        same[0],
-        same[1],
-        judged.from_tuned,
-        judged.from_base,
-        None if told is None else told.from_tuned,
-        None if told is None else told.from_base,
-        judged.p if told is None else told.p,
-        needed if served == "undecided" else None,
-    )
-
-
-def _served(judged: Likeness, told: Likeness | None) -> tuple[Served, int | None]:
-    """Say which model is served by the answers and, where the endpoint gives them, their log-probabilities.
-
-    Returns:
-        The model, and how many rows would decide where these do not.
-    """
-    served: Served = "other" if judged.decision == "neither" else judged.decision
-    if served == "base" and judged.from_base > NOISE:
-        served = "other"
-    if told is None or served == "other":
-        return served, judged.needed
-    if told.decision == "base":  # in any quantisation, where the answers are its own; else neither's
-        near = served == "base" or (served == "undecided" and told.from_base <= QUANTISED)
-        return "base" if near else "other", None
-    if served == "base":  # which the log-probabilities contradict, or cannot tell
-        return "base" if told.decision == "undecided" else "other", None
-    return "other" if told.decision == "neither" else "tuned" if served == "tuned" else told.decision, told.needed
+        own = questions(loaded, prompts, longest, stop)
+        tokens = list[tuple[int, ...]]()
+        for reply, *models in zip(replies, own, of_base, strict=True):
+            # The text of a model's own answer need not come from the tokens that a tokenizer makes of it.
+            likely = [one.answer for one in models if same_answer(reply.text, one.text)]
+            likely.append(answer_tokens(loaded.processor, reply.text, reply.ended, stop))
+            fitting = (one for one in likely if has_scores(one, reply.log_probabilities, stop))
+            tokens.append(next(fitting, likely[0]))
+        tuned = compare_answers(loaded, prompts, tokens, theirs, stop)
+    with exact.model(base=True) as loaded:
+        base = compare_answers(loaded, prompts, tokens, theirs, stop)
+    same = sum(same_answer(reply.text, one.text) for reply, one in zip(replies, of_base, strict=True))
+    return split, Answers(exact, prompts, replies, read, own, tokens, longest, stop, tuned, base, same)
 
 
 def _read(endpoint: Endpoint, prompts: Sequence[Prompt]) -> list[tuple[Prompt, Sequence[int]]]:
@@ -179,157 +169,42 @@ def _read(endpoint: Endpoint, prompts: Sequence[Prompt]) -> list[tuple[Prompt, S
     return read
 
 
-def _prompt_fault(
-    loaded: LoadedModel,
-    prompts: Sequence[Prompt],
-    replies: Sequence[Reply],
-    read: Sequence[tuple[Prompt, Sequence[int]]],
-    longest: int,
-    stop: Sequence[int],
-    measured: Compared,
-    off: Sequence[int],
-    *,
-    sure: bool,
-) -> str:
-    """Say how the endpoint reads other prompts than were measured; "" where it reads these, or nothing tells.
+def _noise(asked: Answers, kind: str) -> float:
+    """Return the distance of log-probabilities that weights of a type explain.
 
-    By the tokens of some prompts, where it tells them; by how many tokens it counts in each, and by the known fault
-    with which its answers are the tuned model's.
-
-    Args:
-        read: prompts, and their tokens at the endpoint.
-        measured: what the model makes of the replies to the prompts as they were measured.
-        off: rows whose replies are far from these, the farthest first.
-        sure: whether its answers are those of a model that reads the prompts as they were measured.
+    Of types coarser than 8 bits it is measured on these answers; nan where what was trained cannot be rounded.
     """
-    for prompt, tokens in read:
-        if fault := token_fault(prompt, tokens, loaded.processor):
-            return fault
-    other = [i for i, reply in enumerate(replies) if reply.prompt_tokens not in (None, len(prompts[i].ids))]
-    if sure and not other:
-        return ""
-    # Known faults change every prompt: one that some prompt's count contradicts is none.
-    tried = list(dict.fromkeys([*other, *off, *range(len(prompts))]))[:TRIED]
-    faults: dict[str, list[tuple[int, Prompt, list[int], Reply]]] = {}
-    contradicted = set()
-    for i in tried:
-        for fault, ids in likely_faults(prompts[i], loaded.processor):
-            faults.setdefault(fault, []).append((i, prompts[i], ids, replies[i]))
-            if replies[i].prompt_tokens not in (None, len(ids)):
-                contradicted.add(fault)
-    far = {}
-    for fault, cases in faults.items():
-        if fault in contradicted or len(cases) < min(2, len(tried)):
-            continue
-        asked = questions(loaded, [replace(prompt, ids=ids) for _, prompt, ids, _ in cases], longest, stop)
-        compared = _compared(loaded, asked, [reply for *_, reply in cases], stop)
-        apart, behind = _means(compared)
-        before = _means(Compared(*([one[i] for i, *_ in cases] for one in (measured.behind, measured.apart))))
-        if behind <= NOISE and apart <= QUANTISED and (other or (apart, behind) < before):
-            far[fault] = (apart, behind)
-    likely = sorted(far, key=far.__getitem__)
-    if likely:
-        _, prompt, ids, _ = faults[likely[0]][0]
-        others = f" As likely: {', or '.join(likely[1:])}." if likely[1:] else ""
-        return token_fault(prompt, ids, loaded.processor) + others
-    if not other:
-        return ""
-    i = other[0]
-    return (
-        f"it reads {replies[i].prompt_tokens:,} tokens of a prompt of which {len(prompts[i].ids):,} were measured: "
-        "the chat template differs"
-    )
+    if kind in NOISE:
+        return NOISE[kind]
+    measured = rounding_distance(asked.run, asked.moved, LIKE[kind])
+    return measured if math.isnan(measured) else max(NOISE[USUAL], ROOM * measured)
 
 
-def _scale_fault(
-    run: Run,
-    prompts: Sequence[Prompt],
-    replies: Sequence[Reply],
-    longest: int,
-    stop: Sequence[int],
-    measured: Compared,
-    off: Sequence[int],
-) -> str:
-    """Say with which multiple of what training changed the endpoint's model answers; "" where none explains it.
-
-    Distances are in units of what rounding explains, the larger one of answers and log-probabilities.
-    """
-    tried = list(dict.fromkeys([*off, *range(len(prompts))]))[:TRIED]
-
-    def largest(compared: Compared) -> float:
-        apart, behind = _means(compared)
-        return max(apart / QUANTISED, behind / NOISE)
-
-    def distance(loaded: LoadedModel) -> float:
-        asked = questions(loaded, [prompts[i] for i in tried], longest, stop)
-        return largest(_compared(loaded, asked, [replies[i] for i in tried], stop))
-
-    before = Compared(*([one[i] for i in tried] for one in (measured.behind, measured.apart)))
-    return scale_fault(run, distance, 1.0, largest(before))
-
-
-def _means(compared: Compared) -> tuple[float, float]:
-    """Return how far log-probabilities are, where they are told, and how far answers are behind, in the mean."""
-    told = [one for one in compared.apart if one == one]
-    return float(np.mean(told)) if told else 0.0, float(np.mean(compared.behind))
-
-
-def _compared(
-    loaded: LoadedModel, asked: Sequence[Question], replies: Sequence[Reply], stop: Sequence[int]
-) -> Compared:
-    """Compare replies with what a model makes of the same prompts.
-
-    A reply that is the model's own answer is not behind: its text need not come from the tokens that a tokenizer makes
-    of it.
-    """
-    behind, apart = [], []
-    for one, reply in zip(asked, replies, strict=True):
-        alike, tokens = _alike(reply, one), list(one.answer)
-        if not alike:
-            text = reply.text.rstrip("\N{REPLACEMENT CHARACTER}")
-            tokens = loaded.processor(text, add_special_tokens=False, verbose=False)["input_ids"]
-            tokens = [*tokens, stop[-1]] if reply.ended or not tokens else tokens
-        if alike and not reply.log_probabilities:
-            behind.append(0.0)
-            apart.append(float("nan"))
-            continue
-        scores = answer_scores(loaded, one.prompt.ids, tokens).double().cpu().numpy()
-        behind.append(0.0 if alike else float((scores[:, 1] - scores[:, 0]).mean()))
-        theirs = np.array(reply.log_probabilities)
-        # What ends an answer is told by some and not by others.
-        fits = 0 < len(theirs) <= len(tokens) and len(tokens) - len(theirs) <= (tokens[-1] in stop)
-        apart.append(float(np.abs(scores[: len(theirs), 0] - theirs).mean()) if fits else float("nan"))
-    return Compared(behind, apart)
-
-
-def _alike(reply: Reply, own: Question) -> bool:
-    """Say whether a reply is a model's own greedy answer."""
-    return whole(reply.text) == whole(own.text)
-
-
-def _same(replies: Sequence[Reply], asked: Sequence[Question]) -> int:
-    return sum(_alike(reply, one) for reply, one in zip(replies, asked, strict=True))
-
-
-def _cause(
-    replies: Sequence[Reply],
-    same: Sequence[int],
-    count: int,
-    prompts: Sequence[Prompt],
-    judged: Likeness,
-    told: Likeness | None,
-) -> str:
-    if not any(reply.text.strip() for reply in replies):
-        return "its answers are empty: does the server take thoughts, or the whole answer, for something else?"
-    if 0 < 2 * len(judged.far) < judged.examples:
-        return f"{far_rows(judged, prompts)}: does the server read these otherwise?"
-    if judged.from_tuned <= NOISE and told is not None:
-        if 0 < 2 * len(told.far) < told.examples:
-            return f"by log-probabilities {far_rows(told, prompts)}: does the server read these otherwise?"
-        return (
-            f"log-probabilities are {number(told.from_tuned)} from the tuned model's, and weights of 16 or 8 bits "
-            f"explain {number(QUANTISED)}: the quantisation is coarser, or what was trained has another scale"
+def _decide(asked: Answers, judged: Likeness, endpoint: Endpoint, *, claimed: bool) -> tuple[Served, str]:
+    """Say what is served, and why where that is neither of the two models or cannot be told."""
+    served: Served = "other" if judged.decision == "neither" else judged.decision
+    if served == "base" and not asked.is_base(judged):
+        served = "other"
+    if served != "base":
+        off = served == "other"
+        fault = reply_fault(asked) or prompt_fault(asked, judged, sure=not off) or answer_fault(asked, off, endpoint)
+        if fault:
+            return "other", fault
+    served, fault = weights_fault(asked, judged, served)
+    if fault or served == "base":
+        return served, fault
+    if served == "other":
+        return served, unlike(asked, judged)
+    differ = len(asked.alike) - sum(asked.alike)
+    if served == "tuned" and not asked.known and not claimed and np.mean(asked.tuned.behind) > turned(EXACT):
+        return "undecided", (
+            f"{differ:,} of {len(asked.alike):,} answers differ, as they do where weights are rounded to 8 bits, or a "
+            "part of what was trained is lost: the endpoint gives no log-probabilities, which would tell. Say what it "
+            "holds with --weights"
         )
-    if max(same) > count / 3:
-        return "some answers are the same and others far off: the quantisation, the settings or the template differ"
-    return "no answer of the tuned model or of its base: another model, or another chat template"
+    if served == "undecided" and judged.from_tuned > 1:
+        return served, (
+            f"it is {number(judged.from_tuned)} times as far from the tuned model as {asked.weights} explains, which "
+            "may be chance"
+        )
+    return served, ""

@@ -13,7 +13,7 @@ import transformers
 from ftengine.api import LoadedModel, Prompt, Runtime
 from ftengine.errors import NoRuntime
 from ftengine.model import GenerationOptions, generate, log_probabilities
-from ftengine.model.generation import generate_ended
+from ftengine.model.generation import answer_scores, generate_ended
 
 TOGETHER = 8
 """Prompts that are answered in one batch."""
@@ -58,6 +58,11 @@ def whole(text: str) -> str:
     return text.rstrip("\N{REPLACEMENT CHARACTER}").strip()
 
 
+def same_answer(some: str, other: str) -> bool:
+    """Say whether two answers are the same but for where a character was cut."""
+    return whole(some) == whole(other)
+
+
 def scored(
     score: Callable[[Sequence[int], Sequence[int]], Sequence[float]], asked: Sequence[Question]
 ) -> list[np.ndarray]:
@@ -72,6 +77,69 @@ def apart(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> list[floa
     """
     distances = [np.abs(a - b) for a, b in zip(some, others, strict=True)]
     return [float("nan") if np.isnan(one).all() else float(np.nanmean(one)) for one in distances]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a model makes of a program's answers.
+
+    Args:
+        behind: of each answer, by how much its tokens are less likely than the likeliest ones, in the mean.
+        apart: the mean distance of its tokens' log-probabilities from those that the program gives; nan where it gives
+            none.
+        offsets: the program's log-probabilities less the model's, (tokens,); empty where it gives none.
+        scores: the model's log-probabilities, (tokens,).
+    """
+
+    behind: list[float]
+    apart: list[float]
+    offsets: list[np.ndarray]
+    scores: list[np.ndarray]
+
+    def of(self, rows: Sequence[int]) -> Compared:
+        """Return what it makes of some answers, by their numbers."""
+        return Compared(
+            [self.behind[i] for i in rows],
+            [self.apart[i] for i in rows],
+            [self.offsets[i] for i in rows],
+            [self.scores[i] for i in rows],
+        )
+
+
+def compare_answers(
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Sequence[int]],
+    theirs: Sequence[Sequence[float]],
+    stop: Sequence[int],
+) -> Compared:
+    """Compare a program's answers with what a model makes of the same tokens.
+
+    Args:
+        answers: their tokens; one of `stop` at an answer's end stands for the likeliest of these.
+        theirs: the program's log-probabilities of each answer; what ends one is given by some and not by others.
+    """
+    behind, apart_, offsets, scores = list[float](), list[float](), list[np.ndarray](), list[np.ndarray]()
+    for prompt, tokens, told in zip(prompts, answers, theirs, strict=True):
+        own = answer_scores(loaded, prompt.ids, tokens, stop).double().cpu().numpy()
+        fits = has_scores(tokens, told, stop)
+        offset = np.asarray(told, dtype=np.float64) - own[: len(told), 0] if fits else np.empty(0)
+        behind.append(float((own[:, 1] - own[:, 0]).mean()))
+        apart_.append(float(np.abs(offset).mean()) if fits else float("nan"))
+        offsets.append(offset)
+        scores.append(own[:, 0])
+    return Compared(behind, apart_, offsets, scores)
+
+
+def has_scores(tokens: Sequence[int], theirs: Sequence[float], stop: Sequence[int]) -> bool:
+    """Say whether a program gives log-probabilities of these tokens; of what ends an answer it need not."""
+    return 0 < len(theirs) <= len(tokens) and len(tokens) - len(theirs) <= (tokens[-1] in stop)
+
+
+def answer_tokens(processor: Any, text: str, ended: bool | None, stop: Sequence[int]) -> tuple[int, ...]:
+    """Return the tokens of an answer's text, with one that ends answers where it ended by itself."""
+    tokens = processor(text.rstrip("\N{REPLACEMENT CHARACTER}"), add_special_tokens=False, verbose=False)["input_ids"]
+    return (*tokens, stop[-1]) if ended or not tokens else tuple(tokens)
 
 
 class ModuleRuntime:

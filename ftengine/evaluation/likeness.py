@@ -22,6 +22,17 @@ LEAST = 6
 ROW = 10
 """A single example may be so many times as far off as the mean may: rounding turns around a token here and there."""
 
+SURE = 2
+"""A mean that is so many times as far off as noise explains is so whatever its standard error."""
+TURNED = 5.0
+"""Times the square of a log-probability's distance: by so much, in the mean over tokens, answers that rounding turns
+around are behind the likeliest ones. It turns those around whose likeliest two are as near as that distance, and how
+many these are grows with it; measured were 0.7 to 1.3 times the square (docs/serving.md)."""
+EXACT = 0.005
+"""A distance of log-probabilities that weights of 16 bits explain."""
+FURTHER = 2
+"""Where log-probabilities are known, answers are explained by so many times the distance of these."""
+
 Decision = Literal["tuned", "base", "neither", "undecided"]
 
 
@@ -30,9 +41,9 @@ class Likeness:
     """How far a model is from the tuned one and from the base, in the mean over examples.
 
     Args:
-        decision: "tuned", "base" (closer to it, beyond chance), "neither" (the mean or some examples are further from
-            the tuned one than noise explains), or "undecided": within the noise of the tuned one, and not closer to it
-            than to the base beyond chance.
+        decision: "tuned", "base" (closer to it, beyond chance), "neither" (the mean, beyond chance, or some examples
+            are further from the tuned one than noise explains), or "undecided": it is not closer to the tuned one than
+            to the base, or further from it than noise explains, and not beyond chance.
         from_tuned, from_base: mean distances.
         closer: from_base - from_tuned, with its interval and the p-value of no difference, paired by example.
         noise: the largest distance from the tuned model that is explained in the mean; of one example `ROW` times that.
@@ -54,6 +65,31 @@ class Likeness:
     needed: int | None
 
 
+def turned(noise: float) -> float:
+    """Return how far behind the likeliest tokens answers are in the mean, of log-probabilities that are so far off."""
+    return TURNED * noise**2
+
+
+def in_noise(
+    log_probabilities: Sequence[float], behind: Sequence[float], noise: float, *, strict: bool = True
+) -> list[float]:
+    """Return how far answers are from a model's, in units of what its rounding explains.
+
+    It is the larger one of two distances: that of the log-probabilities, and by how much the answers differ.
+
+    Args:
+        log_probabilities: mean distances of the tokens' log-probabilities, one an answer; nan where not known.
+        behind: by how much an answer's tokens are less likely than the likeliest ones, in the mean.
+        noise: the largest distance of log-probabilities that is explained.
+        strict: let answers differ by what log-probabilities explain where these are known, and not by what noise does;
+            then units depend on the model.
+    """
+    far = np.asarray(log_probabilities, dtype=np.float64)
+    known = far[~np.isnan(far)]
+    nearer = max(EXACT, FURTHER * float(known.mean())) if strict and len(known) else noise
+    return np.fmax(far / noise, np.asarray(behind, dtype=np.float64) / turned(min(noise, nearer))).tolist()
+
+
 def likeness(from_tuned: Sequence[float], from_base: Sequence[float], noise: float, seed: int = 0) -> Likeness:
     """Judge by the distances of each example, paired; those that are nan are left out."""
     tuned, base = np.asarray(from_tuned, dtype=np.float64), np.asarray(from_base, dtype=np.float64)
@@ -64,23 +100,21 @@ def likeness(from_tuned: Sequence[float], from_base: Sequence[float], noise: flo
     n, closer = len(tuned), base - tuned
     weights = Weights(np.arange(n), seed, RESAMPLES)
     resampled = weights.resample(lambda w: (w @ closer) / w.sum(axis=1))
-    value = float(closer.mean())
+    value, beyond = float(closer.mean()), float(tuned.mean()) - noise
     p = swap_test(closer, seed)
     sure = p is not None and p < LEVEL
     decision: Decision = "undecided"
+    needed = None
     if sure and value < 0:
         decision = "base"
-    elif far or not float(tuned.mean()) <= noise:
+    elif far or not beyond <= noise * (SURE - 1) or _surely_positive(tuned - noise):
         decision = "neither"
+    elif beyond > 0:
+        needed = _needed(beyond, float(tuned.std(ddof=1)) / math.sqrt(n) if n > 1 else None, n)
     elif sure:
         decision = "tuned"
-    error = standard_error(resampled, n)
-    needed = None
-    if decision == "undecided" and error is not None and value:
-        # (t₀.₉₇₅ + t₀.₈) standard errors, which shrink with the root of the number of examples
-        t = scipy.special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) + scipy.special.stdtrit(n - 1, POWER)
-        factor = float(t) * error / abs(value)
-        needed = max(n + 1, LEAST, math.ceil(n * factor**2))
+    else:
+        needed = _needed(value, standard_error(resampled, n), n)
     interval = percentile_interval(resampled, n)
     return Likeness(
         decision,
@@ -95,3 +129,21 @@ def likeness(from_tuned: Sequence[float], from_base: Sequence[float], noise: flo
         n,
         needed,
     )
+
+
+def _surely_positive(values: np.ndarray) -> bool:
+    """Say whether the mean of values (n,) is above 0 by a one-sided t-test; of equal ones by their sign."""
+    mean, n = float(values.mean()), len(values)
+    error = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+    return mean > float(scipy.special.stdtrit(n - 1, 1 - LEVEL)) * error if error > 0 else mean > 0
+
+
+def _needed(value: float, error: float | None, n: int) -> int | None:
+    """Return with how many examples a mean would be told from 0 in four of five samples; None where that is not known.
+
+    (t₀.₉₇₅ + t₀.₈) standard errors, which shrink with the root of the number of examples.
+    """
+    if error is None or not value:
+        return None
+    t = scipy.special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) + scipy.special.stdtrit(n - 1, POWER)
+    return max(n + 1, LEAST, math.ceil(n * (float(t) * error / abs(value)) ** 2))

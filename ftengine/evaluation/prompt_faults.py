@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
+
+from jinja2 import TemplateError
 
 from ftengine.api import Prompt
 from ftengine.model import end_tokens
 
 OTHER = "the chat template, or the tokenizer, differs"
+POWERS = tuple(2**k for k in range(4, 16))
+"""Lengths that prompts are cut to."""
+USUAL_SYSTEM = "You are a helpful assistant."
 
 
-def likely_faults(prompt: Prompt, processor: Any) -> Iterator[tuple[str, list[int]]]:
-    """Yield what programs are known to read in place of a prompt: the fault, and the tokens."""
+def likely_faults(prompt: Prompt, processor: Any, lengths: Sequence[int] = ()) -> Iterator[tuple[str, list[int]]]:
+    """Yield what programs are known to read in place of a prompt: the fault, and the tokens.
+
+    Args:
+        lengths: to which prompts may be cut; none tries powers of two.
+    """
     ids = list(prompt.ids)
     begin = getattr(processor, "bos_token_id", None)
     if begin is not None:
@@ -23,9 +33,15 @@ def likely_faults(prompt: Prompt, processor: Any) -> Iterator[tuple[str, list[in
         if (ends := set(end_tokens(processor))) & set(ids):
             yield "the tokens that end turns are missing", [token for token in ids if token not in ends]
         turns = [dict(turn) for turn in prompt.messages]
-        written = processor.apply_chat_template(turns, add_generation_prompt=False, return_dict=True)["input_ids"]
-        yield "the beginning of the assistant's turn is missing", list(written)
+        yield "the beginning of the assistant's turn is missing", _templated(processor, turns, answer=False)
         yield "no chat template is applied", _tokens(processor, "\n".join(turn["content"] for turn in turns))
+        for fault, other in _other_turns(turns):
+            with suppress(TemplateError):  # which refuses such turns
+                yield fault, _templated(processor, other)
+    for length in lengths or POWERS:
+        if 0 < length < len(ids):
+            yield f"its beginning is lost: the last {length:,} tokens are read", ids[-length:]
+            yield f"its end is lost: the first {length:,} tokens are read", ids[:length]
     text = processor.decode(ids)
     if _tokens(processor, text) != ids:  # then what is changed in it would say nothing
         return
@@ -37,15 +53,45 @@ def likely_faults(prompt: Prompt, processor: Any) -> Iterator[tuple[str, list[in
         yield "blanks or line ends at its end are missing", _tokens(processor, bare)
 
 
-def token_fault(prompt: Prompt, theirs: Sequence[int], processor: Any) -> str:
-    """Say where a program's tokens of a prompt differ from those that were measured, and why; "" where nowhere."""
+def _other_turns(turns: Sequence[dict[str, str]]) -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """Yield conversations that programs are known to make of one."""
+    system = [turn for turn in turns if turn["role"] == "system"]
+    rest = [turn for turn in turns if turn["role"] != "system"]
+    if system:
+        yield "the system message is lost", rest
+    else:
+        yield "a blank system message stands in front", [{"role": "system", "content": ""}, *turns]
+        yield "a system message of its own stands in front", [{"role": "system", "content": USUAL_SYSTEM}, *turns]
+    if len(rest) > 1:
+        yield "earlier turns are lost: the last one is read", [*system, rest[-1]]
+    stripped = [{**turn, "content": turn["content"].strip()} for turn in turns]
+    if stripped != list(turns):
+        yield "blanks around its messages are missing", stripped
+
+
+def token_fault(prompt: Prompt, theirs: Sequence[int], processor: Any, cause: str = "") -> str:
+    """Say where a program's tokens of a prompt differ from those that were measured, and why; "" where nowhere.
+
+    Args:
+        cause: where it is known; "" looks for a known fault with these tokens.
+    """
     ours, theirs = list(prompt.ids), list(theirs)
     if ours == theirs:
         return ""
     at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
-    cause = next((fault for fault, tokens in likely_faults(prompt, processor) if tokens == theirs), OTHER)
-    shown = [repr(processor.decode(ids[at : at + 4])) if at < len(ids) else "nothing" for ids in (theirs, ours)]
+    faults = likely_faults(prompt, processor, [len(theirs)])
+    cause = cause or next((fault for fault, tokens in faults if tokens == theirs), OTHER)
+    known = len(processor)
+    shown = [
+        repr(processor.decode([one for one in ids[at : at + 4] if one < known])) if at < len(ids) else "nothing"
+        for ids in (theirs, ours)
+    ]
     return f"token {at + 1} begins {shown[0]}, where {shown[1]} was measured: {cause}."
+
+
+def _templated(processor: Any, turns: Sequence[dict[str, str]], *, answer: bool = True) -> list[int]:
+    """Return the tokens of a conversation in the template, with the beginning of an answer or without."""
+    return list(processor.apply_chat_template(turns, add_generation_prompt=answer, return_dict=True)["input_ids"])
 
 
 def _tokens(processor: Any, text: str) -> list[int]:

@@ -214,8 +214,13 @@ def log_probabilities(loaded: LoadedModel, prompt: Sequence[int], answer: Sequen
     return [float(chosen) for chosen, _ in answer_scores(loaded, prompt, answer)]
 
 
-def answer_scores(loaded: LoadedModel, prompt: Sequence[int], answer: Sequence[int]) -> Tensor:
-    """Return (tokens, 2): the log-probability of each token of an answer, and of the likeliest one in its place."""
+def answer_scores(
+    loaded: LoadedModel, prompt: Sequence[int], answer: Sequence[int], ends: Sequence[int] = ()
+) -> Tensor:
+    """Return (tokens, 2): the log-probability of each token of an answer, and of the likeliest one in its place.
+
+    Where the last token is one of `ends`, it stands for the likeliest of these.
+    """
     import torch
 
     device = next(loaded.module.parameters()).device
@@ -223,7 +228,10 @@ def answer_scores(loaded: LoadedModel, prompt: Sequence[int], answer: Sequence[i
     with torch.no_grad():
         logits = loaded.module(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits[0, len(prompt) - 1 : -1]
     scores = logits.float().log_softmax(-1)
-    return torch.stack((scores.gather(-1, tokens[0, len(prompt) :, None])[:, 0], scores.amax(-1)), dim=-1)
+    chosen = scores.gather(-1, tokens[0, len(prompt) :, None])[:, 0]
+    if answer and answer[-1] in ends:
+        chosen[-1] = scores[-1, list(ends)].amax()
+    return torch.stack((chosen, scores.amax(-1)), dim=-1)
 
 
 def made_to_fit(

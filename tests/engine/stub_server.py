@@ -38,7 +38,7 @@ class Stub(BaseHTTPRequestHandler):
         asked = body["messages"][-1]["content"]
         message = {"role": "assistant", "content": self.server.reply(asked)}
         usage = {"usage": {"prompt_tokens": self.server.count(asked)}} if self.server.count else {}
-        choice = {"message": message, "finish_reason": "length"}
+        choice = {"message": message, "finish_reason": None}
         if self.server.logprobs:
             choice["logprobs"] = {"content": [{"logprob": x} for x in self.server.logprobs(asked)]}
         self.send({"choices": [choice], **usage})

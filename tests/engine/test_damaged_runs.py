@@ -9,13 +9,13 @@ import pytest
 import torch
 import yaml
 from expected import raises
+from ftengine.engine.scaled import scaled
 from runs import Heard
 
 from ftengine import Recipe, fine_tune, load_run
 from ftengine.engine.chat import Chat
 from ftengine.engine.export import export_run
 from ftengine.engine.reproduce import reproduce
-from ftengine.engine.scaled import scaled
 from ftengine.engine.subprocess_runs import Child, train_unfinished
 from ftengine.errors import RunError
 from ftengine.report.write import verdict_of, write_report

@@ -1,0 +1,356 @@
+"""Why an endpoint does not serve the tuned model: its answers, how it reads prompts, or its weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from ftengine.api import LoadedModel, Prompt
+from ftengine.engine.finished import Run
+from ftengine.engine.proof import endless, far_rows
+from ftengine.engine.variants import NEARER, ROUNDINGS, find_fault, rounding_distance
+from ftengine.evaluation.asked import Compared, Question, compare_answers, same_answer, whole
+from ftengine.evaluation.likeness import EXACT, LEVEL, Likeness, in_noise, turned
+from ftengine.evaluation.prompt_faults import likely_faults, token_fault
+from ftengine.evaluation.rounding import NOISE, USUAL, coarser
+from ftengine.evaluation.significance import swap_test
+from ftengine.model.endpoint import Endpoint
+from ftengine.model.reply import Reply
+from ftengine.text import number, one_line
+
+Served = Literal["tuned", "base", "other", "undecided"]
+
+TRIED = 8
+"""Rows on which known faults of prompts and weights are tried, each a pass of the model."""
+AGAIN = 3
+"""Prompts that are asked once more where answers are not the likeliest ones."""
+LEAST_DIFFERENT = 3
+"""Answers that must differ before they alone tell what of the weights is lost."""
+SHOWN = 40
+"""Characters of an answer in a message."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What an endpoint answers, and what the tuned model and its base make of that.
+
+    Args:
+        run: in float32.
+        read: some prompts, and their tokens at the endpoint where it gives them.
+        own: the tuned model's answers.
+        tokens: of each reply.
+        longest: an answer in tokens; `stop` are those that end one.
+        weights: the type that the endpoint's weights are taken to have; `noise` is what that explains.
+    """
+
+    run: Run
+    prompts: Sequence[Prompt]
+    replies: Sequence[Reply]
+    read: Sequence[tuple[Prompt, Sequence[int]]]
+    own: Sequence[Question]
+    tokens: Sequence[Sequence[int]]
+    longest: int
+    stop: Sequence[int]
+    tuned: Compared
+    base: Compared
+    same_as_base: int
+    weights: str = USUAL
+    noise: float = NOISE[USUAL]
+
+    @cached_property
+    def alike(self) -> list[bool]:
+        """Of each reply, whether it is the tuned model's own greedy answer."""
+        return [same_answer(reply.text, one.text) for reply, one in zip(self.replies, self.own, strict=True)]
+
+    @cached_property
+    def known(self) -> list[int]:
+        """Numbers of replies whose log-probabilities are known."""
+        return [i for i, offset in enumerate(self.tuned.offsets) if len(offset)]
+
+    def units(self, compared: Compared) -> list[float]:
+        """Return how far replies are from a model's, in units of what rounding explains."""
+        return in_noise(compared.apart, compared.behind, self.noise)
+
+    def distance(self, compared: Compared) -> float:
+        """Return how far replies are from a model's, in the mean, in units that are the same for all models.
+
+        The farthest quarter is left out: a text may have come from other tokens than a tokenizer makes of it, and where
+        log-probabilities are given, but not of so many tokens, it did.
+        """
+        units = np.asarray(in_noise(compared.apart, compared.behind, self.noise, strict=False))
+        known = ~np.isnan(compared.apart)
+        nearest = np.sort(units[known] if known.any() else units)
+        return float(nearest[: math.ceil(0.75 * len(nearest))].mean())
+
+    def compare(self, loaded: LoadedModel, rows: Sequence[int], prompts: Sequence[Prompt] | None = None) -> Compared:
+        """Return what a model makes of some replies, where given to other prompts than were asked."""
+        prompts = [self.prompts[i] for i in rows] if prompts is None else prompts
+        theirs = [self.replies[i].log_probabilities for i in rows]
+        return compare_answers(loaded, prompts, [self.tokens[i] for i in rows], theirs, self.stop)
+
+    def moved(self, loaded: LoadedModel) -> float:
+        """Return how far a model's log-probabilities of the replies are from the tuned model's, in the mean."""
+        scores = self.compare(loaded, range(len(self.prompts))).scores
+        return float(np.mean([np.abs(a - b).mean() for a, b in zip(scores, self.tuned.scores, strict=True)]))
+
+    def is_base(self, judged: Likeness) -> bool:
+        """Say whether it is the base, and not only nearer to it than to the tuned model; in any quantisation."""
+        if judged.from_base <= 1 or not self.known:
+            return judged.from_base <= 1
+        near, far = (float(np.mean(one.of(self.known).apart)) for one in (self.base, self.tuned))
+        return near <= far / NEARER and float(np.mean(self.base.behind)) <= turned(NOISE[USUAL])
+
+    @property
+    def in_question(self) -> bool:
+        """Say whether log-probabilities are further from the tuned model's than weights of 16 bits explain."""
+        return bool(self.known) and float(np.mean(self.tuned.of(self.known).apart)) > EXACT
+
+    def tried(self, judged: Likeness) -> list[int]:
+        """Return the numbers of rows on which faults are tried, the farthest first."""
+        return list(dict.fromkeys([*judged.far, *range(len(self.prompts))]))[:TRIED]
+
+
+# what it answers
+
+
+def reply_fault(asked: Answers) -> str:
+    """Say what is wrong with the replies, whatever was asked and whatever model they are from; "" where nothing."""
+    texts = [whole(reply.text) for reply in asked.replies]
+    if not any(texts) and any(whole(one.text) for one in asked.own):
+        return "its answers are empty: does the server take thoughts, or the whole answer, for something else?"
+    if len(set(texts)) == 1 and len({whole(one.text) for one in asked.own}) > 1:
+        shown = one_line(texts[0])[:SHOWN]
+        return f"all {len(texts):,} prompts get one answer ({shown!r}): is it kept, or the prompt not read?"
+    return _cut(asked)
+
+
+def answer_fault(asked: Answers, off: bool, endpoint: Endpoint) -> str:
+    """Say how the answers differ from the tuned model's to the same prompts; "" where they do not, or otherwise.
+
+    Args:
+        off: whether they are not within the noise of the tuned model's.
+    """
+    texts = [whole(reply.text) for reply in asked.replies]
+    if endless(texts, asked.own):
+        return "end tokens are missing: answers go on where the tuned model's end"
+    return (_early(asked) or _altered(asked, texts) or _sampled(asked, endpoint)) if off else ""
+
+
+def _cut(asked: Answers) -> str:
+    """Say that answers are shorter than was allowed and did not end by themselves; "" where none is."""
+    lengths = []
+    for reply, one, tokens, alike in zip(asked.replies, asked.own, asked.tokens, asked.alike, strict=True):
+        count = reply.tokens or len(reply.log_probabilities) or len(tokens)
+        begins = whole(reply.text) != "" and whole(one.text).startswith(whole(reply.text))
+        if not alike and not reply.ended and (begins or (reply.ended is False and count < asked.longest - 1)):
+            lengths.append(count)
+    if not lengths:
+        return ""
+    return (
+        f"{len(lengths):,} of {len(asked.replies):,} answers are cut, the longest at {max(lengths):,} tokens, of the "
+        f"{asked.longest:,} that were allowed: a limit of the server (finish_reason length)"
+    )
+
+
+def _early(asked: Answers) -> str:
+    """Say that answers end by themselves where the tuned model goes on; "" where none does."""
+    early = sum(
+        not alike and bool(reply.ended) and whole(one.text).startswith(whole(reply.text))
+        for reply, one, alike in zip(asked.replies, asked.own, asked.alike, strict=True)
+    )
+    if not early or 2 * early < len(asked.alike) - sum(asked.alike):
+        return ""
+    return f"{early:,} answers end before the tuned model's: a stop text, or an end token that is none of its own"
+
+
+def _altered(asked: Answers, texts: Sequence[str]) -> str:
+    """Say that something behind the model changes its texts, or answers other prompts with them; "" where not."""
+    own = [whole(one.text) for one in asked.own]
+    different = [i for i, alike in enumerate(asked.alike) if not alike]
+
+    def most(count: int) -> bool:
+        return 2 * count > len(different) and count > 1
+
+    if most(sum(" ".join(texts[i].casefold().split()) == " ".join(own[i].casefold().split()) for i in different)):
+        return "its answers are the tuned model's with other case or blanks: they are changed behind the model"
+    if most(sum(own[i] != "" and own[i] in texts[i] for i in different)):
+        return "its answers are the tuned model's with text around them: it is added behind the model"
+    if len(set(own)) == len(own) and most(sum(texts[i] in own for i in different)):
+        return "its answers are those of other prompts: they are mixed up, or kept"
+    return ""
+
+
+def _sampled(asked: Answers, endpoint: Endpoint) -> str:
+    """Say that a prompt is answered differently when it is asked again; "" where it is not, or need not be asked."""
+    worst = sorted(range(len(asked.prompts)), key=lambda i: -asked.tuned.behind[i])
+    if not asked.tuned.behind[worst[0]] > turned(EXACT):
+        return ""
+    for i in worst[:AGAIN]:
+        if endpoint.answer(asked.prompts[i], asked.longest).text != asked.replies[i].text:
+            return (
+                "the same prompt is answered differently when it is asked again: it samples (a temperature above 0), "
+                "though temperature 0 was asked for"
+            )
+    return ""
+
+
+# how it reads prompts
+
+
+def prompt_fault(asked: Answers, judged: Likeness, *, sure: bool) -> str:
+    """Say how the endpoint reads other prompts than were measured; "" where it reads these, or nothing tells.
+
+    By the tokens of some prompts, where it gives them; by how many tokens it counts in each, and by the known fault
+    with which its answers are the tuned model's.
+
+    Args:
+        sure: whether its answers are those of a model that reads the prompts as they were measured.
+    """
+    prompts, replies = asked.prompts, asked.replies
+    with asked.run.model() as loaded:
+        for prompt, tokens in asked.read:
+            if fault := token_fault(prompt, tokens, loaded.processor):
+                return fault
+        other = [i for i, reply in enumerate(replies) if reply.prompt_tokens not in (None, len(prompts[i].ids))]
+        if sure and not other and not asked.in_question:
+            return ""
+        rows = list(dict.fromkeys([*other, *asked.tried(judged)]))[:TRIED]
+        if fault := _likely_prompt_fault(asked, loaded, rows, much=sure and not other):
+            return fault
+    if not other:
+        return ""
+    i = other[0]
+    return (
+        f"it reads {replies[i].prompt_tokens:,} tokens of a prompt of which {len(prompts[i].ids):,} were measured: "
+        "the chat template differs"
+    )
+
+
+def _likely_prompt_fault(asked: Answers, loaded: LoadedModel, tried: Sequence[int], *, much: bool) -> str:
+    """Say with which known fault of prompts the replies are the tuned model's; "" where with none.
+
+    Args:
+        much: whether these must be `NEARER` times nearer with it, as they are within the noise without it too.
+    """
+    # Known faults change every prompt: one that some prompt's count contradicts is none.
+    faults: dict[str, list[tuple[int, Prompt]]] = {}
+    contradicted = set()
+    counts = {count for i in tried if (count := asked.replies[i].prompt_tokens) is not None}
+    for i in tried:
+        for fault, ids in likely_faults(asked.prompts[i], loaded.processor, sorted(counts)):
+            faults.setdefault(fault, []).append((i, replace(asked.prompts[i], ids=ids)))
+            if asked.replies[i].prompt_tokens not in (None, len(ids)):
+                contradicted.add(fault)
+    far = {}
+    for fault, cases in faults.items():
+        if fault in contradicted or len(cases) < min(2, len(tried)):
+            continue
+        rows = [i for i, _ in cases]
+        before = asked.distance(asked.tuned.of(rows))
+        after = asked.distance(asked.compare(loaded, rows, [prompt for _, prompt in cases]))
+        if after <= 1 and (counts or after < before) and not (much and after > before / NEARER):
+            far[fault] = after
+    likely = sorted(far, key=far.__getitem__)
+    if not likely:
+        return ""
+    i, prompt = faults[likely[0]][0]
+    others = f" As likely: {', '.join(likely[1:])}." if likely[1:] and far[likely[1]] <= 2 * far[likely[0]] else ""
+    return token_fault(asked.prompts[i], prompt.ids, loaded.processor, likely[0]) + others
+
+
+# its weights
+
+
+def weights_fault(asked: Answers, judged: Likeness, served: Served) -> tuple[Served, str]:
+    """Look for the variant of the tuned model that answers; return what is served, and the likely cause.
+
+    Where the tuned model is served by the decision, that is looked for only where log-probabilities are off towards the
+    base's; where the base is, only where it is further from it than rounding explains.
+    """
+    questionable = {
+        "other": True,
+        "undecided": asked.in_question or not asked.known,
+        "base": judged.from_base > 1,
+        "tuned": _displaced(asked),
+    }
+    if not questionable[served]:
+        return served, ""
+    rows = asked.tried(judged)
+    different = sum(not asked.alike[i] for i in rows)
+    if not asked.known and different < min(LEAST_DIFFERENT, len(rows)):
+        return served, ""
+
+    def distance(loaded: LoadedModel) -> float:
+        return asked.distance(asked.compare(loaded, rows))
+
+    before = asked.distance(asked.tuned.of(rows))
+    roundings = ROUNDINGS if asked.known and served != "tuned" else ()
+    found = find_fault(asked.run, distance, 1.0, before, roundings)
+    if found is None:
+        return served, ""
+    if found.kind != "rounding":
+        return "other", f"it answers as the tuned model would {found.reason}"
+    if not coarser(found.value, asked.weights):
+        nearer = judged.closer > 0 and judged.p is not None and judged.p < LEVEL
+        return ("tuned" if nearer else "undecided"), ""
+    return "other", (
+        f"it answers as the tuned model would {found.reason}: a coarser quantisation than {_claim(asked)} "
+        f"(log-probabilities are {_apart(asked)} off)"
+    )
+
+
+def _displaced(asked: Answers) -> bool:
+    """Say whether log-probabilities are off towards the base's, by more than 16 bits explain and beyond chance.
+
+    So they are where a part of what was trained is lost.
+    """
+    if not asked.in_question:
+        return False
+    towards = list[float]()
+    for i in asked.known:
+        offset = asked.tuned.offsets[i]
+        towards.append(float(offset @ (asked.base.scores[i] - asked.tuned.scores[i])[: len(offset)]))
+    p = swap_test(np.array(towards), asked.run.recipe.seed)
+    return sum(towards) > 0 and p is not None and p < LEVEL
+
+
+def _claim(asked: Answers) -> str:
+    return "8 bits" if asked.weights == USUAL else asked.weights
+
+
+def _apart(asked: Answers) -> str:
+    return number(float(np.mean(asked.tuned.of(asked.known).apart)))
+
+
+def unlike(asked: Answers, judged: Likeness) -> str:
+    """Say how the replies differ from the tuned model's where no known fault explains it."""
+    if 0 < 2 * len(judged.far) < judged.examples:
+        return f"{far_rows(judged, asked.prompts)}: does the server read these otherwise?"
+    apart, base = (float(np.mean(one.of(asked.known).apart)) if asked.known else 0 for one in (asked.tuned, asked.base))
+    if asked.known and apart <= asked.noise:
+        return (
+            f"log-probabilities fit the tuned model's to {number(apart)}, and its answers are not their likeliest "
+            "tokens: it samples with a fixed seed, or has a penalty (repetition, presence) or a bias"
+        )
+    if asked.known and base < apart:
+        return (
+            f"log-probabilities are {number(apart)} from the tuned model's and {number(base)} from the base's: another "
+            "tuning of the base, or the base coarsely quantised"
+        )
+    near = float(np.mean(asked.tuned.behind)) <= turned(NOISE[USUAL])
+    if asked.known and (near or max(sum(asked.alike), 1) > len(asked.alike) / 3):
+        measured = {kind: rounding_distance(asked.run, asked.moved, kind) for kind in ("q5_0", "q4_0")}
+        explained = ", ".join(f"{kind} {number(far)}" for kind, far in measured.items() if far == far)
+        return (
+            f"log-probabilities are {_apart(asked)} from the tuned model's, and {_claim(asked)} explain "
+            f"{number(asked.noise)}: a coarser quantisation"
+            f"{f' (rounding explains, of {explained})' if explained else ''}, or what was trained is changed"
+        )
+    if max(sum(asked.alike), asked.same_as_base) > len(asked.alike) / 3:
+        return "some answers are the same and others far off: the quantisation, the settings or the template differ"
+    return "no answer of the tuned model or of its base: another model, or another chat template"
