@@ -8,6 +8,7 @@ from ftengine_builtins.audits.encoded import Lengths, UnknownTokens, UnreadKeys
 from ftengine_builtins.audits.label_noise import LabelNoise
 from ftengine_builtins.audits.label_spellings import LabelSpellings
 from ftengine_builtins.audits.languages import Languages
+from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
 from ftengine_builtins.audits.missing_texts import MissingTexts
 from ftengine_builtins.audits.number_targets import NumberTargets
 from ftengine_builtins.audits.one_answer import OneAnswer
@@ -15,6 +16,7 @@ from ftengine_builtins.audits.preferences import ContraryPreferences, Preference
 from ftengine_builtins.audits.several_sources import SeveralSources
 from ftengine_builtins.audits.short_copies import ShortCopies
 from ftengine_builtins.audits.sources import Duplicates, Leaks, Reading
+from ftengine_builtins.audits.split_shift import SplitShift
 from ftengine_builtins.audits.template_marks import TemplateMarks
 from ftengine_builtins.audits.texts import Mojibake, Oddities, PersonalData
 from ftengine_builtins.audits.unread_columns import UnreadColumns
@@ -31,6 +33,7 @@ __all__ = [
     "Languages",
     "Leaks",
     "Lengths",
+    "MisplacedLabels",
     "MissingTexts",
     "Mojibake",
     "NumberTargets",
@@ -41,6 +44,7 @@ __all__ = [
     "Reading",
     "SeveralSources",
     "ShortCopies",
+    "SplitShift",
     "TemplateMarks",
     "UnknownTokens",
     "UnreadColumns",

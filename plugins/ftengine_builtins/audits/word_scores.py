@@ -18,7 +18,7 @@ FEWEST_OF_LABEL = 5
 """Rows of a label below which its rows are left out: others of it cannot vouch for them."""
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 # A word, or one sign of a script that writes no spaces between words.
-_TOKEN = re.compile(r"[^\W\u3040-\u30ff\u3400-\u9fff]+|[\u3040-\u30ff\u3400-\u9fff]")
+TOKEN = re.compile(r"[^\W\u3040-\u30ff\u3400-\u9fff]+|[\u3040-\u30ff\u3400-\u9fff]")
 
 
 @dataclass(frozen=True)
@@ -87,29 +87,50 @@ def one_hot(labels: np.ndarray) -> np.ndarray:
 def out_of_sample(texts: Sequence[str], given: np.ndarray) -> np.ndarray:
     """Return (n, K) scores for (n, K) targets, each row's by a ridge classifier of all the others.
 
-    Of `one_hot` targets they are near probabilities.
-
-    Leave-one-out residuals of a linear smoother are r / (1 - h), h its leverage (Allen 1974): one decomposition of the
-    (n, n) kernel serves all rows, labels and penalties, of which the one with the least squared error is taken.
+    Of `one_hot` targets they are near probabilities. Of all penalties, the one with the least squared error is taken.
     """
-    words = _tf_idf(texts)
-    kernel = (words @ words.T).toarray()
-    kernel -= kernel.mean(0)
-    kernel -= kernel.mean(1)[:, None]
-    values, vectors = np.linalg.eigh(kernel)
-    centred = given - given.mean(0)
-    projected, squares = vectors.T @ centred, vectors**2
-    best, least = given, np.inf
+    ridge, best, least = WordRidge(tf_idf(texts)), given, np.inf
     for penalty in PENALTIES:
-        shrunk = np.maximum(values, 0) / (np.maximum(values, 0) + penalty)
-        leverage = np.minimum(squares @ shrunk + 1 / len(given), 0.999)[:, None]
-        scores = given - (centred - vectors @ (shrunk[:, None] * projected)) / (1 - leverage)
+        scores = ridge.leave_one_out(given, penalty)
         if (error := float(((given - scores) ** 2).sum())) < least:
             best, least = scores, error
     return best
 
 
-def _tf_idf(texts: Sequence[str]) -> Any:
+class WordRidge:
+    """Ridge regression of any targets on the features of the same n rows, by one decomposition of their (n, n) kernel.
+
+    Args:
+        features: sparse (n, d).
+    """
+
+    def __init__(self, features: Any) -> None:
+        self._features = features
+        kernel = (features @ features.T).toarray()
+        self._means, self._mean = kernel.mean(0), kernel.mean()
+        self._values, self._vectors = np.linalg.eigh(kernel - self._means - self._means[:, None] + self._mean)
+        self._values = np.maximum(self._values, 0)
+        self._squares = self._vectors**2
+
+    def leave_one_out(self, targets: np.ndarray, penalty: float) -> np.ndarray:
+        """Return (n, K) predictions of (n, K) targets, each row's by all the others.
+
+        Leave-one-out residuals of a linear smoother are r / (1 - h), h its leverage (Allen 1974).
+        """
+        shrunk, centred = self._values / (self._values + penalty), targets - targets.mean(0)
+        leverage = np.minimum(self._squares @ shrunk + 1 / len(targets), 0.999)[:, None]
+        fitted = self._vectors @ (shrunk[:, None] * (self._vectors.T @ centred))
+        return targets - (centred - fitted) / (1 - leverage)
+
+    def predict(self, features: Any, targets: np.ndarray, penalty: float) -> np.ndarray:
+        """Return (m, K) predictions of further rows' features, (m, d), by the n rows' targets, (n, K)."""
+        projected = self._vectors.T @ (targets - targets.mean(0)) / (self._values + penalty)[:, None]
+        kernel = (features @ self._features.T).toarray()
+        kernel -= self._means + kernel.mean(1)[:, None] - self._mean
+        return targets.mean(0) + kernel @ (self._vectors @ projected)
+
+
+def tf_idf(texts: Sequence[str]) -> Any:
     """Return a sparse (n, words) matrix: 1 + ln of the count times 1 + ln((1 + n) / (1 + rows that have the word)).
 
     Rows have length 1. As scikit-learn's with `sublinear_tf`, which takes two seconds to import.
@@ -117,7 +138,7 @@ def _tf_idf(texts: Sequence[str]) -> Any:
     from scipy.sparse import csr_array
 
     columns: dict[str, int] = {}
-    counts = [Counter(_TOKEN.findall(text.lower())) for text in texts]
+    counts = [Counter(TOKEN.findall(text.lower())) for text in texts]
     places = np.array([columns.setdefault(word, len(columns)) for words in counts for word in words], dtype=np.int64)
     starts = np.cumsum([0, *map(len, counts)])
     rarity = 1 + np.log((1 + len(texts)) / (1 + np.bincount(places)))

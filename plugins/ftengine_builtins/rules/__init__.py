@@ -11,6 +11,7 @@ from ftengine_builtins.rules.preferences import ChosenAnswers, LongerAnswers, Se
 from ftengine_builtins.rules.probes import Forgetting, Memorisation, Refusal, Robustness
 from ftengine_builtins.rules.quality import BetterThanBase, HeldOutSplit, WorseMetrics
 from ftengine_builtins.rules.slices import SliceGaps
+from ftengine_builtins.rules.split_shift import HeldOutShift
 from ftengine_builtins.rules.splits import ValidationAndTest
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "FlippedLabels",
     "Forgetting",
     "GeneralisationGap",
+    "HeldOutShift",
     "HeldOutSplit",
     "LabelSpellingsConfused",
     "LeakedRows",

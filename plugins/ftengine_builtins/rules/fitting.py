@@ -104,10 +104,7 @@ class GeneralisationGap(Rule):
             growth = training.grown.get(metric)
             grown = growth if growth is None or higher else growth.negated()
             much_wider = _much_wider(run, metric, grown)
-        if higher:
-            large = near_end(gap) >= GAP_ALARM
-        else:
-            large = (ends(new) or (0, 0))[0] >= RATIO_ALARM * (ends(seen) or (0, 0))[1] > 0
+        large = falls_behind(run, metric)
         excused = _chosen_in_time(run) and _carries_over(run, metric)
         if excused and not higher:
             excused = (ends(new) or (0, 0))[0] < RATIO_ANYWAY * (ends(seen) or (0, 0))[1]
@@ -128,6 +125,19 @@ class GeneralisationGap(Rule):
         brief = f"train for fewer epochs or on more examples: {evaluation.metrics[metric].label} {plain(seen)} on "
         brief += f"training examples against {plain(new)} on held-out ones"
         yield Finding(kind="over-fitting", level=level, text=text, brief=brief, explains=explains, figures=figures)
+
+
+def falls_behind(run: RunRecords, metric: str | None) -> bool:
+    """Say whether the tuned model is far worse on held-out examples than on training examples, interval's near ends."""
+    evaluation = run.evaluation
+    if evaluation.training is None or metric is None:
+        return False
+    seen, new = evaluation.training.tuned[metric], evaluation.tuned[metric]
+    higher = evaluation.metrics[metric].higher_is_better
+    if not higher:
+        return (ends(new) or (0, 0))[0] >= RATIO_ALARM * (ends(seen) or (0, 0))[1] > 0
+    gap = _ahead(evaluation.training.gap.get(metric), higher)
+    return gap is not None and near_end(gap) >= GAP_ALARM
 
 
 def _chosen_in_time(run: RunRecords) -> bool:

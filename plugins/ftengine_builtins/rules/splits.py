@@ -40,7 +40,7 @@ class ValidationAndTest(Rule):
         brief = "check that the answers of the test split belong to its inputs, and that it is of the same source: "
         brief += f"loss {number(tuned.value, 3)}, of the validation split {number(held, 3)}"
         yield Finding(
-            kind="data",
+            kind="splits",
             level="alarm",
             text=f"{capitalized(brief)}.",
             brief=brief,

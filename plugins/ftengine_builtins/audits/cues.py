@@ -1,0 +1,157 @@
+"""Cues: features of texts that give the label away in training and that held-out texts do not have."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from math import comb
+
+from ftengine.text import listed, quoted
+from ftengine_builtins.audits.counting import share_within
+
+SHARE = 0.2
+"""Share of a label's rows that a feature must have to be part of a cue; so many features of a cue are enough."""
+FEATURES = 3
+COVERED = 0.6
+"""Share of a label's rows that have one of these features, from which these are a cue."""
+RARER = 10
+"""How many times rarer than in training a feature must be in the held-out rows."""
+MISSING = 1e-4
+"""Probability, times the ways to choose cues among those tried, up to which cues are surely missing there."""
+AFFIX = 3
+"""Characters at the beginning or end of longer words that are features too, as codes share them."""
+
+Feature = tuple[str, str]
+"""What a feature looks at, and what is there: ("word", "ref-00:")."""
+
+
+@dataclass(frozen=True)
+class Cue:
+    """Features that tell a label in training and are missing elsewhere.
+
+    Args:
+        label: its number.
+        features: all that tell it.
+        examples: words that have them, as they are written.
+        covered, rows: of the label's rows, how many have one of the features.
+        held: held-out rows of that label that have one.
+    """
+
+    label: int
+    features: frozenset[Feature]
+    examples: tuple[str, ...]
+    covered: int
+    rows: int
+    held: int
+
+    def words(self) -> str:
+        """Return the words for a message."""
+        return listed([*map(quoted, self.examples)])
+
+
+def features_of(text: str) -> Iterator[tuple[Feature, str]]:
+    """Yield the features of a text with the words that have them: words, digits in them as 0, pairs, and affixes."""
+    words, before = text.split(), ""
+    for word in words:
+        low = word.lower()
+        yield ("word", low), word
+        if (shape := re.sub(r"\d", "0", low)) != low:
+            yield ("shape", shape), word
+        if len(low) > AFFIX + 1:
+            yield ("begins", shape[:AFFIX]), word
+            yield ("ends", shape[-AFFIX:]), word
+        if before:
+            yield ("pair", f"{before.lower()} {low}"), f"{before} {word}"
+        before = word
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts with a number of a label each, 0 for none."""
+
+    texts: Sequence[str]
+    labels: Sequence[int]
+
+    def having(self, tried: Set[Feature] | None = None) -> dict[Feature, set[int]]:
+        """Return for each feature, or each of those to be tried, the labelled texts that have it."""
+        rows: dict[Feature, set[int]] = defaultdict(set)
+        for i, text in enumerate(self.texts):
+            for feature, _ in features_of(text) if self.labels[i] else ():
+                if tried is None or feature in tried:
+                    rows[feature].add(i)
+        return rows
+
+    def own(self, rows: Set[int], label: int) -> set[int]:
+        """Return the rows of a label among some."""
+        return {i for i in rows if self.labels[i] == label}
+
+
+def find_cues(train: Texts, held: Texts) -> list[Cue]:
+    """Return for each label the features that tell it in training and are missing in held-out rows.
+
+    They are missing in rows of that label as in all. A label's own features must be in most of its rows. Together,
+    those of all labels must surely be missing: by the hypergeometric probability that so few of the rows that have one
+    fell among the held-out ones.
+    """
+    from scipy.stats import hypergeom
+
+    rows, of_label = train.having(), Counter(label for label in train.labels if label)
+    held_of_label, total = Counter(label for label in held.labels if label), sum(of_label.values())
+    tried: dict[Feature, int] = {}
+    for feature, having in rows.items():
+        if len(having) < max(5, SHARE * min(of_label.values())):
+            continue
+        label, count = Counter(train.labels[i] for i in having).most_common(1)[0]
+        base = of_label[label] / total
+        if count >= SHARE * of_label[label] and share_within(count, len(having))[0] > (1 + base) / 2:
+            tried[feature] = label
+    there = held.having(tried.keys())
+    missing: dict[int, list[Feature]] = defaultdict(list)
+    for feature, label in tried.items():
+        seen, having = there.get(feature, set()), rows[feature]
+        own = len(held.own(seen, label)) * RARER * of_label[label], len(train.own(having, label)) * held_of_label[label]
+        if own[0] <= own[1] > 0 and len(seen) * RARER * total <= len(having) * sum(held_of_label.values()):
+            missing[label].append(feature)
+    found = [_cue(train, held, label, {one: (rows[one], there.get(one, set())) for one in features})
+             for label, features in missing.items()]  # fmt: skip
+    cues = sorted((cue for cue in found if cue is not None), key=lambda cue: -cue.covered)
+    having, seen = sum(cue.covered for cue in cues), sum(cue.held for cue in cues)
+    n, m = (sum(of[cue.label] for cue in cues) for of in (of_label, held_of_label))
+    ways = len(tried) * comb(len(of_label), len(cues))
+    return cues if cues and hypergeom.cdf(seen, n + m, having + seen, m) * ways <= MISSING else []
+
+
+def _cue(train: Texts, held: Texts, label: int, rows: Mapping[Feature, tuple[set[int], set[int]]]) -> Cue | None:
+    """Choose the few features that are in most of a label's rows; None where they are in too few.
+
+    Args:
+        rows: for each feature the training and the held-out rows that have it.
+    """
+    order, chosen, covered = ("word", "pair", "shape", "begins", "ends"), list[Feature](), set[int]()
+    own = {feature: train.own(having, label) for feature, (having, _) in rows.items()}
+    total = sum(one == label for one in train.labels)
+    for _ in range(FEATURES):
+        best = max(own, key=lambda feature: (len(own[feature] - covered), -order.index(feature[0]), feature))
+        if len(own[best] - covered) < SHARE * total:
+            break
+        chosen.append(best)
+        covered |= own[best]
+    if len(covered) < COVERED * total:
+        return None
+    examples = []
+    for feature in chosen:
+        written = (word for one, word in features_of(train.texts[min(own[feature])]) if one == feature)
+        examples.append(next(written))
+    seen = held.own(set().union(*(rows[feature][1] for feature in chosen)), label)
+    return Cue(label, frozenset(rows), tuple(dict.fromkeys(examples)), len(covered), total, len(seen))
+
+
+def without(text: str, cues: Sequence[Cue]) -> str:
+    """Return a text without the words that are cues."""
+    features = frozenset[Feature]().union(*(cue.features for cue in cues))
+    if not features:
+        return text
+    cut = {part for feature, word in features_of(text) if feature in features for part in word.split()}
+    return " ".join(word for word in text.split() if word not in cut)

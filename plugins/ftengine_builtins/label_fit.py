@@ -1,0 +1,171 @@
+"""Whether labels belong to their rows, by what a classifier answers: labels of other rows, swapped classes, chance."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+SURE = 1e-3
+"""Probability by chance, times the ways that were tried, up to which other labels fit better than a row's own. Where
+labels belong to their rows it is far from there; where none fits, it is how often one is accused."""
+EACH = 0.05
+"""The same of each of three or more swapped classes by itself."""
+ERRORS = 4.0
+"""Standard errors, of correlations and agreements."""
+LEAST = 0.3
+"""Correlation from which numbers fit at all."""
+
+
+@dataclass(frozen=True)
+class Offset:
+    """Labels of other rows that fit better than a row's own.
+
+    Args:
+        rows: whose they are: 1 for those of the next row.
+        fit, own: share of answers that are theirs and the row's own; of numbers the correlations.
+        n: rows that were compared.
+    """
+
+    rows: int
+    fit: float
+    own: float
+    n: int
+
+
+def find_offset(right: Mapping[int, np.ndarray]) -> Offset | None:
+    """Return whose labels fit surely better than a row's own, by McNemar's exact test; None where none do.
+
+    Args:
+        right: for each offset, 0 included, (n,) 1 where an answer is the label of the row so far behind, else 0; nan
+            where there is none.
+    """
+    from scipy.stats import binom
+
+    best, own = None, right[0]
+    for rows, there in right.items():
+        known = ~np.isnan(there) & ~np.isnan(own)
+        n, only = int(known.sum()), int((there[known] > own[known]).sum())
+        against = int((there[known] < own[known]).sum())
+        if rows and only > against and binom.sf(only - 1, only + against, 0.5) * (len(right) - 1) <= SURE:
+            found = Offset(rows, float(there[known].mean()), float(own[known].mean()), n)
+            best = found if best is None or found.fit > best.fit else best
+    return best
+
+
+def find_number_offset(answers: Mapping[int, np.ndarray], numbers: Mapping[int, np.ndarray]) -> Offset | None:
+    """Return whose numbers correlate surely more with answers, (n,) an offset; those of rows that have none are nan.
+
+    By Fisher's z, as if the two correlations were of different rows, which makes their difference less sure.
+    """
+    best, own = None, _correlation(answers[0], numbers[0])
+    for rows in numbers:
+        there, n = _correlation(answers[rows], numbers[rows]), int((~np.isnan(numbers[rows])).sum())
+        if rows and there >= LEAST and n > 3:
+            surer = (math.atanh(min(there, 0.999999)) - math.atanh(max(own, -0.999999))) / math.sqrt(2 / (n - 3))
+            if surer >= ERRORS and (best is None or there > best.fit):
+                best = Offset(rows, there, own, n)
+    return best
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    known = ~np.isnan(one) & ~np.isnan(other)
+    if known.sum() < 3 or np.ptp(one[known]) == 0 or np.ptp(other[known]) == 0:
+        return 0.0
+    return float(np.corrcoef(one[known], other[known])[0, 1])
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Classes that have each other's labels.
+
+    Args:
+        classes: (class as labelled, class that is answered) each.
+        fit, own: rows labelled with one of them that are answered so, and as they are labelled.
+        n: all rows labelled with one of them.
+    """
+
+    classes: tuple[tuple[int, int], ...]
+    fit: int
+    own: int
+    n: int
+
+
+def find_swap(confusion: np.ndarray, sure: float = SURE) -> Swap | None:
+    """Find a permutation of classes that surely explains (K, K) counts, labels by answers, better than the labels do.
+
+    Two classes have each other's labels where answers go against them (Fisher's exact test on the rows that are
+    labelled and answered as one of both): a classifier that merely prefers one of them goes against none. Of more, each
+    must be answered as another one more often than as itself.
+
+    Args:
+        sure: probability by chance, times the ways that are tried, up to which it does.
+    """
+    from scipy.optimize import linear_sum_assignment
+    from scipy.stats import binom, hypergeom
+
+    size = len(confusion)
+    moved = dict(zip(*(x.tolist() for x in linear_sum_assignment(confusion, maximize=True)), strict=True))
+    swapped: list[tuple[int, int]] = []
+    for cycle in _cycles(moved):
+        counts = [(int(confusion[i, moved[i]]), int(confusion[i, i])) for i in cycle]
+        fit, own = (sum(of) for of in zip(*counts, strict=True))
+        p = float(binom.sf(fit - 1, fit + own, 0.5))
+        if len(cycle) > 2 and all(binom.sf(other - 1, other + own, 0.5) <= EACH for other, own in counts):
+            swapped += [(i, moved[i]) for i in cycle if p * math.perm(size, len(cycle)) / len(cycle) <= sure]
+    for i, j in itertools.combinations(range(size), 2):
+        (ii, ij), (ji, jj) = confusion[np.ix_((i, j), (i, j))].tolist()
+        p = float(hypergeom.cdf(ii, ii + ij + ji + jj, ii + ji, ii + ij)) if ii + ij and ji + jj else 1.0
+        if p * math.comb(size, 2) <= sure and not {i, j} & {one for one, _ in swapped}:
+            swapped += [(i, j), (j, i)]
+    if not swapped:
+        return None
+    fit, own = (sum(int(confusion[pair]) for pair in pairs) for pairs in (swapped, [(i, i) for i, _ in swapped]))
+    return Swap(tuple(swapped), fit, own, int(confusion[[i for i, _ in swapped]].sum()))
+
+
+def _cycles(moved: Mapping[int, int]) -> Iterable[list[int]]:
+    """Yield the cycles of a permutation that have more than one class."""
+    left = {i for i, j in moved.items() if i != j}
+    while left:
+        cycle = [min(left)]
+        while moved[cycle[-1]] != cycle[0]:
+            cycle.append(moved[cycle[-1]])
+        left -= set(cycle)
+        yield cycle
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far answers agree with labels beyond chance.
+
+    Args:
+        share: of answers that are right.
+        chance: what answers of these frequencies would be right in without looking.
+        kappa, error: (share - chance) / (1 - chance) and its standard error (Cohen 1960).
+        n: rows.
+    """
+
+    share: float
+    chance: float
+    kappa: float
+    error: float
+    n: int
+
+
+def agreement(confusion: np.ndarray) -> Agreement:
+    """Return how far (K, K) counts agree, labels by answers."""
+    n = max(1, int(confusion.sum()))
+    share, chance = float(np.trace(confusion)) / n, float(confusion.sum(0) @ confusion.sum(1)) / n**2
+    chance = min(chance, 1 - 1e-9)
+    spread = max(share * (1 - share), chance * (1 - chance) / 2)
+    return Agreement(share, chance, (share - chance) / (1 - chance), math.sqrt(spread / n) / (1 - chance), n)
+
+
+def is_lost(before: Agreement, after: Agreement) -> bool:
+    """Say whether answers agree surely less with labels than before, and no more than chance does."""
+    sure = (before.kappa - after.kappa) >= ERRORS * math.hypot(before.error, after.error)
+    return sure and after.kappa <= 2 * after.error and after.kappa <= before.kappa / 4

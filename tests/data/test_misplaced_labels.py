@@ -1,0 +1,103 @@
+"""Labels of other rows, swapped classes, shuffled labels and other units are found before anything trains."""
+
+import json
+import random
+
+import pytest
+from test_split_shift import topical
+
+
+@pytest.fixture
+def misplaced(write, label_task, audit):
+    """Audit rows of a training and a held-out file; return the findings."""
+
+    def misplaced(train, test, **options):
+        names = {name: write(f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+                 for name, rows in (("train", train), ("test", test)) if rows}  # fmt: skip
+        found = audit(label_task, names.pop("train"), **names, **options).findings
+        return [finding for finding in found if finding.source == "misplaced-labels"]
+
+    return misplaced
+
+
+def graded(count, seed):
+    """Return rows of which two words decide a number."""
+    rng, grades = random.Random(seed), {"bad": -1.0, "fine": 0.5, "good": 1.0, "great": 2.5}
+    rows = []
+    for i in range(count):
+        words = [*rng.choices(sorted(grades), k=2), *(f"word{rng.randrange(60)}" for _ in range(4))]
+        number = sum(grades.get(word, 0.0) for word in words) + rng.gauss(0, 0.1)
+        rows.append({"text": " ".join([*words, f"row{seed}x{i}"]), "label": round(number + 0.0001, 4)})
+    return rows
+
+
+def moved(rows, by):
+    """Give each row the label of the row so far behind."""
+    labels = [row["label"] for row in rows]
+    return [row | {"label": labels[(i + by) % len(rows)]} for i, row in enumerate(rows)]
+
+
+def shuffled(rows):
+    labels = [row["label"] for row in rows]
+    random.Random(0).shuffle(labels)
+    return [row | {"label": label} for row, label in zip(rows, labels, strict=True)]
+
+
+@pytest.mark.parametrize("make", [topical, graded])
+@pytest.mark.parametrize("by", [-1, 1, 2])
+def test_labels_of_other_rows_are_found_with_how_far_they_are_off(misplaced, make, by):
+    (finding,) = misplaced(moved(make(150, 1), by), make(60, 2))
+    assert (finding.kind, finding.level) == ("splits", "alarm")
+    assert (finding.figures["split"], finding.figures["offset"]) == ("train", -by)
+    assert finding.figures["fit"] > 0.5 > abs(finding.figures["own"])
+    (finding,) = misplaced(make(150, 1), moved(make(60, 2), by))
+    assert (finding.figures["split"], finding.figures["offset"]) == ("test", -by)
+    assert "test.jsonl" in finding.text
+
+
+def test_a_file_that_is_divided_is_looked_at_as_well(misplaced):
+    (finding,) = misplaced(moved(topical(250, 1), 1), None, validation=0.1, split={"duplicates": "apart"})
+    assert (finding.figures["split"], finding.figures["offset"]) == ("train", -1)
+
+
+def test_two_swapped_classes_are_named(misplaced):
+    swap = {"se": "fi", "fi": "se"}
+    (finding,) = misplaced(topical(150, 1), [row | {"label": swap.get(row["label"], row["label"])}
+                                             for row in topical(80, 2)])  # fmt: skip
+    assert {tuple(pair) for pair in finding.figures["swapped"]} == {("se", "fi"), ("fi", "se")}
+    assert finding.figures["own"] < finding.figures["n"] / 4 < finding.figures["fit"]
+
+
+def test_labels_that_fit_by_chance_alone_are_named(misplaced):
+    (finding,) = misplaced(topical(150, 1), shuffled(topical(80, 2)))
+    assert finding.figures["right"] < 0.4 < finding.figures["training"]
+    assert finding.figures["chance"] == pytest.approx(finding.figures["right"], abs=0.15)
+
+
+@pytest.mark.parametrize("change", [lambda x: 100 * x, lambda x: x + 3, lambda x: 2 * x], ids=["times", "plus", "two"])
+def test_numbers_of_another_unit_are_named(misplaced, change):
+    (finding,) = misplaced(graded(150, 1), [row | {"label": change(row["label"])} for row in graded(80, 2)])
+    assert finding.figures["split"] == "test"
+    assert (finding.figures["median"], finding.figures["spread"]) != (
+        finding.figures["training_median"],
+        finding.figures["training_spread"],
+    )
+
+
+SOUND = {
+    "sound": lambda make, seed: (make(150, seed), make(60, seed + 100)),
+    "in order": lambda make, seed: [sorted(make(n, seed + n), key=lambda row: row["label"]) for n in (150, 60)],
+    "no information": lambda make, seed: (shuffled(make(150, seed)), shuffled(make(60, seed + 100))),
+    "another mix": lambda make, seed: (make(150, seed), [row for row in make(120, seed + 100) if row["text"] < "t"]),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("make", [topical, graded])
+@pytest.mark.parametrize("case", SOUND)
+def test_nothing_is_said_of_labels_that_are_not_shown_to_be_misplaced(misplaced, case, make, seed):
+    assert misplaced(*SOUND[case](make, seed)) == []
+
+
+def test_where_texts_differ_too_labels_are_not_blamed(misplaced):
+    assert misplaced(topical(150, 1, ("sea", "wood")), shuffled(topical(80, 2, ("fire", "wind")))) == []
