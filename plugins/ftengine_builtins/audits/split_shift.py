@@ -22,9 +22,8 @@ CHARACTERS = 1_000
 """Characters of a text that are read: half of them its first, half its last."""
 FEWEST = 30
 """Distinct rows of a split below which nothing is compared."""
-ALIKE = 0.8
-"""Words that two texts share, over the root of their numbers' product, from which one of them is left out, as rows of
-one origin are no independent ones."""
+ALIKE = 0.7
+"""Cosine of two texts' words from which one of them is left out, as rows of one origin are no independent ones."""
 PENALTY = 1.0
 SHUFFLES, FAR = 100, 5.0
 """Random divisions of the same rows, and of how many of their standard deviations the AUC must be above their mean."""
@@ -123,11 +122,18 @@ def find_shift(train: Sequence[str], held: Sequence[str]) -> Shift | None:
 
 
 def _unlike(words: Any, sides: np.ndarray) -> np.ndarray:
-    """Return the numbers of rows that are not nearly equal to an earlier one of their side."""
+    """Return the numbers of rows that are not nearly equal to an earlier one of their side.
+
+    By the cosine of words that several rows have, those that all have counting nothing.
+    """
+    from scipy.sparse import diags_array
+
     there = words.sign()
-    shared, counts = (there @ there.T).toarray(), np.sqrt(there.sum(1))
-    alike = np.triu(shared >= ALIKE * counts * counts[:, None], 1) & (sides == sides[:, None])
-    return np.flatnonzero(~alike.any(0))
+    rows = there.sum(0)
+    rare = there @ diags_array(np.where(rows > 1, np.log((1 + len(sides)) / (1 + rows)), 0.0))
+    lengths = np.sqrt((rare**2).sum(1))
+    cosines = (rare @ rare.T).toarray() / np.maximum(np.outer(lengths, lengths), 1e-9)
+    return np.flatnonzero(~(np.triu(cosines >= ALIKE, 1) & (sides == sides[:, None])).any(0))
 
 
 def _areas(scores: np.ndarray, truths: np.ndarray) -> np.ndarray:
