@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from verdicts_truths import FILLERS, OF_USE, ONLY_BETTER, Rows, Truth, by, in_all, runs_of, titles
+from verdicts_truths import FILLERS, OF_USE, ONLY_BETTER, Rows, Truth, by, in_all, in_training, runs_of, titles
 from verdicts_truths_tasks import changed, shifted, shifted_back
 
 Spoil = Callable[[random.Random, dict[str, Rows]], None]
@@ -120,8 +120,20 @@ def with_shared_words(draw: random.Random, splits: dict[str, Rows]) -> None:
             row["text"] += f" {draw.choice(FILLERS)} {draw.choice(FILLERS)}"
 
 
+def relabel(draw: random.Random, rows: Rows) -> None:
+    """Three in ten rows of one label are given another one."""
+    one, other = draw.sample(sorted({row["label"] for row in rows}), 2)
+    for row in draw.sample(own := [row for row in rows if row["label"] == one], round(0.3 * len(own))):
+        row["label"] = other
+
+
+def relabel_all(draw: random.Random, splits: dict[str, Rows]) -> None:
+    relabel(draw, [row for rows in splits.values() for row in rows])
+
+
 CUE = by("split-shift", "cues")
 ELSEWHERE = by("split-shift", "auc", level="alarm")
+ONE_SIDED = by("label-noise", "one_sided")
 OFFSET, SWAP, CHANCE = (by("misplaced-labels", key) for key in ("offset", "swapped", "chance"))
 
 TRUTHS: list[Truth] = [
@@ -142,6 +154,9 @@ TRUTHS: list[Truth] = [
     *runs_of("labels dealt out in test", CHANCE, "words news", spoil=in_test(deal_out), fits=OF_SPLITS),
     *runs_of("test grades in another unit", by("misplaced-labels", "median"), "grades", spoil=in_test(in_hundreds),
              fits=OF_SPLITS, mend=in_fives),
+    *runs_of("30% of one class relabelled", ONE_SIDED, "words", spoil=relabel_all, fits=OF_SPLITS, usable=True),
+    *runs_of("30% of one class relabelled in training", ONE_SIDED, "words", spoil=in_training(relabel), usable=True,
+             fits=OF_SPLITS),
     *runs_of("sound, in the order of labels", ONLY_BETTER, "words news", spoil=in_all(in_order), usable=True, seeds=6),
     *runs_of("sound, labels in turn", ONLY_BETTER, "words", spoil=in_all(in_turn), usable=True, seeds=6),
     *runs_of("sound, further words in training", ONLY_BETTER, "words news", spoil=with_shared_words, usable=True,

@@ -109,3 +109,27 @@ def test_of_many_rows_some_are_looked_at(noise):
     assert finding.figures["looked_at"] == 1_500
     assert finding.figures["low"] <= 0.2 <= finding.figures["high"]
     assert max(int(place.rsplit(":", 1)[1]) for place in finding.places) > 1_500
+
+
+def relabelled(rows, share, one, other):
+    """Return rows with a share of those of one label given another, and the numbers of these."""
+    rng = random.Random(0)
+    wrong = {i for i, (_, label) in enumerate(rows) if label == one and rng.random() < share}
+    return [(text, other if i in wrong else label) for i, (text, label) in enumerate(rows)], wrong
+
+
+def test_rows_of_one_label_that_have_another_are_named_with_the_direction(noise):
+    noisy, wrong = relabelled(topical(500), 0.3, "sea", "fire")
+    finding, table = noise(noisy)
+    assert (finding.kind, finding.level, finding.figures["one_sided"]) == ("labels", "alarm", ["fire", "sea"])
+    true = len(wrong) / sum(label == "fire" for _, label in noisy)
+    assert finding.figures["low"] <= true <= finding.figures["high"]
+    numbers = {int(place.rsplit(":", 1)[1]) - 1 for place in finding.places}
+    assert len(numbers & wrong) >= 0.9 * len(numbers) > 0
+    assert {row[1:] for row in table.rows} == {("fire", "sea")}
+
+
+def test_a_label_for_whatever_is_left_is_no_such_confusion(noise):
+    rows = [(text, "other" if label in ("sea", "wood") else label) for text, label in topical(500, own=2, others=8)]
+    finding, _ = noise(rows)
+    assert finding is None

@@ -90,6 +90,8 @@ def test_a_random_part_of_the_training_file_is_not_looked_at(shifts):
 
 
 def test_copies_of_a_few_texts_are_no_evidence(shifts):
-    one, other = ([{"text": f"{row['text']} again{i}{row['text'][-3:]}", "label": row["label"]} for i in range(40) for row in rows]
-                  for rows in (topical(5, 1), topical(5, 2)))  # fmt: skip
+    one, other = (
+        [row | {"text": f"{row['text']} copy{row['text'][-3:]}x{i}"} for i in range(40) for row in topical(5, seed)]
+        for seed in (1, 2)
+    )
     assert shifts(one, other) == []

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ftengine.api import Audit, AuditedData, Finding, Table
-from ftengine.text import listed, percent, quoted, short_place
+from ftengine.text import capitalized, listed, percent, quoted, short_place
 from ftengine_builtins.audits.counting import share_within
-from ftengine_builtins.audits.word_scores import draw_rows, one_hot, out_of_sample
+from ftengine_builtins.audits.one_sided_labels import OneSided, find_one_sided
+from ftengine_builtins.audits.word_scores import DrawnRows, WordRidge, draw_rows, one_hot, tf_idf
 
 SAMPLE = 1_500
 """Rows that are looked at, drawn from all; the time grows with their cube, 2 seconds of these on one core."""
@@ -49,7 +50,11 @@ class LabelNoise(Audit):
         rows = draw_rows(data, SAMPLE)
         if rows is None or len(rows.texts) < FEWEST:
             return
-        noise = find_noise(out_of_sample(rows.texts, one_hot(rows.labels)), rows.labels)
+        ridge = WordRidge(tf_idf(rows.texts))
+        if (one_sided := find_one_sided(ridge, rows.labels)) is not None:
+            yield from _of_one_sided(rows, one_sided)
+            return
+        noise = find_noise(ridge.best(one_hot(rows.labels)), rows.labels)
         if noise is None:
             return
         suspects = [(rows.places[i], rows.names[rows.labels[i]], rows.names[label]) for i, label in noise.rows]
@@ -78,6 +83,31 @@ class LabelNoise(Audit):
         caption = "The surest first. Truly ambiguous texts look the same: a person has to decide."
         columns = ("row", "label", "by its words rather")
         yield Table(title="Labels that look wrong", columns=columns, rows=tuple(suspects[:LISTED]), caption=caption)
+
+
+def _of_one_sided(rows: DrawnRows, found: OneSided) -> Iterator[Finding | Table]:
+    """Name the rows of one class that look like another's."""
+    label, other = quoted(rows.names[found.label]), quoted(rows.names[found.other])
+    places = tuple(rows.places[i] for i in found.rows[:LISTED])
+    brief = f"one-sided confusion: about {percent(found.share)} of the rows labelled {label} look like {other}"
+    text = f"{capitalized(brief)} (95 % interval {percent(found.low)} to {percent(found.high)}), and hardly any the "
+    text += f"other way round: {len(found.rows):,} of {found.n:,} look more like it than most of its own rows do, "
+    text += (
+        f"against {found.mirror:,} of {found.mirror_n:,}. Look at {listed([*map(short_place, places[:SHOWN])])}: were "
+    )
+    text += f"rows of {other} labelled {label}?"
+    names = [rows.names[found.label], rows.names[found.other]]
+    figures = {"one_sided": names, "share": found.share, "low": found.low, "high": found.high, "n": found.n}
+    figures |= {"mirror": found.mirror, "mirror_n": found.mirror_n}
+    explains = ("quality", "over-fitting", "classes")
+    yield Finding(
+        kind="labels", level="alarm", text=text, brief=brief, explains=explains, figures=figures, places=places
+    )
+    listing = tuple((place, *names) for place in places)
+    caption = "The surest first; more rows like these may be among those that are less sure."
+    yield Table(
+        title="Labels that look wrong", columns=("row", "label", "by its words rather"), rows=listing, caption=caption
+    )
 
 
 @dataclass(frozen=True)

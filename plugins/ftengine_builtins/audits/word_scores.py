@@ -89,12 +89,7 @@ def out_of_sample(texts: Sequence[str], given: np.ndarray) -> np.ndarray:
 
     Of `one_hot` targets they are near probabilities. Of all penalties, the one with the least squared error is taken.
     """
-    ridge, best, least = WordRidge(tf_idf(texts)), given, np.inf
-    for penalty in PENALTIES:
-        scores = ridge.leave_one_out(given, penalty)
-        if (error := float(((given - scores) ** 2).sum())) < least:
-            best, least = scores, error
-    return best
+    return WordRidge(tf_idf(texts)).best(given)
 
 
 class WordRidge:
@@ -121,6 +116,15 @@ class WordRidge:
         leverage = np.minimum(self._squares @ shrunk + 1 / len(targets), 0.999)[:, None]
         fitted = self._vectors @ (shrunk[:, None] * (self._vectors.T @ centred))
         return targets - (centred - fitted) / (1 - leverage)
+
+    def best(self, targets: np.ndarray) -> np.ndarray:
+        """Return (n, K) predictions as `leave_one_out` has them, by the penalty with the least squared error."""
+        best, least = targets, np.inf
+        for penalty in PENALTIES:
+            predicted = self.leave_one_out(targets, penalty)
+            if (error := float(((targets - predicted) ** 2).sum())) < least:
+                best, least = predicted, error
+        return best
 
     def predict(self, features: Any, targets: np.ndarray, penalty: float) -> np.ndarray:
         """Return (m, K) predictions of further rows' features, (m, d), by the n rows' targets, (n, K)."""
