@@ -35,6 +35,7 @@ class TaskTraits(Traits):
             every row, so that `ftengine predict` writes them as a matrix too.
         batch_size: examples of a step that its loss, which compares them, does well with; `ftengine init` proposes to
             accumulate as many, of many rows. None: the recipe's default.
+        most_epochs: passes over few rows that `ftengine init` proposes at most; None: as many as come to enough steps.
         learning_rate_share: its usual learning rate as a share of the strategy's, which `ftengine init` proposes.
         strategy_defaults: (option, value) of options that a strategy which has them gets, unless the recipe sets them.
     """
@@ -45,6 +46,7 @@ class TaskTraits(Traits):
     reads_following: bool = False
     answers_vectors: bool = False
     batch_size: int | None = None
+    most_epochs: float | None = None
     learning_rate_share: float = 1.0
     strategy_defaults: tuple[tuple[str, Any], ...] = ()
 
@@ -55,7 +57,7 @@ class Recognised:
 
     Args:
         certainty: 3 where the data is made for this task and hardly for another, 2 where it suits it well, 1 where it
-            can be used; `ftengine init` proposes the task with the highest.
+            can be used, 0 where only who names the task wants it; `ftengine init` proposes the task with the highest.
         columns: how columns are to be renamed, as the recipe's `data.columns` says it.
         options: of the task.
         note: sentences for whoever reads the recipe: on columns that seem to matter and are not read, or that may mean

@@ -12,7 +12,7 @@ from ftengine import __version__
 from ftengine.cli.group import Commands
 
 COMMANDS = {
-    "init": ("ftengine.cli.init:init", "Write a commented recipe to start from."),
+    "init": ("ftengine.cli.init:init", "Write a recipe to start from."),
     "plan": ("ftengine.cli.plan:plan", "Show what a recipe would do, without training."),
     "train": ("ftengine.cli.train:train", "Fine-tune a model as a recipe says."),
     "evaluate": ("ftengine.cli.evaluate:evaluate", "Compare a tuned model with its base."),

@@ -39,11 +39,18 @@ RECIPE = "recipe.yaml"
     shell_complete=component_names("strategy"),
     help="How to tune; `ftengine plugins list --kind strategy` lists them.",
 )
+@click.option("--all-keys", is_flag=True, help="Write every key of a recipe with its default and what it means.")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 def init(
-    file: Path, task: str | None, model: str | None, data: tuple[str, ...], strategy: str | None, force: bool
+    file: Path,
+    task: str | None,
+    model: str | None,
+    data: tuple[str, ...],
+    strategy: str | None,
+    all_keys: bool,
+    force: bool,
 ) -> None:
-    """Write a commented recipe to start from (FILE is recipe.yaml unless named).
+    """Write a recipe to start from (FILE is recipe.yaml unless named).
 
     The data is looked into, so that the recipe names a task that it suits and the columns that it has. FILE may be
     the data itself; then the recipe is recipe.yaml.
@@ -68,11 +75,12 @@ def init(
     if not data and (file.is_dir() or file.name.lower().endswith(suffixes(readers))):  # no recipe but data
         file, data = Path(RECIPE), (str(file),)
     seen, refused = _look(task, model, data) if data or model else ({}, {})
+    _require_known(seen, task)
     chosen = task or next((one.task.name for one in seen.values() if one.task), None)
     if chosen is None and refused:
         fitting = [one.name for one in starting_first(components) if one.kind == "task" and one.name not in refused]
         chosen = fitting[0] if fitting else None
-    text = starter(components, chosen, model, strategy, seen)
+    text = starter(components, chosen, model, strategy, seen, all_keys=all_keys)
     if (file.parent / FILE).is_file():
         text = first_line(FILE) + text
     try:
@@ -128,6 +136,16 @@ def _look(task: str | None, model: str | None, data: Sequence[str]) -> tuple[dic
     return seen, refused
 
 
+def _require_known(seen: Mapping[str, Seen], task: str | None) -> None:
+    """Refuse data whose columns no task knows, where none is named (InputError): no recipe would train on it."""
+    for data, one in seen.items():
+        if one.columns and one.task is None and task is None:
+            hint = one.hint or " Name the task with --task, and rename columns in the recipe's data.columns."
+            raise InputError(
+                f"no installed task knows what to learn from columns {column_names(one.columns)} of {data}.{hint}"
+            )
+
+
 def _remarks(seen: Mapping[str, Seen], task: str | None) -> Iterator[str]:
     """Yield what a reader should know of a look into the data."""
     from ftengine.cli.starter import proposed_epochs, rows_of
@@ -135,8 +153,9 @@ def _remarks(seen: Mapping[str, Seen], task: str | None) -> Iterator[str]:
     for data, one in seen.items():
         for line in _remarks_on(one, task, data):
             yield line if len(seen) == 1 else f"{data}: {line}"
-    known = any(one.task for one in seen.values())
-    if known and (rows := rows_of(seen)) and (epochs := proposed_epochs(rows)) > proposed_epochs(None):
+    entry = next((one.task for one in seen.values() if one.task), None)
+    most = None if entry is None else entry.cls.traits.most_epochs
+    if entry and (rows := rows_of(seen)) and (epochs := proposed_epochs(rows, most)) > proposed_epochs(None):
         yield f"train.epochs is set to {epochs:g}, as there are {rows:,} rows; the best weights by validation are kept"
 
 
@@ -149,10 +168,8 @@ def _remarks_on(seen: Seen, task: str | None, data: str) -> Iterator[str]:
         yield f"note: {seen.skipped}"
     columns = column_names(seen.columns)
     if seen.task is None:
-        who = f"task {task} does not" if task else "no installed task"
-        knows = "know" if task else "knows"
         hint = seen.hint or " Rename them with data.columns."
-        yield f"note: {who} {knows} what to learn from columns {columns}.{hint}"
+        yield f"note: task {task} does not know what to learn from columns {columns}.{hint}"
         return
     renamed = ", ".join(f"{theirs} as {ours}" for ours, theirs in seen.recognised.columns.items())
     layout = f", in the layout of {seen.recognised.layout}" if seen.recognised.layout not in ("", "messages") else ""

@@ -73,10 +73,11 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mappi
         return Seen()
     rows = read_rows(source, registry=registry, on_error="skip")
     first = list(islice(rows, LOOKED_AT))
-    known = []
-    for entry in tasks:
+    known, asked = [], list(tasks)
+    for entry in asked:
         cls = entry.cls
-        if (recognised := cls.recognise(rows.columns, first)) is not None:
+        recognised = cls.recognise(rows.columns, first)
+        if recognised is not None and (recognised.certainty or len(asked) == 1):
             known.append((entry, recognised))
     broken = rows.skipped
     skipped = f"{counted(broken.count, 'row')} cannot be read: {broken.first[0]}" if broken.count else ""
@@ -130,22 +131,22 @@ def rows_of(seen: Mapping[str, Seen]) -> int | None:
     return None if not counts or None in counts else sum(count or 0 for count in counts)
 
 
-def proposed_epochs(rows: int | None) -> float:
-    """Return passes over so many rows that come to enough steps; the default where they are not known."""
+def proposed_epochs(rows: int | None, most: float | None = None) -> float:
+    """Return passes over so many rows that come to enough steps, at most `most`; the default where not known."""
     section = TrainSection()  # type: ignore[call-arg]
     if not rows:
         return section.epochs
     trained = rows * (1 - DataSection.model_fields["validation"].default)
-    return min(max(section.epochs, ceil(ENOUGH_STEPS * section.batch_size / trained)), MOST_EPOCHS)
+    return min(max(section.epochs, ceil(ENOUGH_STEPS * section.batch_size / trained)), most or MOST_EPOCHS)
 
 
-def proposed_accumulation(wanted: int | None, rows: int | None) -> int:
+def proposed_accumulation(wanted: int | None, rows: int | None, most_epochs: float | None = None) -> int:
     """Return micro-batches a step that come to as many examples as a task wants, or to enough steps of so many rows."""
     size = TrainSection.model_fields["batch_size"].default
     most = max(1, (wanted or size) // size)
     if not rows:
         return most
-    seen = rows * (1 - DataSection.model_fields["validation"].default) * proposed_epochs(rows)
+    seen = rows * (1 - DataSection.model_fields["validation"].default) * proposed_epochs(rows, most_epochs)
     return max(1, min(most, int(seen / (size * LEAST_STEPS))))
 
 
@@ -155,10 +156,13 @@ def starter(
     model: str | None,
     strategy: str | None,
     seen: Mapping[str, Seen],
+    *,
+    all_keys: bool = False,
 ) -> str:
-    """Return a commented recipe with every key and its default.
+    """Return a recipe: what is required, what the data asks for, and what differs from a default.
 
     Args:
+        all_keys: every key, with its default and what it means.
         components: all that a recipe may name.
         task, strategy: names of components; by default the ones that their plugins propose to beginners.
         model: the recipe's `model.source`; by default one that suits the task (its trait `example_model`).
@@ -187,6 +191,8 @@ def starter(
     if steps := given.get(("train", "accumulate")):
         notes["train", "accumulate"] = _why_accumulated(asked.name, steps)
     given |= {("task", option): value for one in ways for option, value in one.options.items()}
+    if not all_keys:
+        return _short(chosen, given, notes)
     lines = [
         "# A recipe of ftengine: `ftengine plan` shows what it would do, `ftengine train` does it.",
         "# What is not required may be left out; then it has the value written here, or the default that is named.",
@@ -209,6 +215,33 @@ def starter(
     return "\n".join(lines) + "\n"
 
 
+def _short(
+    chosen: Mapping[str, Described], given: Mapping[tuple[str, str], Any], notes: Mapping[tuple[str, str], str]
+) -> str:
+    """Return the keys that are given, the components by name, and where the others are listed."""
+    named = {(kind, "name"): one.name for kind, one in chosen.items()}
+    values = {**named, **{key: value for key, value in given.items() if value is not None}}
+    train = TrainSection.model_fields
+    values = {("train", name): train[name].default for name in ("epochs", "batch_size", "learning_rate")} | values
+    lines = [
+        "# A recipe of ftengine: `ftengine plan` shows what it would do, `ftengine train` does it.",
+        "# Every other key, with its default and what it means: `ftengine init --all-keys`, or docs/recipe.md.",
+    ]
+    for section in ("model", "task", "data", "strategy", "train"):
+        lines.append(f"{section}:")
+        for (_, key), value in ((place, value) for place, value in values.items() if place[0] == section):
+            several = (section, key) == ("data", "train") and isinstance(value, list)
+            lines += ["  train:", *_sources(value)] if several else [f"  {key}: {yaml_value(value)}"]
+            if note := notes.get((section, key)):
+                lines.append(f"  # {_flat(note)}")
+        if section in chosen:
+            required = [option for option in chosen[section].options if option.required]
+            lines += [f"  # {_line(option, None)}" for option in required if (section, option.name) not in values]
+        if section == "data" and (note := notes.get(("data", "columns"))) and ("data", "columns") not in values:
+            lines.append(f"  # {_flat(note)}")
+    return "\n".join([*lines, f"output: {yaml_value(Recipe.model_fields['output'].default)}"]) + "\n"
+
+
 def _data(seen: Mapping[str, Seen]) -> dict[tuple[str, str], Any]:
     """Return what the recipe says of the data; of several sources that are read otherwise, each with its columns."""
     ways = [one.recognised for one in seen.values()]
@@ -227,10 +260,11 @@ def _data(seen: Mapping[str, Seen]) -> dict[tuple[str, str], Any]:
 def _steps(task: Described, seen: Mapping[str, Seen]) -> dict[tuple[str, str], Any]:
     """Return what the recipe says of passes over the data and of a step's examples, where it is not the default."""
     rows, fields, told = rows_of(seen), TrainSection.model_fields, dict[tuple[str, str], Any]()
+    most_epochs = task.traits["most_epochs"]
     known = any(one.task for one in seen.values())
-    if known and (epochs := proposed_epochs(rows)) != fields["epochs"].default:
+    if known and (epochs := proposed_epochs(rows, most_epochs)) != fields["epochs"].default:
         told["train", "epochs"] = epochs
-    if (steps := proposed_accumulation(task.traits["batch_size"], rows)) != fields["accumulate"].default:
+    if (steps := proposed_accumulation(task.traits["batch_size"], rows, most_epochs)) != fields["accumulate"].default:
         told["train", "accumulate"] = steps
     return told
 

@@ -23,7 +23,7 @@ def keys(content, prefix=""):
 def test_the_recipe_is_valid_and_holds_every_key_with_its_default(ftengine, tmp_path):
     file = tmp_path / "recipe.yaml"
     model, data = f"some/{'long-' * 20}model", "owner/a-data-set:train"
-    ftengine("init", file, "--model", model, "--data", data)
+    ftengine("init", file, "--model", model, "--data", data, "--all-keys")
     recipe = Recipe.read(file)
     assert (recipe.model.source, recipe.data.train) == (model, data)
     smallest = {"model": {"source": model}, "data": {"train": data}}
@@ -37,7 +37,7 @@ def test_the_recipe_is_valid_and_holds_every_key_with_its_default(ftengine, tmp_
 
 def test_every_description_is_in_the_comments(ftengine, tmp_path):
     file = tmp_path / "recipe.yaml"
-    ftengine("init", file)
+    ftengine("init", file, "--all-keys")
     text = file.read_text()
     sections = [Recipe, *(type(getattr(Recipe.read(file), name)) for name in ("model", "data", "train", "evaluation"))]
     described = [field.description for section in sections for field in section.model_fields.values()]
@@ -48,7 +48,7 @@ def test_every_description_is_in_the_comments(ftengine, tmp_path):
 def test_a_chosen_component_comes_with_its_options(ftengine, tmp_path, kind):
     for entry in Registry().entries(kind):
         file = tmp_path / f"{entry.name}.yaml"
-        ftengine("init", file, f"--{kind}", entry.name)
+        ftengine("init", file, f"--{kind}", entry.name, "--all-keys")
         written = getattr(Recipe.read(file), kind)
         assert written["name"] == entry.name
         assert entry.cls.Config(**{k: v for k, v in written.items() if k != "name"}) == entry.cls.Config()
@@ -132,7 +132,7 @@ def test_a_required_option_is_left_for_the_user_to_fill_in(ftengine, distributio
     distribution(strategy(), ENTRY)
     ftengine("init", tmp_path / "recipe.yaml", "--strategy", "thing")
     assert "# source: " in (tmp_path / "recipe.yaml").read_text()
-    assert Recipe.read(tmp_path / "recipe.yaml").strategy == {"name": "thing", "depth": 3, "mode": "fast"}
+    assert Recipe.read(tmp_path / "recipe.yaml").strategy == {"name": "thing"}
 
 
 def test_a_plugin_may_propose_its_component_to_beginners(ftengine, distribution, tmp_path):
@@ -292,7 +292,7 @@ def test_the_layout_of_the_rows_is_named(ftengine, tmp_path, monkeypatch):
 def test_numbers_as_labels_are_seen(ftengine, tmp_path, monkeypatch, values, kind):
     monkeypatch.chdir(tmp_path)
     rows = [{"text": f"a text {i}", "label": value} for i, value in enumerate(values)]
-    ftengine("init", "--data", write(tmp_path, "a.jsonl", rows), "--model", "some/encoder")
+    ftengine("init", "--data", write(tmp_path, "a.jsonl", rows), "--model", "some/encoder", "--all-keys")
     task = Recipe.read("recipe.yaml").task
     assert (task["name"], task["kind"]) == ("text-classification", kind)
 
@@ -311,7 +311,7 @@ def test_a_folder_of_images_gives_a_recipe_with_their_augmenters_alone(ftengine,
     for name in ("cat", "dog"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         (tmp_path / "photos" / name / "1.png").touch()
-    ftengine("init", "photos")
+    ftengine("init", "photos", "--all-keys")
     assert Recipe.read("recipe.yaml").task["name"] == "image-classification"
     held = [line for line in (tmp_path / "recipe.yaml").read_text().splitlines() if line.startswith("# may hold ")]
     augmenters = {entry.name: entry.cls.modality for entry in Registry().entries("augmenter")}
@@ -348,11 +348,13 @@ def test_labels_that_may_be_grades_are_hinted_at(ftengine, tmp_path, monkeypatch
     assert said in recipe
 
 
-def test_data_that_no_task_knows_is_said(ftengine, tmp_path, monkeypatch):
+def test_data_that_no_task_knows_is_refused_and_nothing_is_written(ftengine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = ftengine("init", write(tmp_path, "a.jsonl", [{"x": 1, "y": 2}]))
-    assert "no installed task finds nothing" not in result.stderr
+    data = write(tmp_path, "a.jsonl", [{"x": 1, "y": 2}])
+    result = ftengine("init", data, code=2)
     assert "columns x, y" in result.stderr
+    assert not Path("recipe.yaml").exists()
+    ftengine("init", data, "--task", "causal-lm")
     assert Recipe.read("recipe.yaml").data.columns == {}
 
 
@@ -374,7 +376,7 @@ def test_a_data_set_of_the_hub_is_left_to_the_run(ftengine, tmp_path, monkeypatc
 def test_another_separator_is_told(ftengine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "reviews.csv").write_text("text|label\ngood|a\n")
-    said = ftengine("init", "reviews.csv").stderr
+    said = ftengine("init", "reviews.csv", code=2).stderr
     assert "text|label" in said
 
 
@@ -397,7 +399,7 @@ def test_few_rows_are_passed_over_more_often(ftengine, tmp_path, rows, epochs):
     """Some 1,000 steps, at most 20 epochs; the default of 3 where there are rows enough."""
     data, file = tmp_path / "rows.jsonl", tmp_path / "recipe.yaml"
     data.write_text("".join(json.dumps({"text": f"text {i}", "label": "ab"[i % 2]}) + "\n" for i in range(rows)))
-    said = ftengine("init", file, "--data", data).stderr
+    said = ftengine("init", file, "--data", data, "--all-keys").stderr
     assert Recipe.read(file).train.epochs == epochs
     assert (f"train.epochs is set to {epochs}, as there are {rows:,} rows;" in said) == (epochs > 3)
     assert ("default: 3" in file.read_text()) == (epochs > 3)
@@ -427,7 +429,7 @@ def test_json_in_a_cell_is_told(ftengine, tmp_path, monkeypatch):
     ):
         with open(name, "w", newline="") as file:
             csv.writer(file).writerows([header, [json.dumps(CHAT), "yes"][: len(header)]])
-        assert told in ftengine("init", "--data", name, "--force").stderr
+        assert told in ftengine("init", "--data", name, "--force", code=2 if name == "chat.csv" else 0).stderr
     calls = {"messages": CHAT, "tools": json.dumps([{"name": "look", "parameters": {}}])}  # as ms-swift has them
     Path("calls.jsonl").write_text(json.dumps(calls))
     assert "JSON as text" not in ftengine("init", "--data", "calls.jsonl", "--force").stderr
@@ -440,3 +442,39 @@ def test_a_text_file_whose_lines_have_tabs_may_be_a_table(ftengine, tmp_path, mo
     assert "If it is a table" in ftengine("init", "--data", "rows.txt").stderr
     (row,) = read_rows("rows.txt", reader={"name": "csv", "separator": "\t"})
     assert row == {"prompt": "Hello", "completion": "Hi"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "task", "chosen", "renamed"),
+    [
+        (("anchor", "positive", "topic"), None, "embedding", {}),
+        (("question", "better", "worse"), None, "preference", {"prompt": "question", "chosen": "better"}),
+        (("prompt", "chosen", "rejected"), "reward", "reward", {}),
+    ],
+)
+def test_columns_of_pairs_are_recognised(ftengine, tmp_path, monkeypatch, columns, task, chosen, renamed):
+    """Also beside a column that could be a label, and of messages; preferences are passed over three times at most."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{name: f"{name} {i} and more" for name in columns} for i in range(60)]
+    if "topic" in columns:
+        rows = [{**row, "topic": "abc"[i % 3]} for i, row in enumerate(rows)]
+    if task == "reward":
+        role = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+        rows = [{name: [{"role": role[name], "content": text}] for name, text in row.items()} for row in rows]
+    ftengine("init", "--data", write(tmp_path, "rows.jsonl", rows), *(["--task", task] if task else []))
+    recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    assert recipe["task"]["name"] == chosen
+    assert (recipe["data"].get("columns") or {}).items() >= renamed.items()
+    assert recipe["train"]["epochs"] == (20 if chosen == "embedding" else 3)
+
+
+def test_a_recipe_is_short_and_means_what_the_one_with_all_keys_does(ftengine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"sentence": f"text {i}", "stars": ["good", "bad"][i % 2]} for i in range(60)]
+    data = write(tmp_path, "rows.jsonl", rows)
+    ftengine("init", "short.yaml", "--data", data)
+    ftengine("init", "long.yaml", "--data", data, "--all-keys")
+    assert len(Path("short.yaml").read_text().splitlines()) <= 20
+    short, long = (Recipe.read(name).resolved() for name in ("short.yaml", "long.yaml"))
+    named = {key: long[key] | short[key] for key in ("task", "strategy")}
+    assert short | named == long

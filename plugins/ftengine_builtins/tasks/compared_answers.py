@@ -81,6 +81,7 @@ class ComparesAnswers(GenerativeTask):
 
     traits = TaskTraits(
         example_model="HuggingFaceTB/SmolLM2-135M-Instruct",
+        most_epochs=3,
         learning_rate_share=0.02,
         strategy_defaults=(("dropout", 0.0),),
     )

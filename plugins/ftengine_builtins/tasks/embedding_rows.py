@@ -65,7 +65,7 @@ def recognise_embedding(columns: Sequence[str], rows: Sequence[Example]) -> Reco
     """See anchor and positive, with a negative where there is one; two sentences and their score; text and label."""
     by_name = {ours: theirs for ours, names in NAMES.items() if (theirs := first_of(names, columns)) is not None}
     label = label_of(columns, rows)
-    if label not in (None, by_name.get("score")):
+    if label not in (None, by_name.get("score")) and not {"anchor", "positive"} <= set(columns):
         # A classifier is for pairs of which some do not belong together, and first for labelled texts.
         return None if {"anchor", "sentence1"} & by_name.keys() else _recognise_labelled(columns, label, rows)
     for kind, certainty in (("triplets", 3), ("pairs", 3), ("scored", 2)):

@@ -25,6 +25,7 @@ from ftengine_builtins.tasks.compared_answers import (
     trains,
 )
 from ftengine_builtins.tasks.preference_losses import LOSSES, Pairs, PreferenceLoss, require_falling
+from ftengine_builtins.tasks.recognising import first_of, renamed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,6 +37,13 @@ REJECTED = "rejected_"
 EQUAL = "both answers are the same as they are written"
 EQUAL_AS_CUT = "both answers are the same up to task.max_length"
 CUT_OFF = "what is trained on of an answer lies behind task.max_length"
+
+OTHER_NAMES = {
+    "prompt": ("prompt", "question", "query", "instruction", "input"),
+    "chosen": ("better", "preferred", "winner", "best", "accepted"),
+    "rejected": ("worse", "dispreferred", "loser", "worst"),
+}
+"""What columns of preferences are called elsewhere; `ftengine init` writes how they are renamed."""
 
 
 class PairLossOptions(Config):
@@ -95,9 +103,13 @@ class Preference(ComparesAnswers):
 
     @classmethod
     def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-        """See two answers to a prompt, in any layout that is read."""
-        names = dict.fromkeys(name for row in rows if (name := layout_of(row)))
-        return None if columns_of(columns) is None else Recognised(3, layout=" and ".join(names))
+        """See two answers to a prompt, in any layout that is read, or in columns of another name."""
+        if columns_of(columns) is not None:
+            names = dict.fromkeys(name for row in rows if (name := layout_of(row)))
+            return Recognised(3, layout=" and ".join(names))
+        columns_by_name = {ours: first_of(names, columns) for ours, names in OTHER_NAMES.items()}
+        found = {ours: theirs for ours, theirs in columns_by_name.items() if theirs is not None}
+        return Recognised(2, renamed(**found)) if len(found) == len(OTHER_NAMES) else None
 
     def view(self, row: Example) -> View:
         """See the prompt as input, and both answers as the target."""

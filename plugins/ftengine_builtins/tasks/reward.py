@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, Prediction, Recognised, Task, View
+from ftengine.api import (
+    Batch,
+    Config,
+    Example,
+    Features,
+    Labels,
+    LoadedModel,
+    Prediction,
+    Recognised,
+    Task,
+    TaskTraits,
+    View,
+)
 from ftengine.errors import DataError, column_names, shown
 from ftengine.model import IGNORED, Criterion
 from ftengine.model.tokens import length_limit, stack_tokens
@@ -60,6 +73,7 @@ class Reward(Task):
     """
 
     name = "reward"
+    traits = TaskTraits(most_epochs=3)
     paper = "Ouyang et al. 2022, arXiv:2203.02155, eq. 1; margin: Touvron et al. 2023, arXiv:2307.09288, eq. 2"
     head = "sequence-classification"
     modality = "text"
@@ -76,12 +90,13 @@ class Reward(Task):
 
     @classmethod
     def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-        """See pairs of texts, which `init` proposes task preference for unless this one is asked for.
-
-        Lists of messages need a chat template, which models that only this task is for seldom have.
-        """
-        written = not any(isinstance(value, list) for row in rows for value in row.values())
-        return Recognised(2) if written and Preference.recognise(columns, rows) is not None else None
+        """See pairs, which `init` proposes task preference for unless this one is asked for."""
+        recognised = Preference.recognise(columns, rows)
+        if recognised is None:
+            return None
+        if not any(isinstance(value, list) for row in rows for value in row.values()):
+            return replace(recognised, certainty=2)
+        return replace(recognised, certainty=0, note="Lists of messages need a model with a chat template.")
 
     def check_columns(self, columns: Sequence[str]) -> None:
         self._pairs.check_columns(columns)
