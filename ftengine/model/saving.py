@@ -36,14 +36,14 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path, facts: Mapping[str, 
     """Write tensors by name as safetensors: on the CPU, contiguous, none sharing memory with another.
 
     Args:
-        facts: what else the file's header holds.
+        facts: what the file's header holds, in place of transformers' mark; of several, their order is drawn.
 
     Raises:
         RunError: the file cannot be written (disk full, no permission).
     """
     plain = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
     try:
-        save_file(plain, file, metadata={"format": "pt", **(facts or {})})
+        save_file(plain, file, metadata={"format": "pt"} if facts is None else dict(facts))
     except (OSError, SafetensorError) as error:
         raise RunError(f"cannot write {str(file)!r}: {error}. Free some space or choose another output.") from None
 

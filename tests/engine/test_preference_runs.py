@@ -183,7 +183,8 @@ def test_a_scale_of_the_adapter_that_no_tensor_holds_makes_another_reference(run
     import shutil
 
     adapter = shutil.copytree(run.trained, tmp_path / "adapter")
-    file = adapter / "adapter_config.json"
+    file, facts = adapter / "adapter_config.json", adapter / "ftengine.json"
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "files": {}}))  # as of a version without hashes
     content = json.loads(file.read_text())
     for alpha in (content["lora_alpha"], 4 * content["lora_alpha"]):
         file.write_text(json.dumps({**content, "lora_alpha": alpha}))
