@@ -274,7 +274,8 @@ class Evaluator(Component):
     def keep(self, prediction: Prediction) -> Mapping[str, Any]:
         """Return columns of its own of one example: numbers, or lists equally long for every example.
 
-        For what costs much to compute, such as n-gram counts: it is done once, and not for each resample.
+        For what costs much to compute, such as n-gram counts: it is done once a run, and not for each resample. Values
+        are plain: texts, numbers, truth values, lists and mappings of them, None where an example has no such key.
         """
         return {}
 

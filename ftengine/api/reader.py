@@ -79,8 +79,8 @@ class Reader(Component):
     def read(self, source: str) -> Iterable[Row | BrokenRow] | pa.RecordBatchReader:
         """Return the rows, one after another, or record batches of Arrow, whose types are kept.
 
-        A file is read once: its rows are kept under a hash of its content and of this reader's module, version and
-        options. Folders and addresses are read in each run, into memory. Nothing in the data is executed. Raise
+        Of ftengine's own readers, a file's rows are kept under a hash of its content, for later runs; other readers read
+        it in each process. Folders and addresses are read in each run, into memory. Nothing in the data is executed. Raise
         BrokenRow where nothing more can be read.
         """
 

@@ -172,6 +172,7 @@ def _lines(plan: Plan) -> list[tuple[str, str | list[str] | None]]:
         ("steps", f"{steps['total']:,}, {each}"),
         (steps["unit"], _tokens(plan)),
         ("precision", f"{plan.precision['compute']}: {plan.precision['reason']}"),
+        ("date", f"{plan.date}, which the chat template writes; the run keeps it" if plan.date else None),
         ("regularize", cut("; ".join(map(_component, regularizers)), SHOWN_PIECE) if regularizers else None),
         ("evaluation", _evaluation(plan.evaluation)),
         ("estimate", _estimate(plan.estimate)),

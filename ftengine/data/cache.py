@@ -14,18 +14,17 @@ from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import uuid4
 
 from ftengine.api import BrokenRow, Reader, Row, place_of
 from ftengine.data import check_unfolded
-from ftengine.data.cache_folder import ROWS, entry_of
+from ftengine.data.cache_folder import ROWS, entry_of, passing_entry
 from ftengine.errors import DataError, PluginError
 from ftengine.plugins.blame import named
 from ftengine.plugins.registry import Factory
 from ftengine.plugins.returned import described, each, wrong
 from ftengine.text import comparable
 
-CACHE_FORMAT = 7
+CACHE_FORMAT = 8
 """Part of every cache key; raised when the same file would be stored in another way."""
 
 SHOWN_SKIPS = 20
@@ -51,7 +50,11 @@ class Reading:
     on_error: str
 
     def cached(self) -> Path:
-        """Return the cache entry of a file, made now if there is none (`entry_of`)."""
+        """Return the cache entry of a file, made now if there is none (`entry_of`).
+
+        What a reader of another distribution reads beside the file, such as a variable of the environment, is not
+        known: its rows are read anew each time, and are in nobody's way once this process has ended.
+        """
         before = os.stat(self.path)
 
         def write(folder: Path) -> dict[str, Any]:
@@ -60,17 +63,19 @@ class Reading:
                 raise DataError(f"{self.source} changed while it was being read. Try again once nothing writes to it.")
             return facts
 
-        return entry_of(self._key(), f"the rows of {self.source}", write)
+        what, key = f"the rows of {self.source}", self._key()
+        return passing_entry(what, write) if key is None else entry_of(key, what, write)
 
-    def _key(self) -> str:
-        """Return a hash of the file's content and of what decides how it is read."""
-        from ftengine.model.code import code_of, fingerprint_code
+    def _key(self) -> str | None:
+        """Return a hash of the file's content and of what decides how it is read; None where that is not known.
 
-        entry = self.make.entry
-        # Rows that code made which nothing tells of are no later reading's.
-        code = code_of([entry.cls]) or fingerprint_code(entry.cls.__module__) or uuid4().hex
-        reader = [self.make.described, entry.origin.distribution, entry.origin.version, code]
-        kept = [CACHE_FORMAT, self.on_error, "".join(Path(self.path).suffixes[-2:]).lower(), reader]
+        Raises:
+            DataError: the file is empty, or cannot be read.
+        """
+        from ftengine.run.own_code import code_of
+
+        code = code_of([self.make.entry.cls])
+        kept = [CACHE_FORMAT, self.on_error, "".join(Path(self.path).suffixes[-2:]).lower(), self.make.described, code]
         digest = blake2b(json.dumps(kept).encode(), digest_size=20)
         try:
             for path in (self.path, *self._beside()):
@@ -81,7 +86,7 @@ class Reading:
                         digest.update(chunk)
         except OSError as error:
             raise DataError(f"cannot read {self.source}: {error.strerror}.") from None
-        return digest.hexdigest()
+        return None if code is None else digest.hexdigest()
 
     def _beside(self) -> Iterable[str]:
         try:

@@ -1,6 +1,6 @@
 """The folder of what is kept between runs: one user's, whole entries only, and no larger than is wanted.
 
-It has the rows of parsed files, features of encoded rows, what ftengine's audits found, and what base models said.
+It has the rows of parsed files, features of encoded rows, what ftengine's audits found, and what base models gave.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ _ABANDONED = 86400
 """Seconds after which what is half-written has no writer any more."""
 _added: dict[Path, float] = {}
 """Bytes that this process has added to a folder since it last made room there."""
+_passing: list[tempfile.TemporaryDirectory[str]] = []
+"""Folders that are removed when this process ends."""
 
 
 def cache_folder() -> Path:
@@ -87,10 +89,28 @@ def entry_of(key: str, what: str, write: Callable[[Path], dict[str, Any]]) -> Pa
             make_room(folder, entry, limit)
             _added[folder] = 0
     except OSError as error:
-        raise DataError(
-            f"cannot keep {what} in the cache {folder}: {error.strerror or error}. Make room there, or name another "
-            f"folder with {CACHE_VARIABLE}."
-        ) from error
+        raise _no_room(what, folder, error) from error
+    return entry
+
+
+def _no_room(what: str, folder: Path, error: OSError) -> DataError:
+    return DataError(
+        f"cannot keep {what} in the cache {folder}: {error.strerror or error}. Make room there, or name another "
+        f"folder with {CACHE_VARIABLE}."
+    )
+
+
+def passing_entry(what: str, write: Callable[[Path], dict[str, Any]]) -> Path:
+    """Return an entry that is this process's alone and goes with it; arguments and errors as of `entry_of`."""
+    folder = cache_folder()
+    try:
+        make_private(folder)
+        own = tempfile.TemporaryDirectory(suffix=PARTIAL, dir=folder)
+        _passing.append(own)
+        entry = Path(own.name)
+        (entry / FACTS).write_text(json.dumps(write(entry)), encoding="utf-8")
+    except OSError as error:
+        raise _no_room(what, folder, error) from error
     return entry
 
 

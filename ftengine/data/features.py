@@ -17,10 +17,10 @@ from ftengine.data.cache import BATCH_ROWS
 from ftengine.data.cache_folder import ROWS, entry_of
 from ftengine.data.row_facts import Encoded
 from ftengine.errors import DataError
-from ftengine.model.code import OWN, RECORDED, code_of, package_of
-from ftengine.run.environment import versions
+from ftengine.model.template_date import template_date
+from ftengine.run.own_code import code_of, own_packages, package_of
 
-FEATURES_FORMAT = 2
+FEATURES_FORMAT = 3
 """Part of every key; raised when features would be stored in another way."""
 
 ROW, FEATURES = "row", "features"
@@ -70,7 +70,7 @@ def features_key(content: str, task: Task, processor: Any, max_length: int | Non
     code = code_of([type(task), type(processor)]) if tokenizer and state else None
     if code is None or task.file_columns or overrides(task, "set_model"):
         return None
-    depends = [FEATURES_FORMAT, content, state, code, tokenizer, max_length, versions()]
+    depends = [FEATURES_FORMAT, content, state, code, tokenizer, max_length]
     return blake2b(json.dumps(depends).encode(), digest_size=20).hexdigest()
 
 
@@ -109,7 +109,7 @@ def processor_state(processor: Any) -> str | None:
         every = [whole, getattr(processor, "init_kwargs", {}), processor.all_special_tokens]
         known = blake2b(json.dumps(every, default=str).encode(), digest_size=20).hexdigest()
         _processors[processor] = len(processor), known
-    return f"{known} {getattr(processor, 'chat_template', None)}"
+    return f"{known} {getattr(processor, 'chat_template', None)} {template_date(processor)}"
 
 
 def component_state(component: Component) -> list[Any] | None:
@@ -117,19 +117,14 @@ def component_state(component: Component) -> list[Any] | None:
     own = {name: value for name, value in vars(component).items() if name != "config"}
     cls = type(component)
     told = [cls.__module__, cls.__qualname__, component.config.model_dump(mode="json"), own]
-    covered = {OWN, *map(package_of, cls.__mro__)} - RECORDED
     try:
-        return json.loads(json.dumps(told, default=lambda value: _identity(value, covered)))
+        return json.loads(json.dumps(told, default=_identity))
     except (TypeError, ValueError):
         return None
 
 
-def _identity(value: Any, covered: set[str]) -> Any:
-    """Return what a task's attribute is known by: what it holds, and its class (TypeError: not known).
-
-    Args:
-        covered: packages whose code is known otherwise (`code_of`).
-    """
+def _identity(value: Any) -> Any:
+    """Return what a component's attribute is known by: what it holds, and its class (TypeError: not known)."""
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if hasattr(value, "model_dump"):
@@ -138,7 +133,7 @@ def _identity(value: Any, covered: set[str]) -> Any:
         return sorted(map(repr, value))
     if isinstance(value, (WeakKeyDictionary, WeakSet)):
         return None  # remembers something of objects as long as these live
-    if package_of(type(value)) not in covered:
+    if package_of(type(value)) not in own_packages():
         raise TypeError
     return [type(value).__module__, type(value).__qualname__, vars(value)]
 

@@ -13,12 +13,11 @@ from ftengine.data.audit import run_audits
 from ftengine.data.cache_folder import keep_text, known_text
 from ftengine.data.features import component_state
 from ftengine.engine.dependencies import key_of
-from ftengine.model.code import code_of
 from ftengine.plugins.registry import BUILT_IN, Entry, Registry
-from ftengine.run.environment import required_versions, versions
+from ftengine.run.own_code import code_of
 from ftengine.run.records import AuditResult
 
-AUDITS_FORMAT = 2
+AUDITS_FORMAT = 3
 """Part of every key; raised when findings would be stored in another way."""
 
 
@@ -65,4 +64,4 @@ def _key(
         places.update("\n".join(rows.where(row) for row in range(len(rows))).encode("utf-8", "surrogatepass"))
     facts = [data.settings, data.facts, encoded, places.hexdigest()]
     names = [one.name for one in audits]
-    return key_of("audits", [AUDITS_FORMAT, names, code, state, versions(), required_versions(BUILT_IN), facts])
+    return key_of("audits", [AUDITS_FORMAT, names, code, state, facts])

@@ -1,58 +1,71 @@
-"""What models predict of all that is measured; what a base predicts is kept, for whatever run asks the same of it.
+"""What models give of all that is measured; what a base gives is kept, for whatever run asks the same of it.
 
-It is kept under a hash of all that it depends on, and taken from there where that is equal: it is the same to the bit.
+Kept are the model's own outputs: predictions of examples, and answers to them, as the task returns them. They lie under
+a hash of all that they depend on, and are taken from there where that is equal: they are the same to the bit. What
+judges them is never kept. Evaluators read rows, keep columns and score anew in every run, since what they ask (a file,
+a library, a service, the environment) is not known. A model is asked again for what an evaluator itself asks of it
+beside these outputs (`keep_together`, `ask_models`). Tasks, loaders and strategies of other distributions take part in
+the outputs, so what they make is not kept at all (`dependencies`).
+
 A run that goes on after an interruption finds what it measured as any other run does.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from shutil import copyfileobj
-from typing import IO, Any
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from accelerate.utils import broadcast_object_list
 
-from ftengine.api import Component, LoadedModel, Strategy, overrides
+from ftengine.api import Listener, LoadedModel, Strategy, overrides
 from ftengine.data.cache_folder import ROWS, entry_of, known_entry
 from ftengine.data.encoding import content_of
-from ftengine.data.features import component_state
 from ftengine.engine.dependencies import dependencies, key_of, prepared_by
-from ftengine.engine.experiment import described
 from ftengine.engine.prepared_data import KnownTask
 from ftengine.errors import DataError
 from ftengine.evaluation.plan import EvalPlan, EvalSet
-from ftengine.evaluation.runner import EvalResult, EvalRunner, own_columns
+from ftengine.evaluation.runner import ANSWERED, READ, EvalResult, EvalRunner, Outputs
+from ftengine.evaluation.table import MEMBER
 from ftengine.model.modes import quick_products
 from ftengine.parallel.device import Device
 from ftengine.text import counted
 from ftengine.training.cpu import prepare_cpu
 from ftengine.training.steps import batch_tokens
 
-TABLES_FORMAT = 5
-"""Part of every key; raised when tables would be computed or stored in another way."""
+OUTPUTS_FORMAT = 6
+"""Part of every key; raised when outputs would be computed or stored in another way."""
 
-READ = 32
+TOGETHER = 32
 """Examples at most that a model reads together, or train.batch_size where that is more, as far as they have no more
 tokens than a batch of the longest, unless the recipe says how many: a product of few tokens waits for its weights."""
 
-ANSWERED = 16
+ANSWERED_TOGETHER = 16
 """Examples at least that a model answers together, unless the recipe says how many: each step reads all weights, for
 one token as for many."""
 
-Keys = Mapping[str, str]
-"""By name of a set, what its table is kept under."""
+Name = tuple[str, str]
+"""The name of a set, and which of its outputs: `READ` or `ANSWERED`."""
 
 
 def run_model(
-    device: Device, known: KnownTask, loaded: LoadedModel, plan: EvalPlan, side: str, kept: EvalResult | None = None
+    device: Device,
+    known: KnownTask,
+    loaded: LoadedModel,
+    plan: EvalPlan,
+    side: str,
+    outputs: Outputs | None = None,
+    given: Callable[[Name, pa.Table], None] = lambda name, table: None,
 ) -> EvalResult:
     """Return what a model says of all that is measured; `side` is "base" or "tuned". All processes take part.
 
-    `kept` has what it said of the plan's sets already.
+    Args:
+        outputs: what is known of the model; it is asked for the rest, with which `given` is called.
     """
     accelerator = device.accelerator
     if side != "base" and known.task.reference:
@@ -62,13 +75,14 @@ def run_model(
     if accelerator.device.type == "cpu":
         prepare_cpu()
     with quick_products():
-        return EvalRunner(accelerator, loaded, known.task, *sizes, known.listener, side).run(plan, kept)
+        runner = EvalRunner(accelerator, loaded, known.task, *sizes, known.listener, side, outputs or {}, given)
+        return runner.run(plan)
 
 
 def _sizes(known: KnownTask, device: Device) -> tuple[int, int, int, int]:
     """Return what an `EvalRunner` is told of batches: examples, those together, tokens, and those answered."""
     asked, section = known.recipe.evaluation.batch_size, known.recipe.train
-    read, answered = asked or max(READ, section.batch_size), asked or max(ANSWERED, section.batch_size)
+    read, answered = asked or max(TOGETHER, section.batch_size), asked or max(ANSWERED_TOGETHER, section.batch_size)
     return asked or section.batch_size, read, batch_tokens(section, device.accelerator.device), answered
 
 
@@ -83,99 +97,115 @@ def run_base(
     Raises:
         DataError: the cache is another user's.
     """
-    result = EvalResult()
     keys = keys_of(device, known, loaded, plan, starting) if device.is_main else {}
-    if examples := _fill_in(result, plan, keys):
+    outputs = _kept(plan, keys)
+    if outputs:
         known.listener.message(
-            f"reused the base model's predictions of {counted(examples, 'example')} from an earlier run with the same "
-            "model, data, evaluators and machine (evaluation.reuse_base: false recomputes them)"
+            f"reused {_counted(outputs)} from an earlier run with the same model, data, options and machine "
+            "(evaluation.reuse_base: false asks it anew)"
         )
-    made = result.missing(plan)
-    if made or plan.benchmarks:
-        with device.measuring(loaded):
-            result = run_model(device, known, loaded, plan, "base", result)
-    try:
-        _keep(result, made, keys)
-    except DataError as error:
-        known.listener.message(f"the base model's predictions are not cached for later runs: {error}")
-    return result
+    together = any(overrides(evaluator, "keep_together") for one in plan.sets() for evaluator in one.reading)
+    asked = plan.benchmarks or together or set(_wanted(plan)) - set(outputs)
+    with device.measuring(loaded) if asked else nullcontext():
+        return run_model(device, known, loaded, plan, "base", outputs, _Keeper(known.listener, plan, keys).keep)
 
 
 def keys_of(
     device: Device, known: KnownTask, loaded: LoadedModel, plan: EvalPlan, starting: Strategy | None = None
-) -> Keys:
-    """Return the keys of those sets whose tables may be kept; none where it cannot be told what they depend on."""
-    recipe, sets = known.recipe, plan.sets()
-    if not recipe.evaluation.reuse_base or any(one.runs_code() is not None for each in sets for one in each.evaluators):
+) -> Mapping[Name, str]:
+    """Return the keys of those outputs that may be kept; none where it cannot be told what they depend on."""
+    if not known.recipe.evaluation.reuse_base:
         return {}
-    components: list[Component] = [] if starting is None else [starting]
-    components += [one for each in sets for one in (*each.evaluators, *each.split.augmenters)]
-    computed = dependencies(device, known, loaded, components)
+    computed = dependencies(device, known, loaded, [] if starting is None else [starting])
     if computed is None:
         return {}
-    common = [
-        TABLES_FORMAT,
-        computed,
-        [_sizes(known, device), plan.seed],
-        *([] if starting is None else prepared_by(starting)),
-    ]
-    return {one.name: key_of("base", [common, _examples(one)]) for one in sets}
+    prepared = [] if starting is None else prepared_by(starting)
+    common = [OUTPUTS_FORMAT, computed, _sizes(known, device), plan.seed, prepared]
+    keys: dict[Name, str] = {}
+    for one in plan.sets():
+        examples = _examples(one)
+        asked = {READ: [], ANSWERED: [one.answered.tolist(), dict(one.options), dict(one.sampled)]}
+        keys |= {(one.name, kind): key_of("base", [common, examples, kind, asked[kind]]) for kind in _kinds(one)}
+    return keys
 
 
-def _fill_in(result: EvalResult, plan: EvalPlan, keys: Keys) -> int:
-    """Put tables of an earlier run into a result, in all processes; return how many examples they have.
+def _kinds(one: EvalSet) -> list[str]:
+    """Return which outputs a set takes."""
+    return [READ] * bool(one.reading) + [ANSWERED] * bool(len(one.answered))
 
-    Raises:
-        DataError: the cache is another user's.
-    """
-    known = {one.name: table for one in plan.sets() if (table := _known(one, keys)) is not None}
+
+def _wanted(plan: EvalPlan) -> dict[Name, np.ndarray]:
+    """Return the members of each output that a plan takes, (n,)."""
+    members = {READ: lambda one: np.arange(len(one.split)), ANSWERED: lambda one: one.answered}
+    return {(one.name, kind): members[kind](one) for one in plan.sets() for kind in _kinds(one)}
+
+
+def _kept(plan: EvalPlan, keys: Mapping[Name, str]) -> dict[Name, pa.Table]:
+    """Return what an earlier run kept of all members, in all processes (DataError: the cache is another user's)."""
+    found = {name: _read(keys[name], members) for name, members in _wanted(plan).items() if name in keys}
+    known = {name: table for name, table in found.items() if table is not None}
     (known,) = broadcast_object_list([known])  # other hosts have other caches
-    chosen = [one for one in plan.sets() if one.name in known]
-    for one in chosen:
-        result.file(one).write(known[one.name])
-    return sum(len(one.members) for one in chosen)
+    return known
 
 
-def _known(one: EvalSet, keys: Keys) -> bytes | None:
-    """Return a set's table as it was kept; None where there is none, or less than all of it."""
-    entry = known_entry(keys[one.name]) if one.name in keys else None
+def _read(key: str, members: np.ndarray) -> pa.Table | None:
+    """Return the outputs under a key; None where there are none, or not of all members."""
+    entry = known_entry(key)
     if entry is None:
         return None
-    kept = EvalResult()
     try:
-        table = (entry / ROWS).read_bytes()
-        kept.file(one).write(table)
-        return table if len(kept.predictions(one)) == len(one.members) else None
-    except (OSError, pa.ArrowException):
+        with pa.OSFile(str(entry / ROWS)) as file:
+            table = pa.ipc.open_stream(file).read_all()
+        return table if np.array_equal(table[MEMBER].to_numpy(), members) else None
+    except (OSError, KeyError, pa.ArrowException):
         return None
 
 
-def _keep(result: EvalResult, sets: Sequence[EvalSet], keys: Keys) -> None:
-    """Keep tables for later runs, but of answers only where the model gave them all (DataError: there is no room)."""
-    for one in (each for each in sets if each.name in keys):
-        answered = result.predictions(one).answered.sum() if len(one.answered) else 0
-        if answered == len(one.answered):
-            table = result.files[one.name]
+@dataclass
+class _Keeper:
+    """Keeps outputs for later runs as a model gives them; of answers, only where it gave them all."""
 
-            def write(folder: Path, table: IO[bytes] = table) -> dict[str, Any]:
-                table.seek(0)
-                with open(folder / ROWS, "wb") as target:
-                    copyfileobj(table, target)
-                return {}
+    listener: Listener
+    plan: EvalPlan
+    keys: Mapping[Name, str]
 
-            entry_of(keys[one.name], "the base model's predictions", write)
+    def keep(self, name: Name, table: pa.Table) -> None:
+        """Keep outputs that have a key, before anything can fail that judges them."""
+        if name not in self.keys or not np.array_equal(table[MEMBER].to_numpy(), _wanted(self.plan)[name]):
+            return
+
+        def write(folder: Path) -> dict[str, Any]:
+            with pa.ipc.new_stream(str(folder / ROWS), table.schema) as stream:
+                stream.write_table(table)
+            return {}
+
+        try:
+            entry_of(self.keys[name], "the base model's outputs", write)
+        except DataError as error:
+            self.listener.message(f"the base model's outputs are not cached for later runs: {error}")
+            self.keys = {}
+
+
+def _counted(outputs: Outputs) -> str:
+    """Say how many predictions and answers there are."""
+    read, answered = (
+        sum(len(table) for (_, kind), table in outputs.items() if kind == one) for one in (READ, ANSWERED)
+    )
+    parts = [f"predictions of {counted(read, 'example')}"] * bool(read)
+    parts += [f"answers to {counted(answered, 'example')}"] * bool(answered)
+    return f"the base model's {' and '.join(parts)}"
 
 
 def _examples(one: EvalSet) -> list[Any]:
-    """Return what a table's examples are, and what is asked of them."""
+    """Return what the examples of a set are, as the model gets them.
+
+    Where augmenters change them, that is what comes of it: what an augmenter reads, such as a list of words, is not
+    known.
+    """
     split = one.split
-    numbers = blake2b(split.index.tobytes() + one.answered.tobytes(), digest_size=16).hexdigest()
-    known = blake2b(json.dumps(own_columns(one).to_pydict()).encode(), digest_size=16).hexdigest()
-    return [
-        split.content or content_of(split.rows, split.task),
-        [numbers, known, split.max_length, split.room if split.augmenters else None],
-        [[described(each) for each in components] for components in (one.reading, one.answering, split.augmenters)],
-        [component_state(each) for each in one.reading if overrides(each, "keep_together")],  # what files it read
-        [split.standing, split.seed, list(one.slices)],
-        [dict(one.options), dict(one.sampled)] if len(one.answered) else [],
-    ]
+    if split.standing is None:
+        content = split.content or content_of(split.rows, split.task)
+    else:
+        content = content_of((split.example(member) for member in range(len(split))), split.task)
+    numbers = blake2b(split.index.tobytes(), digest_size=16).hexdigest()
+    return [content, numbers, split.max_length, split.standing]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
@@ -16,10 +18,11 @@ from ftengine.api import Component, LoadedModel, Strategy, overrides
 from ftengine.data.answer_origin import content_of_files
 from ftengine.data.features import component_state, processor_state
 from ftengine.engine.experiment import described
-from ftengine.model.code import code_of
 from ftengine.model.modes import computed_by
+from ftengine.model.template_date import template_date
 from ftengine.parallel.device import Device
-from ftengine.run.environment import hardware, versions
+from ftengine.run.environment import hardware
+from ftengine.run.own_code import code_of
 
 if TYPE_CHECKING:
     from ftengine.engine.prepared_data import KnownTask
@@ -34,22 +37,40 @@ def dependencies(
         components: whose code takes part, beside that of loader, task and model.
 
     Returns:
-        None where that cannot be told: of a model of the user's own code, of a task that keeps hold of the model, and
-        of packed weights.
+        None where that cannot be told: of components and models of other code than ftengine's and that of libraries it
+        asks for, of a task that keeps hold of the model, and of packed weights.
     """
     state, task, loader = _processor(loaded.processor), component_state(known.task), known.experiment.loader
     unknown = overrides(known.task, "set_model") or loader.runs_code(known.recipe.model.source) is not None
     if unknown or not (state and task):
         return None
-    code = code_of(type(one) for one in (loader, known.task, *components, *loaded.module.modules()))
+    parts = (loader, known.task, loaded.processor, *components, *loaded.module.modules())
+    code = code_of(type(part) for part in parts)
     model = _model(loaded)
     if code is None or model is None:
         return None
     return [
         [described(loader), model, state, loaded.max_length, task],
-        [str(device.accelerator.device), device.precision.name, torch.get_float32_matmul_precision()],
+        [str(device.accelerator.device), device.precision.name, arithmetic()],
         [device.accelerator.num_processes, device.divides],
-        [versions(), hardware(), computed_by(device.accelerator.device.type), code],
+        [hardware(), computed_by(device.accelerator.device.type), code],
+    ]
+
+
+ARITHMETIC = re.compile(r"(ATEN|CUBLAS|CUDA|CUDNN|DNNL|GOMP|KMP|MKL|NVIDIA|OMP|ONEDNN|OPENBLAS|PYTORCH|TORCH)_")
+"""How the variables of the environment begin that decide by which arithmetic libraries compute."""
+
+
+def arithmetic() -> list[Any]:
+    """Return the settings of libraries that move a result by its rounding."""
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    variables = {name: value for name, value in sorted(os.environ.items()) if ARITHMETIC.match(name)}
+    return [
+        variables,
+        [torch.get_float32_matmul_precision(), str(torch.get_default_dtype()), torch.backends.mkldnn.enabled],
+        [torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32],
+        [cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled()],
+        [cuda.matmul.allow_bf16_reduced_precision_reduction, cuda.matmul.allow_fp16_reduced_precision_reduction],
     ]
 
 
@@ -90,5 +111,6 @@ def _processor(processor: Any) -> Any:
     state = processor_state(processor)
     if state is None and hasattr(processor, "to_dict"):
         settings = {key: str(value) for key, value in sorted(processor.to_dict().items())}
-        return [type(processor).__module__, type(processor).__qualname__, settings]
+        day = str(template_date(processor))
+        return [type(processor).__module__, type(processor).__qualname__, settings, day]
     return state

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any
 
 from ftengine.api import Augmenter, Listener, LoadRequest, ModelLoader, Schedule, SilentListener, Task, overrides
 from ftengine.errors import RecipeError, naming
+from ftengine.model.template_date import fix_date
 from ftengine.parallel.sharding import require_sharding_support
 from ftengine.plugins.registry import AUTO, Factory, Registry
+from ftengine.run.date import current_date
 from ftengine.run.recipe import Recipe
 from ftengine.run.recipe_sources import listed
 from ftengine.training.callbacks import Callbacks
@@ -23,6 +26,7 @@ class Experiment:
         make_task, make_strategy, make_regularizers, make_optimizer, make_fast_paths: build components that see one
             model only, afresh at each call.
         augmenters: of the training split, in order.
+        day: that the model's chat template writes.
     """
 
     recipe: Recipe
@@ -37,6 +41,7 @@ class Experiment:
     schedule: Schedule
     make_fast_paths: tuple[Factory, ...]
     callbacks: Callbacks
+    day: date
 
     @classmethod
     def open(
@@ -46,10 +51,13 @@ class Experiment:
         listener: Listener | None = None,
         *,
         check_source: bool = True,
+        day: date | None = None,
     ) -> Experiment:
         """Build a recipe's components and check its model source, without reading data or weights.
 
-        `check_source` says whether the model has to be complete, weights included.
+        Args:
+            check_source: whether the model has to be complete, weights included.
+            day: on which the run began; None: it begins now.
 
         Raises:
             PluginError, UnknownName, RecipeError, SourceError: whatever is wrong so far.
@@ -57,7 +65,7 @@ class Experiment:
         registry, listener = registry or Registry(), listener or SilentListener()
         registry.plugins.raise_if_broken()
         with naming(recipe.origin):
-            experiment = cls._of(recipe, registry, listener)
+            experiment = cls._of(recipe, registry, listener, day or current_date())
             own = {f"data.train.{i}.reader": one.reader for i, one in enumerate(listed(recipe.data.train))}
             for key, reader in {"data.reader": recipe.data.reader, **own}.items():
                 if reader is not None and reader["name"] != AUTO:
@@ -74,7 +82,7 @@ class Experiment:
         return experiment
 
     @classmethod
-    def _of(cls, recipe: Recipe, registry: Registry, listener: Listener) -> Experiment:
+    def _of(cls, recipe: Recipe, registry: Registry, listener: Listener, day: date) -> Experiment:
         callbacks = Callbacks(recipe, registry, listener)
         make_task = registry.factory("task", recipe.task, "task")
         return cls(
@@ -90,6 +98,7 @@ class Experiment:
             registry.usual("schedule", recipe.train.schedule, "train.schedule")(),
             _fast_paths(recipe.train.fast_paths, registry),
             callbacks,
+            day,
         )
 
     def check_source(self) -> None:
@@ -118,6 +127,11 @@ class Experiment:
     def request(self, task: Task) -> LoadRequest:
         """Return what the loader is asked for."""
         return LoadRequest(self.recipe.model.source, task.head, task.labels)
+
+    def with_day(self, processor: Any) -> Any:
+        """Return a processor of the model, whose chat template writes the run's day from here on."""
+        fix_date(processor, self.day)
+        return processor
 
     def _require_agreement(self) -> None:
         """Refuse components that cannot train with one another, or under the recipe's `train`."""

@@ -7,10 +7,11 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import date
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, broadcast_object_list
 
 from ftengine.api import Failed, Finished, Listener, Saved, SilentListener
 from ftengine.data.augmentation_preview import idle_augmenters
@@ -31,6 +32,7 @@ from ftengine.parallel.launch import launched
 from ftengine.parallel.rendezvous import timeout
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import conclude, concluded
+from ftengine.run.date import current_date
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import peak_memory_bytes
 from ftengine.run.phases import TimedPhases
@@ -70,7 +72,7 @@ def fine_tune(
         run = RunDirectory(recipe.output)
         resuming = _resumes(run, resume)
         phases = TimedPhases(listener or SilentListener())
-        experiment = Experiment.open(recipe, registry, phases)
+        experiment = Experiment.open(recipe, registry, phases, day=_day_of(run, resuming))
         if resuming:
             require_same_recipe(run, experiment.resolved())
         if resuming and run.finished:
@@ -97,6 +99,12 @@ def _resumes(run: RunDirectory, resume: bool) -> bool:
     if state.is_main_process:
         run.require_unlocked()
     return resumes
+
+
+def _day_of(run: RunDirectory, resuming: bool) -> date | None:
+    """Return the day on which a run began, or begins, as the main process has it; None in runs of before."""
+    (day,) = broadcast_object_list([Environment.read(run).date if resuming else current_date()])
+    return day
 
 
 def _report(data: PreparedData) -> None:

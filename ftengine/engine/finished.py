@@ -76,6 +76,8 @@ class Run:
         self.listener = listener or SilentListener()
         report_state(self.directory, self.facts, self.listener)
         self.trust_code = trust_code
+        self.day = Environment.read(self.directory).date
+        """The day that its models' chat template writes; None: today."""
         self._registry = registry or Registry()
         self._ready: tuple[Device, KnownTask, LoadedModel] | None = None
         self.base_now: Mapping[str, Any] = {}
@@ -327,7 +329,8 @@ class Run:
         content["callbacks"] = content["augment"] = content["regularize"] = []
         content["train"] |= {"optimizer": AUTO, "schedule": AUTO}
         with made_with(self.directory, self._registry):
-            experiment = Experiment.open(Recipe.make(content), self._registry, self.listener, check_source=False)
+            recipe = Recipe.make(content)
+            experiment = Experiment.open(recipe, self._registry, self.listener, check_source=False, day=self.day)
         if check_source:
             code = experiment.loader.runs_code(self.recipe.model.source)
             self.require_trust(code, "loads its model with")

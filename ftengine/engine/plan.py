@@ -25,6 +25,7 @@ from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.slices import as_text, is_small
 from ftengine.evaluation.weights import Weights
 from ftengine.model import count
+from ftengine.model.template_date import template_date
 from ftengine.parallel.device import Device
 from ftengine.parallel.scaling import Scale, advice, communication, sizes_up_to
 from ftengine.plugins.registry import Registry
@@ -65,6 +66,7 @@ class Plan:
         estimate: expected seconds and bytes; None when not measured.
         scaling: a step on 1, 2, 4, … processes ("scales"), the "bandwidth" in bytes a second, and what limits
             ("advice"); None where that was not asked for.
+        date: the day that the model's chat template writes, as 2026-02-28; None where it writes none.
         warnings: what deserves attention, in plain words.
     """
 
@@ -80,6 +82,7 @@ class Plan:
     evaluation: dict[str, Any]
     estimate: dict[str, Any] | None
     scaling: dict[str, Any] | None
+    date: str | None
     warnings: list[str]
 
     def to_json(self) -> dict[str, Any]:
@@ -137,6 +140,7 @@ def plan(
         evaluation=_evaluation(evaluating, recipe.data.group_column),
         estimate=figures,
         scaling=_scaling(recipe, figures, schedule, len(train), processes, bandwidth),
+        date=str(day) if (day := template_date(data.ready.processor)) else None,
         warnings=[
             *_warnings(data, targets),
             *_untested(evaluating),

@@ -241,7 +241,8 @@ def ready_task(experiment: Experiment, task: Task) -> ReadyTask:
     if skeleton is not None and skeleton.loaded.processor is not None:
         return ReadyTask(experiment, task, skeleton, skeleton.loaded.processor)
     set_seed(experiment.recipe.seed)  # a callable may build its model here already
-    return ReadyTask(experiment, task, skeleton, experiment.loader.load_processor(experiment.recipe.model.source))
+    processor = experiment.loader.load_processor(experiment.recipe.model.source)
+    return ReadyTask(experiment, task, skeleton, experiment.with_day(processor))
 
 
 def prepare_skeleton(experiment: Experiment, task: Task) -> Skeleton | None:
@@ -256,6 +257,7 @@ def prepare_skeleton(experiment: Experiment, task: Task) -> Skeleton | None:
         return None
     experiment.listener.phase("check strategy")
     loaded = loader.load_skeleton(experiment.request(task))
+    experiment.with_day(loaded.processor)
     original = dict(loaded.module.named_parameters())
     dropping = {name: module for name, module in loaded.module.named_modules() if drops(module)}
     strategy = experiment.make_strategy()

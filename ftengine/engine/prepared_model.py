@@ -100,6 +100,7 @@ class PreparedModel:
             launch=os.environ.get("TORCHELASTIC_RUN_ID"),
             memory=self.memory,
             fast_paths=dict(self.fast_paths.used),
+            date=self.experiment.day,
             code=fingerprint_files(sorted({file for one in evaluators for file in one.code_files()})),
         )
 
@@ -291,6 +292,7 @@ def load_base(known: KnownTask, *, weights: bool = True) -> LoadedModel:
         loaded = loader.load_skeleton(request)
     else:
         loaded = loader.load(request)
+    experiment.with_day(loaded.processor)
     if "weights" not in loaded.fingerprint and weights:
         loaded.fingerprint = fingerprint_base(loaded)
     if loader.runs_code(loaded.source) is None:

@@ -93,8 +93,11 @@ def ask_own(
 
 
 def exact_run(run: Run) -> Run:
-    """Return a run whose models compute in float32."""
-    return Run(run.path, registry=run.registry, listener=run.listener, precision="float32", trust_code=run.trust_code)
+    """Return a run whose models compute in float32, and whose chat template writes today, as programs that serve do."""
+    code = run.trust_code
+    exact = Run(run.path, registry=run.registry, listener=run.listener, precision="float32", trust_code=code)
+    exact.day = None
+    return exact
 
 
 def proof_of(

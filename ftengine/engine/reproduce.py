@@ -50,7 +50,7 @@ def reproduce(run: Run, output: str | Path) -> Reproduction:
     run.require_trusted_evaluators()
     with watched():
         phases = TimedPhases(run.listener)
-        data = prepare_data(Experiment.open(recipe, run.registry, phases))
+        data = prepare_data(Experiment.open(recipe, run.registry, phases, day=run.day))
         now = {name: split.content for name, split in data.encoded.items()}
         if changed := changes_of_data(AuditResult.read(run.directory).contents, now):
             return Reproduction(str(run.path), None, "different", tuple(changed))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from accelerate.state import PartialState
@@ -20,6 +21,7 @@ from ftengine.errors import InputError, RunError, TrainingError, did_you_mean, n
 from ftengine.evaluation.results import bind
 from ftengine.model.fingerprints import changes
 from ftengine.parallel.precision import choose_precision
+from ftengine.run.date import DATE, current_date
 from ftengine.run.directory import RunDirectory
 from ftengine.run.parent import PARENT
 from ftengine.run.recipe import Recipe
@@ -67,10 +69,10 @@ def check_all(
     Raises:
         InputError: what any of the runs would refuse, named by its label.
     """
-    experiments: list[Experiment] = []
+    experiments, day = list[Experiment](), _first_day(children)
     for child in children:  # all recipes before any data is read
         with naming(child.label):
-            experiments.append(Experiment.open(child.recipe, listener=listener, check_source=not experiments))
+            experiments.append(Experiment.open(child.recipe, listener=listener, check_source=not experiments, day=day))
             choose_precision(child.recipe.train.precision, child.recipe.model.dtype, PartialState().device)
     prepared: list[PreparedData] = []
     for child, experiment in zip(children, experiments, strict=True):
@@ -84,6 +86,12 @@ def check_all(
                 child.run.require_free()
         prepared.append(data)
     return prepared
+
+
+def _first_day(children: Sequence[Child]) -> date:
+    """Return the day of all runs: that of the first that has begun, or today."""
+    begun = (Environment.read(child.run).date for child in children if child.run.is_run())
+    return next((day for day in begun if day is not None), current_date())
 
 
 def require_metric(ready: KnownTask, metric: str | None) -> None:
@@ -128,7 +136,7 @@ def train(child: Child, data: PreparedData, listener: Listener) -> None:
     last = failure = ""
     # Its standard input ends when this process does, however that ends: the child watches it.
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    watched = {**os.environ, PARENT: str(os.getpid())}
+    watched = {**os.environ, PARENT: str(os.getpid()), DATE: data.experiment.day.isoformat()}
     with subprocess.Popen(line, text=True, errors="replace", env=watched, **pipes) as process:
         try:
             for text in process.stderr or ():

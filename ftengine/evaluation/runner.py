@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from shutil import copyfileobj
@@ -24,15 +24,20 @@ from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import PluginError, TrainingError
 from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, listed, read_columns
 from ftengine.evaluation.slices import as_text
-from ftengine.evaluation.table import FOLDER, MEMBER, ROWS, Predictions, Writer, kept_together, merged
+from ftengine.evaluation.table import FOLDER, MEMBER, ROWS, Predictions, Writer, judged, kept_together, merged
 from ftengine.parallel.sharding import is_sharded, reshard
 from ftengine.plugins.blame import named
 from ftengine.plugins.returned import described, each, token_count, wrong
 from ftengine.run.directory import RunDirectory, write_folder
 from ftengine.training.losses import to_device
 
-MemberPredictions = Iterator[tuple[int, Prediction, Mapping[str, Any]]]
-"""For each example its position in the split, what was predicted, and the columns of the row that were asked for."""
+MemberPredictions = Iterator[tuple[int, Prediction]]
+"""For each example its position in the split, and what was predicted."""
+
+READ, ANSWERED = "read", "answered"
+Outputs = Mapping[tuple[str, str], pa.Table]
+"""What a model gives of sets, before anything judges it: by name of a set and `READ` (predictions of all its examples)
+or `ANSWERED` (free answers to those that it has chosen), sorted by member, a column a key of the task's."""
 
 
 class EvalResult:
@@ -48,10 +53,6 @@ class EvalResult:
         """Make the file of a table."""
         self.files[of.name] = TemporaryFile(prefix="ftengine-")  # noqa: SIM115
         return self.files[of.name]
-
-    def missing(self, plan: EvalPlan) -> list[EvalSet]:
-        """Return the sets of a plan that have no table yet."""
-        return [one for one in plan.sets() if one.name not in self.files]
 
     def predictions(self, of: EvalSet | Benchmark) -> Predictions:
         return Predictions.of(pq.read_table(self.files[of.name]))
@@ -81,6 +82,8 @@ class EvalRunner:
         tokens: of such a batch at most, as in `micro_batches`; 0 for no limit.
         answered: examples at most that are answered together.
         side: "base" or "tuned", for the listener, who is told of every batch.
+        known: what the model is known to give; it is asked for the rest.
+        given: is called with the name of each output that the model has given now, before it is judged.
     """
 
     accelerator: Accelerator
@@ -92,13 +95,14 @@ class EvalRunner:
     answered: int
     listener: Listener
     side: str
+    known: Outputs = field(default_factory=dict)
+    given: Callable[[tuple[str, str], pa.Table], None] = lambda name, outputs: None
 
-    def run(self, plan: EvalPlan, kept: EvalResult | None = None) -> EvalResult:
-        """Return the tables of all sets and benchmarks; every process has all of them. `kept` has some of the sets'."""
-        result = EvalResult() if kept is None else kept
-        for one in result.missing(plan):
-            set_seed(plan.seed)  # what is drawn for one set does not depend on which others there are
-            result.put(one, self._table(one))
+    def run(self, plan: EvalPlan) -> EvalResult:
+        """Return the tables of all sets and benchmarks; every process has all of them."""
+        result = EvalResult()
+        for one in plan.sets():
+            result.put(one, self._table(one, plan.seed))
         for asker in dict.fromkeys(one.asker for one in plan.benchmarks):
             self._ask(asker, [one for one in plan.benchmarks if one.asker is asker], result)
         return result
@@ -113,12 +117,11 @@ class EvalRunner:
             names = ", ".join(repr(one.data) for one in benchmarks)
             raise wrong(asker, "ask_models", predicted, f"a mapping with {names}")
         for one in benchmarks:
-            writer = Writer([one.evaluator])
-            groups: list[Any] = []
+            writer, groups = Writer(), list[Any]()
             for i, answer in enumerate(each(asker, "ask_models", predicted[one.data], Mapping)):
                 groups.append((answer["group"],) if "group" in answer else i)
-                writer.put(i, {key: value for key, value in answer.items() if key != "group"}, {})
-            table = writer.finish()
+                writer.put(i, {key: value for key, value in answer.items() if key != "group"})
+            table = judged(writer.finish(), [one.evaluator], lambda _: {})
             ids, numbers = table[MEMBER], {group: number for number, group in enumerate(dict.fromkeys(groups))}
             places = pa.array([f"{one.data}:{i + 1}" for i in ids.to_pylist()], pa.string())
             group = pa.array([numbers[groups[i]] for i in ids.to_pylist()], pa.int64())
@@ -126,22 +129,49 @@ class EvalRunner:
                 table = table.append_column(name, column)
             result.put(one, table.drop_columns([MEMBER]))
 
-    def _table(self, of: EvalSet) -> pa.Table:
+    def _table(self, of: EvalSet, seed: int) -> pa.Table:
         phase = f"evaluate {self.side}{of.title}"
         table = own_columns(of)
         if of.reading:
-            predicted = self.predictions(of.split, phase, read_columns(of.reading))
-            table = _beside(table, self._gathered(predicted, of.reading))
+            predicted = self._outputs((of.name, READ), seed, lambda: self.predictions(of.split, phase))
+            table = _beside(table, self._judged(predicted, of, of.reading))
             table = self._ranked(table, of.reading)
         if len(of.answered):
-            predicted = self.answers(of, f"{phase}: answers", read_columns(of.answering))
-            answers = self._gathered(predicted if of.answering else self._while_it_goes(predicted), of.answering)
-            table = _beside(table, answers)
+            answers = self._outputs((of.name, ANSWERED), seed, lambda: self.answers(of, f"{phase}: answers"))
+            table = _beside(table, self._judged(answers, of, of.answering))
             table = table.append_column("answered", pa.array(np.isin(of.members, answers[MEMBER].to_numpy())))
         return table.drop_columns([MEMBER])
 
+    def _outputs(self, name: tuple[str, str], seed: int, ask: Callable[[], MemberPredictions]) -> pa.Table:
+        """Return what the model gives, sorted by member; it is asked where that is not known."""
+        if name in self.known:
+            return self.known[name]
+        set_seed(seed)  # what is drawn for one set does not depend on which others there are
+        writer = Writer()
+        for member, prediction in ask():
+            writer.put(member, prediction)
+        outputs = merged(gather_object([writer.finish()]))
+        self.given(name, outputs)
+        return outputs
+
+    def _judged(self, outputs: pa.Table, of: EvalSet, evaluators: Sequence[Evaluator]) -> pa.Table:
+        """Return outputs with what evaluators read of rows and keep, of which each process makes a share."""
+        columns = read_columns(evaluators)
+        keeping = [one for one in evaluators if overrides(one, "keep")]
+        if not (columns or keeping):
+            return outputs
+
+        def columns_of(member: int) -> dict[str, Any]:
+            row = of.split.example(member) if columns else {}
+            return {column: row.get(column) for column in columns}
+
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        share = outputs.take(np.arange(rank, len(outputs), ranks)) if ranks > 1 else outputs
+        return merged(gather_object([judged(share, keeping, columns_of)]))
+
     def _ranked(self, table: pa.Table, evaluators: Sequence[Evaluator]) -> pa.Table:
         """Return a table with what evaluators keep of all its examples at once; each process makes all of it."""
+        self.loaded.module.eval()
         for evaluator in (one for one in evaluators if overrides(one, "keep_together")):
             with torch.no_grad(), self.accelerator.autocast():
                 columns = kept_together(evaluator, Predictions.of(table), partial(self.task.infer, self.loaded))
@@ -155,8 +185,8 @@ class EvalRunner:
             writer.put(member, prediction, columns)
         return merged(gather_object([writer.finish()]))
 
-    def predictions(self, split: EncodedSplit, phase: str, columns: Sequence[str] = ()) -> MemberPredictions:
-        """Yield what the model says of this process's share of examples, longest first, and the columns asked for."""
+    def predictions(self, split: EncodedSplit, phase: str) -> MemberPredictions:
+        """Yield what the model says of this process's share of examples, longest first."""
         longest = self.batch_size * int(split.lengths.max(initial=1))
         tokens = min(self.tokens or longest, longest)
         for members, counts in self._batches(np.arange(len(split)), split, phase, self.together, tokens):
@@ -169,11 +199,17 @@ class EvalRunner:
             _require_whole(self.task, "predict", predictions, len(members), self.task.predicts)
             for member, prediction in zip(members, predictions, strict=True):
                 _require_finite(prediction, split, member, phase)
-                row = split.example(member) if columns else {}
-                yield int(member), prediction, {column: row.get(column) for column in columns}
+                yield int(member), prediction
 
-    def answers(self, of: EvalSet, phase: str, columns: Sequence[str]) -> MemberPredictions:
-        """Yield the answer to each of the chosen examples in this process's share, longest first."""
+    def answers(self, of: EvalSet, phase: str) -> MemberPredictions:
+        """Yield the answer to each of the chosen examples in this process's share, longest first.
+
+        Where nothing measures the answers, a model that cannot write them ends no run: the listener is told.
+        """
+        answered = self._answers(of, phase)
+        return answered if of.answering else self._while_it_goes(answered)
+
+    def _answers(self, of: EvalSet, phase: str) -> MemberPredictions:
         sampled = dict(of.sampled)
         times = sampled.pop(SAMPLES, 0)
         for chosen, counts in self._batches(of.answered, of.split, phase, self.answered):
@@ -183,9 +219,9 @@ class EvalRunner:
                 drawn = [self._generated([{**row, SAMPLE: k} for row in rows], sampled) for k in range(times)]
             if not counts:
                 continue
-            for i, (member, answer, row) in enumerate(zip(chosen, answers, rows, strict=True)):
+            for i, (member, answer) in enumerate(zip(chosen, answers, strict=True)):
                 several = {SAMPLES: [one[i]["completion"] for one in drawn]} if drawn else {}
-                yield int(member), {**answer, **several}, {column: row.get(column) for column in columns}
+                yield int(member), {**answer, **several}
 
     def _generated(self, rows: Sequence[Example], options: Mapping[str, Any]) -> list[Prediction]:
         answers = self.task.generate(self.loaded, rows, options)

@@ -62,22 +62,18 @@ def kept_together(evaluator: Evaluator, table: Predictions, answer: Answering | 
 
 
 class Writer:
-    """Collects what evaluators keep of predictions, in any order: on disk, in a file that ends with the process."""
+    """Collects predictions, in any order: on disk, in a file that ends with the process."""
 
-    def __init__(self, evaluators: Sequence[Evaluator]) -> None:
-        self._file, self._evaluators = TemporaryFile(prefix="ftengine-"), evaluators  # noqa: SIM115
-        self._waiting: list[dict[str, Any]] = []
+    def __init__(self) -> None:
+        self._file = TemporaryFile(prefix="ftengine-")  # noqa: SIM115
+        self._waiting: list[Mapping[str, Any]] = []
         self._parts = 0
 
-    def put(self, member: int, prediction: Prediction, columns: Mapping[str, Any]) -> None:
-        """Add one example: its position in the split, what the task said, and what evaluators read of the row."""
+    def put(self, member: int, prediction: Prediction) -> None:
+        """Add one example: its position in the split, and columns by name."""
         if clash := OWN & prediction.keys():
             raise PluginError(f"a prediction has the key {min(clash)!r}, which the table of predictions uses itself.")
-        # What the task says wins: a column of the same name is no answer of the model.
-        whole = {**columns, **prediction}
-        kept = {f"{e.name}.{key}": value for e in self._evaluators for key, value in kept_by(e, whole).items()}
-        read = {f"column.{name}": value for name, value in columns.items() if name not in prediction}
-        self._waiting.append({MEMBER: member, **prediction, **read, **kept})
+        self._waiting.append({MEMBER: member, **prediction})
         if len(self._waiting) == ROWS:
             self._flush()
 
@@ -112,6 +108,33 @@ def _array(name: str, values: list[Any]) -> pa.Array:
 def merged(tables: Sequence[pa.Table]) -> pa.Table:
     """Return the rows of several tables, sorted by member."""
     return pa.concat_tables(tables, promote_options="permissive").sort_by(MEMBER)
+
+
+def judged(
+    table: pa.Table, evaluators: Sequence[Evaluator], columns_of: Callable[[int], Mapping[str, Any]]
+) -> pa.Table:
+    """Return a table of predictions with what evaluators read of the user's rows, and what they keep of each.
+
+    Evaluators are given the values as the table has them, so that it makes no difference whether a model has just
+    predicted them or did so in an earlier run.
+
+    Args:
+        columns_of: returns what they read of a member's row, by column.
+    """
+    further = Writer()
+    for batch in table.to_batches(max_chunksize=ROWS):
+        for prediction in batch.to_pylist():
+            member = prediction.pop(MEMBER)
+            columns = columns_of(member)
+            # What the task says wins: a column of the same name is no answer of the model.
+            whole = {**columns, **prediction}
+            read = {f"column.{name}": value for name, value in columns.items() if name not in prediction}
+            kept = {f"{e.name}.{key}": value for e in evaluators for key, value in kept_by(e, whole).items()}
+            further.put(member, read | kept)
+    added = further.finish()
+    for name in added.column_names[1:]:
+        table = table.append_column(name, added[name])
+    return table
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ftengine.api.conversation import Conversation, Message, ToolCall
 from ftengine.errors import DataError
 from ftengine.model.bounded import PATIENCE, ROOM, limited
 from ftengine.model.content_blocks import THOUGHTS
+from ftengine.model.template_date import VARIABLE, writing_date
 from ftengine.model.tokens import Span
 
 _GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -59,9 +60,10 @@ _REFUSALS = (TemplateError, ValueError, TypeError, ArithmeticError, RecursionErr
 
 def marks(processor: Any, conversation: Conversation, upto: int) -> list[Span] | None:
     """Return what a template marks with {% generation %} in the first messages; None where it marks nothing ever."""
-    if not _GENERATION_BLOCK.search(processor.get_chat_template(tools=_tools_of(conversation))):
+    template = processor.get_chat_template(tools=_tools_of(conversation))
+    if not _GENERATION_BLOCK.search(template):
         return None
-    with limited():  # as long as it took to write it just now
+    with limited(), writing_date(processor, template):  # as long as it took to write it just now
         messages = conversation.messages[:upto]
         _, [marked] = _filled_in(processor, conversation, messages, _form(processor), return_assistant_tokens_mask=True)
     return [(start, end) for start, end in marked if end > start]
@@ -156,7 +158,8 @@ def _applied(
     tools = _tools_of(conversation)
     if taken := set(conversation.template_arguments) & _taken(processor.apply_chat_template.__func__):
         raise DataError(f"`chat_template_kwargs` sets {taken.pop()!r}, which is no variable of a chat template.")
-    if _has_power(processor.get_chat_template(tools=tools)):
+    template = processor.get_chat_template(tools=tools)
+    if _has_power(template):
         raise DataError(
             "the model's chat template raises numbers to powers (**), which can compute without end. Take the "
             "template from the model's author."
@@ -166,7 +169,7 @@ def _applied(
         "Take the template from the model's author.",
     )
     try:
-        with limited():
+        with limited(), writing_date(processor, template):
             if form.blank is None:
                 return _filled_in(processor, conversation, messages, form, add_generation_prompt=prompt)[0][0]
             return processor.apply_chat_template(
@@ -185,7 +188,7 @@ def _applied(
 @cache
 def _taken(apply: Callable[..., Any]) -> frozenset[str]:
     """Return what a row cannot set: it is for ftengine to say how a template is applied, and which one."""
-    return frozenset(inspect.signature(apply).parameters) - {"documents"}
+    return frozenset(inspect.signature(apply).parameters) - {"documents"} | {VARIABLE}
 
 
 _KNOWN: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,6 +113,8 @@ class Environment(Record):
         memory: whether activations are computed twice, and why; None in runs of before there was a choice.
         fast_paths: what each fast path did, by name; none with `train.fast_paths: off`.
         code: a hash of each file of the user's code that measures answers, by its name; None in runs of before.
+        date: the day on which it began, which the model's chat template writes wherever its models are asked; None in
+            runs of before.
     """
 
     file: ClassVar[str] = "environment.json"
@@ -128,6 +131,7 @@ class Environment(Record):
     memory: Memory | None = None
     fast_paths: dict[str, FastPathUse] = Field(default_factory=dict)
     code: dict[str, str] | None = None
+    date: datetime.date | None = None
 
 
 class TrainingResult(Record):

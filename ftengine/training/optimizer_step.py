@@ -17,13 +17,13 @@ from ftengine.api import Batch, BeforeStep, Strategy, overrides
 from ftengine.data.batching import batches_in_step
 from ftengine.errors import PluginError, TrainingError
 from ftengine.model import Criterion, default_param_groups, trainable
-from ftengine.model.code import package_of
 from ftengine.parallel.precision import widened_by
 from ftengine.parallel.reduction import Reduction
 from ftengine.parallel.sharding import got_gradients, is_sharded, not_finite, whole_norm
 from ftengine.plugins.blame import named
 from ftengine.plugins.offered import written
 from ftengine.plugins.returned import described, wrong
+from ftengine.run.own_code import package_of
 from ftengine.run.recipe import TrainSection
 from ftengine.training.checkpoint import Progress
 from ftengine.training.joint_loss import JointLoss

@@ -280,7 +280,8 @@ def scores_of(
     from ftengine.errors import RunError
     from ftengine_builtins.evaluators.verifier import own_answer
 
-    code = hashlib.sha256(judge.code.read_bytes()).hexdigest()
+    files = sorted(judge.code_files())
+    code = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
     answers = hashlib.sha256(source.read_bytes()).hexdigest()
     made = {"answers": answers, "code": code, "options": judge.config.model_dump(mode="json")}
     kept: list[dict[str, Any]] = []

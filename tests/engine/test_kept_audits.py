@@ -56,10 +56,9 @@ def test_other_rows_places_or_divisions_are_looked_at(looked, chat_recipe, tmp_p
     assert looked(chat_recipe(**options | {"data__test": 0.3}))[1]
 
 
-@pytest.mark.parametrize("what", ["code_of", "versions", "required_versions"])
-def test_other_code_or_versions_are_asked(looked, chat_recipe, monkeypatch, what):
+def test_other_code_is_asked(looked, chat_recipe, monkeypatch):
     looked(chat_recipe())
-    monkeypatch.setattr(audits, what, lambda *_: {"a": "2"})
+    monkeypatch.setattr(audits, "code_of", lambda _: {"a": "2"})
     assert looked(chat_recipe())[1]
     assert not looked(chat_recipe())[1]
 
@@ -81,6 +80,6 @@ def test_without_room_to_keep_it_audits_look_each_time(looked, chat_recipe, monk
     assert [looked(chat_recipe())[1] for _ in range(2)] == [True, True]
 
 
-def test_what_no_package_has_is_asked_each_time(looked, chat_recipe, monkeypatch):
+def test_tasks_of_other_code_are_asked_each_time(looked, chat_recipe, monkeypatch):
     monkeypatch.setattr(audits, "code_of", lambda _: None)
     assert [looked(chat_recipe())[1] for _ in range(2)] == [True, True]

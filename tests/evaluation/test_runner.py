@@ -77,9 +77,9 @@ def test_predictions_that_are_no_numbers_are_refused_with_their_place(prediction
 def test_tables_have_no_names_that_a_killed_process_would_leave(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("ftengine.evaluation.table.ROWS", 2)
-    writer, result, one = Writer([]), EvalResult(), SimpleNamespace(name="test")
+    writer, result, one = Writer(), EvalResult(), SimpleNamespace(name="test")
     for member in range(5):
-        writer.put(member, {"score": member}, {})
+        writer.put(member, {"score": member})
     assert not list(tmp_path.iterdir())
     result.put(one, writer.finish().append_column("row", [range(5)]))
     assert not list(tmp_path.iterdir())
@@ -88,4 +88,4 @@ def test_tables_have_no_names_that_a_killed_process_would_leave(monkeypatch, tmp
 
 
 def test_finite_predictions_pass_with_their_members():
-    assert [member for member, _, _ in said(logits=[0.0, 1.0], label=1, text="x")] == [0, 1]
+    assert [member for member, _ in said(logits=[0.0, 1.0], label=1, text="x")] == [0, 1]

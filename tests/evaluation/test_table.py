@@ -9,7 +9,7 @@ from partly import partly
 
 from ftengine.api import Evaluator
 from ftengine.errors import PluginError, RunError
-from ftengine.evaluation.table import MEMBER, Predictions, Writer, merged
+from ftengine.evaluation.table import MEMBER, Predictions, Writer, judged, merged
 
 
 @partly
@@ -23,10 +23,10 @@ class Words(Evaluator):
 
 
 def written(rows, evaluators=()):
-    writer = Writer(evaluators)
+    writer = Writer()
     for member, row in rows:
-        writer.put(member, row, {"expect": f"e{member}"})
-    return writer.finish()
+        writer.put(member, row)
+    return judged(writer.finish(), evaluators, lambda member: {"expect": f"e{member}"})
 
 
 def test_parts_of_several_processes_are_joined_in_order(tmp_path, monkeypatch):

@@ -1,0 +1,60 @@
+"""The day that a chat template writes: that of the run, not of the clock.
+
+transformers gives templates `strftime_now`, which asks the clock: a model would be trained, measured and asked on
+prompts of different days, and what is kept of one day be taken for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import date, datetime, time
+from typing import Any
+from weakref import WeakKeyDictionary
+
+VARIABLE = "strftime_now"
+"""What templates call to write the day."""
+
+_dates: WeakKeyDictionary[Any, date] = WeakKeyDictionary()
+
+
+def fix_date(processor: Any, day: date) -> None:
+    """Have a processor's chat template write a day, at midnight, wherever ftengine applies it."""
+    if getattr(processor, "chat_template", None):
+        _dates[processor] = day
+
+
+def template_date(processor: Any) -> date | None:
+    """Return the day that a processor's chat template writes, today where none was fixed; None where it writes none."""
+    if VARIABLE not in str(getattr(processor, "chat_template", None)):
+        return None
+    return _dates.get(processor) or date.today()
+
+
+@contextmanager
+def writing_date(processor: Any, template: str) -> Iterator[None]:
+    """Have a chat template, the text of one of a processor's, write the processor's day while it is applied.
+
+    transformers makes text of all that a template is given, functions included, so the one that it calls is exchanged
+    in what transformers has compiled.
+    """
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    if VARIABLE not in template:
+        yield
+        return
+    _compile_jinja_template(template).globals[VARIABLE] = _strftime_now
+    token = _written.set(template_date(processor))
+    try:
+        yield
+    finally:
+        _written.reset(token)
+
+
+_written: ContextVar[date | None] = ContextVar("written", default=None)
+
+
+def _strftime_now(format: str) -> str:
+    day = _written.get()
+    return (datetime.now() if day is None else datetime.combine(day, time())).strftime(format)
