@@ -79,9 +79,9 @@ class Reader(Component):
     def read(self, source: str) -> Iterable[Row | BrokenRow] | pa.RecordBatchReader:
         """Return the rows, one after another, or record batches of Arrow, whose types are kept.
 
-        Of ftengine's own readers, a file's rows are kept under a hash of its content, for later runs; other readers read
-        it in each process. Folders and addresses are read in each run, into memory. Nothing in the data is executed. Raise
-        BrokenRow where nothing more can be read.
+        Of ftengine's own readers, a file's rows are kept under a hash of its content, for later runs; other readers
+        read it in each process. Folders and addresses are read in each run, into memory. Nothing in the data is
+        executed. Raise BrokenRow where nothing more can be read.
         """
 
     # What some write.

@@ -10,8 +10,7 @@ from contextlib import contextmanager, nullcontext
 from datetime import date
 from typing import Any
 
-import torch
-from accelerate.utils import broadcast, broadcast_object_list
+from accelerate.utils import broadcast_object_list
 
 from ftengine.api import Failed, Finished, Listener, Saved, SilentListener
 from ftengine.data.augmentation_preview import idle_augmenters
@@ -70,9 +69,9 @@ def fine_tune(
     recipe = launched(recipe)
     with watched():
         run = RunDirectory(recipe.output)
-        resuming = _resumes(run, resume)
+        resuming, day = _resumes(run, resume)
         phases = TimedPhases(listener or SilentListener())
-        experiment = Experiment.open(recipe, registry, phases, day=_day_of(run, resuming))
+        experiment = Experiment.open(recipe, registry, phases, day=day)
         if resuming:
             require_same_recipe(run, experiment.resolved())
         if resuming and run.finished:
@@ -89,22 +88,20 @@ def fine_tune(
         return load_run(run.path, registry=experiment.registry, listener=experiment.listener, trust_code=True)
 
 
-def _resumes(run: RunDirectory, resume: bool) -> bool:
-    """Say whether a run goes on, as the main process sees it; refuse a folder that is in use (RunError)."""
+def _resumes(run: RunDirectory, resume: bool) -> tuple[bool, date | None]:
+    """Say whether a run goes on, and on which day it began or begins, as the main process sees it.
+
+    The day is None in runs of before. A folder that is in use is refused (RunError).
+    """
     state = processes()
-    resuming = torch.tensor(run.is_run() and (resume or restarted(run)), device=state.device)
-    resumes = bool(broadcast(resuming))  # the main process says it, where another host does not see the folder
+    resumes = run.is_run() and (resume or restarted(run))
+    day = Environment.read(run).date if resumes else current_date()
+    resumes, day = broadcast_object_list([resumes, day])  # another host may not see the folder, or have another day
     if not resumes:
         run.require_free()
     if state.is_main_process:
         run.require_unlocked()
-    return resumes
-
-
-def _day_of(run: RunDirectory, resuming: bool) -> date | None:
-    """Return the day on which a run began, or begins, as the main process has it; None in runs of before."""
-    (day,) = broadcast_object_list([Environment.read(run).date if resuming else current_date()])
-    return day
+    return resumes, day
 
 
 def _report(data: PreparedData) -> None:

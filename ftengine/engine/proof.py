@@ -67,7 +67,7 @@ def ask_own(
 ) -> Asked:
     """Ask the tuned model and its base, in float32."""
     split, rows = held_out_rows(ready, run.directory, data)
-    exact = exact_run(run)
+    exact = exact_run(run, today=True)
     asked, stop = list[Question](), tuple[int, ...]()
     compute: Callable[[Opened], list[np.ndarray]]
     with exact.model() as loaded:
@@ -92,11 +92,11 @@ def ask_own(
     return Asked(split, asked, compute, tuned, base, stop, mean_of(ready.task))
 
 
-def exact_run(run: Run) -> Run:
-    """Return a run whose models compute in float32, and whose chat template writes today, as programs that serve do."""
+def exact_run(run: Run, *, today: bool = False) -> Run:
+    """Return a run whose models compute in float32; its chat template writes `today`, as programs that serve do."""
     code = run.trust_code
     exact = Run(run.path, registry=run.registry, listener=run.listener, precision="float32", trust_code=code)
-    exact.day = None
+    exact.day = None if today else run.day
     return exact
 
 
@@ -267,7 +267,7 @@ def _fault(run: Run, own: Asked, values: Sequence[np.ndarray], judged: Likeness)
         def distance(loaded: LoadedModel) -> float:
             return float(np.nanmean(own.far(own.compute(loaded), values)))
 
-        if fault := find_fault(exact_run(run), distance, judged.noise, judged.from_tuned):
+        if fault := find_fault(exact_run(run, today=True), distance, judged.noise, judged.from_tuned):
             return f"is not the tuned model: it answers as the tuned model would {fault.reason}"
     return _what(judged, own)
 

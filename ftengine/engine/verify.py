@@ -127,7 +127,7 @@ def _ask(run: Run, endpoint: Endpoint, rows: int, data: str | None) -> tuple[str
     if not overrides(ready.task, "prompt"):
         raise InputError(f"task {ready.task.name!r} writes no text that an endpoint could be asked for.")
     split, held = held_out_rows(ready, run.directory, data)
-    exact = exact_run(run)
+    exact = exact_run(run, today=True)
     with exact.model(base=True) as loaded:
         stop = stop_tokens(loaded)
         by_row, longest = telling_prompts(ready, held, loaded, rows, run)

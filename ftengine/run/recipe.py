@@ -248,7 +248,7 @@ class EvaluationSection(_Section):
     answers: int | None = Field(12, ge=1, description="held-out prompts that both models answer to be read; null: none")
     reuse_base: bool = Field(
         True,
-        description="reuse the base model's outputs of an earlier run with the same model and data; evaluators run anew",
+        description="reuse the base model's outputs of an earlier run; evaluators judge them anew",
     )
 
 
