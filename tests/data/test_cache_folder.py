@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 from expected import raises
 
+from ftengine.api import FileReader, Row
 from ftengine.data import cache_folder
 from ftengine.data.read import read_rows
 from ftengine.errors import DataError, InputError
+from ftengine.plugins.discovery import make_plugin_manager
+from ftengine.plugins.hookspecs import hookimpl
+from ftengine.plugins.registry import Registry
 
 
 @pytest.fixture
@@ -99,3 +103,38 @@ def test_what_is_no_size_is_refused(source, folder, monkeypatch, text):
     monkeypatch.setenv("FTENGINE_CACHE_SIZE", text)
     with raises(InputError, f"FTENGINE_CACHE_SIZE={text}"):
         read(source)
+
+
+class Suffixed(FileReader):
+    """Reads lines, each with what the environment says behind it."""
+
+    name = "suffixed"
+    suffixes = (".suffixed",)
+
+    def read(self, source):
+        for number, line in enumerate(Path(source).read_text().splitlines(), 1):
+            yield Row(number, {"text": line + os.environ["SUFFIX"]})
+
+
+def test_rows_of_a_reader_of_other_code_are_read_anew_and_go_with_the_process(tmp_path, folder, monkeypatch):
+    """What it reads beside the file, the environment here, is not known."""
+
+    class Plugin:
+        @staticmethod
+        @hookimpl
+        def ftengine_readers():
+            return [Suffixed]
+
+    registry, file = Registry(make_plugin_manager({"suffixed": Plugin})), tmp_path / "rows.suffixed"
+    file.write_text("a\nb\n")
+    passing = []
+    monkeypatch.setattr(cache_folder, "_passing", passing)
+    for suffix in "xy":
+        monkeypatch.setenv("SUFFIX", suffix)
+        rows = read_rows(str(file), registry=registry)
+        assert [row["text"] for row in rows] == [f"a{suffix}", f"b{suffix}"]
+    assert len(passing) == len(list(folder.iterdir())) == 2
+    assert cache_folder.usage()["entries"] == 0
+    passing.clear()  # as the end of the process does
+    assert list(folder.iterdir()) == []
+    assert rows[1]["text"] == "by"
