@@ -82,7 +82,7 @@ def default_system(source: ExportSource) -> str:
     """Return the system message that the model's template writes by itself, "" for none.
 
     Raises:
-        NotExportable: the template is not ChatML: a probe conversation has other tokens in it.
+        NotExportable: the template is not ChatML (a probe conversation has other tokens in it), or writes the day.
     """
     from ftengine.model import has_template, render
 
@@ -90,6 +90,11 @@ def default_system(source: ExportSource) -> str:
     if not has_template(processor):
         raise NotExportable(
             f"the tokenizer of {source.base!r} has no chat template, so Ollama would have to guess one."
+        )
+    if "strftime_now" in str(processor.chat_template):
+        raise NotExportable(
+            f"the chat template of {source.base!r} writes today's date, which a Modelfile would fix. Export to "
+            "gguf and serve that with llama.cpp, which runs the template itself."
         )
     try:
         first = render(processor, Conversation((Message("user", SHORT),)), prompt=True)
