@@ -138,7 +138,7 @@ def train(model: PreparedModel, run: RunDirectory, resuming: bool, phases: Timed
             if model.device.is_main:
                 write_trained(trained, run, phases)
             with marking_unchecked(run, model.experiment.listener) if model.device.is_main else nullcontext():
-                tuned = measure_tuned(trained, run if resuming else None)
+                tuned = measure_tuned(trained)
                 if model.device.is_main:
                     write_results(trained, tuned, run, phases)
         except BaseException as error:  # interrupted or failed: callbacks may have something open

@@ -243,15 +243,10 @@ def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) ->
     return TrainedModel(prepared, result, whole)
 
 
-def measure_tuned(trained: TrainedModel, resumed: RunDirectory | None) -> EvalResult:
-    """Return what the tuned model says of all that is measured; the model is whole afterwards.
-
-    Args:
-        resumed: a run that goes on, whose predictions by the same weights are read.
-    """
+def measure_tuned(trained: TrainedModel) -> EvalResult:
+    """Return what the tuned model says of all that is measured; the model is whole afterwards."""
     model = trained.prepared
-    kept = EvalResult()
-    tuned = run_model(model.device, model.data.ready, model.loaded, model.plan, "tuned", kept)
+    tuned = run_model(model.device, model.data.ready, model.loaded, model.plan, "tuned")
     model.loaded.module = trained.whole.module
     return tuned
 

@@ -179,12 +179,6 @@ class EvalRunner:
                 table = table.append_column(name, pa.array(list(column) if column.ndim > 1 else column))
         return table
 
-    def _gathered(self, predicted: MemberPredictions, evaluators: Sequence[Evaluator]) -> pa.Table:
-        writer = Writer(evaluators)
-        for member, prediction, columns in predicted:
-            writer.put(member, prediction, columns)
-        return merged(gather_object([writer.finish()]))
-
     def predictions(self, split: EncodedSplit, phase: str) -> MemberPredictions:
         """Yield what the model says of this process's share of examples, longest first."""
         longest = self.batch_size * int(split.lengths.max(initial=1))
