@@ -69,12 +69,12 @@ def find_leaks(
 
 
 def _one_text(distinct: Distinct, numbers: np.ndarray) -> list[Any] | None:
-    """Return the text that most of some rows have, and how many; None where it is long, or few have it."""
+    """Return the text that most of some rows have, in any case, and how many; None where it is long, or few have it."""
     kinds, counts = np.unique(numbers, return_counts=True)
-    if not len(kinds) or counts.max() < max(FEW_EQUAL, len(numbers) / 2):
-        return None
-    text = distinct.text(int(kinds[counts.argmax()])).strip()
-    return [text, int(counts.max())] if len(text) <= SHORT else None
+    order = [i for i in np.argsort(-counts, kind="stable")[:SHOWN_LEAKS] if counts[i] >= FEW_EQUAL]
+    texts = [distinct.text(int(kinds[i])).strip() for i in order]
+    count = sum(int(counts[i]) for i, text in zip(order, texts, strict=True) if text.casefold() == texts[0].casefold())
+    return [texts[0], count] if texts and 2 * count >= len(numbers) and len(texts[0]) <= SHORT else None
 
 
 def _first_of(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:

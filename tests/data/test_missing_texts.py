@@ -2,17 +2,20 @@
 
 import json
 import random
+from types import SimpleNamespace
 
 import pytest
 from expected import raises
 
+from ftengine.api import View
 from ftengine.errors import DataError
-from ftengine_builtins.audits.missing_texts import is_placeholder
+from ftengine_builtins.audits.missing_texts import MissingTexts, is_placeholder
 
 
 def rows(count, share, text="N/A", *, labels="abc", start=0):
     draw = random.Random(0)
-    every = [text if i < share * count else f"row {start + i} says this" for i in range(count)]
+    texts = [text, text, text.lower()]
+    every = [texts[i % 3] if i < share * count else f"row {start + i} says this" for i in range(count)]
     return "".join(json.dumps({"text": one, "label": draw.choice(labels)}) + "\n" for one in every)
 
 
@@ -43,7 +46,7 @@ def test_placeholders_are_counted(placeholders, share, levels):
     assert [one.level for one in found] == levels
     if found:
         assert found[0].figures["placeholders"] == {"train": 300 * share}
-        assert found[0].figures["texts"] == {"N/A": 300 * share}
+        assert found[0].figures["texts"] == {"N/A": 200 * share, "n/a": 100 * share}
         assert found[0].places[0] == "a.jsonl:1"
 
 
@@ -62,7 +65,7 @@ def test_a_text_that_often_comes_with_one_label_is_no_placeholder(write, label_t
 def test_placeholders_on_two_sides_are_no_alarm_about_leaks(write, label_task, audit):
     files = {"test": write("b.jsonl", rows(60, 0.5, start=900)), "leaks": "warn"}
     result = audit(label_task, write("a.jsonl", rows(200, 0.5)), **files)
-    assert result.facts["leaks"][0]["one_text"] == ["N/A", 30]
+    assert result.facts["leaks"][0]["one_text"] == ["N/A", 30]  # in any case
     levels = {one.source: one.level for one in reversed(result.findings)}
     assert (levels["missing-texts"], levels["leaks"]) == ("alarm", "note")
     assert result.findings[0].source != "leaks"
@@ -78,3 +81,15 @@ def test_copies_of_longer_texts_are_leaks_as_before(write, label_task, audit):
     files = {"test": write("b.jsonl", rows(60, 0.5, text, start=900)), "leaks": "warn"}
     result = audit(label_task, write("a.jsonl", rows(200, 0.1, text)), **files)
     assert result.facts["leaks"][0]["one_text"] is None
+
+
+def test_of_images_none_is_decoded_but_the_first():
+    class Images(list):
+        def __iter__(self):
+            taken.append(1)
+            return super().__iter__()
+
+    taken = []
+    views = [View(Images([object()]), "a", classes=True, texts=[]) for _ in range(50)]
+    assert list(MissingTexts().examine(SimpleNamespace(splits={"train": views}))) == []
+    assert len(taken) == 1

@@ -105,6 +105,18 @@ def test_spellings_of_one_label_lead_where_they_are_confused(verdict, confused, 
     assert (judged.lead[0] == one) == (level == "alarm")
 
 
+def test_spellings_of_several_labels_count_together(verdict):
+    def spelt(files):
+        for pair in (("business", "politics"), ("business", "sports")):
+            figures = {"spellings": dict.fromkeys(pair, 500)}
+            audit_finding("label-spellings", kind="labels", level="note", figures=figures)(files)
+        cells = [[80, 10, 10], [0, 100, 0], [0, 0, 200]]
+        files["evaluation"]["details"]["tuned"]["classification"]["confusion"] = cells
+
+    (one,) = [one for one in verdict(spelt).findings if one.source == "label-spellings"]
+    assert (one.level, one.figures["confused"], one.figures["total"]) == ("alarm", 20, 400)
+
+
 def test_spellings_whose_confusion_is_not_known_are_a_note(verdict):
     names = audit_finding("label-spellings", kind="labels", level="note", figures={"spellings": {"a": 5, "A": 9}})
     (one,) = found(verdict(names), "labels")

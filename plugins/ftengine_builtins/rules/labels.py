@@ -132,26 +132,26 @@ class LabelSpellingsConfused(Rule):
     order = 4
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        for finding in run.audit.findings:
-            if finding.source != LabelSpellings.name:
-                continue
-            names = list(finding.figures["spellings"])
-            cost = _confused(run, names)
-            if cost is None:
-                yield finding.model_copy(update={"source": ""})
-                continue
-            confused, errors, total = cost
-            lead = f"write {listed([repr(name) for name in names])} as one label: {counted(confused, 'example')} of "
-            lead += f"{total:,} held-out ones {'is' if confused == 1 else 'are'} given the other spelling"
-            costs = share_within(confused, total)[0] >= CONFUSED and confused >= OF_ERRORS * errors
-            yield Finding(
-                kind="labels",
-                level="alarm" if costs else "note",
-                text=f"{lead[:1].upper()}{lead[1:]}, which counts as an error. {finding.text}",
-                brief=lead,
-                explains=("quality", "learning", "classes", "labels", "over-fitting", "calibration", "worse"),
-                figures={**finding.figures, "confused": confused, "errors": errors, "total": total},
-            )
+        noticed = [finding for finding in run.audit.findings if finding.source == LabelSpellings.name]
+        counts = [_confused(run, list(finding.figures["spellings"])) for finding in noticed]
+        if not noticed or any(cost is None for cost in counts):
+            yield from (finding.model_copy(update={"source": ""}) for finding in noticed)
+            return
+        confused, (_, errors, total) = sum(cost[0] for cost in counts if cost), counts[0] or (0, 0, 0)
+        groups = [listed(list(map(repr, finding.figures["spellings"]))) for finding in noticed]
+        lead = f"write {' and '.join(groups[:2])} as one label{' each' if len(groups) > 1 else ''}: "
+        are = "is" if confused == 1 else "are"
+        lead += f"{confused:,} of {counted(total, 'held-out example')} {are} given another spelling of their label"
+        costs = share_within(confused, total)[0] >= CONFUSED and confused >= OF_ERRORS * errors
+        spellings = {name: n for finding in noticed for name, n in finding.figures["spellings"].items()}
+        yield Finding(
+            kind="labels",
+            level="alarm" if costs else "note",
+            text=f"{lead[:1].upper()}{lead[1:]}, which counts as an error. {noticed[0].text.partition(': ')[2]}",
+            brief=lead,
+            explains=("quality", "learning", "classes", "labels", "over-fitting", "calibration", "worse"),
+            figures={"spellings": spellings, "confused": confused, "errors": errors, "total": total},
+        )
 
 
 def _confused(run: RunRecords, names: Sequence[str]) -> tuple[int, int, int] | None:
@@ -160,10 +160,8 @@ def _confused(run: RunRecords, names: Sequence[str]) -> tuple[int, int, int] | N
     None where no confusions were counted.
     """
     for facts in run.evaluation.details.tuned.values():
-        labels, cells = (
-            [one.get("label") for one in facts.get("labels") or () if isinstance(one, dict)],
-            facts.get("confusion"),
-        )
+        labels = [one.get("label") for one in facts.get("labels") or () if isinstance(one, dict)]
+        cells = facts.get("confusion")
         if cells is None or not set(names) <= set(labels):
             continue
         of = [labels.index(name) for name in names]
