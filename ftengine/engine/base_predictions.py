@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +31,7 @@ from ftengine.engine.dependencies import dependencies, key_of, prepared_by
 from ftengine.engine.prepared_data import KnownTask
 from ftengine.errors import DataError
 from ftengine.evaluation.plan import EvalPlan, EvalSet
-from ftengine.evaluation.runner import ANSWERED, READ, EvalResult, EvalRunner, Outputs
+from ftengine.evaluation.runner import ANSWERED, ASKED, READ, EvalResult, EvalRunner, Outputs
 from ftengine.evaluation.table import MEMBER
 from ftengine.model.modes import quick_products
 from ftengine.parallel.device import Device
@@ -50,7 +51,7 @@ ANSWERED_TOGETHER = 16
 one token as for many."""
 
 Name = tuple[str, str]
-"""The name of a set, and which of its outputs: `READ` or `ANSWERED`."""
+"""The name of a set, and which of its outputs: `READ` or `ANSWERED`; of a benchmark, `ASKED`."""
 
 
 def run_model(
@@ -87,27 +88,38 @@ def _sizes(known: KnownTask, device: Device) -> tuple[int, int, int, int]:
 
 
 def run_base(
-    device: Device, known: KnownTask, loaded: LoadedModel, plan: EvalPlan, starting: Strategy | None = None
+    device: Device,
+    known: KnownTask,
+    loaded: LoadedModel,
+    plan: EvalPlan,
+    starting: Strategy | None = None,
+    outputs: Outputs | None = None,
 ) -> EvalResult:
     """Return what a base model says, as `run_model` does; what an earlier run of the same knows is not asked again.
 
     Args:
         starting: what has prepared the model already, with the trained part that it starts from.
+        outputs: what is known of the model otherwise.
 
     Raises:
         DataError: the cache is another user's.
     """
     keys = keys_of(device, known, loaded, plan, starting) if device.is_main else {}
-    outputs = _kept(plan, keys)
-    if outputs:
+    kept = _kept(plan, keys)
+    if kept:
         known.listener.message(
-            f"reused {_counted(outputs)} from an earlier run with the same model, data, options and machine "
+            f"reused {_counted(kept)} from an earlier run with the same model, data, options and machine "
             "(evaluation.reuse_base: false asks it anew)"
         )
+    outputs = {**(outputs or {}), **kept}
     together = any(overrides(evaluator, "keep_together") for one in plan.sets() for evaluator in one.reading)
-    asked = plan.benchmarks or together or set(_wanted(plan)) - set(outputs)
+    benchmarks = {(one.name, ASKED) for one in plan.benchmarks}
+    asked = together or ({*wanted(plan)} | benchmarks) - set(outputs)
+    keeper = _Keeper(known.listener, plan, keys)
     with device.measuring(loaded) if asked else nullcontext():
-        return run_model(device, known, loaded, plan, "base", outputs, _Keeper(known.listener, plan, keys).keep)
+        result = run_model(device, known, loaded, plan, "base", outputs, keeper.keep)
+    result.outputs = keeper.others
+    return result
 
 
 def keys_of(
@@ -120,7 +132,12 @@ def keys_of(
     if computed is None:
         return {}
     prepared = [] if starting is None else prepared_by(starting)
-    common = [OUTPUTS_FORMAT, computed, _sizes(known, device), plan.seed, prepared]
+    return keys_by(plan, [computed, _sizes(known, device), prepared])
+
+
+def keys_by(plan: EvalPlan, depends: Any) -> dict[Name, str]:
+    """Return the keys of what a model gives of a plan's sets, which depends on so much beside them (JSON values)."""
+    common = [OUTPUTS_FORMAT, depends, plan.seed]
     keys: dict[Name, str] = {}
     for one in plan.sets():
         examples = _examples(one)
@@ -134,7 +151,7 @@ def _kinds(one: EvalSet) -> list[str]:
     return [READ] * bool(one.reading) + [ANSWERED] * bool(len(one.answered))
 
 
-def _wanted(plan: EvalPlan) -> dict[Name, np.ndarray]:
+def wanted(plan: EvalPlan) -> dict[Name, np.ndarray]:
     """Return the members of each output that a plan takes, (n,)."""
     members = {READ: lambda one: np.arange(len(one.split)), ANSWERED: lambda one: one.answered}
     return {(one.name, kind): members[kind](one) for one in plan.sets() for kind in _kinds(one)}
@@ -142,7 +159,7 @@ def _wanted(plan: EvalPlan) -> dict[Name, np.ndarray]:
 
 def _kept(plan: EvalPlan, keys: Mapping[Name, str]) -> dict[Name, pa.Table]:
     """Return what an earlier run kept of all members, in all processes (DataError: the cache is another user's)."""
-    found = {name: _read(keys[name], members) for name, members in _wanted(plan).items() if name in keys}
+    found = {name: _read(keys[name], members) for name, members in wanted(plan).items() if name in keys}
     known = {name: table for name, table in found.items() if table is not None}
     (known,) = broadcast_object_list([known])  # other hosts have other caches
     return known
@@ -151,32 +168,46 @@ def _kept(plan: EvalPlan, keys: Mapping[Name, str]) -> dict[Name, pa.Table]:
 def _read(key: str, members: np.ndarray) -> pa.Table | None:
     """Return the outputs under a key; None where there are none, or not of all members."""
     entry = known_entry(key)
-    if entry is None:
-        return None
+    return None if entry is None else read_outputs(entry / ROWS, members)
+
+
+def read_outputs(file: Path, members: np.ndarray | None) -> pa.Table | None:
+    """Read outputs; None where there is no such file, it is damaged, or not of all members (None: of whichever)."""
     try:
-        with pa.OSFile(str(entry / ROWS)) as file:
-            table = pa.ipc.open_stream(file).read_all()
-        return table if np.array_equal(table[MEMBER].to_numpy(), members) else None
+        with pa.OSFile(str(file)) as opened:
+            table = pa.ipc.open_stream(opened).read_all()
+        return table if members is None or np.array_equal(table[MEMBER].to_numpy(), members) else None
     except (OSError, KeyError, pa.ArrowException):
         return None
 
 
+def write_outputs(file: Path | IO[bytes], table: pa.Table) -> None:
+    """Write outputs, as `read_outputs` reads them."""
+    with pa.ipc.new_stream(str(file) if isinstance(file, Path) else file, table.schema) as stream:
+        stream.write_table(table)
+
+
 @dataclass
 class _Keeper:
-    """Keeps outputs for later runs as a model gives them; of answers, only where it gave them all."""
+    """Keeps outputs for later runs as a model gives them; of answers, only where it gave them all.
+
+    Args:
+        others: those that are not kept, in files without names.
+    """
 
     listener: Listener
     plan: EvalPlan
     keys: Mapping[Name, str]
+    others: dict[Name, IO[bytes]] = field(default_factory=dict)
 
     def keep(self, name: Name, table: pa.Table) -> None:
-        """Keep outputs that have a key, before anything can fail that judges them."""
-        if name not in self.keys or not np.array_equal(table[MEMBER].to_numpy(), _wanted(self.plan)[name]):
+        """Keep outputs, before anything can fail that judges them."""
+        if name not in self.keys or not np.array_equal(table[MEMBER].to_numpy(), wanted(self.plan)[name]):
+            self._hold(name, table)
             return
 
         def write(folder: Path) -> dict[str, Any]:
-            with pa.ipc.new_stream(str(folder / ROWS), table.schema) as stream:
-                stream.write_table(table)
+            write_outputs(folder / ROWS, table)
             return {}
 
         try:
@@ -184,6 +215,11 @@ class _Keeper:
         except DataError as error:
             self.listener.message(f"the base model's outputs are not cached for later runs: {error}")
             self.keys = {}
+            self._hold(name, table)
+
+    def _hold(self, name: Name, table: pa.Table) -> None:
+        self.others[name] = TemporaryFile(prefix="ftengine-")  # noqa: SIM115
+        write_outputs(self.others[name], table)
 
 
 def _counted(outputs: Outputs) -> str:

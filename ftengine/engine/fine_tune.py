@@ -20,6 +20,7 @@ from ftengine.engine.plan import Plan, plan
 from ftengine.engine.prepared_data import PreparedData, prepare_data
 from ftengine.engine.prepared_model import PreparedModel, TrainedModel, measure_tuned, prepare_model, train_model
 from ftengine.engine.references import dropout_beside_reference
+from ftengine.engine.run_outputs import RunOutputs, forget_outputs
 from ftengine.engine.saved_part import check_trained_part, keep_calibration, marking_unchecked, save_trained_part
 from ftengine.errors import RunError
 from ftengine.evaluation.results import calibrate, evaluate, measure_all
@@ -138,7 +139,7 @@ def train(model: PreparedModel, run: RunDirectory, resuming: bool, phases: Timed
             if model.device.is_main:
                 write_trained(trained, run, phases)
             with marking_unchecked(run, model.experiment.listener) if model.device.is_main else nullcontext():
-                tuned = measure_tuned(trained)
+                tuned = measure_tuned(trained, run)
                 if model.device.is_main:
                     write_results(trained, tuned, run, phases)
         except BaseException as error:  # interrupted or failed: callbacks may have something open
@@ -172,6 +173,7 @@ def finish(experiment: Experiment, run: RunDirectory) -> None:
     experiment.callbacks.tell(Saved(run.path, steps, run.trained))
     conclude(run, experiment.registry)
     experiment.callbacks.tell(Finished(run.path, steps, evaluation.to_json()))
+    forget_outputs(run)
     seal(run)
 
 
@@ -242,8 +244,10 @@ def require_same_data(run: RunDirectory, data: PreparedData) -> None:
 
 
 def write_trained(trained: TrainedModel, run: RunDirectory, phases: TimedPhases) -> None:
-    """Write the trained part, before anything else that may fail, and what training came to."""
-    save_trained_part(trained.prepared, trained.whole, run)
+    """Write the trained part, before anything else that may fail, what training came to, and what the base gave."""
+    model = trained.prepared
+    save_trained_part(model, trained.whole, run)
+    RunOutputs.of(model.device, run, model.data.ready, model.plan, "base").keep_files(model.base.outputs)
     _write_training(trained, run, phases)
 
 

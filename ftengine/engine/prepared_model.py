@@ -27,12 +27,13 @@ from ftengine.engine.prepared_data import (
     check_own_regularizers,
 )
 from ftengine.engine.references import ask_reference, reference_starts
+from ftengine.engine.run_outputs import RunOutputs
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.results import Measured, measure_all
 from ftengine.evaluation.runner import EvalResult
-from ftengine.model import count, fingerprint_base, fingerprint_processor, require_same_base
+from ftengine.model import count, fingerprint_base, fingerprint_processor, require_same_base, state_tensors
 from ftengine.model.code import fingerprint_files
-from ftengine.model.fingerprints import fingerprint_tokens
+from ftengine.model.fingerprints import fingerprint_tokens, tensor_hashes
 from ftengine.model.target_scale import scale_targets
 from ftengine.parallel.device import Device
 from ftengine.parallel.sharding import gathered
@@ -175,7 +176,8 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
     loaded = _loaded(data, plan, device, steps, resumed)
     refers = bool(data.ready.task.reference)
     strategy = _apply_strategy(data, plan, device, loaded) if refers and reference_starts(data.ready) else None
-    base = run_base(device, data.ready, loaded, plan, strategy)
+    outputs = None if resumed is None else RunOutputs.of(device, resumed, data.ready, plan, "base").known
+    base = run_base(device, data.ready, loaded, plan, strategy, outputs)
     experiment.listener.phase("figures")
     measured = measure_all(plan, base, experiment.listener) if device.is_main else {}
     if refers:
@@ -243,10 +245,16 @@ def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) ->
     return TrainedModel(prepared, result, whole)
 
 
-def measure_tuned(trained: TrainedModel) -> EvalResult:
-    """Return what the tuned model says of all that is measured; the model is whole afterwards."""
+def measure_tuned(trained: TrainedModel, run: RunDirectory) -> EvalResult:
+    """Return what the tuned model says of all that is measured; the model is whole afterwards.
+
+    The run keeps what the model gives until it is finished, so that it is not asked again where it was before.
+    """
     model = trained.prepared
-    tuned = run_model(model.device, model.data.ready, model.loaded, model.plan, "tuned")
+    device, ready = model.device, model.data.ready
+    weights = tensor_hashes(state_tensors(trained.whole.module)) if device.is_main else {}
+    kept = RunOutputs.of(device, run, ready, model.plan, weights)
+    tuned = run_model(device, ready, model.loaded, model.plan, "tuned", kept.known, kept.keep)
     model.loaded.module = trained.whole.module
     return tuned
 

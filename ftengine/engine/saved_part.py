@@ -29,7 +29,7 @@ from ftengine.run.directory import SIDECAR, TRAINED, RunDirectory, file_hashes, 
 from ftengine.run.environment import versions
 from ftengine.run.records import TrainedPart
 from ftengine.run.seal import require_saved
-from ftengine.text import one_line
+from ftengine.text import cut_middle, one_line
 from ftengine.training.losses import loss_of, to_device
 from ftengine.training.memory import release_memory
 
@@ -61,6 +61,9 @@ TF32_EPS = 2.0**-10
 """Rounding error of float32 convolutions on NVIDIA GPUs, which torch computes in TF32."""
 
 REPAIRED = "Once the strategy is repaired, the same command with --resume"
+
+LONGEST_REASON = 500
+"""Characters of an error that are kept beside a trained part that was not checked."""
 
 Tensors = Mapping[str, Tensor]
 
@@ -124,7 +127,7 @@ def marking_unchecked(run: RunDirectory, listener: Listener) -> Iterator[None]:
         yield
     except BaseException as error:
         if run.unchecked:
-            what = one_line(str(error)) or "it was interrupted"
+            what = cut_middle(one_line(str(error)), LONGEST_REASON) or "it was interrupted"
             failed = isinstance(error, SavedPartDiffers)
             reason = what if failed else f"before its check, the run ended by {type(error).__name__}: {what}"
             update = {"check": "failed" if failed else "pending", "unchecked": reason}

@@ -34,10 +34,11 @@ from ftengine.training.losses import to_device
 MemberPredictions = Iterator[tuple[int, Prediction]]
 """For each example its position in the split, and what was predicted."""
 
-READ, ANSWERED = "read", "answered"
+READ, ANSWERED, ASKED = "read", "answered", "asked"
 Outputs = Mapping[tuple[str, str], pa.Table]
 """What a model gives of sets, before anything judges it: by name of a set and `READ` (predictions of all its examples)
-or `ANSWERED` (free answers to those that it has chosen), sorted by member, a column a key of the task's."""
+or `ANSWERED` (free answers to those that it has chosen), sorted by member, a column a key of the task's; by that of a
+benchmark and `ASKED`, what its asker returned, with the number of each answer's group."""
 
 
 class EvalResult:
@@ -45,6 +46,8 @@ class EvalResult:
 
     def __init__(self) -> None:
         self.files: dict[str, IO[bytes]] = {}
+        self.outputs: dict[tuple[str, str], IO[bytes]] = {}
+        """Of these, what no later run will find in the cache, as `Outputs` has it."""
 
     def put(self, of: EvalSet | Benchmark, table: pa.Table) -> None:
         pq.write_table(table, self.file(of), row_group_size=ROWS)
@@ -104,11 +107,15 @@ class EvalRunner:
         for one in plan.sets():
             result.put(one, self._table(one, plan.seed))
         for asker in dict.fromkeys(one.asker for one in plan.benchmarks):
-            self._ask(asker, [one for one in plan.benchmarks if one.asker is asker], result)
+            benchmarks = [one for one in plan.benchmarks if one.asker is asker]
+            known = {one.name: self.known[one.name, ASKED] for one in benchmarks if (one.name, ASKED) in self.known}
+            asked = known if len(known) == len(benchmarks) else self._ask(asker, benchmarks)
+            for benchmark in benchmarks:
+                result.put(benchmark, _judged_benchmark(benchmark, asked[benchmark.name]))
         return result
 
-    def _ask(self, asker: Evaluator, benchmarks: Sequence[Benchmark], result: EvalResult) -> None:
-        """Write the answers to an evaluator's own questions; each process asks all of them."""
+    def _ask(self, asker: Evaluator, benchmarks: Sequence[Benchmark]) -> dict[str, pa.Table]:
+        """Return the answers to an evaluator's own questions, by benchmark; each process asks all of them."""
         self.loaded.module.eval()
         self.listener.phase(f"evaluate {self.side}: {asker.name}")
         with torch.no_grad(), self.accelerator.autocast():
@@ -116,18 +123,17 @@ class EvalRunner:
         if not isinstance(predicted, Mapping) or {one.data for one in benchmarks} - predicted.keys():
             names = ", ".join(repr(one.data) for one in benchmarks)
             raise wrong(asker, "ask_models", predicted, f"a mapping with {names}")
+        asked: dict[str, pa.Table] = {}
         for one in benchmarks:
             writer, groups = Writer(), list[Any]()
             for i, answer in enumerate(each(asker, "ask_models", predicted[one.data], Mapping)):
                 groups.append((answer["group"],) if "group" in answer else i)
                 writer.put(i, {key: value for key, value in answer.items() if key != "group"})
-            table = judged(writer.finish(), [one.evaluator], lambda _: {})
-            ids, numbers = table[MEMBER], {group: number for number, group in enumerate(dict.fromkeys(groups))}
-            places = pa.array([f"{one.data}:{i + 1}" for i in ids.to_pylist()], pa.string())
-            group = pa.array([numbers[groups[i]] for i in ids.to_pylist()], pa.int64())
-            for name, column in (("row", ids), ("group", group), ("duplicate", ids), ("place", places)):
-                table = table.append_column(name, column)
-            result.put(one, table.drop_columns([MEMBER]))
+            table, numbers = writer.finish(), {group: number for number, group in enumerate(dict.fromkeys(groups))}
+            group = pa.array([numbers[groups[i]] for i in table[MEMBER].to_pylist()], pa.int64())
+            asked[one.name] = table.append_column("group", group)
+            self.given((one.name, ASKED), asked[one.name])
+        return asked
 
     def _table(self, of: EvalSet, seed: int) -> pa.Table:
         phase = f"evaluate {self.side}{of.title}"
@@ -255,6 +261,16 @@ class EvalRunner:
             yield chosen, counts
             self.listener.advance(len(chosen) * ranks if counts else 0)
         reshard(self.loaded.module)
+
+
+def _judged_benchmark(one: Benchmark, asked: pa.Table) -> pa.Table:
+    """Return the table of a benchmark whose answers were asked."""
+    table = judged(asked.drop_columns(["group"]), [one.evaluator], lambda _: {})
+    ids = table[MEMBER]
+    places = pa.array([f"{one.data}:{i + 1}" for i in ids.to_pylist()], pa.string())
+    for name, column in (("row", ids), ("group", asked["group"]), ("duplicate", ids), ("place", places)):
+        table = table.append_column(name, column)
+    return table.drop_columns([MEMBER])
 
 
 def own_columns(of: EvalSet) -> pa.Table:

@@ -17,6 +17,7 @@ from ftengine.engine import fine_tune as stages
 from ftengine.engine import saved_part
 from ftengine.engine.export import require_as_finished
 from ftengine.errors import RunError, TrainingError
+from ftengine.evaluation.runner import EvalRunner
 from ftengine.report import write
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import TrainedPart, TrainingResult
@@ -93,12 +94,17 @@ def fail(*args, **kwargs):
     raise Fault("planted")
 
 
+def fail_of_tuned(self, outputs, *_):
+    return fail() if self.side == "tuned" else outputs
+
+
 FILES = ["predictions", "examples.json", "evaluation.json", "verdict.json", "report.html", "seal.json"]
 """What is written behind training, in this order."""
 
 STAGES = {
     "save": (lambda patch: patch.setattr(saved_part, "save_part", fail), None, 0),
     "measure": (lambda patch: patch.setattr(stages, "measure_tuned", fail), "pending", 0),
+    "judge": (lambda patch: patch.setattr(EvalRunner, "_judged", fail_of_tuned), "pending", 0),
     "calibrate": (lambda patch: patch.setattr(TextClassification, "calibrate", fail), "pending", 1),
     "figures": (lambda patch: patch.setattr(stages, "evaluate", fail), "pending", 1),
     "check": (lambda patch: patch.setattr(saved_part, "_first_outputs", fail), "pending", 3),
@@ -110,7 +116,7 @@ STAGES = {
 }
 """By stage: how its fault is planted, how the trained part is marked, and how many of the files are there."""
 
-FEW = ("figures", "check", "saved")
+FEW = ("judge", "check", "saved")
 
 
 @pytest.mark.parametrize("stage", [one if one in FEW else pytest.param(one, marks=pytest.mark.slow) for one in STAGES])
@@ -139,9 +145,15 @@ def test_a_fault_behind_training_loses_nothing_and_resume_goes_on(build, tmp_pat
             assert any("training is complete" in one and "--resume" in one for one in heard.said)
 
     monkeypatch.setattr(Trainer, "step", fail)  # nothing trains again
+    if mark in ("pending", "failed"):
+        sets = {"measure": 2, "judge": 3}.get(stage, 4)  # of validation and test, of base and tuned model
+        assert len(list((run.checkpoints / "outputs").iterdir())) == sets
+    if stage not in ("save", "measure", "judge"):
+        monkeypatch.setattr(TextClassification, "predict", fail)  # nor is a model asked again
     Ends.heard.clear()
     resumed = fine_tune(recipe(run.path), resume=True, registry=registry())
     assert Ends.heard[-2:] == ["Saved", "Finished"]
+    assert not (run.checkpoints / "outputs").exists()
     assert (resumed.facts, resumed.evaluation) == (whole.facts, whole.evaluation)
     assert curve(resumed.path) == curve(whole.path)
     assert {file.name for file in resumed.path.iterdir()} == {file.name for file in whole.path.iterdir()}

@@ -1,0 +1,92 @@
+"""What models gave in a run that is not finished, kept beside its checkpoints: no resume asks them for it again.
+
+A run that goes on has the recipe, data and base with which it began. Outputs lie under a hash of what else they depend
+on: the files that are asked, the weights, versions, and the code of plugins. What judges them is not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+from accelerate.utils import broadcast_object_list
+
+from ftengine.engine.base_predictions import Name, keys_by, read_outputs, wanted, write_outputs
+from ftengine.engine.dependencies import key_of
+from ftengine.engine.experiment import described
+from ftengine.engine.prepared_data import KnownTask
+from ftengine.evaluation.plan import EvalPlan
+from ftengine.evaluation.runner import ASKED, Outputs
+from ftengine.model.code import fingerprint_code
+from ftengine.parallel.device import Device
+from ftengine.run.directory import PARTIAL, RunDirectory, writing
+from ftengine.run.environment import plugin_origins, versions
+
+FOLDER = "outputs"
+"""Its folder, among the checkpoints; it goes when the run is finished."""
+
+
+@dataclass(frozen=True)
+class RunOutputs:
+    """The outputs of one model in a run.
+
+    Args:
+        plan: what is asked.
+        keys: of each output that is kept, its file's name; none in other processes than the main one.
+    """
+
+    folder: Path
+    plan: EvalPlan
+    keys: Mapping[Name, str]
+
+    @classmethod
+    def of(cls, device: Device, run: RunDirectory, known: KnownTask, plan: EvalPlan, weights: Any) -> RunOutputs:
+        """Return those of the model that has some weights, which JSON values say."""
+        if not device.is_main:
+            return cls(run.checkpoints / FOLDER, plan, {})
+        parts = (known.task, known.experiment.loader, known.experiment.make_strategy())
+        askers = [one.asker for one in plan.benchmarks]
+        code = [fingerprint_code(type(part).__module__) for part in (*parts, *askers)]
+        plugins = plugin_origins(known.registry.plugins)
+        common = [weights, [described(part) for part in (*parts, *askers)], code, versions(), plugins]
+        asked = {(one.name, ASKED): key_of("base", [common, one.data]) for one in plan.benchmarks}
+        return cls(run.checkpoints / FOLDER, plan, keys_by(plan, common) | asked)
+
+    @property
+    def known(self) -> Outputs:
+        """What was kept, in all processes."""
+        members = wanted(self.plan)
+        found = {name: read_outputs(self._file(name), members.get(name)) for name in self.keys}
+        (known,) = broadcast_object_list([{name: table for name, table in found.items() if table is not None}])
+        return known
+
+    def keep(self, name: Name, table: pa.Table) -> None:
+        """Write an output, before anything can fail that judges it (RunError: it cannot be written)."""
+        if name in self.keys:
+            self._write(name, lambda partial: write_outputs(partial, table))
+
+    def keep_files(self, files: Mapping[Name, IO[bytes]]) -> None:
+        """Write outputs that files without names hold (RunError: one cannot be written)."""
+        for name, file in files.items():
+            file.seek(0)
+            content = file.read()
+            self._write(name, lambda partial, content=content: partial.write_bytes(content))  # type: ignore[misc]
+
+    def _file(self, name: Name) -> Path:
+        return self.folder / f"{self.keys[name]}.arrow"
+
+    def _write(self, name: Name, write: Callable[[Path], Any]) -> None:
+        target = self._file(name)
+        partial = target.with_name(target.name + PARTIAL)
+        with writing(target, partial):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write(partial)
+            partial.replace(target)
+
+
+def forget_outputs(run: RunDirectory) -> None:
+    """Remove what was kept, once the run is finished (RunError: it cannot be removed)."""
+    run.remove(run.checkpoints / FOLDER)
