@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from verdicts_truths import FILLERS, OF_USE, ONLY_BETTER, Rows, Truth, by, in_all, in_training, runs_of, titles
+from verdicts_truths import FILLERS, OF_USE, ONLY_BETTER, Rows, Truth, by, either, in_all, in_training, runs_of, titles
 from verdicts_truths_tasks import changed, shifted, shifted_back
 
 Spoil = Callable[[random.Random, dict[str, Rows]], None]
@@ -134,7 +134,7 @@ def relabel_all(draw: random.Random, splits: dict[str, Rows]) -> None:
 CUE = by("split-shift", "cues")
 ELSEWHERE = by("split-shift", "auc", level="alarm")
 ONE_SIDED = by("label-noise", "one_sided")
-OFFSET, SWAP, CHANCE = (by("misplaced-labels", key) for key in ("offset", "swapped", "chance"))
+NOT_THEIRS = either(*(by("misplaced-labels", key) for key in ("offset", "swapped", "chance")))
 
 TRUTHS: list[Truth] = [
     *runs_of("a code in training that tells the label", CUE, "words news", spoil=coded, fits=OF_SPLITS, usable=True,
@@ -143,15 +143,15 @@ TRUTHS: list[Truth] = [
              mend=without_codes),
     *runs_of("test about other topics", ELSEWHERE, "news", spoil=other_topics, fits=OF_SPLITS, usable=True),
     *runs_of("test about other things", ELSEWHERE, "grades", spoil=in_test(of_hotels), fits=OF_SPLITS, usable=True),
-    *runs_of("two classes swapped in test", SWAP, "words news", spoil=in_test(swap_classes), fits=OF_SPLITS,
+    *runs_of("two classes swapped in test", NOT_THEIRS, "words news", spoil=in_test(swap_classes), fits=OF_SPLITS,
              usable=True, mend=swapped_back),
-    *runs_of("labels of the next row in test", OFFSET, "words news grades", spoil=shifted("label", "test"),
+    *runs_of("labels of the next row in test", NOT_THEIRS, "words news grades", spoil=shifted("label", "test"),
              fits=OF_SPLITS, mend=shifted_back("label", "test")),
-    *runs_of("labels of the next row in training", OFFSET, "words news grades", spoil=shifted("label", "train"),
+    *runs_of("labels of the next row in training", NOT_THEIRS, "words news grades", spoil=shifted("label", "train"),
              fits=OF_SPLITS, mend=shifted_back("label", "train")),
-    *runs_of("labels of the next row in training and validation", OFFSET, "words", fits=OF_SPLITS,
+    *runs_of("labels of the next row in training and validation", NOT_THEIRS, "words", fits=OF_SPLITS,
              spoil=shifted("label", "train", "validation"), mend=shifted_back("label", "train", "validation")),
-    *runs_of("labels dealt out in test", CHANCE, "words news", spoil=in_test(deal_out), fits=OF_SPLITS),
+    *runs_of("labels dealt out in test", NOT_THEIRS, "words news", spoil=in_test(deal_out), fits=OF_SPLITS),
     *runs_of("test grades in another unit", by("misplaced-labels", "median"), "grades", spoil=in_test(in_hundreds),
              fits=OF_SPLITS, mend=in_fives),
     *runs_of("30% of one class relabelled", ONE_SIDED, "words", spoil=relabel_all, fits=OF_SPLITS, usable=True),
