@@ -31,10 +31,6 @@ def longer(recipe: dict[str, Any]) -> dict[str, Any]:
     return {**recipe, "train": {**train, key: 3 * train[key]}}
 
 
-def longer_and_faster(recipe: dict[str, Any]) -> dict[str, Any]:
-    return train_key("learning_rate", lambda rate: 10 * rate)(longer(recipe))
-
-
 def longer_limit(recipe: dict[str, Any]) -> dict[str, Any]:
     return {**recipe, "task": {**recipe["task"], "max_length": 4 * recipe["task"]["max_length"]}}
 
@@ -44,9 +40,6 @@ def without_leaks(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 ADVICE: dict[tuple[str, str], tuple[str, Mend]] = {
-    ("learning-curve", "peak"): ("lower rate", train_key("learning_rate", lambda rate: rate / 10)),
-    ("learning-curve", "stuck"): ("lower rate", train_key("learning_rate", lambda rate: rate / 10)),
-    ("learning-curve", "change"): ("longer, higher rate", longer_and_faster),
     ("learning-curve", "steps"): ("longer", longer),
     ("over-fitted-weights", "rise"): ("earlier weights", train_key("keep_best", lambda _: True)),
     ("generalisation-gap", "gap"): ("fewer epochs", train_key("epochs", lambda epochs: max(1, epochs // 2))),
@@ -57,10 +50,13 @@ ADVICE: dict[tuple[str, str], tuple[str, Mend]] = {
 """What is done where a finding of this rule, with this figure, leads; the first that fits."""
 
 
+KEYS = ("stuck", "peak", "change", "steps", "rise", "gap", "between", "truncated", "seldom")
+"""Figures that tell apart what one rule advises."""
+
+
 def key_of(finding: Finding) -> tuple[str, str]:
     """Return what a finding is known by: its source, and the figure that tells its kinds of advice apart."""
-    known = [key for source, key in ADVICE if source == finding.source and key in finding.figures]
-    return finding.source, next(iter(known), next(iter(finding.figures), ""))
+    return finding.source, next((key for key in (*KEYS, *finding.figures) if key in finding.figures), "")
 
 
 def advice_on(truth: Truth, verdict: Verdict) -> tuple[str, Mend] | None:
@@ -68,17 +64,20 @@ def advice_on(truth: Truth, verdict: Verdict) -> tuple[str, Mend] | None:
     first = verdict.findings[0]
     if truth.mend is not None and truth.named(first):
         return "data mended", truth.mend
+    if "rate" in first.figures:
+        return "another rate", train_key("learning_rate", lambda _: first.figures["rate"])
     return ADVICE.get(key_of(first))
 
 
 def is_better(after: RunRecords, before: RunRecords) -> bool:
     """Say whether the figure that decides is the better one after advice was followed."""
-    metric = before.headline_metric
-    figures = [run.evaluation.tuned.get(metric or "") for run in (after, before)]
-    if metric is None or None in figures:
-        return False
-    new, old = (figure.value for figure in figures if figure is not None)
-    return new > old if before.evaluation.metrics[metric].higher_is_better else new < old
+    deciding = {before.headline_metric, next(iter(before.evaluation.tuned), None)}  # and the task's first, a loss say
+    for metric in deciding - {None}:
+        new, old = (run.evaluation.tuned.get(metric) for run in (after, before))
+        higher = before.evaluation.metrics[metric].higher_is_better
+        if new is not None and old is not None and new.value != old.value and (new.value > old.value) == higher:
+            return True
+    return False
 
 
 def followed(steps: list[dict[str, Any]]) -> str:

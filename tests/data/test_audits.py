@@ -78,7 +78,8 @@ def test_numbers_that_outweigh_all_others_are_found(values, levels):
     ],
 )
 def test_numbers_whose_decimal_point_was_lost_are_found(values, factor):
-    rows = Numbered(View([f"text {i}"], value, classes=True) for i, value in enumerate(values))
+    named = [str(int(value)) if value == int(value) else value for value in values]  # as kind: auto reads a row
+    rows = Numbered(View([f"text {i}"], value, classes=True) for i, value in enumerate(named))
     findings = list(NumberTargets().examine(SimpleNamespace(splits={"train": rows})))
     alarms = [one for one in findings if one.level == "alarm"]
     assert [one.figures["factor"] for one in alarms] == ([factor] if factor else [])

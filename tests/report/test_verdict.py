@@ -399,7 +399,7 @@ def diverged(files):
 def test_what_follows_from_a_cause_is_no_advice_of_its_own(verdict):
     told = verdict(diverged)
     assert [one.source for one in told.lead] == ["learning-curve", "constant-answer"]
-    assert told.headline.startswith("Lower the learning rate (0.0002): ")
+    assert told.headline.startswith("Lower the learning rate (0.0002, to 2e-05): ")
     assert told.headline.endswith("; accuracy 35 %, base 65 %, it always answers “business”, to all 400 examples.")
     (classes,) = found(told, "classes")
     assert (classes.explained_by, classes.level) == ("learning-curve", "alarm")

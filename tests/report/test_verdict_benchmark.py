@@ -33,8 +33,7 @@ def test_truths_of_all_files_have_names_of_their_own(program):
 @pytest.mark.parametrize(
     ("source", "figures", "advice"),
     [
-        ("learning-curve", {"steps": 100, "change": {}}, "longer, higher rate"),
-        ("learning-curve", {"steps": 100, "stuck": 2.7}, "lower rate"),
+        ("learning-curve", {"steps": 100, "change": {}, "rate": 1e-5}, "another rate"),
         ("learning-curve", {"steps": 6, "passes": 0.2}, "longer"),
         ("calibrated-confidence", {"metric": "ece"}, None),
         ("own", {"row": 1}, "data mended"),
@@ -49,6 +48,8 @@ def test_advice_is_the_first_findings_or_the_truths_own_mend(program, source, fi
     verdict = program.Verdict(headline="Do.", level="alarm", findings=(finding,))
     found = program.advice_on(truth, verdict)
     assert (found and found[0]) == advice
+    if advice == "another rate":
+        assert found[1]({"train": {"learning_rate": 1e-7}})["train"] == {"learning_rate": 1e-5}
     if advice == "longer":
         assert found[1]({"train": {"max_steps": 6}})["train"] == {"max_steps": 18}
 

@@ -141,7 +141,7 @@ def test_a_model_is_measured_by_its_pairs_with_the_constant_answer(verdict):
     ("share", "level", "headline"),
     [(0.4, "good", "Accuracy 93 %, base 65 % (untrained head): better than always answering “business” (40 %), a "),
      (0.92, "alarm", "Accuracy 93 %, base 65 % (untrained head): not shown to be better than always answering "),
-     (0.95, "alarm", "Check that inputs and answers belong together, or lower the learning rate (0.0002): ")],
+     (0.95, "alarm", "Check that inputs and answers belong together, or lower the learning rate (0.0002, to ")],
 )  # fmt: skip
 def test_a_fresh_head_is_no_bar(verdict, share, level, headline):
     figures = put("evaluation.details.tuned.classification.baseline.figures", {"accuracy": share})

@@ -1,9 +1,13 @@
 """What a verdict says of training: too little, none, or over-fitted."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from report_samples import change, figure
 from verdicts import found, losses, put, reached, steps
+
+from ftengine_builtins.rules import rates
 
 
 @pytest.mark.parametrize(
@@ -153,16 +157,16 @@ def course(*levels, noise=0.02, count=100):
 @pytest.mark.parametrize(
     ("curve", "said"),
     [
-        (course(0.69, 0.69), [("alarm", "Train longer or raise the learning rate (0.0002)")]),
+        (course(0.69, 0.69), [("alarm", "Train longer or raise the learning rate (0.0002, to 0.002)")]),
         (
             course(0.69, 0.685, noise=0.1),
-            [("alarm", "Train longer or raise the learning rate (0.0002)")],
+            [("alarm", "Train longer or raise the learning rate (0.0002, to 0.002)")],
         ),  # a fall of 10 % is ruled out
-        (course(0.69, 0.80), [("alarm", "Lower the learning rate (0.0002)")]),
+        (course(0.69, 0.80), [("alarm", "Lower the learning rate (0.0002, to 2e-05)")]),
         (course(3.51, 3.0, noise=0.9, count=40), []),  # cannot be told from noise: no finding
         (course(3.5, 2.9), [("note", "Train longer")]),
         # It came apart, and came back to where it began.
-        (course(2.4, 41.7, 2.7, 2.6, 2.5), [("alarm", "Lower the learning rate (0.0002)")]),
+        (course(2.4, 41.7, 2.7, 2.6, 2.5), [("alarm", "Lower the learning rate (0.0002, to 2e-05)")]),
         (course(0.01, 0.01, 0.4, 0.01, 0.01), []),  # hard batches are no explosion
     ],
 )
@@ -284,7 +288,9 @@ def test_a_rate_is_too_high_where_the_loss_left_that_of_the_base_at_once_and_sta
     assert [(one.figures["first"], one.figures["peak"] > 80) for one in told] == [(7.6, True)]
 
 
-@pytest.mark.parametrize(("highest", "told"), [(9.5, "Lower the learning rate (0.0002)"), (3.2, "Train longer")])
+@pytest.mark.parametrize(
+    ("highest", "told"), [(9.5, "Lower the learning rate (0.0002, to 2e-05)"), (3.2, "Train longer")]
+)
 def test_a_rise_in_the_first_steps_is_known_where_the_loss_of_guessing_is(verdict, highest, told):
     """Of a model that is of use in the end, the first steps were taken for the level that it began at."""
     curve = (2.46, 4.1, highest, highest, highest, 3.0, *np.linspace(3.0, 0.4, 94))
@@ -308,4 +314,39 @@ def test_long_texts_that_came_early_are_no_rise(verdict, long):
     assert learning(verdict(steps(*losses, tokens=tokens), not_learned)) == [("note", "Train longer")]
     rises = [loss + i / 10 for i, loss in enumerate(losses)]
     told = learning(verdict(steps(*rises, tokens=tokens), not_learned))
-    assert told == [("alarm", "Lower the learning rate (0.0002)")]
+    assert told == [("alarm", "Lower the learning rate (0.0002, to 2e-05)")]
+
+
+def test_what_is_behind_within_the_first_pass_is_not_learnt_by_heart(verdict):
+    """Fewer epochs than a part of one there are not: the rest of the examples is to be trained on."""
+
+    def gap(examples):
+        def spoil(files):
+            files["evaluation"]["tuned"]["accuracy"] = figure(0.7)
+            for line in files["metrics"]:
+                line |= {"examples": examples} if "loss" in line else {}
+
+        return spoil
+
+    levels = [
+        [one.level for one in found(verdict(gap(examples)), "over-fitting") if one.source == "generalisation-gap"]
+        for examples in (8, 32)
+    ]
+    assert levels == [["note"], ["alarm"]]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "rate", "lower", "raised"),
+    [
+        ("lora", 5e-4, 5e-5, 5e-3),
+        ("lora", 0.3, 3e-3, 3.0),
+        ("lora", 0.01, 5e-4, 0.1),  # the usual one
+        ("lora", 1e-7, 1e-8, 1e-5),
+        ("lora", 1e-5, 1e-6, 5e-4),
+        ("of nobody", 1e-3, 1e-4, 1e-2),
+    ],
+)
+def test_another_rate_goes_towards_the_strategys_usual_one(strategy, rate, lower, raised):
+    recipe = SimpleNamespace(strategy={"name": strategy}, train=SimpleNamespace(learning_rate=rate))
+    run = SimpleNamespace(recipe=recipe)
+    assert (rates.lower_rate(run), rates.raised_rate(run)) == (pytest.approx(lower), pytest.approx(raised))

@@ -8,6 +8,7 @@ from ftengine.api import Audit, AuditedData, Finding
 from ftengine.text import capitalized, counted, number, percent, short_place
 from ftengine_builtins.audits.contradictions import are_numbers
 from ftengine_builtins.audits.counting import SHOWN_PLACES
+from ftengine_builtins.tasks.class_labels import as_number
 
 MOST = 0.5
 """Share of all squared distances to the median that FEW of the rows have where they outweigh the others."""
@@ -31,7 +32,9 @@ class NumberTargets(Audit):
         if not are_numbers(data):
             return
         rows = data.splits["train"]
-        numbered = [(view.label, i) for i, view in enumerate(rows) if isinstance(view.label, float)]
+        # Whole numbers among others are read as names until the data is bound.
+        labels = ((as_number(view.label), i) for i, view in enumerate(rows))
+        numbered = [(value, i) for value, i in labels if value is not None]
         if not numbered:
             return
         values = np.array([value for value, _ in numbered])

@@ -54,8 +54,13 @@ class ContraryPreferences(Audit):
         text = f"{counted(clash.texts, 'comparison is', 'comparisons are')} in the data both ways round "
         text += f"({clash.rows:,} rows, e.g. {clash.places[0]}): one of them must be wrong."
         figures = {"comparisons": clash.texts, "rows": clash.rows, "share": share}
-        level = "alarm" if share >= ALARM else "note"
-        yield Finding(kind="labels", level=level, text=text, figures=figures, places=clash.places)
+        alarm = share >= ALARM
+        brief = f"agree on one judgement: {counted(clash.texts, 'comparison is', 'comparisons are')} in the data both "
+        brief += f"ways round ({clash.rows:,} rows)"
+        level, explains = ("alarm", ("quality", "labels", "learning", "over-fitting")) if alarm else ("note", ())
+        yield Finding(
+            kind="labels", level=level, text=text, brief=brief, explains=explains, figures=figures, places=clash.places
+        )
 
 
 def _compared(rows: AuditedRows) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from ftengine import RunRecords
 from ftengine.api import Difference, Finding, Rule
 from ftengine.evaluation import near_end
 from ftengine.text import ends, number, percent, plain, with_interval
+from ftengine_builtins.rules.baseline import passes
 from ftengine_builtins.rules.threshold import GAP_ALARM, no_better_than_a_constant
 
 RISE = 0.05
@@ -108,7 +109,8 @@ class GeneralisationGap(Rule):
         excused = _chosen_in_time(run) and _carries_over(run, metric)
         if excused and not higher:
             excused = (ends(new) or (0, 0))[0] < RATIO_ANYWAY * (ends(seen) or (0, 0))[1]
-        alarm = large and much_wider and not excused
+        # What is behind within the first pass has not been learnt by heart: the rest of the examples is.
+        alarm = large and much_wider and not excused and passes(run) >= 1
         if not alarm and no_better_than_a_constant(run):
             return  # of a model that is of no use
         text = f"{evaluation.metrics[metric].label} {with_interval(seen)} on training examples and "

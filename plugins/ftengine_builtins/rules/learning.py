@@ -20,6 +20,7 @@ from ftengine_builtins.rules.baseline import (
     passes,
     seldom_answered,
 )
+from ftengine_builtins.rules.rates import lower_rate, raised_rate
 from ftengine_builtins.rules.threshold import knows_no_labels, no_better_than_a_constant, threshold_of
 
 LEAST_FALL = 0.05
@@ -146,9 +147,9 @@ def _came_apart(run: RunRecords) -> Finding | None:
     course = f"from {number(start, 3)} to {number(peak, 3)} at step {at:,}{came}"
     if peak < least * start:  # no peak stands out, but all of the curve goes up
         course = f"from {number(line.first, 3)} at the beginning to {number(line.last, 3)} at the end"
-    brief = f"lower the learning rate ({rate:g}): training was unstable, its loss rose {course}"
-    sure = useless or not _learned(run)
-    return _finding("alarm" if sure else "note", brief, {"first": start, "peak": peak, "last": last}, sure=sure)
+    brief = f"lower the learning rate ({rate:g}, to {lower_rate(run):g}): training was unstable, its loss rose {course}"
+    sure, figures = useless or not _learned(run), {"first": start, "peak": peak, "last": last, "rate": lower_rate(run)}
+    return _finding("alarm" if sure else "note", brief, figures, sure=sure)
 
 
 def _first_pass(run: RunRecords) -> Finding | None:
@@ -183,10 +184,12 @@ def _stayed(run: RunRecords) -> Finding | None:
     figures["change"] = {"low": line.low, "high": line.high}
     level: Level = "alarm" if useless or line.high >= 0 else "note"
     if _changed_in_vain(run):
-        brief = f"check that inputs and answers belong together, or lower the learning rate ({rate:g}): {course}, "
-        brief += "though training changed the answers"
-        return _finding("alarm", brief, {"stuck": line.last, **figures}, sure=useless)
-    brief = f"train longer or raise the learning rate ({rate:g}): {course}"
+        lower = lower_rate(run)
+        brief = f"check that inputs and answers belong together, or lower the learning rate ({rate:g}, to {lower:g}): "
+        brief += f"{course}, though training changed the answers"
+        return _finding("alarm", brief, {"stuck": line.last, **figures, "rate": lower}, sure=useless)
+    figures["rate"] = raised_rate(run)
+    brief = f"train longer or raise the learning rate ({rate:g}, to {raised_rate(run):g}): {course}"
     more = f"{_guess(run)} If that does not help, the inputs may not determine the answers."
     return _finding(level, brief, figures, more=more, sure=useless)
 
@@ -194,14 +197,20 @@ def _stayed(run: RunRecords) -> Finding | None:
 def _changed_in_vain(run: RunRecords) -> bool:
     """Say whether training of several passes changed the model's answers while its loss has long stayed where it was.
 
-    Answers changed where the difference to the base varies over examples by half as much as the figure itself. With a
-    rate far too low it does not vary, and with one somewhat too low the loss still falls in the last half.
+    Answers changed where differences to the base vary over examples by half as much as the figures themselves, by all
+    figures of quality. With a rate far too low they do not, and with one somewhat too low the loss still falls in the
+    last half.
     """
-    metric, last = run.headline_metric or "", run.steps[len(run.steps) // 2 :]
-    change, figure = ends(run.evaluation.difference.get(metric)), ends(run.evaluation.tuned.get(metric))
-    if passes(run) < MANY_PASSES or len(last) < FEW_STEPS or change is None or figure is None:
+    evaluation, last = run.evaluation, run.steps[len(run.steps) // 2 :]
+    if passes(run) < MANY_PASSES or len(last) < FEW_STEPS or trend(last).high < 0:
         return False
-    return change[1] - change[0] >= (figure[1] - figure[0]) / 2 and trend(last).high >= 0
+    widths = [
+        (change[1] - change[0], figure[1] - figure[0])
+        for name, declared in evaluation.metrics.items()
+        if declared.kind == "quality"
+        if (change := ends(evaluation.difference.get(name))) and (figure := ends(evaluation.tuned.get(name)))
+    ]
+    return bool(widths) and all(change >= figure / 2 > 0 for change, figure in widths)
 
 
 def _stuck(run: RunRecords) -> Finding | None:
@@ -222,9 +231,10 @@ def _stuck(run: RunRecords) -> Finding | None:
     if by_heart:
         return None
     brief = "check that inputs and answers belong together, or lower the learning rate "
-    brief += f"({run.recipe.train.learning_rate:g}): the training loss fell to {number(last, 3)} in "
-    brief += counted(len(run.steps), "step")
-    return _finding("alarm", brief, {"stuck": last}, more=" Still, the model is no better than a constant answer.")
+    brief += f"({run.recipe.train.learning_rate:g}, to {lower_rate(run):g}): the training loss fell to "
+    brief += f"{number(last, 3)} in {counted(len(run.steps), 'step')}"
+    figures = {"stuck": last, "rate": lower_rate(run)}
+    return _finding("alarm", brief, figures, more=" Still, the model is no better than a constant answer.")
 
 
 def _labels(run: RunRecords) -> int:

@@ -1,0 +1,27 @@
+"""Learning rates to try next: so near the strategy's usual one that advice on them ends."""
+
+from ftengine import RunRecords
+
+STEP, LEAP = 10, 100
+"""How many times another rate is lower or higher, and how many times at most where the usual one is further away."""
+
+
+def usual_rate(run: RunRecords) -> float | None:
+    """Return the usual learning rate of a run's strategy; None of one that is not in the box, or states none."""
+    from ftengine_builtins import strategies
+
+    every = (getattr(strategies, name) for name in strategies.__all__)
+    rates = {one.name: one.traits.learning_rate for one in every if hasattr(one, "traits")}
+    return rates.get(run.recipe.strategy["name"])
+
+
+def lower_rate(run: RunRecords) -> float:
+    """Return the rate to try where one is too high."""
+    rate, usual = run.recipe.train.learning_rate, usual_rate(run)
+    return max(usual, rate / LEAP) if usual and rate > STEP * usual else rate / STEP
+
+
+def raised_rate(run: RunRecords) -> float:
+    """Return the rate to try where one is too low."""
+    rate, usual = run.recipe.train.learning_rate, usual_rate(run)
+    return min(usual, LEAP * rate) if usual and rate < usual / STEP else STEP * rate
