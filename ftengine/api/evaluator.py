@@ -43,6 +43,7 @@ class Metric:
         fallback: the metric to decide by where this one has no interval.
         tested_as: the metric that this one rises and falls with, so that one test serves both: for a perplexity, the
             loss, whose differences are nearer to a normal distribution.
+        shown_as: the metric by which a headline shows this one, in a unit that people read: R² of an error.
         pooled: False where it ranks, bins or correlates what one model says of many examples, so that it means
             nothing over the answers of several folds' models.
         relative: it depends on which examples are measured together, as a rank among them does, so that figures of two
@@ -59,6 +60,7 @@ class Metric:
     interval: bool = True
     fallback: str = ""
     tested_as: str = ""
+    shown_as: str = ""
     pooled: bool = True
     relative: bool = False
     kind: str = "quality"

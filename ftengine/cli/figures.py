@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ftengine.cli.page import table
 from ftengine.text import (
     at_zero,
+    capitalized,
     counted,
     ends,
     few_groups,
@@ -50,7 +51,9 @@ def show_verdict(out: Console, verdict: Verdict) -> None:
     """
     width = min(out.width, WIDEST)
     out.print(fill(one_line(verdict.headline), width), style="bold", soft_wrap=True)
-    shown = [finding for finding in verdict.rest if not finding.explained_by][:MOST_FINDINGS]
+    # A headline has a cause or an alarm in brief; where that leaves something out, it stands below at full length.
+    brief = [one for one in verdict.lead[:-1] if one.brief and one.text != f"{capitalized(one.brief)}."]
+    shown = [*brief, *(finding for finding in verdict.rest if not finding.explained_by)][:MOST_FINDINGS]
     for finding in shown:
         lead = {"alarm": "ALARM", "note": "note ", "good": "good "}[finding.level]
         text = f"  {lead}  {one_line(finding.text)}"
@@ -58,7 +61,7 @@ def show_verdict(out: Console, verdict: Verdict) -> None:
             text, width, subsequent_indent=" " * 9, max_lines=MOST_LINES, placeholder=" …", break_long_words=False
         )
         out.print(lines, soft_wrap=True)
-    if (more := len(verdict.rest) - len(shown)) > 0:
+    if (more := len(brief) + len(verdict.rest) - len(shown)) > 0:
         out.print(f"  {more:,} more, and all at full length, in the run's report.html", soft_wrap=True)
 
 

@@ -22,7 +22,7 @@ class Regression(WeightedEvaluator):
     name = "regression"
     reads = frozenset({"target", "value"})
     metrics = {  # noqa: RUF012
-        "mse": lower("mean squared error", "Mean of the squared distance to the right number."),
+        "mse": lower("mean squared error", "Mean of the squared distance to the right number.", shown_as="r2"),
         "mae": lower("mean absolute error", "Mean distance to the right number."),
         "r2": higher("R²", "Share of the variance that is explained; 0 is as good as always saying the mean."),
         # Values of several models may be shifted against each other.

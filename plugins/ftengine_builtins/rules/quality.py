@@ -21,7 +21,13 @@ from ftengine.text import (
     value_of,
 )
 from ftengine_builtins.rules.baseline import exact_answers, of_answers, unmeasured_answers
-from ftengine_builtins.rules.threshold import both_figures, led_by_figures, no_better_than_a_constant, threshold_of
+from ftengine_builtins.rules.threshold import (
+    both_figures,
+    led_by_figures,
+    no_better_than_a_constant,
+    shown_metric,
+    threshold_of,
+)
 
 SMALL_TEST = 100
 """Distinct examples, or groups of them, below which a test set is called small: a 95 % interval of a proportion is then
@@ -71,13 +77,16 @@ class BetterThanBase(Rule):
 
 def _judged(run: RunRecords, metric: str, on: str) -> tuple[Level, str]:
     """Return the level and the judgement of the comparison with the base."""
-    evaluation, declared = run.evaluation, run.evaluation.metrics[metric]
+    evaluation = run.evaluation
     tuned, base, difference = evaluation.tuned[metric], evaluation.base.get(metric), evaluation.difference.get(metric)
     if not known(tuned):
         return "alarm", f"not a number, {on}."
     if base is None or difference is None or not known(difference):
         return "note", f"not compared with its base, {on}."
-    size, answers = change_of(declared, difference), of_answers(run)
+    shown = shown_metric(run, metric)
+    change = evaluation.difference.get(shown)
+    shown, change = (shown, change) if known(change) else (metric, difference)
+    size, answers = change_of(evaluation.metrics[shown], change), of_answers(run)
     fallen = fallen_metrics(run)
     but = f", but {listed(fallen)};" if fallen else ","
     if difference.better is not None:
@@ -90,7 +99,7 @@ def _judged(run: RunRecords, metric: str, on: str) -> tuple[Level, str]:
     if ends(difference) is None:
         return "note", f"too few examples to tell it from its base, {on}.{answers}"
     judgement = f"not shown to be better{but} a difference of {size} is within chance, {on}.{answers}"
-    return "note", judgement + would_show(difference, "This test set", declared)
+    return "note", judgement + would_show(change, "This test set", evaluation.metrics[shown])
 
 
 def fallen_metrics(run: RunRecords) -> list[str]:

@@ -99,12 +99,17 @@ class Threshold:
     @property
     def best_answer(self) -> str:
         """The answer with what it reaches: "always answering “no” (60 %)"."""
-        return f"{self.answer} ({value_of(self.run.evaluation.metrics[self.metric], self.reached())})"
+        metric = shown_metric(self.run, self.metric)
+        metric = metric if metric in self.baseline.figures else self.metric
+        return f"{self.answer} ({value_of(self.run.evaluation.metrics[metric], self.reached(metric))})"
 
     @property
     def size(self) -> str:
         """The difference from that in words, with its interval; "" where there is none."""
-        return "" if self.gain is None else change_of(self.run.evaluation.metrics[self.metric], self.gain)
+        metric = shown_metric(self.run, self.metric)
+        metric = metric if self._gain(metric) is not None else self.metric
+        gain = self._gain(metric) or self.gain
+        return "" if gain is None else change_of(self.run.evaluation.metrics[metric], gain)
 
     def figures(self) -> dict[str, Any]:
         """Return the figures of `pair`, and the difference, as a finding holds them."""
@@ -121,9 +126,16 @@ class Threshold:
         return gain if known(gain) and ends(gain) is not None else None
 
 
+def shown_metric(run: RunRecords, metric: str) -> str:
+    """Return the metric by which one is shown in words, where it was measured and is defined: itself by default."""
+    name, evaluation = run.evaluation.metrics[metric].shown_as, run.evaluation
+    measured = name in evaluation.metrics and known(evaluation.tuned.get(name))
+    return name if measured and known(evaluation.tuned.get(metric)) else metric
+
+
 def both_figures(run: RunRecords, metric: str) -> str:
     """Return "accuracy 82 %, base 17 %", of the tuned model and its base."""
-    evaluation, untrained = run.evaluation, bool(run.trained.new_modules)
+    evaluation, untrained, metric = run.evaluation, bool(run.trained.new_modules), shown_metric(run, metric)
     return tuned_and_base(
         evaluation.metrics[metric], evaluation.tuned[metric], evaluation.base.get(metric), untrained=untrained
     )
