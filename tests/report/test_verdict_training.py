@@ -339,9 +339,9 @@ def test_what_is_behind_within_the_first_pass_is_not_learnt_by_heart(verdict):
     ("strategy", "rate", "lower", "raised"),
     [
         ("lora", 5e-4, 5e-5, 5e-3),
-        ("lora", 0.3, 3e-3, 3.0),
-        ("lora", 0.01, 5e-4, 0.1),  # the usual one
-        ("lora", 1e-7, 1e-8, 1e-5),
+        ("lora", 0.3, 5e-4, 3.0),
+        ("lora", 0.001, 1e-4, 0.01),
+        ("lora", 1e-7, 1e-8, 5e-4),
         ("lora", 1e-5, 1e-6, 5e-4),
         ("of nobody", 1e-3, 1e-4, 1e-2),
     ],

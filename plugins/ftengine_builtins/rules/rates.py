@@ -2,8 +2,8 @@
 
 from ftengine import RunRecords
 
-STEP, LEAP = 10, 100
-"""How many times another rate is lower or higher, and how many times at most where the usual one is further away."""
+STEP = 10
+"""How many times another rate is lower or higher; where the usual one is further away, it is that."""
 
 
 def usual_rate(run: RunRecords) -> float | None:
@@ -18,10 +18,10 @@ def usual_rate(run: RunRecords) -> float | None:
 def lower_rate(run: RunRecords) -> float:
     """Return the rate to try where one is too high."""
     rate, usual = run.recipe.train.learning_rate, usual_rate(run)
-    return max(usual, rate / LEAP) if usual and rate > STEP * usual else rate / STEP
+    return usual if usual and rate > STEP * usual else rate / STEP
 
 
 def raised_rate(run: RunRecords) -> float:
     """Return the rate to try where one is too low."""
     rate, usual = run.recipe.train.learning_rate, usual_rate(run)
-    return min(usual, LEAP * rate) if usual and rate < usual / STEP else STEP * rate
+    return usual if usual and rate < usual / STEP else STEP * rate
