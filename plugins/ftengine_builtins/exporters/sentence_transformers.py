@@ -80,10 +80,13 @@ class SentenceTransformersExporter(TransformersExporter):
         ways = {"prompt": "query"}, {"prompt": "document"}, plain
         return [{"column": column, **way} for column in PARTS[task.config.rows] for way in ways]
 
+    def check_artifact(self, folder: Path, source: ExportSource) -> None:
+        """Refuse settings that are not those of the merged model."""
+        _require_measured(folder, source, source.merged(self.config.dtype))
+
     @contextmanager
     def open(self, folder: Path, source: ExportSource) -> Iterator[Predictor]:  # type: ignore[override]
         """Open the folder with sentence-transformers, in float32."""
-        _require_measured(folder, source, source.merged(self.config.dtype))
         try:
             import sentence_transformers
         except ImportError:
