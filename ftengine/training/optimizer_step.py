@@ -123,7 +123,6 @@ class OptimizerStep:
                 )
         if progress.step == 0 and weight:
             self._tell_untouched(members, progress.epoch)
-            self._refuse_frozen_gradients()
         norm = self._update(weight, progress.step)
         if progress.step == 0 and norm == 0 and loss_sum:
             self._refuse_flat(loss_sum / weight)
@@ -238,9 +237,10 @@ class OptimizerStep:
         """Say which parameters would train but are no part of the computation.
 
         Raises:
-            PluginError: the task's loss has no gradient, whatever would train.
+            PluginError: the task's loss has no gradient, whatever would train; or what is frozen has one.
             TrainingError: none of them is a part.
         """
+        self._refuse_frozen_gradients()
         training = trainable(self.module)
         untouched = [name for name, p in training.items() if p.grad is None]
         if len(untouched) == len(training):
