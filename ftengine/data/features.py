@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from ftengine.api import Component, Features, Task, overrides
+from ftengine.api import Component, Features, Task
 from ftengine.data.cache import BATCH_ROWS
 from ftengine.data.cache_folder import ROWS, entry_of
 from ftengine.data.row_facts import Encoded
@@ -68,7 +68,7 @@ def features_key(content: str, task: Task, processor: Any, max_length: int | Non
     """Return a hash of all that features depend on, `content` of rows among it; None where that cannot be told."""
     tokenizer, state = processor_state(processor), component_state(task)
     code = code_of([type(task), type(processor)]) if tokenizer and state else None
-    if code is None or task.file_columns or overrides(task, "set_model"):
+    if code is None or task.file_columns:
         return None
     depends = [FEATURES_FORMAT, content, state, code, tokenizer, max_length]
     return blake2b(json.dumps(depends).encode(), digest_size=20).hexdigest()

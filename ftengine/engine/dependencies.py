@@ -14,7 +14,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from ftengine.api import Component, LoadedModel, Strategy, overrides
+from ftengine.api import Component, LoadedModel, Strategy
 from ftengine.data.answer_origin import content_of_files
 from ftengine.data.features import component_state, processor_state
 from ftengine.engine.experiment import described
@@ -41,8 +41,7 @@ def dependencies(
         asks for, of a task that keeps hold of the model, and of packed weights.
     """
     state, task, loader = _processor(loaded.processor), component_state(known.task), known.experiment.loader
-    unknown = overrides(known.task, "set_model") or loader.runs_code(known.recipe.model.source) is not None
-    if unknown or not (state and task):
+    if loader.runs_code(known.recipe.model.source) is not None or not (state and task):
         return None
     parts = (loader, known.task, loaded.processor, *components, *loaded.module.modules())
     code = code_of(type(part) for part in parts)
