@@ -24,7 +24,7 @@ from ftengine.api.evaluator import (
 from ftengine.api.exporter import Exported, Exporter, ExportSource, Predictor, Runtime
 from ftengine.api.fast_path import FastPath, FastPathTraits, TrainingContext
 from ftengine.api.listener import Listener, SilentListener, iterate
-from ftengine.api.loader import ModelLoader
+from ftengine.api.loader import ModelLoader, Provenance
 from ftengine.api.optimizer import Optimizer, ShardingTraits
 from ftengine.api.reader import BrokenRow, FileReader, Place, Reader, ReaderTraits, Row, place_of
 from ftengine.api.regularizer import Regularizer, RegularizerTraits
@@ -108,6 +108,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Prompt",
+    "Provenance",
     "RandomSource",
     "Reader",
     "ReaderTraits",

@@ -61,11 +61,13 @@ class Exported:
             numbers, by their size: what rounding to the format's numbers explains.
         facts: what a reader of manifest.json should know, as JSON values.
         usage: Python, or a shell's command, that loads the folder's files, for the model card; "" for none.
+        library: what the hub calls the library that loads them; "" for none.
     """
 
     noise: float
     facts: Mapping[str, Any] = field(default_factory=dict)
     usage: str = ""
+    library: str = ""
 
 
 class Runtime(Protocol):

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 from ftengine.api.component import Component
 from ftengine.api.types import LoadedModel, LoadRequest
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a model source states of where it is from.
+
+    Args:
+        repository: its name on the hub, owner/model; "" where that is not known.
+        license: the identifier, or name, of its licence; "" where none is stated.
+    """
+
+    repository: str = ""
+    license: str = ""
 
 
 class ModelLoader(Component):
@@ -38,6 +52,13 @@ class ModelLoader(Component):
 
     def check_source(self, source: str) -> None:
         """Raise SourceError, without reading weights, where something is missing or of a kind that is not read."""
+
+    def provenance(self, source: str) -> Provenance:
+        """Return what a source states of its licence and its name on the hub, offline and without reading weights.
+
+        For the model card; a source that cannot be read states nothing.
+        """
+        return Provenance()
 
     def runs_code(self, source: str) -> str | None:
         """Return what runs beside installed plugins, as in "Python code that comes with the model"; None: nothing.

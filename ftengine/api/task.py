@@ -38,6 +38,7 @@ class TaskTraits(Traits):
         most_epochs: passes over few rows that `ftengine init` proposes at most; None: as many as come to enough steps.
         learning_rate_share: its usual learning rate as a share of the strategy's, which `ftengine init` proposes.
         strategy_defaults: (option, value) of options that a strategy which has them gets, unless the recipe sets them.
+        pipeline_tag: what the hub calls what such a model does, as in "text-generation", for model cards; "": nothing.
     """
 
     example_model: str = ""
@@ -49,6 +50,7 @@ class TaskTraits(Traits):
     most_epochs: float | None = None
     learning_rate_share: float = 1.0
     strategy_defaults: tuple[tuple[str, Any], ...] = ()
+    pipeline_tag: str = ""
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,9 @@ def export_run(
                 ready.listener.message(f"cannot tell whether this is the tuned model: {unproven}")
             manifest = _manifest(run, exporter, exported, proof, unproven, failed)
             if not (folder / CARD).exists():
-                text = card(RunRecords.read(run.path), run.verdict, manifest, exported.usage)
+                origin = ready.experiment.loader.provenance(run.recipe.model.source)
+                tag = ready.task.traits.pipeline_tag
+                text = card(RunRecords.read(run.path), run.verdict, manifest, exported, origin, tag)
                 (folder / CARD).write_text(text, encoding="utf-8")
             made.append(manifest.model_copy(update={"files": file_hashes(folder)}))
             made[0].write(RunDirectory(folder))

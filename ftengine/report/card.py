@@ -3,44 +3,80 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ftengine.api import Exported, Provenance
 from ftengine.run.export import Manifest
 from ftengine.run.records import RunRecords, Verdict
 from ftengine.text import NOTHING, number, one_line, probability, with_ends
 
 CARD = "README.md"
 UNREAD = "not read; the hub's page of the base states it"
+UNSTATED = "not stated where it was loaded from"
+NOT_STATED = Provenance()
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+PLAIN = re.compile(r"[a-z0-9][a-z0-9-]*")
+PATH = re.compile(r"(?<![\w.:/\\~-])(?:~?/|[A-Za-z]:[\\/])(?:[^\s/\\'\"`<>|]+[/\\])+[^\s/\\'\"`<>|,;:)]*")
+"""What looks like an absolute path, of two parts or more."""
+LICENSES = frozenset(
+    re.findall(
+        r"\S+",
+        """
+    afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
+    bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5
+    cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0
+    cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0
+    cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0
+    etalab-2.0 eupl-1.1 eupl-1.2 fair-noncommercial-research-license gemma gfdl gpl gpl-2.0 gpl-3.0 h-research
+    intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit
+    mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openrail openrail++ osl-3.0 pddl postgresql unknown unlicense wtfpl zlib
+    """,
+    )
+)
+"""Licences that the hub has an identifier for; others are "other", by their name."""
 
 
-def card(run: RunRecords, verdict: Verdict, made: Manifest, usage: str) -> str:
+def card(
+    run: RunRecords,
+    verdict: Verdict,
+    made: Manifest,
+    exported: Exported,
+    base: Provenance = NOT_STATED,
+    pipeline_tag: str = "",
+) -> str:
     """Return the card; whatever a run's files say is escaped, and of paths only the last part is shown.
 
     Args:
-        usage: a shell command or Python that loads the model, as the exporter says.
+        exported: what the exporter says of the files.
+        base: what the base's source states of itself.
+        pipeline_tag: what the hub calls what such a model does; "" for nothing.
     """
-    recipe = run.recipe
-    base, of_hub = _name_of(recipe.model.source)
-    license = _license(_card_of(recipe.model.source, of_hub=of_hub))
-    front: dict[str, Any] = {"tags": ["ftengine"]}
-    front |= {"base_model": recipe.model.source} if of_hub else {}
-    front |= {"license": license} if license else {}
+    recipe, usage = run.recipe, exported.usage
+    name = base.repository or _name_of(recipe.model.source)
+    paths = {str(run.path), *_paths(recipe.model_dump(mode="json"))}
+    verdict = verdict.model_copy(
+        update={
+            "headline": _without_paths(verdict.headline, paths),
+            "findings": [one.model_copy(update={"text": _without_paths(one.text, paths)}) for one in verdict.findings],
+        }
+    )
+    made = made.model_copy(update={"unproven": _without_paths(made.unproven, paths)})
     parts = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
+        _front(made, exported, base, name, pipeline_tag),
         f"# {_text(run.path.name)}",
-        f"{_text(base)}, tuned by ftengine {_text(made.ftengine)} ({_text(made.strategy)}, task "
+        f"{_text(name)}, tuned by ftengine {_text(made.ftengine)} ({_text(made.strategy)}, task "
         f"{_text(recipe.task['name'])}), as {_text(made.format['name'])}.",
         f"## What came of it\n\n**{_text(verdict.headline)}**",
         _figures(run),
         _proof(made),
         "## Limits\n\n" + _limits(verdict),
         _data(run),
-        f"## Base and licences\n\n- base: {_text(base)}, weights {_hash(made, run)}\n"
-        f"- licence of the base: {_text(license) or (UNREAD if of_hub else 'not stated where it was loaded from')}\n"
+        f"## Base and licences\n\n- base: {_text(name)}, weights {_hash(made, run)}\n"
+        f"- licence of the base: {_text(base.license) or (UNREAD if base.repository else UNSTATED)}\n"
         "- licence of the data: not recorded; ask whoever the data is from",
         f"## How to load it\n\n```\n{usage}\n```" if usage else "",
     ]
@@ -68,13 +104,14 @@ def _figures(run: RunRecords) -> str:
 def _proof(made: Manifest) -> str:
     if (proof := made.proof) is None:
         return f"These files were not compared with the model that was measured: {_text(made.unproven)}."
-    verdicts = {"tuned": "are the tuned model", "undecided": "are within rounding of the tuned model"}
-    few = ". That many rows are too few to tell them from its base beyond chance" * (proof.decision == "undecided")
-    what = "outputs, by their size," if proof.same_answers is None else "log-probability of a token"
+    few = ". That many rows are too few to tell them from the base beyond chance" * (proof.decision == "undecided")
+    what = "outputs, by their size, are" if proof.same_answers is None else "log-probabilities of a token are"
+    same = f"{proof.same_answers} of {proof.questions:,} greedy answers are the tuned model's, and "
     return (
-        f"These files {verdicts[proof.decision]}, asked by {_text(proof.runtime)} on {proof.questions:,} rows of "
-        f"{_text(proof.split)}: the mean {what} is {number(proof.from_tuned)} from the tuned model's, where "
-        f"{number(proof.noise)} is explained by rounding, and {number(proof.from_base)} from its base's{few}."
+        f"These files, asked by {_text(proof.runtime)} on {proof.questions:,} rows of {_text(proof.split)} and "
+        f"compared with the tuned model: {same * (proof.same_answers is not None)}the mean {what} "
+        f"{number(proof.from_tuned)} from the tuned model's, where {number(proof.noise)} is explained by rounding, and "
+        f"{number(proof.from_base)} from its base's{few}."
     )
 
 
@@ -87,7 +124,7 @@ def _data(run: RunRecords) -> str:
     rows = []
     for name, counts in run.audit.splits.items():
         encoded = run.audit.encoded.get(name, {})
-        source, _ = _name_of(counts.source)
+        source = _name_of(counts.source)
         rows.append(f"| {_text(name)} | {_text(source)} | {counts.rows:,} | {_hex(encoded.get('content'))} |")
     return "\n".join(["## Data", "", "| split | source | rows | hash of the content |", "|---|---|---|---|", *rows])
 
@@ -101,33 +138,44 @@ def _hex(value: Any) -> str:
     return f"`{value}`" if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{1,128}", value) else "not known"
 
 
-def _name_of(source: str) -> tuple[str, bool]:
-    """Return how a source is called, and whether it is a name of the hub; of a path the last part."""
-    of_hub = bool(HUB_NAME.fullmatch(source)) and not Path(source).exists()
-    return (source if of_hub else re.split(r"[/\\]", source.rstrip("/\\"))[-1]), of_hub
+def _front(made: Manifest, exported: Exported, base: Provenance, name: str, pipeline_tag: str) -> str:
+    """Return the metadata that the hub reads, in YAML between lines of dashes."""
+    licence = re.sub(r"[^a-z0-9.+-]+", "-", base.license.lower()).strip("-")[:60]
+    known = licence in LICENSES
+    front = {
+        "base_model": base.repository or re.sub(r"[^\w.-]+", "-", name).strip("-."),
+        "library_name": exported.library,
+        "license": licence if known else "other" if licence else "",
+        "license_name": "" if known else licence,
+        "pipeline_tag": pipeline_tag,
+        "tags": ["ftengine", *([made.strategy] if PLAIN.fullmatch(made.strategy) else [])],
+    }
+    text = yaml.safe_dump({key: value for key, value in front.items() if value}, sort_keys=False, allow_unicode=True)
+    return f"---\n{text}---"
 
 
-def _card_of(source: str, *, of_hub: bool) -> Path | None:
-    """Return where the card of a base would be: in its folder, or in the hub's cache on this machine."""
-    if not of_hub:
-        return Path(source) / CARD
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(source, CARD)
-    return Path(found) if isinstance(found, str) else None
+def _name_of(source: str) -> str:
+    """Return how a source is called: a name of the hub as it is, of a path the last part."""
+    of_hub = HUB_NAME.fullmatch(source) and not Path(source).exists()
+    return source if of_hub else re.split(r"[/\\]", source.rstrip("/\\"))[-1]
 
 
-def _license(file: Path | None) -> str:
-    """Return the licence that a card states; "" where it states none, or there is none."""
-    if file is None or not file.is_file():
-        return ""
-    match = re.match(r"---\n(.*?)\n---", file.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
-    try:
-        front = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError:
-        return ""
-    stated = front.get("license") if isinstance(front, dict) else None
-    return stated if isinstance(stated, str) and re.fullmatch(r"[\w.+-]{1,60}", stated) else ""
+def _without_paths(text: str, paths: Iterable[str]) -> str:
+    """Return text in which of known paths, and of what looks like a path of a machine, the last part alone is left."""
+    for path in sorted(paths, key=len, reverse=True):
+        text = text.replace(path, _name_of(path))
+    return PATH.sub(lambda found: _name_of(found[0]), text)
+
+
+def _paths(values: Any) -> Iterator[str]:
+    """Yield the texts with a separator of folders in a recipe that are there as files or folders."""
+    if isinstance(values, Mapping):
+        values = list(values.values())
+    if isinstance(values, (list, tuple)):
+        for one in values:
+            yield from _paths(one)
+    elif isinstance(values, str) and re.search(r"[/\\]", values) and len(values) < 1000 and Path(values).exists():
+        yield values
 
 
 def _text(value: Any) -> str:

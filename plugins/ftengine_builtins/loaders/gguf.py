@@ -20,7 +20,7 @@ import gguf
 import numpy as np
 import transformers
 
-from ftengine.api import LoadedModel, LoadRequest, ModelLoader
+from ftengine.api import LoadedModel, LoadRequest, ModelLoader, Provenance
 from ftengine.errors import SourceError
 from ftengine_builtins.loaders.heads import auto_class
 from ftengine_builtins.loaders.pretrained import (
@@ -32,6 +32,9 @@ from ftengine_builtins.loaders.pretrained import (
 )
 from ftengine_builtins.loaders.quiet import cause, reading
 
+ADDRESSES = ("repo_url", "url", "source.repo_url", "source.url")
+"""Keys under which a file may state where it, or what it was converted from, lies."""
+ON_HUB = re.compile(r"https?://(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)/?(?:$|tree/)")
 COUNTED = re.compile(r"\.(block|expert)_count$")
 VOCABULARY = "tokenizer.ggml."
 UNPACKED = 1 << 17
@@ -55,6 +58,16 @@ class GgufLoader(ModelLoader):
             return source.lower().endswith(".gguf") and Path(source).is_file()
         except (OSError, ValueError):  # no path at all: too long, a null byte
             return False
+
+    def provenance(self, source: str) -> Provenance:
+        """Return the licence that the file states, and the hub's address of what it was made of."""
+        file = read_gguf(Path(source))
+        stated = {key: file.value(f"general.{key}") for key in ("license", "license.name", *ADDRESSES)}
+        text = {key: value for key, value in stated.items() if isinstance(value, str)}
+        found = next(filter(None, (ON_HUB.match(text.get(key, "")) for key in ADDRESSES)), None)
+        own = text.get("license", "")
+        license = text.get("license.name", own) if own in ("", "other") else own
+        return Provenance(found[1] if found else "", license)
 
     def check_source(self, source: str) -> None:
         """Read the header: a damaged, truncated or split file is found before anything is loaded."""

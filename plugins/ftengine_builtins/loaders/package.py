@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ftengine.api import LoadedModel, LoadRequest, ModelLoader
+from ftengine.api import LoadedModel, LoadRequest, ModelLoader, Provenance
 from ftengine.errors import SourceError, did_you_mean
 from ftengine_builtins.loaders.gguf import GgufLoader
 from ftengine_builtins.loaders.transformers import TransformersLoader
@@ -40,6 +40,10 @@ class PackageLoader(ModelLoader):
     def check_head(self, source: str, head: str) -> None:
         path, loader = self._resolved(source)
         loader.check_head(str(path), head)
+
+    def provenance(self, source: str) -> Provenance:
+        path, loader = self._resolved(source)
+        return loader.provenance(str(path))
 
     def load_processor(self, source: str) -> Any:
         path, loader = self._resolved(source)

@@ -13,7 +13,7 @@ from huggingface_hub import errors
 from pydantic import Field
 
 from ftengine import api
-from ftengine.api import LoadedModel, LoadRequest, ModelLoader
+from ftengine.api import LoadedModel, LoadRequest, ModelLoader, Provenance
 from ftengine.errors import SourceError, did_you_mean, shown
 from ftengine_builtins.loaders.heads import HEADLESS, Shape, auto_class
 from ftengine_builtins.loaders.pretrained import (
@@ -26,6 +26,7 @@ from ftengine_builtins.loaders.pretrained import (
     sentence_encoder,
     stored_tensors,
 )
+from ftengine_builtins.loaders.provenance import of_folder, of_hub
 from ftengine_builtins.loaders.quiet import cause, reading
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -96,6 +97,9 @@ class TransformersLoader(ModelLoader):
         auto_class(head, config, source, **self._code)
         if head == HEADLESS:
             sentence_encoder(Path(config._name_or_path), source)
+
+    def provenance(self, source: str) -> Provenance:
+        return of_folder(Path(source)) if Path(source).is_dir() else of_hub(source)
 
     def runs_code(self, source: str) -> str | None:
         """Say that code of the model runs, where the option asks for it."""

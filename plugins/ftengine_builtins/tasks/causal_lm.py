@@ -100,7 +100,9 @@ class CausalLM(GenerativeTask):
     """
 
     name = "causal-lm"
-    traits = TaskTraits(is_default=True, example_model="HuggingFaceTB/SmolLM2-135M-Instruct")
+    traits = TaskTraits(
+        is_default=True, example_model="HuggingFaceTB/SmolLM2-135M-Instruct", pipeline_tag="text-generation"
+    )
     head = "causal-lm"
     Config = CausalLMConfig
     ahead = 1

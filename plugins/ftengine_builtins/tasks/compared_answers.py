@@ -84,6 +84,7 @@ class ComparesAnswers(GenerativeTask):
         most_epochs=3,
         learning_rate_share=0.02,
         strategy_defaults=(("dropout", 0.0),),
+        pipeline_tag="text-generation",
     )
     head = "causal-lm"
     ahead = 1

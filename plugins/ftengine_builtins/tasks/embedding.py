@@ -128,7 +128,11 @@ class Embedding(Task):
 
     name = "embedding"
     traits = TaskTraits(
-        example_model="sentence-transformers/all-MiniLM-L6-v2", examples_meet=True, answers_vectors=True, batch_size=64
+        example_model="sentence-transformers/all-MiniLM-L6-v2",
+        examples_meet=True,
+        answers_vectors=True,
+        batch_size=64,
+        pipeline_tag="sentence-similarity",
     )
     head = "feature-extraction"
     modality = "text"

@@ -36,7 +36,9 @@ class ImageClassification(LabelledTask):
     """
 
     name = "image-classification"
-    traits = TaskTraits(example_model="google/vit-base-patch16-224-in21k", example_data="images")
+    traits = TaskTraits(
+        example_model="google/vit-base-patch16-224-in21k", example_data="images", pipeline_tag="image-classification"
+    )
     head = "image-classification"
     modality = "image"
     Config = ImageClassificationConfig

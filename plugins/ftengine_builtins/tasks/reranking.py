@@ -65,7 +65,7 @@ class Reranking(Task):
 
     name = "reranking"
     paper = "Gao et al. 2021, arXiv:2101.08751"
-    traits = TaskTraits(example_model="sentence-transformers/all-MiniLM-L6-v2")
+    traits = TaskTraits(example_model="sentence-transformers/all-MiniLM-L6-v2", pipeline_tag="text-ranking")
     head = "sequence-classification"
     modality = "text"
     Config = RerankingConfig

@@ -78,6 +78,7 @@ class Reward(Task):
     head = "sequence-classification"
     modality = "text"
     Config = RewardConfig
+    traits = TaskTraits(pipeline_tag="text-classification")
     evaluators = ("rewards",)
     predicts = frozenset({"chosen_reward", "rejected_reward", "chosen_tokens", "rejected_tokens", "margin"})
 

@@ -43,7 +43,7 @@ class Seq2SeqLM(GenerativeTask):
     """
 
     name = "seq2seq-lm"
-    traits = TaskTraits(example_model="google-t5/t5-small")
+    traits = TaskTraits(example_model="google-t5/t5-small", pipeline_tag="text-generation")
     head = "seq2seq-lm"
     Config = Seq2SeqLMConfig
     ahead = 0

@@ -47,7 +47,7 @@ class TextClassification(LabelledTask):
     """
 
     name = "text-classification"
-    traits = TaskTraits(example_model="distilbert/distilbert-base-uncased")
+    traits = TaskTraits(example_model="distilbert/distilbert-base-uncased", pipeline_tag="text-classification")
     head = "sequence-classification"
     modality = "text"
     Config = TextClassificationConfig

@@ -46,7 +46,7 @@ class TokenClassification(Task):
     """
 
     name = "token-classification"
-    traits = TaskTraits(example_model="distilbert/distilbert-base-cased")
+    traits = TaskTraits(example_model="distilbert/distilbert-base-cased", pipeline_tag="token-classification")
     head = "token-classification"
     modality = "text"
     Config = TokenClassificationConfig
