@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ftengine.run.export import Manifest
 
 DECIDED = {
-    "tuned": "the tuned model",
+    "tuned": "within rounding of the tuned model, and nearer to it than to its base",
     "undecided": "within rounding of the tuned model, which these rows do not tell from its base beyond chance",
 }
 """A proof's decision in words."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,21 @@ from ftengine.engine.prepared_data import ReadyTask
 from ftengine.engine.variants import find_fault
 from ftengine.errors import ExportDiffers, FtengineError, NoRuntime, ProgramFailed
 from ftengine.evaluation.asked import ModuleRuntime, Question, apart, as_runtime, end_tokens, questions, scored, whole
+from ftengine.evaluation.divergence import divergences
 from ftengine.evaluation.likeness import ROW, Likeness, likeness
 from ftengine.evaluation.prompt_faults import token_fault
 from ftengine.model import evaluating, stop_tokens
+from ftengine.model.generation_settings import settings_faults
 from ftengine.run.export import Proof
 from ftengine.text import number, one_line
 from ftengine.training.losses import to_device
 
 ROWS = 32
 """Held-out rows that are asked."""
+SPREAD = 2
+"""So many times as far off as any log-probability that was compared those of other tokens may be."""
+CUT = 0.25
+"""Of the answers, so many that are beginnings of the tuned model's show that these are cut."""
 GONE = "Nothing was written."
 SHOWN = 40
 """Characters of a prompt in a message."""
@@ -46,6 +52,7 @@ class Asked:
             answer, numbers of its own, or raw outputs (NoRuntime: it cannot be asked).
         tuned, base: what these make.
         stop: tokens that end an answer.
+        settings: the tuned model's own generation settings, and `options` those of the evaluation.
         mean: of the numbers that the tuned model learnt (`mean_of`).
     """
 
@@ -55,6 +62,8 @@ class Asked:
     tuned: Sequence[np.ndarray]
     base: Sequence[np.ndarray]
     stop: tuple[int, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     mean: float = 0.0
 
     def far(self, some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> list[float]:
@@ -68,11 +77,11 @@ def ask_own(
     """Ask the tuned model and its base, in float32."""
     split, rows = held_out_rows(ready, run.directory, data)
     exact = exact_run(run, today=True)
-    asked, stop = list[Question](), tuple[int, ...]()
+    asked, stop, settings = list[Question](), tuple[int, ...](), dict[str, Any]()
     compute: Callable[[Opened], list[np.ndarray]]
     with exact.model() as loaded:
         if overrides(ready.task, "prompt"):
-            stop = stop_tokens(loaded)
+            stop, settings = stop_tokens(loaded), _own_settings(loaded)
             prompts, longest = telling_prompts(
                 ready, rows, loaded, count, run, otherwise=", or export with --no-verify"
             )
@@ -89,7 +98,14 @@ def ask_own(
         tuned = compute(loaded)
     with exact.model(base=True) as loaded:
         base = compute(loaded)
-    return Asked(split, asked, compute, tuned, base, stop, mean_of(ready.task))
+    options = run.recipe.evaluation.generate.options
+    return Asked(split, asked, compute, tuned, base, stop, settings, options, mean_of(ready.task))
+
+
+def _own_settings(loaded: LoadedModel) -> dict[str, Any]:
+    """Return a module's generation settings; none of one that has none."""
+    own: Any = getattr(loaded.module, "generation_config", None)
+    return {} if own is None else own.to_dict()
 
 
 def exact_run(run: Run, *, today: bool = False) -> Run:
@@ -123,7 +139,7 @@ def proof_of(
     who = f"the {exporter.name} export of {str(run.path)!r}"
     try:
         with exporter.open(folder, source) as opened:
-            program, same, values = (_ask if own.questions else _compute)(who, ready, own, opened)
+            compared = (_ask if own.questions else _compute)(who, ready, own, opened)
     except NoRuntime as error:
         ready.listener.message(f"not verified: {error}")
         return None, str(error)
@@ -132,12 +148,15 @@ def proof_of(
     except Exception as error:
         said = f"{type(error).__name__}: {one_line(str(error))}"
         raise ProgramFailed(f"what was written as {exporter.name} could not be asked: {said}.") from error
+    values = compared.values
     judged = likeness(own.far(values, own.tuned), own.far(values, own.base), exported.noise, run.recipe.seed)
     if judged.decision == "base" or judged.decision == "neither":
         raise ExportDiffers(f"{who} {_fault(run, own, values, judged)}. {GONE}")
+    if fault := _answers_fault(run, own, compared, exported.noise):
+        raise ExportDiffers(f"{who} is not the tuned model: {fault}. {GONE}")
     low, high = judged.interval
     proof = Proof(
-        runtime=program,
+        runtime=compared.program,
         split=own.split,
         questions=judged.examples,
         decision=judged.decision,
@@ -149,7 +168,7 @@ def proof_of(
         p=judged.p,
         noise=judged.noise,
         furthest=judged.furthest,
-        same_answers=same,
+        same_answers=compared.same(own),
         needed=judged.needed,
     )
     return proof, ""
@@ -178,32 +197,75 @@ def endless(answers: Sequence[str], asked: Sequence[Question]) -> bool:
     return sum(a.startswith(text) and a != text for a, text in ended) > len(ended) / 2
 
 
-Compared = tuple[str, int | None, list[np.ndarray]]
-"""The program that was asked, how many answers are the same, and what `Asked.compute` returns of it."""
+@dataclass(frozen=True)
+class Compared:
+    """What an artifact makes of the rows.
+
+    Args:
+        program: the one that was asked.
+        values: what `Asked.compute` returns of it.
+        answers: its greedy answers; None where the task writes none.
+    """
+
+    program: str
+    values: list[np.ndarray]
+    answers: Sequence[str] | None = None
+
+    def same(self, own: Asked) -> int | None:
+        """Return how many answers are the tuned model's."""
+        if self.answers is None:
+            return None
+        return sum(whole(a) == whole(one.text) for a, one in zip(self.answers, own.questions, strict=True))
 
 
 def _ask(who: str, ready: ReadyTask, own: Asked, opened: Opened) -> Compared:
     """Ask an artifact the questions (ExportDiffers: it reads other tokens, or does not end its answers)."""
-    if isinstance(opened, LoadedModel) and (lost := sorted(set(own.stop) - set(end_tokens(opened.module)))):
-        names = ", ".join(map(repr, ready.processor.convert_ids_to_tokens(lost)))
-        raise ExportDiffers(f"{who} lacks tokens that end an answer in its generation settings: {names}. {GONE}")
+    if isinstance(opened, LoadedModel):
+        if lost := sorted(set(own.stop) - set(end_tokens(opened.module))):
+            names = ", ".join(map(repr, ready.processor.convert_ids_to_tokens(lost)))
+            raise ExportDiffers(f"{who} lacks tokens that end an answer in its generation settings: {names}. {GONE}")
+        if faults := settings_faults(_own_settings(opened), own.settings, own.options):
+            raise ExportDiffers(f"{who} has other generation settings than were measured: {'; '.join(faults)}. {GONE}")
     runtime = as_runtime(opened, torch.device("cpu"))
-    faults = (token_fault(one.prompt, runtime.encode(one.prompt), ready.processor) for one in own.questions)
-    if fault := next(filter(None, faults), ""):
+    unread = (token_fault(one.prompt, runtime.encode(one.prompt), ready.processor) for one in own.questions)
+    if fault := next(filter(None, unread), ""):
         raise ExportDiffers(f"{who} reads other tokens than were measured: {fault} {GONE}")
     scores = own.compute(runtime)
     lengths = [max(1, len(one.answer) + (8 if one.ended else 0)) for one in own.questions]
     answers = [runtime.answer(one.prompt, n) for one, n in zip(own.questions, lengths, strict=True)]
     if endless(answers, own.questions):
         raise ExportDiffers(f"{who} goes on where the tuned model ends its answer: it lacks end tokens. {GONE}")
-    same = sum(whole(a) == whole(one.text) for a, one in zip(answers, own.questions, strict=True))
-    return runtime.name, same, scores
+    return Compared(runtime.name, scores, answers)
 
 
 def _compute(who: str, ready: ReadyTask, own: Asked, opened: Opened) -> Compared:
     """Have an artifact compute numbers or raw outputs."""
     outputs = own.compute(opened)
-    return "transformers" if isinstance(opened, LoadedModel) else opened.name, None, outputs
+    return Compared("transformers" if isinstance(opened, LoadedModel) else opened.name, outputs)
+
+
+def _answers_fault(run: Run, own: Asked, compared: Compared, noise: float) -> str:
+    """Say how answers differ by more than their log-probabilities explain; "" where they do not.
+
+    Rounding turns two tokens around whose log-probabilities are as near as twice what one of them is off.
+    """
+    if compared.answers is None or compared.same(own) == len(own.questions):
+        return ""
+    with exact_run(run).model() as loaded:
+        behind = np.array(divergences(loaded, own.questions, compared.answers, own.stop))
+    cut = int(np.isnan(behind).sum())
+    if cut >= max(2, CUT * len(behind)):
+        return f"{cut} of {len(behind)} answers end before the tuned model's: they are cut, or stop at something else"
+    off = max(float(np.abs(np.nan_to_num(a - b)).max()) for a, b in zip(compared.values, own.tuned, strict=True))
+    explained, largest = max(noise, 2 * SPREAD * off), float(np.nanmax(behind))
+    if largest <= explained:
+        return ""
+    return (
+        f"{len(behind) - (compared.same(own) or 0)} of {len(behind)} answers differ, {int((behind > explained).sum())} "
+        f"of them by more than log-probabilities explain: they go on with a token that is up to {number(largest)} less "
+        f"likely than the tuned model's own, and log-probabilities that are off by at most {number(off)} explain "
+        f"{number(explained)}. Other generation settings are served, such as a penalty or sampling, or other answers"
+    )
 
 
 def _log_probabilities(asked: Sequence[Question], opened: Any) -> list[np.ndarray]:

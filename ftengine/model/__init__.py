@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         made_to_fit,
         stop_tokens,
     )
+    from ftengine.model.generation_settings import measured_settings
     from ftengine.model.modes import drops, evaluating, has_running_statistics, seeded, widen
     from ftengine.model.norms import RMSNorm, rms_norm_of
     from ftengine.model.parameters import (
@@ -63,6 +64,7 @@ _NAMES = {
     "ftengine.model.conversation": "read_conversation with_system",
     "ftengine.model.criterion": "Criterion",
     "ftengine.model.fingerprints": "fingerprint_base fingerprint_processor fingerprint_weights require_same_base",
+    "ftengine.model.generation_settings": "measured_settings",
     "ftengine.model.generation": "GenerationOptions complete generate log_probabilities made_to_fit stop_tokens",
     "ftengine.model.modes": "drops evaluating has_running_statistics seeded widen",
     "ftengine.model.norms": "RMSNorm rms_norm_of",
@@ -113,6 +115,7 @@ __all__ = [
     "made_to_fit",
     "matches_name",
     "matching",
+    "measured_settings",
     "near_modules",
     "open_model",
     "pad",

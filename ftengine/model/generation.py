@@ -214,6 +214,16 @@ def log_probabilities(loaded: LoadedModel, prompt: Sequence[int], answer: Sequen
     return [float(chosen) for chosen, _ in answer_scores(loaded, prompt, answer)]
 
 
+def next_log_probabilities(loaded: LoadedModel, ids: Sequence[int]) -> Tensor:
+    """Return the (vocabulary,) log-probabilities of the token behind some, by a decoder."""
+    import torch
+
+    tokens = torch.tensor([list(ids)], device=next(loaded.module.parameters()).device)
+    with torch.no_grad():
+        logits = loaded.module(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits[0, -1]
+    return logits.float().log_softmax(-1)
+
+
 def answer_scores(
     loaded: LoadedModel, prompt: Sequence[int], answer: Sequence[int], ends: Sequence[int] = ()
 ) -> Tensor:

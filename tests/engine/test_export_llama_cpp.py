@@ -32,7 +32,6 @@ def test_llama_cpp_answers_as_the_tuned_model(run, tmp_path, options):
     proof = made.proof
     assert proof.decision == "tuned"
     assert proof.from_tuned < proof.noise < proof.from_base
-    assert proof.same_answers >= proof.questions / 2  # what is nearly as likely may come out by rounding
 
 
 def test_a_gguf_that_lost_the_order_of_its_rows_is_refused(llama_folder, build_chat_recipe, tmp_path, monkeypatch):

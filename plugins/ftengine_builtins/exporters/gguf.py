@@ -18,11 +18,12 @@ import numpy as np
 from pydantic import Field
 
 from ftengine.api import Config, Exported, Exporter, ExportSource, Runtime
-from ftengine.errors import ExportDiffers, NoRuntime, NotExportable
-from ftengine.model import read_tensors, save_model
+from ftengine.errors import ExportDiffers, NoRuntime, NotExportable, json_of_file
+from ftengine.model import measured_settings, read_tensors, save_model
 from ftengine_builtins.exporters import gguf_tokenizer
 from ftengine_builtins.exporters.llama_cpp import served
 from ftengine_builtins.exporters.peft import folded_pairs, read_lora_config, source_of_pairs
+from ftengine_builtins.exporters.settings import require_settings
 from ftengine_builtins.loaders.gguf import read_gguf
 
 FILE = "model.gguf"
@@ -36,9 +37,12 @@ ARCHITECTURES = {
 }
 """Classes of transformers, and what llama.cpp calls their computation. Each is answered by llama.cpp in the tests."""
 
-NOISE = {"F32": 5e-3, "F16": 5e-3, "BF16": 5e-2, "Q8_0": 1e-1}
+NOISE = {"F32": 5e-3, "F16": 1e-2, "BF16": 5e-2, "Q8_0": 1e-1}
 """What a token's log-probability may differ by, in the mean: llama.cpp keeps keys and values in half precision, and
 rounds what each layer reads to the dtype of its weights. docs/serving.md has what was measured."""
+
+SAMPLING = "general.sampling."
+"""Beginning of the keys of what llama.cpp draws answers with, where it is not asked otherwise."""
 
 ROUNDED_AGAIN = 1.1
 """So many times as far from the merged weights as rounding takes them a tensor may be; of Q8_0 that was Q5 it is 8."""
@@ -75,9 +79,10 @@ class GgufExporter(Exporter):
         return write_model(source, folder / FILE, self.config.dtype)
 
     def check_artifact(self, folder: Path, source: ExportSource) -> None:
-        """Refuse tensors that are coarser than the file says."""
+        """Refuse tensors that are coarser than the file says, and other settings of sampling than were measured."""
         if not self.config.lora:
             require_precision(source, folder / FILE, self.config.dtype)
+            require_sampling(source, folder / FILE)
 
     @contextmanager
     def open(self, folder: Path, source: ExportSource) -> Iterator[Runtime]:
@@ -128,13 +133,38 @@ def write_model(source: ExportSource, file: Path, dtype: str) -> Exported:
     writer = _writer(source, file)
     writer.add_file_type(int(getattr(gguf.LlamaFileType, f"{'ALL' if dtype == 'F32' else 'MOSTLY'}_{dtype}")))
     gguf_tokenizer.write(writer, source)
+    for name, value in sampling(source).items():
+        getattr(writer, f"add_sampling_{name}")(value)
     counts: dict[str, int] = {}
     for name, tensor in sorted(_tensors(merged).items()):
         stored, kind = _stored(rearranged(source, name, tensor), dtype)
         writer.add_tensor(gguf_name(source, name), stored, raw_dtype=kind)
         counts[kind.name] = counts.get(kind.name, 0) + 1
     _finish(writer)
-    return Exported(NOISE[dtype], {"file": file.name, "tensors": counts}, f"llama-server --model {file.name}")
+    return Exported(NOISE[dtype], {"file": file.name, "tensors": counts}, f"llama-server --model {file.name}", "gguf")
+
+
+def sampling(source: ExportSource) -> dict[str, float | int]:
+    """Return what answers were measured with, as llama.cpp calls it; a temperature of 0 takes the likeliest token."""
+    own = json_of_file(file) if (file := source.merged("float32") / "generation_config.json").is_file() else {}
+    settings = measured_settings(own, source.generation)
+    penalty = float(settings.get("repetition_penalty") or 1.0)
+    return {
+        "temp": float(settings.get("temperature", 0.0)),
+        "top_p": float(settings.get("top_p", 1.0)),
+        "top_k": 0,
+        "min_p": 0.0,
+        "penalty_repeat": penalty,
+        "penalty_last_n": 0 if penalty == 1 else -1,
+    }
+
+
+def require_sampling(source: ExportSource, file: Path) -> None:
+    """Refuse (ExportDiffers) a file with other settings of sampling than were measured."""
+    fields = read_gguf(file).fields
+    found = {key.removeprefix(SAMPLING): one.contents() for key, one in fields.items() if key.startswith(SAMPLING)}
+    wanted = {key: float(np.float32(one)) for key, one in sampling(source).items()}
+    require_settings(file.name, {key: float(one) for key, one in found.items()}, wanted)
 
 
 def require_precision(source: ExportSource, file: Path, dtype: str) -> None:
@@ -176,7 +206,7 @@ def write_lora(source: ExportSource, file: Path) -> Exported:
         writer.add_tensor(f"{theirs}.lora_b", np.ascontiguousarray(rearranged(source, name, b.numpy())))
     _finish(writer)
     facts = {"file": file.name, "rank": rank, "layers": len(pairs)}
-    return Exported(NOISE["F32"], facts, f"llama-server --model BASE.gguf --lora {file.name}")
+    return Exported(NOISE["F32"], facts, f"llama-server --model BASE.gguf --lora {file.name}", "gguf")
 
 
 def gguf_name(source: ExportSource, name: str) -> str:

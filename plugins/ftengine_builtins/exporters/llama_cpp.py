@@ -8,7 +8,7 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException
 from importlib.metadata import version
@@ -71,8 +71,9 @@ class LlamaCpp:
             log_probabilities.append(told.get(wanted, min(told.values())))
         return log_probabilities
 
-    def answer(self, prompt: Prompt, max_new_tokens: int) -> str:
+    def answer(self, prompt: Prompt, max_new_tokens: int, options: Mapping[str, Any] | None = None) -> str:
         asked: dict[str, Any] = {"temperature": 0, "max_tokens": max_new_tokens, "n_predict": max_new_tokens}
+        asked |= options or {}
         if prompt.messages is None:
             return self._ask("completion", {**asked, "prompt": prompt.text})["content"]
         told = self._ask("v1/chat/completions", {**asked, "messages": list(prompt.messages)})

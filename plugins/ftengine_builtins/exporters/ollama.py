@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ftengine.api import Conversation, Exported, ExportSource, Message
-from ftengine.errors import DataError, NotExportable
-from ftengine_builtins.exporters.gguf import FILE, GgufConfig, GgufExporter
+from ftengine.api import Conversation, Exported, ExportSource, Message, Prompt, Runtime
+from ftengine.errors import DataError, ExportDiffers, NotExportable
+from ftengine_builtins.exporters.gguf import FILE, GgufConfig, GgufExporter, sampling
+from ftengine_builtins.exporters.modelfile import Modelfile
+from ftengine_builtins.exporters.settings import require_settings
 
 MODELFILE = "Modelfile"
 USAGE = "ollama create NAME -f Modelfile"
@@ -18,6 +23,16 @@ CHATML = """{{- range .Messages }}<|im_start|>{{ .Role }}
 {{ end }}<|im_start|>assistant
 """
 """ChatML in Go's template language, which Ollama has in place of Jinja."""
+
+PARAMETERS = {
+    "temp": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "penalty_repeat": "repeat_penalty",
+    "penalty_last_n": "repeat_last_n",
+}
+"""llama.cpp's names of what answers are drawn with, and Ollama's."""
 
 SHORT = "Hi."
 PROBES: tuple[tuple[tuple[str, str], ...], ...] = (
@@ -53,29 +68,73 @@ class OllamaExporter(GgufExporter):
     def export(self, source: ExportSource, folder: Path) -> Exported:
         made = super().export(source, folder)
         (folder / MODELFILE).write_text(modelfile(source), encoding="utf-8")
-        return Exported(made.noise, {**made.facts, "template": "ChatML, equal on 10 conversations"}, USAGE)
+        return Exported(made.noise, {**made.facts, "template": "ChatML, equal on 10 conversations"}, USAGE, "gguf")
+
+    def check_artifact(self, folder: Path, source: ExportSource) -> None:
+        """Refuse also a Modelfile with other parameters, template or system message."""
+        super().check_artifact(folder, source)
+        require_measured(read_modelfile(folder), source)
+
+    @contextmanager
+    def open(self, folder: Path, source: ExportSource) -> Iterator[Runtime]:
+        """Have llama.cpp serve the GGUF file as the Modelfile says."""
+        with super().open(folder, source) as served:
+            yield AsOllama(read_modelfile(folder), served)
+
+
+class AsOllama:
+    """llama.cpp's server, with the template, the system message and the parameters of a Modelfile."""
+
+    def __init__(self, modelfile: Modelfile, served: Any) -> None:
+        self.modelfile, self._served = modelfile, served
+        self.name = f"{served.name}, as the Modelfile says"
+        self.log_probabilities = served.log_probabilities
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        return self._served.encode(self._as_text(prompt))
+
+    def answer(self, prompt: Prompt, max_new_tokens: int) -> str:
+        own = self.modelfile.parameters
+        # What is drawn is compared greedily; that it is drawn as was measured has been compared before.
+        given = {name: own[name] for name in ("stop", "repeat_penalty", "repeat_last_n") if name in own}
+        return self._served.answer(self._as_text(prompt), max_new_tokens, given)
+
+    def _as_text(self, prompt: Prompt) -> Prompt:
+        text = prompt.text if prompt.messages is None else self.modelfile.render(prompt.messages)
+        return replace(prompt, messages=None, text=text)
+
+
+def read_modelfile(folder: Path) -> Modelfile:
+    """Read the Modelfile in a folder."""
+    return Modelfile.read((folder / MODELFILE).read_text(encoding="utf-8"))
+
+
+def require_measured(said: Modelfile, source: ExportSource) -> None:
+    """Refuse (ExportDiffers) a Modelfile with other parameters, or that writes other conversations, than measured."""
+    wanted = Modelfile.read(modelfile(source))
+    require_settings(MODELFILE, {"FROM": said.model, **said.parameters}, {"FROM": wanted.model, **wanted.parameters})
+    for probe in PROBES:
+        messages = [{"role": role, "content": content} for role, content in probe]
+        theirs, ours = (one.render(messages) for one in (said, wanted))
+        if theirs != ours:
+            at = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(theirs, ours, strict=False)))
+            start = max(0, at - 12)
+            raise ExportDiffers(
+                f"the {MODELFILE} writes {theirs[start : at + 12]!r} where {ours[start : at + 12]!r} was measured, "
+                f"after {start} characters of a conversation of {len(messages)} messages: its template or system "
+                "message differs. Nothing was written."
+            )
 
 
 def modelfile(source: ExportSource) -> str:
     """Return the Modelfile: all that Ollama would otherwise set to defaults of its own."""
     system, turns = default_system(source), source.processor.convert_ids_to_tokens(list(source.stop))
+    sampled = sampling(source)
     parameters: list[tuple[str, Any]] = [("stop", f'"{token}"') for token in turns]
-    parameters += [
-        ("num_ctx", source.max_length or 2048),
-        ("temperature", source.generation.get("temperature", 0.0)),
-        ("top_p", source.generation.get("top_p", 1.0)),
-        ("repeat_penalty", 1.0),
-    ]
+    parameters += [("num_ctx", source.max_length or 2048)]
+    parameters += [(theirs, sampled[ours]) for ours, theirs in PARAMETERS.items()]
     lines = [f"FROM ./{FILE}", f'TEMPLATE """{CHATML}"""', *([f'SYSTEM """{system}"""'] if system else [])]
     return "\n".join([*lines, *(f"PARAMETER {name} {value}" for name, value in parameters)]) + "\n"
-
-
-def chatml(messages: Sequence[Mapping[str, str]], system: str) -> str:
-    """Return what `CHATML` writes, and Ollama's SYSTEM where a conversation begins with none."""
-    if system and messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": system}, *messages]
-    turns = (f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in messages)
-    return "".join(turns) + "<|im_start|>assistant\n"
 
 
 def default_system(source: ExportSource) -> str:
@@ -100,10 +159,11 @@ def default_system(source: ExportSource) -> str:
         first = render(processor, Conversation((Message("user", SHORT),)), prompt=True)
         head = first.removeprefix("<|im_start|>system\n")
         system = head.partition("<|im_end|>")[0] if head != first else ""
+        written = Modelfile("", CHATML, system, {})
         for probe in PROBES:
             messages = [{"role": role, "content": content} for role, content in probe]
             ours = render(processor, Conversation(tuple(Message(role, text) for role, text in probe)), prompt=True)
-            ids = [processor(text, add_special_tokens=False)["input_ids"] for text in (ours, chatml(messages, system))]
+            ids = [processor(text, add_special_tokens=False)["input_ids"] for text in (ours, written.render(messages))]
             if ids[0] != ids[1]:
                 raise NotExportable(
                     f"the chat template of {source.base!r} is not ChatML, the only one that is known to be the same in "

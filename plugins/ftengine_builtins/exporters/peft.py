@@ -54,7 +54,7 @@ class PeftExporter(Exporter):
         (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
         source.processor.save_pretrained(folder)
         served = next((one for one in VLLM_RANKS if one >= rank), None)
-        return Exported(NOISE, {"rank": rank, "layers": len(folded), "vllm_max_lora_rank": served}, USAGE)
+        return Exported(NOISE, {"rank": rank, "layers": len(folded), "vllm_max_lora_rank": served}, USAGE, "peft")
 
     @contextmanager
     def open(self, folder: Path, source: ExportSource) -> Iterator[LoadedModel]:
@@ -66,17 +66,20 @@ class PeftExporter(Exporter):
         loaded = source.load_base()
         loaded.module.float()
         module: Any = PeftModel.from_pretrained(loaded.module, folder)
-        # transformers' `generate` of a PEFT model has the base's settings, whose end tokens are the base's own.
-        module.generation_config = _with_ends(loaded.module.generation_config, source.stop)
+        # transformers' `generate` of a PEFT model has the base's settings, as an adapter has none itself.
+        module.generation_config = _as_measured(loaded.module.generation_config, source)
         loaded.module = module
         yield loaded
 
 
-def _with_ends(settings: Any, stop: tuple[int, ...]) -> Any:
-    """Return generation settings with the end tokens that a server of an adapter is given, as it has none itself."""
-    if stop:
-        settings.eos_token_id = sorted(stop)
-    return settings
+def _as_measured(settings: Any, source: ExportSource) -> Any:
+    """Return generation settings of the base with what a server of an adapter is asked for: ends, no sampling, …"""
+    from ftengine.model import measured_settings
+
+    measured = measured_settings(settings.to_dict(), source.generation)
+    if source.stop:
+        measured["eos_token_id"] = sorted(source.stop)
+    return type(settings).from_dict(measured)
 
 
 def read_lora_config(adapter: Path) -> dict[str, Any]:

@@ -29,8 +29,8 @@ SETTINGS = (
     "1_Pooling/config.json",
 )
 """Files of an encoder's settings."""
-LONGEST, OWN = "model_max_length", "sentence_transformers"
-"""Keys of a reranker's settings, in tokenizer_config.json and in config.json."""
+LONGEST = "model_max_length"
+"""Key of a reranker's longest pair, in tokenizer_config.json."""
 
 ENCODER = """from sentence_transformers import SentenceTransformer
 
@@ -64,12 +64,12 @@ class SentenceTransformersExporter(TransformersExporter):
         if isinstance(task, Embedding):
             longest = read(folder / "sentence_bert_config.json")["max_seq_length"]
         else:
-            longest = task.limit(source.max_length)
+            longest = _longest(source)
             drop_chat_template(folder)
             rewrite(folder / "tokenizer_config.json", {LONGEST: longest})
         dtype = made.facts["dtype"]
         usage = ENCODER if isinstance(task, Embedding) else RERANKER
-        return Exported(NOISE[dtype], {"dtype": dtype, "max_seq_length": longest}, usage)
+        return Exported(NOISE[dtype], {"dtype": dtype, "max_seq_length": longest}, usage, self.name)
 
     def asks(self, source: ExportSource) -> Sequence[Mapping[str, Any]]:
         """Return each text of a row with both prompts and as plain `encode` reads it; a reranker has no prompts."""
@@ -81,8 +81,15 @@ class SentenceTransformersExporter(TransformersExporter):
         return [{"column": column, **way} for column in PARTS[task.config.rows] for way in ways]
 
     def check_artifact(self, folder: Path, source: ExportSource) -> None:
-        """Refuse settings that are not those of the merged model."""
-        _require_measured(folder, source, source.merged(self.config.dtype))
+        """Refuse also other modules, pooling, prompts or another longest text."""
+        super().check_artifact(folder, source)
+        if not isinstance(source.task, Embedding):
+            found, longest = read(folder / "tokenizer_config.json").get(LONGEST), _longest(source)
+            require_settings("tokenizer_config.json", {LONGEST: found}, {LONGEST: longest})
+            return
+        for name in SETTINGS:
+            both = (_by_key(read(one / name)) for one in (folder, source.merged(self.config.dtype)))
+            require_settings(name, *both)
 
     @contextmanager
     def open(self, folder: Path, source: ExportSource) -> Iterator[Predictor]:  # type: ignore[override]
@@ -96,16 +103,10 @@ class SentenceTransformersExporter(TransformersExporter):
         )
 
 
-def _require_measured(folder: Path, source: ExportSource, merged: Path) -> None:
-    """Refuse (ExportDiffers) a folder with other modules, pooling, prompts, activation or longest text."""
-    if isinstance(source.task, Embedding):
-        for name in SETTINGS:
-            require_settings(name, *(_by_key(read(one / name)) for one in (folder, merged)))
-        return
+def _longest(source: ExportSource) -> int:
+    """Return the longest pair of a reranker in tokens."""
     task: Any = source.task
-    found = read(folder / "tokenizer_config.json").get("model_max_length")
-    require_settings("tokenizer_config.json", {LONGEST: found}, {LONGEST: task.limit(source.max_length)})
-    require_settings("config.json", *(read(one / "config.json").get(OWN, {}) for one in (folder, merged)))
+    return task.limit(source.max_length)
 
 
 def _by_key(settings: Any) -> dict[str, Any]:

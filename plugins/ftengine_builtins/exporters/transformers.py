@@ -13,7 +13,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ftengine.api import Config, Exported, Exporter, ExportSource, LoadedModel
-from ftengine.errors import NotExportable
+from ftengine.errors import ExportDiffers, NotExportable
+from ftengine_builtins.exporters.settings import require_settings
 
 NOISE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 """What rounding the weights is taken to explain of a token's log-probability, in the mean."""
@@ -48,12 +49,18 @@ class TransformersExporter(Exporter):
         merged = source.merged(self.config.dtype)
         shutil.copytree(merged, folder, copy_function=_linked, dirs_exist_ok=True)
         if source.stop:
-            rewrite(folder / "generation_config.json", {"eos_token_id": _one_or_all(source.stop)})
+            write_generation(folder / "generation_config.json", source)
         if (folder / TEMPLATE_FILE).is_file():  # older programs read it in tokenizer_config.json alone
             template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
             rewrite(folder / "tokenizer_config.json", {"chat_template": template})
         dtype = read(folder / "config.json").get("dtype", "float32")
-        return Exported(NOISE[dtype], {"dtype": dtype, "end_tokens": list(source.stop)}, usage(source))
+        return Exported(NOISE[dtype], {"dtype": dtype, "end_tokens": list(source.stop)}, usage(source), self.name)
+
+    def check_artifact(self, folder: Path, source: ExportSource) -> None:
+        """Refuse other tensors, and another config.json, than those of the merged model."""
+        merged = source.merged(self.config.dtype)
+        require_settings("config.json", *(read(one / "config.json") for one in (folder, merged)))
+        require_tensors(folder, merged)
 
     @contextmanager
     def open(self, folder: Path, source: ExportSource) -> Iterator[LoadedModel]:
@@ -70,6 +77,14 @@ class TransformersExporter(Exporter):
         yield LoadedModel(module, processor_of(folder, source.processor), str(folder), source.head)
 
 
+def write_generation(file: Path, source: ExportSource) -> None:
+    """Write the generation settings that were measured, and every token that ends an answer."""
+    from ftengine.model import measured_settings
+
+    settings = {**measured_settings(read(file), source.generation), "eos_token_id": _one_or_all(source.stop)}
+    file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
 def usage(source: ExportSource) -> str:
     """Return Python that loads the folder."""
     kind, processor = type(source.module).__name__, _processor_kind(source.processor)
@@ -77,6 +92,23 @@ def usage(source: ExportSource) -> str:
         f'from transformers import {processor}, {kind}\n\nmodel = {kind}.from_pretrained("FOLDER")\n'
         f'processor = {processor}.from_pretrained("FOLDER")'
     )
+
+
+def require_tensors(folder: Path, merged: Path) -> None:
+    """Refuse (ExportDiffers) a folder of which a tensor is not that of the merged one, to the bit."""
+    import torch
+
+    from ftengine.model import read_tensors
+
+    for file in sorted(merged.glob("*.safetensors")):
+        own = folder / file.name
+        if own.is_file() and own.samefile(file):
+            continue
+        found, wanted = read_tensors(own) if own.is_file() else {}, read_tensors(file)
+        for name, tensor in wanted.items():
+            other = found.get(name)
+            if other is None or other.dtype != tensor.dtype or not torch.equal(other, tensor):
+                raise ExportDiffers(f"{name!r} in {file.name} is not that of the merged model. Nothing was written.")
 
 
 def processor_of(folder: Path, like: Any) -> Any:

@@ -73,12 +73,11 @@ class Reward(Task):
     """
 
     name = "reward"
-    traits = TaskTraits(most_epochs=3)
+    traits = TaskTraits(most_epochs=3, pipeline_tag="text-classification")
     paper = "Ouyang et al. 2022, arXiv:2203.02155, eq. 1; margin: Touvron et al. 2023, arXiv:2307.09288, eq. 2"
     head = "sequence-classification"
     modality = "text"
     Config = RewardConfig
-    traits = TaskTraits(pipeline_tag="text-classification")
     evaluators = ("rewards",)
     predicts = frozenset({"chosen_reward", "rejected_reward", "chosen_tokens", "rejected_tokens", "margin"})
 

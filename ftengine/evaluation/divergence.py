@@ -1,0 +1,75 @@
+"""Where a served model's greedy answer leaves the tuned model's, and how much less likely it goes on there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from ftengine.api import LoadedModel
+from ftengine.evaluation.asked import Question, whole
+from ftengine.model.generation import next_log_probabilities
+
+CANDIDATES = 2000
+"""Of the likeliest tokens, among which the one is looked for that a text goes on with."""
+PARTIAL = "\N{REPLACEMENT CHARACTER}"
+"""What a tokenizer shows of a character of which it has a part."""
+
+
+def divergences(
+    loaded: LoadedModel, asked: Sequence[Question], texts: Sequence[str], stop: Sequence[int]
+) -> list[float]:
+    """Return for each question how much less likely, by the tuned model, a text goes on where it leaves its answer.
+
+    Greedy answers leave each other where two tokens are nearly as likely and rounding turns them around: the difference
+    of their log-probabilities is then at most twice what a log-probability is off.
+
+    Args:
+        loaded: the tuned model.
+        texts: what another model answers.
+        stop: tokens that end an answer.
+
+    Returns:
+        Differences of log-probabilities: 0 where the answers are the same as far as the tuned one goes, nan where the
+        text is a beginning of it, and may have been cut.
+    """
+    return [_divergence(loaded, one, text, stop) for one, text in zip(asked, texts, strict=True)]
+
+
+def _divergence(loaded: LoadedModel, own: Question, text: str, stop: Sequence[int]) -> float:
+    if whole(text) == whole(own.text):
+        return 0.0
+
+    def read(tokens: Sequence[int]) -> str:
+        return str(loaded.processor.decode(tokens, skip_special_tokens=True)).lstrip()
+
+    theirs = text.lstrip()
+    body = list(own.answer[: len(own.answer) - own.ended])
+    same = next(k for k in range(len(body), -1, -1) if theirs.startswith(read(body[:k])))
+    begun = body[:same]
+    if same < len(body) and read(begun).rstrip() == theirs.rstrip():
+        return math.nan
+    if same == len(own.answer) or _may_follow(read, begun, own.answer[same], theirs):
+        return 0.0  # the tuned answer was cut here, or it begins a character here of which nothing more is known
+    scores = next_log_probabilities(loaded, [*own.prompt.ids, *begun])
+    likeliest = scores.topk(min(CANDIDATES, len(scores)))
+    others = {own.answer[same], *stop}
+    places = (
+        place
+        for place, token in enumerate(likeliest.indices.tolist())
+        if token not in others and _may_follow(read, begun, token, theirs)
+    )
+    found = next(places, len(likeliest.values) - 1)
+    return max(0.0, float(scores[own.answer[same]] - likeliest.values[found]))
+
+
+def _may_follow(read: Callable[[Sequence[int]], str], begun: list[int], token: int, text: str) -> bool:
+    """Say whether a text that begins with some tokens may go on with another one.
+
+    A token that shows nothing (a special one, a blank at the beginning) may stand anywhere, one that is part of a
+    character where a character beyond ASCII follows.
+    """
+    before, longer = read(begun), read([*begun, token])
+    if text.startswith(longer):
+        return True
+    following = text[len(before) : len(before) + 1]
+    return longer.endswith(PARTIAL) and text.startswith(longer[:-1]) and not following.isascii()
