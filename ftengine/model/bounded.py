@@ -8,7 +8,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
+
+from jinja2 import Environment
+
+from ftengine.errors import DataError
 
 PATIENCE = 10
 """Seconds of computing, in user code and in the system, for a template and one conversation; a usual one takes a
@@ -81,3 +86,17 @@ def _resident_bytes() -> int:
 
     with open("/proc/self/statm", "rb", buffering=0) as file:
         return int(file.read(99).split()[1]) * resource.getpagesize()
+
+
+def refuse_powers(template: str) -> None:
+    """Refuse a template that computes powers (DataError): one can take hours in which no signal is handled."""
+    if _has_power(template):
+        raise DataError(
+            "the model's chat template raises numbers to powers (**), which can compute without end. Take the "
+            "template from the model's author."
+        )
+
+
+@cache
+def _has_power(template: str) -> bool:
+    return "**" in template and ("operator", "**") in {(kind, text) for _, kind, text in Environment().lex(template)}

@@ -11,11 +11,11 @@ from functools import cache
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
-from jinja2 import Environment, TemplateError
+from jinja2 import TemplateError
 
 from ftengine.api.conversation import Conversation, Message, ToolCall
 from ftengine.errors import DataError
-from ftengine.model.bounded import PATIENCE, ROOM, limited
+from ftengine.model.bounded import PATIENCE, ROOM, limited, refuse_powers
 from ftengine.model.content_blocks import THOUGHTS
 from ftengine.model.template_date import VARIABLE, writing_date
 from ftengine.model.tokens import Span
@@ -159,11 +159,7 @@ def _applied(
     if taken := set(conversation.template_arguments) & _taken(processor.apply_chat_template.__func__):
         raise DataError(f"`chat_template_kwargs` sets {taken.pop()!r}, which is no variable of a chat template.")
     template = processor.get_chat_template(tools=tools)
-    if _has_power(template):
-        raise DataError(
-            "the model's chat template raises numbers to powers (**), which can compute without end. Take the "
-            "template from the model's author."
-        )
+    refuse_powers(template)
     takes, cure = (
         f"the model's chat template takes more than {{}} for {len(messages)} messages",
         "Take the template from the model's author.",
@@ -402,9 +398,3 @@ def _find_left_out(processor: Any, conversation: Conversation, shape: Sequence[t
     same = Conversation(tuple(messages), _TOOLS if conversation.tools else "", conversation.template_arguments)
     written = _try(processor, same, _form(processor))
     return next((what for what, word in wanted if word not in written), "") if written else ""
-
-
-@cache
-def _has_power(template: str) -> bool:
-    """Say whether a template computes powers: one of them can take hours in which no signal is handled."""
-    return "**" in template and ("operator", "**") in {(kind, text) for _, kind, text in Environment().lex(template)}
