@@ -32,6 +32,7 @@ LEAST_STEPS = 100
 """Fewer steps than this are not given for larger ones."""
 KINDS_OF_LISTS = {key: kind for kind, key in RECIPE_KEYS.items() if kind not in ("loader", "task", "strategy")}
 """Recipe keys that hold a list of components, and the kind of those."""
+Given = Mapping[tuple[str, str], Any]
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,13 @@ def starter(
     if steps := given.get(("train", "accumulate")):
         notes["train", "accumulate"] = _why_accumulated(asked.name, steps)
     given |= {("task", option): value for one in ways for option, value in one.options.items()}
-    if not all_keys:
-        return _short(chosen, given, notes)
+    return (_every_key if all_keys else _short)(components, chosen, given, notes)
+
+
+def _every_key(
+    components: Sequence[Described], chosen: Mapping[str, Described], given: Given, notes: Mapping[tuple[str, str], str]
+) -> str:
+    """Return every key, with its default and what there is to know about it."""
     lines = [
         "# A recipe of ftengine: `ftengine plan` shows what it would do, `ftengine train` does it.",
         "# What is not required may be left out; then it has the value written here, or the default that is named.",
@@ -211,18 +217,18 @@ def starter(
             lines += _keys(option.name, section, given, notes)
         else:
             lines.append(_line(option, Recipe))
-            lines += _rest(components, KINDS_OF_LISTS.get(option.name), "may hold", modality=asked.modality)
+            lines += _rest(components, KINDS_OF_LISTS.get(option.name), "may hold", modality=chosen["task"].modality)
     return "\n".join(lines) + "\n"
 
 
 def _short(
-    chosen: Mapping[str, Described], given: Mapping[tuple[str, str], Any], notes: Mapping[tuple[str, str], str]
+    _: Sequence[Described], chosen: Mapping[str, Described], given: Given, notes: Mapping[tuple[str, str], str]
 ) -> str:
     """Return the keys that are given, the components by name, and where the others are listed."""
     named = {(kind, "name"): one.name for kind, one in chosen.items()}
     values = {**named, **{key: value for key, value in given.items() if value is not None}}
-    train = TrainSection.model_fields
-    values = {("train", name): train[name].default for name in ("epochs", "batch_size", "learning_rate")} | values
+    steps = ("epochs", "batch_size", "learning_rate")
+    values = {("train", name): TrainSection.model_fields[name].default for name in steps} | values
     lines = [
         "# A recipe of ftengine: `ftengine plan` shows what it would do, `ftengine train` does it.",
         "# Every other key, with its default and what it means: `ftengine init --all-keys`, or docs/recipe.md.",
