@@ -284,12 +284,7 @@ def _why_accumulated(task: str, steps: int) -> str:
     )
 
 
-def _keys(
-    name: str,
-    section: type[BaseModel],
-    given: Mapping[tuple[str, str], Any],
-    notes: Mapping[tuple[str, str], str],
-) -> Iterator[str]:
+def _keys(name: str, section: type[BaseModel], given: Given, notes: Mapping[tuple[str, str], str]) -> Iterator[str]:
     """Yield a line a key of a section, below it the note on it."""
     for key in options(section):
         value = given.get((name, key.name))

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from expected import raises
-from ftengine.engine.scaled import scaled
+from ftengine.engine.variants import variants
 from runs import Heard
 
 from ftengine import Recipe, fine_tune, load_run
@@ -58,8 +58,8 @@ def open_model(run):
         pass
 
 
-def open_scaled(run):
-    with scaled(run):
+def open_variants(run):
+    with variants(run):
         pass
 
 
@@ -71,7 +71,7 @@ OPEN = {
     "chat": lambda run, build: talk(run),
     "export": lambda run, build: export_run(run, PeftExporter(), run.path.parent / "out"),
     "reproduce": lambda run, build: reproduce(run, run.path.parent / "out"),
-    "verify": lambda run, build: open_scaled(run),
+    "verify": lambda run, build: open_variants(run),
     "start_from": start_from,
 }
 
