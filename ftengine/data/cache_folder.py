@@ -106,11 +106,15 @@ def passing_entry(what: str, write: Callable[[Path], dict[str, Any]]) -> Path:
     try:
         make_private(folder)
         own = tempfile.TemporaryDirectory(suffix=PARTIAL, dir=folder)
-        _passing.append(own)
         entry = Path(own.name)
-        (entry / FACTS).write_text(json.dumps(write(entry)), encoding="utf-8")
+        try:
+            (entry / FACTS).write_text(json.dumps(write(entry)), encoding="utf-8")
+        except BaseException:
+            own.cleanup()
+            raise
     except OSError as error:
         raise _no_room(what, folder, error) from error
+    _passing.append(own)
     return entry
 
 

@@ -63,7 +63,6 @@ def export_run(
             tuned = ask_own(run, ready, exporter, source, rows, data)
         source = replace(source, stop=_stop(run) if tuned is None else tuned.stop)
         made: list[Manifest] = []
-
         opener = copy.deepcopy(exporter)  # it remembers nothing of what is written
 
         def fill(folder: Path) -> None:

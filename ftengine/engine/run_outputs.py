@@ -47,11 +47,11 @@ class RunOutputs:
         """Return those of the model that has some weights, which JSON values say."""
         if not device.is_main:
             return cls(run.checkpoints / FOLDER, plan, {})
-        parts = (known.task, known.experiment.loader, known.experiment.make_strategy())
-        askers = [one.asker for one in plan.benchmarks]
-        code = [fingerprint_code(type(part).__module__) for part in (*parts, *askers)]
+        strategy = known.experiment.make_strategy
+        parts = [known.task, known.experiment.loader, *(one.asker for one in plan.benchmarks)]
+        code = [fingerprint_code(cls.__module__) for cls in (strategy.entry.cls, *map(type, parts))]
         plugins = plugin_origins(known.registry.plugins)
-        common = [weights, [described(part) for part in (*parts, *askers)], code, versions(), plugins]
+        common = [weights, strategy.described, [described(part) for part in parts], code, versions(), plugins]
         asked = {(one.name, ASKED): key_of("base", [common, one.data]) for one in plan.benchmarks}
         return cls(run.checkpoints / FOLDER, plan, keys_by(plan, common) | asked)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from weakref import ref
 
 from torch import nn
 
@@ -24,7 +25,7 @@ class Callbacks:
 
     def __init__(self, recipe: Recipe, registry: Registry, listener: Listener) -> None:
         self.listener = listener
-        self._module: nn.Module | None = None  # known from the first step on
+        self._module: ref[nn.Module] | None = None  # from the first step on, as long as it is there
         self.callbacks: list[tuple[Callback, str]] = []
         seen: list[object] = []
         for key, spec in ((f"callbacks.{i}", spec) for i, spec in enumerate(recipe.callbacks)):
@@ -44,11 +45,12 @@ class Callbacks:
             TrainingError: one ends the run by it, or changed the model, so that it would be another run.
         """
         if isinstance(event, BeforeStep):
-            self._module = event.model
+            self._module = ref(event.model)
         elif isinstance(event, Finished | Failed):
             self._module = None
+        module = None if self._module is None else self._module()
         for callback, origin in tuple(self.callbacks):
-            watch = None if self._module is None else ModelWatch(self._module, gradients=isinstance(event, BeforeStep))
+            watch = None if module is None else ModelWatch(module, gradients=isinstance(event, BeforeStep))
             try:
                 with generators_kept():
                     callback.on_event(event)

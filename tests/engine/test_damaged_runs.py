@@ -9,7 +9,6 @@ import pytest
 import torch
 import yaml
 from expected import raises
-from ftengine.engine.variants import variants
 from runs import Heard
 
 from ftengine import Recipe, fine_tune, load_run
@@ -17,6 +16,7 @@ from ftengine.engine.chat import Chat
 from ftengine.engine.export import export_run
 from ftengine.engine.reproduce import reproduce
 from ftengine.engine.subprocess_runs import Child, train_unfinished
+from ftengine.engine.variants import variants
 from ftengine.errors import RunError
 from ftengine.report.write import verdict_of, write_report
 from ftengine.run.directory import RunDirectory

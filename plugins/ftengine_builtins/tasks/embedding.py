@@ -102,10 +102,8 @@ class EmbeddingConfig(Config):
             raise ValueError("dimension_weights has to have as many numbers as dimensions")
         loss = self.loss_of_rows
         for option, (readers, rows) in READ_BY.items():
-            given = getattr(self, option)
-            if given not in (type(self).model_fields[option].default, "") and not (
-                loss in readers and self.rows in rows
-            ):
+            given, reads = getattr(self, option), loss in readers and self.rows in rows
+            if given not in (type(self).model_fields[option].default, "") and not reads:
                 raise ValueError(
                     f"{option} is {given!r}, and loss {loss} of rows of kind {self.rows} does not read it; loss "
                     f"{' or '.join(readers)} of {' or '.join(rows)} does. Leave it out"
