@@ -235,7 +235,7 @@ def _short(
     ]
     for section in ("model", "task", "data", "strategy", "train"):
         lines.append(f"{section}:")
-        for (_, key), value in ((place, value) for place, value in values.items() if place[0] == section):
+        for key, value in ((place[1], value) for place, value in values.items() if place[0] == section):
             several = (section, key) == ("data", "train") and isinstance(value, list)
             lines += ["  train:", *_sources(value)] if several else [f"  {key}: {yaml_value(value)}"]
             if note := notes.get((section, key)):

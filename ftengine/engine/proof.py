@@ -89,8 +89,8 @@ def ask_own(
             compute = partial(_log_probabilities, asked)
         else:
             examples = telling_examples(ready, rows, count, run.recipe.seed)
-            if options := exporter.asks(source):
-                compute = partial(_numbers, ready, [rows[i] for i in examples], options)
+            if numbers := exporter.asks(source):
+                compute = partial(_numbers, ready, [rows[i] for i in examples], numbers)
             else:
                 compute = partial(
                     _outputs, ready, [ready.task.collate([one], ready.processor) for one in examples.values()]

@@ -67,7 +67,7 @@ def _pack(tensor: Tensor) -> Tensor | _WidenedView:
     weight = _half_of.get(tensor.untyped_storage().data_ptr())
     if weight is None:
         return tensor
-    return _WidenedView(weight, tensor.size(), tensor.stride(), tensor.storage_offset())
+    return _WidenedView(weight, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
 
 
 def _unpack(saved: Tensor | _WidenedView) -> Tensor:

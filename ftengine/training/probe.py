@@ -122,7 +122,7 @@ class ProbeBatch:
                 cut = replace(split, task=task, max_length=most, kept=None)
                 trained = [next((i for i in some[:CANDIDATES] if _trains(cut, i)), None) for some in places]
                 if None not in trained:
-                    split, members = cut, [int(i) for i in trained]
+                    split, members = cut, [int(i) for i in trained if i is not None]
                     break
         members = list(dict.fromkeys(members))
         batch = to_device(split.batch(np.array(members)), device)
