@@ -138,8 +138,8 @@ def test_the_figures_are_in_the_page(look):
     row = page.locator("table.figures tbody tr", has_text="accuracy").first
     cells = row.locator("th, td").all_inner_texts()
     assert [cell.split("\n")[0] for cell in cells] == ["accuracy", "", "0.650", "0.930", "+0.280", "▲ better", "0.960"]
-    assert page.locator(".headline").inner_text().startswith("Better than its base")
-    assert "Accuracy 0.930 against 0.650" in page.locator(".summary").inner_text()
+    assert page.locator(".headline").inner_text().startswith("Accuracy 93 %, base 65 %")
+    assert "+28.0 points" in page.locator(".summary").inner_text()
     assert page.locator("table.confusion td.right").all_inner_texts() == ["130", "122", "120", "80", "90", "90"]
 
 
