@@ -323,9 +323,9 @@ def _fault(
     dropouts = Dropouts()
 
     @contextmanager
-    def way(paths: Sequence[FastPath], watched: bool = False) -> Iterator[Around | None]:
+    def way(paths: Sequence[FastPath], watched: bool = False, trains: bool = True) -> Iterator[Around | None]:
         with activated(paths, probe.loaded, context) as counts, dropouts if watched else nullcontext():
-            if watched or not drawing:
+            if watched or (trains and not drawing):  # a path may replace nothing where nothing trains
                 replaced.update(counts)
             used = [path for path in paths if counts[path.name] is not None]
             if not used:
@@ -337,7 +337,7 @@ def _fault(
     if no_dropout := _everywhere(dropouts.fault, accelerator):
         return no_dropout
     if not _everywhere(fault, accelerator):
-        return probe.evaluated(partial(way, paths))
+        return probe.evaluated(partial(way, paths, trains=False))
     if not draws:
         return fault
     # Other masks are no fault: what draws them is compared without dropout, the rest with it.
