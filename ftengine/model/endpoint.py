@@ -143,7 +143,7 @@ class Endpoint:
             else:
                 if 200 <= response.status < 300:
                     return self._read(address, response)
-                failure = f"status {response.status}{self._said(response)}"
+                failure = f"status {response.status}{self._reason_of(response)}"
                 if response.status not in AGAIN:
                     raise self._refusal(address, response, failure)
                 wait = wait if response.wait is None else response.wait
@@ -174,7 +174,7 @@ class Endpoint:
             return read_reason(json.loads(response.body[:MOST_BYTES]))
         return ""
 
-    def _said(self, response: Response) -> str:
+    def _reason_of(self, response: Response) -> str:
         """Return a response's own words, in brackets."""
         words = self._client.shown(self._reason(response)) or self._client.shown(response.reason)
         return f" ({words})" if words else ""

@@ -45,7 +45,7 @@ class CutTexts(Audit):
         size = round(encoded["longest"] * median(map(len, rows.texts)) / max(1, encoded["untruncated"]["50"]))
         in_front = encoded.get("counts", {}).get(CUT_IN_FRONT, 0) > encoded["truncated"] / 2
         beginnings, ends = [text[:size] for text in rows.texts], [text[-size:] for text in rows.texts]
-        whole, first, last = (_told(rows, texts) for texts in (rows.texts, beginnings, ends))
+        whole, first, last = (_scores_of_words(rows, texts) for texts in (rows.texts, beginnings, ends))
         kept, other = (last, first) if in_front else (first, last)
         gain, low = _gain(whole, kept)
         if low < NOTE:
@@ -61,7 +61,7 @@ def _one_text(data: AuditedData) -> bool:
     return all(len(view.inputs) == 1 for view in islice(data.splits["train"], 20))
 
 
-def _told(rows: DrawnRows, texts: list[str]) -> np.ndarray:
+def _scores_of_words(rows: DrawnRows, texts: list[str]) -> np.ndarray:
     """Return (n,) what words of some texts tell of each row's target, of which the mean is accuracy, or R²."""
     if rows.numbers is None:
         return (out_of_sample(texts, one_hot(rows.labels)).argmax(1) == rows.labels).astype(float)

@@ -225,8 +225,8 @@ def _numbers(data: AuditedData, split: str, train: Answered, held: Answered) -> 
     spread, wide = (float(np.subtract(*np.percentile(x, (75, 25)))) for x in (one, other))
     if not spread or not wide:
         return None
-    moved = abs(there - middle) >= OFF * spread and _ranks_apart(one, other)
-    wider = max(wide / spread, spread / wide) >= WIDER and _ranks_apart(abs(one - middle), abs(other - there))
+    moved = abs(there - middle) >= OFF * spread and _ranks_differ(one, other)
+    wider = max(wide / spread, spread / wide) >= WIDER and _ranks_differ(abs(one - middle), abs(other - there))
     if not (moved or wider) or find_shift(train[0].texts, held[0].texts) is not None:
         return None
     fit = f"their median is {number(there, 3)} and their interquartile range {number(wide, 3)}, in training "
@@ -236,7 +236,7 @@ def _numbers(data: AuditedData, split: str, train: Answered, held: Answered) -> 
     return _finding(split, fit, then, figures, what="numbers of another unit than in training")
 
 
-def _ranks_apart(one: np.ndarray, other: np.ndarray) -> bool:
+def _ranks_differ(one: np.ndarray, other: np.ndarray) -> bool:
     """Say whether ranks are surely higher on one side (Mann & Whitney 1947)."""
     from scipy.stats import rankdata
 

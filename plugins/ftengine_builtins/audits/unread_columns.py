@@ -52,7 +52,7 @@ class UnreadColumns(Audit):
         constant = float((tried.targets == kinds[counts.argmax()]).mean())
         columns = [(name, _tell(learnt, tried, i)) for i, name in enumerate(names)]
         telling = [(name, *told) for name, told in columns if told and _low(told[0]) >= constant + GAIN]
-        words = _told_by_words(data) if telling else None
+        words = _word_accuracy(data) if telling else None
         for name, right, one_to_one in sorted(telling, key=lambda one: -one[1].mean()):
             if one_to_one or words is None or _low(right) >= words + GAIN / 2:
                 figures = {"column": name, "told": float(right.mean()), "low": _low(right), "constant": constant}
@@ -126,7 +126,7 @@ def _low(right: np.ndarray) -> float:
     return share_within(int(right.sum()), len(right))[0]
 
 
-def _told_by_words(data: AuditedData) -> float | None:
+def _word_accuracy(data: AuditedData) -> float | None:
     """Return how many labels the words of texts tell; None where there are too few rows, or no texts."""
     rows = draw_rows(data, SAMPLE)
     if rows is None or len(rows.texts) < FEWEST:
