@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -89,14 +88,20 @@ def module_blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def _embeddings(model: nn.Module) -> list[nn.Module]:
-    """Return embeddings outside of blocks whose table no other module has."""
-    uses = Counter(id(p) for part in model.modules() for p in part._parameters.values() if p is not None)
-    inside = {part for block in module_blocks(model) for part in block.modules()}
-    return [
-        part
-        for part in model.modules()
-        if isinstance(part, nn.Embedding) and part not in inside and uses[id(part.weight)] == 1
-    ]
+    """Return the token embeddings, [] where they are not known, lie in a block, or share their table.
+
+    Other tables, such as DeBERTa's of relative positions, are read without being called.
+    """
+    getter = getattr(model, "get_input_embeddings", None)
+    try:
+        table = None if getter is None else getter()
+    except (AttributeError, NotImplementedError):
+        table = None
+    if not isinstance(table, nn.Embedding):
+        return []
+    uses = sum(p is table.weight for part in model.modules() for p in part._parameters.values())
+    inside = any(part is table for block in module_blocks(model) for part in block.modules())
+    return [table] if uses == 1 and not inside else []
 
 
 def _widen(parts: Iterable[nn.Module]) -> Held:

@@ -176,6 +176,24 @@ def test_a_backward_pass_in_float32_keeps_halves_and_gives_the_gradients_of_a_wi
     assert torch.equal(ours, gradient(build(dtype=torch.bfloat16).float()))
 
 
+def test_a_table_that_is_read_without_being_called_is_widened_too():
+    class Positions(nn.Module):
+        """Reads its table as DeBERTa's encoder does."""
+
+        def __init__(self, size):
+            super().__init__()
+            self.table = nn.Embedding(size, size, dtype=torch.bfloat16)
+
+        def forward(self, states):
+            return nn.functional.linear(states, self.table.weight)
+
+    model = build(dtype=torch.bfloat16)
+    model.model.norm = nn.Sequential(model.model.norm, Positions(model.config.hidden_size))
+    with in_float32(model), torch.no_grad():
+        wide = model(**{key: make_batch()[key] for key in ("input_ids", "attention_mask")}).logits
+    assert wide.dtype is torch.float32
+
+
 def test_attention_that_knows_halves_alone_is_replaced_while_a_model_is_asked():
     model = build(dtype=torch.bfloat16)
     asked = []
