@@ -300,7 +300,7 @@ def weights_fault(asked: Answers, judged: Likeness, served: Served) -> tuple[Ser
         return ("tuned" if nearer else "undecided"), ""
     return "other", (
         f"it answers as the tuned model would {found.reason}: a coarser quantisation than {_claim(asked)} "
-        f"(log-probabilities are {_apart(asked)} off)"
+        f"(log-probabilities are {_mean_distance(asked)} off)"
     )
 
 
@@ -323,7 +323,7 @@ def _claim(asked: Answers) -> str:
     return "8 bits" if asked.weights == USUAL else asked.weights
 
 
-def _apart(asked: Answers) -> str:
+def _mean_distance(asked: Answers) -> str:
     return number(float(np.mean(asked.tuned.of(asked.known).apart)))
 
 
@@ -347,7 +347,7 @@ def unlike(asked: Answers, judged: Likeness) -> str:
         measured = {kind: rounding_distance(asked.run, asked.moved, kind) for kind in ("q5_0", "q4_0")}
         explained = ", ".join(f"{kind} {number(far)}" for kind, far in measured.items() if far == far)
         return (
-            f"log-probabilities are {_apart(asked)} from the tuned model's, and {_claim(asked)} explain "
+            f"log-probabilities are {_mean_distance(asked)} from the tuned model's, and {_claim(asked)} explain "
             f"{number(asked.noise)}: a coarser quantisation"
             f"{f' (rounding explains, of {explained})' if explained else ''}, or what was trained is changed"
         )

@@ -49,7 +49,7 @@ def test_numbers_are_taken_in_ranges(columns):
     assert found.figures["told"] > 0.8
 
 
-def test_a_column_that_is_the_label_in_another_form_is_said_to_be(columns):
+def test_a_column_that_is_the_label_in_another_form_is_reported(columns):
     (found,) = columns(lambda i, label, draw: LABELS.index(label))
     assert found.figures["one_to_one"]
     assert "label in another form" in found.text

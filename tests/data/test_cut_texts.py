@@ -63,5 +63,5 @@ def test_of_a_middle_that_is_cut_off_no_other_end_is_advised(cut_texts):
         {"place": -3, "count": 60, "splits": None, "told": 0.3},
     ],
 )
-def test_where_cutting_costs_nothing_nothing_is_said(cut_texts, case):
+def test_cutting_that_costs_nothing_is_not_reported(cut_texts, case):
     assert cut_texts(**case) == []

@@ -95,7 +95,7 @@ SOUND = {
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("make", [topical, graded])
 @pytest.mark.parametrize("case", SOUND)
-def test_nothing_is_said_of_labels_that_are_not_shown_to_be_misplaced(misplaced, case, make, seed):
+def test_labels_not_shown_to_be_misplaced_are_not_reported(misplaced, case, make, seed):
     assert misplaced(*SOUND[case](make, seed)) == []
 
 

@@ -31,7 +31,7 @@ def placeholders(write, label_task, audit):
 @pytest.mark.parametrize(
     "text", ["N/A", "n/a", " None ", "<empty>", "-", "...", "TODO", "[deleted]", "not available", "?"]
 )
-def test_what_stands_for_a_missing_text_is_known(text):
+def test_placeholders_are_recognised(text):
     assert is_placeholder(text)
 
 
@@ -50,7 +50,7 @@ def test_placeholders_are_counted(placeholders, share, levels):
         assert found[0].places[0] == "a.jsonl:1"
 
 
-def test_one_text_under_several_labels_stands_for_a_missing_one_too(placeholders):
+def test_one_text_under_several_labels_is_a_placeholder(placeholders):
     (found,) = placeholders(300, 0.5, "see the other sheet")
     assert (found.level, found.figures["texts"]) == ("alarm", {"see the other sheet": 150})
     assert placeholders(300, 0.1, "see the other sheet") == []

@@ -73,7 +73,7 @@ def test_texts_that_differ_by_more_are_no_copies(copies, change):
     assert copies(train, test)[0] == []
 
 
-def test_texts_of_one_form_are_said_to_be_so(copies):
+def test_texts_of_one_form_are_reported(copies):
     rows = of_one_form(500, random.Random(0))
     (found,), _ = copies(rows[:400], rows[400:])
     assert found.level == "note"
@@ -90,7 +90,7 @@ def test_few_copies_are_within_chance(copies):
     assert copies(train, changed(train[:8], draw, "replaced") + free(92, draw))[0] == []
 
 
-def test_what_was_not_looked_for_is_said(copies):
+def test_skipped_checks_are_reported(copies):
     draw = random.Random(0)
     train = free(300, draw)
     found, result = copies(train, changed(train[:80], draw, "replaced"), near_duplicates=None)

@@ -66,7 +66,7 @@ def test_words_that_held_out_rows_have_too_are_no_cue(shifts):
     assert shifts(train, test) == []
 
 
-def test_a_file_from_elsewhere_is_told_by_its_words(shifts):
+def test_a_file_from_elsewhere_is_found_by_its_words(shifts):
     (finding,) = shifts(topical(200, 1, ("sea", "wood")), topical(80, 2, ("fire", "wind")))
     assert (finding.kind, finding.level) == ("splits", "note")  # an alarm where the model fails there
     figures = finding.figures

@@ -53,7 +53,7 @@ def test_a_proof_that_times_out_leaves_the_files_marked(served_run, tmp_path, ha
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_what_cannot_be_told_is_not_pushed(served_run, tmp_path, hanging, monkeypatch):
+def test_an_export_without_proof_is_not_pushed(served_run, tmp_path, hanging, monkeypatch):
     monkeypatch.setattr("ftengine.engine.push.require_access", lambda name: None)
     asked = ["export", str(served_run), "--to", "peft", str(tmp_path / "out"), "--rows", "2", "--push", "me/support"]
     result = CliRunner().invoke(main, asked)

@@ -232,7 +232,7 @@ def test_a_regularizer_that_does_not_take_its_state_back_is_refused_on_resume(la
         ("optimizers", Stateful, {"train__optimizer": "odd"}, ["optimizer 'odd'", "'count'"]),
     ],
 )
-def test_what_no_checkpoint_holds_is_told_after_two_steps(label_recipe, kind, cls, settings, facts):
+def test_state_missing_from_checkpoints_is_reported_after_two_steps(label_recipe, kind, cls, settings, facts):
     heard = Heard()
     recipe = label_recipe(strategy="lora", train__max_steps=3, **settings)
     fine_tune(recipe, listener=heard, registry=with_plugin(kind, cls))

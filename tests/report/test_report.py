@@ -84,7 +84,7 @@ def test_every_section_that_has_something_is_there(pages, page, titles):
     assert ("Slices" in text) == (page != "sound")  # and none that has nothing
 
 
-def test_the_verdict_stands_above_phases_kernels_and_memory(pages):
+def test_the_verdict_is_above_phases_kernels_and_memory(pages):
     for page in pages.values():
         verdict = page.index('<section class="verdict')
         assert verdict < min(page.index(f"<dt>{fact}</dt>") for fact in ("phases", "peak memory", "kernels"))

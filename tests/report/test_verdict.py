@@ -44,7 +44,7 @@ def test_without_held_out_data_nothing_is_claimed(verdict):
     assert (told.level, told.headline.partition(":")[0]) == ("note", "Nothing is known about quality")
 
 
-def test_the_headline_is_one_judgement_and_an_alarm_stands_before_good_news(verdict):
+def test_the_headline_is_one_judgement_and_alarms_precede_good_news(verdict):
     leak = put(
         "audit.facts.leaks",
         [{"between": ["train", "test"], "count": 1, "near": 0, "dropped": 0, "rows": 1, "places": [], "text": "one"}],

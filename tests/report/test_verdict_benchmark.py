@@ -64,5 +64,5 @@ def test_advice_is_the_first_findings_or_the_truths_own_mend(program, source, fi
         ([("a", False), ("a", False)], "circle"),
     ],
 )
-def test_a_verdict_that_says_what_it_said_before_goes_in_a_circle(program, steps, outcome):
+def test_a_repeated_verdict_is_a_circle(program, steps, outcome):
     assert program.followed([{"key": (key, ""), "better": better} for key, better in steps]) == outcome

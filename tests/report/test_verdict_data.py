@@ -76,7 +76,7 @@ def test_placeholders_lead_before_the_copies_and_leaks_that_they_make(verdict, o
 
 
 @pytest.mark.parametrize("source", ["one-answer", "template-marks"])
-def test_notes_on_answers_and_marks_stand_in_the_verdict(verdict, source):
+def test_notes_on_answers_and_marks_are_in_the_verdict(verdict, source):
     (one,) = found(verdict(audit_finding(source, level="note")), "data")
     assert (one.source, one.level) == (source, "note")
     judged = verdict(audit_finding(source, explains=["quality"]))

@@ -13,7 +13,7 @@ import numpy as np
 from ftengine.api import Audit, AuditedData, Finding, View
 from ftengine.text import counted, listed, number, percent, quoted
 from ftengine_builtins.audits.counting import split_name
-from ftengine_builtins.audits.split_shift import CHARACTERS, EXPLAINED, drawn_apart, find_shift
+from ftengine_builtins.audits.split_shift import CHARACTERS, EXPLAINED, find_shift, is_nonrandom_split
 from ftengine_builtins.audits.word_scores import WordRidge, tf_idf
 from ftengine_builtins.label_fit import (
     ERRORS,
@@ -59,7 +59,7 @@ class MisplacedLabels(Audit):
         held = {
             split: rows
             for split in data.splits
-            if split != "train" and drawn_apart(data, split)
+            if split != "train" and is_nonrandom_split(data, split)
             if (rows := _labelled(data, split)) is not None and len(rows.texts) >= FEWEST_HELD
         }
         every = tf_idf([text for rows in (train, *held.values()) for text in rows.texts])

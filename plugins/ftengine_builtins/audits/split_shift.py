@@ -48,7 +48,7 @@ class SplitShift(Audit):
     name = "split-shift"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
-        held = [split for split in data.splits if split != "train" and drawn_apart(data, split)]
+        held = [split for split in data.splits if split != "train" and is_nonrandom_split(data, split)]
         train = draw(data, "train") if held else Texts((), ())
         if len(train.texts) < FEWEST:
             return
@@ -64,7 +64,7 @@ class SplitShift(Audit):
                 yield _of_shift(data, split, shift)
 
 
-def drawn_apart(data: AuditedData, split: str) -> bool:
+def is_nonrandom_split(data: AuditedData, split: str) -> bool:
     """Say whether a split is no random part of the training source."""
     return data.splits[split].source != data.splits["train"].source or data.settings["split"]["by"] in ("group", "time")
 

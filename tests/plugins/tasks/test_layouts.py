@@ -342,7 +342,7 @@ def in_order(text):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_thought_stands_in_front_of_its_call_in_the_models_own_marks(tokenizer, kind):
+def test_a_thought_precedes_its_call_in_the_models_own_marks(tokenizer, kind):
     """Where a template takes a thought from is known of each kind of turn, not of a plain answer alone."""
     tokenizer.chat_template = GEMMA4
     calls, text = (
@@ -359,7 +359,7 @@ def test_a_thought_stands_in_front_of_its_call_in_the_models_own_marks(tokenizer
 
 
 @pytest.mark.parametrize("kind", ["call", "call with text", "several calls"])
-def test_a_thought_that_would_stand_behind_its_call_is_refused(tokenizer, kind):
+def test_a_thought_that_would_follow_its_call_is_refused(tokenizer, kind):
     tokenizer.chat_template = CALLS_FIRST
     with raises(DataError, "message 2", "task.thoughts: remove"):
         encoded(tokenizer, thinking(kind))
