@@ -1,7 +1,7 @@
 """Splits that differ lead the verdict where the model fails on them, and what follows from it stands behind."""
 
 import pytest
-from report_samples import change, figure
+from report_samples import LABELS, change, figure
 from verdicts import put
 
 from ftengine_builtins.audits.split_shift import EXPLAINED
@@ -50,3 +50,41 @@ def test_cues_and_misplaced_labels_lead_whatever_the_model_makes_of_them(verdict
     told = verdict(put("audit.findings", [noise, cause]), *behind(0.55, 0.41))
     assert told.findings[0].source == "an-audit"
     assert {one.source for one in told.findings if one.explained_by == "an-audit"} >= {"label-noise"}
+
+
+def confused(cells):
+    """Return a change: the tuned model's answers on held-out rows, labels by answers."""
+    return put("evaluation.details.tuned.classification.confusion", cells)
+
+
+SWAPPED = [[3, 90, 2], [85, 1, 4], [2, 3, 90]]
+
+
+@pytest.mark.parametrize(
+    ("cells", "accuracy", "swapped"),
+    [(SWAPPED, 0.4, True), (SWAPPED, 0.93, False), ([[60, 33, 2], [30, 56, 4], [2, 3, 90]], 0.4, False),
+     ([[10, 83, 2], [2, 84, 4], [2, 3, 90]], 0.4, False)],
+    ids=["swapped", "no better on training rows", "hard to tell apart", "one is preferred"],
+)  # fmt: skip
+def test_classes_that_the_model_answers_for_each_other_are_swapped(verdict, cells, accuracy, swapped):
+    result = verdict(confused(cells), *behind(accuracy, 0.5))
+    found = [finding for finding in result.findings if finding.source == "swapped-classes"]
+    assert len(found) == swapped == (result.findings[0].source == "swapped-classes")
+    if swapped:
+        assert {tuple(pair) for pair in found[0].figures["swapped"]} == {tuple(LABELS[:2]), tuple(LABELS[1::-1])}
+        assert (found[0].figures["fit"], found[0].figures["own"], found[0].figures["n"]) == (175, 4, 185)
+
+
+def test_what_words_told_of_swapped_classes_is_not_repeated(verdict):
+    cause = {"kind": "splits", "level": "alarm", "text": "Swapped.", "source": "misplaced-labels",
+             "figures": {"split": "test", "swapped": []}, "explains": EXPLAINED}  # fmt: skip
+    result = verdict(put("audit.findings", [cause]), confused(SWAPPED), *behind(0.4, 0.5))
+    assert [one.source for one in result.findings if one.kind == "splits"] == ["misplaced-labels"]
+
+
+@pytest.mark.parametrize(("accuracy", "alarm"), [(0.4, True), (0.93, False)])
+def test_labels_answered_far_worse_than_in_validation(verdict, accuracy, alarm):
+    """By what a label's loss is; that of validation may be weighted, so training rows are compared as well."""
+    nll = put("evaluation.tuned.nll", figure(3.0))
+    result = verdict(nll, *behind(accuracy, 0.5))
+    assert any(one.source == "validation-and-test" for one in result.findings) == alarm

@@ -12,7 +12,7 @@ from ftengine_builtins.rules.probes import Forgetting, Memorisation, Refusal, Ro
 from ftengine_builtins.rules.quality import BetterThanBase, HeldOutSplit, WorseMetrics
 from ftengine_builtins.rules.slices import SliceGaps
 from ftengine_builtins.rules.split_shift import HeldOutShift
-from ftengine_builtins.rules.splits import ValidationAndTest
+from ftengine_builtins.rules.splits import SwappedClasses, ValidationAndTest
 
 __all__ = [
     "AuditFindings",
@@ -37,6 +37,7 @@ __all__ = [
     "Robustness",
     "SeparablePairs",
     "SliceGaps",
+    "SwappedClasses",
     "SwappedPairs",
     "UnansweredClasses",
     "UnreadColumnsTell",

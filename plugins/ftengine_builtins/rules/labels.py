@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from ftengine import RunRecords
 from ftengine.api import Baseline, Finding, Rule
 from ftengine.evaluation import near_end
@@ -159,13 +161,17 @@ def _confused(run: RunRecords, names: Sequence[str]) -> tuple[int, int, int] | N
 
     None where no confusions were counted.
     """
-    for facts in run.evaluation.details.tuned.values():
-        labels = [one.get("label") for one in facts.get("labels") or () if isinstance(one, dict)]
-        cells = facts.get("confusion")
-        if cells is None or not set(names) <= set(labels):
-            continue
-        of = [labels.index(name) for name in names]
-        total, right = sum(map(sum, cells)), sum(cells[i][i] for i in range(len(cells)))
-        confused = sum(cells[i][j] for i in of for j in of if i != j)
-        return confused, total - right, total
+    for labels, cells in confusions(run):
+        if set(names) <= set(labels):
+            of = [labels.index(name) for name in names]
+            confused = int(cells[np.ix_(of, of)].sum() - cells[of, of].sum())
+            return confused, int(cells.sum() - cells.trace()), int(cells.sum())
     return None
+
+
+def confusions(run: RunRecords) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Yield labels and the (labels, labels) counts of the tuned model's answers, labels by answers, of each evaluator
+    that counted them."""
+    for facts in run.evaluation.details.tuned.values():
+        if (cells := facts.get("confusion")) is not None:
+            yield [row["label"] for row in facts["labels"]], np.array(cells, dtype=np.int64)

@@ -1,15 +1,20 @@
-"""Rule `validation-and-test`."""
+"""Rules about splits whose labels or answers are not of one source."""
 
 import math
 from collections.abc import Iterator
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
-from ftengine.text import capitalized, ends, number
-from ftengine_builtins.rules.baseline import OF_NO_USE
+from ftengine.text import capitalized, ends, listed, number, quoted
+from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
+from ftengine_builtins.audits.split_shift import EXPLAINED
+from ftengine_builtins.label_fit import find_swap
+from ftengine_builtins.rules.fitting import falls_behind, seen_metric
+from ftengine_builtins.rules.labels import confusions
 
-LOSS = "loss"
-"""The figure that a validation and the measured split both have: of a token's loss."""
+LOSS, OF_LABELS = "loss", "nll"
+"""Figures of the measured split that are comparable with a validation loss: of a token's loss, and of a label's. The
+latter may be weighted otherwise in validation, so training rows have to be answered surely better as well."""
 
 RATIO, FEWEST = 2.0, 20
 """How many times the validation loss that of the test split is where the two cannot be of one source, and the rows of
@@ -27,7 +32,10 @@ class ValidationAndTest(Rule):
     order = 1
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        evaluation, tuned = run.evaluation, run.evaluation.tuned.get(LOSS)
+        evaluation = run.evaluation
+        tuned = evaluation.tuned.get(LOSS)
+        if tuned is None and falls_behind(run, seen_metric(run)):
+            tuned = evaluation.tuned.get(OF_LABELS)
         points = {point.step: point.validation_loss for point in run.validations}
         if evaluation.split != "test" or not points or tuned is None or (interval := ends(tuned)) is None:
             return
@@ -44,6 +52,37 @@ class ValidationAndTest(Rule):
             level="alarm",
             text=f"{capitalized(brief)}.",
             brief=brief,
-            explains=(*OF_NO_USE, "quality", "learning", "over-fitting", "labels"),
+            explains=EXPLAINED,
             figures={"validation": held, "test": tuned},
         )
+
+
+class SwappedClasses(Rule):
+    """Finds classes whose labels are exchanged between training and the measured split, by the tuned model's answers.
+
+    Audit `misplaced-labels` finds them by the words of texts before training; this rule by what was learnt, so in
+    images as well. The model has to be surely better on training rows: a poor model exchanges nothing.
+    """
+
+    name = "swapped-classes"
+    order = 1
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        split, audited = run.evaluation.split, run.audit.findings
+        if any(one.source == MisplacedLabels.name and one.figures.get("split") == split for one in audited):
+            return
+        if not falls_behind(run, seen_metric(run)):
+            return
+        for names, counts in confusions(run):
+            if (swap := find_swap(counts)) is None:
+                continue
+            exchanged = [(names[i], names[j]) for i, j in swap.classes]
+            pairs = listed([f"{quoted(label)} as {quoted(answer)}" for label, answer in exchanged])
+            brief = f"check whether labels are exchanged in the {split} split or in training: of {swap.n:,} rows, the "
+            brief += (
+                f"tuned model answers {swap.fit:,} that are labelled {pairs}, and {swap.own:,} as they are labelled"
+            )
+            figures = {"split": split, "swapped": exchanged, "fit": swap.fit, "own": swap.own, "n": swap.n}
+            text = f"{capitalized(brief)}."
+            yield Finding(kind="splits", level="alarm", text=text, brief=brief, explains=EXPLAINED, figures=figures)
+            return
