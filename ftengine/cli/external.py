@@ -55,6 +55,8 @@ def load_command(name: str, offers: Sequence[Offer]) -> click.Command:
     if len(offers) > 1:
         raise PluginError(conflict(name, offers))
     (offer,) = offers
+    if offer.mismatch:
+        raise PluginError(_broken(name, offer, offer.mismatch))
     try:
         with printing_aside():
             command = offer.entry_point.load()

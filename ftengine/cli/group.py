@@ -75,6 +75,12 @@ class Commands(Suggesting):
             self._external = external_commands()
         return self._external
 
+    @property
+    def taken(self) -> list[str]:
+        """Say of each name that more than one distribution has a command of whose they are, a sentence each."""
+        offered = sorted(self.external.items())
+        return [conflict(x, of, builtin=x in self.builtin) for x, of in offered if len(of) > (x not in self.builtin)]
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*self.builtin, *sorted(self.external.keys() - self.builtin.keys())]
 

@@ -119,7 +119,9 @@ def make_plugin_manager(extra: dict[str, object] | None = None, *, discover: boo
         key = f"{offer.distribution}:{entry_point.name}"
         began = time.perf_counter()
         with printing_aside() as printed:
-            cause = "" if offer.blocked else _register(manager, key, entry_point.load, entry_point.module)
+            cause = "" if offer.blocked else offer.mismatch
+            if not (offer.blocked or cause):
+                cause = _register(manager, key, entry_point.load, entry_point.module)
         status = "blocked" if offer.blocked else "broken" if cause else "loaded"
         origins[key] = PluginOrigin(
             entry_point.name,

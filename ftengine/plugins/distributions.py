@@ -8,10 +8,12 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from urllib.parse import unquote, urlsplit
+
+from ftengine import __version__
 
 BUILT_IN = "ftengine"
 """The distribution whose components need no origin beside their names, and without which nothing works."""
@@ -41,6 +43,29 @@ class Offer:
         """
         dist = self.entry_point.dist
         return _source(dist.read_text("direct_url.json") or "") if dist else ""
+
+    @property
+    def mismatch(self) -> str:
+        """Say that the distribution requires another version of ftengine than this one; "" where it does not."""
+        dist = self.entry_point.dist
+        if dist is None or normalised(self.distribution) == BUILT_IN:
+            return ""
+        from packaging.requirements import InvalidRequirement, Requirement
+
+        for text in dist.requires or ():
+            with suppress(InvalidRequirement):  # such as installers of former times wrote
+                needed = Requirement(text)
+                here = needed.marker is None or needed.marker.evaluate({"extra": ""})
+                if (
+                    normalised(needed.name) == BUILT_IN
+                    and here
+                    and not needed.specifier.contains(__version__, prereleases=True)
+                ):
+                    return (
+                        f"it requires ftengine{needed.specifier}, and ftengine {__version__} is installed: "
+                        "install a version of either that goes with the other"
+                    )
+        return ""
 
 
 def offers(group: str) -> list[Offer]:

@@ -28,11 +28,13 @@ def ftengine():
 def distribution(tmp_path, monkeypatch):
     """Install a distribution of one module for the length of a test."""
 
-    def install(body, entry_points, name="ftengine-thing", module="ftengine_thing"):
+    def install(body, entry_points, name="ftengine-thing", module="ftengine_thing", requires="ftengine"):
         (tmp_path / f"{module}.py").write_text(body)
         info = tmp_path / f"{module}-1.2.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\nRequires-Dist: {requires}\n"
+        )
         (info / "entry_points.txt").write_text(entry_points)
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.delitem(sys.modules, module, raising=False)

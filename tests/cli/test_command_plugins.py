@@ -1,11 +1,13 @@
 """`plugins list` and `plugins show` tell what is installed, also beside something broken."""
 
 import json
+import re
 
 import pytest
 from cli_samples import ENTRY, strategy
 from expected import golden
 
+from ftengine import __version__
 from ftengine.plugins.registry import KINDS, Registry
 
 
@@ -54,6 +56,45 @@ def test_two_components_of_one_name_are_a_problem_that_names_both(ftengine, dist
     (problem,) = json.loads(ftengine("plugins", "list", "--json", code=1).stdout)["problems"]
     assert "ftengine-thing 1.2" in problem
     assert " of ftengine 0" in problem
+
+
+COMMAND = "import click\n@click.command()\ndef say(): pass\n"
+
+
+@pytest.mark.parametrize(
+    ("requires", "sound"),
+    [
+        ("FTEngine>=9", False),
+        ("ftengine (<0.1)", False),
+        (f"ftengine>={__version__}", True),
+        ("ftengine>=9; extra == 'x'", True),
+    ],
+)
+def test_a_distribution_that_requires_another_ftengine_is_named_with_both_versions(
+    ftengine, distribution, requires, sound
+):
+    distribution(
+        f"{strategy()}\n{COMMAND}", f"{ENTRY}[ftengine.commands]\nsay = ftengine_thing:say\n", requires=requires
+    )
+    found = [
+        *json.loads(ftengine("plugins", "list", "--json", code=0 if sound else 1).stdout)["problems"],
+        *json.loads(ftengine("doctor", "--json", code=0 if sound else 1).stdout)["problems"],
+        ftengine("say", code=0 if sound else 1).stderr,
+    ]
+    named = ("ftengine-thing 1.2", re.sub(r".*?([<>=]+[\d.]+).*", r"\1", requires), f"ftengine {__version__}")
+    assert [text for text in filter(None, found) if not all(part in text for part in named)] == []
+    assert len(found) == (1 if sound else 4)
+
+
+def test_commands_whose_name_is_taken_are_problems_that_name_both(ftengine, distribution):
+    distribution(COMMAND, "[ftengine.commands]\ntrain = ftengine_thing:say\nsay = ftengine_thing:say\n")
+    distribution(COMMAND, "[ftengine.commands]\nsay = other_thing:say\n", "other-thing", "other_thing")
+    listed = json.loads(ftengine("plugins", "list", "--json", code=1).stdout)["problems"]
+    assert json.loads(ftengine("doctor", "--json", code=1).stdout)["problems"] == listed
+    owners = ("ftengine-thing 1.2 and by other-thing 1.2", "ftengine itself and by ftengine-thing 1.2")
+    assert [both in one for one, both in zip(listed, owners, strict=True)] == [True, True]
+    checked = json.loads(ftengine("plugins", "check", "other-thing", "--json", code=1).stdout)["results"]
+    assert [one["outcome"] for one in checked] == ["failed", "passed"]
 
 
 def test_a_blocked_plugin_is_listed_as_blocked(ftengine, distribution, monkeypatch):
