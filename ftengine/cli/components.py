@@ -86,12 +86,10 @@ class Described:
 
 def installed() -> Installed:
     """Find what is installed; where one plugin is broken, the others are still listed."""
-    from ftengine.cli import main  # which imports nothing of this, before it is called
-
     began = time.time_ns()
     plugins = make_plugin_manager()
     broken = [f"plugin {o.name!r} of {o} ({o.target}) failed to load: {o.cause}" for o in plugins.broken()]
-    result = Installed(plugins, problems=[*broken, *main.taken])
+    result = Installed(plugins, problems=broken)
     try:
         result.entries = _entries(Registry(plugins))
     except PluginError as whole:

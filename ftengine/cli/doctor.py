@@ -163,7 +163,7 @@ def _commands(problems: list[str]) -> list[dict[str, str]]:
             try:
                 main.get_command(ctx, name)
             except PluginError as error:
-                problems += [] if str(error) in problems else [str(error)]
+                problems.append(str(error))
             commands += [{"name": name, "distribution": o.distribution, "version": o.version} for o in offers]
     return commands
 

@@ -46,17 +46,19 @@ def list_plugins(kind: str | None, as_json: bool) -> None:
     Example:
       ftengine plugins list --kind strategy
     """
+    from ftengine.cli import main
+
     if kind not in (None, *kinds()):
         from ftengine.cli.components import require_kind
 
         require_kind(kind)
-    plugins, problems, components = remembered("plugins"), [], remembered("components")
+    plugins, problems, components = remembered("plugins"), main.taken, remembered("components")
     if plugins is None:
         from ftengine.cli.components import installed, listed_component
         from ftengine.run.environment import plugin_origins
 
         everything = installed()
-        plugins, problems = plugin_origins(everything.plugins), everything.problems
+        plugins, problems = plugin_origins(everything.plugins), [*everything.problems, *problems]
         components = [listed_component(entry) for entry in everything.entries]
     chosen = [one for one in components if kind in (None, one["kind"])]
     if as_json:

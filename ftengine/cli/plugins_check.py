@@ -156,12 +156,13 @@ def _project(folder: Path) -> str:
 def _results(offered: list[Offer], options: dict[str, dict[str, Any]], given: dict[str, Any]) -> Iterator[Result]:
     """Yield what came of each check: of plugins as a whole, of components, of commands."""
     from ftengine.api import iterate
+    from ftengine.cli import main
     from ftengine.cli.components import installed
     from ftengine.cli.progress import listening
 
     distribution = offered[0].distribution
     everything = installed()
-    for problem in everything.problems:
+    for problem in [*everything.problems, *main.taken]:
         if distribution in problem.replace(",", " ").split():
             yield Result("plugin", "what_it_offers_is_sound", "failed", problem)
     entries = [entry for entry in everything.entries if entry.origin.distribution == distribution]

@@ -65,8 +65,7 @@ def _read() -> dict[str, Any] | None:
 def _installed() -> str:
     """Return a number that changes with what is installed or blocked."""
     parts = [__version__, __file__, sys.version, sys.prefix]  # two checkouts have one version
-    every = (offer for group in (GROUP, f"{GROUP}.commands") for offer in offers(group))
-    parts += [f"{offer} {offer.entry_point.value} {offer.blocked}" for offer in every]
+    parts += [f"{offer} {offer.entry_point.value} {offer.blocked}" for offer in offers(GROUP)]
     for folder in dict.fromkeys(sys.path):
         with suppress(OSError):  # an archive, or not there
             traces = (entry for entry in os.scandir(folder or ".") if entry.name.endswith(INSTALLED))

@@ -55,12 +55,8 @@ class Offer:
         for text in dist.requires or ():
             with suppress(InvalidRequirement):  # such as installers of former times wrote
                 needed = Requirement(text)
-                here = needed.marker is None or needed.marker.evaluate({"extra": ""})
-                if (
-                    normalised(needed.name) == BUILT_IN
-                    and here
-                    and not needed.specifier.contains(__version__, prereleases=True)
-                ):
+                meant = normalised(needed.name) == BUILT_IN and (not needed.marker or needed.marker.evaluate())
+                if meant and not needed.specifier.contains(__version__, prereleases=True):
                     return (
                         f"it requires ftengine{needed.specifier}, and ftengine {__version__} is installed: "
                         "install a version of either that goes with the other"
