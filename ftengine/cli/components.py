@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -69,19 +69,32 @@ class Installed:
 
 @dataclass(frozen=True)
 class Described:
-    """What a recipe's comments say of a component.
+    """All that is said of a component, with values as JSON has them.
 
     Args:
         modality: what it is for, of tasks and augmenters.
-        traits: as JSON has them.
+        target: where its class is, `module:name`.
+        writes: the optional methods that it writes, with the first line of what the contract says of each.
+        metrics: of an evaluator, the fields of each `Metric`.
     """
 
     kind: str
     name: str
     summary: str
-    modality: str | None
-    traits: Mapping[str, Any]
+    distribution: str
+    version: str
+    source: str
+    docstring: str
+    paper: str | None
+    target: str
     options: Sequence[Option]
+    traits: Mapping[str, Any]
+    writes: Mapping[str, str]
+    metrics: Mapping[str, Mapping[str, Any]]
+    modality: str | None
+
+
+Item = TypeVar("Item", Entry, Described)
 
 
 def installed() -> Installed:
@@ -102,9 +115,14 @@ def installed() -> Installed:
             except PluginError as error:
                 if str(error) not in result.problems:
                     result.problems.append(str(error))
-    listed = {"components": [listed_component(entry) for entry in result.entries], "keys": RECIPE_KEYS}
     sound = not result.problems and not any(origin.remarks for origin in plugins.origins.values())
-    remember({**listed, "plugins": plugin_origins(plugins) if sound else None}, began)
+    try:
+        components = [asdict(describe(entry)) for entry in result.entries]
+    # Options and metrics are code of plugins, which may raise anything: what asks for that component says so.
+    except Exception:
+        sound, components = False, [listed_component(entry) for entry in result.entries]
+    kept = {"components": components, "keys": RECIPE_KEYS, "plugins": plugin_origins(plugins) if sound else None}
+    remember({"listing": kept}, began)
     return result
 
 
@@ -120,21 +138,37 @@ def listed_component(entry: Entry) -> dict[str, str]:
     }
 
 
+def describe(entry: Entry) -> Described:
+    """Return all that there is to say about a component."""
+    return Described(
+        **listed_component(entry),
+        docstring=entry.docstring,
+        paper=entry.cls.paper or None,
+        target=f"{entry.cls.__module__}:{entry.cls.__qualname__}",
+        options=options(entry.cls.Config),
+        traits=json.loads(json.dumps(asdict(entry.cls.traits), default=str)),
+        writes=written(entry),
+        metrics={metric: asdict(declared) for metric, declared in _metrics(entry).items()},
+        modality=getattr(entry.cls, "modality", None),
+    )
+
+
 def described() -> list[Described]:
     """Describe every component that a recipe may name (PluginError: a plugin is broken)."""
-    known, began = remembered("described"), time.time_ns()
+    known = _remembered()
     if known is None:
-        registry = Registry()
+        registry = Registry(installed().plugins)
         registry.plugins.raise_if_broken()
-        known = [_described(entry) for kind in RECIPE_KEYS for entry in registry.entries(kind)]
-        remember({"described": known}, began)
-    return [Described(**{**one, "options": [Option(**option) for option in one["options"]]}) for one in known]
+        known = [describe(entry) for kind in RECIPE_KEYS for entry in registry.entries(kind)]
+    return [one for one in known if one.kind in RECIPE_KEYS]
 
 
-def _described(entry: Entry) -> dict[str, Any]:
-    traits = json.loads(json.dumps(asdict(entry.cls.traits), default=str))
-    told = Described(entry.kind, entry.name, entry.summary, getattr(entry.cls, "modality", None), traits, ())
-    return {**asdict(told), "options": [asdict(option) for option in options(entry.cls.Config)]}
+def _remembered() -> list[Described] | None:
+    """Return the components of this installation as they were described before, if it was sound and is the same."""
+    listing = remembered("listing")
+    if listing is None or listing["plugins"] is None:
+        return None
+    return [Described(**{**one, "options": [Option(**o) for o in one["options"]]}) for one in listing["components"]]
 
 
 def require_kind(kind: str | None) -> None:
@@ -143,24 +177,33 @@ def require_kind(kind: str | None) -> None:
         raise InputError(f"--kind {kind!r}: kinds are {', '.join(KINDS)}." + did_you_mean(kind, KINDS))
 
 
-def find(everything: Installed, name: str, kind: str | None) -> Entry:
-    """Find a component by name alone, or by name and kind.
+def find(name: str, kind: str | None) -> Described:
+    """Describe a component that is found by name alone, or by name and kind.
 
     Raises:
         UnknownName: there is none of that name.
         PluginError: there is none, and it may be one of a broken plugin.
         InputError: several kinds have one.
     """
-    entries = [entry for entry in everything.entries if kind in (None, entry.kind)]
-    matching = [entry for entry in entries if entry.name == name]
-    if not matching and everything.problems:
-        raise PluginError(" ".join(everything.problems))
+    known = _remembered()
+    if known is not None:
+        return _only(known, [], name, kind)
+    everything = installed()
+    return describe(_only(everything.entries, everything.problems, name, kind))
+
+
+def _only(components: Sequence[Item], problems: Sequence[str], name: str, kind: str | None) -> Item:
+    """Return the one component of a name; arguments and errors as of `find`."""
+    of_kind = [one for one in components if kind in (None, one.kind)]
+    matching = [one for one in of_kind if one.name == name]
+    if not matching and problems:
+        raise PluginError(" ".join(problems))
     if not matching:
-        names = sorted({entry.name for entry in entries})
+        names = sorted({one.name for one in of_kind})
         what = kind or "component"
         raise UnknownName(f"no {what} named {name!r}. Installed: {', '.join(names)}." + did_you_mean(name, names))
     if len(matching) > 1:
-        kinds = " and ".join(f"{article(entry.kind)} {entry.kind}" for entry in matching)
+        kinds = " and ".join(f"{article(one.kind)} {one.kind}" for one in matching)
         raise InputError(f"{name!r} is {kinds}; say which with --kind {matching[0].kind}.")
     return matching[0]
 
@@ -199,7 +242,7 @@ def written(entry: Entry) -> dict[str, str]:
     return {name: (inspect.getdoc(getattr(base, name)) or "").partition("\n")[0] for name in optional}
 
 
-def metrics(entry: Entry) -> Mapping[str, api.Metric]:
+def _metrics(entry: Entry) -> Mapping[str, api.Metric]:
     """Return the metrics that an evaluator reports; of another component, none."""
     return _built(entry).metrics if issubclass(entry.cls, api.Evaluator) else {}
 

@@ -84,17 +84,16 @@ def examine(*, recheck: bool = True) -> tuple[dict[str, Any], list[str]]:
 
 
 def _machine() -> list[str]:
-    """Return what hardware, precision and kernels hang on besides the installation: settings, devices, compiled files.
+    """Return what hardware, precision and kernels hang on besides installation and settings: devices, compiled files.
 
     Since the machine was started, as drivers and devices seldom change without.
     """
-    asked = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith(SETTINGS))
     started = Path("/proc/sys/kernel/random/boot_id")
     compiled = sorted(Path(__file__).parents[1].rglob("*.so"))
     written = [f"{file} {file.stat().st_mtime_ns}" for file in compiled]
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     devices = sorted(map(str, Path("/dev").glob("nvidia*")))
-    return [started.read_text().strip() if started.exists() else "", str(cores), *asked, *devices, *written]
+    return [started.read_text().strip() if started.exists() else "", str(cores), *devices, *written]
 
 
 def _fact(place: str) -> Check:
@@ -193,8 +192,7 @@ CHECKS: dict[str, Check] = {
 
 LASTING = ("hardware", "precision", "build", "plugins", "kernels", "commands")
 """Checks that import torch or plugins, whose results stay the same while installation and machine do."""
-SETTINGS = ("ATEN_", "CUDA", "FTENGINE_", "KMP_", "LD_", "MKL_", "NVIDIA_", "OMP_", "PYTORCH_", "TORCH")
-"""How the names begin of variables that these checks depend on."""
+
 
 SERVES = {"compiled": "low-rank layers run on compiled kernels", "reference": "low-rank layers run on plain PyTorch"}
 

@@ -44,8 +44,8 @@ def distribution_names(ctx: Context, param: Parameter, incomplete: str) -> list[
 
 def _known() -> dict[str, Any]:
     """Return what plugins offer, as it is remembered, or else by asking them."""
-    if remembered("components") is None:
+    if remembered("listing") is None:
         from ftengine.cli.components import installed
 
         installed()  # remembers what it finds
-    return {"components": remembered("components") or [], "keys": remembered("keys") or {}}
+    return remembered("listing") or {"components": [], "keys": {}}

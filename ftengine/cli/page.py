@@ -55,6 +55,14 @@ class _Trimmed(io.StringIO):
         sys.stdout.flush()
 
 
+def yaml_value(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    import yaml
+
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
+    return text.removesuffix("\n").removesuffix("...").rstrip("\n")
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> Table:
     """Return a plain table, its cells safe to print; `left` columns are aligned to the left, the others are numbers."""
     from rich.table import Table

@@ -17,12 +17,15 @@ from ftengine.cli.plugins_new import complete_kinds, kinds, new
 from ftengine.cli.remembered import remembered
 
 if TYPE_CHECKING:
-    from ftengine.cli.components import Option
-    from ftengine.plugins.registry import Entry
+    from ftengine.cli.components import Described
 
 kind_option = click.option(
     "--kind", metavar="KIND", shell_complete=complete_kinds, help=f"Only this kind: {', '.join(kinds())}."
 )
+
+
+LISTED = ("kind", "name", "summary", "distribution", "version", "source")
+"""What lists say of a component."""
 
 
 @click.group(cls=Suggesting)
@@ -52,8 +55,11 @@ def list_plugins(kind: str | None, as_json: bool) -> None:
         from ftengine.cli.components import require_kind
 
         require_kind(kind)
-    plugins, problems, components = remembered("plugins"), main.taken, remembered("components")
-    if plugins is None:
+    listing = remembered("listing") or {"plugins": None}
+    plugins, problems = listing["plugins"], main.taken
+    if plugins is not None:
+        components = [{key: one[key] for key in LISTED} for one in listing["components"]]
+    else:
         from ftengine.cli.components import installed, listed_component
         from ftengine.run.environment import plugin_origins
 
@@ -83,26 +89,14 @@ def show_plugin(name: str, kind: str | None, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from ftengine.cli.components import find, installed, listed_component, metrics, options, require_kind, written
+    from ftengine.cli.components import find, require_kind
 
     require_kind(kind)
-    entry = find(installed(), name, kind)
-    described = options(entry.cls.Config)
+    component = find(name, kind)
     if as_json:
-        print_json(
-            {
-                **listed_component(entry),
-                "docstring": entry.docstring,
-                "paper": entry.cls.paper or None,
-                "target": f"{entry.cls.__module__}:{entry.cls.__qualname__}",
-                "options": [asdict(option) for option in described],
-                "traits": asdict(entry.cls.traits),
-                "writes": written(entry),
-                "metrics": {metric: asdict(declared) for metric, declared in metrics(entry).items()},
-            }
-        )
+        print_json(asdict(component))
     else:
-        _show_component(entry, described)
+        _show_component(component)
 
 
 def _show(
@@ -125,24 +119,27 @@ def _origin(listed: Mapping[str, str]) -> str:
     return f"{listed['distribution']} {listed['version']}"
 
 
-def _show_component(entry: Entry, options: list[Option]) -> None:
-    from ftengine.cli.components import metrics, written
-    from ftengine.cli.starter import yaml_value
+def _show_component(component: Described) -> None:
+    from ftengine.cli.page import yaml_value
 
     out = page()
-    origin = f"{entry.origin} ({entry.cls.__module__})"
-    out.print(facts([(entry.kind, entry.name), ("from", origin), ("source", entry.origin.source or None)]))
-    out.print(f"\n{entry.docstring or 'no description'}")
-    if entry.cls.paper:
-        out.print(f"\npaper: {entry.cls.paper}")
-    rows = [(o.name, "required" if o.required else yaml_value(o.default), o.allowed, o.description) for o in options]
+    origin = f"{component.distribution} {component.version} ({component.target.partition(':')[0]})"
+    out.print(facts([(component.kind, component.name), ("from", origin), ("source", component.source or None)]))
+    out.print(f"\n{component.docstring or 'no description'}")
+    if component.paper:
+        out.print(f"\npaper: {component.paper}")
+    rows = [
+        (o.name, "required" if o.required else yaml_value(o.default), o.allowed, o.description)
+        for o in component.options
+    ]
     if rows:
         out.print("", table(("option", "default", "allowed", "what it does"), rows, left=4))
     else:
         out.print("\nno options")
     better = {True: "higher", False: "lower", None: ""}
-    measured = [(name, m.label, better[m.higher_is_better], m.meaning) for name, m in metrics(entry).items()]
+    metrics = component.metrics.items()
+    measured = [(name, m["label"], better[m["higher_is_better"]], m["meaning"]) for name, m in metrics]
     if measured:
         out.print("", table(("metric", "label", "better", "meaning"), measured, left=4))
-    if methods := written(entry):
-        out.print("", table(("optional method", "what it does"), methods.items(), left=2))
+    if component.writes:
+        out.print("", table(("optional method", "what it does"), component.writes.items(), left=2))

@@ -2,7 +2,8 @@
 
 Only what was found sound is kept, and it counts as long as nothing changed: no distribution, no plugin blocked, no file
 of a plugin and none outside of site-packages that was loaded to find it out, such as those of an editable installation.
-A cache that cannot be read or written is none.
+Each installation has a file of its own, and another under other variables of the environment that plugins may read. A
+cache that cannot be read or written is none.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -24,10 +25,16 @@ from ftengine.plugins.distributions import offers
 CACHE_VARIABLE = "FTENGINE_CACHE"
 GROUP = "ftengine"
 """The folder of caches and the group of plugins, named again here: what defines them takes too long to import."""
+PREFIX = "installed-"
 INSTALLED = (".dist-info", ".egg-info", ".egg-link", ".pth")
 """How the names end of what installers leave of a distribution."""
+SETTINGS = ("ACCELERATE_", "ATEN_", "CUDA", "FTENGINE_", "HF_", "KMP_", "LD_", "MKL_", "NVIDIA_", "OMP_", "PYTORCH_")
+SETTINGS += ("TORCH", "TRANSFORMERS_")
+"""How the names begin of variables that plugins and checks may depend on, besides those of the plugins' packages."""
 LATER = 60 * 10**9
 """Nanoseconds that a file's time may lie ahead of the clock, as with some network drives."""
+MOST_FILES = 20
+"""Files that are kept, of the installations and settings that were asked about last."""
 
 
 def remember(facts: Mapping[str, Any], began: int) -> None:
@@ -47,6 +54,8 @@ def remember(facts: Mapping[str, Any], began: int) -> None:
         cache.create()
         files = {**known.get("files", {}), **watched}
         cache.write_json(_file().name, {**known, **facts, "of": _installed(), "files": files})
+        for old in sorted(cache.path.glob(f"{PREFIX}*.json"), key=lambda file: -(_changed(str(file)) or 0))[MOST_FILES:]:
+            old.unlink(missing_ok=True)
 
 
 def remembered(what: str) -> Any:
@@ -64,13 +73,17 @@ def _read() -> dict[str, Any] | None:
 
 def _installed() -> str:
     """Return a number that changes with what is installed or blocked."""
-    parts = [__version__, __file__, sys.version, sys.prefix]  # two checkouts have one version
+    parts = [__version__, sys.version]
     parts += [f"{offer} {offer.entry_point.value} {offer.blocked}" for offer in offers(GROUP)]
     for folder in dict.fromkeys(sys.path):
         with suppress(OSError):  # an archive, or not there
             traces = (entry for entry in os.scandir(folder or ".") if entry.name.endswith(INSTALLED))
             parts += sorted(f"{entry.path} {entry.stat().st_mtime_ns}" for entry in traces)
-    return blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+    return _hash(parts)
+
+
+def _hash(parts: Iterable[str]) -> str:
+    return blake2b("\n".join(parts).encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
 def _files() -> Iterator[str]:
@@ -92,4 +105,9 @@ def _changed(file: str) -> int | None:
 
 
 def _file() -> Path:
-    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/ftengine").expanduser() / "installed.json"
+    """Return the file of this installation (two checkouts have one version) under these settings."""
+    packages = {offer.entry_point.module.partition(".")[0].upper() for offer in offers(GROUP)}
+    begins = (*SETTINGS, *(f"{name}_" for name in packages))
+    settings = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith(begins))
+    name = f"{PREFIX}{_hash([__file__, sys.prefix, *settings])}.json"
+    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/ftengine").expanduser() / name

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from math import ceil
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel
 
 from ftengine import api
 from ftengine.cli.components import Described, Option, options
-from ftengine.data.read import is_there, read_rows
+from ftengine.cli.page import yaml_value
+from ftengine.data.read import first_rows, is_there
 from ftengine.errors import InputError, SourceError, column_names
 from ftengine.plugins.registry import AUTO, RECIPE_KEYS, Entry, Registry
 from ftengine.run.recipe import DataSection, Recipe, TrainSection
@@ -72,33 +71,32 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mappi
     """
     if not is_there(source, registry):
         return Seen()
-    rows = read_rows(source, registry=registry, on_error="skip")
-    first = list(islice(rows, LOOKED_AT))
+    data = first_rows(source, LOOKED_AT, registry)
     known, asked = [], list(tasks)
     for entry in asked:
         cls = entry.cls
-        recognised = cls.recognise(rows.columns, first)
+        recognised = cls.recognise(data.columns, data.rows)
         if recognised is not None and (recognised.certainty or len(asked) == 1):
             known.append((entry, recognised))
-    broken = rows.skipped
+    broken = data.skipped
     skipped = f"{counted(broken.count, 'row')} cannot be read: {broken.first[0]}" if broken.count else ""
-    packed = next((name for name, value in (first[0] if first else {}).items() if _is_json_text(name, value)), None)
+    packed = next((name for name, value in (data.rows[0] if data.rows else {}).items() if _is_json_text(name, value)), None)
     json_text = "" if packed is None else f"Column {packed} holds JSON as text: save the rows as .jsonl"
     if not known:
-        hint = rows.hint or (json_text and f" {json_text}.")
-        return Seen(rows.columns, hint=hint, rows=len(rows), note=rows.note, skipped=skipped)
+        hint = data.hint or (json_text and f" {json_text}.")
+        return Seen(data.columns, hint=hint, rows=data.count, note=data.note, skipped=skipped)
     suiting = [pair for pair in known if pair[0].name not in refused]
     if not suiting:
         kind, _ = max(known, key=lambda pair: pair[1].certainty)
         raise InputError(
-            f"{source} has columns {column_names(rows.columns)}: {kind.name}. But {refused[kind.name]} If they are for "
+            f"{source} has columns {column_names(data.columns)}: {kind.name}. But {refused[kind.name]} If they are for "
             "another task, name it with --task and rename them with data.columns."
         )
     task, recognised = max(suiting, key=lambda pair: pair[1].certainty)
     if json_text:
         note = f"{recognised.note} {json_text} if it should be read as lists or objects.".strip()
         recognised = replace(recognised, note=note)
-    return Seen(rows.columns, task, recognised, rows=len(rows), note=rows.note, skipped=skipped)
+    return Seen(data.columns, task, recognised, rows=data.count, note=data.note, skipped=skipped)
 
 
 def _is_json_text(name: str, value: object) -> bool:
@@ -305,12 +303,6 @@ def _sources(sources: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"      columns: {yaml_value(one['columns'])}"
         weight = f"{TrainSource.model_fields['weight'].description}; given to all or to none"
         yield _commented("      # weight: 1", weight if one is sources[0] else "")
-
-
-def yaml_value(value: Any) -> str:
-    """Return a value as YAML on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
-    return text.removesuffix("\n").removesuffix("...").rstrip("\n")
 
 
 def starting_first(components: Iterable[Described]) -> list[Described]:

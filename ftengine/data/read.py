@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -205,19 +206,58 @@ def read_rows(
     """
     registry = Registry() if registry is None else registry
     path = Path(source).expanduser()
-    folder: Path | None = path if path.is_dir() else path.parent
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise DataError(f"{source} is a pipe or a device, which may never end. Write its data to a file and name that.")
-    if path.exists():
-        make = choose_reader(str(path), registry, reader, shown=source, lenient=partial)
-        rows = _read(Reading(source, str(path), make, on_error))
-    elif (accepted := accepting(source, registry, reader)) is not None:
-        rows, folder = _read(Reading(source, source, accepted, on_error)), None
-    else:
-        rows, folder = _read_hub(source, _hub_id(source, path, registry), registry), None
+    folder = None if not path.exists() else path if path.is_dir() else path.parent
+    reading = _reading(source, registry, reader, on_error, partial)
+    rows = _read_hub(source, _hub_id(source, path, registry), registry) if reading is None else _read(reading)
     wanted = {new: old for new, old in (columns or {}).items() if old in rows.columns or not partial}
     names, dataset = _renamed(rows, wanted), _undecoded(rows.dataset)
     return replace(rows, dataset=dataset, names=names, folder=folder, paths=frozenset(paths))
+
+
+def _reading(
+    source: str, registry: Registry, reader: Mapping[str, Any], on_error: str, partial: bool = False
+) -> Reading | None:
+    """Return how a source is read; None for a data set of the hub (arguments and errors as of `read_rows`)."""
+    path = Path(source).expanduser()
+    if not path.exists():
+        accepted = accepting(source, registry, reader)
+        return None if accepted is None else Reading(source, source, accepted, on_error)
+    if not (path.is_file() or path.is_dir()):
+        raise DataError(f"{source} is a pipe or a device, which may never end. Write its data to a file and name that.")
+    make = choose_reader(str(path), registry, reader, shown=source, lenient=partial)
+    return Reading(source, str(path), make, on_error)
+
+
+@dataclass(frozen=True)
+class FirstRows:
+    """The first rows of a source, and what is known of all of it: `count` rows, and as `DataRows` has it."""
+
+    rows: list[dict[str, Any]]
+    count: int
+    columns: list[str]
+    skipped: Skipped
+    note: str
+    hint: str
+
+
+def first_rows(source: str, most: int, registry: Registry) -> FirstRows:
+    """Return at most so many rows of a source; malformed ones are left out (DataError: as of `read_rows`).
+
+    Rows of text formats are read without `datasets`, which takes longer to import than a small file to read.
+    """
+    import pyarrow as pa
+
+    reading = _reading(source, registry, {"name": AUTO}, "skip")
+    if reading is not None and os.path.isfile(reading.path):
+        entry, facts = _cached(reading)
+        with pa.memory_map(str(entry / ROWS)) as file:
+            table = pa.ipc.open_stream(file).read_all()
+        if ROW in table.column_names:
+            blank, texts = dict.fromkeys(facts["columns"]), table[ROW].slice(0, most).to_pylist()
+            first, of_reader = [blank | json.loads(text) for text in texts], (facts["note"], facts["hint"])
+            return FirstRows(first, len(table), facts["columns"], _skipped(source, facts), *of_reader)
+    rows = read_rows(source, registry=registry, on_error="skip")
+    return FirstRows(list(islice(rows, most)), len(rows), rows.columns, rows.skipped, rows.note, rows.hint)
 
 
 def is_there(source: str, registry: Registry) -> bool:
@@ -300,8 +340,7 @@ def _read(reading: Reading) -> DataRows:
 
     entry, buffer = None, pa.BufferOutputStream()
     if os.path.isfile(reading.path):
-        entry = reading.cached()
-        facts = json.loads((entry / FACTS).read_text(encoding="utf-8"))
+        entry, facts = _cached(reading)
     else:
         facts = reading.write(buffer)
     try:
@@ -311,10 +350,20 @@ def _read(reading: Reading) -> DataRows:
             dataset = Dataset(pa.ipc.open_stream(buffer.getvalue()).read_all())
     except (ValueError, NotImplementedError) as error:
         raise DataError(f"{reading.source} has a column of a type that is not read: {error}.") from None
-    first = tuple(f"{place_of(reading.source, place)}: {reason}" for place, reason in facts["skipped"]["first"])
-    skipped, names = Skipped(count=facts["skipped"]["count"], first=first), {name: name for name in facts["columns"]}
     of_reader = {name: facts[name] for name in ("note", "hint", "separator")}
-    return DataRows(dataset, reading.source, names, skipped, **of_reader)
+    names = {name: name for name in facts["columns"]}
+    return DataRows(dataset, reading.source, names, _skipped(reading.source, facts), **of_reader)
+
+
+def _cached(reading: Reading) -> tuple[Path, dict[str, Any]]:
+    """Return the cache entry of a file, and the facts in it."""
+    entry = reading.cached()
+    return entry, json.loads((entry / FACTS).read_text(encoding="utf-8"))
+
+
+def _skipped(source: str, facts: Mapping[str, Any]) -> Skipped:
+    first = tuple(f"{place_of(source, place)}: {reason}" for place, reason in facts["skipped"]["first"])
+    return Skipped(count=facts["skipped"]["count"], first=first)
 
 
 def _read_hub(source: str, hub: re.Match[str], registry: Registry) -> DataRows:

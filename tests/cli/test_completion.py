@@ -68,7 +68,7 @@ def test_a_cache_that_cannot_be_used_does_not_matter(tmp_path, monkeypatch, cach
         assert completed("plugins", "show", "lor") == []
     else:
         monkeypatch.setenv("FTENGINE_CACHE", str(tmp_path))
-        (tmp_path / "installed.json").write_text("[")
+        remembered._file().write_text("[")
         assert completed("plugins", "show", "lor") == ["lora"]
 
 
@@ -100,12 +100,12 @@ print("LOADED", [name for name in heavy if name in sys.modules])
 def test_the_cache_is_text_that_says_what_is_installed(tmp_path, monkeypatch):
     monkeypatch.setenv("FTENGINE_CACHE", str(tmp_path))
     assert completed("plugins", "show", "lor") == ["lora"]
-    assert [file.name for file in tmp_path.iterdir()] == ["installed.json"]
-    known = json.loads((tmp_path / "installed.json").read_text())
+    (file,) = tmp_path.iterdir()
+    known = json.loads(file.read_text())["listing"]
     assert [item["name"] for item in known["components"] if item["kind"] == "rule"] == names("rule")
-    assert remembered.remembered("components") == known["components"]
+    assert remembered.remembered("listing") == known
     monkeypatch.setattr(remembered, "__file__", "/another/checkout/ftengine/cli/remembered.py")
-    assert remembered.remembered("components") is None
+    assert remembered.remembered("listing") is None
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
