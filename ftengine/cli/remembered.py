@@ -28,8 +28,8 @@ GROUP = "ftengine"
 PREFIX = "installed-"
 INSTALLED = (".dist-info", ".egg-info", ".egg-link", ".pth")
 """How the names end of what installers leave of a distribution."""
-SETTINGS = ("ACCELERATE_", "ATEN_", "CUDA", "FTENGINE_", "HF_", "KMP_", "LD_", "MKL_", "NVIDIA_", "OMP_", "PYTORCH_")
-SETTINGS += ("TORCH", "TRANSFORMERS_")
+SETTINGS: tuple[str, ...] = ("ACCELERATE_", "ATEN_", "CUDA", "FTENGINE_", "HF_", "KMP_", "LD_", "MKL_", "NVIDIA_")
+SETTINGS += ("OMP_", "PYTORCH_", "TORCH", "TRANSFORMERS_")
 """How the names begin of variables that plugins and checks may depend on, besides those of the plugins' packages."""
 LATER = 60 * 10**9
 """Nanoseconds that a file's time may lie ahead of the clock, as with some network drives."""
@@ -54,7 +54,8 @@ def remember(facts: Mapping[str, Any], began: int) -> None:
         cache.create()
         files = {**known.get("files", {}), **watched}
         cache.write_json(_file().name, {**known, **facts, "of": _installed(), "files": files})
-        for old in sorted(cache.path.glob(f"{PREFIX}*.json"), key=lambda file: -(_changed(str(file)) or 0))[MOST_FILES:]:
+        newest_first = sorted(cache.path.glob(f"{PREFIX}*.json"), key=lambda file: -(_changed(str(file)) or 0))
+        for old in newest_first[MOST_FILES:]:
             old.unlink(missing_ok=True)
 
 

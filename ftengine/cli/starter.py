@@ -80,7 +80,9 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mappi
             known.append((entry, recognised))
     broken = data.skipped
     skipped = f"{counted(broken.count, 'row')} cannot be read: {broken.first[0]}" if broken.count else ""
-    packed = next((name for name, value in (data.rows[0] if data.rows else {}).items() if _is_json_text(name, value)), None)
+    packed = next(
+        (name for name, value in (data.rows[0] if data.rows else {}).items() if _is_json_text(name, value)), None
+    )
     json_text = "" if packed is None else f"Column {packed} holds JSON as text: save the rows as .jsonl"
     if not known:
         hint = data.hint or (json_text and f" {json_text}.")

@@ -11,6 +11,7 @@ from cli_samples import ENTRY, strategy
 COMMANDS = [
     ["plugins", "list"],
     ["plugins", "list", "--kind", "strategy", "--json"],
+    ["plugins", "show", "lora"],
     ["doctor"],
     ["schema"],
     ["init", "begun.yaml"],
@@ -30,7 +31,7 @@ for args in json.loads(sys.argv[1]):
             main(args)
         except SystemExit as end:
             status = end.code or 0
-    print(" ".join(args), status, [name for name in ("torch", "transformers") if name in sys.modules])
+    print(" ".join(args), status, [name for name in ("torch", "transformers", "datasets") if name in sys.modules])
 """
 
 
@@ -54,12 +55,12 @@ def names(ftengine, code=0):
 
 
 @pytest.mark.slow
-def test_what_needs_no_model_imports_no_torch(tmp_path, monkeypatch):
+def test_what_needs_no_model_imports_neither_torch_nor_datasets(tmp_path, monkeypatch):
     """In processes of their own: what tests have imported counts as a part of what is installed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FTENGINE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "rows.csv").write_text("text,label\ngood,a\nbad,b\n")
-    for commands in ([["plugins", "list"], ["schema"], ["doctor"], ["init", "cold.yaml"]], COMMANDS):
+    for commands in ([["plugins", "list"], ["schema"], ["doctor"]], COMMANDS):
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT, json.dumps(commands)], capture_output=True, text=True, check=False
         )
@@ -102,3 +103,17 @@ def test_doctor_checks_again_where_settings_changed_or_it_is_asked_to(ftengine, 
     assert machine() == "another"
     monkeypatch.setattr("ftengine.run.environment._processor", lambda: "a third")
     assert json.loads(ftengine("doctor", "--json", "--recheck").stdout)["hardware"]["processor"] == "a third"
+
+
+def test_each_setting_of_a_plugin_has_a_listing_of_its_own(ftengine, distribution, tmp_path, monkeypatch):
+    """What a plugin offers may depend on variables whose names begin as its package's does."""
+    monkeypatch.setenv("FTENGINE_CACHE", str(tmp_path / "cache"))
+    body = strategy() + "import os\nThing.name = os.environ.get('ACME_FT_NAME', 'thing')\n"
+    distribution(body, ENTRY.replace("ftengine_thing", "acme_ft"), module="acme_ft", name="acme-ft")
+    assert "thing" in names(ftengine)[0]
+    monkeypatch.setenv("ACME_FT_NAME", "other-thing")
+    sys.modules.pop("acme_ft")
+    assert "other-thing" in names(ftengine)[0]
+    monkeypatch.delenv("ACME_FT_NAME")
+    assert "thing" in names(ftengine)[0]  # of the module as it is now, this is no longer true
+    assert len(list((tmp_path / "cache").glob("installed-*.json"))) == 2
