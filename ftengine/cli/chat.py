@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ftengine.cli.options import precision_option, require_one_process, run_argument, trust_code_option
-from ftengine.cli.progress import announce, listening
+from ftengine.run.progress import announce, listening
 from ftengine.text import printable
 
 if TYPE_CHECKING:

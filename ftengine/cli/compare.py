@@ -9,8 +9,8 @@ import click
 from ftengine.cli.failure import SAVED, telling
 from ftengine.cli.options import json_option, output_option, recipe_argument, require_one_process, set_option
 from ftengine.cli.page import page, print_json, table
-from ftengine.cli.progress import announce, listening
 from ftengine.errors import InputError, load_yaml
+from ftengine.run.progress import announce, listening
 from ftengine.text import duration, number, percent, sample_size, size, with_ends
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from ftengine.cli.failure import SAVED, telling
 from ftengine.cli.figures import figure_table, show_verdict
 from ftengine.cli.options import json_option, output_option, recipe_argument, require_one_process, set_option
 from ftengine.cli.page import page, print_json, table
-from ftengine.cli.progress import announce, listening
+from ftengine.run.progress import announce, listening
 from ftengine.text import number, one_line, printable, sample_size
 
 if TYPE_CHECKING:

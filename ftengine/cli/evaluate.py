@@ -9,7 +9,7 @@ import click
 from ftengine.cli.figures import show_figures, show_matrices, show_probes, show_slices, show_verdict
 from ftengine.cli.options import PATH, json_option, require_one_process, run_argument, trust_code_option
 from ftengine.cli.page import facts, page, print_json
-from ftengine.cli.progress import announce, is_main_process, listening
+from ftengine.run.progress import announce, is_main_process, listening
 
 if TYPE_CHECKING:
     from ftengine.engine.own_answers import OwnAnswers

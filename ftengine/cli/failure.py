@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from ftengine.cli.progress import is_main_process
 from ftengine.errors import FtengineError, InputError, ProcessLost, system_limit
+from ftengine.run.progress import is_main_process
 from ftengine.text import one_line
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import click
 
 from ftengine.cli.names import component_names
 from ftengine.cli.options import PATH
-from ftengine.cli.progress import announce
 from ftengine.errors import InputError, SourceError, column_names
+from ftengine.run.progress import announce
 from ftengine.text import printable
 
 if TYPE_CHECKING:

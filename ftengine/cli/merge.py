@@ -6,7 +6,7 @@ import click
 
 from ftengine.cli.options import PATH, json_option, require_one_process, run_argument, trust_code_option
 from ftengine.cli.page import facts, page, print_json
-from ftengine.cli.progress import announce, listening
+from ftengine.run.progress import announce, listening
 
 
 @click.command()

@@ -10,9 +10,9 @@ import click
 
 from ftengine.cli.options import json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, page, print_json, table
-from ftengine.cli.progress import announce, listening
 from ftengine.cli.scaling import network, show_scaling
 from ftengine.errors import InputError
+from ftengine.run.progress import announce, listening
 from ftengine.text import counted, cut, duration, number, one_line, percent, printable, redact_pieces, size
 
 if TYPE_CHECKING:

@@ -158,7 +158,7 @@ def _results(offered: list[Offer], options: dict[str, dict[str, Any]], given: di
     from ftengine.api import iterate
     from ftengine.cli import main
     from ftengine.cli.components import installed
-    from ftengine.cli.progress import listening
+    from ftengine.run.progress import listening
 
     distribution = offered[0].distribution
     everything = installed()

@@ -18,7 +18,7 @@ from ftengine.cli.options import (
     trust_code_option,
 )
 from ftengine.cli.page import print_json
-from ftengine.cli.progress import announce, listening
+from ftengine.run.progress import announce, listening
 from ftengine.text import counted, printable
 
 

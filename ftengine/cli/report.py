@@ -10,8 +10,8 @@ from ftengine.cli import compare, crossvalidate
 from ftengine.cli.figures import show_verdict
 from ftengine.cli.options import PATH, json_option
 from ftengine.cli.page import page, print_json
-from ftengine.cli.progress import announce
 from ftengine.errors import InputError
+from ftengine.run.progress import announce
 
 
 @click.command()

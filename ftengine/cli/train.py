@@ -13,7 +13,7 @@ from ftengine.cli.failure import state_of, telling
 from ftengine.cli.figures import show_figures, show_probes, show_slices, show_verdict
 from ftengine.cli.options import json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, page, print_json
-from ftengine.cli.progress import is_main_process, listening
+from ftengine.run.progress import is_main_process, listening
 from ftengine.text import NOTHING, cut_middle, duration, one_line, percent, size, speed
 
 REPORT = "report.html"

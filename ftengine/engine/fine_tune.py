@@ -12,7 +12,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
-from ftengine.api import Failed, Finished, Listener, Saved, SilentListener
+from ftengine.api import Failed, Finished, Listener, Saved
 from ftengine.data.augmentation_preview import idle_augmenters
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.finished import Run, load_run
@@ -36,6 +36,7 @@ from ftengine.run.date import current_date
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import peak_memory_bytes
 from ftengine.run.phases import TimedPhases
+from ftengine.run.progress import listening
 from ftengine.run.recipe import Recipe
 from ftengine.run.record import flat
 from ftengine.run.records import AuditResult, Environment, EvaluationResult, TrainingResult
@@ -56,7 +57,8 @@ def fine_tune(
         recipe: what to do.
         resume: continue an unfinished run in `recipe.output`; a finished one is returned as it is, and
             where there is none, a new one begins. Workers that torchrun starts again continue what its others began.
-        listener: told of phases and steps.
+        listener: told of phases and steps; by default they are shown on stderr as `ftengine train` shows them: bars on
+            a terminal, else a few lines. `ftengine.api.SilentListener()` shows nothing.
         registry: components; by default those of all installed plugins.
 
     Returns:
@@ -68,10 +70,15 @@ def fine_tune(
         ProcessLost: of several processes one is gone; so it is then.
     """
     recipe = launched(recipe)
+    with listening() if listener is None else nullcontext(listener) as shown:
+        return _fine_tune(recipe, resume, shown, registry)
+
+
+def _fine_tune(recipe: Recipe, resume: bool, listener: Listener, registry: Registry | None) -> Run:
     with watched():
         run = RunDirectory(recipe.output)
         resuming, day = _resumes(run, resume)
-        phases = TimedPhases(listener or SilentListener())
+        phases = TimedPhases(listener)
         experiment = Experiment.open(recipe, registry, phases, day=day)
         if resuming:
             require_same_recipe(run, experiment.resolved())

@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from ftengine.api import SilentListener
-from ftengine.cli import progress
-from ftengine.cli.progress import LineListener, Pace, listening, terminal_listener
+from ftengine.run import progress
+from ftengine.run.progress import LineListener, Pace, listening, terminal_listener
 
 
 class Clock:

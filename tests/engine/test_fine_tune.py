@@ -15,6 +15,7 @@ from runs import losses
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftengine import Recipe, fine_tune, hookimpl, load_run, plan, registry_of
+from ftengine.api import SilentListener
 from ftengine.engine.memory import choose_memory, require_measurable
 from ftengine.errors import BaseMismatch, MergeChangedOutputs, RecipeError, RunError, TrainingError
 from ftengine.evaluation.runner import EvalRunner
@@ -233,11 +234,15 @@ def test_weights_that_the_last_step_broke_are_not_saved(chat_recipe, tmp_path, m
     assert not list((tmp_path / "run" / "checkpoints").glob("*"))
 
 
-def test_a_plan_says_what_training_then_does(chat_recipe, tmp_path):
+def test_a_plan_says_what_training_then_does(chat_recipe, tmp_path, capsys):
     recipe = chat_recipe()
     planned = plan(recipe)
     assert not (tmp_path / "run").exists()
+    assert capsys.readouterr() == ("", "")
     run = fine_tune(recipe)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"train: {planned.steps['total']}" in err.splitlines()  # as `ftengine train` shows it
     facts = json.loads((run.path / "training.json").read_text())
     steps = [line for line in run.metrics if "loss" in line]
     assert planned.steps["total"] == facts["steps"] == len(steps)
@@ -317,12 +322,13 @@ def test_activations_are_computed_twice_where_memory_ends_without(chat_recipe, m
     assert "(without it, more than there is)" in memory.reason
 
 
-def test_what_measuring_the_base_left_behind_does_not_count_against_the_limit(chat_recipe, monkeypatch):
+def test_what_measuring_the_base_left_behind_does_not_count_against_the_limit(chat_recipe, monkeypatch, capsys):
     asked = [10**6, 10**15]  # of the base as it was loaded, and after it was measured
     monkeypatch.setattr("ftengine.engine.memory.held_bytes", lambda device: asked.pop(0))
     monkeypatch.setattr("ftengine.engine.memory.release_memory", lambda: asked.__setitem__(0, 10**6))
-    fine_tune(chat_recipe(train__max_steps=1, train__memory_limit="64 GB"))
+    fine_tune(chat_recipe(train__max_steps=1, train__memory_limit="64 GB"), listener=SilentListener())
     assert asked == []
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("asked", [{"gradient_checkpointing": "auto"}, {"memory_limit": "6 GB"}])

@@ -180,7 +180,7 @@ class Search:
         self.listener.phase(f"trial {number + 1} of {trials}")
         try:
             recipe = trial_recipe(with_values(self.recipe, values), self.files, self.place(number))
-            run = fine_tune(recipe, resume=True)
+            run = fine_tune(recipe, resume=True, listener=SilentListener())
             measured = run.evaluation["tuned"][self.metric]
             if measured["value"] is None:
                 reason = f"{self.metric} is undefined"
