@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ftengine.api import Finding
+from ftengine.api import Finding, Rule
 from ftengine.api.display import LEVELS
+from ftengine.errors import PluginError
+from ftengine.plugins.blame import cause_in, named, without
 from ftengine.plugins.registry import Registry
 from ftengine.plugins.returned import each
 from ftengine.run.records import RunRecords, Verdict
@@ -18,7 +20,7 @@ def judge(run: RunRecords, registry: Registry | None = None) -> Verdict:
     """Return the verdict on a run, by the rules of a registry or of all installed plugins."""
     findings = list[Finding]()
     for rule in sorted((registry or Registry()).build_all("rule"), key=lambda rule: rule.order):
-        for finding in each(rule, "judge", rule.judge(run), Finding):
+        for finding in _found(rule, run):
             findings.append(finding if finding.source else finding.model_copy(update={"source": rule.name}))
     findings.sort(key=_gravity)
     quality = next((one for one in findings if one.kind == "quality"), UNJUDGED)
@@ -32,6 +34,14 @@ def judge(run: RunRecords, registry: Registry | None = None) -> Verdict:
         level="alarm" if alarm else min(lead, key=_gravity).level,
         findings=(*(_explained(one, findings) for one in lead), *rest),
     )
+
+
+def _found(rule: Rule, run: RunRecords) -> list[Finding]:
+    """Return a rule's findings (PluginError: it ends the process, which without a verdict is no success)."""
+    try:
+        return list(each(rule, "judge", rule.judge(run), Finding))
+    except SystemExit as error:
+        raise PluginError(f"{named(rule)} ends the process: {cause_in(rule, error)}.{without(rule)}") from error
 
 
 def _gravity(finding: Finding) -> int:

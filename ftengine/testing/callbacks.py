@@ -21,6 +21,7 @@ from ftengine.model.modes import generators_kept, hooks
 from ftengine.testing.checks import Checks, not_suited, run_checks, skip
 from ftengine.testing.runs import stored_runs
 from ftengine.testing.values import equal, explained
+from ftengine.training.process_watch import ProcessWatch, running
 
 
 def check_callback(make: Callable[[], api.Callback], expected_failed_checks: Mapping[str, str] | None = None) -> None:
@@ -101,6 +102,19 @@ class CallbackChecks(Checks):
                 "another one: draw from a generator of your own (random.Random(), numpy's default_rng)"
             )
 
+    def the_process_stays_as_it_is(self) -> None:
+        with ProcessWatch() as run:
+            for callback, event in self._events():
+                moved_to = _tell(callback, event)
+                assert not moved_to, (
+                    f"it changes the working directory to {moved_to!r} at {type(event).__name__}, by which paths of "
+                    "the run would be others: give programs and files whole paths, such as event.run"
+                )
+                if isinstance(event, api.Finished | api.Failed) and (name := running(run.started())):
+                    raise AssertionError(
+                        f"it leaves the thread {name!r} running at {type(event).__name__}: end it there, and join it"
+                    )
+
     def a_resumed_run_leaves_the_files_of_an_uninterrupted_one(self) -> None:
         whole, again, resumed = (self._left(steps) for steps in ([0, 2], [0, 2], [0, 2, 1, 2]))
         same = {name for name, content in whole.items() if again.get(name) == content}
@@ -145,10 +159,15 @@ class CallbackChecks(Checks):
         return callback
 
 
-def _tell(callback: api.Callback, event: api.Event) -> None:
-    """Tell a callback of an event; one that is to end the run says so by a TrainingError."""
-    with suppress(TrainingError):
+def _tell(callback: api.Callback, event: api.Event) -> str:
+    """Tell a callback of an event; one that is to end the run says so by a TrainingError.
+
+    Returns:
+        The working directory that it changed to, which is put back; "" where it did not.
+    """
+    with suppress(TrainingError), ProcessWatch() as process:
         callback.on_event(event)
+    return process.moved_to
 
 
 def _drawn_next() -> tuple[float, float, float]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NoReturn
+from unittest.mock import patch
 
 from ftengine.errors import FtengineError
 
@@ -62,8 +64,9 @@ def results_of(checks: Iterable[Check], expected: Mapping[str, str] | None) -> l
         expected: names of checks that fail, with reasons; one that does not fail, or does not exist, fails.
     """
     expected, outcomes = expected or {}, dict[str, list[tuple[Outcome, str]]]()
-    for name, check in checks:
-        outcomes.setdefault(name, []).append(_outcome(check))
+    with patch.object(os, "_exit", partial(_refuse_end, os._exit, os.getpid())):
+        for name, check in checks:
+            outcomes.setdefault(name, []).append(_outcome(check))
     results = [_joined(name, told, expected) for name, told in outcomes.items()]
     there = ", ".join(outcomes)
     for name in expected.keys() - outcomes.keys():
@@ -124,7 +127,16 @@ def _located(check: Callable[[], None], on: str) -> None:
         raise AssertionError(place + _message(error)) from error
 
 
+def _refuse_end(leave: Callable[[int], NoReturn], process: int, status: int) -> NoReturn:
+    """Stand for `os._exit`, which would end the checks without a word; processes that a component forks end by it."""
+    if os.getpid() != process:
+        leave(status)
+    raise SystemExit(f"os._exit({status})")
+
+
 def _message(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"it ends the process (SystemExit: {error}); what it cannot do, it says by an error"
     kind = "" if isinstance(error, (AssertionError, FtengineError)) else f"{type(error).__name__}: "
     return f"{kind}{error}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Thread
 from weakref import ref
 
 from torch import nn
@@ -14,6 +15,7 @@ from ftengine.plugins.blame import cause_in
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import Recipe
 from ftengine.training.model_watch import ModelWatch
+from ftengine.training.process_watch import ProcessWatch, running
 
 
 class Callbacks:
@@ -25,6 +27,8 @@ class Callbacks:
 
     def __init__(self, recipe: Recipe, registry: Registry, listener: Listener) -> None:
         self.listener = listener
+        self._threads: dict[Callback, list[Thread]] = {}  # that each has started
+        self._moved: set[Callback] = set()
         self._module: ref[nn.Module] | None = None  # from the first step on, as long as it is there
         self.callbacks: list[tuple[Callback, str]] = []
         seen: list[object] = []
@@ -51,8 +55,9 @@ class Callbacks:
         module = None if self._module is None else self._module()
         for callback, origin in tuple(self.callbacks):
             watch = None if module is None else ModelWatch(module, gradients=isinstance(event, BeforeStep))
+            process = ProcessWatch()
             try:
-                with generators_kept():
+                with generators_kept(), process:
                     callback.on_event(event)
             # Whatever a callback may raise, sys.exit among it, the run is worth more.
             except (Exception, SystemExit) as error:
@@ -61,12 +66,28 @@ class Callbacks:
                 if isinstance(error, TrainingError) and not isinstance(event, Failed):
                     raise TrainingError(f"{who} ends the run: {cause}") from error
                 self.listener.message(f"{who} failed and is switched off for the rest of the run: {cause}")
+            self._tell_changes(callback, origin, event, process)
             if watch is not None and (changed := watch.changed()):
                 raise TrainingError(
                     f"callback {callback.name!r} of {origin} changed {changed} at {type(event).__name__} of step "
                     f"{event.step}: a callback looks at the model, and a run is the same with it and without. Take it "
                     "out of the recipe's callbacks; what changes a model is a regularizer or a strategy."
                 )
+
+    def _tell_changes(self, callback: Callback, origin: str, event: Event, process: ProcessWatch) -> None:
+        """Say what a callback changed of the process, which other code of the run shares; each once."""
+        threads, found = self._threads.setdefault(callback, []), list[str]()
+        threads += process.started()
+        if process.moved_to and callback not in self._moved:
+            self._moved.add(callback)
+            found.append(
+                f"changes the working directory to {process.moved_to!r} at {type(event).__name__}; it is put back: "
+                "give programs and files whole paths, such as event.run"
+            )
+        if isinstance(event, Finished | Failed) and (name := running(self._threads.pop(callback))):
+            found.append(f"leaves the thread {name!r} running after the run: end it at Finished and at Failed")
+        for text in found:
+            self.listener.message(f"callback {callback.name!r} of {origin} {text}")
 
     def view_commands(self, run: Path) -> list[str]:
         """Return the commands that show what callbacks wrote; a callback that fails is named."""

@@ -1,7 +1,9 @@
 """Callbacks are told what happens in a run; one that fails is left out, and the run goes on."""
 
+import os
 import re
 import sys
+import threading
 import types
 
 import pytest
@@ -60,6 +62,18 @@ class Leaving(Callback):
         sys.exit(0)
 
 
+class Moving(Callback):
+    """Work in the run's folder, and leave a thread at its end."""
+
+    name = "moving"
+    ended = threading.Event()
+
+    def on_event(self, event):
+        os.chdir(event.run)
+        if isinstance(event, Started):
+            threading.Thread(target=self.ended.wait, name="uploads", daemon=True).start()
+
+
 class Budget(Callback):
     """End the run at the second step."""
 
@@ -73,7 +87,7 @@ class Budget(Callback):
 @pytest.fixture
 def registry():
     plugin = types.ModuleType("callbacks")
-    plugin.ftengine_callbacks = hookimpl(lambda: [LogLines, Ear, Torn, Leaving, Budget])
+    plugin.ftengine_callbacks = hookimpl(lambda: [LogLines, Ear, Torn, Leaving, Moving, Budget])
     plugin.ftengine_callbacks.__name__ = "ftengine_callbacks"
     Ear.heard.clear()
     return Registry(make_plugin_manager({"callbacks": plugin}))
@@ -143,6 +157,14 @@ def test_gradients_are_seen_clipped_and_before_they_are_dropped(content):
     for (_, norm, grads), line in zip(Gradients.seen, steps, strict=True):
         assert norm == line["grad_norm"] > limit
         assert sum(float(grad.square().sum()) for grad in grads.values()) ** 0.5 == pytest.approx(limit, rel=1e-3)
+
+
+def test_what_a_callback_changes_of_the_process_is_named_once(registry, content):
+    reported, here = Heard(), os.getcwd()
+    fine_tune(Recipe.make({**content, "callbacks": "moving"}), registry=registry, listener=reported)
+    Moving.ended.set()
+    moved, left = [line for line in reported.said if line.startswith("callback 'moving' of callbacks unversioned ")]
+    assert (repr(content["output"]) in moved, "'uploads'" in left, os.getcwd()) == (True, True, here)
 
 
 def test_a_failure_is_told_and_raised(registry, content):

@@ -10,7 +10,7 @@ from report_samples import LABELS, everything, sound, write_run
 from ftengine import load_run
 from ftengine.api import Estimate, Finding, Metric, Rule
 from ftengine.cli import main
-from ftengine.errors import RunError
+from ftengine.errors import PluginError, RunError
 from ftengine.plugins.registry import Registry
 from ftengine.report.verdict import judge
 from ftengine.report.write import conclude, runs_in, verdict_of, write_report
@@ -35,6 +35,21 @@ def test_a_third_partys_rule_is_part_of_the_verdict(tmp_path):
     told = judge(RunRecords.read(write_run(tmp_path / "run", sound())), registry)
     assert [(f.kind, f.source, f.text) for f in told.lead[:-1]] == [("own", "always", "100 steps.")]
     assert told.headline == "Accuracy 93 %, base 65 %, but 100 steps."
+
+
+class Ends(Always):
+    """Ends the process as if all was well."""
+
+    def judge(self, run):
+        raise SystemExit(0)
+
+
+def test_a_rule_that_ends_the_process_is_an_error_that_names_it(tmp_path):
+    registry = Registry()
+    entry = registry.get("rule", "better-than-base")
+    registry._entries["rule"]["always"] = type(entry)("rule", Ends, entry.origin)
+    with raises(PluginError, "rule 'always' of ", "SystemExit: 0 (test_verdict_files.py:"):
+        judge(RunRecords.read(write_run(tmp_path / "run", sound())), registry)
 
 
 def test_the_verdict_is_judged_when_a_run_is_concluded_and_read_by_everything_after(tmp_path):

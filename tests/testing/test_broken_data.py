@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -551,6 +553,20 @@ class OpensFiles(LongEnough):
         yield Finding(kind="data", level="note", text=f"The folder {run.path} is there.")
 
 
+class Ends(LongEnough):
+    """Ends the process as if all was well."""
+
+    def judge(self, run):
+        sys.exit(0)
+
+
+class Vanishes(LongEnough):
+    """Ends it so that nothing is told."""
+
+    def judge(self, run):
+        os._exit(0)
+
+
 class Hasty(LongEnough):
     """Takes held-out figures for granted."""
 
@@ -563,6 +579,8 @@ class Hasty(LongEnough):
     ("cls", "check", "text"),
     [
         (OpensFiles, "only_records_are_read", "go by the records alone"),
+        (Ends, "what_it_yields_can_be_shown", "it ends the process (SystemExit: 0)"),
+        (Vanishes, "what_it_yields_can_be_shown", "it ends the process (SystemExit: os._exit(0))"),
         (Hasty, "what_it_yields_can_be_shown", "on a run without held-out data: KeyError"),
     ],
 )

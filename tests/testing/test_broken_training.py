@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import math
+import os
+import threading
 
 import pytest
 import torch
 from broken import failed, require
 
-from ftengine.api import BeforeStep, Callback, Optimizer, Regularizer, RegularizerTraits, Schedule, Started, Stepped
+from ftengine.api import (
+    BeforeStep,
+    Callback,
+    Failed,
+    Finished,
+    Optimizer,
+    Regularizer,
+    RegularizerTraits,
+    Schedule,
+    Started,
+    Stepped,
+)
 from ftengine.errors import RecipeError, TrainingError
 from ftengine.model import trainable
 from ftengine.testing import check_results
@@ -414,6 +427,34 @@ class Samples(Notes):
             torch.manual_seed(event.step)
 
 
+class Moves(Notes):
+    """Works in the run's folder, and stays there."""
+
+    def on_event(self, event):
+        os.chdir(event.run)
+
+
+class Uploads(Notes):
+    """Has a thread for each run, which it ends where the run fails and forgets elsewhere."""
+
+    def on_event(self, event):
+        if isinstance(event, Started):
+            self.ended = threading.Event()
+            self.thread = threading.Thread(target=self.ended.wait, name="uploads", daemon=True)
+            self.thread.start()
+        elif isinstance(event, Failed):
+            self.ended.set()
+
+
+class Joins(Uploads):
+    """Ends its thread."""
+
+    def on_event(self, event):
+        super().on_event(event)
+        if isinstance(event, Finished):
+            self.ended.set()
+
+
 class Lines(Notes):
     """Writes a line a step, begun with the run."""
 
@@ -430,6 +471,9 @@ class Lines(Notes):
     [
         (Notes, {}),
         (Samples, {"random_numbers_stay_as_they_are": "at Stepped"}),
+        (Moves, {"the_process_stays_as_it_is": "at Started"}),
+        (Uploads, {"the_process_stays_as_it_is": "the thread 'uploads' running at Finished"}),
+        (Joins, {}),
         (Lines, {"a_resumed_run_leaves_the_files_of_an_uninterrupted_one": "cut what you wrote to Started.step"}),
         (Stops, {}),
         (
@@ -440,6 +484,7 @@ class Lines(Notes):
                     "events_stay_as_they_are",
                     "the_model_stays_as_it_is",
                     "random_numbers_stay_as_they_are",
+                    "the_process_stays_as_it_is",
                     "a_resumed_run_leaves_the_files_of_an_uninterrupted_one",
                 ],
                 "",
