@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from ftengine.model.forest_layout import Forest
+from ftengine.model.prefix_tree import PrefixTree
 from ftengine.ops.attention import attention
 from ftengine.ops.elementwise import rotate, silu_mul
 from ftengine.run.environment import hardware, versions
@@ -45,11 +45,11 @@ def both(shared: int, own: list[int], dtype: torch.dtype) -> tuple[Callable[[], 
     draw = np.random.default_rng(0)
     start = draw.integers(1000, size=shared)
     rows = [np.concatenate([start, draw.integers(1000, size=size)]) for size in own]
-    forest, longest = Forest.of(rows), max(map(len, rows))
-    sequences, heads = forest.sequences(forest.tokens, forest.tokens, None), (HEADS, KEY_HEADS, KEY_HEADS)
-    ours = [torch.randn(forest.tokens, n, DEPTH, dtype=dtype).requires_grad_() for n in heads]
+    tree, longest = PrefixTree.of(rows), max(map(len, rows))
+    sequences, heads = tree.sequences(tree.tokens, tree.tokens, None), (HEADS, KEY_HEADS, KEY_HEADS)
+    ours = [torch.randn(tree.tokens, n, DEPTH, dtype=dtype).requires_grad_() for n in heads]
     theirs = [torch.randn(len(rows), n, longest, DEPTH, dtype=dtype).requires_grad_() for n in heads]
-    slopes = torch.randn(forest.tokens, HEADS, DEPTH, dtype=dtype), torch.randn(theirs[0].shape, dtype=dtype)
+    slopes = torch.randn(tree.tokens, HEADS, DEPTH, dtype=dtype), torch.randn(theirs[0].shape, dtype=dtype)
 
     def padded() -> Any:
         y = scaled_dot_product_attention(*theirs, is_causal=True, enable_gqa=True)

@@ -1,6 +1,6 @@
 """What is measured in bfloat16, all of it, on a machine whose processor computes it: `make bench-bf16`.
 
-Training steps in both dtypes, shared beginnings in both, and whole runs against TRL in batches of 1, 8 and 32. A
+Training steps in both dtypes, shared prefixes in both, and whole runs against TRL in batches of 1, 8 and 32. A
 measurement whose file is there is not made again, so that a run that was interrupted goes on.
 
     python benchmarks/bfloat16.py --results benchmarks/results/DEVICE
@@ -22,12 +22,12 @@ from ftengine.run.environment import hardware
 HERE = Path(__file__).parent
 DTYPES = ("float32", "bfloat16")
 BATCHES = (1, 8, 32)
-KINDS = {"steps": "step_profile.py", "beginnings": "shared_beginnings.py", "peers": "train_vs_peers.py"}
+KINDS = {"steps": "step_profile.py", "shared_prefix": "shared_prefix.py", "peers": "train_vs_peers.py"}
 """What there is, and the script that measures it."""
 
 QUICK = {
     "steps": ["--words", "15", "--rounds", "1"],
-    "beginnings": ["--layers", "1", "--repeats", "1"],
+    "shared_prefix": ["--layers", "1", "--repeats", "1"],
     "peers": ["--steps", "2", "--rounds", "1", "--held-out", "4"],
 }
 
@@ -36,8 +36,8 @@ def measurements(kind: str) -> dict[str, list[str]]:
     """Return the measurements of a kind: the file of each and what its script is told."""
     if kind == "steps":
         return {f"step_profile-{dtype}.json": ["--precision", dtype] for dtype in DTYPES}
-    if kind == "beginnings":
-        return {"shared_beginnings.json": ["--dtypes", *DTYPES]}
+    if kind == "shared_prefix":
+        return {"shared_prefix.json": ["--dtypes", *DTYPES]}
     chat = ["chat", "--precision", "bf16", "--apart"]
     return {f"chat-bf16-batch-{batch}.json": [*chat, "--batch", str(batch)] for batch in BATCHES}
 

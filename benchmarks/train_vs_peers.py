@@ -19,7 +19,7 @@ Cases: `chat` (LoRA on SmolLM2-135M, TRL's SFTTrainer), `chat-full` (all its par
 text classification, transformers' Trainer with PEFT), `seq2seq` (LoRA on a T5 of T5-small's size with random weights,
 transformers' Seq2SeqTrainer with PEFT). `--tokens N` replaces the conversations by news articles of N tokens, joined
 or cut, which shows how figures grow with the length; `--instruction N` puts a system message of some N tokens before
-every conversation. `--plain` adds ftengine without fast paths, `--apart` ftengine without shared beginnings.
+every conversation. `--plain` adds ftengine without fast paths, `--apart` ftengine without shared prefixes.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--warmup", type=int, default=1, help="steps left out of the speed")
     parser.add_argument("--plain", action="store_true", help="ftengine with train.fast_paths: off, too")
-    parser.add_argument("--apart", action="store_true", help="ftengine without shared beginnings, too (chat alone)")
+    parser.add_argument("--apart", action="store_true", help="ftengine without shared prefixes, too (chat alone)")
     parser.add_argument("--instruction", type=int, default=0, help="words of a system message before every row")
     parser.add_argument("--peer-checkpointing", action="store_true", help="gradient checkpointing, as TRL has it")
     parser.add_argument("--peer-compile", action="store_true", help="torch.compile on the peer's side; see --warmup")

@@ -142,7 +142,7 @@ def test_the_demos_plan_is_what_plan_prints(smollm2_gguf, tmp_path, monkeypatch)
     shown = text.partition("$ ftengine plan examples/chat/demo.yaml\n")[2].partition("\n$ ")[0]
 
     def words(text):
-        text = re.sub(r" [\d.]+ % are computed, as rows share beginnings;", "", text)
+        text = re.sub(r" [\d.]+ % are computed, as rows share prefixes;", "", text)
         text = re.sub(r"\nprecision .*", "", text)
         return re.sub(r"\nestimate .*?\noutput ", "\noutput ", text, flags=re.DOTALL).split()
 

@@ -27,7 +27,7 @@ class TaskTraits(Traits):
     Args:
         example_model: what `ftengine init` writes as `model.source` where none is given; "": its own example.
         example_data: what it writes as `data.train`.
-        examples_meet: its loss compares examples of a batch with each other, so it writes `represent` and `joint_loss`;
+        in_batch_loss: its loss compares examples of a batch with each other, so it writes `represent` and `joint_loss`;
             those that are compared are the whole effective batch, on one process or many.
         reads_following: `encode` is given, under `FOLLOWING`, the next row of the split whose inputs are others, of the
             last rows the first such one, for losses that look at answers to something else.
@@ -43,7 +43,7 @@ class TaskTraits(Traits):
 
     example_model: str = ""
     example_data: str = ""
-    examples_meet: bool = False
+    in_batch_loss: bool = False
     reads_following: bool = False
     answers_vectors: bool = False
     batch_size: int | None = None
@@ -159,7 +159,7 @@ class Task(Component):
         return None
 
     def represent(self, model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
-        """Return all that a loss in which examples meet needs of a batch (`TaskTraits.examples_meet`).
+        """Return all that a loss in which examples meet needs of a batch (`TaskTraits.in_batch_loss`).
 
         Tensors by name, as many rows as there are examples: what the model made of them, in at least float32, and what
         is known of them (ids, scores). Of several micro-batches and processes they are put below one another.

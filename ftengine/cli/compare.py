@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftengine.cli.failure import SAVED, telling
+from ftengine.cli.failure import SAVED, report_errors
 from ftengine.cli.options import json_option, output_option, recipe_argument, require_one_process, set_option
 from ftengine.cli.page import page, print_json, table
 from ftengine.errors import InputError, load_yaml
@@ -62,7 +62,7 @@ def compare(
     if output is not None:
         recipe = recipe.model_copy(update={"output": output})
     specs = parse_strategies(strategies)
-    with listening() as listener, telling(listener, lambda: SAVED):
+    with listening() as listener, report_errors(listener, lambda: SAVED):
         result = compare_strategies(
             recipe,
             specs,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ftengine.cli.failure import SAVED, telling
+from ftengine.cli.failure import SAVED, report_errors
 from ftengine.cli.figures import figure_table, show_verdict
 from ftengine.cli.options import json_option, output_option, recipe_argument, require_one_process, set_option
 from ftengine.cli.page import page, print_json, table
@@ -45,7 +45,7 @@ def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], out
     recipe = Recipe.read(recipe_file, [*overrides, f"data.split.folds={folds}", "data.split.fold=0"])
     if output is not None:
         recipe = recipe.model_copy(update={"output": output})
-    with listening() as listener, telling(listener, lambda: SAVED):
+    with listening() as listener, report_errors(listener, lambda: SAVED):
         result = validate(recipe, folds, listener=listener)
     if as_json:
         print_json(result.to_json())

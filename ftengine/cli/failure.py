@@ -46,7 +46,7 @@ def terminable() -> Iterator[None]:
 
 
 @contextmanager
-def telling(listener: Listener, say: Callable[[], str]) -> Iterator[None]:
+def report_errors(listener: Listener, say: Callable[[], str]) -> Iterator[None]:
     """Where the user or the system ends the command, tell what is saved and how to go on, which `say` returns."""
     try:
         yield

@@ -215,7 +215,7 @@ def _tokens(plan: Plan) -> str:
         parts.append(f"padding {percent(steps['padding_share'])}")
     share = plan.estimate and plan.estimate["computed_share"]
     if share and share < FEWER:
-        parts.append(f"{percent(share)} are computed, as rows share beginnings")
+        parts.append(f"{percent(share)} are computed, as rows share prefixes")
     if steps["label_share"] is not None:
         parts.append(f"{percent(steps['label_share'])} count in the loss")
     return "; ".join(parts)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftengine.cli.failure import state_of, telling
+from ftengine.cli.failure import report_errors, state_of
 from ftengine.cli.figures import show_figures, show_probes, show_slices, show_verdict
 from ftengine.cli.options import json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, page, print_json
@@ -58,7 +58,7 @@ def train(recipe_file: str, overrides: tuple[str, ...], resume: bool, as_json: b
             f"{recipe.strategy['name']} on {recipe.model.source}, task {recipe.task['name']}, "
             f"data {recipe.data.train_name}, output {recipe.output}"
         )
-        with telling(listener, lambda: state_of(recipe.output, again)):
+        with report_errors(listener, lambda: state_of(recipe.output, again)):
             from ftengine.engine.fine_tune import fine_tune  # seconds of imports, after the first line
 
             run = fine_tune(recipe, resume=resume, listener=listener)

@@ -66,7 +66,7 @@ class EncodedSplit:
         unknown_rows: the first rows that have some.
         largest: the largest id of a token, and its row; the id is `UNKNOWN` where examples are not made of tokens.
         untruncated: percentiles of `sequences` before cutting, "100" included; None where the task does not tell.
-        standing: the epoch under which every batch is augmented (`under`); None: only where an epoch is asked for.
+        fixed_epoch: the epoch under which every batch is augmented (`under`); None: only where an epoch is asked for.
         kept: features of all rows; None where each is encoded again.
         shares: (examples,) probabilities by which an epoch draws its examples; None: it has each once.
         mixture: the sources that they are of, where these are several.
@@ -90,7 +90,7 @@ class EncodedSplit:
     duplicates: np.ndarray | None = None
     groups: np.ndarray | None = None
     room: int | None = None
-    standing: int | None = None
+    fixed_epoch: int | None = None
     untruncated: dict[str, int] | None = None
     unknown: int | None = None
     unknown_rows: Sequence[int] = ()
@@ -146,8 +146,8 @@ class EncodedSplit:
         Augmenters may make several examples of one, so the batch may be larger than `members`.
         """
         numbers = [int(self.index[i]) for i in members]
-        if self.standing is not None:
-            features = [self._usable(number, self.standing)[0][1] for number in numbers]
+        if self.fixed_epoch is not None:
+            features = [self._usable(number, self.fixed_epoch)[0][1] for number in numbers]
         elif epoch is None or not self.augmenters:
             features = [self.features(number) for number in numbers]
         else:
@@ -156,7 +156,7 @@ class EncodedSplit:
         if not isinstance(batch, dict):
             raise wrong(self.task, "collate", batch, "a dict of tensors by name")
         batch |= {f"{REFERENCE}{key}": as_numbers(values[members]) for key, values in self.reference.items()}
-        if epoch is None or self.standing is not None:
+        if epoch is None or self.fixed_epoch is not None:
             return batch
         return mix(batch, self.task, self.augmenters, self.seed, epoch, numbers)
 
@@ -169,7 +169,7 @@ class EncodedSplit:
     def example(self, member: int | np.integer[Any]) -> Example:
         """Return the row behind an example, changed as its batch is where the split is seen under augmenters."""
         number = int(self.index[member])
-        return self.rows[number] if self.standing is None else self._usable(number, self.standing)[0][0]
+        return self.rows[number] if self.fixed_epoch is None else self._usable(number, self.fixed_epoch)[0][0]
 
     def augmented(self, number: int, epoch: int) -> list[Example]:
         """Return what takes the place of a row in an epoch (`augment`)."""
@@ -204,7 +204,7 @@ class EncodedSplit:
             epoch: whose random numbers are drawn, whatever epoch a batch is asked for.
         """
         _show_processor(augmenters, self.processor)
-        return replace(self, augmenters=tuple(augmenters), standing=epoch, reference={})
+        return replace(self, augmenters=tuple(augmenters), fixed_epoch=epoch, reference={})
 
     def sample(self, count: int, seed: int = 0) -> EncodedSplit:
         """Return at most `count` of the examples, drawn without replacement, as `take` does."""
@@ -224,7 +224,7 @@ class EncodedSplit:
             weights=self.weights[chosen],
             index=index,
             augmenters=(),
-            standing=None,
+            fixed_epoch=None,
             shares=None,
             mixture=None,
             duplicates=None if self.duplicates is None else self.duplicates[chosen],

@@ -239,9 +239,9 @@ def _examples(one: EvalSet) -> list[Any]:
     known.
     """
     split = one.split
-    if split.standing is None:
+    if split.fixed_epoch is None:
         content = split.content or content_of(split.rows, split.task)
     else:
         content = content_of((split.example(member) for member in range(len(split))), split.task)
     numbers = blake2b(split.index.tobytes(), digest_size=16).hexdigest()
-    return [content, numbers, split.max_length, split.standing]
+    return [content, numbers, split.max_length, split.fixed_epoch]

@@ -45,7 +45,7 @@ def evaluate_run(
     device = Device.open(ready.recipe)
     loaded = load_base_of(ready, trained, run.trained)
     place_base(device, ready, loaded)
-    starting = as_it_began(ready, run) if ready.task.reference else ready
+    starting = reference_model(ready, run) if ready.task.reference else ready
     strategy = prepare_strategy(device, starting, loaded) if reference_starts(starting) else None
     base = run_base(device, ready, loaded, plan, strategy)
     ask_reference(device, ready, loaded, plan, base, starting=strategy)
@@ -56,7 +56,7 @@ def evaluate_run(
     return evaluate(plan, measure_all(plan, base), measure_all(plan, tuned))[0]
 
 
-def as_it_began(known: KnownTask, run: RunDirectory) -> KnownTask:
+def reference_model(known: KnownTask, run: RunDirectory) -> KnownTask:
     """Return a run's task with its strategy as it began (RunError: what it started from is no longer there)."""
     make = known.registry.factory("strategy", Recipe.read(run.path / "recipe.yaml").strategy, "strategy")
     return replace(known, experiment=replace(known.experiment, make_strategy=make))

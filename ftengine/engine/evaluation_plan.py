@@ -245,7 +245,7 @@ def _refuse_other_questions(ready: ReadyTask, changed: EncodedSplit, augmenter: 
     """Refuse an augmenter that changes what is to be predicted in one of the examples that are sampled."""
     for row in sample_rows(changed)[:CHANGES_SAMPLED]:
         before = ready.task.view(changed.rows[row]).target
-        if any(ready.task.view(other).target != before for other in changed.augmented(row, changed.standing or 0)):
+        if any(ready.task.view(other).target != before for other in changed.augmented(row, changed.fixed_epoch or 0)):
             raise RecipeError(
                 f"augmenter {augmenter.name!r} changes not only what the model reads but also what it is to predict "
                 f"({changed.rows.where(row)}), so its figures cannot be compared with those of the examples as they "

@@ -19,7 +19,7 @@ from ftengine.data.cache_folder import keep_text, known_text
 from ftengine.engine.dependencies import dependencies, key_of, prepared_by
 from ftengine.engine.experiment import Experiment, described
 from ftengine.engine.prepared_data import PreparedData
-from ftengine.model.forest import found_out, take_as_found
+from ftengine.model.shared_prefix import probe_result, restore_probe_result
 from ftengine.parallel.device import Device
 from ftengine.plugins.returned import json_mapping
 from ftengine.run.environment import build, peak_memory_bytes
@@ -62,13 +62,13 @@ def fast_paths_of(
 
 @contextmanager
 def _checked_once(model: nn.Module, depends: list[Any]) -> Iterator[None]:
-    """Take from an earlier run whether a model computes beginnings that rows share as each row does, or keep it."""
-    key = key_of("beginnings", depends)
+    """Take from an earlier run whether a model may share the prefixes of rows, or keep that for later ones."""
+    key = key_of("shared-prefix", depends)
     if (kept := known_text(key)) is not None:
-        take_as_found(model, json.loads(kept))
+        restore_probe_result(model, json.loads(kept))
     yield
-    if kept is None and (found := found_out(model)):
-        keep_text(key, "how a model computes shared beginnings", json.dumps(found))
+    if kept is None and (found := probe_result(model)):
+        keep_text(key, "how a model computes shared prefixes", json.dumps(found))
 
 
 class _Compared:

@@ -27,8 +27,8 @@ from ftengine.evaluation.results import calibrate, evaluate, measure_all
 from ftengine.evaluation.runner import EvalResult, save_predictions
 from ftengine.model.fingerprints import changes
 from ftengine.parallel.device import processes
-from ftengine.parallel.heartbeat import watched
-from ftengine.parallel.launch import launched
+from ftengine.parallel.heartbeat import heartbeat
+from ftengine.parallel.launch import resolve_launch
 from ftengine.parallel.rendezvous import timeout
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import conclude, concluded
@@ -42,7 +42,7 @@ from ftengine.run.record import flat
 from ftengine.run.records import AuditResult, Environment, EvaluationResult, TrainingResult
 from ftengine.run.seal import seal, unseal
 
-SEEN = 60.0
+NFS_TIMEOUT = 60.0
 """Seconds after which every client of a network file system has noticed a new file."""
 
 __all__ = ["Plan", "Run", "fine_tune", "load_run", "plan"]
@@ -69,13 +69,13 @@ def fine_tune(
         TrainingError: training cannot go on; the run keeps its last checkpoint.
         ProcessLost: of several processes one is gone; so it is then.
     """
-    recipe = launched(recipe)
+    recipe = resolve_launch(recipe)
     with listening() if listener is None else nullcontext(listener) as shown:
         return _fine_tune(recipe, resume, shown, registry)
 
 
 def _fine_tune(recipe: Recipe, resume: bool, listener: Listener, registry: Registry | None) -> Run:
-    with watched():
+    with heartbeat():
         run = RunDirectory(recipe.output)
         resuming, day = _resumes(run, resume)
         phases = TimedPhases(listener)
@@ -133,7 +133,7 @@ def train(model: PreparedModel, run: RunDirectory, resuming: bool, phases: Timed
         SavedPartDiffers: what was saved does not give the tuned model back; the run keeps its last checkpoint.
     """
     trainer = model.trainer(run)
-    with alone(run, resuming) if model.device.is_main else nullcontext():
+    with run_lock(run, resuming) if model.device.is_main else nullcontext():
         if resuming:
             continue_run(run, model)
             trainer.resume()
@@ -165,7 +165,7 @@ def restarted(run: RunDirectory) -> bool:
 
 
 @contextmanager
-def alone(run: RunDirectory, resuming: bool) -> Iterator[None]:
+def run_lock(run: RunDirectory, resuming: bool) -> Iterator[None]:
     """Keep other processes out of a run directory (RunError: one has come before)."""
     run.create()
     with run.locked():
@@ -196,7 +196,7 @@ def begin_run(run: RunDirectory, model: PreparedModel) -> None:
 
 def require_seen(run: RunDirectory) -> None:
     """Refuse a folder that this process's host does not share with the main process (RunError)."""
-    deadline = time.monotonic() + min(SEEN, timeout())
+    deadline = time.monotonic() + min(NFS_TIMEOUT, timeout())
     while not run.is_run():
         if time.monotonic() > deadline:
             raise RunError(

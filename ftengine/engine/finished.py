@@ -10,7 +10,7 @@ from typing import Any
 
 from ftengine.api import SAMPLE, SAMPLES, Example, Listener, LoadedModel, SilentListener, Task
 from ftengine.data.answer_origin import content_of_files
-from ftengine.engine.evaluate import add_figures, as_it_began, evaluate_run
+from ftengine.engine.evaluate import add_figures, evaluate_run, reference_model
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.merge import MERGED_DTYPES, MergeReport, check_merge, merge_into
 from ftengine.engine.model_fit import tokens_checked
@@ -28,7 +28,7 @@ from ftengine.evaluation.finite import require_finite_answers, require_finite_we
 from ftengine.model.generation import sampling
 from ftengine.model.saving import write_calibration
 from ftengine.parallel.device import Device
-from ftengine.parallel.heartbeat import watched
+from ftengine.parallel.heartbeat import heartbeat
 from ftengine.plugins.distributions import BLOCK_VARIABLE
 from ftengine.plugins.registry import AUTO, Registry
 from ftengine.report.write import conclude, verdict_of
@@ -162,7 +162,7 @@ class Run:
         named = {one if isinstance(one, str) else None for one in evaluators}
         self.require_trusted_evaluators(named if evaluators else None)
         if not evaluators:
-            with watched():
+            with heartbeat():
                 return evaluate_run(self.ready(), self.directory, self.facts, data).to_json()
         if data is not None:
             raise InputError(
@@ -359,7 +359,7 @@ class Run:
         device, known = Device.open(self.recipe), self.without_model(check_source=True)
         loaded = load_base_of(known, self.facts, self.trained)
         self.base_now = {"source": loaded.source, **loaded.fingerprint}
-        starting = as_it_began(known, self.directory) if began else known
+        starting = reference_model(known, self.directory) if began else known
         if began and starting.experiment.make_strategy().starts_from is not None:
             prepare_strategy(device, starting, loaded)
             return device, starting, loaded

@@ -13,7 +13,7 @@ from ftengine.api import Estimate, overrides
 from ftengine.data.row_hashes import identities
 from ftengine.data.split_columns import numbers_of
 from ftengine.engine.asked_rows import prompts_of
-from ftengine.engine.evaluate import as_it_began, held_out_rows
+from ftengine.engine.evaluate import held_out_rows, reference_model
 from ftengine.engine.finished import Run
 from ftengine.engine.proof import exact_run
 from ftengine.errors import InputError
@@ -85,7 +85,7 @@ def own_answers(run: Run, *, rows: int, data: str | None = None) -> OwnAnswers:
         sum(map(len, tuned)),
         sum(not one.ended for one in asked),
         longest,
-        as_it_began(ready, run.directory).experiment.make_strategy().starts_from or "",
+        reference_model(ready, run.directory).experiment.make_strategy().starts_from or "",
         kl,
         kl_per_token,
         log_ratio,

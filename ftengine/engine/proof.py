@@ -19,7 +19,16 @@ from ftengine.engine.merge import mean_of, outputs_of
 from ftengine.engine.prepared_data import ReadyTask
 from ftengine.engine.variants import find_fault
 from ftengine.errors import ExportDiffers, FtengineError, NoRuntime, ProgramFailed
-from ftengine.evaluation.asked import ModuleRuntime, Question, apart, as_runtime, end_tokens, questions, scored, whole
+from ftengine.evaluation.asked import (
+    ModuleRuntime,
+    Question,
+    as_runtime,
+    distances,
+    end_tokens,
+    questions,
+    scored,
+    whole,
+)
 from ftengine.evaluation.divergence import divergences
 from ftengine.evaluation.likeness import ROW, Likeness, likeness
 from ftengine.evaluation.prompt_faults import token_fault
@@ -68,7 +77,7 @@ class Asked:
 
     def far(self, some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> list[float]:
         """Return of each row how far what two models make of it is apart."""
-        return apart(some, others) if self.questions else _relative(some, others, self.tuned, self.mean)
+        return distances(some, others) if self.questions else _relative(some, others, self.tuned, self.mean)
 
 
 def ask_own(
@@ -191,7 +200,7 @@ def far_rows(judged: Likeness, prompts: Sequence[Prompt]) -> str:
     )
 
 
-def endless(answers: Sequence[str], asked: Sequence[Question]) -> bool:
+def missing_eos(answers: Sequence[str], asked: Sequence[Question]) -> bool:
     """Say whether most answers that ended, where they begin as they should, go on behind their end."""
     ended = [(a.strip(), one.text.strip()) for a, one in zip(answers, asked, strict=True) if one.ended]
     return sum(a.startswith(text) and a != text for a, text in ended) > len(ended) / 2
@@ -233,7 +242,7 @@ def _ask(who: str, ready: ReadyTask, own: Asked, opened: Opened) -> Compared:
     scores = own.compute(runtime)
     lengths = [max(1, len(one.answer) + (8 if one.ended else 0)) for one in own.questions]
     answers = [runtime.answer(one.prompt, n) for one, n in zip(own.questions, lengths, strict=True)]
-    if endless(answers, own.questions):
+    if missing_eos(answers, own.questions):
         raise ExportDiffers(f"{who} goes on where the tuned model ends its answer: it lacks end tokens. {GONE}")
     return Compared(runtime.name, scores, answers)
 

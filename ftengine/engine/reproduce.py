@@ -18,7 +18,7 @@ from ftengine.engine.subprocess_runs import Child
 from ftengine.evaluation import holm, is_beyond_chance
 from ftengine.evaluation.stored import stored
 from ftengine.model import read_tensors
-from ftengine.parallel.heartbeat import watched
+from ftengine.parallel.heartbeat import heartbeat
 from ftengine.run.comparison import PairDifference
 from ftengine.run.directory import RunDirectory
 from ftengine.run.phases import TimedPhases
@@ -48,7 +48,7 @@ def reproduce(run: Run, output: str | Path) -> Reproduction:
     require_as_finished(run)
     run.without_model(check_source=True)  # whatever its model is loaded by is to be trusted
     run.require_trusted_evaluators()
-    with watched():
+    with heartbeat():
         phases = TimedPhases(run.listener)
         data = prepare_data(Experiment.open(recipe, run.registry, phases, day=run.day))
         now = {name: split.content for name, split in data.encoded.items()}

@@ -12,7 +12,7 @@ import numpy as np
 
 from ftengine.api import LoadedModel, Prompt
 from ftengine.engine.finished import Run
-from ftengine.engine.proof import endless, far_rows
+from ftengine.engine.proof import far_rows, missing_eos
 from ftengine.engine.variants import NEARER, ROUNDINGS, find_fault, rounding_distance
 from ftengine.evaluation.asked import Compared, Question, compare_answers, same_answer, whole
 from ftengine.evaluation.likeness import EXACT, LEVEL, Likeness, in_noise, turned
@@ -136,7 +136,7 @@ def answer_fault(asked: Answers, off: bool, endpoint: Endpoint) -> str:
         off: whether they are not within the noise of the tuned model's.
     """
     texts = [whole(reply.text) for reply in asked.replies]
-    if endless(texts, asked.own):
+    if missing_eos(texts, asked.own):
         return "end tokens are missing: answers go on where the tuned model's end"
     return (_early(asked) or _altered(asked, texts) or _sampled(asked, endpoint)) if off else ""
 

@@ -70,7 +70,7 @@ def scored(
     return [np.asarray(score(one.prompt.ids, one.answer), dtype=np.float64) for one in asked]
 
 
-def apart(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> list[float]:
+def distances(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> list[float]:
     """Return for each question the mean distance of two models' log-probabilities, over those that a program gives.
 
     It is nan where it tells none.

@@ -123,8 +123,8 @@ def generate_ended(
     import torch
     from transformers import GenerationConfig, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-    from ftengine.model.beginnings import begin_together
     from ftengine.model.modes import evaluating
+    from ftengine.model.prefill import prefill_prefix
     from ftengine.model.token_loss import head_by_rows, is_encoder_decoder
 
     module: Any = loaded.module
@@ -152,7 +152,7 @@ def generate_ended(
     )
     ids, mask = pad(prompts, filler, left=not apart).to(device), attention_mask(prompts, left=not apart).to(device)
     with torch.no_grad(), evaluating(loaded.module):
-        inputs = {"input_ids": ids, "attention_mask": mask, **({} if apart else begin_together(module, ids, mask))}
+        inputs = {"input_ids": ids, "attention_mask": mask, **({} if apart else prefill_prefix(module, ids, mask))}
         with head_by_rows(module):
             streamer = None if (tell := _TOLD.get()) is None else _Streamer(tell, stop)
             made = LogitsProcessorList(processors)

@@ -29,7 +29,7 @@ _HEARTBEATS = itertools.count()
 
 
 @contextmanager
-def watched() -> Iterator[None]:
+def heartbeat() -> Iterator[None]:
     """End with one error where another process dies, stops, or its host is cut off; alone, do nothing.
 
     A collective operation that fails says so within seconds. One that would wait without end does not come back into

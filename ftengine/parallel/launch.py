@@ -51,7 +51,7 @@ OF_FSDP = {
 """Settings of FSDP, after FSDP_: the one that is honoured, what leaving it out means, and what another one asks for."""
 
 
-def launched(recipe: Recipe) -> Recipe:
+def resolve_launch(recipe: Recipe) -> Recipe:
     """Return the recipe with what the launcher asks for (RecipeError: the two contradict each other)."""
     check_launch(recipe)
     if not parse_flag_from_env(FSDP):

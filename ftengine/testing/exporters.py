@@ -17,7 +17,7 @@ import torch
 
 from ftengine.api import Conversation, Exporter, ExportSource, LoadedModel, Message, Prompt, overrides
 from ftengine.errors import InputError, NoRuntime, NotExportable
-from ftengine.evaluation.asked import Question, apart, as_runtime, questions, scored
+from ftengine.evaluation.asked import Question, as_runtime, distances, questions, scored
 from ftengine.model import has_template, log_probabilities, render, save_model, stop_tokens
 from ftengine.model.saving import save_part
 from ftengine.plugins.registry import AUTO, Registry
@@ -143,7 +143,7 @@ def _opened(exporter: Exporter, source: ExportSource, folder: Path, ask: Callabl
 
 
 def _require_near(actual: Sequence[np.ndarray], own: Sequence[np.ndarray], noise: float) -> None:
-    distance = np.nanmax(apart(actual, own))
+    distance = np.nanmax(distances(actual, own))
     assert distance <= noise, f"log-probabilities differ by {distance:.3g}; the exporter says {noise}"
 
 

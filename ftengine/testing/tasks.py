@@ -138,7 +138,7 @@ class TaskChecks(Checks):
 
     def examples_that_meet_may_come_in_parts(self) -> None:
         task, loaded, batch = self._ready()
-        if not task.traits.examples_meet:
+        if not task.traits.in_batch_loss:
             skip("its loss compares no examples with each other")
         with torch.no_grad():
             wanted, weight = loss_of(task, loaded.module, batch, Criterion())
@@ -152,7 +152,7 @@ class TaskChecks(Checks):
 
     def losses_add_up_over_batches(self) -> None:
         task, loaded, _ = self._ready()
-        if task.traits.examples_meet:
+        if task.traits.in_batch_loss:
             skip("its loss compares examples with each other")
         whole, weight = self._loss(task, loaded, self.examples)
         parts = [self._loss(task, loaded, [row]) for row in self.examples]

@@ -34,7 +34,7 @@ Replaced = dict[str, Mapping[str, int] | None]
 """What each path computes otherwise, by its name; None where it finds nothing."""
 
 
-class ComparedBefore(Protocol):
+class ProbeCache(Protocol):
     """What is known of comparisons of some paths with one model, on one batch, that found no difference."""
 
     def known(self, replaced: Replaced) -> bool:
@@ -141,7 +141,7 @@ def choose_fast_paths(
     *,
     named: bool,
     accelerator: Accelerator | None = None,
-    before: ComparedBefore | None = None,
+    before: ProbeCache | None = None,
 ) -> FastPaths:
     """Return the paths that replace something in a model and compute what it does, on a probe batch.
 
@@ -202,7 +202,7 @@ def _compared_once(
     context: TrainingContext,
     replaced: Replaced,
     accelerator: Accelerator | None,
-    before: ComparedBefore | None,
+    before: ProbeCache | None,
 ) -> str:
     """Return what `compared` does; where they were compared before and replace the same, nothing is computed."""
     if before is None:

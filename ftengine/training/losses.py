@@ -39,7 +39,7 @@ def mean_losses(
     by_source = SourceLosses(split)
     totals = zeros(2 + len(by_source.names), accelerator.device)
     rank, ranks = accelerator.process_index, accelerator.num_processes
-    order, fill, meet = by_length(split.lengths), is_sharded(module), split.task.traits.examples_meet
+    order, fill, meet = by_length(split.lengths), is_sharded(module), split.task.traits.in_batch_loss
     for start in range(0, len(order), together if meet else len(order)):
         group, parts = order[start : start + together] if meet else order, list[Represented]()
         for members, counts in batches_in_step(

@@ -156,7 +156,7 @@ class OptimizerStep:
             order=(lambda some: paths.ordered(some, train.batch(some, epoch))) if fewer else None,
         )
         joint = None
-        if self.setup.task.traits.examples_meet and (ranks > 1 or len(mine) > 1):
+        if self.setup.task.traits.in_batch_loss and (ranks > 1 or len(mine) > 1):
             joint = JointLoss(self.setup, step)
             joint.compare(mine, epoch)
         for number, (chosen, counts) in enumerate(mine, 1):

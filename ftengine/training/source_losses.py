@@ -45,7 +45,7 @@ class SourceLosses:
 
     def __init__(self, split: EncodedSplit) -> None:
         self._split, self._of = split, split.sources
-        told = bool(split.source_names) and not split.augmenters and not split.task.traits.examples_meet
+        told = bool(split.source_names) and not split.augmenters and not split.task.traits.in_batch_loss
         self.names = split.source_names if told else []
 
     def noting(self, criterion: Criterion) -> Criterion:

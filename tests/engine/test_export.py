@@ -20,7 +20,7 @@ from ftengine import fine_tune, load_run
 from ftengine.cli import main
 from ftengine.engine import proof
 from ftengine.engine.export import export_run
-from ftengine.engine.proof import endless
+from ftengine.engine.proof import missing_eos
 from ftengine.errors import ExportDiffers, NotExportable, NotMergeable, RunError
 from ftengine.evaluation.asked import Question
 from ftengine.evaluation.likeness import likeness
@@ -260,11 +260,11 @@ def asked(text, ended=True):
 
 def test_answers_that_go_on_behind_their_end_are_seen():
     tuned = [asked("Restart it."), asked("Wait."), asked("And so on", ended=False)]
-    assert endless(["Restart it. user", "Wait. user", "And so on"], tuned)
-    assert not endless(["Restart it.", "Wait.", "And so on and on"], tuned)
-    assert not endless(["Restart it. user", "Wait.", "And so on"], tuned)  # one of two: chance
-    assert not endless(["Restart it. user", "Other", "Else"], tuned)  # one that begins alike says nothing of all
-    assert not endless(["Something else", "Other", "Else"], tuned)
+    assert missing_eos(["Restart it. user", "Wait. user", "And so on"], tuned)
+    assert not missing_eos(["Restart it.", "Wait.", "And so on and on"], tuned)
+    assert not missing_eos(["Restart it. user", "Wait.", "And so on"], tuned)  # one of two: chance
+    assert not missing_eos(["Restart it. user", "Other", "Else"], tuned)  # one that begins alike says nothing of all
+    assert not missing_eos(["Something else", "Other", "Else"], tuned)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from ftengine import fine_tune
 from ftengine.cli import main
 from ftengine.errors import RecipeError
 from ftengine.parallel.device import Device
-from ftengine.parallel.launch import launched
+from ftengine.parallel.launch import resolve_launch
 
 FSDP2 = {
     "ACCELERATE_USE_FSDP": "true",
@@ -54,11 +54,11 @@ def test_settings_of_fsdp_are_honoured_or_refused(chat_recipe, monkeypatch, vari
     for name, usual in {**FSDP2, variable: value}.items():
         monkeypatch.setenv(name, usual)
     with raises(RecipeError, named):
-        launched(chat_recipe())
+        resolve_launch(chat_recipe())
     monkeypatch.setenv(variable, FSDP2[variable])
-    assert launched(chat_recipe()).train.parallel == "fsdp"
+    assert resolve_launch(chat_recipe()).train.parallel == "fsdp"
     with raises(RecipeError, "train.parallel", "ddp"):
-        launched(chat_recipe(train__parallel="ddp"))
+        resolve_launch(chat_recipe(train__parallel="ddp"))
 
 
 def test_precision_is_the_recipes(chat_recipe, monkeypatch):

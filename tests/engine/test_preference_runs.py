@@ -352,4 +352,4 @@ def test_what_a_pair_begins_with_is_computed_once_where_the_lowest_blocks_are_fr
     strategy = {"name": "lora", "targets": r".*layers\.1\..*_proj"}
     found = fine_tune(recipe(llama_folder, folder, tmp_path / "run", strategy=strategy, max_steps=None, epochs=2))
     used = json.loads((found.path / "environment.json").read_text())["fast_paths"]
-    assert used["shared-beginnings"]["active"], used
+    assert used["shared-prefix"]["active"], used

@@ -15,7 +15,7 @@ import transformers.modeling_utils
 from torch.nn import functional as F
 
 from ftengine.data.encoding import EncodedSplit
-from ftengine.model import forest
+from ftengine.model import shared_prefix
 from ftengine.model.packing import Packer
 from ftengine.ops import active_backend, instruction_sets
 from ftengine.ops.eligibility import why_ineligible
@@ -40,9 +40,9 @@ def _grouped(*_: Any, enable_gqa: bool = False, attn_mask: Any = None, **__: Any
     return enable_gqa and attn_mask is not None
 
 
-def _over_a_forest(module: Any, q: Any, k: Any, v: Any, mask: Any, **_: Any) -> bool:
-    """Say whether attention is over a forest, in training; evaluation is in any way."""
-    return torch.is_grad_enabled() and isinstance(mask, forest._Mask)
+def _over_a_prefix_tree(module: Any, q: Any, k: Any, v: Any, mask: Any, **_: Any) -> bool:
+    """Say whether attention is over a prefix tree, in training; evaluation is in any way."""
+    return torch.is_grad_enabled() and isinstance(mask, shared_prefix._Mask)
 
 
 def _compiled(*_: Any) -> bool:
@@ -67,7 +67,7 @@ COUNTED: dict[str, tuple[Any, str, When]] = {
     "token-limit": (optimizer_step, "loss_of", _always),
     "packing": (Packer, "pack", _always),
     "grouped-layers": (grouped_layers, "lowrank_linears", _always),
-    "shared-beginnings": (forest, "_attend", _over_a_forest),
+    "shared-prefix": (shared_prefix, "_attend", _over_a_prefix_tree),
     "frozen-prefix": (KeptOutputs, "_given", lambda self, *_: self._works),  # not where it is tried
     "checkpointing": (transformers.modeling_utils, "checkpoint", _always),
     "norms": (norms, "rms_norm", _always),

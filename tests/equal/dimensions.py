@@ -110,8 +110,8 @@ DIMENSIONS: dict[str, Dimension] = {
         strategies=("lora",),
         architectures=("llama", "qwen3", "gemma3", "mistral", "mixtral", "bert", "t5", "bart", "vit"),
     ),
-    "shared-beginnings": Dimension(
-        Way({"train.fast_paths": "shared-beginnings"}), OFF, architectures=DECODERS, strategies=tuple(STRATEGIES)
+    "shared-prefix": Dimension(
+        Way({"train.fast_paths": "shared-prefix"}), OFF, architectures=DECODERS, strategies=tuple(STRATEGIES)
     ),
     "frozen-prefix": Dimension(
         Way({**TWICE, "train.fast_paths": "frozen-prefix"}),

@@ -19,7 +19,7 @@ from cells import Cell
 from dimensions import DIMENSIONS
 from torch.nn import functional as F
 
-from ftengine.model import forest, packing
+from ftengine.model import packing, shared_prefix
 from ftengine.ops import autograd
 from ftengine.ops.attention import Sequences
 from ftengine.training import loop, optimizer_step
@@ -99,7 +99,7 @@ def first_token_leaks() -> AbstractContextManager[Any]:
 
 
 def _seen(change: Callable[[torch.Tensor], torch.Tensor]) -> AbstractContextManager[Any]:
-    """Change which keys the queries of a forest see, in what follows shared tokens."""
+    """Change which keys the queries of a prefix tree see, in what follows shared tokens."""
 
     def changed(found: Sequences, _: Any) -> Sequences:
         queries = found.sizes[:, 0].tolist()
@@ -108,7 +108,10 @@ def _seen(change: Callable[[torch.Tensor], torch.Tensor]) -> AbstractContextMana
         sizes = torch.tensor([(n, len(part)) for part, n in zip(keys, queries, strict=True)])
         return Sequences(found.queries, torch.cat(keys), sizes)
 
-    return _both(_changed(forest.Forest, "sequences", changed), mock.patch.object(forest, "_check", return_value=1))
+    return _both(
+        _changed(shared_prefix.PrefixTree, "sequences", changed),
+        mock.patch.object(shared_prefix, "_check", return_value=1),
+    )
 
 
 def first_key_unseen() -> AbstractContextManager[Any]:
@@ -263,7 +266,7 @@ FAULTS = [
         ("accumulation", Cell("full", "gpt2"), (slightly_more, mean_of_means, last_part_dropped)),
         ("token-limit", Cell("adapter", "llama"), (slightly_more, mean_of_means)),
         ("packing", Cell("full", "qwen3"), (first_token_leaks, all_leak)),
-        ("shared-beginnings", Cell("lora", "llama"), (first_key_unseen, next_token_seen)),
+        ("shared-prefix", Cell("lora", "llama"), (first_key_unseen, next_token_seen)),
         ("grouped-layers", Cell("lora", "llama"), (one_slice_slightly_more, two_slices_swapped)),
         ("frozen-prefix", Cell("lora", "llama"), (kept_in_bfloat16, neighbours_output)),
         ("checkpointing", Cell("lora", "gpt2", True), (other_masks_on_recompute,)),

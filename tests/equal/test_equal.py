@@ -22,7 +22,7 @@ QUICK = {fault.dimension: fault for fault in reversed(FAULTS)}
 """What `make test` runs of each dimension: its cell with the smallest fault."""
 ROUNDS = 2
 """How often each architecture occurs in a dimension, with other strategies each time."""
-HALVED = ("accumulation", "packing", "grouped-layers", "shared-beginnings", "norms", "grouped-keys", "kernels")
+HALVED = ("accumulation", "packing", "grouped-layers", "shared-prefix", "norms", "grouped-keys", "kernels")
 """Dimensions that bfloat16 could enlarge errors in."""
 
 
@@ -88,13 +88,13 @@ def test_both_ways_come_to_the_same(run, name, cell):
 
 
 @pytest.mark.slow
-def test_a_run_over_forests_goes_on_to_the_same_bits(tmp_path):
-    cell, more = Cell("lora", "llama", dropout=True), {"train.fast_paths": "shared-beginnings"}
+def test_a_run_over_shared_prefixes_goes_on_to_the_same_bits(tmp_path):
+    cell, more = Cell("lora", "llama", dropout=True), {"train.fast_paths": "shared-prefix"}
     whole, resumed = (
         Way(DIMENSIONS["resume"].plain.recipe | more, options=options).run(cell, tmp_path, f"run-{len(options)}")
         for options in ({}, {"interrupted_after": 2})
     )
-    assert 0 < whole.taken["shared-beginnings"] <= resumed.taken["shared-beginnings"]
+    assert 0 < whole.taken["shared-prefix"] <= resumed.taken["shared-prefix"]
     apart, where = same_bits(whole, resumed)
     assert apart <= ROUNDINGS, where
 

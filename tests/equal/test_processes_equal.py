@@ -22,13 +22,13 @@ WHOLE = [
 DIVIDED = [Cell("full", "llama"), Cell("lora", "bert")]
 PLANTED = Cell("lora", "llama")
 SHARED = [(Cell("lora", "qwen3"), "ddp"), (Cell("full", "gpt2"), "fsdp"), (Cell("lora", "mistral"), "fsdp")]
-FORESTS, ROWS = {"train.fast_paths": "shared-beginnings"}, {"train.fast_paths": "off"}
+SHARED_PREFIX, ROWS = {"train.fast_paths": "shared-prefix"}, {"train.fast_paths": "off"}
 
 
 def child(folder: str) -> None:
     """Train each cell with half the batch, whole and divided, and one cell with each fault; keep what came of it."""
     jobs = [(cell, "ddp", None, {}) for cell in WHOLE] + [(cell, "fsdp", None, {}) for cell in DIVIDED]
-    jobs += [(cell, parallel, None, FORESTS) for cell, parallel in SHARED]
+    jobs += [(cell, parallel, None, SHARED_PREFIX) for cell, parallel in SHARED]
     for cell, parallel, fault, more in [*jobs, *((PLANTED, "ddp", fault, {}) for fault in OF_PROCESSES)]:
         name = f"{cell}-{fault or parallel}{'-shared' if more else ''}"
         recipe = cell.recipe(Path(folder), name, {"train.batch_size": 2, "train.parallel": parallel, **more})
@@ -67,9 +67,9 @@ def test_two_processes_equal_one(folder, cell, parallel):
 
 
 @pytest.mark.parametrize(("cell", "parallel"), SHARED, ids=str)
-def test_two_processes_over_forests_equal_one_over_rows(folder, cell, parallel):
+def test_two_processes_over_shared_prefixes_equal_one_over_rows(folder, cell, parallel):
     one, two = read(folder, f"{cell}-rows"), read(folder, f"{cell}-{parallel}-shared")
-    assert two.taken["shared-beginnings"] > 0 < two.taken[parallel]
+    assert two.taken["shared-prefix"] > 0 < two.taken[parallel]
     apart, where = roundings(one, two)
     assert apart <= ROUNDINGS, where
 

@@ -12,8 +12,8 @@ CASES = {
     "rows": (0, [3, 70, 1], (9, 3, 64), 0),
     "rows of an odd depth": (0, [3, 70, 1], (3, 1, 33), 0),
     "rows in a window": (0, [3, 70, 1], (4, 4, 8), 17),
-    "a shared beginning": (24, [5, 23, 1, 40], (9, 3, 64), 0),
-    "a shared beginning in a window": (24, [5, 23, 1, 40], (9, 3, 64), 17),
+    "a shared prefix": (24, [5, 23, 1, 40], (9, 3, 64), 0),
+    "a shared prefix in a window": (24, [5, 23, 1, 40], (9, 3, 64), 17),
     "many heads of one": (24, [5, 23, 1, 40], (32, 1, 16), 0),
     "a long row": (0, [300], (6, 2, 80), 0),
     "a long row in a window": (0, [300], (32, 1, 16), 100),
@@ -21,7 +21,7 @@ CASES = {
 """What rows share, how long they are from there on, heads of queries, heads of keys and depth, and the window."""
 
 
-def forest(shared, own):
+def prefix_tree(shared, own):
     """Return the sequences of rows that begin alike, and how many tokens they have."""
     queries, keys, sizes, count = [*range(shared)], [*range(shared)], [(shared, shared)] * bool(shared), shared
     for length in own:
@@ -78,7 +78,7 @@ def composition(mask, scale):
 @pytest.mark.parametrize("case", CASES)
 def test_as_accurate_as_the_composition(backend, case, dtype):
     shared, own, heads, window = CASES[case]
-    sequences, count = forest(shared, own)
+    sequences, count = prefix_tree(shared, own)
     operands, dout = drawn(count, heads, dtype)
     mask = seen(sequences, count, window)
     plain = composition(mask, 0.3)
@@ -95,20 +95,20 @@ def test_as_accurate_as_the_composition(backend, case, dtype):
 
 def test_of_one_sequence_it_is_torchs_own(backend):
     (q, k, v), _ = drawn(50, (6, 2, 32), torch.float32)
-    sequences, _ = forest(0, [50])
+    sequences, _ = prefix_tree(0, [50])
     rows = (x.transpose(0, 1)[None] for x in (q, k, v))
     expected = scaled_dot_product_attention(*rows, is_causal=True, enable_gqa=True)[0].transpose(0, 1)
     assert torch.allclose(attention(q, k, v, sequences, 32**-0.5), expected, atol=1e-5)
 
 
 def test_gradients_in_fp64():
-    sequences, count = forest(3, [2, 4])
+    sequences, count = prefix_tree(3, [2, 4])
     operands, _ = drawn(count, (4, 2, 3), torch.float64)
     torch.autograd.gradcheck(lambda *x: attention(*x, sequences, 0.7, 4), operands)
 
 
 def test_threads_and_layouts_change_no_bit(instruction_set):
-    sequences, count = forest(24, [60, 60, 300])
+    sequences, count = prefix_tree(24, [60, 60, 300])
     operands, dout = drawn(count, (6, 2, 64), torch.float32)
     alone = results(lambda *x: attention(*x, sequences, 0.1), operands, dout)
     before = torch.get_num_threads()
@@ -122,7 +122,7 @@ def test_threads_and_layouts_change_no_bit(instruction_set):
 
 
 def test_large_scores_overflow_nowhere(instruction_set):
-    sequences, count = forest(0, [40])
+    sequences, count = prefix_tree(0, [40])
     operands, dout = drawn(count, (2, 1, 16), torch.float32)
     plain = composition(seen(sequences, count, 0), 100.0)
     ours, others = (results(f, operands, dout) for f in (lambda *x: attention(*x, sequences, 100.0), plain))
@@ -138,7 +138,7 @@ def test_nothing_is_computed_of_nothing(backend):
 
 
 def test_what_is_not_a_number_stays_so(backend):
-    sequences, count = forest(0, [5])
+    sequences, count = prefix_tree(0, [5])
     (q, k, v), dout = drawn(count, (2, 1, 16), torch.float32)
     with torch.no_grad():
         q[2] = torch.tensor([0x7FC00001], dtype=torch.int32).view(torch.float32)
@@ -149,7 +149,7 @@ def test_what_is_not_a_number_stays_so(backend):
 
 
 def test_autocast_changes_nothing(backend):
-    sequences, count = forest(3, [5, 2])
+    sequences, count = prefix_tree(3, [5, 2])
     operands, _ = drawn(count, (2, 1, 16), torch.float32)
     expected = attention(*operands, sequences, 1.0)
     with torch.autocast("cpu", torch.bfloat16):
@@ -158,7 +158,7 @@ def test_autocast_changes_nothing(backend):
 
 def test_heads_are_computed_in_turn_where_their_parts_are_large(instruction_set):
     """Five rows of 30,000 keys in common: 77 MB a head of 16, more than exist at one time."""
-    sequences, count = forest(30000, [1] * 40)
+    sequences, count = prefix_tree(30000, [1] * 40)
     few = Sequences(sequences.queries[-40:] - 30000, sequences.keys[30000:], sequences.sizes[1:])
     q, k, v = torch.randn(40, 2, 8), torch.randn(count, 2, 8), torch.randn(count, 2, 8)
     operands, dout = [x.requires_grad_() for x in (q, k, v)], torch.randn(40, 2, 8)

@@ -7,7 +7,7 @@ from ftengine_builtins.fast_paths.grouped_keys import GroupedKeys
 from ftengine_builtins.fast_paths.grouped_layers import GroupedLayers
 from ftengine_builtins.fast_paths.norms import CpuNorms
 from ftengine_builtins.fast_paths.rotary import CpuRotary
-from ftengine_builtins.fast_paths.shared_beginnings import SharedBeginnings
+from ftengine_builtins.fast_paths.shared_prefix import SharedPrefix
 
 __all__ = [
     "CpuDropout",
@@ -17,5 +17,5 @@ __all__ = [
     "FrozenPrefix",
     "GroupedKeys",
     "GroupedLayers",
-    "SharedBeginnings",
+    "SharedPrefix",
 ]

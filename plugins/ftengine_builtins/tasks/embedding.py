@@ -127,7 +127,7 @@ class Embedding(Task):
     name = "embedding"
     traits = TaskTraits(
         example_model="sentence-transformers/all-MiniLM-L6-v2",
-        examples_meet=True,
+        in_batch_loss=True,
         answers_vectors=True,
         batch_size=64,
         pipeline_tag="sentence-similarity",
@@ -140,7 +140,7 @@ class Embedding(Task):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self.traits = replace(type(self).traits, examples_meet=self.loss_function().meets)
+        self.traits = replace(type(self).traits, in_batch_loss=self.loss_function().meets)
         self._made_for: Mapping[str, Any] = {}
 
     @property

@@ -63,17 +63,17 @@ class GenerativeTask(Task):
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """Return each example's summed loss and its number of labelled tokens."""
-        from ftengine.model.forest import as_forest
+        from ftengine.model.shared_prefix import sharing_prefixes_of
 
         inputs = self.model_inputs(model, batch)
-        with as_forest(model, inputs):
+        with sharing_prefixes_of(model, inputs):
             losses, tokens = self._loss.by_example(model, inputs, batch["labels"])
         return [{"loss": x, "tokens": n} for x, n in zip(losses.tolist(), tokens.tolist(), strict=True)]
 
     def computed_tokens(self, model: nn.Module, batch: Batch) -> int | None:
-        from ftengine.model.forest import forest_tokens
+        from ftengine.model.shared_prefix import computed_tokens
 
-        return forest_tokens(model, self.model_inputs(model, batch))
+        return computed_tokens(model, self.model_inputs(model, batch))
 
     def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
         """Return the mean loss of a token, as the figures have it, in place of the sum."""

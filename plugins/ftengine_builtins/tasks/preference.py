@@ -196,10 +196,10 @@ class Preference(ComparesAnswers):
         """
         import torch
 
-        from ftengine.model.forest import as_forest
+        from ftengine.model.shared_prefix import sharing_prefixes_of
 
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
-        with torch.no_grad(), as_forest(model, inputs):
+        with torch.no_grad(), sharing_prefixes_of(model, inputs):
             pairs = self.pairs(model, batch)
         if self.reference and pairs.reference_chosen is None:
             pairs = Pairs(*(getattr(pairs, key) for key in list(vars(pairs))[:4]), pairs.chosen, pairs.rejected)

@@ -70,7 +70,7 @@ class UnpairedPreference(ComparesAnswers):
     """
 
     name = "unpaired-preference"
-    traits = replace(ComparesAnswers.traits, examples_meet=True, reads_following=True)
+    traits = replace(ComparesAnswers.traits, in_batch_loss=True, reads_following=True)
     Config = UnpairedPreferenceConfig
     evaluators = ("unpaired-preferences",)
     losses: ClassVar[tuple[type[UnpairedLoss], ...]] = UNPAIRED_LOSSES
@@ -215,9 +215,9 @@ class UnpairedPreference(ComparesAnswers):
         """Return log-probabilities, tokens, the implied reward, and whether the answer is desirable."""
         import torch
 
-        from ftengine.model.forest import as_forest
+        from ftengine.model.shared_prefix import sharing_prefixes_of
 
-        with torch.no_grad(), as_forest(model, {key: batch[key] for key in ("input_ids", "attention_mask")}):
+        with torch.no_grad(), sharing_prefixes_of(model, {key: batch[key] for key in ("input_ids", "attention_mask")}):
             found = self.represent(model, batch)
         reward = self.preference_loss.reward(found["logp"], found["reference_logp"])
         columns = {name: found[name].tolist() for name in ("logp", "mismatched_logp", "tokens", "desirable")}

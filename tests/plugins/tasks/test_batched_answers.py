@@ -11,8 +11,8 @@ from ftengine.api import SAMPLE, LoadedModel, Prompt
 from ftengine.errors import DataError, InputError
 from ftengine.evaluation.asked import questions
 from ftengine.model import generation, tokens
-from ftengine.model.forest import forests
 from ftengine.model.generation import GenerationOptions, generate, stop_tokens
+from ftengine.model.shared_prefix import sharing_prefixes
 from ftengine_builtins.strategies.prefix import Prefix
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
 
@@ -132,12 +132,12 @@ def test_what_prompts_begin_with_alike_is_read_once_and_answers_stay(make, once,
     begun = generate(loaded, PROMPTS, options, [])  # and the model has been checked
     count = lambda module, args, inputs: read.append((*args, inputs.get("input_ids"))[0].numel())  # noqa: E731
     handle = loaded.module.get_decoder().register_forward_pre_hook(count, with_kwargs=True)
-    with forests(loaded.module):  # as where answers are shown while it trains
+    with sharing_prefixes(loaded.module):  # as where answers are shown while it trains
         assert generate(loaded, PROMPTS, options, []) == begun
     handle.remove()
     padded = max(map(len, PROMPTS)) * len(PROMPTS) + 11 * len(PROMPTS)
     assert (sum(read) == padded - 39 * (len(PROMPTS) - 1)) == once
-    monkeypatch.setattr("ftengine.model.beginnings.begin_together", lambda *given: {})
+    monkeypatch.setattr("ftengine.model.prefill.prefill_prefix", lambda *given: {})
     assert generate(loaded, PROMPTS, options, []) == begun
     assert len({tuple(answer) for answer in begun}) >= 3
 

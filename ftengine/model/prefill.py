@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from ftengine.model.forest import WORTH, keeps_to_forests
-from ftengine.model.forest_layout import SHORTEST
+from ftengine.model.prefix_tree import SHORTEST
+from ftengine.model.shared_prefix import WORTH, supports_prefix_sharing
 
 
-def begin_together(model: Any, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+def prefill_prefix(model: Any, ids: Tensor, mask: Tensor) -> dict[str, Any]:
     """Return what `generate` is given in place of prompts, with the keys and values of their common beginning.
 
     That stands in front of what pads a prompt then. Nothing where it is short, or where a model may compute something
@@ -33,7 +33,7 @@ def begin_together(model: Any, ids: Tensor, mask: Tensor) -> dict[str, Any]:
     shared = int(apart[0]) if len(apart) else shortest
     saved = shared * (len(rows) - 1)
     divided = any(isinstance(parameter, DTensor) for parameter in model.parameters())
-    if divided or shared < SHORTEST or saved < (1 - WORTH) * ids.numel() or not keeps_to_forests(model):
+    if divided or shared < SHORTEST or saved < (1 - WORTH) * ids.numel() or not supports_prefix_sharing(model):
         return {}
     stack = model.get_decoder()
     name = "cache" if "cache" in inspect.signature(type(stack).forward).parameters else "past_key_values"

@@ -7,15 +7,22 @@ from contextlib import contextmanager
 from typing import Any
 
 from ftengine.api import Batch, FastPath, FastPathTraits, LoadedModel, TrainingContext
-from ftengine.model.forest import WORTH, Calls, forest_of, forests, keeps_to_forests, worth_of
 from ftengine.model.packing import in_one_row
+from ftengine.model.shared_prefix import (
+    WORTH,
+    Calls,
+    prefix_tree_of,
+    sharing_prefixes,
+    supports_prefix_sharing,
+    worth_of,
+)
 from ftengine_builtins.fast_paths.frozen_prefix import FrozenPrefix, frozen_blocks
 
 REQUIRES_GRADIENT = "make_inputs_require_grads"
 """The hook of transformers' that has embeddings require a gradient, for checkpointed layers."""
 
 
-class SharedBeginnings(FastPath):
+class SharedPrefix(FastPath):
     """What rows of a batch begin with alike, such as a system prompt, computed once for all of them, by decoders.
 
     Nothing that pads a batch is computed either. With dropout, rows share the mask of what they share. A batch in which
@@ -23,7 +30,7 @@ class SharedBeginnings(FastPath):
     whose lowest blocks are frozen are left to `frozen-prefix` where it may keep what these compute.
     """
 
-    name = "shared-beginnings"
+    name = "shared-prefix"
     traits = FastPathTraits(supports_sharding=True, draws_randomness=True)
 
     _calls: Calls | None = None
@@ -34,11 +41,11 @@ class SharedBeginnings(FastPath):
         model: Any = loaded.module
         may_keep = context.repeats and context.one_row and FrozenPrefix.name in context.paths
         kept_already = may_keep and frozen_blocks(model)
-        layers = 0 if kept_already else keeps_to_forests(model)
+        layers = 0 if kept_already else supports_prefix_sharing(model)
         if not layers or _changes_embeddings(model):
             yield None
             return
-        with forests(model) as calls:
+        with sharing_prefixes(model) as calls:
             calls.packed, self._calls = self._packed, calls
             try:
                 yield {"attention layers": layers}
@@ -50,7 +57,7 @@ class SharedBeginnings(FastPath):
             return None
         given = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
         packed = self._calls.packed and "attention_mask" in given  # by the task, which pads nothing then
-        built = forest_of(in_one_row(given) if packed else given, self._worth(batch))
+        built = prefix_tree_of(in_one_row(given) if packed else given, self._worth(batch))
         if built is not None:
             return built[0].tokens
         return int(given["attention_mask"].sum()) if packed else None
@@ -58,7 +65,7 @@ class SharedBeginnings(FastPath):
     def order(self, batch: Batch) -> Sequence[int] | None:
         if self._calls is None or "attention_mask" not in batch or _several_inputs(batch):
             return None
-        built = forest_of({name: batch[name] for name in ("input_ids", "attention_mask")}, self._worth(batch))
+        built = prefix_tree_of({name: batch[name] for name in ("input_ids", "attention_mask")}, self._worth(batch))
         if built is None or built[0].tokens > WORTH * int(batch["attention_mask"].sum()):
             return None  # little is shared: rows of like length stay together
         rows = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -1).cpu().numpy()

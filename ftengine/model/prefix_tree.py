@@ -1,8 +1,8 @@
 """Rows of tokens, each beginning once, and the pieces over which attention is computed.
 
-A batch becomes a forest. Its rows are sorted, and of each only what the row before it does not begin with is computed.
-A token is at the position that it has in its own row and attends to what stands before it there. Prefix Grouper
-(arXiv:2506.05433) does this for the prompt of a group of answers.
+A batch becomes a prefix tree, or several. Its rows are sorted, and of each row only the tokens are computed that it
+does not share with the row before it. A token is at the position that it has in its own row and attends to what stands
+before it there. Prefix Grouper (arXiv:2506.05433) does this for the prompt of a group of answers.
 
 Attention is computed of what is new of a row (queries) against the whole row (keys): row by row, or, where a kernel
 wants rows of one size, over pieces of like ones, so that no mask spans the tokens of two rows.
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ftengine.model.forest_attention import Piece, Pieces
+from ftengine.model.prefix_attention import Piece, Pieces
 from ftengine.ops.attention import Sequences
 
 SHORTEST = 8
@@ -34,7 +34,7 @@ some eight of all tokens. Each part lists its keys anew, and gradients of all th
 
 
 @dataclass(frozen=True)
-class Forest:
+class PrefixTree:
     """The tokens of rows, each beginning once.
 
     Args:
@@ -52,8 +52,8 @@ class Forest:
     _cut: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, rows: Sequence[np.ndarray], device: torch.device | None = None) -> Forest:
-        """Return the forest of rows of tokens."""
+    def of(cls, rows: Sequence[np.ndarray], device: torch.device | None = None) -> PrefixTree:
+        """Return the prefix tree of rows of tokens."""
         paths, new = [np.zeros(0, dtype=np.int64)] * len(rows), [0] * len(rows)
         tokens, places, count = list[np.ndarray](), list[np.ndarray](), 0
         order, before = sorted(range(len(rows)), key=lambda i: rows[i].tobytes()), -1
@@ -76,7 +76,7 @@ class Forest:
         """Return whose keys each query sees.
 
         Args:
-            queries, keys: how many there are; those beyond the forest's tokens are virtual ones, in front of all rows.
+            queries, keys: how many there are; those beyond the tree's tokens are virtual ones, in front of all rows.
             window: how many tokens back a query sees, itself included; None: all.
         """
         return self._known(self._sequences, queries, keys, window)

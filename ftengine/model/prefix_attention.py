@@ -1,4 +1,4 @@
-"""Attention over a forest: of each row what is new (queries) against the whole row (keys).
+"""Attention over a prefix tree: of each row what is new (queries) against the whole row (keys).
 
 On a CPU by a kernel that reads keys where they lie, so that none is copied for the rows that share it and nothing is
 padded; elsewhere by torch's attention over pieces of like size.
@@ -23,8 +23,8 @@ class Piece:
     """What is new of some rows.
 
     Args:
-        queries: (m, L) tokens of the forest; of shorter ones the last is repeated.
-        keys: (m, P) tokens of the forest, those before them included.
+        queries: (m, L) tokens of the prefix tree; of shorter ones the last is repeated.
+        keys: (m, P) tokens of the prefix tree, those before them included.
         mask: (m, 1, L, P), which keys a query sees; None: as many as it has in front of it, and itself.
     """
 
@@ -35,7 +35,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Pieces:
-    """All of a forest.
+    """All of a prefix tree.
 
     Args:
         own: pieces in which each query is once.
@@ -55,7 +55,7 @@ def compiled(query: Tensor, value: Tensor, options: Mapping[str, Any]) -> bool:
 
 
 def by_kernel(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, scale: float | None, window: int) -> Tensor:
-    """Return (N, heads, D): attention of queries (N, heads, D) over the keys and values of a forest."""
+    """Return (N, heads, D): attention of queries (N, heads, D) over the keys and values of a prefix tree."""
     if torch.is_autocast_enabled("cpu"):
         q, k, v = (x.to(torch.get_autocast_dtype("cpu")) for x in (q, k, v))
     return attention(q, k, v, sequences, q.shape[-1] ** -0.5 if scale is None else scale, window)

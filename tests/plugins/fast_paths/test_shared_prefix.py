@@ -32,14 +32,23 @@ from transformers import (
 from ftengine import Recipe, fine_tune, plan
 from ftengine.api import LoadedModel
 from ftengine.model import Criterion, TokenLoss
-from ftengine.model.forest import WORTH, Calls, _attend, _Mask, forest_of, forests, keeps_to_forests, worth_of
-from ftengine.model.forest_attention import by_kernel, by_torch
-from ftengine.model.forest_layout import SHORTEST, Forest
+from ftengine.model.prefix_attention import by_kernel, by_torch
+from ftengine.model.prefix_tree import SHORTEST, PrefixTree
+from ftengine.model.shared_prefix import (
+    WORTH,
+    Calls,
+    _attend,
+    _Mask,
+    prefix_tree_of,
+    sharing_prefixes,
+    supports_prefix_sharing,
+    worth_of,
+)
 from ftengine.model.tokens import IGNORED
 from ftengine.testing import training_context
 from ftengine.testing.models import sensitise
 from ftengine.training.optimizer_step import OptimizerStep
-from ftengine_builtins.fast_paths.shared_beginnings import SharedBeginnings
+from ftengine_builtins.fast_paths.shared_prefix import SharedPrefix
 from ftengine_builtins.tasks.causal_lm import CausalLM
 
 SIZES = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -100,15 +109,15 @@ def families(draw):
 
 
 @given(families())
-def test_each_row_is_found_in_the_forest_and_no_long_beginning_twice(rows):
-    forest = Forest.of([np.array(row) for row in rows])
-    ids, positions = forest.ids[0].numpy(), forest.positions[0].numpy()
-    for row, numbers in zip(rows, forest.rows, strict=True):
+def test_each_row_is_found_in_the_tree_and_no_long_prefix_twice(rows):
+    tree = PrefixTree.of([np.array(row) for row in rows])
+    ids, positions = tree.ids[0].numpy(), tree.positions[0].numpy()
+    for row, numbers in zip(rows, tree.rows, strict=True):
         assert ids[numbers].tolist() == row
         assert positions[numbers].tolist() == list(range(len(row)))
     prefixes = {tuple(row[: i + 1]) for row in rows for i in range(len(row))}
     long = {one for one in prefixes if len(one) >= SHORTEST}
-    assert len(prefixes) <= forest.tokens <= len(long) + len(rows) * (SHORTEST - 1)
+    assert len(prefixes) <= tree.tokens <= len(long) + len(rows) * (SHORTEST - 1)
 
 
 @settings(max_examples=15)
@@ -117,7 +126,7 @@ def test_loss_and_gradients_are_those_of_the_rows(rows, window):
     model = DECODERS[window]
     batch = batch_of(*rows)
     apart = loss_and_gradients(DOUBLES[window], batch)  # in float32, rows of one token have gradients that are none
-    with forests(model):
+    with sharing_prefixes(model):
         together = loss_and_gradients(model, batch)
     assert_alike(apart, together)
 
@@ -129,12 +138,12 @@ def test_loss_and_gradients_are_those_of_the_rows(rows, window):
     st.sampled_from([(0, 0), (0, 3), (3, 3)]),
     st.booleans(),
 )
-def test_attention_over_a_forest_is_that_over_a_mask(rows, limits, virtual, kernel):
+def test_attention_over_a_prefix_tree_is_that_over_a_mask(rows, limits, virtual, kernel):
     """Of grouped keys, with virtual tokens in front that may ask too, and of rows longer than what is asked at once."""
     (window, most), (asking, front) = limits, virtual
-    forest = Forest.of([np.array(row) for row in rows])
-    sees = torch.zeros(asking + forest.tokens, front + forest.tokens, dtype=torch.bool)
-    for numbers in forest.rows:
+    tree = PrefixTree.of([np.array(row) for row in rows])
+    sees = torch.zeros(asking + tree.tokens, front + tree.tokens, dtype=torch.bool)
+    for numbers in tree.rows:
         path = torch.cat([torch.arange(front), torch.from_numpy(numbers) + front])
         for place in range(front - asking, len(path)):
             sees[path[place] - front + asking, path[: place + 1][-window if window else None :]] = True
@@ -146,14 +155,14 @@ def test_attention_over_a_forest_is_that_over_a_mask(rows, limits, virtual, kern
     weights = torch.randn(expected.shape)
     gradients = torch.autograd.grad(expected, (q, k, v), weights)
     if kernel:
-        with mock.patch.multiple("ftengine.model.forest_layout", MOST=most, PARTS=len(q)):
-            sequences = forest.sequences(len(q), len(k), window)
+        with mock.patch.multiple("ftengine.model.prefix_tree", MOST=most, PARTS=len(q)):
+            sequences = tree.sequences(len(q), len(k), window)
         assert sorted(sequences.queries.tolist()) == list(range(len(q)))
         assert int(sequences.sizes[:, 0].max()) <= most
         found = by_kernel(q, k, v, sequences, None, window or 0)
     else:
         layer = SimpleNamespace(num_key_value_groups=2, is_causal=True)
-        found = by_torch(layer, q, k, v, forest.pieces(len(q), len(k), window))
+        found = by_torch(layer, q, k, v, tree.pieces(len(q), len(k), window))
     for one, other in zip(
         (found, *torch.autograd.grad(found, (q, k, v), weights)), (expected, *gradients), strict=True
     ):
@@ -167,18 +176,18 @@ DOUBLES = {window: copy.deepcopy(model).double() for window, model in DECODERS.i
 def test_a_system_prompt_is_computed_once_and_padding_never(llama):
     prompt, *rests = tokens(40, 9, 3, 12, 6)
     batch = batch_of(*(prompt + rest for rest in rests))
-    forest, numbers = forest_of({k: batch[k] for k in ("input_ids", "attention_mask")})
-    assert forest.tokens == 40 + 9 + 3 + 12 + 6
+    tree, numbers = prefix_tree_of({k: batch[k] for k in ("input_ids", "attention_mask")})
+    assert tree.tokens == 40 + 9 + 3 + 12 + 6
     assert numbers.shape == batch["input_ids"].shape
-    with forests(llama) as calls:
+    with sharing_prefixes(llama) as calls:
         loss_and_gradients(llama, batch)
     assert calls.attention == 2 * 2  # what follows the head is found out by tokens too
 
 
 def test_no_copy_of_shared_keys_is_kept_for_gradients():
     shared, *own = tokens(200, *[10] * 8)
-    forest = Forest.of([np.array(shared + x) for x in own])
-    q, k, v = (torch.randn(1, heads, forest.tokens, 8, requires_grad=True) for heads in (4, 2, 2))
+    tree = PrefixTree.of([np.array(shared + x) for x in own])
+    q, k, v = (torch.randn(1, heads, tree.tokens, 8, requires_grad=True) for heads in (4, 2, 2))
     kept = dict[int, int]()
 
     def keep(x):
@@ -186,30 +195,30 @@ def test_no_copy_of_shared_keys_is_kept_for_gradients():
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        _attend(torch.nn.Module(), q, k, v, _Mask(forest, None, Calls(torch.nn.Module())), scaling=None)
-    numbers = 8 * (forest.tokens + sum(map(len, forest.rows)) + 2 * len(forest.rows))  # of all layers together
-    sums = 4 * 4 * forest.tokens
+        _attend(torch.nn.Module(), q, k, v, _Mask(tree, None, Calls(torch.nn.Module())), scaling=None)
+    numbers = 8 * (tree.tokens + sum(map(len, tree.rows)) + 2 * len(tree.rows))  # of all layers together
+    sums = 4 * 4 * tree.tokens
     assert sum(kept.values()) == sum(x.untyped_storage().nbytes() for x in (q, k, v)) + sums + numbers
 
 
-def test_in_bfloat16_a_forest_is_as_near_to_float32_as_rows(llama):
+def test_in_bfloat16_a_prefix_tree_is_as_near_to_float32_as_rows(llama):
     prompt, *rests = tokens(24, 9, 13, 12, 6)
     batch, found = batch_of(*(prompt + rest for rest in rests)), []
     exact = loss_and_gradients(llama, batch)
-    for around in (nullcontext(), forests(llama)):
+    for around in (nullcontext(), sharing_prefixes(llama)):
         with around, torch.autocast("cpu", torch.bfloat16):
             rounded = loss_and_gradients(llama, batch)
         found.append(sum(float((x - y).norm() / y.norm()) for x, y in zip(rounded[1:], exact[1:], strict=True)))
     assert found[1] <= 1.05 * found[0]
 
 
-def test_checkpointed_layers_compute_the_same_forest_again():
+def test_checkpointed_layers_compute_the_same_prefix_tree_again():
     model = decoder()
     prompt, *rests = tokens(20, 9, 3, 12)
     batch = batch_of(*(prompt + rest for rest in rests))
     apart = loss_and_gradients(model, batch)
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    with forests(model) as calls:
+    with sharing_prefixes(model) as calls:
         together = loss_and_gradients(model, batch)
     assert calls.attention == 4 + 2  # what follows the head is found out by tokens too
     assert_alike(apart, together)
@@ -221,7 +230,7 @@ def test_packed_rows_share_their_beginning(llama):
     ids, positions = torch.cat(rows)[None], torch.cat([torch.arange(len(row)) for row in rows])[None]
     with torch.no_grad():
         apart = llama(input_ids=ids, position_ids=positions, use_cache=False).logits
-        with forests(llama) as calls:
+        with sharing_prefixes(llama) as calls:
             together = llama(input_ids=ids, position_ids=positions, use_cache=False).logits
     assert calls.attention == 2
     assert torch.allclose(apart, together, atol=1e-4)
@@ -231,7 +240,7 @@ def test_what_is_no_batch_of_rows_is_computed_as_ever(llama):
     prompt, *rests = tokens(20, 9, 3)
     rows = [prompt + rest for rest in rests]
     inputs = {k: v for k, v in batch_of(*rows).items() if k != "labels"}
-    assert forest_of(inputs) is not None
+    assert prefix_tree_of(inputs) is not None
     for other in (
         {k: v for k, v in batch_of(*(row[::-1] for row in rows), first=True).items() if k != "labels"},
         inputs | {"use_cache": True},
@@ -240,15 +249,15 @@ def test_what_is_no_batch_of_rows_is_computed_as_ever(llama):
         inputs | {"position_ids": torch.arange(29)[None] + 1},
         inputs | {"position_ids": torch.arange(29).expand(3, 2, 29)},
     ):
-        assert forest_of(other) is None
+        assert prefix_tree_of(other) is None
     for nothing_shared in (
         {k: v[:1] for k, v in inputs.items()},
         {k: v for k, v in batch_of(*tokens(20, 20)).items() if k != "labels"},
     ):
-        assert forest_of(nothing_shared) is not None
-        assert forest_of(nothing_shared, WORTH) is None
-    assert forest_of({k: v[:0] for k, v in inputs.items()}) is None
-    with forests(llama) as calls:
+        assert prefix_tree_of(nothing_shared) is not None
+        assert prefix_tree_of(nothing_shared, WORTH) is None
+    assert prefix_tree_of({k: v[:0] for k, v in inputs.items()}) is None
+    with sharing_prefixes(llama) as calls:
         llama.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, 20), max_new_tokens=3, do_sample=False)
     assert calls.attention == 0
 
@@ -256,10 +265,10 @@ def test_what_is_no_batch_of_rows_is_computed_as_ever(llama):
 @pytest.mark.parametrize(
     "settings", [{"attention_dropout": 0.1}, {"torch_dtype": torch.float64}], ids=["dropout", "fp64"]
 )
-def test_where_torch_computes_attention_a_forest_has_to_be_worth_it(settings):
+def test_where_torch_computes_attention_a_prefix_tree_has_to_be_worth_it(settings):
     model = decoder(**{k: v for k, v in settings.items() if k != "torch_dtype"}).to(settings.get("torch_dtype"))
     inputs = {k: v for k, v in batch_of(*tokens(20, 20)).items() if k != "labels"}
-    with forests(model) as calls:
+    with sharing_prefixes(model) as calls:
         for _ in range(2):  # what the kernel cannot do is known from the first batch
             model(**inputs, use_cache=False)
             assert calls.attention == 2
@@ -280,19 +289,19 @@ def test_where_torch_computes_attention_a_forest_has_to_be_worth_it(settings):
     ids=["encoder", "encoder without a head", "encoder-decoder", "eager attention", "linear attention", "no model"],
 )
 def test_models_that_cannot_are_left_alone(make):
-    assert keeps_to_forests(make()) == 0
+    assert supports_prefix_sharing(make()) == 0
 
 
 def test_a_model_that_sees_the_row_before_is_left_alone():
     model = decoder()
     model.model.norm.register_forward_hook(lambda _, args, x: x + x.roll(1, 1))
-    assert keeps_to_forests(model) == 0
+    assert supports_prefix_sharing(model) == 0
 
 
 def test_leaving_puts_the_attention_back_and_entering_twice_is_entering_once(llama):
     before = llama.config._attn_implementation
-    with forests(llama):
-        with forests(llama):
+    with sharing_prefixes(llama):
+        with sharing_prefixes(llama):
             pass
         assert llama.config._attn_implementation != before
     assert llama.config._attn_implementation == before
@@ -304,13 +313,13 @@ def test_evaluation_computes_beginnings_once(llama, monkeypatch):
     prompt, *rests = tokens(30, 9, 3, 12)
     batch = batch_of(*(prompt + rest for rest in rests))
     llama.eval()
-    searched, of = [], Forest.of
-    monkeypatch.setattr(Forest, "of", lambda *args: searched.append(1) or of(*args))
-    keeps_to_forests(llama)
+    searched, of = [], PrefixTree.of
+    monkeypatch.setattr(PrefixTree, "of", lambda *args: searched.append(1) or of(*args))
+    supports_prefix_sharing(llama)
     searched.clear()
     found, calls = CausalLM().predict(llama, batch), []
     assert len(searched) == 2  # what follows the head is found out by tokens too
-    monkeypatch.setattr("ftengine.model.forest.forest_of", lambda *_: calls.append(1))
+    monkeypatch.setattr("ftengine.model.shared_prefix.prefix_tree_of", lambda *_: calls.append(1))
     apart = CausalLM().predict(llama, batch)
     assert calls
     assert [x["tokens"] for x in found] == [x["tokens"] for x in apart]
@@ -321,7 +330,7 @@ def test_a_copy_made_meanwhile_computes_rows(llama):
     prompt, *rests = tokens(30, 9, 3, 12)
     batch = batch_of(*(prompt + rest for rest in rests))
     apart = loss_and_gradients(llama, batch)
-    with forests(llama):
+    with sharing_prefixes(llama):
         copied = copy.deepcopy(llama)
         copies = loss_and_gradients(copied, batch)
     for found in (copies, loss_and_gradients(copied, batch)):
@@ -349,15 +358,15 @@ def test_noise_on_embeddings_is_each_rows_own(tmp_path):
     assert all(x["computed_tokens"] >= x["tokens"] for x in steps if "computed_tokens" in x)
 
 
-def test_all_processes_ask_whether_a_model_computes_forests_whatever_their_rows(llama, monkeypatch):
+def test_all_processes_ask_whether_a_model_shares_prefixes_whatever_their_rows(llama, monkeypatch):
     asked = []
-    monkeypatch.setattr("ftengine.model.forest.keeps_to_forests", lambda model: asked.append(model) or 2)
+    monkeypatch.setattr("ftengine.model.shared_prefix.supports_prefix_sharing", lambda model: asked.append(model) or 2)
     CausalLM().predict(llama, batch_of(*tokens(12, 12)))  # nothing is shared
     assert asked == [llama]
 
 
 def test_a_run_says_how_many_tokens_it_computed(tmp_path):
-    recipe = recipe_of(tmp_path, {"fast_paths": ["shared-beginnings"]})
+    recipe = recipe_of(tmp_path, {"fast_paths": ["shared-prefix"]})
     share = plan(Recipe.make(recipe)).estimate["computed_share"]
     fine_tune(Recipe.make(recipe))
     lines = [json.loads(line) for line in Path(tmp_path, "run", "metrics.jsonl").read_text().splitlines()]
@@ -374,7 +383,7 @@ def test_an_effective_batch_is_divided_by_beginnings(tmp_path):
     rows = [{"prompt": f"{texts[i % 2]}{i}", "completion": f" {i}"} for i in range(12)]
     data, found = write_rows(tmp_path / "two.jsonl", rows), []
     train = {"max_steps": 2, "batch_size": 4, "accumulate": 2, "batch_tokens": 2048, "learning_rate": 0.01}
-    for paths in ("off", ["shared-beginnings"]):
+    for paths in ("off", ["shared-prefix"]):
         recipe = recipe_of(tmp_path / str(len(found)), train | {"fast_paths": paths})
         recipe["data"]["train"] = data
         recipe["strategy"] = {"name": "lora", "dropout": 0.0}
@@ -394,7 +403,7 @@ def test_rows_that_share_their_beginning_meet_in_larger_micro_batches(tmp_path, 
     monkeypatch.setattr(CausalLM, "predict", lambda *args: predicted.add(len(args[2]["input_ids"])) or predict(*args))
     for tokens, read in ((None, 12), (135, 6)):  # fewer than the six rows of a step have
         predicted.clear()
-        recipe = recipe_of(tmp_path, {"fast_paths": ["shared-beginnings"], "batch_tokens": tokens})
+        recipe = recipe_of(tmp_path, {"fast_paths": ["shared-prefix"], "batch_tokens": tokens})
         run = fine_tune(Recipe.make({**recipe, "output": str(tmp_path / f"run-{tokens}")}))
         found.append([line["computed_tokens"] for line in run.metrics if "computed_tokens" in line])
         assert predicted == {read}
@@ -404,8 +413,8 @@ def test_rows_that_share_their_beginning_meet_in_larger_micro_batches(tmp_path, 
 @pytest.mark.parametrize("packing", [False, True])
 def test_a_micro_batch_is_searched_once_and_its_tokens_are_those_computed(tmp_path, monkeypatch, packing):
     searched, computed, times = [], [], []
-    of = Forest.of
-    monkeypatch.setattr(Forest, "of", lambda *args: searched.append(1) or of(*args))
+    of = PrefixTree.of
+    monkeypatch.setattr(PrefixTree, "of", lambda *args: searched.append(1) or of(*args))
     rows = [
         {"prompt": f"{word * (24 + size % 3)} tells", "completion": " yes"} for size, word in enumerate("abcdefghijkl")
     ]
@@ -433,6 +442,6 @@ def test_frozen_blocks_are_no_reason_where_nothing_keeps_their_outputs(llama):
     model = copy.deepcopy(llama).requires_grad_(False)
     model.lm_head.requires_grad_(True)
     loaded = LoadedModel(model, None, "source", "causal-lm")
-    for paths, expected in ((["shared-beginnings"], {"attention layers": 2}), (["frozen-prefix"], None)):
-        with SharedBeginnings().activate(loaded, replace(training_context(), paths=paths)) as found:
+    for paths, expected in ((["shared-prefix"], {"attention layers": 2}), (["frozen-prefix"], None)):
+        with SharedPrefix().activate(loaded, replace(training_context(), paths=paths)) as found:
             assert found == expected

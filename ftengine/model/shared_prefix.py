@@ -1,6 +1,6 @@
 """Rows that begin alike, computed once where they do: decoders are given one row of tokens in place of a batch.
 
-Each token of it attends to its own beginning alone (`forest_layout`, `forest_attention`). Behind the last layer each
+Each token of it attends to its own beginning alone (`prefix_tree`, `prefix_attention`). Behind the last layer each
 row gets the states of all its tokens back, so that the gradient of a shared token is the sum of its copies'.
 """
 
@@ -18,21 +18,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ftengine.model.forest_attention import by_kernel, by_torch, compiled
-from ftengine.model.forest_layout import Forest
 from ftengine.model.in_float32 import in_float32
 from ftengine.model.modes import evaluating
 from ftengine.model.packing import LIMIT
+from ftengine.model.prefix_attention import by_kernel, by_torch, compiled
+from ftengine.model.prefix_tree import PrefixTree
 from ftengine.model.probing import visible
 from ftengine.model.token_loss import states_of
 from ftengine.ops.attention import has_kernel
 
-ATTENTION = "ftengine_forest"
-"""Under this name, transformers has the attention that reads forests, and torch's where there is none."""
+ATTENTION = "ftengine_shared_prefix"
+"""Under this name, transformers has the attention that reads prefix trees, and torch's where there is none."""
 
 WORTH = 0.92
-"""Where torch computes its attention, a forest has at most this share of a batch's tokens, padding included, or the
-batch is computed as it is: both take the same time at about 0.94. By a kernel, a forest of any batch is as fast."""
+"""Where torch computes its attention, a prefix tree has at most this share of a batch's tokens, padding included, or
+the batch is computed as it is: both take the same time at about 0.94. With a kernel, any prefix tree is as fast."""
 
 CHECKED = (4, 6, 2, 1, 3)
 """Tokens by which a model is checked: what rows share, and what each has of its own behind it. Each is computed in
@@ -42,11 +42,11 @@ CONFIGURED = ("use_cache", "output_attentions", "output_hidden_states")
 """What a decoder's config says where it is not asked otherwise."""
 
 _OTHERS = {"input_ids", "attention_mask", "position_ids", "use_cache", "return_dict"}
-"""What a decoder may be given where it computes a forest."""
+"""What a decoder may be given where it computes a prefix tree."""
 
 
-def forest_of(inputs: Mapping[str, Any], worth: float = 1.0) -> tuple[Forest, Tensor] | None:
-    """Return the forest of what a decoder is called with, and (B, T) the number in it of each place.
+def prefix_tree_of(inputs: Mapping[str, Any], worth: float = 1.0) -> tuple[PrefixTree, Tensor] | None:
+    """Return the prefix tree of what a decoder is called with, and (B, T) the number in it of each place.
 
     None where it is called with something else than rows of tokens, or where that is no faster. What was found of
     tensors is kept as long as they are.
@@ -54,28 +54,28 @@ def forest_of(inputs: Mapping[str, Any], worth: float = 1.0) -> tuple[Forest, Te
     Args:
         inputs: input_ids (B, T), with attention_mask of rows that are padded at their end (`position_ids` may be there
             then, and count tokens), or with the `position_ids` of packed rows, which begin anew with each.
-        worth: the most that a forest may have of a batch's tokens, padding included (`worth_of`).
+        worth: the most that a prefix tree may have of a batch's tokens, padding included (`worth_of`).
     """
     ids, mask, positions = (inputs.get(name) for name in TENSORS)
     odd = any(value is not None and value is not False for name, value in inputs.items() if name not in _OTHERS)
     if odd or inputs.get("use_cache") or not isinstance(ids, Tensor) or ids.ndim != 2:
         return None
     if ids.is_inference() or torch.is_inference_mode_enabled():  # how often such tensors are changed is not counted
-        return _forest_of(ids, mask, positions, worth)
+        return _prefix_tree_of(ids, mask, positions, worth)
     asked = [worth, id(mask), id(positions), *(x._version for x in (ids, mask, positions) if x is not None)]
-    known = _forests.get(ids)
+    known = _trees.get(ids)
     if known is None or known[0] != asked:
-        known = _forests[ids] = asked, _forest_of(ids, mask, positions, worth), (mask, positions)
+        known = _trees[ids] = asked, _prefix_tree_of(ids, mask, positions, worth), (mask, positions)
     return known[1]
 
 
-_forests: Any = WeakTensorKeyDictionary()
-"""By token ids with what they were asked, and the forest that was found."""
+_trees: Any = WeakTensorKeyDictionary()
+"""By token ids with what they were asked, and the prefix tree that was found."""
 
 
-def _forest_of(
+def _prefix_tree_of(
     ids: Tensor, mask: Tensor | None, positions: Tensor | None, worth: float
-) -> tuple[Forest, Tensor] | None:
+) -> tuple[PrefixTree, Tensor] | None:
     tokens, kept = ids.cpu().numpy(), None if mask is None else mask.bool().cpu().numpy()
     if kept is not None and kept.shape != tokens.shape:
         return None
@@ -98,21 +98,21 @@ def _forest_of(
         rows = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
     if not lengths or not all(lengths):
         return None
-    forest = Forest.of(rows, ids.device)
-    if forest.tokens > worth * tokens.size:
+    tree = PrefixTree.of(rows, ids.device)
+    if tree.tokens > worth * tokens.size:
         return None
     numbers = np.zeros(tokens.shape, dtype=np.int64)
-    numbers[np.ones(tokens.shape, dtype=bool) if kept is None else kept] = np.concatenate(forest.rows)
-    return forest, torch.from_numpy(numbers).to(ids.device)
+    numbers[np.ones(tokens.shape, dtype=bool) if kept is None else kept] = np.concatenate(tree.rows)
+    return tree, torch.from_numpy(numbers).to(ids.device)
 
 
 @dataclass
 class Calls:
-    """What a model that may compute forests did.
+    """What a model that may share prefixes did.
 
     Args:
         stack: the decoder.
-        attention: how often attention was computed over a forest.
+        attention: how often attention was computed over a prefix tree.
         packed: whether what the decoder was given last were packed rows.
     """
 
@@ -125,7 +125,7 @@ class Calls:
 class _Mask:
     """What a layer's attention is given as its mask."""
 
-    forest: Forest
+    tree: PrefixTree
     window: int | None
     calls: Calls
 
@@ -133,44 +133,44 @@ class _Mask:
 def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Return (1, N, heads, D): attention of transformers over a forest, or torch's where the mask is another."""
+    """Return (1, N, heads, D): attention of transformers over a prefix tree, or torch's where the mask is another."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if not isinstance(attention_mask, _Mask):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     attention_mask.calls.attention += 1
-    forest, window, asked = attention_mask.forest, attention_mask.window, (query.shape[2], key.shape[2])
+    tree, window, asked = attention_mask.tree, attention_mask.window, (query.shape[2], key.shape[2])
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     if compiled(query, value, kwargs):
-        result = by_kernel(q, k, v, forest.sequences(*asked, window), kwargs.get("scaling"), window or 0)
+        result = by_kernel(q, k, v, tree.sequences(*asked, window), kwargs.get("scaling"), window or 0)
     else:
         _by_torch.setdefault(attention_mask.calls.stack, set()).add(module.training)
-        result = by_torch(module, q, k, v, forest.pieces(*asked, window), **kwargs)
+        result = by_torch(module, q, k, v, tree.pieces(*asked, window), **kwargs)
     return result[None], None
 
 
 _by_torch: WeakKeyDictionary[nn.Module, set[bool]] = WeakKeyDictionary()
-"""Decoders whose attention over a forest the kernel did not compute: while they trained (True), and else (False)."""
+"""Decoders whose attention over a prefix tree torch computed: while they trained (True), and else (False)."""
 
 
 def worth_of(stack: nn.Module, device: torch.device) -> float:
-    """Return the most that a forest may have of a batch's tokens to be computed at least as fast by a decoder."""
+    """Return the most that a prefix tree may have of a batch's tokens to be computed at least as fast by a decoder."""
     return WORTH if stack.training in _by_torch.get(stack, ()) or not has_kernel(device) else 1.0
 
 
-_current: dict[int, tuple[Forest, Tensor]] = {}
-"""Forests that models are computing, by the id of the decoder's config, which is all that a maker of masks is told."""
+_current: dict[int, tuple[PrefixTree, Tensor]] = {}
+"""Prefix trees that models are computing, by the id of the decoder's config, which is all that makers of masks get."""
 
 _calls: dict[int, Calls] = {}
-"""What models that may compute forests did, by the same."""
+"""What models that may share prefixes did, by the same."""
 
 _found: WeakKeyDictionary[nn.Module, tuple[Any, int]] = WeakKeyDictionary()
-"""Of models that were checked: what they were made of then, and how many of their layers compute forests."""
+"""Of models that were checked: what they were made of then, and how many of their layers share prefixes."""
 
 
 @contextmanager
-def forests(model: Any) -> Iterator[Calls]:
-    """Have a decoder of transformers compute batches as forests where that saves something.
+def sharing_prefixes(model: Any) -> Iterator[Calls]:
+    """Have a decoder of transformers compute the prefixes that rows of a batch share once, where that saves something.
 
     Yields what it did.
     """
@@ -191,11 +191,11 @@ def forests(model: Any) -> Iterator[Calls]:
         _current.pop(key, None)
         _calls[key].packed = given.get("position_ids") is not None and given.get("attention_mask") is None
         ids = given.get("input_ids")
-        built = forest_of({**given, **asked}, worth_of(stack, ids.device)) if isinstance(ids, Tensor) else None
+        built = prefix_tree_of({**given, **asked}, worth_of(stack, ids.device)) if isinstance(ids, Tensor) else None
         if built is None:
             return None
-        _current[key], forest = built, built[0]
-        return (), {**given, "input_ids": forest.ids, "position_ids": forest.positions, "attention_mask": None}
+        _current[key], tree = built, built[0]
+        return (), {**given, "input_ids": tree.ids, "position_ids": tree.positions, "attention_mask": None}
 
     def end(called: nn.Module, args: Any, output: Any) -> Any:
         built = _current.pop(key, None) if called is stack else None
@@ -238,22 +238,22 @@ def _mask(**given: Any) -> Any:
 
 
 @contextmanager
-def as_forest(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[None]:
-    """Have a model compute inputs as a forest where that saves something and comes to the same."""
-    with forests(model) if forest_tokens(model, inputs) is not None else nullcontext():
+def sharing_prefixes_of(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[None]:
+    """Have a model compute inputs as a prefix tree where that saves something and comes to the same."""
+    with sharing_prefixes(model) if computed_tokens(model, inputs) is not None else nullcontext():
         yield
 
 
-def forest_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> int | None:
-    """Return how many tokens of inputs a model computes in `as_forest`; None: all, and padding."""
-    kept = keeps_to_forests(model)  # of sharded models all processes ask, whatever rows each has
+def computed_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> int | None:
+    """Return how many tokens of inputs a model computes in `sharing_prefixes_of`; None: all, and padding."""
+    kept = supports_prefix_sharing(model)  # of sharded models all processes ask, whatever rows each has
     given = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
-    built = forest_of(given, worth_of(cast(Any, model).get_decoder(), given["input_ids"].device)) if kept else None
+    built = prefix_tree_of(given, worth_of(cast(Any, model).get_decoder(), given["input_ids"].device)) if kept else None
     return None if built is None else built[0].tokens
 
 
-def keeps_to_forests(model: Any) -> int:
-    """Return how many layers of a model compute attention over forests and come to what rows do; 0: it does not."""
+def supports_prefix_sharing(model: Any) -> int:
+    """Return how many layers compute attention over prefix trees with the results of single rows; 0: none."""
     if not _is_decoder(model):
         return 0
     if _found.get(model, (None, 0))[0] != (parts := _parts(model)):  # a strategy may have changed it
@@ -263,15 +263,15 @@ def keeps_to_forests(model: Any) -> int:
     return _found[model][1]
 
 
-def found_out(model: Any) -> list[Any] | None:
-    """Return what was found out of a model that computes forests, as JSON has it, for `take_as_found` of the same."""
+def probe_result(model: Any) -> list[Any] | None:
+    """Return the result of the check of a model that shares prefixes, as JSON, for `restore_probe_result`."""
     if model not in _found or _found[model][0] != _parts(model) or not _found[model][1]:
         return None
     return [_found[model][1], sorted(_by_torch.get(model.get_decoder(), ()))]
 
 
-def take_as_found(model: Any, found: list[Any]) -> None:
-    """Take what `found_out` returned of the same model in an earlier run, so that it is not checked again."""
+def restore_probe_result(model: Any, found: list[Any]) -> None:
+    """Take what `probe_result` returned of the same model in an earlier run, so that it is not checked again."""
     layers, by_torch = found
     _found[model] = _parts(model), layers
     _by_torch.setdefault(model.get_decoder(), set()).update(by_torch)
@@ -293,7 +293,7 @@ def _check(model: Any) -> int:
     try:
         with evaluating(model), in_float32(model), visible(model):
             alone = states_of(model, batch)[kept.bool()]
-            with forests(model) as calls:
+            with sharing_prefixes(model) as calls:
                 together = states_of(model, batch)[kept.bool()]
     except Exception:  # a model that makes something else of positions or masks fails in any way
         return 0

@@ -1,10 +1,10 @@
 """What it saves to compute once what rows begin with alike, and what it costs where they share nothing.
 
 Forward and backward of a batch through a decoder with the layers of SmolLM2-135M (fewer of them) and frozen weights:
-as padded rows and as a forest, in turn in one process; seconds of the processor, the least of several repetitions, so
-that other programs count as little as may be. A forest is computed here even where a run would not.
+as padded rows and as a prefix tree, in turn in one process; seconds of the processor, the least of several
+repetitions, so that other programs count as little as may be. A prefix tree is computed even where a run would not.
 
-    python benchmarks/shared_beginnings.py --json benchmarks/results/DEVICE/shared_beginnings.json
+    python benchmarks/shared_prefix.py --json benchmarks/results/DEVICE/shared_prefix.json
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ftengine.model import Criterion, TokenLoss, forest
+from ftengine.model import Criterion, TokenLoss, shared_prefix
 from ftengine.model.tokens import IGNORED
 from ftengine.run.environment import hardware, versions
 
@@ -76,16 +76,16 @@ def seconds(model: nn.Module, batch: dict[str, Tensor]) -> float:
 def measured(model: nn.Module, shared: int, own: list[int], repeats: int) -> dict[str, Any]:
     """Return tokens and seconds of a batch in both ways."""
     batch = batch_of(shared, own)
-    rows, forests = list[float](), list[float]()
-    with mock.patch.object(forest, "WORTH", 2.0):
-        computed = forest.forest_of(batch)
+    rows, shared = list[float](), list[float]()
+    with mock.patch.object(shared_prefix, "WORTH", 2.0):
+        computed = shared_prefix.prefix_tree_of(batch)
         for _ in range(repeats + 1):  # the first warms caches
             rows.append(seconds(model, batch))
-            with forest.forests(model):
-                forests.append(seconds(model, batch))
-    one, other = min(rows[1:]), min(forests[1:])
+            with shared_prefix.sharing_prefixes(model):
+                shared.append(seconds(model, batch))
+    one, other = min(rows[1:]), min(shared[1:])
     tokens = batch["input_ids"].numel(), 0 if computed is None else computed[0].tokens
-    return {"padded": tokens[0], "computed": tokens[1], "rows_s": one, "forest_s": other, "ratio": one / other}
+    return {"padded": tokens[0], "computed": tokens[1], "rows_s": one, "shared_s": other, "ratio": one / other}
 
 
 def main() -> None:
@@ -97,13 +97,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     found: list[dict[str, Any]] = []
-    print(f"{'rows share':34}{'dtype':10}{'padded':>8}{'computed':>10}{'rows s':>9}{'forest s':>10}{'ratio':>8}")
+    print(f"{'rows share':34}{'dtype':10}{'padded':>8}{'computed':>10}{'rows s':>9}{'shared s':>10}{'ratio':>8}")
     for dtype in options.dtypes:
         model = decoder(options.layers, getattr(torch, dtype))
         for name, (shared, own) in CASES.items():
             row = {"case": name, "dtype": dtype, **measured(model, shared, own, options.repeats)}
             found.append(row)
-            times = f"{row['rows_s']:9.3f}{row['forest_s']:10.3f}{row['ratio']:8.2f}"
+            times = f"{row['rows_s']:9.3f}{row['shared_s']:10.3f}{row['ratio']:8.2f}"
             print(f"{name:34}{dtype:10}{row['padded']:8,}{row['computed']:10,}{times}", flush=True)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
