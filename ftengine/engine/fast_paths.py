@@ -63,7 +63,7 @@ def fast_paths_of(
 @contextmanager
 def _checked_once(model: nn.Module, depends: list[Any]) -> Iterator[None]:
     """Take from an earlier run whether a model may share the prefixes of rows, or keep that for later ones."""
-    key = key_of("shared-prefix", depends)
+    key = key_of("prefix-sharing", depends)
     if (kept := known_text(key)) is not None:
         restore_probe_result(model, json.loads(kept))
     yield
