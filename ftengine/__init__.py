@@ -9,7 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ftengine.engine.answering import Answering
     from ftengine.engine.fine_tune import Run, fine_tune, load_run, plan
+    from ftengine.engine.untrained import load_model
     from ftengine.plugins.hookspecs import hookimpl
     from ftengine.plugins.registry import registry_of
     from ftengine.run.recipe import Recipe
@@ -32,17 +34,31 @@ PACKAGES = (
 """Packages whose versions a run records (`ftengine.run.environment.versions`)."""
 
 _HOME = {
+    "Answering": "ftengine.engine.answering",
     "Recipe": "ftengine.run.recipe",
     "Run": "ftengine.engine.fine_tune",
     "RunRecords": "ftengine.run.records",
     "fine_tune": "ftengine.engine.fine_tune",
     "hookimpl": "ftengine.plugins.hookspecs",
+    "load_model": "ftengine.engine.untrained",
     "load_run": "ftengine.engine.fine_tune",
     "plan": "ftengine.engine.fine_tune",
     "registry_of": "ftengine.plugins.registry",
 }
 
-__all__ = ["Recipe", "Run", "RunRecords", "__version__", "fine_tune", "hookimpl", "load_run", "plan", "registry_of"]
+__all__ = [
+    "Answering",
+    "Recipe",
+    "Run",
+    "RunRecords",
+    "__version__",
+    "fine_tune",
+    "hookimpl",
+    "load_model",
+    "load_run",
+    "plan",
+    "registry_of",
+]
 
 
 def __getattr__(name: str):

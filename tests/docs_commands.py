@@ -27,9 +27,9 @@ FEW = (*STEPS, "evaluation.answers=2", "evaluation.generate.max_new_tokens=4")
 SHORTER = {
     r"--set train\.max_steps=40\b": " ".join(f"--set {override}" for override in FEW),
     r'"train\.max_steps=40"': ", ".join(f'"{override}"' for override in FEW),
-    r"(?m)^ftengine predict runs/(support|prefer) .*": r"\g<0> --option max_new_tokens=4",
+    r"(?m)^ftengine predict (runs/(support|prefer)|support\.yaml) .*": r"\g<0> --option max_new_tokens=4",
     r"(?m)^python examples/sums/prepare\.py .*": r"\g<0> --train 8 --test 6",
-    r"(?m)^ftengine predict runs/sums-base .*": r"\g<0> --option max_new_tokens=12",
+    r"(?m)^ftengine predict examples/sums/sums.yaml .*": r"\g<0> --option max_new_tokens=12",
     r"(?m)^ftengine train examples/sums/sums\.yaml .*": r"\g<0> "
     + " ".join(f"--set {override}" for override in FEW[:-1]),
     r"(?m)^ftengine plan (support|prefer|prefer-answers|search)\.yaml$": r"\g<0> --no-measure",

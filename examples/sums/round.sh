@@ -6,10 +6,8 @@ cd "$(dirname "$0")/../.."
 recipe=examples/sums/sums.yaml
 
 python examples/sums/prepare.py --output sums ${TASK:+--task "$TASK"}
-# A run to ask the base by: one step, nothing measured.
-ftengine train $recipe --set train.max_steps=1 --set data.test=null --set evaluate=[] --set output=runs/sums-base
-ftengine predict runs/sums-base --base --samples 8 --option max_new_tokens=24 --batch-size 32 \
+ftengine predict $recipe --samples 8 --option max_new_tokens=24 --batch-size 32 \
     --input sums/train.jsonl --output sums/answers.jsonl
-ftengine pairs runs/sums-base --function examples/sums/score.py:right --each 4 \
+ftengine pairs $recipe --function examples/sums/score.py:right --each 4 \
     --input sums/answers.jsonl --output sums/round1.jsonl
 ftengine train $recipe --set data.train=sums/round1.jsonl

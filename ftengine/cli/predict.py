@@ -14,7 +14,6 @@ from ftengine.cli.options import (
     json_option,
     precision_option,
     require_one_process,
-    run_argument,
     trust_code_option,
 )
 from ftengine.cli.page import print_json
@@ -23,7 +22,7 @@ from ftengine.text import counted, printable
 
 
 @click.command()
-@run_argument
+@click.argument("model", metavar="RUN|RECIPE|MODEL", type=PATH)
 @click.option("--input", "source", metavar="FILE", type=PATH, required=True, help="Rows to answer (no labels needed).")
 @click.option(
     "--output",
@@ -36,7 +35,12 @@ from ftengine.text import counted, printable
 )
 @click.option("--base", is_flag=True, help="Answer with the base model instead, for comparison.")
 @click.option("--calibrated", is_flag=True, help="Answer by what was fitted on validation: a classifier's temperature.")
-@click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Rows at a time (default: the recipe's).")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Rows at a time (default: evaluation.batch_size, else 16 where text is written and 32 elsewhere).",
+)
 @precision_option
 @click.option(
     "--option",
@@ -51,7 +55,7 @@ from ftengine.text import counted, printable
 @trust_code_option
 @json_option
 def predict(
-    run_folder: str,
+    model: str,
     source: str,
     output: str | None,
     resume: bool,
@@ -64,17 +68,19 @@ def predict(
     trust_code: bool,
     as_json: bool,
 ) -> None:
-    """Answer the rows of a file with a tuned model.
+    """Answer the rows of a file with a tuned model, or with a base model before anything is trained.
 
-    Each line of the output is the row with its `prediction`.
+    The model is a run's folder, a recipe (.yaml), whose base model answers, or a base model by itself: a folder, a
+    .gguf file, a hub id or package://NAME/FILE. Each line of the output is the row with its `prediction`.
 
     \b
-    Example:
+    Examples:
+      ftengine predict ./SmolLM2-135M-Instruct --input questions.jsonl
       ftengine predict runs/support --input questions.jsonl --output answers.jsonl --option max_new_tokens=40
     """
-    announce(f"opening {run_folder}")
-    from ftengine.engine.fine_tune import load_run
+    announce(f"opening {model}")
     from ftengine.engine.predict import predict_file, predict_rows
+    from ftengine.engine.untrained import load_model
     from ftengine.run.yaml_text import key_and_value
 
     require_one_process("predict", "writes each answer once")
@@ -84,7 +90,7 @@ def predict(
     settings: dict[str, Any] = {"base": base, "calibrated": calibrated, "batch_size": batch_size, "options": chosen}
     settings |= {} if samples is None else {"samples": samples}
     with listening(bars=output is not None) as listener:
-        run = load_run(run_folder, listener=listener, trust_code=trust_code, precision=precision)
+        run = load_model(model, listener=listener, trust_code=trust_code, precision=precision)
         if output is None:
             for row in predict_rows(run, source, **settings):
                 line = json.dumps(row, ensure_ascii=False, allow_nan=False)

@@ -2,47 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ftengine.api import SAMPLE, SAMPLES, Example, Listener, LoadedModel, SilentListener, Task
+from ftengine.api import Listener, LoadedModel, SilentListener
 from ftengine.data.answer_origin import content_of_files
+from ftengine.engine.answering import Answering
 from ftengine.engine.evaluate import add_figures, evaluate_run, reference_model
-from ftengine.engine.experiment import Experiment
 from ftengine.engine.merge import MERGED_DTYPES, MergeReport, check_merge, merge_into
-from ftengine.engine.model_fit import tokens_checked
-from ftengine.engine.prepared_data import (
-    KnownTask,
-    ReadyTask,
-    check_inputs,
-    inferring,
-    ready_task,
-)
+from ftengine.engine.prepared_data import KnownTask
 from ftengine.engine.prepared_model import load_base_of, prepare_strategy
 from ftengine.engine.saved_part import load_trained_part
 from ftengine.errors import InputError, NotMergeable, UnknownName
-from ftengine.evaluation.finite import require_finite_answers, require_finite_weights
-from ftengine.model.generation import sampling
+from ftengine.evaluation.finite import require_finite_weights
 from ftengine.model.saving import write_calibration
 from ftengine.parallel.device import Device
 from ftengine.parallel.heartbeat import heartbeat
 from ftengine.plugins.distributions import BLOCK_VARIABLE
-from ftengine.plugins.registry import AUTO, Registry
+from ftengine.plugins.registry import Registry
 from ftengine.report.write import conclude, verdict_of
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import versions
 from ftengine.run.recipe import Recipe
-from ftengine.run.record import flat
 from ftengine.run.records import Environment, EvaluationResult, TrainedPart, Verdict
 from ftengine.run.seal import report_state
-from ftengine.text import listed, number
+from ftengine.text import listed
 from ftengine.training.callbacks import Callbacks
 
 
-class Run:
+class Run(Answering):
     """A run that `fine_tune` finished; weights are read when first needed.
 
     Args:
@@ -92,11 +82,6 @@ class Run:
     def evaluation(self) -> dict[str, Any]:
         """The figures made at the end of training: base, tuned, difference."""
         return EvaluationResult.read(self.directory).to_json()
-
-    @property
-    def registry(self) -> Registry:
-        """All components that are installed, or those that it was opened with."""
-        return self._registry
 
     @property
     def verdict(self) -> Verdict:
@@ -171,57 +156,6 @@ class Run:
             )
         return add_figures(self.without_model(), self.directory, evaluators).to_json()
 
-    def predict(
-        self,
-        examples: Iterable[Example],
-        *,
-        base: bool = False,
-        calibrated: bool = False,
-        batch_size: int | None = None,
-        options: Mapping[str, Any] | None = None,
-        samples: int | None = None,
-    ) -> Iterator[dict[str, Any]]:
-        """Answer examples one after the other, in their order.
-
-        Args:
-            examples: rows such as the task takes; labels are not needed. They are read as a stream.
-            base: answer with the base model instead, for comparison.
-            calibrated: answer by what the task fitted on the validation split, such as a temperature.
-            batch_size: examples answered together; by default the recipe's.
-            options: the task's own, e.g. {"max_new_tokens": 40}.
-            samples: draw so many answers to each example, {"samples": [answer, …]}, by default at temperature 1 and
-                with the recipe's seed: each depends on that, the prompt and its number alone.
-
-        Raises:
-            DataError: an example cannot be answered; the message has its number.
-            InputError: an option is unknown to the task, there is nothing to calibrate by, or it writes no text that
-                could be drawn.
-            RunError: weights are not finite.
-            SourceError: the tokenizer gives tokens that the model has no embeddings for.
-            TrainingError: an answer is not finite.
-        """
-        calibration = self._calibration(base) if calibrated else None
-        options = self._drawn(options, samples)
-        device, known, loaded = self._model(base)
-        task, size = inferring(known.task), batch_size or self.recipe.train.batch_size
-        stream, done = iter(examples), 0
-        if calibration is not None:
-            fitted = ", ".join(f"{key} {number(value)}" for key, value in flat(calibration).items())
-            self.listener.message(f"answers are calibrated on the run's validation split: {fitted}")
-        while chunk := list(islice(stream, size)):
-            check_inputs(known.task, chunk, lambda i, first=done + 1: f"example {first + i}")  # type: ignore[misc]
-            task.calibration = calibration
-            asked = f"examples {done + 1:,} to {done + len(chunk):,}"
-            with device.inference(loaded), tokens_checked(loaded, asked):
-                if samples is None:
-                    answers = list(task.infer(loaded, chunk, options))
-                else:
-                    of = [task.infer(loaded, [{**row, SAMPLE: k} for row in chunk], options) for k in range(samples)]
-                    answers = [{SAMPLES: list(one)} for one in zip(*of, strict=True)]
-            require_finite_answers(answers, done + 1)
-            yield from answers
-            done += len(chunk)
-
     def answering(
         self,
         *,
@@ -234,10 +168,7 @@ class Run:
 
         The base is that of training, as long as none is loaded.
         """
-        model, options = self.recipe.model, self._drawn(options, samples)
-        settings: dict[str, Any] = {"loader": model.loader, "dtype": model.dtype, "options": dict(options or {})}
-        if samples is not None:
-            settings[SAMPLES] = samples
+        settings = self._settings(options, samples)
         if calibrated:  # by what stands in the trained part
             settings["calibrated"] = True
         if base:  # what was trained has no part in it; the seed has, where the base's head is a fresh one
@@ -249,18 +180,8 @@ class Run:
             "model": "base" if base else "tuned",
             "trained": "" if base else content_of_files(self.trained),
             "base": dict(self.base_now or self.facts.base),
-            "settings": {**settings, "precision": Device.open(self.recipe).precision.name},
+            "settings": settings,
         }
-
-    def _drawn(self, options: Mapping[str, Any] | None, samples: int | None) -> Mapping[str, Any] | None:
-        """Return the options of answers that are drawn (InputError: none can be, or all would be equal)."""
-        if samples is None:
-            return options
-        if "completion" not in (task := self.task).generates:
-            raise InputError(
-                f"task {task.name!r} writes no text, so all of {samples} answers would be equal. Leave --samples out."
-            )
-        return sampling(options or {}, samples, self.recipe.seed)
 
     def _calibration(self, base: bool) -> dict[str, Any]:
         """Return what the task fitted on validation (InputError: nothing, or not for the model that is asked)."""
@@ -309,43 +230,18 @@ class Run:
         write_calibration(loaded.module, self.facts.calibration)
         return merge_into(target, known, strategy, loaded, self.trained, dtype)
 
-    @property
-    def task(self) -> Task:
-        """The run's task, with the labels that it learnt."""
-        return self.without_model().task
-
-    def ready(self) -> ReadyTask:
-        """Return the run's task, with its labels, and what rows are encoded for."""
-        known = self.without_model(check_source=True)
-        return ready_task(known.experiment, known.task)
-
     def without_model(self, *, check_source: bool = False) -> KnownTask:
         """Return the run's task, with its labels, for figures from kept predictions; what acts in training is left out.
 
         `check_source` says whether the model's source is looked at.
         """
-        content = self.recipe.resolved()
-        content["strategy"] = self.facts.strategy
-        content["callbacks"] = content["augment"] = content["regularize"] = []
-        content["train"] |= {"optimizer": AUTO, "schedule": AUTO}
         with made_with(self.directory, self._registry):
-            recipe = Recipe.make(content)
-            experiment = Experiment.open(recipe, self._registry, self.listener, check_source=False, day=self.day)
+            experiment = self._experiment(self.facts.strategy)
         if check_source:
-            code = experiment.loader.runs_code(self.recipe.model.source)
-            self.require_trust(code, "loads its model with")
-            experiment.check_source()
+            self._check_source(experiment)
         task = experiment.make_task()
         task.labels = self.facts.labels
         return KnownTask(experiment, task)
-
-    def require_trust(self, code: str | None, does: str) -> None:
-        """Refuse to run code that the run's recipe names and the user has not agreed to (InputError)."""
-        if code and not self.trust_code:
-            raise InputError(
-                f"run {str(self.path)!r} {does} {code}, which could do anything on this machine. If you "
-                f"trust it ({self.path / 'recipe.yaml'} says what it is), add --trust-code."
-            )
 
     def require_trusted_evaluators(self, names: Collection[str | None] | None = None) -> None:
         """Refuse as `require_trust` does to measure by some of the run's evaluators, or all (None)."""

@@ -15,7 +15,7 @@ from typing import Any
 from ftengine.data.answer_origin import AnswerOrigin
 from ftengine.data.answer_tables import ANSWER, TABLES, Form, require_format, write_table
 from ftengine.data.read import DataRows, plain, read_rows
-from ftengine.engine.finished import Run
+from ftengine.engine.answering import Answering
 from ftengine.engine.prepared_data import check_inputs, inferring
 from ftengine.errors import DataError, RunError, column_names, did_you_mean
 from ftengine.run.directory import LOCK, locked, writing
@@ -35,13 +35,13 @@ class PredictionReport:
     form: str = ""
 
 
-def predict_rows(run: Run, source: str | Path, **settings: Any) -> Iterator[dict[str, Any]]:
+def predict_rows(run: Answering, source: str | Path, **settings: Any) -> Iterator[dict[str, Any]]:
     """Answer the rows of a file one after the other; each is yielded as the row with its `prediction`.
 
     Args:
-        run: a finished run.
+        run: a finished run, or a base model (`load_model`).
         source: any data file that the task can read; labels are not needed.
-        settings: those of `Run.predict`: base, calibrated, batch_size, options, samples.
+        settings: those of `Answering.predict`: base, calibrated, batch_size, options, samples.
 
     Raises:
         DataError: a row cannot be answered; found before the model loads.
@@ -50,7 +50,7 @@ def predict_rows(run: Run, source: str | Path, **settings: Any) -> Iterator[dict
     yield from _answered(run, _checked(run, source), 0, **settings)
 
 
-def _answered(run: Run, rows: DataRows, start: int, **settings: Any) -> Iterator[dict[str, Any]]:
+def _answered(run: Answering, rows: DataRows, start: int, **settings: Any) -> Iterator[dict[str, Any]]:
     answers = run.predict((rows[i] for i in range(start, len(rows))), **settings)
     for i, answer in enumerate(answers, start):
         if i == start:  # the model is loaded
@@ -61,7 +61,7 @@ def _answered(run: Run, rows: DataRows, start: int, **settings: Any) -> Iterator
 
 
 def predict_file(
-    run: Run, source: str | Path, output: str | Path, *, resume: bool = False, **settings: Any
+    run: Answering, source: str | Path, output: str | Path, *, resume: bool = False, **settings: Any
 ) -> PredictionReport:
     """Answer every row of a file into another, as JSONL whose lines are written as they are made, or as a table.
 
@@ -117,7 +117,7 @@ def predict_file(
     return PredictionReport(str(output), written, kept, form.unusual(output))
 
 
-def _write_origin(origin: AnswerOrigin, run: Run, output: Path, *, continues: bool) -> None:
+def _write_origin(origin: AnswerOrigin, run: Answering, output: Path, *, continues: bool) -> None:
     """Write what answers, with the base as it was loaded: it may differ from the one that began, unlike training's."""
     origin = origin.model_copy(update={"base": dict(run.base_now)})
     if continues:
@@ -134,7 +134,7 @@ def _alone(output: Path) -> Iterator[None]:
         yield
 
 
-def _checked(run: Run, source: str | Path, *, table: bool = False) -> DataRows:
+def _checked(run: Answering, source: str | Path, *, table: bool = False) -> DataRows:
     """Read a file and make sure that every row can be answered, and as a table without losing a column."""
     section, task = run.recipe.data, run.task
     inferring(task)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from ftengine import Run
+    from ftengine import Answering
     from ftengine.api import Example
     from ftengine_builtins.evaluators import Verifier
 
@@ -24,14 +24,14 @@ SCORES = ".scores.jsonl"
 
 
 @click.command()
-@click.argument("run_folder", metavar="RUN", type=click.Path(readable=False))
+@click.argument("model", metavar="RUN|RECIPE|MODEL", type=click.Path(readable=False))
 @click.option(
     "--input",
     "source",
     metavar="FILE",
     required=True,
     type=click.Path(path_type=Path),
-    help="Answers, as `ftengine predict RUN --samples N --output FILE.jsonl` writes them.",
+    help="Answers, as `ftengine predict … --samples N --output FILE.jsonl` writes them.",
 )
 @click.option(
     "--output", metavar="FILE", required=True, type=click.Path(path_type=Path), help="The rows to train on, .jsonl."
@@ -45,7 +45,7 @@ SCORES = ".scores.jsonl"
     help="sft: prompts with their best answer; preference: with one that passes and one that does not.",
 )
 @click.option("--each", type=click.IntRange(min=1), default=1, show_default=True, help="Rows of a prompt at most.")
-@click.option("--function", metavar="FILE.py:NAME", help="Scores answers; by default that of the run's recipe.")
+@click.option("--function", metavar="FILE.py:NAME", help="Scores answers; by default that of the recipe.")
 @click.option("--evaluator", metavar="NAME", help="The evaluator to score by, where the recipe names several.")
 @click.option(
     "--option",
@@ -58,7 +58,7 @@ SCORES = ".scores.jsonl"
 @click.option("--trust-code", is_flag=True, help="Let the function that the run's recipe names score answers.")
 @click.option("--json", "as_json", is_flag=True, help="Print only JSON to stdout.")
 def pairs(
-    run_folder: str,
+    model: str,
     source: Path,
     output: Path,
     kind: str,
@@ -72,6 +72,8 @@ def pairs(
 ) -> None:
     """Make training rows of sampled answers that a function scores.
 
+    What answered is named as for `ftengine predict`: a run, a recipe, or a base model.
+
     \b
     Example:
       ftengine predict runs/sums --input sums.jsonl --output answers.jsonl --samples 8
@@ -79,7 +81,7 @@ def pairs(
     """
     import yaml
 
-    from ftengine import load_run
+    from ftengine import load_model
     from ftengine.errors import InputError
     from ftengine.text import counted, percent
 
@@ -91,7 +93,7 @@ def pairs(
         if not equals:
             raise InputError(f"--option {option!r}: write KEY=VALUE, for example passes_at=0.5.")
         chosen[key] = yaml.safe_load(value)
-    run = load_run(run_folder, trust_code=trust_code)
+    run = load_model(model, trust_code=trust_code)
     judge = judge_of(run, evaluator, chosen | ({} if function is None else {"function": function}))
     report = write_pairs(run, judge, source, output, kind=kind, each=each, resume=resume)
     if as_json:
@@ -144,7 +146,7 @@ class Report:
     timeout: float
 
 
-def judge_of(run: Run, name: str | None, options: Mapping[str, Any]) -> Verifier:
+def judge_of(run: Answering, name: str | None, options: Mapping[str, Any]) -> Verifier:
     """Return the evaluator that scores answers: the recipe's with further options, or one of a function's own.
 
     Raises:
@@ -165,7 +167,7 @@ def judge_of(run: Run, name: str | None, options: Mapping[str, Any]) -> Verifier
             else f"{name or 'no evaluator of its recipe'} does not score"
         )
         raise InputError(
-            f"run {str(run.path)!r}: {which} answers by a function. Name one with --evaluator, or a function with "
+            f"{str(run.path)!r}: {which} answers by a function. Name one with --evaluator, or a function with "
             "--function FILE.py:NAME."
         )
     judge: Verifier = run.registry.build(
@@ -178,7 +180,14 @@ def judge_of(run: Run, name: str | None, options: Mapping[str, Any]) -> Verifier
 
 
 def write_pairs(
-    run: Run, judge: Verifier, source: Path, output: Path, *, kind: str = "sft", each: int = 1, resume: bool = False
+    run: Answering,
+    judge: Verifier,
+    source: Path,
+    output: Path,
+    *,
+    kind: str = "sft",
+    each: int = 1,
+    resume: bool = False,
 ) -> Report:
     """Score sampled answers and write the rows that they make, whole or not at all.
 

@@ -10,21 +10,24 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
+import yaml
 from click.testing import CliRunner
 from expected import raises
 from pyarrow import parquet
 from transformers import AutoTokenizer
 
-from ftengine import fine_tune, load_run
+from ftengine import fine_tune, load_model, load_run
 from ftengine.api import SilentListener
 from ftengine.cli import main
 from ftengine.data.answer_origin import content_of_input
+from ftengine.engine.base_predictions import ANSWERED_TOGETHER
 from ftengine.engine.model_fit import tokens_checked
 from ftengine.engine.predict import predict_file
 from ftengine.errors import DataError, InputError, RunError, SourceError
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import DataSection
 from ftengine_builtins.readers import TableReader
+from ftengine_builtins.tasks import CausalLM
 
 
 def test_a_run_of_rounded_figures_can_answer_in_float32(label_recipe, tmp_path):
@@ -70,6 +73,75 @@ def test_a_token_that_the_model_lacks_is_named(label_recipe, bert_folder, tmp_pa
     with raises(SourceError, "examples 1 to 2", "'newword'", "embeddings"):
         list(run.predict(rows))
     assert len(list(run.predict(rows[:1]))) == 1
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+    """How many rows are answered together, where no more than `limit` fit into memory."""
+    infer, asked = CausalLM.infer, SimpleNamespace(of=[], limit=100)
+
+    def recorded(self, loaded, rows, options=None):
+        asked.of.append(len(rows))
+        if len(rows) > asked.limit:
+            raise torch.OutOfMemoryError
+        return infer(self, loaded, rows, options)
+
+    monkeypatch.setattr(CausalLM, "infer", recorded)
+    return asked
+
+
+def test_rows_are_answered_together_whatever_the_training_batch_is(chat_recipe, sizes):
+    run = fine_tune(chat_recipe(train__max_steps=1, train__batch_size=2))
+    rows = [{"prompt": f"the printer {i} does not start" + " today" * (i % 3)} for i in range(20)]
+    asked = {"options": {"max_new_tokens": 5}}
+    answers = list(run.predict(rows, **asked))
+    assert sizes.of == [ANSWERED_TOGETHER, 4]
+    assert list(run.predict(rows, batch_size=2, **asked)) == answers
+    sizes.of, sizes.limit = [], 5
+    assert list(run.predict(rows, **asked)) == answers  # as many as fit
+    assert sizes.of == [16, 8, 4, 4, 4, 4, 4]
+    with pytest.raises(torch.OutOfMemoryError):
+        list(run.predict(rows, batch_size=8, **asked))
+
+
+def test_a_base_model_and_a_recipe_answer_before_training(chat_recipe, llama_folder, tmp_path):
+    recipe = chat_recipe(train__max_steps=1, model__source=str(llama_folder))
+    file, rows = tmp_path / "chat.yaml", tmp_path / "rows.jsonl"
+    file.write_text(yaml.safe_dump(recipe.resolved()))
+    rows.write_text("".join(json.dumps({"prompt": f"the printer {i} does not start"}) + "\n" for i in range(5)))
+    options = ["--option", "max_new_tokens=5", "--input", str(rows)]
+
+    def predicted(model, *more):
+        result = CliRunner().invoke(main, ["predict", str(model), *options, *more])
+        assert result.exit_code == 0, result.output
+        return [json.loads(line)["prediction"] for line in result.stdout.splitlines() if line.startswith("{")]
+
+    answers = predicted(llama_folder)
+    assert predicted(file) == answers
+    assert not (tmp_path / "run").exists()
+    output = tmp_path / "answers.jsonl"
+    predicted(llama_folder, "--output", str(output))
+    lines = output.read_text().splitlines(keepends=True)
+    output.write_text("".join(lines[:2]))
+    assert predict_file(load_model(llama_folder), rows, output, resume=True, options={"max_new_tokens": 5}).kept == 2
+    assert [json.loads(line)["prediction"] for line in output.read_text().splitlines()] == answers
+    run = fine_tune(recipe)
+    assert predicted(run.path, "--base") == answers
+    assert isinstance(load_model(run.path), type(run))
+    with raises(InputError, "calibrate"):
+        list(load_model(file).predict([{"prompt": "a"}], calibrated=True))
+
+
+def test_what_answers_nothing_before_training_is_refused(label_recipe, bert_folder, tmp_path):
+    (tmp_path / "labels.yaml").write_text(yaml.safe_dump(label_recipe().resolved()))
+    with raises(InputError, "text-classification", "ftengine train"):
+        load_model(tmp_path / "labels.yaml")
+    with raises(InputError, "no/such", "recipe"):
+        load_model(tmp_path / "no/such")
+    assert load_model(bert_folder).task.traits.answers_vectors
+    (tmp_path / "empty").mkdir()
+    with raises(InputError, "empty", "recipe"):
+        load_model(tmp_path / "empty")
 
 
 @pytest.fixture

@@ -222,6 +222,24 @@ def test_a_function_that_takes_too_long_makes_no_rows_and_its_time_limit_is_name
     assert "max_new_tokens" not in str(caught.value)
 
 
+def test_a_base_model_samples_and_its_answers_are_judged_without_a_run(llama_folder, folder, tmp_path):
+    answers, rows = tmp_path / "answers.jsonl", tmp_path / "round.jsonl"
+    sampled = ["--samples", "3", "--input", str(folder / "rows.jsonl"), "--output", str(answers)]
+    asked = ["predict", str(llama_folder), *sampled, "--option", "max_new_tokens=6"]
+    result = CliRunner().invoke(main, asked)
+    assert result.exit_code == 0, result.output
+    scored = [str(llama_folder), "--input", str(answers), "--output", str(rows)]
+    refused = CliRunner().invoke(pairs, scored)
+    assert isinstance(refused.exception, InputError)
+    lines = [json.loads(line) for line in answers.read_text().splitlines()]
+    for line in lines:
+        line["prediction"]["samples"][0] = {"completion": "four", "ended": True}
+    answers.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = CliRunner().invoke(pairs, [*scored, "--function", f"{folder / 'score.py'}:right"])
+    assert result.exit_code == 0, result.output
+    assert len(rows.read_text().splitlines()) == len(lines) == 12
+
+
 @pytest.mark.parametrize("said", ["text", {"samples": "4"}, {"samples": [{"text": "4"}]}])
 def test_what_is_no_sampled_answer_is_refused(tmp_path, said):
     (tmp_path / "answers.jsonl").write_text(json.dumps({"prompt": "ask", "prediction": said}) + "\n")

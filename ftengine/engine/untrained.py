@@ -1,0 +1,146 @@
+"""A base model that answers before anything is trained: a recipe's, or one that is named alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ftengine.api import Listener, LoadedModel, SilentListener, Task
+from ftengine.engine.answering import Answering
+from ftengine.engine.finished import load_run
+from ftengine.engine.prepared_data import KnownTask, inferring
+from ftengine.engine.prepared_model import load_base
+from ftengine.errors import InputError, SourceError
+from ftengine.evaluation.finite import require_finite_weights
+from ftengine.parallel.device import Device
+from ftengine.plugins.registry import AUTO, Registry
+from ftengine.run.directory import RunDirectory
+from ftengine.run.environment import versions
+from ftengine.run.recipe import Recipe
+
+RECIPES = (".yaml", ".yml")
+ROWS = "rows"
+"""What stands for the data in the recipe of a model that is named alone."""
+TRAIN = "Train it (`ftengine train`), and name the run."
+
+
+def load_model(
+    source: str | Path,
+    *,
+    registry: Registry | None = None,
+    listener: Listener | None = None,
+    precision: str | None = None,
+    trust_code: bool = False,
+) -> Answering:
+    """Open what answers rows: a finished run, the base model of a recipe, or a base model by itself.
+
+    Args:
+        source: a run's folder, a recipe (.yaml), or what `model.source` of a recipe may be. A model by itself has the
+            task that `ftengine init` proposes for it.
+        registry, listener, precision, trust_code: as of `Run`. A recipe, which you wrote, is trusted.
+
+    Raises:
+        InputError: it is none of these, or its task answers nothing before it is trained.
+        RunError: the run is not finished, or its trained part failed its check.
+    """
+    given: dict[str, Any] = {"registry": registry or Registry(), "listener": listener or SilentListener()}
+    if RunDirectory(source).is_run():
+        return load_run(source, precision=precision, trust_code=trust_code, **given)
+    if str(source).lower().endswith(RECIPES):
+        set_ = [f"train.precision={precision}", "model.dtype=auto"] if precision else []
+        return Untrained(Recipe.read(source, set_), source, trust_code=True, **given)
+    try:
+        return Untrained(_recipe_of(str(source), given["registry"], precision), source, trust_code=trust_code, **given)
+    except SourceError as error:
+        raise InputError(f"{str(source)!r} is no folder of a run, no recipe (.yaml), and no model: {error}") from None
+
+
+class Untrained(Answering):
+    """A recipe's base model and task, with nothing trained.
+
+    Args:
+        name: what it is called in messages.
+
+    Raises:
+        InputError: the task answers by what training learns, or answers no rows at all.
+        SourceError: the model cannot be loaded.
+    """
+
+    def __init__(
+        self, recipe: Recipe, name: str | Path, *, registry: Registry, listener: Listener, trust_code: bool
+    ) -> None:
+        self.recipe, self.path, self.listener, self.trust_code = recipe, Path(name), listener, trust_code
+        self.day, self.base_now, self._registry = None, {}, registry
+        self._ready: tuple[Device, KnownTask, LoadedModel] | None = None
+        task = inferring(self.without_model(check_source=True).task)
+        if not answers_untrained(task):
+            raise InputError(f"{self._untrained(task)} answers by what training learns. {TRAIN}")
+
+    def _untrained(self, task: Task) -> str:
+        return f"{str(self.path)!r}: nothing is trained yet, and task {task.name!r}"
+
+    def answering(self, *, base: bool = False, calibrated: bool = False, **settings: Any) -> dict[str, Any]:
+        """Return what the answers depend on, the rows aside; the model is loaded for that."""
+        if calibrated:
+            self._calibration(base)
+        self._model(base)
+        return {
+            "ftengine": versions()["ftengine"],
+            "run": str(self.path),
+            "model": "base",
+            "trained": "",
+            "base": dict(self.base_now),
+            "settings": {**self._settings(settings.get("options"), settings.get("samples")), "task": self.recipe.task},
+        }
+
+    def without_model(self, *, check_source: bool = False) -> KnownTask:
+        experiment = self._experiment(self.recipe.strategy)
+        if check_source:
+            self._check_source(experiment)
+        return KnownTask(experiment, experiment.make_task())
+
+    def _calibration(self, base: bool) -> dict[str, Any]:
+        raise InputError(f"{str(self.path)!r} has nothing to calibrate by: nothing is trained yet. {TRAIN}")
+
+    def _model(self, base: bool) -> tuple[Device, KnownTask, LoadedModel]:
+        if self._ready is None:
+            device, known = Device.open(self.recipe), self.without_model(check_source=True)
+            loaded = load_base(known)
+            if loaded.new_modules:
+                raise InputError(
+                    f"{self._untrained(known.task)} answers by {', '.join(loaded.new_modules)}, which "
+                    f"{loaded.source!r} does not have. {TRAIN}"
+                )
+            self.base_now = {"source": loaded.source, **loaded.fingerprint}
+            require_finite_weights(loaded, repr(str(self.path)))
+            loaded.module.requires_grad_(False)  # so that all of it is kept in the compute dtype
+            device.place(loaded)
+            self._ready = device, known, loaded
+        return self._ready
+
+
+def answers_untrained(task: Task) -> bool:
+    """Say whether a task answers by what a base model brings: text, or vectors."""
+    return bool(task.generates) or task.traits.answers_vectors
+
+
+def _recipe_of(source: str, registry: Registry, precision: str | None) -> Recipe:
+    """Return a recipe of a model: of the first task by its traits, then by name, that answers with it untrained.
+
+    Raises:
+        SourceError: it is no model, or one for none of these tasks.
+    """
+    loader = registry.loader_of(source, {"name": AUTO})
+    loader.check_source(source)
+    entries = [entry for entry in registry.buildable("task") if answers_untrained(entry.cls())]
+    reason = None
+    for entry in sorted(entries, key=lambda entry: not entry.cls.traits.is_default):
+        try:
+            loader.check_head(source, entry.cls().head)
+        except SourceError as error:
+            reason = reason or error
+            continue
+        content: dict[str, Any] = {"model": {"source": source}, "task": entry.name, "data": {"train": ROWS}}
+        content["strategy"] = registry.usual("strategy", {"name": AUTO}, "strategy").described
+        return Recipe.make(content | ({"train": {"precision": precision}} if precision else {}))
+    raise reason or SourceError(f"no installed task answers with {source!r} before it is trained.")
