@@ -79,22 +79,15 @@ def pairs(
       ftengine predict runs/sums --input sums.jsonl --output answers.jsonl --samples 8
       ftengine pairs runs/sums --input answers.jsonl --output round1.jsonl --function score.py:right
     """
-    import yaml
-
     from ftengine import load_model
     from ftengine.errors import InputError
     from ftengine.text import counted, percent
 
     if output.suffix != ".jsonl":
         raise InputError(f"--output {str(output)!r}: rows are written as .jsonl. Name the file so.")
-    chosen: dict[str, Any] = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals:
-            raise InputError(f"--option {option!r}: write KEY=VALUE, for example passes_at=0.5.")
-        chosen[key] = yaml.safe_load(value)
     run = load_model(model, trust_code=trust_code)
-    judge = judge_of(run, evaluator, chosen | ({} if function is None else {"function": function}))
+    chosen = options_of(options) | ({} if function is None else {"function": function})
+    judge = judge_of(run, evaluator, chosen)
     report = write_pairs(run, judge, source, output, kind=kind, each=each, resume=resume)
     if as_json:
         click.echo(json.dumps(asdict(report), ensure_ascii=False, indent=2))
@@ -118,6 +111,21 @@ def pairs(
         )
     if report.unsteady:
         click.echo(f"the function judged equal answers to {counted(report.unsteady, 'prompt')} differently")
+
+
+def options_of(given: Sequence[str]) -> dict[str, Any]:
+    """Return the evaluator's options (InputError: one is no KEY=VALUE)."""
+    import yaml
+
+    from ftengine.errors import InputError
+
+    options: dict[str, Any] = {}
+    for option in given:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise InputError(f"--option {option!r}: write KEY=VALUE, for example passes_at=0.5.")
+        options[key] = yaml.safe_load(value)
+    return options
 
 
 @dataclass(frozen=True)
