@@ -176,7 +176,9 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
     loaded = _loaded(data, plan, device, steps, resumed)
     refers = bool(data.ready.task.reference)
     strategy = _apply_strategy(data, plan, device, loaded) if refers and reference_starts(data.ready) else None
-    outputs = None if resumed is None else RunOutputs.of(device, resumed, data.ready, plan, "base").known
+    outputs = None
+    if resumed is not None:
+        outputs = RunOutputs.of(device, resumed, data.ready, plan, "base").read("base", experiment.listener)
     base = run_base(device, data.ready, loaded, plan, strategy, outputs)
     experiment.listener.phase("figures")
     measured = measure_all(plan, base, experiment.listener) if device.is_main else {}
@@ -254,7 +256,7 @@ def measure_tuned(trained: TrainedModel, run: RunDirectory) -> EvalResult:
     device, ready = model.device, model.data.ready
     weights = tensor_hashes(state_tensors(trained.whole.module)) if device.is_main else {}
     kept = RunOutputs.of(device, run, ready, model.plan, weights)
-    tuned = run_model(device, ready, model.loaded, model.plan, "tuned", kept.known, kept.keep)
+    tuned = run_model(device, ready, model.loaded, model.plan, "tuned", kept.read("tuned", ready.listener), kept.keep)
     model.loaded.module = trained.whole.module
     return tuned
 

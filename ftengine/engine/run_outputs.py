@@ -1,7 +1,8 @@
 """What models gave in a run that is not finished, kept beside its checkpoints: no resume asks them for it again.
 
 A run that goes on has the recipe, data and base with which it began. Outputs lie under a hash of what else they depend
-on: the files that are asked, the weights, versions, and the code of plugins. What judges them is not kept.
+on: the files that are asked, the weights, versions, and code. Outputs of other code than ftengine's own are not kept,
+as its author may have mended it before the run goes on. What judges outputs is not kept.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ from typing import IO, Any
 import pyarrow as pa
 from accelerate.utils import broadcast_object_list
 
+from ftengine.api import Listener
 from ftengine.engine.base_predictions import Name, keys_by, read_outputs, wanted, write_outputs
 from ftengine.engine.dependencies import key_of
 from ftengine.engine.experiment import described
 from ftengine.engine.prepared_data import KnownTask
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.runner import ASKED, Outputs
-from ftengine.model.code import fingerprint_code
 from ftengine.parallel.device import Device
 from ftengine.run.directory import PARTIAL, RunDirectory, writing
-from ftengine.run.environment import plugin_origins, versions
+from ftengine.run.own_code import code_of
+from ftengine.text import counted
 
 FOLDER = "outputs"
 """Its folder, among the checkpoints; it goes when the run is finished."""
@@ -35,7 +37,8 @@ class RunOutputs:
 
     Args:
         plan: what is asked.
-        keys: of each output that is kept, its file's name; none in other processes than the main one.
+        keys: of each output that is kept, its file's name; none of other code than ftengine's own, and none in other
+            processes than the main one.
     """
 
     folder: Path
@@ -45,23 +48,23 @@ class RunOutputs:
     @classmethod
     def of(cls, device: Device, run: RunDirectory, known: KnownTask, plan: EvalPlan, weights: Any) -> RunOutputs:
         """Return those of the model that has some weights, which JSON values say."""
-        if not device.is_main:
-            return cls(run.checkpoints / FOLDER, plan, {})
         strategy = known.experiment.make_strategy
         parts = [known.task, known.experiment.loader, *(one.asker for one in plan.benchmarks)]
-        code = [fingerprint_code(cls.__module__) for cls in (strategy.entry.cls, *map(type, parts))]
-        plugins = plugin_origins(known.registry.plugins)
-        common = [weights, strategy.described, [described(part) for part in parts], code, versions(), plugins]
+        code = code_of((strategy.entry.cls, *map(type, parts))) if device.is_main else None
+        if code is None:
+            return cls(run.checkpoints / FOLDER, plan, {})
+        common = [weights, strategy.described, [described(part) for part in parts], code]
         asked = {(one.name, ASKED): key_of("base", [common, one.data]) for one in plan.benchmarks}
         return cls(run.checkpoints / FOLDER, plan, keys_by(plan, common) | asked)
 
-    @property
-    def known(self) -> Outputs:
-        """What was kept, in all processes."""
+    def read(self, side: str, listener: Listener) -> Outputs:
+        """Return what was kept, in all processes, and report it; `side` says of which model, "base" or "tuned"."""
         members = wanted(self.plan)
         found = {name: read_outputs(self._file(name), members.get(name)) for name in self.keys}
-        (known,) = broadcast_object_list([{name: table for name, table in found.items() if table is not None}])
-        return known
+        (kept,) = broadcast_object_list([{name: table for name, table in found.items() if table is not None}])
+        if kept:
+            listener.message(f"resume: outputs of the {side} model are there already ({counted(len(kept), 'set')})")
+        return kept
 
     def keep(self, name: Name, table: pa.Table) -> None:
         """Write an output, before anything can fail that judges it (RunError: it cannot be written)."""
@@ -70,7 +73,7 @@ class RunOutputs:
 
     def keep_files(self, files: Mapping[Name, IO[bytes]]) -> None:
         """Write outputs that files without names hold (RunError: one cannot be written)."""
-        for name, file in files.items():
+        for name, file in ((name, file) for name, file in files.items() if name in self.keys):
             file.seek(0)
             content = file.read()
             self._write(name, lambda partial, content=content: partial.write_bytes(content))  # type: ignore[misc]

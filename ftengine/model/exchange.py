@@ -24,6 +24,8 @@ MOST_CHARACTERS = 200
 """Of what a server writes, in a message."""
 IN_PLACE = "[key]"
 """What a message has where a server echoes the key."""
+SHORTEST_KEY = 6
+"""Characters from which a key is a secret: servers without one are given "EMPTY", which is a word of messages too."""
 
 
 class Unanswered(Exception):
@@ -48,7 +50,7 @@ class HttpClient:
     """Sends requests with a key, and takes answers within bounds.
 
     Args:
-        key: of the API, sent as a header; "" sends none.
+        key: of the API, sent as a header; "" sends none. Messages leave it out, unless it is as short as "EMPTY".
         timeout: seconds for one exchange, from the connection's beginning to the answer's last byte.
         max_time: seconds for all exchanges and pauses together.
     """
@@ -60,6 +62,7 @@ class HttpClient:
         self._forms = None
         if key:
             self._headers["Authorization"] = f"Bearer {key}"
+        if len(key) >= SHORTEST_KEY:
             # Programs that quote it put backslashes in, and some break lines.
             forms = [r"[\\\s]*".join(map(re.escape, key)), re.escape(quote(key)), re.escape(quote(key, safe=""))]
             self._forms = re.compile("|".join(forms), re.IGNORECASE)

@@ -21,7 +21,12 @@ NOT_STATED = Provenance()
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 PLAIN = re.compile(r"[a-z0-9][a-z0-9-]*")
 PATH = re.compile(r"(?<![\w.:/\\~-])(?:~?/|[A-Za-z]:[\\/])(?:[^\s/\\'\"`<>|]+[/\\])+[^\s/\\'\"`<>|,;:)]*")
-"""What looks like an absolute path, of two parts or more."""
+"""What looks like an absolute path, of two parts or more; labels and addresses of an API do so too."""
+ROOTS = {
+    *("content", "data", "home", "kaggle", "media", "mnt", "opt", "private", "root", "scratch", "srv", "tmp", "usr"),
+    *("Users", "var", "Volumes", "work"),
+}
+"""Folders in which such a path begins on machines of others; on this one all that are there."""
 LICENSES = frozenset(
     re.findall(
         r"\S+",
@@ -162,9 +167,14 @@ def _name_of(source: str) -> str:
 
 def _without_paths(text: str, paths: Iterable[str]) -> str:
     """Return text in which of known paths, and of what looks like a path of a machine, the last part alone is left."""
+
+    def shortened(found: re.Match[str]) -> str:
+        first = found[0].split("/")[1] if found[0].startswith("/") else ""
+        return found[0] if first and first not in ROOTS and not Path("/", first).exists() else _name_of(found[0])
+
     for path in sorted(paths, key=len, reverse=True):
         text = text.replace(path, _name_of(path))
-    return PATH.sub(lambda found: _name_of(found[0]), text)
+    return PATH.sub(shortened, text)
 
 
 def _paths(values: Any) -> Iterator[str]:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from threading import Thread
-from weakref import ref
-
-from torch import nn
 
 from ftengine.api import BeforeStep, Callback, Event, Failed, Finished, Listener
 from ftengine.errors import TrainingError, naming
@@ -29,7 +26,7 @@ class Callbacks:
         self.listener = listener
         self._threads: dict[Callback, list[Thread]] = {}  # that each has started
         self._moved: set[Callback] = set()
-        self._module: ref[nn.Module] | None = None  # from the first step on, as long as it is there
+        self._watch: ModelWatch | None = None  # from the first step on
         self.callbacks: list[tuple[Callback, str]] = []
         seen: list[object] = []
         for key, spec in ((f"callbacks.{i}", spec) for i, spec in enumerate(recipe.callbacks)):
@@ -48,13 +45,13 @@ class Callbacks:
         Raises:
             TrainingError: one ends the run by it, or changed the model, so that it would be another run.
         """
-        if isinstance(event, BeforeStep):
-            self._module = ref(event.model)
+        if isinstance(event, BeforeStep) and (self._watch is None or not self._watch.is_of(event.model)):
+            self._watch = ModelWatch(event.model)
         elif isinstance(event, Finished | Failed):
-            self._module = None
-        module = None if self._module is None else self._module()
+            self._watch = None
+        if self._watch is not None and self.callbacks:
+            self._watch.look(event.step, gradients=isinstance(event, BeforeStep))
         for callback, origin in tuple(self.callbacks):
-            watch = None if module is None else ModelWatch(module, gradients=isinstance(event, BeforeStep))
             process = ProcessWatch()
             try:
                 with generators_kept(), process:
@@ -67,7 +64,7 @@ class Callbacks:
                     raise TrainingError(f"{who} ends the run: {cause}") from error
                 self.listener.message(f"{who} failed and is switched off for the rest of the run: {cause}")
             self._tell_changes(callback, origin, event, process)
-            if watch is not None and (changed := watch.changed()):
+            if self._watch is not None and (changed := self._watch.changed()):
                 raise TrainingError(
                     f"callback {callback.name!r} of {origin} changed {changed} at {type(event).__name__} of step "
                     f"{event.step}: a callback looks at the model, and a run is the same with it and without. Take it "

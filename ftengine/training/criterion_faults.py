@@ -13,8 +13,8 @@ from ftengine.model.modes import generators_kept
 
 ROWS = 32
 PROBABILITIES = (0.02, 0.1, 0.3, 0.6)
-"""Of the label, in each of which the loss is asked; somewhere behind the first it must be lower, as it is for smoothed
-labels and for losses that leave out what looks mislabelled."""
+"""Of the label, in each of which the loss is asked; of the last it must be lower than somewhere before, as it is for
+smoothed labels and for losses that leave out what looks mislabelled."""
 
 MANY = 1 << 14
 """Classes of which fewer rows are enough, and cheap."""
@@ -92,7 +92,7 @@ def _fault(
     what = f"its {method}() of {'probabilities as targets' if make is _mixed else 'such targets'}"
     if not slope:
         return f"{what} has no gradient in the logits"
-    if min(means[1:]) >= means[0]:
+    if means[-1] >= max(means[:-1]):
         series = ", ".join(f"{mean:.4g}" for mean in means)
         return (
             f"{what} is {series} where labels have a probability of {', '.join(map(str, PROBABILITIES))}: it must fall"

@@ -5,8 +5,10 @@ import re
 import sys
 import threading
 import types
+from typing import ClassVar
 
 import pytest
+import torch
 from expected import raises
 from runs import Heard, Interrupting, Interruption
 
@@ -16,6 +18,7 @@ from ftengine.errors import TrainingError, UnknownName
 from ftengine.plugins.discovery import make_plugin_manager
 from ftengine.plugins.registry import Registry
 from ftengine.run.directory import RunDirectory
+from ftengine.training.model_watch import FIRST, ModelWatch
 
 
 class LogLines(Callback):
@@ -84,10 +87,23 @@ class Budget(Callback):
             raise TrainingError("the budget is spent.")
 
 
+class Writer(Callback):
+    """Change a weight, past torch's counting of versions in the first steps."""
+
+    name = "writer"
+    at: ClassVar[int] = 2
+
+    def on_event(self, event):
+        if isinstance(event, BeforeStep) and event.step == self.at:
+            weight = next(p for p in event.model.parameters() if p.requires_grad)
+            with torch.no_grad():
+                (weight.data if event.step <= FIRST else weight).add_(1)
+
+
 @pytest.fixture
 def registry():
     plugin = types.ModuleType("callbacks")
-    plugin.ftengine_callbacks = hookimpl(lambda: [LogLines, Ear, Torn, Leaving, Moving, Budget])
+    plugin.ftengine_callbacks = hookimpl(lambda: [LogLines, Ear, Torn, Leaving, Moving, Budget, Writer])
     plugin.ftengine_callbacks.__name__ = "ftengine_callbacks"
     Ear.heard.clear()
     return Registry(make_plugin_manager({"callbacks": plugin}))
@@ -165,6 +181,22 @@ def test_what_a_callback_changes_of_the_process_is_named_once(registry, content)
     Moving.ended.set()
     moved, left = [line for line in reported.said if line.startswith("callback 'moving' of callbacks unversioned ")]
     assert (repr(content["output"]) in moved, "'uploads'" in left, os.getcwd()) == (True, True, here)
+
+
+@pytest.mark.parametrize("step", [2, FIRST + 2])
+def test_a_callback_that_changes_the_model_ends_the_run(registry, content, monkeypatch, step):
+    monkeypatch.setattr(Writer, "at", step)
+    train = {**content["train"], "max_steps": step}
+    with raises(TrainingError, "'writer'", f"BeforeStep of step {step}"):
+        fine_tune(Recipe.make({**content, "train": train, "callbacks": ["ear", "writer"]}), registry=registry)
+
+
+def test_weights_that_are_no_numbers_are_no_callbacks_change():
+    module = torch.nn.Linear(2, 2)
+    module.weight.data[0, 0] = float("nan")
+    watch = ModelWatch(module)
+    watch.look(1, gradients=False)
+    assert watch.changed() == ""
 
 
 def test_a_failure_is_told_and_raised(registry, content):

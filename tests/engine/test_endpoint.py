@@ -16,6 +16,7 @@ from ftengine.api import Prompt
 from ftengine.errors import InputError
 from ftengine.model import endpoint as endpoints
 from ftengine.model.endpoint import Endpoint
+from ftengine.model.exchange import HttpClient
 from ftengine.model.reply import MOST_TOKENS, Malformed, Reply, read_reply, read_tokens
 
 LIMITS = {"key": "STUB_KEY", "timeout": 5, "retries": 1}
@@ -115,6 +116,12 @@ def test_of_several_models_one_is_to_be_named():
 
 
 # keys
+
+
+def test_a_word_that_servers_without_keys_are_given_is_left_in_messages():
+    client = HttpClient("EMPTY", 1.0, 1.0)
+    assert client.shown("empty answers explain nothing") == "empty answers explain nothing"
+    assert SECRET not in HttpClient(SECRET, 1.0, 1.0).shown(f"refused: {SECRET}")
 
 
 @pytest.mark.parametrize("secret", ["u:secret@", "", "?key=secret"])

@@ -214,14 +214,23 @@ def test_no_path_of_this_machine_is_in_a_card(exported, tmp_path, monkeypatch):
     Path("rows/more.jsonl").write_text("")
     records.recipe.data.train = "rows/more.jsonl"
     text = f"see {run.path}/report.html, /home/me/my-data/train.jsonl: C:\\work\\x.csv ~/x/y.txt "
-    text += "rows/more.jsonl (/srv/a/b.csv) 3/4"
+    text += "rows/more.jsonl (/srv/a/b.csv) 3/4 “/people/person/birth” /api/v1/users"
     finding = run.verdict.findings[0].model_copy(update={"level": "note", "text": text})
     verdict = run.verdict.model_copy(update={"headline": text, "findings": (finding,)})
     said = made.model_copy(update={"proof": None, "unproven": text})
     shown = card(records, verdict, said, Exported(0)).replace("\\", "")
     for gone in (str(run.path), "/home", "/srv", "~/", "rows/", "C:", tempfile.gettempdir()):
         assert gone not in shown, gone
-    for kept in ("report.html", "train.jsonl", "more.jsonl", "b.csv", "y.txt", "3/4"):
+    for kept in (
+        "report.html",
+        "train.jsonl",
+        "more.jsonl",
+        "b.csv",
+        "y.txt",
+        "3/4",
+        "/people/person/birth",
+        "/api/v1/users",
+    ):
         assert shown.count(kept) >= 3, kept
 
 

@@ -161,6 +161,30 @@ def test_a_fault_behind_training_loses_nothing_and_resume_goes_on(build, tmp_pat
     assert not same.left_only + same.right_only + same.diff_files
 
 
+class OthersTask(TextClassification):
+    """A task of another distribution, whose author mends what it computes before the run goes on."""
+
+    name = "others-task"
+    mended = False
+
+    def predict(self, model, batch):
+        return [one if self.mended else {**one, "predicted": 0} for one in super().predict(model, batch)]
+
+
+def test_outputs_of_other_code_are_asked_again(build, tmp_path, monkeypatch):
+    content = build[0](tmp_path / "run").model_dump(mode="json", exclude_unset=True)
+    recipe = Recipe.make({**content, "task": "others-task", "callbacks": []})
+    tasks = hookimpl(lambda: [OthersTask], specname="ftengine_tasks")
+    plugin = registry_of({"ftengine-others": types.SimpleNamespace(ftengine_tasks=tasks)})
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "evaluate", fail)
+        with pytest.raises(Fault):
+            fine_tune(recipe, registry=plugin)
+    monkeypatch.setattr(OthersTask, "mended", True)
+    resumed = fine_tune(recipe, resume=True, registry=plugin)
+    assert resumed.evaluation["tuned"]["accuracy"] == build[1].evaluation["tuned"]["accuracy"]
+
+
 @pytest.fixture
 def unchecked(build, tmp_path, monkeypatch):
     """A run whose check has crashed."""

@@ -11,6 +11,7 @@ from ftengine.api import LoadRequest, Regularizer
 from ftengine.errors import PluginError
 from ftengine.model import Criterion
 from ftengine.testing import check_task
+from ftengine.training.criterion_faults import criterion_fault
 from ftengine_builtins.loaders.transformers import TransformersLoader
 from ftengine_builtins.tasks import Preference, PreferenceLoss
 from ftengine_builtins.tasks.causal_lm import CausalLM
@@ -168,6 +169,18 @@ class Satisfied(Penalised):
 @pytest.mark.parametrize("cls", [Penalised, Sampled, Satisfied])
 def test_a_loss_of_an_unusual_kind_makes_labels_likelier(cls):
     assert LIKELIER not in failed(cls)
+
+
+class Truncated(Criterion):
+    """Leave out what looks mislabelled: losses above a threshold are nothing."""
+
+    def single(self, targets, *logits):
+        losses = super().single(targets, *logits)
+        return torch.where(losses > 2.0, 0.0 * losses, losses)
+
+
+def test_a_criterion_may_leave_out_what_looks_mislabelled():
+    assert criterion_fault(Truncated(), None, 7, torch.device("cpu")) == ""
 
 
 PAIRS = [
