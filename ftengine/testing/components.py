@@ -35,6 +35,7 @@ from ftengine.testing.fast_paths import FastPathChecks, variants
 from ftengine.testing.findings import AuditChecks, RuleChecks
 from ftengine.testing.loaders import AcceptingChecks, LoaderChecks
 from ftengine.testing.optimizers import OptimizerChecks, ScheduleChecks
+from ftengine.testing.options import with_options_checked
 from ftengine.testing.predicted import predictions
 from ftengine.testing.readers import ReaderChecks, sample_sources, under_suffix
 from ftengine.testing.regularizers import RegularizerChecks
@@ -90,7 +91,8 @@ def check_results(
     if strategy is not None:
         prepares = registry().factory("strategy", strategy, "strategy")
         given = [replace(one, strategy=prepares) for one in given]
-    return results_of(chain([complete], SUITES[kind](partial(cls, config), given)), expected_failed_checks)
+    checks = with_options_checked(kind, cls.Config, SUITES[kind](partial(cls, config), given))
+    return results_of(chain([complete], checks), expected_failed_checks)
 
 
 def check_component(
