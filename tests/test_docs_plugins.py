@@ -30,10 +30,13 @@ import ftengine.evaluation
 import ftengine.text
 from ftengine import Recipe, RunRecords, api, fine_tune, hookimpl, load_run, model, registry_of, testing
 from ftengine.api import LoadRequest
+from ftengine.cli.plugins_check import COMMAND, QUIET, RUN, SOUND
 from ftengine.errors import RecipeError
 from ftengine.model import Criterion, read_tensors, save_model
 from ftengine.plugins import hookspecs
 from ftengine.plugins.registry import KINDS, RECIPE_KEYS, Registry
+from ftengine.testing.checks import names_of_checks
+from ftengine.testing.components import OF_ANY
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings the latter
 
@@ -338,11 +341,10 @@ def test_every_function_that_checks_is_told_with_its_arguments():
 def test_every_check_is_told():
     checks = set(re.findall(r"^    def ([a-z]\w*)\(self\) -> None:", SOURCES, re.MULTILINE))
     assert set().union(*suites().values()) == checks
-    yielded = set(re.findall(r'yield "([a-z_]+)", partial', SOURCES)) | {"what_it_offers_is_sound"}
-    yielded |= set(
-        re.findall(r'Result\(what, "([a-z_]+)"', (ROOT / "ftengine/cli/plugins_check.py").read_text("utf-8"))
-    )
-    assert yielded - checks <= set(code(prose(TEXTS[TESTING])))
+    assert set(re.findall(r'yield "([a-z_]+)", partial', SOURCES)) <= {*checks, *OF_ANY}
+    of_none = {*OF_ANY, SOUND, QUIET, COMMAND, RUN}
+    assert of_none - checks <= set(code(prose(TEXTS[TESTING])))
+    assert names_of_checks() == checks
 
 
 def test_what_testing_ships_is_told():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 OUTCOMES = ("passed", "failed", "expected", "skipped", "does not apply")
 
 
+SOUND, QUIET, COMMAND, RUN = (
+    *("what_it_offers_is_sound", "its_import_is_quick_and_quiet"),
+    *("it_is_a_click_command", "the_checks_can_be_run"),
+)
+"""Names of checks that are of no component alone."""
+
+
 class Result(NamedTuple):
     """What came of a check (a `ftengine.testing.CheckResult`) of a component, which is named by kind and name."""
 
@@ -44,12 +51,21 @@ class Result(NamedTuple):
     multiple=True,
     help="An option of a component, e.g. synonyms.file=words.tsv; may be given several times.",
 )
+@click.option("--component", "components", metavar="NAME", multiple=True, help="Only what is called so; repeatable.")
+@click.option("--check", "checks", metavar="NAME", multiple=True, help="Only this check; repeatable.")
 @click.option("--strategy", metavar="NAME", help="The strategy that prepares the models which regularizers see.")
 @click.option("--model", metavar="SOURCE", help="A small model to check on, in place of those that are shipped.")
 @click.option("--task", metavar="NAME", help="The task of --model, which says the head.")
 @json_option
 def check(
-    package: str, settings: Sequence[str], strategy: str | None, model: str | None, task: str | None, as_json: bool
+    package: str,
+    settings: Sequence[str],
+    components: Sequence[str],
+    checks: Sequence[str],
+    strategy: str | None,
+    model: str | None,
+    task: str | None,
+    as_json: bool,
 ) -> None:
     """Check that the components of a distribution keep ftengine's contract.
 
@@ -62,6 +78,7 @@ def check(
     Examples:
       ftengine plugins check ftengine-bitfit
       ftengine plugins check . --json
+      ftengine plugins check . --component experts --check saved_and_loaded_outputs_are_equal
       ftengine plugins check ftengine-moe --model tiny-mixtral --task causal-lm --set experts.rank=4
     """
     offered = _offered(package)
@@ -72,7 +89,9 @@ def check(
         from ftengine.testing import fixture_of
 
         given["models"] = [fixture_of(model, task)]
-    results = list(_results(offered, _options(settings), given))
+    results = list(_results(offered, _options(settings), given, Only(components, checks)))
+    if not results and (components or checks):
+        raise InputError(f"{offered[0]} has nothing that --component and --check name together.")
     if not results:
         raise InputError(f"{offered[0]} offers nothing to check: its hooks return no class.")
     counts = Counter(result.outcome for result in results)
@@ -153,7 +172,33 @@ def _project(folder: Path) -> str:
     return name
 
 
-def _results(offered: list[Offer], options: dict[str, dict[str, Any]], given: dict[str, Any]) -> Iterator[Result]:
+class Only(NamedTuple):
+    """What is to be checked, by the names of components and commands, and of checks; empty ones stand for all."""
+
+    components: Sequence[str]
+    checks: Sequence[str]
+
+    def require_known(self, distribution: str, names: Collection[str]) -> None:
+        """Refuse names that there are not (UnknownName), given those of components and commands."""
+        from ftengine.testing.checks import names_of_checks
+        from ftengine.testing.components import OF_ANY
+
+        checks = {*names_of_checks(), *OF_ANY, SOUND, QUIET, COMMAND, RUN}
+        for name in (one for one in self.components if one not in names):
+            there = f"{distribution} has no component {name!r}. It has {', '.join(sorted(names)) or 'none'}."
+            raise UnknownName(f"--component: {there}{did_you_mean(name, names)}")
+        for name in (one for one in self.checks if one not in checks):
+            told = did_you_mean(name, checks) or " docs/plugins/testing.md has the names of all."
+            raise UnknownName(f"--check: there is no check {name!r}.{told}")
+
+    def has(self, component: str, check: str) -> bool:
+        """Say whether a check of a component, or of a plugin as a whole (""), is wanted."""
+        return (not self.components or component in self.components) and (not self.checks or check in self.checks)
+
+
+def _results(
+    offered: list[Offer], options: dict[str, dict[str, Any]], given: dict[str, Any], only: Only
+) -> Iterator[Result]:
     """Yield what came of each check: of plugins as a whole, of components, of commands."""
     from ftengine.api import iterate
     from ftengine.cli import main
@@ -162,41 +207,53 @@ def _results(offered: list[Offer], options: dict[str, dict[str, Any]], given: di
 
     distribution = offered[0].distribution
     everything = installed()
-    for problem in [*everything.problems, *main.taken]:
-        if distribution in problem.replace(",", " ").split():
-            yield Result("plugin", "what_it_offers_is_sound", "failed", problem)
     entries = [entry for entry in everything.entries if entry.origin.distribution == distribution]
-    for origin in everything.plugins.origins.values():
-        said = " ".join(origin.remarks)
-        if origin.distribution == distribution and origin.status == "loaded" and (entries or said):
-            yield Result(f"plugin {origin.name}", "its_import_is_quick_and_quiet", "failed" if said else "passed", said)
-    if unknown := options.keys() - (names := {entry.name for entry in entries}):
+    commands = [offer for offer in offered if offer.entry_point.group == COMMANDS]
+    names = {entry.name for entry in entries}
+    if unknown := options.keys() - names:
         name = min(unknown)
         raise UnknownName(
             f"--set: {distribution} has no component {name!r}. It has {', '.join(sorted(names))}."
             f"{did_you_mean(name, names)}"
         )
+    problems = [p for p in [*everything.problems, *main.taken] if distribution in p.replace(",", " ").split()]
+    if problems and not names.issuperset(only.components):  # it may be one of what is broken
+        raise PluginError(" ".join(problems))
+    only.require_known(distribution, {*names, *(offer.entry_point.name for offer in commands)})
+    for problem in problems:
+        if only.has("", SOUND):
+            yield Result("plugin", SOUND, "failed", problem)
+    for origin in everything.plugins.origins.values():
+        said = " ".join(origin.remarks)
+        ours = origin.distribution == distribution and origin.status == "loaded" and (entries or said)
+        if ours and only.has("", QUIET):
+            yield Result(f"plugin {origin.name}", QUIET, "failed" if said else "passed", said)
+    chosen = [entry for entry in entries if not only.components or entry.name in only.components]
     with listening() as listener:
-        for entry in iterate(listener, entries, "checks", len(entries)):
-            yield from _checked(entry, {**given, "options": options.get(entry.name)})
-    for offer in offered:
-        if offer.entry_point.group == COMMANDS:
-            outcome, reason = "passed", ""
-            try:
-                load_command(offer.entry_point.name, [offer])
-            except PluginError as error:
-                outcome, reason = "failed", str(error)
-            yield Result(f"command {offer.entry_point.name}", "it_is_a_click_command", outcome, reason)
+        for entry in iterate(listener, chosen, "checks", len(chosen)):
+            yield from _checked(entry, {**given, "options": options.get(entry.name)}, only.checks)
+    for offer in commands:
+        if only.has(offer.entry_point.name, COMMAND):
+            yield _loaded(offer)
 
 
-def _checked(entry: Entry, given: dict[str, Any]) -> Iterator[Result]:
+def _loaded(offer: Offer) -> Result:
+    """Return whether a command can be loaded."""
+    try:
+        load_command(offer.entry_point.name, [offer])
+    except PluginError as error:
+        return Result(f"command {offer.entry_point.name}", COMMAND, "failed", str(error))
+    return Result(f"command {offer.entry_point.name}", COMMAND, "passed")
+
+
+def _checked(entry: Entry, given: dict[str, Any], checks: Sequence[str]) -> Iterator[Result]:
     """Yield the results of a component's checks."""
     from ftengine.testing import check_results
 
     what = f"{entry.kind} {entry.name}"
     try:
-        for result in check_results(entry.cls, **given):
+        for result in check_results(entry.cls, **given, only=checks):
             yield Result(what, result.check, result.outcome, result.reason)
     # A component may raise anything where nobody expects it; the others are checked all the same.
     except (Exception, SystemExit) as error:
-        yield Result(what, "the_checks_can_be_run", "failed", f"{type(error).__name__}: {error}".rstrip(": "))
+        yield Result(what, RUN, "failed", f"{type(error).__name__}: {error}".rstrip(": "))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NoReturn
@@ -54,7 +54,9 @@ def skip(reason: str) -> NoReturn:
     raise Skipped(reason)
 
 
-def results_of(checks: Iterable[Check], expected: Mapping[str, str] | None) -> list[CheckResult]:
+def results_of(
+    checks: Iterable[Check], expected: Mapping[str, str] | None, only: Collection[str] = ()
+) -> list[CheckResult]:
     """Run checks; return one result a name, in their order.
 
     Where a name comes several times, one failure makes it fail, and it is skipped where it never applies.
@@ -62,14 +64,15 @@ def results_of(checks: Iterable[Check], expected: Mapping[str, str] | None) -> l
     Args:
         checks: what to run.
         expected: names of checks that fail, with reasons; one that does not fail, or does not exist, fails.
+        only: names of the checks to run; all where there are none.
     """
     expected, outcomes = expected or {}, dict[str, list[tuple[Outcome, str]]]()
     with patch.object(os, "_exit", partial(_refuse_end, os._exit, os.getpid())):
-        for name, check in checks:
+        for name, check in (one for one in checks if not only or one[0] in only):
             outcomes.setdefault(name, []).append(_outcome(check))
     results = [_joined(name, told, expected) for name, told in outcomes.items()]
     there = ", ".join(outcomes)
-    for name in expected.keys() - outcomes.keys():
+    for name in (expected.keys() & set(only) if only else expected.keys()) - outcomes.keys():
         results.append(CheckResult(name, "failed", f"expected_failed_checks names {[name]}; there are {there}."))
     return results
 
@@ -103,6 +106,12 @@ class Checks:
             for name, member in vars(kind).items():
                 if inspect.isfunction(member) and not name.startswith("_"):
                     yield name, partial(_located, getattr(self, name), self.on)
+
+
+def names_of_checks(kind: type[Checks] = Checks) -> set[str]:
+    """Return the names of the checks that classes derived from one have."""
+    own = {name for name, member in vars(kind).items() if inspect.isfunction(member) and not name.startswith("_")}
+    return own.union(*map(names_of_checks, kind.__subclasses__()))
 
 
 def require_any(checks: Sequence[Callable[[], None]]) -> None:

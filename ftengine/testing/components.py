@@ -6,7 +6,7 @@ import copy
 import inspect
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -35,7 +35,7 @@ from ftengine.testing.fast_paths import FastPathChecks, variants
 from ftengine.testing.findings import AuditChecks, RuleChecks
 from ftengine.testing.loaders import AcceptingChecks, LoaderChecks
 from ftengine.testing.optimizers import OptimizerChecks, ScheduleChecks
-from ftengine.testing.options import with_options_checked
+from ftengine.testing.options import READ, with_options_checked
 from ftengine.testing.predicted import predictions
 from ftengine.testing.readers import ReaderChecks, sample_sources, under_suffix
 from ftengine.testing.regularizers import RegularizerChecks
@@ -49,6 +49,11 @@ from ftengine.training.regularizing import Attached
 Models = Sequence[Fixture]
 
 COMPLETE, OPTIONS, SUITED = "it_is_complete", "its_options_are_given", "it_suits_a_model"
+OF_ANY = (
+    *(COMPLETE, OPTIONS, SUITED, READ, "rows_suit_it", "predictions_suit_it"),
+    *("other_rows_are_data_errors", "what_it_cannot_measure_is_refused"),
+)
+"""Names of checks that are no method of a class of `Checks`."""
 
 
 def check_results(
@@ -57,6 +62,7 @@ def check_results(
     options: Mapping[str, Any] | None = None,
     models: Sequence[Fixture] | None = None,
     strategy: str | Mapping[str, Any] | None = None,
+    only: Collection[str] = (),
     expected_failed_checks: Mapping[str, str] | None = None,
 ) -> list[CheckResult]:
     """Check a component class on the models, data and records that are shipped; nothing is downloaded.
@@ -66,6 +72,7 @@ def check_results(
         options: of the component; by default its own. Where some have to be given and are not, nothing applies.
         models: to check it on, in place of those that are shipped; `fixture_of` makes one of a folder.
         strategy: as a recipe writes it, which prepares the models that a regularizer sees.
+        only: names of the checks to run; all where there are none.
         expected_failed_checks: names of checks that fail, with reasons; one that does not fail is a failure.
 
     Returns:
@@ -92,7 +99,9 @@ def check_results(
         prepares = registry().factory("strategy", strategy, "strategy")
         given = [replace(one, strategy=prepares) for one in given]
     checks = with_options_checked(kind, cls.Config, SUITES[kind](partial(cls, config), given))
-    return results_of(chain([complete], checks), expected_failed_checks)
+    # Whether options are read is seen in the other checks.
+    results = results_of(chain([complete], checks), expected_failed_checks, () if READ in only else only)
+    return [one for one in results if not only or one.check in only]
 
 
 def check_component(

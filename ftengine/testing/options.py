@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 from pydantic import BaseModel
 
 from ftengine.testing.checks import Check, skip
 
+READ = "every_option_is_read"
 WHOLE = ("__dict__", "model_dump", "model_dump_json")
 """Attributes by which all options are read at once."""
 COPIES = ("pydantic.main", "copy", "copyreg", "pickle")
@@ -46,7 +48,7 @@ def with_options_checked(kind: str, config: type[BaseModel], checks: Iterable[Ch
     with _options_read(config) as read:
         for name, check in checks:
             yield name, partial(_noted, name, check, passed)
-        yield "every_option_is_read", partial(_require_read, kind, config, read, passed)
+        yield READ, partial(_require_read, kind, config, read, passed)
 
 
 def _noted(name: str, check: Callable[[], None], passed: set[str]) -> None:
@@ -68,7 +70,7 @@ def _require_read(kind: str, config: type[BaseModel], read: Set[str], passed: Se
 @contextmanager
 def _options_read(config: type[BaseModel]) -> Iterator[set[str]]:
     """Collect the names of the options of a Config that are read meanwhile, but for reads of the checks' own."""
-    read, own = set[str](), "__getattribute__" in vars(config)
+    read = set[str]()
     before: Any = config.__getattribute__
 
     def noted(self: BaseModel, name: str) -> Any:
@@ -79,11 +81,5 @@ def _options_read(config: type[BaseModel]) -> Iterator[set[str]]:
                 read.update(config.model_fields if name in WHOLE else (name,))
         return before(self, name)
 
-    config.__getattribute__ = noted
-    try:
+    with patch.object(config, "__getattribute__", noted):
         yield read
-    finally:
-        if own:
-            config.__getattribute__ = before
-        else:
-            delattr(config, "__getattribute__")

@@ -61,6 +61,9 @@ def test_options_strategy_and_model_are_those_that_are_given(ftengine, distribut
         (["--set", "think.depth=4"], "Did you mean 'thing'?"),
         (["--set", "depth=4"], "NAME.OPTION=VALUE"),
         (["--set", "thing.depth=[4"], "thing.depth=[4"),
+        (["--component", "think"], "Did you mean 'thing'?"),
+        (["--check", "merging_keeps_outputs"], "Did you mean 'merging_keeps_the_outputs'?"),
+        (["--set", "thing.source=x", "--component", "thing", "--check", "it_is_a_click_command"], "name together"),
         (["--model", "x"], "--task"),
         (["--model", "x", "--task", "causal-lm"], "'x'"),
     ],
@@ -116,6 +119,33 @@ def test_commands_are_checked_too(ftengine, distribution, body, code, outcome):
     distribution(body, "[ftengine.commands]\nthing = ftengine_thing:thing\n")
     found = json.loads(ftengine("plugins", "check", "ftengine-thing", "--json", code=code).stdout)
     assert [(one["component"], one["outcome"]) for one in found["results"]] == [("command thing", outcome)]
+
+
+def test_only_the_components_and_checks_that_are_named_are_made(ftengine, distribution, monkeypatch):
+    others = "".join(f"class {name}(Thing):\n    'Do.'\n    name = {name.lower()!r}\n" for name in ("Other", "Third"))
+    body = strategy(body="return [Thing, Other, Third]").replace("@hookimpl", f"{others}@hookimpl")
+    distribution(
+        f"{body}import click\n@click.command()\ndef say(): pass\n",
+        f"{ENTRY}[ftengine.commands]\nsay = ftengine_thing:say\n",
+    )
+
+    def made(*words, code=0):
+        found = json.loads(ftengine("plugins", "check", "ftengine-thing", *words, "--json", code=code).stdout)[
+            "results"
+        ]
+        return {(one["component"], one["check"]) for one in found}
+
+    names = ("it_is_complete", "its_options_are_given")
+    options = [word for name in ("thing", "other", "third") for word in ("--set", f"{name}.source=x")]
+    checks = [word for name in names for word in ("--check", name)]
+    assert made("--component", "other", "--component", "say") == {
+        ("strategy other", "its_options_are_given"),
+        ("command say", "it_is_a_click_command"),
+    }
+    every = {(f"strategy {name}", "it_is_complete") for name in ("thing", "other", "third")}
+    assert made(*options, "--check", "it_is_complete", *checks) == every
+    only = made(*options, "--component", "thing", "--check", "every_option_is_read", *checks, code=1)
+    assert only == {("strategy thing", name) for name in ("it_is_complete", "every_option_is_read")}
 
 
 @pytest.mark.parametrize(
