@@ -30,7 +30,7 @@ import ftengine.evaluation
 import ftengine.text
 from ftengine import Recipe, RunRecords, api, fine_tune, hookimpl, load_run, model, registry_of, testing
 from ftengine.api import LoadRequest
-from ftengine.cli.plugins_check import COMMAND, QUIET, RUN, SOUND
+from ftengine.cli.plugins_check import COMMAND, QUIET, RUN, SOUND, UNCHANGED
 from ftengine.errors import RecipeError
 from ftengine.model import Criterion, read_tensors, save_model
 from ftengine.plugins import hookspecs
@@ -342,7 +342,7 @@ def test_every_check_is_told():
     checks = set(re.findall(r"^    def ([a-z]\w*)\(self\) -> None:", SOURCES, re.MULTILINE))
     assert set().union(*suites().values()) == checks
     assert set(re.findall(r'yield "([a-z_]+)", partial', SOURCES)) <= {*checks, *OF_ANY}
-    of_none = {*OF_ANY, SOUND, QUIET, COMMAND, RUN}
+    of_none = {*OF_ANY, SOUND, QUIET, UNCHANGED, COMMAND, RUN}
     assert of_none - checks <= set(code(prose(TEXTS[TESTING])))
     assert names_of_checks() == checks
 

@@ -93,7 +93,8 @@ def test_commands_whose_name_is_taken_are_problems_that_name_both(ftengine, dist
     assert json.loads(ftengine("doctor", "--json", code=1).stdout)["problems"] == listed
     owners = ("ftengine-thing 1.2 and by other-thing 1.2", "ftengine itself and by ftengine-thing 1.2")
     assert [both in one for one, both in zip(listed, owners, strict=True)] == [True, True]
-    checked = json.loads(ftengine("plugins", "check", "other-thing", "--json", code=1).stdout)["results"]
+    checks = ("--check", "what_it_offers_is_sound", "--check", "it_is_a_click_command")
+    checked = json.loads(ftengine("plugins", "check", "other-thing", *checks, "--json", code=1).stdout)["results"]
     assert [one["outcome"] for one in checked] == ["failed", "passed"]
 
 

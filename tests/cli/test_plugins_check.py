@@ -6,11 +6,21 @@ from types import SimpleNamespace
 import pytest
 from cli_samples import ENTRY, strategy
 
+from ftengine.plugins.distributions import offers
+from ftengine.plugins.import_effects import import_effects
+
 RESULTS = [
     SimpleNamespace(check="something_trains", outcome="passed", reason=""),
     SimpleNamespace(check="merging_keeps_the_outputs", outcome="skipped", reason="it does not merge"),
     SimpleNamespace(check="loading_options_are_its_own", outcome="failed", reason="they lack [bold]'depth'"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def no_import_elsewhere(monkeypatch, request):
+    """Leave out the process in which a distribution is imported anew."""
+    if "slow" not in request.keywords:
+        monkeypatch.setattr("ftengine.plugins.import_effects.import_effects", lambda offered: [])
 
 
 @pytest.fixture
@@ -40,7 +50,7 @@ def test_a_distribution_is_found_by_name_module_or_folder(
     monkeypatch.chdir(tmp_path)
     told = ftengine("plugins", "check", package).stdout
     assert asked == ["Thing"]
-    assert "ftengine-thing 1.2: 2 passed, 1 skipped" in told
+    assert "ftengine-thing 1.2: 3 passed, 1 skipped" in told
     assert "it does not merge" in told
 
 
@@ -80,11 +90,11 @@ def test_a_failed_check_is_told_with_its_reason_and_exits_with_1(ftengine, distr
     row = next(line for line in told.splitlines() if "loading_options" in line)
     assert row.split()[:4] == ["strategy", "thing", "loading_options_are_its_own", "failed"]
     assert "they lack [bold]'depth'" in row
-    assert "2 passed, 1 failed, 1 skipped" in told
+    assert "3 passed, 1 failed, 1 skipped" in told
     found = json.loads(ftengine("plugins", "check", "ftengine-thing", "--json", code=1).stdout)
     assert (found["distribution"], found["version"]) == ("ftengine-thing", "1.2")
-    assert found["counts"] == {"passed": 2, "failed": 1, "skipped": 1}
-    assert found["results"][3] == {
+    assert found["counts"] == {"passed": 3, "failed": 1, "skipped": 1}
+    assert found["results"][4] == {
         "component": "strategy thing",
         "check": "loading_options_are_its_own",
         "outcome": "failed",
@@ -98,7 +108,7 @@ def test_a_component_that_cannot_be_checked_is_a_failed_check(ftengine, distribu
 
     distribution(strategy(), ENTRY)
     monkeypatch.setattr("ftengine.testing.check_results", check_results, raising=False)
-    _, result = json.loads(ftengine("plugins", "check", "ftengine-thing", "--json", code=1).stdout)["results"]
+    *_, result = json.loads(ftengine("plugins", "check", "ftengine-thing", "--json", code=1).stdout)["results"]
     assert (result["outcome"], result["reason"]) == ("failed", "KeyError: 'torn'")
 
 
@@ -118,7 +128,10 @@ def test_what_does_not_load_or_has_a_taken_name_is_a_failed_check(ftengine, dist
 def test_commands_are_checked_too(ftengine, distribution, body, code, outcome):
     distribution(body, "[ftengine.commands]\nthing = ftengine_thing:thing\n")
     found = json.loads(ftengine("plugins", "check", "ftengine-thing", "--json", code=code).stdout)
-    assert [(one["component"], one["outcome"]) for one in found["results"]] == [("command thing", outcome)]
+    assert [(one["component"], one["outcome"]) for one in found["results"]] == [
+        ("plugin thing", "passed"),
+        ("command thing", outcome),
+    ]
 
 
 def test_only_the_components_and_checks_that_are_named_are_made(ftengine, distribution, monkeypatch):
@@ -172,3 +185,44 @@ def test_a_plugin_without_a_class_and_one_that_is_blocked_offer_nothing(ftengine
     assert "its hooks return no class" in ftengine("plugins", "check", "ftengine-thing", code=2).stderr
     monkeypatch.setenv("FTENGINE_BLOCK_PLUGINS", "ftengine-thing")
     assert "is blocked by FTENGINE_BLOCK_PLUGINS" in ftengine("plugins", "check", "ftengine-thing", code=2).stderr
+
+
+EFFECTS = """
+import os, random, warnings
+import torch
+os.chdir("/")
+os.environ["SOME_SETTING"] = "1"
+warnings.simplefilter("ignore")
+torch.set_default_dtype(torch.float64)
+torch.nn.functional.gelu = torch.nn.functional.relu
+torch.nn.Linear.forward = lambda self, x: x
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("body", "changed"),
+    [
+        (
+            EFFECTS,
+            {
+                "the working directory",
+                "the environment variable SOME_SETTING",
+                "the filters of warnings",
+                "torch's default dtype",
+                "torch.nn.functional.gelu",
+                "torch.nn.Linear.forward",
+            },
+        ),
+        ("import os\nos._exit(0)\n", {"the process, which it ends with status 0"}),
+        (f"import transformers\n{strategy(body='import torch; torch.manual_seed(3)')}", {"torch's random numbers"}),
+        (f"import transformers, ftengine_builtins.tasks\n{strategy()}", set()),
+    ],
+    ids=["much", "ends", "hook", "sound"],
+)
+def test_what_an_import_changes_is_named(ftengine, distribution, body, changed):
+    distribution(body, ENTRY)
+    if "_exit" in body:
+        found = json.loads(ftengine("plugins", "check", "ftengine-thing", "--json", code=1).stdout)["results"]
+        assert [one["check"] for one in found] == ["its_import_changes_nothing_else"]
+    assert set(import_effects([one for one in offers("ftengine") if one.distribution == "ftengine-thing"])) == changed
