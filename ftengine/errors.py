@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "ProcessLost",
     "ProgramFailed",
     "RecipeError",
+    "RefusedRows",
     "RunError",
     "SavedPartDiffers",
     "SourceError",
@@ -194,14 +196,43 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-MOST_COLUMNS = 20
-"""Columns that a message names."""
+MOST_COLUMNS, MOST_PLACES = 20, 5
+"""Columns, and places of rows, that a message names."""
+MOST_REFUSED = 10_000
+"""Rows that are counted: a file of which no row can be used is no such file."""
 
 
 def column_names(columns: Sequence[str]) -> str:
     """Return columns as a message shows them, the first 20 and how many more: "a, b, … and 280 more"."""
     more = len(columns) - MOST_COLUMNS
     return ", ".join(columns[:MOST_COLUMNS]) + (f", … and {more:,} more" if more > 0 else "")
+
+
+@dataclass
+class RefusedRows:
+    """Rows that cannot be used, counted for one error: why the first cannot, how many there are, and where."""
+
+    reason: str = ""
+    count: int = 0
+    places: list[str] = field(default_factory=list)
+
+    def add(self, place: str, reason: str) -> None:
+        """Note a row; `reason` is a whole sentence, which counts of the first alone."""
+        self.reason = self.reason or reason
+        self.count += 1
+        if len(self.places) < MOST_PLACES:
+            self.places.append(place)
+
+    @property
+    def enough(self) -> bool:
+        """Whether no more need be counted."""
+        return self.count >= MOST_REFUSED
+
+    def error(self, repair: str = "") -> DataError:
+        """Return the error; `repair` is what to do, after a blank."""
+        count = f"{self.count:,}{' or more' if self.enough else ''}"
+        more = "" if self.count == 1 else f" {count} rows cannot be used, the first at {', '.join(self.places)}."
+        return DataError(f"{self.reason}{more}{repair}")
 
 
 @contextmanager

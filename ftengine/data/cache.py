@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from ftengine.api import BrokenRow, Reader, Row, place_of
 from ftengine.data import check_unfolded
 from ftengine.data.cache_folder import ROWS, entry_of, passing_entry
-from ftengine.errors import DataError, PluginError
+from ftengine.errors import DataError, PluginError, RefusedRows
 from ftengine.plugins.blame import named
 from ftengine.plugins.registry import Factory
 from ftengine.plugins.returned import described, each, wrong
@@ -131,20 +131,11 @@ class Reading:
 
         def kept() -> Iterator[tuple[str, bytes]]:
             nonlocal skipped
-            for one in self._guarded(stream):
-                if isinstance(one, Row) and not isinstance(one.values, Mapping):
-                    raise PluginError(
-                        f"{named(self.make())}: read() returned the row {place_of(self.source, one.place)} with "
-                        f"{described(one.values)} as values; they must be a mapping of columns, or the row a BrokenRow."
-                    )
-                item = _encoded(one)
+            for item in self._usable(stream):
                 if not isinstance(item, BrokenRow):
                     row, content = item
                     columns.update(dict.fromkeys(row.values))
                     yield place_of("", row.place), content
-                elif self.on_error == "fail":
-                    repair = item.repair or "Repair the row, or leave such rows out with data.on_error=skip"
-                    raise DataError(f"{item.message(self.source)}. {repair}.")
                 else:
                     skipped += 1
                     if len(first) < SHOWN_SKIPS:
@@ -166,6 +157,30 @@ class Reading:
                 raise wrong(self.make(), "read", column, "rows whose columns are texts")
         check_free(self.source, list(columns))
         return {"columns": list(columns), "skipped": {"count": skipped, "first": first}}
+
+    def _usable(self, stream: Iterable[Row | BrokenRow]) -> Iterator[tuple[Row, bytes] | BrokenRow]:
+        """Yield rows with their JSON, and broken ones where they are skipped (DataError: elsewhere, counting them)."""
+        refused, repair = RefusedRows(), ""
+        try:
+            for one in self._guarded(stream):
+                if isinstance(one, Row) and not isinstance(one.values, Mapping):
+                    raise PluginError(
+                        f"{named(self.make())}: read() returned the row {place_of(self.source, one.place)} with "
+                        f"{described(one.values)} as values; they must be a mapping of columns, or the row a BrokenRow."
+                    )
+                item = _encoded(one)
+                if self.on_error == "fail" and isinstance(item, BrokenRow):
+                    repair = repair or item.repair or "Repair the row, or leave such rows out with data.on_error=skip"
+                    refused.add(place_of(self.source, item.place), f"{item.message(self.source)}.")
+                    if refused.enough:
+                        break
+                elif not refused.count:
+                    yield item
+        except BrokenRow:  # nothing after it can be read
+            if not refused.count:
+                raise
+        if refused.count:
+            raise refused.error(f" {repair}.")
 
     def _write_columns(self, stream: Any, target: Any) -> dict[str, Any]:
         """Write record batches, one at a time; return their columns."""

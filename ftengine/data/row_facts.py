@@ -14,7 +14,7 @@ import numpy as np
 from ftengine.api import PART, Example, Features, Task, overrides
 from ftengine.data.read import DataRows
 from ftengine.data.row_hashes import to_json
-from ftengine.errors import DataError, PluginError
+from ftengine.errors import DataError, PluginError, RefusedRows
 from ftengine.plugins.blame import named
 from ftengine.plugins.returned import described, wrong
 
@@ -154,13 +154,19 @@ def _changed(task: Task, before: Mapping[str, str], after: Mapping[str, str]) ->
 
 
 def accepted(encoded: Iterable[Encoded], rows: DataRows, on_error: str) -> Iterator[Encoded]:
-    """Yield what is made of rows (DataError: nothing is of one, and such rows are not to be skipped)."""
+    """Yield what is made of rows (DataError: nothing is of some, which are counted, and they are not to be skipped)."""
+    refused = RefusedRows()
     for row, features in encoded:
         if isinstance(features, DataError) and on_error == "fail":
-            renamed = ", ".join(f"{theirs} as {ours}" for ours, theirs in rows.names.items() if ours != theirs)
-            read = f" The recipe reads {renamed}." if renamed else ""
-            raise DataError(f"{rows.where(row)}: {features}{read} (data.on_error=skip leaves such rows out)") from None
-        yield row, features
+            refused.add(rows.where(row), f"{rows.where(row)}: {features}")
+            if refused.enough:
+                break
+        elif not refused.count:
+            yield row, features
+    if refused.count:
+        renamed = ", ".join(f"{theirs} as {ours}" for ours, theirs in rows.names.items() if ours != theirs)
+        read = f" The recipe reads {renamed}." if renamed else ""
+        raise refused.error(f"{read} (data.on_error=skip leaves such rows out)")
 
 
 def counted(

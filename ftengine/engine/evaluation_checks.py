@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ftengine.api import overrides
-from ftengine.errors import DataError
+from ftengine.errors import DataError, RefusedRows
 from ftengine.evaluation.plan import EvalSet
 from ftengine.run.recipe import EvaluationSection
 
@@ -14,24 +15,24 @@ def check_rows(one: EvalSet, processor: Any) -> None:
     """Let evaluators refuse the rows that they will see, and the task those whose answers could not be measured.
 
     Raises:
-        DataError: names the recipe's key and the row.
+        DataError: names the recipe's key, the first row, and how many there are.
     """
+    split, task = one.split, one.split.task
     for evaluators, members in ((one.reading, one.members), (one.answering, one.answered)):
         for evaluator in (reader for reader in evaluators if overrides(reader, "check_row")):
-            for row in map(int, one.split.index[members]):
-                try:
-                    evaluator.check_row(one.split.rows[row])
-                except DataError as error:
-                    raise _named(one, row, error) from None
-    task = one.split.task
-    for member in one.answered if one.answering and overrides(task, "check_generation") else ():
-        try:
-            task.check_generation(one.split.example(member), processor, one.options)
-        except DataError as error:
-            raise _named(one, int(one.split.index[member]), error) from None
+            _check(one, members, lambda member, it=evaluator: it.check_row(split.rows[int(split.index[member])]))  # type: ignore[misc]
+    if one.answering and overrides(task, "check_generation"):
+        _check(one, one.answered, lambda member: task.check_generation(split.example(member), processor, one.options))
 
 
-def _named(one: EvalSet, row: int, error: DataError) -> DataError:
-    kind = one.name.partition("-")[0]
+def _check(one: EvalSet, members: Iterable[int], check: Callable[[int], None]) -> None:
+    kind, refused = one.name.partition("-")[0], RefusedRows()
     key = f"evaluation.{kind}" if kind in EvaluationSection.model_fields else "evaluate"
-    return DataError(f"{key}: {one.split.rows.where(row)}: {error}")
+    for member in members:
+        try:
+            check(member)
+        except DataError as error:
+            place = one.split.rows.where(int(one.split.index[member]))
+            refused.add(place, f"{key}: {place}: {error}")
+    if refused.count:
+        raise refused.error()

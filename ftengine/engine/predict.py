@@ -166,7 +166,7 @@ def _checked(run: Answering, source: str | Path, *, table: bool = False) -> Data
                 f"{rows.source} has no column {column!r}, which the run reads as `{renamed[0]}` (data.columns in its "
                 f"recipe). Its columns: {columns}.{did_you_mean(column, rows.names.values())}"
             ) from None
-        raise DataError(f"{error} Fill in this row of the file, or remove it. Its columns: {columns}.") from None
+        raise DataError(f"{error} Fill in such rows of the file, or remove them. Its columns: {columns}.") from None
     return rows
 
 

@@ -20,7 +20,7 @@ from ftengine.data.unread import find_unread
 from ftengine.engine.audits import audited
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.model_fit import require_fit
-from ftengine.errors import DataError, InputError, NoMatch, PluginError, RecipeError, SourceError, naming
+from ftengine.errors import DataError, InputError, NoMatch, PluginError, RecipeError, RefusedRows, SourceError, naming
 from ftengine.evaluation.plan import by_pass, read_columns
 from ftengine.evaluation.slices import require_column
 from ftengine.model import drops, trainable
@@ -324,13 +324,17 @@ def inferring(task: Task) -> Task:
 
 
 def check_inputs(task: Task, rows: Iterable[Example], where: Callable[[int], str]) -> None:
-    """Refuse rows that a task cannot answer (InputError); `where` names the place of one."""
-    answering = inferring(task)
+    """Refuse rows that a task cannot answer (InputError: counts them); `where` names the place of one."""
+    answering, refused = inferring(task), RefusedRows()
     for i, row in enumerate(rows):
         try:
             answering.check_input(row)
         except DataError as error:
-            raise DataError(f"{where(i)}: {error}") from None
+            refused.add(where(i), f"{where(i)}: {error}")
+            if refused.enough:
+                break
+    if refused.count:
+        raise refused.error()
 
 
 def learn_labels(task: Task, splits: Mapping[str, DataRows], *, stratified: bool) -> Labels | None:

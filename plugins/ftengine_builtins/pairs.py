@@ -205,17 +205,20 @@ def write_pairs(
         InputError: `source` holds no sampled answers, the function cannot be called, or no row can be made.
         RunError: `output` exists, or something else began it.
     """
-    from ftengine.errors import InputError, RunError
+    from ftengine.errors import InputError, RefusedRows, RunError
 
     if output.exists():
         raise RunError(f"output {str(output)!r} exists. Name another file.")
     rows = list(read_samples(source, run.recipe.data.columns))
+    refused = RefusedRows()
     for number, (row, _) in enumerate(rows, 1):
         try:
             judge.check_row(row)
             with_answer(row, {"completion": "x"})
         except InputError as error:
-            raise type(error)(f"{source.name}:{number}: {error}") from None
+            refused.add(f"{source.name}:{number}", f"{source.name}:{number}: {error}")
+    if refused.count:
+        raise refused.error()
     judge.start()
     scored = list(scores_of(judge, rows, source, output.with_name(output.name + SCORES), resume=resume))
     made = [

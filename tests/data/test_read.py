@@ -248,6 +248,16 @@ def test_rows_after_a_malformed_one_are_kept_with_their_lines(write, monkeypatch
     assert found == [(n, at(name, place)) for n, place in zip("13", places, strict=True)]
 
 
+def test_all_malformed_rows_are_counted_in_one_error_up_to_a_number(write, monkeypatch):
+    content = "{}\n" + "oops\n" * 30 + "{}\n" + "oops\n" * 20
+    message = fails(write("bad.jsonl", content))
+    assert message.startswith("bad.jsonl:2: ")
+    assert all(part in message for part in ("50 rows", "bad.jsonl:3", "bad.jsonl:6", "data.on_error=skip"))
+    assert "bad.jsonl:7" not in message
+    monkeypatch.setattr("ftengine.errors.MOST_REFUSED", 40)
+    assert "40 or more rows" in fails(write("bad.jsonl", content))
+
+
 def test_all_skips_are_counted_and_the_first_are_shown(write):
     rows = read_rows(write("bad.jsonl", "{}\n" + "oops\n" * 50), on_error="skip")
     assert rows.skipped.count == 50

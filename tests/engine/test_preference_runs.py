@@ -294,11 +294,12 @@ def test_a_run_resumes_to_the_same_curve(folder, llama_folder, tmp_path):
 )
 def test_rows_are_refused_by_their_line_before_weights_are_read(row, facts, llama_folder, tmp_path, no_weights):
     good = {"prompt": "a", "chosen": "b", "rejected": "c"}
-    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, [good, row])))
+    rows = [good, row, good, *(row | {"prompt": str(i)} for i in range(7))]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "train.jsonl").symlink_to(tmp_path / "pairs.jsonl")
     content = recipe(llama_folder, tmp_path, tmp_path / "run").resolved()
     content["data"] |= {"train": str(tmp_path / "pairs.jsonl"), "test": None}
-    with raises(DataError, *facts):
+    with raises(DataError, *facts, "8 rows", "pairs.jsonl:4, ", "pairs.jsonl:7."):  # all, and the first five
         fine_tune(Recipe.make(content))
 
 
