@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ftengine.api import Example
     from ftengine_builtins.evaluators import Verifier
 
-KINDS = ("sft", "preference")
 SCORES = ".scores.jsonl"
 """What the output's name has behind it where the scores stand."""
 
@@ -39,8 +38,8 @@ SCORES = ".scores.jsonl"
 @click.option(
     "--to",
     "kind",
-    type=click.Choice(KINDS),
-    default=KINDS[0],
+    type=click.Choice(("sft", "preference")),
+    default="sft",
     show_default=True,
     help="sft: prompts with their best answer; preference: with one that passes and one that does not.",
 )
@@ -114,16 +113,14 @@ def pairs(
 
 
 def options_of(given: Sequence[str]) -> dict[str, Any]:
-    """Return the evaluator's options (InputError: one is no KEY=VALUE)."""
+    """Return the evaluator's options (UsageError: one is no KEY=VALUE)."""
     import yaml
-
-    from ftengine.errors import InputError
 
     options: dict[str, Any] = {}
     for option in given:
         key, equals, value = option.partition("=")
         if not equals:
-            raise InputError(f"--option {option!r}: write KEY=VALUE, for example passes_at=0.5.")
+            raise click.UsageError(f"--option {option!r}: write KEY=VALUE, for example passes_at=0.5.")
         options[key] = yaml.safe_load(value)
     return options
 

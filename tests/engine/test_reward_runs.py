@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,3 +89,33 @@ def test_what_is_saved_opens_as_a_sequence_classifier_with_one_label(run, tmp_pa
             score = model.eval()(input_ids=torch.tensor([features[f"{side}input_ids"]])).logits
         assert score.shape == (1, 1)
         assert float(score) == pytest.approx(wanted[name], abs=1e-5)
+
+
+def test_the_saved_folder_scores_conversations_as_apply_chat_template_writes_them(run, tmp_path):
+    """To the end: ChatML has a line's end behind an answer, which is what a decoder's score is read from."""
+    question, answer = {"role": "user", "content": "question 3"}, {"role": "assistant", "content": "a red fox"}
+    path = run.trained if (run.trained / "config.json").is_file() else tmp_path / "merged"
+    if path != run.trained:
+        run.merge(path)
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+    if not tokenizer.chat_template:
+        pytest.skip("an encoder without a chat template")
+    text = tokenizer.apply_chat_template([question, answer], tokenize=False)
+    assert text.endswith("\n")
+    with torch.no_grad():
+        score = float(model.eval()(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits)
+    other = {**answer, "content": "go away"}
+    pair = {"prompt": [question], "chosen": [answer], "rejected": [other]}
+    rows = [pair, {"messages": [question, answer]}, {"prompt": "question 3", "completion": "a red fox"}]
+    both, *alone = run.predict(rows)
+    assert [both["chosen"], *(one["reward"] for one in alone)] == pytest.approx([score] * 3, abs=1e-5)
+    table = Predictions.read(run.path / "predictions" / "test-tuned.parquet").columns
+    held = Path(run.recipe.data.test).read_text().splitlines()
+    first = json.loads(held[int(table["row"][0])])
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": first["prompt"]}, {**answer, "content": first["chosen"]}],
+        return_dict=True,
+        return_tensors="pt",
+    )
+    with torch.no_grad():
+        assert float(model(**asked).logits) == pytest.approx(float(table["chosen_reward"][0]), abs=1e-5)

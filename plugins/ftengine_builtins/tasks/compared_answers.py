@@ -182,26 +182,30 @@ class ComparesAnswers(GenerativeTask):
         return self._language.prompt(self.as_read(self.question(row), loaded.processor), loaded)
 
 
-def cut_to(limit: int, whole: Sequence[Features], processor: Any) -> tuple[list[Features], int, bool]:
+def cut_to(
+    limit: int, whole: Sequence[Features], processor: Any, *, behind: bool = False
+) -> tuple[list[Features], int, bool]:
     """Cut answers to a prompt to a number of tokens: the beginning of the prompt first, on all of them as much.
 
-    A BOS in front stays there.
+    A BOS in front stays there. What a template writes behind an answer stays with `behind` alone: it changes no
+    probability of the answer, but is what a sequence classifier reads last.
 
     Returns:
         tokens and labels of each; how many the longest had; whether an answer was cut.
     """
     places = [[i for i, label in enumerate(one["labels"]) if label != IGNORED] for one in whole]
-    full = max(place[-1] for place in places) + 1  # what a template writes behind an answer is of no use
+    ends = [len(one["input_ids"]) if behind else place[-1] + 1 for one, place in zip(whole, places, strict=True)]
+    full = max(ends)
     bos = getattr(processor, "bos_token_id", None)
     kept = int(full > limit and bos is not None and all(one["input_ids"][0] == bos for one in whole))
     room = limit - kept
     start = max(kept, min(full - room, min(place[0] for place in places) - room // 2))
     sides = [
         {
-            "input_ids": one["input_ids"][:kept] + one["input_ids"][start : min(start + room, place[-1] + 1)],
-            "labels": [IGNORED] * kept + one["labels"][start : min(start + room, place[-1] + 1)],
+            "input_ids": one["input_ids"][:kept] + one["input_ids"][start : min(start + room, end)],
+            "labels": [IGNORED] * kept + one["labels"][start : min(start + room, end)],
         }
-        for one, place in zip(whole, places, strict=True)
+        for one, end in zip(whole, ends, strict=True)
     ]
     return sides, full, full - start > room
 

@@ -139,14 +139,19 @@ class Preference(ComparesAnswers):
                 )
         return self.encode_pair(example, processor, max_length=max_length)
 
-    def encode_pair(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
-        """Encode a pair; of a side whose turns the chat template writes as several sequences, the last one."""
+    def encode_pair(
+        self, example: Example, processor: Any, *, max_length: int | None = None, behind: bool = False
+    ) -> Features:
+        """Encode a pair; of a side whose turns the chat template writes as several sequences, the last one.
+
+        `behind` keeps what the template writes behind the answers (`cut_to`).
+        """
         limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
         row = self.as_read(preference(example), processor)
         whole = [self._language.encode(_side(row, side), processor) for side in SIDES]
         if not all(trains(one) for one in whole):
             raise DataError("an answer has no token that is trained on: its messages have weight 0.")
-        sides, full, cut = cut_to(limit, whole, processor)
+        sides, full, cut = cut_to(limit, whole, processor, behind=behind)
         counts = with_layout(whole[0].get("counts", {}), layout_of(example))
         if cut:
             counts.pop("end_of_turn", None)

@@ -119,7 +119,11 @@ class Reward(Task):
         if least is None:
             given = shown(example.get(self.config.margin))
             raise DataError(f"`{self.config.margin}` is {given}; the margin of a pair must be a finite number.")
-        return {**self._pairs.encode_pair(example, processor, max_length=max_length), "least": least}
+        return {**self._encode_pair(example, processor, max_length), "least": least}
+
+    def _encode_pair(self, row: Example, processor: Any, max_length: int | None) -> Features:
+        """Encode a pair as a template writes it to the end, as it is asked later (`apply_chat_template`)."""
+        return self._pairs.encode_pair(row, processor, max_length=max_length, behind=True)
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:
         """Stack the chosen sides of all pairs, and the rejected ones below them: (2n, T); margins are (n,)."""
@@ -189,8 +193,8 @@ class Reward(Task):
     def _sides(self, row: Example, loaded: LoadedModel) -> list[Features]:
         """Return the tokens of a row's answer with its prompt, or of both answers of a pair, cut as in training."""
         if pair_of(row) is not None:
-            both = self._pairs.encode_pair(row, loaded.processor, max_length=loaded.max_length)
+            both = self._encode_pair(row, loaded.processor, loaded.max_length)
             return [{key: both[f"{side}{key}"] for key in KEYS} for side in ("", REJECTED)]
         limit = length_limit(self.config.max_length, loaded.max_length, DEFAULT_MAX_LENGTH)
         whole = self._language.encode(row, loaded.processor)
-        return cut_to(limit, [whole], loaded.processor)[0]
+        return cut_to(limit, [whole], loaded.processor, behind=True)[0]
