@@ -114,11 +114,14 @@ def test_classes_and_texts_that_answer_nothing_are_no_answers():
     assert levels == [[], [], ["alarm"]]
 
 
+OWN = ["<|im_start|>", "<|im_end|>", "<|own_mark|>", "<|image_pad|>", "a"]
+
+
 @pytest.mark.parametrize(
     ("text", "level"),
     [
         ("<|im_start|>user\nhello<|im_end|>", "alarm"),
-        ("[INST] hello [/INST]", "alarm"),
+        ("[INST] hello [/INST]", "note"),  # no token of this model's
         ("a token <|own_mark|> of the model's", "alarm"),
         ("a picture <|image_pad|>", None),
         ("x < y and [1] or <b>", None),
@@ -126,10 +129,11 @@ def test_classes_and_texts_that_answer_nothing_are_no_answers():
 )
 def test_template_marks_in_messages_are_found(text, level):
     rows = Rows(View([text if i % 2 else f"plain {i}"], ["yes"]) for i in range(100))
-    encoded = {"train": {"counts": {"conversations": 100}, "special_tokens": ["<|own_mark|>", "<|image_pad|>", "a"]}}
+    encoded = {"train": {"counts": {"conversations": 100}, "special_tokens": OWN}}
     found = list(TemplateMarks().examine(SimpleNamespace(splits={"train": rows}, encoded=encoded)))
     assert [one.level for one in found] == ([level] if level else [])
     assert not found or found[0].figures["rows"] == {"train": 50}
+    assert not found or (found[0].explains == ("quality",)) == (level == "alarm")
     assert (
         list(TemplateMarks().examine(SimpleNamespace(splits={"train": rows}, encoded={"train": {"counts": {}}}))) == []
     )

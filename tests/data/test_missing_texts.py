@@ -10,6 +10,7 @@ from expected import raises
 from ftengine.api import View
 from ftengine.errors import DataError
 from ftengine_builtins.audits.missing_texts import MissingTexts, is_placeholder
+from ftengine_builtins.tasks import CausalLM, TextClassification
 
 
 def rows(count, share, text="N/A", *, labels="abc", start=0):
@@ -60,6 +61,49 @@ def test_a_text_that_often_comes_with_one_label_is_no_placeholder(write, label_t
     spam = "".join(json.dumps({"text": "buy now", "label": "spam"}) + "\n" for _ in range(100))
     result = audit(label_task, write("a.jsonl", rows(100, 0) + spam))
     assert not [one for one in result.findings if one.source == "missing-texts"]
+
+
+def found_in(write, audit, task, lines, **options):
+    result = audit(task, write("a.jsonl", "".join(json.dumps(line) + "\n" for line in lines)), **options)
+    return [one for one in result.findings if one.source == "missing-texts"]
+
+
+def test_of_several_inputs_all_have_to_be_placeholders(write, audit):
+    task = TextClassification(TextClassification.Config(text="title", pair="body", label="label"))
+    lines = [{"title": f"title {i}", "body": "N/A", "label": "ab"[i % 2]} for i in range(100)]
+    task.labels = task.learn_labels({"train": lines})
+    assert found_in(write, audit, task, lines) == []
+    (found,) = found_in(write, audit, task, [*lines, *({**line, "title": "-"} for line in lines[:20])], leaks="warn")
+    assert found.figures["placeholders"] == {"train": 20}
+
+
+def test_of_conversations_those_of_one_turn_are_looked_at(write, audit):
+    def chat(*asked):
+        roles = [("user", text) for text in asked]
+        said = [{"role": role, "content": text} for one in roles for role, text in (one, ("assistant", "yes"))]
+        return {"messages": [{"role": "system", "content": "Be kind."}, *said]}
+
+    rows = [chat(f"how is {i}", "?", "...") for i in range(30)] + [chat(f"when is {i}") for i in range(30)]
+    assert found_in(write, audit, CausalLM(), rows) == []
+    (found,) = found_in(write, audit, CausalLM(), [*rows, chat("N/A")])
+    assert found.figures["placeholders"] == {"train": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "level"),
+    [
+        (["test", "unknown", "void", "none", "text", "removed", "deleted", "empty"], None),
+        (["none"], "alarm"),
+        (["[deleted]", "<empty>", "(none)", "[removed]", "{void}"], "alarm"),
+    ],
+)
+def test_words_are_placeholders_where_one_is_frequent_or_in_brackets(write, label_task, audit, words, level):
+    draw = random.Random(0)
+    texts = [draw.choice(words) if i % 10 == 0 else f"row {i}" for i in range(300)]
+    found = found_in(write, audit, label_task, [{"text": text, "label": draw.choice("ab")} for text in texts])
+    assert [one.level for one in found] == ([level] if level else [])
+    one_label = [{"text": text, "label": "b" if text in words else draw.choice("ab")} for text in texts]
+    assert (found_in(write, audit, label_task, one_label) == []) == (words[0][0] not in "[<({")
 
 
 def test_placeholders_on_two_sides_are_no_alarm_about_leaks(write, label_task, audit):

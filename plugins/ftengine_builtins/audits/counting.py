@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 
 from ftengine.api import AuditedData, Finding
@@ -15,18 +16,46 @@ def split_name(name: str) -> str:
     return "training" if name == "train" else name
 
 
-def finding(data: AuditedData, by_split: Mapping[str, Sequence[int]], what: str, figure: str = "rows") -> Finding:
-    """Say in how many rows of which splits something was found, with the first place.
+@dataclass(frozen=True)
+class FoundRows:
+    """Rows by split that something was found in.
+
+    Args:
+        text: their number and what was found, e.g. "4 of 200 training rows hold e-mail addresses".
+        counts: by split.
+        places: of the first.
+        least: near end of the interval of their share of all splits' rows.
+    """
+
+    text: str
+    counts: dict[str, int]
+    places: tuple[str, ...]
+    least: float
+
+
+def found_rows(data: AuditedData, by_split: Mapping[str, Sequence[int]], what: str) -> FoundRows:
+    """Count the rows of which splits something was found in, one at least.
 
     Args:
         by_split: for each split the numbers of the rows.
         what: verb and object for several rows, as `counted` takes it.
-        figure: name of the counts among the finding's figures.
     """
     places = [data.splits[split].where(row) for split, rows in by_split.items() for row in rows[:SHOWN_PLACES]]
     counts = {split: len(rows) for split, rows in by_split.items()}
-    text = f"{counted(counts, {name: len(rows) for name, rows in data.splits.items()}, what)} (e.g. {places[0]})."
-    return Finding(kind="data", level="note", text=text, figures={figure: counts}, places=tuple(places[:SHOWN_PLACES]))
+    of = {name: len(rows) for name, rows in data.splits.items()}
+    least = share_within(sum(counts.values()), sum(of.values()))[0]
+    return FoundRows(counted(counts, of, what), counts, tuple(places[:SHOWN_PLACES]), least)
+
+
+def finding(data: AuditedData, by_split: Mapping[str, Sequence[int]], what: str, figure: str = "rows") -> Finding:
+    """Say in how many rows of which splits something was found, as `found_rows` has it, with the first place.
+
+    Args:
+        figure: name of the counts among the finding's figures.
+    """
+    found = found_rows(data, by_split, what)
+    text = f"{found.text} (e.g. {found.places[0]})."
+    return Finding(kind="data", level="note", text=text, figures={figure: found.counts}, places=found.places)
 
 
 ONE = {"are": "is", "have": "has", "hold": "holds"}

@@ -1,29 +1,32 @@
 """Audit `missing-texts`."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
+from typing import Any
 
 import numpy as np
 
 from ftengine.api import Audit, AuditedData, Finding, View
-from ftengine.text import listed, quoted
-from ftengine_builtins.audits.counting import SHOWN_PLACES, counted, share_within
+from ftengine.text import capitalized, listed, quoted
+from ftengine_builtins.audits.counting import found_rows, share_within
 from ftengine_builtins.tasks.class_labels import MISSING
 
-TEXTS = MISSING | {
+WORDS = frozenset({"text", "test", "unknown", "empty", "blank", "removed", "deleted", "void", "none"})
+"""What also is a word that somebody may have written: a placeholder in brackets ("[deleted]"), or where OFTEN."""
+TEXTS = MISSING | WORDS | {
     "...", "…", "--", "---", "n.a", "n\\a", "#value!", "#ref!", "#name?", "#error!", "xxx",
-    "todo", "tbd", "tba", "placeholder", "lorem ipsum", "text", "test",
-    "empty", "empty string", "blank", "void", "undefined", "unknown", "untitled", "deleted", "removed", "redacted",
+    "todo", "tbd", "tba", "placeholder", "lorem ipsum", "empty string", "undefined", "untitled", "redacted",
     "not available", "not applicable", "no text", "no data", "no content",
 }  # fmt: skip
 """What stands where there is no text, in small letters and without brackets around it."""
 ALARM = 0.05
 """Share of the rows of all splits, at the interval's near end, from which it is an alarm."""
-SAME, SAME_LABEL, LONGEST = 0.2, 0.9, 200
-"""Share of the rows that have one text of so many characters at most, from which that is taken for a placeholder too,
-if it has several labels: at most so much of its rows are of one."""
+OFTEN, SAME, SAME_LABEL, LONGEST = 0.05, 0.2, 0.9, 200
+"""Shares of the rows, at the interval's near end, from which one of WORDS, and any text of so many characters at most,
+is taken for a placeholder, if it has several labels: at most so much of its rows are of one."""
 SHOWN = 3
+BRACKETS = "<[({"
 
 
 class MissingTexts(Audit):
@@ -35,35 +38,39 @@ class MissingTexts(Audit):
         first = next(iter(data.splits["train"]), None)
         if first is not None and first.inputs and not _inputs(first):
             return  # of images, each of which would be decoded
-        texts = _same_text(data) | TEXTS
-        found: dict[str, list[int]] = {}
-        spelt = Counter[str]()
+        same, total = _same_text(data), sum(map(len, data.splits.values()))
+        texts, uncertain = TEXTS | same, WORDS - same
+        found, words = list[tuple[str, int, str, str]](), dict[str, list[int]]()
         for split, rows in data.splits.items():
             for i, view in enumerate(rows):
-                if names := [text for text in _inputs(view) if _plain(text) in texts]:
-                    found.setdefault(split, []).append(i)
-                    spelt[names[0].strip()] += 1
-        if not found:
-            return
-        counts, of = (
-            {name: len(rows) for name, rows in found.items()},
-            {name: len(x) for name, x in data.splits.items()},
-        )
-        shown = listed([quoted(text) for text, _ in spelt.most_common(SHOWN)], "or")
-        places = [data.splits[split].where(row) for split, rows in found.items() for row in rows[:SHOWN_PLACES]]
-        what = f"have {shown} in the place of a text"
-        lead = f"leave out rows without a text: {counted(counts, of, what)}"
-        level = "alarm" if share_within(sum(counts.values()), sum(of.values()))[0] >= ALARM else "note"
-        text = f"{lead[:1].upper()}{lead[1:]} (e.g. {places[0]}), which tells the model nothing."
-        yield Finding(
-            kind="data",
-            level=level,
-            text=text,
-            brief=lead,
-            explains=("quality", "learning", "labels", "classes", "over-fitting"),
-            figures={"placeholders": counts, "rows": of, "texts": dict(spelt.most_common(SHOWN))},
-            places=tuple(places[:SHOWN_PLACES]),
-        )
+                asked = _asked(view)
+                if asked and all(isinstance(text, str) and _plain(text) in texts for text in asked):
+                    plain, text = _plain(asked[0]), asked[0].strip()
+                    if word := plain if plain in uncertain and text[0] not in BRACKETS else "":
+                        words.setdefault(word, []).append(int(data.targets[split][i]))
+                    found.append((split, i, text, word))
+        words = {word: of for word, of in words.items() if _under_several_labels(np.array(of), total, OFTEN)}
+        by_split, spelt = dict[str, list[int]](), Counter[str]()
+        for split, i, text, word in found:
+            if not word or word in words:
+                by_split.setdefault(split, []).append(i)
+                spelt[text] += 1
+        if by_split:
+            yield _finding(data, by_split, dict(spelt.most_common(SHOWN)))
+
+
+def _finding(data: AuditedData, by_split: dict[str, list[int]], texts: dict[str, int]) -> Finding:
+    found = found_rows(data, by_split, f"have {listed([*map(quoted, texts)], 'or')} in the place of a text")
+    lead = f"leave out rows without a text: {found.text}"
+    return Finding(
+        kind="data",
+        level="alarm" if found.least >= ALARM else "note",
+        text=f"{capitalized(lead)} (e.g. {found.places[0]}), which tells the model nothing.",
+        brief=lead,
+        explains=("quality", "learning", "labels", "classes", "over-fitting"),
+        figures={"placeholders": found.counts, "rows": {x: len(y) for x, y in data.splits.items()}, "texts": texts},
+        places=found.places,
+    )
 
 
 def is_placeholder(text: str) -> bool:
@@ -75,10 +82,17 @@ def _inputs(view: View) -> list[str]:
     return [text for text in view.inputs if isinstance(text, str)]
 
 
+def _asked(view: View) -> Sequence[Any]:
+    """Return what all has to be a placeholder: of a conversation its one question, and nothing where it has several."""
+    if view.classes or len(view.inputs) == 1 or not isinstance(view.target, list):
+        return view.inputs
+    return view.inputs[-1:] if len(view.target) == 1 else ()
+
+
 def _plain(text: str) -> str:
     """Return a text as `TEXTS` has it."""
     text = text[: LONGEST + 2].strip().casefold()
-    return text.strip("<>[](){}\"'*").strip() or text
+    return text.strip(f"{BRACKETS}>])}}\"'*").strip() or text
 
 
 def _same_text(data: AuditedData) -> frozenset[str]:
@@ -89,8 +103,14 @@ def _same_text(data: AuditedData) -> frozenset[str]:
         return frozenset()
     most = np.bincount(numbers).argmax()
     having = np.flatnonzero(numbers == most)
-    of_label = np.unique(targets[having], return_counts=True)[1]
-    if share_within(len(having), len(numbers))[0] < SAME or of_label.max() > SAME_LABEL * len(having):
+    if not _under_several_labels(targets[having], len(numbers), SAME):
         return frozenset()
     view = next(islice(chain(*data.splits.values()), int(having[0]), None))
     return frozenset(_plain(text) for text in _inputs(view) if len(view.inputs) == 1 and len(text) <= LONGEST)
+
+
+def _under_several_labels(targets: np.ndarray, total: int, share: float) -> bool:
+    """Say whether rows with these targets are such a share of all, and few of them are of other labels than one."""
+    return share_within(len(targets), total)[0] >= share and bool(
+        np.unique(targets, return_counts=True)[1].max() <= SAME_LABEL * len(targets)
+    )

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from ftengine.api import Audit, AuditedData, Finding
-from ftengine.text import listed
-from ftengine_builtins.audits.counting import SHOWN_PLACES, counted, share_within
+from ftengine.text import capitalized, listed
+from ftengine_builtins.audits.counting import found_rows
 
 MARKS = (
     *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>"),
@@ -26,7 +26,7 @@ SHOWN = 3
 
 
 class TemplateMarks(Audit):
-    """Marks of a chat template, or special tokens of the model's, in what messages say: they become tokens of turns."""
+    """Marks of a chat template in what messages say; those that are tokens of the model's begin and end turns there."""
 
     name = "template-marks"
 
@@ -34,33 +34,39 @@ class TemplateMarks(Audit):
         encoded = data.encoded.get("train", {})
         if not encoded.get("counts", {}).get("conversations"):
             return  # a text that is read as it stands may well be written in a template
-        own = [x for x in encoded.get("special_tokens", ()) if len(x) >= LEAST and not x.isalnum()]
+        own = {x for x in encoded.get("special_tokens", ()) if len(x) >= LEAST and not x.isalnum()}
         marks = {mark for mark in (*MARKS, *own) if not MEDIA.search(mark)}
         pattern = re.compile("|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True)))
-        found: dict[str, list[int]] = {}
-        kinds = Counter[str]()
+        by_split: dict[bool, dict[str, list[int]]] = {True: {}, False: {}}
+        kinds = {True: Counter[str](), False: Counter[str]()}
         for split, rows in data.splits.items():
             for i, text in enumerate(rows.texts()):
                 if here := set(pattern.findall(text)):
-                    found.setdefault(split, []).append(i)
-                    kinds.update(here)
-        if not found:
-            return
-        counts, of = (
-            {name: len(rows) for name, rows in found.items()},
-            {name: len(x) for name, x in data.splits.items()},
-        )
-        places = [data.splits[split].where(row) for split, rows in found.items() for row in rows[:SHOWN_PLACES]]
-        shown = listed([f"`{mark}`" for mark, _ in kinds.most_common(SHOWN)])
-        lead = f"take the marks of chat templates out of the messages: {counted(counts, of, f'hold {shown}')}"
-        text = f"{lead[:1].upper()}{lead[1:]} (e.g. {places[0]}). The chat template writes its own marks around each "
-        text += "message, and those within are read as if other turns began and ended there."
-        yield Finding(
-            kind="data",
-            level="alarm" if share_within(sum(counts.values()), sum(of.values()))[0] >= ALARM else "note",
-            text=text,
-            brief=lead,
-            explains=("quality",),
-            figures={"marks": dict(kinds.most_common(SHOWN)), "rows": counts},
-            places=tuple(places[:SHOWN_PLACES]),
-        )
+                    are_own = bool(here & own)
+                    by_split[are_own].setdefault(split, []).append(i)
+                    kinds[are_own].update(here & own or here)
+        for are_own, found in by_split.items():
+            if found:
+                yield _finding(data, found, dict(kinds[are_own].most_common(SHOWN)), are_own=are_own)
+
+
+def _finding(data: AuditedData, by_split: dict[str, list[int]], marks: dict[str, int], *, are_own: bool) -> Finding:
+    found = found_rows(data, by_split, f"hold {listed([f'`{mark}`' for mark in marks])}")
+    lead = f"take the marks of chat templates out of the messages: {found.text}"
+    text = f"{capitalized(lead)} (e.g. {found.places[0]}). "
+    if are_own:
+        text += "The chat template writes its own marks around each message, and those within are read as if other "
+        text += "turns began and ended there."
+    else:
+        text += "The tokenizer has no such tokens, so they are read as plain text: right only where messages are about "
+        text += "them."
+    alarm = are_own and found.least >= ALARM
+    return Finding(
+        kind="data",
+        level="alarm" if alarm else "note",
+        text=text,
+        brief=lead,
+        explains=("quality",) if alarm else (),
+        figures={"marks": marks, "rows": found.counts, "own": are_own},
+        places=found.places,
+    )
