@@ -205,9 +205,9 @@ def _audit(ready: ReadyTask, splits: Splits, encoded: Mapping[str, EncodedSplit]
     ready.listener.phase("audit data")
     summaries = {name: split.summary() for name, split in encoded.items()}
     summaries["train"]["unread"] = find_unread(encoded["train"], ready.used_columns)
-    added = getattr(ready.processor, "added_tokens_decoder", {}).values()  # all_special_tokens has those with a role
-    special = {*getattr(ready.processor, "all_special_tokens", ()), *(token.content for token in added if token.special)}
-    summaries["train"]["special_tokens"] = sorted(special)
+    added = getattr(ready.processor, "added_tokens_decoder", {}).values()
+    special = {token.content for token in added if token.special}  # `all_special_tokens` has those with a role alone
+    summaries["train"]["special_tokens"] = sorted(special.union(getattr(ready.processor, "all_special_tokens", ())))
     data = splits.audited({name: split.left_out for name, split in encoded.items()})
     return audited(data, summaries, ready.task, ready.registry)
 

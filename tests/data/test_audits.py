@@ -64,6 +64,9 @@ def test_numbers_that_outweigh_all_others_are_found(values, levels):
     assert all(one.places[0] == f"prices.csv:{len(values) - 1}" for one in findings)
 
 
+SPREAD = [round(1 + 0.017 * i % 4, 3) for i in range(200)]
+
+
 @pytest.mark.parametrize(
     ("values", "factor"),
     [
@@ -73,6 +76,12 @@ def test_numbers_that_outweigh_all_others_are_found(values, levels):
         ([3.2, 1.7, 4.9, 2.5] * 50 + [30.0, 300.0, 3000.0], None),  # growing to any size
         ([3.2, 1.7, 4.9, 2.5, 3211.0, 1650.0] * 50, None),  # a third of them: of two kinds
         ([-3.2, 1.7, 4.9, 2.5] * 50 + [3211.0, 1650.0, 4700.0], None),
+        (SPREAD + [float(round(1000 * value)) for value in SPREAD[::23]], 1000),
+        (SPREAD + [4000.0 + i for i in range(9)], None),  # all of them near the upper end
+        (SPREAD + [1500.0] * 9, None),  # a code
+        ([*SPREAD, 1100.0, 1300.5, 2100.5, 3300.5], None),  # with a fraction
+        ([float(i % 10 + 1) for i in range(200)] + [70.0, 90.0, 80.0, 60.0], None),  # no points to lose
+        ([i % 15 + 5.99 for i in range(200)] + [110.0, 120.0, 150.0, 180.0], None),  # of two decimals, by 10
         (np.random.default_rng(0).lognormal(0, 2, 2000).tolist(), None),
         (np.random.default_rng(1).pareto(1, 2000).tolist(), None),
     ],

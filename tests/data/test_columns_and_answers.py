@@ -5,12 +5,14 @@ import random
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from ftengine.api import View
 from ftengine.data.split import make_splits
 from ftengine.run.recipe import DataSection
 from ftengine_builtins.audits import LabelSpellings, OneAnswer, TemplateMarks, UnreadColumns
+from ftengine_builtins.audits.balance import count_labels
 
 LABELS = "abcd"
 
@@ -144,6 +146,23 @@ def test_one_message_about_templates_is_a_note():
     encoded = {"train": {"counts": {"conversations": 200}}}
     (found,) = TemplateMarks().examine(SimpleNamespace(splits={"train": rows}, encoded=encoded))
     assert found.level == "note"
+
+
+def test_of_rows_with_equal_labels_one_is_read():
+    def views():
+        for i in range(200):
+            read.append(i)
+            yield View([f"text {i}"], ["a", "b"] if i == 3 else "ab"[i % 2], classes=True)
+
+    class Counted:
+        __len__ = lambda self: 200  # noqa: E731
+        __iter__ = lambda self: views()  # noqa: E731
+
+    read = list[int]()
+    targets = np.array([9 if i == 3 else 1 + i % 2 for i in range(200)])
+    counts = count_labels(SimpleNamespace(splits={"train": Counted()}, targets={"train": targets}))
+    assert counts == {"train": {"a": 101, "b": 100}}
+    assert read == [0, 1, 2, 3]
 
 
 def test_labels_in_two_spellings_are_found_together(write, label_task):

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from ftengine.api import Table
+from ftengine_builtins.audits.one_sided_labels import find_one_sided
+from ftengine_builtins.audits.word_scores import WordRidge, tf_idf
 
 TOPICS = ("sea", "wood", "stone", "wind", "fire")
 
@@ -133,3 +135,25 @@ def test_a_label_for_whatever_is_left_is_no_such_confusion(noise):
     rows = [(text, "other" if label in ("sea", "wood") else label) for text, label in topical(500, own=2, others=8)]
     finding, _ = noise(rows)
     assert finding is None
+
+
+def test_a_class_whose_rows_say_little_is_no_such_confusion(noise):
+    """The surer half of a small class's rows is above the rest of it, as texts of any other class are."""
+    rng, rows = random.Random(0), []
+    for topic, count, silent in (("sea", 420, 0.3), ("wood", 90, 0.5), ("stone", 240, 0.1)):
+        for _ in range(count):
+            words = [f"word{rng.randrange(800)}" for _ in range(8)]
+            words += [] if rng.random() < silent else [f"{topic}{i}" for i in rng.sample(range(8), 2)]
+            rows.append((" ".join(words), topic))
+    assert noise(rng.sample(rows, len(rows))) == (None, None)
+
+
+def test_of_many_classes_the_confused_two_are_found():
+    rng = np.random.default_rng(0)
+    truth = np.repeat(np.arange(20), 50)
+    labels = np.where((truth == 7) & (rng.random(1000) < 0.4), 8, truth)
+    texts = [f"{' '.join(f'k{k}_{i}' for i in rng.integers(6, size=3))} w{rng.integers(99)}" for k in truth]
+    found = find_one_sided(WordRidge(tf_idf(texts)), labels)
+    assert (found.label, found.other) == (8, 7)
+    assert found.low < (truth[labels == 8] == 7).mean() < found.high
+    assert (truth[list(found.rows)] == 7).mean() >= 0.9

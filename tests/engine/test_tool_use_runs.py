@@ -6,6 +6,8 @@ from expected import raises
 from rows import write_rows
 
 from ftengine import fine_tune, plan
+from ftengine.engine.experiment import Experiment
+from ftengine.engine.prepared_data import prepare_data
 from ftengine.errors import DataError
 from ftengine.testing.models import tiny_llama
 
@@ -40,6 +42,18 @@ def test_calls_that_a_template_writes_as_they_are_not_read_are_refused_before_we
     for command in (plan, fine_tune):
         with raises(DataError, "evaluate: ", "calls.jsonl:4", "chat template", "recipe key 'evaluate'"):
             command(recipe)
+
+
+def test_marks_in_messages_that_are_tokens_without_a_role_are_an_alarm(build_chat_recipe, tmp_path):
+    said = {"role": "assistant", "content": "Hi."}
+    rows = [{"messages": [{"role": "user", "content": f"Add {n} <|eot_id|>"}, said]} for n in range(40)]
+    recipe = build_chat_recipe(
+        model__source=model_folder(tmp_path / "model", QWEN3),
+        data__train=write_rows(tmp_path / "marks.jsonl", rows),
+        output=str(tmp_path / "run"),
+    )
+    data = prepare_data(Experiment.open(recipe))
+    assert ("template-marks", "alarm") in [(one.source, one.level) for one in data.audit.findings]
 
 
 @pytest.mark.slow

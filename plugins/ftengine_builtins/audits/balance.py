@@ -2,6 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import islice
+
+import numpy as np
 
 from ftengine.api import Audit, AuditedData, Display, Finding, Table
 from ftengine.text import listed
@@ -45,15 +48,22 @@ class Balance(Audit):
 
 
 def count_labels(data: AuditedData) -> dict[str, Counter[str]]:
-    """Return for each split how often each label occurs; nothing where a target is a number with a fraction."""
+    """Return for each split how often each label occurs; nothing where a target is a number with a fraction.
+
+    Of rows with equal targets one is read, so nearly always few rows.
+    """
     counts: dict[str, Counter[str]] = {split: Counter() for split in data.splits}
-    if not any(targets.any() for targets in data.targets.values()):
-        return counts
     for split, rows in data.splits.items():
-        for view in rows:
+        targets = data.targets[split]
+        _, firsts, times = np.unique(targets, return_index=True, return_counts=True)
+        of = dict(zip(firsts.tolist(), times.tolist(), strict=True)) if targets.any() else {}
+        for i, view in enumerate(islice(rows, max(of, default=-1) + 1)):
+            if i not in of:
+                continue
             if isinstance(view.label, float):
                 return {split: Counter() for split in data.splits}
-            counts[split].update(view.labels)
+            for label in view.labels:
+                counts[split][label] += of[i]
     return counts
 
 

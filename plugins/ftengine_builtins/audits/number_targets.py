@@ -1,10 +1,10 @@
 """Audit `number-targets`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ftengine.api import Audit, AuditedData, Finding
+from ftengine.api import Audit, AuditedData, AuditedRows, Finding
 from ftengine.text import capitalized, counted, number, percent, short_place
 from ftengine_builtins.audits.contradictions import are_numbers
 from ftengine_builtins.audits.counting import SHOWN_PLACES
@@ -21,6 +21,9 @@ LOST = (10, 100, 1000, 10_000)
 GAP, FEWEST, MOST_BACK = 5.0, 3, 0.9
 """How many times the largest of the others the least of them is, how many there are at least, and the share of them
 that lies among the others once the point is put back. Numbers of any size, such as incomes, have no such gap."""
+
+UNLIKE = 0.05
+"""Probability by chance (Kolmogorov-Smirnov) below which numbers are not those of the others, point or not."""
 
 
 class NumberTargets(Audit):
@@ -39,16 +42,7 @@ class NumberTargets(Audit):
             return
         values = np.array([value for value, _ in numbered])
         if (lost := _lost_points(values)) is not None:
-            factor, found = lost
-            places = tuple(rows.where(numbered[i][1]) for i in found[:SHOWN_PLACES])
-            brief = f"put the decimal point back in {counted(len(found), 'number')} such as "
-            brief += f"{number(float(values[found[0]]))} ({short_place(places[0])}): divided by {factor:,}, they lie "
-            brief += "among the others"
-            figures = {"lost_points": len(found), "factor": factor, "rows": len(values)}
-            text, explains = f"{capitalized(brief)}.", ("quality", "learning", "over-fitting", "worse")
-            yield Finding(
-                kind="labels", level="alarm", text=text, brief=brief, explains=explains, figures=figures, places=places
-            )
+            yield _of_lost_points(rows, numbered, *lost)
             return
         median = float(np.median(values))
         figures = {"median": median, "least": float(values.min()), "most": float(values.max())}
@@ -63,11 +57,37 @@ class NumberTargets(Audit):
             yield Finding(kind="labels", level="note", text=text, figures={**figures, "share": share}, places=places)
 
 
-def _lost_points(values: np.ndarray) -> tuple[int, np.ndarray] | None:
-    """Return a factor and the indices of numbers that are by it above all others; None: there are none.
+def _of_lost_points(
+    rows: AuditedRows, numbered: Sequence[tuple[float, int]], factor: int, found: np.ndarray, sure: bool
+) -> Finding:
+    """Name the numbers that are too large by a factor: with a lost point, or of another kind."""
+    places = tuple(rows.where(numbered[i][1]) for i in found[:SHOWN_PLACES])
+    such = f"{counted(len(found), 'number')} such as {number(numbered[found[0]][0])} ({short_place(places[0])})"
+    brief = f"put the decimal point back in {such}: divided by {factor:,}, they lie among the others"
+    figures = {"lost_points" if sure else "far": len(found), "factor": factor, "rows": len(numbered)}
+    if not sure:
+        text = f"Look at {such}, which are far above all others: another unit, or a code?"
+        return Finding(kind="labels", level="note", text=text, figures=figures, places=places)
+    return Finding(
+        kind="labels",
+        level="alarm",
+        text=f"{capitalized(brief)}.",
+        brief=brief,
+        explains=("quality", "learning", "over-fitting", "worse"),
+        figures=figures,
+        places=places,
+    )
 
-    At most a tenth of the numbers, of which none is negative, stand behind a gap, and lie among the others without it.
+
+def _lost_points(values: np.ndarray) -> tuple[int, np.ndarray, bool] | None:
+    """Return a factor, the indices of numbers that are by it above all others, and whether they lost a decimal point.
+
+    At most a tenth of the numbers, of which none is negative, stand behind a gap, and lie among the others without it;
+    None: there are none such. A point was lost where they are whole and the others are not, but would be times the
+    factor, and they are spread as the others are, so not one code for a missing number.
     """
+    from scipy.stats import ks_2samp
+
     order, first = np.argsort(values, kind="stable"), len(values) - len(values) // 10
     if len(values) < 10 * FEWEST or values.min() < 0 or values[order[first - 1]] <= 0:
         return None
@@ -79,5 +99,12 @@ def _lost_points(values: np.ndarray) -> tuple[int, np.ndarray] | None:
     for factor in LOST:
         back = values[far] / factor
         if ((back >= usual.min()) & (back <= usual.max())).mean() >= MOST_BACK:
-            return factor, np.sort(far)
+            exact = _whole(values[far]) and _whole(usual * factor) and not _whole(usual)
+            several = np.unique(back, return_counts=True)[1].max() <= len(back) / 2
+            return factor, np.sort(far), bool(exact and several and ks_2samp(back, usual).pvalue >= UNLIKE)
     return None
+
+
+def _whole(values: np.ndarray) -> bool:
+    """Say whether nearly all numbers have no fraction, as far as they are exact."""
+    return bool((np.abs(values - np.rint(values)) < 1e-6).mean() >= MOST_BACK)

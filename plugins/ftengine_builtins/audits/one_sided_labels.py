@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +19,9 @@ TIMES = 2
 ABOVE = 0.7
 """Share of a class's own rows that prefer it by more than the row that others are compared with: few rows of another
 class do, and of rows that are its own but for their label, as many."""
+SHOWN = 0.3
+"""The same share, at least, where a row has to be preferred positively: of classes whose rows mostly say nothing, which
+look like the most frequent class, nothing is known."""
 FEWEST = 20
 """Rows of a class below which it is left out."""
 
@@ -30,8 +32,8 @@ class OneSided:
 
     Args:
         label, other: the two classes.
-        rows: numbers of the rows labelled `label` that look more like `other` than 0.3 of its own rows do, the surest
-            first. Of relabelled rows, 0.7 do (ABOVE).
+        rows: numbers of the rows labelled `label` that look like `other`, and more so than 0.3 of its own rows do, the
+            surest first. Of relabelled rows, as many do as of its own rows: 0.7 (ABOVE), or fewer.
         n: rows labelled `label`.
         mirror, mirror_n: the same of `other`: how many rows, and of how many.
         share, low, high: of the rows labelled `label` that are `other`'s, with its 95 % interval (Wilson).
@@ -65,24 +67,42 @@ def find_one_sided(ridge: WordRidge, labels: np.ndarray) -> OneSided | None:
     if len(counts) < 3 or len(classes) < 2:
         return None
     scores = ridge.leave_one_out(one_hot(labels), PENALTY)
-    gone = {pair: _across(scores, labels, *pair) for pair in itertools.permutations(classes, 2)}
-    shares = {(i, j): len(rows) / counts[i] for (i, j), rows in gone.items()}
+    limits, own = _typical(scores, labels, classes)
+    gone = np.zeros_like(limits)  # rows labelled i that look more like j
+    for i in classes:
+        rows = scores[labels == i]
+        gone[i] = (rows - rows[:, [i]] > limits[i]).sum(0)
+    shares = gone / np.maximum(counts, 1)[:, None] / own
     found: list[tuple[float, OneSided]] = []
-    for (i, j), rows in gone.items():
-        count, mirror, n, m = len(rows), len(gone[j, i]), int(counts[i]), int(counts[j])
-        near = max((share for pair, share in shares.items() if pair != (i, j) and {i, j} & {*pair}), default=0.0)
-        if m > n or count <= mirror or shares[i, j] < TIMES * near:
+    for i, j in np.argwhere(shares >= LEAST).tolist():
+        count, mirror, n, m = int(gone[i, j]), int(gone[j, i]), int(counts[i]), int(counts[j])
+        low, high = (min(1.0, end / float(own[i, j])) for end in share_within(count, n))
+        if m > n or count <= mirror or low < LEAST:
             continue
-        p = float(binom.sf(count - 1, count + mirror, n / (n + m)))
-        low, high = (min(1.0, end / ABOVE) for end in share_within(count, n))
-        if p <= SURE and low >= LEAST:
-            found.append((p, OneSided(i, j, tuple(rows), n, mirror, m, min(1.0, count / n / ABOVE), low, high)))
+        others = shares.copy()
+        others[i, j] = 0
+        if shares[i, j] < TIMES * max(others[[i, j]].max(), others[:, [i, j]].max()):
+            continue
+        if (p := float(binom.sf(count - 1, count + mirror, n / (n + m)))) <= SURE:
+            ahead = scores[:, j] - scores[:, i]
+            rows = np.flatnonzero((labels == i) & (ahead > limits[i, j]))
+            rows = rows[np.argsort(-ahead[rows], kind="stable")]
+            share = min(1.0, float(shares[i, j]))
+            found.append((p, OneSided(i, j, tuple(rows.tolist()), n, mirror, m, share, low, high)))
     return min(found, key=lambda one: one[0])[1] if found else None
 
 
-def _across(scores: np.ndarray, labels: np.ndarray, label: int, other: int) -> list[int]:
-    """Return the rows labelled `label` that prefer another class by more than 0.3 of the rows of that one do."""
-    ahead = scores[:, other] - scores[:, label]
-    typical = np.quantile(ahead[labels == other], 1 - ABOVE)
-    rows = np.flatnonzero((labels == label) & (ahead > typical))
-    return rows[np.argsort(-ahead[rows], kind="stable")].tolist()
+def _typical(scores: np.ndarray, labels: np.ndarray, classes: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return by how much rows of class i have to prefer class j, and which share of j's own rows does so.
+
+    Both are (K, K), at [i, j]. It is more than 0.3 of the rows of j do, and positive. Of what is not compared it is
+    infinite, and the share 1.
+    """
+    limits, own = np.full((scores.shape[1],) * 2, np.inf), np.ones((scores.shape[1],) * 2)
+    for j in classes:
+        ahead = scores[labels == j, j][:, None] - scores[np.ix_(labels == j, classes)]
+        limits[classes, j] = np.maximum(np.quantile(ahead, 1 - ABOVE, axis=0), 0)
+        own[classes, j] = (ahead > limits[classes, j]).mean(0)
+        limits[j, j], own[j, j] = np.inf, 1
+    limits[own < SHOWN], own[own < SHOWN] = np.inf, 1  # too few of its own look like it
+    return limits, own

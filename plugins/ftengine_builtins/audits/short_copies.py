@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import re
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from hashlib import blake2b
+from itertools import islice
 
 import numpy as np
 
 from ftengine.api import Audit, AuditedData, Finding
 from ftengine.text import counted, percent, short_place
 from ftengine_builtins.audits.counting import SHOWN_PLACES, share_within, split_name
+from ftengine_builtins.audits.word_scores import TOKEN
 
 FEWEST_WORDS, MOST_WORDS = 4, 15
 """Words of the texts that are compared: of fewer, one is too much of the text; longer ones are compared as near
 duplicates (data.near_duplicates)."""
 MOST_ROWS = 200_000
-"""Rows of a split that are looked at, the first; 130 bytes are kept of each."""
+"""Rows of a split that are looked at, the first; 350 bytes are kept of each while they are compared."""
+LAST = 2**64 - 1
 FEWEST = 20
 """Short rows of a split below which nothing is said."""
 EXCESS = 0.1
@@ -26,7 +27,6 @@ EXCESS = 0.1
 between the near ends of both intervals, for an alarm."""
 OFTEN = 0.2
 """Share of the held-out rows near a training row that is said although training rows are as near one another."""
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 
 
 class ShortCopies(Audit):
@@ -71,38 +71,44 @@ class _Bags:
 
     def near(self, others: _Bags) -> np.ndarray:
         """Return (rows,) whether one of the others, not the row itself, has all words but one in common with it."""
-        parts, counts = np.unique(others.parts, return_counts=True)
-        known = parts[counts > 1] if others is self else parts  # each row has a part once
-        near = np.isin(self.whole, parts)
-        near[self.of[np.isin(self.parts, known) | np.isin(self.parts, others.whole)]] = True
+        parts = np.sort(others.parts)
+        near = _is_in(self.whole, parts)
+        known = parts[1:][parts[1:] == parts[:-1]] if others is self else parts  # each row has a part once
+        for among in (known, np.sort(others.whole)):
+            near[self.of[_is_in(self.parts, among)]] = True
         return near
+
+
+def _is_in(values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Say which values are among others, which are sorted: what `np.isin` does in a third of its memory."""
+    if not len(among):
+        return np.zeros(len(values), bool)
+    at = np.searchsorted(among, values)
+    at[at == len(among)] = 0
+    return among[at] == values
 
 
 def _bags(data: AuditedData, split: str, *, but_in_training: bool = False) -> _Bags:
     """Return the short rows of a split, each bag once; without those that training has word for word."""
     equal, targets = (data.same_words or data.distinct), data.targets[split].astype(np.uint64)
-    known = set(equal["train"].tolist()) if but_in_training else set[int]()
-    rows, whole, parts, of = [], list[int](), list[int](), list[int]()
-    for i, text in enumerate(data.splits[split].texts()):
-        if i >= MOST_ROWS:
-            break
-        number = int(equal[split][i])
-        words = _WORD.findall(text.casefold()) if len(text) < 40 * MOST_WORDS else []
-        if number in known or not FEWEST_WORDS <= len(words) <= MOST_WORDS:
+    once = np.zeros(len(targets), bool)
+    once[np.unique(equal[split], return_index=True)[1]] = True
+    if but_in_training:
+        once &= ~np.isin(equal[split], equal["train"])
+    rows, whole, parts, counts = array("q"), array("Q"), array("Q"), array("q")
+    for i, text in enumerate(islice(data.splits[split].texts(), MOST_ROWS)):
+        words = TOKEN.findall(text.casefold()) if once[i] and len(text) < 40 * MOST_WORDS else ()
+        if not FEWEST_WORDS <= len(words) <= MOST_WORDS:
             continue
-        known.add(number)
-        total = (sum(map(_hash, words)) + int(targets[i])) % 2**64
-        own = {(total - _hash(word)) % 2**64 for word in set(words)}
-        of += [len(rows)] * len(own)
-        parts += own
+        hashes = [*map(hash, words)]
+        total = sum(hashes) + int(targets[i])
+        own = {(total - one) & LAST for one in hashes}
         rows.append(i)
-        whole.append(total)
-    return _Bags(np.array(rows, int), *(np.array(x, np.uint64) for x in (whole, parts)), np.array(of, int))
-
-
-@lru_cache(1 << 16)
-def _hash(word: str) -> int:
-    return int.from_bytes(blake2b(word.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
+        whole.append(total & LAST)
+        parts.extend(own)
+        counts.append(len(own))
+    of = np.repeat(np.arange(len(rows)), np.array(counts, int))
+    return _Bags(np.array(rows, int), np.array(whole, np.uint64), np.array(parts, np.uint64), of)
 
 
 def _finding(
