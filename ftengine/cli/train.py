@@ -136,5 +136,5 @@ def _lines(run: Run, records: RunRecords, seconds: float) -> list[tuple[str, str
         ("kept", kept),
         ("parameters", f"{trained:,} of {total:,} trained ({percent(trained / total)})"),
         ("peak memory", size(training.peak_memory_bytes)),
-        ("tuned model" if is_pretrained(run.trained) else "trained part", str(run.trained)),
+        ("tuned model" if trained == total or is_pretrained(run.trained) else "trained part", str(run.trained)),
     ]

@@ -1,6 +1,7 @@
 """What a terminal shows of a verdict and of figures: the most important lines, the report has all."""
 
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -75,10 +76,18 @@ def test_train_prints_the_metrics_that_decide_and_counts_the_others():
 
 
 @pytest.mark.parametrize(
-    ("config", "label"), [('{"architectures": ["BertModel"]}', "tuned model"), ("{}", "trained part")]
+    ("config", "whole", "label"),
+    [
+        ('{"architectures": ["BertModel"]}', False, "tuned model"),
+        ("{}", True, "tuned model"),  # full tuning of a model that transformers does not know
+        ("{}", False, "trained part"),
+    ],
 )
-def test_a_whole_model_is_not_called_a_trained_part(tmp_path, config, label):
+def test_a_whole_model_is_not_called_a_trained_part(tmp_path, config, whole, label):
     (tmp_path / "config.json").write_text(config)
-    lines = dict(_lines(SimpleNamespace(trained=tmp_path), stored_runs()["a sound run"], 1.0))
+    records = stored_runs()["a sound run"]
+    counts = {"trainable_parameters": records.training.total_parameters} if whole else {}
+    records = replace(records, training=records.training.model_copy(update=counts))
+    lines = dict(_lines(SimpleNamespace(trained=tmp_path), records, 1.0))
     assert lines[label] == str(tmp_path)
     assert len({"tuned model", "trained part"} & lines.keys()) == 1
