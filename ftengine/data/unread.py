@@ -8,7 +8,6 @@ from typing import Any
 
 from ftengine.api import Example
 from ftengine.data.encoding import EncodedSplit
-from ftengine.errors import DataError
 
 Path = tuple[str, ...]
 """A column, or a column of lists and a key of the objects in these."""
@@ -86,9 +85,12 @@ def _with(row: Example, paths: Iterable[Path], value: Any) -> Example:
 
 
 def _seen(row: Example, train: EncodedSplit) -> Any:
-    """Return what the task makes of a row, comparable by ==; None where it cannot read it."""
+    """Return what the task makes of a row, comparable by ==; None where it cannot read it.
+
+    Values are made up here, which nobody promised a task: whatever it raises, it has read them.
+    """
     try:
         features = train.task.encode(row, train.processor, max_length=train.max_length)
-    except DataError:
+    except Exception:
         return None
     return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in features.items()}

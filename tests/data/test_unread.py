@@ -27,8 +27,9 @@ class CountingTask(Task):
         self.asked += 1
         if not isinstance(example["parts"], list):
             raise DataError("no parts")
+        upper = example["text"].upper()  # a task need not expect anything else than what data holds
         weights = [part["weight"] for part in example["parts"] if part.get("weight") is not None]
-        return {"length": 1, "weight": 1, "truncated": False, "text": example["text"], "weights": weights}
+        return {"length": 1, "weight": 1, "truncated": False, "text": upper, "weights": weights}
 
 
 def test_a_wide_tables_unread_columns_are_found_with_few_examples_encoded(write):
