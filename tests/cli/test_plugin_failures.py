@@ -14,6 +14,7 @@ from ftengine import registry_of
 from ftengine.cli.failure import describe
 from ftengine.data.read import read_rows
 from ftengine.errors import InputError, PluginError
+from ftengine.plugins.registry import KINDS, RECIPE_KEYS
 
 CALLED = {
     "augmenter": ("Augmenter", "ftengine_augmenters", "augment(self, row, task, rng)", ({}, None, None)),
@@ -22,16 +23,26 @@ CALLED = {
     "evaluator": ("Evaluator", "ftengine_evaluators", "score(self, rows, weights)", ({}, None)),
     "audit": ("Audit", "ftengine_audits", "examine(self, data)", (None,)),
     "rule": ("Rule", "ftengine_rules", "judge(self, run)", (None,)),
+    "loader": ("ModelLoader", "ftengine_model_loaders", "load_processor(self, source)", (None,)),
+    "reader": ("Reader", "ftengine_readers", "read(self, source)", (None,)),
+    "task": ("Task", "ftengine_tasks", "encode(self, example, processor, *, max_length=None)", (None, None)),
+    "fast-path": ("FastPath", "ftengine_fast_paths", "activate(self, loaded, context)", (None, None)),
+    "optimizer": ("Optimizer", "ftengine_optimizers", "build(self, param_groups)", ([],)),
+    "schedule": ("Schedule", "ftengine_schedules", "factor(self, step, steps, warmup)", (1, 2, 0)),
+    "callback": ("Callback", "ftengine_callbacks", "on_event(self, event)", (None,)),
+    "exporter": ("Exporter", "ftengine_exporters", "check(self, source)", (None,)),
 }
 """For each kind its base class, its hook, the method that is called, and with what."""
 
 
 def plugin(kind, body="return looked_up({})"):
     base, hook, method, _ = CALLED[kind]
+    others = "".join(f"    def {name}(self, *_, **__): pass\n" for name in sorted(KINDS[kind][0].__abstractmethods__))
+    others += "    head, modality = 'causal-lm', 'text'\n" if kind == "task" else ""
     return (
         f"from ftengine import api, hookimpl\n"
         f"def looked_up(found):\n    return found['nothing']\n"
-        f"class Thing(api.{base}):\n    'Fail.'\n    name = 'thing'\n    def {method}:\n        {body}\n"
+        f"class Thing(api.{base}):\n    'Fail.'\n    name = 'thing'\n{others}    def {method}:\n        {body}\n"
         f"@hookimpl\ndef {hook}():\n    return [Thing]\n"
     )
 
@@ -46,7 +57,29 @@ def test_a_component_that_raises_is_named(distribution, kind):
     start = f"{kind} 'thing' of ftengine-thing 1.2 failed: KeyError: 'nothing' (ftengine_thing.py:3; run with --debug"
     assert told.startswith(start)
     # What no recipe names cannot be left out of one.
-    assert ("FTENGINE_BLOCK_PLUGINS=ftengine-thing" in told) == (kind in ("audit", "rule"))
+    assert ("FTENGINE_BLOCK_PLUGINS=ftengine-thing" in told) == (kind not in RECIPE_KEYS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [kind for kind in CALLED if kind in RECIPE_KEYS and kind != "callback"])
+def test_a_run_that_a_component_ends_names_it_in_its_last_line(ftengine, distribution, recipe, tmp_path, kind):
+    distribution(plugin(kind), ENTRY)
+    settings = (f"{RECIPE_KEYS[kind]}=thing", "train.max_steps=2", f"output={tmp_path / 'run'}")
+    line = ftengine("train", recipe, *(word for one in settings for word in ("--set", one)), code=1).stderr
+    last = line.rstrip().splitlines()[-1]
+    assert re.match(rf"error: {kind} 'thing' of ftengine-thing 1\.2 .*Error: .* \(ftengine_thing\.py:\d+[;)]", last), (
+        line
+    )
+
+
+def test_code_that_is_no_component_is_named_as_its_distributions(distribution):
+    body = "from ftengine_builtins.tasks import PreferenceLoss\nclass Own(PreferenceLoss):\n    name = 'own'\n"
+    distribution(f"{body}    def loss(self, margin):\n        return looked_up(margin)\n{plugin('rule')}", ENTRY)
+    import ftengine_thing
+
+    with pytest.raises(KeyError) as error:
+        ftengine_thing.Own().loss({})
+    assert describe(error.value).startswith("plugin 'thing' of ftengine-thing 1.2 failed: KeyError: 'nothing' (")
 
 
 def test_code_beside_a_component_is_named_as_the_plugins(distribution):
