@@ -37,7 +37,7 @@ from ftengine.testing.loaders import AcceptingChecks, LoaderChecks
 from ftengine.testing.optimizers import OptimizerChecks, ScheduleChecks
 from ftengine.testing.options import READ, with_options_checked
 from ftengine.testing.predicted import predictions
-from ftengine.testing.readers import ReaderChecks, sample_sources, under_suffix
+from ftengine.testing.readers import ReaderChecks, long_files, sample_sources, under_suffix
 from ftengine.testing.regularizers import RegularizerChecks
 from ftengine.testing.runs import stored_runs
 from ftengine.testing.samples import Fixture, fixture, fixtures, registry, rows_of
@@ -298,14 +298,16 @@ def _of_reader(make: Callable[[], api.Reader]) -> Iterator[Check]:
     with tempfile.TemporaryDirectory() as folder:
         sources = sample_sources(Path(folder))
         accepted = [source for source in sources if _accepts(make(), source)]
+        longer = long_files(Path(folder) / "long")
         for source in accepted:
-            yield from ReaderChecks(make, source, sources[source], on=Path(source).name)
+            name = Path(source)
+            yield from ReaderChecks(make, source, sources[source], longer.get(name.suffix), on=name.name)
         if accepted:
             return
         reader = make()
         if isinstance(reader, api.FileReader):
             for suffix in reader.suffixes:
-                yield from under_suffix(make, suffix, filter(os.path.isfile, sources))
+                yield from under_suffix(make, suffix, filter(os.path.isfile, sources), longer)
         else:
             yield from AcceptingChecks(make, folder)
     names = ", ".join(Path(source).name for source in sources)

@@ -35,12 +35,22 @@ def check_reader(
     run_checks(ReaderChecks(make, source, rows), expected_failed_checks)
 
 
-def sample_sources(folder: Path) -> dict[str, Sequence[Example] | None]:
-    """Write rows of a text and its label in the usual formats; return the rows of each path, None for images."""
+TIMES = 837
+"""How often the rows of a sample are written into a long file, so that no usual size of batches divides them."""
+
+
+def sample_sources(folder: Path, times: int = 1) -> dict[str, Sequence[Example] | None]:
+    """Write rows of a text and its label in the usual formats; return the rows of each path, None for images.
+
+    Args:
+        folder: is made.
+        times: how often the rows are written, one after another.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
-    rows = [dict(row) for row in rows_of_texts()]
+    folder.mkdir(exist_ok=True)
+    rows = [dict(row) for row in rows_of_texts()] * times
     columns = list(rows[0])
     lines = [json.dumps(row) for row in rows]
     quoted = [[f'"{name}"' for name in columns], *([f'"{row[name]}"' for name in columns] for row in rows)]
@@ -66,7 +76,15 @@ def sample_sources(folder: Path) -> dict[str, Sequence[Example] | None]:
     return {str(folder / name): content for name, content in contents.items()}
 
 
-def under_suffix(make: Callable[[], Reader], suffix: str, sources: Iterable[str]) -> Iterator[Check]:
+def long_files(folder: Path) -> dict[str, tuple[str, int, int]]:
+    """Write long files beside `sample_sources`; return for each suffix path, rows written in a sample and in it."""
+    written = sample_sources(folder, TIMES)
+    return {Path(x).suffix: (x, len(rows) // TIMES, len(rows)) for x, rows in written.items() if rows is not None}
+
+
+def under_suffix(
+    make: Callable[[], Reader], suffix: str, sources: Iterable[str], longer: Mapping[str, tuple[str, int, int]]
+) -> Iterator[Check]:
     """Yield a reader's checks on the contents of sources, written to files of its own suffix.
 
     What is right of them is not known, so all its checks are made on the first of which it reads rows; where it reads
@@ -79,7 +97,10 @@ def under_suffix(make: Callable[[], Reader], suffix: str, sources: Iterable[str]
             place.mkdir()
             copies.append(str(shutil.copy(source, place / f"rows{suffix}")))
         copy = next((copy for copy in copies if _reads_rows(make(), copy)), None)
-        for name, check in ReaderChecks(make, copy or copies[0], None, on=f"rows{suffix}"):
+        long = None
+        if copy is not None and (given := longer.get(f".{Path(copy).parent.name}")) is not None:
+            long = (str(shutil.copy(given[0], Path(folder) / f"long{suffix}")), *given[1:])
+        for name, check in ReaderChecks(make, copy or copies[0], None, long, on=f"rows{suffix}"):
             if name in WITHOUT_ROWS or (copy is not None and name != "rows_are_those_that_were_written"):
                 yield name, check
 
@@ -98,10 +119,15 @@ WITHOUT_ROWS = ("accepting_is_quick_and_raises_nothing", "it_accepts_what_it_rea
 
 @dataclass
 class ReaderChecks(AcceptingChecks):
-    """Checks of a reader on one source, and the rows in it where they are known."""
+    """Checks of a reader on one source, and the rows in it where they are known.
+
+    Args:
+        longer: a file of the same format, and how many rows were written into the source and into that.
+    """
 
     make: Callable[[], Reader]
     rows: Sequence[Example] | None
+    longer: tuple[str, int, int] | None = None
 
     def it_accepts_what_it_reads(self) -> None:
         assert self.make().accepts(self.source), f"accepts({Path(self.source).name!r}) is false"
@@ -130,7 +156,30 @@ class ReaderChecks(AcceptingChecks):
         broken = [str(one) for one in self._read(self.source) if isinstance(one, BrokenRow)]
         assert not broken, f"a sound row is told to be broken: {broken[0]}"
         read = [dict(one.values) for one in self._read(self.source)]
-        assert read == list(self.rows), f"reads {read[:2]} … of {list(self.rows)[:2]} …"
+        assert read == list(self.rows), (
+            f"reads {len(read):,} rows, {read[:2]} …, where there are {len(self.rows):,}, {list(self.rows)[:2]} …"
+        )
+
+    def long_files_lose_no_row(self) -> None:
+        if self.longer is None:
+            skip("no longer file of this format is at hand")
+        place, written, wanted = self.longer
+        few, many = (sum(1 for _ in self._read(source)) for source in (self.source, place))
+        if few not in (written, written + 1):
+            skip("its rows are not those that were written, nor these and a header")
+        lost = few + wanted - written - many
+        assert not lost, f"it reads {many:,} rows of a file that has {many + lost:,}: the end of a batch is rows too"
+
+    def lines_that_cannot_be_read_are_broken_rows(self) -> None:
+        path = Path(self.source)
+        lines = path.read_bytes().splitlines() if path.is_file() else []
+        if not lines or any(line[:1] != b"{" for line in lines):
+            skip("it is not a file of a JSON object a line")
+        with tempfile.TemporaryDirectory() as folder, suppress(BrokenRow):
+            copy = Path(folder) / path.name
+            copy.write_bytes(b"\n".join([lines[0], b'{"text": "cut', *lines[1:], b""]))
+            few, more = (sum(1 for _ in self._read(source)) for source in (self.source, str(copy)))
+            assert more > few, "it passes over a line that it cannot read: yield BrokenRow(place, reason) for it"
 
     def nothing_is_unpickled(self) -> None:
         with without_pickles():

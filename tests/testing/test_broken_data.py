@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import random
 import sys
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -462,10 +464,37 @@ class Tuples(Lines):
             yield Row(row.place, list(row.values.values()))
 
 
+class Batching(Lines):
+    """Reads batches of a hundred, and forgets the last."""
+
+    def read(self, source):
+        rows = list(super().read(source))
+        yield from rows[: len(rows) // 100 * 100] if len(rows) > 100 else rows
+
+
+class Lenient(FileReader):
+    """Passes over lines that are no JSON."""
+
+    name = "lenient"
+    suffixes = (".jsonl",)
+
+    def read(self, source):
+        for number, line, _ in text_lines(source):
+            with suppress(ValueError, AttributeError):
+                yield Row(number, dict(json.loads(line).items()))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".own"])
+def test_a_reader_that_passes_over_what_it_cannot_read_fails(monkeypatch, suffix):
+    monkeypatch.setattr(Lenient, "suffixes", (suffix,))
+    assert set(failed(Lenient)) == {"lines_that_cannot_be_read_are_broken_rows"}
+
+
 @pytest.mark.parametrize("suffix", [".txt", ".log"], ids=["shipped", "own"])
 @pytest.mark.parametrize(
     ("cls", "check", "text"),
     [
+        (Batching, "long_files_lose_no_row", "reads 5,000 rows of a file that has 5,02"),
         (Decoding, "damaged_files_are_broken_rows", "of random bytes cannot be read (UnicodeDecodeError"),
         (Numbering, "a_second_reading_is_the_same", "keep nothing between calls"),
         (Nowhere, "rows_have_places_and_json_values", "two rows have the same place"),
