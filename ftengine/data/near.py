@@ -24,7 +24,7 @@ import numpy as np
 
 from ftengine.data.cache import BATCH_ROWS
 from ftengine.data.distinct import Distinct
-from ftengine.text import comparable
+from ftengine.text import CJK, comparable
 
 FEWEST_WORDS = 16
 """Texts with fewer words are near duplicates only where all of their words are equal: "Yes, of course." and
@@ -52,10 +52,8 @@ SLACK = 4
 """Standard deviations by which a sketch may fall short of the threshold before its pair is dropped unread."""
 CACHED_TEXTS = 1024
 
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-# Marks between sentences say nothing; other signs do ("3 + 4", ":)" and ":("). Chinese and Japanese are written
-# without blanks, so each of their characters is a word.
-_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s.,!?;:…\"'“”‘’«»、。]")
+# Marks between sentences say nothing; other signs do ("3 + 4", ":)" and ":(").
+_WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+|[^\w\s.,!?;:…\"'“”‘’«»、。]")
 # In JSON, or a dictionary of Python's; the length is bounded, as a quote may never be closed.
 _KEY = re.compile(r"""(?<=[{,])\s*("[^"\\]{0,60}"|'[^'\\]{0,60}')\s*:""")
 

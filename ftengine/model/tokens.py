@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ftengine.errors import RecipeError
+from ftengine.text import CJK
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,9 +23,7 @@ IGNORED = -100
 Span = tuple[int, int]
 """First character and the one after the last."""
 
-# Chinese and Japanese are written without blanks; each of their characters is a word here.
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s]")
+_WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+|[^\w\s]")
 
 LONG_TEXT = 1 << 17
 """Characters up to which a text is always read as a whole. Tokenizers take 400 bytes a character, and all of a text,

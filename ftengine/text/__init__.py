@@ -3,7 +3,7 @@
 Everything here is open to plugins. Nothing here imports torch.
 """
 
-from ftengine.text.comparing import comparable
+from ftengine.text.comparing import CJK, comparable
 from ftengine.text.figures import (
     FEW,
     FEW_GROUPS,
@@ -51,6 +51,7 @@ from ftengine.text.words import (
 )
 
 __all__ = [
+    "CJK",
     "FEW",
     "FEW_GROUPS",
     "NOTHING",

@@ -4,6 +4,10 @@ import re
 import unicodedata
 from typing import Any
 
+CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+"""Characters of Chinese and Japanese, which are written without blanks, so that each counts as a word: for the inside
+of a regular expression's []."""
+
 # Code points with Unicode's property Default_Ignorable_Code_Point (DerivedCoreProperties.txt, 16.0): zero-width and
 # bidirectional marks, soft hyphens, variation selectors. The tags behind a black flag say whose it is, and stay.
 _INVISIBLE = re.compile(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +16,6 @@ from ftengine.run.directory import RunDirectory
 from ftengine.run.evaluation_result import Details, Displays, EvaluationResult
 from ftengine.run.records import Verdict
 from ftengine.text import find_personal, redact, redact_json, redact_pieces
-from ftengine_builtins.audits import label_spellings
 from ftengine_builtins.audits.conversations import Conversations
 from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.audits.languages import letter_script, minorities, script_of
@@ -312,12 +310,6 @@ def test_an_audit_of_a_third_party_looks_like_the_others(write, text_task, audit
     rows = ["my number is 36 574 261 809", "36574261808 fails the check", "none"]
     [finding] = [x for x in audit(text_task, write("a.jsonl", texts(rows))).findings if x.source == entry.name]
     assert finding.text == "1 of 3 train rows hold a German tax number (a.jsonl:1)."
-
-
-def test_a_rare_label_that_is_nearly_a_frequent_one_may_be_misspelt():
-    labels = ["conclusions"] * 40 + ["conlusions"] * 2 + ["section 1"] * 40 + ["section 2"] + ["result"] * 9
-    found = list(label_spellings._misspelt(Counter(labels)))
-    assert found == [["conclusions", "conlusions"]]
 
 
 @pytest.mark.parametrize("total", [1, 2, 57, 10**6])

@@ -166,7 +166,7 @@ def test_of_rows_with_equal_labels_one_is_read():
 
 
 def test_labels_in_two_spellings_are_found_together(write, label_task):
-    labels = ["Games", "games ", "films", "games "] * 10
+    labels = ["Games", "games ", "films", "games "] * 10 + ["hypertension"] * 40 + ["hypotension"] * 4
     name = write("a.jsonl", "".join(json.dumps({"text": f"row {i}", "label": x}) + "\n" for i, x in enumerate(labels)))
     data = make_splits(DataSection(train=name, validation=None), label_task, 0).audited()
     (found,) = LabelSpellings().examine(data)

@@ -1,7 +1,7 @@
 """What audits found in the data leads the verdict where it costs, and stays a note, or silent, where it does not."""
 
 import pytest
-from report_samples import figure
+from report_samples import baseline, figure
 from verdicts import found, put
 
 
@@ -79,8 +79,26 @@ def test_placeholders_lead_before_the_copies_and_leaks_that_they_make(verdict, o
 def test_notes_on_answers_and_marks_are_in_the_verdict(verdict, source):
     (one,) = found(verdict(audit_finding(source, level="note")), "data")
     assert (one.source, one.level) == (source, "note")
-    judged = verdict(audit_finding(source, explains=["quality"]))
+    unbounded = put("evaluation.details.tuned.classification", {})  # what always one answer reaches is not known
+    judged = verdict(unbounded, audit_finding(source, explains=["quality"]))
     assert (judged.lead[0].source, judged.level) == (source, "alarm")
+
+
+@pytest.mark.parametrize(
+    ("rows", "level"),
+    [([[90, 10, 0], [0, 100, 0], [0, 0, 200]], "note"), ([[0, 0, 100], [0, 0, 100], [0, 0, 200]], "alarm")],
+)
+def test_one_answer_in_training_explains_a_model_that_gives_no_better_one(verdict, rows, level):
+    """What it explains of a model that is better than any one answer is nothing."""
+
+    def measured(files):
+        evaluation = files["evaluation"]
+        evaluation["details"]["tuned"]["classification"] |= {"confusion": rows, "baseline": baseline(rows)}
+        evaluation["tuned"]["accuracy"] = figure(sum(rows[i][i] for i in range(3)) / 400, 0.03)
+
+    judged = verdict(measured, audit_finding("one-answer", explains=["quality"]))
+    (one,) = [one for one in judged.findings if one.source == "one-answer"]
+    assert (one.level, one.explains) == (level, ("quality",) if level == "alarm" else ())
 
 
 def spelt_twice(confused, errors=0):

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import AuditedData
+from ftengine.text import CJK
 
 CHARACTERS = 2_000
 """Characters of a text that are read."""
 FEWEST_OF_LABEL = 5
 """Rows of a label below which its rows are left out: others of it cannot vouch for them."""
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-# A word, or one sign of a script that writes no spaces between words.
-TOKEN = re.compile(r"[^\W\u3040-\u30ff\u3400-\u9fff]+|[\u3040-\u30ff\u3400-\u9fff]")
+TOKEN = re.compile(rf"[^\W{CJK}]+|[{CJK}]")
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import numpy as np
 from pydantic import Field
 
 from ftengine import api
+from ftengine.text import CJK
 from ftengine_builtins.evaluators.base import WeightedEvaluator, lower
 from ftengine_builtins.evaluators.overlap import common_run
 from ftengine_builtins.evaluators.weighted import known, mean_of_known, means, trials_of_means
 
-# Scripts without spaces between words are taken by the character.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_]+|[^\w\s]|_")
+_WORD = re.compile(rf"[{CJK}]|[^\W_{CJK}]+|[^\w\s]|_")
 
 
 class Memorisation(WeightedEvaluator):

@@ -8,8 +8,10 @@ from ftengine.api import Finding, Level, Rule
 from ftengine.text import known, percent, plain
 from ftengine_builtins.audits.cut_texts import CutTexts
 from ftengine_builtins.audits.missing_texts import MissingTexts
+from ftengine_builtins.audits.one_answer import OneAnswer
 from ftengine_builtins.audits.sources import REPEATED, SAME_ROWS, leak_level
 from ftengine_builtins.rules.quality import is_chosen
+from ftengine_builtins.rules.threshold import is_better_than_a_constant
 
 NOTE = 0.05
 """Share of training rows that repeat another, from which it is said."""
@@ -31,7 +33,8 @@ class AuditFindings(Rule):
         for finding in run.audit.findings:
             matters = finding.level == "alarm" or (finding.level == "note" and finding.source in KNOWN)
             if matters and finding.source not in JUDGED_ELSEWHERE:
-                yield finding
+                more = finding.source == OneAnswer.name and is_better_than_a_constant(run)  # was learnt than that one
+                yield finding.model_copy(update={"level": "note", "explains": ()}) if more else finding
 
 
 class LeakedRows(Rule):

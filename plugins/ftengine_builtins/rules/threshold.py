@@ -167,6 +167,12 @@ def no_better_than_a_constant(run: RunRecords) -> bool:
     return threshold is not None and threshold.missed and not threshold.is_hint
 
 
+def is_better_than_a_constant(run: RunRecords) -> bool:
+    """Say whether the tuned model is shown to be better than the best constant answer."""
+    threshold = threshold_of(run)
+    return threshold is not None and threshold.gain is not None and bool(threshold.gain.better)
+
+
 def knows_no_labels(run: RunRecords) -> bool:
     """Say whether no ranking shows that the tuned model's scores tell labels: `uninformative` or `wrong_way_round`."""
     return bool(uninformative(run) or wrong_way_round(run))
