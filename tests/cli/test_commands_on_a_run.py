@@ -14,9 +14,10 @@ from expected import golden
 
 from ftengine import load_run
 from ftengine.api import Difference, Matrix, SilentListener
-from ftengine.cli import predict, progress
+from ftengine.cli import predict
 from ftengine.cli.figures import show_matrices, verdict
 from ftengine.cli.page import page
+from ftengine.run import progress
 from ftengine.run.evaluation_result import Details, Displays, EvaluationResult
 from ftengine_builtins.tasks import causal_lm
 
