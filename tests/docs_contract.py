@@ -24,6 +24,7 @@ PUBLIC = (
     "ftengine.data",
     "ftengine.errors",
     "ftengine.evaluation",
+    "ftengine.identity",
     "ftengine.model",
     "ftengine.ops",
     "ftengine.testing",
@@ -119,7 +120,7 @@ def names_page() -> str:
 def hidden_types(known: set[str]) -> dict[str, str]:
     """Return types of ours that signatures of api, model and testing name and that nobody can import, with where."""
     found: dict[str, str] = {}
-    for module in map(importlib.import_module, ("ftengine.api", "ftengine.model", "ftengine.testing")):
+    for module in map(importlib.import_module, ("ftengine.api", "ftengine.identity", "ftengine.model", "ftengine.testing")):
         for name in module.__all__:
             thing = getattr(module, name)
             home = importlib.import_module(getattr(thing, "__module__", "builtins"))

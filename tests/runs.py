@@ -19,8 +19,9 @@ from click.testing import CliRunner
 from ftengine import Recipe, Run, fine_tune
 from ftengine.api import SilentListener
 from ftengine.cli import main
+from ftengine.identity import file_hashes
 from ftengine.plugins.registry import Registry
-from ftengine.run.directory import RunDirectory, file_hashes
+from ftengine.run.directory import RunDirectory
 from ftengine.run.parent import PARENT
 from ftengine.run.records import TrainedPart
 from ftengine.run.seal import seal

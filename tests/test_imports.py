@@ -23,6 +23,7 @@ LAYERS = (
     ("errors", "_native"),
     ("text",),
     ("api",),
+    ("identity",),
     ("model",),
     ("plugins",),
     ("run",),
@@ -49,7 +50,15 @@ BENCH = "ftengine_bench"
 BENCH_COMMAND = "ftengine_bench.command"
 """Its module for the command line, which needs click."""
 
-PUBLIC = ("ftengine.api", "ftengine.errors", "ftengine.model", "ftengine.ops", "ftengine.testing", "ftengine.text")
+PUBLIC = (
+    "ftengine.api",
+    "ftengine.errors",
+    "ftengine.identity",
+    "ftengine.model",
+    "ftengine.ops",
+    "ftengine.testing",
+    "ftengine.text",
+)
 """What plugins may import, beside the names that `ftengine` itself offers."""
 
 FRONTS = ("ftengine.data", "ftengine.evaluation")

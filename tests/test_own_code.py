@@ -28,7 +28,7 @@ def test_another_version_is_other_code(monkeypatch, what):
 
 def test_a_changed_file_of_ftengine_is_other_code(monkeypatch):
     before = code_of([Task])
-    monkeypatch.setattr(own_code, "hash_of_file", lambda file: "another")
+    monkeypatch.setattr(own_code, "file_hash", lambda file: "another")
     assert code_of([Task])["files"].keys() == before["files"].keys()
     assert code_of([Task]) != before
 

@@ -12,7 +12,7 @@ from ftengine.api import Example, Task
 from ftengine.data.read import DataRows
 from ftengine.data.row_hashes import to_json
 from ftengine.errors import RunError, shown
-from ftengine.model.fingerprints import changes
+from ftengine.identity.base import changes
 from ftengine.run.directory import RunDirectory
 from ftengine.run.record import Record, flat, validated
 
@@ -109,15 +109,6 @@ def content_of_input(rows: Iterable[Example], task: Task) -> str:
             path = value.get("path") if isinstance(value, Mapping) else value
             if isinstance(path, str) and Path(path).is_file():
                 _add(digest, Path(path))
-    return digest.hexdigest()
-
-
-def content_of_files(folder: Path) -> str:
-    """Return a hash of a folder's files."""
-    digest = xxhash.xxh3_128()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{file.relative_to(folder)}\0{file.stat().st_size}\0".encode())
-        _add(digest, file)
     return digest.hexdigest()
 
 

@@ -12,12 +12,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from ftengine.data.files import size_in
 from ftengine.errors import DataError
+from ftengine.identity import file_hash
 
 CACHE_VARIABLE = "FTENGINE_CACHE"
 SIZE_VARIABLE = "FTENGINE_CACHE_SIZE"
@@ -77,7 +77,7 @@ def entry_of(key: str, what: str, write: Callable[[Path], dict[str, Any]]) -> Pa
             part = Path(temporary, "entry")
             part.mkdir()
             facts = write(part)
-            facts["hash"] = hash_of(part)
+            facts["hash"] = file_hash(part / ROWS)
             (part / FACTS).write_text(json.dumps(facts), encoding="utf-8")
             try:
                 part.rename(entry)
@@ -152,20 +152,11 @@ def is_whole(entry: Path) -> bool:
     if not entry.is_dir():
         return False
     with suppress(OSError, ValueError, TypeError, KeyError):
-        if json.loads((entry / FACTS).read_text(encoding="utf-8"))["hash"] == hash_of(entry):
+        if json.loads((entry / FACTS).read_text(encoding="utf-8"))["hash"] == file_hash(entry / ROWS):
             os.utime(entry)  # so that the entries used last are the last to go
             return True
     shutil.rmtree(entry, ignore_errors=True)
     return False
-
-
-def hash_of(entry: Path) -> str:
-    """Return a hash of the content of an entry's file."""
-    digest = blake2b(digest_size=20)
-    with (entry / ROWS).open("rb") as opened:
-        while piece := opened.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def make_room(folder: Path, keep: Path, limit: float) -> None:

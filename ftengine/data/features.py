@@ -17,6 +17,7 @@ from ftengine.data.cache import BATCH_ROWS
 from ftengine.data.cache_folder import ROWS, entry_of
 from ftengine.data.row_facts import Encoded
 from ftengine.errors import DataError
+from ftengine.identity import json_hash
 from ftengine.model.template_date import template_date
 from ftengine.run.own_code import code_of, own_packages, package_of
 
@@ -71,7 +72,7 @@ def features_key(content: str, task: Task, processor: Any, max_length: int | Non
     if code is None or task.file_columns:
         return None
     depends = [FEATURES_FORMAT, content, state, code, tokenizer, max_length]
-    return blake2b(json.dumps(depends).encode(), digest_size=20).hexdigest()
+    return json_hash(depends)
 
 
 def keep_features(key: str, source: str, encoded: Iterable[Encoded]) -> KeptFeatures | None:

@@ -12,7 +12,7 @@ from ftengine.api.display import LEVELS
 from ftengine.data.audit import run_audits
 from ftengine.data.cache_folder import keep_text, known_text
 from ftengine.data.features import component_state
-from ftengine.engine.dependencies import key_of
+from ftengine.identity import key_of
 from ftengine.plugins.registry import BUILT_IN, Entry, Registry
 from ftengine.run.own_code import code_of
 from ftengine.run.records import AuditResult

@@ -27,12 +27,13 @@ from accelerate.utils import broadcast_object_list
 from ftengine.api import Listener, LoadedModel, Strategy, overrides
 from ftengine.data.cache_folder import ROWS, entry_of, known_entry
 from ftengine.data.encoding import content_of
-from ftengine.engine.dependencies import dependencies, key_of, prepared_by
+from ftengine.engine.dependencies import dependencies, prepared_by
 from ftengine.engine.prepared_data import KnownTask
 from ftengine.errors import DataError
 from ftengine.evaluation.plan import EvalPlan, EvalSet
 from ftengine.evaluation.runner import ANSWERED, ASKED, READ, EvalResult, EvalRunner, Outputs
 from ftengine.evaluation.table import MEMBER
+from ftengine.identity import key_of
 from ftengine.model.modes import quick_products
 from ftengine.parallel.device import Device
 from ftengine.text import counted

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +13,9 @@ import xxhash
 from torch import Tensor, nn
 
 from ftengine.api import Component, LoadedModel, Strategy
-from ftengine.data.answer_origin import content_of_files
 from ftengine.data.features import component_state, processor_state
 from ftengine.engine.experiment import described
+from ftengine.identity import folder_hash
 from ftengine.model.modes import computed_by
 from ftengine.model.template_date import template_date
 from ftengine.parallel.device import Device
@@ -77,13 +75,8 @@ def prepared_by(strategy: Strategy) -> list[Any]:
     """Return what a strategy made of a base that parameters and buffers do not tell, as the scale of an update."""
     if strategy.starts_from is None:
         return []
-    files = content_of_files(Path(strategy.starts_from))
+    files = folder_hash(Path(strategy.starts_from))
     return [[strategy.name, strategy.loading_options(), strategy.environment(), files]]
-
-
-def key_of(what: str, depends: Any) -> str:
-    """Return the name under which the cache keeps something that depends on so much, as JSON has it."""
-    return f"{what}-{blake2b(json.dumps(depends, sort_keys=True).encode(), digest_size=20).hexdigest()}"
 
 
 @torch.no_grad()

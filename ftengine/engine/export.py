@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from ftengine.api import Exported, Exporter, ExportSource, overrides
-from ftengine.data.answer_origin import content_of_files
 from ftengine.engine.artifact import out_of_reach, source_of_artifact
 from ftengine.engine.experiment import described
 from ftengine.engine.finished import Run
@@ -20,9 +19,10 @@ from ftengine.engine.prepared_data import ReadyTask
 from ftengine.engine.prepared_model import load_base
 from ftengine.engine.proof import ROWS, Asked, ask_own, proof_of
 from ftengine.errors import NotExportable, ProgramFailed, RunError
+from ftengine.identity import file_hashes, folder_hash
 from ftengine.model import stop_tokens
 from ftengine.report.card import CARD, card
-from ftengine.run.directory import PARTIAL, RunDirectory, file_hashes, write_folder
+from ftengine.run.directory import PARTIAL, RunDirectory, write_folder
 from ftengine.run.environment import versions
 from ftengine.run.export import Manifest, Proof
 from ftengine.run.records import RunRecords
@@ -113,7 +113,7 @@ def _manifest(
         run=str(run.path),
         base=str(run.facts.base["source"]),
         strategy=run.facts.strategy["name"],
-        trained=content_of_files(run.trained),
+        trained=folder_hash(run.trained),
         proof=proof,
         unproven=unproven,
         cannot_tell=failed,

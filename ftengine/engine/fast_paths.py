@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from ftengine.api import FastPath, LoadedModel, Strategy, TrainingContext, overrides
 from ftengine.data.cache_folder import keep_text, known_text
-from ftengine.engine.dependencies import dependencies, key_of, prepared_by
+from ftengine.engine.dependencies import dependencies, prepared_by
 from ftengine.engine.experiment import Experiment, described
 from ftengine.engine.prepared_data import PreparedData
+from ftengine.identity import key_of
 from ftengine.model.shared_prefix import probe_result, restore_probe_result
 from ftengine.parallel.device import Device
 from ftengine.plugins.returned import json_mapping

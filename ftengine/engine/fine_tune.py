@@ -25,7 +25,7 @@ from ftengine.engine.saved_part import check_trained_part, keep_calibration, mar
 from ftengine.errors import RunError
 from ftengine.evaluation.results import calibrate, evaluate, measure_all
 from ftengine.evaluation.runner import EvalResult, save_predictions
-from ftengine.model.fingerprints import changes
+from ftengine.identity.base import changes
 from ftengine.parallel.device import processes
 from ftengine.parallel.heartbeat import heartbeat
 from ftengine.parallel.launch import resolve_launch

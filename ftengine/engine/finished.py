@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.api import Listener, LoadedModel, SilentListener
-from ftengine.data.answer_origin import content_of_files
 from ftengine.engine.answering import Answering
 from ftengine.engine.evaluate import add_figures, evaluate_run, reference_model
 from ftengine.engine.merge import MERGED_DTYPES, MergeReport, check_merge, merge_into
@@ -17,6 +16,7 @@ from ftengine.engine.prepared_model import load_base_of, prepare_strategy
 from ftengine.engine.saved_part import load_trained_part
 from ftengine.errors import InputError, NotMergeable, UnknownName
 from ftengine.evaluation.finite import require_finite_weights
+from ftengine.identity import folder_hash
 from ftengine.model.saving import write_calibration
 from ftengine.parallel.device import Device
 from ftengine.parallel.heartbeat import heartbeat
@@ -178,7 +178,7 @@ class Run(Answering):
             "ftengine": versions()["ftengine"],
             "run": str(self.path),
             "model": "base" if base else "tuned",
-            "trained": "" if base else content_of_files(self.trained),
+            "trained": "" if base else folder_hash(self.trained),
             "base": dict(self.base_now or self.facts.base),
             "settings": settings,
         }

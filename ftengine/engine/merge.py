@@ -15,6 +15,7 @@ from ftengine.engine.prepared_data import KnownTask, apply_strategy
 from ftengine.engine.prepared_model import load_base
 from ftengine.engine.saved_part import configure, distance, load_trained_part
 from ftengine.errors import MergeChangedOutputs, NotMergeable
+from ftengine.identity.base import tensor_hashes
 from ftengine.model import (
     MODEL_FILE,
     copy_into,
@@ -25,7 +26,6 @@ from ftengine.model import (
     read_tensors,
     save_model,
 )
-from ftengine.model.fingerprints import tensor_hashes
 from ftengine.run.directory import RunDirectory, write_folder
 from ftengine.run.record import each, without_nan
 from ftengine.text import number

@@ -31,9 +31,10 @@ from ftengine.engine.run_outputs import RunOutputs
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.results import Measured, measure_all
 from ftengine.evaluation.runner import EvalResult
-from ftengine.model import count, fingerprint_base, fingerprint_processor, require_same_base, state_tensors
-from ftengine.model.code import fingerprint_files
-from ftengine.model.fingerprints import fingerprint_tokens, tensor_hashes
+from ftengine.identity import fingerprint_base, fingerprint_processor, require_same_base
+from ftengine.identity.base import fingerprint_tokens, tensor_hashes
+from ftengine.identity.code import fingerprint_files
+from ftengine.model import count, state_tensors
 from ftengine.model.target_scale import scale_targets
 from ftengine.parallel.device import Device
 from ftengine.parallel.sharding import gathered

@@ -17,11 +17,11 @@ from accelerate.utils import broadcast_object_list
 
 from ftengine.api import Listener
 from ftengine.engine.base_predictions import Name, keys_by, read_outputs, wanted, write_outputs
-from ftengine.engine.dependencies import key_of
 from ftengine.engine.experiment import described
 from ftengine.engine.prepared_data import KnownTask
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.runner import ASKED, Outputs
+from ftengine.identity import key_of
 from ftengine.parallel.device import Device
 from ftengine.run.directory import PARTIAL, RunDirectory, writing
 from ftengine.run.own_code import code_of

@@ -18,14 +18,15 @@ from ftengine.engine.experiment import described
 from ftengine.engine.prepared_data import KnownTask
 from ftengine.engine.prepared_model import PreparedModel, load_base_of, prepare_strategy
 from ftengine.errors import RunError, SavedPartDiffers
+from ftengine.identity import file_hashes
+from ftengine.identity.base import tensor_hashes
 from ftengine.model import Criterion, copy_into, is_pretrained, read_tensors, save_tensors, seeded, state_tensors
-from ftengine.model.fingerprints import tensor_hashes
 from ftengine.model.in_float32 import in_float32
 from ftengine.model.parameters import frozen_tensors
 from ftengine.model.saving import add_calibration, load_part, save_part, save_processor, write_calibration
 from ftengine.parallel.device import Device
 from ftengine.plugins.blame import cause_in
-from ftengine.run.directory import SIDECAR, TRAINED, RunDirectory, file_hashes, flush, write_folder
+from ftengine.run.directory import SIDECAR, TRAINED, RunDirectory, flush, write_folder
 from ftengine.run.environment import versions
 from ftengine.run.records import TrainedPart
 from ftengine.run.seal import require_saved

@@ -19,7 +19,7 @@ from ftengine.engine.fine_tune import require_same_data, require_same_recipe
 from ftengine.engine.prepared_data import KnownTask, PreparedData
 from ftengine.errors import InputError, RunError, TrainingError, did_you_mean, naming
 from ftengine.evaluation.results import bind
-from ftengine.model.fingerprints import changes
+from ftengine.identity.base import changes
 from ftengine.parallel.precision import choose_precision
 from ftengine.run.date import DATE, current_date
 from ftengine.run.directory import RunDirectory

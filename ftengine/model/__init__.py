@@ -1,4 +1,4 @@
-"""Models: what trains of them, how weights are saved and loaded, how they read, answer and are recognised.
+"""Models: what trains of them, how weights are saved and loaded, how they read and answer.
 
 Everything here is open to plugins. Names are imported when first used: what reads rows and chats needs no torch.
 """
@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ftengine.model.answers import read_answer
     from ftengine.model.chat import has_template, render
-    from ftengine.model.code import fingerprint_code
     from ftengine.model.conversation import read_conversation, with_system
     from ftengine.model.criterion import Criterion
-    from ftengine.model.fingerprints import (
-        fingerprint_base,
-        fingerprint_processor,
-        fingerprint_weights,
-        require_same_base,
-    )
     from ftengine.model.generation import (
         GenerationOptions,
         complete,
@@ -60,10 +53,8 @@ if TYPE_CHECKING:
 _NAMES = {
     "ftengine.model.answers": "read_answer",
     "ftengine.model.chat": "has_template render",
-    "ftengine.model.code": "fingerprint_code",
     "ftengine.model.conversation": "read_conversation with_system",
     "ftengine.model.criterion": "Criterion",
-    "ftengine.model.fingerprints": "fingerprint_base fingerprint_processor fingerprint_weights require_same_base",
     "ftengine.model.generation_settings": "measured_settings",
     "ftengine.model.generation": "GenerationOptions complete generate log_probabilities made_to_fit stop_tokens",
     "ftengine.model.modes": "drops evaluating has_running_statistics seeded widen",
@@ -101,10 +92,6 @@ __all__ = [
     "end_tokens",
     "evaluating",
     "find_modules",
-    "fingerprint_base",
-    "fingerprint_code",
-    "fingerprint_processor",
-    "fingerprint_weights",
     "generate",
     "has_running_statistics",
     "has_template",
@@ -128,7 +115,6 @@ __all__ = [
     "read_tensors",
     "regex",
     "render",
-    "require_same_base",
     "rms_norm_of",
     "save_model",
     "save_tensors",

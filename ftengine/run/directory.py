@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -203,21 +202,6 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> Path:
         flush(target.parent, inside=False)
         remove(old)
     return target
-
-
-def file_hashes(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file in a folder by its path in it."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {file.relative_to(folder).as_posix(): file_hash(file) for file in files}
-
-
-def file_hash(file: Path) -> str:
-    """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(file, "rb") as opened:
-        while part := opened.read(1 << 22):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def flush(path: Path, *, inside: bool = True) -> None:

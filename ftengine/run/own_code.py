@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from ftengine import PACKAGES
-from ftengine.model.code import hash_of_file
+from ftengine.identity import file_hash
 from ftengine.plugins.distributions import BUILT_IN, normalised, offers
 from ftengine.run.environment import required_versions, versions
 
@@ -37,7 +37,7 @@ def code_of(classes: Iterable[type]) -> dict[str, Any] | None:
     files: dict[str, str] = {}
     for name in sorted(own_packages()):
         (folder,) = import_module(name).__path__
-        files |= {f"{name}/{file[len(folder) + 1 :]}": hash_of_file(file) for file in _files(folder)}
+        files |= {f"{name}/{file[len(folder) + 1 :]}": file_hash(file) for file in _files(folder)}
     return {"files": files, "versions": versions(), "required": required_versions(BUILT_IN)}
 
 

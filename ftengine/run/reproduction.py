@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from ftengine.model.fingerprints import changes
+from ftengine.identity.base import changes
 from ftengine.run.comparison import PairDifference
 from ftengine.run.records import Environment
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
 from ftengine.api import Listener
 from ftengine.errors import RunError
-from ftengine.run.directory import SIDECAR, TRAINED, RunDirectory, file_hash
+from ftengine.identity import file_hash
+from ftengine.run.directory import SIDECAR, TRAINED, RunDirectory
 from ftengine.run.record import Record
 from ftengine.run.records import (
     AuditResult,
@@ -39,7 +38,7 @@ class Seal(Record):
 def seal(run: RunDirectory) -> None:
     """Write the hashes of a finished run's records (RunError: the file cannot be written)."""
     files = sorted(file for pattern in SEALED for file in run.path.glob(pattern))
-    Seal(sha256={file.relative_to(run.path).as_posix(): _hash_of(file) for file in files}).write(run)
+    Seal(sha256={file.relative_to(run.path).as_posix(): file_hash(file) for file in files}).write(run)
 
 
 def unseal(run: RunDirectory) -> None:
@@ -122,7 +121,7 @@ def _changes(folder: Path, hashes: Mapping[str, str]) -> list[str]:
     found = []
     for name, expected in hashes.items():
         try:
-            now = _hash_of(folder / name)
+            now = file_hash(folder / name)
         except FileNotFoundError:
             found.append(f"{name} {MISSING}")
         except OSError as error:
@@ -130,14 +129,3 @@ def _changes(folder: Path, hashes: Mapping[str, str]) -> list[str]:
         else:
             found += [] if now == expected else [f"{name} has changed"]
     return found
-
-
-def _hash_of(file: Path) -> str:
-    state = os.stat(file)
-    return _known_hash(str(file), state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-
-
-@lru_cache(4096)
-def _known_hash(file: str, *state: int) -> str:
-    """Return the hash of a file; `state` is another one where something has been written to it."""
-    return file_hash(Path(file))

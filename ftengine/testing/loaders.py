@@ -11,7 +11,7 @@ import torch
 
 from ftengine.api import LoadedModel, LoadRequest, ModelLoader, Reader, overrides
 from ftengine.errors import SourceError
-from ftengine.model import fingerprint_processor
+from ftengine.identity import fingerprint_processor
 from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.values import equal, require_meta, require_named_code, without_pickles
 

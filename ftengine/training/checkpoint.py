@@ -5,7 +5,6 @@ Random states need no place here: the loop draws them anew at every step, from (
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -20,11 +19,12 @@ from torch import Tensor, nn
 
 from ftengine.api import Listener
 from ftengine.errors import RunError
+from ftengine.identity import file_hash, json_hash
+from ftengine.identity.base import tensor_hashes
 from ftengine.model import copy_into, read_tensors, save_tensors, state_tensors
-from ftengine.model.fingerprints import tensor_hashes
 from ftengine.parallel.sharded_files import read_like, read_parts, write_parts
 from ftengine.parallel.sharding import is_sharded
-from ftengine.run.directory import PARTIAL, RunDirectory, file_hash, flush, follow_umask, remove, write_folder, writing
+from ftengine.run.directory import PARTIAL, RunDirectory, flush, follow_umask, remove, write_folder, writing
 from ftengine.training.optimizer import optimizer_state, restore_optimizer, tensor_names
 
 TRAINED, OPTIMIZER = "trained.safetensors", "optimizer.safetensors"
@@ -97,7 +97,7 @@ def save_checkpoint(
 def _write_state(folder: Path, state: Mapping[str, Any]) -> None:
     """Write a state, with the hashes of it and of the files that are there."""
     hashes = {file.name: file_hash(file) for file in folder.iterdir()}
-    RunDirectory(folder).write_json(STATE, {**state, "sha256": {**hashes, STATE: _hash_of(state)}})
+    RunDirectory(folder).write_json(STATE, {**state, "sha256": {**hashes, STATE: json_hash(state)}})
 
 
 def drop_checkpoints(run: RunDirectory, newest: Path, keep: int) -> None:
@@ -139,18 +139,13 @@ def _verify(folder: Path) -> None:
     state = RunDirectory(folder).read_json(STATE)
     if not (isinstance(state, dict) and isinstance(hashes := state.pop("sha256", None), dict)):
         raise RunError(f"{str(folder / STATE)!r} is incomplete.")
-    if hashes.pop(STATE, None) != _hash_of(state):
+    if hashes.pop(STATE, None) != json_hash(state):
         raise RunError(f"{str(folder / STATE)!r} does not match the hash that it was saved with.")
     for name, hashed in hashes.items():
         if not (folder / name).is_file():
             raise RunError(f"{str(folder / name)!r} is missing.")
         if file_hash(folder / name) != hashed:
             raise RunError(f"{str(folder / name)!r} does not match the hash that it was saved with.")
-
-
-def _hash_of(state: Mapping[str, Any]) -> str:
-    """Return the hash of a state, as it is read back from JSON."""
-    return hashlib.sha256(json.dumps(json.loads(json.dumps(state)), sort_keys=True).encode()).hexdigest()
 
 
 def load_checkpoint(

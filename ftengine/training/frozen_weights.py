@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ftengine.errors import TrainingError
-from ftengine.model.fingerprints import tensor_hashes
+from ftengine.identity.base import tensor_hashes
 from ftengine.model.parameters import frozen_tensors
 from ftengine.parallel.sharding import is_sharded
 from ftengine.training.setup import Setup

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -295,11 +294,12 @@ def scores_of(
     The first line of the file is what the scores depend on (RunError: something else began it).
     """
     from ftengine.errors import RunError
+    from ftengine.identity import file_hash
     from ftengine_builtins.evaluators.verifier import own_answer
 
     files = sorted(judge.code_files())
-    code = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
-    answers = hashlib.sha256(source.read_bytes()).hexdigest()
+    code = [[file.name, file_hash(file)] for file in files]
+    answers = file_hash(source)
     made = {"answers": answers, "code": code, "options": judge.config.model_dump(mode="json")}
     kept: list[dict[str, Any]] = []
     if file.exists():

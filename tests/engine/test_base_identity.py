@@ -25,8 +25,8 @@ from ftengine.api import Labels, LoadedModel, LoadRequest
 from ftengine.cli import main
 from ftengine.engine.subprocess_runs import require_alike
 from ftengine.errors import BaseMismatch, RunError
-from ftengine.model import fingerprint_base, fingerprint_processor
-from ftengine.model.fingerprints import changes, fingerprint_tokens
+from ftengine.identity import fingerprint_base, fingerprint_processor
+from ftengine.identity.base import changes, fingerprint_tokens
 from ftengine.plugins.registry import Registry
 
 

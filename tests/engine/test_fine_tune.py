@@ -19,7 +19,8 @@ from ftengine.api import SilentListener
 from ftengine.engine.memory import choose_memory, require_measurable
 from ftengine.errors import BaseMismatch, MergeChangedOutputs, RecipeError, RunError, TrainingError
 from ftengine.evaluation.runner import EvalRunner
-from ftengine.model import fingerprint_weights, probe_tokens, read_tensors
+from ftengine.identity import fingerprint_weights
+from ftengine.model import probe_tokens, read_tensors
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import TrainSection
 from ftengine.run.records import Environment

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ftengine import Recipe, Run, fine_tune, load_run, plan, registry_of
 from ftengine.api import Estimate, Listener, SilentListener
 from ftengine.errors import FtengineError, InputError, RunError, TrainingError
-from ftengine.model import require_same_base
+from ftengine.identity import require_same_base
 from ftengine.text import counted, listed, plain
 from ftengine_optuna.division import FOLDER, choose_metric, divide, trial_recipe
 from ftengine_optuna.result import Tested, Tried, Tuning, ranked, statement

@@ -11,7 +11,8 @@ from torch import nn
 
 from ftengine import api, registry_of
 from ftengine.errors import SourceError
-from ftengine.model import ModuleNames, fingerprint_base
+from ftengine.identity import fingerprint_base
+from ftengine.model import ModuleNames
 from ftengine_quant.choice import layers_to_quantise
 
 AUTO = "auto"

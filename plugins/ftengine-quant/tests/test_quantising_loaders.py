@@ -16,7 +16,7 @@ from torchao.quantization import Int8WeightOnlyConfig, quantize_
 import ftengine_quant
 from ftengine import api, registry_of
 from ftengine.errors import NoMatch, RecipeError, SourceError, UnknownName
-from ftengine.model import fingerprint_base
+from ftengine.identity import fingerprint_base
 from ftengine.testing import check_loader
 from ftengine_quant import loaders
 from ftengine_quant.loaders import BitsAndBytesLoader, TorchaoLoader

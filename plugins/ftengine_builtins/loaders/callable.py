@@ -16,7 +16,7 @@ from torch import nn
 
 from ftengine.api import LoadedModel, LoadRequest, ModelLoader
 from ftengine.errors import FtengineError, SourceError, did_you_mean
-from ftengine.model import fingerprint_code
+from ftengine.identity import fingerprint_code
 from ftengine_builtins.loaders.pretrained import longest_input
 from ftengine_builtins.loaders.quiet import cause
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ftengine.errors import BaseMismatch, RecipeError, RunError, json_of_file, naming
-from ftengine.model import require_same_base
+from ftengine.identity import require_same_base
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -32,7 +32,7 @@ from transformers import (
 
 from ftengine.api import Labels, LoadRequest
 from ftengine.errors import SourceError
-from ftengine.model import fingerprint_weights
+from ftengine.identity import fingerprint_weights
 from ftengine.parallel.precision import Precision, apply_precision
 from ftengine_builtins.loaders.transformers import TransformersLoader
 

@@ -5,14 +5,13 @@ Files are known by what they hold. A version says nothing of code that its autho
 
 from __future__ import annotations
 
-import hashlib
-import os
 import sys
 import sysconfig
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ftengine.identity.files import file_hash
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +30,7 @@ def fingerprint_code(module: str) -> dict[str, str]:
         files = {file: file.relative_to(folder.parent).as_posix() for file in folder.rglob("*.py")}
     elif getattr(own, "__file__", None):
         files = {Path(own.__file__): Path(own.__file__).name}
-    return {name: hash_of_file(file) for file, name in sorted(files.items()) if not _is_installed(file)}
+    return {name: file_hash(file) for file, name in sorted(files.items()) if not _is_installed(file)}
 
 
 def fingerprint_code_of(module: nn.Module) -> dict[str, str]:
@@ -47,7 +46,7 @@ def fingerprint_files(files: Iterable[Path]) -> dict[str, str]:
     """Return a hash of each file by its name; of several of one name, which are told together."""
     hashes: dict[str, str] = {}
     for file in files:
-        hashes[file.name] = "+".join([*([hashes[file.name]] if file.name in hashes else []), hash_of_file(file)])
+        hashes[file.name] = "+".join([*([hashes[file.name]] if file.name in hashes else []), file_hash(file)])
     return hashes
 
 
@@ -55,15 +54,3 @@ def _is_installed(file: Path) -> bool:
     """Say whether a file is of Python or of an installed distribution."""
     standard = Path(sysconfig.get_paths()["stdlib"]) in file.parents
     return standard or bool({"site-packages", "dist-packages"} & set(file.parts))
-
-
-def hash_of_file(file: str | Path) -> str:
-    """Return a hash of a file's content."""
-    facts = os.stat(file)
-    return _hash_of_content(str(file), facts.st_size, facts.st_mtime_ns)
-
-
-@cache
-def _hash_of_content(file: str, size: int, changed: int) -> str:
-    """Hash a file, once for each size and time that it has."""
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:32]

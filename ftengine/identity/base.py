@@ -14,7 +14,7 @@ import xxhash
 from torch import Tensor, nn
 
 from ftengine.errors import BaseMismatch, shown
-from ftengine.model.code import fingerprint_code_of
+from ftengine.identity.code import fingerprint_code_of
 
 if TYPE_CHECKING:
     from ftengine.api import LoadedModel

@@ -1,0 +1,30 @@
+"""Whether files are what they were: by their content, which is read once while a process sees no change of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import lru_cache
+from pathlib import Path
+
+
+def file_hash(file: str | Path) -> str:
+    """Return the SHA-256 of a file (OSError: it cannot be read)."""
+    state = os.stat(file)
+    return _file_hash(str(file), state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+
+@lru_cache(1 << 14)
+def _file_hash(file: str, *state: int) -> str:
+    """Return the hash of a file; `state` is another one where something has been written to it."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as opened:
+        while part := opened.read(1 << 22):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file in a folder by its path in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {file.relative_to(folder).as_posix(): file_hash(file) for file in files}

@@ -1,0 +1,26 @@
+"""Whether values are what they were: by what JSON has of them."""
+
+from __future__ import annotations
+
+import json
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from ftengine.identity.files import file_hashes
+
+
+def json_hash(value: Any) -> str:
+    """Return a hash of a JSON value as it is read back, whatever the order of its keys."""
+    text = json.dumps(json.loads(json.dumps(value)), sort_keys=True)
+    return blake2b(text.encode(), digest_size=20).hexdigest()
+
+
+def folder_hash(folder: Path) -> str:
+    """Return a hash of a folder's files and their names."""
+    return json_hash(file_hashes(folder))
+
+
+def key_of(what: str, depends: Any) -> str:
+    """Return the name under which a cache keeps something that depends on so much, as JSON has it."""
+    return f"{what}-{json_hash(depends)}"
