@@ -120,7 +120,9 @@ def names_page() -> str:
 def hidden_types(known: set[str]) -> dict[str, str]:
     """Return types of ours that signatures of api, model and testing name and that nobody can import, with where."""
     found: dict[str, str] = {}
-    for module in map(importlib.import_module, ("ftengine.api", "ftengine.identity", "ftengine.model", "ftengine.testing")):
+    for module in map(
+        importlib.import_module, ("ftengine.api", "ftengine.identity", "ftengine.model", "ftengine.testing")
+    ):
         for name in module.__all__:
             thing = getattr(module, name)
             home = importlib.import_module(getattr(thing, "__module__", "builtins"))
