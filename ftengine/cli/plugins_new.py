@@ -16,12 +16,15 @@ from string import Template
 import click
 
 from ftengine.cli.options import PATH
-from ftengine.errors import InputError
+from ftengine.errors import InputError, did_you_mean
 from ftengine.text import printable
 
 TEMPLATES = Path(__file__).parent / "templates"
 COMMON = "distribution"
 """The template of what every distribution has, whatever it offers."""
+
+OTHERS = {"preference-loss": "task", "command": ""}
+"""What there are templates of beside the kinds of components, each with the kind of what it offers; "" for none."""
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 LONGEST_NAME = 50
@@ -37,14 +40,24 @@ def {hook}() -> list[type]:
 """
 
 
-def kinds() -> list[str]:
-    """Return the kinds that there are templates of."""
+def templates() -> list[str]:
+    """Return what there are templates of: the kinds of components, and others."""
     return sorted(file.stem for file in TEMPLATES.glob("*.txt") if file.stem != COMMON)
+
+
+def kinds() -> list[str]:
+    """Return the kinds of components."""
+    return [kind for kind in templates() if kind not in OTHERS]
 
 
 def complete_kinds(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Complete kinds of components."""
     return [kind for kind in kinds() if kind.startswith(incomplete)]
+
+
+def complete_templates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete what there are templates of."""
+    return [name for name in templates() if name.startswith(incomplete)]
 
 
 @click.command("new")
@@ -53,14 +66,14 @@ def complete_kinds(ctx: click.Context, param: click.Parameter, incomplete: str) 
     "--kind",
     "chosen",
     metavar="KIND[=NAME]",
-    shell_complete=complete_kinds,
+    shell_complete=complete_templates,
     multiple=True,
     required=True,
-    help=f"Kind of component: {', '.join(kinds())}; named NAME, or as given after =; may be given several times.",
+    help=f"What it offers: {', '.join(templates())}; named NAME, or as given after =; may be given several times.",
 )
 @click.option("--output", metavar="DIR", type=PATH, help="The folder to write; by default ftengine-NAME.")
 def new(name: str, chosen: Sequence[str], output: str | None) -> None:
-    """Write a distribution `ftengine-NAME` with a small component that works, its tests and a CI file.
+    """Write a distribution `ftengine-NAME` with a small component or command that works, its tests and a CI file.
 
     \b
     Examples:
@@ -71,7 +84,8 @@ def new(name: str, chosen: Sequence[str], output: str | None) -> None:
 
     name = name.removeprefix("ftengine-")
     names = [(kind, own or name) for kind, _, own in (one.partition("=") for one in dict.fromkeys(chosen))]
-    if twice := next((one for one, times in Counter(names).items() if times > 1), None):
+    offered = Counter((OTHERS.get(kind) or kind, own) for kind, own in names)
+    if twice := next((one for one, times in offered.items() if times > 1), None):
         raise InputError(f"--kind names the {twice[0]} {twice[1]!r} twice; name another: --kind {twice[0]}=NAME.")
     _check(name, names)
     folder = Path(output or f"ftengine-{name}")
@@ -95,37 +109,56 @@ def new(name: str, chosen: Sequence[str], output: str | None) -> None:
 def distribution(name: str, chosen: Sequence[tuple[str, str]]) -> dict[str, str]:
     """Return the files of a distribution by path: its name without "ftengine-", each component's kind and name."""
     from ftengine import __version__
-    from ftengine.plugins.registry import RECIPE_KEYS, article
+    from ftengine.plugins.registry import article
 
     package = f"ftengine_{name.replace('-', '_')}"
     files: dict[str, str] = {}
     classes: dict[str, list[tuple[str, str]]] = {}
-    offers, uses, summaries = [], [], []
-    for kind, own in chosen:
-        alone = [one for one, _ in chosen].count(kind) == 1
-        module = (kind if alone else f"{own}-{kind}").replace("-", "_")
-        cls = "".join(part.capitalize() for part in f"{own}-{kind}".split("-"))
-        classes.setdefault(kind, []).append((module, cls))
+    offers, uses, summaries, commands = [], [], [], []
+    for template, own in chosen:
+        kind = OTHERS.get(template, template)
+        alone = [one for one, _ in chosen].count(template) == 1
+        module = (template if alone else f"{own}-{template}").replace("-", "_")
+        cls = "".join(part.capitalize() for part in f"{own}-{template}".split("-"))
         words = {"name": own, "package": package, "module": module, "class": cls, "variable": own.replace("-", "_")}
-        files |= _filled(kind, words)
-        summaries.append(_summary(files[f"{package}/{module}.py"], cls))
-        offers.append(f"- {article(kind)} {kind}, `{own}`: {summaries[-1]}")
-        # What a recipe does not name is used in every run.
-        key = RECIPE_KEYS.get(kind)
-        used = f"ftengine train recipe.yaml --set {key}={own}" if key else "ftengine train recipe.yaml"
-        uses.append(f"ftengine export RUN --to {own} OUT" if kind == "exporter" else used)
+        files |= _filled(template, words)
+        made = f"{words['variable']}_command" if not kind else cls if kind == template else f"{cls}Task"
+        summaries.append(_summary(files[f"{package}/{module}.py"], made))
+        offers.append(f"- {article(template)} {template.replace('-', ' ')}, `{own}`: {summaries[-1]}")
+        if kind:
+            classes.setdefault(kind, []).append((module, made))
+        else:
+            commands.append(f'{own} = "{package}.{module}:{made}"')
+        uses.append(_use(kind, own))
+    groups = {"ftengine": [f'{name} = "{package}"'] if classes else [], '"ftengine.commands"': commands}
+    (template, own), more = chosen[0], len(chosen) > 1
+    shown = f"plugins show {own}" if OTHERS.get(template, template) else f"{own} --help"
     common = {
         "distribution": f"ftengine-{name}",
-        "name": name,
         "package": package,
         "version": __version__,
-        "summary": summaries[0] if len(chosen) == 1 else f"Components of ftengine: {', '.join(classes)}.",
+        "summary": f"Components of ftengine: {', '.join(dict(chosen))}." if more else summaries[0],
         "offers": "\n".join(offers),
-        "shown": chosen[0][1] if len(chosen) == 1 else "NAME --kind KIND",
+        "shown": "plugins show NAME --kind KIND" if more else shown,
         "uses": "\n".join(dict.fromkeys(uses)),
-        "hooks": "".join(_hook(package, kind, names) for kind, names in classes.items()).rstrip("\n"),
+        "entry_points": "\n\n".join(
+            "\n".join([f"[project.entry-points.{group}]", *lines]) for group, lines in groups.items() if lines
+        ),
+        "hooks": "".join(["\nfrom ftengine import hookimpl\n"] * bool(classes))
+        + "".join(_hook(package, kind, names) for kind, names in classes.items()).rstrip("\n"),
     }
     return {**_filled(COMMON, common), **files}
+
+
+def _use(kind: str, name: str) -> str:
+    """Return the command that uses a component by its kind, or a command, whose kind is ""."""
+    from ftengine.plugins.registry import RECIPE_KEYS
+
+    if kind in ("", "exporter"):
+        return f"ftengine export RUN --to {name} OUT" if kind else f"ftengine {name} RUN"
+    # What a recipe does not name is used in every run.
+    key = RECIPE_KEYS.get(kind)
+    return f"ftengine train recipe.yaml --set {key}={name}" if key else "ftengine train recipe.yaml"
 
 
 def _hook(package: str, kind: str, classes: Sequence[tuple[str, str]]) -> str:
@@ -144,11 +177,13 @@ def _hook(package: str, kind: str, classes: Sequence[tuple[str, str]]) -> str:
 
 def _check(name: str, chosen: Sequence[tuple[str, str]]) -> None:
     """Refuse a name that cannot be one, or is taken, and a kind that does not exist."""
-    from ftengine.cli.components import require_kind
+    from ftengine.cli import main
     from ftengine.plugins.registry import Registry, article
 
     for kind, _ in chosen:
-        require_kind(kind)
+        if kind not in templates():
+            near = did_you_mean(kind, templates())
+            raise InputError(f"--kind {kind!r}: there are templates of {', '.join(templates())}.{near}")
     for one in (name, *(own for _, own in chosen)):
         if len(one) > LONGEST_NAME or not NAME.fullmatch(one):
             raise InputError(
@@ -159,8 +194,11 @@ def _check(name: str, chosen: Sequence[tuple[str, str]]) -> None:
     if find_spec(module) is not None:
         raise InputError(f"a module {module} is installed already. Choose another name, or uninstall {distribution}.")
     registry = Registry()
-    for kind, own in chosen:
-        for entry in registry.entries(kind):
+    for template, own in chosen:
+        kind = OTHERS.get(template, template)
+        if not kind and own in (*main.builtin, *main.external):
+            raise InputError(f"there is a command named {own!r} already. Choose another name.")
+        for entry in registry.entries(kind) if kind else ():
             if entry.name == own:
                 what = f"{article(kind)} {kind} named {own!r}"
                 raise InputError(f"there is {what} already (of {entry.origin}). Choose another name.")
@@ -173,6 +211,6 @@ def _filled(template: str, words: dict[str, str]) -> dict[str, str]:
     return {path: content for path, _, content in parts}
 
 
-def _summary(source: str, cls: str) -> str:
-    """Return the first line of a class's docstring."""
-    return source.partition(f"class {cls}")[2].partition('"""')[2].partition("\n")[0].removesuffix('"""')
+def _summary(source: str, made: str) -> str:
+    """Return the first line of a class's or function's docstring."""
+    return source.partition(f" {made}(")[2].partition('"""')[2].partition("\n")[0].removesuffix('"""')

@@ -26,14 +26,14 @@ def run(*command, **environ):
 
 
 def test_there_is_a_template_of_every_kind():
-    assert KINDS.keys() <= set(kinds())
+    assert KINDS.keys() == set(kinds())
 
 
 @pytest.fixture(scope="module")
 def shout(ftengine, tmp_path_factory):
     """A distribution with a component of each kind, written and installed: its folder, and where it is installed."""
     folder, site = tmp_path_factory.mktemp("shout"), tmp_path_factory.mktemp("site")
-    chosen = [word for kind in KINDS for word in ("--kind", kind)]
+    chosen = [word for kind in (*KINDS, "command", "preference-loss=outcry") for word in ("--kind", kind)]
     ftengine("plugins", "new", "shout", *chosen, "--output", folder)
     run("pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", site, folder)
     assert (site / "ftengine_shout" / "py.typed").is_file()
@@ -63,13 +63,16 @@ def test_what_is_written_passes_its_tests(shout):
 def test_what_is_written_is_listed(ftengine, installed):
     listed = ftengine("plugins", "list").stdout
     of_ours = [line.split()[:2] for line in listed.splitlines() if " ftengine-shout 0.1.0 " in line]
-    assert sorted(of_ours) == sorted([kind, "shout"] for kind in KINDS)
+    assert sorted(of_ours) == sorted([["task", "outcry"], *([kind, "shout"] for kind in KINDS)])
 
 
 @pytest.mark.slow
 def test_what_is_written_passes_plugins_check(ftengine, installed):
     told = json.loads(ftengine("plugins", "check", "ftengine-shout", "--json").stdout)
-    assert {result["component"] for result in told["results"]} == {f"{kind} shout" for kind in (*KINDS, "plugin")}
+    assert {result["component"] for result in told["results"]} == {
+        "task outcry",
+        *(f"{kind} shout" for kind in (*KINDS, "plugin", "command")),
+    }
     assert told["counts"]["passed"] > len(KINDS)
 
 
@@ -127,6 +130,24 @@ def test_a_distribution_of_one_kind_is_python_and_names_itself(kind):
     assert "ftengine plugins check ftengine-half-life" in files[".github/workflows/test.yml"]
 
 
+@pytest.mark.parametrize(
+    ("template", "entry_point", "use"),
+    [
+        ("command", 'half-life = "ftengine_half_life.command:half_life_command"', "ftengine half-life RUN"),
+        ("preference-loss", 'half-life = "ftengine_half_life"', "ftengine train recipe.yaml --set task=half-life"),
+    ],
+)
+def test_what_is_no_kind_of_component_is_offered_too(template, entry_point, use):
+    files = distribution("half-life", [(template, "half-life")])
+    for path, text in files.items():
+        if path.endswith(".py"):
+            ast.parse(text)
+    assert files["pyproject.toml"].count("[project.entry-points.") == 1
+    assert entry_point in files["pyproject.toml"]
+    assert ("hookimpl" in files["ftengine_half_life/__init__.py"]) == (template != "command")
+    assert use in files["README.md"]
+
+
 def test_components_of_one_distribution_have_names_of_their_own():
     files = distribution("clinic", [("evaluator", "sensitivity"), ("augmenter", "short-forms")])
     offered = files["ftengine_clinic/__init__.py"]
@@ -173,6 +194,8 @@ def test_what_cannot_name_a_plugin_is_refused(ftengine, tmp_path, monkeypatch, n
         ("builtins", "strategy", "a module ftengine_builtins is installed already"),
         ("ftengine-shout", "stratgy", "Did you mean 'strategy'?"),
         ("shout", "strategy=lora", "there is a strategy named 'lora' already (of ftengine 0"),
+        ("shout", "preference-loss=preference", "there is a task named 'preference' already (of ftengine 0"),
+        ("shout", "command=train", "there is a command named 'train' already"),
         ("shout", "strategy=Mine", "'Mine' cannot name a plugin"),
     ],
 )
