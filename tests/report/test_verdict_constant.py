@@ -307,5 +307,7 @@ def test_a_tuned_model_below_what_length_alone_reaches_is_no_alarm_and_a_fresh_h
     way, fresh = {"way": "preferring the longer answer"}, put("facts.new_modules", ["classifier"])
     levels = [[verdict(reached(**below, **own), *more).level for own in ({}, way)] for more in ((), (fresh,))]
     assert levels == [["alarm", "note"], ["alarm", "alarm"]]
+    few = {"gains": {"drift": change(0.02, 0.08, better=None)}, "figures": {"drift": 0.5}}  # may be 10 points better
+    assert [verdict(reached(**few, **own), fresh).level for own in ({}, way)] == ["alarm", "note"]
     told = [one for one in verdict(reached(**below, **way)).findings if one.source == "constant-answer"]
     assert [(one.level, "preferring the longer answer" in one.text) for one in told] == [("note", True)]

@@ -6,7 +6,7 @@ from report_samples import change, figure
 
 from ftengine.testing import check_evaluator
 from ftengine_builtins.evaluators import Preferences
-from ftengine_builtins.rules.preferences import ChosenAnswers, LongerAnswers, SeparablePairs
+from ftengine_builtins.rules.preferences import ChosenAnswers, LongerAnswers, SeparablePairs, pairs_to_show
 
 
 def rows(n=40, seed=0, **columns):
@@ -129,18 +129,20 @@ def pairs(value, half, seen, **more):
 
 
 @pytest.mark.parametrize(
-    ("value", "half", "seen", "key"),
+    ("value", "half", "seen", "key", "level"),
     [
-        (0.02, 0.02, 0.99, "swapped"),
-        (0.02, 0.02, None, None),
-        (0.45, 0.03, 0.48, None),
-        (0.52, 0.08, 0.9, "uninformative"),
-        (0.52, 0.08, None, "uninformative"),
-        (0.52, 0.2, 0.9, None),  # few pairs
-        (0.7, 0.08, 0.9, None),
+        (0.02, 0.02, 0.99, "swapped", "alarm"),
+        (0.02, 0.02, None, None, None),
+        (0.45, 0.03, 0.48, None, None),
+        (0.50, 0.04, 0.9, "uninformative", "alarm"),
+        (0.46, 0.08, None, "uninformative", "alarm"),
+        (0.52, 0.08, 0.9, "uninformative", "note"),
+        (0.58, 0.08, None, "uninformative", "note"),  # as an honest model of 150 pairs in one run of two
+        (0.52, 0.2, 0.9, None, None),  # few pairs
+        (0.7, 0.08, 0.9, None, None),
     ],
 )
-def test_exchanged_answers_and_preferences_that_nothing_tells_lead_the_verdict(verdict, value, half, seen, key):
+def test_exchanged_answers_and_preferences_that_nothing_tells_lead_the_verdict(verdict, value, half, seen, key, level):
     def passes(files):
         for line in files["metrics"]:
             line |= {"examples": 32} if "loss" in line else {}
@@ -148,4 +150,15 @@ def test_exchanged_answers_and_preferences_that_nothing_tells_lead_the_verdict(v
     told = verdict(pairs(value, half, seen), passes)
     found = [one for one in told.findings if one.source == "swapped-pairs"]
     assert [one.figures.get(key) for one in found] == (["test"] if key else [])
-    assert (told.findings[0].source == "swapped-pairs") == (key is not None)
+    leads = level == "alarm" or (level == "note" and not seen)  # what was learnt by heart is an alarm of its own
+    assert (told.findings[0].source == "swapped-pairs") == leads
+    assert [one.level for one in found] == ([level] if level else [])
+
+
+def test_pairs_that_would_show_a_share_are_as_a_power_calculation_says():
+    from statsmodels.stats.power import NormalIndPower
+
+    half = 1.96 * 0.5 / 150**0.5
+    for share in (0.55, 0.58):
+        wanted = NormalIndPower(ddof=0).solve_power((share - 0.5) / 0.5, power=0.8, alpha=0.05, ratio=0)
+        assert pairs_to_show(150, (0.52 - half, 0.52 + half), share) == pytest.approx(wanted, rel=0.05)

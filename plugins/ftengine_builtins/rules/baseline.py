@@ -82,9 +82,10 @@ class ConstantAnswer(Rule):
             if not beaten and not threshold.is_hint:
                 yield from _inputs_tell_nothing(threshold)
             text = _no_better(threshold, beaten) + ("" if beaten else _ranked(threshold))
-            is_note = beaten or threshold.is_hint or threshold.may_be_better
+            is_note = beaten or threshold.is_hint or threshold.may_be_better or threshold.leaves_room
             level, explains = ("note", ()) if is_note else ("alarm", OF_NO_USE)
-            brief = "not shown to be better" if threshold.is_ahead or threshold.may_be_better else "no better"
+            unsure = threshold.is_ahead or threshold.may_be_better
+            brief = "not shown to be better" if unsure else "no better"
             brief = f"{both_figures(run, threshold.metric)}, {brief} than {threshold.best_answer}"
             yield Finding(kind="quality", level=level, text=text, brief=brief, explains=explains, figures=figures)
 
@@ -223,7 +224,7 @@ def _no_better(threshold: Threshold, others: list[str]) -> str:
         return led_by_figures(threshold.run, threshold.metric, judgement)
     metric = threshold.run.evaluation.metrics[threshold.metric]
     # A text may be good and unlike its reference.
-    if not (higher or threshold.is_hint or (metric.primary and threshold.tuned.value)):
+    if not (higher or threshold.is_hint or threshold.leaves_room or (metric.primary and threshold.tuned.value)):
         judgement = f"not usable, {judgement}"
     return f"{led_by_figures(threshold.run, threshold.metric, judgement)}.{of_answers(threshold.run)}"
 

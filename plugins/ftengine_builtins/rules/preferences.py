@@ -1,18 +1,20 @@
 """Rules about preferences: what became of the chosen answers, and whether something simple tells pairs apart."""
 
 from collections.abc import Iterator
+from statistics import NormalDist
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.text import against, capitalized, counted, ends, known, number, percent, with_interval
 from ftengine_builtins.rules.baseline import OF_NO_USE, passes
 from ftengine_builtins.rules.quality import sides
+from ftengine_builtins.rules.threshold import ROOM
 
 FEWEST, NEAR_ALL = 20, 0.99
 """Pairs, and the share of them, from which on all being preferred is worth a word."""
-EVEN, TOLD_APART = 0.5, 0.65
+EVEN, TOLD_APART = 0.5, 0.7
 """Share of the pairs that guessing prefers rightly; and that which the interval of a model that tells nothing of them
-stays below: of fewer than about 100 pairs nothing is known."""
+stays below: of fewer than about 60 pairs nothing is known."""
 SOON, GONE = 20, 0.1
 """Steps within which, and the share of the first step's loss to which it falls, where pairs are told apart at once."""
 
@@ -20,8 +22,8 @@ SOON, GONE = 20, 0.1
 class SwappedPairs(Rule):
     """Finds pairs whose chosen and rejected answers are exchanged, and preferences that nothing in the texts tells.
 
-    The model surely prefers the rejected answers of the held-out pairs and the chosen ones of training pairs; or it
-    surely prefers neither of held-out pairs, after a pass over all training pairs.
+    The model surely prefers the rejected answers of the held-out pairs and the chosen ones of training pairs; or after
+    a pass over all training pairs it prefers neither of held-out pairs: surely, or as far as so many pairs show.
     """
 
     name = "swapped-pairs"
@@ -34,20 +36,38 @@ class SwappedPairs(Rule):
             return
         split, pairs = run.evaluation.split, counted(accuracy.n, "held-out pair")
         share, figures = percent(accuracy.value), {"preference_accuracy": accuracy, "training": training}
-        explains = (*OF_NO_USE, "quality", "over-fitting", "labels")
+        alarm, explains = True, (*OF_NO_USE, "quality", "over-fitting", "labels")
         if held[1] < EVEN and training is not None and (ends(training) or (0, 0))[0] > EVEN:
             brief = f"check which answers are the chosen ones in the {split} split: of its pairs the chosen answer is "
             brief += f"preferred in {share}, of training pairs in {percent(training.value)}"
             text = f"{capitalized(brief)}. In one of the splits chosen and rejected are exchanged."
             kind, figures = "labels", {"swapped": split, **figures}
-        elif held[0] <= EVEN <= held[1] and held[1] < TOLD_APART:
+        elif held[0] <= EVEN <= held[1] < TOLD_APART:
+            alarm = held[1] < EVEN + ROOM
             brief = "check which answers are the chosen ones, or train on more pairs: the chosen answer is preferred "
             brief += f"in {share} of {pairs}, which is guessing"
-            told = "" if training is None else f", and in {percent(training.value)} of training pairs"
+            if not alarm:
+                aim = max(accuracy.value, EVEN + ROOM)
+                needed = counted(pairs_to_show(accuracy.n, held, aim), "pair")
+                brief = "hold out more pairs, or check which answers are the chosen ones: the chosen answer is "
+                brief += f"preferred in {share} of {pairs}, not shown to be better than guessing (about {needed} would "
+                brief += f"show {percent(aim)})"
+            told = "" if training is None else f"; of training pairs in {percent(training.value)}"
             text, kind, figures = f"{capitalized(brief)}{told}.", "learning", {"uninformative": split, **figures}
         else:
             return
-        yield Finding(kind=kind, level="alarm", text=text, brief=brief, explains=explains, figures=figures)
+        yield Finding(
+            kind=kind, level="alarm" if alarm else "note", text=text, brief=brief, explains=explains, figures=figures
+        )
+
+
+def pairs_to_show(n: int, held: tuple[float, float], share: float) -> int:
+    """Return of how many pairs four of five samples show that a true share is no guessing, by the interval of n pairs.
+
+    Rounded to two digits.
+    """
+    times = 1 + NormalDist().inv_cdf(0.8) / NormalDist().inv_cdf(0.975)
+    return int(float(f"{n * (times * (held[1] - held[0]) / 2 / (share - EVEN)) ** 2:.1e}"))
 
 
 class ChosenAnswers(Rule):

@@ -12,6 +12,10 @@ FAR = 0.3
 """Share of the way from guessing to 1 (ROC AUC 0.65, correlation 0.3) from which an interval of a ranking that reaches
 so far leaves room for scores that know much."""
 
+ROOM = 0.05
+"""How much better than guessing a model that prefers answers may be, at the interval's far end, from which it is not
+said to be of no use."""
+
 GAP_ALARM = 0.10
 """Gap between training and held-out figures, in points of a proportion and at the interval's near end, from which
 the model's figures on what it has seen are another matter than on what is new. Some gap is normal: it was trained
@@ -69,6 +73,11 @@ class Threshold:
         Such a model's preferences are what it gained on its base; a fresh head's are all that it has.
         """
         return bool(self.baseline.way) and not self.run.trained.new_modules
+
+    @property
+    def leaves_room(self) -> bool:
+        """Whether answers are preferred, and so few pairs do not show that it is hardly better than guessing."""
+        return bool(self.baseline.way) and self.gain is not None and ends(self.gain)[1] >= ROOM
 
     def beaten(self, *, pooled: bool) -> list[str]:
         """Return the other metrics that are better than without looking; `pooled` as `Metric` has it."""
