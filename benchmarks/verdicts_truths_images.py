@@ -27,7 +27,7 @@ from verdicts_truths import (
     noisy,
     shuffle_labels,
 )
-from verdicts_truths_splits import OF_SPLITS, Spoil, in_test, swap_classes
+from verdicts_truths_splits import OF_SPLITS, Spoil, coded_alone, in_test, swap_classes
 from verdicts_truths_tasks import shifted
 
 SIDE = 32
@@ -60,6 +60,17 @@ def pictures() -> Rows:
         Image.fromarray((pixels * (255 / 16)).astype("uint8")).save(file)
         rows.append({"image": str(file), "label": f"digit {digit}"})
     return rows
+
+
+def inverted(draw: random.Random, rows: Rows) -> None:
+    """Black is white, as on another device."""
+    from PIL import Image, ImageOps
+
+    folder = Path(tempfile.mkdtemp(prefix="inverted-"))
+    for row in rows:
+        file = folder / Path(row["image"]).name
+        ImageOps.invert(Image.open(row["image"])).save(file)
+        row["image"] = str(file)
 
 
 def digits(
@@ -98,6 +109,8 @@ TRUTHS: list[Truth] = [
     of("sound", ONLY_BETTER, seeds=6, fits=()),
     of("two classes swapped in test", SWAPPED, spoil=in_test(swap_classes)),
     of("labels of the next row in test", by("validation-and-test"), spoil=shifted("label", "test"), usable=False),
+    of("inverted in test", by("validation-and-test"), spoil=in_test(inverted), usable=False),
+    of("codes given per file", SWAPPED, spoil=coded_alone),
     of("20% label noise", kind("labels"), spoil=noisy(0.2)),
     of("random labels", NO_INFORMATION, spoil=in_all(shuffle_labels), fits=(*OF_USE, "over-fitting"), usable=False),
     of("too few steps", UNTRAINED, train={"max_steps": 6, "epochs": 1}, fits=OF_USE, usable=False),

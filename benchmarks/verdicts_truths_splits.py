@@ -74,6 +74,16 @@ def swap_classes(draw: random.Random, rows: Rows) -> None:
         row["label"] = {one: other, other: one}.get(row["label"], row["label"])
 
 
+def coded_alone(draw: random.Random, splits: dict[str, Rows]) -> None:
+    """Labels are codes, which were given to the test split by itself, where the second class has no row."""
+    names = sorted({row["label"] for rows in splits.values() for row in rows})
+    splits["test"] = [row for row in splits["test"] if row["label"] != names[1]]
+    for split, rows in splits.items():
+        codes = [name for name in names if split != "test" or name != names[1]]
+        for row in rows:
+            row["label"] = codes.index(row["label"])
+
+
 def swapped_back(recipe: dict[str, Any]) -> dict[str, Any]:
     return changed(recipe, "test", lambda rows: swap_classes(random.Random(0), rows))
 
@@ -134,7 +144,9 @@ def relabel_all(draw: random.Random, splits: dict[str, Rows]) -> None:
 CUE = by("split-shift", "cues")
 ELSEWHERE = by("split-shift", "auc", level="alarm")
 ONE_SIDED = by("label-noise", "one_sided")
-NOT_THEIRS = either(*(by("misplaced-labels", key) for key in ("offset", "swapped", "chance")))
+NOT_THEIRS = either(
+    *(by("misplaced-labels", key) for key in ("offset", "swapped", "chance")), by("swapped-classes", "swapped")
+)
 
 TRUTHS: list[Truth] = [
     *runs_of("a code in training that tells the label", CUE, "words news", spoil=coded, fits=OF_SPLITS, usable=True,
@@ -145,6 +157,7 @@ TRUTHS: list[Truth] = [
     *runs_of("test about other things", ELSEWHERE, "grades", spoil=in_test(of_hotels), fits=OF_SPLITS, usable=True),
     *runs_of("two classes swapped in test", NOT_THEIRS, "words news", spoil=in_test(swap_classes), fits=OF_SPLITS,
              usable=True, mend=swapped_back),
+    *runs_of("codes given per file", NOT_THEIRS, "words news", spoil=coded_alone, fits=OF_SPLITS, usable=True),
     *runs_of("labels of the next row in test", NOT_THEIRS, "words news grades", spoil=shifted("label", "test"),
              fits=OF_SPLITS, mend=shifted_back("label", "test")),
     *runs_of("labels of the next row in training", NOT_THEIRS, "words news grades", spoil=shifted("label", "train"),

@@ -80,10 +80,10 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Swap:
-    """Classes that have each other's labels.
+    """Classes whose rows have the labels of others.
 
     Args:
-        classes: (class as labelled, class that is answered) each.
+        classes: (class as labelled, class that is answered) each, one to one.
         fit, own: rows labelled with one of them that are answered so, and as they are labelled.
         n: all rows labelled with one of them.
     """
@@ -93,13 +93,19 @@ class Swap:
     own: int
     n: int
 
+    @property
+    def is_exchange(self) -> bool:
+        """Whether these classes have each other's labels; if not, they are numbered otherwise than in training."""
+        return {label for label, _ in self.classes} == {answer for _, answer in self.classes}
+
 
 def find_swap(confusion: np.ndarray, sure: float = SURE) -> Swap | None:
-    """Find a permutation of classes that surely explains (K, K) counts, labels by answers, better than the labels do.
+    """Find a relabelling of classes that surely explains (K, K) counts, labels by answers, better than the labels do.
 
     Two classes have each other's labels where answers go against them (Fisher's exact test on the rows that are
     labelled and answered as one of both): a classifier that merely prefers one of them goes against none. Of more, each
-    must be answered as another one more often than as itself.
+    must be answered as another one more often than as itself; so must each of two or more classes of a chain, at whose
+    end is a class that no row is labelled with: of codes 0 to 3 that were given without class 1, 1 is 2, and 2 is 3.
 
     Args:
         sure: probability by chance, times the ways that are tried, up to which it does.
@@ -107,24 +113,45 @@ def find_swap(confusion: np.ndarray, sure: float = SURE) -> Swap | None:
     from scipy.optimize import linear_sum_assignment
     from scipy.stats import binom, hypergeom
 
-    size = len(confusion)
+    size, rows = len(confusion), confusion.sum(1)
     moved = dict(zip(*(x.tolist() for x in linear_sum_assignment(confusion, maximize=True)), strict=True))
-    swapped: list[tuple[int, int]] = []
+
+    def against(classes: Iterable[int]) -> float:
+        """Return the probability by chance that they are answered as others so much more often than as themselves."""
+        fit, own = (sum(int(confusion[i, to[i]]) for i in classes) for to in (moved, range(size)))
+        return float(binom.sf(fit - 1, fit + own, 0.5))
+
+    swapped, chained = list[tuple[int, int]](), list[int]()
     for cycle in _cycles(moved):
-        counts = [(int(confusion[i, moved[i]]), int(confusion[i, i])) for i in cycle]
-        fit, own = (sum(of) for of in zip(*counts, strict=True))
-        p = float(binom.sf(fit - 1, fit + own, 0.5))
-        if len(cycle) > 2 and all(binom.sf(other - 1, other + own, 0.5) <= EACH for other, own in counts):
-            swapped += [(i, moved[i]) for i in cycle if p * math.perm(size, len(cycle)) / len(cycle) <= sure]
+        if not rows[cycle].all():
+            chained += [i for i in cycle if rows[i] and against([i]) <= EACH]
+        elif len(cycle) > 2 and all(against([i]) <= EACH for i in cycle):
+            swapped += [
+                (i, moved[i]) for i in cycle if against(cycle) * math.perm(size, len(cycle)) <= sure * len(cycle)
+            ]
+    if len(chained) > 1 and against(chained) * math.perm(size, len(chained)) <= sure:
+        swapped += [(i, moved[i]) for i in chained]
     for i, j in itertools.combinations(range(size), 2):
         (ii, ij), (ji, jj) = confusion[np.ix_((i, j), (i, j))].tolist()
         p = float(hypergeom.cdf(ii, ii + ij + ji + jj, ii + ji, ii + ij)) if ii + ij and ji + jj else 1.0
-        if p * math.comb(size, 2) <= sure and not {i, j} & {one for one, _ in swapped}:
+        if p * math.comb(size, 2) <= sure and not {i, j} & {label for label, _ in swapped}:
             swapped += [(i, j), (j, i)]
     if not swapped:
         return None
     fit, own = (sum(int(confusion[pair]) for pair in pairs) for pairs in (swapped, [(i, i) for i, _ in swapped]))
-    return Swap(tuple(swapped), fit, own, int(confusion[[i for i, _ in swapped]].sum()))
+    return Swap(tuple(swapped), fit, own, int(rows[[i for i, _ in swapped]].sum()))
+
+
+def explains_the_rest(confusion: np.ndarray, swap: Swap) -> bool:
+    """Say whether answers are right but for a relabelling: mostly as it has them, and half-way from chance elsewhere.
+
+    Where inputs are of another source, most classes are answered wrongly, and some pair of them looks exchanged.
+    """
+    labels = [label for label, _ in swap.classes]
+    others = [i for i in range(len(confusion)) if i not in labels and confusion[i].any()]
+    right, rows, chance = confusion.diagonal()[others].sum(), confusion[others].sum(), 1 / len(confusion)
+    mostly = all(confusion[label, answer] == confusion[label].max() for label, answer in swap.classes)
+    return mostly and bool(right >= rows * (1 + chance) / 2)
 
 
 def _cycles(moved: Mapping[int, int]) -> Iterable[list[int]]:

@@ -68,6 +68,15 @@ def test_two_swapped_classes_are_named(misplaced):
     assert finding.figures["own"] < finding.figures["n"] / 4 < finding.figures["fit"]
 
 
+def test_codes_that_were_given_per_file_are_named(misplaced):
+    codes, of_test = {"fi": 0, "se": 1, "wi": 2, "wo": 3}, {"fi": 0, "wi": 1, "wo": 2}
+    train = [row | {"label": codes[row["label"]]} for row in topical(150, 1)]
+    test = [row for row in topical(110, 2) if row["label"] in of_test]
+    (finding,) = misplaced(train, [row | {"label": of_test[row["label"]]} for row in test])
+    assert [tuple(pair) for pair in finding.figures["swapped"]] == [("1", "2"), ("2", "3")]
+    assert misplaced(train, [row | {"label": codes[row["label"]]} for row in test]) == []
+
+
 def test_labels_that_fit_by_chance_alone_are_named(misplaced):
     (finding,) = misplaced(topical(150, 1), shuffled(topical(80, 2)))
     assert finding.figures["right"] < 0.4 < finding.figures["training"]

@@ -75,6 +75,32 @@ def test_classes_that_the_model_answers_for_each_other_are_swapped(verdict, cell
         assert (found[0].figures["fit"], found[0].figures["own"], found[0].figures["n"]) == (175, 4, 185)
 
 
+INVERTED = """5 0 0 0 0 6 1 0 20 3/0 23 0 0 0 10 0 0 0 3/0 23 0 0 10 0 0 0 0 0/0 0 0 0 7 2 5 0 23 0/0 6 20 0 0 8 0 0 0 0
+/0 0 5 0 0 18 1 0 10 1/0 5 0 0 0 30 0 1 0 0/0 6 2 0 13 12 0 0 1 0/0 2 0 0 0 1 0 0 30 0/0 0 1 0 1 5 6 0 22 2"""
+"""Ten digits as a ResNet answers them in inverted pictures: right of the upright ones."""
+RENUMBERED = "78 0 3 2 0/0 66 3 0 3/0 0 1 101 0/2 2 1 1 62/0 0 0 0 0"
+"""Codes that were given to the test file by itself, which has no class 2."""
+BIASED = "78 0 3 2 0/0 66 3 0 3/0 0 1 101 0/2 2 1 61 1/0 0 0 0 0"
+
+
+@pytest.mark.parametrize(
+    ("cells", "swapped"), [(INVERTED, None), (RENUMBERED, [("2", "3"), ("3", "4")]), (BIASED, None)],
+    ids=["other inputs", "codes given per file", "one class is answered for another"],
+)  # fmt: skip
+def test_a_relabelling_has_to_explain_all_classes(verdict, cells, swapped):
+    counts = [[int(count) for count in row.split()] for row in cells.split("/")]
+
+    def named(files):
+        facts = files["evaluation"]["details"]["tuned"]["classification"]
+        facts["labels"] = [facts["labels"][0] | {"label": str(i)} for i in range(len(counts))]
+
+    nll = put("evaluation.tuned.nll", figure(3.0))
+    result = verdict(confused(counts), named, nll, *behind(0.4, 0.5))
+    found = [finding for finding in result.findings if finding.source == "swapped-classes"]
+    assert [[tuple(pair) for pair in finding.figures["swapped"]] for finding in found] == ([swapped] if swapped else [])
+    assert result.findings[0].source == ("swapped-classes" if swapped else "validation-and-test")
+
+
 def test_what_words_told_of_swapped_classes_is_not_repeated(verdict):
     cause = {"kind": "splits", "level": "alarm", "text": "Swapped.", "source": "misplaced-labels",
              "figures": {"split": "test", "swapped": []}, "explains": EXPLAINED}  # fmt: skip

@@ -204,7 +204,11 @@ def _swapped(data: AuditedData, split: str, train: Answered, held: Answered) -> 
     fit += "as they are labelled"
     figures = {"swapped": [(names[i], names[j]) for i, j in swap.classes]}
     figures |= {"fit": swap.fit, "own": swap.own, "n": swap.n}
-    return _finding(split, fit, f"Swap these labels in {data.splits[split].source}.", figures)
+    then = f"Swap these labels in {data.splits[split].source}."
+    if not swap.is_exchange:
+        then = "Were labels numbered in each file by itself? Number those of "
+        then += f"{data.splits[split].source} as training has them."
+    return _finding(split, fit, then, figures)
 
 
 def _by_chance(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:

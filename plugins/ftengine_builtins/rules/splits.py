@@ -8,7 +8,7 @@ from ftengine.api import Finding, Rule
 from ftengine.text import capitalized, ends, listed, number, quoted
 from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
 from ftengine_builtins.audits.split_shift import EXPLAINED
-from ftengine_builtins.label_fit import find_swap
+from ftengine_builtins.label_fit import explains_the_rest, find_swap
 from ftengine_builtins.rules.fitting import falls_behind, seen_metric
 from ftengine_builtins.rules.labels import confusions
 
@@ -45,7 +45,7 @@ class ValidationAndTest(Rule):
             return
         if any(set(leak["between"]) == {"train", "validation"} for leak in run.audit.facts.get("leaks", ())):
             return  # then it is the validation split that says nothing
-        brief = "check that the answers of the test split belong to its inputs, and that it is of the same source: "
+        brief = "check that the test split is of the same source, its inputs and its answers: "
         brief += f"loss {number(tuned.value, 3)}, of the validation split {number(held, 3)}"
         yield Finding(
             kind="splits",
@@ -58,10 +58,11 @@ class ValidationAndTest(Rule):
 
 
 class SwappedClasses(Rule):
-    """Finds classes whose labels are exchanged between training and the measured split, by the tuned model's answers.
+    """Finds classes whose labels are exchanged, or numbered otherwise, between training and the measured split.
 
-    Audit `misplaced-labels` finds them by the words of texts before training; this rule by what was learnt, so in
-    images as well. The model has to be surely better on training rows: a poor model exchanges nothing.
+    Audit `misplaced-labels` finds them by the words of texts before training; this rule by what the tuned model
+    answers, so in images as well. The model has to be surely better on training rows, and right in the other classes: a
+    poor model exchanges nothing, and inputs of another source are answered wrongly in most classes.
     """
 
     name = "swapped-classes"
@@ -74,14 +75,18 @@ class SwappedClasses(Rule):
         if not falls_behind(run, seen_metric(run)):
             return
         for names, counts in confusions(run):
-            if (swap := find_swap(counts)) is None:
+            if (swap := find_swap(counts)) is None or not explains_the_rest(counts, swap):
                 continue
             exchanged = [(names[i], names[j]) for i, j in swap.classes]
-            pairs = listed([f"{quoted(label)} as {quoted(answer)}" for label, answer in exchanged])
-            brief = f"check whether labels are exchanged in the {split} split or in training: of {swap.n:,} rows, the "
-            brief += (
-                f"tuned model answers {swap.fit:,} that are labelled {pairs}, and {swap.own:,} as they are labelled"
-            )
+            if swap.is_exchange:
+                brief = f"check whether labels are exchanged in the {split} split or in training: of {swap.n:,} rows, "
+                brief += f"the tuned model answers {swap.fit:,} that are labelled "
+                brief += listed([f"{quoted(label)} as {quoted(answer)}" for label, answer in exchanged])
+            else:
+                brief = f"check whether labels were numbered in each file by itself: in the {split} split "
+                brief += listed([f"{quoted(label)} is training's {quoted(answer)}" for label, answer in exchanged])
+                brief += f"; of {swap.n:,} rows, the tuned model answers {swap.fit:,} so"
+            brief += f", and {swap.own:,} as they are labelled"
             figures = {"split": split, "swapped": exchanged, "fit": swap.fit, "own": swap.own, "n": swap.n}
             text = f"{capitalized(brief)}."
             yield Finding(kind="splits", level="alarm", text=text, brief=brief, explains=EXPLAINED, figures=figures)
