@@ -36,32 +36,63 @@ class Offset:
     n: int
 
 
-def find_offset(right: Mapping[int, np.ndarray]) -> Offset | None:
-    """Return whose labels fit surely better than a row's own, by McNemar's exact test; None where none do.
+def find_offset(answers: Mapping[int, np.ndarray], labels: Mapping[int, np.ndarray], size: int) -> Offset | None:
+    """Return whose labels fit surely better than a row's own, by McNemar's exact test, and surely better than chance.
+
+    None where none do, and where own labels fit surely worse than chance: then rows with nearly the same text have
+    other labels, as the hypotheses of one premise have, and the labels of any other row fit better.
 
     Args:
-        right: for each offset, 0 included, (n,) 1 where an answer is the label of the row so far behind, else 0; nan
-            where there is none.
+        answers: for each offset, 0 included, (n,) classes that are answered.
+        labels: (n,) classes of the rows so far behind, -1 where there is none.
+        size: classes.
     """
     from scipy.stats import binom
 
-    best, own = None, right[0]
-    for rows, there in right.items():
-        known = ~np.isnan(there) & ~np.isnan(own)
-        n, only = int(known.sum()), int((there[known] > own[known]).sum())
-        against = int((there[known] < own[known]).sum())
-        if rows and only > against and binom.sf(only - 1, only + against, 0.5) * (len(right) - 1) <= SURE:
-            found = Offset(rows, float(there[known].mean()), float(own[known].mean()), n)
-            best = found if best is None or found.fit > best.fit else best
+    best, right = None, answers[0] == labels[0]
+    own = agreement(confusion_of(labels[0], answers[0], size))
+    if own.kappa < -ERRORS * own.error:
+        return None
+    for rows, there in labels.items():
+        known, fits = (there >= 0) & (labels[0] >= 0), answers[rows] == there
+        only, against = int((fits & ~right)[known].sum()), int((right & ~fits)[known].sum())
+        if not rows or only <= against or binom.sf(only - 1, only + against, 0.5) * (len(labels) - 1) > SURE:
+            continue
+        fit = agreement(confusion_of(there, answers[rows], size))
+        if fit.kappa >= ERRORS * fit.error and (best is None or fit.share > best.fit):
+            best = Offset(rows, fit.share, float(right[known].mean()), int(known.sum()))
     return best
+
+
+def follow_one_another(labels: Mapping[int, np.ndarray]) -> bool:
+    """Say whether labels tell surely those of rows behind them, so that the order of rows is no random one.
+
+    By a chi-squared test of classes, and the correlation of numbers. The answer to a question is told by the question:
+    there the labels of the next row may fit better than a row's own, and yet be where they belong.
+    """
+    return any(_depend(labels[0], there) for rows, there in labels.items() if rows > 0)
+
+
+def _depend(one: np.ndarray, other: np.ndarray) -> bool:
+    from scipy.stats import chi2_contingency
+
+    if one.dtype.kind == "f":
+        return abs(_correlation(one, other)) * math.sqrt(len(one)) >= ERRORS
+    known = (one >= 0) & (other >= 0)
+    table = confusion_of(one, np.where(known, other, 0), 1 + int(max(one.max(), other.max())))
+    table = table[table.any(1)][:, table.any(0)]
+    return min(table.shape) > 1 and bool(chi2_contingency(table, correction=False).pvalue <= SURE)
 
 
 def find_number_offset(answers: Mapping[int, np.ndarray], numbers: Mapping[int, np.ndarray]) -> Offset | None:
     """Return whose numbers correlate surely more with answers, (n,) an offset; those of rows that have none are nan.
 
-    By Fisher's z, as if the two correlations were of different rows, which makes their difference less sure.
+    By Fisher's z, as if the two correlations were of different rows, which makes their difference less sure. None where
+    own numbers correlate surely below 0, as `find_offset` has it.
     """
     best, own = None, _correlation(answers[0], numbers[0])
+    if own * math.sqrt(len(numbers[0])) < -ERRORS:
+        return None
     for rows in numbers:
         there, n = _correlation(answers[rows], numbers[rows]), int((~np.isnan(numbers[rows])).sum())
         if rows and there >= LEAST and n > 3:
@@ -183,6 +214,13 @@ class Agreement:
     n: int
 
 
+def confusion_of(labels: np.ndarray, answers: np.ndarray, size: int) -> np.ndarray:
+    """Return (size, size) counts, labels by answers; rows without a label, -1, are left out."""
+    counts, known = np.zeros((size, size), dtype=np.int64), labels >= 0
+    np.add.at(counts, (labels[known], answers[known]), 1)
+    return counts
+
+
 def agreement(confusion: np.ndarray) -> Agreement:
     """Return how far (K, K) counts agree, labels by answers."""
     n = max(1, int(confusion.sum()))
@@ -192,7 +230,41 @@ def agreement(confusion: np.ndarray) -> Agreement:
     return Agreement(share, chance, (share - chance) / (1 - chance), math.sqrt(spread / n) / (1 - chance), n)
 
 
+def is_less(before: Agreement, after: Agreement, errors: float = ERRORS) -> bool:
+    """Say whether answers agree less with labels than before, by so many standard errors."""
+    return before.kappa - after.kappa >= errors * math.hypot(before.error, after.error)
+
+
 def is_lost(before: Agreement, after: Agreement) -> bool:
-    """Say whether answers agree surely less with labels than before, and no more than chance does."""
-    sure = (before.kappa - after.kappa) >= ERRORS * math.hypot(before.error, after.error)
-    return sure and after.kappa <= 2 * after.error and after.kappa <= before.kappa / 4
+    """Say whether answers agree surely less with labels than before, and as chance does."""
+    return is_less(before, after) and abs(after.kappa) <= 2 * after.error and after.kappa <= before.kappa / 4
+
+
+SCALES = (2.54, 1 / 0.4536, 7.0, 12.0, 20.0, 24.0, 25.0, 28.35, 30.48, 100 / 3, 50.0, 60.0, 3600.0, 86_400.0,
+          *(10.0**power for power in range(1, 10)))  # fmt: skip
+"""Factors between units: inches and centimetres, kilograms and pounds, days and weeks, per cent of grades up to five.
+None is 2 or less, as prices and grades drift so far."""
+UNITS = (*((factor, 0.0) for scale in SCALES for factor in (scale, 1 / scale)),
+         (1.8, 32.0), (1 / 1.8, -32 / 1.8), (1.0, 273.15), (1.0, -273.15))  # fmt: skip
+"""Factors and summands that turn one unit into another."""
+OTHERWISE, THE_SAME = 1e-4, 0.01
+"""Probabilities by chance (Kolmogorov & Smirnov) up to which numbers are not of one distribution, and from which they
+may be."""
+
+
+def is_distributed_otherwise(numbers: np.ndarray, others: np.ndarray) -> bool:
+    """Say whether two samples of numbers, (n,) and (m,), are surely not of one distribution."""
+    return _same(numbers, others) <= OTHERWISE
+
+
+def find_unit(numbers: np.ndarray, others: np.ndarray) -> tuple[float, float] | None:
+    """Return the factor and the summand of a change of unit that turns (n,) numbers into what (m,) others are like."""
+    found = {unit: _same(unit[0] * numbers + unit[1], others) for unit in UNITS}
+    best = max(found, key=lambda unit: found[unit])
+    return best if found[best] >= THE_SAME else None
+
+
+def _same(numbers: np.ndarray, others: np.ndarray) -> float:
+    from scipy.stats import ks_2samp
+
+    return float(ks_2samp(numbers, others, method="asymp").pvalue)

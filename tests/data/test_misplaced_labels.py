@@ -83,14 +83,67 @@ def test_labels_that_fit_by_chance_alone_are_named(misplaced):
     assert finding.figures["chance"] == pytest.approx(finding.figures["right"], abs=0.15)
 
 
-@pytest.mark.parametrize("change", [lambda x: 100 * x, lambda x: x + 3, lambda x: 2 * x], ids=["times", "plus", "two"])
-def test_numbers_of_another_unit_are_named(misplaced, change):
+@pytest.mark.parametrize(
+    ("change", "unit"),
+    [(lambda x: 100 * x, (100, 0)), (lambda x: 20 * x, (20, 0)), (lambda x: 1.8 * x + 32, (1.8, 32)),
+     (lambda x: x + 3, None), (lambda x: 1.6 * x + 2, None), (lambda x: x**3, None)],
+    ids=["per cent", "of five", "Fahrenheit", "plus", "dearer", "skewed"],
+)  # fmt: skip
+def test_numbers_of_another_unit_are_an_alarm_and_others_a_note(misplaced, change, unit):
     (finding,) = misplaced(graded(150, 1), [row | {"label": change(row["label"])} for row in graded(80, 2)])
-    assert finding.figures["split"] == "test"
-    assert (finding.figures["median"], finding.figures["spread"]) != (
-        finding.figures["training_median"],
-        finding.figures["training_spread"],
-    )
+    figures = finding.figures
+    assert (figures["split"], finding.level) == ("test", "alarm" if unit else "note")
+    assert figures["median"] != figures["training_median"]
+    assert [figures[key] for key in ("factor", "plus") if key in figures] == pytest.approx(unit or [])
+
+
+def twins(count, seed):
+    """Return rows in groups: nearly equal texts that each have another label, in any order."""
+    rng, rows = random.Random(seed), []
+    for i in range(count):
+        text = " ".join(f"word{rng.randrange(600)}" for _ in range(14))
+        rows += [{"text": f"{text} more{rng.randrange(600)} row{i}x{label}", "label": label}
+                 for label in rng.sample("enc", 3)]  # fmt: skip
+    return rows
+
+
+def loose_twins(count, seed):
+    """Return the same, which have only half of their words in common."""
+    rng = random.Random(seed)
+    return [row | {"text": f"{row['text']} {' '.join(f'other{rng.randrange(600)}' for _ in range(14))}"}
+            for row in twins(count, seed)]  # fmt: skip
+
+
+def acts(count, seed):
+    """Return a dialogue: a question tells how it is answered, and less of what its own act is."""
+    rng, rows = random.Random(seed), []
+    for i in range(count):
+        asked = rng.choice(("do you", "what is"))
+        words = [f"word{rng.randrange(60)}" for _ in range(10)]
+        rows += [{"text": f"{asked} {' '.join(words[:5])} row{i}q", "label": rng.choice(("question", "check"))},
+                 {"text": f"{' '.join(words[5:])} row{i}a", "label": f"to {asked}"}]  # fmt: skip
+    return rows
+
+
+@pytest.mark.parametrize("make", [twins, loose_twins, acts])
+def test_labels_told_by_the_rows_around_are_where_they_belong(misplaced, make):
+    assert misplaced(make(120, 1), None) == []
+
+
+def against(count, seed, share):
+    """Return rows of two labels with a word that goes with the label in a share of them."""
+    rng, rows = random.Random(seed), []
+    for i in range(count):
+        label = rng.randrange(2)
+        cue = ("good", "bad")[label if rng.random() < share else 1 - label]
+        words = " ".join(f"word{rng.randrange(60)}" for _ in range(6))
+        rows.append({"text": f"{words} {cue} row{seed}x{i}", "label": "ab"[label]})
+    return rows
+
+
+def test_classes_are_not_swapped_where_words_mislead_by_design(misplaced):
+    assert all("swapped" not in one.figures for one in misplaced(against(300, 1, 0.9), against(150, 2, 0.3)))
+    assert "swapped" in misplaced(against(300, 1, 0.9), against(150, 2, 0.1))[0].figures
 
 
 SOUND = {

@@ -13,16 +13,19 @@ import numpy as np
 from ftengine.api import Audit, AuditedData, Finding, View
 from ftengine.text import counted, listed, number, percent, quoted
 from ftengine_builtins.audits.counting import split_name
-from ftengine_builtins.audits.split_shift import CHARACTERS, EXPLAINED, find_shift, is_nonrandom_split
-from ftengine_builtins.audits.word_scores import WordRidge, tf_idf
+from ftengine_builtins.audits.split_shift import EXPLAINED, find_shift, is_nonrandom_split, shortened, unlike
+from ftengine_builtins.audits.word_scores import WordRidge, choose_rows, tf_idf
 from ftengine_builtins.label_fit import (
-    ERRORS,
-    SURE,
     Offset,
     agreement,
+    confusion_of,
     find_number_offset,
     find_offset,
     find_swap,
+    find_unit,
+    follow_one_another,
+    is_distributed_otherwise,
+    is_less,
     is_lost,
 )
 
@@ -35,11 +38,9 @@ MOST_LABELS = 100
 OFFSETS = (0, -1, 1, -2, 2, -3, 3)
 """Rows whose labels are tried, from the row itself."""
 PENALTY = 0.3
-SWAPPED = 0.05
-"""Probability by chance up to which classes are swapped where labels of a split are met by chance alone."""
 OFF, WIDER = 0.5, 1.6
 """How far the numbers of a split may lie from those of training, in interquartile ranges of these, and how many times
-their spread; beyond, where ranks are ERRORS apart, they are of another unit."""
+their spread; beyond, they are compared."""
 
 
 class MisplacedLabels(Audit):
@@ -47,13 +48,16 @@ class MisplacedLabels(Audit):
 
     A ridge classifier on TF-IDF of words, which learns from the training rows, answers each of them without having seen
     its label, and held-out rows of a source of their own. Its answers are compared with the labels of the rows, of the
-    rows around them, and of swapped classes. Numbers are also compared by their place and spread.
+    rows around them, and of swapped classes. Of training rows that are nearly equal the first is looked at. Numbers are
+    also compared by their place and spread, and with what another unit would make of them.
     """
 
     name = "misplaced-labels"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
         train = _labelled(data, "train")
+        if train is not None:
+            train = train.take(unlike(tf_idf(train.texts), np.zeros(len(train.texts))))
         if train is None or len(train.texts) < FEWEST:
             return
         held = {
@@ -71,7 +75,7 @@ class MisplacedLabels(Audit):
         for split, rows in held.items():
             answers = ridge.predict(every[start : start + len(rows.texts)], train.targets(), PENALTY)
             start += len(rows.texts)
-            tests = (_numbers, _of_rows_around) if train.numbers else (_swapped, _of_rows_around, _by_chance)
+            tests = (_of_rows_around, _numbers) if train.numbers else (_swapped, _of_rows_around, _by_chance)
             findings = (test(data, split, (train, learnt[0]), (rows, answers)) for test in tests)
             yield from islice((finding for finding in findings if finding is not None), 1)
 
@@ -101,16 +105,19 @@ class Labelled:
             return np.where(np.isnan(labels), np.nanmean(labels), labels)[:, None]
         return np.vstack([np.eye(len(self.names)), np.zeros(len(self.names))])[labels]
 
-    def right(self, answers: np.ndarray, offset: int) -> np.ndarray:
-        """Return (n,) 1 where the highest of (n, labels) answers is the label so many rows behind; nan for none."""
-        labels = self.labels[offset]
-        return np.where(labels < 0, np.nan, answers.argmax(1) == labels)
+    def take(self, kept: np.ndarray) -> Labelled:
+        """Return the rows of these numbers."""
+        return Labelled([self.texts[i] for i in kept], {x: of[kept] for x, of in self.labels.items()}, self.names)
 
     def confusion(self, answers: np.ndarray) -> np.ndarray:
-        """Return (labels, labels) counts, labels by answers."""
-        counts, known = np.zeros((len(self.names), len(self.names)), dtype=np.int64), self.labels[0] >= 0
-        np.add.at(counts, (self.labels[0][known], answers.argmax(1)[known]), 1)
-        return counts
+        """Return (labels, labels) counts, labels by the highest of (n, labels) answers."""
+        return confusion_of(self.labels[0], answers.argmax(1), len(self.names))
+
+    def find_offset(self, answers: Mapping[int, np.ndarray]) -> Offset | None:
+        """Return whose labels fit (n, labels) answers, or (n, 1) numbers, of each offset better than their own."""
+        if self.numbers:
+            return find_number_offset({x: of[:, 0] for x, of in answers.items()}, self.labels)
+        return find_offset({x: of.argmax(1) for x, of in answers.items()}, self.labels, len(self.names))
 
 
 def _labelled(data: AuditedData, split: str) -> Labelled | None:
@@ -119,8 +126,7 @@ def _labelled(data: AuditedData, split: str) -> Labelled | None:
     looked = next((view for view in rows if view.label is not None), None)
     if looked is None or isinstance(looked.label, (list, tuple, dict)) or not _text(looked):
         return None
-    first = np.unique(np.where(known != 0, data.distinct[split], -1), return_index=True)[1]
-    chosen = set(np.random.default_rng(0).permutation(first[known[first] != 0])[:SAMPLE].tolist())
+    chosen = choose_rows(data.distinct[split], known != 0, SAMPLE)
     numbers = isinstance(looked.label, float)
     texts, places, values = [], [], []
     for i, view in enumerate(rows):
@@ -139,7 +145,7 @@ def _labelled(data: AuditedData, split: str) -> Labelled | None:
 
 def _text(view: View) -> str:
     """Return what a label is to be told by; "" where that is no text."""
-    return " ".join(one for one in view.inputs if isinstance(one, str))[:CHARACTERS].strip()
+    return shortened(" ".join(part for part in view.inputs if isinstance(part, str)).strip())
 
 
 def _numbered(data: AuditedData, split: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -147,7 +153,7 @@ def _numbered(data: AuditedData, split: str) -> tuple[np.ndarray, tuple[str, ...
     known, first = np.unique(data.targets["train"], return_index=True)
     first, known = first[known != 0], known[known != 0]
     at = dict.fromkeys(first.tolist(), "")
-    for i, view in enumerate(data.splits["train"]):
+    for i, view in enumerate(islice(data.splits["train"], max(at, default=-1) + 1)):
         if i in at:
             at[i] = ", ".join(view.labels)
     place = np.minimum(np.searchsorted(known, data.targets[split]), max(0, len(known) - 1))
@@ -157,11 +163,10 @@ def _numbered(data: AuditedData, split: str) -> tuple[np.ndarray, tuple[str, ...
 
 def _in_training(data: AuditedData, train: Labelled, answers: Mapping[int, np.ndarray]) -> Finding | None:
     """Say whose labels fit the training rows better than their own."""
-    if train.numbers:
-        offset = find_number_offset({x: of[:, 0] for x, of in answers.items()}, train.labels)
-    else:
-        offset = find_offset({x: train.right(of, x) for x, of in answers.items()})
-    return None if offset is None else _of_offset(data, "train", offset, numbers=train.numbers)
+    offset = train.find_offset(answers)
+    if offset is None or follow_one_another(train.labels):
+        return None
+    return _of_offset(data, "train", offset, numbers=train.numbers)
 
 
 Answered = tuple[Labelled, np.ndarray]
@@ -170,12 +175,8 @@ Answered = tuple[Labelled, np.ndarray]
 
 def _of_rows_around(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
     """Say whose labels fit the answers to a held-out split's rows better than their own."""
-    rows, answers = held
-    if rows.numbers:
-        offset = find_number_offset(dict.fromkeys(OFFSETS, answers[:, 0]), rows.labels)
-    else:
-        offset = find_offset({x: rows.right(answers, x) for x in OFFSETS})
-    return None if offset is None else _of_offset(data, split, offset, numbers=rows.numbers)
+    offset = held[0].find_offset(dict.fromkeys(OFFSETS, held[1]))
+    return None if offset is None else _of_offset(data, split, offset, numbers=held[0].numbers)
 
 
 def _of_offset(data: AuditedData, split: str, offset: Offset, *, numbers: bool) -> Finding:
@@ -186,16 +187,22 @@ def _of_offset(data: AuditedData, split: str, offset: Offset, *, numbers: bool) 
         fit = f"with what words predict, the numbers {which} correlate by {number(offset.fit, 3)}, their own by "
         fit += number(offset.own, 3)
     way = "up" if offset.rows > 0 else "down"
-    then = f"Move the labels of {data.splits[split].source} {way} by {counted(abs(offset.rows), 'row')}."
+    then = f"If they slipped, move the labels of {data.splits[split].source} {way} "
+    then += f"by {counted(abs(offset.rows), 'row')}."
     return _finding(split, fit, then, {"offset": offset.rows, "fit": offset.fit, "own": offset.own, "n": offset.n})
 
 
 def _swapped(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
-    """Say which classes are swapped in a held-out split."""
+    """Say which classes are swapped in a held-out split, where they are answered as one another as often as as themselves in training.
+
+    Where words mislead by design, as in a challenge set, answers go against labels less often than that.
+    """
     names, learnt, confusion = train[0].names, train[0].confusion(train[1]), held[0].confusion(held[1])
-    lost = is_lost(agreement(learnt), agreement(confusion))
-    swap = find_swap(confusion, SWAPPED if lost else SURE)
-    if swap is None or not all(learnt[i, i] > learnt[i, j] for i, j in swap.classes):
+    if (swap := find_swap(confusion)) is None or not all(learnt[i, i] > learnt[i, j] for i, j in swap.classes):
+        return None
+    labels, answers = zip(*swap.classes, strict=True)
+    before, after = agreement(learnt[np.ix_(labels, labels)]), agreement(confusion[np.ix_(labels, answers)])
+    if is_less(before, after, errors=2):
         return None
     pairs = listed([f"{quoted(names[i])} is {quoted(names[j])}" for i, j in swap.classes])
     fit = (
@@ -204,7 +211,7 @@ def _swapped(data: AuditedData, split: str, train: Answered, held: Answered) -> 
     fit += "as they are labelled"
     figures = {"swapped": [(names[i], names[j]) for i, j in swap.classes]}
     figures |= {"fit": swap.fit, "own": swap.own, "n": swap.n}
-    then = f"Swap these labels in {data.splits[split].source}."
+    then = f"If they are exchanged, swap them in {data.splits[split].source}."
     if not swap.is_exchange:
         then = "Were labels numbered in each file by itself? Number those of "
         then += f"{data.splits[split].source} as training has them."
@@ -219,7 +226,9 @@ def _by_chance(data: AuditedData, split: str, train: Answered, held: Answered) -
     fit = f"by their words, {percent(after.share)} of {after.n:,} rows are answered rightly, as by chance "
     fit += f"({percent(after.chance)}), and {percent(before.share)} of training rows that were not seen"
     figures = {"right": after.share, "chance": after.chance, "training": before.share, "n": after.n}
-    return _finding(split, fit, f"Put the labels of {data.splits[split].source} beside their texts again.", figures)
+    then = f"If rows of {data.splits[split].source} were mixed up, join labels and texts again by an id; a set whose "
+    then += "words mislead on purpose looks the same."
+    return _finding(split, fit, then, figures)
 
 
 def _numbers(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
@@ -229,29 +238,27 @@ def _numbers(data: AuditedData, split: str, train: Answered, held: Answered) -> 
     spread, wide = (float(np.subtract(*np.percentile(x, (75, 25)))) for x in (one, other))
     if not spread or not wide:
         return None
-    moved = abs(there - middle) >= OFF * spread and _ranks_differ(one, other)
-    wider = max(wide / spread, spread / wide) >= WIDER and _ranks_differ(abs(one - middle), abs(other - there))
-    if not (moved or wider) or find_shift(train[0].texts, held[0].texts) is not None:
+    differ = abs(there - middle) >= OFF * spread or max(wide / spread, spread / wide) >= WIDER
+    if not differ or not is_distributed_otherwise(one, other):
+        return None
+    if find_shift(train[0].texts, held[0].texts) is not None:
         return None
     fit = f"their median is {number(there, 3)} and their interquartile range {number(wide, 3)}, in training "
     fit += f"{number(middle, 3)} and {number(spread, 3)}, though the texts are alike"
     figures = {"median": there, "spread": wide, "training_median": middle, "training_spread": spread, "n": len(other)}
-    then = f"Bring the numbers of {data.splits[split].source} to the unit of those of training."
-    return _finding(split, fit, then, figures, what="numbers of another unit than in training")
+    if (unit := find_unit(one, other)) is None:
+        lead = f"{split_name(split)} rows have other numbers than training"
+        text = f"{lead[:1].upper()}{lead[1:]}: {fit}."
+        return Finding(kind="splits", level="note", text=text, brief=lead, figures={"split": split, **figures})
+    factor, plus = unit
+    fit += f"; {number(factor, 3)} times those of training{f' plus {number(plus, 3)}' if plus else ''} are like them"
+    then = f"If so, bring the numbers of {data.splits[split].source} to the unit of those of training."
+    lead = f"check whether {split_name(split)} rows have numbers of another unit than training"
+    return _finding(split, fit, then, {**figures, "factor": factor, "plus": plus}, lead)
 
 
-def _ranks_differ(one: np.ndarray, other: np.ndarray) -> bool:
-    """Say whether ranks are surely higher on one side (Mann & Whitney 1947)."""
-    from scipy.stats import rankdata
-
-    n, m = len(one), len(other)
-    below = rankdata(np.concatenate([one, other]))[n:].sum() - m * (m + 1) / 2
-    return abs(below - n * m / 2) >= ERRORS * math.sqrt(n * m * (n + m + 1) / 12)
-
-
-def _finding(split: str, fit: str, then: str, figures: dict[str, Any], what: str = "") -> Finding:
-    name = split_name(split)
-    lead = f"{name} rows have {what}" if what else f"labels of {name} rows do not belong to them"
+def _finding(split: str, fit: str, then: str, figures: dict[str, Any], lead: str = "") -> Finding:
+    lead = lead or f"check whether labels of {split_name(split)} rows belong to them"
     return Finding(
         kind="splits",
         level="alarm",

@@ -38,6 +38,18 @@ class DrawnRows:
     numbers: np.ndarray | None = None
 
 
+def choose_rows(distinct: np.ndarray, usable: np.ndarray, most: int) -> set[int]:
+    """Draw so many rows at random, at most, of those that are usable: of equal ones the first.
+
+    Args:
+        distinct: (n,) numbers, the same for rows that are equal.
+        usable: (n,) whether a row may be drawn.
+    """
+    rows = np.flatnonzero(usable)
+    first = rows[np.unique(distinct[rows], return_index=True)[1]]
+    return set(np.random.default_rng(0).permutation(first)[:most].tolist())
+
+
 def draw_rows(
     data: AuditedData, most: int, characters: int | None = CHARACTERS, *, numbers: bool = False
 ) -> DrawnRows | None:
@@ -50,11 +62,8 @@ def draw_rows(
     """
     if not any(targets.any() for targets in data.targets.values()):
         return None
-    rng, known = np.random.default_rng(0), np.concatenate([data.targets[name] for name in data.splits])
-    equal = np.concatenate([data.distinct[name] for name in data.splits])
-    first = np.unique(np.where(known != 0, equal, -1), return_index=True)[1]
-    first = first[known[first] != 0]
-    chosen = set(rng.permutation(first)[:most].tolist())
+    known, distinct = (np.concatenate([of[name] for name in data.splits]) for of in (data.targets, data.distinct))
+    chosen = choose_rows(distinct, known != 0, most)
     texts, labels, places, start, fractions = [], list[Any](), [], 0, False
     for rows in data.splits.values():
         for i, view in enumerate(rows):
