@@ -86,7 +86,8 @@ def test_a_random_part_of_the_training_file_is_not_looked_at(shifts):
     assert shifts(rows, None, validation=0.3) == []
     later = [row | {"day": i} for i, row in enumerate(rows)]
     (finding,) = shifts(later, None, validation=0.4, split={"by": "time", "column": "day"})
-    assert finding.figures["split"] == "validation"
+    assert (finding.figures["split"], finding.figures["by"]) == ("validation", "time")
+    assert "random part" not in finding.text
 
 
 def test_copies_of_a_few_texts_are_no_evidence(shifts):

@@ -141,12 +141,9 @@ def test_spellings_whose_confusion_is_not_known_are_a_note(verdict):
     assert (one.source, one.level) == ("label-spellings", "note")
 
 
-@pytest.mark.parametrize(
-    ("accuracy", "one_to_one", "level"),
-    [(0.5, False, "alarm"), (0.5, True, "note"), (0.93, False, None), (0.93, True, None)],
-)
-def test_an_unread_column_leads_where_the_model_tells_less(verdict, accuracy, one_to_one, level):
-    told = {"column": "channel", "told": 0.95, "low": 0.92, "one_to_one": one_to_one, "split": "test"}
+@pytest.mark.parametrize(("accuracy", "level"), [(0.5, "alarm"), (0.93, None)])
+def test_an_unread_column_leads_where_the_model_tells_less(verdict, accuracy, level):
+    told = {"column": "channel", "told": 0.95, "low": 0.92, "split": "test"}
     judged = verdict(audit_finding("unread-columns", level="note", figures=told),
                      put("evaluation.tuned.accuracy", figure(accuracy)))  # fmt: skip
     assert [one.level for one in judged.findings if one.source == "unread-columns"] == ([level] if level else [])

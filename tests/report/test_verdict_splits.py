@@ -44,12 +44,40 @@ def test_a_split_that_nothing_is_measured_on_is_no_cause(verdict):
     assert told.findings[0].source == "generalisation-gap"
 
 
-def test_cues_and_misplaced_labels_lead_whatever_the_model_makes_of_them(verdict):
+@pytest.mark.parametrize(("by", "words"), [("group", "new groups"), ("time", "later rows")])
+def test_rows_that_a_split_by_group_or_time_puts_apart_are_harder(verdict, by, words):
+    apart = shift(figures={"split": "test", "auc": 0.92, "by": by})
+    told = verdict(apart, *behind(0.55, 0.41))
+    assert (told.lead[0].source, told.lead[0].level) == ("split-shift", "alarm")
+    assert words in told.headline.lower()
+    assert verdict(apart, *behind(0.93, 0.03)).level == "good"
+
+
+MISPLACED = {"misplaced-labels": {"offset": 1}, "split-shift": {"cues": []}}
+
+
+@pytest.mark.parametrize("source", MISPLACED)
+@pytest.mark.parametrize(
+    ("split", "fails", "level"),
+    [("test", True, "alarm"), ("train", True, "alarm"), ("validation", True, "note"), ("test", False, "note"),
+     ("train", False, "note")],
+)  # fmt: skip
+def test_cues_and_misplaced_labels_lead_where_the_model_fails(verdict, source, split, fails, level):
     noise = {"kind": "labels", "level": "alarm", "text": "Look.", "source": "label-noise", "explains": ("quality",)}
-    cause = {"kind": "splits", "level": "alarm", "text": "A cue.", "source": "an-audit", "explains": EXPLAINED}
-    told = verdict(put("audit.findings", [noise, cause]), *behind(0.55, 0.41))
-    assert told.findings[0].source == "an-audit"
-    assert {one.source for one in told.findings if one.explained_by == "an-audit"} >= {"label-noise"}
+    cause = {"kind": "splits", "level": "alarm", "text": "Check.", "brief": "check", "source": source,
+             "explains": EXPLAINED, "figures": {"split": split, **MISPLACED[source]}}  # fmt: skip
+    figures = behind(0.55, 0.41) if fails else behind(0.93, 0.03)
+    told = verdict(put("audit.findings", [*[noise] * fails, cause]), *figures)
+    assert [one.level for one in told.findings if one.source == source] == [level]
+    leads = level == "alarm"
+    assert (told.findings[0].source == source) == leads
+    assert not fails or any(one.explained_by == source for one in told.findings) == leads
+    assert fails or told.level == "good"
+
+
+def test_numbers_elsewhere_than_those_of_training_stay_a_note(verdict):
+    told = verdict(shift(source="misplaced-labels", figures={"split": "test", "median": 3.0}), *behind(0.55, 0.41))
+    assert [one.level for one in told.findings if one.source == "misplaced-labels"] == ["note"]
 
 
 def confused(cells):

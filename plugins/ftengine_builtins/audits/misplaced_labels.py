@@ -193,7 +193,7 @@ def _of_offset(data: AuditedData, split: str, offset: Offset, *, numbers: bool) 
 
 
 def _swapped(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
-    """Say which classes are swapped in a held-out split, where they are answered as one another as often as as themselves in training.
+    """Say which classes of a held-out split are answered as one another as often as training answers them rightly.
 
     Where words mislead by design, as in a challenge set, answers go against labels less often than that.
     """

@@ -66,7 +66,14 @@ class SplitShift(Audit):
 
 def is_nonrandom_split(data: AuditedData, split: str) -> bool:
     """Say whether a split is no random part of the training source."""
-    return data.splits[split].source != data.splits["train"].source or data.settings["split"]["by"] in ("group", "time")
+    return data.splits[split].source != data.splits["train"].source or bool(_divided_by(data, split))
+
+
+def _divided_by(data: AuditedData, split: str) -> str:
+    """Return "group" or "time" where the training source was divided by them on purpose; else ""."""
+    by = data.settings["split"]["by"]
+    same = data.splits[split].source == data.splits["train"].source
+    return str(by) if same and by in ("group", "time") else ""
 
 
 def draw(data: AuditedData, split: str, most: int = SAMPLE) -> Texts:
@@ -185,18 +192,23 @@ def _has_own_words(train: Sequence[str], held: Sequence[str]) -> bool:
 
 
 def _of_shift(data: AuditedData, split: str, shift: Shift) -> Finding:
-    name = split_name(split)
-    auc = f"ROC AUC {number(shift.auc, 3)}, 95 % interval {number(shift.low, 3)} to {number(shift.high, 3)}"
-    brief = f"{name} rows come from elsewhere than training: their words tell them apart with {auc}; 0.5 is chance"
-    text = f"{brief[:1].upper()}{brief[1:]}."
+    name, by = split_name(split), _divided_by(data, split)
+    apart = {"group": "are of other groups", "time": "are of another time"}.get(by, "come from elsewhere")
+    brief = f"{name} rows {apart} than training"
+    text = f"{brief[:1].upper()}{brief[1:]}: words tell them apart with ROC AUC {number(shift.auc, 3)}, 95 % interval "
+    text += f"{number(shift.low, 3)} to {number(shift.high, 3)}; 0.5 is chance."
     if shift.held or shift.train:
         more = [f"{listed([*map(quoted, words)])} more often in {where}" for words, where in
                 ((shift.held, name), (shift.train, "training")) if words]  # fmt: skip
         text += f" {listed(more)[:1].upper()}{listed(more)[1:]}."
-    text += f" Add rows like those of {data.splits[split].source} to training, or hold out a random part of all rows."
+    if by:
+        text += f" Figures are of {'new groups' if by == 'group' else 'later rows'}, as split.by {by} is to measure."
+    else:
+        text += f" Add rows like those of {data.splits[split].source} to training, or hold out a random part of all "
+        text += "rows."
     figures = {"split": split, "auc": shift.auc, "low": shift.low, "high": shift.high, "chance": shift.chance}
-    figures |= {"held_out_words": shift.held, "training_words": shift.train, "examples": shift.examples}
-    return Finding(kind="splits", level="note", text=text, brief=brief.partition(" with ROC")[0], figures=figures)
+    figures |= {"held_out_words": shift.held, "training_words": shift.train, "examples": shift.examples, "by": by}
+    return Finding(kind="splits", level="note", text=text, brief=brief, figures=figures)
 
 
 EXPLAINED = ("quality", "over-fitting", "learning", "classes", "calibration", "worse", "slices", "labels", "splits")
@@ -210,7 +222,8 @@ def _of_cues(data: AuditedData, split: str, cues: Sequence[Cue], labels: Sequenc
     more = [counted(len(cues) - 3, "other label")] if len(cues) > 3 else []
     name = split_name(split)
     brief = f"a cue that only training has gives labels away: {listed([*shown, *more])}, in hardly any {name} row"
-    text = f"A{brief[1:]}. Remove it from the training texts: the model learns it instead of what {name} rows have."
+    text = f"A{brief[1:]}. Check whether the model may go by it. If not, remove it from the training texts: the model "
+    text += f"learns it instead of what {name} rows have."
     figures = {
         "split": split,
         "cues": [{"label": names[cue.label], "words": list(cue.examples), "covered": cue.covered, "rows": cue.rows,

@@ -33,8 +33,7 @@ and than half of that the words of texts, for it to be said."""
 class UnreadColumns(Audit):
     """Columns that nothing reads and that tell the label, by the most frequent label of each value in training.
 
-    A column that has one value for each label is the label in another form, or what decides it: nothing tells the two
-    apart, so that is no more than said.
+    A column that has one value for each label is the label in another form, and rightly not read.
     """
 
     name = "unread-columns"
@@ -51,13 +50,12 @@ class UnreadColumns(Audit):
             return
         constant = float((tried.targets == kinds[counts.argmax()]).mean())
         columns = [(name, _tell(learnt, tried, i)) for i, name in enumerate(names)]
-        telling = [(name, *told) for name, told in columns if told and _low(told[0]) >= constant + GAIN]
+        telling = [(name, right) for name, right in columns if right is not None and _low(right) >= constant + GAIN]
         words = _word_accuracy(data) if telling else None
-        for name, right, one_to_one in sorted(telling, key=lambda one: -one[1].mean()):
-            if one_to_one or words is None or _low(right) >= words + GAIN / 2:
+        for name, right in sorted(telling, key=lambda column: -column[1].mean()):
+            if words is None or _low(right) >= words + GAIN / 2:
                 figures = {"column": name, "told": float(right.mean()), "low": _low(right), "constant": constant}
-                figures |= {"words": words, "one_to_one": one_to_one, "rows": len(right), "split": split}
-                yield _finding(figures)
+                yield _finding({**figures, "words": words, "rows": len(right), "split": split})
 
 
 @dataclass(frozen=True)
@@ -86,17 +84,18 @@ def _parts(data: AuditedData, names: Sequence[str]) -> tuple[_Rows, _Rows, str]:
     return rows("train"), rows(split), split
 
 
-def _tell(learnt: _Rows, tried: _Rows, column: int) -> tuple[np.ndarray, bool] | None:
-    """Return (rows,) whether a column tells the label of each row that is tried, and whether it is one to one with it.
+def _tell(learnt: _Rows, tried: _Rows, column: int) -> np.ndarray | None:
+    """Return (rows,) whether a column tells the label of each row that is tried.
 
-    None where its values are no kinds of rows: lists, ids, free texts, or nothing.
+    None where its values are no kinds of rows: lists, ids, free texts, or nothing; and where it has one for each label.
     """
     before, values = ([row[column] for row in part.values] for part in (learnt, tried))
     known = [value for value in before if value is not None and value == value]
     if not known or any(isinstance(value, (list, dict)) for value in known):
         return None
     if all(isinstance(value, (int, float)) for value in known) and len(set(known)) > 2 * RANGES:
-        edges = np.quantile(np.array(known, dtype=float), np.linspace(0, 1, RANGES + 1)[1:-1])
+        numbers = np.array(known, dtype=float)
+        edges = np.quantile(numbers[np.isfinite(numbers)], np.linspace(0, 1, RANGES + 1)[1:-1])
         before, values = ([_range(value, edges) for value in part] for part in (before, values))
         if len(set(known)) == len(known) and _is_sorted(known):
             return None  # rows are numbered, and maybe in the order of their labels
@@ -110,7 +109,7 @@ def _tell(learnt: _Rows, tried: _Rows, column: int) -> tuple[np.ndarray, bool] |
     given = {value: counts.most_common(1)[0][0] for value, counts in labels.items()}
     right = np.array([given.get(str(value), most) for value in values]) == tried.targets
     pure = bool(right.all()) and all(len(counts) == 1 for counts in labels.values())
-    return right, pure and len(given) == len(set(given.values()))
+    return None if pure and len(given) == len(set(given.values())) else right
 
 
 def _range(value: Any, edges: np.ndarray) -> int | None:
@@ -138,9 +137,5 @@ def _finding(figures: dict[str, Any]) -> Finding:
     words = "" if figures["words"] is None else f"the words of texts: {percent(figures['words'])}; "
     text = f"Column `{figures['column']}` is not read, and tells the label of {percent(figures['told'])} of the "
     text += f"{split_name(figures['split'])} rows ({words}the most frequent label: {percent(figures['constant'])}). "
-    advice = "If it is known when the model is asked, write it into the text."
-    if figures["one_to_one"]:
-        advice = (
-            "It has one value for each label, so it is the label in another form, and rightly not read, or decides it."
-        )
-    return Finding(kind="data", level="note", text=f"{text}{advice}", figures=figures)
+    text += "If it is known when the model is asked, write it into the text."
+    return Finding(kind="data", level="note", text=text, figures=figures)

@@ -28,9 +28,6 @@ class UnreadColumnsTell(Rule):
                 continue
             name = f"`{figures['column']}`"
             figures = {**figures, "accuracy": reached}
-            if figures["one_to_one"]:
-                yield finding.model_copy(update={"source": "", "figures": figures})
-                continue
             lead = f"write column {name} into the text: it is not read, and tells the label of "
             lead += f"{percent(figures['told'])} of the {figures['split']} rows, the model of {percent(reached.value)}"
             yield Finding(

@@ -16,7 +16,9 @@ from ftengine_builtins.rules.threshold import is_better_than_a_constant
 NOTE = 0.05
 """Share of training rows that repeat another, from which it is said."""
 
-JUDGED_ELSEWHERE = ("label-noise", "leaks", "duplicates", "lengths", "cut-texts")
+JUDGED_ELSEWHERE = (
+    "label-noise", "leaks", "duplicates", "lengths", "cut-texts", "misplaced-labels", "split-shift"
+)  # fmt: skip
 """Audits whose findings other rules judge, knowing what the run made of the data."""
 
 KNOWN = ("contradictions", "one-answer", "personal-data", "template-marks")

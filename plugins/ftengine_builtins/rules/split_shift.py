@@ -4,23 +4,43 @@ from collections.abc import Iterator
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
+from ftengine.text import capitalized
+from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
 from ftengine_builtins.audits.split_shift import EXPLAINED, SplitShift
 from ftengine_builtins.rules.fitting import falls_behind, seen_metric
 from ftengine_builtins.rules.threshold import no_better_than_a_constant
 
+HARDER = {"group": "new groups are harder than those of training", "time": "later rows are harder than earlier ones"}
+"""What a model shows that fails on a split by group or time."""
+
 
 class HeldOutShift(Rule):
-    """Says which held-out rows come from elsewhere than training, an alarm where the tuned model fails on them."""
+    """Says which held-out rows come from elsewhere, or may have others' labels: alarms where the tuned model fails.
+
+    Words raise the same suspicion of sound data, such as a test set whose words mislead on purpose, or the years of a
+    split by time. A model that copes clears rows of training and of the measured split. One that fails makes an alarm
+    of what audits `split-shift` and `misplaced-labels` are alarmed about, and of rows from elsewhere; where nothing was
+    measured, that about training stands.
+    """
 
     name = "held-out-shift"
     order = 9
     about = "where held-out rows come from"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
+        fails = no_better_than_a_constant(run) or falls_behind(run, seen_metric(run)) or run.headline_metric is None
         for finding in run.audit.findings:
-            if finding.source != SplitShift.name or "auc" not in finding.figures:
+            if finding.source not in (SplitShift.name, MisplacedLabels.name):
                 continue
-            measured = finding.figures["split"] == run.evaluation.split
-            if measured and (no_better_than_a_constant(run) or falls_behind(run, seen_metric(run))):
-                finding = finding.model_copy(update={"level": "alarm", "explains": EXPLAINED})
-            yield finding
+            elsewhere, split = "auc" in finding.figures, finding.figures.get("split")
+            if not fails or split not in ("train", run.evaluation.split):
+                yield finding.model_copy(update={"level": "note", "explains": ()})
+            elif elsewhere and (harder := HARDER.get(finding.figures.get("by", ""))):
+                text = f"{capitalized(harder)}, which is what the split measures. {finding.text}"
+                yield finding.model_copy(
+                    update={"level": "alarm", "explains": EXPLAINED, "text": text, "brief": harder}
+                )
+            elif elsewhere:
+                yield finding.model_copy(update={"level": "alarm", "explains": EXPLAINED})
+            else:
+                yield finding
