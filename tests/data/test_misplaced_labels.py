@@ -2,9 +2,13 @@
 
 import json
 import random
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from test_split_shift import topical
+
+from ftengine_builtins.audits.misplaced_labels import _numbered
 
 
 @pytest.fixture
@@ -95,6 +99,16 @@ def test_numbers_of_another_unit_are_an_alarm_and_others_a_note(misplaced, chang
     assert (figures["split"], finding.level) == ("test", "alarm" if unit else "note")
     assert figures["median"] != figures["training_median"]
     assert [figures[key] for key in ("factor", "plus") if key in figures] == pytest.approx(unit or [])
+
+
+def test_training_is_read_as_far_as_the_last_new_label():
+    def rows():
+        yield from (SimpleNamespace(labels=(label,)) for label in "ab")
+        raise AssertionError("read on")
+
+    data = SimpleNamespace(targets={"train": np.array([7, 3, 7, 3])}, splits={"train": rows()})
+    ids, names = _numbered(data, "train")
+    assert [names[i] for i in ids] == ["a", "b", "a", "b"]
 
 
 def twins(count, seed):
