@@ -75,6 +75,11 @@ def test_cues_and_misplaced_labels_lead_where_the_model_fails(verdict, source, s
     assert fails or told.level == "good"
 
 
+def test_a_cue_leads_where_it_costs_anything_beyond_chance(verdict):
+    cue = shift(level="alarm", explains=EXPLAINED, figures={"split": "test", "cues": []})
+    assert verdict(cue, *behind(0.88, 0.08)).findings[0].source == "split-shift"
+
+
 def test_numbers_elsewhere_than_those_of_training_stay_a_note(verdict):
     told = verdict(shift(source="misplaced-labels", figures={"split": "test", "median": 3.0}), *behind(0.55, 0.41))
     assert [one.level for one in told.findings if one.source == "misplaced-labels"] == ["note"]

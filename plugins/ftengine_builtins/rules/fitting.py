@@ -129,8 +129,12 @@ class GeneralisationGap(Rule):
         yield Finding(kind="over-fitting", level=level, text=text, brief=brief, explains=explains, figures=figures)
 
 
-def falls_behind(run: RunRecords, metric: str | None) -> bool:
-    """Say whether the tuned model is far worse on held-out examples than on training examples, interval's near ends."""
+def falls_behind(run: RunRecords, metric: str | None, least: float = GAP_ALARM) -> bool:
+    """Say whether the tuned model is far worse on held-out examples than on training examples, interval's near ends.
+
+    Args:
+        least: gap from which it is, of a metric of which more is better; 0: from any that is no chance.
+    """
     evaluation = run.evaluation
     if evaluation.training is None or metric is None:
         return False
@@ -139,7 +143,7 @@ def falls_behind(run: RunRecords, metric: str | None) -> bool:
     if not higher:
         return (ends(new) or (0, 0))[0] >= RATIO_ALARM * (ends(seen) or (0, 0))[1] > 0
     gap = _ahead(evaluation.training.gap.get(metric), higher)
-    return gap is not None and near_end(gap) >= GAP_ALARM
+    return gap is not None and near_end(gap) >= least
 
 
 def _chosen_in_time(run: RunRecords) -> bool:

@@ -8,7 +8,7 @@ from ftengine.text import capitalized
 from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
 from ftengine_builtins.audits.split_shift import EXPLAINED, SplitShift
 from ftengine_builtins.rules.fitting import falls_behind, seen_metric
-from ftengine_builtins.rules.threshold import no_better_than_a_constant
+from ftengine_builtins.rules.threshold import GAP_ALARM, no_better_than_a_constant
 
 HARDER = {"group": "new groups are harder than those of training", "time": "later rows are harder than earlier ones"}
 """What a model shows that fails on a split by group or time."""
@@ -19,8 +19,8 @@ class HeldOutShift(Rule):
 
     Words raise the same suspicion of sound data, such as a test set whose words mislead on purpose, or the years of a
     split by time. A model that copes clears rows of training and of the measured split. One that fails makes an alarm
-    of what audits `split-shift` and `misplaced-labels` are alarmed about, and of rows from elsewhere; where nothing was
-    measured, that about training stands.
+    of what audits `split-shift` and `misplaced-labels` are alarmed about, and of rows from elsewhere; a cue costs all
+    that training rows are answered better. Where nothing was measured, an alarm about training stands.
     """
 
     name = "held-out-shift"
@@ -28,12 +28,13 @@ class HeldOutShift(Rule):
     about = "where held-out rows come from"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        fails = no_better_than_a_constant(run) or falls_behind(run, seen_metric(run)) or run.headline_metric is None
+        constant = no_better_than_a_constant(run) or run.headline_metric is None
         for finding in run.audit.findings:
             if finding.source not in (SplitShift.name, MisplacedLabels.name):
                 continue
-            elsewhere, split = "auc" in finding.figures, finding.figures.get("split")
-            if not fails or split not in ("train", run.evaluation.split):
+            elsewhere, least = "auc" in finding.figures, 0.0 if "cues" in finding.figures else GAP_ALARM
+            fails = constant or falls_behind(run, seen_metric(run), least)
+            if not fails or finding.figures.get("split") not in ("train", run.evaluation.split):
                 yield finding.model_copy(update={"level": "note", "explains": ()})
             elif elsewhere and (harder := HARDER.get(finding.figures.get("by", ""))):
                 text = f"{capitalized(harder)}, which is what the split measures. {finding.text}"
