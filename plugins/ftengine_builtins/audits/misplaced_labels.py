@@ -13,7 +13,7 @@ import numpy as np
 from ftengine.api import Audit, AuditedData, Finding, View
 from ftengine.text import counted, listed, number, percent, quoted
 from ftengine_builtins.audits.counting import split_name
-from ftengine_builtins.audits.split_shift import EXPLAINED, find_shift, is_nonrandom_split, shortened, unlike
+from ftengine_builtins.audits.split_shift import EXPLAINED, find_shift, is_nonrandom_split, shortened
 from ftengine_builtins.audits.word_scores import WordRidge, choose_rows, tf_idf
 from ftengine_builtins.label_fit import (
     Offset,
@@ -48,16 +48,14 @@ class MisplacedLabels(Audit):
 
     A ridge classifier on TF-IDF of words, which learns from the training rows, answers each of them without having seen
     its label, and held-out rows of a source of their own. Its answers are compared with the labels of the rows, of the
-    rows around them, and of swapped classes. Of training rows that are nearly equal the first is looked at. Numbers are
-    also compared by their place and spread, and with what another unit would make of them.
+    rows around them, and of swapped classes. Numbers are also compared by their place and spread, and with what another
+    unit would make of them.
     """
 
     name = "misplaced-labels"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
         train = _labelled(data, "train")
-        if train is not None:
-            train = train.take(unlike(tf_idf(train.texts), np.zeros(len(train.texts))))
         if train is None or len(train.texts) < FEWEST:
             return
         held = {
@@ -104,10 +102,6 @@ class Labelled:
         if self.numbers:
             return np.where(np.isnan(labels), np.nanmean(labels), labels)[:, None]
         return np.vstack([np.eye(len(self.names)), np.zeros(len(self.names))])[labels]
-
-    def take(self, kept: np.ndarray) -> Labelled:
-        """Return the rows of these numbers."""
-        return Labelled([self.texts[i] for i in kept], {x: of[kept] for x, of in self.labels.items()}, self.names)
 
     def confusion(self, answers: np.ndarray) -> np.ndarray:
         """Return (labels, labels) counts, labels by the highest of (n, labels) answers."""
