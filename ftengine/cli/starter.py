@@ -15,7 +15,7 @@ from ftengine.cli.page import yaml_value
 from ftengine.data.read import first_rows, is_there
 from ftengine.errors import InputError, SourceError, column_names
 from ftengine.plugins.registry import AUTO, RECIPE_KEYS, Entry, Registry
-from ftengine.run.recipe import DataSection, Recipe, TrainSection
+from ftengine.run.recipe import DataSection, Recipe, TrainSection, usual_learning_rate
 from ftengine.run.recipe_sources import TrainSource
 from ftengine.text import counted
 
@@ -184,8 +184,7 @@ def starter(
     }
     usual, share = tuning.traits["learning_rate"], asked.traits["learning_rate_share"]
     if usual is not None or share != 1:
-        rate = (usual or TrainSection.model_fields["learning_rate"].default) * share
-        given["train", "learning_rate"] = float(f"{rate:.3g}")
+        given["train", "learning_rate"] = usual_learning_rate(usual, share)
     takes = {option.name for option in tuning.options}
     given |= {("strategy", key): value for key, value in asked.traits["strategy_defaults"] if key in takes}
     given |= _steps(asked, seen)

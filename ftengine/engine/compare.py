@@ -33,7 +33,7 @@ from ftengine.evaluation.stored import measure_again, same_examples, stored, val
 from ftengine.plugins.registry import Registry
 from ftengine.run.comparison import Comparison, Contender, PairDifference
 from ftengine.run.directory import RunDirectory
-from ftengine.run.recipe import Recipe, TrainSection
+from ftengine.run.recipe import Recipe, usual_learning_rate
 from ftengine.run.records import EvaluationResult, TrainingResult, Verdict
 from ftengine.text import ends, few_groups, probability, sample_size, with_ends
 
@@ -123,7 +123,8 @@ def _contender(recipe: Recipe, spec: str | Mapping[str, Any], registry: Registry
     rate_from = "the recipe's"
     if not own and registry is not None:  # the recipe's rate was chosen for another
         usual = registry.get("strategy", name, "--strategies").cls.traits.learning_rate
-        content["train"]["learning_rate"] = usual or TrainSection.model_fields["learning_rate"].default
+        share = registry.get("task", recipe.task["name"], "task").cls.traits.learning_rate_share
+        content["train"]["learning_rate"] = usual_learning_rate(usual, share)
         rate_from = f"what `ftengine init` proposes for {name}, as the recipe's is for {content['strategy']['name']}"
     if "train.learning_rate" in shared:
         rate_from = "as --strategies says"

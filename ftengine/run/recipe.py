@@ -195,6 +195,17 @@ class TrainSection(_Section):
     )
 
 
+def usual_learning_rate(of_strategy: float | None, share: float) -> float:
+    """Return the learning rate that `init` and `compare` give a strategy.
+
+    Args:
+        of_strategy: its usual one (`StrategyTraits.learning_rate`); None: the recipe's default.
+        share: of it that the task usually takes (`TaskTraits.learning_rate_share`).
+    """
+    rate = (of_strategy or TrainSection.model_fields["learning_rate"].default) * share
+    return float(f"{rate:.3g}")
+
+
 class FurtherExamples(_Section):
     """Further examples that base and tuned model are measured on."""
 

@@ -87,9 +87,11 @@ class OptimizerStep:
             losses, norm = self._descend(members, progress, regularizers)
         regularizers.on_step_end(progress.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
+        asked, rates = self.section.learning_rate * rate, {group["lr"] for group in self.optimizer.param_groups}
         return {
             **losses,
-            "learning_rate": self.section.learning_rate * rate,
+            "learning_rate": asked,
+            **({"learning_rates": sorted(rates)} if rates - {asked} else {}),
             "grad_norm": norm if math.isfinite(norm) else None,
         }
 

@@ -9,7 +9,7 @@ from expected import raises
 from rows import write_rows
 from runs import Heard
 
-from ftengine import fine_tune
+from ftengine import Recipe, fine_tune
 from ftengine.engine import compare
 from ftengine.engine.compare import check, compare_strategies, contend, statement
 from ftengine.errors import InputError, NoMatch, RecipeError, RunError, UnknownName
@@ -52,6 +52,8 @@ def test_train_settings_may_differ_and_nothing_else_of_the_recipe(chat_recipe):
     assert own.rate_from == "the recipe's"
     assert "--strategies" in second.rate_from
     assert "for full, as the recipe's is for lora" in usual.rate_from
+    pairs = Recipe.make({**chat_recipe().resolved(), "task": "preference"})
+    assert contend(pairs, ["full", "lora"])[0].recipe.train.learning_rate == 4e-7  # a share of it, as `init` proposes
     same = contend(chat_recipe(), ["full", "prompt"], same_rate=True)
     assert [one.recipe.train.learning_rate for one in same] == [0.01, 0.01]
     second = contend(chat_recipe(), ["full", {"name": "lora", "train.learning_rate": 0.5}])[1]

@@ -41,6 +41,10 @@ def test_a_run_learns_resumes_reopens_and_merges(llama_folder, sums, tmp_path, v
     assert (resumed.trained / name).read_bytes() == (whole.trained / name).read_bytes()
     assert resumed.evaluation == figures
 
+    first = next(line for line in whole.metrics if "learning_rate" in line)
+    rate, ratio = first["learning_rate"], VARIANTS[variant].get("lr_ratio", 1)
+    assert first.get("learning_rates", [rate]) == pytest.approx([rate, ratio * rate] if ratio > 1 else [rate])
+
     again = load_run(whole.path)
     assert again.evaluate()["tuned"] == figures["tuned"]
     if variant != "embeddings":  # the tiny Llama ties them to its head
