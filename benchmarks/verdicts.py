@@ -73,24 +73,24 @@ def follow(truth: Truth, seed: int, folder: Path, most: int = 3) -> list[dict[st
 
     Ends where the figure got better, where the verdict says what it said before, or where a person has to act.
     """
-    records = before = RunRecords.read(folder / "run")
+    at = before = folder / "run"
     lines, done = list[dict[str, Any]](), list[Mend]()
     for number in range(most + 1):
-        verdict = judge(records)
+        verdict = judge(RunRecords.read(at))
         first = verdict.findings[0]
-        better = is_better(records, before)
+        better = at != before and is_better(at, before)
         lines.append({"key": key_of(first), "better": better, "level": first.level, "headline": verdict.headline})
         advice = advice_on(truth, verdict)
         said_before = lines[-1]["key"] in [line["key"] for line in lines[:-1]]
         if advice is None or better or said_before or number == most:
             return lines
-        lines[-1]["advice"], before = advice[0], records
+        lines[-1]["advice"], before = advice[0], at
         done.append(advice[1])
         again = folder / f"followed-{number + 1}"
         if not (again / "seconds.json").is_file():
             shutil.rmtree(again, ignore_errors=True)
             (again / "seconds.json").write_text(json.dumps(train(truth, seed, again, done)))
-        records = RunRecords.read(again / "run")
+        at = again / "run"
     return lines
 
 

@@ -7,12 +7,18 @@ it is the data that are to be mended, the truth's own `mend` does.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from verdicts_truths import Truth
 
+from ftengine import Run
 from ftengine.api import Finding
-from ftengine.run.records import RunRecords, Verdict
+from ftengine.engine.compare import compare_runs
+from ftengine.engine.subprocess_runs import Child
+from ftengine.errors import RunError
+from ftengine.evaluation.intervals import subtracted_interval
+from ftengine.run.records import EvaluationResult, Verdict
 
 Mend = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -69,15 +75,26 @@ def advice_on(truth: Truth, verdict: Verdict) -> tuple[str, Mend] | None:
     return ADVICE.get(key_of(first))
 
 
-def is_better(after: RunRecords, before: RunRecords) -> bool:
-    """Say whether the figure that decides is the better one after advice was followed."""
-    deciding = {before.headline_metric, next(iter(before.evaluation.tuned), None)}  # and the task's first, a loss say
-    for metric in deciding - {None}:
-        new, old = (run.evaluation.tuned.get(metric) for run in (after, before))
-        higher = before.evaluation.metrics[metric].higher_is_better
-        if new is not None and old is not None and new.value != old.value and (new.value > old.value) == higher:
-            return True
-    return False
+def is_better(after: Path, before: Path) -> bool:
+    """Say whether the figure that decides is better beyond chance after advice was followed.
+
+    Of the same held-out examples by their paired difference, as `ftengine compare` has it; where advice changed these
+    too, by the interval of the difference of both figures.
+    """
+    runs = [Run(folder) for folder in (after, before)]
+    new, old = (EvaluationResult.read(run.directory) for run in runs)
+    metric = old.headline_metric
+    if metric is None or metric not in new.tuned:
+        return False
+    children = [Child(str(run.path), run.recipe.model_copy(update={"output": str(run.path)})) for run in runs]
+    try:
+        tasks = [run.without_model() for run in runs]
+        return bool(compare_runs(children, tasks, [True, True], metric, ranked="all").differences[0].better)
+    except RunError:  # other examples
+        figures = [side.tuned[metric] for side in (old, new)]
+        ends = subtracted_interval(*(x.value for x in figures), *((x.low, x.high) for x in figures), 0.0)
+        near = ends[0] if old.metrics[metric].higher_is_better else ends[1] and -ends[1]
+        return near is not None and near > 0
 
 
 def followed(steps: list[dict[str, Any]]) -> str:

@@ -3,10 +3,12 @@
 import importlib.util
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from ftengine.api import Finding
+from ftengine.api import Estimate, Finding
+from ftengine.errors import RunError
 from ftengine.plugins.registry import Registry
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -66,3 +68,38 @@ def test_advice_is_the_first_findings_or_the_truths_own_mend(program, source, fi
 )
 def test_a_repeated_verdict_is_a_circle(program, steps, outcome):
     assert program.followed([{"key": (key, ""), "better": better} for key, better in steps]) == outcome
+
+
+@pytest.mark.parametrize(
+    ("paired", "new", "better"),
+    [
+        (True, (0.8, 0.7, 0.9), True),
+        (None, (0.8, 0.7, 0.9), False),  # higher, and within chance
+        (False, (0.2, 0.1, 0.3), False),
+        ("other rows", (0.9, 0.85, 0.95), True),
+        ("other rows", (0.65, 0.55, 0.75), False),
+        ("other rows", (0.2, 0.1, 0.3), False),
+    ],
+)
+def test_better_is_the_deciding_figure_beyond_chance(program, monkeypatch, paired, new, better):
+    """The loss, which is far lower each time, does not decide."""
+
+    def records(accuracy, loss):
+        figures = {"loss": Estimate(loss, loss, loss, 100), "accuracy": Estimate(*accuracy, 100)}
+        metrics = {"accuracy": SimpleNamespace(higher_is_better=True), "loss": SimpleNamespace(higher_is_better=False)}
+        return SimpleNamespace(tuned=figures, headline_metric="accuracy", metrics=metrics)
+
+    def compare_runs(children, tasks, reused, metric, ranked):
+        assert ([child.label for child in children], metric) == (["new", "old"], "accuracy")
+        if paired == "other rows":
+            raise RunError("not the same examples")
+        return SimpleNamespace(differences=[SimpleNamespace(better=paired)])
+
+    recipe = SimpleNamespace(model_copy=lambda update: update)
+    read = {"new": records(new, 0.1), "old": records((0.6, 0.5, 0.7), 0.9)}
+    follow = sys.modules["verdicts_follow"]
+    run = lambda path: SimpleNamespace(path=path, directory=path, recipe=recipe, without_model=dict)  # noqa: E731
+    monkeypatch.setattr(follow, "Run", run)
+    monkeypatch.setattr(follow, "EvaluationResult", SimpleNamespace(read=read.get))
+    monkeypatch.setattr(follow, "compare_runs", compare_runs)
+    assert follow.is_better("new", "old") == better

@@ -19,7 +19,7 @@ TIMES = 2
 ABOVE = 0.7
 """Share of a class's own rows that prefer it by more than the row that others are compared with: few rows of another
 class do, and of rows that are its own but for their label, as many."""
-SHOWN = 0.3
+SHOWN = 0.5
 """The same share, at least, where a row has to be preferred positively: of classes whose rows mostly say nothing, which
 look like the most frequent class, nothing is known."""
 FEWEST = 20
