@@ -147,3 +147,12 @@ def test_labels_answered_far_worse_than_in_validation(verdict, accuracy, alarm):
     nll = put("evaluation.tuned.nll", figure(3.0))
     result = verdict(nll, *behind(accuracy, 0.5))
     assert any(one.source == "validation-and-test" for one in result.findings) == alarm
+
+
+@pytest.mark.parametrize(("held_out", "gap", "level"), [(0.7, 0.2, "alarm"), (0.93, 0.0, "note")])
+def test_what_tells_the_chosen_answers_leads_where_training_pairs_are_told_better(verdict, held_out, gap, level):
+    cue = {"kind": "splits", "level": "alarm", "text": "Every chosen answer begins so.", "source": "answer-cues",
+           "figures": {"split": "test", "words": "Certainly!", "held_out": 0.0}, "explains": EXPLAINED}  # fmt: skip
+    result = verdict(put("audit.findings", [cue]), *behind(held_out, gap))
+    assert [one.level for one in result.findings if one.source == "answer-cues"] == [level]
+    assert (result.findings[0].source == "answer-cues") == (level == "alarm")

@@ -1,10 +1,12 @@
 """Audits that ship in the box."""
 
+from ftengine_builtins.audits.answer_cues import AnswerCues
 from ftengine_builtins.audits.balance import Balance
 from ftengine_builtins.audits.contradictions import Contradictions
 from ftengine_builtins.audits.conversations import Conversations
 from ftengine_builtins.audits.cut_texts import CutTexts
 from ftengine_builtins.audits.encoded import Lengths, UnknownTokens, UnreadKeys
+from ftengine_builtins.audits.exchanged_roles import ExchangedRoles
 from ftengine_builtins.audits.label_noise import LabelNoise
 from ftengine_builtins.audits.label_spellings import LabelSpellings
 from ftengine_builtins.audits.languages import Languages
@@ -22,12 +24,14 @@ from ftengine_builtins.audits.texts import Mojibake, Oddities, PersonalData
 from ftengine_builtins.audits.unread_columns import UnreadColumns
 
 __all__ = [
+    "AnswerCues",
     "Balance",
     "Contradictions",
     "ContraryPreferences",
     "Conversations",
     "CutTexts",
     "Duplicates",
+    "ExchangedRoles",
     "LabelNoise",
     "LabelSpellings",
     "Languages",

@@ -123,9 +123,9 @@ def find_shift(train: Sequence[str], held: Sequence[str]) -> Shift | None:
         return None
     ridge, rng = WordRidge(words), np.random.default_rng(0)
     divisions = np.stack([is_held, *(rng.permutation(is_held) for _ in range(SHUFFLES))], 1)
-    areas = _areas(ridge.leave_one_out(divisions, PENALTY), divisions)
-    auc, chance, spread = float(areas[0]), float(areas[1:].mean()), float(areas[1:].std())
-    half = 1.96 * _error(auc, n, m)
+    found = areas(ridge.leave_one_out(divisions, PENALTY), divisions)
+    auc, chance, spread = float(found[0]), float(found[1:].mean()), float(found[1:].std())
+    half = 1.96 * area_error(auc, n, m)
     if auc - half < APART or auc < chance + FAR * spread:
         return None
     typical = (_typical(held, train), _typical(train, held))
@@ -147,7 +147,7 @@ def _unlike(words: Any, sides: np.ndarray) -> np.ndarray:
     return np.flatnonzero(~(np.triu(cosines >= ALIKE, 1) & (sides == sides[:, None])).any(0))
 
 
-def _areas(scores: np.ndarray, truths: np.ndarray) -> np.ndarray:
+def areas(scores: np.ndarray, truths: np.ndarray) -> np.ndarray:
     """Return the area under the ROC curve of each column, each with as many held-out rows (Mann & Whitney 1947)."""
     from scipy.stats import mannwhitneyu
 
@@ -156,7 +156,7 @@ def _areas(scores: np.ndarray, truths: np.ndarray) -> np.ndarray:
     return mannwhitneyu(of_held, others, axis=1, method="asymptotic").statistic / (of_held.shape[1] * others.shape[1])
 
 
-def _error(auc: float, n: int, m: int) -> float:
+def area_error(auc: float, n: int, m: int) -> float:
     """Return the standard error of an area under the ROC curve of n against m rows."""
     one, two = auc / (2 - auc), 2 * auc**2 / (1 + auc)
     spread = auc * (1 - auc) + (m - 1) * (one - auc**2) + (n - 1) * (two - auc**2)

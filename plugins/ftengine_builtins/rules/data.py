@@ -17,16 +17,16 @@ NOTE = 0.05
 """Share of training rows that repeat another, from which it is said."""
 
 JUDGED_ELSEWHERE = (
-    "label-noise", "leaks", "duplicates", "lengths", "cut-texts", "misplaced-labels", "split-shift"
+    "label-noise", "leaks", "duplicates", "lengths", "cut-texts", "misplaced-labels", "split-shift", "answer-cues"
 )  # fmt: skip
 """Audits whose findings other rules judge, knowing what the run made of the data."""
 
-KNOWN = ("contradictions", "one-answer", "personal-data", "template-marks")
+KNOWN = ("contradictions", "exchanged-roles", "one-answer", "personal-data", "template-marks")
 """Audits whose notes matter to whoever uses the model as well."""
 
 
 class AuditFindings(Rule):
-    """Repeats the alarms of the audits, and the notes on contradicting labels, one answer, marks and personal data."""
+    """Repeats the alarms of the audits, and the notes of some: contradictions, one answer, marks, personal data."""
 
     name = "audit-findings"
     order = 8

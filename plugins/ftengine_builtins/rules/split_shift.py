@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.text import capitalized
+from ftengine_builtins.audits.answer_cues import AnswerCues
 from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
 from ftengine_builtins.audits.split_shift import EXPLAINED, SplitShift
 from ftengine_builtins.rules.fitting import falls_behind, seen_metric
@@ -19,8 +20,8 @@ class HeldOutShift(Rule):
 
     Words raise the same suspicion of sound data, such as a test set whose words mislead on purpose, or the years of a
     split by time. A model that copes clears rows of training and of the measured split. One that fails makes an alarm
-    of what audits `split-shift` and `misplaced-labels` are alarmed about, and of rows from elsewhere; a cue costs all
-    that training rows are answered better. Where nothing was measured, an alarm about training stands.
+    of what audits `split-shift`, `answer-cues` and `misplaced-labels` are alarmed about, and of rows from elsewhere; a
+    cue costs all that training rows are answered better. Where nothing was measured, an alarm about training stands.
     """
 
     name = "held-out-shift"
@@ -30,10 +31,10 @@ class HeldOutShift(Rule):
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         constant = no_better_than_a_constant(run) or run.headline_metric is None
         for finding in run.audit.findings:
-            if finding.source not in (SplitShift.name, MisplacedLabels.name):
+            if finding.source not in (SplitShift.name, MisplacedLabels.name, AnswerCues.name):
                 continue
-            elsewhere, least = "auc" in finding.figures, 0.0 if "cues" in finding.figures else GAP_ALARM
-            fails = constant or falls_behind(run, seen_metric(run), least)
+            elsewhere, cue = "auc" in finding.figures, "cues" in finding.figures or finding.source == AnswerCues.name
+            fails = constant or falls_behind(run, seen_metric(run), 0.0 if cue else GAP_ALARM)
             if not fails or finding.figures.get("split") not in ("train", run.evaluation.split):
                 yield finding.model_copy(update={"level": "note", "explains": ()})
             elif elsewhere and (harder := HARDER.get(finding.figures.get("by", ""))):

@@ -1,0 +1,160 @@
+"""Audit `answer-cues`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ftengine.api import Audit, AuditedData, Finding, View
+from ftengine.text import percent, quoted
+from ftengine_builtins.audits.contradictions import LOOKED_AT
+from ftengine_builtins.audits.counting import share_within, split_name
+from ftengine_builtins.audits.split_shift import EXPLAINED, is_nonrandom_split
+from ftengine_builtins.audits.word_scores import choose_rows
+
+SAMPLE, FEWEST = 1_000, 20
+"""Distinct rows of a split that are looked at, and answers of each side below which nothing is said."""
+WORDS, OPENING = 150, 3
+"""Words of an answer that are read, and of the longest opening."""
+COVERED, ALONE = 0.6, 0.9
+"""Share of one side's answers that have a cue, and of the answers that have it how many are of that side (interval's
+near end): chosen or not can then be told without reading on."""
+WORTH_A_NOTE = 0.8
+"""The first of these where held-out answers have the cue as well: then it may be what people want."""
+SIDES = {"chosen": ("chosen", "rejected"), "desirable": ("desirable", "undesirable")}
+
+
+class Cue(NamedTuple):
+    """How often the answers of one side have an opening or a word, and the others.
+
+    Args:
+        feature: ("begins", words) or ("word", word).
+        having, of: the side's answers that have it, and all of them.
+        others, of_others: the same of the other side.
+    """
+
+    feature: tuple[str, str]
+    having: int
+    of: int
+    others: int
+    of_others: int
+
+    @property
+    def gain(self) -> float:
+        """By how much more of the side's answers have it than of the others."""
+        return self.having / self.of - self.others / self.of_others
+
+    @property
+    def most(self) -> float:
+        """The gain's upper end, near enough: of both shares the 95 % interval's ends."""
+        return share_within(self.having, self.of)[1] - share_within(self.others, self.of_others)[0]
+
+
+Answers = tuple[Sequence[str], Sequence[str]]
+"""The answers that are preferred, and the others."""
+
+
+class AnswerCues(Audit):
+    """An opening or a word that only the chosen answers of training have, or only the rejected ones.
+
+    An alarm where the answers of a held-out split of its own source do not have it, so that it tells nothing there.
+    """
+
+    name = "answer-cues"
+
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
+        named = (_named(view) for rows in data.splits.values() for view in islice(rows, LOOKED_AT))
+        if (key := next((key for key in named if key), None)) is None:
+            return
+        answers = {split: _draw(data, split) for split in data.splits}
+        answers = {split: sides for split, sides in answers.items() if min(map(len, sides)) >= FEWEST}
+        if "train" not in answers:
+            return
+        held = [split for split in answers if split != "train" and is_nonrandom_split(data, split)][-1:]
+        found = [(side, cue) for side in (0, 1) if (cue := find_cue(answers["train"], side)) is not None]
+        for side, cue in sorted(found, key=lambda pair: -pair[1].gain)[:1]:
+            there = {split: _count(answers[split], side, [cue.feature])[cue.feature] for split in held}
+            yield from _findings(cue, SIDES[key][side], SIDES[key][1 - side], there)
+
+
+def find_cue(answers: Answers, side: int) -> Cue | None:
+    """Return the opening or word that tells the answers of a side best; None where none tells them by itself."""
+    counts = _count(answers, side)
+    cues = [cue for cue in counts.values() if cue.having >= COVERED * cue.of and _alone(cue) >= ALONE]
+    return max(cues, key=lambda cue: (cue.gain, cue.feature[0] == "begins", len(cue.feature[1])), default=None)
+
+
+def _alone(cue: Cue) -> float:
+    return share_within(cue.having, cue.having + cue.others)[0] if cue.having else 0.0
+
+
+def _count(answers: Answers, side: int, wanted: Sequence[tuple[str, str]] = ()) -> Mapping[tuple[str, str], Cue]:
+    """Count features, those that a side's answers have or those that are wanted, in both sides' answers."""
+    own, others = (
+        Counter(one for text in texts for one in _features(text)) for texts in (answers[side], answers[1 - side])
+    )
+    of, of_others = len(answers[side]), len(answers[1 - side])
+    return {one: Cue(one, own[one], of, others[one], of_others) for one in wanted or own}
+
+
+def _features(text: str) -> set[tuple[str, str]]:
+    words = text.split(maxsplit=WORDS)[:WORDS]
+    openings = {("begins", " ".join(words[:count])) for count in range(1, min(OPENING, len(words)) + 1)}
+    return openings | {("word", word.lower()) for word in words}
+
+
+def _named(view: View) -> str | None:
+    """Return the key of `SIDES` that a row's judgement has; None where it compares no answers."""
+    keys = view.target.keys() if isinstance(view.target, dict) else set()
+    if keys == {"chosen", "rejected"}:
+        return "chosen"
+    return "desirable" if keys == {"completion", "desirable"} else None
+
+
+def _draw(data: AuditedData, split: str) -> Answers:
+    """Draw the answers of distinct rows."""
+    chosen = choose_rows(data.distinct[split], np.ones(len(data.splits[split]), dtype=bool), SAMPLE)
+    sides = list[str](), list[str]()
+    for i, view in enumerate(islice(data.splits[split], max(chosen, default=-1) + 1)):
+        if i not in chosen or (key := _named(view)) is None:
+            continue
+        pairs = [(0, "chosen"), (1, "rejected")] if key == "chosen" else [(int(not view.target[key]), "completion")]
+        for side, name in pairs:
+            sides[side].append(_text(view.target[name]))
+    return sides
+
+
+def _text(value: Any) -> str:
+    """Return what an answer says, of several messages one behind the other."""
+    if isinstance(value, (list, tuple)):
+        return " ".join(filter(None, map(_text, value)))
+    return value if isinstance(value, str) else ""
+
+
+def _findings(cue: Cue, side: str, other: str, there: Mapping[str, Cue]) -> Iterator[Finding]:
+    """Say what tells a side's answers, and what becomes of it in a held-out split, where there is such."""
+    kind, words = cue.feature
+    does = f"{'begins with' if kind == 'begins' else 'has the word'} {quoted(words)}"
+    every = "every" if cue.having == cue.of else f"{percent(cue.having / cue.of)} of the"
+    brief = f"{every} {side} answer{'' if every == 'every' else 's'} of training "
+    brief += does if every == "every" else does.replace("begins", "begin").replace("has", "have")
+    figures = {"feature": kind, "words": words, "side": side, "having": cue.having, "of": cue.of,
+               "others": cue.others, "of_others": cue.of_others}  # fmt: skip
+    share = "none" if not cue.others else percent(cue.others / cue.of_others)
+    text = f"{brief[:1].upper()}{brief[1:]}, and {share} of the {other} ones"
+    for split, held in there.items():
+        figures |= {"split": split, "held_out": held.having / held.of, "held_out_others": held.others / held.of_others}
+        text += f"; in {split_name(split)} rows {percent(held.having / held.of)} and "
+        text += percent(held.others / held.of_others)
+        if held.most < cue.gain / 2:
+            text += ". A model learns that alone: take it out of the training answers, or write both sides alike."
+            brief += f", hardly any of {split_name(split)}: the model learns that"
+            yield Finding(kind="splits", level="alarm", text=text, brief=brief, explains=EXPLAINED, figures=figures)
+            return
+    if cue.having >= WORTH_A_NOTE * cue.of:
+        text += ": a model may learn that, and little else. Compare accuracy with what it reaches by itself."
+        yield Finding(kind="data", level="note", text=text, figures=figures)

@@ -1,0 +1,163 @@
+"""Audit `exchanged-roles`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import Audit, AuditedData, Finding, View
+from ftengine.text import capitalized, number, percent
+from ftengine_builtins.audits.contradictions import LOOKED_AT
+from ftengine_builtins.audits.counting import share_within, split_name
+from ftengine_builtins.audits.split_shift import EXPLAINED, area_error, areas, is_nonrandom_split
+from ftengine_builtins.audits.word_scores import TOKEN, WordRidge, choose_rows, tf_idf
+from ftengine_builtins.label_fit import ERRORS
+
+SAMPLE, FEWEST = 350, 30
+"""Turns of each side of a split that are looked at, and below which nothing is said; the time grows with the cube."""
+CHARACTERS = 500
+"""Characters of a turn that are read, from its beginning."""
+PENALTY = 1.0
+APART = 0.65
+"""ROC AUC in each split by itself, from which words tell its users from its assistants."""
+ASKS = 0.3
+"""Share of the assistant's turns that end in a question mark, interval's near end, from which it is the one who asks,
+where users surely ask less."""
+MARKS = ("?", "\uff1f", "\u061f", "\u037e")
+
+
+class ExchangedRoles(Audit):
+    """What assistants say in training looks like what users say in held-out rows, and the other way round.
+
+    A ridge classifier on words, first words and question marks tells a split's users from its assistants, and is right
+    of the other split surely less often than guessing. Prompts and completions, inputs and answers are looked at alike.
+    Looks at splits of a source of their own. Where the assistant alone asks questions in all splits, that is a note.
+    """
+
+    name = "exchanged-roles"
+
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
+        if not any(turns_of(view) for rows in data.splits.values() for view in islice(rows, LOOKED_AT)):
+            return
+        turns = {split: _draw(data, split) for split in data.splits}
+        turns = {split: drawn for split, drawn in turns.items() if drawn.enough}
+        if "train" not in turns:
+            return
+        held = [split for split in turns if split != "train" and is_nonrandom_split(data, split)]
+        found = [finding for split in held if (finding := _exchanged(data, split, turns)) is not None]
+        yield from found
+        asking = {split: drawn.asked() for split, drawn in turns.items()}
+        if not found and all(drawn.assistant_asks for drawn in turns.values()):
+            user, assistant = asking["train"]
+            text = "Check who is the user: the assistant asks and the user answers. Of what it says in training "
+            text += f"{percent(assistant)} ends in a question mark, of what users say {percent(user)}."
+            yield Finding(kind="data", level="note", text=text, figures={"asks": asking})
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Distinct turns of both sides of a split: what is read, and what is answered."""
+
+    user: Sequence[str]
+    assistant: Sequence[str]
+
+    @property
+    def enough(self) -> bool:
+        return min(len(self.user), len(self.assistant)) >= FEWEST
+
+    @property
+    def sides(self) -> np.ndarray:
+        """(n,) 0 for the user's turns, which come first, and 1 for the assistant's."""
+        return np.repeat([0.0, 1.0], [len(self.user), len(self.assistant)])
+
+    def words(self) -> list[str]:
+        """Return each turn with marks of its first word and of a question."""
+        return [_marked(text) for text in (*self.user, *self.assistant)]
+
+    def asked(self) -> tuple[float, float]:
+        """Return the shares of the user's and of the assistant's turns that end in a question mark."""
+        return tuple(_questions(side) / len(side) for side in (self.user, self.assistant))  # type: ignore[return-value]
+
+    @property
+    def assistant_asks(self) -> bool:
+        (_, user), (assistant, _) = (share_within(_questions(side), len(side)) for side in (self.user, self.assistant))
+        return assistant >= ASKS and assistant > user
+
+
+def turns_of(view: View) -> tuple[list[str], list[str]] | None:
+    """Return what is read and what is answered in a row; None where these are no texts."""
+    turns = view.identity if isinstance(view.identity, list) else []
+    by_role = [turn for turn in turns if isinstance(turn, list) and len(turn) == 2 and isinstance(turn[1], str)]
+    if any(role == "assistant" for role, _ in by_role):
+        user, assistant = ([said for role, said in by_role if role == who] for who in ("user", "assistant"))
+    elif isinstance(view.target, str) and not view.classes:
+        user, assistant = [text for text in view.inputs if isinstance(text, str)], [view.target]
+    else:
+        return None
+    user, assistant = ([text.strip() for text in side if text.strip()] for side in (user, assistant))
+    return (user, assistant) if user and assistant and user != assistant else None
+
+
+def _draw(data: AuditedData, split: str) -> Turns:
+    """Draw distinct turns of distinct rows, in the order of the file."""
+    chosen = choose_rows(data.distinct[split], np.ones(len(data.splits[split]), dtype=bool), SAMPLE)
+    sides = [dict[str, None](), dict[str, None]()]
+    for i, view in enumerate(islice(data.splits[split], max(chosen, default=-1) + 1)):
+        for side, texts in zip(sides, (turns_of(view) if i in chosen else None) or (), strict=False):
+            side.update(dict.fromkeys(text[:CHARACTERS] + text[CHARACTERS:][-1:] for text in texts))
+    user, assistant = ([text for text in side if text not in other] for side, other in (sides, sides[::-1]))
+    return Turns(user[:SAMPLE], assistant[:SAMPLE])
+
+
+def _questions(texts: Sequence[str]) -> int:
+    return sum(text.endswith(MARKS) for text in texts)
+
+
+def _marked(text: str) -> str:
+    first = TOKEN.findall(text.lower())[:1]
+    return " ".join([text, *(f"first_{word}" for word in first), "asks_" if text.endswith(MARKS) else "says_"])
+
+
+def _exchanged(data: AuditedData, split: str, turns: dict[str, Turns]) -> Finding | None:
+    """Say whether the sides of a held-out split are those of training the other way round."""
+    train, held = turns["train"], turns[split]
+    words, start = tf_idf([*train.words(), *held.words()]), len(train.sides)
+    ridges = WordRidge(words[:start]), WordRidge(words[start:])
+    own = [
+        _area(ridge.leave_one_out(of.sides[:, None], PENALTY)[:, 0], of.sides)
+        for ridge, of in zip(ridges, (train, held), strict=True)
+    ]
+    across, error = _area(ridges[0].predict(words[start:], train.sides[:, None], PENALTY)[:, 0], held.sides)
+    if min(area for area, _ in own) < APART or across + ERRORS * error >= 0.5:
+        return None
+    asked = {name: turns[name].asked() for name in ("train", split)}
+    wrong, name = max(asked, key=lambda name: asked[name][1] - asked[name][0]), split_name(split)
+    roles = any(_has_roles(view) for view in islice(data.splits[split], LOOKED_AT))
+    lead = f"{'user and assistant' if roles else 'prompts and answers'} are exchanged in "
+    lead += "training" if wrong == "train" else f"the {wrong} split"
+    text = f"{capitalized(lead)}, or else in {name if wrong == 'train' else 'training'} rows: what tells them apart in "
+    text += f"training is wrong of {name} rows (ROC AUC {number(across, 2)}; of training rows {number(own[0][0], 2)}). "
+    text += f"{percent(asked['train'][1])} of the answers end in a question mark in training and "
+    text += (
+        f"{percent(asked[split][1])} in {name} rows, and {percent(asked['train'][0])} and {percent(asked[split][0])} "
+    )
+    text += f"of the prompts. Exchange the two in {data.splits[wrong].source}."
+    figures: dict[str, Any] = {"split": split, "exchanged": wrong, "auc": across, "training_auc": own[0][0]}
+    return Finding(kind="splits", level="alarm", text=text, brief=lead, explains=EXPLAINED,
+                   figures={**figures, "asks": asked})  # fmt: skip
+
+
+def _has_roles(view: View) -> bool:
+    return isinstance(view.identity, list) and any(
+        isinstance(turn, list) and turn[:1] == ["assistant"] for turn in view.identity
+    )
+
+
+def _area(scores: np.ndarray, sides: np.ndarray) -> tuple[float, float]:
+    """Return the area under the ROC curve and its standard error."""
+    area, n = float(areas(scores[:, None], sides[:, None])[0]), int(sides.sum())
+    return area, area_error(area, len(sides) - n, n)
