@@ -88,9 +88,20 @@ def test_numbers_whose_decimal_point_was_lost_are_found(values, factor):
     named = [str(int(value)) if value == int(value) else value for value in values]  # as kind: auto reads a row
     rows = Numbered(View([f"text {i}"], value, classes=True) for i, value in enumerate(named))
     findings = list(NumberTargets().examine(SimpleNamespace(splits={"train": rows})))
-    alarms = [one for one in findings if one.level == "alarm"]
+    alarms = [one for one in findings if one.level == "alarm" and "code" not in one.figures]
     assert [one.figures["factor"] for one in alarms] == ([factor] if factor else [])
     assert all((one.places[0], "quality" in one.explains) == ("prices.csv:200", True) for one in alarms)
+
+
+@pytest.mark.parametrize(("code", "level"), [(999.0, "alarm"), (-1.0, "note"), (4.01, None)])
+def test_a_code_for_a_missing_number_is_an_alarm_where_it_outweighs_the_others(code, level):
+    named = [str(int(value)) if value == int(value) else value for value in [*SPREAD, *[code] * 9]]
+    rows = Numbered(View([f"text {i}"], value, classes=True) for i, value in enumerate(named))
+    findings = list(NumberTargets().examine(SimpleNamespace(splits={"train": rows})))
+    assert [(one.level, one.figures["code"], one.figures["count"]) for one in findings] == (
+        [(level, code, 9)] if level else []
+    )
+    assert all((one.places[0], "quality" in one.explains) == ("prices.csv:200", True) for one in findings)
 
 
 def test_a_script_that_few_rows_have_is_found(write, text_task, audit):

@@ -149,3 +149,25 @@ def test_an_unread_column_leads_where_the_model_tells_less(verdict, accuracy, le
     assert [one.level for one in judged.findings if one.source == "unread-columns"] == ([level] if level else [])
     assert (judged.lead[0].source == "unread-columns") == (level == "alarm")
     assert level != "alarm" or "`channel`" in judged.headline
+
+
+def spoken(split="test"):
+    """Return a change: an audit found that a split's rows are in another language than training."""
+    return audit_finding("languages", level="note", figures={"split": split, "language": "it"})
+
+
+@pytest.mark.parametrize(("accuracy", "split", "level"), [(0.3, "test", "alarm"), (0.93, "test", "note"),
+                                                          (0.3, "validation", "note")])  # fmt: skip
+def test_another_language_leads_where_the_model_fails_on_it(verdict, accuracy, split, level):
+    judged = verdict(spoken(split), put("evaluation.tuned.accuracy", figure(accuracy)))
+    (one,) = [one for one in judged.findings if one.source == "languages"]
+    assert (one.level, one is judged.findings[0]) == (level, level == "alarm")
+
+
+@pytest.mark.parametrize(("accuracy", "count"), [(0.99, 1), (0.93, 0)])
+def test_a_phrase_that_tells_the_label_stands_behind_a_figure_near_one(verdict, accuracy, count):
+    tells = audit_finding("telling-phrases", level="note", figures={"phrases": {"a": "refusal"}})
+    judged = verdict(tells, put("evaluation.tuned.accuracy", figure(accuracy)))
+    assert judged.level == "good"
+    assert [one.source for one in judged.rest[:1]] == ["telling-phrase"] * count or not count
+    assert len([one for one in judged.findings if one.source == "telling-phrase"]) == count

@@ -17,10 +17,13 @@ from ftengine_builtins.audits.one_answer import OneAnswer
 from ftengine_builtins.audits.preferences import ContraryPreferences, PreferenceLengths
 from ftengine_builtins.audits.several_sources import SeveralSources
 from ftengine_builtins.audits.short_copies import ShortCopies
+from ftengine_builtins.audits.shortened_texts import ShortenedTexts
 from ftengine_builtins.audits.sources import Duplicates, Leaks, Reading
 from ftengine_builtins.audits.split_shift import SplitShift
+from ftengine_builtins.audits.telling_phrases import TellingPhrases
 from ftengine_builtins.audits.template_marks import TemplateMarks
 from ftengine_builtins.audits.texts import Mojibake, Oddities, PersonalData
+from ftengine_builtins.audits.unlabelled_rows import UnlabelledRows
 from ftengine_builtins.audits.unread_columns import UnreadColumns
 
 __all__ = [
@@ -48,9 +51,12 @@ __all__ = [
     "Reading",
     "SeveralSources",
     "ShortCopies",
+    "ShortenedTexts",
     "SplitShift",
+    "TellingPhrases",
     "TemplateMarks",
     "UnknownTokens",
+    "UnlabelledRows",
     "UnreadColumns",
     "UnreadKeys",
 ]

@@ -2,14 +2,15 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 
 from ftengine.api import Audit, AuditedData, AuditedRows, Display, Finding, Table
-from ftengine_builtins.audits.counting import finding, split_name
+from ftengine.text import capitalized
+from ftengine_builtins.audits.counting import finding, share_within, split_name
 
 SAMPLE = 1000
 """Rows of a split whose language is looked at; with fewer, all."""
@@ -22,6 +23,20 @@ NO_LANGUAGE = "zxx"
 FEWEST, MINORITY_FEWEST, MINORITY = 20, 2, 0.05
 """Of 20 rows and more, a script that less than 5 % are written in is a finding, and so is a language that at least two
 and less than 5 % are in."""
+APART = 0.2
+"""How much larger a language's share of held-out rows is than of training rows, between the near ends of both 95 %
+intervals, for it to be said."""
+
+NAMES = {
+    "ar": "Arabic", "bg": "Bulgarian", "ca": "Catalan", "cs": "Czech", "da": "Danish", "de": "German", "el": "Greek",
+    "en": "English", "es": "Spanish", "et": "Estonian", "fa": "Persian", "fi": "Finnish", "fr": "French",
+    "he": "Hebrew", "hi": "Hindi", "hr": "Croatian", "hu": "Hungarian", "id": "Indonesian", "it": "Italian",
+    "ja": "Japanese", "ko": "Korean", "lt": "Lithuanian", "lv": "Latvian", "nb": "Norwegian", "nl": "Dutch",
+    "no": "Norwegian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sk": "Slovak",
+    "sl": "Slovenian", "sr": "Serbian", "sv": "Swedish", "th": "Thai", "tr": "Turkish", "uk": "Ukrainian",
+    "vi": "Vietnamese", "zh": "Chinese",
+}  # fmt: skip
+"""Of the languages that texts are mostly in; others are called by their code."""
 
 # Languages that are taken for each other; `py3langid` knows them as ISO 639 has them.
 _CLOSE = (
@@ -37,7 +52,7 @@ EAST_ASIAN = "Chinese or Japanese"
 
 
 class Languages(Audit):
-    """Scripts and languages that few rows are in, by Unicode's script property and py3langid."""
+    """Scripts and languages that few rows are in, or held-out rows and not training, by Unicode and py3langid."""
 
     name = "languages"
 
@@ -45,26 +60,32 @@ class Languages(Audit):
         scripts: dict[str, Counter[str]] = {}
         languages: dict[str, Counter[str]] = {}
         rare: dict[str, dict[str, list[int]]] = {}
+        every: dict[str, Counter[str]] = {}  # whatever the script
+        places: dict[str, dict[str, int]] = {}
         unsure = Counter[str]()
         for split, rows in data.splits.items():
             in_script, sampled = _scripts(rows)
             scripts[split] = Counter({script: len(numbers) for script, numbers in in_script.items()})
             total = scripts[split].total()
+            known = {name for name, _ in scripts["train"].most_common(1)} if split != "train" else set[str]()
             for script, numbers in in_script.items():
-                if total >= FEWEST and len(numbers) < MINORITY * total:
+                if script not in known and total >= FEWEST and len(numbers) < MINORITY * total:
                     rare.setdefault(script, {})[split] = numbers
             main = scripts[split].most_common(1)
-            places: dict[str, int] = {}
-            languages[split] = Counter()
+            languages[split], every[split], places[split] = Counter(), Counter(), {}
             for row, script, text in sampled:
-                if script != main[0][0]:
+                language, is_main = language_of(text), script == main[0][0]
+                if language is None:
+                    unsure[split] += is_main
                     continue
-                if (language := language_of(text)) is None:
-                    unsure[split] += 1
-                else:
-                    languages[split][language] += 1
-                    places.setdefault(language, row)
-            yield from _minorities(split, rows, languages[split], places)
+                every[split][language] += 1
+                languages[split][language] += is_main
+                places[split].setdefault(language, row)
+            languages[split] = +languages[split]
+            usual = {name for name, _ in every["train"].most_common(1)} if split != "train" else set[str]()
+            yield from _minorities(split, rows, languages[split], places[split], usual)
+        for split in list(data.splits)[:0:-1]:  # figures are made on the last
+            yield from _shift(data, split, every["train"], every[split], places[split])
         _identifier.cache_clear()  # 70 MB that a training would hold
         for script, rows_of in rare.items():
             yield finding(data, rows_of, f"are mostly in {script} letters", script)
@@ -91,13 +112,56 @@ def _scripts(rows: AuditedRows) -> tuple[dict[str, list[int]], list[tuple[int, s
     return by_script, longer
 
 
-def _minorities(split: str, rows: AuditedRows, counts: Counter[str], places: Mapping[str, int]) -> Iterator[Finding]:
+def _minorities(
+    split: str, rows: AuditedRows, counts: Counter[str], places: Mapping[str, int], usual: Set[str]
+) -> Iterator[Finding]:
     looked_at = f"{counts.total():,} longer {split_name(split)} rows{' of a sample' * (len(rows) > SAMPLE)}"
-    for language in minorities(counts):
+    for language in (one for one in minorities(counts) if one not in usual):
         [(main, _)], place = counts.most_common(1), rows.where(places[language])
         text = f"{counts[language]:,} of {looked_at} seem to be in another language ({language}) than most ({main}), "
         text += f"e.g. {place}."
         yield Finding(kind="data", level="note", text=text, figures={"languages": dict(counts)}, places=(place,))
+
+
+def _shift(
+    data: AuditedData, split: str, train: Counter[str], held: Counter[str], places: Mapping[str, int]
+) -> Iterator[Finding]:
+    """Say that held-out rows are in a language that surely fewer training rows are in."""
+    n, m = train.total(), held.total()
+    if min(n, m) < FEWEST:
+        return
+    usual, name = train.most_common(1)[0][0], split_name(split)
+    ahead = {language: _ahead(language, train, held) for language in held if language != usual}
+    language = max(ahead, key=lambda one: ahead[one], default=usual)
+    if ahead.get(language, 0.0) < APART:
+        return
+    new, old = NAMES.get(language, language), NAMES.get(usual, usual)
+    lead = f"{name} rows are in {new} ({held[language]:,} of {m:,} whose language is known), training rows in {old} "
+    lead += f"({train[usual]:,} of {n:,})"
+    remedy = f"add rows in {new} to training, or hold out rows in {old}"
+    figures: dict[str, Any] = {"split": split, "language": language, "train": dict(train), "held_out": dict(held)}
+    figures |= {"share": held[language] / m, "training_share": train[language] / n}
+    place = data.splits[split].where(places[language])
+    yield Finding(
+        kind="data",
+        level="note",
+        text=f"{capitalized(lead)}. {capitalized(remedy)}.",
+        brief=f"{lead}: {remedy}",
+        figures=figures,
+        places=(place,),
+    )
+
+
+def _ahead(language: str, train: Counter[str], held: Counter[str]) -> float:
+    """Return by how much a language's share is surely larger in held-out rows; 0 where it is less than doubled.
+
+    In training the languages that it is taken for count as well.
+    """
+    alike = {language}.union(*(close for close in _CLOSE if language in close))
+    there = sum(train[one] for one in alike)
+    if there / train.total() > held[language] / held.total() / 2:
+        return 0.0
+    return share_within(held[language], held.total())[0] - share_within(there, train.total())[1]
 
 
 def script_of(text: str) -> str | None:

@@ -8,10 +8,12 @@ from ftengine.api import Audit, AuditedData, AuditedRows, Finding
 from ftengine.text import capitalized, counted, number, percent, short_place
 from ftengine_builtins.audits.contradictions import are_numbers
 from ftengine_builtins.audits.counting import SHOWN_PLACES
+from ftengine_builtins.audits.missing_codes import find_code
 from ftengine_builtins.tasks.class_labels import as_number
 
 MOST = 0.5
-"""Share of all squared distances to the median that FEW of the rows have where they outweigh the others."""
+"""Share of all squared distances to the median that FEW of the rows, or those with a code, have where they outweigh the
+others."""
 
 FEW = 0.01
 
@@ -27,7 +29,7 @@ UNLIKE = 0.05
 
 
 class NumberTargets(Audit):
-    """Numbers to be learnt of which a few outweigh all others."""
+    """Numbers to be learnt of which a few outweigh all others, lost their decimal point, or are a code for none."""
 
     name = "number-targets"
 
@@ -41,6 +43,9 @@ class NumberTargets(Audit):
         if not numbered:
             return
         values = np.array([value for value, _ in numbered])
+        if (code := find_code(values)) is not None:
+            yield _of_code(rows, numbered, values, code)
+            return
         if (lost := _lost_points(values)) is not None:
             yield _of_lost_points(rows, numbered, *lost)
             return
@@ -55,6 +60,25 @@ class NumberTargets(Audit):
             text = f"Look at {outliers} among the numbers to be learnt, such as {first} at {places[0]}: of all squared "
             text += f"distances to the median, {percent(share)} are in {counted(len(order), 'row')} of {len(values):,}."
             yield Finding(kind="labels", level="note", text=text, figures={**figures, "share": share}, places=places)
+
+
+def _of_code(rows: AuditedRows, numbered: Sequence[tuple[float, int]], values: np.ndarray, code: float) -> Finding:
+    """Name many equal numbers far from all others; an alarm where they outweigh these."""
+    found = np.flatnonzero(values == code)
+    squared = (values - np.median(values)) ** 2
+    share = float(squared[found].sum() / squared.sum())
+    places = tuple(rows.where(numbered[i][1]) for i in found[:SHOWN_PLACES])
+    brief = f"leave out the rows whose number is {number(code)}, or correct them: {len(found):,} of {len(values):,} "
+    brief += f"training rows have it ({short_place(places[0])}), apart from all others; a code for a missing value?"
+    return Finding(
+        kind="labels",
+        level="alarm" if share >= MOST else "note",
+        text=capitalized(brief),
+        brief=brief.removesuffix("?"),
+        explains=("quality", "learning", "over-fitting", "worse"),
+        figures={"code": code, "count": len(found), "rows": len(values), "share": share},
+        places=places,
+    )
 
 
 def _of_lost_points(

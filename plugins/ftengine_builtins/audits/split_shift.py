@@ -217,7 +217,7 @@ EXPLAINED = ("quality", "over-fitting", "learning", "classes", "calibration", "w
 
 def _of_cues(data: AuditedData, split: str, cues: Sequence[Cue], labels: Sequence[int]) -> Finding:
     """Say which words give a label away in training and are missing in a held-out split."""
-    names = _names(data, {cue.label for cue in cues})
+    names = label_names(data, {cue.label for cue in cues})
     shown = [f"{cue.words()} ({percent(cue.covered / cue.rows)} of {quoted(names[cue.label])})" for cue in cues[:3]]
     more = [counted(len(cues) - 3, "other label")] if len(cues) > 3 else []
     name = split_name(split)
@@ -233,8 +233,8 @@ def _of_cues(data: AuditedData, split: str, cues: Sequence[Cue], labels: Sequenc
     return Finding(kind="splits", level="alarm", text=text, brief=brief, explains=EXPLAINED, figures=figures)
 
 
-def _names(data: AuditedData, wanted: set[int]) -> dict[int, str]:
-    """Return the labels of numbers in `data.targets`."""
+def label_names(data: AuditedData, wanted: set[int]) -> dict[int, str]:
+    """Return the labels of numbers in `data.targets` that training has."""
     names: dict[int, str] = {}
     for i, view in enumerate(data.splits["train"]):
         if (label := int(data.targets["train"][i])) in wanted:

@@ -2,7 +2,7 @@
 
 from ftengine_builtins.rules.baseline import ConstantAnswer, UnansweredClasses, UntestedClasses
 from ftengine_builtins.rules.calibration import CalibratedConfidence
-from ftengine_builtins.rules.columns import UnreadColumnsTell
+from ftengine_builtins.rules.columns import TellingPhrase, UnreadColumnsTell
 from ftengine_builtins.rules.data import AuditFindings, CutExamples, LeakedRows, RepeatedRows
 from ftengine_builtins.rules.fitting import GeneralisationGap, OverFitting
 from ftengine_builtins.rules.labels import FlippedLabels, LabelSpellingsConfused
@@ -39,6 +39,7 @@ __all__ = [
     "SliceGaps",
     "SwappedClasses",
     "SwappedPairs",
+    "TellingPhrase",
     "UnansweredClasses",
     "UnreadColumnsTell",
     "UntestedClasses",

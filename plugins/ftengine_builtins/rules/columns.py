@@ -1,14 +1,18 @@
-"""Rule `unread-columns`."""
+"""Rules about what tells the label: a column that is not read, or one phrase."""
 
 from collections.abc import Iterator
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.text import percent
+from ftengine_builtins.audits.telling_phrases import TellingPhrases
 from ftengine_builtins.audits.unread_columns import UnreadColumns
 
 BEHIND = 0.05
 """How much fewer labels than a column the tuned model tells, between the near ends of both intervals, for an alarm."""
+
+NEARLY_ALL = 0.97
+"""Accuracy from which it is said that one phrase tells the label: below, the model answers by something else."""
 
 
 class UnreadColumnsTell(Rule):
@@ -39,3 +43,18 @@ class UnreadColumnsTell(Rule):
                 figures=figures,
             )
             return
+
+
+class TellingPhrase(Rule):
+    """Says that one phrase tells each label where the tuned model is nearly always right."""
+
+    name = "telling-phrase"
+    order = 3
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        reached = run.evaluation.tuned.get("accuracy")
+        if reached is None or reached.value is None or reached.value < NEARLY_ALL:
+            return
+        for finding in run.audit.findings:
+            if finding.source == TellingPhrases.name:
+                yield finding.model_copy(update={"source": ""})

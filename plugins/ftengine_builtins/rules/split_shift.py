@@ -6,6 +6,7 @@ from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.text import capitalized
 from ftengine_builtins.audits.answer_cues import AnswerCues
+from ftengine_builtins.audits.languages import Languages
 from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
 from ftengine_builtins.audits.split_shift import EXPLAINED, SplitShift
 from ftengine_builtins.rules.fitting import falls_behind, seen_metric
@@ -14,14 +15,18 @@ from ftengine_builtins.rules.threshold import GAP_ALARM, no_better_than_a_consta
 HARDER = {"group": "new groups are harder than those of training", "time": "later rows are harder than earlier ones"}
 """What a model shows that fails on a split by group or time."""
 
+JUDGED = (SplitShift.name, MisplacedLabels.name, AnswerCues.name, Languages.name)
+"""Audits of which findings are judged by what the model made of the rows; of languages, those that splits differ in."""
+
 
 class HeldOutShift(Rule):
-    """Says which held-out rows come from elsewhere, or may have others' labels: alarms where the tuned model fails.
+    """Says which held-out rows are from elsewhere or may have others' labels: alarms where the tuned model fails.
 
     Words raise the same suspicion of sound data, such as a test set whose words mislead on purpose, or the years of a
     split by time. A model that copes clears rows of training and of the measured split. One that fails makes an alarm
-    of what audits `split-shift`, `answer-cues` and `misplaced-labels` are alarmed about, and of rows from elsewhere; a
-    cue costs all that training rows are answered better. Where nothing was measured, an alarm about training stands.
+    of what audits `split-shift`, `answer-cues` and `misplaced-labels` are alarmed about, and of rows from elsewhere or
+    in a language that training does not have; a cue costs all that training rows are answered better. Where nothing was
+    measured, an alarm about training stands.
     """
 
     name = "held-out-shift"
@@ -31,9 +36,10 @@ class HeldOutShift(Rule):
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         constant = no_better_than_a_constant(run) or run.headline_metric is None
         for finding in run.audit.findings:
-            if finding.source not in (SplitShift.name, MisplacedLabels.name, AnswerCues.name):
+            if finding.source not in JUDGED or (finding.source == Languages.name and "language" not in finding.figures):
                 continue
-            elsewhere, cue = "auc" in finding.figures, "cues" in finding.figures or finding.source == AnswerCues.name
+            elsewhere = "auc" in finding.figures or finding.source == Languages.name
+            cue = "cues" in finding.figures or finding.source == AnswerCues.name
             fails = constant or falls_behind(run, seen_metric(run), 0.0 if cue else GAP_ALARM)
             if not fails or finding.figures.get("split") not in ("train", run.evaluation.split):
                 yield finding.model_copy(update={"level": "note", "explains": ()})

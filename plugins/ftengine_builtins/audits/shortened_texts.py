@@ -1,0 +1,152 @@
+"""Audit `shortened-texts`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import Audit, AuditedData, Finding
+from ftengine.text import capitalized, listed, percent, quoted
+from ftengine_builtins.audits.counting import SHOWN_PLACES, share_within, split_name
+from ftengine_builtins.audits.split_shift import EXPLAINED, is_nonrandom_split, label_names
+
+FEWEST = 20
+"""Distinct texts of both splits, or of a label in both, below which nothing is compared."""
+ENDING, LONGER = 0.3, 0.3
+"""Share of the one split's texts that are as long as its longest, to a character, and of the other split's that are
+longer than these, at the intervals' near ends, from which the first are cut there."""
+SHORT = 0.5
+"""Median length by that of the same label in the other split, up to which a label's texts are shortened without a
+common end, if nine in ten are shorter than nine in ten there."""
+ALIKE = 1.5
+"""How many times as long as the other's the texts of other labels are in one split, at most, for that to be no matter
+of the whole split."""
+SHOWN = 3
+
+
+class ShortenedTexts(Audit):
+    """Texts of a split, or of one label in it, that are cut at one length or far shorter than those of another split.
+
+    Looks at splits that are no random part of the training source, and at rows with a label or a number.
+    """
+
+    name = "shortened-texts"
+
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
+        held = [split for split in data.splits if split != "train" and is_nonrandom_split(data, split)]
+        if not held or not data.targets["train"].any():
+            return
+        train = _lengths(data, "train")
+        for split in reversed(held):  # figures are made on the last
+            rows = _lengths(data, split)
+            for one, other in ((train, rows), (rows, train)):
+                if found := _find(one, other, _characters_read(data, one.split, one)):
+                    yield _finding(data, one, other, found)
+                    return
+
+
+@dataclass(frozen=True)
+class _Lengths:
+    """Lengths in characters of a split's distinct texts.
+
+    Args:
+        lengths, targets, rows: (texts,) each, the numbers of its label and of its row.
+    """
+
+    split: str
+    lengths: np.ndarray
+    targets: np.ndarray
+    rows: np.ndarray
+
+    def of(self, label: int) -> np.ndarray:
+        return self.lengths[self.targets == label] if label else self.lengths
+
+
+@dataclass(frozen=True)
+class _Shortened:
+    """A label's texts that are shortened, those of all where `label` is 0; at no common length where `end` is None."""
+
+    label: int
+    end: int | None
+    share: float
+    median: float
+    other: float
+
+
+def _lengths(data: AuditedData, split: str) -> _Lengths:
+    lengths = np.array([len(text.strip()) for text in data.splits[split].texts()], dtype=np.int64)
+    rows = np.unique(data.distinct[split], return_index=True)[1]
+    rows = np.sort(rows[(lengths[rows] > 0) & (data.targets[split][rows] != 0)])
+    return _Lengths(split, lengths[rows], data.targets[split][rows], rows)
+
+
+def _characters_read(data: AuditedData, split: str, rows: _Lengths) -> float:
+    """Return about how many characters of a text the model reads; infinity where no text is cut."""
+    encoded: Any = data.encoded.get(split, {})
+    if not encoded.get("truncated") or not encoded.get("untruncated") or not len(rows.lengths):
+        return float("inf")
+    return encoded["longest"] * float(np.median(rows.lengths)) / max(1, encoded["untruncated"]["50"])
+
+
+def _find(one: _Lengths, other: _Lengths, read: float) -> list[_Shortened]:
+    """Return what is shortened in one split: all texts, or those of labels, the most frequent first."""
+    if (whole := _cut(one, other, 0)) is not None:
+        return [whole] if (whole.end or 0) < read else []
+    labels, counts = np.unique(one.targets, return_counts=True)
+    labels = labels[np.argsort(-counts, kind="stable")][: np.count_nonzero(counts >= FEWEST)]
+    found = [_cut(one, other, int(label)) or _far_shorter(one, other, int(label)) for label in labels]
+    return [label for label in found if label is not None and max(label.end or 0, label.median) < read]
+
+
+def _cut(one: _Lengths, other: _Lengths, label: int) -> _Shortened | None:
+    here, there = one.of(label), other.of(label)
+    if min(len(here), len(there)) < FEWEST:
+        return None
+    end = int(here.max())
+    ending, longer = int((here >= end - 1).sum()), int((there > end).sum())
+    if share_within(ending, len(here))[0] < ENDING or share_within(longer, len(there))[0] < LONGER:
+        return None
+    return _Shortened(label, end, ending / len(here), float(np.median(here)), float(np.median(there)))
+
+
+def _far_shorter(one: _Lengths, other: _Lengths, label: int) -> _Shortened | None:
+    here, there = one.of(label), other.of(label)
+    rest = [side.lengths[side.targets != label] for side in (one, other)]
+    if min(map(len, (here, there, *rest))) < FEWEST:
+        return None
+    short, long = float(np.median(here)), float(np.median(there))
+    others = float(np.median(rest[0])) / float(np.median(rest[1]))
+    if short > SHORT * long or not 1 / ALIKE <= others <= ALIKE:
+        return None
+    if np.quantile(here, 0.9) >= np.quantile(there, 0.1):
+        return None
+    return _Shortened(label, None, float((here < there.min()).mean()), short, long)
+
+
+def _finding(data: AuditedData, one: _Lengths, other: _Lengths, found: list[_Shortened]) -> Finding:
+    names = label_names(data, {label.label for label in found})
+    here, there = split_name(one.split), split_name(other.split)
+    parts = []
+    for cut in found[:SHOWN]:
+        labelled = f" labelled {quoted(names.get(cut.label, ''))}" if cut.label else ""
+        what = f"have {cut.median:,.0f} characters"
+        if cut.end is not None:
+            what = f"are cut at {cut.end:,} characters ({percent(cut.share)} of them)"
+        parts.append(f"{here} texts{labelled} {what}, in {there} they have {cut.other:,.0f}")
+    lead = f"export texts again: {listed(parts)}"
+    first = found[0]
+    at = one.rows[(one.targets == first.label) if first.label else np.ones(len(one.rows), dtype=bool)]
+    figures = {
+        "split": one.split,
+        "other": other.split,
+        "shortened": [{"label": names.get(x.label), "end": x.end, "share": x.share, "median": x.median,
+                       "other": x.other} for x in found],
+    }  # fmt: skip
+    text = f"{capitalized(lead)} (median). The model learns the length instead, or misses what is cut off."
+    places = tuple(data.splits[one.split].where(int(row)) for row in at[:SHOWN_PLACES])
+    return Finding(
+        kind="data", level="alarm", text=text, brief=lead, explains=EXPLAINED, figures=figures, places=places
+    )  # fmt: skip
