@@ -75,7 +75,7 @@ def test_placeholders_lead_before_the_copies_and_leaks_that_they_make(verdict, o
     assert (judged.lead[0].source, judged.lead[0].level) == ("leaked-rows", "alarm")
 
 
-@pytest.mark.parametrize("source", ["one-answer", "template-marks", "exchanged-roles", "answer-cues"])
+@pytest.mark.parametrize("source", ["one-answer", "template-marks", "exchanged-roles"])
 def test_notes_on_answers_and_marks_are_in_the_verdict(verdict, source):
     (one,) = found(verdict(audit_finding(source, level="note")), "data")
     assert (one.source, one.level) == (source, "note")
