@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ MOST_FINDINGS, MOST_LINES = 3, 2
 """Findings behind the headline that are printed, and lines of each; the report has all of them whole."""
 MOST_SLICES = 10
 """Slices of a column that are printed."""
+INTERVAL = re.compile(r" \(95 % interval [^()]*\)")
+"""What a finding's text has beside a headline that is otherwise the same."""
 DECIDING = 5
 """Metrics in `train`'s table; the report and `evaluate` have all."""
 MOST_METRICS = 3
@@ -52,7 +55,9 @@ def show_verdict(out: Console, verdict: Verdict) -> None:
     width = min(out.width, WIDEST)
     out.print(fill(one_line(verdict.headline), width), style="bold", soft_wrap=True)
     # A headline has a cause or an alarm in brief; where that leaves something out, it stands below at full length.
-    brief = [one for one in verdict.lead[:-1] if one.brief and one.text != f"{capitalized(one.brief)}."]
+    brief = [
+        one for one in verdict.lead[:-1] if one.brief and INTERVAL.sub("", one.text) != f"{capitalized(one.brief)}."
+    ]
     shown = [*brief, *(finding for finding in verdict.rest if not finding.explained_by)][:MOST_FINDINGS]
     for finding in shown:
         lead = {"alarm": "ALARM", "note": "note ", "good": "good "}[finding.level]

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from ftengine import api
 from ftengine.cli.components import Described, Option, options
 from ftengine.cli.page import yaml_value
-from ftengine.data.read import first_rows, is_there
+from ftengine.data.files import OTHER_ENCODING
+from ftengine.data.read import first_rows, is_there, read_rows
 from ftengine.errors import InputError, SourceError, column_names
 from ftengine.plugins.registry import AUTO, RECIPE_KEYS, Entry, Registry
 from ftengine.run.recipe import DataSection, Recipe, TrainSection, usual_learning_rate
@@ -67,7 +68,7 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mappi
 
     Raises:
         InputError: the data is of a kind that the model cannot learn.
-        DataError: there is no such file.
+        DataError: there is no such file, or it is in another encoding than UTF-8.
     """
     if not is_there(source, registry):
         return Seen()
@@ -79,6 +80,8 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mappi
         if recognised is not None and (recognised.certainty or len(asked) == 1):
             known.append((entry, recognised))
     broken = data.skipped
+    if any(OTHER_ENCODING in reason for reason in broken.first):
+        read_rows(source, registry=registry)  # raises as plan does, before counts are made of the other rows
     skipped = f"{counted(broken.count, 'row')} cannot be read: {broken.first[0]}" if broken.count else ""
     packed = next(
         (name for name, value in (data.rows[0] if data.rows else {}).items() if _is_json_text(name, value)), None

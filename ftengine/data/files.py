@@ -106,6 +106,10 @@ class _Unfolded(io.RawIOBase):
         super().close()
 
 
+OTHER_ENCODING = "not UTF-8 but probably"
+"""What the reason of a row begins with whose file is to be saved again."""
+
+
 def text_lines(path: str | Path) -> Iterator[tuple[int, str, BrokenRow | None]]:
     r"""Yield the lines of a text file (`encoding_of`): (number, text with its end, None or why it cannot be decoded).
 
@@ -120,7 +124,7 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str, BrokenRow | None]]:
             if number == 1:
                 raw = raw.removeprefix(codecs.BOM_UTF8)
             if wide := _wide(raw):
-                reason = f"not UTF-8 but probably {wide}"
+                reason = f"{OTHER_ENCODING} {wide}"
                 yield number, raw.decode(errors="surrogateescape"), BrokenRow(number, reason, _saved_again(path, wide))
                 continue
             try:
@@ -130,7 +134,7 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str, BrokenRow | None]]:
                 guess, repair = _single_byte(raw), ""
                 reason = f"not UTF-8 ({where})"
                 if not any("\x80" <= letter < "\udc80" for letter in raw.decode(errors="surrogateescape")):
-                    reason, repair = f"not UTF-8 but probably {guess} ({where})", _saved_again(path, guess)
+                    reason, repair = f"{OTHER_ENCODING} {guess} ({where})", _saved_again(path, guess)
                 yield number, raw.decode(errors="surrogateescape"), BrokenRow(number, reason, repair)
 
 

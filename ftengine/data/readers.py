@@ -13,6 +13,8 @@ from ftengine.plugins.registry import AUTO, Factory, Registry
 
 HUB = "a data set of the hub (owner/name[/config][:split])"
 
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+
 
 def choose_reader(
     source: str, registry: Registry, spec: Mapping[str, Any], *, shown: str, lenient: bool = False
@@ -32,7 +34,9 @@ def choose_reader(
     if spec["name"] != AUTO and not lenient:
         return registry.factory("reader", spec, "data.reader")
     if (factory := accepting(source, registry, spec)) is None:
-        ending = f"files with the suffix {Path(source).suffix.lower()!r} are not read"
+        suffix = Path(source).suffix.lower()
+        ending = f"files with the suffix {suffix!r} are not read"
+        ending += ". Save the sheet as CSV UTF-8" if suffix in SPREADSHEETS else ""
         what = ending if Path(source).is_file() else "no reader accepts it"
         raise DataError(
             f"{shown}: {what}. {data_is(registry)}. For another suffix, name data.reader.{registry.blocked()}"

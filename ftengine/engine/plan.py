@@ -31,7 +31,7 @@ from ftengine.parallel.scaling import Scale, advice, communication, sizes_up_to
 from ftengine.plugins.registry import Registry
 from ftengine.plugins.returned import matched
 from ftengine.run.directory import RunDirectory
-from ftengine.run.recipe import Recipe
+from ftengine.run.recipe import Recipe, TrainSection
 from ftengine.text import counted, untested_slices
 from ftengine.training.estimate import GRADIENT_BYTES, Trial, estimate, planned_batches
 from ftengine.training.losses import SAMPLE
@@ -143,6 +143,7 @@ def plan(
         date=str(day) if (day := template_date(data.ready.processor)) else None,
         warnings=[
             *_warnings(data, targets),
+            *_settings(recipe.train, schedule),
             *_untested(evaluating),
             *(f"{said}." for said in (frozen, busy) if said),
         ],
@@ -355,3 +356,17 @@ def _warnings(data: PreparedData, targets: Mapping[str, list[str]]) -> list[str]
     if reused:
         warnings.append(f"{len(reused)} modules are matched by more than one pattern, e.g. {reused[0]!r}.")
     return [*warnings, *(f"{noise}." for noise in [dropout_beside_reference(data.ready)] if noise)]
+
+
+def _settings(train: TrainSection, schedule: Steps) -> Iterator[str]:
+    """Say which settings are far from what is usual."""
+    if schedule.warmup >= schedule.total > 1:
+        yield (
+            f"train.warmup takes all {counted(schedule.total, 'step')}, so train.learning_rate is reached at the last "
+            "one alone: set fewer, or a share below 1."
+        )
+    if train.weight_decay > 1:
+        yield (
+            f"train.weight_decay is {train.weight_decay:g}; 0 to 0.1 are usual, and above 1 weights shrink faster than "
+            "they learn."
+        )

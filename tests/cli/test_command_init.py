@@ -248,6 +248,41 @@ def test_the_number_of_a_document_is_no_label_and_a_guess_says_so(ftengine, tmp_
     assert "note: 'section' is taken for the label, as its values repeat." in said
 
 
+def test_numbers_with_fractions_are_the_label_beside_values_that_repeat(ftengine, tmp_path, monkeypatch):
+    rows = [{"ward": ("A1", "B2", "C3")[i % 3], "summary": f"Admitted with a fracture, bed {i}.", "days": i * 0.37}
+            for i in range(60)]  # fmt: skip
+    columns, said = labelled_by(ftengine, tmp_path, monkeypatch, rows)
+    assert columns == {"text": "summary", "label": "days"}
+    assert "'days' is taken for the label" in said
+    assert Recipe.read("recipe.yaml").task["kind"] == "regression"
+
+
+def test_a_column_of_lists_of_labels_is_taken_for_them(ftengine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lists = ("us;money", "us", "tech;money", "tech;us")
+    data = write(
+        tmp_path, "rows.jsonl", [{"text": f"It rose by {i} points.", "codes": lists[i % 4]} for i in range(60)]
+    )
+    said = ftengine("init", "--data", data).stderr
+    recipe = Recipe.read("recipe.yaml")
+    assert recipe.data.columns == {"label": "codes"}
+    assert (recipe.task["name"], recipe.task["kind"], recipe.task["separator"]) == ("text-classification", "multi", ";")
+    assert "'codes' is taken for lists of labels" in said
+
+
+@pytest.mark.parametrize(("name", "content", "advice"), [
+    ("rows.csv", "text,label\nso,so\nschön,gut\nschlimm,übel\n".encode("latin-1"), "iconv"), ("rows.xlsx", b"PK", "CSV")
+])  # fmt: skip
+def test_a_file_that_has_to_be_saved_otherwise_is_refused_with_how(
+    ftengine, tmp_path, monkeypatch, name, content, advice
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    done = ftengine("init", "--data", name, code=2)
+    assert advice in done.stderr
+    assert not (tmp_path / "recipe.yaml").exists()
+
+
 def test_several_sources_are_listed_with_weights_to_uncomment(ftengine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     talks = write(tmp_path, "talks.jsonl", [{"messages": CHAT}] * 3)

@@ -104,6 +104,14 @@ def test_a_split_of_few_examples_is_said(ftengine, labelled, held_out, said):
     assert any(one.startswith(text) for one in found["warnings"]) == said
 
 
+@pytest.mark.parametrize(("setting", "warned"), [("warmup=1000", True), ("warmup=0.5", False), ("weight_decay=5", True),
+                                               ("weight_decay=0.1", False)])  # fmt: skip
+def test_settings_far_from_what_is_usual_are_warnings(ftengine, labelled, setting, warned):
+    stdout = ftengine("plan", labelled(rows(80)), "--no-measure", "--json", "--set", f"train.{setting}").stdout
+    name = setting.partition("=")[0]
+    assert any(f"train.{name}" in warning for warning in json.loads(stdout)["warnings"]) == warned
+
+
 def test_a_column_of_which_no_slice_will_be_tested_is_said(ftengine, labelled):
     recipe = labelled([{**row, "source": f"s{i % 47}", "era": i % 2} for i, row in enumerate(rows(400))])
     text = said(ftengine("plan", recipe, "--no-measure", "--set", "evaluation.slices=[source,era]"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from ftengine.api import Example, Recognised
@@ -23,6 +24,8 @@ IMAGES = ("image", "img", "photo", "picture", "file_name", "filename", "path", "
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 LONGEST_LABEL = 60
 """Characters of a text that may be the name of a class."""
+SEPARATORS = (";", "|", ",")
+"""What may stand between the labels of a row."""
 LEAST_GRADES, MOST_GRADES = 3, 10
 """Whole numbers that may be grades, such as stars or points: at least so many different ones, from first to last no
 further than this."""
@@ -45,6 +48,8 @@ def recognise_text(columns: Sequence[str], rows: Sequence[Example]) -> Recognise
     """See a text, or two of them, with a label."""
     label, certainty = label_of(columns, rows), 1 if are_unpaired(columns, rows) else 3
     guessed = label is None
+    if guessed and (several := _several_labels(columns, rows)) is not None:
+        return several
     if guessed:
         label, certainty = _guessed_label(columns, rows), 1
     if label is None:
@@ -64,8 +69,9 @@ def recognise_text(columns: Sequence[str], rows: Sequence[Example]) -> Recognise
     if second and kind and label.lower() in SCORES:
         certainty = min(certainty, 2)  # two texts and how alike they are: for vectors first
     if guessed and set(columns) - {text, second, label}:
-        note = f"{label!r} is taken for the label, as its values repeat. To learn another column, name that in "
-        note += "data.columns (label: …)."
+        why = "it holds numbers with fractions" if kind else "its values repeat"
+        note = f"{label!r} is taken for the label, as {why}. To learn another column, name that in data.columns "
+        note += "(label: …)."
     note = f"{note} {_may_be_grades(label, kind, rows)}".strip()
     return Recognised(certainty, renamed(text=text, label=label), options | kind, note=note)
 
@@ -105,8 +111,11 @@ def _are_labels(column: str, rows: Sequence[Example]) -> bool:
 
 
 def _guessed_label(columns: Sequence[str], rows: Sequence[Example]) -> str | None:
-    """Return the one column, called whatever, with few short values that come again and again, beside longer texts."""
-    candidates = []
+    """Return the one column, called whatever, with few short values that come again and again, beside longer texts.
+
+    Beside such columns, the one of numbers with fractions, if there is one: they are rarely what a row belongs to.
+    """
+    candidates, measured = [], []
     for column in columns:
         values = [value for row in rows if (value := row.get(column)) is not None]
         plain = all((isinstance(value, str) and len(value) <= LONGEST_LABEL) or _is_number(value) for value in values)
@@ -114,8 +123,32 @@ def _guessed_label(columns: Sequence[str], rows: Sequence[Example]) -> str | Non
         numbered = column.lower().endswith("id") and all(_is_number(value) for value in values)
         if plain and not numbered and 2 <= len(set(values)) <= min(MOST_CLASSES, len(values) / ROWS_AN_ANSWER):
             candidates.append(column)
+        elif kind_option(column, rows) and any(
+            not float(number).is_integer() for number in map(as_number, values) if number
+        ):
+            measured.append(column)
     others = [column for column in columns if column not in candidates]
-    return candidates[0] if len(candidates) == 1 and _longest(others, rows) else None
+    likely = measured if candidates and len(measured) == 1 else candidates
+    return likely[0] if len(likely) == 1 and _longest(others, rows) else None
+
+
+def _several_labels(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
+    """See a text beside a column of lists of labels: parts between separators that come again and again."""
+    text = first_of(TEXTS, columns)
+    for column, separator in product((column for column in columns if column != text), SEPARATORS):
+        cells = [value for row in rows if (value := row.get(column)) is not None]
+        if text is None or not cells or not all(isinstance(cell, str) and len(cell) <= LONGEST_LABEL for cell in cells):
+            continue
+        parts = [part.strip() for cell in cells for part in cell.split(separator) if part.strip()]
+        several = sum(separator in cell for cell in cells) >= len(cells) / 4
+        if several and len(set(parts)) <= min(MOST_CLASSES, len(parts) / ROWS_AN_ANSWER):
+            note = (
+                f"{column!r} is taken for lists of labels with {separator!r} between them, as their parts repeat. To "
+            )
+            note += "learn another column, name that in data.columns (label: …)."
+            kind = {"kind": "multi", "separator": separator}
+            return Recognised(2, renamed(text=text, label=column), kind, note=note)
+    return None
 
 
 def _longest(columns: Sequence[str], rows: Sequence[Example]) -> str | None:
