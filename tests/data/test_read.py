@@ -310,7 +310,7 @@ def test_one_list_in_a_jsonl_file_is_recognised(write):
         (
             "data.xlsx",
             "x",
-            "files with the suffix '.xlsx' are not read. Save the sheet as CSV UTF-8. Data is one file (.arrow .csv .tsv .json .jsonl",
+            "files with the suffix '.xlsx' are not read. Save the sheet as CSV UTF-8. Data is one file (.arrow .csv",
         ),
         ("data", "x", "files with the suffix '' are not read"),
     ],
