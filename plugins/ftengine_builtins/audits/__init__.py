@@ -9,6 +9,7 @@ from ftengine_builtins.audits.encoded import Lengths, UnknownTokens, UnreadKeys
 from ftengine_builtins.audits.exchanged_roles import ExchangedRoles
 from ftengine_builtins.audits.label_noise import LabelNoise
 from ftengine_builtins.audits.label_spellings import LabelSpellings
+from ftengine_builtins.audits.labels_by_column import LabelsByColumn
 from ftengine_builtins.audits.languages import Languages
 from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
 from ftengine_builtins.audits.missing_texts import MissingTexts
@@ -25,6 +26,7 @@ from ftengine_builtins.audits.template_marks import TemplateMarks
 from ftengine_builtins.audits.texts import Mojibake, Oddities, PersonalData
 from ftengine_builtins.audits.unlabelled_rows import UnlabelledRows
 from ftengine_builtins.audits.unread_columns import UnreadColumns
+from ftengine_builtins.audits.unread_groups import UnreadGroups
 
 __all__ = [
     "AnswerCues",
@@ -37,6 +39,7 @@ __all__ = [
     "ExchangedRoles",
     "LabelNoise",
     "LabelSpellings",
+    "LabelsByColumn",
     "Languages",
     "Leaks",
     "Lengths",
@@ -58,5 +61,6 @@ __all__ = [
     "UnknownTokens",
     "UnlabelledRows",
     "UnreadColumns",
+    "UnreadGroups",
     "UnreadKeys",
 ]

@@ -12,11 +12,13 @@ import numpy as np
 
 from ftengine.api import Audit, AuditedData, Finding
 from ftengine.text import percent
+from ftengine_builtins.audits.column_values import are_ids, is_named_as_id, unread_columns
 from ftengine_builtins.audits.counting import share_within, split_name
+from ftengine_builtins.audits.unread_texts import find_unread_texts
 from ftengine_builtins.audits.word_scores import draw_rows, one_hot, out_of_sample
 
-MOST_COLUMNS, MOST_ROWS = 30, 10_000
-"""Columns that are looked at, and rows of a split, the first."""
+MOST_ROWS = 10_000
+"""Rows of a split that are looked at, the first."""
 SAMPLE = 400
 """Rows of which is looked how well the words of texts tell the label."""
 FEWEST = 40
@@ -33,29 +35,34 @@ and than half of that the words of texts, for it to be said."""
 class UnreadColumns(Audit):
     """Columns that nothing reads and that tell the label, by the most frequent label of each value in training.
 
-    A column that has one value for each label is the label in another form, and rightly not read.
+    A column that has one value for each label is the label in another form, and rightly not read. Of texts that nothing
+    reads, the words are tried instead (`unread_texts`).
     """
 
     name = "unread-columns"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
-        names = [name for name in data.encoded.get("train", {}).get("unread", {}) if "." not in name][:MOST_COLUMNS]
-        if not names or not any(targets.any() for targets in data.targets.values()):
-            return
-        if any(isinstance(view.label, float) for view in islice(data.splits["train"], 100)):
-            return
-        learnt, tried, split = _parts(data, names)
-        kinds, counts = np.unique(learnt.targets, return_counts=True)
-        if len(tried.targets) < FEWEST or len(kinds) < 2:
-            return
-        constant = float((tried.targets == kinds[counts.argmax()]).mean())
-        columns = [(name, _tell(learnt, tried, i)) for i, name in enumerate(names)]
-        telling = [(name, right) for name, right in columns if right is not None and _low(right) >= constant + GAIN]
-        words = _word_accuracy(data) if telling else None
-        for name, right in sorted(telling, key=lambda column: -column[1].mean()):
-            if words is None or _low(right) >= words + GAIN / 2:
-                figures = {"column": name, "told": float(right.mean()), "low": _low(right), "constant": constant}
-                yield _finding({**figures, "words": words, "rows": len(right), "split": split})
+        names = unread_columns(data)
+        if names and any(targets.any() for targets in data.targets.values()):
+            if not any(isinstance(view.label, float) for view in islice(data.splits["train"], 100)):
+                yield from _by_values(data, names)
+            yield from find_unread_texts(data, names)
+
+
+def _by_values(data: AuditedData, names: Sequence[str]) -> Iterator[Finding]:
+    """Name the columns whose values tell the label."""
+    learnt, tried, split = _parts(data, names)
+    kinds, counts = np.unique(learnt.targets, return_counts=True)
+    if len(tried.targets) < FEWEST or len(kinds) < 2:
+        return
+    constant = float((tried.targets == kinds[counts.argmax()]).mean())
+    columns = [(name, _tell(name, learnt, tried, i)) for i, name in enumerate(names)]
+    telling = [(name, right) for name, right in columns if right is not None and _low(right) >= constant + GAIN]
+    words = _word_accuracy(data) if telling else None
+    for name, right in sorted(telling, key=lambda column: -column[1].mean()):
+        if words is None or _low(right) >= words + GAIN / 2:
+            figures = {"column": name, "told": float(right.mean()), "low": _low(right), "constant": constant}
+            yield _finding({**figures, "words": words, "rows": len(right), "split": split})
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ def _parts(data: AuditedData, names: Sequence[str]) -> tuple[_Rows, _Rows, str]:
     return rows("train"), rows(split), split
 
 
-def _tell(learnt: _Rows, tried: _Rows, column: int) -> np.ndarray | None:
+def _tell(name: str, learnt: _Rows, tried: _Rows, column: int) -> np.ndarray | None:
     """Return (rows,) whether a column tells the label of each row that is tried.
 
     None where its values are no kinds of rows: lists, ids, free texts, or nothing; and where it has one for each label.
@@ -99,11 +106,13 @@ def _tell(learnt: _Rows, tried: _Rows, column: int) -> np.ndarray | None:
         before, values = ([_range(value, edges) for value in part] for part in (before, values))
         if len(set(known)) == len(known) and _is_sorted(known):
             return None  # rows are numbered, and maybe in the order of their labels
+        if is_named_as_id(name):
+            return None
     labels: dict[str, Counter[int]] = {}
     for value, target in zip(before, learnt.targets.tolist(), strict=True):
         if value is not None:
             labels.setdefault(str(value), Counter())[target] += 1
-    if len(labels) < 2 or len(labels) * REPEATED > len(known):
+    if len(labels) < 2 or len(labels) * REPEATED > len(known) or are_ids(name, labels, len(known)):
         return None
     most = Counter(learnt.targets.tolist()).most_common(1)[0][0]
     given = {value: counts.most_common(1)[0][0] for value, counts in labels.items()}

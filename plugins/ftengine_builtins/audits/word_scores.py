@@ -28,6 +28,7 @@ class DrawnRows:
     Args:
         texts, places: of each row.
         labels: (n,) numbers of `names`; all 0 where targets are numbers.
+        rows: (n,) their numbers, counted over all splits.
         numbers: (n,) targets that are numbers; None where they are classes.
     """
 
@@ -35,6 +36,7 @@ class DrawnRows:
     places: list[str]
     labels: np.ndarray
     names: list[str]
+    rows: np.ndarray
     numbers: np.ndarray | None = None
 
 
@@ -64,7 +66,7 @@ def draw_rows(
         return None
     known, distinct = (np.concatenate([of[name] for name in data.splits]) for of in (data.targets, data.distinct))
     chosen = choose_rows(distinct, known != 0, most)
-    texts, labels, places, start, fractions = [], list[Any](), [], 0, False
+    texts, labels, places, at, start, fractions = [], list[Any](), [], list[int](), 0, False
     for rows in data.splits.values():
         for i, view in enumerate(rows):
             fractions = fractions or isinstance(view.label, float)
@@ -76,16 +78,19 @@ def draw_rows(
                     texts.append(text)
                     labels.append(view.label if fractions else str(view.label))
                     places.append(rows.where(i))
+                    at.append(start + i)
         start += len(rows)
     if fractions:
         values = np.array(labels, dtype=float)
-        return DrawnRows(texts, places, np.zeros(len(texts), dtype=int), [], values) if np.ptp(values) else None
+        zeros = np.zeros(len(texts), dtype=int)
+        return DrawnRows(texts, places, zeros, [], np.array(at), values) if np.ptp(values) else None
     names, classes, counts = np.unique(np.array(labels, dtype=object), return_inverse=True, return_counts=True)
     kept = np.flatnonzero(counts[classes] >= FEWEST_OF_LABEL)
     names_kept, classes = np.unique(classes[kept], return_inverse=True)
     if len(names_kept) < 2:
         return None
-    return DrawnRows([texts[i] for i in kept], [places[i] for i in kept], classes, names[names_kept].tolist())
+    kept_texts, kept_places = ([of[i] for i in kept] for of in (texts, places))
+    return DrawnRows(kept_texts, kept_places, classes, names[names_kept].tolist(), np.array(at)[kept])
 
 
 def one_hot(labels: np.ndarray) -> np.ndarray:
@@ -125,6 +130,20 @@ class WordRidge:
         leverage = np.minimum(self._squares @ shrunk + 1 / len(targets), 0.999)[:, None]
         fitted = self._vectors @ (shrunk[:, None] * (self._vectors.T @ centred))
         return targets - (centred - fitted) / (1 - leverage)
+
+    def leave_out(self, targets: np.ndarray, penalty: float, rows: np.ndarray) -> np.ndarray:
+        """Return (m, K) predictions of (n, K) targets of m rows, all of them by the others.
+
+        The residuals of rows left out together are (I - H)⁻¹ r, H and r being the smoother's and its residuals' part.
+
+        Args:
+            rows: (n,) whether a row is left out.
+        """
+        shrunk, centred = self._values / (self._values + penalty), targets - targets.mean(0)
+        own = self._vectors[rows]
+        residuals = centred[rows] - own @ (shrunk[:, None] * (self._vectors.T @ centred))
+        smoother = (own * shrunk) @ own.T + 1 / len(targets)
+        return targets[rows] - np.linalg.solve(np.eye(len(own)) * (1 + 1e-6) - smoother, residuals)
 
     def best(self, targets: np.ndarray) -> np.ndarray:
         """Return (n, K) predictions as `leave_one_out` has them, by the penalty with the least squared error."""

@@ -1,10 +1,11 @@
 """Rules about what tells the label: a column that is not read, or one phrase."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
-from ftengine.text import percent
+from ftengine.text import capitalized, percent
 from ftengine_builtins.audits.telling_phrases import TellingPhrases
 from ftengine_builtins.audits.unread_columns import UnreadColumns
 
@@ -14,35 +15,42 @@ BEHIND = 0.05
 NEARLY_ALL = 0.97
 """Accuracy from which it is said that one phrase tells the label: below, the model answers by something else."""
 
+EXPLAINS = ("quality", "learning", "labels", "classes", "over-fitting", "calibration", "worse")
+
 
 class UnreadColumnsTell(Rule):
-    """Names the column that is not read and tells more labels than the tuned model does."""
+    """Names the column that is not read and tells more labels than the tuned model does, or more of the numbers."""
 
     name = "unread-columns"
     order = 8
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        reached = run.evaluation.tuned.get("accuracy")
         columns = [one for one in run.audit.findings if one.source == UnreadColumns.name]
-        if reached is None or reached.value is None or reached.high is None:
-            return
-        for finding in columns:
+        # Where what is read tells nothing, the column with the content comes before others that tell the label.
+        for finding in sorted(columns, key=lambda one: one.level != "alarm"):
             figures = finding.figures
+            metric = "r2" if figures.get("numbers") else "accuracy"
+            reached = run.evaluation.tuned.get(metric)
+            if reached is None or reached.value is None or reached.high is None:
+                continue
             if figures["low"] < reached.high + BEHIND:
                 continue
-            name = f"`{figures['column']}`"
-            figures = {**figures, "accuracy": reached}
-            lead = f"write column {name} into the text: it is not read, and tells the label of "
-            lead += f"{percent(figures['told'])} of the {figures['split']} rows, the model of {percent(reached.value)}"
+            lead = finding.brief if figures.get("text") else _write_into_text(figures)
+            lead += f", the model {'' if figures.get('text') else 'of '}{percent(max(0.0, reached.value))}"
             yield Finding(
                 kind="data",
                 level="alarm",
-                text=f"{lead[:1].upper()}{lead[1:]}. Do so if it is known when the model is asked.",
+                text=f"{capitalized(lead)}. Do so if it is known when the model is asked.",
                 brief=lead,
-                explains=("quality", "learning", "labels", "classes", "over-fitting", "calibration", "worse"),
-                figures=figures,
+                explains=EXPLAINS,
+                figures={**figures, metric: reached},
             )
             return
+
+
+def _write_into_text(figures: Mapping[str, Any]) -> str:
+    lead = f"write column `{figures['column']}` into the text: it is not read, and tells the label of "
+    return f"{lead}{percent(figures['told'])} of the {figures['split']} rows"
 
 
 class TellingPhrase(Rule):

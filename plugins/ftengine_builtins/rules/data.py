@@ -17,7 +17,8 @@ NOTE = 0.05
 """Share of training rows that repeat another, from which it is said."""
 
 JUDGED_ELSEWHERE = (
-    "label-noise", "leaks", "duplicates", "lengths", "cut-texts", "misplaced-labels", "split-shift", "answer-cues"
+    "label-noise", "leaks", "duplicates", "lengths", "cut-texts", "misplaced-labels", "split-shift", "answer-cues",
+    "unread-columns",
 )  # fmt: skip
 """Audits whose findings other rules judge, knowing what the run made of the data."""
 

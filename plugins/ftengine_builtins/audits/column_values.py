@@ -1,0 +1,81 @@
+"""Values of columns that nothing reads: which columns there are, which hold ids and which hold kinds of rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import AuditedData
+
+MOST_COLUMNS = 30
+"""Columns that are looked at, the first."""
+FEWEST_IDS = 20
+"""Values of a column of ids, at least."""
+MOST_OF_AN_ID = 20
+"""Rows that a value has on average, up to which values are ids whatever they look like."""
+LIKE_IDS = 0.9
+"""Share of the values that have a digit from which they look like ids; these have rows up to their number each."""
+NAMED_AS_ID = re.compile(r"(^|[_\W])(id|ids|uuid|guid|key|no|nr)$|[a-z]I[dD]$")
+
+
+def unread_columns(data: AuditedData) -> list[str]:
+    """Return the columns that nothing reads, without keys within them."""
+    return [name for name in data.encoded.get("train", {}).get("unread", {}) if "." not in name][:MOST_COLUMNS]
+
+
+def read_values(
+    data: AuditedData, split: str, columns: Sequence[str], most: int | None = None
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the values of a split's rows in some columns, the first rows alone where `most` is given.
+
+    White space around texts is left out; a blank text is None.
+    """
+    for row in islice(data.splits[split].values(columns), most):
+        yield tuple((value.strip() or None) if isinstance(value, str) else value for value in row)
+
+
+def values_of(data: AuditedData, columns: Sequence[str], drawn: np.ndarray) -> Iterator[tuple[str, list[Any]]]:
+    """Yield each column and its values in the rows of these numbers, which are counted over all splits."""
+    wanted, start, values = set(drawn.tolist()), 0, list[tuple[Any, ...]]()
+    for split in data.splits:
+        values += [of for i, of in enumerate(read_values(data, split, columns), start) if i in wanted]
+        start += len(data.splits[split])
+    for name, of in zip(columns, zip(*values, strict=True), strict=True):
+        yield name, list(of)
+
+
+def first_values(data: AuditedData, columns: Sequence[str], most: int) -> Iterator[tuple[str, list[Any]]]:
+    """Yield each column and its values, without None, in so many training rows, the first."""
+    for name, of in zip(columns, zip(*read_values(data, "train", columns, most), strict=True), strict=False):
+        yield name, [value for value in of if value is not None]
+
+
+def are_kinds(values: Collection[Any]) -> bool:
+    """Say whether values may be names or numbers of kinds or ids: texts and whole numbers, nothing else."""
+    return bool(values) and all(isinstance(value, (str, int)) for value in values)
+
+
+def are_ids(name: str, distinct: Collection[Any], rows: int) -> bool:
+    """Say whether a column's values name a patient, an author or the like rather than a kind of rows.
+
+    There are many of them for the number of rows: no more than a few rows each, or, where their column or they
+    themselves look like ids, no more than there are values.
+
+    Args:
+        distinct: the values, without None.
+        rows: that have one of them.
+    """
+    if len(distinct) < FEWEST_IDS or rows > len(distinct) ** 2 or not are_kinds(distinct):
+        return False
+    with_digit = sum(isinstance(value, str) and any(sign.isdigit() for sign in value) for value in distinct)
+    looks_like_id = is_named_as_id(name) or with_digit >= LIKE_IDS * len(distinct)
+    return rows <= MOST_OF_AN_ID * len(distinct) or looks_like_id
+
+
+def is_named_as_id(name: str) -> bool:
+    """Say whether a column is called an id or a number, as `patient_id` is."""
+    return NAMED_AS_ID.search(name) is not None

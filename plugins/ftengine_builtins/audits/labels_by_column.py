@@ -1,0 +1,228 @@
+"""Audit `labels-by-column`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import Audit, AuditedData, Finding
+from ftengine.text import capitalized, counted, listed, percent, quoted
+from ftengine_builtins.audits.column_values import are_kinds, first_values, unread_columns, values_of
+from ftengine_builtins.audits.split_shift import PENALTY, find_shift
+from ftengine_builtins.audits.word_scores import FEWEST_OF_LABEL, DrawnRows, WordRidge, draw_rows, one_hot, tf_idf
+from ftengine_builtins.label_fit import SCALES, confusion_of, find_swap
+
+SAMPLE = 800
+"""Rows that are looked at, drawn from all; the time grows with their cube, half a second of these on one core."""
+FEWEST, FEWEST_OTHERS = 20, 60
+"""Rows of a value, and of all others, below which nothing is said of it."""
+MOST_VALUES, LOOKED_AT = 50, 1_000
+"""Values of a column, at most, and training rows, the first, by which columns are chosen."""
+TRIED = 3
+"""Values that are compared with a classifier of all other rows, those that differ most by one of all rows."""
+SURE = 1e-3
+"""Probability by chance, times the values that were looked at, up to which labels of a value differ."""
+SURER = 2.0
+"""Standard errors by which they differ among the half of the rows that words are surest of as well: elsewhere texts may
+be hard to tell, and no label wrong."""
+MORE, TIMES = 0.1, 2.0
+"""How much more of a value's labels than of others' words contradict, in points and as a factor, at least."""
+CONFUSED = 3
+"""Rows of one label that are rather another, from which it is named."""
+LEAST_FACTOR, OFF_FACTOR = 5.0, 1.35
+"""Least factor of a unit, and by how much the ratio of medians may be off."""
+OTHERWISE, ALIKE = 1e-6, 0.2
+"""Probability by chance up to which a value's numbers are of another distribution, and the distance (Kolmogorov &
+Smirnov) up to which they are of the same one once they are converted."""
+EXPLAINS = ("quality", "learning", "labels", "classes", "over-fitting", "calibration", "worse", "slices", "data")
+
+
+class LabelsByColumn(Audit):
+    """Labels, or units of numbers, of one value of an unread column that do not fit the words of their texts.
+
+    Such as those of an annotator who confuses two classes, or of a clinic that reports hours instead of days. A ridge
+    classifier on TF-IDF of words that learns from all other rows answers the rows of a value; its answers are compared
+    with those to other rows of the same labels that it has not seen (Mantel & Haenszel 1959).
+    """
+
+    name = "labels-by-column"
+
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
+        names = [name for name, of in first_values(data, unread_columns(data), LOOKED_AT) if _are_few_kinds(of)]
+        rows = draw_rows(data, SAMPLE, numbers=True) if names else None
+        if rows is None or len(rows.texts) < FEWEST + FEWEST_OTHERS:
+            return
+        groups = _groups(data, names, rows)
+        if rows.numbers is not None:
+            yield from _units(rows, rows.numbers, groups)
+        elif groups:
+            yield from _contradicted(rows, groups)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The rows of one value of a column, (n,) true at each of them."""
+
+    column: str
+    value: str
+    of: np.ndarray
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        return {"column": self.column, "value": self.value}
+
+
+def _groups(data: AuditedData, names: Sequence[str], rows: DrawnRows) -> list[_Group]:
+    """Return the rows of each value of columns of kinds, of values that enough rows have and enough have not."""
+    groups = list[_Group]()
+    for name, of in values_of(data, names, rows.rows):
+        known = {str(value) for value in of if value is not None}
+        if len(known) < 2 or not _are_few_kinds([value for value in of if value is not None]):
+            continue
+        column = np.array(["" if value is None else str(value) for value in of], dtype=object)
+        every = [_Group(name, value, column == value) for value in sorted(known)]
+        groups += [one for one in every if one.of.sum() >= FEWEST and (~one.of).sum() >= FEWEST_OTHERS]
+    return groups
+
+
+def _are_few_kinds(values: Sequence[Any]) -> bool:
+    return are_kinds(values) and len(set(values)) <= MOST_VALUES
+
+
+@dataclass(frozen=True)
+class _Excess:
+    """How many labels of a value's rows words contradict, and how many of as many others' rows of the same labels.
+
+    Args:
+        share, others: contradicted rows of the value, and of others, as shares.
+        n: rows of the value that are compared.
+        errors: standard errors between the two (Mantel & Haenszel).
+    """
+
+    share: float
+    others: float
+    n: int
+    errors: float
+
+    @property
+    def is_large(self) -> bool:
+        return self.share >= max(self.others + MORE, TIMES * self.others)
+
+
+def _excess(wrong: np.ndarray, labels: np.ndarray, of: np.ndarray) -> _Excess:
+    """Compare (n,) contradictions of a value's rows with those of others within each label that both sides have."""
+    n, count, expected, over, variance = 0, 0, 0.0, 0.0, 0.0
+    for label in np.unique(labels[of]):
+        inside, outside = wrong[of & (labels == label)], wrong[~of & (labels == label)]
+        g, m = len(inside), len(outside)
+        if m < FEWEST_OF_LABEL:
+            continue  # then no row vouches for the label
+        w = int(inside.sum() + outside.sum())
+        n, count, expected = n + g, count + int(inside.sum()), expected + g * float(outside.mean())
+        over += float(inside.sum()) - g * w / (g + m)
+        variance += g * m * w * (g + m - w) / ((g + m) ** 2 * (g + m - 1))
+    return _Excess(count / max(1, n), expected / max(1, n), n, over / math.sqrt(variance) if variance else 0.0)
+
+
+def _contradicted(rows: DrawnRows, groups: Sequence[_Group]) -> Iterator[Finding]:
+    """Name the value whose labels words contradict most, beyond chance."""
+    features, targets = tf_idf(rows.texts), one_hot(rows.labels)
+    ridge = WordRidge(features)
+    every, screened = ridge.leave_one_out(targets, PENALTY), list[tuple[float, int]]()
+    for i, group in enumerate(groups):
+        answers = every.copy()
+        answers[group.of] = ridge.leave_out(targets, PENALTY, group.of)
+        screened.append((_excess(answers.argmax(1) != rows.labels, rows.labels, group.of).errors, i))
+    limit, best = NormalDist().inv_cdf(1 - SURE / len(groups)), None
+    for errors, i in sorted(screened, reverse=True)[:TRIED]:
+        if errors >= SURER and (found := _compared(rows, features, targets, groups[i].of)) is not None:
+            excess, answers = found
+            if excess.errors >= limit and (best is None or excess.errors > best[0].errors):
+                best = excess, answers, groups[i]
+    if best is not None:
+        excess, answers, group = best
+        labels, names = rows.labels[group.of], rows.names
+        confusion = confusion_of(labels, answers[group.of].argmax(1), len(names))
+        texts = ([rows.texts[j] for j in np.flatnonzero(side)] for side in (~group.of, group.of))
+        if find_swap(confusion) is not None or find_shift(*texts) is None:
+            yield _of_labels(group, excess, confusion, names)
+
+
+def _compared(rows: DrawnRows, features: Any, targets: np.ndarray, of: np.ndarray) -> tuple[_Excess, np.ndarray] | None:
+    """Compare the rows of a value with others, all by a classifier of these; None where they do not differ enough.
+
+    Returns also (n, labels) answers.
+    """
+    others, answers = WordRidge(features[~of]), np.empty(targets.shape)
+    answers[~of] = others.leave_one_out(targets[~of], PENALTY)
+    answers[of] = others.predict(features[of], targets[~of], PENALTY)
+    wrong, ranked = answers.argmax(1) != rows.labels, np.sort(answers, axis=1)
+    margin = ranked[:, -1] - ranked[:, -2]
+    sure = margin >= np.median(margin[~of])
+    excess, surer = _excess(wrong, rows.labels, of), _excess(wrong[sure], rows.labels[sure], of[sure])
+    return (excess, answers) if excess.is_large and surer.is_large and surer.errors >= SURER else None
+
+
+def _of_labels(group: _Group, excess: _Excess, confusion: np.ndarray, names: Sequence[str]) -> Finding:
+    wrong = confusion - np.diag(np.diag(confusion))
+    worst = np.argsort(-wrong, axis=None, kind="stable")[:2].tolist()
+    pairs = [divmod(at, len(names)) for at in worst if wrong.flat[at] >= CONFUSED]
+    confused = [(names[i], names[j], int(wrong[i, j])) for i, j in pairs]
+    rather = listed([f"{quoted(label)} rather {quoted(other)} ({count:,})" for label, other, count in confused])
+    brief = (
+        f"check the labels of {group.column} {quoted(group.value)}: the texts contradict {percent(excess.share)} of "
+    )
+    brief += f"them, of others {percent(excess.others)}{f'; {rather}' if rather else ''}"
+    text = f"{capitalized(brief)}. Of {counted(excess.n, 'row')} with `{group.column}` {quoted(group.value)}, by what "
+    text += "other rows of the same words are labelled. If labels depend on that column by design, write it into the "
+    text += "text; else correct or leave out these rows."
+    figures = {**group.figures, "share": excess.share, "others": excess.others, "n": excess.n, "confused": confused}
+    return Finding(kind="labels", level="alarm", text=text, brief=brief, explains=EXPLAINS, figures=figures)
+
+
+def _units(rows: DrawnRows, numbers: np.ndarray, groups: Sequence[_Group]) -> Iterator[Finding]:
+    """Name the first value, of each column, whose numbers are like all others' once they are converted."""
+    from scipy.stats import ks_2samp
+
+    named = set[str]()
+    for group in groups:
+        own, others = numbers[group.of], numbers[~group.of]
+        factor = _factor(own, others)
+        if factor is None or group.column in named or ks_2samp(own, others, method="asymp").pvalue > OTHERWISE:
+            continue
+        if ks_2samp(own / factor, others, method="asymp").statistic > ALIKE:
+            continue
+        if find_shift(*([rows.texts[i] for i in np.flatnonzero(side)] for side in (~group.of, group.of))) is None:
+            named.add(group.column)
+            yield _of_unit(group, own, others, factor)
+
+
+def _factor(numbers: np.ndarray, others: np.ndarray) -> float | None:
+    """Return the factor between two units that the ratio of two medians is near to; None where it is near to none."""
+    middle, of_others = float(np.median(numbers)), float(np.median(others))
+    if middle * of_others <= 0:
+        return None
+    ratio = middle / of_others
+    factors = [factor for scale in SCALES for factor in (scale, 1 / scale) if max(scale, 1 / scale) >= LEAST_FACTOR]
+    nearest = min(factors, key=lambda factor: abs(math.log(ratio / factor)))
+    return nearest if abs(math.log(ratio / nearest)) <= math.log(OFF_FACTOR) else None
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e3 else f"{value:,.0f}" if abs(value) >= 1e3 else f"{value:g}"
+
+
+def _of_unit(group: _Group, own: np.ndarray, others: np.ndarray, factor: float) -> Finding:
+    middle, of_others = float(np.median(own)), float(np.median(others))
+    times = f"{_short(middle / of_others)} times" if factor > 1 else f"1/{_short(of_others / middle)} of"
+    brief = f"convert the numbers of {group.column} {quoted(group.value)}, which are in another unit: their median is "
+    brief += f"{times} that of others ({_short(middle)}, {_short(of_others)})"
+    ways = f"divided by {_short(factor)}" if factor > 1 else f"times {_short(1 / factor)}"
+    text = f"{capitalized(brief)}, though the texts are alike; {ways} they are distributed as the others are."
+    figures = {**group.figures, "factor": factor, "median": middle, "others": of_others, "n": len(own)}
+    return Finding(kind="labels", level="alarm", text=text, brief=brief, explains=EXPLAINS, figures=figures)

@@ -1,0 +1,145 @@
+"""Audit `unread-groups`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import Audit, AuditedData, Finding
+from ftengine.text import capitalized, percent
+from ftengine_builtins.audits.column_values import (
+    FEWEST_IDS,
+    are_ids,
+    are_kinds,
+    first_values,
+    read_values,
+    unread_columns,
+)
+from ftengine_builtins.audits.counting import share_within, split_name
+
+LOOKED_AT = 10_000
+"""Training rows, the first, by which columns are chosen."""
+MOST_GROUPED = 10
+"""Columns that are read in all rows."""
+SEVERAL = 1.5
+"""Rows that a value has on average, at least."""
+OF_ONE_LABEL = 0.8
+"""How much more often two rows of a value have one label than any two rows, as a share of what is possible (Cohen's
+kappa), at least."""
+FEWEST_OF_LABEL = 5
+"""Values with several rows and this label, at least, of two labels."""
+ORDERED = 0.5
+"""The same kappa between a number and the next larger one, from which numbers are quantities and no ids."""
+SHARED = 0.1
+"""Share of the held-out rows whose value training has, at the interval's near end, for an alarm."""
+EXPLAINS = ("quality", "learning", "labels", "classes", "over-fitting", "calibration", "worse", "slices", "data")
+
+
+class UnreadGroups(Audit):
+    """Columns of ids that nothing reads, of several rows and one label each, with values on both sides of the split.
+
+    A patient's rows in training tell the label of that patient's held-out rows, whatever these say.
+    """
+
+    name = "unread-groups"
+
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
+        settings, split = data.settings, list(data.splits)[-1]
+        if split == "train" or settings["split"]["by"] in ("group", "time") or settings.get("group"):
+            return
+        columns = _candidates(data)
+        if not columns or not any(targets.any() for targets in data.targets.values()):
+            return
+        numbers = _numbered(data, columns)
+        for i, name in enumerate(columns):
+            groups = {split: of[:, i] for split, of in numbers.of.items()}
+            rows = sum(int((of >= 0).sum()) for of in groups.values())
+            if are_ids(name, numbers.names[i], rows) and (share := _of_label(numbers.names[i], groups, data)):
+                yield from _shared(data, name, groups, split, share)
+
+
+@dataclass(frozen=True)
+class _Values:
+    """For each split (rows, columns) numbers of values, -1 where there is none, and each column's values by number."""
+
+    of: dict[str, np.ndarray]
+    names: list[list[Any]]
+
+
+def _candidates(data: AuditedData) -> list[str]:
+    """Return the columns of which the first training rows have many values, texts or whole numbers alone."""
+    values = first_values(data, unread_columns(data), LOOKED_AT)
+    return [name for name, of in values if are_kinds(of) and len(set(of)) >= FEWEST_IDS][:MOST_GROUPED]
+
+
+def _numbered(data: AuditedData, columns: Sequence[str]) -> _Values:
+    places: list[dict[str, int]] = [{} for _ in columns]
+    names: list[list[Any]] = [[] for _ in columns]
+    of = {}
+    for split, rows in data.splits.items():
+        numbers = np.full((len(rows), len(columns)), -1)
+        for i, row in enumerate(read_values(data, split, columns)):
+            for j, value in enumerate(row):
+                if value is not None:
+                    numbers[i, j] = place = places[j].setdefault(str(value), len(places[j]))
+                    if place == len(names[j]):
+                        names[j].append(value)
+        of[split] = numbers
+    return _Values(of, names)
+
+
+def _of_label(names: Sequence[Any], groups: dict[str, np.ndarray], data: AuditedData) -> float | None:
+    """Return the share of rows whose label is the most frequent one of their value; None where values are no groups.
+
+    Rows without a label or a value are left out.
+    """
+    of, targets = (np.concatenate([x[split] for split in groups]) for x in (groups, data.targets))
+    known = (of >= 0) & (targets != 0)
+    of, labels = of[known], np.unique(targets[known], return_inverse=True)[1]
+    if len(of) < SEVERAL * max(1, len(np.unique(of))):
+        return None
+    pairs, of_pair = np.unique(np.stack([of, labels]), axis=1, return_counts=True)
+    rows = np.bincount(of)
+    within, possible = float((of_pair * (of_pair - 1.0)).sum()), float((rows * (rows - 1.0)).sum())
+    chance = float(((np.bincount(labels) / len(labels)) ** 2).sum())
+    if chance == 1 or (within / possible - chance) / (1 - chance) < OF_ONE_LABEL:
+        return None
+    most = np.zeros(len(rows), dtype=np.int64)
+    most[pairs[0][np.argsort(of_pair, kind="stable")]] = pairs[1][np.argsort(of_pair, kind="stable")]
+    repeated = np.flatnonzero(rows > 1)
+    if len(repeated) < FEWEST_IDS or (np.bincount(most[repeated]) >= FEWEST_OF_LABEL).sum() < 2:
+        return None
+    if _is_ordered(names, most, repeated, chance):
+        return None
+    return float((most[of] == labels).mean())
+
+
+def _is_ordered(names: Sequence[Any], most: np.ndarray, repeated: np.ndarray, chance: float) -> bool:
+    """Say whether values are numbers of which neighbours have one label, as an age may have."""
+    if not all(isinstance(names[i], int) for i in repeated):
+        return False
+    in_order = most[sorted(repeated.tolist(), key=lambda i: names[i])]
+    return bool(((in_order[1:] == in_order[:-1]).mean() - chance) / (1 - chance) >= ORDERED)
+
+
+def _shared(
+    data: AuditedData, name: str, groups: dict[str, np.ndarray], split: str, of_label: float
+) -> Iterator[Finding]:
+    held, train = groups[split], groups["train"]
+    also = np.isin(held, train[train >= 0])
+    if not len(held) or share_within(int(also.sum()), len(held))[0] < SHARED:
+        return
+    row = int(np.flatnonzero(also)[0])
+    other = int(np.flatnonzero(train == held[row])[0])
+    where = split_name(split)
+    brief = f"set data.group: {name}: {also.sum():,} of {len(held):,} {where} rows have a {name} of training rows, "
+    brief += f"and each {name} {'always' if of_label == 1 else 'nearly always'} has one label"
+    text = f"{capitalized(brief)} ({percent(of_label)} of rows), so figures on them say nothing of new ones (e.g. "
+    text += f"{data.splits['train'].where(other)} & {data.splits[split].where(row)})."
+    if data.splits[split].source != data.splits["train"].source:
+        text += " With data.leaks: drop, training then loses these rows."
+    figures = {"column": name, "split": split, "shared": int(also.sum()), "rows": len(held), "of_label": of_label}
+    yield Finding(kind="data", level="alarm", text=text, brief=brief, explains=EXPLAINS, figures=figures)

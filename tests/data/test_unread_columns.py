@@ -1,0 +1,182 @@
+"""Columns that nothing reads: ids on both sides of a split, annotators who confuse labels, units, and the texts."""
+
+import json
+import random
+from dataclasses import replace
+
+import pytest
+from test_misplaced_labels import graded
+from test_split_shift import topical
+
+from ftengine.data.split import make_splits
+from ftengine.run.recipe import DataSection
+from ftengine_builtins.audits import LabelsByColumn, UnreadColumns, UnreadGroups
+
+
+@pytest.fixture
+def unread(write, label_task):
+    """Return what an audit finds in rows, of which all columns but `text` and `label` are unread."""
+
+    def unread(audit, rows, test=0.3, **options):
+        name = write("a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        section = DataSection(train=name, validation=None, test=test, near_duplicates=None, **options)
+        data = make_splits(section, label_task, 0).audited()
+        names = [name for name in rows[0] if name not in ("text", "label")]
+        return list(audit().examine(replace(data, encoded={"train": {"unread": dict.fromkeys(names, "a.jsonl:1")}})))
+
+    return unread
+
+
+def of_patients(count=60, notes=5, label=lambda patient, draw: draw.choice("ab"), name=lambda i: f"P{i:03d}"):
+    draw, rows = random.Random(0), []
+    for patient in range(count):
+        outcome = label(patient, draw)
+        for note in range(notes):
+            of_note = outcome if outcome is not None else draw.choice("ab")
+            rows.append({"text": f"note {patient * 10 + note}", "label": of_note, "patient": name(patient)})
+    draw.shuffle(rows)
+    return rows
+
+
+@pytest.mark.parametrize("name", [lambda i: f"P{i:03d}", lambda i: (i * 37) % 101])
+def test_ids_of_one_label_each_on_both_sides_of_the_split_lead_to_a_group(unread, name):
+    rows = of_patients(name=name)
+    (found,) = unread(UnreadGroups, rows)
+    assert (found.level, found.figures["column"], found.figures["of_label"]) == ("alarm", "patient", 1.0)
+    assert found.figures["shared"] > 0.9 * found.figures["rows"]
+    assert "data.group: patient" in found.brief
+    assert unread(UnreadColumns, rows) == []  # which would have the id written into the text
+    assert unread(UnreadGroups, rows, group="patient") == []
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        of_patients(notes=1, count=300),
+        of_patients(label=lambda patient, draw: None),  # a label for each row
+        of_patients(name=lambda i: f"topic {i % 5}", label=lambda patient, draw: "ab"[patient % 5 > 2]),
+        of_patients(name=lambda i: 20 + i, label=lambda patient, draw: "ab"[patient > 30]),  # an age
+        of_patients(label=lambda patient, draw: "a"),
+    ],
+)
+def test_columns_that_are_no_groups_of_one_label_are_left_alone(unread, rows):
+    assert unread(UnreadGroups, rows) == []
+
+
+def test_a_topic_that_decides_is_no_group(unread):
+    rows = of_patients(name=lambda i: f"topic {i % 5}", label=lambda patient, draw: "ab"[patient % 5 > 2])
+    (found,) = unread(UnreadColumns, rows)
+    assert found.figures["column"] == "patient"
+
+
+def annotated(count=360, carl=lambda label, draw: label, **column):
+    draw = random.Random(1)
+    rows = topical(count, 1)
+    for row in rows:
+        row["annotator"] = draw.choice(["anna", "ben", "carl"])
+        row["label"] = carl(row["label"], draw) if row["annotator"] == "carl" else row["label"]
+    return rows
+
+
+def exchanged(label, draw):
+    return {"se": "wo", "wo": "se"}.get(label, label)
+
+
+def guessed(label, draw):
+    return label if draw.random() < 0.5 else draw.choice(["se", "wo", "fi", "wi"])
+
+
+@pytest.mark.parametrize("carl", [exchanged, guessed])
+def test_the_annotator_whose_labels_the_texts_contradict_is_named(unread, carl):
+    (found,) = unread(LabelsByColumn, annotated(carl=carl))
+    assert (found.kind, found.level) == ("labels", "alarm")
+    assert (found.figures["column"], found.figures["value"]) == ("annotator", "carl")
+    assert found.figures["share"] > 0.25 > 0.15 > found.figures["others"]
+    if carl is exchanged:
+        assert {pair[:2] for pair in found.figures["confused"]} == {("se", "wo"), ("wo", "se")}
+
+
+def noisy_everywhere():
+    draw, rows = random.Random(2), annotated()
+    for row in rows:
+        row["label"] = guessed(row["label"], draw)
+    return rows
+
+
+def by_label():
+    """The column is nearly the label: rows of one value have hardly any other."""
+    draw, rows = random.Random(2), topical(360, 1)
+    for row in rows:
+        row["source"] = row["label"] if draw.random() < 0.8 else draw.choice(["se", "wo", "fi", "wi"])
+    return rows
+
+
+def of_other_texts():
+    """One source writes of the same labels in words of its own, which others' rows teach nothing about."""
+    rows = [row | {"source": "news"} for row in topical(240, 1)]
+    for row in topical(120, 2):
+        rows.append({"text": row["text"].upper().replace("WORD", "X").replace("SEA", "BLUE").replace("WOOD", "GREEN")
+                     .replace("FIRE", "RED").replace("WIND", "GREY"), "label": row["label"], "source": "chat"})  # fmt: skip
+    return rows
+
+
+@pytest.mark.parametrize("rows", [annotated(), noisy_everywhere(), by_label(), of_other_texts(), annotated(70)])
+def test_labels_that_are_no_worse_for_a_value_are_left_alone(unread, rows):
+    assert unread(LabelsByColumn, rows) == []
+
+
+def in_clinics(nord, count=300):
+    draw = random.Random(3)
+    rows = graded(count, 1)
+    for row in rows:
+        row["clinic"] = draw.choice(["Nord", "West", "Ost"])
+        row["label"] = round(row["label"] + 4.0001, 4)
+        row["label"] = nord(row) if row["clinic"] == "Nord" else row["label"]
+    return rows
+
+
+def test_the_clinic_whose_numbers_are_in_another_unit_is_named(unread):
+    (found,) = unread(LabelsByColumn, in_clinics(lambda row: round(24 * row["label"] + 0.001, 3)))
+    assert (found.kind, found.level, found.figures["factor"]) == ("labels", "alarm", 24)
+    assert (found.figures["column"], found.figures["value"]) == ("clinic", "Nord")
+    (found,) = unread(LabelsByColumn, in_clinics(lambda row: row["label"] / 60))
+    assert found.figures["factor"] == pytest.approx(1 / 60)
+
+
+def of_other_words(row):
+    row["text"] = row["text"].replace("word", "other")
+    return 24 * row["label"]
+
+
+@pytest.mark.parametrize(
+    "nord",
+    [lambda row: row["label"], lambda row: row["label"] + 3, lambda row: 2 * row["label"],
+     lambda row: 100 + row["label"], of_other_words],
+)  # fmt: skip
+def test_numbers_that_are_merely_larger_are_left_alone(unread, nord):
+    assert unread(LabelsByColumn, in_clinics(nord)) == []
+
+
+def described(rows, description):
+    return [{"text": f"CASE-{i * 7919 % 9973}", "label": row["label"], "description": description(row, i)}
+            for i, row in enumerate(rows)]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [topical, graded])
+def test_the_unread_text_whose_words_tell_the_label_is_named(unread, make):
+    (found,) = unread(UnreadColumns, described(make(300, 1), lambda row, i: row["text"]))
+    assert (found.level, found.figures["column"]) == ("alarm", "description")
+    assert found.figures["low"] > 0.6 > 0.4 > found.figures["words"]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [row | {"description": row["text"]} for row in topical(300, 1)],  # it repeats what is read
+        [row | {"description": f"{row['text']} and more words"} for row in graded(300, 1)],
+        described(topical(300, 1), lambda row, i: topical(1, i)[0]["text"]),  # it tells nothing either
+        described(topical(60, 1), lambda row, i: row["text"]),
+    ],
+)
+def test_unread_texts_that_tell_no_more_are_left_alone(unread, rows):
+    assert unread(UnreadColumns, rows) == []
