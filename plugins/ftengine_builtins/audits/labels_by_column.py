@@ -19,7 +19,7 @@ from ftengine_builtins.label_fit import SCALES, confusion_of, find_swap
 
 SAMPLE = 800
 """Rows that are looked at, drawn from all; the time grows with their cube, half a second of these on one core."""
-FEWEST, FEWEST_OTHERS = 20, 60
+FEWEST, FEWEST_OTHERS = 30, 60
 """Rows of a value, and of all others, below which nothing is said of it."""
 MOST_VALUES, LOOKED_AT = 50, 1_000
 """Values of a column, at most, and training rows, the first, by which columns are chosen."""
