@@ -36,6 +36,9 @@ class AuditedRows(Protocol):
     def values(self, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         """Yield each row's values in some columns of the data; None where it has none."""
 
+    def select(self, rows: Sequence[int]) -> AuditedRows:
+        """Return some of the rows, in the order asked for, without reading the others."""
+
     def where(self, row: int) -> str:
         """Return a row's place for a message, e.g. "train.jsonl:17"."""
 

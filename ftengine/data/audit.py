@@ -59,6 +59,10 @@ class AuditRows:
         for row in self._rows:
             yield tuple(row.get(name) for name in columns)
 
+    def select(self, rows: Sequence[int]) -> AuditRows:
+        """Return some of the rows, in the order asked for."""
+        return AuditRows(self._rows.select(rows), self._task, 0)
+
     def _keep(self, row: int, view: View) -> None:
         if row == len(self._kept) and self._room > 0:
             self._kept.append(text_of(view))

@@ -114,9 +114,11 @@ def by_label():
 def of_other_texts():
     """One source writes of the same labels in words of its own, which others' rows teach nothing about."""
     rows = [row | {"source": "news"} for row in topical(240, 1)]
+    own = {"sea": "blue", "wood": "green", "fire": "red", "wind": "grey", "word": "x"}
     for row in topical(120, 2):
-        rows.append({"text": row["text"].upper().replace("WORD", "X").replace("SEA", "BLUE").replace("WOOD", "GREEN")
-                     .replace("FIRE", "RED").replace("WIND", "GREY"), "label": row["label"], "source": "chat"})  # fmt: skip
+        for word, other in own.items():
+            row["text"] = row["text"].replace(word, other)
+        rows.append(row | {"source": "chat"})
     return rows
 
 

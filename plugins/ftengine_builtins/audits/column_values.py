@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from ftengine.api import AuditedData
+from ftengine_builtins.audits.word_scores import rows_by_split
 
 MOST_COLUMNS = 30
 """Columns that are looked at, the first."""
@@ -34,16 +35,19 @@ def read_values(
 
     White space around texts is left out; a blank text is None.
     """
-    for row in islice(data.splits[split].values(columns), most):
+    yield from _cleaned(islice(data.splits[split].values(columns), most))
+
+
+def _cleaned(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    for row in rows:
         yield tuple((value.strip() or None) if isinstance(value, str) else value for value in row)
 
 
 def values_of(data: AuditedData, columns: Sequence[str], drawn: np.ndarray) -> Iterator[tuple[str, list[Any]]]:
     """Yield each column and its values in the rows of these numbers, which are counted over all splits."""
-    wanted, start, values = set(drawn.tolist()), 0, list[tuple[Any, ...]]()
-    for split in data.splits:
-        values += [of for i, of in enumerate(read_values(data, split, columns), start) if i in wanted]
-        start += len(data.splits[split])
+    values = list[tuple[Any, ...]]()
+    for split, _, rows in rows_by_split(data, drawn.tolist()):
+        values += _cleaned(data.splits[split].select(rows).values(columns))
     for name, of in zip(columns, zip(*values, strict=True), strict=True):
         yield name, list(of)
 

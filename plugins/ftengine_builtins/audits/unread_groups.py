@@ -22,8 +22,8 @@ from ftengine_builtins.audits.counting import share_within, split_name
 
 LOOKED_AT = 10_000
 """Training rows, the first, by which columns are chosen."""
-MOST_GROUPED = 10
-"""Columns that are read in all rows."""
+MOST_GROUPED, MOST_ROWS = 10, 100_000
+"""Columns that are compared over the split, and rows of all splits, of each the first."""
 SEVERAL = 1.5
 """Rows that a value has on average, at least."""
 OF_ONE_LABEL = 0.8
@@ -63,7 +63,7 @@ class UnreadGroups(Audit):
 
 @dataclass(frozen=True)
 class _Values:
-    """For each split (rows, columns) numbers of values, -1 where there is none, and each column's values by number."""
+    """For each split (rows, columns) numbers of the first rows' values, -1 for none; and each column's values."""
 
     of: dict[str, np.ndarray]
     names: list[list[Any]]
@@ -78,10 +78,11 @@ def _candidates(data: AuditedData) -> list[str]:
 def _numbered(data: AuditedData, columns: Sequence[str]) -> _Values:
     places: list[dict[str, int]] = [{} for _ in columns]
     names: list[list[Any]] = [[] for _ in columns]
-    of = {}
+    of, total = {}, sum(map(len, data.splits.values()))
     for split, rows in data.splits.items():
-        numbers = np.full((len(rows), len(columns)), -1)
-        for i, row in enumerate(read_values(data, split, columns)):
+        looked_at = -(-len(rows) * min(total, MOST_ROWS) // total)
+        numbers = np.full((looked_at, len(columns)), -1)
+        for i, row in enumerate(read_values(data, split, columns, looked_at)):
             for j, value in enumerate(row):
                 if value is not None:
                     numbers[i, j] = place = places[j].setdefault(str(value), len(places[j]))
@@ -96,7 +97,8 @@ def _of_label(names: Sequence[Any], groups: dict[str, np.ndarray], data: Audited
 
     Rows without a label or a value are left out.
     """
-    of, targets = (np.concatenate([x[split] for split in groups]) for x in (groups, data.targets))
+    of = np.concatenate([*groups.values()])
+    targets = np.concatenate([data.targets[split][: len(numbers)] for split, numbers in groups.items()])
     known = (of >= 0) & (targets != 0)
     of, labels = of[known], np.unique(targets[known], return_inverse=True)[1]
     if len(of) < SEVERAL * max(1, len(np.unique(of))):
@@ -136,9 +138,11 @@ def _shared(
     other = int(np.flatnonzero(train == held[row])[0])
     where = split_name(split)
     brief = f"set data.group: {name}: {also.sum():,} of {len(held):,} {where} rows have a {name} of training rows, "
-    brief += f"and each {name} {'always' if of_label == 1 else 'nearly always'} has one label"
-    text = f"{capitalized(brief)} ({percent(of_label)} of rows), so figures on them say nothing of new ones (e.g. "
-    text += f"{data.splits['train'].where(other)} & {data.splits[split].where(row)})."
+    brief += f"each {'always' if of_label == 1 else 'nearly always'} of one label, so figures say nothing of new ones"
+    text = (
+        f"{capitalized(brief)} ({percent(of_label)} of all rows have the label that is most frequent for their {name}; "
+    )
+    text += f"e.g. {data.splits['train'].where(other)} & {data.splits[split].where(row)})."
     if data.splits[split].source != data.splits["train"].source:
         text += " With data.leaks: drop, training then loses these rows."
     figures = {"column": name, "split": split, "shared": int(also.sum()), "rows": len(held), "of_label": of_label}

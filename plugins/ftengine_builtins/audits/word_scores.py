@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,14 @@ def choose_rows(distinct: np.ndarray, usable: np.ndarray, most: int) -> set[int]
     return set(np.random.default_rng(0).permutation(first)[:most].tolist())
 
 
+def rows_by_split(data: AuditedData, drawn: Collection[int]) -> Iterator[tuple[str, int, list[int]]]:
+    """Yield each split, how many rows stand before it, and its rows among those drawn of all, in their order."""
+    start = 0
+    for split, rows in data.splits.items():
+        yield split, start, sorted(i - start for i in drawn if start <= i < start + len(rows))
+        start += len(rows)
+
+
 def draw_rows(
     data: AuditedData, most: int, characters: int | None = CHARACTERS, *, numbers: bool = False
 ) -> DrawnRows | None:
@@ -66,20 +74,20 @@ def draw_rows(
         return None
     known, distinct = (np.concatenate([of[name] for name in data.splits]) for of in (data.targets, data.distinct))
     chosen = choose_rows(distinct, known != 0, most)
-    texts, labels, places, at, start, fractions = [], list[Any](), [], list[int](), 0, False
-    for rows in data.splits.values():
+    texts, labels, places, at, fractions = [], list[Any](), [], list[int](), False
+    for split, start, numbers_there in rows_by_split(data, chosen):
+        rows = data.splits[split].select(numbers_there)
         for i, view in enumerate(rows):
             fractions = fractions or isinstance(view.label, float)
             if fractions and not numbers:
                 return None
-            if start + i in chosen and view.label is not None and not isinstance(view.label, (list, tuple, dict)):
+            if view.label is not None and not isinstance(view.label, (list, tuple, dict)):
                 text = " ".join(view.texts)[:characters]
                 if text.strip():
                     texts.append(text)
                     labels.append(view.label if fractions else str(view.label))
                     places.append(rows.where(i))
-                    at.append(start + i)
-        start += len(rows)
+                    at.append(start + numbers_there[i])
     if fractions:
         values = np.array(labels, dtype=float)
         zeros = np.zeros(len(texts), dtype=int)
