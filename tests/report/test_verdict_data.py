@@ -171,6 +171,8 @@ def test_a_phrase_that_tells_the_label_stands_behind_a_figure_near_one(verdict, 
     assert judged.level == "good"
     assert [one.source for one in judged.rest[:1]] == ["telling-phrase"] * count or not count
     assert len([one for one in judged.findings if one.source == "telling-phrase"]) == count
+
+
 @pytest.mark.parametrize(("accuracy", "level"), [(0.3, "alarm"), (0.9, None)])
 def test_the_unread_text_leads_where_the_model_tells_less(verdict, accuracy, level):
     told = {"column": "description", "told": 0.9, "low": 0.86, "words": 0.1, "text": True, "numbers": False}
@@ -179,9 +181,12 @@ def test_the_unread_text_leads_where_the_model_tells_less(verdict, accuracy, lev
                      audit_finding("unread-columns", figures=told, brief="read column `description`"),
                      put("evaluation.tuned.accuracy", figure(accuracy)))  # fmt: skip
     assert (judged.lead[0].figures.get("column") == "description") == (level == "alarm")
+
+
 @pytest.mark.parametrize("source", ["unread-groups", "labels-by-column"])
 def test_what_columns_show_of_ids_and_labels_leads_before_training(verdict, source):
     from ftengine_builtins.audits import labels_by_column, unread_groups
+
     explains = {"unread-groups": unread_groups, "labels-by-column": labels_by_column}[source].EXPLAINS
     noise = audit_finding("label-noise", kind="labels", explains=["quality"])
     judged = verdict(noise, audit_finding(source, explains=explains), put("evaluation.tuned.accuracy", figure(0.3)))
