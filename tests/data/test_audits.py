@@ -328,3 +328,14 @@ def test_an_interval_of_a_share_is_wilson_s(total):
     for count in {0, 1, total // 3, total - 1, total}:
         expected = binomtest(count, total).proportion_ci(method="wilson")
         assert share_within(count, total) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize(("lists", "separator"), [
+    (["tea, rain", "rain, salt", "salt", "tea", "rain"], ","), (["tea;rain", "rain;salt", "tea;salt"], ";"),
+    (["Food, drink", "Law, order", "Home", "Art"], None), (["tea", "rain", "salt"], None),
+])  # fmt: skip
+def test_lists_that_are_labels_are_named_with_their_separator(write, audit, label_task, lists, separator):
+    rows = [{"text": f"row {i}", "label": lists[i % len(lists)]} for i in range(40)]
+    file = write("train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    found = [one for one in audit(label_task, file).findings if one.source == "joined-labels"]
+    assert [one.figures["separator"] for one in found] == ([separator] if separator else [])

@@ -8,7 +8,7 @@ from ftengine_builtins.audits.cut_texts import CutTexts
 from ftengine_builtins.audits.encoded import Lengths, UnknownTokens, UnreadKeys
 from ftengine_builtins.audits.exchanged_roles import ExchangedRoles
 from ftengine_builtins.audits.label_noise import LabelNoise
-from ftengine_builtins.audits.label_spellings import LabelSpellings
+from ftengine_builtins.audits.label_spellings import JoinedLabels, LabelSpellings
 from ftengine_builtins.audits.labels_by_column import LabelsByColumn
 from ftengine_builtins.audits.languages import Languages
 from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
@@ -37,6 +37,7 @@ __all__ = [
     "CutTexts",
     "Duplicates",
     "ExchangedRoles",
+    "JoinedLabels",
     "LabelNoise",
     "LabelSpellings",
     "LabelsByColumn",

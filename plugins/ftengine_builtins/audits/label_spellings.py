@@ -1,4 +1,4 @@
-"""Audit `label-spellings`."""
+"""Audits `label-spellings` and `joined-labels`: labels that are called otherwise than they should be."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -8,6 +8,9 @@ from ftengine.text import listed
 from ftengine_builtins.audits.balance import count_labels
 
 SHOWN = 5
+SEPARATORS = (";", ",", "|", "/")
+FEWEST_JOINED, JOINED = 2, 0.02
+"""Labels that are lists, and their share of all, from which it is said."""
 
 
 class LabelSpellings(Audit):
@@ -22,6 +25,37 @@ class LabelSpellings(Audit):
             text = f"Write a label in one way: {shown} differ in case or white space only, and are as many classes. "
             figures = {"spellings": {label: total[label] for label in labels}}
             yield Finding(kind="labels", level="note", text=f"{text}Are they one?", figures=figures)
+
+
+class JoinedLabels(Audit):
+    """Labels that are several by a separator that was not divided at: their parts are labels, or parts of others, too.
+
+    Where rows write lists of labels in two ways, only one of them is read as a list.
+    """
+
+    name = "joined-labels"
+
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
+        total = sum(count_labels(data).values(), Counter[str]())
+        for separator in SEPARATORS:
+            joined = {label: total[label] for label in _joined(total, separator)}
+            times = sum(joined.values())
+            if len(joined) < FEWEST_JOINED or times < JOINED * total.total():
+                continue
+            first = max(joined, key=lambda label: (joined[label], label))
+            text = f"{len(joined):,} of {len(total):,} labels have {separator!r} between what are labels too, e.g. "
+            text += f"{first!r} ({joined[first]:,}), and are classes of their own. If they are lists, write one "
+            text += f"separator in all rows and name it: task.kind=multi, task.separator={separator!r}."
+            figures = {"separator": separator, "labels": len(joined), "times": times}
+            yield Finding(kind="labels", level="note", text=text, figures=figures)
+            return
+
+
+def _joined(total: Counter[str], separator: str) -> list[str]:
+    """Return the labels all of whose parts stand in other labels as well."""
+    parts = {label: {part.strip() for part in label.split(separator)} for label in total}
+    times = Counter(part for own in parts.values() for part in own)
+    return [label for label, own in parts.items() if len(own) > 1 and all(times[part] > 1 for part in own)]
 
 
 def _alike(total: Counter[str]) -> Iterator[list[str]]:
