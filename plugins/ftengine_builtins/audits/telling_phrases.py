@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from itertools import pairwise
 
 import numpy as np
@@ -39,10 +39,13 @@ class TellingPhrases(Audit):
         train, held = draw(data, "train", SAMPLE), draw(data, split, SAMPLE)
         if min(len(train.texts), len(held.texts)) < FEWEST:
             return
-        learnt = _phrases(train)
-        labels, kept = {*train.labels, *held.labels}, {}
+        labels, learnt = {*train.labels, *held.labels}, _phrases(train)
+        if len(learnt) < len(labels) - 1:
+            return
+        there = [_having(rows, set(learnt.values())) for rows in (train, held)]
+        kept = dict[int, tuple[str, list[tuple[float, float]]]]()
         for label, words in learnt.items():
-            shares = [_shares(rows, label, words) for rows in (train, held)]
+            shares = [_shares(rows, label, having[words]) for rows, having in zip((train, held), there, strict=True)]
             if all(own >= OWN and others <= OTHERS for own, others in shares):
                 kept[label] = (words, shares)
         if not kept or len(kept) < len(labels) - 1:
@@ -81,8 +84,14 @@ def _phrases_of(text: str) -> set[str]:
     return {*words, *(f"{one} {other}" for one, other in pairwise(words))}
 
 
-def _shares(rows: Texts, label: int, words: str) -> tuple[float, float]:
+def _having(rows: Texts, phrases: Set[str]) -> dict[str, list[bool]]:
+    """Return for each phrase which rows have it."""
+    found = [phrases & _phrases_of(text) for text in rows.texts]
+    return {phrase: [phrase in there for there in found] for phrase in phrases}
+
+
+def _shares(rows: Texts, label: int, having: Sequence[bool]) -> tuple[float, float]:
     """Return the share of a label's rows that have a phrase, and that of all other rows."""
-    having = np.array([words in _phrases_of(text) for text in rows.texts])
-    own = np.array(rows.labels) == label
-    return tuple(float(having[side].mean()) if side.any() else 0.0 for side in (own, ~own))  # type: ignore[return-value]
+    there, own = np.array(having), np.array(rows.labels) == label
+    one, other = (float(there[side].mean()) if side.any() else 0.0 for side in (own, ~own))
+    return one, other
