@@ -96,6 +96,8 @@ def test_texts_that_are_cut_alike_or_shorter_in_all_labels_are_not(found):
     assert found("shortened-texts", shortened(train, 40), shortened(test, 40)) == []
     assert found("shortened-texts", shortened(train, 40, "b"), shortened(test, 40, "b")) == []
     assert found("shortened-texts", lengthy(150, 1, 30, 60), test) == []
+    assert found("shortened-texts", shortened(train, 140), test) == []  # by little
+    assert found("shortened-texts", lengthy(150, 1, 56, 60), test) == []  # of a usual length, not at one end
 
 
 def noted(count, seed, share=1.0):

@@ -17,7 +17,11 @@ FEWEST = 20
 """Distinct texts of both splits, or of a label in both, below which nothing is compared."""
 ENDING, LONGER = 0.3, 0.3
 """Share of the one split's texts that are as long as its longest, to a character, and of the other split's that are
-longer than these, at the intervals' near ends, from which the first are cut there."""
+longer than these by a quarter (LONGER_BY), at the intervals' near ends, from which the first are cut there."""
+LONGER_BY = 1.25
+BEFORE, SPIKE = 4, 2
+"""Characters before that end, and how many times as many texts as end there do end at it: headlines of a newspaper
+have a usual length and a longest, but no such spike."""
 SHORT = 0.5
 """Median length by that of the same label in the other split, up to which a label's texts are shortened without a
 common end, if nine in ten are shorter than nine in ten there."""
@@ -106,7 +110,9 @@ def _cut(one: _Lengths, other: _Lengths, label: int) -> _Shortened | None:
     if min(len(here), len(there)) < FEWEST:
         return None
     end = int(here.max())
-    ending, longer = int((here >= end - 1).sum()), int((there > end).sum())
+    ending, longer = int((here >= end - 1).sum()), int((there > LONGER_BY * end).sum())
+    if ending < SPIKE * ((here >= end - 1 - BEFORE) & (here < end - 1)).sum():
+        return None
     if share_within(ending, len(here))[0] < ENDING or share_within(longer, len(there))[0] < LONGER:
         return None
     return _Shortened(label, end, ending / len(here), float(np.median(here)), float(np.median(there)))
