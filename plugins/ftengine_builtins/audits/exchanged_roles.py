@@ -33,9 +33,10 @@ MARKS = ("?", "\uff1f", "\u061f", "\u037e")
 class ExchangedRoles(Audit):
     """What assistants say in training looks like what users say in held-out rows, and the other way round.
 
-    A ridge classifier on words, first words and question marks tells a split's users from its assistants, and is right
-    of the other split surely less often than guessing. Prompts and completions, inputs and answers are looked at alike.
-    Looks at splits of a source of their own. Where the assistant alone asks questions in all splits, that is a note.
+    A ridge classifier on words and first words tells a split's users from its assistants, and is right of the other
+    split surely less often than guessing, whichever of the two it learns from. Prompts and completions, inputs and
+    answers are looked at alike. Looks at splits of a source of their own. Where the assistant alone asks questions in
+    all splits, that is a note.
     """
 
     name = "exchanged-roles"
@@ -75,7 +76,7 @@ class Turns:
         return np.repeat([0.0, 1.0], [len(self.user), len(self.assistant)])
 
     def words(self) -> list[str]:
-        """Return each turn with marks of its first word and of a question."""
+        """Return each turn with a mark of its first word. A question mark would decide where all words are new."""
         return [_marked(text) for text in (*self.user, *self.assistant)]
 
     def asked(self) -> tuple[float, float]:
@@ -119,7 +120,7 @@ def _questions(texts: Sequence[str]) -> int:
 
 def _marked(text: str) -> str:
     first = TOKEN.findall(text.lower())[:1]
-    return " ".join([text, *(f"first_{word}" for word in first), "asks_" if text.endswith(MARKS) else "says_"])
+    return " ".join([text, *(f"first_{word}" for word in first)])
 
 
 def _exchanged(data: AuditedData, split: str, turns: dict[str, Turns]) -> Finding | None:
@@ -132,7 +133,8 @@ def _exchanged(data: AuditedData, split: str, turns: dict[str, Turns]) -> Findin
         for ridge, of in zip(ridges, (train, held), strict=True)
     ]
     across, error = _area(ridges[0].predict(words[start:], train.sides[:, None], PENALTY)[:, 0], held.sides)
-    if min(area for area, _ in own) < APART or across + ERRORS * error >= 0.5:
+    back, back_error = _area(ridges[1].predict(words[:start], held.sides[:, None], PENALTY)[:, 0], train.sides)
+    if max(across + ERRORS * error, back + ERRORS * back_error) >= 0.5 or min(area for area, _ in own) < APART:
         return None
     asked = {name: turns[name].asked() for name in ("train", split)}
     wrong, name = max(asked, key=lambda name: asked[name][1] - asked[name][0]), split_name(split)
