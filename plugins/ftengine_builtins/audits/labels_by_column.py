@@ -138,34 +138,44 @@ def _contradicted(rows: DrawnRows, groups: Sequence[_Group]) -> Iterator[Finding
         answers = every.copy()
         answers[group.of] = ridge.leave_out(targets, PENALTY, group.of)
         screened.append((_excess(answers.argmax(1) != rows.labels, rows.labels, group.of).errors, i))
-    limit, best = NormalDist().inv_cdf(1 - SURE / len(groups)), None
+    sure, best = SURE / len(groups), None
     for errors, i in sorted(screened, reverse=True)[:TRIED]:
-        if errors >= SURER and (found := _compared(rows, features, targets, groups[i].of)) is not None:
-            excess, answers = found
-            if excess.errors >= limit and (best is None or excess.errors > best[0].errors):
-                best = excess, answers, groups[i]
+        if errors >= SURER and (found := _compared(rows, features, targets, groups[i].of, sure)) is not None:
+            best = (found, groups[i]) if best is None or found.excess.errors > best[0].excess.errors else best
     if best is not None:
-        excess, answers, group = best
-        labels, names = rows.labels[group.of], rows.names
-        confusion = confusion_of(labels, answers[group.of].argmax(1), len(names))
+        found, group = best
         texts = ([rows.texts[j] for j in np.flatnonzero(side)] for side in (~group.of, group.of))
-        if find_swap(confusion) is not None or find_shift(*texts) is None:
-            yield _of_labels(group, excess, confusion, names)
+        if found.are_swapped or find_shift(*texts) is None:
+            yield _of_labels(group, found.excess, found.confusion, rows.names)
 
 
-def _compared(rows: DrawnRows, features: Any, targets: np.ndarray, of: np.ndarray) -> tuple[_Excess, np.ndarray] | None:
+@dataclass(frozen=True)
+class _Compared:
+    """A value's rows against all others: contradictions, (K, K) labels by answers, and whether classes are swapped."""
+
+    excess: _Excess
+    confusion: np.ndarray
+    are_swapped: bool
+
+
+def _compared(rows: DrawnRows, features: Any, targets: np.ndarray, of: np.ndarray, sure: float) -> _Compared | None:
     """Compare the rows of a value with others, all by a classifier of these; None where they do not differ enough.
 
-    Returns also (n, labels) answers.
+    Where answers go against two labels of the value and not of others, these are swapped, however little words tell.
     """
-    others, answers = WordRidge(features[~of]), np.empty(targets.shape)
+    others, answers, size = WordRidge(features[~of]), np.empty(targets.shape), targets.shape[1]
     answers[~of] = others.leave_one_out(targets[~of], PENALTY)
     answers[of] = others.predict(features[of], targets[~of], PENALTY)
-    wrong, ranked = answers.argmax(1) != rows.labels, np.sort(answers, axis=1)
-    margin = ranked[:, -1] - ranked[:, -2]
-    sure = margin >= np.median(margin[~of])
-    excess, surer = _excess(wrong, rows.labels, of), _excess(wrong[sure], rows.labels[sure], of[sure])
-    return (excess, answers) if excess.is_large and surer.is_large and surer.errors >= SURER else None
+    preferred, ranked = answers.argmax(1), np.sort(answers, axis=1)
+    wrong, margin = preferred != rows.labels, ranked[:, -1] - ranked[:, -2]
+    excess = _excess(wrong, rows.labels, of)
+    inside, outside = (confusion_of(rows.labels[side], preferred[side], size) for side in (of, ~of))
+    if excess.errors >= SURER and find_swap(inside, sure) is not None and find_swap(outside) is None:
+        return _Compared(excess, inside, are_swapped=True)
+    clear = margin >= np.median(margin[~of])
+    clearer = _excess(wrong[clear], rows.labels[clear], of[clear])
+    differ = excess.errors >= NormalDist().inv_cdf(1 - sure) and clearer.errors >= SURER
+    return _Compared(excess, inside, False) if differ and excess.is_large and clearer.is_large else None
 
 
 def _of_labels(group: _Group, excess: _Excess, confusion: np.ndarray, names: Sequence[str]) -> Finding:
@@ -195,7 +205,7 @@ def _units(rows: DrawnRows, numbers: np.ndarray, groups: Sequence[_Group]) -> It
         factor = _factor(own, others)
         if factor is None or group.column in named or ks_2samp(own, others, method="asymp").pvalue > OTHERWISE:
             continue
-        if ks_2samp(own / factor, others, method="asymp").statistic > ALIKE:
+        if ks_2samp(own * (np.median(others) / np.median(own)), others, method="asymp").statistic > ALIKE:
             continue
         if find_shift(*([rows.texts[i] for i in np.flatnonzero(side)] for side in (~group.of, group.of))) is None:
             named.add(group.column)
@@ -222,7 +232,7 @@ def _of_unit(group: _Group, own: np.ndarray, others: np.ndarray, factor: float) 
     times = f"{_short(middle / of_others)} times" if factor > 1 else f"1/{_short(of_others / middle)} of"
     brief = f"convert the numbers of {group.column} {quoted(group.value)}, which are in another unit: their median is "
     brief += f"{times} that of others ({_short(middle)}, {_short(of_others)})"
-    ways = f"divided by {_short(factor)}" if factor > 1 else f"times {_short(1 / factor)}"
-    text = f"{capitalized(brief)}, though the texts are alike; {ways} they are distributed as the others are."
+    ways = "divided" if factor > 1 else "multiplied"
+    text = f"{capitalized(brief)}, though the texts are alike; {ways} by about that much they are like the others."
     figures = {**group.figures, "factor": factor, "median": middle, "others": of_others, "n": len(own)}
     return Finding(kind="labels", level="alarm", text=text, brief=brief, explains=EXPLAINS, figures=figures)
