@@ -85,8 +85,10 @@ def _fine_tune(recipe: Recipe, resume: bool, listener: Listener, registry: Regis
         if resuming and run.finished:
             experiment.listener.message(f"{run.path} is finished; nothing to resume")
             if not concluded(run) and processes().is_main_process:
-                unseal(run)
-                finish(experiment, run)
+                with run_lock(run, resuming):
+                    run.clear_partial()
+                    unseal(run)
+                    finish(experiment, run)
         else:
             data = prepare_data(experiment)
             if resuming:

@@ -151,6 +151,7 @@ def test_a_fault_behind_training_loses_nothing_and_resume_goes_on(build, tmp_pat
     if stage not in ("save", "measure", "judge"):
         monkeypatch.setattr(TextClassification, "predict", fail)  # nor is a model asked again
     Ends.heard.clear()
+    (run.path / "training.json.partial").write_text("{")  # as a kill leaves it
     resumed = fine_tune(recipe(run.path), resume=True, registry=registry())
     assert Ends.heard[-2:] == ["Saved", "Finished"]
     assert not (run.checkpoints / "outputs").exists()

@@ -18,7 +18,7 @@ FEWEST_WORDS, MOST_WORDS = 4, 15
 """Words of the texts that are compared: of fewer, one is too much of the text; longer ones are compared as near
 duplicates (data.near_duplicates)."""
 MOST_ROWS = 200_000
-"""Rows of a split that are looked at, the first; 350 bytes are kept of each while they are compared."""
+"""Rows of a split that are looked at, the first; 520 bytes are kept of each while they are compared."""
 LAST = 2**64 - 1
 FEWEST = 20
 """Short rows of a split below which nothing is said."""
