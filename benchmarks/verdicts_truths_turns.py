@@ -8,11 +8,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from verdicts_truths import Rows, by, kind, runs_of, small_talk
+from verdicts_truths import FILLERS, Rows, by, kind, runs_of, small_talk
 from verdicts_truths_splits import Spoil
 from verdicts_truths_tasks import OF_TASK, changed, of_task
 
 SIZES = (240, 40, 120)
+DROP = {"leaks": "drop"}
 
 
 def talk(*exchanged: str) -> Spoil:
@@ -41,11 +42,13 @@ def sides_back(*names: str) -> Callable[..., dict]:
 
 
 def begun(side: str, *names: str) -> Spoil:
-    """Return a change: the answers of a side begin alike in some splits."""
+    """Return a change: the answers of a side begin alike in some splits, the others with any two words."""
+    other = {"chosen": "rejected", "rejected": "chosen"}[side]
 
     def spoil(draw: random.Random, splits: dict[str, Rows]) -> None:
         for row in (row for name in names for row in splits[name]):
             row[side] = f" you can{row[side]}"
+            row[other] = f" {' '.join(draw.sample(FILLERS, k=2))}{row[other]}"
 
     return spoil
 
@@ -54,7 +57,7 @@ def without_beginning(recipe: dict) -> dict:
     def cut(rows: Rows) -> None:
         for row in rows:
             for side in ("chosen", "rejected"):
-                row[side] = row[side].removeprefix(" you can")
+                row[side] = f" {row[side].split(maxsplit=2)[2]}"
 
     return changed(changed(recipe, "train", cut), "validation", cut)
 
@@ -63,9 +66,9 @@ BEGUN = by("answer-cues", "held_out", level="alarm")
 LEARNT = ("train", "validation")
 TRUTHS = [
     *runs_of("prompts and answers exchanged in training", by("exchanged-roles", "exchanged"), "chat", fits=OF_TASK,
-             spoil=talk(*LEARNT), sizes=SIZES, mend=sides_back(*LEARNT)),
+             spoil=talk(*LEARNT), sizes=SIZES, data=DROP, mend=sides_back(*LEARNT)),
     *runs_of("prompts and answers exchanged in test", by("exchanged-roles", "exchanged"), "chat", fits=OF_TASK,
-             spoil=talk("test"), sizes=SIZES, mend=sides_back("test")),
+             spoil=talk("test"), sizes=SIZES, data=DROP, mend=sides_back("test")),
     *(of_task("chosen answers of training begin alike", BEGUN, task, spoil=begun("chosen", *LEARNT), usable=True,
               fits=(*OF_TASK, "splits"), mend=without_beginning) for task in ("preference", "reward")),
     of_task("rejected answers of training begin alike", BEGUN, "preference", spoil=begun("rejected", *LEARNT),
