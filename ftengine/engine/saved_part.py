@@ -26,7 +26,7 @@ from ftengine.model.parameters import frozen_tensors
 from ftengine.model.saving import add_calibration, load_part, save_part, save_processor, write_calibration
 from ftengine.parallel.device import Device
 from ftengine.plugins.blame import cause_in
-from ftengine.run.directory import SIDECAR, TRAINED, RunDirectory, flush, write_folder
+from ftengine.run.directory import SIDECAR, TRAINED, RunDirectory, flush, write_folder, writing
 from ftengine.run.environment import versions
 from ftengine.run.records import TrainedPart
 from ftengine.run.seal import require_saved
@@ -178,8 +178,9 @@ def check_trained_part(model: PreparedModel, run: RunDirectory) -> None:
     folder = RunDirectory(run.trained)
     facts = TrainedPart.read(folder)
     _verify(model, folder.path, facts)
-    flush(folder.path)
-    files = {name: one for name, one in file_hashes(folder.path).items() if name != SIDECAR}
+    with writing(folder.path):
+        flush(folder.path)
+        files = {name: one for name, one in file_hashes(folder.path).items() if name != SIDECAR}
     facts.model_copy(update={"files": files, "check": "passed", "unchecked": ""}).write(folder)
 
 
