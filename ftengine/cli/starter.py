@@ -73,12 +73,14 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mappi
     if not is_there(source, registry):
         return Seen()
     data = first_rows(source, LOOKED_AT, registry)
-    known, asked = [], list(tasks)
+    known, asked, doubt = [], list(tasks), ""
     for entry in asked:
         cls = entry.cls
         recognised = cls.recognise(data.columns, data.rows)
         if recognised is not None and (recognised.certainty or len(asked) == 1):
             known.append((entry, recognised))
+        elif recognised is not None and recognised.note:
+            doubt = f" {recognised.note}"
     broken = data.skipped
     if any(OTHER_ENCODING in reason for reason in broken.first):
         read_rows(source, registry=registry)  # raises as plan does, before counts are made of the other rows
@@ -88,16 +90,18 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mappi
     )
     json_text = "" if packed is None else f"Column {packed} holds JSON as text: save the rows as .jsonl"
     if not known:
-        hint = data.hint or (json_text and f" {json_text}.")
+        hint = data.hint or (json_text and f" {json_text}.") or (doubt and f"{doubt} Name the task with --task.")
         return Seen(data.columns, hint=hint, rows=data.count, note=data.note, skipped=skipped)
     suiting = [pair for pair in known if pair[0].name not in refused]
     if not suiting:
         kind, _ = max(known, key=lambda pair: pair[1].certainty)
         raise InputError(
             f"{source} has columns {column_names(data.columns)}: {kind.name}. But {refused[kind.name]} If they are for "
-            "another task, name it with --task and rename them with data.columns."
+            f"another task, name it with --task and rename them with data.columns.{doubt}"
         )
     task, recognised = max(suiting, key=lambda pair: pair[1].certainty)
+    if doubt and recognised.certainty == 1:
+        recognised = replace(recognised, note=f"{recognised.note}{doubt}".strip())
     if json_text:
         note = f"{recognised.note} {json_text} if it should be read as lists or objects.".strip()
         recognised = replace(recognised, note=note)

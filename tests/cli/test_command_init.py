@@ -11,6 +11,7 @@ from cli_samples import ENTRY, strategy
 from ftengine import Recipe
 from ftengine.data.read import read_rows
 from ftengine.plugins.registry import Registry
+from ftengine_builtins.tasks.recognising import recognise_text
 
 
 def keys(content, prefix=""):
@@ -248,13 +249,42 @@ def test_the_number_of_a_document_is_no_label_and_a_guess_says_so(ftengine, tmp_
     assert "note: 'section' is taken for the label, as its values repeat." in said
 
 
-def test_numbers_with_fractions_are_the_label_beside_values_that_repeat(ftengine, tmp_path, monkeypatch):
-    rows = [{"ward": ("A1", "B2", "C3")[i % 3], "summary": f"Admitted with a fracture, bed {i}.", "days": i * 0.37}
-            for i in range(60)]  # fmt: skip
+CLASSES = {
+    "ward": lambda i: ("A1", "B2", "C3")[i % 3],
+    "days": lambda i: i * 0.37,
+    "mood": lambda i: ("happy", "sad")[i % 2],
+    "place": lambda i: ("London, UK", "Leeds, UK", "UK", "Rome, Italy")[i % 4],
+    "author": lambda i: ("Smith, John", "Smith, Jane", "Roe, Ann")[i % 3],
+    "date": lambda i: ("May 1, 2020", "May 2, 2020", "2020")[i % 3],
+    "codes": lambda i: ("us;money", "us", "tech;money", "tech;us")[i % 4],
+}
+
+
+@pytest.mark.parametrize("names", ["ward days", "place mood", "date mood", "codes mood", "codes days"])
+def test_of_several_columns_that_may_be_the_label_none_is_taken(names):
+    first, second = names.split()
+    rows = [{"text": f"A report of day {i}.", **{n: CLASSES[n](i) for n in (first, second)}} for i in range(60)]
+    found = recognise_text(list(rows[0]), rows)
+    assert (found.certainty, found.columns, found.options) == (0, {}, {})
+    assert repr(first) in found.note
+    assert repr(second) in found.note
+
+
+@pytest.mark.parametrize("name", ["place", "author", "date"])
+def test_commas_within_a_value_make_no_list_of_labels(name):
+    rows = [{"text": f"A report of day {i}.", name: CLASSES[name](i)} for i in range(60)]
+    found = recognise_text(list(rows[0]), rows)
+    assert (found.columns, found.options) == ({"label": name}, {})
+
+
+def test_columns_that_may_each_be_the_label_are_named(ftengine, tmp_path, monkeypatch):
+    rows = [{"ward": CLASSES["ward"](i), "summary": f"Admitted, bed {i}.", "days": i * 0.37} for i in range(60)]
     columns, said = labelled_by(ftengine, tmp_path, monkeypatch, rows)
-    assert columns == {"text": "summary", "label": "days"}
-    assert "'days' is taken for the label" in said
-    assert Recipe.read("recipe.yaml").task["kind"] == "regression"
+    assert columns == {"text": "summary"}
+    refused = ftengine("init", "rows.jsonl", "--force", code=2).stderr
+    write(tmp_path, "texts.jsonl", [{"text": row.pop("summary"), **row} for row in rows])
+    taken = ftengine("init", "texts.jsonl", "--force").stderr  # texts alone may be continued
+    assert all("'ward' and 'days'" in text for text in (said, refused, taken))
 
 
 def test_a_column_of_lists_of_labels_is_taken_for_them(ftengine, tmp_path, monkeypatch):

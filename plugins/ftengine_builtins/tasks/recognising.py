@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
 from typing import Any
 
 from ftengine.api import Example, Recognised
@@ -29,6 +30,8 @@ SEPARATORS = (";", "|", ",")
 LEAST_GRADES, MOST_GRADES = 3, 10
 """Whole numbers that may be grades, such as stars or points: at least so many different ones, from first to last no
 further than this."""
+_ANOTHER = "To learn another column, name that in data.columns (label: …)."
+_NUMBER = re.compile(r"\b\d+\b")
 MOST_CLASSES, ROWS_AN_ANSWER = 50, 5
 """A column of another name holds labels where it has at most so many values, each in so many rows on average."""
 
@@ -47,11 +50,13 @@ def renamed(**columns: str) -> dict[str, str]:
 def recognise_text(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
     """See a text, or two of them, with a label."""
     label, certainty = label_of(columns, rows), 1 if are_unpaired(columns, rows) else 3
-    guessed = label is None
-    if guessed and (several := _several_labels(columns, rows)) is not None:
-        return several
+    guessed = {} if label else _candidates(columns, rows)
+    if len(guessed) > 1:
+        return _in_doubt(guessed, columns, rows)
     if guessed:
-        label, certainty = _guessed_label(columns, rows), 1
+        (label, separator), certainty = next(iter(guessed.items())), 1
+        if separator:
+            return _several_labels(label, separator, columns)
     if label is None:
         return None
     pairs = [tuple(first_of([name], columns) for name in pair) for pair in (*QUERIED, *PAIRED)]
@@ -69,9 +74,7 @@ def recognise_text(columns: Sequence[str], rows: Sequence[Example]) -> Recognise
     if second and kind and label.lower() in SCORES:
         certainty = min(certainty, 2)  # two texts and how alike they are: for vectors first
     if guessed and set(columns) - {text, second, label}:
-        why = "it holds numbers with fractions" if kind else "its values repeat"
-        note = f"{label!r} is taken for the label, as {why}. To learn another column, name that in data.columns "
-        note += "(label: …)."
+        note = f"{label!r} is taken for the label, as its values repeat. {_ANOTHER}"
     note = f"{note} {_may_be_grades(label, kind, rows)}".strip()
     return Recognised(certainty, renamed(text=text, label=label), options | kind, note=note)
 
@@ -110,45 +113,65 @@ def _are_labels(column: str, rows: Sequence[Example]) -> bool:
     return few and all(len(value) <= LONGEST_LABEL for value in texts)
 
 
-def _guessed_label(columns: Sequence[str], rows: Sequence[Example]) -> str | None:
-    """Return the one column, called whatever, with few short values that come again and again, beside longer texts.
+def _candidates(columns: Sequence[str], rows: Sequence[Example]) -> dict[str, str]:
+    """Return the columns, called whatever, that may be the label beside longer texts, {name: what separates labels}.
 
-    Beside such columns, the one of numbers with fractions, if there is one: they are rarely what a row belongs to.
+    They hold few short values that come again and again, or lists of such. Beside one of these, numbers with fractions
+    may be the label too.
     """
-    candidates, measured = [], []
+    classes, measured, text = dict[str, str](), dict[str, str](), first_of(TEXTS, columns)
     for column in columns:
         values = [value for row in rows if (value := row.get(column)) is not None]
         plain = all((isinstance(value, str) and len(value) <= LONGEST_LABEL) or _is_number(value) for value in values)
         # The number of a document or an author is what a row belongs to.
         numbered = column.lower().endswith("id") and all(_is_number(value) for value in values)
-        if plain and not numbered and 2 <= len(set(values)) <= min(MOST_CLASSES, len(values) / ROWS_AN_ANSWER):
-            candidates.append(column)
+        if text not in (None, column) and plain and (separator := _separator(values)):
+            classes[column] = separator
+        elif plain and not numbered and 2 <= len(set(values)) <= min(MOST_CLASSES, len(values) / ROWS_AN_ANSWER):
+            classes[column] = ""
         elif kind_option(column, rows) and any(
             not float(number).is_integer() for number in map(as_number, values) if number
         ):
-            measured.append(column)
-    others = [column for column in columns if column not in candidates]
-    likely = measured if candidates and len(measured) == 1 else candidates
-    return likely[0] if len(likely) == 1 and _longest(others, rows) else None
+            measured[column] = ""
+    others = [column for column in columns if column not in classes]
+    return classes | measured if classes and _longest(others, rows) else {}
 
 
-def _several_labels(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-    """See a text beside a column of lists of labels: parts between separators that come again and again."""
-    text = first_of(TEXTS, columns)
-    for column, separator in product((column for column in columns if column != text), SEPARATORS):
-        cells = [value for row in rows if (value := row.get(column)) is not None]
-        if text is None or not cells or not all(isinstance(cell, str) and len(cell) <= LONGEST_LABEL for cell in cells):
-            continue
+def _separator(values: Sequence[Any]) -> str:
+    """Return what stands between the labels of cells that hold lists of them; "" where they hold none.
+
+    Labels come again and again, most of them in different cells and some alone: "London, UK" is no list.
+    """
+    cells = [value for value in values if isinstance(value, str)]
+    for separator in SEPARATORS if len(cells) == len(values) else ():
         parts = [part.strip() for cell in cells for part in cell.split(separator) if part.strip()]
+        places = defaultdict[str, set[str]](set)
+        for cell in set(cells):
+            for part in filter(None, map(str.strip, cell.split(separator))):
+                places[part].add(cell)
+        dated = separator == "," and 2 * sum(bool(_NUMBER.search(part)) for part in places) >= len(places)
+        often = 2 * sum(len(found) > 1 for found in places.values()) > len(places)
+        alone = any(cell.strip() in places for cell in cells)
         several = sum(separator in cell for cell in cells) >= len(cells) / 4
-        if several and len(set(parts)) <= min(MOST_CLASSES, len(parts) / ROWS_AN_ANSWER):
-            note = (
-                f"{column!r} is taken for lists of labels with {separator!r} between them, as their parts repeat. To "
-            )
-            note += "learn another column, name that in data.columns (label: …)."
-            kind = {"kind": "multi", "separator": separator}
-            return Recognised(2, renamed(text=text, label=column), kind, note=note)
-    return None
+        few = len(places) <= min(MOST_CLASSES, len(parts) / ROWS_AN_ANSWER)
+        if several and few and often and alone and not dated:
+            return separator
+    return ""
+
+
+def _several_labels(label: str, separator: str, columns: Sequence[str]) -> Recognised:
+    note = f"{label!r} is taken for lists of labels with {separator!r} between them, as their parts repeat. {_ANOTHER}"
+    kind = {"kind": "multi", "separator": separator}
+    return Recognised(2, renamed(text=str(first_of(TEXTS, columns)), label=label), kind, note=note)
+
+
+def _in_doubt(candidates: Iterable[str], columns: Sequence[str], rows: Sequence[Example]) -> Recognised:
+    """Say that several columns may be the label."""
+    others = [column for column in columns if column not in candidates]
+    text = first_of(TEXTS, others) or _longest(others, rows) or "text"
+    note = f"{' and '.join(map(repr, candidates))} may each be the label of task text-classification: name one in "
+    note += "data.columns (label: …)."
+    return Recognised(0, renamed(text=text), note=note)
 
 
 def _longest(columns: Sequence[str], rows: Sequence[Example]) -> str | None:
