@@ -203,11 +203,11 @@ def _results(
     from ftengine.api import iterate
     from ftengine.cli import main
     from ftengine.cli.components import installed
-    from ftengine.plugins.import_effects import ENDS, import_effects
+    from ftengine.plugins.import_effects import ENDS, SLOW, import_effects
     from ftengine.run.progress import listening
 
     changed = import_effects(offered) if only.has("", UNCHANGED) else []
-    if any(one.startswith(ENDS) for one in changed):  # it would end this process too, without a word
+    if any(one.startswith((ENDS, SLOW)) for one in changed):  # it would do so in this process too, without a word
         yield _unchanged(offered, changed)
         return
     distribution = offered[0].distribution
@@ -246,7 +246,9 @@ def _results(
 
 def _unchanged(offered: list[Offer], changed: Sequence[str]) -> Result:
     """Return whether importing a distribution leaves what the process shares as it is, given what it changes."""
-    reason = (
+    from ftengine.plugins.import_effects import SLOW
+
+    reason = next((one for one in changed if one.startswith(SLOW)), "") or (
         f"importing it changes {', '.join(changed[:5])}{' and more' if changed[5:] else ''}, for all code of the "
         "process and whether it is used or not: change nothing when a module is imported or a hook is called"
     )

@@ -1,7 +1,8 @@
 """What was found out about this installation, in the cache's folder: what plugins offer, for lists and for completion.
 
 Only what was found sound is kept, and it counts as long as nothing changed: no distribution, no plugin blocked, no file
-of a plugin and none outside of site-packages that was loaded to find it out, such as those of an editable installation.
+or folder of a plugin and no file outside of site-packages that was loaded to find it out, such as those of an editable
+installation.
 Each installation has a file of its own, and another under other variables of the environment that plugins may read. A
 cache that cannot be read or written is none.
 """
@@ -46,14 +47,15 @@ def remember(facts: Mapping[str, Any], began: int) -> None:
     from ftengine.run.directory import RunDirectory
 
     watched = {name: time for name in sorted(_files()) if (time := _changed(name)) is not None}
-    if any(began < time < began + LATER for time in watched.values()):
+    if any(began < time < began + LATER for name, time in watched.items() if not os.path.isdir(name)):  # bytecode
         return
     known = _read() or {}
     cache = RunDirectory(_file().parent)
     with suppress(RunError):  # a full disk, a home that cannot be written
         cache.create()
         files = {**known.get("files", {}), **watched}
-        cache.write_json(_file().name, {**known, **facts, "of": _installed(), "files": files})
+        content = {**known, **facts, "of": _installed(), "files": files}
+        cache.write_json(_file().name, {**content, "sum": _sum(content)})
         newest_first = sorted(cache.path.glob(f"{PREFIX}*.json"), key=lambda file: -(_changed(str(file)) or 0))
         for old in newest_first[MOST_FILES:]:
             old.unlink(missing_ok=True)
@@ -67,7 +69,11 @@ def remembered(what: str) -> Any:
 def _read() -> dict[str, Any] | None:
     with suppress(OSError, ValueError, AttributeError, KeyError, TypeError):  # none yet, or damaged
         known = json.loads(_file().read_text(encoding="utf-8"))
-        if known.get("of") == _installed() and all(_changed(name) == time for name, time in known["files"].items()):
+        if (
+            known.pop("sum") == _sum(known)
+            and known.get("of") == _installed()
+            and all(_changed(name) == time for name, time in known["files"].items())
+        ):
             return known
     return None
 
@@ -83,18 +89,26 @@ def _installed() -> str:
     return _hash(parts)
 
 
+def _sum(content: Mapping[str, Any]) -> str:
+    """Return a number by which content that is damaged, and still JSON, is told from what was written."""
+    return _hash([json.dumps(content, sort_keys=True)])
+
+
 def _hash(parts: Iterable[str]) -> str:
     return blake2b("\n".join(parts).encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
 def _files() -> Iterator[str]:
-    """Yield the loaded files of plugins, and those that no installer wrote."""
+    """Yield the loaded files of plugins with their packages' folders, and the files that no installer wrote."""
     written = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib", "purelib", "platlib"))
     plugins = {offer.entry_point.module.partition(".")[0] for offer in offers(GROUP)}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if isinstance(file, str) and (name.partition(".")[0] in plugins or not file.startswith(written)):
+        ours = name.partition(".")[0] in plugins
+        if isinstance(file, str) and (ours or not file.startswith(written)):
             yield file
+        if ours:
+            yield from getattr(module, "__path__", ())
 
 
 def _changed(file: str) -> int | None:

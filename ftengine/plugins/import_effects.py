@@ -33,6 +33,7 @@ MODULES = (
 BY_DTYPE = ("torch.Storage",)
 """What torch replaces itself with its default dtype."""
 ENDS = "the process, which it ends with status"
+SLOW = "its import takes longer than"
 GROUPS = ("ftengine", "ftengine.commands")
 
 
@@ -42,15 +43,18 @@ def import_effects(offered: Iterable[Offer]) -> list[str]:
     What the libraries that it imports change by themselves is left out. Its hooks are called, as lists call them.
     """
     wanted = {offer.distribution for offer in offered}
-    first = _in_another_process(wanted, [])
-    if not first["changed"]:
-        return []
-    with_libraries = _in_another_process(wanted, first["imported"])
+    try:
+        first = _in_another_process(wanted, [])
+        if not first["changed"]:
+            return []
+        with_libraries = _in_another_process(wanted, first["imported"])
+    except subprocess.TimeoutExpired:
+        return [f"{SLOW} {SECONDS} s"]
     return [name for name in first["changed"] if name in with_libraries["changed"]]
 
 
 def _in_another_process(distributions: Iterable[str], libraries: Iterable[str]) -> dict[str, list[str]]:
-    """Return the names of what changed, and of the libraries that were imported, each before if it is given."""
+    """Return the names of what changed, and of libraries' modules that were imported, each before if it is given."""
     with tempfile.TemporaryDirectory() as folder:
         asked, found = Path(folder) / "asked", Path(folder) / "found"
         asked.write_text(json.dumps([sys.path, sorted(distributions), list(libraries)]), encoding="utf-8")
@@ -76,7 +80,7 @@ Path(sys.argv[2]).write_text(json.dumps(found), encoding="utf-8")
 def look(distributions: Iterable[str], libraries: Iterable[str]) -> dict[str, list[str]]:
     """Import distributions here, and return what `_in_another_process` does."""
     for name in ("ftengine.api", *libraries):
-        with suppress(Exception):  # it was imported as a part of another, and may not by itself
+        with suppress(Exception, SystemExit):  # it was imported as a part of another, and may not by itself
             import_module(name)
     before, loaded = _state(), set(sys.modules)
     own = set[str]()
@@ -86,9 +90,9 @@ def look(distributions: Iterable[str], libraries: Iterable[str]) -> dict[str, li
             plugin = offer.entry_point.load()
             for hook in (one for one in vars(plugin).values() if hasattr(one, "ftengine_impl")):
                 classes(hook)
-    imported = {name.partition(".")[0] for name in set(sys.modules) - loaded}
     kept = own | {"ftengine", "ftengine_builtins"}
-    return {"changed": _differing(before, _state()), "imported": sorted(imported - kept)}
+    imported = sorted(name for name in set(sys.modules) - loaded if name.partition(".")[0] not in kept)
+    return {"changed": _differing(before, _state()), "imported": imported}
 
 
 def _state() -> dict[str, Any]:

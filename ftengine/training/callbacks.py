@@ -24,8 +24,8 @@ class Callbacks:
 
     def __init__(self, recipe: Recipe, registry: Registry, listener: Listener) -> None:
         self.listener = listener
-        self._threads: dict[Callback, list[Thread]] = {}  # that each has started
-        self._moved: set[Callback] = set()
+        self._threads: dict[int, list[Thread]] = {}  # by id of the callback, which may be unhashable
+        self._moved: set[int] = set()
         self._watch: ModelWatch | None = None  # from the first step on
         self.callbacks: list[tuple[Callback, str]] = []
         seen: list[object] = []
@@ -59,7 +59,7 @@ class Callbacks:
             # Whatever a callback may raise, sys.exit among it, the run is worth more.
             except (Exception, SystemExit) as error:
                 who, cause = f"callback {callback.name!r} of {origin}", cause_in(callback, error)
-                self.callbacks.remove((callback, origin))
+                self.callbacks = [pair for pair in self.callbacks if pair[0] is not callback]
                 if isinstance(error, TrainingError) and not isinstance(event, Failed):
                     raise TrainingError(f"{who} ends the run: {cause}") from error
                 self.listener.message(f"{who} failed and is switched off for the rest of the run: {cause}")
@@ -73,16 +73,19 @@ class Callbacks:
 
     def _tell_changes(self, callback: Callback, origin: str, event: Event, process: ProcessWatch) -> None:
         """Say what a callback changed of the process, which other code of the run shares; each once."""
-        threads, found = self._threads.setdefault(callback, []), list[str]()
+        threads, found = self._threads.setdefault(id(callback), []), list[str]()
         threads += process.started()
-        if process.moved_to and callback not in self._moved:
-            self._moved.add(callback)
+        if process.moved_to and id(callback) not in self._moved:
+            self._moved.add(id(callback))
             found.append(
                 f"changes the working directory to {process.moved_to!r} at {type(event).__name__}; it is put back: "
                 "give programs and files whole paths, such as event.run"
             )
-        if isinstance(event, Finished | Failed) and (name := running(self._threads.pop(callback))):
-            found.append(f"leaves the thread {name!r} running after the run: end it at Finished and at Failed")
+        if isinstance(event, Finished | Failed) and (name := running(self._threads.pop(id(callback)))):
+            found.append(
+                f"may have left the thread {name!r}, which was started while it ran and still runs after the run: end "
+                "what it starts at Finished and at Failed"
+            )
         for text in found:
             self.listener.message(f"callback {callback.name!r} of {origin} {text}")
 

@@ -58,9 +58,17 @@ class ModelWatch:
         if not self._numbers or is_sharded(module):
             return {name: (tensor._version, ()) for name, tensor in tensors.items()}
         with torch.no_grad():  # one copy from a device, whatever the number of tensors
-            some = [tensor.detach().reshape(-1)[:NUMBERS].double() for tensor in tensors.values()]
+            some = [_first(tensor.detach()) for tensor in tensors.values()]
+            if len({few.device for few in some}) > 1:
+                some = [few.cpu() for few in some]
             bits = iter(torch.cat(some).view(torch.int64).tolist() if some else [])
         return {
             name: (tensor._version, tuple(next(bits) for _ in range(len(few))))
             for (name, tensor), few in zip(tensors.items(), some, strict=True)
         }
+
+
+def _first(tensor: Tensor) -> Tensor:
+    """Return the first numbers of a tensor, (n,) in float64; where it is not contiguous, one, without a copy."""
+    few = tensor.flatten()[:NUMBERS] if tensor.is_contiguous() else tensor[(0,) * tensor.ndim].reshape(1)
+    return (torch.view_as_real(few.resolve_conj()).flatten() if few.is_complex() else few).double()

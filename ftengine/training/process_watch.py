@@ -19,7 +19,8 @@ SECONDS = 1.0
 
 
 class ProcessWatch:
-    """Puts the working directory back afterwards, and says what it was changed to and which threads were started."""
+    """Puts the working directory back afterwards, and says what it was changed to and which threads were
+    started meanwhile, by whomever."""
 
     def __enter__(self) -> Self:
         self._directory, self._threads = _directory(), set(threading.enumerate())

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 from cli_samples import ENTRY, strategy
@@ -70,6 +71,22 @@ def test_a_cache_that_cannot_be_used_does_not_matter(tmp_path, monkeypatch, cach
         monkeypatch.setenv("FTENGINE_CACHE", str(tmp_path))
         remembered._file().write_text("[")
         assert completed("plugins", "show", "lor") == ["lora"]
+        content = json.loads(remembered._file().read_text())
+        del content["listing"]["components"][0]["name"], content["listing"]["plugins"]
+        remembered._file().write_text(json.dumps(content))
+        assert completed("plugins", "show", "lor") == ["lora"]
+
+
+def test_a_file_that_is_added_to_a_plugins_package_counts(tmp_path, monkeypatch):
+    monkeypatch.setenv("FTENGINE_CACHE", str(tmp_path / "cache"))
+    package = tmp_path / "package"
+    package.mkdir()
+    monkeypatch.setattr("ftengine_builtins.__path__", [str(package)])
+    remembered.remember({"fact": 1}, time.time_ns())
+    assert remembered.remembered("fact") == 1
+    (package / "added.py").write_text("")
+    os.utime(package, ns=(1, 1))
+    assert remembered.remembered("fact") is None
 
 
 @pytest.mark.slow

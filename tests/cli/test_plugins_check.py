@@ -1,13 +1,14 @@
 """`plugins check` runs the conformance checks of a distribution's components and says what came of them."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
 from cli_samples import ENTRY, strategy
 
 from ftengine.plugins.distributions import offers
-from ftengine.plugins.import_effects import import_effects
+from ftengine.plugins.import_effects import import_effects, look
 
 RESULTS = [
     SimpleNamespace(check="something_trains", outcome="passed", reason=""),
@@ -197,6 +198,25 @@ torch.set_default_dtype(torch.float64)
 torch.nn.functional.gelu = torch.nn.functional.relu
 torch.nn.Linear.forward = lambda self, x: x
 """
+
+
+def test_modules_of_libraries_are_named_whole(distribution, tmp_path, monkeypatch):
+    """So that each is imported before, to see what it changes by itself."""
+    (tmp_path / "thing_library").mkdir()
+    (tmp_path / "thing_library" / "part.py").write_text("")
+    distribution(f"import thing_library.part\n{strategy()}", ENTRY)
+    found = look(["ftengine-thing"], [])["imported"]
+    for name in ("thing_library", "thing_library.part"):
+        monkeypatch.delitem(sys.modules, name)
+        assert name in found
+
+
+def test_an_import_that_takes_too_long_is_named(ftengine, distribution, monkeypatch):
+    monkeypatch.setattr("ftengine.plugins.import_effects.import_effects", import_effects)
+    monkeypatch.setattr("ftengine.plugins.import_effects.SECONDS", 0.01)
+    distribution(strategy(), ENTRY)
+    (found,) = json.loads(ftengine("plugins", "check", "ftengine-thing", "--json", code=1).stdout)["results"]
+    assert (found["check"], "0.01 s" in found["reason"]) == ("its_import_changes_nothing_else", True)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import re
 import sys
 import threading
 import types
+from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
@@ -18,6 +19,7 @@ from ftengine.errors import TrainingError, UnknownName
 from ftengine.plugins.discovery import make_plugin_manager
 from ftengine.plugins.registry import Registry
 from ftengine.run.directory import RunDirectory
+from ftengine.training.callbacks import Callbacks
 from ftengine.training.model_watch import FIRST, ModelWatch
 
 
@@ -181,6 +183,30 @@ def test_what_a_callback_changes_of_the_process_is_named_once(registry, content)
     Moving.ended.set()
     moved, left = [line for line in reported.said if line.startswith("callback 'moving' of callbacks unversioned ")]
     assert (repr(content["output"]) in moved, "'uploads'" in left, os.getcwd()) == (True, True, here)
+    assert "was started while it ran" in left  # by whomever
+
+
+@dataclass
+class Plain(Callback):
+    """Count events; a dataclass is compared by its fields and has no hash."""
+
+    name = "plain"
+    fails = False
+    events: int = 0
+
+    def on_event(self, event):
+        self.events += 1
+        if self.fails:
+            raise ValueError
+
+
+def test_callbacks_without_a_hash_are_told_apart(content):
+    callbacks = Callbacks(Recipe.make(content), Registry(make_plugin_manager(discover=False)), Heard())
+    sound, torn = Plain(), Plain()
+    torn.fails = True
+    callbacks.callbacks = [(sound, "a"), (torn, "b")]
+    callbacks.tell(types.SimpleNamespace(step=1))
+    assert [id(callback) for callback, _ in callbacks.callbacks] == [id(sound)]
 
 
 @pytest.mark.parametrize("step", [2, FIRST + 2])
@@ -197,6 +223,27 @@ def test_weights_that_are_no_numbers_are_no_callbacks_change():
     watch = ModelWatch(module)
     watch.look(1, gradients=False)
     assert watch.changed() == ""
+
+
+def test_parameters_that_are_not_contiguous_or_complex_are_watched():
+    module = torch.nn.Module()
+    module.wide = torch.nn.Parameter(torch.zeros(1, 2).expand(2**40, 2))  # a copy would take 8 TiB
+    module.wave = torch.nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    watch = ModelWatch(module)
+    for name, change in (("wide", 1.0), ("wave", 1j)):
+        watch.look(1, gradients=False)
+        assert watch.changed() == ""
+        getattr(module, name).data[0] += change
+        assert watch.changed() == name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a second device is needed")
+def test_parameters_of_several_devices_are_watched():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).cuda())
+    watch = ModelWatch(module)
+    watch.look(1, gradients=False)
+    module[1].bias.data += 1
+    assert watch.changed() == "1.bias"
 
 
 def test_a_failure_is_told_and_raised(registry, content):
