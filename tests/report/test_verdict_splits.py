@@ -156,3 +156,36 @@ def test_what_tells_the_chosen_answers_leads_where_training_pairs_are_told_bette
     result = verdict(put("audit.findings", [cue]), *behind(held_out, gap))
     assert [one.level for one in result.findings if one.source == "answer-cues"] == [level]
     assert (result.findings[0].source == "answer-cues") == (level == "alarm")
+
+
+def test_a_cue_leads_before_a_test_split_that_is_far_worse_than_validation(verdict):
+    cue = shift(level="alarm", explains=EXPLAINED, figures={"split": "test", "cues": ["ref"]})
+    result = verdict(cue, put("evaluation.tuned.nll", figure(3.0)), *behind(0.4, 0.5))
+    assert result.findings[0].source == "split-shift"
+    assert "validation-and-test" in {one.source for one in result.findings}
+
+
+@pytest.mark.parametrize("noise", [True, False])
+def test_labels_that_slipped_in_training_stay_an_alarm_where_many_look_wrong(verdict, noise):
+    slip = {"kind": "splits", "level": "alarm", "text": "Slipped.", "source": "misplaced-labels", "explains": EXPLAINED,
+            "figures": {"split": "train", "offset": 1}}  # fmt: skip
+    wrong = {"kind": "labels", "level": "alarm", "text": "Look.", "source": "label-noise", "explains": ("quality",)}
+    result = verdict(put("audit.findings", [slip, wrong] if noise else [slip]), *behind(0.93, 0.03))
+    (found,) = [one for one in result.findings if one.source == "misplaced-labels"]
+    assert found.level == ("alarm" if noise else "note")
+    assert (result.findings[0] == found) == noise
+
+
+@pytest.mark.parametrize(
+    ("cells", "doubles"),
+    [([[130, 7, 3], [125, 2, 3], [2, 8, 120]], {1: 0}), ([[130, 7, 3], [125, 2, 3], [100, 2, 28]], {})],
+    ids=["two names of one class", "one answer to many"],
+)
+def test_a_class_that_is_answered_as_another_may_be_that_one(verdict, cells, doubles):
+    given = [sum(column) for column in zip(*cells, strict=True)]
+    classes = [[name, sum(row), n] for name, row, n in zip(LABELS, cells, given, strict=True)]
+    counts = put("facts.labels", {"kind": "single", "names": LABELS, "counts": [140, 130, 130]})
+    never = put("evaluation.details.tuned.classification.baseline.classes", classes)
+    result = verdict(counts, never, confused(cells), *behind(0.6, 0.05))
+    (found,) = [one for one in result.findings if one.source == "unanswered-classes"]
+    assert found.figures["doubles"] == {LABELS[i]: LABELS[j] for i, j in doubles.items()}

@@ -11,6 +11,7 @@ from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.rules.threshold import (
     Threshold,
     both_figures,
+    confusions,
     knows_no_labels,
     led_by_figures,
     no_better_than_a_constant,
@@ -36,6 +37,10 @@ examples of it (FEW_TRAINED): 5 of 33."""
 
 FEW_TRAINED = 0.25
 """Of an even share of the training examples, up to which a class has few of them."""
+
+AS_ANOTHER, ENOUGH = 0.6, 10
+"""Share of a class's examples that are answered as one other class, at the interval's near end, for two names of one
+(11 of 11, 17 of 20), and training examples that it has at least."""
 
 MISSED = 0.05
 """Share of the held-out examples, interval's near end, whose classes are hardly ever answered, for an alarm."""
@@ -289,7 +294,11 @@ class UnansweredClasses(Rule):
             weights = f"Predict with --calibrated, by each label's own threshold, {weights[:1].lower()}{weights[1:]}"
         text = f"{weights} examples of these classes or train longer: of {total:,} held-out {unit}s it "
         text += f"{' and '.join(parts)}."
+        if doubles := _answered_as_another(run, missed):
+            pairs = listed([f"{quoted(label)} and {quoted(answer)}" for label, answer in doubles.items()])
+            text = f"Check whether {pairs} are one class under two names: the one is answered as the other. {text}"
         figures = {
+            "doubles": doubles,
             "never": list(never),
             "seldom": list(seldom),
             "examples": sum(missed.values()),
@@ -303,6 +312,24 @@ class UnansweredClasses(Rule):
             explains=_explained(rare and useless and not knows_no_labels(run), alarm and not useless),
             figures=figures,
         )
+
+
+def _answered_as_another(run: RunRecords, missed: Iterable[str]) -> dict[str, str]:
+    """Return classes of which nearly all examples are answered as one other class, while hardly any of a third is.
+
+    Classes that training has few examples of are left out.
+    """
+    found, trained = {}, _trained_on(run)
+    for names, counts in confusions(run):
+        for label in set(missed) & set(names):
+            row = counts[names.index(label)]
+            answer = int(row.argmax())
+            near = len(names) > 2 and share_within(int(row[answer]), int(row.sum()))[0] >= AS_ANOTHER
+            others = counts[[i for i in range(len(names)) if i not in (answer, names.index(label))], answer].sum()
+            learnt = trained.get(label, 0) >= ENOUGH
+            if near and learnt and names[answer] != label and others <= row[answer] / 2:
+                found[label] = names[answer]
+    return found
 
 
 def _explained(rare: bool, alarm: bool) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.audits.label_noise import LabelNoise
 from ftengine_builtins.audits.label_spellings import LabelSpellings
 from ftengine_builtins.rules.fitting import seen_metric
-from ftengine_builtins.rules.threshold import no_better_than_a_constant
+from ftengine_builtins.rules.threshold import confusions, no_better_than_a_constant
 
 DOUBTED_SCORE = 0.2
 """Probability that the tuned model leaves the given label, while it prefers another, below which it contradicts it.
@@ -167,11 +167,3 @@ def _confused(run: RunRecords, names: Sequence[str]) -> tuple[int, int, int] | N
             confused = int(cells[np.ix_(of, of)].sum() - cells[of, of].sum())
             return confused, int(cells.sum() - cells.trace()), int(cells.sum())
     return None
-
-
-def confusions(run: RunRecords) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Yield labels and the (labels, labels) counts of the tuned model's answers, labels by answers, of each evaluator
-    that counted them."""
-    for facts in run.evaluation.details.tuned.values():
-        if (cells := facts.get("confusion")) is not None:
-            yield [row["label"] for row in facts["labels"]], np.array(cells, dtype=np.int64)

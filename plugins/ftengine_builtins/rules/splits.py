@@ -10,7 +10,7 @@ from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
 from ftengine_builtins.audits.split_shift import EXPLAINED
 from ftengine_builtins.label_fit import explains_the_rest, find_swap
 from ftengine_builtins.rules.fitting import falls_behind, seen_metric
-from ftengine_builtins.rules.labels import confusions
+from ftengine_builtins.rules.threshold import confusions
 
 LOSS, OF_LABELS = "loss", "nll"
 """Figures of the measured split that are comparable with a validation loss: of a token's loss, and of a label's. The
@@ -29,7 +29,7 @@ class ValidationAndTest(Rule):
     """Finds a test split that is answered far worse than the validation split, which was not trained on either."""
 
     name = "validation-and-test"
-    order = 1
+    order = 10
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         evaluation = run.evaluation
@@ -66,7 +66,7 @@ class SwappedClasses(Rule):
     """
 
     name = "swapped-classes"
-    order = 1
+    order = 10
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         split, audited = run.evaluation.split, run.audit.findings

@@ -1,7 +1,10 @@
 """What a model is measured by beside its base: the best constant answer, or chance."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from ftengine import RunRecords
 from ftengine.api import Baseline, Difference, Estimate
@@ -225,3 +228,11 @@ def ranks_what_it_has_seen(run: RunRecords, name: str) -> bool:
 def quoted_answer(answer: str) -> str:
     """Return an answer in quotes, and in words where it is blank."""
     return quoted(answer) if answer.strip() else "nothing"
+
+
+def confusions(run: RunRecords) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Yield labels and the (labels, labels) counts of the tuned model's answers, labels by answers, of each evaluator
+    that counted them."""
+    for facts in run.evaluation.details.tuned.values():
+        if (cells := facts.get("confusion")) is not None:
+            yield [row["label"] for row in facts["labels"]], np.array(cells, dtype=np.int64)
