@@ -1,6 +1,7 @@
 """Columns that nothing reads: ids on both sides of a split, annotators who confuse labels, units, and the texts."""
 
 import json
+import math
 import random
 from dataclasses import replace
 
@@ -63,6 +64,14 @@ def test_columns_that_are_no_groups_of_one_label_are_left_alone(unread, rows):
     assert unread(UnreadGroups, rows) == []
 
 
+@pytest.mark.parametrize(("count", "notes", "is_group"), [(25, 12, False), (60, 5, True)])
+def test_a_finer_label_that_the_words_tell_is_no_group_and_a_dialogue_on_one_topic_is(unread, count, notes, is_group):
+    rows = of_patients(count, notes, name=lambda i: f"{chr(97 + i // 26)}{chr(97 + i % 26)}")
+    for row in rows:
+        row["text"] += f" about {row['patient']}"
+    assert len(unread(UnreadGroups, rows)) == is_group
+
+
 def test_a_topic_that_decides_is_no_group(unread):
     rows = of_patients(name=lambda i: f"topic {i % 5}", label=lambda patient, draw: "ab"[patient % 5 > 2])
     (found,) = unread(UnreadColumns, rows)
@@ -89,11 +98,32 @@ def guessed(label, draw):
 @pytest.mark.parametrize("carl", [exchanged, guessed])
 def test_the_annotator_whose_labels_the_texts_contradict_is_named(unread, carl):
     (found,) = unread(LabelsByColumn, annotated(carl=carl))
-    assert (found.kind, found.level) == ("labels", "alarm")
+    assert (found.kind, found.level) == ("labels", "alarm" if carl is exchanged else "note")
     assert (found.figures["column"], found.figures["value"]) == ("annotator", "carl")
     assert found.figures["share"] > 0.25 > 0.15 > found.figures["others"]
     if carl is exchanged:
         assert {pair[:2] for pair in found.figures["confused"]} == {("se", "wo"), ("wo", "se")}
+
+
+@pytest.mark.parametrize("misled", [0.5, 0.65])
+def test_harder_texts_of_two_classes_are_a_note(unread, misled):
+    draw, rows = random.Random(1), topical(360, 1, topics=("sea", "wood"))
+    for row in rows:
+        row["difficulty"] = draw.choice(["easy", "easy", "hard"])
+        if row["difficulty"] == "hard" and draw.random() < misled:
+            row["label"] = next(other["label"] for other in rows if other["label"] != row["label"])
+    (found,) = unread(LabelsByColumn, rows)
+    assert (found.level, found.figures["value"]) == ("note", "hard")
+
+
+def of_aspects(count=200):
+    draw, rows = random.Random(1), []
+    words = {"food": ["tasty", "bland"], "service": ["kind", "rude"], "price": ["cheap", "dear"]}
+    for i in range(count):
+        grades = {aspect: draw.randrange(2) for aspect in draw.sample(list(words), 2)}
+        text = " ".join([f"word{i * 7919 % 997}", *(f"{aspect} {words[aspect][grades[aspect]]}" for aspect in grades)])
+        rows += [{"text": text, "label": "pn"[grade], "aspect": aspect} for aspect, grade in grades.items()]
+    return rows
 
 
 def noisy_everywhere():
@@ -122,17 +152,19 @@ def of_other_texts():
     return rows
 
 
-@pytest.mark.parametrize("rows", [annotated(), noisy_everywhere(), by_label(), of_other_texts(), annotated(70)])
+@pytest.mark.parametrize(
+    "rows", [annotated(), noisy_everywhere(), by_label(), of_other_texts(), annotated(70), of_aspects()]
+)
 def test_labels_that_are_no_worse_for_a_value_are_left_alone(unread, rows):
     assert unread(LabelsByColumn, rows) == []
 
 
-def in_clinics(nord, count=300):
+def in_clinics(nord, count=300, spread=0.0):
     draw = random.Random(3)
     rows = graded(count, 1)
     for row in rows:
         row["clinic"] = draw.choice(["Nord", "West", "Ost"])
-        row["label"] = round(row["label"] + 4.0001, 4)
+        row["label"] = round((row["label"] + 4) * math.exp(draw.gauss(0, spread)) + 0.0001, 4)
         row["label"] = nord(row) if row["clinic"] == "Nord" else row["label"]
     return rows
 
@@ -159,6 +191,14 @@ def test_numbers_that_are_merely_larger_are_left_alone(unread, nord):
     assert unread(LabelsByColumn, in_clinics(nord)) == []
 
 
+@pytest.mark.parametrize(("factor", "spread"), [(13, 0.0), (8.3, 0.0), (24, 2.0)])  # the last's median is unsure
+def test_a_ratio_that_is_no_unit_is_a_note(unread, factor, spread):
+    (found,) = unread(LabelsByColumn, in_clinics(lambda row: factor * row["label"], spread=spread))
+    assert found.level == "note"
+    assert "factor" not in found.figures
+    assert max(found.figures["ratio"], 1 / found.figures["ratio"]) > 5
+
+
 def described(rows, description):
     return [{"text": f"CASE-{i * 7919 % 9973}", "label": row["label"], "description": description(row, i)}
             for i, row in enumerate(rows)]  # fmt: skip
@@ -181,4 +221,22 @@ def test_the_unread_text_whose_words_tell_the_label_is_named(unread, make):
     ],
 )
 def test_unread_texts_that_tell_no_more_are_left_alone(unread, rows):
+    assert unread(UnreadColumns, rows) == []
+
+
+def test_what_an_annotator_wrote_of_the_label_is_no_alarm(unread):
+    rows = [row | {"explanation": row["text"]} for row in topical(300, 1)]
+    draw = random.Random(1)
+    for row in rows:
+        row["text"] = " ".join(draw.choices(["man", "rides", "horse", "sits", "there", "dog"], k=6))
+    (found,) = unread(UnreadColumns, rows)
+    assert (found.level, found.brief, found.figures["column"]) == ("note", "", "explanation")
+    assert found.figures["told"] >= 0.95
+
+
+def test_texts_of_scripts_without_blanks_are_compared_with_nothing(unread):
+    rows = described(topical(300, 1), lambda row, i: row["text"])
+    draw = random.Random(1)
+    for row in rows:
+        row["text"] = "".join(draw.choices([chr(letter) for letter in range(0x0E01, 0x0E2F)], k=12))
     assert unread(UnreadColumns, rows) == []

@@ -183,6 +183,13 @@ def test_the_unread_text_leads_where_the_model_tells_less(verdict, accuracy, lev
     assert (judged.lead[0].figures.get("column") == "description") == (level == "alarm")
 
 
+def test_an_unread_text_that_may_have_been_written_of_the_label_stays_a_note(verdict):
+    figures = {"column": "explanation", "told": 1.0, "low": 0.99, "constant": 0.3, "words": 0.3, "text": True}
+    judged = verdict(audit_finding("unread-columns", level="note", brief="", figures=figures),
+                     put("evaluation.tuned.accuracy", figure(0.5)))  # fmt: skip
+    assert [finding.level for finding in judged.findings if finding.source == "unread-columns"] != ["alarm"]
+
+
 @pytest.mark.parametrize("source", ["unread-groups", "labels-by-column"])
 def test_what_columns_show_of_ids_and_labels_leads_before_training(verdict, source):
     from ftengine_builtins.audits import labels_by_column, unread_groups

@@ -12,10 +12,10 @@ import numpy as np
 
 from ftengine.api import Audit, AuditedData, Finding
 from ftengine.text import capitalized, counted, listed, percent, quoted
-from ftengine_builtins.audits.column_values import are_kinds, first_values, unread_columns, values_of
+from ftengine_builtins.audits.column_values import are_kinds, first_values, read_values, unread_columns, values_of
 from ftengine_builtins.audits.split_shift import PENALTY, find_shift
 from ftengine_builtins.audits.word_scores import FEWEST_OF_LABEL, DrawnRows, WordRidge, draw_rows, one_hot, tf_idf
-from ftengine_builtins.label_fit import SCALES, confusion_of, find_swap
+from ftengine_builtins.label_fit import Swap, confusion_of, find_swap
 
 SAMPLE = 800
 """Rows that are looked at, drawn from all; the time grows with their cube, half a second of these on one core."""
@@ -34,8 +34,20 @@ MORE, TIMES = 0.1, 2.0
 """How much more of a value's labels than of others' words contradict, in points and as a factor, at least."""
 CONFUSED = 3
 """Rows of one label that are rather another, from which it is named."""
-LEAST_FACTOR, OFF_FACTOR = 5.0, 1.35
-"""Least factor of a unit, and by how much the ratio of medians may be off."""
+EXCHANGED = 0.5
+"""How surely answers go against exchanged labels, at least, as a part of how surely they agree with those of others:
+twice a share less one, of the rows that are answered as one of both. Where it is less, texts may be harder."""
+MOST_REPEATED, SEVERAL_TEXTS, SEVERAL_LABELS = 20_000, 3, 0.3
+"""Training rows, the first, among which equal texts are looked for; how many texts several values of a column have with
+several labels, at least, and their share of those that several values have, from which it is asked for each value by
+itself, as of an aspect."""
+LEAST_FACTOR = 5.0
+"""Ratio of medians from which it is named."""
+UNITS = (24.0, 60.0, 1440.0, 3600.0, 86_400.0, *(10.0**power for power in range(1, 10)))
+"""Factors between units of time, and of metric units. With all others, most ratios would be near to one."""
+OFF, ERRORS = 0.1, 2.6
+"""Standard error of the ratio's logarithm up to which a factor can be told, and at most how far the ratio may be from
+it; and standard errors that it may be."""
 OTHERWISE, ALIKE = 1e-6, 0.2
 """Probability by chance up to which a value's numbers are of another distribution, and the distance (Kolmogorov &
 Smirnov) up to which they are of the same one once they are converted."""
@@ -54,6 +66,7 @@ class LabelsByColumn(Audit):
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
         names = [name for name, of in first_values(data, unread_columns(data), LOOKED_AT) if _are_few_kinds(of)]
+        names = [name for name in names if not _is_asked(data, name)]
         rows = draw_rows(data, SAMPLE, numbers=True) if names else None
         if rows is None or len(rows.texts) < FEWEST + FEWEST_OTHERS:
             return
@@ -86,12 +99,25 @@ def _groups(data: AuditedData, names: Sequence[str], rows: DrawnRows) -> list[_G
             continue
         column = np.array(["" if value is None else str(value) for value in of], dtype=object)
         every = [_Group(name, value, column == value) for value in sorted(known)]
-        groups += [one for one in every if one.of.sum() >= FEWEST and (~one.of).sum() >= FEWEST_OTHERS]
+        groups += [group for group in every if group.of.sum() >= FEWEST and (~group.of).sum() >= FEWEST_OTHERS]
     return groups
 
 
 def _are_few_kinds(values: Sequence[Any]) -> bool:
     return are_kinds(values) and len(set(values)) <= MOST_VALUES
+
+
+def _is_asked(data: AuditedData, name: str) -> bool:
+    """Say whether training texts that several values have often have several labels, as those of two aspects."""
+    values, labels = dict[int, set[str]](), dict[int, set[int]]()
+    numbers = (data.distinct["train"], data.targets["train"])
+    for (value,), text, target in zip(read_values(data, "train", [name], MOST_REPEATED), *numbers, strict=False):
+        if value is not None and target:
+            values.setdefault(int(text), set()).add(str(value))
+            labels.setdefault(int(text), set()).add(int(target))
+    repeated = [text for text, of in values.items() if len(of) > 1]
+    several = sum(len(labels[text]) > 1 for text in repeated)
+    return several >= max(SEVERAL_TEXTS, SEVERAL_LABELS * len(repeated))
 
 
 @dataclass(frozen=True)
@@ -146,7 +172,7 @@ def _contradicted(rows: DrawnRows, groups: Sequence[_Group]) -> Iterator[Finding
         found, group = best
         texts = ([rows.texts[j] for j in np.flatnonzero(side)] for side in (~group.of, group.of))
         if found.are_swapped or find_shift(*texts) is None:
-            yield _of_labels(group, found.excess, found.confusion, rows.names)
+            yield _of_labels(group, found, rows.names)
 
 
 @dataclass(frozen=True)
@@ -170,7 +196,8 @@ def _compared(rows: DrawnRows, features: Any, targets: np.ndarray, of: np.ndarra
     wrong, margin = preferred != rows.labels, ranked[:, -1] - ranked[:, -2]
     excess = _excess(wrong, rows.labels, of)
     inside, outside = (confusion_of(rows.labels[side], preferred[side], size) for side in (of, ~of))
-    if excess.errors >= SURER and find_swap(inside, sure) is not None and find_swap(outside) is None:
+    swap = find_swap(inside, sure) if excess.errors >= SURER else None
+    if swap is not None and find_swap(outside) is None and _is_exchange(swap, outside):
         return _Compared(excess, inside, are_swapped=True)
     clear = margin >= np.median(margin[~of])
     clearer = _excess(wrong[clear], rows.labels[clear], of[clear])
@@ -178,61 +205,100 @@ def _compared(rows: DrawnRows, features: Any, targets: np.ndarray, of: np.ndarra
     return _Compared(excess, inside, False) if differ and excess.is_large and clearer.is_large else None
 
 
-def _of_labels(group: _Group, excess: _Excess, confusion: np.ndarray, names: Sequence[str]) -> Finding:
+def _is_exchange(swap: Swap, outside: np.ndarray) -> bool:
+    """Say whether answers go against a value's labels about as surely as they are for the same labels of others."""
+    right = sum(int(outside[i, i]) for i, _ in swap.classes)
+    wrong = sum(int(outside[i, j]) for i, j in swap.classes)
+    against = 2 * swap.fit / max(1, swap.fit + swap.own) - 1
+    return against >= EXCHANGED * (2 * right / max(1, right + wrong) - 1)
+
+
+def _of_labels(group: _Group, found: _Compared, names: Sequence[str]) -> Finding:
+    """Return an alarm where labels are exchanged; a note where texts may be harder, or labels depend on the column."""
+    excess, confusion = found.excess, found.confusion
     wrong = confusion - np.diag(np.diag(confusion))
     worst = np.argsort(-wrong, axis=None, kind="stable")[:2].tolist()
     pairs = [divmod(at, len(names)) for at in worst if wrong.flat[at] >= CONFUSED]
     confused = [(names[i], names[j], int(wrong[i, j])) for i, j in pairs]
-    rather = listed([f"{quoted(label)} rather {quoted(other)} ({count:,})" for label, other, count in confused])
-    brief = (
-        f"check the labels of {group.column} {quoted(group.value)}: the texts contradict {percent(excess.share)} of "
-    )
-    brief += f"them, of others {percent(excess.others)}{f'; {rather}' if rather else ''}"
-    text = f"{capitalized(brief)}. Of {counted(excess.n, 'row')} with `{group.column}` {quoted(group.value)}, by what "
-    text += "other rows of the same words are labelled. If labels depend on that column by design, write it into the "
-    text += "text; else correct or leave out these rows."
+    mostly = listed([f"{quoted(label)} -> {quoted(answer)} ({count:,})" for label, answer, count in confused])
+    what = f"labels of {group.column} {quoted(group.value)}: a classifier of the other rows disagrees with "
+    what += f"{percent(excess.share)} of these labels, with {percent(excess.others)} of the others'"
+    what += f"; mostly {mostly}" if mostly else ""
+    text = f"If labels depend on `{group.column}`, read it (write it into the text); else check the {what}. "
+    text += f"{capitalized(counted(excess.n, 'row'))} were compared with rows of the same labels. "
+    text += "Correct what is wrong or leave it out"
+    text += "." if found.are_swapped else "; texts of this value may also be harder, and no label wrong."
     figures = {**group.figures, "share": excess.share, "others": excess.others, "n": excess.n, "confused": confused}
+    if not found.are_swapped:
+        return Finding(kind="labels", level="note", text=text, figures=figures)
+    brief = f"check the {what}"
     return Finding(kind="labels", level="alarm", text=text, brief=brief, explains=EXPLAINS, figures=figures)
 
 
 def _units(rows: DrawnRows, numbers: np.ndarray, groups: Sequence[_Group]) -> Iterator[Finding]:
-    """Name the first value, of each column, whose numbers are like all others' once they are converted."""
+    """Name one value of each column whose numbers are like all others' once they are scaled, a unit's factor first."""
     from scipy.stats import ks_2samp
 
-    named = set[str]()
+    found = dict[str, tuple[_Group, float | None]]()
     for group in groups:
         own, others = numbers[group.of], numbers[~group.of]
-        factor = _factor(own, others)
-        if factor is None or group.column in named or ks_2samp(own, others, method="asymp").pvalue > OTHERWISE:
+        ratio = _ratio(own, others)
+        if max(ratio, 1 / ratio) < LEAST_FACTOR or ks_2samp(own, others, method="asymp").pvalue > OTHERWISE:
             continue
-        if ks_2samp(own * (np.median(others) / np.median(own)), others, method="asymp").statistic > ALIKE:
+        if ks_2samp(own / ratio, others, method="asymp").statistic > ALIKE:
+            continue
+        factor = _factor(ratio, math.hypot(_median_error(own), _median_error(others)))
+        if group.column in found and (factor is None or found[group.column][1] is not None):
             continue
         if find_shift(*([rows.texts[i] for i in np.flatnonzero(side)] for side in (~group.of, group.of))) is None:
-            named.add(group.column)
-            yield _of_unit(group, own, others, factor)
+            found[group.column] = (group, factor)
+    for group, factor in found.values():
+        yield _of_unit(group, numbers[group.of], numbers[~group.of], factor)
 
 
-def _factor(numbers: np.ndarray, others: np.ndarray) -> float | None:
-    """Return the factor between two units that the ratio of two medians is near to; None where it is near to none."""
+def _ratio(numbers: np.ndarray, others: np.ndarray) -> float:
+    """Return the ratio of two medians; 1 where one is 0 or they differ in sign."""
     middle, of_others = float(np.median(numbers)), float(np.median(others))
-    if middle * of_others <= 0:
-        return None
-    ratio = middle / of_others
-    factors = [factor for scale in SCALES for factor in (scale, 1 / scale) if max(scale, 1 / scale) >= LEAST_FACTOR]
-    nearest = min(factors, key=lambda factor: abs(math.log(ratio / factor)))
-    return nearest if abs(math.log(ratio / nearest)) <= math.log(OFF_FACTOR) else None
+    return middle / of_others if middle * of_others > 0 else 1.0
+
+
+def _median_error(numbers: np.ndarray) -> float:
+    """Return the standard error of the logarithm of a median, by its neighbours in order; inf where signs differ."""
+    half = 0.5 / math.sqrt(len(numbers))
+    low, high = np.quantile(numbers, [0.5 - half, 0.5 + half]).tolist()
+    return abs(math.log(high / low)) / 2 if low * high > 0 else math.inf
+
+
+def _factor(ratio: float, error: float) -> float | None:
+    """Return the factor between two units that a ratio of medians is within its error of; None where it is of none.
+
+    Args:
+        error: standard error of the ratio's logarithm.
+    """
+    nearest = min(
+        (factor for unit in UNITS for factor in (unit, 1 / unit)), key=lambda factor: abs(math.log(ratio / factor))
+    )
+    return nearest if error <= OFF and abs(math.log(ratio / nearest)) <= min(OFF, ERRORS * error) else None
 
 
 def _short(value: float) -> str:
     return f"{value:.3g}" if 1e-3 <= abs(value) < 1e3 else f"{value:,.0f}" if abs(value) >= 1e3 else f"{value:g}"
 
 
-def _of_unit(group: _Group, own: np.ndarray, others: np.ndarray, factor: float) -> Finding:
+def _of_unit(group: _Group, own: np.ndarray, others: np.ndarray, factor: float | None) -> Finding:
+    """Return an alarm where the ratio of medians is a unit's factor, else a note."""
     middle, of_others = float(np.median(own)), float(np.median(others))
-    times = f"{_short(middle / of_others)} times" if factor > 1 else f"1/{_short(of_others / middle)} of"
-    brief = f"convert the numbers of {group.column} {quoted(group.value)}, which are in another unit: their median is "
-    brief += f"{times} that of others ({_short(middle)}, {_short(of_others)})"
-    ways = "divided" if factor > 1 else "multiplied"
-    text = f"{capitalized(brief)}, though the texts are alike; {ways} by about that much they are like the others."
-    figures = {**group.figures, "factor": factor, "median": middle, "others": of_others, "n": len(own)}
+    ratio, value = middle / of_others, f"{group.column} {quoted(group.value)}"
+    times = f"{_short(ratio)} times" if ratio > 1 else f"1/{_short(1 / ratio)} of"
+    median = f"{times} that of others ({_short(middle)}, {_short(of_others)})"
+    figures = {**group.figures, "ratio": ratio, "median": middle, "others": of_others, "n": len(own)}
+    if factor is None:
+        text = f"The median of the numbers of {value} is {median}, though the texts are alike. If numbers depend on "
+        text += f"`{group.column}`, read it (write it into the text); are they in one unit?"
+        return Finding(kind="labels", level="note", text=text, figures=figures)
+    brief = f"convert the numbers of {value}, which are in another unit: their median is {median}"
+    ways, by = ("divided", factor) if factor > 1 else ("multiplied", 1 / factor)
+    text = f"{capitalized(brief)}, though the texts are alike; {ways} by {by:,.0f} they are like the others. If they "
+    text += f"depend on `{group.column}` by design, read it instead (write it into the text)."
+    figures["factor"] = factor
     return Finding(kind="labels", level="alarm", text=text, brief=brief, explains=EXPLAINS, figures=figures)

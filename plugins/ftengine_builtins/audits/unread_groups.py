@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Audit, AuditedData, Finding
-from ftengine.text import capitalized, percent
+from ftengine.text import percent
 from ftengine_builtins.audits.column_values import (
     FEWEST_IDS,
     are_ids,
@@ -19,6 +19,7 @@ from ftengine_builtins.audits.column_values import (
     unread_columns,
 )
 from ftengine_builtins.audits.counting import share_within, split_name
+from ftengine_builtins.audits.word_scores import draw_rows, one_hot, out_of_sample
 
 LOOKED_AT = 10_000
 """Training rows, the first, by which columns are chosen."""
@@ -35,6 +36,12 @@ ORDERED = 0.5
 """The same kappa between a number and the next larger one, from which numbers are quantities and no ids."""
 SHARED = 0.1
 """Share of the held-out rows whose value training has, at the interval's near end, for an alarm."""
+SAMPLE = 800
+"""Rows of which is looked how well words predict the value, those of values with several rows."""
+MANY, TOPIC = 10, 0.5
+"""Rows that a value has on average, and how much more of the values words predict than the most frequent value of each
+label is, at the interval's near end and as a share of what is possible: from both, texts are about the value, which is
+a finer label and no group."""
 EXPLAINS = ("quality", "learning", "labels", "classes", "over-fitting", "calibration", "worse", "slices", "data")
 
 
@@ -57,8 +64,12 @@ class UnreadGroups(Audit):
         for i, name in enumerate(columns):
             groups = {split: of[:, i] for split, of in numbers.of.items()}
             rows = sum(int((of >= 0).sum()) for of in groups.values())
-            if are_ids(name, numbers.names[i], rows) and (share := _of_label(numbers.names[i], groups, data)):
-                yield from _shared(data, name, groups, split, share)
+            if not are_ids(name, numbers.names[i], rows):
+                continue
+            share = _of_label(numbers.names[i], groups, data)
+            found = None if share is None else _shared(data, name, groups, split, share)
+            if found is not None and not _is_topic(data, groups):
+                yield found
 
 
 @dataclass(frozen=True)
@@ -127,23 +138,39 @@ def _is_ordered(names: Sequence[Any], most: np.ndarray, repeated: np.ndarray, ch
     return bool(((in_order[1:] == in_order[:-1]).mean() - chance) / (1 - chance) >= ORDERED)
 
 
-def _shared(
-    data: AuditedData, name: str, groups: dict[str, np.ndarray], split: str, of_label: float
-) -> Iterator[Finding]:
+def _is_topic(data: AuditedData, groups: dict[str, np.ndarray]) -> bool:
+    """Say whether words predict the value far better than the label does, as those of a finer label do."""
+    padded = [np.pad(of, (0, len(data.splits[split]) - len(of)), constant_values=-1) for split, of in groups.items()]
+    of = np.concatenate(padded)
+    counts = np.bincount(of[of >= 0])
+    values = np.random.default_rng(0).permutation(np.flatnonzero(counts > 1))
+    if counts[values].mean() < MANY:
+        return False  # the few rows of one patient or dialogue have words of their own as well
+    enough = max(FEWEST_IDS, int(np.searchsorted(np.cumsum(counts[values]), SAMPLE)) + 1)
+    rows = draw_rows(data, SAMPLE, numbers=True, among=np.isin(of, values[:enough]))
+    if rows is None:
+        return False
+    drawn = np.unique(of[rows.rows], return_inverse=True)[1]
+    labels = rows.labels if rows.numbers is None else np.unique(rows.numbers, return_inverse=True)[1]
+    of_label = sum(int(np.bincount(drawn[labels == label]).max()) for label in np.unique(labels)) / len(drawn)
+    right = int((out_of_sample(rows.texts, one_hot(drawn)).argmax(1) == drawn).sum())
+    return share_within(right, len(drawn))[0] >= of_label + TOPIC * (1 - of_label)
+
+
+def _shared(data: AuditedData, name: str, groups: dict[str, np.ndarray], split: str, of_label: float) -> Finding | None:
     held, train = groups[split], groups["train"]
     also = np.isin(held, train[train >= 0])
     if not len(held) or share_within(int(also.sum()), len(held))[0] < SHARED:
-        return
+        return None
     row = int(np.flatnonzero(also)[0])
     other = int(np.flatnonzero(train == held[row])[0])
-    where = split_name(split)
-    brief = f"set data.group: {name}: {also.sum():,} of {len(held):,} {where} rows have a {name} of training rows, "
-    brief += f"each {'always' if of_label == 1 else 'nearly always'} of one label, so figures say nothing of new ones"
-    text = (
-        f"{capitalized(brief)} ({percent(of_label)} of all rows have the label that is most frequent for their {name}; "
-    )
-    text += f"e.g. {data.splits['train'].where(other)} & {data.splits[split].where(row)})."
+    shared = f"{also.sum():,} of {len(held):,} {split_name(split)} rows share their `{name}` with training rows, and "
+    shared += f"rows with one `{name}` {'always' if of_label == 1 else 'nearly always'} have one label"
+    text = f"{shared}: the figures do not hold for new ones; set data.group: {name} ({percent(of_label)} of all rows "
+    text += f"have the most frequent label of their `{name}`; e.g. {data.splits['train'].where(other)} & "
+    text += f"{data.splits[split].where(row)})."
     if data.splits[split].source != data.splits["train"].source:
         text += " With data.leaks: drop, training then loses these rows."
     figures = {"column": name, "split": split, "shared": int(also.sum()), "rows": len(held), "of_label": of_label}
-    yield Finding(kind="data", level="alarm", text=text, brief=brief, explains=EXPLAINS, figures=figures)
+    brief = f"set data.group: {name}: {shared}, so the figures do not hold for new ones"
+    return Finding(kind="data", level="alarm", text=text, brief=brief, explains=EXPLAINS, figures=figures)

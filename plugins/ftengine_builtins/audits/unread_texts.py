@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,6 +29,11 @@ GAIN = 0.2
 """How much more of the labels, or of the numbers' variance, the words of a column tell, at the interval's near end,
 than the most frequent label or the mean does and than the words of what is read do, for it to be said. Half as much and
 no more is what these may tell themselves for an alarm."""
+SURELY = 0.95
+"""Share of the labels that the words predict from which they may have been written once the label was known, as the
+rationale of an annotator is: no alarm, unless what is read is no text at all."""
+UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
+"""Characters of Thai, Lao, Burmese and Khmer, which are written without blanks: what their words tell is not known."""
 
 
 def find_unread_texts(data: AuditedData, names: Sequence[str]) -> Iterator[Finding]:
@@ -37,15 +43,16 @@ def find_unread_texts(data: AuditedData, names: Sequence[str]) -> Iterator[Findi
     if rows is None or len(rows.texts) < FEWEST:
         return
     columns = _texts(data, names, rows)
-    if not columns:
+    if not columns or sum(bool(UNSPACED.search(text)) for text in rows.texts) >= OTHERS * len(rows.texts):
         return
     constant = 0.0 if rows.numbers is not None else float(np.bincount(rows.labels).max() / len(rows.labels))
-    words, _ = _told(rows, rows.texts)
-    tried = [(*_told(rows, texts), name) for name, texts in columns]
-    told, low, name = max(tried)
+    words, _ = _predicted(rows, rows.texts)
+    tried = [(*_predicted(rows, texts), name) for name, texts in columns]
+    accuracy, low, name = max(tried)
     if low >= max(constant, words) + GAIN:
-        figures = {"column": name, "told": told, "low": low, "constant": constant, "words": words}
-        yield _finding({**figures, "rows": len(rows.texts), "text": True, "numbers": rows.numbers is not None})
+        figures = {"column": name, "told": accuracy, "low": low, "constant": constant, "words": words}
+        figures |= {"rows": len(rows.texts), "text": True, "numbers": rows.numbers is not None}
+        yield _finding(figures, reads_texts=_words_in(rows.texts) >= WORDS * len(rows.texts))
 
 
 def _texts(data: AuditedData, names: Sequence[str], rows: DrawnRows) -> list[tuple[str, list[str]]]:
@@ -63,8 +70,8 @@ def _words_in(texts: Sequence[Any]) -> int:
     return sum(word[0].isalpha() for text in texts if isinstance(text, str) for word in TOKEN.findall(shortened(text)))
 
 
-def _told(rows: DrawnRows, texts: Sequence[str]) -> tuple[float, float]:
-    """Return the share of labels, or of numbers' variance, that words tell out of sample, and its interval's near end.
+def _predicted(rows: DrawnRows, texts: Sequence[str]) -> tuple[float, float]:
+    """Return the share of labels, or of numbers' variance, that words predict, and its interval's near end.
 
     The variance's is that of the mean of rows' squared errors.
     """
@@ -75,18 +82,28 @@ def _told(rows: DrawnRows, texts: Sequence[str]) -> tuple[float, float]:
         return float(right.mean()), share_within(int(right.sum()), len(right))[0]
     centred = rows.numbers - rows.numbers.mean()
     unexplained = (rows.numbers - out_of_sample(texts, rows.numbers[:, None])[:, 0]) ** 2 / (centred**2).mean()
-    told = 1 - float(unexplained.mean())
-    return told, told - 1.96 * float(unexplained.std()) / len(texts) ** 0.5
+    explained = 1 - float(unexplained.mean())
+    return explained, explained - 1.96 * float(unexplained.std()) / len(texts) ** 0.5
 
 
-def _finding(figures: dict[str, Any]) -> Finding:
+def _finding(figures: dict[str, Any], *, reads_texts: bool) -> Finding:
+    """Return an alarm where what is read predicts nothing, else a note.
+
+    Args:
+        reads_texts: whether what is read has words, and is no number of a case.
+    """
     what = "of the numbers' variance" if figures["numbers"] else "of the labels"
-    brief = f"read column `{figures['column']}`: its words tell {percent(figures['told'])} {what}, those of what is "
-    brief += f"read {percent(max(0.0, figures['words']))}"
-    text = f"{capitalized(brief)}{'' if figures['numbers'] else _constant(figures)}. Name it in data.columns, if it is "
-    text += "known when the model is asked."
-    tells_nothing = figures["words"] <= figures["constant"] + GAIN / 2
-    level: Level = "alarm" if tells_nothing else "note"
+    predicts = f"its words predict {percent(figures['told'])} {what}; the columns that are read predict "
+    predicts += percent(max(0.0, figures["words"]))
+    constant = "" if figures["numbers"] else _constant(figures)
+    if reads_texts and figures["told"] >= SURELY:
+        text = f"Column `{figures['column']}` is not read: {predicts}{constant}. Was it written once the label was "
+        text += "known? If not, name it in data.columns."
+        return Finding(kind="data", level="note", text=text, figures=figures)
+    brief = f"read column `{figures['column']}`: {predicts}"
+    text = f"{capitalized(brief)}{constant}. Name it in data.columns, if it is known when the model is asked."
+    predicts_nothing = figures["words"] <= figures["constant"] + GAIN / 2
+    level: Level = "alarm" if predicts_nothing else "note"
     return Finding(kind="data", level=level, text=text, brief=brief, figures=figures)
 
 

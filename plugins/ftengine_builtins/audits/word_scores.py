@@ -61,7 +61,12 @@ def rows_by_split(data: AuditedData, drawn: Collection[int]) -> Iterator[tuple[s
 
 
 def draw_rows(
-    data: AuditedData, most: int, characters: int | None = CHARACTERS, *, numbers: bool = False
+    data: AuditedData,
+    most: int,
+    characters: int | None = CHARACTERS,
+    *,
+    numbers: bool = False,
+    among: np.ndarray | None = None,
 ) -> DrawnRows | None:
     """Draw distinct rows with a text and a class of their own from all splits; None where there are no two classes.
 
@@ -69,11 +74,12 @@ def draw_rows(
         most: rows that are drawn, at most.
         characters: of each text, from its beginning; None: all that audits are given.
         numbers: whether targets may be numbers with a fraction.
+        among: (rows of all splits,) whether a row may be drawn.
     """
     if not any(targets.any() for targets in data.targets.values()):
         return None
     known, distinct = (np.concatenate([of[name] for name in data.splits]) for of in (data.targets, data.distinct))
-    chosen = choose_rows(distinct, known != 0, most)
+    chosen = choose_rows(distinct, (known != 0) if among is None else (known != 0) & among, most)
     texts, labels, places, at, fractions = [], list[Any](), [], list[int](), False
     for split, start, numbers_there in rows_by_split(data, chosen):
         rows = data.splits[split].select(numbers_there)

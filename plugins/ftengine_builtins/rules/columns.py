@@ -29,6 +29,8 @@ class UnreadColumnsTell(Rule):
         # Where what is read tells nothing, the column with the content comes before others that tell the label.
         for finding in sorted(columns, key=lambda one: one.level != "alarm"):
             figures = finding.figures
+            if figures.get("text") and not finding.brief:
+                continue  # it may have been written once the label was known
             metric = "r2" if figures.get("numbers") else "accuracy"
             reached = run.evaluation.tuned.get(metric)
             if reached is None or reached.value is None or reached.high is None:
