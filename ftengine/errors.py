@@ -231,7 +231,8 @@ class RefusedRows:
     def error(self, repair: str = "") -> DataError:
         """Return the error; `repair` is what to do, after a blank."""
         count = f"{self.count:,}{' or more' if self.enough else ''}"
-        more = "" if self.count == 1 else f" {count} rows cannot be used, the first at {', '.join(self.places)}."
+        first = ": " if self.count == len(self.places) else ", the first at "
+        more = "" if self.count == 1 else f" {count} rows cannot be used{first}{', '.join(self.places)}."
         return DataError(f"{self.reason}{more}{repair}")
 
 

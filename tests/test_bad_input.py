@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from runs import save_anew
 
 from ftengine.cli import main
+from ftengine.errors import RefusedRows
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"What is {i} and {i}?"}, {"role": "assistant", "content": f"{2 * i}"}]}
@@ -453,3 +454,14 @@ def test_a_limit_on_file_sizes_is_one_error_and_leaves_nothing_half_written(work
     left = {name for name in workplace.files() if not name.startswith("cache")} - before
     assert not left
     assert not list((workplace.folder / "cache").rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(("rows", "of_some"), [(3, False), (40, True)])
+def test_refused_rows_are_all_named_or_the_first(rows, of_some):
+    refused = RefusedRows()
+    for i in range(rows):
+        refused.add(f"a:{i + 1}", "`text` is empty.")
+    text = str(refused.error())
+    assert f" {rows} rows cannot be used" in text
+    assert text.endswith(f"{', '.join(refused.places)}.")
+    assert ("first" in text) == of_some

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,8 @@ SURE = 1e-3
 labels belong to their rows it is far from there; where none fits, it is how often one is accused."""
 EACH = 0.05
 """The same of each of three or more swapped classes by itself."""
+GRADED, PARTLY = 10, 0.2
+"""Rows of a grade from which it is looked at whether it moved, and the share of them at the end of the scale."""
 ERRORS = 4.0
 """Standard errors, of correlations and agreements."""
 LEAST = 0.3
@@ -171,6 +173,28 @@ def find_swap(confusion: np.ndarray, sure: float = SURE) -> Swap | None:
         return None
     fit, own = (sum(int(confusion[pair]) for pair in pairs) for pairs in (swapped, [(i, i) for i, _ in swapped]))
     return Swap(tuple(swapped), fit, own, int(rows[[i for i, _ in swapped]].sum()))
+
+
+def one_grade_off(confusion: np.ndarray, swap: Swap, names: Sequence[str]) -> int:
+    """Return by how many grades labels are higher than what is answered, 1 or -1; 0 where they are no grades that are.
+
+    Labels are whole numbers in order, and all of them are answered as the next one, but for that at the end of the
+    scale, which is answered so in part: raters who are more generous give the best grade to the second best as well. Of
+    codes given in each file by itself, those before the one that is missing stay.
+    """
+    if swap.is_exchange or not all(name.strip().removeprefix("-").isdecimal() for name in names):
+        return 0
+    order = {grade: i for i, grade in enumerate(sorted(map(int, names)))}
+    place, at = [order[int(name)] for name in names], np.argsort([int(name) for name in names])
+    moves = {place[label] - place[answer] for label, answer in swap.classes}
+    if len(order) != len(names) or moves not in ({1}, {-1}):
+        return 0
+    (move,), labels = moves, {label for label, _ in swap.classes}
+    for i in (i for i in range(len(names)) if i not in labels and confusion[i].sum() >= GRADED):
+        last, there = place[i] == (len(names) - 1 if move > 0 else 0), place[i] - move
+        if not last or confusion[i, at[there]] < PARTLY * confusion[i].sum():
+            return 0
+    return move
 
 
 def explains_the_rest(confusion: np.ndarray, swap: Swap) -> bool:

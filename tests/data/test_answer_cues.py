@@ -123,6 +123,32 @@ def test_a_user_in_the_place_of_the_assistant_is_an_alarm(found, shape, split):
     assert f"{split}.jsonl" in finding.text
 
 
+def translated(count, seed, back=False):
+    """Return rows of words and what they are in another language."""
+    rng = random.Random(seed)
+    texts = [" ".join(rng.choices(TOPICS, k=6)) + f" {seed} {i}." for i in range(count)]
+    return [completion(*(text, text.upper().replace("A", "O").replace("I", "U"))[:: -1 if back else 1])
+            for text in texts]  # fmt: skip
+
+
+def pasted(count, seed):
+    """Return rows of a user who wants an answer shortened."""
+    rng = random.Random(seed)
+    return [completion(f"{answer(rng)} {answer(rng)} {i}", f"{' '.join(rng.choices(TOPICS, k=3))} {seed} {i}.")
+            for i in range(count)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [(translated(80, 1), translated(50, 2, back=True)), (talks(80, 1, completion), pasted(50, 2))],
+    ids=["the other language", "answers that users paste"],
+)
+def test_another_task_in_test_is_a_note_that_names_no_split(found, train, test):
+    findings = found("exchanged-roles", TalkTask(), train, test)
+    assert [(one.level, "exchanged" in one.figures) for one in findings] in ([("note", False)], [])
+    assert findings or train[0]["completion"].startswith(("Take", "It is", "Perhaps", "Most", "Try"))
+
+
 def test_where_the_assistant_alone_asks_in_all_splits_is_a_note(found):
     (finding,) = found("exchanged-roles", TalkTask(), talks(80, 1, swapped=True), talks(50, 2, swapped=True))
     assert (finding.kind, finding.level) == ("data", "note")

@@ -68,7 +68,9 @@ SPREAD = [round(1 + 0.017 * i % 4, 3) for i in range(200)]
 @pytest.mark.parametrize(
     ("values", "factor"),
     [
-        ([3.2, 1.7, 4.9, 2.5] * 50 + [3211.0, 1750.0, 4700.0], 1000),
+        ([3.211, 1.75, 4.7, 2.5] * 50 + [3211.0, 1750.0, 4700.0], 1000),
+        ([i % 20 + 4.99 for i in range(200)] + [749.0, 999.0, 1299.0, 549.0], None),  # prices of other things
+        ([i % 20 + 4.99 for i in range(200)] + [799.0, 999.0, 1299.0, 599.0], 100),
         ([3.2, 1.7, 2.9, 2.5] * 50 + [32.0, 17.0, 29.0], 10),
         ([3.2, 1.7, 4.9, 2.5] * 50 + [3211.0, 1650.0], None),  # two may be outliers
         ([3.2, 1.7, 4.9, 2.5] * 50 + [30.0, 300.0, 3000.0], None),  # growing to any size
@@ -93,7 +95,7 @@ def test_numbers_whose_decimal_point_was_lost_are_found(values, factor):
     assert all((one.places[0], "quality" in one.explains) == ("prices.csv:200", True) for one in alarms)
 
 
-@pytest.mark.parametrize(("code", "level"), [(999.0, "alarm"), (-1.0, "note"), (4.01, None)])
+@pytest.mark.parametrize(("code", "level"), [(999.0, "alarm"), (1000.0, "note"), (-1.0, "note"), (4.01, None)])
 def test_a_code_for_a_missing_number_is_an_alarm_where_it_outweighs_the_others(code, level):
     named = [str(int(value)) if value == int(value) else value for value in [*SPREAD, *[code] * 9]]
     rows = Numbered(View([f"text {i}"], value, classes=True) for i, value in enumerate(named))

@@ -78,7 +78,24 @@ def test_codes_that_were_given_per_file_are_named(misplaced):
     test = [row for row in topical(110, 2) if row["label"] in of_test]
     (finding,) = misplaced(train, [row | {"label": of_test[row["label"]]} for row in test])
     assert [tuple(pair) for pair in finding.figures["swapped"]] == [("1", "2"), ("2", "3")]
+    assert finding.level == "alarm"
     assert misplaced(train, [row | {"label": codes[row["label"]]} for row in test]) == []
+
+
+def rated(count, seed, more=0):
+    """Return rows of grades 1 to 5, told by words of theirs and the next; raters may be more generous."""
+    rng, rows = random.Random(seed), []
+    for i in range(count):
+        grade = rng.randint(1, 5)
+        words = [f"g{min(5, max(1, grade + rng.choice((0, 0, 0, 1, -1))))}x{rng.randrange(5)}" for _ in range(4)]
+        rows.append({"text": f"{' '.join(words)} row{seed}x{i}", "label": str(min(5, max(1, grade + more)))})
+    return rows
+
+
+@pytest.mark.parametrize("more", [1, -1])
+def test_raters_who_are_more_generous_are_a_note(misplaced, more):
+    (finding,) = misplaced(rated(300, 1), rated(150, 2, more))
+    assert (finding.level, finding.figures["grade"]) == ("note", more)
 
 
 def test_labels_that_fit_by_chance_alone_are_named(misplaced):

@@ -77,10 +77,19 @@ def test_texts_that_are_cut_at_one_length_in_one_split_are_an_alarm(found, split
     train, test = lengthy(150, 1), lengthy(90, 2)
     files = (shortened(train, 40, label), test) if split == "train" else (train, shortened(test, 40, label))
     (one,) = found("shortened-texts", *files)
-    assert (one.kind, one.level, one.figures["split"]) == ("data", "alarm", split)
+    windows = split == "test" and label is None  # all held-out texts have one length
+    assert (one.kind, one.level, one.figures["split"]) == ("data", "note" if windows else "alarm", split)
     (cut,) = one.figures["shortened"]
     assert (cut["label"], cut["end"]) == (label, 40)
-    assert {"quality", "splits"} <= set(one.explains)
+    assert windows or {"quality", "splits"} <= set(one.explains)
+
+
+@pytest.mark.parametrize(("end", "level"), [(140, "note"), (133, "alarm")])
+def test_posts_up_to_a_usual_limit_are_a_note(found, end, level):
+    train = [{**row, "text": row["text"][: end if i % 5 < 2 else 60 + i % 60]}
+             for i, row in enumerate(lengthy(150, 1, 200, 220))]  # fmt: skip
+    (one,) = found("shortened-texts", train, lengthy(90, 2, 150, 220))
+    assert (one.level, one.figures["shortened"][0]["end"]) == (level, end)
 
 
 def test_texts_of_one_label_that_are_far_shorter_in_training_are_an_alarm(found):
@@ -122,36 +131,46 @@ def test_phrases_that_tell_most_rows_or_in_training_alone_are_not(found):
     assert found("telling-phrases", lengthy(150, 1), lengthy(90, 2)) == []
 
 
-@pytest.mark.parametrize(("bare", "held_bare", "split"), [(0.5, 0.0, "train"), (0.1, 0.5, "test"), (0.3, 0.3, None)])
-def test_rows_that_were_never_given_labels_are_found_where_splits_differ(found, bare, held_bare, split):
+@pytest.mark.parametrize(
+    ("bare", "held_bare", "topic", "level", "split"),
+    [(0.5, 0.0, "", "alarm", "train"), (0.5, 0.0, "elsewhere ", "note", "train"), (0.1, 0.5, "", "note", "test"),
+     (0.3, 0.3, "", None, None)],
+    ids=["never coded", "of another topic", "in test alone", "alike"],
+)  # fmt: skip
+def test_rows_that_were_never_given_labels_are_found_where_splits_differ(found, bare, held_bare, topic, level, split):
     def coded(count, seed, share):
         rows = lengthy(count, seed)
-        return [{**row, "label": [] if i < share * count else [row["label"], "d"]} for i, row in enumerate(rows)]
+        return [{"text": topic + row["text"], "label": []} if i < share * count else
+                {**row, "label": [row["label"], "d"]} for i, row in enumerate(rows)]  # fmt: skip
 
-    alarms = found("unlabelled-rows", coded(200, 1, bare), coded(100, 2, held_bare), SeveralTask())
-    assert [(one.level, one.figures["split"]) for one in alarms] == ([("alarm", split)] if split else [])
+    findings = found("unlabelled-rows", coded(200, 1, bare), coded(100, 2, held_bare), SeveralTask())
+    assert [(one.level, one.figures["split"]) for one in findings] == ([(level, split)] if level else [])
     if split:
-        assert alarms[0].figures["share"] == max(bare, held_bare)
-        assert alarms[0].places[0] == f"{split}.jsonl:1"
+        assert findings[0].figures["share"] == max(bare, held_bare)
+        assert findings[0].places[0] == f"{split}.jsonl:1"
 
 
 USUAL = np.random.default_rng(0).gamma(3, 3, 300).round(1)
 
 
 @pytest.mark.parametrize(
-    ("values", "code"),
+    ("values", "code", "written"),
     [
-        ([*USUAL, *[999.0] * 20], 999.0),
-        ([*USUAL, *[-1.0] * 20], -1.0),
-        ([*USUAL.round(), *[9999.0] * 20], 9999.0),
-        ([*(100 + USUAL), *[0.0] * 20], 0.0),
-        ([*USUAL, *[999.0] * 2], None),  # too few
-        ([*USUAL, *(900 + USUAL[:20])], None),  # far, and not equal
-        ([*(USUAL - 10), *[-1.0] * 20], None),  # among the others
-        ([*USUAL, *[0.0] * 20], None),  # may be a number as others
-        ([1.0, 2.0, 3.0, 4.0, 10.0] * 40, None),
-        ([-1.0, 0.0, 1.0] * 40, None),
+        ([*USUAL, *[999.0] * 20], 999.0, True),
+        ([*USUAL, *[-1.0] * 20], -1.0, False),
+        ([*USUAL, *[-9.0] * 20], -9.0, True),
+        ([*USUAL, *[1000.0] * 20], 1000.0, False),
+        ([*USUAL.round(), *[9999.0] * 20], 9999.0, True),
+        ([*(100 + USUAL), *[0.0] * 20], 0.0, False),
+        ([*(100 + USUAL), *[0.0] * 100], None, None),  # most claims are for nothing
+        ([*(100 + USUAL), *[-999.0] * 100], -999.0, True),
+        ([*USUAL, *[999.0] * 2], None, None),  # too few
+        ([*USUAL, *(900 + USUAL[:20])], None, None),  # far, and not equal
+        ([*(USUAL - 10), *[-1.0] * 20], None, None),  # among the others
+        ([*USUAL, *[0.0] * 20], None, None),  # may be a number as others
+        ([1.0, 2.0, 3.0, 4.0, 10.0] * 40, None, None),
+        ([-1.0, 0.0, 1.0] * 40, None, None),
     ],
 )
-def test_many_equal_numbers_far_from_all_others_are_a_code(values, code):
-    assert find_code(np.array(values)) == code
+def test_many_equal_numbers_far_from_all_others_are_a_code(values, code, written):
+    assert find_code(np.array(values)) == (None if code is None else (code, written))

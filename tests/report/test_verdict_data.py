@@ -79,6 +79,8 @@ def test_placeholders_lead_before_the_copies_and_leaks_that_they_make(verdict, o
 def test_notes_on_answers_and_marks_are_in_the_verdict(verdict, source):
     (one,) = found(verdict(audit_finding(source, level="note")), "data")
     assert (one.source, one.level) == (source, "note")
+    if source == "exchanged-roles":
+        return  # its alarms are of splits, which the model is asked about
     unbounded = put("evaluation.details.tuned.classification", {})  # what always one answer reaches is not known
     judged = verdict(unbounded, audit_finding(source, explains=["quality"]))
     assert (judged.lead[0].source, judged.level) == (source, "alarm")

@@ -53,7 +53,8 @@ def test_rows_that_a_split_by_group_or_time_puts_apart_are_harder(verdict, by, w
     assert verdict(apart, *behind(0.93, 0.03)).level == "good"
 
 
-MISPLACED = {"misplaced-labels": {"offset": 1}, "split-shift": {"cues": []}}
+MISPLACED = {"misplaced-labels": {"offset": 1}, "split-shift": {"cues": []},
+             "exchanged-roles": {"auc": 0.1, "exchanged": "test"}}  # fmt: skip
 
 
 @pytest.mark.parametrize("source", MISPLACED)
@@ -83,6 +84,11 @@ def test_a_cue_leads_where_it_costs_anything_beyond_chance(verdict):
 def test_numbers_elsewhere_than_those_of_training_stay_a_note(verdict):
     told = verdict(shift(source="misplaced-labels", figures={"split": "test", "median": 3.0}), *behind(0.55, 0.41))
     assert [one.level for one in told.findings if one.source == "misplaced-labels"] == ["note"]
+
+
+def test_another_task_in_test_stays_a_note(verdict):
+    told = verdict(shift(source="exchanged-roles", figures={"split": "test", "auc": 0.1}), *behind(0.55, 0.41))
+    assert [one.level for one in told.findings if one.source == "exchanged-roles"] == ["note"]
 
 
 def confused(cells):

@@ -151,7 +151,8 @@ def _findings(cue: Cue, side: str, other: str, there: Mapping[str, Cue]) -> Iter
         text += f"; in {split_name(split)} rows {percent(held.having / held.of)} and "
         text += percent(held.others / held.of_others)
         if held.most < cue.gain / 2:
-            text += ". A model learns that alone: take it out of the training answers, or write both sides alike."
+            text += ". A model learns that alone: take it out of the training answers, write both sides alike, or hold "
+            text += "out pairs of that kind."
             brief += f", hardly any of {split_name(split)}: the model learns that"
             yield Finding(kind="splits", level="alarm", text=text, brief=brief, explains=EXPLAINED, figures=figures)
             return

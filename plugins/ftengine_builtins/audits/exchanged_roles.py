@@ -35,8 +35,9 @@ class ExchangedRoles(Audit):
 
     A ridge classifier on words and first words tells a split's users from its assistants, and is right of the other
     split surely less often than guessing, whichever of the two it learns from. Prompts and completions, inputs and
-    answers are looked at alike. Looks at splits of a source of their own. Where the assistant alone asks questions in
-    all splits, that is a note.
+    answers are looked at alike. Looks at splits of a source of their own. An alarm where both sides look like the
+    others and the one who asks questions is another in both splits: tasks may differ, as translation into the other
+    language does, which is a note. Where the assistant alone asks questions in all splits, that is a note.
     """
 
     name = "exchanged-roles"
@@ -85,8 +86,13 @@ class Turns:
 
     @property
     def assistant_asks(self) -> bool:
-        (_, user), (assistant, _) = (share_within(_questions(side), len(side)) for side in (self.user, self.assistant))
-        return assistant >= ASKS and assistant > user
+        return self.asks > 0 and share_within(_questions(self.assistant), len(self.assistant))[0] >= ASKS
+
+    @property
+    def asks(self) -> int:
+        """Return whose turns surely end in a question mark more often: 1 assistants', -1 users', 0 neither's."""
+        user, assistant = (share_within(_questions(side), len(side)) for side in (self.user, self.assistant))
+        return int(assistant[0] > user[1]) - int(user[0] > assistant[1])
 
 
 def turns_of(view: View) -> tuple[list[str], list[str]] | None:
@@ -132,25 +138,49 @@ def _exchanged(data: AuditedData, split: str, turns: dict[str, Turns]) -> Findin
         _area(ridge.leave_one_out(of.sides[:, None], PENALTY)[:, 0], of.sides)
         for ridge, of in zip(ridges, (train, held), strict=True)
     ]
-    across, error = _area(ridges[0].predict(words[start:], train.sides[:, None], PENALTY)[:, 0], held.sides)
+    answers = ridges[0].predict(words[start:], train.sides[:, None], PENALTY)[:, 0]
+    across, error = _area(answers, held.sides)
     back, back_error = _area(ridges[1].predict(words[:start], held.sides[:, None], PENALTY)[:, 0], train.sides)
     if max(across + ERRORS * error, back + ERRORS * back_error) >= 0.5 or min(area for area, _ in own) < APART:
         return None
-    asked = {name: turns[name].asked() for name in ("train", split)}
-    wrong, name = max(asked, key=lambda name: asked[name][1] - asked[name][0]), split_name(split)
+    fitted = ridges[0].leave_one_out(train.sides[:, None], PENALTY)[:, 0]
+    both = _look_like_the_others((fitted, train.sides), (answers, held.sides))
     roles = any(_has_roles(view) for view in islice(data.splits[split], LOOKED_AT))
-    lead = f"{'user and assistant' if roles else 'prompts and answers'} are exchanged in "
-    lead += "training" if wrong == "train" else f"the {wrong} split"
-    text = f"{capitalized(lead)}, or else in {name if wrong == 'train' else 'training'} rows: what tells them apart in "
-    text += f"training is wrong of {name} rows (ROC AUC {number(across, 2)}; of training rows {number(own[0][0], 2)}). "
-    text += f"{percent(asked['train'][1])} of the answers end in a question mark in training and "
-    text += (
-        f"{percent(asked[split][1])} in {name} rows, and {percent(asked['train'][0])} and {percent(asked[split][0])} "
+    figures = {"split": split, "auc": across, "training_auc": own[0][0]}
+    return _finding(data, figures, turns, "user and assistant" if roles else "prompts and answers", both=both)
+
+
+def _look_like_the_others(train: tuple[np.ndarray, np.ndarray], held: tuple[np.ndarray, np.ndarray]) -> bool:
+    """Say whether both sides of held-out rows have scores of the other side: beyond the middle of training's."""
+    (user, assistant), (held_user, held_assistant) = (
+        (float(np.median(scores[sides == side])) for side in (0, 1)) for scores, sides in (train, held)
     )
-    text += f"of the prompts. Exchange the two in {data.splits[wrong].source}."
-    figures: dict[str, Any] = {"split": split, "exchanged": wrong, "auc": across, "training_auc": own[0][0]}
-    return Finding(kind="splits", level="alarm", text=text, brief=lead, explains=EXPLAINED,
-                   figures={**figures, "asks": asked})  # fmt: skip
+    middle = (user + assistant) / 2
+    return held_assistant < middle < held_user
+
+
+def _finding(data: AuditedData, figures: dict[str, Any], turns: dict[str, Turns], who: str, *, both: bool) -> Finding:
+    """Name the split in which the assistant asks; a note where that is told by none, or one side alone differs."""
+    split = figures["split"]
+    names = {"train": "training", split: f"{split_name(split)} rows"}
+    asks, asked = {name: turns[name].asks for name in names}, {name: turns[name].asked() for name in names}
+    figures |= {"asks": asked}
+    fit = f"a classifier that separates {who.replace(' and ', ' from ')} in training gets {names[split]} the wrong way "
+    fit += f"round (AUC {number(figures['auc'], 2)}; training {number(figures['training_auc'], 2)})"
+    if not both or set(asks.values()) != {1, -1}:
+        text = f"Check whether {names[split]} are of the same task as training: {fit}. "
+        text += f"If they are, {who} are exchanged in one of the two."
+        brief = f"{names[split]} may be of another task than training"
+        return Finding(kind="splits", level="note", text=text, brief=brief, figures=figures)
+    wrong = max(asks, key=lambda name: asks[name])
+    lead = f"{who} are exchanged in {'training' if wrong == 'train' else f'the {wrong} split'}"
+    shares = [f"in {names[name]}, {percent(asked[name][0])} of the prompts and {percent(asked[name][1])} of the answers"
+              for name in names]  # fmt: skip
+    text = f"{capitalized(lead)}, or else in {names[split if wrong == 'train' else 'train']}: {fit}. "
+    text += f"{capitalized(shares[0])} end in a question mark; {shares[1]}. "
+    text += f"Exchange the two in {data.splits[wrong].source}."
+    figures |= {"exchanged": wrong}
+    return Finding(kind="splits", level="alarm", text=text, brief=lead, explains=EXPLAINED, figures=figures)
 
 
 def _has_roles(view: View) -> bool:

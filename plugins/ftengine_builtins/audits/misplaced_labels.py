@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Audit, AuditedData, Finding, View
-from ftengine.text import counted, listed, number, percent, quoted
+from ftengine.text import counted, number, percent
 from ftengine_builtins.audits.counting import split_name
 from ftengine_builtins.audits.split_shift import EXPLAINED, find_shift, is_nonrandom_split, shortened
 from ftengine_builtins.audits.word_scores import WordRidge, choose_rows, tf_idf
@@ -27,6 +27,7 @@ from ftengine_builtins.label_fit import (
     is_distributed_otherwise,
     is_less,
     is_lost,
+    one_grade_off,
 )
 
 SAMPLE = 700
@@ -198,13 +199,15 @@ def _swapped(data: AuditedData, split: str, train: Answered, held: Answered) -> 
     before, after = agreement(learnt[np.ix_(labels, labels)]), agreement(confusion[np.ix_(labels, answers)])
     if is_less(before, after, errors=2):
         return None
-    pairs = listed([f"{quoted(names[i])} is {quoted(names[j])}" for i, j in swap.classes])
-    fit = (
-        f"by their words, what is labelled {pairs}: so {swap.fit:,} of {swap.n:,} rows are answered, and {swap.own:,} "
-    )
-    fit += "as they are labelled"
+    pairs = ", ".join(f"{names[i]} → {names[j]}" for i, j in swap.classes)
+    fit = f"by their words, {swap.fit:,} of {swap.n:,} rows fit other labels ({pairs}); {swap.own:,} fit their own"
     figures = {"swapped": [(names[i], names[j]) for i, j in swap.classes]}
     figures |= {"fit": swap.fit, "own": swap.own, "n": swap.n}
+    if grade := one_grade_off(confusion, swap, names):
+        text = f"Check how {split_name(split)} rows were rated: {fit}. Are grades one "
+        text += f"{'higher' if grade > 0 else 'lower'} there? If they were numbered in each file by itself, number "
+        text += f"those of {data.splits[split].source} as training has them."
+        return Finding(kind="splits", level="note", text=text, figures={"split": split, **figures, "grade": grade})
     then = f"If they are exchanged, swap them in {data.splits[split].source}."
     if not swap.is_exchange:
         then = "Were labels numbered in each file by itself? Number those of "

@@ -44,7 +44,7 @@ class NumberTargets(Audit):
             return
         values = np.array([value for value, _ in numbered])
         if (code := find_code(values)) is not None:
-            yield _of_code(rows, numbered, values, code)
+            yield _of_code(rows, numbered, values, *code)
             return
         if (lost := _lost_points(values)) is not None:
             yield _of_lost_points(rows, numbered, *lost)
@@ -62,19 +62,22 @@ class NumberTargets(Audit):
             yield Finding(kind="labels", level="note", text=text, figures={**figures, "share": share}, places=places)
 
 
-def _of_code(rows: AuditedRows, numbered: Sequence[tuple[float, int]], values: np.ndarray, code: float) -> Finding:
-    """Name many equal numbers far from all others; an alarm where they outweigh these."""
+def _of_code(
+    rows: AuditedRows, numbered: Sequence[tuple[float, int]], values: np.ndarray, code: float, written: bool
+) -> Finding:
+    """Name many equal numbers far from all others; an alarm where they outweigh these and are written as codes are."""
     found = np.flatnonzero(values == code)
     squared = (values - np.median(values)) ** 2
     share = float(squared[found].sum() / squared.sum())
     places = tuple(rows.where(numbered[i][1]) for i in found[:SHOWN_PLACES])
-    brief = f"leave out the rows whose number is {number(code)}, or correct them: {len(found):,} of {len(values):,} "
-    brief += f"training rows have it ({short_place(places[0])}), apart from all others; a code for a missing value?"
+    brief = f"check whether {number(code)} stands for a missing value: {len(found):,} of {len(values):,} training rows "
+    brief += f"have it ({short_place(places[0])}), far from all others"
+    then = "If so, leave these rows out, or correct them." if written else "Is it a value or a code?"
     return Finding(
         kind="labels",
-        level="alarm" if share >= MOST else "note",
-        text=capitalized(brief),
-        brief=brief.removesuffix("?"),
+        level="alarm" if written and share >= MOST else "note",
+        text=f"{capitalized(brief)}. {then}",
+        brief=brief,
         explains=("quality", "learning", "over-fitting", "worse"),
         figures={"code": code, "count": len(found), "rows": len(values), "share": share},
         places=places,
@@ -108,7 +111,7 @@ def _lost_points(values: np.ndarray) -> tuple[int, np.ndarray, bool] | None:
 
     At most a tenth of the numbers, of which none is negative, stand behind a gap, and lie among the others without it;
     None: there are none such. A point was lost where they are whole and the others are not, but would be times the
-    factor, and they are spread as the others are, so not one code for a missing number.
+    factor, and they are spread as the others are, so not one code for a missing number, to their last digits.
     """
     from scipy.stats import ks_2samp
 
@@ -125,8 +128,24 @@ def _lost_points(values: np.ndarray) -> tuple[int, np.ndarray, bool] | None:
         if ((back >= usual.min()) & (back <= usual.max())).mean() >= MOST_BACK:
             exact = _whole(values[far]) and _whole(usual * factor) and not _whole(usual)
             several = np.unique(back, return_counts=True)[1].max() <= len(back) / 2
-            return factor, np.sort(far), bool(exact and several and ks_2samp(back, usual).pvalue >= UNLIKE)
+            alike = ks_2samp(back, usual).pvalue >= UNLIKE and _same_fractions(back, usual)
+            return factor, np.sort(far), bool(exact and several and alike)
     return None
+
+
+def _same_fractions(back: np.ndarray, usual: np.ndarray) -> bool:
+    """Say whether numbers may have the fractions of others: prices of 749 are no 7.49 where others end in .99.
+
+    A further one of the others has a fraction that is new with the probability of those that one of them has
+    (Good 1953).
+    """
+    from scipy.stats import binom, ks_2samp
+
+    ours, theirs = ((np.rint(of % 1 * max(LOST)) % max(LOST)).astype(int) for of in (back, usual))
+    known, counts = np.unique(theirs, return_counts=True)
+    new = int((~np.isin(ours, known)).sum())
+    by_chance = binom.sf(new - 1, len(ours), ((counts == 1).sum() + 1) / (len(theirs) + 1))
+    return bool(min(by_chance, ks_2samp(ours, theirs).pvalue) >= UNLIKE)
 
 
 def _whole(values: np.ndarray) -> bool:

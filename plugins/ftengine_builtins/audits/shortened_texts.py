@@ -29,12 +29,15 @@ ALIKE = 1.5
 """How many times as long as the other's the texts of other labels are in one split, at most, for that to be no matter
 of the whole split."""
 SHOWN = 3
+POSTS, MOST_POSTS = (140, 280), 0.5
+"""Characters that a post could have, and the share of texts with so many up to which people may have kept to it."""
 
 
 class ShortenedTexts(Audit):
     """Texts of a split, or of one label in it, that are cut at one length or far shorter than those of another split.
 
-    Looks at splits that are no random part of the training source, and at rows with a label or a number.
+    Looks at splits that are no random part of the training source, and at rows with a label or a number. A note where
+    all held-out texts have one length, which are windows of a longer text, or the length is the limit of posts.
     """
 
     name = "shortened-texts"
@@ -78,6 +81,11 @@ class _Shortened:
     share: float
     median: float
     other: float
+
+    def is_meant(self, split: str) -> bool:
+        """Say whether texts may have this length for a reason: held-out windows, and posts up to a usual limit."""
+        windows = split != "train" and not self.label and self.share == 1
+        return self.end is not None and (windows or (self.end in POSTS and self.share < MOST_POSTS))
 
 
 def _lengths(data: AuditedData, split: str) -> _Lengths:
@@ -151,8 +159,11 @@ def _finding(data: AuditedData, one: _Lengths, other: _Lengths, found: list[_Sho
         "shortened": [{"label": names.get(x.label), "end": x.end, "share": x.share, "median": x.median,
                        "other": x.other} for x in found],
     }  # fmt: skip
-    text = f"{capitalized(lead)} (median). The model learns the length instead, or misses what is cut off."
     places = tuple(data.splits[one.split].where(int(row)) for row in at[:SHOWN_PLACES])
+    if all(cut.is_meant(one.split) for cut in found):
+        text = f"Check whether texts are of one kind: {listed(parts)} (median)."
+        return Finding(kind="data", level="note", text=text, figures=figures, places=places)
+    text = f"{capitalized(lead)} (median). The model learns the length instead, or misses what is cut off."
     return Finding(
         kind="data", level="alarm", text=text, brief=lead, explains=EXPLAINED, figures=figures, places=places
     )  # fmt: skip

@@ -18,11 +18,11 @@ NOTE = 0.05
 
 JUDGED_ELSEWHERE = (
     "label-noise", "leaks", "duplicates", "lengths", "cut-texts", "misplaced-labels", "split-shift", "answer-cues",
-    "unread-columns",
+    "exchanged-roles", "unread-columns",
 )  # fmt: skip
 """Audits whose findings other rules judge, knowing what the run made of the data."""
 
-KNOWN = ("contradictions", "exchanged-roles", "one-answer", "personal-data", "template-marks")
+KNOWN = ("contradictions", "one-answer", "personal-data", "template-marks")
 """Audits whose notes matter to whoever uses the model as well."""
 
 

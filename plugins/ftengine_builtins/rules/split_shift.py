@@ -6,6 +6,7 @@ from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.text import capitalized
 from ftengine_builtins.audits.answer_cues import AnswerCues
+from ftengine_builtins.audits.exchanged_roles import ExchangedRoles
 from ftengine_builtins.audits.label_noise import LabelNoise
 from ftengine_builtins.audits.languages import Languages
 from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
@@ -16,7 +17,7 @@ from ftengine_builtins.rules.threshold import GAP_ALARM, no_better_than_a_consta
 HARDER = {"group": "new groups are harder than those of training", "time": "later rows are harder than earlier ones"}
 """What a model shows that fails on a split by group or time."""
 
-JUDGED = (SplitShift.name, MisplacedLabels.name, AnswerCues.name, Languages.name)
+JUDGED = (SplitShift.name, MisplacedLabels.name, AnswerCues.name, ExchangedRoles.name, Languages.name)
 """Audits of which findings are judged by what the model made of the rows; of languages, those that splits differ in."""
 
 
@@ -25,9 +26,9 @@ class HeldOutShift(Rule):
 
     Words raise the same suspicion of sound data, such as a test set whose words mislead on purpose, or the years of a
     split by time. A model that copes clears rows of training and of the measured split. One that fails makes an alarm
-    of what audits `split-shift`, `answer-cues` and `misplaced-labels` are alarmed about, and of rows from elsewhere or
-    in a language that training does not have; a cue costs all that training rows are answered better. Where nothing was
-    measured, an alarm about training stands.
+    of what audits `split-shift`, `answer-cues`, `exchanged-roles` and `misplaced-labels` are alarmed about, and of rows
+    from elsewhere or in a language that training does not have; a cue costs all that training rows are answered better.
+    Where nothing was measured, an alarm about training stands.
     """
 
     name = "held-out-shift"
@@ -41,7 +42,9 @@ class HeldOutShift(Rule):
             if finding.source not in JUDGED or (finding.source == Languages.name and "language" not in finding.figures):
                 continue
             slipped = noisy and "offset" in finding.figures and finding.figures["split"] == "train"
-            elsewhere = "auc" in finding.figures or finding.source == Languages.name
+            elsewhere = finding.source == Languages.name or (
+                finding.source == SplitShift.name and "auc" in finding.figures
+            )
             cue = "cues" in finding.figures or finding.source == AnswerCues.name
             fails = constant or falls_behind(run, seen_metric(run), 0.0 if cue else GAP_ALARM)
             if slipped:  # a model that copes does so against its labels

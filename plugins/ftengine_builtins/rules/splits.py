@@ -8,7 +8,7 @@ from ftengine.api import Finding, Rule
 from ftengine.text import capitalized, ends, listed, number, quoted
 from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
 from ftengine_builtins.audits.split_shift import EXPLAINED
-from ftengine_builtins.label_fit import explains_the_rest, find_swap
+from ftengine_builtins.label_fit import explains_the_rest, find_swap, one_grade_off
 from ftengine_builtins.rules.fitting import falls_behind, seen_metric
 from ftengine_builtins.rules.threshold import confusions
 
@@ -89,5 +89,9 @@ class SwappedClasses(Rule):
             brief += f", and {swap.own:,} as they are labelled"
             figures = {"split": split, "swapped": exchanged, "fit": swap.fit, "own": swap.own, "n": swap.n}
             text = f"{capitalized(brief)}."
-            yield Finding(kind="splits", level="alarm", text=text, brief=brief, explains=EXPLAINED, figures=figures)
+            finding = Finding(kind="splits", level="alarm", text=text, brief=brief, explains=EXPLAINED, figures=figures)
+            if grade := one_grade_off(counts, swap, names):
+                text += f" Or are grades one {'higher' if grade > 0 else 'lower'} there?"
+                finding = finding.model_copy(update={"level": "note", "explains": (), "text": text})
+            yield finding
             return
