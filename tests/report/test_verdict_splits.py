@@ -86,6 +86,14 @@ def test_numbers_elsewhere_than_those_of_training_stay_a_note(verdict):
     assert [one.level for one in told.findings if one.source == "misplaced-labels"] == ["note"]
 
 
+def test_exchanged_sides_lead_where_no_gain_shows_that_they_are_not(verdict):
+    cause = shift(source="exchanged-roles", level="alarm", explains=EXPLAINED, figures={"split": "test", "auc": 0.1})
+    told = verdict(
+        cause, *behind(0.93, 0.03), put("evaluation.difference.accuracy", change(0.01, half=0.05, better=None))
+    )
+    assert (told.findings[0].source, told.findings[0].level) == ("exchanged-roles", "alarm")
+
+
 def test_another_task_in_test_stays_a_note(verdict):
     told = verdict(shift(source="exchanged-roles", figures={"split": "test", "auc": 0.1}), *behind(0.55, 0.41))
     assert [one.level for one in told.findings if one.source == "exchanged-roles"] == ["note"]

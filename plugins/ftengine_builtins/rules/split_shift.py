@@ -47,6 +47,8 @@ class HeldOutShift(Rule):
             )
             cue = "cues" in finding.figures or finding.source == AnswerCues.name
             fails = constant or falls_behind(run, seen_metric(run), 0.0 if cue else GAP_ALARM)
+            # A loss on texts learnt the wrong way round is worse everywhere: only a gain shows that they were not.
+            fails = fails or (finding.source == ExchangedRoles.name and not _is_better(run))
             if slipped:  # a model that copes does so against its labels
                 yield finding
             elif not fails or finding.figures.get("split") not in ("train", run.evaluation.split):
@@ -60,3 +62,9 @@ class HeldOutShift(Rule):
                 yield finding.model_copy(update={"level": "alarm", "explains": EXPLAINED})
             else:
                 yield finding
+
+
+def _is_better(run: RunRecords) -> bool:
+    """Say whether the tuned model is shown to be better than its base by the metric that decides."""
+    change = run.evaluation.difference.get(run.headline_metric or "")
+    return change is not None and bool(change.better)
