@@ -228,6 +228,17 @@ def test_the_longest_example_is_one_number(ftengine, tmp_path, monkeypatch):
         assert int(words["longest"]) == row["longest"]
 
 
+@pytest.mark.parametrize(("equal", "level"), [(0, None), (2, "note"), (14, "alarm")])
+def test_pairs_that_differ_by_white_space_or_case_alone_are_told(chat_plan, equal, level):
+    pairs = [{"prompt": f"What is {i}?", "chosen": f"It is {i}", "rejected": f"not {i}"} for i in range(20)]
+    for i in range(equal):
+        pairs[i]["rejected"] = (f"It is {i} ", f" it  is\n{i}")[i % 2]
+    found = found_by(chat_plan(pairs, task="preference"), "equal-answers")
+    assert [(one["level"], one["figures"]["equal"], one["figures"]["pairs"]) for one in found] == (
+        [(level, equal, 20)] if level else []
+    )
+
+
 def test_preferences_that_say_the_contrary_are_told_and_several_answers_to_a_prompt_are_none(chat_plan):
     pairs = [{"prompt": f"What is {i}?", "chosen": f"a {i}", "rejected": f"b {i}"} for i in range(20)]
     more = [{**row, "chosen": f"{row['chosen']} or so"} for row in pairs]

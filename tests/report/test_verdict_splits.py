@@ -1,7 +1,7 @@
 """Splits that differ lead the verdict where the model fails on them, and what follows from it stands behind."""
 
 import pytest
-from report_samples import LABELS, change, figure
+from report_samples import LABELS, baseline, change, figure
 from verdicts import put
 
 from ftengine_builtins.audits.split_shift import EXPLAINED
@@ -203,3 +203,65 @@ def test_a_class_that_is_answered_as_another_may_be_that_one(verdict, cells, dou
     result = verdict(counts, never, confused(cells), *behind(0.6, 0.05))
     (found,) = [one for one in result.findings if one.source == "unanswered-classes"]
     assert found.figures["doubles"] == {LABELS[i]: LABELS[j] for i, j in doubles.items()}
+
+
+def answered(rows, counts, **recipe):
+    """Return a change: counts of answers, labels by answers, training rows of each label, and options."""
+
+    def spoil(files):
+        evaluation, total = files["evaluation"], sum(map(sum, rows))
+        facts = evaluation["details"]["tuned"]["classification"]
+        facts |= {"confusion": rows, "baseline": baseline(rows)}
+        evaluation["tuned"]["accuracy"] = figure(sum(rows[i][i] for i in range(3)) / total, n=total)
+        files["facts"]["labels"]["counts"] = counts
+        for path, value in recipe.items():
+            files["recipe"][path] |= value
+
+    return spoil
+
+
+ALL_ONE = [[130, 0, 0], [130, 0, 0], [140, 0, 0]]
+LEARNT = [[125, 3, 2], [2, 126, 2], [3, 2, 135]]
+EVEN, SHIFTED = [540, 530, 530], [1120, 240, 240]
+
+
+@pytest.mark.parametrize(
+    ("rows", "counts", "recipe", "leads"),
+    [(ALL_ONE, SHIFTED, {}, True), (LEARNT, SHIFTED, {}, False), (ALL_ONE, EVEN, {}, False),
+     (ALL_ONE, [30, 10, 10], {}, True), (ALL_ONE, [5, 3, 2], {}, False),
+     (ALL_ONE, SHIFTED, {"train": {"sampling": "balanced"}}, False),
+     (ALL_ONE, SHIFTED, {"task": {"class_weights": "balanced"}}, False)],
+    ids=["filled in", "learnt all the same", "even", "few rows", "may be chance", "sampled evenly", "weighted evenly"],
+)  # fmt: skip
+def test_a_label_that_training_has_too_much_of_leads_where_it_is_answered_too_often(
+    verdict, rows, counts, recipe, leads
+):
+    far = put("evaluation.tuned.loss", figure(2.2))  # of validation about 0.2: the test split would be blamed
+    result = verdict(answered(rows, counts, **recipe), far)
+    found = [finding for finding in result.findings if finding.source == "label-shares"]
+    assert len(found) == leads == (result.findings[0].source == "label-shares")
+    if leads:
+        figures = found[0].figures
+        assert (figures["label"], figures["given"], figures["total"]) == (LABELS[0], 400, 400)
+        assert (figures["trained"], figures["rows"]) == (counts[0], sum(counts))
+    assert any(finding.source == "validation-and-test" for finding in result.findings) != leads
+
+
+MOSTLY_ONE = [[130, 0, 0], [60, 70, 0], [40, 0, 100]]
+TWO_UNLEARNT = [[128, 2, 0], [4, 126, 0], [2, 138, 0]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "counts", "weights", "leads"),
+    [(ALL_ONE, EVEN, {LABELS[0]: 60}, True), (MOSTLY_ONE, EVEN, {LABELS[0]: 60}, True),
+     (TWO_UNLEARNT, EVEN, {LABELS[0]: 60}, True), (LEARNT, EVEN, {LABELS[0]: 60}, False),
+     (ALL_ONE, EVEN, {LABELS[0]: 4}, False), (ALL_ONE, EVEN, {LABELS[1]: 60}, False),
+     (ALL_ONE, [10, 790, 800], {LABELS[0]: 60}, False), (ALL_ONE, EVEN, "balanced", False)],
+    ids=["always", "often", "others unlearnt", "learnt all the same", "hardly heavier", "another one", "makes up",
+         "balanced"],
+)  # fmt: skip
+def test_weights_with_which_one_label_is_learnt_alone_lead(verdict, rows, counts, weights, leads):
+    result = verdict(answered(rows, counts, task={"class_weights": weights}))
+    found = [finding for finding in result.findings if finding.source == "class-weights"]
+    assert len(found) == leads == (result.findings[0].source == "class-weights")
+    assert not leads or (found[0].figures["label"], found[0].figures["weights"][LABELS[0]]) == (LABELS[0], 60)

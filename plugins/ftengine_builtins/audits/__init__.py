@@ -15,7 +15,7 @@ from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
 from ftengine_builtins.audits.missing_texts import MissingTexts
 from ftengine_builtins.audits.number_targets import NumberTargets
 from ftengine_builtins.audits.one_answer import OneAnswer
-from ftengine_builtins.audits.preferences import ContraryPreferences, PreferenceLengths
+from ftengine_builtins.audits.preferences import ContraryPreferences, EqualAnswers, PreferenceLengths
 from ftengine_builtins.audits.several_sources import SeveralSources
 from ftengine_builtins.audits.short_copies import ShortCopies
 from ftengine_builtins.audits.shortened_texts import ShortenedTexts
@@ -36,6 +36,7 @@ __all__ = [
     "Conversations",
     "CutTexts",
     "Duplicates",
+    "EqualAnswers",
     "ExchangedRoles",
     "JoinedLabels",
     "LabelNoise",

@@ -1,4 +1,4 @@
-"""Audits of preferences: whether length alone tells the chosen answer, and whether rows say the contrary."""
+"""Audits of preferences: whether length alone tells the chosen answer, and pairs that say nothing or the contrary."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Audit, AuditedData, AuditedRows, Finding, View
-from ftengine.text import counted, percent
+from ftengine.text import capitalized, counted, percent
 from ftengine_builtins.audits.contradictions import ALARM, LOOKED_AT, contradicting, hashed
-from ftengine_builtins.audits.counting import share_within
+from ftengine_builtins.audits.counting import SHOWN_PLACES, share_within
 
 SURELY, MOSTLY = 0.6, 0.8
 """Shares of the pairs, at the interval's near end, from which the longer, or shorter, answer is said to be the chosen
@@ -36,6 +36,43 @@ class PreferenceLengths(Audit):
         text += "reaches, or balance the pairs."
         figures = {"share": most / total, "pairs": total, "preferred": name}
         yield Finding(kind="data", level="alarm" if low >= MOSTLY else "note", text=text, figures=figures)
+
+
+EQUAL, MOSTLY_EQUAL = 0.01, 0.1
+"""Shares of the pairs whose answers differ by white space or case alone, from which that is said, and, at the
+interval's near end, from which it is an alarm."""
+
+
+class EqualAnswers(Audit):
+    """Pairs whose answers differ by white space or case alone, and from which little else can be learnt."""
+
+    name = "equal-answers"
+
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
+        places, pairs = [], 0
+        for rows in data.splits.values():
+            if not any(_sides(view) for view in islice(rows, LOOKED_AT)):
+                continue
+            for i, view in enumerate(rows):
+                if (both := _sides(view)) is None:
+                    continue
+                pairs += 1
+                if both[0] != both[1] and _folded(both[0]) == _folded(both[1]):
+                    places.append(rows.where(i))
+        if not places or len(places) < EQUAL * pairs:
+            return
+        share, alarm = len(places) / pairs, share_within(len(places), pairs)[0] >= MOSTLY_EQUAL
+        brief = f"leave out pairs whose answers differ by white space or case alone: {percent(share)} of the pairs do "
+        brief += f"({len(places):,} of {pairs:,})"
+        yield Finding(
+            kind="data",
+            level="alarm" if alarm else "note",
+            text=f"{capitalized(brief)}, e.g. {places[0]}.",
+            brief=brief,
+            explains=("quality", "learning", "over-fitting") if alarm else (),
+            figures={"equal": len(places), "pairs": pairs, "share": share},
+            places=tuple(places[:SHOWN_PLACES]),
+        )
 
 
 class ContraryPreferences(Audit):
@@ -69,6 +106,22 @@ def _compared(rows: AuditedRows) -> tuple[np.ndarray, np.ndarray]:
     pairs = ((hashed([list(view.inputs), *said[0]]), hashed(said[1])) if said else (0, 0) for view, said in told)
     hashes = np.fromiter(pairs, [("compared", np.int64), ("said", np.int64)], len(rows))
     return hashes["compared"], hashes["said"]
+
+
+def _sides(view: View) -> tuple[Any, Any] | None:
+    """Return the chosen and the rejected answer; None where a row is no pair."""
+    target = view.target
+    is_pair = isinstance(target, dict) and target.keys() == {"chosen", "rejected"}
+    return (target["chosen"], target["rejected"]) if is_pair else None
+
+
+def _folded(value: Any) -> Any:
+    """Return an answer, or messages, with each text in lower case and its white space as single spaces."""
+    if isinstance(value, str):
+        return " ".join(value.casefold().split())
+    if isinstance(value, dict):
+        return {key: _folded(one) for key, one in value.items()}
+    return [_folded(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def _judgement(view: View) -> tuple[list[str], Any] | None:

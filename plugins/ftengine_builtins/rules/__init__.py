@@ -5,6 +5,7 @@ from ftengine_builtins.rules.calibration import CalibratedConfidence
 from ftengine_builtins.rules.columns import TellingPhrase, UnreadColumnsTell
 from ftengine_builtins.rules.data import AuditFindings, CutExamples, LeakedRows, RepeatedRows
 from ftengine_builtins.rules.fitting import GeneralisationGap, OverFitting
+from ftengine_builtins.rules.label_shares import ClassWeights, LabelShares
 from ftengine_builtins.rules.labels import FlippedLabels, LabelSpellingsConfused
 from ftengine_builtins.rules.learning import LearningCurve
 from ftengine_builtins.rules.preferences import ChosenAnswers, LongerAnswers, SeparablePairs, SwappedPairs
@@ -19,6 +20,7 @@ __all__ = [
     "BetterThanBase",
     "CalibratedConfidence",
     "ChosenAnswers",
+    "ClassWeights",
     "ConstantAnswer",
     "CutExamples",
     "FlippedLabels",
@@ -26,6 +28,7 @@ __all__ = [
     "GeneralisationGap",
     "HeldOutShift",
     "HeldOutSplit",
+    "LabelShares",
     "LabelSpellingsConfused",
     "LeakedRows",
     "LearningCurve",

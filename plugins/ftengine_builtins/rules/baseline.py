@@ -288,7 +288,7 @@ class UnansweredClasses(Rule):
         ]
         alarm, useless = share_within(sum(seldom.values()), total)[0] >= MISSED, no_better_than_a_constant(run)
         missed = {**never, **seldom}
-        rare = _are_rare(missed, _trained_on(run) or {name: true for name, true, _ in classes})
+        rare = _are_rare(missed, trained_on(run) or {name: true for name, true, _ in classes})
         weights = f"Set {_balancing(run)} to balanced, add" if rare and _balancing(run) else "Add"
         if run.trained.calibration.get("thresholds"):
             weights = f"Predict with --calibrated, by each label's own threshold, {weights[:1].lower()}{weights[1:]}"
@@ -319,7 +319,7 @@ def _answered_as_another(run: RunRecords, missed: Iterable[str]) -> dict[str, st
 
     Classes that training has few examples of are left out.
     """
-    found, trained = {}, _trained_on(run)
+    found, trained = {}, trained_on(run)
     for names, counts in confusions(run):
         for label in set(missed) & set(names):
             row = counts[names.index(label)]
@@ -337,7 +337,7 @@ def _explained(rare: bool, alarm: bool) -> tuple[str, ...]:
     return ("quality", "learning") if rare else ("quality",) if alarm else ()
 
 
-def _trained_on(run: RunRecords) -> dict[str, int]:
+def trained_on(run: RunRecords) -> dict[str, int]:
     """Return how many training examples each class has; {} where the task did not count them."""
     labels = run.trained.labels
     return dict(zip(labels.names, labels.counts, strict=True)) if labels and labels.counts else {}
@@ -356,7 +356,7 @@ def _balancing(run: RunRecords) -> str:
 
 def seldom_answered(run: RunRecords) -> dict[str, int]:
     """Return the classes that are given surely to few of their examples (SELDOM_GIVEN), with how many these are."""
-    threshold, trained = threshold_of(run), _trained_on(run)
+    threshold, trained = threshold_of(run), trained_on(run)
     classes = threshold.baseline.classes if threshold else ()
     return {
         name: true

@@ -227,7 +227,7 @@ def _stuck(run: RunRecords) -> Finding | None:
         level = threshold.baseline.figures[threshold.metric]
         by_heart = within[0] > level if higher else within[1] < level
     else:
-        by_heart = bool(points) and not _weighted(run) and last < points[-1].validation_loss / 2
+        by_heart = bool(points) and not is_weighted(run) and last < points[-1].validation_loss / 2
     if by_heart:
         return None
     brief = "check that inputs and answers belong together, or lower the learning rate "
@@ -261,7 +261,7 @@ def _guess_by_shares(run: RunRecords) -> float:
     Where rare classes count more, or shares are not known, that of guessing evenly.
     """
     labels = run.trained.labels
-    if _weighted(run) or labels is None or not labels.counts or not _labels(run):
+    if is_weighted(run) or labels is None or not labels.counts or not _labels(run):
         return _even_guess(run)
     total = sum(labels.counts)
     return -sum(count / total * math.log(count / total) for count in labels.counts if count)
@@ -274,7 +274,7 @@ def _error_of_the_mean(run: RunRecords) -> float:
     return threshold.baseline.figures.get("mse", 0.0) / std**2 if threshold is not None else 0.0
 
 
-def _weighted(run: RunRecords) -> bool:
+def is_weighted(run: RunRecords) -> bool:
     """Say whether the training loss has rare classes count more, and validation losses do not."""
     return run.recipe.task.get("class_weights") is not None or run.recipe.train.sampling != "shuffle"
 

@@ -10,6 +10,7 @@ from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
 from ftengine_builtins.audits.split_shift import EXPLAINED
 from ftengine_builtins.label_fit import explains_the_rest, find_swap, one_grade_off
 from ftengine_builtins.rules.fitting import falls_behind, seen_metric
+from ftengine_builtins.rules.label_shares import shifted_label
 from ftengine_builtins.rules.threshold import confusions
 
 LOSS, OF_LABELS = "loss", "nll"
@@ -45,6 +46,8 @@ class ValidationAndTest(Rule):
             return
         if any(set(leak["between"]) == {"train", "validation"} for leak in run.audit.facts.get("leaks", ())):
             return  # then it is the validation split that says nothing
+        if shifted_label(run) is not None:
+            return  # then it is training, and validation with it, that has other labels
         brief = "check that the test split is of the same source, its inputs and its answers: "
         brief += f"loss {number(tuned.value, 3)}, of the validation split {number(held, 3)}"
         yield Finding(

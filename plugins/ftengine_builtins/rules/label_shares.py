@@ -1,0 +1,145 @@
+"""Rules about a label that the model answers too often: training has too much of it, or weighs it too much."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+
+from ftengine import RunRecords
+from ftengine.api import Finding, Rule
+from ftengine.text import capitalized, counted, listed, number, percent, quoted
+from ftengine_builtins.audits.counting import share_within
+from ftengine_builtins.audits.split_shift import EXPLAINED
+from ftengine_builtins.rules.baseline import seldom_answered, trained_on
+from ftengine_builtins.rules.fitting import falls_behind, seen_metric
+from ftengine_builtins.rules.learning import is_weighted
+from ftengine_builtins.rules.threshold import no_better_than_a_constant, threshold_of
+
+TIMES, POINTS, CHANCE = 1.5, 0.15, 0.001
+"""How many times a label's share of the measured rows its share of the training rows is, by how much it is larger, and
+the p-value of the two-proportion test below which that is no chance."""
+
+HEAVY = 5.0
+"""How many times the least weight of a label another one's is, from which a model may answer that one alone."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A label of the measured split: examples that have it, examples that the tuned model gives it to, and all."""
+
+    label: str
+    true: int
+    given: int
+    total: int
+
+    @property
+    def is_frequent(self) -> bool:
+        """Whether it is given surely more often than it is true."""
+        return share_within(self.given, self.total)[0] > share_within(self.true, self.total)[1]
+
+    @property
+    def excess(self) -> float:
+        """By how much the share of its answers is above that of its examples."""
+        return (self.given - self.true) / self.total
+
+
+@dataclass(frozen=True)
+class ShiftedLabel(Answered):
+    """Such a label with the number of training rows that have it, and of all training rows."""
+
+    trained: int
+    rows: int
+
+
+def shifted_label(run: RunRecords) -> ShiftedLabel | None:
+    """Return the label that training has far more of than the measured split, and that the model answers too often.
+
+    None where there is none, where the model is a good one, and where the recipe balances labels.
+    """
+    labels, counts = run.trained.labels, trained_on(run)
+    if labels is None or labels.kind != "single" or is_weighted(run):
+        return None
+    if not (no_better_than_a_constant(run) or falls_behind(run, seen_metric(run))):
+        return None
+    rows = sum(counts.values())
+    found = [
+        ShiftedLabel(**asdict(one), trained=counts[one.label], rows=rows)
+        for one in _answered(run)
+        if one.label in counts and one.is_frequent and _is_larger(counts[one.label], rows, one.true, one.total)
+    ]
+    return max(found, key=lambda one: one.excess, default=None)
+
+
+class LabelShares(Rule):
+    """Finds a label that training has far more of than the measured split, and that the model answers too often."""
+
+    name = "label-shares"
+    order = 0
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        shifted = shifted_label(run)
+        if shifted is None:
+            return
+        split, total = run.evaluation.split, shifted.total
+        brief = "check whether training labels were joined or filled in wrongly: "
+        brief += f"{quoted(shifted.label)} is the label of {percent(shifted.trained / shifted.rows)} of the training "
+        brief += f"rows and of {percent(shifted.true / total)} of the {split} rows, and the model answers it to "
+        brief += percent(shifted.given / total)
+        text = f"{capitalized(brief)}. If the {split} split was balanced on purpose, set train.sampling to balanced."
+        figures = asdict(shifted)
+        yield Finding(kind="labels", level="alarm", text=text, brief=brief, explains=EXPLAINED, figures=figures)
+
+
+class ClassWeights(Rule):
+    """Finds weights of labels (`task.class_weights`) with which the model answers the heaviest label too often.
+
+    Or with which it hardly ever answers the light ones. Weights that make up for a rare label are sound.
+    """
+
+    name = "class-weights"
+    order = 0
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        given, answered = run.recipe.task.get("class_weights"), {one.label: one for one in _answered(run)}
+        if not isinstance(given, dict) or not answered:
+            return
+        weights = {label: float(given.get(label, 1.0)) for label in answered}
+        heaviest, least = max(weights, key=lambda label: weights[label]), min(weights.values())
+        if weights[heaviest] < HEAVY * least or _makes_up(weights, heaviest, trained_on(run)):
+            return
+        one, seldom = answered[heaviest], seldom_answered(run)
+        light = {label: true for label, true in seldom.items() if HEAVY * weights[label] <= weights[heaviest]}
+        too_often = one.is_frequent and one.excess >= POINTS
+        if not too_often and (heaviest in seldom or share_within(sum(light.values()), one.total)[0] < POINTS):
+            return
+        times = number(weights[heaviest] / least, 0)
+        brief = f"take task.class_weights out: {quoted(heaviest)} has up to {times} times the weight of other labels "
+        brief += f"and is answered to {percent(one.given / one.total)} of {counted(one.total, 'example')}, the truth "
+        brief += f"of {percent(one.true / one.total)}"
+        if not too_often:
+            brief += f"; hardly ever answered: {listed([quoted(label) for label in list(light)[:3]])}"
+        figures = {**asdict(one), "weights": weights, "seldom": list(light)}
+        text = f"{capitalized(brief)}."
+        yield Finding(kind="classes", level="alarm", text=text, brief=brief, explains=EXPLAINED, figures=figures)
+
+
+def _answered(run: RunRecords) -> list[Answered]:
+    threshold = threshold_of(run)
+    if threshold is None or not threshold.baseline.total:
+        return []
+    return [Answered(*one, threshold.baseline.total) for one in threshold.baseline.classes]
+
+
+def _is_larger(count: int, rows: int, other: int, total: int) -> bool:
+    """Say whether a share of training rows is far and surely above one of measured rows."""
+    trained, held = count / rows, other / total
+    pooled = (count + other) / (rows + total)
+    error = math.sqrt(pooled * (1 - pooled) * (1 / rows + 1 / total))
+    surely = trained - held > NormalDist().inv_cdf(1 - CHANCE / 2) * error
+    return surely and trained >= TIMES * held and trained - held >= POINTS
+
+
+def _makes_up(weights: dict[str, float], heaviest: str, counts: dict[str, int]) -> bool:
+    """Say whether the heaviest label, weighted, is no more of training than another label."""
+    weighted = {label: weight * counts.get(label, 0) for label, weight in weights.items()}
+    return bool(counts) and weighted[heaviest] <= max(weighted[label] for label in weights if label != heaviest)
