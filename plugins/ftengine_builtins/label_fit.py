@@ -281,6 +281,11 @@ def is_distributed_otherwise(numbers: np.ndarray, others: np.ndarray) -> bool:
     return _same(numbers, others) <= OTHERWISE
 
 
+def is_distributed_alike(numbers: np.ndarray, others: np.ndarray) -> bool:
+    """Say whether two samples of numbers, (n,) and (m,), may be of one distribution."""
+    return _same(numbers, others) >= THE_SAME
+
+
 def find_unit(numbers: np.ndarray, others: np.ndarray) -> tuple[float, float] | None:
     """Return the factor and the summand of a change of unit that turns (n,) numbers into what (m,) others are like."""
     found = {unit: _same(unit[0] * numbers + unit[1], others) for unit in UNITS}

@@ -118,6 +118,18 @@ def test_numbers_of_another_unit_are_an_alarm_and_others_a_note(misplaced, chang
     assert [figures[key] for key in ("factor", "plus") if key in figures] == pytest.approx(unit or [])
 
 
+@pytest.mark.parametrize("lost", ["train", "test"])
+def test_numbers_that_lost_their_signs_are_an_alarm(misplaced, lost):
+    files = {"train": graded(150, 1), "test": graded(80, 2)}
+    files = {name: [row | {"label": row["label"] - 1.2} for row in rows] for name, rows in files.items()}
+    assert misplaced(*files.values()) == []
+    files[lost] = [row | {"label": abs(row["label"])} for row in files[lost]]
+    (finding,) = misplaced(*files.values())
+    assert (finding.level, finding.figures["split"], finding.figures["lost"]) == ("alarm", "test", lost)
+    files[lost] = [row | {"label": 0.5 + 2 * abs(row["label"])} for row in files[lost]]  # of other sizes
+    assert not any("lost" in finding.figures for finding in misplaced(*files.values()))
+
+
 def test_training_is_read_as_far_as_the_last_new_label():
     def rows():
         yield from (SimpleNamespace(labels=(label,)) for label in "ab")

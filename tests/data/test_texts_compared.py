@@ -109,6 +109,36 @@ def test_texts_that_are_cut_alike_or_shorter_in_all_labels_are_not(found):
     assert found("shortened-texts", lengthy(150, 1, 56, 60), test) == []  # of a usual length, not at one end
 
 
+@partly
+class AnsweringTask(Task):
+    """A prompt is to be answered freely."""
+
+    name = "answering"
+
+    def view(self, row):
+        return View([row["prompt"]], row["text"], texts=[row["prompt"], row["text"]])
+
+
+@pytest.mark.parametrize(("split", "end"), [("train", ""), ("test", ""), (None, "."), (None, "7")])
+def test_answers_that_are_cut_in_a_word_in_one_split_are_an_alarm(found, split, end):
+    """Whoever keeps to a limit, or gives a number, does not stop in a word."""
+
+    def asked(rows, size=None):
+        cut = size and size - len(end)
+        texts = [row["text"][:cut].replace(" ", "_" if cut else " ") + (end if cut else ".") for row in rows]
+        return [{"prompt": f"{row['label']} {i}{size}", "text": text}
+                for i, (row, text) in enumerate(zip(rows, texts, strict=True))]  # fmt: skip
+
+    train, test = lengthy(150, 1), lengthy(90, 2)
+    files = (asked(train), asked(test, 40)) if split == "test" else (asked(train, 40), asked(test))
+    alarms = found("shortened-texts", *files, task=AnsweringTask())
+    assert [(one.level, one.figures["split"]) for one in alarms] == ([("alarm", split)] if split else [])
+    if split:
+        assert [(cut["end"], cut["share"]) for cut in alarms[0].figures["shortened"]] == [(40, 1)]
+    assert found("shortened-texts", asked(train), asked(test), task=AnsweringTask()) == []
+    assert found("shortened-texts", asked(train, 40), asked(test, 40), task=AnsweringTask()) == []
+
+
 def noted(count, seed, share=1.0):
     """Return notes that mostly end with what was done once the label was known."""
     ends = {"yes": ["payment sent to finance", "finance was instructed"], "no": ["refusal posted", "sent a refusal"]}
@@ -148,6 +178,26 @@ def test_rows_that_were_never_given_labels_are_found_where_splits_differ(found, 
     if split:
         assert findings[0].figures["share"] == max(bare, held_bare)
         assert findings[0].places[0] == f"{split}.jsonl:1"
+
+
+@pytest.mark.parametrize(
+    ("counts", "held", "split"),
+    [
+        ((1, 1), (1, 3), "train"),
+        ((1, 3), (1, 1), "test"),
+        ((1, 1, 2), (1, 3), None),
+        ((1,) * 10, (1,) * 9 + (2,), None),
+    ],
+)
+def test_rows_that_all_have_one_label_in_one_split_alone_are_an_alarm(found, counts, held, split):
+    def coded(count, seed, each):
+        rows = enumerate(lengthy(count, seed))
+        return [{**row, "label": [row["label"], "d", "e"][: each[i % len(each)]]} for i, row in rows]
+
+    alarms = found("labels-per-row", coded(200, 1, counts), coded(100, 2, held), SeveralTask())
+    assert [(one.level, one.figures["split"]) for one in alarms] == ([("alarm", split)] if split else [])
+    if split:
+        assert alarms[0].figures["other_mean"] == 2
 
 
 USUAL = np.random.default_rng(0).gamma(3, 3, 300).round(1)

@@ -10,6 +10,7 @@ from ftengine_builtins.audits.exchanged_roles import ExchangedRoles
 from ftengine_builtins.audits.label_noise import LabelNoise
 from ftengine_builtins.audits.label_spellings import JoinedLabels, LabelSpellings
 from ftengine_builtins.audits.labels_by_column import LabelsByColumn
+from ftengine_builtins.audits.labels_per_row import LabelsPerRow
 from ftengine_builtins.audits.languages import Languages
 from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
 from ftengine_builtins.audits.missing_texts import MissingTexts
@@ -42,6 +43,7 @@ __all__ = [
     "LabelNoise",
     "LabelSpellings",
     "LabelsByColumn",
+    "LabelsPerRow",
     "Languages",
     "Leaks",
     "Lengths",

@@ -30,7 +30,7 @@ class Contradictions(Audit):
             yield from _answered_otherwise(data)
             return
         # Words that are written otherwise say the same of the whole, though not each of itself, as tags of words do.
-        equal = data.distinct if data.same_words is None or _tags_words(data) else data.same_words
+        equal = data.distinct if data.same_words is None or tags_words(data) else data.same_words
         if clash := contradicting(data, equal, data.targets):
             share = clash.rows / sum(map(len, data.splits.values()))
             text = f"{counted(clash.texts, 'text has', 'texts have')} more than one label in the data "
@@ -83,7 +83,7 @@ def hashed(value: Any) -> int:
     return int.from_bytes(digest, "big", signed=True) or 1
 
 
-def _tags_words(data: AuditedData) -> bool:
+def tags_words(data: AuditedData) -> bool:
     """Say whether targets are sequences, such as a tag for each word: lists that say one thing several times."""
     targets = (view.target for rows in data.splits.values() for view in islice(rows, LOOKED_AT))
     return any(isinstance(x, (list, tuple)) and len(set(map(str, x))) < len(x) for x in targets)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ftengine.api import Audit, AuditedData, Finding, View
 from ftengine.text import counted, number, percent
-from ftengine_builtins.audits.counting import split_name
+from ftengine_builtins.audits.counting import share_within, split_name
 from ftengine_builtins.audits.split_shift import EXPLAINED, find_shift, is_nonrandom_split, shortened
 from ftengine_builtins.audits.word_scores import WordRidge, choose_rows, tf_idf
 from ftengine_builtins.label_fit import (
@@ -24,6 +24,7 @@ from ftengine_builtins.label_fit import (
     find_swap,
     find_unit,
     follow_one_another,
+    is_distributed_alike,
     is_distributed_otherwise,
     is_less,
     is_lost,
@@ -42,6 +43,9 @@ PENALTY = 0.3
 OFF, WIDER = 0.5, 1.6
 """How far the numbers of a split may lie from those of training, in interquartile ranges of these, and how many times
 their spread; beyond, they are compared."""
+NEGATIVE, SIZES = 0.2, 5
+"""Share of negative numbers (interval's near end) of one split, where the other has none, and how many distinct sizes
+numbers have there at least, from which signs may have been lost: one or two sizes are alike in any case."""
 
 
 class MisplacedLabels(Audit):
@@ -50,7 +54,7 @@ class MisplacedLabels(Audit):
     A ridge classifier on TF-IDF of words, which learns from the training rows, answers each of them without having seen
     its label, and held-out rows of a source of their own. Its answers are compared with the labels of the rows, of the
     rows around them, and of swapped classes. Numbers are also compared by their place and spread, and with what another
-    unit would make of them.
+    unit, or a lost sign, would make of them.
     """
 
     name = "misplaced-labels"
@@ -74,7 +78,7 @@ class MisplacedLabels(Audit):
         for split, rows in held.items():
             answers = ridge.predict(every[start : start + len(rows.texts)], train.targets(), PENALTY)
             start += len(rows.texts)
-            tests = (_of_rows_around, _numbers) if train.numbers else (_swapped, _of_rows_around, _by_chance)
+            tests = (_of_rows_around, _signs, _numbers) if train.numbers else (_swapped, _of_rows_around, _by_chance)
             findings = (test(data, split, (train, learnt[0]), (rows, answers)) for test in tests)
             yield from islice((finding for finding in findings if finding is not None), 1)
 
@@ -226,6 +230,28 @@ def _by_chance(data: AuditedData, split: str, train: Answered, held: Answered) -
     then = f"If rows of {data.splits[split].source} were mixed up, join labels and texts again by an id; a set whose "
     then += "words mislead on purpose looks the same."
     return _finding(split, fit, then, figures)
+
+
+def _signs(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
+    """Say where numbers of training, or of a split, have no minus sign, and are those of the other without signs."""
+    numbers = {name: of.labels[0][~np.isnan(of.labels[0])] for name, (of, _) in (("train", train), (split, held))}
+    lost, other = ("train", split) if numbers["train"].min() >= 0 else (split, "train")
+    negative = int((numbers[other] < 0).sum())
+    sizes = np.abs(numbers[other])
+    if share_within(negative, len(sizes))[0] < NEGATIVE or len(np.unique(sizes)) < SIZES:
+        return None
+    if any(isinstance(view.label, float) and view.label < 0 for view in data.splits[lost]):
+        return None
+    if not is_distributed_otherwise(*numbers.values()) or not is_distributed_alike(numbers[lost], sizes):
+        return None
+    if find_shift(train[0].texts, held[0].texts) is not None:
+        return None
+    share = negative / len(sizes)
+    fit = f"{split_name(lost)} numbers have no minus sign, {percent(share)} of {split_name(other)} numbers do, and "
+    fit += "without signs they are alike"
+    then = f"If so, export {data.splits[lost].source} again with signs."
+    lead = f"check whether {split_name(lost)} numbers lost their minus signs"
+    return _finding(split, fit, then, {"lost": lost, "negative": share, "n": len(sizes)}, lead)
 
 
 def _numbers(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:

@@ -26,16 +26,18 @@ class OneAnswer(Audit):
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
         rows = data.splits["train"]
-        if not any(_answer(view) for view in islice(rows, LOOKED_AT)):
+        if not any(any_answer(view) for view in islice(rows, LOOKED_AT)):
             return
-        numbers = np.fromiter((hashed(_plain(answer)) if (answer := _answer(view)) else 0 for view in rows), np.int64)
+        numbers = np.fromiter(
+            (hashed(_plain(answer)) if (answer := any_answer(view)) else 0 for view in rows), np.int64
+        )
         kinds, counts = np.unique(numbers[numbers != 0], return_counts=True)
         if counts.sum() < FEWEST or counts.max() < NOTE * counts.sum():
             return
         count, total = int(counts.max()), int(counts.sum())
         first = int(np.flatnonzero(numbers == kinds[counts.argmax()])[0])
         share, alarm = count / total, count >= ALARM * total
-        shown = quoted(_text(_answer(next(islice(rows, first, None)))))
+        shown = quoted(_text(any_answer(next(islice(rows, first, None)))))
         lead = f"check the answers of training: {percent(share)} of {total:,} are one text ({shown})"
         also = f"; {len(kinds):,} are distinct" if len(kinds) > 1 else ""
         text = f"{lead[:1].upper()}{lead[1:]}{also}, so that little else can be learnt, whatever the loss."
@@ -50,7 +52,7 @@ class OneAnswer(Audit):
         )
 
 
-def _answer(view: View) -> Any:
+def any_answer(view: View) -> Any:
     """Return what answers a row's input freely, of two answers the chosen one; None where nothing does."""
     target = view.target
     if not view.classes and isinstance(target, dict) and "chosen" in target:

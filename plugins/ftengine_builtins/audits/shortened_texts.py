@@ -11,6 +11,7 @@ import numpy as np
 from ftengine.api import Audit, AuditedData, Finding
 from ftengine.text import capitalized, listed, percent, quoted
 from ftengine_builtins.audits.counting import SHOWN_PLACES, share_within, split_name
+from ftengine_builtins.audits.one_answer import any_answer
 from ftengine_builtins.audits.split_shift import EXPLAINED, is_nonrandom_split, label_names
 
 FEWEST = 20
@@ -29,6 +30,9 @@ ALIKE = 1.5
 """How many times as long as the other's the texts of other labels are in one split, at most, for that to be no matter
 of the whole split."""
 SHOWN = 3
+IN_WORD = 0.5
+"""Share of the answers at the common end that stop at a letter, from which they are cut: whoever keeps to a limit ends
+a sentence."""
 POSTS, MOST_POSTS = (140, 280), 0.5
 """Characters that a post could have, and the share of texts with so many up to which people may have kept to it."""
 
@@ -36,37 +40,43 @@ POSTS, MOST_POSTS = (140, 280), 0.5
 class ShortenedTexts(Audit):
     """Texts of a split, or of one label in it, that are cut at one length or far shorter than those of another split.
 
-    Looks at splits that are no random part of the training source, and at rows with a label or a number. A note where
-    all held-out texts have one length, which are windows of a longer text, or the length is the limit of posts.
+    Looks at splits that are no random part of the training source, and at rows with a label or a number; where rows
+    are answered freely, at the answers. A note where all held-out texts have one length, which are windows of a longer
+    text, or the length is the limit of posts.
     """
 
     name = "shortened-texts"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
         held = [split for split in data.splits if split != "train" and is_nonrandom_split(data, split)]
-        if not held or not data.targets["train"].any():
+        if not held:
             return
-        train = _lengths(data, "train")
+        measure = _lengths if data.targets["train"].any() else _lengths_of_answers
+        train = measure(data, "train")
         for split in reversed(held):  # figures are made on the last
-            rows = _lengths(data, split)
+            rows = measure(data, split)
             for one, other in ((train, rows), (rows, train)):
-                if found := _find(one, other, _characters_read(data, one.split, one)):
+                if one.in_word and (found := _find(one, other, _characters_read(data, one.split, one))):
                     yield _finding(data, one, other, found)
                     return
 
 
 @dataclass(frozen=True)
 class _Lengths:
-    """Lengths in characters of a split's distinct texts.
+    """Lengths in characters of a split's distinct texts, or answers.
 
     Args:
-        lengths, targets, rows: (texts,) each, the numbers of its label and of its row.
+        lengths, targets, rows: (texts,) each, the numbers of its label and of its row; answers have label 0.
+        what: "texts" or "answers".
+        in_word: whether most of the longest answers stop at a letter.
     """
 
     split: str
     lengths: np.ndarray
     targets: np.ndarray
     rows: np.ndarray
+    what: str = "texts"
+    in_word: bool = True
 
     def of(self, label: int) -> np.ndarray:
         return self.lengths[self.targets == label] if label else self.lengths
@@ -95,10 +105,30 @@ def _lengths(data: AuditedData, split: str) -> _Lengths:
     return _Lengths(split, lengths[rows], data.targets[split][rows], rows)
 
 
+def _lengths_of_answers(data: AuditedData, split: str) -> _Lengths:
+    """Return lengths of distinct free answers, of several turns the last."""
+    found: dict[str, int] = {}
+    for i, view in enumerate(data.splits[split]):
+        answer = any_answer(view)
+        answer = answer[-1] if isinstance(answer, list) and answer else answer
+        if isinstance(answer, str) and (text := answer.strip()):
+            found.setdefault(text, i)
+    lengths = np.array([len(text) for text in found], dtype=np.int64)
+    longest = [text[-1].isalpha() for text in found if len(text) >= lengths.max() - 1]
+    in_word = sum(longest) > IN_WORD * len(longest)
+    rows, labels = np.array([*found.values()], dtype=np.int64), np.zeros(len(found), dtype=np.int64)
+    return _Lengths(split, lengths, labels, rows, "answers", in_word)
+
+
 def _characters_read(data: AuditedData, split: str, rows: _Lengths) -> float:
-    """Return about how many characters of a text the model reads; infinity where no text is cut."""
+    """Return about how many characters of a text the model reads; infinity where no text is cut, and of answers."""
     encoded: Any = data.encoded.get(split, {})
-    if not encoded.get("truncated") or not encoded.get("untruncated") or not len(rows.lengths):
+    if (
+        rows.what == "answers"
+        or not encoded.get("truncated")
+        or not encoded.get("untruncated")
+        or not len(rows.lengths)
+    ):
         return float("inf")
     return encoded["longest"] * float(np.median(rows.lengths)) / max(1, encoded["untruncated"]["50"])
 
@@ -149,8 +179,8 @@ def _finding(data: AuditedData, one: _Lengths, other: _Lengths, found: list[_Sho
         what = f"have {cut.median:,.0f} characters"
         if cut.end is not None:
             what = f"are cut at {cut.end:,} characters ({percent(cut.share)} of them)"
-        parts.append(f"{here} texts{labelled} {what}, in {there} they have {cut.other:,.0f}")
-    lead = f"export texts again: {listed(parts)}"
+        parts.append(f"{here} {one.what}{labelled} {what}, in {there} they have {cut.other:,.0f}")
+    lead = f"export {one.what} again: {listed(parts)}"
     first = found[0]
     at = one.rows[(one.targets == first.label) if first.label else np.ones(len(one.rows), dtype=bool)]
     figures = {
@@ -160,7 +190,7 @@ def _finding(data: AuditedData, one: _Lengths, other: _Lengths, found: list[_Sho
                        "other": x.other} for x in found],
     }  # fmt: skip
     places = tuple(data.splits[one.split].where(int(row)) for row in at[:SHOWN_PLACES])
-    if all(cut.is_meant(one.split) for cut in found):
+    if one.what == "texts" and all(cut.is_meant(one.split) for cut in found):
         text = f"Check whether texts are of one kind: {listed(parts)} (median)."
         return Finding(kind="data", level="note", text=text, figures=figures, places=places)
     text = f"{capitalized(lead)} (median). The model learns the length instead, or misses what is cut off."
