@@ -229,7 +229,7 @@ def test_lines_keep_a_column_that_is_named_like_a_part_of_the_answer(predict):
         ("a.csv", "text;n\ngoal;1\n", "out.csv", ";", False, "separator ';'"),
         ("a.csv", "\ufefftext;n\ngoal;1\n", "out.csv", ";", True, "separator ';' and a UTF-8 byte order mark"),
         ("a.csv", "text\tn\ngoal\t1\n".encode("utf-16"), "out.csv", "\t", True, "separator '\\t' and"),
-        ("a.csv.gz", gzip.compress(b"text;n\ngoal;1\n"), "out.csv", ";", False, "separator ';'"),
+        ("a.csv.gz", gzip.compress(b"text;n\ngoal;1\n", mtime=0), "out.csv", ";", False, "separator ';'"),
         ("a.tsv", "\ufefftext\tn\ngoal\t1\n", "out.tsv", "\t", True, "a UTF-8 byte order mark"),
         ("a.tsv", "text\tn\ngoal\t1\n", "out.csv", ",", False, ""),  # another suffix asks for another form
         ("a.jsonl", '\ufeff{"text": "goal", "n": "1"}\n', "out.csv", ",", False, ""),  # no table
