@@ -304,9 +304,10 @@ def already_tuned(folder: Path, seed: int, world: str, *, spoil: Any = None, **t
     from ftengine import Recipe, fine_tune
 
     first = folder / "first"
-    first.mkdir()
-    result = fine_tune(Recipe.make({**build(first, seed, world), "output": str(first / "run")}))
-    result.merge(first / "merged")
+    if not (first / "merged").is_dir():
+        first.mkdir()
+        result = fine_tune(Recipe.make({**build(first, seed, world), "output": str(first / "run")}))
+        result.merge(first / "merged")
     return build(folder, seed, world, spoil=spoil, train=train, model=str(first / "merged"))
 
 

@@ -70,15 +70,10 @@ def fine_tune(
         ProcessLost: of several processes one is gone; so it is then.
     """
     recipe = resolve_launch(recipe)
-    with listening() if listener is None else nullcontext(listener) as shown:
-        return _fine_tune(recipe, resume, shown, registry)
-
-
-def _fine_tune(recipe: Recipe, resume: bool, listener: Listener, registry: Registry | None) -> Run:
-    with heartbeat():
+    with listening() if listener is None else nullcontext(listener) as shown, heartbeat():
         run = RunDirectory(recipe.output)
         resuming, day = _resumes(run, resume)
-        phases = TimedPhases(listener)
+        phases = TimedPhases(shown)
         experiment = Experiment.open(recipe, registry, phases, day=day)
         if resuming:
             require_same_recipe(run, experiment.resolved())

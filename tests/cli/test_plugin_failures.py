@@ -152,7 +152,7 @@ def test_a_method_of_another_signature_is_refused_where_it_is_written(distributi
     with pytest.raises(PluginError) as error:
         registry_of()
     told = r"ftengine-thing 1\.2 offers 'thing' as an evaluator, but its method Thing\.score\(.*\) cannot be called as "
-    assert re.match(rf"{told}score\(self, rows, weights\) \(ftengine_thing\.py:7\)\.", str(error.value)), error.value
+    assert re.match(rf"{told}score\(self, rows, weights\) \(ftengine_thing\.py:8\)\.", str(error.value)), error.value
 
 
 def test_what_goes_wrong_between_engine_and_component_is_told_where_that_is_written(distribution):

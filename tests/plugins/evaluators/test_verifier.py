@@ -188,7 +188,7 @@ def test_a_file_of_code_that_cannot_be_read_ends_nothing(tmp_path):
 
 def test_it_conforms(tmp_path):
     (tmp_path / "score.py").write_text("def right(answer):\n    return 'fox' in answer\n")
-    results = check_results(Verifier, options={"function": f"{tmp_path / 'score.py'}:right"})
+    results = check_results(Verifier, options={"function": f"{tmp_path / 'score.py'}:right", "samples": 2})
     assert [(one.check, one.reason) for one in results if one.outcome == "failed"] == []
     assert any(one.outcome == "passed" for one in results)
 
