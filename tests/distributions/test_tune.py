@@ -94,7 +94,7 @@ def test_an_interrupted_search_comes_to_what_a_whole_one_does(content, tmp_path,
 
     def interrupted(recipe, **options):
         calls.append(recipe)
-        return train(recipe, **options, listener=Interrupting(1) if len(calls) == 3 else None)
+        return train(recipe, **(options | {"listener": Interrupting(1)} if len(calls) == 3 else options))
 
     monkeypatch.setattr(search, "fine_tune", interrupted)
     with pytest.raises(Interruption):
