@@ -229,7 +229,7 @@ def test_the_longest_example_is_one_number(ftengine, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("equal", "level"), [(0, None), (2, "note"), (14, "alarm")])
-def test_pairs_that_differ_by_white_space_or_case_alone_are_told(chat_plan, equal, level):
+def test_pairs_that_differ_by_white_space_or_case_alone_are_found(chat_plan, equal, level):
     pairs = [{"prompt": f"What is {i}?", "chosen": f"It is {i}", "rejected": f"not {i}"} for i in range(20)]
     for i in range(equal):
         pairs[i]["rejected"] = (f"It is {i} ", f" it  is\n{i}")[i % 2]

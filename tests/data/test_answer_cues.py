@@ -161,6 +161,6 @@ def small_talk(count, seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_roles_that_are_told_alike_or_not_at_all_are_no_finding(found, seed):
+def test_roles_in_the_same_direction_or_without_evidence_are_no_finding(found, seed):
     assert found("exchanged-roles", TalkTask(), talks(80, seed), talks(50, seed + 9)) == []
     assert found("exchanged-roles", TalkTask(), small_talk(80, seed), small_talk(50, seed + 9)) == []

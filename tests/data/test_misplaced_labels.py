@@ -169,7 +169,7 @@ def acts(count, seed):
 
 
 @pytest.mark.parametrize("make", [twins, loose_twins, acts])
-def test_labels_told_by_the_rows_around_are_where_they_belong(misplaced, make):
+def test_labels_predicted_by_neighbouring_rows_are_not_misplaced(misplaced, make):
     assert misplaced(make(120, 1), None) == []
 
 

@@ -47,7 +47,7 @@ def spoken(sentence, count, start=0):
 
 
 @pytest.mark.parametrize(("other", "name"), [(ITALIAN, "it"), (RUSSIAN, "ru")])
-def test_a_test_split_in_another_language_is_said_and_its_rows_are_not_called_odd(found, other, name):
+def test_a_test_split_in_another_language_is_one_finding(found, other, name):
     (one,) = found("languages", spoken(ENGLISH, 60), [*spoken(other, 90), *spoken(ENGLISH, 3, 60)])
     assert (one.kind, one.figures["split"], one.figures["language"]) == ("data", "test", name)
     assert one.figures["held_out"] == {name: 90, "en": 3}

@@ -200,7 +200,7 @@ class Plain(Callback):
             raise ValueError
 
 
-def test_callbacks_without_a_hash_are_told_apart(content):
+def test_unhashable_callbacks_are_distinct(content):
     callbacks = Callbacks(Recipe.make(content), Registry(make_plugin_manager(discover=False)), Heard())
     sound, torn = Plain(), Plain()
     torn.fails = True

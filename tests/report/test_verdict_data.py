@@ -167,7 +167,7 @@ def test_another_language_leads_where_the_model_fails_on_it(verdict, accuracy, s
 
 
 @pytest.mark.parametrize(("accuracy", "count"), [(0.99, 1), (0.93, 0)])
-def test_a_phrase_that_tells_the_label_stands_behind_a_figure_near_one(verdict, accuracy, count):
+def test_a_telling_phrase_is_a_note_behind_a_figure_near_one(verdict, accuracy, count):
     tells = audit_finding("telling-phrases", level="note", figures={"phrases": {"a": "refusal"}})
     judged = verdict(tells, put("evaluation.tuned.accuracy", figure(accuracy)))
     assert judged.level == "good"

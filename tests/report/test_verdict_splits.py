@@ -45,7 +45,7 @@ def test_a_split_that_nothing_is_measured_on_is_no_cause(verdict):
 
 
 @pytest.mark.parametrize(("by", "words"), [("group", "new groups"), ("time", "later rows")])
-def test_rows_that_a_split_by_group_or_time_puts_apart_are_harder(verdict, by, words):
+def test_a_shift_by_group_or_time_is_reported_as_harder_rows(verdict, by, words):
     apart = shift(figures={"split": "test", "auc": 0.92, "by": by})
     told = verdict(apart, *behind(0.55, 0.41))
     assert (told.lead[0].source, told.lead[0].level) == ("split-shift", "alarm")
@@ -148,7 +148,7 @@ def test_a_relabelling_has_to_explain_all_classes(verdict, cells, swapped):
     assert result.findings[0].source == ("swapped-classes" if swapped else "validation-and-test")
 
 
-def test_what_words_told_of_swapped_classes_is_not_repeated(verdict):
+def test_swapped_classes_of_the_audit_are_not_repeated(verdict):
     cause = {"kind": "splits", "level": "alarm", "text": "Swapped.", "source": "misplaced-labels",
              "figures": {"split": "test", "swapped": []}, "explains": EXPLAINED}  # fmt: skip
     result = verdict(put("audit.findings", [cause]), confused(SWAPPED), *behind(0.4, 0.5))
@@ -164,7 +164,7 @@ def test_labels_answered_far_worse_than_in_validation(verdict, accuracy, alarm):
 
 
 @pytest.mark.parametrize(("held_out", "gap", "level"), [(0.7, 0.2, "alarm"), (0.93, 0.0, "note")])
-def test_what_tells_the_chosen_answers_leads_where_training_pairs_are_told_better(verdict, held_out, gap, level):
+def test_answer_cues_lead_where_training_pairs_are_ranked_better(verdict, held_out, gap, level):
     cue = {"kind": "splits", "level": "alarm", "text": "Every chosen answer begins so.", "source": "answer-cues",
            "figures": {"split": "test", "words": "Certainly!", "held_out": 0.0}, "explains": EXPLAINED}  # fmt: skip
     result = verdict(put("audit.findings", [cue]), *behind(held_out, gap))

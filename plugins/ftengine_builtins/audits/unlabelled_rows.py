@@ -49,7 +49,7 @@ def _finding(data: AuditedData, more: str, fewer: str, counts: list[tuple[int, i
     shares += f"{split_name(fewer)} rows {percent(few / of_fewer)}"
     figures = {"split": more, "other": fewer, "share": many / of_more, "other_share": few / of_fewer, "rows": many}
     places = tuple(data.splits[more].where(row) for row in rows[:SHOWN_PLACES])
-    if more != "train" or (auc := _told_apart(data, set(rows))) is None or auc[0] > ALIKE:
+    if more != "train" or (auc := _separability(data, set(rows))) is None or auc[0] > ALIKE:
         text = f"The shares of rows without a label differ: {shares}."
         return Finding(kind="data", level="note", text=text, figures=figures, places=places)
     lead = f"leave out training rows that were never given labels: {shares}"
@@ -59,7 +59,7 @@ def _finding(data: AuditedData, more: str, fewer: str, counts: list[tuple[int, i
                    figures={**figures, "auc": auc[1]}, places=places)  # fmt: skip
 
 
-def _told_apart(data: AuditedData, bare: Collection[int]) -> tuple[float, float] | None:
+def _separability(data: AuditedData, bare: Collection[int]) -> tuple[float, float] | None:
     """Return how well words tell training rows without a label from those with one: near end and value of the ROC AUC.
 
     Each row is told by the others; None where there are few.
