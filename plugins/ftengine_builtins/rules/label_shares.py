@@ -54,7 +54,8 @@ class ShiftedLabel(Answered):
 def shifted_label(run: RunRecords) -> ShiftedLabel | None:
     """Return the label that training has far more of than the measured split, and that the model answers too often.
 
-    None where there is none, where the model is a good one, and where the recipe balances labels.
+    None where there is none, where the model is a good one, and where the recipe balances labels. A label that the
+    measured split lacks says nothing of training: it may be called otherwise there.
     """
     labels, counts = run.trained.labels, trained_on(run)
     if labels is None or labels.kind != "single" or is_weighted(run):
@@ -65,7 +66,10 @@ def shifted_label(run: RunRecords) -> ShiftedLabel | None:
     found = [
         ShiftedLabel(**asdict(one), trained=counts[one.label], rows=rows)
         for one in _answered(run)
-        if one.label in counts and one.is_frequent and _is_larger(counts[one.label], rows, one.true, one.total)
+        if one.true
+        and one.label in counts
+        and one.is_frequent
+        and _is_larger(counts[one.label], rows, one.true, one.total)
     ]
     return max(found, key=lambda one: one.excess, default=None)
 
