@@ -5,8 +5,10 @@
 Names are imported when first used, so that `import ftengine` and `ftengine --help` stay fast.
 """
 
+import sys
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ftengine.engine.answering import Answering
@@ -33,17 +35,14 @@ PACKAGES = (
 )
 """Packages whose versions a run records (`ftengine.run.environment.versions`)."""
 
-_HOME = {
-    "Answering": "ftengine.engine.answering",
-    "Recipe": "ftengine.run.recipe",
-    "Run": "ftengine.engine.fine_tune",
-    "RunRecords": "ftengine.run.records",
-    "fine_tune": "ftengine.engine.fine_tune",
-    "hookimpl": "ftengine.plugins.hookspecs",
-    "load_model": "ftengine.engine.untrained",
-    "load_run": "ftengine.engine.fine_tune",
-    "plan": "ftengine.engine.fine_tune",
-    "registry_of": "ftengine.plugins.registry",
+_HOMES = {
+    "ftengine.engine.answering": "Answering",
+    "ftengine.engine.fine_tune": "Run fine_tune load_run plan",
+    "ftengine.engine.untrained": "load_model",
+    "ftengine.plugins.hookspecs": "hookimpl",
+    "ftengine.plugins.registry": "registry_of",
+    "ftengine.run.recipe": "Recipe",
+    "ftengine.run.records": "RunRecords",
 }
 
 __all__ = [
@@ -61,12 +60,22 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module 'ftengine' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOME[name]), name)
-    return value
+def lazy_attributes(module: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return `__getattr__` and `__dir__` of a module whose public names are imported when they are first used.
+
+    Args:
+        module: its `__name__`.
+        homes: by module, the names that are imported from it, separated by spaces.
+    """
+    home = {name: source for source, names in homes.items() for name in names.split()}
+
+    def get(name: str) -> Any:
+        if name not in home:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        value = vars(sys.modules[module])[name] = getattr(import_module(home[name]), name)
+        return value
+
+    return get, lambda: sys.modules[module].__all__
 
 
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_attributes(__name__, _HOMES)

@@ -178,7 +178,8 @@ def imports_of(modules: Mapping[str, str], beside: Iterable[str] = ()) -> list[I
 def offered_names(front: str) -> dict[str, str]:
     """Return the names that ftengine's front door offers, and the module that each comes from."""
     tables = {ast.unparse(n.targets[0]): n.value for n in ast.parse(front).body if isinstance(n, ast.Assign)}
-    return {"__version__": "ftengine", **ast.literal_eval(tables["_HOME"])}
+    homes = ast.literal_eval(tables["_HOMES"])
+    return {"__version__": "ftengine"} | {name: module for module, names in homes.items() for name in names.split()}
 
 
 def published(source: str) -> list[str]:
@@ -445,7 +446,7 @@ def test_a_planted_circle_is_caught() -> None:
     [
         "from ftengine.engine import fine_tune",
         "from ftengine import recipe",
-        "from ftengine import _HOME",
+        "from ftengine import _HOMES",
         "from ftengine.api import _hidden",
         "import ftengine.ops._backend",
         "import ftengine.apiary",

@@ -3,8 +3,9 @@
 Everything here is open to plugins. Names are imported when first used: what reads rows and chats needs no torch.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from ftengine import lazy_attributes
 
 if TYPE_CHECKING:
     from ftengine.model.answers import read_answer
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from ftengine.model.turn_ends import end_tokens
     from ftengine.model.turns import encode_conversation
 
-_NAMES = {
+_HOMES = {
     "ftengine.model.answers": "read_answer",
     "ftengine.model.chat": "has_template render",
     "ftengine.model.conversation": "read_conversation with_system",
@@ -69,7 +70,6 @@ _NAMES = {
     "ftengine.model.turn_ends": "end_tokens",
     "ftengine.model.turns": "encode_conversation",
 }
-_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
     "IGNORED",
@@ -128,13 +128,4 @@ __all__ = [
     "with_system",
 ]
 
-
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module 'ftengine.model' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOME[name]), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_attributes(__name__, _HOMES)
