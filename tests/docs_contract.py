@@ -21,6 +21,7 @@ NAMES = PAGE.with_name("names.md")
 PUBLIC = (
     "ftengine",
     "ftengine.api",
+    "ftengine.chat",
     "ftengine.data",
     "ftengine.errors",
     "ftengine.evaluation",
@@ -120,9 +121,8 @@ def names_page() -> str:
 def hidden_types(known: set[str]) -> dict[str, str]:
     """Return types of ours that signatures of api, model and testing name and that nobody can import, with where."""
     found: dict[str, str] = {}
-    for module in map(
-        importlib.import_module, ("ftengine.api", "ftengine.identity", "ftengine.model", "ftengine.testing")
-    ):
+    rooms = ("api", "chat", "identity", "model", "testing")
+    for module in (importlib.import_module(f"ftengine.{room}") for room in rooms):
         for name in module.__all__:
             thing = getattr(module, name)
             home = importlib.import_module(getattr(thing, "__module__", "builtins"))

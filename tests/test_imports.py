@@ -25,6 +25,7 @@ LAYERS = (
     ("api",),
     ("identity",),
     ("model",),
+    ("chat",),
     ("plugins",),
     ("run",),
     ("data", "parallel"),
@@ -52,6 +53,7 @@ BENCH_COMMAND = "ftengine_bench.command"
 
 PUBLIC = (
     "ftengine.api",
+    "ftengine.chat",
     "ftengine.errors",
     "ftengine.identity",
     "ftengine.model",

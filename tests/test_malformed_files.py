@@ -204,8 +204,8 @@ LOOPS = {
 
 @pytest.mark.parametrize("case", LOOPS)
 def test_a_chat_template_that_loops_is_ended(here, case, monkeypatch):
-    monkeypatch.setattr("ftengine.model.bounded.PATIENCE", 0.2)
-    monkeypatch.setattr("ftengine.model.chat.PATIENCE", 0.2)
+    monkeypatch.setattr("ftengine.chat.bounded.PATIENCE", 0.2)
+    monkeypatch.setattr("ftengine.chat.template.PATIENCE", 0.2)
     spoil("llama", "chat_template.jinja", LOOPS[case].encode())
     assert "the model's chat template takes more than " in refusal(*COMMANDS["plan"])
 

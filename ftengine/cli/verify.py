@@ -71,9 +71,9 @@ def verify(
       ftengine verify runs/support --url http://localhost:8000/v1
     """
     announce(f"opening {run_folder}")
+    from ftengine.chat.endpoint import Endpoint
     from ftengine.engine.fine_tune import load_run
     from ftengine.engine.verify import verify_run
-    from ftengine.model.endpoint import Endpoint
     from ftengine.text import number
 
     require_one_process("verify", "asks one endpoint")

@@ -13,12 +13,12 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from ftengine.api import Component, Features, Task
+from ftengine.chat.template_date import template_date
 from ftengine.data.cache import BATCH_ROWS
 from ftengine.data.cache_folder import ROWS, entry_of
 from ftengine.data.row_facts import Encoded
 from ftengine.errors import DataError
 from ftengine.identity import json_hash
-from ftengine.model.template_date import template_date
 from ftengine.run.own_code import code_of, own_packages, package_of
 
 FEATURES_FORMAT = 3

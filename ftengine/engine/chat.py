@@ -8,10 +8,10 @@ from types import TracebackType
 from typing import Any, Literal
 
 from ftengine.api import LoadedModel, overrides
+from ftengine.chat import has_template
 from ftengine.engine.finished import Run
 from ftengine.engine.prepared_data import inferring
 from ftengine.errors import DataError, InputError
-from ftengine.model import has_template
 from ftengine.model.generation import streaming
 
 Side = Literal["tuned", "base"]

@@ -13,11 +13,11 @@ import xxhash
 from torch import Tensor, nn
 
 from ftengine.api import Component, LoadedModel, Strategy
+from ftengine.chat.template_date import template_date
 from ftengine.data.features import component_state, processor_state
 from ftengine.engine.experiment import described
 from ftengine.identity import folder_hash
 from ftengine.model.modes import computed_by
-from ftengine.model.template_date import template_date
 from ftengine.parallel.device import Device
 from ftengine.run.environment import hardware
 from ftengine.run.own_code import code_of

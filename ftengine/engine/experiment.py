@@ -7,8 +7,8 @@ from datetime import date
 from typing import Any
 
 from ftengine.api import Augmenter, Listener, LoadRequest, ModelLoader, Schedule, SilentListener, Task, overrides
+from ftengine.chat.template_date import fix_date
 from ftengine.errors import RecipeError, naming
-from ftengine.model.template_date import fix_date
 from ftengine.parallel.sharding import require_sharding_support
 from ftengine.plugins.registry import AUTO, Factory, Registry
 from ftengine.run.date import current_date

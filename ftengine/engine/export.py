@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ftengine.api import Exported, Exporter, ExportSource, overrides
+from ftengine.chat import stop_tokens
 from ftengine.engine.artifact import out_of_reach, source_of_artifact
 from ftengine.engine.experiment import described
 from ftengine.engine.finished import Run
@@ -20,7 +21,6 @@ from ftengine.engine.prepared_model import load_base
 from ftengine.engine.proof import ROWS, Asked, ask_own, proof_of
 from ftengine.errors import NotExportable, ProgramFailed, RunError
 from ftengine.identity import file_hashes, folder_hash
-from ftengine.model import stop_tokens
 from ftengine.report.card import CARD, card
 from ftengine.run.directory import PARTIAL, RunDirectory, write_folder
 from ftengine.run.environment import versions

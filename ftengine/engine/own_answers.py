@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Estimate, overrides
+from ftengine.chat import stop_tokens
 from ftengine.data.row_hashes import identities
 from ftengine.data.split_columns import numbers_of
 from ftengine.engine.asked_rows import prompts_of
@@ -20,7 +21,7 @@ from ftengine.errors import InputError
 from ftengine.evaluation.asked import questions, scored
 from ftengine.evaluation.intervals import percentile_interval
 from ftengine.evaluation.weights import Weights
-from ftengine.model import log_probabilities, stop_tokens
+from ftengine.model import log_probabilities
 from ftengine.model.generation import sampling
 
 RESAMPLES = 1000

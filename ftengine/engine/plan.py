@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Listener, LoadedModel, Strategy
+from ftengine.chat.template_date import template_date
 from ftengine.data.augmentation_preview import before_and_after, idle_augmenters
 from ftengine.data.batching import micro_batches, padding_share
 from ftengine.data.encoding import EncodedSplit
@@ -25,7 +26,6 @@ from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.slices import as_text, is_small
 from ftengine.evaluation.weights import Weights
 from ftengine.model import count
-from ftengine.model.template_date import template_date
 from ftengine.parallel.device import Device
 from ftengine.parallel.scaling import Scale, advice, communication, sizes_up_to
 from ftengine.plugins.registry import Registry

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ftengine.api import Exported, Exporter, ExportSource, LoadedModel, Predictor, Prompt, Runtime, overrides
+from ftengine.chat import stop_tokens
 from ftengine.engine.asked_rows import telling_examples, telling_prompts
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.finished import Run
@@ -32,7 +33,7 @@ from ftengine.evaluation.asked import (
 from ftengine.evaluation.divergence import divergences
 from ftengine.evaluation.likeness import ROW, Likeness, likeness
 from ftengine.evaluation.prompt_faults import token_fault
-from ftengine.model import evaluating, stop_tokens
+from ftengine.model import evaluating
 from ftengine.model.generation_settings import settings_faults
 from ftengine.run.export import Proof
 from ftengine.text import number, one_line

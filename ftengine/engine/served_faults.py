@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 
 from ftengine.api import LoadedModel, Prompt
+from ftengine.chat.endpoint import Endpoint
+from ftengine.chat.reply import Reply
 from ftengine.engine.finished import Run
 from ftengine.engine.proof import far_rows, missing_eos
 from ftengine.engine.variants import NEARER, ROUNDINGS, find_fault, rounding_distance
@@ -19,8 +21,6 @@ from ftengine.evaluation.likeness import EXACT, LEVEL, Likeness, in_noise, turne
 from ftengine.evaluation.prompt_faults import likely_faults, token_fault
 from ftengine.evaluation.rounding import NOISE, USUAL, coarser
 from ftengine.evaluation.significance import swap_test
-from ftengine.model.endpoint import Endpoint
-from ftengine.model.reply import Reply
 from ftengine.text import number, one_line
 
 Served = Literal["tuned", "base", "other", "undecided"]

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ftengine.api import Prompt, overrides
+from ftengine.chat import stop_tokens
+from ftengine.chat.endpoint import Endpoint
 from ftengine.engine.asked_rows import telling_prompts
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.finished import Run
@@ -28,8 +30,6 @@ from ftengine.errors import InputError
 from ftengine.evaluation.asked import answer_tokens, compare_answers, has_scores, questions, same_answer
 from ftengine.evaluation.likeness import EXACT, Likeness, likeness, turned
 from ftengine.evaluation.rounding import LIKE, NOISE, ROOM, TYPES, USUAL, claimed_type
-from ftengine.model import stop_tokens
-from ftengine.model.endpoint import Endpoint
 from ftengine.text import number
 
 

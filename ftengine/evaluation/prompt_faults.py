@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from ftengine.api import Prompt
-from ftengine.model import end_tokens
+from ftengine.chat import end_tokens
 
 OTHER = "the chat template, or the tokenizer, differs"
 POWERS = tuple(2**k for k in range(4, 16))

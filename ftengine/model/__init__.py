@@ -1,6 +1,6 @@
-"""Models: what trains of them, how weights are saved and loaded, how they read and answer.
+"""Models: what trains of them, how weights are saved and loaded, how they compute and generate.
 
-Everything here is open to plugins. Names are imported when first used: what reads rows and chats needs no torch.
+Everything here is open to plugins. Names are imported when first used: what only needs tokens needs no torch.
 """
 
 from typing import TYPE_CHECKING
@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING
 from ftengine import lazy_attributes
 
 if TYPE_CHECKING:
-    from ftengine.model.answers import read_answer
-    from ftengine.model.chat import has_template, render
-    from ftengine.model.conversation import read_conversation, with_system
     from ftengine.model.criterion import Criterion
     from ftengine.model.generation import (
         GenerationOptions,
@@ -18,7 +15,6 @@ if TYPE_CHECKING:
         generate,
         log_probabilities,
         made_to_fit,
-        stop_tokens,
     )
     from ftengine.model.generation_settings import measured_settings
     from ftengine.model.modes import drops, evaluating, has_running_statistics, seeded, widen
@@ -48,16 +44,11 @@ if TYPE_CHECKING:
     )
     from ftengine.model.token_loss import TokenLoss
     from ftengine.model.tokens import IGNORED, Span, encode_spans, length_limit, pad, stack_tokens
-    from ftengine.model.turn_ends import end_tokens
-    from ftengine.model.turns import encode_conversation
 
 _HOMES = {
-    "ftengine.model.answers": "read_answer",
-    "ftengine.model.chat": "has_template render",
-    "ftengine.model.conversation": "read_conversation with_system",
     "ftengine.model.criterion": "Criterion",
     "ftengine.model.generation_settings": "measured_settings",
-    "ftengine.model.generation": "GenerationOptions complete generate log_probabilities made_to_fit stop_tokens",
+    "ftengine.model.generation": "GenerationOptions complete generate log_probabilities made_to_fit",
     "ftengine.model.modes": "drops evaluating has_running_statistics seeded widen",
     "ftengine.model.norms": "RMSNorm rms_norm_of",
     "ftengine.model.parameters": "count decayed default_param_groups parameter_sizes state_tensors trainable",
@@ -67,9 +58,12 @@ _HOMES = {
     "quiet_transformers read_tensors save_model save_tensors save_trained",
     "ftengine.model.token_loss": "TokenLoss",
     "ftengine.model.tokens": "IGNORED Span encode_spans length_limit pad stack_tokens",
-    "ftengine.model.turn_ends": "end_tokens",
-    "ftengine.model.turns": "encode_conversation",
 }
+_MOVED = {
+    "ftengine.chat": "encode_conversation end_tokens has_template read_answer read_conversation render stop_tokens "
+    "with_system"
+}
+
 
 __all__ = [
     "IGNORED",
@@ -87,14 +81,11 @@ __all__ = [
     "decayed",
     "default_param_groups",
     "drops",
-    "encode_conversation",
     "encode_spans",
-    "end_tokens",
     "evaluating",
     "find_modules",
     "generate",
     "has_running_statistics",
-    "has_template",
     "is_pretrained",
     "length_limit",
     "load_trained",
@@ -110,11 +101,8 @@ __all__ = [
     "probe_tokens",
     "quiet_transformers",
     "raw_outputs",
-    "read_answer",
-    "read_conversation",
     "read_tensors",
     "regex",
-    "render",
     "rms_norm_of",
     "save_model",
     "save_tensors",
@@ -122,10 +110,8 @@ __all__ = [
     "seeded",
     "stack_tokens",
     "state_tensors",
-    "stop_tokens",
     "trainable",
     "widen",
-    "with_system",
 ]
 
-__getattr__, __dir__ = lazy_attributes(__name__, _HOMES)
+__getattr__, __dir__ = lazy_attributes(__name__, _HOMES, _MOVED)

@@ -11,9 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ftengine.errors import DataError, InputError, TrainingError, did_you_mean
-from ftengine.model.chat import has_template
 from ftengine.model.tokens import attention_mask, pad
-from ftengine.model.turn_ends import end_tokens
 
 if TYPE_CHECKING:
     from typing import Self  # of Python 3.11
@@ -256,14 +254,3 @@ def made_to_fit(
     new = max(1, min(options.max_new_tokens, loaded.max_length // 2))
     room = loaded.max_length - new
     return [prompt[-room:] for prompt in prompts], options.model_copy(update={"max_new_tokens": new})
-
-
-def stop_tokens(loaded: LoadedModel) -> tuple[int, ...]:
-    """Return what ends an answer, each once: the model's own, the tokenizer's EOS, the ends of turns of its template.
-
-    The last one is what an answer is trained to end with: that of a turn, or EOS where there is no template.
-    """
-    own = getattr(getattr(loaded.module, "generation_config", None), "eos_token_id", None)
-    turns = end_tokens(loaded.processor) if has_template(loaded.processor) else []
-    stop = [*turns, loaded.processor.eos_token_id, *(own if isinstance(own, list) else [own])]
-    return tuple(dict.fromkeys(token for token in stop if token is not None))[::-1]

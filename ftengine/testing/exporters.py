@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from ftengine.api import Conversation, Exporter, ExportSource, LoadedModel, Message, Prompt, overrides
+from ftengine.chat import has_template, render, stop_tokens
 from ftengine.errors import InputError, NoRuntime, NotExportable
 from ftengine.evaluation.asked import Question, as_runtime, distances, questions, scored
-from ftengine.model import has_template, log_probabilities, render, save_model, stop_tokens
+from ftengine.model import log_probabilities, save_model
 from ftengine.model.saving import save_part
 from ftengine.plugins.registry import AUTO, Registry
 from ftengine.testing.checks import Checks, run_checks, skip

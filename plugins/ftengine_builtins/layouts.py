@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 
 from ftengine.api import Example
+from ftengine.chat.content_blocks import THOUGHTS
 from ftengine.errors import DataError, did_you_mean, shown
-from ftengine.model.content_blocks import THOUGHTS
 
 CALL = "call"
 """What stands for a role whose content is the JSON text of a call."""

@@ -10,13 +10,13 @@ from runs import Interrupting, Interruption
 
 from ftengine import fine_tune, load_run, plan
 from ftengine.api import Conversation, Message
+from ftengine.chat import render
+from ftengine.chat.template_date import fix_date, template_date
 from ftengine.data.features import features_key
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import prepare_data
 from ftengine.engine.proof import exact_run
 from ftengine.errors import NotExportable
-from ftengine.model import render
-from ftengine.model.template_date import fix_date, template_date
 from ftengine.run.records import Environment
 from ftengine.testing.models import byte_level_tokenizer
 from ftengine_builtins.exporters.ollama import default_system

@@ -10,6 +10,8 @@ from click.testing import CliRunner
 from stub_server import served
 
 from ftengine import load_run
+from ftengine.chat import endpoint as endpoints
+from ftengine.chat import stop_tokens
 from ftengine.cli import main
 from ftengine.engine import served_faults
 from ftengine.engine.asked_rows import telling_prompts
@@ -17,8 +19,7 @@ from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.proof import exact_run
 from ftengine.engine.variants import find_fault
 from ftengine.evaluation.asked import questions
-from ftengine.model import endpoint as endpoints
-from ftengine.model import log_probabilities, stop_tokens
+from ftengine.model import log_probabilities
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ from expected import raises
 from rows import write_rows
 
 from ftengine import fine_tune, load_run
+from ftengine.chat import stop_tokens
+from ftengine.chat.reply import Reply
 from ftengine.engine.asked_rows import prompts_of
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.proof import exact_run
@@ -17,9 +19,7 @@ from ftengine.engine.verify import verify_run
 from ftengine.errors import InputError
 from ftengine.evaluation.asked import questions
 from ftengine.evaluation.rounding import NOISE, TYPES, claimed_type, coarser
-from ftengine.model import stop_tokens
 from ftengine.model.generation import answer_scores
-from ftengine.model.reply import Reply
 
 
 class Server:

@@ -143,7 +143,7 @@ def default_system(source: ExportSource) -> str:
     Raises:
         NotExportable: the template is not ChatML (a probe conversation has other tokens in it), or writes the day.
     """
-    from ftengine.model import has_template, render
+    from ftengine.chat import has_template, render
 
     processor = source.processor
     if not has_template(processor):

@@ -23,10 +23,13 @@ from ftengine.api import (
     TaskTraits,
     View,
 )
+from ftengine.chat import has_template, read_answer, render, stop_tokens, with_system
+from ftengine.chat.answers import OPENED, read_calls, reads_calls
+from ftengine.chat.turn_ends import end_turn
+from ftengine.chat.turns import Written, answers, write
 from ftengine.errors import DataError, RecipeError
-from ftengine.model import Criterion, has_template, read_answer, render, with_system
-from ftengine.model.answers import OPENED, read_calls, reads_calls
-from ftengine.model.generation import GenerationOptions, generate, made_to_fit, stop_tokens
+from ftengine.model import Criterion
+from ftengine.model.generation import GenerationOptions, generate, made_to_fit
 from ftengine.model.tokens import (
     IGNORED,
     LONG_TEXT,
@@ -38,8 +41,6 @@ from ftengine.model.tokens import (
     prompt_tokens,
     unknown_in,
 )
-from ftengine.model.turn_ends import end_turn
-from ftengine.model.turns import Written, answers, write
 from ftengine_builtins.layouts import recognised
 from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.chat_counts import counts_of, kind_of, with_layout

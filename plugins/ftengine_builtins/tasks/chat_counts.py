@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ftengine.api import Conversation
+from ftengine.chat.template import writes_tools
+from ftengine.chat.turns import Written
 from ftengine.model import IGNORED, Span, encode_spans
-from ftengine.model.chat import writes_tools
-from ftengine.model.turns import Written
 
 ROLE, LAYOUT, UNWRITTEN = "tokens.", "layout.", "unwritten."
 """In front of a role, the name of the count of its trained tokens; of a layout, of examples that are in it; of what the

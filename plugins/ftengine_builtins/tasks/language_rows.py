@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ftengine.api import PART, Conversation, Example, Message, Recognised, ToolCall, View
+from ftengine.chat import read_answer, read_conversation
+from ftengine.chat.turns import turn
 from ftengine.errors import DataError, column_names, did_you_mean, shown
-from ftengine.model import read_answer, read_conversation
 from ftengine.model.tokens import prompt_tokens
-from ftengine.model.turns import turn
 from ftengine.text import comparable
 from ftengine_builtins.layouts import COLUMNS, PREFERENCES, is_question, normal, recognised
 from ftengine_builtins.preference_layouts import columns_of

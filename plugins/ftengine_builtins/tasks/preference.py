@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from ftengine.api import Batch, Config, Example, Features, Prediction, Recognised, View
+from ftengine.chat import has_template
 from ftengine.errors import DataError, column_names
-from ftengine.model import IGNORED, has_template
+from ftengine.model import IGNORED
 from ftengine.model.tokens import length_limit, stack_tokens
 from ftengine_builtins.preference_layouts import ANSWER, SIDES, columns_of, dialogue, layout_of, pair_of, preference
 from ftengine_builtins.tasks import language_rows

@@ -8,11 +8,11 @@ from chat_templates import CALLED, TEMPLATES, TOKENS, XML
 from expected import raises
 
 from ftengine.api import Conversation, Message, ToolCall
+from ftengine.chat import render
+from ftengine.chat.answers import read_calls, reads_calls
 from ftengine.errors import DataError, InputError
 from ftengine.evaluation.figures import measure
 from ftengine.evaluation.weights import Weights
-from ftengine.model import render
-from ftengine.model.answers import read_calls, reads_calls
 from ftengine.testing.models import byte_level_tokenizer
 from ftengine_builtins.evaluators import ToolUse
 from ftengine_builtins.evaluators.tool_use import same_calls

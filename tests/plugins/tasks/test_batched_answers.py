@@ -8,10 +8,11 @@ from expected import raises
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, MistralConfig, Qwen3Config
 
 from ftengine.api import SAMPLE, LoadedModel, Prompt
+from ftengine.chat import stop_tokens, turn_ends
 from ftengine.errors import DataError, InputError
 from ftengine.evaluation.asked import questions
-from ftengine.model import generation, tokens
-from ftengine.model.generation import GenerationOptions, generate, stop_tokens
+from ftengine.model import tokens
+from ftengine.model.generation import GenerationOptions, generate
 from ftengine.model.shared_prefix import sharing_prefixes
 from ftengine_builtins.strategies.prefix import Prefix
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
@@ -181,7 +182,7 @@ def test_generation_stops_at_any_end(loaded, where, monkeypatch):
     assert fourth not in free[:3]
     tokenizer.eos_token_id = fourth if where == "tokenizer" else 0
     loaded.module.generation_config.eos_token_id = [fourth, 0] if where == "generation config" else 0
-    monkeypatch.setattr(generation, "end_tokens", lambda tokenizer: [fourth] if where == "chat template" else [])
+    monkeypatch.setattr(turn_ends, "end_tokens", lambda tokenizer: [fourth] if where == "chat template" else [])
     assert answers(loaded, [ROWS[0]], {"max_new_tokens": 6}) == [tokenizer.decode(free[:3], skip_special_tokens=True)]
 
 

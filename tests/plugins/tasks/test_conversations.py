@@ -7,8 +7,8 @@ from chat_templates import NEXT_SPEAKER, SPEAKERS, TEMPLATES, TOKENS
 from expected import raises
 
 from ftengine.api import PART, Message
+from ftengine.chat import end_tokens, turns
 from ftengine.errors import DataError, RecipeError
-from ftengine.model import end_tokens, turns
 from ftengine.testing.models import byte_level_tokenizer
 from ftengine_builtins.tasks import CausalLM, Preference, UnpairedPreference
 from ftengine_builtins.tasks.causal_lm import CausalLMConfig

@@ -10,10 +10,10 @@ from chat_templates import CALLS_FIRST, GEMMA4, OPENING, TEMPLATES, TOKENS
 from expected import raises
 
 from ftengine.api import PART, Message
+from ftengine.chat import read_conversation
+from ftengine.chat.turns import answers, write
 from ftengine.data.read import read_rows
 from ftengine.errors import DataError
-from ftengine.model import read_conversation
-from ftengine.model.turns import answers, write
 from ftengine_builtins.layouts import recognised
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
 from ftengine_builtins.tasks.language_rows import read_row, recognise

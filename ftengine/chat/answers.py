@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ftengine.api.conversation import Conversation, ToolCall
-from ftengine.model.chat import CallForm, behind, call_form, render
-from ftengine.model.written_calls import call_of, calls_in
+from ftengine.chat.template import CallForm, behind, call_form, render
+from ftengine.chat.written_calls import call_of, calls_in
 
 OPENED = re.compile(r"<think>\s*$")
 """The end of a prompt that opens the answer's thought."""

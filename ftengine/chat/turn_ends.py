@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftengine.api.conversation import Conversation, Message, ToolCall
+from ftengine.chat.template import has_template, known, render
 from ftengine.errors import DataError
-from ftengine.model.chat import known, render
+
+if TYPE_CHECKING:
+    from ftengine.api import LoadedModel
 
 _ASKED, _ANSWER = Message("user", "Hello"), Message("assistant", "REPLY")
 _CALL, _SECOND = ToolCall("REPLY", "{}", "REPLY0000"), ToolCall("AGAIN", "{}", "AGAIN0000")
@@ -48,6 +51,17 @@ def end_tokens(processor: Any) -> list[int]:
     ends = _ends(processor)
     tokens = (ends.answer or ends.after_answer, ends.call or ends.after_call)
     return list(dict.fromkeys(processor.get_added_vocab()[token] for token in tokens if token))
+
+
+def stop_tokens(loaded: LoadedModel) -> tuple[int, ...]:
+    """Return what ends an answer, each once: the model's own, the tokenizer's EOS, the ends of turns of its template.
+
+    The last one is what an answer is trained to end with: that of a turn, or EOS where there is no template.
+    """
+    own = getattr(getattr(loaded.module, "generation_config", None), "eos_token_id", None)
+    turns = end_tokens(loaded.processor) if has_template(loaded.processor) else []
+    stop = [*turns, loaded.processor.eos_token_id, *(own if isinstance(own, list) else [own])]
+    return tuple(dict.fromkeys(token for token in stop if token is not None))[::-1]
 
 
 def end_turn(processor: Any, text: str, message: Message) -> tuple[str, int, bool]:

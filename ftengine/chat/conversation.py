@@ -13,9 +13,9 @@ from types import MappingProxyType
 from typing import Any
 
 from ftengine.api.conversation import ROLES, Conversation, Message, ToolCall
+from ftengine.chat.content_blocks import ENCRYPTED, THOUGHTS, unfolded
+from ftengine.chat.written_calls import calls_in, result_in, results_in
 from ftengine.errors import DataError, did_you_mean, shown
-from ftengine.model.content_blocks import ENCRYPTED, THOUGHTS, unfolded
-from ftengine.model.written_calls import calls_in, result_in, results_in
 
 _KEYS = ("role", "content", "tool_calls", "tool_call_id", "function_call", "weight", "name", "refusal", *THOUGHTS)
 _ABOUT = (

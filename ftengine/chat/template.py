@@ -14,10 +14,10 @@ from weakref import WeakKeyDictionary
 from jinja2 import TemplateError
 
 from ftengine.api.conversation import Conversation, Message, ToolCall
+from ftengine.chat.bounded import PATIENCE, ROOM, limited, refuse_powers
+from ftengine.chat.content_blocks import THOUGHTS
+from ftengine.chat.template_date import VARIABLE, writing_date
 from ftengine.errors import DataError
-from ftengine.model.bounded import PATIENCE, ROOM, limited, refuse_powers
-from ftengine.model.content_blocks import THOUGHTS
-from ftengine.model.template_date import VARIABLE, writing_date
 from ftengine.model.tokens import Span
 
 _GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")

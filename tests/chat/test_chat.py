@@ -3,11 +3,12 @@
 import pytest
 from expected import raises
 
+from ftengine import chat, model
 from ftengine.api import Conversation, Message
+from ftengine.chat import encode_conversation as encode
+from ftengine.chat import end_tokens, read_conversation, with_system
+from ftengine.chat import render as render_conversation
 from ftengine.errors import DataError
-from ftengine.model import encode_conversation as encode
-from ftengine.model import end_tokens, read_conversation, with_system
-from ftengine.model import render as render_conversation
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 QUESTION = {"role": "user", "content": "What is the capital of France?"}
@@ -218,3 +219,10 @@ def test_a_row_cannot_bring_a_template_of_its_own(llama_tokenizer):
     row = {"messages": [QUESTION, ANSWER], "chat_template_kwargs": {"chat_template": "{{ 1 }}"}}
     with raises(DataError, "'chat_template'"):
         encode(llama_tokenizer, read_conversation(row))
+
+
+@pytest.mark.parametrize("name", chat.__all__)
+def test_a_name_that_was_the_models_says_where_it_is(name):
+    with pytest.raises(ImportError, match=f"from ftengine.chat import {name}`"):
+        getattr(model, name)
+    assert getattr(chat, name)

@@ -10,11 +10,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ftengine.api.conversation import Conversation, Message
+from ftengine.chat.answers import OPENED
+from ftengine.chat.template import marks, render
+from ftengine.chat.turn_ends import end_turn
 from ftengine.errors import DataError, shown
-from ftengine.model.answers import OPENED
-from ftengine.model.chat import marks, render
 from ftengine.model.tokens import Span, encode_spans
-from ftengine.model.turn_ends import end_turn
 
 _OPENS = re.compile(r"\s*(?:<think>|<\|channel\|>\w+<\|message\|>)?\s*")
 _CLOSED = re.compile(r"\s*</think>\s*")

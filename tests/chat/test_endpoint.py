@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from stub_server import Stub, served
 
 from ftengine.api import Prompt
+from ftengine.chat import endpoint as endpoints
+from ftengine.chat.endpoint import Endpoint
+from ftengine.chat.exchange import HttpClient
+from ftengine.chat.reply import MOST_TOKENS, Malformed, Reply, read_reply, read_tokens
 from ftengine.errors import InputError
-from ftengine.model import endpoint as endpoints
-from ftengine.model.endpoint import Endpoint
-from ftengine.model.exchange import HttpClient
-from ftengine.model.reply import MOST_TOKENS, Malformed, Reply, read_reply, read_tokens
 
 LIMITS = {"key": "STUB_KEY", "timeout": 5, "retries": 1}
 ASKED = Prompt((), [{"role": "user", "content": "Hi."}])

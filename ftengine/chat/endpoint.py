@@ -10,9 +10,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ftengine.api import Prompt
+from ftengine.chat.exchange import MOST_BYTES, HttpClient, Response, Unanswered
+from ftengine.chat.reply import Malformed, Reply, read_reason, read_reply, read_tokens
 from ftengine.errors import InputError
-from ftengine.model.exchange import MOST_BYTES, HttpClient, Response, Unanswered
-from ftengine.model.reply import Malformed, Reply, read_reason, read_reply, read_tokens
 
 PAUSE = 0.5
 """Seconds before the first retry; each further one waits twice as long."""
