@@ -14,7 +14,21 @@ SOURCES = sorted(
 )
 
 ROOMS = {
-    *("api", "cli", "data", "engine", "evaluation", "identity", "model", "ops", "parallel", "plugins", "report", "run"),
+    *(
+        "api",
+        "chat",
+        "cli",
+        "data",
+        "engine",
+        "evaluation",
+        "identity",
+        "model",
+        "ops",
+        "parallel",
+        "plugins",
+        "report",
+        "run",
+    ),
     *("testing", "text", "training"),
 }
 FILES = {"__init__.py", "__main__.py", "_native.pyi", "build.json", "errors.py", "py.typed"}
