@@ -45,13 +45,7 @@ from ftengine_builtins.layouts import recognised
 from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.chat_counts import counts_of, kind_of, with_layout
 from ftengine_builtins.tasks.generative import UNREADABLE_CALLS, CausalLMOptions, GenerativeTask
-from ftengine_builtins.tasks.language_rows import (
-    Asked,
-    beginning_of,
-    read_row,
-    read_text,
-    shape_of,
-)
+from ftengine_builtins.tasks.language_rows import Asked, beginning_of, read_row, read_text, shape_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
