@@ -167,15 +167,15 @@ def ours(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     from safetensors.torch import save_file
 
     from ftengine import Recipe, fine_tune, hookimpl, registry_of
-    from ftengine.api import BeforeStep, Callback, SilentListener
+    from ftengine.api import Callback, SilentListener
 
     class Gradients(Callback):
         """Writes the gradients of the first step."""
 
         name = "gradients"
 
-        def on_event(self, event: Any) -> None:
-            if isinstance(event, BeforeStep) and event.step == 1:
+        def on_pre_optimizer_step(self, event: Any) -> None:
+            if event.step == 1:
                 found = {name: p.grad for name, p in event.model.named_parameters() if p.grad is not None}
                 save_file({name: x.contiguous() for name, x in found.items()}, work / GRADIENTS.format("ours"))
 

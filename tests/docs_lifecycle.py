@@ -129,13 +129,15 @@ class Rule(api.Rule):
 
 
 class Callback(api.Callback):
-    """See events."""
+    """Do nothing."""
 
     def check_options(self):
         """Nothing to refuse."""
 
-    def on_event(self, event):
+    def on_train_begin(self, event):
         """Nothing to do."""
+
+    on_pre_optimizer_step = on_step_end = on_evaluate = on_save = on_run_end = on_train_begin
 
 
 class Exporter(api.Exporter):
@@ -227,8 +229,7 @@ class Recorder:
         if not any(one is component for one in objects):
             objects.append(component)
         number = next(i for i, one in enumerate(objects, 1) if one is component)
-        event = f"({type(args[0]).__name__})" if args and isinstance(args[0], api.Event) else ""
-        self.calls.append((f"{kind}{f' {number}' if number > 1 else ''}.{name}{event}", held(name, args)))
+        self.calls.append((f"{kind}{f' {number}' if number > 1 else ''}.{name}", held(name, args)))
 
 
 def held(name: str, args: tuple[Any, ...]) -> str:

@@ -50,6 +50,8 @@ def box() -> list[type]:
 
 
 BOX = box()
+MOMENTS = {event.moment for event in api.Event.__subclasses__()}
+"""What a callback may write: each moment of a run has its method, whoever uses it."""
 
 
 def test_the_contract_is_a_class_a_kind_of_few_abstract_members() -> None:
@@ -60,11 +62,12 @@ def test_the_contract_is_a_class_a_kind_of_few_abstract_members() -> None:
     protocols = [name for name in api.__all__ if Protocol in getattr(getattr(api, name), "__bases__", ())]
     assert len(protocols) <= MOST_PROTOCOLS, protocols
     assert [base.__name__ for base in BASES if not is_dataclass(base.traits)] == []
+    assert {name for name in optional(api.Callback) if name.startswith("on_")} == MOMENTS
 
 
 @pytest.mark.parametrize(
     ("base", "name"),
-    [(base, name) for base in BASES[1:] for name in optional(base)],
+    [(base, name) for base in BASES[1:] for name in optional(base) if name not in MOMENTS],
     ids=lambda v: getattr(v, "__name__", v),
 )
 def test_what_is_optional_is_used(base: type[api.Component], name: str) -> None:
@@ -131,8 +134,13 @@ def test_a_method_that_is_nearly_one_of_the_contract_is_refused(
 @pytest.mark.parametrize(
     ("base", "name", "there"),
     [
-        (api.Regularizer, "on_epoch_end", "'on_step_end' and 'on_train_end'"),
-        (api.Callback, "on_log", "'on_event'"),
+        (api.Regularizer, "on_epoch_end", "'on_step_end', 'on_train_end'"),
+        (
+            api.Callback,
+            "on_log",
+            "'on_train_begin', 'on_pre_optimizer_step', 'on_step_end', 'on_evaluate', 'on_save', 'on_run_end', "
+            "'on_exception'",
+        ),
         (api.Strategy, "on_save", "none"),
     ],
 )
@@ -140,6 +148,12 @@ def test_a_hook_of_another_library_is_refused(base: type[api.Component], name: s
     with pytest.raises(PluginError) as refused:
         offered(base, **{name: lambda self: None})
     assert f"{name!r}; of those that begin so, {base.__name__} has {there}." in str(refused.value)
+
+
+def test_what_the_contract_had_before_is_refused_with_what_is_written_now() -> None:
+    with pytest.raises(PluginError) as refused:
+        offered(api.Callback, on_event=lambda self, event: None)
+    assert all(name in str(refused.value) for name in ("'on_event'", "on_train_begin(event)", "on_step_end(event)"))
 
 
 class Others:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftengine.api.component import Component
 
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 class Event:
     """Something that happened in a run, whose folder is `run`, after `step` optimiser steps."""
 
+    moment: ClassVar[str]
+    """The method of a callback that takes it."""
     run: Path
     step: int
 
@@ -26,6 +27,7 @@ class Event:
 class Started(Event):
     """Training begins, or goes on after `step` steps where a run is resumed; `recipe` is resolved."""
 
+    moment = "on_train_begin"
     recipe: Mapping[str, Any]
 
 
@@ -40,6 +42,7 @@ class BeforeStep(Event):
         norm: of all gradients before they were clipped to `train.max_grad_norm`.
     """
 
+    moment = "on_pre_optimizer_step"
     model: nn.Module
     norm: float
 
@@ -48,6 +51,7 @@ class BeforeStep(Event):
 class Stepped(Event):
     """An optimiser step is done; `figures` is its line of metrics.jsonl."""
 
+    moment = "on_step_end"
     figures: Mapping[str, Any]
 
 
@@ -55,6 +59,7 @@ class Stepped(Event):
 class Validated(Event):
     """The model was validated; `figures` is the line of metrics.jsonl."""
 
+    moment = "on_evaluate"
     figures: Mapping[str, Any]
 
 
@@ -62,6 +67,7 @@ class Validated(Event):
 class Saved(Event):
     """A checkpoint, or the trained part at the end, was written to `folder`."""
 
+    moment = "on_save"
     folder: Path
 
 
@@ -69,6 +75,7 @@ class Saved(Event):
 class Finished(Event):
     """The run is complete, with verdict and report; `evaluation` is what evaluation.json holds."""
 
+    moment = "on_run_end"
     evaluation: Mapping[str, Any]
 
 
@@ -76,19 +83,37 @@ class Finished(Event):
 class Failed(Event):
     """Training ended with an error, which is raised after all callbacks were told."""
 
+    moment = "on_exception"
     error: BaseException
 
 
 class Callback(Component):
-    """Is told of a run's events, in the main process; named under `callbacks` in a recipe.
+    """Follows a run in the main process; named under `callbacks` in a recipe. It writes the methods that it needs.
 
     A callback that raises is named and left out from then on, and the run goes on. One that is to end the run raises
     `ftengine.errors.TrainingError`: what training came to is kept, and `--resume` goes on from the last checkpoint.
     """
 
-    @abstractmethod
-    def on_event(self, event: Event) -> None:
-        """See an event; look at its class (`isinstance(event, Stepped)`) for the kind."""
+    def on_train_begin(self, event: Started) -> None:
+        """Training begins, or goes on after `event.step` steps where a run is resumed."""
+
+    def on_pre_optimizer_step(self, event: BeforeStep) -> None:
+        """The gradients of a step are ready, and clipped; `event.model` has them."""
+
+    def on_step_end(self, event: Stepped) -> None:
+        """An optimiser step is done; `event.figures` is its line of metrics.jsonl."""
+
+    def on_evaluate(self, event: Validated) -> None:
+        """The model was validated; `event.figures` is the line of metrics.jsonl."""
+
+    def on_save(self, event: Saved) -> None:
+        """A checkpoint, or the trained part at the end, was written to `event.folder`."""
+
+    def on_run_end(self, event: Finished) -> None:
+        """The tuned model is measured, and verdict and report are written; `event.evaluation` has the figures."""
+
+    def on_exception(self, event: Failed) -> None:
+        """The run ends with `event.error`, in training or behind it; it is raised once all callbacks were called."""
 
     def view_command(self, run: Path) -> str:
         """Return the command of a program that shows the files it left in a run's folder, for the end of `train`."""

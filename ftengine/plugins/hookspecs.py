@@ -98,7 +98,7 @@ def ftengine_rules() -> Iterable[type[api.Rule]]:
 
 @hookspec
 def ftengine_callbacks() -> Iterable[type[api.Callback]]:
-    """Return classes that are told of a run's events."""
+    """Return classes whose methods are called at the moments of a run."""
 
 
 @hookspec

@@ -29,6 +29,12 @@ NEAR = 0.83
 HOOK = "on_"
 """How methods begin, here as in other libraries, that are called when something happens."""
 
+RENAMED = {
+    "on_event": "write a method for each moment instead, as on_train_begin(event) where it asked for Started, "
+    "on_step_end(event) for Stepped, on_run_end(event) for Finished: it gets the same event",
+}
+"""Members that the contract had before, and what is written now."""
+
 PAIRS = (
     ("save", "load"),
     ("state_dict", "load_state_dict"),
@@ -134,6 +140,8 @@ def _fault_of_names(cls: type[Component], base: type[Component]) -> str:
     # What a class of somebody else, that is no component, is called is not its author's to change.
     named = _members(kind for kind in cls.__mro__ if not is_contract(kind) and issubclass(kind, Component))
     for name, member in named.items():
+        if name in RENAMED and name not in contract:
+            return f"{base.__name__} has {name!r} no longer: {RENAMED[name]} ({written(cls)})"
         alike = [meant for meant in contract.keys() - own.keys() if _is_method(contract[meant]) == _is_method(member)]
         for meant in difflib.get_close_matches(name, () if name in contract else alike, n=1, cutoff=NEAR):
             return (
@@ -141,7 +149,7 @@ def _fault_of_names(cls: type[Component], base: type[Component]) -> str:
                 f"meant, call it so, else begin it with an underscore ({written(cls)})"
             )
         if name.startswith(HOOK) and name not in contract and _is_method(member):
-            there = " and ".join(repr(known) for known in contract if known.startswith(HOOK)) or "none"
+            there = ", ".join(repr(known) for known in contract if known.startswith(HOOK)) or "none"
             return (
                 f"the engine never calls its method {name!r}; of those that begin so, {base.__name__} has {there}. If "
                 f"it is its own, begin it with an underscore ({written(cls)})"

@@ -70,14 +70,14 @@ class CallbackChecks(Checks):
 
     def it_takes_every_event(self) -> None:
         for callback, event in self._events():
-            with explained(f"it fails on {type(event).__name__}", "pass over events that it does not need"):
+            with explained(f"{event.moment}() fails", "an event may have any value that its class allows"):
                 _tell(callback, event)
 
     def events_stay_as_they_are(self) -> None:
         for callback, event in self._events():
             before = copy.deepcopy(_fields(event))
             _tell(callback, event)
-            assert equal(_fields(event), before), f"it changes what {type(event).__name__} holds: copy it first"
+            assert equal(_fields(event), before), f"{event.moment}() changes what its event holds: copy it first"
 
     def the_model_stays_as_it_is(self) -> None:
         models: list[tuple[nn.Module, dict[str, Any]]] = []
@@ -87,18 +87,18 @@ class CallbackChecks(Checks):
             _tell(callback, event)
             for model, before in models:
                 assert equal(_tensors(model), before), (
-                    f"it changes the model's weights, gradients or mode at {type(event).__name__}: look at them while "
-                    "BeforeStep is told, and change a copy"
+                    f"it changes the model's weights, gradients or mode in {event.moment}(): look at them in "
+                    f"{api.BeforeStep.moment}(), and change a copy"
                 )
                 left = sum(map(hooks, model.modules()))
-                assert not left, f"it leaves {left} hooks on the model: take them away before `on_event` returns"
+                assert not left, f"it leaves {left} hooks on the model: take them away before {event.moment}() returns"
 
     def random_numbers_stay_as_they_are(self) -> None:
         for callback, event in self._events():
             before = _drawn_next()
             _tell(callback, event)
             assert _drawn_next() == before, (
-                f"it draws from, or seeds, a global generator at {type(event).__name__}, by which the run would be "
+                f"it draws from, or seeds, a global generator in {event.moment}(), by which the run would be "
                 "another one: draw from a generator of your own (random.Random(), numpy's default_rng)"
             )
 
@@ -107,12 +107,12 @@ class CallbackChecks(Checks):
             for callback, event in self._events():
                 moved_to = _tell(callback, event)
                 assert not moved_to, (
-                    f"it changes the working directory to {moved_to!r} at {type(event).__name__}, by which paths of "
+                    f"it changes the working directory to {moved_to!r} in {event.moment}(), by which paths of "
                     "the run would be others: give programs and files whole paths, such as event.run"
                 )
                 if isinstance(event, api.Finished | api.Failed) and (name := running(run.started())):
                     raise AssertionError(
-                        f"it leaves the thread {name!r} running at {type(event).__name__}: end it there, and join it"
+                        f"it leaves the thread {name!r} running in {event.moment}(): end it there, and join it"
                     )
 
     def a_resumed_run_leaves_the_files_of_an_uninterrupted_one(self) -> None:
@@ -121,7 +121,7 @@ class CallbackChecks(Checks):
         other = sorted(name for name in same if resumed.get(name) != whole[name])
         assert not other, (
             f"it leaves another {other[0]!r} where a run was interrupted after step 2 and went on from the checkpoint "
-            "of step 1: at Started, cut what you wrote to Started.step; the steps after it are told again"
+            "of step 1: in on_train_begin(), cut what you wrote to event.step; the steps after it come again"
         )
 
     def its_viewer_is_a_command(self) -> None:
@@ -166,7 +166,7 @@ def _tell(callback: api.Callback, event: api.Event) -> str:
         The working directory that it changed to, which is put back; "" where it did not.
     """
     with suppress(TrainingError), ProcessWatch() as process:
-        callback.on_event(event)
+        getattr(callback, event.moment)(event)
     return process.moved_to
 
 

@@ -40,7 +40,7 @@ class Callbacks:
             self.callbacks.append((callback, str(factory.entry.origin)))
 
     def tell(self, event: Event) -> None:
-        """Tell all of an event; call it in the main process alone.
+        """Call the method of an event's moment of each; in the main process alone.
 
         Raises:
             TrainingError: one ends the run by it, or changed the model, so that it would be another run.
@@ -55,7 +55,7 @@ class Callbacks:
             process = ProcessWatch()
             try:
                 with generators_kept(), process:
-                    callback.on_event(event)
+                    getattr(callback, event.moment)(event)
             # Whatever a callback may raise, sys.exit among it, the run is worth more.
             except (Exception, SystemExit) as error:
                 who, cause = f"callback {callback.name!r} of {origin}", cause_in(callback, error)
@@ -66,7 +66,7 @@ class Callbacks:
             self._tell_changes(callback, origin, event, process)
             if self._watch is not None and (changed := self._watch.changed()):
                 raise TrainingError(
-                    f"callback {callback.name!r} of {origin} changed {changed} at {type(event).__name__} of step "
+                    f"callback {callback.name!r} of {origin} changed {changed} in {event.moment}() at step "
                     f"{event.step}: a callback looks at the model, and a run is the same with it and without. Take it "
                     "out of the recipe's callbacks; what changes a model is a regularizer or a strategy."
                 )
@@ -78,13 +78,13 @@ class Callbacks:
         if process.moved_to and id(callback) not in self._moved:
             self._moved.add(id(callback))
             found.append(
-                f"changes the working directory to {process.moved_to!r} at {type(event).__name__}; it is put back: "
+                f"changes the working directory to {process.moved_to!r} in {event.moment}(); it is put back: "
                 "give programs and files whole paths, such as event.run"
             )
         if isinstance(event, Finished | Failed) and (name := running(self._threads.pop(id(callback)))):
             found.append(
                 f"may have left the thread {name!r}, which was started while it ran and still runs after the run: end "
-                "what it starts at Finished and at Failed"
+                f"what it starts in {Finished.moment}() and in {Failed.moment}()"
             )
         for text in found:
             self.listener.message(f"callback {callback.name!r} of {origin} {text}")

@@ -29,7 +29,7 @@ CALLED = {
     "fast-path": ("FastPath", "ftengine_fast_paths", "activate(self, loaded, context)", (None, None)),
     "optimizer": ("Optimizer", "ftengine_optimizers", "build(self, param_groups)", ([],)),
     "schedule": ("Schedule", "ftengine_schedules", "factor(self, step, steps, warmup)", (1, 2, 0)),
-    "callback": ("Callback", "ftengine_callbacks", "on_event(self, event)", (None,)),
+    "callback": ("Callback", "ftengine_callbacks", "on_save(self, event)", (None,)),
     "exporter": ("Exporter", "ftengine_exporters", "check(self, source)", (None,)),
 }
 """For each kind its base class, its hook, the method that is called, and with what."""

@@ -14,7 +14,7 @@ from expected import raises
 from runs import Heard, Interrupting, Interruption
 
 from ftengine import Recipe, fine_tune, hookimpl, load_run
-from ftengine.api import BeforeStep, Callback, Failed, Finished, Saved, Started, Stepped, Validated
+from ftengine.api import Callback, Failed, Finished, Saved, Started, Stepped, Validated
 from ftengine.errors import TrainingError, UnknownName
 from ftengine.plugins.discovery import make_plugin_manager
 from ftengine.plugins.registry import Registry
@@ -28,10 +28,9 @@ class LogLines(Callback):
 
     name = "log-lines"
 
-    def on_event(self, event):
-        if isinstance(event, Stepped):
-            with open(event.run / "steps.txt", "a") as file:
-                file.write(f"{event.step}: {event.figures['loss']:.4f}\n")
+    def on_step_end(self, event):
+        with open(event.run / "steps.txt", "a") as file:
+            file.write(f"{event.step}: {event.figures['loss']:.4f}\n")
 
 
 class Ear(Callback):
@@ -40,8 +39,10 @@ class Ear(Callback):
     name = "ear"
     heard: list = []  # noqa: RUF012
 
-    def on_event(self, event):
+    def _hear(self, event):
         self.heard.append(event)
+
+    on_train_begin = on_pre_optimizer_step = on_step_end = on_evaluate = on_save = on_run_end = on_exception = _hear
 
 
 class Torn(Callback):
@@ -49,8 +50,8 @@ class Torn(Callback):
 
     name = "torn"
 
-    def on_event(self, event):
-        if isinstance(event, Stepped) and event.step >= 2:
+    def on_step_end(self, event):
+        if event.step >= 2:
             raise ConnectionError("no route")
 
 
@@ -59,8 +60,8 @@ class Leaving(Callback):
 
     name = "leaving"
 
-    def on_event(self, event):
-        if isinstance(event, Stepped) and event.step >= 2:
+    def on_step_end(self, event):
+        if event.step >= 2:
             sys.exit(0)
 
     def view_command(self, run):
@@ -73,10 +74,12 @@ class Moving(Callback):
     name = "moving"
     ended = threading.Event()
 
-    def on_event(self, event):
+    def on_train_begin(self, event):
         os.chdir(event.run)
-        if isinstance(event, Started):
-            threading.Thread(target=self.ended.wait, name="uploads", daemon=True).start()
+        threading.Thread(target=self.ended.wait, name="uploads", daemon=True).start()
+
+    def on_step_end(self, event):
+        os.chdir(event.run)
 
 
 class Budget(Callback):
@@ -84,8 +87,8 @@ class Budget(Callback):
 
     name = "budget"
 
-    def on_event(self, event):
-        if isinstance(event, Stepped) and event.step >= 2:
+    def on_step_end(self, event):
+        if event.step >= 2:
             raise TrainingError("the budget is spent.")
 
 
@@ -95,8 +98,8 @@ class Writer(Callback):
     name = "writer"
     at: ClassVar[int] = 2
 
-    def on_event(self, event):
-        if isinstance(event, BeforeStep) and event.step == self.at:
+    def on_pre_optimizer_step(self, event):
+        if event.step == self.at:
             weight = next(p for p in event.model.parameters() if p.requires_grad)
             with torch.no_grad():
                 (weight.data if event.step <= FIRST else weight).add_(1)
@@ -156,10 +159,9 @@ class Gradients(Callback):
     name = "gradients"
     seen: list = []  # noqa: RUF012
 
-    def on_event(self, event):
-        if isinstance(event, BeforeStep):
-            grads = {name: p.grad.clone() for name, p in event.model.named_parameters() if p.grad is not None}
-            self.seen.append((event.step, event.norm, grads))
+    def on_pre_optimizer_step(self, event):
+        grads = {name: p.grad.clone() for name, p in event.model.named_parameters() if p.grad is not None}
+        self.seen.append((event.step, event.norm, grads))
 
 
 def test_gradients_are_seen_clipped_and_before_they_are_dropped(content):
@@ -194,18 +196,18 @@ class Plain(Callback):
     fails = False
     events: int = 0
 
-    def on_event(self, event):
+    def on_train_begin(self, event):
         self.events += 1
         if self.fails:
             raise ValueError
 
 
-def test_unhashable_callbacks_are_distinct(content):
+def test_unhashable_callbacks_are_distinct(content, tmp_path):
     callbacks = Callbacks(Recipe.make(content), Registry(make_plugin_manager(discover=False)), Heard())
     sound, torn = Plain(), Plain()
     torn.fails = True
     callbacks.callbacks = [(sound, "a"), (torn, "b")]
-    callbacks.tell(types.SimpleNamespace(step=1))
+    callbacks.tell(Started(tmp_path, 0, {}))
     assert [id(callback) for callback, _ in callbacks.callbacks] == [id(sound)]
 
 
@@ -213,7 +215,7 @@ def test_unhashable_callbacks_are_distinct(content):
 def test_a_callback_that_changes_the_model_ends_the_run(registry, content, monkeypatch, step):
     monkeypatch.setattr(Writer, "at", step)
     train = {**content["train"], "max_steps": step}
-    with raises(TrainingError, "'writer'", f"BeforeStep of step {step}"):
+    with raises(TrainingError, "'writer'", f"on_pre_optimizer_step() at step {step}"):
         fine_tune(Recipe.make({**content, "train": train, "callbacks": ["ear", "writer"]}), registry=registry)
 
 

@@ -37,10 +37,12 @@ class Ends(api.Callback):
 
     heard: ClassVar[list[str]] = []
 
-    def on_event(self, event):
-        self.heard.append(type(event).__name__)
-        if type(event).__name__ == self.at and getattr(event, "folder", Path("adapter")).name == "adapter":
+    def _hear(self, event):
+        self.heard.append(event.moment)
+        if event.moment == self.at and getattr(event, "folder", Path("adapter")).name == "adapter":
             raise TrainingError("planted")
+
+    on_train_begin = on_pre_optimizer_step = on_step_end = on_evaluate = on_save = on_run_end = on_exception = _hear
 
 
 class Breaks(api.Rule):
@@ -109,10 +111,10 @@ STAGES = {
     "figures": (lambda patch: patch.setattr(stages, "evaluate", fail), "pending", 1),
     "check": (lambda patch: patch.setattr(saved_part, "_first_outputs", fail), "pending", 3),
     "open": (lambda patch: patch.setattr(saved_part, "_open", fail), "failed", 3),
-    "saved": (lambda patch: patch.setattr(Ends, "at", "Saved"), "passed", 3),
+    "saved": (lambda patch: patch.setattr(Ends, "at", "on_save"), "passed", 3),
     "rule": (lambda patch: patch.setattr(Breaks, "broken", True), "passed", 3),
     "report": (lambda patch: patch.setattr(write, "render", fail), "passed", 3),
-    "finished": (lambda patch: patch.setattr(Ends, "at", "Finished"), "passed", 5),
+    "finished": (lambda patch: patch.setattr(Ends, "at", "on_run_end"), "passed", 5),
 }
 """By stage: how its fault is planted, how the trained part is marked, and how many of the files are there."""
 
@@ -153,7 +155,7 @@ def test_a_fault_behind_training_loses_nothing_and_resume_goes_on(build, tmp_pat
     Ends.heard.clear()
     (run.path / "training.json.partial").write_text("{")  # as a kill leaves it
     resumed = fine_tune(recipe(run.path), resume=True, registry=registry())
-    assert Ends.heard[-2:] == ["Saved", "Finished"]
+    assert Ends.heard[-2:] == ["on_save", "on_run_end"]
     assert not (run.checkpoints / "outputs").exists()
     assert (resumed.facts, resumed.evaluation) == (whole.facts, whole.evaluation)
     assert curve(resumed.path) == curve(whole.path)

@@ -244,7 +244,7 @@ class Seeds(api.Callback):
 
     name = "seeds"
 
-    def on_event(self, event):
+    def on_train_begin(self, event):
         set_seed(0)
 
 

@@ -177,8 +177,8 @@ class Touches(api.Callback):
 
     name = "touches"
 
-    def on_event(self, event):
-        if isinstance(event, api.BeforeStep) and event.step == 2:
+    def on_pre_optimizer_step(self, event):
+        if event.step == 2:
             weight = event.model.get_parameter("bert.encoder.layer.0.output.dense.weight").data
             weight.view(torch.int16 if weight.dtype is torch.bfloat16 else torch.int32)[0, 0] ^= 1
 

@@ -125,11 +125,11 @@ class Keeps(api.Callback):
 
     name = "odd"
 
-    def on_event(self, event):
-        if isinstance(event, api.BeforeStep):
-            self.model = event.model
-        elif isinstance(event, api.Stepped):
-            self.change([p for p in self.model.parameters() if p.requires_grad])
+    def on_pre_optimizer_step(self, event):
+        self.model = event.model
+
+    def on_step_end(self, event):
+        self.change([p for p in self.model.parameters() if p.requires_grad])
 
     def change(self, parameters):
         with torch.no_grad():
@@ -143,9 +143,11 @@ class PastVersions(Keeps):
 
 
 class Clips(Keeps):
-    def on_event(self, event):
-        if isinstance(event, api.BeforeStep):
-            torch.nn.utils.clip_grad_value_(event.model.parameters(), 1e-4)
+    def on_pre_optimizer_step(self, event):
+        torch.nn.utils.clip_grad_value_(event.model.parameters(), 1e-4)
+
+    def on_step_end(self, event):
+        """Nothing to do."""
 
 
 class Looks(Keeps):

@@ -12,7 +12,7 @@ from expected import raises
 from safetensors.torch import load_file, save_file
 
 from ftengine import Recipe, fine_tune, hookimpl, registry_of
-from ftengine.api import BeforeStep, Callback
+from ftengine.api import Callback
 from ftengine.engine.export import export_run
 from ftengine.errors import ExportDiffers
 from ftengine_builtins.exporters import SentenceTransformersExporter
@@ -115,9 +115,8 @@ def first_step(model, rows, loss, folder):
     class Gradients(Callback):
         name = "gradients"
 
-        def on_event(self, event):
-            if isinstance(event, BeforeStep):
-                gradients.update({name: p.grad.clone() for name, p in event.model.named_parameters()})
+        def on_pre_optimizer_step(self, event):
+            gradients.update({name: p.grad.clone() for name, p in event.model.named_parameters()})
 
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     run = fine_tune(

@@ -180,7 +180,7 @@ class Rare(Callback):
     class Config(Callback.Config):
         rate: int = Field(3, description="steps between lines")
 
-    def on_event(self, event):
+    def on_save(self, event):
         pass
 
 

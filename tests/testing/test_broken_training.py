@@ -11,16 +11,11 @@ import torch
 from broken import failed, require
 
 from ftengine.api import (
-    BeforeStep,
     Callback,
-    Failed,
-    Finished,
     Optimizer,
     Regularizer,
     RegularizerTraits,
     Schedule,
-    Started,
-    Stepped,
 )
 from ftengine.errors import RecipeError, TrainingError
 from ftengine.model import trainable
@@ -373,108 +368,104 @@ class Notes(Callback):
 
     name = "notes"
 
-    def on_event(self, event):
-        if isinstance(event, Stepped):
-            self.last = event.figures["loss"]
+    def on_step_end(self, event):
+        self.last = event.figures["loss"]
 
 
 class Stops(Notes):
     """Ends a run whose loss is not finite."""
 
-    def on_event(self, event):
-        if isinstance(event, Stepped) and not math.isfinite(event.figures["loss"]):
+    def on_step_end(self, event):
+        if not math.isfinite(event.figures["loss"]):
             raise TrainingError("the loss is not finite.")
 
 
 class Narrow(Notes):
-    """Takes every event for a step."""
+    """Reads what a validation has none of."""
 
-    def on_event(self, event):
+    def on_evaluate(self, event):
         self.last = event.figures["loss"]
 
 
 class Rewrites(Notes):
     """Changes the figures."""
 
-    def on_event(self, event):
-        if isinstance(event, Stepped):
-            event.figures["loss"] = 0.0
+    def on_step_end(self, event):
+        event.figures["loss"] = 0.0
 
 
 class Clips(Notes):
     """Clips gradients."""
 
-    def on_event(self, event):
-        if isinstance(event, BeforeStep):
-            torch.nn.utils.clip_grad_value_(event.model.parameters(), 1e-3)
+    def on_pre_optimizer_step(self, event):
+        torch.nn.utils.clip_grad_value_(event.model.parameters(), 1e-3)
 
 
 class Keeps(Notes):
     """Keeps the model, and changes it later."""
 
-    def on_event(self, event):
-        if isinstance(event, BeforeStep):
-            self.model = event.model
-        elif isinstance(event, Stepped) and hasattr(self, "model"):
+    def on_pre_optimizer_step(self, event):
+        self.model = event.model
+
+    def on_step_end(self, event):
+        if hasattr(self, "model"):
             self.model[0].weight.data.mul_(0.9)
 
 
 class Samples(Notes):
     """Seeds and draws as if it were alone."""
 
-    def on_event(self, event):
-        if isinstance(event, Stepped):
-            torch.manual_seed(event.step)
+    def on_step_end(self, event):
+        torch.manual_seed(event.step)
 
 
 class Moves(Notes):
     """Works in the run's folder, and stays there."""
 
-    def on_event(self, event):
+    def on_train_begin(self, event):
         os.chdir(event.run)
 
 
 class Uploads(Notes):
     """Has a thread for each run, which it ends where the run fails and forgets elsewhere."""
 
-    def on_event(self, event):
-        if isinstance(event, Started):
-            self.ended = threading.Event()
-            self.thread = threading.Thread(target=self.ended.wait, name="uploads", daemon=True)
-            self.thread.start()
-        elif isinstance(event, Failed):
-            self.ended.set()
+    def on_train_begin(self, event):
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self.ended.wait, name="uploads", daemon=True)
+        self.thread.start()
+
+    def on_exception(self, event):
+        self.ended.set()
 
 
 class Joins(Uploads):
     """Ends its thread."""
 
-    def on_event(self, event):
-        super().on_event(event)
-        if isinstance(event, Finished):
-            self.ended.set()
+    def on_run_end(self, event):
+        self.ended.set()
 
 
 class Lines(Notes):
     """Writes a line a step, begun with the run."""
 
-    def on_event(self, event):
-        if isinstance(event, Started) and event.step == 0:
+    def on_train_begin(self, event):
+        if event.step == 0:
             (event.run / "losses.txt").write_text("")
-        elif isinstance(event, Stepped):
-            with (event.run / "losses.txt").open("a") as file:
-                file.write(f"{event.step}\n")
+
+    def on_step_end(self, event):
+        with (event.run / "losses.txt").open("a") as file:
+            file.write(f"{event.step}\n")
 
 
 @pytest.mark.parametrize(
     ("cls", "expected"),
     [
         (Notes, {}),
-        (Samples, {"random_numbers_stay_as_they_are": "at Stepped"}),
-        (Moves, {"the_process_stays_as_it_is": "at Started"}),
-        (Uploads, {"the_process_stays_as_it_is": "the thread 'uploads' running at Finished"}),
+        (Samples, {"random_numbers_stay_as_they_are": "in on_step_end()"}),
+        (Moves, {"the_process_stays_as_it_is": "in on_train_begin()"}),
+        (Uploads, {"the_process_stays_as_it_is": "the thread 'uploads' running in on_run_end()"}),
         (Joins, {}),
-        (Lines, {"a_resumed_run_leaves_the_files_of_an_uninterrupted_one": "cut what you wrote to Started.step"}),
+        (Lines, {"a_resumed_run_leaves_the_files_of_an_uninterrupted_one": "cut what you wrote to event.step"}),
         (Stops, {}),
         (
             Narrow,
@@ -490,9 +481,9 @@ class Lines(Notes):
                 "",
             ),
         ),
-        (Rewrites, {"events_stay_as_they_are": "it changes what Stepped holds"}),
-        (Keeps, {"the_model_stays_as_it_is": "at Stepped"}),
-        (Clips, {"the_model_stays_as_it_is": "weights, gradients or mode at BeforeStep"}),
+        (Rewrites, {"events_stay_as_they_are": "on_step_end() changes what its event holds"}),
+        (Keeps, {"the_model_stays_as_it_is": "in on_step_end()"}),
+        (Clips, {"the_model_stays_as_it_is": "weights, gradients or mode in on_pre_optimizer_step()"}),
     ],
 )
 def test_a_broken_callback_fails_the_check_that_is_meant(cls, expected):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ftengine.api import Callback, Event, Failed, Finished, Started, Stepped, Validated
+from ftengine.api import Callback, Failed, Finished, Started, Stepped, Validated
 from ftengine.errors import RecipeError
 
 FOLDER = "trackers"
@@ -35,21 +35,7 @@ class Tracker(Callback):
                 f"or take it out; installed: {', '.join(installed) or 'none'}."
             )
 
-    def on_event(self, event: Event) -> None:
-        if isinstance(event, Started):
-            self._start(event)
-        elif self._started is None:  # of a run that is only completed here
-            return
-        elif isinstance(event, Stepped | Validated):
-            self._log(event.step, event.figures)
-        elif isinstance(event, Finished | Failed):
-            if isinstance(event, Finished):
-                sides = ("base", "tuned", "difference")
-                figures = {f"{side}/{name}": x["value"] for side in sides for name, x in event.evaluation[side].items()}
-                self._log(event.step, figures)
-            self._started.finish()
-
-    def _start(self, event: Started) -> None:
+    def on_train_begin(self, event: Started) -> None:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         cls: Any = {str(name): cls for name, cls in LOGGER_TYPE_TO_CLASS.items()}[self.name]
@@ -61,6 +47,20 @@ class Tracker(Callback):
         if not event.step:  # a resumed run has told them
             self._started.store_init_configuration(_flat(event.recipe))
 
+    def on_step_end(self, event: Stepped | Validated) -> None:
+        self._log(event.step, event.figures)
+
+    on_evaluate = on_step_end
+
+    def on_run_end(self, event: Finished) -> None:
+        sides = {side: event.evaluation[side] for side in ("base", "tuned", "difference")}
+        self._log(event.step, {f"{side}/{name}": x["value"] for side, of in sides.items() for name, x in of.items()})
+        self.on_exception(event)
+
+    def on_exception(self, event: Failed | Finished) -> None:
+        if self._started is not None:
+            self._started.finish()
+
     def _options(self, event: Started) -> dict[str, Any]:
         """Return what the tracker is opened with."""
         return {}
@@ -71,7 +71,7 @@ class Tracker(Callback):
             for name, value in figures.items()
             if name != "step" and isinstance(value, (int, float)) and not isinstance(value, bool)
         }
-        if numbers:
+        if numbers and self._started is not None:  # else the run is only completed here
             self._started.log(numbers, step=step)
 
 

@@ -20,7 +20,7 @@ def told(run, *events, begun=0):
     """Tell a new TensorBoard callback of a run that begins after `begun` steps."""
     callback = TensorBoard()
     for event in (Started(run, begun, RECIPE), *events):
-        callback.on_event(event)
+        getattr(callback, event.moment)(event)
 
 
 def scalars(run):
@@ -64,7 +64,7 @@ def test_the_recipe_is_told_flat_and_once(tmp_path):
 
 
 def test_a_run_that_is_only_completed_writes_nothing(tmp_path):
-    TensorBoard().on_event(Finished(tmp_path, 3, EVALUATION))
+    TensorBoard().on_run_end(Finished(tmp_path, 3, EVALUATION))
     assert list(tmp_path.iterdir()) == []
 
 
