@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import xxhash
 
 from ftengine.api import Example, Task
-from ftengine.data.read import DataRows
 from ftengine.data.row_hashes import to_json
+from ftengine.data.rows import DataRows
 from ftengine.errors import RunError, shown
 from ftengine.identity.base import changes
 from ftengine.run.directory import RunDirectory

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.data.files import GZIP, has_mark
-from ftengine.data.read import DataRows
+from ftengine.data.rows import DataRows
 from ftengine.errors import InputError
 
 ANSWER = "prediction"

@@ -13,8 +13,8 @@ from ftengine.api import AuditedData, Display, Finding, Task, View
 from ftengine.api.display import LEVELS
 from ftengine.data.distinct import Distinct, text_of
 from ftengine.data.near import Near
-from ftengine.data.read import DataRows
 from ftengine.data.row_hashes import RowHashes
+from ftengine.data.rows import DataRows
 from ftengine.data.split_columns import find_overlap
 from ftengine.plugins.registry import Entry
 from ftengine.plugins.returned import each
@@ -38,8 +38,7 @@ class AuditRows:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[View]:
-        for i, row in enumerate(self._rows):
-            view = self._task.view(row)
+        for i, view in enumerate(self._rows.views(self._task)):
             self._keep(i, view)
             yield view
 
@@ -49,8 +48,7 @@ class AuditRows:
         yield from self._kept[:kept]
         if kept == len(self):
             return
-        for i, row in enumerate(self._rows.select(range(kept, len(self))), kept):
-            view = self._task.view(row)
+        for i, view in enumerate(self._rows.select(range(kept, len(self))).views(self._task), kept):
             self._keep(i, view)
             yield text_of(view)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from ftengine.api import Task, View
-from ftengine.data.read import DataRows
+from ftengine.data.rows import DataRows
 from ftengine.model.tokens import LONG_TEXT
 
 
@@ -53,16 +53,16 @@ class Distinct:
     def text(self, number: int) -> str:
         """Return the text of a distinct row (`text_of`)."""
         name, row = self._place(number)
-        return text_of(self._task.view(self._splits[name][row]))
+        return text_of(self._splits[name].view(row, self._task))
 
     def texts(self) -> Iterator[tuple[int, str]]:
         """Yield every number with its text, in the order of the files."""
         for start, (name, rows) in zip(self._starts, self._splits.items(), strict=False):
             numbers = self.of[name]
             new = self._first[numbers] == start + np.arange(len(numbers))
-            for i, row in enumerate(rows):
+            for i, view in enumerate(rows.views(self._task)):
                 if new[i]:
-                    yield int(numbers[i]), text_of(self._task.view(row))
+                    yield int(numbers[i]), text_of(view)
 
     def where(self, number: int) -> str:
         """Return the place where a distinct row occurs first."""

@@ -8,6 +8,7 @@ and so are features that JSON has no form for, such as pixels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
@@ -19,7 +20,6 @@ from ftengine.data.augmentation import augment, mix
 from ftengine.data.batching import REFERENCE, as_numbers, epoch_batches
 from ftengine.data.features import KeptFeatures, features_key, keep_features
 from ftengine.data.mixed import SOURCE, MixedRows, Mixture
-from ftengine.data.read import DataRows
 from ftengine.data.row_facts import (
     COUNTS,
     UNKNOWN,
@@ -34,6 +34,7 @@ from ftengine.data.row_facts import (
     with_following,
 )
 from ftengine.data.row_hashes import identities, to_json
+from ftengine.data.rows import DataRows
 from ftengine.data.split_columns import numbers_of
 from ftengine.errors import DataError
 from ftengine.plugins.returned import wrong
@@ -130,7 +131,7 @@ class EncodedSplit:
 
     def sampled_evenly(self) -> EncodedSplit:
         """Return the same examples; an epoch draws each label as often (DataError: a row has not one label)."""
-        labels = [self.task.view(self.rows[int(row)]).labels for row in self.index]
+        labels = [self.rows.view(int(row), self.task).labels for row in self.index]
         for row, own in zip(self.index, labels, strict=True):
             if len(own) != 1:
                 raise DataError(
@@ -173,7 +174,8 @@ class EncodedSplit:
 
     def augmented(self, number: int, epoch: int) -> list[Example]:
         """Return what takes the place of a row in an epoch (`augment`)."""
-        return augment(self.rows[number], self.task, self.augmenters, self.seed, epoch, number)
+        row = deepcopy(self.rows[number])  # which every epoch begins with
+        return augment(row, self.task, self.augmenters, self.seed, epoch, number)
 
     def _usable(self, number: int, epoch: int) -> list[tuple[Example, Features]]:
         """Return what takes a row's place with its features; where nothing usable is made, the row."""
@@ -287,10 +289,13 @@ def _show_processor(augmenters: Sequence[Augmenter], processor: Any) -> None:
 def content_of(rows: Iterable[Example], task: Task) -> str:
     """Return what `EncodedSplit.content` of these rows would be, without encoding them."""
     content = blake2b(digest_size=16)
-    for row in rows:
+    for i, row in enumerate(rows):
         if isinstance(rows, MixedRows):  # how the recipe spells a source makes no other row
             row = {**row, SOURCE: None}
-        identity = to_json(task.view(row).identity) if task.file_columns else ""  # a file may change, not its path
+        identity = ""
+        if task.file_columns:  # a file may change, not its path
+            view = rows.view(i, task) if isinstance(rows, DataRows) else task.view(row)
+            identity = to_json(view.identity)
         content.update((to_json(row) + identity).encode())
     return content.hexdigest()
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ftengine.data.distinct import Distinct
 from ftengine.data.near import Near
-from ftengine.data.read import DataRows
+from ftengine.data.rows import DataRows
 from ftengine.run.recipe import DataSection
 from ftengine.text import counted, quoted
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.data.cache import BATCH_ROWS, SHOWN_SKIPS
-from ftengine.data.read import DataRows
+from ftengine.data.rows import DataRows, DecodedRows
 from ftengine.errors import DataError
 from ftengine.run.records import Skipped
 
@@ -42,12 +42,12 @@ class MixedRows(DataRows):
     def _places(self) -> dict[str, np.ndarray]:
         return self.dataset.with_format("numpy")[:]
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def _decode(self) -> Iterator[dict[str, Any]]:
         for start in range(0, len(self), BATCH_ROWS):
             of, rows = (self._places[name][start : start + BATCH_ROWS] for name in (_OF, _ROW))
             streams = {int(n): iter(self.sources[n].select(rows[of == n])) for n in np.unique(of)}
-            for number, n in enumerate(of.tolist(), start):
-                yield self._named(n, next(streams[n])) | self._beside(number)
+            for n in of.tolist():
+                yield self._named(n, next(streams[n]))
 
     def _row(self, stored: dict[str, Any]) -> dict[str, Any]:
         return self._named(stored[_OF], self.sources[stored[_OF]][stored[_ROW]])
@@ -95,6 +95,7 @@ def mixed(sources: Sequence[DataRows], weights: Sequence[float]) -> MixedRows:
         hint="".join(dict.fromkeys(rows.hint for rows in sources)),
         sources=tuple(sources),
         weights=tuple(weights),
+        decoded=None if any(rows.decoded is None for rows in sources) else DecodedRows(),
     )
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import PART, Example, Features, Task, overrides
-from ftengine.data.read import DataRows
 from ftengine.data.row_hashes import to_json
+from ftengine.data.rows import DataRows
 from ftengine.errors import DataError, PluginError, RefusedRows
 from ftengine.plugins.blame import named
 from ftengine.plugins.returned import described, wrong
@@ -84,7 +84,7 @@ def with_following(rows: DataRows, task: Task) -> DataRows:
     """
     if not task.traits.reads_following or rows.following is not None:
         return rows
-    inputs = (list(task.view(row).inputs) for row in rows)
+    inputs = (list(view.inputs) for view in rows.views(task))
     asked = [blake2b(to_json(one).encode(), digest_size=16).digest() if one else b"" for one in inputs]
     readable = [i for i, one in enumerate(asked) if one]
     found = list(range(len(asked)))

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Task
-from ftengine.data.read import NO_SKIPS, DataRows, plain
+from ftengine.data.read import plain
+from ftengine.data.rows import NO_SKIPS, DataRows
 from ftengine.text import comparable
 
 to_json = json.JSONEncoder(sort_keys=True, default=plain).encode
@@ -77,8 +78,7 @@ def fingerprints(rows: DataRows, task: Task, seed: int) -> tuple[np.ndarray, np.
     """Return (rows,) what `identities` does, and (rows,) int64 hashes of `View.label`, 0 where there is none."""
     digests, targets = bytearray(), bytearray()
     nothing = bytes(8)
-    for row in rows:
-        view = task.view(row)
+    for view in rows.views(task):
         digests += blake2b(f"{seed} {key_of(view.identity)}".encode(), digest_size=16).digest()
         label = view.label
         targets += nothing if label is None else blake2b(key_of(label).encode(), digest_size=8).digest()

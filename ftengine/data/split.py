@@ -18,8 +18,9 @@ from ftengine.data.leaks import describe, find_leaks, leaked
 from ftengine.data.mixed import MixedRows, mixed
 from ftengine.data.near import Near, find_near
 from ftengine.data.partition import folds, latest, partition
-from ftengine.data.read import DataRows, read_rows
+from ftengine.data.read import read_rows
 from ftengine.data.row_hashes import RowHashes, connected, fingerprints
+from ftengine.data.rows import DataRows
 from ftengine.data.split_columns import times, values
 from ftengine.errors import DataError
 from ftengine.plugins.registry import Registry

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Listener
-from ftengine.data.read import DataRows
 from ftengine.data.row_hashes import connected, duplicate_numbers, key_of
+from ftengine.data.rows import DataRows
 from ftengine.errors import DataError, column_names, did_you_mean
 from ftengine.text import comparable
 

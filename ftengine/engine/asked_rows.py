@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import LoadedModel, Prompt
-from ftengine.data.read import DataRows
+from ftengine.data.rows import DataRows
 from ftengine.engine.finished import Run
 from ftengine.engine.prepared_data import ReadyTask
 from ftengine.errors import DataError
@@ -109,7 +109,7 @@ def prompts_of(
 def telling_examples(ready: ReadyTask, rows: DataRows, count: int, seed: int) -> dict[int, Any]:
     """Return encoded rows by their number, of those that can be encoded, those first that show what can be lost."""
     drawn = list(islice(_drawn(rows, seed), max(EXAMINED, count)))
-    texts = [[x for x in ready.task.view(rows[i]).texts if isinstance(x, str)] for i in drawn]
+    texts = [[x for x in rows.view(i, ready.task).texts if isinstance(x, str)] for i in drawn]
     order = telling_order([RowTraits(sum(map(len, one)), one) for one in texts], _special(ready.processor))
     return dict(islice(_encoded(ready, rows, [drawn[i] for i in order]), count))
 

@@ -116,10 +116,10 @@ def _label_held_out_whole(experiment: Experiment) -> str:
     """Say which label has no row left to train on, as this fold holds out all of them; "" where none is so."""
     data, task = experiment.recipe.data, experiment.make_task()
     splits = make_splits(data, task, experiment.recipe.seed, experiment.registry, audited=False).mapping()
-    trained = {label for row in splits["train"] for label in task.view(row).labels}
+    trained = {label for view in splits["train"].views(task) for label in view.labels}
     places: dict[str, list[str]] = {}
-    for i, row in enumerate(splits["test"]):
-        for label in set(task.view(row).labels) - trained:
+    for i, view in enumerate(splits["test"].views(task)):
+        for label in set(view.labels) - trained:
             places.setdefault(label, []).append(splits["test"].where(i))
     if not places:
         return ""

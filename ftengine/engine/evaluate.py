@@ -11,8 +11,8 @@ import numpy as np
 
 from ftengine.api import overrides
 from ftengine.data.encoding import content_of
-from ftengine.data.read import DataRows
 from ftengine.data.row_hashes import identities
+from ftengine.data.rows import DataRows
 from ftengine.data.split import make_splits, read_for
 from ftengine.engine.base_predictions import run_base, run_model
 from ftengine.engine.evaluation_plan import plan_evaluation, trained_rows, without_leaks

@@ -14,8 +14,9 @@ from ftengine.data.augmentation import require_suitable
 from ftengine.data.augmentation_preview import sample_rows
 from ftengine.data.encoding import EncodedSplit
 from ftengine.data.mixed import SOURCE
-from ftengine.data.read import DataRows, read_rows
+from ftengine.data.read import read_rows
 from ftengine.data.row_hashes import to_json
+from ftengine.data.rows import DataRows
 from ftengine.data.split import read_for
 from ftengine.data.split_columns import numbers_of
 from ftengine.engine.evaluation_checks import check_rows

@@ -14,7 +14,8 @@ from typing import Any
 
 from ftengine.data.answer_origin import AnswerOrigin
 from ftengine.data.answer_tables import ANSWER, TABLES, Form, require_format, write_table
-from ftengine.data.read import DataRows, plain, read_rows
+from ftengine.data.read import plain, read_rows
+from ftengine.data.rows import DataRows
 from ftengine.engine.answering import Answering
 from ftengine.engine.prepared_data import check_inputs, inferring
 from ftengine.errors import DataError, RunError, column_names, did_you_mean

@@ -14,7 +14,7 @@ from ftengine.api import Evaluator, Example, Labels, Listener, LoadedModel, Sile
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.encoding import EncodedSplit, encode_split, unusable
 from ftengine.data.mixed import SOURCE
-from ftengine.data.read import DataRows
+from ftengine.data.rows import DataRows
 from ftengine.data.split import Splits, make_splits
 from ftengine.data.unread import find_unread
 from ftengine.engine.audits import audited

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Example, ExampleScores, overrides
+from ftengine.api import ExampleScores, overrides
 from ftengine.data.encoding import EncodedSplit
 from ftengine.evaluation.figures import ResampledFigure
 from ftengine.evaluation.plan import EvalSet, answer_keys
@@ -137,7 +137,7 @@ def _shortened_text(text: str, personal: Iterable[str]) -> str:
 
 def _personal(split: EncodedSplit, row: int) -> list[str]:
     """Return the likely personal data in a row's texts."""
-    return [value for text in split.task.view(split.rows[row]).texts for _, value in find_personal(text)]
+    return [value for text in split.rows.view(row, split.task).texts for _, value in find_personal(text)]
 
 
 def _item(
@@ -145,10 +145,10 @@ def _item(
 ) -> dict[str, Any]:
     split, task = of.split, of.split.task
     row = int(tables[0].columns["row"][i])
-    example, personal = split.rows[row], _personal(split, row)
+    personal = _personal(split, row)
     item: dict[str, Any] = {
         "place": split.rows.where(row),
-        "shown": shortened(redact_pieces(_pieces(split, example), personal)),
+        "shown": shortened(redact_pieces(_pieces(split, row), personal)),
     }
     answers = answer_keys(task)
     for side, table, one in zip(("base", "tuned"), tables, judged, strict=True):
@@ -162,12 +162,12 @@ def _item(
     return item
 
 
-def _pieces(split: EncodedSplit, example: Example) -> list[tuple[str, bool]]:
+def _pieces(split: EncodedSplit, row: int) -> list[tuple[str, bool]]:
     """Return the row's own text and what is wanted, as (text, is target); as the model reads it where it is no text."""
-    view = split.task.view(example)
+    view = split.rows.view(row, split.task)
     texts, target = view.texts, view.label
     if not texts:
-        features = split.task.encode(example, split.processor, max_length=split.max_length)
+        features = split.task.encode(split.rows[row], split.processor, max_length=split.max_length)
         return split.task.decode_example(features, split.processor)
     if target is None:  # what a language model is to say comes last
         return [(text, 0 < i == len(texts) - 1) for i, text in enumerate(texts)]

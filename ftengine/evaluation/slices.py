@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Difference, Evaluator, ExampleScores, Rows
-from ftengine.data.read import DataRows
+from ftengine.data.rows import DataRows
 from ftengine.errors import RecipeError, column_names, did_you_mean
 from ftengine.evaluation.chance import holm
 from ftengine.evaluation.differences import Gap, compare, gap_between

@@ -10,8 +10,9 @@ from partly import partly
 from pyarrow import parquet
 
 from ftengine.api import Task, View
-from ftengine.data.read import DataRows, read_rows
+from ftengine.data.read import read_rows
 from ftengine.data.row_hashes import identities
+from ftengine.data.rows import DataRows
 from ftengine.data.split import make_splits
 from ftengine.errors import DataError
 from ftengine.run.recipe import DataSection

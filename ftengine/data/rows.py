@@ -1,0 +1,241 @@
+"""Rows of the user's data, handed out by number; each of a source that memory holds is decoded and viewed once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from ftengine.api import FOLLOWING, PART, Task, View, place_of
+from ftengine.data.cache import BATCH_ROWS, LINE, ROW, SHOWN_SKIPS
+from ftengine.run.records import Skipped
+
+if TYPE_CHECKING:
+    import numpy as np
+    from datasets import Dataset
+
+BATCH_FILES = 16
+"""Rows read at one time where they may hold whole files (images)."""
+
+NO_SKIPS = Skipped(count=0, first=())
+
+KEPT_BYTES = 64 << 20
+"""A source of at most so many bytes is decoded once; each pass over a larger one decodes its rows again."""
+
+
+class DecodedRows:
+    """Rows of a source that were decoded, and what tasks saw in them, by their numbers in the source."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[str, Any]] = {}
+        self._views: WeakKeyDictionary[Task, dict[int, View]] = WeakKeyDictionary()
+
+    def views(self, task: Task) -> dict[int, View]:
+        """Return what this task saw so far."""
+        return self._views.setdefault(task, {})
+
+
+@dataclass(frozen=True)
+class DataRows:
+    """Examples by number, without holding them in memory.
+
+    Args:
+        dataset: the memory-mapped rows, with the hidden column that `where` reads.
+        source: what the recipe calls them.
+        names: for each column of a row, its name in the file.
+        skipped: malformed rows that were left out when the source was read, the first `SHOWN_SKIPS` with reasons.
+        folder: what paths in rows are relative to; None for a data set of the hub.
+        paths: columns that hold paths, which are handed out relative to the working directory.
+        note, hint, separator: what the reader says of the file; see `Reader.describe`.
+        parts: (rows,) which of a row's examples each is (`Task.parts`), -1 where the row makes one; None where all do.
+        numbers: (rows,) where these rows were before such rows were repeated; None where none is.
+        following: what each row has under `FOLLOWING`, itself where there is none; None where tasks do not ask for it.
+        decoded: rows of the source that were decoded, shared with all that is selected of it; None: too large to keep.
+        origin: (rows,) each row's number in the source; None where they are all of it, in order.
+    """
+
+    dataset: Dataset
+    source: str
+    names: Mapping[str, str]
+    skipped: Skipped = NO_SKIPS
+    folder: Path | None = None
+    paths: frozenset[str] = frozenset()
+    note: str = ""
+    hint: str = ""
+    separator: str = ""
+    parts: np.ndarray | None = None
+    numbers: np.ndarray | None = None
+    following: DataRows | None = None
+    decoded: DecodedRows | None = None
+    origin: np.ndarray | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.names)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return a row with every column of the file; what the row does not have is None."""
+        return self._stored(int(index)) | self._beside(int(index))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for index, row in enumerate(self._all_stored()):
+            yield row | self._beside(index)
+
+    def view(self, index: int, task: Task) -> View:
+        """Return what a task sees in a row (`Task.view`)."""
+        if self.decoded is None:
+            return task.view(self[index])
+        views, number = self.decoded.views(task), self._origins[int(index)]
+        if number not in views:
+            views[number] = task.view(self[index])
+        return views[number]
+
+    def views(self, task: Task) -> Iterator[View]:
+        """Yield what a task sees in each row, without holding rows of a large source in memory."""
+        if self.decoded is None:
+            yield from map(task.view, self)
+        else:
+            yield from (self.view(index, task) for index in range(len(self)))
+
+    def _stored(self, index: int) -> dict[str, Any]:
+        """Return a row's columns, not to be changed: other callers have the same object."""
+        if self.decoded is None:
+            return self._row(self.dataset[index])
+        number = self._origins[index]
+        if number not in self.decoded.rows:
+            self.decoded.rows[number] = self._row(self.dataset[index])
+        return self.decoded.rows[number]
+
+    def _all_stored(self) -> Iterator[dict[str, Any]]:
+        kept = None if self.decoded is None else self.decoded.rows
+        if kept is not None and kept.keys() >= set(self._origins):
+            yield from map(kept.__getitem__, self._origins)
+        elif kept is None:
+            yield from self._decode()
+        else:
+            yield from map(kept.setdefault, self._origins, self._decode())
+
+    def _decode(self) -> Iterator[dict[str, Any]]:
+        for batch in self.dataset.iter(BATCH_FILES if self.paths else BATCH_ROWS):
+            for values in zip(*batch.values(), strict=True):
+                yield self._row(dict(zip(batch, values, strict=True)))
+
+    @cached_property
+    def _origins(self) -> Sequence[int]:
+        return range(len(self)) if self.origin is None else self.origin.tolist()
+
+    def _beside(self, index: int) -> dict[str, Any]:
+        """Return what a row has beside its columns."""
+        part = {} if self.parts is None or self.parts[index] < 0 else {PART: int(self.parts[index])}
+        return part if self.following is None else {**part, FOLLOWING: self.following[index]}
+
+    def _row(self, stored: dict[str, Any]) -> dict[str, Any]:
+        if ROW in stored:
+            stored = json.loads(stored[ROW])
+            moved = {name: stored.get(column) for name, column in self._moved.items()}
+            for column in self._moved.values():
+                stored.pop(column, None)
+            row = {**self._blank, **stored, **moved}
+        else:
+            values = {name: _without_nulls(stored[column]) for name, column in self.names.items()}
+            row = {name: _named(self._categories.get(self.names[name]), value) for name, value in values.items()}
+        return row | {name: self._found(row[name]) for name in self.paths & row.keys()}
+
+    @cached_property
+    def _lines(self) -> np.ndarray:
+        """The column of places; `dataset[LINE]` would copy what the data set says of its columns at each access."""
+        return self.dataset.select_columns(LINE).with_format("numpy")[:][LINE]
+
+    @cached_property
+    def _blank(self) -> dict[str, None]:
+        return dict.fromkeys(self.names)
+
+    @cached_property
+    def _moved(self) -> dict[str, str]:
+        """Columns that have another name in the file, by their names."""
+        return {name: column for name, column in self.names.items() if name != column}
+
+    @cached_property
+    def _categories(self) -> dict[str, Any]:
+        """Columns whose numbers stand for names that the data set brings."""
+        from datasets import ClassLabel
+
+        features = {name: getattr(feature, "feature", feature) for name, feature in self.dataset.features.items()}
+        return {name: feature for name, feature in features.items() if isinstance(feature, ClassLabel)}
+
+    def _found(self, value: Any) -> Any:
+        """Return a path, alone or as {"path": …}, as seen from the working directory."""
+        if self.folder is None:
+            return value
+        if isinstance(value, dict) and value.get("path") and value.get("bytes") is None:
+            return {**value, "path": str(self.folder / value["path"])}
+        return str(self.folder / value) if isinstance(value, str) and value else value
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> DataRows:
+        """Return some of the rows, in the order asked for; `where` still gives their places."""
+        parts, numbers = (None if one is None else one[list(indices)] for one in (self.parts, self.numbers))
+        following = None if self.following is None else self.following.select(indices)
+        changed = {"parts": parts, "numbers": numbers, "following": following, "origin": self._origins_of(indices)}
+        return replace(self, dataset=self.dataset.select(indices), **changed)
+
+    def _origins_of(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        chosen = np.asarray(indices, dtype=np.int64)
+        return chosen if self.origin is None else self.origin[chosen]
+
+    def in_parts(self, counts: np.ndarray) -> DataRows:
+        """Return each row as often as it makes examples, told apart by `PART`; itself where each makes one."""
+        import numpy as np
+
+        if (counts == 1).all():
+            return self
+        numbers = np.repeat(np.arange(len(self)), counts)
+        parts = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)
+        parts[np.repeat(counts, counts) == 1] = -1
+        following = None if self.following is None else self.following.select(numbers)
+        changed = {"parts": parts, "numbers": numbers, "following": following, "origin": self._origins_of(numbers)}
+        return replace(self, dataset=self.dataset.select(numbers), **changed)
+
+    def before(self, indices: np.ndarray) -> np.ndarray:
+        """Return the numbers that rows had before rows were repeated."""
+        return indices if self.numbers is None else self.numbers[indices]
+
+    def without(self, reasons: Mapping[str, str]) -> DataRows:
+        """Return the rows but for those at some places (from `where`), each with the reason why it is skipped."""
+        places = [self.where(i) for i in range(len(self))]
+        kept = self.select([i for i, place in enumerate(places) if place not in reasons])
+        first = (*self.skipped.first, *(reasons[place] for place in places if place in reasons))
+        count = self.skipped.count + len(self) - len(kept)
+        return replace(kept, skipped=Skipped(count=count, first=first[:SHOWN_SKIPS]))
+
+    def where(self, index: int) -> str:
+        """Return the place of a row: "support.jsonl:12", or "data.parquet row 12" where there are no lines.
+
+        A row of a list is at its element, from 0: "data.json[11]". A row of a folder is at the path of its image.
+        """
+        place = self._lines[int(index)]
+        return place_of(self.source, place) if isinstance(place, str) else f"{self.source} row {place}"
+
+
+def _named(category: Any, value: Any) -> Any:
+    """Return the name (or names) behind a category's number; those without a name count as missing."""
+    if category is None or value is None:
+        return value
+    if isinstance(value, list):
+        return [_named(category, item) for item in value]
+    return category.names[value] if 0 <= value < len(category.names) else None
+
+
+def _without_nulls(value: Any) -> Any:
+    """Drop keys of nested objects that are None: Arrow gives every object of a column the same keys."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
