@@ -335,7 +335,8 @@ def test_rooms_take_no_private_names_of_others() -> None:
 @pytest.mark.parametrize(
     ("source", "count"),
     [
-        ("from ftengine.data.read import _rows", 1)("from ftengine.engine.plan import _rows", 0),
+        ("from ftengine.data.read import _rows", 1),
+        ("from ftengine.engine.plan import _rows", 0),
         ("from ftengine.data._cut import rows", 1),
         ("from ftengine import __version__", 0),
     ],

@@ -182,7 +182,12 @@ class DataRows:
         """Return some of the rows, in the order asked for; `where` still gives their places."""
         parts, numbers = (None if one is None else one[list(indices)] for one in (self.parts, self.numbers))
         following = None if self.following is None else self.following.select(indices)
-        changed = {"parts": parts, "numbers": numbers, "following": following, "origin": self._origins_of(indices)}
+        changed: dict[str, Any] = {
+            "parts": parts,
+            "numbers": numbers,
+            "following": following,
+            "origin": self._origins_of(indices),
+        }
         return replace(self, dataset=self.dataset.select(indices), **changed)
 
     def _origins_of(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -201,7 +206,12 @@ class DataRows:
         parts = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)
         parts[np.repeat(counts, counts) == 1] = -1
         following = None if self.following is None else self.following.select(numbers)
-        changed = {"parts": parts, "numbers": numbers, "following": following, "origin": self._origins_of(numbers)}
+        changed: dict[str, Any] = {
+            "parts": parts,
+            "numbers": numbers,
+            "following": following,
+            "origin": self._origins_of(numbers),
+        }
         return replace(self, dataset=self.dataset.select(numbers), **changed)
 
     def before(self, indices: np.ndarray) -> np.ndarray:
