@@ -58,7 +58,7 @@ def _no_time_lost():
         patch.setattr("yaml.SafeLoader", yaml.CSafeLoader)  # the same in C, ten times as fast
         patch.setattr("os.fsync", lambda file: None)  # the machine does not lose its power
         short = {"max_new_tokens": 8}  # tiny models of random weights write nothing that ends
-        patch.setattr("ftengine_builtins.tasks.generative.GenerativeTask.short_generation", short)
+        patch.setattr("ftengine_builtins.tasks.generative.LanguageTask.short_generation", short)
         # The languages' model is read once, a third of a second each time.
         patch.setattr("ftengine_builtins.audits.languages._identifier.cache_clear", lambda: None)
         entry_points = importlib.metadata.entry_points

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ftengine import api
+from ftengine.plugins.offered import SORTS
 from ftengine.plugins.registry import KINDS
 
 PAGE = Path(__file__).parents[1] / "docs" / "plugins" / "kinds.md"
@@ -31,7 +32,7 @@ PUBLIC = (
     "ftengine.testing",
     "ftengine.text",
 )
-BASES = (api.Component, *(base for base, _ in KINDS.values()))
+BASES = (api.Component, *(base for base, _ in KINDS.values()), *SORTS)
 
 
 def page(text: str) -> str:

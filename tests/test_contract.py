@@ -16,12 +16,13 @@ from spread import Spread
 
 from ftengine import api
 from ftengine.errors import PluginError
+from ftengine.plugins.offered import SORTS
 from ftengine.plugins.registry import KINDS, Registry, registry_of
 
 ROOT = Path(__file__).parents[1]
 MOST_KINDS, MOST_ABSTRACT, MOST_PROTOCOLS = 14, 6, 8
 
-BASES = [api.Component, *(base for base, _ in KINDS.values())]
+BASES = [api.Component, *(base for base, _ in KINDS.values()), *SORTS]
 COMPONENTS = (*KINDS, "component")
 """What variables that hold components are called."""
 
@@ -56,9 +57,8 @@ MOMENTS = {event.moment for event in api.Event.__subclasses__()}
 
 def test_the_contract_is_a_class_a_kind_of_few_abstract_members() -> None:
     assert len(KINDS) <= MOST_KINDS
-    assert {
-        base.__name__: len(base.__abstractmethods__) for base in BASES if len(base.__abstractmethods__) > MOST_ABSTRACT
-    } == {}
+    own = {base.__name__: len(base.__abstractmethods__ & vars(base).keys()) for base in BASES}
+    assert {name: count for name, count in own.items() if count > MOST_ABSTRACT} == {}
     protocols = [name for name in api.__all__ if Protocol in getattr(getattr(api, name), "__bases__", ())]
     assert len(protocols) <= MOST_PROTOCOLS, protocols
     assert [base.__name__ for base in BASES if not is_dataclass(base.traits)] == []
@@ -79,7 +79,7 @@ def test_what_is_optional_is_used(base: type[api.Component], name: str) -> None:
 
 
 def test_traits_are_used() -> None:
-    for base in BASES[1:]:
+    for base in set(BASES[1:]) - set(SORTS):
         for field in fields(base.traits):
             values = {
                 getattr(cls.traits, field.name) for cls in BOX if field.name in {f.name for f in fields(cls.traits)}
@@ -90,9 +90,9 @@ def test_traits_are_used() -> None:
 
 def offered(base: type[api.Component], *beside: type, **members: object) -> None:
     """Offer a component with these members as a plugin would (PluginError: it is refused)."""
-    hook = next(hook for kind, hook in KINDS.values() if kind is base)
+    hook = next(hook for kind, hook in KINDS.values() if issubclass(base, kind))
     whole = {"name": "thing", **{name: lambda self, *_, **__: None for name in base.__abstractmethods__}, **members}
-    declared = {"head": "causal-lm", "modality": "text"} if base is api.Task else {}
+    declared = {"head": "causal-lm", "modality": "text"} if issubclass(base, api.Task) else {}
     cls = type("Thing", (base, *beside), {"__module__": __name__, **declared, **whole})
     registry_of({"p": type("P", (), {hook: staticmethod(api_hook(hook, cls))})()})
 
@@ -156,6 +156,22 @@ def test_what_the_contract_had_before_is_refused_with_what_is_written_now() -> N
     assert all(name in str(refused.value) for name in ("'on_event'", "on_train_begin(event)", "on_step_end(event)"))
 
 
+@pytest.mark.parametrize(
+    ("name", "sort"),
+    [
+        ("generate", "GenerativeTask"),
+        ("short_generation", "GenerativeTask"),
+        ("joint_loss", "InBatchTask"),
+        ("for_reference", "ReferenceTask"),
+    ],
+)
+def test_a_member_that_only_a_sort_of_tasks_has_is_refused_elsewhere(name: str, sort: str) -> None:
+    with pytest.raises(PluginError) as refused:
+        offered(api.Task, **{name: lambda self: None})
+    assert repr(name) in str(refused.value)
+    assert f"api.{sort}" in str(refused.value)
+
+
 class Others:
     """What somebody else wrote, who knows nothing of components."""
 
@@ -179,7 +195,7 @@ def test_methods_of_its_own_are_an_authors_business() -> None:
         (api.Evaluator, "columns", lambda self: frozenset()),
         (api.Evaluator, "trials", classmethod(lambda cls: {})),
         (api.Task, "recognise", lambda self, columns, rows: None),
-        (api.Task, "generates", frozenset({"completion"})),
+        (api.ReferenceTask, "reference", lambda self: frozenset()),
     ],
 )
 def test_what_is_no_method_is_looked_at_too(base: type[api.Component], name: str, member: object) -> None:
@@ -201,6 +217,9 @@ def test_what_a_mixin_writes_overrides() -> None:
     assert not api.overrides(Mixed, "fit")  # the contract's comes first
     assert api.overrides(type("Turned", (Fits, api.Evaluator), {}), "fit")
     assert not api.overrides(Both, "view_command")
+    assert not api.overrides(api.GenerativeTask, "prompt")  # which it brings
+    assert api.overrides(api.InBatchTask, "loss")
+    assert not api.overrides(api.Strategy, "prompt")
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from ftengine.api.rule import Rule
 from ftengine.api.schedule import Schedule
 from ftengine.api.strategy import Strategy, StrategyTraits
 from ftengine.api.task import Recognised, Task, TaskTraits
+from ftengine.api.task_sorts import GenerativeTask, InBatchTask, ReferenceTask
 from ftengine.api.types import (
     FOLLOWING,
     PART,
@@ -91,6 +92,8 @@ __all__ = [
     "FileReader",
     "Finding",
     "Finished",
+    "GenerativeTask",
+    "InBatchTask",
     "InputAugmenter",
     "Labels",
     "Level",
@@ -113,6 +116,7 @@ __all__ = [
     "Reader",
     "ReaderTraits",
     "Recognised",
+    "ReferenceTask",
     "Regularizer",
     "RegularizerTraits",
     "Row",

@@ -56,8 +56,9 @@ class Component(ABC):
 def overrides(component: Component | type[Component], name: str) -> bool:
     """Say whether a component, or its class, writes an optional method of its kind: "merge", say."""
     cls = component if isinstance(component, type) else type(component)
-    owner = next(kind for kind in cls.__mro__ if name in vars(kind))
-    return not (is_contract(owner) and (owner is Component or Component in owner.__bases__))
+    owners = [kind for kind in cls.__mro__ if name in vars(kind)]
+    # A class of the contract that brings a member declares it; one that has it from another writes it.
+    return bool(owners) and not (is_contract(owners[0]) and not any(name in vars(x) for x in owners[0].__mro__[1:]))
 
 
 def is_contract(cls: type) -> bool:

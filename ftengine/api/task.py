@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftengine.api.component import Component, Traits
-from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, Prediction, Prompt, View
+from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, Prediction, View
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +27,6 @@ class TaskTraits(Traits):
     Args:
         example_model: what `ftengine init` writes as `model.source` where none is given; "": its own example.
         example_data: what it writes as `data.train`.
-        in_batch_loss: its loss compares examples of a batch with each other, so it writes `represent` and `joint_loss`;
-            those that are compared are the whole effective batch, on one process or many.
         reads_following: `encode` is given, under `FOLLOWING`, the next row of the split whose inputs are others, of the
             last rows the first such one, for losses that look at answers to something else.
         answers_vectors: what it answers a row with (`infer`) is a mapping with one vector, a list of floats as long for
@@ -43,7 +41,6 @@ class TaskTraits(Traits):
 
     example_model: str = ""
     example_data: str = ""
-    in_batch_loss: bool = False
     reads_following: bool = False
     answers_vectors: bool = False
     batch_size: int | None = None
@@ -92,20 +89,11 @@ class Task(Component):
     """What `learn_labels` returned, in this run or in the one that is reopened; set by the engine, read by the task."""
     calibration: Mapping[str, Any] | None = None
     """What `calibrate` returned in the run that is reopened, where `infer` is to answer by it; set by the engine."""
-    reference: frozenset[str] = frozenset()
-    """Keys of `predict` whose values `loss` takes of the reference too, the model as training begins; may depend on
-    options. A run's batches then have them, numbers, as "reference.KEY", (n,) in float32: the engine asks the base, or
-    the model with the trained part that the strategy starts from, once before the first step. Where a batch has none
-    (the reference is asked, a component is checked), the model is its own: batch.get("reference.KEY", own.detach())."""
     predicts_probabilities: bool = False
     """Whether what the model says are probabilities, so that labels can be smoothed and two passes compared; may depend
     on `labels`."""
     file_columns: tuple[str, ...] = ()
     """Columns whose values name files; in a data file they are relative to that file."""
-    generates: frozenset[str] = frozenset()
-    """Keys of what `generate` returns; none where the task writes no text."""
-    short_generation: Mapping[str, Any] = {}
-    """Options by which a generation that is only to be read is short, e.g. {"max_new_tokens": 48}."""
 
     @abstractmethod
     def view(self, row: Example) -> View:
@@ -158,30 +146,8 @@ class Task(Component):
         """Return how many tokens of a batch the model computes in `predict`; None: all, and padding."""
         return None
 
-    def represent(self, model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
-        """Return all that a loss in which examples meet needs of a batch (`TaskTraits.in_batch_loss`).
-
-        Tensors by name, as many rows as there are examples: what the model made of them, in at least float32, and what
-        is known of them (ids, scores). Of several micro-batches and processes they are put below one another.
-        """
-        raise NotImplementedError
-
-    def joint_loss(self, represented: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | float]:
-        """Return (sum of losses, its weight) of examples that meet, in whatever order, of what `represent` returned.
-
-        `loss` is the same of a single batch: `self.joint_loss(self.represent(model, batch))`.
-        """
-        raise NotImplementedError
-
     def write_config(self, loaded: LoadedModel, directory: Path) -> None:
         """Write what readers of a whole saved model have to know of the task, beside it: how its outputs are read."""
-
-    def for_reference(self) -> Task:
-        """Return a task of the same options but for those on which values of `reference` do not depend.
-
-        The reference is asked by it, so that another run that differs in these alone finds what it said.
-        """
-        return self
 
     def learn_labels(self, splits: Mapping[str, Iterable[Example]]) -> Labels | None:
         """Return the classification targets, learnt from the training split; None where the task has none.
@@ -241,30 +207,6 @@ class Task(Component):
         """Answer raw rows without labels, one mapping a row: what `ftengine predict` writes.
 
         `options` are the task's own (`max_new_tokens`, …), unknown ones an InputError.
-        """
-        raise NotImplementedError
-
-    def generate(
-        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
-    ) -> list[Prediction]:
-        """Write text beside what was to be predicted, one mapping with `generates` keys a row; options as of `infer`.
-
-        For evaluators that read it, and a few for people to read: these see "prompt", what was asked, "completion",
-        what the model wrote, and "reference", what was to be written (texts, the last None where there is none), if the
-        first two are among `generates`.
-        """
-        raise NotImplementedError
-
-    def check_generation(self, row: Example, processor: Any, options: Mapping[str, Any]) -> None:
-        """Raise DataError where what `generate` returns of a row, with these options, cannot be measured.
-
-        Called before a model loads, for each row that evaluators read an answer to.
-        """
-
-    def prompt(self, row: Example, loaded: LoadedModel) -> Prompt:
-        """Return what the model is asked of a row, for whoever asks another program the same.
-
-        Of a task that writes text with a model that continues its prompt.
         """
         raise NotImplementedError
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from ftengine import api
+from ftengine.api.component import is_contract
 from ftengine.cli.remembered import remember, remembered
 from ftengine.errors import InputError, PluginError, UnknownName, did_you_mean
 from ftengine.plugins.discovery import Plugins, make_plugin_manager
@@ -232,14 +233,12 @@ def options(config: type[BaseModel]) -> list[Option]:
 def written(entry: Entry) -> dict[str, str]:
     """Return the optional methods of its kind that a component writes, with the first lines of the contract's text."""
     base: Any = KINDS[entry.kind][0]
-    methods = {
-        name: member
-        for kind in reversed(base.__mro__)
-        for name, member in vars(kind).items()
-        if issubclass(kind, api.Component) and name[0] != "_" and inspect.isroutine(inspect.unwrap(member))
-    }
+    methods: dict[str, Any] = {}
+    for kind in (kind for kind in reversed(entry.cls.__mro__) if is_contract(kind)):
+        own = {name: x for name, x in vars(kind).items() if name[0] != "_" and inspect.isroutine(inspect.unwrap(x))}
+        methods = {**own, **methods}
     optional = [name for name in methods if name not in base.__abstractmethods__ and api.overrides(entry.cls, name)]
-    return {name: (inspect.getdoc(getattr(base, name)) or "").partition("\n")[0] for name in optional}
+    return {name: (inspect.getdoc(methods[name]) or "").partition("\n")[0] for name in optional}
 
 
 def _metrics(entry: Entry) -> Mapping[str, api.Metric]:

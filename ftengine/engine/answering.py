@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ftengine.api import SAMPLE, SAMPLES, Example, Listener, LoadedModel, Task
+from ftengine.api.task_sorts import writes_completions
 from ftengine.engine.base_predictions import ANSWERED_TOGETHER, TOGETHER
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.model_fit import tokens_checked
@@ -109,7 +110,7 @@ class Answering(ABC):
 
     def _together(self, task: Task) -> int:
         """Return how many examples are answered together, as in an evaluation."""
-        usual = ANSWERED_TOGETHER if "completion" in task.generates else TOGETHER
+        usual = ANSWERED_TOGETHER if writes_completions(task) else TOGETHER
         return self.recipe.evaluation.batch_size or usual
 
     @abstractmethod
@@ -177,7 +178,7 @@ class Answering(ABC):
         """Return the options of answers that are drawn (InputError: none can be, or all would be equal)."""
         if samples is None:
             return options
-        if "completion" not in (task := self.task).generates:
+        if not writes_completions(task := self.task):
             raise InputError(
                 f"task {task.name!r} writes no text, so all of {samples} answers would be equal. Leave --samples out."
             )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import LoadedModel, Prompt
+from ftengine.api.task_sorts import gives_prompts
 from ftengine.data.rows import DataRows
 from ftengine.engine.finished import Run
 from ftengine.engine.prepared_data import ReadyTask
@@ -85,6 +86,7 @@ def prompts_of(
         DataError: there are too few; the message ends with what can be done `otherwise` than to name more rows.
     """
     longest = min(GenerationOptions.read(run.recipe.evaluation.generate.options).max_new_tokens, MOST_TOKENS)
+    assert gives_prompts(ready.task)
     prompts: dict[int, Prompt] = {}
     known = set[tuple[int, ...]]()
     for i in _drawn(rows, run.recipe.seed):

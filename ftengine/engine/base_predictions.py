@@ -25,6 +25,7 @@ import pyarrow as pa
 from accelerate.utils import broadcast_object_list
 
 from ftengine.api import Listener, LoadedModel, Strategy, overrides
+from ftengine.api.task_sorts import reference_keys
 from ftengine.data.cache_folder import ROWS, entry_of, known_entry
 from ftengine.data.encoding import content_of
 from ftengine.engine.dependencies import dependencies, prepared_by
@@ -70,7 +71,7 @@ def run_model(
         outputs: what is known of the model; it is asked for the rest, with which `given` is called.
     """
     accelerator = device.accelerator
-    if side != "base" and known.task.reference:
+    if side != "base" and reference_keys(known.task):
         unknown = [one.name for one in plan.sets() if one.reading and not one.split.reference]
         assert not unknown, f"a tuned model is compared with a reference that was not asked: {', '.join(unknown)}"
     sizes = _sizes(known, device)

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from ftengine.api import LoadedModel, overrides
+from ftengine.api.task_sorts import gives_prompts, writes_completions
 from ftengine.chat import has_template
 from ftengine.engine.finished import Run
 from ftengine.engine.prepared_data import inferring
@@ -34,7 +35,7 @@ class Chat:
 
     def __init__(self, run: Run, options: Mapping[str, Any] | None = None) -> None:
         self.run, self._task = run, run.task
-        if WRITTEN not in self._task.generates or not overrides(self._task, "infer"):
+        if not writes_completions(self._task) or not overrides(self._task, "infer"):
             raise InputError(
                 f"task {self._task.name!r} writes no text, so there is nobody to talk to. `ftengine predict` answers "
                 "its rows."
@@ -56,7 +57,7 @@ class Chat:
     def converses(self, side: Side) -> bool:
         """Say whether a model reads a conversation in a chat template; else it continues each text by itself."""
         loaded = self._model(side)
-        if not has_template(loaded.processor) or not overrides(self._task, "prompt"):
+        if not has_template(loaded.processor) or not gives_prompts(self._task):
             return False
         try:
             return self._task.prompt({"prompt": "Hello."}, loaded).messages is not None

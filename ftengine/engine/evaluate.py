@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import overrides
+from ftengine.api.task_sorts import reference_keys
 from ftengine.data.encoding import content_of
 from ftengine.data.row_hashes import identities
 from ftengine.data.rows import DataRows
@@ -45,7 +46,7 @@ def evaluate_run(
     device = Device.open(ready.recipe)
     loaded = load_base_of(ready, trained, run.trained)
     place_base(device, ready, loaded)
-    starting = reference_model(ready, run) if ready.task.reference else ready
+    starting = reference_model(ready, run) if reference_keys(ready.task) else ready
     strategy = prepare_strategy(device, starting, loaded) if reference_starts(starting) else None
     base = run_base(device, ready, loaded, plan, strategy)
     ask_reference(device, ready, loaded, plan, base, starting=strategy)

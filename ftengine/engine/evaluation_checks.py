@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ftengine.api import overrides
+from ftengine.api import GenerativeTask, overrides
 from ftengine.errors import DataError, RefusedRows
 from ftengine.evaluation.plan import EvalSet
 from ftengine.run.recipe import EvaluationSection
@@ -21,7 +21,7 @@ def check_rows(one: EvalSet, processor: Any) -> None:
     for evaluators, members in ((one.reading, one.members), (one.answering, one.answered)):
         for evaluator in (reader for reader in evaluators if overrides(reader, "check_row")):
             _check(one, members, lambda member, it=evaluator: it.check_row(split.rows[int(split.index[member])]))  # type: ignore[misc]
-    if one.answering and overrides(task, "check_generation"):
+    if one.answering and isinstance(task, GenerativeTask):
         _check(one, one.answered, lambda member: task.check_generation(split.example(member), processor, one.options))
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import SAMPLES, Augmenter, AugmenterConfig, Evaluator, Task, overrides
+from ftengine.api import SAMPLES, Augmenter, AugmenterConfig, Evaluator, GenerativeTask, Task, overrides
+from ftengine.api.task_sorts import generated_keys
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.augmentation_preview import sample_rows
 from ftengine.data.encoding import EncodedSplit
@@ -62,7 +63,7 @@ def evaluation_plan(data: PreparedData, began: int | None = None) -> EvalPlan:
         validation, _ = without_leaks(validation, trained_on.get("validation"))
     plan = plan_evaluation(data.ready, name, held, train=seen, validation=validation, leaked=leaked)
     task = data.ready.task
-    writes = {"prompt", "completion"} <= task.generates
+    writes = {"prompt", "completion"} <= generated_keys(task)
     return replace(plan, to_read=_to_read(data.ready, plan.held_out) if writes else None, writes=writes)
 
 
@@ -200,7 +201,7 @@ def _to_read(ready: ReadyTask, held: EvalSet | None) -> EvalSet | None:
     chosen = np.sort(first)[sample(len(first), count, ready.recipe.seed)]
     if held.answering:
         return replace(held, answered=chosen)
-    brief = task.short_generation
+    brief = task.short_generation if isinstance(task, GenerativeTask) else {}
     options = {**brief, **ready.recipe.evaluation.generate.options}
     return EvalSet("answers", held.split, (), answered=chosen, options=options)
 

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ftengine.api import Exported, Exporter, ExportSource, overrides
+from ftengine.api import Exported, Exporter, ExportSource
+from ftengine.api.task_sorts import gives_prompts
 from ftengine.chat import stop_tokens
 from ftengine.engine.artifact import out_of_reach, source_of_artifact
 from ftengine.engine.experiment import described
@@ -148,7 +149,7 @@ def _source(run: Run, ready: ReadyTask, workshop: Path) -> ExportSource:
 
 def _stop(run: Run) -> tuple[int, ...]:
     """Return the tokens that end an answer, of a model that nobody asked."""
-    if not overrides(run.task, "prompt"):
+    if not gives_prompts(run.task):
         return ()
     with run.model() as loaded:
         return stop_tokens(loaded)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Estimate, overrides
+from ftengine.api import Estimate
+from ftengine.api.task_sorts import gives_prompts
 from ftengine.chat import stop_tokens
 from ftengine.data.row_hashes import identities
 from ftengine.data.split_columns import numbers_of
@@ -65,7 +66,7 @@ def own_answers(run: Run, *, rows: int, data: str | None = None) -> OwnAnswers:
         RunError: what training began with is gone.
     """
     ready = run.ready()
-    if not overrides(ready.task, "prompt"):
+    if not gives_prompts(ready.task):
         raise InputError(f"task {ready.task.name!r} writes no answers that could be drawn.")
     split, held = held_out_rows(ready, run.directory, data)
     exact = exact_run(run)

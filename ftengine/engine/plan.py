@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Listener, LoadedModel, Strategy
+from ftengine.api.task_sorts import reference_keys
 from ftengine.chat.template_date import template_date
 from ftengine.data.augmentation_preview import before_and_after, idle_augmenters
 from ftengine.data.batching import micro_batches, padding_share
@@ -213,7 +214,7 @@ def _estimate(
     trial = trial_of(data, device, loaded, strategy, planned, fast_paths)
     share = _computed_share(trial)
     evaluated = _evaluated_tokens(data.encoded, evaluating, validations)
-    if data.ready.task.reference:
+    if reference_keys(data.ready.task):
         evaluated += sum(float(split.lengths.sum()) for name, split in data.encoded.items() if name != "test")
     figures = estimate(trial, evaluated)
     return {

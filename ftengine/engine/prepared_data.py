@@ -11,6 +11,7 @@ from typing import Any
 from accelerate.utils import set_seed
 
 from ftengine.api import Evaluator, Example, Labels, Listener, LoadedModel, SilentListener, Strategy, Task, overrides
+from ftengine.api.task_sorts import reference_keys
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.encoding import EncodedSplit, encode_split, unusable
 from ftengine.data.mixed import SOURCE
@@ -217,7 +218,7 @@ def check_components(experiment: Experiment, task: Task, splits: Splits) -> None
     for i, augmenter in enumerate(experiment.augmenters):
         with naming(f"augment.{i}"):
             require_suitable(augmenter, task)
-            if task.reference:
+            if reference_keys(task):
                 raise RecipeError(
                     f"augmenter {augmenter.name!r} changes rows in every epoch, and task {task.name!r} compares with "
                     "what the model predicts of them before training, as they stand. Take it out, or choose a loss "

@@ -12,6 +12,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 from torch import nn
 
 from ftengine.api import Event, LoadedModel, Started, Strategy, overrides
+from ftengine.api.task_sorts import reference_keys
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.base_predictions import run_base, run_model
 from ftengine.engine.evaluation_plan import evaluation_plan
@@ -175,7 +176,7 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
             f"{steps.batch:,} examples, in micro-batches of at most {experiment.recipe.train.batch_size}"
         )
     loaded = _loaded(data, plan, device, steps, resumed)
-    refers = bool(data.ready.task.reference)
+    refers = bool(reference_keys(data.ready.task))
     strategy = _apply_strategy(data, plan, device, loaded) if refers and reference_starts(data.ready) else None
     outputs = None
     if resumed is not None:

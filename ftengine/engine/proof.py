@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ftengine.api import Exported, Exporter, ExportSource, LoadedModel, Predictor, Prompt, Runtime, overrides
+from ftengine.api.task_sorts import gives_prompts
 from ftengine.chat import stop_tokens
 from ftengine.engine.asked_rows import telling_examples, telling_prompts
 from ftengine.engine.evaluate import held_out_rows
@@ -90,7 +91,7 @@ def ask_own(
     asked, stop, settings = list[Question](), tuple[int, ...](), dict[str, Any]()
     compute: Callable[[Opened], list[np.ndarray]]
     with exact.model() as loaded:
-        if overrides(ready.task, "prompt"):
+        if gives_prompts(ready.task):
             stop, settings = stop_tokens(loaded), _own_settings(loaded)
             prompts, longest = telling_prompts(
                 ready, rows, loaded, count, run, otherwise=", or export with --no-verify"

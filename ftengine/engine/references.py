@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Evaluator, LoadedModel, Strategy
+from ftengine.api import Evaluator, LoadedModel, ReferenceTask, Strategy
+from ftengine.api.task_sorts import reference_keys
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.base_predictions import run_base
 from ftengine.engine.prepared_data import KnownTask, ReadyTask
@@ -51,8 +52,7 @@ def ask_reference(
         splits: further examples.
         starting: what has prepared the model with the trained part that it starts from.
     """
-    keys = known.task.reference
-    if not keys:
+    if not isinstance(known.task, ReferenceTask) or not (keys := known.task.reference):
         return
     sets = [one for one in plan.sets() if one.reading]
     for one in sets:
@@ -76,12 +76,12 @@ def _give(split: EncodedSplit, result: EvalResult, of: EvalSet, keys: Iterable[s
 
 def reference_starts(known: KnownTask) -> bool:
     """Say whether the reference is the base with a trained part, so that a strategy has to prepare it."""
-    return bool(known.task.reference) and known.experiment.make_strategy().starts_from is not None
+    return bool(reference_keys(known.task)) and known.experiment.make_strategy().starts_from is not None
 
 
 def dropout_beside_reference(ready: ReadyTask) -> str:
     """Say that the model itself drops activations where its reference does not; "" where it is not so, or not known."""
-    if not ready.task.reference or ready.skeleton is None or not ready.skeleton.dropping:
+    if not reference_keys(ready.task) or ready.skeleton is None or not ready.skeleton.dropping:
         return ""
     first, *more = ready.skeleton.dropping
     others = f" and {counted(len(more), 'other module')}" if more else ""
@@ -93,4 +93,4 @@ def dropout_beside_reference(ready: ReadyTask) -> str:
 
 def without_reference(known: KnownTask, split: EncodedSplit) -> None:
     """Give examples numbers in the place of what the reference predicts, where only time and memory are measured."""
-    split.reference = {key: np.zeros(len(split)) for key in known.task.reference}
+    split.reference = {key: np.zeros(len(split)) for key in reference_keys(known.task)}

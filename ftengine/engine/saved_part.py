@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ftengine.api import Batch, Listener, LoadedModel, Strategy, Task
+from ftengine.api.task_sorts import reference_keys
 from ftengine.engine.experiment import described
 from ftengine.engine.prepared_data import KnownTask
 from ftengine.engine.prepared_model import PreparedModel, load_base_of, prepare_strategy
@@ -274,7 +275,7 @@ def _examples(model: PreparedModel) -> tuple[Batch, int]:
 
     The reference was asked of these alone: not of rows that repeat one of training, which nothing is measured of.
     """
-    held, train, refers = model.plan.held_out, model.data.encoded["train"], model.data.ready.task.reference
+    held, train, refers = model.plan.held_out, model.data.encoded["train"], reference_keys(model.data.ready.task)
     split = train if held is None or (refers and not held.split.reference) else held.split
     count = min(EXAMPLES, len(split), model.experiment.recipe.train.batch_size)
     members = np.linspace(0, len(split) - 1, count).round().astype(np.int64)

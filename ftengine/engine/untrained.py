@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.api import Listener, LoadedModel, SilentListener, Task
+from ftengine.api.task_sorts import generated_keys
 from ftengine.engine.answering import Answering
 from ftengine.engine.finished import load_run
 from ftengine.engine.prepared_data import KnownTask, inferring
@@ -121,7 +122,7 @@ class Untrained(Answering):
 
 def answers_untrained(task: Task) -> bool:
     """Say whether a task answers by what a base model brings: text, or vectors."""
-    return bool(task.generates) or task.traits.answers_vectors
+    return bool(generated_keys(task)) or task.traits.answers_vectors
 
 
 def _recipe_of(source: str, registry: Registry, precision: str | None) -> Recipe:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ftengine.api import Prompt, overrides
+from ftengine.api import Prompt
+from ftengine.api.task_sorts import gives_prompts
 from ftengine.chat import stop_tokens
 from ftengine.chat.endpoint import Endpoint
 from ftengine.engine.asked_rows import telling_prompts
@@ -124,7 +125,7 @@ def verify_run(run: Run, endpoint: Endpoint, *, rows: int, data: str | None = No
 def _ask(run: Run, endpoint: Endpoint, rows: int, data: str | None) -> tuple[str, Answers]:
     """Ask the endpoint, the tuned model and its base; return the split, and what they answer."""
     ready = run.ready()
-    if not overrides(ready.task, "prompt"):
+    if not gives_prompts(ready.task):
         raise InputError(f"task {ready.task.name!r} writes no text that an endpoint could be asked for.")
     split, held = held_out_rows(ready, run.directory, data)
     exact = exact_run(run, today=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import SAMPLES, Evaluator, Task, overrides
+from ftengine.api.task_sorts import generated_keys, writes_completions
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import RecipeError
 
@@ -172,7 +173,7 @@ def calibrates(task: Task) -> bool:
 
 def answer_keys(task: Task) -> frozenset[str]:
     """Return the keys of a task's generations, drawn ones among them; none where it writes none."""
-    return task.generates | ({SAMPLES} if "completion" in task.generates else frozenset())
+    return generated_keys(task) | ({SAMPLES} if writes_completions(task) else frozenset())
 
 
 def most_asked(asked: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -18,7 +18,18 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 
-from ftengine.api import SAMPLE, SAMPLES, Evaluator, Example, Listener, LoadedModel, Prediction, Task, overrides
+from ftengine.api import (
+    SAMPLE,
+    SAMPLES,
+    Evaluator,
+    Example,
+    GenerativeTask,
+    Listener,
+    LoadedModel,
+    Prediction,
+    Task,
+    overrides,
+)
 from ftengine.data.batching import batches_in_step, by_length
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import PluginError, TrainingError
@@ -224,6 +235,7 @@ class EvalRunner:
                 yield int(member), {**answer, **several}
 
     def _generated(self, rows: Sequence[Example], options: Mapping[str, Any]) -> list[Prediction]:
+        assert isinstance(self.task, GenerativeTask)
         answers = self.task.generate(self.loaded, rows, options)
         _require_whole(self.task, "generate", answers, len(rows), self.task.generates)
         return answers

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ftengine.api import Component, Config, overrides
+from ftengine.api import Component, Config, GenerativeTask, InBatchTask, ReferenceTask, overrides
 from ftengine.api.component import is_contract
 from ftengine.plugins.distributions import printing_aside
 
@@ -39,10 +39,11 @@ PAIRS = (
     ("save", "load"),
     ("state_dict", "load_state_dict"),
     ("benchmarks", "ask_models"),
-    ("represent", "joint_loss"),
-    ("generate", "generates"),
 )
 """Members of which one is of no use without the other."""
+
+SORTS: tuple[type[Component], ...] = (GenerativeTask, InBatchTask, ReferenceTask)
+"""Bases of components of one sort, whose members the engine asks of these alone."""
 
 
 def classes(function: Any) -> tuple[list[Any], str]:
@@ -85,13 +86,14 @@ def _fault_of_class(cls: type[Component], base: type[Component]) -> str:
         return "it has no name; set `name`"
     if name == AUTO:
         return f"its name is {AUTO!r}, by which recipes leave the choice to the engine; set `name` to another"
+    contract = _contracts(cls)[0].__name__
     unset = [name for name in _declared(cls) if not hasattr(cls, name)]
     if unset:
-        return f"it does not set {' and '.join(map(repr, unset))}, which {base.__name__} requires"
+        return f"it does not set {' and '.join(map(repr, unset))}, which {contract} requires"
     if unwritten := sorted(cls.__abstractmethods__):
-        return f"it does not implement {' and '.join(map(repr, unwritten))}, which {base.__name__} requires"
-    of_members = _fault_of_methods(cls) or _fault_of_names(cls, base) or _fault_of_nothing(cls, base)
-    return _fault_of_traits(cls, base) or of_members or _fault_of_config(cls.Config)
+        return f"it does not implement {' and '.join(map(repr, unwritten))}, which {contract} requires"
+    of_names = _fault_of_sort(cls, base) or _fault_of_methods(cls) or _fault_of_names(cls, base)
+    return _fault_of_traits(cls, base) or of_names or _fault_of_nothing(cls, base) or _fault_of_config(cls.Config)
 
 
 def described(cls: Any) -> str:
@@ -131,6 +133,15 @@ def _fault_of_traits(cls: type[Component], base: type[Component]) -> str:
     if isinstance(cls.traits, wanted):
         return ""
     return f"its traits are {_described(cls.traits)}; write `traits = api.{wanted.__name__}(…)`"
+
+
+def _fault_of_sort(cls: type[Component], base: type[Component]) -> str:
+    """Say which member the engine asks only of components of a sort that a class does not derive from."""
+    own = _members(kind for kind in cls.__mro__ if not is_contract(kind))
+    for sort in (one for one in SORTS if issubclass(one, base) and not issubclass(cls, one)):
+        if names := sorted(own.keys() & _members([sort]).keys() - _members([base]).keys()):
+            return f"its {names[0]!r} is of {sort.__name__}: derive it from `api.{sort.__name__}` ({written(cls)})"
+    return ""
 
 
 def _fault_of_names(cls: type[Component], base: type[Component]) -> str:

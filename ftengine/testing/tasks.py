@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ftengine import api
+from ftengine.api.task_sorts import compares_examples, reference_keys
 from ftengine.data.answer_tables import vector_of
 from ftengine.data.batching import REFERENCE, as_numbers
 from ftengine.engine.merge import outputs_of, probe_of
@@ -138,7 +139,7 @@ class TaskChecks(Checks):
 
     def examples_that_meet_may_come_in_parts(self) -> None:
         task, loaded, batch = self._ready()
-        if not task.traits.in_batch_loss:
+        if not compares_examples(task):
             skip("its loss compares no examples with each other")
         with torch.no_grad():
             wanted, weight = loss_of(task, loaded.module, batch, Criterion())
@@ -152,7 +153,7 @@ class TaskChecks(Checks):
 
     def losses_add_up_over_batches(self) -> None:
         task, loaded, _ = self._ready()
-        if task.traits.in_batch_loss:
+        if compares_examples(task):
             skip("its loss compares examples with each other")
         whole, weight = self._loss(task, loaded, self.examples)
         parts = [self._loss(task, loaded, [row]) for row in self.examples]
@@ -228,11 +229,11 @@ class TaskChecks(Checks):
 
     def answers_have_their_keys(self) -> None:
         task, loaded, _ = self._ready()
-        if not api.overrides(task, "generate"):
+        if not isinstance(task, api.GenerativeTask):
             skip("it writes no generations")
         rows = self.examples[:2]
         answers = task.generate(loaded, rows, {**task.short_generation})
-        assert task.generates, "it writes `generate`, and `generates` names no key of what that returns"
+        assert task.generates, "`generates` names no key of what `generate` returns"
         assert len(answers) == len(rows), f"{len(answers)} answers to {len(rows)} rows"
         missing = [sorted(task.generates - one.keys()) for one in answers if task.generates - one.keys()]
         assert not missing, f"answers lack {missing[0]}, which `generates` declares"
@@ -246,7 +247,7 @@ class TaskChecks(Checks):
         rows = self.examples[:2]
         for row in rows:
             task.check_input(row)
-        answers = task.infer(loaded, rows, {**task.short_generation} if api.overrides(task, "generate") else {})
+        answers = task.infer(loaded, rows, {**task.short_generation} if isinstance(task, api.GenerativeTask) else {})
         assert len(answers) == len(rows), f"{len(answers)} answers to {len(rows)} rows"
         assert task.infer(loaded, [], {}) == [], "infer answers something to no rows"
         if task.traits.answers_vectors:
@@ -345,8 +346,9 @@ class TaskChecks(Checks):
 
     def _batch(self, task: api.Task, loaded: api.LoadedModel, rows: Sequence[api.Example]) -> api.Batch:
         batch = task.collate([task.encode(row, loaded.processor) for row in rows], loaded.processor)
-        said = self._predicted(task, loaded, batch) if task.reference else []  # the model is its own reference
-        return batch | {f"{REFERENCE}{key}": as_numbers([one[key] for one in said]) for key in task.reference}
+        keys = reference_keys(task)
+        said = self._predicted(task, loaded, batch) if keys else []  # the model is its own reference
+        return batch | {f"{REFERENCE}{key}": as_numbers([one[key] for one in said]) for key in keys}
 
     def _loaded(self, task: api.Task) -> api.LoadedModel:
         if self.load is None:

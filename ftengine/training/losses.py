@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from ftengine.api import Batch, Task
+from ftengine.api import Batch, InBatchTask, Task
+from ftengine.api.task_sorts import compares_examples
 from ftengine.data.batching import batches_in_step, by_length
 from ftengine.data.encoding import EncodedSplit
 from ftengine.model import Criterion
@@ -39,7 +40,7 @@ def mean_losses(
     by_source = SourceLosses(split)
     totals = zeros(2 + len(by_source.names), accelerator.device)
     rank, ranks = accelerator.process_index, accelerator.num_processes
-    order, fill, meet = by_length(split.lengths), is_sharded(module), split.task.traits.in_batch_loss
+    order, fill, meet = by_length(split.lengths), is_sharded(module), compares_examples(split.task)
     for start in range(0, len(order), together if meet else len(order)):
         group, parts = order[start : start + together] if meet else order, list[Represented]()
         for members, counts in batches_in_step(
@@ -68,6 +69,7 @@ Represented = Mapping[str, Tensor]
 
 def represented(task: Task, module: nn.Module, batch: Batch) -> Represented:
     """Return what a task makes of a batch whose examples meet others (PluginError: it is no mapping of tensors)."""
+    assert isinstance(task, InBatchTask)
     tensors = task.represent(module, batch)
     if not isinstance(tensors, Mapping) or not all(isinstance(x, Tensor) and x.ndim for x in tensors.values()):
         raise wrong(task, "represent", tensors, "a mapping of tensors by name, a row an example")
@@ -76,6 +78,7 @@ def represented(task: Task, module: nn.Module, batch: Batch) -> Represented:
 
 def joint_loss_of(task: Task, representation: Represented) -> tuple[Tensor, Tensor | float]:
     """Return a task's (sum of losses, weight) of examples that meet (PluginError: they are no scalars)."""
+    assert isinstance(task, InBatchTask)
     return loss_and_weight(task, "joint_loss", task.joint_loss(representation))
 
 

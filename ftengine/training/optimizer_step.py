@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ftengine.api import Batch, BeforeStep, Strategy, overrides
+from ftengine.api.task_sorts import compares_examples
 from ftengine.data.batching import batches_in_step
 from ftengine.errors import PluginError, TrainingError
 from ftengine.model import Criterion, default_param_groups, trainable
@@ -158,7 +159,7 @@ class OptimizerStep:
             order=(lambda some: paths.ordered(some, train.batch(some, epoch))) if fewer else None,
         )
         joint = None
-        if self.setup.task.traits.in_batch_loss and (ranks > 1 or len(mine) > 1):
+        if compares_examples(self.setup.task) and (ranks > 1 or len(mine) > 1):
             joint = JointLoss(self.setup, step)
             joint.compare(mine, epoch)
         for number, (chosen, counts) in enumerate(mine, 1):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ftengine.api.task_sorts import compares_examples
 from ftengine.data.encoding import EncodedSplit
 from ftengine.model import Criterion
 
@@ -45,7 +46,7 @@ class SourceLosses:
 
     def __init__(self, split: EncodedSplit) -> None:
         self._split, self._of = split, split.sources
-        told = bool(split.source_names) and not split.augmenters and not split.task.traits.in_batch_loss
+        told = bool(split.source_names) and not split.augmenters and not compares_examples(split.task)
         self.names = split.source_names if told else []
 
     def noting(self, criterion: Criterion) -> Criterion:

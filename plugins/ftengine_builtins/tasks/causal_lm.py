@@ -44,7 +44,7 @@ from ftengine.model.tokens import (
 from ftengine_builtins.layouts import recognised
 from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.chat_counts import counts_of, kind_of, with_layout
-from ftengine_builtins.tasks.generative import UNREADABLE_CALLS, CausalLMOptions, GenerativeTask
+from ftengine_builtins.tasks.generative import UNREADABLE_CALLS, CausalLMOptions, LanguageTask
 from ftengine_builtins.tasks.language_rows import Asked, beginning_of, read_row, read_text, shape_of
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class CausalLMConfig(Config):
     )
 
 
-class CausalLM(GenerativeTask):
+class CausalLM(LanguageTask):
     """Predict the next token of conversations, completions or text.
 
     A row has `messages` (a list of {role, content}, with tool calls, their results and thoughts), or `prompt` and
@@ -101,7 +101,7 @@ class CausalLM(GenerativeTask):
     head = "causal-lm"
     Config = CausalLMConfig
     ahead = 1
-    generates = GenerativeTask.generates | {"calls", "reference_calls"}
+    generates = LanguageTask.generates | {"calls", "reference_calls"}
 
     def __init__(self, config: CausalLMConfig | None = None) -> None:
         from ftengine.model.packing import Packer

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ftengine.api import Config, Example, Features, LoadedModel, Prediction, Prompt, TaskTraits
+from ftengine.api import Config, Example, Features, LoadedModel, Prediction, Prompt, ReferenceTask, TaskTraits
 from ftengine.errors import PluginError, RecipeError, did_you_mean
 from ftengine.model import IGNORED
 from ftengine_builtins.tasks.causal_lm import DEFAULT_MAX_LENGTH, CausalLM, CausalLMConfig
-from ftengine_builtins.tasks.generative import GenerativeTask
+from ftengine_builtins.tasks.generative import LanguageTask
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +76,7 @@ def _require_sound(loss: type[Any], task: type[Any]) -> None:
         )
 
 
-class ComparesAnswers(GenerativeTask):
+class ComparesAnswers(ReferenceTask, LanguageTask):
     """Learns how likely answers to a prompt are to be, by a loss of its own."""
 
     traits = TaskTraits(

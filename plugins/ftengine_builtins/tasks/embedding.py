@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, Task, TaskTraits, View
+from ftengine.api import Batch, Config, Example, Features, InBatchTask, LoadedModel, Prediction, TaskTraits, View
 from ftengine.errors import DataError, InputError, RecipeError, column_names
 from ftengine.model.tokens import attention_mask, length_limit, pad, tokenize
 from ftengine_builtins.tasks import embedding_losses as losses
@@ -32,8 +31,6 @@ from ftengine_builtins.tasks.sentence_transformers import write_modules
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from ftengine.model import Criterion
 
 DEFAULT_MAX_LENGTH = 512
 MADE_FOR = "sentence_encoder"
@@ -116,7 +113,7 @@ class EmbeddingConfig(Config):
         return self.loss if self.loss != "auto" else "cosent" if self.rows == "scored" else "in-batch"
 
 
-class Embedding(Task):
+class Embedding(InBatchTask):
     """Give texts vectors: those that belong together near each other, for search, clusters and duplicates.
 
     Rows are pairs (`anchor`, `positive`), triplets (and `negative`), scored pairs (`sentence1`, `sentence2`,
@@ -127,7 +124,6 @@ class Embedding(Task):
     name = "embedding"
     traits = TaskTraits(
         example_model="sentence-transformers/all-MiniLM-L6-v2",
-        in_batch_loss=True,
         answers_vectors=True,
         batch_size=64,
         pipeline_tag="sentence-similarity",
@@ -140,7 +136,7 @@ class Embedding(Task):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self.traits = replace(type(self).traits, in_batch_loss=self.loss_function().meets)
+        self.in_batch = self.loss_function().meets
         self._made_for: Mapping[str, Any] = {}
 
     @property
@@ -254,9 +250,6 @@ class Embedding(Task):
 
         with torch.autocast(represented["anchor"].device.type, enabled=False):
             return self.loss_function()(represented)
-
-    def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, Tensor | float]:
-        return self.joint_loss(self.represent(model, batch))
 
     def raw_outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the (n, d) vectors of anchors."""

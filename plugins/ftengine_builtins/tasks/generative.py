@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from ftengine.api import Batch, Config, Prediction, Task
+from ftengine.api import Batch, Config, GenerativeTask, Prediction
 from ftengine.model import Criterion
 from ftengine.model.generation import GenerationOptions
 from ftengine.model.tokens import stack_tokens
@@ -32,7 +32,7 @@ class CausalLMOptions(GenerationOptions):
     calls: bool = Field(False, description="measure the last turn that calls tools, where a conversation has one")
 
 
-class GenerativeTask(Task):
+class LanguageTask(GenerativeTask):
     """Predicts tokens one after the other; a subclass says what is read and written."""
 
     modality = "text"

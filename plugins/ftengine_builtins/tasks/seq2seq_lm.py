@@ -13,7 +13,7 @@ from ftengine.chat import stop_tokens
 from ftengine.errors import DataError
 from ftengine.model.generation import GenerationOptions, generate
 from ftengine.model.tokens import IGNORED, full_length, length_limit, missing_end, part_within, tokenize, unknown_in
-from ftengine_builtins.tasks.generative import GenerativeTask
+from ftengine_builtins.tasks.generative import LanguageTask
 from ftengine_builtins.tasks.language_rows import check_columns, read_text, recognise_pairs
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Seq2SeqLMConfig(Config):
     )
 
 
-class Seq2SeqLM(GenerativeTask):
+class Seq2SeqLM(LanguageTask):
     """Turn one text into another with an encoder-decoder (T5, BART, …): translation, summaries, answers.
 
     A row has `prompt` and `completion`. The encoder reads the prompt with the special tokens of the model's

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from ftengine.api import FOLLOWING, Batch, Config, Example, Features, Labels, Prediction, Recognised, View
+from ftengine.api import FOLLOWING, Batch, Config, Example, Features, InBatchTask, Labels, Prediction, Recognised, View
 from ftengine.errors import DataError, column_names
 from ftengine.model.tokens import length_limit, stack_tokens
 from ftengine_builtins.layouts import recognised
@@ -33,7 +33,6 @@ from ftengine_builtins.unpaired_layouts import are_unpaired, tag_of, unpaired
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ftengine.model import Criterion
 
 RELEVANCE = (
     "label is read as whether the response is a desirable answer. Where it says whether the response is relevant to "
@@ -60,7 +59,7 @@ class UnpairedPreferenceConfig(AnswerOptions, UnpairedLossOptions):
     """Options of task unpaired-preference."""
 
 
-class UnpairedPreference(ComparesAnswers):
+class UnpairedPreference(InBatchTask, ComparesAnswers):
     """Make desirable answers likelier and others less likely: KTO, on prompt, completion and label.
 
     A row has `prompt` and `completion` (texts, or lists of messages), or a conversation that ends with the answer, in
@@ -70,7 +69,7 @@ class UnpairedPreference(ComparesAnswers):
     """
 
     name = "unpaired-preference"
-    traits = replace(ComparesAnswers.traits, in_batch_loss=True, reads_following=True)
+    traits = replace(ComparesAnswers.traits, reads_following=True)
     Config = UnpairedPreferenceConfig
     evaluators = ("unpaired-preferences",)
     losses: ClassVar[tuple[type[UnpairedLoss], ...]] = UNPAIRED_LOSSES
@@ -207,9 +206,6 @@ class UnpairedPreference(ComparesAnswers):
         answers = Answers(**represented)
         losses = require_each(self.preference_loss, self.sound_loss(answers), len(answers.logp))
         return losses.sum(), len(losses)
-
-    def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
-        return self.joint_loss(self.represent(model, batch))
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """Return log-probabilities, tokens, the implied reward, and whether the answer is desirable."""
