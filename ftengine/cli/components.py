@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from ftengine import api
 from ftengine.api.component import is_contract
-from ftengine.cli.remembered import remember, remembered
+from ftengine.cli.plugin_cache import cached_fact, store_facts
 from ftengine.errors import InputError, PluginError, UnknownName, did_you_mean
 from ftengine.plugins.discovery import Plugins, make_plugin_manager
 from ftengine.plugins.registry import KINDS, RECIPE_KEYS, Entry, Registry, article
@@ -123,7 +123,7 @@ def installed() -> Installed:
     except Exception:
         sound, components = False, [listed_component(entry) for entry in result.entries]
     kept = {"components": components, "keys": RECIPE_KEYS, "plugins": plugin_origins(plugins) if sound else None}
-    remember({"listing": kept}, began)
+    store_facts({"listing": kept}, began)
     return result
 
 
@@ -166,7 +166,7 @@ def described() -> list[Described]:
 
 def _remembered() -> list[Described] | None:
     """Return the components of this installation as they were described before, if it was sound and is the same."""
-    listing = remembered("listing")
+    listing = cached_fact("listing")
     if listing is None or listing["plugins"] is None:
         return None
     return [Described(**{**one, "options": [Option(**o) for o in one["options"]]}) for one in listing["components"]]

@@ -15,7 +15,7 @@ import click
 
 from ftengine.cli.options import json_option
 from ftengine.cli.page import facts, page, print_json
-from ftengine.cli.remembered import remember, remembered
+from ftengine.cli.plugin_cache import cached_fact, store_facts
 from ftengine.errors import PluginError, RunError
 from ftengine.text import counted, size
 
@@ -64,7 +64,7 @@ def examine(*, recheck: bool = True) -> tuple[dict[str, Any], list[str]]:
         recheck: also what was found sound of this installation on this machine before.
     """
     began, here = time.time_ns(), _machine()
-    known = None if recheck else remembered("doctor")
+    known = None if recheck else cached_fact("doctor")
     report: dict[str, Any] = {}
     problems: list[str] = []
     sound = known["found"] if known and known["machine"] == here else {}
@@ -79,7 +79,7 @@ def examine(*, recheck: bool = True) -> tuple[dict[str, Any], list[str]]:
             report[name] = None
             problems.append(f"{name} could not be checked: {type(error).__name__}: {error}")
     if not (problems or sound):
-        remember({"doctor": {"machine": here, "found": {name: report[name] for name in LASTING}}}, began)
+        store_facts({"doctor": {"machine": here, "found": {name: report[name] for name in LASTING}}}, began)
     return report, problems
 
 
@@ -168,7 +168,7 @@ def _commands(problems: list[str]) -> list[dict[str, str]]:
 
 
 def _clear_cache() -> None:
-    from ftengine.data.cache_folder import clear, usage
+    from ftengine.identity.cache import clear, usage
 
     before = usage()
     try:
@@ -184,7 +184,7 @@ CHECKS: dict[str, Check] = {
     "hardware": _fact("ftengine.run.environment:hardware"),
     "precision": _precision,
     "build": _fact("ftengine.run.environment:build"),
-    "cache": _fact("ftengine.data.cache_folder:usage"),
+    "cache": _fact("ftengine.identity.cache:usage"),
     "plugins": _plugins,  # the first that imports them, which is seen once
     "kernels": _kernels,
     "commands": _commands,

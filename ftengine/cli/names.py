@@ -1,6 +1,6 @@
 """What the shell completes besides commands and options: names of kinds, components and distributions.
 
-Asking plugins for their components imports torch, so what they answered is remembered.
+Asking plugins for their components imports torch, so what they answered is cached.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from click import Context, Parameter
 from click.shell_completion import CompletionItem
 
 from ftengine.cli.external import GROUP as COMMANDS
-from ftengine.cli.remembered import GROUP, remembered
+from ftengine.cli.plugin_cache import GROUP, cached_fact
 from ftengine.plugins.distributions import offers
 
 
@@ -43,9 +43,9 @@ def distribution_names(ctx: Context, param: Parameter, incomplete: str) -> list[
 
 
 def _known() -> dict[str, Any]:
-    """Return what plugins offer, as it is remembered, or else by asking them."""
-    if remembered("listing") is None:
+    """Return what plugins offer, as it is cached, or else by asking them."""
+    if cached_fact("listing") is None:
         from ftengine.cli.components import installed
 
         installed()  # remembers what it finds
-    return remembered("listing") or {"components": [], "keys": {}}
+    return cached_fact("listing") or {"components": [], "keys": {}}

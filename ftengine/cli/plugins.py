@@ -12,9 +12,9 @@ from ftengine.cli.group import Suggesting
 from ftengine.cli.names import component_names
 from ftengine.cli.options import json_option
 from ftengine.cli.page import facts, page, print_json, table
+from ftengine.cli.plugin_cache import cached_fact
 from ftengine.cli.plugins_check import check
 from ftengine.cli.plugins_new import complete_kinds, kinds, new
-from ftengine.cli.remembered import remembered
 
 if TYPE_CHECKING:
     from ftengine.cli.components import Described
@@ -55,7 +55,7 @@ def list_plugins(kind: str | None, as_json: bool) -> None:
         from ftengine.cli.components import require_kind
 
         require_kind(kind)
-    listing = remembered("listing") or {"plugins": None}
+    listing = cached_fact("listing") or {"plugins": None}
     plugins, problems = listing["plugins"], main.taken
     if plugins is not None:
         components = [{key: one[key] for key in LISTED} for one in listing["components"]]

@@ -16,7 +16,7 @@ from ftengine.cli.external import load_command
 from ftengine.cli.names import distribution_names
 from ftengine.cli.options import json_option
 from ftengine.cli.page import page, print_json, table
-from ftengine.cli.remembered import GROUP
+from ftengine.cli.plugin_cache import GROUP
 from ftengine.errors import InputError, PluginError, UnknownName, did_you_mean, load_yaml
 from ftengine.plugins.distributions import BLOCK_VARIABLE, Offer, normalised, offers
 

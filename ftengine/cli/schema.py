@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ftengine.cli.remembered import remember, remembered
+from ftengine.cli.plugin_cache import cached_fact, store_facts
 from ftengine.errors import InputError
 from ftengine.text import printable
 
@@ -35,7 +35,7 @@ def schema(output: Path | None) -> None:
     Example:
       ftengine schema --output recipe.schema.json
     """
-    text = json.dumps(remembered("schema") or _ask(), indent=2, allow_nan=False)
+    text = json.dumps(cached_fact("schema") or _ask(), indent=2, allow_nan=False)
     if output is None:
         click.echo(text)
         return
@@ -57,7 +57,7 @@ def _ask() -> dict[str, Any]:
     registry = Registry()
     registry.plugins.raise_if_broken()
     content = recipe_schema(registry)
-    remember({"schema": content}, began)
+    store_facts({"schema": content}, began)
     return content
 
 

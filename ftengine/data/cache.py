@@ -10,22 +10,19 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ftengine.api import BrokenRow, Reader, Row, place_of
 from ftengine.data import check_unfolded
-from ftengine.data.cache_folder import ROWS, entry_of, passing_entry
 from ftengine.errors import DataError, PluginError, RefusedRows
+from ftengine.identity import file_hash
+from ftengine.identity.cache import ROWS, cache_key, entry_of, temporary_entry
 from ftengine.plugins.blame import named
 from ftengine.plugins.registry import Factory
 from ftengine.plugins.returned import described, each, wrong
 from ftengine.text import comparable
-
-CACHE_FORMAT = 8
-"""Part of every cache key; raised when the same file would be stored in another way."""
 
 SHOWN_SKIPS = 20
 """Skipped rows whose reasons are kept; the others are only counted."""
@@ -64,7 +61,7 @@ class Reading:
             return facts
 
         what, key = f"the rows of {self.source}", self._key()
-        return passing_entry(what, write) if key is None else entry_of(key, what, write)
+        return temporary_entry(what, write) if key is None else entry_of(key, what, write)
 
     def _key(self) -> str | None:
         """Return a hash of the file's content and of what decides how it is read; None where that is not known.
@@ -75,18 +72,15 @@ class Reading:
         from ftengine.run.own_code import code_of
 
         code = code_of([self.make.entry.cls])
-        kept = [CACHE_FORMAT, self.on_error, "".join(Path(self.path).suffixes[-2:]).lower(), self.make.described, code]
-        digest = blake2b(json.dumps(kept).encode(), digest_size=20)
+        suffix = "".join(Path(self.path).suffixes[-2:]).lower()
         try:
-            for path in (self.path, *self._beside()):
-                with open(path, "rb") as file:
-                    if not os.fstat(file.fileno()).st_size:
-                        raise DataError(f"{self.source} is empty (0 bytes); it must hold at least one example.")
-                    while chunk := file.read(1 << 20):
-                        digest.update(chunk)
+            files = [self.path, *self._beside()]
+            if not all(os.path.getsize(path) for path in files):
+                raise DataError(f"{self.source} is empty (0 bytes); it must hold at least one example.")
+            depends = [self.on_error, suffix, self.make.described, code, [file_hash(path) for path in files]]
         except OSError as error:
             raise DataError(f"cannot read {self.source}: {error.strerror}.") from None
-        return None if code is None else digest.hexdigest()
+        return None if code is None else cache_key("rows", depends)
 
     def _beside(self) -> Iterable[str]:
         try:

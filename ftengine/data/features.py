@@ -15,14 +15,10 @@ from weakref import WeakKeyDictionary, WeakSet
 from ftengine.api import Component, Features, Task
 from ftengine.chat.template_date import template_date
 from ftengine.data.cache import BATCH_ROWS
-from ftengine.data.cache_folder import ROWS, entry_of
 from ftengine.data.row_facts import Encoded
 from ftengine.errors import DataError
-from ftengine.identity import json_hash
+from ftengine.identity.cache import ROWS, cache_key, entry_of
 from ftengine.run.own_code import code_of, own_packages, package_of
-
-FEATURES_FORMAT = 3
-"""Part of every key; raised when features would be stored in another way."""
 
 ROW, FEATURES = "row", "features"
 """Columns of what is kept: the number of a row, and the features of an example that it makes."""
@@ -71,8 +67,7 @@ def features_key(content: str, task: Task, processor: Any, max_length: int | Non
     code = code_of([type(task), type(processor)]) if tokenizer and state else None
     if code is None or task.file_columns:
         return None
-    depends = [FEATURES_FORMAT, content, state, code, tokenizer, max_length]
-    return json_hash(depends)
+    return cache_key("features", [content, state, code, tokenizer, max_length])
 
 
 def keep_features(key: str, source: str, encoded: Iterable[Encoded]) -> KeptFeatures | None:

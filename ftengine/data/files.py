@@ -6,7 +6,6 @@ import codecs
 import gzip
 import io
 import os
-import re
 import shlex
 import zlib
 from collections.abc import Iterator
@@ -14,8 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ftengine.api import BrokenRow
-from ftengine.errors import InputError
-from ftengine.text import size
+from ftengine.text import size, size_in
 
 UNFOLDED_VARIABLE = "FTENGINE_UNFOLDED"
 UNFOLDED_TIMES, UNFOLDED_LEAST = 100, 256 << 20
@@ -24,18 +22,6 @@ than a twentieth."""
 
 GZIP = ".gz"
 """How the name of a file ends that gzip packed."""
-
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)?\s*")
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-
-
-def size_in(variable: str, default: str) -> float:
-    """Return the bytes that an environment variable gives, as in 5GB (InputError: it is no size)."""
-    text = os.environ.get(variable) or default
-    match = _SIZE.fullmatch(text.upper())
-    if match is None:
-        raise InputError(f"{variable}={text}: write bytes, or a number with KB, MB, GB or TB, as in 5GB.")
-    return float(match[1]) * _UNITS[match[2] or ""]
 
 
 def check_unfolded(source: str, rows: int) -> None:

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from ftengine.api import place_of
 from ftengine.data.cache import LINE, ROW, Reading, check_free
-from ftengine.data.cache_folder import FACTS, ROWS
 from ftengine.data.readers import accepting, choose_reader, data_is, suffixes
 from ftengine.data.rows import KEPT_BYTES, DataRows, DecodedRows
 from ftengine.errors import DataError, column_names, did_you_mean, near_file
+from ftengine.identity.cache import FACTS, ROWS
 from ftengine.plugins.registry import AUTO, Registry
 from ftengine.run.records import Skipped
 

@@ -18,7 +18,7 @@ from ftengine.text import comparable
 to_json = json.JSONEncoder(sort_keys=True, default=plain).encode
 
 
-def key_of(value: Any) -> str:
+def comparable_json(value: Any) -> str:
     """Return a value as JSON by which it is compared: texts as `comparable` makes them."""
     text = to_json(value)
     return to_json(comparable(value)) if "\\u" in text else text
@@ -79,9 +79,9 @@ def fingerprints(rows: DataRows, task: Task, seed: int) -> tuple[np.ndarray, np.
     digests, targets = bytearray(), bytearray()
     nothing = bytes(8)
     for view in rows.views(task):
-        digests += blake2b(f"{seed} {key_of(view.identity)}".encode(), digest_size=16).digest()
+        digests += blake2b(f"{seed} {comparable_json(view.identity)}".encode(), digest_size=16).digest()
         label = view.label
-        targets += nothing if label is None else blake2b(key_of(label).encode(), digest_size=8).digest()
+        targets += nothing if label is None else blake2b(comparable_json(label).encode(), digest_size=8).digest()
     return np.frombuffer(bytes(digests), dtype="S16"), np.frombuffer(bytes(targets), dtype=np.int64)
 
 

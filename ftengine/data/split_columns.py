@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Listener
-from ftengine.data.row_hashes import connected, duplicate_numbers, key_of
+from ftengine.data.row_hashes import comparable_json, connected, duplicate_numbers
 from ftengine.data.rows import DataRows
 from ftengine.errors import DataError, column_names, did_you_mean
 from ftengine.text import comparable
@@ -81,7 +81,7 @@ def _name(value: Any) -> str:
     # pandas writes the whole numbers of a column with gaps as 7.0.
     if isinstance(value, str):
         return _WHOLE.sub(r"\1", " ".join(comparable(value).split()))
-    return key_of(value)
+    return comparable_json(value)
 
 
 _WHOLE = re.compile(r"^([+-]?\d+)\.0+$")

@@ -10,15 +10,11 @@ from typing import Any
 from ftengine.api import AuditedData, Task
 from ftengine.api.display import LEVELS
 from ftengine.data.audit import run_audits
-from ftengine.data.cache_folder import keep_text, known_text
 from ftengine.data.features import component_state
-from ftengine.identity import key_of
+from ftengine.identity.cache import cache_key, keep_text, known_text
 from ftengine.plugins.registry import BUILT_IN, Entry, Registry
 from ftengine.run.own_code import code_of
 from ftengine.run.records import AuditResult
-
-AUDITS_FORMAT = 3
-"""Part of every key; raised when findings would be stored in another way."""
 
 
 def audited(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], task: Task, registry: Registry) -> AuditResult:
@@ -64,4 +60,4 @@ def _key(
         places.update("\n".join(rows.where(row) for row in range(len(rows))).encode("utf-8", "surrogatepass"))
     facts = [data.settings, data.facts, encoded, places.hexdigest()]
     names = [one.name for one in audits]
-    return key_of("audits", [AUDITS_FORMAT, names, code, state, facts])
+    return cache_key("audits", [names, code, state, facts])

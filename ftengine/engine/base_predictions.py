@@ -26,7 +26,6 @@ from accelerate.utils import broadcast_object_list
 
 from ftengine.api import Listener, LoadedModel, Strategy, overrides
 from ftengine.api.task_sorts import reference_keys
-from ftengine.data.cache_folder import ROWS, entry_of, known_entry
 from ftengine.data.encoding import content_of
 from ftengine.engine.dependencies import dependencies, prepared_by
 from ftengine.engine.prepared_data import KnownTask
@@ -34,15 +33,12 @@ from ftengine.errors import DataError
 from ftengine.evaluation.plan import EvalPlan, EvalSet
 from ftengine.evaluation.runner import ANSWERED, ASKED, READ, EvalResult, EvalRunner, Outputs
 from ftengine.evaluation.table import MEMBER
-from ftengine.identity import key_of
+from ftengine.identity.cache import ROWS, cache_key, entry_of, known_entry
 from ftengine.model.modes import quick_products
 from ftengine.parallel.device import Device
 from ftengine.text import counted
 from ftengine.training.cpu import prepare_cpu
 from ftengine.training.steps import batch_tokens
-
-OUTPUTS_FORMAT = 6
-"""Part of every key; raised when outputs would be computed or stored in another way."""
 
 TOGETHER = 32
 """Examples at most that a model reads together, or train.batch_size where that is more, as far as they have no more
@@ -139,12 +135,12 @@ def keys_of(
 
 def keys_by(plan: EvalPlan, depends: Any) -> dict[Name, str]:
     """Return the keys of what a model gives of a plan's sets, which depends on so much beside them (JSON values)."""
-    common = [OUTPUTS_FORMAT, depends, plan.seed]
+    common = [depends, plan.seed]
     keys: dict[Name, str] = {}
     for one in plan.sets():
         examples = _examples(one)
         asked = {READ: [], ANSWERED: [one.answered.tolist(), dict(one.options), dict(one.sampled)]}
-        keys |= {(one.name, kind): key_of("base", [common, examples, kind, asked[kind]]) for kind in _kinds(one)}
+        keys |= {(one.name, kind): cache_key("base", [common, examples, kind, asked[kind]]) for kind in _kinds(one)}
     return keys
 
 

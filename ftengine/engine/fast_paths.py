@@ -15,11 +15,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from ftengine.api import FastPath, LoadedModel, Strategy, TrainingContext, overrides
-from ftengine.data.cache_folder import keep_text, known_text
 from ftengine.engine.dependencies import dependencies, prepared_by
 from ftengine.engine.experiment import Experiment, described
 from ftengine.engine.prepared_data import PreparedData
-from ftengine.identity import key_of
+from ftengine.identity.cache import cache_key, keep_text, known_text
 from ftengine.model.shared_prefix import probe_result, restore_probe_result
 from ftengine.parallel.device import Device
 from ftengine.plugins.returned import json_mapping
@@ -28,9 +27,6 @@ from ftengine.training.fast_paths import FastPaths, Replaced, choose_fast_paths,
 from ftengine.training.memory import available_bytes
 from ftengine.training.probe import ProbeBatch
 from ftengine.training.steps import Steps
-
-PATHS_FORMAT = 2
-"""Part of every key; raised when paths would be compared in another way."""
 
 
 def require_fast_paths(device: Device, experiment: Experiment) -> None:
@@ -64,7 +60,7 @@ def fast_paths_of(
 @contextmanager
 def _checked_once(model: nn.Module, depends: list[Any]) -> Iterator[None]:
     """Take from an earlier run whether a model may share the prefixes of rows, or keep that for later ones."""
-    key = key_of("prefix-sharing", depends)
+    key = cache_key("prefix-sharing", depends)
     if (kept := known_text(key)) is not None:
         restore_probe_result(model, json.loads(kept))
     yield
@@ -86,7 +82,7 @@ class _Compared:
         keep_text(self._key(replaced), "which fast paths were compared", "")
 
     def _key(self, replaced: Replaced) -> str:
-        return key_of("paths", [self._depends, {name: counts and dict(counts) for name, counts in replaced.items()}])
+        return cache_key("paths", [self._depends, {name: counts and dict(counts) for name, counts in replaced.items()}])
 
 
 def _depends(
@@ -110,7 +106,7 @@ def _depends(
         return None
     reports = json_mapping(strategy, "environment", strategy.environment())
     by = [described(strategy), reports, prepared_by(strategy), ready.recipe.seed]
-    return [PATHS_FORMAT, computed, by, [described(path) for path in paths], batch, build()]
+    return [computed, by, [described(path) for path in paths], batch, build()]
 
 
 def training_context(data: PreparedData, device: Device, strategy: Strategy, steps: Steps) -> TrainingContext:

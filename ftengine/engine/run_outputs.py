@@ -21,7 +21,7 @@ from ftengine.engine.experiment import described
 from ftengine.engine.prepared_data import KnownTask
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.runner import ASKED, Outputs
-from ftengine.identity import key_of
+from ftengine.identity.cache import cache_key
 from ftengine.parallel.device import Device
 from ftengine.run.directory import PARTIAL, RunDirectory, writing
 from ftengine.run.own_code import code_of
@@ -54,7 +54,7 @@ class RunOutputs:
         if code is None:
             return cls(run.checkpoints / FOLDER, plan, {})
         common = [weights, strategy.described, [described(part) for part in parts], code]
-        asked = {(one.name, ASKED): key_of("base", [common, one.data]) for one in plan.benchmarks}
+        asked = {(one.name, ASKED): cache_key("base", [common, one.data]) for one in plan.benchmarks}
         return cls(run.checkpoints / FOLDER, plan, keys_by(plan, common) | asked)
 
     def read(self, side: str, listener: Listener) -> Outputs:

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     )
     from ftengine.identity.code import fingerprint_code
     from ftengine.identity.files import file_hash, file_hashes
-    from ftengine.identity.values import folder_hash, json_hash, key_of
+    from ftengine.identity.values import folder_hash, json_hash
 
 _HOMES = {
     "ftengine.identity.base": "fingerprint_base fingerprint_processor fingerprint_weights require_same_base",
     "ftengine.identity.code": "fingerprint_code",
     "ftengine.identity.files": "file_hash file_hashes",
-    "ftengine.identity.values": "folder_hash json_hash key_of",
+    "ftengine.identity.values": "folder_hash json_hash",
 }
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "fingerprint_weights",
     "folder_hash",
     "json_hash",
-    "key_of",
     "require_same_base",
 ]
 

@@ -19,8 +19,3 @@ def json_hash(value: Any) -> str:
 def folder_hash(folder: Path) -> str:
     """Return a hash of a folder's files and their names."""
     return json_hash(file_hashes(folder))
-
-
-def key_of(what: str, depends: Any) -> str:
-    """Return the name under which a cache keeps something that depends on so much, as JSON has it."""
-    return f"{what}-{json_hash(depends)}"

@@ -46,6 +46,7 @@ from ftengine.text.words import (
     short,
     short_place,
     size,
+    size_in,
     speed,
     uncapitalized,
 )
@@ -90,6 +91,7 @@ __all__ = [
     "short",
     "short_place",
     "size",
+    "size_in",
     "speed",
     "test_name",
     "too_few",

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from ftengine.errors import InputError
 from ftengine.text.personal import redact
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)?\s*")
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories that move the cursor, change colours, or turn the direction of writing."""
@@ -143,6 +148,15 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if count >= 10 or unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def size_in(variable: str, default: str) -> float:
+    """Return the bytes that an environment variable gives, as in 5GB (InputError: it is no size)."""
+    text = os.environ.get(variable) or default
+    match = _SIZE.fullmatch(text.upper())
+    if match is None:
+        raise InputError(f"{variable}={text}: write bytes, or a number with KB, MB, GB or TB, as in 5GB.")
+    return float(match[1]) * _UNITS[match[2] or ""]
 
 
 def cut(text: str, most: int) -> str:

@@ -11,7 +11,7 @@ import pytest
 from cli_samples import ENTRY, strategy
 from click.shell_completion import ShellComplete
 
-from ftengine.cli import COMMANDS, main, remembered
+from ftengine.cli import COMMANDS, main, plugin_cache
 from ftengine.plugins.registry import KINDS, Registry
 
 BASH = shutil.which("bash")
@@ -69,11 +69,11 @@ def test_a_cache_that_cannot_be_used_does_not_matter(tmp_path, monkeypatch, cach
         assert completed("plugins", "show", "lor") == []
     else:
         monkeypatch.setenv("FTENGINE_CACHE", str(tmp_path))
-        remembered._file().write_text("[")
+        plugin_cache._file().write_text("[")
         assert completed("plugins", "show", "lor") == ["lora"]
-        content = json.loads(remembered._file().read_text())
+        content = json.loads(plugin_cache._file().read_text())
         del content["listing"]["components"][0]["name"], content["listing"]["plugins"]
-        remembered._file().write_text(json.dumps(content))
+        plugin_cache._file().write_text(json.dumps(content))
         assert completed("plugins", "show", "lor") == ["lora"]
 
 
@@ -82,11 +82,11 @@ def test_a_file_that_is_added_to_a_plugins_package_counts(tmp_path, monkeypatch)
     package = tmp_path / "package"
     package.mkdir()
     monkeypatch.setattr("ftengine_builtins.__path__", [str(package)])
-    remembered.remember({"fact": 1}, time.time_ns())
-    assert remembered.remembered("fact") == 1
+    plugin_cache.store_facts({"fact": 1}, time.time_ns())
+    assert plugin_cache.cached_fact("fact") == 1
     (package / "added.py").write_text("")
     os.utime(package, ns=(1, 1))
-    assert remembered.remembered("fact") is None
+    assert plugin_cache.cached_fact("fact") is None
 
 
 @pytest.mark.slow
@@ -120,9 +120,9 @@ def test_the_cache_is_text_that_says_what_is_installed(tmp_path, monkeypatch):
     (file,) = tmp_path.iterdir()
     known = json.loads(file.read_text())["listing"]
     assert [item["name"] for item in known["components"] if item["kind"] == "rule"] == names("rule")
-    assert remembered.remembered("listing") == known
-    monkeypatch.setattr(remembered, "__file__", "/another/checkout/ftengine/cli/remembered.py")
-    assert remembered.remembered("listing") is None
+    assert plugin_cache.cached_fact("listing") == known
+    monkeypatch.setattr(plugin_cache, "__file__", "/another/checkout/ftengine/cli/plugin_cache.py")
+    assert plugin_cache.cached_fact("listing") is None
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -12,11 +12,11 @@ import pytest
 from expected import raises
 
 from ftengine.api import PART, Labels, SilentListener
-from ftengine.data import cache_folder
 from ftengine.data.encoding import encode_split
 from ftengine.data.features import features_key, keep_features
 from ftengine.data.read import read_rows
 from ftengine.errors import DataError
+from ftengine.identity import cache
 from ftengine.model.token_loss import TokenLoss
 from ftengine.testing.models import byte_level_tokenizer
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
@@ -68,7 +68,7 @@ def test_a_row_is_encoded_once_for_all_batches_and_runs(rows, processor, times):
 def test_damaged_features_are_made_anew(rows, processor, times, spoilt):
     first = encoded(rows(ROWS), processor)
     key = features_key(first.content, first.task, processor, 64)
-    (cache_folder.cache_folder() / key / "rows.arrow").write_bytes(spoilt)
+    (cache.cache_folder() / key / "rows.arrow").write_bytes(spoilt)
     assert encoded(rows(ROWS), processor).summary() == first.summary()
     assert len(times) == 4
 
@@ -84,7 +84,7 @@ def test_features_that_json_does_not_give_back_are_made_anew(rows, processor, mo
     split = encoded(rows(ROWS), processor)
     assert len(split) == 2
     assert [type(split.features(i)["labels"]) for i in range(2)] == [list, tuple]
-    assert not list(cache_folder.cache_folder().glob("*.tmp"))
+    assert not list(cache.cache_folder().glob("*.tmp"))
 
 
 def test_what_may_encode_otherwise_has_another_key(processor, tmp_path):
@@ -162,7 +162,7 @@ def test_features_are_passed_over_without_being_mapped(tmp_path, monkeypatch):
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return int(re.search(r"RssFile:\s*(\d+) kB", status)[1]) << 10
 
-    size, before = (cache_folder.cache_folder() / "a" / "rows.arrow").stat().st_size, mapped()
+    size, before = (cache.cache_folder() / "a" / "rows.arrow").stat().st_size, mapped()
     assert list(kept) == made
     assert mapped() - before < size / 4
     assert size < 0.6 * sum(len(json.dumps(features)) for _, features in made)

@@ -9,12 +9,12 @@ from torch import nn
 
 from ftengine import fine_tune, load_run
 from ftengine.api import SilentListener
-from ftengine.data.cache_folder import cache_folder
 from ftengine.engine.base_predictions import keys_of
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import prepare_data
 from ftengine.engine.prepared_model import load_base, place_base
+from ftengine.identity.cache import cache_folder
 from ftengine.ops.library import onednn_from, use_onednn
 from ftengine.parallel.device import Device
 

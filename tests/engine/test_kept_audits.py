@@ -76,7 +76,7 @@ def test_without_room_to_keep_it_audits_look_each_time(looked, chat_recipe, monk
     def full(*_):
         raise DataError("no space left")
 
-    monkeypatch.setattr("ftengine.data.cache_folder.entry_of", full)
+    monkeypatch.setattr("ftengine.identity.cache.entry_of", full)
     assert [looked(chat_recipe())[1] for _ in range(2)] == [True, True]
 
 

@@ -68,7 +68,7 @@ class Synonyms(TextAugmenter):
         for count in range(min(self._longest, len(spans) - i), 0, -1):
             phrase = spans[i : i + count]
             apart = all(text[a[1] : b[0]].isspace() for a, b in pairwise(phrase))
-            if apart and (others := self._list.get(key_of(text[phrase[0][0] : phrase[-1][1]]))):
+            if apart and (others := self._list.get(lookup_key(text[phrase[0][0] : phrase[-1][1]]))):
                 return count, others
         return 0, []
 
@@ -89,7 +89,7 @@ def read_word_list(path: str, *, both_ways: bool = False) -> dict[str, list[str]
         both_ways: take every entry as a group of words, each of which may replace the others.
 
     Returns:
-        For each word in the form of `key_of` its replacements, in the file's order (DataError, with the line: the
+        For each word in the form of `lookup_key` its replacements, in the file's order (DataError, with the line: the
         file is missing, of another format, malformed or empty).
     """
     word_list: dict[str, list[str]] = {}
@@ -97,14 +97,16 @@ def read_word_list(path: str, *, both_ways: bool = False) -> dict[str, list[str]
         if len(group) < 2 or not all(text.strip() for text in group):
             raise DataError(f"{where}: {group[0]!r} needs a word and at least one replacement, none of them empty.")
         for one in group if both_ways else group[:1]:
-            replacements = word_list.setdefault(key_of(one, where), [])
-            replacements += [x.strip() for x in group if key_of(x) != key_of(one) and x.strip() not in replacements]
+            replacements = word_list.setdefault(lookup_key(one, where), [])
+            replacements += [
+                x.strip() for x in group if lookup_key(x) != lookup_key(one) and x.strip() not in replacements
+            ]
     if not any(word_list.values()):
         raise DataError(f"word list {path!r} holds no word with a replacement.")
     return word_list
 
 
-def key_of(text: str, where: str = "") -> str:
+def lookup_key(text: str, where: str = "") -> str:
     """Return a word as it is looked up, whatever its case and blanks (DataError: with `where`, it is no word)."""
     text = unicodedata.normalize("NFC", " ".join(text.split()))
     if where and " ".join(LEXICAL.findall(text)) != text:

@@ -1,10 +1,9 @@
-"""What was found out about this installation, in the cache's folder: what plugins offer, for lists and for completion.
+"""A cache of facts about this installation: what plugins offer, for lists and completion, and what `doctor` found.
 
-Only what was found sound is kept, and it counts as long as nothing changed: no distribution, no plugin blocked, no file
-or folder of a plugin and no file outside of site-packages that was loaded to find it out, such as those of an editable
-installation.
-Each installation has a file of its own, and another under other variables of the environment that plugins may read. A
-cache that cannot be read or written is none.
+It saves the import of every plugin, 3 to 4 s, on each command that prints a list. Facts are valid while no
+distribution, blocked plugin, file of a plugin or file of an editable installation changes. Each installation has a file of its own,
+and another for each set of environment variables that plugins may read. A cache that cannot be read or written is
+ignored. It is apart from `ftengine.identity.cache`, whose imports would take longer than a list.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ MOST_FILES = 20
 """Files that are kept, of the installations and settings that were asked about last."""
 
 
-def remember(facts: Mapping[str, Any], began: int) -> None:
-    """Keep what was found out, by what it is and as JSON has it, beside the rest that is known of this installation.
+def store_facts(facts: Mapping[str, Any], began: int) -> None:
+    """Store facts (JSON values by name) beside those that are stored of this installation.
 
     Args:
-        began: nanoseconds since 1970 when it began to be found out; of files that changed since, nothing is kept.
+        began: nanoseconds since 1970 when the facts began to be gathered; if a file changed since, nothing is stored.
     """
     from ftengine.run.directory import RunDirectory
 
@@ -61,9 +60,9 @@ def remember(facts: Mapping[str, Any], began: int) -> None:
             old.unlink(missing_ok=True)
 
 
-def remembered(what: str) -> Any:
-    """Return what was found out, if nothing has changed since; else None."""
-    return (_read() or {}).get(what)
+def cached_fact(name: str) -> Any:
+    """Return a stored fact that is still valid, else None."""
+    return (_read() or {}).get(name)
 
 
 def _read() -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
-"""The folder of what is kept between runs: one user's, whole entries only, and no larger than is wanted.
+"""The one cache of what runs found out: private to a user, complete entries only, and bounded in size.
 
-It has the rows of parsed files, features of encoded rows, what ftengine's audits found, and what base models gave.
+It holds the rows of parsed files, features of encoded rows, findings of ftengine's audits, outputs of base models and
+comparisons of fast paths. The name of an entry is a hash of all that it depends on (`cache_key`).
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ftengine.data.files import size_in
 from ftengine.errors import DataError
-from ftengine.identity import file_hash
+from ftengine.identity.files import file_hash
+from ftengine.identity.values import json_hash
+from ftengine.text import size_in
 
 CACHE_VARIABLE = "FTENGINE_CACHE"
 SIZE_VARIABLE = "FTENGINE_CACHE_SIZE"
 DEFAULT_SIZE = "20GB"
+FORMATS = {"audits": 3, "base": 6, "features": 3, "paths": 2, "prefix-sharing": 2, "rows": 8}
+"""What is cached, each with a number that is raised when it would be stored in another way."""
 ROWS, FACTS = "rows.arrow", "facts.json"
 """The files of an entry; the facts hold the hash of what else is there."""
 PARTIAL = ".tmp"
@@ -32,12 +36,17 @@ _ABANDONED = 86400
 """Seconds after which what is half-written has no writer any more."""
 _added: dict[Path, float] = {}
 """Bytes that this process has added to a folder since it last made room there."""
-_passing: list[tempfile.TemporaryDirectory[str]] = []
+_temporary: list[tempfile.TemporaryDirectory[str]] = []
 """Folders that are removed when this process ends."""
 
 
+def cache_key(kind: str, depends: Any) -> str:
+    """Return the name of an entry of a kind of `FORMATS` that depends on so much, as JSON has it."""
+    return f"{kind}-{json_hash([FORMATS[kind], depends])}"
+
+
 def cache_folder() -> Path:
-    """Return the folder of cached rows, which may not exist yet."""
+    """Return the folder of the cache, which may not exist yet."""
     return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/ftengine").expanduser() / "data"
 
 
@@ -100,7 +109,7 @@ def _no_room(what: str, folder: Path, error: OSError) -> DataError:
     )
 
 
-def passing_entry(what: str, write: Callable[[Path], dict[str, Any]]) -> Path:
+def temporary_entry(what: str, write: Callable[[Path], dict[str, Any]]) -> Path:
     """Return an entry that is this process's alone and goes with it; arguments and errors as of `entry_of`."""
     folder = cache_folder()
     try:
@@ -114,7 +123,7 @@ def passing_entry(what: str, write: Callable[[Path], dict[str, Any]]) -> Path:
             raise
     except OSError as error:
         raise _no_room(what, folder, error) from error
-    _passing.append(own)
+    _temporary.append(own)
     return entry
 
 

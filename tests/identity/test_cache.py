@@ -10,9 +10,9 @@ import pytest
 from expected import raises
 
 from ftengine.api import FileReader, Row
-from ftengine.data import cache_folder
 from ftengine.data.read import read_rows
 from ftengine.errors import DataError, InputError
+from ftengine.identity import cache
 from ftengine.plugins.discovery import make_plugin_manager
 from ftengine.plugins.hookspecs import hookimpl
 from ftengine.plugins.registry import Registry
@@ -66,7 +66,7 @@ def test_what_is_damaged_is_made_anew(source, folder, spoilt):
     else:
         facts.write_text(facts.read_text()[:20] if spoilt == "facts cut" else "{}")
     assert read(source) == expected == ["row 0", "row 1", "row 2"]
-    assert cache_folder.is_whole(entry_of(folder))
+    assert cache.is_whole(entry_of(folder))
 
 
 def test_what_was_used_longest_ago_goes_first(source, folder, monkeypatch):
@@ -75,7 +75,7 @@ def test_what_was_used_longest_ago_goes_first(source, folder, monkeypatch):
         files.append(source.with_name(f"{i}.jsonl"))
         files[i].write_text(source.read_text() * (i + 1))
         read(files[i])
-    by_size = {size: entry for entry, _, size in cache_folder.entries(folder)}
+    by_size = {size: entry for entry, _, size in cache.entries(folder)}
     first, second, third = (by_size[size] for size in sorted(by_size))
     for entry, age in ((first, 7200), (second, 9000), (third, 60)):
         os.utime(entry, (time.time() - age,) * 2)
@@ -95,7 +95,7 @@ def test_what_was_used_longest_ago_goes_first(source, folder, monkeypatch):
 @pytest.mark.parametrize(("text", "size"), [("5GB", 5e9), ("1.5 mb", 1.5e6), ("1000", 1000), ("", 20e9)])
 def test_sizes_are_written_as_people_write_them(monkeypatch, text, size):
     monkeypatch.setenv("FTENGINE_CACHE_SIZE", text)
-    assert cache_folder.wanted_size() == size
+    assert cache.wanted_size() == size
 
 
 @pytest.mark.parametrize("text", ["many", "5XB", "-5GB"])
@@ -128,13 +128,13 @@ def test_rows_of_a_reader_of_other_code_are_read_anew_and_go_with_the_process(tm
     registry, file = Registry(make_plugin_manager({"suffixed": Plugin})), tmp_path / "rows.suffixed"
     file.write_text("a\nb\n")
     passing = []
-    monkeypatch.setattr(cache_folder, "_passing", passing)
+    monkeypatch.setattr(cache, "_temporary", passing)
     for suffix in "xy":
         monkeypatch.setenv("SUFFIX", suffix)
         rows = read_rows(str(file), registry=registry)
         assert [row["text"] for row in rows] == [f"a{suffix}", f"b{suffix}"]
     assert len(passing) == len(list(folder.iterdir())) == 2
-    assert cache_folder.usage()["entries"] == 0
+    assert cache.usage()["entries"] == 0
     passing.clear()  # as the end of the process does
     assert list(folder.iterdir()) == []
     assert rows[1]["text"] == "by"
