@@ -1,9 +1,9 @@
 """A cache of facts about this installation: what plugins offer, for lists and completion, and what `doctor` found.
 
 It saves the import of every plugin, 3 to 4 s, on each command that prints a list. Facts are valid while no
-distribution, blocked plugin, file of a plugin or file of an editable installation changes. Each installation has a file of its own,
-and another for each set of environment variables that plugins may read. A cache that cannot be read or written is
-ignored. It is apart from `ftengine.identity.cache`, whose imports would take longer than a list.
+distribution, blocked plugin, file of a plugin or file of an editable installation changes. Each installation has a
+file of its own, and another for each set of environment variables that plugins may read. A cache that cannot be read
+or written is ignored. It is apart from `ftengine.identity.cache`, whose imports would take longer than a list.
 """
 
 from __future__ import annotations
