@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ftengine import api
-from ftengine.plugins.offered import SORTS
+from ftengine.plugins.class_validation import SORTS
 from ftengine.plugins.registry import KINDS
 
 PAGE = Path(__file__).parents[1] / "docs" / "plugins" / "kinds.md"

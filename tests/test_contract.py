@@ -16,7 +16,7 @@ from spread import Spread
 
 from ftengine import api
 from ftengine.errors import PluginError
-from ftengine.plugins.offered import SORTS
+from ftengine.plugins.class_validation import SORTS
 from ftengine.plugins.registry import KINDS, Registry, registry_of
 
 ROOT = Path(__file__).parents[1]

@@ -6,7 +6,7 @@ from expected import raises
 
 from ftengine import Recipe
 from ftengine.errors import RecipeError, UnknownName
-from ftengine.plugins.other_tools import ELSEWHERE
+from ftengine.plugins.option_errors import ELSEWHERE
 from ftengine.plugins.registry import Registry
 
 SMALL = {"model": {"source": "m"}, "task": "causal-lm", "data": {"train": "a.jsonl"}, "strategy": "lora"}

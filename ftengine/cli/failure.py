@@ -140,7 +140,7 @@ def describe(error: BaseException) -> str:
             "bound micro-batches with train.batch_tokens, shorten the task's max_length, or set "
             "train.gradient_checkpointing: true. What was complete is kept."
         )
-    from ftengine.plugins.blame import blame, layers_of_plugins
+    from ftengine.plugins.attribution import blame, layers_of_plugins
 
     if said := blame(error):
         return said

@@ -123,7 +123,7 @@ class Commands(Suggesting):
         except SystemExit as error:
             if ctx.invoked_subcommand not in self.builtin:
                 raise
-            from ftengine.plugins.blame import blame
+            from ftengine.plugins.attribution import blame
 
             # Commands of ftengine's own end by an exit status alone; what else ends them has not done what was asked.
             said = blame(error)

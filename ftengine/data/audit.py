@@ -16,8 +16,8 @@ from ftengine.data.near import Near
 from ftengine.data.row_hashes import RowHashes
 from ftengine.data.rows import DataRows
 from ftengine.data.split_columns import find_overlap
+from ftengine.plugins.attribution import each
 from ftengine.plugins.registry import Entry
-from ftengine.plugins.returned import each
 from ftengine.run.recipe import DataSection
 from ftengine.run.records import AuditResult
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ftengine.api import Augmenter, Batch, Example, Task, overrides
 from ftengine.errors import PluginError, RecipeError
-from ftengine.plugins.blame import named
-from ftengine.plugins.returned import each
+from ftengine.plugins.attribution import each, named
 
 
 def require_suitable(augmenter: Augmenter, task: Task) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from ftengine.api import Augmenter, Example, Task, overrides
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import DataError, PluginError
-from ftengine.plugins.blame import named
+from ftengine.plugins.attribution import named
 from ftengine.text import counted
 
 SAMPLED = 30

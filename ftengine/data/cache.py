@@ -19,9 +19,8 @@ from ftengine.data import check_unfolded
 from ftengine.errors import DataError, PluginError, RefusedRows
 from ftengine.identity import file_hash
 from ftengine.identity.cache import ROWS, cache_key, entry_of, temporary_entry
-from ftengine.plugins.blame import named
+from ftengine.plugins.attribution import contract_error, described, each, named
 from ftengine.plugins.registry import Factory
-from ftengine.plugins.returned import described, each, wrong
 from ftengine.text import comparable
 
 SHOWN_SKIPS = 20
@@ -148,7 +147,7 @@ class Reading:
             raise DataError(f"{self.source} holds no rows{reason}. It must hold at least one example.")
         for column in columns:
             if not isinstance(column, str):
-                raise wrong(self.make(), "read", column, "rows whose columns are texts")
+                raise contract_error(self.make(), "read", column, "rows whose columns are texts")
         check_free(self.source, list(columns))
         return {"columns": list(columns), "skipped": {"count": skipped, "first": first}}
 

@@ -37,7 +37,7 @@ from ftengine.data.row_hashes import identities, to_json
 from ftengine.data.rows import DataRows
 from ftengine.data.split_columns import numbers_of
 from ftengine.errors import DataError
-from ftengine.plugins.returned import wrong
+from ftengine.plugins.attribution import contract_error
 
 SHOWN_ROWS = 5
 
@@ -155,7 +155,7 @@ class EncodedSplit:
             features = [one for number in numbers for _, one in self._usable(number, epoch)]
         batch = self.task.collate(features, self.processor)
         if not isinstance(batch, dict):
-            raise wrong(self.task, "collate", batch, "a dict of tensors by name")
+            raise contract_error(self.task, "collate", batch, "a dict of tensors by name")
         batch |= {f"{REFERENCE}{key}": as_numbers(values[members]) for key, values in self.reference.items()}
         if epoch is None or self.fixed_epoch is not None:
             return batch

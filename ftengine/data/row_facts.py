@@ -15,8 +15,7 @@ from ftengine.api import PART, Example, Features, Task, overrides
 from ftengine.data.row_hashes import to_json
 from ftengine.data.rows import DataRows
 from ftengine.errors import DataError, PluginError, RefusedRows
-from ftengine.plugins.blame import named
-from ftengine.plugins.returned import described, wrong
+from ftengine.plugins.attribution import contract_error, described, named
 
 Encoded = tuple[int, Features | DataError]
 """The number of a row with the features of it, or of one of the examples that it makes, or why there are none."""
@@ -115,7 +114,7 @@ def whole(task: Task, features: Any) -> Features:
     """Return features as they are (PluginError: without what every task has to tell of an example)."""
     wanted = "a dict with 'length', 'weight' and 'truncated', each a number"
     if not isinstance(features, dict):
-        raise wrong(task, "encode", features, wanted)
+        raise contract_error(task, "encode", features, wanted)
     for key in ("length", "weight", "truncated"):
         if not isinstance(features.get(key), (int, float, np.number, np.bool_)):
             had = f"whose {key!r} is {described(features[key])}" if key in features else f"without {key!r}"

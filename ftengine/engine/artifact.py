@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from ftengine.api import Exporter, ExportSource
 from ftengine.errors import PluginError
-from ftengine.plugins.blame import named
+from ftengine.plugins.attribution import named
 
 AWAY = ".away"
 """Behind the names of folders that are out of reach for a while."""

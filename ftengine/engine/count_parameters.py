@@ -12,8 +12,8 @@ from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import apply_strategy
 from ftengine.errors import DataError, SourceError
 from ftengine.model import count, parameter_sizes, trainable
+from ftengine.plugins.attribution import matched
 from ftengine.plugins.registry import Registry
-from ftengine.plugins.returned import matched
 from ftengine.run.recipe import Recipe
 
 

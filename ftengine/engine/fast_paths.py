@@ -21,7 +21,7 @@ from ftengine.engine.prepared_data import PreparedData
 from ftengine.identity.cache import cache_key, keep_text, known_text
 from ftengine.model.shared_prefix import probe_result, restore_probe_result
 from ftengine.parallel.device import Device
-from ftengine.plugins.returned import json_mapping
+from ftengine.plugins.attribution import json_mapping
 from ftengine.run.environment import build, peak_memory_bytes
 from ftengine.training.fast_paths import FastPaths, Replaced, choose_fast_paths, require_device
 from ftengine.training.memory import available_bytes

@@ -29,8 +29,8 @@ from ftengine.evaluation.weights import Weights
 from ftengine.model import count
 from ftengine.parallel.device import Device
 from ftengine.parallel.scaling import Scale, advice, communication, sizes_up_to
+from ftengine.plugins.attribution import matched
 from ftengine.plugins.registry import Registry
-from ftengine.plugins.returned import matched
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe, TrainSection
 from ftengine.text import counted, untested_slices

@@ -26,9 +26,8 @@ from ftengine.evaluation.plan import by_pass, read_columns
 from ftengine.evaluation.slices import require_column
 from ftengine.model import drops, trainable
 from ftengine.parallel.sharding import require_shardable
-from ftengine.plugins.blame import named
+from ftengine.plugins.attribution import described, named
 from ftengine.plugins.registry import Registry
-from ftengine.plugins.returned import described
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import AuditResult
 from ftengine.run.seal import require_saved

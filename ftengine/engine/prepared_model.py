@@ -39,7 +39,7 @@ from ftengine.model import count, state_tensors
 from ftengine.model.target_scale import scale_targets
 from ftengine.parallel.device import Device
 from ftengine.parallel.sharding import gathered
-from ftengine.plugins.returned import json_mapping
+from ftengine.plugins.attribution import json_mapping
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import build, hardware, plugin_origins, versions
 from ftengine.run.records import Computation, Environment, Memory, TrainedPart, TrainingResult

@@ -26,7 +26,7 @@ from ftengine.model.in_float32 import in_float32
 from ftengine.model.parameters import frozen_tensors
 from ftengine.model.saving import add_calibration, load_part, save_part, save_processor, write_calibration
 from ftengine.parallel.device import Device
-from ftengine.plugins.blame import cause_in
+from ftengine.plugins.attribution import cause_in
 from ftengine.run.directory import SIDECAR, TRAINED, RunDirectory, flush, write_folder, writing
 from ftengine.run.environment import versions
 from ftengine.run.records import TrainedPart

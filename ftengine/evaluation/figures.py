@@ -15,8 +15,7 @@ from ftengine.api import Display, Estimate, Evaluator, Metric, Rows, overrides
 from ftengine.errors import PluginError
 from ftengine.evaluation.intervals import Interval, excess_interval, percentile_interval, score_interval
 from ftengine.evaluation.weights import Weights
-from ftengine.plugins.blame import named
-from ftengine.plugins.returned import each, json_mapping, wrong
+from ftengine.plugins.attribution import contract_error, each, json_mapping, named
 from ftengine.run.evaluation_result import MeasuredMetric
 
 
@@ -99,7 +98,7 @@ def measure(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, Res
 def _numbers(evaluator: Evaluator, scores: Any) -> dict[str, float]:
     """Return what an evaluator scores (PluginError: other metrics than it declares, or no numbers)."""
     if not isinstance(scores, Mapping):
-        raise wrong(evaluator, "score", scores, "a mapping of metrics to numbers")
+        raise contract_error(evaluator, "score", scores, "a mapping of metrics to numbers")
     if scores.keys() != evaluator.metrics.keys():
         raise PluginError(
             f"{named(evaluator)}: score() returned metrics {sorted(scores)} and declares {sorted(evaluator.metrics)}; "
@@ -107,10 +106,12 @@ def _numbers(evaluator: Evaluator, scores: Any) -> dict[str, float]:
         )
     for name, value in scores.items():
         if not isinstance(value, Real):
-            raise wrong(evaluator, "score", value, f"a number for {name!r}")
+            raise contract_error(evaluator, "score", value, f"a number for {name!r}")
         # Means of ones and zeros round.
         if evaluator.metrics[name].proportion and not (math.isnan(value) or -1e-6 <= float(value) <= 1 + 1e-6):
-            raise wrong(evaluator, "score", value, f"a number from 0 to 1 for {name!r}, which it declares a proportion")
+            raise contract_error(
+                evaluator, "score", value, f"a number from 0 to 1 for {name!r}, which it declares a proportion"
+            )
     return {name: float(value) for name, value in scores.items()}
 
 
@@ -165,7 +166,9 @@ def details(evaluator: Evaluator, rows: Rows, weights: Weights) -> tuple[dict[st
         for one in each(evaluator, "details", evaluator.details(rows, estimate), (tuple, *get_args(Display))):
             if isinstance(one, tuple):
                 if len(one) != 2:
-                    raise wrong(evaluator, "details", one, "or yield pairs of a name and a JSON value, and displays")
+                    raise contract_error(
+                        evaluator, "details", one, "or yield pairs of a name and a JSON value, and displays"
+                    )
                 json_mapping(evaluator, "details", dict([one]))
                 facts[one[0]] = one[1]
             else:

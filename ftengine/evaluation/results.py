@@ -22,8 +22,7 @@ from ftengine.evaluation.slices import Side, slice_reports
 from ftengine.evaluation.table import Predictions
 from ftengine.evaluation.weighing import require_weighing
 from ftengine.evaluation.weights import Weights
-from ftengine.plugins.blame import named
-from ftengine.plugins.returned import json_mapping, wrong
+from ftengine.plugins.attribution import contract_error, json_mapping, named
 from ftengine.run import evaluation_result as record
 
 LONG = 10.0
@@ -259,5 +258,5 @@ def _benchmark(asked: Benchmark, base: Measured, tuned: Measured) -> record.Prob
     n = len(tuned.predictions)
     if n != len(base.predictions):
         rows, wanted = tuned.predictions.columns["row"].tolist(), f"the {len(base.predictions):,} of {asked.data!r}"
-        raise wrong(asked.asker, "ask_models", rows, f"{wanted} as of the base")
+        raise contract_error(asked.asker, "ask_models", rows, f"{wanted} as of the base")
     return record.Probe(kind="benchmark", name=asked.asker.name, data=asked.data, examples=n, **compared(base, tuned))

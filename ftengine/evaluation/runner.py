@@ -37,8 +37,7 @@ from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, listed, read_
 from ftengine.evaluation.slices import as_text
 from ftengine.evaluation.table import FOLDER, MEMBER, ROWS, Predictions, Writer, judged, kept_together, merged
 from ftengine.parallel.sharding import is_sharded, reshard
-from ftengine.plugins.blame import named
-from ftengine.plugins.returned import described, each, token_count, wrong
+from ftengine.plugins.attribution import contract_error, described, each, named, token_count
 from ftengine.run.directory import RunDirectory, write_folder
 from ftengine.training.losses import to_device
 
@@ -133,7 +132,7 @@ class EvalRunner:
             predicted = asker.ask_models(self.loaded)
         if not isinstance(predicted, Mapping) or {one.data for one in benchmarks} - predicted.keys():
             names = ", ".join(repr(one.data) for one in benchmarks)
-            raise wrong(asker, "ask_models", predicted, f"a mapping with {names}")
+            raise contract_error(asker, "ask_models", predicted, f"a mapping with {names}")
         asked: dict[str, pa.Table] = {}
         for one in benchmarks:
             writer, groups = Writer(), list[Any]()
@@ -320,10 +319,10 @@ def _beside(table: pa.Table, predicted: pa.Table) -> pa.Table:
 def _require_whole(task: Task, method: str, returned: Any, count: int, keys: Set[str]) -> None:
     """Refuse what are no predictions, or answers, of so many examples, each with the declared keys (PluginError)."""
     if not isinstance(returned, list) or len(returned) != count:
-        raise wrong(task, method, returned, f"a list of one mapping an example, {count} here")
+        raise contract_error(task, method, returned, f"a list of one mapping an example, {count} here")
     for one in returned:
         if not isinstance(one, Mapping):
-            raise wrong(task, method, one, "a list of mappings")
+            raise contract_error(task, method, one, "a list of mappings")
         if missing := keys - one.keys():
             had = f"a mapping with {', '.join(map(repr, one)) or 'no key'}"
             raise PluginError(f"{named(task)}: {method}() returned {had}; it declares {listed(missing)} too.")

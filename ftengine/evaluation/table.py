@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from ftengine.api import Evaluator, Example, Prediction
 from ftengine.errors import PluginError, RunError
 from ftengine.evaluation.weights import Weights
-from ftengine.plugins.returned import wrong
+from ftengine.plugins.attribution import contract_error
 
 FOLDER = "predictions"
 ROWS = 4096
@@ -45,7 +45,7 @@ def kept_by(evaluator: Evaluator, prediction: Prediction) -> Mapping[str, Any]:
     """Return what an evaluator keeps of a prediction (PluginError: it is no mapping)."""
     kept = evaluator.keep(prediction)
     if not isinstance(kept, Mapping):
-        raise wrong(evaluator, "keep", kept, "a mapping of names to numbers")
+        raise contract_error(evaluator, "keep", kept, "a mapping of names to numbers")
     return kept
 
 
@@ -57,7 +57,9 @@ def kept_together(evaluator: Evaluator, table: Predictions, answer: Answering | 
     """Return the columns that an evaluator keeps of all examples at once (PluginError: they are no numbers of each)."""
     kept = evaluator.keep_together(table.rows(evaluator), answer) if len(table) else {}
     if not isinstance(kept, Mapping) or any(len(x) != len(table) or x.dtype.kind not in "bif" for x in kept.values()):
-        raise wrong(evaluator, "keep_together", kept, f"a mapping of names to {len(table)} numbers, one an example")
+        raise contract_error(
+            evaluator, "keep_together", kept, f"a mapping of names to {len(table)} numbers, one an example"
+        )
     return {f"{evaluator.name}.{name}": column for name, column in kept.items()}
 
 

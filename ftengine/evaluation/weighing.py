@@ -8,7 +8,7 @@ import numpy as np
 
 from ftengine.api import Evaluator, Rows
 from ftengine.errors import PluginError
-from ftengine.plugins.blame import named, without
+from ftengine.plugins.attribution import named, without
 
 ASKED = 128
 """Rows at most that are asked, at equal distances."""

@@ -13,8 +13,8 @@ import pluggy
 
 from ftengine.errors import PluginError, shown
 from ftengine.plugins import hookspecs
+from ftengine.plugins.class_validation import raised
 from ftengine.plugins.distributions import instead, offers, printing_aside
-from ftengine.plugins.offered import raised
 
 GROUP = "ftengine"
 TRACE_VARIABLE = "FTENGINE_TRACE_PLUGINS"

@@ -15,8 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ftengine.plugins.class_validation import classes
 from ftengine.plugins.distributions import Offer, offers
-from ftengine.plugins.offered import classes
 
 SECONDS = 300
 """What the import may take there."""

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ValidationError
 
 from ftengine import api
 from ftengine.errors import PluginError, RecipeError, SourceError, UnknownName, did_you_mean
+from ftengine.plugins.class_validation import AUTO, classes, described, fault, written
 from ftengine.plugins.discovery import PluginOrigin, Plugins, make_plugin_manager
 from ftengine.plugins.distributions import BLOCK_VARIABLE, BUILT_IN, instead
-from ftengine.plugins.offered import AUTO, classes, described, fault, written
 from ftengine.plugins.option_errors import explain
 
 KINDS: dict[str, tuple[type[api.Component], str]] = {

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from ftengine.api import Finding, Rule
 from ftengine.api.display import LEVELS
 from ftengine.errors import PluginError
-from ftengine.plugins.blame import cause_in, named, without
+from ftengine.plugins.attribution import cause_in, each, named, without
 from ftengine.plugins.registry import Registry
-from ftengine.plugins.returned import each
 from ftengine.run.records import RunRecords, Verdict
 from ftengine.text import capitalized, uncapitalized
 

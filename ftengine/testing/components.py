@@ -20,7 +20,7 @@ from ftengine import api
 from ftengine.data.augmentation import require_suitable
 from ftengine.errors import InputError, PluginError
 from ftengine.model import save_model
-from ftengine.plugins.offered import ALLOWED_TO_FAIL, described, fault
+from ftengine.plugins.class_validation import ALLOWED_TO_FAIL, described, fault
 from ftengine.plugins.option_errors import explain
 from ftengine.plugins.registry import AUTO, KINDS, Registry
 from ftengine.testing.asking import AskingChecks

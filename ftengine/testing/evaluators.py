@@ -17,7 +17,7 @@ import pyarrow as pa
 from ftengine import api
 from ftengine.errors import DataError
 from ftengine.evaluation.table import Predictions
-from ftengine.plugins.returned import each
+from ftengine.plugins.attribution import each
 from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.values import require_named_code
 

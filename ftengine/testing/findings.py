@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ftengine.api import Audit, AuditedData, Display, Finding, Rule
-from ftengine.plugins.returned import each
+from ftengine.plugins.attribution import each
 from ftengine.run.records import RunRecords
 from ftengine.testing.checks import Checks, run_checks
 

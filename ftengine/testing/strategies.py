@@ -19,7 +19,7 @@ from ftengine.model import state_tensors, trainable
 from ftengine.model.modes import hooks
 from ftengine.model.saving import load_part, save_part
 from ftengine.parallel.precision import widened_by
-from ftengine.plugins.returned import json_mapping
+from ftengine.plugins.attribution import json_mapping
 from ftengine.run.directory import TRAINED
 from ftengine.run.recipe import TrainSection
 from ftengine.testing.checks import require_passed, results_of, run_checks, skip

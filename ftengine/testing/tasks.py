@@ -20,7 +20,7 @@ from ftengine.engine.merge import outputs_of, probe_of
 from ftengine.errors import DataError
 from ftengine.evaluation.table import Predictions
 from ftengine.model import Criterion, trainable
-from ftengine.plugins.returned import described, json_mapping, token_count
+from ftengine.plugins.attribution import described, json_mapping, token_count
 from ftengine.testing.agreement import agreement
 from ftengine.testing.checks import Checks, not_suited, run_checks, skip
 from ftengine.testing.samples import on_meta

@@ -8,7 +8,7 @@ from threading import Thread
 from ftengine.api import BeforeStep, Callback, Event, Failed, Finished, Listener
 from ftengine.errors import TrainingError, naming
 from ftengine.model.modes import generators_kept
-from ftengine.plugins.blame import cause_in
+from ftengine.plugins.attribution import cause_in
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import Recipe
 from ftengine.training.model_watch import ModelWatch

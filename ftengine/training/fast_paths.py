@@ -18,9 +18,8 @@ from ftengine.errors import PluginError, RecipeError
 from ftengine.model.modes import hooks, quick_products
 from ftengine.model.probing import visible
 from ftengine.parallel.sharding import is_sharded
-from ftengine.plugins.blame import cause_in
-from ftengine.plugins.blame import named as owned
-from ftengine.plugins.returned import token_count, wrong
+from ftengine.plugins.attribution import cause_in, contract_error, token_count
+from ftengine.plugins.attribution import named as owned
 from ftengine.run.records import FastPathUse
 from ftengine.training.dropout_statistics import dropout_fault, fewer_calls
 from ftengine.training.probe import Around, Dropouts, ProbeBatch
@@ -96,7 +95,7 @@ class FastPaths:
             order = path.order(batch) if overrides(path, "order") else None
             if order is not None:
                 if sorted(order) != list(range(len(members))):
-                    raise wrong(path, "order", order, "each example's number in the batch once, or None")
+                    raise contract_error(path, "order", order, "each example's number in the batch once, or None")
                 return members[list(order)]
         return members
 
@@ -112,10 +111,12 @@ def activated(paths: Sequence[FastPath], loaded: LoadedModel, context: TrainingC
         for path in paths:
             entered = path.activate(loaded, context)
             if not isinstance(entered, AbstractContextManager):
-                raise wrong(path, "activate", entered, "a context manager: decorate it with contextlib.contextmanager")
+                raise contract_error(
+                    path, "activate", entered, "a context manager: decorate it with contextlib.contextmanager"
+                )
             counts = stack.enter_context(entered)
             if not (counts is None or isinstance(counts, Mapping)):
-                raise wrong(path, "activate", counts, "a context that yields a mapping of counts, or None")
+                raise contract_error(path, "activate", counts, "a context that yields a mapping of counts, or None")
             replaced[path.name] = counts
         yield replaced
 

@@ -17,7 +17,7 @@ from ftengine.data.batching import batches_in_step, by_length
 from ftengine.data.encoding import EncodedSplit
 from ftengine.model import Criterion
 from ftengine.parallel.sharding import is_sharded, reshard
-from ftengine.plugins.returned import is_scalar, wrong
+from ftengine.plugins.attribution import contract_error, is_scalar
 from ftengine.training.source_losses import SourceLosses
 
 SAMPLE = 256
@@ -72,7 +72,7 @@ def represented(task: Task, module: nn.Module, batch: Batch) -> Represented:
     assert isinstance(task, InBatchTask)
     tensors = task.represent(module, batch)
     if not isinstance(tensors, Mapping) or not all(isinstance(x, Tensor) and x.ndim for x in tensors.values()):
-        raise wrong(task, "represent", tensors, "a mapping of tensors by name, a row an example")
+        raise contract_error(task, "represent", tensors, "a mapping of tensors by name, a row an example")
     return tensors
 
 
@@ -108,7 +108,7 @@ def loss_and_weight(task: Task, method: str, result: Any) -> tuple[Tensor, Tenso
     pair = isinstance(result, tuple) and len(result) == 2
     if not (pair and is_scalar(result[0], tensor=True) and is_scalar(result[1])):
         wanted = "(sum of losses, its weight): a tensor of floats without dimensions, and a number or such a tensor"
-        raise wrong(task, method, result, wanted)
+        raise contract_error(task, method, result, wanted)
     return result
 
 

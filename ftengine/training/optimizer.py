@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from ftengine.api import Optimizer
 from ftengine.errors import PluginError, RunError
-from ftengine.plugins.blame import named
-from ftengine.plugins.returned import wrong
+from ftengine.plugins.attribution import contract_error, named
 
 ADAM_BYTES = 8
 """A parameter's state where it cannot be told before training: two float32 moments, as Adam keeps them."""
@@ -34,7 +33,7 @@ def build_optimizer(component: Optimizer, groups: Groups) -> torch.optim.Optimiz
     wanted = {parameter: group for group in groups for parameter in group["params"]}
     optimizer = component.build(groups)
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise wrong(component, "build", optimizer, "a torch.optim.Optimizer")
+        raise contract_error(component, "build", optimizer, "a torch.optim.Optimizer")
     built = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
     if left := len(wanted.keys() - built.keys()):
         raise PluginError(

@@ -21,9 +21,8 @@ from ftengine.model import Criterion, default_param_groups, trainable
 from ftengine.parallel.precision import widened_by
 from ftengine.parallel.reduction import Reduction
 from ftengine.parallel.sharding import got_gradients, is_sharded, not_finite, whole_norm
-from ftengine.plugins.blame import named
-from ftengine.plugins.offered import written
-from ftengine.plugins.returned import described, wrong
+from ftengine.plugins.attribution import contract_error, described, named
+from ftengine.plugins.class_validation import written
 from ftengine.run.own_code import package_of
 from ftengine.run.recipe import TrainSection
 from ftengine.training.checkpoint import Progress
@@ -303,7 +302,7 @@ class OptimizerStep:
                 handle.remove()
         if any(had) and not loss.requires_grad:
             wanted = "a sum of losses that has a gradient: leave out detach(), item() and no_grad()"
-            raise wrong(self.setup.task, "loss", loss, wanted)
+            raise contract_error(self.setup.task, "loss", loss, wanted)
 
     def _update(self, weight: float, step: int) -> float:
         """Divide the gradients by the effective batch's weight, clip, step; return their norm before clipping."""
@@ -335,7 +334,7 @@ def groups_of(strategy: Strategy, module: nn.Module, section: TrainSection) -> l
     asked = section.learning_rate, 2 * section.learning_rate
     groups, doubled = (given_groups(strategy, module, rate, section.weight_decay) for rate in asked)
     if not isinstance(groups, list):
-        raise wrong(strategy, "param_groups", groups, GROUPS)
+        raise contract_error(strategy, "param_groups", groups, GROUPS)
     for number, group in enumerate(groups, 1):
         missing = [key for key in ("params", "lr") if key not in group] if isinstance(group, Mapping) else None
         if missing is None or missing:

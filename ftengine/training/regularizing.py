@@ -13,8 +13,7 @@ from ftengine.api import Batch, Component, LoadedModel, Regularizer, Strategy, T
 from ftengine.errors import PluginError
 from ftengine.model import Criterion
 from ftengine.parallel.sharding import is_sharded, require_sharding_support
-from ftengine.plugins.blame import named, without
-from ftengine.plugins.returned import is_scalar, json_mapping, wrong
+from ftengine.plugins.attribution import contract_error, is_scalar, json_mapping, named, without
 from ftengine.training.criterion_faults import criterion_fault, outputs_of
 
 
@@ -29,7 +28,7 @@ def own_regularizers(strategy: Strategy, steps: int) -> list[Regularizer]:
     if regularizer is None:
         return []
     if not isinstance(regularizer, Regularizer):
-        raise wrong(strategy, "regularizer", regularizer, "a Regularizer")
+        raise contract_error(strategy, "regularizer", regularizer, "a Regularizer")
     regularizer.name = strategy.name  # type: ignore[misc]  # no recipe names it
     return [regularizer]
 
@@ -82,7 +81,7 @@ class Attached:
             if penalty is None:
                 continue
             if not is_scalar(penalty, tensor=True):
-                raise wrong(regularizer, "penalty", penalty, "a tensor of floats without dimensions, or None")
+                raise contract_error(regularizer, "penalty", penalty, "a tensor of floats without dimensions, or None")
             penalties.append(penalty)
         return torch.stack(penalties).sum() if penalties else None
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ftengine.api import Schedule
-from ftengine.plugins.returned import wrong
+from ftengine.plugins.attribution import contract_error
 from ftengine.run.recipe import TrainSection
 
 CPU_TOKENS = 512
@@ -57,7 +57,7 @@ class Steps:
         factor = schedule.factor(step, self.total, self.warmup)
         if not is_factor(factor):
             at = f"step {step:,} of {self.total:,}"
-            raise wrong(schedule, "factor", factor, f"a number from 0 to 1 (it was asked for {at})")
+            raise contract_error(schedule, "factor", factor, f"a number from 0 to 1 (it was asked for {at})")
         return factor
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ftengine.api import Component
-from ftengine.plugins.blame import named
+from ftengine.plugins.attribution import named
 
 NUMBERS, ITEMS, DEPTH = 16, 1_000, 3
 """Numbers of a tensor and items of a list that are looked at, and how far lists are looked into."""

@@ -16,7 +16,7 @@ from ftengine import api, fine_tune, hookimpl, plan, registry_of
 from ftengine.errors import PluginError, SavedPartDiffers, TrainingError
 from ftengine.evaluation.figures import measure
 from ftengine.evaluation.weights import Weights
-from ftengine.plugins.returned import is_scalar
+from ftengine.plugins.attribution import is_scalar
 from ftengine.run.recipe import TrainSection
 from ftengine.training.callbacks import Callbacks
 from ftengine.training.optimizer import build_optimizer

@@ -1,4 +1,4 @@
-"""What a plugin offers: the classes of a hook, and what is wrong with one, found before a run needs it."""
+"""What a class must be that a plugin offers, checked when it is registered, before a run needs it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any
 
 from pydantic import ValidationError
@@ -65,11 +65,15 @@ def raised(error: BaseException, module: str) -> str:
     Args:
         module: of the plugin. The place is the innermost one in its package, where there is one.
     """
-    frames, package = list(traceback.walk_tb(error.__traceback__))[::-1], module.partition(".")[0]
-    own = (one for one in frames if one[0].f_globals.get("__name__", "").partition(".")[0] == package)
-    frame, line = next(own, frames[0] if frames else (None, 0))
+    frame, line = innermost(error, module) or next(reversed([*traceback.walk_tb(error.__traceback__)]), (None, 0))
     where = f" ({frame.f_code.co_filename}:{line})" if frame else ""
     return f"{type(error).__name__}: {error}".replace("\n", " ").rstrip(": .") + where
+
+
+def innermost(error: BaseException, module: str) -> tuple[FrameType, int] | None:
+    """Return the innermost frame of an error in the package of a module, with its line; None where there is none."""
+    frames, package = [*traceback.walk_tb(error.__traceback__)][::-1], module.partition(".")[0]
+    return next((x for x in frames if x[0].f_globals.get("__name__", "").partition(".")[0] == package), None)
 
 
 def fault(cls: Any, base: type[Component]) -> str:

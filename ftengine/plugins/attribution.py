@@ -1,22 +1,27 @@
-"""Whose code it was that raised: the plugin in a traceback."""
+"""Whose code it is that raised, or that returned what its contract does not allow: plugin, distribution and line."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
+from numbers import Real
 from pathlib import Path
 from types import FrameType
+from typing import Any, TypeVar
 
-from ftengine.api import Component
-from ftengine.errors import FtengineError
+from ftengine.api import Component, Strategy
+from ftengine.errors import FtengineError, PluginError
+from ftengine.plugins.class_validation import innermost, written
 from ftengine.plugins.discovery import GROUP
 from ftengine.plugins.distributions import BLOCK_VARIABLE, BUILT_IN, Offer, offers
-from ftengine.plugins.offered import written
 from ftengine.plugins.registry import KINDS, RECIPE_KEYS
+
+Kind = TypeVar("Kind")
 
 
 def blame(error: BaseException) -> str:
@@ -69,10 +74,9 @@ def named(component: Component) -> str:
 
 def cause_in(component: Component, error: BaseException) -> str:
     """Say what was raised in a component's own code, and where: "KeyError: 'x' (ftengine_x.py:31)"."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    root = _root(type(component).__module__)
-    own = next((x for x in frames[::-1] if _root(x[0].f_globals.get("__name__")) == root), None)
-    place = _line_of(*own) if own else _written(component, error) or _line_of(*frames[-1])
+    own = innermost(error, type(component).__module__)
+    place = _line_of(*own) if own else _written(component, error)
+    place = place or _line_of(*list(traceback.walk_tb(error.__traceback__))[-1])
     text = str(error) if isinstance(error, FtengineError) else f"{type(error).__name__}: {error}"
     return f"{text.rstrip(': .')} ({place})"
 
@@ -83,6 +87,76 @@ def without(component: Component) -> str:
     if _kind(component) in RECIPE_KEYS or owner is None or owner.distribution == BUILT_IN:
         return ""
     return f" Run with {BLOCK_VARIABLE}={owner.distribution} to do without it."
+
+
+def contract_error(component: Component, method: str, returned: Any, wanted: str) -> PluginError:
+    """Return the error that a component's method returned something else than what its contract says."""
+    text = f"{named(component)}: {method}() returned {described(returned)}; it must return {wanted}."
+    return PluginError(text + without(component))
+
+
+def described(value: Any) -> str:
+    """Say in a few words what something is."""
+    from torch import Tensor
+
+    if isinstance(value, Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+    if isinstance(value, (tuple, list)) and 0 < len(value) <= 3:
+        return f"a {type(value).__name__} of {', '.join(map(described, value))}"
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value):,}"
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return repr(value)[:60]
+    return f"an object of type {type(value).__qualname__}"
+
+
+def is_scalar(value: Any, *, tensor: bool = False) -> bool:
+    """Say whether something is a number: a tensor of no dimension that has gradients, or, without `tensor`, any."""
+    from torch import Tensor
+
+    if isinstance(value, Tensor):
+        return value.ndim == 0 and (value.is_floating_point() or not tensor)
+    return not tensor and isinstance(value, Real)
+
+
+def token_count(component: Component, count: Any) -> int | None:
+    """Return what `computed_tokens` returned (PluginError: neither a number of tokens nor None)."""
+    if not (count is None or (isinstance(count, int) and count > 0)):
+        raise contract_error(component, "computed_tokens", count, "a number of tokens, or None")
+    return count
+
+
+def each(component: Component, method: str, items: Any, kinds: type[Kind] | tuple[type[Kind], ...]) -> Iterator[Kind]:
+    """Yield what a method yields (PluginError: it is no iterable, or an item is of another kind)."""
+    names = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+    if not isinstance(items, Iterable) or isinstance(items, (str, Mapping)):
+        raise contract_error(component, method, items, f"or yield {names} objects")
+    for one in items:
+        if not isinstance(one, kinds):
+            raise contract_error(component, method, one, f"or yield {names} objects")
+        yield one
+
+
+def json_mapping(component: Component, method: str, returned: Any) -> dict[str, Any]:
+    """Return a mapping of JSON values as it is (PluginError: it is none)."""
+    wanted = "a mapping of JSON values (texts, numbers, lists, mappings, None)"
+    if not isinstance(returned, Mapping):
+        raise contract_error(component, method, returned, wanted)
+    for key, value in returned.items():
+        try:
+            json.dumps({key: value})
+        except (TypeError, ValueError):
+            raise contract_error(component, method, value, f"{wanted}; {key!r} is not one") from None
+    return dict(returned)
+
+
+def matched(strategy: Strategy) -> dict[str, list[str]]:
+    """Return a strategy's `matches()` (PluginError: it is no mapping of patterns to lists of names)."""
+    matches: Any = strategy.matches()
+    names = matches.values() if isinstance(matches, Mapping) else [None]
+    if not all(isinstance(paths, (list, tuple)) and all(isinstance(path, str) for path in paths) for paths in names):
+        raise contract_error(strategy, "matches", matches, "a mapping of each pattern to a list of module names")
+    return {str(pattern): list(paths) for pattern, paths in matches.items()}
 
 
 def _written(component: Component, error: BaseException) -> str:
@@ -120,7 +194,3 @@ def _innermost_function(frames: list[FrameType]) -> list[FrameType]:
     """Return the frames of the innermost function: its comprehensions, which have frames of their own, and itself."""
     named = (i for i, frame in enumerate(frames) if not frame.f_code.co_name.startswith("<"))
     return frames[: next(named, len(frames)) + 1]
-
-
-def _root(module: str | None) -> str:
-    return (module or "").partition(".")[0]
