@@ -121,8 +121,8 @@ $(LOWEST)/.installed: pyproject.toml setup.py CMakeLists.txt Makefile $(C_SOURCE
 	@touch $@
 
 # What plugins may import.
-REFERENCE := ftengine ftengine.api ftengine.chat ftengine.data ftengine.errors ftengine.evaluation ftengine.identity \
-    ftengine.model ftengine.ops ftengine.plugins.hookspecs ftengine.testing ftengine.text
+REFERENCE := ftengine ftengine.api ftengine.chat ftengine.data ftengine.equivalence ftengine.errors ftengine.evaluation \
+    ftengine.identity ftengine.model ftengine.ops ftengine.plugins.hookspecs ftengine.testing ftengine.text
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/python -m ruff check .
@@ -130,7 +130,8 @@ lint: $(INSTALLED) ## check style and types
 	$(BIN)/python -m mypy
 	$(BIN)/clang-format --dry-run --Werror --style=file:csrc/.clang-format $(C_SOURCES)
 
-docs: $(INSTALLED) ## write the reference of what plugins may import to build/docs
+docs: $(INSTALLED) ## make the docs' tables anew, and write the reference of what plugins may import to build/docs
+	$(BIN)/python tests/docs_contract.py
 	@# pdoc sees what a module holds, and ftengine holds its names once they are used.
 	$(BIN)/python -W error::UserWarning -c 'from ftengine import *; from pdoc.__main__ import cli; cli()' -d google \
 	    $(REFERENCE) -o build/docs

@@ -1,4 +1,4 @@
-"""The tables of docs/plugins/kinds.md, made of the contract's docstrings: `python tests/docs_contract.py`."""
+"""Tables of the docs, made of docstrings: `python tests/docs_contract.py`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ftengine import api
+from ftengine import api, equivalence
 from ftengine.plugins.class_validation import SORTS
 from ftengine.plugins.registry import KINDS
 
 PAGE = Path(__file__).parents[1] / "docs" / "plugins" / "kinds.md"
 NAMES = PAGE.with_name("names.md")
+TOLERANCES = PAGE.parents[1] / "tolerances.md"
 PUBLIC = (
     "ftengine",
     "ftengine.api",
     "ftengine.chat",
     "ftengine.data",
+    "ftengine.equivalence",
     "ftengine.errors",
     "ftengine.evaluation",
     "ftengine.identity",
@@ -119,6 +121,16 @@ def names_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def tolerances_page(text: str) -> str:
+    """Return docs/tolerances.md with its first table made anew, of the constants of ftengine.equivalence."""
+    rows = ["| tolerance | | what is compared | the largest fault that passes |", "|---|---|---|---|"]
+    for name, told in assigned(equivalence).items():
+        what, _, fault = told.partition("\n\n")
+        cells = (f"`{name}`", f"{getattr(equivalence, name):.2g}", *(" ".join(x.split()) for x in (what, fault)))
+        rows.append(f"| {' | '.join(x.replace('|', chr(92) + '|') for x in cells)} |")
+    return re.sub(r"(?s)(\n\n)\|.*?(\n\n)", lambda found: found[1] + "\n".join(rows) + found[2], text, count=1)
+
+
 def hidden_types(known: set[str]) -> dict[str, str]:
     """Return types of ours that signatures of api, model and testing name and that nobody can import, with where."""
     found: dict[str, str] = {}
@@ -181,4 +193,5 @@ def text_of(thing: Any, text: str) -> str:
 
 if __name__ == "__main__":
     NAMES.write_text(names_page(), encoding="utf-8")
+    TOLERANCES.write_text(tolerances_page(TOLERANCES.read_text(encoding="utf-8")), encoding="utf-8")
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -28,7 +28,7 @@ import ftengine.data
 import ftengine.errors
 import ftengine.evaluation
 import ftengine.text
-from ftengine import Recipe, RunRecords, api, fine_tune, hookimpl, load_run, model, registry_of, testing
+from ftengine import Recipe, RunRecords, api, equivalence, fine_tune, hookimpl, load_run, model, registry_of, testing
 from ftengine.api import LoadRequest
 from ftengine.cli.plugins_check import COMMAND, QUIET, RUN, SOUND, UNCHANGED
 from ftengine.errors import RecipeError
@@ -277,6 +277,13 @@ def test_all_that_a_rule_sees_of_a_run_is_told():
 def test_the_tables_of_the_contract_are_what_the_docstrings_say():
     text = KIND_PAGE.read_text(encoding="utf-8")
     assert docs_contract.page(text) == text
+
+
+def test_the_page_of_tolerances_is_what_the_table_says():
+    text = docs_contract.TOLERANCES.read_text(encoding="utf-8")
+    assert docs_contract.tolerances_page(text) == text, "python tests/docs_contract.py makes it anew"
+    constants = {name for name in vars(equivalence) if name.isupper() and name[0] != "_"}
+    assert constants == docs_contract.assigned(equivalence).keys()
 
 
 def test_every_public_name_is_told_with_what_it_is():

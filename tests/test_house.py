@@ -14,22 +14,8 @@ SOURCES = sorted(
 )
 
 ROOMS = {
-    *(
-        "api",
-        "chat",
-        "cli",
-        "data",
-        "engine",
-        "evaluation",
-        "identity",
-        "model",
-        "ops",
-        "parallel",
-        "plugins",
-        "report",
-        "run",
-    ),
-    *("testing", "text", "training"),
+    *("api", "chat", "cli", "data", "engine", "equivalence", "evaluation", "identity", "model", "ops", "parallel"),
+    *("plugins", "report", "run", "testing", "text", "training"),
 }
 FILES = {"__init__.py", "__main__.py", "_native.pyi", "build.json", "errors.py", "py.typed"}
 """What lies at ftengine's root beside the rooms; the build writes `_native` and build.json."""

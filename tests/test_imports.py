@@ -23,7 +23,7 @@ LAYERS = (
     ("errors", "_native"),
     ("text",),
     ("api",),
-    ("identity",),
+    ("identity", "equivalence"),
     ("model",),
     ("chat",),
     ("plugins",),
@@ -54,6 +54,7 @@ BENCH_COMMAND = "ftengine_bench.command"
 PUBLIC = (
     "ftengine.api",
     "ftengine.chat",
+    "ftengine.equivalence",
     "ftengine.errors",
     "ftengine.identity",
     "ftengine.model",

@@ -1,4 +1,8 @@
-"""Merging that checks itself: outputs on a probe batch before, after, and of the folder that was written."""
+"""Merging that checks itself: outputs on a probe batch before, after, and of the folder that was written.
+
+They are computed in float32, after the merge before its weights are rounded to what they are stored in. Of the folder
+tensors are compared as well: outputs on a probe batch show nothing of the tokens that are not in it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,8 @@ from torch import nn
 from ftengine.api import Batch, Labels, LoadedModel, Strategy, Task, overrides
 from ftengine.engine.prepared_data import KnownTask, apply_strategy
 from ftengine.engine.prepared_model import load_base
-from ftengine.engine.saved_part import configure, distance, load_trained_part
+from ftengine.engine.saved_part import configure, load_trained_part
+from ftengine.equivalence import OUTPUTS, STORED, differing, distance
 from ftengine.errors import MergeChangedOutputs, NotMergeable
 from ftengine.identity.base import tensor_hashes
 from ftengine.model import (
@@ -30,25 +35,8 @@ from ftengine.run.directory import RunDirectory, write_folder
 from ftengine.run.record import each, without_nan
 from ftengine.text import number
 
-ALLOWED_ROUNDINGS = 64
-"""Largest accepted difference of the outputs, in units of float32's rounding error.
-
-The check is made in float32, whatever dtype the result is stored in, so that rounding explains little: merged and
-unmerged models round at different places in every layer and differ by some roundings, a wrong merge by thousands.
-Where the weights are stored in a lower dtype, it has two steps: the merged model with the unmerged one before its
-weights are rounded, and the written folder, computed in float32, with the model in memory after they are. There,
-tensors are compared as well, to the bit: outputs on a probe batch show nothing of the tokens that are not in it.
-"""
-
 MERGED_DTYPES = ("auto", "float32", "bfloat16", "float16")
 """What merged weights are stored in; "auto" is the base's, where that can hold the numbers that were learnt."""
-
-TOLERANCE = ALLOWED_ROUNDINGS * torch.finfo(torch.float32).eps
-"""Largest accepted ‖difference‖ / ‖outputs‖."""
-
-MOST_ROUNDED = 0.05
-"""Largest accepted root mean square of what storing in a lower dtype changes in the numbers that a model learnt, in
-their standard deviations: 0.25 % of their variance."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +105,10 @@ def merge_into(
     differences = [distance(merged, before, mean)]
     who = f"the merge of strategy {strategy.name!r} of {known.experiment.make_strategy.entry.origin}"
     instead = f"Nothing was written. Serve the base with {str(trained)!r} instead, and report this to its authors."
-    if not differences[0] <= TOLERANCE:
+    if not differences[0] <= OUTPUTS:
         raise MergeChangedOutputs(
             f"{who} changes the outputs on a probe batch by {differences[0]:.3g} of their size; rounding explains at "
-            f"most {TOLERANCE:.3g}. {instead}"
+            f"most {OUTPUTS:.3g}. {instead}"
         )
 
     def fill(folder: Path) -> None:
@@ -130,13 +118,13 @@ def merge_into(
         loaded.module = nn.Module()  # so that memory holds one model at a time
         opened, wrong = _open_written(folder, known, kind)
         differences.append(distance(outputs_of(task, opened.eval(), probe), expected, mean))
-        changed = [name for name, one in _hashes(opened).items() if held.get(name, one) != one]
+        changed = differing(held, held | _hashes(opened))
         if changed and not wrong:
             raise MergeChangedOutputs(
                 f"{len(changed):,} of {len(held):,} tensors of the merged model, such as {changed[0]!r}, differ "
                 f"when they are read back from its files. {instead}"
             )
-        if wrong or not differences[1] <= TOLERANCE:
+        if wrong or not differences[1] <= OUTPUTS:
             keys = f"; keys that do not fit: {len(wrong):,}, such as {wrong[0]!r}" if wrong else ""
             raise MergeChangedOutputs(
                 f"{who} leaves something in the model that its files do not hold (a hook, a parametrization, a "
@@ -146,14 +134,14 @@ def merge_into(
 
     write_folder(target.path, fill)
     name = str(stored).removeprefix("torch.")
-    return MergeReport(str(target.path), name, max(differences), TOLERANCE, effect=distance(before, base, mean))
+    return MergeReport(str(target.path), name, max(differences), OUTPUTS, effect=distance(before, base, mean))
 
 
 def _dtype_for(labels: Labels | None, kept: torch.dtype) -> torch.dtype:
     """Return the dtype of a base, or float32 where that cannot hold the mean of numbers beside their spread."""
     if labels is None or labels.mean is None or labels.std is None:
         return kept
-    coarse = torch.finfo(kept).eps * abs(labels.mean) > MOST_ROUNDED * labels.std
+    coarse = torch.finfo(kept).eps * abs(labels.mean) > STORED * labels.std
     return torch.float32 if coarse or abs(labels.mean) + 4 * labels.std > torch.finfo(kept).max else kept
 
 
@@ -163,11 +151,11 @@ def _require_held(stored: torch.Tensor, merged: torch.Tensor, labels: Labels | N
     if merged.isfinite().all() and not stored.isfinite().all():
         changed = "its outputs on a probe batch are not finite any more"
     elif labels is not None and labels.std is not None:
-        rounded = float((stored.double() - merged.double()).square().mean().sqrt()) / labels.std
-        if rounded > MOST_ROUNDED:
+        rounded = distance(stored, merged, size=labels.std * merged.numel() ** 0.5)
+        if rounded > STORED:
             changed = (
                 f"the numbers that it gives for a probe batch change by {number(rounded)} of the standard deviation of "
-                f"those in training, and at most {MOST_ROUNDED} is accepted"
+                f"those in training, and at most {STORED} is accepted"
             )
     if changed:
         raise MergeChangedOutputs(

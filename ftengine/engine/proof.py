@@ -20,12 +20,12 @@ from ftengine.engine.finished import Run
 from ftengine.engine.merge import mean_of, outputs_of
 from ftengine.engine.prepared_data import ReadyTask
 from ftengine.engine.variants import find_fault
+from ftengine.equivalence import distance, log_probability_distance
 from ftengine.errors import ExportDiffers, FtengineError, NoRuntime, ProgramFailed
 from ftengine.evaluation.asked import (
     ModuleRuntime,
     Question,
     as_runtime,
-    distances,
     end_tokens,
     questions,
     scored,
@@ -78,8 +78,17 @@ class Asked:
     mean: float = 0.0
 
     def far(self, some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> list[float]:
-        """Return of each row how far what two models make of it is apart."""
-        return distances(some, others) if self.questions else _relative(some, others, self.tuned, self.mean)
+        """Return of each row how far what two models make of it is apart: log-probabilities in the mean, else numbers.
+
+        These are ‖some - others‖ by ‖tuned - mean‖ or its root mean square over rows, whichever is larger. The latter
+        is a thousandth of the mean at least, of which float32 explains a thousandth.
+        """
+        if self.questions:
+            return list(map(log_probability_distance, some, others))
+        # A row whose one number is near the mean has no size of its own.
+        sizes = np.array([np.linalg.norm(one - self.mean) for one in self.tuned])
+        usual = max(float(np.sqrt(np.mean(sizes**2))), abs(self.mean) / 1000) or 1.0
+        return [distance(a, b, size=max(own, usual)) for a, b, own in zip(some, others, sizes.tolist(), strict=True)]
 
 
 def ask_own(
@@ -317,30 +326,14 @@ def _outputs(ready: ReadyTask, batches: Sequence[Any], opened: Any) -> list[np.n
     return [one.double().cpu().numpy().ravel() for one in outputs]
 
 
-def _relative(
-    some: Sequence[np.ndarray], others: Sequence[np.ndarray], size: Sequence[np.ndarray], mean: float = 0.0
-) -> list[float]:
-    """Return ‖some - others‖ of each row, by ‖size - mean‖ or its root mean square over rows; infinite: other shapes.
-
-    The larger one of these counts: a row whose one number is near the mean has no size of its own. It is a thousandth
-    of the mean at least, of which float32 explains a thousandth.
-    """
-    sizes = np.array([np.linalg.norm(one - mean) for one in size])
-    usual = max(float(np.sqrt(np.mean(sizes**2))), abs(mean) / 1000) or 1.0
-    return [
-        float(np.linalg.norm(a - b)) / max(own, usual) if a.shape == b.shape else float("inf")
-        for a, b, own in zip(some, others, sizes, strict=True)
-    ]
-
-
 def _fault(run: Run, own: Asked, values: Sequence[np.ndarray], judged: Likeness) -> str:
     """Say what an artifact is that is not the tuned model."""
     if not _is_base(judged):
 
-        def distance(loaded: LoadedModel) -> float:
+        def apart(loaded: LoadedModel) -> float:
             return float(np.nanmean(own.far(own.compute(loaded), values)))
 
-        if fault := find_fault(exact_run(run, today=True), distance, judged.noise, judged.from_tuned):
+        if fault := find_fault(exact_run(run, today=True), apart, judged.noise, judged.from_tuned):
             return f"is not the tuned model: it answers as the tuned model would {fault.reason}"
     return _what(judged, own)
 

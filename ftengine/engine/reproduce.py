@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from ftengine.engine.compare import compare_runs
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.export import require_as_finished
@@ -15,6 +13,7 @@ from ftengine.engine.finished import Run
 from ftengine.engine.prepared_data import prepare_data
 from ftengine.engine.prepared_model import prepare_model
 from ftengine.engine.subprocess_runs import Child
+from ftengine.equivalence import differing
 from ftengine.evaluation import holm, is_beyond_chance
 from ftengine.evaluation.stored import stored
 from ftengine.model import read_tensors
@@ -105,7 +104,7 @@ def _same_weights(one: Path, other: Path) -> bool:
         return False
     for name in files[0]:
         a, b = read_tensors(one / name), read_tensors(other / name)
-        if a.keys() != b.keys() or not all(torch.equal(tensor, b[key]) for key, tensor in a.items()):
+        if a.keys() != b.keys() or differing(a, b):
             return False
     return True
 

@@ -18,11 +18,12 @@ from ftengine.api.task_sorts import reference_keys
 from ftengine.engine.experiment import described
 from ftengine.engine.prepared_data import KnownTask
 from ftengine.engine.prepared_model import PreparedModel, load_base_of, prepare_strategy
+from ftengine.equivalence import OUTPUTS, ROUNDINGS, differing, distance, rounding, row_distances
 from ftengine.errors import RunError, SavedPartDiffers
 from ftengine.identity import file_hashes
 from ftengine.identity.base import tensor_hashes
 from ftengine.model import Criterion, copy_into, is_pretrained, read_tensors, save_tensors, seeded, state_tensors
-from ftengine.model.in_float32 import in_float32
+from ftengine.model.in_float32 import HALVES, in_float32
 from ftengine.model.parameters import frozen_tensors
 from ftengine.model.saving import add_calibration, load_part, save_part, save_processor, write_calibration
 from ftengine.parallel.device import Device
@@ -43,21 +44,6 @@ EXAMPLES = 4
 
 KEPT_OUTPUTS = 1 << 22
 """Numbers at most that are compared: 32 MiB. A language model's logits for long texts are many more."""
-
-EXACT = 64 * torch.finfo(torch.float32).eps
-"""Largest difference of outputs, relative to their size.
-
-Saved and reopened models agree to the last bit in any dtype: their tensors are equal, and both compute the same on the
-same device. A strategy whose files open under other options (a product multiplied out) rounds at other places, which in
-float32, where those are compared, makes a few units of rounding error a layer.
-"""
-
-ALLOWED_ROUNDINGS = 4
-"""Largest difference of outputs in units of a coarser rounding error, where files open under other options and float32
-cannot be had: on GPUs, whose convolutions are TF32, and of models that compute in halves alone."""
-
-HALVES = (torch.bfloat16, torch.float16)
-"""Dtypes to which a strategy may round what it saves."""
 
 TF32_EPS = 2.0**-10
 """Rounding error of float32 convolutions on NVIDIA GPUs, which torch computes in TF32."""
@@ -211,7 +197,7 @@ def _verify(model: PreparedModel, folder: Path, facts: TrainedPart) -> None:
             # Of other shapes (a rank that was cut, say), other tensors say the same, and outputs alone tell.
             alike = all(name not in reopened or reopened[name].shape == one.shape for name, one in tensors.items())
             lost, halved = _compare(tensors, reopened) if alike else ([], False)
-            moved = [name for name, one in frozen.items() if alike and now.get(name) != one]
+            moved = differing(frozen, now) if alike else []
             if alike and not lost + moved:
                 if halved:
                     rounded = distance(_outputs(model.device, task, fresh, batch), before)
@@ -255,7 +241,7 @@ def _open(model: PreparedModel, facts: TrainedPart, folder: Path, new: Mapping[s
     for tensor in own.values():
         tensor.zero_()  # the seed may have made them what they were, and will not in another version of torch
     load_trained_part(strategy, fresh, folder)
-    if any(not torch.equal(tensor, new[name]) for name, tensor in own.items()):
+    if differing(own, new):
         save_tensors(new, folder / NEW_MODULES)
         _load_new_modules(fresh, folder / NEW_MODULES)
     return fresh
@@ -314,16 +300,15 @@ def _first_outputs(
         exact: whether to compute in float32 where the model can, since the other one is to round at other places.
     """
     if not exact:
-        return _outputs(device, task, loaded, batch), False, EXACT
+        return _outputs(device, task, loaded, batch), False, OUTPUTS
     on_gpu = device.accelerator.device.type == "cuda"
     try:
         outputs = _outputs(device, task, loaded, batch, wide=True)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError:
-        allowed = ALLOWED_ROUNDINGS * torch.finfo(device.precision.compute).eps
-        return _outputs(device, task, loaded, batch), False, allowed
-    return outputs, True, ALLOWED_ROUNDINGS * TF32_EPS if on_gpu else EXACT
+        return _outputs(device, task, loaded, batch), False, rounding(device.precision.compute)
+    return outputs, True, ROUNDINGS * TF32_EPS if on_gpu else OUTPUTS
 
 
 def _outputs(device: Device, task: Task, loaded: LoadedModel, batch: Batch, *, wide: bool = False) -> Tensor:
@@ -358,20 +343,5 @@ def _compare(tuned: Tensors, reopened: Tensors) -> tuple[list[str], bool]:
 
 def _rounds_elsewhere(a: Tensor, b: Tensor) -> bool:
     """Say whether two tensors of float32 are one, but for a sum or two that rounded."""
-    if a.dtype is not torch.float32 or a.shape != b.shape or not a.numel():
-        return False
-    return bool((a - b).abs().max() <= 4 * torch.finfo(a.dtype).eps * a.abs().max())
-
-
-def distance(a: Tensor, b: Tensor, mean: float = 0.0) -> float:
-    """Return ‖a - b‖ / ‖b - mean‖ of two models' outputs: 0 where they are equal, infinite where their shapes differ.
-
-    Args:
-        mean: of the numbers that the models learnt, which says nothing of what they make of an input. Outputs around
-            it are as exact as float32 is there, so that ‖b - mean‖ is taken as a sixteenth of the mean's own at least.
-    """
-    a, b = a.double(), b.double()
-    if a.shape != b.shape:
-        return math.inf
-    least = abs(mean) * math.sqrt(b.numel()) / 16
-    return float((a - b).norm() / (b - mean).norm().clamp(min=least)) if not torch.equal(a, b) else 0.0
+    alike = a.dtype is torch.float32 and a.shape == b.shape and a.numel()
+    return bool(alike and row_distances(b.flatten(), a.flatten(), math.inf) <= rounding(a.dtype))

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from ftengine.api import LoadedModel, Prompt, Runtime
+from ftengine.equivalence import log_probability_distance
 from ftengine.errors import NoRuntime
 from ftengine.model import GenerationOptions, generate, log_probabilities
 from ftengine.model.generation import answer_scores, generate_ended
@@ -70,15 +71,6 @@ def scored(
     return [np.asarray(score(one.prompt.ids, one.answer), dtype=np.float64) for one in asked]
 
 
-def distances(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> list[float]:
-    """Return for each question the mean distance of two models' log-probabilities, over those that a program gives.
-
-    It is nan where it tells none.
-    """
-    distances = [np.abs(a - b) for a, b in zip(some, others, strict=True)]
-    return [float("nan") if np.isnan(one).all() else float(np.nanmean(one)) for one in distances]
-
-
 @dataclass(frozen=True)
 class Compared:
     """What a model makes of a program's answers.
@@ -119,16 +111,17 @@ def compare_answers(
         answers: their tokens; one of `stop` at an answer's end stands for the likeliest of these.
         theirs: the program's log-probabilities of each answer; what ends one is given by some and not by others.
     """
-    behind, apart_, offsets, scores = list[float](), list[float](), list[np.ndarray](), list[np.ndarray]()
+    behind, apart, offsets, scores = list[float](), list[float](), list[np.ndarray](), list[np.ndarray]()
     for prompt, tokens, told in zip(prompts, answers, theirs, strict=True):
         own = answer_scores(loaded, prompt.ids, tokens, stop).double().cpu().numpy()
         fits = has_scores(tokens, told, stop)
-        offset = np.asarray(told, dtype=np.float64) - own[: len(told), 0] if fits else np.empty(0)
+        given = np.asarray(told if fits else (), dtype=np.float64)
+        expected = own[: len(given), 0]
         behind.append(float((own[:, 1] - own[:, 0]).mean()))
-        apart_.append(float(np.abs(offset).mean()) if fits else float("nan"))
-        offsets.append(offset)
+        apart.append(log_probability_distance(given, expected))
+        offsets.append(given - expected)
         scores.append(own[:, 0])
-    return Compared(behind, apart_, offsets, scores)
+    return Compared(behind, apart, offsets, scores)
 
 
 def has_scores(tokens: Sequence[int], theirs: Sequence[float], stop: Sequence[int]) -> bool:

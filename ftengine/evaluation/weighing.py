@@ -7,14 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from ftengine.api import Evaluator, Rows
+from ftengine.equivalence import same_figure
 from ftengine.errors import PluginError
 from ftengine.plugins.attribution import named, without
 
 ASKED = 128
 """Rows at most that are asked, at equal distances."""
-
-ROUNDING = 1e-5
-"""How far two figures may differ, by their size, that are sums in another order."""
 
 
 def require_weighing(evaluator: Evaluator, rows: Rows, count: int) -> None:
@@ -58,6 +56,6 @@ def _differing(one: Mapping[str, float], other: Mapping[str, float]) -> str:
     except (TypeError, KeyError, ValueError):
         return ""
     for name, (a, b) in pairs.items():
-        if not np.isclose(a, b, rtol=ROUNDING, atol=1e-8, equal_nan=True):
+        if not same_figure(a, b):
             return f"{name} {a:.6g} and {b:.6g}"
     return ""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 HALVES = (torch.bfloat16, torch.float16)
+"""Dtypes that lose numbers: bfloat16 has 3 digits, and of years no difference would be left; float16 ends at 65,504."""
 
 Held = list[tuple[dict[str, Any], str, Tensor]]
 """Weights of half precision that float32 stands in for: whose they are, under which name."""

@@ -41,13 +41,13 @@ def computed_by(device_type: str) -> str:
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Switch dropout off, then put each module back as it was: some may stay in evaluation while others train."""
-    training = [module for module in model.modules() if module.training]
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        for module, mode in modes:
+            module.training = mode
 
 
 def has_running_statistics(layer: nn.Module) -> bool:
@@ -55,13 +55,14 @@ def has_running_statistics(layer: nn.Module) -> bool:
     return any(getattr(layer, name, None) is not None for name in STATISTICS)
 
 
-def drops(layer: nn.Module) -> bool:
-    """Say whether a layer itself drops something while it trains: activations, or branches (stochastic depth)."""
+def drops(layer: nn.Module) -> dict[str, float]:
+    """Return the rates by which a layer itself drops activations, or branches (stochastic depth), while it trains."""
     of_p = isinstance(layer, nn.modules.dropout._DropoutNd) or type(layer).__name__ == "StochasticDepth"
-    return any(
-        ("drop" in name or (name == "p" and of_p)) and isinstance(value, float) and 0 < value < 1
+    return {
+        name: value
         for name, value in vars(layer).items()
-    )
+        if ("drop" in name or (name == "p" and of_p)) and isinstance(value, float) and 0 < value < 1
+    }
 
 
 @contextmanager

@@ -6,6 +6,7 @@ y = (w + offset) ∘ x / sqrt(mean(x²) + eps)           (Zhang and Sennrich 201
 from __future__ import annotations
 
 import copy
+import math
 import sys
 import warnings
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+
+from ftengine.equivalence import KERNELS, rounding, row_distances
 
 OFFSETS = (0.0, 1.0)
 """What is added to the weight; Gemma's is stored as a difference from 1."""
@@ -118,8 +121,6 @@ def _close(own: Tensor, truth: Tensor) -> bool:
     The original may add up a row in any order, and round to its dtype a few times on the way. That averages out over a
     row, so a common factor, such as that of another mean, shows in bfloat16 as well.
     """
-    wide, exact, single = own.double(), 16 * torch.finfo(torch.float32).eps, 4 * torch.finfo(own.dtype).eps
-    factors = (wide * truth).sum(-1) / truth.square().sum(-1)
-    alike = (factors - 1).abs() <= exact + single / own.shape[-1] ** 0.5
-    near = (wide - truth).abs() <= (exact + single) * truth.abs().amax(-1, keepdim=True)
-    return bool(alike.all() and near.all())
+    factors, single = (own.double() * truth).sum(-1) / truth.square().sum(-1), rounding(own.dtype)
+    alike = (factors - 1).abs() <= KERNELS + single / own.shape[-1] ** 0.5
+    return bool(alike.all() and (row_distances(own, truth, math.inf) <= KERNELS + single).all())

@@ -13,10 +13,10 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
+from ftengine.equivalence import STATES, row_distances
 from ftengine.errors import RecipeError
-from ftengine.model.in_float32 import flash_of, in_float32
-from ftengine.model.modes import evaluating
-from ftengine.model.probing import visible
+from ftengine.model.in_float32 import flash_of
+from ftengine.model.probing import probed
 from ftengine.model.token_loss import states_of
 from ftengine.model.tokens import IGNORED
 
@@ -26,13 +26,6 @@ they reach across, and one behind both."""
 
 LOOKED_AT = "ftengine_packing"
 """Under this name, transformers has an attention that looks at what it is told."""
-
-LIMIT = 3e-5
-"""Largest difference of a packed token's state from that of the same example alone, relative to its size.
-
-Both are computed in float32, where 20 models of transformers that keep examples apart, and SmolLM2 with its own
-weights, differ by at most 2e-6, and those that do not by 7e-4 at least.
-"""
 
 
 class Packer:
@@ -69,7 +62,6 @@ def in_one_row(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {"input_ids": batch["input_ids"][kept][None], "position_ids": positions[kept][None]}
 
 
-@torch.no_grad()
 def _require_apart(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
     tokens = batch["input_ids"][batch["attention_mask"].bool()]
     tokens = tokens.repeat(-(-sum(CHECKED) // len(tokens)))[: sum(CHECKED)]
@@ -77,7 +69,7 @@ def _require_apart(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
     positions = torch.cat([torch.arange(count, device=tokens.device) for count in CHECKED])
     flash, reached = flash_of(model) is not None, True
     try:
-        with evaluating(model), in_float32(model), visible(model):
+        with probed(model):
             alone = [states_of(model, {**x, "attention_mask": torch.ones_like(x["input_ids"])}) for x in examples]
             row = {"input_ids": tokens[None], "position_ids": positions[None]}
             packed = states_of(model, row)
@@ -89,8 +81,6 @@ def _require_apart(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
             f"float32 whether it keeps packed examples apart ({type(error).__name__}: {error}). Set task.packing to "
             "false."
         ) from error
-    finally:
-        torch.clear_autocast_cache()  # casts made here have no graph
     if not reached:
         raise RecipeError(
             f"task.packing is true, and {type(model).__name__} (as the strategy prepared it) does not tell flash "
@@ -98,7 +88,7 @@ def _require_apart(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
             'or model.options.attn_implementation to "sdpa".'
         )
     whole = packed.shape[1] == sum(CHECKED) == sum(part.shape[1] for part in alone)
-    if not whole or not _apart(packed[0], torch.cat(alone, 1)[0]) <= LIMIT:
+    if not whole or not row_distances(packed[0], torch.cat(alone, 1)[0]).max() <= STATES:
         raise RecipeError(
             f"task.packing is true, and {type(model).__name__} (as the strategy prepared it) gives different outputs "
             "for examples packed into one row and for each alone. Set task.packing to false."
@@ -131,8 +121,3 @@ def _positions_reach_attention(model: Any, row: Mapping[str, Tensor]) -> bool:
     finally:
         model.set_attn_implementation(before)
     return bool(told) and all(told)
-
-
-def _apart(own: Tensor, expected: Tensor) -> float:
-    """Return the root mean square by which a token's state differs, relative to its own, of the worst token."""
-    return float(((own - expected).square().mean(-1) / expected.square().mean(-1)).max().sqrt())

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ftengine.errors import InputError
+from ftengine.model.in_float32 import in_float32
+from ftengine.model.modes import evaluating
 
 OPTIONAL = {"attention_mask", "token_type_ids", "use_cache"}
 """What tokenizers and tasks give of a batch beside the tokens, and a plain module's forward may not have."""
@@ -58,6 +60,16 @@ def visible(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter, own in zeros:
             parameter.data = own
+
+
+@contextmanager
+def probed(model: nn.Module) -> Iterator[None]:
+    """Have a model compute in float32, without dropout and gradients, and with what a strategy adds `visible`."""
+    try:
+        with torch.no_grad(), evaluating(model), in_float32(model), visible(model):
+            yield
+    finally:
+        torch.clear_autocast_cache()  # casts made here have no graph
 
 
 def _token_embeddings(module: nn.Module) -> nn.Embedding:

@@ -18,12 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ftengine.model.in_float32 import in_float32
-from ftengine.model.modes import evaluating
-from ftengine.model.packing import LIMIT
+from ftengine.equivalence import STATES, row_distances
 from ftengine.model.prefix_attention import by_kernel, by_torch, compiled
 from ftengine.model.prefix_tree import PrefixTree
-from ftengine.model.probing import visible
+from ftengine.model.probing import probed
 from ftengine.model.token_loss import states_of
 from ftengine.ops.attention import has_kernel
 
@@ -281,7 +279,6 @@ def _parts(model: Any) -> Any:
     return type(model.get_decoder()), sum(1 for _ in model.modules()), sum(1 for _ in model.parameters())
 
 
-@torch.no_grad()
 def _check(model: Any) -> int:
     device, count = next(model.parameters()).device, model.get_input_embeddings().num_embeddings
     some = torch.randint(count, (sum(CHECKED),), generator=torch.Generator().manual_seed(0)).to(device)
@@ -291,16 +288,13 @@ def _check(model: Any) -> int:
     kept = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     batch = {"input_ids": ids, "attention_mask": kept}
     try:
-        with evaluating(model), in_float32(model), visible(model):
+        with probed(model):
             alone = states_of(model, batch)[kept.bool()]
             with sharing_prefixes(model) as calls:
                 together = states_of(model, batch)[kept.bool()]
     except Exception:  # a model that makes something else of positions or masks fails in any way
         return 0
-    finally:
-        torch.clear_autocast_cache()  # casts made here have no graph
-    apart = (alone - together).square().mean(-1) / alone.square().mean(-1)
-    return calls.attention if float(apart.max().sqrt()) <= LIMIT else 0
+    return calls.attention if row_distances(together, alone).max() <= STATES else 0
 
 
 def _is_decoder(model: Any) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ftengine.model.in_float32 import HALVES
 from ftengine.text import number
 
 if TYPE_CHECKING:
@@ -20,10 +21,6 @@ FAR = 10.0
 
 FEW_ROUNDINGS = 10.0
 """Roundings of float32 at the mean, in a standard deviation, below which numbers are hardly told from one another."""
-
-HALVES = (torch.bfloat16, torch.float16)
-"""Dtypes that lose the numbers: bfloat16 has 3 digits, and of years no difference would be left; float16 ends at
-65,504."""
 
 OutputLayer = nn.Linear | nn.Conv2d
 

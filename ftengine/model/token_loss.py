@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from ftengine.equivalence import rounding, row_distances
 from ftengine.model.modes import evaluating, widen
 from ftengine.model.probing import raw_outputs
 from ftengine.model.tokens import IGNORED
@@ -35,9 +36,6 @@ CHUNK = 128
 
 PROBE_TOKENS = 4
 """Length of the input with which a model's tail is found out."""
-
-TAIL_ROUNDINGS = 4
-"""Units of float32's rounding by which a cap (a quotient, a tanh and a product) may differ from the model's own."""
 
 Tail = Callable[[nn.Module, Tensor], Tensor]
 """What a model does with the output of its head, position by position: nothing, a cap, a scale, a sum."""
@@ -240,10 +238,9 @@ def find_tail(model: nn.Module, head: nn.Module) -> Tail | None:
         torch.clear_autocast_cache()
     if len(given) != 1 or given[0].shape != returned.shape or given[0].dtype != returned.dtype:
         return None
-    rounding = TAIL_ROUNDINGS * torch.finfo(returned.dtype).eps
     for tail in _known_tails(model):
-        expected = tail(model, given[0])
-        if bool(((expected - returned).abs() <= rounding * expected.abs()).all()):
+        apart = row_distances(returned[..., None], tail(model, given[0])[..., None])  # of each number
+        if bool((apart <= rounding(returned.dtype)).all()):
             return tail
     return None
 

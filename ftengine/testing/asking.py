@@ -10,10 +10,11 @@ from functools import partial
 import torch
 
 from ftengine.api import Evaluator, LoadedModel, Prediction, Task
+from ftengine.equivalence import differing
 from ftengine.model.modes import hooks
 from ftengine.testing.checks import Checks, require_passed, results_of
 from ftengine.testing.evaluators import EvaluatorChecks
-from ftengine.testing.values import copies, differing, equal, explained, in_bfloat16
+from ftengine.testing.values import copies, equal, explained, in_bfloat16
 
 LEAST = 4
 """Answers without which an evaluator's own checks say little."""

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ftengine import api
+from ftengine.equivalence import same_figure
 from ftengine.errors import DataError
 from ftengine.evaluation.table import Predictions
 from ftengine.plugins.attribution import each
@@ -277,5 +278,5 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 
 def _same(one: Mapping[str, float], other: Mapping[str, float], what: str) -> None:
-    wrong = [name for name in one if not np.isclose(one[name], other[name], rtol=1e-7, atol=1e-9, equal_nan=True)]
+    wrong = [name for name in one if not same_figure(one[name], other[name])]
     assert not wrong, f"{what}: " + ", ".join(f"{name} {one[name]:.6g} and {other[name]:.6g}" for name in wrong)

@@ -17,8 +17,9 @@ import torch
 
 from ftengine.api import Conversation, Exporter, ExportSource, LoadedModel, Message, Prompt, overrides
 from ftengine.chat import has_template, render, stop_tokens
+from ftengine.equivalence import log_probability_distance
 from ftengine.errors import InputError, NoRuntime, NotExportable
-from ftengine.evaluation.asked import Question, as_runtime, distances, questions, scored
+from ftengine.evaluation.asked import Question, as_runtime, questions, scored
 from ftengine.model import log_probabilities, save_model
 from ftengine.model.saving import save_part
 from ftengine.plugins.registry import AUTO, Registry
@@ -144,8 +145,8 @@ def _opened(exporter: Exporter, source: ExportSource, folder: Path, ask: Callabl
 
 
 def _require_near(actual: Sequence[np.ndarray], own: Sequence[np.ndarray], noise: float) -> None:
-    distance = np.nanmax(distances(actual, own))
-    assert distance <= noise, f"log-probabilities differ by {distance:.3g}; the exporter says {noise}"
+    furthest = np.nanmax([log_probability_distance(*answer) for answer in zip(actual, own, strict=True)])
+    assert furthest <= noise, f"log-probabilities differ by {furthest:.3g}; the exporter says {noise}"
 
 
 def _copied(source: ExportSource, place: Path) -> ExportSource:

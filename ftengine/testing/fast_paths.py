@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from ftengine.api import Batch, FastPath, LoadedModel, Task, TrainingContext, overrides
+from ftengine.equivalence import differing
 from ftengine.errors import InputError
 from ftengine.testing.checks import Checks, run_checks, skip
-from ftengine.testing.values import differing
 from ftengine.training.dropout_statistics import dropout_fault
 from ftengine.training.fast_paths import NOTHING, Replaced, activated, compared, state_of, unfit
 from ftengine.training.probe import Around, ProbeBatch, Way
@@ -79,10 +79,8 @@ class FastPathChecks(Checks):
             with activated([path], loaded, training_context()):
                 pass
         after = state_of(loaded), ProbeBatch(loaded, self.task, self.batch, CPU).own(training=True)
-        for what, one in after[0].items():
-            assert one == before[0][what], f"{what} are others after it was left than before it was entered"
-        changed = differing(before[1].tensors, after[1].tensors)
-        assert not changed, f"{changed[0]} is another after it was left than before it was entered"
+        changed = differing(before[0], after[0]) + differing(before[1].tensors, after[1].tensors)
+        assert not changed, f"{changed[0]} changed between entering it and leaving it"
 
     def a_failed_run_leaves_it_too(self) -> None:
         path, loaded = self._suited()
@@ -93,7 +91,7 @@ class FastPathChecks(Checks):
         except KeyError:
             pass
         after = state_of(loaded)
-        changed = [what for what in before if before[what] != after[what]]
+        changed = differing(before, after)
         assert not changed, f"{changed[0]} are others after a run that failed: undo everything in a `finally`"
 
     def _way(self, path: FastPath, loaded: LoadedModel) -> Way:

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from ftengine.api import Batch, LoadedModel, Strategy, overrides
-from ftengine.engine.merge import TOLERANCE
 from ftengine.engine.prepared_data import apply_strategy
+from ftengine.equivalence import OUTPUTS, distance
 from ftengine.errors import NotMergeable
 from ftengine.model import save_model, trainable
 from ftengine.model.modes import hooks
 from ftengine.model.saving import is_pretrained, open_model
 from ftengine.testing.checks import Checks, skip
-from ftengine.testing.values import relative
 from ftengine.training.modes import train_mode
 from ftengine.training.optimizer_step import given_groups
 
@@ -34,8 +33,8 @@ class MergeChecks(Checks):
 
     def merging_keeps_the_outputs(self) -> None:
         before, loaded = self._merged
-        difference = relative(self._outputs(loaded), before)
-        assert difference < TOLERANCE, f"merging changes outputs by {difference:.3g} of their size"
+        difference = distance(self._outputs(loaded), before)
+        assert difference < OUTPUTS, f"merging changes outputs by {difference:.3g} of their size"
 
     def merging_leaves_nothing_behind(self) -> None:
         _, loaded = self._merged
@@ -62,8 +61,8 @@ class MergeChecks(Checks):
                 skip("the model is none of transformers")
             opened, wrong = open_model(Path(folder), torch.float32)
         again = LoadedModel(opened, loaded.processor, loaded.source, loaded.head)
-        difference = relative(self._outputs(again), before)
-        assert difference < TOLERANCE, (
+        difference = distance(self._outputs(again), before)
+        assert difference < OUTPUTS, (
             f"the merged model was saved and opened by transformers alone, and its outputs differ by {difference:.3g} "
             f"of their size: something is not in the base's weights (keys: {', '.join(wrong[:3]) or 'none is missing'})"
         )

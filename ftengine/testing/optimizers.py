@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ftengine.api import Optimizer, Schedule
+from ftengine.equivalence import differing
 from ftengine.testing.checks import Checks, run_checks
-from ftengine.testing.values import copies, differing, explained
+from ftengine.testing.values import copies, explained
 from ftengine.training.optimizer import build_optimizer, optimizer_state, restore_optimizer
 from ftengine.training.steps import is_factor
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ftengine import api
+from ftengine.equivalence import LEAST_EFFECT, REORDERED, differing, distance
 from ftengine.errors import RecipeError
 from ftengine.model import state_tensors, trainable
 from ftengine.model.modes import hooks
@@ -27,12 +28,9 @@ from ftengine.testing.merging import MergeChecks
 from ftengine.testing.regularizers import RegularizerChecks
 from ftengine.testing.samples import fixture, on_meta
 from ftengine.testing.values import (
-    ROUNDING,
     copies,
-    differing,
     explained,
     in_bfloat16,
-    relative,
     require_meta,
     without_pickles,
     without_values,
@@ -45,9 +43,6 @@ from ftengine.training.regularizing import own_regularizers
 STEPS = 5
 HALF = 1
 """Steps after which a run is interrupted that has twice as many."""
-
-LEAST_EFFECT = 1e-3
-"""How far the outputs must move, relative to their size, in so many steps with a learning rate of 0.01."""
 
 RUN = 100
 """Steps of the run that a regularizer is brought for; its checks take the first few."""
@@ -92,7 +87,7 @@ class StrategyChecks(MergeChecks):
         kept = list(loaded.module.state_dict().values())
         changed = [name for name, (tensor, values) in before.items() if not _is_among(tensor, values, kept)]
         # Some start by moving a part of a weight into what they add, which leaves the outputs as they were.
-        moved = bool(changed) and relative(self._outputs(loaded), outputs) > ROUNDING
+        moved = bool(changed) and distance(self._outputs(loaded), outputs) > REORDERED
         assert not moved, (
             f"prepare changes the values of {changed[0]!r} and with them the outputs, though nothing was trained yet: "
             "leave the base's weights as they are, and add what trains beside them"
@@ -181,7 +176,7 @@ class StrategyChecks(MergeChecks):
         before = self._outputs(loaded)
         self._train(strategy, loaded, STEPS)
         _copy_new_modules(self.load(), loaded)  # a new head learns under every strategy
-        moved = relative(self._outputs(loaded), before)
+        moved = distance(self._outputs(loaded), before)
         assert moved >= LEAST_EFFECT, (
             f"{STEPS} steps with a learning rate of 0.01 change the outputs by {moved:.2g} of their size, less than "
             f"{LEAST_EFFECT:g}: what trains has hardly any effect. Look at its scale, and whether it is used at all"

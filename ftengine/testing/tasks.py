@@ -17,6 +17,7 @@ from ftengine.api.task_sorts import compares_examples, reference_keys
 from ftengine.data.answer_tables import vector_of
 from ftengine.data.batching import REFERENCE, as_numbers
 from ftengine.engine.merge import outputs_of, probe_of
+from ftengine.equivalence import LEAST_EFFECT, distance, same_figure
 from ftengine.errors import DataError
 from ftengine.evaluation.table import Predictions
 from ftengine.model import Criterion, trainable
@@ -24,7 +25,7 @@ from ftengine.plugins.attribution import described, json_mapping, token_count
 from ftengine.testing.agreement import agreement
 from ftengine.testing.checks import Checks, not_suited, run_checks, skip
 from ftengine.testing.samples import on_meta
-from ftengine.testing.values import ROUNDING, close, equal, explained, in_bfloat16, without_values
+from ftengine.testing.values import close, equal, explained, in_bfloat16, without_values
 from ftengine.training.losses import joint_loss_of, loss_of, represented
 
 CALIBRATED = 100
@@ -119,7 +120,7 @@ class TaskChecks(Checks):
         assert float(weight) == wanted, f"the weight is {float(weight):g}, that of the features {wanted:g}"
         if task.predicts_probabilities:
             twice, _ = loss_of(task, loaded.module, batch, _Scaled(2, 1.0))
-            assert torch.allclose(twice, 2 * loss, rtol=ROUNDING), f"two passes give {twice}, one gives {loss}"
+            assert same_figure(float(twice), 2 * float(loss)), f"two passes give {twice}, one gives {loss}"
 
     def it_computes_in_bfloat16(self) -> None:
         task, loaded, batch = self._ready()
@@ -160,7 +161,7 @@ class TaskChecks(Checks):
         sums = [sum(column) for column in zip(*parts, strict=True)]
         advice = "return the sum of losses and its weight, and leave padding out of both"
         assert sums[1] == weight, f"the weight of a batch is {weight:g}, that of its examples {sums[1]:g}: {advice}"
-        assert abs(sums[0] - whole) <= ROUNDING * max(abs(whole), 1e-3), (
+        assert same_figure(sums[0], whole), (
             f"the loss of a batch is {whole:.6g}, the sum of its examples' one by one {sums[0]:.6g}: {advice}"
         )
 
@@ -170,7 +171,7 @@ class TaskChecks(Checks):
             skip("it does not say that other criteria suit it (`predicts_probabilities`)")
         plain, _ = loss_of(task, loaded.module, batch, Criterion())
         half, _ = loss_of(task, loaded.module, batch, _Scaled(1, 0.5))
-        assert not torch.allclose(plain, half, rtol=1e-3), (
+        assert distance(half, plain) > LEAST_EFFECT, (
             "a criterion that halves every loss changes nothing: compute losses with the criterion that is given"
         )
 

@@ -12,10 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ftengine.equivalence import same_figure
 from ftengine.parallel.precision import Precision, apply_precision
-
-ROUNDING = 1e-5
-"""How far figures may differ, relative to their size, that float32 computes in batches of other shapes."""
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -26,11 +24,6 @@ def equal(one: Any, other: Any) -> bool:
 def close(one: Any, other: Any) -> bool:
     """Say whether two values are equal but for the rounding of floats."""
     return _compare(one, other, lambda a, b: _near(a, b) if isinstance(a, float) else bool(a == b))
-
-
-def relative(actual: Tensor, expected: Tensor) -> float:
-    """Return ‖actual - expected‖ / ‖expected‖."""
-    return float((actual - expected).norm() / expected.norm())
 
 
 @contextmanager
@@ -105,11 +98,6 @@ def require_meta(module: nn.Module) -> None:
     assert not real, f"{real[0]!r} is not on the meta device, as the model is: make it on its layer's device"
 
 
-def differing(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of tensors that another mapping lacks, or has with other values."""
-    return [name for name, tensor in one.items() if name not in other or not tensor.equal(other[name])]
-
-
 def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors with values of their own."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
@@ -128,4 +116,4 @@ def _compare(one: Any, other: Any, plain: Callable[[Any, Any], bool]) -> bool:
 def _near(one: float, other: Any) -> bool:
     if not isinstance(other, (int, float)) or not (math.isfinite(one) and math.isfinite(other)):
         return str(one) == str(other)
-    return math.isclose(one, other, rel_tol=ROUNDING, abs_tol=1e-6)
+    return same_figure(one, other, least=1e-6)

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ftengine.equivalence import DROPPED, distance
 from ftengine.model import trainable
+from ftengine.model.modes import drops
 from ftengine.training.probe import ProbeBatch, Way
 
 RAISED = 0.5
@@ -26,8 +28,8 @@ RAISED = 0.5
 PASSES, AGAIN = 8, 16
 """Passes of either way, and more of them where these differ."""
 
-ERRORS, LEAST = 7.0, 0.05
-"""Two means differ by so many standard errors, and by so much of their size, where masks are not drawn alike."""
+ERRORS = 7.0
+"""Two means differ by so many standard errors, and by `DROPPED` of their size, where masks are not drawn alike."""
 
 Values = dict[str, Tensor]
 Statistics = Mapping[str, np.ndarray]
@@ -96,22 +98,13 @@ def _without_dropout(probe: ProbeBatch, way: Way | None) -> Values:
 
 def _alike(own: Values, other: Values) -> Values:
     """Return the values that a way computes as the model does: it may lay out others in another order."""
-    return {
-        name: a
-        for name, a in own.items()
-        if name in other and other[name].shape == a.shape and float((other[name] - a).norm()) <= LEAST * float(a.norm())
-    }
+    return {name: a for name, a in own.items() if name in other and distance(other[name], a) <= DROPPED}
 
 
 @contextmanager
 def _with_dropout(module: nn.Module, probability: float) -> Iterator[bool]:
     """Set all probabilities of a model's dropout; yields whether there are any."""
-    places = [
-        (part, name, value)
-        for part in module.modules()
-        for name, value in vars(part).items()
-        if isinstance(value, float) and 0 < value < 1 and ("drop" in name or (name == "p" and _is_dropout(part)))
-    ]
+    places = [(part, *rate) for part in module.modules() for rate in drops(part).items()]
     for part, name, _ in places:
         setattr(part, name, probability)
     try:
@@ -119,10 +112,6 @@ def _with_dropout(module: nn.Module, probability: float) -> Iterator[bool]:
     finally:
         for part, name, value in places:
             setattr(part, name, value)
-
-
-def _is_dropout(part: nn.Module) -> bool:
-    return isinstance(part, nn.modules.dropout._DropoutNd)
 
 
 def _statistics(probe: ProbeBatch, way: Way | None, reference: Values, seeds: range) -> Statistics:
@@ -172,6 +161,6 @@ def _differing(own: Statistics, other: Statistics) -> list[tuple[str, int]]:
         for kind in (0, 1):
             one, two = own[name][:, kind], other[name][:, kind]
             error = ((one.var(ddof=1) + two.var(ddof=1)) / len(one)) ** 0.5
-            if abs(one.mean() - two.mean()) > ERRORS * error + LEAST * max(abs(one.mean()), kind * 1e-3):
+            if abs(one.mean() - two.mean()) > ERRORS * error + DROPPED * max(abs(one.mean()), kind * 1e-3):
                 found.append((name, kind))
     return found

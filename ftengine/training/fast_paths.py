@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ftengine.api import Batch, FastPath, LoadedModel, TrainingContext, overrides
+from ftengine.equivalence import differing
 from ftengine.errors import PluginError, RecipeError
 from ftengine.model.modes import hooks, quick_products
 from ftengine.model.probing import visible
@@ -278,8 +279,8 @@ def compared(
         probe.own(training=True)  # the model's first pass may leave something in it, too
         before = state_of(probe.loaded)
         fault = _fault(paths, probe, _quiet(context), replaced, accelerator)
-        left = next((what for what, one in state_of(probe.loaded).items() if one != before[what]), None)
-        fault = fault or (f"{left} changed: undo everything on exit" if left else "")
+        left = differing(before, state_of(probe.loaded))
+        fault = fault or (f"{left[0]} changed: undo everything on exit" if left else "")
     except _Nothing:
         fault = ""
     # Whatever a path raises, the model's own way is there: where that fails too, no path is to blame.

@@ -7,6 +7,7 @@ from collections.abc import Collection
 import torch.distributed as dist
 from torch import nn
 
+from ftengine.equivalence import differing
 from ftengine.errors import TrainingError
 from ftengine.identity.base import tensor_hashes
 from ftengine.model.parameters import frozen_tensors
@@ -27,8 +28,7 @@ class FrozenWeights:
 
     def require_unchanged(self) -> None:
         """Refuse what changed them (TrainingError): it would be in the figures, and in no file that is saved."""
-        now = self._now()
-        if not (changed := _of_any_process([n for n, one in self._hashes.items() if now.get(n) != one], self._module)):
+        if not (changed := _of_any_process(differing(self._hashes, self._now()), self._module)):
             return
         setup = self._setup
         suspects = [f"regularizer {regularizer.name!r}" for regularizer in setup.regularizers]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
@@ -18,26 +18,18 @@ from torch.overrides import TorchFunctionMode
 
 from ftengine.api import Batch, LoadedModel, Task
 from ftengine.data.encoding import EncodedSplit
+from ftengine.equivalence import GRADIENTS, HALF_RATIO, block_distances, rounding
 from ftengine.errors import DataError
 from ftengine.model import Criterion, seeded, trainable
 from ftengine.model.in_float32 import in_float32, module_blocks
-from ftengine.model.modes import quick_products
+from ftengine.model.modes import evaluating, generators_kept, quick_products
 from ftengine.model.probing import visible
 from ftengine.parallel.sharding import is_sharded, reshard
 from ftengine.text import percent
 from ftengine.training.losses import loss_of, to_device
 from ftengine.training.modes import statistics_kept, train_mode
 
-LIMIT = 1e-4
-"""Largest difference in float32 of a loss or of a parameter's gradient, relative to its norm."""
-
-FLOOR = 1e-2
-"""Of the largest gradient's norm: the least that a difference is divided by. Gradients that are zero but for rounding
-(of the keys' bias in attention, which softmax ignores) have no size of their own."""
-
-RATIO, LEAST = 3.0, 4.0
-"""In half precision a way may be so many times as far from float32 as the model's own, with dropout or without, and so
-many of the dtype's roundings beside that."""
+LOSS = "the loss"
 
 REROUNDED = 3
 """How often the model's own way is rounded otherwise before a way is found to be farther from float32 than it.
@@ -66,16 +58,16 @@ class Outcome:
 
     tensors: dict[str, Tensor]
 
-    def fault(self, other: Outcome, allowed: Callable[[str, float], float]) -> str:
-        """Say where another outcome differs by more than is allowed of a tensor with such a scale; "" nowhere."""
+    def distances(self, other: Outcome) -> dict[str, float]:
+        """Return how far another outcome of the same tensors is from each of them."""
+        return block_distances(other.tensors, self.tensors, LOSS)
+
+    def fault(self, other: Outcome, allowed: Mapping[str, float] | None = None) -> str:
+        """Say where another outcome differs by more than is allowed of a tensor, by `GRADIENTS` else; "" nowhere."""
         if missing := self.tensors.keys() ^ other.tensors.keys():
             return f"{min(missing)} exists with it or without it, but not both"
-        sizes = {name: float(tensor.norm()) for name, tensor in self.tensors.items()}
-        least = FLOOR * max((size for name, size in sizes.items() if name != "the loss"), default=0.0)
-        for name, tensor in self.tensors.items():
-            scale = max(sizes[name], least) or 1.0
-            apart = float((tensor - other.tensors[name]).norm()) / scale
-            if not apart <= (most := allowed(name, scale)):
+        for name, apart in self.distances(other).items():
+            if not apart <= (most := GRADIENTS if allowed is None else allowed[name]):
                 return f"{name} differs by {apart:.2g} of its size (at most {most:.2g} is rounding)"
         return ""
 
@@ -150,41 +142,37 @@ class ProbeBatch:
         """
         outcome = self._passed(training, True, way)
         exact = self.own(training=training)
-        told = exact.fault(outcome, lambda name, scale: LIMIT)
+        told = exact.fault(outcome)
         if told or self._half is None:
             return told
         self._reference(training, wide=False)
-        rounding = LEAST * torch.finfo(self._half).eps
-
-        def allowed(name: str, scale: float) -> float:
-            return RATIO * self._apart(name) / scale + rounding
-
         outcome = self._passed(training, False, way)
-        told = exact.fault(outcome, allowed)
+        told = exact.fault(outcome, self._rounding(self._half))
         # Processes that share a model's parameters compute alike, whatever each of them finds.
         for seed in range(0 if told == "" or is_sharded(self.loaded.module) else REROUNDED):
             if (training, seed) not in self._rerounded:
                 self._rerounded[training, seed] = self._passed(training, False, reround=seed)
-            if not (told := exact.fault(outcome, allowed)):
+            if not (told := exact.fault(outcome, self._rounding(self._half))):
                 break
         return f"in {str(self._half)[6:]}, {told}" if told else ""
 
     def drift(self) -> str:
         """Say where the model's own way comes to something else when it is computed again; "" nowhere."""
-        return self.own(training=True).fault(self._passed(True, True), lambda name, scale: LIMIT)
+        return self.own(training=True).fault(self._passed(True, True))
 
     def own(self, *, training: bool) -> Outcome:
         """Return what the model's own way comes to in float32 (whatever that raises: it cannot be computed)."""
         return self._reference(training, wide=True)
 
-    def _apart(self, name: str) -> float:
-        """Return how far the model's own way is from float32 in half precision, where it is farthest.
+    def _rounding(self, half: torch.dtype) -> dict[str, float]:
+        """Return how far a way may be from float32 in half precision, by where the model's own is farthest from it.
 
         A gradient that is small, as those of queries in the first layers are, may come near it once by chance.
         """
         halves = [(mode, own) for (mode, wide), own in self._own.items() if not wide]
         halves += [(mode, own) for (mode, _), own in self._rerounded.items()]
-        return max(float((own.tensors[name] - self._own[mode, True].tensors[name]).norm()) for mode, own in halves)
+        apart = [self._own[mode, True].distances(own) for mode, own in halves]
+        return {name: HALF_RATIO * max(one[name] for one in apart) + rounding(half) for name in apart[0]}
 
     def _reference(self, training: bool, wide: bool) -> Outcome:
         if (training, wide) not in self._own:
@@ -203,12 +191,13 @@ class ProbeBatch:
         """
         module = self.loaded.module
         with ExitStack() as stack:
-            for context in (_modes_kept(module), statistics_kept(module), visible(module), quick_products()):
+            for context in (evaluating(module), statistics_kept(module), visible(module), quick_products()):
                 stack.enter_context(context)
             around = None if way is None else stack.enter_context(way())
             if reround is not None:
                 stack.enter_context(_rounded_otherwise(module, torch.finfo(self._half or torch.float32).eps, reround))
-            train_mode(module) if training else module.eval()
+            if training:
+                train_mode(module)
             stack.enter_context(in_float32(module) if wide else torch.autocast(self._device.type, self._half))
             yield around
 
@@ -224,11 +213,11 @@ class ProbeBatch:
     def evaluated(self, way: Way) -> str:
         """Say where the loss in evaluation mode, as validation has it, is another by a way, in float32; "" nowhere."""
         with torch.no_grad():
-            with self.computing(training=False) as around:
-                exact = Outcome({"the loss": self.loss(around).double().reshape(1).cpu()})
-            with self.computing(training=False, way=way) as around:
-                value = Outcome({"the loss": self.loss(around).double().reshape(1).cpu()})
-        fault = exact.fault(value, lambda name, scale: LIMIT)
+            outcomes = list[Outcome]()
+            for one in (None, way):
+                with self.computing(training=False, way=one) as around:
+                    outcomes.append(Outcome({LOSS: self.loss(around)}))
+        fault = outcomes[0].fault(outcomes[1])
         return f"in evaluation mode, {fault}" if fault else ""
 
     def _passed(self, training: bool, wide: bool, way: Way | None = None, reround: int | None = None) -> Outcome:
@@ -243,7 +232,7 @@ class ProbeBatch:
             value = self.loss(around)
             with reproducible(self._device):
                 value.backward()
-            values = {"the loss": value.detach().double().reshape(1).cpu()}
+            values = {LOSS: value.detach().cpu()}
             for name, parameter in trainable(module).items():
                 if parameter.grad is not None:
                     values[f"the gradient of {name!r}"] = _sample(parameter.grad)
@@ -348,25 +337,10 @@ def _nothing(*_: Any) -> AbstractContextManager[None]:
 @contextmanager
 def reproducible(device: torch.device, seed: int = 0) -> Iterator[None]:
     """Seed every generator that a model may draw from, and put all back."""
-    python, numbers = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    try:
-        with seeded(seed, device):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numbers)
-
-
-@contextmanager
-def _modes_kept(module: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
-    try:
+    with generators_kept(), seeded(seed, device):
+        random.seed(seed)
+        np.random.seed(seed)
         yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 def _sample(gradient: Tensor) -> Tensor:

@@ -10,10 +10,8 @@ from torch import Tensor
 
 from ftengine.api.task_sorts import compares_examples
 from ftengine.data.encoding import EncodedSplit
+from ftengine.equivalence import SUMMED
 from ftengine.model import Criterion
-
-CLOSE = 1e-3
-"""By which share the losses of sources may differ from the loss in their sum; what is beyond is another loss."""
 
 
 class NotedCriterion(Criterion):
@@ -71,7 +69,7 @@ class SourceLosses:
             sums: over all processes, as `sums` has them.
             total: summed loss of all; where the sources' do not come to it, nothing is returned.
         """
-        if not sums or not math.isclose(sum(sums), total, rel_tol=CLOSE):
+        if not sums or not abs(sum(sums) - total) <= SUMMED * abs(total):
             return {}
         weights = np.bincount(self._of[members], self._split.weights[members], len(self.names))
         told = zip(self.names, sums, weights.tolist(), strict=True)

@@ -353,7 +353,8 @@ def test_a_decision_is_paired_over_rows():
 
 def test_a_number_near_zero_is_measured_by_the_size_of_the_others():
     own = [np.array([x]) for x in (3e-5, 1.0, -1.0)]
-    assert max(proof._relative([x + 1e-3 for x in own], own, own)) < 2e-3
+    asked = proof.Asked("test", (), lambda opened: [], own, base=[])
+    assert max(asked.far([x + 1e-3 for x in own], own)) < 2e-3
 
 
 def test_a_few_examples_that_are_far_off_are_no_rounding():

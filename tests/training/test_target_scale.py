@@ -193,8 +193,9 @@ def test_a_merge_that_forgets_what_was_trained_is_found_beside_a_large_mean(far,
 def test_numbers_of_another_model_are_far_apart_beside_a_large_mean():
     tuned = [np.array([250_000.0 + x]) for x in (-10, 3, 12)]
     other = [x + 5 for x in tuned]
-    assert min(proof._relative(other, tuned, tuned, 250_000.0)) > 0.01
-    assert max(proof._relative([np.float32(x + 0.02) for x in tuned], tuned, tuned, 250_000.0)) < 1e-3
+    asked = proof.Asked("test", (), lambda opened: [], tuned, base=[], mean=250_000.0)
+    assert min(asked.far(other, tuned)) > 0.01
+    assert max(asked.far([np.float32(x + 0.02) for x in tuned], tuned)) < 1e-3
 
 
 def test_a_layer_without_bias_gets_the_scale_and_advice_on_the_mean(recipe, tmp_path):

@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from ftengine.api import Config, Exported, Exporter, ExportSource, Runtime
+from ftengine.equivalence import distance
 from ftengine.errors import ExportDiffers, NoRuntime, NotExportable, json_of_file
 from ftengine.model import measured_settings, read_tensors, save_model
 from ftengine_builtins.exporters import gguf_tokenizer
@@ -175,19 +176,13 @@ def require_precision(source: ExportSource, file: Path, dtype: str) -> None:
     for name, tensor in _tensors(source.merged("float32")).items():
         exact, one = rearranged(source, name, tensor), held.get(gguf_name(source, name))
         stored, kind = _stored(exact, dtype)
-        found = np.inf if one is None else _off(gguf.dequantize(one.data, one.tensor_type), exact)
-        explained = _off(gguf.dequantize(stored, kind), exact)
+        own = np.empty(0) if one is None else gguf.dequantize(one.data, one.tensor_type)
+        found, explained = (distance(x.ravel(), exact.ravel()) for x in (own, gguf.dequantize(stored, kind)))
         if not (np.isfinite(explained) and found <= ROUNDED_AGAIN * explained + EXACT):
             raise ExportDiffers(
                 f"{name!r} in {file.name} is off by {found:.3g} of its size, and rounding to {kind.name} explains "
                 f"{explained:.3g}: it is coarser than the file says, or another. Nothing was written."
             )
-
-
-def _off(some: np.ndarray, exact: np.ndarray) -> float:
-    """Return ‖some - exact‖ / ‖exact‖."""
-    size = float(np.linalg.norm(exact))
-    return float(np.linalg.norm(some.reshape(exact.shape) - exact)) / (size or 1.0)
 
 
 def write_lora(source: ExportSource, file: Path) -> Exported:

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ftengine.api import FastPath, FastPathTraits, LoadedModel, TrainingContext
+from ftengine.model import drops
 from ftengine.ops.dropout import draw_seed, quantise_dropout
 from ftengine.ops.elementwise import dropout
 from ftengine.ops.eligibility import DTYPES
@@ -36,7 +37,7 @@ class CpuDropout(FastPath):
     @contextmanager
     def activate(self, loaded: LoadedModel, context: TrainingContext) -> Iterator[Mapping[str, int] | None]:
         """Override aten's dropout; what it yields counts calls."""
-        if not any(map(_drops, loaded.module.modules())):
+        if not any(map(drops, loaded.module.modules())):
             yield None
             return
         calls = Counter[str]()
@@ -46,12 +47,6 @@ class CpuDropout(FastPath):
                 library.impl("dropout", partial(_dropout, calls), "AutogradCPU", allow_override=True)
                 library.impl("_safe_softmax", _safe_softmax, "CPU", allow_override=True)
             yield calls
-
-
-def _drops(module: nn.Module) -> bool:
-    """Say whether a module holds a probability of dropout, as layers do and attention that calls functions."""
-    rates = [rate for name, rate in vars(module).items() if "drop" in name and isinstance(rate, float)]
-    return (isinstance(module, nn.Dropout) and module.p > 0) or any(rate > 0 for rate in rates)
 
 
 def _dropout(calls: Counter[str], x: Tensor, p: float, train: bool) -> Tensor:
