@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Listener, LoadedModel, Strategy
+from ftengine.api import Listener, LoadedModel, Strategy, Task
 from ftengine.api.task_sorts import reference_keys
 from ftengine.chat.template_date import template_date
 from ftengine.data.augmentation_preview import before_and_after, idle_augmenters
@@ -33,7 +33,7 @@ from ftengine.plugins.attribution import matched
 from ftengine.plugins.registry import Registry
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe, TrainSection
-from ftengine.text import counted, untested_slices
+from ftengine.text import counted, percent, untested_slices
 from ftengine.training.estimate import GRADIENT_BYTES, Trial, estimate, planned_batches
 from ftengine.training.losses import SAMPLE
 from ftengine.training.modes import checkpoint_gradients, never_trained
@@ -45,6 +45,8 @@ UNITS = {"text": "tokens", "image": "images"}
 SMALL_SPLIT = 20
 """Examples held out, below which little can be shown: the 95 % interval of a proportion of 20 is up to 44 points wide
 (1.96 · √(0.25 / 20) on each side)."""
+CUT_ANSWERS = 0.05
+"""Share of the reference answers that are longer than answers may become, from which it is said."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ def plan(
             *_warnings(data, targets),
             *_settings(recipe.train, schedule),
             *_untested(evaluating),
+            *_cut_answers(data.ready.task, evaluating),
             *(f"{said}." for said in (frozen, busy) if said),
         ],
     )
@@ -317,6 +320,27 @@ def _untested(evaluating: EvalPlan) -> Iterator[str]:
             grouped = len(np.unique(group)) < len(np.unique(duplicate))
             of = counted(len(parts), "value")
             yield untested_slices(column, of, len(index), evaluating.small_slice, grouped=grouped)
+
+
+def _cut_answers(task: Task, evaluating: EvalPlan) -> Iterator[str]:
+    """Say how many reference answers are longer than any answer that is measured can become.
+
+    By the tokens that count in the loss, of rows with one answer; one of them ends it.
+    """
+    held = evaluating.held_out
+    longest = None if held is None else held.options.get("max_new_tokens")
+    if held is None or longest is None:
+        return
+    targets = [task.view(held.split.rows[int(i)]).target for i in held.split.index[held.answered]]
+    single = [isinstance(target, str) or (isinstance(target, list) and len(target) == 1) for target in targets]
+    tokens = held.split.weights[held.answered][np.array(single, dtype=bool)]
+    cut = int((tokens > longest + 1).sum())
+    if cut and cut >= CUT_ANSWERS * len(tokens):
+        yield (
+            f"{cut:,} of {counted(len(tokens), 'reference answer')} ({percent(cut / len(tokens))}) are longer than "
+            f"the {longest:,} tokens at which the model's answers are cut, the longest {int(tokens.max()) - 1:,}: "
+            "raise evaluation.generate.max_new_tokens."
+        )
 
 
 def _examples(train: EncodedSplit) -> list[dict[str, Any]]:

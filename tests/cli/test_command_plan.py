@@ -271,3 +271,25 @@ def test_one_prompt_with_many_answers_is_said(chat_plan):
     assert found_by(chat_plan([*rare, *rows[:2]]), "contradictions") == []
     assert len(found_by(chat_plan([*rare, *rows[:12]]), "contradictions")) == 1
     assert found_by(chat_plan([{"text": f"Text {i}"} for i in range(8)]), "contradictions") == []
+
+
+@pytest.mark.parametrize(("tokens", "cut"), [(8, 3), (60, 0)])
+@pytest.mark.parametrize("form", ["prompt", "messages"])
+def test_reference_answers_longer_than_answers_may_become_are_a_warning(chat_plan, tmp_path, form, tokens, cut):
+    def row(i, length):
+        answer = " ".join(["good"] * length)
+        if form == "prompt":
+            return {"prompt": f"how {i}", "completion": answer}
+        asked = {"role": "user", "content": f"how {i}"}
+        return {"messages": [asked, {"role": "assistant", "content": answer}]}
+
+    held = [row(i, 30 if i < 3 else 2) for i in range(6)]
+    (tmp_path / "held.jsonl").write_text("".join(json.dumps(one) + "\n" for one in held))
+    found = chat_plan(
+        [row(i, 2) for i in range(10, 20)],
+        data={"train": "rows.jsonl", "validation": None, "test": "held.jsonl", "near_duplicates": None},
+        evaluate=["generation"],
+        evaluation={"generate": {"max_new_tokens": tokens}},
+    )
+    warned = [text for text in found["warnings"] if "evaluation.generate.max_new_tokens" in text]
+    assert [text.startswith(f"{cut} of 6 reference answers (50 %)") for text in warned] == [True] * bool(cut)

@@ -157,3 +157,15 @@ def test_of_many_classes_the_confused_two_are_found():
     assert (found.label, found.other) == (8, 7)
     assert found.low < (truth[labels == 8] == 7).mean() < found.high
     assert (truth[list(found.rows)] == 7).mean() >= 0.9
+
+
+def test_rows_that_only_training_has_under_another_label_are_found(write, label_task, audit):
+    rows = topical(680)
+    noisy, _ = relabelled(rows[:400], 0.3, "sea", "fire")
+    files = {"train": noisy, "validation": rows[400:480], "test": rows[480:]}
+    for name, part in files.items():
+        write(f"{name}.jsonl", "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in part))
+    options = {name: f"{name}.jsonl" for name in ("validation", "test")}
+    found = [one for one in audit(label_task, "train.jsonl", **options).findings if one.source == "label-noise"]
+    assert [one.figures["one_sided"] for one in found] == [["fire", "sea"]]
+    assert {place.split(":")[0] for place in found[0].places} == {"train.jsonl"}

@@ -136,7 +136,8 @@ def pairs(value, half, seen, **more):
         (0.45, 0.03, 0.48, None, None),
         (0.50, 0.04, 0.9, "uninformative", "alarm"),
         (0.46, 0.08, None, "uninformative", "alarm"),
-        (0.52, 0.08, 0.9, "uninformative", "note"),
+        (0.52, 0.08, 0.9, "uninformative", "alarm"),  # learnt by heart
+        (0.52, 0.08, None, "uninformative", "alarm"),  # the same by the losses of the last validation
         (0.58, 0.08, None, "uninformative", "note"),  # as an honest model of 150 pairs in one run of two
         (0.52, 0.2, 0.9, None, None),  # few pairs
         (0.7, 0.08, 0.9, None, None),
@@ -150,8 +151,7 @@ def test_exchanged_answers_and_preferences_that_nothing_tells_lead_the_verdict(v
     told = verdict(pairs(value, half, seen), passes)
     found = [one for one in told.findings if one.source == "swapped-pairs"]
     assert [one.figures.get(key) for one in found] == (["test"] if key else [])
-    leads = level == "alarm" or (level == "note" and not seen)  # what was learnt by heart is an alarm of its own
-    assert (told.findings[0].source == "swapped-pairs") == leads
+    assert (told.findings[0].source == "swapped-pairs") == (level is not None)
     assert [one.level for one in found] == ([level] if level else [])
 
 

@@ -12,6 +12,7 @@ from ftengine_builtins.audits.label_spellings import JoinedLabels, LabelSpelling
 from ftengine_builtins.audits.labels_by_column import LabelsByColumn
 from ftengine_builtins.audits.labels_per_row import LabelsPerRow
 from ftengine_builtins.audits.languages import Languages
+from ftengine_builtins.audits.mismatched_pairs import MismatchedPairs
 from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
 from ftengine_builtins.audits.missing_texts import MissingTexts
 from ftengine_builtins.audits.number_targets import NumberTargets
@@ -47,6 +48,7 @@ __all__ = [
     "Languages",
     "Leaks",
     "Lengths",
+    "MismatchedPairs",
     "MisplacedLabels",
     "MissingTexts",
     "Mojibake",

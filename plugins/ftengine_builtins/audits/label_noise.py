@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 
@@ -56,6 +57,10 @@ class LabelNoise(Audit):
             return
         noise = find_noise(ridge.best(one_hot(rows.labels)), rows.labels)
         if noise is None:
+            # Where training alone was relabelled, the other splits' rows hide it.
+            trained = _of_training(data, rows)
+            if trained is not None and (found := find_one_sided(WordRidge(tf_idf(trained.texts)), trained.labels)):
+                yield from _of_one_sided(trained, found)
             return
         suspects = [(rows.places[i], rows.names[rows.labels[i]], rows.names[label]) for i, label in noise.rows]
         shown = [f"{short_place(place)} ({quoted(old)}, rather {quoted(new)})" for place, old, new in suspects[:SHOWN]]
@@ -83,6 +88,17 @@ class LabelNoise(Audit):
         caption = "The surest first. Truly ambiguous texts look the same: a person has to decide."
         columns = ("row", "label", "by its words rather")
         yield Table(title="Labels that look wrong", columns=columns, rows=tuple(suspects[:LISTED]), caption=caption)
+
+
+def _of_training(data: AuditedData, rows: DrawnRows) -> DrawnRows | None:
+    """Return those of the training split; None where they are all, or few."""
+    before = sum(len(data.splits[name]) for name in takewhile(lambda name: name != "train", data.splits))
+    inside = (rows.rows >= before) & (rows.rows < before + len(data.splits["train"]))
+    kept = np.flatnonzero(inside)
+    if len(kept) < FEWEST or inside.all():
+        return None
+    texts, places = ([of[i] for i in kept] for of in (rows.texts, rows.places))
+    return DrawnRows(texts, places, rows.labels[kept], rows.names, rows.rows[kept])
 
 
 def _of_one_sided(rows: DrawnRows, found: OneSided) -> Iterator[Finding | Table]:

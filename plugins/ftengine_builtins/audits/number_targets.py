@@ -9,6 +9,7 @@ from ftengine.text import capitalized, counted, number, percent, short_place
 from ftengine_builtins.audits.contradictions import are_numbers
 from ftengine_builtins.audits.counting import SHOWN_PLACES
 from ftengine_builtins.audits.missing_codes import find_code
+from ftengine_builtins.audits.mixed_units import converted_fit, find_percents
 from ftengine_builtins.tasks.class_labels import as_number
 
 MOST = 0.5
@@ -23,6 +24,9 @@ LOST = (10, 100, 1000, 10_000)
 GAP, FEWEST, MOST_BACK = 5.0, 3, 0.9
 """How many times the largest of the others the least of them is, how many there are at least, and the share of them
 that lies among the others once the point is put back. Numbers of any size, such as incomes, have no such gap."""
+
+BETTER = 0.1
+"""By how much the correlation with what words predict rises once percentages are divided by a hundred, for an alarm."""
 
 UNLIKE = 0.05
 """Probability by chance (Kolmogorov-Smirnov) below which numbers are not those of the others, point or not."""
@@ -48,6 +52,9 @@ class NumberTargets(Audit):
             return
         if (lost := _lost_points(values)) is not None:
             yield _of_lost_points(rows, numbered, *lost)
+            return
+        if (percents := find_percents(values)) is not None:
+            yield _of_percents(data, rows, numbered, percents)
             return
         median = float(np.median(values))
         figures = {"median": median, "least": float(values.min()), "most": float(values.max())}
@@ -80,6 +87,34 @@ def _of_code(
         brief=brief,
         explains=("quality", "learning", "over-fitting", "worse"),
         figures={"code": code, "count": len(found), "rows": len(values), "share": share},
+        places=places,
+    )
+
+
+def _of_percents(
+    data: AuditedData, rows: AuditedRows, numbered: Sequence[tuple[float, int]], percents: np.ndarray
+) -> Finding:
+    """Name numbers that are a hundred times the others; an alarm where words tell them better once they are not."""
+    fractions = len(numbered) - len(percents)
+    places = tuple(rows.where(numbered[i][1]) for i in percents[:SHOWN_PLACES])
+    brief = f"write percentages and fractions alike: {counted(len(percents), 'number')} such as "
+    brief += f"{number(numbered[percents[0]][0])} ({short_place(places[0])}) are spread as the "
+    brief += f"{fractions:,} from 0 to 1 are, a hundred times as large"
+    figures = {"percents": len(percents), "fractions": fractions, "rows": len(numbered)}
+    fit = converted_fit(data)
+    sure = fit is not None and fit[1] >= fit[0] + BETTER
+    told = ""
+    if fit is not None:
+        figures |= {"fit": fit[0], "converted": fit[1]}
+        told = f" What words predict correlates with them by {number(fit[0], 2)}, by {number(fit[1], 2)} once they "
+        told += "are divided."
+    return Finding(
+        kind="labels",
+        level="alarm" if sure else "note",
+        text=f"{capitalized(brief)}.{told}",
+        brief=brief,
+        explains=("quality", "learning", "over-fitting", "worse"),
+        figures=figures,
         places=places,
     )
 

@@ -288,7 +288,7 @@ class UnansweredClasses(Rule):
         ]
         alarm, useless = share_within(sum(seldom.values()), total)[0] >= MISSED, no_better_than_a_constant(run)
         missed = {**never, **seldom}
-        rare = _are_rare(missed, trained_on(run) or {name: true for name, true, _ in classes})
+        rare = are_rare(missed, trained_on(run) or {name: true for name, true, _ in classes})
         weights = f"Set {_balancing(run)} to balanced, add" if rare and _balancing(run) else "Add"
         if run.trained.calibration.get("thresholds"):
             weights = f"Predict with --calibrated, by each label's own threshold, {weights[:1].lower()}{weights[1:]}"
@@ -343,9 +343,9 @@ def trained_on(run: RunRecords) -> dict[str, int]:
     return dict(zip(labels.names, labels.counts, strict=True)) if labels and labels.counts else {}
 
 
-def _are_rare(names: Iterable[str], counts: Mapping[str, int], most: float = 0.5) -> bool:
+def are_rare(names: Iterable[str], counts: Mapping[str, int], most: float = 0.5) -> bool:
     """Say whether each of some classes has at most half, or such a part, of an even share of the examples."""
-    return all(counts.get(name, 0) * len(counts) <= sum(counts.values()) * most for name in names)
+    return bool(counts) and all(counts.get(name, 0) * len(counts) <= sum(counts.values()) * most for name in names)
 
 
 def _balancing(run: RunRecords) -> str:
@@ -363,7 +363,7 @@ def seldom_answered(run: RunRecords) -> dict[str, int]:
         for name, true, given in classes
         if true
         and share_within(min(given, true), true)[1]
-        < SELDOM_GIVEN * (2 if trained and _are_rare([name], trained, FEW_TRAINED) else 1)
+        < SELDOM_GIVEN * (2 if trained and are_rare([name], trained, FEW_TRAINED) else 1)
     }
 
 

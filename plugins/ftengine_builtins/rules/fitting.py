@@ -23,7 +23,7 @@ RATIO_ALARM, RATIO_ANYWAY = 1.5, 5.0
 training examples new ones have. Numbers that were learnt well came to 2.5, 40 rows learnt by heart to 18."""
 
 
-EXPLAINED = ("quality", "calibration")
+EXPLAINED = ("quality", "calibration", "classes")
 """Kinds of findings that over-fitting is the cause of."""
 
 
@@ -79,6 +79,13 @@ def turning(points: Sequence[Any]) -> dict[str, Any] | None:
         "training_last": after if before is not None else None,
         "gap": last - after if after is not None else None,
     }
+
+
+def learns_by_heart(run: RunRecords) -> bool:
+    """Say whether the last validation's loss is RATIO_ALARM times that on training examples, whatever weights were
+    kept."""
+    last = run.validations[-1] if run.validations else None
+    return last is not None and bool(last.training_loss) and last.validation_loss >= RATIO_ALARM * last.training_loss
 
 
 class GeneralisationGap(Rule):

@@ -2,26 +2,25 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-import numpy as np
-import scipy
-
 from ftengine import RunRecords
 from ftengine.api import Finding, Level, Rule
-from ftengine.evaluation import CHANCE
 from ftengine.text import capitalized, counted, ends, known, number, percent
 from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.rules.baseline import (
     MISSED,
     OF_NO_USE,
+    are_rare,
     passes,
     seldom_answered,
+    trained_on,
 )
-from ftengine_builtins.rules.rates import lower_rate, raised_rate
+from ftengine_builtins.rules.fitting import learns_by_heart
+from ftengine_builtins.rules.rates import is_far_above_usual, lower_rate, raised_rate
 from ftengine_builtins.rules.threshold import knows_no_labels, no_better_than_a_constant, threshold_of
+from ftengine_builtins.rules.trend import FEW_STEPS, trend
 
 LEAST_FALL = 0.05
 """Relative fall of the validation loss that is learning, and in a run's last stretch means: more training would have
@@ -29,9 +28,6 @@ paid. Between two validations of one sound run it wobbles by 1–3 % (MiniLM on 
 
 LEAST = 0.02
 """And in units of the loss, below which a change is nothing: from 0.060 to 0.073 on 54 examples is one example."""
-
-FEW_STEPS = 10
-"""Below so many steps the curve of the training loss is too short to be told from noise."""
 
 HARDLY = 0.10
 """Relative fall of the training loss, noise added, below which a model that is not better was trained too little."""
@@ -48,54 +44,6 @@ half of it later, is such a peak too: runs at rates 100 times too high have 3.2 
 LEARNT = 0.25
 """Of the loss of guessing evenly: where the training loss came down to less, the training examples are learnt, whatever
 it went through before, so that a model of no use has another reason."""
-
-
-@dataclass(frozen=True)
-class Trend:
-    """A straight line through the training losses, weighted by the tokens that are trained on.
-
-    Args:
-        first, last: the line at its ends.
-        low, high: 95 % interval of their difference.
-        losses: each step's, less what the length of its texts explains.
-    """
-
-    first: float
-    last: float
-    low: float
-    high: float
-    losses: list[float]
-
-    @property
-    def most_fall(self) -> float:
-        """The largest fall that the losses leave room for, relative to the beginning."""
-        return -self.low / self.first if self.first > 0 else math.inf
-
-
-def trend(steps: Sequence[Any]) -> Trend:
-    """Fit a line to all losses of a run, of at least three steps, by least squares weighted by trained tokens.
-
-    Long texts have lower losses a token than short ones, so from FEW_STEPS on, the logarithm of the tokens an example
-    is fitted as well. The error allows for losses of different spread, and for a step that alone holds much of the
-    tokens (HC3: MacKinnon & White 1985, doi:10.1016/0304-4076(85)90158-7).
-    """
-    loss = np.array([step.loss for step in steps])
-    weight = np.array([max(1, step.trained_tokens) for step in steps], dtype=float)
-    at = np.linspace(-0.5, 0.5, len(loss))  # so that the slope is the change over the run
-    at = at - np.average(at, weights=weight)
-    lengths = np.log(weight / [max(1, step.examples) for step in steps])
-    lengths = lengths - np.average(lengths, weights=weight)
-    columns = [np.ones(len(loss)), at, *([lengths] if len(loss) >= FEW_STEPS and lengths.any() else [])]
-    x, y = np.stack(columns, 1) * np.sqrt(weight)[:, None], loss * np.sqrt(weight)
-    inverse = np.linalg.pinv(x.T @ x)
-    middle, slope, *by_length = inverse @ x.T @ y
-    left = y - x @ [middle, slope, *by_length]
-    own = np.minimum(((x @ inverse) * x).sum(1), 1 - 1e-6)  # how far a step decides its own fit
-    scores = x * (left / (1 - own))[:, None]
-    error = math.sqrt((inverse @ (scores.T @ scores) @ inverse)[1, 1])
-    half = float(scipy.special.stdtrit(len(loss) - x.shape[1], 1 - CHANCE / 2)) * error
-    line = middle + slope * at[0], middle + slope * at[-1], slope - half, slope + half
-    return Trend(*map(float, line), (loss - sum(by_length) * lengths).tolist())
 
 
 class LearningCurve(Rule):
@@ -148,7 +96,8 @@ def _came_apart(run: RunRecords) -> Finding | None:
     if peak < least * start:  # no peak stands out, but all of the curve goes up
         course = f"from {number(line.first, 3)} at the beginning to {number(line.last, 3)} at the end"
     brief = f"lower the learning rate ({rate:g}, to {lower_rate(run):g}): training was unstable, its loss rose {course}"
-    sure, figures = useless or not _learned(run), {"first": start, "peak": peak, "last": last, "rate": lower_rate(run)}
+    sure = useless or not _learned(run) or _is_early(run)
+    figures = {"first": start, "peak": peak, "last": last, "rate": lower_rate(run)}
     return _finding("alarm" if sure else "note", brief, figures, sure=sure)
 
 
@@ -160,13 +109,21 @@ def _first_pass(run: RunRecords) -> Finding | None:
     steps, useless = run.steps, no_better_than_a_constant(run)
     if passes(run) >= 1 or not steps or (useless and len(steps) < 2):
         return None
-    if not useless and (run.training.stopped_early or not (len(steps) < FEW_STEPS or _falls(steps, steps))):
+    if not useless and not ended_early(run):
         return None
     last = fmean(step.loss for step in steps[-max(1, len(steps) // 3) :])
     brief = f"train longer: {counted(len(steps), 'step')} went over {percent(passes(run))} of the training examples; "
     brief += f"the training loss is {number(last, 3)}"
     figures = {"steps": len(steps), "passes": passes(run), "last": last}
     return _finding("alarm" if _is_early(run) else "note", brief, figures, more=_guess(run), sure=useless)
+
+
+def ended_early(run: RunRecords) -> bool:
+    """Say whether training ended within its first pass, by no rule of its own, after few steps or as its loss fell."""
+    steps = run.steps
+    if passes(run) >= 1 or not steps or run.training.stopped_early:
+        return False
+    return len(steps) < FEW_STEPS or _falls(steps, steps)
 
 
 def _stayed(run: RunRecords) -> Finding | None:
@@ -188,6 +145,9 @@ def _stayed(run: RunRecords) -> Finding | None:
         brief = f"check that inputs and answers belong together, or lower the learning rate ({rate:g}, to {lower:g}): "
         brief += f"{course}, though training changed the answers"
         return _finding("alarm", brief, {"stuck": line.last, **figures, "rate": lower}, sure=useless)
+    if is_far_above_usual(run):
+        brief = f"lower the learning rate ({rate:g}, to {lower_rate(run):g}): {course}"
+        return _finding(level, brief, {"stuck": line.last, **figures, "rate": lower_rate(run)}, sure=useless)
     figures["rate"] = raised_rate(run)
     brief = f"train longer or raise the learning rate ({rate:g}, to {raised_rate(run):g}): {course}"
     more = f"{_guess(run)} If that does not help, the inputs may not determine the answers."
@@ -228,7 +188,7 @@ def _stuck(run: RunRecords) -> Finding | None:
         by_heart = within[0] > level if higher else within[1] < level
     else:
         by_heart = bool(points) and not is_weighted(run) and last < points[-1].validation_loss / 2
-    if by_heart:
+    if by_heart or (bool(points) and run.kept_step < points[-1].step and learns_by_heart(run)):
         return None
     brief = "check that inputs and answers belong together, or lower the learning rate "
     brief += f"({run.recipe.train.learning_rate:g}, to {lower_rate(run):g}): the training loss fell to "
@@ -322,7 +282,10 @@ def _unfinished(run: RunRecords) -> Finding | None:
     why, figures = reason
     level: Level = "alarm" if _is_early(run) else "note"
     figures = {"steps": len(run.steps), **figures}
-    return _finding(level, f"train longer: {why}", figures, sure=no_better_than_a_constant(run))
+    useless, seldom = no_better_than_a_constant(run), seldom_answered(run)
+    # Classes that training hardly has are a cause of their own: longer training on the same shares is not their cure.
+    rare = bool(seldom) and are_rare(seldom, trained_on(run))
+    return _finding(level, f"train longer: {why}", figures, sure=useless and not rare)
 
 
 def _nothing_learnt(run: RunRecords) -> bool:
@@ -338,9 +301,9 @@ def _nothing_learnt(run: RunRecords) -> bool:
 
 
 def _is_early(run: RunRecords) -> bool:
-    """Say whether the model is of no use yet, or hardly answers some classes."""
+    """Say whether the model is of no use yet, or hardly answers some classes that are not rare in training."""
     total = threshold.baseline.total if (threshold := threshold_of(run)) is not None else 0
-    missed = sum(seldom_answered(run).values())
+    missed = sum(true for label, true in seldom_answered(run).items() if not are_rare([label], trained_on(run)))
     return no_better_than_a_constant(run) or bool(missed and share_within(missed, total)[0] >= MISSED)
 
 

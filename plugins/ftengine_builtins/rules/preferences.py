@@ -7,8 +7,9 @@ from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.text import against, capitalized, counted, ends, known, number, percent, with_interval
 from ftengine_builtins.rules.baseline import OF_NO_USE, passes
+from ftengine_builtins.rules.fitting import learns_by_heart
 from ftengine_builtins.rules.quality import sides
-from ftengine_builtins.rules.threshold import ROOM
+from ftengine_builtins.rules.threshold import ROOM, ranks_what_it_has_seen
 
 FEWEST, NEAR_ALL = 20, 0.99
 """Pairs, and the share of them, from which on all being preferred is worth a word."""
@@ -43,9 +44,11 @@ class SwappedPairs(Rule):
             text = f"{capitalized(brief)}. In one of the splits chosen and rejected are exchanged."
             kind, figures = "labels", {"swapped": split, **figures}
         elif held[0] <= EVEN <= held[1] < TOLD_APART:
-            alarm = held[1] < EVEN + ROOM
+            by_heart = ranks_what_it_has_seen(run, "preference_accuracy") or learns_by_heart(run)
+            alarm = held[1] < EVEN + ROOM or (by_heart and accuracy.value < EVEN + ROOM)
             brief = "check which answers are the chosen ones, or train on more pairs: the chosen answer is preferred "
-            brief += f"in {share} of {pairs}, which is guessing"
+            brief += f"in {share} of {pairs}, "
+            brief += "which is guessing" if held[1] < EVEN + ROOM else "as by guessing, and of training pairs in more"
             if not alarm:
                 aim = max(accuracy.value, EVEN + ROOM)
                 needed = counted(pairs_to_show(accuracy.n, held, aim), "pair")

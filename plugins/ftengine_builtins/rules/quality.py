@@ -21,6 +21,7 @@ from ftengine.text import (
     value_of,
 )
 from ftengine_builtins.rules.baseline import exact_answers, of_answers, unmeasured_answers
+from ftengine_builtins.rules.learning import ended_early
 from ftengine_builtins.rules.threshold import (
     both_figures,
     led_by_figures,
@@ -33,9 +34,16 @@ SMALL_TEST = 100
 """Distinct examples, or groups of them, below which a test set is called small: a 95 % interval of a proportion is then
 up to 20 points wide (1.96 · √(0.25 / 100) on each side)."""
 
+FEWEST_TESTED = 30
+"""Distinct examples below which a better figure is a note, and that they are few leads the headline: 20 leave the
+share of right answers open by up to 40 points (Wilson), 100 by 19."""
+
 
 class BetterThanBase(Rule):
-    """Compares the run with its base by the metric that decides; where the base has a fresh head, with guessing."""
+    """Compares the run with its base by the metric that decides; where the base has a fresh head, with guessing.
+
+    A better figure of few examples, or of a training that ended within its first pass, is a note.
+    """
 
     name = "better-than-base"
     order = 1
@@ -68,6 +76,8 @@ class BetterThanBase(Rule):
             if threshold.gain is not None:
                 level = "good"
                 judgement = f"better than {threshold.best_answer}, a difference of {threshold.size}, {on}."
+        if level == "good" and (tuned.n < FEWEST_TESTED or ended_early(run)):
+            level = "note"
         text = led_by_figures(run, metric, judgement)
         if leaked is not None:
             brief, figures = f"{brief} (leaking rows left out)", {**figures, "leaked": leaked.tuned.get(metric)}
@@ -182,9 +192,11 @@ class HeldOutSplit(Rule):
             between, number = interval(figure), sample_size(figure.n, figure.rows)
             leaves = "leaves" if figure.n == 1 else "leave"
             rest = f" {leaves} {label} anywhere from {between}" if between else ", too few for intervals"
-            lead, explains = "Hold out more examples", ()
+            lead, explains = "Hold out more examples", tuple[str, ...]()
+            if figure.n < FEWEST_TESTED or _too_few_to_show(run):
+                explains = ("quality",)
             if _too_few_to_show(run):
-                lead, explains = f"{lead}, or train on folds (ftengine cross-validate)", ("quality",)
+                lead = f"{lead}, or train on folds (ftengine cross-validate)"
             text = f"{lead}: the {split} split is small; {number}{rest}. {few}".rstrip()
             brief = f"{lead[:1].lower()}{lead[1:]}: {number}{rest}"
             figures = {"examples": figure.n, "rows": figure.rows}

@@ -15,10 +15,16 @@ def usual_rate(run: RunRecords) -> float | None:
     return rates.get(run.recipe.strategy["name"])
 
 
+def is_far_above_usual(run: RunRecords) -> bool:
+    """Say whether the rate is more than STEP times the strategy's usual one."""
+    usual = usual_rate(run)
+    return usual is not None and run.recipe.train.learning_rate > STEP * usual
+
+
 def lower_rate(run: RunRecords) -> float:
     """Return the rate to try where one is too high."""
     rate, usual = run.recipe.train.learning_rate, usual_rate(run)
-    return usual if usual and rate > STEP * usual else rate / STEP
+    return usual if usual and is_far_above_usual(run) else rate / STEP
 
 
 def raised_rate(run: RunRecords) -> float:

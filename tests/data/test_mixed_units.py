@@ -1,0 +1,74 @@
+"""Audit `number-targets`: percentages among fractions."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ftengine_builtins.audits.mixed_units import find_percents
+
+WORDS = {"awful": 0.2, "dull": 0.35, "fair": 0.5, "fine": 0.65, "superb": 0.85}
+
+
+def fractions(count=300, seed=0):
+    """Return texts of two words among everybody's, and the mean of what these are worth, with noise."""
+    draw = np.random.default_rng(seed)
+    rows = []
+    for i in range(count):
+        words = draw.choice(list(WORDS), 2)
+        value = float(np.clip(np.mean([WORDS[word] for word in words]) + draw.normal(0, 0.05), 0.01, 1))
+        rows.append((f"the {words[0]} film, {words[1]} music {draw.integers(99)} row{i}", round(value, 3)))
+    return rows
+
+
+def percents(rows, share, seed=0):
+    draw = np.random.default_rng(seed)
+    return [(text, value * 100 if draw.random() < share else value) for text, value in rows]
+
+
+@pytest.fixture
+def found(write, label_task, audit):
+    def found(rows, **options):
+        lines = "".join(json.dumps({"text": text, "label": value}) + "\n" for text, value in rows)
+        findings = audit(label_task, write("a.jsonl", lines), **options).findings
+        return [one for one in findings if one.source == "number-targets" and "percents" in one.figures]
+
+    return found
+
+
+@pytest.mark.parametrize("share", [0.15, 0.5, 0.85])
+def test_percentages_among_fractions_are_named(found, share):
+    rows = percents(fractions(), share)
+    [finding] = found(rows)
+    assert (finding.level, finding.kind) == ("alarm", "labels")
+    assert finding.figures["percents"] == sum(value > 1 for _, value in rows)
+    assert finding.figures["converted"] > finding.figures["fit"] + 0.2
+    numbers = [int(place.rsplit(":", 1)[1]) - 1 for place in finding.places]
+    assert all(rows[i][1] > 1 for i in numbers)
+
+
+def test_words_that_do_not_tell_leave_a_note(found):
+    draw = np.random.default_rng(0)
+    rows = percents([(f"row{i} {draw.integers(9)}", float(draw.beta(4, 4))) for i in range(300)], 0.4)
+    assert [one.level for one in found(rows)] == ["note"]
+
+
+def test_numbers_of_one_unit_are_no_finding(found):
+    assert not found(fractions())
+    assert not found([(text, 100 * value) for text, value in fractions()])
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: 10 ** rng.uniform(-2, 2, 500),  # of all sizes
+        lambda rng: rng.exponential(2, 500),
+        lambda rng: np.minimum(rng.lognormal(0, 1.5, 500), 100),
+        lambda rng: rng.uniform(0, 100, 500),
+        lambda rng: rng.choice(np.arange(1, 11) / 2, 500),  # ratings
+        lambda rng: np.concatenate([rng.integers(0, 2, 250), rng.uniform(1, 100, 250)]),
+        lambda rng: np.where(rng.random(500) < 0.5, rng.random(500), rng.gamma(5, 5, 500).clip(0, 100)),
+    ],
+)
+def test_numbers_that_are_spread_over_sizes_are_no_two_units(draw):
+    assert all(find_percents(draw(np.random.default_rng(seed))) is None for seed in range(10))
