@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from ftengine.model.prefix_tree import PrefixTree
 from ftengine.ops.attention import attention
 from ftengine.ops.elementwise import rotate, silu_mul
 from ftengine.run.environment import hardware, versions
+from ftengine_builtins.fast_paths.shared_prefix.tree import PrefixTree
 
 HEADS, KEY_HEADS, DEPTH, WIDE = 9, 3, 64, 1536
 CASES: dict[str, tuple[int, list[int]]] = {

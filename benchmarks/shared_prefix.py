@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ftengine.model import Criterion, TokenLoss, shared_prefix
+from ftengine.model import Criterion, TokenLoss
 from ftengine.model.tokens import IGNORED
 from ftengine.run.environment import hardware, versions
+from ftengine_builtins.fast_paths.shared_prefix import sharing
 
 VOCABULARY = 4096
 CASES: dict[str, tuple[int, list[int]]] = {
@@ -77,11 +78,11 @@ def measured(model: nn.Module, shared: int, own: list[int], repeats: int) -> dic
     """Return tokens and seconds of a batch in both ways."""
     batch = batch_of(shared, own)
     rows, shared = list[float](), list[float]()
-    with mock.patch.object(shared_prefix, "WORTH", 2.0):
-        computed = shared_prefix.prefix_tree_of(batch)
+    with mock.patch.object(sharing, "WORTH", 2.0):
+        computed = sharing.prefix_tree_of(batch)
         for _ in range(repeats + 1):  # the first warms caches
             rows.append(seconds(model, batch))
-            with shared_prefix.sharing_prefixes(model):
+            with sharing.sharing_prefixes(model):
                 shared.append(seconds(model, batch))
     one, other = min(rows[1:]), min(shared[1:])
     tokens = batch["input_ids"].numel(), 0 if computed is None else computed[0].tokens

@@ -22,7 +22,7 @@ from ftengine.api.evaluator import (
     Test,
 )
 from ftengine.api.exporter import Exported, Exporter, ExportSource, Predictor, Runtime
-from ftengine.api.fast_path import FastPath, FastPathTraits, TrainingContext
+from ftengine.api.fast_path import FastPath, FastPathTraits, InferencePath, TrainingContext
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader, Provenance
 from ftengine.api.optimizer import Optimizer, ShardingTraits
@@ -94,6 +94,7 @@ __all__ = [
     "Finished",
     "GenerativeTask",
     "InBatchTask",
+    "InferencePath",
     "InputAugmenter",
     "Labels",
     "Level",

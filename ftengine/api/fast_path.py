@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ftengine.api.component import Component
 from ftengine.api.optimizer import ShardingTraits
@@ -14,6 +14,7 @@ from ftengine.api.types import Batch, LoadedModel
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -98,3 +99,38 @@ class FastPath(Component):
         Asked of what one process has of an effective batch while the path is active, so that no sum changes.
         """
         return None
+
+
+class InferencePath(FastPath):
+    """A fast path by which models predict and answer as well, in every run, whatever `train.fast_paths` says.
+
+    The engine gives a model one object of each class that needs no options (`LoadedModel.inference_paths`). Nothing is
+    compared then: `suits` is to find out whether a model's predictions stay the same.
+    """
+
+    @abstractmethod
+    def suits(self, model: nn.Module) -> bool:
+        """Say whether a model may predict in this way; of a divided model all processes ask."""
+
+    def around_prediction(self, model: nn.Module, batch: Batch) -> AbstractContextManager[None]:
+        """Hold while a task predicts a batch (`Task.predict`), without gradients."""
+        return nullcontext()
+
+    def predicted_tokens(self, model: nn.Module, batch: Batch) -> int | None:
+        """Return how many tokens of a batch a model computes in `around_prediction`; None: all, and padding."""
+        return None
+
+    def generation_inputs(self, model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> Mapping[str, Any]:
+        """Return what a decoder's `generate` is given in place of prompts; nothing where that is not quicker.
+
+        Args:
+            ids, mask: (B, T), padded on the left.
+        """
+        return {}
+
+    def probe_result(self, model: nn.Module) -> Any:
+        """Return what was found out about a model, as JSON, for later runs of the same; None: nothing."""
+        return None
+
+    def restore_probe_result(self, model: nn.Module, result: Any) -> None:
+        """Take what `probe_result` returned of the same model in an earlier run."""

@@ -142,10 +142,6 @@ class Task(Component):
 
     # What some write.
 
-    def computed_tokens(self, model: nn.Module, batch: Batch) -> int | None:
-        """Return how many tokens of a batch the model computes in `predict`; None: all, and padding."""
-        return None
-
     def write_config(self, loaded: LoadedModel, directory: Path) -> None:
         """Write what readers of a whole saved model have to know of the task, beside it: how its outputs are read."""
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+    from ftengine.api.fast_path import InferencePath
+
 
 if TYPE_CHECKING:
     Example = Mapping[str, Any]
@@ -115,6 +117,7 @@ class LoadedModel:
             settings in "config" that the module does not tell.
         max_length: longest input in tokens that the model accepts, or None where it has no limit.
         pretrained: names that the base's parameters have after the strategy prepared it; the engine fills it in.
+        inference_paths: by which the model predicts and answers; the engine fills it in.
     """
 
     module: nn.Module
@@ -126,6 +129,7 @@ class LoadedModel:
     fingerprint: dict[str, Any] = field(default_factory=dict)
     max_length: int | None = None
     pretrained: frozenset[str] = frozenset()
+    inference_paths: tuple[InferencePath, ...] = ()
 
 
 class View:

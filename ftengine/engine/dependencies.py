@@ -41,7 +41,7 @@ def dependencies(
     state, task, loader = _processor(loaded.processor), component_state(known.task), known.experiment.loader
     if loader.runs_code(known.recipe.model.source) is not None or not (state and task):
         return None
-    parts = (loader, known.task, loaded.processor, *components, *loaded.module.modules())
+    parts = (loader, known.task, loaded.processor, *components, *loaded.inference_paths, *loaded.module.modules())
     code = code_of(type(part) for part in parts)
     model = _model(loaded)
     if code is None or model is None:

@@ -6,7 +6,17 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
-from ftengine.api import Augmenter, Listener, LoadRequest, ModelLoader, Schedule, SilentListener, Task, overrides
+from ftengine.api import (
+    Augmenter,
+    InferencePath,
+    Listener,
+    LoadRequest,
+    ModelLoader,
+    Schedule,
+    SilentListener,
+    Task,
+    overrides,
+)
 from ftengine.chat.template_date import fix_date
 from ftengine.errors import RecipeError, naming
 from ftengine.parallel.sharding import require_sharding_support
@@ -123,6 +133,11 @@ class Experiment:
     def names_fast_paths(self) -> bool:
         """Whether the recipe says which fast paths it wants, so that one that is of no use is an error."""
         return isinstance(self.recipe.train.fast_paths, list)
+
+    def inference_paths(self) -> tuple[InferencePath, ...]:
+        """Return the fast paths that need no options and by which models predict and answer."""
+        classes = [entry.cls for entry in self.registry.buildable("fast-path")]
+        return tuple(cls() for cls in classes if issubclass(cls, InferencePath))
 
     def request(self, task: Task) -> LoadRequest:
         """Return what the loader is asked for."""

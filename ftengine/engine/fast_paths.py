@@ -12,14 +12,13 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from ftengine.api import FastPath, LoadedModel, Strategy, TrainingContext, overrides
 from ftengine.engine.dependencies import dependencies, prepared_by
 from ftengine.engine.experiment import Experiment, described
 from ftengine.engine.prepared_data import PreparedData
 from ftengine.identity.cache import cache_key, keep_text, known_text
-from ftengine.model.shared_prefix import probe_result, restore_probe_result
 from ftengine.parallel.device import Device
 from ftengine.plugins.attribution import json_mapping
 from ftengine.run.environment import build, peak_memory_bytes
@@ -51,21 +50,24 @@ def fast_paths_of(
     context, named = training_context(data, device, strategy, steps), experiment.names_fast_paths
     depends = _depends(data, device, loaded, strategy, paths, probe)
     before = None if depends is None else _Compared(depends)
-    with nullcontext() if depends is None else _checked_once(loaded.module, depends):
+    with nullcontext() if depends is None else _probed_once(loaded, depends):
         chosen = choose_fast_paths(paths, probe, context, named=named, accelerator=accelerator, before=before)
     experiment.listener.message(f"fast paths: {chosen}")
     return chosen
 
 
 @contextmanager
-def _checked_once(model: nn.Module, depends: list[Any]) -> Iterator[None]:
-    """Take from an earlier run whether a model may share the prefixes of rows, or keep that for later ones."""
-    key = cache_key("prefix-sharing", depends)
-    if (kept := known_text(key)) is not None:
-        restore_probe_result(model, json.loads(kept))
+def _probed_once(loaded: LoadedModel, depends: list[Any]) -> Iterator[None]:
+    """Give inference paths what they found out about a model in an earlier run, or keep it for later ones."""
+    paths = {cache_key("probes", [path.name, depends]): path for path in loaded.inference_paths}
+    kept = {key: known_text(key) for key in paths}
+    for key, path in paths.items():
+        if (text := kept[key]) is not None:
+            path.restore_probe_result(loaded.module, json.loads(text))
     yield
-    if kept is None and (found := probe_result(model)):
-        keep_text(key, "how a model computes shared prefixes", json.dumps(found))
+    for key, path in paths.items():
+        if kept[key] is None and (result := path.probe_result(loaded.module)) is not None:
+            keep_text(key, f"what {path.name} found out about a model", json.dumps(result))
 
 
 class _Compared:

@@ -300,6 +300,7 @@ def load_base(known: KnownTask, *, weights: bool = True) -> LoadedModel:
     else:
         loaded = loader.load(request)
     experiment.with_day(loaded.processor)
+    loaded.inference_paths = experiment.inference_paths()
     if "weights" not in loaded.fingerprint and weights:
         loaded.fingerprint = fingerprint_base(loaded)
     if loader.runs_code(loaded.source) is None:

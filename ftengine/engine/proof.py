@@ -36,9 +36,9 @@ from ftengine.evaluation.likeness import ROW, Likeness, likeness
 from ftengine.evaluation.prompt_faults import token_fault
 from ftengine.model import evaluating
 from ftengine.model.generation_settings import settings_faults
+from ftengine.parallel.device import to_device
 from ftengine.run.export import Proof
 from ftengine.text import number, one_line
-from ftengine.training.losses import to_device
 
 ROWS = 32
 """Held-out rows that are asked."""

@@ -26,14 +26,14 @@ from ftengine.model import Criterion, copy_into, is_pretrained, read_tensors, sa
 from ftengine.model.in_float32 import HALVES, in_float32
 from ftengine.model.parameters import frozen_tensors
 from ftengine.model.saving import add_calibration, load_part, save_part, save_processor, write_calibration
-from ftengine.parallel.device import Device
+from ftengine.parallel.device import Device, to_device
 from ftengine.plugins.attribution import cause_in
 from ftengine.run.directory import SIDECAR, TRAINED, RunDirectory, flush, write_folder, writing
 from ftengine.run.environment import versions
 from ftengine.run.records import TrainedPart
 from ftengine.run.seal import require_saved
 from ftengine.text import cut_middle, one_line
-from ftengine.training.losses import loss_of, to_device
+from ftengine.training.losses import loss_of
 from ftengine.training.memory import release_memory
 
 NEW_MODULES = "new_modules.safetensors"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,10 +37,10 @@ from ftengine.errors import PluginError, TrainingError
 from ftengine.evaluation.plan import Benchmark, EvalPlan, EvalSet, listed, read_columns
 from ftengine.evaluation.slices import as_text
 from ftengine.evaluation.table import FOLDER, MEMBER, ROWS, Predictions, Writer, judged, kept_together, merged
+from ftengine.parallel.device import to_device
 from ftengine.parallel.sharding import is_sharded, reshard
 from ftengine.plugins.attribution import contract_error, described, each, named, token_count
 from ftengine.run.directory import RunDirectory, write_folder
-from ftengine.training.losses import to_device
 
 MemberPredictions = Iterator[tuple[int, Prediction]]
 """For each example its position in the split, and what was predicted."""
@@ -202,7 +203,9 @@ class EvalRunner:
         for members, counts in self._batches(np.arange(len(split)), split, phase, self.together, tokens):
             batch = to_device(split.batch(members), self.accelerator.device)
             # Not inference_mode, which gains 8 % on a tiny model: what a module keeps of a forward trains afterwards.
-            with torch.no_grad(), self.accelerator.autocast():
+            with torch.no_grad(), self.accelerator.autocast(), ExitStack() as around:
+                for path in self.loaded.inference_paths:
+                    around.enter_context(path.around_prediction(self.loaded.module, batch))
                 predictions = self.task.predict(self.loaded.module, batch)
             if not counts:
                 continue
@@ -254,10 +257,13 @@ class EvalRunner:
         self.loaded.module.eval()
         self.listener.phase(phase, len(members))
         ordered, fill = members[by_length(split.lengths[members])], is_sharded(self.loaded.module)
-        fewer = tokens and not fill and overrides(self.task, "computed_tokens")  # divided, all processes have to ask
+        module, paths = self.loaded.module, self.loaded.inference_paths if tokens and not fill else ()
+        paths = tuple(path for path in paths if path.suits(module))  # of a divided model, all processes have to ask
 
         def computed(some: np.ndarray) -> int | None:
-            return token_count(self.task, self.task.computed_tokens(self.loaded.module, split.batch(some)))
+            batch = split.batch(some)
+            counts = [token_count(path, "predicted_tokens", path.predicted_tokens(module, batch)) for path in paths]
+            return min((count for count in counts if count is not None), default=None)
 
         for chosen, counts in batches_in_step(
             ordered,
@@ -267,7 +273,7 @@ class EvalRunner:
             fill=fill,
             lengths=split.lengths,
             tokens=tokens,
-            computed=computed if fewer else None,
+            computed=computed if paths else None,
         ):
             yield chosen, counts
             self.listener.advance(len(chosen) * ranks if counts else 0)

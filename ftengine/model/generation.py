@@ -122,7 +122,6 @@ def generate_ended(
     from transformers import GenerationConfig, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
     from ftengine.model.modes import evaluating
-    from ftengine.model.prefill import prefill_prefix
     from ftengine.model.token_loss import head_by_rows, is_encoder_decoder
 
     module: Any = loaded.module
@@ -150,7 +149,9 @@ def generate_ended(
     )
     ids, mask = pad(prompts, filler, left=not apart).to(device), attention_mask(prompts, left=not apart).to(device)
     with torch.no_grad(), evaluating(loaded.module):
-        inputs = {"input_ids": ids, "attention_mask": mask, **({} if apart else prefill_prefix(module, ids, mask))}
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        for path in () if apart else loaded.inference_paths:
+            inputs |= path.generation_inputs(module, inputs["input_ids"], inputs["attention_mask"])
         with head_by_rows(module):
             streamer = None if (tell := _TOLD.get()) is None else _Streamer(tell, stop)
             made = LogitsProcessorList(processors)

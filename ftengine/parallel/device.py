@@ -11,9 +11,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import parse_flag_from_env, patch_environment
-from torch import nn
+from torch import Tensor, nn
 
-from ftengine.api import LoadedModel
+from ftengine.api import Batch, LoadedModel
 from ftengine.errors import RecipeError
 from ftengine.model.modes import answering
 from ftengine.parallel.launch import FSDP, block_classes, check_launch
@@ -121,3 +121,8 @@ class Device:
         cast = torch.autocast(self.whole.type, compute, enabled=compute is not torch.float32)
         with answering(loaded.module), cast if self.divides else self.accelerator.autocast():
             yield
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move the tensors of a batch."""
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}

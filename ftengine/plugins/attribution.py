@@ -119,10 +119,10 @@ def is_scalar(value: Any, *, tensor: bool = False) -> bool:
     return not tensor and isinstance(value, Real)
 
 
-def token_count(component: Component, count: Any) -> int | None:
-    """Return what `computed_tokens` returned (PluginError: neither a number of tokens nor None)."""
+def token_count(component: Component, method: str, count: Any) -> int | None:
+    """Return the number of tokens that a method returned (PluginError: neither a number of tokens nor None)."""
     if not (count is None or (isinstance(count, int) and count > 0)):
-        raise contract_error(component, "computed_tokens", count, "a number of tokens, or None")
+        raise contract_error(component, method, count, "a number of tokens, or None")
     return count
 
 

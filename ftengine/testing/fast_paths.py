@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
 
-from ftengine.api import Batch, FastPath, LoadedModel, Task, TrainingContext, overrides
+from ftengine.api import Batch, FastPath, InferencePath, LoadedModel, Task, TrainingContext, overrides
 from ftengine.equivalence import differing
 from ftengine.errors import InputError
+from ftengine.plugins.attribution import token_count
 from ftengine.testing.checks import Checks, run_checks, skip
+from ftengine.testing.values import close
 from ftengine.training.dropout_statistics import dropout_fault
 from ftengine.training.fast_paths import NOTHING, Replaced, activated, compared, state_of, unfit
 from ftengine.training.probe import Around, ProbeBatch, Way
@@ -93,6 +96,26 @@ class FastPathChecks(Checks):
         after = state_of(loaded)
         changed = differing(before, after)
         assert not changed, f"{changed[0]} are others after a run that failed: undo everything in a `finally`"
+
+    def predictions_stay_the_same(self) -> None:
+        path, loaded = self.make(), self.load()
+        module = loaded.module.eval()
+        if not (isinstance(path, InferencePath) and path.suits(module)):
+            skip("no predictions of this model are made by it")
+        before = state_of(loaded)
+        with torch.no_grad():
+            own = self.task.predict(module, self.batch)
+            with path.around_prediction(module, self.batch):
+                found = self.task.predict(module, self.batch)
+        for i, (one, other) in enumerate(zip(own, found, strict=True)):
+            changed = next((key for key in one if not close(one[key], other.get(key))), None)
+            assert changed is None, f"{changed} of example {i} is another where it predicts than the model's own"
+        token_count(path, "predicted_tokens", path.predicted_tokens(module, self.batch))
+        kept = path.probe_result(module)
+        if kept is not None:
+            self.make().restore_probe_result(module, json.loads(json.dumps(kept)))
+        left = differing(before, state_of(loaded))
+        assert not left, f"{left[0]} are others after it predicted"
 
     def _way(self, path: FastPath, loaded: LoadedModel) -> Way:
         @contextmanager

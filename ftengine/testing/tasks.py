@@ -21,7 +21,7 @@ from ftengine.equivalence import LEAST_EFFECT, distance, same_figure
 from ftengine.errors import DataError
 from ftengine.evaluation.table import Predictions
 from ftengine.model import Criterion, trainable
-from ftengine.plugins.attribution import described, json_mapping, token_count
+from ftengine.plugins.attribution import described, json_mapping
 from ftengine.testing.agreement import agreement
 from ftengine.testing.checks import Checks, not_suited, run_checks, skip
 from ftengine.testing.samples import on_meta
@@ -324,12 +324,6 @@ class TaskChecks(Checks):
         task.calibration = json_mapping(task, "calibrate", fitted)
         if api.overrides(task, "infer"):
             json.dumps(task.infer(loaded, self.examples, {}))
-
-    def computed_tokens_are_counted(self) -> None:
-        task, loaded, batch = self._ready()
-        if not api.overrides(task, "computed_tokens"):
-            skip("all tokens of a batch are computed, and its padding")
-        token_count(task, task.computed_tokens(loaded.module, batch))
 
     def _bound(self) -> api.Task:
         task = self.make()

@@ -15,10 +15,11 @@ from ftengine.api import LoadedModel, Optimizer, Regularizer, Task
 from ftengine.data.batching import micro_batches
 from ftengine.data.encoding import EncodedSplit
 from ftengine.model import trainable
+from ftengine.parallel.device import to_device
 from ftengine.run.environment import peak_memory_bytes
 from ftengine.run.recipe import TrainSection
 from ftengine.training.fast_paths import FastPaths
-from ftengine.training.losses import loss_of, to_device
+from ftengine.training.losses import loss_of
 from ftengine.training.memory import PeakMemory, available_bytes, release_memory
 from ftengine.training.modes import statistics_kept, train_mode
 from ftengine.training.optimizer import Groups, build_optimizer, optimizer_bytes

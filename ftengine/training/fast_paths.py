@@ -82,7 +82,7 @@ class FastPaths:
     def computed_tokens(self, batch: Batch) -> int | None:
         """Return how many tokens of a micro-batch the model computes (PluginError: no number); None: all of them."""
         paths = (path for path in self.paths if overrides(path, "computed_tokens"))
-        counts = (token_count(path, path.computed_tokens(batch)) for path in paths)
+        counts = (token_count(path, "computed_tokens", path.computed_tokens(batch)) for path in paths)
         return min((count for count in counts if count is not None), default=None)
 
     def ordered(self, members: np.ndarray, batch: Batch) -> np.ndarray:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ftengine.api import Batch
-from ftengine.training.losses import Represented, gathered, joint_loss_of, represented, rows_of, to_device
+from ftengine.parallel.device import to_device
+from ftengine.training.losses import Represented, gathered, joint_loss_of, represented, rows_of
 from ftengine.training.modes import draw_randomness, statistics_kept
 from ftengine.training.setup import Setup
 

@@ -16,6 +16,7 @@ from ftengine.api.task_sorts import compares_examples
 from ftengine.data.batching import batches_in_step, by_length
 from ftengine.data.encoding import EncodedSplit
 from ftengine.model import Criterion
+from ftengine.parallel.device import to_device
 from ftengine.parallel.sharding import is_sharded, reshard
 from ftengine.plugins.attribution import contract_error, is_scalar
 from ftengine.training.source_losses import SourceLosses
@@ -121,11 +122,6 @@ def stacked(device: torch.device, *values: Tensor | float) -> Tensor:
     """Stack numbers on the device, without waiting for it."""
     dtype = _widest(device)
     return torch.stack([torch.as_tensor(x, dtype=dtype, device=device).detach() for x in values])
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move the tensors of a batch."""
-    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
 
 
 def _widest(device: torch.device) -> torch.dtype:

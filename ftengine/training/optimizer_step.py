@@ -18,6 +18,7 @@ from ftengine.api.task_sorts import compares_examples
 from ftengine.data.batching import batches_in_step
 from ftengine.errors import PluginError, TrainingError
 from ftengine.model import Criterion, default_param_groups, trainable
+from ftengine.parallel.device import to_device
 from ftengine.parallel.precision import widened_by
 from ftengine.parallel.reduction import Reduction
 from ftengine.parallel.sharding import got_gradients, is_sharded, not_finite, whole_norm
@@ -27,7 +28,7 @@ from ftengine.run.own_code import package_of
 from ftengine.run.recipe import TrainSection
 from ftengine.training.checkpoint import Progress
 from ftengine.training.joint_loss import JointLoss
-from ftengine.training.losses import loss_of, stacked, to_device, zeros
+from ftengine.training.losses import loss_of, stacked, zeros
 from ftengine.training.modes import draw_randomness, frozen, frozen_at, statistics_kept, train_mode
 from ftengine.training.optimizer import build_optimizer
 from ftengine.training.regularizing import Attached

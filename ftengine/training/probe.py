@@ -24,9 +24,10 @@ from ftengine.model import Criterion, seeded, trainable
 from ftengine.model.in_float32 import in_float32, module_blocks
 from ftengine.model.modes import evaluating, generators_kept, quick_products
 from ftengine.model.probing import visible
+from ftengine.parallel.device import to_device
 from ftengine.parallel.sharding import is_sharded, reshard
 from ftengine.text import percent
-from ftengine.training.losses import loss_of, to_device
+from ftengine.training.losses import loss_of
 from ftengine.training.modes import statistics_kept, train_mode
 
 LOSS = "the loss"

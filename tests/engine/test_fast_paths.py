@@ -15,13 +15,13 @@ from ftengine import api, fine_tune, hookimpl, plan, registry_of
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import prepare_data
 from ftengine.errors import PluginError, RecipeError, SavedPartDiffers, UnknownName
-from ftengine.model import shared_prefix
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import Environment
 from ftengine.training import fast_paths as chosen
 from ftengine.training.probe import Dropouts, Outcome, ProbeBatch
 from ftengine_builtins.fast_paths import grouped_layers
+from ftengine_builtins.fast_paths.shared_prefix import sharing
 
 
 class Replacing(api.FastPath):
@@ -145,12 +145,12 @@ def test_what_differs_is_not_taken_for_compared(passes, monkeypatch):
 
 
 def test_that_a_model_shares_prefixes_is_probed_once(passes, monkeypatch):
-    checks, check = [], shared_prefix._check
+    checks, check = [], sharing._check
     asked = ({}, {}, {"train__learning_rate": 0.1}, {"strategy__rank": 2}, {"evaluation__reuse_base": False})
-    monkeypatch.setattr(shared_prefix, "_check", lambda model: (checks.append(1), 0)[1])
+    monkeypatch.setattr(sharing, "_check", lambda model: (checks.append(1), 0)[1])
     assert not any("shared-prefix" in passes()[1][-1] for _ in range(2))
     assert len(checks) == 2  # what does not is asked again
-    monkeypatch.setattr(shared_prefix, "_check", lambda model: (checks.append(1), check(model))[1])
+    monkeypatch.setattr(sharing, "_check", lambda model: (checks.append(1), check(model))[1])
     for changes, times in zip(asked, (1, 0, 0, 1, 1), strict=True):
         checks.clear()
         assert "shared-prefix" in passes(**changes)[1][-1]

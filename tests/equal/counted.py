@@ -15,7 +15,6 @@ import transformers.modeling_utils
 from torch.nn import functional as F
 
 from ftengine.data.encoding import EncodedSplit
-from ftengine.model import shared_prefix
 from ftengine.model.packing import Packer
 from ftengine.ops import active_backend, instruction_sets
 from ftengine.ops.eligibility import why_ineligible
@@ -23,6 +22,7 @@ from ftengine.parallel.sharding import is_sharded
 from ftengine.training import loop, optimizer_step
 from ftengine_builtins.fast_paths import grouped_layers, norms
 from ftengine_builtins.fast_paths.frozen_prefix import KeptOutputs
+from ftengine_builtins.fast_paths.shared_prefix import sharing
 
 When = Callable[..., bool]
 
@@ -42,7 +42,7 @@ def _grouped(*_: Any, enable_gqa: bool = False, attn_mask: Any = None, **__: Any
 
 def _over_a_prefix_tree(module: Any, q: Any, k: Any, v: Any, mask: Any, **_: Any) -> bool:
     """Say whether attention is over a prefix tree, in training; evaluation is in any way."""
-    return torch.is_grad_enabled() and isinstance(mask, shared_prefix._Mask)
+    return torch.is_grad_enabled() and isinstance(mask, sharing._Mask)
 
 
 def _compiled(*_: Any) -> bool:
@@ -67,7 +67,7 @@ COUNTED: dict[str, tuple[Any, str, When]] = {
     "token-limit": (optimizer_step, "loss_of", _always),
     "packing": (Packer, "pack", _always),
     "grouped-layers": (grouped_layers, "lowrank_linears", _always),
-    "shared-prefix": (shared_prefix, "_attend", _over_a_prefix_tree),
+    "shared-prefix": (sharing, "_attend", _over_a_prefix_tree),
     "frozen-prefix": (KeptOutputs, "_given", lambda self, *_: self._works),  # not where it is tried
     "checkpointing": (transformers.modeling_utils, "checkpoint", _always),
     "norms": (norms, "rms_norm", _always),

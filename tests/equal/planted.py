@@ -19,12 +19,13 @@ from cells import Cell
 from dimensions import DIMENSIONS
 from torch.nn import functional as F
 
-from ftengine.model import packing, shared_prefix
+from ftengine.model import packing
 from ftengine.ops import autograd
 from ftengine.ops.attention import Sequences
 from ftengine.training import loop, optimizer_step
 from ftengine_builtins.fast_paths import dropout, grouped_layers, norms
 from ftengine_builtins.fast_paths.frozen_prefix import KeptOutputs
+from ftengine_builtins.fast_paths.shared_prefix import sharing
 from ftengine_builtins.strategies import lora_layers
 from ftengine_builtins.tasks.labelled import LabelledTask
 
@@ -109,8 +110,8 @@ def _seen(change: Callable[[torch.Tensor], torch.Tensor]) -> AbstractContextMana
         return Sequences(found.queries, torch.cat(keys), sizes)
 
     return _both(
-        _changed(shared_prefix.PrefixTree, "sequences", changed),
-        mock.patch.object(shared_prefix, "_check", return_value=1),
+        _changed(sharing.PrefixTree, "sequences", changed),
+        mock.patch.object(sharing, "_check", return_value=1),
     )
 
 

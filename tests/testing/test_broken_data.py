@@ -255,13 +255,6 @@ class Guessing(Labelled):
         return {"temperature": np.float32(len(rows["label"]))}
 
 
-class Hopeful(Labelled):
-    """Counts tokens in no whole number."""
-
-    def computed_tokens(self, model, batch):
-        return batch["input_ids"].numel() / 2
-
-
 class Replaced(Labelled):
     """Does not put inputs in the place of those before."""
 
@@ -298,7 +291,6 @@ class Strict(Labelled):
         (Unwritten, "predictions_are_decoded_as_json", "'scores' is not one"),
         (Hidden, "outputs_of_a_probe_are_logits", "it returns a tensor"),
         (Guessing, "it_answers_by_what_it_calibrated", "'temperature' is not one"),
-        (Hopeful, "computed_tokens_are_counted", "a number of tokens, or None"),
         (Replaced, "inputs_can_be_put_back", "and view then tells ['?']"),
         (Strict, "other_rows_are_data_errors", "a row that cannot be used is a DataError"),
     ],

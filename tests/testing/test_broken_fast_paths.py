@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.activations import NewGELUActivation
 
-from ftengine.api import FastPath, FastPathTraits
+from ftengine.api import FastPath, FastPathTraits, InferencePath
 from ftengine.errors import RecipeError
 from ftengine.testing import check_fast_path, fixtures
 
@@ -206,12 +206,48 @@ class Elsewhere(AnotherGelu):
         raise RecipeError("it needs a GPU")
 
 
+class Inference(InferencePath):
+    """All tokens computed while it predicts, as the model itself does."""
+
+    name = "inference"
+
+    @contextmanager
+    def activate(self, loaded, context):
+        yield None
+
+    def suits(self, model):
+        return True
+
+    def predicted_tokens(self, model, batch):
+        return batch["input_ids"].numel()
+
+
+class OtherPredictions(Inference):
+    @contextmanager
+    def around_prediction(self, model, batch):
+        handle = model.lm_head.register_forward_hook(lambda module, args, output: 1.01 * output)
+        yield
+        handle.remove()
+
+
+class HookLeft(Inference):
+    @contextmanager
+    def around_prediction(self, model, batch):
+        model.lm_head.register_forward_hook(lambda module, args, output: None)
+        yield
+
+
+class NoTokens(Inference):
+    def predicted_tokens(self, model, batch):
+        return -1
+
+
 def check(cls):
     one = next(one for one in fixtures() if one.name == "GPT2LMHeadModel")
     check_fast_path(cls, one.task, one.load_trainable, one.batch)
 
 
-@pytest.mark.parametrize("cls", [Gelu, OwnMasks, Elsewhere])
+@pytest.mark.parametrize("cls", [Gelu, OwnMasks, Elsewhere, Inference])
 def test_a_sound_one_passes_and_one_of_another_device_is_not_looked_at(cls):
     check(cls)
 
@@ -237,6 +273,9 @@ def test_a_sound_one_passes_and_one_of_another_device_is_not_looked_at(cls):
         (Stays, "a_failed_run_leaves_it_too"),
         (NeverUndone, "leaving_it_restores_the_model"),
         (NeverUndone, "undo everything"),  # what a run says of it, before it trains
+        (OtherPredictions, "predictions_stay_the_same"),
+        (HookLeft, "predictions_stay_the_same"),
+        (NoTokens, "a number of tokens, or None"),
         (NoCounts, "it_computes_what_the_model_does"),
     ],
 )

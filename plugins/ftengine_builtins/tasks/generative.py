@@ -63,17 +63,8 @@ class LanguageTask(GenerativeTask):
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """Return each example's summed loss and its number of labelled tokens."""
-        from ftengine.model.shared_prefix import sharing_prefixes_of
-
-        inputs = self.model_inputs(model, batch)
-        with sharing_prefixes_of(model, inputs):
-            losses, tokens = self._loss.by_example(model, inputs, batch["labels"])
+        losses, tokens = self._loss.by_example(model, self.model_inputs(model, batch), batch["labels"])
         return [{"loss": x, "tokens": n} for x, n in zip(losses.tolist(), tokens.tolist(), strict=True)]
-
-    def computed_tokens(self, model: nn.Module, batch: Batch) -> int | None:
-        from ftengine.model.shared_prefix import computed_tokens
-
-        return computed_tokens(model, self.model_inputs(model, batch))
 
     def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
         """Return the mean loss of a token, as the figures have it, in place of the sum."""

@@ -202,10 +202,7 @@ class Preference(ComparesAnswers):
         """
         import torch
 
-        from ftengine.model.shared_prefix import sharing_prefixes_of
-
-        inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
-        with torch.no_grad(), sharing_prefixes_of(model, inputs):
+        with torch.no_grad():
             pairs = self.pairs(model, batch)
         if self.reference and pairs.reference_chosen is None:
             pairs = Pairs(*(getattr(pairs, key) for key in list(vars(pairs))[:4]), pairs.chosen, pairs.rejected)

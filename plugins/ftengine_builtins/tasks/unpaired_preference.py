@@ -211,9 +211,7 @@ class UnpairedPreference(InBatchTask, ComparesAnswers):
         """Return log-probabilities, tokens, the implied reward, and whether the answer is desirable."""
         import torch
 
-        from ftengine.model.shared_prefix import sharing_prefixes_of
-
-        with torch.no_grad(), sharing_prefixes_of(model, {key: batch[key] for key in ("input_ids", "attention_mask")}):
+        with torch.no_grad():
             found = self.represent(model, batch)
         reward = self.preference_loss.reward(found["logp"], found["reference_logp"])
         columns = {name: found[name].tolist() for name in ("logp", "mismatched_logp", "tokens", "desirable")}

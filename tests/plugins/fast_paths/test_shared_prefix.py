@@ -32,9 +32,13 @@ from transformers import (
 from ftengine import Recipe, fine_tune, plan
 from ftengine.api import LoadedModel
 from ftengine.model import Criterion, TokenLoss
-from ftengine.model.prefix_attention import by_kernel, by_torch
-from ftengine.model.prefix_tree import SHORTEST, PrefixTree
-from ftengine.model.shared_prefix import (
+from ftengine.model.tokens import IGNORED
+from ftengine.testing import training_context
+from ftengine.testing.models import sensitise
+from ftengine.training.optimizer_step import OptimizerStep
+from ftengine_builtins.fast_paths.shared_prefix import SharedPrefix, path
+from ftengine_builtins.fast_paths.shared_prefix.attention import by_kernel, by_torch
+from ftengine_builtins.fast_paths.shared_prefix.sharing import (
     WORTH,
     Calls,
     _attend,
@@ -44,11 +48,7 @@ from ftengine.model.shared_prefix import (
     supports_prefix_sharing,
     worth_of,
 )
-from ftengine.model.tokens import IGNORED
-from ftengine.testing import training_context
-from ftengine.testing.models import sensitise
-from ftengine.training.optimizer_step import OptimizerStep
-from ftengine_builtins.fast_paths.shared_prefix import SharedPrefix
+from ftengine_builtins.fast_paths.shared_prefix.tree import SHORTEST, PrefixTree
 from ftengine_builtins.tasks.causal_lm import CausalLM
 
 SIZES = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -155,7 +155,7 @@ def test_attention_over_a_prefix_tree_is_that_over_a_mask(rows, limits, virtual,
     weights = torch.randn(expected.shape)
     gradients = torch.autograd.grad(expected, (q, k, v), weights)
     if kernel:
-        with mock.patch.multiple("ftengine.model.prefix_tree", MOST=most, PARTS=len(q)):
+        with mock.patch.multiple("ftengine_builtins.fast_paths.shared_prefix.tree", MOST=most, PARTS=len(q)):
             sequences = tree.sequences(len(q), len(k), window)
         assert sorted(sequences.queries.tolist()) == list(range(len(q)))
         assert int(sequences.sizes[:, 0].max()) <= most
@@ -309,19 +309,25 @@ def test_leaving_puts_the_attention_back_and_entering_twice_is_entering_once(lla
     assert not llama.model._forward_hooks
 
 
+def predicted(model, batch):
+    """Return what a task predicts of a batch where the engine evaluates it."""
+    with torch.no_grad(), SharedPrefix().around_prediction(model, batch):
+        return CausalLM().predict(model, batch)
+
+
 def test_evaluation_computes_beginnings_once(llama, monkeypatch):
     prompt, *rests = tokens(30, 9, 3, 12)
     batch = batch_of(*(prompt + rest for rest in rests))
     llama.eval()
     searched, of = [], PrefixTree.of
     monkeypatch.setattr(PrefixTree, "of", lambda *args: searched.append(1) or of(*args))
-    supports_prefix_sharing(llama)
+    assert SharedPrefix().suits(llama)
     searched.clear()
-    found, calls = CausalLM().predict(llama, batch), []
+    found = predicted(llama, batch)
     assert len(searched) == 2  # what follows the head is found out by tokens too
-    monkeypatch.setattr("ftengine.model.shared_prefix.prefix_tree_of", lambda *_: calls.append(1))
+    assert SharedPrefix().predicted_tokens(llama, batch) == 30 + 9 + 3 + 12
     apart = CausalLM().predict(llama, batch)
-    assert calls
+    assert len(searched) == 2
     assert [x["tokens"] for x in found] == [x["tokens"] for x in apart]
     assert np.allclose([x["loss"] for x in found], [x["loss"] for x in apart], rtol=1e-5)
 
@@ -360,8 +366,8 @@ def test_noise_on_embeddings_is_each_rows_own(tmp_path):
 
 def test_all_processes_ask_whether_a_model_shares_prefixes_whatever_their_rows(llama, monkeypatch):
     asked = []
-    monkeypatch.setattr("ftengine.model.shared_prefix.supports_prefix_sharing", lambda model: asked.append(model) or 2)
-    CausalLM().predict(llama, batch_of(*tokens(12, 12)))  # nothing is shared
+    monkeypatch.setattr(path, "supports_prefix_sharing", lambda model: asked.append(model) or 2)
+    predicted(llama, batch_of(*tokens(12, 12)))  # nothing is shared
     assert asked == [llama]
 
 

@@ -13,7 +13,8 @@ from ftengine.errors import DataError, InputError
 from ftengine.evaluation.asked import questions
 from ftengine.model import tokens
 from ftengine.model.generation import GenerationOptions, generate
-from ftengine.model.shared_prefix import sharing_prefixes
+from ftengine_builtins.fast_paths.shared_prefix import SharedPrefix
+from ftengine_builtins.fast_paths.shared_prefix.sharing import sharing_prefixes
 from ftengine_builtins.strategies.prefix import Prefix
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
 
@@ -128,8 +129,9 @@ PROMPTS = [[*range(10, 50), *own] for own in ([1, 2, 3], [4], [5, 6, 7, 8, 9, 3,
     ],
     ids=["Llama", "Qwen3", "GPT-2", "GPT-NeoX", "sliding window", "virtual tokens"],
 )
-def test_what_prompts_begin_with_alike_is_read_once_and_answers_stay(make, once, monkeypatch):
+def test_what_prompts_begin_with_alike_is_read_once_and_answers_stay(make, once):
     loaded, read, options = make(), [], GenerationOptions(max_new_tokens=12)
+    loaded.inference_paths = (SharedPrefix(),)
     begun = generate(loaded, PROMPTS, options, [])  # and the model has been checked
     count = lambda module, args, inputs: read.append((*args, inputs.get("input_ids"))[0].numel())  # noqa: E731
     handle = loaded.module.get_decoder().register_forward_pre_hook(count, with_kwargs=True)
@@ -138,7 +140,7 @@ def test_what_prompts_begin_with_alike_is_read_once_and_answers_stay(make, once,
     handle.remove()
     padded = max(map(len, PROMPTS)) * len(PROMPTS) + 11 * len(PROMPTS)
     assert (sum(read) == padded - 39 * (len(PROMPTS) - 1)) == once
-    monkeypatch.setattr("ftengine.model.prefill.prefill_prefix", lambda *given: {})
+    loaded.inference_paths = ()
     assert generate(loaded, PROMPTS, options, []) == begun
     assert len({tuple(answer) for answer in begun}) >= 3
 

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
-from ftengine.api import Batch, FastPath, FastPathTraits, LoadedModel, TrainingContext
+from ftengine.api import Batch, FastPathTraits, InferencePath, LoadedModel, TrainingContext
 from ftengine.model.packing import in_one_row
-from ftengine.model.shared_prefix import (
+from ftengine_builtins.fast_paths.frozen_prefix import FrozenPrefix, frozen_blocks
+from ftengine_builtins.fast_paths.shared_prefix.sharing import (
     WORTH,
     Calls,
     prefix_tree_of,
+    probe_result,
+    restore_probe_result,
     sharing_prefixes,
     supports_prefix_sharing,
     worth_of,
 )
-from ftengine_builtins.fast_paths.frozen_prefix import FrozenPrefix, frozen_blocks
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 REQUIRES_GRADIENT = "make_inputs_require_grads"
 """The hook of transformers' that has embeddings require a gradient, for checkpointed layers."""
 
 
-class SharedPrefix(FastPath):
+class SharedPrefix(InferencePath):
     """What rows of a batch begin with alike, such as a system prompt, computed once for all of them, by decoders.
 
     Nothing that pads a batch is computed either. With dropout, rows share the mask of what they share. A batch in which
@@ -71,9 +76,38 @@ class SharedPrefix(FastPath):
         rows = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -1).cpu().numpy()
         return sorted(range(len(rows)), key=lambda i: rows[i].tobytes())
 
+    def suits(self, model: nn.Module) -> bool:
+        return supports_prefix_sharing(model) > 0
+
+    def around_prediction(self, model: nn.Module, batch: Batch) -> AbstractContextManager[Any]:
+        return nullcontext() if _predicted_tokens(model, batch) is None else sharing_prefixes(model)
+
+    def predicted_tokens(self, model: nn.Module, batch: Batch) -> int | None:
+        return None if _several_inputs(batch) else _predicted_tokens(model, batch)
+
+    def generation_inputs(self, model: nn.Module, ids: Tensor, mask: Tensor) -> Mapping[str, Any]:
+        from ftengine_builtins.fast_paths.shared_prefix.prompts import prefill_prefix
+
+        return prefill_prefix(model, ids, mask)
+
+    def probe_result(self, model: nn.Module) -> list[Any] | None:
+        return probe_result(model)
+
+    def restore_probe_result(self, model: nn.Module, result: list[Any]) -> None:
+        restore_probe_result(model, result)
+
     def _worth(self, batch: Batch) -> float:
         assert self._calls is not None
         return worth_of(self._calls.stack, batch["input_ids"].device)
+
+
+def _predicted_tokens(model: Any, batch: Batch) -> int | None:
+    """Return how many tokens of a batch's main input are computed over a prefix tree; None: it is computed by rows."""
+    if not supports_prefix_sharing(model) or "input_ids" not in batch:
+        return None
+    given = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+    built = prefix_tree_of(given, worth_of(model.get_decoder(), batch["input_ids"].device))
+    return None if built is None else built[0].tokens
 
 
 def _several_inputs(batch: Batch) -> bool:

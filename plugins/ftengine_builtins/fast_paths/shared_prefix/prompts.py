@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from ftengine.model.prefix_tree import SHORTEST
-from ftengine.model.shared_prefix import WORTH, supports_prefix_sharing
+from ftengine_builtins.fast_paths.shared_prefix.sharing import WORTH, supports_prefix_sharing
+from ftengine_builtins.fast_paths.shared_prefix.tree import SHORTEST
 
 
 def prefill_prefix(model: Any, ids: Tensor, mask: Tensor) -> dict[str, Any]:

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ftengine.model.prefix_attention import Piece, Pieces
 from ftengine.ops.attention import Sequences
+from ftengine_builtins.fast_paths.shared_prefix.attention import Piece, Pieces
 
 SHORTEST = 8
 """Tokens that rows must share at least."""

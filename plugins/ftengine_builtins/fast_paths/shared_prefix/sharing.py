@@ -1,6 +1,6 @@
 """Rows that begin alike, computed once where they do: decoders are given one row of tokens in place of a batch.
 
-Each token of it attends to its own beginning alone (`prefix_tree`, `prefix_attention`). Behind the last layer each
+Each token of it attends to its own beginning alone (`tree`, `attention`). Behind the last layer each
 row gets the states of all its tokens back, so that the gradient of a shared token is the sum of its copies'.
 """
 
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ftengine.equivalence import STATES, row_distances
-from ftengine.model.prefix_attention import by_kernel, by_torch, compiled
-from ftengine.model.prefix_tree import PrefixTree
 from ftengine.model.probing import probed
 from ftengine.model.token_loss import states_of
 from ftengine.ops.attention import has_kernel
+from ftengine_builtins.fast_paths.shared_prefix.attention import by_kernel, by_torch, compiled
+from ftengine_builtins.fast_paths.shared_prefix.tree import PrefixTree
 
 ATTENTION = "ftengine_shared_prefix"
 """Under this name, transformers has the attention that reads prefix trees, and torch's where there is none."""
@@ -235,21 +235,6 @@ def _mask(**given: Any) -> Any:
     return _Mask(_current[key][0], given.get("local_size"), _calls[key])
 
 
-@contextmanager
-def sharing_prefixes_of(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[None]:
-    """Have a model compute inputs as a prefix tree where that saves something and comes to the same."""
-    with sharing_prefixes(model) if computed_tokens(model, inputs) is not None else nullcontext():
-        yield
-
-
-def computed_tokens(model: nn.Module, inputs: Mapping[str, Any]) -> int | None:
-    """Return how many tokens of inputs a model computes in `sharing_prefixes_of`; None: all, and padding."""
-    kept = supports_prefix_sharing(model)  # of sharded models all processes ask, whatever rows each has
-    given = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
-    built = prefix_tree_of(given, worth_of(cast(Any, model).get_decoder(), given["input_ids"].device)) if kept else None
-    return None if built is None else built[0].tokens
-
-
 def supports_prefix_sharing(model: Any) -> int:
     """Return how many layers compute attention over prefix trees with the results of single rows; 0: none."""
     if not _is_decoder(model):
@@ -262,7 +247,7 @@ def supports_prefix_sharing(model: Any) -> int:
 
 
 def probe_result(model: Any) -> list[Any] | None:
-    """Return the result of the check of a model that shares prefixes, as JSON, for `restore_probe_result`."""
+    """Return the result of the check of a model that shares prefixes, as JSON."""
     if model not in _found or _found[model][0] != _parts(model) or not _found[model][1]:
         return None
     return [_found[model][1], sorted(_by_torch.get(model.get_decoder(), ()))]
