@@ -98,22 +98,22 @@ class FastPathChecks(Checks):
         assert not changed, f"{changed[0]} are others after a run that failed: undo everything in a `finally`"
 
     def predictions_stay_the_same(self) -> None:
-        path, loaded = self.make(), self.load()
+        path, other, loaded = self.make(), self.make(), self.load()
         module = loaded.module.eval()
-        if not (isinstance(path, InferencePath) and path.suits(module)):
+        if not (isinstance(path, InferencePath) and isinstance(other, InferencePath) and path.suits(module)):
             skip("no predictions of this model are made by it")
         before = state_of(loaded)
         with torch.no_grad():
             own = self.task.predict(module, self.batch)
             with path.around_prediction(module, self.batch):
                 found = self.task.predict(module, self.batch)
-        for i, (one, other) in enumerate(zip(own, found, strict=True)):
-            changed = next((key for key in one if not close(one[key], other.get(key))), None)
+        for i, (one, two) in enumerate(zip(own, found, strict=True)):
+            changed = next((key for key in one if not close(one[key], two.get(key))), None)
             assert changed is None, f"{changed} of example {i} is another where it predicts than the model's own"
         token_count(path, "predicted_tokens", path.predicted_tokens(module, self.batch))
         kept = path.probe_result(module)
         if kept is not None:
-            self.make().restore_probe_result(module, json.loads(json.dumps(kept)))
+            other.restore_probe_result(module, json.loads(json.dumps(kept)))
         left = differing(before, state_of(loaded))
         assert not left, f"{left[0]} are others after it predicted"
 
