@@ -18,7 +18,7 @@ esac
 
 
 @pytest.mark.parametrize(("lint", "chromium"), [(0, True), (2, False)])
-def test_what_was_skipped_is_told_by_reason_and_a_browser_is_no_must(tmp_path, lint, chromium):
+def test_what_was_skipped_is_reported_by_reason_and_a_browser_is_no_must(tmp_path, lint, chromium):
     commands = {"make": MAKE, "id": "echo 0", "apt-get": f"touch {tmp_path}/asked; exit 100"}
     for name, script in (commands | ({"chromium": ""} if chromium else {})).items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")

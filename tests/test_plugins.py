@@ -124,7 +124,7 @@ def test_two_components_of_one_name_are_an_error_that_names_both():
         registry(first=plugin(ftengine_strategies=[Nothing]), second=plugin(ftengine_strategies=[Nothing]))
 
 
-def test_two_components_of_one_name_in_one_package_are_told_apart_by_class_and_line(monkeypatch, tmp_path):
+def test_two_components_of_one_name_in_one_package_are_distinguished_by_class_and_line(monkeypatch, tmp_path):
     body = "from ftengine import api, hookimpl\n"
     for cls in ("One", "Other"):
         body += f"class {cls}(api.Audit):\n    'Look.'\n    name = 'look'\n    def examine(self, data): return ()\n"
@@ -134,7 +134,7 @@ def test_two_components_of_one_name_in_one_package_are_told_apart_by_class_and_l
 
 
 @pytest.mark.parametrize("raising", ["{}['x']", "raise SystemExit(0)"])
-def test_a_hook_that_raises_is_told_with_file_and_line(monkeypatch, tmp_path, raising):
+def test_a_hook_that_raises_is_reported_with_file_and_line(monkeypatch, tmp_path, raising):
     body = f"from ftengine import hookimpl\n@hookimpl\ndef ftengine_audits():\n    {raising}\n"
     installed(monkeypatch, tmp_path, body)
     with raises(PluginError, "ftengine_audits of ftengine-thing 1.2", "ftengine_thing.py:4)"):
@@ -230,7 +230,7 @@ def test_what_no_recipe_names_has_no_option_that_must_be_given():
     registry(p=plugin(ftengine_strategies=[made(Config=Told)]))
 
 
-def test_a_loader_that_must_be_told_something_is_passed_over_where_none_is_named(bert_folder):
+def test_a_loader_that_must_be_reported_something_is_passed_over_where_none_is_named(bert_folder):
     class Told(Config):
         depth: int
 
@@ -299,7 +299,7 @@ def test_a_blocked_plugin_is_not_even_imported(monkeypatch, tmp_path):
     assert plugins.origins["ftengine-thing:thing"].status == "blocked"
 
 
-def test_a_component_that_forgets_its_base_class_is_told():
+def test_a_component_that_forgets_its_base_class_is_reported():
     class Forgetful(Strategy):
         """Forget."""
 

@@ -187,7 +187,7 @@ def test_wrong_files_are_explained(tmp_path, text, message):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.CSV", "a.parquet"])
-def test_data_in_the_place_of_a_recipe_is_told(tmp_path, name):
+def test_data_in_the_place_of_a_recipe_is_reported(tmp_path, name):
     (tmp_path / name).write_bytes(b'{"text": "a"}\n{"text": "b\xff"}\n')
     with raises(RecipeError, "ftengine init --data"):
         Recipe.read(tmp_path / name)
@@ -227,7 +227,7 @@ def test_a_misspelt_recipe_is_answered_with_the_nearest(tmp_path):
         ("data.train=null", "null"),
     ],
 )
-def test_wrong_values_are_told_with_their_key(override, given):
+def test_wrong_values_are_reported_with_their_key(override, given):
     content = {"model": {"source": "m"}, "task": "t", "data": {"train": "d"}, "strategy": "s"}
     with raises(RecipeError, f"recipe: key '{override.partition('=')[0]}': ", given):
         Recipe.make(content, [override])

@@ -136,7 +136,7 @@ def test_the_reference_is_compared_and_not_guarded():
         check_slower(found[1:], 0.0)
 
 
-def test_a_file_whose_own_repetitions_scatter_is_said_to_be_disturbed():
+def test_a_file_whose_own_repetitions_scatter_is_reported_as_disturbed():
     calm, wild = row(p20=0.98, p50=1.0, p80=1.02), row(p20=0.9, p50=1.0, p80=1.2)
     assert noise(report(calm, calm, wild)) is None
     assert "half of its rows spread by 30 % or more" in noise(report(calm, wild, wild))

@@ -93,7 +93,7 @@ def test_every_operator_is_measured_alone(report):
         assert (row.random_ns is not None) == (row.operator == "lowrank_shrink" and row.p > 0)
 
 
-def test_progress_ends_where_it_said(report, told):
+def test_progress_ends_where_it_reported(report, told):
     expected = {"measuring what the device can do": 2, "measuring layers": 4}
     assert told == [(name, done, total) for name, total in expected.items() for done in range(1, total + 1)]
 

@@ -91,7 +91,7 @@ def test_without_a_gpu_it_says_so(tmp_path):
     assert ("is built without CUDA" if torch.version.cuda is None else "finds no NVIDIA GPU") in summary
 
 
-def test_a_missing_compiler_is_said(check, tmp_path):
+def test_a_missing_compiler_is_reported(check, tmp_path):
     for tool in ("bash", "dirname", "basename", "mkdir", "tee", "cat", "tail"):
         (tmp_path / tool).symlink_to(shutil.which(tool))
     out = check(2, PATH=str(tmp_path), CXX="")

@@ -218,7 +218,7 @@ def test_the_data_decides_on_task_and_columns(ftengine, tmp_path, monkeypatch, r
         ({"sentence1": "a", "sentence2": "b", "score": 2.5}, "The cosine of two vectors is to follow the score. "),
     ],
 )
-def test_a_column_that_is_not_read_or_may_mean_something_else_is_told(ftengine, tmp_path, monkeypatch, row, said):
+def test_a_column_that_is_not_read_or_may_mean_something_else_is_reported(ftengine, tmp_path, monkeypatch, row, said):
     monkeypatch.chdir(tmp_path)
     assert f"note: {said}" in ftengine("init", write(tmp_path, "rows.jsonl", [row] * 3)).stderr
     assert f"  # {said}" in (tmp_path / "recipe.yaml").read_text()
@@ -438,7 +438,7 @@ def test_a_data_set_of_the_hub_is_left_to_the_run(ftengine, tmp_path, monkeypatc
     assert Recipe.read("recipe.yaml").data.train == "owner/reviews:test"
 
 
-def test_another_separator_is_told(ftengine, tmp_path, monkeypatch):
+def test_another_separator_is_reported(ftengine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "reviews.csv").write_text("text|label\ngood|a\n")
     said = ftengine("init", "reviews.csv", code=2).stderr
@@ -481,7 +481,7 @@ def test_examples_that_are_compared_make_larger_steps_of_many_rows(ftengine, tmp
     assert (f"8 × {accumulate} = {8 * accumulate}" in file.read_text()) == (accumulate > 1)
 
 
-def test_json_in_a_cell_is_told(ftengine, tmp_path, monkeypatch):
+def test_json_in_a_cell_is_reported(ftengine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, header, told in (
         ("chat.csv", ["messages"], "Column messages holds JSON as text: save the rows as .jsonl."),

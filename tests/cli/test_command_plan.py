@@ -37,7 +37,7 @@ def said(result):
     return " ".join(result.stdout.split())
 
 
-def test_columns_that_nothing_reads_are_said(ftengine, labelled):
+def test_columns_that_nothing_reads_are_reported(ftengine, labelled):
     recipe = labelled(rows(weight=0, source="web", era=1))
     text = said(ftengine("plan", recipe, "--no-measure"))
     assert "columns that nothing uses: weight, source, era" in text
@@ -47,7 +47,7 @@ def test_columns_that_nothing_reads_are_said(ftengine, labelled):
     assert re.search(r"\d+ examples in \d+ groups of column 'text'", grouped)
 
 
-def test_nothing_is_said_where_all_columns_are_read(ftengine, labelled):
+def test_nothing_is_reported_where_all_columns_are_read(ftengine, labelled):
     assert "nothing uses" not in said(ftengine("plan", labelled(rows()), "--no-measure"))
 
 
@@ -96,7 +96,7 @@ def test_rows_that_are_skipped_are_not_audited_and_move_no_other_row(ftengine, l
 
 
 @pytest.mark.parametrize(("held_out", "said"), [(6, True), (19, True), (20, False)])
-def test_a_split_of_few_examples_is_said(ftengine, labelled, held_out, said):
+def test_a_split_of_few_examples_is_reported(ftengine, labelled, held_out, said):
     stdout = ftengine("plan", labelled(rows(80), validation=held_out / 80), "--no-measure", "--json").stdout
     found = json.loads(stdout)
     assert found["data"]["encoded"]["validation"]["examples"] == held_out
@@ -112,14 +112,14 @@ def test_settings_far_from_what_is_usual_are_warnings(ftengine, labelled, settin
     assert any(f"train.{name}" in warning for warning in json.loads(stdout)["warnings"]) == warned
 
 
-def test_a_column_of_which_no_slice_will_be_tested_is_said(ftengine, labelled):
+def test_a_column_of_which_no_slice_will_be_tested_is_reported(ftengine, labelled):
     recipe = labelled([{**row, "source": f"s{i % 47}", "era": i % 2} for i, row in enumerate(rows(400))])
     text = said(ftengine("plan", recipe, "--no-measure", "--set", "evaluation.slices=[source,era]"))
     assert "no slice has 30 examples" in text
     assert text.count("none is tested") == 1
 
 
-def test_data_beside_the_recipe_is_found_and_said(ftengine, labelled, tmp_path, monkeypatch):
+def test_data_beside_the_recipe_is_found_and_reported(ftengine, labelled, tmp_path, monkeypatch):
     recipe = labelled(rows())
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -165,7 +165,7 @@ def conversations(question=None, answer=None, **columns):
     ]
 
 
-def test_instructions_in_the_data_that_nothing_reads_are_said(chat_plan):
+def test_instructions_in_the_data_that_nothing_reads_are_reported(chat_plan):
     [finding] = found_by(chat_plan(conversations(answer={"weight": 1}, mask=[], source="a")), "unread-keys")
     assert finding["figures"]["keys"] == ["mask"]
     assert finding["places"] == ["rows.jsonl:1"]
@@ -239,7 +239,7 @@ def test_pairs_that_differ_by_white_space_or_case_alone_are_found(chat_plan, equ
     )
 
 
-def test_preferences_that_say_the_contrary_are_told_and_several_answers_to_a_prompt_are_none(chat_plan):
+def test_preferences_that_say_the_contrary_are_reported_and_several_answers_to_a_prompt_are_none(chat_plan):
     pairs = [{"prompt": f"What is {i}?", "chosen": f"a {i}", "rejected": f"b {i}"} for i in range(20)]
     more = [{**row, "chosen": f"{row['chosen']} or so"} for row in pairs]
     assert found_by(chat_plan([*pairs, *more], task="preference"), "contradictions") == []
@@ -255,13 +255,13 @@ def test_preferences_that_say_the_contrary_are_told_and_several_answers_to_a_pro
     assert {one["kind"] for one in plan["examples"]} == {"desirable", "undesirable"}  # one of each is shown
 
 
-def test_the_share_of_tokens_that_count_is_told_where_the_loss_is_of_tokens(chat_plan):
+def test_the_share_of_tokens_that_count_is_reported_where_the_loss_is_of_tokens(chat_plan):
     assert chat_plan([{"text": letter} for letter in "abcdefgh"])["steps"]["label_share"] > 0
     pairs = [{"prompt": f"What is {i}?", "chosen": f"a {i}", "rejected": f"b {i}"} for i in range(8)]
     assert chat_plan(pairs, task="preference")["steps"]["label_share"] is None
 
 
-def test_one_prompt_with_many_answers_is_said(chat_plan):
+def test_one_prompt_with_many_answers_is_reported(chat_plan):
     rows = [{"prompt": "Write a haiku.", "completion": f"A haiku on {i}."} for i in range(36)]
     [finding] = found_by(chat_plan(rows), "contradictions")
     assert finding["level"] == "note"

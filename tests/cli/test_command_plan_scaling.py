@@ -33,7 +33,7 @@ def test_another_bandwidth_is_refused(text):
         bandwidth_of(text)
 
 
-def test_what_limits_is_said_with_what_would_change_it():
+def test_what_limits_is_reported_with_what_would_change_it():
     # 1 s of computation, 1 s of waiting: nine times the computation makes the waiting a tenth; 2 s · 1 GB/s fit into
     # 1/9 s at 18 GB/s.
     network = Scale(8, 64, 10, 1.0, 2.0, 1.0)

@@ -187,7 +187,7 @@ def test_optional_methods_are_those_that_a_component_writes():
         ({}, ""),
     ],
 )
-def test_where_a_distribution_was_installed_from_is_told(ftengine, distribution, tmp_path, noted, source):
+def test_where_a_distribution_was_installed_from_is_reported(ftengine, distribution, tmp_path, noted, source):
     distribution(strategy(), ENTRY)
     (tmp_path / "ftengine_thing-1.2.dist-info" / "direct_url.json").write_text(json.dumps(noted))
     assert json.loads(ftengine("plugins", "show", "thing", "--json").stdout)["source"] == source

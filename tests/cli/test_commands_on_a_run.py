@@ -117,7 +117,7 @@ def test_evaluate_takes_other_data(ftengine, run, chat_rows):
     assert "no data file" in ftengine("evaluate", run, "--data", "no.jsonl", code=2).stderr
 
 
-def test_evaluating_on_what_was_trained_on_is_told(ftengine, run, chat_rows):
+def test_evaluating_on_what_was_trained_on_is_reported(ftengine, run, chat_rows):
     told = ftengine("evaluate", run, "--data", chat_rows).stderr
     assert re.search(r"\d+ of the \d+ rows of .*chat\.jsonl", told)
 

@@ -68,7 +68,7 @@ def test_an_exception_becomes_one_line_and_a_status(ftengine, failing, error, co
 
 
 @pytest.mark.parametrize("limit", ["ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EMFILE", "ENFILE"])
-def test_a_limit_of_the_system_is_told_as_one(ftengine, failing, limit):
+def test_a_limit_of_the_system_is_reported_as_one(ftengine, failing, limit):
     failing(OSError(getattr(errno, limit), "odd", "/tmp/x"))
     line = error_line(ftengine("fail", code=2))
     assert "unexpected" not in line
@@ -78,7 +78,7 @@ def test_a_limit_of_the_system_is_told_as_one(ftengine, failing, limit):
 @pytest.mark.parametrize(
     "allocate", [lambda: bytearray(1 << 60), lambda: torch.empty(1 << 55), lambda: np.zeros(1 << 55)]
 )
-def test_memory_that_is_refused_is_told_with_what_to_do(ftengine, failing, allocate):
+def test_memory_that_is_refused_is_reported_with_what_to_do(ftengine, failing, allocate):
     with pytest.raises((MemoryError, RuntimeError)) as refused:
         allocate()
     failing(refused.value)

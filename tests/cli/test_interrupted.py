@@ -93,7 +93,7 @@ def test_sigterm_ends_a_chat_that_ctrl_c_does_not_end(run, monkeypatch):
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (143, "error: terminated.")
 
 
-def test_what_a_signal_waits_for_is_said_at_once(capfd):
+def test_what_a_signal_waits_for_is_reported_at_once(capfd):
     def training():
         with Stop(alone=True).listening():
             signal.raise_signal(signal.SIGINT)
@@ -105,7 +105,7 @@ def test_what_a_signal_waits_for_is_said_at_once(capfd):
     assert said[0].strip() == "ending this step, then saving a checkpoint; the same signal again stops at once"
 
 
-def test_a_signal_stops_training_in_order_where_nobody_reads_what_is_said(monkeypatch):
+def test_a_signal_stops_training_in_order_where_nobody_reads_what_is_reported(monkeypatch):
     def broken(*_):
         raise BrokenPipeError
 
@@ -115,7 +115,7 @@ def test_a_signal_stops_training_in_order_where_nobody_reads_what_is_said(monkey
     assert stop.asked
 
 
-def test_an_end_before_anything_is_saved_is_said(ftengine, recipe, tmp_path, monkeypatch):
+def test_an_end_before_anything_is_saved_is_reported(ftengine, recipe, tmp_path, monkeypatch):
     def ended(*args, **options):
         raise KeyboardInterrupt
 

@@ -155,7 +155,7 @@ def test_a_method_of_another_signature_is_refused_where_it_is_written(distributi
     assert re.match(rf"{told}score\(self, rows, weights\) \(ftengine_thing\.py:8\)\.", str(error.value)), error.value
 
 
-def test_what_goes_wrong_between_engine_and_component_is_told_where_that_is_written(distribution):
+def test_what_goes_wrong_between_engine_and_component_is_reported_where_that_is_written(distribution):
     body = plugin("augmenter", "return None").replace(f"api.{CALLED['augmenter'][0]}", "api.TextAugmenter")
     head = f"    def {CALLED['augmenter'][2]}:"
     distribution(
@@ -170,7 +170,7 @@ def test_what_goes_wrong_between_engine_and_component_is_told_where_that_is_writ
     )
 
 
-def test_a_blocked_distribution_is_told_of_where_a_name_is_unknown(distribution, tmp_path, monkeypatch):
+def test_a_blocked_distribution_is_reported_for_where_a_name_is_unknown(distribution, tmp_path, monkeypatch):
     distribution(plugin("evaluator"), ENTRY)
     monkeypatch.setenv("FTENGINE_BLOCK_PLUGINS", "ftengine-thing")
     (tmp_path / "rows.odd").write_text("x")
@@ -253,7 +253,7 @@ def test_no_advice_is_to_block_ftengine_itself(distribution):
         registry_of()
 
 
-def test_an_option_without_a_type_is_told_where_it_is_written(distribution):
+def test_an_option_without_a_type_is_reported_where_it_is_written(distribution):
     body = plugin("audit").replace("class Thing(", "class Options(api.Config):\n    size = 3\n\n\nclass Thing(")
     distribution(body, ENTRY)
     with pytest.raises(PluginError) as error:

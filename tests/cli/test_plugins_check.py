@@ -84,7 +84,7 @@ def test_what_is_given_wrongly_is_refused(ftengine, distribution, words, told):
     assert told in ftengine("plugins", "check", "ftengine-thing", *words, code=2).stderr
 
 
-def test_a_failed_check_is_told_with_its_reason_and_exits_with_1(ftengine, distribution, results):
+def test_a_failed_check_is_reported_with_its_reason_and_exits_with_1(ftengine, distribution, results):
     distribution(strategy(), ENTRY)
     results(RESULTS)
     told = ftengine("plugins", "check", "ftengine-thing", code=1).stdout
@@ -172,7 +172,7 @@ def test_only_the_components_and_checks_that_are_named_are_made(ftengine, distri
         ("nameless", "names no distribution"),
     ],
 )
-def test_what_is_no_plugin_is_told_and_exits_with_2(ftengine, distribution, tmp_path, monkeypatch, package, told):
+def test_what_is_no_plugin_is_reported_and_exits_with_2(ftengine, distribution, tmp_path, monkeypatch, package, told):
     distribution(strategy(), ENTRY)
     for folder, text in {"folder": "[project]\nname = 'x-y'", "torn": "[project", "nameless": "[tool.x]"}.items():
         (tmp_path / folder).mkdir()

@@ -160,7 +160,7 @@ def test_components_of_one_distribution_have_names_of_their_own():
 
 
 @pytest.mark.parametrize("folder", [True, False], ids=["output", "here"])
-def test_the_next_commands_are_told(ftengine, tmp_path, monkeypatch, folder):
+def test_the_next_commands_are_reported(ftengine, tmp_path, monkeypatch, folder):
     monkeypatch.chdir(tmp_path)
     told = ftengine("plugins", "new", "shout", "--kind", "audit", *(["--output", "my plugin"] if folder else [])).stdout
     assert told.splitlines()[1:] == (

@@ -25,7 +25,7 @@ def told(result: AuditResult, source: str = "") -> list[str]:
     return [x.text for x in result.findings if x.level != "good" and (not source or x.source == source)]
 
 
-def test_clean_data_is_said_to_be_clean(write, text_task, audit, tmp_path):
+def test_clean_data_is_reported_clean(write, text_task, audit, tmp_path):
     result = audit(text_task, write("a.jsonl", texts(f"text {i}" for i in range(50))), validation=0.2, test=0.1)
     assert told(result) == []
     assert [finding.text for finding in result.findings] == [
@@ -90,7 +90,7 @@ def test_skipped_rows_are_counted_once_for_their_file(write, text_task, audit):
     assert "a.jsonl:21: " in text
 
 
-def test_semicolons_between_fields_are_told(write, text_task, audit):
+def test_semicolons_between_fields_are_reported(write, text_task, audit):
     source = write("a.csv", "text;n\n" + "".join(f"text {i};{i}\n" for i in range(30)))
     result = audit(text_task, source, validation=0.1)
     said = "a.csv is read with semicolons (;) between fields, as its header has them and no comma."

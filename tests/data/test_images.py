@@ -203,7 +203,7 @@ class ImageTask(Task):
             return View([], identity=file.read())
 
 
-def test_equal_files_stay_on_one_side_and_leaks_are_told_by_path(folder):
+def test_equal_files_stay_on_one_side_and_leaks_are_reported_by_path(folder):
     for name in ("cat/7.png", "dog/8.png", "dog/9.png"):
         (folder / name).write_bytes(b"same")
     task = ImageTask()

@@ -102,7 +102,7 @@ def rare(count):
     ],
     ids=["clean", "hard", "overlapping", "rare", "random", "few", "numbers", "several"],
 )
-def test_nothing_is_said_of_labels_that_are_not_shown_to_be_wrong(noise, rows):
+def test_nothing_is_reported_of_labels_that_are_not_shown_to_be_wrong(noise, rows):
     assert noise(rows) == (None, None)
 
 

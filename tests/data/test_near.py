@@ -181,7 +181,7 @@ def test_variants_of_one_sentence_are_found_where_its_words_are_frequent_elsewhe
 
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.51, 0.7, 1.0])
-def test_rows_of_a_few_sentences_are_found_or_told_whatever_their_share(write, share):
+def test_rows_of_a_few_sentences_are_found_or_reported_whatever_their_share(write, share):
     rng = random.Random(6)
     one = round(200 * share)
     _, near, distinct = near_texts(write, letters(rng, one, "x") + letters(rng, 200 - one, "y"))

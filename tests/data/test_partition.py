@@ -262,7 +262,7 @@ def test_groups_leak_beside_a_part_that_is_cut_too(visits, text_task, parts):
     assert sum(leak["groups"] for leak in leaks) == 2  # each value is on one side of what was cut
 
 
-def test_places_of_texts_and_of_groups_are_told_apart(write, text_task, audit):
+def test_places_of_texts_and_of_groups_are_distinguished(write, text_task, audit):
     section = DataSection(
         train=write("a.jsonl", lines({"text": text, "g": i} for i, text in enumerate(LONG))),
         validation=None,
@@ -329,7 +329,7 @@ def test_rows_of_one_time_share_a_side_and_none_is_lost(times, test, validation)
         ([1, 1], "1 different times"),
     ],
 )
-def test_times_that_have_no_order_are_told(write, text_task, values, message):
+def test_times_that_have_no_order_are_reported(write, text_task, values, message):
     source = write("a.jsonl", lines({"text": f"t{i}", "at": value} for i, value in enumerate(values)))
     with raises(DataError, message):
         make_splits(DataSection(train=source, split={"by": "time", "column": "at"}), text_task, 0)
@@ -345,7 +345,7 @@ def test_zones_and_numbers_as_text_are_read(write, text_task):
     assert held(make_splits(section, text_task, 0)) == {"train": ["z"], "validation": ["y"], "test": ["x"]}
 
 
-def test_a_file_held_out_that_is_not_wholly_later_is_told_with_both_times(write, text_task, audit):
+def test_a_file_held_out_that_is_not_wholly_later_is_reported_with_both_times(write, text_task, audit):
     train = write("a.jsonl", lines({"text": f"t{i}", "at": f"2024-01-{i + 1:02}"} for i in range(10)))
     early, late = (
         write(f"{name}.jsonl", lines({"text": f"u{i}", "at": day} for i, day in enumerate(days)))

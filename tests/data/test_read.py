@@ -71,7 +71,7 @@ def test_text_gives_a_row_for_each_line_that_is_not_blank(write):
     assert rows.where(1) == "notes.txt:3"
 
 
-def test_parquet_keeps_its_types_and_is_told_by_row(tmp_path, monkeypatch):
+def test_parquet_keeps_its_types_and_is_reported_by_row(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = pa.table(
         {
@@ -201,7 +201,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(("name", "content", "line", "reason"), MALFORMED, ids=[case[0] for case in MALFORMED])
-def test_a_malformed_row_is_told_by_file_line_and_reason(write, cache, name, content, line, reason):
+def test_a_malformed_row_is_reported_by_file_line_and_reason(write, cache, name, content, line, reason):
     message = fails(write(name, content))
     assert message.startswith(f"{at(name, line)}: ")
     assert reason in message
@@ -331,7 +331,7 @@ def test_a_parquet_file_without_rows_is_refused(tmp_path):
     assert "holds no rows" in fails(str(path))
 
 
-def test_a_missing_file_is_told_with_near_names(write):
+def test_a_missing_file_is_reported_with_near_names(write):
     write("support.jsonl", TWO)
     assert "Did you mean 'support.jsonl'?" in fails("suport.jsonl")
     assert "there is no folder 'data'" in fails("data/support.jsonl")
@@ -357,7 +357,7 @@ def test_columns_are_renamed(write):
     assert swapped[0] == {"body": "a", "label": "1", "name": "x"}
 
 
-def test_an_unknown_column_is_told_with_those_of_the_file(write):
+def test_an_unknown_column_is_reported_with_those_of_the_file(write):
     message = fails(write("data.csv", "body,label\na,x\n"), columns={"text": "boody"})
     assert "data.columns.text" in message
     assert "'body'" in message
@@ -418,7 +418,7 @@ def test_the_same_content_in_another_format_is_another_entry(write):
     assert read_rows(write("a.jsonl", TWO))[0] == ROWS[0]
 
 
-def test_a_full_disk_is_told_with_the_way_out(write, cache, monkeypatch):
+def test_a_full_disk_is_reported_with_the_way_out(write, cache, monkeypatch):
     source = write("data.jsonl", TWO)
     monkeypatch.setattr(row_cache.Reading, "_write_rows", mock.Mock(side_effect=OSError(28, "No space left on device")))
     message = fails(source)
@@ -498,7 +498,7 @@ def test_a_path_in_a_folder_that_exists_is_not_asked_of_the_hub(write, tmp_path,
         ("c.tsv", "text,label\nhello,x\n", "seems to be commas: save it with tabs between fields."),
     ],
 )
-def test_another_separator_than_the_suffix_says_is_told(write, label_task, name, content, hint):
+def test_another_separator_than_the_suffix_says_is_reported(write, label_task, name, content, hint):
     assert hint in fails(write(name, content), columns={"words": "text"})
 
     class Strict(type(label_task)):
@@ -510,7 +510,7 @@ def test_another_separator_than_the_suffix_says_is_told(write, label_task, name,
     assert hint in str(caught.value)
 
 
-def test_another_separator_is_told_where_rows_have_the_suffixs_own(write):
+def test_another_separator_is_reported_where_rows_have_the_suffixs_own(write):
     said = fails(write("a.csv", "text|label\nhi, you|x\n"))
     assert 'has 1: ["text|label"]' in said
     assert "separator" not in fails(write("b.csv", "text\nhi, you\n"))
@@ -525,7 +525,7 @@ def test_another_separator_is_told_where_rows_have_the_suffixs_own(write):
         ("d.csv", '"a, b"|"c, d"\n"hi"|"x"\n', "seems to be vertical bars: save it with commas between fields."),
     ],
 )
-def test_another_separator_is_told_of_quoted_fields(write, name, content, hint):
+def test_another_separator_is_reported_for_quoted_fields(write, name, content, hint):
     assert hint in fails(write(name, content))
 
 
@@ -551,7 +551,7 @@ def test_a_header_without_commas_says_what_separates(write, content, rows, mark)
         ("a;b, c\n1;2\n", '1 fields, but the header has 2: ["a;b", " c"] (its header holds commas and semicolons'),
     ],
 )
-def test_rows_that_do_not_fit_the_separator_of_the_header_are_told_it(write, content, said):
+def test_rows_that_do_not_fit_the_separator_of_the_header_name_it(write, content, said):
     assert said in fails(write("a.csv", content))
 
 

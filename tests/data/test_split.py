@@ -137,7 +137,7 @@ def test_few_rows_still_give_one_to_validation(write, text_task):
         ("oooonn", "abcdda", "2 values, joined by duplicates"),
     ],
 )
-def test_a_column_of_too_few_groups_is_told_with_what_joins_its_values(write, text_task, eras, joined, message):
+def test_a_column_of_too_few_groups_is_reported_with_what_joins_its_values(write, text_task, eras, joined, message):
     source = write("a.jsonl", lines({"text": t, "era": e} for t, e in zip(joined, eras, strict=True)))
     split = {"by": "group", "column": "era"}
     with raises(DataError, message):
@@ -182,7 +182,7 @@ def test_rows_are_grouped_by_one_column():
         DataSection(train="a.jsonl", split={"by": "group", "column": "patient"}, group="ward")
 
 
-def test_too_few_distinct_examples_are_told(write, text_task):
+def test_too_few_distinct_examples_are_reported(write, text_task):
     source = write("a.jsonl", texts("aaaabb"))
     make_splits(DataSection(train=source, validation=0.1), text_task, 0)
     with raises(DataError, "a.jsonl", "6 rows", "2 groups"):
@@ -214,7 +214,7 @@ def test_a_fraction_is_cut_beside_a_file(write, text_task):
 
 
 @pytest.mark.parametrize("name", ["train", "validation", "test"])
-def test_columns_that_do_not_suit_the_task_are_told_with_the_file(write, name, text_task):
+def test_columns_that_do_not_suit_the_task_are_reported_with_the_file(write, name, text_task):
     class Strict(type(text_task)):
         def check_columns(self, columns):
             if "text" not in columns:

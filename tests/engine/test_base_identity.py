@@ -250,7 +250,7 @@ def test_a_tokenizer_without_a_token_for_unknown_words_has_tokens_too():
     assert "" != made(["rain", "sun"]) == made(["rain", "sun"]) != made(["rain", "snow", "sun"])
 
 
-def test_nobody_is_told_that_the_probe_is_too_long(tmp_path, caplog, monkeypatch):
+def test_nobody_is_warned_that_the_probe_is_too_long(tmp_path, caplog, monkeypatch):
     tiny_bert(tmp_path / "base")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base", model_max_length=8)
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)

@@ -51,7 +51,7 @@ def trained(reusing, tmp_path):
 
 
 @pytest.mark.slow
-def test_another_strategy_takes_what_the_base_said_and_it_is_the_same_to_the_bit(trained, tmp_path):
+def test_another_strategy_takes_what_the_base_answered_and_it_is_the_same_to_the_bit(trained, tmp_path):
     first, tables = trained("first")
     assert len(first.base) == 3
     assert not first.said

@@ -110,7 +110,7 @@ def test_a_run_without_it_refuses_before_it_loads(run, monkeypatch):
 
 
 @pytest.mark.parametrize(("rows", "right", "why"), [(99, 0.7, "100 validation rows"), (100, 1, "rightly")])
-def test_what_is_too_little_to_fit_on_is_said(rows, right, why):
+def test_what_is_too_little_to_fit_on_is_reported(rows, right, why):
     task = TextClassification()
     task.labels = Labels("single", ("a", "b"))
     label = np.arange(rows) % 2

@@ -248,7 +248,7 @@ def test_parameters_of_several_devices_are_watched():
     assert watch.changed() == "1.bias"
 
 
-def test_a_failure_is_told_and_raised(registry, content):
+def test_a_failure_is_reported_and_raised(registry, content):
     with pytest.raises(Interruption):
         fine_tune(Recipe.make({**content, "callbacks": ["ear"]}), registry=registry, listener=Interrupting(1))
     assert isinstance(Ear.heard[-1], Failed)

@@ -243,7 +243,7 @@ def test_the_statement_names_who_wins_by_how_much():
     assert "adjusted for all 3 pairs (Holm)" in how
 
 
-def test_of_pairs_that_were_not_asked_for_nothing_is_said():
+def test_of_pairs_that_were_not_asked_for_nothing_is_reported():
     """A difference between two others may be supported as well."""
     found = [
         difference("full", "lora", -0.01, -0.02, 0.03, 0.8, None, False),

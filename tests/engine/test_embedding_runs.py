@@ -67,7 +67,7 @@ def test_base_and_tuned_model_rank_one_corpus(run):
     assert 0 <= found["tuned"]["recall_at_1"]["low"] < found["tuned"]["recall_at_1"]["high"] <= 1
 
 
-def test_without_its_library_an_encoder_is_written_and_said_not_to_be_verified(run, folder, monkeypatch):
+def test_without_its_library_an_encoder_is_written_and_reported_unverified(run, folder, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sentence_transformers", None)
     made = export_run(run, SentenceTransformersExporter(), folder / "served")
     assert made.proof is None

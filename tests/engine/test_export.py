@@ -103,7 +103,7 @@ def test_a_scale_is_what_peft_says(config, rank, scale):
     assert scale_of(config, "base_model.model.model.layers.0.self_attn.q_proj", rank) == scale
 
 
-def test_without_its_program_a_format_is_written_and_said_not_to_be_verified(run, tmp_path, monkeypatch):
+def test_without_its_program_a_format_is_written_and_reported_unverified(run, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "xllamacpp", None)
     made = export_run(run, GgufExporter(), tmp_path / "out")
     assert made.proof is None

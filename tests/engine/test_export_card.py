@@ -45,7 +45,7 @@ def test_a_card_has_data_figures_verdict_and_how_to_load(exported):
     assert all(place not in text for place in (str(run.path.parent), run.recipe.model.source, run.recipe.data.train))
 
 
-def test_a_proof_that_is_undecided_is_not_said_to_be_near_the_base(exported):
+def test_a_proof_that_is_undecided_is_not_reported_near_the_base(exported):
     run, _, made = exported
     few = made.proof.model_copy(update={"decision": "undecided", "questions": 2, "needed": 9})
     text = card(RunRecords.read(run.path), run.verdict, made.model_copy(update={"proof": few}), Exported(0))

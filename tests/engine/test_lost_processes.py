@@ -136,7 +136,7 @@ def test_a_process_that_fails_is_named_with_its_error(build_chat_recipe, tmp_pat
 @pytest.mark.parametrize(
     ("wrong", "reason"), [({"model": 3}, "key 'model': must be"), ({"data": {"train": "absent.csv"}}, "no data file")]
 )
-def test_what_all_processes_end_with_is_told_once(build_chat_recipe, tmp_path, wrong, reason):
+def test_what_all_processes_end_with_is_reported_once(build_chat_recipe, tmp_path, wrong, reason):
     """Before they come together and after it."""
     file = tmp_path / "recipe.yaml"
     file.write_text(json.dumps(build_chat_recipe(output=str(tmp_path / "run")).resolved() | wrong))
@@ -243,7 +243,7 @@ def test_a_cut_network_ends_both_hosts_and_the_run_goes_on(whole, build_chat_rec
     assert losses(load_run(recipe.output)) == pytest.approx(losses(whole), rel=1e-3)  # float32 sums, 60 steps on
 
 
-def test_processes_agree_on_a_name_and_what_dead_ones_said_is_not_taken():
+def test_processes_agree_on_a_name_and_what_dead_ones_reported_is_not_taken():
     """The second process comes late, and its forerunner's word and answer are still there."""
     store = dist.HashStore()
 

@@ -91,7 +91,7 @@ def test_prompts_of_one_group_are_resampled_together(folder, llama_folder, tmp_p
     assert (found.n, found.rows, found.worth) == (PROMPTS // 6, PROMPTS, pytest.approx(PROMPTS / 6))
 
 
-def test_too_few_rows_are_told_with_what_can_be_done_about_them(run, tmp_path):
+def test_too_few_rows_are_reported_with_what_can_be_done_about_them(run, tmp_path):
     (tmp_path / "one.jsonl").write_text(json.dumps({"prompt": "question", "completion": " a red fox"}) + "\n")
     with raises(DataError, "--data FILE") as caught:
         own_answers(run, rows=4, data=str(tmp_path / "one.jsonl"))

@@ -327,7 +327,7 @@ def test_strategies_have_no_dropout_beside_a_preference_unless_the_recipe_sets_i
     assert dropout("preference", {"name": "full"}) is None
 
 
-def test_dropout_of_the_model_itself_beside_a_reference_is_told(folder, gpt2_folder, llama_folder, tmp_path):
+def test_dropout_of_the_model_itself_beside_a_reference_is_reported(folder, gpt2_folder, llama_folder, tmp_path):
     def told(model, task=None, regularize=(), strategy=None):
         made = recipe(model, folder, tmp_path / "run", task, strategy).resolved()
         found = plan(Recipe.make(made | {"regularize": list(regularize)}), measure=False)

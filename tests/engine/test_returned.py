@@ -268,7 +268,7 @@ class Heard(api.SilentListener):
         self.messages.append(text)
 
 
-def test_an_evaluator_that_takes_long_is_told_of(label_recipe, monkeypatch):
+def test_an_evaluator_that_takes_long_is_reported_for(label_recipe, monkeypatch):
     monkeypatch.setattr("ftengine.evaluation.results.LONG", 0.0)
     heard = Heard()
     fine_tune(label_recipe(strategy="lora", train__max_steps=1, evaluate=["calibration"]), listener=heard)

@@ -350,7 +350,7 @@ class Reopened(Biases):
         (2, torch.OutOfMemoryError("full"), torch.OutOfMemoryError),
     ],
 )
-def test_both_models_are_asked_in_one_precision_and_full_memory_is_told_as_such(
+def test_both_models_are_asked_in_one_precision_and_full_memory_is_reported_as_such(
     recipe, monkeypatch, call, error, raised
 ):
     calls, real = [], saved_part.in_float32
@@ -382,7 +382,7 @@ def test_a_random_loss_draws_the_same_for_both(recipe):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_a_disk_that_is_full_while_the_tokenizer_is_saved_is_told(llama_folder, tmp_path):
+def test_a_disk_that_is_full_while_the_tokenizer_is_saved_is_reported(llama_folder, tmp_path):
     """Of tokenizers, it is a bare Exception."""
     (tmp_path / "tokenizer.json").symlink_to("/dev/full")
     with raises(RunError, "No space left"):

@@ -115,7 +115,7 @@ def requires_losses_by_source(recipe, path):
     assert {f"training_loss/{name}" for name in names} <= validated.keys()
 
 
-def test_losses_that_are_not_those_of_the_examples_are_told_of_no_source(two):
+def test_losses_that_are_not_those_of_the_examples_are_reported_for_no_source(two):
     train = prepared(two(data__validation=None)).encoded["train"]
     losses, members = SourceLosses(train), np.arange(len(train))
     criterion = losses.noting(Criterion())

@@ -58,7 +58,7 @@ def test_a_run_made_to_over_fit_is_named_and_the_kept_weights_with_it(bert_folde
 
 
 @pytest.mark.slow
-def test_the_same_run_with_the_best_weights_kept_is_told_so(bert_folder, tmp_path):
+def test_the_same_run_with_the_best_weights_kept_is_reported_so(bert_folder, tmp_path):
     run = over_fitted(bert_folder, tmp_path)
     kept = next(f for f in run.verdict.findings if f.source == "over-fitted-weights")
     assert kept.level != "alarm"

@@ -121,7 +121,7 @@ def transformers_url(tmp_path_factory):
 
 
 @pytest.mark.parametrize("what", STATUS)
-def test_transformers_serve_is_told(transformers_url, talking_run, folders, what):
+def test_transformers_serve_is_reported(transformers_url, talking_run, folders, what):
     status, found = verified(talking_run, transformers_url, "--model", str(folders / what))
     assert status == STATUS[what], found
     assert FAULTS.get(what, "") in found["cause"]
@@ -172,7 +172,7 @@ def files(talking_run, tmp_path_factory):
 
 
 @pytest.mark.parametrize("what", STATUS)
-def test_llama_cpp_is_told(talking_run, files, what):
+def test_llama_cpp_is_reported(talking_run, files, what):
     with served(files / what / "model.gguf", SimpleNamespace(max_length=512)) as server:
         status, found = verified(talking_run, f"{server.address}/v1")
     assert status == STATUS[what], found

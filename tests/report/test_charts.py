@@ -104,7 +104,7 @@ def test_a_matplotlibrc_changes_nothing(monkeypatch):
         *([-1, 1], [5, 5 + 1e-15], [0.1 + 0.2, 0.3]),
     ],
 )
-def test_the_ticks_of_an_axis_differ_from_one_another_and_hold_what_is_said(values):
+def test_the_ticks_of_an_axis_differ_from_one_another_and_hold_what_is_reported(values):
     svg = line_svg(chart(("", list(enumerate(values)))), "told")
     up = list(re.findall(r'text-anchor="end">([^<]*)<', svg))
     assert len(set(up)) == len(up) >= 2

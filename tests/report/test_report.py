@@ -333,7 +333,7 @@ def test_findings_link_to_sections_by_their_titles(pages):
     )
 
 
-def test_facts_and_plugins_are_told_in_words(tmp_path):
+def test_facts_and_plugins_are_reported_in_words(tmp_path):
     files = sound()
     builtins = {"name": "builtins", "distribution": "ftengine", "version": "0.1.0", "target": "x:Y", "status": "loaded"}
     other = {"name": "own", "distribution": "ftengine-own", "version": "2.0", "target": "own", "status": "blocked"}
@@ -348,7 +348,7 @@ def test_facts_and_plugins_are_told_in_words(tmp_path):
         assert re.search(rf"<td[^>]*>(<[^>]*>)*{told}<", table), told
 
 
-def test_what_is_wanted_is_told_once(tmp_path):
+def test_what_is_wanted_is_reported_once(tmp_path):
     files = everything()
     item = {"place": "a:1", "shown": [["Goal!", False], ["sport", True]], "base_right": False, "tuned_right": True}
     item |= {"base_score": None, "tuned_score": None}

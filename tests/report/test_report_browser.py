@@ -111,20 +111,63 @@ def test_a_page_is_quiet_fits_a_phone_and_can_be_read(look, name, scheme):
     assert page.evaluate(SMALL_CONTRAST) == []
 
 
+TEXT_OUTSIDE = """[...document.querySelectorAll('svg.chart')].flatMap(svg => { const b = svg.getBoundingClientRect();
+    return [...svg.querySelectorAll('text')].filter(e => { const t = e.getBoundingClientRect();
+        return t.left < b.left - 2 || t.right > b.right + 2 || t.top < b.top - 4 || t.bottom > b.bottom + 4;
+    }).map(e => e.textContent); })"""
+CUT_CAPTIONS = """[...document.querySelectorAll('.scroll caption')].filter(e => e.getClientRects().length).filter(e => {
+    const range = document.createRange(); range.selectNodeContents(e);
+    return range.getBoundingClientRect().right > e.closest('.scroll').getBoundingClientRect().right + 1;
+}).map(e => e.textContent)"""
+LINES_OF_CELLS = """Math.max(...[...document.querySelectorAll('.display td:not(.words)')].filter(e =>
+    e.getClientRects().length).map(e => e.querySelector('bdi, .value').getBoundingClientRect().height
+        / parseFloat(getComputedStyle(e).lineHeight))) < 1.5"""
+LINES_OF_ENDS = """Math.max(...[...document.querySelectorAll('.figures td .ends')].map(e => e.getClientRects()[0].height
+    / parseFloat(getComputedStyle(e).lineHeight))) < 2.5"""
+SCROLLS_AS_IT_SAYS = """[...new Set([...document.querySelectorAll('.scroll')].filter(e => !e.closest('details'))
+    .map(e => [e.scrollWidth > e.clientWidth, parseFloat(getComputedStyle(e, '::before').height) > 5].join()))]
+    .sort()"""
+WIDE = "[...document.querySelectorAll('.scroll')].some(e => e.scrollWidth > e.clientWidth)"
+BY_KEYBOARD = "[...document.querySelectorAll('.scroll')].every(e => e.tabIndex === 0)"
+WIDTH_OF_TABLES = "Math.max(...[...document.querySelectorAll('table')].map(e => e.scrollWidth)) <= 688"
+NARROW_PLOTS = "Math.max(...[...document.querySelectorAll('td.plot svg')].map(e => e.clientWidth)) < 110"
+SIDE_BY_SIDE = "document.querySelector('#beside table').getBoundingClientRect().right <= 688"
+NAMED_GAP = "getComputedStyle(document.querySelector('[data-label=\"against the others\"]'), '::before').content"
+PAPER = "getComputedStyle(document.body).backgroundColor"
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "media", "script", "expected"),
+    [
+        ("both", 390, "screen", TEXT_OUTSIDE, []),
+        ("both", 1200, "screen", TEXT_OUTSIDE, []),
+        ("everything", 360, "screen", WIDE, True),
+        ("everything", 360, "screen", BY_KEYBOARD, True),
+        ("everything", 360, "screen", NAMED_GAP, '"against the others"'),
+        ("wide", 360, "screen", SCROLLS_AS_IT_SAYS, ["false,false", "true,true"]),
+        ("wide", 1200, "screen", SCROLLS_AS_IT_SAYS, ["false,false", "true,true"]),
+        ("wide", 390, "screen", CUT_CAPTIONS, []),
+        ("wide", 390, "screen", LINES_OF_CELLS, True),
+        ("wide", 1200, "screen", LINES_OF_CELLS, True),
+        ("everything", 688, "print", LINES_OF_ENDS, True),  # 688: A4 less its margins
+        ("everything", 688, "print", NARROW_PLOTS, True),
+        ("everything", 688, "print", WIDTH_OF_TABLES, True),
+        ("wide", 688, "print", WIDTH_OF_TABLES, True),
+        ("eight", 688, "print", SIDE_BY_SIDE, True),
+        ("everything", 1200, "print", PAPER, "rgb(255, 255, 255)"),  # in light colours
+    ],
+)
+def test_the_layout_of_a_page(look, name, width, media, script, expected):
+    page = look(name, width=width, scheme="dark" if script == PAPER else "light")
+    page.emulate_media(media=media)
+    assert page.evaluate(script) == expected
+
+
 @pytest.mark.parametrize(("scheme", "colour"), [("light", "rgb(11, 87, 176)"), ("dark", "rgb(127, 179, 245)")])
 def test_drawings_have_the_colours_of_the_page(look, scheme, colour):
     page = look("sound", scheme=scheme)
     strokes = page.evaluate("[...document.querySelectorAll('svg.chart path')].map(e => getComputedStyle(e).stroke)")
     assert strokes.count(colour) > 3
-
-
-@pytest.mark.parametrize("width", [390, 1200])
-def test_the_text_of_a_drawing_stays_inside_it(look, width):
-    outside = """[...document.querySelectorAll('svg.chart')].flatMap(svg => { const b = svg.getBoundingClientRect();
-        return [...svg.querySelectorAll('text')].filter(e => { const t = e.getBoundingClientRect();
-            return t.left < b.left - 2 || t.right > b.right + 2 || t.top < b.top - 4 || t.bottom > b.bottom + 4;
-        }).map(e => e.textContent); })"""
-    assert look("both", width=width).evaluate(outside) == []
 
 
 def test_pale_text_would_be_found(look):
@@ -138,8 +181,6 @@ def test_the_figures_are_in_the_page(look):
     row = page.locator("table.figures tbody tr", has_text="accuracy").first
     cells = row.locator("th, td").all_inner_texts()
     assert [cell.split("\n")[0] for cell in cells] == ["accuracy", "", "0.650", "0.930", "+0.280", "▲ better", "0.960"]
-    assert page.locator(".headline").inner_text().startswith("Accuracy 93 %, base 65 %")
-    assert "+28.0 points" in page.locator(".summary").inner_text()
     assert page.locator("table.confusion td.right").all_inner_texts() == ["130", "122", "120", "80", "90", "90"]
 
 
@@ -147,7 +188,6 @@ def test_hostile_text_is_shown_as_text(look):
     page = look("everything")
     assert page.locator("script, img, iframe, object, form, textarea").count() == 0
     assert page.get_by_text("<script>alert(1)</script>").count() > 5
-    assert page.title().endswith("fine-tuning report")
 
 
 @pytest.mark.parametrize("name", ["sound", "both"])
@@ -158,82 +198,13 @@ def test_headings_go_down_a_level_at_a_time(look, name):
     assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
 
 
-def test_wide_tables_scroll_inside_their_box_and_by_keyboard(look):
-    page = look("everything", width=360)
-    wide = page.evaluate("[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length")
-    assert wide > 0
-    assert page.evaluate("[...document.querySelectorAll('.scroll')].every(e => e.tabIndex === 0)")
-
-
-def test_what_scrolls_says_so_and_what_does_not_says_nothing(look):
-    heights = """[...document.querySelectorAll('.scroll')].filter(e => !e.closest('details')).map(e =>
-        [e.scrollWidth > e.clientWidth, parseFloat(getComputedStyle(e, '::before').height) > 5])"""
-    for width in (360, 1200):
-        told = look("wide", width=width).evaluate(heights)
-        assert all(scrolls == says for scrolls, says in told)
-        assert {scrolls for scrolls, _ in told} == {True, False}
-
-
-def test_captions_are_not_cut_on_a_phone_however_wide_their_table(look):
-    page = look("wide", width=390)
-    cut = """[...document.querySelectorAll('.scroll caption')].filter(e => e.getClientRects().length).filter(e => {
-        const range = document.createRange(); range.selectNodeContents(e);
-        return range.getBoundingClientRect().right > e.closest('.scroll').getBoundingClientRect().right + 1;
-    }).map(e => e.textContent)"""
-    assert page.evaluate(cut) == []
-    wide = "[...document.querySelectorAll('.scroll:has(caption)')].filter(e => e.scrollWidth > e.clientWidth).length"
-    assert page.evaluate(wide) > 1
-
-
-@pytest.mark.parametrize("width", [390, 1200])
-def test_no_cell_of_a_table_becomes_a_column_of_letters(look, width):
-    page = look("wide", width=width)
-    lines = """[...document.querySelectorAll('.display td:not(.words)')].filter(e => e.getClientRects().length).map(e =>
-        e.querySelector('bdi, .value').getBoundingClientRect().height / parseFloat(getComputedStyle(e).lineHeight))"""
-    assert max(page.evaluate(lines)) < 1.5
-
-
-def test_it_prints_on_paper_in_light_colours(look):
-    page = look("everything", scheme="dark")
-    page.emulate_media(media="print")
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert page.locator("nav").first.is_hidden()
-    assert page.pdf(format="A4")[:5] == b"%PDF-"
-
-
 def test_the_numbers_behind_charts_are_on_paper(look):
     page = look("sound")
     numbers = page.locator("details.numbers table")
-    assert not any(one.is_visible() for one in numbers.all())
+    assert not any(table.is_visible() for table in numbers.all())
     page.emulate_media(media="print")
-    assert all(one.is_visible() for one in numbers.all())
+    assert all(table.is_visible() for table in numbers.all())
+    assert page.locator("nav").first.is_hidden()
+    assert page.pdf(format="A4")[:5] == b"%PDF-"
     hidden = "[...document.querySelectorAll('details .scroll')].filter(e => e.scrollHeight > e.clientHeight + 1).length"
     assert page.evaluate(hidden) == 0
-
-
-def test_the_cells_of_figures_do_not_wrap_into_columns_of_words_on_paper(look):
-    page = look("everything", width=688)  # A4 less its margins
-    page.emulate_media(media="print")
-    lines = """[...document.querySelectorAll('.figures td .ends')].map(e => e.getClientRects()[0].height
-        / parseFloat(getComputedStyle(e).lineHeight))"""
-    assert max(page.evaluate(lines)) < 2.5
-    assert page.evaluate("Math.max(...[...document.querySelectorAll('td.plot svg')].map(e => e.clientWidth))") < 110
-
-
-def test_the_gaps_of_slices_are_named_on_a_phone(look):
-    page = look("everything", width=360)
-    name = "getComputedStyle(document.querySelector('[data-label=\"against the others\"]'), '::before').content"
-    assert page.evaluate(name) == '"against the others"'
-
-
-def test_eight_runs_side_by_side_fit_on_paper(look):
-    page = look("eight", width=688)
-    page.emulate_media(media="print")
-    assert page.evaluate("document.querySelector('#beside table').getBoundingClientRect().right") <= 688
-
-
-@pytest.mark.parametrize("name", ["everything", "wide"])
-def test_no_table_is_cut_on_paper(look, name):
-    page = look(name, width=688)
-    page.emulate_media(media="print")
-    assert page.evaluate("Math.max(...[...document.querySelectorAll('table')].map(e => e.scrollWidth))") <= 688

@@ -223,7 +223,7 @@ def test_plan_and_verdict_judge_a_leak_alike(verdict, leak, leaks, level):
     assert next(iter(planned)).level == (level or "note")
 
 
-def test_figures_are_of_the_rows_that_do_not_leak_and_the_others_are_told(verdict):
+def test_figures_are_of_the_rows_that_do_not_leak_and_the_others_are_reported(verdict):
     def measured_apart(files):
         probe = {"kind": "leaks", "name": "rows", "data": "test.jsonl", "examples": 40, "base": {}, "difference": {}}
         files["evaluation"]["probes"] = [probe | {"tuned": {"accuracy": figure(0.99)}}]
@@ -269,7 +269,7 @@ def test_slices_behind_the_others_are_named_up_to_five(verdict):
     assert {f.level for f in told} == {"alarm"}
 
 
-def test_a_column_of_which_nothing_was_tested_is_said(verdict):
+def test_a_column_of_which_nothing_was_tested_is_reported(verdict):
     def small(*sizes, left_out=0):
         def change(files):
             column = files["evaluation"]["slices"]["channel"] | {"left_out": left_out, "worst": None}
@@ -321,13 +321,13 @@ def test_a_gap_within_chance_is_not_mentioned(verdict):
 
 
 @pytest.mark.parametrize("kind", ["robustness", "forgetting", "memorisation", "refusal"])
-def test_every_probe_that_went_wrong_is_told(tmp_path, registry, kind):
+def test_every_probe_that_went_wrong_is_reported(tmp_path, registry, kind):
     files = everything()
     told = judge(RunRecords.read(write_run(tmp_path / "run", files)), registry)
     assert [f.level for f in found(told, kind)] == ["note" if kind == "robustness" else "alarm"]
 
 
-def test_what_got_worse_is_told_after_correction_over_all_metrics(verdict):
+def test_what_got_worse_is_reported_after_correction_over_all_metrics(verdict):
     def many(p):
         def spoil(files):
             evaluation = files["evaluation"]

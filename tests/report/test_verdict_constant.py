@@ -116,7 +116,7 @@ def test_figures_of_the_headline_are_those_that_its_text_has(verdict):
     assert [first.figures[key] for key in ("exact", "base_exact", "answers")] == [372, 260, 400]
 
 
-def test_a_fresh_head_is_told_where_nothing_is_known_of_constant_answers(verdict):
+def test_a_fresh_head_is_reported_where_nothing_is_known_of_constant_answers(verdict):
     """Whatever metric decides: that of an evaluator without a baseline, too."""
     fresh = put("facts.new_modules", ["classifier"])
     told = verdict(fresh, reached(figures={"accuracy": 0.4})).headline
@@ -242,7 +242,7 @@ def test_a_loss_that_rose_and_came_down_to_little_is_not_why_a_model_is_of_no_us
     assert "unstable" in verdict(rose(0.01), *ranked(0.48, 0.76, seen=0.75)).headline  # nothing is known of guessing
 
 
-def test_scores_that_tell_labels_are_not_told_that_inputs_and_answers_do_not_belong_together(verdict):
+def test_scores_that_tell_labels_are_not_called_mismatched(verdict):
     """Of few positive examples, the best constant answer is hard to beat, and nothing is wrong with the labels."""
     stuck = steps(*np.linspace(2.5, 1, 50), *[1] * 50)
     blamed = [

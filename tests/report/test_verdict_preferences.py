@@ -71,7 +71,7 @@ class Run:
 
 
 @pytest.mark.parametrize(("change", "found"), [(-2.0, 1), (-0.3, 0), (2.0, 0)])
-def test_chosen_answers_that_became_less_likely_are_told_with_what_helps(change, found):
+def test_chosen_answers_that_became_less_likely_are_reported_with_what_helps(change, found):
     told = list(ChosenAnswers().judge(Run(change, 0.8)))
     assert len(told) == found
     for one in told:
@@ -83,7 +83,7 @@ def test_chosen_answers_that_became_less_likely_are_told_with_what_helps(change,
 
 
 @pytest.mark.parametrize(("accuracy", "found"), [(1.0, 1), (0.995, 1), (0.95, 0)])
-def test_pairs_that_are_all_told_apart_are_to_be_looked_at(accuracy, found):
+def test_pairs_that_are_all_distinguished_are_to_be_looked_at(accuracy, found):
     assert len(list(SeparablePairs().judge(Run(0.0, accuracy)))) == found
 
 
@@ -96,13 +96,13 @@ def test_pairs_that_are_all_told_apart_are_to_be_looked_at(accuracy, found):
         ([], None),
     ],
 )
-def test_pairs_that_are_told_apart_within_a_few_steps_are_told_so(losses, steps):
+def test_pairs_that_are_distinguished_within_a_few_steps_are_reported_so(losses, steps):
     [found] = SeparablePairs().judge(Run(0.0, 1.0, losses=losses))
     assert found.figures.get("steps") == steps
 
 
 @pytest.mark.parametrize(("words", "said"), [(7.0, "35 % longer"), (-5.0, "25 % shorter"), (1.0, None), (None, None)])
-def test_answers_that_became_longer_or_shorter_are_told(words, said):
+def test_answers_that_became_longer_or_shorter_are_reported(words, said):
     found = list(LongerAnswers().judge(Run(0.0, 0.8, words=words)))
     assert [said in one.text for one in found] == ([] if said is None else [True])
 

@@ -122,7 +122,9 @@ WILD = [0.6, 4.6, 4.2, 1.1, 3.9, 0.8, 4.4, 2.1, 0.7, 4.5] * 2
         (WILD[:10], NO_BETTER, None),
     ],
 )
-def test_too_little_training_is_told_where_the_model_is_of_no_use_and_the_losses_show_it(verdict, curve, spoil, told):
+def test_too_little_training_is_reported_where_the_model_is_of_no_use_and_the_losses_show_it(
+    verdict, curve, spoil, told
+):
     texts = [finding.text for finding in found(verdict(steps(*curve), *spoil), "learning")]
     assert [text.startswith(told or "") for text in texts] == ([True] if told else [])
 

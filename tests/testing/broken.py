@@ -7,11 +7,9 @@ from ftengine.testing import check_results
 
 def failed(cls, **options):
     """Return the checks that a class fails, with the reasons."""
-    return {one.check: one.reason for one in check_results(cls, **options) if one.outcome == "failed"}
+    return {result.check: result.reason for result in check_results(cls, **options) if result.outcome == "failed"}
 
 
-def require(cls, expected, **options):
-    """Fail unless exactly these checks fail, each with a reason that holds a text: {check: text}."""
-    found = failed(cls, **options)
-    assert found.keys() == expected.keys(), found
-    assert [check for check, text in expected.items() if text not in found[check]] == [], found
+def variant(base, **members):
+    """Return a subclass of a component whose members are the fault."""
+    return type("Variant", (base,), {"__doc__": "A fault.", **members})

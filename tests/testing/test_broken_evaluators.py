@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from broken import failed, require
+from broken import failed, variant
 from expected import raises
 from sklearn.metrics import matthews_corrcoef
 
@@ -49,13 +49,10 @@ def test_an_evaluator_is_a_few_lines_around_scikit_learn():
 
 
 def test_what_cannot_be_measured_has_to_be_refused():
-    require(
-        Matthews,
-        {"what_it_cannot_measure_is_refused": "let it refuse them before anything trains: set_labels(task, labels)"},
-    )
+    assert failed(Matthews).keys() == {"what_it_cannot_measure_is_refused"}
 
 
-def test_predictions_that_nobody_makes_are_said_to_be_missing():
+def test_predictions_that_nobody_makes_are_called_missing():
     results = check_results(Right)
     assert [one.outcome for one in results] == ["passed", "does not apply"]
     assert "no shipped predictions have ['right']; use check_evaluator" in results[1].reason
@@ -70,21 +67,6 @@ class Right(Evaluator):
 
     def score(self, rows, weights):
         return {"right": float(weights @ rows["right"] / weights.sum())}
-
-
-class Uneven(Right):
-    def keep(self, prediction):
-        return {"list": [1] * prediction["width"]}
-
-
-class Undeclared(Right):
-    def score(self, rows, weights):
-        return {**super().score(rows, weights), "wrong": 0.0}
-
-
-class NeverFinite(Right):
-    def score(self, rows, weights):
-        return {"right": float("nan")}
 
 
 class Impure(Right):
@@ -136,16 +118,6 @@ class Ordered(Right):
         return {"right": float((weights * first) @ rows["right"])}
 
 
-class Unweighted(Right):
-    def score(self, rows, weights):
-        return {"right": float(rows["right"].mean())}
-
-
-class OtherResamples(Right):
-    def score_resamples(self, rows, weights):
-        return {"right": weights @ rows["right"]}
-
-
 class Mean(Right):
     def score_examples(self, rows):
         return ExampleScores(rows["right"].mean(), rows["right"])
@@ -179,19 +151,6 @@ class Trusting(Right):
         row["rubric"].strip()
 
 
-class Unnamed(Right):
-    def runs_code(self):
-        return ""
-
-    def code_files(self):
-        return []
-
-
-class Misplaced(Right):
-    def code_files(self):
-        return [Path("no-such-file.py")]
-
-
 class Overfull(Right):
     metrics = {"right": Metric("right answers", higher_is_better=True, proportion=True)}  # noqa: RUF012
 
@@ -202,23 +161,37 @@ class Overfull(Right):
 @pytest.mark.parametrize(
     ("kind", "failing"),
     [
-        (Uneven, ["kept_columns_have_one_shape"]),
-        (Undeclared, ["scores_are_the_declared_metrics"]),
-        (NeverFinite, ["scores_are_the_declared_metrics"]),
+        (
+            variant(Right, keep=lambda self, prediction: {"list": [1] * prediction["width"]}),
+            ["kept_columns_have_one_shape"],
+        ),
+        (
+            variant(Right, score=lambda self, rows, weights: {**Right.score(self, rows, weights), "wrong": 0.0}),
+            ["scores_are_the_declared_metrics"],
+        ),
+        (variant(Right, score=lambda *_: {"right": float("nan")}), ["scores_are_the_declared_metrics"]),
         (Overfull, ["proportions_lie_between_0_and_1"]),
         (Impure, ["scores_are_pure"]),
         (Numbering, ["keeping_is_pure"]),
-        (Unweighted, ["a_weight_of_two_is_the_row_twice", "a_weight_of_zero_is_no_row"]),
-        (OtherResamples, ["resamples_equal_scores"]),
-        (Mean, ["example_scores_are_one_a_row", "what_intervals_rest_on_names_metrics",
-                "details_are_displays_and_json"]),
+        (
+            variant(Right, score=lambda self, rows, weights: {"right": float(rows["right"].mean())}),
+            ["a_weight_of_two_is_the_row_twice", "a_weight_of_zero_is_no_row"],
+        ),
+        (
+            variant(Right, score_resamples=lambda self, rows, weights: {"right": weights @ rows["right"]}),
+            ["resamples_equal_scores"],
+        ),
+        (
+            Mean,
+            ["example_scores_are_one_a_row", "what_intervals_rest_on_names_metrics", "details_are_displays_and_json"],
+        ),
         (Constant, ["a_baseline_reaches_its_figures"]),
         (Elsewhere, ["details_are_displays_and_json"]),
         (Trusting, ["what_cannot_be_read_is_a_data_error"]),
-        (Unnamed, ["what_runs_beside_plugins_is_named"]),
-        (Misplaced, ["what_runs_beside_plugins_is_named"]),
+        (variant(Right, runs_code=lambda *_: "", code_files=lambda *_: []), ["what_runs_beside_plugins_is_named"]),
+        (variant(Right, code_files=lambda *_: [Path("no-such-file.py")]), ["what_runs_beside_plugins_is_named"]),
     ],
-)  # fmt: skip
+)
 def test_what_is_broken_fails_the_check_that_is_meant(kind, failing):
     predictions = [{"right": i % 2, "width": 1 + i % 2} for i in range(5)]
     check_evaluator(Right, predictions)
@@ -229,17 +202,17 @@ def test_what_is_broken_fails_the_check_that_is_meant(kind, failing):
 
 
 @pytest.mark.parametrize(
-    ("kind", "check", "text"),
+    ("kind", "check"),
     [
-        (Clipping, "scores_are_pure", "the column 'sure' was changed in place"),
-        (Forgetting, "scores_are_pure", "keep nothing between calls"),
-        (Ordered, "the_order_of_rows_does_not_matter", "in another order have other scores"),
+        (Clipping, "scores_are_pure"),
+        (Forgetting, "scores_are_pure"),
+        (Ordered, "the_order_of_rows_does_not_matter"),
     ],
 )
-def test_what_breaks_several_checks_fails_the_one_that_is_meant(kind, check, text):
+def test_what_breaks_several_checks_fails_the_one_that_is_meant(kind, check):
     with pytest.raises(AssertionError) as error:
         check_evaluator(kind, [{"right": i % 2, "sure": i / 6} for i in range(6)])
-    assert text in next(told for told in str(error.value).split("; ") if told.startswith(check))
+    assert check in [reason.split(":")[0] for reason in str(error.value).split("; ")]
 
 
 def test_whole_numbers_are_scores_too_and_what_is_not_done_is_skipped():
@@ -260,4 +233,4 @@ def test_expected_failures_must_fail_and_exist():
 
 def test_an_evaluator_whose_resamples_take_long_fails(monkeypatch):
     monkeypatch.setattr("ftengine.testing.evaluators.MOST_SECONDS", 0)
-    assert "a thousand resamples of 240 rows" in failed(OfOneLabel)["resamples_are_quick"]
+    assert "resamples_are_quick" in failed(OfOneLabel)

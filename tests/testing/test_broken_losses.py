@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from broken import failed
+from broken import failed, variant
 from torch.nn import functional as F
 
 from ftengine.api import LoadRequest, Regularizer
@@ -107,22 +107,14 @@ class Rounded(TextClassification):
 
 
 @pytest.mark.parametrize(
-    ("cls", "text"),
+    "cls",
     [
-        (negated(TextClassification), "the score of each label from"),
-        (negated(ImageClassification), "the score of each label from"),
-        (negated(TokenClassification), "log-likelihood of the labels"),
-        (negated(CausalLM), "log-likelihood of the labels"),
-        (negated(Preference), "of chosen less that of rejected answers"),
-        (negated(Reward), "reward of chosen less that of rejected answers"),
-        (NegatedTwice, "log-likelihood of the labels"),
-        (NegatedLogits, "the score of each label from"),
-        (Flat, "a gradient of 0 in every weight"),
-        (Rounded, "a gradient of 0 in every weight"),
+        *map(negated, (TextClassification, ImageClassification, TokenClassification, CausalLM, Preference, Reward)),
+        *(NegatedTwice, NegatedLogits, Flat, Rounded),
     ],
 )
-def test_a_task_that_makes_labels_less_likely_fails(cls, text):
-    assert text in failed(cls)[LIKELIER]
+def test_a_task_that_makes_labels_less_likely_fails(cls):
+    assert LIKELIER in failed(cls)
 
 
 class Penalised(TextClassification):
@@ -206,54 +198,11 @@ def test_a_loss_that_compares_examples_is_judged_by_the_metrics_of_its_evaluator
         check_task(NegatedEmbedding, load().processor, PAIRS, load)
 
 
-class Worse(PreferenceLoss):
-    """-log σ(-m)."""
-
-    name = "worse"
-
-    def loss(self, margin):
-        return super().loss(-margin)
-
-
-class Reversed(PreferenceLoss):
-    """DPO's loss of the margin of the rejected answer."""
-
-    name = "reversed"
-
-    def margin(self, pairs):
-        return -super().margin(pairs)
-
-
-class ReversedOdds(ORPO):
-    """ORPO whose term of both answers has the wrong sign; the likelihood of the chosen answer hides it."""
-
-    name = "reversed-odds"
-
-    def loss(self, margin):
-        return super().loss(-margin)
-
-
-class Deaf(PreferenceLoss):
-    """Compares detached log-probabilities."""
-
-    name = "deaf"
-
-    def margin(self, pairs):
-        return super().margin(pairs).detach()
-
-
 class Hinge(PreferenceLoss):
     name = "hinge"
 
     def loss(self, margin):
         return (1 - margin).relu()
-
-
-class Slipped(Hinge):
-    """max(0, 1 + m)."""
-
-    def loss(self, margin):
-        return (1 + margin).relu()
 
 
 @pytest.mark.parametrize("cls", [*LOSSES, Hinge], ids=lambda cls: cls.name)
@@ -263,26 +212,25 @@ def test_losses_of_preferences_fall_as_the_margin_grows(cls, beta):
 
 
 @pytest.mark.parametrize(
-    ("cls", "text"),
+    "cls",
     [
-        (Worse, "loss() of a margin"),
-        (Reversed, "its margin goes from"),
-        (ReversedOdds, "loss() of a margin"),
-        (Slipped, "loss() of a margin"),
-        (Deaf, "has no gradient"),
+        variant(PreferenceLoss, loss=lambda self, margin: PreferenceLoss.loss(self, -margin)),
+        variant(PreferenceLoss, margin=lambda self, pairs: -PreferenceLoss.margin(self, pairs)),
+        variant(ORPO, loss=lambda self, margin: ORPO.loss(self, -margin)),  # its other term hides the sign
+        variant(Hinge, loss=lambda self, margin: (1 + margin).relu()),
+        variant(PreferenceLoss, margin=lambda self, pairs: PreferenceLoss.margin(self, pairs).detach()),
     ],
 )
-def test_a_loss_of_preferences_that_rises_is_refused_before_it_trains(cls, text):
+def test_a_loss_of_preferences_that_rises_is_refused_before_it_trains(cls):
     class Task(Preference):
         """Prefer by another loss."""
 
         name = "another"
         losses = (cls,)
 
-    with pytest.raises(PluginError) as refused:
+    with pytest.raises(PluginError):
         Task().sound_loss  # noqa: B018
-    assert text in str(refused.value)
-    assert text in failed(Task)[LIKELIER]
+    assert LIKELIER in failed(Task)
 
 
 class Resents(KTO):
@@ -296,7 +244,7 @@ def test_losses_of_single_answers_fall_as_desirable_ones_get_likelier():
     for cls in UNPAIRED_LOSSES:
         of_answers(cls())
         of_answers(cls(undesirable_weight=0.0))
-    with pytest.raises(PluginError, match="Look at the sign"):
+    with pytest.raises(PluginError):
         of_answers(Resents())
 
 
@@ -355,18 +303,6 @@ class VerySmooth(Criterion):
         return 0.4 * super().single(targets, *logits) - 0.6 * logits[0].log_softmax(-1).mean(-1)
 
 
-class Negative(Criterion):
-    """Log-likelihood instead of its negative."""
-
-    def single(self, targets, *logits):
-        return -super().single(targets, *logits)
-
-
-class Detached(Criterion):
-    def single(self, targets, *logits):
-        return super().single(targets, *logits).detach()
-
-
 class OfMixed(Criterion):
     """Is wrong where examples are mixed alone."""
 
@@ -389,14 +325,17 @@ def test_an_odd_criterion_passes(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "check", "text"),
+    ("kind", "check"),
     [
-        (Negative, FALLS, "it must fall"),
-        (Opposite, FALLS, "it must fall"),
-        (Detached, FALLS, "no gradient in the logits"),
-        (OfMixed, FALLS, "probabilities as targets"),
-        (Together, ALONE, "other losses in parts than together"),
+        (variant(Criterion, single=lambda self, targets, *logits: -Criterion.single(self, targets, *logits)), FALLS),
+        (Opposite, FALLS),
+        (
+            variant(Criterion, single=lambda self, targets, *logits: Criterion.single(self, targets, *logits).detach()),
+            FALLS,
+        ),
+        (OfMixed, FALLS),
+        (Together, ALONE),
     ],
 )
-def test_a_broken_criterion_fails_the_check_that_is_meant(kind, check, text):
-    assert text in failed(trains_on(lambda plain: kind()))[check]
+def test_a_broken_criterion_fails_the_check_that_is_meant(kind, check):
+    assert check in failed(trains_on(lambda plain: kind()))

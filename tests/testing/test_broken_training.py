@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import torch
-from broken import failed, require
+from broken import failed, variant
 
 from ftengine.api import (
     Callback,
@@ -70,13 +70,6 @@ def test_a_regularizer_of_one_strategy_is_checked_beside_it():
     assert beside["losses_and_penalties_are_finite_scalars"] == "passed"
 
 
-class LosesState(Pull):
-    """Leaves its means out of the checkpoint."""
-
-    def state_dict(self):
-        return {}
-
-
 class LosesSomeState(Pull):
     """Counts steps, and leaves the count out of the checkpoint."""
 
@@ -88,13 +81,6 @@ class LosesSomeState(Pull):
 
     def penalty(self, model, batch, loss):
         return super().penalty(model, batch, loss) * (1 + self.seen)
-
-
-class ForgetsState(Pull):
-    """Does not take its state back."""
-
-    def load_state_dict(self, tensors):
-        pass
 
 
 class Sticky(Pull):
@@ -149,13 +135,6 @@ class OneDtype(Pull):
         return super().penalty(model, batch, loss) * float(logits.numpy().mean())
 
 
-class Vector(Pull):
-    """Gives a penalty that still has a dimension."""
-
-    def penalty(self, model, batch, loss):
-        return model.classifier.bias[:1]
-
-
 class Silent(Pull):
     """Changes weights at the end, and tells nothing."""
 
@@ -168,40 +147,37 @@ class Silent(Pull):
 @pytest.mark.parametrize(
     ("cls", "expected"),
     [
-        (Pull, {}),
-        (LosesState, {"a_resumed_run_is_the_uninterrupted_one": "must be in state_dict()"}),
-        (LosesSomeState, {"a_resumed_run_is_the_uninterrupted_one": "must be in state_dict()"}),
+        (Pull, set()),
+        (variant(Pull, state_dict=lambda *_: {}), {"a_resumed_run_is_the_uninterrupted_one"}),
+        (LosesSomeState, {"a_resumed_run_is_the_uninterrupted_one"}),
         (
-            ForgetsState,
-            {
-                "state_survives_a_checkpoint": "tensors differ",
-                "a_resumed_run_is_the_uninterrupted_one": "load_state_dict()",
-            },
+            variant(Pull, load_state_dict=lambda *_: None),
+            {"state_survives_a_checkpoint", "a_resumed_run_is_the_uninterrupted_one"},
         ),
-        (Sticky, {"detaching_restores_the_model": "mark was left behind"}),
-        (Hooked, {"detaching_restores_the_model": "1 hooks on the model"}),
-        (ReadsValues, {"a_model_without_values_is_attached_alike": "read no values there"}),
-        (
-            Silent,
-            {"what_on_train_end_returns_is_json": "on_train_end() returned None; it must return a mapping"},
-        ),
+        (Sticky, {"detaching_restores_the_model"}),
+        (Hooked, {"detaching_restores_the_model"}),
+        (ReadsValues, {"a_model_without_values_is_attached_alike"}),
+        (Silent, {"what_on_train_end_returns_is_json"}),
     ],
 )
 def test_a_broken_regularizer_fails_the_check_that_is_meant(cls, expected):
-    require(cls, expected)
+    assert failed(cls).keys() == expected
 
 
 @pytest.mark.parametrize(
-    ("cls", "check", "text"),
+    ("cls", "check"),
     [
-        (Shrinks, "attaching_leaves_the_weights_as_they_are", "only training may"),
-        (Noisy, "a_seed_decides_a_training_pass", "torch's global generator"),
-        (OneDtype, "it_works_in_bfloat16", "under autocast"),
-        (Vector, "losses_and_penalties_are_finite_scalars", "a tensor of floats without dimensions, or None"),
+        (Shrinks, "attaching_leaves_the_weights_as_they_are"),
+        (Noisy, "a_seed_decides_a_training_pass"),
+        (OneDtype, "it_works_in_bfloat16"),
+        (
+            variant(Pull, penalty=lambda self, model, batch, loss: model.classifier.bias[:1]),
+            "losses_and_penalties_are_finite_scalars",
+        ),
     ],
 )
-def test_what_breaks_several_checks_fails_the_one_that_is_meant(cls, check, text):
-    assert text in failed(cls)[check]
+def test_what_breaks_several_checks_fails_the_one_that_is_meant(cls, check):
+    assert check in failed(cls)
 
 
 class Plain(Optimizer):
@@ -211,11 +187,6 @@ class Plain(Optimizer):
 
     def build(self, param_groups):
         return torch.optim.AdamW(param_groups)
-
-
-class NoOptimiser(Plain):
-    def build(self, param_groups):
-        return param_groups
 
 
 class FirstGroup(Plain):
@@ -265,11 +236,6 @@ class Flattened(Plain):
         return torch.optim.AdamW([p for group in param_groups for p in group["params"]], lr=0.01, weight_decay=0.1)
 
 
-class Backwards(Plain):
-    def build(self, param_groups):
-        return torch.optim.AdamW(param_groups, maximize=True)
-
-
 class Counting(Plain):
     """Keeps a count of steps beside its state."""
 
@@ -289,24 +255,27 @@ class Counting(Plain):
 
 
 @pytest.mark.parametrize(
-    ("cls", "check", "text"),
+    ("cls", "check"),
     [
-        (NoOptimiser, "it_builds_a_torch_optimiser_of_all_groups", "build() returned"),
-        (FirstGroup, "it_builds_a_torch_optimiser_of_all_groups", "leaves 5 of 8 parameters out"),
-        (FirstGroup, "every_parameter_with_a_gradient_moves", "leave '0.bias' as it was"),
-        (Looks, "it_builds_on_the_meta_device", "read no values in it"),
-        (OwnRate, "it_goes_by_the_learning_rate_of_its_groups", "learning rate of 0 moves"),
-        (Undecayed, "it_goes_by_the_weight_decay_of_its_groups", "train.weight_decay would do nothing"),
-        (Flattened, "it_goes_by_the_weight_decay_of_its_groups", "whose group has a weight_decay of 0"),
-        (Flattened, "it_builds_a_torch_optimiser_of_all_groups", "under weight_decay 0.1"),
-        (Backwards, "the_loss_falls", "the loss of a small regression goes from"),
-        (Counting, "a_resumed_run_is_the_uninterrupted_one", "in `state` or in `param_groups`"),
+        (variant(Plain, build=lambda self, param_groups: param_groups), "it_builds_a_torch_optimiser_of_all_groups"),
+        (FirstGroup, "it_builds_a_torch_optimiser_of_all_groups"),
+        (FirstGroup, "every_parameter_with_a_gradient_moves"),
+        (Looks, "it_builds_on_the_meta_device"),
+        (OwnRate, "it_goes_by_the_learning_rate_of_its_groups"),
+        (Undecayed, "it_goes_by_the_weight_decay_of_its_groups"),
+        (Flattened, "it_goes_by_the_weight_decay_of_its_groups"),
+        (Flattened, "it_builds_a_torch_optimiser_of_all_groups"),
+        (
+            variant(Plain, build=lambda self, param_groups: torch.optim.AdamW(param_groups, maximize=True)),
+            "the_loss_falls",
+        ),
+        (Counting, "a_resumed_run_is_the_uninterrupted_one"),
     ],
 )
-def test_a_broken_optimiser_fails_the_check_that_is_meant(cls, check, text):
+def test_a_broken_optimiser_fails_the_check_that_is_meant(cls, check):
     cls.__doc__ = cls.__doc__ or Plain.__doc__
     assert failed(Plain) == {}
-    assert text in failed(cls)[check]
+    assert check in failed(cls)
 
 
 class Falling(Schedule):
@@ -316,20 +285,6 @@ class Falling(Schedule):
 
     def factor(self, step, steps, warmup):
         return 1 - step / steps
-
-
-class Negative(Falling):
-    """Fall below 0."""
-
-    def factor(self, step, steps, warmup):
-        return 0.5 - step / steps
-
-
-class Grows(Falling):
-    """Train a thousand times as fast as the recipe says."""
-
-    def factor(self, step, steps, warmup):
-        return 1000.0
 
 
 class Remembers(Falling):
@@ -342,25 +297,21 @@ class Remembers(Falling):
         return self.last
 
 
-class Nothing(Falling):
-    """Train nothing."""
-
-    def factor(self, step, steps, warmup):
-        return 0
-
-
 @pytest.mark.parametrize(
     ("cls", "expected"),
     [
-        (Falling, {}),
-        (Negative, {"factors_are_numbers_from_0_to_1": "it must be a number from 0 to 1"}),
-        (Grows, {"factors_are_numbers_from_0_to_1": "returns 1000.0"}),
-        (Remembers, {"factors_depend_on_the_arguments_alone": "from the arguments and the options alone"}),
-        (Nothing, {"some_step_trains": "nothing trains"}),
+        (Falling, set()),
+        (
+            variant(Falling, factor=lambda self, step, steps, warmup: 0.5 - step / steps),
+            {"factors_are_numbers_from_0_to_1"},
+        ),
+        (variant(Falling, factor=lambda *_: 1000.0), {"factors_are_numbers_from_0_to_1"}),
+        (Remembers, {"factors_depend_on_the_arguments_alone"}),
+        (variant(Falling, factor=lambda *_: 0), {"some_step_trains"}),
     ],
 )
 def test_a_broken_schedule_fails_the_check_that_is_meant(cls, expected):
-    require(cls, expected)
+    assert failed(cls).keys() == expected
 
 
 class Notes(Callback):
@@ -460,31 +411,25 @@ class Lines(Notes):
 @pytest.mark.parametrize(
     ("cls", "expected"),
     [
-        (Notes, {}),
-        (Samples, {"random_numbers_stay_as_they_are": "in on_step_end()"}),
-        (Moves, {"the_process_stays_as_it_is": "in on_train_begin()"}),
-        (Uploads, {"the_process_stays_as_it_is": "the thread 'uploads' running in on_run_end()"}),
-        (Joins, {}),
-        (Lines, {"a_resumed_run_leaves_the_files_of_an_uninterrupted_one": "cut what you wrote to event.step"}),
-        (Stops, {}),
+        (Notes, set()),
+        (Samples, {"random_numbers_stay_as_they_are"}),
+        (Moves, {"the_process_stays_as_it_is"}),
+        (Uploads, {"the_process_stays_as_it_is"}),
+        (Joins, set()),
+        (Lines, {"a_resumed_run_leaves_the_files_of_an_uninterrupted_one"}),
+        (Stops, set()),
         (
             Narrow,
-            dict.fromkeys(
-                [
-                    "it_takes_every_event",
-                    "events_stay_as_they_are",
-                    "the_model_stays_as_it_is",
-                    "random_numbers_stay_as_they_are",
-                    "the_process_stays_as_it_is",
-                    "a_resumed_run_leaves_the_files_of_an_uninterrupted_one",
-                ],
-                "",
-            ),
+            {
+                *("it_takes_every_event", "events_stay_as_they_are", "the_model_stays_as_it_is"),
+                *("random_numbers_stay_as_they_are", "the_process_stays_as_it_is"),
+                "a_resumed_run_leaves_the_files_of_an_uninterrupted_one",
+            },
         ),
-        (Rewrites, {"events_stay_as_they_are": "on_step_end() changes what its event holds"}),
-        (Keeps, {"the_model_stays_as_it_is": "in on_step_end()"}),
-        (Clips, {"the_model_stays_as_it_is": "weights, gradients or mode in on_pre_optimizer_step()"}),
+        (Rewrites, {"events_stay_as_they_are"}),
+        (Keeps, {"the_model_stays_as_it_is"}),
+        (Clips, {"the_model_stays_as_it_is"}),
     ],
 )
 def test_a_broken_callback_fails_the_check_that_is_meant(cls, expected):
-    require(cls, expected)
+    assert failed(cls).keys() == expected
