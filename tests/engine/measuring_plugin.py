@@ -3,11 +3,10 @@
 import threading
 
 import numpy as np
+from installed import registry_with
 
 from ftengine.api import Evaluator, ExampleScores, Metric, TextAugmenter
 from ftengine.errors import DataError
-from ftengine.plugins.discovery import make_plugin_manager
-from ftengine.plugins.hookspecs import hookimpl
 from ftengine.plugins.registry import Registry
 
 
@@ -67,18 +66,6 @@ class Longer(TextAugmenter):
         return " ".join([text] * 4)
 
 
-class Plugin:
-    @staticmethod
-    @hookimpl
-    def ftengine_evaluators():
-        return [Even, Graded]
-
-    @staticmethod
-    @hookimpl
-    def ftengine_augmenters():
-        return [Shout, Longer]
-
-
 def with_plugin() -> Registry:
     """Return all components that are installed, and these."""
-    return Registry(make_plugin_manager({"test-plugin": Plugin}))
+    return registry_with(Even, Graded, Shout, Longer, distribution="test-plugin")

@@ -1,20 +1,20 @@
 """Evaluators that ask models questions of their own: figures of both models in evaluation.json, and what is refused."""
 
 import random
-from types import SimpleNamespace
 
 import pytest
 from expected import raises
+from installed import registry_with
 from quiz import QUESTIONS, Quiz
 from rows import sentences, write_rows
 
-from ftengine import Recipe, fine_tune, hookimpl, load_run, plan, registry_of
+from ftengine import Recipe, fine_tune, load_run, plan
 from ftengine.errors import InputError, PluginError
 
 
 @pytest.fixture(scope="module")
 def registry():
-    return registry_of({"quiz": SimpleNamespace(ftengine_evaluators=hookimpl(lambda: [Quiz]))})
+    return registry_with(Quiz)
 
 
 @pytest.fixture

@@ -4,16 +4,16 @@ import os
 import re
 import sys
 import threading
-import types
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
 import torch
 from expected import raises
+from installed import registry_with
 from runs import Heard, Interrupting, Interruption
 
-from ftengine import Recipe, fine_tune, hookimpl, load_run
+from ftengine import Recipe, fine_tune, load_run
 from ftengine.api import Callback, Failed, Finished, Saved, Started, Stepped, Validated
 from ftengine.errors import TrainingError, UnknownName
 from ftengine.plugins.discovery import make_plugin_manager
@@ -107,11 +107,8 @@ class Writer(Callback):
 
 @pytest.fixture
 def registry():
-    plugin = types.ModuleType("callbacks")
-    plugin.ftengine_callbacks = hookimpl(lambda: [LogLines, Ear, Torn, Leaving, Moving, Budget, Writer])
-    plugin.ftengine_callbacks.__name__ = "ftengine_callbacks"
     Ear.heard.clear()
-    return Registry(make_plugin_manager({"callbacks": plugin}))
+    return registry_with(LogLines, Ear, Torn, Leaving, Moving, Budget, Writer, distribution="callbacks")
 
 
 @pytest.fixture
@@ -165,10 +162,7 @@ class Gradients(Callback):
 
 
 def test_gradients_are_seen_clipped_and_before_they_are_dropped(content):
-    plugin = types.ModuleType("gradients")
-    plugin.ftengine_callbacks = hookimpl(lambda: [Gradients])
-    plugin.ftengine_callbacks.__name__ = "ftengine_callbacks"
-    registry, limit = Registry(make_plugin_manager({"gradients": plugin})), 0.01
+    registry, limit = registry_with(Gradients), 0.01
     train = {"max_steps": 2, "batch_size": 2, "accumulate": 2, "max_grad_norm": limit, "precision": "float32"}
     Gradients.seen.clear()
     run = fine_tune(Recipe.make({**content, "train": train, "callbacks": "gradients"}), registry=registry)

@@ -6,12 +6,13 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
+from installed import registry_with
 from rows import write_rows
 from runs import Heard
 from torch import nn
 from torch.nn import functional as F
 
-from ftengine import api, fine_tune, hookimpl, plan, registry_of
+from ftengine import api, fine_tune, plan, registry_of
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import prepare_data
 from ftengine.errors import PluginError, RecipeError, SavedPartDiffers, UnknownName
@@ -76,13 +77,6 @@ class Elsewhere(Replacing):
         raise RecipeError("it needs a quantum computer")
 
 
-def plugin_of(cls):
-    plugin = types.ModuleType("mine")
-    plugin.ftengine_fast_paths = hookimpl(lambda: [cls])
-    plugin.ftengine_fast_paths.__name__ = "ftengine_fast_paths"
-    return registry_of({"mine": plugin})
-
-
 @pytest.fixture
 def short(chat_recipe):
     def make(fast_paths="auto", **overrides):
@@ -94,7 +88,7 @@ def short(chat_recipe):
 def run(recipe, path=Replacing):
     """Run a recipe beside a fast path; return what is recorded of that, and what was said."""
     heard, path.entered = Heard(), 0
-    directory = RunDirectory(fine_tune(recipe, registry=plugin_of(path), listener=heard).path)
+    directory = RunDirectory(fine_tune(recipe, registry=registry_with(path), listener=heard).path)
     return Environment.read(directory).fast_paths, heard.said
 
 
@@ -202,7 +196,7 @@ def test_a_model_that_computes_something_else_each_time_is_to_blame_and_no_path(
     monkeypatch.setattr(cls, "prepare", counting)
     recipe, heard = short(["replacing"]), Heard()
     with pytest.raises(SavedPartDiffers):
-        fine_tune(recipe, registry=plugin_of(Replacing), listener=heard)
+        fine_tune(recipe, registry=registry_with(Replacing), listener=heard)
     (told,) = (text for text in heard.said if "second time" in text)
     assert "keeps a state" in told
 

@@ -3,16 +3,16 @@
 import filecmp
 import random
 import shutil
-import types
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 from expected import raises
+from installed import registry_with
 from rows import sentences, write_rows
 from runs import Heard, curve
 
-from ftengine import Recipe, Run, api, fine_tune, hookimpl, load_run, registry_of
+from ftengine import Recipe, Run, api, fine_tune, load_run
 from ftengine.engine import fine_tune as stages
 from ftengine.engine import saved_part
 from ftengine.engine.export import require_as_finished
@@ -58,9 +58,7 @@ class Breaks(api.Rule):
 
 
 def registry():
-    hooks = {"ftengine_callbacks": [Ends], "ftengine_rules": [Breaks]}
-    found = {name: hookimpl(lambda them=them: them, specname=name) for name, them in hooks.items()}
-    return registry_of({"ftengine-ends": types.SimpleNamespace(**found)})
+    return registry_with(Ends, Breaks)
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +175,7 @@ class OthersTask(TextClassification):
 def test_outputs_of_other_code_are_asked_again(build, tmp_path, monkeypatch):
     content = build[0](tmp_path / "run").model_dump(mode="json", exclude_unset=True)
     recipe = Recipe.make({**content, "task": "others-task", "callbacks": []})
-    tasks = hookimpl(lambda: [OthersTask], specname="ftengine_tasks")
-    plugin = registry_of({"ftengine-others": types.SimpleNamespace(ftengine_tasks=tasks)})
+    plugin = registry_with(OthersTask)
     with monkeypatch.context() as patch:
         patch.setattr(stages, "evaluate", fail)
         with pytest.raises(Fault):

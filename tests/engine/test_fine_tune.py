@@ -10,11 +10,12 @@ import pytest
 import torch
 import yaml
 from expected import raises
+from installed import registry_with
 from peft import PeftModel
 from runs import losses
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ftengine import Recipe, fine_tune, hookimpl, load_run, plan, registry_of
+from ftengine import Recipe, fine_tune, load_run, plan
 from ftengine.api import SilentListener
 from ftengine.engine.memory import choose_memory, require_measurable
 from ftengine.errors import BaseMismatch, MergeChangedOutputs, RecipeError, RunError, TrainingError
@@ -165,8 +166,7 @@ def test_weights_that_a_loader_changes_are_known_by_what_they_were(finished, tmp
     content = yaml.safe_load((run / "recipe.yaml").read_text())
     content["model"]["loader"] = "rounded"
     (run / "recipe.yaml").write_text(yaml.safe_dump(content))
-    offered = types.SimpleNamespace(ftengine_model_loaders=hookimpl(lambda: [Rounded]))
-    opened = load_run(run, registry=registry_of({"mine": offered}))
+    opened = load_run(run, registry=registry_with(Rounded))
     if told:
         assert opened.evaluate()["tuned"]["loss"] != finished.evaluation["tuned"]["loss"]
     else:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from installed import registry_with
 from rows import write_rows
 from safetensors.torch import load_file, save_file
 
@@ -23,9 +24,6 @@ from ftengine.engine.prepared_model import load_base, place_base
 from ftengine.evaluation.figures import estimates
 from ftengine.evaluation.results import measure_all
 from ftengine.parallel.device import Device
-from ftengine.plugins.discovery import make_plugin_manager
-from ftengine.plugins.hookspecs import hookimpl
-from ftengine.plugins.registry import Registry
 
 CODE = {
     "kept_a/__init__.py": """
@@ -187,17 +185,10 @@ class World:
     def measure(self, cache):
         """Return the base's tables and figures, and who listened."""
 
-        class Plugin:
-            ftengine_evaluators = staticmethod(hookimpl(lambda: [self.code.Right, self.code.Judge]))
-            ftengine_augmenters = staticmethod(hookimpl(lambda: [self.code.Shout]))
-            ftengine_readers = staticmethod(hookimpl(lambda: [self.code.Lines]))
-            ftengine_tasks = staticmethod(hookimpl(lambda: [self.code.Task]))
-
-        for name in ("evaluators", "augmenters", "readers", "tasks"):
-            getattr(Plugin, f"ftengine_{name}").__name__ = f"ftengine_{name}"
         self.env(FTENGINE_CACHE=str(cache))
         recipe, listener = Recipe.make(json.loads(json.dumps(self.content))), Listening()
-        registry = Registry(make_plugin_manager({"kept": Plugin}))
+        own = (self.code.Right, self.code.Judge, self.code.Shout, self.code.Lines, self.code.Task)
+        registry = registry_with(*own, distribution="kept")
         data = prepare_data(Experiment.open(recipe, registry, listener))
         plan = evaluation_plan(data)
         plan.start_evaluators()

@@ -2,16 +2,16 @@
 
 import json
 import shutil
-import types
 
 import pytest
 import torch
 from expected import raises
+from installed import registry_with
 from torch import nn
 from torch.nn.utils import parametrize
 from transformers import BertForSequenceClassification
 
-from ftengine import api, fine_tune, hookimpl, load_run, registry_of
+from ftengine import api, fine_tune, load_run
 from ftengine.engine import merge
 from ftengine.errors import InputError, MergeChangedOutputs
 from ftengine_builtins.loaders.transformers import TransformersLoader
@@ -72,11 +72,6 @@ class LeftParameter(Scaled):
         loaded.module.get_submodule(LAYER).factor = nn.Parameter(torch.ones(1))
 
 
-def registry(strategy):
-    plugin = types.SimpleNamespace(ftengine_strategies=hookimpl(lambda: [strategy], specname="ftengine_strategies"))
-    return registry_of({"ftengine-scaled": plugin})
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, bert_folder, label_file):
     from ftengine import Recipe
@@ -90,19 +85,19 @@ def run(tmp_path_factory, bert_folder, label_file):
         "evaluation": {"resamples": 100},
         "output": str(tmp_path_factory.mktemp("scaled") / "run"),
     }
-    return fine_tune(Recipe.make(content), registry=registry(Scaled)).path
+    return fine_tune(Recipe.make(content), registry=registry_with(Scaled)).path
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_merge_that_folds_everything_is_written(run, tmp_path, dtype):
-    report = load_run(run, registry=registry(Scaled)).merge(tmp_path / "merged", dtype)
+    report = load_run(run, registry=registry_with(Scaled)).merge(tmp_path / "merged", dtype)
     assert report.difference <= report.tolerance < report.effect
     assert (tmp_path / "merged" / "model.safetensors").exists()
 
 
 def test_a_dtype_that_weights_are_not_stored_in_is_refused(run, tmp_path):
     with raises(InputError, "'int8'", "bfloat16"):
-        load_run(run, registry=registry(Scaled)).merge(tmp_path / "merged", "int8")
+        load_run(run, registry=registry_with(Scaled)).merge(tmp_path / "merged", "int8")
     assert not list(tmp_path.iterdir())
 
 
@@ -117,8 +112,8 @@ def test_a_dtype_that_weights_are_not_stored_in_is_refused(run, tmp_path):
 )
 def test_what_a_merge_leaves_in_the_model_alone_is_found(run, tmp_path, strategy, told, dtype):
     with raises(MergeChangedOutputs, told) as error:
-        load_run(run, registry=registry(strategy)).merge(tmp_path / "merged", dtype)
-    assert "strategy 'scaled' of ftengine-scaled unversioned" in str(error.value)
+        load_run(run, registry=registry_with(strategy)).merge(tmp_path / "merged", dtype)
+    assert "strategy 'scaled' of odd unversioned" in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
@@ -133,7 +128,7 @@ def test_a_tensor_that_no_probe_shows_is_compared_in_the_written_files(run, tmp_
     save_model = merge.save_model
     monkeypatch.setattr(merge, "save_model", with_a_fault)
     with raises(MergeChangedOutputs, "bert.embeddings.word_embeddings.weight"):
-        load_run(run, registry=registry(Scaled)).merge(tmp_path / "merged", "float32")
+        load_run(run, registry=registry_with(Scaled)).merge(tmp_path / "merged", "float32")
     assert not list(tmp_path.iterdir())
 
 
@@ -153,13 +148,9 @@ class MyLoader(TransformersLoader):
 
 
 def test_a_class_that_transformers_does_not_have_is_opened_as_itself(run, tmp_path):
-    plugin = types.SimpleNamespace(
-        ftengine_strategies=hookimpl(lambda: [Scaled], specname="ftengine_strategies"),
-        ftengine_model_loaders=hookimpl(lambda: [MyLoader], specname="ftengine_model_loaders"),
-    )
     mine = shutil.copytree(run, tmp_path / "mine")
     recipe = (mine / "recipe.yaml").read_text()
     (mine / "recipe.yaml").write_text(recipe.replace("name: transformers", "name: mine"))
-    report = load_run(mine, registry=registry_of({"ftengine-mine": plugin})).merge(tmp_path / "merged")
+    report = load_run(mine, registry=registry_with(Scaled, MyLoader)).merge(tmp_path / "merged")
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["architectures"] == ["MyBert"]
     assert report.difference <= report.tolerance < report.effect

@@ -2,7 +2,6 @@
 
 import random
 import re
-import types
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,10 @@ import pytest
 import torch
 from accelerate.utils import set_seed
 from expected import raises
+from installed import registry_with
 from torch import nn
 
-from ftengine import api, fine_tune, hookimpl, plan, registry_of
+from ftengine import api, fine_tune, plan, registry_of
 from ftengine.errors import PluginError, SavedPartDiffers, TrainingError
 from ftengine.evaluation.figures import measure
 from ftengine.evaluation.weights import Weights
@@ -25,10 +25,6 @@ from ftengine.training.optimizer_step import groups_of
 INSTALLED = registry_of()
 Classes = INSTALLED.get("task", "text-classification").cls
 LoRA = INSTALLED.get("strategy", "lora").cls
-HOOKS = {
-    **{kind: f"{kind}s" for kind in ("task", "regularizer", "augmenter", "evaluator")},
-    "strategy": "strategies",
-}
 KEYS = {
     "task": "task",
     "strategy": "strategy",
@@ -140,8 +136,7 @@ CASES = [
 @pytest.mark.parametrize(("kind", "base", "method", "function", "told"), CASES)
 def test_what_is_returned_is_looked_at(label_recipe, kind, base, method, function, told):
     odd = component(base, **{method: function})
-    hook = f"ftengine_{HOOKS[kind]}"
-    registry = registry_of({"odd": types.SimpleNamespace(hook=hookimpl(lambda: [odd], specname=hook))})
+    registry = registry_with(odd)
     settings = {"strategy": "lora", "train__max_steps": 1, KEYS[kind]: "odd"}
     if kind in ("regularizer", "augmenter", "evaluator"):
         settings[KEYS[kind]] = [{"name": "odd"}]
@@ -165,7 +160,7 @@ class Finishing(api.Regularizer):
 
 def test_matches_are_lists_of_names_by_pattern(label_recipe):
     odd = component(LoRA, matches=lambda self: ["query"])
-    registry = registry_of({"odd": types.SimpleNamespace(hook=hookimpl(lambda: [odd], specname="ftengine_strategies"))})
+    registry = registry_with(odd)
     with raises(PluginError, "'odd'", "matches()", "a list"):
         plan(label_recipe(strategy="odd"), measure=False, registry=registry)
 
@@ -177,7 +172,7 @@ def test_what_is_not_finite_before_the_first_step_is_no_matter_of_the_learning_r
             next(p for p in loaded.module.parameters() if p.requires_grad).fill_(torch.nan)
 
     odd = component(LoRA, prepare=prepare)
-    registry = registry_of({"odd": types.SimpleNamespace(hook=hookimpl(lambda: [odd], specname="ftengine_strategies"))})
+    registry = registry_with(odd)
     with raises(TrainingError, "No step was taken") as error:
         fine_tune(label_recipe(strategy="odd"), registry=registry)
     assert "learning_rate" not in str(error.value)
@@ -185,7 +180,7 @@ def test_what_is_not_finite_before_the_first_step_is_no_matter_of_the_learning_r
 
 def test_plan_refuses_the_groups_that_training_refuses(label_recipe):
     odd = component(LoRA, param_groups=leaving_out)
-    registry = registry_of({"odd": types.SimpleNamespace(hook=hookimpl(lambda: [odd], specname="ftengine_strategies"))})
+    registry = registry_with(odd)
     with raises(PluginError, "2 parameters", "classifier.weight"):
         plan(label_recipe(strategy="odd"), registry=registry)
 
@@ -213,10 +208,9 @@ class Widening(api.Strategy):
 
 
 def test_a_layer_that_returns_another_dtype_is_named_with_its_strategy(label_recipe):
-    plugin = types.SimpleNamespace(hook=hookimpl(lambda: [Widening], specname="ftengine_strategies"))
     recipe = label_recipe(strategy="widening", train__precision="bfloat16", train__max_steps=1)
     with pytest.raises(PluginError) as error:
-        fine_tune(recipe, registry=registry_of({"odd": plugin}))
+        fine_tune(recipe, registry=registry_with(Widening))
     assert "strategy 'widening' of module" in str(error.value)
     assert re.search(r"Widened 'bert\.encoder\S+' .*test_returned\.py:\d+", str(error.value)), error.value
 
@@ -233,9 +227,8 @@ def noted(self, loaded, directory):
 @pytest.mark.parametrize(("save", "told"), [(pickled, "'part.bin', a pickle"), (noted, "'notes.txt' beside")])
 def test_what_a_strategy_saves_is_no_pickle_and_in_its_folder(label_recipe, save, told):
     odd = component(LoRA, save=save, load=LoRA.load)
-    plugin = types.SimpleNamespace(hook=hookimpl(lambda: [odd], specname="ftengine_strategies"))
     with pytest.raises(SavedPartDiffers, match=told):
-        fine_tune(label_recipe(strategy="odd", train__max_steps=1), registry=registry_of({"odd": plugin}))
+        fine_tune(label_recipe(strategy="odd", train__max_steps=1), registry=registry_with(odd))
     assert not (Path(label_recipe().output) / "adapter").exists()
 
 
@@ -249,8 +242,7 @@ class Seeds(api.Callback):
 
 
 def test_a_callback_moves_no_global_generator(label_recipe):
-    plugin = types.SimpleNamespace(hook=hookimpl(lambda: [Seeds], specname="ftengine_callbacks"))
-    callbacks = Callbacks(label_recipe(callbacks=["seeds"]), registry_of({"odd": plugin}), api.SilentListener())
+    callbacks = Callbacks(label_recipe(callbacks=["seeds"]), registry_with(Seeds), api.SilentListener())
     drawn = []
     for event in ([], [api.Started(Path("run"), 0, {})]):
         set_seed(7)
@@ -323,10 +315,9 @@ def test_a_proportion_lies_between_0_and_1():
 
 
 def test_what_finish_returns_has_to_be_json(label_recipe):
-    plugin = types.SimpleNamespace(hook=hookimpl(lambda: [Finishing], specname="ftengine_regularizers"))
     recipe = label_recipe(strategy="lora", train__max_steps=1, regularize=[{"name": "finishing"}])
     with raises(PluginError, "on_train_end()", "Linear"):
-        fine_tune(recipe, registry=registry_of({"odd": plugin}))
+        fine_tune(recipe, registry=registry_with(Finishing))
 
 
 @pytest.mark.parametrize("number", [3, 0.5, np.int64(3), np.float32(0.5), torch.tensor(3)])

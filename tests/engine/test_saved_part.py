@@ -2,17 +2,17 @@
 
 import gc
 import time
-import types
 import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from expected import raises
+from installed import registry_with
 from runs import Heard, save_anew
 from transformers import AutoTokenizer
 
-from ftengine import api, fine_tune, hookimpl, load_run, registry_of
+from ftengine import api, fine_tune, load_run
 from ftengine.engine import saved_part
 from ftengine.engine.saved_part import NEW_MODULES
 from ftengine.errors import BaseMismatch, RunError, SavedPartDiffers, TrainingError
@@ -112,11 +112,8 @@ class Elsewhere(Biases):
         return {"grown": 1.0}
 
 
-def registry(strategy, **others):
-    kinds = {"strategies": [strategy], **others}
-    hooks = {f"ftengine_{kind}": found for kind, found in kinds.items()}
-    found = {name: hookimpl(lambda them=them: them, specname=name) for name, them in hooks.items()}
-    return registry_of({"ftengine-biases": types.SimpleNamespace(**found)})
+def registry(*classes):
+    return registry_with(*classes, distribution="ftengine-biases")
 
 
 each_precision = pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
@@ -186,7 +183,7 @@ class Touches(api.Callback):
 @each_precision
 @pytest.mark.parametrize("changes", [{"regularize": ["shrinks"]}, {"callbacks": ["touches"]}])
 def test_who_changes_frozen_weights_is_named_and_not_the_strategy(recipe, precision, changes):
-    known = registry(Biases, regularizers=[Shrinks], callbacks=[Touches])
+    known = registry(Biases, Shrinks, Touches)
     with pytest.raises(TrainingError) as error:
         fine_tune(recipe(train__precision=precision, **changes), registry=known)
     [name] = [spec if isinstance(spec, str) else spec["name"] for spec in next(iter(changes.values()))]
@@ -377,8 +374,7 @@ class Noisy(TextClassification):
 
 
 def test_a_random_loss_draws_the_same_for_both(recipe):
-    plugin = types.SimpleNamespace(ftengine_tasks=hookimpl(lambda: [Noisy], specname="ftengine_tasks"))
-    fine_tune(recipe(task="noisy", strategy="full", train__max_steps=2), registry=registry_of({"noisy": plugin}))
+    fine_tune(recipe(task="noisy", strategy="full", train__max_steps=2), registry=registry_with(Noisy))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")

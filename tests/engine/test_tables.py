@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from expected import raises
+from installed import registry_with
 from pydantic import Field
 from rows import WORDS, write_rows
 from scipy import stats
@@ -20,9 +21,6 @@ from ftengine import Recipe, api, fine_tune, load_run
 from ftengine.api import Evaluator, Metric
 from ftengine.cli import main
 from ftengine.errors import InputError, RunError
-from ftengine.plugins.discovery import make_plugin_manager
-from ftengine.plugins.hookspecs import hookimpl
-from ftengine.plugins.registry import Registry
 from ftengine.run.records import Verdict
 
 
@@ -58,16 +56,9 @@ class Lengths(Evaluator):
         return {"length": float(np.average(rows["characters"], weights=weights)) / self.config.unit}
 
 
-class Plugin:
-    @staticmethod
-    @hookimpl
-    def ftengine_evaluators():
-        return [Matthews, Lengths]
-
-
 @pytest.fixture(scope="module")
 def registry():
-    return Registry(make_plugin_manager({"test-plugin": Plugin}))
+    return registry_with(Matthews, Lengths, distribution="test-plugin")
 
 
 @pytest.fixture(scope="module")

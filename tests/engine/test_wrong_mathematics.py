@@ -1,15 +1,15 @@
 """Runs refuse components whose mathematics are wrong where that is cheaply seen."""
 
-import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from expected import raises
+from installed import registry_with
 from runs import Heard, Interrupting, Interruption, losses
 
-from ftengine import api, fine_tune, hookimpl, plan, registry_of
+from ftengine import api, fine_tune, plan, registry_of
 from ftengine.errors import NoMatch, PluginError, TrainingError
 from ftengine.evaluation.weighing import require_weighing
 from ftengine.model import Criterion
@@ -23,11 +23,6 @@ def component(base, **members):
     return type("Odd", (base,), {"__doc__": "Odd.", "__module__": __name__, "name": "odd", **members})
 
 
-def with_plugin(kind, cls):
-    plugin = types.SimpleNamespace(hook=hookimpl(lambda: [cls], specname=f"ftengine_{kind}"))
-    return registry_of({"odd": plugin})
-
-
 class Negative(Criterion):
     def single(self, targets, *logits):
         return -super().single(targets, *logits)
@@ -36,7 +31,7 @@ class Negative(Criterion):
 def test_a_criterion_that_rises_where_labels_get_likelier_is_refused_by_plan(label_recipe):
     odd = component(api.Regularizer, criterion=lambda self, plain: Negative())
     with raises(PluginError, "regularizer 'odd'", "single()", "must fall"):
-        plan(label_recipe(regularize=[{"name": "odd"}]), measure=False, registry=with_plugin("regularizers", odd))
+        plan(label_recipe(regularize=[{"name": "odd"}]), measure=False, registry=registry_with(odd))
 
 
 def test_a_loss_whose_gradient_is_0_ends_the_run_in_its_first_step(label_recipe):
@@ -46,7 +41,7 @@ def test_a_loss_whose_gradient_is_0_ends_the_run_in_its_first_step(label_recipe)
 
     odd = component(Classes, loss=loss)
     with raises(TrainingError, "gradient is 0", "task 'odd'"):
-        fine_tune(label_recipe(task="odd", strategy="lora", train__max_steps=2), registry=with_plugin("tasks", odd))
+        fine_tune(label_recipe(task="odd", strategy="lora", train__max_steps=2), registry=registry_with(odd))
 
 
 def shouts(self, example, processor, *, max_length=None):
@@ -57,7 +52,7 @@ def shouts(self, example, processor, *, max_length=None):
 def test_a_task_that_writes_into_the_rows_that_it_encodes_is_refused(label_recipe):
     odd = component(Classes, encode=shouts)
     with raises(PluginError, "task 'odd'", "encode()", "'text'"):
-        plan(label_recipe(task="odd"), measure=False, registry=with_plugin("tasks", odd))
+        plan(label_recipe(task="odd"), measure=False, registry=registry_with(odd))
 
 
 def scoring(score):
@@ -95,7 +90,7 @@ def test_an_evaluator_that_does_not_weigh_rows_is_refused(score, count):
 def test_a_run_refuses_such_an_evaluator_before_it_trains(label_recipe):
     recipe = label_recipe(strategy="lora", train__max_steps=1, evaluate=[{"name": "odd"}])
     with raises(PluginError, "evaluator 'odd'", "share"):
-        fine_tune(recipe, registry=with_plugin("evaluators", scoring(UNSOUND["leaves weights aside"])))
+        fine_tune(recipe, registry=registry_with(scoring(UNSOUND["leaves weights aside"])))
     assert not Path(recipe.output).exists()
 
 
@@ -117,7 +112,7 @@ class Graded(LoRA):
 def test_gradients_on_frozen_weights_end_the_run_in_its_first_step(label_recipe):
     recipe = label_recipe(strategy="odd", train__max_steps=1)
     with raises(PluginError, "strategy 'odd'", "embeddings", "do not train"):
-        fine_tune(recipe, registry=with_plugin("strategies", Graded))
+        fine_tune(recipe, registry=registry_with(Graded))
 
 
 class Keeps(api.Callback):
@@ -159,12 +154,12 @@ class Looks(Keeps):
 def test_a_callback_that_changes_the_model_ends_the_run(label_recipe, cls):
     recipe = label_recipe(strategy="lora", train__max_steps=2, callbacks=["odd"])
     with raises(TrainingError, "callback 'odd'", "step 1"):
-        fine_tune(recipe, registry=with_plugin("callbacks", cls))
+        fine_tune(recipe, registry=registry_with(cls))
 
 
 def test_a_callback_that_keeps_the_model_and_looks_at_it_is_sound(label_recipe):
     recipe = label_recipe(strategy="lora", train__max_steps=2, callbacks=["odd"])
-    run = fine_tune(recipe, registry=with_plugin("callbacks", Looks))
+    run = fine_tune(recipe, registry=registry_with(Looks))
     assert len(losses(run)) == 2
 
 
@@ -220,24 +215,24 @@ class Stateful(api.Optimizer):
 def test_a_regularizer_that_does_not_take_its_state_back_is_refused_on_resume(label_recipe):
     recipe = label_recipe(strategy="lora", train__max_steps=3, train__checkpoint_every=1, regularize=[{"name": "odd"}])
     with pytest.raises(Interruption):
-        fine_tune(recipe, listener=Interrupting(2), registry=with_plugin("regularizers", Forgets))
+        fine_tune(recipe, listener=Interrupting(2), registry=registry_with(Forgets))
     with raises(PluginError, "regularizer 'odd'", "load_state_dict()", "lora_a"):
-        fine_tune(recipe, resume=True, registry=with_plugin("regularizers", Forgets))
-    assert len(losses(fine_tune(recipe, resume=True, registry=with_plugin("regularizers", Mean)))) == 3
+        fine_tune(recipe, resume=True, registry=registry_with(Forgets))
+    assert len(losses(fine_tune(recipe, resume=True, registry=registry_with(Mean)))) == 3
 
 
 @pytest.mark.parametrize(
-    ("kind", "cls", "settings", "facts"),
+    ("cls", "settings", "facts"),
     [
-        ("regularizers", Unsaved, {"regularize": [{"name": "odd"}]}, ["regularizer 'odd'", "'means'"]),
-        ("regularizers", Mean, {"regularize": [{"name": "odd"}]}, None),
-        ("optimizers", Stateful, {"train__optimizer": "odd"}, ["optimizer 'odd'", "'count'"]),
+        (Unsaved, {"regularize": [{"name": "odd"}]}, ["regularizer 'odd'", "'means'"]),
+        (Mean, {"regularize": [{"name": "odd"}]}, None),
+        (Stateful, {"train__optimizer": "odd"}, ["optimizer 'odd'", "'count'"]),
     ],
 )
-def test_state_missing_from_checkpoints_is_reported_after_two_steps(label_recipe, kind, cls, settings, facts):
+def test_state_missing_from_checkpoints_is_reported_after_two_steps(label_recipe, cls, settings, facts):
     heard = Heard()
     recipe = label_recipe(strategy="lora", train__max_steps=3, **settings)
-    fine_tune(recipe, listener=heard, registry=with_plugin(kind, cls))
+    fine_tune(recipe, listener=heard, registry=registry_with(cls))
     told = [text for text in heard.said if "in no checkpoint" in text]
     assert len(told) == (facts is not None)
     assert [fact for fact in facts or () if fact not in told[0]] == []
@@ -254,4 +249,4 @@ class OfNothing(api.Strategy):
 
 def test_a_strategy_that_finds_nothing_is_refused_before_weights_are_read(chat_recipe, no_weights):
     with raises(NoMatch, "strategy 'odd'", "nothing to train", "LlamaForCausalLM"):
-        plan(chat_recipe(strategy="odd"), measure=False, registry=with_plugin("strategies", OfNothing))
+        plan(chat_recipe(strategy="odd"), measure=False, registry=registry_with(OfNothing))

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 from expected import raises
+from installed import registry_with
 
 from ftengine.api import FileReader, Row
 from ftengine.data.read import read_rows
 from ftengine.errors import DataError, InputError
 from ftengine.identity import cache
-from ftengine.plugins.discovery import make_plugin_manager
-from ftengine.plugins.hookspecs import hookimpl
-from ftengine.plugins.registry import Registry
 
 
 @pytest.fixture
@@ -119,13 +117,7 @@ class Suffixed(FileReader):
 def test_rows_of_a_reader_of_other_code_are_read_anew_and_go_with_the_process(tmp_path, folder, monkeypatch):
     """What it reads beside the file, the environment here, is not known."""
 
-    class Plugin:
-        @staticmethod
-        @hookimpl
-        def ftengine_readers():
-            return [Suffixed]
-
-    registry, file = Registry(make_plugin_manager({"suffixed": Plugin})), tmp_path / "rows.suffixed"
+    registry, file = registry_with(Suffixed), tmp_path / "rows.suffixed"
     file.write_text("a\nb\n")
     passing = []
     monkeypatch.setattr(cache, "_temporary", passing)

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from expected import raises
+from installed import registry_with
 from rows import WORDS, sentences, write_rows
 from runs import curve, interrupt
 from spread import Spread
 
-from ftengine import Recipe, fine_tune, hookimpl, plan, registry_of
+from ftengine import Recipe, fine_tune, plan
 from ftengine.api import Regularizer
 from ftengine.errors import PluginError, RecipeError
 from ftengine.model import read_tensors
@@ -75,8 +76,7 @@ def resumes_as_uninterrupted(recipe, regularize, file, registry=None, **options)
 
 @pytest.fixture
 def with_spread():
-    plugin = SimpleNamespace(ftengine_strategies=hookimpl(lambda: [Spread]))
-    return registry_of({"spread": plugin})
+    return registry_with(Spread)
 
 
 @pytest.mark.slow
