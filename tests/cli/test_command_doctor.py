@@ -26,11 +26,17 @@ def test_golden_sound_installation_has_no_problems(ftengine):
     golden("doctor", re.sub(machine, r"\1", text))
 
 
-def test_a_broken_plugin_is_a_problem(ftengine, distribution):
-    distribution("raise ValueError('torn')", ENTRY)
-    result = ftengine("doctor", "--json", code=1)
-    (problem,) = json.loads(result.stdout)["problems"]
-    assert "ValueError: torn" in problem
+@pytest.mark.parametrize(
+    ("entry", "fact"),
+    [
+        (ENTRY, "ValueError: torn"),
+        ("[ftengine.commands]\nsay = ftengine_thing:command\n", "'say' of ftengine-thing 1.2"),
+    ],
+)
+def test_a_broken_plugin_or_command_is_a_problem(ftengine, distribution, entry, fact):
+    distribution("raise ValueError('torn')", entry)
+    (problem,) = json.loads(ftengine("doctor", "--json", code=1).stdout)["problems"]
+    assert fact in problem
 
 
 def test_a_plugin_that_is_slow_to_import_or_prints_is_a_problem(ftengine, distribution, monkeypatch):
@@ -42,12 +48,6 @@ def test_a_plugin_that_is_slow_to_import_or_prints_is_a_problem(ftengine, distri
     assert " s to import" in slow
     assert "prints 'hello" in prints
     assert "there" in done.stderr
-
-
-def test_a_broken_command_is_a_problem(ftengine, distribution):
-    distribution("raise ValueError('torn')", "[ftengine.commands]\nsay = ftengine_thing:command\n")
-    (problem,) = json.loads(ftengine("doctor", "--json", code=1).stdout)["problems"]
-    assert "'say' of ftengine-thing 1.2" in problem
 
 
 @pytest.mark.slow

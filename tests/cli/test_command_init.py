@@ -113,20 +113,17 @@ def test_the_default_name_is_recipe_yaml(ftengine, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("args", "expected"),
+    ("file", "args", "facts"),
     [
-        (["--strategy", "lroa"], "Did you mean 'lora'?"),
-        (["--task", "causal"], "no task named 'causal'"),
+        ("recipe.yaml", ["--strategy", "lroa"], ["--strategy", "'lora'"]),
+        ("recipe.yaml", ["--task", "causal"], ["--task", "'causal'"]),
+        ("no/recipe.yaml", [], ["cannot write", "no/recipe.yaml"]),
     ],
 )
-def test_an_unknown_component_writes_nothing(ftengine, tmp_path, args, expected):
-    file = tmp_path / "recipe.yaml"
-    assert expected in ftengine("init", file, *args, code=2).stderr
-    assert not file.exists()
-
-
-def test_a_folder_that_does_not_exist_is_an_input_error(ftengine, tmp_path):
-    assert "cannot write" in ftengine("init", tmp_path / "no" / "recipe.yaml", code=2).stderr
+def test_wrong_options_write_nothing(ftengine, tmp_path, file, args, facts):
+    line = ftengine("init", tmp_path / file, *args, code=2).stderr
+    assert [fact for fact in facts if fact not in line] == []
+    assert not (tmp_path / file).exists()
 
 
 def test_a_required_option_is_left_for_the_user_to_fill_in(ftengine, distribution, tmp_path):
@@ -163,6 +160,7 @@ def write(folder, name, rows):
 
 
 CHAT = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Me."}]
+SHAREGPT = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Me."}]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +175,7 @@ CHAT = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "M
         ({"note": "a b", "class": "x"}, "text-classification", {"text": "note", "label": "class"}),
         ({"messages": CHAT}, "causal-lm", {}),
         ({"conversations": CHAT, "id": "1"}, "causal-lm", {}),
-        ({"conversations": [{"from": "human", "value": "Who?"}]}, "causal-lm", {}),
+        ({"conversations": SHAREGPT}, "causal-lm", {}),
         ({"dialogue": CHAT}, "causal-lm", {"messages": "dialogue"}),
         ({"instruction": "a", "input": "b", "output": "c"}, "causal-lm", {}),
         ({"prompt": "a", "completion": "b"}, "causal-lm", {}),
@@ -202,9 +200,10 @@ CHAT = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "M
 )
 def test_the_data_decides_on_task_and_columns(ftengine, tmp_path, monkeypatch, row, task, columns):
     monkeypatch.chdir(tmp_path)
-    ftengine("init", "--data", write(tmp_path, "rows.jsonl", [row] * 3))
+    notes = ftengine("init", "--data", write(tmp_path, "rows.jsonl", [row] * 3)).stderr
     recipe = Recipe.read("recipe.yaml")
     assert (recipe.task["name"], recipe.data.columns) == (task, columns)
+    assert ("sharegpt" in notes) == (row.get("conversations") is SHAREGPT)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +300,8 @@ def test_a_column_of_lists_of_labels_is_taken_for_them(ftengine, tmp_path, monke
 
 
 @pytest.mark.parametrize(("name", "content", "advice"), [
-    ("rows.csv", "text,label\nso,so\nschön,gut\nschlimm,übel\n".encode("latin-1"), "iconv"), ("rows.xlsx", b"PK", "CSV")
+    ("rows.csv", "text,label\nso,so\nschön,gut\nschlimm,übel\n".encode("latin-1"), "iconv"),
+    ("rows.csv", b"text|label\ngood|a\n", "text|label"), ("rows.xlsx", b"PK", "CSV"),
 ])  # fmt: skip
 def test_a_file_that_has_to_be_saved_otherwise_is_refused_with_how(
     ftengine, tmp_path, monkeypatch, name, content, advice
@@ -335,12 +335,6 @@ def test_several_sources_are_listed_with_weights_to_uncomment(ftengine, tmp_path
     triplets = write(tmp_path, "three.jsonl", [{"anchor": f"a{n}", "positive": "b", "negative": "c"} for n in range(3)])
     refused = ftengine("init", "other.yaml", "--data", pairs, "--data", triplets, code=2).stderr
     assert all(one in refused for one in (pairs, triplets, "rows: triplets"))
-
-
-def test_the_layout_of_the_rows_is_named(ftengine, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    row = {"conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Me."}]}
-    assert "sharegpt" in ftengine("init", write(tmp_path, "rows.jsonl", [row] * 3)).stderr
 
 
 @pytest.mark.parametrize(
@@ -438,25 +432,11 @@ def test_a_data_set_of_the_hub_is_left_to_the_run(ftengine, tmp_path, monkeypatc
     assert Recipe.read("recipe.yaml").data.train == "owner/reviews:test"
 
 
-def test_another_separator_is_reported(ftengine, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "reviews.csv").write_text("text|label\ngood|a\n")
-    said = ftengine("init", "reviews.csv", code=2).stderr
-    assert "text|label" in said
-
-
 def test_semicolons_of_a_spreadsheet_are_read(ftengine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tabelle.csv").write_text("\ufeffText;Label\nschön, ja;a\nnein;b\n")
     assert "columns Text, Label: text-classification" in ftengine("init", "--data", "tabelle.csv").stderr
     assert Recipe.read("recipe.yaml").data.columns == {"text": "Text", "label": "Label"}
-
-
-def test_an_unknown_name_is_blamed_on_the_option(ftengine, tmp_path):
-    said = ftengine("init", tmp_path / "r.yaml", "--strategy", "lroa", code=2).stderr
-    assert said.startswith("error: ")
-    assert "--strategy" in said
-    assert "'lora'" in said
 
 
 @pytest.mark.parametrize(("rows", "epochs"), [(5, 20), (400, 20), (1080, 9), (3000, 3)])

@@ -107,6 +107,7 @@ def test_interrupting_exits_with_130_without_a_traceback(ftengine, failing):
         (["train", "r.yaml", "--resum"], ["'--resum'", "'--resume'", "`ftengine train --help`"]),
         (["train"], ["RECIPE"]),
         (["plugins", "lst"], ["'lst'", "Did you mean 'list'?"]),
+        (["plugins", "show", "lroa"], ["'lroa'", "'lora'"]),
         (["plugins", "list", "--kind", "tsk"], ["'tsk'", "Did you mean 'task'?", "strategy"]),
         (["merge", "run", "out", "--dtype", "int8"], ["int8", "float32"]),
         (["predict", "run"], ["--input"]),

@@ -67,17 +67,11 @@ def test_a_broken_command_is_named_with_distribution_version_and_cause(ftengine,
     ftengine("plugins", "list", "--help")  # the others go on
 
 
-def test_a_name_that_ftengine_has_is_refused_rather_than_guessed(ftengine, distribution):
-    distribution(GOOD, "[ftengine.commands]\ntrain = ftengine_thing:command\n")
-    line = ftengine("train", "recipe.yaml", code=1).stderr
-    assert "ftengine itself and by ftengine-thing 1.2" in line
-
-
-def test_two_distributions_with_one_name_are_refused(ftengine, distribution):
-    distribution(GOOD, "[ftengine.commands]\nsay = ftengine_thing:command\n")
+def test_a_name_that_is_taken_is_refused_rather_than_guessed(ftengine, distribution):
+    distribution(GOOD, "[ftengine.commands]\nsay = ftengine_thing:command\ntrain = ftengine_thing:command\n")
     distribution(GOOD, "[ftengine.commands]\nsay = other_thing:command\n", "other-thing", "other_thing")
-    line = ftengine("say", "hello", code=1).stderr
-    assert "ftengine-thing 1.2 and by other-thing 1.2" in line
+    assert "ftengine itself and by ftengine-thing 1.2" in ftengine("train", "recipe.yaml", code=1).stderr
+    assert "ftengine-thing 1.2 and by other-thing 1.2" in ftengine("say", "hello", code=1).stderr
 
 
 @pytest.mark.parametrize("spelling", ["ftengine-thing", "Ftengine_Thing"])

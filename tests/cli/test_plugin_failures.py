@@ -77,18 +77,10 @@ def test_code_that_is_no_component_is_named_as_its_distributions(distribution):
     distribution(f"{body}    def loss(self, margin):\n        return looked_up(margin)\n{plugin('rule')}", ENTRY)
     import ftengine_thing
 
-    with pytest.raises(KeyError) as error:
-        ftengine_thing.Own().loss({})
-    assert describe(error.value).startswith("plugin 'thing' of ftengine-thing 1.2 failed: KeyError: 'nothing' (")
-
-
-def test_code_beside_a_component_is_named_as_the_plugins(distribution):
-    distribution(plugin("rule"), ENTRY)
-    import ftengine_thing
-
-    with pytest.raises(KeyError) as error:
-        ftengine_thing.looked_up({})
-    assert describe(error.value).startswith("plugin 'thing' of ftengine-thing 1.2 failed: KeyError: 'nothing' (")
+    for fails in (ftengine_thing.Own().loss, ftengine_thing.looked_up):
+        with pytest.raises(KeyError) as error:
+            fails({})
+        assert describe(error.value).startswith("plugin 'thing' of ftengine-thing 1.2 failed: KeyError: 'nothing' (")
 
 
 @pytest.mark.parametrize(

@@ -184,10 +184,12 @@ def test_dates_and_column_names_that_python_cannot_hold_are_refused(tmp_path, ki
     assert "can be read" in fails(written([None], b"\x80poilt"))
 
 
-def test_an_arrow_file_without_rows_is_refused(tmp_path):
+def test_a_table_without_rows_is_refused(tmp_path):
     with pa.ipc.new_stream(str(tmp_path / "data.arrow"), table().schema):
         pass
-    assert "holds no rows" in fails(tmp_path / "data.arrow")
+    parquet.write_table(table().slice(0, 0), tmp_path / "data.parquet")
+    for name in ("data.arrow", "data.parquet"):
+        assert "holds no rows" in fails(tmp_path / name)
 
 
 # What depends on the rows
