@@ -31,9 +31,11 @@ from ftengine import Recipe
 from ftengine.cli import main
 from ftengine.data.readers import suffixes
 from ftengine.plugins.registry import RECIPE_KEYS, Registry
+from ftengine.run.cross_validation import CrossValidation
 from ftengine.run.recipe import DataSection, SplitSection
 from ftengine.text import PERSONAL
 from ftengine_bench import machine
+from ftengine_builtins.audits.texts import ODDITIES
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings the latter
 
@@ -203,7 +205,7 @@ def plain(value):
 
 
 @pytest.mark.parametrize(("heading", "model"), list(sections()), ids=lambda value: str(value))
-def test_every_key_of_the_recipe_is_reported_with_its_default(heading, model):
+def test_every_key_of_the_recipe_is_documented_with_its_default(heading, model):
     assert told(table(RECIPE, heading)) == defaults(model)
 
 
@@ -227,11 +229,32 @@ BUILT_IN = {
 }
 
 
-@pytest.mark.parametrize("kind", LISTED)
-def test_every_component_of_a_listed_kind_is_reported(kind):
-    names = {entry.name for entry in Registry().entries(kind) if entry.origin.distribution == "ftengine"}
-    if names:
-        assert set(table(*LISTED[kind]).names()) == names
+def of_kind(kind):
+    """Return the names of the components in the box of a kind."""
+    return [entry.name for entry in Registry().entries(kind) if entry.origin.distribution == "ftengine"]
+
+
+def choices(section, key):
+    return get_args(section.model_fields[key].annotation)
+
+
+TABLES = [
+    *((*place, of_kind(kind)) for kind, place in LISTED.items() if of_kind(kind)),
+    *((HOMES[kind], f"{kind.capitalize()}s", of_kind(kind)) for kind in HOMES),
+    (DATA, "Oddities", ODDITIES),
+    (DATA, "Likely personal data", PERSONAL),
+    (DATA, "Splits and duplicates", choices(SplitSection, "by")),
+    (DATA, "Leaks", choices(DataSection, "leaks")),
+    (DATA, "Files", suffixes(Registry())),
+    (COMPARING, "Cross-validation", CrossValidation.model_fields),
+]
+
+
+@pytest.mark.parametrize(
+    ("document", "heading", "names"), TABLES, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_table_has_all_of_its_sort_and_nothing_else(document, heading, names):
+    assert sorted(table(document, heading).names()) == sorted(names)
 
 
 def home(heading):
@@ -246,26 +269,12 @@ def test_every_built_in_component_has_its_section_and_no_other_has(document):
 
 
 @pytest.mark.parametrize("heading", BUILT_IN)
-def test_every_option_of_a_component_is_reported_with_its_default(heading):
+def test_every_option_of_a_component_is_documented_with_its_default(heading):
     config = BUILT_IN[heading].cls.Config
     if config.model_fields:
         assert told(table(home(heading), heading)) == plain(defaults(config))
     else:
         assert heading not in [found.heading for found in tables(home(heading))]
-
-
-@pytest.mark.parametrize(
-    ("document", "heading", "kind"),
-    [
-        (AUGMENTERS, "Augmenters", "augmenter"),
-        (REGULARIZERS, "Regularizers", "regularizer"),
-        (EVALUATION, "Evaluators", "evaluator"),
-        (DATA, "What the audits find", "audit"),
-    ],
-)
-def test_the_table_of_a_kind_has_all_of_it(document, heading, kind):
-    built_in = [entry.name for entry in Registry().entries(kind) if entry.origin.distribution == "ftengine"]
-    assert sorted(table(document, heading).names()) == sorted(built_in)
 
 
 def test_the_table_of_augmenters_says_what_each_changes():
@@ -276,7 +285,7 @@ def test_the_table_of_augmenters_says_what_each_changes():
 ARROWS = {"↑": True, "↓": False, "": None}
 
 
-def test_every_metric_is_reported_with_its_direction():
+def test_every_metric_is_documented_with_its_direction():
     for name, _, metrics in table(EVALUATION, "Evaluators").rows:
         (evaluator,) = code(name)
         directions = {metric: ARROWS[arrow] for metric, arrow in re.findall(r"`(\w+)`(?: ([↑↓]))?", metrics)}
@@ -284,7 +293,7 @@ def test_every_metric_is_reported_with_its_direction():
         assert directions == {name: metric.higher_is_better for name, metric in metrics.items()}
 
 
-def test_every_task_is_reported_with_its_evaluators():
+def test_every_task_is_documented_with_its_evaluators():
     kinds = {"one label": "single", "several labels": "multi", "numbers": "regression"}
     from ftengine_builtins.tasks.labelled import EVALUATORS
 
@@ -297,13 +306,13 @@ def test_every_task_is_reported_with_its_evaluators():
             assert set(entry.cls().evaluators) <= set(code(section)), heading
 
 
-def test_every_phrase_of_a_refusal_is_reported():
+def test_every_phrase_of_a_refusal_is_documented():
     config = Registry().get("evaluator", "refusal").cls.Config
     section = TEXTS[EVALUATION].partition("### Evaluator `refusal`")[2].partition("\n#")[0]
     assert set(config().phrases) <= set(code(section))
 
 
-def test_every_kind_of_finding_is_reported():
+def test_every_kind_of_finding_is_documented():
     folders = [ROOT / "plugins" / "ftengine_builtins" / kind for kind in ("rules", "audits")]
     sources = [file.read_text("utf-8") for folder in folders for file in folder.glob("*.py")]
     calls = [node for source in sources for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
@@ -313,22 +322,7 @@ def test_every_kind_of_finding_is_reported():
     assert set(table(REPORT, "What the verdict looks for").names()) == kinds
 
 
-def test_every_kind_of_oddity_and_of_personal_data_is_reported():
-    from ftengine_builtins.audits.texts import ODDITIES
-
-    assert table(DATA, "Oddities").names() == list(ODDITIES)
-    assert table(DATA, "Likely personal data").names() == list(PERSONAL)
-
-
-@pytest.mark.parametrize(
-    ("heading", "section", "key"),
-    [("Splits and duplicates", SplitSection, "by"), ("Leaks", DataSection, "leaks")],
-)
-def test_every_choice_about_splits_is_reported(heading, section, key):
-    assert table(DATA, heading).names() == list(get_args(section.model_fields[key].annotation))
-
-
-def test_every_option_of_a_prediction_is_reported_with_its_default():
+def test_every_option_of_a_prediction_is_documented_with_its_default():
     from ftengine.model.generation import GenerationOptions
 
     assert told(table(COMMANDS_PAGE, "Predicting")) == defaults(GenerationOptions)
@@ -339,10 +333,6 @@ def test_recipes_in_the_documents_are_recipes():
     for document in TEXTS.keys() - {LAUNCHERS}:  # whose YAML is for what launches
         for block in blocks(document, "yaml"):
             Recipe.make({**whole, **yaml.safe_load(block.text)}, origin=block.place)
-
-
-def test_every_kind_of_file_is_reported():
-    assert set(table(DATA, "Files").names()) == set(suffixes(Registry()))
 
 
 def test_rows_in_the_documents_can_be_learnt_from(llama_folder, bert_folder):
@@ -367,7 +357,7 @@ SOMETIMES = {"learning_rates", "penalty", "loss/SOURCE", "training_loss/SOURCE",
 """Fields of files that only some runs have."""
 
 
-def test_every_file_of_a_run_is_reported(desk):
+def test_every_file_of_a_run_is_documented(desk):
     found = {f"{path.name}/" if path.is_dir() else path.name for path in (desk / "runs" / "support").iterdir()}
     assert set(table(RUNS, "The folder of a run").names()) == found
 
@@ -384,7 +374,7 @@ def test_every_file_of_a_run_is_reported(desk):
         (RUNS, "`adapter/`", "adapter/ftengine.json"),
     ],
 )
-def test_every_field_of_a_file_is_reported(desk, document, heading, file):
+def test_every_field_of_a_file_is_documented(desk, document, heading, file):
     text = (desk / "runs" / "support" / file).read_text()
     values = [json.loads(line) for line in text.splitlines()] if file.endswith("l") else [json.loads(text)]
     assert set(table(document, heading).names()) - SOMETIMES == {key for value in values for key in value}
@@ -406,7 +396,7 @@ def test_every_field_of_a_file_is_reported(desk, document, heading, file):
         (RUNS, "`verdict.json`", "findings", "verdict.json"),
     ],
 )
-def test_fields_inside_are_reported_too(desk, document, heading, name, file):
+def test_fields_inside_are_documented_too(desk, document, heading, name, file):
     (row,) = [row for row in table(document, heading).rows if name in code(row[0])]
     value = json.loads((desk / "runs" / "support" / file).read_text())[name]
     if name in ("splits", "lengths", "encoded", "tuned", "difference"):  # by split, by metric
@@ -416,24 +406,18 @@ def test_fields_inside_are_reported_too(desk, document, heading, name, file):
     assert set(value) <= set(code(row[1]))
 
 
-def test_every_fact_of_the_audit_is_reported(desk):
+def test_every_fact_of_the_audit_is_documented(desk):
     audit = json.loads((desk / "runs" / "support" / "audit.json").read_text())
     assert table(DATA, "`facts`").names() == list(audit["facts"])
 
 
-def test_every_file_of_a_checkpoint_is_reported(desk):
+def test_every_file_of_a_checkpoint_is_documented(desk):
     text = TEXTS[RUNS].partition("## `checkpoints/`")[2].partition("\n#")[0]
     places = [path for path in (desk / "runs" / "support" / "checkpoints").rglob("*") if path.is_file()]
     assert {path.name for path in places} == {name for name in code(text) if "." in name and "/" not in name} - {
         "train.keep_checkpoints",
         "regularizers.safetensors",  # where a regularizer keeps something
     }
-
-
-def test_every_field_of_a_cross_validation_is_reported():
-    from ftengine.run.cross_validation import CrossValidation
-
-    assert set(table(COMPARING, "Cross-validation").names()) == set(CrossValidation.model_fields)
 
 
 # The command line
@@ -459,7 +443,7 @@ def long_options(command):
     return {flag for flag in flags if flag.startswith("--")}
 
 
-def test_every_command_and_option_is_reported():
+def test_every_command_and_option_is_documented():
     told_options = {code(row[0])[0]: set(code(row[1])) for row in table(COMMANDS_PAGE, "Commands").rows}
     assert told_options == {name: long_options(command) - EVERYWHERE for name, command in COMMANDS.items()}
 
@@ -493,7 +477,7 @@ def test_every_command_is_shown_in_use():
 # Everything else
 
 
-def test_every_environment_variable_is_reported_and_exists():
+def test_every_environment_variable_is_documented_and_exists():
     variable = r"(?<![A-Z_])FTENGINE_[A-Z_]+"
 
     def read(*folders):

@@ -55,5 +55,5 @@ def test_compare_checks_each_strategy_and_loads_no_weights_itself(calls):
     assert [name for name, _ in calls["compare"] if "reader" in name] == ["reader.read"]
 
 
-def test_the_version_of_the_contract_is_reported():
+def test_the_version_of_the_contract_is_documented():
     assert f'`"{api.VERSION}"`' in LIFECYCLE.read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ INSTALLATION = ROOT / "docs" / "installation.md"
 HELPERS = ROOT / "docs" / "plugins" / "helpers.md"
 
 
-def test_every_operation_is_reported_as_it_is_called():
+def test_every_operation_is_documented_as_it_is_called():
     told = table(HELPERS, "`ftengine.ops`").names()
     assert sorted(name.partition("(")[0] for name in told) == sorted(ops.__all__)
     for name, given in re.findall(r"^(\w+)\((.+)\)$", "\n".join(told), re.MULTILINE):

@@ -132,7 +132,7 @@ def hooks():
     return {name: function for name, function in vars(hookspecs).items() if hasattr(function, "ftengine_spec")}
 
 
-def test_every_hook_is_reported_with_its_kind():
+def test_every_hook_is_documented_with_its_kind():
     told = {code(row[0])[0]: row[1:] for row in table(INDEX, "Kinds").rows}
     assert told == {
         f"{hook}({', '.join(inspect.signature(hooks()[hook]).parameters)})": [
@@ -269,11 +269,6 @@ def test_the_documented_details_are_a_table_a_chart_and_a_baseline():
     assert api.Baseline.of(dict([fact])).figures["within_one"] == np.mean([abs(i % 4 - 1) <= 1 for i in range(12)])
 
 
-def test_all_that_a_rule_sees_of_a_run_is_reported():
-    members = {name for name in vars(RunRecords) if not name.startswith("_")} | RunRecords.__annotations__.keys()
-    assert set(table(KIND_PAGE, "`RunRecords`").names()) == members - {"read"}
-
-
 def test_the_tables_of_the_contract_are_what_the_docstrings_say():
     text = KIND_PAGE.read_text(encoding="utf-8")
     assert docs_contract.page(text) == text
@@ -302,18 +297,25 @@ def test_help_on_a_batch_is_its_own():
     assert "leading dimension" in pydoc.plain(pydoc.render_doc(api.Batch))
 
 
-def test_every_helper_is_reported():
-    assert sorted(table(HELPERS, "Helpers").names()) == sorted(model.__all__)
-    assert sorted(table(HELPERS, "`ftengine.text`").names()) == sorted(ftengine.text.__all__)
-    others = [*ftengine.data.__all__, *ftengine.evaluation.__all__, *ftengine.errors.__all__]
-    assert sorted(table(HELPERS, "`ftengine.data`, `ftengine.evaluation`, `ftengine.errors`").names()) == sorted(others)
+OFFERED = [*ftengine.data.__all__, *ftengine.evaluation.__all__, *ftengine.errors.__all__]
+RECORDS = {name for name in {*vars(RunRecords), *RunRecords.__annotations__} if not name.startswith("_")} - {"read"}
 
 
-def test_every_field_of_a_loaded_model_is_reported():
-    assert table(KIND_PAGE, "`LoadedModel`").names() == [field.name for field in fields(api.LoadedModel)]
+@pytest.mark.parametrize(
+    ("document", "heading", "names"),
+    [
+        (HELPERS, "Helpers", model.__all__),
+        (HELPERS, "`ftengine.text`", ftengine.text.__all__),
+        (HELPERS, "`ftengine.data`, `ftengine.evaluation`, `ftengine.errors`", OFFERED),
+        (KIND_PAGE, "`RunRecords`", RECORDS),
+        (KIND_PAGE, "`LoadedModel`", [field.name for field in fields(api.LoadedModel)]),
+    ],
+)
+def test_a_table_has_all_of_its_sort_and_nothing_else(document, heading, names):
+    assert sorted(table(document, heading).names()) == sorted(names)
 
 
-def test_every_event_is_reported_with_its_fields():
+def test_every_event_is_documented_with_its_fields():
     inherited = {field.name for field in fields(api.Event)}
     own = {
         cls.__name__: ([f.name for f in fields(cls) if f.name not in inherited], [cls.moment])
@@ -334,7 +336,7 @@ def suites():
     return told
 
 
-def test_every_function_that_checks_is_reported_with_its_arguments():
+def test_every_function_that_checks_is_documented_with_its_arguments():
     def written(parameter):
         return f"{parameter.name}={{…}}" if parameter.kind is parameter.KEYWORD_ONLY else parameter.name
 
@@ -348,7 +350,7 @@ def test_every_function_that_checks_is_reported_with_its_arguments():
     assert suites().keys() == given.keys() - {"check_component", "check_results"}
 
 
-def test_every_check_is_reported():
+def test_every_check_is_documented():
     checks = set(re.findall(r"^    def ([a-z]\w*)\(self\) -> None:", SOURCES, re.MULTILINE))
     assert set().union(*suites().values()) == checks
     assert set(re.findall(r'yield "([a-z_]+)", partial', SOURCES)) <= {*checks, *OF_ANY}
@@ -357,7 +359,7 @@ def test_every_check_is_reported():
     assert names_of_checks() == checks
 
 
-def test_what_testing_ships_is_reported():
+def test_what_testing_ships_is_documented():
     told = prose(TEXTS[TESTING])
     assert [name for name in testing.__all__ if f"`{name}" not in told] == []
 
@@ -387,7 +389,7 @@ def calls_of(task, loaded, rows):
     return predictions, calls
 
 
-def test_what_tasks_predict_and_call_models_with_is_reported():
+def test_what_tasks_predict_and_call_models_with_is_documented():
     for task, loaded, rows in tasks():
         require_told(task, loaded, rows)
 
@@ -414,7 +416,7 @@ def kind_of(cell):
     return found and found[1]
 
 
-def test_every_key_of_a_prediction_is_reported():
+def test_every_key_of_a_prediction_is_documented():
     keys, meanings, _, _ = tables(PREDICTIONS)
     assert set(meanings.names()) == {key for row in keys.rows for key in code(row[1])}
     shipped = {key for one in testing.predictions() for key in one.keys}

@@ -11,15 +11,15 @@ from ftengine_bench.tables import device_table, markdown
 PAGE = ROOT / "docs" / "benchmarks.md"
 
 
-def test_every_provider_is_reported():
+def test_every_provider_is_documented():
     assert table(PAGE, "Providers").names() == list(PROVIDERS)
 
 
-def test_every_preset_is_reported():
+def test_every_preset_is_documented():
     assert PRESETS.keys() <= set(code(PAGE.read_text(encoding="utf-8")))
 
 
-def test_every_field_is_reported():
+def test_every_field_is_documented():
     for heading, kind, more in (
         ("The file", Report, {"format", "schema"}),
         ("`rows`", Row, set()),
