@@ -156,6 +156,7 @@ PAPER = "getComputedStyle(document.body).backgroundColor"
         ("eight", 688, "print", SIDE_BY_SIDE, True),
         ("everything", 1200, "print", PAPER, "rgb(255, 255, 255)"),  # in light colours
     ],
+    ids=lambda value: str(value) if value in ("both", "everything", "wide", "eight", "print") else "",
 )
 def test_the_layout_of_a_page(look, name, width, media, script, expected):
     page = look(name, width=width, scheme="dark" if script == PAPER else "light")
