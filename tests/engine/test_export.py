@@ -202,14 +202,6 @@ def test_what_is_not_the_tuned_model_is_refused_and_leaves_nothing(run, tmp_path
 
 
 @pytest.mark.slow
-def test_a_scale_that_is_lost_is_refused(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("ftengine_builtins.exporters.peft.scale_of", lambda *_: 1.0)
-    with raises(ExportDiffers, "not the tuned model"):
-        export_run(run, PeftExporter(), tmp_path / "out")
-    assert left(tmp_path) == []
-
-
-@pytest.mark.slow
 def test_the_end_of_a_turn_in_gguf_is_what_answers_are_trained_to_end_with(tmp_path):
     """Where a model's generation settings have further ends; the file has room for one more."""
     source, writer = exported_run(tmp_path)[0], MagicMock()

@@ -105,12 +105,6 @@ def test_the_resolved_recipe_writes_every_default_out_and_runs_again(finished):
     assert Recipe.read(finished.path / "recipe.yaml").strategy["rank"] == 4
 
 
-def test_a_finished_run_evaluates_to_the_figures_of_its_training(finished):
-    again = load_run(finished.path).evaluate()
-    for side in ("base", "tuned"):
-        assert again[side]["loss"]["value"] == pytest.approx(finished.evaluation[side]["loss"]["value"], rel=1e-5)
-
-
 def test_a_run_predicts_and_its_base_predicts_otherwise(finished):
     rows = [{"prompt": "the printer is very slow (3)"}, {"prompt": "my screen shows an error"}]
     tuned = list(finished.predict(rows, options={"max_new_tokens": 12}))
@@ -172,17 +166,6 @@ def test_weights_that_a_loader_changes_are_known_by_what_they_were(finished, tmp
     else:
         with raises(BaseMismatch, "weights"):
             opened.evaluate()
-
-
-@pytest.mark.slow
-def test_a_fresh_head_trains_and_is_saved_beside_an_adapter(label_recipe):
-    run = fine_tune(label_recipe(strategy="lora", train__epochs=30, train__learning_rate=0.005))
-    figures = run.evaluation
-    assert figures["tuned"]["accuracy"]["value"] > figures["base"]["accuracy"]["value"] + 0.2
-    again = load_run(run.path).evaluate()
-    assert again["tuned"] == figures["tuned"]
-    answers = list(run.predict([{"text": "goal match team"}, {"text": "bank shares profit"}]))
-    assert all(answer["scores"][answer["label"]] == max(answer["scores"].values()) for answer in answers)
 
 
 @pytest.mark.slow

@@ -232,13 +232,6 @@ def test_other_losses_train(loss, folder, llama_folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_micro_batches_do_not_change_what_is_learnt(folder, llama_folder, tmp_path):
-    whole = fine_tune(recipe(llama_folder, folder, tmp_path / "8", batch_size=8))
-    parts = fine_tune(recipe(llama_folder, folder, tmp_path / "1", batch_size=1, accumulate=8))
-    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
-
-
-@pytest.mark.slow
 def test_length_that_tells_the_chosen_answer_is_found_before_and_after_training(llama_folder, tmp_path):
     rows = [{"prompt": f"q {i}", "chosen": f"a longer answer {i}", "rejected": f"no {i}"} for i in range(30)]
     for name, part in (("train", rows[:18]), ("held", rows[18:])):

@@ -133,11 +133,6 @@ def test_how_the_longest_prompt_is_read_is_asked(run, answers):
     assert (status, f"token {len(ids[longest])} begins" in found["cause"]) == (4, True)
 
 
-def test_prompts_that_are_counted_as_they_were_measured_are_the_tuned_models(run, answers):
-    with served(answers["tuned"].__getitem__, count=lambda text: len(answers["ids"][text])) as (_, url):
-        assert verified(run, url)[0] == 0
-
-
 @pytest.mark.parametrize("server", ["vllm", "llama.cpp"])
 @pytest.mark.parametrize("broken", [False, True])
 def test_a_server_that_tells_what_it_reads_is_asked(run, answers, server, broken):
@@ -170,25 +165,6 @@ def test_log_probabilities_tell_the_quantisation(run, answers, further, status, 
     assert found["from_tuned"] == pytest.approx(further or 2.0 / found["rows"], abs=1e-3)
     assert told in found["cause"]
     assert bool(found["cause"]) is bool(told)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("tells", [True, False])
-def test_a_scale_that_the_server_reads_otherwise_is_named(run, answers, tells):
-    """Half of it, by answers alone or with their log-probabilities."""
-    with exact_run(run).model() as loaded:
-        for name, weight in loaded.module.named_parameters():
-            weight.mul_(0.5 if "lora_b" in name else 1)
-        ready = run.ready()
-        prompts, longest = telling_prompts(ready, held_out_rows(ready, run.directory, None)[1], loaded, 32, run)
-        asked = questions(loaded, list(prompts.values()), longest, stop_tokens(loaded))
-        by = {one.prompt.messages[-1]["content"]: one for one in asked}
-        told = {text: log_probabilities(loaded, one.prompt.ids, one.answer) for text, one in by.items()}
-    assert {text: one.text for text, one in by.items()} not in (answers["tuned"], answers["base"])
-    with served(lambda text: by[text].text, logprobs=told.get if tells else None) as (_, url):
-        status, found = verified(run, url)
-    assert (status, found["served"]) == (4, "other"), found
-    assert "with about 0.5 times what training changed" in found["cause"]
 
 
 @pytest.mark.parametrize("options", [None, {"name": "full"}])
