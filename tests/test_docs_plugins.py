@@ -281,7 +281,7 @@ def test_the_page_of_tolerances_is_what_the_table_says():
     assert constants == docs_contract.assigned(equivalence).keys()
 
 
-def test_every_public_name_is_told_with_what_it_is():
+def test_every_public_name_is_documented_with_what_it_is():
     text = docs_contract.NAMES.read_text(encoding="utf-8")
     assert docs_contract.names_page() == text, "python tests/docs_contract.py makes it anew"
     silent = [line for line in text.splitlines() if line.endswith("|  |")]
