@@ -1,4 +1,4 @@
-"""Tables of the docs, made of docstrings: `python tests/docs_contract.py`."""
+"""Pages made of docstrings: `python tests/docs_contract.py FOLDER`, for `make docs`; and docs/tolerances.md."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import builtins
 import importlib
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ftengine import api, equivalence
+from ftengine import RunRecords, api, equivalence
 from ftengine.plugins.class_validation import SORTS
 from ftengine.plugins.registry import KINDS
 
-PAGE = Path(__file__).parents[1] / "docs" / "plugins" / "kinds.md"
-NAMES = PAGE.with_name("names.md")
-TOLERANCES = PAGE.parents[1] / "tolerances.md"
+TOLERANCES = Path(__file__).parents[1] / "docs" / "tolerances.md"
 PUBLIC = (
     "ftengine",
     "ftengine.api",
@@ -35,15 +35,50 @@ PUBLIC = (
     "ftengine.text",
 )
 BASES = (api.Component, *(base for base, _ in KINDS.values()), *SORTS)
+OBJECTS: tuple[type, ...] = (
+    api.LoadedModel,
+    api.LoadRequest,
+    api.Labels,
+    api.View,
+    api.TrainingContext,
+    api.Metric,
+    api.Baseline,
+    api.Finding,
+    api.AuditedData,
+    api.AuditedRows,
+    RunRecords,
+    api.ExportSource,
+    api.Exported,
+)
+"""What crosses between the engine and components."""
 
 
-def page(text: str) -> str:
-    """Return the page's text with the first table of each class made anew."""
+def kinds_page() -> str:
+    """Return a section on each kind: what its docstring says, and a table of its members."""
+    lines = ["# Kinds", "", "What each kind writes. Complete examples: examples/plugins/ in the repository."]
     for base in BASES:
-        pattern = rf"(?s)(\n## `{base.__name__}`\n.*?)(\n\|.*?)(\n(?!\|))"
-        text, count = re.subn(pattern, lambda found, base=base: f"{found[1]}\n{table(base)}{found[3]}", text, count=1)
-        assert count, f"no section with a table on {base.__name__}"
-    return text
+        lines += ["", f"## `{base.__name__}`", "", described(base), "", table(base)]
+    for thing in OBJECTS:
+        rows = [f"| `{name}` | {cell(text)} |" for name, text in fields(thing)]
+        lines += ["", f"## `{thing.__name__}`", "", described(thing), "", "| field | what it is |", "|---|---|", *rows]
+    return "\n".join(lines) + "\n"
+
+
+def described(thing: Any) -> str:
+    """Return a docstring without its arguments, a paragraph a line."""
+    paragraphs = (inspect.getdoc(thing) or "").split("Args:\n")[0].strip().split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def fields(thing: type) -> list[tuple[str, str]]:
+    """Return what components are given in an object: its arguments, properties and methods, with their texts."""
+    own = {name: value for name, value in vars(thing).items() if name[0] != "_" and getattr(value, "__doc__", "")}
+    members = [
+        (name, first(value.fget if isinstance(value, property) else getattr(value, "func", value)))
+        for name, value in own.items()
+        if isinstance(value, property | cached_property) or inspect.isroutine(value)
+    ]
+    return [*arguments(thing), *members]
 
 
 def table(base: type[api.Component]) -> str:
@@ -105,19 +140,16 @@ def arguments(traits: type) -> Iterator[tuple[str, str]]:
 
 
 def names_page() -> str:
-    """Return docs/plugins/names.md: every name that plugins may import, with the first paragraph of its text."""
-    lines = [
-        "# Names",
-        "",
-        "What a plugin may import, made of the docstrings by `python tests/docs_contract.py`. "
-        "How kinds of components are written stands in [kinds.md](kinds.md), "
-        "how helpers are used in [helpers.md](helpers.md).",
-    ]
+    """Return a table of every name that plugins may import, with its signature and the first paragraph of its text."""
+    lines = ["# Names", "", "What a plugin may import."]
     for name in PUBLIC:
         module = importlib.import_module(name)
         texts = assigned(module)
         lines += ["", f"## `{name}`", "", "| name | what it is |", "|---|---|"]
-        lines += [f"| `{one}` | {text_of(getattr(module, one), texts.get(one, ''))} |" for one in module.__all__]
+        lines += [
+            f"| `{called(module, one)}` | {text_of(getattr(module, one), texts.get(one, ''))} |"
+            for one in module.__all__
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -126,8 +158,7 @@ def tolerances_page(text: str) -> str:
     rows = ["| tolerance | | what is compared | the largest fault that passes |", "|---|---|---|---|"]
     for name, told in assigned(equivalence).items():
         what, _, fault = told.partition("\n\n")
-        cells = (f"`{name}`", f"{getattr(equivalence, name):.2g}", *(" ".join(x.split()) for x in (what, fault)))
-        rows.append(f"| {' | '.join(x.replace('|', chr(92) + '|') for x in cells)} |")
+        rows.append(f"| `{name}` | {getattr(equivalence, name):.2g} | {cell(what)} | {cell(fault)} |")
     return re.sub(r"(?s)(\n\n)\|.*?(\n\n)", lambda found: found[1] + "\n".join(rows) + found[2], text, count=1)
 
 
@@ -185,13 +216,30 @@ def assigned(module: Any) -> dict[str, str]:
     return found
 
 
+def called(module: Any, name: str) -> str:
+    """Return a name, of a function with its arguments."""
+    thing = getattr(module, name)
+    if not inspect.isfunction(inspect.unwrap(thing)):
+        return name
+    parameters = inspect.signature(inspect.unwrap(thing)).parameters.values()
+    return f"{name}{inspect.Signature([p.replace(annotation=p.empty) for p in parameters])}"
+
+
 def text_of(thing: Any, text: str) -> str:
     """Return the first paragraph on a name, fit for a table."""
-    told = text or (first(thing) if isinstance(thing, type) or inspect.isroutine(thing) else "")
-    return " ".join(told.partition("\n\n")[0].split()).replace("|", "\\|")
+    return cell(
+        (text or (first(thing) if isinstance(thing, type) or inspect.isroutine(thing) else "")).partition("\n\n")[0]
+    )
+
+
+def cell(text: str) -> str:
+    """Return a text as it stands in a table."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 if __name__ == "__main__":
-    NAMES.write_text(names_page(), encoding="utf-8")
     TOLERANCES.write_text(tolerances_page(TOLERANCES.read_text(encoding="utf-8")), encoding="utf-8")
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "kinds.md").write_text(kinds_page(), encoding="utf-8")
+    (folder / "names.md").write_text(names_page(), encoding="utf-8")

@@ -59,7 +59,7 @@ tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tom
         *("installation", "launchers", "serving"),
     )
 )
-KIND_PAGE, TUTORIAL = (ROOT / "docs" / "plugins" / f"{name}.md" for name in ("kinds", "tutorial"))
+PLUGINS, TUTORIAL = (ROOT / "docs" / "plugins" / f"{name}.md" for name in ("README", "tutorial"))
 TEXTS = {document: document.read_text(encoding="utf-8") for document in (README, *DOCS)}
 BASE = "FOLDER-OF-THE-BASE"
 """Stands in a snippet for a transformers folder that the reader has."""
@@ -104,7 +104,7 @@ def test_what_a_document_types_works(desk, document, monkeypatch, tmp_path):
     monkeypatch.chdir(desk)
     monkeypatch.setitem(machine.COPIED_BYTES, "cpu", 1 << 16)  # a peak that nobody reads, in seconds
     monkeypatch.setitem(machine.PRODUCT_SIZE, "cpu", 32)
-    if document == KIND_PAGE:
+    if document == PLUGINS:
         monkeypatch.setattr(main, "_external", None)
         entry_points = [tomllib.loads(block.text)["project"]["entry-points"] for block in blocks(document, "toml")]
         pretend_installed("ftengine-curve", entry_points, tmp_path, monkeypatch)
@@ -457,7 +457,7 @@ def mentioned(document):
 
 @pytest.mark.parametrize("document", TEXTS, ids=named)
 def test_commands_and_options_that_a_document_names_exist(document):
-    own = {"ftengine curve": click.Command("curve")} if document == KIND_PAGE else {}  # the plugin of that page
+    own = {"ftengine curve": click.Command("curve")} if document == PLUGINS else {}  # the plugin of that page
     for call in mentioned(document):
         known = {**COMMANDS, **own}
         words = call.split()

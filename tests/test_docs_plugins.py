@@ -13,7 +13,6 @@ import subprocess
 import sys
 import types
 import warnings
-from dataclasses import fields
 from pathlib import Path
 
 import docs_contract
@@ -24,11 +23,8 @@ from docs_commands import DOCS, README, ROOT, blocks, code, headings, pretend_in
 from expected import raises
 from test_imports import PUBLIC
 
-import ftengine.data
-import ftengine.errors
-import ftengine.evaluation
-import ftengine.text
-from ftengine import Recipe, RunRecords, api, equivalence, fine_tune, hookimpl, load_run, model, registry_of, testing
+import ftengine
+from ftengine import Recipe, api, equivalence, fine_tune, hookimpl, load_run, registry_of, testing
 from ftengine.api import LoadRequest
 from ftengine.cli.plugins_check import COMMAND, QUIET, RUN, SOUND, UNCHANGED
 from ftengine.errors import RecipeError
@@ -40,10 +36,10 @@ from ftengine.testing.components import OF_ANY
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings the latter
 
-INDEX, TUTORIAL, KIND_PAGE, HELPERS, PREDICTIONS, TESTING = (
-    ROOT / "docs" / "plugins" / f"{name}.md"
-    for name in ("README", "tutorial", "kinds", "helpers", "predictions", "testing")
+INDEX, TUTORIAL, PREDICTIONS, TESTING = (
+    ROOT / "docs" / "plugins" / f"{name}.md" for name in ("README", "tutorial", "predictions", "testing")
 )
+SHOWN = ROOT / "examples" / "plugins"
 TEXTS = {document: document.read_text(encoding="utf-8") for document in (README, *DOCS)}
 SOURCES = "".join(file.read_text("utf-8") for file in (ROOT / "ftengine" / "testing").glob("*.py"))
 
@@ -133,10 +129,10 @@ def hooks():
 
 
 def test_every_hook_is_documented_with_its_kind():
-    told = {code(row[0])[0]: row[1:] for row in table(INDEX, "Kinds").rows}
+    told = {code(row[0])[0]: [code(row[1])[0], *row[2:4]] for row in table(INDEX, "Kinds").rows}
     assert told == {
         f"{hook}({', '.join(inspect.signature(hooks()[hook]).parameters)})": [
-            f"[`{base.__name__}`](kinds.md#{base.__name__.lower()})",
+            base.__name__,
             f"`{RECIPE_KEYS[kind]}`" if kind in RECIPE_KEYS else "–",
             re.match(r"Return classes that (.*)\.", inspect.getdoc(hooks()[hook]))[1],
         ]
@@ -146,42 +142,41 @@ def test_every_hook_is_documented_with_its_kind():
 
 
 def test_hooks_that_documents_name_exist():
-    modules = {block.file.removesuffix(".py") for block in blocks(KIND_PAGE, "python") if block.file}
+    modules = {block.file.removesuffix(".py") for block in blocks(INDEX, "python") if block.file}
     modules |= {path.parent.name for path in (ROOT / "plugins").glob("**/ftengine_*/__init__.py")}
     for document, text in TEXTS.items():
         assert set(re.findall(r"\bftengine_[a-z_]+", text)) <= hooks().keys() | modules, document
 
 
-CONTRACTS = {f"`{base.__name__}`": base for base in (api.Component, *(base for base, _ in KINDS.values()))}
-
-
-def test_every_contract_has_its_section():
-    assert CONTRACTS.keys() <= set(headings(KIND_PAGE))
-
-
 def examples():
-    """Yield every component class of kinds.md, with its kind's heading."""
-    for block in blocks(KIND_PAGE, "python"):
-        names = {"__name__": "example"}
-        exec(compile(block.text, block.place, "exec"), names)
-        for cls in names.values():
-            if isinstance(cls, type) and issubclass(cls, api.Component) and cls.__module__ == "example":
-                yield block.heading.strip("`"), cls
+    """Yield every component class of examples/plugins/ with its file."""
+    for file in sorted(SHOWN.glob("*.py")):
+        for cls in vars(importlib.import_module(file.stem)).values():
+            if isinstance(cls, type) and issubclass(cls, api.Component) and cls.__module__ == file.stem:
+                yield file.stem, cls
 
 
 EXAMPLES = {cls.__name__: (kind, cls) for kind, cls in examples()}
 
 
-def test_every_kind_has_an_example():
-    shown = {base.__name__ for base, _ in KINDS.values() if any(issubclass(cls, base) for _, cls in EXAMPLES.values())}
-    assert shown | {"Strategy"} == {base.__name__ for base, _ in KINDS.values()}  # that one is the tutorial's
+def test_every_kind_has_an_example_to_which_the_table_of_kinds_leads():
+    links = {
+        code(row[1])[0]: re.findall(r"\((?:\.\./)+examples/plugins/(\w+)\.py\)", row[1])
+        for row in table(INDEX, "Kinds").rows
+    }
+    for base, _ in KINDS.values():
+        (linked,) = links[base.__name__]
+        assert any(issubclass(cls, base) for file, cls in EXAMPLES.values() if file == linked), base
+
+
+def test_every_example_is_listed():
+    listed = set(re.findall(r"\]\((\w+)\.py\)", (SHOWN / "README.md").read_text("utf-8")))
+    assert listed == {file.stem for file in SHOWN.glob("*.py")}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_stands_in_its_kinds_section_and_passes_the_checks(name):
-    kind, cls = EXAMPLES[name]
-    assert kind in {base.__name__ for base in cls.__mro__} | {"Task"}  # an evaluator stands beside the task it is for
-    testing.check_component(cls)
+def test_an_example_passes_the_checks(name):
+    testing.check_component(EXAMPLES[name][1])
 
 
 @pytest.mark.slow
@@ -224,11 +219,6 @@ def test_the_examples_train_together(bert_folder, tmp_path, capsys):
     assert "has" in printed
 
 
-def test_the_example_of_a_fast_path_is_short():
-    (block,) = [block for block in blocks(KIND_PAGE, "python") if "(FastPath)" in block.text]
-    assert sum(bool(line.strip()) for line in block.text.splitlines()) <= 20
-
-
 def test_the_example_of_a_loader_loads(tmp_path):
     one, cls = testing.fixture("causal-lm").load(), EXAMPLES["Shared"][1]
     save_model(one.module, one.processor, tmp_path / "small")
@@ -242,8 +232,9 @@ def test_the_example_of_a_reader_reads(tmp_path):
     testing.check_reader(EXAMPLES["TicketLog"][1], str(tmp_path / "tickets.log"), rows)
 
 
-def test_the_example_of_a_task_is_the_one_that_tests_train_with():
-    assert (ROOT / "tests" / "hinge.py").read_text("utf-8") in [block.text for block in blocks(KIND_PAGE, "python")]
+def test_the_loss_of_a_third_party_is_the_example_of_a_task():
+    shown = blocks(ROOT / "docs" / "preferences.md", "python")
+    assert (SHOWN / "hinge.py").read_text("utf-8") in [block.text for block in shown]
 
 
 @pytest.mark.parametrize("name", ["Matthews", "Apart"])
@@ -257,35 +248,53 @@ def test_the_example_of_an_evaluator_refuses_several_labels(name):
 def test_the_documented_details_are_a_table_a_chart_and_a_baseline():
     import numpy as np
 
-    (block,) = [block for block in blocks(KIND_PAGE, "python") if "def details(" in block.text]
-    names = {}
-    exec(compile(block.text, block.place, "exec"), names)
+    apart = EXAMPLES["Apart"][1]
     predictions = [{"label": i % 4, "predicted": i * i % 4} for i in range(12)]
-    testing.check_evaluator(names["Apart"], predictions, api.Labels("single", tuple("abcd")))
-    rows = testing.rows_of(names["Apart"](), predictions)
-    table, chart, fact = names["Apart"]().details(rows, None)
+    testing.check_evaluator(apart, predictions, api.Labels("single", tuple("abcd")))
+    rows = testing.rows_of(apart(), predictions)
+    table, chart, fact = apart().details(rows, None)
     assert sum(count for _, count in table.rows) == len(predictions)
     assert isinstance(chart, api.LineChart)
     assert api.Baseline.of(dict([fact])).figures["within_one"] == np.mean([abs(i % 4 - 1) <= 1 for i in range(12)])
 
 
-def test_the_tables_of_the_contract_are_what_the_docstrings_say():
-    text = KIND_PAGE.read_text(encoding="utf-8")
-    assert docs_contract.page(text) == text
+def tables_of(text, tmp_path):
+    """Return the tables of a page that `make docs` writes, by heading."""
+    page = tmp_path / "page.md"
+    page.write_text(text, encoding="utf-8")
+    return {found.heading.strip("`"): found for found in tables(page)}
+
+
+def test_the_page_on_kinds_has_all_members_of_each_with_their_texts(tmp_path):
+    made = tables_of(docs_contract.kinds_page(), tmp_path)
+    assert made.keys() == {thing.__name__ for thing in (*docs_contract.BASES, *docs_contract.OBJECTS)}
+    assert [row for found in made.values() for row in found.rows if not row[-1]] == []
+    for base in docs_contract.BASES:
+        written = {name.partition("(")[0] for name in made[base.__name__].names()}
+        assert base.__abstractmethods__ <= written
+
+
+@pytest.mark.parametrize("thing", docs_contract.OBJECTS)
+def test_what_components_are_given_says_what_each_field_is(thing, tmp_path):
+    told = {name for name, _ in docs_contract.fields(thing)}
+    own = vars(thing).get("__annotations__", {})
+    assert {name for name in own if name[0] != "_" and "ClassVar" not in str(own[name])} - {"model_config"} <= told
+
+
+def test_the_page_on_names_has_every_public_name_with_what_it_is(tmp_path):
+    made = tables_of(docs_contract.names_page(), tmp_path)
+    for module in docs_contract.PUBLIC:
+        names = [name.partition("(")[0] for name in made[module].names()]
+        assert names == list(importlib.import_module(module).__all__)
+    silent = {row[0] for found in made.values() for row in found.rows if not row[1]}
+    assert silent <= {"`__version__`", "`PERSONAL`"}
 
 
 def test_the_page_of_tolerances_is_what_the_table_says():
     text = docs_contract.TOLERANCES.read_text(encoding="utf-8")
-    assert docs_contract.tolerances_page(text) == text, "python tests/docs_contract.py makes it anew"
+    assert docs_contract.tolerances_page(text) == text, "`make docs` makes it anew"
     constants = {name for name in vars(equivalence) if name.isupper() and name[0] != "_"}
     assert constants == docs_contract.assigned(equivalence).keys()
-
-
-def test_every_public_name_is_documented_with_what_it_is():
-    text = docs_contract.NAMES.read_text(encoding="utf-8")
-    assert docs_contract.names_page() == text, "python tests/docs_contract.py makes it anew"
-    silent = [line for line in text.splitlines() if line.endswith("|  |")]
-    assert set(silent) <= {"| `__version__` |  |", "| `PERSONAL` |  |"}
 
 
 def test_types_in_public_signatures_are_public():
@@ -295,34 +304,6 @@ def test_types_in_public_signatures_are_public():
 
 def test_help_on_a_batch_is_its_own():
     assert "leading dimension" in pydoc.plain(pydoc.render_doc(api.Batch))
-
-
-OFFERED = [*ftengine.data.__all__, *ftengine.evaluation.__all__, *ftengine.errors.__all__]
-RECORDS = {name for name in {*vars(RunRecords), *RunRecords.__annotations__} if not name.startswith("_")} - {"read"}
-
-
-@pytest.mark.parametrize(
-    ("document", "heading", "names"),
-    [
-        (HELPERS, "Helpers", model.__all__),
-        (HELPERS, "`ftengine.text`", ftengine.text.__all__),
-        (HELPERS, "`ftengine.data`, `ftengine.evaluation`, `ftengine.errors`", OFFERED),
-        (KIND_PAGE, "`RunRecords`", RECORDS),
-        (KIND_PAGE, "`LoadedModel`", [field.name for field in fields(api.LoadedModel)]),
-    ],
-)
-def test_a_table_has_all_of_its_sort_and_nothing_else(document, heading, names):
-    assert sorted(table(document, heading).names()) == sorted(names)
-
-
-def test_every_event_is_documented_with_its_fields():
-    inherited = {field.name for field in fields(api.Event)}
-    own = {
-        cls.__name__: ([f.name for f in fields(cls) if f.name not in inherited], [cls.moment])
-        for cls in api.Event.__subclasses__()
-    }
-    assert {code(row[0])[0]: (code(row[1]), code(row[2])) for row in table(KIND_PAGE, "Events").rows} == own
-    assert inherited == {"run", "step"}
 
 
 # Checks

@@ -1,4 +1,9 @@
-"""An evaluator that asks the models questions of its own, as a third party writes it: public names only."""
+"""An evaluator that asks the models questions of its own, as a benchmark does.
+
+`benchmarks` names them and gives an evaluator for the answers to each; `ask_models` puts them to the base and to the
+tuned model, in a run and in `ftengine evaluate RUN`. Examples with an equal "group" are resampled together. The figures
+stand in evaluation.json among `probes`, with kind "benchmark", and in the report.
+"""
 
 import numpy as np
 
@@ -30,6 +35,7 @@ class Quiz(Evaluator):
 class Right(Evaluator):
     """The share of right answers."""
 
+    name = "right-answers"
     reads = frozenset({"right"})
     metrics = {"quiz": Metric("right answers", higher_is_better=True, proportion=True)}  # noqa: RUF012
 
