@@ -19,7 +19,7 @@ import docs_contract
 import pytest
 import torch
 import yaml
-from docs_commands import DOCS, README, ROOT, blocks, code, headings, pretend_installed, prose, run_block, table, tables
+from docs_commands import DOCS, README, ROOT, blocks, code, pretend_installed, prose, run_block, table, tables
 from expected import raises
 from test_imports import PUBLIC
 
@@ -310,11 +310,9 @@ def test_help_on_a_batch_is_its_own():
 
 
 def suites():
-    """Return for each function that checks a kind the names of its checks, from its table."""
-    told: dict[str, set[str]] = {}
-    for found in tables(TESTING):
-        told.setdefault(found.heading.partition("(")[0].strip("`"), set()).update(found.names())
-    return told
+    """Return for each function that checks a kind the names of its checks, as they are documented."""
+    (found,) = [found for found in tables(TESTING) if code(found.rows[0][0])[0].startswith("check_")]
+    return {code(row[0])[0].partition("(")[0]: set(code(row[1])) for row in found.rows}
 
 
 def test_every_function_that_checks_is_documented_with_its_arguments():
@@ -326,7 +324,7 @@ def test_every_function_that_checks_is_documented_with_its_arguments():
         f"{name}({', '.join(map(written, list(inspect.signature(function).parameters.values())[:-1]))})"
         for name, function in given.items()
     }
-    told = {heading.strip("`") for heading in headings(TESTING)} | set(code(prose(TEXTS[TESTING])))
+    told = set(code(prose(TEXTS[TESTING])))
     assert called <= told
     assert suites().keys() == given.keys() - {"check_component", "check_results"}
 

@@ -19,7 +19,7 @@ class LogLines(Callback):
 
 
 class LogGradients(Callback):
-    """Write the largest gradient of each step: of the whole effective batch, clipped; `norm` is that before clipping."""
+    """Write the largest gradient of each step; `norm` is that before clipping."""
 
     name = "log-gradients"
 
