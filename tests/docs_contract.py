@@ -34,7 +34,7 @@ PUBLIC = (
     "ftengine.testing",
     "ftengine.text",
 )
-BASES = (api.Component, *(base for base, _ in KINDS.values()), *SORTS)
+BASES = (api.Component, *(base for base, _ in KINDS.values()), *SORTS, api.InferencePath)
 OBJECTS: tuple[type, ...] = (
     api.LoadedModel,
     api.LoadRequest,
