@@ -78,7 +78,8 @@ def fields(thing: type) -> list[tuple[str, str]]:
         for name, value in own.items()
         if isinstance(value, property | cached_property) or inspect.isroutine(value)
     ]
-    return [*arguments(thing), *members]
+    below = [(name, text) for name, _, text in attributes(thing)]
+    return [*arguments(thing), *below, *members]
 
 
 def table(base: type[api.Component]) -> str:
