@@ -5,7 +5,8 @@ their own in `vars(module)`: another fast path was there. In a run in bfloat16 f
 ones float32, and the model computes under autocast, which casts the inputs of torch's own products and not those of a
 kernel that is called past torch. So return the dtype that the module would have returned, and sum over many numbers
 in float32. The engine compares each path with the model's own way before it uses it, also with all of it in float32;
-one that computes something else is left out, or ends a run that names it.
+one that computes something else is left out, or ends a run that names it. A path by which models predict and answer as
+well derives from `InferencePath`.
 """
 
 from contextlib import contextmanager
