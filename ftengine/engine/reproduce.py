@@ -102,11 +102,8 @@ def _same_weights(one: Path, other: Path) -> bool:
     files = [{file.relative_to(folder) for file in folder.rglob("*.safetensors")} for folder in (one, other)]
     if files[0] != files[1] or not files[0]:
         return False
-    for name in files[0]:
-        a, b = read_tensors(one / name), read_tensors(other / name)
-        if a.keys() != b.keys() or differing(a, b):
-            return False
-    return True
+    pairs = ((read_tensors(one / name), read_tensors(other / name)) for name in files[0])
+    return all(a.keys() == b.keys() and not differing(a, b) for a, b in pairs)
 
 
 def _first_step(run: RunDirectory, again: RunDirectory) -> int | None:

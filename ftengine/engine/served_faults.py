@@ -16,6 +16,7 @@ from ftengine.chat.reply import Reply
 from ftengine.engine.finished import Run
 from ftengine.engine.proof import far_rows, missing_eos
 from ftengine.engine.variants import NEARER, ROUNDINGS, find_fault, rounding_distance
+from ftengine.equivalence import log_probability_distance
 from ftengine.evaluation.asked import Compared, Question, compare_answers, same_answer, whole
 from ftengine.evaluation.likeness import EXACT, LEVEL, Likeness, in_noise, turned
 from ftengine.evaluation.prompt_faults import likely_faults, token_fault
@@ -96,19 +97,19 @@ class Answers:
     def moved(self, loaded: LoadedModel) -> float:
         """Return how far a model's log-probabilities of the replies are from the tuned model's, in the mean."""
         scores = self.compare(loaded, range(len(self.prompts))).scores
-        return float(np.mean([np.abs(a - b).mean() for a, b in zip(scores, self.tuned.scores, strict=True)]))
+        return float(np.mean(list(map(log_probability_distance, scores, self.tuned.scores))))
 
     def is_base(self, judged: Likeness) -> bool:
         """Say whether it is the base, and not only nearer to it than to the tuned model; in any quantisation."""
         if judged.from_base <= 1 or not self.known:
             return judged.from_base <= 1
-        near, far = (float(np.mean(one.of(self.known).apart)) for one in (self.base, self.tuned))
-        return near <= far / NEARER and float(np.mean(self.base.behind)) <= turned(NOISE[USUAL])
+        nearer = self.base.distance <= self.tuned.distance / NEARER
+        return nearer and float(np.mean(self.base.behind)) <= turned(NOISE[USUAL])
 
     @property
     def in_question(self) -> bool:
         """Say whether log-probabilities are further from the tuned model's than weights of 16 bits explain."""
-        return bool(self.known) and float(np.mean(self.tuned.of(self.known).apart)) > EXACT
+        return self.tuned.distance > EXACT
 
     def tried(self, judged: Likeness) -> list[int]:
         """Return the numbers of rows on which faults are tried, the farthest first."""
@@ -300,7 +301,7 @@ def weights_fault(asked: Answers, judged: Likeness, served: Served) -> tuple[Ser
         return ("tuned" if nearer else "undecided"), ""
     return "other", (
         f"it answers as the tuned model would {found.reason}: a coarser quantisation than {_claim(asked)} "
-        f"(log-probabilities are {_mean_distance(asked)} off)"
+        f"(log-probabilities are {number(asked.tuned.distance)} off)"
     )
 
 
@@ -323,21 +324,17 @@ def _claim(asked: Answers) -> str:
     return "8 bits" if asked.weights == USUAL else asked.weights
 
 
-def _mean_distance(asked: Answers) -> str:
-    return number(float(np.mean(asked.tuned.of(asked.known).apart)))
-
-
 def unlike(asked: Answers, judged: Likeness) -> str:
     """Say how the replies differ from the tuned model's where no known fault explains it."""
     if 0 < 2 * len(judged.far) < judged.examples:
         return f"{far_rows(judged, asked.prompts)}: does the server read these otherwise?"
-    apart, base = (float(np.mean(one.of(asked.known).apart)) if asked.known else 0 for one in (asked.tuned, asked.base))
-    if asked.known and apart <= asked.noise:
+    apart, base = asked.tuned.distance, asked.base.distance
+    if apart <= asked.noise:
         return (
             f"log-probabilities fit the tuned model's to {number(apart)}, and its answers are not their likeliest "
             "tokens: it samples with a fixed seed, or has a penalty (repetition, presence) or a bias"
         )
-    if asked.known and base < apart:
+    if base < apart:
         return (
             f"log-probabilities are {number(apart)} from the tuned model's and {number(base)} from the base's: another "
             "tuning of the base, or the base coarsely quantised"
@@ -347,7 +344,7 @@ def unlike(asked: Answers, judged: Likeness) -> str:
         measured = {kind: rounding_distance(asked.run, asked.moved, kind) for kind in ("q5_0", "q4_0")}
         explained = ", ".join(f"{kind} {number(far)}" for kind, far in measured.items() if far == far)
         return (
-            f"log-probabilities are {_mean_distance(asked)} from the tuned model's, and {_claim(asked)} explain "
+            f"log-probabilities are {number(asked.tuned.distance)} from the tuned model's, and {_claim(asked)} explain "
             f"{number(asked.noise)}: a coarser quantisation"
             f"{f' (rounding explains, of {explained})' if explained else ''}, or what was trained is changed"
         )

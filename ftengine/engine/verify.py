@@ -100,7 +100,6 @@ def verify_run(run: Run, endpoint: Endpoint, *, rows: int, data: str | None = No
     asked = replace(asked, weights=weights or named or USUAL, noise=NOISE[USUAL] if math.isnan(noise) else noise)
     judged = likeness(asked.units(asked.tuned), asked.units(asked.base), 1.0, run.recipe.seed)
     served, cause = _decide(asked, judged, endpoint, claimed=bool(weights or named))
-    known = asked.known
     return Verified(
         served=served,
         cause=endpoint.without_key(cause),
@@ -115,8 +114,8 @@ def verify_run(run: Run, endpoint: Endpoint, *, rows: int, data: str | None = No
         same_as_base=asked.same_as_base,
         behind_tuned=float(np.mean(asked.tuned.behind)),
         behind_base=float(np.mean(asked.base.behind)),
-        from_tuned=float(np.mean(asked.tuned.of(known).apart)) if known else None,
-        from_base=float(np.mean(asked.base.of(known).apart)) if known else None,
+        from_tuned=asked.tuned.distance if asked.known else None,
+        from_base=asked.base.distance if asked.known else None,
         p=judged.p,
         needed=judged.needed if served == "undecided" else None,
     )

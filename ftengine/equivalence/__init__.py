@@ -137,6 +137,11 @@ def same_figure(a: float, b: float, least: float = 1e-8) -> bool:
     return math.isclose(a, b, rel_tol=REORDERED, abs_tol=least) or (a != a and b != b)
 
 
+def differing_figures(a: Mapping[str, float], b: Mapping[str, float]) -> str:
+    """Return the names in `a` of which `b` has another figure, with both; "" where it has the same."""
+    return ", ".join(f"{name} {x:.6g} and {b[name]:.6g}" for name, x in a.items() if not same_figure(x, b[name]))
+
+
 def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """Return the names in `a` that `b` lacks or has with another value; tensors are compared to the bit."""
 

@@ -90,12 +90,12 @@ class Compared:
 
     def of(self, rows: Sequence[int]) -> Compared:
         """Return what it makes of some answers, by their numbers."""
-        return Compared(
-            [self.behind[i] for i in rows],
-            [self.apart[i] for i in rows],
-            [self.offsets[i] for i in rows],
-            [self.scores[i] for i in rows],
-        )
+        return Compared(*([column[i] for i in rows] for column in vars(self).values()))
+
+    @property
+    def distance(self) -> float:
+        """The mean of `apart` over answers whose log-probabilities are given; nan where none has any."""
+        return log_probability_distance(np.array(self.apart), np.zeros(len(self.apart)))
 
 
 def compare_answers(
@@ -114,8 +114,7 @@ def compare_answers(
     behind, apart, offsets, scores = list[float](), list[float](), list[np.ndarray](), list[np.ndarray]()
     for prompt, tokens, told in zip(prompts, answers, theirs, strict=True):
         own = answer_scores(loaded, prompt.ids, tokens, stop).double().cpu().numpy()
-        fits = has_scores(tokens, told, stop)
-        given = np.asarray(told if fits else (), dtype=np.float64)
+        given = np.asarray(told if has_scores(tokens, told, stop) else (), dtype=np.float64)
         expected = own[: len(given), 0]
         behind.append(float((own[:, 1] - own[:, 0]).mean()))
         apart.append(log_probability_distance(given, expected))

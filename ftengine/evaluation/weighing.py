@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from ftengine.api import Evaluator, Rows
-from ftengine.equivalence import same_figure
+from ftengine.equivalence import differing_figures
 from ftengine.errors import PluginError
 from ftengine.plugins.attribution import named, without
 
@@ -36,26 +34,17 @@ def require_weighing(evaluator: Evaluator, rows: Rows, count: int) -> None:
             shuffled = evaluator.score({name: x[order] for name, x in some.items()}, np.ones(len(chosen)))
             weighed = evaluator.score(some, 1.0 + doubled)
             repeated = evaluator.score(twice, np.ones(len(chosen) + int(doubled.sum())))
-    except Exception:  # where it fails on the rows themselves, its figures tell of it
+        faults = {
+            "of the same rows in another order": differing_figures(plain, shuffled),
+            "where every other row has a weight of 2, and where it is twice there,": differing_figures(
+                weighed, repeated
+            ),
+        }
+    except Exception:  # where it fails on the rows themselves, or gives no figures, these tell of it
         return
-    for one, other, what in (
-        (plain, shuffled, "of the same rows in another order"),
-        (weighed, repeated, "where every other row has a weight of 2, and where it is there twice,"),
-    ):
-        if differing := _differing(one, other):
+    for what, differing in faults.items():
+        if differing:
             raise PluginError(
                 f"{named(evaluator)}: score() gives {differing} {what} and these must be equal: intervals, tests and "
                 f"slices weigh rows. Use the weights that it is given, for each row alone.{without(evaluator)}"
             )
-
-
-def _differing(one: Mapping[str, float], other: Mapping[str, float]) -> str:
-    """Say which metric differs, with both figures; "" where none does, or what came is no mapping of numbers."""
-    try:
-        pairs = {name: (float(one[name]), float(other[name])) for name in one}
-    except (TypeError, KeyError, ValueError):
-        return ""
-    for name, (a, b) in pairs.items():
-        if not same_figure(a, b):
-            return f"{name} {a:.6g} and {b:.6g}"
-    return ""

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ftengine import api
-from ftengine.equivalence import same_figure
+from ftengine.equivalence import differing_figures
 from ftengine.errors import DataError
 from ftengine.evaluation.table import Predictions
 from ftengine.plugins.attribution import each
@@ -278,5 +278,5 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 
 def _same(one: Mapping[str, float], other: Mapping[str, float], what: str) -> None:
-    wrong = [name for name in one if not same_figure(one[name], other[name])]
-    assert not wrong, f"{what}: " + ", ".join(f"{name} {one[name]:.6g} and {other[name]:.6g}" for name in wrong)
+    wrong = differing_figures(one, other)
+    assert not wrong, f"{what}: {wrong}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -23,7 +22,7 @@ def equal(one: Any, other: Any) -> bool:
 
 def close(one: Any, other: Any) -> bool:
     """Say whether two values are equal but for the rounding of floats."""
-    return _compare(one, other, lambda a, b: _near(a, b) if isinstance(a, float) else bool(a == b))
+    return _compare(one, other, lambda a, b: same_figure(a, b, 1e-6) if isinstance(a, float) else bool(a == b))
 
 
 @contextmanager
@@ -111,9 +110,3 @@ def _compare(one: Any, other: Any, plain: Callable[[Any, Any], bool]) -> bool:
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(_compare(a, b, plain) for a, b in zip(one, other, strict=True))
     return type(one) is type(other) and plain(one, other)
-
-
-def _near(one: float, other: Any) -> bool:
-    if not isinstance(other, (int, float)) or not (math.isfinite(one) and math.isfinite(other)):
-        return str(one) == str(other)
-    return same_figure(one, other, least=1e-6)

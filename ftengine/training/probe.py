@@ -146,7 +146,7 @@ class ProbeBatch:
         told = exact.fault(outcome)
         if told or self._half is None:
             return told
-        self._reference(training, wide=False)
+        self.own(training=training, wide=False)
         outcome = self._passed(training, False, way)
         told = exact.fault(outcome, self._rounding(self._half))
         # Processes that share a model's parameters compute alike, whatever each of them finds.
@@ -161,10 +161,6 @@ class ProbeBatch:
         """Say where the model's own way comes to something else when it is computed again; "" nowhere."""
         return self.own(training=True).fault(self._passed(True, True))
 
-    def own(self, *, training: bool) -> Outcome:
-        """Return what the model's own way comes to in float32 (whatever that raises: it cannot be computed)."""
-        return self._reference(training, wide=True)
-
     def _rounding(self, half: torch.dtype) -> dict[str, float]:
         """Return how far a way may be from float32 in half precision, by where the model's own is farthest from it.
 
@@ -175,7 +171,8 @@ class ProbeBatch:
         apart = [self._own[mode, True].distances(own) for mode, own in halves]
         return {name: HALF_RATIO * max(one[name] for one in apart) + rounding(half) for name in apart[0]}
 
-    def _reference(self, training: bool, wide: bool) -> Outcome:
+    def own(self, *, training: bool, wide: bool = True) -> Outcome:
+        """Return what the model's own way comes to, in float32 or in the run's precision (whatever that raises)."""
         if (training, wide) not in self._own:
             self._own[training, wide] = self._passed(training, wide)
         return self._own[training, wide]
@@ -316,7 +313,7 @@ def _dropout_fault(y: Tensor, x: Tensor, p: float, train: bool = True, *_: Any, 
     there = x != 0
     if not train or not 0 < p < 1 or y is x or not there.any():
         return ""
-    kept, close = (y != 0)[there], 2**-14 + 4 * torch.finfo(x.dtype).eps  # a probability may be rounded to 16 bits
+    kept, close = (y != 0)[there], 2**-14 + rounding(x.dtype)  # a probability may be rounded to 16 bits
     scaled = y.double()[there][kept] * (1 - p) / x.double()[there][kept]
     if bool(((scaled - 1).abs() > close).any()):
         return f"dropout of {p:g} does not scale what it keeps by 1 / (1 - {p:g})"
