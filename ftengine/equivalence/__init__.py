@@ -48,7 +48,8 @@ STATES = 3e-5
 and each alone, 96 tokens, and of rows that share a prefix and each alone, 28 tokens. 20 models of transformers that
 keep examples apart, and SmolLM2 with its own weights, are at most at 2·10⁻⁶, and those that do not at 7·10⁻⁴ at least.
 
-10⁻⁵ of another example's state; a factor of 1 + 3·10⁻⁶ on all queries, keys and values; what lies beyond 64 tokens.
+10⁻⁵ of another example's state; a factor of 1 + 10⁻⁵ on all queries, keys and values of a tiny Llama; what differs
+beyond 64 tokens of packed examples, or 10 of rows that share a prefix.
 """
 
 GRADIENTS = 1e-4
