@@ -364,6 +364,12 @@ def test_contracts_import_errors_alone() -> None:
     assert rooms == {"api", "errors"}
 
 
+def test_fast_paths_know_the_box_and_nothing_of_it_knows_them() -> None:
+    """Not for types either: a strategy holds no slot for a path, and a task calls none."""
+    found = [item for item in imports_of(PLUGINS[BOX]) if item.target.startswith(f"{BOX}.fast_paths")]
+    assert [str(x) for x in found if not x.source.startswith((f"{BOX}.fast_paths", f"{BOX}.__init__"))] == []
+
+
 @pytest.mark.parametrize("module", ["ftengine", "ftengine.plugins.hookspecs", *PUBLIC, *FRONTS])
 def test_public_modules_say_what_is_public(module: str) -> None:
     found = import_module(module)

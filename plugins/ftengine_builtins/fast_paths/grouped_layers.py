@@ -14,7 +14,7 @@ import textwrap
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeGuard
 
 import torch
@@ -38,6 +38,11 @@ class Group:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"layers": self.layers, "_waiting": None}
+
+    def forward(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """Return a layer's output, together with the others' where that is possible."""
+        y = self.output(layer, x) if isinstance(layer, LoRALinear) else None  # it may have been merged meanwhile
+        return type(layer).forward(layer, x) if y is None else y
 
     def output(self, layer: LoRALinear, x: Tensor) -> Tensor | None:
         """Return a layer's output for x, or None where it must compute alone."""
@@ -85,11 +90,11 @@ class GroupedLayers(FastPath):
         try:
             for group in groups:
                 for layer in group.layers:
-                    layer.lora_group = group
+                    layer.forward = partial(group.forward, layer)
             yield {"groups of layers": len(groups)} if groups else None
         finally:
             for layer in (layer for group in groups for layer in group.layers):
-                vars(layer).pop("lora_group", None)
+                vars(layer).pop("forward", None)
 
 
 def layers_of_one_input(module: nn.Module) -> Iterator[list[LoRALinear]]:
@@ -105,7 +110,8 @@ def layers_of_one_input(module: nn.Module) -> Iterator[list[LoRALinear]]:
 
 
 def _groupable(layer: nn.Module | None) -> TypeGuard[LoRALinear]:
-    return isinstance(layer, LoRALinear) and not isinstance(layer, DoRA) and layer.lora_a0 is None
+    plain = isinstance(layer, LoRALinear) and not isinstance(layer, DoRA) and layer.lora_a0 is None
+    return plain and "forward" not in vars(layer)  # another fast path's
 
 
 @lru_cache(256)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,6 @@ from transformers.pytorch_utils import Conv1D
 
 from ftengine.model import widen
 from ftengine.ops import lowrank_add, lowrank_linear, lowrank_merge_, without_autocast
-
-if TYPE_CHECKING:
-    from ftengine_builtins.fast_paths.grouped_layers import Group
 
 INITIALISATIONS = "kaiming, gaussian, pissa, pissa_niter_N (a fast SVD with N iterations, e.g. pissa_niter_4) or olora"
 INIT_PATTERN = re.compile(r"kaiming|gaussian|olora|pissa(_niter_(?P<iterations>[1-9]\d*))?")
@@ -125,14 +122,9 @@ class DenseLoRA(LoRALayer):
 class LoRALinear(DenseLoRA):
     """A linear layer, base and update in one operation: y = x Wᵀ + bias + scale · (dropout(x) Aᵀ) Bᵀ, W (out, in)."""
 
-    lora_group: Group | None = None
-    """The layers of the same input, if any."""
-
     def forward(self, x: Tensor) -> Tensor:
         if self.lora_on_residual:
             return super().forward(x)
-        if self.lora_group is not None and (y := self.lora_group.output(self, x)) is not None:
-            return y
         return lowrank_linear(x, self.lora_matrix, self.bias, *self.lora_factors(), self.lora_scale, self.lora_p)
 
     @property
