@@ -41,7 +41,7 @@ LAYERS = (
 OPS = "ops"
 """The room beside the others: it imports only torch and the standard library."""
 
-READS_OPS = "ftengine.model.modes"
+READS_OPS = "ftengine.parallel.arithmetic"
 """The only module of the engine that imports ops: by what a processor multiplies matrices. Plugins may as well."""
 
 NATIVE = "_native"
@@ -426,7 +426,7 @@ def test_lists_of_what_is_installed_load_no_modelling(kind: str) -> None:
         ("ftengine.ops.reference", "import numpy"),
         ("ftengine.ops.reference", "from ftengine.errors import InputError"),
         ("ftengine.cupboard", "import json"),
-        ("ftengine.model.packing", "from ftengine.ops import active_backend"),
+        ("ftengine.model.modes", "from ftengine.ops import active_backend"),
         ("ftengine.model.tokens", "from ftengine.chat import render"),
         ("ftengine.evaluation.runner", "from ftengine.training.losses import loss_of"),
         ("ftengine.training.loop", "from ftengine.evaluation import plan"),

@@ -34,7 +34,7 @@ from ftengine.evaluation.plan import EvalPlan, EvalSet
 from ftengine.evaluation.runner import ANSWERED, ASKED, READ, EvalResult, EvalRunner, Outputs
 from ftengine.evaluation.table import MEMBER
 from ftengine.identity.cache import ROWS, cache_key, entry_of, known_entry
-from ftengine.model.modes import quick_products
+from ftengine.parallel.arithmetic import quick_products
 from ftengine.parallel.device import Device
 from ftengine.text import counted
 from ftengine.training.cpu import prepare_cpu

@@ -17,7 +17,7 @@ from ftengine.chat.template_date import template_date
 from ftengine.data.features import component_state, processor_state
 from ftengine.engine.experiment import described
 from ftengine.identity import folder_hash
-from ftengine.model.modes import computed_by
+from ftengine.parallel.arithmetic import computed_by
 from ftengine.parallel.device import Device
 from ftengine.run.environment import hardware
 from ftengine.run.own_code import code_of

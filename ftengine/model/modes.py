@@ -4,38 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ftengine.ops import active_backend
-from ftengine.ops.products import products_by_onednn
-
 STATISTICS = "running_mean", "running_var"
 """What PyTorch's and timm's layers call the buffers of statistics that training moves."""
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
-
-
-def quick_products() -> AbstractContextManager[None]:
-    """Have matrices multiplied by what is quicker on this processor: the same numbers but for their rounding."""
-    return products_by_onednn()
-
-
-@contextmanager
-def answering(model: nn.Module) -> Iterator[None]:
-    """Run a model for its answers from here on: no dropout, no gradients, products by what is quicker for them."""
-    model.eval()
-    with torch.no_grad(), quick_products():
-        yield
-
-
-def computed_by(device_type: str) -> str:
-    """Say what computes on a device beside torch: which compiled kernels, or why none."""
-    return active_backend(device_type)[1]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ftengine.api import Batch, LoadedModel
 from ftengine.errors import RecipeError
-from ftengine.model.modes import answering
+from ftengine.parallel.arithmetic import answering
 from ftengine.parallel.launch import FSDP, block_classes, check_launch
 from ftengine.parallel.precision import Precision, apply_precision, choose_precision
 from ftengine.parallel.rendezvous import own_store

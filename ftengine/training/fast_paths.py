@@ -16,8 +16,9 @@ from torch import Tensor
 from ftengine.api import Batch, FastPath, LoadedModel, TrainingContext, overrides
 from ftengine.equivalence import differing
 from ftengine.errors import PluginError, RecipeError
-from ftengine.model.modes import hooks, quick_products
+from ftengine.model.modes import hooks
 from ftengine.model.probing import visible
+from ftengine.parallel.arithmetic import quick_products
 from ftengine.parallel.sharding import is_sharded
 from ftengine.plugins.attribution import cause_in, contract_error, token_count
 from ftengine.plugins.attribution import named as owned

@@ -22,8 +22,9 @@ from ftengine.equivalence import GRADIENTS, HALF_RATIO, block_distances, roundin
 from ftengine.errors import DataError
 from ftengine.model import Criterion, seeded, trainable
 from ftengine.model.in_float32 import in_float32, module_blocks
-from ftengine.model.modes import evaluating, generators_kept, quick_products
+from ftengine.model.modes import evaluating, generators_kept
 from ftengine.model.probing import visible
+from ftengine.parallel.arithmetic import quick_products
 from ftengine.parallel.device import to_device
 from ftengine.parallel.sharding import is_sharded, reshard
 from ftengine.text import percent

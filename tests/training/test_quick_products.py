@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from ftengine.api import LoadedModel
-from ftengine.model.modes import answering
 from ftengine.ops import products
 from ftengine.ops.library import use_onednn
+from ftengine.parallel.arithmetic import answering
 from ftengine.testing import training_context
 from ftengine.training.fast_paths import FastPaths
 
