@@ -1,9 +1,10 @@
 """An exporter: `ftengine export RUN --to halves OUT`.
 
 `source` gives the merged folder in a dtype, which `merge` has checked, and the trained part's own. `open` gives what
-was written back as its own program runs it: a `LoadedModel`, a `Runtime` where that program is none of PyTorch's, or a
-`Predictor` where it answers with vectors or scores. It is asked of a new exporter, whose `source` has the base and its
-processor, but neither the merged model nor the trained part. The proof is the engine's (docs/serving.md).
+was written back as its own program runs it, a `Runtime`: `Runtime(model=…)` of a module of transformers', a subclass
+with `encode`, `log_probabilities` and `answer` where another program writes text, or with `infer` where it answers with
+vectors or scores. It is asked of a new exporter, whose `source` has the base and its processor, but neither the merged
+model nor the trained part. The proof is the engine's (docs/serving.md).
 """
 
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from shutil import copytree
 
 import torch
 
-from ftengine.api import Exported, Exporter, LoadedModel
+from ftengine.api import Exported, Exporter, LoadedModel, Runtime
 from ftengine.errors import NotExportable
 from ftengine.model import open_model
 
@@ -33,4 +34,4 @@ class Halves(Exporter):
     @contextmanager
     def open(self, folder, source):
         module, _ = open_model(folder, torch.float32)
-        yield LoadedModel(module, source.processor, str(folder), source.head)
+        yield Runtime(model=LoadedModel(module, source.processor, str(folder), source.head))

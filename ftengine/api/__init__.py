@@ -21,7 +21,7 @@ from ftengine.api.evaluator import (
     Rows,
     Test,
 )
-from ftengine.api.exporter import Exported, Exporter, ExportSource, Predictor, Runtime
+from ftengine.api.exporter import Exported, Exporter, ExportSource, Runtime
 from ftengine.api.fast_path import FastPath, FastPathTraits, InferencePath, TrainingContext
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader, Provenance
@@ -110,7 +110,6 @@ __all__ = [
     "Optimizer",
     "Place",
     "Prediction",
-    "Predictor",
     "Prompt",
     "Provenance",
     "RandomSource",

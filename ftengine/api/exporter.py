@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ftengine.api.component import Component
 from ftengine.api.types import Example, LoadedModel, Prompt
+from ftengine.errors import NoRuntime
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,14 +71,24 @@ class Exported:
     library: str = ""
 
 
-class Runtime(Protocol):
-    """An artifact as its format's own program runs it."""
+class Runtime:
+    """An artifact, opened by the program that serves it: what `Exporter.open` gives.
 
-    name: str
+    Where that program is transformers, `Runtime(model=…)` is all of it: the engine asks the module as it asks the tuned
+    model. Another program is a subclass, with what it can be asked; the rest raises NoRuntime.
+    """
+
+    name: str = "transformers"
     """The program and its version."""
+    model: LoadedModel | None = None
+    """The module of transformers' that the artifact is; None where another program runs it."""
+
+    def __init__(self, model: LoadedModel | None = None) -> None:
+        self.model = model
 
     def encode(self, prompt: Prompt) -> Sequence[int]:
         """Return the tokens that the program makes of a prompt: of messages by its own template, else of the text."""
+        raise NoRuntime(f"{self.name} cannot be asked prompts.")
 
     def log_probabilities(self, ids: Sequence[int], answer: Sequence[int]) -> Sequence[float]:
         """Return the log-probability of each token of an answer to a prompt's tokens.
@@ -85,19 +96,15 @@ class Runtime(Protocol):
         Of a token that is none of the likeliest, of which alone the program tells, the least that it tells; nan where
         it tells nothing.
         """
+        raise NoRuntime(f"{self.name} gives no log-probabilities.")
 
     def answer(self, prompt: Prompt, max_new_tokens: int) -> str:
         """Answer a prompt greedily; what ends the answer is the artifact's own."""
-
-
-class Predictor(Protocol):
-    """An artifact that answers rows with numbers, such as vectors or scores, as its format's own program does."""
-
-    name: str
-    """The program and its version."""
+        raise NoRuntime(f"{self.name} cannot be asked prompts.")
 
     def infer(self, rows: Sequence[Example], options: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         """Return for each row what `Task.infer` answers with these options; its numbers are compared."""
+        raise NoRuntime(f"{self.name} answers no rows with numbers.")
 
 
 class Exporter(Component):
@@ -120,17 +127,16 @@ class Exporter(Component):
     def check_artifact(self, folder: Path, source: ExportSource) -> None:
         """Raise ExportDiffers where files are not what the run makes of them, for what answers do not show."""
 
-    def open(self, folder: Path, source: ExportSource) -> AbstractContextManager[Runtime | Predictor | LoadedModel]:
+    def open(self, folder: Path, source: ExportSource) -> AbstractContextManager[Runtime]:
         """Open the artifact as its own program does, for the proof; a `contextlib.contextmanager` that closes it.
 
         Its source has the base, but neither the merged model nor the trained part: what answers is in the artifact. It
         is asked of a new exporter, and `ftengine plugins check` asks one in another process.
 
-        A LoadedModel is a module of transformers', which the engine asks as it asks the tuned model, and needs no
-        `Runtime`. Raise NoRuntime, which says what to install, where the program is not there.
+        Raise NoRuntime, which says what to install, where the program is not there.
         """
         raise NotImplementedError
 
     def asks(self, source: ExportSource) -> Sequence[Mapping[str, Any]]:
-        """Return options of `Task.infer`, with each of which rows are asked, where `open` gives a `Predictor`."""
+        """Return options of `Task.infer`, with each of which rows are asked, where the program has `infer`."""
         return ()

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from ftengine.api import Exporter, ExportSource
+from ftengine.api import Exporter, ExportSource, Runtime
 from ftengine.errors import PluginError
-from ftengine.plugins.attribution import named
+from ftengine.plugins.attribution import contract_error, named
 
 AWAY = ".away"
 """Behind the names of folders that are out of reach for a while."""
@@ -30,6 +30,16 @@ def source_of_artifact(exporter: Exporter, source: ExportSource, nowhere: Path) 
         )
 
     return replace(source, merged=refuse, check_merge=refuse, trained=nowhere)
+
+
+@contextmanager
+def opened_by(exporter: Exporter, folder: Path, source: ExportSource) -> Iterator[Runtime]:
+    """Open an artifact as its exporter does (PluginError: what that gives is no Runtime)."""
+    with exporter.open(folder, source) as opened:
+        if not isinstance(opened, Runtime):
+            wanted = "or yield a Runtime, which is Runtime(model=…) of a LoadedModel"
+            raise contract_error(exporter, "open", opened, wanted)
+        yield opened
 
 
 @contextmanager

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ftengine.api import Exported, Exporter, ExportSource, LoadedModel, Predictor, Prompt, Runtime, overrides
+from ftengine.api import Exported, Exporter, ExportSource, LoadedModel, Prompt, Runtime, overrides
 from ftengine.api.task_sorts import gives_prompts
 from ftengine.chat import stop_tokens
+from ftengine.engine.artifact import opened_by
 from ftengine.engine.asked_rows import telling_examples, telling_prompts
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.finished import Run
@@ -50,8 +51,6 @@ GONE = "Nothing was written."
 SHOWN = 40
 """Characters of a prompt in a message."""
 
-Opened = Runtime | Predictor | LoadedModel
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -69,7 +68,7 @@ class Asked:
 
     split: str
     questions: Sequence[Question]
-    compute: Callable[[Opened], list[np.ndarray]]
+    compute: Callable[[Runtime], list[np.ndarray]]
     tuned: Sequence[np.ndarray]
     base: Sequence[np.ndarray]
     stop: tuple[int, ...] = ()
@@ -98,7 +97,7 @@ def ask_own(
     split, rows = held_out_rows(ready, run.directory, data)
     exact = exact_run(run, today=True)
     asked, stop, settings = list[Question](), tuple[int, ...](), dict[str, Any]()
-    compute: Callable[[Opened], list[np.ndarray]]
+    compute: Callable[[Runtime], list[np.ndarray]]
     with exact.model() as loaded:
         if gives_prompts(ready.task):
             stop, settings = stop_tokens(loaded), _own_settings(loaded)
@@ -115,9 +114,9 @@ def ask_own(
                 compute = partial(
                     _outputs, ready, [ready.task.collate([one], ready.processor) for one in examples.values()]
                 )
-        tuned = compute(loaded)
+        tuned = compute(Runtime(model=loaded))
     with exact.model(base=True) as loaded:
-        base = compute(loaded)
+        base = compute(Runtime(model=loaded))
     options = run.recipe.evaluation.generate.options
     return Asked(split, asked, compute, tuned, base, stop, settings, options, mean_of(ready.task))
 
@@ -158,7 +157,7 @@ def proof_of(
     ready.listener.phase("verify")
     who = f"the {exporter.name} export of {str(run.path)!r}"
     try:
-        with exporter.open(folder, source) as opened:
+        with opened_by(exporter, folder, source) as opened:
             compared = (_ask if own.questions else _compute)(who, ready, own, opened)
     except NoRuntime as error:
         ready.listener.message(f"not verified: {error}")
@@ -238,13 +237,13 @@ class Compared:
         return sum(whole(a) == whole(one.text) for a, one in zip(self.answers, own.questions, strict=True))
 
 
-def _ask(who: str, ready: ReadyTask, own: Asked, opened: Opened) -> Compared:
+def _ask(who: str, ready: ReadyTask, own: Asked, opened: Runtime) -> Compared:
     """Ask an artifact the questions (ExportDiffers: it reads other tokens, or does not end its answers)."""
-    if isinstance(opened, LoadedModel):
-        if lost := sorted(set(own.stop) - set(end_tokens(opened.module))):
+    if opened.model is not None:
+        if lost := sorted(set(own.stop) - set(end_tokens(opened.model.module))):
             names = ", ".join(map(repr, ready.processor.convert_ids_to_tokens(lost)))
             raise ExportDiffers(f"{who} lacks tokens that end an answer in its generation settings: {names}. {GONE}")
-        if faults := settings_faults(_own_settings(opened), own.settings, own.options):
+        if faults := settings_faults(_own_settings(opened.model), own.settings, own.options):
             raise ExportDiffers(f"{who} has other generation settings than were measured: {'; '.join(faults)}. {GONE}")
     runtime = as_runtime(opened, torch.device("cpu"))
     unread = (token_fault(one.prompt, runtime.encode(one.prompt), ready.processor) for one in own.questions)
@@ -258,10 +257,10 @@ def _ask(who: str, ready: ReadyTask, own: Asked, opened: Opened) -> Compared:
     return Compared(runtime.name, scores, answers)
 
 
-def _compute(who: str, ready: ReadyTask, own: Asked, opened: Opened) -> Compared:
+def _compute(who: str, ready: ReadyTask, own: Asked, opened: Runtime) -> Compared:
     """Have an artifact compute numbers or raw outputs."""
     outputs = own.compute(opened)
-    return Compared("transformers" if isinstance(opened, LoadedModel) else opened.name, outputs)
+    return Compared(opened.name, outputs)
 
 
 def _answers_fault(run: Run, own: Asked, compared: Compared, noise: float) -> str:
@@ -288,18 +287,18 @@ def _answers_fault(run: Run, own: Asked, compared: Compared, noise: float) -> st
     )
 
 
-def _log_probabilities(asked: Sequence[Question], opened: Any) -> list[np.ndarray]:
-    runtime: Runtime = ModuleRuntime(opened) if isinstance(opened, LoadedModel) else opened
+def _log_probabilities(asked: Sequence[Question], opened: Runtime) -> list[np.ndarray]:
+    runtime = opened if opened.model is None else ModuleRuntime(opened.model)
     return scored(runtime.log_probabilities, asked)
 
 
-def _numbers(ready: ReadyTask, rows: Sequence[Any], options: Sequence[Mapping[str, Any]], opened: Any) -> list[Any]:
+def _numbers(ready: ReadyTask, rows: Sequence[Any], options: Sequence[Mapping[str, Any]], opened: Runtime) -> list[Any]:
     """Return the numbers of the answers to each row, those of all options one behind the other."""
-    if not isinstance(opened, LoadedModel):
+    if (model := opened.model) is None:
         answers = [opened.infer(rows, one) for one in options]
     else:
-        with torch.no_grad(), evaluating(opened.module):
-            answers = [ready.task.infer(opened, rows, one) for one in options]
+        with torch.no_grad(), evaluating(model.module):
+            answers = [ready.task.infer(model, rows, one) for one in options]
     return [np.array([x for one in of_row for x in _flat(one)]) for of_row in zip(*answers, strict=True)]
 
 
@@ -316,13 +315,13 @@ def _flat(answer: Any) -> Iterator[float]:
             yield from _flat(one)
 
 
-def _outputs(ready: ReadyTask, batches: Sequence[Any], opened: Any) -> list[np.ndarray]:
-    if not isinstance(opened, LoadedModel):
+def _outputs(ready: ReadyTask, batches: Sequence[Any], opened: Runtime) -> list[np.ndarray]:
+    if opened.model is None:
         raise NoRuntime(f"task {ready.task.name!r} gives no prompts that this program could be asked.")
-    opened.module.eval()
-    device = next(opened.module.parameters()).device
+    module = opened.model.module.eval()
+    device = next(module.parameters()).device
     with torch.no_grad():
-        outputs = [outputs_of(ready.task, opened.module, to_device(batch, device)) for batch in batches]
+        outputs = [outputs_of(ready.task, module, to_device(batch, device)) for batch in batches]
     return [one.double().cpu().numpy().ravel() for one in outputs]
 
 
@@ -331,7 +330,7 @@ def _fault(run: Run, own: Asked, values: Sequence[np.ndarray], judged: Likeness)
     if not _is_base(judged):
 
         def apart(loaded: LoadedModel) -> float:
-            return float(np.nanmean(own.far(own.compute(loaded), values)))
+            return float(np.nanmean(own.far(own.compute(Runtime(model=loaded)), values)))
 
         if fault := find_fault(exact_run(run, today=True), apart, judged.noise, judged.from_tuned):
             return f"is not the tuned model: it answers as the tuned model would {fault.reason}"

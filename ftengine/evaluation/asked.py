@@ -12,7 +12,6 @@ import transformers
 
 from ftengine.api import LoadedModel, Prompt, Runtime
 from ftengine.equivalence import log_probability_distance
-from ftengine.errors import NoRuntime
 from ftengine.model import GenerationOptions, generate, log_probabilities
 from ftengine.model.generation import answer_scores, generate_ended
 
@@ -134,10 +133,11 @@ def answer_tokens(processor: Any, text: str, ended: bool | None, stop: Sequence[
     return (*tokens, stop[-1]) if ended or not tokens else tuple(tokens)
 
 
-class ModuleRuntime:
+class ModuleRuntime(Runtime):
     """A module of transformers' as a server runs it: by its own template, tokenizer and end tokens."""
 
     def __init__(self, loaded: LoadedModel) -> None:
+        super().__init__(loaded)
         self.loaded = loaded
         self.name = f"transformers {transformers.__version__}"
 
@@ -163,12 +163,9 @@ def end_tokens(module: Any) -> list[int]:
     return [] if own is None else own if isinstance(own, list) else [own]
 
 
-def as_runtime(opened: Any, device: torch.device) -> Runtime:
-    """Return what an exporter opened as a program that can be asked (NoRuntime: it gives numbers alone)."""
-    if not isinstance(opened, LoadedModel):
-        if not hasattr(opened, "encode"):
-            raise NoRuntime("its program answers with numbers, and the run's task with text.")
-        runtime: Runtime = opened
-        return runtime
-    opened.module.to(device).eval()
-    return ModuleRuntime(opened)
+def as_runtime(opened: Runtime, device: torch.device) -> Runtime:
+    """Return what an exporter opened as a program that can be asked; a module of transformers' is put on a device."""
+    if opened.model is None:
+        return opened
+    opened.model.module.to(device).eval()
+    return ModuleRuntime(opened.model)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ftengine.api import Conversation, Exporter, ExportSource, LoadedModel, Message, Prompt, overrides
+from ftengine.api import Conversation, Exporter, ExportSource, LoadedModel, Message, Prompt, Runtime, overrides
 from ftengine.chat import has_template, render, stop_tokens
 from ftengine.equivalence import log_probability_distance
 from ftengine.errors import InputError, NoRuntime, NotExportable
@@ -77,7 +77,7 @@ class ExporterChecks(Checks):
         asked, own = self._own()
         with self._exported() as (exporter, source, folder, noise):
 
-            def ask(opened: Any) -> None:
+            def ask(opened: Runtime) -> None:
                 runtime = as_runtime(opened, torch.device("cpu"))
                 assert runtime.name, "the program has no name"
                 for one in asked:
@@ -134,7 +134,7 @@ class ExporterChecks(Checks):
             yield self.make(), nowhere, folder, exported.noise
 
 
-def _opened(exporter: Exporter, source: ExportSource, folder: Path, ask: Callable[[Any], Any]) -> None:
+def _opened(exporter: Exporter, source: ExportSource, folder: Path, ask: Callable[[Runtime], Any]) -> None:
     """Ask what is opened; skip where there is no program for it."""
     if not overrides(exporter, "open"):
         skip("it has no program that could be asked")

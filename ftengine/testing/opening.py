@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from ftengine.api import Component, Exporter, ExportSource, Labels, Task
+from ftengine.api import Component, Exporter, ExportSource, Labels, Runtime, Task
+from ftengine.engine.artifact import opened_by
 from ftengine.evaluation.asked import Question, as_runtime, scored
 
 SECONDS = 300
@@ -22,9 +23,9 @@ PATHS, PAYLOAD, RESULT = "paths", "payload", "result"
 """Files by which two processes talk: where modules are found, what is asked, and what came of it."""
 
 
-def answers_of(exporter: Exporter, source: ExportSource, folder: Path, ask: Callable[[Any], Any]) -> Any:
+def answers_of(exporter: Exporter, source: ExportSource, folder: Path, ask: Callable[[Runtime], Any]) -> Any:
     """Return what `ask` makes of what an exporter opens."""
-    with exporter.open(folder, source) as opened:
+    with opened_by(exporter, folder, source) as opened:
         return ask(opened)
 
 
@@ -39,7 +40,7 @@ class LogProbabilities:
 
     questions: Sequence[Question]
 
-    def __call__(self, opened: Any) -> list[np.ndarray]:
+    def __call__(self, opened: Runtime) -> list[np.ndarray]:
         return scored(as_runtime(opened, torch.device("cpu")).log_probabilities, self.questions)
 
 

@@ -8,7 +8,7 @@ import torch
 from expected import raises
 
 from ftengine import load_run
-from ftengine.api import Exported, Exporter, LoadedModel
+from ftengine.api import Exported, Exporter, LoadedModel, Runtime
 from ftengine.engine.export import export_run
 from ftengine.errors import ExportDiffers, PluginError
 from ftengine.model import open_model, save_model
@@ -33,7 +33,7 @@ class Base(Exporter):
     @contextmanager
     def open(self, folder, source):
         module, _ = open_model(Path(self.place(folder, source)), torch.float32)
-        yield LoadedModel(module, source.processor, str(folder), source.head)
+        yield Runtime(model=LoadedModel(module, source.processor, str(folder), source.head))
 
 
 class OpensMerged(Base):
@@ -51,9 +51,16 @@ class KeepsPath(Base):
         return (folder / "merged.txt").read_text()
 
 
+class Bare(Base):
+    @contextmanager
+    def open(self, folder, source):
+        yield LoadedModel(source.module, source.processor, str(folder), source.head)
+
+
 @pytest.mark.parametrize(
     ("cls", "kind", "fact"),
     [
+        (Bare, PluginError, "Runtime(model=…)"),
         (OpensMerged, PluginError, "open() asks for the merged model"),
         (Remembers, ExportDiffers, "base"),
     ],

@@ -12,13 +12,13 @@ import pytest
 from click.testing import CliRunner
 from expected import raises
 
-from ftengine.api import Prompt
+from ftengine.api import Prompt, Runtime
 from ftengine.cli import main
 from ftengine.errors import ExportDiffers, ProgramFailed
 from ftengine_builtins.exporters import PeftExporter, llama_cpp
 
 
-class Hanging:
+class Hanging(Runtime):
     """A program that never answers."""
 
     name = "hanging 1.0"

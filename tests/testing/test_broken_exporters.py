@@ -9,7 +9,7 @@ import pytest
 import torch
 from broken import failed
 
-from ftengine.api import Exported, Exporter, LoadedModel
+from ftengine.api import Exported, Exporter, LoadedModel, Runtime
 from ftengine.model import open_model, save_model
 
 pytestmark = pytest.mark.slow
@@ -36,7 +36,7 @@ class Whole(Exporter):
 
     @contextmanager
     def open(self, folder, source):
-        yield opened(folder, source)
+        yield Runtime(model=opened(folder, source))
 
 
 class Base(Whole):
@@ -53,7 +53,7 @@ class OpensModule(Base):
 
     @contextmanager
     def open(self, folder, source):
-        yield LoadedModel(source.module, source.processor, str(folder), source.head)
+        yield Runtime(model=LoadedModel(source.module, source.processor, str(folder), source.head))
 
 
 class OpensMerged(Base):
@@ -61,7 +61,7 @@ class OpensMerged(Base):
 
     @contextmanager
     def open(self, folder, source):
-        yield opened(source.merged("float32"), source)
+        yield Runtime(model=opened(source.merged("float32"), source))
 
 
 class OpensTrained(Base):
@@ -73,7 +73,7 @@ class OpensTrained(Base):
 
         loaded = source.load_base()
         loaded.module = PeftModel.from_pretrained(loaded.module, source.trained)
-        yield loaded
+        yield Runtime(model=loaded)
 
 
 class KeepsPath(Base):
@@ -86,7 +86,7 @@ class KeepsPath(Base):
 
     @contextmanager
     def open(self, folder, source):
-        yield opened((folder / "merged.txt").read_text(), source)
+        yield Runtime(model=opened((folder / "merged.txt").read_text(), source))
 
 
 class Links(Whole):
@@ -109,7 +109,7 @@ class Remembers(Base):
 
     @contextmanager
     def open(self, folder, source):
-        yield self.kept[0]
+        yield Runtime(model=self.kept[0])
 
 
 class RemembersBeside(Remembers):
@@ -118,7 +118,7 @@ class RemembersBeside(Remembers):
     @contextmanager
     def open(self, folder, source):
         assert any(folder.iterdir())
-        yield self.kept[0] if self.kept else opened(folder, source)
+        yield Runtime(model=self.kept[0] if self.kept else opened(folder, source))
 
 
 def test_a_sound_one_passes():

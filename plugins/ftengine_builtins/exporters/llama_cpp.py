@@ -18,7 +18,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from ftengine.api import ExportSource, Prompt
+from ftengine.api import ExportSource, Prompt, Runtime
 from ftengine.errors import ExportDiffers, NoRuntime, ProgramFailed
 from ftengine.text import one_line
 
@@ -48,7 +48,7 @@ sys.stdin.read()
 """What the other process runs, until its input is closed: a file that ends llama.cpp does not end this process."""
 
 
-class LlamaCpp:
+class LlamaCpp(Runtime):
     """A running server."""
 
     def __init__(self, address: str) -> None:

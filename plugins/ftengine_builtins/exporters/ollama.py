@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import takewhile
@@ -82,13 +82,15 @@ class OllamaExporter(GgufExporter):
             yield AsOllama(read_modelfile(folder), served)
 
 
-class AsOllama:
+class AsOllama(Runtime):
     """llama.cpp's server, with the template, the system message and the parameters of a Modelfile."""
 
     def __init__(self, modelfile: Modelfile, served: Any) -> None:
         self.modelfile, self._served = modelfile, served
         self.name = f"{served.name}, as the Modelfile says"
-        self.log_probabilities = served.log_probabilities
+
+    def log_probabilities(self, ids: Sequence[int], answer: Sequence[int]) -> Sequence[float]:
+        return self._served.log_probabilities(ids, answer)
 
     def encode(self, prompt: Prompt) -> list[int]:
         return self._served.encode(self._as_text(prompt))

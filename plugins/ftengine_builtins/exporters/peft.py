@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftengine.api import Exported, Exporter, ExportSource, LoadedModel
+from ftengine.api import Exported, Exporter, ExportSource, Runtime
 from ftengine.errors import NoRuntime, NotExportable, json_of_file
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class PeftExporter(Exporter):
         return Exported(NOISE, {"rank": rank, "layers": len(folded), "vllm_max_lora_rank": served}, USAGE, "peft")
 
     @contextmanager
-    def open(self, folder: Path, source: ExportSource) -> Iterator[LoadedModel]:
+    def open(self, folder: Path, source: ExportSource) -> Iterator[Runtime]:
         """Open the adapter with PEFT, on the base."""
         try:
             from peft import PeftModel
@@ -69,7 +69,7 @@ class PeftExporter(Exporter):
         # transformers' `generate` of a PEFT model has the base's settings, as an adapter has none itself.
         module.generation_config = _as_measured(loaded.module.generation_config, source)
         loaded.module = module
-        yield loaded
+        yield Runtime(model=loaded)
 
 
 def _as_measured(settings: Any, source: ExportSource) -> Any:

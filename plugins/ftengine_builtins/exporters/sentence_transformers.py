@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ftengine.api import Example, Exported, ExportSource, Predictor, Task
+from ftengine.api import Example, Exported, ExportSource, Runtime, Task
 from ftengine.errors import NoRuntime, NotExportable
 from ftengine_builtins.exporters.settings import require_settings
 from ftengine_builtins.exporters.transformers import TransformersExporter, read, rewrite
@@ -92,7 +92,7 @@ class SentenceTransformersExporter(TransformersExporter):
             require_settings(name, *both)
 
     @contextmanager
-    def open(self, folder: Path, source: ExportSource) -> Iterator[Predictor]:  # type: ignore[override]
+    def open(self, folder: Path, source: ExportSource) -> Iterator[Runtime]:
         """Open the folder with sentence-transformers, in float32."""
         try:
             import sentence_transformers
@@ -114,7 +114,7 @@ def _by_key(settings: Any) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {str(i): one for i, one in enumerate(settings)}
 
 
-class _Encoder:
+class _Encoder(Runtime):
     """What encodes texts; blanks at their ends are left out, as in training."""
 
     def __init__(self, folder: Path, task: Any, library: Any) -> None:
@@ -128,7 +128,7 @@ class _Encoder:
         return [{"vector": vector} for vector in encode(texts, show_progress_bar=False)]
 
 
-class _Reranker:
+class _Reranker(Runtime):
     """What scores pairs of query and document."""
 
     def __init__(self, folder: Path, task: Any, library: Any) -> None:

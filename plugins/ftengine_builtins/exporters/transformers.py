@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ftengine.api import Config, Exported, Exporter, ExportSource, LoadedModel
+from ftengine.api import Config, Exported, Exporter, ExportSource, LoadedModel, Runtime
 from ftengine.errors import ExportDiffers, NotExportable
 from ftengine_builtins.exporters.settings import require_settings
 
@@ -63,7 +63,7 @@ class TransformersExporter(Exporter):
         require_tensors(folder, merged)
 
     @contextmanager
-    def open(self, folder: Path, source: ExportSource) -> Iterator[LoadedModel]:
+    def open(self, folder: Path, source: ExportSource) -> Iterator[Runtime]:
         """Open the folder with transformers alone."""
         import torch
         from transformers import AutoConfig
@@ -74,7 +74,7 @@ class TransformersExporter(Exporter):
         if wrong:
             raise NotExportable(f"{str(folder)!r} lacks, or holds beyond the model, {len(wrong):,} keys: {wrong[0]!r}.")
         AutoConfig.from_pretrained(folder, local_files_only=True)  # as every server does first
-        yield LoadedModel(module, processor_of(folder, source.processor), str(folder), source.head)
+        yield Runtime(model=LoadedModel(module, processor_of(folder, source.processor), str(folder), source.head))
 
 
 def write_generation(file: Path, source: ExportSource) -> None:
