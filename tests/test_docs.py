@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from typing import get_args
+from xml.etree import ElementTree
 
 import click
 import pytest
@@ -158,6 +159,15 @@ def test_the_adapter_opens_in_peft_as_the_readme_says(desk, llama_folder, monkey
     exec(compile(block.text.replace(BASE, str(llama_folder)), block.place, "exec"), names)
     tuned = names["model"]
     assert any(parameter.abs().max() > 0 for name, parameter in tuned.named_parameters() if "lora_B" in name)
+
+
+def test_the_readmes_picture_is_drawn_of_a_run(desk, monkeypatch):
+    monkeypatch.chdir(desk)
+    run_command("python examples/chat/picture.py runs/support picture.svg", desk)
+    for picture in (desk / "picture.svg", ROOT / "docs" / "demo.svg"):
+        assert picture.stat().st_size < 60_000
+        drawn = ElementTree.parse(picture).getroot()
+        assert len([path for path in drawn.iter("{*}path") if "whisker" in path.get("class", "")]) == 4
 
 
 # Recipes and data

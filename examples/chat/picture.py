@@ -1,4 +1,4 @@
-"""Draw a run's losses, and its base against its tuned model, as report.html does, into one SVG.
+"""Draw a run's losses, its base against its tuned model, and its verdict, as report.html does, into one SVG.
 
 python examples/chat/picture.py runs/demo docs/demo.svg
 """
@@ -6,7 +6,9 @@ python examples/chat/picture.py runs/demo docs/demo.svg
 from __future__ import annotations
 
 import argparse
+import json
 import re
+import textwrap
 from pathlib import Path
 
 from markupsafe import escape
@@ -18,7 +20,9 @@ from ftengine.text import with_ends
 CSS = (Path(draw.__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
 WIDTH, HEIGHT, MARGIN, COLUMN = 960, 330, 20, 480
 MOST = 3
-"""Metrics that the picture has room for."""
+"""Metrics that the picture has room for; with fewer, the verdict."""
+LETTERS = 66
+"""Of a line of the verdict."""
 
 
 def variables(theme: str) -> str:
@@ -56,7 +60,7 @@ def picture(run: RunRecords) -> str:
         placed(plot.line_svg(chart, "Losses"), MARGIN, 38, 0.98),
     ]
     distinct = evaluation.tuned[run.headline_metric].n
-    left, y = MARGIN + COLUMN + 20, 62
+    left, y = MARGIN + COLUMN - 10, 62
     parts.append(text(left, 26, f"{distinct} held-out examples, 95 % intervals", "title"))
     for name, metric in list(evaluation.metrics.items())[:MOST]:
         base, tuned, difference = evaluation.base[name], evaluation.tuned[name], evaluation.difference[name]
@@ -69,8 +73,12 @@ def picture(run: RunRecords) -> str:
             text(left, y, metric.label, "name"),
             placed(draw.interval_plot(metric.label, base, tuned), left, y + 8),
         ]
-        parts += [text(left + 236, y + 22 + 18 * i, words) for i, words in enumerate(shown)]
+        parts += [text(left + 232, y + 22 + 18 * i, words) for i, words in enumerate(shown)]
         y += 92
+    headline = json.loads((run.path / "verdict.json").read_text(encoding="utf-8"))["headline"]
+    if len(evaluation.metrics) < MOST:
+        parts.append(text(left, y, "Verdict", "title"))
+        parts += [text(left, y + 22 + 18 * i, line) for i, line in enumerate(textwrap.wrap(headline, LETTERS)[:4])]
     return "\n".join(parts)
 
 
