@@ -5,14 +5,14 @@ import types
 import pytest
 import torch
 from expected import raises
-from runs import curve, interrupt, losses
+from runs import curve, interrupt
 from torch import nn
 
 from ftengine import Recipe, fine_tune, hookimpl, load_run, registry_of
 from ftengine.api import Config, Optimizer
 from ftengine.errors import PluginError, RecipeError, UnknownName
 from ftengine.run.recipe import TrainSection
-from ftengine.training.optimizer import optimizer_bytes, optimizer_state, restore_optimizer
+from ftengine.training.optimizer import optimizer_bytes
 
 INSTALLED = [entry.name for entry in registry_of().entries("optimizer")]
 
@@ -154,35 +154,6 @@ def plugin_of(*classes):
     return registry_of({"mine": plugin})
 
 
-@pytest.mark.parametrize("name", [*INSTALLED, "eight-bit"])
-def test_a_state_is_restored_bit_for_bit(name, tmp_path):
-    from ftengine.model import read_tensors, save_tensors
-
-    component = plugin_of(EightBit).build("optimizer", name, "train.optimizer")
-    ours = model()
-    optimizer = component.build(groups(ours))
-    for seed in range(3):
-        step(ours, optimizer, seed)
-    tensors, content = optimizer_state(ours, optimizer)
-    save_tensors(tensors, tmp_path / "optimizer.safetensors")
-
-    again = model(1)
-    again.load_state_dict(ours.state_dict())
-    resumed = component.build(groups(again))
-    restore_optimizer(again, resumed, read_tensors(tmp_path / "optimizer.safetensors"), content)
-    for mine, theirs in zip(optimizer.state.values(), resumed.state.values(), strict=True):
-        assert mine.keys() == theirs.keys()
-        for key, value in mine.items():
-            assert not torch.is_tensor(value) or (value.dtype, value.shape) == (theirs[key].dtype, theirs[key].shape)
-    for seed in range(3, 6):
-        step(ours, optimizer, seed)
-        step(again, resumed, seed)
-    assert all(torch.equal(p, weights(again)[key]) for key, p in weights(ours).items())
-    assert [group.get("largest") for group in optimizer.param_groups] == [
-        g.get("largest") for g in resumed.param_groups
-    ]
-
-
 class KeepsObjects(Optimizer):
     """Keep what no file can hold."""
 
@@ -252,20 +223,6 @@ def content(bert_folder, tmp_path):
         "evaluation": {"resamples": 100, "training_sample": None},
         "output": str(tmp_path / "run"),
     }
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["muon", "adafactor"])
-def test_a_run_trains_and_resumes_to_the_same_curve(content, tmp_path, name):
-    """The two whose state is of several kinds; adamw's is what tests/engine/test_resume.py goes on with."""
-    content["train"]["optimizer"] = name
-    whole = fine_tune(Recipe.make({**content, "output": str(tmp_path / "whole")}))
-    killed = Recipe.make({**content, "output": str(tmp_path / "killed")})
-    interrupt(killed, after=3)
-    resumed = fine_tune(killed, resume=True)
-    assert curve(resumed.path) == curve(whole.path)
-    assert len(set(losses(whole))) == 5
-    assert whole.recipe.train.optimizer["name"] == name
 
 
 @pytest.mark.slow

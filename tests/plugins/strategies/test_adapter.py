@@ -122,22 +122,6 @@ def gradients(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.grad.clone() for name, parameter in trainable(module).items()}
 
 
-@pytest.mark.parametrize("autocast", [False, True], ids=["plain", "autocast"])
-@pytest.mark.parametrize("placement", PLACEMENTS)
-@pytest.mark.parametrize("name", ["gpt2", "llama", "t5", "bert", "vit"])
-def test_a_bfloat16_base_trains_with_float32_adapters(name: str, placement: str, autocast: bool) -> None:
-    _, loaded = prepared(name, torch.bfloat16, placement=placement)
-    module = loaded.module
-    adapters = [p for adapter in bottlenecks(module).values() for p in adapter.parameters()]
-    assert {p.dtype for p in adapters} == {torch.float32}
-    for adapter in bottlenecks(module).values():
-        nn.init.normal_(adapter.up.weight, std=0.1)
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        loss = module(**batch(module)).loss
-    loss.backward()
-    assert all(p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in adapters)
-
-
 # Behind a layer's linear maps, behind its convolutions.
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "resnet"])

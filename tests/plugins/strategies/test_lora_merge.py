@@ -65,16 +65,6 @@ def test_a_merged_model_is_as_good_as_the_exact_merge_rounded(
     assert (numbers.logits(base).double() - truth).norm() > 10 * (numbers.logits(rounded).double() - truth).norm()
 
 
-def test_merging_restores_the_original_modules(loaded, numbers) -> None:
-    modules = dict(loaded.module.named_modules())
-    kinds = {path: type(part) for path, part in modules.items()}
-    keys = list(loaded.module.state_dict())
-    tuned(loaded, numbers).merge(loaded)
-    assert dict(loaded.module.named_modules()) == modules
-    assert {path: type(part) for path, part in loaded.module.named_modules()} == kinds
-    assert list(loaded.module.state_dict()) == keys
-
-
 def test_merging_keeps_ties(llama_folder, load, numbers) -> None:
     loaded = load(llama_folder)
     tuned(loaded, numbers).merge(loaded)

@@ -92,16 +92,6 @@ def test_the_loss_of_a_task_is_the_plain_cross_entropy_of_labelled_tokens(strate
     torch.testing.assert_close(gradient, torch.autograd.grad(expected, vectors(loaded))[0])
 
 
-@over(["gpt2", "llama", "t5", "bert"], ["gpt2", "llama", "bert"])
-def test_a_model_in_bfloat16_keeps_its_virtual_tokens_in_float32(strategy, name):
-    loaded = with_(strategy, name, dtype=torch.bfloat16)
-    assert vectors(loaded).dtype is torch.float32
-    output = loaded.module(**inputs(loaded, tokens())).logits
-    output.float().square().sum().backward()
-    assert output.dtype is torch.bfloat16
-    assert vectors(loaded).grad.abs().max() > 0
-
-
 @BOTH
 def test_a_text_is_counted_without_a_tokenizer(strategy):
     """As `plan --parameters-only` does with a config alone."""
