@@ -52,40 +52,20 @@ def case(request, bert_folder, tmp_path, monkeypatch):
     return recipe, asked
 
 
-def without_answers(path):
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "prediction" and v is not None} for line in lines], lines
-
-
 @pytest.mark.slow
-def test_a_run_learns_comes_back_and_merges(case, tmp_path):
-    """Each precision has its runs in tests/engine/test_matrix.py."""
+def test_answers_stand_beside_the_rows_of_each_task(case, tmp_path):
+    """What a run learns, keeps and merges is tests/engine/test_matrix.py's."""
     content, asked = case
-    recipe = Recipe.make(content, ["train.precision=bfloat16"])
+    recipe = Recipe.make(content, ["train.max_steps=2"])
     planned = plan(recipe, measure=False)
     assert (planned.model["new_modules"] == []) == (content["task"] == "seq2seq-lm")
-    run = fine_tune(recipe)
-    losses = [line["loss"] for line in run.metrics if "loss" in line]
-    assert len(losses) == planned.steps["total"]
-    assert losses[-1] < losses[0]
     assert planned.steps["unit"] == ("images" if content["task"] == "image-classification" else "tokens")
-
-    again = load_run("run")
-    assert again.evaluate() == run.evaluation
-    options = {"max_new_tokens": 5} if content["task"] == "seq2seq-lm" else None
-    answers = list(again.predict(asked, options=options))
-    before = list(again.predict(asked, options=options, base=True))  # everything is frozen there
-    assert [a.keys() for a in answers] == [b.keys() for b in before]
-
+    fine_tune(recipe)
     write_rows(tmp_path / "asked.jsonl", asked)
-    predict_file(again, "asked.jsonl", tmp_path / "out.jsonl", batch_size=1)
-    rows, lines = without_answers(tmp_path / "out.jsonl")
-    assert rows == asked
-    assert all(line["prediction"].keys() == answer.keys() for line, answer in zip(lines, answers, strict=True))
-
-    report = run.merge("merged")
-    assert report.difference <= report.tolerance
-    assert report.effect > 0
+    predict_file(load_run("run"), "asked.jsonl", tmp_path / "out.jsonl", batch_size=1)
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert all(line.pop("prediction") for line in lines)
+    assert [{key: value for key, value in line.items() if value is not None} for line in lines] == asked
 
 
 def test_init_and_plan_offer_each_task(case):
