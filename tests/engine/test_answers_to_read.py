@@ -8,11 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from rows import sentences, write_rows
-from runs import Heard, interrupt
+from runs import Heard
 from tiny import tiny_t5
 
 from ftengine import Recipe, fine_tune
-from ftengine.api import SilentListener
 from ftengine.cli import main
 from ftengine.errors import DataError
 from ftengine.run.evaluation_result import Examples
@@ -88,24 +87,6 @@ def test_they_can_be_switched_off_or_be_fewer(chat_recipe, tmp_path):
     assert "No metric scored its generated text." in none.verdict.quality.text
     few = fine_tune(chat_recipe(evaluation__answers=2, train__max_steps=2, output=str(tmp_path / "few")))
     assert len(answers_of(few)) == 2
-
-
-@pytest.mark.slow
-def test_a_resumed_run_does_not_ask_the_base_again(chat_recipe, monkeypatch):
-    recipe = chat_recipe(
-        data__validation=0.4, train__checkpoint_every=1, evaluation__answers=12, evaluation__reuse_base=True
-    )
-    interrupt(recipe, after=2)
-    asked = []
-
-    class Phases(SilentListener):
-        def phase(self, name, total=None):
-            asked.append(name)
-
-    run = fine_tune(recipe, resume=True, listener=Phases())
-    assert [name for name in asked if name.endswith("answers")] == ["evaluate tuned: answers"]
-    assert len(answers_of(run)) == DOZEN
-    assert all(one.base for one in answers_of(run))
 
 
 @pytest.mark.slow
