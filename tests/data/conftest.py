@@ -66,13 +66,14 @@ def registry() -> Registry:
 
 @pytest.fixture
 def audit(registry: Registry) -> Callable[..., AuditResult]:
-    """Audit data as a run does after its division; of what the model gets there is nothing."""
+    """Audit data as a run does after its division, or by `only` one audit; of what the model gets there is nothing."""
 
-    def audit(task: Task, train: str | DataSection, **options) -> AuditResult:
+    def audit(task: Task, train: str | DataSection, only: str | None = None, **options) -> AuditResult:
         section = (
             train if isinstance(train, DataSection) else DataSection(train=train, **{"validation": None, **options})
         )
-        return run_audits(make_splits(section, task, 0).audited(), {}, registry.entries("audit"))
+        entries = [entry for entry in registry.entries("audit") if only in (None, entry.name)]
+        return run_audits(make_splits(section, task, 0).audited(), {}, entries)
 
     return audit
 

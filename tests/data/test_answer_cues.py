@@ -40,8 +40,7 @@ def found(write, audit):
     def found(source, task, train, test, **options):
         names = {name: write(f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
                  for name, rows in (("train", train), ("test", test)) if rows}  # fmt: skip
-        findings = audit(task, names.pop("train"), **names, **options).findings
-        return [finding for finding in findings if finding.source == source]
+        return list(audit(task, names.pop("train"), only=source, **names, **options).findings)
 
     return found
 

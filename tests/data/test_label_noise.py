@@ -41,8 +41,8 @@ def noise(write, label_task, audit):
 
     def noise(rows, **options):
         lines = "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
-        result = audit(label_task, write("a.jsonl", lines), **options)
-        found = [one for one in result.findings if one.source == "label-noise"]
+        result = audit(label_task, write("a.jsonl", lines), only="label-noise", **options)
+        found = result.findings
         tables = [one for one in result.displays if isinstance(one, Table) and one.title == "Labels that look wrong"]
         assert len(found) == len(tables) <= 1
         return (found[0], tables[0]) if found else (None, None)

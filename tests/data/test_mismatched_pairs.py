@@ -43,8 +43,7 @@ def found(write, audit):
         for name, pairs in (("train", train), ("test", test or [])):
             lines = [json.dumps({"anchor": a, "positive": b}) + "\n" for a, b in pairs]
             options |= {name: write(f"{name}.jsonl", "".join(lines))} if lines else {}
-        findings = audit(Embedding(), options.pop("train"), **options).findings
-        return [one for one in findings if one.source == "mismatched-pairs"]
+        return list(audit(Embedding(), options.pop("train"), only="mismatched-pairs", **options).findings)
 
     return found
 

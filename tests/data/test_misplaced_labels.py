@@ -18,8 +18,7 @@ def misplaced(write, label_task, audit):
     def misplaced(train, test, **options):
         names = {name: write(f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
                  for name, rows in (("train", train), ("test", test)) if rows}  # fmt: skip
-        found = audit(label_task, names.pop("train"), **names, **options).findings
-        return [finding for finding in found if finding.source == "misplaced-labels"]
+        return list(audit(label_task, names.pop("train"), only="misplaced-labels", **names, **options).findings)
 
     return misplaced
 

@@ -23,8 +23,7 @@ def rows(count, share, text="N/A", *, labels="abc", start=0):
 @pytest.fixture
 def placeholders(write, label_task, audit):
     def placeholders(*args, **options):
-        found = audit(label_task, write("a.jsonl", rows(*args)), **options).findings
-        return [one for one in found if one.source == "missing-texts"]
+        return list(audit(label_task, write("a.jsonl", rows(*args)), only="missing-texts", **options).findings)
 
     return placeholders
 
@@ -64,8 +63,8 @@ def test_a_text_that_often_comes_with_one_label_is_no_placeholder(write, label_t
 
 
 def found_in(write, audit, task, lines, **options):
-    result = audit(task, write("a.jsonl", "".join(json.dumps(line) + "\n" for line in lines)), **options)
-    return [one for one in result.findings if one.source == "missing-texts"]
+    file = write("a.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    return list(audit(task, file, only="missing-texts", **options).findings)
 
 
 def test_of_several_inputs_all_have_to_be_placeholders(write, audit):

@@ -30,8 +30,7 @@ def shifts(write, label_task, audit):
         files = {"train": train, "test": test}
         names = {name: write(f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
                  for name, rows in files.items() if rows}  # fmt: skip
-        found = audit(label_task, names.pop("train"), **names, **options).findings
-        return [finding for finding in found if finding.source == "split-shift"]
+        return list(audit(label_task, names.pop("train"), only="split-shift", **names, **options).findings)
 
     return shifts
 

@@ -36,8 +36,8 @@ def found(write, label_task, audit):
     def found(source, train, test, task=label_task, **options) -> list[Finding]:
         names = {name: write(f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
                  for name, rows in (("train", train), ("test", test))}  # fmt: skip
-        result = audit(task, names["train"], test=names["test"], near_duplicates=None, leaks="warn", **options)
-        return [one for one in result.findings if one.source == source]
+        options |= {"near_duplicates": None, "leaks": "warn", "only": source}
+        return list(audit(task, names["train"], test=names["test"], **options).findings)
 
     return found
 
