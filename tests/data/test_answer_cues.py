@@ -79,6 +79,14 @@ def test_what_only_one_side_has_in_training_alone_is_an_alarm(found, shape, side
     assert figures["having"] == figures["of"] > figures["others"] == figures["held_out"] == 0
 
 
+def test_a_surface_that_only_one_side_has_in_training_is_an_alarm(found):
+    train = [{**row, "rejected": row["rejected"].lower().strip(".")} for row in pairs(120, 1)]
+    (finding,) = found("answer-cues", PairTask(), train, pairs(60, 2))
+    figures = finding.figures
+    assert (finding.level, figures["feature"], figures["words"]) == ("alarm", "surface", "lower case")
+    assert (figures["side"], figures["held_out"]) == ("rejected", 0)
+
+
 def test_what_tells_the_choice_in_test_too_is_a_note(found):
     with_cue = {"chosen": "Certainly! {}"}
     for test in (pairs(60, 2, **with_cue), None):

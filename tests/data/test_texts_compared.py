@@ -194,10 +194,11 @@ def test_rows_that_all_have_one_label_in_one_split_alone_are_an_alarm(found, cou
         rows = enumerate(lengthy(count, seed))
         return [{**row, "label": [row["label"], "d", "e"][: each[i % len(each)]]} for i, row in rows]
 
-    alarms = found("labels-per-row", coded(200, 1, counts), coded(100, 2, held), SeveralTask())
-    assert [(one.level, one.figures["split"]) for one in alarms] == ([("alarm", split)] if split else [])
+    alarms = found("surface-features", coded(200, 1, counts), coded(100, 2, held), SeveralTask())
+    assert [(one.level, one.figures["what"]) for one in alarms] == ([("alarm", "labels")] if split else [])
     if split:
-        assert alarms[0].figures["other_mean"] == 2
+        (gap,) = alarms[0].figures["features"]
+        assert gap["training" if split == "train" else "held_out"] == 1
 
 
 USUAL = np.random.default_rng(0).gamma(3, 3, 300).round(1)

@@ -172,6 +172,20 @@ def test_answer_cues_lead_where_training_pairs_are_ranked_better(verdict, held_o
     assert (result.findings[0].source == "answer-cues") == (level == "alarm")
 
 
+@pytest.mark.parametrize("source", ["surface-features", "split-shift"])
+def test_how_texts_were_written_leads_before_words_that_follow_from_it(verdict, source):
+    written = {"kind": "splits", "level": "note", "text": "Training texts are in lower case.", "brief": "lower case",
+               "source": "surface-features", "figures": {"split": "test", "what": "texts"}}  # fmt: skip
+    both = [
+        dict(shift_finding := {**written, "source": "split-shift", "figures": {"split": "test", "auc": 1.0}}),
+        written,
+    ]
+    result = verdict(
+        put("audit.findings", both if source == "surface-features" else [shift_finding]), *behind(0.55, 0.41)
+    )
+    assert (result.findings[0].source, result.findings[0].level) == (source, "alarm")
+
+
 def test_a_cue_leads_before_a_test_split_that_is_far_worse_than_validation(verdict):
     cue = shift(level="alarm", explains=EXPLAINED, figures={"split": "test", "cues": ["ref"]})
     result = verdict(cue, put("evaluation.tuned.nll", figure(3.0)), *behind(0.4, 0.5))

@@ -10,7 +10,6 @@ from ftengine_builtins.audits.exchanged_roles import ExchangedRoles
 from ftengine_builtins.audits.label_noise import LabelNoise
 from ftengine_builtins.audits.label_spellings import JoinedLabels, LabelSpellings
 from ftengine_builtins.audits.labels_by_column import LabelsByColumn
-from ftengine_builtins.audits.labels_per_row import LabelsPerRow
 from ftengine_builtins.audits.languages import Languages
 from ftengine_builtins.audits.mismatched_pairs import MismatchedPairs
 from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
@@ -23,6 +22,7 @@ from ftengine_builtins.audits.short_copies import ShortCopies
 from ftengine_builtins.audits.shortened_texts import ShortenedTexts
 from ftengine_builtins.audits.sources import Duplicates, Leaks, Reading
 from ftengine_builtins.audits.split_shift import SplitShift
+from ftengine_builtins.audits.surface_features import SurfaceFeatures
 from ftengine_builtins.audits.telling_phrases import TellingPhrases
 from ftengine_builtins.audits.template_marks import TemplateMarks
 from ftengine_builtins.audits.texts import Mojibake, Oddities, PersonalData
@@ -44,7 +44,6 @@ __all__ = [
     "LabelNoise",
     "LabelSpellings",
     "LabelsByColumn",
-    "LabelsPerRow",
     "Languages",
     "Leaks",
     "Lengths",
@@ -62,6 +61,7 @@ __all__ = [
     "ShortCopies",
     "ShortenedTexts",
     "SplitShift",
+    "SurfaceFeatures",
     "TellingPhrases",
     "TemplateMarks",
     "UnknownTokens",

@@ -13,7 +13,8 @@ from ftengine.api import Audit, AuditedData, Finding, View
 from ftengine.text import percent, quoted
 from ftengine_builtins.audits.contradictions import LOOKED_AT
 from ftengine_builtins.audits.counting import share_within, split_name
-from ftengine_builtins.audits.split_shift import EXPLAINED, is_nonrandom_split
+from ftengine_builtins.audits.split_shift import EXPLAINED, is_nonrandom_split, shortened
+from ftengine_builtins.audits.surface import HAS
 from ftengine_builtins.audits.word_scores import choose_rows
 
 SAMPLE, FEWEST = 1_000, 20
@@ -25,6 +26,7 @@ COVERED, ALONE = 0.6, 0.9
 near end): chosen or not can then be told without reading on."""
 WORTH_A_NOTE = 0.8
 """The first of these where held-out answers have the cue as well: then it may be what people want."""
+DOES = {"begins": ("begins with", "begin with"), "word": ("has the word", "have the word")}
 SIDES = {"chosen": ("chosen", "rejected"), "desirable": ("desirable", "undesirable")}
 
 
@@ -32,7 +34,7 @@ class Cue(NamedTuple):
     """How often the answers of one side have an opening or a word, and the others.
 
     Args:
-        feature: ("begins", words) or ("word", word).
+        feature: ("begins", words), ("word", word), or ("surface", name) of `surface.HAS`.
         having, of: the side's answers that have it, and all of them.
         others, of_others: the same of the other side.
     """
@@ -59,9 +61,10 @@ Answers = tuple[Sequence[str], Sequence[str]]
 
 
 class AnswerCues(Audit):
-    """An opening or a word that only the chosen answers of training have, or only the rejected ones.
+    """An opening, a word or a surface that only the chosen answers of training have, or only the rejected ones.
 
-    An alarm where the answers of a held-out split of its own source do not have it, so that it tells nothing there.
+    Surfaces are lower case, line breaks, ends of sentences and the like. An alarm where the answers of a held-out split
+    of its own source do not have it, so that it tells nothing there.
     """
 
     name = "answer-cues"
@@ -75,17 +78,28 @@ class AnswerCues(Audit):
         if "train" not in answers:
             return
         held = [split for split in answers if split != "train" and is_nonrandom_split(data, split)][-1:]
-        found = [(side, cue) for side in (0, 1) if (cue := find_cue(answers["train"], side)) is not None]
-        for side, cue in sorted(found, key=lambda pair: -pair[1].gain)[:1]:
-            there = {split: _count(answers[split], side, [cue.feature])[cue.feature] for split in held}
-            yield from _findings(cue, SIDES[key][side], SIDES[key][1 - side], there)
+        found = []
+        for side in (0, 1):
+            if (cue := find_cue(answers["train"], side)) is not None:
+                there = {split: _count(answers[split], side, [cue.feature])[cue.feature] for split in held}
+                change = max((abs(cue.having / cue.of - one.having / one.of) for one in there.values()), default=0.0)
+                found.append((cue.gain, change, -side, cue, there))
+        for _, _, side, cue, there in sorted(found, reverse=True)[:1]:  # of two sides, the one that held-out rows lack
+            yield from _findings(cue, SIDES[key][-side], SIDES[key][1 + side], there)
 
 
 def find_cue(answers: Answers, side: int) -> Cue | None:
     """Return the opening or word that tells the answers of a side best; None where none tells them by itself."""
     counts = _count(answers, side)
     cues = [cue for cue in counts.values() if cue.having >= COVERED * cue.of and _alone(cue) >= ALONE]
-    return max(cues, key=lambda cue: (cue.gain, cue.feature[0] == "begins", len(cue.feature[1])), default=None)
+    return max(cues, key=lambda cue: (cue.gain, *_says_most(*cue.feature)), default=None)
+
+
+def _says_most(kind: str, words: str) -> tuple[int, int]:
+    """Return what is the higher for the feature to be named of those that tell as well."""
+    if kind == "surface":
+        return 0, -next(i for i, feature in enumerate(HAS) if feature.name == words)
+    return 1 + (kind == "begins"), len(words)
 
 
 def _alone(cue: Cue) -> float:
@@ -104,7 +118,8 @@ def _count(answers: Answers, side: int, wanted: Sequence[tuple[str, str]] = ()) 
 def _features(text: str) -> set[tuple[str, str]]:
     words = text.split(maxsplit=WORDS)[:WORDS]
     openings = {("begins", " ".join(words[:count])) for count in range(1, min(OPENING, len(words)) + 1)}
-    return openings | {("word", word.lower()) for word in words}
+    surface = {("surface", feature.name) for feature in HAS if feature.measure(shortened(text))}
+    return openings | {("word", word.lower()) for word in words} | surface
 
 
 def _named(view: View) -> str | None:
@@ -138,10 +153,12 @@ def _text(value: Any) -> str:
 def _findings(cue: Cue, side: str, other: str, there: Mapping[str, Cue]) -> Iterator[Finding]:
     """Say what tells a side's answers, and what becomes of it in a held-out split, where there is such."""
     kind, words = cue.feature
-    does = f"{'begins with' if kind == 'begins' else 'has the word'} {quoted(words)}"
-    every = "every" if cue.having == cue.of else f"{percent(cue.having / cue.of)} of the"
-    brief = f"{every} {side} answer{'' if every == 'every' else 's'} of training "
-    brief += does if every == "every" else does.replace("begins", "begin").replace("has", "have")
+    one, several = (f"{verb} {quoted(words)}" for verb in DOES.get(kind, ("", "")))
+    if kind == "surface":
+        one, several = next(feature.does for feature in HAS if feature.name == words)
+    brief = f"every {side} answer of training {one}"
+    if cue.having < cue.of:
+        brief = f"{percent(cue.having / cue.of)} of the {side} answers of training {several}"
     figures = {"feature": kind, "words": words, "side": side, "having": cue.having, "of": cue.of,
                "others": cue.others, "of_others": cue.of_others}  # fmt: skip
     share = "none" if not cue.others else percent(cue.others / cue.of_others)

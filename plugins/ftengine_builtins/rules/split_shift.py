@@ -11,13 +11,17 @@ from ftengine_builtins.audits.label_noise import LabelNoise
 from ftengine_builtins.audits.languages import Languages
 from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
 from ftengine_builtins.audits.split_shift import EXPLAINED, SplitShift
+from ftengine_builtins.audits.surface_features import SurfaceFeatures
+from ftengine_builtins.rules.baseline import unmeasured_answers
 from ftengine_builtins.rules.fitting import falls_behind, seen_metric
 from ftengine_builtins.rules.threshold import GAP_ALARM, no_better_than_a_constant
 
 HARDER = {"group": "new groups are harder than those of training", "time": "later rows are harder than earlier ones"}
 """What a model shows that fails on a split by group or time."""
 
-JUDGED = (SplitShift.name, MisplacedLabels.name, AnswerCues.name, ExchangedRoles.name, Languages.name)
+JUDGED = (
+    SplitShift.name, SurfaceFeatures.name, MisplacedLabels.name, AnswerCues.name, ExchangedRoles.name, Languages.name
+)  # fmt: skip
 """Audits of which findings are judged by what the model made of the rows; of languages, those that splits differ in."""
 
 
@@ -27,8 +31,8 @@ class HeldOutShift(Rule):
     Words raise the same suspicion of sound data, such as a test set whose words mislead on purpose, or the years of a
     split by time. A model that copes clears rows of training and of the measured split. One that fails makes an alarm
     of what audits `split-shift`, `answer-cues`, `exchanged-roles` and `misplaced-labels` are alarmed about, and of rows
-    from elsewhere or in a language that training does not have; a cue costs all that training rows are answered better.
-    Where nothing was measured, an alarm about training stands.
+    from elsewhere, written otherwise or in a language that training does not have; a cue costs all that training rows
+    are answered better. Where nothing was measured, an alarm about training stands.
     """
 
     name = "held-out-shift"
@@ -37,16 +41,19 @@ class HeldOutShift(Rule):
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         noisy = any((one.source, one.level) == (LabelNoise.name, "alarm") for one in run.audit.findings)
+        surface = any((one.source, one.level) == (SurfaceFeatures.name, "note") for one in run.audit.findings)
         constant = no_better_than_a_constant(run) or run.headline_metric is None
         for finding in run.audit.findings:
             if finding.source not in JUDGED or (finding.source == Languages.name and "language" not in finding.figures):
                 continue
             slipped = noisy and "offset" in finding.figures and finding.figures["split"] == "train"
-            elsewhere = finding.source == Languages.name or (
+            elsewhere = finding.source in (Languages.name, SurfaceFeatures.name) or (
                 finding.source == SplitShift.name and "auc" in finding.figures
             )
             cue = "cues" in finding.figures or finding.source == AnswerCues.name
             fails = constant or falls_behind(run, seen_metric(run), 0.0 if cue else GAP_ALARM)
+            # A loss does not show that a model writes as the answers of training are written.
+            fails = fails or (finding.figures.get("what") == "answers" and unmeasured_answers(run))
             # A loss on texts learnt the wrong way round is worse everywhere: only a gain shows that they were not.
             fails = fails or (finding.source == ExchangedRoles.name and not _is_better(run))
             if slipped:  # a model that copes does so against its labels
@@ -58,6 +65,8 @@ class HeldOutShift(Rule):
                 yield finding.model_copy(
                     update={"level": "alarm", "explains": EXPLAINED, "text": text, "brief": harder}
                 )
+            elif finding.source == SplitShift.name and elsewhere and surface:  # which says how its words differ
+                yield finding.model_copy(update={"level": "note", "explains": ()})
             elif elsewhere:
                 yield finding.model_copy(update={"level": "alarm", "explains": EXPLAINED})
             else:

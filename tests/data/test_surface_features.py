@@ -1,0 +1,137 @@
+"""What texts of training and of a test file look like: capitals, stop words, lines of a speaker, tagged words."""
+
+import json
+import random
+
+import pytest
+from partly import partly
+
+from ftengine.api import Task, View
+from ftengine_builtins.tasks import language_rows
+
+PLACES = ("Rome", "Paris", "Oslo", "Lima")
+SAID = ("The soup was not warm and the bread was dry.", "I did not see that it was closed on Monday!",
+        "Is it true that he was in the garden?", "We were told to wait; nobody came to open the gate.")  # fmt: skip
+
+
+@partly
+class LabelledTask(Task):
+    """A text has a label."""
+
+    name = "labelled"
+
+    def view(self, row):
+        return View([row["text"]], row["label"], classes=True)
+
+
+@partly
+class AnsweredTask(Task):
+    """A prompt has a completion."""
+
+    name = "answered"
+
+    def view(self, row):
+        return language_rows.view(row, all_trained=False)
+
+
+@partly
+class TaggedTask(Task):
+    """Each word has a tag."""
+
+    name = "tagged"
+
+    def view(self, row):
+        return View(row["words"], row["tags"], True, [" ".join(row["words"])], row["words"])
+
+
+@pytest.fixture
+def found(write, audit):
+    """Audit a training and a test file; return what the audit finds."""
+
+    def found(task, train, test, **options):
+        names = [write(f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+                 for name, rows in (("train", train), ("test", test))]  # fmt: skip
+        result = audit(task, names[0], test=names[1], near_duplicates=None, leaks="warn", **options)
+        return [one for one in result.findings if one.source == "surface-features"]
+
+    return found
+
+
+def sentence(rng):
+    return f"{rng.choice(SAID)} {rng.choice(PLACES)} {rng.randrange(10**6)} {rng.choice(SAID)}"
+
+
+def labelled(count, seed, clean=str):
+    rng = random.Random(seed)
+    return [{"text": clean(sentence(rng)), "label": rng.choice("ab")} for _ in range(count)]
+
+
+def without_stop_words(text):
+    stop = {"the", "was", "not", "and", "i", "did", "that", "it", "on", "is", "he", "in", "we", "were", "to"}
+    return " ".join(word for word in text.split() if word.lower() not in stop)
+
+
+def names_of(findings):
+    return [gap["name"].partition(" such as")[0] for one in findings for gap in one.figures["features"]]
+
+
+@pytest.mark.parametrize("clean", [str.lower, lambda text: text.strip(".!?"), without_stop_words])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_texts_of_one_file_that_were_cleaned_are_named(found, clean, split):
+    rows = [labelled(size, seed, clean if split == name else str)
+            for size, seed, name in ((150, 1, "train"), (60, 2, "test"))]  # fmt: skip
+    findings = found(LabelledTask(), *rows)
+    assert [(one.kind, one.level, one.figures["split"]) for one in findings] == [("splits", "note", "test")]
+    expected = {str.lower: "lower case", without_stop_words: "share of short frequent words"}
+    assert expected.get(clean, "end of a sentence") in names_of(findings)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_files_of_one_source_are_not(found, seed):
+    rows = labelled(180, seed)
+    assert found(LabelledTask(), rows[:120], rows[120:]) == []
+
+
+def test_texts_of_other_topics_are_left_to_the_words(found):
+    rng = random.Random(3)
+
+    def about(topic):
+        words = [
+            f"{topic}{one}{other}" for one in ("ka", "lo", "mi", "ru") for other in ("bans", "dors", "fels", "guns")
+        ]
+        return lambda text: f"{text} {' '.join(rng.sample(words, k=5))}"
+
+    train, test = labelled(150, 1, about("trade")), labelled(60, 2, about("music"))
+    assert found(LabelledTask(), train, [{**row, "text": row["text"].lower()} for row in test]) == []
+
+
+def answered(count, seed, share):
+    rng = random.Random(seed)
+    return [{"prompt": f"What of {rng.choice(PLACES)} {i}?", "completion": sentence(rng)
+             + ("\nUser: And then?\nBot: Nothing." if rng.random() < share else "")} for i in range(count)]  # fmt: skip
+
+
+def test_answers_that_run_on_with_the_next_turn_are_named_by_their_speaker(found):
+    (one,) = found(AnsweredTask(), answered(100, 1, 0.7), answered(40, 2, 0))
+    assert (one.figures["what"], names_of([one])[0]) == ("answers", "speaker")
+    assert "“User:”" in one.text
+    assert one.figures["features"][0]["held_out"] == 0
+    assert found(AnsweredTask(), answered(100, 1, 0.7), answered(40, 2, 0.7)) == []
+
+
+def tagged(count, seed, first):
+    """Return rows of two to five places, of which all are tagged, or the first alone."""
+    rng, rows = random.Random(seed), []
+    for _ in range(count):
+        words = [
+            word for _ in range(rng.randint(2, 5)) for word in (rng.choice(PLACES), "and", str(rng.randrange(999)))
+        ]
+        tags = ["B-LOC" if word in PLACES and not (first and i) else "O" for i, word in enumerate(words)]
+        rows.append({"words": words, "tags": tags})
+    return rows
+
+
+def test_words_that_are_tagged_in_the_first_place_only_are_an_alarm(found):
+    (one,) = found(TaggedTask(), tagged(120, 1, first=True), tagged(50, 2, first=False))
+    assert (one.level, one.figures["what"], one.figures["features"][0]["training"]) == ("alarm", "tagged words", 1)
+    assert found(TaggedTask(), tagged(120, 1, first=False), tagged(50, 2, first=False)) == []
