@@ -21,6 +21,7 @@ from tiny import tiny_bert
 from ftengine import Recipe, Run, api, fine_tune, hookimpl, load_run, plan, registry_of
 from ftengine.engine import subprocess_runs
 from ftengine.engine.compare import compare_strategies
+from ftengine.plugins.class_validation import SORTS
 from ftengine.plugins.registry import KINDS, Registry
 
 SEED = 1234
@@ -94,7 +95,7 @@ class FastPath(api.FastPath):
         return None
 
 
-class Evaluator(api.Evaluator):
+class Evaluator(api.FittedEvaluator, api.CodeEvaluator):
     """The share of right answers."""
 
     reads = frozenset({"label", "predicted"})
@@ -102,6 +103,9 @@ class Evaluator(api.Evaluator):
 
     def set_labels(self, task, labels):
         """Nothing to refuse."""
+
+    def runs_code(self):
+        """Nothing beside plugins."""
 
     def start(self):
         """Nothing to begin."""
@@ -255,7 +259,8 @@ def contract(kind: str) -> frozenset[str]:
     """Return the methods of a kind, written or optional."""
     from test_contract import members
 
-    return frozenset(members(KINDS[kind][0]) | members(api.Component))
+    base = KINDS[kind][0]
+    return frozenset().union(*map(members, (base, api.Component, *(sort for sort in SORTS if issubclass(sort, base)))))
 
 
 def recipe(folder: Path, output: str, **train: Any) -> Recipe:

@@ -163,11 +163,18 @@ def test_what_the_contract_had_before_is_refused_with_what_is_written_now() -> N
         ("short_generation", "GenerativeTask"),
         ("joint_loss", "InBatchTask"),
         ("for_reference", "ReferenceTask"),
+        ("fit", "FittedEvaluator"),
+        ("ask_models", "ModelEvaluator"),
+        ("runs_code", "CodeEvaluator"),
+        ("trials", "IntervalEvaluator"),
     ],
 )
-def test_a_member_that_only_a_sort_of_tasks_has_is_refused_elsewhere(name: str, sort: str) -> None:
+def test_a_member_that_only_a_sort_has_is_refused_elsewhere(name: str, sort: str) -> None:
     with pytest.raises(PluginError) as refused:
-        offered(api.Task, **{name: lambda self: None})
+        offered(
+            next(base for base, _ in KINDS.values() if issubclass(getattr(api, sort), base)),
+            **{name: lambda self: None},
+        )
     assert repr(name) in str(refused.value)
     assert f"api.{sort}" in str(refused.value)
 
@@ -205,17 +212,17 @@ def test_what_is_no_method_is_looked_at_too(base: type[api.Component], name: str
 
 
 def test_what_a_mixin_writes_overrides() -> None:
-    class Fits(api.Component):
-        def fit(self, rows: object) -> None: ...
+    class Details(api.Component):
+        def details(self, rows: object, estimate: object) -> None: ...
 
-    class Mixed(api.Evaluator, Fits):
+    class Mixed(api.Evaluator, Details):
         name = "mixed"
 
     class Both(api.Callback, api.Regularizer):
         name = "both"
 
-    assert not api.overrides(Mixed, "fit")  # the contract's comes first
-    assert api.overrides(type("Turned", (Fits, api.Evaluator), {}), "fit")
+    assert not api.overrides(Mixed, "details")  # the contract's comes first
+    assert api.overrides(type("Turned", (Details, api.Evaluator), {}), "details")
     assert not api.overrides(Both, "view_command")
     assert not api.overrides(api.GenerativeTask, "prompt")  # which it brings
     assert api.overrides(api.InBatchTask, "loss")
@@ -227,7 +234,6 @@ def test_what_a_mixin_writes_overrides() -> None:
     [
         (api.Strategy, "save", "load"),
         (api.Regularizer, "load_state_dict", "state_dict"),
-        (api.Evaluator, "ask_models", "benchmarks"),
     ],
 )
 def test_half_of_a_pair_is_refused(base: type[api.Component], name: str, missing: str) -> None:

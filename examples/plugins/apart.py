@@ -2,9 +2,9 @@
 
 `details` yields `Table`, `Matrix` and `LineChart`, which the report draws, and facts by name. `Baseline(…).fact()` is
 what is reached without looking at the inputs: the verdict then finds constant answers by its metrics as by those in the
-box. With `baseline_resamples` the engine compares the model with it in resamples; otherwise its `figures` are taken for
-exact levels. Several figures with intervals come from `estimate(values)`, where `values` takes weights (B, n) and
-returns figures (B, k).
+box. With `IntervalEvaluator.baseline_resamples` the engine compares the model with it in resamples; otherwise its
+`figures` are taken for exact levels. Several figures with intervals come from `estimate(values)`, where `values` takes
+weights (B, n) and returns figures (B, k).
 """
 
 import numpy as np

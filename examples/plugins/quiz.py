@@ -7,13 +7,13 @@ stand in evaluation.json among `probes`, with kind "benchmark", and in the repor
 
 import numpy as np
 
-from ftengine.api import Evaluator, Metric
+from ftengine.api import Evaluator, Metric, ModelEvaluator
 from ftengine.errors import RecipeError
 
 QUESTIONS = [f"quiz number {i}" for i in range(12)]
 
 
-class Quiz(Evaluator):
+class Quiz(ModelEvaluator):
     """Ask classifiers about texts of its own, which have the first two labels in turn."""
 
     name = "quiz"

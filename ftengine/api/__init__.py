@@ -9,22 +9,13 @@ from ftengine.api.callback import BeforeStep, Callback, Event, Failed, Finished,
 from ftengine.api.component import Component, Config, Traits, overrides
 from ftengine.api.conversation import Conversation, Message, ToolCall
 from ftengine.api.display import Display, Finding, Level, Line, LineChart, Matrix, Table
-from ftengine.api.evaluator import (
-    Baseline,
-    Difference,
-    Estimate,
-    Estimator,
-    Evaluator,
-    EvaluatorTraits,
-    ExampleScores,
-    Metric,
-    Rows,
-    Test,
-)
+from ftengine.api.evaluator import Evaluator, EvaluatorTraits
+from ftengine.api.evaluator_sorts import CodeEvaluator, FittedEvaluator, IntervalEvaluator, ModelEvaluator
 from ftengine.api.exporter import Exported, Exporter, ExportSource, Runtime
 from ftengine.api.fast_path import FastPath, FastPathTraits, InferencePath, TrainingContext
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader, Provenance
+from ftengine.api.metric import Baseline, Difference, Estimate, Estimator, ExampleScores, Metric, Rows, Test
 from ftengine.api.optimizer import Optimizer, ShardingTraits
 from ftengine.api.reader import BrokenRow, FileReader, Place, Reader, ReaderTraits, Row, place_of
 from ftengine.api.regularizer import Regularizer, RegularizerTraits
@@ -69,6 +60,7 @@ __all__ = [
     "BeforeStep",
     "BrokenRow",
     "Callback",
+    "CodeEvaluator",
     "Component",
     "Config",
     "Conversation",
@@ -92,10 +84,12 @@ __all__ = [
     "FileReader",
     "Finding",
     "Finished",
+    "FittedEvaluator",
     "GenerativeTask",
     "InBatchTask",
     "InferencePath",
     "InputAugmenter",
+    "IntervalEvaluator",
     "Labels",
     "Level",
     "Line",
@@ -106,6 +100,7 @@ __all__ = [
     "Matrix",
     "Message",
     "Metric",
+    "ModelEvaluator",
     "ModelLoader",
     "Optimizer",
     "Place",

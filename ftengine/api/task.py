@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ftengine.api.evaluator import Rows
+    from ftengine.api.metric import Rows
     from ftengine.api.strategy import Strategy
     from ftengine.model import Criterion
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import overrides
+from ftengine.api import FittedEvaluator
 from ftengine.api.task_sorts import reference_keys
 from ftengine.data.encoding import content_of
 from ftengine.data.row_hashes import identities
@@ -106,7 +106,7 @@ def _plan(ready: ReadyTask, run: RunDirectory, data: str | Path | None) -> EvalP
     used = {name} if data is None else set()
     if section.training_sample is not None or section.memorisation is not None:
         used.add("train")
-    if name == "test" and any(overrides(evaluator, "fit") for evaluator in ready.evaluators()):
+    if name == "test" and any(isinstance(evaluator, FittedEvaluator) for evaluator in ready.evaluators()):
         used.add("validation")
     splits, trained_on = _splits(ready, run, used & set(recorded), recorded, name if data is None else None)
     rows = splits[name] if data is None else read_for(str(data), ready.recipe.data, ready.task, ready.registry)

@@ -9,7 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import SAMPLES, Augmenter, AugmenterConfig, Evaluator, GenerativeTask, Task, overrides
+from ftengine.api import (
+    SAMPLES,
+    Augmenter,
+    AugmenterConfig,
+    Evaluator,
+    FittedEvaluator,
+    GenerativeTask,
+    ModelEvaluator,
+    Task,
+    overrides,
+)
 from ftengine.api.task_sorts import generated_keys
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.augmentation_preview import sample_rows
@@ -146,7 +156,7 @@ def plan_evaluation(
 
 def _to_fit(task: Task, validation: EncodedSplit | None, evaluators: Sequence[Evaluator]) -> EvalSet | None:
     """Return what evaluators that fit, and the task, learn from; None where there is nothing, or none does."""
-    fitting = [one for one in evaluators if calibrates(task) or overrides(one, "fit")]
+    fitting = [one for one in evaluators if calibrates(task) or isinstance(one, FittedEvaluator)]
     return EvalSet("validation", validation, fitting, title=" on validation") if validation and fitting else None
 
 
@@ -181,7 +191,7 @@ def _reads_all(evaluator: Evaluator, split: EncodedSplit) -> bool:
 def _benchmarks(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> list[Benchmark]:
     benchmarks: list[Benchmark] = []
     for asker in evaluators:
-        if overrides(asker, "ask_models"):
+        if isinstance(asker, ModelEvaluator):
             with naming(f"evaluate.{asker.name}"):
                 parts = asker.benchmarks(ready.task)
             for data, evaluator in parts.items():

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ftengine.api import Listener, LoadedModel, SilentListener
+from ftengine.api import CodeEvaluator, Listener, LoadedModel, SilentListener
 from ftengine.engine.answering import Answering
 from ftengine.engine.evaluate import add_figures, evaluate_run, reference_model
 from ftengine.engine.merge import MERGED_DTYPES, MergeReport, check_merge, merge_into
@@ -246,7 +246,7 @@ class Run(Answering):
     def require_trusted_evaluators(self, names: Collection[str | None] | None = None) -> None:
         """Refuse as `require_trust` does to measure by some of the run's evaluators, or all (None)."""
         for evaluator in self.without_model().evaluators():
-            if names is None or evaluator.name in names:
+            if isinstance(evaluator, CodeEvaluator) and (names is None or evaluator.name in names):
                 self.require_trust(evaluator.runs_code(), "measures its answers by")
 
     def _model(self, base: bool, began: bool = False) -> tuple[Device, KnownTask, LoadedModel]:

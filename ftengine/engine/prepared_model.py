@@ -11,7 +11,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list, set_seed
 from torch import nn
 
-from ftengine.api import Event, LoadedModel, Started, Strategy, overrides
+from ftengine.api import CodeEvaluator, Event, LoadedModel, Started, Strategy, overrides
 from ftengine.api.task_sorts import reference_keys
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.base_predictions import run_base, run_model
@@ -85,7 +85,8 @@ class PreparedModel:
 
     def environment(self) -> Environment:
         """Return what the run runs on, for environment.json."""
-        device, evaluators = self.device, self.data.ready.evaluators()
+        device = self.device
+        running = [one for one in self.data.ready.evaluators() if isinstance(one, CodeEvaluator)]
         return Environment(
             versions=versions(),
             plugins=tuple(plugin_origins(self.experiment.registry.plugins)),
@@ -104,7 +105,7 @@ class PreparedModel:
             memory=self.memory,
             fast_paths=dict(self.fast_paths.used),
             date=self.experiment.day,
-            code=fingerprint_files(sorted({file for one in evaluators for file in one.code_files()})),
+            code=fingerprint_files(sorted({file for one in running for file in one.code_files()})),
         )
 
     def trainer(self, run: RunDirectory) -> Trainer:

@@ -12,7 +12,7 @@ from typing import Any
 
 from accelerate.state import PartialState
 
-from ftengine.api import Listener, overrides
+from ftengine.api import FittedEvaluator, Listener
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.fine_tune import require_same_data, require_same_recipe
@@ -100,7 +100,7 @@ def require_metric(ready: KnownTask, metric: str | None) -> None:
     for evaluator in ready.evaluators():
         every = list(evaluator.metrics)
         bind([evaluator], ready.task.name, ready.task.labels)  # on which it may depend what is reported
-        more = every if overrides(evaluator, "fit") else ()  # what fits reports more once it has seen data
+        more = every if isinstance(evaluator, FittedEvaluator) else ()  # what fits reports more once it has seen data
         known += [name for name in dict.fromkeys([*evaluator.metrics, *more]) if name not in known]
     if metric is not None and metric not in known:
         raise InputError(f"no metric {metric!r} here. There are {', '.join(known)}.{did_you_mean(metric, known)}")

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import scipy
 
-from ftengine.api import Difference, Evaluator, Rows, overrides
+from ftengine.api import Difference, Evaluator, IntervalEvaluator, Rows, overrides
 from ftengine.evaluation.chance import is_beyond_chance
 from ftengine.evaluation.figures import ResampledFigure, by_resample
 from ftengine.evaluation.intervals import (
@@ -82,7 +82,7 @@ def beyond_baseline(
         if (one := figures.get(name)) is not None:
             fixed = np.full_like(one.resampled, level)
             answers[name] = replace(one, value=level, resampled=fixed, interval=(level, level))
-    if overrides(evaluator, "baseline_resamples") and len(weights):
+    if isinstance(evaluator, IntervalEvaluator) and overrides(evaluator, "baseline_resamples") and len(weights):
         for name, (value, drawn) in by_resample(partial(evaluator.baseline_resamples, rows), weights).items():
             one = figures[name]
             interval: Interval = (None, None)

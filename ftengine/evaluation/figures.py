@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from ftengine.api import Display, Estimate, Evaluator, Metric, Rows, overrides
+from ftengine.api import Display, Estimate, Evaluator, IntervalEvaluator, Metric, Rows, overrides
 from ftengine.errors import PluginError
 from ftengine.evaluation.intervals import Interval, excess_interval, percentile_interval, score_interval
 from ftengine.evaluation.weights import Weights
@@ -60,10 +60,15 @@ def measure(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, Res
         return {}
     with np.errstate(all="ignore"):
         plain = _numbers(evaluator, evaluator.score(rows, np.ones(len(weights))))
-        trials = evaluator.trials(rows)
-        unequal = evaluator.example_weights(rows)
+    trials: Mapping[str, float] = {}
+    unequal: Mapping[str, np.ndarray] = {}
+    shares: dict[str, tuple[float, np.ndarray]] = {}
+    if isinstance(evaluator, IntervalEvaluator):
+        with np.errstate(all="ignore"):
+            trials, unequal = evaluator.trials(rows), evaluator.example_weights(rows)
+        if overrides(evaluator, "proportions"):
+            shares = by_resample(partial(evaluator.proportions, rows), weights)
     resampled = _resampled(evaluator, rows, weights)
-    shares = by_resample(partial(evaluator.proportions, rows), weights) if overrides(evaluator, "proportions") else {}
     figures, freedom = {}, weights.freedom
     for name, metric in evaluator.metrics.items():
         value, values = plain[name], resampled.get(name)

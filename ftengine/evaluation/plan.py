@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import SAMPLES, Evaluator, Task, overrides
+from ftengine.api import SAMPLES, CodeEvaluator, Evaluator, ModelEvaluator, Task, overrides
 from ftengine.api.task_sorts import generated_keys, writes_completions
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import RecipeError
@@ -71,7 +71,7 @@ class Benchmark:
 
     name: str
     data: str
-    asker: Evaluator
+    asker: ModelEvaluator
     evaluator: Evaluator
 
 
@@ -118,7 +118,8 @@ class EvalPlan:
     def start_evaluators(self) -> None:
         """Let evaluators begin what they need to measure (RecipeError)."""
         for evaluator in {id(one): one for some in self.sets() for one in some.evaluators}.values():
-            evaluator.start()
+            if isinstance(evaluator, CodeEvaluator):
+                evaluator.start()
 
     def encoded(self) -> list[EncodedSplit]:
         """Return the examples that a model reads as batches; those that are only answered are cut to fit."""

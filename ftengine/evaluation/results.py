@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Baseline, Display, Evaluator, ExampleScores, Labels, Listener, Task, overrides
+from ftengine.api import Baseline, Display, Evaluator, ExampleScores, FittedEvaluator, Labels, Listener, Task, overrides
 from ftengine.errors import DataError
 from ftengine.evaluation.differences import beyond_baseline, compare, difference_of_differences, gaps_between
 from ftengine.evaluation.examples import answers_to_read, exact_test, scored_by, single_examples
@@ -89,7 +89,7 @@ def bind(evaluators: Sequence[Evaluator], task: str, labels: Labels | None) -> N
 def fit(evaluators: Iterable[Evaluator], validation: Predictions | None, *, keep: bool = False) -> None:
     """Let evaluators that fit learn from a model's predictions on validation; `keep` as in `Measured.add`."""
     for evaluator in evaluators:
-        if overrides(evaluator, "fit"):
+        if isinstance(evaluator, FittedEvaluator):
             seen = validation.keeping(evaluator) if keep and validation is not None else validation
             evaluator.fit(None if seen is None else seen.rows(evaluator))
 

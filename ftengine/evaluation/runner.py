@@ -27,6 +27,7 @@ from ftengine.api import (
     GenerativeTask,
     Listener,
     LoadedModel,
+    ModelEvaluator,
     Prediction,
     Task,
     overrides,
@@ -125,7 +126,7 @@ class EvalRunner:
                 result.put(benchmark, _judged_benchmark(benchmark, asked[benchmark.name]))
         return result
 
-    def _ask(self, asker: Evaluator, benchmarks: Sequence[Benchmark]) -> dict[str, pa.Table]:
+    def _ask(self, asker: ModelEvaluator, benchmarks: Sequence[Benchmark]) -> dict[str, pa.Table]:
         """Return the answers to an evaluator's own questions, by benchmark; each process asks all of them."""
         self.loaded.module.eval()
         self.listener.phase(f"evaluate {self.side}: {asker.name}")

@@ -9,7 +9,7 @@ import numpy as np
 import scipy
 
 from ftengine.api import ExampleScores
-from ftengine.api.evaluator import Test
+from ftengine.api.metric import Test
 from ftengine.evaluation.intervals import CONFIDENCE, standard_error
 from ftengine.evaluation.weights import Weights
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from ftengine.api import Evaluator, Task, overrides
+from ftengine.api import Evaluator, ModelEvaluator, Task
 from ftengine.errors import InputError
 from ftengine.evaluation.figures import declarations
 from ftengine.evaluation.plan import answer_keys, check_metrics, listed, read_columns
@@ -97,7 +97,7 @@ def _check(
     given = task.predicts | answer_keys(task)
     check_metrics(evaluators, {name: metric.evaluator for name, metric in metrics.items()})
     for evaluator in evaluators:
-        if overrides(evaluator, "ask_models") and not evaluator.metrics:
+        if isinstance(evaluator, ModelEvaluator) and not evaluator.metrics:
             raise InputError(
                 f"evaluator {evaluator.name!r} queries the models itself, so it cannot be computed from saved "
                 "predictions. Add it to recipe key 'evaluate' and train again."

@@ -13,7 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ftengine.api import Component, Config, GenerativeTask, InBatchTask, ReferenceTask, overrides
+from ftengine import api
+from ftengine.api import Component, Config, overrides
 from ftengine.api.component import is_contract
 from ftengine.plugins.distributions import printing_aside
 
@@ -38,11 +39,18 @@ RENAMED = {
 PAIRS = (
     ("save", "load"),
     ("state_dict", "load_state_dict"),
-    ("benchmarks", "ask_models"),
 )
 """Members of which one is of no use without the other."""
 
-SORTS: tuple[type[Component], ...] = (GenerativeTask, InBatchTask, ReferenceTask)
+SORTS: tuple[type[Component], ...] = (
+    api.GenerativeTask,
+    api.InBatchTask,
+    api.ReferenceTask,
+    api.FittedEvaluator,
+    api.ModelEvaluator,
+    api.CodeEvaluator,
+    api.IntervalEvaluator,
+)
 """Bases of components of one sort, whose members the engine asks of these alone."""
 
 

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from ftengine.api import Evaluator, LoadedModel, Prediction, Task
+from ftengine.api import Evaluator, LoadedModel, ModelEvaluator, Prediction, Task
 from ftengine.equivalence import differing
 from ftengine.model.modes import hooks
 from ftengine.testing.checks import Checks, require_passed, results_of
@@ -30,7 +30,7 @@ class AskingChecks(Checks):
         load: returns the same model each time, in evaluation mode.
     """
 
-    make: Callable[[], Evaluator]
+    make: Callable[[], ModelEvaluator]
     task: Task
     load: Callable[[], LoadedModel]
 

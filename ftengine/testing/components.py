@@ -229,7 +229,7 @@ def _of_task(make: Callable[[], api.Task], models: Models) -> Iterator[Check]:
 
 def _of_evaluator(make: Callable[[], Any], models: Models) -> Iterator[Check]:
     """Yield an evaluator's checks on the predictions that have what it reads, and on models where it asks them."""
-    if api.overrides(make(), "ask_models"):
+    if isinstance(make(), api.ModelEvaluator):
         yield from _on_models(
             models,
             lambda one: make().benchmarks(one.task),
@@ -264,7 +264,7 @@ def _failure(evaluator: api.Evaluator, predictions: Sequence[api.Prediction]) ->
     """Return what an evaluator raises where it measures predictions; None where it measures them."""
     try:
         rows = rows_of_predictions(evaluator, predictions)
-        if api.overrides(evaluator, "fit"):
+        if isinstance(evaluator, api.FittedEvaluator):
             evaluator.fit(rows)
         evaluator.score(rows, np.ones(len(predictions)))
     # Whatever it raises, a run would end there.

@@ -69,7 +69,7 @@ class EvaluatorChecks(Checks):
 
     def _rows(self) -> api.Rows:
         rows = rows_of(self._evaluator, self.predictions)
-        if api.overrides(self._evaluator, "fit") and not self._fitted:
+        if isinstance(self._evaluator, api.FittedEvaluator) and not self._fitted:
             self._evaluator.fit(rows)
             self._fitted = True
         return rows
@@ -92,7 +92,7 @@ class EvaluatorChecks(Checks):
         assert scored == declared, f"scores {scored}, metrics {declared}"
         numbers = all(isinstance(value, (int, float, np.number)) for value in scores.values())
         assert numbers, f"not all are numbers: {dict(scores)}"
-        if api.overrides(self._evaluator, "ask_models"):
+        if isinstance(self._evaluator, api.ModelEvaluator):
             return  # what it asks models is none of these predictions
         drawn = [scores, *(self._scores(self._rows(), weights) for weights in self._weights(8))]
         finite = any(np.isfinite(float(value)) for one in drawn for value in one.values())
@@ -202,8 +202,7 @@ class EvaluatorChecks(Checks):
                 ) from error
 
     def what_runs_beside_plugins_is_named(self) -> None:
-        named = [name for name in ("runs_code", "code_files") if api.overrides(self._evaluator, name)]
-        if not named:
+        if not isinstance(self._evaluator, api.CodeEvaluator):
             skip("it runs no code beside its own")
         require_named_code(self._evaluator.runs_code())
         missing = [str(file) for file in self._evaluator.code_files() if not Path(file).is_file()]
@@ -222,13 +221,13 @@ class EvaluatorChecks(Checks):
     def what_intervals_rest_on_names_metrics(self) -> None:
         evaluator, rows, weights = self._evaluator, self._rows(), self._weights(3)
         bases: list[tuple[Mapping[str, Any], tuple[int, ...]]] = []
-        if api.overrides(evaluator, "trials"):
-            bases.append((evaluator.trials(rows), ()))
-        if api.overrides(evaluator, "proportions"):
-            bases.append((evaluator.proportions(rows, weights), (3,)))
-        if api.overrides(evaluator, "example_weights"):
-            bases.append((evaluator.example_weights(rows), (len(self.predictions),)))
-        if not bases:
+        if isinstance(evaluator, api.IntervalEvaluator):
+            bases = [
+                (evaluator.trials(rows), ()),
+                (evaluator.proportions(rows, weights), (3,)),
+                (evaluator.example_weights(rows), (len(self.predictions),)),
+            ]
+        if not any(values for values, _ in bases):
             skip("it says of no metric what its interval rests on")
         for values, shape in bases:
             assert values.keys() <= evaluator.metrics.keys(), f"{sorted(values)} are not all metrics"
@@ -249,7 +248,7 @@ class EvaluatorChecks(Checks):
 
     def a_baseline_reaches_its_figures(self) -> None:
         evaluator, rows = self._evaluator, self._rows()
-        if not api.overrides(evaluator, "baseline_resamples") or not api.overrides(evaluator, "details"):
+        if not isinstance(evaluator, api.IntervalEvaluator) or not api.overrides(evaluator, "baseline_resamples"):
             skip("it measures no baseline")
         told = api.Baseline.of(dict(one for one in evaluator.details(rows, self._estimate) if isinstance(one, tuple)))
         resamples = evaluator.baseline_resamples(rows, np.ones((1, len(self.predictions))))

@@ -11,7 +11,7 @@ from ftengine.text.words import counted, number, quoted
 
 if TYPE_CHECKING:
     from ftengine.api import Difference, Estimate, Metric
-    from ftengine.api.evaluator import Test
+    from ftengine.api.metric import Test
 
 FEW = 6
 """Distinct examples below which a bootstrap of 1,000 resamples resolves no interval."""

@@ -5,12 +5,12 @@ import threading
 import numpy as np
 from installed import registry_with
 
-from ftengine.api import Evaluator, ExampleScores, Metric, TextAugmenter
+from ftengine.api import ExampleScores, FittedEvaluator, Metric, TextAugmenter
 from ftengine.errors import DataError
 from ftengine.plugins.registry import Registry
 
 
-class Even(Evaluator):
+class Even(FittedEvaluator):
     """Share of tokens whose number is even: judges, and fits."""
 
     name = "even"

@@ -9,7 +9,7 @@ from broken import failed, variant
 from expected import raises
 from sklearn.metrics import matthews_corrcoef
 
-from ftengine.api import Baseline, Evaluator, ExampleScores, Metric
+from ftengine.api import Baseline, Evaluator, ExampleScores, IntervalEvaluator, Metric
 from ftengine.errors import RecipeError
 from ftengine.testing import check_evaluator, check_results, predictions, rows_of
 from ftengine.testing.checks import results_of
@@ -118,7 +118,7 @@ class Ordered(Right):
         return {"right": float((weights * first) @ rows["right"])}
 
 
-class Mean(Right):
+class Mean(Right, IntervalEvaluator):
     def score_examples(self, rows):
         return ExampleScores(rows["right"].mean(), rows["right"])
 
@@ -129,7 +129,7 @@ class Mean(Right):
         yield "nothing", math.nan
 
 
-class Constant(Right):
+class Constant(Right, IntervalEvaluator):
     def details(self, rows, estimate):
         yield Baseline(answer="yes", share=0.5, figures={"right": 0.5}, total=len(rows["right"])).fact()
 

@@ -10,12 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Evaluator, ExampleScores, LoadedModel, Metric, Prediction, Rows, Task
+from ftengine.api import (
+    Evaluator,
+    ExampleScores,
+    IntervalEvaluator,
+    LoadedModel,
+    Metric,
+    ModelEvaluator,
+    Prediction,
+    Rows,
+    Task,
+)
 from ftengine.errors import RecipeError
 from ftengine_lm_eval.options import Options
 
 
-class LmEval(Evaluator):
+class LmEval(ModelEvaluator):
     """Ask base and tuned model tasks of lm-evaluation-harness."""
 
     name = "lm-eval"
@@ -59,7 +69,7 @@ class LmEval(Evaluator):
         return by_metric
 
 
-class Answers(Evaluator):
+class Answers(IntervalEvaluator):
     """Figures of one task of the harness, made as the harness makes them; `task` is the harness's."""
 
     def __init__(self, task: Any) -> None:

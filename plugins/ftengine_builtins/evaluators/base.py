@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Evaluator, Labels, Metric
+from ftengine.api import Evaluator, IntervalEvaluator, Labels, Metric
 from ftengine.errors import RecipeError
 
 
@@ -22,7 +22,7 @@ def share(label: str, meaning: str, **declared: Any) -> Metric:
     return higher(label, meaning, proportion=True, **declared)
 
 
-class WeightedEvaluator(Evaluator):
+class WeightedEvaluator(IntervalEvaluator):
     """An evaluator that scores resamples at once; its `score` is that of a single one."""
 
     def score(self, rows, weights):

@@ -8,7 +8,7 @@ import scipy
 from pydantic import Field
 
 from ftengine import api
-from ftengine.api import Line, LineChart, Metric
+from ftengine.api import FittedEvaluator, Line, LineChart, Metric
 from ftengine.errors import PluginError
 from ftengine_builtins.evaluators.base import WeightedEvaluator, lower, require_labels
 from ftengine_builtins.evaluators.weighted import counts, known, means, numbers, ratio
@@ -29,7 +29,7 @@ _biased = partial(lower, interval=False, fallback="overconfidence", pooled=False
 """A metric that noise makes larger, and resampling larger still, made of bins of one model's confidence."""
 
 
-class Calibration(WeightedEvaluator):
+class Calibration(WeightedEvaluator, FittedEvaluator):
     """Calibration error, Brier score and negative log-likelihood; what a temperature fitted on validation would do.
 
     An example's confidence is the probability of the label that the model gives. Bins are equally wide, as in

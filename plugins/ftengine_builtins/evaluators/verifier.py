@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from ftengine import api
-from ftengine.api import ExampleScores, Metric
+from ftengine.api import CodeEvaluator, ExampleScores, Metric
 from ftengine.errors import DataError, RecipeError, did_you_mean
 from ftengine_builtins.evaluators.base import WeightedEvaluator, higher, share
 from ftengine_builtins.evaluators.scoring_process import Scorer, file_of, files_with, functions_in
@@ -65,7 +65,7 @@ def declared(k: Collection[int], samples: int) -> dict[str, Metric]:
     }
 
 
-class Verifier(WeightedEvaluator):
+class Verifier(WeightedEvaluator, CodeEvaluator):
     """Share of answers that a Python function passes, and of prompts of which one of k answers would pass.
 
     With n answers to a prompt of which c pass, pass@k is 1 − C(n−c, k) / C(n, k), the unbiased estimate, and its mean

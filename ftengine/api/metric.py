@@ -1,0 +1,189 @@
+"""What evaluators give and get: metrics, figures with intervals, differences, the baseline, columns of predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from pydantic import Field
+
+from ftengine.api.display import Shown
+
+if TYPE_CHECKING:
+    from typing import Self  # of Python 3.11
+
+    import numpy as np
+
+    Rows = Mapping[str, np.ndarray]
+else:
+
+    class Rows(Mapping[str, Any]):  # numpy is not imported for a `--help`
+        """Columns of a table of predictions, n rows each: the task's keys, (n,) or (n, k), and what `keep` returned.
+
+        Texts and lists of different lengths are arrays of objects; a number that a row does not have is nan.
+        """
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What an evaluator declares of one of its figures.
+
+    Args:
+        label: as people call it, e.g. "macro F1".
+        higher_is_better: None where neither more nor less is better.
+        proportion: it is a share of trials, between 0 and 1; it gets a score interval, which keeps a width at both.
+        interval: False where noise makes it larger and resampling larger still, so that its interval would be wrong.
+        fallback: the metric to decide by where this one has no interval.
+        tested_as: the metric that this one rises and falls with, so that one test serves both: for a perplexity, the
+            loss, whose differences are nearer to a normal distribution.
+        shown_as: the metric by which a headline shows this one, in a unit that people read: R² of an error.
+        pooled: False where it ranks, bins or correlates what one model says of many examples, so that it means
+            nothing over the answers of several folds' models.
+        relative: it depends on which examples are measured together, as a rank among them does, so that figures of two
+            sets of examples cannot be compared.
+        kind: "quality", or "calibration" for how well stated confidence holds.
+        at_zero: what 0 means where it is not perfection.
+        primary: the verdict goes by it rather than by the task's first metric, as by what a model writes.
+        meaning: a sentence for whoever does not know it; it stands in the report's glossary.
+    """
+
+    label: str
+    higher_is_better: bool | None = None
+    proportion: bool = False
+    interval: bool = True
+    fallback: str = ""
+    tested_as: str = ""
+    shown_as: str = ""
+    pooled: bool = True
+    relative: bool = False
+    kind: str = "quality"
+    at_zero: str = ""
+    primary: bool = False
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class ExampleScores:
+    """How well each of n examples was answered.
+
+    Args:
+        score: (n,) higher is better; nan where unknown.
+        right: (n,) 1 where the answer is right, 0 where it is wrong, nan where it is neither.
+        wrong_confidence: (n,) the probability that the model gave to what is wrong in its answer, so that confident
+            errors can be shown; nan where it is right or unknown, None where all are.
+    """
+
+    score: np.ndarray
+    right: np.ndarray
+    wrong_confidence: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One figure with its interval.
+
+    Args:
+        value: the point estimate.
+        low, high: ends of the 95 % interval; None where it cannot be computed.
+        n: distinct examples it rests on; where rows come in groups, the groups, which are what was drawn.
+        rows: of these groups; None where each distinct example stands for itself.
+        worth: how many groups of equal size these are worth, which intervals and tests go by; None as `rows`.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    rows: int | None = None
+    worth: float | None = None
+
+
+Test = Literal["mcnemar", "newcombe", "sign", "t", "welch"]
+"""Where a p-value is from: McNemar's exact test of right answers; Newcombe's interval of two proportions, at the level
+at which it reaches zero; the sign test, where every example differs by the same; Student's t on the bootstrap's
+standard error; Welch's t of two such errors."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One figure minus another: tuned minus base on the same examples, or of one model on different examples.
+
+    Args:
+        value: the difference of the two point estimates.
+        low, high: ends of its 95 % interval, paired where the examples are the same.
+        p: two-sided p-value of no difference.
+        better: True where it is for the better beyond chance, False where it is for the worse, None where neither.
+        detectable: the smallest true difference that this many examples would show in four of five tests.
+        test: what made `p`; None without one.
+        p_adjusted: `p` adjusted for all differences that are tested together (Holm); None where it stands alone.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    p: float | None
+    better: bool | None
+    detectable: float | None = None
+    test: Test | None = None
+    p_adjusted: float | None = None
+
+    def negated(self) -> Self:
+        """Return the second figure minus the first."""
+        low, high = (None if end is None else 0.0 - end for end in (self.high, self.low))
+        better = None if self.better is None else not self.better
+        return replace(self, value=0.0 - self.value, low=low, high=high, better=better)
+
+
+class Baseline(Shown):
+    """What one reaches who does not look at the inputs, and the answer that a model gives most.
+
+    An evaluator yields it among its details (`yield Baseline(…).fact()`); rules measure the tuned model by it, and the
+    headline of a classifier with a fresh head does, as beating that head's guesses says nothing.
+
+    Args:
+        answer: what is best answered always, as a reader knows it: the most frequent label, "the mean".
+        share: how often that is the truth; 1 where all examples have the same.
+        figures: by metric, the most that is reached so: for accuracy the most frequent label's share, for ROC AUC 0.5.
+        given: the answer that the model gives most; "" where its answers are numbers that vary.
+        count, total: to how many it gives this answer, of how many.
+        unit: what is counted.
+        gains: by metric, the model's figure minus that answer's; the engine fills it in.
+        way: what is done in words, where that is no constant answer, as "preferring the longer answer".
+        classes: (name, how often it is the truth, how often the model's answer) where each has one of a few; else ().
+    """
+
+    FACT: ClassVar[str] = "baseline"
+    answer: str
+    share: float
+    figures: dict[str, float]
+    given: str = ""
+    count: int = 0
+    total: int
+    unit: str = "example"
+    gains: dict[str, Difference] = Field(default_factory=dict)
+    way: str = ""
+    classes: tuple[tuple[str, int, int], ...] = ()
+
+    def fact(self) -> tuple[str, Any]:
+        """Return it as a detail of an evaluator."""
+        return self.FACT, self.model_dump(mode="json")
+
+    @classmethod
+    def of(cls, details: Mapping[str, Any]) -> Baseline | None:
+        """Return the one that is among an evaluator's details; None where there is none."""
+        return cls.model_validate(details[cls.FACT]) if cls.FACT in details else None
+
+
+class Estimator(Protocol):
+    """Gives figures the engine's intervals."""
+
+    def __call__(
+        self, values: Callable[[np.ndarray], np.ndarray], trials: Sequence[float] | None = None
+    ) -> list[Estimate]:
+        """Return k estimates.
+
+        Args:
+            values: takes weights (B, n), returns (B, k), nan where undefined.
+            trials: k; for proportions the most independent trials behind each, else None.
+        """
