@@ -17,7 +17,7 @@ from ftengine.api.task_sorts import compares_examples, reference_keys
 from ftengine.data.answer_tables import vector_of
 from ftengine.data.batching import REFERENCE, as_numbers
 from ftengine.engine.merge import outputs_of, probe_of
-from ftengine.equivalence import LEAST_EFFECT, distance, same_figure
+from ftengine.equivalence import LEAST_EFFECT, REORDERED, distance, same_figure
 from ftengine.errors import DataError
 from ftengine.evaluation.table import Predictions
 from ftengine.model import Criterion, trainable
@@ -120,7 +120,7 @@ class TaskChecks(Checks):
         assert float(weight) == wanted, f"the weight is {float(weight):g}, that of the features {wanted:g}"
         if task.predicts_probabilities:
             twice, _ = loss_of(task, loaded.module, batch, _Scaled(2, 1.0))
-            assert same_figure(float(twice), 2 * float(loss)), f"two passes give {twice}, one gives {loss}"
+            assert distance(twice, 2 * loss) <= REORDERED, f"two passes give {twice}, one gives {loss}"
 
     def it_computes_in_bfloat16(self) -> None:
         task, loaded, batch = self._ready()
