@@ -63,8 +63,8 @@ __all__ = [
 
 def lazy_attributes(
     module: str, homes: Mapping[str, str], moved: Mapping[str, str] = MappingProxyType({})
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return `__getattr__` and `__dir__` of a module whose public names are imported when they are first used.
+) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
+    """Return `__all__`, `__getattr__` and `__dir__` of a module whose names are imported when they are first used.
 
     Args:
         module: its `__name__`.
@@ -81,7 +81,7 @@ def lazy_attributes(
         value = vars(sys.modules[module])[name] = getattr(import_module(home[name]), name)
         return value
 
-    return get, lambda: sys.modules[module].__all__
+    return sorted(home), get, lambda: sys.modules[module].__all__
 
 
-__getattr__, __dir__ = lazy_attributes(__name__, _HOMES)
+_, __getattr__, __dir__ = lazy_attributes(__name__, _HOMES)

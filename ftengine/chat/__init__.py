@@ -22,15 +22,4 @@ _HOMES = {
     "ftengine.chat.turns": "encode_conversation",
 }
 
-__all__ = [
-    "encode_conversation",
-    "end_tokens",
-    "has_template",
-    "read_answer",
-    "read_conversation",
-    "render",
-    "stop_tokens",
-    "with_system",
-]
-
-__getattr__, __dir__ = lazy_attributes(__name__, _HOMES)
+__all__, __getattr__, __dir__ = lazy_attributes(__name__, _HOMES)

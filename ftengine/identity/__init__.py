@@ -25,16 +25,4 @@ _HOMES = {
     "ftengine.identity.values": "folder_hash json_hash",
 }
 
-__all__ = [
-    "file_hash",
-    "file_hashes",
-    "fingerprint_base",
-    "fingerprint_code",
-    "fingerprint_processor",
-    "fingerprint_weights",
-    "folder_hash",
-    "json_hash",
-    "require_same_base",
-]
-
-__getattr__, __dir__ = lazy_attributes(__name__, _HOMES)
+__all__, __getattr__, __dir__ = lazy_attributes(__name__, _HOMES)
