@@ -271,6 +271,8 @@ def test_places_of_texts_and_of_groups_are_distinguished(write, text_task, audit
         "a.jsonl:1 ≈ b.jsonl:1",
         "a.jsonl:6 & b.jsonl:3",
     ]
+    leak = result.facts["leaks"][0]
+    assert (leak["count"], leak["near"], leak["groups"], leak["rows"]) == (1, 1, 1, 3)
     assert all(place in result.findings[0].text for place in result.facts["leaks"][0]["places"])
 
 
