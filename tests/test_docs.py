@@ -357,7 +357,7 @@ def test_rows_in_the_documents_can_be_learnt_from(llama_folder, bert_folder):
             task.labels = task.learn_labels({"train": rows})
             for row in rows:
                 task.check_columns(list(row))
-                assert task.encode(row, tokenizer)["weight"] > 0, block.place
+                assert task.encode(row, tokenizer).weight > 0, block.place
 
 
 # A run's folder

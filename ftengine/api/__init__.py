@@ -25,9 +25,6 @@ from ftengine.api.strategy import Strategy, StrategyTraits
 from ftengine.api.task import Recognised, Task, TaskTraits
 from ftengine.api.task_sorts import GenerativeTask, InBatchTask, ReferenceTask
 from ftengine.api.types import (
-    FOLLOWING,
-    PART,
-    SAMPLE,
     SAMPLES,
     Batch,
     Example,
@@ -45,9 +42,6 @@ VERSION = "1"
 """Version of the contract; it rises when a plugin may have to change."""
 
 __all__ = [
-    "FOLLOWING",
-    "PART",
-    "SAMPLE",
     "SAMPLES",
     "VERSION",
     "Audit",

@@ -27,7 +27,7 @@ class TaskTraits(Traits):
     Args:
         example_model: what `ftengine init` writes as `model.source` where none is given; "": its own example.
         example_data: what it writes as `data.train`.
-        reads_following: `encode` is given, under `FOLLOWING`, the next row of the split whose inputs are others, of the
+        reads_following: `encode` is given, as `following`, the next row of the split whose inputs are others, of the
             last rows the first such one, for losses that look at answers to something else.
         answers_vectors: what it answers a row with (`infer`) is a mapping with one vector, a list of floats as long for
             every row, so that `ftengine predict` writes them as a matrix too.
@@ -114,14 +114,9 @@ class Task(Component):
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Encode one example; `max_length` is the model's limit in tokens.
 
-        The result has at least "length" (tokens), "weight" (what this example adds to the loss's denominator, e.g.
-        label tokens; 0 means that nothing of it is trained on) and "truncated" (bool). Where the model reads several
-        sequences of an example, "longest" is the longest of them, for the model's limit. "full_length" is the same
-        before cutting, of which `plan` shows the distribution; "unknown" is the number of tokens that stand for text
-        which the tokenizer has no token for; "untrained" says why nothing of a row is trained on, where no cutting is
-        to blame; "counts" are numbers by name, which audits see summed over a split, and "kind" is what kind of row
-        it is, of each of which `plan` shows one. Raise DataError where the row lacks a field or holds a value of the
-        wrong kind.
+        A task that writes `parts` is given the number of the example that is meant too, `part=None`, and one whose
+        traits say `reads_following` that row, `following=None`; by default the last part, and no row.
+        Raise DataError where the row lacks a field or holds a value of the wrong kind.
         """
 
     @abstractmethod
@@ -164,8 +159,8 @@ class Task(Component):
     def parts(self, row: Example, processor: Any) -> int:
         """Return how many examples a row makes, where that may be more than one.
 
-        `encode` and whatever else is asked of a row is then given it once for each, with its number under `PART`;
-        `view` and `with_inputs` go by the row as a whole. Raise DataError where the row cannot be read.
+        `encode` is then called once for each, with its number from 0 as `part`; of a row that makes one it is not
+        given. `view` and `with_inputs` go by the row as a whole. Raise DataError where the row cannot be read.
         """
         return 1
 

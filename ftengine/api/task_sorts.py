@@ -33,6 +33,9 @@ class GenerativeTask(Task):
     ) -> list[Prediction]:
         """Write text beside what was to be predicted, one mapping with `generates` keys a row; options as of `infer`.
 
+        Where a row is answered several times, option `sample` is the number of the answer, from 0. A task that writes
+        `parts` is given `parts=None` too, for each row the number of its example that is meant, None where it is all.
+
         For evaluators that read it, and a few for people to read: these see "prompt", what was asked, "completion",
         what the model wrote, and "reference", what was to be written (texts, the last None where there is none), if the
         first two are among `generates`.
@@ -41,7 +44,7 @@ class GenerativeTask(Task):
     def check_generation(self, row: Example, processor: Any, options: Mapping[str, Any]) -> None:
         """Raise DataError where what `generate` returns of a row, with these options, cannot be measured.
 
-        Called before a model loads, for each row that evaluators read an answer to.
+        Called before a model loads, for each row that evaluators read an answer to; with `part` as `encode` is.
         """
 
     def prompt(self, row: Example, loaded: LoadedModel) -> Prompt:
@@ -83,9 +86,9 @@ class ReferenceTask(Task):
 
     reference: frozenset[str] = frozenset()
     """Keys of `predict` whose values `loss` takes of the reference too; may depend on options. A run's batches then
-    have them, numbers, as "reference.KEY", (n,) in float32: the engine asks the base, or the model with the trained
-    part that the strategy starts from, once before the first step. Where a batch has none (the reference is asked, a
-    component is checked), the model is its own: batch.get("reference.KEY", own.detach())."""
+    have them by key in a dict, batch["reference"], (n,) in float32: the engine asks the base, or the model with the
+    trained part that the strategy starts from, once before the first step. Where a batch has none (the reference is
+    asked, a component is checked), the model is its own."""
 
     def for_reference(self) -> ReferenceTask:
         """Return a task of the same options but for those on which values of `reference` do not depend.

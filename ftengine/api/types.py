@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 if TYPE_CHECKING:
     Example = Mapping[str, Any]
-    Features = dict[str, Any]
     Batch = dict[str, Any]
     Prediction = dict[str, Any]
 else:  # classes, so that `help` tells what they are; any mapping, or dict, is one
@@ -23,22 +22,45 @@ else:  # classes, so that `help` tells what they are; any mapping, or dict, is o
     class Example(Mapping[str, Any]):
         """One row of the user's data, by column name: a mapping."""
 
-    class Features(dict[str, Any]):
-        """One encoded example, ready for `Task.collate`: a dict of numbers, texts, and lists or tensors of numbers."""
-
     class Batch(dict[str, Any]):
-        """A collated batch: a dict of tensors by name, leading dimension = number of examples."""
+        """A collated batch: a dict of tensors by name, leading dimension = number of examples.
+
+        Under "reference" it has a dict of what the reference predicted, where the loss takes that (`ReferenceTask`).
+        """
 
     class Prediction(dict[str, Any]):
         """What a task says of one example: a dict of plain Python values, which evaluators read by key."""
 
 
-PART = "__part__"
-"""The key of a row that makes several examples (`Task.parts`) by which it says which of them is meant, from 0."""
-FOLLOWING = "__following__"
-"""The key under which a row has another one of its split, where its task asks for it (`TaskTraits.reads_following`)."""
-SAMPLE = "__sample__"
-"""The key by which a row that is answered several times says which answer is meant, from 0 (`Task.infer`)."""
+@dataclass(slots=True)
+class Features:
+    """One encoded example, ready for `Task.collate`.
+
+    Args:
+        inputs: what `collate` makes a batch of, by name: numbers, texts, lists or tensors of numbers.
+        length: its tokens.
+        weight: what it adds to the loss's denominator, e.g. label tokens; 0: nothing of it is trained on.
+        truncated: whether something was cut off.
+        longest: the longest sequence that the model reads of it, for its limit; None: it reads one, of `length`.
+        full_length: the same before cutting, of which `plan` shows the distribution; None: not known.
+        unknown: how many tokens stand for text which the tokenizer has no token for; None: not known.
+        untrained: why nothing of it is trained on, where no cutting is to blame.
+        counts: numbers by name, which audits see summed over a split.
+        kind: what kind of row it is, of each of which `plan` shows one; "": all are of one.
+    """
+
+    inputs: dict[str, Any]
+    length: int
+    weight: float
+    truncated: bool
+    longest: int | None = None
+    full_length: int | None = None
+    unknown: int | None = None
+    untrained: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    kind: str = ""
+
+
 SAMPLES = "samples"
 """The key of the answers to a row that is answered several times."""
 

@@ -73,9 +73,9 @@ def _reads_otherwise(alone: EncodedSplit, row: int) -> bool:
 def _require_read(alone: EncodedSplit, augmenter: Augmenter) -> None:
     """Refuse an augmenter of whose rows the task cannot read a single one (PluginError)."""
     rows, reason = sample_rows(alone), ""
-    for made in (made for row in rows for made in alone.augmented(row, 0)):
+    for number, made in ((row, made) for row in rows for made in alone.augmented(row, 0)):
         try:
-            alone.task.encode(made, alone.processor, max_length=alone.max_length)
+            alone.encode(made, number)
             return
         except DataError as error:
             reason = reason or str(error).rstrip(".")

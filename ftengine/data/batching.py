@@ -9,8 +9,6 @@ import numpy as np
 
 BUCKET_BATCHES = 256
 """Batches among which examples are sorted by length. Larger saves padding, smaller mixes lengths more."""
-REFERENCE = "reference."
-"""In front of a key, the column of a batch that has what the reference predicted."""
 
 
 def epoch_batches(

@@ -17,7 +17,7 @@ import numpy as np
 
 from ftengine.api import Augmenter, Batch, Example, Features, Listener, Task, iterate
 from ftengine.data.augmentation import augment, mix
-from ftengine.data.batching import REFERENCE, as_numbers, epoch_batches
+from ftengine.data.batching import as_numbers, epoch_batches
 from ftengine.data.features import KeptFeatures, features_key, keep_features
 from ftengine.data.mixed import SOURCE, MixedRows, Mixture
 from ftengine.data.row_facts import (
@@ -71,7 +71,7 @@ class EncodedSplit:
         kept: features of all rows; None where each is encoded again.
         shares: (examples,) probabilities by which an epoch draws its examples; None: it has each once.
         mixture: the sources that they are of, where these are several.
-        reference: by key, (examples,) what the reference predicted of each as it stands (`Task.reference`).
+        reference: by key, (examples,) what the reference predicted of each as it stands (`ReferenceTask`).
     """
 
     rows: DataRows
@@ -156,7 +156,8 @@ class EncodedSplit:
         batch = self.task.collate(features, self.processor)
         if not isinstance(batch, dict):
             raise contract_error(self.task, "collate", batch, "a dict of tensors by name")
-        batch |= {f"{REFERENCE}{key}": as_numbers(values[members]) for key, values in self.reference.items()}
+        if self.reference:
+            batch["reference"] = {key: as_numbers(values[members]) for key, values in self.reference.items()}
         if epoch is None or self.fixed_epoch is not None:
             return batch
         return mix(batch, self.task, self.augmenters, self.seed, epoch, numbers)
@@ -165,7 +166,17 @@ class EncodedSplit:
         """Return what the task makes of a row as it stands."""
         if self.kept is not None:
             return self.kept[number]
-        return self.task.encode(self.rows[number], self.processor, max_length=self.max_length)
+        return self.encode(self.rows[number], number)
+
+    def encode(self, row: Example, number: int) -> Features:
+        """Return what the task makes of a row that takes the place of another, by its number."""
+        return self.task.encode(row, self.processor, max_length=self.max_length, **self.rows.beside(number))
+
+    def parts(self, members: np.ndarray) -> dict[str, list[int | None]]:
+        """Return which examples of their rows some are, as `GenerativeTask.generate` is given it."""
+        if self.rows.parts is None:
+            return {}
+        return {"parts": [self.rows.part(number).get("part") for number in self.index[members].tolist()]}
 
     def example(self, member: int | np.integer[Any]) -> Example:
         """Return the row behind an example, changed as its batch is where the split is seen under augmenters."""
@@ -189,10 +200,10 @@ class EncodedSplit:
             return
         for row in rows:
             try:
-                features = self.task.encode(row, self.processor, max_length=self.max_length)
+                features = self.encode(row, number)
             except DataError:  # a change left nothing to read, say
                 continue
-            if features["weight"] and (self.room is None or longest_sequence(features) <= self.room):
+            if features.weight and (self.room is None or longest_sequence(features) <= self.room):
                 yield row, features
 
     def under(self, augmenters: Sequence[Augmenter], epoch: int = 0) -> EncodedSplit:
@@ -304,8 +315,12 @@ def unusable(rows: DataRows, task: Task, processor: Any, max_length: int | None)
     """Yield place and reason of each row that cannot be encoded; features are kept for later runs."""
     key = features_key(content_of(rows, task), task, processor, max_length)
     rows = with_following(rows, task)
-    kept = None if key is None else keep_features(key, rows.source, encoded_rows(rows, task, processor, max_length))
-    for row, features in encoded_rows(rows, task, processor, max_length) if kept is None else kept:
+    kept = (
+        None
+        if key is None
+        else keep_features(key, rows.source, encoded_rows(rows, task, processor, max_length, rows.following))
+    )
+    for row, features in encoded_rows(rows, task, processor, max_length, rows.following) if kept is None else kept:
         if isinstance(features, DataError):
             yield rows.where(row), f"{rows.where(row)}: {features}"
 
@@ -334,7 +349,7 @@ def encode_split(
 
     def encoded() -> Iterator[Encoded]:
         announced = iterate(listener, rows, f"encode {name}", len(rows))
-        return accepted(encoded_rows(announced, task, processor, max_length), rows, on_error)
+        return accepted(encoded_rows(announced, task, processor, max_length, rows.following), rows, on_error)
 
     rows, key = with_following(rows, task), features_key(content, task, processor, max_length)
     features = None if key is None else keep_features(key, rows.source, encoded())

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, is_dataclass
 from hashlib import blake2b
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
@@ -25,6 +26,7 @@ ROW, FEATURES = "row", "features"
 FASTEST = 1
 """The level of compression, at which numbers of tokens take 23 % of their JSON."""
 
+_fields = attrgetter(*Features.__slots__)
 _processors: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
 
 
@@ -44,7 +46,7 @@ class KeptFeatures:
 
     def __getitem__(self, number: int) -> Features:
         """Return the features of an example that was encoded."""
-        return _read(self._texts[number].as_py())
+        return Features(*_read(self._texts[number].as_py()))
 
     def __iter__(self) -> Iterator[Encoded]:
         """Yield what was made of rows, a batch of them in memory at a time."""
@@ -53,11 +55,12 @@ class KeptFeatures:
         with pa.OSFile(self._file) as source, pa.ipc.open_stream(source) as batches:
             for batch in batches:
                 for row, text in zip(batch[ROW].to_pylist(), batch[FEATURES].to_pylist(), strict=True):
-                    features = _read(text)
-                    yield row, DataError(features["error"]) if list(features) == ["error"] else features
+                    kept = _read(text)
+                    yield row, DataError(kept) if isinstance(kept, str) else Features(*kept)
 
 
-def _read(text: bytes) -> Features:
+def _read(text: bytes) -> Any:
+    """Return the fields of features, or why there are none."""
     return json.loads(zlib.decompress(text))
 
 
@@ -136,7 +139,7 @@ def _identity(value: Any) -> Any:
 
 def _text(features: Features | DataError) -> bytes:
     """Return features as compressed JSON (Unkeepable: they would not be the same again)."""
-    kept = {"error": str(features)} if isinstance(features, DataError) else features
+    kept = str(features) if isinstance(features, DataError) else list(_fields(features))
     try:
         text = json.dumps(kept)
     except (TypeError, ValueError):

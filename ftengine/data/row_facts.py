@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import PART, Example, Features, Task, overrides
+from ftengine.api import Example, Features, Task, overrides
 from ftengine.data.row_hashes import to_json
 from ftengine.data.rows import DataRows
 from ftengine.errors import DataError, PluginError, RefusedRows
@@ -25,7 +25,7 @@ COUNTS = [
 ]
 """What is kept of an example's features."""
 TOKENS = ("input_ids", "labels")
-"""Where features have ids of tokens, as a rule."""
+"""Where the inputs of features have ids of tokens, as a rule."""
 UNKNOWN = -1
 """What stands for a count that the task does not tell."""
 
@@ -53,11 +53,11 @@ class RowFacts:
 
     def add(self, example: int, features: Features) -> None:
         """Note what is told of an example."""
-        self.counts.update(features.get("counts", ()))
-        if features["weight"] and "kind" in features:
-            self.kinds.setdefault(features["kind"], example)
-        if not features["weight"] and features.get("untrained"):
-            self.reasons[features["untrained"]] += 1
+        self.counts.update(features.counts)
+        if features.weight and features.kind:
+            self.kinds.setdefault(features.kind, example)
+        if not features.weight and features.untrained:
+            self.reasons[features.untrained] += 1
 
     def to_json(self) -> dict[str, Any]:
         """Return what audits see."""
@@ -73,11 +73,11 @@ def percentiles(lengths: np.ndarray, *, longest: bool = False) -> dict[str, int]
 
 def longest_sequence(features: Features) -> int:
     """Return the longest sequence that the model reads of an example."""
-    return int(features.get("longest") or features["length"])
+    return int(features.longest or features.length)
 
 
 def with_following(rows: DataRows, task: Task) -> DataRows:
-    """Return rows that have the next one with other inputs under `FOLLOWING`, where a task asks for it.
+    """Return rows that have the next one with other inputs as `following`, where a task asks for it.
 
     A row that cannot be read follows none, and where all others have a row's inputs it has itself.
     """
@@ -111,26 +111,29 @@ def nothing_left(name: str, rows: DataRows, counts: np.ndarray, reasons: Counter
 
 
 def whole(task: Task, features: Any) -> Features:
-    """Return features as they are (PluginError: without what every task has to tell of an example)."""
-    wanted = "a dict with 'length', 'weight' and 'truncated', each a number"
-    if not isinstance(features, dict):
-        raise contract_error(task, "encode", features, wanted)
+    """Return features as they are (PluginError: they are none, or a field is of the wrong kind)."""
+    if not isinstance(features, Features):
+        raise contract_error(task, "encode", features, "api.Features(inputs={…}, length=…, weight=…, truncated=…)")
     for key in ("length", "weight", "truncated"):
-        if not isinstance(features.get(key), (int, float, np.number, np.bool_)):
-            had = f"whose {key!r} is {described(features[key])}" if key in features else f"without {key!r}"
-            raise PluginError(f"{named(task)}: encode() returned a dict {had}; it must return {wanted}.")
+        if not isinstance(value := getattr(features, key), (int, float, np.number, np.bool_)):
+            raise PluginError(
+                f"{named(task)}: encode() returned Features whose {key!r} is {described(value)}; it must be a number."
+            )
     return features
 
 
-def encoded_rows(rows: Iterable[Example], task: Task, processor: Any, max_length: int | None) -> Iterator[Encoded]:
+def encoded_rows(
+    rows: Iterable[Example], task: Task, processor: Any, max_length: int | None, following: DataRows | None
+) -> Iterator[Encoded]:
     """Yield what is made of rows: features of each example, or why there are none, not of one of them alone."""
     divides = overrides(task, "parts")
     for number, row in enumerate(rows):
         before = _written(row) if number < COMPARED else None
+        beside = {} if following is None else {"following": following[number]}
         try:
             parts = task.parts(row, processor) if divides else 1
-            examples = [row if parts == 1 else {**row, PART: part} for part in range(parts)]
-            made = [whole(task, task.encode(one, processor, max_length=max_length)) for one in examples]
+            given = [beside if parts == 1 else {**beside, "part": part} for part in range(parts)]
+            made = [whole(task, task.encode(row, processor, max_length=max_length, **one)) for one in given]
         except DataError as error:
             yield number, error
         else:
@@ -183,15 +186,15 @@ def counted(
 
 def _counts(row: int, features: Features) -> tuple[Any, ...]:
     """Return what `COUNTS` names of an example."""
-    told = (UNKNOWN if (count := features.get(key)) is None else count for key in ("full_length", "unknown"))
-    ids = (features[key] for key in TOKENS if isinstance(features.get(key), list))
+    told = (UNKNOWN if count is None else count for count in (features.full_length, features.unknown))
+    ids = (features.inputs[key] for key in TOKENS if isinstance(features.inputs.get(key), list))
     token = max((max(one, default=UNKNOWN) for one in ids), default=UNKNOWN)
     return (
-        features["weight"],
+        features.weight,
         row,
-        features["length"],
+        features.length,
         longest_sequence(features),
-        bool(features["truncated"]),
+        bool(features.truncated),
         *told,
         token,
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from ftengine.api import FOLLOWING, PART, Task, View, place_of
+from ftengine.api import Task, View, place_of
 from ftengine.data.cache import BATCH_ROWS, LINE, ROW, SHOWN_SKIPS
 from ftengine.run.records import Skipped
 
@@ -53,7 +53,7 @@ class DataRows:
         note, hint, separator: what the reader says of the file; see `Reader.describe`.
         parts: (rows,) which of a row's examples each is (`Task.parts`), -1 where the row makes one; None where all do.
         numbers: (rows,) where these rows were before such rows were repeated; None where none is.
-        following: what each row has under `FOLLOWING`, itself where there is none; None where tasks do not ask for it.
+        following: the row that `Task.encode` is given beside each, itself where there is none; None where no task asks.
         decoded: rows of the source that were decoded, shared with all that is selected of it; None: too large to keep.
         origin: (rows,) each row's number in the source; None where they are all of it, in order.
     """
@@ -82,11 +82,10 @@ class DataRows:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return a row with every column of the file; what the row does not have is None."""
-        return self._stored(int(index)) | self._beside(int(index))
+        return dict(self._stored(int(index)))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for index, row in enumerate(self._all_stored()):
-            yield row | self._beside(index)
+        yield from map(dict, self._all_stored())
 
     def view(self, index: int, task: Task) -> View:
         """Return what a task sees in a row (`Task.view`)."""
@@ -131,10 +130,13 @@ class DataRows:
     def _origins(self) -> Sequence[int]:
         return range(len(self)) if self.origin is None else self.origin.tolist()
 
-    def _beside(self, index: int) -> dict[str, Any]:
-        """Return what a row has beside its columns."""
-        part = {} if self.parts is None or self.parts[index] < 0 else {PART: int(self.parts[index])}
-        return part if self.following is None else {**part, FOLLOWING: self.following[index]}
+    def part(self, index: int) -> dict[str, int]:
+        """Return which of its row's examples this is, as the argument `part`; none where the row makes one."""
+        return {} if self.parts is None or self.parts[index] < 0 else {"part": int(self.parts[index])}
+
+    def beside(self, index: int) -> dict[str, Any]:
+        """Return the arguments that `Task.encode` is given beside a row."""
+        return self.part(index) | ({} if self.following is None else {"following": self.following[index]})
 
     def _row(self, stored: dict[str, Any]) -> dict[str, Any]:
         if ROW in stored:
@@ -197,7 +199,7 @@ class DataRows:
         return chosen if self.origin is None else self.origin[chosen]
 
     def in_parts(self, counts: np.ndarray) -> DataRows:
-        """Return each row as often as it makes examples, told apart by `PART`; itself where each makes one."""
+        """Return each row as often as it makes examples, told apart by `part`; itself where each makes one."""
         import numpy as np
 
         if (counts == 1).all():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ftengine.api import Example
@@ -34,7 +34,7 @@ def find_unread(train: EncodedSplit, used: Collection[str] = ()) -> dict[str, st
             for key in {key for one in entries if isinstance(one, dict) for key in one if one[key] is not None}:
                 having.setdefault((column, key), []).append(number)
     tried = {path: numbers[:TRIED] for path, numbers in sorted(having.items()) if numbers}
-    trial = _Trial(train, rows, {number: _seen(rows[number], train) for number in set().union(*tried.values())})
+    trial = _Trial(train, rows, {number: _seen(rows[number], number, train) for number in set().union(*tried.values())})
     return {".".join(path): train.rows.where(tried[path][0]) for path in trial.without_effect(tried)}
 
 
@@ -67,7 +67,7 @@ class _Trial:
             for number in numbers:
                 paths.setdefault(number, []).append(path)
         return any(
-            _seen(_with(self.rows[number], changed, value), self.train) != self.seen[number]
+            _seen(_with(self.rows[number], changed, value), number, self.train) != self.seen[number]
             for number, changed in paths.items()
             for value in (None, 0, "?")
         )
@@ -84,13 +84,14 @@ def _with(row: Example, paths: Iterable[Path], value: Any) -> Example:
     return changed
 
 
-def _seen(row: Example, train: EncodedSplit) -> Any:
+def _seen(row: Example, number: int, train: EncodedSplit) -> Any:
     """Return what the task makes of a row, comparable by ==; None where it cannot read it.
 
     Values are made up here, which nobody promised a task: whatever it raises, it has read them.
     """
     try:
-        features = train.task.encode(row, train.processor, max_length=train.max_length)
+        features = train.encode(row, number)
     except Exception:
         return None
-    return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in features.items()}
+    inputs = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in features.inputs.items()}
+    return replace(features, inputs=inputs)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ftengine.api import SAMPLE, SAMPLES, Example, Listener, LoadedModel, Task
+from ftengine.api import SAMPLES, Example, Listener, LoadedModel, Task
 from ftengine.api.task_sorts import writes_completions
 from ftengine.engine.base_predictions import ANSWERED_TOGETHER, TOGETHER
 from ftengine.engine.experiment import Experiment
@@ -194,5 +194,5 @@ def _answers(
 ) -> list[dict[str, Any]]:
     if samples is None:
         return list(task.infer(loaded, rows, options))
-    of = [task.infer(loaded, [{**row, SAMPLE: k} for row in rows], options) for k in range(samples)]
+    of = [task.infer(loaded, rows, {**(options or {}), "sample": k}) for k in range(samples)]
     return [{SAMPLES: list(one)} for one in zip(*of, strict=True)]

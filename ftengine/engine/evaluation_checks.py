@@ -21,8 +21,13 @@ def check_rows(one: EvalSet, processor: Any) -> None:
     for evaluators, members in ((one.reading, one.members), (one.answering, one.answered)):
         for evaluator in (reader for reader in evaluators if overrides(reader, "check_row")):
             _check(one, members, lambda member, it=evaluator: it.check_row(split.rows[int(split.index[member])]))  # type: ignore[misc]
-    if one.answering and isinstance(task, GenerativeTask):
-        _check(one, one.answered, lambda member: task.check_generation(split.example(member), processor, one.options))
+    if one.answering and isinstance(task, GenerativeTask) and overrides(task, "check_generation"):
+        part = split.rows.part
+        _check(
+            one,
+            one.answered,
+            lambda i: task.check_generation(split.example(i), processor, one.options, **part(int(split.index[i]))),
+        )
 
 
 def _check(one: EvalSet, members: Iterable[int], check: Callable[[int], None]) -> None:

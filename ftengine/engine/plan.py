@@ -348,9 +348,9 @@ def _examples(train: EncodedSplit) -> list[dict[str, Any]]:
     middle = int(train.index[int(np.argsort(train.lengths, kind="stable")[len(train) // 2])])
     examples: dict[str, dict[str, Any]] = {}
     for row in (middle, *train.facts.kinds.values()):
-        features = train.task.encode(train.rows[row], train.processor, max_length=train.max_length)
+        features = train.features(row)
         pieces = train.task.decode_example(features, train.processor)
-        kind = features.get("kind", "")
+        kind = features.kind
         if pieces and kind not in examples:
             examples[kind] = {"kind": kind, "place": train.rows.where(row), "pieces": pieces}
     return list(examples.values())

@@ -167,8 +167,7 @@ def _pieces(split: EncodedSplit, row: int) -> list[tuple[str, bool]]:
     view = split.rows.view(row, split.task)
     texts, target = view.texts, view.label
     if not texts:
-        features = split.task.encode(split.rows[row], split.processor, max_length=split.max_length)
-        return split.task.decode_example(features, split.processor)
+        return split.task.decode_example(split.features(row), split.processor)
     if target is None:  # what a language model is to say comes last
         return [(text, 0 < i == len(texts) - 1) for i, text in enumerate(texts)]
     wanted = ", ".join(map(str, target)) if isinstance(target, list) else str(target)

@@ -20,7 +20,6 @@ from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 
 from ftengine.api import (
-    SAMPLE,
     SAMPLES,
     Evaluator,
     Example,
@@ -227,19 +226,21 @@ class EvalRunner:
         sampled = dict(of.sampled)
         times = sampled.pop(SAMPLES, 0)
         for chosen, counts in self._batches(of.answered, of.split, phase, self.answered):
-            rows = [of.split.example(member) for member in chosen]
+            rows, parts = [of.split.example(member) for member in chosen], of.split.parts(chosen)
             with torch.no_grad(), self.accelerator.autocast():
-                answers = self._generated(rows, of.options)
-                drawn = [self._generated([{**row, SAMPLE: k} for row in rows], sampled) for k in range(times)]
+                answers = self._generated(rows, of.options, parts)
+                drawn = [self._generated(rows, {**sampled, "sample": k}, parts) for k in range(times)]
             if not counts:
                 continue
             for i, (member, answer) in enumerate(zip(chosen, answers, strict=True)):
                 several = {SAMPLES: [one[i]["completion"] for one in drawn]} if drawn else {}
                 yield int(member), {**answer, **several}
 
-    def _generated(self, rows: Sequence[Example], options: Mapping[str, Any]) -> list[Prediction]:
+    def _generated(
+        self, rows: Sequence[Example], options: Mapping[str, Any], parts: Mapping[str, Any]
+    ) -> list[Prediction]:
         assert isinstance(self.task, GenerativeTask)
-        answers = self.task.generate(self.loaded, rows, options)
+        answers = self.task.generate(self.loaded, rows, options, **parts)
         _require_whole(self.task, "generate", answers, len(rows), self.task.generates)
         return answers
 

@@ -24,7 +24,7 @@ from ftengine.text import size_in
 CACHE_VARIABLE = "FTENGINE_CACHE"
 SIZE_VARIABLE = "FTENGINE_CACHE_SIZE"
 DEFAULT_SIZE = "20GB"
-FORMATS = {"audits": 3, "base": 6, "features": 3, "paths": 2, "probes": 1, "rows": 8}
+FORMATS = {"audits": 3, "base": 6, "features": 4, "paths": 2, "probes": 1, "rows": 8}
 """What is cached, each with a number that is raised when it would be stored in another way."""
 ROWS, FACTS = "rows.arrow", "facts.json"
 """The files of an entry; the facts hold the hash of what else is there."""

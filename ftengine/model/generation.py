@@ -32,6 +32,9 @@ class GenerationOptions(BaseModel):
     seed: int | None = Field(
         None, ge=0, description="of sampling, by which equal prompts draw alike; null draws differently every time"
     )
+    sample: int | None = Field(
+        None, ge=0, description="of several answers to a prompt, which one is drawn, from 0; null where there is one"
+    )
 
     @classmethod
     def read(cls, options: Mapping[str, Any] | None) -> Self:

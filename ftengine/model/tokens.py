@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ftengine.api import Features
 from ftengine.errors import RecipeError
 from ftengine.text import CJK
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ftengine.api import Batch, Features
+    from ftengine.api import Batch
 
 IGNORED = -100
 """Label of a token that is not trained on, as everywhere in torch and transformers."""
@@ -49,7 +50,7 @@ def length_limit(wanted: int | None, model_limit: int | None, default: int, opti
 
 
 def tokenize(processor: Any, *texts: str, limit: int, side: str | None = None, **options: Any) -> Features:
-    """Return a tokenizer's fields of one or two texts, cut to `limit` tokens, with the counts of `Task.encode`.
+    """Return a tokenizer's fields of one or two texts, cut to `limit` tokens, as an example of weight 1.
 
     Of two texts the longer one is cut first. `options` are the tokenizer's. Of a text that is far too long the full
     length is estimated (`part_within`).
@@ -71,8 +72,8 @@ def tokenize(processor: Any, *texts: str, limit: int, side: str | None = None, *
     if "offset_mapping" in encoded and (start := cut[0][1]):
         encoded["offset_mapping"] = [(first + start, last + start) for first, last in encoded["offset_mapping"]]
     ids = encoded["input_ids"]
-    counts = {"length": len(ids), "full_length": full, "truncated": full > limit}
-    return {**encoded, **counts, "unknown": unknown_in(ids, processor)}
+    unknown = unknown_in(ids, processor)
+    return Features(dict(encoded), len(ids), 1, full > limit, full_length=full, unknown=unknown)
 
 
 def set_truncation_side(processor: Any, side: str | None) -> None:
@@ -125,6 +126,25 @@ def unknown_in(ids: Sequence[int], processor: Any) -> int | None:
     return None if unknown is None or unknown in others else ids.count(unknown)
 
 
+def joined(parts: Sequence[Features], inputs: dict[str, Any], weight: float) -> Features:
+    """Return an example with these inputs, of which a model reads several sequences."""
+    return Features(
+        inputs,
+        length=sum(one.length for one in parts),
+        weight=weight,
+        truncated=any(one.truncated for one in parts),
+        longest=max(one.length for one in parts),
+        full_length=max(one.full_length or 0 for one in parts),
+        unknown=unknown_of_all(parts),
+    )
+
+
+def unknown_of_all(features: Iterable[Features]) -> int | None:
+    """Return how many tokens of several sequences are unknown; None where that of one is not known."""
+    counts = [one.unknown for one in features]
+    return None if None in counts else sum(filter(None, counts))
+
+
 def missing_end(ids: Sequence[int], processor: Any) -> list[int]:
     """Return the EOS that ends a text, unless the text or the tokenizer brings it."""
     eos = processor.eos_token_id
@@ -148,13 +168,13 @@ def attention_mask(sequences: Sequence[Sequence[int]], *, left: bool = False) ->
     return pad([[1] * len(sequence) for sequence in sequences], 0, left=left)
 
 
-def stack_tokens(features: Sequence[Features], processor: Any) -> Batch:
+def stack_tokens(inputs: Sequence[Mapping[str, Any]], processor: Any) -> Batch:
     """Pad input_ids, token_type_ids and labels on the right, where there are some; all (examples, longest) int64."""
-    ids = [f["input_ids"] for f in features]
+    ids = [one["input_ids"] for one in inputs]
     batch = {"input_ids": pad(ids, processor.pad_token_id or 0), "attention_mask": attention_mask(ids)}
     for key, filler in (("token_type_ids", 0), ("labels", IGNORED)):
-        if key in features[0]:
-            batch[key] = pad([f[key] for f in features], filler)
+        if key in inputs[0]:
+            batch[key] = pad([one[key] for one in inputs], filler)
     return batch
 
 
@@ -226,8 +246,8 @@ def encode_words(processor: Any, text: str, words: Sequence[Span], limit: int) -
             f"{type(processor).__name__} does not say where in the text its tokens are, which tagging words needs. Use "
             "a model with a fast tokenizer (tokenizer.json)."
         )
-    fields = tokenize(processor, text, limit=limit, return_offsets_mapping=True)
-    return fields, _first_tokens(fields.pop("offset_mapping"), words)
+    features = tokenize(processor, text, limit=limit, return_offsets_mapping=True)
+    return features, _first_tokens(features.inputs.pop("offset_mapping"), words)
 
 
 def _first_tokens(offsets: Sequence[Span], words: Sequence[Span]) -> list[int | None]:

@@ -125,4 +125,5 @@ class Device:
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move the tensors of a batch."""
-    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+    moved = {key: value.to(device) for key, value in batch.items() if isinstance(value, Tensor)}
+    return {**batch, **moved} | ({"reference": to_device(batch["reference"], device)} if "reference" in batch else {})

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ftengine import api
-from ftengine.api import Component, Config, overrides
+from ftengine.api import Component, Config, Task, overrides
 from ftengine.api.component import is_contract
 from ftengine.plugins.distributions import printing_aside
 
@@ -105,7 +105,8 @@ def _fault_of_class(cls: type[Component], base: type[Component]) -> str:
     if unwritten := sorted(cls.__abstractmethods__):
         return f"it does not implement {' and '.join(map(repr, unwritten))}, which {contract} requires"
     of_names = _fault_of_sort(cls, base) or _fault_of_methods(cls) or _fault_of_names(cls, base)
-    return _fault_of_traits(cls, base) or of_names or _fault_of_nothing(cls, base) or _fault_of_config(cls.Config)
+    of_use = _fault_of_traits(cls, base) or of_names or _fault_of_arguments(cls) or _fault_of_nothing(cls, base)
+    return of_use or _fault_of_config(cls.Config)
 
 
 def described(cls: Any) -> str:
@@ -153,6 +154,20 @@ def _fault_of_sort(cls: type[Component], base: type[Component]) -> str:
     for sort in (one for one in SORTS if issubclass(one, base) and not issubclass(cls, one)):
         if names := sorted(own.keys() & _members([sort]).keys() - _members([base]).keys()):
             return f"its {names[0]!r} is of {sort.__name__}: derive it from `api.{sort.__name__}` ({written(cls)})"
+    return ""
+
+
+def _fault_of_arguments(cls: type[Component]) -> str:
+    """Say which argument a method of a task does not take that other members of it ask for."""
+    if not issubclass(cls, Task):
+        return ""
+    divided = (("encode", "part"), ("generate", "parts"), ("check_generation", "part"))
+    asked = [("parts", *one) for one in divided] if overrides(cls, "parts") else []
+    asked += [("traits.reads_following", "encode", "following")] if cls.traits.reads_following else []
+    for why, method, argument in (one for one in asked if overrides(cls, one[1])):
+        taken = inspect.signature(getattr(cls, method)).parameters.values()
+        if not any(p.name == argument or p.kind is p.VAR_KEYWORD for p in taken):
+            return f"its {method!r} takes no `{argument}=None`, which it is given because of `{why}` ({written(cls)})"
     return ""
 
 

@@ -98,7 +98,7 @@ class AugmenterChecks(Checks):
         for row, new in zip(self.examples, self._usual, strict=True):
             for one in new:
                 with explained(f"{row} became {one}, which cannot be encoded", "change inputs alone"):
-                    weight = self.task.encode(one, self.processor)["weight"]
+                    weight = self.task.encode(one, self.processor).weight
                 assert weight, f"{row} became {one}, of which nothing is trained on"
 
     def something_changes(self) -> None:

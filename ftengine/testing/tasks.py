@@ -15,7 +15,7 @@ from torch import Tensor
 from ftengine import api
 from ftengine.api.task_sorts import compares_examples, reference_keys
 from ftengine.data.answer_tables import vector_of
-from ftengine.data.batching import REFERENCE, as_numbers
+from ftengine.data.batching import as_numbers
 from ftengine.engine.merge import outputs_of, probe_of
 from ftengine.equivalence import LEAST_EFFECT, REORDERED, distance, same_figure
 from ftengine.errors import DataError
@@ -71,8 +71,7 @@ class TaskChecks(Checks):
         task = self._bound()
         for row in self.examples:
             features = task.encode(row, self.processor)
-            missing = {"length", "weight", "truncated"} - set(features)
-            assert not missing, f"features lack {sorted(missing)}"
+            assert isinstance(features, api.Features), f"encode returns {described(features)}, not api.Features"
             assert equal(features, task.encode(row, self.processor)), "a second call gives other features"
         assert list(self.examples) == before, "an example was changed in place: copy what changes"
 
@@ -116,7 +115,7 @@ class TaskChecks(Checks):
         loss, weight = loss_of(task, loaded.module, batch, Criterion())
         assert bool(torch.isfinite(loss)), f"the loss is {loss}"
         assert loss.requires_grad, "no gradient reaches the model"
-        wanted = sum(task.encode(row, loaded.processor)["weight"] for row in self.examples)
+        wanted = sum(task.encode(row, loaded.processor).weight for row in self.examples)
         assert float(weight) == wanted, f"the weight is {float(weight):g}, that of the features {wanted:g}"
         if task.predicts_probabilities:
             twice, _ = loss_of(task, loaded.module, batch, _Scaled(2, 1.0))
@@ -287,7 +286,7 @@ class TaskChecks(Checks):
                 isinstance(one, tuple) and [type(part) for part in one] == [str, bool] for one in pieces
             )
             assert sound, f"decode_example returns {pieces!r:.80}; it returns (text, is trained on) pieces"
-            if pieces and features["weight"]:
+            if pieces and features.weight:
                 assert any(trained for _, trained in pieces), (
                     "no piece is trained on, though the example's weight is not 0"
                 )
@@ -343,7 +342,8 @@ class TaskChecks(Checks):
         batch = task.collate([task.encode(row, loaded.processor) for row in rows], loaded.processor)
         keys = reference_keys(task)
         said = self._predicted(task, loaded, batch) if keys else []  # the model is its own reference
-        return batch | {f"{REFERENCE}{key}": as_numbers([one[key] for one in said]) for key in keys}
+        values = {key: as_numbers([one[key] for one in said]) for key in keys}
+        return {**batch, "reference": values} if keys else batch
 
     def _loaded(self, task: api.Task) -> api.LoadedModel:
         if self.load is None:

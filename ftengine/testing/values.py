@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ftengine.api import Features
 from ftengine.equivalence import same_figure
 from ftengine.parallel.precision import Precision, apply_precision
 
@@ -109,4 +110,6 @@ def _compare(one: Any, other: Any, plain: Callable[[Any, Any], bool]) -> bool:
         return one.keys() == other.keys() and all(_compare(one[key], other[key], plain) for key in one)
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(_compare(a, b, plain) for a, b in zip(one, other, strict=True))
+    if isinstance(one, Features) and isinstance(other, Features):
+        return all(_compare(getattr(one, name), getattr(other, name), plain) for name in Features.__slots__)
     return type(one) is type(other) and plain(one, other)

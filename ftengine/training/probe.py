@@ -125,7 +125,11 @@ class ProbeBatch:
     def content(self) -> list[Any] | None:
         """Return what the batch holds, tensors as hashes, as JSON has it; None where it holds something else."""
         held: list[Any] = [list(self._members)]
-        for name, value in self._batch.items():
+        reference = self._batch.get("reference", {})
+        values = {**self._batch, **{f"reference.{key}": value for key, value in reference.items()}}
+        for name, value in values.items():
+            if value is reference:
+                continue
             if isinstance(value, Tensor):
                 bits = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
                 held.append([name, str(value.dtype), list(value.shape), xxhash.xxh3_128_hexdigest(bits.data)])
@@ -277,7 +281,7 @@ def _cutting(task: Task) -> Iterator[Task]:
 def _trains(split: EncodedSplit, member: int) -> bool:
     """Say whether something of an example is trained on."""
     try:
-        return bool(split.features(int(split.index[member]))["weight"])
+        return bool(split.features(int(split.index[member])).weight)
     except DataError:
         return False
 

@@ -9,7 +9,7 @@ from expected import raises
 from partly import partly
 from runs import Heard
 
-from ftengine.api import PART, Augmenter, InputAugmenter, SilentListener, Task, View
+from ftengine.api import Augmenter, Features, InputAugmenter, SilentListener, Task, View
 from ftengine.data.augmentation_preview import before_and_after, without_effect
 from ftengine.data.encoding import encode_split
 from ftengine.data.read import read_rows
@@ -33,10 +33,10 @@ class Words(Task):
         words = example["text"].split()
         if not words:
             raise DataError("no words")
-        return {"words": words, "length": len(words), "weight": 0 if words == ["untrained"] else 1, "truncated": False}
+        return Features({"words": words}, len(words), weight=0 if words == ["untrained"] else 1, truncated=False)
 
     def collate(self, features, processor):
-        return {"words": [f["words"] for f in features]}
+        return {"words": [one.inputs["words"] for one in features]}
 
 
 class Stamp(InputAugmenter):
@@ -215,8 +215,7 @@ def test_lengths_before_cutting_are_known_where_the_task_tells_them(write, told)
     class Cutting(Words):
         def encode(self, example, processor, *, max_length=None):
             features = super().encode(example, processor)
-            full = {"full_length": features["length"]} if told else {}
-            return {**features, "length": min(3, features["length"]), **full}
+            return replace(features, length=min(3, features.length), full_length=features.length if told else None)
 
     rows = read_rows(write("a.jsonl", "".join(f'{{"text": "{"w " * n}"}}\n' for n in range(1, 11))))
     split = encode_split("train", rows, Cutting(), None, None, on_error="fail", listener=SilentListener())
@@ -230,14 +229,20 @@ def test_a_row_of_which_one_example_cannot_be_used_is_left_out_whole(write, wron
         def parts(self, row, processor):
             return len(row["text"].split(" / "))
 
-        def encode(self, example, processor, *, max_length=None):
-            text = example["text"].split(" / ")[example.get(PART, 0)]
+        def encode(self, example, processor, *, max_length=None, part=None):
+            text = example["text"].split(" / ")[part or 0]
             return super().encode({"text": "" if text == "oops" else text}, processor)
 
     texts = ["one", "two / three", wrong, "four / five"]
     rows = read_rows(write("a.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in texts)))
     split = encode_split("train", rows, Parts(), None, None, on_error="skip", listener=SilentListener())
-    assert [split.features(int(i))["words"] for i in split.index] == [["one"], ["two"], ["three"], ["four"], ["five"]]
+    assert [split.features(int(i)).inputs["words"] for i in split.index] == [
+        ["one"],
+        ["two"],
+        ["three"],
+        ["four"],
+        ["five"],
+    ]
     assert list(split.skipped.values()) == ["a.jsonl:3: no words"]
     assert (split.left_out, split.summary()["rows"]) == ([2], 3)
     with raises(DataError, "a.jsonl:3", "no words"):

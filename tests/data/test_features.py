@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from expected import raises
 
-from ftengine.api import PART, Labels, SilentListener
+from ftengine.api import Features, Labels, SilentListener
 from ftengine.data.encoding import encode_split
 from ftengine.data.features import features_key, keep_features
 from ftengine.data.read import read_rows
@@ -78,12 +78,14 @@ def test_features_that_json_does_not_give_back_are_made_anew(rows, processor, mo
 
     def some_are_tuples(self, example, *a, **k):
         features = encode(self, example, *a, **k)
-        return features if example == ROWS[0] else {**features, "labels": tuple(features["labels"])}
+        if example != ROWS[0]:
+            features.inputs["labels"] = tuple(features.inputs["labels"])
+        return features
 
     monkeypatch.setattr(CausalLM, "encode", some_are_tuples)
     split = encoded(rows(ROWS), processor)
     assert len(split) == 2
-    assert [type(split.features(i)["labels"]) for i in range(2)] == [list, tuple]
+    assert [type(split.features(i).inputs["labels"]) for i in range(2)] == [list, tuple]
     assert not list(cache.cache_folder().glob("*.tmp"))
 
 
@@ -115,7 +117,7 @@ def test_how_many_examples_a_row_makes_is_kept_with_them(rows, processor, times,
     monkeypatch.setattr(CausalLM, "parts", lambda self, row, _: counted.append(1) or 1 + ("again" in str(row)))
     for _ in range(2):
         split = encoded(rows(ROWS), processor)
-        assert [split.rows[i].get(PART) for i in range(3)] == [None, 0, 1]
+        assert [split.rows.beside(i) for i in range(3)] == [{}, {"part": 0}, {"part": 1}]
         assert split.rows.before(split.index).tolist() == [0, 1, 1]
     assert (len(counted), len(times)) == (2, 3)
 
@@ -155,7 +157,8 @@ def test_features_are_passed_over_without_being_mapped(tmp_path, monkeypatch):
     """What a process has mapped counts as its memory, and 100,000 rows have some hundred MB of features."""
     monkeypatch.setenv("FTENGINE_CACHE", str(tmp_path / "own"))
     draw = np.random.default_rng(0)
-    made = [(n, {"input_ids": draw.integers(50_000, size=1000).tolist()}) for n in range(1500)]
+    ids = [draw.integers(50_000, size=1000).tolist() for _ in range(1500)]
+    made = [(n, Features({"input_ids": one}, 1000, 999, truncated=False)) for n, one in enumerate(ids)]
     kept = keep_features("a", "rows", iter(made))
 
     def mapped():
@@ -165,6 +168,6 @@ def test_features_are_passed_over_without_being_mapped(tmp_path, monkeypatch):
     size, before = (cache.cache_folder() / "a" / "rows.arrow").stat().st_size, mapped()
     assert list(kept) == made
     assert mapped() - before < size / 4
-    assert size < 0.6 * sum(len(json.dumps(features)) for _, features in made)
+    assert size < 0.6 * sum(len(json.dumps(one)) for one in ids)
     assert kept[1499] == made[1499][1]
     assert mapped() - before > 0

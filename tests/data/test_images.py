@@ -9,7 +9,7 @@ from datasets import Dataset
 from partly import partly
 from pyarrow import parquet
 
-from ftengine.api import Task, View
+from ftengine.api import Features, Task, View
 from ftengine.data.read import read_rows
 from ftengine.data.row_hashes import identities
 from ftengine.data.rows import DataRows
@@ -232,7 +232,7 @@ def test_an_image_that_changes_is_noticed_like_a_row_that_does(folder):
 
     class Encoding(ImageTask):
         def encode(self, example, processor, *, max_length=None):
-            return {"length": 1, "weight": 1, "truncated": False}
+            return Features({}, length=1, weight=1, truncated=False)
 
     def content():
         rows = read_rows("photos", paths=["image"])

@@ -6,7 +6,7 @@ import json
 
 from partly import partly
 
-from ftengine.api import SilentListener, Task
+from ftengine.api import Features, SilentListener, Task
 from ftengine.data.encoding import encode_split
 from ftengine.data.read import read_rows
 from ftengine.data.unread import find_unread
@@ -29,7 +29,7 @@ class CountingTask(Task):
             raise DataError("no parts")
         upper = example["text"].upper()  # a task need not expect anything else than what data holds
         weights = [part["weight"] for part in example["parts"] if part.get("weight") is not None]
-        return {"length": 1, "weight": 1, "truncated": False, "text": upper, "weights": weights}
+        return Features({"text": upper, "weights": weights}, length=1, weight=1, truncated=False)
 
 
 def test_a_wide_tables_unread_columns_are_found_with_few_examples_encoded(write):

@@ -85,12 +85,12 @@ class Task(CausalLM):
     "Writes what another package names in front of a row's first turn."
     name = "kept-task"
 
-    def encode(self, example, processor, *, max_length=None):
+    def encode(self, example, processor, *, max_length=None, part=None):
         first, *others = example["messages"] or [{}]
         if isinstance(first.get("content"), str):
             turns = [{**first, "content": kept_c.PREFIX + first["content"]}, *others]
             example = {**example, "messages": turns}
-        return super().encode(example, processor, max_length=max_length)
+        return super().encode(example, processor, max_length=max_length, part=part)
 """,
     "kept_b/__init__.py": "",
     "kept_b/score.py": "def right(answer): return len(answer) % 2 == 0\n",

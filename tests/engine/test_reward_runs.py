@@ -86,7 +86,7 @@ def test_what_is_saved_opens_as_a_sequence_classifier_with_one_label(run, tmp_pa
     features = run.task.encode(pair, tokenizer)
     for side, name in (("", "chosen"), ("rejected_", "rejected")):
         with torch.no_grad():
-            score = model.eval()(input_ids=torch.tensor([features[f"{side}input_ids"]])).logits
+            score = model.eval()(input_ids=torch.tensor([features.inputs[f"{side}input_ids"]])).logits
         assert score.shape == (1, 1)
         assert float(score) == pytest.approx(wanted[name], abs=1e-5)
 

@@ -94,7 +94,7 @@ def test_rows_of_another_day_are_encoded_anew(recipe, on):
     for day in (FIRST, NEXT):
         on(day)
         data = prepare_data(Experiment.open(recipe()))
-        texts.append(data.ready.processor.decode(data.encoded["train"].features(0)["input_ids"]))
+        texts.append(data.ready.processor.decode(data.encoded["train"].features(0).inputs["input_ids"]))
     assert [f"{day:%d %b %Y}" in text for day, text in zip((FIRST, NEXT), texts, strict=True)] == [True, True]
 
 

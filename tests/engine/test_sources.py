@@ -239,5 +239,5 @@ def test_columns_and_a_reader_of_one_source_are_its_own(two, tmp_path):
         data = prepared(two(second={"source": other, **own}, data__validation=None))
         train = data.encoded["train"]
         last = next(number for number in range(len(train)) if train.rows[int(train.index[number])][SOURCE] == other)
-        text = train.processor.decode(train.features(int(train.index[last]))["input_ids"])
+        text = train.processor.decode(train.features(int(train.index[last])).inputs["input_ids"])
         assert re.search(re.escape(kind), text)

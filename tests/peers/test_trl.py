@@ -6,7 +6,6 @@ import pytest
 import torch
 from chat_templates import QWEN3, SMOLLM2, TOKENS
 
-from ftengine.api import FOLLOWING, PART
 from ftengine.model import Criterion
 from ftengine.testing.models import tiny_llama
 from ftengine_builtins.tasks import UnpairedPreference
@@ -60,8 +59,8 @@ def theirs(model, row, folder, **options):
 
 def ours(model, row, **options):
     task = CausalLM(CausalLMConfig(**options))
-    examples = [task.encode({**row, PART: n}, model[1]) for n in range(task.parts(row, model[1]))]
-    return [(one["input_ids"], one["labels"]) for one in examples]
+    examples = [task.encode(row, model[1], part=n) for n in range(task.parts(row, model[1]))]
+    return [(one.inputs["input_ids"], one.inputs["labels"]) for one in examples]
 
 
 CASES = {
@@ -130,16 +129,17 @@ def test_loss_and_gradient_of_kto_are_trls(model, tmp_path):
         for parameter in sides[1].parameters():
             parameter += 0.05 * torch.randn_like(parameter)
     task = UnpairedPreference(UnpairedPreference.Config(beta=0.3, desirable_weight=1.2, undesirable_weight=0.7))
-    following = [{**row, FOLLOWING: rows[(i + 1) % len(rows)]} for i, row in enumerate(rows)]
     settings = {"report_to": "none", "use_cpu": True, "bf16": False, "gradient_checkpointing": False}
     weights = {"beta": 0.3, "desirable_weight": 1.2, "undesirable_weight": 0.7}
     clamped = []
     for policy, reference in (sides, sides[::-1]):
-        batch = task.collate([task.encode(row, tokenizer) for row in following], tokenizer)
+        pairs = zip(rows, rows[1:] + rows[:1], strict=True)
+        batch = task.collate([task.encode(row, tokenizer, following=other) for row, other in pairs], tokenizer)
         known = task.predict(reference, batch)
-        batch |= {f"reference.{key}": torch.tensor([one[key] for one in known]) for key in task.reference}
+        batch["reference"] = {key: torch.tensor([one[key] for one in known]) for key in task.reference}
         clamped.append(
-            sum(one["mismatched_logp"] for one in task.predict(policy, batch)) < sum(batch["reference.mismatched_logp"])
+            sum(one["mismatched_logp"] for one in task.predict(policy, batch))
+            < sum(batch["reference"]["mismatched_logp"])
         )
         total, weight = task.loss(policy, batch, Criterion())
         parameters = list(policy.parameters())

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from chat_templates import TEMPLATES, TOKENS
 
-from ftengine.api import PART
 from ftengine.errors import DataError
 from ftengine.testing.models import tiny_llama
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
@@ -114,10 +113,10 @@ def ours(tokenizer, row, options):
     """Return (input_ids, labels) of each example that a row makes; None where it is refused."""
     task = CausalLM(CausalLMConfig(max_length=8192, **options))
     try:
-        examples = [task.encode({**row, PART: n}, tokenizer) for n in range(task.parts(row, tokenizer))]
+        examples = [task.encode(row, tokenizer, part=n) for n in range(task.parts(row, tokenizer))]
     except DataError:
         return None
-    return [(one["input_ids"], one["labels"]) for one in examples]
+    return [(one.inputs["input_ids"], one.inputs["labels"]) for one in examples]
 
 
 def outcome(family, form, made, tokenizer, folder):
@@ -159,12 +158,12 @@ def test_no_template_of_trl_trains_a_thought_behind_its_answer_or_call():
         row = {"messages": [ASKED, {**answer, "reasoning_content": "It is even."}], **TOOLS}
         task = CausalLM(CausalLMConfig(max_length=8192, thoughts=masked))
         try:
-            example = task.encode({**row, PART: task.parts(row, tokenizer) - 1}, tokenizer)
+            example = task.encode(row, tokenizer, part=task.parts(row, tokenizer) - 1)
         except DataError:
             seen["refused"] += 1
             continue
-        counts = example["counts"]
-        trained = tokenizer.decode([label for label in example["labels"] if label != -100])
+        counts = example.counts
+        trained = tokenizer.decode([label for label in example.inputs["labels"] if label != -100])
         places = [trained.find(word) for word in ("add", "Four.") if word in trained]
         dropped = counts.get("thoughts_dropped", 0)
         assert ("It is even." in trained) == (masked == "train" and not dropped), (path.stem, kind)

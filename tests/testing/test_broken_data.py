@@ -195,7 +195,7 @@ class Untrained(Labelled):
     """Forgets what is trained on."""
 
     def decode_example(self, features, processor):
-        return [(processor.decode(features["input_ids"]), False)]
+        return [(processor.decode(features.inputs["input_ids"]), False)]
 
 
 class Hidden(Labelled):
@@ -277,10 +277,10 @@ class Strips(CausalLM):
 
     name = "strips"
 
-    def encode(self, example, processor, *, max_length=None):
+    def encode(self, example, processor, *, max_length=None, part=None):
         for message in example.get("messages", ()):
             message["content"] = message["content"].rstrip("?.!")
-        return super().encode(example, processor, max_length=max_length)
+        return super().encode(example, processor, max_length=max_length, part=part)
 
 
 class Learns(TextClassification):
@@ -300,7 +300,7 @@ def test_a_task_that_writes_into_its_rows_fails(cls):
 
 
 class Forgetful(Task):
-    """Returns features without a weight, and keeps to itself what it learns."""
+    """Returns a dict for features, and keeps to itself what it learns."""
 
     name = "forgetful"
     head = "sequence-classification"

@@ -223,7 +223,7 @@ def _generators(device: torch.device) -> list[Any]:
 def _contents(size: int, batch: Batch) -> list[bytes]:
     """Return a hash of what a batch holds of each example, padding left out."""
     mask, hashes = batch.get("attention_mask"), [blake2b(digest_size=16) for _ in range(size)]
-    for name, tensor in sorted(batch.items()):
+    for name, tensor in sorted((name, x) for name, x in batch.items() if isinstance(x, Tensor)):
         masked = mask is not None and tensor.shape[:2] == mask.shape
         rows = _rows(tensor, mask if masked else None)
         for digest, row in zip(hashes, rows, strict=True):

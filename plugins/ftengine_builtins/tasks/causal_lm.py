@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from ftengine.api import (
-    PART,
-    SAMPLE,
     Batch,
     Config,
     Conversation,
@@ -121,42 +119,42 @@ class CausalLM(LanguageTask):
         """
         return language_rows.view(row, all_trained=self.config.train_on == "all")
 
-    def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
+    def encode(
+        self, example: Example, processor: Any, *, max_length: int | None = None, part: int | None = None
+    ) -> Features:
         """Return input_ids and labels (both (length,), labels unshifted, -100 where nothing is trained).
 
         `weight` counts the labels that are predicted: all but the first token's, 0 where the first label was cut off.
         """
         limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
         left = self.config.truncate == "left"
-        written, conversation = self._written(example, processor)
+        written, conversation = self._written(example, processor, part)
         text = written.text
-        part, start = part_within(processor, text, limit, left=left)
-        ids, labels = encode_spans(processor, part, [(first - start, last - start) for first, last in written.spans])
+        piece, start = part_within(processor, text, limit, left=left)
+        ids, labels = encode_spans(processor, piece, [(first - start, last - start) for first, last in written.spans])
         if conversation is None:
             begin, end = beginning_of(processor, ids), missing_end(ids, processor)
             ids, labels = begin + ids + end, [IGNORED] * len(begin) + labels + end
         if self.config.train_on == "all":
             labels = list(ids)
-        full, whole = full_length(len(ids), text, part), labels
+        full, whole = full_length(len(ids), text, piece), labels
         kept = range(len(ids))[-limit:] if left else range(len(ids))[:limit]
         ids, labels = ids[kept.start : kept.stop], labels[kept.start : kept.stop]
-        features = {
-            "input_ids": ids,
-            "labels": labels,
-            "length": len(ids),
-            "weight": sum(label != IGNORED for label in labels[1:]),
-            "full_length": full,
-            "unknown": unknown_in(ids, processor),
-            "truncated": full > limit,
-        }
+        features = Features(
+            {"input_ids": ids, "labels": labels},
+            length=len(ids),
+            weight=sum(label != IGNORED for label in labels[1:]),
+            truncated=full > limit,
+            full_length=full,
+            unknown=unknown_in(ids, processor),
+        )
         if conversation is not None:
             counts = counts_of(processor, conversation, written, whole, kept)
-            if written.spans and written.spans[-1][1] - start > len(part):  # it was cut before it was tokenised
+            if written.spans and written.spans[-1][1] - start > len(piece):  # it was cut before it was tokenised
                 counts.pop("end_of_turn", None)
-            counts = with_layout(counts, recognised(example)[0])
-            features |= {"kind": kind_of(conversation), "counts": counts}
+            features.kind, features.counts = kind_of(conversation), with_layout(counts, recognised(example)[0])
         if not written.spans and conversation is not None:
-            features["untrained"] = language_rows.why_untrained(conversation, last=self.config.train_on == "last")
+            features.untrained = language_rows.why_untrained(conversation, last=self.config.train_on == "last")
         return features
 
     def parts(self, row: Example, processor: Any) -> int:
@@ -204,12 +202,17 @@ class CausalLM(LanguageTask):
         answered = self._complete(loaded, asked, [one.ids for one in asked], chosen)
         said = [{"completion": text, **({"thought": thought} if thought else {})} for thought, text, *_ in answered]
         return [
-            one | ({"ended": ended} if SAMPLE in row else {})
-            for one, (*_, ended), row in zip(said, answered, rows, strict=True)
+            one | ({} if chosen.sample is None else {"ended": ended})
+            for one, (*_, ended) in zip(said, answered, strict=True)
         ]
 
     def generate(
-        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
+        self,
+        loaded: LoadedModel,
+        rows: Sequence[Example],
+        options: Mapping[str, Any] | None = None,
+        *,
+        parts: Sequence[int | None] | None = None,
     ) -> list[Prediction]:
         """Return what was asked, answered and to be answered for each row: {"prompt", "completion", "reference"}.
 
@@ -221,21 +224,26 @@ class CausalLM(LanguageTask):
         that leaves no room for its answer loses its beginning, and at most half of what the model reads is generated.
         """
         given = CausalLMOptions.read(options)
-        asked = [self._asked(row, loaded.processor, loaded.max_length, calls=given.calls) for row in rows]
+        asked = [
+            self._asked(row, loaded.processor, loaded.max_length, calls=given.calls, part=part)
+            for row, part in zip(rows, parts or [None] * len(rows), strict=True)
+        ]
         prompts, chosen = made_to_fit(loaded, [one.ids for one in asked], given)
         pairs = zip(self._complete(loaded, asked, prompts, chosen), asked, strict=True)
         return [one.answered(text, calls) for (_, text, calls, _), one in pairs]
 
-    def check_generation(self, row: Example, processor: Any, options: Mapping[str, Any]) -> None:
+    def check_generation(
+        self, row: Example, processor: Any, options: Mapping[str, Any], *, part: int | None = None
+    ) -> None:
         """Refuse calls that are to be measured, and that the model's chat template writes in a way that is not read."""
-        if CausalLMOptions.read(options).calls and not self._asked(row, processor, calls=True).readable:
+        if CausalLMOptions.read(options).calls and not self._asked(row, processor, calls=True, part=part).readable:
             raise DataError(UNREADABLE_CALLS)
 
     def _complete(
         self, loaded: LoadedModel, asked: Sequence[Asked], prompts: Sequence[list[int]], chosen: GenerationOptions
     ) -> list[tuple[str, str, str, bool]]:
         """Return a thought, a text, the calls in it and whether it ended by itself for each prompt."""
-        processor, samples, written = loaded.processor, [one.sample for one in asked], []
+        processor, samples, written = loaded.processor, [chosen.sample or 0] * len(asked), []
         for one, ids in zip(
             asked, generate(loaded, prompts, chosen, stop_tokens(loaded), samples) if asked else [], strict=True
         ):
@@ -270,10 +278,7 @@ class CausalLM(LanguageTask):
         return Prompt(beginning_of(loaded.processor, ids) + ids, text=text)
 
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
-        """Decode with special tokens visible; the first token is never predicted, so never trained on."""
-        tokens = zip(features["input_ids"], [IGNORED, *features["labels"][1:]], strict=True)
-        runs = groupby(tokens, key=lambda pair: pair[1] != IGNORED)
-        return [(processor.decode([token for token, _ in run]), trained) for trained, run in runs]
+        return pieces_of(features.inputs, processor)
 
     def _conversation(self, example: Example) -> Conversation:
         """Read a row as the conversation that the template is given (DataError: it holds what is no text)."""
@@ -299,7 +304,7 @@ class CausalLM(LanguageTask):
             return [k for k in numbers if k > language_rows.last_question(messages)]
         return numbers
 
-    def _written(self, example: Example, processor: Any) -> tuple[Written, Conversation | None]:
+    def _written(self, example: Example, processor: Any, part: int | None) -> tuple[Written, Conversation | None]:
         """Return a row, or the part of it that is meant, as text, and the conversation that it is in the template."""
         example = self._as_read(example, processor)
         shape = shape_of(example)
@@ -319,7 +324,7 @@ class CausalLM(LanguageTask):
                 raise DataError(f"the conversation has no assistant turn {where}; nothing to train on.")
             masked = self.config.thoughts == "mask"
             parts = write(processor, conversation, self._trained(conversation), mask_thoughts=masked)
-            return parts[min(example.get(PART, len(parts)), len(parts) - 1)], conversation
+            return parts[-1 if part is None else min(part, len(parts) - 1)], conversation
         if shape == "prompt":
             prompt = read_text(example, "prompt")
             text, start = prompt + read_text(example, "completion"), len(prompt)
@@ -328,13 +333,20 @@ class CausalLM(LanguageTask):
         return Written(text, [(start, len(text))]), None
 
     def _asked(
-        self, example: Example, processor: Any, limit: int | None = None, *, anew: bool = False, calls: bool = False
+        self,
+        example: Example,
+        processor: Any,
+        limit: int | None = None,
+        *,
+        anew: bool = False,
+        calls: bool = False,
+        part: int | None = None,
     ) -> Asked:
         """Return what a row asks; with `anew`, whatever it ends with is to be answered, and a text to be continued."""
         example = self._as_read(example, processor)
         shape = shape_of(example, answered=False)
         if self._is_chat(shape, processor):
-            return self._asked_in_chat(example, processor, limit, anew=anew, at_call=calls)
+            return self._asked_in_chat(example, processor, limit, anew=anew, at_call=calls, part=part)
         text = read_text(example, shape)
         text = text if shape == "prompt" or anew else text[:LONG_TEXT]
         ids, reference = prompt_tokens(processor, text, limit), example.get("completion")
@@ -342,10 +354,10 @@ class CausalLM(LanguageTask):
             half = (len(ids) + 1) // 2
             text, reference = processor.decode(ids[:half]), processor.decode(ids[half:]) or None
             ids = ids[:half]
-        return Asked(beginning_of(processor, ids) + ids, text, reference, sample=example.get(SAMPLE, 0))
+        return Asked(beginning_of(processor, ids) + ids, text, reference)
 
     def _asked_in_chat(
-        self, example: Example, processor: Any, limit: int | None, *, anew: bool, at_call: bool
+        self, example: Example, processor: Any, limit: int | None, *, anew: bool, at_call: bool, part: int | None
     ) -> Asked:
         conversation = self._conversation(example)
         messages = conversation.messages
@@ -353,18 +365,18 @@ class CausalLM(LanguageTask):
             upto, reference = language_rows.question_of(conversation), None
         else:
             trained = self._trained(conversation)
-            lasts = [one.last for one in write(processor, conversation, trained)] if PART in example else []
-            upto = language_rows.turn_asked(messages, trained, lasts[: example.get(PART, 0) + 1], at_call=at_call)
+            lasts = [] if part is None else [one.last for one in write(processor, conversation, trained)][: part + 1]
+            upto = language_rows.turn_asked(messages, trained, lasts, at_call=at_call)
             reference = language_rows.reference_of(processor, conversation, upto) if upto < len(messages) else None
         shown = [f"{message.role}: {message.text}" for message in messages[:upto]]
         prompt = messages[0].text if upto == 1 else "\n".join(shown)
         text = render(processor, conversation, upto=upto, prompt=True)
         ids = prompt_tokens(processor, text, limit)
-        opened, sample = bool(OPENED.search(text)), example.get(SAMPLE, 0)
+        opened = bool(OPENED.search(text))
         due = () if reference is None else messages[upto].calls
         calls = language_rows.calls_json(due) if due or (conversation.tools and reference is not None) else None
         readable = not due or reads_calls(processor, conversation, upto)
-        return Asked(ids, prompt, reference, True, opened, messages[:upto], sample, calls, readable)
+        return Asked(ids, prompt, reference, True, opened, messages[:upto], calls, readable)
 
     def _as_read(self, example: Example, processor: Any) -> Example:
         """Return a row; without a chat template, a question with its answer as prompt and completion."""
@@ -393,3 +405,10 @@ class CausalLM(LanguageTask):
                 "no place. Leave task.system out, or give `messages` to a model with a chat template."
             )
         return chat
+
+
+def pieces_of(inputs: Mapping[str, Any], processor: Any) -> list[tuple[str, bool]]:
+    """Decode with special tokens visible; the first token is never predicted, so never trained on."""
+    tokens = zip(inputs["input_ids"], [IGNORED, *inputs["labels"][1:]], strict=True)
+    runs = groupby(tokens, key=lambda pair: pair[1] != IGNORED)
+    return [(processor.decode([token for token, _ in run]), trained) for trained, run in runs]

@@ -24,8 +24,6 @@ LANGUAGE = ("thoughts", "chat_template", "chat_template_kwargs", "system")
 """Options that are those of task causal-lm."""
 DIVERGENCE = "divergence"
 """The key of `predict` for how far answers' log-probabilities are from the reference's, per token; what measures it."""
-REFERENCE = "reference."
-"""In front of a key of `predict`, what a batch has of the reference."""
 
 
 class AnswerOptions(Config):
@@ -183,8 +181,8 @@ class ComparesAnswers(ReferenceTask, LanguageTask):
 
 
 def cut_to(
-    limit: int, whole: Sequence[Features], processor: Any, *, behind: bool = False
-) -> tuple[list[Features], int, bool]:
+    limit: int, features: Sequence[Features], processor: Any, *, behind: bool = False
+) -> tuple[list[dict[str, list[int]]], int, bool]:
     """Cut answers to a prompt to a number of tokens: the beginning of the prompt first, on all of them as much.
 
     A BOS in front stays there. What a template writes behind an answer stays with `behind` alone: it changes no
@@ -193,6 +191,7 @@ def cut_to(
     Returns:
         tokens and labels of each; how many the longest had; whether an answer was cut.
     """
+    whole = [one.inputs for one in features]
     places = [[i for i, label in enumerate(one["labels"]) if label != IGNORED] for one in whole]
     ends = [len(one["input_ids"]) if behind else place[-1] + 1 for one, place in zip(whole, places, strict=True)]
     full = max(ends)
@@ -210,6 +209,6 @@ def cut_to(
     return sides, full, full - start > room
 
 
-def trains(features: Features) -> bool:
+def trains(inputs: Mapping[str, Any]) -> bool:
     """Say whether a token is trained on; the first one is never predicted."""
-    return any(label != IGNORED for label in features["labels"][1:])
+    return any(label != IGNORED for label in inputs["labels"][1:])

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from ftengine.api import Batch, Config, Example, Features, InBatchTask, LoadedModel, Prediction, TaskTraits, View
 from ftengine.errors import DataError, InputError, RecipeError, column_names
-from ftengine.model.tokens import attention_mask, length_limit, pad, tokenize
+from ftengine.model.tokens import attention_mask, joined, length_limit, pad, tokenize
 from ftengine_builtins.tasks import embedding_losses as losses
 from ftengine_builtins.tasks.class_labels import read_name
 from ftengine_builtins.tasks.embedding_rows import (
@@ -37,6 +37,8 @@ MADE_FOR = "sentence_encoder"
 """Key of a model's config under which its loader says what sentence-transformers does with it."""
 SIDES = ("anchor", "positive", "negative")
 """What the texts of a row are, in order, whatever their columns are called."""
+TOKENS = ("input_ids", "positive_ids", "negative_ids")
+"""What the tokens of each are called among an example's inputs."""
 FITTING = {"in-batch": ("pairs", "triplets", "labelled"), "triplet": ("triplets",), "cosine": ("scored",)}
 FITTING |= {"cosent": ("scored",), "auto": tuple(PARTS)}
 """Kinds of rows that each loss takes."""
@@ -205,39 +207,32 @@ class Embedding(InBatchTask):
         """Return ids of the tokens of each text, cut each for itself, and what is known of the row beside them."""
         texts, own = texts_of(example, self.config.rows), self.config
         encoded = [self._tokens(text, name, processor, max_length) for name, text in texts.items()]
-        features: Features = {
-            "input_ids": encoded[0]["input_ids"],
-            **{f"{side}_ids": one["input_ids"] for side, one in zip(SIDES[1:], encoded[1:], strict=False)},
-            "texts": original_ids(example, texts.values()),
-            "length": sum(one["length"] for one in encoded),
-            "longest": max(one["length"] for one in encoded),
-            "full_length": max(one["full_length"] for one in encoded),
-            "truncated": any(one["truncated"] for one in encoded),
-            "unknown": None if encoded[0]["unknown"] is None else sum(one["unknown"] for one in encoded),
-            "weight": 1,
-        }
+        inputs: dict[str, Any] = {"texts": original_ids(example, texts.values())}
+        for key, one in zip(TOKENS, encoded, strict=False):
+            inputs[key] = one.inputs["input_ids"]
         if own.rows == "scored":
-            features["score"] = read_score(example, own.highest_score, cosine=own.loss == "cosine")
+            inputs["score"] = read_score(example, own.highest_score, cosine=own.loss == "cosine")
         if own.rows == "labelled":
-            features["label"] = id_of(read_name(example.get("label")))
+            inputs["label"] = id_of(read_name(example.get("label")))
         elif own.same is not None:
-            features["label"] = id_of(example.get(own.same))
-        return features
+            inputs["label"] = id_of(example.get(own.same))
+        return joined(encoded, inputs, weight=1)
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:
         """Pad the tokens of each side for itself; ids (n,) are equal for equal texts and labels."""
         import torch
 
         batch: Batch = {}
-        for number, side in enumerate(SIDES[: len(features[0]["texts"])]):
+        rows = [one.inputs for one in features]
+        for number, side in enumerate(SIDES[: len(rows[0]["texts"])]):
             start = f"{side}_" if number else ""
-            ids = [f[f"{start}ids" if number else "input_ids"] for f in features]
+            ids = [row[TOKENS[number]] for row in rows]
             batch[f"{start}input_ids"] = pad(ids, processor.pad_token_id or 0)
             batch[f"{start}attention_mask"] = attention_mask(ids)
-            batch[f"{side}_id"] = torch.tensor([f["texts"][number] for f in features])
+            batch[f"{side}_id"] = torch.tensor([row["texts"][number] for row in rows])
         for key, dtype in (("label", torch.int64), ("score", torch.float32)):
-            if key in features[0]:
-                batch["label_id" if key == "label" else key] = torch.tensor([f[key] for f in features], dtype=dtype)
+            if key in rows[0]:
+                batch["label_id" if key == "label" else key] = torch.tensor([row[key] for row in rows], dtype=dtype)
         return batch
 
     def represent(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -293,11 +288,11 @@ class Embedding(InBatchTask):
 
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode each side as the model reads it; of a scored pair the score is the target."""
-        sides = [name for name in ("input_ids", "positive_ids", "negative_ids") if name in features]
-        texts, scored = [processor.decode(features[name]) for name in sides], "score" in features
+        inputs = features.inputs
+        texts, scored = [processor.decode(inputs[name]) for name in TOKENS if name in inputs], "score" in inputs
         shown = zip(("sentence1", "sentence2") if scored else SIDES, texts, strict=False)
         pieces = [one for name, x in shown for one in ((f"{name}: ", False), (x, not scored), ("\n", False))]
-        return [*pieces, ("score: ", False), (f"{features['score']:g}", True)] if scored else pieces
+        return [*pieces, ("score: ", False), (f"{inputs['score']:g}", True)] if scored else pieces
 
     def check_input(self, row: Example) -> None:
         """Refuse a row without a text of which a vector could be made."""
@@ -319,7 +314,9 @@ class Embedding(InBatchTask):
         if not rows:
             return []
         asked = [self.asked(row, given) for row in rows]
-        ids = [self._tokens(text, name, loaded.processor, loaded.max_length)["input_ids"] for name, text in asked]
+        ids = [
+            self._tokens(text, name, loaded.processor, loaded.max_length).inputs["input_ids"] for name, text in asked
+        ]
         batch = {"input_ids": pad(ids, loaded.processor.pad_token_id or 0), "attention_mask": attention_mask(ids)}
         return [{"vector": vector} for vector in self._finished(evaluated(self, loaded, batch)).tolist()]
 

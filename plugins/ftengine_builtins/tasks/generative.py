@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from ftengine.api import Batch, Config, GenerativeTask, Prediction
+from ftengine.api import Batch, Config, Features, GenerativeTask, Prediction
 from ftengine.model import Criterion
 from ftengine.model.generation import GenerationOptions
 from ftengine.model.tokens import stack_tokens
@@ -45,13 +45,15 @@ class LanguageTask(GenerativeTask):
     ahead: ClassVar[int]
     """How far ahead of its own position a state predicts (`TokenLoss`)."""
 
-    collate = staticmethod(stack_tokens)
-
     def __init__(self, config: Config | None = None) -> None:
         from ftengine.model import TokenLoss
 
         super().__init__(config)
         self._loss = TokenLoss(self.ahead)
+
+    def collate(self, features: Sequence[Features], processor: Any) -> Batch:
+        """Pad tokens and labels on the right, (examples, longest)."""
+        return stack_tokens([one.inputs for one in features], processor)
 
     def model_inputs(self, model: nn.Module, batch: Batch) -> Batch:
         """Return what the model is called with."""

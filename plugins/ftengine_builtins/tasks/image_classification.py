@@ -72,24 +72,22 @@ class ImageClassification(LabelledTask):
         """Return pixel_values, fp32 (channels, height, width), and what to call the image."""
         value = example.get(self.config.image)
         image = read_image(value, self.config.image, _mode(processor))
-        return {
-            "pixel_values": _pixels(processor, image),
-            "shown": f"{place_of(value)} ({image.width} × {image.height})",
-            "length": 1,
-            "truncated": False,
-        }
+        shown = f"{place_of(value)} ({image.width} × {image.height})"
+        pixels = _pixels(processor, image)
+        return Features({"pixel_values": pixels, "shown": shown}, length=1, weight=1, truncated=False)
 
     def stack(self, features: Sequence[Features], processor: Any) -> Batch:
         """Stack pixel_values to (examples, channels, height, width) (DataError: images are of different sizes)."""
         import torch
 
-        shapes = sorted({tuple(f["pixel_values"].shape) for f in features})
+        pixels = [one.inputs["pixel_values"] for one in features]
+        shapes = sorted({tuple(one.shape) for one in pixels})
         if len(shapes) > 1:
             raise DataError(
                 f"the model's processor leaves images at different sizes, such as {shapes[0]} and {shapes[-1]}. "
                 "Set a fixed size (size, do_resize, do_center_crop) in its preprocessor_config.json."
             )
-        return {"pixel_values": torch.stack([f["pixel_values"] for f in features])}
+        return {"pixel_values": torch.stack(pixels)}
 
     def raw_outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Hand over pixels by the name that transformers gives them; other libraries take them by position."""
@@ -119,8 +117,9 @@ class ImageClassification(LabelledTask):
 
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Return the image's path and sizes, and what the model is to answer."""
-        shape = " × ".join(map(str, features["pixel_values"].shape))
-        return [(f"{features['shown']} as {shape} ", False), (self.label_text(features["label"]), True)]
+        inputs = features.inputs
+        shape = " × ".join(map(str, inputs["pixel_values"].shape))
+        return [(f"{inputs['shown']} as {shape} ", False), (self.label_text(inputs["label"]), True)]
 
 
 def _mode(processor: Any) -> str:

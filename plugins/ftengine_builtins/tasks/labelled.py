@@ -81,7 +81,7 @@ class LabelledTask(Task):
         return self.kind != "regression"
 
     def read(self, example: Example, processor: Any, max_length: int | None) -> Features:
-        """Return what the model reads of an example, with `length` and `truncated` (DataError: the row lacks it)."""
+        """Return what the model reads of an example, of weight 1 (DataError: the row lacks it)."""
         raise NotImplementedError
 
     def stack(self, features: Sequence[Features], processor: Any) -> Batch:
@@ -162,13 +162,15 @@ class LabelledTask(Task):
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return what the model reads, and `label`: an id, a list of 0 and 1, or a number."""
-        return {**self.read(example, processor, max_length), "label": self._target(example), "weight": 1}
+        features = self.read(example, processor, max_length)
+        features.inputs["label"] = self._target(example)
+        return features
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:
         """Stack inputs; labels are int64 (examples,), or fp32 (examples, labels) for several or a number."""
         import torch
 
-        labels = torch.tensor([f["label"] for f in features])
+        labels = torch.tensor([one.inputs["label"] for one in features])
         if self.kind != "single":
             labels = labels.float().reshape(len(features), -1)
         return {**self.stack(features, processor), "labels": labels}

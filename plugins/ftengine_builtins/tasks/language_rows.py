@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ftengine.api import PART, Conversation, Example, Message, Recognised, ToolCall, View
+from ftengine.api import Conversation, Example, Message, Recognised, ToolCall, View
 from ftengine.chat import read_answer, read_conversation
 from ftengine.chat.turns import turn
 from ftengine.errors import DataError, column_names, did_you_mean, shown
@@ -190,7 +190,7 @@ def shape_of(example: Example, *, answered: bool = True) -> Shape:
     if column := next((name for name in COLUMNS if isinstance(example.get(name), str)), None):
         told = f"`{column}` is {shown(example[column])}; it must be a list of messages"
         raise DataError(f"{told}. Save the rows as .jsonl, with the list itself.")
-    keys = [str(key) for key, value in example.items() if value is not None and key != PART]
+    keys = [str(key) for key, value in example.items() if value is not None]
     near = next((hint for key in keys if (hint := did_you_mean(key, (*_OTHER_NAMES, *COLUMNS)))), "")
     told = f" It has: {', '.join(keys)}.{near}" if keys else ""
     raise DataError(
@@ -288,7 +288,7 @@ def _unreadable(row: Example) -> View:
 
 def unreadable(row: Example) -> View:
     """See nothing in a row that will be refused; what makes two of them the same is all that they hold."""
-    held = {key: str(value) for key, value in row.items() if key != PART and value is not None}
+    held = {key: str(value) for key, value in row.items() if value is not None}
     return View([], None, texts=list(held.values()), identity=list(held.items()))
 
 
@@ -318,7 +318,6 @@ class Asked:
         reference: what is to be answered; None where nothing is.
         chat, opened: whether that is in the chat template, and this has begun the answer's thought.
         messages: of a chat, those before the answer.
-        sample: the number of the answer, where there are several.
         calls: of tools that are due, as `calls_json` has them; None where it is no matter of calling.
         readable: whether calls as the template writes them are read.
     """
@@ -329,7 +328,6 @@ class Asked:
     chat: bool = False
     opened: bool = False
     messages: tuple[Message, ...] = ()
-    sample: int = 0
     calls: str | None = None
     readable: bool = True
 

@@ -34,9 +34,9 @@ def evaluated_in_blocks(task: Any, loaded: LoadedModel, encoded: Sequence[Featur
     """
     import torch
 
-    order = sorted(range(len(encoded)), key=lambda i: -encoded[i]["length"])
+    order = sorted(range(len(encoded)), key=lambda i: -encoded[i].length)
     blocks = [order[start : start + TOGETHER] for start in range(0, len(order), TOGETHER)]
-    stacked = (stack_tokens([encoded[i] for i in block], loaded.processor) for block in blocks)
+    stacked = (stack_tokens([encoded[i].inputs for i in block], loaded.processor) for block in blocks)
     outputs = torch.cat([evaluated(task, loaded, batch) for batch in stacked])
     return outputs[torch.tensor(order, device=outputs.device).argsort()]
 

@@ -11,14 +11,13 @@ from ftengine.api import Batch, Config, Example, Features, Prediction, Recognise
 from ftengine.chat import has_template
 from ftengine.errors import DataError, column_names
 from ftengine.model import IGNORED
-from ftengine.model.tokens import length_limit, stack_tokens
+from ftengine.model.tokens import length_limit, stack_tokens, unknown_of_all
 from ftengine_builtins.preference_layouts import ANSWER, SIDES, columns_of, dialogue, layout_of, pair_of, preference
 from ftengine_builtins.tasks import language_rows
-from ftengine_builtins.tasks.causal_lm import DEFAULT_MAX_LENGTH
+from ftengine_builtins.tasks.causal_lm import DEFAULT_MAX_LENGTH, pieces_of
 from ftengine_builtins.tasks.chat_counts import with_layout
 from ftengine_builtins.tasks.compared_answers import (
     DIVERGENCE,
-    REFERENCE,
     AnswerOptions,
     ComparesAnswers,
     cut_to,
@@ -150,43 +149,42 @@ class Preference(ComparesAnswers):
         limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
         row = self.as_read(preference(example), processor)
         whole = [self._language.encode(_side(row, side), processor) for side in SIDES]
-        if not all(trains(one) for one in whole):
+        if not all(trains(one.inputs) for one in whole):
             raise DataError("an answer has no token that is trained on: its messages have weight 0.")
         sides, full, cut = cut_to(limit, whole, processor, behind=behind)
-        counts = with_layout(whole[0].get("counts", {}), layout_of(example))
+        counts = with_layout(whole[0].counts, layout_of(example))
         if cut:
             counts.pop("end_of_turn", None)
         tokens = [sum(label != IGNORED for label in one["labels"]) for one in sides]
         counts |= {"pairs": 1, "longer_chosen": tokens[0] > tokens[1], "longer_rejected": tokens[0] < tokens[1]}
         differ = sides[0]["input_ids"] != sides[1]["input_ids"]
-        why = None if differ else EQUAL_AS_CUT if cut else EQUAL
+        why = "" if differ else EQUAL_AS_CUT if cut else EQUAL
         if not all(trains(one) for one in sides):
             why = CUT_OFF
         longest = max(len(one["input_ids"]) for one in sides)
-        unknown = [one["unknown"] for one in whole]
-        return {
-            **sides[0],
-            **{f"{REJECTED}{key}": ids for key, ids in sides[1].items()},
-            "length": 2 * longest,
-            "longest": longest,
-            "weight": int(why is None),
-            "full_length": full,
-            "truncated": full > limit,
-            "unknown": None if None in unknown else sum(unknown),
-            "counts": {name: int(count) for name, count in counts.items()},
-            **({"kind": whole[0]["kind"]} if "kind" in whole[0] else {}),
-            **({} if why is None else {"untrained": why}),
-        }
+        return Features(
+            {**sides[0], **{f"{REJECTED}{key}": ids for key, ids in sides[1].items()}},
+            length=2 * longest,
+            weight=int(not why),
+            truncated=full > limit,
+            longest=longest,
+            full_length=full,
+            unknown=unknown_of_all(whole),
+            untrained=why,
+            counts={name: int(count) for name, count in counts.items()},
+            kind=whole[0].kind,
+        )
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:  # type: ignore[override]
         """Stack the chosen sides of all pairs, and the rejected ones below them: (2n, T)."""
-        return stack_tokens([_of_side(one, start) for start in ("", REJECTED) for one in features], processor)
+        return stack_tokens([_of_side(one.inputs, start) for start in ("", REJECTED) for one in features], processor)
 
     def pairs(self, model: nn.Module, batch: Batch) -> Pairs:
         """Return the log-probabilities of both answers of each pair."""
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
         logps, counts = self._loss.log_probs(model, inputs, batch["labels"])
-        reference = [batch.get(f"{REFERENCE}{side}_logp") for side in SIDES] if self.reference else [None, None]
+        known = batch.get("reference", {}) if self.reference else {}
+        reference = [known.get(f"{side}_logp") for side in SIDES]
         return Pairs(*logps.chunk(2), *counts.chunk(2), *reference)
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
@@ -220,8 +218,8 @@ class Preference(ComparesAnswers):
 
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode the prompt, then each side's answer."""
-        prompt, *_ = chosen = self._language.decode_example(_of_side(features, ""), processor)
-        rejected = self._language.decode_example(_of_side(features, REJECTED), processor)
+        prompt, *_ = chosen = pieces_of(_of_side(features.inputs, ""), processor)
+        rejected = pieces_of(_of_side(features.inputs, REJECTED), processor)
         shown = [] if prompt[1] else [prompt]
         for side, pieces in zip(SIDES, (chosen, rejected), strict=True):
             shown += [(f"\n{side}: ", False), *pieces[len(shown[:1]) :]]
@@ -253,6 +251,6 @@ def _side(row: Example, side: str) -> dict[str, Any]:
     return {**rest, "completion": row[side]}
 
 
-def _of_side(features: Features, start: str) -> Features:
+def _of_side(inputs: Mapping[str, Any], start: str) -> dict[str, list[int]]:
     """Return the tokens of one side; `start` is what its keys begin with."""
-    return {key: features[f"{start}{key}"] for key in ("input_ids", "labels")}
+    return {key: inputs[f"{start}{key}"] for key in ("input_ids", "labels")}

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from ftengine.api import Batch, Config, Example, Features, Labels, LoadedModel, Prediction, Task, TaskTraits, View
 from ftengine.errors import DataError
-from ftengine.model.tokens import length_limit, stack_tokens, tokenize
+from ftengine.model.tokens import joined, length_limit, stack_tokens, tokenize
 from ftengine_builtins.tasks.embedding_rows import id_of
 from ftengine_builtins.tasks.labelled import RELEVANT
 from ftengine_builtins.tasks.language_rows import read_text
@@ -102,19 +102,13 @@ class Reranking(Task):
         query, sides = read_text(example, QUERY), sides_of(example)
         texts, counts = [text for side in sides for text in side], [len(side) for side in sides]
         encoded = [tokenize(processor, query, text, limit=self.limit(max_length)) for text in texts]
-        unknown = [one["unknown"] for one in encoded]
-        return {
-            **{key: [i for one in encoded for i in one[key]] for key in TOKENS if key in encoded[0]},
-            "sizes": [one["length"] for one in encoded],
+        inputs = {
+            **{key: [i for one in encoded for i in one.inputs[key]] for key in TOKENS if key in encoded[0].inputs},
+            "sizes": [one.length for one in encoded],
             "relevant": [1] * counts[0] + [0] * counts[1],
             "document_ids": [id_of(text) for text in texts],
-            "length": sum(one["length"] for one in encoded),
-            "longest": max(one["length"] for one in encoded),
-            "full_length": max(one["full_length"] for one in encoded),
-            "truncated": any(one["truncated"] for one in encoded),
-            "unknown": None if None in unknown else sum(unknown),
-            "weight": self._loss().weight(*counts),
         }
+        return joined(encoded, inputs, weight=self._loss().weight(*counts))
 
     def limit(self, max_length: int | None) -> int:
         """Return the longest input in tokens, of a model with that limit."""
@@ -128,11 +122,12 @@ class Reranking(Task):
         import torch
         from torch.nn.utils.rnn import pad_sequence
 
-        counts = [len(one["sizes"]) for one in features]
-        flat = stack_tokens([tokens for one in features for tokens in _documents(one)], processor)
+        rows = [one.inputs for one in features]
+        counts = [len(row["sizes"]) for row in rows]
+        flat = stack_tokens([tokens for row in rows for tokens in _documents(row)], processor)
         batch = {name: pad_sequence(x.split(counts), batch_first=True) for name, x in flat.items()}
         for name, key, filler in (("relevant", "relevant", -1), ("document_id", "document_ids", 0)):
-            batch[name] = pad_sequence([torch.tensor(one[key]) for one in features], True, filler)
+            batch[name] = pad_sequence([torch.tensor(row[key]) for row in rows], True, filler)
         return batch
 
     def raw_outputs(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -169,7 +164,7 @@ class Reranking(Task):
 
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode the first positive and the first negative as the model reads them, and say how many there are."""
-        documents, relevant = _documents(features), features["relevant"]
+        documents, relevant = _documents(features.inputs), features.inputs["relevant"]
         pieces = []
         for name, label in ((POSITIVE, 1), (NEGATIVE, 0)):
             first, count = relevant.index(label), relevant.count(label)
@@ -228,7 +223,7 @@ def answers(asked: Sequence[tuple[str, str | list[str]]], scores: Iterable[float
     ]
 
 
-def _documents(features: Features) -> list[Features]:
-    """Return the tokens of each document of encoded features."""
-    places = [slice(*ends) for ends in pairwise(accumulate(features["sizes"], initial=0))]
-    return [{key: features[key][place] for key in TOKENS if key in features} for place in places]
+def _documents(inputs: Mapping[str, Any]) -> list[dict[str, list[int]]]:
+    """Return the tokens of each document of an encoded example."""
+    places = [slice(*ends) for ends in pairwise(accumulate(inputs["sizes"], initial=0))]
+    return [{key: inputs[key][place] for key in TOKENS if key in inputs} for place in places]

@@ -119,7 +119,9 @@ class Reward(Task):
         if least is None:
             given = shown(example.get(self.config.margin))
             raise DataError(f"`{self.config.margin}` is {given}; the margin of a pair must be a finite number.")
-        return {**self._encode_pair(example, processor, max_length), "least": least}
+        features = self._encode_pair(example, processor, max_length)
+        features.inputs["least"] = float(least)
+        return features
 
     def _encode_pair(self, row: Example, processor: Any, max_length: int | None) -> Features:
         """Encode a pair as a template writes it to the end, as it is asked later (`apply_chat_template`)."""
@@ -131,7 +133,7 @@ class Reward(Task):
 
         return {
             **self._pairs.collate(features, processor),
-            "least": torch.tensor([float(one["least"]) for one in features]),
+            "least": torch.tensor([one.inputs["least"] for one in features]),
         }
 
     def raw_outputs(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -190,10 +192,10 @@ class Reward(Task):
         names = {1: ("reward",), 2: SIDES}
         return [{name: next(scores) for name in names[len(sides)]} for sides in encoded]
 
-    def _sides(self, row: Example, loaded: LoadedModel) -> list[Features]:
+    def _sides(self, row: Example, loaded: LoadedModel) -> list[dict[str, list[int]]]:
         """Return the tokens of a row's answer with its prompt, or of both answers of a pair, cut as in training."""
         if pair_of(row) is not None:
-            both = self._encode_pair(row, loaded.processor, loaded.max_length)
+            both = self._encode_pair(row, loaded.processor, loaded.max_length).inputs
             return [{key: both[f"{side}{key}"] for key in KEYS} for side in ("", REJECTED)]
         limit = length_limit(self.config.max_length, loaded.max_length, DEFAULT_MAX_LENGTH)
         whole = self._language.encode(row, loaded.processor)

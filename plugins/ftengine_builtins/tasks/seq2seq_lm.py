@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from ftengine.api import SAMPLE, Batch, Config, Example, Features, LoadedModel, Prediction, TaskTraits, View
+from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, TaskTraits, View
 from ftengine.chat import stop_tokens
 from ftengine.errors import DataError
 from ftengine.model.generation import GenerationOptions, generate
@@ -80,17 +80,16 @@ class Seq2SeqLM(LanguageTask):
         part, _ = part_within(processor, text, limit)
         whole = processor(text_target=part, verbose=False)["input_ids"]
         whole = whole + missing_end(whole, processor)
-        ids, labels, full = prompt["input_ids"], whole[:limit], full_length(len(whole), text, part)
-        return {
-            "input_ids": ids,
-            "labels": labels,
-            "length": len(ids) + len(labels),
-            "longest": max(len(ids), len(labels)),
-            "weight": len(labels),
-            "unknown": unknown_in([*ids, *labels], processor),
-            "full_length": max(prompt["full_length"], full),
-            "truncated": prompt["truncated"] or full > limit,
-        }
+        ids, labels, full = prompt.inputs["input_ids"], whole[:limit], full_length(len(whole), text, part)
+        return Features(
+            {"input_ids": ids, "labels": labels},
+            length=len(ids) + len(labels),
+            weight=len(labels),
+            truncated=prompt.truncated or full > limit,
+            longest=max(len(ids), len(labels)),
+            full_length=max(prompt.full_length or 0, full),
+            unknown=unknown_in([*ids, *labels], processor),
+        )
 
     def model_inputs(self, model: nn.Module, batch: Batch) -> Batch:
         return {**batch, "decoder_input_ids": shifted(model, batch["labels"])}
@@ -114,11 +113,9 @@ class Seq2SeqLM(LanguageTask):
         Of one of several answers "ended" says whether it did so by itself, or was cut off at max_new_tokens.
         Options are those of `GenerationOptions`; all examples form one batch.
         """
-        answered = self._complete(loaded, rows, GenerationOptions.read(options))
-        return [
-            {"completion": text, **({"ended": ended} if SAMPLE in row else {})}
-            for (text, ended), row in zip(answered, rows, strict=True)
-        ]
+        chosen = GenerationOptions.read(options)
+        answered = self._complete(loaded, rows, chosen)
+        return [{"completion": text} | ({} if chosen.sample is None else {"ended": end}) for text, end in answered]
 
     def generate(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
@@ -137,14 +134,15 @@ class Seq2SeqLM(LanguageTask):
 
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode prompt and completion with special tokens visible."""
-        return [(processor.decode(features["input_ids"]) + " ", False), (processor.decode(features["labels"]), True)]
+        prompt, completion = (processor.decode(features.inputs[key]) for key in ("input_ids", "labels"))
+        return [(f"{prompt} ", False), (completion, True)]
 
     def _complete(
         self, loaded: LoadedModel, examples: Sequence[Example], options: GenerationOptions
     ) -> list[tuple[str, bool]]:
         """Return a text for each example, and whether it ended by itself."""
-        prompts = [self._prompt(row, loaded.processor, loaded.max_length)["input_ids"] for row in examples]
-        samples = [row.get(SAMPLE, 0) for row in examples]
+        prompts = [self._prompt(row, loaded.processor, loaded.max_length).inputs["input_ids"] for row in examples]
+        samples = [options.sample or 0] * len(prompts)
         answers = generate(loaded, prompts, options, stop_tokens(loaded), samples) if prompts else []
         decode = loaded.processor.decode
         return [(decode(ids, skip_special_tokens=True), len(ids) < options.max_new_tokens) for ids in answers]

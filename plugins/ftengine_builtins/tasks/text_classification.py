@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ftengine.api import Example, Features, LoadedModel, TaskTraits, View
+from ftengine.api import Batch, Example, Features, LoadedModel, TaskTraits, View
 from ftengine.errors import DataError
 from ftengine.model.tokens import length_limit, set_truncation_side, stack_tokens, tokenize
 from ftengine_builtins.tasks.labelled import RELEVANCE, LabelledConfig, LabelledTask
@@ -53,7 +53,6 @@ class TextClassification(LabelledTask):
     Config = TextClassificationConfig
 
     recognise = staticmethod(recognise_text)
-    stack = staticmethod(stack_tokens)
 
     @property
     def evaluators(self) -> tuple[str, ...]:
@@ -79,12 +78,16 @@ class TextClassification(LabelledTask):
     def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
         return {**row, **dict(zip(self._texts(row), inputs, strict=True))}
 
+    def stack(self, features: Sequence[Features], processor: Any) -> Batch:
+        return stack_tokens([one.inputs for one in features], processor)
+
     def read(self, example: Example, processor: Any, max_length: int | None) -> Features:
         """Return the tokenizer's fields; of a pair that is too long, the longer text is cut first."""
         texts, side = self._texts(example).values(), self.config.truncate
         features = tokenize(processor, *texts, limit=self.limit(max_length), side=side)
-        in_front = features["truncated"] and (side or processor.truncation_side) == "left"
-        return {**features, "counts": {CUT_IN_FRONT: 1}} if in_front else features
+        if features.truncated and (side or processor.truncation_side) == "left":
+            features.counts = {CUT_IN_FRONT: 1}
+        return features
 
     def limit(self, max_length: int | None) -> int:
         """Return the longest input in tokens, of a model with that limit."""
@@ -110,7 +113,10 @@ class TextClassification(LabelledTask):
 
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Return the text as the model reads it, and what it is to answer."""
-        return [(processor.decode(features["input_ids"]), False), (self.label_text(features["label"]), True)]
+        return [
+            (processor.decode(features.inputs["input_ids"]), False),
+            (self.label_text(features.inputs["label"]), True),
+        ]
 
     def _texts(self, example: Example) -> dict[str, str]:
         columns = (self.config.text, self.config.pair)

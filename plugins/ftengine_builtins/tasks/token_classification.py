@@ -58,7 +58,6 @@ class TokenClassification(Task):
     check_columns = staticmethod(tagged_rows.check_columns)
     with_inputs = staticmethod(tagged_rows.with_words)
     check_input = staticmethod(read_words)
-    collate = staticmethod(stack_tokens)
 
     def learn_labels(self, splits: Mapping[str, Iterable[Example]]) -> Labels:
         """Return the tags of training. Rows that cannot be read are left to `encode` to refuse.
@@ -101,13 +100,18 @@ class TokenClassification(Task):
         """
         row = read_tagged(example, self.config.names)
         features, first = self._encode(row, processor, max_length)
-        labels = [IGNORED] * features["length"]
+        labels = [IGNORED] * features.length
         for position, tag in zip(first, row.tags, strict=True):
             if tag not in self.labels.ids:
                 raise unknown_label(tag, self.labels.names)
             if position is not None:
                 labels[position] = self.labels.ids[tag]
-        return {**features, "labels": labels, "weight": sum(label != IGNORED for label in labels)}
+        features.inputs["labels"], features.weight = labels, sum(label != IGNORED for label in labels)
+        return features
+
+    def collate(self, features: Sequence[Features], processor: Any) -> Batch:
+        """Pad tokens and labels on the right, (examples, longest)."""
+        return stack_tokens([one.inputs for one in features], processor)
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
         """Return (summed losses of the tagged words, their number)."""
@@ -148,7 +152,7 @@ class TokenClassification(Task):
             return []
         read = [read_words(row) for row in rows]
         encoded = [self._encode(row, loaded.processor, loaded.max_length) for row in read]
-        logits = evaluated(self, loaded, stack_tokens([features for features, _ in encoded], loaded.processor))
+        logits = evaluated(self, loaded, stack_tokens([features.inputs for features, _ in encoded], loaded.processor))
         answers = []
         for row, (_, first), ids in zip(read, encoded, logits.argmax(dim=2).tolist(), strict=True):
             tags = [None if position is None else self.labels.names[ids[position]] for position in first]
@@ -158,7 +162,7 @@ class TokenClassification(Task):
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Return the tokens as the model reads them, each tagged one followed by its tag."""
         pieces = []
-        for token, label in zip(features["input_ids"], features["labels"], strict=True):
+        for token, label in zip(features.inputs["input_ids"], features.inputs["labels"], strict=True):
             pieces.append((processor.convert_ids_to_tokens(token) + " ", False))
             if label != IGNORED:
                 pieces += [(self.labels.names[label], True), (" ", False)]

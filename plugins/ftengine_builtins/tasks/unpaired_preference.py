@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from ftengine.api import FOLLOWING, Batch, Config, Example, Features, InBatchTask, Labels, Prediction, Recognised, View
+from ftengine.api import Batch, Config, Example, Features, InBatchTask, Labels, Prediction, Recognised, View
 from ftengine.errors import DataError, column_names
 from ftengine.model.tokens import length_limit, stack_tokens
 from ftengine_builtins.layouts import recognised
@@ -18,7 +18,6 @@ from ftengine_builtins.tasks.causal_lm import DEFAULT_MAX_LENGTH
 from ftengine_builtins.tasks.chat_counts import with_layout
 from ftengine_builtins.tasks.compared_answers import (
     DIVERGENCE,
-    REFERENCE,
     AnswerOptions,
     ComparesAnswers,
     cut_to,
@@ -128,8 +127,10 @@ class UnpairedPreference(InBatchTask, ComparesAnswers):
     def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
         return language_rows.with_inputs(unpaired(row), inputs)
 
-    def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
-        """Return input_ids and labels of the answer, and of its prompt with the answer of the row under `FOLLOWING`.
+    def encode(
+        self, example: Example, processor: Any, *, max_length: int | None = None, following: Example | None = None
+    ) -> Features:
+        """Return input_ids and labels of the answer, and of its prompt with the answer of the row `following`.
 
         Without such a row, or where that one cannot be read, its own stands there.
         """
@@ -144,34 +145,33 @@ class UnpairedPreference(InBatchTask, ComparesAnswers):
         whole = self._language.encode(row, processor)
         own, full, cut = self._cut(limit, whole, processor)
         try:
-            other = unpaired(example.get(FOLLOWING) or example)["completion"]
+            other = unpaired(following or example)["completion"]
             if isinstance(row["completion"], str) != isinstance(other, str):
                 other = _as_kind(other, row["completion"])
             mismatched, *_ = self._cut(limit, self._language.encode({**row, "completion": other}, processor), processor)
         except DataError:  # which is told of that row
             mismatched = own
-        counts = with_layout(whole.get("counts", {}), recognised(example)[0])
+        counts = with_layout(whole.counts, recognised(example)[0])
         if cut:
             counts.pop("end_of_turn", None)
         kind = "desirable" if row["label"] else "undesirable"
         longest = max(len(own["input_ids"]), len(mismatched["input_ids"]))
-        return {
-            **own,
-            **{f"{MISMATCHED}{key}": ids for key, ids in mismatched.items()},
-            "desirable": row["label"],
-            "length": 2 * longest,
-            "longest": longest,
-            "weight": int(trains(own)),
-            "full_length": full,
-            "truncated": full > limit,
-            "unknown": whole["unknown"],
-            "counts": {**counts, kind: 1},
-            "kind": kind,
-            **({} if trains(own) else {"untrained": CUT_OFF}),
-        }
+        both = {**own, **{f"{MISMATCHED}{key}": ids for key, ids in mismatched.items()}}
+        return Features(
+            {**both, "desirable": row["label"]},
+            length=2 * longest,
+            weight=int(trains(own)),
+            truncated=full > limit,
+            longest=longest,
+            full_length=full,
+            unknown=whole.unknown,
+            untrained="" if trains(own) else CUT_OFF,
+            counts={**counts, kind: 1},
+            kind=kind,
+        )
 
-    def _cut(self, limit: int, whole: Features, processor: Any) -> tuple[Features, int, bool]:
-        if not trains(whole):
+    def _cut(self, limit: int, whole: Features, processor: Any) -> tuple[dict[str, list[int]], int, bool]:
+        if not trains(whole.inputs):
             raise DataError("the answer has no token that is trained on: its messages have weight 0.")
         (own,), full, cut = cut_to(limit, [whole], processor)
         return own, full, cut
@@ -181,24 +181,28 @@ class UnpairedPreference(InBatchTask, ComparesAnswers):
         import torch
 
         sides = [
-            {key: one[f"{start}{key}"] for key in ("input_ids", "labels")}
+            {key: one.inputs[f"{start}{key}"] for key in ("input_ids", "labels")}
             for start in ("", MISMATCHED)
             for one in features
         ]
-        return {**stack_tokens(sides, processor), "desirable": torch.tensor([one["desirable"] for one in features])}
+        return {
+            **stack_tokens(sides, processor),
+            "desirable": torch.tensor([one.inputs["desirable"] for one in features]),
+        }
 
     def represent(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return what `Answers` has of each answer, (n,) each; without a reference the model is its own."""
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
         logps, counts = self._loss.log_probs(model, inputs, batch["labels"])
         logp, mismatched = logps.chunk(2)
+        known = batch.get("reference", {})
         return {
             "logp": logp,
             "tokens": counts.chunk(2)[0],
             "desirable": batch["desirable"],
             "mismatched_logp": mismatched.detach(),
-            "reference_logp": batch.get(f"{REFERENCE}logp", logp.detach()),
-            "reference_mismatched_logp": batch.get(f"{REFERENCE}mismatched_logp", mismatched.detach()),
+            "reference_logp": known.get("logp", logp.detach()),
+            "reference_mismatched_logp": known.get("mismatched_logp", mismatched.detach()),
         }
 
     def joint_loss(self, represented: Mapping[str, Tensor]) -> tuple[Tensor, int]:

@@ -119,8 +119,8 @@ def test_an_image_is_an_input_and_another_takes_its_place(tmp_path):
     same = rewritten(task, row, lambda image: seen.append(image) or image)
     assert (seen[0].size, seen[0].mode) == ((30, 40), "RGB")
     assert row["image"] == str(tmp_path / "a.jpg")
-    plain, again = (task.encode(x, image_processor())["pixel_values"] for x in (row, same))
+    plain, again = (task.encode(x, image_processor()).inputs["pixel_values"] for x in (row, same))
     assert plain.equal(again)
     black = rewritten(task, row, lambda image: Image.new("L", (9, 9)))
-    assert task.encode(black, image_processor())["pixel_values"].unique().numel() == 1
+    assert task.encode(black, image_processor()).inputs["pixel_values"].unique().numel() == 1
     assert task.modality == "image"

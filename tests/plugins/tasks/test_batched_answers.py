@@ -7,7 +7,7 @@ import torch
 from expected import raises
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, MistralConfig, Qwen3Config
 
-from ftengine.api import SAMPLE, LoadedModel, Prompt
+from ftengine.api import LoadedModel, Prompt
 from ftengine.chat import stop_tokens, turn_ends
 from ftengine.errors import DataError, InputError
 from ftengine.evaluation.asked import questions
@@ -270,12 +270,14 @@ DRAWN = {"max_new_tokens": 6, "temperature": 1.0, "seed": 3}
 
 
 def test_what_is_drawn_depends_on_seed_prompt_and_number_alone(loaded):
-    rows = [{**row, SAMPLE: k} for row in ROWS for k in range(4)]
-    together = answers(loaded, rows, DRAWN)
-    assert together == [answers(loaded, [row], DRAWN)[0] for row in rows]
-    assert together[::-1] == answers(loaded, rows[::-1], DRAWN)
-    assert len(set(together)) > 3 * len(ROWS)
-    assert answers(loaded, rows, DRAWN | {"seed": 4}) != together
+    every = set()
+    for options in (DRAWN | {"sample": k} for k in range(4)):
+        together = answers(loaded, ROWS, options)
+        assert together == [answers(loaded, [row], options)[0] for row in ROWS]
+        assert together[::-1] == answers(loaded, ROWS[::-1], options)
+        assert answers(loaded, ROWS, options | {"seed": 4}) != together
+        every |= set(together)
+    assert len(every) > 3 * len(ROWS)
 
 
 def test_tokens_are_drawn_as_often_as_the_model_says(loaded):

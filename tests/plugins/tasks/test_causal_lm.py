@@ -1,5 +1,7 @@
 """Rows of a language model: shapes, labels, lengths, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from expected import raises
@@ -17,8 +19,7 @@ class Uncounted(CausalLM):
     """Features without the counts, which name the layout that a row is in."""
 
     def encode(self, example, processor, *, max_length=None):
-        features = super().encode(example, processor, max_length=max_length)
-        return {key: value for key, value in features.items() if key != "counts"}
+        return replace(super().encode(example, processor, max_length=max_length), counts={})
 
 
 def task(**options):
@@ -26,7 +27,7 @@ def task(**options):
 
 
 def trained(features, tokenizer):
-    return tokenizer.decode([token for token in features["labels"] if token != -100])
+    return tokenizer.decode([token for token in features.inputs["labels"] if token != -100])
 
 
 def ids(tokenizer, text):
@@ -50,13 +51,13 @@ def with_bos(tokenizer):
 
 def test_a_conversation_is_labelled_and_counted(llama_tokenizer):
     features = task().encode(CHAT, llama_tokenizer)
-    assert llama_tokenizer.decode(features["input_ids"]) == (
+    assert llama_tokenizer.decode(features.inputs["input_ids"]) == (
         "<|im_start|>user\nHow do I reset my password?<|im_end|>\n<|im_start|>assistant\nOpen the settings.<|im_end|>\n"
     )
     assert trained(features, llama_tokenizer) == "Open the settings.<|im_end|>"
-    assert features["length"] == len(features["input_ids"]) == len(features["labels"])
-    assert features["weight"] == len(ids(llama_tokenizer, "Open the settings.<|im_end|>"))
-    assert features["truncated"] is False
+    assert features.length == len(features.inputs["input_ids"]) == len(features.inputs["labels"])
+    assert features.weight == len(ids(llama_tokenizer, "Open the settings.<|im_end|>"))
+    assert features.truncated is False
 
 
 def test_a_prompt_and_its_completion_are_a_conversation_where_there_is_a_template(llama_tokenizer):
@@ -70,35 +71,41 @@ def test_a_completion_follows_its_prompt_as_text_otherwise(llama_tokenizer, how)
     else:
         features = task(chat_template="never").encode(PAIR, llama_tokenizer)
     text = "How do I reset my password?Open the settings."
-    assert features["input_ids"] == [*ids(llama_tokenizer, text), llama_tokenizer.eos_token_id]
+    assert features.inputs["input_ids"] == [*ids(llama_tokenizer, text), llama_tokenizer.eos_token_id]
     assert trained(features, llama_tokenizer) == "Open the settings.<|im_end|>"
 
 
 def test_text_is_trained_whole_and_ends_with_eos(llama_tokenizer):
     features = task().encode({"text": "The quick brown fox"}, llama_tokenizer)
-    assert features["input_ids"] == [*ids(llama_tokenizer, "The quick brown fox"), llama_tokenizer.eos_token_id]
-    assert features["labels"] == features["input_ids"]
-    assert features["weight"] == features["length"] - 1  # nothing predicts the first token
+    assert features.inputs["input_ids"] == [*ids(llama_tokenizer, "The quick brown fox"), llama_tokenizer.eos_token_id]
+    assert features.inputs["labels"] == features.inputs["input_ids"]
+    assert features.weight == features.length - 1  # nothing predicts the first token
 
 
 def test_text_begins_with_the_bos_that_the_tokenizer_adds(llama_tokenizer):
     tokenizer = with_bos(llama_tokenizer)
     for text in ("The fox", tokenizer.bos_token + "The fox" + tokenizer.eos_token):
         features = task().encode({"text": text}, tokenizer)
-        assert features["input_ids"] == [tokenizer.bos_token_id, *ids(tokenizer, "The fox"), tokenizer.eos_token_id]
-        assert features["weight"] == features["length"] - 1
+        assert features.inputs["input_ids"] == [
+            tokenizer.bos_token_id,
+            *ids(tokenizer, "The fox"),
+            tokenizer.eos_token_id,
+        ]
+        assert features.weight == features.length - 1
 
 
 def test_train_on_all_trains_on_every_token(llama_tokenizer):
     for row in (CHAT, PAIR, {"text": "The fox"}):
         features = task(train_on="all").encode(row, llama_tokenizer)
-        assert features["input_ids"] == task().encode(row, llama_tokenizer)["input_ids"]
-        assert features["labels"] == features["input_ids"]
+        assert features.inputs["input_ids"] == task().encode(row, llama_tokenizer).inputs["input_ids"]
+        assert features.inputs["labels"] == features.inputs["input_ids"]
 
 
 def test_a_system_message_is_read_but_not_trained_on(llama_tokenizer):
     features = task(system="Be brief.").encode(PAIR, llama_tokenizer)
-    assert llama_tokenizer.decode(features["input_ids"]).startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_st")
+    assert llama_tokenizer.decode(features.inputs["input_ids"]).startswith(
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_st"
+    )
     assert trained(features, llama_tokenizer) == "Open the settings.<|im_end|>"
 
 
@@ -116,25 +123,28 @@ def test_a_long_example_is_cut_and_says_so(llama_tokenizer, truncate):
     whole = task().encode(CHAT, llama_tokenizer)
     cut = task(max_length=20, truncate=truncate).encode(CHAT, llama_tokenizer)
     kept = slice(20) if truncate == "right" else slice(-20, None)
-    assert (cut["input_ids"], cut["labels"]) == (whole["input_ids"][kept], whole["labels"][kept])
-    assert (cut["length"], cut["truncated"]) == (20, True)
-    assert cut["weight"] == sum(label != -100 for label in cut["labels"][1:])
+    assert (cut.inputs["input_ids"], cut.inputs["labels"]) == (
+        whole.inputs["input_ids"][kept],
+        whole.inputs["labels"][kept],
+    )
+    assert (cut.length, cut.truncated) == (20, True)
+    assert cut.weight == sum(label != -100 for label in cut.inputs["labels"][1:])
 
 
 def test_an_example_that_is_cut_before_its_answer_has_no_weight(llama_tokenizer):
     features = task(max_length=10).encode(CHAT, llama_tokenizer)
-    assert (features["weight"], features["truncated"]) == (0, True)
+    assert (features.weight, features.truncated) == (0, True)
 
 
 def test_an_example_of_just_the_limit_is_not_cut(llama_tokenizer):
-    length = task().encode(CHAT, llama_tokenizer)["length"]
-    assert task(max_length=length).encode(CHAT, llama_tokenizer)["truncated"] is False
+    length = task().encode(CHAT, llama_tokenizer).length
+    assert task(max_length=length).encode(CHAT, llama_tokenizer).truncated is False
 
 
 @pytest.mark.parametrize(("model_limit", "length"), [(None, 1024), (4096, 1024), (100, 100)])
 def test_without_max_length_the_models_limit_counts_up_to_1024(llama_tokenizer, model_limit, length):
     features = task().encode({"text": "fox " * 2000}, llama_tokenizer, max_length=model_limit)
-    assert features["length"] == length
+    assert features.length == length
 
 
 def test_more_than_the_model_reads_is_an_error(llama_tokenizer):
@@ -145,13 +155,13 @@ def test_more_than_the_model_reads_is_an_error(llama_tokenizer):
 def test_batches_are_padded_on_the_right(llama_tokenizer):
     features = [task().encode(row, llama_tokenizer) for row in (CHAT, {"text": "The fox"})]
     batch = task().collate(features, llama_tokenizer)
-    short = features[1]["length"]
+    short = features[1].length
     assert {key: (value.dtype, tuple(value.shape)) for key, value in batch.items()} == dict.fromkeys(
-        ("input_ids", "attention_mask", "labels"), (torch.int64, (2, features[0]["length"]))
+        ("input_ids", "attention_mask", "labels"), (torch.int64, (2, features[0].length))
     )
-    assert batch["input_ids"][1, :short].tolist() == features[1]["input_ids"]
-    assert batch["labels"][0].tolist() == features[0]["labels"]
-    assert batch["attention_mask"].sum(dim=1).tolist() == [f["length"] for f in features]
+    assert batch["input_ids"][1, :short].tolist() == features[1].inputs["input_ids"]
+    assert batch["labels"][0].tolist() == features[0].inputs["labels"]
+    assert batch["attention_mask"].sum(dim=1).tolist() == [one.length for one in features]
     assert (batch["input_ids"][1, short:] == llama_tokenizer.pad_token_id).all()
     assert (batch["labels"][1, short:] == -100).all()
 
@@ -319,11 +329,10 @@ def test_prompt_and_completion_of_messages_are_a_conversation(llama_tokenizer):
     row = {"prompt": [QUESTION, ANSWER, FOLLOW[0]], "completion": FOLLOW[1:]}
     features = task().encode(row, llama_tokenizer)
     assert trained(features, llama_tokenizer) == "Then wait.<|im_end|>"
-    assert (
-        features["input_ids"] == task().encode({"messages": [QUESTION, ANSWER, *FOLLOW]}, llama_tokenizer)["input_ids"]
-    )
+    whole = task().encode({"messages": [QUESTION, ANSWER, *FOLLOW]}, llama_tokenizer)
+    assert features.inputs["input_ids"] == whole.inputs["input_ids"]
     everything = task(train_on="all").encode(row, llama_tokenizer)
-    assert everything["labels"] == features["input_ids"]
+    assert everything.inputs["labels"] == features.inputs["input_ids"]
 
 
 def test_conversations_of_sharegpt_are_read(llama_tokenizer):
@@ -391,10 +400,9 @@ def test_a_message_of_weight_0_is_not_trained_on(llama_tokenizer, template, weig
     row = {"messages": [QUESTION, ANSWER | {"weight": weights[0]}, FOLLOW[0], FOLLOW[1] | {"weight": weights[1]}]}
     features = task().encode(row, llama_tokenizer)
     assert trained(features, llama_tokenizer) == said
-    assert bool(features["weight"]) == bool(said)
-    assert (
-        features["input_ids"] == task().encode({"messages": [QUESTION, ANSWER, *FOLLOW]}, llama_tokenizer)["input_ids"]
-    )
+    assert bool(features.weight) == bool(said)
+    whole = task().encode({"messages": [QUESTION, ANSWER, *FOLLOW]}, llama_tokenizer)
+    assert features.inputs["input_ids"] == whole.inputs["input_ids"]
 
 
 @pytest.mark.parametrize("weight", [0.5, "0", -1, [0]])

@@ -6,7 +6,7 @@ import pytest
 from chat_templates import NEXT_SPEAKER, SPEAKERS, TEMPLATES, TOKENS
 from expected import raises
 
-from ftengine.api import PART, Message
+from ftengine.api import Message
 from ftengine.chat import end_tokens, turns
 from ftengine.errors import DataError, RecipeError
 from ftengine.testing.models import byte_level_tokenizer
@@ -27,12 +27,12 @@ def tokenizer():
 
 def encoded(tokenizer, row, **options):
     task = CausalLM(CausalLMConfig(**options))
-    return [task.encode({**row, PART: n}, tokenizer) for n in range(task.parts(row, tokenizer))]
+    return [task.encode(row, tokenizer, part=n) for n in range(task.parts(row, tokenizer))]
 
 
 def trained(tokenizer, row, **options):
     examples = encoded(tokenizer, row, **options)
-    return [tokenizer.decode([token for token in one["labels"] if token != -100]) for one in examples]
+    return [tokenizer.decode([token for token in one.inputs["labels"] if token != -100]) for one in examples]
 
 
 def read(*messages):
@@ -96,7 +96,6 @@ def test_rows_that_cannot_be_read_are_no_copies_of_each_other():
         first, second = (task.view(row) for row in rows)
         assert (list(first.inputs), first.target) == ([], None)
         assert (first.identity != second.identity, first.texts != second.texts) == (True, True)
-        assert task.view({**rows[0], PART: 1}).identity == first.identity
 
 
 def test_keys_that_tell_of_a_message_are_let_pass():
@@ -221,16 +220,16 @@ def test_what_no_template_writes_is_counted(tokenizer):
     tokenizer.chat_template = TEMPLATES["Qwen3"]
     result = {"role": "tool", "content": "No such city.", "tool_call_id": "id_f", "is_error": True}
     found = encoded(tokenizer, {"messages": [ASKED, asked_for("f"), result, ANSWER]})[-1]
-    assert found["counts"]["unwritten.is_error"] == 1
+    assert found.counts["unwritten.is_error"] == 1
 
 
 def test_why_nothing_is_trained_on(tokenizer):
     tokenizer.chat_template = TEMPLATES["SmolLM2"]
     open_end = {"messages": [ASKED, ANSWER, ASKED]}
     (found,) = encoded(tokenizer, open_end, train_on="last")
-    assert (found["weight"], "last" in found["untrained"]) == (0, True)
+    assert (found.weight, "last" in found.untrained) == (0, True)
     (found,) = encoded(tokenizer, {"messages": [ASKED, ANSWER | {"weight": 0}]}, train_on="last")
-    assert "weight 0" in found["untrained"]
+    assert "weight 0" in found.untrained
 
 
 def test_a_call_without_text_is_written_by_templates_that_ask_whether_content_is_none(tokenizer):
@@ -269,7 +268,7 @@ def test_two_messages_of_the_assistant_in_a_row_are_trained_as_they_are_served(t
     tokenizer.chat_template = TEMPLATES["Qwen3"]
     row = {"messages": [ASKED, ANSWER, {"role": "assistant", "content": "And warm."}]}
     assert trained(tokenizer, row) == ["Sunny.<|im_end|>And warm.<|im_end|>"]
-    last = tokenizer.decode(encoded(tokenizer, row)[0]["input_ids"])
+    last = tokenizer.decode(encoded(tokenizer, row)[0].inputs["input_ids"])
     prompt = tokenizer.apply_chat_template([ASKED, ANSWER], tokenize=False, add_generation_prompt=True)
     assert last.startswith(prompt)
 
@@ -299,10 +298,10 @@ def test_the_next_speakers_token_ends_a_turn_that_has_no_end_of_its_own(talk, le
     row = {"messages": talk}
     assert trained(made, row) == learnt
     found = encoded(made, row)[-1]
-    assert made.decode(found["input_ids"]).startswith(turns.render(made, read_row(row)))
-    assert found["counts"]["end_of_turn"] == 1
+    assert made.decode(found.inputs["input_ids"]).startswith(turns.render(made, read_row(row)))
+    assert found.counts["end_of_turn"] == 1
     (everything,) = encoded(made, {"messages": [ASKED, ANSWER]}, train_on="all")
-    assert made.decode(everything["labels"]).endswith("Sunny.<|user|>")
+    assert made.decode(everything.inputs["labels"]).endswith("Sunny.<|user|>")
 
 
 BLANK = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}"
@@ -317,7 +316,7 @@ def test_blanks_marks_of_all_speakers_and_what_texts_begin_with_end_no_turn(temp
     made.add_tokens(["\n\n"])
     made.bos_token, made.chat_template = bos, template
     assert end_tokens(made) == []
-    assert "end_of_turn" not in encoded(made, {"messages": [ASKED, ANSWER]}, train_on="all")[0]["counts"]
+    assert "end_of_turn" not in encoded(made, {"messages": [ASKED, ANSWER]}, train_on="all")[0].counts
 
 
 HERMES = {
@@ -361,11 +360,11 @@ def test_calls_that_are_written_as_text_are_calls(tokenizer):
     assert (called.content, [(c.name, c.arguments) for c in called.calls]) == ("I look.", [("f", '{"city": "Rome"}')])
     assert (result.content, result.name) == ("sunny", "f")
     tokenizer.chat_template = TEMPLATES["Qwen3"]
-    (text,) = [tokenizer.decode(one["input_ids"]) for one in encoded(tokenizer, HERMES)][-1:]
+    (text,) = [tokenizer.decode(one.inputs["input_ids"]) for one in encoded(tokenizer, HERMES)][-1:]
     assert (text.count("<tool_call>"), text.count("<tool_response>")) == (1, 1)
     tokenizer.chat_template = TEMPLATES["SmolLM2"]  # has no place for calls: they are text
     assert "</tool_call><|im_end|>" in trained(tokenizer, HERMES)[0]
-    assert "<tool_response>\nsunny" in tokenizer.decode(encoded(tokenizer, HERMES)[0]["input_ids"])
+    assert "<tool_response>\nsunny" in tokenizer.decode(encoded(tokenizer, HERMES)[0].inputs["input_ids"])
     python = HERMES["conversations"][1] | {
         "value": "<tool_call>\n{'name': 'f', 'arguments': {'city': 'Rome'}}\n</tool_call>"
     }
@@ -407,6 +406,6 @@ def test_a_row_is_written_once_for_all_of_its_examples(tokenizer, monkeypatch):
     task, row = CausalLM(), {"messages": talk}
     assert task.parts(row, tokenizer) == 2
     before = len(times)
-    first, last = (task.encode({**row, PART: n}, tokenizer) for n in (0, 1))
+    first, last = (task.encode(row, tokenizer, part=n) for n in (0, 1))
     assert len(times) == before
-    assert first["input_ids"] != last["input_ids"]
+    assert first.inputs["input_ids"] != last.inputs["input_ids"]

@@ -94,8 +94,8 @@ def test_dimensions_that_vectors_do_not_have_are_refused(load):
 def test_texts_that_were_equal_are_told_so_once_they_are_changed(load):
     changed = task().with_inputs(task().with_inputs(PAIRS[0], ["a", "b"]), ["c", "d"])
     plain, found = (task().encode(row, load().processor) for row in (PAIRS[0], changed))
-    assert found["texts"] == plain["texts"]
-    assert found["input_ids"] != plain["input_ids"]
+    assert found.inputs["texts"] == plain.inputs["texts"]
+    assert found.inputs["input_ids"] != plain.inputs["input_ids"]
 
 
 @pytest.mark.parametrize("folder", ["bert_folder", "llama_folder"])
@@ -118,10 +118,11 @@ def test_prompts_stand_before_queries_and_documents(load):
     loaded, own = load(), task(query_prompt="query: ", document_prompt="passage: ")
     features = own.encode(PAIRS[0], loaded.processor)
     texts = [
-        loaded.processor.decode(features[name], skip_special_tokens=True) for name in ("input_ids", "positive_ids")
+        loaded.processor.decode(features.inputs[name], skip_special_tokens=True)
+        for name in ("input_ids", "positive_ids")
     ]
     plain = task().encode(PAIRS[0], loaded.processor)
-    assert len(features["input_ids"]) > len(plain["input_ids"])
+    assert len(features.inputs["input_ids"]) > len(plain.inputs["input_ids"])
     assert [text.split()[0] for text in texts] == ["query", "passage"]
     (vector,) = own.infer(loaded, [{"anchor": "a fox"}])
     assert vector == task().infer(loaded, [{"anchor": "query: a fox"}])[0]
@@ -154,8 +155,8 @@ def test_scores_beyond_a_cosine_are_refused_where_they_are_compared_with_one(loa
     with raises(DataError, "4.2", "task.highest_score"):
         task(rows="scored", loss="cosine").encode(row, load().processor)
     fits = task(rows="scored", loss="cosine", highest_score=5).encode(row, load().processor)
-    assert fits["score"] == pytest.approx(0.84)
-    assert task(rows="scored").encode(row, load().processor)["score"] == 4.2
+    assert fits.inputs["score"] == pytest.approx(0.84)
+    assert task(rows="scored").encode(row, load().processor).inputs["score"] == 4.2
 
 
 @pytest.mark.parametrize(
@@ -228,18 +229,18 @@ def test_prompts_and_length_are_those_that_the_model_was_made_for(bert_folder, t
         one = task(**options)
         one.set_model(loaded, None)
         features = one.encode(row, loaded.processor, max_length=loaded.max_length)
-        return [features[f"{side}_ids" if side else "input_ids"] for side in ("", "positive")]
+        return [features.inputs[f"{side}_ids" if side else "input_ids"] for side in ("", "positive")]
 
     pair, scored = {"anchor": "a red fox", "positive": "x " * 40}, {"sentence1": "a", "sentence2": "b", "score": 1.0}
     asked, found = read(pair)
     plain = task(query_prompt="query: ", document_prompt="passage: ", max_length=12)
     expected = plain.encode(pair, loaded.processor, max_length=loaded.max_length)
-    assert (asked, found) == (expected["input_ids"], expected["positive_ids"])
+    assert (asked, found) == (expected.inputs["input_ids"], expected.inputs["positive_ids"])
     assert len(found) == 12
     asked, found = read(pair, query_prompt="", document_prompt="", max_length=20)
     bare = task(max_length=20).encode(pair, loaded.processor, max_length=loaded.max_length)
-    assert (asked, found) == (bare["input_ids"], bare["positive_ids"])
-    same = task(rows="scored", query_prompt="same: ").encode(scored, loaded.processor)["input_ids"]
+    assert (asked, found) == (bare.inputs["input_ids"], bare.inputs["positive_ids"])
+    same = task(rows="scored", query_prompt="same: ").encode(scored, loaded.processor).inputs["input_ids"]
     assert read(scored, rows="scored")[0] == same
 
 

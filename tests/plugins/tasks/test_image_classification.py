@@ -187,22 +187,22 @@ def test_identity_of_what_cannot_be_read_is_what_stands_there():
 def test_an_example_counts_as_one_image():
     bound = task()
     features = bound.encode({"image": picture(), "label": "dog"}, image_processor())
-    assert features["pixel_values"].shape == (3, SIDE, SIDE)
-    assert features["pixel_values"].dtype == torch.float32
-    assert (features["length"], features["weight"], features["label"]) == (1, 1, 1)
+    assert features.inputs["pixel_values"].shape == (3, SIDE, SIDE)
+    assert features.inputs["pixel_values"].dtype == torch.float32
+    assert (features.length, features.weight, features.inputs["label"]) == (1, 1, 1)
 
 
 def test_columns_may_have_other_names():
     bound = task([{"photo": "x", "class": "a"}, {"photo": "x", "class": "b"}], image="photo", label="class")
     assert bound.file_columns == ("photo",)
-    assert bound.encode({"photo": picture(), "class": "b"}, image_processor())["label"] == 1
+    assert bound.encode({"photo": picture(), "class": "b"}, image_processor()).inputs["label"] == 1
     with raises(DataError, "photo", "task.image"):
         bound.check_columns(["image", "class"])
 
 
 def test_several_labels_and_numbers_work_as_for_texts():
     several = task([{"image": "x", "label": ["b", "a"]}, {"image": "y", "label": []}])
-    assert several.encode({"image": picture(), "label": ["a"]}, image_processor())["label"] == [1, 0]
+    assert several.encode({"image": picture(), "label": ["a"]}, image_processor()).inputs["label"] == [1, 0]
     number = task([{"image": "x", "label": 0.5}])
     assert number.evaluators == ("regression",)
 

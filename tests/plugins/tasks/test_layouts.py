@@ -9,7 +9,7 @@ import pytest
 from chat_templates import CALLS_FIRST, GEMMA4, OPENING, TEMPLATES, TOKENS
 from expected import raises
 
-from ftengine.api import PART, Message
+from ftengine.api import Message
 from ftengine.chat import read_conversation
 from ftengine.chat.turns import answers, write
 from ftengine.data.read import read_rows
@@ -201,12 +201,12 @@ def test_each_layout_gives_the_same_conversation(layout):
 
 def encoded(tokenizer, row, **options):
     task = CausalLM(CausalLMConfig(**options))
-    return [task.encode({**row, PART: n}, tokenizer) for n in range(task.parts(row, tokenizer))]
+    return [task.encode(row, tokenizer, part=n) for n in range(task.parts(row, tokenizer))]
 
 
 def result(tokenizer, row):
     try:
-        return [(one["input_ids"], one["labels"]) for one in encoded(tokenizer, row)]
+        return [(one.inputs["input_ids"], one.inputs["labels"]) for one in encoded(tokenizer, row)]
     except DataError as error:
         return "refused", str(error)
 
@@ -271,7 +271,7 @@ THINKING = {
 
 def trained(tokenizer, row, **options):
     examples = encoded(tokenizer, row, **options)
-    return [tokenizer.decode([token for token in one["labels"] if token != -100]) for one in examples]
+    return [tokenizer.decode([token for token in one.inputs["labels"] if token != -100]) for one in examples]
 
 
 def test_a_turn_whose_thought_is_dropped_later_is_an_example_as_it_is_served(tokenizer):
@@ -281,7 +281,10 @@ def test_a_turn_whose_thought_is_dropped_later_is_an_example_as_it_is_served(tok
         "<think>\nDoubling.\n</think>\n\nEight.<|im_end|>",
     )
     assert trained(tokenizer, THINKING) == [first, last]
-    assert [tokenizer.decode(one["input_ids"]).count("<think>") for one in encoded(tokenizer, THINKING)] == [1, 1]
+    assert [tokenizer.decode(one.inputs["input_ids"]).count("<think>") for one in encoded(tokenizer, THINKING)] == [
+        1,
+        1,
+    ]
     assert trained(tokenizer, THINKING, train_on="last") == [last]
     tokenizer.chat_template = TEMPLATES["gpt-oss"]
     assert [text.count("<|return|>") for text in trained(tokenizer, THINKING)] == [1, 1]
@@ -300,7 +303,7 @@ def test_a_turn_whose_thought_is_dropped_later_is_an_example_as_it_is_served(tok
 def test_thoughts_are_trained_masked_or_removed(tokenizer, thoughts, first):
     tokenizer.chat_template = TEMPLATES["Qwen3"]
     assert trained(tokenizer, THINKING, thoughts=thoughts)[0] == first
-    text = tokenizer.decode(encoded(tokenizer, THINKING, thoughts=thoughts)[0]["input_ids"])
+    text = tokenizer.decode(encoded(tokenizer, THINKING, thoughts=thoughts)[0].inputs["input_ids"])
     assert ("It is even." in text) == (thoughts != "remove")
 
 
@@ -315,7 +318,7 @@ def test_a_thought_is_masked_where_it_stands_and_not_where_the_answer_repeats_it
         assert trained(tokenizer, dropped, thoughts=thoughts) == [
             "The capital is Paris, in France.<｜end▁of▁sentence｜>"
         ]
-    assert encoded(tokenizer, dropped)[0]["counts"]["thoughts_dropped"] == 1
+    assert encoded(tokenizer, dropped)[0].counts["thoughts_dropped"] == 1
     tokenizer.chat_template = TEMPLATES["Qwen3"]
     for thought, content in (("t", "a"), ("Paris", "Paris"), ("The capital", "The capital is Paris.")):
         assert trained(tokenizer, row(thought, content), thoughts="mask") == [f"{content}<|im_end|>"]
@@ -353,7 +356,7 @@ def test_a_thought_precedes_its_call_in_the_models_own_marks(tokenizer, kind):
     thought = ["It is even."] * bool(calls)  # of a plain answer the template writes none
     assert in_order(whole) == [*thought, *calls, *text]
     assert in_order(masked) == [*calls, *text]
-    counts = encoded(tokenizer, thinking(kind))[0]["counts"]
+    counts = encoded(tokenizer, thinking(kind))[0].counts
     assert (counts["thoughts"], counts.get("thoughts_dropped", 0)) == (1, int(not calls))
     assert "untrained_calls" not in counts
 
@@ -377,7 +380,7 @@ def test_a_turn_whose_call_is_not_trained_is_counted(tokenizer):
     )
     row = thinking("call with text")
     row["messages"][1].pop("reasoning_content")
-    assert encoded(tokenizer, row)[0]["counts"]["untrained_calls"] == 1
+    assert encoded(tokenizer, row)[0].counts["untrained_calls"] == 1
 
 
 def test_a_prompt_that_opens_the_thought_is_followed_by_it_or_by_its_end(tokenizer):
@@ -388,7 +391,7 @@ def test_a_prompt_that_opens_the_thought_is_followed_by_it_or_by_its_end(tokeniz
     ]
     plain = {"prompt": "2 + 2?", "completion": "Four."}
     assert trained(tokenizer, plain) == ["\n</think>\n\nFour.<|im_end|>"]  # what the model will have to write
-    assert encoded(tokenizer, plain)[0]["counts"]["ended_thoughts"] == 1
+    assert encoded(tokenizer, plain)[0].counts["ended_thoughts"] == 1
     assert trained(tokenizer, plain, thoughts="mask") == ["Four.<|im_end|>"]
 
 
@@ -401,7 +404,7 @@ def test_the_template_is_given_what_recipe_and_row_say(tokenizer):
         assert written.text[: written.spans[0][0]].endswith("assistant\n<think>\n\n</think>\n\n")
         assert not written.counts["empty_thoughts"]  # it is a part of the prompt
         found = encoded(tokenizer, {**row, "chat_template_kwargs": own}, chat_template_kwargs=options)
-        assert found[0]["input_ids"] == tokenizer(written.text, add_special_tokens=False)["input_ids"]
+        assert found[0].inputs["input_ids"] == tokenizer(written.text, add_special_tokens=False)["input_ids"]
 
 
 def test_which_turns_train_on(tokenizer):
@@ -438,17 +441,17 @@ def test_what_no_template_has_a_place_for_is_named(tokenizer):
 
 def test_what_is_counted_of_each_example(tokenizer):
     tokenizer.chat_template = TEMPLATES["DeepSeek-V3"]
-    counts = encoded(tokenizer, THINKING)[0]["counts"]
+    counts = encoded(tokenizer, THINKING)[0].counts
     assert (counts["thoughts"], counts["thoughts_dropped"], counts["end_of_turn"]) == (2, 2, 1)
-    cut = encoded(tokenizer, THINKING, max_length=20)[0]["counts"]
+    cut = encoded(tokenizer, THINKING, max_length=20)[0].counts
     assert "end_of_turn" not in cut
     assert cut["targets"] == 1
     tokenizer.chat_template = TEMPLATES["SmolLM2"]
     everything = encoded(tokenizer, {"prompt": "2 + 2?", "completion": "Four."}, train_on="all")[0]
-    roles = {name: n for name, n in everything["counts"].items() if name.startswith("tokens.")}
+    roles = {name: n for name, n in everything.counts.items() if name.startswith("tokens.")}
     assert roles.keys() == {"tokens.user", "tokens.assistant", "tokens.template"}
-    assert everything["counts"]["end_of_turn"] == 1
-    assert sum(roles.values()) == everything["length"]
+    assert everything.counts["end_of_turn"] == 1
+    assert sum(roles.values()) == everything.length
 
 
 def write_rows(folder, name, rows):

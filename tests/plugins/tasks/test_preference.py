@@ -59,7 +59,7 @@ def tokenizer():
 
 
 def answer(features, tokenizer, start=""):
-    pairs = zip(features[f"{start}input_ids"], features[f"{start}labels"], strict=True)
+    pairs = zip(features.inputs[f"{start}input_ids"], features.inputs[f"{start}labels"], strict=True)
     return tokenizer.decode([token for token, label in pairs if label != IGNORED])
 
 
@@ -69,12 +69,11 @@ def test_every_layout_is_the_same_pair(layout, tokenizer):
     row = LAYOUTS[layout]
     task.check_columns(list(row))
     found = task.encode(row, tokenizer)
-    for key in ("input_ids", "labels", "rejected_input_ids", "rejected_labels", "weight"):
-        assert found[key] == wanted[key], key
+    assert (found.inputs, found.weight) == (wanted.inputs, wanted.weight)
     seen = Preference.recognise(list(row), [row])
     name = {"texts": "", "lists": "trl", "implicit": "trl", "ultrafeedback": "trl"}.get(layout, layout.split()[0])
     assert seen == Recognised(3, layout=layout.split()[-1] if name == "llamafactory" else name)
-    assert [key for key in found["counts"] if "layout" in key] == [f"layout.{seen.layout}"] * bool(seen.layout)
+    assert [key for key in found.counts if "layout" in key] == [f"layout.{seen.layout}"] * bool(seen.layout)
     view = task.view(row)
     both = [view.target[side] for side in ("chosen", "rejected")]
     assert (list(view.inputs), both) == ([ASKED], [[GOOD], [BAD]]) or both == [GOOD, BAD]
@@ -85,9 +84,9 @@ def test_sides_are_written_as_causal_lm_writes_a_completion(tokenizer):
     for start, text in (("", GOOD), ("rejected_", BAD)):
         wanted = CausalLM().encode({"prompt": [USER], "completion": [said("assistant", text)]}, tokenizer)
         for key in ("input_ids", "labels"):
-            ours = found[f"{start}{key}"]
-            assert ours == wanted[key][: len(ours)]
-        assert set(wanted["labels"][len(ours) :]) <= {IGNORED}  # a line break behind the answer
+            ours = found.inputs[f"{start}{key}"]
+            assert ours == wanted.inputs[key][: len(ours)]
+        assert set(wanted.inputs["labels"][len(ours) :]) <= {IGNORED}  # a line break behind the answer
     shown = Preference().decode_example(found, tokenizer)
     assert [text.removesuffix("<|im_end|>") for text, trained in shown if trained] == [GOOD, BAD]
     assert [text.strip() for text, trained in shown if not trained and ":" in text] == ["chosen:", "rejected:"]
@@ -115,12 +114,13 @@ def test_a_system_message_beside_stands_in_front():
 def test_cutting_takes_the_prompt_first_and_as_much_of_it_on_both_sides(tokenizer, limit):
     task, row = Preference(), {"prompt": "w " * 60, "chosen": "good answer", "rejected": "a bad and longer answer"}
     whole, found = task.encode(row, tokenizer), task.encode(row, tokenizer, max_length=limit)
-    lengths = [len(found[key]) for key in ("input_ids", "rejected_input_ids")]
-    assert max(lengths) <= limit < found["full_length"]
-    assert found["truncated"]
-    assert found["labels"][0] == found["rejected_labels"][0] == IGNORED  # something stands before each answer
+    lengths = [len(found.inputs[key]) for key in ("input_ids", "rejected_input_ids")]
+    assert max(lengths) <= limit < found.full_length
+    assert found.truncated
+    inputs = found.inputs
+    assert inputs["labels"][0] == inputs["rejected_labels"][0] == IGNORED  # something stands before each answer
     prompts = [
-        [token for token, label in zip(found[f"{s}input_ids"], found[f"{s}labels"], strict=True) if label == IGNORED]
+        [token for token, label in zip(inputs[f"{s}input_ids"], inputs[f"{s}labels"], strict=True) if label == IGNORED]
         for s in ("", "rejected_")
     ]
     assert prompts[0] == prompts[1]
@@ -140,9 +140,9 @@ def test_answers_that_fit_are_never_cut(tokenizer):
 def test_a_pair_that_is_equal_after_cutting_is_not_trained_on_and_says_so(tokenizer):
     row = {"prompt": "w", "chosen": "the same " * 20 + "a", "rejected": "the same " * 20 + "b"}
     found = Preference().encode(row, tokenizer, max_length=24)
-    assert found["weight"] == 0
-    assert "max_length" in found["untrained"]
-    assert Preference().encode(row, tokenizer)["weight"] == 1
+    assert found.weight == 0
+    assert "max_length" in found.untrained
+    assert Preference().encode(row, tokenizer).weight == 1
 
 
 CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
@@ -183,8 +183,8 @@ def test_a_pair_of_which_cutting_leaves_no_trained_token_is_not_trained_on_and_s
     long = {"role": "assistant", "content": "long " * 60, "weight": 0}
     row = {"prompt": [USER], "chosen": [long, said("user", "and?"), CHOSEN], "rejected": [REJECTED]}
     found = Preference().encode(row, tokenizer, max_length=64)
-    assert found["weight"] == 0
-    assert "max_length" in found["untrained"]
+    assert found.weight == 0
+    assert "max_length" in found.untrained
 
 
 def test_turns_that_a_template_writes_as_several_sequences_are_refused(tokenizer, monkeypatch):
@@ -193,7 +193,7 @@ def test_turns_that_a_template_writes_as_several_sequences_are_refused(tokenizer
     with raises(DataError, "`chosen`", "2 sequences"):
         Preference().encode({"prompt": [USER], "chosen": turns, "rejected": [REJECTED]}, tokenizer)
     weighed = [{**turns[0], "weight": 0}, *turns[1:]]
-    assert Preference().encode({"prompt": [USER], "chosen": weighed, "rejected": [REJECTED]}, tokenizer)["weight"]
+    assert Preference().encode({"prompt": [USER], "chosen": weighed, "rejected": [REJECTED]}, tokenizer).weight
 
 
 def test_a_bos_stays_in_front_of_a_prompt_that_is_cut(tokenizer):
@@ -201,8 +201,8 @@ def test_a_bos_stays_in_front_of_a_prompt_that_is_cut(tokenizer):
     tokenizer.bos_token = "<|im_start|>"
     found = Preference().encode({"prompt": "w " * 60, "chosen": "yes", "rejected": "no"}, tokenizer, max_length=40)
     for start in ("", "rejected_"):
-        assert found[f"{start}input_ids"][0] == tokenizer.bos_token_id
-        assert len(found[f"{start}input_ids"]) == len(found[f"{start}labels"]) <= 40
+        assert found.inputs[f"{start}input_ids"][0] == tokenizer.bos_token_id
+        assert len(found.inputs[f"{start}input_ids"]) == len(found.inputs[f"{start}labels"]) <= 40
 
 
 def test_answers_that_are_written_alike_are_not_blamed_on_max_length(tokenizer, monkeypatch):
@@ -210,8 +210,8 @@ def test_answers_that_are_written_alike_are_not_blamed_on_max_length(tokenizer, 
     thoughts = [[{**CHOSEN, "reasoning_content": thought}] for thought in ("a", "b")]
     row = {"prompt": [USER], "chosen": thoughts[0], "rejected": thoughts[1]}
     found = Preference(Preference.Config(thoughts="remove")).encode(row, tokenizer)
-    assert found["weight"] == 0
-    assert "max_length" not in found["untrained"]
+    assert found.weight == 0
+    assert "max_length" not in found.untrained
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_readers_that_are_named_read_preferences(reader, row, tokenizer, tmp_pat
     file.write_text(json.dumps(row))
     [found] = read_rows(str(file), registry=Registry(), reader=reader)
     wanted = Preference().encode(LAYOUTS["lists"], tokenizer)
-    assert Preference().encode(found, tokenizer)["rejected_input_ids"] == wanted["rejected_input_ids"]
+    assert Preference().encode(found, tokenizer).inputs["rejected_input_ids"] == wanted.inputs["rejected_input_ids"]
 
 
 @pytest.mark.parametrize("formatting", ["alpaca", "sharegpt"])
@@ -290,8 +290,8 @@ def test_rankings_of_llamafactory_are_read(formatting, tokenizer, tmp_path):
     (tmp_path / "dataset_info.json").write_text(json.dumps({"mine": info}))
     [found] = read_rows(str(tmp_path / "dataset_info.json"), registry=Registry())
     wanted, found = (Preference().encode(one, tokenizer) for one in (LAYOUTS["lists"], found))
-    assert found["input_ids"] == wanted["input_ids"]
-    assert found["rejected_labels"] == wanted["rejected_labels"]
+    assert found.inputs["input_ids"] == wanted.inputs["input_ids"]
+    assert found.inputs["rejected_labels"] == wanted.inputs["rejected_labels"]
 
 
 def test_conversations_in_one_text_are_turns_where_the_model_has_a_template(tokenizer):
@@ -301,10 +301,9 @@ def test_conversations_in_one_text_are_turns_where_the_model_has_a_template(toke
     chosen = [said("assistant", "Fine."), said("user", "Good."), said("assistant", "Bye.")]
     lists = {"prompt": turns, "chosen": chosen, "rejected": [said("assistant", "Go away.")]}
     found, wanted = (Preference().encode(one, tokenizer) for one in (row, lists))
-    for key in ("input_ids", "labels", "rejected_input_ids", "rejected_labels"):
-        assert found[key] == wanted[key], key
+    assert found.inputs == wanted.inputs
     plain = Preference(Preference.Config(chat_template="never")).encode(row, tokenizer)
-    assert tokenizer.decode(plain["input_ids"]).count("Human:") == 3
+    assert tokenizer.decode(plain.inputs["input_ids"]).count("Human:") == 3
 
 
 def test_a_very_long_text_is_not_tokenised_to_find_out_that_all_of_it_is_wanted(tokenizer, monkeypatch):
@@ -316,4 +315,4 @@ def test_a_very_long_text_is_not_tokenised_to_find_out_that_all_of_it_is_wanted(
     monkeypatch.setattr(tokens, "_plain_ids", lambda processor, text: parts.append(1) or plain(processor, text))
     row = {"prompt": "w " * 70_000, "chosen": "good", "rejected": "bad"}
     found = Preference().encode(row, tokenizer, max_length=40)
-    assert (found["truncated"], found["longest"], parts) == (True, 40, [])
+    assert (found.truncated, found.longest, parts) == (True, 40, [])

@@ -82,7 +82,7 @@ def test_the_task_sums_the_losses_of_pairs_and_their_gradient(loss, llama_folder
     batch = task.collate([task.encode(row, tokenizer) for row in rows], tokenizer)
     reference = torch.tensor([[-20.0, -31.0], [-11.0, -40.0]])
     if loss.reference:
-        batch |= {"reference.chosen_logp": reference[0], "reference.rejected_logp": reference[1]}
+        batch["reference"] = {"chosen_logp": reference[0], "rejected_logp": reference[1]}
     found, weight = task.loss(model, batch, Criterion())
 
     def log_probability(text):

@@ -134,9 +134,9 @@ def test_rows_that_cannot_be_read_are_refused(row, facts, load):
 def test_a_text_counts_once_and_blanks_at_its_ends_not_at_all(load):
     row = {"query": "a", "positive": ["b", "b "], "negative": ["c", "d"], "negative_1": " c"}
     features = task(loss="ranknet").encode(row, load(task().labels).processor)
-    assert (features["relevant"], features["weight"]) == ([1, 0, 0], 2)
+    assert (features.inputs["relevant"], features.weight) == ([1, 0, 0], 2)
     alone = task().encode({"query": "a", "positive": "b", "negative": " c "}, load(task().labels).processor)
-    assert alone["document_ids"] == features["document_ids"][:2]
+    assert alone.inputs["document_ids"] == features.inputs["document_ids"][:2]
 
 
 def test_lists_in_cells_of_a_table_are_those_lists(load):

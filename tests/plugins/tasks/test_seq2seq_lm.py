@@ -54,27 +54,27 @@ def batch_of(task, rows, processor):
 
 def test_prompt_and_completion_are_tokenised_apart_and_both_end(tokenizer):
     features = task(prefix="answer: ").encode(ROWS[2], tokenizer)
-    assert tokenizer.decode(features["input_ids"]) == "answer: What is the capital of France?</s>"
-    assert tokenizer.decode(features["labels"]) == "Paris</s>"
-    assert features["weight"] == len(features["labels"])
-    assert features["length"] == len(features["input_ids"]) + len(features["labels"])
+    assert tokenizer.decode(features.inputs["input_ids"]) == "answer: What is the capital of France?</s>"
+    assert tokenizer.decode(features.inputs["labels"]) == "Paris</s>"
+    assert features.weight == len(features.inputs["labels"])
+    assert features.length == len(features.inputs["input_ids"]) + len(features.inputs["labels"])
 
 
 def test_a_tokenizer_that_ends_no_text_gets_its_end_token(llama_tokenizer):
-    labels = task().encode(ROWS[2], llama_tokenizer)["labels"]
+    labels = task().encode(ROWS[2], llama_tokenizer).inputs["labels"]
     assert labels == [*llama_tokenizer("Paris")["input_ids"], llama_tokenizer.eos_token_id]
 
 
 def test_each_side_has_its_own_limit(tokenizer):
     features = task(max_length=6, max_completion_length=4).encode(ROWS[1] | {"prompt": ROWS[0]["prompt"]}, tokenizer)
-    assert len(features["input_ids"]) == 6
-    assert features["input_ids"][-1] == tokenizer.eos_token_id  # a cut prompt still ends
-    assert len(features["labels"]) == 4
-    assert tokenizer.eos_token_id not in features["labels"]  # a cut completion does not
-    assert features["truncated"]
-    assert features["longest"] == 6
+    assert len(features.inputs["input_ids"]) == 6
+    assert features.inputs["input_ids"][-1] == tokenizer.eos_token_id  # a cut prompt still ends
+    assert len(features.inputs["labels"]) == 4
+    assert tokenizer.eos_token_id not in features.inputs["labels"]  # a cut completion does not
+    assert features.truncated
+    assert features.longest == 6
     whole = task().encode(ROWS[1] | {"prompt": ROWS[0]["prompt"]}, tokenizer)
-    assert features["full_length"] == max(len(whole["input_ids"]), len(whole["labels"])) == whole["longest"]
+    assert features.full_length == max(len(whole.inputs["input_ids"]), len(whole.inputs["labels"])) == whole.longest
 
 
 def test_a_limit_beyond_the_model_is_refused(tokenizer):
@@ -184,7 +184,7 @@ def test_answers_are_those_of_plain_greedy_decoding(loaded):
     learn(loaded, ROWS[:1] + ROWS[2:], steps=20)
     answers = task().infer(loaded, ROWS, {"max_new_tokens": 6})
     for row, answer in zip(ROWS, answers, strict=True):
-        ids = task().encode(row, loaded.processor)["input_ids"]
+        ids = task().encode(row, loaded.processor).inputs["input_ids"]
         tokens = greedy(loaded.module, ids, 6)
         end = loaded.processor.eos_token_id
         tokens = tokens[: tokens.index(end)] if end in tokens else tokens

@@ -173,27 +173,27 @@ def test_evaluators_fit_the_kind():
 def test_a_text_is_encoded_as_the_tokenizer_does(tokenizer):
     features = task(rows("single")).encode(rows("single")[1], tokenizer)
     expected = tokenizer(TEXTS[1])
-    assert features["input_ids"] == expected["input_ids"]
-    assert features["token_type_ids"] == expected["token_type_ids"]
-    assert (features["label"], features["weight"], features["truncated"]) == (0, 1, False)
-    assert features["length"] == len(expected["input_ids"])
+    assert features.inputs["input_ids"] == expected["input_ids"]
+    assert features.inputs["token_type_ids"] == expected["token_type_ids"]
+    assert (features.inputs["label"], features.weight, features.truncated) == (0, 1, False)
+    assert features.length == len(expected["input_ids"])
 
 
 def test_a_pair_is_encoded_as_a_pair(tokenizer):
     bound = task([{"a": "x", "b": "y", "c": name} for name in "no"], text="a", pair="b", label="c")
     features = bound.encode({"a": TEXTS[0], "b": TEXTS[1], "c": "o"}, tokenizer)
     expected = tokenizer(TEXTS[0], TEXTS[1])
-    assert features["input_ids"] == expected["input_ids"]
-    assert features["token_type_ids"] == expected["token_type_ids"]
-    assert 1 in features["token_type_ids"]
+    assert features.inputs["input_ids"] == expected["input_ids"]
+    assert features.inputs["token_type_ids"] == expected["token_type_ids"]
+    assert 1 in features.inputs["token_type_ids"]
 
 
 @pytest.mark.parametrize(("max_length", "model_limit", "length"), [(10, 128, 10), (None, 100, 100), (None, None, 512)])
 def test_a_long_text_is_cut_and_keeps_its_end_marker(tokenizer, max_length, model_limit, length):
     bound = task(rows("single"), max_length=max_length)
     features = bound.encode({"text": "film " * 600, "label": "good"}, tokenizer, max_length=model_limit)
-    assert (features["length"], len(features["input_ids"]), features["truncated"]) == (length, length, True)
-    assert features["input_ids"][-1] == tokenizer.sep_token_id
+    assert (features.length, len(features.inputs["input_ids"]), features.truncated) == (length, length, True)
+    assert features.inputs["input_ids"][-1] == tokenizer.sep_token_id
 
 
 @pytest.mark.parametrize(("truncate", "own"), [("right", "left"), ("left", "right"), (None, "left"), (None, "right")])
@@ -204,8 +204,8 @@ def test_a_text_is_cut_on_the_side_that_is_asked_for(truncate, own):
     features = bound.encode({"text": "the film was so good and the music bad", "label": "good"}, tokenizer)
     left = (truncate or own) == "left"
     kept = "the music bad" if left else "the film was"
-    assert tokenizer.decode(features["input_ids"], skip_special_tokens=True) == kept
-    assert features.get("counts", {}) == ({"cut_in_front": 1} if left else {})
+    assert tokenizer.decode(features.inputs["input_ids"], skip_special_tokens=True) == kept
+    assert features.counts == ({"cut_in_front": 1} if left else {})
     assert tokenizer.truncation_side == own  # another task's runs read with it too
 
 
@@ -213,9 +213,9 @@ def test_the_end_of_a_pair_s_longer_text_is_kept(tokenizer):
     bound = task([{"a": "x", "b": "y", "c": name} for name in "no"], text="a", pair="b", label="c", max_length=7,
                  truncate="left")  # fmt: skip
     features = bound.encode({"a": "the film was good", "b": "bad", "c": "o"}, tokenizer)
-    assert tokenizer.decode(features["input_ids"], skip_special_tokens=True) == "film was good bad"
+    assert tokenizer.decode(features.inputs["input_ids"], skip_special_tokens=True) == "film was good bad"
     features = bound.encode({"a": "the film was good", "b": "the music bad", "c": "o"}, tokenizer)
-    assert tokenizer.decode(features["input_ids"], skip_special_tokens=True).endswith("good music bad")
+    assert tokenizer.decode(features.inputs["input_ids"], skip_special_tokens=True).endswith("good music bad")
 
 
 def test_a_saved_tokenizer_cuts_as_the_task_did(tmp_path):

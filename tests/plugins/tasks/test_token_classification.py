@@ -173,7 +173,7 @@ def test_spans_and_tags_say_the_same(bert_tokenizer):
     bound = task()
     tokens = {"tokens": ["Anna", "Smith", "lives", "in", "Paris", "."], "tags": ["B-PER", "I-PER", "O", "O", "O", "O"]}
     a, b = bound.encode(TEXT, bert_tokenizer), bound.encode(tokens, bert_tokenizer)
-    assert (a["input_ids"], a["labels"]) == (b["input_ids"], b["labels"])
+    assert (a.inputs["input_ids"], a.inputs["labels"]) == (b.inputs["input_ids"], b.inputs["labels"])
 
 
 def test_a_span_is_widened_to_whole_words(bert_tokenizer):
@@ -203,18 +203,18 @@ def test_chinese_and_japanese_are_words_by_character():
 def test_the_first_piece_of_a_word_carries_its_tag(bert_tokenizer):
     bound = task()
     features = bound.encode(ROWS[0], bert_tokenizer)
-    tokens = bert_tokenizer.convert_ids_to_tokens(features["input_ids"])
-    for token, label in zip(tokens, features["labels"], strict=True):
+    tokens = bert_tokenizer.convert_ids_to_tokens(features.inputs["input_ids"])
+    for token, label in zip(tokens, features.inputs["labels"], strict=True):
         assert (label == IGNORED) == (token.startswith("##") or token in ("[CLS]", "[SEP]")), token
-    assert [bound.labels.names[x] for x in features["labels"] if x != IGNORED] == ROWS[0]["tags"]
-    assert features["weight"] == 5
+    assert [bound.labels.names[x] for x in features.inputs["labels"] if x != IGNORED] == ROWS[0]["tags"]
+    assert features.weight == 5
 
 
 def test_tokens_are_those_that_the_tokenizer_makes_of_words(bert_tokenizer):
     words = [*ROWS[0]["tokens"], "U.S.", "it's", "x-ray"]
     features, first = encode_words(bert_tokenizer, *join_words(words), 512)
     expected = bert_tokenizer(words, is_split_into_words=True)
-    assert features["input_ids"] == expected["input_ids"]
+    assert features.inputs["input_ids"] == expected["input_ids"]
     ids = expected.word_ids()
     assert first == [ids.index(word) for word in range(len(words))]
 
@@ -223,7 +223,7 @@ def test_byte_level_tokenizers_need_no_blank_in_front(llama_tokenizer):
     words = ["Anna", "Smith", "é", "in", "Paris"]
     features, first = encode_words(llama_tokenizer, *join_words(words), 512)
     for word, start, stop in zip(words, first, [*first[1:], None], strict=True):
-        assert llama_tokenizer.decode(features["input_ids"][start:stop]).strip() == word
+        assert llama_tokenizer.decode(features.inputs["input_ids"][start:stop]).strip() == word
 
 
 @settings(max_examples=60, deadline=None)
@@ -233,7 +233,7 @@ def test_first_tokens_are_distinct_and_in_order(words):
     features, first = encode_words(tokenizer, *join_words(words), 512)
     known = [position for position in first if position is not None]
     assert known == sorted(set(known))
-    assert all(0 < position < features["length"] - 1 for position in known)
+    assert all(0 < position < features.length - 1 for position in known)
 
 
 def _tokenizer():
@@ -244,9 +244,9 @@ def _tokenizer():
 
 def test_words_beyond_the_limit_have_no_token(bert_tokenizer):
     features, first = encode_words(bert_tokenizer, *join_words(["the"] * 10), 6)
-    assert features["truncated"]
+    assert features.truncated
     assert first == [1, 2, 3, 4] + [None] * 6
-    assert features["input_ids"][-1] == bert_tokenizer.sep_token_id
+    assert features.inputs["input_ids"][-1] == bert_tokenizer.sep_token_id
 
 
 def test_a_tokenizer_without_offsets_is_refused():

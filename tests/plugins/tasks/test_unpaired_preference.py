@@ -9,7 +9,6 @@ from chat_templates import TEMPLATES, TOKENS
 from expected import raises
 from tiny import byte_level_tokenizer
 
-from ftengine.api import FOLLOWING
 from ftengine.data.read import read_rows
 from ftengine.errors import DataError, RecipeError
 from ftengine.model import IGNORED
@@ -45,24 +44,27 @@ def tokenizer():
 
 
 def text(features, tokenizer, start=""):
-    return tokenizer.decode([label for label in features[f"{start}labels"] if label != IGNORED])
+    return tokenizer.decode([label for label in features.inputs[f"{start}labels"] if label != IGNORED])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts_are_read_as_the_same_answer(layout, tokenizer):
     task, row = UnpairedPreference(), LAYOUTS[layout]
     wanted = CausalLM().encode({"prompt": [USER], "completion": [ANSWER]}, tokenizer)
-    found = task.encode({**row, FOLLOWING: OTHER}, tokenizer)
-    end = len(found["input_ids"])
-    assert (found["input_ids"], found["labels"]) == (wanted["input_ids"][:end], wanted["labels"][:end])
-    assert (found["desirable"], found["weight"], found["kind"]) == (True, 1, "desirable")
+    found = task.encode(row, tokenizer, following=OTHER)
+    end = len(found.inputs["input_ids"])
+    assert (found.inputs["input_ids"], found.inputs["labels"]) == (
+        wanted.inputs["input_ids"][:end],
+        wanted.inputs["labels"][:end],
+    )
+    assert (found.inputs["desirable"], found.weight, found.kind) == (True, 1, "desirable")
     assert text(found, tokenizer, "mismatched_") == "Behind the green house.<|im_end|>"
-    assert tokenizer.decode(found["mismatched_input_ids"]).count(ASKED) == 1
+    assert tokenizer.decode(found.inputs["mismatched_input_ids"]).count(ASKED) == 1
     assert task.view(row).target == {"completion": [TOLD], "desirable": True} or layout == "texts"
     seen = UnpairedPreference.recognise(list(row), [row])
     names = {"texts": "", "lists": "trl", "mixed": "trl", "query": "ms-swift", "ms-swift": "messages"}
     assert (seen.certainty, seen.layout) == (3, names.get(layout, layout))
-    assert [key for key in found["counts"] if "layout" in key] == [f"layout.{seen.layout}"] * bool(seen.layout)
+    assert [key for key in found.counts if "layout" in key] == [f"layout.{seen.layout}"] * bool(seen.layout)
     asked = task.question(row)
     assert CausalLM().view({**asked, "completion": "x"}).inputs or asked["prompt"] == [USER]
 
@@ -79,8 +81,8 @@ def test_tags_of_llamafactory_are_read(formatting, tokenizer, tmp_path):
     (tmp_path / "dataset_info.json").write_text(json.dumps({"mine": info}))
     [found] = read_rows(str(tmp_path / "dataset_info.json"), registry=Registry())
     features = UnpairedPreference().encode(found, tokenizer)
-    assert features["desirable"] is False
-    assert features["input_ids"] == UnpairedPreference().encode(LAYOUTS["lists"], tokenizer)["input_ids"]
+    assert features.inputs["desirable"] is False
+    assert features.inputs["input_ids"] == UnpairedPreference().encode(LAYOUTS["lists"], tokenizer).inputs["input_ids"]
 
 
 @pytest.mark.parametrize(
@@ -111,12 +113,12 @@ def test_columns_and_options_that_do_not_fit_are_refused():
 
 
 def test_a_long_prompt_loses_its_beginning_and_never_the_answer(tokenizer):
-    row = {**OTHER, "prompt": "w " * 60, FOLLOWING: LAYOUTS["texts"]}
-    found = UnpairedPreference().encode(row, tokenizer, max_length=60)
-    assert found["truncated"]
+    row = {**OTHER, "prompt": "w " * 60}
+    found = UnpairedPreference().encode(row, tokenizer, max_length=60, following=LAYOUTS["texts"])
+    assert found.truncated
     assert text(found, tokenizer) == "Behind the green house.<|im_end|>"
     assert text(found, tokenizer, "mismatched_") == f"{TOLD}<|im_end|>"
-    assert max(len(found["input_ids"]), len(found["mismatched_input_ids"])) == found["longest"] <= 60
+    assert max(len(found.inputs["input_ids"]), len(found.inputs["mismatched_input_ids"])) == found.longest <= 60
 
 
 DRAW, N = np.random.default_rng(0), 9
@@ -177,8 +179,8 @@ def test_turns_that_a_template_writes_as_several_sequences_are_refused(tokenizer
 
 def test_a_fault_of_the_next_row_is_not_told_of_this_one(tokenizer):
     silent = {"prompt": [USER], "completion": [{**ANSWER, "weight": 0}], "label": False}
-    found = UnpairedPreference().encode({**LAYOUTS["texts"], FOLLOWING: silent}, tokenizer)
-    assert found["mismatched_input_ids"] == found["input_ids"]
+    found = UnpairedPreference().encode(LAYOUTS["texts"], tokenizer, following=silent)
+    assert found.inputs["mismatched_input_ids"] == found.inputs["input_ids"]
     with raises(DataError, "weight 0"):
         UnpairedPreference().encode(silent, tokenizer)
 
