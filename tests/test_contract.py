@@ -179,6 +179,21 @@ def test_a_member_that_only_a_sort_has_is_refused_elsewhere(name: str, sort: str
     assert f"api.{sort}" in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("members", "argument"),
+    [
+        ({"parts": lambda self, row, processor: 2}, "part"),
+        ({"traits": api.TaskTraits(reads_following=True)}, "following"),
+    ],
+)
+def test_a_task_takes_what_its_members_ask_for(members: dict[str, object], argument: str) -> None:
+    def encode(self: object, example: object, processor: object, *, max_length: object = None) -> None: ...
+
+    with pytest.raises(PluginError, match=f"'encode' takes no `{argument}=None`"):
+        offered(api.Task, encode=encode, **members)
+    offered(api.Task, **members)  # whatever is given
+
+
 class Others:
     """What somebody else wrote, who knows nothing of components."""
 

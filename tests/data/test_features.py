@@ -169,5 +169,5 @@ def test_features_are_passed_over_without_being_mapped(tmp_path, monkeypatch):
     assert list(kept) == made
     assert mapped() - before < size / 4
     assert size < 0.6 * sum(len(json.dumps(one)) for one in ids)
-    assert kept[1499] == made[1499][1]
+    assert all(kept[n] == made[n][1] for n in range(0, 1500, 150))  # Linux counts mapped pages by the 128
     assert mapped() - before > 0

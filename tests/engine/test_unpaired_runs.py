@@ -79,7 +79,7 @@ def test_a_prompt_is_mismatched_with_the_next_answer_to_another(folder, llama_fo
     rows = [json.loads(line)["completion"] for line in (folder / "train.jsonl").read_text().splitlines()]
     decode = split.processor.decode
     found = [
-        decode([x for x in split.features(i)["mismatched_labels"] if x != -100], skip_special_tokens=True)
+        decode([x for x in split.features(i).inputs["mismatched_labels"] if x != -100], skip_special_tokens=True)
         for i in range(len(split))
     ]
     assert found == [rows[(i // 2 * 2 + 2) % len(rows)] for i in range(len(rows))]
