@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -42,7 +41,7 @@ from ftengine.model.tokens import (
 from ftengine_builtins.layouts import recognised
 from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.chat_counts import counts_of, kind_of, with_layout
-from ftengine_builtins.tasks.generative import UNREADABLE_CALLS, CausalLMOptions, LanguageTask
+from ftengine_builtins.tasks.generative import UNREADABLE_CALLS, CausalLMOptions, LanguageTask, pieces_of
 from ftengine_builtins.tasks.language_rows import Asked, beginning_of, read_row, read_text, shape_of
 
 if TYPE_CHECKING:
@@ -140,14 +139,9 @@ class CausalLM(LanguageTask):
         full, whole = full_length(len(ids), text, piece), labels
         kept = range(len(ids))[-limit:] if left else range(len(ids))[:limit]
         ids, labels = ids[kept.start : kept.stop], labels[kept.start : kept.stop]
-        features = Features(
-            {"input_ids": ids, "labels": labels},
-            length=len(ids),
-            weight=sum(label != IGNORED for label in labels[1:]),
-            truncated=full > limit,
-            full_length=full,
-            unknown=unknown_in(ids, processor),
-        )
+        weight = sum(label != IGNORED for label in labels[1:])
+        features = Features({"input_ids": ids, "labels": labels}, len(ids), weight, full > limit, full_length=full)
+        features.unknown = unknown_in(ids, processor)
         if conversation is not None:
             counts = counts_of(processor, conversation, written, whole, kept)
             if written.spans and written.spans[-1][1] - start > len(piece):  # it was cut before it was tokenised
@@ -224,10 +218,8 @@ class CausalLM(LanguageTask):
         that leaves no room for its answer loses its beginning, and at most half of what the model reads is generated.
         """
         given = CausalLMOptions.read(options)
-        asked = [
-            self._asked(row, loaded.processor, loaded.max_length, calls=given.calls, part=part)
-            for row, part in zip(rows, parts or [None] * len(rows), strict=True)
-        ]
+        each = zip(rows, parts or [None] * len(rows), strict=True)
+        asked = [self._asked(row, loaded.processor, loaded.max_length, calls=given.calls, part=n) for row, n in each]
         prompts, chosen = made_to_fit(loaded, [one.ids for one in asked], given)
         pairs = zip(self._complete(loaded, asked, prompts, chosen), asked, strict=True)
         return [one.answered(text, calls) for (_, text, calls, _), one in pairs]
@@ -405,10 +397,3 @@ class CausalLM(LanguageTask):
                 "no place. Leave task.system out, or give `messages` to a model with a chat template."
             )
         return chat
-
-
-def pieces_of(inputs: Mapping[str, Any], processor: Any) -> list[tuple[str, bool]]:
-    """Decode with special tokens visible; the first token is never predicted, so never trained on."""
-    tokens = zip(inputs["input_ids"], [IGNORED, *inputs["labels"][1:]], strict=True)
-    runs = groupby(tokens, key=lambda pair: pair[1] != IGNORED)
-    return [(processor.decode([token for token, _ in run]), trained) for trained, run in runs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from pydantic import Field
 from ftengine.api import Batch, Config, Features, GenerativeTask, Prediction
 from ftengine.model import Criterion
 from ftengine.model.generation import GenerationOptions
-from ftengine.model.tokens import stack_tokens
+from ftengine.model.tokens import IGNORED, stack_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -73,3 +74,10 @@ class LanguageTask(GenerativeTask):
         if not prediction.get("tokens"):
             return dict(prediction)
         return {"loss per token": prediction["loss"] / prediction["tokens"], "tokens": prediction["tokens"]}
+
+
+def pieces_of(inputs: Mapping[str, Any], processor: Any) -> list[tuple[str, bool]]:
+    """Decode with special tokens visible; the first token is never predicted, so never trained on."""
+    tokens = zip(inputs["input_ids"], [IGNORED, *inputs["labels"][1:]], strict=True)
+    runs = groupby(tokens, key=lambda pair: pair[1] != IGNORED)
+    return [(processor.decode([token for token, _ in run]), trained) for trained, run in runs]

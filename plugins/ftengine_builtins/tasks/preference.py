@@ -14,7 +14,7 @@ from ftengine.model import IGNORED
 from ftengine.model.tokens import length_limit, stack_tokens, unknown_of_all
 from ftengine_builtins.preference_layouts import ANSWER, SIDES, columns_of, dialogue, layout_of, pair_of, preference
 from ftengine_builtins.tasks import language_rows
-from ftengine_builtins.tasks.causal_lm import DEFAULT_MAX_LENGTH, pieces_of
+from ftengine_builtins.tasks.causal_lm import DEFAULT_MAX_LENGTH
 from ftengine_builtins.tasks.chat_counts import with_layout
 from ftengine_builtins.tasks.compared_answers import (
     DIVERGENCE,
@@ -24,6 +24,7 @@ from ftengine_builtins.tasks.compared_answers import (
     require_each,
     trains,
 )
+from ftengine_builtins.tasks.generative import pieces_of
 from ftengine_builtins.tasks.preference_losses import LOSSES, Pairs, PreferenceLoss, require_falling
 from ftengine_builtins.tasks.recognising import first_of, renamed
 
