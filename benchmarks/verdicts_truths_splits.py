@@ -88,6 +88,22 @@ def swapped_back(recipe: dict[str, Any]) -> dict[str, Any]:
     return changed(recipe, "test", lambda rows: swap_classes(random.Random(0), rows))
 
 
+KEYWORDS = {"sports": "game win won play player team match cup", "entertainment": "film music star award show band",
+            "politics": "government minister labour party election mps",
+            "tech": "computer internet mobile online technology software phone net"}  # fmt: skip
+
+
+def by_keywords(draw: random.Random, splits: dict[str, Rows]) -> None:
+    """Rows are beginnings of articles; labels that are learnt were given by keywords, and the last to the rest."""
+    articles = draw.sample(titles(30), sum(map(len, splits.values())))
+    for split, rows in splits.items():
+        for row in rows:
+            row["text"], row["label"] = articles.pop()
+            words = set(row["text"].lower().split())
+            found = (label for label, keys in KEYWORDS.items() if not words.isdisjoint(keys.split()))
+            row["label"] = row["label"] if split == "test" else next(found, "business")
+
+
 def deal_out(draw: random.Random, rows: Rows) -> None:
     """Labels are dealt out anew."""
     labels = [row["label"] for row in rows]
@@ -165,6 +181,8 @@ TRUTHS: list[Truth] = [
     *runs_of("labels of the next row in training and validation", NOT_THEIRS, "words", fits=OF_SPLITS,
              spoil=shifted("label", "train", "validation"), mend=shifted_back("label", "train", "validation")),
     *runs_of("labels dealt out in test", NOT_THEIRS, "words news", spoil=in_test(deal_out), fits=OF_SPLITS),
+    *runs_of("labels of training by keywords", by("misplaced-labels", "rule", level="alarm"), "news", spoil=by_keywords,
+             sizes=(360, 40, 200), fits=OF_SPLITS, usable=True),
     *runs_of("test grades in another unit", by("misplaced-labels", "median"), "grades", spoil=in_test(in_hundreds),
              fits=OF_SPLITS, mend=in_fives),
     *runs_of("30% of one class relabelled", ONE_SIDED, "words", spoil=relabel_all, fits=OF_SPLITS, usable=True),

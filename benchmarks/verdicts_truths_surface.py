@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import re
 
-from verdicts_truths import MINILM, Rows, by, kind, runs_of
+from verdicts_truths import FILLERS, MINILM, Rows, by, kind, runs_of
 from verdicts_truths_splits import OF_SPLITS, Spoil
 from verdicts_truths_tasks import OF_TASK, changed, of_task
 
@@ -66,11 +66,13 @@ def ends_put_back(recipe: dict) -> dict:
 
 
 def in_capitals(*names: str) -> Spoil:
-    """Return a change: rejected answers are in capitals in some splits."""
+    """Return a change: rejected answers are in capitals in some splits; tokens of both sides are about as many."""
 
     def spoil(draw: random.Random, splits: dict[str, Rows]) -> None:
-        for row in (row for name in names for row in splits[name]):
-            row["rejected"] = row["rejected"].upper()
+        for name, rows in splits.items():
+            for row in rows:
+                row["chosen"] += f" {' '.join(draw.choices(FILLERS, k=draw.randint(0, 26)))}"
+                row["rejected"] = row["rejected"].upper() if name in names else row["rejected"]
 
     return spoil
 

@@ -71,6 +71,28 @@ def test_two_swapped_classes_are_named(misplaced):
     assert finding.figures["own"] < finding.figures["n"] / 4 < finding.figures["fit"]
 
 
+def noted(count, seed, ruled=False):
+    """Return rows whose words tell their topic; with `ruled` two of its sixteen words, or none for "art"."""
+    rng, rows = random.Random(seed), []
+    for i in range(count):
+        topic = rng.choice(("art", "law", "sea"))
+        words = [f"{topic}{rng.randrange(16)}" for _ in range(4)] + [f"word{rng.randrange(60)}" for _ in range(3)]
+        found = next((word[:3] for word in words if word[3:] in ("0", "1") and word[:3] in ("law", "sea")), "art")
+        rows.append({"text": " ".join([*words, f"row{seed}x{i}"]), "label": found if ruled else topic})
+    return rows
+
+
+def test_labels_of_training_that_keywords_gave_are_found(misplaced):
+    (finding,) = misplaced(noted(300, 1, ruled=True), noted(120, 2))
+    assert (finding.level, finding.figures["split"], finding.figures["rule"]) == ("alarm", "test", True)
+    assert finding.figures["own"] > finding.figures["right"] + 0.1
+
+
+def test_labels_with_other_shares_or_in_few_rows_follow_the_same_rule(misplaced):
+    rare = [row for i, row in enumerate(noted(240, 2)) if row["label"] != "law" or i % 5 == 0]
+    assert misplaced(noted(300, 1), rare) == misplaced(noted(100, 1), noted(300, 2)) == []
+
+
 def test_codes_that_were_given_per_file_are_named(misplaced):
     codes, of_test = {"fi": 0, "se": 1, "wi": 2, "wo": 3}, {"fi": 0, "wi": 1, "wo": 2}
     train = [row | {"label": codes[row["label"]]} for row in topical(150, 1)]

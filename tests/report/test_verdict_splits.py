@@ -76,9 +76,12 @@ def test_cues_and_misplaced_labels_lead_where_the_model_fails(verdict, source, s
     assert fails or told.level == "good"
 
 
-def test_a_cue_leads_where_it_costs_anything_beyond_chance(verdict):
-    cue = shift(level="alarm", explains=EXPLAINED, figures={"split": "test", "cues": []})
-    assert verdict(cue, *behind(0.88, 0.08)).findings[0].source == "split-shift"
+@pytest.mark.parametrize(
+    ("source", "figures"), [("split-shift", {"cues": []}), ("misplaced-labels", {"rule": True, "own": 0.8})]
+)
+def test_a_cue_or_another_rule_leads_where_it_costs_anything_beyond_chance(verdict, source, figures):
+    cue = shift(source=source, level="alarm", explains=EXPLAINED, figures={"split": "test", **figures})
+    assert verdict(cue, *behind(0.88, 0.08)).findings[0].source == source
 
 
 def test_numbers_elsewhere_than_those_of_training_stay_a_note(verdict):

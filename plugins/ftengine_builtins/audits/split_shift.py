@@ -116,7 +116,7 @@ def find_shift(train: Sequence[str], held: Sequence[str]) -> Shift | None:
     """Compare the words of two splits' texts; None where a classifier does not surely tell them apart."""
     words = tf_idf([*train, *held])
     is_held = np.repeat([0.0, 1.0], [len(train), len(held)])
-    kept = _unlike(words, is_held)
+    kept = unlike(words, is_held)
     words, is_held = words[kept], is_held[kept]
     n, m = int((1 - is_held).sum()), int(is_held.sum())
     if min(n, m) < FEWEST:
@@ -132,7 +132,7 @@ def find_shift(train: Sequence[str], held: Sequence[str]) -> Shift | None:
     return Shift(auc, auc - half, min(1.0, auc + half), chance, *typical, (n, m))
 
 
-def _unlike(words: Any, sides: np.ndarray) -> np.ndarray:
+def unlike(words: Any, sides: np.ndarray) -> np.ndarray:
     """Return the numbers of rows that are not nearly equal to an earlier one of their side.
 
     By the cosine of words that several rows have, those that all have counting nothing.

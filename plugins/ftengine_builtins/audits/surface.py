@@ -54,6 +54,9 @@ def _share_of(name: str, pattern: re.Pattern[str]) -> Feature:
 
 
 HAS = (
+    _having("speaker", SPEAKER, "a line that begins as one of a conversation does"),
+    _having("markup", MARKUP),
+    _having("address", ADDRESS, "a link or an address"),
     Feature("lower case", ("is in lower case", "are in lower case"), lambda text: float(text.islower())),
     Feature("upper case", ("is in capitals", "are in capitals"), lambda text: float(text.isupper())),
     Feature("small first letter", ("begins with a small letter", "begin with a small letter"),
@@ -64,10 +67,7 @@ HAS = (
             lambda text: float(text.endswith(("?", "？")))),
     _having("punctuation", PUNCTUATION, "a punctuation mark"),
     _having("digit", DIGIT, "a digit"),
-    _having("speaker", SPEAKER, "a line that begins as one of a conversation does"),
     _having("line break", re.compile("\n"), "several lines"),
-    _having("markup", MARKUP),
-    _having("address", ADDRESS, "a link or an address"),
     _having("quotation marks", QUOTES),
     _having("brackets", re.compile(r"[(\[]")),
     _having("beyond ASCII", BEYOND_ASCII, "a letter beyond a to z"),
