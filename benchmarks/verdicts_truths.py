@@ -357,6 +357,7 @@ TRUTHS: list[Truth] = [
     *runs_of("sound, 80 to 20", ONLY_BETTER, "words", spoil=in_all(two_labels), usable=True, seeds=6),
     *runs_of("sound, few rows", kind("quality"), "words news", spoil=in_all(two_labels), sizes=(120, 30, 40),
              train={"epochs": 8}, usable=True, seeds=6),
+    *runs_of("a warm-up of all steps", by("learning-curve", "warmup"), "words", train={"warmup": 1000}, fits=OF_USE),
     *runs_of("too few steps", UNTRAINED, "words grades chat t5 news", train={"max_steps": 6, "epochs": 1}, fits=OF_USE),
     *runs_of("stopped half-way", UNTRAINED, "words chat", train={"max_steps": 15}, fits=OF_USE, usable=True),
     *runs_of("rate far too low", UNTRAINED, "words chat t5 news", train={"learning_rate": 1e-7}, fits=OF_USE),

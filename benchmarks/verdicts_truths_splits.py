@@ -112,6 +112,17 @@ def deal_out(draw: random.Random, rows: Rows) -> None:
         row["label"] = label
 
 
+def cap(draw: random.Random, rows: Rows) -> None:
+    """Grades end at 3.2."""
+    for row in rows:
+        row["label"] = min(row["label"], 3.2)
+
+
+def capped(draw: random.Random, splits: dict[str, Rows]) -> None:
+    for name in ("train", "validation"):
+        cap(draw, splits[name])
+
+
 def in_hundreds(draw: random.Random, rows: Rows) -> None:
     """Grades are per cent of five."""
     for row in rows:
@@ -183,6 +194,9 @@ TRUTHS: list[Truth] = [
     *runs_of("labels dealt out in test", NOT_THEIRS, "words news", spoil=in_test(deal_out), fits=OF_SPLITS),
     *runs_of("labels of training by keywords", by("misplaced-labels", "rule", level="alarm"), "news", spoil=by_keywords,
              sizes=(360, 40, 200), fits=OF_SPLITS, usable=True),
+    *runs_of("training grades capped", by("capped-targets", "bound", level="alarm"), "grades", spoil=capped,
+             fits=OF_SPLITS, usable=True),
+    *runs_of("sound, grades capped everywhere", ONLY_BETTER, "grades", spoil=in_all(cap), usable=True),
     *runs_of("test grades in another unit", by("misplaced-labels", "median"), "grades", spoil=in_test(in_hundreds),
              fits=OF_SPLITS, mend=in_fives),
     *runs_of("30% of one class relabelled", ONE_SIDED, "words", spoil=relabel_all, fits=OF_SPLITS, usable=True),

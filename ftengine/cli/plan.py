@@ -126,15 +126,16 @@ def show(plan: Plan, beside: Mapping[str, str]) -> None:
 
 
 def _warnings(plan: Plan) -> Iterator[tuple[str, str]]:
-    """Yield alarms, then warnings; what one audit has to say stands together."""
+    """Yield alarms, then what the recipe has to change, then notes on data; what one audit says stands together."""
     said: dict[tuple[str, str], list[str]] = {}
     for finding in plan.data["findings"]:
         if finding["level"] != "good":
             lead = "ALARM" if finding["level"] == "alarm" else "warning"
             said.setdefault((lead, finding["source"]), []).append(finding["text"])
     told = {text for texts in said.values() for text in texts}
-    yield from ((lead, " ".join(texts)) for (lead, _), texts in said.items())
+    yield from ((lead, " ".join(texts)) for (lead, _), texts in said.items() if lead == "ALARM")
     yield from (("warning", text) for text in plan.warnings if text not in told)
+    yield from ((lead, " ".join(texts)) for (lead, _), texts in said.items() if lead == "warning")
 
 
 def show_count(counted: ParameterCount) -> None:

@@ -91,7 +91,28 @@ def idle_augmenters(split: EncodedSplit) -> list[str]:
         f"augmenter {name!r} changes nothing that the model reads in the training examples that were sampled (their "
         "first epoch)."
         for name in without_effect(split)
+    ] + [
+        f"augmenter {name!r} makes the same change to every training example in every epoch, so the model is never "
+        "trained on one as it is: lower its probability."
+        for name in always_the_same(split)
     ]
+
+
+def always_the_same(split: EncodedSplit) -> list[str]:
+    """Return the names of augmenters that change all of `SAMPLED` examples, in the first two epochs alike."""
+    return [
+        augmenter.name
+        for augmenter in filterfalse(_mixes, split.augmenters)
+        if all(_changes_alike(replace(split, augmenters=(augmenter,)), row) for row in sample_rows(split))
+    ]
+
+
+def _changes_alike(alone: EncodedSplit, row: int) -> bool:
+    """Say whether a row is changed, and to the same, in two epochs."""
+    first, second = (list(alone.augmented(row, epoch)) for epoch in (0, 1))
+    if not len(first) == len(second) == 1 or _compared(alone.task, alone.rows[row], first[0]) is None:
+        return False
+    return _compared(alone.task, first[0], second[0]) is None
 
 
 def sample_rows(split: EncodedSplit) -> list[int]:

@@ -145,8 +145,8 @@ def plan(
         scaling=_scaling(recipe, figures, schedule, len(train), processes, bandwidth),
         date=str(day) if (day := template_date(data.ready.processor)) else None,
         warnings=[
-            *_warnings(data, targets),
             *_settings(recipe.train, schedule),
+            *_warnings(data, targets),
             *_untested(evaluating),
             *_cut_answers(data.ready.task, evaluating),
             *(f"{said}." for said in (frozen, busy) if said),

@@ -256,7 +256,8 @@ class OptimizerStep:
         if untouched:
             self.setup.listener.message(
                 f"{len(untouched)} of {len(self.parameters)} trainable tensors got no gradient in the first step and "
-                f"stay as they are, e.g. {untouched[0]}"
+                f"stay as they are, e.g. {untouched[0]}. No fault of parts that the task does not use, "
+                "such as a pooler"
             )
 
     def _refuse_frozen_gradients(self) -> None:

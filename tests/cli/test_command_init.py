@@ -389,8 +389,8 @@ def test_the_learning_rate_fits_the_strategy(ftengine, tmp_path):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ("12345", "'stars' holds numbers from 1 to 5"),
-        (["0", "10", "4"], "'stars' holds numbers from 0 to 10"),
+        ("12345", "'stars' holds whole numbers"),
+        (["0", "10", "4"], "'stars' holds whole numbers"),
         ("01", ""),  # no and yes
         (["101", "205", "330"], ""),  # numbers of something
         ("abc", ""),
@@ -405,6 +405,14 @@ def test_labels_that_may_be_grades_are_hinted_at(ftengine, tmp_path, monkeypatch
     assert ("set task.kind to regression" in stderr) == bool(said) == ("set task.kind to regression" in recipe)
     assert said in stderr
     assert said in recipe
+
+
+def test_numbers_beside_a_text_are_proposed_as_regression(ftengine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": f"flat number {i} by the sea", "price": i * 7.3 + 0.1} for i in range(40)]
+    ftengine("init", "--data", write(tmp_path, "a.jsonl", rows), "--task", "text-classification")
+    recipe = Recipe.read("recipe.yaml")
+    assert (recipe.task["kind"], recipe.data.columns) == ("regression", {"label": "price"})
 
 
 def test_data_that_no_task_knows_is_refused_and_nothing_is_written(ftengine, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from partly import partly
 from runs import Heard
 
 from ftengine.api import Augmenter, Features, InputAugmenter, SilentListener, Task, View
-from ftengine.data.augmentation_preview import before_and_after, without_effect
+from ftengine.data.augmentation_preview import always_the_same, before_and_after, without_effect
 from ftengine.data.encoding import encode_split
 from ftengine.data.read import read_rows
 from ftengine.errors import DataError, RecipeError
@@ -208,6 +208,19 @@ def test_before_and_after_show_rows_that_are_changed(split):
 
 def test_augmenters_that_change_nothing_are_named(split):
     assert without_effect(under(split, Greedy(), Stamp(), Shuffle())) == ["greedy"]
+
+
+def test_augmenters_that_change_all_rows_alike_in_every_epoch_are_named(split):
+    @partly
+    class Doubled(Augmenter):
+        """Says everything twice."""
+
+        name = "doubled"
+
+        def augment(self, row, task, rng):
+            yield {**row, "text": f"{row['text']} {row['text']}"}
+
+    assert always_the_same(under(split, Greedy(), Doubled(), Stamp(), Shuffle())) == ["doubled"]
 
 
 @pytest.mark.parametrize("told", [True, False])

@@ -85,3 +85,32 @@ def test_what_was_learnt_by_heart_after_the_kept_weights_is_not_stuck(verdict, k
         reached(figures={"drift": 0.6}),
     )
     assert any("stuck" in one.figures for one in told.findings) == stuck
+
+
+@pytest.mark.parametrize(
+    ("augment", "plain", "named"),
+    [([{"name": "flip"}], 2.0, True), ([{"name": "flip"}], 0.2, False), ([], 2.0, False)],
+)
+def test_augmenters_that_are_learnt_instead_of_the_data_lead(verdict, augment, plain, named):
+    course = losses(*((x, plain) for x in (2.1, 2.1, 2.0, 2.0, 2.0)))
+    told = verdict(course, put("recipe.augment", augment))
+    assert (leading(told) == ("augmented-training", "alarm")) == named
+    assert any(one.source == "augmented-training" for one in told.findings) == named
+
+
+@pytest.mark.parametrize("warmup", [0.1, 1000])
+def test_a_warm_up_of_all_steps_leads_where_more_training_would_pay(verdict, warmup):
+    falling = losses(*((x, x) for x in (1.0, 0.9, 0.8, 0.65, 0.5)))
+    told = verdict(falling, put("recipe.train.warmup", warmup))
+    assert [one.figures.get("warmup") for one in told.findings if one.source == "learning-curve"] == [
+        1000 if warmup == 1000 else None
+    ]
+    assert (leading(told) == ("learning-curve", "alarm")) == (warmup == 1000)
+
+
+def test_outliers_among_numbers_are_no_unstable_training(verdict):
+    peaks = steps(*np.interp(np.arange(100), (0, 30, 60, 99), (2.0, 9.0, 0.5, 0.4)))
+    outliers = {"kind": "labels", "level": "note", "text": "Look.", "source": "number-targets",
+                "figures": {"median": 1.0, "least": 0.0, "most": 90.0, "share": 0.7}}  # fmt: skip
+    told = [verdict(peaks, put("audit.findings", findings)) for findings in ([], [outliers])]
+    assert [any("peak" in one.figures for one in result.findings) for result in told] == [True, False]

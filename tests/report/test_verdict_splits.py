@@ -84,6 +84,23 @@ def test_a_cue_or_another_rule_leads_where_it_costs_anything_beyond_chance(verdi
     assert verdict(cue, *behind(0.88, 0.08)).findings[0].source == source
 
 
+@pytest.mark.parametrize(
+    ("seen", "held", "named"), [(-0.77, 0.79, True), (0.8, -0.6, True), (0.7, 0.79, False), (-0.1, 0.5, False)]
+)
+def test_a_base_whose_scores_run_the_other_way_in_training_leads(verdict, seen, held, named):
+    def spearman(files):
+        evaluation = files["evaluation"]
+        metric = {"label": "Spearman correlation", "higher_is_better": True, "evaluator": "similarity"}
+        evaluation["metrics"] = evaluation["metrics"] | {"spearman": metric}
+        for side, values in ((evaluation["training"], (seen, 0.1)), (evaluation, (held, 0.2))):
+            side["base"] |= {"spearman": figure(values[0], 0.1)}
+            side["tuned"] |= {"spearman": figure(values[1], 0.1)}
+
+    told = verdict(spearman, *behind(0.55, 0.41))
+    assert (told.findings[0].source == "opposite-scores") == named
+    assert any(one.explained_by == "opposite-scores" for one in told.findings) == named
+
+
 def test_numbers_elsewhere_than_those_of_training_stay_a_note(verdict):
     told = verdict(shift(source="misplaced-labels", figures={"split": "test", "median": 3.0}), *behind(0.55, 0.41))
     assert [one.level for one in told.findings if one.source == "misplaced-labels"] == ["note"]

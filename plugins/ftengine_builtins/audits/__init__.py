@@ -2,6 +2,7 @@
 
 from ftengine_builtins.audits.answer_cues import AnswerCues
 from ftengine_builtins.audits.balance import Balance
+from ftengine_builtins.audits.capped_targets import CappedTargets
 from ftengine_builtins.audits.contradictions import Contradictions
 from ftengine_builtins.audits.conversations import Conversations
 from ftengine_builtins.audits.cut_texts import CutTexts
@@ -33,6 +34,7 @@ from ftengine_builtins.audits.unread_groups import UnreadGroups
 __all__ = [
     "AnswerCues",
     "Balance",
+    "CappedTargets",
     "Contradictions",
     "ContraryPreferences",
     "Conversations",

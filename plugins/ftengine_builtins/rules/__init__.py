@@ -1,5 +1,6 @@
 """What a run is judged by, one class a question."""
 
+from ftengine_builtins.rules.augmentation import AugmentedTraining
 from ftengine_builtins.rules.baseline import ConstantAnswer, UnansweredClasses, UntestedClasses
 from ftengine_builtins.rules.calibration import CalibratedConfidence
 from ftengine_builtins.rules.columns import TellingPhrase, UnreadColumnsTell
@@ -13,10 +14,11 @@ from ftengine_builtins.rules.probes import Forgetting, Memorisation, Refusal, Ro
 from ftengine_builtins.rules.quality import BetterThanBase, HeldOutSplit, WorseMetrics
 from ftengine_builtins.rules.slices import SliceGaps
 from ftengine_builtins.rules.split_shift import HeldOutShift
-from ftengine_builtins.rules.splits import SwappedClasses, ValidationAndTest
+from ftengine_builtins.rules.splits import OppositeScores, SwappedClasses, ValidationAndTest
 
 __all__ = [
     "AuditFindings",
+    "AugmentedTraining",
     "BetterThanBase",
     "CalibratedConfidence",
     "ChosenAnswers",
@@ -34,6 +36,7 @@ __all__ = [
     "LearningCurve",
     "LongerAnswers",
     "Memorisation",
+    "OppositeScores",
     "OverFitting",
     "Refusal",
     "RepeatedRows",

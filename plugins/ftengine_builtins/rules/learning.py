@@ -9,6 +9,7 @@ from ftengine import RunRecords
 from ftengine.api import Finding, Level, Rule
 from ftengine.text import capitalized, counted, ends, known, number, percent
 from ftengine_builtins.audits.counting import share_within
+from ftengine_builtins.audits.number_targets import NumberTargets
 from ftengine_builtins.rules.baseline import (
     MISSED,
     OF_NO_USE,
@@ -55,7 +56,18 @@ class LearningCurve(Rule):
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         finding = _came_apart(run) or _first_pass(run) or _stayed(run) or _unfinished(run) or _stuck(run)
         if finding is not None:
-            yield finding
+            yield _with_warmup(run, finding) or finding
+
+
+def _with_warmup(run: RunRecords, finding: Finding) -> Finding | None:
+    """Return a finding about too little training with its cause, a warm-up that takes all steps; None for others."""
+    warmup, steps = run.recipe.train.warmup, run.training.planned_steps
+    if "peak" in finding.figures or not warmup >= steps > 1:
+        return None
+    brief = f"shorten train.warmup ({warmup:g}): it takes all {steps:,} steps, so the learning rate is reached at the "
+    brief += f"last one alone; {finding.brief.partition(': ')[2] or finding.brief}"
+    update = {"text": f"{capitalized(brief)}.", "brief": brief, "level": "alarm"}
+    return finding.model_copy(update={**update, "figures": {**finding.figures, "warmup": warmup}})
 
 
 def _finding(level: Level, brief: str, figures: dict[str, Any], *, more: str = "", sure: bool = False) -> Finding:
@@ -97,8 +109,15 @@ def _came_apart(run: RunRecords) -> Finding | None:
         course = f"from {number(line.first, 3)} at the beginning to {number(line.last, 3)} at the end"
     brief = f"lower the learning rate ({rate:g}, to {lower_rate(run):g}): training was unstable, its loss rose {course}"
     sure = useless or not _learned(run) or _is_early(run)
+    if not sure and last < start and _has_outliers(run):
+        return None  # a batch with an outlier among the numbers to be learnt
     figures = {"first": start, "peak": peak, "last": last, "rate": lower_rate(run)}
     return _finding("alarm" if sure else "note", brief, figures, sure=sure)
+
+
+def _has_outliers(run: RunRecords) -> bool:
+    """Say whether a few of the numbers to be learnt outweigh all others: their batches have far larger losses."""
+    return any(one.source == NumberTargets.name and "most" in one.figures for one in run.audit.findings)
 
 
 def _first_pass(run: RunRecords) -> Finding | None:

@@ -98,7 +98,8 @@ def _judged(run: RunRecords, metric: str, on: str) -> tuple[Level, str]:
     shown, change = (shown, change) if known(change) else (metric, difference)
     size, answers = change_of(evaluation.metrics[shown], change), of_answers(run)
     fallen = fallen_metrics(run)
-    but = f", but {listed(fallen)};" if fallen else ","
+    word = "and" if difference.better is False else "but"
+    but = f", {word} {listed(fallen)};" if fallen else ","
     if difference.better is not None:
         p = probability(difference.p)
         judgement = f"{'better' if difference.better else 'worse'}{but} a difference of {size}{p and f', {p}'}, {on}."

@@ -6,6 +6,7 @@ from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.text import capitalized
 from ftengine_builtins.audits.answer_cues import AnswerCues
+from ftengine_builtins.audits.capped_targets import CappedTargets
 from ftengine_builtins.audits.exchanged_roles import ExchangedRoles
 from ftengine_builtins.audits.label_noise import LabelNoise
 from ftengine_builtins.audits.languages import Languages
@@ -20,7 +21,8 @@ HARDER = {"group": "new groups are harder than those of training", "time": "late
 """What a model shows that fails on a split by group or time."""
 
 JUDGED = (
-    SplitShift.name, SurfaceFeatures.name, MisplacedLabels.name, AnswerCues.name, ExchangedRoles.name, Languages.name
+    SplitShift.name, SurfaceFeatures.name, MisplacedLabels.name, AnswerCues.name, ExchangedRoles.name, Languages.name,
+    CappedTargets.name,
 )  # fmt: skip
 """Audits of which findings are judged by what the model made of the rows; of languages, those that splits differ in."""
 
@@ -30,9 +32,10 @@ class HeldOutShift(Rule):
 
     Words raise the same suspicion of sound data, such as a test set whose words mislead on purpose, or the years of a
     split by time. A model that copes clears rows of training and of the measured split. One that fails makes an alarm
-    of what audits `split-shift`, `answer-cues`, `exchanged-roles` and `misplaced-labels` are alarmed about, and of rows
-    from elsewhere, written otherwise or in a language that training does not have; a cue, or labels by another rule,
-    cost all that training rows are answered better. Where nothing was measured, an alarm about training stands.
+    of what audits `split-shift`, `answer-cues`, `exchanged-roles`, `capped-targets` and `misplaced-labels` are alarmed
+    about, and of rows from elsewhere, written otherwise or in a language that training does not have; a cue, or labels
+    by another rule, cost all that training rows are answered better. Where nothing was measured, an alarm about
+    training stands.
     """
 
     name = "held-out-shift"

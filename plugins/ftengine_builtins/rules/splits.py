@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
-from ftengine.text import capitalized, ends, listed, number, quoted
+from ftengine.text import capitalized, ends, known, listed, number, quoted
 from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
 from ftengine_builtins.audits.split_shift import EXPLAINED
 from ftengine_builtins.label_fit import explains_the_rest, find_swap, one_grade_off
@@ -58,6 +58,43 @@ class ValidationAndTest(Rule):
             explains=tuple(kind for kind in EXPLAINED if kind != "splits"),  # another may say why
             figures={"validation": held, "test": tuned},
         )
+
+
+OPPOSITE = 0.2
+"""Correlation of the base model's scores, interval's near end, below 0 on the one split and above it on the other."""
+CORRELATIONS = ("spearman", "pearson")
+
+
+class OppositeScores(Rule):
+    """Finds scores that run the other way on one side of the split: distances in training, similarities in test.
+
+    By the base model, which has learnt neither: its scores agree with those of one split and contradict the other's.
+    """
+
+    name = "opposite-scores"
+    order = 3
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        evaluation = run.evaluation
+        if evaluation.training is None:
+            return
+        for metric in CORRELATIONS:
+            sides = evaluation.training.base.get(metric), evaluation.base.get(metric)
+            if not all(known(side) and ends(side) is not None for side in sides):
+                continue
+            seen, held = sides
+            if not (seen.high <= -OPPOSITE < OPPOSITE <= held.low or held.high <= -OPPOSITE < OPPOSITE <= seen.low):
+                continue
+            brief = f"check which way scores run: the base model's {evaluation.metrics[metric].label} is "
+            brief += (
+                f"{number(seen.value, 2)} on training rows and {number(held.value, 2)} on {evaluation.split} rows, "
+            )
+            brief += "as if one file had distances and the other similarities"
+            text = f"{capitalized(brief)}. Turn the scores of one round (1 minus the score, say) and train again."
+            figures = {"metric": metric, "training": seen, "held_out": held}
+            explains = (*EXPLAINED, "labels")
+            yield Finding(kind="splits", level="alarm", text=text, brief=brief, explains=explains, figures=figures)
+            return
 
 
 class SwappedClasses(Rule):

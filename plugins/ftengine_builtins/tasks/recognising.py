@@ -134,7 +134,8 @@ def _candidates(columns: Sequence[str], rows: Sequence[Example]) -> dict[str, st
         ):
             measured[column] = ""
     others = [column for column in columns if column not in classes]
-    return classes | measured if classes and _longest(others, rows) else {}
+    alone = len(measured) == 1 and text is not None and len(columns) == 2
+    return classes | measured if (classes and _longest(others, rows)) or alone else {}
 
 
 def _separator(values: Sequence[Any]) -> str:
@@ -201,7 +202,7 @@ def _may_be_grades(label: str, kind: Mapping[str, str], rows: Sequence[Example])
     if kind or None in values or len(grades) < LEAST_GRADES or max(grades) - min(grades) > MOST_GRADES:
         return ""
     return (
-        f"{label!r} holds numbers from {min(grades)} to {max(grades)}, which become classes. If they are grades, set "
+        f"{label!r} holds whole numbers, which become classes. If they are grades, set "
         "task.kind to regression: then an answer that is off by one is less wrong than one that is off by three."
     )
 
