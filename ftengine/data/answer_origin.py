@@ -1,4 +1,4 @@
-"""What made a file of answers, in a file beside it: what `--resume` continues, and nothing else."""
+"""A record beside a file of answers of what produced it, which `--resume` compares before it continues."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from ftengine.run.directory import RunDirectory
 from ftengine.run.record import Record, flat, validated
 
 SUFFIX = ".origin.json"
-"""What the file's name adds to that of the answers."""
+"""The suffix that is added to the name of the answers' file."""
 
 
 class AnswerOrigin(Record):
-    """What answers depend on.
+    """All that answers depend on.
 
     Args:
-        ftengine, run, source: version, folder and input file, to be read by people: they may change.
+        ftengine, run, source: version, folder and input file, for people to read; they may differ.
         model: "tuned" or "base".
-        trained: hash of the trained part's files, labels and task among them; "" where the base answers.
+        trained: hash of the trained part's files, which include labels and task; "" if the base model answers.
         base: fingerprint of the base model.
-        settings: how it is loaded and what it computes in, and the options of the task that were given; where the base
-            answers, also the seed, the task and its labels.
-        rows: how many the input has; `content` is a hash of them, and of the files that they name.
+        settings: how the model is loaded, the precision, and the options given to the task; if the base model answers,
+            also the seed, the task and its labels.
+        rows: number of input rows; `content` is a hash of them and of the files that they name.
     """
 
     file: ClassVar[str] = SUFFIX
@@ -45,31 +45,31 @@ class AnswerOrigin(Record):
     content: str
 
     @classmethod
-    def of(cls, made: Mapping[str, Any], source: str | Path, rows: DataRows, task: Task) -> AnswerOrigin:
-        """Return what answers to rows depend on; `made` is what `Run.answering` says."""
-        return cls(**made, source=str(source), rows=len(rows), content=content_of_input(rows, task))
+    def of(cls, answering: Mapping[str, Any], source: str | Path, rows: DataRows, task: Task) -> AnswerOrigin:
+        """Return the origin of answers to some rows; `answering` comes from `Run.answering`."""
+        return cls(**answering, source=str(source), rows=len(rows), content=content_of_input(rows, task))
 
     @staticmethod
     def beside(output: Path) -> Path:
-        """Return the file's place beside answers."""
+        """Return the path of the record of a file of answers."""
         return output.with_name(output.name + SUFFIX)
 
     def write_beside(self, output: Path) -> None:
-        """Write it atomically (RunError: it cannot be written)."""
+        """Write the record atomically (RunError: it cannot be written)."""
         RunDirectory(output.parent).write_json(self.beside(output).name, self.to_json())
 
     def require_same(self, output: Path) -> None:
-        """Refuse to continue answers that something else made (RunError: says what)."""
+        """Raise RunError, with the differences, if the answers have another origin."""
         file = self.beside(output)
         if not file.is_file():
             raise RunError(
-                f"output {str(output)!r} cannot be continued: {file.name!r}, which says what made it, does not stand "
-                "beside it. Restore that, or name another file."
+                f"output {str(output)!r} cannot be continued: {file.name!r}, the record of its origin, is missing "
+                "beside it. Restore it, or name another output."
             )
         if differing := self._differences(AnswerOrigin.read_file(file)):
             raise RunError(
-                f"output {str(output)!r} cannot be continued, since something else began it: {'; '.join(differing)}. "
-                "Repeat what began it, or name another file; this one was not changed."
+                f"output {str(output)!r} cannot be continued, as it was begun differently: {'; '.join(differing)}. "
+                "Repeat the command that began it, or name another output; the file was not changed."
             )
 
     @classmethod
@@ -85,8 +85,8 @@ class AnswerOrigin(Record):
         if begun.trained != self.trained and begun.model == self.model:
             same = f"run {begun.run!r} has changed (its trained part differs)"
             differences.append(same if begun.run == self.run else f"it was run {begun.run!r} and is {self.run!r}")
-        was, now = ({key: x for key, x in flat(one.settings).items() if x != {}} for one in (begun, self))
-        # Another run's own settings are no news beside that.
+        was, now = ({key: x for key, x in flat(origin.settings).items() if x != {}} for origin in (begun, self))
+        # If the run is another one, its settings need no mention.
         keys = [key for key in {**was, **now} if was.get(key) != now.get(key) and begun.trained == self.trained]
         differences += [f"{key} was {_setting(was, key)} and is {_setting(now, key)}" for key in keys]
         if (begun.rows, begun.content) != (self.rows, self.content):
@@ -101,7 +101,7 @@ def _setting(settings: Mapping[str, Any], key: str) -> str:
 
 
 def content_of_input(rows: Iterable[Example], task: Task) -> str:
-    """Return a hash of rows, and of the files that they name."""
+    """Return a hash of rows and of the files that they name."""
     digest, columns = xxhash.xxh3_128(), task.file_columns
     for row in rows:
         digest.update(to_json(row).encode())

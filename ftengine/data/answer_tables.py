@@ -1,4 +1,4 @@
-"""Answers as a table: CSV, Parquet and NumPy's matrices made of the JSONL that is written as answers come."""
+"""Tables of answers: CSV, Parquet and NumPy files converted from the JSONL that prediction writes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from ftengine.data.rows import DataRows
 from ftengine.errors import InputError
 
 ANSWER = "prediction"
-"""The key of a row's answer, and the beginning of its columns in a table."""
+"""The key of a row's answer in JSONL, and the prefix of its columns in a table."""
 MOST_CLASSES = 50
-"""Classes of which a table has a column each."""
+"""Most classes whose scores get a column each in a table."""
 
 TableRows = Iterable[dict[str, Any]]
 
 LINES = (".jsonl", ".ndjson")
-"""Suffixes of files that hold an object a line, which is what is written as answers come."""
+"""Suffixes of files with one JSON object a line, the format in which prediction writes answers."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a table of text is written.
+    """The format of a table in text form.
 
     Args:
         separator: between fields.
-        marked: whether it begins with a byte order mark, without which spreadsheets take UTF-8 for another encoding.
+        marked: whether it begins with a byte order mark, which spreadsheets need to recognise UTF-8.
     """
 
     separator: str
@@ -40,43 +40,40 @@ class Form:
 
     @classmethod
     def of(cls, output: Path, source: Path, rows: DataRows) -> Form:
-        """Return the form of a table of answers: that of the table of questions where both have the same suffix."""
+        """Return the format for a table of answers: that of the input table if both have the same suffix."""
         own = output.suffix.lower()
         alike = source.name.lower().removesuffix(GZIP).endswith(own)
         separator = rows.separator if alike and rows.separator else SEPARATORS.get(own, "")
         return cls(separator, bool(rows.separator) and own in SEPARATORS and has_mark(source))
 
     def unusual(self, output: Path) -> str:
-        """Say what differs from how such a file is written by default; "" where nothing does."""
+        """Return what differs from the default format of such a file in words; "" if nothing does."""
         other = self.separator != SEPARATORS.get(output.suffix.lower(), "")
         parts = [f"separator {self.separator!r}"] if other else []
         return " and ".join([*parts, *(["a UTF-8 byte order mark"] if self.marked else [])])
 
 
 def require_format(output: Path, *, vectors: bool) -> None:
-    """Refuse an output whose ending names no format that these answers can be written in (InputError).
-
-    A matrix takes answers that are `vectors`.
-    """
-    known = (*LINES, *(ending for ending in TABLES if vectors or ending != MATRIX))
+    """Raise InputError if the output's ending is no format for these answers; .npy takes only `vectors`."""
+    endings = (*LINES, *(ending for ending in TABLES if vectors or ending != MATRIX))
     ending = output.suffix.lower()
-    if ending in known:
+    if ending in endings:
         return
-    what = f"has {f'the ending {output.suffix!r}' if ending else 'no ending'}"
+    problem = f"has {f'the ending {output.suffix!r}' if ending else 'no ending'}"
     if ending == MATRIX:
-        what = f"is a {MATRIX} file, which holds one vector a row, and the answers of this task are none"
+        problem = f"is a {MATRIX} file, which holds one vector a row, but this task does not answer with vectors"
     raise InputError(
-        f"output {str(output)!r} {what}; answers are written as {', '.join(known)}. Name the file after one of them."
+        f"output {str(output)!r} {problem}; answers are written as {', '.join(endings)}. Use one of these endings."
     )
 
 
 def write_table(lines: Path, output: Path, form: Form) -> None:
-    """Write answers, an object a line, as the table that `output` ends on, and put it there whole.
+    """Convert a JSONL file of answers to the format of `output`'s ending, and write it atomically.
 
-    Columns are those of the rows, then those of the predictions: {"prediction": {"label": "a", "scores": {"a": 0.9}}}
-    has `prediction.label` and `prediction.scores.a`; of more than `MOST_CLASSES` the scores stay one cell. What is no
-    text, number or truth value is JSON text; in Parquet, a list of numbers is one. A matrix (.npy) has the vectors
-    alone, in the order of the rows, float32. Only text has a `form`.
+    The columns of the rows come first, then those of the predictions: {"prediction": {"label": "a", "scores": {"a":
+    0.9}}} becomes `prediction.label` and `prediction.scores.a`. Scores of more than `MOST_CLASSES` classes stay in one
+    cell. Values other than text, numbers and booleans are written as JSON text, except that Parquet keeps lists of
+    numbers. A .npy file has only the vectors, float32, in the order of the rows. `form` matters only for text formats.
     """
     spread = _spread(lines)
     columns: dict[str, None] = {}
@@ -89,20 +86,20 @@ def write_table(lines: Path, output: Path, form: Form) -> None:
 
 
 def _spread(lines: Path) -> set[str]:
-    """Return the parts of predictions that become a column for each name: few numbers by name."""
+    """Return the parts of predictions that are mappings from few names to numbers, which get a column for each name."""
     names: dict[str, dict[str, None]] = {}
-    whole: set[str] = set()
+    undivided: set[str] = set()
     for _, answer in _answers(lines):
         for part, value in answer.items():
-            if isinstance(value, Mapping) and all(isinstance(one, (int, float)) for one in value.values()):
+            if isinstance(value, Mapping) and all(isinstance(number, (int, float)) for number in value.values()):
                 names.setdefault(part, {}).update(dict.fromkeys(value))
             else:
-                whole.add(part)
-    return {part for part, values in names.items() if 0 < len(values) <= MOST_CLASSES} - whole
+                undivided.add(part)
+    return {part for part, values in names.items() if 0 < len(values) <= MOST_CLASSES} - undivided
 
 
 def _answers(lines: Path) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
-    """Yield each row and the parts of its prediction; one without parts has the name ""."""
+    """Yield each row with the parts of its prediction by name; a prediction without parts has the name ""."""
     with open(lines, encoding="utf-8") as file:
         for line in file:
             content = json.loads(line)
@@ -127,14 +124,14 @@ def _is_vector(value: Any) -> bool:
 
 
 def vector_of(answer: Any) -> list[float] | None:
-    """Return the vector that an answer is, or its only one; None where there is none, or several."""
+    """Return the answer if it is a vector, or its only vector; None if it has none or several."""
     vectors = [x for x in (answer.values() if isinstance(answer, Mapping) else [answer]) if _is_vector(x)]
     return vectors[0] if len(vectors) == 1 else None
 
 
 def _separated(rows: TableRows, columns: list[str], output: Path, form: Form) -> None:
     with open(output, "w", encoding="utf-8-sig" if form.marked else "utf-8", newline="") as file:
-        # A reader takes what stands outside of quotes in the header for what separates fields.
+        # Readers guess the separator from characters outside quotes in the header.
         marked = any(mark in name for name in columns for mark in ",;\t")
         plain: dict[str, Any] = {"delimiter": form.separator, "lineterminator": "\n"}
         csv.writer(file, **plain, quoting=csv.QUOTE_ALL if marked else csv.QUOTE_MINIMAL).writerow(columns)
@@ -152,12 +149,12 @@ def _parquet(rows: TableRows, columns: list[str], output: Path, form: Form) -> N
         values = [_cell(value) for value in values]
         kinds = {type(value) for value in values if value is not None}
         if len(kinds) < 2 or kinds == {int, float}:
-            with suppress(pa.ArrowInvalid, OverflowError):  # whole numbers may be too large for a type of numbers
+            with suppress(pa.ArrowInvalid, OverflowError):  # integers may be too large for Arrow's types
                 return pa.array(values)
         return pa.array([None if value is None else str(value) for value in values])
 
-    held = list(rows)
-    arrays = [column([row.get(name) for row in held]) for name in columns]
+    all_rows = list(rows)
+    arrays = [column([row.get(name) for row in all_rows]) for name in columns]
     parquet.write_table(pa.table(arrays, names=columns), output)
 
 
@@ -179,4 +176,4 @@ TABLES: dict[str, Callable[[TableRows, list[str], Path, Form], None]] = {
     ".parquet": _parquet,
     MATRIX: _matrix,
 }
-"""A function that writes rows as a table, by suffix."""
+"""The function that writes each format, by suffix."""

@@ -1,4 +1,4 @@
-"""What the installed audits are given to look at, and what they find."""
+"""The data that audits examine, and how they are run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from ftengine.run.records import AuditResult
 
 SHOWN_PLACES = 5
 KEPT_BYTES = 64 << 20
-"""Memory for texts, so that several audits read the data once; what does not fit is read again by each."""
+"""Bytes of texts held in memory, so that several audits read the data once; each reads the rest again."""
 
 
 class AuditRows:
-    """The rows of one split as views and texts (`ftengine.api.AuditedRows`); `room` bytes of texts are kept."""
+    """The rows of a split as views and texts (`ftengine.api.AuditedRows`); at most `room` bytes of texts are cached."""
 
     def __init__(self, rows: DataRows, task: Task, room: int) -> None:
         self.source = rows.source
@@ -44,21 +44,21 @@ class AuditRows:
 
     def texts(self) -> Iterator[str]:
         """Yield the text of each row."""
-        kept = len(self._kept)
-        yield from self._kept[:kept]
-        if kept == len(self):
+        count = len(self._kept)
+        yield from self._kept[:count]
+        if count == len(self):
             return
-        for i, view in enumerate(self._rows.select(range(kept, len(self))).views(self._task), kept):
+        for i, view in enumerate(self._rows.select(range(count, len(self))).views(self._task), count):
             self._keep(i, view)
             yield text_of(view)
 
     def values(self, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """Yield each row's values in some columns; None where it has none."""
+        """Yield each row's values in some columns; None if a row lacks the column."""
         for row in self._rows:
             yield tuple(row.get(name) for name in columns)
 
     def select(self, rows: Sequence[int]) -> AuditRows:
-        """Return some of the rows, in the order asked for."""
+        """Return some of the rows, in the order of `rows`."""
         return AuditRows(self._rows.select(rows), self._task, 0)
 
     def _keep(self, row: int, view: View) -> None:
@@ -79,18 +79,18 @@ def to_audit(
     section: DataSection,
     task: Task,
     *,
-    kept: np.ndarray | None,
+    remaining: np.ndarray | None,
     left_out: Mapping[str, Sequence[int]],
-    asked: Mapping[str, float],
+    shares: Mapping[str, float],
 ) -> AuditedData:
-    """Return what audits look at.
+    """Return the data for the audits.
 
     Args:
-        near: near duplicates among distinct rows; None where they were not looked for.
+        near: near duplicates among distinct rows; None if they were not searched for.
         leaks: from `find_leaks`.
-        kept: rows of training that stay, where leaks are dropped.
-        left_out: by split, rows (of those that stay) that no model can read and that data.on_error leaves out.
-        asked: for a split that is a part of the training source, the share it should have.
+        remaining: training rows that remain after leaks were dropped; None if none were dropped.
+        left_out: by split, remaining rows that cannot be encoded and that data.on_error leaves out.
+        shares: for each split that is cut from the training source, the share that it should have.
     """
     splits, of, targets = dict(hashes.splits), dict(distinct.of), dict(hashes.targets)
     times = dict(hashes.keys) if section.split.by == "time" else {}
@@ -100,13 +100,13 @@ def to_audit(
         splits[name], of[name], targets[name] = splits[name].select(rows), of[name][rows], targets[name][rows]
         times.update({name: times[name][rows]} if times else {})
 
-    if kept is not None:
-        dropped = len(splits["train"]) - len(kept)
-        keep("train", kept)
+    if remaining is not None:
+        dropped = len(splits["train"]) - len(remaining)
+        keep("train", remaining)
     for name, rows in left_out.items():
         if len(rows):
             keep(name, np.delete(np.arange(len(splits[name])), rows))
-    files = [name for name in splits if name != "train" and name not in asked]
+    files = [name for name in splits if name != "train" and name not in shares]
     total = sum(map(len, splits.values()))
     return AuditedData(
         {name: AuditRows(rows, task, KEPT_BYTES * len(rows) // total) for name, rows in splits.items()},
@@ -117,7 +117,7 @@ def to_audit(
         {
             "splits": {name: _counts(rows, of[name], near) for name, rows in splits.items()},
             "sources": _sources(splits, of, near, distinct),
-            "sizes": _sizes(hashes.splits, asked),
+            "sizes": _sizes(hashes.splits, shares),
             "leaks": [leak | {"dropped": dropped if leak["between"][0] == "train" else 0} for leak in leaks],
             "dropped": dropped,
             "overlap": find_overlap(splits, times, section.split.column or "", files) if times else [],
@@ -129,7 +129,7 @@ def to_audit(
 
 
 def run_audits(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], audits: Iterable[Entry]) -> AuditResult:
-    """Let audits look at the data; `encoded` is for each split what the model gets."""
+    """Run audits on the data; `encoded` has facts of each split after encoding."""
     data, findings, displays = replace(data, encoded=encoded), list[Finding](), list[Display]()
     for entry in audits:
         audit = entry.cls()
@@ -165,7 +165,7 @@ def _counts(rows: DataRows, numbers: np.ndarray, near: Near | None) -> dict[str,
 def _sources(
     splits: Mapping[str, DataRows], of: Mapping[str, np.ndarray], near: Near | None, distinct: Distinct
 ) -> list[dict[str, Any]]:
-    """Count the copies within each source, over all splits that were made of it."""
+    """Count the copies within each source, over all splits that were cut from it."""
     result = []
     for source in dict.fromkeys(rows.source for rows in splits.values()):
         names = [name for name, rows in splits.items() if rows.source == source]
@@ -188,7 +188,7 @@ def _sources(
 
 
 def _sizes(splits: Mapping[str, DataRows], asked: Mapping[str, float]) -> dict[str, dict[str, Any]]:
-    """Return for each part of the training source the share of it that it was to have, and has."""
+    """Return for each part of the training source its configured and its actual share."""
     total = sum(len(rows) for rows in splits.values() if rows.source == splits["train"].source)
     return {
         name: {"source": splits[name].source, "asked": share, "rows": len(splits[name]), "of": total}

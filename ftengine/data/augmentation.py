@@ -1,4 +1,4 @@
-"""How augmenters are applied: which suit a task, and from which random numbers each draws."""
+"""How augmenters are applied: the check that one suits a task, and the random numbers that each draws from."""
 
 from __future__ import annotations
 
@@ -26,37 +26,38 @@ def require_suitable(augmenter: Augmenter, task: Task) -> None:
 def augment(
     row: Example, task: Task, augmenters: Sequence[Augmenter], seed: int, epoch: int, number: int
 ) -> list[Example]:
-    """Return what takes the place of a row in an epoch (DataError: the row cannot be read).
+    """Return the examples that replace a row in an epoch (DataError: the row cannot be read).
 
-    Each augmenter draws from random numbers of its own, a function of (seed, epoch, number of the row), its name and
-    how often that name came before: leaving one out, or putting another in front, changes no draw of the others.
+    Each augmenter has its own random generator, seeded with the run's seed, the epoch, the row's number, the
+    augmenter's name and how many augmenters before it have this name. So adding or removing an augmenter does not
+    change what the others draw.
     """
     rows = [row]
     for augmenter, name in _numbered(augmenters):
         before, rows = rows, list[Example]()
-        for i, one in enumerate(before):
-            variants = augmenter.augment(one, task, random.Random(f"{seed}/{epoch}/{number}/{name}/{i}"))
-            made = list(each(augmenter, "augment", variants, Mapping))
-            if epoch == 0:  # looking at every epoch's would take time and tell no more
-                _require_same_label(augmenter, task, one, made)
-            rows += made
+        for i, example in enumerate(before):
+            variants = augmenter.augment(example, task, random.Random(f"{seed}/{epoch}/{number}/{name}/{i}"))
+            changed = list(each(augmenter, "augment", variants, Mapping))
+            if epoch == 0:  # looking at every epoch's would take time and show nothing new
+                _require_same_label(augmenter, task, example, changed)
+            rows += changed
     return rows
 
 
-def _require_same_label(augmenter: Augmenter, task: Task, row: Example, made: Sequence[Example]) -> None:
-    """Refuse rows with another label than the one that they were made of (PluginError)."""
-    for new in made:
+def _require_same_label(augmenter: Augmenter, task: Task, row: Example, variants: Sequence[Example]) -> None:
+    """Raise PluginError if an augmenter changed the label of a row."""
+    for new in variants:
         if new is not row and (other := task.view(new).label) != (label := task.view(row).label):
             raise PluginError(
-                f"{named(augmenter)}: augment() made a row with the label {other!r} of one with {label!r}. It must "
-                "change inputs alone."
+                f"{named(augmenter)}: augment() changed the label {label!r} of a row to {other!r}. It must change "
+                "only the inputs."
             )
 
 
 def mix(
     batch: Batch, task: Task, augmenters: Sequence[Augmenter], seed: int, epoch: int, numbers: Sequence[int]
 ) -> Batch:
-    """Return a batch mixed by those augmenters that mix; `numbers` are its rows', with which their draws change."""
+    """Return a batch after every augmenter that mixes; `numbers` are those of its rows and seed the draws."""
     for augmenter, name in _numbered(augmenters):
         if overrides(augmenter, "mix"):
             members = ",".join(map(str, numbers))
@@ -65,8 +66,8 @@ def mix(
 
 
 def _numbered(augmenters: Sequence[Augmenter]) -> Iterator[tuple[Augmenter, str]]:
-    """Yield augmenters, each with its name and how often that came before."""
-    seen: Counter[str] = Counter()
+    """Yield each augmenter with its name and how many before it have the same name."""
+    counts: Counter[str] = Counter()
     for augmenter in augmenters:
-        yield augmenter, f"{augmenter.name}/{seen[augmenter.name]}"
-        seen[augmenter.name] += 1
+        yield augmenter, f"{augmenter.name}/{counts[augmenter.name]}"
+        counts[augmenter.name] += 1

@@ -1,4 +1,4 @@
-"""What augmenters do to a few training examples, for a reader who wants to see it before training."""
+"""A preview of what augmenters do to a few training examples."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from ftengine.plugins.attribution import named
 from ftengine.text import counted
 
 SAMPLED = 30
-"""Examples that are changed to find some that look different, as an augmenter may leave most as they are."""
+"""How many examples are augmented to find some that change: an augmenter may leave most unchanged."""
 
 
 def before_and_after(split: EncodedSplit, count: int = 3, batch_size: int | None = None) -> list[dict[str, Any]]:
-    """Return what the split's augmenters make of a few of its examples in the first epoch.
+    """Return a few examples of a split before and after its augmenters, in the first epoch.
 
     Args:
         count: most examples shown.
-        batch_size: examples that are trained on together (`train.batch_size`); no more are shown mixed.
+        batch_size: `train.batch_size`; at most so many examples are mixed.
 
     Returns:
-        Up to `count` mappings of examples that are changed: "place", and "before" and "after", which are the
-        inputs of the example: lists of texts, or {width, height} of an image with "difference", the mean absolute
-        difference of its pixels (0 to 255, after resizing to the former size). Where batches are mixed, one more with
-        the labels of a batch. JSON values.
+        Up to `count` mappings, one for each changed example: "place", and the inputs "before" and "after". These are
+        lists of texts or, for images, {width, height} with "difference", the mean absolute difference of the pixels
+        (0 to 255, after resizing to the former size). If batches are mixed, one more mapping has the labels of a
+        batch. All values are JSON.
     """
     pairs = []
     for row in sample_rows(split) if not all(map(_mixes, split.augmenters)) else ():
@@ -44,52 +44,52 @@ def before_and_after(split: EncodedSplit, count: int = 3, batch_size: int | None
 
 
 def without_effect(split: EncodedSplit) -> list[str]:
-    """Return the names of augmenters that leave all of `SAMPLED` examples as they are for the model, each by itself.
+    """Return the names of augmenters that, applied alone, change nothing that the model reads in `SAMPLED` examples.
 
-    Those that mix batches are not among them. Upper case, say, is no change under a tokenizer that lowers all letters
-    (PluginError: the task can read nothing that one makes of them).
+    Augmenters that mix batches are not tried. Upper case, for example, changes nothing for a tokenizer that lowers all
+    letters (PluginError: the task cannot read any row that an augmenter returns).
     """
     idle = []
     for augmenter in filterfalse(_mixes, split.augmenters):
-        alone = replace(split, augmenters=(augmenter,))
-        if not any(_reads_otherwise(alone, row) for row in sample_rows(split)):
-            _require_read(alone, augmenter)
+        single = replace(split, augmenters=(augmenter,))
+        if not any(_reads_otherwise(single, row) for row in sample_rows(split)):
+            _require_read(single, augmenter)
             idle.append(augmenter.name)
     return idle
 
 
-def _reads_otherwise(alone: EncodedSplit, row: int) -> bool:
-    """Say whether the model reads what is made of a row differently."""
-    made = list(alone.changed(row, 0))
-    if len(made) != 1:
-        return bool(made)
-    [(after, features)] = made
-    if _compared(alone.task, alone.rows[row], after) is None:
+def _reads_otherwise(split: EncodedSplit, row: int) -> bool:
+    """Return whether the augmented row gives the model another input."""
+    changed = list(split.changed(row, 0))
+    if len(changed) != 1:
+        return bool(changed)
+    [(after, features)] = changed
+    if _compared(split.task, split.rows[row], after) is None:
         return False
     # Features of images are tensors; other pixels are read as such.
-    return alone.task.modality == "image" or features != alone.features(row)
+    return split.task.modality == "image" or features != split.features(row)
 
 
-def _require_read(alone: EncodedSplit, augmenter: Augmenter) -> None:
-    """Refuse an augmenter of whose rows the task cannot read a single one (PluginError)."""
-    rows, reason = sample_rows(alone), ""
-    for number, made in ((row, made) for row in rows for made in alone.augmented(row, 0)):
+def _require_read(split: EncodedSplit, augmenter: Augmenter) -> None:
+    """Raise PluginError if the task can read none of the rows that an augmenter returns."""
+    rows, reason = sample_rows(split), ""
+    for number, changed in ((row, variant) for row in rows for variant in split.augmented(row, 0)):
         try:
-            alone.encode(made, number)
+            split.encode(changed, number)
             return
         except DataError as error:
             reason = reason or str(error).rstrip(".")
     raise PluginError(
-        f"{named(augmenter)}: of {counted(len(rows), 'training example')} augment() made nothing that task "
-        f"{alone.task.name!r} can read: {reason or 'no row came back'}. It must make rows like the one given."
+        f"{named(augmenter)}: task {split.task.name!r} can read none of the rows that augment() returned for "
+        f"{counted(len(rows), 'training example')}: {reason or 'it returned no row'}. Return rows with the columns "
+        "of the row that it gets."
     )
 
 
 def idle_augmenters(split: EncodedSplit) -> list[str]:
     """Return a sentence on each augmenter that `without_effect` names."""
     return [
-        f"augmenter {name!r} changes nothing that the model reads in the training examples that were sampled (their "
-        "first epoch)."
+        f"augmenter {name!r} changes nothing that the model reads in the sampled training examples of the first epoch."
         for name in without_effect(split)
     ] + [
         f"augmenter {name!r} makes the same change to every training example in every epoch, so the model is never "
@@ -116,7 +116,7 @@ def _changes_alike(alone: EncodedSplit, row: int) -> bool:
 
 
 def sample_rows(split: EncodedSplit) -> list[int]:
-    """Return rows from all of the split, in an order that begins with some that are far apart."""
+    """Return rows from the whole split, ordered so that the first ones lie far apart."""
     places = np.unique(np.linspace(0, len(split) - 1, min(SAMPLED, len(split))).round().astype(int))
     return [int(split.index[i]) for start in range(3) for i in places[start::3]]
 
@@ -126,7 +126,7 @@ def _mixes(augmenter: Augmenter) -> bool:
 
 
 def _compared(task: Task, before: Example, after: Example) -> dict[str, Any] | None:
-    """Return what is different in a changed example, or None where nothing is."""
+    """Return the differences between an example and its changed form; None if there are none."""
     old, new = (list(task.view(row).inputs) or [str(dict(row))] for row in (before, after))
     if task.modality == "image":
         return _compared_images(old, new)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 BUCKET_BATCHES = 256
-"""Batches among which examples are sorted by length. Larger saves padding, smaller mixes lengths more."""
+"""Batches in a bucket, inside which examples are sorted by length. Larger saves padding, smaller mixes lengths more."""
 
 
 def epoch_batches(
@@ -22,17 +22,17 @@ def epoch_batches(
     """Shuffle examples into effective batches whose members have similar lengths.
 
     Examples are shuffled, cut into buckets of `BUCKET_BATCHES` batches, sorted by length inside each bucket, and the
-    batches are shuffled again. A function of its arguments alone, so that a resumed run sees the same batches.
+    batches are shuffled again. The result depends only on the arguments, so that a resumed run gets the same batches.
 
     Args:
         lengths: (examples,) tokens of each example.
         size: examples an optimiser step, over all micro-batches and processes.
         epoch: 0, 1, ….
-        shares: (examples,) probabilities by which as many as there are are drawn, with replacement; None: each once.
-        order: those of the epoch, already shuffled; None: as `shares` says.
+        shares: (examples,) probabilities for drawing with replacement, as many as there are examples; None: each once.
+        order: the epoch's examples, already shuffled; None: they follow from `shares`.
 
     Returns:
-        One index array a step, longest example first; the last one made may be smaller.
+        One index array a step, longest example first; the last one may be smaller.
     """
     rng = np.random.default_rng([seed, epoch])
     if order is None:
@@ -63,10 +63,10 @@ def micro_batches(
         size: examples a micro-batch.
         rank, ranks: this process and their number; each takes every ranks-th example.
         lengths: (examples,) tokens of each.
-        tokens: of a micro-batch at most, padding included, if it has more than one example; 0 for no limit.
-        computed: returns how many tokens of a micro-batch are computed, None for all, and padding. Where that is fewer,
-            it may have more examples, as long as they do not exceed `tokens`; or, where rows share some of theirs,
-            twice the longest example.
+        tokens: most tokens of a micro-batch of several examples, padding included; 0 for no limit.
+        computed: returns how many tokens of a micro-batch are computed; None: all, and padding. If they are fewer, it
+        may have more examples, as long as the computed tokens do not exceed `tokens` or, where rows share tokens,
+        twice the longest example.
         order: returns a process's examples in the order in which they are divided; None: as they are.
     """
     mine, parts = batch[rank::ranks], list[np.ndarray]()
@@ -116,10 +116,10 @@ def batches_in_step(
     computed: Callable[[np.ndarray], int | None] | None = None,
     order: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> list[tuple[np.ndarray, bool]]:
-    """Return one process's micro-batches (as in `micro_batches`), and whether each counts.
+    """Return one process's micro-batches (as in `micro_batches`), and for each whether it counts in the loss.
 
-    With `fill` every process has as many: where a model is divided, all take part in every forward. What is filled in
-    is one example that another process has, and does not count.
+    With `fill` all processes get the same number, because all take part in every forward pass of a sharded model. A
+    micro-batch that is filled in has one example of another process and does not count.
     """
 
     def of(rank: int) -> list[np.ndarray]:
@@ -136,7 +136,7 @@ def by_length(lengths: np.ndarray) -> np.ndarray:
 
 
 def padding_share(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
-    """Return padded tokens for each real token when every batch is padded to its longest example."""
+    """Return the number of padding tokens per real token when every batch is padded to its longest example."""
     real = sum(int(lengths[batch].sum()) for batch in batches)
     padded = sum(int(lengths[batch].max()) * len(batch) for batch in batches if len(batch))
     return (padded - real) / real if real else 0.0

@@ -1,6 +1,6 @@
-"""Rows kept as memory-mapped Arrow files: a file is read once, under a hash of its content and of what read it.
+"""Rows cached as memory-mapped Arrow files. The key is a hash of the file's content and of its reader.
 
-A row that a reader yields is kept as its JSON text beside its place; record batches keep their types.
+A row that a reader yields is stored as JSON text with its place; record batches keep their types.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from ftengine.plugins.registry import Factory
 from ftengine.text import comparable
 
 SHOWN_SKIPS = 20
-"""Skipped rows whose reasons are kept; the others are only counted."""
+"""Skipped rows whose reasons are stored; the others are only counted."""
 
 LINE = "__line__"
-"""The hidden column of a row's place: text that goes behind the source's name, or the number of a row."""
+"""The hidden column with a row's place: text that follows the source's name, or the row's number."""
 ROW = "__row__"
 """The hidden column of a row's JSON text."""
 BATCH_ROWS = 1000
@@ -38,7 +38,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Reading:
-    """One source and what reads it; `source` is what the recipe calls it, `path` what the reader is given."""
+    """A source and its reader; `source` is its name in the recipe, `path` what the reader opens."""
 
     source: str
     path: str
@@ -46,10 +46,10 @@ class Reading:
     on_error: str
 
     def cached(self) -> Path:
-        """Return the cache entry of a file, made now if there is none (`entry_of`).
+        """Return the cache entry of a file; create it if there is none (`entry_of`).
 
-        What a reader of another distribution reads beside the file, such as a variable of the environment, is not
-        known: its rows are read anew each time, and are in nobody's way once this process has ended.
+        A reader of another distribution may depend on more than the file, such as an environment variable. Its rows
+        are read again each time, into a temporary entry that is deleted when this process ends.
         """
         before = os.stat(self.path)
 
@@ -59,11 +59,11 @@ class Reading:
                 raise DataError(f"{self.source} changed while it was being read. Try again once nothing writes to it.")
             return facts
 
-        what, key = f"the rows of {self.source}", self._key()
-        return temporary_entry(what, write) if key is None else entry_of(key, what, write)
+        description, key = f"the rows of {self.source}", self._key()
+        return temporary_entry(description, write) if key is None else entry_of(key, description, write)
 
     def _key(self) -> str | None:
-        """Return a hash of the file's content and of what decides how it is read; None where that is not known.
+        """Return a hash of the file's content and of all that determines how it is read; None if that is unknown.
 
         Raises:
             DataError: the file is empty, or cannot be read.
@@ -84,18 +84,18 @@ class Reading:
     def _beside(self) -> Iterable[str]:
         try:
             return self.make().files(self.path)  # type: ignore[attr-defined]
-        except BrokenRow:  # reading says so
+        except BrokenRow:  # reading the file reports it
             return ()
 
     def write(self, target: Any) -> dict[str, Any]:
-        """Write the rows as a stream of Arrow to a path or a buffer; return what is known of them.
+        """Write the rows as an Arrow stream to a path or a buffer; return facts about them.
 
         Returns:
             "columns", "skipped", and the reader's "note", "hint" and "separator".
 
         Raises:
-            DataError: a row is broken and not to be skipped, nothing more can be read, or there are no rows.
-            PluginError: the reader yields something else than rows.
+            DataError: a row is broken and must not be skipped, the file cannot be read further, or there are no rows.
+            PluginError: the reader yields something other than rows.
         """
         import pyarrow as pa
 
@@ -122,7 +122,7 @@ class Reading:
         columns: dict[str, None] = {}  # in order of appearance
         skipped, first = 0, list[tuple[str, str]]()
 
-        def kept() -> Iterator[tuple[str, bytes]]:
+        def written() -> Iterator[tuple[str, bytes]]:
             nonlocal skipped
             for item in self._usable(stream):
                 if not isinstance(item, BrokenRow):
@@ -137,7 +137,7 @@ class Reading:
         rows = size = 0
         schema = pa.schema([(ROW, pa.string()), (LINE, pa.string())])
         with pa.ipc.new_stream(target, schema) as writer:
-            for places, texts in _in_batches(kept()):
+            for places, texts in _in_batches(written()):
                 writer.write_batch(pa.record_batch([pa.array(texts, pa.string()), pa.array(places)], schema))
                 rows, size = rows + len(places), size + sum(map(len, texts))
                 self._check_unfolded(size)
@@ -152,16 +152,16 @@ class Reading:
         return {"columns": list(columns), "skipped": {"count": skipped, "first": first}}
 
     def _usable(self, stream: Iterable[Row | BrokenRow]) -> Iterator[tuple[Row, bytes] | BrokenRow]:
-        """Yield rows with their JSON, and broken ones where they are skipped (DataError: elsewhere, counting them)."""
+        """Yield rows with their JSON, and broken rows if they are skipped (otherwise DataError with their count)."""
         refused, repair = RefusedRows(), ""
         try:
-            for one in self._guarded(stream):
-                if isinstance(one, Row) and not isinstance(one.values, Mapping):
+            for row in self._guarded(stream):
+                if isinstance(row, Row) and not isinstance(row.values, Mapping):
                     raise PluginError(
-                        f"{named(self.make())}: read() returned the row {place_of(self.source, one.place)} with "
-                        f"{described(one.values)} as values; they must be a mapping of columns, or the row a BrokenRow."
+                        f"{named(self.make())}: read() yielded row {place_of(self.source, row.place)} with "
+                        f"{described(row.values)} as values; yield a mapping of columns, or a BrokenRow."
                     )
-                item = _encoded(one)
+                item = _encoded(row)
                 if self.on_error == "fail" and isinstance(item, BrokenRow):
                     repair = repair or item.repair or "Repair the row, or leave such rows out with data.on_error=skip"
                     refused.add(place_of(self.source, item.place), f"{item.message(self.source)}.")
@@ -200,7 +200,7 @@ class Reading:
         return {"columns": stream.schema.names, "skipped": {"count": 0, "first": []}}
 
     def _check_unfolded(self, size: int) -> None:
-        """Refuse rows of so many bytes where they come from a far smaller file."""
+        """Raise BrokenRow if rows of so many bytes come from a far smaller file."""
         if os.path.isfile(self.path):
             check_unfolded(self.path, size)
 
@@ -210,7 +210,7 @@ class Reading:
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """Let the user hear what the system says of the file, or of another that the reader opens."""
+        """Turn the system's errors about the file, or another that the reader opens, into DataError."""
         try:
             yield
         except OSError as error:
@@ -219,7 +219,7 @@ class Reading:
 
 
 def _encoded(item: Row | BrokenRow) -> tuple[Row, bytes] | BrokenRow:
-    """Return a row and its JSON in UTF-8, or what is wrong with it."""
+    """Return a row and its JSON in UTF-8, or a BrokenRow with the reason."""
     if isinstance(item, BrokenRow):
         return item
     try:
@@ -238,7 +238,7 @@ _to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def _in_batches(rows: Iterable[tuple[str, bytes]]) -> Iterator[tuple[list[str], list[bytes]]]:
-    """Gather rows until there are many, or until they are large: Arrow holds at most 2 GiB of text a batch."""
+    """Yield rows in batches of limited number and size: an Arrow batch holds at most 2 GiB of text."""
     places: list[str] = []
     texts: list[bytes] = []
     size = 0
@@ -254,7 +254,7 @@ def _in_batches(rows: Iterable[tuple[str, bytes]]) -> Iterator[tuple[list[str], 
 
 
 def _pieces(batch: Any) -> Iterator[Any]:
-    """Yield a batch in pieces that stay small when their categories become values."""
+    """Yield a batch in pieces that stay small when categories are replaced by their values."""
     import pyarrow as pa
 
     width = sum(_widest(column.dictionary) for column in batch.columns if pa.types.is_dictionary(column.type))
@@ -264,7 +264,7 @@ def _pieces(batch: Any) -> Iterator[Any]:
 
 
 def _widest(values: Any) -> int:
-    """Return the bytes that the largest of some values takes, at most."""
+    """Return an upper bound of the bytes of the largest of some values."""
     import pyarrow as pa
     from pyarrow import compute
 
@@ -275,12 +275,14 @@ def _widest(values: Any) -> int:
 
 
 def check_free(source: str, columns: Sequence[str]) -> None:
-    """Refuse columns that cannot be told apart, or have a name that ftengine keeps for itself (DataError)."""
-    seen: dict[str, str] = {}
+    """Raise DataError if columns look alike or have a name that is reserved for ftengine."""
+    names: dict[str, str] = {}
     for name in columns:
         if name in (LINE, ROW):
-            raise DataError(f"{source} has a column {name!r}, a name that ftengine uses itself. Rename the column.")
+            raise DataError(f"{source} has a column {name!r}, which is reserved for ftengine. Rename the column.")
         key = comparable(name).strip()
-        if key in seen:
-            raise DataError(f"{source} has columns {seen[key]!a} and {name!a}, which look alike. Rename or remove one.")
-        seen[key] = name
+        if key in names:
+            raise DataError(
+                f"{source} has columns {names[key]!a} and {name!a}, which look alike. Rename or remove one."
+            )
+        names[key] = name

@@ -1,4 +1,4 @@
-"""Distinct rows of several splits: what is compared, each read once."""
+"""The distinct rows of several splits, which leak checks compare; each text is read once."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ftengine.model.tokens import LONG_TEXT
 
 
 def text_of(view: View) -> str:
-    """Return a row's text, a line for each of its texts; of a very long one the first `LONG_TEXT` characters."""
+    """Return the texts of a row, one a line, cut to the first `LONG_TEXT` characters."""
     return "\n".join(view.texts)[:LONG_TEXT]
 
 
 class Distinct:
-    """The distinct rows of some splits, numbered in the order of their hashes, which is not that of the files.
+    """The distinct rows of some splits, numbered by the order of their hashes (not of the files).
 
     Args:
         digests: for each split the hash of each row, from `identities` with one seed.
@@ -32,19 +32,19 @@ class Distinct:
             name: inverse[start:stop]
             for name, start, stop in zip(splits, self._starts[:-1], self._starts[1:], strict=True)
         }
-        """For each split, (rows,) the number of each row."""
+        """For each split, (rows,) the number of the distinct row that each row equals."""
 
     def __len__(self) -> int:
         return len(self._first)
 
     def members(self, name: str) -> np.ndarray:
-        """Return (distinct,) whether each occurs in a split."""
+        """Return (distinct,) bool, whether each distinct row occurs in a split."""
         mask = np.zeros(len(self), dtype=bool)
         mask[self.of[name]] = True
         return mask
 
     def sides(self) -> np.ndarray:
-        """Return (distinct,) uint8, the bits of which are the splits in which each occurs."""
+        """Return (distinct,) uint8 bit masks of the splits in which each distinct row occurs."""
         bits = np.zeros(len(self), dtype=np.uint8)
         for bit, name in enumerate(self._splits):
             bits |= self.members(name).astype(np.uint8) << bit
@@ -56,7 +56,7 @@ class Distinct:
         return text_of(self._splits[name].view(row, self._task))
 
     def texts(self) -> Iterator[tuple[int, str]]:
-        """Yield every number with its text, in the order of the files."""
+        """Yield the number and the text of every distinct row, in the order of the files."""
         for start, (name, rows) in zip(self._starts, self._splits.items(), strict=False):
             numbers = self.of[name]
             new = self._first[numbers] == start + np.arange(len(numbers))
@@ -65,7 +65,7 @@ class Distinct:
                     yield int(numbers[i]), text_of(view)
 
     def where(self, number: int) -> str:
-        """Return the place where a distinct row occurs first."""
+        """Return the place of the first occurrence of a distinct row."""
         name, row = self._place(number)
         return self._splits[name].where(row)
 

@@ -1,8 +1,8 @@
-"""From rows to features: encoded and counted once before training, read again when a batch needs them.
+"""Encoding of rows into features: once before training, to count tokens; batches then read the cached features.
 
 Only a few integers an example are kept in memory, so that it does not grow with the text; features lie on disk
-(`KeptFeatures`). What augmentation makes of a row, which is another text in every epoch, is encoded when it is needed,
-and so are features that JSON has no form for, such as pixels.
+(`KeptFeatures`). Augmented rows, which differ in every epoch, are encoded when they are needed, and so are features
+that JSON cannot hold, such as pixels.
 """
 
 from __future__ import annotations
@@ -48,30 +48,30 @@ class EncodedSplit:
 
     Args:
         lengths: (examples,) tokens.
-        sequences: (examples,) tokens of the longest sequence that the model reads of each, since it may read several.
-        weights: (examples,) what each adds to the loss's denominator; never 0.
-        index: (examples,) row of `rows` behind each example.
+        sequences: (examples,) tokens of each example's longest sequence; the model may read several of one example.
+        weights: (examples,) each example's part of the loss's denominator; never 0.
+        index: (examples,) the row of `rows` that each example was made of.
         content: a hash of all rows in their order, labels included.
-        duplicates: (examples,) equal for duplicates, which say no more than one of them (`duplicate_numbers`); None
-            where not needed.
-        groups: (examples,) equal for rows that were not drawn independently: duplicates, and those of one value of the
-            data's group column; None where not needed.
+        duplicates: (examples,) equal for duplicates, which count as one observation (`duplicate_numbers`); None if not
+            needed.
+        groups: (examples,) equal for rows that are not independent: duplicates, and rows with the same value in the
+            data's group column; None if not needed.
         truncated: number of examples that were cut to the length limit.
         untrained_rows: number of rows left out because nothing of them is trained on.
         skipped: the reason of each row that could not be encoded (only with on_error: skip).
-        facts: what the task tells of all rows.
-        augmenters: what changes examples where an epoch is asked for, in order.
+        facts: what the task reports about all rows.
+        augmenters: applied in order to the batches of an epoch.
         seed: the run's seed; changes are a function of it, the epoch and the row.
-        room: most tokens that the prepared model takes; a changed example that is longer is not used. None: no limit.
-        unknown: tokens that stand for text which the tokenizer does not know; None where the task does not tell.
-        unknown_rows: the first rows that have some.
-        largest: the largest id of a token, and its row; the id is `UNKNOWN` where examples are not made of tokens.
-        untruncated: percentiles of `sequences` before cutting, "100" included; None where the task does not tell.
-        fixed_epoch: the epoch under which every batch is augmented (`under`); None: only where an epoch is asked for.
-        kept: features of all rows; None where each is encoded again.
-        shares: (examples,) probabilities by which an epoch draws its examples; None: it has each once.
-        mixture: the sources that they are of, where these are several.
-        reference: by key, (examples,) what the reference predicted of each as it stands (`ReferenceTask`).
+        room: most tokens that the prepared model takes; longer augmented examples are not used. None: no limit.
+        unknown: number of tokens for text that the tokenizer does not know; None if the task does not report it.
+        unknown_rows: the first rows with such tokens.
+        largest: the largest token id, and its row; the id is `UNKNOWN` if examples are not made of tokens.
+        untruncated: percentiles of `sequences` before cutting, "100" included; None if the task does not report them.
+        fixed_epoch: the epoch that all batches are augmented for (`under`); None: the epoch given to `batch`.
+        cached: features of all rows; None if each is encoded again.
+        shares: (examples,) probabilities with which an epoch draws its examples; None: each once.
+        mixture: the shares of the sources, if there are several.
+        reference: by key, (examples,) the reference model's predictions without augmentation (`ReferenceTask`).
     """
 
     rows: DataRows
@@ -96,7 +96,7 @@ class EncodedSplit:
     unknown: int | None = None
     unknown_rows: Sequence[int] = ()
     largest: tuple[int, int] = (UNKNOWN, 0)
-    kept: KeptFeatures | None = None
+    cached: KeptFeatures | None = None
     shares: np.ndarray | None = None
     facts: RowFacts = field(default_factory=RowFacts)
     mixture: Mixture | None = None
@@ -112,7 +112,7 @@ class EncodedSplit:
         return epoch_batches(self.lengths, size, seed, epoch, self.shares, order)
 
     def drawn(self, size: int, seed: int, steps: int) -> np.ndarray:
-        """Return the examples, ascending, that the effective batches of so many steps have."""
+        """Return the examples, ascending, of the effective batches of the first `steps` steps."""
         batches, epoch = list[np.ndarray](), 0
         while len(batches) < steps:
             batches += self.epoch(size, seed, epoch)
@@ -121,30 +121,34 @@ class EncodedSplit:
 
     @property
     def draws(self) -> bool:
-        """Whether an epoch has some examples more often than others."""
+        """Whether an epoch may contain an example several times, or not at all."""
         return self.shares is not None or (self.mixture is not None and self.mixture.weighted)
 
     def mixed(self) -> EncodedSplit:
-        """Return the same examples; an epoch takes of each source its share, where they are of several."""
+        """Return the same examples, of which an epoch takes each source's share if there are several sources."""
         several = isinstance(self.rows, MixedRows)
         return replace(self, mixture=Mixture.make(self.rows, self.index)) if several else self  # type: ignore[arg-type]
 
     def sampled_evenly(self) -> EncodedSplit:
-        """Return the same examples; an epoch draws each label as often (DataError: a row has not one label)."""
+        """Return the same examples, of which an epoch draws all labels equally often.
+
+        Raises:
+            DataError: a row does not have exactly one label.
+        """
         labels = [self.rows.view(int(row), self.task).labels for row in self.index]
         for row, own in zip(self.index, labels, strict=True):
             if len(own) != 1:
                 raise DataError(
-                    "train.sampling=balanced draws every label as often, so each row needs one label, and "
-                    f"{self.rows.where(int(row))} has {len(own) or 'none'}. Set it to shuffle."
+                    "train.sampling=balanced draws all labels equally often, so each row must have one label; "
+                    f"{self.rows.where(int(row))} has {len(own) or 'none'}. Set train.sampling=shuffle."
                 )
-        _, numbers, counts = np.unique([one for (one,) in labels], return_inverse=True, return_counts=True)
+        _, numbers, counts = np.unique([label for (label,) in labels], return_inverse=True, return_counts=True)
         return replace(self, shares=1 / (len(counts) * counts[numbers]))
 
     def batch(self, members: np.ndarray, epoch: int | None = None) -> Batch:
-        """Encode and collate some examples; with an epoch, augmented for it and mixed.
+        """Encode and collate some examples; if an epoch is given, augment and mix them for it.
 
-        Augmenters may make several examples of one, so the batch may be larger than `members`.
+        The batch may be larger than `members`: augmenters may make several examples of one.
         """
         numbers = [int(self.index[i]) for i in members]
         if self.fixed_epoch is not None:
@@ -152,7 +156,7 @@ class EncodedSplit:
         elif epoch is None or not self.augmenters:
             features = [self.features(number) for number in numbers]
         else:
-            features = [one for number in numbers for _, one in self._usable(number, epoch)]
+            features = [row_features for number in numbers for _, row_features in self._usable(number, epoch)]
         batch = self.task.collate(features, self.processor)
         if not isinstance(batch, dict):
             raise contract_error(self.task, "collate", batch, "a dict of tensors by name")
@@ -163,58 +167,58 @@ class EncodedSplit:
         return mix(batch, self.task, self.augmenters, self.seed, epoch, numbers)
 
     def features(self, number: int) -> Features:
-        """Return what the task makes of a row as it stands."""
-        if self.kept is not None:
-            return self.kept[number]
+        """Return the features of a row without augmentation."""
+        if self.cached is not None:
+            return self.cached[number]
         return self.encode(self.rows[number], number)
 
     def encode(self, row: Example, number: int) -> Features:
-        """Return what the task makes of a row that takes the place of another, by its number."""
+        """Return the features of a row that replaces row `number`."""
         return self.task.encode(row, self.processor, max_length=self.max_length, **self.rows.beside(number))
 
     def parts(self, members: np.ndarray) -> dict[str, list[int | None]]:
-        """Return which examples of their rows some are, as `GenerativeTask.generate` is given it."""
+        """Return the argument `parts` of `GenerativeTask.generate` for some examples; {} if no row makes several."""
         if self.rows.parts is None:
             return {}
         return {"parts": [self.rows.part(number).get("part") for number in self.index[members].tolist()]}
 
     def example(self, member: int | np.integer[Any]) -> Example:
-        """Return the row behind an example, changed as its batch is where the split is seen under augmenters."""
+        """Return the row of an example, augmented if the split has a `fixed_epoch`."""
         number = int(self.index[member])
         return self.rows[number] if self.fixed_epoch is None else self._usable(number, self.fixed_epoch)[0][0]
 
     def augmented(self, number: int, epoch: int) -> list[Example]:
-        """Return what takes the place of a row in an epoch (`augment`)."""
-        row = deepcopy(self.rows[number])  # which every epoch begins with
+        """Return the examples that replace a row in an epoch (`augment`)."""
+        row = deepcopy(self.rows[number])  # every epoch starts from the unchanged row
         return augment(row, self.task, self.augmenters, self.seed, epoch, number)
 
     def _usable(self, number: int, epoch: int) -> list[tuple[Example, Features]]:
-        """Return what takes a row's place with its features; where nothing usable is made, the row."""
+        """Return the usable examples that replace a row, with their features; the row itself if there are none."""
         return list(self.changed(number, epoch)) or [(self.rows[number], self.features(number))]
 
     def changed(self, number: int, epoch: int) -> Iterator[tuple[Example, Features]]:
-        """Yield those rows that augmenters make of a row in an epoch and that are trained on, with their features."""
+        """Yield the augmented forms of a row in an epoch that can be trained on, with their features."""
         try:
             rows = self.augmented(number, epoch)
-        except DataError:  # what is wrong with the row itself is said where it is encoded as it stands
+        except DataError:  # encoding the unchanged row reports the fault
             return
         for row in rows:
             try:
                 features = self.encode(row, number)
-            except DataError:  # a change left nothing to read, say
+            except DataError:  # such as a text from which all words were removed
                 continue
             if features.weight and (self.room is None or longest_sequence(features) <= self.room):
                 yield row, features
 
     def under(self, augmenters: Sequence[Augmenter], epoch: int = 0) -> EncodedSplit:
-        """Return the same examples in the same order, each as these augmenters make it in one epoch.
+        """Return the same examples in the same order, augmented as in one epoch.
 
-        For measuring what a change does to a model: one example stays one example, and batches are not mixed.
-        `lengths`, `weights` and the counts stay those of the examples as they stand.
+        This serves to measure how a change affects a model: each example stays one example, and batches are not mixed.
+        `lengths`, `weights` and the counts stay those of the unchanged examples.
 
         Args:
             augmenters: suitable for the split's task (`require_suitable`).
-            epoch: whose random numbers are drawn, whatever epoch a batch is asked for.
+            epoch: whose random numbers are used, regardless of the epoch given to `batch`.
         """
         _show_processor(augmenters, self.processor)
         return replace(self, augmenters=tuple(augmenters), fixed_epoch=epoch, reference={})
@@ -247,12 +251,12 @@ class EncodedSplit:
 
     @property
     def left_out(self) -> list[int]:
-        """The rows that could not be encoded, by their numbers among those that are not repeated."""
+        """The rows that could not be encoded, by their numbers before rows were repeated (`DataRows.before`)."""
         return np.unique(self.rows.before(np.array(list(self.skipped), dtype=int))).tolist()
 
     @property
     def longest(self) -> int:
-        """The longest sequence that the model reads."""
+        """The length in tokens of the longest sequence that the model reads."""
         return int(self.sequences.max())
 
     def summary(self) -> dict[str, Any]:
@@ -283,8 +287,8 @@ class EncodedSplit:
 
     @property
     def source_names(self) -> list[str]:
-        """What the sources are called that the examples are of, where these are several."""
-        return [one.source for one in self.rows.sources] if isinstance(self.rows, MixedRows) else []
+        """The names of the sources, if there are several."""
+        return [source.source for source in self.rows.sources] if isinstance(self.rows, MixedRows) else []
 
     @property
     def sources(self) -> np.ndarray:
@@ -298,13 +302,13 @@ def _show_processor(augmenters: Sequence[Augmenter], processor: Any) -> None:
 
 
 def content_of(rows: Iterable[Example], task: Task) -> str:
-    """Return what `EncodedSplit.content` of these rows would be, without encoding them."""
+    """Return the hash `EncodedSplit.content` of some rows without encoding them."""
     content = blake2b(digest_size=16)
     for i, row in enumerate(rows):
-        if isinstance(rows, MixedRows):  # how the recipe spells a source makes no other row
+        if isinstance(rows, MixedRows):  # the name of a source in the recipe is not part of the row
             row = {**row, SOURCE: None}
         identity = ""
-        if task.file_columns:  # a file may change, not its path
+        if task.file_columns:  # a file may change although its path does not
             view = rows.view(i, task) if isinstance(rows, DataRows) else task.view(row)
             identity = to_json(view.identity)
         content.update((to_json(row) + identity).encode())
@@ -312,15 +316,17 @@ def content_of(rows: Iterable[Example], task: Task) -> str:
 
 
 def unusable(rows: DataRows, task: Task, processor: Any, max_length: int | None) -> Iterator[tuple[str, str]]:
-    """Yield place and reason of each row that cannot be encoded; features are kept for later runs."""
+    """Yield the place of each row that cannot be encoded, and the reason; cache the features of the others."""
     key = features_key(content_of(rows, task), task, processor, max_length)
     rows = with_following(rows, task)
-    kept = (
+    encoded = (
         None
         if key is None
         else keep_features(key, rows.source, encoded_rows(rows, task, processor, max_length, rows.following))
     )
-    for row, features in encoded_rows(rows, task, processor, max_length, rows.following) if kept is None else kept:
+    for row, features in (
+        encoded_rows(rows, task, processor, max_length, rows.following) if encoded is None else encoded
+    ):
         if isinstance(features, DataError):
             yield rows.where(row), f"{rows.where(row)}: {features}"
 
@@ -336,12 +342,12 @@ def encode_split(
     listener: Listener,
     augmenters: Sequence[Augmenter] = (),
     seed: int = 0,
-    group: str | None = None,  # the column of groups, if these rows have it
+    group: str | None = None,  # the column of groups, if these rows have one
 ) -> EncodedSplit:
-    """Encode every row once, to count tokens and to find bad rows before the model loads.
+    """Encode every row once, to count tokens and to find bad rows before the model is loaded.
 
     Raises:
-        DataError: a row cannot be encoded (with file and line), or nothing of the split is trained on.
+        DataError: a row cannot be encoded (the message has file and line), or no row of the split can be trained on.
         RecipeError: an augmenter cannot work with this tokenizer or image processor.
     """
     _show_processor(augmenters, processor)
@@ -353,25 +359,25 @@ def encode_split(
 
     rows, key = with_following(rows, task), features_key(content, task, processor, max_length)
     features = None if key is None else keep_features(key, rows.source, encoded())
-    made = encoded() if features is None else accepted(features, rows, on_error)
-    counts = np.fromiter(counted(made, rows, facts, skipped), COUNTS)
+    attempts = encoded() if features is None else accepted(features, rows, on_error)
+    counts = np.fromiter(counted(attempts, rows, facts, skipped), COUNTS)
     rows = rows.in_parts(np.bincount(facts.of, minlength=len(rows)))
-    kept = counts[counts["weight"] != 0]
-    if not len(kept):
+    usable = counts[counts["weight"] != 0]
+    if not len(usable):
         raise DataError(nothing_left(name, rows, counts, facts.reasons, len(skipped)))
-    untruncated, unknown = kept["untruncated"], kept["unknown"]
-    duplicates, groups = (None, None) if name == "train" else _numbers(rows, kept["row"], task, group, listener)
+    untruncated, unknown = usable["untruncated"], usable["unknown"]
+    duplicates, groups = (None, None) if name == "train" else _numbers(rows, usable["row"], task, group, listener)
     return EncodedSplit(
         rows,
         task,
         processor,
         max_length,
-        kept["length"],
-        kept["sequence"],
-        kept["weight"],
-        kept["row"],
+        usable["length"],
+        usable["sequence"],
+        usable["weight"],
+        usable["row"],
         int(counts["truncated"].sum()),
-        len(counts) - len(kept),
+        len(counts) - len(usable),
         content,
         skipped,
         augmenters,
@@ -380,14 +386,14 @@ def encode_split(
         groups,
         untruncated=None if (untruncated == UNKNOWN).any() else percentiles(untruncated, longest=True),
         unknown=None if (unknown == UNKNOWN).all() else int(unknown[unknown != UNKNOWN].sum()),
-        unknown_rows=kept["row"][unknown > 0][:SHOWN_ROWS].tolist(),
-        largest=tuple(max(kept[["token", "row"]].tolist())),
-        kept=features,
+        unknown_rows=usable["row"][unknown > 0][:SHOWN_ROWS].tolist(),
+        largest=tuple(max(usable[["token", "row"]].tolist())),
+        cached=features,
         facts=facts,
     )
 
 
-def _numbers(rows: DataRows, kept: np.ndarray, task: Task, group: str | None, listener: Listener) -> Any:
-    """Return the numbers that duplicates share, and those that rows of one group share, of the rows that are kept."""
-    measured = rows if len(kept) == len(rows) else rows.select(kept)
+def _numbers(rows: DataRows, index: np.ndarray, task: Task, group: str | None, listener: Listener) -> Any:
+    """Return `numbers_of` for the rows that examples are made of."""
+    measured = rows if len(index) == len(rows) else rows.select(index)
     return numbers_of(measured, identities(measured, task, 0), group, listener)

@@ -1,4 +1,4 @@
-"""Files that readers read: lines of text, sizes in bytes as people write them, and how much room rows may take."""
+"""Files for readers: opening packed files, decoding lines of text, and a limit on the size of unpacked rows."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from ftengine.text import size, size_in
 
 UNFOLDED_VARIABLE = "FTENGINE_UNFOLDED"
 UNFOLDED_TIMES, UNFOLDED_LEAST = 100, 256 << 20
-"""Rows may take so many times the bytes of their file, and so many bytes in any case. Text is rarely compressed to less
-than a twentieth."""
+"""The limit on unpacked rows: a multiple of the file's size, and at least so many bytes. Text is rarely compressed to
+less than a twentieth."""
 
 GZIP = ".gz"
-"""How the name of a file ends that gzip packed."""
+"""The ending of files packed by gzip."""
 
 
 def check_unfolded(source: str, rows: int) -> None:
-    """Refuse a file whose rows take far more bytes than it has (BrokenRow).
+    """Raise BrokenRow if the rows of a file take far more bytes than the file.
 
-    A few kilobytes of a compressed format may stand for more than memory and disk hold. To be called before rows are
-    unfolded where the file says how many bytes they take, and it is while they are kept.
+    A few kilobytes of a compressed format may unpack to more than memory and disk hold. Readers call this before they
+    unpack rows if the file states their size; the cache calls it while it writes rows.
     """
-    there = os.path.getsize(source)
-    allowed = size_in(UNFOLDED_VARIABLE, str(max(UNFOLDED_TIMES * there, UNFOLDED_LEAST)))
+    packed = os.path.getsize(source)
+    allowed = size_in(UNFOLDED_VARIABLE, str(max(UNFOLDED_TIMES * packed, UNFOLDED_LEAST)))
     if rows > allowed:
         raise BrokenRow(
             "",
-            f"has {size(there)}, and its rows take {size(rows)} or more; {size(allowed)} are allowed. Where "
-            f"that is no mistake, allow as much with {UNFOLDED_VARIABLE}, as in {UNFOLDED_VARIABLE}=5GB",
+            f"has {size(packed)}, but its rows take {size(rows)} or more; {size(allowed)} are allowed. If the "
+            f"file is right, raise the limit with {UNFOLDED_VARIABLE}, for example {UNFOLDED_VARIABLE}=5GB",
         )
 
 
 def encoding_of(path: str | Path) -> str:
-    """Return how a text file is encoded by its byte order mark: "utf-16", as spreadsheets write it, or "utf-8-sig"."""
+    """Return the encoding of a text file by its byte order mark: "utf-16" (some spreadsheets) or else "utf-8-sig"."""
     with open_file(path) as file:
         beginning = file.read(4)
     wide = beginning[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and beginning != codecs.BOM_UTF32_LE
@@ -49,27 +49,27 @@ def encoding_of(path: str | Path) -> str:
 
 
 def has_mark(path: str | Path) -> bool:
-    """Say whether a text file begins with a byte order mark, by which spreadsheets know its encoding."""
+    """Return whether a text file begins with a byte order mark."""
     with open_file(path) as file:
         return file.read(4).startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
 def open_file(path: str | Path) -> IO[bytes]:
-    """Open a file to read its bytes; one that ends in .gz is unfolded as it is read, as far as is allowed.
+    """Open a file to read its bytes; a .gz file is unpacked while it is read, up to the limit (`check_unfolded`).
 
     Raises:
-        BrokenRow: when it is read: it is no gzip file, is damaged, or unfolds to far more bytes than it has.
+        BrokenRow: on reading, if a .gz file is no gzip file, is damaged, or unpacks to far more bytes than allowed.
     """
     return io.BufferedReader(_Unfolded(path), 1 << 16) if is_gzip(path) else open(path, "rb")  # type: ignore[arg-type]
 
 
 def is_gzip(path: str | Path) -> bool:
-    """Say whether a file is packed by gzip, by its name."""
+    """Return whether a file's name ends in .gz."""
     return str(path).lower().endswith(GZIP)
 
 
 class _Unfolded(io.RawIOBase):
-    """What a gzip file holds, counted."""
+    """The unpacked content of a gzip file, with a limit on its size."""
 
     def __init__(self, path: str | Path) -> None:
         self._path, self._file, self._bytes = str(path), gzip.GzipFile(path), 0
@@ -81,7 +81,7 @@ class _Unfolded(io.RawIOBase):
         try:
             piece = self._file.read(len(buffer))
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise BrokenRow("", f"is no gzip file that can be read: {str(error).rstrip('.')}") from None
+            raise BrokenRow("", f"cannot be unpacked by gzip: {str(error).rstrip('.')}") from None
         self._bytes += len(piece)
         check_unfolded(self._path, self._bytes)
         buffer[: len(piece)] = piece
@@ -93,14 +93,14 @@ class _Unfolded(io.RawIOBase):
 
 
 OTHER_ENCODING = "not UTF-8 but probably"
-"""What the reason of a row begins with whose file is to be saved again."""
+"""The first words of the reason of a BrokenRow if the file must be saved in another encoding."""
 
 
 def text_lines(path: str | Path) -> Iterator[tuple[int, str, BrokenRow | None]]:
-    r"""Yield the lines of a text file (`encoding_of`): (number, text with its end, None or why it cannot be decoded).
+    r"""Yield the lines of a text file: (number, text with line end, None or the reason why it cannot be decoded).
 
-    Bytes that are no UTF-8 stay in the text as surrogates; a file in UTF-16 ends where it is damaged. Lines end with
-    \n; a byte order mark is passed over.
+    Bytes that are not UTF-8 become surrogates; a UTF-16 file ends where it is damaged. Lines end with \n; a byte order
+    mark is skipped.
     """
     if encoding_of(path) == "utf-16":
         yield from _wide_lines(path)
@@ -125,10 +125,10 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str, BrokenRow | None]]:
 
 
 def _saved_again(path: str | Path, encoding: str) -> str:
-    """Say how a file becomes UTF-8."""
+    """Return advice on how to convert a file to UTF-8."""
     name = Path(path).name
-    whole = name[: -len(GZIP)] if is_gzip(path) else name
-    new = shlex.quote(f"{Path(whole).stem}.utf8{Path(whole).suffix}")
+    unpacked = name[: -len(GZIP)] if is_gzip(path) else name
+    new = shlex.quote(f"{Path(unpacked).stem}.utf8{Path(unpacked).suffix}")
     file = shlex.quote(Path(path).name)
     command = f"iconv -f {encoding} -t UTF-8 {file} > {new}"
     if is_gzip(path):
@@ -143,12 +143,12 @@ def _wide_lines(path: str | Path) -> Iterator[tuple[int, str, BrokenRow | None]]
             for number, text in enumerate(file, 1):
                 yield number, text, None
         except UnicodeDecodeError as error:
-            reason = f"not UTF-16, as the file's byte order mark says: {error.reason}"
+            reason = f"not UTF-16, although the file has its byte order mark: {error.reason}"
             yield number + 1, "", BrokenRow(number + 1, reason)
 
 
 def _wide(raw: bytes) -> str:
-    """Return in which encoding of several bytes a character a line is, by its zeros; "" where it has few."""
+    """Return the encoding with several bytes a character that a line seems to have, judged by zeros; "" if none."""
     if raw.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "UTF-32"
     if raw.count(0) <= len(raw) / 4:
@@ -157,7 +157,7 @@ def _wide(raw: bytes) -> str:
 
 
 def _single_byte(raw: bytes) -> str:
-    """Return which encoding of a byte a character a line is in: Windows has letters where Latin 1 has none."""
+    """Return the encoding with one byte a character that fits a line: Windows-1252 has letters that Latin 1 lacks."""
     try:
         raw.decode("cp1252")
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Rows of several sources as one, and the order in which an epoch takes them by their weights."""
+"""Mixing of several sources, and the order of an epoch by their weights."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ftengine.errors import DataError
 from ftengine.run.records import Skipped
 
 SOURCE = "data_source"
-"""The column that says which of several sources a row is of."""
+"""The column that names a row's source."""
 _OF, _ROW = "source", "row"
 _ROUND = 1
-"""Tells the random numbers of a source's round from those of an epoch: zeros behind a seed make no other."""
+"""Separates the seed of a source's round from that of an epoch: numpy ignores zeros at the end of a seed."""
 
 
 @dataclass(frozen=True)
 class MixedRows(DataRows):
-    """Rows of several sources, one source after another; `dataset` has for each its source's number and its row's.
+    """Rows of several sources, one source after another; `dataset` has for each row the numbers of source and row.
 
     Args:
-        sources: what was read of each.
-        weights: each source's share of an epoch, relative to the others'; () where an epoch has each row once.
+        sources: the rows of each source.
+        weights: each source's relative share of an epoch; () if an epoch has each row once.
     """
 
     sources: tuple[DataRows, ...] = ()
@@ -56,11 +56,11 @@ class MixedRows(DataRows):
         return {**self._blank, **row, SOURCE: self.sources[n].source}
 
     def where(self, index: int) -> str:
-        """Return the place of a row, in its own source."""
+        """Return the place of a row in its source."""
         return self.sources[self.of[int(index)]].where(int(self._places[_ROW][int(index)]))
 
     def counted(self, index: np.ndarray, **values: np.ndarray) -> list[dict[str, Any]]:
-        """Return of each source how many rows and examples it has among some, and what these come to in sum."""
+        """Return for each source the number of rows and of examples in `index`, and the sums of `values` over them."""
         of = self.of[index]
         return [
             {
@@ -74,18 +74,19 @@ class MixedRows(DataRows):
 
 
 def mixed(sources: Sequence[DataRows], weights: Sequence[float]) -> MixedRows:
-    """Return rows of several sources as one (DataError: one has a column of the name that tells sources apart)."""
+    """Concatenate rows of several sources (DataError: one has a column with the name of `SOURCE`)."""
     from datasets import Dataset
 
     for rows in sources:
         if SOURCE in rows.columns:
-            told = f"{rows.source} has a column {SOURCE!r}, by which rows of several sources are told apart"
-            raise DataError(f"{told}. Rename the column.")
+            raise DataError(
+                f"{rows.source} has a column {SOURCE!r}, which is reserved for the name of a row's source. Rename it."
+            )
     sizes = [len(rows) for rows in sources]
     dataset = Dataset.from_dict(
         {_OF: np.repeat(np.arange(len(sizes)), sizes), _ROW: np.concatenate([np.arange(size) for size in sizes])}
     )
-    first = tuple(one for rows in sources for one in rows.skipped.first)[:SHOWN_SKIPS]
+    first = tuple(skip for rows in sources for skip in rows.skipped.first)[:SHOWN_SKIPS]
     return MixedRows(
         dataset,
         " + ".join(rows.source for rows in sources),
@@ -101,11 +102,11 @@ def mixed(sources: Sequence[DataRows], weights: Sequence[float]) -> MixedRows:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The examples of several sources, and how many of each an epoch takes.
+    """How many examples of each source an epoch takes.
 
     Args:
         of: (examples,) the number of each example's source.
-        sizes, counts: for each source how many examples it has, and how many an epoch takes of them.
+        sizes, counts: (sources,) how many examples each source has, and how many of them an epoch takes.
         weights: as `MixedRows` has them.
     """
 
@@ -116,35 +117,35 @@ class Mixture:
 
     @classmethod
     def make(cls, rows: MixedRows, index: np.ndarray) -> Mixture:
-        """Divide an epoch, of as many examples as there are, by the weights (DataError: a source gets no example)."""
+        """Divide an epoch, which has as many examples as there are, by weight (DataError: a source gets no example)."""
         of = rows.of[index]
         sizes = np.bincount(of, minlength=len(rows.sources))
         if not sizes.all():
             source = rows.sources[int(np.argmin(sizes))].source
-            raise DataError(f"nothing of {source} is left to train on. Take it out of data.train.")
+            raise DataError(f"no row of {source} is left to train on. Take it out of data.train.")
         if not rows.weights:
             return cls(of, sizes, sizes)
         exact = np.array(rows.weights) / sum(rows.weights) * len(of)
         counts = np.floor(exact).astype(int)
         counts[np.argsort(counts - exact, kind="stable")[: len(of) - counts.sum()]] += 1  # the largest remainders
         if not counts.all():
-            one, weight = rows.sources[int(np.argmin(counts))].source, rows.weights[int(np.argmin(counts))]
+            least = int(np.argmin(counts))
             raise DataError(
-                f"{one} has weight {weight:,g} of {sum(rows.weights):,g}, which is less than one of the {len(of):,} "
-                "examples of an epoch. Raise its weight in data.train, or take it out."
+                f"{rows.sources[least].source} has weight {rows.weights[least]:,g} of {sum(rows.weights):,g}, less "
+                f"than one of the {len(of):,} examples of an epoch. Raise its weight in data.train, or take it out."
             )
         return cls(of, sizes, counts, rows.weights)
 
     @property
     def weighted(self) -> bool:
-        """Whether an epoch is another than each example once."""
+        """Whether an epoch has something other than each example once."""
         return bool((self.sizes != self.counts).any())
 
     def epoch(self, seed: int, epoch: int) -> np.ndarray:
-        """Return the examples of an epoch in order, a function of the arguments.
+        """Return the examples of an epoch in order; the result depends only on the arguments.
 
-        Each source is gone through in a new order again and again, from where the epoch before came to, so that no
-        example of it comes more than once more often than another.
+        Each source is traversed repeatedly, each time in a new order, and an epoch continues where the one before
+        stopped. So how often two examples of a source occur differs by one at most.
         """
         drawn = []
         for n, (size, count) in enumerate(zip(self.sizes.tolist(), self.counts.tolist(), strict=True)):
@@ -159,7 +160,7 @@ class Mixture:
         return examples[np.random.default_rng([seed, epoch]).permutation(len(examples))]
 
     def with_shares(self, facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Return facts of each source with its weight, and how many of its examples an epoch takes."""
+        """Add to the facts of each source its weight and how many of its examples an epoch takes."""
         weights = self.weights or [None] * len(facts)
-        taken = zip(facts, weights, self.counts.tolist(), strict=True)
-        return [{**one, "weight": weight, "an_epoch": count} for one, weight, count in taken]
+        counts = zip(facts, weights, self.counts.tolist(), strict=True)
+        return [{**source, "weight": weight, "an_epoch": count} for source, weight, count in counts]

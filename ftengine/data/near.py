@@ -159,17 +159,17 @@ def _form(distinct: Distinct) -> _Form:
     form = _Form(keys, _frequent(set(without.values(text(number))) for number in sample))
     if not form.words:
         return form
-    having = sum(form.is_of(set(form.values(text(number)))) for number in sample)
-    return form if having > SHARED * len(sample) else without
+    matching = sum(form.is_of(set(form.values(text(number)))) for number in sample)
+    return form if matching > SHARED * len(sample) else without
 
 
 def _kept(distinct: Distinct) -> Callable[[int], str]:
     """Return what gives the texts of a sample, and reads those of usual length once."""
-    kept: dict[int, str] = {}
+    texts: dict[int, str] = {}
 
     def text(number: int) -> str:
-        one = kept[number] if number in kept else distinct.text(number)
-        return kept.setdefault(number, one) if len(one) <= USUAL else one
+        one = texts[number] if number in texts else distinct.text(number)
+        return texts.setdefault(number, one) if len(one) <= USUAL else one
 
     return text
 
@@ -177,16 +177,16 @@ def _kept(distinct: Distinct) -> Callable[[int], str]:
 def _frequent(sets: Iterable[Set[str]]) -> frozenset[str]:
     """Return what is in more than half of the sets that are not empty."""
     count, of = Counter[str](), 0
-    for one in sets:
-        count.update(one)
-        of += bool(one)
+    for members in sets:
+        count.update(members)
+        of += bool(members)
     return frozenset(name for name, times in count.items() if times > SHARED * of)
 
 
 def _same(keys: np.ndarray) -> np.ndarray:
-    result, known = np.arange(len(keys)), np.flatnonzero(keys)
-    _, first, inverse = np.unique(keys[known], return_index=True, return_inverse=True)
-    result[known] = known[first[inverse]]
+    result, nonempty = np.arange(len(keys)), np.flatnonzero(keys)
+    _, first, inverse = np.unique(keys[nonempty], return_index=True, return_inverse=True)
+    result[nonempty] = nonempty[first[inverse]]
     return result
 
 
@@ -278,8 +278,8 @@ class _Search:
         if verify and len(first):
             promising = self._promising(first, second)
             first, second = first[promising], second[promising]
-        for one, other in zip(first.tolist(), second.tolist(), strict=True):
-            a, b = min(one, other), max(one, other)
+        for left, other in zip(first.tolist(), second.tolist(), strict=True):
+            a, b = min(left, other), max(left, other)
             root, other_root = self._root(a), self._root(b)
             if (root == other_root and not self._news(a, b)) or a * len(self._parent) + b in self._refused:
                 continue
@@ -297,17 +297,17 @@ class _Search:
 
     def _promising(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         at = np.searchsorted(self._sketches.members, np.stack([first, second]))
-        kept = np.zeros(len(first), dtype=bool)
+        promising = np.zeros(len(first), dtype=bool)
         for start in range(0, len(first), 1 << 16):  # 2 × 65,536 sketches at one time
             part = slice(start, start + (1 << 16))
             same = self._sketches.sketches[at[0, part]] == self._sketches.sketches[at[1, part]]
-            kept[part] = same.sum(axis=1) >= self._agreeing
-        return kept
+            promising[part] = same.sum(axis=1) >= self._agreeing
+        return promising
 
     def _similarity(self, a: int, b: int) -> float:
-        one, other = self._bag(a), self._bag(b)
-        common = len(one & other)
-        return common / (len(one) + len(other) - common)
+        bag_a, other = self._bag(a), self._bag(b)
+        common = len(bag_a & other)
+        return common / (len(bag_a) + len(other) - common)
 
     def _root(self, number: int) -> int:
         parent = self._parent

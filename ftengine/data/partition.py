@@ -61,8 +61,8 @@ def partition(
             free = free[::-1]
         # One group is kept for training and one for each split that is still to be made.
         most = len(free) - waiting
-        taken = _held_out(sizes, free, fraction, most, strata, mixture)
-        owner[taken] = name
+        groups_taken = _held_out(sizes, free, fraction, most, strata, mixture)
+        owner[groups_taken] = name
         waiting -= 1
     return {name: np.flatnonzero(owner[group_of] == name) for name in ("train", *fractions)}
 
@@ -78,9 +78,9 @@ def _held_out(
     if mixture is not None:
         taken = mixture.take(free, taken, fraction, most)
     taken = taken or [int(free[np.argmin(sizes[free])])]
-    for one in (strata, mixture):
-        if one is not None:
-            one.remove(taken)
+    for strata_ in (strata, mixture):
+        if strata_ is not None:
+            strata_.remove(taken)
     return taken
 
 
@@ -124,7 +124,7 @@ class _Strata:
         need: Sequence[int],
         most: int,
         *,
-        kept: Sequence[_Strata] = (),
+        protected: Sequence[_Strata] = (),
         after: Sequence[int] = (),
         within: tuple[_Strata, Sequence[int]] | None = None,
     ) -> list[int]:
@@ -137,9 +137,9 @@ class _Strata:
         """
         taken, need, stratum, count = list[int](), list(need), self._stratum, self._count
         wider, limit = (None, []) if within is None else (within[0], list(within[1]))
-        kept = kept or (self,)
-        left = [one._but_for(after) for one in kept]
-        waiting = any(one > 0 for one in need)
+        protected = protected or (self,)
+        remaining = [one._but_for(after) for one in protected]
+        waiting = any(count > 0 for count in need)
         for group in order.tolist():
             if len(taken) == most or not waiting:
                 break
@@ -147,16 +147,18 @@ class _Strata:
             closer = sum(abs(need[stratum[i]] - count[i]) - abs(need[stratum[i]]) for i in part) < 0
             if closer and wider is not None:
                 closer = sum(abs(limit[s] - n) - abs(limit[s]) for s, n in wider._rows_of(group)) < 0
-            if closer and all(has[s] > 1 for one, has in zip(kept, left, strict=True) for s in one._strata(group)):
+            if closer and all(
+                has[s] > 1 for one, has in zip(protected, remaining, strict=True) for s in one._strata(group)
+            ):
                 taken.append(group)
                 for i in part:
                     need[stratum[i]] -= count[i]
                 for s, n in () if wider is None else wider._rows_of(group):
                     limit[s] -= n
-                for one, has in zip(kept, left, strict=True):
+                for one, has in zip(protected, remaining, strict=True):
                     for s in one._strata(group):
                         has[s] -= 1
-                waiting = any(one > 0 for one in need)
+                waiting = any(count > 0 for count in need)
         return taken
 
     def rows(self, taken: Sequence[int]) -> np.ndarray:
@@ -204,20 +206,22 @@ class _Sources:
         self._target, self._source = cells // len(names), cells % len(names)
         self._free = self._cells.total.copy()
 
-    def take(self, order: np.ndarray, alone: list[int], fraction: float, most: int) -> list[int]:
+    def take(self, order: np.ndarray, without_sources: list[int], fraction: float, most: int) -> list[int]:
         """Return groups in place of those that are taken without sources, with as many rows of each target.
 
         Where these would be further from their shares, those without sources are returned.
         """
-        need = self._targets.rows(alone)
-        kept = (self._targets, self._sources)
+        need = self._targets.rows(without_sources)
+        protected = (self._targets, self._sources)
         within = (self._targets, need.tolist())
-        taken = self._cells.take(order, self._shared_out(need).tolist(), most, kept=kept, within=within)
+        taken = self._cells.take(order, self._shared_out(need).tolist(), most, protected=protected, within=within)
         missing, rest = need - self._targets.rows(taken), order[~np.isin(order, taken)]
-        taken += self._targets.take(rest, missing.tolist(), most - len(taken), kept=kept, after=taken)
-        off, usual = (self._targets.rows(groups) - fraction * self._targets.total for groups in (taken, alone))
+        taken += self._targets.take(rest, missing.tolist(), most - len(taken), protected=protected, after=taken)
+        off, usual = (
+            self._targets.rows(groups) - fraction * self._targets.total for groups in (taken, without_sources)
+        )
         near = abs(off.sum()) <= abs(usual.sum()) + 1e-9 and np.abs(off).sum() <= np.abs(usual).sum() + 1e-9
-        return taken if near else alone
+        return taken if near else without_sources
 
     def remove(self, taken: Sequence[int]) -> None:
         """Take groups out of training."""
@@ -232,17 +236,17 @@ class _Sources:
         """
         free = np.bincount(self._target, self._free)
         shares = self._free * (need / np.maximum(free, 1))[self._target]
-        whole = np.floor(shares + 1e-9).astype(np.int64)
+        rounded = np.floor(shares + 1e-9).astype(np.int64)
         behind = np.zeros(len(self._sources.total))
         for target in range(len(need)):
             cells = np.flatnonzero(self._target == target)
-            np.add.at(behind, self._source[cells], shares[cells] - whole[cells])
-            open_ = cells[shares[cells] > whole[cells] + 1e-9]
+            np.add.at(behind, self._source[cells], shares[cells] - rounded[cells])
+            open_ = cells[shares[cells] > rounded[cells] + 1e-9]
             furthest = open_[np.argsort(-np.round(behind[self._source[open_]], 9), kind="stable")]
-            more = furthest[: need[target] - whole[cells].sum()]
-            whole[more] += 1
+            more = furthest[: need[target] - rounded[cells].sum()]
+            rounded[more] += 1
             behind[self._source[more]] -= 1
-        return whole
+        return rounded
 
 
 def _pairs(group: np.ndarray, stratum: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -254,10 +258,10 @@ def _pairs(group: np.ndarray, stratum: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def _apportioned(shares: np.ndarray) -> np.ndarray:
     """Round shares to whole numbers whose sum is the rounded sum (Hamilton's method of largest remainders)."""
-    whole = np.floor(shares).astype(np.int64)
-    missing = round(shares.sum()) - whole.sum()
-    whole[np.argsort(whole - shares, kind="stable")[:missing]] += 1
-    return whole
+    rounded = np.floor(shares).astype(np.int64)
+    missing = round(shares.sum()) - rounded.sum()
+    rounded[np.argsort(rounded - shares, kind="stable")[:missing]] += 1
+    return rounded
 
 
 def folds(

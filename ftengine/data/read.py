@@ -67,8 +67,8 @@ def read_rows(
     folder = None if not path.exists() else path if path.is_dir() else path.parent
     reading = _reading(source, registry, reader, on_error, partial)
     rows = _read_hub(source, _hub_id(source, path, registry), registry) if reading is None else _read(reading)
-    wanted = {new: old for new, old in (columns or {}).items() if old in rows.columns or not partial}
-    names, dataset = _renamed(rows, wanted), _undecoded(rows.dataset)
+    renames = {new: old for new, old in (columns or {}).items() if old in rows.columns or not partial}
+    names, dataset = _renamed(rows, renames), _undecoded(rows.dataset)
     decoded = DecodedRows() if dataset.data.nbytes <= KEPT_BYTES else None
     return replace(rows, dataset=dataset, names=names, folder=folder, paths=frozenset(paths), decoded=decoded)
 
@@ -140,26 +140,28 @@ def _missing(source: str, path: Path, registry: Registry) -> str:
     if not path.parent.is_dir():
         return f"no data file {source!r}: there is no folder {str(path.parent)!r} in {os.getcwd()}. {allowed}"
     ends = suffixes(registry)
-    there = sorted(file.name for file in path.parent.iterdir() if file.name.lower().endswith(ends) or file.is_dir())
-    near = near_file(path, there)  # a recipe, say, is no data
+    neighbours = sorted(
+        file.name for file in path.parent.iterdir() if file.name.lower().endswith(ends) or file.is_dir()
+    )
+    near = near_file(path, neighbours)  # a recipe, say, is no data
     return f"no data file {source!r} in {path.parent.resolve()}.{near} {allowed}"
 
 
-def _renamed(rows: DataRows, wanted: Mapping[str, str]) -> dict[str, str]:
+def _renamed(rows: DataRows, renames: Mapping[str, str]) -> dict[str, str]:
     source, columns = rows.source, rows.columns
-    for name, column in wanted.items():
+    for name, column in renames.items():
         if column not in columns:
             raise DataError(
                 f"{source} has no column {column!r} (recipe key data.columns.{name}). "
                 f"Its columns: {column_names(columns)}." + did_you_mean(column, columns) + rows.hint
             )
-    kept = {column: column for column in columns if column not in wanted.values()}
-    for name in kept.keys() & wanted.keys():
+    unrenamed = {column: column for column in columns if column not in renames.values()}
+    for name in unrenamed.keys() & renames.keys():
         raise DataError(
-            f"{source} has a column {name!r} beside {wanted[name]!r}, which data.columns renames to it. "
+            f"{source} has a column {name!r} beside {renames[name]!r}, which data.columns renames to it. "
             f"Give the other one another name as well, for example data.columns: {{other: {name}}}."
         )
-    return {**kept, **wanted}
+    return {**unrenamed, **renames}
 
 
 def plain(value: Any) -> str:

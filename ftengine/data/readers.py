@@ -37,9 +37,9 @@ def choose_reader(
         suffix = Path(source).suffix.lower()
         ending = f"files with the suffix {suffix!r} are not read"
         ending += ". Save the sheet as CSV UTF-8" if suffix in SPREADSHEETS else ""
-        what = ending if Path(source).is_file() else "no reader accepts it"
+        problem = ending if Path(source).is_file() else "no reader accepts it"
         raise DataError(
-            f"{shown}: {what}. {data_is(registry)}. For another suffix, name data.reader.{registry.blocked()}"
+            f"{shown}: {problem}. {data_is(registry)}. For another suffix, name data.reader.{registry.blocked()}"
         )
     return factory
 
@@ -52,7 +52,7 @@ def accepting(source: str, registry: Registry, spec: Mapping[str, Any]) -> Facto
             return named
         spec = {"name": AUTO}
     readers = ((entry.name, entry.cls) for entry in registry.buildable("reader") if not entry.cls.traits.by_name)
-    name = next((name for name, cls in readers if isinstance(one := cls(), Reader) and one.accepts(source)), None)
+    name = next((name for name, cls in readers if isinstance(reader := cls(), Reader) and reader.accepts(source)), None)
     return None if name is None else registry.factory("reader", {**spec, "name": name}, "data.reader")
 
 

@@ -84,21 +84,23 @@ def with_following(rows: DataRows, task: Task) -> DataRows:
     if not task.traits.reads_following or rows.following is not None:
         return rows
     inputs = (list(view.inputs) for view in rows.views(task))
-    asked = [blake2b(to_json(one).encode(), digest_size=16).digest() if one else b"" for one in inputs]
-    readable = [i for i, one in enumerate(asked) if one]
-    found = list(range(len(asked)))
+    hashes = [blake2b(to_json(one).encode(), digest_size=16).digest() if one else b"" for one in inputs]
+    readable = [i for i, one in enumerate(hashes) if one]
+    following = list(range(len(hashes)))
     for k in reversed(range(2 * len(readable))):  # twice, since the first rows follow the last ones
         i, after = readable[k % len(readable)], readable[(k + 1) % len(readable)]
-        found[i] = after if asked[after] != asked[i] else found[after] if asked[found[after]] != asked[i] else i
-    return replace(rows, following=rows.select(found))
+        following[i] = (
+            after if hashes[after] != hashes[i] else following[after] if hashes[following[after]] != hashes[i] else i
+        )
+    return replace(rows, following=rows.select(following))
 
 
 def nothing_left(name: str, rows: DataRows, counts: np.ndarray, reasons: Counter[str], skipped: int) -> str:
     """Say why no row of a split is trained on; the length limit is the one that rows were cut to, whoever set it."""
     detail, cut = f"{len(counts):,} have no token to train on", counts["sequence"][counts["truncated"] != 0]
     if reasons:
-        told = (why if times == len(counts) else f"of {times:,} {why}" for why, times in reasons.most_common())
-        detail += f" ({'; '.join(told)})"
+        causes = (why if times == len(counts) else f"of {times:,} {why}" for why, times in reasons.most_common())
+        detail += f" ({'; '.join(causes)})"
     if len(cut):
         detail += f", {len(cut):,} were cut to {cut.max():,} tokens"
     if skipped:
@@ -132,14 +134,14 @@ def encoded_rows(
         beside = {} if following is None else {"following": following[number]}
         try:
             parts = task.parts(row, processor) if divides else 1
-            given = [beside if parts == 1 else {**beside, "part": part} for part in range(parts)]
-            made = [whole(task, task.encode(row, processor, max_length=max_length, **one)) for one in given]
+            arguments = [beside if parts == 1 else {**beside, "part": part} for part in range(parts)]
+            encoded = [whole(task, task.encode(row, processor, max_length=max_length, **one)) for one in arguments]
         except DataError as error:
             yield number, error
         else:
             if before is not None and before != (after := _written(row)):
                 raise _changed(task, before, after)
-            yield from ((number, features) for features in made)
+            yield from ((number, features) for features in encoded)
 
 
 def _written(row: Example) -> dict[str, str]:
@@ -186,15 +188,15 @@ def counted(
 
 def _counts(row: int, features: Features) -> tuple[Any, ...]:
     """Return what `COUNTS` names of an example."""
-    told = (UNKNOWN if count is None else count for count in (features.full_length, features.unknown))
+    counts = (UNKNOWN if count is None else count for count in (features.full_length, features.unknown))
     ids = (features.inputs[key] for key in TOKENS if isinstance(features.inputs.get(key), list))
-    token = max((max(one, default=UNKNOWN) for one in ids), default=UNKNOWN)
+    token = max((max(values, default=UNKNOWN) for values in ids), default=UNKNOWN)
     return (
         features.weight,
         row,
         features.length,
         longest_sequence(features),
         bool(features.truncated),
-        *told,
+        *counts,
         token,
     )

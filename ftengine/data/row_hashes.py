@@ -43,20 +43,20 @@ class RowHashes:
     def without(self, reasons: Mapping[str, str]) -> RowHashes:
         """Return the same but for training rows at some places, each with the reason why it is skipped."""
         train = self.splits["train"]
-        kept = np.array([train.where(i) not in reasons for i in range(len(train))], dtype=bool)
+        stays = np.array([train.where(i) not in reasons for i in range(len(train))], dtype=bool)
 
         def chosen(facts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            return {name: values[kept] if name == "train" else values for name, values in facts.items()}
+            return {name: values[stays] if name == "train" else values for name, values in facts.items()}
 
         splits = {**self.splits, "train": train.without(reasons)}
         return RowHashes(splits, chosen(self.digests), chosen(self.targets), chosen(self.keys))
 
     def divided(self, sides: Mapping[str, np.ndarray]) -> RowHashes:
         """Return the same with training divided; `sides` has for each part the indices of its rows."""
-        whole, splits = self.splits["train"], dict(self.splits)
+        training, splits = self.splits["train"], dict(self.splits)
         for name, rows in sides.items():
             # What could not be read is counted once, with the training split.
-            splits[name] = replace(whole.select(rows), skipped=whole.skipped if name == "train" else NO_SKIPS)
+            splits[name] = replace(training.select(rows), skipped=training.skipped if name == "train" else NO_SKIPS)
         splits = {name: splits[name] for name in ("train", "validation", "test") if name in splits}
 
         def divided(facts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -91,10 +91,12 @@ def connected(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    one, other = (np.unique(values, return_inverse=True)[1].ravel() for values in (first, second))
-    size = max(one.max(initial=-1), other.max(initial=-1)) + 1
-    links = coo_array((np.ones(len(one), dtype=bool), (one, other + size)), shape=(2 * size, 2 * size))
-    return np.asarray(connected_components(links, directed=False)[1][one])
+    first_numbers, other = (np.unique(values, return_inverse=True)[1].ravel() for values in (first, second))
+    size = max(first_numbers.max(initial=-1), other.max(initial=-1)) + 1
+    links = coo_array(
+        (np.ones(len(first_numbers), dtype=bool), (first_numbers, other + size)), shape=(2 * size, 2 * size)
+    )
+    return np.asarray(connected_components(links, directed=False)[1][first_numbers])
 
 
 def duplicate_numbers(digests: np.ndarray) -> np.ndarray:

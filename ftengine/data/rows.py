@@ -113,13 +113,13 @@ class DataRows:
         return self.decoded.rows[number]
 
     def _all_stored(self) -> Iterator[dict[str, Any]]:
-        kept = None if self.decoded is None else self.decoded.rows
-        if kept is not None and kept.keys() >= set(self._origins):
-            yield from map(kept.__getitem__, self._origins)
-        elif kept is None:
+        decoded = None if self.decoded is None else self.decoded.rows
+        if decoded is not None and decoded.keys() >= set(self._origins):
+            yield from map(decoded.__getitem__, self._origins)
+        elif decoded is None:
             yield from self._decode()
         else:
-            yield from map(kept.setdefault, self._origins, self._decode())
+            yield from map(decoded.setdefault, self._origins, self._decode())
 
     def _decode(self) -> Iterator[dict[str, Any]]:
         for batch in self.dataset.iter(BATCH_FILES if self.paths else BATCH_ROWS):
@@ -182,7 +182,7 @@ class DataRows:
 
     def select(self, indices: Sequence[int] | np.ndarray) -> DataRows:
         """Return some of the rows, in the order asked for; `where` still gives their places."""
-        parts, numbers = (None if one is None else one[list(indices)] for one in (self.parts, self.numbers))
+        parts, numbers = (None if values is None else values[list(indices)] for values in (self.parts, self.numbers))
         following = None if self.following is None else self.following.select(indices)
         changed: dict[str, Any] = {
             "parts": parts,
@@ -223,10 +223,10 @@ class DataRows:
     def without(self, reasons: Mapping[str, str]) -> DataRows:
         """Return the rows but for those at some places (from `where`), each with the reason why it is skipped."""
         places = [self.where(i) for i in range(len(self))]
-        kept = self.select([i for i, place in enumerate(places) if place not in reasons])
+        rows = self.select([i for i, place in enumerate(places) if place not in reasons])
         first = (*self.skipped.first, *(reasons[place] for place in places if place in reasons))
-        count = self.skipped.count + len(self) - len(kept)
-        return replace(kept, skipped=Skipped(count=count, first=first[:SHOWN_SKIPS]))
+        count = self.skipped.count + len(self) - len(rows)
+        return replace(rows, skipped=Skipped(count=count, first=first[:SHOWN_SKIPS]))
 
     def where(self, index: int) -> str:
         """Return the place of a row: "support.jsonl:12", or "data.parquet row 12" where there are no lines.

@@ -110,24 +110,24 @@ def _divided(read: RowHashes, section: DataSection, task: Task, audited: bool, l
     leaks = find_leaks(hashes.splits, distinct, near, groups)
     if audited and section.leaks in ("auto", "fail"):
         _refuse(leaks, hashes.splits, section, cutting)
-    kept, held = None, [name for name in hashes.splits if name != "train"]
+    remaining, held_out = None, [name for name in hashes.splits if name != "train"]
     if dropping and any(leak["between"][0] == "train" for leak in leaks):
-        kept = np.flatnonzero(~leaked(distinct, near, "train", held, groups))
-        if not len(kept):
+        remaining = np.flatnonzero(~leaked(distinct, near, "train", held_out, groups))
+        if not len(remaining):
             raise DataError(
                 f"{section.train_name}: every row of training{', or its group,' if groups else ''} is also in "
-                f"{' or '.join(held)}; data.leaks: drop leaves nothing to train on. Give other data to hold out."
+                f"{' or '.join(held_out)}; data.leaks: drop leaves nothing to train on. Give other data to hold out."
             )
     data = None
     if audited:
         leaks = [leak | {"text": describe(leak, hashes.splits, section)} for leak in leaks]
-        asked = _asked(section, shares)
-        data = partial(to_audit, hashes, distinct, near, leaks, section, task, kept=kept, asked=asked)
-    train = hashes.splits["train"] if kept is None else hashes.splits["train"].select(kept)
+        part_shares = _part_shares(section, shares)
+        data = partial(to_audit, hashes, distinct, near, leaks, section, task, remaining=remaining, shares=part_shares)
+    train = hashes.splits["train"] if remaining is None else hashes.splits["train"].select(remaining)
     again = partial(_divided, read, section, task, audited)
     trained_on = {}
     if section.leaks == "warn":
-        trained_on = {name: leaked(distinct, near, name, ["train"], groups) for name in held}
+        trained_on = {name: leaked(distinct, near, name, ["train"], groups) for name in held_out}
     return Splits(train, hashes.splits.get("validation"), hashes.splits.get("test"), again, data, trained_on)
 
 
@@ -146,7 +146,7 @@ def _read(section: DataSection, task: Task, seed: int, registry: Registry) -> Ro
     return RowHashes(splits, digests, targets, keys)
 
 
-def _asked(section: DataSection, shares: Mapping[str, float]) -> dict[str, float]:
+def _part_shares(section: DataSection, shares: Mapping[str, float]) -> dict[str, float]:
     """Return the share of the training source that each part cut from it should have."""
     if section.split.folds is None:
         return dict(shares)
@@ -220,7 +220,7 @@ def _require_groups(
     task = f"for {split.folds} folds" if split.folds else f"to hold out {' and '.join(parts)} and keep one for training"
     grouped, of = hashes.keys["train"], distinct.of["train"]
     kinds = len(np.unique(grouped))
-    said = f"{counted(available, 'group')} of column {section.group_column!r}"
+    description = f"{counted(available, 'group')} of column {section.group_column!r}"
     cures = [f"take {available} folds at most (--folds or data.split.folds)"] if split.folds and available > 1 else []
     if available < kinds:
         equal = of if near is None else near.groups[of]
@@ -228,13 +228,13 @@ def _require_groups(
         here, then = order[:-1], order[1:]
         first = np.flatnonzero((equal[here] == equal[then]) & (grouped[here] != grouped[then]))[0]
         places = f"{rows.where(int(here[first]))} ≈ {rows.where(int(then[first]))}"
-        said += f" ({kinds:,} values, joined by duplicates, e.g. {places})"
+        description += f" ({kinds:,} values, joined by duplicates, e.g. {places})"
         if not split.folds:  # equal rows in several folds would be tested and trained on at once
             cures.append("set data.split.duplicates: apart, with data.leaks: drop to remove the leaks that this makes")
     key = "data.split.column" if split.by == "group" else "data.group"
     cures.append(f"take a column of more values in {key}")
-    told, cure = f"its {len(rows):,} rows fall into {said}; that is too few {task}", ", or ".join(cures)
-    raise DataError(f"{rows.source}: {told}. {cure[0].upper()}{cure[1:]}.")
+    problem, cure = f"its {len(rows):,} rows fall into {description}; that is too few {task}", ", or ".join(cures)
+    raise DataError(f"{rows.source}: {problem}. {cure[0].upper()}{cure[1:]}.")
 
 
 def _shuffled(labels: np.ndarray, digests: np.ndarray) -> np.ndarray:
@@ -260,10 +260,10 @@ def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, DataRows], section
     if not serious:
         return
     descriptions = [describe(leak, splits, section) for leak in serious]
-    apart = section.split.duplicates == "apart" and cutting
+    keeps_apart = section.split.duplicates == "apart" and cutting
     texts = dict.fromkeys(leak["one_text"][0] for leak in serious if leak["one_text"])
     cures = [f"leave out the rows whose text is only {listed(list(map(quoted, texts)))}"] if texts else []
-    cures += ["set data.split.duplicates: together, which keeps them on one side"] if apart else []
+    cures += ["set data.split.duplicates: together, which keeps them on one side"] if keeps_apart else []
     cures.append("take them out of training with data.leaks: drop")
     near = section.leaks == "fail" and any(leak["near"] for leak in serious)
     cures += ["compare equal rows only with data.near_duplicates: null"] if near else []
@@ -279,11 +279,12 @@ def _read_train(section: DataSection, task: Task, registry: Registry) -> DataRow
         return read_for(section.train, section, task, registry)
     sources = [
         replace(
-            read_for(one.source, section, task, registry, {"reader": one.reader, "columns": one.columns}), source=name
+            read_for(source.source, section, task, registry, {"reader": source.reader, "columns": source.columns}),
+            source=name,
         )
-        for name, one in zip(names(section.train), section.train, strict=True)
+        for name, source in zip(names(section.train), section.train, strict=True)
     ]
-    return mixed(sources, [one.weight for one in section.train if one.weight is not None])
+    return mixed(sources, [source.weight for source in section.train if source.weight is not None])
 
 
 def read_for(
@@ -298,9 +299,9 @@ def read_for(
     Args:
         own: its reader and columns, where it has some other than the recipe's for all.
     """
-    told: dict[str, Any] = {"reader": section.reader, "on_error": section.on_error, "columns": section.columns}
-    told |= {key: value for key, value in own.items() if value is not None}
-    rows = read_rows(source, registry=registry, paths=task.file_columns, **told)
+    options: dict[str, Any] = {"reader": section.reader, "on_error": section.on_error, "columns": section.columns}
+    options |= {key: value for key, value in own.items() if value is not None}
+    rows = read_rows(source, registry=registry, paths=task.file_columns, **options)
     try:
         task.check_columns(rows.columns)
     except DataError as error:

@@ -27,15 +27,15 @@ def _require(rows: DataRows, column: str) -> None:
 
 
 def values(rows: DataRows, column: str) -> np.ndarray:
-    """Return a hash for each row, of dtype S16, that rows of one value share (DataError: there is none).
+    """Return (rows,) hashes of the values in a column, of dtype S16 (DataError: a row has no value).
 
-    Values are read as names of labels are: without white space around them, and 7, "7" and 7.0 are one, as are values
-    that look alike (`comparable`, and any white space for another).
+    As with names of labels, white space around values is ignored, any white space inside equals any other, 7, "7" and
+    7.0 are equal, and so are values that look alike (`comparable`).
     """
     hashes = bytearray()
     for i, name in enumerate(_names(rows, column)):
         if not name:
-            raise DataError(f"{rows.where(i)}: no value in column {column!r}, by which rows are grouped. Fill it.")
+            raise DataError(f"{rows.where(i)}: column {column!r}, which groups rows, has no value. Fill it.")
         hashes += _hash(name)
     return np.frombuffer(bytes(hashes), dtype="S16")
 
@@ -43,23 +43,23 @@ def values(rows: DataRows, column: str) -> np.ndarray:
 def numbers_of(
     rows: DataRows, digests: np.ndarray, column: str | None, listener: Listener
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return two numbers for each row that is measured: one that duplicates share, and one that all of a group share.
+    """Return (rows,) numbers that are equal for duplicates, and (rows,) numbers that are equal within a group.
 
-    Duplicates are of one group, and so are rows of one value in the column, where there is one. A row without a value
-    is a group of its own, which the listener is told of. `digests` are those of `identities`.
+    Duplicates are in one group, and so are rows with the same value in `column`, if it is given. A row without a value
+    is a group of its own; the listener gets a message about it. `digests` come from `identities`.
     """
     duplicates = duplicate_numbers(digests)
     if column is None:
         return duplicates, duplicates
-    hashes, alone = bytearray(), list[int]()
+    hashes, ungrouped = bytearray(), list[int]()
     for i, name in enumerate(_names(rows, column)):
         if not name:
-            alone.append(i)
+            ungrouped.append(i)
         hashes += _hash(name) if name else i.to_bytes(16, "big")
-    if alone:
+    if ungrouped:
         listener.message(
-            f"{len(alone):,} of {len(rows):,} rows have no value in column {column!r} (e.g. {rows.where(alone[0])}), "
-            "so each of them is taken for a group"
+            f"{len(ungrouped):,} of {len(rows):,} rows have no value in column {column!r} "
+            f"(e.g. {rows.where(ungrouped[0])}); each of them counts as a group of its own"
         )
     return duplicates, connected(duplicates, np.frombuffer(bytes(hashes), dtype="S16"))
 
@@ -94,11 +94,11 @@ _SCALES = {
     "microseconds since 1970": (1e14, 5e15),
     "nanoseconds since 1970": (1e17, 5e18),
 }
-"""Numbers that are likely to be times, least and greatest, by what they count."""
+"""The range in which numbers are likely to be times, for each unit."""
 
 
 def times(splits: Mapping[str, DataRows], column: str) -> dict[str, np.ndarray]:
-    """Return the time of each row as a number (DataError: one has none, or they have no order)."""
+    """Return the time of each row as a number (DataError: a row has none, or the times cannot be ordered)."""
     result: dict[str, np.ndarray] = {}
     kinds: dict[str, str] = {}
     for name, rows in splits.items():
@@ -108,16 +108,16 @@ def times(splits: Mapping[str, DataRows], column: str) -> dict[str, np.ndarray]:
             parsed = _time(row[column])
             if parsed is None:
                 raise DataError(
-                    f"{rows.where(i)}: {str(row[column])[:60]!r} in column {column!r} is not a time; data.split.by: "
-                    "time takes numbers, or dates as in 2024-05-31 or 2024-05-31T18:00:00+02:00."
+                    f"{rows.where(i)}: {str(row[column])[:60]!r} in column {column!r} is not a time. data.split.by: "
+                    "time takes numbers, or dates such as 2024-05-31 or 2024-05-31T18:00:00+02:00."
                 )
             result[name][i], kind = parsed
             if kind not in kinds:
                 kinds[kind] = f"{kind}s ({rows.where(i)})"
             if len(kinds) > 1:
                 raise DataError(
-                    f"column {column!r} mixes {' with '.join(kinds.values())}, which have no order. Write all in one "
-                    "way."
+                    f"column {column!r} mixes {' with '.join(kinds.values())}, which cannot be ordered. Write all "
+                    "times in one format."
                 )
     if "number" in kinds:
         _require_one_scale(splits, result, column)
@@ -125,7 +125,7 @@ def times(splits: Mapping[str, DataRows], column: str) -> dict[str, np.ndarray]:
 
 
 def _require_one_scale(splits: Mapping[str, DataRows], numbers: Mapping[str, np.ndarray], column: str) -> None:
-    """Refuse numbers that are all likely to be times, but not all in one unit."""
+    """Raise DataError if all numbers are likely to be times, but in different units."""
     edges = [edge for low, high in _SCALES.values() for edge in (low, np.nextafter(high, np.inf))]
     places: dict[int, str] = {}
     for name, rows in splits.items():
@@ -137,21 +137,21 @@ def _require_one_scale(splits: Mapping[str, DataRows], numbers: Mapping[str, np.
     if len(places) > 1:
         units = list(_SCALES)
         mixed = " with ".join(f"{units[at // 2]} ({place})" for at, place in list(places.items())[:2])
-        raise DataError(f"column {column!r} mixes {mixed}, whose numbers have no order. Write all in one unit.")
+        raise DataError(f"column {column!r} mixes {mixed}. Write all times in one unit.")
 
 
 def find_overlap(
-    splits: Mapping[str, DataRows], times: Mapping[str, np.ndarray], column: str, held: Iterable[str]
+    splits: Mapping[str, DataRows], times: Mapping[str, np.ndarray], column: str, held_out: Iterable[str]
 ) -> list[dict[str, Any]]:
-    """Find held-out splits that do not lie wholly later than training.
+    """Find held-out splits with rows that are not later than all training rows.
 
     Returns:
-        For each: "split", "rows" (no later than the last of training), "begins" and "ends" (the times where it begins
-        and training ends, as they are written) and "places" of the two.
+        For each: "split", "rows" (how many are no later than the last training row), "begins" and "ends" (the time of
+        its first row and of the last training row, as written) and the "places" of these two rows.
     """
     overlaps = []
     last = int(np.argmax(times["train"]))
-    for name in held:
+    for name in held_out:
         first = int(np.argmin(times[name]))
         if early := int((times[name] <= times["train"][last]).sum()):
             ends = ((name, first), ("train", last))

@@ -23,19 +23,21 @@ def find_unread(train: EncodedSplit, used: Collection[str] = ()) -> dict[str, st
 
     Each comes with the place of the first row that has it; those in `used` are read by something else than the task.
     """
-    having: dict[Path, list[int]] = {(column,): [] for column in train.rows.columns if column not in used}
+    rows_with: dict[Path, list[int]] = {(column,): [] for column in train.rows.columns if column not in used}
     rows: dict[int, Example] = {}
     for number in map(int, train.index[:LOOKED_AT]):
         row = rows[number] = train.rows[number]
-        for column in [path[0] for path in having if len(path) == 1]:
+        for column in [path[0] for path in rows_with if len(path) == 1]:
             if row[column] is not None:
-                having[column,].append(number)
+                rows_with[column,].append(number)
             entries = row[column] if isinstance(row[column], list) else []
-            for key in {key for one in entries if isinstance(one, dict) for key in one if one[key] is not None}:
-                having.setdefault((column, key), []).append(number)
-    tried = {path: numbers[:TRIED] for path, numbers in sorted(having.items()) if numbers}
-    trial = _Trial(train, rows, {number: _seen(rows[number], number, train) for number in set().union(*tried.values())})
-    return {".".join(path): train.rows.where(tried[path][0]) for path in trial.without_effect(tried)}
+            for key in {key for entry in entries if isinstance(entry, dict) for key in entry if entry[key] is not None}:
+                rows_with.setdefault((column, key), []).append(number)
+    trials = {path: numbers[:TRIED] for path, numbers in sorted(rows_with.items()) if numbers}
+    trial = _Trial(
+        train, rows, {number: _seen(rows[number], number, train) for number in set().union(*trials.values())}
+    )
+    return {".".join(path): train.rows.where(trials[path][0]) for path in trial.without_effect(trials)}
 
 
 @dataclass(frozen=True)
@@ -46,24 +48,24 @@ class _Trial:
     rows: Mapping[int, Example]
     seen: Mapping[int, Any]
 
-    def without_effect(self, tried: Mapping[Path, Sequence[int]]) -> list[Path]:
+    def without_effect(self, trials: Mapping[Path, Sequence[int]]) -> list[Path]:
         """Return those paths whose values, in the rows tried for each, change nothing.
 
         Many are changed at one time, and halved where that makes a difference: most columns of a wide table are unread.
         """
-        if not tried or not self._matter(tried):
-            return list(tried)
-        if len(tried) == 1:
+        if not trials or not self._matter(trials):
+            return list(trials)
+        if len(trials) == 1:
             return []
-        paths, half = list(tried), len(tried) // 2
+        paths, half = list(trials), len(trials) // 2
         return [
-            path for part in (paths[:half], paths[half:]) for path in self.without_effect({p: tried[p] for p in part})
+            path for part in (paths[:half], paths[half:]) for path in self.without_effect({p: trials[p] for p in part})
         ]
 
-    def _matter(self, tried: Mapping[Path, Sequence[int]]) -> bool:
+    def _matter(self, trials: Mapping[Path, Sequence[int]]) -> bool:
         """Try other values, not only none, as a key that is read may hold what also goes without saying."""
         paths: dict[int, list[Path]] = {}
-        for path, numbers in tried.items():
+        for path, numbers in trials.items():
             for number in numbers:
                 paths.setdefault(number, []).append(path)
         return any(
@@ -79,7 +81,10 @@ def _with(row: Example, paths: Iterable[Path], value: Any) -> Example:
     for column, *keys in sorted(paths, key=len, reverse=True):  # a column as a whole goes after keys of it
         new = value
         for key in keys:
-            new = [{**one, key: value} if isinstance(one, dict) and key in one else one for one in changed[column]]
+            new = [
+                {**entry, key: value} if isinstance(entry, dict) and key in entry else entry
+                for entry in changed[column]
+            ]
         changed[column] = new
     return changed
 

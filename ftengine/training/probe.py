@@ -113,7 +113,7 @@ class ProbeBatch:
         most = max((window + BEYOND for window in _windows(loaded.module)), default=0)
         if split.sequences[members].max() > (most := max(MOST_TOKENS, most)):
             for task in _cutting(split.task):
-                cut = replace(split, task=task, max_length=most, kept=None)
+                cut = replace(split, task=task, max_length=most, cached=None)
                 trained = [next((i for i in some[:CANDIDATES] if _trains(cut, i)), None) for some in places]
                 if None not in trained:
                     split, members = cut, [int(i) for i in trained if i is not None]
