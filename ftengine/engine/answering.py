@@ -16,7 +16,7 @@ from ftengine.api.task_sorts import writes_completions
 from ftengine.engine.base_predictions import ANSWERED_TOGETHER, TOGETHER
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.model_fit import tokens_checked
-from ftengine.engine.prepared_data import KnownTask, ReadyTask, check_inputs, inferring, ready_task
+from ftengine.engine.prepared_data import LabelledTask, ReadyTask, check_inputs, inferring, ready_task
 from ftengine.errors import InputError
 from ftengine.evaluation.finite import require_finite_answers
 from ftengine.model.generation import sampling
@@ -81,8 +81,8 @@ class Answering(ABC):
         """
         calibration = self._calibration(base) if calibrated else None
         options = self._drawn(options, samples)
-        device, known, loaded = self._model(base)
-        task, size = inferring(known.task), batch_size or self._together(known.task)
+        device, labelled, loaded = self._model(base)
+        task, size = inferring(labelled.task), batch_size or self._together(labelled.task)
         stream, done = iter(examples), 0
         if calibration is not None:
             fitted = ", ".join(f"{key} {number(value)}" for key, value in flat(calibration).items())
@@ -90,11 +90,11 @@ class Answering(ABC):
         chunk: list[Example] = []
         while chunk := [*chunk, *islice(stream, max(0, size - len(chunk)))]:
             now = chunk[:size]
-            check_inputs(known.task, now, lambda i, first=done + 1: f"example {first + i}")  # type: ignore[misc]
+            check_inputs(labelled.task, now, lambda i, first=done + 1: f"example {first + i}")  # type: ignore[misc]
             task.calibration = calibration
-            asked = f"examples {done + 1:,} to {done + len(now):,}"
+            rows_read = f"examples {done + 1:,} to {done + len(now):,}"
             try:
-                with device.inference(loaded), tokens_checked(loaded, asked):
+                with device.inference(loaded), tokens_checked(loaded, rows_read):
                     answers = _answers(task, loaded, now, options, samples)
             except torch.OutOfMemoryError:
                 if batch_size or size == 1:
@@ -125,7 +125,7 @@ class Answering(ABC):
         """Return what answers depend on, the rows aside: the fields of `AnswerOrigin`."""
 
     @abstractmethod
-    def without_model(self, *, check_source: bool = False) -> KnownTask:
+    def without_model(self, *, check_source: bool = False) -> LabelledTask:
         """Return the task, with its labels; `check_source` says whether the model's source is looked at."""
 
     @abstractmethod
@@ -133,7 +133,7 @@ class Answering(ABC):
         """Return what the task fitted on validation (InputError: nothing, or not for the model that is asked)."""
 
     @abstractmethod
-    def _model(self, base: bool) -> tuple[Device, KnownTask, LoadedModel]: ...
+    def _model(self, base: bool) -> tuple[Device, LabelledTask, LoadedModel]: ...
 
     @property
     def task(self) -> Task:
@@ -142,8 +142,8 @@ class Answering(ABC):
 
     def ready(self) -> ReadyTask:
         """Return the run's task, with its labels, and what rows are encoded for."""
-        known = self.without_model(check_source=True)
-        return ready_task(known.experiment, known.task)
+        labelled = self.without_model(check_source=True)
+        return ready_task(labelled.experiment, labelled.task)
 
     def require_trust(self, code: str | None, does: str) -> None:
         """Refuse to run code that the run's recipe names and the user has not agreed to (InputError)."""
@@ -195,4 +195,4 @@ def _answers(
     if samples is None:
         return list(task.infer(loaded, rows, options))
     of = [task.infer(loaded, rows, {**(options or {}), "sample": k}) for k in range(samples)]
-    return [{SAMPLES: list(one)} for one in zip(*of, strict=True)]
+    return [{SAMPLES: list(answers)} for answers in zip(*of, strict=True)]

@@ -37,8 +37,8 @@ def opened_by(exporter: Exporter, folder: Path, source: ExportSource) -> Iterato
     """Open an artifact as its exporter does (PluginError: what that gives is no Runtime)."""
     with exporter.open(folder, source) as opened:
         if not isinstance(opened, Runtime):
-            wanted = "or yield a Runtime, which is Runtime(model=…) of a LoadedModel"
-            raise contract_error(exporter, "open", opened, wanted)
+            allowed = "or yield a Runtime, which is Runtime(model=…) of a LoadedModel"
+            raise contract_error(exporter, "open", opened, allowed)
         yield opened
 
 

@@ -112,7 +112,7 @@ def telling_examples(ready: ReadyTask, rows: DataRows, count: int, seed: int) ->
     """Return encoded rows by their number, of those that can be encoded, those first that show what can be lost."""
     drawn = list(islice(_drawn(rows, seed), max(EXAMINED, count)))
     texts = [[x for x in rows.view(i, ready.task).texts if isinstance(x, str)] for i in drawn]
-    order = telling_order([RowTraits(sum(map(len, one)), one) for one in texts], _special(ready.processor))
+    order = telling_order([RowTraits(sum(map(len, parts)), parts) for parts in texts], _special(ready.processor))
     return dict(islice(_encoded(ready, rows, [drawn[i] for i in order]), count))
 
 

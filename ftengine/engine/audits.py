@@ -30,7 +30,7 @@ def audited(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], task: T
         PluginError: an audit yields something else than findings and displays.
     """
     every = registry.entries("audit")
-    own = [one for one in every if one.origin.distribution == BUILT_IN]
+    own = [audit for audit in every if audit.origin.distribution == BUILT_IN]
     key = _key(data, encoded, task, own)
     if key is not None and (text := known_text(key)) is not None:
         result = AuditResult.model_validate(json.loads(text))
@@ -40,7 +40,7 @@ def audited(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], task: T
             keep_text(key, "what audits found", json.dumps(result.model_dump(mode="json")))
     if len(own) == len(every):
         return result
-    others = run_audits(data, encoded, [one for one in every if one not in own])
+    others = run_audits(data, encoded, [audit for audit in every if audit not in own])
     findings = sorted((*result.findings, *others.findings), key=lambda finding: LEVELS.index(finding.level))
     both = {"findings": tuple(findings), "displays": (*result.displays, *others.displays)}
     return result.model_copy(update=both)
@@ -50,7 +50,7 @@ def _key(
     data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], task: Task, audits: Sequence[Entry]
 ) -> str | None:
     """Return a hash of all that findings depend on; None where that cannot be told."""
-    code, state = code_of([type(task), *(one.cls for one in audits)]), component_state(task)
+    code, state = code_of([type(task), *(audit.cls for audit in audits)]), component_state(task)
     if code is None or state is None:
         return None
     places = blake2b(digest_size=20)
@@ -59,5 +59,5 @@ def _key(
             places.update(numbers[name].tobytes() if numbers else b"")
         places.update("\n".join(rows.where(row) for row in range(len(rows))).encode("utf-8", "surrogatepass"))
     facts = [data.settings, data.facts, encoded, places.hexdigest()]
-    names = [one.name for one in audits]
+    names = [audit.name for audit in audits]
     return cache_key("audits", [names, code, state, facts])

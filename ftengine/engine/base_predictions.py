@@ -28,7 +28,7 @@ from ftengine.api import Listener, LoadedModel, Strategy, overrides
 from ftengine.api.task_sorts import reference_keys
 from ftengine.data.encoding import content_of
 from ftengine.engine.dependencies import dependencies, prepared_by
-from ftengine.engine.prepared_data import KnownTask
+from ftengine.engine.prepared_data import LabelledTask
 from ftengine.errors import DataError
 from ftengine.evaluation.plan import EvalPlan, EvalSet
 from ftengine.evaluation.runner import ANSWERED, ASKED, READ, EvalResult, EvalRunner, Outputs
@@ -54,123 +54,133 @@ Name = tuple[str, str]
 
 def run_model(
     device: Device,
-    known: KnownTask,
+    labelled: LabelledTask,
     loaded: LoadedModel,
     plan: EvalPlan,
     side: str,
     outputs: Outputs | None = None,
-    given: Callable[[Name, pa.Table], None] = lambda name, table: None,
+    on_output: Callable[[Name, pa.Table], None] = lambda name, table: None,
 ) -> EvalResult:
-    """Return what a model says of all that is measured; `side` is "base" or "tuned". All processes take part.
+    """Run a model over all sets of a plan; `side` is "base" or "tuned". All processes take part.
 
     Args:
-        outputs: what is known of the model; it is asked for the rest, with which `given` is called.
+        outputs: outputs of the model that are known already; the model computes the others.
+        on_output: called with the name and the table of each output that the model computed.
     """
     accelerator = device.accelerator
-    if side != "base" and reference_keys(known.task):
-        unknown = [one.name for one in plan.sets() if one.reading and not one.split.reference]
+    if side != "base" and reference_keys(labelled.task):
+        unknown = [eval_set.name for eval_set in plan.sets() if eval_set.reading and not eval_set.split.reference]
         assert not unknown, f"a tuned model is compared with a reference that was not asked: {', '.join(unknown)}"
-    sizes = _sizes(known, device)
+    sizes = _sizes(labelled, device)
     if accelerator.device.type == "cpu":
         prepare_cpu()
     with quick_products():
-        runner = EvalRunner(accelerator, loaded, known.task, *sizes, known.listener, side, outputs or {}, given)
+        runner = EvalRunner(
+            accelerator, loaded, labelled.task, *sizes, labelled.listener, side, outputs or {}, on_output
+        )
         return runner.run(plan)
 
 
-def _sizes(known: KnownTask, device: Device) -> tuple[int, int, int, int]:
-    """Return what an `EvalRunner` is told of batches: examples, those together, tokens, and those answered."""
-    asked, section = known.recipe.evaluation.batch_size, known.recipe.train
-    read, answered = asked or max(TOGETHER, section.batch_size), asked or max(ANSWERED_TOGETHER, section.batch_size)
-    return asked or section.batch_size, read, batch_tokens(section, device.accelerator.device), answered
+def _sizes(labelled: LabelledTask, device: Device) -> tuple[int, int, int, int]:
+    """Return the batch sizes of an `EvalRunner`: micro-batch, examples read together, tokens, examples answered."""
+    batch_size, section = labelled.recipe.evaluation.batch_size, labelled.recipe.train
+    read = batch_size or max(TOGETHER, section.batch_size)
+    answered = batch_size or max(ANSWERED_TOGETHER, section.batch_size)
+    return batch_size or section.batch_size, read, batch_tokens(section, device.accelerator.device), answered
 
 
 def run_base(
     device: Device,
-    known: KnownTask,
+    labelled: LabelledTask,
     loaded: LoadedModel,
     plan: EvalPlan,
     starting: Strategy | None = None,
     outputs: Outputs | None = None,
 ) -> EvalResult:
-    """Return what a base model says, as `run_model` does; what an earlier run of the same knows is not asked again.
+    """Run a base model over all sets of a plan, as `run_model` does, but reuse the outputs that an earlier run cached.
 
     Args:
-        starting: what has prepared the model already, with the trained part that it starts from.
-        outputs: what is known of the model otherwise.
+        starting: the strategy that has already prepared the model, with the trained part that it starts from.
+        outputs: outputs of the model that are known already.
 
     Raises:
-        DataError: the cache is another user's.
+        DataError: another user owns the cache.
     """
-    keys = keys_of(device, known, loaded, plan, starting) if device.is_main else {}
-    kept = _kept(plan, keys)
-    if kept:
-        known.listener.message(
-            f"reused {_counted(kept)} from an earlier run with the same model, data, options and machine "
+    keys = keys_of(device, labelled, loaded, plan, starting) if device.is_main else {}
+    reused = _reusable_outputs(plan, keys)
+    if reused:
+        labelled.listener.message(
+            f"reused {_counted(reused)} from an earlier run with the same model, data, options and machine "
             "(evaluation.reuse_base: false asks it anew)"
         )
-    outputs = {**(outputs or {}), **kept}
-    together = any(overrides(evaluator, "keep_together") for one in plan.sets() for evaluator in one.reading)
-    benchmarks = {(one.name, ASKED) for one in plan.benchmarks}
-    asked = together or ({*wanted(plan)} | benchmarks) - set(outputs)
-    keeper = _Keeper(known.listener, plan, keys)
-    with device.measuring(loaded) if asked else nullcontext():
-        result = run_model(device, known, loaded, plan, "base", outputs, keeper.keep)
+    outputs = {**(outputs or {}), **reused}
+    together = any(overrides(evaluator, "keep_together") for eval_set in plan.sets() for evaluator in eval_set.reading)
+    benchmarks = {(benchmark.name, ASKED) for benchmark in plan.benchmarks}
+    asks_model = together or ({*members_by_output(plan)} | benchmarks) - set(outputs)
+    keeper = _Keeper(labelled.listener, plan, keys)
+    with device.measuring(loaded) if asks_model else nullcontext():
+        result = run_model(device, labelled, loaded, plan, "base", outputs, keeper.keep)
     result.outputs = keeper.others
     return result
 
 
 def keys_of(
-    device: Device, known: KnownTask, loaded: LoadedModel, plan: EvalPlan, starting: Strategy | None = None
+    device: Device, labelled: LabelledTask, loaded: LoadedModel, plan: EvalPlan, starting: Strategy | None = None
 ) -> Mapping[Name, str]:
-    """Return the keys of those outputs that may be kept; none where it cannot be told what they depend on."""
-    if not known.recipe.evaluation.reuse_base:
+    """Return the cache keys of the outputs; {} where it is unknown what they depend on, so that none is cached."""
+    if not labelled.recipe.evaluation.reuse_base:
         return {}
-    computed = dependencies(device, known, loaded, [] if starting is None else [starting])
+    computed = dependencies(device, labelled, loaded, [] if starting is None else [starting])
     if computed is None:
         return {}
     prepared = [] if starting is None else prepared_by(starting)
-    return keys_by(plan, [computed, _sizes(known, device), prepared])
+    return keys_by(plan, [computed, _sizes(labelled, device), prepared])
 
 
 def keys_by(plan: EvalPlan, depends: Any) -> dict[Name, str]:
-    """Return the keys of what a model gives of a plan's sets, which depends on so much beside them (JSON values)."""
+    """Return the cache keys of a model's outputs: of the plan's sets and of `depends`, which are JSON values."""
     common = [depends, plan.seed]
     keys: dict[Name, str] = {}
-    for one in plan.sets():
-        examples = _examples(one)
-        asked = {READ: [], ANSWERED: [one.answered.tolist(), dict(one.options), dict(one.sampled)]}
-        keys |= {(one.name, kind): cache_key("base", [common, examples, kind, asked[kind]]) for kind in _kinds(one)}
+    for eval_set in plan.sets():
+        examples = _examples(eval_set)
+        answer_options = {
+            READ: [],
+            ANSWERED: [eval_set.answered.tolist(), dict(eval_set.options), dict(eval_set.sampled)],
+        }
+        keys |= {
+            (eval_set.name, kind): cache_key("base", [common, examples, kind, answer_options[kind]])
+            for kind in _kinds(eval_set)
+        }
     return keys
 
 
-def _kinds(one: EvalSet) -> list[str]:
-    """Return which outputs a set takes."""
-    return [READ] * bool(one.reading) + [ANSWERED] * bool(len(one.answered))
+def _kinds(eval_set: EvalSet) -> list[str]:
+    """Return which outputs a set needs."""
+    return [READ] * bool(eval_set.reading) + [ANSWERED] * bool(len(eval_set.answered))
 
 
-def wanted(plan: EvalPlan) -> dict[Name, np.ndarray]:
-    """Return the members of each output that a plan takes, (n,)."""
-    members = {READ: lambda one: np.arange(len(one.split)), ANSWERED: lambda one: one.answered}
-    return {(one.name, kind): members[kind](one) for one in plan.sets() for kind in _kinds(one)}
+def members_by_output(plan: EvalPlan) -> dict[Name, np.ndarray]:
+    """Return the members of each output that a plan needs, (n,)."""
+    members = {READ: lambda eval_set: np.arange(len(eval_set.split)), ANSWERED: lambda eval_set: eval_set.answered}
+    return {(eval_set.name, kind): members[kind](eval_set) for eval_set in plan.sets() for kind in _kinds(eval_set)}
 
 
-def _kept(plan: EvalPlan, keys: Mapping[Name, str]) -> dict[Name, pa.Table]:
-    """Return what an earlier run kept of all members, in all processes (DataError: the cache is another user's)."""
-    found = {name: _read(keys[name], members) for name, members in wanted(plan).items() if name in keys}
-    known = {name: table for name, table in found.items() if table is not None}
-    (known,) = broadcast_object_list([known])  # other hosts have other caches
-    return known
+def _reusable_outputs(plan: EvalPlan, keys: Mapping[Name, str]) -> dict[Name, pa.Table]:
+    """Return the cached outputs that cover all members, in all processes (DataError: another user owns the cache)."""
+    read = {name: _read(keys[name], members) for name, members in members_by_output(plan).items() if name in keys}
+    complete = {name: table for name, table in read.items() if table is not None}
+    (complete,) = broadcast_object_list([complete])  # other hosts have other caches
+    return complete
 
 
 def _read(key: str, members: np.ndarray) -> pa.Table | None:
-    """Return the outputs under a key; None where there are none, or not of all members."""
+    """Return the outputs under a key; None where there are none, or they do not cover all members."""
     entry = known_entry(key)
     return None if entry is None else read_outputs(entry / ROWS, members)
 
 
 def read_outputs(file: Path, members: np.ndarray | None) -> pa.Table | None:
-    """Read outputs; None where there is no such file, it is damaged, or not of all members (None: of whichever)."""
+    """Read outputs; None where the file is missing or damaged, or does not cover `members` (None: any will do)."""
     try:
         with pa.OSFile(str(file)) as opened:
             table = pa.ipc.open_stream(opened).read_all()
@@ -187,10 +197,10 @@ def write_outputs(file: Path | IO[bytes], table: pa.Table) -> None:
 
 @dataclass
 class _Keeper:
-    """Keeps outputs for later runs as a model gives them; of answers, only where it gave them all.
+    """Caches outputs for later runs as a model computes them; answers only once all of them are there.
 
     Args:
-        others: those that are not kept, in files without names.
+        others: outputs that are not cached, in unnamed temporary files.
     """
 
     listener: Listener
@@ -199,8 +209,8 @@ class _Keeper:
     others: dict[Name, IO[bytes]] = field(default_factory=dict)
 
     def keep(self, name: Name, table: pa.Table) -> None:
-        """Keep outputs, before anything can fail that judges them."""
-        if name not in self.keys or not np.array_equal(table[MEMBER].to_numpy(), wanted(self.plan)[name]):
+        """Cache outputs, before an evaluator that judges them can fail."""
+        if name not in self.keys or not np.array_equal(table[MEMBER].to_numpy(), members_by_output(self.plan)[name]):
             self._hold(name, table)
             return
 
@@ -223,20 +233,21 @@ class _Keeper:
 def _counted(outputs: Outputs) -> str:
     """Say how many predictions and answers there are."""
     read, answered = (
-        sum(len(table) for (_, kind), table in outputs.items() if kind == one) for one in (READ, ANSWERED)
+        sum(len(table) for (_, kind), table in outputs.items() if kind == wanted_kind)
+        for wanted_kind in (READ, ANSWERED)
     )
     parts = [f"predictions of {counted(read, 'example')}"] * bool(read)
     parts += [f"answers to {counted(answered, 'example')}"] * bool(answered)
     return f"the base model's {' and '.join(parts)}"
 
 
-def _examples(one: EvalSet) -> list[Any]:
-    """Return what the examples of a set are, as the model gets them.
+def _examples(eval_set: EvalSet) -> list[Any]:
+    """Return JSON values that identify the examples of a set as the model gets them.
 
-    Where augmenters change them, that is what comes of it: what an augmenter reads, such as a list of words, is not
-    known.
+    Where augmenters change the examples, the changed texts are hashed, since files that an augmenter reads (a list of
+    words, say) are not known here.
     """
-    split = one.split
+    split = eval_set.split
     if split.fixed_epoch is None:
         content = split.content or content_of(split.rows, split.task)
     else:

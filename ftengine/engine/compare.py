@@ -16,7 +16,7 @@ from typing import Any, Literal
 from ftengine.api import Listener, SilentListener
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.experiment import Experiment
-from ftengine.engine.prepared_data import KnownTask, PreparedData, held_out, prepare_data
+from ftengine.engine.prepared_data import LabelledTask, PreparedData, held_out, prepare_data
 from ftengine.engine.subprocess_runs import (
     Child,
     check_all,
@@ -106,12 +106,12 @@ def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]], *, sa
 
 
 def _contender(recipe: Recipe, spec: str | Mapping[str, Any], registry: Registry | None) -> Child:
-    given = {"name": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
-    name = given.pop("name", None)
+    entry = {"name": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
+    name = entry.pop("name", None)
     if not isinstance(name, str) or not name:
         raise InputError(f"strategy {spec!r}: write a name, or a mapping with name and options.")
-    shared = {key: value for key, value in given.items() if "." in key}
-    options = {key: value for key, value in given.items() if key not in shared}
+    shared = {key: value for key, value in entry.items() if "." in key}
+    options = {key: value for key, value in entry.items() if key not in shared}
     for key in shared:
         if not key.startswith(SECTION):
             raise InputError(
@@ -129,7 +129,7 @@ def _contender(recipe: Recipe, spec: str | Mapping[str, Any], registry: Registry
     if "train.learning_rate" in shared:
         rate_from = "as --strategies says"
     content["strategy"] = {**own, "name": name, **options}
-    parts = [name, *(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in given.items())]
+    parts = [name, *(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in entry.items())]
     label = " ".join(parts)
     content["output"] = str(Path(recipe.output) / _folder_name(parts))
     overrides = [f"{key}={json.dumps(value)}" for key, value in shared.items()]
@@ -138,8 +138,12 @@ def _contender(recipe: Recipe, spec: str | Mapping[str, Any], registry: Registry
 
 def _rates(contenders: Sequence[Child]) -> str:
     """Return a line that says which learning rate each contender trains at, and why; "" of finished runs."""
-    said = [f"{one.label} {one.recipe.train.learning_rate:g}, {one.rate_from}" for one in contenders if one.rate_from]
-    return f"\nLearning rates: {'; '.join(said)}." if said else ""
+    rates = [
+        f"{contender.label} {contender.recipe.train.learning_rate:g}, {contender.rate_from}"
+        for contender in contenders
+        if contender.rate_from
+    ]
+    return f"\nLearning rates: {'; '.join(rates)}." if rates else ""
 
 
 def _folder_name(parts: Sequence[str]) -> str:
@@ -184,7 +188,7 @@ def _require_same_examples(contenders: Sequence[Child], read: Sequence[Mapping[s
 
 def compare_runs(
     contenders: Sequence[Child],
-    tasks: Sequence[KnownTask],
+    tasks: Sequence[LabelledTask],
     reused: Sequence[bool],
     metric: str | None = None,
     *,
@@ -208,11 +212,15 @@ def compare_runs(
     direction = first.metrics[metric].higher_is_better
     alarms = [_alarm(contender) if ranked == "sound" else None for contender in contenders]
     measured = _measured(contenders, tasks, first, metric)
-    sound = [(one, result) for one, result, alarm in zip(contenders, measured, alarms, strict=True) if alarm is None]
+    sound = [
+        (contender, result)
+        for contender, result, alarm in zip(contenders, measured, alarms, strict=True)
+        if alarm is None
+    ]
     differences = pair_differences(sound, metric)
     best = None
     if not all_pairs and len(sound) > 2:
-        values = {one.label: result.figures[metric].value for one, result in sound}
+        values = {contender.label: result.figures[metric].value for contender, result in sound}
         order = sorted((label for label, value in values.items() if not math.isnan(value)), key=values.__getitem__)
         best = next(iter(order if direction is False else reversed(order)), None)
     if best is not None:
@@ -249,12 +257,12 @@ def _alarm(contender: Child) -> str | None:
 
 def _unranked(contenders: Sequence[Child], alarms: Sequence[str | None]) -> str:
     """Name the strategies that are not ranked, and why, a line each."""
-    lines = [f"  {one.label}: {alarm}\n" for one, alarm in zip(contenders, alarms, strict=True) if alarm]
+    lines = [f"  {contender.label}: {alarm}\n" for contender, alarm in zip(contenders, alarms, strict=True) if alarm]
     return "".join(["Not ranked, as their verdicts are alarms:\n", *lines]) if lines else ""
 
 
 def _measured(
-    contenders: Sequence[Child], tasks: Sequence[KnownTask], evaluation: EvaluationResult, metric: str
+    contenders: Sequence[Child], tasks: Sequence[LabelledTask], evaluation: EvaluationResult, metric: str
 ) -> list[Measured]:
     """Return what each tuned model came to by the evaluator of a metric, weighed alike."""
     split, name = evaluation.split or "", evaluation.metrics[metric].evaluator
@@ -285,14 +293,14 @@ def pair_differences(measured: Sequence[tuple[Child, Measured]], metric: str) ->
         same = first.predictions.equals(second.predictions)
         difference = compare(second.figures, first.figures, exact_of(second, first), same=same)[metric]
         differences.append(PairDifference(**vars(difference), first=a.label, second=b.label))
-    for i, p in holm({i: one.p for i, one in enumerate(differences)}).items():
+    for i, p in holm({i: pair.p for i, pair in enumerate(differences)}).items():
         adjusted = replace(differences[i], p_adjusted=p)
         differences[i] = replace(adjusted, supported=is_beyond_chance(adjusted))
     return differences
 
 
 def _row(
-    contender: Child, ready: KnownTask, evaluation: EvaluationResult, metric: str, reused: bool, alarm: str | None
+    contender: Child, ready: LabelledTask, evaluation: EvaluationResult, metric: str, reused: bool, alarm: str | None
 ) -> Contender:
     run, training = contender.run, TrainingResult.read(contender.run)
     seconds = [line["seconds"] for line in run.metrics() if "seconds" in line]
@@ -335,7 +343,7 @@ def statement(
         return f"{'Only one' if strategies else 'No'} strategy gives usable answers, so none are ranked."
     which = f". The best, {best}, against each other strategy" if best else ". Each pair of strategies" * (pairs > 1)
     p = "adjusted " if pairs > 1 else ""
-    lines = [f"  {_comparison(one, p, best)}" for one in differences]
+    lines = [f"  {_comparison(difference, p, best)}" for difference in differences]
     how = f", p-values adjusted for all {pairs} pairs (Holm)" if pairs > 1 else ""
     shown = ""
     if best:
@@ -347,15 +355,15 @@ def statement(
     return "\n".join(filter(None, [head, *lines, paired, few_groups(examples, worth)]))
 
 
-def _comparison(one: PairDifference, p: str, best: str | None) -> str:
+def _comparison(pair: PairDifference, p: str, best: str | None) -> str:
     """Say what lies between two strategies."""
-    one = one.negated() if one.second == best else one
-    if ends(one) is None or one.p_adjusted is None:
-        return f"{one.first} and {one.second}: too few examples to tell"
-    chance = f"{p}{probability(one.p_adjusted)}"
-    if one.supported:
-        wins = one.better if one.better is not None else one.value > 0
-        winner, other = [one.first, one.second][:: 1 if wins else -1]
-        word, size = "higher" if one.better is None else "better", one if one.value > 0 else one.negated()
+    pair = pair.negated() if pair.second == best else pair
+    if ends(pair) is None or pair.p_adjusted is None:
+        return f"{pair.first} and {pair.second}: too few examples to tell"
+    chance = f"{p}{probability(pair.p_adjusted)}"
+    if pair.supported:
+        wins = pair.better if pair.better is not None else pair.value > 0
+        winner, other = [pair.first, pair.second][:: 1 if wins else -1]
+        word, size = "higher" if pair.better is None else "better", pair if pair.value > 0 else pair.negated()
         return f"{winner} is {word} than {other} by {with_ends(size)}, {chance}"
-    return f"{one.first} minus {one.second}: {with_ends(one, sign=True)}, not beyond chance, {chance}"
+    return f"{pair.first} minus {pair.second}: {with_ends(pair, sign=True)}, not beyond chance, {chance}"

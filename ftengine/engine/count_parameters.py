@@ -58,10 +58,10 @@ def count_parameters(
     task, loader, strategy = experiment.make_task(), experiment.loader, experiment.make_strategy()
     source = recipe.model.source
     try:
-        known = task.learn_labels({"train": ()})  # of numbers, the options say how many there are
+        labels_learned = task.learn_labels({"train": ()})  # of numbers, the options say how many there are
     except DataError:  # it has labels, which only data tells
-        known = Labels("single", tuple(f"LABEL_{i}" for i in range(labels)))
-    request = LoadRequest(source, task.head, known, processor=False)
+        labels_learned = Labels("single", tuple(f"LABEL_{i}" for i in range(labels)))
+    request = LoadRequest(source, task.head, labels_learned, processor=False)
     experiment.listener.phase("count parameters")
     build = loader.load_skeleton if overrides(loader, "load_skeleton") else loader.load
     loaded = build(request)
@@ -94,10 +94,10 @@ def count_parameters(
 
 def _count_below(loaded: LoadedModel, paths: list[str]) -> tuple[int, int]:
     """Return how many parameters lie at or below some paths, and how many of them train."""
-    wanted = set(paths)
+    counted_paths = set(paths)
     sizes = {
         name: size
         for name, size in parameter_sizes(loaded.module).items()
-        if not wanted.isdisjoint(accumulate(name.split("."), "{}.{}".format))
+        if not counted_paths.isdisjoint(accumulate(name.split("."), "{}.{}".format))
     }
     return sum(sizes.values()), sum(sizes[name] for name in sizes.keys() & trainable(loaded.module).keys())

@@ -16,7 +16,7 @@ from pathlib import Path
 from ftengine.api import Baseline, Estimate, Finding, Listener, SilentListener
 from ftengine.data.split import make_splits
 from ftengine.engine.experiment import Experiment
-from ftengine.engine.prepared_data import KnownTask, PreparedData, prepare_data
+from ftengine.engine.prepared_data import LabelledTask, PreparedData, prepare_data
 from ftengine.engine.subprocess_runs import Child, check_all, require_alike, require_folder, train_unfinished
 from ftengine.errors import DataError, InputError, RecipeError
 from ftengine.evaluation.results import Measured, compared, paired
@@ -131,7 +131,7 @@ def _label_held_out_whole(experiment: Experiment) -> str:
     )
 
 
-def pool(children: Sequence[Child], ready: KnownTask, reused: Sequence[bool]) -> CrossValidation:
+def pool(children: Sequence[Child], ready: LabelledTask, reused: Sequence[bool]) -> CrossValidation:
     """Add up the figures of finished folds.
 
     Raises:
@@ -140,31 +140,31 @@ def pool(children: Sequence[Child], ready: KnownTask, reused: Sequence[bool]) ->
     require_alike(children)
     evaluations = [EvaluationResult.read(child.run) for child in children]
     metrics, names = evaluations[0].metrics, list(evaluations[0].tuned)
-    apart = [name for name in names if not metrics[name].pooled]
+    unpooled = [name for name in names if not metrics[name].pooled]
     base, tuned = _pooled(children, ready)
     weights = tuned.predictions.weights(0, 0)
     examples, (rows, worth) = weights.groups, (len(weights), weights.worth()) if weights.grouped else (None, None)
     figures = compared(base, tuned)
     for side in ("base", "tuned", "difference"):
-        figures[side] = {name: figure for name, figure in figures[side].items() if name not in apart}
-    whole = EvaluationResult(
+        figures[side] = {name: figure for name, figure in figures[side].items() if name not in unpooled}
+    pooled = EvaluationResult(
         split="pooled test",
         metrics={name: metrics[name] for name in figures["tuned"]},
         paired=paired(base, tuned),
         **figures,
     )
-    told = {name: Baseline.of(facts) for name, facts in tuned.details.items()}
+    baselines = {name: Baseline.of(facts) for name, facts in tuned.details.items()}
     return CrossValidation(
         folds=len(children),
         examples=examples,
         rows=rows,
         worth=worth,
-        base=whole.base,
-        tuned=whole.tuned,
-        difference=whole.difference,
+        base=pooled.base,
+        tuned=pooled.tuned,
+        difference=pooled.difference,
         higher_is_better={name: metrics[name].higher_is_better for name in names},
-        baselines={name: baseline for name, baseline in told.items() if baseline is not None},
-        verdict=judged(children[0].run, whole, ready.registry),
+        baselines={name: baseline for name, baseline in baselines.items() if baseline is not None},
+        verdict=judged(children[0].run, pooled, ready.registry),
         spread={name: _spread([evaluation.tuned.get(name) for evaluation in evaluations]) for name in names},
         runs=tuple(
             Fold(
@@ -178,11 +178,11 @@ def pool(children: Sequence[Child], ready: KnownTask, reused: Sequence[bool]) ->
             )
             for number, (child, evaluation, done) in enumerate(zip(children, evaluations, reused, strict=True))
         ),
-        statement=statement(len(children), examples, rows, apart, worth),
+        statement=statement(len(children), examples, rows, unpooled, worth),
     )
 
 
-def judged(fold: RunDirectory, whole: EvaluationResult, registry: Registry) -> Finding:
+def judged(fold: RunDirectory, pooled: EvaluationResult, registry: Registry) -> Finding:
     """Return what the rules say of the quality of all folds' answers together.
 
     Args:
@@ -191,10 +191,10 @@ def judged(fold: RunDirectory, whole: EvaluationResult, registry: Registry) -> F
         registry: the rules.
     """
     records = RunRecords.read(fold.path)
-    return judge(replace(records, evaluation=whole, examples=None), registry).quality
+    return judge(replace(records, evaluation=pooled, examples=None), registry).quality
 
 
-def _pooled(children: Sequence[Child], ready: KnownTask) -> list[Measured]:
+def _pooled(children: Sequence[Child], ready: LabelledTask) -> list[Measured]:
     """Return what base and tuned models came to over the examples of all folds; nothing is fitted to other folds."""
     # Equal examples are in one fold, so that the groups of different folds are different ones.
     tables = [Predictions.join([stored(child.run, "test", side) for child in children]) for side in ("base", "tuned")]
@@ -218,14 +218,18 @@ def _spread(figures: Sequence[Estimate | None]) -> Spread:
 
 
 def statement(
-    folds: int, examples: int, rows: int | None = None, apart: Sequence[str] = (), worth: float | None = None
+    folds: int, examples: int, rows: int | None = None, unpooled: Sequence[str] = (), worth: float | None = None
 ) -> str:
-    """Say in words what the intervals cover and what not; `apart` are metrics without a figure over all folds."""
+    """Say in words what the intervals cover and what they do not.
+
+    Args:
+        unpooled: metrics that have no figure over all folds.
+    """
     drawn = "examples" if rows is None else "groups"
-    few = f" {said}" if (said := few_groups(examples, worth)) else ""
-    unpooled = (
-        f" {', '.join(apart)} {'has' if len(apart) == 1 else 'have'} no figure over all examples: it would set scores "
-        "of different models against each other. See the folds' values and their mean."
+    few = f" {caution}" if (caution := few_groups(examples, worth)) else ""
+    no_figure = (
+        f" {', '.join(unpooled)} {'has' if len(unpooled) == 1 else 'have'} no figure over all examples: "
+        "it would set scores of different models against each other. See the folds' values and their mean."
     )
     shared = (
         f"any two of the {folds} training sets share about {100 * (folds - 2) / (folds - 1):.0f} % of their rows"
@@ -238,5 +242,5 @@ def statement(
         f"training data or another seed would change: {shared}, so the folds are not independent repetitions, and one "
         "cross-validation gives no unbiased estimate of that variance (Bengio & Grandvalet 2004). The spread over "
         "folds is a description and no interval. The figures are of models trained on a part of the data; the model "
-        f"to use is trained on all of it.{unpooled if apart else ''}{few}"
+        f"to use is trained on all of it.{no_figure if unpooled else ''}{few}"
     )

@@ -23,11 +23,11 @@ from ftengine.run.environment import hardware
 from ftengine.run.own_code import code_of
 
 if TYPE_CHECKING:
-    from ftengine.engine.prepared_data import KnownTask
+    from ftengine.engine.prepared_data import LabelledTask
 
 
 def dependencies(
-    device: Device, known: KnownTask, loaded: LoadedModel, components: Iterable[Component]
+    device: Device, labelled: LabelledTask, loaded: LoadedModel, components: Iterable[Component]
 ) -> list[Any] | None:
     """Return all that decides what a model computes of examples on this machine, as JSON has it.
 
@@ -38,10 +38,10 @@ def dependencies(
         None where that cannot be told: of components and models of other code than ftengine's and that of libraries it
         asks for, of a task that keeps hold of the model, and of packed weights.
     """
-    state, task, loader = _processor(loaded.processor), component_state(known.task), known.experiment.loader
-    if loader.runs_code(known.recipe.model.source) is not None or not (state and task):
+    state, task, loader = _processor(loaded.processor), component_state(labelled.task), labelled.experiment.loader
+    if loader.runs_code(labelled.recipe.model.source) is not None or not (state and task):
         return None
-    parts = (loader, known.task, loaded.processor, *components, *loaded.inference_paths, *loaded.module.modules())
+    parts = (loader, labelled.task, loaded.processor, *components, *loaded.inference_paths, *loaded.module.modules())
     code = code_of(type(part) for part in parts)
     model = _model(loaded)
     if code is None or model is None:

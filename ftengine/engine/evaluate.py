@@ -17,7 +17,7 @@ from ftengine.data.rows import DataRows
 from ftengine.data.split import make_splits, read_for
 from ftengine.engine.base_predictions import run_base, run_model
 from ftengine.engine.evaluation_plan import plan_evaluation, trained_rows, without_leaks
-from ftengine.engine.prepared_data import KnownTask, ReadyTask, held_out
+from ftengine.engine.prepared_data import LabelledTask, ReadyTask, held_out
 from ftengine.engine.prepared_model import load_base_of, place_base, prepare_strategy
 from ftengine.engine.references import ask_reference, reference_starts
 from ftengine.engine.saved_part import load_trained_part
@@ -57,13 +57,13 @@ def evaluate_run(
     return evaluate(plan, measure_all(plan, base), measure_all(plan, tuned))[0]
 
 
-def reference_model(known: KnownTask, run: RunDirectory) -> KnownTask:
+def reference_model(labelled: LabelledTask, run: RunDirectory) -> LabelledTask:
     """Return a run's task with its strategy as it began (RunError: what it started from is no longer there)."""
-    make = known.registry.factory("strategy", Recipe.read(run.path / "recipe.yaml").strategy, "strategy")
-    return replace(known, experiment=replace(known.experiment, make_strategy=make))
+    make = labelled.registry.factory("strategy", Recipe.read(run.path / "recipe.yaml").strategy, "strategy")
+    return replace(labelled, experiment=replace(labelled.experiment, make_strategy=make))
 
 
-def add_figures(ready: KnownTask, run: RunDirectory, specs: Sequence[str | Mapping[str, Any]]) -> EvaluationResult:
+def add_figures(ready: LabelledTask, run: RunDirectory, specs: Sequence[str | Mapping[str, Any]]) -> EvaluationResult:
     """Add the figures of further evaluators to evaluation.json, made from the tables of predictions.
 
     The run is judged again with them: verdict.json and report.html are written anew.

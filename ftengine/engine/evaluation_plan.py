@@ -66,12 +66,12 @@ def evaluation_plan(data: PreparedData, began: int | None = None) -> EvalPlan:
     encoded, name = data.encoded, held_out(data.encoded)
     validation, train = encoded.get("validation") if name == "test" else None, encoded["train"]
     steps = plan_steps(len(train), data.ready.recipe.train, began or processes().num_processes)
-    seen = trained_rows(train, steps, data.ready.recipe.seed)
+    trained = trained_rows(train, steps, data.ready.recipe.seed)
     trained_on = data.splits.trained_on
     held, leaked = (None, None) if name is None else without_leaks(encoded[name], trained_on.get(name))
     if validation is not None:
         validation, _ = without_leaks(validation, trained_on.get("validation"))
-    plan = plan_evaluation(data.ready, name, held, train=seen, validation=validation, leaked=leaked)
+    plan = plan_evaluation(data.ready, name, held, train=trained, validation=validation, leaked=leaked)
     task = data.ready.task
     writes = {"prompt", "completion"} <= generated_keys(task)
     return replace(plan, to_read=_to_read(data.ready, plan.held_out) if writes else None, writes=writes)
@@ -134,8 +134,8 @@ def plan_evaluation(
             _sampled(ready, answering),
             list(_columns(ready, held_out, lenient)),
         )
-        apart = [] if leaked is None else [_leaked(ready, held, leaked)]
-        probes += [*apart, *(_robustness(ready, held, spec, i) for i, spec in enumerate(section.robustness))]
+        leaks = [] if leaked is None else [_leaked(ready, held, leaked)]
+        probes += [*leaks, *(_robustness(ready, held, spec, i) for i, spec in enumerate(section.robustness))]
     if train is not None and section.training_sample is not None and reading:
         training = _training_sample(ready, train, held_out, reading)
     if section.forgetting is not None:
@@ -144,19 +144,19 @@ def plan_evaluation(
         probes.append(_memorisation(ready, train, held_out))
     if section.refusal is not None:
         probes.append(_refusal(ready, section.refusal))
-    asked = [] if lenient else _benchmarks(ready, reading)
-    check_metrics([*reading, *answering, *(one.evaluator for one in asked)])
+    benchmarks = [] if lenient else _benchmarks(ready, reading)
+    check_metrics([*reading, *answering, *(benchmark.evaluator for benchmark in benchmarks)])
     to_fit, sizes = _to_fit(ready.task, validation, reading), (section.small_slice, section.resamples)
-    plan = EvalPlan(split, held, training, probes, to_fit, *sizes, ready.recipe.seed, benchmarks=asked)
-    for one in plan.sets():
-        check_rows(one, ready.processor)
-        bind(one.evaluators, ready.task.name, ready.task.labels)  # what they keep may depend on the labels
+    plan = EvalPlan(split, held, training, probes, to_fit, *sizes, ready.recipe.seed, benchmarks=benchmarks)
+    for eval_set in plan.sets():
+        check_rows(eval_set, ready.processor)
+        bind(eval_set.evaluators, ready.task.name, ready.task.labels)  # what they keep may depend on the labels
     return plan
 
 
 def _to_fit(task: Task, validation: EncodedSplit | None, evaluators: Sequence[Evaluator]) -> EvalSet | None:
     """Return what evaluators that fit, and the task, learn from; None where there is nothing, or none does."""
-    fitting = [one for one in evaluators if calibrates(task) or isinstance(one, FittedEvaluator)]
+    fitting = [evaluator for evaluator in evaluators if calibrates(task) or isinstance(evaluator, FittedEvaluator)]
     return EvalSet("validation", validation, fitting, title=" on validation") if validation and fitting else None
 
 
@@ -171,11 +171,11 @@ def _training_sample(
     ready: ReadyTask, train: DataRows, held_out: EncodedSplit | None, reading: Sequence[Evaluator]
 ) -> EvalSet | None:
     """Return some training rows as a set, for evaluators that can read them; None where there are none."""
-    asked = ready.recipe.evaluation.training_sample
+    requested = ready.recipe.evaluation.training_sample
     usual = min(200, max(50, 200 if held_out is None else len(held_out)))
-    known = _encode_sample(ready, TRAINING_SAMPLE, train, asked if isinstance(asked, int) else usual)
-    able = [] if known is None else [one for one in reading if _reads_all(one, known)]
-    return EvalSet("training", known, able, title=f" on {TRAINING_SAMPLE}") if known and able else None
+    encoded = _encode_sample(ready, TRAINING_SAMPLE, train, requested if isinstance(requested, int) else usual)
+    able = [] if encoded is None else [evaluator for evaluator in reading if _reads_all(evaluator, encoded)]
+    return EvalSet("training", encoded, able, title=f" on {TRAINING_SAMPLE}") if encoded and able else None
 
 
 def _reads_all(evaluator: Evaluator, split: EncodedSplit) -> bool:
@@ -205,9 +205,9 @@ def _to_read(ready: ReadyTask, held: EvalSet | None) -> EvalSet | None:
     count, task = ready.recipe.evaluation.answers, ready.task
     if held is None or count is None:
         return None
-    known = held.answered if held.answering else held.members
+    members = held.answered if held.answering else held.members
     equal = held.split.duplicates
-    first = known if equal is None else known[np.unique(equal[known], return_index=True)[1]]
+    first = members if equal is None else members[np.unique(equal[members], return_index=True)[1]]
     chosen = np.sort(first)[sample(len(first), count, ready.recipe.seed)]
     if held.answering:
         return replace(held, answered=chosen)
@@ -266,14 +266,14 @@ def _refuse_other_questions(ready: ReadyTask, changed: EncodedSplit, augmenter: 
             )
 
 
-def _forgetting(ready: ReadyTask, asked: FurtherExamples, reading: Sequence[Evaluator]) -> PlannedProbe:
+def _forgetting(ready: ReadyTask, further: FurtherExamples, reading: Sequence[Evaluator]) -> PlannedProbe:
     with naming("evaluation.forgetting"):
-        rows = read_for(asked.data, ready.recipe.data, ready.task, ready.registry)
-        chosen = rows.select(sample(len(rows), asked.limit, ready.recipe.seed))
+        rows = read_for(further.data, ready.recipe.data, ready.task, ready.registry)
+        chosen = rows.select(sample(len(rows), further.limit, ready.recipe.seed))
         split = ready.encode("general", chosen, quiet=True)
     names = ", ".join(evaluator.name for evaluator in reading)
     general = EvalSet("forgetting", split, reading, title=" on general data")
-    return PlannedProbe("forgetting", names, asked.data, general)
+    return PlannedProbe("forgetting", names, further.data, general)
 
 
 def _memorisation(ready: ReadyTask, train: DataRows, held_out: EncodedSplit | None) -> PlannedProbe:
@@ -282,10 +282,10 @@ def _memorisation(ready: ReadyTask, train: DataRows, held_out: EncodedSplit | No
     key, count = "evaluation.memorisation", section.memorisation.examples
     evaluator = _serving(ready, "memorisation", section.memorisation.model_extra or {})
     options = _options(ready, [evaluator])
-    known = _encode_sample(ready, TRAINING_SAMPLE, train, count)
-    if known is None:
+    encoded = _encode_sample(ready, TRAINING_SAMPLE, train, count)
+    if encoded is None:
         raise RecipeError(f"{key}: none of the training rows drawn can be read. Raise {key}.examples.")
-    sides = [("training", known)]
+    sides = [("training", encoded)]
     if held_out is not None:
         sides.append(("held-out", held_out))
     sets = []
@@ -296,12 +296,12 @@ def _memorisation(ready: ReadyTask, train: DataRows, held_out: EncodedSplit | No
     return PlannedProbe("memorisation", evaluator.name, train.source, sets[0], contrast)
 
 
-def _refusal(ready: ReadyTask, asked: FurtherExamples) -> PlannedProbe:
+def _refusal(ready: ReadyTask, further: FurtherExamples) -> PlannedProbe:
     key, section = "evaluation.refusal", ready.recipe.data
     evaluator = _serving(ready, "refusal", {})
     with naming(key):
         rows = read_rows(
-            asked.data,
+            further.data,
             registry=ready.registry,
             reader=section.reader,
             on_error=section.on_error,
@@ -309,13 +309,13 @@ def _refusal(ready: ReadyTask, asked: FurtherExamples) -> PlannedProbe:
             partial=True,
             paths=ready.task.file_columns,
         )
-        rows = rows.select(sample(len(rows), asked.limit, ready.recipe.seed))
+        rows = rows.select(sample(len(rows), further.limit, ready.recipe.seed))
         check_inputs(ready.task, rows, rows.where)
         split = _unencoded(ready, rows)
         members = np.arange(len(split))
     options = _options(ready, [evaluator])
     requests = EvalSet("refusal", split, (), [evaluator], members, options, title=" on requests")
-    return PlannedProbe("refusal", evaluator.name, asked.data, requests)
+    return PlannedProbe("refusal", evaluator.name, further.data, requests)
 
 
 def _serving(ready: ReadyTask, probe: str, options: Mapping[str, Any]) -> Evaluator:
@@ -342,7 +342,7 @@ def _serving(ready: ReadyTask, probe: str, options: Mapping[str, Any]) -> Evalua
 def _options(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
     """Return how answers are made: the most that any evaluator asks for, unless the recipe says; drawn by its seed."""
     own = ready.recipe.evaluation.generate.options
-    options = {**most_asked(one.generation for one in evaluators), **own}
+    options = {**most_asked(evaluator.generation for evaluator in evaluators), **own}
     return {"seed": ready.recipe.seed, **options} if options.get("temperature") else options
 
 
@@ -358,8 +358,8 @@ def _check_options(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> None:
     if ready.skeleton is not None and (evaluators or ready.recipe.evaluation.generate.options):
         with naming("evaluation.generate"):
             for options in (_options(ready, evaluators), _sampled(ready, evaluators)):
-                known = {name: value for name, value in options.items() if name != SAMPLES}
-                inferring(ready.task).infer(ready.skeleton.loaded, [], known)
+                task_options = {name: value for name, value in options.items() if name != SAMPLES}
+                inferring(ready.task).infer(ready.skeleton.loaded, [], task_options)
 
 
 def _encode_sample(ready: ReadyTask, name: str, rows: DataRows, count: int) -> EncodedSplit | None:

@@ -76,7 +76,7 @@ class Experiment:
         registry.plugins.raise_if_broken()
         with naming(recipe.origin):
             experiment = cls._of(recipe, registry, listener, day or current_date())
-            own = {f"data.train.{i}.reader": one.reader for i, one in enumerate(listed(recipe.data.train))}
+            own = {f"data.train.{i}.reader": part.reader for i, part in enumerate(listed(recipe.data.train))}
             for key, reader in {"data.reader": recipe.data.reader, **own}.items():
                 if reader is not None and reader["name"] != AUTO:
                     registry.factory("reader", reader, key)
@@ -190,11 +190,13 @@ def _under(task: Task, make_strategy: Factory) -> Factory:
     return replace(make_strategy, config=config.model_copy(update=own)) if own else make_strategy
 
 
-def _fast_paths(asked: str | list[dict[str, Any]], registry: Registry) -> tuple[Factory, ...]:
+def _fast_paths(requested: str | list[dict[str, Any]], registry: Registry) -> tuple[Factory, ...]:
     """Return what builds the fast paths that a recipe asks for: all that need no options, none, or those it names."""
-    if asked == "off":
+    if requested == "off":
         return ()
-    specs: list[Any] = [entry.name for entry in registry.buildable("fast-path")] if asked == AUTO else list(asked)
+    specs: list[Any] = (
+        [entry.name for entry in registry.buildable("fast-path")] if requested == AUTO else list(requested)
+    )
     return tuple(registry.factory("fast-path", spec, f"train.fast_paths.{i}") for i, spec in enumerate(specs))
 
 

@@ -73,9 +73,9 @@ def export_run(
             try:
                 if tuned is not None:
                     exporter.check_artifact(folder, source)
-                alone = source_of_artifact(exporter, source, workshop / "trained")
+                artifact_source = source_of_artifact(exporter, source, workshop / "trained")
                 with out_of_reach(workshop):
-                    proof, unproven = proof_of(run, ready, opener, alone, folder, exported, tuned)
+                    proof, unproven = proof_of(run, ready, opener, artifact_source, folder, exported, tuned)
             except ProgramFailed as error:
                 unproven, failed = str(error), True
                 ready.listener.message(f"cannot tell whether this is the tuned model: {unproven}")

@@ -60,13 +60,13 @@ def fast_paths_of(
 def _probed_once(loaded: LoadedModel, depends: list[Any]) -> Iterator[None]:
     """Give inference paths what they found out about a model in an earlier run, or keep it for later ones."""
     paths = {cache_key("probes", [path.name, depends]): path for path in loaded.inference_paths}
-    kept = {key: known_text(key) for key in paths}
+    stored = {key: known_text(key) for key in paths}
     for key, path in paths.items():
-        if (text := kept[key]) is not None:
+        if (text := stored[key]) is not None:
             path.restore_probe_result(loaded.module, json.loads(text))
     yield
     for key, path in paths.items():
-        if kept[key] is None and (result := path.probe_result(loaded.module)) is not None:
+        if stored[key] is None and (result := path.probe_result(loaded.module)) is not None:
             keep_text(key, f"what {path.name} found out about a model", json.dumps(result))
 
 
@@ -76,7 +76,7 @@ class _Compared:
     def __init__(self, depends: list[Any]) -> None:
         self._depends = depends
 
-    def known(self, replaced: Replaced) -> bool:
+    def was_compared(self, replaced: Replaced) -> bool:
         """Say whether paths that replace so much were compared."""
         return known_text(self._key(replaced)) is not None
 

@@ -213,7 +213,7 @@ def continue_run(run: RunDirectory, model: PreparedModel) -> None:
     before, now = Environment.read(run), model.environment()
     changed = [f"of its base model, {what} differ" for what in changes(before.base, now.base)]
     if before.precision != now.precision:
-        was, is_now = (one.precision.model_dump() for one in (before, now))
+        was, is_now = (environment.precision.model_dump() for environment in (before, now))
         changed.append(f"its precision was {was!r} and is now {is_now!r}")
     if changed:
         raise RunError(
@@ -228,8 +228,8 @@ def continue_run(run: RunDirectory, model: PreparedModel) -> None:
 
 def require_same_recipe(run: RunDirectory, resolved: dict[str, Any]) -> None:
     """Refuse to go on with a run under another recipe (RunError, which names the keys that differ)."""
-    stored, given = flat(Recipe.read(run.path / "recipe.yaml").resolved()), flat(resolved)
-    differing = [key for key in given if given[key] != stored.get(key) and key != "output"]
+    stored, now = flat(Recipe.read(run.path / "recipe.yaml").resolved()), flat(resolved)
+    differing = [key for key in now if now[key] != stored.get(key) and key != "output"]
     if differing:
         raise RunError(
             f"run {str(run.path)!r} was started with another recipe; {', '.join(differing)} "
@@ -250,7 +250,7 @@ def require_same_data(run: RunDirectory, data: PreparedData) -> None:
 def write_trained(trained: TrainedModel, run: RunDirectory, phases: TimedPhases) -> None:
     """Write the trained part, before anything else that may fail, what training came to, and what the base gave."""
     model = trained.prepared
-    save_trained_part(model, trained.whole, run)
+    save_trained_part(model, trained.gathered_model, run)
     RunOutputs.of(model.device, run, model.data.ready, model.plan, "base").keep_files(model.base.outputs)
     _write_training(trained, run, phases)
 

@@ -11,7 +11,7 @@ from ftengine.api import CodeEvaluator, Listener, LoadedModel, SilentListener
 from ftengine.engine.answering import Answering
 from ftengine.engine.evaluate import add_figures, evaluate_run, reference_model
 from ftengine.engine.merge import MERGED_DTYPES, MergeReport, check_merge, merge_into
-from ftengine.engine.prepared_data import KnownTask
+from ftengine.engine.prepared_data import LabelledTask
 from ftengine.engine.prepared_model import load_base_of, prepare_strategy
 from ftengine.engine.saved_part import load_trained_part
 from ftengine.errors import InputError, NotMergeable, UnknownName
@@ -69,7 +69,7 @@ class Run(Answering):
         self.day = Environment.read(self.directory).date
         """The day that its models' chat template writes; None: today."""
         self._registry = registry or Registry()
-        self._ready: tuple[Device, KnownTask, LoadedModel] | None = None
+        self._ready: tuple[Device, LabelledTask, LoadedModel] | None = None
         self.base_now: Mapping[str, Any] = {}
         """Fingerprint of the base as it was loaded last; {} before."""
 
@@ -144,7 +144,7 @@ class Run(Answering):
                 run did not keep.
             ProcessLost: of several processes one is gone.
         """
-        named = {one if isinstance(one, str) else None for one in evaluators}
+        named = {evaluator if isinstance(evaluator, str) else None for evaluator in evaluators}
         self.require_trusted_evaluators(named if evaluators else None)
         if not evaluators:
             with heartbeat():
@@ -224,13 +224,13 @@ class Run(Answering):
             raise InputError(f"dtype {dtype!r}: merged weights are stored as {listed(MERGED_DTYPES)}.")
         target = RunDirectory(out)
         target.require_free("another folder")
-        known = self.without_model(check_source=True)
-        strategy = check_merge(known.experiment.make_strategy())
-        loaded = load_base_of(known, self.facts, self.trained)
+        labelled = self.without_model(check_source=True)
+        strategy = check_merge(labelled.experiment.make_strategy())
+        loaded = load_base_of(labelled, self.facts, self.trained)
         write_calibration(loaded.module, self.facts.calibration)
-        return merge_into(target, known, strategy, loaded, self.trained, dtype)
+        return merge_into(target, labelled, strategy, loaded, self.trained, dtype)
 
-    def without_model(self, *, check_source: bool = False) -> KnownTask:
+    def without_model(self, *, check_source: bool = False) -> LabelledTask:
         """Return the run's task, with its labels, for figures from kept predictions; what acts in training is left out.
 
         `check_source` says whether the model's source is looked at.
@@ -241,7 +241,7 @@ class Run(Answering):
             self._check_source(experiment)
         task = experiment.make_task()
         task.labels = self.facts.labels
-        return KnownTask(experiment, task)
+        return LabelledTask(experiment, task)
 
     def require_trusted_evaluators(self, names: Collection[str | None] | None = None) -> None:
         """Refuse as `require_trust` does to measure by some of the run's evaluators, or all (None)."""
@@ -249,13 +249,13 @@ class Run(Answering):
             if isinstance(evaluator, CodeEvaluator) and (names is None or evaluator.name in names):
                 self.require_trust(evaluator.runs_code(), "measures its answers by")
 
-    def _model(self, base: bool, began: bool = False) -> tuple[Device, KnownTask, LoadedModel]:
+    def _model(self, base: bool, began: bool = False) -> tuple[Device, LabelledTask, LoadedModel]:
         if not (base or began) and self._ready is not None:
             return self._ready
-        device, known = Device.open(self.recipe), self.without_model(check_source=True)
-        loaded = load_base_of(known, self.facts, self.trained)
+        device, labelled = Device.open(self.recipe), self.without_model(check_source=True)
+        loaded = load_base_of(labelled, self.facts, self.trained)
         self.base_now = {"source": loaded.source, **loaded.fingerprint}
-        starting = reference_model(known, self.directory) if began else known
+        starting = reference_model(labelled, self.directory) if began else labelled
         if began and starting.experiment.make_strategy().starts_from is not None:
             prepare_strategy(device, starting, loaded)
             return device, starting, loaded
@@ -263,11 +263,11 @@ class Run(Answering):
             require_finite_weights(loaded, f"the base of run {str(self.path)!r}")
             loaded.module.requires_grad_(False)  # so that all of it is kept in the compute dtype
             device.place(loaded)
-            return device, known, loaded
+            return device, labelled, loaded
         # What trains is float32 from here on, so that nothing of it is rounded.
-        load_trained_part(prepare_strategy(device, known, loaded), loaded, self.trained)
+        load_trained_part(prepare_strategy(device, labelled, loaded), loaded, self.trained)
         require_finite_weights(loaded, f"run {str(self.path)!r}")
-        self._ready = device, known, loaded
+        self._ready = device, labelled, loaded
         return self._ready
 
 

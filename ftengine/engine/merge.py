@@ -15,7 +15,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from ftengine.api import Batch, Labels, LoadedModel, Strategy, Task, overrides
-from ftengine.engine.prepared_data import KnownTask, apply_strategy
+from ftengine.engine.prepared_data import LabelledTask, apply_strategy
 from ftengine.engine.prepared_model import load_base
 from ftengine.engine.saved_part import configure, load_trained_part
 from ftengine.equivalence import OUTPUTS, STORED, differing, distance
@@ -76,7 +76,7 @@ def check_merge(strategy: Strategy) -> Strategy:
 
 @torch.no_grad()
 def merge_into(
-    target: RunDirectory, known: KnownTask, strategy: Strategy, loaded: LoadedModel, trained: Path, dtype: str
+    target: RunDirectory, labelled: LabelledTask, strategy: Strategy, loaded: LoadedModel, trained: Path, dtype: str
 ) -> MergeReport:
     """Merge a trained part into its base (`loaded`), check it, and write it as a plain model, which is checked too.
 
@@ -89,26 +89,26 @@ def merge_into(
         MergeChangedOutputs: outputs differ by more than rounding explains, or dtype cannot hold them.
     """
     require_plain(loaded.module)
-    task, labels, mean = known.task, known.task.labels, mean_of(known.task)
-    kept = next(p.dtype for p in loaded.module.parameters() if p.is_floating_point())
-    stored = _dtype_for(labels, kept) if dtype == "auto" else getattr(torch, dtype)
+    task, labels, mean = labelled.task, labelled.task.labels, mean_of(labelled.task)
+    trained_dtype = next(p.dtype for p in loaded.module.parameters() if p.is_floating_point())
+    stored = _dtype_for(labels, trained_dtype) if dtype == "auto" else getattr(torch, dtype)
     _cast(loaded.module, torch.float32)
     probe = probe_of(task, loaded)
-    known.listener.phase("merge")
+    labelled.listener.phase("merge")
     base = outputs_of(task, loaded.module.eval(), probe)
-    set_seed(known.recipe.seed)
+    set_seed(labelled.recipe.seed)
     apply_strategy(strategy, loaded)
     load_trained_part(strategy, loaded, trained)
     before = outputs_of(task, loaded.module.eval(), probe)
     strategy.merge(loaded)
     merged = outputs_of(task, loaded.module.eval(), probe)
     differences = [distance(merged, before, mean)]
-    who = f"the merge of strategy {strategy.name!r} of {known.experiment.make_strategy.entry.origin}"
-    instead = f"Nothing was written. Serve the base with {str(trained)!r} instead, and report this to its authors."
+    who = f"the merge of strategy {strategy.name!r} of {labelled.experiment.make_strategy.entry.origin}"
+    advice = f"Nothing was written. Serve the base with {str(trained)!r} instead, and report this to its authors."
     if not differences[0] <= OUTPUTS:
         raise MergeChangedOutputs(
             f"{who} changes the outputs on a probe batch by {differences[0]:.3g} of their size; rounding explains at "
-            f"most {OUTPUTS:.3g}. {instead}"
+            f"most {OUTPUTS:.3g}. {advice}"
         )
 
     def fill(folder: Path) -> None:
@@ -116,20 +116,20 @@ def merge_into(
         expected, held, kind = outputs_of(task, loaded.module, probe), _hashes(loaded.module), type(loaded.module)
         _require_held(expected, merged, labels, stored)
         loaded.module = nn.Module()  # so that memory holds one model at a time
-        opened, wrong = _open_written(folder, known, kind)
+        opened, wrong = _open_written(folder, labelled, kind)
         differences.append(distance(outputs_of(task, opened.eval(), probe), expected, mean))
         changed = differing(held, held | _hashes(opened))
         if changed and not wrong:
             raise MergeChangedOutputs(
                 f"{len(changed):,} of {len(held):,} tensors of the merged model, such as {changed[0]!r}, differ "
-                f"when they are read back from its files. {instead}"
+                f"when they are read back from its files. {advice}"
             )
         if wrong or not differences[1] <= OUTPUTS:
             keys = f"; keys that do not fit: {len(wrong):,}, such as {wrong[0]!r}" if wrong else ""
             raise MergeChangedOutputs(
                 f"{who} leaves something in the model that its files do not hold (a hook, a parametrization, a "
                 "parameter or buffer of its own): opened from them alone, its outputs on a probe batch differ by "
-                f"{differences[1]:.3g} of their size{keys}. {instead}"
+                f"{differences[1]:.3g} of their size{keys}. {advice}"
             )
 
     write_folder(target.path, fill)
@@ -137,12 +137,14 @@ def merge_into(
     return MergeReport(str(target.path), name, max(differences), OUTPUTS, effect=distance(before, base, mean))
 
 
-def _dtype_for(labels: Labels | None, kept: torch.dtype) -> torch.dtype:
+def _dtype_for(labels: Labels | None, trained_dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of a base, or float32 where that cannot hold the mean of numbers beside their spread."""
     if labels is None or labels.mean is None or labels.std is None:
-        return kept
-    coarse = torch.finfo(kept).eps * abs(labels.mean) > STORED * labels.std
-    return torch.float32 if coarse or abs(labels.mean) + 4 * labels.std > torch.finfo(kept).max else kept
+        return trained_dtype
+    coarse = torch.finfo(trained_dtype).eps * abs(labels.mean) > STORED * labels.std
+    return (
+        torch.float32 if coarse or abs(labels.mean) + 4 * labels.std > torch.finfo(trained_dtype).max else trained_dtype
+    )
 
 
 def _require_held(stored: torch.Tensor, merged: torch.Tensor, labels: Labels | None, dtype: torch.dtype) -> None:
@@ -172,14 +174,14 @@ def _write(task: Task, loaded: LoadedModel, folder: Path, dtype: torch.dtype) ->
     _cast(loaded.module, torch.float32)
 
 
-def _open_written(folder: Path, known: KnownTask, kind: type[nn.Module]) -> tuple[nn.Module, list[str]]:
+def _open_written(folder: Path, labelled: LabelledTask, kind: type[nn.Module]) -> tuple[nn.Module, list[str]]:
     """Open a written model in float32 as whoever uses it does; return it, and the keys that do not fit it.
 
     A transformers folder is opened by transformers alone, the state of another module by the base's own module.
     """
     if is_pretrained(folder):
         return open_model(folder, torch.float32, kind)
-    module, stored = load_base(known).module, read_tensors(folder / MODEL_FILE)
+    module, stored = load_base(labelled).module, read_tensors(folder / MODEL_FILE)
     _cast(module, torch.float32)
     own = module.state_dict()
     both = own.keys() & stored.keys()

@@ -44,8 +44,8 @@ def tokens_checked(loaded: LoadedModel, where: str) -> Iterator[None]:
 
     def check(embeddings: Any, args: tuple[Any, ...]) -> None:
         for ids in args[:1]:
-            whole = isinstance(ids, torch.Tensor) and not ids.is_floating_point() and ids.numel()
-            if whole and (token := int(ids.max())) >= size:
+            countable = isinstance(ids, torch.Tensor) and not ids.is_floating_point() and ids.numel()
+            if countable and (token := int(ids.max())) >= size:
                 raise SourceError(_unknown_token(loaded.source, loaded.processor, token, size, where))
 
     # Encoders and decoders may have modules of their own for the one weight.

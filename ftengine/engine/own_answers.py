@@ -74,18 +74,18 @@ def own_answers(run: Run, *, rows: int, data: str | None = None) -> OwnAnswers:
     with exact.model() as loaded:
         prompts, longest = prompts_of(ready, held, loaded, rows, run)
         drawn = sampling({}, 1, run.recipe.seed)
-        asked = questions(loaded, list(prompts.values()), longest, stop_tokens(loaded), drawn)
-        tuned = scored(partial(log_probabilities, loaded), asked)
+        drawn_questions = questions(loaded, list(prompts.values()), longest, stop_tokens(loaded), drawn)
+        tuned = scored(partial(log_probabilities, loaded), drawn_questions)
     with exact.model(began=True) as loaded:
-        began = scored(partial(log_probabilities, loaded), asked)
+        began = scored(partial(log_probabilities, loaded), drawn_questions)
     chosen = held.select(list(prompts))
     groups = numbers_of(chosen, identities(chosen, ready.task, 0), ready.group_column(chosen), run.listener)[1]
     kl, kl_per_token, log_ratio = divergences(tuned, began, run.recipe.seed, groups)
     return OwnAnswers(
         split,
-        len(asked),
+        len(drawn_questions),
         sum(map(len, tuned)),
-        sum(not one.ended for one in asked),
+        sum(not question.ended for question in drawn_questions),
         longest,
         reference_model(ready, run.directory).experiment.make_strategy().starts_from or "",
         kl,
@@ -108,8 +108,9 @@ def divergences(
         groups: (answers,) equal for those of one group, which are resampled together.
     """
     ratios = [before - now for now, before in zip(tuned, began, strict=True)]
-    low_variance = np.array([(np.expm1(one) - one).sum() for one in ratios])
-    plain, tokens = np.array([-one.sum() for one in ratios]), np.array([len(one) for one in ratios], dtype=np.float64)
+    low_variance = np.array([(np.expm1(ratio) - ratio).sum() for ratio in ratios])
+    plain = np.array([-ratio.sum() for ratio in ratios])
+    tokens = np.array([len(ratio) for ratio in ratios], dtype=np.float64)
     ones, weights = np.ones(len(ratios)), Weights(groups, seed, RESAMPLES, duplicates=np.arange(len(ratios)))
     drawn = (len(weights), weights.worth()) if weights.grouped else (None, None)
 

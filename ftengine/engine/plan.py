@@ -149,7 +149,7 @@ def plan(
             *_warnings(data, targets),
             *_untested(evaluating),
             *_cut_answers(data.ready.task, evaluating),
-            *(f"{said}." for said in (frozen, busy) if said),
+            *(f"{sentence}." for sentence in (frozen, busy) if sentence),
         ],
     )
 
@@ -257,8 +257,8 @@ def _scaling(
         steps = plan_steps(examples, section, number)
         spent, exposed = communication(number, figures["gradient_bytes"], bandwidth, figures["backward_seconds"])
         scales.append(Scale(number, steps.batch, steps.total, compute, spent, exposed))
-    said = advice(scales, section.accumulate, examples, bandwidth)
-    return {"bandwidth": bandwidth, "scales": [scale.to_json() for scale in scales], "advice": said}
+    sentence = advice(scales, section.accumulate, examples, bandwidth)
+    return {"bandwidth": bandwidth, "scales": [scale.to_json() for scale in scales], "advice": sentence}
 
 
 def _evaluated_tokens(encoded: Mapping[str, EncodedSplit], evaluating: EvalPlan, validations: int) -> float:
@@ -277,7 +277,7 @@ def _evaluated_tokens(encoded: Mapping[str, EncodedSplit], evaluating: EvalPlan,
 
 def _answers(evaluating: EvalPlan) -> int:
     """Return how many answers one model writes."""
-    return sum(len(one.answered) for one in evaluating.sets())
+    return sum(len(eval_set.answered) for eval_set in evaluating.sets())
 
 
 def _evaluation(evaluating: EvalPlan, column: str | None) -> dict[str, Any]:
@@ -293,12 +293,12 @@ def _evaluation(evaluating: EvalPlan, column: str | None) -> dict[str, Any]:
         "training": 0 if training is None else len(training.split),
         "slices": [] if held is None else list(held.slices),
         "probes": [
-            {"kind": one.kind, "name": one.name, "data": one.data, "examples": len(one.examples.members)}
-            for one in evaluating.probes
+            {"kind": probe.kind, "name": probe.name, "data": probe.data, "examples": len(probe.examples.members)}
+            for probe in evaluating.probes
         ]
         + [
-            {"kind": "benchmark", "name": one.asker.name, "data": one.data, "examples": None}
-            for one in evaluating.benchmarks
+            {"kind": "benchmark", "name": benchmark.asker.name, "data": benchmark.data, "examples": None}
+            for benchmark in evaluating.benchmarks
         ],
     }
 

@@ -87,18 +87,18 @@ def predict_file(
     form = Form.of(output, Path(source).expanduser(), rows)
     if as_table and output.exists():
         raise RunError(f"output {str(output)!r} exists and is finished. Name another file.")
-    with _alone(output):
+    with _output_lock(output):
         made = run.answering(**{name: value for name, value in settings.items() if name != "batch_size"})
         origin = AnswerOrigin.of(made, source, rows, run.task)
         if resume and lined.is_file() and lined.stat().st_size:
             origin.require_same(output)
-        kept, good = _kept(lined, rows, resume)
-        lines = _answered(run, rows, kept, **settings)
+        complete, good = _complete_lines(lined, rows, resume)
+        lines = _answered(run, rows, complete, **settings)
         written = 0
         try:
             first = next(lines, None)  # whatever is wrong with model or options shows before the file is made
             if first is not None:
-                _write_origin(origin, run, output, continues=kept > 0)
+                _write_origin(origin, run, output, continues=complete > 0)
             if lined.exists():
                 os.truncate(lined, good)
             if first is not None:
@@ -115,7 +115,7 @@ def predict_file(
                 f"cannot write {str(output)!r}: {error.strerror or error}. {written} lines are complete; "
                 "--resume continues after them."
             ) from None
-    return PredictionReport(str(output), written, kept, form.unusual(output))
+    return PredictionReport(str(output), written, complete, form.unusual(output))
 
 
 def _write_origin(origin: AnswerOrigin, run: Answering, output: Path, *, continues: bool) -> None:
@@ -127,7 +127,7 @@ def _write_origin(origin: AnswerOrigin, run: Answering, output: Path, *, continu
 
 
 @contextmanager
-def _alone(output: Path) -> Iterator[None]:
+def _output_lock(output: Path) -> Iterator[None]:
     """Keep other processes from an output file (RunError: one writes it)."""
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -159,9 +159,9 @@ def _checked(run: Answering, source: str | Path, *, table: bool = False) -> Data
     except DataError as error:
         if rows.hint:
             raise DataError(f"{rows.source} has one column, {rows.columns[0]!r}.{rows.hint}") from None
-        columns, wanted = column_names([*rows.names.values()]), re.findall("`([^`]+)`", str(error))
-        renamed = [name for name in wanted if name in section.columns]
-        if renamed and not set(wanted) & set(rows.columns):  # a column that is not there, not a row without a value
+        columns, named = column_names([*rows.names.values()]), re.findall("`([^`]+)`", str(error))
+        renamed = [name for name in named if name in section.columns]
+        if renamed and not set(named) & set(rows.columns):  # a column that is not there, not a row without a value
             column = section.columns[renamed[0]]
             raise DataError(
                 f"{rows.source} has no column {column!r}, which the run reads as `{renamed[0]}` (data.columns in its "
@@ -175,10 +175,10 @@ def _require_free(rows: DataRows, table: bool) -> None:
     """Refuse columns that answers would overwrite; in a table they are in columns of their own."""
     for name in _columns(rows).values():
         if name == ANSWER or (table and name.startswith(f"{ANSWER}.")):
-            instead = ", or write the answers as .jsonl" if name != ANSWER else ""
+            alternative = ", or write the answers as .jsonl" if name != ANSWER else ""
             raise DataError(
                 f"{rows.source} has a column {name!r}, which the answers could overwrite. Rename it there, or take it "
-                f"out{instead}."
+                f"out{alternative}."
             )
 
 
@@ -197,7 +197,7 @@ def _as_in_file(rows: DataRows, index: int) -> dict[str, Any]:
     return json.loads(text, parse_constant=lambda name: None)  # nor for nan and infinity
 
 
-def _kept(output: Path, rows: DataRows, resume: bool) -> tuple[int, int]:
+def _complete_lines(output: Path, rows: DataRows, resume: bool) -> tuple[int, int]:
     """Return the number of complete lines of an interrupted output, and of their bytes.
 
     A kill may have left half a line behind them.
@@ -208,7 +208,7 @@ def _kept(output: Path, rows: DataRows, resume: bool) -> tuple[int, int]:
         return 0, 0
     if not resume:
         raise RunError(f"output {str(output)!r} exists. Name another file, or continue it with --resume.")
-    kept = good = 0
+    complete = good = 0
     with open(output, "rb") as file:
         for line in file:
             if not line.endswith(b"\n"):
@@ -217,13 +217,13 @@ def _kept(output: Path, rows: DataRows, resume: bool) -> tuple[int, int]:
                 content = json.loads(line)
             except ValueError:
                 content = None
-            answered = isinstance(content, dict) and ANSWER in content and kept < len(rows)
-            if not answered or {k: v for k, v in content.items() if k != ANSWER} != _as_in_file(rows, kept):
+            answered = isinstance(content, dict) and ANSWER in content and complete < len(rows)
+            if not answered or {k: v for k, v in content.items() if k != ANSWER} != _as_in_file(rows, complete):
                 raise RunError(
-                    f"output {str(output)!r}: line {kept + 1} is not an answer to row {kept + 1} of the input. "
+                    f"output {str(output)!r}: line {complete + 1} is not an answer to row {complete + 1} of the input. "
                     "Name another file; this one was not changed."
                 )
-            kept, good = kept + 1, good + len(line)
-    if not kept and good != output.stat().st_size:
+            complete, good = complete + 1, good + len(line)
+    if not complete and good != output.stat().st_size:
         raise RunError(f"output {str(output)!r} holds no complete answer. Delete it, or name another file.")
-    return kept, good
+    return complete, good

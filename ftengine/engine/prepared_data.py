@@ -51,7 +51,7 @@ class Skeleton:
 
 
 @dataclass(frozen=True)
-class KnownTask:
+class LabelledTask:
     """A task that knows its labels, among the components of its run."""
 
     experiment: Experiment
@@ -99,7 +99,7 @@ class KnownTask:
 
 
 @dataclass(frozen=True)
-class ReadyTask(KnownTask):
+class ReadyTask(LabelledTask):
     """A task, and what rows are encoded for; `skeleton` is None where the loader builds none."""
 
     skeleton: Skeleton | None
@@ -195,9 +195,9 @@ def _read(experiment: Experiment) -> tuple[ReadyTask, Splits]:
     check_components(experiment, task, splits)
     ready = ready_task(experiment, task)
     if (divided := ready.divided(splits)) is not splits:  # other rows may train now, and have other labels
-        known, splits = task.labels, divided
+        first_labels, splits = task.labels, divided
         task.labels = learn_labels(task, splits.mapping(), stratified=stratified)
-        ready = ready if task.labels == known else ready_task(experiment, task)
+        ready = ready if task.labels == first_labels else ready_task(experiment, task)
     return ready, splits
 
 

@@ -21,7 +21,7 @@ from ftengine.engine.fast_paths import fast_paths_of, require_fast_paths
 from ftengine.engine.memory import choose_memory, require_base_fits, require_measurable
 from ftengine.engine.model_fit import require_fit
 from ftengine.engine.prepared_data import (
-    KnownTask,
+    LabelledTask,
     PreparedData,
     ReadyTask,
     apply_strategy,
@@ -86,7 +86,7 @@ class PreparedModel:
     def environment(self) -> Environment:
         """Return what the run runs on, for environment.json."""
         device = self.device
-        running = [one for one in self.data.ready.evaluators() if isinstance(one, CodeEvaluator)]
+        running = [evaluator for evaluator in self.data.ready.evaluators() if isinstance(evaluator, CodeEvaluator)]
         return Environment(
             versions=versions(),
             plugins=tuple(plugin_origins(self.experiment.registry.plugins)),
@@ -105,7 +105,7 @@ class PreparedModel:
             memory=self.memory,
             fast_paths=dict(self.fast_paths.used),
             date=self.experiment.day,
-            code=fingerprint_files(sorted({file for one in running for file in one.code_files()})),
+            code=fingerprint_files(sorted({file for evaluator in running for file in evaluator.code_files()})),
         )
 
     def trainer(self, run: RunDirectory) -> Trainer:
@@ -152,7 +152,7 @@ class TrainedModel:
 
     prepared: PreparedModel
     result: TrainingResult
-    whole: LoadedModel
+    gathered_model: LoadedModel
 
 
 def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> PreparedModel:
@@ -245,9 +245,9 @@ def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) ->
     result = trainer.train()
     release_memory()  # what the largest micro-batch left behind
     loaded, empty = prepared.loaded, prepared.empty
-    whole = loaded if empty is None else replace(loaded, module=gathered(loaded.module, empty))
+    gathered_model = loaded if empty is None else replace(loaded, module=gathered(loaded.module, empty))
     result = result.model_copy(update={"kernels": kernels_of(prepared.strategy, prepared.device)})
-    return TrainedModel(prepared, result, whole)
+    return TrainedModel(prepared, result, gathered_model)
 
 
 def measure_tuned(trained: TrainedModel, run: RunDirectory) -> EvalResult:
@@ -257,10 +257,12 @@ def measure_tuned(trained: TrainedModel, run: RunDirectory) -> EvalResult:
     """
     model = trained.prepared
     device, ready = model.device, model.data.ready
-    weights = tensor_hashes(state_tensors(trained.whole.module)) if device.is_main else {}
-    kept = RunOutputs.of(device, run, ready, model.plan, weights)
-    tuned = run_model(device, ready, model.loaded, model.plan, "tuned", kept.read("tuned", ready.listener), kept.keep)
-    model.loaded.module = trained.whole.module
+    weights = tensor_hashes(state_tensors(trained.gathered_model.module)) if device.is_main else {}
+    outputs = RunOutputs.of(device, run, ready, model.plan, weights)
+    tuned = run_model(
+        device, ready, model.loaded, model.plan, "tuned", outputs.read("tuned", ready.listener), outputs.keep
+    )
+    model.loaded.module = trained.gathered_model.module
     return tuned
 
 
@@ -272,15 +274,15 @@ def reports_of(strategy: Strategy) -> dict[str, Any]:
 
 def kernels_of(strategy: Strategy, device: Device) -> str | None:
     """Return what computes on the device, as "LoRA layers: compiled (why)"; None where the strategy does not say."""
-    told = []
+    kernels = []
     for what, by_device in reports_of(strategy).items():
         report = by_device.get(device.accelerator.device.type) if isinstance(by_device, dict) else None
         if isinstance(report, dict) and "backend" in report:
-            told.append(f"{what}: {report['backend']}{f' ({why})' if (why := report.get('reason')) else ''}")
-    return "; ".join(told) or None
+            kernels.append(f"{what}: {report['backend']}{f' ({why})' if (why := report.get('reason')) else ''}")
+    return "; ".join(kernels) or None
 
 
-def load_base(known: KnownTask, *, weights: bool = True) -> LoadedModel:
+def load_base(labelled: LabelledTask, *, weights: bool = True) -> LoadedModel:
     """Load the base model in its checkpoint's dtype and take its fingerprint.
 
     Args:
@@ -291,10 +293,10 @@ def load_base(known: KnownTask, *, weights: bool = True) -> LoadedModel:
         SourceError: it cannot be loaded.
         RunError: it is the trained part of a run, and not as it was saved.
     """
-    experiment = known.experiment
+    experiment = labelled.experiment
     experiment.listener.phase("load model")
     set_seed(experiment.recipe.seed)  # a fresh head is a function of the recipe
-    loader, request = experiment.loader, experiment.request(known.task)
+    loader, request = experiment.loader, experiment.request(labelled.task)
     require_saved(Path(experiment.recipe.model.source).expanduser())  # a fully tuned model may be a base
     if not weights and overrides(loader, "load_skeleton"):
         loaded = loader.load_skeleton(request)
@@ -309,19 +311,19 @@ def load_base(known: KnownTask, *, weights: bool = True) -> LoadedModel:
     loaded.fingerprint["head"] = loaded.head
     loaded.fingerprint["processor"] = fingerprint_processor(loaded.processor)
     loaded.fingerprint["tokens"] = fingerprint_tokens(loaded.processor)
-    scale_targets(loaded, known.task.labels)
-    known.task.set_model(loaded, None)
+    scale_targets(loaded, labelled.task.labels)
+    labelled.task.set_model(loaded, None)
     return loaded
 
 
-def load_base_of(known: KnownTask, trained_on: TrainedPart, folder: Path) -> LoadedModel:
+def load_base_of(labelled: LabelledTask, trained_on: TrainedPart, folder: Path) -> LoadedModel:
     """Load the base model of a trained part, which lies in a folder.
 
     Raises:
         SourceError: it cannot be loaded.
         BaseMismatch: it is not what the part was trained on.
     """
-    loaded = load_base(known)
+    loaded = load_base(labelled)
     require_same_base(loaded.fingerprint, trained_on.base, loaded.source, str(folder))
     return loaded
 
@@ -336,11 +338,11 @@ def place_base(device: Device, ready: ReadyTask, loaded: LoadedModel) -> None:
     device.place(loaded)
 
 
-def prepare_strategy(device: Device, known: KnownTask, loaded: LoadedModel) -> Strategy:
+def prepare_strategy(device: Device, labelled: LabelledTask, loaded: LoadedModel) -> Strategy:
     """Let a fresh strategy decide what trains, reproducibly, and keep that in float32; let the task see the model."""
-    strategy = known.experiment.make_strategy()
-    set_seed(known.recipe.seed)
+    strategy = labelled.experiment.make_strategy()
+    set_seed(labelled.recipe.seed)
     apply_strategy(strategy, loaded)
     device.place(loaded)
-    known.task.set_model(loaded, strategy)
+    labelled.task.set_model(loaded, strategy)
     return strategy

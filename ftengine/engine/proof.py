@@ -85,7 +85,7 @@ class Asked:
         if self.questions:
             return list(map(log_probability_distance, some, others))
         # A row whose one number is near the mean has no size of its own.
-        sizes = np.array([np.linalg.norm(one - self.mean) for one in self.tuned])
+        sizes = np.array([np.linalg.norm(values - self.mean) for values in self.tuned])
         usual = max(float(np.sqrt(np.mean(sizes**2))), abs(self.mean) / 1000) or 1.0
         return [distance(a, b, size=max(own, usual)) for a, b, own in zip(some, others, sizes.tolist(), strict=True)]
 
@@ -96,7 +96,7 @@ def ask_own(
     """Ask the tuned model and its base, in float32."""
     split, rows = held_out_rows(ready, run.directory, data)
     exact = exact_run(run, today=True)
-    asked, stop, settings = list[Question](), tuple[int, ...](), dict[str, Any]()
+    question_list, stop, settings = list[Question](), tuple[int, ...](), dict[str, Any]()
     compute: Callable[[Runtime], list[np.ndarray]]
     with exact.model() as loaded:
         if gives_prompts(ready.task):
@@ -104,21 +104,21 @@ def ask_own(
             prompts, longest = telling_prompts(
                 ready, rows, loaded, count, run, otherwise=", or export with --no-verify"
             )
-            asked = questions(loaded, list(prompts.values()), longest, stop)
-            compute = partial(_log_probabilities, asked)
+            question_list = questions(loaded, list(prompts.values()), longest, stop)
+            compute = partial(_log_probabilities, question_list)
         else:
             examples = telling_examples(ready, rows, count, run.recipe.seed)
             if numbers := exporter.asks(source):
                 compute = partial(_numbers, ready, [rows[i] for i in examples], numbers)
             else:
                 compute = partial(
-                    _outputs, ready, [ready.task.collate([one], ready.processor) for one in examples.values()]
+                    _outputs, ready, [ready.task.collate([example], ready.processor) for example in examples.values()]
                 )
         tuned = compute(Runtime(model=loaded))
     with exact.model(base=True) as loaded:
         base = compute(Runtime(model=loaded))
     options = run.recipe.evaluation.generate.options
-    return Asked(split, asked, compute, tuned, base, stop, settings, options, mean_of(ready.task))
+    return Asked(split, question_list, compute, tuned, base, stop, settings, options, mean_of(ready.task))
 
 
 def _own_settings(loaded: LoadedModel) -> dict[str, Any]:
@@ -165,8 +165,8 @@ def proof_of(
     except FtengineError:
         raise
     except Exception as error:
-        said = f"{type(error).__name__}: {one_line(str(error))}"
-        raise ProgramFailed(f"what was written as {exporter.name} could not be asked: {said}.") from error
+        reason = f"{type(error).__name__}: {one_line(str(error))}"
+        raise ProgramFailed(f"what was written as {exporter.name} could not be asked: {reason}.") from error
     values = compared.values
     judged = likeness(own.far(values, own.tuned), own.far(values, own.base), exported.noise, run.recipe.seed)
     if judged.decision == "base" or judged.decision == "neither":
@@ -210,9 +210,13 @@ def far_rows(judged: Likeness, prompts: Sequence[Prompt]) -> str:
     )
 
 
-def missing_eos(answers: Sequence[str], asked: Sequence[Question]) -> bool:
+def missing_eos(answers: Sequence[str], asked_questions: Sequence[Question]) -> bool:
     """Say whether most answers that ended, where they begin as they should, go on behind their end."""
-    ended = [(a.strip(), one.text.strip()) for a, one in zip(answers, asked, strict=True) if one.ended]
+    ended = [
+        (a.strip(), question.text.strip())
+        for a, question in zip(answers, asked_questions, strict=True)
+        if question.ended
+    ]
     return sum(a.startswith(text) and a != text for a, text in ended) > len(ended) / 2
 
 
@@ -234,7 +238,7 @@ class Compared:
         """Return how many answers are the tuned model's."""
         if self.answers is None:
             return None
-        return sum(whole(a) == whole(one.text) for a, one in zip(self.answers, own.questions, strict=True))
+        return sum(whole(a) == whole(question.text) for a, question in zip(self.answers, own.questions, strict=True))
 
 
 def _ask(who: str, ready: ReadyTask, own: Asked, opened: Runtime) -> Compared:
@@ -246,12 +250,14 @@ def _ask(who: str, ready: ReadyTask, own: Asked, opened: Runtime) -> Compared:
         if faults := settings_faults(_own_settings(opened.model), own.settings, own.options):
             raise ExportDiffers(f"{who} has other generation settings than were measured: {'; '.join(faults)}. {GONE}")
     runtime = as_runtime(opened, torch.device("cpu"))
-    unread = (token_fault(one.prompt, runtime.encode(one.prompt), ready.processor) for one in own.questions)
+    unread = (
+        token_fault(question.prompt, runtime.encode(question.prompt), ready.processor) for question in own.questions
+    )
     if fault := next(filter(None, unread), ""):
         raise ExportDiffers(f"{who} reads other tokens than were measured: {fault} {GONE}")
     scores = own.compute(runtime)
-    lengths = [max(1, len(one.answer) + (8 if one.ended else 0)) for one in own.questions]
-    answers = [runtime.answer(one.prompt, n) for one, n in zip(own.questions, lengths, strict=True)]
+    lengths = [max(1, len(question.answer) + (8 if question.ended else 0)) for question in own.questions]
+    answers = [runtime.answer(question.prompt, n) for question, n in zip(own.questions, lengths, strict=True)]
     if missing_eos(answers, own.questions):
         raise ExportDiffers(f"{who} goes on where the tuned model ends its answer: it lacks end tokens. {GONE}")
     return Compared(runtime.name, scores, answers)
@@ -287,19 +293,19 @@ def _answers_fault(run: Run, own: Asked, compared: Compared, noise: float) -> st
     )
 
 
-def _log_probabilities(asked: Sequence[Question], opened: Runtime) -> list[np.ndarray]:
+def _log_probabilities(asked_questions: Sequence[Question], opened: Runtime) -> list[np.ndarray]:
     runtime = opened if opened.model is None else ModuleRuntime(opened.model)
-    return scored(runtime.log_probabilities, asked)
+    return scored(runtime.log_probabilities, asked_questions)
 
 
 def _numbers(ready: ReadyTask, rows: Sequence[Any], options: Sequence[Mapping[str, Any]], opened: Runtime) -> list[Any]:
     """Return the numbers of the answers to each row, those of all options one behind the other."""
     if (model := opened.model) is None:
-        answers = [opened.infer(rows, one) for one in options]
+        answers = [opened.infer(rows, answer_options) for answer_options in options]
     else:
         with torch.no_grad(), evaluating(model.module):
-            answers = [ready.task.infer(model, rows, one) for one in options]
-    return [np.array([x for one in of_row for x in _flat(one)]) for of_row in zip(*answers, strict=True)]
+            answers = [ready.task.infer(model, rows, answer_options) for answer_options in options]
+    return [np.array([x for answer in of_row for x in _flat(answer)]) for of_row in zip(*answers, strict=True)]
 
 
 def _flat(answer: Any) -> Iterator[float]:
@@ -311,8 +317,8 @@ def _flat(answer: Any) -> Iterator[float]:
     elif isinstance(answer, np.ndarray):
         yield from answer.ravel().tolist()
     elif isinstance(answer, (list, tuple)):
-        for one in answer:
-            yield from _flat(one)
+        for item in answer:
+            yield from _flat(item)
 
 
 def _outputs(ready: ReadyTask, batches: Sequence[Any], opened: Runtime) -> list[np.ndarray]:
@@ -322,17 +328,17 @@ def _outputs(ready: ReadyTask, batches: Sequence[Any], opened: Runtime) -> list[
     device = next(module.parameters()).device
     with torch.no_grad():
         outputs = [outputs_of(ready.task, module, to_device(batch, device)) for batch in batches]
-    return [one.double().cpu().numpy().ravel() for one in outputs]
+    return [output.double().cpu().numpy().ravel() for output in outputs]
 
 
 def _fault(run: Run, own: Asked, values: Sequence[np.ndarray], judged: Likeness) -> str:
     """Say what an artifact is that is not the tuned model."""
     if not _is_base(judged):
 
-        def apart(loaded: LoadedModel) -> float:
+        def distance_to(loaded: LoadedModel) -> float:
             return float(np.nanmean(own.far(own.compute(Runtime(model=loaded)), values)))
 
-        if fault := find_fault(exact_run(run, today=True), apart, judged.noise, judged.from_tuned):
+        if fault := find_fault(exact_run(run, today=True), distance_to, judged.noise, judged.from_tuned):
             return f"is not the tuned model: it answers as the tuned model would {fault.reason}"
     return _what(judged, own)
 
@@ -347,7 +353,7 @@ def _what(judged: Likeness, own: Asked) -> str:
     if _is_base(judged):
         return f"answers like the base, not like the tuned model ({figures})"
     if judged.from_tuned <= judged.noise:
-        return f"is not the tuned model: {far_rows(judged, [one.prompt for one in own.questions])}"
+        return f"is not the tuned model: {far_rows(judged, [question.prompt for question in own.questions])}"
     return (
         f"is not the tuned model: {'log-probabilities' if own.questions else 'its numbers'} are {figures}, and "
         f"rounding to the format's numbers explains {number(judged.noise)}"

@@ -41,7 +41,7 @@ def push(folder: str | Path, name: str, private: Iterable[str | Path] = ()) -> s
     api, root = HfApi(), Path(folder)
     files = sorted(file for file in root.rglob("*") if file.is_file())
     sent = {file.relative_to(root).as_posix(): without_paths(file, private) for file in files}
-    adding = [CommitOperationAdd(place, one) for place, one in sent.items() if place not in LEFT_OUT]
+    adding = [CommitOperationAdd(place, file) for place, file in sent.items() if place not in LEFT_OUT]
     again = f"hf upload {name} {folder} . --exclude {MANIFEST}"
     with _asking(f"{str(folder)!r} is written, and could not be pushed as {name!r} (`{again}` does, paths and all)"):
         made = api.create_repo(name, private=True, exist_ok=True)
@@ -54,7 +54,7 @@ def without_paths(file: Path, private: Iterable[str | Path]) -> str | bytes:
     if file.suffix not in TEXT:
         return str(file)
     content = before = file.read_bytes()
-    paths = {str(form) for one in private if Path(one).exists() for form in (one, Path(one).resolve())}
+    paths = {str(form) for path in private if Path(path).exists() for form in (path, Path(path).resolve())}
     for path in sorted(paths, key=len, reverse=True):
         for form in (path, json.dumps(path)[1:-1]):
             content = content.replace(form.encode(), Path(path).name.encode())
@@ -70,8 +70,8 @@ def _asking(failing: str) -> Iterator[None]:
         yield
     except Exception as error:
         # Its client's own errors of a connection are of no class that huggingface_hub names.
-        known = (HfHubHTTPError, HFValidationError, OSError, ValueError)
-        if not isinstance(error, known) and not type(error).__module__.startswith("httpx"):
+        hub_errors = (HfHubHTTPError, HFValidationError, OSError, ValueError)
+        if not isinstance(error, hub_errors) and not type(error).__module__.startswith("httpx"):
             raise
         raise InputError(
             f"{failing}: {one_line(str(error))} Look at the name (owner/model) and the token (`hf auth login`)."

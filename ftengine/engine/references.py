@@ -18,7 +18,7 @@ from ftengine.api import Evaluator, LoadedModel, ReferenceTask, Strategy
 from ftengine.api.task_sorts import reference_keys
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.base_predictions import run_base
-from ftengine.engine.prepared_data import KnownTask, ReadyTask
+from ftengine.engine.prepared_data import LabelledTask, ReadyTask
 from ftengine.evaluation.plan import EvalPlan, EvalSet, PlannedProbe
 from ftengine.evaluation.runner import EvalResult
 from ftengine.parallel.device import Device
@@ -36,7 +36,7 @@ class _Asked(Evaluator):
 
 def ask_reference(
     device: Device,
-    known: KnownTask,
+    labelled: LabelledTask,
     loaded: LoadedModel,
     plan: EvalPlan,
     base: EvalResult,
@@ -52,21 +52,26 @@ def ask_reference(
         splits: further examples.
         starting: what has prepared the model with the trained part that it starts from.
     """
-    if not isinstance(known.task, ReferenceTask) or not (keys := known.task.reference):
+    if not isinstance(labelled.task, ReferenceTask) or not (keys := labelled.task.reference):
         return
-    sets = [one for one in plan.sets() if one.reading]
-    for one in sets:
-        _give(one.split, base, one, keys)
-    every = {id(split): split for split in (*(one.split for one in sets), *splits)}
+    sets = [eval_set for eval_set in plan.sets() if eval_set.reading]
+    for eval_set in sets:
+        _give(eval_set.split, base, eval_set, keys)
+    every = {id(split): split for split in (*(eval_set.split for eval_set in sets), *splits)}
     left = [split for split in every.values() if not split.reference]
-    asked = [EvalSet(f"reference-{i}", one, [_Asked()], title=" as reference") for i, one in enumerate(left)]
-    if asked:
-        probes = [PlannedProbe("reference", one.name, one.split.rows.source, one) for one in asked]
-        asking = replace(known, task=known.task.for_reference())
-        asking.task.labels = known.task.labels
+    reference_sets = [
+        EvalSet(f"reference-{i}", split, [_Asked()], title=" as reference") for i, split in enumerate(left)
+    ]
+    if reference_sets:
+        probes = [
+            PlannedProbe("reference", eval_set.name, eval_set.split.rows.source, eval_set)
+            for eval_set in reference_sets
+        ]
+        asking = replace(labelled, task=labelled.task.for_reference())
+        asking.task.labels = labelled.task.labels
         result = run_base(device, asking, loaded, EvalPlan(None, probes=probes, seed=plan.seed), starting)
-        for one in asked:
-            _give(one.split, result, one, keys)
+        for eval_set in reference_sets:
+            _give(eval_set.split, result, eval_set, keys)
 
 
 def _give(split: EncodedSplit, result: EvalResult, of: EvalSet, keys: Iterable[str]) -> None:
@@ -74,9 +79,9 @@ def _give(split: EncodedSplit, result: EvalResult, of: EvalSet, keys: Iterable[s
     split.reference = {key: columns[key] for key in keys}
 
 
-def reference_starts(known: KnownTask) -> bool:
+def reference_starts(labelled: LabelledTask) -> bool:
     """Say whether the reference is the base with a trained part, so that a strategy has to prepare it."""
-    return bool(reference_keys(known.task)) and known.experiment.make_strategy().starts_from is not None
+    return bool(reference_keys(labelled.task)) and labelled.experiment.make_strategy().starts_from is not None
 
 
 def dropout_beside_reference(ready: ReadyTask) -> str:
@@ -91,6 +96,6 @@ def dropout_beside_reference(ready: ReadyTask) -> str:
     )
 
 
-def without_reference(known: KnownTask, split: EncodedSplit) -> None:
+def without_reference(labelled: LabelledTask, split: EncodedSplit) -> None:
     """Give examples numbers in the place of what the reference predicts, where only time and memory are measured."""
-    split.reference = {key: np.zeros(len(split)) for key in reference_keys(known.task)}
+    split.reference = {key: np.zeros(len(split)) for key in reference_keys(labelled.task)}

@@ -55,7 +55,7 @@ def reproduce(run: Run, output: str | Path) -> Reproduction:
             return Reproduction(str(run.path), None, "different", tuple(changed))
         model = prepare_model(data)
         differences = tuple(changes_of_environment(Environment.read(run.directory), model.environment()))
-        if any(one.kind == "base" for one in differences):
+        if any(difference.kind == "base" for difference in differences):
             return Reproduction(str(run.path), None, "different", differences)
         train(model, again, False, phases)
     outcome, metric, difference = compare(run, Run(again.path, registry=run.registry, trust_code=run.trust_code))
@@ -74,20 +74,21 @@ def compare(run: Run, again: Run) -> tuple[Outcome, str | None, PairDifference |
     """
     evaluation = EvaluationResult.read(run.directory)
     split, headline = evaluation.split, evaluation.headline_metric
-    tables = [] if split is None else [stored(one.directory, split, "tuned") for one in (again, run)]
+    tables = [] if split is None else [stored(side.directory, split, "tuned") for side in (again, run)]
     if _same_weights(run.trained, again.trained) and (not tables or tables[0].equals(tables[1])):
         return "equal", None, None
     if headline is None:
         return "undecided", None, None
     children = [
-        Child(name, one.recipe.model_copy(update={"output": str(one.path)})) for name, one in ((NEW, again), (OLD, run))
+        Child(name, side.recipe.model_copy(update={"output": str(side.path)}))
+        for name, side in ((NEW, again), (OLD, run))
     ]
     tasks = [again.without_model(), run.without_model()]
     differences = {
         name: compare_runs(children, tasks, [True, True], name, ranked="all").differences[0]
         for name in evaluation.tuned
     }
-    for name, p in holm({name: one.p for name, one in differences.items()}).items():
+    for name, p in holm({name: difference.p for name, difference in differences.items()}).items():
         differences[name] = replace(differences[name], p_adjusted=p)
     for name in (headline, *differences):
         if is_beyond_chance(differences[name]):
@@ -97,16 +98,18 @@ def compare(run: Run, again: Run) -> tuple[Outcome, str | None, PairDifference |
     return "within" if near else "undecided", headline, replace(first, supported=False)
 
 
-def _same_weights(one: Path, other: Path) -> bool:
+def _same_weights(first: Path, second: Path) -> bool:
     """Say whether two trained parts hold the same tensors."""
-    files = [{file.relative_to(folder) for file in folder.rglob("*.safetensors")} for folder in (one, other)]
+    files = [{file.relative_to(folder) for file in folder.rglob("*.safetensors")} for folder in (first, second)]
     if files[0] != files[1] or not files[0]:
         return False
-    pairs = ((read_tensors(one / name), read_tensors(other / name)) for name in files[0])
+    pairs = ((read_tensors(first / name), read_tensors(second / name)) for name in files[0])
     return all(a.keys() == b.keys() and not differing(a, b) for a, b in pairs)
 
 
 def _first_step(run: RunDirectory, again: RunDirectory) -> int | None:
     """Return the first training step whose loss is another."""
-    losses = [{line["step"]: line["loss"] for line in one.metrics() if "loss" in line} for one in (run, again)]
+    losses = [
+        {line["step"]: line["loss"] for line in directory.metrics() if "loss" in line} for directory in (run, again)
+    ]
     return next((step for step in sorted({**losses[0], **losses[1]}) if len({x.get(step) for x in losses}) > 1), None)

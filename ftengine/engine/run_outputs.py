@@ -16,9 +16,9 @@ import pyarrow as pa
 from accelerate.utils import broadcast_object_list
 
 from ftengine.api import Listener
-from ftengine.engine.base_predictions import Name, keys_by, read_outputs, wanted, write_outputs
+from ftengine.engine.base_predictions import Name, keys_by, members_by_output, read_outputs, write_outputs
 from ftengine.engine.experiment import described
-from ftengine.engine.prepared_data import KnownTask
+from ftengine.engine.prepared_data import LabelledTask
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.runner import ASKED, Outputs
 from ftengine.identity.cache import cache_key
@@ -46,25 +46,27 @@ class RunOutputs:
     keys: Mapping[Name, str]
 
     @classmethod
-    def of(cls, device: Device, run: RunDirectory, known: KnownTask, plan: EvalPlan, weights: Any) -> RunOutputs:
+    def of(cls, device: Device, run: RunDirectory, labelled: LabelledTask, plan: EvalPlan, weights: Any) -> RunOutputs:
         """Return those of the model that has some weights, which JSON values say."""
-        strategy = known.experiment.make_strategy
-        parts = [known.task, known.experiment.loader, *(one.asker for one in plan.benchmarks)]
+        strategy = labelled.experiment.make_strategy
+        parts = [labelled.task, labelled.experiment.loader, *(benchmark.asker for benchmark in plan.benchmarks)]
         code = code_of((strategy.entry.cls, *map(type, parts))) if device.is_main else None
         if code is None:
             return cls(run.checkpoints / FOLDER, plan, {})
         common = [weights, strategy.described, [described(part) for part in parts], code]
-        asked = {(one.name, ASKED): cache_key("base", [common, one.data]) for one in plan.benchmarks}
-        return cls(run.checkpoints / FOLDER, plan, keys_by(plan, common) | asked)
+        benchmark_keys = {
+            (benchmark.name, ASKED): cache_key("base", [common, benchmark.data]) for benchmark in plan.benchmarks
+        }
+        return cls(run.checkpoints / FOLDER, plan, keys_by(plan, common) | benchmark_keys)
 
     def read(self, side: str, listener: Listener) -> Outputs:
         """Return what was kept, in all processes, and report it; `side` says of which model, "base" or "tuned"."""
-        members = wanted(self.plan)
-        found = {name: read_outputs(self._file(name), members.get(name)) for name in self.keys}
-        (kept,) = broadcast_object_list([{name: table for name, table in found.items() if table is not None}])
-        if kept:
-            listener.message(f"resume: outputs of the {side} model are there already ({counted(len(kept), 'set')})")
-        return kept
+        members = members_by_output(self.plan)
+        read = {name: read_outputs(self._file(name), members.get(name)) for name in self.keys}
+        (stored,) = broadcast_object_list([{name: table for name, table in read.items() if table is not None}])
+        if stored:
+            listener.message(f"resume: outputs of the {side} model are there already ({counted(len(stored), 'set')})")
+        return stored
 
     def keep(self, name: Name, table: pa.Table) -> None:
         """Write an output, before anything can fail that judges it (RunError: it cannot be written)."""

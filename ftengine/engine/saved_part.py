@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ftengine.api import Batch, Listener, LoadedModel, Strategy, Task
 from ftengine.api.task_sorts import reference_keys
 from ftengine.engine.experiment import described
-from ftengine.engine.prepared_data import KnownTask
+from ftengine.engine.prepared_data import LabelledTask
 from ftengine.engine.prepared_model import PreparedModel, load_base_of, prepare_strategy
 from ftengine.equivalence import OUTPUTS, ROUNDINGS, differing, distance, rounding, row_distances
 from ftengine.errors import RunError, SavedPartDiffers
@@ -167,7 +167,7 @@ def check_trained_part(model: PreparedModel, run: RunDirectory) -> None:
     _verify(model, folder.path, facts)
     with writing(folder.path):
         flush(folder.path)
-        files = {name: one for name, one in file_hashes(folder.path).items() if name != SIDECAR}
+        files = {name: digest for name, digest in file_hashes(folder.path).items() if name != SIDECAR}
     facts.model_copy(update={"files": files, "check": "passed", "unchecked": ""}).write(folder)
 
 
@@ -179,7 +179,7 @@ def _verify(model: PreparedModel, folder: Path, facts: TrainedPart) -> None:
     """
     loaded, strategy, task = model.loaded, model.strategy, model.data.ready.task
     who = _who(model)
-    kept = f"{TRAINED}/ is marked as one that failed its check. {REPAIRED} saves it anew, without training again."
+    status = f"{TRAINED}/ is marked as one that failed its check. {REPAIRED} saves it anew, without training again."
     batch, count = _examples(model)
     model.experiment.listener.phase("check what was saved")
     same_options = strategy.loading_options() == strategy.config.model_dump(mode="json")
@@ -195,7 +195,9 @@ def _verify(model: PreparedModel, folder: Path, facts: TrainedPart) -> None:
         if same_options:
             reopened, now = state_tensors(fresh.module), tensor_hashes(frozen_tensors(fresh.module))
             # Of other shapes (a rank that was cut, say), other tensors say the same, and outputs alone tell.
-            alike = all(name not in reopened or reopened[name].shape == one.shape for name, one in tensors.items())
+            alike = all(
+                name not in reopened or reopened[name].shape == tensor.shape for name, tensor in tensors.items()
+            )
             lost, halved = _compare(tensors, reopened) if alike else ([], False)
             moved = differing(frozen, now) if alike else []
             if alike and not lost + moved:
@@ -208,16 +210,16 @@ def _verify(model: PreparedModel, folder: Path, facts: TrainedPart) -> None:
     # Strategies are third-party code and raise anything; each means that a finished run could not be opened.
     except Exception as error:
         cause = cause_in(strategy, error)
-        raise SavedPartDiffers(f"{who} saved files that cannot be opened again: {cause}. {kept}") from error
+        raise SavedPartDiffers(f"{who} saved files that cannot be opened again: {cause}. {status}") from error
     difference = distance(after, before)
-    told = f"{len(lost):,} of {len(tensors):,} trained tensors differ, such as {lost[0]!r}" if lost else ""
+    differences = f"{len(lost):,} of {len(tensors):,} trained tensors differ, such as {lost[0]!r}" if lost else ""
     if moved:
-        told += f"{told and ', and '}{len(moved):,} of {len(frozen):,} frozen ones, such as {moved[0]!r}"
+        differences += f"{differences and ', and '}{len(moved):,} of {len(frozen):,} frozen ones, such as {moved[0]!r}"
     if lost or moved or not difference <= allowed:
         raise SavedPartDiffers(
             f"{who} saved files that do not restore the tuned model: opened on a fresh base, its outputs on {count} "
             f"examples differ from the tuned model's by {difference:.3g} of their size, and rounding explains at most "
-            f"{allowed:.3g}{told and f'; {told}'}. {kept}"
+            f"{allowed:.3g}{differences and f'; {differences}'}. {status}"
         )
     if rounded:
         model.experiment.listener.message(
@@ -234,9 +236,9 @@ def _open(model: PreparedModel, facts: TrainedPart, folder: Path, new: Mapping[s
     """Open a trained part as a finished run does; write those new modules (`new`, tensors by name) that it lacks."""
     experiment = model.experiment
     make_strategy = experiment.registry.factory("strategy", facts.strategy, "strategy")
-    known = KnownTask(replace(experiment, make_strategy=make_strategy), model.data.ready.task)
-    fresh = load_base_of(known, facts, folder)
-    strategy = prepare_strategy(model.device, known, fresh)
+    labelled = LabelledTask(replace(experiment, make_strategy=make_strategy), model.data.ready.task)
+    fresh = load_base_of(labelled, facts, folder)
+    strategy = prepare_strategy(model.device, labelled, fresh)
     own = _new_tensors(fresh)
     for tensor in own.values():
         tensor.zero_()  # the seed may have made them what they were, and will not in another version of torch

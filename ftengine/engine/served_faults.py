@@ -66,10 +66,10 @@ class Answers:
     @cached_property
     def alike(self) -> list[bool]:
         """Of each reply, whether it is the tuned model's own greedy answer."""
-        return [same_answer(reply.text, one.text) for reply, one in zip(self.replies, self.own, strict=True)]
+        return [same_answer(reply.text, question.text) for reply, question in zip(self.replies, self.own, strict=True)]
 
     @cached_property
-    def known(self) -> list[int]:
+    def scored_replies(self) -> list[int]:
         """Numbers of replies whose log-probabilities are known."""
         return [i for i, offset in enumerate(self.tuned.offsets) if len(offset)]
 
@@ -84,8 +84,8 @@ class Answers:
         log-probabilities are given, but not of so many tokens, it did.
         """
         units = np.asarray(in_noise(compared.apart, compared.behind, self.noise, strict=False))
-        known = ~np.isnan(compared.apart)
-        nearest = np.sort(units[known] if known.any() else units)
+        has_scores = ~np.isnan(compared.apart)
+        nearest = np.sort(units[has_scores] if has_scores.any() else units)
         return float(nearest[: math.ceil(0.75 * len(nearest))].mean())
 
     def compare(self, loaded: LoadedModel, rows: Sequence[int], prompts: Sequence[Prompt] | None = None) -> Compared:
@@ -101,7 +101,7 @@ class Answers:
 
     def is_base(self, judged: Likeness) -> bool:
         """Say whether it is the base, and not only nearer to it than to the tuned model; in any quantisation."""
-        if judged.from_base <= 1 or not self.known:
+        if judged.from_base <= 1 or not self.scored_replies:
             return judged.from_base <= 1
         nearer = self.base.distance <= self.tuned.distance / NEARER
         return nearer and float(np.mean(self.base.behind)) <= turned(NOISE[USUAL])
@@ -119,60 +119,60 @@ class Answers:
 # what it answers
 
 
-def reply_fault(asked: Answers) -> str:
+def reply_fault(answers: Answers) -> str:
     """Say what is wrong with the replies, whatever was asked and whatever model they are from; "" where nothing."""
-    texts = [whole(reply.text) for reply in asked.replies]
-    if not any(texts) and any(whole(one.text) for one in asked.own):
+    texts = [whole(reply.text) for reply in answers.replies]
+    if not any(texts) and any(whole(question.text) for question in answers.own):
         return "its answers are empty: does the server take thoughts, or the whole answer, for something else?"
-    if len(set(texts)) == 1 and len({whole(one.text) for one in asked.own}) > 1:
+    if len(set(texts)) == 1 and len({whole(question.text) for question in answers.own}) > 1:
         shown = one_line(texts[0])[:SHOWN]
         return f"all {len(texts):,} prompts get one answer ({shown!r}): is it kept, or the prompt not read?"
-    return _cut(asked)
+    return _cut(answers)
 
 
-def answer_fault(asked: Answers, off: bool, endpoint: Endpoint) -> str:
+def answer_fault(answers: Answers, off: bool, endpoint: Endpoint) -> str:
     """Say how the answers differ from the tuned model's to the same prompts; "" where they do not, or otherwise.
 
     Args:
         off: whether they are not within the noise of the tuned model's.
     """
-    texts = [whole(reply.text) for reply in asked.replies]
-    if missing_eos(texts, asked.own):
+    texts = [whole(reply.text) for reply in answers.replies]
+    if missing_eos(texts, answers.own):
         return "end tokens are missing: answers go on where the tuned model's end"
-    return (_early(asked) or _altered(asked, texts) or _sampled(asked, endpoint)) if off else ""
+    return (_early(answers) or _altered(answers, texts) or _sampled(answers, endpoint)) if off else ""
 
 
-def _cut(asked: Answers) -> str:
+def _cut(answers: Answers) -> str:
     """Say that answers are shorter than was allowed and did not end by themselves; "" where none is."""
     lengths = []
-    for reply, one, tokens, alike in zip(asked.replies, asked.own, asked.tokens, asked.alike, strict=True):
+    for reply, question, tokens, alike in zip(answers.replies, answers.own, answers.tokens, answers.alike, strict=True):
         count = reply.tokens or len(reply.log_probabilities) or len(tokens)
-        begins = whole(reply.text) != "" and whole(one.text).startswith(whole(reply.text))
-        if not alike and not reply.ended and (begins or (reply.ended is False and count < asked.longest - 1)):
+        begins = whole(reply.text) != "" and whole(question.text).startswith(whole(reply.text))
+        if not alike and not reply.ended and (begins or (reply.ended is False and count < answers.longest - 1)):
             lengths.append(count)
     if not lengths:
         return ""
     return (
-        f"{len(lengths):,} of {len(asked.replies):,} answers are cut, the longest at {max(lengths):,} tokens, of the "
-        f"{asked.longest:,} that were allowed: a limit of the server (finish_reason length)"
+        f"{len(lengths):,} of {len(answers.replies):,} answers are cut, the longest at {max(lengths):,} tokens, of the "
+        f"{answers.longest:,} that were allowed: a limit of the server (finish_reason length)"
     )
 
 
-def _early(asked: Answers) -> str:
+def _early(answers: Answers) -> str:
     """Say that answers end by themselves where the tuned model goes on; "" where none does."""
     early = sum(
-        not alike and bool(reply.ended) and whole(one.text).startswith(whole(reply.text))
-        for reply, one, alike in zip(asked.replies, asked.own, asked.alike, strict=True)
+        not alike and bool(reply.ended) and whole(question.text).startswith(whole(reply.text))
+        for reply, question, alike in zip(answers.replies, answers.own, answers.alike, strict=True)
     )
-    if not early or 2 * early < len(asked.alike) - sum(asked.alike):
+    if not early or 2 * early < len(answers.alike) - sum(answers.alike):
         return ""
     return f"{early:,} answers end before the tuned model's: a stop text, or an end token that is none of its own"
 
 
-def _altered(asked: Answers, texts: Sequence[str]) -> str:
+def _altered(answers: Answers, texts: Sequence[str]) -> str:
     """Say that something behind the model changes its texts, or answers other prompts with them; "" where not."""
-    own = [whole(one.text) for one in asked.own]
-    different = [i for i, alike in enumerate(asked.alike) if not alike]
+    own = [whole(question.text) for question in answers.own]
+    different = [i for i, alike in enumerate(answers.alike) if not alike]
 
     def most(count: int) -> bool:
         return 2 * count > len(different) and count > 1
@@ -186,13 +186,13 @@ def _altered(asked: Answers, texts: Sequence[str]) -> str:
     return ""
 
 
-def _sampled(asked: Answers, endpoint: Endpoint) -> str:
+def _sampled(answers: Answers, endpoint: Endpoint) -> str:
     """Say that a prompt is answered differently when it is asked again; "" where it is not, or need not be asked."""
-    worst = sorted(range(len(asked.prompts)), key=lambda i: -asked.tuned.behind[i])
-    if not asked.tuned.behind[worst[0]] > turned(EXACT):
+    worst = sorted(range(len(answers.prompts)), key=lambda i: -answers.tuned.behind[i])
+    if not answers.tuned.behind[worst[0]] > turned(EXACT):
         return ""
     for i in worst[:AGAIN]:
-        if endpoint.answer(asked.prompts[i], asked.longest).text != asked.replies[i].text:
+        if endpoint.answer(answers.prompts[i], answers.longest).text != answers.replies[i].text:
             return (
                 "the same prompt is answered differently when it is asked again: it samples (a temperature above 0), "
                 "though temperature 0 was asked for"
@@ -203,7 +203,7 @@ def _sampled(asked: Answers, endpoint: Endpoint) -> str:
 # how it reads prompts
 
 
-def prompt_fault(asked: Answers, judged: Likeness, *, sure: bool) -> str:
+def prompt_fault(answers: Answers, judged: Likeness, *, sure: bool) -> str:
     """Say how the endpoint reads other prompts than were measured; "" where it reads these, or nothing tells.
 
     By the tokens of some prompts, where it gives them; by how many tokens it counts in each, and by the known fault
@@ -212,16 +212,16 @@ def prompt_fault(asked: Answers, judged: Likeness, *, sure: bool) -> str:
     Args:
         sure: whether its answers are those of a model that reads the prompts as they were measured.
     """
-    prompts, replies = asked.prompts, asked.replies
-    with asked.run.model() as loaded:
-        for prompt, tokens in asked.read:
+    prompts, replies = answers.prompts, answers.replies
+    with answers.run.model() as loaded:
+        for prompt, tokens in answers.read:
             if fault := token_fault(prompt, tokens, loaded.processor):
                 return fault
         other = [i for i, reply in enumerate(replies) if reply.prompt_tokens not in (None, len(prompts[i].ids))]
-        if sure and not other and not asked.in_question:
+        if sure and not other and not answers.in_question:
             return ""
-        rows = list(dict.fromkeys([*other, *asked.tried(judged)]))[:TRIED]
-        if fault := _likely_prompt_fault(asked, loaded, rows, much=sure and not other):
+        rows = list(dict.fromkeys([*other, *answers.tried(judged)]))[:TRIED]
+        if fault := _likely_prompt_fault(answers, loaded, rows, much=sure and not other):
             return fault
     if not other:
         return ""
@@ -232,7 +232,7 @@ def prompt_fault(asked: Answers, judged: Likeness, *, sure: bool) -> str:
     )
 
 
-def _likely_prompt_fault(asked: Answers, loaded: LoadedModel, tried: Sequence[int], *, much: bool) -> str:
+def _likely_prompt_fault(answers: Answers, loaded: LoadedModel, tried: Sequence[int], *, much: bool) -> str:
     """Say with which known fault of prompts the replies are the tuned model's; "" where with none.
 
     Args:
@@ -241,19 +241,19 @@ def _likely_prompt_fault(asked: Answers, loaded: LoadedModel, tried: Sequence[in
     # Known faults change every prompt: one that some prompt's count contradicts is none.
     faults: dict[str, list[tuple[int, Prompt]]] = {}
     contradicted = set()
-    counts = {count for i in tried if (count := asked.replies[i].prompt_tokens) is not None}
+    counts = {count for i in tried if (count := answers.replies[i].prompt_tokens) is not None}
     for i in tried:
-        for fault, ids in likely_faults(asked.prompts[i], loaded.processor, sorted(counts)):
-            faults.setdefault(fault, []).append((i, replace(asked.prompts[i], ids=ids)))
-            if asked.replies[i].prompt_tokens not in (None, len(ids)):
+        for fault, ids in likely_faults(answers.prompts[i], loaded.processor, sorted(counts)):
+            faults.setdefault(fault, []).append((i, replace(answers.prompts[i], ids=ids)))
+            if answers.replies[i].prompt_tokens not in (None, len(ids)):
                 contradicted.add(fault)
     far = {}
     for fault, cases in faults.items():
         if fault in contradicted or len(cases) < min(2, len(tried)):
             continue
         rows = [i for i, _ in cases]
-        before = asked.distance(asked.tuned.of(rows))
-        after = asked.distance(asked.compare(loaded, rows, [prompt for _, prompt in cases]))
+        before = answers.distance(answers.tuned.of(rows))
+        after = answers.distance(answers.compare(loaded, rows, [prompt for _, prompt in cases]))
         if after <= 1 and (counts or after < before) and not (much and after > before / NEARER):
             far[fault] = after
     likely = sorted(far, key=far.__getitem__)
@@ -261,13 +261,13 @@ def _likely_prompt_fault(asked: Answers, loaded: LoadedModel, tried: Sequence[in
         return ""
     i, prompt = faults[likely[0]][0]
     others = f" As likely: {', '.join(likely[1:])}." if likely[1:] and far[likely[1]] <= 2 * far[likely[0]] else ""
-    return token_fault(asked.prompts[i], prompt.ids, loaded.processor, likely[0]) + others
+    return token_fault(answers.prompts[i], prompt.ids, loaded.processor, likely[0]) + others
 
 
 # its weights
 
 
-def weights_fault(asked: Answers, judged: Likeness, served: Served) -> tuple[Served, str]:
+def weights_fault(answers: Answers, judged: Likeness, served: Served) -> tuple[Served, str]:
     """Look for the variant of the tuned model that answers; return what is served, and the likely cause.
 
     Where the tuned model is served by the decision, that is looked for only where log-probabilities are off towards the
@@ -275,79 +275,79 @@ def weights_fault(asked: Answers, judged: Likeness, served: Served) -> tuple[Ser
     """
     questionable = {
         "other": True,
-        "undecided": asked.in_question or not asked.known,
+        "undecided": answers.in_question or not answers.scored_replies,
         "base": judged.from_base > 1,
-        "tuned": _displaced(asked),
+        "tuned": _displaced(answers),
     }
     if not questionable[served]:
         return served, ""
-    rows = asked.tried(judged)
-    different = sum(not asked.alike[i] for i in rows)
-    if not asked.known and different < min(LEAST_DIFFERENT, len(rows)):
+    rows = answers.tried(judged)
+    different = sum(not answers.alike[i] for i in rows)
+    if not answers.scored_replies and different < min(LEAST_DIFFERENT, len(rows)):
         return served, ""
 
     def distance(loaded: LoadedModel) -> float:
-        return asked.distance(asked.compare(loaded, rows))
+        return answers.distance(answers.compare(loaded, rows))
 
-    before = asked.distance(asked.tuned.of(rows))
-    roundings = ROUNDINGS if asked.known and served != "tuned" else ()
-    found = find_fault(asked.run, distance, 1.0, before, roundings)
-    if found is None:
+    before = answers.distance(answers.tuned.of(rows))
+    roundings = ROUNDINGS if answers.scored_replies and served != "tuned" else ()
+    variant = find_fault(answers.run, distance, 1.0, before, roundings)
+    if variant is None:
         return served, ""
-    if found.kind != "rounding":
-        return "other", f"it answers as the tuned model would {found.reason}"
-    if not coarser(found.value, asked.weights):
+    if variant.kind != "rounding":
+        return "other", f"it answers as the tuned model would {variant.reason}"
+    if not coarser(variant.value, answers.weights):
         nearer = judged.closer > 0 and judged.p is not None and judged.p < LEVEL
         return ("tuned" if nearer else "undecided"), ""
     return "other", (
-        f"it answers as the tuned model would {found.reason}: a coarser quantisation than {_claim(asked)} "
-        f"(log-probabilities are {number(asked.tuned.distance)} off)"
+        f"it answers as the tuned model would {variant.reason}: a coarser quantisation than {_claim(answers)} "
+        f"(log-probabilities are {number(answers.tuned.distance)} off)"
     )
 
 
-def _displaced(asked: Answers) -> bool:
+def _displaced(answers: Answers) -> bool:
     """Say whether log-probabilities are off towards the base's, by more than 16 bits explain and beyond chance.
 
     So they are where a part of what was trained is lost.
     """
-    if not asked.in_question:
+    if not answers.in_question:
         return False
     towards = list[float]()
-    for i in asked.known:
-        offset = asked.tuned.offsets[i]
-        towards.append(float(offset @ (asked.base.scores[i] - asked.tuned.scores[i])[: len(offset)]))
-    p = swap_test(np.array(towards), asked.run.recipe.seed)
+    for i in answers.scored_replies:
+        offset = answers.tuned.offsets[i]
+        towards.append(float(offset @ (answers.base.scores[i] - answers.tuned.scores[i])[: len(offset)]))
+    p = swap_test(np.array(towards), answers.run.recipe.seed)
     return sum(towards) > 0 and p is not None and p < LEVEL
 
 
-def _claim(asked: Answers) -> str:
-    return "8 bits" if asked.weights == USUAL else asked.weights
+def _claim(answers: Answers) -> str:
+    return "8 bits" if answers.weights == USUAL else answers.weights
 
 
-def unlike(asked: Answers, judged: Likeness) -> str:
+def unlike(answers: Answers, judged: Likeness) -> str:
     """Say how the replies differ from the tuned model's where no known fault explains it."""
     if 0 < 2 * len(judged.far) < judged.examples:
-        return f"{far_rows(judged, asked.prompts)}: does the server read these otherwise?"
-    apart, base = asked.tuned.distance, asked.base.distance
-    if apart <= asked.noise:
+        return f"{far_rows(judged, answers.prompts)}: does the server read these otherwise?"
+    from_tuned, base = answers.tuned.distance, answers.base.distance
+    if from_tuned <= answers.noise:
         return (
-            f"log-probabilities fit the tuned model's to {number(apart)}, and its answers are not their likeliest "
+            f"log-probabilities fit the tuned model's to {number(from_tuned)}, and its answers are not their likeliest "
             "tokens: it samples with a fixed seed, or has a penalty (repetition, presence) or a bias"
         )
-    if base < apart:
+    if base < from_tuned:
         return (
-            f"log-probabilities are {number(apart)} from the tuned model's and {number(base)} from the base's: another "
-            "tuning of the base, or the base coarsely quantised"
+            f"log-probabilities are {number(from_tuned)} from the tuned model's and {number(base)} from the base's: "
+            "another tuning of the base, or the base coarsely quantised"
         )
-    near = float(np.mean(asked.tuned.behind)) <= turned(NOISE[USUAL])
-    if asked.known and (near or max(sum(asked.alike), 1) > len(asked.alike) / 3):
-        measured = {kind: rounding_distance(asked.run, asked.moved, kind) for kind in ("q5_0", "q4_0")}
+    near = float(np.mean(answers.tuned.behind)) <= turned(NOISE[USUAL])
+    if answers.scored_replies and (near or max(sum(answers.alike), 1) > len(answers.alike) / 3):
+        measured = {kind: rounding_distance(answers.run, answers.moved, kind) for kind in ("q5_0", "q4_0")}
         explained = ", ".join(f"{kind} {number(far)}" for kind, far in measured.items() if far == far)
         return (
-            f"log-probabilities are {number(asked.tuned.distance)} from the tuned model's, and {_claim(asked)} explain "
-            f"{number(asked.noise)}: a coarser quantisation"
+            f"log-probabilities are {number(answers.tuned.distance)} from the tuned model's, and {_claim(answers)} "
+            f"explain {number(answers.noise)}: a coarser quantisation"
             f"{f' (rounding explains, of {explained})' if explained else ''}, or what was trained is changed"
         )
-    if max(sum(asked.alike), asked.same_as_base) > len(asked.alike) / 3:
+    if max(sum(answers.alike), answers.same_as_base) > len(answers.alike) / 3:
         return "some answers are the same and others far off: the quantisation, the settings or the template differ"
     return "no answer of the tuned model or of its base: another model, or another chat template"

@@ -70,15 +70,15 @@ def differences(paths: Sequence[str | Path]) -> Overview:
         for name, run in zip(names_of([run.path for run in runs]), runs, strict=True):
             alike.setdefault(_measured_by(run), []).append((name, run))
         sets = [named for key, named in alike.items() if len(named) > 1 and key[0]]
-        alone = [name for named in alike.values() if named not in sets for name, _ in named]
-        tables = tuple(_table(named, whole=not alone and len(sets) == 1) for named in sets)
+        unmatched = [name for named in alike.values() if named not in sets for name, _ in named]
+        tables = tuple(_table(named, all_runs=not unmatched and len(sets) == 1) for named in sets)
     except InputError as error:
         return Overview(notes=(f"The differences between these runs cannot be computed: {error}",))
-    if not alone:
+    if not unmatched:
         return Overview(tables=tables)
     if tables:
-        each = "was measured on examples" if len(alone) == 1 else "were each measured on examples"
-        return Overview(tables=tables, notes=(f"{listed(alone)} {each}, or by a metric, of no other run here.",))
+        each = "was measured on examples" if len(unmatched) == 1 else "were each measured on examples"
+        return Overview(tables=tables, notes=(f"{listed(unmatched)} {each}, or by a metric, of no other run here.",))
     metrics = {key[0] for key in alike}
     why = (
         "were measured on different examples, or by other options"
@@ -94,17 +94,17 @@ def _measured_by(run: Run) -> tuple[str, ...]:
     content = AuditResult.read(run.directory).contents.get(result.split or "", "")
     metric = result.headline_metric or ""
     evaluator = result.metrics[metric].evaluator if metric else ""
-    spec = next((one for one in run.recipe.evaluate if one["name"] == evaluator), {"name": evaluator})
+    spec = next((entry for entry in run.recipe.evaluate if entry["name"] == evaluator), {"name": evaluator})
     options = run.registry.factory("evaluator", spec, f"evaluate.{evaluator}").described if evaluator else {}
     groups = f"{run.recipe.data.group_column} {run.recipe.data.leaks == 'warn'}"  # which measures leaking rows apart
     return metric, content, str(run.facts.labels), groups, json.dumps(options, sort_keys=True)
 
 
-def _table(named: Sequence[tuple[str, Run]], *, whole: bool) -> Table:
-    """Return the differences of named runs on the same examples; `whole` where there are no others on the page."""
+def _table(named: Sequence[tuple[str, Run]], *, all_runs: bool) -> Table:
+    """Return the differences of named runs on the same examples; `all_runs` says that the page has no other runs."""
     children = [Child(name, run.recipe.model_copy(update={"output": str(run.path)})) for name, run in named]
     comparison = compare_runs(children, [run.without_model() for _, run in named], [True] * len(named), ranked="all")
-    pairs = [{one.first, one.second} for one in comparison.differences]
+    pairs = [{pair.first, pair.second} for pair in comparison.differences]
     reference = next(child.label for child in children if all(child.label in pair for pair in pairs))
     label, many = EvaluationResult.read(named[0][1].directory).metrics[comparison.metric].label, len(named) > 2
     chosen = f", the run with the best {label}" if many else ""
@@ -116,9 +116,9 @@ def _table(named: Sequence[tuple[str, Run]], *, whole: bool) -> Table:
         f"would change is not in it. {few_groups(comparison.examples, comparison.worth)}".rstrip()
     )
     return Table(
-        title=f"Differences between {'the runs' if whole else listed([name for name, _ in named])}",
+        title=f"Differences between {'the runs' if all_runs else listed([name for name, _ in named])}",
         columns=("run", "difference", "95 % interval", "p", f"against {reference}"),
-        rows=tuple(_row(one, reference) for one in comparison.differences),
+        rows=tuple(_row(pair, reference) for pair in comparison.differences),
         caption=caption,
     )
 
@@ -131,15 +131,17 @@ def _of_folds(made: CrossValidation, metrics: Mapping[str, Metric]) -> Overview:
         if spread.least is not None:
             between = f"{number(spread.least)} to {number(spread.greatest)}"
         std = number(spread.std) if spread.std is not None else "undefined"
-        change, apart = made.difference.get(name), name not in made.tuned
+        change, unpooled = made.difference.get(name), name not in made.tuned
         sides = (_known_with_ends(made.base.get(name)), _known_with_ends(made.tuned.get(name)))
         moved = (_known_with_ends(change, sign=True), probability(change.p if change else None) or "not tested")
         label = metrics[name].label if name in metrics else name
-        rows.append((label, *(("fold by fold only",) * 4 if apart else (*sides, *moved)), between, std))
+        rows.append((label, *(("fold by fold only",) * 4 if unpooled else (*sides, *moved)), between, std))
     reached = []
-    for one in made.baselines.values():
-        values = [f"{metrics[name].label} {number(level)}" for name, level in one.figures.items() if name in made.tuned]
-        reached.append(f" Baseline that ignores the inputs (e.g. always {quoted(one.answer)}): {listed(values)}.")
+    for baseline in made.baselines.values():
+        values = [
+            f"{metrics[name].label} {number(level)}" for name, level in baseline.figures.items() if name in made.tuned
+        ]
+        reached.append(f" Baseline that ignores the inputs (e.g. always {quoted(baseline.answer)}): {listed(values)}.")
     table = Table(
         title="Pooled figures",
         columns=("metric", "base", "tuned", "difference", "p", "tuned, by fold", "standard deviation of folds"),
@@ -156,7 +158,12 @@ def _known_with_ends(figure: Figure | None, *, sign: bool = False) -> str:
 
 def _row(pair: PairDifference, reference: str) -> tuple[str, ...]:
     """Return a row of the table: the other run minus the reference."""
-    one = pair.negated() if pair.first == reference else pair
-    said = {True: "▲ better", False: "▼ worse", None: "○ not beyond chance"}[one.better if one.supported else None]
-    sure = interval(one, sign=True) or "too few examples to tell", probability(one.p_adjusted) or "too few examples"
-    return (one.first, plain(one, sign=True), *sure, said)
+    oriented = pair.negated() if pair.first == reference else pair
+    verdict = {True: "▲ better", False: "▼ worse", None: "○ not beyond chance"}[
+        oriented.better if oriented.supported else None
+    ]
+    sure = (
+        interval(oriented, sign=True) or "too few examples to tell",
+        probability(oriented.p_adjusted) or "too few examples",
+    )
+    return (oriented.first, plain(oriented, sign=True), *sure, verdict)

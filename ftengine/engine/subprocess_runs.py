@@ -16,7 +16,7 @@ from ftengine.api import FittedEvaluator, Listener
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.fine_tune import require_same_data, require_same_recipe
-from ftengine.engine.prepared_data import KnownTask, PreparedData
+from ftengine.engine.prepared_data import LabelledTask, PreparedData
 from ftengine.errors import InputError, RunError, TrainingError, did_you_mean, naming
 from ftengine.evaluation.results import bind
 from ftengine.identity.base import changes
@@ -94,16 +94,16 @@ def _first_day(children: Sequence[Child]) -> date:
     return next((day for day in begun if day is not None), current_date())
 
 
-def require_metric(ready: KnownTask, metric: str | None) -> None:
+def require_metric(ready: LabelledTask, metric: str | None) -> None:
     """Refuse a metric that will not be measured (InputError, which lists those that will be)."""
-    known: list[str] = []
+    names: list[str] = []
     for evaluator in ready.evaluators():
         every = list(evaluator.metrics)
         bind([evaluator], ready.task.name, ready.task.labels)  # on which it may depend what is reported
         more = every if isinstance(evaluator, FittedEvaluator) else ()  # what fits reports more once it has seen data
-        known += [name for name in dict.fromkeys([*evaluator.metrics, *more]) if name not in known]
-    if metric is not None and metric not in known:
-        raise InputError(f"no metric {metric!r} here. There are {', '.join(known)}.{did_you_mean(metric, known)}")
+        names += [name for name in dict.fromkeys([*evaluator.metrics, *more]) if name not in names]
+    if metric is not None and metric not in names:
+        raise InputError(f"no metric {metric!r} here. There are {', '.join(names)}.{did_you_mean(metric, names)}")
 
 
 def train_unfinished(children: Sequence[Child], prepared: Sequence[PreparedData], listener: Listener) -> list[bool]:

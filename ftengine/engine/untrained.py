@@ -9,7 +9,7 @@ from ftengine.api import Listener, LoadedModel, SilentListener, Task
 from ftengine.api.task_sorts import generated_keys
 from ftengine.engine.answering import Answering
 from ftengine.engine.finished import load_run
-from ftengine.engine.prepared_data import KnownTask, inferring
+from ftengine.engine.prepared_data import LabelledTask, inferring
 from ftengine.engine.prepared_model import load_base
 from ftengine.errors import InputError, SourceError
 from ftengine.evaluation.finite import require_finite_weights
@@ -44,14 +44,16 @@ def load_model(
         InputError: it is none of these, or its task answers nothing before it is trained.
         RunError: the run is not finished, or its trained part failed its check.
     """
-    given: dict[str, Any] = {"registry": registry or Registry(), "listener": listener or SilentListener()}
+    settings: dict[str, Any] = {"registry": registry or Registry(), "listener": listener or SilentListener()}
     if RunDirectory(source).is_run():
-        return load_run(source, precision=precision, trust_code=trust_code, **given)
+        return load_run(source, precision=precision, trust_code=trust_code, **settings)
     if str(source).lower().endswith(RECIPES):
         set_ = [f"train.precision={precision}", "model.dtype=auto"] if precision else []
-        return Untrained(Recipe.read(source, set_), source, trust_code=True, **given)
+        return Untrained(Recipe.read(source, set_), source, trust_code=True, **settings)
     try:
-        return Untrained(_recipe_of(str(source), given["registry"], precision), source, trust_code=trust_code, **given)
+        return Untrained(
+            _recipe_of(str(source), settings["registry"], precision), source, trust_code=trust_code, **settings
+        )
     except SourceError as error:
         raise InputError(f"{str(source)!r} is no folder of a run, no recipe (.yaml), and no model: {error}") from None
 
@@ -72,7 +74,7 @@ class Untrained(Answering):
     ) -> None:
         self.recipe, self.path, self.listener, self.trust_code = recipe, Path(name), listener, trust_code
         self.day, self.base_now, self._registry = None, {}, registry
-        self._ready: tuple[Device, KnownTask, LoadedModel] | None = None
+        self._ready: tuple[Device, LabelledTask, LoadedModel] | None = None
         task = inferring(self.without_model(check_source=True).task)
         if not answers_untrained(task):
             raise InputError(f"{self._untrained(task)} answers by what training learns. {TRAIN}")
@@ -94,29 +96,29 @@ class Untrained(Answering):
             "settings": {**self._settings(settings.get("options"), settings.get("samples")), "task": self.recipe.task},
         }
 
-    def without_model(self, *, check_source: bool = False) -> KnownTask:
+    def without_model(self, *, check_source: bool = False) -> LabelledTask:
         experiment = self._experiment(self.recipe.strategy)
         if check_source:
             self._check_source(experiment)
-        return KnownTask(experiment, experiment.make_task())
+        return LabelledTask(experiment, experiment.make_task())
 
     def _calibration(self, base: bool) -> dict[str, Any]:
         raise InputError(f"{str(self.path)!r} has nothing to calibrate by: nothing is trained yet. {TRAIN}")
 
-    def _model(self, base: bool) -> tuple[Device, KnownTask, LoadedModel]:
+    def _model(self, base: bool) -> tuple[Device, LabelledTask, LoadedModel]:
         if self._ready is None:
-            device, known = Device.open(self.recipe), self.without_model(check_source=True)
-            loaded = load_base(known)
+            device, labelled = Device.open(self.recipe), self.without_model(check_source=True)
+            loaded = load_base(labelled)
             if loaded.new_modules:
                 raise InputError(
-                    f"{self._untrained(known.task)} answers by {', '.join(loaded.new_modules)}, which "
+                    f"{self._untrained(labelled.task)} answers by {', '.join(loaded.new_modules)}, which "
                     f"{loaded.source!r} does not have. {TRAIN}"
                 )
             self.base_now = {"source": loaded.source, **loaded.fingerprint}
             require_finite_weights(loaded, repr(str(self.path)))
             loaded.module.requires_grad_(False)  # so that all of it is kept in the compute dtype
             device.place(loaded)
-            self._ready = device, known, loaded
+            self._ready = device, labelled, loaded
         return self._ready
 
 

@@ -118,11 +118,11 @@ def variants(run: Run) -> Iterator[Variants]:
     Raises:
         NotMergeable: what was trained is no change of the base's weights.
     """
-    known = run.without_model(check_source=True)
-    strategy = check_merge(known.experiment.make_strategy())
-    tuned = load_base_of(known, run.facts, run.trained)
+    labelled = run.without_model(check_source=True)
+    strategy = check_merge(labelled.experiment.make_strategy())
+    tuned = load_base_of(labelled, run.facts, run.trained)
     require_plain(tuned.module)
-    strategy = prepare_strategy(Device.open(run.recipe), known, tuned)
+    strategy = prepare_strategy(Device.open(run.recipe), labelled, tuned)
     with torch.no_grad():
         load_trained_part(strategy, tuned, run.trained)
         strategy.merge(tuned)
@@ -162,7 +162,7 @@ def find_fault(
         for far, fault in faults
         if far <= (from_tuned / NEARER_ROUNDED if fault.kind == "rounding" else min(noise, from_tuned / NEARER))
     ]
-    return min(explained, key=lambda one: one[0])[1] if explained else None
+    return min(explained, key=lambda candidate: candidate[0])[1] if explained else None
 
 
 def _tried(

@@ -89,33 +89,33 @@ def verify_run(run: Run, endpoint: Endpoint, *, rows: int, data: str | None = No
     if weights and weights not in TYPES:
         raise InputError(f"--weights {weights!r} is no known type. There are {', '.join(TYPES)}.")
     named = "" if weights else claimed_type(endpoint.model)
-    split, asked = _ask(run, endpoint, rows, data)
-    noise = _noise(asked, weights or named or USUAL)
+    split, answers = _ask(run, endpoint, rows, data)
+    noise = _noise(answers, weights or named or USUAL)
     if math.isnan(noise) and weights:
         raise InputError(
             f"--weights {weights}: what was trained cannot be merged and rounded, so it is not known what that type "
             f"explains. Serve one of {', '.join(NOISE)}, or verify without --weights."
         )
     named = "" if math.isnan(noise) else named
-    asked = replace(asked, weights=weights or named or USUAL, noise=NOISE[USUAL] if math.isnan(noise) else noise)
-    judged = likeness(asked.units(asked.tuned), asked.units(asked.base), 1.0, run.recipe.seed)
-    served, cause = _decide(asked, judged, endpoint, claimed=bool(weights or named))
+    answers = replace(answers, weights=weights or named or USUAL, noise=NOISE[USUAL] if math.isnan(noise) else noise)
+    judged = likeness(answers.units(answers.tuned), answers.units(answers.base), 1.0, run.recipe.seed)
+    served, cause = _decide(answers, judged, endpoint, claimed=bool(weights or named))
     return Verified(
         served=served,
         cause=endpoint.without_key(cause),
         url=endpoint.url,
         model=endpoint.model,
-        weights=asked.weights,
+        weights=answers.weights,
         claimed_by="option" if weights else "name" if named else "",
-        noise=asked.noise,
+        noise=answers.noise,
         split=split,
-        rows=len(asked.prompts),
-        same_as_tuned=sum(asked.alike),
-        same_as_base=asked.same_as_base,
-        behind_tuned=float(np.mean(asked.tuned.behind)),
-        behind_base=float(np.mean(asked.base.behind)),
-        from_tuned=asked.tuned.distance if asked.known else None,
-        from_base=asked.base.distance if asked.known else None,
+        rows=len(answers.prompts),
+        same_as_tuned=sum(answers.alike),
+        same_as_base=answers.same_as_base,
+        behind_tuned=float(np.mean(answers.tuned.behind)),
+        behind_base=float(np.mean(answers.base.behind)),
+        from_tuned=answers.tuned.distance if answers.scored_replies else None,
+        from_base=answers.base.distance if answers.scored_replies else None,
         p=judged.p,
         needed=judged.needed if served == "undecided" else None,
     )
@@ -145,14 +145,18 @@ def _ask(run: Run, endpoint: Endpoint, rows: int, data: str | None) -> tuple[str
         tokens = list[tuple[int, ...]]()
         for reply, *models in zip(replies, own, of_base, strict=True):
             # The text of a model's own answer need not come from the tokens that a tokenizer makes of it.
-            likely = [one.answer for one in models if same_answer(reply.text, one.text)]
+            likely = [
+                question.answer for question in models if same_answer(reply.text, question.text)
+            ]
             likely.append(answer_tokens(loaded.processor, reply.text, reply.ended, stop))
-            fitting = (one for one in likely if has_scores(one, reply.log_probabilities, stop))
+            fitting = (
+                question for question in likely if has_scores(question, reply.log_probabilities, stop)
+            )
             tokens.append(next(fitting, likely[0]))
         tuned = compare_answers(loaded, prompts, tokens, theirs, stop)
     with exact.model(base=True) as loaded:
         base = compare_answers(loaded, prompts, tokens, theirs, stop)
-    same = sum(same_answer(reply.text, one.text) for reply, one in zip(replies, of_base, strict=True))
+    same = sum(same_answer(reply.text, question.text) for reply, question in zip(replies, of_base, strict=True))
     return split, Answers(exact, prompts, replies, read, own, tokens, longest, stop, tuned, base, same)
 
 
@@ -162,49 +166,56 @@ def _read(endpoint: Endpoint, prompts: Sequence[Prompt]) -> list[tuple[Prompt, S
     system = [prompt for prompt in prompts if prompt.messages and prompt.messages[0]["role"] == "system"]
     chosen = [prompts[0], max(prompts, key=lambda prompt: len(prompt.ids)), *several[:1], *system[:1]]
     read = list[tuple[Prompt, Sequence[int]]]()
-    for prompt in {id(one): one for one in chosen}.values():
+    for prompt in {id(candidate): candidate for candidate in chosen}.values():
         if (tokens := endpoint.tokens(prompt)) is None:
             break
         read.append((prompt, tokens))
     return read
 
 
-def _noise(asked: Answers, kind: str) -> float:
+def _noise(answers: Answers, kind: str) -> float:
     """Return the distance of log-probabilities that weights of a type explain.
 
     Of types coarser than 8 bits it is measured on these answers; nan where what was trained cannot be rounded.
     """
     if kind in NOISE:
         return NOISE[kind]
-    measured = rounding_distance(asked.run, asked.moved, LIKE[kind])
+    measured = rounding_distance(answers.run, answers.moved, LIKE[kind])
     return measured if math.isnan(measured) else max(NOISE[USUAL], ROOM * measured)
 
 
-def _decide(asked: Answers, judged: Likeness, endpoint: Endpoint, *, claimed: bool) -> tuple[Served, str]:
+def _decide(answers: Answers, judged: Likeness, endpoint: Endpoint, *, claimed: bool) -> tuple[Served, str]:
     """Say what is served, and why where that is neither of the two models or cannot be told."""
     served: Served = "other" if judged.decision == "neither" else judged.decision
-    if served == "base" and not asked.is_base(judged):
+    if served == "base" and not answers.is_base(judged):
         served = "other"
     if served != "base":
         off = served == "other"
-        fault = reply_fault(asked) or prompt_fault(asked, judged, sure=not off) or answer_fault(asked, off, endpoint)
+        fault = (
+            reply_fault(answers) or prompt_fault(answers, judged, sure=not off) or answer_fault(answers, off, endpoint)
+        )
         if fault:
             return "other", fault
-    served, fault = weights_fault(asked, judged, served)
+    served, fault = weights_fault(answers, judged, served)
     if fault or served == "base":
         return served, fault
     if served == "other":
-        return served, unlike(asked, judged)
-    differ = len(asked.alike) - sum(asked.alike)
-    if served == "tuned" and not asked.known and not claimed and np.mean(asked.tuned.behind) > turned(EXACT):
+        return served, unlike(answers, judged)
+    differ = len(answers.alike) - sum(answers.alike)
+    if (
+        served == "tuned"
+        and not answers.scored_replies
+        and not claimed
+        and np.mean(answers.tuned.behind) > turned(EXACT)
+    ):
         return "undecided", (
-            f"{differ:,} of {len(asked.alike):,} answers differ, as they do where weights are rounded to 8 bits, or a "
-            "part of what was trained is lost: the endpoint gives no log-probabilities, which would tell. Say what it "
-            "holds with --weights"
+            f"{differ:,} of {len(answers.alike):,} answers differ, as they do where weights are rounded to 8 bits, or "
+            "a part of what was trained is lost: the endpoint gives no log-probabilities, which would tell. Say what "
+            "it holds with --weights"
         )
     if served == "undecided" and judged.from_tuned > 1:
         return served, (
-            f"it is {number(judged.from_tuned)} times as far from the tuned model as {asked.weights} explains, which "
+            f"it is {number(judged.from_tuned)} times as far from the tuned model as {answers.weights} explains, which "
             "may be chance"
         )
     return served, ""

@@ -38,7 +38,7 @@ Replaced = dict[str, Mapping[str, int] | None]
 class ProbeCache(Protocol):
     """What is known of comparisons of some paths with one model, on one batch, that found no difference."""
 
-    def known(self, replaced: Replaced) -> bool:
+    def was_compared(self, replaced: Replaced) -> bool:
         """Say whether paths that replace so much were compared."""
 
     def keep(self, replaced: Replaced) -> None:
@@ -213,7 +213,7 @@ def _compared_once(
     found, loaded = Replaced(), probe.loaded
     with suppress(Exception), visible(loaded.module), activated(paths, loaded, _quiet(context)) as counts:
         found.update(counts)  # where one fails, the comparison tells of it
-    if any(found.values()) and before.known(found):
+    if any(found.values()) and before.was_compared(found):
         replaced.update(found)
         return ""
     fault = compared(paths, probe, context, replaced, accelerator)

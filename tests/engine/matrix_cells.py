@@ -18,7 +18,7 @@ from ftengine.engine import prepared_model
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.fine_tune import train
 from ftengine.engine.merge import outputs_of, probe_of
-from ftengine.engine.prepared_data import KnownTask, prepare_data
+from ftengine.engine.prepared_data import LabelledTask, prepare_data
 from ftengine.parallel.device import Device
 from ftengine.run.directory import RunDirectory
 from ftengine.run.phases import TimedPhases
@@ -201,7 +201,7 @@ def make_cell(strategy: str, architecture: str, precision: str, folder: Path) ->
     whole = made("whole")
     data = prepare_data(Experiment.open(whole))
 
-    def watched(device: Device, known: KnownTask, loaded: LoadedModel) -> Strategy:
+    def watched(device: Device, known: LabelledTask, loaded: LoadedModel) -> Strategy:
         seen.append(Watched(device, known.task, loaded, lambda: prepare(device, known, loaded)))
         return seen[0].strategy
 
