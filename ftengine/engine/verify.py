@@ -145,13 +145,9 @@ def _ask(run: Run, endpoint: Endpoint, rows: int, data: str | None) -> tuple[str
         tokens = list[tuple[int, ...]]()
         for reply, *models in zip(replies, own, of_base, strict=True):
             # The text of a model's own answer need not come from the tokens that a tokenizer makes of it.
-            likely = [
-                question.answer for question in models if same_answer(reply.text, question.text)
-            ]
+            likely = [question.answer for question in models if same_answer(reply.text, question.text)]
             likely.append(answer_tokens(loaded.processor, reply.text, reply.ended, stop))
-            fitting = (
-                question for question in likely if has_scores(question, reply.log_probabilities, stop)
-            )
+            fitting = (ids for ids in likely if has_scores(ids, reply.log_probabilities, stop))
             tokens.append(next(fitting, likely[0]))
         tuned = compare_answers(loaded, prompts, tokens, theirs, stop)
     with exact.model(base=True) as loaded:
