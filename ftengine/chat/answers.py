@@ -53,8 +53,8 @@ def read_calls(processor: Any, ids: Sequence[int], *, opened: bool = False) -> l
 def reads_calls(processor: Any, conversation: Conversation, number: int) -> bool:
     """Say whether the calls of a message, as the model's chat template writes them, are read as what they are."""
     prompt = OPENED.sub("", render(processor, conversation, upto=number, prompt=True))
-    whole = render(processor, conversation, upto=number + 1)
-    read = _calls_in(processor, behind(prompt, whole), opened=False)
+    text = render(processor, conversation, upto=number + 1)
+    read = _calls_in(processor, behind(prompt, text), opened=False)
     made, due = (
         [(call.name, json.loads(call.arguments)) for call in calls]
         for calls in (read, conversation.messages[number].calls)

@@ -44,7 +44,7 @@ def unfolded(message: Any, number: int) -> list[Any]:
         return [message]
     message = _one_thought(message, number)
     blocks, role = message.get("content"), message.get("role")
-    if not isinstance(blocks, list) or not any(_kind(one, role) for one in blocks):
+    if not isinstance(blocks, list) or not any(_kind(item, role) for item in blocks):
         return [message]
     _require_order(blocks, role, number)
     rest, calls, results, thoughts = list[Any](), list[Any](), list[Any](), list[str]()
@@ -68,9 +68,9 @@ def unfolded(message: Any, number: int) -> list[Any]:
             rest.append({"type": "text", "text": block.get("text", block.get("refusal"))} if kind else block)
     if thoughts and any(message.get(key) not in (None, "", "\n\n".join(thoughts)) for key in THOUGHTS):
         raise DataError(f"message {number} has a thought in a block and another beside `content`. Keep one of them.")
-    given = {"tool_calls": [*(message.get("tool_calls") or []), *calls], "reasoning_content": "\n\n".join(thoughts)}
-    said = {**message, "content": rest or None, **{key: value for key, value in given.items() if value}}
-    return [*results, *([said] if rest or not results else [])]
+    fields = {"tool_calls": [*(message.get("tool_calls") or []), *calls], "reasoning_content": "\n\n".join(thoughts)}
+    answer = {**message, "content": rest or None, **{key: value for key, value in fields.items() if value}}
+    return [*results, *([answer] if rest or not results else [])]
 
 
 def _require_order(blocks: Sequence[Any], role: Any, number: int) -> None:
@@ -112,12 +112,12 @@ def _one_thought(message: Mapping[str, Any], number: int) -> Mapping[str, Any]:
     if not usual and not details:
         return message
     rest = {key: value for key, value in message.items() if key not in usual and key not in details}
-    known = any(message.get(key) for key in THOUGHTS)
+    has_thought = any(message.get(key) for key in THOUGHTS)
     for key, entries in details.items():
-        of = [one for one in entries if isinstance(one, Mapping)]
-        texts = [next((one[name] for name in _DETAILS[key] if one.get(name)), "") for one in of]
-        if not known:
+        of = [item for item in entries if isinstance(item, Mapping)]
+        texts = [next((item[name] for name in _DETAILS[key] if item.get(name)), "") for item in of]
+        if not has_thought:
             rest["reasoning_content"] = rest.get("reasoning_content") or "\n\n".join(filter(None, texts))
-        if any(one.get("type") == ENCRYPTED for one in of):
+        if any(item.get("type") == ENCRYPTED for item in of):
             rest[ENCRYPTED] = True
     return rest

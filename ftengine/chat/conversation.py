@@ -67,16 +67,16 @@ def read_conversation(row: Mapping[str, Any]) -> Conversation:
     Raises:
         DataError: which message is malformed, and how.
     """
-    values, given = _listed(row)
+    values, prompt_length = _listed(row)
     each = [unfolded(value, number) for number, value in enumerate(values, 1)]
-    messages = [_message(one, number) for number, parts in enumerate(each, 1) for one in parts]
-    given = sum(map(len, each[:given]))
+    messages = [_message(item, number) for number, parts in enumerate(each, 1) for item in parts]
+    prompt_length = sum(map(len, each[:prompt_length]))
     tools = _tools(row)
     _require_known(messages, tools)
     kwargs = row.get("chat_template_kwargs")
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise DataError(f"`chat_template_kwargs` is {shown(kwargs)}; it must be a mapping, as {{enable_thinking: no}}.")
-    return Conversation(tuple(_answered(messages)), _dumped(tools) if tools else "", dict(kwargs or {}), given)
+    return Conversation(tuple(_answered(messages)), _dumped(tools) if tools else "", dict(kwargs or {}), prompt_length)
 
 
 def _listed(row: Mapping[str, Any]) -> tuple[Sequence[Any], int]:
@@ -126,13 +126,13 @@ def _message(message: Any, number: int) -> Message:
         raise DataError(f"message {number} has role {shown(role)}. Allowed: {', '.join(ROLES)}.{near}")
     of_role = {"tool": "is_error", "assistant": ENCRYPTED}
     _require_keys(message, (*_KEYS, *_ABOUT, *filter(None, [of_role.get(role)])), where, _OTHER_KEYS)
-    asked = role == "assistant"
-    calls = tuple(_calls(message, where)) if asked else ()
+    of_assistant = role == "assistant"
+    calls = tuple(_calls(message, where)) if of_assistant else ()
     content = _content(message, where, empty=bool(calls) or role == "tool")
     thought, written = "", ""
-    if asked:
-        thought, content = _thought(message, content, where, alone=bool(calls))
-    if asked and not calls and isinstance(content, str) and (extracted := calls_in(content)):
+    if of_assistant:
+        thought, content = _thought(message, content, where, has_calls=bool(calls))
+    if of_assistant and not calls and isinstance(content, str) and (extracted := calls_in(content)):
         written, (content, calls) = content, extracted
     elif role == "tool" and isinstance(content, str) and (result := result_in(content)) is not None:
         written, content = content, result
@@ -143,31 +143,31 @@ def _message(message: Any, number: int) -> Message:
 
 
 def _require_keys(
-    content: Mapping[str, Any], known: Sequence[str], where: str, others: Mapping[str, str] = MappingProxyType({})
+    content: Mapping[str, Any], allowed: Sequence[str], where: str, others: Mapping[str, str] = MappingProxyType({})
 ) -> None:
-    for key in (key for key, value in content.items() if value is not None and key not in known):
+    for key in (key for key, value in content.items() if value is not None and key not in allowed):
         missing = {word: name for word, name in others.items() if name not in content}
         raise DataError(
-            f"{where} has the key {key!r}, which is not read.{_near(str(key), known, missing)} Take it out of the data "
-            "if it is to make no difference."
+            f"{where} has the key {key!r}, which is not read.{_near(str(key), allowed, missing)} Remove it from the "
+            "data if it is to make no difference."
         )
 
 
-def _near(word: str, known: Sequence[str], others: Mapping[str, str]) -> str:
+def _near(word: str, allowed: Sequence[str], others: Mapping[str, str]) -> str:
     """Return the nearest known word as a question: what is written for another of these, or alike."""
     other = others.get(word.lower())
-    return f" Did you mean {other!r}?" if other else did_you_mean(word, known)
+    return f" Did you mean {other!r}?" if other else did_you_mean(word, allowed)
 
 
-def _thought(message: Mapping[str, Any], content: Any, where: str, *, alone: bool) -> tuple[str, Any]:
+def _thought(message: Mapping[str, Any], content: Any, where: str, *, has_calls: bool) -> tuple[str, Any]:
     """Return an assistant's thought, from whichever place the message has it in, and its content without it."""
-    given = {key: message[key] for key in THOUGHTS if message.get(key)}
-    for key, value in given.items():
+    fields = {key: message[key] for key in THOUGHTS if message.get(key)}
+    for key, value in fields.items():
         if not isinstance(value, str):
             raise DataError(f"{where} has {key} {shown(value)}; a thought must be text.")
-    texts = {value.strip(): key for key, value in reversed(given.items())}
+    texts = {value.strip(): key for key, value in reversed(fields.items())}
     if isinstance(content, str) and "</think>" in content and (match := _THOUGHT.match(content)):
-        if not content[match.end() :] and not alone:
+        if not content[match.end() :] and not has_calls:
             raise DataError(f"{where} has a thought and no answer behind it; leave it out or give it one.")
         content = content[match.end() :]
         thought = (match[1] or match[2] or match[3] or "").strip()
@@ -269,11 +269,13 @@ def _tools(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
                 tool = _FREE.decode(tool)
             except ValueError as error:
                 raise DataError(f"function {number} of `{key}` is text that is no JSON: {error}.") from None
-        whole = tool if isinstance(tool, Mapping) and "function" in tool else {"type": "function", "function": tool}
-        function = whole["function"]
+        declaration = (
+            tool if isinstance(tool, Mapping) and "function" in tool else {"type": "function", "function": tool}
+        )
+        function = declaration["function"]
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise DataError(f"function {number} of `{key}` is {shown(tool)}; it must have a `name`.")
-        tools.append({"type": "function", **whole})
+        tools.append({"type": "function", **declaration})
     return tools
 
 
@@ -317,15 +319,15 @@ def _answered_call(message: Message, open_calls: list[ToolCall], number: int) ->
             open_calls.remove(call)
             return call
     named = {"tool_call_id": message.call_id if by_id or not open_calls else None, "name": message.name}
-    told = " and ".join(f"its {key} is {value!r}" for key, value in named.items() if value is not None)
-    known = ", ".join(call.name if call.id is None else f"{call.name} (id {call.id!r})" for call in open_calls)
-    wrong = f"message {number} (tool) is the result of no call before it{f' ({told})' if told else ''}"
-    raise DataError(f"{wrong}. Calls without a result there: {known or 'none'}.")
+    named_by = " and ".join(f"its {key} is {value!r}" for key, value in named.items() if value is not None)
+    open_names = ", ".join(call.name if call.id is None else f"{call.name} (id {call.id!r})" for call in open_calls)
+    wrong = f"message {number} (tool) is the result of no call before it{f' ({named_by})' if named_by else ''}"
+    raise DataError(f"{wrong}. Calls without a result there: {open_names or 'none'}.")
 
 
 def with_system(conversation: Conversation, system: str | None) -> Conversation:
     """Put a system message in front, unless the conversation has one."""
     if system is None or conversation.messages[0].role in ("system", "developer"):
         return conversation
-    given = conversation.given + 1 if conversation.given else 0
-    return replace(conversation, messages=(Message("system", system), *conversation.messages), given=given)
+    prompt_length = conversation.given + 1 if conversation.given else 0
+    return replace(conversation, messages=(Message("system", system), *conversation.messages), given=prompt_length)

@@ -77,7 +77,7 @@ class Endpoint:
 
     def _only_model(self) -> str:
         listed = self._ask("models", None).get("data")
-        some = [one.get("id") for one in listed if isinstance(one, Mapping)] if isinstance(listed, list) else []
+        some = [model.get("id") for model in listed if isinstance(model, Mapping)] if isinstance(listed, list) else []
         names = [name for name in some if isinstance(name, str) and name.isprintable()]
         if len(names) != 1:
             few = ", ".join(map(self._client.shown, names[:MODELS_SHOWN]))
@@ -90,10 +90,10 @@ class Endpoint:
     def answer(self, prompt: Prompt, max_tokens: int) -> Reply:
         """Ask a conversation, or a plain text, at temperature 0."""
         chat = prompt.messages is not None
-        asked: dict[str, Any] = {"model": self._model, "temperature": 0}
-        asked |= {"messages": list(prompt.messages or ())} if chat else {"prompt": prompt.text}
+        request: dict[str, Any] = {"model": self._model, "temperature": 0}
+        request |= {"messages": list(prompt.messages or ())} if chat else {"prompt": prompt.text}
         path = "chat/completions" if chat else "completions"
-        answer = self._complete(path, asked, max_tokens, {"logprobs": True if chat else 1})
+        answer = self._complete(path, request, max_tokens, {"logprobs": True if chat else 1})
         try:
             return read_reply(answer, chat=chat)
         except Malformed as error:
@@ -101,11 +101,11 @@ class Endpoint:
             raise self._no_such_api(f"{self.url}/{path}", reason) from None
 
     def _complete(
-        self, path: str, asked: Mapping[str, Any], max_tokens: int, logprobs: Mapping[str, Any]
+        self, path: str, request: Mapping[str, Any], max_tokens: int, logprobs: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Ask for an answer, from its first refusal on without log-probabilities, or with the limit's other name."""
         while True:
-            content = {**asked, self._limit: max_tokens, **(logprobs if self._takes_logprobs else {})}
+            content = {**request, self._limit: max_tokens, **(logprobs if self._takes_logprobs else {})}
             try:
                 return self._ask(path, content)
             except _Refused as error:
@@ -121,10 +121,16 @@ class Endpoint:
         text: Any = prompt.text
         if prompt.messages is not None:
             text = self._value_of("apply-template", {"messages": list(prompt.messages)}, "prompt")
-        asked: dict[str, Any] = {"model": self._model, "messages": prompt.messages, "add_generation_prompt": True}
+        request: dict[str, Any] = {"model": self._model, "messages": prompt.messages, "add_generation_prompt": True}
         if isinstance(text, str):
-            asked = {"model": self._model, "prompt": text, "content": text, "add_special": True, "parse_special": True}
-        return read_tokens(self._value_of("tokenize", asked, "tokens"))
+            request = {
+                "model": self._model,
+                "prompt": text,
+                "content": text,
+                "add_special": True,
+                "parse_special": True,
+            }
+        return read_tokens(self._value_of("tokenize", request, "tokens"))
 
     def _value_of(self, path: str, content: Mapping[str, Any], key: str) -> Any:
         """Return what stands under a key of an answer beside OpenAI's API; None where there is no such thing."""

@@ -73,8 +73,8 @@ class HttpClient:
 
     def shown(self, text: str) -> str:
         """Return what a server wrote as a message shows it: on one line, bounded, without the key."""
-        kept = "".join(c if c.isprintable() or c.isspace() else "" for c in text)
-        return printable(cut(" ".join(self.without_key(kept).split()), MOST_CHARACTERS), keep="")
+        visible = "".join(c if c.isprintable() or c.isspace() else "" for c in text)
+        return printable(cut(" ".join(self.without_key(visible).split()), MOST_CHARACTERS), keep="")
 
     def send(self, address: str, content: Mapping[str, object] | None) -> Response:
         """Send JSON, or ask for what is there.

@@ -55,8 +55,8 @@ def read_reply(answer: Any, *, chat: bool) -> Reply:
 def read_tokens(value: Any) -> list[int] | None:
     """Read token numbers; None where these are none."""
     tokens = value if isinstance(value, list) else []
-    known = all(isinstance(one, int) and not isinstance(one, bool) and 0 <= one < MOST_TOKENS for one in tokens)
-    return tokens if tokens and known else None
+    valid = all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < MOST_TOKENS for token in tokens)
+    return tokens if tokens and valid else None
 
 
 def read_reason(answer: Any) -> str:
@@ -74,13 +74,13 @@ def _log_probabilities(value: Any) -> tuple[float, ...]:
     """
     logprobs = _mapping(value or {}, "logprobs")
     if (content := logprobs.get("content")) is not None:
-        entries = [_mapping(one, "logprobs.content") for one in _sequence(content, "logprobs.content")]
-        values = [one.get("logprob") for one in entries]
+        entries = [_mapping(entry, "logprobs.content") for entry in _sequence(content, "logprobs.content")]
+        values = [entry.get("logprob") for entry in entries]
     else:
         values = list(_sequence(logprobs.get("token_logprobs") or [], "logprobs.token_logprobs"))
-    if any(one is None for one in values) or not any(values):
+    if any(value is None for value in values) or not any(values):
         return ()
-    return tuple(_log_probability(one) for one in values)
+    return tuple(_log_probability(value) for value in values)
 
 
 def _log_probability(value: Any) -> float:

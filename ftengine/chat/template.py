@@ -127,8 +127,8 @@ class _Form:
     def message(self, message: Message) -> dict[str, Any]:
         """Return a message as the template knows it."""
         as_text = message.written and not self.calls
-        said: Any = message.written if as_text else message.content
-        content: Any = said if isinstance(said, str) else list(said)
+        written: Any = message.written if as_text else message.content
+        content: Any = written if isinstance(written, str) else list(written)
         fields: dict[str, Any] = {"role": message.role}
         place = self.place_of(message) if message.thought else ""
         if place == "field":
@@ -191,8 +191,8 @@ _KNOWN: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
 """For each tokenizer, what was found out about its templates."""
 
 
-def known(processor: Any, key: Any, find: Callable[[], Any]) -> Any:
-    """Return what is known of a tokenizer's template under a key, found now where it is not."""
+def remembered(processor: Any, key: Any, find: Callable[[], Any]) -> Any:
+    """Return a fact about a tokenizer's template by its key; `find` computes it at the first call."""
     facts = _KNOWN.setdefault(processor, {})
     key = (str(processor.chat_template), key)
     if key not in facts:
@@ -219,12 +219,12 @@ def _form(processor: Any) -> _Form:
     """Find out what a template expects, by giving it a text, a thought and a call."""
 
     def find() -> _Form:
-        asked = Conversation((_ASKED,))
-        parts = "Zq" not in _try(processor, asked, _Form()) and "Zq" in _try(processor, asked, _Form(parts=True))
+        question = Conversation((_ASKED,))
+        parts = "Zq" not in _try(processor, question, _Form()) and "Zq" in _try(processor, question, _Form(parts=True))
         form = _with_calls(processor, _Form(parts=parts))
         return replace(form, thoughts=_places_of_thoughts(processor, form))
 
-    return known(processor, "form", find)
+    return remembered(processor, "form", find)
 
 
 def _try(processor: Any, conversation: Conversation, form: _Form) -> str:
@@ -274,16 +274,16 @@ def _with_calls(processor: Any, form: _Form) -> _Form:
     result = Message("tool", "Zq", name="ZqTool", call_id=_ID)
     conversation = Conversation((_ASKED, call, result), _TOOLS)
     tried = [replace(form, mapping=mapping, blank=blank) for blank in ("", None) for mapping in (True, False)]
-    written = [_try(processor, conversation, one) for one in tried]
+    written = [_try(processor, conversation, candidate) for candidate in tried]
     for fits in (
-        lambda one, text: one.mapping and _JSON.search(text),
-        lambda one, text: one.mapping and "ZqKey" in text and "ZqValue" in text and "'ZqKey'" not in text,
-        lambda one, text: _JSON.search(text),
-        lambda one, text: "ZqValue" in text,
+        lambda candidate, text: candidate.mapping and _JSON.search(text),
+        lambda candidate, text: candidate.mapping and "ZqKey" in text and "ZqValue" in text and "'ZqKey'" not in text,
+        lambda candidate, text: _JSON.search(text),
+        lambda candidate, text: "ZqValue" in text,
     ):
-        for one, text in zip(tried, written, strict=True):
-            if fits(one, text):
-                return one
+        for candidate, text in zip(tried, written, strict=True):
+            if fits(candidate, text):
+                return candidate
     return replace(form, calls=False)
 
 
@@ -312,9 +312,9 @@ def call_form(processor: Any) -> CallForm | None:
 
     def find() -> CallForm | None:
         form, calls = _form(processor), [ToolCall("ZqTool", _ARGUMENTS, _ID), ToolCall("ZqNext", _ARGUMENTS, _ID)]
-        one, two = (Conversation((_ASKED, Message("assistant", "", calls=tuple(calls[:n])))) for n in (1, 2))
-        written, both = _try(processor, one, form), _try(processor, two, form)
-        prompt = _applied(processor, one, one.messages[:1], form, prompt=True) if written else ""
+        single, double = (Conversation((_ASKED, Message("assistant", "", calls=tuple(calls[:n])))) for n in (1, 2))
+        written, both = _try(processor, single, form), _try(processor, double, form)
+        prompt = _applied(processor, single, single.messages[:1], form, prompt=True) if written else ""
         prompt = re.sub(r"<think>\s*$", "", prompt)
         before, _, after = behind(prompt, written).partition("ZqTool")
         between, _, rest = after.partition(_ARGUMENTS)
@@ -331,13 +331,13 @@ def call_form(processor: Any) -> CallForm | None:
             mark[0] if mark else begins,
         )
 
-    form: CallForm | None = known(processor, "call form", find)
+    form: CallForm | None = remembered(processor, "call form", find)
     return form
 
 
 def behind(prompt: str, written: str) -> str:
     """Return what stands in a text behind the beginning that it shares with a prompt."""
-    shared = (n for n, (one, other) in enumerate(zip(prompt, written, strict=False)) if one != other)
+    shared = (n for n, (a, b) in enumerate(zip(prompt, written, strict=False)) if a != b)
     return written[next(shared, len(prompt)) :]
 
 
@@ -352,7 +352,7 @@ def _spaced(text: str) -> str:
 
 def writes_tools(processor: Any, conversation: Conversation) -> bool:
     """Say whether the template tells the model which tools a row offers; some leave that to a system message."""
-    return not conversation.tools or known(
+    return not conversation.tools or remembered(
         processor, "tools", lambda: "ZqTool" in _try(processor, Conversation((_ASKED,), _TOOLS), _form(processor))
     )
 
@@ -360,7 +360,7 @@ def writes_tools(processor: Any, conversation: Conversation) -> bool:
 def _misplaced(processor: Any, conversation: Conversation) -> int:
     """Return the number of the first message whose thought a template writes behind what it is about; 0: of none."""
     form, messages = _form(processor), enumerate(conversation.messages, 1)
-    return next((n for n, one in messages if one.thought and form.place_of(one) == "misplaced"), 0)
+    return next((n for n, message in messages if message.thought and form.place_of(message) == "misplaced"), 0)
 
 
 def _left_out(processor: Any, conversation: Conversation) -> str:
@@ -370,26 +370,28 @@ def _left_out(processor: Any, conversation: Conversation) -> str:
     may be left out: that is counted elsewhere.
     """
     calls = [0 if m.written and not _form(processor).calls else len(m.calls) for m in conversation.messages]
-    said = [bool(m.text.strip()) or len(m.calls) > n for m, n in zip(conversation.messages, calls, strict=True)]
-    shape = tuple((m.role, t, bool(m.thought), n) for m, t, n in zip(conversation.messages, said, calls, strict=True))
-    asked = json.dumps(dict(conversation.template_arguments), sort_keys=True, default=str)
-    return known(
-        processor, (shape, bool(conversation.tools), asked), lambda: _find_left_out(processor, conversation, shape)
+    has_text = [bool(m.text.strip()) or len(m.calls) > n for m, n in zip(conversation.messages, calls, strict=True)]
+    shape = tuple(
+        (m.role, t, bool(m.thought), n) for m, t, n in zip(conversation.messages, has_text, calls, strict=True)
+    )
+    arguments = json.dumps(dict(conversation.template_arguments), sort_keys=True, default=str)
+    return remembered(
+        processor, (shape, bool(conversation.tools), arguments), lambda: _find_left_out(processor, conversation, shape)
     )
 
 
 def _find_left_out(processor: Any, conversation: Conversation, shape: Sequence[tuple[str, bool, bool, int]]) -> str:
-    wanted, messages, open_calls = list[tuple[str, str]](), list[Message](), list[ToolCall]()
+    expected, messages, open_calls = list[tuple[str, str]](), list[Message](), list[ToolCall]()
     for n, (role, has_text, has_thought, count) in enumerate(shape, 1):
         answered = open_calls.pop(0) if role == "tool" and open_calls else ToolCall("", "")
         text, thought = f"ZqText{n}x" * has_text, f"ZqThought{n}x" * has_thought
-        wanted += [(f"message {n} ({role})", text)]
+        expected += [(f"message {n} ({role})", text)]
         calls = []
         for i in range(1, count + 1):
             name, value = f"ZqName{n}x{i}x", f"ZqValue{n}x{i}x"
             calls.append(ToolCall(name, json.dumps({"ZqKey": value}), f"Zq{n:03}x{i:03}"))
             what = "the call" if count == 1 else f"call {i} of {count}"
-            wanted += [
+            expected += [
                 (f"{what} in message {n} (assistant)", name),
                 (f"what message {n} (assistant) calls with", value),
             ]
@@ -397,4 +399,4 @@ def _find_left_out(processor: Any, conversation: Conversation, shape: Sequence[t
         messages.append(Message(role, text, thought, tuple(calls), name=answered.name, call_id=answered.id))
     same = Conversation(tuple(messages), _TOOLS if conversation.tools else "", conversation.template_arguments)
     written = _try(processor, same, _form(processor))
-    return next((what for what, word in wanted if word not in written), "") if written else ""
+    return next((what for what, word in expected if word not in written), "") if written else ""

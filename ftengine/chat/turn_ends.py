@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ftengine.api.conversation import Conversation, Message, ToolCall
-from ftengine.chat.template import has_template, known, render
+from ftengine.chat.template import has_template, remembered, render
 from ftengine.errors import DataError
 
 if TYPE_CHECKING:
@@ -81,14 +81,14 @@ def end_turn(processor: Any, text: str, message: Message) -> tuple[str, int, boo
 
 
 def _ends(processor: Any) -> TurnEnds:
-    ends: TurnEnds = known(processor, ("turn ends", len(processor)), lambda: _find_ends(processor))
+    ends: TurnEnds = remembered(processor, ("turn ends", len(processor)), lambda: _find_ends(processor))
     return ends
 
 
 def _find_ends(processor: Any) -> TurnEnds:
-    asked = _written(processor, _ASKED)
-    begins = _written(processor, _ASKED, prompt=True).removeprefix(asked)
-    begins = begins or _written(processor, _ASKED, _ANSWER).removeprefix(asked)  # without a prompt for answers
+    question = _written(processor, _ASKED)
+    begins = _written(processor, _ASKED, prompt=True).removeprefix(question)
+    begins = begins or _written(processor, _ASKED, _ANSWER).removeprefix(question)  # without a prompt for answers
     answer, after_answer = _end(processor, _ANSWER, _ASKED, begins)
     call, after_call = _end(processor, _CALLED, _RESULT, begins)
     each = ""
@@ -140,5 +140,5 @@ def _by_length(processor: Any) -> dict[int, set[str]]:
         tokens: Iterable[str] = sorted(filter(None, processor.get_added_vocab()), key=len, reverse=True)
         return {n: set(of) for n, of in groupby(tokens, key=len)}
 
-    by_length: dict[int, set[str]] = known(processor, ("added tokens", len(processor)), find)
+    by_length: dict[int, set[str]] = remembered(processor, ("added tokens", len(processor)), find)
     return by_length

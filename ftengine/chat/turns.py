@@ -82,9 +82,9 @@ def write(
         DataError: the template refuses the conversation, hides where a message begins, or marks something else with
             {% generation %} than what is served.
     """
-    asked = (conversation, tuple(sorted(trained)), mask_thoughts, processor.chat_template)
-    if (last := _LAST.get(processor)) is None or last[0] != asked:
-        last = _LAST[processor] = asked, _write(processor, *asked[:3])
+    request = (conversation, tuple(sorted(trained)), mask_thoughts, processor.chat_template)
+    if (last := _LAST.get(processor)) is None or last[0] != request:
+        last = _LAST[processor] = request, _write(processor, *request[:3])
     return last[1]
 
 
@@ -93,18 +93,18 @@ _LAST: WeakKeyDictionary[Any, tuple[Any, list[Written]]] = WeakKeyDictionary()
 
 
 def _write(processor: Any, conversation: Conversation, trained: Sequence[int], mask_thoughts: bool) -> list[Written]:
-    whole = render(processor, conversation)
-    left = [turn(processor, conversation, k, whole) for k in trained]
+    text_of_all = render(processor, conversation)
+    left = [turn(processor, conversation, k, text_of_all) for k in trained]
     if not left:
-        return [Written(whole, [])]
+        return [Written(text_of_all, [])]
     turns = []
-    text = left[-1].text if left[-1].text.startswith(whole) else whole  # with the next speaker's token
+    text = left[-1].text if left[-1].text.startswith(text_of_all) else text_of_all  # with the next speaker's token
     marked = marks(processor, conversation, len(conversation.messages))
     while left:
-        covered = [one for one in left if text.startswith(one.text[: one.end])]
+        covered = [candidate for candidate in left if text.startswith(candidate.text[: candidate.end])]
         if covered:
             turns.append(_written(processor, conversation, text, marked, covered, mask_thoughts))
-            left = [one for one in left if one not in covered]
+            left = [candidate for candidate in left if candidate not in covered]
         if left:
             text, last = left[-1].text, left[-1]
             marked = marks(processor, conversation, last.number + 1) if last.rendered else None
@@ -120,37 +120,37 @@ def _written(
     masked: bool,
 ) -> Written:
     spans, counts = list[Span](), Counter[str]()
-    for one in turns:
-        message = conversation.messages[one.number]
-        start = _start(message, text[: one.end], one, masked, counts)
+    for part in turns:
+        message = conversation.messages[part.number]
+        start = _start(message, text[: part.end], part, masked, counts)
         if marked is None:
-            spans.append((start, one.end))
+            spans.append((start, part.end))
         else:
-            before = render(processor, conversation, upto=one.number)
+            before = render(processor, conversation, upto=part.number)
             head = next((i for i, (a, b) in enumerate(zip(before, text, strict=False)) if a != b), len(before))
-            spans += _agreed(text, min(head, one.start), marked, one, start)
-        if message.calls and not _trains_calls(message, text, one, spans):
+            spans += _agreed(text, min(head, part.start), marked, part, start)
+        if message.calls and not _trains_calls(message, text, part, spans):
             counts["untrained_calls"] += 1
     return Written(text, spans, turns[-1].number, turns[-1].ends, counts)
 
 
-def _trains_calls(message: Message, text: str, one: Turn, spans: Sequence[Span]) -> bool:
+def _trains_calls(message: Message, text: str, part: Turn, spans: Sequence[Span]) -> bool:
     """Say whether the name of one of a turn's calls stands within what is trained on."""
     names = re.compile("|".join(re.escape(call.name) for call in message.calls))
-    places = [match.span() for match in names.finditer(text, one.start, one.end)]
+    places = [match.span() for match in names.finditer(text, part.start, part.end)]
     return any(begin <= first and last <= end for first, last in places for begin, end in spans)
 
 
-def _start(message: Message, text: str, one: Turn, masked: bool, counts: Counter[str]) -> int:
+def _start(message: Message, text: str, part: Turn, masked: bool, counts: Counter[str]) -> int:
     """Return where what is trained on of a turn begins: behind an empty thought, or one that is masked.
 
     Where the prompt opens a thought that there is not, the model has to end it, and learns to.
     """
-    start = one.start
+    start = part.start
     if not message.thought:
         if empty := _EMPTY.match(text, start):
-            counts["ended_thoughts" if one.opened else "empty_thoughts"] += 1
-            return start if one.opened and not masked else empty.end()
+            counts["ended_thoughts" if part.opened else "empty_thoughts"] += 1
+            return start if part.opened and not masked else empty.end()
         return start
     counts["thoughts"] += 1
     at = _place(message, text, start)
@@ -167,31 +167,31 @@ def _start(message: Message, text: str, one: Turn, masked: bool, counts: Counter
 
 def _place(message: Message, text: str, start: int) -> int:
     """Return where a turn's thought stands, behind what opens it and in front of its answer; -1: nowhere."""
-    at, said = text.find(message.thought, _OPENS.match(text, start).end()), message.text.strip()  # type: ignore[union-attr]
-    end, answer = at + len(message.thought), text.rfind(said) if said else -1
+    at, answer_text = text.find(message.thought, _OPENS.match(text, start).end()), message.text.strip()  # type: ignore[union-attr]
+    end, answer = at + len(message.thought), text.rfind(answer_text) if answer_text else -1
     return at if _CLOSED.match(text, end) or answer < start or end <= answer else -1
 
 
-def _agreed(text: str, head: int, marked: Sequence[Span], one: Turn, start: int) -> Iterator[Span]:
+def _agreed(text: str, head: int, marked: Sequence[Span], part: Turn, start: int) -> Iterator[Span]:
     """Yield what a template marks of a turn and no prompt gives, with the token that ends it.
 
     Raises:
         DataError: it marks nothing of it, or something of other messages (before `head`, or behind it) with it.
     """
-    inside = [(first, last) for first, last in marked if first < one.end and last > one.start]
+    inside = [(first, last) for first, last in marked if first < part.end and last > part.start]
     first, last = (inside[0][0], inside[-1][1]) if inside else (0, 0)
-    if not inside or first < head or text[one.end : last].strip():
+    if not inside or first < head or text[part.end : last].strip():
         raise DataError(
             f"the model's chat template marks {shown(text[first:last])} with {{% generation %}}, where message "
-            f"{one.number + 1} (assistant) is served as {shown(text[one.start : one.end])}. Take the template from the "
-            "model's author, or one without such marks."
+            f"{part.number + 1} (assistant) is served as {shown(text[part.start : part.end])}. Take the template "
+            "from the model's author, or one without such marks."
         )
     for first, last in inside:
         if last > start:
-            yield max(first, start), one.end if (first, last) == inside[-1] else last
+            yield max(first, start), part.end if (first, last) == inside[-1] else last
 
 
-def turn(processor: Any, conversation: Conversation, k: int, whole: str = "") -> Turn:
+def turn(processor: Any, conversation: Conversation, k: int, rendered_text: str = "") -> Turn:
     """Return message k, counted from 0, as it will be served.
 
     That is what follows the prompt that it answers. A template whose prompt opens a thought, which it does not write of
@@ -201,8 +201,8 @@ def turn(processor: Any, conversation: Conversation, k: int, whole: str = "") ->
         DataError: the template writes the message otherwise than behind its prompt.
     """
     prompt = render(processor, conversation, upto=k, prompt=True)
-    ended = whole and k + 1 == len(conversation.messages)
-    text = whole if ended else render(processor, conversation, upto=k + 1)
+    ended = rendered_text and k + 1 == len(conversation.messages)
+    text = rendered_text if ended else render(processor, conversation, upto=k + 1)
     opened, rendered = OPENED.search(prompt), True
     if not text.startswith(prompt) and opened and text.startswith(prompt[: opened.start()]):
         empty, rendered = _EMPTY.match(text, opened.start()), False

@@ -212,19 +212,15 @@ def compare_runs(
     direction = first.metrics[metric].higher_is_better
     alarms = [_alarm(contender) if ranked == "sound" else None for contender in contenders]
     measured = _measured(contenders, tasks, first, metric)
-    sound = [
-        (contender, result)
-        for contender, result, alarm in zip(contenders, measured, alarms, strict=True)
-        if alarm is None
-    ]
+    sound = [(run, result) for run, result, alarm in zip(contenders, measured, alarms, strict=True) if alarm is None]
     differences = pair_differences(sound, metric)
     best = None
     if not all_pairs and len(sound) > 2:
-        values = {contender.label: result.figures[metric].value for contender, result in sound}
+        values = {run.label: result.figures[metric].value for run, result in sound}
         order = sorted((label for label, value in values.items() if not math.isnan(value)), key=values.__getitem__)
         best = next(iter(order if direction is False else reversed(order)), None)
     if best is not None:
-        differences = [difference for difference in differences if best in (difference.first, difference.second)]
+        differences = [pair for pair in differences if best in (pair.first, pair.second)]
     split, figure = first.split or "", first.tuned[metric]
     examples, rows, worth = figure.n, figure.rows, figure.worth
     return Comparison(

@@ -27,10 +27,10 @@ from ftengine.evaluation.asked import (
     ModuleRuntime,
     Question,
     as_runtime,
+    complete_text,
     end_tokens,
     questions,
     scored,
-    whole,
 )
 from ftengine.evaluation.divergence import divergences
 from ftengine.evaluation.likeness import ROW, Likeness, likeness
@@ -238,7 +238,10 @@ class Compared:
         """Return how many answers are the tuned model's."""
         if self.answers is None:
             return None
-        return sum(whole(a) == whole(question.text) for a, question in zip(self.answers, own.questions, strict=True))
+        return sum(
+            complete_text(a) == complete_text(question.text)
+            for a, question in zip(self.answers, own.questions, strict=True)
+        )
 
 
 def _ask(who: str, ready: ReadyTask, own: Asked, opened: Runtime) -> Compared:

@@ -17,7 +17,7 @@ from ftengine.engine.finished import Run
 from ftengine.engine.proof import far_rows, missing_eos
 from ftengine.engine.variants import NEARER, ROUNDINGS, find_fault, rounding_distance
 from ftengine.equivalence import log_probability_distance
-from ftengine.evaluation.asked import Compared, Question, compare_answers, same_answer, whole
+from ftengine.evaluation.asked import Compared, Question, compare_answers, complete_text, same_answer
 from ftengine.evaluation.likeness import EXACT, LEVEL, Likeness, in_noise, turned
 from ftengine.evaluation.prompt_faults import likely_faults, token_fault
 from ftengine.evaluation.rounding import NOISE, USUAL, coarser
@@ -75,7 +75,7 @@ class Answers:
 
     def units(self, compared: Compared) -> list[float]:
         """Return how far replies are from a model's, in units of what rounding explains."""
-        return in_noise(compared.apart, compared.behind, self.noise)
+        return in_noise(compared.distances, compared.behind, self.noise)
 
     def distance(self, compared: Compared) -> float:
         """Return how far replies are from a model's, in the mean, in units that are the same for all models.
@@ -83,8 +83,8 @@ class Answers:
         The farthest quarter is left out: a text may have come from other tokens than a tokenizer makes of it, and where
         log-probabilities are given, but not of so many tokens, it did.
         """
-        units = np.asarray(in_noise(compared.apart, compared.behind, self.noise, strict=False))
-        has_scores = ~np.isnan(compared.apart)
+        units = np.asarray(in_noise(compared.distances, compared.behind, self.noise, strict=False))
+        has_scores = ~np.isnan(compared.distances)
         nearest = np.sort(units[has_scores] if has_scores.any() else units)
         return float(nearest[: math.ceil(0.75 * len(nearest))].mean())
 
@@ -121,10 +121,10 @@ class Answers:
 
 def reply_fault(answers: Answers) -> str:
     """Say what is wrong with the replies, whatever was asked and whatever model they are from; "" where nothing."""
-    texts = [whole(reply.text) for reply in answers.replies]
-    if not any(texts) and any(whole(question.text) for question in answers.own):
+    texts = [complete_text(reply.text) for reply in answers.replies]
+    if not any(texts) and any(complete_text(question.text) for question in answers.own):
         return "its answers are empty: does the server take thoughts, or the whole answer, for something else?"
-    if len(set(texts)) == 1 and len({whole(question.text) for question in answers.own}) > 1:
+    if len(set(texts)) == 1 and len({complete_text(question.text) for question in answers.own}) > 1:
         shown = one_line(texts[0])[:SHOWN]
         return f"all {len(texts):,} prompts get one answer ({shown!r}): is it kept, or the prompt not read?"
     return _cut(answers)
@@ -136,7 +136,7 @@ def answer_fault(answers: Answers, off: bool, endpoint: Endpoint) -> str:
     Args:
         off: whether they are not within the noise of the tuned model's.
     """
-    texts = [whole(reply.text) for reply in answers.replies]
+    texts = [complete_text(reply.text) for reply in answers.replies]
     if missing_eos(texts, answers.own):
         return "end tokens are missing: answers go on where the tuned model's end"
     return (_early(answers) or _altered(answers, texts) or _sampled(answers, endpoint)) if off else ""
@@ -147,7 +147,7 @@ def _cut(answers: Answers) -> str:
     lengths = []
     for reply, question, tokens, alike in zip(answers.replies, answers.own, answers.tokens, answers.alike, strict=True):
         count = reply.tokens or len(reply.log_probabilities) or len(tokens)
-        begins = whole(reply.text) != "" and whole(question.text).startswith(whole(reply.text))
+        begins = complete_text(reply.text) != "" and complete_text(question.text).startswith(complete_text(reply.text))
         if not alike and not reply.ended and (begins or (reply.ended is False and count < answers.longest - 1)):
             lengths.append(count)
     if not lengths:
@@ -161,7 +161,7 @@ def _cut(answers: Answers) -> str:
 def _early(answers: Answers) -> str:
     """Say that answers end by themselves where the tuned model goes on; "" where none does."""
     early = sum(
-        not alike and bool(reply.ended) and whole(question.text).startswith(whole(reply.text))
+        not alike and bool(reply.ended) and complete_text(question.text).startswith(complete_text(reply.text))
         for reply, question, alike in zip(answers.replies, answers.own, answers.alike, strict=True)
     )
     if not early or 2 * early < len(answers.alike) - sum(answers.alike):
@@ -171,7 +171,7 @@ def _early(answers: Answers) -> str:
 
 def _altered(answers: Answers, texts: Sequence[str]) -> str:
     """Say that something behind the model changes its texts, or answers other prompts with them; "" where not."""
-    own = [whole(question.text) for question in answers.own]
+    own = [complete_text(question.text) for question in answers.own]
     different = [i for i, alike in enumerate(answers.alike) if not alike]
 
     def most(count: int) -> bool:

@@ -53,21 +53,21 @@ def questions(
     return answered
 
 
-def whole(text: str) -> str:
-    """Return an answer without the character that it may have been cut in, of which programs show more or less."""
+def complete_text(text: str) -> str:
+    """Strip an answer and drop a trailing incomplete character, which programs that cut answers show differently."""
     return text.rstrip("\N{REPLACEMENT CHARACTER}").strip()
 
 
 def same_answer(some: str, other: str) -> bool:
     """Say whether two answers are the same but for where a character was cut."""
-    return whole(some) == whole(other)
+    return complete_text(some) == complete_text(other)
 
 
 def scored(
-    score: Callable[[Sequence[int], Sequence[int]], Sequence[float]], asked: Sequence[Question]
+    score: Callable[[Sequence[int], Sequence[int]], Sequence[float]], asked_questions: Sequence[Question]
 ) -> list[np.ndarray]:
     """Return the log-probabilities of each question's answer, (tokens,)."""
-    return [np.asarray(score(one.prompt.ids, one.answer), dtype=np.float64) for one in asked]
+    return [np.asarray(score(question.prompt.ids, question.answer), dtype=np.float64) for question in asked_questions]
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,13 @@ class Compared:
 
     Args:
         behind: of each answer, by how much its tokens are less likely than the likeliest ones, in the mean.
-        apart: the mean distance of its tokens' log-probabilities from those that the program gives; nan where it gives
-            none.
+        distances: the mean distance of its tokens' log-probabilities from those of the program; nan where it reports none.
         offsets: the program's log-probabilities less the model's, (tokens,); empty where it gives none.
         scores: the model's log-probabilities, (tokens,).
     """
 
     behind: list[float]
-    apart: list[float]
+    distances: list[float]
     offsets: list[np.ndarray]
     scores: list[np.ndarray]
 
@@ -93,8 +92,8 @@ class Compared:
 
     @property
     def distance(self) -> float:
-        """The mean of `apart` over answers whose log-probabilities are given; nan where none has any."""
-        return log_probability_distance(np.array(self.apart), np.zeros(len(self.apart)))
+        """The mean of `distances` over answers whose log-probabilities are given; nan where none has any."""
+        return log_probability_distance(np.array(self.distances), np.zeros(len(self.distances)))
 
 
 def compare_answers(
@@ -110,16 +109,16 @@ def compare_answers(
         answers: their tokens; one of `stop` at an answer's end stands for the likeliest of these.
         theirs: the program's log-probabilities of each answer; what ends one is given by some and not by others.
     """
-    behind, apart, offsets, scores = list[float](), list[float](), list[np.ndarray](), list[np.ndarray]()
-    for prompt, tokens, told in zip(prompts, answers, theirs, strict=True):
+    behind, distances, offsets, scores = list[float](), list[float](), list[np.ndarray](), list[np.ndarray]()
+    for prompt, tokens, reported in zip(prompts, answers, theirs, strict=True):
         own = answer_scores(loaded, prompt.ids, tokens, stop).double().cpu().numpy()
-        given = np.asarray(told if has_scores(tokens, told, stop) else (), dtype=np.float64)
-        expected = own[: len(given), 0]
+        program_scores = np.asarray(reported if has_scores(tokens, reported, stop) else (), dtype=np.float64)
+        expected = own[: len(program_scores), 0]
         behind.append(float((own[:, 1] - own[:, 0]).mean()))
-        apart.append(log_probability_distance(given, expected))
-        offsets.append(given - expected)
+        distances.append(log_probability_distance(program_scores, expected))
+        offsets.append(program_scores - expected)
         scores.append(own[:, 0])
-    return Compared(behind, apart, offsets, scores)
+    return Compared(behind, distances, offsets, scores)
 
 
 def has_scores(tokens: Sequence[int], theirs: Sequence[float], stop: Sequence[int]) -> bool:

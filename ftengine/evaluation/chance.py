@@ -20,12 +20,12 @@ def holm(p_values: Mapping[Key, float | None]) -> dict[Key, float]:
     What has no p-value is left out. statsmodels.stats.multitest has the method too, but collects all garbage of the
     process in each call: half a second.
     """
-    known = {key: p for key, p in p_values.items() if p is not None}
+    defined = {key: p for key, p in p_values.items() if p is not None}
     adjusted, least = {}, 0.0
-    for rank, key in enumerate(sorted(known, key=known.__getitem__)):
-        least = min(max(least, known[key] * (len(known) - rank)), 1.0)
+    for rank, key in enumerate(sorted(defined, key=defined.__getitem__)):
+        least = min(max(least, defined[key] * (len(defined) - rank)), 1.0)
         adjusted[key] = least
-    return {key: adjusted[key] for key in known}
+    return {key: adjusted[key] for key in defined}
 
 
 def is_beyond_chance(difference: Difference | None) -> bool:
@@ -41,7 +41,7 @@ def got_worse(differences: Mapping[Key, Difference]) -> dict[Key, float]:
 
     Those without a p-value are not judged.
     """
-    adjusted = holm({key: one.p for key, one in differences.items()})
+    adjusted = holm({key: difference.p for key, difference in differences.items()})
     return {key: p for key, p in adjusted.items() if differences[key].better is False and p <= CHANCE}
 
 

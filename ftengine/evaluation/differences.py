@@ -53,12 +53,18 @@ def compare(
     """
     both = [name for name in base if name in tuned]
     differences = {name: _difference(base[name], tuned[name], (exact or {}).get(name), same) for name in both}
-    for name, one in differences.items():
+    for name, difference in differences.items():
         metric = tuned[name].metric
         other = differences.get(metric.tested_as)
         if other is not None and other.p is not None and other.test is not None:
             tested = PValue(other.p, other.test)
-            differences[name] = _judged(one.value, (one.low, one.high), tested, metric.higher_is_better, one.detectable)
+            differences[name] = _judged(
+                difference.value,
+                (difference.low, difference.high),
+                tested,
+                metric.higher_is_better,
+                difference.detectable,
+            )
     return differences
 
 
@@ -98,19 +104,19 @@ def _difference(base: ResampledFigure, tuned: ResampledFigure, exact: PValue | N
     if math.isnan(value):
         return Difference(value, None, None, None, None)
     resampled = _subtract(tuned.resampled, base.resampled, n)
-    known = resampled[~np.isnan(resampled)]
-    if size > 1 and len(known) and not known.any() and (same or not base.scored):  # the same of every example
+    defined = resampled[~np.isnan(resampled)]
+    if size > 1 and len(defined) and not defined.any() and (same or not base.scored):  # the same of every example
         interval: Interval = (0.0, 0.0)
     elif base.scored:
         r = correlation(base.resampled, tuned.resampled)
-        interval = subtracted_interval(base.value, tuned.value, _known(base), _known(tuned), r)
+        interval = subtracted_interval(base.value, tuned.value, _interval_of(base), _interval_of(tuned), r)
     else:
         interval = percentile_interval(resampled, size)
     tested = exact or t_test(value, resampled, size)
     return _judged(value, interval, tested, tuned.metric.higher_is_better, detectable(resampled, size))
 
 
-def _known(figure: ResampledFigure) -> Interval:
+def _interval_of(figure: ResampledFigure) -> Interval:
     """Return a proportion's interval; none of every example is between right and wrong by chance, as with all ties."""
     certain = 0 < figure.value < 1 and figure.n > 1 and variance(figure.resampled) == 0
     return (figure.value, figure.value) if certain else figure.interval
@@ -230,10 +236,10 @@ def difference_of_differences(
 ) -> dict[str, Difference]:
     """Return second minus first of differences on different examples, from their intervals; it has no test."""
     differences = {}
-    for name, one in second.items():
+    for name, after in second.items():
         other = first.get(name)
-        if other is not None and math.isfinite(one.value - other.value):
-            sides = (other.low, other.high), (one.low, one.high)
-            interval = subtracted_interval(other.value, one.value, *sides, 0.0)
-            differences[name] = Difference(one.value - other.value, *interval, None, None)
+        if other is not None and math.isfinite(after.value - other.value):
+            sides = (other.low, other.high), (after.low, after.high)
+            interval = subtracted_interval(other.value, after.value, *sides, 0.0)
+            differences[name] = Difference(after.value - other.value, *interval, None, None)
     return differences

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from ftengine.api import LoadedModel
-from ftengine.evaluation.asked import Question, whole
+from ftengine.evaluation.asked import Question, complete_text
 from ftengine.model.generation import next_log_probabilities
 
 CANDIDATES = 2000
@@ -16,7 +16,7 @@ PARTIAL = "\N{REPLACEMENT CHARACTER}"
 
 
 def divergences(
-    loaded: LoadedModel, asked: Sequence[Question], texts: Sequence[str], stop: Sequence[int]
+    loaded: LoadedModel, asked_questions: Sequence[Question], texts: Sequence[str], stop: Sequence[int]
 ) -> list[float]:
     """Return for each question how much less likely, by the tuned model, a text goes on where it leaves its answer.
 
@@ -32,11 +32,11 @@ def divergences(
         Differences of log-probabilities: 0 where the answers are the same as far as the tuned one goes, nan where the
         text is a beginning of it, and may have been cut.
     """
-    return [_divergence(loaded, one, text, stop) for one, text in zip(asked, texts, strict=True)]
+    return [_divergence(loaded, question, text, stop) for question, text in zip(asked_questions, texts, strict=True)]
 
 
 def _divergence(loaded: LoadedModel, own: Question, text: str, stop: Sequence[int]) -> float:
-    if whole(text) == whole(own.text):
+    if complete_text(text) == complete_text(own.text):
         return 0.0
 
     def read(tokens: Sequence[int]) -> str:
@@ -54,12 +54,12 @@ def _divergence(loaded: LoadedModel, own: Question, text: str, stop: Sequence[in
     likeliest = scores.topk(min(CANDIDATES, len(scores)))
     others = {own.answer[same], *stop}
     places = (
-        place
-        for place, token in enumerate(likeliest.indices.tolist())
+        i
+        for i, token in enumerate(likeliest.indices.tolist())
         if token not in others and _may_follow(read, begun, token, theirs)
     )
-    found = next(places, len(likeliest.values) - 1)
-    return max(0.0, float(scores[own.answer[same]] - likeliest.values[found]))
+    place = next(places, len(likeliest.values) - 1)
+    return max(0.0, float(scores[own.answer[same]] - likeliest.values[place]))
 
 
 def _may_follow(read: Callable[[Sequence[int]], str], begun: list[int], token: int, text: str) -> bool:

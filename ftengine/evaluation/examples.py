@@ -36,7 +36,7 @@ def exact_test(
     base: ExampleScores | None,
     tuned: ExampleScores | None,
     weights: Weights,
-    seen: np.ndarray,
+    mask: np.ndarray,
     before: Mapping[str, ResampledFigure],
     after: Mapping[str, ResampledFigure],
 ) -> dict[str, PValue]:
@@ -49,8 +49,8 @@ def exact_test(
     """
     if base is None or tuned is None:
         return {}
-    sides = [ExampleScores(side.score[seen], side.right[seen]) for side in (base, tuned)]
-    comparison = mcnemar(sides[0], sides[1], weights.under(seen))
+    sides = [ExampleScores(side.score[mask], side.right[mask]) for side in (base, tuned)]
+    comparison = mcnemar(sides[0], sides[1], weights.under(mask))
     if comparison is None or comparison["p"] is None:
         return {}
     shares = [side.right.mean() for side in sides]  # nan, which is close to nothing, where one is neither
@@ -71,8 +71,8 @@ def most_changed(base: ExampleScores, tuned: ExampleScores, duplicates: np.ndarr
     change, turned = tuned.score - base.score, np.nan_to_num(tuned.right - base.right)
     change = np.where(turned, turned * np.abs(change), change)
     change[(np.abs(change) < NOISE) & (tuned.right == base.right)] = 0
-    known = np.flatnonzero(~np.isnan(change))
-    order = known[np.argsort(change[known], kind="stable")]
+    comparable = np.flatnonzero(~np.isnan(change))
+    order = comparable[np.argsort(change[comparable], kind="stable")]
     improved = _first(order[::-1][change[order[::-1]] > 0], duplicates)
     return improved, _first(order[change[order] < 0], duplicates)
 
@@ -116,16 +116,16 @@ def answers_to_read(of: EvalSet, base: Predictions, tuned: Predictions) -> dict[
     """
     rows, answers = of.split.index[of.answered], []
     for i in np.flatnonzero(base.answered & tuned.answered & np.isin(base.columns["row"], rows)).tolist():
-        asked, answer = base.prediction(i), tuned.prediction(i)
+        by_base, by_tuned = base.prediction(i), tuned.prediction(i)
         row = int(base.columns["row"][i])
         personal = _personal(of.split, row)
         answers.append(
             {
                 "place": of.split.rows.where(row),
-                "prompt": _shortened_text(asked["prompt"], personal),
-                "wanted": None if asked.get("reference") is None else _shortened_text(asked["reference"], personal),
-                "base": _shortened_text(asked["completion"], personal),
-                "tuned": _shortened_text(answer["completion"], personal),
+                "prompt": _shortened_text(by_base["prompt"], personal),
+                "wanted": None if by_base.get("reference") is None else _shortened_text(by_base["reference"], personal),
+                "base": _shortened_text(by_base["completion"], personal),
+                "tuned": _shortened_text(by_tuned["completion"], personal),
             }
         )
     return {"answers": answers, "answered_with": dict(of.options)}
@@ -151,13 +151,13 @@ def _item(
         "shown": shortened(redact_pieces(_pieces(split, row), personal)),
     }
     answers = answer_keys(task)
-    for side, table, one in zip(("base", "tuned"), tables, judged, strict=True):
+    for side, table, scores in zip(("base", "tuned"), tables, judged, strict=True):
         answer = {key: value for key, value in table.prediction(i).items() if (key in answers) == answered}
         shown = _brief(task.decode_prediction(answer) if overrides(task, "decode_prediction") else answer)
         item |= {
             side: redact_json(shown, personal),
-            f"{side}_score": float(one.score[i]),
-            f"{side}_right": None if np.isnan(one.right[i]) else bool(one.right[i]),
+            f"{side}_score": float(scores.score[i]),
+            f"{side}_right": None if np.isnan(scores.right[i]) else bool(scores.right[i]),
         }
     return item
 
@@ -170,8 +170,8 @@ def _pieces(split: EncodedSplit, row: int) -> list[tuple[str, bool]]:
         return split.task.decode_example(split.features(row), split.processor)
     if target is None:  # what a language model is to say comes last
         return [(text, 0 < i == len(texts) - 1) for i, text in enumerate(texts)]
-    wanted = ", ".join(map(str, target)) if isinstance(target, list) else str(target)
-    return [*((text, False) for text in texts if text != wanted), (wanted, True)]
+    answer = ", ".join(map(str, target)) if isinstance(target, list) else str(target)
+    return [*((text, False) for text in texts if text != answer), (answer, True)]
 
 
 def shortened(pieces: list[tuple[str, bool]]) -> list[list[Any]]:
@@ -179,12 +179,12 @@ def shortened(pieces: list[tuple[str, bool]]) -> list[list[Any]]:
     total = sum(len(text) for text, _ in pieces)
     if total <= LONGEST_TEXT:
         return [[text, target] for text, target in pieces]
-    kept = []
+    cut = []
     for text, target in pieces:
         room = max(20, round(LONGEST_TEXT * len(text) / total))
         half = (room - 3) // 2
-        kept.append([text if len(text) <= room else f"{text[:half]} … {text[-half:]}", target])
-    return kept
+        cut.append([text if len(text) <= room else f"{text[:half]} … {text[-half:]}", target])
+    return cut
 
 
 def _brief(value: Any) -> Any:

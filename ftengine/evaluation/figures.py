@@ -132,7 +132,9 @@ def _resampled(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, 
             together = evaluator.score_resamples(rows, chunk)
             return np.column_stack([together[name] for name in names])
         # Of a few rows, a resample may hold none.
-        scores = [evaluator.score(rows, one.astype(np.float64)) if one.any() else nothing for one in chunk]
+        scores = [
+            evaluator.score(rows, resample.astype(np.float64)) if resample.any() else nothing for resample in chunk
+        ]
         return np.array([[score[name] for name in names] for score in scores])
 
     return dict(zip(names, weights.resample(values).T, strict=True))
@@ -145,7 +147,7 @@ def by_resample(
     if not (plain := values(np.ones((1, len(weights))))):
         return {}
     drawn = weights.resample(lambda chunk: np.column_stack([*values(chunk).values()])).T
-    return {name: (float(one[0]), some) for (name, one), some in zip(plain.items(), drawn, strict=True)}
+    return {name: (float(plain_value[0]), some) for (name, plain_value), some in zip(plain.items(), drawn, strict=True)}
 
 
 def details(evaluator: Evaluator, rows: Rows, weights: Weights) -> tuple[dict[str, Any], list[Display]]:
@@ -168,16 +170,16 @@ def details(evaluator: Evaluator, rows: Rows, weights: Weights) -> tuple[dict[st
         return result
 
     with np.errstate(all="ignore"):
-        for one in each(evaluator, "details", evaluator.details(rows, estimate), (tuple, *get_args(Display))):
-            if isinstance(one, tuple):
-                if len(one) != 2:
+        for item in each(evaluator, "details", evaluator.details(rows, estimate), (tuple, *get_args(Display))):
+            if isinstance(item, tuple):
+                if len(item) != 2:
                     raise contract_error(
-                        evaluator, "details", one, "or yield pairs of a name and a JSON value, and displays"
+                        evaluator, "details", item, "or yield pairs of a name and a JSON value, and displays"
                     )
-                json_mapping(evaluator, "details", dict([one]))
-                facts[one[0]] = one[1]
+                json_mapping(evaluator, "details", dict([item]))
+                facts[item[0]] = item[1]
             else:
-                displays.append(one)
+                displays.append(item)
     return facts, displays
 
 

@@ -41,8 +41,8 @@ def require_finite_answers(answers: Any, example: int) -> None:
 def _not_finite(value: Any, key: str) -> str:
     """Return the key of a number that is not finite, "" where all are."""
     if isinstance(value, Mapping):
-        inner = ((str(name), one) for name, one in value.items())
-        return next((path for name, one in inner if (path := _not_finite(one, f"{key}.{name}".strip(".")))), "")
+        inner = ((str(name), item) for name, item in value.items())
+        return next((path for name, item in inner if (path := _not_finite(item, f"{key}.{name}".strip(".")))), "")
     if isinstance(value, (list, tuple)):
-        return next((path for one in value if (path := _not_finite(one, key))), "")
+        return next((path for item in value if (path := _not_finite(item, key))), "")
     return (key or "answer") if isinstance(value, float) and not math.isfinite(value) else ""

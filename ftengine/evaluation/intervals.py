@@ -26,14 +26,14 @@ def percentile_interval(resampled: np.ndarray, n: float) -> Interval:
         (low, high), or (None, None) where B resamples cannot resolve the tails (with 1,000 for n < 6), and where all of
         them are the same, which says nothing of what other examples would show.
     """
-    known = np.sort(resampled[~np.isnan(resampled)])
-    if n < 2 or not len(known) or known[0] == known[-1]:
+    defined = np.sort(resampled[~np.isnan(resampled)])
+    if n < 2 or not len(defined) or defined[0] == defined[-1]:
         return None, None
     level = scipy.special.ndtr(-expansion(n) * scipy.special.stdtrit(n - 1, (1 + CONFIDENCE) / 2))
-    rank = int((len(known) + 1) * level)  # the (B + 1)·level-th smallest (Davison & Hinkley 1997, §5.2)
+    rank = int((len(defined) + 1) * level)  # the (B + 1)·level-th smallest (Davison & Hinkley 1997, §5.2)
     if rank < 1:
         return None, None
-    return float(known[rank - 1]), float(known[-rank])
+    return float(defined[rank - 1]), float(defined[-rank])
 
 
 def score_interval(value: float, resampled: np.ndarray, trials: float, n: float, freedom: float = math.inf) -> Interval:
@@ -69,8 +69,8 @@ def effective_trials(
     varied = variance(resampled) * (1 + 1 / freedom)  # of few groups it falls short by (n - 1)/n
     effective = min(trials, value * (1 - value) / varied if varied > 0 else n)
     if math.isfinite(freedom) and effective > n:
-        known = min(1.0, varying_groups(resampled) / VARYING)
-        effective = 1 / ((1 - known) / n + known / effective)
+        share = min(1.0, varying_groups(resampled) / VARYING)
+        effective = 1 / ((1 - share) / n + share / effective)
     return effective if effective > 0 else None
 
 
@@ -80,10 +80,10 @@ def varying_groups(resampled: np.ndarray) -> float:
     A sum of k independent Poisson weights has skewness 1/√k. Groups on both sides of the mean make it less, as they
     make the variance known better.
     """
-    known = resampled[~np.isnan(resampled)]
-    if variance(known) == 0:
+    defined = resampled[~np.isnan(resampled)]
+    if variance(defined) == 0:
         return 0.0
-    skewness = float(((known - known.mean()) ** 3).mean()) / float(known.std()) ** 3
+    skewness = float(((defined - defined.mean()) ** 3).mean()) / float(defined.std()) ** 3
     return 1 / skewness**2 if skewness else math.inf
 
 
@@ -139,16 +139,16 @@ def _distance(a: float, b: float, r: float) -> float:
 
 def variance(resampled: np.ndarray) -> float:
     """Return the variance of the defined resamples; 0 where they differ by rounding alone."""
-    known = resampled[~np.isnan(resampled)]
-    if not len(known) or np.ptp(known) <= 1e-12:  # a proportion of n moves by 1/n at least
+    defined = resampled[~np.isnan(resampled)]
+    if not len(defined) or np.ptp(defined) <= 1e-12:  # a proportion of n moves by 1/n at least
         return 0.0
-    return float(known.var())
+    return float(defined.var())
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float:
     """Return the correlation of two figures over resamples; 0 where one of them does not vary."""
-    known = ~np.isnan(x + y)
-    x, y = x[known], y[known]
+    defined = ~np.isnan(x + y)
+    x, y = x[defined], y[defined]
     if variance(x) == 0 or variance(y) == 0:
         return 0.0
     return float(np.clip(np.corrcoef(x, y)[0, 1], -1, 1))
@@ -159,10 +159,10 @@ def standard_error(resampled: np.ndarray, n: float) -> float | None:
 
     The bootstrap's standard deviation, expanded as the intervals are.
     """
-    known = resampled[~np.isnan(resampled)]
-    if n < 2 or not len(known) or np.ptp(known) == 0:
+    defined = resampled[~np.isnan(resampled)]
+    if n < 2 or not len(defined) or np.ptp(defined) == 0:
         return None
-    return float(known.std()) * expansion(n)
+    return float(defined.std()) * expansion(n)
 
 
 def expansion(n: float) -> float:

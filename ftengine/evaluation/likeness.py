@@ -85,8 +85,8 @@ def in_noise(
             then units depend on the model.
     """
     far = np.asarray(log_probabilities, dtype=np.float64)
-    known = far[~np.isnan(far)]
-    nearer = max(EXACT, FURTHER * float(known.mean())) if strict and len(known) else noise
+    measured = far[~np.isnan(far)]
+    nearer = max(EXACT, FURTHER * float(measured.mean())) if strict and len(measured) else noise
     return np.fmax(far / noise, np.asarray(behind, dtype=np.float64) / turned(min(noise, nearer))).tolist()
 
 
@@ -95,8 +95,8 @@ def likeness(from_tuned: Sequence[float], from_base: Sequence[float], noise: flo
     tuned, base = np.asarray(from_tuned, dtype=np.float64), np.asarray(from_base, dtype=np.float64)
     off = np.where(np.isnan(tuned), 0.0, tuned)
     far = tuple(int(i) for i in np.argsort(-off, kind="stable") if off[i] > ROW * noise)
-    known = ~(np.isnan(tuned) | np.isnan(base))
-    tuned, base = tuned[known], base[known]
+    measured = ~(np.isnan(tuned) | np.isnan(base))
+    tuned, base = tuned[measured], base[measured]
     n, closer = len(tuned), base - tuned
     weights = Weights(np.arange(n), seed, RESAMPLES)
     resampled = weights.resample(lambda w: (w @ closer) / w.sum(axis=1))

@@ -110,20 +110,20 @@ class EvalPlan:
 
     def sets(self) -> list[EvalSet]:
         """Return all sets in the order in which they are measured, that to fit on first."""
-        probes = [one for probe in self.probes for one in (probe.contrast, probe.examples)]
+        probes = [eval_set for probe in self.probes for eval_set in (probe.contrast, probe.examples)]
         shared = self.to_read is not None and self.held_out is not None and self.to_read.name == self.held_out.name
         every = [self.validation, self.held_out, None if shared else self.to_read, self.training, *probes]
-        return [one for one in every if one is not None]
+        return [eval_set for eval_set in every if eval_set is not None]
 
     def start_evaluators(self) -> None:
         """Let evaluators begin what they need to measure (RecipeError)."""
-        for evaluator in {id(one): one for some in self.sets() for one in some.evaluators}.values():
+        for evaluator in {id(item): item for some in self.sets() for item in some.evaluators}.values():
             if isinstance(evaluator, CodeEvaluator):
                 evaluator.start()
 
     def encoded(self) -> list[EncodedSplit]:
         """Return the examples that a model reads as batches; those that are only answered are cut to fit."""
-        return [one.split for one in self.sets() if one.reading]
+        return [eval_set.split for eval_set in self.sets() if eval_set.reading]
 
 
 def read_columns(evaluators: Sequence[Evaluator]) -> list[str]:
@@ -141,9 +141,9 @@ def check_evaluators(evaluators: Iterable[Evaluator], task: str, predicts: Colle
             )
 
 
-def check_metrics(evaluators: Iterable[Evaluator], known: Mapping[str, str] | None = None) -> None:
+def check_metrics(evaluators: Iterable[Evaluator], reported: Mapping[str, str] | None = None) -> None:
     """Refuse evaluators of which two report one metric, or one of those `known`, by evaluator (RecipeError)."""
-    owners = dict(known or {})
+    owners = dict(reported or {})
     for evaluator in evaluators:
         for metric in evaluator.metrics:
             owner = owners.setdefault(metric, evaluator.name)
@@ -177,11 +177,11 @@ def answer_keys(task: Task) -> frozenset[str]:
     return generated_keys(task) | ({SAMPLES} if writes_completions(task) else frozenset())
 
 
-def most_asked(asked: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def most_asked(requests: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the most that is asked of each option."""
     options: dict[str, Any] = {}
-    for one in asked:
-        for name, value in one.items():
+    for request in requests:
+        for name, value in request.items():
             options[name] = max(options.get(name, value), value)
     return options
 
@@ -193,21 +193,21 @@ def how_sampled(evaluators: Iterable[Evaluator], own: Mapping[str, Any]) -> dict
     Raises:
         RecipeError: two ask for different answers, or an evaluator's options and the recipe's contradict each other.
     """
-    asking = [one for one in evaluators if one.sampling]
+    asking = [evaluator for evaluator in evaluators if evaluator.sampling]
     if not asking:
         return {}
     first = asking[0]
-    for one in asking:
-        for name, here in one.sampling.items():
+    for evaluator in asking:
+        for name, here in evaluator.sampling.items():
             there = first.sampling.get(name, here)
             if here != there and name not in own:
                 raise RecipeError(
-                    f"evaluators {first.name!r} and {one.name!r} read the same drawn answers, and {name} is {there} of "
-                    f"the one and {here} of the other. Give both the same in recipe key 'evaluate'."
+                    f"evaluators {first.name!r} and {evaluator.name!r} read the same drawn answers, but {name} is "
+                    f"{there} of the first and {here} of the second. Give both the same value in recipe key 'evaluate'."
                 )
-            if own.get(name, here) != here and name in one.config.model_fields_set:
+            if own.get(name, here) != here and name in evaluator.config.model_fields_set:
                 raise RecipeError(
-                    f"evaluator {one.name!r} draws answers with {name} {here}, and evaluation.generate says "
+                    f"evaluator {evaluator.name!r} draws answers with {name} {here}, and evaluation.generate says "
                     f"{own[name]}. Leave one of them out."
                 )
     return {**first.sampling, **own}

@@ -81,9 +81,11 @@ def token_fault(prompt: Prompt, theirs: Sequence[int], processor: Any, cause: st
     at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
     faults = likely_faults(prompt, processor, [len(theirs)])
     cause = cause or next((fault for fault, tokens in faults if tokens == theirs), OTHER)
-    known = len(processor)
+    vocabulary = len(processor)
     shown = [
-        repr(processor.decode([one for one in ids[at : at + 4] if one < known])) if at < len(ids) else "nothing"
+        repr(processor.decode([token for token in ids[at : at + 4] if token < vocabulary]))
+        if at < len(ids)
+        else "nothing"
         for ids in (theirs, ours)
     ]
     return f"token {at + 1} begins {shown[0]}, where {shown[1]} was measured: {cause}."

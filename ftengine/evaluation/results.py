@@ -52,8 +52,8 @@ class Measured:
             answering: whether it sees generations only.
             keep: whether the table is without what it keeps, since it came later.
         """
-        seen = self.predictions.answered if answering else np.ones(len(self.predictions), dtype=bool)
-        part, own = self.predictions if seen.all() else self.predictions.take(seen), weights.under(seen)
+        mask = self.predictions.answered if answering else np.ones(len(self.predictions), dtype=bool)
+        part, own = self.predictions if mask.all() else self.predictions.take(mask), weights.under(mask)
         rows = (part.keeping(evaluator) if keep else part).rows(evaluator)
         require_weighing(evaluator, rows, len(own))
         figures = measure(evaluator, rows, own)
@@ -65,19 +65,19 @@ class Measured:
         if facts:
             self.details[evaluator.name] = facts
         self.displays += displays
-        self.seen[evaluator.name] = seen
-        judged = evaluator.score_examples(rows) if overrides(evaluator, "score_examples") and seen.any() else None
+        self.seen[evaluator.name] = mask
+        judged = evaluator.score_examples(rows) if overrides(evaluator, "score_examples") and mask.any() else None
         if judged is not None:
-            every = np.full((3, len(seen)), np.nan)
-            every[:2, seen] = judged.score, judged.right
-            every[2, seen] = np.nan if judged.wrong_confidence is None else judged.wrong_confidence
+            every = np.full((3, len(mask)), np.nan)
+            every[:2, mask] = judged.score, judged.right
+            every[2, mask] = np.nan if judged.wrong_confidence is None else judged.wrong_confidence
             self.scores[evaluator.name] = ExampleScores(*every)
 
     def seen_by(self, evaluator: Evaluator) -> Side:
         """Return the examples that an evaluator sees, and how it judged them."""
-        seen, judged = self.seen[evaluator.name], self.scores.get(evaluator.name)
-        scores = None if judged is None else ExampleScores(judged.score[seen], judged.right[seen])
-        return Side(self.predictions.take(seen).rows(evaluator), scores)
+        mask, judged = self.seen[evaluator.name], self.scores.get(evaluator.name)
+        scores = None if judged is None else ExampleScores(judged.score[mask], judged.right[mask])
+        return Side(self.predictions.take(mask).rows(evaluator), scores)
 
 
 def bind(evaluators: Sequence[Evaluator], task: str, labels: Labels | None) -> None:
@@ -90,8 +90,8 @@ def fit(evaluators: Iterable[Evaluator], validation: Predictions | None, *, keep
     """Let evaluators that fit learn from a model's predictions on validation; `keep` as in `Measured.add`."""
     for evaluator in evaluators:
         if isinstance(evaluator, FittedEvaluator):
-            seen = validation.keeping(evaluator) if keep and validation is not None else validation
-            evaluator.fit(None if seen is None else seen.rows(evaluator))
+            predictions = validation.keeping(evaluator) if keep and validation is not None else validation
+            evaluator.fit(None if predictions is None else predictions.rows(evaluator))
 
 
 def calibrate(task: Task, plan: EvalPlan, tuned: EvalResult) -> tuple[dict[str, Any], str]:
@@ -119,7 +119,7 @@ def evaluate(
     if held is None:
         return report, None
     sides = before[held.name], after[held.name]
-    examples = single_examples(held, [one.predictions for one in sides], [one.scores for one in sides])
+    examples = single_examples(held, [side.predictions for side in sides], [side.scores for side in sides])
     examples["writes"] = plan.writes
     if (of := plan.to_read) is not None:
         examples |= answers_to_read(of, before[of.name].predictions, after[of.name].predictions)
@@ -131,20 +131,24 @@ def measure_all(plan: EvalPlan, result: EvalResult, listener: Listener | None = 
 
     The listener is told which of them take long.
     """
-    fit({evaluator for one in plan.sets() for evaluator in one.evaluators}, None)
+    fit({evaluator for eval_set in plan.sets() for evaluator in eval_set.evaluators}, None)
     if plan.validation is not None:
         fit(plan.validation.evaluators, result.predictions(plan.validation))
     seconds = defaultdict[Evaluator, float](float)
     measured, every = {}, list[tuple[EvalSet | Benchmark, Sequence[Evaluator], Sequence[Evaluator]]]()
-    every += [(one, one.evaluators, one.answering) for one in plan.sets() if one is not plan.validation]
-    every += [(asked, [asked.evaluator], ()) for asked in plan.benchmarks]
-    for one, evaluators, answering in every:
-        predictions = result.predictions(one)
+    every += [
+        (eval_set, eval_set.evaluators, eval_set.answering)
+        for eval_set in plan.sets()
+        if eval_set is not plan.validation
+    ]
+    every += [(benchmark, [benchmark.evaluator], ()) for benchmark in plan.benchmarks]
+    for eval_set, evaluators, answering in every:
+        predictions = result.predictions(eval_set)
         weights = predictions.weights(plan.seed, plan.resamples)
-        measured[one.name] = Measured(predictions)
+        measured[eval_set.name] = Measured(predictions)
         for evaluator in evaluators:
             began = time.monotonic()
-            measured[one.name].add(evaluator, weights, answering=evaluator in answering)
+            measured[eval_set.name].add(evaluator, weights, answering=evaluator in answering)
             seconds[evaluator] += time.monotonic() - began
     for evaluator, took in seconds.items():
         if listener is not None and took > LONG:
@@ -169,10 +173,10 @@ def _report(plan: EvalPlan, before: Mapping[str, Measured], after: Mapping[str, 
         fields["training"] = _training(*sides, None if held is None else (before[held.name], after[held.name]))
     return record.EvaluationResult(
         split=plan.split,
-        metrics=declarations(one.figures for one in reversed(list(after.values()))),
+        metrics=declarations(measured.figures for measured in reversed(list(after.values()))),
         probes=(
             *(_probe(probe, before, after, clean) for probe in plan.probes),
-            *(_benchmark(asked, before[asked.name], after[asked.name]) for asked in plan.benchmarks),
+            *(_benchmark(benchmark, before[benchmark.name], after[benchmark.name]) for benchmark in plan.benchmarks),
         ),
         **fields,
     )
@@ -211,9 +215,9 @@ def _slices(plan: EvalPlan, held: EvalSet, base: Measured, tuned: Measured) -> d
     if not held.slices or not held.evaluators:
         return {}
     evaluator = held.evaluators[0]
-    seen = tuned.seen[evaluator.name]
-    columns = {name: values[seen] for name, values in tuned.predictions.slices()}
-    weights = tuned.predictions.weights(plan.seed, plan.resamples).under(seen)
+    mask = tuned.seen[evaluator.name]
+    columns = {name: values[mask] for name, values in tuned.predictions.slices()}
+    weights = tuned.predictions.weights(plan.seed, plan.resamples).under(mask)
     return slice_reports(
         columns, evaluator, base.seen_by(evaluator), tuned.seen_by(evaluator), weights, plan.small_slice
     )
@@ -232,7 +236,7 @@ def _training(base: Measured, tuned: Measured, held: tuple[Measured, Measured] |
     figures = {what: values for what, values in compared(base, tuned).items() if what in record.OnTraining.model_fields}
     if held is not None:
         figures["base_gap"], figures["gap"] = (
-            gaps_between(new.figures, seen.figures) for new, seen in zip(held, (base, tuned), strict=True)
+            gaps_between(new.figures, trained.figures) for new, trained in zip(held, (base, tuned), strict=True)
         )
         figures["grown"] = difference_of_differences(compared(*held)["difference"], figures["difference"])
     return record.OnTraining(n=len(tuned.predictions), **figures, judged=judged)
@@ -254,9 +258,12 @@ def _probe(
     return record.Probe(kind=probe.kind, name=probe.name, data=probe.data, examples=len(tuned.predictions), **beside)
 
 
-def _benchmark(asked: Benchmark, base: Measured, tuned: Measured) -> record.Probe:
+def _benchmark(benchmark: Benchmark, base: Measured, tuned: Measured) -> record.Probe:
     n = len(tuned.predictions)
     if n != len(base.predictions):
-        rows, wanted = tuned.predictions.columns["row"].tolist(), f"the {len(base.predictions):,} of {asked.data!r}"
-        raise contract_error(asked.asker, "ask_models", rows, f"{wanted} as of the base")
-    return record.Probe(kind="benchmark", name=asked.asker.name, data=asked.data, examples=n, **compared(base, tuned))
+        rows = tuned.predictions.columns["row"].tolist()
+        allowed = f"the {len(base.predictions):,} of {benchmark.data!r} as of the base"
+        raise contract_error(benchmark.asker, "ask_models", rows, allowed)
+    return record.Probe(
+        kind="benchmark", name=benchmark.asker.name, data=benchmark.data, examples=n, **compared(base, tuned)
+    )

@@ -47,10 +47,10 @@ _NAMES = {
 
 def claimed_type(name: str) -> str:
     """Return which of `TYPES` a served model's name says that its weights have; "" where it says none, or several."""
-    found = [
+    claims = [
         kind for kind, words in _NAMES.items() if re.search(rf"(?<![a-z0-9])(?:{words})(?![a-z0-9])", name.lower())
     ]
-    return found[0] if len(found) == 1 else ""
+    return claims[0] if len(claims) == 1 else ""
 
 
 def coarser(some: str, other: str) -> bool:

@@ -96,8 +96,8 @@ class EvalRunner:
         tokens: of such a batch at most, as in `micro_batches`; 0 for no limit.
         answered: examples at most that are answered together.
         side: "base" or "tuned", for the listener, who is told of every batch.
-        known: what the model is known to give; it is asked for the rest.
-        given: is called with the name of each output that the model has given now, before it is judged.
+        outputs: outputs of the model that are known already; the model computes the others.
+        on_output: called with the name and the table of each output that the model computed, before it is judged.
     """
 
     accelerator: Accelerator
@@ -109,20 +109,22 @@ class EvalRunner:
     answered: int
     listener: Listener
     side: str
-    known: Outputs = field(default_factory=dict)
-    given: Callable[[tuple[str, str], pa.Table], None] = lambda name, outputs: None
+    outputs: Outputs = field(default_factory=dict)
+    on_output: Callable[[tuple[str, str], pa.Table], None] = lambda name, outputs: None
 
     def run(self, plan: EvalPlan) -> EvalResult:
         """Return the tables of all sets and benchmarks; every process has all of them."""
         result = EvalResult()
-        for one in plan.sets():
-            result.put(one, self._table(one, plan.seed))
-        for asker in dict.fromkeys(one.asker for one in plan.benchmarks):
-            benchmarks = [one for one in plan.benchmarks if one.asker is asker]
-            known = {one.name: self.known[one.name, ASKED] for one in benchmarks if (one.name, ASKED) in self.known}
-            asked = known if len(known) == len(benchmarks) else self._ask(asker, benchmarks)
+        for eval_set in plan.sets():
+            result.put(eval_set, self._table(eval_set, plan.seed))
+        for asker in dict.fromkeys(benchmark.asker for benchmark in plan.benchmarks):
+            benchmarks = [benchmark for benchmark in plan.benchmarks if benchmark.asker is asker]
+            names = [benchmark.name for benchmark in benchmarks]
+            tables = {name: self.outputs[name, ASKED] for name in names if (name, ASKED) in self.outputs}
+            if len(tables) < len(benchmarks):
+                tables = self._ask(asker, benchmarks)
             for benchmark in benchmarks:
-                result.put(benchmark, _judged_benchmark(benchmark, asked[benchmark.name]))
+                result.put(benchmark, _judged_benchmark(benchmark, tables[benchmark.name]))
         return result
 
     def _ask(self, asker: ModelEvaluator, benchmarks: Sequence[Benchmark]) -> dict[str, pa.Table]:
@@ -131,20 +133,20 @@ class EvalRunner:
         self.listener.phase(f"evaluate {self.side}: {asker.name}")
         with torch.no_grad(), self.accelerator.autocast():
             predicted = asker.ask_models(self.loaded)
-        if not isinstance(predicted, Mapping) or {one.data for one in benchmarks} - predicted.keys():
-            names = ", ".join(repr(one.data) for one in benchmarks)
+        if not isinstance(predicted, Mapping) or {benchmark.data for benchmark in benchmarks} - predicted.keys():
+            names = ", ".join(repr(benchmark.data) for benchmark in benchmarks)
             raise contract_error(asker, "ask_models", predicted, f"a mapping with {names}")
-        asked: dict[str, pa.Table] = {}
-        for one in benchmarks:
+        tables: dict[str, pa.Table] = {}
+        for benchmark in benchmarks:
             writer, groups = Writer(), list[Any]()
-            for i, answer in enumerate(each(asker, "ask_models", predicted[one.data], Mapping)):
+            for i, answer in enumerate(each(asker, "ask_models", predicted[benchmark.data], Mapping)):
                 groups.append((answer["group"],) if "group" in answer else i)
                 writer.put(i, {key: value for key, value in answer.items() if key != "group"})
             table, numbers = writer.finish(), {group: number for number, group in enumerate(dict.fromkeys(groups))}
             group = pa.array([numbers[groups[i]] for i in table[MEMBER].to_pylist()], pa.int64())
-            asked[one.name] = table.append_column("group", group)
-            self.given((one.name, ASKED), asked[one.name])
-        return asked
+            tables[benchmark.name] = table.append_column("group", group)
+            self.on_output((benchmark.name, ASKED), tables[benchmark.name])
+        return tables
 
     def _table(self, of: EvalSet, seed: int) -> pa.Table:
         phase = f"evaluate {self.side}{of.title}"
@@ -161,20 +163,20 @@ class EvalRunner:
 
     def _outputs(self, name: tuple[str, str], seed: int, ask: Callable[[], MemberPredictions]) -> pa.Table:
         """Return what the model gives, sorted by member; it is asked where that is not known."""
-        if name in self.known:
-            return self.known[name]
+        if name in self.outputs:
+            return self.outputs[name]
         set_seed(seed)  # what is drawn for one set does not depend on which others there are
         writer = Writer()
         for member, prediction in ask():
             writer.put(member, prediction)
         outputs = merged(gather_object([writer.finish()]))
-        self.given(name, outputs)
+        self.on_output(name, outputs)
         return outputs
 
     def _judged(self, outputs: pa.Table, of: EvalSet, evaluators: Sequence[Evaluator]) -> pa.Table:
         """Return outputs with what evaluators read of rows and keep, of which each process makes a share."""
         columns = read_columns(evaluators)
-        keeping = [one for one in evaluators if overrides(one, "keep")]
+        keeping = [evaluator for evaluator in evaluators if overrides(evaluator, "keep")]
         if not (columns or keeping):
             return outputs
 
@@ -189,7 +191,7 @@ class EvalRunner:
     def _ranked(self, table: pa.Table, evaluators: Sequence[Evaluator]) -> pa.Table:
         """Return a table with what evaluators keep of all its examples at once; each process makes all of it."""
         self.loaded.module.eval()
-        for evaluator in (one for one in evaluators if overrides(one, "keep_together")):
+        for evaluator in (item for item in evaluators if overrides(item, "keep_together")):
             with torch.no_grad(), self.accelerator.autocast():
                 columns = kept_together(evaluator, Predictions.of(table), partial(self.task.infer, self.loaded))
             for name, column in columns.items():
@@ -209,7 +211,7 @@ class EvalRunner:
                 predictions = self.task.predict(self.loaded.module, batch)
             if not counts:
                 continue
-            _require_whole(self.task, "predict", predictions, len(members), self.task.predicts)
+            _require_predictions(self.task, "predict", predictions, len(members), self.task.predicts)
             for member, prediction in zip(members, predictions, strict=True):
                 _require_finite(prediction, split, member, phase)
                 yield int(member), prediction
@@ -233,7 +235,7 @@ class EvalRunner:
             if not counts:
                 continue
             for i, (member, answer) in enumerate(zip(chosen, answers, strict=True)):
-                several = {SAMPLES: [one[i]["completion"] for one in drawn]} if drawn else {}
+                several = {SAMPLES: [draw[i]["completion"] for draw in drawn]} if drawn else {}
                 yield int(member), {**answer, **several}
 
     def _generated(
@@ -241,7 +243,7 @@ class EvalRunner:
     ) -> list[Prediction]:
         assert isinstance(self.task, GenerativeTask)
         answers = self.task.generate(self.loaded, rows, options, **parts)
-        _require_whole(self.task, "generate", answers, len(rows), self.task.generates)
+        _require_predictions(self.task, "generate", answers, len(rows), self.task.generates)
         return answers
 
     def _while_it_goes(self, predicted: MemberPredictions) -> MemberPredictions:
@@ -282,12 +284,12 @@ class EvalRunner:
         reshard(self.loaded.module)
 
 
-def _judged_benchmark(one: Benchmark, asked: pa.Table) -> pa.Table:
+def _judged_benchmark(benchmark: Benchmark, answers: pa.Table) -> pa.Table:
     """Return the table of a benchmark whose answers were asked."""
-    table = judged(asked.drop_columns(["group"]), [one.evaluator], lambda _: {})
+    table = judged(answers.drop_columns(["group"]), [benchmark.evaluator], lambda _: {})
     ids = table[MEMBER]
-    places = pa.array([f"{one.data}:{i + 1}" for i in ids.to_pylist()], pa.string())
-    for name, column in (("row", ids), ("group", asked["group"]), ("duplicate", ids), ("place", places)):
+    places = pa.array([f"{benchmark.data}:{i + 1}" for i in ids.to_pylist()], pa.string())
+    for name, column in (("row", ids), ("group", answers["group"]), ("duplicate", ids), ("place", places)):
         table = table.append_column(name, column)
     return table.drop_columns([MEMBER])
 
@@ -315,26 +317,26 @@ def own_columns(of: EvalSet) -> pa.Table:
 
 def _beside(table: pa.Table, predicted: pa.Table) -> pa.Table:
     """Return a table with further columns, null where nothing was predicted of the member; both are sorted by it."""
-    members, wanted = predicted[MEMBER].to_numpy(), table[MEMBER].to_numpy()
-    there = np.isin(wanted, members)
-    taken = predicted.take(pa.array(np.where(there, np.searchsorted(members, wanted), 0), mask=~there))
+    members, all_members = predicted[MEMBER].to_numpy(), table[MEMBER].to_numpy()
+    there = np.isin(all_members, members)
+    taken = predicted.take(pa.array(np.where(there, np.searchsorted(members, all_members), 0), mask=~there))
     for name in taken.column_names:
         if name not in table.column_names:
             table = table.append_column(name, taken[name])
     return table
 
 
-def _require_whole(task: Task, method: str, returned: Any, count: int, keys: Set[str]) -> None:
+def _require_predictions(task: Task, method: str, returned: Any, count: int, keys: Set[str]) -> None:
     """Refuse what are no predictions, or answers, of so many examples, each with the declared keys (PluginError)."""
     if not isinstance(returned, list) or len(returned) != count:
         raise contract_error(task, method, returned, f"a list of one mapping an example, {count} here")
-    for one in returned:
-        if not isinstance(one, Mapping):
-            raise contract_error(task, method, one, "a list of mappings")
-        if missing := keys - one.keys():
-            had = f"a mapping with {', '.join(map(repr, one)) or 'no key'}"
+    for prediction in returned:
+        if not isinstance(prediction, Mapping):
+            raise contract_error(task, method, prediction, "a list of mappings")
+        if missing := keys - prediction.keys():
+            had = f"a mapping with {', '.join(map(repr, prediction)) or 'no key'}"
             raise PluginError(f"{named(task)}: {method}() returned {had}; it declares {listed(missing)} too.")
-        for key, value in one.items():
+        for key, value in prediction.items():
             if isinstance(value[0] if isinstance(value, list) and value else value, Tensor):
                 raise PluginError(
                     f"{named(task)}: {method}() returned {described(value)} as {key!r}; it must return plain numbers, "

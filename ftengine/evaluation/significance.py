@@ -85,11 +85,11 @@ def mcnemar(base: ExampleScores, tuned: ExampleScores, weights: Weights) -> dict
     toss of a coin. Of duplicates the first counts. There is no such p-value where examples come in groups, whose tosses
     are not independent. None where nothing is right or wrong.
     """
-    known = ~np.isnan(base.right + tuned.right)
-    if not known.any():
+    judged = ~np.isnan(base.right + tuned.right)
+    if not judged.any():
         return None
-    weights = weights.under(known)
-    members = np.flatnonzero(known)[np.unique(weights.duplicates, return_index=True)[1]]
+    weights = weights.under(judged)
+    members = np.flatnonzero(judged)[np.unique(weights.duplicates, return_index=True)[1]]
     before, after = (side.right[members].astype(int) for side in (base, tuned))
     neither, only_tuned, only_base, both = np.bincount(2 * before + after, minlength=4).tolist()
     p = None

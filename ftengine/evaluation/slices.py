@@ -93,9 +93,9 @@ def slice_reports(
     quick = evaluator.for_slices()
     sides = {"base": base, "tuned": tuned}
     divided = [_Divided(name, values, quick, sides, weights, small) for name, values in columns.items()]
-    gaps = holm({one.question(i): gap.p for one in divided for i, gap in one.gaps.items()})
-    tests = holm({(one.column, i): p for one in divided for i, p in one.tests().items()})
-    return {one.column: one.report(gaps, tests) for one in divided}
+    gaps = holm({column.question(i): gap.p for column in divided for i, gap in column.gaps.items()})
+    tests = holm({(column.column, i): p for column in divided for i, p in column.tests().items()})
+    return {column.column: column.report(gaps, tests) for column in divided}
 
 
 class _Divided:
@@ -120,7 +120,7 @@ class _Divided:
         self.names = [as_text(str(distinct[i])) for i in order]
         self.left_out = int((self.codes < 0).sum())
         self.two = len(order) == 2 and not self.left_out
-        directed = (name for name, one in evaluator.metrics.items() if one.higher_is_better is not None)
+        directed = (name for name, metric in evaluator.metrics.items() if metric.higher_is_better is not None)
         self.metric = next(directed, None)
         self.higher_is_better = self.metric is not None and bool(evaluator.metrics[self.metric].higher_is_better)
         self._evaluator, self._sides, self._weights = evaluator, sides, weights
@@ -129,9 +129,9 @@ class _Divided:
         self.small = [is_small(part, small) for part in parts]
         self._figures = {side: [self._measured(side, self.codes == i) for i in every] for side in sides}
         self.differences = [self._compared(i) for i in every]
-        known = {i: gap for i in every if not self.small[i] and (gap := self._gap("tuned", i)) is not None}
-        confidence = 1 - (1 - CONFIDENCE) / (1 if self.two else max(1, len(known)))
-        self.gaps = {i: gap.difference(confidence) for i, gap in known.items()}
+        defined = {i: gap for i in every if not self.small[i] and (gap := self._gap("tuned", i)) is not None}
+        confidence = 1 - (1 - CONFIDENCE) / (1 if self.two else max(1, len(defined)))
+        self.gaps = {i: gap.difference(confidence) for i, gap in defined.items()}
 
     def question(self, number: int) -> Question:
         """Return what a slice's gap asks: where two slices are all that there is, both ask the same."""
@@ -140,7 +140,7 @@ class _Divided:
     def tests(self) -> dict[int, float | None]:
         """Return the p-values of the slices' differences, small ones left out."""
         tested = {i: by_metric[self.metric] for i, by_metric in enumerate(self.differences) if self.metric in by_metric}
-        return {i: one.p for i, one in tested.items() if not self.small[i]}
+        return {i: difference.p for i, difference in tested.items() if not self.small[i]}
 
     def report(self, gaps: Mapping[Question, float], tests: Mapping[Question, float]) -> SlicedColumn:
         """Return what evaluation.json says of the column, given adjusted p-values of gaps and differences."""

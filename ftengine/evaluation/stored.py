@@ -25,8 +25,8 @@ def stored(run: RunDirectory, name: str, side: str) -> Predictions:
 
 def validation_of(run: RunDirectory, held_out: str, side: str) -> Predictions | None:
     """Read what evaluators fit on; None where the run kept no such table, or its figures are made on it."""
-    kept = (run.path / FOLDER / f"validation-{side}.parquet").is_file()
-    return stored(run, "validation", side) if kept and held_out != "validation" else None
+    exists = (run.path / FOLDER / f"validation-{side}.parquet").is_file()
+    return stored(run, "validation", side) if exists and held_out != "validation" else None
 
 
 def add_evaluators(run: RunDirectory, evaluators: Sequence[Evaluator], task: Task, recipe: Recipe) -> EvaluationResult:
@@ -35,11 +35,11 @@ def add_evaluators(run: RunDirectory, evaluators: Sequence[Evaluator], task: Tas
     One that measured before measures anew; the task knows its labels. Refused are a run without predictions or the keys
     that an evaluator reads, and two that report one metric (InputError).
     """
-    known = EvaluationResult.read(run)
-    if (split := known.split) is None:
+    recorded = EvaluationResult.read(run)
+    if (split := recorded.split) is None:
         raise InputError(f"run {str(run.path)!r} has no held-out split, so it kept no predictions to measure.")
     tables = {side: stored(run, split, side) for side in ("base", "tuned")}
-    _check(evaluators, known.metrics, tables["tuned"].keys, run, task)
+    _check(evaluators, recorded.metrics, tables["tuned"].keys, run, task)
     weights = tables["tuned"].weights(recipe.seed, recipe.evaluation.resamples)
     sides = {
         side: measure_again(table, evaluators, task, weights, validation_of(run, split, side), keep=True)
@@ -47,14 +47,17 @@ def add_evaluators(run: RunDirectory, evaluators: Sequence[Evaluator], task: Tas
     }
     comparison = compared(**sides)
     details, displays = {}, {}
-    for side, one in sides.items():
-        details[side] = getattr(known.details, side) | one.details
-        new = {display.title for display in one.displays}
-        displays[side] = (*(old for old in getattr(known.displays, side) if old.title not in new), *one.displays)
-    return known.model_copy(
+    for side, measured in sides.items():
+        details[side] = getattr(recorded.details, side) | measured.details
+        new = {display.title for display in measured.displays}
+        displays[side] = (
+            *(old for old in getattr(recorded.displays, side) if old.title not in new),
+            *measured.displays,
+        )
+    return recorded.model_copy(
         update={
-            "metrics": known.metrics | declarations(one.figures for one in sides.values()),
-            **{key: getattr(known, key) | comparison[key] for key in ("base", "tuned", "difference")},
+            "metrics": recorded.metrics | declarations(measured.figures for measured in sides.values()),
+            **{key: getattr(recorded, key) | comparison[key] for key in ("base", "tuned", "difference")},
             "details": Details(**details),
             "displays": Displays(**displays),
         }
@@ -94,7 +97,7 @@ def _check(
     task: Task,
 ) -> None:
     """Refuse evaluators that read what was not kept or the task never gives, or that report what another one did."""
-    given = task.predicts | answer_keys(task)
+    available = task.predicts | answer_keys(task)
     check_metrics(evaluators, {name: metric.evaluator for name, metric in metrics.items()})
     for evaluator in evaluators:
         if isinstance(evaluator, ModelEvaluator) and not evaluator.metrics:
@@ -102,10 +105,10 @@ def _check(
                 f"evaluator {evaluator.name!r} queries the models itself, so it cannot be computed from saved "
                 "predictions. Add it to recipe key 'evaluate' and train again."
             )
-        if not evaluator.reads <= given:
+        if not evaluator.reads <= available:
             raise InputError(
-                f"evaluator {evaluator.name!r} reads {listed(evaluator.reads - given)}, which task {task.name!r} does "
-                f"not give (it gives {listed(given)}), so it cannot measure run {str(run.path)!r}."
+                f"evaluator {evaluator.name!r} reads {listed(evaluator.reads - available)}, which task {task.name!r} "
+                f"does not give (it gives {listed(available)}), so it cannot measure run {str(run.path)!r}."
             )
         if missing := {*evaluator.reads, *read_columns([evaluator])} - set(keys):
             raise InputError(

@@ -33,20 +33,20 @@ OWN = frozenset({"row", "place", "group", "duplicate", "answered", MEMBER})
 """Columns that no prediction may be called."""
 
 
-def equal(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+def equal(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> bool:
     """Say whether columns by name are the same, with the same values; nan equals nan."""
-    pairs = [(column, other.get(name)) for name, column in one.items()]
-    return len(one) == len(other) and all(
+    pairs = [(column, second.get(name)) for name, column in first.items()]
+    return len(first) == len(second) and all(
         b is not None and np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f") for a, b in pairs
     )
 
 
 def kept_by(evaluator: Evaluator, prediction: Prediction) -> Mapping[str, Any]:
     """Return what an evaluator keeps of a prediction (PluginError: it is no mapping)."""
-    kept = evaluator.keep(prediction)
-    if not isinstance(kept, Mapping):
-        raise contract_error(evaluator, "keep", kept, "a mapping of names to numbers")
-    return kept
+    columns = evaluator.keep(prediction)
+    if not isinstance(columns, Mapping):
+        raise contract_error(evaluator, "keep", columns, "a mapping of names to numbers")
+    return columns
 
 
 Answering = Callable[[Sequence[Example]], Sequence[Mapping[str, Any]]]
@@ -55,12 +55,14 @@ Answering = Callable[[Sequence[Example]], Sequence[Mapping[str, Any]]]
 
 def kept_together(evaluator: Evaluator, table: Predictions, answer: Answering | None = None) -> dict[str, np.ndarray]:
     """Return the columns that an evaluator keeps of all examples at once (PluginError: they are no numbers of each)."""
-    kept = evaluator.keep_together(table.rows(evaluator), answer) if len(table) else {}
-    if not isinstance(kept, Mapping) or any(len(x) != len(table) or x.dtype.kind not in "bif" for x in kept.values()):
+    columns = evaluator.keep_together(table.rows(evaluator), answer) if len(table) else {}
+    if not isinstance(columns, Mapping) or any(
+        len(x) != len(table) or x.dtype.kind not in "bif" for x in columns.values()
+    ):
         raise contract_error(
-            evaluator, "keep_together", kept, f"a mapping of names to {len(table)} numbers, one an example"
+            evaluator, "keep_together", columns, f"a mapping of names to {len(table)} numbers, one an example"
         )
-    return {f"{evaluator.name}.{name}": column for name, column in kept.items()}
+    return {f"{evaluator.name}.{name}": column for name, column in columns.items()}
 
 
 class Writer:
@@ -129,10 +131,12 @@ def judged(
             member = prediction.pop(MEMBER)
             columns = columns_of(member)
             # What the task says wins: a column of the same name is no answer of the model.
-            whole = {**columns, **prediction}
+            known_values = {**columns, **prediction}
             read = {f"column.{name}": value for name, value in columns.items() if name not in prediction}
-            kept = {f"{e.name}.{key}": value for e in evaluators for key, value in kept_by(e, whole).items()}
-            further.put(member, read | kept)
+            own_columns = {
+                f"{e.name}.{key}": value for e in evaluators for key, value in kept_by(e, known_values).items()
+            }
+            further.put(member, read | own_columns)
     added = further.finish()
     for name in added.column_names[1:]:
         table = table.append_column(name, added[name])
@@ -168,8 +172,8 @@ class Predictions:
         columns = {name: [part.columns[name] for part in parts] for name in parts[0].columns}
         for name in ("group", "duplicate"):
             numbers = [part.groups if name == "group" else part.duplicates for part in parts]
-            starts = np.cumsum([0, *(int(one.max(initial=-1)) + 1 for one in numbers)])
-            columns[name] = [one + start for one, start in zip(numbers, starts, strict=False)]
+            starts = np.cumsum([0, *(int(numbers_of_part.max(initial=-1)) + 1 for numbers_of_part in numbers)])
+            columns[name] = [numbers_of_part + start for numbers_of_part, start in zip(numbers, starts, strict=False)]
         return cls({name: _stacked(values) for name, values in columns.items()})
 
     def __len__(self) -> int:
@@ -222,9 +226,9 @@ class Predictions:
     def keeping(self, evaluator: Evaluator) -> Predictions:
         """Return the table with what a further evaluator keeps of each prediction."""
         first = kept_by(evaluator, self.prediction(0)) if len(self) else {}
-        kept = [kept_by(evaluator, self.prediction(i)) for i in range(len(self))] if first else []
+        rows = [kept_by(evaluator, self.prediction(i)) for i in range(len(self))] if first else []
         columns = {
-            f"{evaluator.name}.{name}": _numpy(pa.chunked_array([_array(name, [one[name] for one in kept])]))
+            f"{evaluator.name}.{name}": _numpy(pa.chunked_array([_array(name, [row[name] for row in rows])]))
             for name in first  # every example gives equally many
         }
         table = Predictions({**self.columns, **columns})
@@ -271,9 +275,9 @@ def _numpy(column: pa.ChunkedArray) -> np.ndarray:
             matrix = flat.to_numpy(zero_copy_only=False).reshape(len(lengths), -1)
             if not lists.null_count:
                 return matrix
-            whole = np.full((len(lists), matrix.shape[1]), np.nan)
-            whole[lists.is_valid().to_numpy(zero_copy_only=False)] = matrix
-            return whole
+            padded = np.full((len(lists), matrix.shape[1]), np.nan)
+            padded[lists.is_valid().to_numpy(zero_copy_only=False)] = matrix
+            return padded
     return _objects(column.to_pylist())
 
 

@@ -45,8 +45,8 @@ class GenerationOptions(BaseModel):
             problem = error.errors()[0]
         name = str(problem["loc"][0])
         if problem["type"] == "extra_forbidden":
-            known = list(cls.model_fields)
-            raise InputError(f"unknown option {name!r}. Allowed: {', '.join(known)}." + did_you_mean(name, known))
+            names = list(cls.model_fields)
+            raise InputError(f"unknown option {name!r}. Allowed: {', '.join(names)}." + did_you_mean(name, names))
         raise InputError(f"option {name!r}: {problem['msg']} (got {problem['input']!r}).")
 
 
@@ -130,10 +130,10 @@ def generate_ended(
     module: Any = loaded.module
     if not hasattr(module, "generate"):
         raise InputError(f"{type(module).__name__} cannot generate text; it has no `generate` method.")
-    longest, apart = max(map(len, prompts)), is_encoder_decoder(loaded.module)
-    needed = max(longest, options.max_new_tokens) if apart else longest + options.max_new_tokens
+    longest, encoder_decoder = max(map(len, prompts)), is_encoder_decoder(loaded.module)
+    needed = max(longest, options.max_new_tokens) if encoder_decoder else longest + options.max_new_tokens
     if loaded.max_length is not None and needed > loaded.max_length:
-        either = "or" if apart else "and"
+        either = "or" if encoder_decoder else "and"
         count = f"{longest} tokens" if longest < 2 * loaded.max_length else f"{longest} or more tokens"  # as it was cut
         raise DataError(
             f"a prompt of {count} {either} max_new_tokens {options.max_new_tokens} exceed the "
@@ -150,17 +150,18 @@ def generate_ended(
         eos_token_id=sorted(set(stop)) or None,
         pad_token_id=filler,
     )
-    ids, mask = pad(prompts, filler, left=not apart).to(device), attention_mask(prompts, left=not apart).to(device)
+    ids = pad(prompts, filler, left=not encoder_decoder).to(device)
+    mask = attention_mask(prompts, left=not encoder_decoder).to(device)
     with torch.no_grad(), evaluating(loaded.module):
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-        for path in () if apart else loaded.inference_paths:
+        for path in () if encoder_decoder else loaded.inference_paths:
             inputs |= path.generation_inputs(module, inputs["input_ids"], inputs["attention_mask"])
         with head_by_rows(module):
             streamer = None if (tell := _TOLD.get()) is None else _Streamer(tell, stop)
             made = LogitsProcessorList(processors)
             output = module.generate(**inputs, generation_config=config, logits_processor=made, streamer=streamer)
     # An encoder-decoder's output begins with the token that its decoder starts from.
-    return [_ended(answer, stop) for answer in output[:, 1 if apart else longest :].tolist()]
+    return [_ended(answer, stop) for answer in output[:, 1 if encoder_decoder else longest :].tolist()]
 
 
 def _ended(answer: list[int], stop: Sequence[int]) -> tuple[list[int], int | None]:

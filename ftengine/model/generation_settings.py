@@ -47,14 +47,20 @@ def measured_settings(own: Mapping[str, Any], options: Mapping[str, Any]) -> dic
         own: of the model, as its generation_config.json has them.
         options: `GenerationOptions` of the evaluation.
     """
-    asked = GenerationOptions.read(options)
-    kept = {key: value for key, value in own.items() if key not in (*SAMPLING, "do_sample")}
+    requested = GenerationOptions.read(options)
+    settings = {key: value for key, value in own.items() if key not in (*SAMPLING, "do_sample")}
     for key in LONGEST:
-        if kept.get(key) is not None and kept[key] < asked.max_new_tokens:
-            del kept[key]
-    if asked.temperature > 0:
-        return {**kept, "do_sample": True, "temperature": asked.temperature, "top_p": asked.top_p, "top_k": 0}
-    return {**kept, "do_sample": False}
+        if settings.get(key) is not None and settings[key] < requested.max_new_tokens:
+            del settings[key]
+    if requested.temperature > 0:
+        return {
+            **settings,
+            "do_sample": True,
+            "temperature": requested.temperature,
+            "top_p": requested.top_p,
+            "top_k": 0,
+        }
+    return {**settings, "do_sample": False}
 
 
 def settings_faults(served: Mapping[str, Any], own: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
@@ -71,9 +77,9 @@ def settings_faults(served: Mapping[str, Any], own: Mapping[str, Any], options: 
         for key in LONGEST
         if served.get(key) is not None and served[key] < longest
     ]
-    found, wanted = _changing(served), _changing(measured)
-    for key in sorted(found.keys() | wanted.keys()):
-        values = [one.get(key, NEUTRAL.get(key)) for one in (found, wanted)]
+    actual, expected = _changing(served), _changing(measured)
+    for key in sorted(actual.keys() | expected.keys()):
+        values = [settings.get(key, NEUTRAL.get(key)) for settings in (actual, expected)]
         if values[0] != values[1]:
             faults.append(f"{key} is {values[0]}, measured {values[1]}")
     return faults

@@ -135,19 +135,19 @@ def _restore(held: Held) -> None:
 
 def flash_of(model: Any) -> str | None:
     """Return the name of the flash attention that a model of transformers computes by; None: by another."""
-    asked = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    return asked if isinstance(asked, str) and "flash" in asked else None
+    implementation = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    return implementation if isinstance(implementation, str) and "flash" in implementation else None
 
 
 @contextmanager
 def _without_flash(model: Any) -> Iterator[None]:
     """Have a model of transformers compute attention by torch's own function where it would by a kernel of halves."""
-    asked = flash_of(model)
-    if asked is None:
+    implementation = flash_of(model)
+    if implementation is None:
         yield
         return
     model.set_attn_implementation("sdpa")
     try:
         yield
     finally:
-        model.set_attn_implementation(asked)
+        model.set_attn_implementation(implementation)

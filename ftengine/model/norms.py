@@ -46,23 +46,23 @@ def rms_norm_of(module: nn.Module, dtypes: Iterable[torch.dtype]) -> RMSNorm | N
     device without float64 or without numbers (meta) none is found. A module is asked again where its class's `forward`,
     its number, or the vector but for its values is another than before.
     """
-    eps, asked = _eps(module), tuple(dtypes)
+    eps, requested = _eps(module), tuple(dtypes)
     if eps is None:
         return None
     (weight,) = module._parameters.values()
     assert weight is not None
-    state = type(module).forward, eps, asked, weight.shape, weight.dtype, weight.device, weight.requires_grad
+    state = type(module).forward, eps, requested, weight.shape, weight.dtype, weight.device, weight.requires_grad
     if _known.get(module, (None, None))[0] != state:
-        _known[module] = state, _ask(module, eps, asked)
+        _known[module] = state, _ask(module, eps, requested)
     return _known[module][1]
 
 
-def _ask(module: nn.Module, eps: float, asked: Iterable[torch.dtype]) -> RMSNorm | None:
+def _ask(module: nn.Module, eps: float, requested: Iterable[torch.dtype]) -> RMSNorm | None:
     wide = _widened(module)
     for offset in OFFSETS:
         if not _is_norm(wide, offset, eps, torch.float32):
             continue
-        matching = frozenset(dtype for dtype in asked if _is_norm(module, offset, eps, dtype))
+        matching = frozenset(dtype for dtype in requested if _is_norm(module, offset, eps, dtype))
         if matching:
             return RMSNorm(offset, eps, matching)
     return None

@@ -57,9 +57,9 @@ class Packer:
 
 def in_one_row(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return padded rows, one behind the other in one, with each token's position in its own."""
-    kept = batch["attention_mask"].bool()
-    positions = kept.cumsum(1) - 1
-    return {"input_ids": batch["input_ids"][kept][None], "position_ids": positions[kept][None]}
+    mask = batch["attention_mask"].bool()
+    positions = mask.cumsum(1) - 1
+    return {"input_ids": batch["input_ids"][mask][None], "position_ids": positions[mask][None]}
 
 
 def _require_apart(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
@@ -70,7 +70,7 @@ def _require_apart(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
     flash, reached = flash_of(model) is not None, True
     try:
         with probed(model):
-            alone = [states_of(model, {**x, "attention_mask": torch.ones_like(x["input_ids"])}) for x in examples]
+            separate = [states_of(model, {**x, "attention_mask": torch.ones_like(x["input_ids"])}) for x in examples]
             row = {"input_ids": tokens[None], "position_ids": positions[None]}
             packed = states_of(model, row)
             if flash:
@@ -87,8 +87,8 @@ def _require_apart(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
             "attention where packed examples begin, so that each would see those before it. Set task.packing to false, "
             'or model.options.attn_implementation to "sdpa".'
         )
-    whole = packed.shape[1] == sum(CHECKED) == sum(part.shape[1] for part in alone)
-    if not whole or not row_distances(packed[0], torch.cat(alone, 1)[0]).max() <= STATES:
+    complete = packed.shape[1] == sum(CHECKED) == sum(part.shape[1] for part in separate)
+    if not complete or not row_distances(packed[0], torch.cat(separate, 1)[0]).max() <= STATES:
         raise RecipeError(
             f"task.packing is true, and {type(model).__name__} (as the strategy prepared it) gives different outputs "
             "for examples packed into one row and for each alone. Set task.packing to false."
@@ -104,12 +104,12 @@ def _positions_reach_attention(model: Any, row: Mapping[str, Tensor]) -> bool:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import flash_attention_mask
 
-    told: list[bool] = []
+    reached: list[bool] = []
 
     def attend(*args: Any, **kwargs: Any) -> Any:
         positions, starts = kwargs.get("position_ids"), kwargs.get("cu_seq_lens_q")
         packed = positions is not None and positions.numel() == sum(CHECKED) and int((positions == 0).sum())
-        told.append(packed == len(CHECKED) or starts is not None)
+        reached.append(packed == len(CHECKED) or starts is not None)
         return sdpa_attention_forward(*args, **kwargs)
 
     before = model.config._attn_implementation
@@ -120,4 +120,4 @@ def _positions_reach_attention(model: Any, row: Mapping[str, Tensor]) -> bool:
         states_of(model, row)
     finally:
         model.set_attn_implementation(before)
-    return bool(told) and all(told)
+    return bool(reached) and all(reached)

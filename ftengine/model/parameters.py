@@ -35,7 +35,7 @@ def state_tensors(module: nn.Module) -> dict[str, Tensor]:
 def computed_from(module: nn.Module) -> dict[nn.Module, nn.Module]:
     """Return the parts of torch's parametrizations, each with the module that holds the parameters it reads."""
     lists = [part for part in module.modules() if isinstance(part, ParametrizationList)]
-    return {inner: holder for holder in lists for one in holder for inner in one.modules()}
+    return {inner: holder for holder in lists for part in holder for inner in part.modules()}
 
 
 def frozen_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -78,11 +78,11 @@ def default_param_groups(
     names, parameters = decayed(module) if decays is None else decays, trainable(module)
     groups = [
         {
-            "params": [p for name, p in parameters.items() if (name in names) is wanted],
+            "params": [p for name, p in parameters.items() if (name in names) is decay],
             "lr": learning_rate,
-            "weight_decay": weight_decay if wanted else 0.0,
+            "weight_decay": weight_decay if decay else 0.0,
         }
-        for wanted in (True, False)
+        for decay in (True, False)
     ]
     return [group for group in groups if group["params"]]
 

@@ -64,14 +64,18 @@ def find_modules(module: nn.Module, patterns: str | Sequence[str], option: str) 
     Raises:
         NoMatch: a pattern matches no module; the message shows close names.
     """
-    whole = isinstance(patterns, str)
+    is_expression = isinstance(patterns, str)
     paths, matches = [path for path, _ in module.named_modules() if path], {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        matches[pattern] = matching(paths, pattern, whole=whole)
+        matches[pattern] = matching(paths, pattern, whole=is_expression)
         if not matches[pattern]:
             names = sorted({name for path in paths if not (name := path.rpartition(".")[2]).isdigit()})
             called = f"{', '.join(names[:20])}{', …' if len(names) > 20 else ''}"
-            how = " A string is a regular expression for the whole path; put plain names in a list." if whole else ""
+            how = (
+                " A string is a regular expression for the whole path; put plain names in a list."
+                if is_expression
+                else ""
+            )
             raise NoMatch(
                 f"{option}: {pattern!r} matches no module of {type(module).__name__}. Its modules are called {called}."
                 f"{near_modules(pattern, paths)}{how}"
@@ -87,6 +91,6 @@ def matching(paths: Iterable[str], pattern: str, *, whole: bool) -> list[str]:
 def near_modules(pattern: str, paths: Iterable[str], shown: Callable[[str], str] = repr) -> str:
     """Return " Did you mean 'x' or 'y'?" for the module paths, and the last parts of such, that are nearest."""
     paths = list(paths)
-    known = [*dict.fromkeys(path.rpartition(".")[2] for path in paths), *paths]
-    near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.6)
+    candidates = [*dict.fromkeys(path.rpartition(".")[2] for path in paths), *paths]
+    near = difflib.get_close_matches(pattern, candidates, n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(map(shown, near))}?" if near else ""

@@ -92,7 +92,7 @@ def _output_layers(loaded: LoadedModel, outputs: int) -> tuple[list[OutputLayer]
     layers = {name: x for name, x in loaded.module.named_modules() if _outputs_of(x) == outputs}
     new = [[x for name, x in layers.items() if f"{name}.".startswith(f"{path}.")] for path in loaded.new_modules]
     old = [x for name, x in layers.items() if not name.startswith(prefix)]
-    return [found[-1] for found in new if found], old[-1:]
+    return [matches[-1] for matches in new if matches], old[-1:]
 
 
 def _outputs_of(module: nn.Module) -> int | None:

@@ -67,7 +67,7 @@ class TokenLoss:
                 states of labelled tokens are kept.
         """
         passes = [self._labelled(model, inputs, labels) for _ in range(criterion.passes)]
-        labelled, states = passes[0], [one.states for one in passes]
+        labelled, states = passes[0], [part.states for part in passes]
         parameters = labelled.parameters if torch.is_grad_enabled() else ()
         totals = _ChunkedSums.apply(criterion, labelled, None, 1, len(states), *states, *parameters)
         return totals[0], len(labelled.targets)
@@ -108,14 +108,14 @@ class TokenLoss:
 
     def _labelled(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> _Labelled:
         predicted = labels[:, self._ahead :]
-        wanted = predicted != IGNORED
-        targets, examples = predicted[wanted], wanted.nonzero()[:, 0]
+        trained = predicted != IGNORED
+        targets, examples = predicted[trained], trained.nonzero()[:, 0]
         head = _output_head(model)
         tail = self._tail(model, head) if head is not None else None
         if head is None or tail is None:  # what follows the head is unknown, so the model computes its logits itself
-            logits = logits_of(model, inputs)[:, : wanted.shape[1]][wanted]
+            logits = logits_of(model, inputs)[:, : trained.shape[1]][trained]
             return _Labelled(logits, targets, examples, widen, ())
-        states = _head_inputs(model, head, inputs)[:, : wanted.shape[1]][wanted]
+        states = _head_inputs(model, head, inputs)[:, : trained.shape[1]][trained]
         parameters = tuple(p for p in head.parameters() if p.requires_grad)
         return _Labelled(states, targets, examples, lambda states: tail(model, widen(head(states))), parameters)
 
@@ -217,13 +217,13 @@ def find_tail(model: nn.Module, head: nn.Module) -> Tail | None:
     draws no random numbers. None where nothing known explains the output: then logits can only be had from the model's
     own forward pass.
     """
-    given: list[Tensor] = []
+    probes: list[Tensor] = []
 
     def replace(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
         if not (isinstance(output, Tensor) and args and output.shape[:2] == args[0].shape[:2] == ids.shape):
             return None
-        given.append(_probe_logits(output))
-        return given[-1].clone()  # the model may work in place
+        probes.append(_probe_logits(output))
+        return probes[-1].clone()  # the model may work in place
 
     ids = torch.arange(PROBE_TOKENS, device=next(model.parameters()).device)[None]
     handle = head.register_forward_hook(replace)
@@ -236,11 +236,11 @@ def find_tail(model: nn.Module, head: nn.Module) -> Tail | None:
         # Autocast keeps its casts of trainable weights; those made here have no graph, and torch before 2.13 may
         # use them again where a gradient is wanted.
         torch.clear_autocast_cache()
-    if len(given) != 1 or given[0].shape != returned.shape or given[0].dtype != returned.dtype:
+    if len(probes) != 1 or probes[0].shape != returned.shape or probes[0].dtype != returned.dtype:
         return None
     for tail in _known_tails(model):
-        apart = row_distances(returned[..., None], tail(model, given[0])[..., None])  # of each number
-        if bool((apart <= rounding(returned.dtype)).all()):
+        distances = row_distances(returned[..., None], tail(model, probes[0])[..., None])  # of each number
+        if bool((distances <= rounding(returned.dtype)).all()):
             return tail
     return None
 
@@ -286,10 +286,10 @@ def _head_inputs(model: nn.Module, head: nn.Module, inputs: Mapping[str, Tensor]
     On a CPU it computes no position: a product of one takes as long there as one of many, and longer in bfloat16, as
     torch copies the head's weights for it. Elsewhere it computes one, which heads of any kind can.
     """
-    seen: list[Tensor] = []
+    inputs_of_head: list[Tensor] = []
 
     def keep(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        seen.append(args[0])
+        inputs_of_head.append(args[0])
         return (args[0][:1, : 0 if args[0].device.type == "cpu" else 1], *args[1:])
 
     handle = head.register_forward_pre_hook(keep)
@@ -297,7 +297,7 @@ def _head_inputs(model: nn.Module, head: nn.Module, inputs: Mapping[str, Tensor]
         logits_of(model, inputs)
     finally:
         handle.remove()
-    return seen[0]
+    return inputs_of_head[0]
 
 
 @contextmanager

@@ -33,20 +33,20 @@ _WORD_END = re.compile(r"(?<=\w)\W")
 """A blank or a sign behind a word, in front of which tokenizers divide a text."""
 
 
-def length_limit(wanted: int | None, model_limit: int | None, default: int, option: str = "max_length") -> int:
+def length_limit(requested: int | None, model_limit: int | None, default: int, option: str = "max_length") -> int:
     """Return the longest input in tokens: the task's option, or `default`, or the model's limit where that is less.
 
     Raises:
         RecipeError: more is wanted than the model reads; names the option.
     """
-    if wanted is None:
+    if requested is None:
         return min(default, model_limit or default)
-    if model_limit is not None and wanted > model_limit:
+    if model_limit is not None and requested > model_limit:
         raise RecipeError(
-            f"{option} {wanted} (recipe key task.{option}) is more than the {model_limit} tokens that this "
+            f"{option} {requested} (recipe key task.{option}) is more than the {model_limit} tokens that this "
             f"model reads. Set at most {model_limit}, or leave it out."
         )
-    return wanted
+    return requested
 
 
 def tokenize(processor: Any, *texts: str, limit: int, side: str | None = None, **options: Any) -> Features:
