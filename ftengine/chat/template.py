@@ -194,8 +194,7 @@ _KNOWN: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
 def remembered(processor: Any, key: Any, find: Callable[[], Any]) -> Any:
     """Return a fact about a tokenizer's template by its key; `find` computes it at the first call."""
     facts = _KNOWN.setdefault(processor, {})
-    key = (str(processor.chat_template), key)
-    if key not in facts:
+    if (key := (str(processor.chat_template), key)) not in facts:
         facts[key] = find()
     return facts[key]
 
@@ -370,10 +369,9 @@ def _left_out(processor: Any, conversation: Conversation) -> str:
     may be left out: that is counted elsewhere.
     """
     calls = [0 if m.written and not _form(processor).calls else len(m.calls) for m in conversation.messages]
-    has_text = [bool(m.text.strip()) or len(m.calls) > n for m, n in zip(conversation.messages, calls, strict=True)]
-    shape = tuple(
-        (m.role, t, bool(m.thought), n) for m, t, n in zip(conversation.messages, has_text, calls, strict=True)
-    )
+    written = [bool(m.text.strip()) or len(m.calls) > n for m, n in zip(conversation.messages, calls, strict=True)]
+    messages = zip(conversation.messages, written, calls, strict=True)
+    shape = tuple((m.role, has_text, bool(m.thought), n) for m, has_text, n in messages)
     arguments = json.dumps(dict(conversation.template_arguments), sort_keys=True, default=str)
     return remembered(
         processor, (shape, bool(conversation.tools), arguments), lambda: _find_left_out(processor, conversation, shape)

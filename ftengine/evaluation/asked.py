@@ -76,7 +76,7 @@ class Compared:
 
     Args:
         behind: of each answer, by how much its tokens are less likely than the likeliest ones, in the mean.
-        distances: the mean distance of its tokens' log-probabilities from those of the program; nan where it reports none.
+        distances: the mean distance of their log-probabilities from those of the program; nan where it reports none.
         offsets: the program's log-probabilities less the model's, (tokens,); empty where it gives none.
         scores: the model's log-probabilities, (tokens,).
     """
