@@ -52,7 +52,8 @@ def partition(
         )
     strata = None if targets is None else _Strata(group_of, targets, len(sizes))
     of_all = np.zeros(len(groups), dtype=np.int64) if targets is None else targets
-    mixture = None if sources is None else _Sources(group_of, of_all, sources, len(sizes))
+    several = sources is not None and len(np.unique(sources)) > 1
+    mixture = _Sources(group_of, of_all, sources, len(sizes)) if several else None  # type: ignore[arg-type]
     owner = np.full(len(sizes), "train", dtype=object)
     waiting = len(fractions)
     for name, fraction in fractions.items():
