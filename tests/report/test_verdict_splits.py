@@ -206,6 +206,19 @@ def test_how_texts_were_written_leads_before_words_that_follow_from_it(verdict, 
     assert (result.findings[0].source, result.findings[0].level) == (source, "alarm")
 
 
+def test_other_topics_lead_before_how_texts_were_written(verdict):
+    written = {"kind": "splits", "level": "note", "text": "No punctuation.", "source": "surface-features",
+               "figures": {"split": "test", "what": "texts"}}  # fmt: skip
+    topics = {
+        **written,
+        "source": "split-shift",
+        "figures": {"split": "test", "auc": 1.0, "training_words": ["acting"]},
+    }
+    result = verdict(put("audit.findings", [topics, written]), *behind(0.55, 0.41))
+    assert (result.findings[0].source, result.findings[0].level) == ("split-shift", "alarm")
+    assert [one.level for one in result.findings if one.source == "surface-features"] == ["note"]
+
+
 def test_a_cue_leads_before_a_test_split_that_is_far_worse_than_validation(verdict):
     cue = shift(level="alarm", explains=EXPLAINED, figures={"split": "test", "cues": ["ref"]})
     result = verdict(cue, put("evaluation.tuned.nll", figure(3.0)), *behind(0.4, 0.5))

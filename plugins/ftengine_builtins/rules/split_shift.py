@@ -12,6 +12,7 @@ from ftengine_builtins.audits.label_noise import LabelNoise
 from ftengine_builtins.audits.languages import Languages
 from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
 from ftengine_builtins.audits.split_shift import EXPLAINED, SplitShift
+from ftengine_builtins.audits.surface import SHORT_WORD
 from ftengine_builtins.audits.surface_features import SurfaceFeatures
 from ftengine_builtins.rules.baseline import unmeasured_answers
 from ftengine_builtins.rules.fitting import falls_behind, seen_metric
@@ -44,7 +45,9 @@ class HeldOutShift(Rule):
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         noisy = any((one.source, one.level) == (LabelNoise.name, "alarm") for one in run.audit.findings)
+        topics = _has_other_topics(run)
         surface = any((one.source, one.level) == (SurfaceFeatures.name, "note") for one in run.audit.findings)
+        surface = surface and not topics
         constant = no_better_than_a_constant(run) or run.headline_metric is None
         for finding in run.audit.findings:
             if finding.source not in JUDGED or (finding.source == Languages.name and "language" not in finding.figures):
@@ -70,12 +73,21 @@ class HeldOutShift(Rule):
                 yield finding.model_copy(
                     update={"level": "alarm", "explains": EXPLAINED, "text": text, "brief": harder}
                 )
+            elif topics and (finding.source, finding.level) == (SurfaceFeatures.name, "note"):
+                yield finding
             elif finding.source == SplitShift.name and elsewhere and surface:  # which says how its words differ
                 yield finding.model_copy(update={"level": "note", "explains": ()})
             elif elsewhere:
                 yield finding.model_copy(update={"level": "alarm", "explains": EXPLAINED})
             else:
                 yield finding
+
+
+def _has_other_topics(run: RunRecords) -> bool:
+    """Say whether longer words tell splits apart, which then are not only written otherwise."""
+    shifts = [one.figures for one in run.audit.findings if one.source == SplitShift.name and "auc" in one.figures]
+    words = [word for key in ("held_out_words", "training_words") for one in shifts for word in one.get(key, ())]
+    return any(len(word) > SHORT_WORD for word in words)
 
 
 def _is_better(run: RunRecords) -> bool:
